@@ -1,0 +1,204 @@
+"""From Invoke's merged configuration to checked Settings, or every mistake at once."""
+
+from __future__ import annotations
+
+import difflib
+import os
+import typing
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import attrs
+import cattrs
+from cattrs.cols import mapping_structure_factory
+from cattrs.errors import ForbiddenExtraKeysError
+from cattrs.gen import make_dict_structure_fn, override
+
+from release_tasks.config import schema
+from release_tasks.config.values import parse_boolean, parse_duration, parse_integer
+from release_tasks.errors import ConfigError
+from release_tasks.storage.codec import findings
+
+__all__ = ["defaults", "load_settings", "written_name"]
+
+_SECTIONS = {
+    "release": schema.ReleaseConfig,
+    "pairing": schema.PairingConfig,
+    "gateway": schema.GatewayConfig,
+}
+_AT_LEAST_ONE = {"passes", "passes_after_restore", "retention", "failures"}
+
+
+def load_settings(
+    raw: Mapping[str, Any], project: Path, source_of: Callable[[str], str] = lambda path: "invoke.yaml"
+) -> schema.Settings:
+    """Check the sections ``release``, ``pairing`` and ``gateway`` of ``raw`` and return them as Settings.
+
+    ``source_of`` names where a dotted path was written. Raises ConfigError with one line per mistake.
+    """
+    problems: list[tuple[str, str]] = []
+    sections: dict[str, Any] = {}
+    converter = _converter(project)
+    for name, cls in _SECTIONS.items():
+        try:
+            sections[name] = converter.structure(_merged(_plain(cls()), raw.get(name) or {}), cls)
+        except Exception as error:
+            problems += [(path.replace("for_", "for"), what) for path, what in findings(error, name)]
+    if "release" in sections:
+        problems += _contradictions(sections["release"])
+    if problems:
+        raise ConfigError([f"{source_of(path)}: {path}: {what}" for path, what in problems])
+    return schema.Settings(project=project, **sections)
+
+
+def defaults() -> dict[str, Any]:
+    """Return every key with its default, as plain values.
+
+    Invoke takes environment overrides only for keys that it already knows.
+    """
+    return {name: _plain(cls()) for name, cls in _SECTIONS.items()}
+
+
+def written_name(attribute: attrs.Attribute[Any]) -> str:
+    """Return a key as invoke.yaml spells it: ``for`` is a word of Python, so its field ends in an underscore."""
+    return attribute.name.rstrip("_")
+
+
+def _plain(instance: Any) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    for attribute in attrs.fields(type(instance)):
+        value = getattr(instance, attribute.name)
+        values[written_name(attribute)] = _plain(value) if attrs.has(type(value)) else value
+    return values
+
+
+def _merged(base: Any, over: Any) -> Any:
+    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
+        return over
+    return {**base, **{name: _merged(base.get(name), value) for name, value in over.items()}}
+
+
+def _contradictions(release: schema.ReleaseConfig) -> list[tuple[str, str]]:
+    """What single values cannot show: unknown or circular needs, assets that lie in one another."""
+    problems: list[tuple[str, str]] = []
+    for name, gate in release.gates.items():
+        for need in gate.needs:
+            if need not in release.gates:
+                problems.append((f"release.gates.{name}.needs", f"no gate is called {need!r}"))
+            elif _leads_back(release.gates, need, name):
+                problems.append((f"release.gates.{name}.needs", f"{need!r} needs {name!r} in turn"))
+    places = [(f"release.assets.{key}", asset.path) for key, asset in release.assets.items()]
+    places.append(("release.root", release.root))
+    for index, (label, path) in enumerate(places):
+        for other_label, other in places[:index]:
+            if path == other or path in other.parents or other in path.parents:
+                problems.append((label, f"{path} and {other_label} lie in one another"))
+    return problems
+
+
+def _leads_back(gates: Mapping[str, schema.GateConfig], start: str, goal: str) -> bool:
+    seen: set[str] = set()
+    pending = [start]
+    while pending:
+        name = pending.pop()
+        if name == goal:
+            return True
+        if name not in seen and name in gates:
+            seen.add(name)
+            pending += gates[name].needs
+    return False
+
+
+def _converter(project: Path) -> cattrs.Converter:
+    converter = cattrs.Converter(detailed_validation=True, forbid_extra_keys=True)
+    converter.register_structure_hook(str, _text)
+    converter.register_structure_hook(int, lambda value, _: parse_integer(value))
+    converter.register_structure_hook(bool, lambda value, _: parse_boolean(value))
+    converter.register_structure_hook_func(_is_duration, lambda value, _: parse_duration(value))
+    converter.register_structure_hook(Path, lambda value, _: _absolute(value, project))
+    converter.register_structure_hook_func(_is_optional, lambda value, cls: _optional(converter, value, cls))
+    converter.register_structure_hook_factory(_is_mapping, lambda cls: _structure_mapping(converter, cls))
+    converter.register_structure_hook_factory(attrs.has, lambda cls: _structure_class(converter, cls))
+    return converter
+
+
+def _is_duration(cls: Any) -> bool:
+    return cls is schema.Duration
+
+
+def _is_mapping(cls: Any) -> bool:
+    return typing.get_origin(cls) is dict
+
+
+def _is_optional(cls: Any) -> bool:
+    arguments = typing.get_args(cls)
+    return len(arguments) == 2 and type(None) in arguments
+
+
+def _optional(converter: cattrs.Converter, value: Any, cls: Any) -> Any:
+    if value is None:
+        return None
+    (inner,) = (argument for argument in typing.get_args(cls) if argument is not type(None))
+    return converter.structure(value, inner)
+
+
+def _structure_mapping(converter: cattrs.Converter, cls: Any) -> Any:
+    inner = mapping_structure_factory(cls, converter)
+
+    def structure(value: Any, kind: Any) -> Any:
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected a mapping of names, got {value!r}")
+        return inner(value, kind)
+
+    return structure
+
+
+def _structure_class(converter: cattrs.Converter, cls: Any) -> Any:
+    fields = attrs.fields(cls)
+    known = [written_name(attribute) for attribute in fields]
+    renames: dict[str, Any] = {a.name: override(rename=written_name(a)) for a in fields}
+    for attribute in fields:
+        if attribute.name in _AT_LEAST_ONE:
+            renames[attribute.name] = override(struct_hook=lambda value, _: parse_integer(value, 1))
+    inner = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=False, **renames)
+
+    def structure(value: Any, kind: Any) -> Any:
+        if kind is schema.VersionConfig and isinstance(value, str):
+            value = {"text": value}
+        if not isinstance(value, Mapping):
+            raise ValueError(f"expected a mapping of keys, got {value!r}")
+        errors: list[Exception] = []
+        for extra in (name for name in value if name not in known):
+            errors.append(_unknown_key(str(extra), known, cls))
+        try:
+            result = inner({k: v for k, v in value.items() if k in known}, kind)
+        except cattrs.ClassValidationError as error:
+            errors += error.exceptions
+        except ValueError as error:
+            errors.append(error)
+        if errors:
+            raise cattrs.ClassValidationError(f"while reading {cls.__name__}", errors, cls)
+        return result
+
+    return structure
+
+
+def _unknown_key(name: str, known: list[str], cls: type) -> Exception:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
+    return ForbiddenExtraKeysError(f"unknown key{hint}", cls, {name})
+
+
+def _text(value: Any, _: type) -> str:
+    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
+        raise ValueError(f"expected text, got {value!r}")
+    if "\x00" in str(value):
+        raise ValueError("expected text without a NUL character")
+    return str(value)
+
+
+def _absolute(value: Any, project: Path) -> Path:
+    if not isinstance(value, (str, os.PathLike)) or not str(value).strip() or "\x00" in str(value):
+        raise ValueError(f"expected a path, got {value!r}")
+    return Path(os.path.normpath(project / Path(value).expanduser()))

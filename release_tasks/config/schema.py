@@ -1,0 +1,236 @@
+"""The one list of configuration keys, as attrs classes; docs/configuration.md is generated from it.
+
+``Path`` fields arrive absolute: ``load`` has already joined them to the project root.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, NewType
+
+from attrs import Attribute, Factory, field, frozen
+
+from release_tasks.storage.ids import is_valid_id
+
+__all__ = [
+    "ASSET_KINDS",
+    "GATE_KINDS",
+    "AppConfig",
+    "AssetConfig",
+    "Duration",
+    "ExpectConfig",
+    "GateConfig",
+    "GatewayConfig",
+    "HealthConfig",
+    "LimitsConfig",
+    "PairingConfig",
+    "ReleaseConfig",
+    "ReliabilityConfig",
+    "RestartConfig",
+    "Settings",
+    "VersionConfig",
+    "WatchConfig",
+]
+
+Duration = NewType("Duration", float)
+
+GATE_KINDS = ("command", "http", "path", "json", "mcp", "python")
+ASSET_KINDS = ("sqlite", "directory", "file")
+
+
+def option(doc: str, default: Any = None, **options: Any) -> Any:
+    """Declare one configuration key with its line of documentation."""
+    return field(default=default, metadata={"doc": doc}, **options)
+
+
+def _exactly_one(instance: Any, kinds: tuple[str, ...]) -> None:
+    given = [kind for kind in kinds if getattr(instance, kind) is not None]
+    if len(given) != 1:
+        got = " and ".join(given) if given else "none"
+        raise ValueError(f"expected exactly one of {', '.join(kinds)}; got {got}")
+
+
+def _valid_keys(_: Any, attribute: Attribute[Any], value: dict[str, Any]) -> None:
+    for name in value:
+        if not is_valid_id(name):
+            raise ValueError(f"{name!r} is not a valid name for one of {attribute.name}")
+
+
+@frozen(kw_only=True)
+class VersionConfig:
+    """Where the version of the application is read; exactly one way."""
+
+    file: Path | None = option("a JSON file, read at `key`")
+    key: str | None = option("the key in `file`, dots go deeper")
+    command: str | None = option("a command whose first line of output is the version")
+    distribution: str | None = option("an installed Python distribution")
+    text: str | None = option("the version itself; the same as writing a plain string")
+
+    def __attrs_post_init__(self) -> None:
+        _exactly_one(self, ("file", "command", "distribution", "text"))
+        if (self.file is None) != (self.key is None):
+            raise ValueError("expected file and key together")
+
+
+@frozen(kw_only=True)
+class AppConfig:
+    """The application that is released."""
+
+    name: str = option("its name, shown and recorded", "app")
+    version: VersionConfig | None = option("where its version is read")
+
+
+@frozen(kw_only=True)
+class HealthConfig:
+    """The health endpoint that gates a release and judges a restore."""
+
+    url: str | None = option("the endpoint; without one nothing is asked")
+    timeout: Duration = option("one request", 5.0)
+    deadline: Duration = option("by then it must be healthy", 60.0)
+    interval: Duration = option("between two requests", 1.0)
+    passes: int = option("consecutive healthy answers, in preflight", 1)
+    passes_after_restore: int = option("consecutive healthy answers, after a restore", 3)
+
+
+@frozen(kw_only=True)
+class LimitsConfig:
+    """Above these the service counts as under pressure."""
+
+    queued: int = option("messages waiting", 25)
+    failed: int = option("messages failed", 10)
+    dead_letters: int = option("messages given up", 0)
+    rejected_callbacks: int = option("callbacks refused", 3)
+
+
+@frozen(kw_only=True)
+class ReliabilityConfig:
+    """The endpoint that reports queues and callbacks."""
+
+    url: str | None = option("the endpoint; without one nothing is asked")
+    hmac_secret_env: str | None = option("the environment variable that holds the secret which signs requests")
+    limits: LimitsConfig = option("see `release.reliability.limits`", Factory(LimitsConfig))
+
+
+@frozen(kw_only=True)
+class ExpectConfig:
+    """What an http gate's own URL must answer; everything given must hold."""
+
+    status: int | None = option("the HTTP status; 200 to 299 when left out")
+    text: str | None = option("text that must stand in the body")
+    json: str | None = option("a field of the JSON body, dots go deeper")
+    equals: Any = option("the value that field must have; left out: it must be there")
+
+
+@frozen(kw_only=True)
+class GateConfig:
+    """A named check; exactly one kind."""
+
+    command: str | None = option("kind: a shell command that must exit with 0")
+    http: str | None = option("kind: `health` (the endpoint above) or a URL that must answer as in `expect`")
+    path: Path | None = option("kind: a file or folder that must be there")
+    json: Path | None = option("kind: a file that must hold valid JSON")
+    mcp: Path | None = option("kind: an MCP configuration whose servers must be startable")
+    python: str | None = option("kind: a check from the entry point group `release_tasks.gates`")
+    expect: ExpectConfig | None = option("for http")
+    subsystem: str | None = option("what the gate speaks for; its own name when left out")
+    timeout: Duration | None = option("command: 10m, everything else: the health timeout, when left out")
+    needs: list[str] = option("gates that must have passed before this one starts", Factory(list))
+    env: dict[str, str] = option("additional environment of a command", Factory(dict))
+    cwd: Path | None = option("working folder of a command; the project root when left out")
+    advisory: bool = option("a failure is shown and recorded, and does not block", False)
+
+    def __attrs_post_init__(self) -> None:
+        _exactly_one(self, GATE_KINDS)
+        if self.http is not None and self.http != "health" and not self.http.startswith(("http://", "https://")):
+            raise ValueError(f"http: expected 'health' or an http:// or https:// URL, got {self.http!r}")
+
+    @property
+    def kind(self) -> str:
+        """One of GATE_KINDS."""
+        return next(kind for kind in GATE_KINDS if getattr(self, kind) is not None)
+
+
+@frozen(kw_only=True)
+class AssetConfig:
+    """A piece of state that is captured and restored; exactly one kind."""
+
+    sqlite: Path | None = option("kind: a SQLite database, captured while it is in use")
+    directory: Path | None = option("kind: a folder with everything in it")
+    file: Path | None = option("kind: one file")
+    required: bool = option("when missing, the release is blocked", True)
+
+    def __attrs_post_init__(self) -> None:
+        _exactly_one(self, ASSET_KINDS)
+
+    @property
+    def kind(self) -> str:
+        """One of ASSET_KINDS."""
+        return next(kind for kind in ASSET_KINDS if getattr(self, kind) is not None)
+
+    @property
+    def path(self) -> Path:
+        """Where the asset lives, absolute."""
+        path: Path = getattr(self, self.kind)
+        return path
+
+
+@frozen(kw_only=True)
+class RestartConfig:
+    """How the service is restarted after a restore."""
+
+    command: str | None = option("a shell command; it may run for ever")
+    settle: Duration = option("how long an early exit of it is watched for", 2.0)
+
+
+@frozen(kw_only=True)
+class WatchConfig:
+    """The watch after a release."""
+
+    for_: Duration = option("how long", 600.0)
+    interval: Duration = option("between two looks", 10.0)
+    failures: int = option("consecutive failures that end it", 3)
+    rollback: bool = option("roll back when it ends badly", False)
+
+
+@frozen(kw_only=True)
+class ReleaseConfig:
+    """Everything under `release:`."""
+
+    root: Path = option("where manifests, snapshots, logs and the audit log live", "memory/release-pipeline")
+    app: AppConfig = option("the application", Factory(AppConfig))
+    health: HealthConfig = option("the health endpoint", Factory(HealthConfig))
+    reliability: ReliabilityConfig = option("the reliability endpoint", Factory(ReliabilityConfig))
+    gates: dict[str, GateConfig] = option("name: gate", Factory(dict), validator=_valid_keys)
+    assets: dict[str, AssetConfig] = option("name: asset", Factory(dict), validator=_valid_keys)
+    retention: int = option("how many release snapshots are kept", 5)
+    restart: RestartConfig = option("the restart hook", Factory(RestartConfig))
+    watch: WatchConfig = option("the watch", Factory(WatchConfig))
+
+
+@frozen(kw_only=True)
+class PairingConfig:
+    """Everything under `pairing:`."""
+
+    credentials: Path = option("where the pairing stores live", "memory/credentials")
+    ttl: Duration = option("how long a request waits for approval", 3600.0)
+    max_pending: int = option("pending requests per channel", 3)
+
+
+@frozen(kw_only=True)
+class GatewayConfig:
+    """Everything under `gateway:`, the embedded gateway."""
+
+    host: str = option("the address it listens on", "127.0.0.1")
+    port: int = option("the port it listens on", 3100)
+    root: Path = option("its home: database, identity, configuration", "memory/gateway")
+    allow_remote: bool = option("allow a `host` that other machines can reach", False)
+
+
+@frozen(kw_only=True)
+class Settings:
+    """The whole configuration of one run. ``project`` is the folder that relative paths start from."""
+
+    project: Path
+    release: ReleaseConfig
+    pairing: PairingConfig
+    gateway: GatewayConfig

@@ -1,0 +1,52 @@
+"""How single values of invoke.yaml are written: durations, numbers, switches, paths."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+__all__ = ["parse_boolean", "parse_duration", "parse_integer", "show_duration"]
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+
+
+def parse_duration(value: Any) -> float:
+    """Return seconds for ``30s``, ``10m``, ``1h``, ``500ms``, or a bare number of seconds.
+
+    Raises ValueError for anything else, naming what was expected.
+    """
+    if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:
+        return float(value)
+    match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match is None:
+        raise ValueError(f"expected a duration such as 30s or 10m, got {value!r}")
+    return float(match[1]) * _UNITS[match[2] or "s"]
+
+
+def show_duration(seconds: float) -> str:
+    """Return ``seconds`` as an operator would type it: 90s, 10m, 1h, 250ms."""
+    for unit in ("d", "h", "m", "s"):
+        if seconds >= _UNITS[unit] and seconds % _UNITS[unit] == 0:
+            return f"{int(seconds / _UNITS[unit])}{unit}"
+    return f"{seconds:g}s" if seconds >= 1 or seconds == 0 else f"{round(seconds * 1000)}ms"
+
+
+def parse_integer(value: Any, least: int = 0) -> int:
+    """Return a whole number of at least ``least``, also from its digits; raises ValueError otherwise."""
+    if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value.strip()):
+        value = int(value)
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise ValueError(f"expected a whole number, {least} or more, got {value!r}")
+    return value
+
+
+def parse_boolean(value: Any) -> bool:
+    """Return a switch from true/false, yes/no, on/off, 1/0; environment variables arrive as text."""
+    if isinstance(value, bool):
+        return value
+    known = _SWITCH.get(str(value).strip().lower()) if isinstance(value, (str, int)) else None
+    if known is None:
+        raise ValueError(f"expected true or false, got {value!r}")
+    return known

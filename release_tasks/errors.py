@@ -1,0 +1,73 @@
+"""What can end a stage: one sentence for the operator and the exit code that goes with it."""
+
+from __future__ import annotations
+
+import enum
+
+__all__ = [
+    "ConfigError",
+    "ExitCode",
+    "Interrupted",
+    "LockHeld",
+    "StageError",
+    "StageFailed",
+    "UsageError",
+]
+
+
+class ExitCode(enum.IntEnum):
+    """The exit codes of every task; the same table stands in the README."""
+
+    DONE = 0
+    NEGATIVE = 1
+    USAGE = 2
+    LOCKED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again later
+    SIGINT = 130
+    SIGTERM = 143
+
+
+class StageError(Exception):
+    """A stage cannot go on; ``message`` is a whole sentence an operator can act on."""
+
+    exit_code = ExitCode.NEGATIVE
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class StageFailed(StageError):
+    """The stage ran and its verdict is negative (exit 1)."""
+
+
+class UsageError(StageError):
+    """A flag, an id or a path that was typed makes no sense (exit 2)."""
+
+    exit_code = ExitCode.USAGE
+
+
+class ConfigError(StageError):
+    """The configuration is wrong (exit 2); ``problems`` holds every finding, one line each."""
+
+    exit_code = ExitCode.USAGE
+
+    def __init__(self, problems: list[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = problems
+
+
+class LockHeld(StageError):
+    """Another run holds the lock (exit 75)."""
+
+    exit_code = ExitCode.LOCKED
+
+
+class Interrupted(BaseException):
+    """A signal asked this run to stop.
+
+    Derives from BaseException so that no ``except Exception`` on the way up takes it for a failure.
+    """
+
+    def __init__(self, exit_code: ExitCode) -> None:
+        super().__init__(exit_code.name)
+        self.exit_code = exit_code

@@ -1,0 +1,138 @@
+"""The pipeline folder: where manifests, snapshots, the rollback state and the audit log lie, and how to read them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from attrs import frozen
+
+from release_tasks.audit import AuditLog
+from release_tasks.errors import StageFailed, UsageError
+from release_tasks.records import AuditAnchor, Manifest, RollbackState
+from release_tasks.snapshot.catalogue import Catalogue
+from release_tasks.storage.canonical import InvalidDocument, pretty_bytes, read_document
+from release_tasks.storage.codec import decode, encode
+from release_tasks.storage.durable import write_atomic
+from release_tasks.storage.ids import is_valid_id, require_id
+
+__all__ = ["MANIFEST_VERSION", "ManifestFile", "Pipeline"]
+
+MANIFEST_VERSION = 1
+
+
+@frozen
+class ManifestFile:
+    """A manifest as it was found; ``manifest`` is None when ``reason`` says why it cannot be read."""
+
+    release_id: str
+    manifest: Manifest | None
+    reason: str = ""
+
+
+class Pipeline:
+    """The folder that ``release.root`` names; nothing is created before it is written to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.catalogue = Catalogue(root)
+        self.audit = AuditLog(root / "rollback-audit.log")
+        self.state_path = root / "rollback-state.json"
+        self.journal_path = root / "rollback-journal.json"
+        self.manifests = root / "manifests"
+        self.logs = root / "logs"
+
+    def read_state(self) -> RollbackState | None:
+        """Return the last rollback, or None; raises StageFailed when the file is unreadable."""
+        try:
+            return decode(RollbackState, read_document(self.state_path), self.state_path.name)
+        except FileNotFoundError:
+            return None
+        except InvalidDocument as error:
+            raise StageFailed(f"The rollback state is unreadable: {error}.") from error
+
+    def write_state(self, state: RollbackState) -> None:
+        """Replace the rollback state, durably."""
+        write_atomic(self.state_path, pretty_bytes(encode(state)))
+
+    def manifest_path(self, release_id: str) -> Path:
+        """Return where the manifest of a release lies; raises UsageError for an invalid id."""
+        if release_id == "latest":
+            raise UsageError("release id 'latest' is taken: it always names the newest ready release. Choose another.")
+        return self.manifests / f"{require_id(release_id, 'release id')}.json"
+
+    def read_manifests(self) -> list[ManifestFile]:
+        """Return every release's manifest, oldest first; unreadable ones come first of all."""
+        found: list[ManifestFile] = []
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self.manifests):
+                release_id = name.removesuffix(".json")
+                if name.endswith(".json") and name != "latest.json" and is_valid_id(release_id):
+                    found.append(self._read_manifest(release_id))
+        return sorted(found, key=lambda file: (file.manifest.sequence if file.manifest else -1, file.release_id))
+
+    def latest_ready(self) -> Manifest | None:
+        """Return the newest release that may go on, as ``latest.json`` names it, or None."""
+        try:
+            return _decode_manifest(self.manifests / "latest.json")
+        except (FileNotFoundError, InvalidDocument):
+            return None
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write a release's manifest, and ``latest.json`` too when it is ready."""
+        data = pretty_bytes(encode(manifest))
+        write_atomic(self.manifest_path(manifest.release_id), data)
+        if manifest.status == "ready":
+            write_atomic(self.manifests / "latest.json", data)
+
+    def lineage(self) -> str | None:
+        """Return the id of the newest release snapshot: while it stays the same, nothing was prepared."""
+        snapshots, unreadable = self.catalogue.published()
+        if unreadable:
+            return None
+        releases = [snapshot.snapshot_id for snapshot in snapshots if snapshot.kind == "release"]
+        return releases[-1] if releases else None
+
+    def protected_snapshots(self) -> set[str]:
+        """Return the snapshots that retention must keep: of the current deployment and of the last rollback."""
+        protected: set[str] = set()
+        latest = self.latest_ready()
+        if latest is not None and latest.snapshot is not None:
+            protected.add(latest.snapshot.snapshot_id)
+        with contextlib.suppress(StageFailed):
+            state = self.read_state()
+            if state is not None:
+                protected |= {state.snapshot_id, state.safety_snapshot_id or state.snapshot_id}
+        return protected
+
+    def anchors(self) -> list[tuple[str, AuditAnchor]]:
+        """Return every place that recorded where the audit log stood, with what it recorded."""
+        anchors: list[tuple[str, AuditAnchor]] = []
+        for snapshot in self.catalogue.published()[0]:
+            if snapshot.audit is not None:
+                anchors.append((f"snapshot {snapshot.snapshot_id}", snapshot.audit))
+        for file in self.read_manifests():
+            if file.manifest is not None and file.manifest.audit is not None:
+                anchors.append((f"manifest {file.release_id}", file.manifest.audit))
+        with contextlib.suppress(StageFailed):
+            state = self.read_state()
+            if state is not None and state.audit is not None:
+                anchors.append(("the rollback state", state.audit))
+        return anchors
+
+    def _read_manifest(self, release_id: str) -> ManifestFile:
+        try:
+            return ManifestFile(release_id, _decode_manifest(self.manifests / f"{release_id}.json"))
+        except (FileNotFoundError, InvalidDocument) as error:
+            return ManifestFile(release_id, None, str(error))
+
+
+def _decode_manifest(path: Path) -> Manifest:
+    document = read_document(path)
+    version = document.get("manifestVersion")
+    if type(version) is not int or version < 1:
+        raise InvalidDocument(f"{path.name} has no valid manifestVersion")
+    if version > MANIFEST_VERSION:
+        raise InvalidDocument(f"{path.name} has version {version}; this release reads up to {MANIFEST_VERSION}")
+    return decode(Manifest, document, path.name)

@@ -1,0 +1,257 @@
+"""Everything that is written to disk, as values; docs/formats.md describes the same.
+
+Keys are camelCase on disk. Readers ignore keys they do not know and refuse versions newer than theirs.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+__all__ = [
+    "FORMAT_VERSION",
+    "Artifact",
+    "AssetEntry",
+    "AssetKind",
+    "AssetRecord",
+    "AuditAnchor",
+    "Check",
+    "HealthReport",
+    "Inode",
+    "JournalStep",
+    "Manifest",
+    "PreflightReport",
+    "RollbackJournal",
+    "RollbackOutcome",
+    "RollbackState",
+    "SnapshotMetadata",
+    "SnapshotReference",
+]
+
+FORMAT_VERSION = 1
+
+AssetKind = Literal["sqlite", "file", "directory"]
+EntryKind = Literal["file", "directory", "symlink"]
+
+
+@frozen(kw_only=True)
+class AuditAnchor:
+    """Where the audit log stood when a record was written; a log cut shorter than this is found out."""
+
+    seq: int
+    hash: str
+
+
+@frozen(kw_only=True)
+class Check:
+    """The result of one gate. ``duration_ms`` is wall time in milliseconds."""
+
+    id: str
+    subsystem: str
+    status: Literal["passed", "failed", "skipped"]
+    detail: str
+    command: str | None = None
+    started_at: str | None = None
+    completed_at: str | None = None
+    duration_ms: int = 0
+    advisory: bool = False
+    diagnostics: dict[str, Any] = field(factory=dict)
+
+    @property
+    def blocks(self) -> bool:
+        """Whether this result keeps a release from going on."""
+        return self.status != "passed" and not self.advisory
+
+
+@frozen(kw_only=True)
+class PreflightReport:
+    """All gates of one preflight, in configured order."""
+
+    passed: bool
+    checks: list[Check]
+    failed_checks: list[str]
+
+
+@frozen(kw_only=True)
+class SnapshotReference:
+    """What a manifest says of the snapshot it was published with."""
+
+    snapshot_id: str
+    metadata_path: str
+    digest: str
+
+
+@frozen(kw_only=True)
+class Artifact:
+    """A live asset as it was recorded at the release. ``size`` is in bytes, over all files of a folder."""
+
+    id: str
+    path: str
+    exists: bool
+    size: int
+    sha256: str | None
+
+
+@frozen(kw_only=True)
+class Manifest:
+    """A release: what was checked, what was captured, and whether it may go on."""
+
+    manifest_version: int
+    release_id: str
+    generated_at: str
+    sequence: int
+    app_name: str
+    app_version: str | None
+    git_commit: str | None
+    git_dirty: bool | None
+    status: Literal["ready", "blocked"]
+    preflight: PreflightReport
+    snapshot: SnapshotReference | None
+    artifacts: list[Artifact]
+    diagnostics: list[str]
+    manifest_path: str
+    audit: AuditAnchor | None = None
+
+
+@frozen(kw_only=True)
+class AssetEntry:
+    """One name inside a directory asset; ``path`` is relative to it, with ``/`` between parts."""
+
+    path: str
+    kind: EntryKind
+    mode: int
+    size: int = 0
+    sha256: str | None = None
+    target: str | None = None
+
+
+@frozen(kw_only=True)
+class AssetRecord:
+    """One captured asset.
+
+    ``relative_path`` is where it lies below the snapshot's folder. ``sha256`` of a directory is that of its
+    canonical entries. ``damaged`` marks the remains of a database that could not be read any more.
+    """
+
+    key: str
+    relative_path: str
+    kind: AssetKind
+    exists: bool
+    size: int = 0
+    sha256: str | None = None
+    content_digest: str | None = None
+    mode: int | None = None
+    journal_mode: str | None = None
+    entries: list[AssetEntry] | None = None
+    damaged: bool = False
+
+
+@frozen(kw_only=True)
+class SnapshotMetadata:
+    """What makes a folder a snapshot. ``checksum`` covers every other key of this document."""
+
+    format_version: int
+    snapshot_id: str
+    release_id: str | None
+    kind: Literal["release", "safety"]
+    created_at: str
+    sequence: int
+    retention_limit: int
+    digest: str
+    assets: list[AssetRecord]
+    metadata_path: str
+    audit: AuditAnchor | None = None
+    checksum: str | None = None
+
+    def asset(self, key: str) -> AssetRecord | None:
+        """Return the record of one asset, or None when this snapshot does not know it."""
+        return next((asset for asset in self.assets if asset.key == key), None)
+
+
+@frozen(kw_only=True)
+class RollbackState:
+    """The last rollback. ``restored`` says whether its snapshot went live, whatever health said after it.
+
+    ``lineage`` names the newest release at that moment: as long as it is the newest, nothing was prepared since.
+    """
+
+    snapshot_id: str
+    status: Literal["in_progress", "success", "failed"]
+    updated_at: str
+    detail: str
+    lineage: str | None = None
+    restored: bool = False
+    rollback_id: str | None = None
+    safety_snapshot_id: str | None = None
+    audit: AuditAnchor | None = None
+
+
+@frozen(kw_only=True)
+class HealthReport:
+    """What a health endpoint answered in the end. ``degraded`` names the parts that are not well."""
+
+    passed: bool
+    status: Literal["ok", "degraded", "failed", "unknown", "unreachable"]
+    url: str
+    detail: str
+    http_status: int | None = None
+    attempts: int = 0
+    degraded: list[str] = field(factory=list)
+    duration_ms: int = 0
+
+
+@frozen(kw_only=True)
+class Inode:
+    """A file or folder itself, whatever its name: device and inode number."""
+
+    device: int
+    number: int
+
+
+@frozen(kw_only=True)
+class JournalStep:
+    """What is to happen to one asset.
+
+    ``database``: its content is replaced through SQLite. ``place``: the staged inode takes the name, or the name goes
+    away when there is none. ``mirrored`` says that the names could not be exchanged and the content was written in
+    place instead. ``done`` is set when the step reached the journal's direction.
+    """
+
+    key: str
+    action: Literal["database", "place"]
+    new: Inode | None = None
+    old: Inode | None = None
+    mirrored: bool = False
+    done: bool = False
+
+
+@frozen(kw_only=True)
+class RollbackJournal:
+    """Present while a rollback is being swapped in: whoever finds it finishes what it says."""
+
+    journal_version: int
+    rollback_id: str
+    snapshot_id: str
+    safety_snapshot_id: str
+    direction: Literal["forward", "back"]
+    started_at: str
+    lineage: str | None
+    steps: list[JournalStep]
+
+
+@frozen(kw_only=True)
+class RollbackOutcome:
+    """What a rollback did, as ``--json`` prints it."""
+
+    status: Literal["restored", "noop", "failed"]
+    snapshot_id: str | None
+    started_at: str
+    completed_at: str
+    restored_assets: list[str] = field(factory=list)
+    skipped_assets: list[str] = field(factory=list)
+    removed_assets: list[str] = field(factory=list)
+    safety_snapshot_id: str | None = None
+    health_check: HealthReport | None = None
+    restart_command: str | None = None
+    diagnostics: list[str] = field(factory=list)

@@ -1,0 +1,98 @@
+"""The written account of a rollback: audit events and the rollback state, for every way it can end."""
+
+from __future__ import annotations
+
+from attrs import evolve, frozen
+
+from release_tasks.pipeline import Pipeline
+from release_tasks.records import RollbackOutcome, RollbackState, SnapshotMetadata
+from release_tasks.storage.clock import timestamp
+
+__all__ = ["Account", "record_refusal"]
+
+
+@frozen(kw_only=True)
+class Account:
+    """Writes for one rollback. ``lineage`` is the newest release snapshot when it began."""
+
+    pipeline: Pipeline
+    rollback_id: str
+    lineage: str | None
+
+    def begin(self, target: SnapshotMetadata, is_forced: bool) -> None:
+        """Write down that a rollback to ``target`` is under way."""
+        anchor = self.pipeline.audit.append(
+            "rollback.started",
+            status="in_progress",
+            release_id=target.release_id,
+            snapshot_id=target.snapshot_id,
+            rollbackId=self.rollback_id,
+            digest=target.digest,
+            forced=is_forced,
+        )
+        self.pipeline.write_state(
+            RollbackState(
+                snapshot_id=target.snapshot_id,
+                status="in_progress",
+                updated_at=timestamp(),
+                detail="nothing live has been touched yet",
+                rollback_id=self.rollback_id,
+                audit=anchor,
+            )
+        )
+
+    def mark_restored(self, target: SnapshotMetadata, safety: SnapshotMetadata) -> None:
+        """Write down that the snapshot is live, before anything is asked of the service."""
+        self.pipeline.write_state(
+            RollbackState(
+                snapshot_id=target.snapshot_id,
+                status="in_progress",
+                updated_at=timestamp(),
+                detail="the snapshot is live; restart and health come next",
+                lineage=self.lineage,
+                restored=True,
+                rollback_id=self.rollback_id,
+                safety_snapshot_id=safety.snapshot_id,
+                audit=self.pipeline.audit.anchor(),
+            )
+        )
+
+    def finish(self, outcome: RollbackOutcome, target: SnapshotMetadata, safety_snapshot_id: str | None) -> None:
+        """Write down how it ended, with the snapshot in place."""
+        detail = outcome.diagnostics[0] if outcome.status == "failed" else outcome.status
+        anchor = self.pipeline.audit.append(
+            "rollback.finished",
+            status=outcome.status,
+            detail=detail,
+            release_id=target.release_id,
+            snapshot_id=target.snapshot_id,
+            rollbackId=self.rollback_id,
+            safetySnapshotId=outcome.safety_snapshot_id,
+            restoredAssets=outcome.restored_assets,
+            removedAssets=outcome.removed_assets,
+        )
+        self.pipeline.write_state(
+            RollbackState(
+                snapshot_id=target.snapshot_id,
+                status="failed" if outcome.status == "failed" else "success",
+                updated_at=timestamp(),
+                detail=detail,
+                lineage=self.lineage,
+                restored=True,
+                rollback_id=self.rollback_id,
+                safety_snapshot_id=safety_snapshot_id,
+                audit=anchor,
+            )
+        )
+
+
+def record_refusal(pipeline: Pipeline, requested: str | None, status: str, detail: str) -> None:
+    """Write down an attempt that ended early, and close the state if it had been opened.
+
+    A journal that is still there keeps its state open: recovery will close it.
+    """
+    anchor = pipeline.audit.append("rollback.refused", status=status, detail=detail, requestedSnapshot=requested)
+    state = pipeline.read_state()
+    if state is not None and state.status == "in_progress" and not pipeline.journal_path.exists():
+        told = f"{detail} The snapshot is live; restart and health were not reached." if state.restored else detail
+        pipeline.write_state(evolve(state, status="failed", updated_at=timestamp(), detail=told, audit=anchor))

@@ -1,0 +1,301 @@
+"""The rollback itself, in the order of the runbook."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable
+from typing import Literal
+
+from attrs import frozen
+
+from release_tasks.config.schema import Settings
+from release_tasks.errors import Interrupted, LockHeld, StageError, StageFailed, UsageError
+from release_tasks.interrupt import uninterrupted
+from release_tasks.pipeline import Pipeline
+from release_tasks.probe import ask_health
+from release_tasks.records import HealthReport, JournalStep, RollbackJournal, RollbackOutcome, SnapshotMetadata
+from release_tasks.rollback.account import Account, record_refusal
+from release_tasks.rollback.adoption import adopt_legacy
+from release_tasks.rollback.journal import JOURNAL_VERSION, clear_journal, read_journal, write_journal
+from release_tasks.rollback.plan import AssetChange, RollbackPlan, files_match, plan_changes
+from release_tasks.rollback.recovery import recover_locked
+from release_tasks.rollback.restart import Restart, start_detached
+from release_tasks.rollback.staging import discard_staged, inode_of, stage_asset
+from release_tasks.rollback.swap import Swap, ordered
+from release_tasks.snapshot import legacy
+from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
+from release_tasks.snapshot.sqlite import is_sound
+from release_tasks.snapshot.verify import require_intact, stored_path
+from release_tasks.storage.clock import compact, timestamp
+from release_tasks.storage.lock import run_lock
+
+__all__ = ["RollbackRequest", "rollback"]
+
+Progress = Callable[[str], None]
+
+
+@frozen(kw_only=True)
+class RollbackRequest:
+    """What was typed. ``wait`` is how many seconds to wait for another run's lock."""
+
+    snapshot_id: str | None = None
+    health_url: str | None = None
+    restart_command: str | None = None
+    force: bool = False
+    wait: float = 0.0
+
+
+def rollback(settings: Settings, request: RollbackRequest, progress: Progress = lambda step: None) -> RollbackOutcome:
+    """Restore a snapshot whole, restart the service and judge its health.
+
+    Returns the outcome, also a failed one. Raises UsageError for a snapshot that does not exist, LockHeld when another
+    run is at work, Interrupted after a signal; the live state is whole in each case, and every attempt is audited.
+    """
+    pipeline = Pipeline(settings.release.root)
+    started_at = timestamp()
+    try:
+        with run_lock(pipeline.root, "release.rollback", request.wait):
+            try:
+                progress("recover")
+                recover_locked(settings, pipeline)
+                return _Rollback(settings, request, pipeline, progress, started_at).run()
+            except (StageFailed, OSError) as error:
+                sentence = _sentence(error)
+                record_refusal(pipeline, request.snapshot_id, "failed", sentence)
+                return RollbackOutcome(
+                    status="failed",
+                    snapshot_id=request.snapshot_id,
+                    started_at=started_at,
+                    completed_at=timestamp(),
+                    diagnostics=[sentence],
+                )
+            except (UsageError, Interrupted) as error:
+                record_refusal(pipeline, request.snapshot_id, "refused", str(error))
+                raise
+    except LockHeld as error:
+        pipeline.audit.append(
+            "rollback.refused", status="refused", detail=error.message, requestedSnapshot=request.snapshot_id
+        )
+        raise
+
+
+class _Rollback:
+    """One rollback, with the lock held; ``run`` reads like the runbook."""
+
+    def __init__(
+        self, settings: Settings, request: RollbackRequest, pipeline: Pipeline, progress: Progress, started_at: str
+    ) -> None:
+        self.settings = settings
+        self.assets = settings.release.assets
+        self.request = request
+        self.pipeline = pipeline
+        self.progress = progress
+        self.started_at = started_at
+        self.rollback_id = f"{compact()}-{secrets.token_hex(3)}"
+        self.account = Account(pipeline=pipeline, rollback_id=self.rollback_id, lineage=pipeline.lineage())
+
+    def run(self) -> RollbackOutcome:
+        target = self.resolve()
+        if self.is_already_restored(target):
+            return self.confirm(target)
+        self.account.begin(target, self.request.force)
+        safety = self.capture_safety()
+        plan = plan_changes(target, self.assets, {record.key: record for record in safety.assets})
+        self.swap_in(target, safety, plan)
+        restart = self.restart()
+        health = self.ask_health(restart)
+        return self.conclude(target, safety, plan, restart, health)
+
+    def resolve(self) -> SnapshotMetadata:
+        """Find the snapshot and verify every byte of it, before anything live is touched."""
+        catalogue = self.pipeline.catalogue
+        target = catalogue.get(self.request.snapshot_id) if self.request.snapshot_id else catalogue.latest()
+        self.progress(f"verify {target.snapshot_id}")
+        if legacy.is_legacy(target):
+            return adopt_legacy(self.settings, self.pipeline, target, is_forced=self.request.force)
+        require_intact(catalogue, target)
+        return target
+
+    def is_already_restored(self, target: SnapshotMetadata) -> bool:
+        """Say whether the last restore was of this very snapshot and what it restored is still in place."""
+        state = self.pipeline.read_state()
+        if self.request.force or state is None or not state.restored or state.snapshot_id != target.snapshot_id:
+            return False
+        if state.lineage is None or state.lineage != self.account.lineage:
+            return False  # something was prepared since
+        return files_match(target, self.assets) and self.databases_are_sound(target)
+
+    def databases_are_sound(self, target: SnapshotMetadata) -> bool:
+        """Say whether every database of the snapshot is there and readable; its rows are the service's own."""
+        recorded = {record.key: record.exists for record in target.assets}
+        return all(
+            is_sound(asset.path) if recorded[key] else not asset.path.exists()
+            for key, asset in self.assets.items()
+            if asset.kind == "sqlite" and key in recorded
+        )
+
+    def confirm(self, target: SnapshotMetadata) -> RollbackOutcome:
+        """Leave the state alone: nothing when the service is well, else the restart hook and another look.
+
+        What the service wrote since the restore is its own; only --force takes it back.
+        """
+        restart = None
+        health = self.ask_health(None, is_first_look=True)
+        if health is not None and not health.passed:
+            restart = self.restart()
+            health = self.ask_health(restart) if restart is not None else health
+        problems = _problems(restart, health)
+        if problems:
+            again = f"inv release.rollback --snapshot {target.snapshot_id}"
+            problems.append(
+                f"Snapshot {target.snapshot_id} is in place already, so its data was left alone. To restart the "
+                f"service: {again} --restart-command CMD. To restore once more, data included: {again} --force"
+            )
+        status: Literal["restored", "noop", "failed"] = "noop" if restart is None else "restored"
+        state = self.pipeline.read_state()
+        outcome = RollbackOutcome(
+            status="failed" if problems else status,
+            snapshot_id=target.snapshot_id,
+            started_at=self.started_at,
+            completed_at=timestamp(),
+            skipped_assets=[key for key in self.assets if target.asset(key) is not None],
+            safety_snapshot_id=state.safety_snapshot_id if state else None,
+            health_check=health,
+            restart_command=restart.command if restart else None,
+            diagnostics=problems,
+        )
+        self.account.finish(outcome, target, outcome.safety_snapshot_id)
+        return outcome
+
+    def capture_safety(self) -> SnapshotMetadata:
+        """Keep the live state as it is now, so that the rollback can itself be rolled back."""
+        self.progress("safety snapshot")
+        request = CaptureRequest(
+            snapshot_id=f"safety_snapshot_{self.rollback_id}",
+            release_id=None,
+            kind="safety",
+            retention_limit=self.settings.release.retention,
+            audit=self.pipeline.audit.anchor(),
+            allow_damaged=True,
+        )
+        return capture_snapshot(self.pipeline.catalogue, self.assets, request)
+
+    def swap_in(self, target: SnapshotMetadata, safety: SnapshotMetadata, plan: RollbackPlan) -> None:
+        """Stage beside the targets, commit the journal, swap; undo everything when a step fails."""
+        self.progress("stage")
+        try:
+            steps = ordered([self.stage(target, change) for change in plan.changes if change.action != "keep"])
+            with uninterrupted():
+                self.progress("swap")
+                self.commit_and_swap(target, safety, steps)
+        finally:
+            if not self.pipeline.journal_path.exists():
+                discard_staged(self.assets)
+
+    def stage(self, target: SnapshotMetadata, change: AssetChange) -> JournalStep:
+        """Lay the new state of one asset beside it; nothing live is touched."""
+        asset, record = self.assets[change.key], target.asset(change.key)
+        assert record is not None
+        is_usable = change.exists_live and not change.is_live_damaged
+        if asset.kind == "sqlite" and change.action == "restore" and is_usable:
+            # Who has it open keeps it open: its content is replaced through SQLite, straight from the snapshot.
+            return JournalStep(key=change.key, action="database")
+        stored = stored_path(self.pipeline.catalogue.path(target.snapshot_id), record)
+        new = stage_asset(asset, record, stored, self.rollback_id) if change.action == "restore" else None
+        return JournalStep(key=change.key, action="place", new=new, old=inode_of(asset.path))
+
+    def commit_and_swap(self, target: SnapshotMetadata, safety: SnapshotMetadata, steps: list[JournalStep]) -> None:
+        """Publish the journal, from which on a crash is finished and not discarded, and carry it out."""
+        swap = Swap(pipeline=self.pipeline, assets=self.assets, target=target, safety=safety)
+        journal = write_journal(
+            self.pipeline,
+            RollbackJournal(
+                journal_version=JOURNAL_VERSION,
+                rollback_id=self.rollback_id,
+                snapshot_id=target.snapshot_id,
+                safety_snapshot_id=safety.snapshot_id,
+                direction="forward",
+                started_at=self.started_at,
+                lineage=self.account.lineage,
+                steps=steps,
+            ),
+        )
+        try:
+            swap.forward(journal)
+        except (StageError, OSError) as error:
+            swap.back(read_journal(self.pipeline) or journal)
+            clear_journal(self.pipeline)
+            raise StageFailed(f"{_sentence(error)} Everything is back as it was before the rollback.") from error
+        self.account.mark_restored(target, safety)
+        clear_journal(self.pipeline)
+
+    def restart(self) -> Restart | None:
+        """Start the restart hook, detached; None when there is none."""
+        command = self.request.restart_command or self.settings.release.restart.command
+        if command is None:
+            return None
+        self.progress("restart")
+        log = self.pipeline.logs / self.rollback_id / "restart.log"
+        settle = self.settings.release.restart.settle
+        return start_detached(command, project=self.settings.project, log=log, settle=settle)
+
+    def ask_health(self, restart: Restart | None, is_first_look: bool = False) -> HealthReport | None:
+        """Ask until it is well or the deadline is over; None when no endpoint is known."""
+        health = self.settings.release.health
+        if self.request.health_url is None and health.url is None:
+            return None
+        self.progress("health")
+        # A service whose restart failed, or that nobody restarted yet, is not waited for.
+        once = is_first_look or (restart is not None and restart.failed)
+        return ask_health(
+            health,
+            url=self.request.health_url,
+            passes=1 if once else health.passes_after_restore,
+            deadline=0.0 if once else None,
+        )
+
+    def conclude(
+        self,
+        target: SnapshotMetadata,
+        safety: SnapshotMetadata,
+        plan: RollbackPlan,
+        restart: Restart | None,
+        health: HealthReport | None,
+    ) -> RollbackOutcome:
+        """Judge, write state and audit, and let old snapshots go."""
+        problems = _problems(restart, health)
+        if problems:
+            problems.append(
+                "The restored state was kept. To go back to the state before this rollback: "
+                f"inv release.rollback --snapshot {safety.snapshot_id}"
+            )
+        outcome = RollbackOutcome(
+            status="failed" if problems else "restored",
+            snapshot_id=target.snapshot_id,
+            started_at=self.started_at,
+            completed_at=timestamp(),
+            restored_assets=plan.keys("restore"),
+            skipped_assets=plan.keys("keep"),
+            removed_assets=plan.keys("remove"),
+            safety_snapshot_id=safety.snapshot_id,
+            health_check=health,
+            restart_command=restart.command if restart else None,
+            diagnostics=problems + plan.diagnostics,
+        )
+        self.account.finish(outcome, target, safety.snapshot_id)
+        protected = {*self.pipeline.protected_snapshots(), target.snapshot_id}
+        self.pipeline.catalogue.retain(self.settings.release.retention, protected)
+        return outcome
+
+
+def _problems(restart: Restart | None, health: HealthReport | None) -> list[str]:
+    found = [restart.explain()] if restart is not None and restart.failed else []
+    if health is not None and not health.passed:
+        found.append(f"Health at {health.url}: {health.detail}")
+    return found
+
+
+def _sentence(error: StageError | OSError) -> str:
+    if isinstance(error, StageError):
+        return error.message
+    return f"{error.filename or 'The system'}: {error.strerror or error}."

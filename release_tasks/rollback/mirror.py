@@ -1,0 +1,106 @@
+"""The way round names that cannot be exchanged (mount points, overlay lower folders): write the content in place.
+
+It is not atomic for a reader, but it is repeatable, and it runs only under a journal.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from release_tasks.errors import StageFailed
+from release_tasks.records import AssetEntry, AssetRecord
+from release_tasks.snapshot.files import place_file, scan_file
+from release_tasks.snapshot.sqlite import set_journal_mode
+from release_tasks.storage.durable import fsync_directory, fsync_file, remove_tree
+
+__all__ = ["mirror"]
+
+_MARK = ".release-tasks-mirror"
+
+
+def mirror(record: AssetRecord, stored: Path, live: Path) -> None:
+    """Make ``live`` equal to the stored asset without renaming ``live`` itself, and flush it.
+
+    Raises StageFailed when ``live`` must not exist but cannot be removed, OSError when it cannot be written.
+    """
+    if not record.exists:
+        _empty(live)
+    elif record.kind == "directory":
+        _mirror_folder(record, stored, live)
+    else:
+        _overwrite(stored, live, record)
+    if live.parent.is_dir():
+        fsync_directory(live.parent)
+
+
+def _empty(live: Path) -> None:
+    if not os.path.lexists(live):
+        return
+    if live.is_dir() and not live.is_symlink():
+        for name in os.listdir(live):
+            remove_tree(live / name)
+        return
+    try:
+        live.unlink()
+    except OSError as error:
+        raise StageFailed(f"{live} should not exist and cannot be removed: {error.strerror}.") from error
+
+
+def _overwrite(stored: Path, live: Path, record: AssetRecord) -> None:
+    assert record.mode is not None
+    with stored.open("rb") as source, live.open("r+b" if live.exists() else "xb") as target:
+        while chunk := source.read(1 << 20):
+            target.write(chunk)
+        target.truncate()
+    os.chmod(live, record.mode)
+    if record.kind == "sqlite":
+        set_journal_mode(live, record.journal_mode)
+    elif scan_file(live).sha256 != record.sha256:
+        raise StageFailed(f"{live} does not hold what was written to it.")
+    fsync_file(live)
+
+
+def _mirror_folder(record: AssetRecord, stored: Path, live: Path) -> None:
+    entries = {entry.path: entry for entry in record.entries or []}
+    _remove_others(live, entries)
+    folders = [live]
+    for path, entry in sorted(entries.items()):
+        goal = live / path
+        if entry.kind == "directory":
+            if not goal.is_dir() or goal.is_symlink():
+                remove_tree(goal)
+                os.mkdir(goal, 0o700)
+            folders.append(goal)
+        else:
+            _renew(entry, stored / path, goal)
+    for folder in reversed(folders):
+        inside = os.path.relpath(folder, live)
+        mode = record.mode if inside == "." else entries[inside].mode
+        assert mode is not None
+        os.chmod(folder, mode)
+        fsync_directory(folder)
+
+
+def _remove_others(live: Path, wanted: dict[str, AssetEntry]) -> None:
+    for folder, subfolders, files in os.walk(live, topdown=False):
+        for name in subfolders + files:
+            path = Path(folder, name)
+            if os.path.relpath(path, live) not in wanted:
+                remove_tree(path)
+
+
+def _renew(entry: AssetEntry, stored: Path, goal: Path) -> None:
+    temporary = goal.with_name(f".{goal.name}{_MARK}")
+    remove_tree(temporary)
+    if entry.kind == "symlink":
+        assert entry.target is not None
+        os.symlink(entry.target, temporary)
+    else:
+        if place_file(stored, temporary, entry.mode) != entry.sha256:
+            raise StageFailed(f"{stored} changed while it was being restored.")
+        fsync_file(temporary)
+    if os.path.lexists(goal) and stat.S_ISDIR(os.lstat(goal).st_mode):
+        remove_tree(goal)
+    os.rename(temporary, goal)

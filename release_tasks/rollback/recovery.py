@@ -1,0 +1,164 @@
+"""Finish or undo what an interrupted run left; quick and harmless when there is nothing to do.
+
+This is the service's start gate: between a crash in mid-swap and the next command the live state is mixed, so nothing
+should open it before ``recover`` has run.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from attrs import evolve, field, frozen
+
+from release_tasks.config.schema import Settings
+from release_tasks.errors import LockHeld, StageError, StageFailed
+from release_tasks.interrupt import uninterrupted
+from release_tasks.pipeline import Pipeline
+from release_tasks.records import JournalStep, RollbackJournal, RollbackState
+from release_tasks.rollback.journal import clear_journal, read_journal
+from release_tasks.rollback.staging import discard_staged, staged_leftovers
+from release_tasks.rollback.swap import Swap
+from release_tasks.snapshot.verify import require_intact
+from release_tasks.storage.clock import timestamp
+from release_tasks.storage.lock import run_lock
+
+__all__ = ["RecoveryReport", "recover", "recover_locked"]
+
+_LOCK_SECONDS = 60.0
+
+
+@frozen(kw_only=True)
+class RecoveryReport:
+    """What was found and done. ``finished`` and ``undone`` concern a rollback that had begun to swap."""
+
+    status: Literal["clean", "finished", "undone", "discarded"]
+    detail: str
+    snapshot_id: str | None = None
+    removed: list[str] = field(factory=list)
+
+
+def recover(settings: Settings, command: str = "release.recover") -> RecoveryReport:
+    """Bring the live state back to exactly old or exactly new after an interrupted run.
+
+    Waits up to a minute for a rollback that is swapping right now; whatever else another run is doing is left to it.
+    Raises LockHeld when that minute was too short, StageFailed when neither direction can be completed.
+    """
+    pipeline = Pipeline(settings.release.root)
+    is_swapping = pipeline.journal_path.exists()
+    if not is_swapping and not _is_anything_left(settings, pipeline):
+        return RecoveryReport(status="clean", detail="Nothing to recover.")
+    try:
+        with run_lock(pipeline.root, command, wait=_LOCK_SECONDS if is_swapping else 0.0):
+            return recover_locked(settings, pipeline)
+    except LockHeld:
+        if pipeline.journal_path.exists():
+            raise
+        # Another run is at work and has not begun to swap, or is done with it: what lies here is its own.
+        return RecoveryReport(status="clean", detail="Another run is at work; nothing of it needs recovery.")
+
+
+def recover_locked(settings: Settings, pipeline: Pipeline) -> RecoveryReport:
+    """Do the same with the lock already held; every rollback and prepare begins with it."""
+    journal = read_journal(pipeline)
+    if journal is not None:
+        with uninterrupted():
+            report = _complete(settings, pipeline, journal)
+        discard_staged(settings.release.assets)
+        pipeline.catalogue.clean_up()
+        return report
+    removed = [str(path) for path in discard_staged(settings.release.assets)] + pipeline.catalogue.clean_up()
+    state = pipeline.read_state()
+    if state is not None and state.status == "in_progress":
+        _close_state(pipeline, state)
+        return RecoveryReport(
+            status="discarded",
+            detail=f"A rollback to {state.snapshot_id} had ended before it was done; {_close_detail(state)}.",
+            snapshot_id=state.snapshot_id,
+            removed=removed,
+        )
+    if removed:
+        detail = "Removed what an interrupted run had left; no live state had been touched."
+        return RecoveryReport(status="discarded", detail=detail, removed=removed)
+    return RecoveryReport(status="clean", detail="Nothing to recover.")
+
+
+def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal) -> RecoveryReport:
+    """Roll a journal forward, or back when it says so or when forward turns out to be impossible."""
+    target = pipeline.catalogue.get(journal.snapshot_id)
+    safety = pipeline.catalogue.get(journal.safety_snapshot_id)
+    _require_same_assets(settings, journal.steps)
+    swap = Swap(pipeline=pipeline, assets=settings.release.assets, target=target, safety=safety)
+    failure = ""
+    is_forward = journal.direction == "forward"
+    if is_forward:
+        try:
+            require_intact(pipeline.catalogue, target)
+            swap.forward(journal)
+        except (StageError, OSError) as error:
+            is_forward, failure = False, str(error)
+    if not is_forward:
+        require_intact(pipeline.catalogue, safety)
+        swap.back(read_journal(pipeline) or journal)
+    detail = f"rolled {'forward' if is_forward else 'back'} by recovery{': ' + failure if failure else ''}"
+    anchor = pipeline.audit.append(
+        "rollback.recovered",
+        status="restored" if is_forward else "failed",
+        detail=detail,
+        snapshot_id=journal.snapshot_id,
+        rollbackId=journal.rollback_id,
+        safetySnapshotId=journal.safety_snapshot_id,
+    )
+    pipeline.write_state(
+        RollbackState(
+            snapshot_id=journal.snapshot_id,
+            status="success" if is_forward else "failed",
+            updated_at=timestamp(),
+            detail=f"{detail}; health was not asked",
+            lineage=journal.lineage,
+            restored=is_forward,
+            rollback_id=journal.rollback_id,
+            safety_snapshot_id=journal.safety_snapshot_id,
+            audit=anchor,
+        )
+    )
+    clear_journal(pipeline)
+    if is_forward:
+        sentence = f"Finished the interrupted rollback to {journal.snapshot_id}. Health was not asked."
+        return RecoveryReport(status="finished", detail=sentence, snapshot_id=journal.snapshot_id)
+    sentence = f"Undid the interrupted rollback to {journal.snapshot_id}; the state before it is back."
+    return RecoveryReport(status="undone", detail=sentence, snapshot_id=journal.snapshot_id)
+
+
+def _is_anything_left(settings: Settings, pipeline: Pipeline) -> bool:
+    if staged_leftovers(settings.release.assets) or pipeline.catalogue.has_leftovers():
+        return True
+    state = pipeline.read_state()
+    return state is not None and state.status == "in_progress"
+
+
+def _close_state(pipeline: Pipeline, state: RollbackState) -> None:
+    anchor = pipeline.audit.append(
+        "rollback.recovered",
+        status="restored" if state.restored else "failed",
+        detail=_close_detail(state),
+        snapshot_id=state.snapshot_id,
+        rollbackId=state.rollback_id,
+    )
+    pipeline.write_state(
+        evolve(state, status="failed", updated_at=timestamp(), detail=_close_detail(state), audit=anchor)
+    )
+
+
+def _close_detail(state: RollbackState) -> str:
+    if state.restored:
+        return "its snapshot is live, and health was not asked"
+    return "nothing live had been touched"
+
+
+def _require_same_assets(settings: Settings, steps: list[JournalStep]) -> None:
+    missing = [step.key for step in steps if step.key not in settings.release.assets]
+    if missing:
+        raise StageFailed(
+            f"An interrupted rollback concerns the assets {', '.join(missing)}, which release.assets does not name "
+            "any more. Put them back into the configuration and run `inv release.recover`."
+        )

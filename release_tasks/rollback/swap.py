@@ -1,0 +1,160 @@
+"""The steps of a journal, forward and back; every one may be repeated, so whoever finds a journal can finish it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import evolve, frozen
+
+from release_tasks.config.schema import AssetConfig
+from release_tasks.errors import StageFailed
+from release_tasks.pipeline import Pipeline
+from release_tasks.records import AssetRecord, Inode, JournalStep, RollbackJournal, SnapshotMetadata
+from release_tasks.rollback.journal import with_step, write_journal
+from release_tasks.rollback.mirror import mirror
+from release_tasks.rollback.staging import inode_of, side_files, staged_path
+from release_tasks.snapshot.sqlite import restore_database
+from release_tasks.snapshot.verify import stored_path
+from release_tasks.storage.durable import exchange, fsync_directory
+
+__all__ = ["Swap", "ordered"]
+
+# What renameat2 answers where names cannot be exchanged: no such call, no such flag on this filesystem,
+_NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
+# an overlay's lower folder or another filesystem, a mount point.
+_NO_RENAME = (errno.EXDEV, errno.EBUSY)
+
+
+def ordered(steps: list[JournalStep]) -> list[JournalStep]:
+    """Put databases first: only they can still fail for want of space or a lock, and then nothing has moved yet."""
+    return sorted(steps, key=lambda step: step.action != "database")
+
+
+@frozen(kw_only=True)
+class Swap:
+    """Carries out a journal over the configured assets.
+
+    ``target`` is the snapshot that goes live, ``safety`` the one that was taken before.
+    """
+
+    pipeline: Pipeline
+    assets: Mapping[str, AssetConfig]
+    target: SnapshotMetadata
+    safety: SnapshotMetadata
+
+    def forward(self, journal: RollbackJournal) -> RollbackJournal:
+        """Bring every asset to the new state. Raises StageFailed or OSError; ``back`` undoes what was done."""
+        for step in journal.steps:
+            if not step.done:
+                journal = self._carry_out(journal, step, self.target)
+        return journal
+
+    def back(self, journal: RollbackJournal) -> RollbackJournal:
+        """Bring every asset to the state before, whatever ``forward`` had reached."""
+        if journal.direction == "forward":
+            journal = write_journal(self.pipeline, evolve(journal, direction="back"))
+        for step in reversed(journal.steps):
+            # A database step that is not done was rolled back by SQLite itself.
+            if step.done or step.action == "place":
+                journal = self._carry_out(journal, step, self.safety)
+        return journal
+
+    def _carry_out(self, journal: RollbackJournal, step: JournalStep, source: SnapshotMetadata) -> RollbackJournal:
+        is_forward = journal.direction == "forward"
+        live = self.assets[step.key].path
+        if step.action == "database":
+            restore_database(self._stored(source, step.key), live)
+        elif step.mirrored or not self._place(journal, step):
+            # Written down first: afterwards the inode no longer tells old from new.
+            step = evolve(step, mirrored=True)
+            journal = write_journal(self.pipeline, with_step(journal, step))
+            mirror(self._record(source, step.key), self._stored(source, step.key), live)
+        return write_journal(self.pipeline, with_step(journal, evolve(step, done=is_forward)))
+
+    def _place(self, journal: RollbackJournal, step: JournalStep) -> bool:
+        live = self.assets[step.key].path
+        staged = staged_path(live, journal.rollback_id)
+        is_forward = journal.direction == "forward"
+        wanted = step.new if is_forward else step.old
+        is_database = self.assets[step.key].kind == "sqlite"
+        # Before the database itself, so that at no moment a foreign WAL lies beside it under its name. Once the wanted
+        # file is there, what lies beside it is its own.
+        if is_database and inode_of(live) != wanted:
+            _set_side_files_aside(live, staged if is_forward else None)
+        if not _place(live, staged, wanted):
+            return False
+        if is_database and not is_forward:
+            _bring_side_files_back(live, staged)
+        return True
+
+    def _record(self, source: SnapshotMetadata, key: str) -> AssetRecord:
+        record = source.asset(key)
+        if record is None:
+            raise StageFailed(f"Snapshot {source.snapshot_id} has no asset {key!r}.")
+        return record
+
+    def _stored(self, source: SnapshotMetadata, key: str) -> Path:
+        return stored_path(self.pipeline.catalogue.path(source.snapshot_id), self._record(source, key))
+
+
+def _place(live: Path, staged: Path, wanted: Inode | None) -> bool:
+    """Give the name ``live`` to the inode ``wanted`` (None: to nobody); False where no rename can do that.
+
+    Looks at inodes before it acts, because two exchanges would undo each other. Whatever held the name before lies
+    at ``staged`` or beside it afterwards, until the journal is cleared.
+    """
+    spare = staged.with_name(staged.name + ".before")
+    if inode_of(live) == wanted:
+        return True
+    try:
+        if wanted is None:
+            os.rename(live, staged if inode_of(staged) is None else spare)
+        else:
+            holder = next((place for place in (staged, spare) if inode_of(place) == wanted), None)
+            if holder is None:
+                return False  # somebody replaced the file since a crash: its content has to be written anew
+            if inode_of(live) is None:
+                os.rename(holder, live)
+            else:
+                _swap_names(live, holder)
+    except OSError as error:
+        if error.errno in _NO_RENAME:
+            return False
+        raise
+    fsync_directory(live.parent)
+    return True
+
+
+def _swap_names(live: Path, holder: Path) -> None:
+    try:
+        exchange(live, holder)
+    except OSError as error:
+        if error.errno not in _NO_EXCHANGE:
+            raise
+        # Two renames: between them the name is missing, and the inode numbers tell recovery what is left to do.
+        os.rename(live, holder.with_name(holder.name + ".before"))
+        os.rename(holder, live)
+
+
+def _set_side_files_aside(live: Path, staged: Path | None) -> None:
+    """Move ``-wal``, ``-shm`` and ``-journal`` from beside ``live`` to beside ``staged``, or remove them."""
+    for index, path in enumerate(side_files(live)):
+        goal = side_files(staged)[index] if staged is not None else None
+        with contextlib.suppress(FileNotFoundError):
+            if goal is None or os.path.lexists(goal):
+                path.unlink()
+            else:
+                os.rename(path, goal)
+    with contextlib.suppress(FileNotFoundError):
+        fsync_directory(live.parent)
+
+
+def _bring_side_files_back(live: Path, staged: Path) -> None:
+    for goal, path in zip(side_files(live), side_files(staged), strict=True):
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(path, goal)
+    fsync_directory(live.parent)

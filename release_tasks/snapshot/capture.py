@@ -1,0 +1,161 @@
+"""Live state into a new snapshot that appears whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from attrs import evolve, frozen
+
+from release_tasks.config.schema import AssetConfig
+from release_tasks.errors import StageFailed
+from release_tasks.records import FORMAT_VERSION, AssetRecord, AuditAnchor, SnapshotMetadata
+from release_tasks.snapshot.catalogue import Catalogue
+from release_tasks.snapshot.files import capture_file, capture_tree, entries_digest, scan_tree
+from release_tasks.snapshot.seal import sealed, snapshot_digest
+from release_tasks.snapshot.sqlite import SIDE_FILES, DamagedDatabase, capture_database
+from release_tasks.storage.canonical import pretty_bytes
+from release_tasks.storage.clock import timestamp
+from release_tasks.storage.codec import encode
+from release_tasks.storage.durable import (
+    fsync_directory,
+    fsync_tree,
+    make_private_directory,
+    remove_tree,
+    write_atomic,
+)
+
+__all__ = ["CaptureRequest", "capture_asset", "capture_snapshot"]
+
+Progress = Callable[[str, int, int], None]
+
+
+@frozen(kw_only=True)
+class CaptureRequest:
+    """What a new snapshot is to be called and for whom it is taken."""
+
+    snapshot_id: str
+    release_id: str | None
+    kind: Literal["release", "safety"]
+    retention_limit: int
+    audit: AuditAnchor | None = None
+    allow_damaged: bool = False  # a safety snapshot keeps the remains of a database instead of refusing them
+
+
+def capture_snapshot(
+    catalogue: Catalogue, assets: Mapping[str, AssetConfig], request: CaptureRequest, progress: Progress | None = None
+) -> SnapshotMetadata:
+    """Capture every asset and publish the snapshot; returns its metadata once all of it is on disk.
+
+    Everything is written and flushed under a name that no reader takes for a snapshot, then renamed. Raises
+    StageFailed or OSError when an asset cannot be captured; nothing is left then.
+    """
+    make_private_directory(catalogue.folder)
+    partial = catalogue.partial_path(request.snapshot_id)
+    remove_tree(partial)
+    os.mkdir(partial, 0o700)
+    try:
+        os.mkdir(partial / "assets", 0o700)
+        records = [
+            capture_asset(key, asset, partial, progress=progress, allow_damaged=request.allow_damaged)
+            for key, asset in assets.items()
+        ]
+        metadata = sealed(
+            SnapshotMetadata(
+                format_version=FORMAT_VERSION,
+                snapshot_id=request.snapshot_id,
+                release_id=request.release_id,
+                kind=request.kind,
+                created_at=timestamp(),
+                sequence=catalogue.next_sequence(),
+                retention_limit=request.retention_limit,
+                digest=snapshot_digest(records),
+                assets=records,
+                metadata_path=str(catalogue.path(request.snapshot_id) / "metadata.json"),
+                audit=request.audit,
+            )
+        )
+        fsync_tree(partial)
+        write_atomic(partial / "metadata.json", pretty_bytes(encode(metadata)))
+        os.rename(partial, catalogue.path(request.snapshot_id))
+        fsync_directory(catalogue.folder)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            remove_tree(partial)
+        raise
+    return metadata
+
+
+def capture_asset(
+    key: str, asset: AssetConfig, snapshot: Path, *, progress: Progress | None = None, allow_damaged: bool = False
+) -> AssetRecord:
+    """Copy one asset below ``snapshot`` and return its record; an absent asset is recorded as absent."""
+    relative = f"assets/{key}/{asset.path.name}"
+    copy = snapshot / relative
+    absent = AssetRecord(key=key, relative_path=relative, kind=asset.kind, exists=False)  # type: ignore[arg-type]
+    try:
+        info = os.lstat(asset.path)
+    except FileNotFoundError:
+        return absent
+    os.mkdir(copy.parent, 0o700)
+    mode = stat.S_IMODE(info.st_mode)
+    if asset.kind == "sqlite":
+        return _capture_sqlite(evolve(absent, mode=mode), asset.path, copy, progress, allow_damaged)
+    if asset.kind == "file":
+        entry = capture_file(asset.path, copy)
+        return evolve(absent, exists=True, size=entry.size, sha256=entry.sha256, mode=mode)
+    if not stat.S_ISDIR(info.st_mode):
+        raise StageFailed(f"{asset.path} (asset {key}) should be a folder and is none.")
+    entries = capture_tree(asset.path, copy)
+    size = sum(entry.size for entry in entries)
+    return evolve(absent, exists=True, size=size, sha256=entries_digest(entries), mode=mode, entries=entries)
+
+
+def _capture_sqlite(
+    record: AssetRecord, source: Path, copy: Path, progress: Progress | None, allow_damaged: bool
+) -> AssetRecord:
+    def report(done: int, total: int) -> None:
+        if progress is not None:
+            progress(record.key, done, total)
+
+    try:
+        journal_mode, digest = capture_database(source, copy, report)
+    except DamagedDatabase:
+        if not allow_damaged:
+            raise
+        return _keep_remains(record, source, copy)
+    _keep_owner(source, copy)
+    return evolve(
+        record,
+        exists=True,
+        size=copy.stat().st_size,
+        sha256=digest,
+        content_digest=digest,
+        journal_mode=journal_mode,
+    )
+
+
+def _keep_remains(record: AssetRecord, source: Path, copy: Path) -> AssetRecord:
+    """Keep what is left of a database that SQLite cannot read, its side files included, byte for byte."""
+    remove_tree(copy)
+    os.mkdir(copy, 0o700)
+    for path in [source, *(source.with_name(source.name + suffix) for suffix in SIDE_FILES)]:
+        if path.is_dir() and not path.is_symlink():
+            capture_tree(path, copy / path.name)
+        elif os.path.lexists(path):
+            with contextlib.suppress(StageFailed):  # a link or a device in its place has no bytes to keep
+                capture_file(path, copy / path.name)
+    entries = scan_tree(copy)
+    size = sum(entry.size for entry in entries)
+    return evolve(record, exists=True, damaged=True, size=size, sha256=entries_digest(entries), entries=entries)
+
+
+def _keep_owner(source: Path, copy: Path) -> None:
+    info = os.lstat(source)
+    if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
+        with contextlib.suppress(OSError):
+            os.chown(copy, info.st_uid, info.st_gid)

@@ -1,0 +1,162 @@
+"""Which snapshots there are, in which order, and which of them may go.
+
+Order is by the sequence that each snapshot recorded when it was taken, never by name or file time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+
+from attrs import frozen
+
+from release_tasks.errors import StageFailed, UsageError
+from release_tasks.records import FORMAT_VERSION, SnapshotMetadata
+from release_tasks.snapshot import legacy
+from release_tasks.snapshot.seal import is_sealed
+from release_tasks.storage.canonical import InvalidDocument, read_document
+from release_tasks.storage.codec import decode
+from release_tasks.storage.durable import fsync_directory, remove_tree
+from release_tasks.storage.ids import is_valid_id, require_id
+
+__all__ = ["Catalogue", "Unreadable"]
+
+_DELETED = ".deleted"
+_PARTIAL = ".partial"
+
+
+@frozen
+class Unreadable:
+    """A folder that has the place of a snapshot and cannot be read as one."""
+
+    snapshot_id: str
+    reason: str
+
+
+class Catalogue:
+    """The snapshots below one pipeline folder; reads the folder anew at each call."""
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / "snapshots"
+
+    def path(self, snapshot_id: str) -> Path:
+        """Return the folder of a snapshot; raises UsageError for an id that could leave the catalogue."""
+        return self.folder / require_id(snapshot_id, "snapshot")
+
+    def partial_path(self, snapshot_id: str) -> Path:
+        """Return the folder in which a snapshot grows before it is published."""
+        return self.folder / f".{require_id(snapshot_id, 'snapshot')}{_PARTIAL}"
+
+    def published(self) -> tuple[list[SnapshotMetadata], list[Unreadable]]:
+        """Return all snapshots, oldest first, and the folders that cannot be read as one."""
+        snapshots: list[SnapshotMetadata] = []
+        unreadable: list[Unreadable] = []
+        for name in sorted(self._names()):
+            try:
+                snapshots.append(self._read(name))
+            except FileNotFoundError:
+                continue  # without a metadata.json it is no snapshot
+            except InvalidDocument as error:
+                unreadable.append(Unreadable(name, str(error)))
+        return sorted(snapshots, key=lambda s: (s.sequence, s.created_at, s.snapshot_id)), unreadable
+
+    def get(self, snapshot_id: str) -> SnapshotMetadata:
+        """Return one snapshot; raises UsageError when none has that id, StageFailed when it is unreadable."""
+        path = self.path(snapshot_id)
+        if path.is_symlink() or not path.is_dir():
+            raise UsageError(f"There is no snapshot {snapshot_id!r}. {self._known()}")
+        try:
+            return self._read(snapshot_id)
+        except FileNotFoundError:
+            raise UsageError(f"There is no snapshot {snapshot_id!r}: its folder has no metadata.json.") from None
+        except InvalidDocument as error:
+            raise StageFailed(f"Snapshot {snapshot_id} is refused: {error}.") from error
+
+    def latest(self) -> SnapshotMetadata:
+        """Return the newest release snapshot.
+
+        Raises StageFailed when there is none, or when one of the folders is unreadable: it might be the newest.
+        """
+        snapshots, unreadable = self.published()
+        if unreadable:
+            bad = unreadable[0]
+            raise StageFailed(
+                f"Which snapshot is the newest cannot be told: {bad.snapshot_id} is unreadable ({bad.reason}). "
+                f"Choose one yourself with --snapshot. {self._known()}"
+            )
+        releases = [snapshot for snapshot in snapshots if snapshot.kind == "release"]
+        if not releases:
+            raise StageFailed("There is no release snapshot to go back to. `inv release.prepare` takes one.")
+        return releases[-1]
+
+    def next_sequence(self) -> int:
+        """Return the sequence for a new snapshot: one more than any that is here."""
+        snapshots, _ = self.published()
+        return max((snapshot.sequence for snapshot in snapshots), default=0) + 1
+
+    def retain(self, limit: int, protected: set[str]) -> list[str]:
+        """Remove all but the newest ``limit`` of each kind, never a ``protected`` one; returns the ids removed."""
+        snapshots, _ = self.published()
+        removed: list[str] = []
+        for kind in ("release", "safety"):
+            ours = [snapshot for snapshot in snapshots if snapshot.kind == kind and snapshot.sequence > 0]
+            for snapshot in ours[: max(len(ours) - max(limit, 1), 0)]:
+                if snapshot.snapshot_id not in protected:
+                    self._remove(snapshot.snapshot_id)
+                    removed.append(snapshot.snapshot_id)
+        return removed
+
+    def clean_up(self) -> list[str]:
+        """Remove what interrupted runs left; returns the names. Call it with the lock held."""
+        left = self._leftovers()
+        for name in left:
+            remove_tree(self.folder / name)
+        return left
+
+    def has_leftovers(self) -> bool:
+        """Say whether an interrupted run, or one that is at work, has something unpublished here."""
+        return bool(self._leftovers())
+
+    def _leftovers(self) -> list[str]:
+        try:
+            names = os.listdir(self.folder)
+        except FileNotFoundError:
+            return []
+        return sorted(name for name in names if name.startswith(".") and name.endswith((_PARTIAL, _DELETED)))
+
+    def _remove(self, snapshot_id: str) -> None:
+        # Renamed first, or a crash in the middle would leave a published snapshot with files missing.
+        doomed = self.folder / f".{snapshot_id}{_DELETED}"
+        os.rename(self.path(snapshot_id), doomed)
+        fsync_directory(self.folder)
+        remove_tree(doomed)
+
+    def _read(self, snapshot_id: str) -> SnapshotMetadata:
+        name = f"{snapshot_id}/metadata.json"
+        document = read_document(self.path(snapshot_id) / "metadata.json")
+        version = document.get("formatVersion")
+        if version is None:
+            return legacy.read_metadata(document, name)
+        if type(version) is not int or version < 1:
+            raise InvalidDocument(f"{name} has no valid formatVersion")
+        if version > FORMAT_VERSION:
+            raise InvalidDocument(f"{name} has format {version}; this release reads up to {FORMAT_VERSION}")
+        if not is_sealed(document):
+            raise InvalidDocument(f"{name} was altered: its checksum does not match")
+        metadata = decode(SnapshotMetadata, document, name)
+        if metadata.snapshot_id != snapshot_id:
+            raise InvalidDocument(f"{name} belongs to snapshot {metadata.snapshot_id!r}")
+        return metadata
+
+    def _names(self) -> list[str]:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
+            return [entry.name for entry in entries if is_valid_id(entry.name) and entry.is_dir(follow_symlinks=False)]
+        return []
+
+    def _known(self) -> str:
+        snapshots, _ = self.published()
+        if not snapshots:
+            return "There are none yet; `inv release.prepare` takes one."
+        newest = ", ".join(snapshot.snapshot_id for snapshot in reversed(snapshots[-5:]))
+        return f"The newest are: {newest} (`inv release.status` shows all)."

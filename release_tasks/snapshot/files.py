@@ -1,0 +1,226 @@
+"""Files and folders in and out of a snapshot: bytes, modes, links as links, empty folders.
+
+Owner and modification time ride along on the copies themselves where the system permits; they are no part of any
+digest. Hard links, extended attributes and ACLs are not kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from attrs import evolve
+
+from release_tasks.errors import StageFailed
+from release_tasks.records import AssetEntry
+from release_tasks.storage.canonical import canonical_bytes
+from release_tasks.storage.codec import encode
+from release_tasks.storage.digests import sha256_bytes
+
+__all__ = [
+    "capture_file",
+    "capture_tree",
+    "entries_digest",
+    "place_file",
+    "place_tree",
+    "scan_file",
+    "scan_tree",
+]
+
+_STEP_BYTES = 1 << 20
+_ATTEMPTS = 5
+_FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the filesystem can
+
+
+def capture_file(source: Path, destination: Path) -> AssetEntry:
+    """Copy one regular file to ``destination`` (0600) and return its entry; a link is refused."""
+    entry = _copy_stable(source.name, source.name, destination, directory=source.parent)
+    _keep_owner_and_time(os.lstat(source), destination)
+    return entry
+
+
+def capture_tree(source: Path, destination: Path) -> list[AssetEntry]:
+    """Copy the folder ``source`` to ``destination`` (0700/0600 inside) and return its entries, sorted by path.
+
+    Links are copied as links and never followed. Raises StageFailed for sockets, pipes and devices, and for a file that
+    is still being written after several readings.
+    """
+    os.mkdir(destination, 0o700)
+    entries: list[AssetEntry] = []
+    folders: list[tuple[os.stat_result, Path]] = [(os.lstat(source), destination)]
+    for relative, info, fd in _walk(source):
+        copy = destination / relative
+        name = os.path.basename(relative)
+        if stat.S_ISDIR(info.st_mode):
+            os.mkdir(copy, 0o700)
+            entries.append(_entry_of(relative, info))
+            folders.append((info, copy))
+        elif stat.S_ISLNK(info.st_mode):
+            target = os.readlink(name, dir_fd=fd)
+            os.symlink(target, copy)
+            entries.append(evolve(_entry_of(relative, info), target=target))
+        else:
+            with contextlib.suppress(FileNotFoundError):  # removed since its folder was listed
+                entries.append(_copy_stable(relative, name, copy, dir_fd=fd))
+                _keep_owner_and_time(info, copy)
+    for info, copy in reversed(folders):
+        _keep_owner_and_time(info, copy)
+    return sorted(entries, key=lambda entry: entry.path)
+
+
+def scan_file(path: Path) -> AssetEntry:
+    """Digest one regular file where it lies."""
+    return _copy_stable(path.name, path.name, None, directory=path.parent)
+
+
+def scan_tree(root: Path) -> list[AssetEntry]:
+    """Digest the folder ``root`` where it lies; the same entries that ``capture_tree`` returns."""
+    entries: list[AssetEntry] = []
+    for relative, info, fd in _walk(root):
+        name = os.path.basename(relative)
+        if stat.S_ISDIR(info.st_mode):
+            entries.append(_entry_of(relative, info))
+        elif stat.S_ISLNK(info.st_mode):
+            entries.append(evolve(_entry_of(relative, info), target=os.readlink(name, dir_fd=fd)))
+        else:
+            entries.append(_copy_stable(relative, name, None, dir_fd=fd))
+    return sorted(entries, key=lambda entry: entry.path)
+
+
+def place_file(stored: Path, destination: Path, mode: int) -> str:
+    """Copy a stored file to ``destination`` with ``mode`` and the stored owner and time; returns the SHA-256 copied."""
+    entry = _copy_stable(stored.name, stored.name, destination, directory=stored.parent)
+    _keep_owner_and_time(os.lstat(stored), destination)
+    os.chmod(destination, mode)
+    assert entry.sha256 is not None
+    return entry.sha256
+
+
+def place_tree(stored: Path, destination: Path, entries: list[AssetEntry], mode: int) -> None:
+    """Lay a stored folder out at ``destination``, exactly as ``entries`` say; raises StageFailed where bytes differ."""
+    os.mkdir(destination, 0o700)
+    folders = [(stored, destination, mode)]
+    for entry in sorted(entries, key=lambda entry: entry.path):
+        source, copy = stored / entry.path, destination / entry.path
+        if entry.kind == "directory":
+            os.mkdir(copy, 0o700)
+            folders.append((source, copy, entry.mode))
+        elif entry.kind == "symlink":
+            assert entry.target is not None
+            os.symlink(entry.target, copy)
+            _keep_owner_and_time(os.lstat(source), copy)
+        elif place_file(source, copy, entry.mode) != entry.sha256:
+            raise StageFailed(f"{source} changed while it was being restored.")
+    for source, copy, folder_mode in reversed(folders):
+        _keep_owner_and_time(os.lstat(source), copy)
+        os.chmod(copy, folder_mode)
+
+
+def entries_digest(entries: list[AssetEntry]) -> str:
+    """Return the SHA-256 over the canonical form of a folder's entries."""
+    return sha256_bytes(canonical_bytes([encode(entry) for entry in entries]))
+
+
+def _walk(root: Path) -> Iterator[tuple[str, os.stat_result, int]]:
+    """Yield (path relative to root, lstat, descriptor of its folder), parents first, names in order.
+
+    Descriptors instead of paths: a folder that is swapped for a link meanwhile cannot lead the walk elsewhere.
+    """
+
+    def give_up(error: OSError) -> None:
+        raise error
+
+    for folder, subfolders, files, fd in os.fwalk(root, onerror=give_up, follow_symlinks=False):
+        subfolders.sort()
+        inside = os.path.relpath(folder, root)
+        for name in sorted(subfolders + files):
+            relative = name if inside == "." else f"{inside}/{name}"
+            try:
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+            except FileNotFoundError:
+                continue
+            if not stat.S_ISREG(info.st_mode) and not stat.S_ISDIR(info.st_mode) and not stat.S_ISLNK(info.st_mode):
+                kind = _special_kind(info.st_mode)
+                raise StageFailed(f"{root / relative} is a {kind}: only files, folders and links can be captured.")
+            yield relative, info, fd
+
+
+def _special_kind(mode: int) -> str:
+    if stat.S_ISSOCK(mode):
+        return "socket"
+    return "named pipe" if stat.S_ISFIFO(mode) else "device"
+
+
+def _entry_of(relative: str, info: os.stat_result) -> AssetEntry:
+    if stat.S_ISLNK(info.st_mode):
+        # A link's own mode means nothing on Linux and differs between systems.
+        return AssetEntry(path=relative, kind="symlink", mode=0o777)
+    return AssetEntry(path=relative, kind="directory", mode=stat.S_IMODE(info.st_mode))
+
+
+def _copy_stable(
+    relative: str, name: str, copy: Path | None, *, dir_fd: int | None = None, directory: Path | None = None
+) -> AssetEntry:
+    """Read a regular file, again if it changed meanwhile, and copy it unless ``copy`` is None."""
+    path = name if directory is None else str(directory / name)
+    for _ in range(_ATTEMPTS):
+        try:
+            source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise StageFailed(f"{path} is a symbolic link: name what it points at instead.") from error
+            raise
+        try:
+            before = os.fstat(source)
+            if not stat.S_ISREG(before.st_mode):
+                raise StageFailed(f"{path} should be a regular file and is none.")
+            size, digest = _copy_once(source, copy)
+            after = os.fstat(source)
+        finally:
+            os.close(source)
+        if (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (size, after.st_mtime_ns, after.st_ctime_ns):
+            return AssetEntry(path=relative, kind="file", mode=stat.S_IMODE(before.st_mode), size=size, sha256=digest)
+    raise StageFailed(f"{path} kept changing while it was read; stop what writes it and run this again.")
+
+
+def _copy_once(source: int, copy: Path | None) -> tuple[int, str]:
+    digest = hashlib.sha256()
+    size = 0
+    target = -1
+    if copy is not None:
+        target = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        is_cloned = target >= 0 and _clone(source, target)
+        while chunk := os.read(source, _STEP_BYTES):
+            digest.update(chunk)
+            size += len(chunk)
+            view = memoryview(chunk)
+            while target >= 0 and not is_cloned and view:
+                view = view[os.write(target, view) :]
+    finally:
+        if target >= 0:
+            os.close(target)
+    return size, digest.hexdigest()
+
+
+def _clone(source: int, target: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def _keep_owner_and_time(info: os.stat_result, copy: Path) -> None:
+    if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
+        with contextlib.suppress(OSError):  # only root may give files away
+            os.chown(copy, info.st_uid, info.st_gid, follow_symlinks=False)
+    with contextlib.suppress(OSError):
+        os.utime(copy, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)

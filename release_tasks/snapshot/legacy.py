@@ -1,0 +1,60 @@
+"""Snapshots of the tool this one replaces: readable, without digests, and therefore never trusted unasked."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from release_tasks.records import AssetKind, AssetRecord, SnapshotMetadata
+from release_tasks.storage.canonical import InvalidDocument
+
+__all__ = ["is_legacy", "read_metadata"]
+
+
+def is_legacy(metadata: SnapshotMetadata) -> bool:
+    """Say whether a snapshot has no digests to verify."""
+    return metadata.format_version == 0
+
+
+def read_metadata(document: dict[str, Any], name: str) -> SnapshotMetadata:
+    """Read a metadata document without formatVersion; its sequence is 0, older than any of ours.
+
+    Raises InvalidDocument when a key that every such document had is missing or of another type.
+    """
+    try:
+        assets = [_asset(raw) for raw in document["assets"]]
+        return SnapshotMetadata(
+            format_version=0,
+            snapshot_id=_text(document, "snapshotId"),
+            release_id=_text(document, "releaseId"),
+            kind="release",
+            created_at=_text(document, "createdAt"),
+            sequence=0,
+            retention_limit=int(document.get("retentionLimit", 0)),
+            digest="",
+            assets=assets,
+            metadata_path=_text(document, "metadataPath"),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidDocument(f"{name} has neither our form nor that of the older tool ({error})") from error
+
+
+def _asset(raw: dict[str, Any]) -> AssetRecord:
+    relative = _text(raw, "relativePath")
+    if relative.startswith("/") or ".." in relative.split("/"):
+        raise ValueError(f"path {relative!r} leaves the snapshot")
+    kind: AssetKind = "directory" if raw["kind"] == "directory" else "file"
+    if kind == "file" and relative.endswith((".db", ".sqlite", ".sqlite3")):
+        kind = "sqlite"
+    return AssetRecord(
+        key=_text(raw, "key"),
+        relative_path=f"assets/{relative}",
+        kind=kind,
+        exists=bool(raw["exists"]),
+    )
+
+
+def _text(document: dict[str, Any], key: str) -> str:
+    value = document[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} should be text")
+    return value

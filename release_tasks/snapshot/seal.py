@@ -1,0 +1,48 @@
+"""The two digests of a snapshot: of its content, and of its metadata document."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from attrs import evolve
+
+from release_tasks.records import AssetRecord, SnapshotMetadata
+from release_tasks.storage.canonical import canonical_bytes
+from release_tasks.storage.codec import encode
+from release_tasks.storage.digests import sha256_bytes
+
+__all__ = ["is_sealed", "sealed", "snapshot_digest"]
+
+
+def snapshot_digest(assets: list[AssetRecord]) -> str:
+    """Return the digest of captured state: equal state gives an equal digest, wherever and whenever it was captured.
+
+    It covers key, kind, presence, bytes and modes of every asset, and neither paths, owners, times nor journal modes.
+    """
+    return sha256_bytes(canonical_bytes([_content(asset) for asset in sorted(assets, key=lambda a: a.key)]))
+
+
+def sealed(metadata: SnapshotMetadata) -> SnapshotMetadata:
+    """Return ``metadata`` with its checksum over every other key."""
+    return evolve(metadata, checksum=_checksum(encode(metadata)))
+
+
+def is_sealed(document: dict[str, Any]) -> bool:
+    """Say whether a parsed metadata document still has the checksum it was written with."""
+    return document.get("checksum") == _checksum(document)
+
+
+def _checksum(document: dict[str, Any]) -> str:
+    return sha256_bytes(canonical_bytes({key: value for key, value in document.items() if key != "checksum"}))
+
+
+def _content(asset: AssetRecord) -> dict[str, Any]:
+    return {
+        "key": asset.key,
+        "kind": asset.kind,
+        "exists": asset.exists,
+        "size": asset.size,
+        "digest": asset.content_digest or asset.sha256,
+        "mode": asset.mode,
+        "damaged": asset.damaged,
+    }

@@ -1,0 +1,230 @@
+"""A live SQLite database in and out of a snapshot, always through SQLite itself.
+
+``apsw`` brings its own current SQLite: releases up to 3.51.2 can corrupt a WAL database when a checkpoint and a
+writer race (https://sqlite.org/wal.html, "The WAL-Reset Bug"). A live file is never read raw while a connection of
+this process is open on it, because closing any descriptor drops this process's POSIX locks on that file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import apsw
+
+from release_tasks.errors import StageFailed
+from release_tasks.storage.digests import sha256_file
+from release_tasks.storage.durable import fsync_file
+
+__all__ = [
+    "SIDE_FILES",
+    "DamagedDatabase",
+    "capture_database",
+    "check_database",
+    "content_digest",
+    "is_sound",
+    "restore_database",
+    "set_journal_mode",
+]
+
+SIDE_FILES = ("-wal", "-shm", "-journal")
+
+_PAGES_A_STEP = 2048  # 8 MiB at the default page size: often enough to notice a signal
+_CACHE_KIB = 8192
+_BUSY_SECONDS = 30.0
+_HEADER_BYTES = 100
+# Header fields that change although the content does not (https://sqlite.org/fileformat.html#the_database_header):
+# read and write version (18-19), change counter (24-27), schema cookie (40-43), version-valid-for and the version
+# number of the library that wrote last (92-99). A copy carries the values below, so that equal content is equal bytes.
+_CANONICAL_FIELDS = ((18, b"\x01\x01"), (24, bytes(4)), (40, bytes(4)), (92, bytes(8)))
+_UNREADABLE = (apsw.NotADBError, apsw.CorruptError, apsw.CantOpenError, apsw.IOError, apsw.FormatError)
+
+Progress = Callable[[int, int], None]
+
+
+class DamagedDatabase(StageFailed):
+    """The file cannot be read as a database, or fails its integrity check."""
+
+
+def capture_database(source: Path, destination: Path, progress: Progress | None = None) -> tuple[str, str]:
+    """Copy the committed content of a database in use; returns its journal mode and the SHA-256 of the copy.
+
+    One read transaction stays pinned over the whole copy, so it ends however busy the writers are, and holds every
+    row committed before it began and none committed after. The copy is a rollback-journal database (no ``-wal`` beside
+    it), has passed ``quick_check`` and is flushed; its header is canonical, so the digest of its bytes is that of its
+    content. Raises DamagedDatabase when the source cannot be read, StageFailed when it stays locked for 30 s.
+    ``progress`` gets (pages done, pages in all).
+    """
+    _require_regular_file(source)
+    with _explained(source), _connection(source, apsw.SQLITE_OPEN_READWRITE) as live:
+        # Closing the last connection would fold the WAL into the live file; a capture leaves it alone.
+        live.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+        live.execute("PRAGMA query_only = 1")
+        journal_mode = str(_value(live, "PRAGMA journal_mode"))
+        live.execute("BEGIN")
+        _value(live, "SELECT count(*) FROM sqlite_schema")
+        with _connection(destination, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE) as copy:
+            copy.execute("PRAGMA synchronous = OFF")
+            _value(copy, "PRAGMA journal_mode = OFF")
+            _run_backup(copy, live, progress)
+    os.chmod(destination, 0o600)
+    _write_canonical_header(destination)
+    with ThreadPoolExecutor(2) as pool:
+        digest = pool.submit(sha256_file, destination)
+        flushed = pool.submit(fsync_file, destination)
+        check_database(destination)
+        flushed.result()
+        return journal_mode, digest.result()
+
+
+def restore_database(copy: Path, live: Path, progress: Progress | None = None) -> None:
+    """Replace the content of the database ``live`` by that of ``copy`` in one write transaction.
+
+    Other connections, old and new, see the old content until it commits and the new content from then on. Raises
+    DamagedDatabase when ``live`` is no usable database, StageFailed when it stays locked for 30 s or the disk is
+    full; in each case its content is what it was.
+    """
+    _require_regular_file(live)
+    with _explained(live), _connection(live, apsw.SQLITE_OPEN_READWRITE) as target, _immutable(copy) as source:
+        target.execute("PRAGMA synchronous = FULL")
+        mode = str(_value(target, "PRAGMA journal_mode"))
+        resized = mode == "wal" and _value(target, "PRAGMA page_size") != _value(source, "PRAGMA page_size")
+        if resized:
+            # A WAL cannot change the page size; leaving WAL mode needs the database to itself.
+            _value(target, "PRAGMA journal_mode = DELETE")
+        _run_backup(target, source, progress)
+        if resized:
+            _value(target, "PRAGMA journal_mode = WAL")
+        if mode == "wal":
+            # Give the space of the WAL back; who is reading right now may prevent it, which harms nothing.
+            target.set_busy_timeout(200)
+            with contextlib.suppress(apsw.Error):
+                _value(target, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def check_database(path: Path, thorough: bool = False) -> None:
+    """Run ``quick_check`` (or ``integrity_check``) on a database nobody else uses; raises DamagedDatabase."""
+    pragma = "integrity_check" if thorough else "quick_check"
+    with _explained(path), _immutable(path) as database:
+        found = [str(row[0]) for row in database.execute(f"PRAGMA {pragma}(5)")]
+    if found != ["ok"]:
+        raise DamagedDatabase(f"{path} fails SQLite's {pragma}: {'; '.join(found)}")
+
+
+def is_sound(path: Path) -> bool:
+    """Say whether a database that others may have open can be read and passes ``quick_check``."""
+    try:
+        _require_regular_file(path)
+        with _explained(path), _connection(path, apsw.SQLITE_OPEN_READWRITE) as live:
+            live.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+            live.execute("PRAGMA query_only = 1")
+            return bool(_value(live, "PRAGMA quick_check(1)") == "ok")
+    except DamagedDatabase:
+        return False
+
+
+def content_digest(path: Path) -> str:
+    """Return the SHA-256 of a database file nobody uses, with canonical values in the header's volatile fields."""
+    digest = hashlib.sha256()
+    buffer = bytearray(1 << 20)
+    view = memoryview(buffer)
+    with path.open("rb", buffering=0) as file:
+        count = file.readinto(buffer)
+        if count and count >= _HEADER_BYTES:
+            for offset, value in _CANONICAL_FIELDS:
+                buffer[offset : offset + len(value)] = value
+        while count:
+            digest.update(view[:count])
+            count = file.readinto(buffer)
+    return digest.hexdigest()
+
+
+def set_journal_mode(path: Path, journal_mode: str | None) -> None:
+    """Mark a database file nobody uses as WAL or rollback-journal, in its header alone."""
+    version = 2 if journal_mode == "wal" else 1
+    _patch(path, [(18, bytes((version, version)))])
+
+
+def _write_canonical_header(path: Path) -> None:
+    if path.stat().st_size >= _HEADER_BYTES:
+        _patch(path, _CANONICAL_FIELDS)
+
+
+def _patch(path: Path, fields: Any) -> None:
+    with path.open("r+b", buffering=0) as file:
+        for offset, value in fields:
+            os.pwrite(file.fileno(), value, offset)
+
+
+def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Progress | None) -> None:
+    give_up = time.monotonic() + _BUSY_SECONDS
+    with target.backup("main", source, "main") as backup:
+        while not backup.done:
+            try:
+                backup.step(_PAGES_A_STEP)
+            except (apsw.BusyError, apsw.LockedError):
+                if time.monotonic() >= give_up:
+                    raise
+                time.sleep(0.01)
+                continue
+            if progress is not None:
+                progress(backup.page_count - backup.remaining, backup.page_count)
+
+
+@contextlib.contextmanager
+def _connection(path: Path, flags: int) -> Iterator[apsw.Connection]:
+    database = apsw.Connection(str(path), flags=flags)
+    try:
+        database.set_busy_timeout(int(_BUSY_SECONDS * 1000))
+        database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        yield database
+    finally:
+        database.close(True)
+
+
+@contextlib.contextmanager
+def _immutable(path: Path) -> Iterator[apsw.Connection]:
+    """Open a copy that nobody writes: no locks, no side files."""
+    uri = f"file:{quote(str(path))}?immutable=1"
+    with _connection(Path(uri), apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI) as database:
+        yield database
+
+
+def _value(database: apsw.Connection, statement: str) -> Any:
+    row = database.execute(statement).fetchone()
+    return row[0] if row else None
+
+
+def _require_regular_file(path: Path) -> None:
+    try:
+        mode = os.lstat(path).st_mode
+    except OSError as error:
+        raise DamagedDatabase(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(mode):
+        raise DamagedDatabase(f"{path} should be a SQLite database and is no regular file")
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    """Turn SQLite's errors on ``path`` into sentences."""
+    try:
+        yield
+    except (apsw.BusyError, apsw.LockedError) as error:
+        raise StageFailed(
+            f"{path} stayed locked by another process for {_BUSY_SECONDS:g} s. "
+            "End the transaction that holds it, or stop the service, and run this again."
+        ) from error
+    except apsw.FullError as error:
+        raise StageFailed(f"The disk that holds {path} is full.") from error
+    except apsw.ReadOnlyError as error:
+        raise StageFailed(f"{path} cannot be written: its file or folder is read-only.") from error
+    except _UNREADABLE as error:
+        raise DamagedDatabase(f"{path} cannot be read as a SQLite database: {error}") from error

@@ -1,0 +1,179 @@
+"""Is every byte of a snapshot what it was when it was taken?"""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from attrs import field, frozen
+
+from release_tasks.errors import StageFailed
+from release_tasks.records import AssetRecord, SnapshotMetadata
+from release_tasks.snapshot import legacy
+from release_tasks.snapshot.catalogue import Catalogue
+from release_tasks.snapshot.files import entries_digest, scan_file, scan_tree
+from release_tasks.snapshot.seal import snapshot_digest
+from release_tasks.snapshot.sqlite import DamagedDatabase, check_database
+from release_tasks.storage.ids import is_valid_id
+
+__all__ = ["AssetFinding", "SnapshotVerdict", "require_intact", "stored_path", "verify_snapshot"]
+
+
+@frozen(kw_only=True)
+class AssetFinding:
+    """One asset that is not what its record says. ``found`` is None when it is not there at all."""
+
+    key: str
+    what: str
+    expected: str | None = None
+    found: str | None = None
+
+    def __str__(self) -> str:
+        if self.expected is None:
+            return f"asset {self.key}: {self.what}"
+        return f"asset {self.key}: {self.what} (recorded {self.expected}, found {self.found or 'nothing'})"
+
+
+@frozen(kw_only=True)
+class SnapshotVerdict:
+    """The result for one snapshot. A legacy snapshot is never verified, whatever its files hold."""
+
+    snapshot_id: str
+    status: str  # verified | damaged | unverifiable
+    findings: list[AssetFinding] = field(factory=list)
+
+
+def verify_snapshot(catalogue: Catalogue, metadata: SnapshotMetadata, *, databases: bool = False) -> SnapshotVerdict:
+    """Digest every asset again and compare; with ``databases`` also run SQLite's integrity check on each."""
+    folder = catalogue.path(metadata.snapshot_id)
+    if legacy.is_legacy(metadata):
+        findings = [f for asset in metadata.assets for f in _verify_legacy(folder, asset)]
+        return SnapshotVerdict(snapshot_id=metadata.snapshot_id, status="unverifiable", findings=findings)
+    findings = []
+    keys = [asset.key for asset in metadata.assets]
+    if len(set(keys)) != len(keys) or snapshot_digest(metadata.assets) != metadata.digest:
+        findings.append(
+            AssetFinding(
+                key="*",
+                what="the records of the assets were altered",
+                expected=metadata.digest,
+                found=snapshot_digest(metadata.assets),
+            )
+        )
+    for asset in metadata.assets:
+        findings += _verify_asset(folder, asset, databases)
+    status = "damaged" if findings else "verified"
+    return SnapshotVerdict(snapshot_id=metadata.snapshot_id, status=status, findings=findings)
+
+
+def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata) -> None:
+    """Raise StageFailed, naming asset, both digests and other snapshots with a good copy, unless all is as recorded."""
+    verdict = verify_snapshot(catalogue, metadata)
+    if verdict.status == "verified":
+        return
+    sentences = [f"Snapshot {metadata.snapshot_id} is refused, nothing was changed: {verdict.findings[0]}."]
+    for finding in verdict.findings[1:5]:
+        sentences.append(f"Also {finding}.")
+    good = _other_good_copies(catalogue, metadata, {finding.key for finding in verdict.findings})
+    if good:
+        sentences.append(f"A good copy is in: {', '.join(good)}.")
+    raise StageFailed(" ".join(sentences))
+
+
+def stored_path(folder: Path, asset: AssetRecord) -> Path:
+    """Return where an asset lies in its snapshot; raises StageFailed for a record that points anywhere else."""
+    parts = asset.relative_path.split("/")
+    expected = len(parts) == 3 and parts[0] == "assets" and parts[1] == asset.key and is_valid_id(asset.key)
+    if not expected or parts[2] in ("", ".", "..") or "\x00" in parts[2]:
+        raise StageFailed(f"asset {asset.key!r} has the path {asset.relative_path!r}, which is not its place.")
+    for parent in (folder / "assets", folder / "assets" / asset.key):
+        if parent.is_symlink():
+            raise StageFailed(f"{parent} is a symbolic link.")
+    return folder / asset.relative_path
+
+
+def _verify_asset(folder: Path, asset: AssetRecord, databases: bool) -> list[AssetFinding]:
+    try:
+        stored = stored_path(folder, asset)
+        if not asset.exists:
+            if os.path.lexists(stored):
+                return [AssetFinding(key=asset.key, what="is recorded as absent, but there is a copy of it")]
+            return []
+        digest, size, findings = _digest_of(stored, asset)
+    except StageFailed as error:
+        return [AssetFinding(key=asset.key, what=error.message.rstrip("."), expected=asset.sha256, found="unreadable")]
+    except FileNotFoundError:
+        return [AssetFinding(key=asset.key, what="is missing", expected=asset.sha256)]
+    except OSError as error:
+        what = f"cannot be read: {error.strerror}"
+        return [AssetFinding(key=asset.key, what=what, expected=asset.sha256, found="unreadable")]
+    if findings:
+        return findings
+    if digest != asset.sha256 or size != asset.size:
+        return [AssetFinding(key=asset.key, what="was altered", expected=asset.sha256, found=digest)]
+    if databases and asset.kind == "sqlite" and not asset.damaged:
+        try:
+            check_database(stored, thorough=True)
+        except DamagedDatabase as error:
+            return [AssetFinding(key=asset.key, what=error.message)]
+    return []
+
+
+def _digest_of(stored: Path, asset: AssetRecord) -> tuple[str | None, int, list[AssetFinding]]:
+    is_tree = asset.kind == "directory" or asset.damaged
+    mode = os.lstat(stored).st_mode
+    if is_tree != stat.S_ISDIR(mode) or not (is_tree or stat.S_ISREG(mode)):
+        raise StageFailed(f"should be a {'folder' if is_tree else 'regular file'} and is none")
+    if not is_tree:
+        entry = scan_file(stored)
+        return entry.sha256, entry.size, []
+    recorded = {entry.path: entry for entry in asset.entries or []}
+    if entries_digest(list(asset.entries or [])) != asset.sha256:
+        return None, 0, [AssetFinding(key=asset.key, what="its list of entries was altered", expected=asset.sha256)]
+    found = {entry.path: entry for entry in scan_tree(stored)}
+    findings = []
+    for path in sorted(recorded.keys() | found.keys()):
+        before, now = recorded.get(path), found.get(path)
+        if before is None:
+            findings.append(AssetFinding(key=asset.key, what=f"{path} was added", expected="nothing", found=path))
+        elif now is None:
+            expected = before.sha256 or before.kind
+            findings.append(AssetFinding(key=asset.key, what=f"{path} is missing", expected=expected))
+        # Modes of the stored copies are 0600/0700; the recorded ones are covered by the digest of the entries.
+        elif (before.kind, before.sha256, before.size, before.target) != (now.kind, now.sha256, now.size, now.target):
+            findings.append(
+                AssetFinding(
+                    key=asset.key,
+                    what=f"{path} was altered",
+                    expected=before.sha256 or before.target or before.kind,
+                    found=now.sha256 or now.target or now.kind,
+                )
+            )
+    return asset.sha256, asset.size, findings
+
+
+def _verify_legacy(folder: Path, asset: AssetRecord) -> list[AssetFinding]:
+    stored = folder / asset.relative_path
+    if asset.exists and not os.path.lexists(stored):
+        return [AssetFinding(key=asset.key, what="is missing")]
+    if asset.exists and asset.kind == "sqlite":
+        try:
+            check_database(stored, thorough=True)
+        except DamagedDatabase as error:
+            return [AssetFinding(key=asset.key, what=error.message)]
+    return []
+
+
+def _other_good_copies(catalogue: Catalogue, metadata: SnapshotMetadata, keys: set[str]) -> list[str]:
+    """Other snapshots that hold, intact, the very content that is damaged here."""
+    wanted = {a.key: a.content_digest or a.sha256 for a in metadata.assets if a.key in keys}
+    good: list[str] = []
+    for other in catalogue.published()[0]:
+        if other.snapshot_id == metadata.snapshot_id or legacy.is_legacy(other):
+            continue
+        folder = catalogue.path(other.snapshot_id)
+        same = [a for a in other.assets if a.key in wanted and (a.content_digest or a.sha256) == wanted[a.key]]
+        if wanted and len(same) == len(wanted) and not any(_verify_asset(folder, a, False) for a in same):
+            good.append(other.snapshot_id)
+    return good

@@ -1,0 +1,23 @@
+"""The one clock that records are stamped with."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+
+__all__ = ["compact", "now", "timestamp"]
+
+
+def now() -> datetime:
+    """Return the current time, in UTC."""
+    return datetime.now(timezone.utc)
+
+
+def timestamp(moment: datetime | None = None) -> str:
+    """Return ``moment`` (default: now) as RFC 3339 in UTC with milliseconds, e.g. 2026-01-31T03:00:00.123Z."""
+    moment = moment or now()
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def compact(moment: datetime | None = None) -> str:
+    """Return ``moment`` (default: now) as 14 digits in UTC, e.g. 20260131030000, for use in ids."""
+    return (moment or now()).strftime("%Y%m%d%H%M%S")

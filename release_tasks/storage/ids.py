@@ -1,0 +1,26 @@
+"""What an id may look like, so that it can be part of a path without ever leaving its folder."""
+
+from __future__ import annotations
+
+import re
+
+from release_tasks.errors import UsageError
+
+__all__ = ["is_valid_id", "require_id"]
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+
+
+def is_valid_id(text: str) -> bool:
+    """Say whether ``text`` is a letter or digit, then up to 127 letters, digits, dots, underscores or dashes."""
+    return _ID.fullmatch(text) is not None
+
+
+def require_id(text: str, what: str) -> str:
+    """Return ``text`` when it is a valid id; raise UsageError, naming ``what`` it should be, otherwise."""
+    if not is_valid_id(text):
+        raise UsageError(
+            f"{what} {text!r} is not a valid id: use letters, digits, '.', '_' and '-', "
+            "starting with a letter or digit, at most 128 characters."
+        )
+    return text

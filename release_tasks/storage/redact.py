@@ -1,0 +1,77 @@
+"""Secrets never reach a log, a manifest or a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+
+__all__ = ["REDACTED", "Redactor", "Secret"]
+
+REDACTED = "[REDACTED]"
+
+_SECRET_NAME = re.compile(
+    r"(?:^|_)(?:SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|(?:API|ACCESS|PRIVATE|SECRET|"
+    r"SIGNING|ENCRYPTION)_?KEY)(?:_|$)",
+    re.IGNORECASE,
+)
+_SHORTEST_SECRET = 6  # shorter values would blank out ordinary words
+
+_ASSIGNMENT = re.compile(
+    rb"(?i)(\b[\w-]*(?:secret|token|password|passwd|api[_-]?key|access[_-]?key|private[_-]?key)"
+    rb"[\"']?\s*[=:]\s*[\"']?)([^\s\"',;&]{4,})"
+)
+_BEARER = re.compile(rb"(?i)(\b(?:bearer|basic)\s+)([A-Za-z0-9._~+/=-]{8,})")
+_URL_PASSWORD = re.compile(rb"(://[^/\s:@]{1,256}:)([^/\s@]{1,256})(@)")
+_KNOWN_SHAPES = re.compile(
+    rb"\b(?:gh[pousr]_[A-Za-z0-9]{20,255}|github_pat_\w{20,255}|sk-[A-Za-z0-9_-]{16,255}|xox[abprs]-[\w-]{10,255}"
+    rb"|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|\d{6,12}:[A-Za-z0-9_-]{30,64}|eyJ[\w-]{8,2048}\.[\w-]{8,2048}\.[\w-]{8,2048})"
+)
+_HINT = re.compile(rb"(?i)secret|token|passw|key|bearer|basic|://|gh[pousr]_|github_pat|sk-|xox|AKIA|AIza|eyJ|\d{6}:")
+
+
+class Secret:
+    """A value that prints as ``[REDACTED]``; ``reveal`` is the only way to it."""
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+
+    def reveal(self) -> str:
+        """Return the value itself, for the one call that needs it."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return REDACTED
+
+    __str__ = __repr__
+
+
+class Redactor:
+    """Replaces known secret values, and what has the shape of one, by ``[REDACTED]``."""
+
+    def __init__(self, values: Iterable[str] = ()) -> None:
+        known = sorted({v for v in values if len(v) >= _SHORTEST_SECRET}, key=len, reverse=True)
+        self._values = re.compile(b"|".join(re.escape(v.encode()) for v in known)) if known else None
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str], named: Iterable[str] = ()) -> Redactor:
+        """Know the values of every variable that is named like a secret, and of those in ``named``."""
+        wanted = set(named)
+        return cls(v for k, v in environment.items() if k in wanted or _SECRET_NAME.search(k))
+
+    def redact(self, data: bytes) -> bytes:
+        """Return ``data`` with every secret in it replaced; give it whole lines."""
+        blank = REDACTED.encode()
+        if self._values is not None:
+            data = self._values.sub(blank, data)
+        if _HINT.search(data) is None:
+            return data
+        data = _KNOWN_SHAPES.sub(blank, data)
+        data = _BEARER.sub(rb"\1" + blank, data)
+        data = _URL_PASSWORD.sub(rb"\1" + blank + rb"\3", data)
+        return _ASSIGNMENT.sub(rb"\1" + blank, data)
+
+    def redact_text(self, text: str) -> str:
+        """Return ``text`` with every secret in it replaced."""
+        return self.redact(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
