@@ -29,7 +29,7 @@ from release_tasks.snapshot.verify import require_intact, stored_path
 from release_tasks.storage.clock import compact, timestamp
 from release_tasks.storage.lock import run_lock
 
-__all__ = ["RollbackRequest", "rollback"]
+__all__ = ["RollbackRequest", "is_already_restored", "rollback"]
 
 Progress = Callable[[str], None]
 
@@ -79,6 +79,26 @@ def rollback(settings: Settings, request: RollbackRequest, progress: Progress = 
         raise
 
 
+def is_already_restored(
+    settings: Settings, pipeline: Pipeline, target: SnapshotMetadata, request: RollbackRequest
+) -> bool:
+    """Say whether the last restore was of this very snapshot and what it restored is still in place.
+
+    Databases only have to be sound: the rows in them are the service's own since then.
+    """
+    state = pipeline.read_state()
+    if request.force or state is None or not state.restored or state.snapshot_id != target.snapshot_id:
+        return False
+    if state.lineage is None or state.lineage != pipeline.lineage():
+        return False  # something was prepared since
+    recorded = {record.key: record.exists for record in target.assets}
+    return files_match(target, settings.release.assets) and all(
+        is_sound(asset.path) if recorded[key] else not asset.path.exists()
+        for key, asset in settings.release.assets.items()
+        if asset.kind == "sqlite" and key in recorded
+    )
+
+
 class _Rollback:
     """One rollback, with the lock held; ``run`` reads like the runbook."""
 
@@ -96,7 +116,7 @@ class _Rollback:
 
     def run(self) -> RollbackOutcome:
         target = self.resolve()
-        if self.is_already_restored(target):
+        if is_already_restored(self.settings, self.pipeline, target, self.request):
             return self.confirm(target)
         self.account.begin(target, self.request.force)
         safety = self.capture_safety()
@@ -115,24 +135,6 @@ class _Rollback:
             return adopt_legacy(self.settings, self.pipeline, target, is_forced=self.request.force)
         require_intact(catalogue, target)
         return target
-
-    def is_already_restored(self, target: SnapshotMetadata) -> bool:
-        """Say whether the last restore was of this very snapshot and what it restored is still in place."""
-        state = self.pipeline.read_state()
-        if self.request.force or state is None or not state.restored or state.snapshot_id != target.snapshot_id:
-            return False
-        if state.lineage is None or state.lineage != self.account.lineage:
-            return False  # something was prepared since
-        return files_match(target, self.assets) and self.databases_are_sound(target)
-
-    def databases_are_sound(self, target: SnapshotMetadata) -> bool:
-        """Say whether every database of the snapshot is there and readable; its rows are the service's own."""
-        recorded = {record.key: record.exists for record in target.assets}
-        return all(
-            is_sound(asset.path) if recorded[key] else not asset.path.exists()
-            for key, asset in self.assets.items()
-            if asset.kind == "sqlite" and key in recorded
-        )
 
     def confirm(self, target: SnapshotMetadata) -> RollbackOutcome:
         """Leave the state alone: nothing when the service is well, else the restart hook and another look.

@@ -22,7 +22,7 @@ from release_tasks.snapshot.verify import require_intact
 from release_tasks.storage.clock import timestamp
 from release_tasks.storage.lock import run_lock
 
-__all__ = ["RecoveryReport", "recover", "recover_locked"]
+__all__ = ["RecoveryReport", "pending", "recover", "recover_locked"]
 
 _LOCK_SECONDS = 60.0
 
@@ -55,6 +55,19 @@ def recover(settings: Settings, command: str = "release.recover") -> RecoveryRep
             raise
         # Another run is at work and has not begun to swap, or is done with it: what lies here is its own.
         return RecoveryReport(status="clean", detail="Another run is at work; nothing of it needs recovery.")
+
+
+def pending(settings: Settings) -> RecoveryReport:
+    """Say what ``recover`` would find, and change nothing."""
+    pipeline = Pipeline(settings.release.root)
+    journal = read_journal(pipeline)
+    if journal is not None:
+        word: Literal["finished", "undone"] = "finished" if journal.direction == "forward" else "undone"
+        sentence = f"A rollback to {journal.snapshot_id} was interrupted; `inv release.recover` completes it."
+        return RecoveryReport(status=word, detail=sentence, snapshot_id=journal.snapshot_id)
+    if _is_anything_left(settings, pipeline):
+        return RecoveryReport(status="discarded", detail="An interrupted or running command has files here.")
+    return RecoveryReport(status="clean", detail="Nothing to recover.")
 
 
 def recover_locked(settings: Settings, pipeline: Pipeline) -> RecoveryReport:

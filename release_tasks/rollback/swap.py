@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from release_tasks.rollback.mirror import mirror
 from release_tasks.rollback.staging import inode_of, side_files, staged_path
 from release_tasks.snapshot.sqlite import restore_database
 from release_tasks.snapshot.verify import stored_path
-from release_tasks.storage.durable import exchange, fsync_directory
+from release_tasks.storage.durable import exchange, fsync_directory, fsync_file
 
 __all__ = ["Swap", "ordered"]
 
@@ -68,6 +69,10 @@ class Swap:
         live = self.assets[step.key].path
         if step.action == "database":
             restore_database(self._stored(source, step.key), live)
+            mode = self._record(source, step.key).mode
+            if mode is not None and mode != stat.S_IMODE(os.lstat(live).st_mode):
+                os.chmod(live, mode)
+                fsync_file(live)
         elif step.mirrored or not self._place(journal, step):
             # Written down first: afterwards the inode no longer tells old from new.
             step = evolve(step, mirrored=True)

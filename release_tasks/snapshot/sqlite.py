@@ -63,11 +63,7 @@ def capture_database(source: Path, destination: Path, progress: Progress | None 
     content. Raises DamagedDatabase when the source cannot be read, StageFailed when it stays locked for 30 s.
     ``progress`` gets (pages done, pages in all).
     """
-    _require_regular_file(source)
-    with _explained(source), _connection(source, apsw.SQLITE_OPEN_READWRITE) as live:
-        # Closing the last connection would fold the WAL into the live file; a capture leaves it alone.
-        live.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-        live.execute("PRAGMA query_only = 1")
+    with _explained(source), _reader(source) as live:
         journal_mode = str(_value(live, "PRAGMA journal_mode"))
         live.execute("BEGIN")
         _value(live, "SELECT count(*) FROM sqlite_schema")
@@ -122,10 +118,7 @@ def check_database(path: Path, thorough: bool = False) -> None:
 def is_sound(path: Path) -> bool:
     """Say whether a database that others may have open can be read and passes ``quick_check``."""
     try:
-        _require_regular_file(path)
-        with _explained(path), _connection(path, apsw.SQLITE_OPEN_READWRITE) as live:
-            live.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
-            live.execute("PRAGMA query_only = 1")
+        with _explained(path), _reader(path) as live:
             return bool(_value(live, "PRAGMA quick_check(1)") == "ok")
     except DamagedDatabase:
         return False
@@ -188,6 +181,19 @@ def _connection(path: Path, flags: int) -> Iterator[apsw.Connection]:
         yield database
     finally:
         database.close(True)
+
+
+@contextlib.contextmanager
+def _reader(path: Path) -> Iterator[apsw.Connection]:
+    """Open a live database to read, and leave the files beside it as they were found."""
+    _require_regular_file(path)
+    had_wal = path.with_name(path.name + "-wal").exists()
+    # Not read-only: a WAL database whose side files are gone, or one with a hot journal, could not be opened at all.
+    with _connection(path, apsw.SQLITE_OPEN_READWRITE) as live:
+        # Closing as the last one would fold a WAL that was there into the file; one of our own making has to go.
+        live.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(had_wal))
+        live.execute("PRAGMA query_only = 1")
+        yield live
 
 
 @contextlib.contextmanager

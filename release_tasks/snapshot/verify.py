@@ -17,7 +17,7 @@ from release_tasks.snapshot.seal import snapshot_digest
 from release_tasks.snapshot.sqlite import DamagedDatabase, check_database
 from release_tasks.storage.ids import is_valid_id
 
-__all__ = ["AssetFinding", "SnapshotVerdict", "require_intact", "stored_path", "verify_snapshot"]
+__all__ = ["AssetFinding", "SnapshotVerdict", "require_intact", "stored_path", "verify_all", "verify_snapshot"]
 
 
 @frozen(kw_only=True)
@@ -65,6 +65,26 @@ def verify_snapshot(catalogue: Catalogue, metadata: SnapshotMetadata, *, databas
         findings += _verify_asset(folder, asset, databases)
     status = "damaged" if findings else "verified"
     return SnapshotVerdict(snapshot_id=metadata.snapshot_id, status=status, findings=findings)
+
+
+def verify_all(catalogue: Catalogue, snapshot_id: str | None = None) -> list[SnapshotVerdict]:
+    """Verify one snapshot or all, oldest first, databases included; a folder that cannot be read counts as damaged.
+
+    Raises UsageError when ``snapshot_id`` names none.
+    """
+    snapshots, unreadable = catalogue.published()
+    if snapshot_id is not None:
+        unreadable = [folder for folder in unreadable if folder.snapshot_id == snapshot_id]
+        snapshots = [] if unreadable else [catalogue.get(snapshot_id)]
+    broken = [
+        SnapshotVerdict(
+            snapshot_id=folder.snapshot_id,
+            status="damaged",
+            findings=[AssetFinding(key="metadata.json", what=folder.reason)],
+        )
+        for folder in unreadable
+    ]
+    return broken + [verify_snapshot(catalogue, snapshot, databases=True) for snapshot in snapshots]
 
 
 def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata) -> None:

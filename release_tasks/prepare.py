@@ -1,0 +1,196 @@
+"""Stage 2: a manifest of what was checked, and a verified snapshot of the state before the release."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+from attrs import evolve, frozen
+
+from release_tasks.application import Application, describe_application
+from release_tasks.config.schema import Settings
+from release_tasks.errors import StageFailed, UsageError
+from release_tasks.pipeline import MANIFEST_VERSION, Pipeline
+from release_tasks.records import Artifact, Check, Manifest, PreflightReport, SnapshotMetadata, SnapshotReference
+from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
+from release_tasks.storage.clock import compact, timestamp
+from release_tasks.storage.durable import fsync_directory
+from release_tasks.storage.ids import is_valid_id
+from release_tasks.storage.lock import run_lock
+
+__all__ = ["PrepareRequest", "prepare", "require_new_release_id"]
+
+Progress = Callable[[str, int, int], None]
+_ID_LENGTH = 96  # leaves room for what a snapshot id adds to it
+
+
+@frozen(kw_only=True)
+class PrepareRequest:
+    """What a release is called and how many release snapshots are kept (None: as configured)."""
+
+    release_id: str
+    retention: int | None = None
+
+
+def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
+    """Raise UsageError unless a release of this id can be prepared: a valid id that no ready release has."""
+    path = pipeline.manifest_path(release_id)
+    if len(release_id) > _ID_LENGTH:
+        raise UsageError(f"release id {release_id!r} is too long: at most {_ID_LENGTH} characters.")
+    taken = next((file for file in pipeline.read_manifests() if file.release_id == release_id), None)
+    if taken is None:
+        return
+    if taken.manifest is None:
+        raise UsageError(f"release id {release_id!r} is taken by an unreadable manifest ({taken.reason}): {path}.")
+    if taken.manifest.status == "ready":
+        when = taken.manifest.generated_at
+        raise UsageError(f"release id {release_id!r} was prepared already, on {when}. Choose another --release-id.")
+
+
+def prepare(
+    settings: Settings, report: PreflightReport, request: PrepareRequest, progress: Progress | None = None
+) -> Manifest:
+    """Publish the manifest of a release, with its snapshot when nothing blocks it.
+
+    Raises UsageError for a release id that is taken, StageFailed when a rollback waits to be recovered, LockHeld when
+    another run is at work. A capture that fails blocks the release; it does not raise.
+    """
+    pipeline = Pipeline(settings.release.root)
+    if not settings.release.assets:
+        raise UsageError(
+            "release.assets names nothing to capture. Name the database, folders and files of the service."
+        )
+    with run_lock(pipeline.root, "release.prepare"):
+        if pipeline.journal_path.exists():
+            raise StageFailed("An interrupted rollback waits to be finished. Run `inv release.recover` first.")
+        require_new_release_id(pipeline, request.release_id)
+        pipeline.catalogue.clean_up()
+        application = describe_application(settings)
+        blockers = _blockers(settings, report)
+        snapshot = None
+        if not blockers:
+            try:
+                snapshot = _capture(settings, pipeline, request, progress)
+            except (StageFailed, OSError) as error:
+                blockers.append(f"snapshot: {error}")
+        manifest = _manifest(settings, pipeline, report, request, application, snapshot, blockers)
+        _publish(pipeline, manifest)
+        if snapshot is not None:
+            limit = request.retention or settings.release.retention
+            pipeline.catalogue.retain(limit, {*pipeline.protected_snapshots(), snapshot.snapshot_id})
+    return manifest
+
+
+def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
+    """Everything that keeps the release from being ready, one sentence each."""
+    found = [f"{check.id}: {check.detail}" for check in report.checks if check.blocks and not _is_left_out(check)]
+    found += [
+        f"{check.id}: was left out, and a release is prepared on all its gates"
+        for check in report.checks
+        if _is_left_out(check) and not check.advisory
+    ]
+    if not report.passed and not found:
+        found.append("preflight: did not pass")
+    for key, asset in settings.release.assets.items():
+        if asset.required and not os.path.lexists(asset.path):
+            found.append(f"{key}: {asset.path} does not exist and is required (release.assets.{key})")
+    return found
+
+
+def _is_left_out(check: Check) -> bool:
+    return bool(check.diagnostics.get("leftOut"))
+
+
+def _capture(
+    settings: Settings, pipeline: Pipeline, request: PrepareRequest, progress: Progress | None
+) -> SnapshotMetadata:
+    snapshot_id = f"{request.release_id}_snapshot_{compact()}"
+    return capture_snapshot(
+        pipeline.catalogue,
+        settings.release.assets,
+        CaptureRequest(
+            snapshot_id=snapshot_id,
+            release_id=request.release_id,
+            kind="release",
+            retention_limit=request.retention or settings.release.retention,
+            audit=pipeline.audit.anchor(),
+        ),
+        progress,
+    )
+
+
+def _manifest(
+    settings: Settings,
+    pipeline: Pipeline,
+    report: PreflightReport,
+    request: PrepareRequest,
+    application: Application,
+    snapshot: SnapshotMetadata | None,
+    blockers: list[str],
+) -> Manifest:
+    sequences = [file.manifest.sequence for file in pipeline.read_manifests() if file.manifest is not None]
+    reference = None
+    if snapshot is not None:
+        reference = SnapshotReference(
+            snapshot_id=snapshot.snapshot_id, metadata_path=snapshot.metadata_path, digest=snapshot.digest
+        )
+    return Manifest(
+        manifest_version=MANIFEST_VERSION,
+        release_id=request.release_id,
+        generated_at=timestamp(),
+        sequence=max(sequences, default=0) + 1,
+        app_name=application.name,
+        app_version=application.version,
+        git_commit=application.git_commit,
+        git_dirty=application.git_dirty,
+        status="blocked" if blockers else "ready",
+        preflight=report,
+        snapshot=reference,
+        artifacts=_artifacts(settings, snapshot),
+        diagnostics=blockers + ([application.problem] if application.problem else []),
+        manifest_path=str(pipeline.manifest_path(request.release_id)),
+    )
+
+
+def _artifacts(settings: Settings, snapshot: SnapshotMetadata | None) -> list[Artifact]:
+    artifacts = []
+    for key, asset in settings.release.assets.items():
+        record = snapshot.asset(key) if snapshot else None
+        exists = record.exists if record else os.path.lexists(asset.path)
+        artifacts.append(
+            Artifact(
+                id=key,
+                path=str(asset.path),
+                exists=exists,
+                size=record.size if record else 0,
+                sha256=record.sha256 if record else None,
+            )
+        )
+    return artifacts
+
+
+def _publish(pipeline: Pipeline, manifest: Manifest) -> None:
+    """Write the audit event, then the manifest that says where the log stood after it."""
+    anchor = pipeline.audit.append(
+        f"prepare.{manifest.status}",
+        status=manifest.status,
+        detail=manifest.diagnostics[0] if manifest.diagnostics else "",
+        release_id=manifest.release_id,
+        snapshot_id=manifest.snapshot.snapshot_id if manifest.snapshot else None,
+        digest=manifest.snapshot.digest if manifest.snapshot else None,
+    )
+    _set_blocked_predecessor_aside(pipeline, manifest.release_id)
+    pipeline.write_manifest(evolve(manifest, audit=anchor))
+
+
+def _set_blocked_predecessor_aside(pipeline: Pipeline, release_id: str) -> None:
+    """Keep the manifest of an earlier, blocked attempt under a name that is no release id."""
+    path = pipeline.manifest_path(release_id)
+    if not path.exists():
+        return
+    assert is_valid_id(release_id)
+    attempt = 1
+    while (aside := path.with_name(f"{release_id}~{attempt}.json")).exists():
+        attempt += 1
+    os.rename(path, aside)
+    fsync_directory(path.parent)

@@ -1,0 +1,93 @@
+"""A preflight as JUnit XML, the format that every CI system shows."""
+
+from __future__ import annotations
+
+import re
+from xml.etree import ElementTree
+
+from release_tasks.records import Check, PreflightReport
+
+__all__ = ["junit_xml"]
+
+# Everything that XML 1.0 cannot hold, not even escaped.
+_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+
+
+def junit_xml(report: PreflightReport, name: str) -> bytes:
+    """Return the checks of ``report`` as one JUnit test suite called ``name``, in UTF-8.
+
+    An advisory failure is a skipped test: it is shown and turns nothing red.
+    """
+    failures = sum(_is_failure(check) for check in report.checks)
+    skipped = sum(check.status != "passed" for check in report.checks) - failures
+    counts = {
+        "name": _clean(name),
+        "tests": str(len(report.checks)),
+        "failures": str(failures),
+        "errors": "0",
+        "skipped": str(skipped),
+        # Gates run side by side: the sum of their times would be longer than the run.
+        "time": _seconds(max((check.duration_ms for check in report.checks), default=0)),
+    }
+    root = ElementTree.Element("testsuites")
+    suite = ElementTree.SubElement(root, "testsuite", counts)
+    started = [check.started_at for check in report.checks if check.started_at]
+    if started:
+        suite.set("timestamp", min(started))
+    for check in report.checks:
+        _add_case(suite, check)
+    ElementTree.indent(root)
+    document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
+    return document + b"\n"
+
+
+def _add_case(suite: ElementTree.Element, check: Check) -> None:
+    case = ElementTree.SubElement(
+        suite,
+        "testcase",
+        {
+            "classname": _clean(check.subsystem),
+            "name": _clean(check.id),
+            "time": _seconds(check.duration_ms),
+        },
+    )
+    detail = _clean(check.detail)
+    if _is_failure(check):
+        failure = ElementTree.SubElement(case, "failure", {"message": detail, "type": "gate"})
+        failure.text = _account(check)
+    elif check.status == "failed":
+        ElementTree.SubElement(case, "skipped", {"message": f"advisory: {detail}"})
+    elif check.status == "skipped":
+        ElementTree.SubElement(case, "skipped", {"message": detail})
+    output = _output(check)
+    if output:
+        ElementTree.SubElement(case, "system-out").text = output
+
+
+def _is_failure(check: Check) -> bool:
+    return check.status == "failed" and not check.advisory
+
+
+def _account(check: Check) -> str:
+    lines = [check.detail]
+    if check.command:
+        lines.append(f"command: {check.command}")
+    for key, label in (("problems", "problem"), ("degraded", "degraded")):
+        found = check.diagnostics.get(key)
+        lines += [f"{label}: {item}" for item in found] if isinstance(found, list) else []
+    if check.diagnostics.get("next"):
+        lines.append(f"next: {check.diagnostics['next']}")
+    return _clean("\n".join(lines))
+
+
+def _output(check: Check) -> str:
+    tail = check.diagnostics.get("outputTail") or check.diagnostics.get("bodyTail")
+    return _clean("\n".join(str(line) for line in tail)) if isinstance(tail, list) else ""
+
+
+def _seconds(milliseconds: int) -> str:
+    return f"{milliseconds / 1000:.3f}"
+
+
+def _clean(text: str) -> str:
+    return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)

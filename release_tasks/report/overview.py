@@ -1,0 +1,101 @@
+"""Where the pipeline stands: releases, snapshots, the last rollback, who is at work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from release_tasks.config.schema import Settings
+from release_tasks.errors import StageFailed
+from release_tasks.pipeline import Pipeline
+from release_tasks.report.terminal import Screen
+from release_tasks.snapshot import legacy
+from release_tasks.storage.codec import encode
+from release_tasks.storage.lock import current_holder
+
+__all__ = ["overview", "show_overview"]
+
+
+def overview(settings: Settings, limit: int) -> dict[str, Any]:
+    """Return the newest ``limit`` releases and snapshots, newest first, and what else there is, as JSON values."""
+    pipeline = Pipeline(settings.release.root)
+    snapshots, unreadable = pipeline.catalogue.published()
+    manifests = pipeline.read_manifests()
+    holder = current_holder(pipeline.root)
+    return {
+        "root": str(pipeline.root),
+        "releases": [_release(file) for file in reversed(manifests[-limit:])],
+        "snapshots": [_snapshot(snapshot) for snapshot in reversed(snapshots[-limit:])],
+        "unreadable": [{"snapshotId": bad.snapshot_id, "reason": bad.reason} for bad in unreadable],
+        "rollback": _last_rollback(pipeline),
+        "interrupted": pipeline.journal_path.exists() and holder is None,
+        "lock": encode(holder) if holder else None,
+    }
+
+
+def show_overview(screen: Screen, found: dict[str, Any]) -> None:
+    """Show what ``overview`` found."""
+    if found["releases"]:
+        rows = [
+            (r["releaseId"], r["status"], r["generatedAt"] or "", r["snapshotId"] or "", r["detail"])
+            for r in found["releases"]
+        ]
+        screen.table(("RELEASE", "STATUS", "WHEN", "SNAPSHOT", "DETAIL"), rows)
+    else:
+        screen.line("No release was prepared yet: inv release.prepare")
+    if found["snapshots"]:
+        screen.line()
+        columns = ("SNAPSHOT", "KIND", "WHEN", "BYTES", "STATUS")
+        rows = [(s["snapshotId"], s["kind"], s["createdAt"], str(s["size"]), s["status"]) for s in found["snapshots"]]
+        screen.table(columns, rows)
+    for bad in found["unreadable"]:
+        screen.verdict("unreadable", f"{bad['snapshotId']}: {bad['reason']}")
+    screen.line()
+    last = found["rollback"]
+    if last is None:
+        screen.line("No rollback so far.")
+    else:
+        screen.verdict(last["status"], f"last rollback: to {last.get('snapshotId')} at {last.get('updatedAt')}")
+        screen.note(str(last.get("detail", "")))
+        if last.get("safetySnapshotId"):
+            screen.note(f"the state before it: {last['safetySnapshotId']}")
+    if found["interrupted"]:
+        screen.verdict("failed", "A rollback was interrupted in mid-swap. Run: inv release.recover")
+    if found["lock"]:
+        lock = found["lock"]
+        screen.line(f"At work now: {lock['command']} (pid {lock['pid']} on {lock['host']}, since {lock['since']})")
+
+
+def _release(file: Any) -> dict[str, Any]:
+    manifest = file.manifest
+    if manifest is None:
+        detail = {"status": "unreadable", "generatedAt": None, "snapshotId": None, "detail": file.reason}
+        return {"releaseId": file.release_id, **detail}
+    return {
+        "releaseId": manifest.release_id,
+        "status": manifest.status,
+        "generatedAt": manifest.generated_at,
+        "appVersion": manifest.app_version,
+        "snapshotId": manifest.snapshot.snapshot_id if manifest.snapshot else None,
+        "detail": manifest.diagnostics[0] if manifest.diagnostics else "",
+    }
+
+
+def _snapshot(snapshot: Any) -> dict[str, Any]:
+    return {
+        "snapshotId": snapshot.snapshot_id,
+        "releaseId": snapshot.release_id,
+        "kind": snapshot.kind,
+        "createdAt": snapshot.created_at,
+        "sequence": snapshot.sequence,
+        "size": sum(asset.size for asset in snapshot.assets),
+        "digest": snapshot.digest,
+        "status": "unverifiable" if legacy.is_legacy(snapshot) else "sealed",
+    }
+
+
+def _last_rollback(pipeline: Pipeline) -> dict[str, Any] | None:
+    try:
+        state = pipeline.read_state()
+    except StageFailed as error:
+        return {"status": "unreadable", "detail": error.message}
+    return encode(state) if state else None

@@ -1,0 +1,64 @@
+"""What a rollback would do, worked out in full and then not done."""
+
+from __future__ import annotations
+
+import os
+
+from attrs import evolve
+
+from release_tasks.config.schema import Settings
+from release_tasks.pipeline import Pipeline
+from release_tasks.rollback.engine import RollbackRequest, is_already_restored
+from release_tasks.rollback.journal import read_journal
+from release_tasks.rollback.plan import RollbackPlan, plan_changes
+from release_tasks.snapshot import legacy
+from release_tasks.snapshot.capture import capture_asset
+from release_tasks.snapshot.verify import require_intact
+from release_tasks.storage.durable import remove_tree
+from release_tasks.storage.lock import run_lock
+
+__all__ = ["preview"]
+
+
+def preview(settings: Settings, request: RollbackRequest) -> RollbackPlan:
+    """Verify the snapshot and compare it with the live state; whatever is copied for that is removed again.
+
+    Raises what ``rollback`` raises for a snapshot that does not exist or is refused.
+    """
+    pipeline = Pipeline(settings.release.root)
+    catalogue = pipeline.catalogue
+    target = catalogue.get(request.snapshot_id) if request.snapshot_id else catalogue.latest()
+    diagnostics = _foretold(settings, request, pipeline)
+    if legacy.is_legacy(target):
+        told = f"{target.snapshot_id} was taken by an older tool and has no digests: it needs --force."
+        return RollbackPlan(snapshot_id=target.snapshot_id, changes=[], diagnostics=[*diagnostics, told])
+    require_intact(catalogue, target)
+    scratch = catalogue.partial_path("preview")
+    with run_lock(pipeline.root, "release.rollback --plan", request.wait):
+        remove_tree(scratch)
+        try:
+            os.makedirs(scratch / "assets", 0o700)
+            live = {
+                key: capture_asset(key, asset, scratch, allow_damaged=True)
+                for key, asset in settings.release.assets.items()
+            }
+        finally:
+            remove_tree(scratch)
+    plan = plan_changes(target, settings.release.assets, live)
+    if is_already_restored(settings, pipeline, target, request):
+        diagnostics.append(
+            "This snapshot was the last one restored and nothing was prepared since: while the service is healthy, a "
+            "rollback is a noop and leaves its data alone. --force restores all the same."
+        )
+    return evolve(plan, diagnostics=diagnostics + plan.diagnostics)
+
+
+def _foretold(settings: Settings, request: RollbackRequest, pipeline: Pipeline) -> list[str]:
+    told = []
+    if read_journal(pipeline) is not None:
+        told.append("An interrupted rollback would be finished first (`inv release.recover`).")
+    command = request.restart_command or settings.release.restart.command
+    told.append(f"Then it would restart the service with: {command}" if command else "No restart command is set.")
+    url = request.health_url or settings.release.health.url
+    told.append(f"Then it would ask health at {url}." if url else "No health URL is set.")
+    return told

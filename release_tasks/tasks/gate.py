@@ -1,0 +1,70 @@
+"""The collection ``gate``: one gate alone, for whoever mends what it found."""
+
+from __future__ import annotations
+
+from invoke import Collection, Context
+
+from release_tasks.executor import StageTask, stage
+from release_tasks.tasks.release import run_gates, show_preflight
+from release_tasks.tasks.session import session
+
+__all__ = ["collection"]
+
+_INTERFACES = ("gui", "dispatcher", "mcp-config")
+_JSON_HELP = "Print exactly one JSON document on stdout."
+
+
+def _gate_task(name: str, summary: str) -> StageTask:
+    def body(ctx: Context, json: bool = False) -> None:
+        _run(ctx, [name], json)
+
+    body.__doc__ = summary
+    body.__name__ = name.replace("-", "_")
+    return stage(name=name, help={"json": _JSON_HELP})(body)
+
+
+@stage(
+    name="api-health",
+    help={
+        "health_url": "Ask this URL instead of release.health.url.",
+        "strict": "A degraded service fails.",
+        "json": _JSON_HELP,
+    },
+)
+def api_health(ctx: Context, health_url: str | None = None, strict: bool = False, json: bool = False) -> None:
+    """Run the gate api-health alone."""
+    _run(ctx, ["api-health"], json, health_url, strict)
+
+
+@stage(help={"json": _JSON_HELP})
+def interfaces(ctx: Context, json: bool = False) -> None:
+    """Run the interface readiness gates alone: gui, dispatcher, mcp-config."""
+    _run(ctx, list(_INTERFACES), json)
+
+
+@stage(help={"name": "The gate, as release.gates names it.", "json": _JSON_HELP})
+def run(ctx: Context, name: str, json: bool = False) -> None:
+    """Run any one gate alone, by its name."""
+    _run(ctx, [name], json)
+
+
+def _run(ctx: Context, names: list[str], as_json: bool, health_url: str | None = None, strict: bool = False) -> None:
+    with session(ctx, as_json) as current:
+        from release_tasks.storage.clock import compact
+
+        if current.is_dry:
+            current.document({"status": "dry", "gates": names})
+            current.screen.line(f"Would run the gates: {', '.join(names)}")
+            return
+        show_preflight(current, run_gates(current, f"gate-{compact()}", health_url, names, strict=strict))
+
+
+collection = Collection("gate")
+for _task in (
+    _gate_task("build", "Run the gate build alone."),
+    _gate_task("tests", "Run the gate tests alone."),
+    api_health,
+    interfaces,
+    run,
+):
+    collection.add_task(_task)

@@ -1,0 +1,142 @@
+"""The collection ``gateway``: the embedded reference gateway, in the background."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from invoke import Collection, Context
+
+from release_tasks.errors import StageFailed
+from release_tasks.executor import stage
+from release_tasks.tasks.session import Session, number_flag, session
+from release_tasks.tasks.settings import runtime_file
+
+if TYPE_CHECKING:
+    from release_tasks.gateway.process import GatewayStatus
+
+__all__ = ["collection"]
+
+_HELP = {
+    "port": "Listen here instead of gateway.port; 0 takes any free port.",
+    "root": "The home instead of gateway.root.",
+    "json": "Print exactly one JSON document on stdout.",
+}
+_HELP_OF_A_HOME = {key: _HELP[key] for key in ("root", "json")}
+
+
+@stage(help=_HELP)
+def start(ctx: Context, port: str | None = None, root: str | None = None, json: bool = False) -> None:
+    """Start the embedded gateway in the background; one that runs already is left running."""
+    with session(ctx, json) as current:
+        number = number_flag("port", port, 0)
+        if _would(current, f"start the gateway in {_root(current, root)}"):
+            return
+        _show(current, _start(current, number, root))
+
+
+@stage(help=_HELP_OF_A_HOME)
+def stop(ctx: Context, root: str | None = None, json: bool = False) -> None:
+    """Stop the embedded gateway and every process that it started."""
+    with session(ctx, json) as current:
+        if _would(current, f"stop the gateway in {_root(current, root)}"):
+            return
+        _show(current, _stop(current, root))
+
+
+@stage(help=_HELP)
+def restart(ctx: Context, port: str | None = None, root: str | None = None, json: bool = False) -> None:
+    """Stop the embedded gateway and start it again, on the port it had unless another is given."""
+    with session(ctx, json) as current:
+        number = number_flag("port", port, 0)
+        if _would(current, f"restart the gateway in {_root(current, root)}"):
+            return
+        before = _status(current, root)
+        _stop(current, root)
+        _show(current, _start(current, before.port if number is None else number, root))
+
+
+@stage(help=_HELP_OF_A_HOME)
+def status(ctx: Context, root: str | None = None, json: bool = False) -> None:
+    """Say whether the embedded gateway runs, where, and how it is; exit 1 when it does not run."""
+    with session(ctx, json) as current:
+        found = _status(current, root)
+        _show(current, found)
+        current.fail_unless(found.running)
+
+
+def _start(current: Session, port: int | None, root: str | None) -> GatewayStatus:
+    from release_tasks.gateway.errors import GatewayError
+    from release_tasks.gateway.home import GatewayHome
+    from release_tasks.gateway.process import start as start_gateway
+
+    settings = current.settings
+    try:
+        return start_gateway(
+            GatewayHome(_root(current, root)),
+            host=settings.gateway.host,
+            port=settings.gateway.port if port is None else port,
+            release_root=settings.release.root,
+            start_gate=_start_gate(current) if settings.release.assets else None,
+            allow_remote=settings.gateway.allow_remote,
+        )
+    except GatewayError as error:
+        raise StageFailed(error.message) from None
+
+
+def _start_gate(current: Session) -> list[str]:
+    """Return the command that runs before the gateway opens anything, as systemd's ExecStartPre would.
+
+    It puts right what an interrupted rollback left, with the configuration of this very command line.
+    """
+    recover = [sys.executable, "-m", "release_tasks.program"]
+    runtime = runtime_file(current.ctx)
+    if runtime is not None:
+        recover += ["-f", str(runtime)]
+    return ["/bin/sh", "-c", 'cd "$0" && exec "$@"', str(current.settings.project), *recover, "release.recover"]
+
+
+def _stop(current: Session, root: str | None) -> GatewayStatus:
+    from release_tasks.gateway.errors import GatewayError
+    from release_tasks.gateway.home import GatewayHome
+    from release_tasks.gateway.process import stop as stop_gateway
+
+    try:
+        return stop_gateway(GatewayHome(_root(current, root)))
+    except GatewayError as error:
+        raise StageFailed(error.message) from None
+
+
+def _status(current: Session, root: str | None) -> GatewayStatus:
+    from release_tasks.gateway.home import GatewayHome
+    from release_tasks.gateway.process import status as gateway_status
+
+    return gateway_status(GatewayHome(_root(current, root)))
+
+
+def _root(current: Session, typed: str | None) -> Path:
+    return Path(typed).absolute() if typed else current.settings.gateway.root
+
+
+def _would(current: Session, what: str) -> bool:
+    if current.is_dry:
+        current.document({"status": "dry", "would": what})
+        if not current.as_json:
+            current.screen.line(f"Would {what}.")
+    return current.is_dry
+
+
+def _show(current: Session, found: GatewayStatus) -> None:
+    from release_tasks.storage.codec import encode
+
+    word = "running" if found.running else "stopped"
+    current.document({"status": word, "url": found.url, **encode(found)})
+    if not current.as_json:
+        where = f"{found.url} (pid {found.pid}, health {found.health})  " if found.running else ""
+        current.screen.verdict(word, f"{where}{found.detail}")
+
+
+collection = Collection("gateway")
+for _task in (start, stop, restart, status):
+    collection.add_task(_task)

@@ -1,0 +1,340 @@
+"""The collection ``release``: the stages of the runbook."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from invoke import Collection, Context, call
+
+from release_tasks.errors import UsageError
+from release_tasks.executor import recall, record, runs_under_stage_executor, stage
+from release_tasks.tasks.session import Session, duration_flag, number_flag, session, words_flag
+
+if TYPE_CHECKING:
+    from release_tasks.preflight.engine import PreflightRun
+
+__all__ = ["collection"]
+
+_HEALTH_HELP = "Ask this URL instead of release.health.url."
+_JSON_HELP = "Print exactly one JSON document on stdout."
+_STRICT_HELP = "A degraded service fails its health gate."
+_EXECUTOR_LINE = "tasks: {executor_class: release_tasks.executor.StageExecutor}"
+
+
+@stage(
+    shares=("health_url", "strict", "json", "release_id"),
+    internal=("deferred", "release_id"),
+    iterable=["only", "skip"],
+    help={
+        "health_url": _HEALTH_HELP,
+        "only": "Run only these gates; may be repeated, commas separate.",
+        "skip": "Leave these gates out; a release cannot be prepared then.",
+        "junit": "Write the results as JUnit XML to this file.",
+        "strict": _STRICT_HELP,
+        "json": _JSON_HELP,
+    },
+)
+def preflight(
+    ctx: Context,
+    health_url: str | None = None,
+    only: list[str] | None = None,
+    skip: list[str] | None = None,
+    junit: str | None = None,
+    strict: bool = False,
+    json: bool = False,
+    deferred: bool = False,
+    release_id: str | None = None,
+) -> None:
+    """Run every gate: build, tests, health, interfaces; exit 1 when one fails."""
+    # Deferred means that a prepare follows, which shows the gates and gives the verdict on them.
+    with session(ctx, json and not deferred) as current:
+        if current.is_dry:
+            _show_dry_gates(current, words_flag(only), words_flag(skip))
+            return
+        chosen = _release_id_of(current, release_id, is_release=deferred)
+        run = run_gates(current, chosen, health_url, words_flag(only), words_flag(skip), strict)
+        record(ctx, "preflight", run)
+        if junit:
+            _write_junit(run, Path(junit))
+        if not deferred:
+            show_preflight(current, run)
+
+
+@stage(
+    pre=[call(preflight, deferred=True)],
+    shares=("health_url", "strict", "json", "release_id"),
+    help={
+        "health_url": _HEALTH_HELP,
+        "release_id": "The release's id; made of version and time when left out.",
+        "retention": "Keep this many release snapshots instead of release.retention.",
+        "strict": _STRICT_HELP,
+        "json": _JSON_HELP,
+    },
+)
+def prepare(
+    ctx: Context,
+    health_url: str | None = None,
+    release_id: str | None = None,
+    retention: str | None = None,
+    strict: bool = False,
+    json: bool = False,
+) -> None:
+    """Write the manifest of a release and take a verified snapshot; exit 1 when a gate blocks it."""
+    with session(ctx, json) as current:
+        keep = number_flag("retention", retention)
+        if current.is_dry:
+            _show_dry_prepare(current)
+            return
+        run = _preflight_of(ctx, health_url, strict)
+        from release_tasks.prepare import PrepareRequest
+        from release_tasks.prepare import prepare as prepare_release
+        from release_tasks.report.summaries import show_manifest
+        from release_tasks.storage.codec import encode
+
+        request = PrepareRequest(release_id=release_id or run.release_id, retention=keep)
+        current.screen.step("capture the state")
+        manifest = prepare_release(current.settings, run.report, request)
+        current.document(encode(manifest))
+        if not current.as_json:
+            show_manifest(current.screen, manifest)
+        current.fail_unless(manifest.status == "ready")
+
+
+@stage(
+    help={
+        "snapshot": "The snapshot to restore; the newest release snapshot when left out.",
+        "health_url": _HEALTH_HELP,
+        "restart_command": "Start the service with this instead of release.restart.command.",
+        "plan": "Say exactly what would change, and change nothing.",
+        "force": "Restore even if the snapshot is live already, or cannot be verified because an older tool took it.",
+        "wait": "Wait this long for another run's lock, e.g. 10m.",
+        "json": _JSON_HELP,
+    },
+)
+def rollback(
+    ctx: Context,
+    snapshot: str | None = None,
+    health_url: str | None = None,
+    restart_command: str | None = None,
+    plan: bool = False,
+    force: bool = False,
+    wait: str | None = None,
+    json: bool = False,
+) -> None:
+    """Restore the newest or a given snapshot whole, restart, ask health, and write it down."""
+    with session(ctx, json) as current:
+        from release_tasks.report.summaries import show_outcome
+        from release_tasks.rollback.engine import RollbackRequest
+        from release_tasks.rollback.engine import rollback as roll_back
+        from release_tasks.storage.codec import encode
+
+        request = RollbackRequest(
+            snapshot_id=snapshot,
+            health_url=health_url,
+            restart_command=restart_command,
+            force=force,
+            wait=duration_flag("wait", wait, 0.0),
+        )
+        _require_assets(current)
+        if plan or current.is_dry:
+            _show_plan(current, request)
+            return
+        outcome = roll_back(current.settings, request, current.screen.step)
+        current.document(encode(outcome))
+        if not current.as_json:
+            show_outcome(current.screen, outcome)
+        current.fail_unless(outcome.status != "failed")
+
+
+@stage(help={"json": _JSON_HELP})
+def recover(ctx: Context, json: bool = False) -> None:
+    """Finish or undo an interrupted rollback; quick and harmless when there is nothing to do."""
+    with session(ctx, json) as current:
+        from release_tasks.rollback.recovery import pending, recover
+        from release_tasks.storage.codec import encode
+
+        report = pending(current.settings) if current.is_dry else recover(current.settings)
+        current.document(encode(report))
+        if not current.as_json:
+            current.screen.verdict(report.status, report.detail)
+
+
+@stage(help={"limit": "Show this many releases and snapshots, the newest ones.", "json": _JSON_HELP})
+def status(ctx: Context, limit: str = "10", json: bool = False) -> None:
+    """Show releases, snapshots, the last rollback and who holds the lock."""
+    with session(ctx, json) as current:
+        from release_tasks.report.overview import overview, show_overview
+
+        count = number_flag("limit", limit)
+        assert count is not None
+        found = overview(current.settings, count)
+        current.document(found)
+        if not current.as_json:
+            show_overview(current.screen, found)
+
+
+@stage(help={"snapshot": "Verify only this snapshot.", "json": _JSON_HELP})
+def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> None:
+    """Digest every snapshot again and check its databases; exit 1 when a byte is not as recorded."""
+    with session(ctx, json) as current:
+        from release_tasks.pipeline import Pipeline
+        from release_tasks.report.summaries import show_verdicts
+        from release_tasks.snapshot.verify import verify_all
+        from release_tasks.storage.codec import encode
+
+        verdicts = verify_all(Pipeline(current.settings.release.root).catalogue, snapshot)
+        is_good = all(verdict.status != "damaged" for verdict in verdicts)
+        current.document({"status": "verified" if is_good else "damaged", "snapshots": [encode(v) for v in verdicts]})
+        if not current.as_json:
+            show_verdicts(current.screen, verdicts)
+            if not verdicts:
+                current.screen.line("There are no snapshots yet.")
+        current.fail_unless(is_good)
+
+
+@stage(help={"limit": "Show this many events, the newest ones.", "json": _JSON_HELP})
+def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
+    """Verify the chain of the audit log and show its newest events; exit 1 when it is broken."""
+    with session(ctx, json) as current:
+        from release_tasks.pipeline import Pipeline
+        from release_tasks.report.summaries import show_audit
+
+        count = number_flag("limit", limit)
+        assert count is not None
+        pipeline = Pipeline(current.settings.release.root)
+        verdict = pipeline.audit.verify(pipeline.anchors())
+        current.document(
+            {
+                "status": "intact" if verdict.intact else "broken",
+                "events": verdict.events[-count:],
+                "total": len(verdict.events),
+                "problems": [str(finding) for finding in verdict.problems],
+                "notes": [str(finding) for finding in verdict.notes],
+            }
+        )
+        if not current.as_json:
+            show_audit(current.screen, verdict, count)
+        current.fail_unless(verdict.intact)
+
+
+def run_gates(
+    current: Session,
+    release_id: str,
+    health_url: str | None = None,
+    only: list[str] | None = None,
+    skip: list[str] | None = None,
+    strict: bool = False,
+) -> PreflightRun:
+    """Run gates with progress on stderr; what ``gate.*`` and ``release.preflight`` have in common."""
+    from release_tasks.preflight.engine import run_preflight
+
+    return run_preflight(
+        current.settings,
+        release_id=release_id,
+        health_url=health_url,
+        only=only or [],
+        skip=skip or [],
+        strict=strict,
+        on_start=lambda name: current.screen.step(f"gate {name}"),
+        on_check=lambda check: current.screen.step(f"gate {check.id}: {check.status}"),
+    )
+
+
+def show_preflight(current: Session, run: PreflightRun) -> None:
+    """Show a preflight that nobody else judges, and end with 1 when it did not pass."""
+    from release_tasks.report.summaries import show_checks
+    from release_tasks.storage.codec import encode
+
+    word = "passed" if run.report.passed else "failed"
+    current.document({"status": word, **encode(run.report), "logDirectory": str(run.log_directory)})
+    if not current.as_json:
+        show_checks(current.screen, run.report)
+        current.screen.line()
+        failed = ", ".join(run.report.failed_checks)
+        current.screen.verdict(word, "every gate passed" if run.report.passed else f"not passed: {failed}")
+    current.fail_unless(run.report.passed)
+
+
+def _release_id_of(current: Session, typed: str | None, *, is_release: bool) -> str:
+    """Return the id that logs and manifest go by; refuses a taken one before any gate has run."""
+    from release_tasks.application import default_release_id, describe_application
+    from release_tasks.storage.clock import compact
+
+    if not is_release:
+        return f"preflight-{compact()}"
+    from release_tasks.pipeline import Pipeline
+    from release_tasks.prepare import require_new_release_id
+    from release_tasks.rollback.recovery import recover
+
+    _require_assets(current)
+    recover(current.settings, "release.prepare")  # gates must not look at a state that is half old, half new
+    release_id = typed or default_release_id(describe_application(current.settings))
+    require_new_release_id(Pipeline(current.settings.release.root), release_id)
+    return release_id
+
+
+def _preflight_of(ctx: Context, health_url: str | None, strict: bool) -> PreflightRun:
+    """Return the preflight that ran before; refuses one that ran with other arguments than were typed here."""
+    run: Any = recall(ctx, "preflight")
+    if run is None:
+        raise UsageError("release.prepare needs release.preflight to run before it, as its pre-task.")
+    if (run.health_url, run.strict) != (health_url, strict):
+        hint = "" if runs_under_stage_executor(ctx) else f" Add this to invoke.yaml: {_EXECUTOR_LINE}"
+        raise UsageError(
+            f"release.prepare was given --health-url {health_url} and --strict {strict}, but its gates ran with "
+            f"{run.health_url} and {run.strict}, because Invoke's own executor passes no flags on.{hint}"
+        )
+    result: PreflightRun = run
+    return result
+
+
+def _require_assets(current: Session) -> None:
+    if not current.settings.release.assets:
+        raise UsageError(
+            "release.assets names nothing to capture or restore. Name the database, folders and files of the service."
+        )
+
+
+def _write_junit(run: PreflightRun, path: Path) -> None:
+    from release_tasks.report.junit import junit_xml
+    from release_tasks.storage.durable import write_atomic
+
+    write_atomic(path.absolute(), junit_xml(run.report, "release.preflight"), mode=0o644)
+
+
+def _show_dry_gates(current: Session, only: list[str], skip: list[str]) -> None:
+    names = [name for name in current.settings.release.gates if (not only or name in only) and name not in skip]
+    current.document({"status": "dry", "gates": names})
+    if not current.as_json:
+        current.screen.line(f"Would run the gates: {', '.join(names) or 'none'}")
+
+
+def _show_dry_prepare(current: Session) -> None:
+    _require_assets(current)
+    assets = {key: str(asset.path) for key, asset in current.settings.release.assets.items()}
+    current.document({"status": "dry", "assets": assets})
+    if not current.as_json:
+        current.screen.line("Would capture, once every gate has passed:")
+        for key, path in assets.items():
+            current.screen.note(f"{key}: {path}")
+
+
+def _show_plan(current: Session, request: Any) -> None:
+    from release_tasks.rollback.preview import preview
+    from release_tasks.storage.codec import encode
+
+    plan = preview(current.settings, request)
+    current.document({"status": "planned", **encode(plan)})
+    if not current.as_json:
+        current.screen.verdict("planned", f"rollback to {plan.snapshot_id}; nothing was changed")
+        current.screen.table(
+            ("ASSET", "ACTION", "BECAUSE"), [(change.key, change.action, change.detail) for change in plan.changes]
+        )
+        for sentence in plan.diagnostics:
+            current.screen.note(sentence)
+
+
+collection = Collection("release")
+for _task in (preflight, prepare, rollback, recover, status, verify, audit):
+    collection.add_task(_task)

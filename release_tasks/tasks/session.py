@@ -1,0 +1,122 @@
+"""What every task does around its stage: signals, exit codes, one JSON document or a readable answer."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import traceback
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from invoke import Context, Exit
+
+from release_tasks.errors import ExitCode, Interrupted, StageError, UsageError
+from release_tasks.executor import UsageExit
+from release_tasks.interrupt import interruptible
+from release_tasks.tasks.settings import is_dry, settings_of
+
+if TYPE_CHECKING:
+    from release_tasks.config.schema import Settings
+    from release_tasks.report.terminal import Screen
+
+__all__ = ["Session", "duration_flag", "number_flag", "session", "words_flag"]
+
+
+class Session:
+    """One task at work. ``answer`` ends it: the document for ``--json``, or what a person reads."""
+
+    def __init__(self, ctx: Context, as_json: bool) -> None:
+        self.ctx = ctx
+        self.as_json = as_json
+        self.is_dry = is_dry(ctx)
+        self.exit_code = ExitCode.DONE
+
+    @functools.cached_property
+    def settings(self) -> Settings:
+        """The checked configuration; raises ConfigError."""
+        return settings_of(self.ctx)
+
+    @functools.cached_property
+    def screen(self) -> Screen:
+        """Where a person reads along; with ``--json`` all of it goes to stderr."""
+        from release_tasks.report.terminal import Screen
+
+        return Screen(sys.stderr if self.as_json else sys.stdout)
+
+    def document(self, value: dict[str, Any]) -> None:
+        """Print the one JSON document, if that was asked for."""
+        if self.as_json:
+            print(json.dumps(value, indent=2, ensure_ascii=False), file=sys.stdout, flush=True)  # noqa: T201
+
+    def fail_unless(self, is_good: bool) -> None:
+        """End with 1 when the verdict is negative, once everything is shown."""
+        if not is_good:
+            self.exit_code = ExitCode.NEGATIVE
+
+
+@contextlib.contextmanager
+def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
+    """Run one task: turn what can go wrong into a sentence, one document and the documented exit code.
+
+    Raises invoke.Exit with a code other than 0 for everything an operator or a service can cause; a traceback of
+    it is shown only with INVOKE_DEBUG set. Defects of this package come through as they are.
+    """
+    current = Session(ctx, as_json)
+    try:
+        with interruptible():
+            yield current
+    except UsageExit:
+        raise
+    except StageError as error:
+        raise _ended(current, error.exit_code, error.message) from None
+    except (Interrupted, KeyboardInterrupt) as error:
+        code = error.exit_code if isinstance(error, Interrupted) else ExitCode.SIGINT
+        raise _ended(current, code, "Interrupted; nothing is left half-done.") from None
+    except BrokenPipeError:
+        # The reader of our output went away; pointing stdout elsewhere keeps Python from complaining at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise Exit(code=int(current.exit_code)) from None
+    except OSError as error:
+        where = f"{error.filename}: " if error.filename else ""
+        raise _ended(current, ExitCode.NEGATIVE, f"{where}{error.strerror or error}.") from None
+    if current.exit_code is not ExitCode.DONE:
+        raise Exit(code=int(current.exit_code))
+
+
+def duration_flag(name: str, value: str | None, default: float) -> float:
+    """Return seconds for a typed duration; raises UsageError that names the flag."""
+    from release_tasks.config.values import parse_duration
+
+    if value is None:
+        return default
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise UsageError(f"--{name}: {error}.") from None
+
+
+def number_flag(name: str, value: str | None, least: int = 1) -> int | None:
+    """Return a typed whole number of at least ``least``, or None; raises UsageError that names the flag."""
+    from release_tasks.config.values import parse_integer
+
+    if value is None:
+        return None
+    try:
+        return parse_integer(value, least)
+    except ValueError as error:
+        raise UsageError(f"--{name}: {error}.") from None
+
+
+def words_flag(values: list[str] | None) -> list[str]:
+    """Return the words of a flag that may be repeated and may hold several, with commas between them."""
+    return [word.strip() for value in values or [] for word in value.split(",") if word.strip()]
+
+
+def _ended(current: Session, code: ExitCode, message: str) -> Exit:
+    if os.environ.get("INVOKE_DEBUG"):
+        traceback.print_exc()
+    current.document({"status": "error", "exitCode": int(code), "message": message})
+    return Exit(message=message, code=int(code))

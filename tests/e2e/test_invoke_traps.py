@@ -1,0 +1,443 @@
+"""Invoke's traps, each with a real ``inv`` process, under the oldest and the newest Invoke."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+import release_tasks
+
+VERSIONS = {"2.2": "invoke>=2.2,<2.3", "3": "invoke>=3,<4"}
+
+TASKS = '''
+import signal
+import sys
+from pathlib import Path
+
+from invoke import Collection, call, task
+from release_tasks.executor import recall, record, runs_under_stage_executor, stage
+
+
+def ran(line):
+    with Path("ran.log").open("a") as log:
+        print(line, file=log)
+
+
+@stage(shares=("health_url",), internal=("deferred",), help={"health_url": "what to ask"})
+def preflight(ctx, health_url=None, json=False, deferred=False):
+    """Run every gate."""
+    ran(f"preflight {health_url} {deferred}")
+    record(ctx, "gates", health_url)
+
+
+@stage(pre=[call(preflight, deferred=True)], shares=("health_url",))
+def prepare(ctx, health_url=None, json=False, limit=5):
+    """Write the manifest."""
+    ran(f"prepare {health_url} {recall(ctx, 'gates')} {runs_under_stage_executor(ctx)}")
+
+
+@stage()
+def status(ctx, json=False):
+    """Show the releases."""
+    ran("status")
+
+
+@stage()
+def approve(ctx, channel, code, json=False):
+    """Let a sender in."""
+    ran(f"approve {channel} {code}")
+
+
+@stage()
+def wait(ctx):
+    """Wait for a signal."""
+    # A shell that starts the tests in the background hands down SIGINT as ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    print("waiting", flush=True)
+    signal.pause()
+
+
+@task
+def settings(ctx):
+    """Show where the configuration comes from."""
+    print(ctx.config.get("origin"), ctx.config.run.dry)
+
+
+def gate(name, verdict):
+    @stage(name=name)
+    def body(ctx):
+        ran(verdict)
+
+    return body
+
+
+one, two = gate("gate", "first gate"), gate("gate", "second gate")
+
+
+@task(pre=[one, two])
+def gates(ctx):
+    """Run two tasks of one factory."""
+
+
+@task(pre=[prepare])
+def deploy(ctx):
+    """Deploy, prepared."""
+    ran("deploy")
+
+
+ns = Collection(
+    approve, deploy, gates, settings, wait, release=Collection(preflight, prepare, status)
+)
+'''
+
+BINARY = """
+import sys
+from release_tasks.program import ReleaseProgram
+from suite import ns
+
+ReleaseProgram(ns, "1.2.3").run()
+"""
+
+EXECUTOR = "tasks:\n  executor_class: release_tasks.executor.StageExecutor\n"
+
+
+@dataclass
+class Project:
+    """A folder with tasks in it, and one Invoke to run them with."""
+
+    root: Path
+    environment: dict[str, str]
+    inv: list[str]
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        """Run a command line to its end."""
+        return subprocess.run(
+            [*self.inv, *words],
+            cwd=self.root,
+            env=self.environment,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def done(self, *words: str) -> list[str]:
+        """Run a command line that succeeds; what ran, in order."""
+        result = self.run(*words)
+        assert (result.returncode, result.stderr) == (0, "")
+        return self.ran()
+
+    def ran(self) -> list[str]:
+        """What ran so far, in order."""
+        log = self.root / "ran.log"
+        return log.read_text().splitlines() if log.exists() else []
+
+
+def installed(requirement: str, into: Path) -> Path:
+    """The folder that holds this Invoke, installed once for all workers and sessions."""
+    with FileLock(f"{into}.lock"):
+        if not into.exists():
+            with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
+                pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
+                options = ["--disable-pip-version-check", "--target", f"{scratch}/invoke"]
+                done = subprocess.run(
+                    [*pip, *options, requirement], capture_output=True, text=True, timeout=300
+                )
+                if done.returncode:
+                    pytest.fail(f"pip cannot install {requirement}: {done.stderr}", pytrace=False)
+                Path(scratch, "invoke").rename(into)
+    return into
+
+
+@pytest.fixture(scope="session", params=list(VERSIONS))
+def invoke_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder to put first on PYTHONPATH, for each version of Invoke."""
+    cache = getattr(request.config, "cache", None)
+    if cache is not None:
+        parent = Path(cache.mkdir("invoke"))
+    else:
+        parent = tmp_path_factory.getbasetemp()
+        if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder below the session's
+            parent = parent.parent
+    # The interpreter is part of the name, for the script's first line points at it.
+    python = re.sub(r"\W+", "_", sys.executable).strip("_")
+    return installed(VERSIONS[request.param], parent / f"{python}-{request.param}")
+
+
+def environment(home: Path, *first: Path) -> dict[str, str]:
+    """An environment with these folders and this package first, and no configuration around it."""
+    package = Path(release_tasks.__file__).parent.parent
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "PYTHON"))}
+    search = os.pathsep.join(map(str, [*first, package]))
+    return {**kept, "HOME": str(home), "PYTHONPATH": search, "PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture
+def stock(invoke_folder: Path, tmp_path: Path) -> Project:
+    """A project under Invoke's stock executor."""
+    root = tmp_path / "project"
+    root.mkdir()
+    (root / "tasks.py").write_text(TASKS)
+    script = invoke_folder / "bin" / "inv"
+    return Project(root, environment(tmp_path, invoke_folder), [sys.executable, str(script)])
+
+
+@pytest.fixture
+def staged(stock: Project) -> Project:
+    """A project under StageExecutor."""
+    (stock.root / "invoke.yaml").write_text(EXECUTOR)
+    return stock
+
+
+@pytest.fixture(params=["stock", "staged"])
+def either(request: pytest.FixtureRequest, stock: Project) -> Project:
+    """A project under each of the two executors."""
+    if request.param == "staged":
+        (stock.root / "invoke.yaml").write_text(EXECUTOR)
+    return stock
+
+
+def binary_in(tmp_path: Path, *first: Path) -> Project:
+    """A folder without tasks.py, and the release-tasks program on the same tasks."""
+    home, root = tmp_path / "elsewhere", tmp_path / "folder"
+    home.mkdir()
+    root.mkdir()
+    (home / "suite.py").write_text(TASKS)
+    (home / "binary.py").write_text(BINARY)
+    return Project(root, environment(tmp_path, *first), [sys.executable, str(home / "binary.py")])
+
+
+@pytest.fixture
+def binary(invoke_folder: Path, tmp_path: Path) -> Project:
+    """The release-tasks program under each version of Invoke."""
+    return binary_in(tmp_path, invoke_folder)
+
+
+@pytest.fixture
+def own_binary(tmp_path: Path) -> Project:
+    """The release-tasks program under the Invoke that is installed beside it."""
+    return binary_in(tmp_path)
+
+
+def assert_refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """Exit code 2, and one line on stderr that says these things."""
+    assert result.returncode == 2, result
+    assert len(result.stderr.splitlines()) == 1
+    assert all(part in result.stderr for part in parts), result.stderr
+
+
+def test_the_intended_invoke_runs(invoke_folder, stock):
+    """The versions are those that the names promise, with this package beside them."""
+    wanted = invoke_folder.name.rpartition("-")[2]
+    assert stock.run("--version").stdout.startswith(f"Invoke {wanted}.")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "release.prepare --health-url U",
+        "release.preflight release.prepare --health-url U",
+        "release.preflight --health-url U release.prepare",
+        "--no-dedupe release.preflight --health-url U release.prepare",
+    ],
+)
+def test_gates_run_once_with_the_url_typed_anywhere(staged, line):
+    """A flag reaches the pre-task, and a chain runs the gates once."""
+    assert staged.done(*line.split()) == ["preflight U True", "prepare U U True"]
+
+
+def test_own_task_runs_prepare_first(staged):
+    """``pre=[release.prepare]`` of a plain task works, also after stages typed before it."""
+    expected = ["preflight U True", "prepare U U True", "deploy"]
+    assert staged.done("release.prepare", "--health-url", "U", "deploy") == expected
+
+
+def test_stock_executor_is_seen_by_prepare(stock):
+    """Without StageExecutor the URL stays behind, and prepare can tell."""
+    ran = stock.done("release.prepare", "--health-url", "U")
+    assert ran == ["preflight None True", "prepare U None False"]
+
+
+def test_contradicting_values_end_with_2_and_nothing_ran(staged):
+    """Two URLs for one probe are refused by name."""
+    words = ["release.preflight", "--health-url", "A", "release.prepare", "--health-url", "B"]
+    result = staged.run(*words)
+    assert_refused(result, "release.preflight --health-url 'A'", "release.prepare --health-url 'B'")
+    assert result.stdout == ""
+    result = staged.run(*words, "--json")
+    assert_refused(result, "contradict")
+    assert json.loads(result.stdout) == {
+        "status": "error",
+        "exitCode": 2,
+        "message": result.stderr.rstrip("\n"),
+    }
+    assert staged.ran() == []
+
+
+def test_two_documents_are_refused_with_one(staged):
+    """stdout is exactly one JSON document, and two stages cannot both write it."""
+    result = staged.run("release.prepare", "--json", "release.status", "--json")
+    assert_refused(result, "--json", "one document", "release.prepare and release.status")
+    assert json.loads(result.stdout)["exitCode"] == 2
+    assert staged.ran() == []
+
+
+def test_two_tasks_of_one_factory_both_run(either):
+    """No gate is dropped because another has the same code object."""
+    assert either.done("gates") == ["first gate", "second gate"]
+
+
+def test_flaglike_values_are_refused_with_the_usage(either):
+    """``--help`` where a code is expected is no code, and nothing is approved."""
+    usage = "usage: approve CHANNEL CODE [--json]"
+    assert_refused(either.run("approve", "telegram", "--help"), "--help", usage)
+    assert_refused(either.run("approve", "--help"), "--help", usage)
+    result = either.run("approve", "telegram", "--force", "--json")
+    assert_refused(result, "CODE", "'--force'", usage)
+    assert json.loads(result.stdout)["exitCode"] == 2
+    assert either.ran() == []
+
+
+def test_flaglike_word_stops_what_was_typed_before_it(staged):
+    """The whole command line is checked before its first task runs."""
+    assert_refused(staged.run("release.status", "approve", "telegram", "--force"), "approve: CODE")
+    assert staged.ran() == []
+
+
+def test_bad_number_is_refused(stock):
+    """No traceback of Invoke's own for a number that is none."""
+    assert_refused(stock.run("release.prepare", "--limit", "soon"), "--limit", "number", "'soon'")
+    assert stock.ran() == []
+
+
+def test_help_and_list_show_flags_and_no_internals(staged):
+    """``inv --help TASK`` and ``inv --list`` are what Invoke makes of any task."""
+    shown = staged.run("--help", "release.preflight").stdout
+    assert "--health-url=STRING" in shown
+    assert "what to ask" in shown
+    assert "deferred" not in shown
+    assert staged.run("release.preflight", "--help").stdout == shown
+    refused = staged.run("release.preflight", "--deferred")
+    assert refused.returncode == 1  # Invoke's own code for what it cannot parse
+    listed = staged.run("--list").stdout
+    assert "release.prepare" in listed
+    assert "Write the manifest." in listed
+    assert staged.ran() == []
+
+
+@pytest.fixture(params=["inv", "release-tasks"])
+def either_program(request: pytest.FixtureRequest, staged: Project, binary: Project) -> Project:
+    """The same tasks behind both programs."""
+    return staged if request.param == "inv" else binary
+
+
+def test_ctrl_c_ends_with_130(either_program):
+    """A signal to the one process is its exit code, without a traceback."""
+    project = either_program
+    with subprocess.Popen(
+        [*project.inv, "wait"],
+        cwd=project.root,
+        env=project.environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        try:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "waiting\n"
+            process.send_signal(signal.SIGINT)
+            assert process.communicate(timeout=10) == ("", "")
+        finally:
+            process.kill()
+    assert process.returncode == 130
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("invoke.yaml", "origin: here\n"),
+        ("invoke.yml", "origin: here\n"),
+        ("invoke.json", '{"origin": "here"}'),
+        ("invoke.py", "origin = 'here'\n"),
+    ],
+)
+def test_binary_reads_the_working_folders_configuration(own_binary, name, text):
+    """release-tasks needs no tasks.py to find invoke.yaml."""
+    (own_binary.root / name).write_text(text)
+    assert own_binary.run("settings").stdout == "here False\n"
+
+
+def test_binary_keeps_invokes_core_flags(binary):
+    """``--dry`` and ``-f`` are what they are under inv, over the folder's configuration."""
+    (binary.root / "invoke.yaml").write_text("origin: here\n")
+    (binary.root / "other.yaml").write_text("origin: there\n")
+    assert binary.run("--dry", "-f", "other.yaml", "settings").stdout == "there True\n"
+
+
+def test_binary_runs_stages_under_the_stage_executor(binary):
+    """No line in any configuration is needed."""
+    expected = ["preflight U True", "prepare U U True"]
+    assert binary.done("release.prepare", "--health-url", "U") == expected
+    assert binary.run("--version").stdout == "release-tasks 1.2.3\n"
+    assert "release.prepare" in binary.run("--list").stdout
+
+
+@pytest.mark.parametrize(
+    ("line", "part"),
+    [
+        ("release.prepaer", "No idea what 'release.prepaer' is!"),
+        ("release.prepare --health-url", "needed value"),
+        ("release.prepare --bogus", "--bogus"),
+        ("approve telegram", "'code'"),
+        ("--help release.prepaer", "release.prepaer"),
+        ("--list nowhere", "nowhere"),
+        ("--list --list-format tree", "flat, nested, json"),
+        ("--list --list-depth deep", "deep"),
+        ("-f nowhere.yaml release.status", "nowhere.yaml"),
+        ("-f notes.txt release.status", "notes.txt"),
+    ],
+)
+def test_binary_ends_with_2_for_what_it_cannot_parse(own_binary, line, part):
+    """One sentence, nothing ran, and one document where one was asked for."""
+    (own_binary.root / "notes.txt").write_text("")
+    assert_refused(own_binary.run(*line.split()), part)
+    if "release.prepare " in line:
+        result = own_binary.run(*line.split()[:1], "--json", *line.split()[1:])
+        assert_refused(result, part)
+        assert json.loads(result.stdout)["exitCode"] == 2
+    assert own_binary.ran() == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("invoke.yaml", "a: [1\nb: 2\n"),
+        ("invoke.yaml", "- a list\n"),
+        ("invoke.yaml", "run: true\n"),
+        ("invoke.json", "{"),
+        ("invoke.py", "1 / 0\n"),
+    ],
+)
+def test_binary_names_the_configuration_it_cannot_use(own_binary, name, text):
+    """A broken file is one sentence that names it."""
+    (own_binary.root / name).write_text(text)
+    assert_refused(own_binary.run("release.status"), f"{name}: cannot be used: ")
+    assert own_binary.ran() == []
+
+
+def test_module_is_the_binary(own_binary):
+    """``python -m release_tasks.program`` is the command that pip installs, with the suite."""
+    own_binary.inv = [sys.executable, "-m", "release_tasks.program"]
+    version = f"release-tasks {release_tasks.__version__}\n"
+    assert own_binary.run("--version").stdout == version
+    assert "release.prepare" in own_binary.run("--list").stdout
