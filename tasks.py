@@ -1,7 +1,69 @@
-"""This repository's own tasks: the suite, acting on the bundled gateway, and what developers need besides."""
+"""This repository's own tasks: the suite, acting on the bundled gateway, and what its developers need besides."""
 
 from __future__ import annotations
 
-from release_tasks import ns
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+
+from invoke import Collection, Context, Exit, task
+
+from release_tasks import ns as suite
 
 __all__ = ["ns"]
+
+HERE = Path(__file__).parent
+SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "release_tasks")
+
+
+@task
+def demo(ctx: Context) -> None:
+    """Show the whole runbook on a scratch gateway: release, damage, roll back."""
+    from release_tasks.gateway.demo import DemoFailed, run_demo
+
+    try:
+        run_demo(HERE, print)
+    except DemoFailed as error:
+        raise Exit(f"The demo failed: {error}", code=1) from None
+
+
+@task(auto_shortflags=False, help={"output": "The folder that receives the wheel."})
+def build(ctx: Context, output: str = "memory/build") -> None:
+    """Build the wheel of this package from a copy of the sources, so that the checkout stays clean."""
+    if ctx.config.run.dry:
+        return
+    with tempfile.TemporaryDirectory(prefix="release-tasks-build-") as copy:
+        for name in SOURCES:
+            source = HERE / name
+            if source.is_dir():
+                shutil.copytree(source, Path(copy, name), ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy2(source, copy)
+        target = HERE / output
+        target.mkdir(parents=True, exist_ok=True)
+        options = "-q --no-deps --no-build-isolation"
+        ctx.run(f"{sys.executable} -m pip wheel {options} -w '{target}' '{copy}'", in_stream=False)
+
+
+@task
+def docs(ctx: Context) -> None:
+    """Generate docs/configuration.md from the schema."""
+    from release_tasks.config.reference import configuration_page
+
+    if not ctx.config.run.dry:
+        (HERE / "docs" / "configuration.md").write_text(configuration_page())
+
+
+@task
+def check(ctx: Context) -> None:
+    """Run what CI runs before the tests: style, types, import walls."""
+    for command in ("ruff check .", "ruff format --check .", "mypy", "lint-imports --config setup.cfg"):
+        ctx.run(f"{sys.executable} -m {command}" if not command.startswith("lint") else command, in_stream=False)
+
+
+ns = Collection()
+for collection in suite.collections.values():
+    ns.add_collection(collection)
+ns.add_task(demo)
+ns.add_collection(Collection("dev", build=build, docs=docs, check=check))

@@ -26,9 +26,8 @@ from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
 ACCOUNTS = 50
 BALANCE = 100
 
-WRITER = (
-    """
-import random, signal, sqlite3, sys
+WRITER = """
+import random, signal, sqlite3, sys, time
 path, journal_mode, pause = sys.argv[1], sys.argv[2], float(sys.argv[3])
 stop = False
 def end(*_):
@@ -37,10 +36,9 @@ def end(*_):
 signal.signal(signal.SIGTERM, end)
 db = sqlite3.connect(path, timeout=60, isolation_level=None)
 db.execute(f"PRAGMA journal_mode = {journal_mode}")
-import time
 done = 0
 while not stop:
-    a, b = random.sample(range(%d), 2)
+    a, b = random.sample(range(50), 2)  # the accounts that Project makes
     amount = random.randint(1, 5)
     db.execute("BEGIN IMMEDIATE")
     db.execute("UPDATE accounts SET balance = balance - ? WHERE id = ?", (amount, a))
@@ -53,8 +51,6 @@ while not stop:
     time.sleep(pause)
 print(done, flush=True)
 """
-    % ACCOUNTS
-)
 
 
 @pytest.fixture(autouse=True)
@@ -76,7 +72,7 @@ def free_port() -> int:
 
 
 class Project:
-    """A scratch project: ``state/app.db`` (constant sum), ``state/identity/``, ``state/mcp.json``, ``state/extra.json``."""
+    """A scratch project: a database of constant sum, identity/, mcp.json and, absent at first, extra.json."""
 
     def __init__(self, folder: Path, journal_mode: str = "wal") -> None:
         self.folder = folder

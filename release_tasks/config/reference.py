@@ -1,0 +1,100 @@
+"""docs/configuration.md, generated from the schema."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from release_tasks.config import schema
+from release_tasks.config.load import written_name
+from release_tasks.config.values import show_duration
+
+__all__ = ["configuration_page"]
+
+_INTRODUCTION = """\
+# Configuration
+
+Everything below goes into `invoke.yaml` beside your `tasks.py` (or any other configuration source of Invoke; the file
+given with `inv -f` wins over it). Relative paths start at the folder that holds `tasks.py`, wherever `inv` is typed.
+Durations are written `500ms`, `30s`, `10m`, `1h`. Unknown keys are errors, and all mistakes are told at once.
+
+Every single value can be overridden from the environment: `release.health.url` is `INVOKE_RELEASE_HEALTH_URL`.
+Secrets are never written here; keys that end in `_env` name the environment variable that holds one.
+
+This must stand in the file too, or flags such as `--health-url` would not reach the gates that run before a release:
+
+```yaml
+tasks:
+  executor_class: release_tasks.executor.StageExecutor
+```
+
+This page is generated from `release_tasks/config/schema.py` by `inv dev.docs`; a test fails when it is stale.
+"""
+
+_SECTIONS = (("release", schema.ReleaseConfig), ("pairing", schema.PairingConfig), ("gateway", schema.GatewayConfig))
+
+
+def configuration_page() -> str:
+    """Return the whole page as Markdown."""
+    parts = [_INTRODUCTION]
+    for name, cls in _SECTIONS:
+        parts += _section(name, cls)
+    return "\n".join(parts)
+
+
+def _section(path: str, cls: Any) -> Iterator[str]:
+    yield f"## `{path}`\n"
+    yield f"{_first_sentence(cls)}\n"
+    yield "| key | type | default | meaning |"
+    yield "| --- | --- | --- | --- |"
+    types = typing.get_type_hints(cls)
+    inner: list[tuple[str, Any]] = []
+    for attribute in attrs.fields(cls):
+        name, kind = written_name(attribute), types[attribute.name]
+        yield f"| `{name}` | {_shown_type(kind)} | {_shown_default(attribute)} | {attribute.metadata['doc']} |"
+        nested = _nested(kind)
+        if nested is not None:
+            inner.append((f"{path}.{name}.NAME" if typing.get_origin(kind) is dict else f"{path}.{name}", nested))
+    yield ""
+    for name, kind in inner:
+        yield from _section(name, kind)
+
+
+def _nested(kind: Any) -> Any:
+    for candidate in (kind, *typing.get_args(kind)):
+        if isinstance(candidate, type) and attrs.has(candidate):
+            return candidate
+    return None
+
+
+def _shown_type(kind: Any) -> str:
+    if typing.get_origin(kind) is dict:
+        return "names and values" if _nested(kind) is None else "names and sections"
+    if typing.get_origin(kind) is list:
+        return "list of names"
+    nested = _nested(kind)
+    if nested is schema.VersionConfig:
+        return "text or section"
+    if nested is not None:
+        return "section"
+    words = {"Duration": "duration", "Path": "path", "str": "text", "int": "number", "bool": "true or false"}
+    names = [getattr(part, "__name__", str(part)) for part in typing.get_args(kind) or (kind,)]
+    return next((words[name] for name in names if name in words), "any value")
+
+
+def _shown_default(attribute: Any) -> str:
+    default = attribute.default
+    if default is None or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+        return ""
+    if isinstance(default, bool):
+        return f"`{str(default).lower()}`"
+    if isinstance(default, float):
+        return f"`{show_duration(default)}`"
+    return f"`{default}`"
+
+
+def _first_sentence(cls: Any) -> str:
+    return (cls.__doc__ or "").strip().splitlines()[0]

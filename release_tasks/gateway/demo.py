@@ -1,0 +1,218 @@
+"""The whole runbook on the embedded gateway in under a minute, with the public tasks only."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from release_tasks.gateway.home import GatewayHome
+
+__all__ = ["DemoFailed", "run_demo"]
+
+_MESSAGES = 5
+_SECONDS = 20.0
+
+
+class DemoFailed(Exception):
+    """Something the demo shows turned out not to be so."""
+
+
+def run_demo(project: Path, say: Callable[[str], None]) -> None:
+    """Release, damage, roll back, and check each step; ``project`` holds the tasks.py and invoke.yaml to use.
+
+    Works on a free port and in a scratch folder, leaves no process and no file. Raises DemoFailed.
+    """
+    scratch = Path(tempfile.mkdtemp(prefix="release-tasks-demo-"))
+    demo = _Demo(project, scratch, say)
+    try:
+        demo.run()
+    finally:
+        demo.inv("gateway.stop")
+        leftover = demo.gateway_processes()
+        shutil.rmtree(scratch)
+    if leftover:
+        raise DemoFailed(f"processes are left behind: {leftover}")
+    say("Stopped the gateway; no process and no file is left.")
+
+
+class _Demo:
+    def __init__(self, project: Path, scratch: Path, say: Callable[[str], None]) -> None:
+        self.project = project
+        self.scratch = scratch
+        self.say = say
+        self.home = GatewayHome(scratch / "gateway")
+        self.url = f"http://127.0.0.1:{_free_port()}"
+        self.overlay = scratch / "demo.json"
+        self.overlay.write_text(json.dumps(self.configuration()))
+
+    def run(self) -> None:
+        self.start()
+        before = self.write_data()
+        snapshot = self.prepare()
+        self.damage()
+        self.show_health("degraded")
+        self.roll_back(snapshot, "restored")
+        self.show_health("ok")
+        self.require(self.content() == before, "messages, identity and MCP config are byte for byte as they were")
+        self.roll_back(snapshot, "noop")
+        self.show_audit()
+
+    def configuration(self) -> dict[str, Any]:
+        """What differs from the project's own invoke.yaml: every place and port is a scratch one."""
+        home = self.home
+        quiet = {
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "HYPOTHESIS_STORAGE_DIRECTORY": str(self.scratch / "hypothesis"),
+            "PYTEST_ADDOPTS": f"--basetemp={self.scratch / 'pytest'}",
+        }
+        return {
+            "gateway": {"port": int(self.url.rsplit(":", 1)[1]), "root": str(home.root)},
+            "release": {
+                "root": str(self.scratch / "pipeline"),
+                "app": {"version": {"file": str(home.settings)}},
+                "health": {"url": f"{self.url}/health"},
+                "gates": {
+                    "build": {"command": f"inv dev.build --output {self.scratch / 'build'}", "env": quiet},
+                    "tests": {"env": quiet},
+                    "gui": {"http": f"{self.url}/"},
+                    "dispatcher": {"http": f"{self.url}/health"},
+                    "mcp-config": {"mcp": str(home.mcp_servers)},
+                },
+                "assets": {
+                    "database": {"sqlite": str(home.database)},
+                    "identity": {"directory": str(home.identity)},
+                    "mcp": {"file": str(home.mcp_servers)},
+                    "settings": {"file": str(home.settings)},
+                },
+            },
+        }
+
+    def start(self) -> None:
+        started = self.inv("gateway.start")
+        self.say(f"Started the gateway at {self.url} in a scratch folder.")
+        self.require(started.returncode == 0, f"gateway.start ends with 0 ({started.stderr.strip()})")
+
+    def write_data(self) -> dict[str, Any]:
+        for number in range(_MESSAGES):
+            message = {"channel": "telegram", "to": "1000", "text": f"message {number}"}
+            requests.post(f"{self.url}/messages", json=message, timeout=5).raise_for_status()
+        deadline = time.monotonic() + _SECONDS
+        while not self.is_settled() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        self.require(self.is_settled(), f"{_MESSAGES} messages are delivered, and health is ok")
+        return self.content()
+
+    def prepare(self) -> str:
+        done = self.inv("release.prepare", "--release-id", "demo-1", "--json")
+        self.say("$ inv release.prepare --release-id demo-1")
+        manifest = _document(done)
+        for check in manifest.get("preflight", {}).get("checks", []):
+            self.say(f"    {check['id']:<12}{check['status']:<8}{check['durationMs'] / 1000:5.1f}s  {check['detail']}")
+        self.require(done.returncode == 0 and manifest.get("status") == "ready", f"the release is ready\n{done.stderr}")
+        snapshot: str = manifest["snapshot"]["snapshotId"]
+        self.say(f"    snapshot {snapshot}")
+        return snapshot
+
+    def damage(self) -> None:
+        with closing(sqlite3.connect(self.home.database, timeout=10)) as database, database:
+            database.execute("DELETE FROM messages")
+        (self.home.identity / "identity.json").write_text("not JSON any more")
+        self.home.mcp_servers.write_text('{"mcpServers": ')
+        self.say("Damaged it: deleted all messages, overwrote the identity, broke the MCP config.")
+        self.require(self.messages() == [], "the messages are gone")
+
+    def show_health(self, expected: str) -> None:
+        data = self.health()
+        self.require(data.get("status") == expected, f"health says {expected}")
+        for problem in data.get("problems", []):
+            self.say(f"    {problem}")
+
+    def roll_back(self, snapshot: str, expected: str) -> None:
+        started = time.monotonic()
+        done = self.inv("release.rollback", "--json")
+        outcome = _document(done)
+        self.say(f"$ inv release.rollback    ({time.monotonic() - started:.1f}s)")
+        is_right = done.returncode == 0 and outcome.get("snapshotId") == snapshot
+        self.require(
+            is_right and outcome.get("status") == expected, f"it says {expected}\n{outcome.get('diagnostics')}"
+        )
+        if outcome.get("restoredAssets"):
+            self.say(f"    restored: {', '.join(outcome['restoredAssets'])}")
+
+    def show_audit(self) -> None:
+        done = self.inv("release.audit")
+        self.say("$ inv release.audit")
+        for line in done.stdout.splitlines():
+            self.say(f"    {line}")
+        self.require(done.returncode == 0, "the audit chain is intact")
+
+    def require(self, is_so: bool, what: str) -> None:
+        """Say that it is so, or end the demo."""
+        if not is_so:
+            raise DemoFailed(f"expected that {what}")
+        self.say(f"  ok: {what.splitlines()[0]}")
+
+    def content(self) -> dict[str, Any]:
+        return {
+            "messages": self.messages(),
+            "identity": {path.name: path.read_bytes() for path in sorted(self.home.identity.iterdir())},
+            "mcp": self.home.mcp_servers.read_bytes(),
+            "settings": self.home.settings.read_bytes(),
+        }
+
+    def messages(self) -> list[Any]:
+        data = requests.get(f"{self.url}/messages", params={"limit": 100}, timeout=5).json()["data"]
+        messages: list[Any] = data["messages"] if isinstance(data, dict) else data
+        return messages
+
+    def health(self) -> dict[str, Any]:
+        data: dict[str, Any] = requests.get(f"{self.url}/health", timeout=5).json().get("data", {})
+        return data
+
+    def is_settled(self) -> bool:
+        delivered = [message for message in self.messages() if message["state"] == "sent"]
+        return len(delivered) == _MESSAGES and self.health().get("status") == "ok"
+
+    def inv(self, *words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "invoke", "-f", str(self.overlay), *words]
+        return subprocess.run(command, cwd=self.project, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+
+    def gateway_processes(self) -> list[str]:
+        """Return the command lines that still mention the scratch folder."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*/cmdline"):
+            try:
+                line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
+            except OSError:
+                continue
+            if str(self.scratch) in line and entry.parent.name != str(os.getpid()):
+                found.append(line)
+        return found
+
+
+def _document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    try:
+        document: dict[str, Any] = json.loads(done.stdout)
+    except ValueError:
+        raise DemoFailed(f"the task printed no JSON document: {done.stdout}{done.stderr}") from None
+    return document
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
