@@ -19,12 +19,14 @@ __all__ = ["collection"]
 _HEALTH_HELP = "Ask this URL instead of release.health.url."
 _JSON_HELP = "Print exactly one JSON document on stdout."
 _STRICT_HELP = "A degraded service fails its health gate."
+# What is typed on prepare reaches the preflight before it, so that a mistake is refused before any gate has run.
+_SHARED = ("health_url", "strict", "json", "release_id", "retention")
 _EXECUTOR_LINE = "tasks: {executor_class: release_tasks.executor.StageExecutor}"
 
 
 @stage(
-    shares=("health_url", "strict", "json", "release_id"),
-    internal=("deferred", "release_id"),
+    shares=_SHARED,
+    internal=("deferred", "release_id", "retention"),
     iterable=["only", "skip"],
     help={
         "health_url": _HEALTH_HELP,
@@ -45,12 +47,15 @@ def preflight(
     json: bool = False,
     deferred: bool = False,
     release_id: str | None = None,
+    retention: str | None = None,
 ) -> None:
     """Run every gate: build, tests, health, interfaces; exit 1 when one fails."""
     # Deferred means that a prepare follows, which shows the gates and gives the verdict on them.
-    with session(ctx, json and not deferred) as current:
+    with session(ctx, json) as current:
+        number_flag("retention", retention)
         if current.is_dry:
-            _show_dry_gates(current, words_flag(only), words_flag(skip))
+            if not deferred:
+                _show_dry_gates(current, words_flag(only), words_flag(skip))
             return
         chosen = _release_id_of(current, release_id, is_release=deferred)
         run = run_gates(current, chosen, health_url, words_flag(only), words_flag(skip), strict)
@@ -63,7 +68,7 @@ def preflight(
 
 @stage(
     pre=[call(preflight, deferred=True)],
-    shares=("health_url", "strict", "json", "release_id"),
+    shares=_SHARED,
     help={
         "health_url": _HEALTH_HELP,
         "release_id": "The release's id; made of version and time when left out.",

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
-import tempfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from filelock import FileLock
 
 import release_tasks
-
-VERSIONS = {"2.2": "invoke>=2.2,<2.3", "3": "invoke>=3,<4"}
 
 TASKS = '''
 import signal
@@ -108,6 +103,7 @@ from suite import ns
 ReleaseProgram(ns, "1.2.3").run()
 """
 
+Environment = Callable[..., dict[str, str]]
 EXECUTOR = "tasks:\n  executor_class: release_tasks.executor.StageExecutor\n"
 
 
@@ -143,47 +139,8 @@ class Project:
         return log.read_text().splitlines() if log.exists() else []
 
 
-def installed(requirement: str, into: Path) -> Path:
-    """The folder that holds this Invoke, installed once for all workers and sessions."""
-    with FileLock(f"{into}.lock"):
-        if not into.exists():
-            with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
-                pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
-                options = ["--disable-pip-version-check", "--target", f"{scratch}/invoke"]
-                done = subprocess.run(
-                    [*pip, *options, requirement], capture_output=True, text=True, timeout=300
-                )
-                if done.returncode:
-                    pytest.fail(f"pip cannot install {requirement}: {done.stderr}", pytrace=False)
-                Path(scratch, "invoke").rename(into)
-    return into
-
-
-@pytest.fixture(scope="session", params=list(VERSIONS))
-def invoke_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to put first on PYTHONPATH, for each version of Invoke."""
-    cache = getattr(request.config, "cache", None)
-    if cache is not None:
-        parent = Path(cache.mkdir("invoke"))
-    else:
-        parent = tmp_path_factory.getbasetemp()
-        if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder below the session's
-            parent = parent.parent
-    # The interpreter is part of the name, for the script's first line points at it.
-    python = re.sub(r"\W+", "_", sys.executable).strip("_")
-    return installed(VERSIONS[request.param], parent / f"{python}-{request.param}")
-
-
-def environment(home: Path, *first: Path) -> dict[str, str]:
-    """An environment with these folders and this package first, and no configuration around it."""
-    package = Path(release_tasks.__file__).parent.parent
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "PYTHON"))}
-    search = os.pathsep.join(map(str, [*first, package]))
-    return {**kept, "HOME": str(home), "PYTHONPATH": search, "PYTHONDONTWRITEBYTECODE": "1"}
-
-
 @pytest.fixture
-def stock(invoke_folder: Path, tmp_path: Path) -> Project:
+def stock(invoke_folder: Path, environment: Environment, tmp_path: Path) -> Project:
     """A project under Invoke's stock executor."""
     root = tmp_path / "project"
     root.mkdir()
@@ -207,26 +164,26 @@ def either(request: pytest.FixtureRequest, stock: Project) -> Project:
     return stock
 
 
-def binary_in(tmp_path: Path, *first: Path) -> Project:
+def binary_in(tmp_path: Path, variables: dict[str, str]) -> Project:
     """A folder without tasks.py, and the release-tasks program on the same tasks."""
     home, root = tmp_path / "elsewhere", tmp_path / "folder"
     home.mkdir()
     root.mkdir()
     (home / "suite.py").write_text(TASKS)
     (home / "binary.py").write_text(BINARY)
-    return Project(root, environment(tmp_path, *first), [sys.executable, str(home / "binary.py")])
+    return Project(root, variables, [sys.executable, str(home / "binary.py")])
 
 
 @pytest.fixture
-def binary(invoke_folder: Path, tmp_path: Path) -> Project:
+def binary(invoke_folder: Path, environment: Environment, tmp_path: Path) -> Project:
     """The release-tasks program under each version of Invoke."""
-    return binary_in(tmp_path, invoke_folder)
+    return binary_in(tmp_path, environment(tmp_path, invoke_folder))
 
 
 @pytest.fixture
-def own_binary(tmp_path: Path) -> Project:
+def own_binary(environment: Environment, tmp_path: Path) -> Project:
     """The release-tasks program under the Invoke that is installed beside it."""
-    return binary_in(tmp_path)
+    return binary_in(tmp_path, environment(tmp_path))
 
 
 def assert_refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:

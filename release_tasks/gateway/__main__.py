@@ -1,0 +1,210 @@
+"""Run one gateway in the foreground: ``python -m release_tasks.gateway --root HOME``."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import fcntl
+import logging
+import os
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from attrs import evolve, frozen
+
+from release_tasks.gateway.answers import timestamp
+from release_tasks.gateway.errors import REFUSAL, GatewayError
+from release_tasks.gateway.home import GatewayHome
+from release_tasks.gateway.network import bind, check_host, is_loopback, url_of
+from release_tasks.gateway.pidfile import PidFile
+
+__all__ = ["Invocation", "main", "parse", "serve"]
+
+_LOG = logging.getLogger("gateway")
+_GATE_KILL_SECONDS = 1.0
+
+
+class _Ended(BaseException):
+    """SIGTERM or SIGINT; no ``except Exception`` may take it for a failure."""
+
+
+@frozen
+class Invocation:
+    """The command line."""
+
+    home: GatewayHome
+    host: str
+    port: int
+    allow_remote: bool
+    release_root: Path | None
+    start_gate: list[str]
+
+
+def parse(argv: list[str] | None) -> Invocation:
+    """Read the command line; argparse ends the process with 2 when it makes no sense."""
+    parser = argparse.ArgumentParser(
+        prog="python -m release_tasks.gateway", description="The embedded reference gateway."
+    )
+    parser.add_argument("--root", type=Path, required=True, help="home folder, laid out if new")
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, default=3100, help="0 takes any free port")
+    parser.add_argument("--allow-remote", action="store_true", help="listen beyond loopback")
+    parser.add_argument("--release-root", type=Path, help="folder that holds manifests/latest.json")
+    parser.add_argument(
+        "--start-gate",
+        nargs=argparse.REMAINDER,
+        default=[],
+        metavar="COMMAND",
+        help="must succeed before anything is opened; takes the rest of the line",
+    )
+    values = parser.parse_args(argv)
+    return Invocation(
+        home=GatewayHome(values.root.absolute()),
+        host=values.host,
+        port=values.port,
+        allow_remote=values.allow_remote,
+        release_root=values.release_root.absolute() if values.release_root else None,
+        start_gate=values.start_gate,
+    )
+
+
+def serve(call: Invocation) -> None:
+    """Run the gateway until a signal ends it; raises GatewayError when it cannot start."""
+    check_host(call.host, allow_remote=call.allow_remote)
+    try:
+        call.home.make_root()
+        with _only_one(call.home), _pid_file(call.home, call.host) as record:
+            if call.start_gate:
+                _pass_start_gate(call.start_gate)
+            call.home.lay_out()
+            listener = bind(call.host, call.port)
+            with contextlib.closing(listener):
+                port = listener.getsockname()[1]
+                evolve(record, port=port).write(call.home.pid_file)
+                _LOG.info("home %s, %s", call.home.root, url_of(call.host, port))
+                _serve_http(call, listener)
+    except OSError as error:
+        raise GatewayError(f"The gateway cannot start: {error}.") from error
+
+
+def _serve_http(call: Invocation, listener: socket.socket) -> None:
+    try:
+        import uvicorn
+
+        from release_tasks.gateway.service import create_app
+    except ModuleNotFoundError as error:
+        raise GatewayError(
+            "The embedded gateway needs the extra: pip install 'release-tasks[gateway]'"
+        ) from error
+    app = create_app(
+        call.home, release_root=call.release_root, only_loopback=is_loopback(call.host)
+    )
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            log_config=None,
+            access_log=False,
+            proxy_headers=False,  # no header may claim to come from loopback
+            server_header=False,
+            ws="none",
+            lifespan="on",
+            timeout_graceful_shutdown=1,
+        )
+    )
+    server.run(sockets=[listener])
+    if not server.started:
+        raise GatewayError("The gateway did not start; its log says why.")
+
+
+@contextlib.contextmanager
+def _only_one(home: GatewayHome) -> Iterator[None]:
+    """Hold the home's lock; the kernel lets go of it however this process ends."""
+    fd = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise GatewayError(f"A gateway is already running in {home.root}.") from None
+        yield
+    finally:
+        os.close(fd)
+
+
+@contextlib.contextmanager
+def _pid_file(home: GatewayHome, host: str) -> Iterator[PidFile]:
+    record = PidFile.of_this_process(host, timestamp())
+    record.write(home.pid_file)
+    try:
+        yield record
+    finally:
+        record.remove(home.pid_file)
+
+
+def _pass_start_gate(command: list[str]) -> None:
+    """Run the command that must succeed first; raises GatewayError when it does not."""
+    shown = shlex.join(command)
+    try:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
+    except OSError as error:
+        raise GatewayError(
+            f"The gateway does not start: its start gate `{shown}` cannot be run: {error.strerror}."
+        ) from error
+    try:
+        code = process.wait()
+    finally:
+        if process.poll() is None:
+            _end(process)
+    if code != 0:
+        raise GatewayError(
+            f"The gateway does not start: its start gate `{shown}` ended with {code};"
+            " the log has its output."
+        )
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.terminate()
+    try:
+        process.wait(_GATE_KILL_SECONDS)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def _stop(number: int, frame: FrameType | None) -> NoReturn:
+    raise _Ended
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Serve until a signal (0); 1 when it cannot start, 2 for a wrong command line."""
+    call = parse(argv)
+    os.umask(0o077)
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        level=logging.INFO,
+        stream=sys.stderr,
+    )
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
+    try:
+        serve(call)
+    except _Ended:
+        _LOG.info("ended by a signal")
+    except GatewayError as error:
+        print(f"{REFUSAL}{error.message}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    status = main()
+    sys.stderr.flush()
+    # Not sys.exit: it would wait for a thread that still waits for the database, and a stop takes 2
+    # s at most.
+    os._exit(status)

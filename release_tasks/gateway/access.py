@@ -1,0 +1,106 @@
+"""Who may ask what: loopback names, browsers of other pages, signatures, and the size of a body."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from release_tasks.gateway.answers import correlation_id, failure
+from release_tasks.gateway.network import is_loopback
+
+__all__ = ["RequestGuard", "check_signature", "read_body"]
+
+MAX_BODY_BYTES = 64 * 1024
+_BODY_SECONDS = 10.0
+
+
+class RequestGuard:
+    """Gives every request its correlation id, and keeps web pages of other origins out.
+
+    Loopback keeps other machines out, not the browser on this one: any page it shows could post
+    here, or point a name of its own at 127.0.0.1 and read the answers.
+    """
+
+    def __init__(self, app: ASGIApp, *, only_loopback: bool) -> None:
+        self._app = app
+        self._only_loopback = only_loopback
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = Headers(scope=scope)
+        correlation = correlation_id(headers.get("x-correlation-id"))
+        scope.setdefault("state", {})["correlation_id"] = correlation
+        refusal = self._refusal(headers)
+        if refusal is None:
+            await self._app(scope, receive, send)
+        else:
+            answer = JSONResponse(failure("forbidden", refusal, correlation), 403)
+            await answer(scope, receive, send)
+
+    def _refusal(self, headers: Headers) -> str | None:
+        host = headers.get("host", "")
+        if self._only_loopback and not is_loopback(_name_in(f"//{host}")):
+            return "this gateway answers on loopback names only"
+        origin = headers.get("origin")
+        if origin is not None and origin.partition("://")[2] != host:
+            return "pages of another origin may not call this gateway"
+        return None
+
+
+def _name_in(url: str) -> str:
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+async def read_body(request: Request) -> bytes:
+    """Return the whole body; raises HTTPException: 413 when it is too large, 408 when too slow."""
+    try:
+        return await asyncio.wait_for(_collect(request), _BODY_SECONDS)
+    except asyncio.TimeoutError:
+        raise HTTPException(408, "the body did not arrive in time") from None
+    except ClientDisconnect:
+        raise HTTPException(400, "the client went away") from None
+
+
+async def _collect(request: Request) -> bytes:
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY_BYTES:
+            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+    return bytes(body)
+
+
+def check_signature(request: Request, body: bytes, secret: str | None, *, always: bool) -> None:
+    """Check ``X-Signature: sha256=HMAC-SHA256(secret, body)``; raises HTTPException.
+
+    With a secret, a request must be signed when ``always`` is set or it comes from another machine,
+    and a signature that is there must be right: 401 without, 403 for a wrong one. Without a secret
+    only this machine is served; others get 503.
+    """
+    is_local = request.client is not None and is_loopback(request.client.host)
+    if not secret:
+        if not is_local:
+            raise HTTPException(503, "API_SECRET is not set; only loopback is served without it")
+        return
+    offered = request.headers.get("x-signature")
+    if offered is None:
+        if always or not is_local:
+            raise HTTPException(401, "the X-Signature header is missing")
+        return
+    expected = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    # As bytes: compare_digest refuses text that is not ASCII.
+    if not hmac.compare_digest(offered.encode("latin-1", "replace"), expected.encode()):
+        raise HTTPException(403, "the X-Signature header is wrong")

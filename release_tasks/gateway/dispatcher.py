@@ -1,0 +1,149 @@
+"""The worker that delivers from the queue: a process of its own, child of the service.
+
+    python -m release_tasks.gateway.dispatcher --root HOME
+
+It writes a JSON line on stdout for each beat, is woken by a line on stdin, and ends when stdin
+does: the kernel closes that pipe however the service ends, so no worker is ever left behind.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from release_tasks.gateway.delivery import DeliveryError, deliver
+from release_tasks.gateway.errors import GatewayError, SettingsError, StoreError
+from release_tasks.gateway.home import GatewayHome
+from release_tasks.gateway.settings import Settings, read_settings
+from release_tasks.gateway.store import Delivery, Store
+
+__all__ = ["Dispatcher", "main"]
+
+_LOG = logging.getLogger("gateway.dispatcher")
+_BEAT_SECONDS = 1.0
+_MAX_BACKOFF_SECONDS = 300.0
+# How long a delivery under way may take once the service is gone.
+_LAST_DELIVERY_SECONDS = 1.0
+
+
+class Dispatcher:
+    """Claims due deliveries one by one, hands each over, and writes down how it went.
+
+    A message is delivered at least once: a worker that dies between handing over and writing that
+    down leaves a row that the next one takes again. Receivers tell by the message's id.
+    """
+
+    def __init__(self, home: GatewayHome) -> None:
+        self._home = home
+        self._store = Store(home.database)
+        self._worker = secrets.token_hex(8)
+        self._woken = threading.Event()
+        self._stopping = threading.Event()
+        self._trouble: str | None = None
+        self._last_beat = 0.0
+
+    def run(self) -> None:
+        """Deliver until ``stop``; trouble with database or settings is told and outlasted."""
+        pause = 0.0
+        while not self._stopping.is_set():
+            self._woken.wait(pause)
+            self._woken.clear()
+            pause = self._turn()
+        self._store.close()
+
+    def wake(self) -> None:
+        """Look at the queue now."""
+        self._woken.set()
+
+    def stop(self) -> None:
+        """Take no further delivery."""
+        self._stopping.set()
+        self._woken.set()
+
+    def _turn(self) -> float:
+        """Deliver one message if one is due; return the seconds to wait before the next turn."""
+        try:
+            # Read each time: a rollback may have put another gateway.json here. With none that can
+            # be read nothing is sent, because the default target may be the wrong one.
+            settings = read_settings(self._home.settings)
+            delivery = self._store.claim(self._worker)
+            if delivery is not None:
+                self._send(delivery, settings)
+            self._beat(None)
+            return 0.0 if delivery is not None else min(settings.poll, _BEAT_SECONDS)
+        except (SettingsError, StoreError) as error:
+            self._beat(error.message)
+            return _BEAT_SECONDS
+
+    def _send(self, delivery: Delivery, settings: Settings) -> None:
+        try:
+            deliver(delivery, settings, self._home.outbox)
+        except DeliveryError as error:
+            is_last = delivery.attempt >= settings.max_attempts
+            pause = min(settings.backoff * 2 ** min(delivery.attempt - 1, 16), _MAX_BACKOFF_SECONDS)
+            state = "dead" if is_last else "failed"
+            _LOG.warning(
+                "%s: attempt %d of %d failed: %s",
+                delivery.id,
+                delivery.attempt,
+                settings.max_attempts,
+                error.message,
+            )
+            self._store.settle(delivery, self._worker, state, error=error.message, pause=pause)
+        else:
+            self._store.settle(delivery, self._worker, "sent")
+
+    def _beat(self, trouble: str | None) -> None:
+        now = time.monotonic()
+        if trouble == self._trouble and now - self._last_beat < _BEAT_SECONDS * 0.9:
+            return
+        if trouble is not None and trouble != self._trouble:
+            _LOG.warning("delivery is on hold: %s", trouble)
+        self._trouble, self._last_beat = trouble, now
+        sys.stdout.write(json.dumps({"beat": time.time(), "trouble": trouble}) + "\n")
+        sys.stdout.flush()
+
+
+def _follow_service(dispatcher: Dispatcher) -> None:
+    """Wake the dispatcher for each line of the service; end the process when they end."""
+    while os.read(0, 4096):
+        dispatcher.wake()
+    dispatcher.stop()
+    time.sleep(_LAST_DELIVERY_SECONDS)
+    os._exit(0)
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run the worker until its input ends."""
+    parser = argparse.ArgumentParser(prog="python -m release_tasks.gateway.dispatcher")
+    parser.add_argument("--root", type=Path, required=True, help="the gateway's home folder")
+    home = GatewayHome(parser.parse_args(argv).root.absolute())
+    # Ctrl-C reaches the whole group; the service decides when the worker ends.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    os.umask(0o077)
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO
+    )
+    dispatcher = Dispatcher(home)
+    threading.Thread(target=_follow_service, args=(dispatcher,), daemon=True).start()
+    try:
+        dispatcher.run()
+    except BrokenPipeError:
+        os._exit(0)
+    except GatewayError as error:
+        _LOG.error("%s", error.message)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

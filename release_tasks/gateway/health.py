@@ -1,0 +1,145 @@
+"""How the gateway is, found out at each request: files, database, worker, MCP servers."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from attrs import define, field, frozen
+
+from release_tasks.gateway.errors import SettingsError, StoreError
+from release_tasks.gateway.home import GatewayHome
+from release_tasks.gateway.mcp import McpMonitor
+from release_tasks.gateway.mcp_config import McpServer, read_mcp_config
+from release_tasks.gateway.settings import read_identity, read_settings
+from release_tasks.gateway.store import Store
+from release_tasks.gateway.worker import Worker
+
+__all__ = ["HealthReport", "Parts", "examine"]
+
+
+@define
+class Parts:
+    """What a running gateway consists of."""
+
+    home: GatewayHome
+    store: Store
+    worker: Worker
+    mcp: McpMonitor
+    started: float = field(factory=time.monotonic)
+
+
+@frozen
+class HealthReport:
+    """The verdict (``ok``, ``degraded`` or ``failing``) and the ``data`` of the health answer."""
+
+    status: str
+    data: dict[str, Any]
+
+    @property
+    def reason(self) -> str:
+        """Every problem, in one line."""
+        return "; ".join(self.data["problems"])
+
+
+def examine(parts: Parts) -> HealthReport:
+    """Look at every part now; only a database that does not answer makes it ``failing``."""
+    problems: list[str] = []
+    settings = _settings(parts.home.settings, problems)
+    identity = _identity(parts.home.identity, problems)
+    database = _database(parts.store, problems)
+    config, servers = _mcp_config(parts.home.mcp_servers, problems)
+    states = _mcp_servers(parts.mcp, servers, problems)
+    dispatcher = _dispatcher(parts.worker, problems)
+    status = "degraded" if problems else "ok"
+    if database["status"] != "ok":
+        status = "failing"
+    data = {
+        "status": status,
+        "pid": os.getpid(),
+        "uptimeSec": round(time.monotonic() - parts.started, 3),
+        "memoryUsageMb": _memory_mb(),
+        "heartbeat": {"running": dispatcher["running"]},
+        "dispatcher": dispatcher,
+        "settings": settings,
+        "identity": identity,
+        "queue": database.pop("queue", None),
+        "database": database,
+        "mcpConfig": config,
+        "mcpServers": states,
+        "problems": problems,
+    }
+    return HealthReport(status, data)
+
+
+def _settings(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        settings = read_settings(path)
+    except SettingsError as error:
+        return _fault("settings", error, problems)
+    return {"status": "ok", "name": settings.name, "version": settings.version}
+
+
+def _identity(folder: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        identity = read_identity(folder)
+    except SettingsError as error:
+        return _fault("identity", error, problems)
+    return {"status": "ok", "id": identity.id, "name": identity.name}
+
+
+def _mcp_config(path: Path, problems: list[str]) -> tuple[dict[str, Any], list[McpServer] | None]:
+    try:
+        servers = read_mcp_config(path)
+    except SettingsError as error:
+        return _fault("mcpConfig", error, problems), None
+    return {"status": "ok", "detail": f"{len(servers)} configured"}, servers
+
+
+def _fault(part: str, error: SettingsError, problems: list[str]) -> dict[str, Any]:
+    problems.append(f"{part}: {error.message}")
+    return {"status": "missing" if error.is_missing else "invalid", "detail": error.message}
+
+
+def _database(store: Store, problems: list[str]) -> dict[str, Any]:
+    try:
+        return {"status": "ok", **store.check()}
+    except StoreError as error:
+        problems.append(f"database: {error.message}")
+        return {"status": "error", "detail": error.message}
+
+
+def _mcp_servers(
+    monitor: McpMonitor, servers: list[McpServer] | None, problems: list[str]
+) -> list[dict[str, Any]]:
+    states = monitor.snapshot(servers)
+    for state in states:
+        if state["state"] == "error" or state["health"]["circuit"] == "open":
+            problems.append(f"mcpServers.{state['id']}: {state['detail'] or 'its circuit is open'}")
+    return states
+
+
+def _dispatcher(worker: Worker, problems: list[str]) -> dict[str, Any]:
+    state = worker.state()
+    if not state.is_running:
+        problems.append(f"dispatcher: {state.detail}")
+    return {
+        "running": state.is_running,
+        "pid": state.pid,
+        "lastBeatSec": None if state.last_beat is None else round(state.last_beat, 3),
+        "detail": state.detail,
+    }
+
+
+def _memory_mb() -> float:
+    with contextlib.suppress(OSError, ValueError, IndexError):
+        pages = int(Path("/proc/self/statm").read_text().split()[1])
+        return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
+    # Elsewhere only the peak can be had: in bytes on macOS, in KiB on other systems.
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

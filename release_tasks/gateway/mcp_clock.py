@@ -1,0 +1,85 @@
+"""The bundled MCP server: one tool, ``clock.now``, over stdio.
+
+It ends when its input does, so that it never outlives the gateway, however that one ended.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any
+
+from release_tasks.gateway.answers import timestamp
+
+__all__ = ["answer", "main"]
+
+PROTOCOL_VERSION = "2025-06-18"
+_TOOL = {
+    "name": "clock.now",
+    "description": "The current time in UTC, as RFC 3339.",
+    "inputSchema": {"type": "object", "properties": {}, "additionalProperties": False},
+}
+
+
+def answer(line: bytes) -> dict[str, Any] | None:
+    """Return the JSON-RPC response to one request line, or None for a notification."""
+    try:
+        request = json.loads(line)
+    except (ValueError, RecursionError):
+        return _error(None, -32700, "Parse error")
+    if not isinstance(request, dict) or not isinstance(request.get("method"), str):
+        return _error(None, -32600, "Invalid Request")
+    if "id" not in request:
+        return None
+    method, params = request["method"], request.get("params")
+    params = params if isinstance(params, dict) else {}
+    if method == "initialize":
+        return _result(request["id"], _introduction(params))
+    if method == "ping":
+        return _result(request["id"], {})
+    if method == "tools/list":
+        return _result(request["id"], {"tools": [_TOOL]})
+    if method == "tools/call":
+        if params.get("name") != _TOOL["name"]:
+            return _error(request["id"], -32602, f"Unknown tool: {params.get('name')}")
+        content = [{"type": "text", "text": timestamp()}]
+        return _result(request["id"], {"content": content, "isError": False})
+    return _error(request["id"], -32601, "Method not found")
+
+
+def _introduction(params: dict[str, Any]) -> dict[str, Any]:
+    version = params.get("protocolVersion")
+    return {
+        "protocolVersion": version if isinstance(version, str) else PROTOCOL_VERSION,
+        "capabilities": {"tools": {}},
+        "serverInfo": {"name": "clock", "version": "1.0.0"},
+    }
+
+
+def _result(request_id: Any, result: dict[str, Any]) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": request_id, "result": result}
+
+
+def _error(request_id: Any, code: int, message: str) -> dict[str, Any]:
+    return {"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}}
+
+
+def main() -> int:
+    """Serve until the input ends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        for line in sys.stdin.buffer:
+            response = answer(line)
+            if response is not None:
+                sys.stdout.write(json.dumps(response) + "\n")
+                sys.stdout.flush()
+    except BrokenPipeError:
+        # A usual exit would flush the broken pipe once more, and complain.
+        os._exit(0)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,289 @@
+"""The gateway's HTTP service: an ASGI app over the store, the worker and the MCP servers."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import re
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, TypeVar
+
+import anyio
+import anyio.to_thread
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from release_tasks.gateway.access import RequestGuard, check_signature, read_body
+from release_tasks.gateway.answers import failure, success
+from release_tasks.gateway.errors import SettingsError, StoreError
+from release_tasks.gateway.health import Parts, examine
+from release_tasks.gateway.home import GatewayHome
+from release_tasks.gateway.mcp import McpMonitor
+from release_tasks.gateway.releases import last_release
+from release_tasks.gateway.store import Store
+from release_tasks.gateway.worker import Worker
+
+__all__ = ["create_app"]
+
+_T = TypeVar("_T")
+_LOG = logging.getLogger("gateway.service")
+_CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
+_MAX_TO, _MAX_TEXT, _MAX_KEY, _MAX_LIMIT = 256, 16_384, 200, 500
+_MAX_WRITERS = 8  # they take turns at the database anyway
+_PAGE_HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline';"
+    " script-src 'unsafe-inline'; connect-src 'self'; img-src data:; base-uri 'none';"
+    " form-action 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def create_app(
+    home: GatewayHome,
+    *,
+    release_root: Path | None = None,
+    secret: str | None = None,
+    only_loopback: bool = True,
+) -> Starlette:
+    """Return the app for the gateway in ``home``; its lifespan holds worker and MCP links.
+
+    ``release_root`` is the folder that holds ``manifests/latest.json``, shown on the page.
+    ``secret`` signs the reliability answer's requests; None means the environment variable
+    API_SECRET.
+    """
+    parts = Parts(home, Store(home.database), Worker(home), McpMonitor(home.mcp_servers))
+    endpoints = _Endpoints(parts, release_root, secret or os.environ.get("API_SECRET") or None)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncIterator[None]:
+        parts.worker.start()
+        parts.mcp.start()
+        try:
+            yield
+        finally:
+            # Not the pool that serves requests: it may be full of them, waiting for the database.
+            await asyncio.to_thread(_shut_down, parts)
+
+    return Starlette(
+        routes=[
+            Route("/", endpoints.page),
+            Route("/health", endpoints.health),
+            Route("/health/live", endpoints.live),
+            Route("/health/ready", endpoints.ready),
+            Route("/reliability", endpoints.reliability),
+            Route("/messages", endpoints.messages, methods=["GET"]),
+            Route("/messages", endpoints.enqueue, methods=["POST"]),
+            Route("/callback", endpoints.callback, methods=["POST"]),
+            Route("/release/last", endpoints.release),
+        ],
+        middleware=[Middleware(RequestGuard, only_loopback=only_loopback)],
+        exception_handlers={
+            HTTPException: _refused,
+            StoreError: _store_failed,
+            Exception: _unexpected,
+        },
+        lifespan=lifespan,
+    )
+
+
+def _shut_down(parts: Parts) -> None:
+    # Side by side: each has its own grace period, and a supervisor waits for the sum.
+    with ThreadPoolExecutor(3) as pool:
+        pool.submit(parts.worker.stop)
+        pool.submit(parts.mcp.stop)
+        is_closed = pool.submit(parts.store.close, timeout=0.5)
+    if not is_closed.result():
+        _LOG.warning("the database is still in use; its WAL stays for the next start")
+
+
+class _Endpoints:
+    """One method per route."""
+
+    def __init__(self, parts: Parts, release_root: Path | None, secret: str | None) -> None:
+        self._parts = parts
+        self._release_root = release_root
+        self._secret = secret
+        self._writers: anyio.CapacityLimiter | None = None
+
+    async def _write(self, function: Callable[..., _T], *arguments: Any) -> _T:
+        """Run what may wait for the write lock, in threads that health does not need."""
+        if self._writers is None:  # it belongs to the event loop, which runs by now
+            self._writers = anyio.CapacityLimiter(_MAX_WRITERS)
+        return await anyio.to_thread.run_sync(function, *arguments, limiter=self._writers)
+
+    async def page(self, request: Request) -> Response:
+        try:
+            page = await run_in_threadpool(_read_page, self._parts.home.gui)
+        except OSError:
+            raise HTTPException(404, "the page gui/index.html is missing") from None
+        return Response(page, media_type="text/html", headers=_PAGE_HEADERS)
+
+    async def health(self, request: Request) -> Response:
+        report = await run_in_threadpool(examine, self._parts)
+        if report.status == "failing":
+            answer = failure("failing", report.reason, _correlation(request), data=report.data)
+            return JSONResponse(answer, 503)
+        return _success(request, report.data)
+
+    async def live(self, request: Request) -> Response:
+        return _success(request, {"status": "alive", "pid": os.getpid()})
+
+    async def ready(self, request: Request) -> Response:
+        try:
+            await run_in_threadpool(self._parts.store.check)
+        except StoreError as error:
+            answer = failure(
+                "not_ready",
+                error.message,
+                _correlation(request),
+                status="not_ready",
+                reason=f"database: {error.message}",
+            )
+            return JSONResponse(answer, 503)
+        return _success(request, {"status": "ready"})
+
+    async def reliability(self, request: Request) -> Response:
+        check_signature(request, await read_body(request), self._secret, always=True)
+        store = self._parts.store
+        queue = await run_in_threadpool(store.delivery_totals)
+        callbacks = await run_in_threadpool(store.callback_totals)
+        return _success(
+            request,
+            {
+                "queue": {
+                    "totalQueued": queue["queued"],
+                    "totalDispatching": queue["dispatching"],
+                    "totalSent": queue["sent"],
+                    "totalFailed": queue["failed"],
+                    "totalDeadLetters": queue["dead"],
+                },
+                "callbacks": {
+                    "totalAccepted": callbacks["accepted"],
+                    "totalDuplicate": callbacks["duplicate"],
+                    "totalRejected": callbacks["rejected"],
+                },
+            },
+        )
+
+    async def messages(self, request: Request) -> Response:
+        check_signature(request, await read_body(request), self._secret, always=False)
+        limit = request.query_params.get("limit", "50")
+        if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= _MAX_LIMIT):
+            raise HTTPException(400, f"limit must be a number from 1 to {_MAX_LIMIT}")
+        found = await run_in_threadpool(self._parts.store.messages, int(limit))
+        return _success(request, {"messages": found})
+
+    async def enqueue(self, request: Request) -> Response:
+        body = await read_body(request)
+        check_signature(request, body, self._secret, always=False)
+        message = _json_object(body)
+        channel = _text(message, "channel", 64)
+        if not _CHANNEL.match(channel):
+            raise HTTPException(400, "channel must be letters, digits, '.', '_' or '-'")
+        to, text = _text(message, "to", _MAX_TO), _text(message, "text", _MAX_TEXT)
+        message_id = await self._write(self._parts.store.add_message, channel, to, text)
+        self._parts.worker.wake()
+        return _success(request, {"id": message_id, "state": "queued"}, 202)
+
+    async def callback(self, request: Request) -> Response:
+        body = await read_body(request)
+        store = self._parts.store
+        try:
+            check_signature(request, body, self._secret, always=False)
+            key = _callback_key(request.headers.get("idempotency-key"), _json_object(body))
+        except HTTPException:
+            await self._write(store.count_rejected_callback)
+            raise
+        outcome = await self._write(store.accept_callback, key, body)
+        if outcome == "rejected":
+            raise HTTPException(409, "this key was used before, for a callback with other content")
+        is_duplicate = outcome == "duplicate"
+        return _success(
+            request, {"key": key, "duplicate": is_duplicate}, 200 if is_duplicate else 202
+        )
+
+    async def release(self, request: Request) -> Response:
+        try:
+            found = await run_in_threadpool(last_release, self._release_root)
+        except SettingsError as error:
+            return _success(request, {"release": None, "detail": error.message})
+        return _success(request, {"release": found, "detail": None if found else "none yet"})
+
+
+def _read_page(path: Path) -> bytes:
+    if not path.is_file():  # a FIFO of that name would block the open for ever
+        raise FileNotFoundError(path)
+    return path.read_bytes()
+
+
+def _json_object(body: bytes) -> dict[str, Any]:
+    try:
+        value = json.loads(body)
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "the body is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise HTTPException(400, "the body must be a JSON object")
+    return value
+
+
+def _text(message: dict[str, Any], key: str, longest: int) -> str:
+    value = message.get(key)
+    if not isinstance(value, str) or not value.strip():
+        raise HTTPException(400, f"{key} must be a non-empty string")
+    if len(value) > longest:
+        raise HTTPException(400, f"{key} is longer than {longest} characters")
+    try:
+        value.encode()
+    except UnicodeEncodeError:  # a lone surrogate: valid JSON, but no text that SQLite could store
+        raise HTTPException(400, f"{key} is not valid Unicode text") from None
+    return value
+
+
+def _callback_key(header: str | None, callback: dict[str, Any]) -> str:
+    if header is not None and "key" in callback and callback["key"] != header:
+        raise HTTPException(400, "the Idempotency-Key header and the body's key differ")
+    return _text({"key": header} if header is not None else callback, "key", _MAX_KEY)
+
+
+def _correlation(request: Request) -> str:
+    return str(getattr(request.state, "correlation_id", ""))
+
+
+def _success(request: Request, data: dict[str, Any], status: int = 200) -> JSONResponse:
+    return JSONResponse(
+        success(data, _correlation(request)), status, headers={"Cache-Control": "no-store"}
+    )
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    code = {401: "unauthorized", 403: "forbidden", 404: "not_found"}.get(
+        error.status_code, "refused"
+    )
+    answer = failure(code, error.detail, _correlation(request))
+    return JSONResponse(answer, error.status_code, headers=error.headers)
+
+
+async def _store_failed(request: Request, error: Exception) -> Response:
+    assert isinstance(error, StoreError)
+    _LOG.error("%s %s: %s", _correlation(request), request.url.path, error.message)
+    return JSONResponse(failure("database", error.message, _correlation(request)), 503)
+
+
+async def _unexpected(request: Request, error: Exception) -> Response:
+    # Starlette raises it again once this is sent, so the server's log gets the traceback.
+    _LOG.error("%s %s: %s", _correlation(request), request.url.path, type(error).__name__)
+    message = "an unexpected error; the log has it under this correlation id"
+    return JSONResponse(failure("internal", message, _correlation(request)), 500)

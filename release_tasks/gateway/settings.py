@@ -1,0 +1,116 @@
+"""What the home's small JSON files say: gateway.json and identity/."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from release_tasks.gateway.errors import SettingsError
+
+__all__ = ["Identity", "Settings", "read_identity", "read_json_object", "read_settings"]
+
+_MAX_BYTES = 1024 * 1024
+
+
+@frozen
+class Settings:
+    """gateway.json; durations in seconds."""
+
+    name: str = "gateway"
+    version: str = "unknown"
+    poll: float = 1.0
+    max_attempts: int = 5
+    backoff: float = 1.0
+    delivery_url: str | None = None
+    delivery_timeout: float = 5.0
+
+
+@frozen
+class Identity:
+    """identity/identity.json: who this gateway is."""
+
+    id: str
+    name: str
+
+
+def read_json_object(path: Path) -> dict[str, Any]:
+    """Return the JSON object in ``path``; raises SettingsError."""
+    try:
+        if not path.is_file():  # a FIFO of that name would block the open for ever
+            raise SettingsError(f"{path.name} is missing", is_missing=not path.exists())
+        if path.stat().st_size > _MAX_BYTES:
+            raise SettingsError(f"{path.name} is larger than 1 MiB")
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise SettingsError(f"{path.name} is missing", is_missing=True) from error
+    except OSError as error:
+        raise SettingsError(f"{path.name} cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise SettingsError(f"{path.name} is not valid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise SettingsError(f"{path.name} must hold a JSON object, not {type(value).__name__}")
+    return value
+
+
+def read_identity(folder: Path) -> Identity:
+    """Read the identity folder; raises SettingsError naming the part that is missing or wrong."""
+    if not folder.is_dir():
+        raise SettingsError(f"the folder {folder.name}/ is missing", is_missing=True)
+    value = read_json_object(folder / "identity.json")
+    if not (folder / "soul.md").is_file():
+        raise SettingsError("soul.md is missing", is_missing=True)
+    for key in ("id", "name"):
+        if not isinstance(value.get(key), str) or not value[key]:
+            raise SettingsError(f"identity.json: {key} must be a non-empty string")
+    return Identity(id=value["id"], name=value["name"])
+
+
+def read_settings(path: Path) -> Settings:
+    """Read gateway.json, with a default for every key it leaves out; raises SettingsError."""
+    value = read_json_object(path)
+    dispatcher = _section(path, value, "dispatcher")
+    delivery = _section(path, value, "delivery")
+    default = Settings()
+    url = delivery.get("url")
+    if url is not None and not (isinstance(url, str) and url.startswith(("http://", "https://"))):
+        raise SettingsError(f"{path.name}: delivery.url must be an http(s) URL or null")
+    attempts = _number(path, dispatcher, "dispatcher.maxAttempts", default.max_attempts)
+    if attempts < 1 or attempts != int(attempts):
+        raise SettingsError(f"{path.name}: dispatcher.maxAttempts must be a whole number from 1")
+    return Settings(
+        name=_text(path, value, "name", default.name),
+        version=_text(path, value, "version", default.version),
+        # A longer pause than this would look like a worker that hangs.
+        poll=min(max(_number(path, dispatcher, "dispatcher.pollSeconds", default.poll), 0.05), 5.0),
+        max_attempts=int(attempts),
+        backoff=_number(path, dispatcher, "dispatcher.backoffSeconds", default.backoff),
+        delivery_url=url,
+        delivery_timeout=min(
+            max(_number(path, delivery, "delivery.timeoutSeconds", default.delivery_timeout), 0.1),
+            10.0,
+        ),
+    )
+
+
+def _section(path: Path, value: dict[str, Any], key: str) -> dict[str, Any]:
+    section = value.get(key, {})
+    if not isinstance(section, dict):
+        raise SettingsError(f"{path.name}: {key} must be an object")
+    return section
+
+
+def _text(path: Path, value: dict[str, Any], key: str, default: str) -> str:
+    text = value.get(key, default)
+    if not isinstance(text, str):
+        raise SettingsError(f"{path.name}: {key} must be a string")
+    return text
+
+
+def _number(path: Path, section: dict[str, Any], dotted: str, default: float) -> float:
+    number = section.get(dotted.rpartition(".")[2], default)
+    if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 1e9:
+        raise SettingsError(f"{path.name}: {dotted} must be a number from 0")
+    return float(number)

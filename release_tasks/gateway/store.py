@@ -1,0 +1,315 @@
+"""What the gateway keeps in SQLite: messages, their deliveries, and the callbacks it was sent.
+
+No row is cached: every answer is read from the database when it is asked for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import secrets
+import sqlite3
+import time
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from release_tasks.gateway.answers import timestamp
+from release_tasks.gateway.connection import Connection, open_existing
+from release_tasks.gateway.errors import StoreError
+
+__all__ = ["CALLBACK_OUTCOMES", "DELIVERY_STATES", "Delivery", "Store", "create_database"]
+
+SCHEMA_VERSION = 1
+DELIVERY_STATES = ("queued", "dispatching", "sent", "failed", "dead")
+CALLBACK_OUTCOMES = ("accepted", "duplicate", "rejected")
+
+_SCHEMA = """
+BEGIN IMMEDIATE;
+CREATE TABLE IF NOT EXISTS messages (
+    seq INTEGER PRIMARY KEY AUTOINCREMENT,
+    id TEXT NOT NULL UNIQUE,
+    channel TEXT NOT NULL,
+    recipient TEXT NOT NULL,
+    text TEXT NOT NULL,
+    created_at TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS deliveries (
+    seq INTEGER PRIMARY KEY REFERENCES messages (seq) ON DELETE CASCADE,
+    state TEXT NOT NULL DEFAULT 'queued'
+        CHECK (state IN ('queued', 'dispatching', 'sent', 'failed', 'dead')),
+    attempts INTEGER NOT NULL DEFAULT 0,
+    next_attempt_at REAL NOT NULL DEFAULT 0,
+    claimed_by TEXT,
+    last_error TEXT,
+    updated_at TEXT NOT NULL
+);
+CREATE INDEX IF NOT EXISTS deliveries_by_state ON deliveries (state, seq);
+CREATE TABLE IF NOT EXISTS callbacks (
+    key TEXT PRIMARY KEY,
+    digest TEXT NOT NULL,
+    payload TEXT NOT NULL,
+    received_at TEXT NOT NULL
+);
+CREATE TABLE IF NOT EXISTS callback_totals (outcome TEXT PRIMARY KEY, total INTEGER NOT NULL);
+PRAGMA user_version = 1;
+COMMIT;
+"""
+_PROBES = (
+    "SELECT seq, id, channel, recipient, text, created_at FROM messages ORDER BY seq DESC LIMIT 1",
+    "SELECT seq, state, attempts, next_attempt_at, claimed_by, last_error, updated_at"
+    " FROM deliveries ORDER BY seq DESC LIMIT 1",
+    "SELECT key, digest, payload, received_at FROM callbacks LIMIT 1",
+)
+_PROBE_BUSY_MILLISECONDS = 2_000
+# Up to here a full check takes some 20 ms; a health request on a larger database runs the queries
+# only.
+_CHECK_MAX_BYTES = 8 * 1024 * 1024
+
+
+@frozen
+class Delivery:
+    """One claimed message on its way out; ``attempt`` counts from 1."""
+
+    seq: int
+    id: str
+    channel: str
+    to: str
+    text: str
+    attempt: int
+
+
+def create_database(path: Path) -> None:
+    """Make a new, empty database, 0600; raises sqlite3.Error."""
+    # Made by hand first: SQLite would take the umask; -wal and -shm take the database's own mode.
+    with contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    connection = open_existing(path, busy_ms=2_000, read_only=False)
+    try:
+        connection.executescript(_SCHEMA)
+    finally:
+        connection.close()
+
+
+class Store:
+    """The database of one gateway, open from first use until ``close``; thread-safe.
+
+    Reads have a connection of their own: in WAL mode they never wait for a writer, so health
+    answers while a restore holds the write lock. Every method raises StoreError.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._reader = Connection(path, read_only=True)
+        self._writer = Connection(path, read_only=False)
+
+    def check(self) -> dict[str, Any]:
+        """Open the database afresh, query every table, and return what was found.
+
+        The kept connections may answer from pages they read before the file was damaged.
+        """
+        if not self._path.exists():
+            raise StoreError(f"the database {self._path.name} is missing")
+        try:
+            probe = open_existing(self._path, busy_ms=_PROBE_BUSY_MILLISECONDS, read_only=True)
+            try:
+                found = _examine(probe)
+            finally:
+                probe.close()
+        except sqlite3.Error as error:
+            raise StoreError(str(error)) from error
+        with self._reader.use() as connection:
+            connection.execute(_PROBES[0]).fetchone()
+        return found
+
+    def add_message(self, channel: str, to: str, text: str) -> str:
+        """Queue one message for delivery and return its id; it is on disk by then."""
+        # Random, never counted: a rollback takes rows away, and a counted id would be given out
+        # twice.
+        message_id = f"msg_{secrets.token_hex(8)}"
+        now = timestamp()
+        with self._writer.transaction() as connection:
+            seq = connection.execute(
+                "INSERT INTO messages (id, channel, recipient, text, created_at)"
+                " VALUES (?, ?, ?, ?, ?)",
+                (message_id, channel, to, text, now),
+            ).lastrowid
+            connection.execute("INSERT INTO deliveries (seq, updated_at) VALUES (?, ?)", (seq, now))
+        return message_id
+
+    def messages(self, limit: int) -> list[dict[str, Any]]:
+        """Return the last ``limit`` messages with the state of their delivery, newest last."""
+        with self._reader.use() as connection:
+            rows = connection.execute(
+                "SELECT m.id, m.channel, m.recipient, m.text, m.created_at, d.state, d.attempts"
+                " FROM messages m LEFT JOIN deliveries d USING (seq) ORDER BY m.seq DESC LIMIT ?",
+                (limit,),
+            ).fetchall()
+        return [
+            {
+                "id": row["id"],
+                "channel": row["channel"],
+                "to": row["recipient"],
+                "text": row["text"],
+                "state": row["state"],
+                "attempts": row["attempts"],
+                "createdAt": row["created_at"],
+            }
+            for row in reversed(rows)
+        ]
+
+    def delivery_totals(self) -> dict[str, int]:
+        """Return how many deliveries are in each state."""
+        with self._reader.use() as connection:
+            return _totals(connection)
+
+    def callback_totals(self) -> dict[str, int]:
+        """Return how many callbacks had each outcome, ever."""
+        with self._reader.use() as connection:
+            rows = connection.execute("SELECT outcome, total FROM callback_totals").fetchall()
+        return dict.fromkeys(CALLBACK_OUTCOMES, 0) | {row["outcome"]: row["total"] for row in rows}
+
+    def accept_callback(self, key: str, payload: bytes) -> str:
+        """Take a callback once: ``accepted``, ``duplicate``, or ``rejected`` (new content)."""
+        digest = hashlib.sha256(payload).hexdigest()
+        with self._writer.transaction() as connection:
+            known = connection.execute(
+                "SELECT digest FROM callbacks WHERE key = ?", (key,)
+            ).fetchone()
+            if known is None:
+                connection.execute(
+                    "INSERT INTO callbacks (key, digest, payload, received_at) VALUES (?, ?, ?, ?)",
+                    (key, digest, payload.decode("utf-8", "replace"), timestamp()),
+                )
+                outcome = "accepted"
+            else:
+                outcome = "duplicate" if known["digest"] == digest else "rejected"
+            _count(connection, outcome)
+        return outcome
+
+    def count_rejected_callback(self) -> None:
+        """Count a callback that was refused before its key was looked at."""
+        with self._writer.transaction() as connection:
+            _count(connection, "rejected")
+
+    def claim(self, worker: str) -> Delivery | None:
+        """Take the next due delivery for ``worker``, or None when there is none.
+
+        One worker runs per home and takes one delivery at a time, so a row that is still being
+        dispatched when it asks for the next belongs to a dead worker or came back with a restore:
+        it is queued again.
+        """
+        with self._reader.use() as connection:
+            # Looked at first without a write lock, so that an idle gateway leaves its database
+            # alone.
+            if connection.execute(_DUE, (time.time(),)).fetchone() is None:
+                return None
+        with self._writer.transaction() as connection:
+            connection.execute(
+                "UPDATE deliveries SET state = 'queued', claimed_by = NULL"
+                " WHERE state = 'dispatching'"
+            )
+            due = connection.execute(_DUE, (time.time(),)).fetchone()
+            if due is None:
+                return None
+            connection.execute(
+                "UPDATE deliveries SET state = 'dispatching', claimed_by = ?,"
+                " attempts = attempts + 1, updated_at = ? WHERE seq = ?",
+                (worker, timestamp(), due["seq"]),
+            )
+            row = connection.execute(
+                "SELECT m.seq, m.id, m.channel, m.recipient, m.text, d.attempts"
+                " FROM messages m JOIN deliveries d USING (seq) WHERE seq = ?",
+                (due["seq"],),
+            ).fetchone()
+        return Delivery(
+            seq=row["seq"],
+            id=row["id"],
+            channel=row["channel"],
+            to=row["recipient"],
+            text=row["text"],
+            attempt=row["attempts"],
+        )
+
+    def settle(
+        self,
+        delivery: Delivery,
+        worker: str,
+        state: str,
+        *,
+        error: str | None = None,
+        pause: float = 0.0,
+    ) -> bool:
+        """Write down how a claimed delivery went; ``pause`` is the seconds to the next try.
+
+        Returns False when the claim is gone, because a restore took it away meanwhile.
+        """
+        with self._writer.transaction() as connection:
+            changed = connection.execute(
+                "UPDATE deliveries SET state = ?, claimed_by = NULL, last_error = ?,"
+                " next_attempt_at = ?, updated_at = ?"
+                " WHERE seq = ? AND state = 'dispatching' AND claimed_by = ?"
+                " AND EXISTS (SELECT 1 FROM messages m WHERE m.seq = deliveries.seq AND m.id = ?)",
+                (state, error, time.time() + pause, timestamp(), delivery.seq, worker, delivery.id),
+            ).rowcount
+        return changed == 1
+
+    def close(self, timeout: float = 1.0) -> bool:
+        """Close both connections, which folds the WAL in; returns whether both could be closed."""
+        # The reader first: the last one to close writes the checkpoint, and a query_only one
+        # cannot.
+        reader = self._reader.close(timeout)
+        return self._writer.close(timeout) and reader
+
+
+# Per state a range of the index; a dispatching row is due at once, see Store.claim.
+_DUE = (
+    "SELECT d.seq FROM deliveries d JOIN messages m USING (seq)"
+    " WHERE d.state IN ('queued', 'failed', 'dispatching')"
+    " AND (d.state = 'dispatching' OR d.next_attempt_at <= ?) ORDER BY d.seq LIMIT 1"
+)
+
+
+def _examine(connection: sqlite3.Connection) -> dict[str, Any]:
+    version = int(connection.execute("PRAGMA user_version").fetchone()[0])
+    if version > SCHEMA_VERSION:
+        raise StoreError(
+            f"schema version {version} is newer than this gateway's ({SCHEMA_VERSION})"
+        )
+    for query in _PROBES:
+        connection.execute(query).fetchone()
+    for row in connection.execute("SELECT outcome, total FROM callback_totals"):
+        tuple(row)
+    totals = _totals(connection)
+    pages = connection.execute("PRAGMA page_count").fetchone()[0]
+    size = int(pages) * int(connection.execute("PRAGMA page_size").fetchone()[0])
+    checked = size <= _CHECK_MAX_BYTES
+    if checked:
+        verdict = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+        if verdict != "ok":
+            raise StoreError(f"the database is damaged: {verdict}")
+    return {
+        "journalMode": connection.execute("PRAGMA journal_mode").fetchone()[0],
+        "schemaVersion": version,
+        "sizeBytes": size,
+        "checked": "pages" if checked else "queries",
+        "queue": totals,
+    }
+
+
+def _totals(connection: sqlite3.Connection) -> dict[str, int]:
+    rows = connection.execute(
+        "SELECT state, count(*) AS total FROM deliveries GROUP BY state"
+    ).fetchall()
+    return dict.fromkeys(DELIVERY_STATES, 0) | {row["state"]: row["total"] for row in rows}
+
+
+def _count(connection: sqlite3.Connection, outcome: str) -> None:
+    # Two statements: the upsert syntax is younger than some of the SQLites that Python 3.10 comes
+    # with.
+    connection.execute(
+        "INSERT OR IGNORE INTO callback_totals (outcome, total) VALUES (?, 0)", (outcome,)
+    )
+    connection.execute("UPDATE callback_totals SET total = total + 1 WHERE outcome = ?", (outcome,))

@@ -1,0 +1,104 @@
+"""``--json``: exactly one document on stdout, whatever happens; ``--dry``: nothing anywhere."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("line", "code"),
+    [
+        ("release.preflight --json", 0),
+        ("release.prepare --json", 0),
+        ("release.preflight release.prepare --json", 0),
+        ("release.preflight --json release.prepare", 0),
+        ("release.prepare --retention none --json", 2),
+        ("release.prepare --release-id ../x --json", 2),
+        ("release.rollback --json", 1),
+        ("release.rollback --snapshot nonesuch --json", 2),
+        ("release.recover --json", 0),
+        ("release.status --json", 0),
+        ("release.verify --json", 0),
+        ("release.audit --json", 0),
+        ("gate.run count --json", 0),
+        ("gate.run nonesuch --json", 2),
+        ("gate.interfaces --json", 2),
+        ("gateway.status --json", 1),
+        ("release.status --limit many --json", 2),
+        ("release.status --json release.audit --json", 2),
+    ],
+)
+def test_stdout_is_exactly_one_document(scratch, line, code):
+    """Also when gates print, also on failure, also for a chain."""
+    done = scratch.run(*line.split())
+    assert done.returncode == code, done
+    assert isinstance(json.loads(done.stdout), dict)
+
+
+def test_failed_gates_are_in_the_document_of_a_blocked_release(scratch):
+    """A blocked release is a document too, with the gate's output tail in it."""
+    scratch.configuration["release"]["gates"]["bad"] = {"command": "echo some reason; exit 3", "subsystem": "engine"}
+    manifest = scratch.document("release.prepare", code=1)
+    check = next(check for check in manifest["preflight"]["checks"] if check["id"] == "bad")
+    assert (manifest["status"], manifest["snapshot"]) == ("blocked", None)
+    assert (check["status"], check["subsystem"], check["diagnostics"]["exitCode"]) == ("failed", "engine", 3)
+    assert check["diagnostics"]["outputTail"] == ["some reason"]
+
+
+def test_both_verdicts_are_readable_without_json(scratch):
+    """A person sees gates, verdict and the way back; plain text in a pipe."""
+    scratch.configuration["release"]["gates"]["bad"] = {"command": "echo some reason; exit 3", "advisory": True}
+    done = scratch.run("release.prepare", "--release-id", "v1")
+    assert done.returncode == 0
+    assert "READY  v1" in done.stdout
+    assert "some reason" in done.stdout
+    assert "inv release.rollback --snapshot v1_snapshot_" in done.stdout
+    assert "\x1b" not in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "release.preflight --junit out.xml",
+        "release.prepare",
+        "release.preflight release.prepare --json",
+        "release.rollback",
+        "release.rollback --force --restart-command false",
+        "release.recover",
+        "release.status",
+        "release.verify",
+        "release.audit",
+        "gate.run count",
+        "gateway.start",
+        "gateway.restart",
+        "gateway.stop",
+    ],
+)
+def test_dry_changes_nothing_anywhere(scratch, line):
+    """Not a byte, not a mode, not a name; with a release there, and with state that a rollback would change."""
+    assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
+    (scratch.root / "state.txt").write_text("two")
+    before = scratch.tree()
+    done = scratch.run("--dry", *line.split())
+    assert done.returncode == 0, done
+    assert scratch.tree() == before
+
+
+def test_plan_says_what_would_change_and_changes_nothing(scratch):
+    """--plan is exact, and leaves no trace, not even in the audit log."""
+    assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
+    (scratch.root / "state.txt").write_text("two")
+    before = scratch.tree()
+    plan = scratch.document("release.rollback", "--plan")
+    assert [(change["key"], change["action"]) for change in plan["changes"]] == [("state", "restore")]
+    assert scratch.tree() == before
+
+
+def test_unknown_gates_and_collections_do_not_pass_in_silence(scratch):
+    """No gates configured is a mistake, not a pass."""
+    scratch.configuration["release"]["gates"] = {}
+    assert scratch.run("release.preflight").returncode == 2
+    scratch.configuration["release"]["assets"] = {}
+    assert scratch.run("release.rollback").returncode == 2

@@ -1,0 +1,127 @@
+"""What is typed on the command line reaches what it is meant for, or ends with 2 and one sentence."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+
+def snapshots(scratch) -> list[str]:
+    folder = scratch.root / "pipeline" / "snapshots"
+    return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
+
+
+@pytest.fixture
+def asking(versioned):
+    """A project with a health gate whose configured endpoint does not exist."""
+    versioned.configuration["release"]["health"]["url"] = "http://127.0.0.1:9/health"
+    versioned.configuration["release"]["gates"]["api-health"] = {"http": "health"}
+    return versioned
+
+
+def test_health_url_typed_on_prepare_is_probed_by_its_preflight(asking, health):
+    """--health-url reaches the pre-task, and the manifest says which URL was asked."""
+    manifest = asking.document("release.prepare", "--health-url", health.url)
+    asked = next(check for check in manifest["preflight"]["checks"] if check["id"] == "api-health")
+    assert (manifest["status"], asked["diagnostics"]["url"]) == ("ready", health.url)
+    assert health.requests > 0
+
+
+def test_chain_runs_the_gates_once_with_the_typed_url(asking, health):
+    """``release.preflight release.prepare --health-url URL`` is one run of the gates."""
+    manifest = asking.document("release.preflight", "release.prepare", "--health-url", health.url)
+    assert manifest["status"] == "ready"
+    assert asking.gate_runs() == 1
+
+
+def test_two_different_urls_end_with_2_before_anything_runs(asking, health):
+    """Contradicting flags are a mistake, not a choice."""
+    done = asking.run("release.preflight", "--health-url", health.url, "release.prepare", "--health-url", "http://x/")
+    assert done.returncode == 2
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert (asking.gate_runs(), health.requests, snapshots(asking)) == (0, 0, [])
+
+
+def test_stock_executor_never_acts_on_gates_that_ran_with_other_arguments(asking, health):
+    """Without the executor line prepare refuses, says the line, and publishes nothing."""
+    del asking.configuration["tasks"]
+    done = asking.run("release.prepare", "--health-url", health.url)
+    assert done.returncode == 2
+    assert "executor_class: release_tasks.executor.StageExecutor" in done.stderr
+    assert snapshots(asking) == []
+    assert not (asking.root / "pipeline" / "manifests").exists()
+
+
+def test_stock_executor_prepares_when_nothing_was_typed(versioned):
+    """The suite works without the executor line as long as no flag has to travel."""
+    del versioned.configuration["tasks"]
+    assert versioned.document("release.prepare")["status"] == "ready"
+
+
+def test_left_out_gate_blocks_the_release(scratch):
+    """What --skip left out was not checked, so nothing may be released on it."""
+    scratch.configuration["release"]["gates"]["other"] = {"command": "true"}
+    done = scratch.run("release.preflight", "--skip", "count", "release.prepare", "--release-id", "v1")
+    assert done.returncode == 1
+    manifest = json.loads((scratch.root / "pipeline/manifests/v1.json").read_text())
+    assert (manifest["status"], manifest["snapshot"], snapshots(scratch)) == ("blocked", None, [])
+    assert "count" in manifest["diagnostics"][0]
+
+
+REFUSED = [
+    ("gate.run --help", "--help stands where a value is expected"),
+    ("gate.run nonesuch", "nonesuch"),
+    ("release.preflight --only nonesuch", "nonesuch"),
+    ("release.rollback --snapshot nonesuch", "nonesuch"),
+    ("release.rollback --snapshot ../..", "not a valid id"),
+    ("release.rollback --snapshot a/b", "not a valid id"),
+    ("release.rollback --snapshot --help", "start with '-'"),
+    ("release.rollback --wait soon", "duration"),
+    ("release.prepare --release-id ../x", "not a valid id"),
+    ("release.prepare --release-id latest", "latest"),
+    ("release.prepare --retention none", "whole number"),
+    ("release.prepare --retention 0", "1 or more"),
+    ("release.status --limit many", "whole number"),
+    ("release.audit --limit -3", "start with '-'"),
+    ("release.verify --snapshot ..", "not a valid id"),
+    ("gateway.start --port http", "whole number"),
+]
+
+
+@pytest.mark.parametrize(("line", "said"), REFUSED)
+def test_senseless_input_ends_with_2_and_one_sentence(scratch, line, said):
+    """Nothing runs, nothing is captured, and there is no traceback."""
+    done = scratch.run(*line.split())
+    said_lines = [text for text in done.stderr.strip().splitlines() if not text.startswith(">")]
+    assert done.returncode == 2, done
+    assert len(said_lines) == 1 and said in said_lines[0], done.stderr
+    assert (scratch.gate_runs(), snapshots(scratch)) == (0, [])
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("retention", "many", "invoke.yaml: release.retention: expected a whole number"),
+        ("retentoin", 3, "did you mean 'retention'"),
+        ("gates", {"build": {"command": "x", "path": "y"}}, "expected exactly one of"),
+        ("assets", {"a": {"file": "x"}, "b": {"file": "x"}}, "lie in one another"),
+    ],
+)
+def test_wrong_configuration_names_file_and_path(scratch, key, value, said):
+    """Exit 2 with the source, the dotted path and what was expected."""
+    scratch.configuration["release"][key] = value
+    done = scratch.run("release.status")
+    assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+
+
+def test_environment_overrides_are_read_as_they_are_meant(scratch):
+    """``false`` is not true, a number is a number, and a wrong one is named after its variable."""
+    scratch.configuration["release"]["gates"]["bad"] = {"command": "false", "advisory": True}
+    assert scratch.run("release.preflight").returncode == 0
+    scratch.variables["INVOKE_RELEASE_GATES_BAD_ADVISORY"] = "false"
+    assert scratch.run("release.preflight").returncode == 1
+    scratch.variables["INVOKE_RELEASE_RETENTION"] = "soon"
+    done = scratch.run("release.status")
+    assert done.returncode == 2
+    assert "INVOKE_RELEASE_RETENTION" in done.stderr

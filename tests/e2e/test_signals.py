@@ -1,0 +1,67 @@
+"""Ctrl-C and SIGTERM to ``inv`` alone: out within two seconds, nothing left running, nothing half-done."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+
+def await_file(path: Path) -> str:
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        if path.exists() and (text := path.read_text()).endswith("\n"):
+            return text
+        time.sleep(0.01)
+    raise AssertionError(f"{path} never appeared")
+
+
+def is_running(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize("line", ["release.preflight", "release.prepare --json"])
+def test_signal_to_inv_alone_during_a_gate(scratch, number, code, line):
+    """The gate ignores SIGTERM and has a child in the background; both are gone, and no manifest was written."""
+    scratch.configuration["release"]["gates"] = {
+        "stubborn": {"command": "trap '' TERM; sleep 600 & echo $! $$ > pids; while :; do sleep 1; done"}
+    }
+    process = scratch.start(*line.split())
+    pids = [int(word) for word in await_file(scratch.root / "pids").split()]
+    started = time.monotonic()
+    process.send_signal(number)
+    process.communicate(timeout=10)
+    assert (process.returncode, time.monotonic() - started < 2) == (code, True)
+    deadline = time.monotonic() + 1
+    while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not any(is_running(pid) for pid in pids)
+    assert not (scratch.root / "pipeline" / "manifests").exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signal_while_health_is_awaited_after_a_restore(scratch, number):
+    """The restore stays whole, the lock is free, and the account says what was not reached."""
+    assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
+    (scratch.root / "state.txt").write_text("two")
+    scratch.configuration["release"]["health"].update(url="http://127.0.0.1:9/health", deadline="60s")
+    process = scratch.start("release.rollback")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "health" in line:
+            break
+    process.send_signal(number)
+    process.communicate(timeout=10)
+    assert process.returncode == 128 + number
+    assert (scratch.root / "state.txt").read_text() == "one"
+    status = scratch.document("release.status")
+    assert (status["lock"], status["rollback"]["status"], status["rollback"]["restored"]) == (None, "failed", True)
+    assert scratch.run("release.audit").returncode == 0

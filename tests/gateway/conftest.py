@@ -1,0 +1,104 @@
+"""A real gateway in a scratch home, and a way to wait for what it does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+from attrs import define
+
+from release_tasks.gateway import process
+from release_tasks.gateway.home import GatewayHome
+from release_tasks.gateway.pidfile import is_alive, ticks_of
+
+
+@define
+class Running:
+    """One gateway that runs in ``home``."""
+
+    home: GatewayHome
+    url: str
+    pid: int
+    ticks: int | None
+
+    def get(self, path: str, **options: Any) -> requests.Response:
+        return requests.get(self.url + path, timeout=10, **options)
+
+    def post(self, path: str, **options: Any) -> requests.Response:
+        return requests.post(self.url + path, timeout=10, **options)
+
+    def health(self) -> dict[str, Any]:
+        """The ``data`` of the health answer, whatever its status code."""
+        data = self.get("/health").json()["data"]
+        assert isinstance(data, dict)
+        return data
+
+
+@pytest.fixture(autouse=True)
+def no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A secret of the developer's own would change what is served."""
+    monkeypatch.delenv("API_SECRET", raising=False)
+
+
+@pytest.fixture(scope="session")
+def wait_for() -> Callable[..., Any]:
+    """Return a function that asks until the answer is true, and fails after a while."""
+
+    def wait(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
+        deadline = time.monotonic() + timeout
+        while True:
+            answer = condition()
+            if answer:
+                return answer
+            assert time.monotonic() < deadline, "it did not come true in time"
+            time.sleep(0.02)
+
+    return wait
+
+
+def _start(root: Path, **options: Any) -> Running:
+    home = GatewayHome(root)
+    status = process.start(home, port=0, **options)
+    assert status.url is not None and status.pid is not None
+    return Running(home, status.url, status.pid, ticks_of(status.pid))
+
+
+@pytest.fixture
+def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Running]]:
+    """Return a function that starts a gateway below ``tmp_path``; all are stopped after."""
+    started: list[Running] = []
+
+    def start(root: Path | None = None, **options: Any) -> Running:
+        root = root or tmp_path / "gateway"
+        started.append(_start(root, **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        process.stop(running.home)
+        # One whose pid file the test took away: no failing test may leave a process behind.
+        with contextlib.suppress(ProcessLookupError):
+            if is_alive(running.pid, running.ticks):
+                os.kill(running.pid, signal.SIGKILL)
+
+
+@pytest.fixture
+def gateway(start_gateway: Callable[..., Running]) -> Running:
+    """A gateway of this test's own, to be damaged."""
+    return start_gateway()
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """A gateway for the tests of a module that leave it whole."""
+    assert "API_SECRET" not in os.environ
+    running = _start(tmp_path_factory.mktemp("shared") / "gateway")
+    yield running
+    process.stop(running.home)

@@ -1,0 +1,178 @@
+"""Health says what is: each part that is taken away shows, alone, and comes back when it does."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+
+def _parts_down(data: dict[str, Any]) -> set[str]:
+    return {problem.partition(":")[0] for problem in data["problems"]}
+
+
+def test_whole_gateway_is_ok(shared: Any, wait_for: Callable[..., Any]) -> None:
+    """Every key of the envelope is there, with real values."""
+    wait_for(lambda: shared.health()["mcpServers"][0]["state"] == "connected")
+    answer = shared.get("/health")
+    body = answer.json()
+    assert answer.status_code == 200 and body["ok"] is True
+    assert re.fullmatch(r"[0-9a-f]{32}", body["correlationId"]) and body["timestamp"].endswith("Z")
+    data = body["data"]
+    assert data["status"] == "ok" and data["problems"] == []
+    assert data["uptimeSec"] > 0 and 5 < data["memoryUsageMb"] < 500
+    assert data["heartbeat"]["running"] and data["dispatcher"]["running"]
+    assert data["database"]["status"] == data["identity"]["status"] == "ok"
+    assert data["database"]["journalMode"] == "wal"
+    assert data["mcpServers"] == [
+        {
+            "id": "clock",
+            "name": "clock",
+            "state": "connected",
+            "toolCount": 1,
+            "detail": None,
+            "health": {"circuit": "closed", "failureCount": 0, "remainingCooldownMs": 0},
+        }
+    ]
+
+
+def test_live_and_ready(shared: Any) -> None:
+    """Liveness and readiness answer in the predecessor's words."""
+    assert shared.get("/health/live").json()["data"]["status"] == "alive"
+    assert shared.get("/health/ready").json()["data"] == {"status": "ready"}
+
+
+@pytest.mark.parametrize(
+    ("part", "path", "content", "status"),
+    [
+        ("identity", "identity/identity.json", None, "missing"),
+        ("identity", "identity/identity.json", b"{not json", "invalid"),
+        ("identity", "identity/identity.json", b'{"id": "", "name": "x"}', "invalid"),
+        ("identity", "identity/soul.md", None, "missing"),
+        ("mcpConfig", "mcp-servers.json", None, "missing"),
+        ("mcpConfig", "mcp-servers.json", b'{"mcpServers": ', "invalid"),
+        ("mcpConfig", "mcp-servers.json", b'{"other": {}}', "invalid"),
+        ("mcpConfig", "mcp-servers.json", b'{"mcpServers": {"a": {}}}', "invalid"),
+        ("settings", "gateway.json", b"[]", "invalid"),
+        ("settings", "gateway.json", None, "missing"),
+    ],
+)
+def test_lost_or_broken_file_degrades_its_part_alone(
+    shared: Any, part: str, path: str, content: bytes | None, status: str
+) -> None:
+    """The part is named and nothing else is; put back, all is well again."""
+    file = shared.home.root / path
+    good = file.read_bytes()
+    try:
+        file.unlink()
+        if content is not None:
+            file.write_bytes(content)
+        answer = shared.get("/health")
+        data = answer.json()["data"]
+        assert answer.status_code == 200 and data["status"] == "degraded"
+        assert data[part]["status"] == status and data[part]["detail"]
+        assert _parts_down(data) == {part}
+    finally:
+        file.write_bytes(good)
+    assert shared.health()["status"] == "ok"
+
+
+def test_removed_page_takes_down_the_page_alone(shared: Any) -> None:
+    """Without the gui only ``GET /`` fails, as JSON."""
+    aside = shared.home.gui.with_suffix(".aside")
+    shared.home.gui.rename(aside)
+    try:
+        answer = shared.get("/")
+        assert answer.status_code == 404 and answer.json()["ok"] is False
+        assert shared.health()["status"] == "ok"
+    finally:
+        aside.rename(shared.home.gui)
+    assert shared.get("/").status_code == 200
+
+
+def test_killed_dispatcher_shows_alone_and_stays_dead(
+    gateway: Any, wait_for: Callable[..., Any]
+) -> None:
+    """The dead worker is named, is not restarted, and messages are still taken."""
+    os.kill(gateway.health()["dispatcher"]["pid"], signal.SIGKILL)
+    data = wait_for(lambda: (data := gateway.health()) and data["problems"] and data)
+    assert data["status"] == "degraded" and _parts_down(data) == {"dispatcher"}
+    assert data["dispatcher"]["running"] is False and data["heartbeat"]["running"] is False
+    assert "signal 9" in data["dispatcher"]["detail"]
+    message = {"channel": "telegram", "to": "1", "text": "wait here"}
+    assert gateway.post("/messages", json=message).status_code == 202
+    assert gateway.health()["queue"]["queued"] == 1
+
+
+def _drop_table(database: Path) -> None:
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("DROP TABLE deliveries")
+
+
+def _overwrite(database: Path) -> None:
+    with database.open("r+b") as file:
+        file.write(os.urandom(database.stat().st_size))
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (_drop_table, "no such table: deliveries"),
+        (Path.unlink, "gateway.db is missing"),
+        (_overwrite, "not a database|malformed|damaged|disk I/O error"),
+    ],
+)
+def test_damaged_database_is_an_error_with_a_reason(
+    shared: Any, tmp_path: Path, damage: Callable[[Path], None], reason: str
+) -> None:
+    """Health and readiness answer 503 as JSON until a good database is put back in its place."""
+    good = tmp_path / "good.db"
+    with (
+        contextlib.closing(sqlite3.connect(shared.home.database)) as connection,
+        contextlib.closing(sqlite3.connect(good)) as copy,
+    ):
+        connection.backup(copy)
+        # With the WAL folded in, the damage is what SQLite reads next.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    damage(shared.home.database)
+    answer = shared.get("/health")
+    body = answer.json()
+    assert answer.status_code == 503 and body["ok"] is False
+    assert re.search(reason, body["error"]["message"]), body["error"]
+    assert body["data"]["status"] == "failing" and body["data"]["database"]["status"] == "error"
+    assert {"identity", "mcpConfig", "settings"}.isdisjoint(_parts_down(body["data"]))
+    ready = shared.get("/health/ready")
+    assert ready.status_code == 503 and ready.json()["status"] == "not_ready"
+    assert re.search(reason, ready.json()["reason"])
+    message = {"channel": "telegram", "to": "1", "text": "hello"}
+    for answer in (shared.get("/reliability"), shared.post("/messages", json=message)):
+        assert answer.status_code == 503 and answer.json()["ok"] is False
+    assert shared.get("/health/live").status_code == 200
+    for name in ("gateway.db-wal", "gateway.db-shm"):
+        shared.home.database.with_name(name).unlink(missing_ok=True)
+    os.replace(good, shared.home.database)
+    assert shared.health()["status"] == "ok"
+    assert shared.post("/messages", json=message).status_code == 202
+
+
+def test_damage_inside_a_page_is_found(gateway: Any) -> None:
+    """A database whose header is whole and whose pages are not does not pass for healthy."""
+    for _ in range(20):
+        gateway.post("/messages", json={"channel": "c", "to": "1", "text": "x" * 4000})
+    with contextlib.closing(sqlite3.connect(gateway.home.database)) as connection:
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        size = connection.execute("PRAGMA page_size").fetchone()[0]
+        root = connection.execute(
+            "SELECT rootpage FROM sqlite_master WHERE name = 'sqlite_autoindex_callbacks_1'"
+        ).fetchone()[0]
+    with gateway.home.database.open("r+b") as file:
+        file.seek((root - 1) * size)
+        file.write(b"\xff" * size)
+    assert gateway.get("/health").status_code == 503

@@ -1,0 +1,251 @@
+"""MCP servers: read in every shape, known by a real handshake, and never left behind."""
+
+from __future__ import annotations
+
+import json
+import sys
+import textwrap
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from release_tasks.gateway import mcp_clock
+from release_tasks.gateway.errors import McpError, SettingsError
+from release_tasks.gateway.mcp import CircuitBreaker, McpMonitor
+from release_tasks.gateway.mcp_config import McpServer, parse_mcp_config
+from release_tasks.gateway.mcp_session import StdioSession, open_session
+from release_tasks.gateway.pidfile import is_alive
+
+ENTRY = {"command": "run", "args": ["-x"]}
+CLOCK = {"command": sys.executable, "args": ["-m", "release_tasks.gateway.mcp_clock"]}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"mcpServers": {"a": ENTRY}},
+        {"servers": {"a": ENTRY}},
+        {"servers": [{"id": "a", **ENTRY}]},
+        {"servers": [{"name": "a", **ENTRY}]},
+    ],
+)
+def test_every_shape_in_the_wild_is_read(config: dict[str, Any]) -> None:
+    """The same server comes out of each."""
+    (server,) = parse_mcp_config(config, "mcp.json")
+    assert (server.id, server.name, server.command) == ("a", "a", ("run", "-x"))
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({}, "mcp.json: neither 'mcpServers' nor 'servers' is there"),
+        ({"servers": 1}, "mcp.json: servers must be an object or a list"),
+        ({"servers": {"a": {}}}, "mcp.json: servers.a has neither a command nor a url"),
+        ({"servers": {"a": {"command": ""}}}, "command must be a non-empty string"),
+        ({"servers": {"a": {"url": "ftp://x"}}}, "servers.a.url must be an http(s) URL"),
+        ({"servers": {"a": {"command": "x", "args": "y"}}}, "args must be a list of strings"),
+        ({"servers": {"a": {"command": "x", "env": {"A": 1}}}}, "env must be an object of strings"),
+        ({"servers": [{"id": "a", **ENTRY}] * 2}, "the id 'a' is there twice"),
+        ({"servers": [ENTRY]}, "servers[0] must be an object with an id"),
+    ],
+)
+def test_wrong_config_is_refused_with_its_path(config: dict[str, Any], message: str) -> None:
+    """The sentence says which entry is wrong and how."""
+    with pytest.raises(SettingsError) as caught:
+        parse_mcp_config(config, "mcp.json")
+    assert message in caught.value.message
+
+
+_JSON = st.recursive(
+    st.sampled_from([None, True, 7, "", "run", "http://x"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["mcpServers", "servers", "id", "command", "args", "url", "env"]),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=10,
+)
+
+
+@settings(deadline=None)
+@given(st.dictionaries(st.sampled_from(["mcpServers", "servers"]), _JSON))
+def test_any_json_is_read_or_refused(config: dict[str, Any]) -> None:
+    """No config ends in anything but servers or a SettingsError."""
+    try:
+        servers = parse_mcp_config(config, "mcp.json")
+    except SettingsError:
+        return
+    assert all(server.command or server.url for server in servers)
+
+
+def test_clock_speaks_the_protocol() -> None:
+    """A real session with the bundled server lists its tool, calls it, and ends it."""
+    session = open_session(McpServer("clock", "clock", tuple([CLOCK["command"], *CLOCK["args"]])))
+    assert isinstance(session, StdioSession)
+    try:
+        assert session.handshake(10) == 1
+        deadline = time.monotonic() + 10
+        called = session.request("tools/call", {"name": "clock.now"}, deadline)
+        assert called["content"][0]["text"].endswith("Z")
+        with pytest.raises(McpError, match="error -32601"):
+            session.request("resources/list", {}, deadline)
+    finally:
+        session.close()
+    assert not is_alive(session.pid, None)
+
+
+@pytest.mark.parametrize("line", [b"{", b"[]", b'"x"', b"{}", b"[" * 5000])
+def test_clock_outlasts_nonsense(line: bytes) -> None:
+    """What is no request gets an error response."""
+    response = mcp_clock.answer(line)
+    assert response is not None and response["error"]["code"] in (-32600, -32700)
+
+
+def _server(tmp_path: Path, code: str) -> McpServer:
+    script = tmp_path / "server.py"
+    script.write_text(textwrap.dedent(code))
+    return McpServer("x", "x", (sys.executable, str(script)))
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("raise SystemExit(3)", "ended with exit code 3"),
+        ("import time; time.sleep(60)", "no answer to initialize in time"),
+        ("import sys, time; sys.stdin.close(); print('x' * 10); time.sleep(60)", "in time|input"),
+        ('input(); print(\'{"id": 1, "result": {}}\', flush=True); input()', "protocolVersion"),
+        ('input(); print(\'{"id": 1, "error": {"code": -1}}\', flush=True); input()', "-1"),
+        ("import os\nwhile True: os.write(1, b'x' * 65536)", "more than 4 MiB"),
+    ],
+)
+def test_bad_server_is_an_error_and_gone(tmp_path: Path, code: str, message: str) -> None:
+    """Each way to fail is said, within the timeout, and nothing of it stays."""
+    began = time.monotonic()
+    session = open_session(_server(tmp_path, code))
+    assert isinstance(session, StdioSession)
+    try:
+        with pytest.raises(McpError, match=message):
+            session.handshake(0.5)
+    finally:
+        session.close()
+    assert time.monotonic() - began < 5
+    assert not is_alive(session.pid, None)
+
+
+def test_server_that_ignores_every_request_to_end_is_killed(tmp_path: Path) -> None:
+    """Neither the end of its input nor SIGTERM moves it; its child goes with it."""
+    code = """
+    import os, signal, time
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    child = os.fork()
+    if child:
+        print(child, flush=True)
+    time.sleep(600)
+    """
+    session = StdioSession(_server(tmp_path, code))
+    stdout = session._process.stdout
+    assert stdout is not None
+    child = int(stdout.readline())
+    session.close()
+    assert not is_alive(session.pid, None)
+    deadline = time.monotonic() + 5
+    while is_alive(child, None) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not is_alive(child, None)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_server_behind_a_url_is_asked_over_http(httpserver: HTTPServer, is_stream: bool) -> None:
+    """Both kinds of answer are read, and the session id is kept."""
+    seen: list[str | None] = []
+
+    def answer(request: Request) -> Response:
+        seen.append(request.headers.get("Mcp-Session-Id"))
+        response = mcp_clock.answer(request.get_data())
+        if response is None:
+            return Response(status=202)
+        text = json.dumps(response)
+        if is_stream:
+            text = f": hello\r\nevent: message\r\ndata: {text}\r\n\r\n"
+        kind = "text/event-stream" if is_stream else "application/json"
+        return Response(text, content_type=kind, headers={"Mcp-Session-Id": "s1"})
+
+    httpserver.expect_request("/mcp", method="POST").respond_with_handler(answer)
+    session = open_session(McpServer("x", "x", url=httpserver.url_for("/mcp")))
+    try:
+        assert session.handshake(5) == 1
+    finally:
+        session.close()
+    assert seen == [None, "s1", "s1"]
+
+
+def test_circuit_opens_after_failures_and_tries_again() -> None:
+    """Closed, open with a cooldown, half-open after it, open again, closed by a success."""
+    circuit = CircuitBreaker(failures_to_open=2, cooldown=0.05)
+    circuit.failed()
+    assert circuit.state == "closed"
+    circuit.failed()
+    assert circuit.state == "open" and 0 < circuit.remaining <= 0.05
+    time.sleep(circuit.remaining + 0.001)
+    assert circuit.state == "half-open"
+    circuit.failed()
+    assert circuit.state == "open"
+    circuit.succeeded()
+    assert circuit.state == "closed" and circuit.failures == 0
+
+
+def test_monitor_ends_what_it_started(tmp_path: Path, wait_for: Callable[..., Any]) -> None:
+    """A stop is quick, also while a server does not answer the handshake."""
+    slow = _server(tmp_path, "import time; time.sleep(600)")
+    config = tmp_path / "mcp.json"
+    entry = {"command": slow.command[0], "args": list(slow.command[1:])}
+    config.write_text(json.dumps({"mcpServers": {"clock": CLOCK, "slow": entry}}))
+    monitor = McpMonitor(config)
+    monitor.start()
+    wait_for(lambda: {"clock": "connected"}.items() <= _states(monitor).items())
+    assert _states(monitor)["slow"] == "connecting"
+    session = monitor._links["slow"]._session
+    assert isinstance(session, StdioSession)
+    began = time.monotonic()
+    monitor.stop()
+    assert time.monotonic() - began < 1.5
+    assert not is_alive(session.pid, None)
+
+
+def _states(monitor: McpMonitor) -> dict[str, str]:
+    return {state["id"]: state["state"] for state in monitor.snapshot(None)}
+
+
+def test_changed_config_is_followed_and_a_broken_server_is_named(
+    gateway: Any, wait_for: Callable[..., Any]
+) -> None:
+    """A new server shows up without a restart; one that cannot be started degrades health."""
+    wait_for(lambda: gateway.health()["mcpServers"][0]["state"] == "connected")
+    config = {
+        "servers": [
+            {"id": "clock", **CLOCK},
+            {"id": "gone", "command": "no-such-mcp-server", "env": {"TOKEN": "t0ken"}},
+            {"id": "off", "command": "no-such-mcp-server", "disabled": True},
+        ]
+    }
+    gateway.home.mcp_servers.write_text(json.dumps(config))
+    wait_for(lambda: "error" in {s["state"] for s in gateway.health()["mcpServers"]})
+    answer = gateway.get("/health")
+    data = answer.json()["data"]
+    states = {server["id"]: server["state"] for server in data["mcpServers"]}
+    assert data["status"] == "degraded" and states["off"] == "disconnected"
+    assert data["problems"] == ["mcpServers.gone: the command 'no-such-mcp-server' was not found"]
+    assert "t0ken" not in answer.text
+    wait_for(lambda: gateway.health()["mcpServers"][0]["state"] == "connected")
+    gateway.home.mcp_servers.write_text(json.dumps({"mcpServers": {"clock": CLOCK}}))
+    wait_for(lambda: gateway.health()["status"] == "ok")
