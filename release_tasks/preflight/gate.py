@@ -1,0 +1,79 @@
+"""What a kind of gate is given and what it gives back; a gate of one's own needs nothing else."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import field, frozen
+
+from release_tasks.config.schema import GateConfig, Settings
+from release_tasks.storage.redact import Redactor
+
+__all__ = ["Gate", "GateContext", "Verdict", "gate_redactor", "search_path", "shown_path"]
+
+
+@frozen(kw_only=True)
+class Verdict:
+    """What a gate found; the engine redacts every text in it.
+
+    ``command`` is what was run or asked. ``next`` in ``diagnostics`` is what to type after a
+    failure.
+    """
+
+    passed: bool
+    detail: str
+    command: str | None = None
+    diagnostics: dict[str, Any] = field(factory=dict)
+
+
+@frozen(kw_only=True)
+class GateContext:
+    """One gate in one run.
+
+    ``cancelled`` is set when the run is stopped: a gate ends within half a second of that.
+    ``log_path`` is the gate's own file for long output; its folder may still have to be made.
+    ``redactor`` knows the secrets of the environment and of the gate's own ``env``.
+    """
+
+    settings: Settings
+    name: str
+    config: GateConfig
+    cancelled: threading.Event
+    log_path: Path
+    redactor: Redactor
+    health_url: str | None = None
+    is_strict: bool = False
+
+
+Gate = Callable[[GateContext], Verdict]
+
+
+def gate_redactor(settings: Settings, config: GateConfig) -> Redactor:
+    """Return what knows the secrets that a gate's output may hold."""
+    environment = {**os.environ, **config.env}
+    named = [settings.release.reliability.hmac_secret_env or ""]
+    for name, value in list(environment.items()):
+        # Output is redacted line by line, and a private key has many.
+        for number, line in enumerate(value.splitlines() if "\n" in value else []):
+            environment[f"{name}_{number}"] = line
+            if name in named:
+                named.append(f"{name}_{number}")
+    return Redactor.from_environment(environment, named)
+
+
+def search_path(environment: Mapping[str, str]) -> str:
+    """Return PATH with the running Python's folder in front: ``inv`` and its like are there."""
+    own = os.path.dirname(sys.executable)
+    inherited = environment.get("PATH", os.defpath)
+    return f"{own}{os.pathsep}{inherited}" if own else inherited
+
+
+def shown_path(path: Path, settings: Settings) -> str:
+    """Return ``path`` as people write it: relative to the project where it lies inside it."""
+    is_inside = settings.project in path.parents
+    return str(path.relative_to(settings.project)) if is_inside else str(path)

@@ -1,0 +1,9 @@
+"""One HTTP probe for health and reliability: it ends on time and believes no strange answer."""
+
+from __future__ import annotations
+
+from release_tasks.probe.exchange import Answer, ProbeError, fetch
+from release_tasks.probe.health import read_health
+from release_tasks.probe.waiting import ask_health
+
+__all__ = ["Answer", "ProbeError", "ask_health", "fetch", "read_health"]

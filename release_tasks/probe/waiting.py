@@ -1,0 +1,143 @@
+"""Asking a health endpoint until it is well, or until it is too late."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable
+
+from attrs import evolve
+
+from release_tasks.config.schema import HealthConfig
+from release_tasks.config.values import show_duration
+from release_tasks.probe.exchange import Answer, ProbeError, ProbeErrorKind, fetch
+from release_tasks.probe.health import read_health
+from release_tasks.records import HealthReport
+from release_tasks.storage.redact import Redactor
+
+__all__ = ["ask_health"]
+
+_SHORTEST_TIMEOUT = 1.0  # a request that starts just before the deadline gets a fair chance
+_SHORTEST_INTERVAL = 0.01
+_LONGEST_WAIT = 0.1  # a signal that another thread got is acted on when the main thread wakes up
+_SILENCE = ("refused", "timeout")  # what a service that is still starting looks like
+
+
+def ask_health(
+    health: HealthConfig,
+    *,
+    url: str | None = None,
+    passes: int,
+    strict: bool = False,
+    deadline: float | None = None,
+    fail_fast: bool = False,
+    cancelled: threading.Event | None = None,
+    on_attempt: Callable[[HealthReport], None] | None = None,
+    on_answer: Callable[[Answer], None] | None = None,
+) -> HealthReport:
+    """Ask until ``passes`` healthy answers came in a row, or ``deadline`` seconds are over.
+
+    ``degraded`` is healthy unless ``strict``. A deadline of 0 means one request that decides alone.
+    With ``fail_fast`` only silence (refused, timed out) is waited out: a negative answer ends it.
+    Returns a report whatever the server does; nothing is raised.
+    """
+    url = url or health.url
+    if not url:
+        detail = "no health URL is configured: set release.health.url or type --health-url"
+        return HealthReport(passed=False, status="unknown", url="", detail=detail)
+    limit = health.deadline if deadline is None else deadline
+    needed = passes if limit > 0 else 1
+    cancelled = cancelled or threading.Event()
+    redactor = Redactor.from_environment(os.environ)
+    started = time.monotonic()
+    streak = attempts = 0
+    while True:
+        timeout = _attempt_timeout(health.timeout, started + limit - time.monotonic(), limit)
+        seen, trouble = _ask_once(url, timeout, strict, cancelled, on_answer)
+        attempts += 1
+        streak = streak + 1 if seen.passed else 0
+        is_final = trouble == "invalid" or (
+            fail_fast and not seen.passed and trouble not in _SILENCE
+        )
+        report = evolve(
+            _redacted(seen, redactor),
+            passed=streak >= needed,
+            attempts=attempts,
+            duration_ms=round((time.monotonic() - started) * 1000),
+        )
+        if on_attempt is not None:
+            on_attempt(report)
+        left = started + limit - time.monotonic()
+        if report.passed or is_final or limit <= 0:
+            return report
+        if left <= 0:
+            return _out_of_time(report, streak, needed, limit)
+        if _is_cut_short(max(min(health.interval, left), _SHORTEST_INTERVAL), cancelled):
+            return evolve(report, detail=f"stopped while waiting; last: {report.detail}")
+
+
+def _is_cut_short(pause: float, cancelled: threading.Event) -> bool:
+    """Wait for ``pause`` seconds and say whether ``cancelled`` was set meanwhile."""
+    until = time.monotonic() + pause
+    while (left := until - time.monotonic()) > 0:
+        if cancelled.wait(min(left, _LONGEST_WAIT)):
+            return True
+    return False
+
+
+def _attempt_timeout(timeout: float, left: float, limit: float) -> float:
+    return timeout if limit <= 0 else min(timeout, max(left, _SHORTEST_TIMEOUT))
+
+
+def _ask_once(
+    url: str,
+    timeout: float,
+    strict: bool,
+    cancelled: threading.Event,
+    on_answer: Callable[[Answer], None] | None,
+) -> tuple[HealthReport, ProbeErrorKind | None]:
+    try:
+        answer = fetch(url, timeout=timeout, cancelled=cancelled)
+    except ProbeError as error:
+        report = HealthReport(
+            passed=False,
+            status="failed" if error.kind == "redirect" else "unreachable",
+            url=url,
+            detail=error.message,
+        )
+        return report, error.kind
+    if on_answer is not None:
+        on_answer(answer)
+    status, detail, degraded = read_health(answer)
+    is_healthy = status == "ok" or (status == "degraded" and not strict)
+    if status == "degraded" and strict:
+        detail = f"{detail}; degraded does not pass with --strict"
+    report = HealthReport(
+        passed=is_healthy,
+        status=status,
+        url=url,
+        detail=detail,
+        http_status=answer.status,
+        degraded=degraded,
+    )
+    return report, None
+
+
+def _redacted(report: HealthReport, redactor: Redactor) -> HealthReport:
+    return evolve(
+        report,
+        url=redactor.redact_text(report.url),
+        detail=redactor.redact_text(report.detail),
+        degraded=[redactor.redact_text(part) for part in report.degraded],
+    )
+
+
+def _out_of_time(report: HealthReport, streak: int, needed: int, limit: float) -> HealthReport:
+    tries = f"{report.attempts} request{'' if report.attempts == 1 else 's'}"
+    waited = f"not healthy within {show_duration(limit)} ({tries})"
+    if streak:
+        detail = f"{waited}: {streak} healthy in a row, {needed} are needed; {report.detail}"
+    else:
+        detail = f"{waited}: {report.detail}"
+    return evolve(report, detail=detail)

@@ -1,0 +1,128 @@
+"""Other people's projects: the suite as a plugin, as a binary, from a wheel, and this repository itself."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+REPOSITORY = Path(__file__).parents[2]
+
+OWN_TASK = """
+from invoke import task
+from release_tasks import ns
+
+@task(pre=[ns["release.prepare"]])
+def deploy(ctx):
+    \"\"\"Deploy what was prepared.\"\"\"
+    ctx.run("echo deployed >> deployed.log")
+
+ns.add_task(deploy)
+"""
+
+
+def was_deployed(scratch: Any) -> bool:
+    return (scratch.root / "deployed.log").exists()
+
+
+def test_own_task_runs_after_a_ready_release_only(versioned: Any) -> None:
+    """``pre=[release.prepare]`` in a foreign tasks.py: the release comes first, and blocks when it is blocked."""
+    (versioned.root / "tasks.py").write_text(OWN_TASK)
+    done = versioned.run("deploy")
+    assert (done.returncode, was_deployed(versioned)) == (0, True), done
+    (versioned.root / "deployed.log").unlink()
+    versioned.configuration["release"]["gates"]["bad"] = {"command": "false"}
+    assert versioned.run("deploy").returncode == 1
+    assert not was_deployed(versioned)
+
+
+def test_chain_with_own_task_runs_the_gates_once(versioned: Any) -> None:
+    """``inv release.preflight release.prepare deploy`` is one run of the gates and one release."""
+    (versioned.root / "tasks.py").write_text(OWN_TASK)
+    done = versioned.run("release.preflight", "release.prepare", "--release-id", "v1", "deploy")
+    assert (done.returncode, versioned.gate_runs(), was_deployed(versioned)) == (0, 1, True), done
+    assert len(list((versioned.root / "pipeline" / "snapshots").iterdir())) == 1
+
+
+def test_tasks_work_from_a_folder_below_the_project(scratch: Any) -> None:
+    """Relative paths start at the folder of tasks.py, wherever ``inv`` is typed."""
+    below = scratch.root / "deep" / "down"
+    below.mkdir(parents=True)
+    scratch.write()
+    done = subprocess.run(
+        [*scratch.command, "release.prepare"], cwd=below, env=scratch.variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done
+    assert (scratch.root / "pipeline" / "manifests" / "latest.json").exists()
+    assert list(below.iterdir()) == []
+
+
+def test_binary_needs_no_tasks_file(scratch: Any) -> None:
+    """``release-tasks`` reads invoke.yaml in the working folder and offers the same tasks."""
+    (scratch.root / "tasks.py").unlink()
+    scratch.command = [sys.executable, "-m", "release_tasks.program"]
+    assert scratch.document("release.prepare", "--release-id", "v1")["status"] == "ready"
+    (scratch.root / "state.txt").write_text("two")
+    assert scratch.document("release.rollback")["status"] == "restored"
+    assert (scratch.root / "state.txt").read_text() == "one"
+    unknown = scratch.run("release.nonesuch")
+    assert (unknown.returncode, "Traceback" in unknown.stderr) == (2, False)
+
+
+@pytest.mark.slow
+def test_wheel_holds_everything_a_project_needs(scratch: Any, tmp_path: Path, free_port: int) -> None:
+    """From the built wheel, away from the checkout: page and types are in it, the gateway starts, a release works."""
+    build = [sys.executable, "-m", "invoke", "dev.build", "--output", str(tmp_path / "wheel")]
+    subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
+    (wheel,) = (tmp_path / "wheel").glob("release_tasks-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+        archive.extractall(tmp_path / "site")
+    assert {"release_tasks/py.typed", "release_tasks/gateway/gui/index.html"} <= names
+    assert not [name for name in names if name.startswith("tests")]
+    scratch.variables["PYTHONPATH"] = str(tmp_path / "site")
+    where = subprocess.run(
+        [sys.executable, "-c", "import release_tasks; print(release_tasks.__file__)"],
+        cwd=scratch.root,
+        env=scratch.variables,
+        capture_output=True,
+        text=True,
+    )
+    assert where.stdout.startswith(str(tmp_path / "site"))
+    scratch.configuration["gateway"] = {"port": free_port, "root": "home"}
+    try:
+        assert scratch.run("gateway.start").returncode == 0
+        assert scratch.run("release.prepare").returncode == 0
+    finally:
+        assert scratch.run("gateway.stop").returncode == 0
+
+
+@pytest.mark.slow
+def test_demo_holds_what_it_shows_and_leaves_nothing(tmp_path: Path, environment: Any) -> None:
+    """``inv demo`` ends with 0, and no file is left in the checkout or in the temporary folder."""
+
+    def listing() -> set[str]:
+        ignored = {".git", ".pytest_cache", ".venv", ".hypothesis", ".mypy_cache", ".ruff_cache"}
+        found = set()
+        for folder, folders, files in os.walk(REPOSITORY):
+            folders[:] = [name for name in folders if name not in ignored and name != "__pycache__"]
+            found |= {os.path.join(folder, name) for name in files}
+        return found
+
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    before = listing()
+    variables = {**environment(tmp_path), "TMPDIR": str(temporary)}
+    done = subprocess.run(
+        [sys.executable, "-m", "invoke", "demo"], cwd=REPOSITORY, env=variables, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    for shown in ("says degraded", "says ok", "it says restored", "it says noop", "byte for byte", "INTACT"):
+        assert shown in done.stdout
+    assert listing() == before
+    assert list(temporary.iterdir()) == []

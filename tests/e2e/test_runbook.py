@@ -1,0 +1,180 @@
+"""The whole runbook with real processes on the embedded gateway, which stays up and keeps its database open."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+import requests
+
+
+class Gateway:
+    """A scratch project whose service is the embedded gateway."""
+
+    def __init__(self, scratch: Any, port: int) -> None:
+        self.scratch = scratch
+        self.url = f"http://127.0.0.1:{port}"
+        self.home: Path = scratch.root / "home"
+        release = scratch.configuration["release"]
+        release["health"].update(url=f"{self.url}/health", deadline="10s")
+        release["gates"] = {
+            "api-health": {"http": "health"},
+            "gui": {"http": f"{self.url}/", "expect": {"text": "release-tasks gateway"}},
+            "dispatcher": {"http": f"{self.url}/health", "expect": {"json": "data.dispatcher.running", "equals": True}},
+            "mcp-config": {"mcp": "home/mcp-servers.json"},
+        }
+        release["assets"] = {
+            "database": {"sqlite": "home/gateway.db"},
+            "identity": {"directory": "home/identity"},
+            "mcp": {"file": "home/mcp-servers.json"},
+        }
+        scratch.configuration["gateway"] = {"port": port, "root": "home"}
+
+    def post(self, text: str) -> None:
+        message = {"channel": "telegram", "to": "1000", "text": text}
+        requests.post(f"{self.url}/messages", json=message, timeout=10).raise_for_status()
+
+    def texts(self) -> list[str]:
+        answer = requests.get(f"{self.url}/messages", params={"limit": 100}, timeout=10).json()["data"]
+        messages = answer["messages"] if isinstance(answer, dict) else answer
+        return [message["text"] for message in messages]
+
+    def health(self) -> dict[str, Any]:
+        data: dict[str, Any] = requests.get(f"{self.url}/health", timeout=10).json()["data"]
+        return data
+
+    def await_status(self, wanted: str) -> None:
+        deadline = time.monotonic() + 20
+        while self.health()["status"] != wanted and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert self.health()["status"] == wanted
+
+    def damage(self) -> None:
+        with closing(sqlite3.connect(self.home / "gateway.db", timeout=10)) as database, database:
+            database.execute("DELETE FROM messages")
+        (self.home / "identity" / "identity.json").write_text("no JSON")
+        (self.home / "mcp-servers.json").write_text('{"mcpServers": ')
+
+    def files(self) -> dict[str, bytes]:
+        paths = [*(self.home / "identity").iterdir(), self.home / "mcp-servers.json"]
+        return {path.name: path.read_bytes() for path in paths}
+
+
+@pytest.fixture
+def gateway(scratch: Any, free_port: int) -> Iterator[Gateway]:
+    """A gateway that runs, and is stopped afterwards whatever happens."""
+    made = Gateway(scratch, free_port)
+    started = scratch.run("gateway.start")
+    assert started.returncode == 0, started
+    yield made
+    stopped = scratch.run("gateway.stop")
+    assert stopped.returncode == 0, stopped
+
+
+def test_release_damage_rollback_and_on(gateway: Gateway) -> None:
+    """State, files and health come back under the running service, which goes on writing; twice is a noop."""
+    run = gateway.scratch
+    gateway.post("before the release")
+    gateway.await_status("ok")
+    files = gateway.files()
+    manifest = run.document("release.prepare", "--release-id", "v1")
+    assert manifest["status"] == "ready"
+    gateway.post("after the release")
+    gateway.damage()
+    assert gateway.health()["status"] == "degraded"
+    outcome = run.document("release.rollback")
+    assert (outcome["status"], outcome["restoredAssets"]) == ("restored", ["database", "identity", "mcp"])
+    assert (gateway.texts(), gateway.files(), gateway.health()["status"]) == (["before the release"], files, "ok")
+    gateway.post("after the rollback")
+    assert run.document("release.rollback")["status"] == "noop"
+    assert run.run("gateway.restart").returncode == 0
+    assert gateway.texts() == ["before the release", "after the rollback"]
+    assert run.document("release.audit")["status"] == "intact"
+    assert run.document("release.verify")["status"] == "verified"
+    back = run.document("release.rollback", "--snapshot", outcome["safetySnapshotId"])
+    # The way back is whole as well: the damage is there again, and health says so.
+    assert (back["healthCheck"]["status"], gateway.texts()) == ("degraded", [])
+
+
+def test_rollback_by_runbook_when_the_service_is_down(gateway: Gateway) -> None:
+    """Noop but health failed: rerun with explicit snapshot and restart command; data since then is kept."""
+    run = gateway.scratch
+    gateway.post("one")
+    snapshot = run.document("release.prepare", "--release-id", "v1")["snapshot"]["snapshotId"]
+    gateway.damage()
+    assert run.document("release.rollback")["status"] == "restored"
+    gateway.post("two")
+    assert run.run("gateway.stop").returncode == 0
+    failed = run.document("release.rollback", code=1)
+    assert failed["status"] == "failed"
+    assert any("--restart-command" in sentence for sentence in failed["diagnostics"])
+    mended = run.document("release.rollback", "--snapshot", snapshot, "--restart-command", "inv gateway.start")
+    assert (mended["status"], mended["restoredAssets"]) == ("restored", [])
+    assert gateway.texts() == ["one", "two"]
+
+
+def drop_gui(gateway: Gateway) -> None:
+    (gateway.home / "gui" / "index.html").unlink()
+
+
+def kill_dispatcher(gateway: Gateway) -> None:
+    os.kill(gateway.health()["dispatcher"]["pid"], 9)
+    deadline = time.monotonic() + 20
+    while gateway.health()["dispatcher"]["running"] and time.monotonic() < deadline:
+        time.sleep(0.02)
+
+
+def drop_mcp_config(gateway: Gateway) -> None:
+    (gateway.home / "mcp-servers.json").unlink()
+
+
+@pytest.mark.parametrize(
+    ("taken_away", "gate"), [(drop_gui, "gui"), (kill_dispatcher, "dispatcher"), (drop_mcp_config, "mcp-config")]
+)
+def test_interface_gates_fail_alone(gateway: Gateway, taken_away: Callable[[Gateway], None], gate: str) -> None:
+    """Each readiness gate checks something real: its own interface, and nothing else's."""
+    gateway.await_status("ok")
+    taken_away(gateway)
+    report = gateway.scratch.document("release.preflight", code=1)
+    assert report["failedChecks"] == [gate]
+    alone = gateway.scratch.document("gate.interfaces", code=1)
+    assert alone["failedChecks"] == [gate]
+
+
+def test_port_that_is_taken_is_refused_in_a_sentence(scratch: Any, health: Any) -> None:
+    """Nothing is started and no home is left running."""
+    port = health.url.split(":")[2].split("/")[0]
+    done = scratch.run("gateway.start", "--port", port, "--root", "elsewhere")
+    assert (done.returncode, port in done.stderr, "Traceback" in done.stderr) == (1, True, False)
+    assert scratch.run("gateway.status", "--root", "elsewhere").returncode == 1
+
+
+def test_start_recovers_an_interrupted_rollback_first(gateway: Gateway) -> None:
+    """A journal left by a crash is finished before the gateway opens its database."""
+    run = gateway.scratch
+    gateway.post("one")
+    run.document("release.prepare", "--release-id", "v1")
+    gateway.damage()
+    crash = (
+        "import os, release_tasks.rollback.swap as swap\n"
+        "swap.restore_database = lambda *a: os._exit(9)\n"
+        "from release_tasks.program import main\nimport sys\nsys.argv = ['release-tasks', 'release.rollback']\nmain()\n"
+    )
+    import subprocess
+    import sys
+
+    assert subprocess.run([sys.executable, "-c", crash], cwd=run.root, env=run.variables).returncode == 9
+    assert (run.root / "pipeline" / "rollback-journal.json").exists()
+    assert run.document("release.status")["interrupted"] is True
+    assert run.run("gateway.restart").returncode == 0
+    assert not (run.root / "pipeline" / "rollback-journal.json").exists()
+    assert gateway.texts() == ["one"]
+    gateway.await_status("ok")
+    assert json.loads((run.root / "pipeline" / "rollback-state.json").read_text())["restored"] is True
