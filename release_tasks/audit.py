@@ -26,6 +26,7 @@ from release_tasks.storage.durable import fsync_directory, make_private_director
 __all__ = ["GENESIS", "AuditLog", "AuditVerdict", "Finding"]
 
 GENESIS = "0" * 64
+_SETS_ASIDE = ("audit.torn", "audit.adopted", "audit.foreign")
 _TAIL_BYTES = 64 << 10
 
 
@@ -83,7 +84,6 @@ class AuditLog:
         Raises OSError when it cannot be written whole; a torn line is set aside by the next append.
         """
         record: dict[str, Any] = {
-            "time": timestamp(),
             "event": event,
             "actor": _actor(),
             "host": socket.gethostname(),
@@ -152,7 +152,7 @@ class AuditLog:
 
 
 def _sealed(record: dict[str, Any], before: AuditAnchor) -> tuple[bytes, AuditAnchor]:
-    record = {**record, "seq": before.seq + 1, "prev": before.hash}
+    record = {**record, "time": timestamp(), "seq": before.seq + 1, "prev": before.hash}
     digest = sha256_bytes(canonical_bytes(record))
     return canonical_bytes({**record, "hash": digest}) + b"\n", AuditAnchor(seq=before.seq + 1, hash=digest)
 
@@ -208,7 +208,6 @@ def _leftover_record(tail: _Tail) -> dict[str, Any]:
     else:
         event, detail = "audit.foreign", "lines that are no records of this log were found"
     return {
-        "time": timestamp(),
         "event": event,
         "actor": _actor(),
         "host": socket.gethostname(),
@@ -252,6 +251,8 @@ def _verify_chain(data: bytes) -> AuditVerdict:
 def _explain_pending(verdict: AuditVerdict, pending: list[tuple[int, bytes]], record: dict[str, Any] | None) -> None:
     """Decide over lines that are no records by what the record after them says of them."""
     if not pending:
+        if record is not None and record.get("event") in _SETS_ASIDE:
+            verdict.problems.append(Finding(0, f"what record {record['seq']} found here and set aside is gone"))
         return
     body = b"\n".join(line for _, line in pending)
     first = pending[0][0]

@@ -69,5 +69,5 @@ class Interrupted(BaseException):
     """
 
     def __init__(self, exit_code: ExitCode) -> None:
-        super().__init__(exit_code.name)
+        super().__init__(f"Interrupted by {exit_code.name}.")
         self.exit_code = exit_code

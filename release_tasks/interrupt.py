@@ -35,9 +35,20 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the block is done, then let them act."""
-    held = signal.pthread_sigmask(signal.SIG_BLOCK, _EXIT_CODES)
+    """Hold SIGINT and SIGTERM back until the block is done, then let them act.
+
+    By handlers, not by a signal mask: another thread of the program could still take what this one masks. Outside the
+    main thread nothing is needed, because Python runs handlers in the main thread only.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[int] = []
+    before = {number: signal.signal(number, lambda got, _: arrived.append(got)) for number in _EXIT_CODES}
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        if arrived:
+            signal.raise_signal(arrived[0])

@@ -52,6 +52,13 @@ class Pipeline:
         except InvalidDocument as error:
             raise StageFailed(f"The rollback state is unreadable: {error}.") from error
 
+    def known_state(self) -> RollbackState | None:
+        """Return the last rollback, or None, also when the file is unreadable: it is a note, not the truth."""
+        try:
+            return self.read_state()
+        except StageFailed:
+            return None
+
     def write_state(self, state: RollbackState) -> None:
         """Replace the rollback state, durably."""
         write_atomic(self.state_path, pretty_bytes(encode(state)))
@@ -70,14 +77,15 @@ class Pipeline:
                 release_id = name.removesuffix(".json")
                 if name.endswith(".json") and name != "latest.json" and is_valid_id(release_id):
                     found.append(self._read_manifest(release_id))
-        return sorted(found, key=lambda file: (file.manifest.sequence if file.manifest else -1, file.release_id))
+        return sorted(found, key=_age)
 
     def latest_ready(self) -> Manifest | None:
         """Return the newest release that may go on, as ``latest.json`` names it, or None."""
         try:
-            return _decode_manifest(self.manifests / "latest.json")
+            manifest = _decode_manifest(self.manifests / "latest.json")
         except (FileNotFoundError, InvalidDocument):
             return None
+        return manifest if manifest.status == "ready" else None  # the older tool pointed it at blocked runs too
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write a release's manifest, and ``latest.json`` too when it is ready."""
@@ -87,12 +95,13 @@ class Pipeline:
             write_atomic(self.manifests / "latest.json", data)
 
     def lineage(self) -> str | None:
-        """Return the id of the newest release snapshot: while it stays the same, nothing was prepared."""
-        snapshots, unreadable = self.catalogue.published()
-        if unreadable:
-            return None
-        releases = [snapshot.snapshot_id for snapshot in snapshots if snapshot.kind == "release"]
-        return releases[-1] if releases else None
+        """Return what names the newest release: while it stays the same, nothing was prepared."""
+        releases = [snapshot for snapshot in self.catalogue.published()[0] if snapshot.kind == "release"]
+        latest = self.latest_ready()
+        # Both, because each may be unreadable by itself.
+        names = [releases[-1].snapshot_id] if releases else []
+        names += [latest.release_id] if latest else []
+        return "/".join(names) or None
 
     def protected_snapshots(self) -> set[str]:
         """Return the snapshots that retention must keep: of the current deployment and of the last rollback."""
@@ -100,11 +109,31 @@ class Pipeline:
         latest = self.latest_ready()
         if latest is not None and latest.snapshot is not None:
             protected.add(latest.snapshot.snapshot_id)
-        with contextlib.suppress(StageFailed):
-            state = self.read_state()
-            if state is not None:
-                protected |= {state.snapshot_id, state.safety_snapshot_id or state.snapshot_id}
+        state = self.known_state()
+        if state is not None:
+            names = (state.snapshot_id, state.safety_snapshot_id, state.restored_snapshot_id)
+            protected |= {name for name in names if name}
         return protected
+
+    def clean_up(self) -> list[str]:
+        """Finish or remove what an interrupted prepare left, temporary files too; returns the names removed.
+
+        Call it with the lock held.
+        """
+        ready = [file.manifest for file in self.read_manifests() if file.manifest and file.manifest.status == "ready"]
+        committed = {manifest.snapshot.snapshot_id for manifest in ready if manifest.snapshot is not None}
+        removed = self.catalogue.clean_up(committed)
+        for path in self._temporary_files():
+            path.unlink(missing_ok=True)
+            removed.append(path.name)
+        return removed
+
+    def has_leftovers(self) -> bool:
+        """Say whether an interrupted run, or one that is at work, has something unfinished here."""
+        return self.catalogue.has_leftovers() or bool(self._temporary_files())
+
+    def _temporary_files(self) -> list[Path]:
+        return [path for folder in (self.root, self.manifests) for path in folder.glob(".*.tmp")]
 
     def anchors(self) -> list[tuple[str, AuditAnchor]]:
         """Return every place that recorded where the audit log stood, with what it recorded."""
@@ -115,10 +144,9 @@ class Pipeline:
         for file in self.read_manifests():
             if file.manifest is not None and file.manifest.audit is not None:
                 anchors.append((f"manifest {file.release_id}", file.manifest.audit))
-        with contextlib.suppress(StageFailed):
-            state = self.read_state()
-            if state is not None and state.audit is not None:
-                anchors.append(("the rollback state", state.audit))
+        state = self.known_state()
+        if state is not None and state.audit is not None:
+            anchors.append(("the rollback state", state.audit))
         return anchors
 
     def _read_manifest(self, release_id: str) -> ManifestFile:
@@ -126,6 +154,12 @@ class Pipeline:
             return ManifestFile(release_id, _decode_manifest(self.manifests / f"{release_id}.json"))
         except (FileNotFoundError, InvalidDocument) as error:
             return ManifestFile(release_id, None, str(error))
+
+
+def _age(file: ManifestFile) -> tuple[int, str, str]:
+    if file.manifest is None:
+        return -1, "", file.release_id
+    return file.manifest.sequence, file.manifest.generated_at, file.release_id
 
 
 def _decode_manifest(path: Path) -> Manifest:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable
 
 from attrs import evolve, frozen
 
-from release_tasks.application import Application, describe_application
+from release_tasks.application import describe_application
 from release_tasks.config.schema import Settings
 from release_tasks.errors import StageFailed, UsageError
+from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import MANIFEST_VERSION, Pipeline
 from release_tasks.records import Artifact, Check, Manifest, PreflightReport, SnapshotMetadata, SnapshotReference
-from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
+from release_tasks.snapshot.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.storage.clock import compact, timestamp
 from release_tasks.storage.durable import fsync_directory
 from release_tasks.storage.ids import is_valid_id
@@ -64,20 +66,44 @@ def prepare(
         if pipeline.journal_path.exists():
             raise StageFailed("An interrupted rollback waits to be finished. Run `inv release.recover` first.")
         require_new_release_id(pipeline, request.release_id)
-        pipeline.catalogue.clean_up()
-        application = describe_application(settings)
+        pipeline.clean_up()
+        draft = _draft(settings, pipeline, report, request)
         blockers = _blockers(settings, report)
-        snapshot = None
         if not blockers:
             try:
-                snapshot = _capture(settings, pipeline, request, progress)
+                return _release(settings, pipeline, request, draft, progress)
             except (StageFailed, OSError) as error:
-                blockers.append(f"snapshot: {error}")
-        manifest = _manifest(settings, pipeline, report, request, application, snapshot, blockers)
-        _publish(pipeline, manifest)
-        if snapshot is not None:
-            limit = request.retention or settings.release.retention
-            pipeline.catalogue.retain(limit, {*pipeline.protected_snapshots(), snapshot.snapshot_id})
+                blockers.append(f"snapshot: {_sentence(error)}")
+        blocked = evolve(draft, artifacts=_artifacts(settings, None), diagnostics=blockers + draft.diagnostics)
+        return _publish(pipeline, blocked)
+
+
+def _release(
+    settings: Settings, pipeline: Pipeline, request: PrepareRequest, draft: Manifest, progress: Progress | None
+) -> Manifest:
+    """Capture the state, then publish manifest and snapshot; the manifest is what makes it a release.
+
+    A crash after the manifest leaves a complete snapshot that the next run gives its name.
+    """
+    limit = request.retention or settings.release.retention
+    capture = CaptureRequest(
+        snapshot_id=f"{request.release_id}_snapshot_{compact()}",
+        release_id=request.release_id,
+        kind="release",
+        retention_limit=limit,
+        audit=pipeline.audit.anchor(),
+    )
+    with unpublished_snapshot(pipeline.catalogue, settings.release.assets, capture, progress) as snapshot:
+        reference = SnapshotReference(
+            snapshot_id=snapshot.snapshot_id, metadata_path=snapshot.metadata_path, digest=snapshot.digest
+        )
+        ready = evolve(draft, status="ready", snapshot=reference, artifacts=_artifacts(settings, snapshot))
+        with uninterrupted():
+            manifest = _publish(pipeline, ready)
+            pipeline.catalogue.publish(snapshot.snapshot_id)
+    # What cannot be removed now goes another time; it is no reason to call a release blocked.
+    with contextlib.suppress(OSError):
+        pipeline.catalogue.retain(limit, {*pipeline.protected_snapshots(), snapshot.snapshot_id})
     return manifest
 
 
@@ -101,39 +127,10 @@ def _is_left_out(check: Check) -> bool:
     return bool(check.diagnostics.get("leftOut"))
 
 
-def _capture(
-    settings: Settings, pipeline: Pipeline, request: PrepareRequest, progress: Progress | None
-) -> SnapshotMetadata:
-    snapshot_id = f"{request.release_id}_snapshot_{compact()}"
-    return capture_snapshot(
-        pipeline.catalogue,
-        settings.release.assets,
-        CaptureRequest(
-            snapshot_id=snapshot_id,
-            release_id=request.release_id,
-            kind="release",
-            retention_limit=request.retention or settings.release.retention,
-            audit=pipeline.audit.anchor(),
-        ),
-        progress,
-    )
-
-
-def _manifest(
-    settings: Settings,
-    pipeline: Pipeline,
-    report: PreflightReport,
-    request: PrepareRequest,
-    application: Application,
-    snapshot: SnapshotMetadata | None,
-    blockers: list[str],
-) -> Manifest:
+def _draft(settings: Settings, pipeline: Pipeline, report: PreflightReport, request: PrepareRequest) -> Manifest:
+    """Return the manifest as it is without a snapshot: blocked."""
+    application = describe_application(settings)
     sequences = [file.manifest.sequence for file in pipeline.read_manifests() if file.manifest is not None]
-    reference = None
-    if snapshot is not None:
-        reference = SnapshotReference(
-            snapshot_id=snapshot.snapshot_id, metadata_path=snapshot.metadata_path, digest=snapshot.digest
-        )
     return Manifest(
         manifest_version=MANIFEST_VERSION,
         release_id=request.release_id,
@@ -143,11 +140,11 @@ def _manifest(
         app_version=application.version,
         git_commit=application.git_commit,
         git_dirty=application.git_dirty,
-        status="blocked" if blockers else "ready",
+        status="blocked",
         preflight=report,
-        snapshot=reference,
-        artifacts=_artifacts(settings, snapshot),
-        diagnostics=blockers + ([application.problem] if application.problem else []),
+        snapshot=None,
+        artifacts=[],
+        diagnostics=[application.problem] if application.problem else [],
         manifest_path=str(pipeline.manifest_path(request.release_id)),
     )
 
@@ -169,8 +166,8 @@ def _artifacts(settings: Settings, snapshot: SnapshotMetadata | None) -> list[Ar
     return artifacts
 
 
-def _publish(pipeline: Pipeline, manifest: Manifest) -> None:
-    """Write the audit event, then the manifest that says where the log stood after it."""
+def _publish(pipeline: Pipeline, manifest: Manifest) -> Manifest:
+    """Write the audit event, then the manifest that says where the log stood after it; returns it as written."""
     anchor = pipeline.audit.append(
         f"prepare.{manifest.status}",
         status=manifest.status,
@@ -180,7 +177,9 @@ def _publish(pipeline: Pipeline, manifest: Manifest) -> None:
         digest=manifest.snapshot.digest if manifest.snapshot else None,
     )
     _set_blocked_predecessor_aside(pipeline, manifest.release_id)
-    pipeline.write_manifest(evolve(manifest, audit=anchor))
+    manifest = evolve(manifest, audit=anchor)
+    pipeline.write_manifest(manifest)
+    return manifest
 
 
 def _set_blocked_predecessor_aside(pipeline: Pipeline, release_id: str) -> None:
@@ -194,3 +193,9 @@ def _set_blocked_predecessor_aside(pipeline: Pipeline, release_id: str) -> None:
         attempt += 1
     os.rename(path, aside)
     fsync_directory(path.parent)
+
+
+def _sentence(error: StageFailed | OSError) -> str:
+    if isinstance(error, StageFailed):
+        return error.message
+    return f"{error.filename or 'the system'}: {error.strerror or error}"

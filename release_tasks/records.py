@@ -79,7 +79,7 @@ class SnapshotReference:
 
     snapshot_id: str
     metadata_path: str
-    digest: str
+    digest: str = ""  # the older tool had none
 
 
 @frozen(kw_only=True)
@@ -89,25 +89,28 @@ class Artifact:
     id: str
     path: str
     exists: bool
-    size: int
-    sha256: str | None
+    size: int = 0
+    sha256: str | None = None
 
 
 @frozen(kw_only=True)
 class Manifest:
-    """A release: what was checked, what was captured, and whether it may go on."""
+    """A release: what was checked, what was captured, and whether it may go on.
+
+    What has a default here is missing in the manifests of the older tool, or may be.
+    """
 
     manifest_version: int
     release_id: str
     generated_at: str
-    sequence: int
-    app_name: str
-    app_version: str | None
-    git_commit: str | None
-    git_dirty: bool | None
+    sequence: int = 0
+    app_name: str = ""
+    app_version: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
     status: Literal["ready", "blocked"]
     preflight: PreflightReport
-    snapshot: SnapshotReference | None
+    snapshot: SnapshotReference | None = None
     artifacts: list[Artifact]
     diagnostics: list[str]
     manifest_path: str
@@ -173,15 +176,17 @@ class SnapshotMetadata:
 class RollbackState:
     """The last rollback. ``restored`` says whether its snapshot went live, whatever health said after it.
 
-    ``lineage`` names the newest release at that moment: as long as it is the newest, nothing was prepared since.
+    ``restored_snapshot_id`` is the snapshot that went live last, in this rollback or one before it, and ``lineage``
+    names the newest release at that moment: as long as it is the newest, nothing was prepared since.
     """
 
     snapshot_id: str
     status: Literal["in_progress", "success", "failed"]
     updated_at: str
     detail: str
-    lineage: str | None = None
     restored: bool = False
+    restored_snapshot_id: str | None = None
+    lineage: str | None = None
     rollback_id: str | None = None
     safety_snapshot_id: str | None = None
     audit: AuditAnchor | None = None
@@ -215,13 +220,15 @@ class JournalStep:
 
     ``database``: its content is replaced through SQLite. ``place``: the staged inode takes the name, or the name goes
     away when there is none. ``mirrored`` says that the names could not be exchanged and the content was written in
-    place instead. ``done`` is set when the step reached the journal's direction.
+    place instead. ``begun`` says that the content of a database may have been replaced, ``done`` that the step has
+    reached the journal's direction.
     """
 
     key: str
     action: Literal["database", "place"]
     new: Inode | None = None
     old: Inode | None = None
+    begun: bool = False
     mirrored: bool = False
     done: bool = False
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import attrs
 import cattrs
-from cattrs.cols import mapping_structure_factory
+from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
@@ -44,9 +44,8 @@ def load_settings(
         try:
             sections[name] = converter.structure(_merged(_plain(cls()), raw.get(name) or {}), cls)
         except Exception as error:
-            problems += [(path.replace("for_", "for"), what) for path, what in findings(error, name)]
-    if "release" in sections:
-        problems += _contradictions(sections["release"])
+            problems += [(_as_written(path), what) for path, what in findings(error, name)]
+    problems += _contradictions(converter, raw.get("release"))
     if problems:
         raise ConfigError([f"{source_of(path)}: {path}: {what}" for path, what in problems])
     return schema.Settings(project=project, **sections)
@@ -79,22 +78,40 @@ def _merged(base: Any, over: Any) -> Any:
     return {**base, **{name: _merged(base.get(name), value) for name, value in over.items()}}
 
 
-def _contradictions(release: schema.ReleaseConfig) -> list[tuple[str, str]]:
-    """What single values cannot show: unknown or circular needs, assets that lie in one another."""
+def _contradictions(converter: cattrs.Converter, release: Any) -> list[tuple[str, str]]:
+    """What single values cannot show: unknown or circular needs, assets that lie in one another.
+
+    Looks at every part that is right by itself, so that a mistake elsewhere hides nothing.
+    """
+    gates = _part(converter, release, "gates", dict[str, schema.GateConfig]) or {}
+    assets = _part(converter, release, "assets", dict[str, schema.AssetConfig]) or {}
+    root = _part(converter, release, "root", Path)
     problems: list[tuple[str, str]] = []
-    for name, gate in release.gates.items():
+    for name, gate in gates.items():
         for need in gate.needs:
-            if need not in release.gates:
+            if need not in gates:
                 problems.append((f"release.gates.{name}.needs", f"no gate is called {need!r}"))
-            elif _leads_back(release.gates, need, name):
+            elif _leads_back(gates, need, name):
                 problems.append((f"release.gates.{name}.needs", f"{need!r} needs {name!r} in turn"))
-    places = [(f"release.assets.{key}", asset.path) for key, asset in release.assets.items()]
-    places.append(("release.root", release.root))
+    places = [(f"release.assets.{key}", asset.path) for key, asset in assets.items()]
+    places += [("release.root", root)] if root else []
     for index, (label, path) in enumerate(places):
         for other_label, other in places[:index]:
             if path == other or path in other.parents or other in path.parents:
                 problems.append((label, f"{path} and {other_label} lie in one another"))
     return problems
+
+
+def _part(converter: cattrs.Converter, release: Any, name: str, kind: Any) -> Any:
+    merged = _merged(_plain(schema.ReleaseConfig()), release or {})
+    try:
+        return converter.structure(merged[name], kind)
+    except Exception:
+        return None  # reported already
+
+
+def _as_written(path: str) -> str:
+    return ".".join("for" if part == "for_" else part for part in path.split("."))
 
 
 def _leads_back(gates: Mapping[str, schema.GateConfig], start: str, goal: str) -> bool:
@@ -118,6 +135,7 @@ def _converter(project: Path) -> cattrs.Converter:
     converter.register_structure_hook_func(_is_duration, lambda value, _: parse_duration(value))
     converter.register_structure_hook(Path, lambda value, _: _absolute(value, project))
     converter.register_structure_hook_func(_is_optional, lambda value, cls: _optional(converter, value, cls))
+    converter.register_structure_hook_factory(_is_list, lambda cls: _structure_list(converter, cls))
     converter.register_structure_hook_factory(_is_mapping, lambda cls: _structure_mapping(converter, cls))
     converter.register_structure_hook_factory(attrs.has, lambda cls: _structure_class(converter, cls))
     return converter
@@ -131,6 +149,10 @@ def _is_mapping(cls: Any) -> bool:
     return typing.get_origin(cls) is dict
 
 
+def _is_list(cls: Any) -> bool:
+    return typing.get_origin(cls) is list
+
+
 def _is_optional(cls: Any) -> bool:
     arguments = typing.get_args(cls)
     return len(arguments) == 2 and type(None) in arguments
@@ -141,6 +163,17 @@ def _optional(converter: cattrs.Converter, value: Any, cls: Any) -> Any:
         return None
     (inner,) = (argument for argument in typing.get_args(cls) if argument is not type(None))
     return converter.structure(value, inner)
+
+
+def _structure_list(converter: cattrs.Converter, cls: Any) -> Any:
+    inner = list_structure_factory(cls, converter)
+
+    def structure(value: Any, kind: Any) -> Any:
+        if not isinstance(value, list):
+            raise ValueError(f"expected a list such as [build], got {value!r}")
+        return inner(value, kind)
+
+    return structure
 
 
 def _structure_mapping(converter: cattrs.Converter, cls: Any) -> Any:
@@ -164,8 +197,8 @@ def _structure_class(converter: cattrs.Converter, cls: Any) -> Any:
     inner = make_dict_structure_fn(cls, converter, _cattrs_forbid_extra_keys=False, **renames)
 
     def structure(value: Any, kind: Any) -> Any:
-        if kind is schema.VersionConfig and isinstance(value, str):
-            value = {"text": value}
+        if kind is schema.VersionConfig and isinstance(value, (str, int, float)) and not isinstance(value, bool):
+            value = {"text": str(value)}  # YAML reads 1.0 as a number
         if not isinstance(value, Mapping):
             raise ValueError(f"expected a mapping of keys, got {value!r}")
         errors: list[Exception] = []

@@ -56,6 +56,16 @@ def _valid_keys(_: Any, attribute: Attribute[Any], value: dict[str, Any]) -> Non
             raise ValueError(f"{name!r} is not a valid name for one of {attribute.name}")
 
 
+def _valid_url(_: Any, attribute: Attribute[Any], value: str | None) -> None:
+    if value is not None and not value.startswith(("http://", "https://")):
+        raise ValueError(f"{attribute.name}: expected an http:// or https:// URL, got {value!r}")
+
+
+def _valid_port(_: Any, attribute: Attribute[Any], value: int) -> None:
+    if value > 65535:
+        raise ValueError(f"{attribute.name}: expected a port, 0 to 65535, got {value}")
+
+
 @frozen(kw_only=True)
 class VersionConfig:
     """Where the version of the application is read; exactly one way."""
@@ -84,7 +94,7 @@ class AppConfig:
 class HealthConfig:
     """The health endpoint that gates a release and judges a restore."""
 
-    url: str | None = option("the endpoint; without one nothing is asked")
+    url: str | None = option("the endpoint; without one nothing is asked", validator=_valid_url)
     timeout: Duration = option("one request", 5.0)
     deadline: Duration = option("by then it must be healthy", 60.0)
     interval: Duration = option("between two requests", 1.0)
@@ -106,7 +116,7 @@ class LimitsConfig:
 class ReliabilityConfig:
     """The endpoint that reports queues and callbacks."""
 
-    url: str | None = option("the endpoint; without one nothing is asked")
+    url: str | None = option("the endpoint; without one nothing is asked", validator=_valid_url)
     hmac_secret_env: str | None = option("the environment variable that holds the secret which signs requests")
     limits: LimitsConfig = option("see `release.reliability.limits`", Factory(LimitsConfig))
 
@@ -141,6 +151,10 @@ class GateConfig:
 
     def __attrs_post_init__(self) -> None:
         _exactly_one(self, GATE_KINDS)
+        if self.expect is not None and self.http is None:
+            raise ValueError("expect: goes with http only, and nothing would check it here")
+        if self.cwd is not None and self.command is None:
+            raise ValueError("cwd: goes with command only")
         if self.http is not None and self.http != "health" and not self.http.startswith(("http://", "https://")):
             raise ValueError(f"http: expected 'health' or an http:// or https:// URL, got {self.http!r}")
 
@@ -221,7 +235,7 @@ class GatewayConfig:
     """Everything under `gateway:`, the embedded gateway."""
 
     host: str = option("the address it listens on", "127.0.0.1")
-    port: int = option("the port it listens on", 3100)
+    port: int = option("the port it listens on", 3100, validator=_valid_port)
     root: Path = option("its home: database, identity, configuration", "memory/gateway")
     allow_remote: bool = option("allow a `host` that other machines can reach", False)
 

@@ -20,9 +20,10 @@ def parse_duration(value: Any) -> float:
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:
         return float(value)
     match = _DURATION.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match is None:
+    seconds = float(match[1]) * _UNITS[match[2] or "s"] if match else -1.0
+    if not 0 <= seconds < 1e9:
         raise ValueError(f"expected a duration such as 30s or 10m, got {value!r}")
-    return float(match[1]) * _UNITS[match[2] or "s"]
+    return seconds
 
 
 def show_duration(seconds: float) -> str:
@@ -30,7 +31,9 @@ def show_duration(seconds: float) -> str:
     for unit in ("d", "h", "m", "s"):
         if seconds >= _UNITS[unit] and seconds % _UNITS[unit] == 0:
             return f"{int(seconds / _UNITS[unit])}{unit}"
-    return f"{seconds:g}s" if seconds >= 1 or seconds == 0 else f"{round(seconds * 1000)}ms"
+    if seconds == 0:
+        return "0s"
+    return f"{seconds:.3f}".rstrip("0").rstrip(".") + "s" if seconds >= 1 else f"{round(seconds * 1000)}ms"
 
 
 def parse_integer(value: Any, least: int = 0) -> int:

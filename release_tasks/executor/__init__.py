@@ -41,9 +41,7 @@ class StageExecutor(Executor):
 
     wants_json = False
 
-    def execute(
-        self, *tasks: str | tuple[str, dict[str, Any]] | ParserContext
-    ) -> dict[Task[Any], Any]:
+    def execute(self, *tasks: str | tuple[str, dict[str, Any]] | ParserContext) -> dict[Task[Any], Any]:
         """Run the tasks; what ``Executor.execute`` takes and returns.
 
         Raises:
@@ -68,16 +66,12 @@ class StageExecutor(Executor):
         except ValueError as error:
             refuse(f"environment: an INVOKE_* variable does not fit its key: {error}", as_json=self.wants_json)
 
-    def normalize(
-        self, tasks: tuple[str | tuple[str, dict[str, Any]] | ParserContext, ...]
-    ) -> list[Call]:
+    def normalize(self, tasks: tuple[str | tuple[str, dict[str, Any]] | ParserContext, ...]) -> list[Call]:
         """Make calls of what was asked for, and remember what of it was typed."""
         calls = super().normalize(tasks)
         asked = tasks or ("",) * len(calls)  # a collection's default task was not asked for
         return [
-            StageCall(
-                call.task, call.called_as, call.args, call.kwargs, _typed(what), is_direct=True
-            )
+            StageCall(call.task, call.called_as, call.args, call.kwargs, _typed(what), is_direct=True)
             if isinstance(call.task, StageTask)
             else call
             for call, what in zip(calls, asked, strict=True)
@@ -115,6 +109,5 @@ def _typed(asked: str | tuple[str, dict[str, Any]] | ParserContext) -> dict[str,
         argument.name: argument.value
         for argument in asked.args.values()
         # A counting flag starts out as its default, and so always "got" a value.
-        if argument.got_value
-        and not (argument.incrementable and argument.value == argument.default)
+        if argument.got_value and not (argument.incrementable and argument.value == argument.default)
     }

@@ -110,9 +110,7 @@ class Plan:
                     first, known = settled.setdefault((member, name), (node, value))
                     if known != value:
                         said = self.said(first, name, known), self.said(node, name, value)
-                        raise UsageError(
-                            f"{said[0]} and {said[1]} contradict each other; give one value"
-                        )
+                        raise UsageError(f"{said[0]} and {said[1]} contradict each other; give one value")
         for (member, name), (_, value) in settled.items():
             member.call.kwargs[name] = value
         self.check()

@@ -49,15 +49,12 @@ class _StageArgument(Argument):
         # Only these two are refused here: shell completion parses half-typed flags, and what
         # else starts with "-" is refused before the stage runs, when --json is known.
         if self.positional and value in ("--help", "-h"):
-            raise UsageExit(
-                f"{self.task_name}: {value} stands where a value is expected; usage: {self.usage}"
-            )
+            raise UsageExit(f"{self.task_name}: {value} stands where a value is expected; usage: {self.usage}")
         try:
             super().set_value(value, cast)
         except ValueError:  # Invoke lets int("soon") through to the shell as a traceback
             raise UsageExit(
-                f"{self.task_name}: --{self.names[0]}: expected a number, got {value!r}; "
-                f"usage: {self.usage}"
+                f"{self.task_name}: --{self.names[0]}: expected a number, got {value!r}; usage: {self.usage}"
             ) from None
 
 

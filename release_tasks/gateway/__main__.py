@@ -100,12 +100,8 @@ def _serve_http(call: Invocation, listener: socket.socket) -> None:
 
         from release_tasks.gateway.service import create_app
     except ModuleNotFoundError as error:
-        raise GatewayError(
-            "The embedded gateway needs the extra: pip install 'release-tasks[gateway]'"
-        ) from error
-    app = create_app(
-        call.home, release_root=call.release_root, only_loopback=is_loopback(call.host)
-    )
+        raise GatewayError("The embedded gateway needs the extra: pip install 'release-tasks[gateway]'") from error
+    app = create_app(call.home, release_root=call.release_root, only_loopback=is_loopback(call.host))
     server = uvicorn.Server(
         uvicorn.Config(
             app,
@@ -163,8 +159,7 @@ def _pass_start_gate(command: list[str]) -> None:
             _end(process)
     if code != 0:
         raise GatewayError(
-            f"The gateway does not start: its start gate `{shown}` ended with {code};"
-            " the log has its output."
+            f"The gateway does not start: its start gate `{shown}` ended with {code}; the log has its output."
         )
 
 
@@ -197,7 +192,7 @@ def main(argv: list[str] | None = None) -> int:
     except _Ended:
         _LOG.info("ended by a signal")
     except GatewayError as error:
-        print(f"{REFUSAL}{error.message}", file=sys.stderr)
+        sys.stderr.write(f"{REFUSAL}{error.message}\n")
         return 1
     return 0
 

@@ -34,6 +34,7 @@ class RequestGuard:
         self._only_loopback = only_loopback
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request that may not come in, hand every other one on."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return

@@ -106,9 +106,7 @@ class Connection:
         if self._connection is not None and self._opened != found:
             self._drop()
         if self._connection is None:
-            self._connection = open_existing(
-                self._path, busy_ms=_BUSY_MILLISECONDS, read_only=self._read_only
-            )
+            self._connection = open_existing(self._path, busy_ms=_BUSY_MILLISECONDS, read_only=self._read_only)
             self._opened = found
         return self._connection
 

@@ -114,9 +114,7 @@ def _database(store: Store, problems: list[str]) -> dict[str, Any]:
         return {"status": "error", "detail": error.message}
 
 
-def _mcp_servers(
-    monitor: McpMonitor, servers: list[McpServer] | None, problems: list[str]
-) -> list[dict[str, Any]]:
+def _mcp_servers(monitor: McpMonitor, servers: list[McpServer] | None, problems: list[str]) -> list[dict[str, Any]]:
     states = monitor.snapshot(servers)
     for state in states:
         if state["state"] == "error" or state["health"]["circuit"] == "open":

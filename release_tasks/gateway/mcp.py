@@ -208,9 +208,7 @@ class McpMonitor:
         wanted = {server.id: server for server in servers}
         with self._lock:
             gone = [link for key, link in self._links.items() if wanted.get(key) != link.server]
-            kept = {
-                key: link for key, link in self._links.items() if wanted.get(key) == link.server
-            }
+            kept = {key: link for key, link in self._links.items() if wanted.get(key) == link.server}
             new = {key: ServerLink(server) for key, server in wanted.items() if key not in kept}
             self._links = {key: kept.get(key) or new[key] for key in wanted}
             for link in new.values():

@@ -48,9 +48,7 @@ def _parse_servers(section: Any, where: str) -> list[McpServer]:
     if isinstance(section, dict):
         entries = list(section.items())
     elif isinstance(section, list):
-        entries = [
-            (_id_of(entry, f"{where}[{index}]"), entry) for index, entry in enumerate(section)
-        ]
+        entries = [(_id_of(entry, f"{where}[{index}]"), entry) for index, entry in enumerate(section)]
     else:
         raise SettingsError(f"{where} must be an object or a list")
     servers: dict[str, McpServer] = {}

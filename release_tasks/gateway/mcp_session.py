@@ -119,9 +119,7 @@ class StdioSession(Session):
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            raise McpError(
-                f"the command '{server.command[0]}' could not be started: {error}"
-            ) from error
+            raise McpError(f"the command '{server.command[0]}' could not be started: {error}") from error
         self._pending = b""
         self._cancelled, self._cancel = os.pipe()
         # Non-blocking: a server that reads nothing must not hold up its thread for ever.
@@ -133,9 +131,11 @@ class StdioSession(Session):
         return self._process.pid
 
     def notify(self, method: str, deadline: float) -> None:
+        """Send a notification, which is never answered."""
         self._write({"jsonrpc": "2.0", "method": method}, deadline)
 
     def listen(self, seconds: float) -> None:
+        """Take what the server sends unasked, for so many seconds."""
         # Read even with nothing asked: a server whose output nobody takes blocks on a full pipe.
         deadline = time.monotonic() + seconds
         while True:
@@ -145,9 +145,11 @@ class StdioSession(Session):
             self._answer(message)
 
     def cancel(self) -> None:
+        """End a call that waits, from another thread."""
         os.write(self._cancel, b"x")
 
     def close(self) -> None:
+        """End the session, and the server if this side started it."""
         # Asked first by the end of its input, then told, then killed; children in its group go with
         # it.
         process = self._process
@@ -262,15 +264,19 @@ class HttpSession(Session):
             self._session.trust_env = False  # a proxy cannot reach this machine's loopback
 
     def notify(self, method: str, deadline: float) -> None:
+        """Send a notification, which is never answered."""
         self._post({"jsonrpc": "2.0", "method": method}, deadline).close()
 
     def listen(self, seconds: float) -> None:
+        """Take what the server sends unasked, for so many seconds."""
         return  # nothing is open between two calls
 
     def cancel(self) -> None:
+        """End a call that waits, from another thread."""
         return  # each call has its own timeout, and nothing of ours stays behind
 
     def close(self) -> None:
+        """End the session, and the server if this side started it."""
         self._session.close()
 
     def _exchange(self, message: dict[str, Any], deadline: float) -> dict[str, Any]:
@@ -291,9 +297,7 @@ class HttpSession(Session):
     def _post(self, message: dict[str, Any], deadline: float) -> Any:
         left = max(deadline - time.monotonic(), 0.1)
         try:
-            response = self._session.post(
-                self._url, json=message, timeout=left, allow_redirects=False, stream=True
-            )
+            response = self._session.post(self._url, json=message, timeout=left, allow_redirects=False, stream=True)
         except self._requests.RequestException as error:
             raise McpError(f"{type(error).__name__} at the server's URL") from error
         if not 200 <= response.status_code < 300:

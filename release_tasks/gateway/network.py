@@ -57,14 +57,9 @@ def bind(host: str, port: int) -> socket.socket:
 def _refusal(where: str, error: Exception) -> str:
     code = error.errno if isinstance(error, OSError) else None
     if code == errno.EADDRINUSE:
-        return (
-            f"The gateway cannot start: {where} is already in use."
-            " Stop what uses it, or choose another port."
-        )
+        return f"The gateway cannot start: {where} is already in use. Stop what uses it, or choose another port."
     if code in (errno.EACCES, errno.EPERM):
-        return (
-            f"The gateway cannot start: this user may not use {where}. Choose a port from 1024 on."
-        )
+        return f"The gateway cannot start: this user may not use {where}. Choose a port from 1024 on."
     reason = os.strerror(code) if code is not None else str(error)
     return f"The gateway cannot start: {where} cannot be used: {reason}."
 

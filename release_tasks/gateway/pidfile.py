@@ -149,9 +149,7 @@ def _boot_id() -> str | None:
 
 def _command_of(pid: int) -> str:
     with contextlib.suppress(OSError):
-        return (
-            Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        )
+        return Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ["ps", "-o", "command=", "-p", str(pid)]
         return subprocess.run(command, capture_output=True, text=True, timeout=5).stdout

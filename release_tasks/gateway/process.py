@@ -72,9 +72,7 @@ def start(
     """
     check_host(host, allow_remote=allow_remote)
     if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
-        raise GatewayError(
-            "The embedded gateway needs the extra: pip install 'release-tasks[gateway]'"
-        )
+        raise GatewayError("The embedded gateway needs the extra: pip install 'release-tasks[gateway]'")
     found = _await_decision(home, timeout)
     if found.running:
         return evolve(found, detail=f"It was already running. {found.detail}")
@@ -88,9 +86,7 @@ def start(
         home.make_root()
         with _open_log(home.log_file) as log:
             written = os.fstat(log.fileno()).st_size
-            child = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
-            )
+            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     except OSError as error:
         raise GatewayError(f"The gateway cannot start: {error}.") from error
     try:
@@ -144,9 +140,7 @@ def status(home: GatewayHome) -> GatewayStatus:
     if record is None or not record.is_running():
         stale = " A stale pid file is there." if home.pid_file.exists() else ""
         return GatewayStatus(False, "stopped", f"Not running.{stale}")
-    running = GatewayStatus(
-        True, "unreachable", "Starting.", record.pid, record.host, record.port, record.started_at
-    )
+    running = GatewayStatus(True, "unreachable", "Starting.", record.pid, record.host, record.port, record.started_at)
     if running.url is None:
         return running
     try:
@@ -171,15 +165,11 @@ def _await_decision(home: GatewayHome, timeout: float) -> GatewayStatus:
         if not found.running or found.health != "unreachable":
             return found
         if time.monotonic() > deadline:
-            raise GatewayError(
-                f"A gateway runs as process {found.pid} and does not answer; stop it first."
-            )
+            raise GatewayError(f"A gateway runs as process {found.pid} and does not answer; stop it first.")
         time.sleep(_POLL_SECONDS)
 
 
-def _await_answer(
-    home: GatewayHome, child: subprocess.Popen[bytes], written: int, timeout: float
-) -> None:
+def _await_answer(home: GatewayHome, child: subprocess.Popen[bytes], written: int, timeout: float) -> None:
     """Wait until the child answers; raises GatewayError when it ends first, or is too slow."""
     deadline = time.monotonic() + timeout
     while True:
@@ -201,9 +191,7 @@ def _await_answer(
 def _ask(url: str, path: str) -> dict[str, Any]:
     parts = urlsplit(url)
     # Not requests: its import takes longer than the gateway's whole start.
-    connection = http.client.HTTPConnection(
-        parts.hostname or "", parts.port, timeout=_REQUEST_SECONDS
-    )
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_REQUEST_SECONDS)
     with contextlib.closing(connection):
         connection.request("GET", path)
         answer = json.loads(connection.getresponse().read(_MAX_ANSWER_BYTES))
@@ -216,9 +204,7 @@ def _open_log(path: Path) -> Any:
     with contextlib.suppress(FileNotFoundError):
         if path.stat().st_size > _MAX_LOG_BYTES:
             path.replace(path.with_suffix(".log.1"))
-    return os.fdopen(
-        os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab"
-    )
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
 
 
 def _why_it_ended(log: Path, written: int, code: int) -> str:

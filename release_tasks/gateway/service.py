@@ -210,9 +210,7 @@ class _Endpoints:
         if outcome == "rejected":
             raise HTTPException(409, "this key was used before, for a callback with other content")
         is_duplicate = outcome == "duplicate"
-        return _success(
-            request, {"key": key, "duplicate": is_duplicate}, 200 if is_duplicate else 202
-        )
+        return _success(request, {"key": key, "duplicate": is_duplicate}, 200 if is_duplicate else 202)
 
     async def release(self, request: Request) -> Response:
         try:
@@ -262,16 +260,12 @@ def _correlation(request: Request) -> str:
 
 
 def _success(request: Request, data: dict[str, Any], status: int = 200) -> JSONResponse:
-    return JSONResponse(
-        success(data, _correlation(request)), status, headers={"Cache-Control": "no-store"}
-    )
+    return JSONResponse(success(data, _correlation(request)), status, headers={"Cache-Control": "no-store"})
 
 
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    code = {401: "unauthorized", 403: "forbidden", 404: "not_found"}.get(
-        error.status_code, "refused"
-    )
+    code = {401: "unauthorized", 403: "forbidden", 404: "not_found"}.get(error.status_code, "refused")
     answer = failure(code, error.detail, _correlation(request))
     return JSONResponse(answer, error.status_code, headers=error.headers)
 

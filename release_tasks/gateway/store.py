@@ -132,8 +132,7 @@ class Store:
         now = timestamp()
         with self._writer.transaction() as connection:
             seq = connection.execute(
-                "INSERT INTO messages (id, channel, recipient, text, created_at)"
-                " VALUES (?, ?, ?, ?, ?)",
+                "INSERT INTO messages (id, channel, recipient, text, created_at) VALUES (?, ?, ?, ?, ?)",
                 (message_id, channel, to, text, now),
             ).lastrowid
             connection.execute("INSERT INTO deliveries (seq, updated_at) VALUES (?, ?)", (seq, now))
@@ -175,9 +174,7 @@ class Store:
         """Take a callback once: ``accepted``, ``duplicate``, or ``rejected`` (new content)."""
         digest = hashlib.sha256(payload).hexdigest()
         with self._writer.transaction() as connection:
-            known = connection.execute(
-                "SELECT digest FROM callbacks WHERE key = ?", (key,)
-            ).fetchone()
+            known = connection.execute("SELECT digest FROM callbacks WHERE key = ?", (key,)).fetchone()
             if known is None:
                 connection.execute(
                     "INSERT INTO callbacks (key, digest, payload, received_at) VALUES (?, ?, ?, ?)",
@@ -207,10 +204,7 @@ class Store:
             if connection.execute(_DUE, (time.time(),)).fetchone() is None:
                 return None
         with self._writer.transaction() as connection:
-            connection.execute(
-                "UPDATE deliveries SET state = 'queued', claimed_by = NULL"
-                " WHERE state = 'dispatching'"
-            )
+            connection.execute("UPDATE deliveries SET state = 'queued', claimed_by = NULL WHERE state = 'dispatching'")
             due = connection.execute(_DUE, (time.time(),)).fetchone()
             if due is None:
                 return None
@@ -275,9 +269,7 @@ _DUE = (
 def _examine(connection: sqlite3.Connection) -> dict[str, Any]:
     version = int(connection.execute("PRAGMA user_version").fetchone()[0])
     if version > SCHEMA_VERSION:
-        raise StoreError(
-            f"schema version {version} is newer than this gateway's ({SCHEMA_VERSION})"
-        )
+        raise StoreError(f"schema version {version} is newer than this gateway's ({SCHEMA_VERSION})")
     for query in _PROBES:
         connection.execute(query).fetchone()
     for row in connection.execute("SELECT outcome, total FROM callback_totals"):
@@ -300,16 +292,12 @@ def _examine(connection: sqlite3.Connection) -> dict[str, Any]:
 
 
 def _totals(connection: sqlite3.Connection) -> dict[str, int]:
-    rows = connection.execute(
-        "SELECT state, count(*) AS total FROM deliveries GROUP BY state"
-    ).fetchall()
+    rows = connection.execute("SELECT state, count(*) AS total FROM deliveries GROUP BY state").fetchall()
     return dict.fromkeys(DELIVERY_STATES, 0) | {row["state"]: row["total"] for row in rows}
 
 
 def _count(connection: sqlite3.Connection, outcome: str) -> None:
     # Two statements: the upsert syntax is younger than some of the SQLites that Python 3.10 comes
     # with.
-    connection.execute(
-        "INSERT OR IGNORE INTO callback_totals (outcome, total) VALUES (?, 0)", (outcome,)
-    )
+    connection.execute("INSERT OR IGNORE INTO callback_totals (outcome, total) VALUES (?, 0)", (outcome,))
     connection.execute("UPDATE callback_totals SET total = total + 1 WHERE outcome = ?", (outcome,))

@@ -55,9 +55,7 @@ class Worker:
         ]
         environment = {key: value for key, value in os.environ.items() if key != "API_SECRET"}
         self._started = time.monotonic()
-        self._process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment
-        )
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         assert self._process.stdin is not None
         # A worker that was stopped (SIGSTOP) must not hold up the request that wakes it.
         os.set_blocking(self._process.stdin.fileno(), False)

@@ -24,13 +24,9 @@ _GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 _GRACE_CANCELLED = 0.5
 _PATIENCE = 0.5  # for what the command left behind
 _STEP = 0.05
-_SECONDS_TO_DRAIN = 0.5
-_NOT_FOUND = re.compile(
-    r"([^\s:'\"\u2018]+)['\"\u2019]?: (?:(?:command )?not found|No such file or directory)$"
-)
-_NOT_EXECUTABLE = re.compile(
-    r"([^\s:]+): (?:Permission denied|[Cc]annot execute.*|Exec format error)$"
-)
+_READS_TO_DRAIN = 8  # empties a pipe that nobody fills any more
+_NOT_FOUND = re.compile(r"([^\s:'\"\u2018]+)['\"\u2019]?: (?:(?:command )?not found|No such file or directory)$")
+_NOT_EXECUTABLE = re.compile(r"([^\s:]+): (?:Permission denied|[Cc]annot execute.*|Exec format error)$")
 
 
 @frozen(kw_only=True)
@@ -82,9 +78,7 @@ def _environment(context: GateContext) -> dict[str, str]:
     return environment
 
 
-def _supervise(
-    process: CommandProcess, log: OutputLog, timeout: float, cancelled: threading.Event
-) -> _Run:
+def _supervise(process: CommandProcess, log: OutputLog, timeout: float, cancelled: threading.Event) -> _Run:
     is_timed_out = is_cancelled = False
     deadline = time.monotonic() + timeout
     patience_ends: float | None = None
@@ -107,9 +101,8 @@ def _supervise(
     is_stopped = is_timed_out or is_cancelled
     patience = 0.0 if is_stopped else max((patience_ends or 0.0) - time.monotonic(), 0.0)
     left_behind = process.end_rest(patience)
-    drained_by = time.monotonic() + _SECONDS_TO_DRAIN
-    while (data := process.read(0.0)) and time.monotonic() < drained_by:
-        log.write(data)
+    for _ in range(_READS_TO_DRAIN):
+        log.write(process.read(0.0))
     log.close()
     return _Run(
         code=process.reap(),
@@ -153,9 +146,7 @@ def _diagnostics(run: _Run, log: OutputLog, context: GateContext) -> dict[str, A
     diagnostics: dict[str, Any] = {}
     if not run.is_status_lost:
         is_signal = run.code < 0
-        diagnostics["signal" if is_signal else "exitCode"] = (
-            _signal_name(-run.code) if is_signal else run.code
-        )
+        diagnostics["signal" if is_signal else "exitCode"] = _signal_name(-run.code) if is_signal else run.code
     diagnostics["outputTail"] = log.tail()
     diagnostics["outputBytes"] = log.received
     if log.problem:

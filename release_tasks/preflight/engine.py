@@ -69,14 +69,9 @@ def run_preflight(
         for name, config in gates.items()
     }
     chosen = {name: context for name, context in contexts.items() if _is_chosen(name, only, skip)}
-    checks = run_gates(
-        chosen, on_check=on_check or (lambda check: None), on_start=on_start or (lambda name: None)
-    )
+    checks = run_gates(chosen, on_check=on_check or (lambda check: None), on_start=on_start or (lambda name: None))
     report = _report(
-        [
-            checks[name] if name in checks else _left_out(context, name in skip)
-            for name, context in contexts.items()
-        ]
+        [checks[name] if name in checks else _left_out(context, name in skip) for name, context in contexts.items()]
     )
     return PreflightRun(
         release_id=release_id,
@@ -93,9 +88,7 @@ def _is_chosen(name: str, only: Sequence[str], skip: Sequence[str]) -> bool:
     return name not in skip and (not only or name in only)
 
 
-def _require_gates(
-    gates: Mapping[str, GateConfig], only: Sequence[str], skip: Sequence[str]
-) -> None:
+def _require_gates(gates: Mapping[str, GateConfig], only: Sequence[str], skip: Sequence[str]) -> None:
     if not gates:
         raise UsageError(
             "no gates are configured: add at least one under release.gates in invoke.yaml, "
@@ -106,9 +99,7 @@ def _require_gates(
             if name not in gates:
                 near = difflib.get_close_matches(name, gates, n=1)
                 hint = f" (did you mean {near[0]!r}?)" if near else ""
-                raise UsageError(
-                    f"{flag}: no gate is called {name!r}{hint}; configured: {', '.join(gates)}"
-                )
+                raise UsageError(f"{flag}: no gate is called {name!r}{hint}; configured: {', '.join(gates)}")
     if not any(_is_chosen(name, only, skip) for name in gates):
         raise UsageError("--only and --skip leave no gate to run: name fewer gates in --skip")
 

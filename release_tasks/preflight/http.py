@@ -56,9 +56,7 @@ def _check_health(context: GateContext) -> Verdict:
     if report.http_status is not None and not detail.startswith("HTTP "):
         detail = f"HTTP {report.http_status}, {detail}"
     command = f"GET {report.url}" if report.url else None
-    return Verdict(
-        passed=report.passed, detail=detail, command=command, diagnostics=diagnostics
-    )
+    return Verdict(passed=report.passed, detail=detail, command=command, diagnostics=diagnostics)
 
 
 def _check_url(context: GateContext, url: str) -> Verdict:

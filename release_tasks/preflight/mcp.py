@@ -51,9 +51,7 @@ def check_mcp(context: GateContext) -> Verdict:
         diagnostics |= {"problems": problems, "next": f"inv gate.run {context.name}"}
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         return Verdict(passed=False, detail=problems[0] + more, diagnostics=diagnostics)
-    return Verdict(
-        passed=True, detail=_summary(name, servers, len(enabled)), diagnostics=diagnostics
-    )
+    return Verdict(passed=True, detail=_summary(name, servers, len(enabled)), diagnostics=diagnostics)
 
 
 def _summary(name: str, servers: list[Server], enabled: int) -> str:
@@ -143,9 +141,7 @@ def _command_problems(command: Any, server: dict[str, Any], folders: list[Path])
         yield "has args that are not a list of texts"
     extra = server.get("env")
     environment = {**os.environ, **(extra if isinstance(extra, dict) else {})}
-    if extra is not None and not (
-        isinstance(extra, dict) and all(isinstance(value, str) for value in extra.values())
-    ):
+    if extra is not None and not (isinstance(extra, dict) and all(isinstance(value, str) for value in extra.values())):
         yield "has an env that is not a map of texts"
         environment = dict(os.environ)
     program = os.path.expanduser(_filled(program, environment))

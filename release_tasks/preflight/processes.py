@@ -16,8 +16,10 @@ from pathlib import Path
 __all__ = ["CommandProcess"]
 
 _MARK = "RELEASE_TASKS_GATE"
-_PIPE_BYTES = 1 << 20
+_PIPE_BYTES = 256 << 10
 _PROC = Path("/proc")
+_KERNEL_THREAD = 0x00200000  # PF_KTHREAD of linux/sched.h
+_LONGEST_EXEC = 0.2  # seconds that a process may be in the middle of an execve
 _LONGEST_KILL = 1.0  # seconds until the kernel has let go of killed processes
 
 
@@ -41,6 +43,10 @@ class CommandProcess:
             bufsize=0,
             start_new_session=True,
         )
+        # In clock ticks since boot; without /proc, later than everything.
+        self._started: float = float("inf")
+        with contextlib.suppress(OSError, IndexError):
+            self._started = int(_stat(self._process.pid)[19])
         assert self._process.stdout is not None
         self._output = self._process.stdout
         self.is_at_end = False
@@ -98,17 +104,18 @@ class CommandProcess:
         if self._is_reaped:
             return 0
         until = time.monotonic() + patience
-        while self._running() - {self._process.pid} and time.monotonic() < until:
+        while (running := self._settled()) - {self._process.pid} and time.monotonic() < until:
             time.sleep(0.02)
-        ended = self._running()
+        ended = set(running)
         until = time.monotonic() + _LONGEST_KILL
         self.signal(signal.SIGKILL)
-        while (running := self._running()) and time.monotonic() < until:
-            ended |= running
+        while running and time.monotonic() < until:
             for pid in running:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.kill(pid, signal.SIGKILL)
             time.sleep(0.01)
+            running = self._settled()
+            ended |= running
         return len(ended - {self._process.pid})
 
     def reap(self) -> int:
@@ -117,23 +124,43 @@ class CommandProcess:
         self._is_reaped = True
         return self._process.wait()
 
-    def _running(self) -> set[int]:
+    def _settled(self) -> set[int]:
+        """Find this command's processes, looking again while it cannot be told whose one is."""
+        until = time.monotonic() + _LONGEST_EXEC
+        while True:
+            running, is_unsure = self._running()
+            if running or not is_unsure or time.monotonic() >= until:
+                return running
+            time.sleep(0.01)
+
+    def _running(self) -> tuple[set[int], bool]:
         """Find this command's processes: of its session or group, or marked, when they left both.
 
-        Linux only; elsewhere it is always empty and the group's signal must do.
+        Also says whether there may be more in a moment. Linux only; elsewhere nothing is found and
+        the group's signal must do.
         """
         if sys.platform != "linux":
-            return set()
-        return {int(entry) for entry in os.listdir(_PROC) if entry.isdigit() and self._owns(entry)}
+            return set(), False
+        owned = {int(pid): self._owns(pid) for pid in os.listdir(_PROC) if pid.isdigit()}
+        return {pid for pid, is_own in owned.items() if is_own}, None in owned.values()
 
-    def _owns(self, pid: str) -> bool:
+    def _owns(self, pid: str) -> bool | None:
+        """Say whether a process is of this command, or None where that cannot be seen yet."""
         try:
-            # "pid (name) state ppid pgrp session ...", and the name may hold anything.
-            fields = (_PROC / pid / "stat").read_bytes().rpartition(b")")[2].split()
-            if fields[0] in (b"Z", b"X"):
+            fields = _stat(pid)
+            if fields[0] in (b"Z", b"X") or int(fields[6]) & _KERNEL_THREAD:
                 return False
             if self._process.pid in (int(fields[2]), int(fields[3])) and not self.is_status_lost:
                 return True
-            return self._id.encode() in (_PROC / pid / "environ").read_bytes()
+            environment = (_PROC / pid / "environ").read_bytes()
         except (OSError, IndexError):
             return False
+        if environment or int(fields[19]) < self._started:
+            return self._id.encode() in environment
+        # In the middle of an execve the environment is not there; it is that of something new.
+        return None
+
+
+def _stat(pid: str | int) -> list[bytes]:
+    """Return state, ppid, pgrp, session ... of a process: what follows "pid (any name)"."""
+    return (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()

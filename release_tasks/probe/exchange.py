@@ -32,6 +32,7 @@ _MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
 _POLL = 0.05  # seconds between two looks at `cancelled`
 
+
 class ProbeError(StageFailed):
     """No usable answer came; ``kind`` says why and ``message`` says it in a sentence."""
 
@@ -252,9 +253,7 @@ def _same_host(url: str, location: str) -> str:
     except (ProbeError, ValueError):
         is_same = False
     if not is_same:
-        raise ProbeError(
-            "redirect", f"{url} redirects to another host, {target[:300]}, which is not followed."
-        )
+        raise ProbeError("redirect", f"{url} redirects to another host, {target[:300]}, which is not followed.")
     return target
 
 

@@ -57,9 +57,7 @@ def ask_health(
         seen, trouble = _ask_once(url, timeout, strict, cancelled, on_answer)
         attempts += 1
         streak = streak + 1 if seen.passed else 0
-        is_final = trouble == "invalid" or (
-            fail_fast and not seen.passed and trouble not in _SILENCE
-        )
+        is_final = trouble == "invalid" or (fail_fast and not seen.passed and trouble not in _SILENCE)
         report = evolve(
             _redacted(seen, redactor),
             passed=streak >= needed,

@@ -34,16 +34,16 @@ class Screen:
 
     def line(self, text: str = "") -> None:
         """Write one line as it is."""
-        self._out.print(Text(text))
+        self._out.print(Text(_printable(text)))
 
     def verdict(self, status: str, sentence: str) -> None:
         """Write the result of a stage: its word, then what it means."""
-        self._out.print(Text.assemble((status.upper(), _STYLES.get(status, "bold")), f"  {sentence}"))
+        self._out.print(Text.assemble((status.upper(), _STYLES.get(status, "bold")), f"  {_printable(sentence)}"))
 
     def note(self, text: str) -> None:
         """Write something that has to be known, indented below what it belongs to."""
         for line in text.splitlines() or [""]:
-            self._out.print(Text(f"  {line}"))
+            self._out.print(Text(f"  {_printable(line)}"))
 
     def step(self, text: str) -> None:
         """Tell on stderr what is being done now."""
@@ -53,6 +53,7 @@ class Screen:
         """Write rows under their headings; in a pipe, one line a row with the columns aligned."""
         if not rows:
             return
+        rows = [[_printable(str(cell)) for cell in row] for row in rows]
         if not self._is_live:
             widths = [max(len(str(cell)) for cell in column) for column in zip(columns, *rows, strict=True)]
             for row in (columns, *rows):
@@ -65,6 +66,11 @@ class Screen:
         for row in rows:
             table.add_row(*(Text(str(cell), style=_STYLES.get(str(cell), "")) for cell in row))
         self._out.print(table, soft_wrap=False)
+
+
+def _printable(text: str) -> str:
+    # A file name that is not UTF-8 holds lone surrogates (PEP 383), which no stream takes.
+    return text.encode("utf-8", "replace").decode()
 
 
 def _is_live(stream: IO[str]) -> bool:

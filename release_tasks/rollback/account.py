@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from attrs import evolve, frozen
 
 from release_tasks.pipeline import Pipeline
@@ -13,14 +15,14 @@ __all__ = ["Account", "record_refusal"]
 
 @frozen(kw_only=True)
 class Account:
-    """Writes for one rollback. ``lineage`` is the newest release snapshot when it began."""
+    """Writes for one rollback. ``lineage`` is the newest release when it began."""
 
     pipeline: Pipeline
     rollback_id: str
     lineage: str | None
 
     def begin(self, target: SnapshotMetadata, is_forced: bool) -> None:
-        """Write down that a rollback to ``target`` is under way."""
+        """Write down that a rollback to ``target`` is under way; what went live before it still is."""
         anchor = self.pipeline.audit.append(
             "rollback.started",
             status="in_progress",
@@ -30,12 +32,15 @@ class Account:
             digest=target.digest,
             forced=is_forced,
         )
+        before = self.pipeline.known_state()
         self.pipeline.write_state(
             RollbackState(
                 snapshot_id=target.snapshot_id,
                 status="in_progress",
                 updated_at=timestamp(),
-                detail="nothing live has been touched yet",
+                detail="under way",
+                restored_snapshot_id=before.restored_snapshot_id if before else None,
+                lineage=before.lineage if before else None,
                 rollback_id=self.rollback_id,
                 audit=anchor,
             )
@@ -49,8 +54,9 @@ class Account:
                 status="in_progress",
                 updated_at=timestamp(),
                 detail="the snapshot is live; restart and health come next",
-                lineage=self.lineage,
                 restored=True,
+                restored_snapshot_id=target.snapshot_id,
+                lineage=self.lineage,
                 rollback_id=self.rollback_id,
                 safety_snapshot_id=safety.snapshot_id,
                 audit=self.pipeline.audit.anchor(),
@@ -77,8 +83,9 @@ class Account:
                 status="failed" if outcome.status == "failed" else "success",
                 updated_at=timestamp(),
                 detail=detail,
-                lineage=self.lineage,
                 restored=True,
+                restored_snapshot_id=target.snapshot_id,
+                lineage=self.lineage,
                 rollback_id=self.rollback_id,
                 safety_snapshot_id=safety_snapshot_id,
                 audit=anchor,
@@ -89,10 +96,12 @@ class Account:
 def record_refusal(pipeline: Pipeline, requested: str | None, status: str, detail: str) -> None:
     """Write down an attempt that ended early, and close the state if it had been opened.
 
-    A journal that is still there keeps its state open: recovery will close it.
+    A journal that is still there keeps its state open: recovery will close it. A disk too full to write this on does
+    not hide why the attempt ended.
     """
-    anchor = pipeline.audit.append("rollback.refused", status=status, detail=detail, requestedSnapshot=requested)
-    state = pipeline.read_state()
-    if state is not None and state.status == "in_progress" and not pipeline.journal_path.exists():
-        told = f"{detail} The snapshot is live; restart and health were not reached." if state.restored else detail
-        pipeline.write_state(evolve(state, status="failed", updated_at=timestamp(), detail=told, audit=anchor))
+    with contextlib.suppress(OSError):
+        anchor = pipeline.audit.append("rollback.refused", status=status, detail=detail, requestedSnapshot=requested)
+        state = pipeline.known_state()
+        if state is not None and state.status == "in_progress" and not pipeline.journal_path.exists():
+            told = f"{detail} The snapshot is live; restart and health were not reached." if state.restored else detail
+            pipeline.write_state(evolve(state, status="failed", updated_at=timestamp(), detail=told, audit=anchor))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ def adopt_legacy(
     if not stored:
         raise StageFailed(f"Snapshot {target.snapshot_id} holds none of the assets in release.assets.")
     request = CaptureRequest(
-        snapshot_id=f"adopted_{target.snapshot_id[:80]}_{compact()}",
+        snapshot_id=f"adopted_{target.snapshot_id[:80]}_{compact()}-{secrets.token_hex(3)}",
         release_id=target.release_id,
         kind="safety",
         retention_limit=settings.release.retention,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 from collections.abc import Callable
 from typing import Literal
@@ -16,7 +17,7 @@ from release_tasks.probe import ask_health
 from release_tasks.records import HealthReport, JournalStep, RollbackJournal, RollbackOutcome, SnapshotMetadata
 from release_tasks.rollback.account import Account, record_refusal
 from release_tasks.rollback.adoption import adopt_legacy
-from release_tasks.rollback.journal import JOURNAL_VERSION, clear_journal, read_journal, write_journal
+from release_tasks.rollback.journal import JOURNAL_VERSION, clear_journal, write_journal
 from release_tasks.rollback.plan import AssetChange, RollbackPlan, files_match, plan_changes
 from release_tasks.rollback.recovery import recover_locked
 from release_tasks.rollback.restart import Restart, start_detached
@@ -53,8 +54,10 @@ def rollback(settings: Settings, request: RollbackRequest, progress: Progress = 
     """
     pipeline = Pipeline(settings.release.root)
     started_at = timestamp()
+    has_lock = False
     try:
         with run_lock(pipeline.root, "release.rollback", request.wait):
+            has_lock = True
             try:
                 progress("recover")
                 recover_locked(settings, pipeline)
@@ -62,6 +65,7 @@ def rollback(settings: Settings, request: RollbackRequest, progress: Progress = 
             except (StageFailed, OSError) as error:
                 sentence = _sentence(error)
                 record_refusal(pipeline, request.snapshot_id, "failed", sentence)
+                _let_old_snapshots_go(settings, pipeline)
                 return RollbackOutcome(
                     status="failed",
                     snapshot_id=request.snapshot_id,
@@ -72,10 +76,12 @@ def rollback(settings: Settings, request: RollbackRequest, progress: Progress = 
             except (UsageError, Interrupted) as error:
                 record_refusal(pipeline, request.snapshot_id, "refused", str(error))
                 raise
-    except LockHeld as error:
-        pipeline.audit.append(
-            "rollback.refused", status="refused", detail=error.message, requestedSnapshot=request.snapshot_id
-        )
+    except (LockHeld, Interrupted) as error:
+        if not has_lock:  # the state is the other run's to write
+            detail = str(error)
+            pipeline.audit.append(
+                "rollback.refused", status="refused", detail=detail, requestedSnapshot=request.snapshot_id
+            )
         raise
 
 
@@ -86,8 +92,8 @@ def is_already_restored(
 
     Databases only have to be sound: the rows in them are the service's own since then.
     """
-    state = pipeline.read_state()
-    if request.force or state is None or not state.restored or state.snapshot_id != target.snapshot_id:
+    state = pipeline.known_state()
+    if request.force or state is None or state.restored_snapshot_id != target.snapshot_id:
         return False
     if state.lineage is None or state.lineage != pipeline.lineage():
         return False  # something was prepared since
@@ -129,7 +135,7 @@ class _Rollback:
     def resolve(self) -> SnapshotMetadata:
         """Find the snapshot and verify every byte of it, before anything live is touched."""
         catalogue = self.pipeline.catalogue
-        target = catalogue.get(self.request.snapshot_id) if self.request.snapshot_id else catalogue.latest()
+        target = catalogue.latest() if self.request.snapshot_id is None else catalogue.get(self.request.snapshot_id)
         self.progress(f"verify {target.snapshot_id}")
         if legacy.is_legacy(target):
             return adopt_legacy(self.settings, self.pipeline, target, is_forced=self.request.force)
@@ -154,7 +160,7 @@ class _Rollback:
                 f"service: {again} --restart-command CMD. To restore once more, data included: {again} --force"
             )
         status: Literal["restored", "noop", "failed"] = "noop" if restart is None else "restored"
-        state = self.pipeline.read_state()
+        state = self.pipeline.known_state()
         outcome = RollbackOutcome(
             status="failed" if problems else status,
             snapshot_id=target.snapshot_id,
@@ -208,7 +214,6 @@ class _Rollback:
 
     def commit_and_swap(self, target: SnapshotMetadata, safety: SnapshotMetadata, steps: list[JournalStep]) -> None:
         """Publish the journal, from which on a crash is finished and not discarded, and carry it out."""
-        swap = Swap(pipeline=self.pipeline, assets=self.assets, target=target, safety=safety)
         journal = write_journal(
             self.pipeline,
             RollbackJournal(
@@ -222,10 +227,11 @@ class _Rollback:
                 steps=steps,
             ),
         )
+        swap = Swap(pipeline=self.pipeline, assets=self.assets, target=target, safety=safety, journal=journal)
         try:
-            swap.forward(journal)
+            swap.forward()
         except (StageError, OSError) as error:
-            swap.back(read_journal(self.pipeline) or journal)
+            swap.back()
             clear_journal(self.pipeline)
             raise StageFailed(f"{_sentence(error)} Everything is back as it was before the rollback.") from error
         self.account.mark_restored(target, safety)
@@ -267,10 +273,7 @@ class _Rollback:
         """Judge, write state and audit, and let old snapshots go."""
         problems = _problems(restart, health)
         if problems:
-            problems.append(
-                "The restored state was kept. To go back to the state before this rollback: "
-                f"inv release.rollback --snapshot {safety.snapshot_id}"
-            )
+            problems.append(f"The restored state was kept. {self.way_back(safety)}")
         outcome = RollbackOutcome(
             status="failed" if problems else "restored",
             snapshot_id=target.snapshot_id,
@@ -285,9 +288,22 @@ class _Rollback:
             diagnostics=problems + plan.diagnostics,
         )
         self.account.finish(outcome, target, safety.snapshot_id)
-        protected = {*self.pipeline.protected_snapshots(), target.snapshot_id}
-        self.pipeline.catalogue.retain(self.settings.release.retention, protected)
+        _let_old_snapshots_go(self.settings, self.pipeline)
         return outcome
+
+    def way_back(self, safety: SnapshotMetadata) -> str:
+        """Say how the state before this rollback comes back."""
+        remains = [record for record in safety.assets if record.damaged]
+        if remains:
+            folder = self.pipeline.catalogue.path(safety.snapshot_id) / remains[0].relative_path
+            return f"The state before it held a damaged database; its remains lie in {folder}."
+        return f"To go back to the state before this rollback: inv release.rollback --snapshot {safety.snapshot_id}"
+
+
+def _let_old_snapshots_go(settings: Settings, pipeline: Pipeline) -> None:
+    # What cannot be removed now goes another time; it is no reason to call a restore failed.
+    with contextlib.suppress(OSError):
+        pipeline.catalogue.retain(settings.release.retention, pipeline.protected_snapshots())
 
 
 def _problems(restart: Restart | None, health: HealthReport | None) -> list[str]:

@@ -10,6 +10,7 @@ from release_tasks.records import JournalStep, RollbackJournal
 from release_tasks.storage.canonical import InvalidDocument, pretty_bytes, read_document
 from release_tasks.storage.codec import decode, encode
 from release_tasks.storage.durable import remove_durably, write_atomic
+from release_tasks.storage.ids import is_valid_id
 
 __all__ = ["JOURNAL_VERSION", "clear_journal", "read_journal", "with_step", "write_journal"]
 
@@ -28,7 +29,13 @@ def read_journal(pipeline: Pipeline) -> RollbackJournal | None:
         document = read_document(pipeline.journal_path)
         if document.get("journalVersion") != JOURNAL_VERSION:
             raise InvalidDocument(f"{pipeline.journal_path.name} has an unknown journalVersion")
-        return decode(RollbackJournal, document, pipeline.journal_path.name)
+        journal = decode(RollbackJournal, document, pipeline.journal_path.name)
+        # The id becomes part of file names beside the live assets.
+        if not is_valid_id(journal.rollback_id):
+            raise InvalidDocument(f"{pipeline.journal_path.name} has the invalid rollbackId {journal.rollback_id!r}")
+        if len({step.key for step in journal.steps}) != len(journal.steps):
+            raise InvalidDocument(f"{pipeline.journal_path.name} names an asset twice")
+        return journal
     except FileNotFoundError:
         return None
     except InvalidDocument as error:

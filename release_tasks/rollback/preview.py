@@ -27,10 +27,11 @@ def preview(settings: Settings, request: RollbackRequest) -> RollbackPlan:
     """
     pipeline = Pipeline(settings.release.root)
     catalogue = pipeline.catalogue
-    target = catalogue.get(request.snapshot_id) if request.snapshot_id else catalogue.latest()
+    target = catalogue.latest() if request.snapshot_id is None else catalogue.get(request.snapshot_id)
     diagnostics = _foretold(settings, request, pipeline)
     if legacy.is_legacy(target):
-        told = f"{target.snapshot_id} was taken by an older tool and has no digests: it needs --force."
+        told = f"{target.snapshot_id} was taken by an older tool and has no digests: "
+        told += "its content would be taken over first." if request.force else "it needs --force."
         return RollbackPlan(snapshot_id=target.snapshot_id, changes=[], diagnostics=[*diagnostics, told])
     require_intact(catalogue, target)
     scratch = catalogue.partial_path("preview")

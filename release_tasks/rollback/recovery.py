@@ -29,9 +29,12 @@ _LOCK_SECONDS = 60.0
 
 @frozen(kw_only=True)
 class RecoveryReport:
-    """What was found and done. ``finished`` and ``undone`` concern a rollback that had begun to swap."""
+    """What was found and done. ``finished`` and ``undone`` concern a rollback that had begun to swap.
 
-    status: Literal["clean", "finished", "undone", "discarded"]
+    ``pending`` is what a look without acting says when there is something to do.
+    """
+
+    status: Literal["clean", "finished", "undone", "discarded", "pending"]
     detail: str
     snapshot_id: str | None = None
     removed: list[str] = field(factory=list)
@@ -62,11 +65,10 @@ def pending(settings: Settings) -> RecoveryReport:
     pipeline = Pipeline(settings.release.root)
     journal = read_journal(pipeline)
     if journal is not None:
-        word: Literal["finished", "undone"] = "finished" if journal.direction == "forward" else "undone"
         sentence = f"A rollback to {journal.snapshot_id} was interrupted; `inv release.recover` completes it."
-        return RecoveryReport(status=word, detail=sentence, snapshot_id=journal.snapshot_id)
+        return RecoveryReport(status="pending", detail=sentence, snapshot_id=journal.snapshot_id)
     if _is_anything_left(settings, pipeline):
-        return RecoveryReport(status="discarded", detail="An interrupted or running command has files here.")
+        return RecoveryReport(status="pending", detail="An interrupted or running command has files here.")
     return RecoveryReport(status="clean", detail="Nothing to recover.")
 
 
@@ -77,10 +79,10 @@ def recover_locked(settings: Settings, pipeline: Pipeline) -> RecoveryReport:
         with uninterrupted():
             report = _complete(settings, pipeline, journal)
         discard_staged(settings.release.assets)
-        pipeline.catalogue.clean_up()
+        pipeline.clean_up()
         return report
-    removed = [str(path) for path in discard_staged(settings.release.assets)] + pipeline.catalogue.clean_up()
-    state = pipeline.read_state()
+    removed = [str(path) for path in discard_staged(settings.release.assets)] + pipeline.clean_up()
+    state = pipeline.known_state()
     if state is not None and state.status == "in_progress":
         _close_state(pipeline, state)
         return RecoveryReport(
@@ -97,21 +99,22 @@ def recover_locked(settings: Settings, pipeline: Pipeline) -> RecoveryReport:
 
 def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal) -> RecoveryReport:
     """Roll a journal forward, or back when it says so or when forward turns out to be impossible."""
-    target = pipeline.catalogue.get(journal.snapshot_id)
-    safety = pipeline.catalogue.get(journal.safety_snapshot_id)
     _require_same_assets(settings, journal.steps)
-    swap = Swap(pipeline=pipeline, assets=settings.release.assets, target=target, safety=safety)
-    failure = ""
+    safety = pipeline.catalogue.get(journal.safety_snapshot_id)
+    failure, target = "", None
     is_forward = journal.direction == "forward"
+    swap = Swap(pipeline=pipeline, assets=settings.release.assets, target=None, safety=safety, journal=journal)
     if is_forward:
         try:
+            target = pipeline.catalogue.get(journal.snapshot_id)
             require_intact(pipeline.catalogue, target)
-            swap.forward(journal)
+            swap.target = target
+            swap.forward()
         except (StageError, OSError) as error:
             is_forward, failure = False, str(error)
     if not is_forward:
         require_intact(pipeline.catalogue, safety)
-        swap.back(read_journal(pipeline) or journal)
+        swap.back()
     detail = f"rolled {'forward' if is_forward else 'back'} by recovery{': ' + failure if failure else ''}"
     anchor = pipeline.audit.append(
         "rollback.recovered",
@@ -121,14 +124,16 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal) 
         rollbackId=journal.rollback_id,
         safetySnapshotId=journal.safety_snapshot_id,
     )
+    before = pipeline.known_state()
     pipeline.write_state(
         RollbackState(
             snapshot_id=journal.snapshot_id,
             status="success" if is_forward else "failed",
             updated_at=timestamp(),
             detail=f"{detail}; health was not asked",
-            lineage=journal.lineage,
             restored=is_forward,
+            restored_snapshot_id=journal.snapshot_id if is_forward else before.restored_snapshot_id if before else None,
+            lineage=journal.lineage if is_forward else before.lineage if before else None,
             rollback_id=journal.rollback_id,
             safety_snapshot_id=journal.safety_snapshot_id,
             audit=anchor,
@@ -143,9 +148,9 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal) 
 
 
 def _is_anything_left(settings: Settings, pipeline: Pipeline) -> bool:
-    if staged_leftovers(settings.release.assets) or pipeline.catalogue.has_leftovers():
+    if staged_leftovers(settings.release.assets) or pipeline.has_leftovers():
         return True
-    state = pipeline.read_state()
+    state = pipeline.known_state()
     return state is not None and state.status == "in_progress"
 
 
@@ -165,7 +170,7 @@ def _close_state(pipeline: Pipeline, state: RollbackState) -> None:
 def _close_detail(state: RollbackState) -> str:
     if state.restored:
         return "its snapshot is live, and health was not asked"
-    return "nothing live had been touched"
+    return "it left no journal, so nothing live had been swapped"
 
 
 def _require_same_assets(settings: Settings, steps: list[JournalStep]) -> None:

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import evolve, frozen
+from attrs import define, evolve
 
 from release_tasks.config.schema import AssetConfig
 from release_tasks.errors import StageFailed
@@ -35,55 +35,74 @@ def ordered(steps: list[JournalStep]) -> list[JournalStep]:
     return sorted(steps, key=lambda step: step.action != "database")
 
 
-@frozen(kw_only=True)
+@define(kw_only=True)
 class Swap:
     """Carries out a journal over the configured assets.
 
-    ``target`` is the snapshot that goes live, ``safety`` the one that was taken before.
+    ``target`` is the snapshot that goes live, ``safety`` the one that was taken before. ``journal`` is kept as it is
+    on disk, and knows besides what only this process can know: that SQLite has rolled a failed restore back.
     """
 
     pipeline: Pipeline
     assets: Mapping[str, AssetConfig]
-    target: SnapshotMetadata
+    target: SnapshotMetadata | None
     safety: SnapshotMetadata
+    journal: RollbackJournal
 
-    def forward(self, journal: RollbackJournal) -> RollbackJournal:
+    def forward(self) -> None:
         """Bring every asset to the new state. Raises StageFailed or OSError; ``back`` undoes what was done."""
-        for step in journal.steps:
+        if self.target is None:
+            raise StageFailed(f"Snapshot {self.journal.snapshot_id} is gone.")
+        for step in self.journal.steps:
             if not step.done:
-                journal = self._carry_out(journal, step, self.target)
-        return journal
+                self._carry_out(step, self.target)
 
-    def back(self, journal: RollbackJournal) -> RollbackJournal:
+    def back(self) -> None:
         """Bring every asset to the state before, whatever ``forward`` had reached."""
-        if journal.direction == "forward":
-            journal = write_journal(self.pipeline, evolve(journal, direction="back"))
-        for step in reversed(journal.steps):
-            # A database step that is not done was rolled back by SQLite itself.
-            if step.done or step.action == "place":
-                journal = self._carry_out(journal, step, self.safety)
-        return journal
+        if self.journal.direction == "forward":
+            self._write(evolve(self.journal, direction="back"))
+        for step in reversed(self.journal.steps):
+            if step.begun or step.done or step.action == "place":
+                self._carry_out(step, self.safety)
 
-    def _carry_out(self, journal: RollbackJournal, step: JournalStep, source: SnapshotMetadata) -> RollbackJournal:
-        is_forward = journal.direction == "forward"
+    def _write(self, journal: RollbackJournal) -> None:
+        self.journal = journal
+        write_journal(self.pipeline, journal)
+
+    def _note(self, step: JournalStep) -> JournalStep:
+        self._write(with_step(self.journal, step))
+        return step
+
+    def _carry_out(self, step: JournalStep, source: SnapshotMetadata) -> None:
+        is_forward = self.journal.direction == "forward"
         live = self.assets[step.key].path
         if step.action == "database":
-            restore_database(self._stored(source, step.key), live)
-            mode = self._record(source, step.key).mode
-            if mode is not None and mode != stat.S_IMODE(os.lstat(live).st_mode):
-                os.chmod(live, mode)
-                fsync_file(live)
-        elif step.mirrored or not self._place(journal, step):
+            step = step if step.begun else self._note(evolve(step, begun=True))
+            self._replace_content(step, source)
+        elif step.mirrored or not self._place(step):
             # Written down first: afterwards the inode no longer tells old from new.
-            step = evolve(step, mirrored=True)
-            journal = write_journal(self.pipeline, with_step(journal, step))
+            step = self._note(evolve(step, mirrored=True))
             mirror(self._record(source, step.key), self._stored(source, step.key), live)
-        return write_journal(self.pipeline, with_step(journal, evolve(step, done=is_forward)))
+        self._note(evolve(step, done=is_forward, begun=is_forward and step.begun))
 
-    def _place(self, journal: RollbackJournal, step: JournalStep) -> bool:
+    def _replace_content(self, step: JournalStep, source: SnapshotMetadata) -> None:
         live = self.assets[step.key].path
-        staged = staged_path(live, journal.rollback_id)
-        is_forward = journal.direction == "forward"
+        try:
+            restore_database(self._stored(source, step.key), live)
+        except StageFailed:
+            if self.journal.direction == "forward" and not step.done:
+                # SQLite has rolled it back, so there is nothing to take back; only this process knows.
+                self.journal = with_step(self.journal, evolve(step, begun=False))
+            raise
+        mode = self._record(source, step.key).mode
+        if mode is not None and mode != stat.S_IMODE(os.lstat(live).st_mode):
+            os.chmod(live, mode)
+            fsync_file(live)
+
+    def _place(self, step: JournalStep) -> bool:
+        live = self.assets[step.key].path
+        staged = staged_path(live, self.journal.rollback_id)
+        is_forward = self.journal.direction == "forward"
         wanted = step.new if is_forward else step.old
         is_database = self.assets[step.key].kind == "sqlite"
         # Before the database itself, so that at no moment a foreign WAL lies beside it under its name. Once the wanted
@@ -114,6 +133,8 @@ def _place(live: Path, staged: Path, wanted: Inode | None) -> bool:
     """
     spare = staged.with_name(staged.name + ".before")
     if inode_of(live) == wanted:
+        if live.parent.is_dir():
+            fsync_directory(live.parent)  # a crash may have come between the rename and its flush
         return True
     try:
         if wanted is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -29,7 +29,7 @@ from release_tasks.storage.durable import (
     write_atomic,
 )
 
-__all__ = ["CaptureRequest", "capture_asset", "capture_snapshot"]
+__all__ = ["CaptureRequest", "capture_asset", "capture_snapshot", "unpublished_snapshot"]
 
 Progress = Callable[[str, int, int], None]
 
@@ -51,14 +51,27 @@ def capture_snapshot(
 ) -> SnapshotMetadata:
     """Capture every asset and publish the snapshot; returns its metadata once all of it is on disk.
 
-    Everything is written and flushed under a name that no reader takes for a snapshot, then renamed. Raises
-    StageFailed or OSError when an asset cannot be captured; nothing is left then.
+    Raises StageFailed or OSError when an asset cannot be captured; nothing is left then.
+    """
+    with unpublished_snapshot(catalogue, assets, request, progress) as metadata:
+        catalogue.publish(metadata.snapshot_id)
+    return metadata
+
+
+@contextlib.contextmanager
+def unpublished_snapshot(
+    catalogue: Catalogue, assets: Mapping[str, AssetConfig], request: CaptureRequest, progress: Progress | None = None
+) -> Iterator[SnapshotMetadata]:
+    """Capture every asset, flushed, under a name that no reader takes for a snapshot.
+
+    The block decides: ``catalogue.publish`` makes it one, and an exception removes it. Raises StageFailed or OSError
+    when an asset cannot be captured.
     """
     make_private_directory(catalogue.folder)
     partial = catalogue.partial_path(request.snapshot_id)
     remove_tree(partial)
-    os.mkdir(partial, 0o700)
     try:
+        os.mkdir(partial, 0o700)
         os.mkdir(partial / "assets", 0o700)
         records = [
             capture_asset(key, asset, partial, progress=progress, allow_damaged=request.allow_damaged)
@@ -81,13 +94,12 @@ def capture_snapshot(
         )
         fsync_tree(partial)
         write_atomic(partial / "metadata.json", pretty_bytes(encode(metadata)))
-        os.rename(partial, catalogue.path(request.snapshot_id))
         fsync_directory(catalogue.folder)
+        yield metadata
     except BaseException:
         with contextlib.suppress(OSError):
             remove_tree(partial)
         raise
-    return metadata
 
 
 def capture_asset(

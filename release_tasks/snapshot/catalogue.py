@@ -101,18 +101,36 @@ class Catalogue:
         removed: list[str] = []
         for kind in ("release", "safety"):
             ours = [snapshot for snapshot in snapshots if snapshot.kind == kind and snapshot.sequence > 0]
-            for snapshot in ours[: max(len(ours) - max(limit, 1), 0)]:
-                if snapshot.snapshot_id not in protected:
+            kept: list[str] = []
+            for snapshot in reversed(ours):
+                # Of equal safety snapshots one is enough, or repeated rollbacks would push the state before them out.
+                is_repeated = kind == "safety" and snapshot.digest in kept
+                if len(kept) < max(limit, 1) and not is_repeated:
+                    kept.append(snapshot.digest)
+                elif snapshot.snapshot_id not in protected:
                     self._remove(snapshot.snapshot_id)
                     removed.append(snapshot.snapshot_id)
         return removed
 
-    def clean_up(self) -> list[str]:
-        """Remove what interrupted runs left; returns the names. Call it with the lock held."""
-        left = self._leftovers()
-        for name in left:
+    def publish(self, snapshot_id: str) -> None:
+        """Give a complete snapshot its name; from here on it is one."""
+        os.rename(self.partial_path(snapshot_id), self.path(snapshot_id))
+        fsync_directory(self.folder)
+
+    def clean_up(self, committed: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
+        """Remove what interrupted runs left; returns the names removed. Call it with the lock held.
+
+        A snapshot in ``committed`` was complete before its manifest was written: it gets its name instead.
+        """
+        removed: list[str] = []
+        for name in self._leftovers():
+            snapshot_id = name.removeprefix(".").removesuffix(_PARTIAL)
+            if name.endswith(_PARTIAL) and snapshot_id in committed and not self.path(snapshot_id).exists():
+                self.publish(snapshot_id)
+                continue
             remove_tree(self.folder / name)
-        return left
+            removed.append(name)
+        return removed
 
     def has_leftovers(self) -> bool:
         """Say whether an interrupted run, or one that is at work, has something unpublished here."""
@@ -136,18 +154,15 @@ class Catalogue:
         name = f"{snapshot_id}/metadata.json"
         document = read_document(self.path(snapshot_id) / "metadata.json")
         version = document.get("formatVersion")
-        if version is None:
-            return legacy.read_metadata(document, name)
+        if version is None and legacy.has_older_form(document):
+            return _named(legacy.read_metadata(document, name), snapshot_id, name)
         if type(version) is not int or version < 1:
             raise InvalidDocument(f"{name} has no valid formatVersion")
         if version > FORMAT_VERSION:
             raise InvalidDocument(f"{name} has format {version}; this release reads up to {FORMAT_VERSION}")
         if not is_sealed(document):
             raise InvalidDocument(f"{name} was altered: its checksum does not match")
-        metadata = decode(SnapshotMetadata, document, name)
-        if metadata.snapshot_id != snapshot_id:
-            raise InvalidDocument(f"{name} belongs to snapshot {metadata.snapshot_id!r}")
-        return metadata
+        return _named(decode(SnapshotMetadata, document, name), snapshot_id, name)
 
     def _names(self) -> list[str]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
@@ -160,3 +175,9 @@ class Catalogue:
             return "There are none yet; `inv release.prepare` takes one."
         newest = ", ".join(snapshot.snapshot_id for snapshot in reversed(snapshots[-5:]))
         return f"The newest are: {newest} (`inv release.status` shows all)."
+
+
+def _named(metadata: SnapshotMetadata, snapshot_id: str, name: str) -> SnapshotMetadata:
+    if metadata.snapshot_id != snapshot_id:
+        raise InvalidDocument(f"{name} belongs to snapshot {metadata.snapshot_id!r}")
+    return metadata

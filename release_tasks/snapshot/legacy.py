@@ -7,12 +7,17 @@ from typing import Any
 from release_tasks.records import AssetKind, AssetRecord, SnapshotMetadata
 from release_tasks.storage.canonical import InvalidDocument
 
-__all__ = ["is_legacy", "read_metadata"]
+__all__ = ["has_older_form", "is_legacy", "read_metadata"]
 
 
 def is_legacy(metadata: SnapshotMetadata) -> bool:
     """Say whether a snapshot has no digests to verify."""
     return metadata.format_version == 0
+
+
+def has_older_form(document: dict[str, Any]) -> bool:
+    """Say whether a document has none of the keys that only ours have; one that lost its version is no older one."""
+    return not {"formatVersion", "checksum", "digest", "sequence"} & document.keys()
 
 
 def read_metadata(document: dict[str, Any], name: str) -> SnapshotMetadata:

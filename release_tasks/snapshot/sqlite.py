@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import stat
 import time
 from collections.abc import Callable, Iterator
@@ -41,11 +42,13 @@ _PAGES_A_STEP = 2048  # 8 MiB at the default page size: often enough to notice a
 _CACHE_KIB = 8192
 _BUSY_SECONDS = 30.0
 _HEADER_BYTES = 100
+_MAGIC = b"SQLite format 3\0"
 # Header fields that change although the content does not (https://sqlite.org/fileformat.html#the_database_header):
 # read and write version (18-19), change counter (24-27), schema cookie (40-43), version-valid-for and the version
 # number of the library that wrote last (92-99). A copy carries the values below, so that equal content is equal bytes.
 _CANONICAL_FIELDS = ((18, b"\x01\x01"), (24, bytes(4)), (40, bytes(4)), (92, bytes(8)))
-_UNREADABLE = (apsw.NotADBError, apsw.CorruptError, apsw.CantOpenError, apsw.IOError, apsw.FormatError)
+_UNREADABLE = (apsw.NotADBError, apsw.CorruptError, apsw.CantOpenError, apsw.IOError, apsw.FormatError, apsw.SQLError)
+_MISSING = re.compile(r"(?:no such|unknown) (?P<kind>collation|function)(?: sequence)?: (?P<name>\w+)")
 
 Progress = Callable[[int, int], None]
 
@@ -76,7 +79,7 @@ def capture_database(source: Path, destination: Path, progress: Progress | None 
     with ThreadPoolExecutor(2) as pool:
         digest = pool.submit(sha256_file, destination)
         flushed = pool.submit(fsync_file, destination)
-        check_database(destination)
+        check_database(destination, blame=source)
         flushed.result()
         return journal_mode, digest.result()
 
@@ -88,7 +91,7 @@ def restore_database(copy: Path, live: Path, progress: Progress | None = None) -
     DamagedDatabase when ``live`` is no usable database, StageFailed when it stays locked for 30 s or the disk is
     full; in each case its content is what it was.
     """
-    _require_regular_file(live)
+    _require_database(live)
     with _explained(live), _connection(live, apsw.SQLITE_OPEN_READWRITE) as target, _immutable(copy) as source:
         target.execute("PRAGMA synchronous = FULL")
         mode = str(_value(target, "PRAGMA journal_mode"))
@@ -106,20 +109,22 @@ def restore_database(copy: Path, live: Path, progress: Progress | None = None) -
                 _value(target, "PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def check_database(path: Path, thorough: bool = False) -> None:
-    """Run ``quick_check`` (or ``integrity_check``) on a database nobody else uses; raises DamagedDatabase."""
-    pragma = "integrity_check" if thorough else "quick_check"
-    with _explained(path), _immutable(path) as database:
-        found = [str(row[0]) for row in database.execute(f"PRAGMA {pragma}(5)")]
+def check_database(path: Path, thorough: bool = False, blame: Path | None = None) -> None:
+    """Run ``quick_check`` (or ``integrity_check``) on a database nobody else uses.
+
+    Raises DamagedDatabase, which names ``blame`` (the file that ``path`` is a copy of) or ``path``.
+    """
+    with _explained(blame or path), _immutable(path) as database:
+        found = _findings(database, "integrity_check(5)" if thorough else "quick_check(5)")
     if found != ["ok"]:
-        raise DamagedDatabase(f"{path} fails SQLite's {pragma}: {'; '.join(found)}")
+        raise DamagedDatabase(f"{blame or path} fails SQLite's integrity check: {'; '.join(found)}")
 
 
 def is_sound(path: Path) -> bool:
     """Say whether a database that others may have open can be read and passes ``quick_check``."""
     try:
         with _explained(path), _reader(path) as live:
-            return bool(_value(live, "PRAGMA quick_check(1)") == "ok")
+            return _findings(live, "quick_check(1)") == ["ok"]
     except DamagedDatabase:
         return False
 
@@ -157,6 +162,28 @@ def _patch(path: Path, fields: Any) -> None:
             os.pwrite(file.fileno(), value, offset)
 
 
+def _findings(database: apsw.Connection, check: str) -> list[str]:
+    """Run a check; collations and functions that only the service has are stood in for."""
+    stood_in: set[str] = set()
+    while True:
+        try:
+            return [str(row[0]) for row in database.execute(f"PRAGMA {check}")]
+        except apsw.SQLError as error:
+            missing = _MISSING.search(str(error))
+            if missing is None or missing[0] in stood_in:
+                raise
+            stood_in.add(missing[0])
+            _stand_in(database, missing["kind"], missing["name"])
+            check = check.replace("integrity_check", "quick_check")  # a stand-in cannot look rows up in an index
+
+
+def _stand_in(database: apsw.Connection, kind: str, name: str) -> None:
+    if kind == "collation":
+        database.create_collation(name, lambda a, b: (a > b) - (a < b))
+    else:
+        database.create_scalar_function(name, lambda *_: None, -1, deterministic=True)
+
+
 def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Progress | None) -> None:
     give_up = time.monotonic() + _BUSY_SECONDS
     with target.backup("main", source, "main") as backup:
@@ -173,9 +200,11 @@ def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Prog
 
 
 @contextlib.contextmanager
-def _connection(path: Path, flags: int) -> Iterator[apsw.Connection]:
+def _connection(path: Path, flags: int, *, keeps_wal: bool = False) -> Iterator[apsw.Connection]:
     database = apsw.Connection(str(path), flags=flags)
     try:
+        # Before the first statement reads the file: closing after a failed one would fold the WAL in as well.
+        database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
         database.set_busy_timeout(int(_BUSY_SECONDS * 1000))
         database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         yield database
@@ -185,13 +214,12 @@ def _connection(path: Path, flags: int) -> Iterator[apsw.Connection]:
 
 @contextlib.contextmanager
 def _reader(path: Path) -> Iterator[apsw.Connection]:
-    """Open a live database to read, and leave the files beside it as they were found."""
-    _require_regular_file(path)
-    had_wal = path.with_name(path.name + "-wal").exists()
+    """Open a live database to read, and leave the file and its WAL as they were found."""
+    _require_database(path)
+    # A WAL that was there would be folded into the file when the last one closes; one of our own making has to go.
+    had_wal = _has_content(path, "-wal")
     # Not read-only: a WAL database whose side files are gone, or one with a hot journal, could not be opened at all.
-    with _connection(path, apsw.SQLITE_OPEN_READWRITE) as live:
-        # Closing as the last one would fold a WAL that was there into the file; one of our own making has to go.
-        live.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(had_wal))
+    with _connection(path, apsw.SQLITE_OPEN_READWRITE, keeps_wal=had_wal) as live:
         live.execute("PRAGMA query_only = 1")
         yield live
 
@@ -207,6 +235,27 @@ def _immutable(path: Path) -> Iterator[apsw.Connection]:
 def _value(database: apsw.Connection, statement: str) -> Any:
     row = database.execute(statement).fetchone()
     return row[0] if row else None
+
+
+def _require_database(path: Path) -> None:
+    """Raise DamagedDatabase unless the file begins like a database.
+
+    SQLite would delete the WAL of a file that does not, and with it the last good copy of what it held.
+    """
+    _require_regular_file(path)
+    with path.open("rb", buffering=0) as file:
+        start = file.read(len(_MAGIC))
+    if not start and not any(_has_content(path, suffix) for suffix in ("-wal", "-journal")):
+        return  # no bytes at all are a database without tables
+    if start != _MAGIC:
+        raise DamagedDatabase(f"{path} cannot be read as a SQLite database: its header is gone.")
+
+
+def _has_content(path: Path, suffix: str) -> bool:
+    try:
+        return os.lstat(f"{path}{suffix}").st_size > 0
+    except OSError:
+        return False
 
 
 def _require_regular_file(path: Path) -> None:
@@ -229,7 +278,7 @@ def _explained(path: Path) -> Iterator[None]:
             "End the transaction that holds it, or stop the service, and run this again."
         ) from error
     except apsw.FullError as error:
-        raise StageFailed(f"The disk that holds {path} is full.") from error
+        raise StageFailed(f"The disk is full: {path} could not be copied or written.") from error
     except apsw.ReadOnlyError as error:
         raise StageFailed(f"{path} cannot be written: its file or folder is read-only.") from error
     except _UNREADABLE as error:

@@ -63,6 +63,7 @@ def verify_snapshot(catalogue: Catalogue, metadata: SnapshotMetadata, *, databas
         )
     for asset in metadata.assets:
         findings += _verify_asset(folder, asset, databases)
+    findings += _added(folder, metadata)
     status = "damaged" if findings else "verified"
     return SnapshotVerdict(snapshot_id=metadata.snapshot_id, status=status, findings=findings)
 
@@ -92,12 +93,15 @@ def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata) -> None:
     verdict = verify_snapshot(catalogue, metadata)
     if verdict.status == "verified":
         return
+    if not verdict.findings:
+        raise StageFailed(f"Snapshot {metadata.snapshot_id} is refused: it has no digests to verify it by.")
     sentences = [f"Snapshot {metadata.snapshot_id} is refused, nothing was changed: {verdict.findings[0]}."]
     for finding in verdict.findings[1:5]:
         sentences.append(f"Also {finding}.")
-    good = _other_good_copies(catalogue, metadata, {finding.key for finding in verdict.findings})
-    if good:
-        sentences.append(f"A good copy is in: {', '.join(good)}.")
+    for key in dict.fromkeys(finding.key for finding in verdict.findings):
+        good = _other_good_copies(catalogue, metadata, key)
+        if good:
+            sentences.append(f"A good copy of {key} is in: {', '.join(good)}.")
     raise StageFailed(" ".join(sentences))
 
 
@@ -185,15 +189,36 @@ def _verify_legacy(folder: Path, asset: AssetRecord) -> list[AssetFinding]:
     return []
 
 
-def _other_good_copies(catalogue: Catalogue, metadata: SnapshotMetadata, keys: set[str]) -> list[str]:
-    """Other snapshots that hold, intact, the very content that is damaged here."""
-    wanted = {a.key: a.content_digest or a.sha256 for a in metadata.assets if a.key in keys}
+def _added(folder: Path, metadata: SnapshotMetadata) -> list[AssetFinding]:
+    """Find what lies in the snapshot and belongs to no record."""
+    expected = {"assets", "metadata.json"}
+    for asset in metadata.assets:
+        if asset.exists:
+            expected |= {f"assets/{asset.key}", asset.relative_path}
+    places = [folder, folder / "assets", *(folder / "assets" / asset.key for asset in metadata.assets if asset.exists)]
+    findings = []
+    for place in places:
+        if place.is_symlink() or not place.is_dir():
+            continue  # found already, as an asset that cannot be read
+        for name in sorted(os.listdir(place)):
+            relative = os.path.relpath(place / name, folder)
+            if relative not in expected:
+                key = relative.split("/")[1] if relative.count("/") > 1 else "*"
+                what = f"{relative} was added"
+                findings.append(AssetFinding(key=key, what=what, expected="nothing", found=relative))
+    return findings
+
+
+def _other_good_copies(catalogue: Catalogue, metadata: SnapshotMetadata, key: str) -> list[str]:
+    """Other snapshots that hold, intact, the very content of one asset that is damaged here."""
+    damaged = metadata.asset(key)
+    wanted = (damaged.content_digest or damaged.sha256) if damaged else None
     good: list[str] = []
     for other in catalogue.published()[0]:
-        if other.snapshot_id == metadata.snapshot_id or legacy.is_legacy(other):
+        asset = other.asset(key)
+        if wanted is None or asset is None or other.snapshot_id == metadata.snapshot_id or legacy.is_legacy(other):
             continue
-        folder = catalogue.path(other.snapshot_id)
-        same = [a for a in other.assets if a.key in wanted and (a.content_digest or a.sha256) == wanted[a.key]]
-        if wanted and len(same) == len(wanted) and not any(_verify_asset(folder, a, False) for a in same):
+        is_same = (asset.content_digest or asset.sha256) == wanted
+        if is_same and not _verify_asset(catalogue.path(other.snapshot_id), asset, False):
             good.append(other.snapshot_id)
     return good

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,11 @@ def canonical_bytes(value: Any) -> bytes:
 
 def pretty_bytes(value: Any) -> bytes:
     """Return ``value`` as indented JSON with a newline at its end, for files that people read."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    try:
+        return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    except UnicodeEncodeError:
+        # A file name that is not UTF-8 holds lone surrogates (PEP 383); JSON can only spell them as escapes.
+        return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_document(path: Path) -> dict[str, Any]:
@@ -51,7 +56,9 @@ def read_document(path: Path) -> dict[str, Any]:
 def parse_object(data: bytes, name: str) -> dict[str, Any]:
     """Parse one JSON object from ``data``; ``name`` is what the message calls it."""
     try:
-        value = json.loads(data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant)
+        value = json.loads(
+            data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite
+        )
     except UnicodeDecodeError as error:
         raise InvalidDocument(f"{name} is not UTF-8 (byte {error.start})") from error
     except RecursionError as error:
@@ -72,6 +79,13 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
             raise ValueError(f"the key {key!r} stands twice")
         result[key] = value
     return result
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is too large a number")
+    return value
 
 
 def _refuse_constant(name: str) -> Any:

@@ -112,10 +112,14 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
     make_private_directory(path.parent)
     with _temporary_beside(path) as (fd, temporary):
         view = memoryview(data)
-        while view:
-            view = view[os.write(fd, view) :]
-        os.fchmod(fd, mode)
-        os.fsync(fd)
+        try:
+            while view:
+                view = view[os.write(fd, view) :]
+            os.fchmod(fd, mode)
+            os.fsync(fd)
+        except OSError as error:
+            error.filename = error.filename or str(path)  # a descriptor's errors do not name its file
+            raise
         os.replace(temporary, path)
     fsync_directory(path.parent)
 

@@ -49,7 +49,8 @@ def run_lock(root: Path, command: str, wait: float = 0.0) -> Iterator[None]:
     except Timeout:
         holder = current_holder(root)
         by = f"by {holder}" if holder else "by another run"
-        raise LockHeld(f"{root} is locked {by}. Wait for it, or let this run wait with --wait 10m.") from None
+        retry = "Try again when it is done (release.rollback can wait: --wait 10m)."
+        raise LockHeld(f"{root} is locked {by}. {retry}") from None
     try:
         write_atomic(_holder_file(root), pretty_bytes(_describe(command)))
         yield

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from invoke import Collection, Context
 
+from release_tasks.errors import UsageError
 from release_tasks.executor import StageTask, stage
 from release_tasks.tasks.release import run_gates, show_preflight
 from release_tasks.tasks.session import session
@@ -50,13 +51,21 @@ def run(ctx: Context, name: str, json: bool = False) -> None:
 
 def _run(ctx: Context, names: list[str], as_json: bool, health_url: str | None = None, strict: bool = False) -> None:
     with session(ctx, as_json) as current:
+        from attrs import evolve
+
         from release_tasks.storage.clock import compact
 
         if current.is_dry:
             current.document({"status": "dry", "gates": names})
             current.screen.line(f"Would run the gates: {', '.join(names)}")
             return
-        show_preflight(current, run_gates(current, f"gate-{compact()}", health_url, names, strict=strict))
+        for name in names:
+            if name not in current.settings.release.gates:
+                known = ", ".join(current.settings.release.gates) or "none"
+                raise UsageError(f"no gate is called {name!r}; release.gates has: {known}")
+        run = run_gates(current, f"gate-{compact()}", health_url, names, strict=strict)
+        ran = [check for check in run.report.checks if not check.diagnostics.get("leftOut")]
+        show_preflight(current, evolve(run, report=evolve(run.report, checks=ran)))
 
 
 collection = Collection("gate")

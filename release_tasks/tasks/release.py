@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context, call
 
-from release_tasks.errors import UsageError
+from release_tasks.errors import LockHeld, UsageError
 from release_tasks.executor import recall, record, runs_under_stage_executor, stage
-from release_tasks.tasks.session import Session, duration_flag, number_flag, session, words_flag
+from release_tasks.tasks.session import Session, duration_flag, number_flag, session, text_flag, url_flag, words_flag
 
 if TYPE_CHECKING:
     from release_tasks.preflight.engine import PreflightRun
@@ -136,8 +136,8 @@ def rollback(
 
         request = RollbackRequest(
             snapshot_id=snapshot,
-            health_url=health_url,
-            restart_command=restart_command,
+            health_url=url_flag("health-url", health_url),
+            restart_command=text_flag("restart-command", restart_command),
             force=force,
             wait=duration_flag("wait", wait, 0.0),
         )
@@ -271,8 +271,12 @@ def _release_id_of(current: Session, typed: str | None, *, is_release: bool) -> 
     from release_tasks.pipeline import Pipeline
     from release_tasks.prepare import require_new_release_id
     from release_tasks.rollback.recovery import recover
+    from release_tasks.storage.lock import current_holder
 
     _require_assets(current)
+    holder = current_holder(current.settings.release.root)
+    if holder is not None:  # known before the gates have run for ten minutes, not after
+        raise LockHeld(f"Another run is at work: {holder}. Prepare again when it is done.")
     recover(current.settings, "release.prepare")  # gates must not look at a state that is half old, half new
     release_id = typed or default_release_id(describe_application(current.settings))
     require_new_release_id(Pipeline(current.settings.release.root), release_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import os
 import sys
 import traceback
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
     from release_tasks.config.schema import Settings
     from release_tasks.report.terminal import Screen
 
-__all__ = ["Session", "duration_flag", "number_flag", "session", "words_flag"]
+__all__ = ["Session", "duration_flag", "number_flag", "session", "text_flag", "url_flag", "words_flag"]
 
 
 class Session:
@@ -49,7 +48,10 @@ class Session:
     def document(self, value: dict[str, Any]) -> None:
         """Print the one JSON document, if that was asked for."""
         if self.as_json:
-            print(json.dumps(value, indent=2, ensure_ascii=False), file=sys.stdout, flush=True)  # noqa: T201
+            from release_tasks.storage.canonical import pretty_bytes
+
+            sys.stdout.write(pretty_bytes(value).decode())
+            sys.stdout.flush()
 
     def fail_unless(self, is_good: bool) -> None:
         """End with 1 when the verdict is negative, once everything is shown."""
@@ -108,6 +110,20 @@ def number_flag(name: str, value: str | None, least: int = 1) -> int | None:
         return parse_integer(value, least)
     except ValueError as error:
         raise UsageError(f"--{name}: {error}.") from None
+
+
+def text_flag(name: str, value: str | None) -> str | None:
+    """Return a typed text, or None when the flag was not typed; raises UsageError for an empty one."""
+    if value is not None and not value.strip():
+        raise UsageError(f"--{name}: expected a value, got nothing.")
+    return value
+
+
+def url_flag(name: str, value: str | None) -> str | None:
+    """Return a typed URL, or None when the flag was not typed; raises UsageError for anything else."""
+    if value is not None and not value.startswith(("http://", "https://")):
+        raise UsageError(f"--{name}: expected an http:// or https:// URL, got {value!r}.")
+    return value
 
 
 def words_flag(values: list[str] | None) -> list[str]:

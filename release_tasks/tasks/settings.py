@@ -60,7 +60,7 @@ def _plain(value: Any) -> Any:
 def _apply_environment(raw: dict[str, Any], known: dict[str, Any]) -> set[str]:
     """Put ``INVOKE_RELEASE_RETENTION`` and its like into ``raw`` as text; returns the dotted paths that it set.
 
-    Invoke would cast by the type of the value it replaces, which turns ``false`` into True and ``soon`` into a traceback.
+    Invoke would cast by the type of what it replaces, which turns ``false`` into True and ``soon`` into a traceback.
     """
     overridden: set[str] = set()
     for path in {*_leaves(known), *_leaves(raw)}:
