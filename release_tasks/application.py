@@ -10,6 +10,7 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.config.schema import Settings, VersionConfig
+from release_tasks.environment import tool_environment
 from release_tasks.storage.canonical import InvalidDocument, read_document
 from release_tasks.storage.clock import compact
 
@@ -60,6 +61,7 @@ def _read_version(config: VersionConfig, project: Path) -> str:
             config.command,
             shell=True,
             cwd=project,
+            env=tool_environment(),
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,

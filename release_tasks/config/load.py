@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import os
 import typing
 from collections.abc import Callable, Mapping
@@ -135,8 +136,8 @@ def _converter(project: Path) -> cattrs.Converter:
     converter.register_structure_hook_func(_is_duration, lambda value, _: parse_duration(value))
     converter.register_structure_hook(Path, lambda value, _: _absolute(value, project))
     converter.register_structure_hook_func(_is_optional, lambda value, cls: _optional(converter, value, cls))
-    converter.register_structure_hook_factory(_is_list, lambda cls: _structure_list(converter, cls))
-    converter.register_structure_hook_factory(_is_mapping, lambda cls: _structure_mapping(converter, cls))
+    converter.register_structure_hook_factory(_is_list, functools.partial(_list_hook, converter))
+    converter.register_structure_hook_factory(_is_mapping, functools.partial(_mapping_hook, converter))
     converter.register_structure_hook_factory(attrs.has, lambda cls: _structure_class(converter, cls))
     return converter
 
@@ -165,26 +166,21 @@ def _optional(converter: cattrs.Converter, value: Any, cls: Any) -> Any:
     return converter.structure(value, inner)
 
 
-def _structure_list(converter: cattrs.Converter, cls: Any) -> Any:
-    inner = list_structure_factory(cls, converter)
-
+def _structure_container(inner: Any, container: type, expected: str) -> Any:
     def structure(value: Any, kind: Any) -> Any:
-        if not isinstance(value, list):
-            raise ValueError(f"expected a list such as [build], got {value!r}")
+        if not isinstance(value, container):
+            raise ValueError(f"expected {expected}, got {value!r}")
         return inner(value, kind)
 
     return structure
 
 
-def _structure_mapping(converter: cattrs.Converter, cls: Any) -> Any:
-    inner = mapping_structure_factory(cls, converter)
+def _list_hook(converter: cattrs.Converter, cls: Any) -> Any:
+    return _structure_container(list_structure_factory(cls, converter), list, "a list such as [build]")
 
-    def structure(value: Any, kind: Any) -> Any:
-        if not isinstance(value, Mapping):
-            raise ValueError(f"expected a mapping of names, got {value!r}")
-        return inner(value, kind)
 
-    return structure
+def _mapping_hook(converter: cattrs.Converter, cls: Any) -> Any:
+    return _structure_container(mapping_structure_factory(cls, converter), dict, "a mapping of names")
 
 
 def _structure_class(converter: cattrs.Converter, cls: Any) -> Any:

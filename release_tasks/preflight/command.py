@@ -13,7 +13,8 @@ from typing import Any
 from attrs import frozen
 
 from release_tasks.config.values import show_duration
-from release_tasks.preflight.gate import GateContext, Verdict, search_path
+from release_tasks.environment import search_path
+from release_tasks.preflight.gate import GateContext, Verdict
 from release_tasks.preflight.output import OutputLog
 from release_tasks.preflight.processes import CommandProcess
 

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import os
-import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from attrs import field, frozen
 from release_tasks.config.schema import GateConfig, Settings
 from release_tasks.storage.redact import Redactor
 
-__all__ = ["Gate", "GateContext", "Verdict", "gate_redactor", "search_path", "shown_path"]
+__all__ = ["Gate", "GateContext", "Verdict", "gate_redactor", "shown_path"]
 
 
 @frozen(kw_only=True)
@@ -64,13 +63,6 @@ def gate_redactor(settings: Settings, config: GateConfig) -> Redactor:
             if name in named:
                 named.append(f"{name}_{number}")
     return Redactor.from_environment(environment, named)
-
-
-def search_path(environment: Mapping[str, str]) -> str:
-    """Return PATH with the running Python's folder in front: ``inv`` and its like are there."""
-    own = os.path.dirname(sys.executable)
-    inherited = environment.get("PATH", os.defpath)
-    return f"{own}{os.pathsep}{inherited}" if own else inherited
 
 
 def shown_path(path: Path, settings: Settings) -> str:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from release_tasks.preflight.gate import GateContext, Verdict, search_path, shown_path
+from release_tasks.environment import search_path
+from release_tasks.preflight.gate import GateContext, Verdict, shown_path
 from release_tasks.preflight.json_file import Document, read_json
 from release_tasks.storage.canonical import InvalidDocument
 

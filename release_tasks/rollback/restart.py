@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import time
 from pathlib import Path
 
 from attrs import frozen
 
+from release_tasks.environment import tool_environment
 from release_tasks.storage.durable import make_private_directory
 
-__all__ = ["Restart", "start_detached", "tool_environment"]
+__all__ = ["Restart", "start_detached"]
 
 _TAIL_BYTES = 2048
 
@@ -70,9 +70,3 @@ def start_detached(command: str, *, project: Path, log: Path, settle: float) -> 
     # It outlives this run on purpose; without this Python warns about a child nobody waits for.
     exit_code, process.returncode = process.returncode, process.returncode or 0
     return Restart(command=command, exit_code=exit_code, log=log)
-
-
-def tool_environment() -> dict[str, str]:
-    """Return the environment with the tools of this very installation (``inv``, ``release-tasks``) found first."""
-    own = os.path.dirname(sys.executable)
-    return {**os.environ, "PATH": f"{own}{os.pathsep}{os.environ.get('PATH', os.defpath)}"}
