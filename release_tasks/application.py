@@ -11,7 +11,7 @@ from attrs import frozen
 
 from release_tasks.config.schema import Settings, VersionConfig
 from release_tasks.environment import tool_environment
-from release_tasks.storage.canonical import InvalidDocument, read_document
+from release_tasks.storage.canonical import read_document
 from release_tasks.storage.clock import compact
 
 __all__ = ["Application", "default_release_id", "describe_application"]
@@ -37,7 +37,7 @@ def describe_application(settings: Settings) -> Application:
     if config.version is not None:
         try:
             version = _read_version(config.version, settings.project)
-        except (OSError, InvalidDocument, LookupError, ValueError, subprocess.SubprocessError) as error:
+        except (OSError, ImportError, LookupError, ValueError, subprocess.SubprocessError) as error:
             problem = f"the version of {config.name} cannot be read: {error}"
     commit = _git(settings.project, "rev-parse", "HEAD")
     status = _git(settings.project, "status", "--porcelain", "--untracked-files=no") if commit else None

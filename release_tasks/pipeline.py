@@ -94,14 +94,20 @@ class Pipeline:
         if manifest.status == "ready":
             write_atomic(self.manifests / "latest.json", data)
 
-    def lineage(self) -> str | None:
-        """Return what names the newest release: while it stays the same, nothing was prepared."""
-        releases = [snapshot for snapshot in self.catalogue.published()[0] if snapshot.kind == "release"]
-        latest = self.latest_ready()
-        # Both, because each may be unreadable by itself.
-        names = [releases[-1].snapshot_id] if releases else []
-        names += [latest.release_id] if latest else []
-        return "/".join(names) or None
+    def lineage(self) -> str:
+        """Return how far releases had come: the sequence of the newest release snapshot and of the newest manifest."""
+        snapshots = [s.sequence for s in self.catalogue.published()[0] if s.kind == "release"]
+        manifests = [file.manifest.sequence for file in self.read_manifests() if file.manifest is not None]
+        return f"{max(snapshots, default=0)}/{max(manifests, default=0)}"
+
+    def was_prepared_since(self, lineage: str | None) -> bool:
+        """Say whether a release was prepared after ``lineage``; one that became unreadable since is no new one."""
+        try:
+            before = [int(number) for number in (lineage or "").split("/")]
+        except ValueError:
+            return True
+        now = [int(number) for number in self.lineage().split("/")]
+        return len(before) != len(now) or any(later > earlier for later, earlier in zip(now, before, strict=True))
 
     def protected_snapshots(self) -> set[str]:
         """Return the snapshots that retention must keep: of the current deployment and of the last rollback."""

@@ -177,7 +177,7 @@ class RollbackState:
     """The last rollback. ``restored`` says whether its snapshot went live, whatever health said after it.
 
     ``restored_snapshot_id`` is the snapshot that went live last, in this rollback or one before it, and ``lineage``
-    names the newest release at that moment: as long as it is the newest, nothing was prepared since.
+    says how far releases had come at that moment: while they are no further, nothing was prepared since.
     """
 
     snapshot_id: str

@@ -322,9 +322,7 @@ def test_stage_both_before_and_after_runs_first(ran):
 
 def test_programs_values_and_default_task_work(suite, ran, capsys):
     """Tuples count as typed, names alone as not typed, and autoprint and defaults are Invoke's."""
-    StageExecutor(suite, Config(lazy=True)).execute(
-        ("release.prepare", {"health_url": "U"}), "release.preflight"
-    )
+    StageExecutor(suite, Config(lazy=True)).execute(("release.prepare", {"health_url": "U"}), "release.preflight")
     assert urls(ran) == {"preflight": "U", "prepare": "U"}
 
     @stage(default=True, autoprint=True)
@@ -451,10 +449,7 @@ def graphs(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]], list[int]
     """Pre lists point to lower numbers and post lists to higher ones, so some order exists."""
     size = draw(st.integers(1, 6))
     below = [draw(st.lists(st.integers(0, i - 1), max_size=2)) if i else [] for i in range(size)]
-    above = [
-        draw(st.lists(st.integers(i + 1, size - 1), max_size=1)) if i + 1 < size else []
-        for i in range(size)
-    ]
+    above = [draw(st.lists(st.integers(i + 1, size - 1), max_size=1)) if i + 1 < size else [] for i in range(size)]
     line = draw(st.lists(st.integers(0, size - 1), min_size=1, max_size=4))
     return below, above, line, draw(st.integers(0, len(line) - 1))
 

@@ -151,8 +151,8 @@ class GateConfig:
 
     def __attrs_post_init__(self) -> None:
         _exactly_one(self, GATE_KINDS)
-        if self.expect is not None and self.http is None:
-            raise ValueError("expect: goes with http only, and nothing would check it here")
+        if self.expect is not None and self.http in (None, "health"):
+            raise ValueError("expect: goes with an http URL of the gate's own, and nothing would check it here")
         if self.cwd is not None and self.command is None:
             raise ValueError("cwd: goes with command only")
         if self.http is not None and self.http != "health" and not self.http.startswith(("http://", "https://")):

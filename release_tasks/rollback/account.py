@@ -15,7 +15,7 @@ __all__ = ["Account", "record_refusal"]
 
 @frozen(kw_only=True)
 class Account:
-    """Writes for one rollback. ``lineage`` is the newest release when it began."""
+    """Writes for one rollback. ``lineage`` is how far releases had come when it began."""
 
     pipeline: Pipeline
     rollback_id: str

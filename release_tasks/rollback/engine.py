@@ -95,8 +95,8 @@ def is_already_restored(
     state = pipeline.known_state()
     if request.force or state is None or state.restored_snapshot_id != target.snapshot_id:
         return False
-    if state.lineage is None or state.lineage != pipeline.lineage():
-        return False  # something was prepared since
+    if pipeline.was_prepared_since(state.lineage):
+        return False
     recorded = {record.key: record.exists for record in target.assets}
     return files_match(target, settings.release.assets) and all(
         is_sound(asset.path) if recorded[key] else not asset.path.exists()

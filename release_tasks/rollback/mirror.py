@@ -5,7 +5,9 @@ It is not atomic for a reader, but it is repeatable, and it runs only under a jo
 
 from __future__ import annotations
 
+import contextlib
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -27,6 +29,8 @@ def mirror(record: AssetRecord, stored: Path, live: Path) -> None:
     """
     if not record.exists:
         _empty(live)
+    elif record.damaged:
+        _put_remains_back(stored, live)
     elif record.kind == "directory":
         _mirror_folder(record, stored, live)
     else:
@@ -41,6 +45,8 @@ def _empty(live: Path) -> None:
     if live.is_dir() and not live.is_symlink():
         for name in os.listdir(live):
             remove_tree(live / name)
+        with contextlib.suppress(OSError):  # a mount point stays, empty
+            live.rmdir()
         return
     try:
         live.unlink()
@@ -51,8 +57,7 @@ def _empty(live: Path) -> None:
 def _overwrite(stored: Path, live: Path, record: AssetRecord) -> None:
     assert record.mode is not None
     with stored.open("rb") as source, live.open("r+b" if live.exists() else "xb") as target:
-        while chunk := source.read(1 << 20):
-            target.write(chunk)
+        shutil.copyfileobj(source, target)
         target.truncate()
     os.chmod(live, record.mode)
     if record.kind == "sqlite":
@@ -60,6 +65,18 @@ def _overwrite(stored: Path, live: Path, record: AssetRecord) -> None:
     elif scan_file(live).sha256 != record.sha256:
         raise StageFailed(f"{live} does not hold what was written to it.")
     fsync_file(live)
+
+
+def _put_remains_back(stored: Path, live: Path) -> None:
+    """Write the remains of a damaged database, and of its side files, over what is there."""
+    for remains in sorted(stored.iterdir()):
+        target = live.with_name(remains.name)
+        if not remains.is_file() or target.is_dir():
+            raise StageFailed(f"{remains} cannot be put back in place of {target}.")
+        with remains.open("rb") as source, target.open("r+b" if target.exists() else "xb") as file:
+            shutil.copyfileobj(source, file)
+            file.truncate()
+        fsync_file(target)
 
 
 def _mirror_folder(record: AssetRecord, stored: Path, live: Path) -> None:

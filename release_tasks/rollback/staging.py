@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
@@ -66,13 +67,19 @@ def staged_leftovers(assets: Mapping[str, AssetConfig]) -> list[Path]:
 
 
 def discard_staged(assets: Mapping[str, AssetConfig]) -> list[Path]:
-    """Remove every staged copy; call it with the lock held and no journal present. Returns what was removed."""
-    leftovers = staged_leftovers(assets)
-    for path in leftovers:
-        remove_tree(path)
-    for folder in {path.parent for path in leftovers}:
+    """Remove every staged copy; call it with the lock held and no journal present. Returns what was removed.
+
+    What cannot be removed (an immutable file in it, a disk that went read-only) is left for another time: it is in
+    nobody's way.
+    """
+    removed: list[Path] = []
+    for path in staged_leftovers(assets):
+        with contextlib.suppress(OSError):
+            remove_tree(path)
+            removed.append(path)
+    for folder in {path.parent for path in removed}:
         fsync_directory(folder)
-    return leftovers
+    return removed
 
 
 def _beside(target: Path) -> Iterator[Path]:

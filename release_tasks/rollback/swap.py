@@ -77,20 +77,21 @@ class Swap:
         is_forward = self.journal.direction == "forward"
         live = self.assets[step.key].path
         if step.action == "database":
-            step = step if step.begun else self._note(evolve(step, begun=True))
-            self._replace_content(step, source)
+            was_begun = step.begun
+            step = step if was_begun else self._note(evolve(step, begun=True))
+            self._replace_content(step, source, was_begun)
         elif step.mirrored or not self._place(step):
             # Written down first: afterwards the inode no longer tells old from new.
             step = self._note(evolve(step, mirrored=True))
             mirror(self._record(source, step.key), self._stored(source, step.key), live)
         self._note(evolve(step, done=is_forward, begun=is_forward and step.begun))
 
-    def _replace_content(self, step: JournalStep, source: SnapshotMetadata) -> None:
+    def _replace_content(self, step: JournalStep, source: SnapshotMetadata, was_begun: bool) -> None:
         live = self.assets[step.key].path
         try:
             restore_database(self._stored(source, step.key), live)
         except StageFailed:
-            if self.journal.direction == "forward" and not step.done:
+            if self.journal.direction == "forward" and not was_begun:
                 # SQLite has rolled it back, so there is nothing to take back; only this process knows.
                 self.journal = with_step(self.journal, evolve(step, begun=False))
             raise

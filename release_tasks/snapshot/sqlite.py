@@ -48,7 +48,7 @@ _MAGIC = b"SQLite format 3\0"
 # number of the library that wrote last (92-99). A copy carries the values below, so that equal content is equal bytes.
 _CANONICAL_FIELDS = ((18, b"\x01\x01"), (24, bytes(4)), (40, bytes(4)), (92, bytes(8)))
 _UNREADABLE = (apsw.NotADBError, apsw.CorruptError, apsw.CantOpenError, apsw.IOError, apsw.FormatError, apsw.SQLError)
-_MISSING = re.compile(r"(?:no such|unknown) (?P<kind>collation|function)(?: sequence)?: (?P<name>\w+)")
+_MISSING = re.compile(r"(?:no such|unknown) (?P<kind>collation|function)(?: sequence)?: (?P<name>.+?)(?:\(\))?$")
 
 Progress = Callable[[int, int], None]
 
@@ -99,14 +99,24 @@ def restore_database(copy: Path, live: Path, progress: Progress | None = None) -
         if resized:
             # A WAL cannot change the page size; leaving WAL mode needs the database to itself.
             _value(target, "PRAGMA journal_mode = DELETE")
-        _run_backup(target, source, progress)
-        if resized:
-            _value(target, "PRAGMA journal_mode = WAL")
+        try:
+            _run_backup(target, source, progress)
+        finally:
+            if resized:
+                _return_to_wal(target)
         if mode == "wal":
             # Give the space of the WAL back; who is reading right now may prevent it, which harms nothing.
             target.set_busy_timeout(200)
             with contextlib.suppress(apsw.Error):
                 _value(target, "PRAGMA wal_checkpoint(TRUNCATE)")
+
+
+def _return_to_wal(target: apsw.Connection) -> None:
+    # The content is settled by then, so a lock that comes in between is waited for and never an error.
+    for _ in range(3):
+        with contextlib.suppress(apsw.Error):
+            _value(target, "PRAGMA journal_mode = WAL")
+            return
 
 
 def check_database(path: Path, thorough: bool = False, blame: Path | None = None) -> None:
@@ -181,7 +191,7 @@ def _stand_in(database: apsw.Connection, kind: str, name: str) -> None:
     if kind == "collation":
         database.create_collation(name, lambda a, b: (a > b) - (a < b))
     else:
-        database.create_scalar_function(name, lambda *_: None, -1, deterministic=True)
+        database.create_scalar_function(name, lambda *_: 1, -1, deterministic=True)
 
 
 def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Progress | None) -> None:

@@ -42,8 +42,12 @@ def read_document(path: Path) -> dict[str, Any]:
     """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        with os.fdopen(fd, "rb") as file:
-            data = file.read(_MAX_BYTES + 1)
+        # closefd: fdopen refuses a folder, and would leave its descriptor open.
+        try:
+            with os.fdopen(fd, "rb", closefd=False) as file:
+                data = file.read(_MAX_BYTES + 1)
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         raise
     except OSError as error:

@@ -29,7 +29,7 @@ def decode(cls: type[T], value: dict[str, Any], name: str) -> T:
     try:
         return _converter().structure(value, cls)
     except Exception as error:
-        wrong = "; ".join(f"{path or 'document'}: {what}" for path, what in findings(error))
+        wrong = "; ".join(f"{_spelled(path)}: {what}" for path, what in findings(error))
         raise InvalidDocument(f"{name} does not have the expected form ({wrong})") from error
 
 
@@ -57,6 +57,10 @@ def findings(error: BaseException, path: str = "") -> list[tuple[str, str]]:
         # cattrs has already put the missing key's name on the path.
         return [(path or str(error.args[0]), "is missing")]
     return [(path, str(error) or type(error).__name__)]
+
+
+def _spelled(path: str) -> str:
+    return ".".join(camel_case(part) for part in path.split(".")) if path else "document"
 
 
 def camel_case(name: str) -> str:

@@ -52,10 +52,12 @@ def run_lock(root: Path, command: str, wait: float = 0.0) -> Iterator[None]:
         retry = "Try again when it is done (release.rollback can wait: --wait 10m)."
         raise LockHeld(f"{root} is locked {by}. {retry}") from None
     try:
-        write_atomic(_holder_file(root), pretty_bytes(_describe(command)))
+        with contextlib.suppress(OSError):  # a note for others; on a full disk the lock alone has to do
+            write_atomic(_holder_file(root), pretty_bytes(_describe(command)))
         yield
     finally:
-        remove_durably(_holder_file(root))
+        with contextlib.suppress(OSError):
+            remove_durably(_holder_file(root))
         lock.release()
 
 

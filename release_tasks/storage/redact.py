@@ -10,14 +10,15 @@ __all__ = ["REDACTED", "Redactor", "Secret"]
 REDACTED = "[REDACTED]"
 
 _SECRET_NAME = re.compile(
-    r"(?:^|_)(?:SECRET|TOKEN|PASSWORD|PASSWD|PASSPHRASE|CREDENTIALS?|APIKEY|(?:API|ACCESS|PRIVATE|SECRET|"
-    r"SIGNING|ENCRYPTION)_?KEY)(?:_|$)",
+    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|(?:^|_)(?:TOKENS?|PASS|APIKEY)(?:_|$)|_PWD(?:_|$)"
+    r"|(?:API|ACCESS|PRIVATE|SECRET|SIGNING|ENCRYPTION)_?KEY(?:_|$)",
     re.IGNORECASE,
 )
 _SHORTEST_SECRET = 6  # shorter values would blank out ordinary words
 
+# No prefix before the word: one that could match everywhere makes a long line take quadratic time.
 _ASSIGNMENT = re.compile(
-    rb"(?i)(\b[\w-]*(?:secret|token|password|passwd|api[_-]?key|access[_-]?key|private[_-]?key)"
+    rb"(?i)((?:secret|token|password|passwd|api[_-]?key|access[_-]?key|private[_-]?key)"
     rb"[\"']?\s*[=:]\s*[\"']?)([^\s\"',;&]{4,})"
 )
 _BEARER = re.compile(rb"(?i)(\b(?:bearer|basic)\s+)([A-Za-z0-9._~+/=-]{8,})")
@@ -26,7 +27,10 @@ _KNOWN_SHAPES = re.compile(
     rb"\b(?:gh[pousr]_[A-Za-z0-9]{20,255}|github_pat_\w{20,255}|sk-[A-Za-z0-9_-]{16,255}|xox[abprs]-[\w-]{10,255}"
     rb"|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|\d{6,12}:[A-Za-z0-9_-]{30,64}|eyJ[\w-]{8,2048}\.[\w-]{8,2048}\.[\w-]{8,2048})"
 )
-_HINT = re.compile(rb"(?i)secret|token|passw|key|bearer|basic|://|gh[pousr]_|github_pat|sk-|xox|AKIA|AIza|eyJ|\d{6}:")
+# Most lines hold none of these, and looking for plain bytes is many times faster than a pattern.
+_HINTS = (b"secret", b"token", b"passw", b"key", b"bearer", b"basic", b"://", b"gh", b"sk-", b"xox", b"akia", b"aiza",
+          b"eyj")  # fmt: skip
+_BOT_TOKEN = re.compile(rb"\d{6}:")
 
 
 class Secret:
@@ -52,7 +56,7 @@ class Redactor:
 
     def __init__(self, values: Iterable[str] = ()) -> None:
         known = sorted({v for v in values if len(v) >= _SHORTEST_SECRET}, key=len, reverse=True)
-        self._values = re.compile(b"|".join(re.escape(v.encode()) for v in known)) if known else None
+        self._values = re.compile(b"|".join(re.escape(_bytes(v)) for v in known)) if known else None
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], named: Iterable[str] = ()) -> Redactor:
@@ -65,7 +69,8 @@ class Redactor:
         blank = REDACTED.encode()
         if self._values is not None:
             data = self._values.sub(blank, data)
-        if _HINT.search(data) is None:
+        lower = data.lower()
+        if not any(hint in lower for hint in _HINTS) and _BOT_TOKEN.search(data) is None:
             return data
         data = _KNOWN_SHAPES.sub(blank, data)
         data = _BEARER.sub(rb"\1" + blank, data)
@@ -74,4 +79,11 @@ class Redactor:
 
     def redact_text(self, text: str) -> str:
         """Return ``text`` with every secret in it replaced."""
-        return self.redact(text.encode("utf-8", "surrogateescape")).decode("utf-8", "replace")
+        return self.redact(_bytes(text)).decode("utf-8", "replace")
+
+
+def _bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")  # as the environment and file names have it
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")  # as a JSON escape can have it

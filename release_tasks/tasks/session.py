@@ -32,6 +32,7 @@ class Session:
         self.as_json = as_json
         self.is_dry = is_dry(ctx)
         self.exit_code = ExitCode.DONE
+        self._stdout = sys.stdout
 
     @functools.cached_property
     def settings(self) -> Settings:
@@ -50,8 +51,8 @@ class Session:
         if self.as_json:
             from release_tasks.storage.canonical import pretty_bytes
 
-            sys.stdout.write(pretty_bytes(value).decode())
-            sys.stdout.flush()
+            self._stdout.write(pretty_bytes(value).decode())
+            self._stdout.flush()
 
     def fail_unless(self, is_good: bool) -> None:
         """End with 1 when the verdict is negative, once everything is shown."""
@@ -68,7 +69,8 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
     """
     current = Session(ctx, as_json)
     try:
-        with interruptible():
+        # With --json stdout belongs to the document alone, whatever a plugin's gate prints.
+        with interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
             yield current
     except UsageExit:
         raise

@@ -234,12 +234,10 @@ def main() -> None:
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") >> 30
-    print(
-        f"{os.cpu_count()} cores, {memory} GiB, {platform.system()} {platform.release()}, Python {sys.version.split()[0]}"
-    )
-    print(
-        f"database {arguments.megabytes} MiB, {arguments.files} small files, {CONFIGS} configs, {arguments.runs} runs\n"
-    )
+    system = f"{platform.system()} {platform.release()}, Python {platform.python_version()}"
+    print(f"{os.cpu_count()} cores, {memory} GiB, {system}")
+    state = f"database {arguments.megabytes} MiB, {arguments.files} small files, {CONFIGS} configs"
+    print(f"{state}, {arguments.runs} runs\n")
     for work in ("first capture", "rollback"):
         print("\n".join(table(times, work)) + "\n")
     print(f"Peak memory of release-tasks: capture {capture_peak} MiB, rollback {rollback_peak} MiB")

@@ -165,9 +165,7 @@ def test_restore_through_sqlite_is_seen_by_the_running_service(
     assert _states(gateway) == {kept: "sent", later: "sent"}
 
 
-def test_file_swapped_under_the_service_is_followed(
-    gateway: Any, tmp_path: Path, wait_for: Callable[..., Any]
-) -> None:
+def test_file_swapped_under_the_service_is_followed(gateway: Any, tmp_path: Path, wait_for: Callable[..., Any]) -> None:
     """A database put in place by rename is read and written, never the old file behind it."""
     kept = _send(gateway, "in both")
     wait_for(lambda: _states(gateway)[kept] == "sent")
@@ -238,9 +236,7 @@ def test_health_answers_while_many_writers_wait(shared: Any) -> None:
     """Requests that wait for a restore's lock take no thread that health needs."""
     with (
         ThreadPoolExecutor(60) as pool,
-        contextlib.closing(
-            open_existing(shared.home.database, busy_ms=0, read_only=False)
-        ) as database,
+        contextlib.closing(open_existing(shared.home.database, busy_ms=0, read_only=False)) as database,
     ):
         database.execute("BEGIN IMMEDIATE")
         waiting = [pool.submit(_send, shared, "wait") for _ in range(60)]

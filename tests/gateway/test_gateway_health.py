@@ -97,9 +97,7 @@ def test_removed_page_takes_down_the_page_alone(shared: Any) -> None:
     assert shared.get("/").status_code == 200
 
 
-def test_killed_dispatcher_shows_alone_and_stays_dead(
-    gateway: Any, wait_for: Callable[..., Any]
-) -> None:
+def test_killed_dispatcher_shows_alone_and_stays_dead(gateway: Any, wait_for: Callable[..., Any]) -> None:
     """The dead worker is named, is not restarted, and messages are still taken."""
     os.kill(gateway.health()["dispatcher"]["pid"], signal.SIGKILL)
     data = wait_for(lambda: (data := gateway.health()) and data["problems"] and data)

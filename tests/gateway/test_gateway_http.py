@@ -78,9 +78,7 @@ def test_bad_limit_is_refused(shared: Any, limit: str) -> None:
     ("method", "path", "status"),
     [("GET", "/nowhere", 404), ("POST", "/health", 405), ("GET", "/callback", 405)],
 )
-def test_unknown_paths_and_methods_are_json_too(
-    shared: Any, method: str, path: str, status: int
-) -> None:
+def test_unknown_paths_and_methods_are_json_too(shared: Any, method: str, path: str, status: int) -> None:
     """Nothing answers with HTML but the page."""
     answer = (shared.get if method == "GET" else shared.post)(path)
     assert answer.status_code == status and answer.json()["ok"] is False
@@ -146,9 +144,7 @@ def test_callback_is_accepted_once(shared: Any) -> None:
 def test_callback_is_accepted_once_under_a_race(shared: Any) -> None:
     """Of many that arrive at the same time exactly one is accepted."""
     with ThreadPoolExecutor(8) as pool:
-        answers = list(
-            pool.map(lambda _: shared.post("/callback", json={"key": "race"}), range(24))
-        )
+        answers = list(pool.map(lambda _: shared.post("/callback", json={"key": "race"}), range(24)))
     assert sorted(answer.status_code for answer in answers) == [200] * 23 + [202]
 
 
@@ -222,9 +218,7 @@ def test_page_is_whole_and_needs_nothing_from_elsewhere(shared: Any) -> None:
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
 
 
-def test_last_release_comes_from_the_newest_manifest(
-    start_gateway: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_last_release_comes_from_the_newest_manifest(start_gateway: Callable[..., Any], tmp_path: Path) -> None:
     """None yet, then the manifest's fields, then an unreadable one is said to be that."""
     gateway = start_gateway(release_root=tmp_path)
     assert gateway.get("/release/last").json()["data"] == {"release": None, "detail": "none yet"}

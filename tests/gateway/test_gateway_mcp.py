@@ -90,7 +90,7 @@ def test_any_json_is_read_or_refused(config: dict[str, Any]) -> None:
 
 def test_clock_speaks_the_protocol() -> None:
     """A real session with the bundled server lists its tool, calls it, and ends it."""
-    session = open_session(McpServer("clock", "clock", tuple([CLOCK["command"], *CLOCK["args"]])))
+    session = open_session(McpServer("clock", "clock", (CLOCK["command"], *CLOCK["args"])))
     assert isinstance(session, StdioSession)
     try:
         assert session.handshake(10) == 1
@@ -226,9 +226,7 @@ def _states(monitor: McpMonitor) -> dict[str, str]:
     return {state["id"]: state["state"] for state in monitor.snapshot(None)}
 
 
-def test_changed_config_is_followed_and_a_broken_server_is_named(
-    gateway: Any, wait_for: Callable[..., Any]
-) -> None:
+def test_changed_config_is_followed_and_a_broken_server_is_named(gateway: Any, wait_for: Callable[..., Any]) -> None:
     """A new server shows up without a restart; one that cannot be started degrades health."""
     wait_for(lambda: gateway.health()["mcpServers"][0]["state"] == "connected")
     config = {

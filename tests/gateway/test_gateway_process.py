@@ -124,9 +124,7 @@ def test_killed_gateway_leaves_no_orphan(gateway: Any, wait_for: Callable[..., A
 
 
 @linux_only
-def test_hung_gateway_is_killed_with_everything_below_it(
-    gateway: Any, wait_for: Callable[..., Any]
-) -> None:
+def test_hung_gateway_is_killed_with_everything_below_it(gateway: Any, wait_for: Callable[..., Any]) -> None:
     """A gateway that ignores SIGTERM, as a stopped process does, is killed after the timeout."""
     below = _below(gateway.pid, 2, wait_for)
     os.kill(gateway.pid, signal.SIGSTOP)
@@ -189,9 +187,7 @@ def test_port_lost_in_the_race_is_refused_in_the_same_sentence(tmp_path: Path) -
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "release_tasks.gateway", "--root", str(tmp_path / "g")]
-        ended = subprocess.run(
-            [*command, "--port", str(port)], capture_output=True, text=True, timeout=30
-        )
+        ended = subprocess.run([*command, "--port", str(port)], capture_output=True, text=True, timeout=30)
     assert ended.returncode == 1
     assert f"port {port} on 127.0.0.1 is already in use" in ended.stderr
     assert "Traceback" not in ended.stderr
@@ -212,18 +208,14 @@ def test_remote_host_is_served_when_allowed(start_gateway: Callable[..., Any]) -
     assert gateway.health()["status"] == "ok"
 
 
-def test_missing_extra_is_said_with_the_command_to_type(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_missing_extra_is_said_with_the_command_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without starlette or uvicorn the error names the extra."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(GatewayError, match=r"pip install 'release-tasks\[gateway\]'"):
         process.start(GatewayHome(tmp_path / "gateway"), port=0)
 
 
-def test_start_gate_runs_before_anything_is_opened(
-    start_gateway: Callable[..., Any], tmp_path: Path
-) -> None:
+def test_start_gate_runs_before_anything_is_opened(start_gateway: Callable[..., Any], tmp_path: Path) -> None:
     """The gate sees a home without a database, and the gateway starts after it."""
     code = "import os,sys; sys.exit(os.path.exists(sys.argv[1]))"
     database = tmp_path / "gateway" / "gateway.db"
@@ -251,9 +243,7 @@ def test_gate_that_never_ends_is_given_up_with_the_start(tmp_path: Path) -> None
     assert not process.status(home).running
 
 
-def test_gateway_that_dies_early_is_reported_with_its_log(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gateway_that_dies_early_is_reported_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What the child said last is in the error."""
     broken = tmp_path / "path" / "uvicorn"
     broken.mkdir(parents=True)
@@ -264,9 +254,7 @@ def test_gateway_that_dies_early_is_reported_with_its_log(
     assert "ended with exit code 1" in caught.value.message
 
 
-def test_status_tells_a_gateway_that_does_not_answer(
-    gateway: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_status_tells_a_gateway_that_does_not_answer(gateway: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A running process that hangs is unreachable, not stopped, and start says what to do."""
     monkeypatch.setattr(process, "_REQUEST_SECONDS", 0.2)
     os.kill(gateway.pid, signal.SIGSTOP)

@@ -1,0 +1,93 @@
+"""Durations, numbers and switches as they may be written."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from release_tasks.config.values import parse_boolean, parse_duration, parse_integer, show_duration
+
+ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30s", 30), ("10m", 600), ("1h", 3600), ("500ms", 0.5), ("2d", 172800), ("1.5s", 1.5), ("7", 7), (7, 7),
+     (0.25, 0.25), (" 5 s ", 5), ("0", 0)],
+)  # fmt: skip
+def test_durations_are_read_as_written(text: Any, seconds: float) -> None:
+    """Every unit, spaces and bare seconds."""
+    assert parse_duration(text) == seconds
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["soon", "", "s", "-1s", "1 0s", "10S", "1e3", "10 m 5 s", "inf", "nan", None, True, [], {}, -1, float("nan"),
+     float("inf"), 1e10, "9" * 400],
+)  # fmt: skip
+def test_anything_else_is_no_duration(text: Any) -> None:
+    """The sentence shows two that are."""
+    with pytest.raises(ValueError, match="expected a duration such as 30s or 10m, got"):
+        parse_duration(text)
+
+
+@given(st.integers(0, 10**9).map(lambda ms: ms / 1000 if ms < 10**6 else ms // 1000))
+def test_durations_round_trip(seconds: float) -> None:
+    """What is shown can be typed and means the same, to the millisecond."""
+    assert math.isclose(parse_duration(show_duration(seconds)), seconds, abs_tol=0.0005)
+
+
+@pytest.mark.parametrize("seconds", [12345.678, 1234567.25])
+def test_long_durations_with_fractions_round_trip(seconds: float) -> None:
+    """Also when there are more than six digits."""
+    assert parse_duration(show_duration(seconds)) == seconds
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(90, "90s"), (600, "10m"), (3600, "1h"), (86400, "1d"), (0.25, "250ms"), (1.5, "1.5s"), (0, "0s")],
+)
+def test_durations_are_shown_as_an_operator_would_type_them(seconds: float, text: str) -> None:
+    """In the largest unit that fits."""
+    assert show_duration(seconds) == text
+
+
+@given(ANYTHING)
+def test_values_raise_nothing_but_value_error(value: Any) -> None:
+    """Whatever YAML or the environment hands over, there is a value or a sentence."""
+    for parse, kind in ((parse_duration, float), (parse_integer, int), (parse_boolean, bool)):
+        try:
+            assert isinstance(parse(value), kind)
+        except ValueError as error:
+            assert str(error).startswith("expected ")
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [("true", True), ("TRUE", True), ("yes", True), ("on", True), ("1", True), (1, True), (" on ", True),
+     ("false", False), ("No", False), ("off", False), ("0", False), (0, False), (False, False)],
+)  # fmt: skip
+def test_switches_from_the_environment_mean_what_they_say(value: Any, expected: bool) -> None:
+    """The text false is not true."""
+    assert parse_boolean(value) is expected
+
+
+@pytest.mark.parametrize("value", ["", "maybe", 2, 1.0, None, []])
+def test_anything_else_is_no_switch(value: Any) -> None:
+    """No guessing."""
+    with pytest.raises(ValueError, match="expected true or false"):
+        parse_boolean(value)
+
+
+def test_whole_numbers_have_a_least() -> None:
+    """Digits as text are fine, fractions, signs and switches are not."""
+    assert [parse_integer(value) for value in (0, "7", " 8 ")] == [0, 7, 8]
+    for value in (-1, "-1", "1.5", 1.5, True, "", None, "9" * 30):
+        with pytest.raises(ValueError, match="expected a whole number, 0 or more"):
+            parse_integer(value)
+    with pytest.raises(ValueError, match="1 or more, got 0"):
+        parse_integer(0, 1)

@@ -1,0 +1,85 @@
+"""A scratch project, its gates, and ways to see which processes are still there."""
+
+from __future__ import annotations
+
+import os
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from release_tasks.config.load import load_settings
+from release_tasks.config.schema import Settings
+from release_tasks.preflight.engine import PreflightRun, run_preflight
+from release_tasks.records import Check
+
+Run = Callable[..., PreflightRun]
+
+
+def settings_of(project: Path, gates: dict[str, Any], **release: Any) -> Settings:
+    """Settings of a project with these gates; health is quick to give up."""
+    health = {"timeout": "1s", "deadline": "500ms", "interval": "50ms", **release.pop("health", {})}
+    return load_settings({"release": {"gates": gates, "health": health, **release}}, project)
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Run gates given as invoke.yaml would give them."""
+
+    def start(gates: dict[str, Any], **options: Any) -> PreflightRun:
+        release = options.pop("release", {})
+        settings = settings_of(tmp_path, gates, **release)
+        return run_preflight(settings, **{"release_id": "v1", **options})
+
+    return start
+
+
+@pytest.fixture
+def check(run: Run) -> Callable[..., Check]:
+    """Run one gate and return its result."""
+
+    def start(gate: dict[str, Any], **options: Any) -> Check:
+        (result,) = run({"gate": gate}, **options).report.checks
+        return result
+
+    return start
+
+
+@pytest.fixture
+def tag() -> str:
+    """A word that no other process has on its command line."""
+    return f"tag{uuid.uuid4().hex}"
+
+
+def processes_with(word: str) -> list[int]:
+    """Processes that live and have ``word`` on their command line."""
+    found = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit() and int(entry) != os.getpid():
+            try:
+                command = Path("/proc", entry, "cmdline").read_bytes()
+            except OSError:
+                continue
+            if word.encode() in command:
+                found.append(int(entry))
+    return found
+
+
+@pytest.fixture
+def nothing_left(tag: str) -> Iterator[Callable[[], None]]:
+    """Assert, at will and in the end, that no process with the tag lives."""
+
+    def look() -> None:
+        until = time.monotonic() + 2
+        while processes_with(tag) and time.monotonic() < until:
+            time.sleep(0.01)
+        assert processes_with(tag) == []
+
+    yield look
+    left = processes_with(tag)
+    for pid in left:
+        os.kill(pid, 9)
+    assert left == []

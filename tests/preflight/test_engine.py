@@ -1,0 +1,370 @@
+"""The engine: side by side, in order, every result kept, and stopped without a trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from release_tasks.errors import ExitCode, Interrupted, UsageError
+from release_tasks.preflight.engine import PreflightRun
+from release_tasks.records import Check, PreflightReport
+from release_tasks.report.junit import junit_xml
+from release_tasks.storage.codec import encode
+
+Run = Callable[..., PreflightRun]
+
+
+def statuses(run: PreflightRun) -> dict[str, str]:
+    """The status of each check, in order."""
+    return {check.id: check.status for check in run.report.checks}
+
+
+def test_independent_gates_run_side_by_side(run: Run) -> None:
+    """Three gates of one second take one second, not three."""
+    began = time.monotonic()
+    result = run({name: {"command": "sleep 1"} for name in "abc"})
+    assert time.monotonic() - began < 1.6
+    assert result.report.passed
+    assert all(1000 <= check.duration_ms < 1600 for check in result.report.checks)
+
+
+def test_results_stand_in_configured_order(run: Run) -> None:
+    """Whoever ends first, the report's order is that of the configuration."""
+    ended: list[str] = []
+    result = run(
+        {"slow": {"command": "sleep 0.4"}, "mid": {"command": "sleep 0.2"}, "fast": {"path": "."}},
+        on_check=lambda check: ended.append(check.id),
+    )
+    assert ended[0] == "fast"
+    assert [check.id for check in result.report.checks] == ["slow", "mid", "fast"]
+
+
+def test_every_gate_runs_even_after_a_failure(run: Run) -> None:
+    """A failed gate keeps nobody but its dependants from running."""
+    result = run(
+        {
+            "build": {"command": "exit 1"},
+            "tests": {"command": "true", "needs": ["build"]},
+            "package": {"command": "true", "needs": ["tests", "gui"]},
+            "gui": {"path": "nowhere"},
+        }
+    )
+    assert statuses(result) == {
+        "build": "failed",
+        "tests": "skipped",
+        "package": "skipped",
+        "gui": "failed",
+    }
+    assert not result.report.passed
+    assert result.report.failed_checks == ["build", "tests", "package", "gui"]
+    held = {check.id: check for check in result.report.checks}
+    assert held["tests"].detail == "not run: it needs build, which failed"
+    assert held["tests"].diagnostics == {"needs": ["build"], "next": "inv gate.run build"}
+    assert held["package"].detail == ("not run: it needs tests, which was skipped and gui, which failed")
+
+
+def test_needs_are_waited_for(run: Run, tmp_path: Path) -> None:
+    """A gate starts only when what it needs has passed, whatever the order in the file."""
+    result = run(
+        {
+            "last": {"path": "made", "needs": ["first"]},
+            "first": {"command": "sleep 0.2; echo x > made"},
+        }
+    )
+    assert statuses(result) == {"last": "passed", "first": "passed"}
+
+
+def test_advisory_failures_are_shown_and_do_not_block(run: Run) -> None:
+    """An advisory gate fails in the report and not in the verdict."""
+    result = run({"lint": {"command": "exit 1", "advisory": True}, "gui": {"command": "true"}})
+    assert statuses(result)["lint"] == "failed"
+    assert result.report.checks[0].advisory
+    assert result.report.passed
+    assert result.report.failed_checks == []
+
+
+def test_left_out_gates_are_recorded_and_hold_nobody_back(run: Run) -> None:
+    """--skip and --only leave a trace, do not fail preflight, and count as no failed need."""
+    gates: dict[str, Any] = {
+        "build": {"command": "exit 1"},
+        "tests": {"command": "true", "needs": ["build"]},
+        "gui": {"command": "exit 1"},
+    }
+    skipped = run(gates, skip=["build", "gui"])
+    assert statuses(skipped) == {"build": "skipped", "tests": "passed", "gui": "skipped"}
+    assert skipped.report.checks[0].detail == "left out by --skip"
+    assert skipped.report.checks[0].diagnostics == {"leftOut": True}
+    assert skipped.report.passed
+    assert skipped.report.failed_checks == []
+    only = run(gates, only=["tests"], strict=True, health_url="http://127.0.0.1:1/")
+    assert only.report.checks[2].detail == "left out by --only"
+    assert (only.only, only.skip, only.strict) == (("tests",), (), True)
+    assert only.health_url == "http://127.0.0.1:1/"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"only": ["biuld"]}, "--only: no gate is called 'biuld' (did you mean 'build'?)"),
+        ({"skip": ["zzz"]}, "--skip: no gate is called 'zzz'; configured: build, tests"),
+        ({"skip": ["build", "tests"]}, "leave no gate to run"),
+        ({"health_url": "localhost"}, "--health-url: expected an http:// or https:// URL"),
+        ({"release_id": "../x"}, "release id '../x' is not a valid id"),
+    ],
+)
+def test_wrong_arguments_are_refused_before_anything_runs(
+    run: Run, tmp_path: Path, options: dict[str, Any], message: str
+) -> None:
+    """An unknown gate, a wrong URL or id: one sentence, nothing done."""
+    gates = {"build": {"command": "touch ran"}, "tests": {"command": "touch ran"}}
+    with pytest.raises(UsageError) as caught:
+        run(gates, **options)
+    assert message in caught.value.message
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_no_gates_at_all_is_refused(run: Run) -> None:
+    """A preflight that checks nothing is no preflight."""
+    with pytest.raises(UsageError, match="no gates are configured"):
+        run({})
+
+
+def test_callbacks_come_from_the_calling_thread(run: Run) -> None:
+    """Live output needs no lock of its own."""
+    threads: list[tuple[str, threading.Thread]] = []
+    run(
+        {"a": {"command": "true"}, "b": {"command": "true", "needs": ["a"]}},
+        on_start=lambda name: threads.append((f"start {name}", threading.current_thread())),
+        on_check=lambda check: threads.append((f"end {check.id}", threading.current_thread())),
+    )
+    assert [what for what, _ in threads] == ["start a", "end a", "start b", "end b"]
+    assert {thread for _, thread in threads} == {threading.current_thread()}
+
+
+def test_report_fits_the_manifest(run: Run, tmp_path: Path) -> None:
+    """Every result is plain JSON, with times."""
+    result = run({"a": {"command": "exit 1"}, "b": {"json": "x"}, "c": {"path": "x"}})
+    document = encode(result.report)
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    for check in document["checks"]:
+        assert check["startedAt"] <= check["completedAt"]
+        assert check["diagnostics"]["next"]
+    assert result.log_directory == tmp_path / "memory/release-pipeline/logs/v1"
+    assert sorted(path.name for path in result.log_directory.iterdir()) == ["a.log"]
+
+
+# Gates of other packages
+
+
+@pytest.fixture
+def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
+    """Install a distribution whose entry point ``custom`` is a function with the given body."""
+    site = tmp_path / "site"
+    info = site / "custom_gate-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: custom-gate\nVersion: 1.0\n")
+    (info / "entry_points.txt").write_text("[release_tasks.gates]\ncustom = custom_gate:check\n")
+    monkeypatch.syspath_prepend(str(site))
+
+    def write(body: str) -> None:
+        source = "import os, sys, time\nfrom release_tasks.preflight.gate import Verdict\n"
+        source += "def check(context):\n" + textwrap.indent(body, "    ")
+        (site / "custom_gate.py").write_text(source)
+        sys.modules.pop("custom_gate", None)
+
+    yield write
+    sys.modules.pop("custom_gate", None)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        ("return Verdict(passed=True, detail=context.name)", "passed", "gate"),
+        ("return Verdict(passed=False, detail='no ' + 'luck')", "failed", "no luck"),
+        ("raise ValueError('what now')", "failed", "the gate broke: ValueError: what now"),
+        ("sys.exit(0)", "failed", "the gate broke: SystemExit: 0"),
+        ("return True", "failed", "custom_gate:check returned bool, expected a Verdict"),
+        ("return (", "failed", "the gate broke: SyntaxError: "),
+        ("time.sleep(3)", "failed", "no result after 200ms (timeout); it was given up"),
+        (
+            "context.cancelled.wait(5); time.sleep(0.2)",
+            "failed",
+            "no result after 200ms (timeout); it was given up",
+        ),
+    ],
+)
+def test_gates_of_other_packages_decide_and_break_nothing(
+    run: Run, plugin: Callable[[str], None], body: str, status: str, detail: str
+) -> None:
+    """An entry point passes or fails; whatever it does, there is a result and no traceback."""
+    plugin(body)
+    timeout = "200ms" if "timeout" in detail else "30s"
+    result = run({"gate": {"python": "custom", "timeout": timeout}, "other": {"command": "true"}})
+    check = result.report.checks[0]
+    assert check.status == status
+    assert check.detail.startswith(detail)
+    assert result.report.checks[1].status == "passed"
+    assert "Traceback" not in repr(check)
+
+
+def test_verdict_of_a_plugin_is_redacted_and_made_plain(
+    run: Run, plugin: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever a plugin returns can be written as JSON, without secrets."""
+    monkeypatch.setenv("THE_SECRET", "tortoise")
+    plugin(
+        "return Verdict(passed=True, detail='x tortoise', command='run tortoise', diagnostics="
+        "{'a': ['tortoise', 1.5, None], 2: {'when': os}, 'n': float('nan')})"
+    )
+    (check,) = run({"gate": {"python": "custom", "timeout": "30s"}}).report.checks
+    assert check.detail == "x [REDACTED]"
+    assert check.command == "run [REDACTED]"
+    assert check.diagnostics["a"] == ["[REDACTED]", 1.5, None]
+    json.dumps(check.diagnostics, allow_nan=False)
+
+
+def test_plugin_that_is_not_installed_is_named(run: Run, plugin: Callable[[str], None]) -> None:
+    """A name that nobody offers is a failed gate that names the offered ones."""
+    (check,) = run({"gate": {"python": "costum"}}).report.checks
+    assert check.detail == "no installed package offers the gate 'costum' (offered: custom)"
+
+
+# Stopping
+
+
+GATES = """{{
+    "polite": {{"command": "sleep 60; : {tag}"}},
+    "rude": {{"command": "trap '' TERM; echo up > {ready}; while :; do sleep 0.1; done; : {tag}"}},
+    "hidden": {{"command": "setsid sh -c 'trap \\"\\" TERM; sleep 60; : {tag}' & sleep 60"}},
+    "health": {{"http": "health"}},
+}}"""
+
+SCRIPT = """
+import pathlib, signal, sys, time
+from release_tasks.config.load import load_settings
+from release_tasks.errors import ExitCode, Interrupted
+from release_tasks.preflight.engine import run_preflight
+
+def stop(number, frame):
+    raise Interrupted(ExitCode.SIGTERM)
+
+signal.signal(signal.SIGTERM, stop)
+health = {{"url": "http://127.0.0.1:{port}/", "deadline": "60s", "interval": "30s"}}
+raw = {{"release": {{"gates": {gates}, "health": health}}}}
+try:
+    run_preflight(load_settings(raw, pathlib.Path({project!r})), release_id="v1")
+except KeyboardInterrupt:
+    sys.exit(130)
+except Interrupted as error:
+    sys.exit(int(error.exit_code))
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("is_repeated", [False, True])
+def test_signal_to_the_process_alone_leaves_no_orphan(
+    tmp_path: Path,
+    tag: str,
+    nothing_left: Callable[[], None],
+    number: signal.Signals,
+    is_repeated: bool,
+) -> None:
+    """Within 2 s of the signal everything has ended, also when it comes twice."""
+    ready = tmp_path / "ready"
+    gates = GATES.format(tag=tag, ready=ready)
+    script = SCRIPT.format(gates=gates, project=str(tmp_path), port=9)
+    process = subprocess.Popen(
+        [sys.executable, "-c", script],
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONFAULTHANDLER": ""},
+        start_new_session=True,
+    )
+    try:
+        until = time.monotonic() + 20
+        while not ready.exists() and time.monotonic() < until and process.poll() is None:
+            time.sleep(0.01)
+        began = time.monotonic()
+        process.send_signal(number)
+        if is_repeated:
+            time.sleep(0.1)
+            process.send_signal(number)
+        _, errors = process.communicate(timeout=10)
+        took = time.monotonic() - began
+    finally:
+        process.kill()
+        process.wait()
+    assert process.returncode == (130 if number == signal.SIGINT else 143), errors
+    assert took < 2
+    assert errors == b""
+    nothing_left()
+
+
+def test_exception_in_a_callback_stops_everything(run: Run, tag: str, nothing_left: Callable[[], None]) -> None:
+    """Whatever ends the caller, no gate goes on behind its back."""
+
+    def explode(check: Check) -> None:
+        raise Interrupted(ExitCode.SIGTERM)
+
+    gates = {"long": {"command": f"sleep 60; : {tag}"}, "short": {"command": "true"}}
+    began = time.monotonic()
+    with pytest.raises(Interrupted):
+        run(gates, on_check=explode)
+    assert time.monotonic() - began < 2
+    nothing_left()
+
+
+# JUnit
+
+
+def test_junit_shows_every_check(run: Run) -> None:
+    """Failures are red, advisory and skipped ones are shown, output is attached."""
+    result = run(
+        {
+            "build": {"command": "echo '<oops> & \x01'; exit 2", "subsystem": "core"},
+            "tests": {"command": "true", "needs": ["build"]},
+            "lint": {"command": "exit 1", "advisory": True},
+            "gui": {"command": "true"},
+        }
+    )
+    suite = ElementTree.fromstring(junit_xml(result.report, "release v1"))[0]
+    assert suite.attrib["name"] == "release v1"
+    assert [suite.attrib[key] for key in ("tests", "failures", "skipped")] == ["4", "1", "2"]
+    build, tests, lint, gui = suite.findall("testcase")
+    assert (build.attrib["classname"], build.attrib["name"]) == ("core", "build")
+    failure = build.find("failure")
+    assert failure is not None and failure.attrib["message"] == "exit code 2"
+    assert "next: inv gate.run build" in (failure.text or "")
+    assert (build.findtext("system-out") or "").startswith("<oops> & ")
+    assert "needs build" in tests.find("skipped").attrib["message"]  # type: ignore[union-attr]
+    assert lint.find("skipped").attrib["message"] == "advisory: exit code 1"  # type: ignore[union-attr]
+    assert len(gui.findall("failure") + gui.findall("skipped")) == 0
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=[])))
+def test_junit_is_well_formed_whatever_a_gate_says(text: str) -> None:
+    """No text of a gate makes the document unreadable."""
+    check = Check(
+        id="a",
+        subsystem=text,
+        status="failed",
+        detail=text,
+        command=text,
+        diagnostics={"outputTail": [text], "next": text, "problems": [text, 1], "degraded": 5},
+    )
+    report = PreflightReport(passed=False, checks=[check], failed_checks=["a"])
+    root = ElementTree.fromstring(junit_xml(report, text))
+    assert root[0].attrib["failures"] == "1"

@@ -1,0 +1,92 @@
+"""The log of a command: nothing secret in it, however the output is cut up, and bounded in size."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from release_tasks.preflight.output import OutputLog, last_lines
+from release_tasks.storage.redact import Redactor
+
+SECRET = b"zebra-crossing-0123456789"
+KEPT = 100 << 10
+
+
+def written(path: Path, pieces: list[bytes]) -> tuple[OutputLog, bytes]:
+    """Write the pieces to a log that keeps 100 KiB, and read it."""
+    log = OutputLog(path, Redactor([SECRET.decode()]), kept_bytes=KEPT)
+    for piece in pieces:
+        log.write(piece)
+    log.close()
+    return log, path.read_bytes()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.integers(0, 90_000), min_size=1, max_size=4),
+    st.lists(st.integers(1, 60_000), min_size=1, max_size=6),
+    st.sampled_from([b"", b"\n"]),
+)
+def test_no_cut_lets_a_secret_through(gaps: list[int], sizes: list[int], end: bytes) -> None:
+    """Wherever a secret lies in a long line and however it arrives, no half of it is written."""
+    data = b"".join(b"." * gap + SECRET + end for gap in gaps)
+    pieces, at = [], 0
+    while at < len(data):
+        size = sizes[len(pieces) % len(sizes)]
+        pieces.append(data[at : at + size])
+        at += size
+    with tempfile.TemporaryDirectory() as folder:
+        log, content = written(Path(folder, "x.log"), pieces)
+    for text in (content, "\n".join(log.tail()).encode()):
+        assert SECRET[:8] not in text
+        assert SECRET[-8:] not in text
+    assert log.received == len(data)
+
+
+@given(st.lists(st.binary(max_size=50), max_size=20))
+def test_output_that_fits_is_kept_whole(pieces: list[bytes]) -> None:
+    """Below the cap, what is written is what was received."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "x.log")
+        log = OutputLog(path, Redactor())
+        for piece in pieces:
+            log.write(piece)
+        log.close()
+        assert path.read_bytes() == Redactor().redact(b"".join(pieces))
+
+
+def test_flood_keeps_beginning_and_end_and_counts_the_rest(tmp_path: Path) -> None:
+    """The log says exactly how many bytes it lacks."""
+    lines = [b"%07d\n" % number for number in range(200_000)]
+    data = b"".join(lines)
+    pieces = [data[at : at + 7777] for at in range(0, len(data), 7777)]
+    log, content = written(tmp_path / "x.log", pieces)
+    head, note, rest = content.partition(b"[%d bytes were left out here]\n" % log.left_out)
+    assert note
+    assert data.startswith(head) and data.endswith(rest)
+    assert len(head) + len(rest) + log.left_out == len(data)
+    assert KEPT <= len(content) < KEPT + (300 << 10)
+    assert log.tail() == [line.decode().strip() for line in lines[-20:]]
+
+
+@pytest.mark.parametrize(
+    ("data", "lines"),
+    [
+        (b"", []),
+        (b"\n\n", []),
+        (b"a\r\nb\r\n", ["a", "b"]),
+        (b"1%\r50%\r100%", ["100%"]),
+        (b"\x1b[1;31mred\x1b[0m \x1b]8;;http://x\x07link\x1b]8;;\x07", ["red link"]),
+        (b"\xff\x00\tz", ["\ufffd\ufffd\tz"]),
+        (b"x" * 10_000, ["x" * 4096]),
+        (b"\n".join([b"y" * 1000] * 10), ["y" * 1000] * 4),
+        (b"\n".join(b"%d" % n for n in range(50)), [str(n) for n in range(30, 50)]),
+    ],
+)
+def test_last_lines_are_few_and_printable(data: bytes, lines: list[str]) -> None:
+    """At most 20 lines and 4 KiB, without anything that acts on a terminal."""
+    assert last_lines(data) == lines

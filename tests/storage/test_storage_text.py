@@ -1,0 +1,186 @@
+"""Ids, digests, times and redaction."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from release_tasks.errors import ExitCode, UsageError
+from release_tasks.storage.clock import compact, timestamp
+from release_tasks.storage.digests import sha256_bytes, sha256_file
+from release_tasks.storage.ids import is_valid_id, require_id
+from release_tasks.storage.redact import REDACTED, Redactor, Secret
+
+BAD_IDS = [
+    "", ".", "..", "../x", "a/b", "/etc", "a\\b", "-x", "--help", "_x", ".hidden", "a b", "a\n", "a\x00", "ä",
+    "a" * 129, "v1;rm", "$(x)", "a:b", "~", "\u0661", "a\u200b",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("text", BAD_IDS)
+def test_an_id_that_could_leave_its_folder_is_refused(text: str) -> None:
+    """Exit 2, and the sentence shows what was typed and what is allowed."""
+    assert not is_valid_id(text)
+    with pytest.raises(UsageError) as error:
+        require_id(text, "snapshot")
+    assert error.value.exit_code == ExitCode.USAGE
+    assert repr(text) in error.value.message and error.value.message.startswith("snapshot ")
+
+
+@pytest.mark.parametrize("text", ["v1", "1", "v1.2.3-rc.1_x", "A" * 128, "a..b"])
+def test_ordinary_ids_are_taken(text: str) -> None:
+    """Versions, dates and names."""
+    assert require_id(text, "release id") == text
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(st.characters(), max_size=140))
+def test_a_valid_id_never_leaves_its_folder(text: str) -> None:
+    """Whatever passes is one plain name."""
+    if is_valid_id(text):
+        assert os.path.normpath(f"/root/{text}") == f"/root/{text}"
+        assert os.path.dirname(f"/root/{text}") == "/root"
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1])
+def test_digests_agree_with_sha256sum(tmp_path: Path, size: int) -> None:
+    """The operator's own tool gives the same digits."""
+    path = tmp_path / "file"
+    path.write_bytes(os.urandom(size))
+    printed = subprocess.run(["sha256sum", str(path)], capture_output=True, text=True, check=True).stdout
+    assert sha256_file(path) == printed.split()[0] == sha256_bytes(path.read_bytes())
+
+
+def test_digests_follow_no_link(tmp_path: Path) -> None:
+    """What a link points at is not what is asked about."""
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to("file")
+    with pytest.raises(OSError):
+        sha256_file(tmp_path / "link")
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.datetimes(timezones=st.just(timezone.utc), min_value=datetime(1000, 1, 1)))
+def test_times_are_rfc_3339_in_utc(moment: datetime) -> None:
+    """They sort as text and come back to the millisecond."""
+    text = timestamp(moment)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", text)
+    back = datetime.fromisoformat(text.replace("Z", "+00:00"))
+    assert abs((moment - back).total_seconds()) < 0.001
+    assert re.fullmatch(r"\d{14}", compact(moment))
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "password=hunter2hunter2",
+        "export API_KEY='hunter2hunter2'",
+        '{"apiKey": "hunter2hunter2"}',
+        '{"client_secret":"hunter2hunter2","x":1}',
+        "token: hunter2hunter2",
+        "Authorization: Bearer hunter2hunter2",
+        "authorization: basic hunter2hunter2==",
+        "postgres://user:hunter2hunter2@db/x",
+        "redis://user:hunter2hunter2@127.0.0.1:6379",
+        "GITHUB_TOKEN=hunter2hunter2;",
+        "MY_PRIVATE_KEY = hunter2hunter2",
+        "the value is ghp_hunter2hunter2hunter2hunter2",
+        "sk-hunter2hunter2hunter2",
+        "xoxb-hunter2hunter2",
+        "7123456789:hunter2hunter2hunter2hunter2hunter2",
+    ],
+)
+def test_what_has_the_shape_of_a_secret_is_blanked(line: str) -> None:
+    """Also when nobody told us the value."""
+    shown = Redactor().redact_text(f"before {line} after")
+    assert "hunter2" not in shown
+    assert REDACTED in shown
+    assert shown.startswith("before ") and shown.endswith(" after")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "3 tests passed in 0.12s",
+        "tokenizer: loaded 32000 entries",
+        "http://127.0.0.1:3100/health answered 200",
+        "the password was changed",
+        "src/keys.py:10: error: secretly wrong",
+        "key=value",
+    ],
+)
+def test_ordinary_output_is_left_alone(line: str) -> None:
+    """Redaction that eats the evidence helps nobody."""
+    assert Redactor().redact_text(line) == line
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.text(min_size=6).filter(lambda text: text.strip()), st.text(), st.text())
+def test_a_known_value_never_shows(secret: str, before: str, after: str) -> None:
+    """Wherever it stands, whatever it is made of."""
+    if secret in REDACTED or secret in before + after:
+        return
+    shown = Redactor([secret]).redact_text(before + secret + after)
+    assert secret not in shown.replace(REDACTED, "")
+
+
+def test_the_longer_of_two_values_goes_first() -> None:
+    """No tail of a secret is left because a shorter one is its beginning."""
+    assert Redactor(["abcdef", "abcdefghi"]).redact(b"abcdefghi") == REDACTED.encode()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "API_SECRET",
+        "GITHUB_TOKEN",
+        "AWS_SECRET_ACCESS_KEY",
+        "DB_PASSWORD",
+        "MY_CREDENTIALS",
+        "OPENAI_API_KEY",
+        "token",
+        "PGPASSWORD",
+        "SMTP_PASS",
+        "MYSQL_PWD",
+    ],
+)
+def test_variables_named_like_secrets_are_known(name: str) -> None:
+    """Their values are blanked wherever they are printed."""
+    redactor = Redactor.from_environment({name: "hunter2hunter2", "PATH": "/usr/bin:/bin"})
+    assert redactor.redact_text("x hunter2hunter2 /usr/bin:/bin") == f"x {REDACTED} /usr/bin:/bin"
+
+
+def test_variables_that_are_named_are_known() -> None:
+    """The configuration may name any variable as the one that holds a secret."""
+    redactor = Redactor.from_environment({"PLAIN": "hunter2hunter2"}, named=["PLAIN", "UNSET"])
+    assert redactor.redact_text("hunter2hunter2") == REDACTED
+
+
+def test_a_secret_that_is_not_utf8_is_known_too() -> None:
+    """Environment variables are bytes; Python hands undecodable ones over as surrogates."""
+    value = os.fsdecode(b"\xff\xfehunter2")
+    assert b"hunter2" not in Redactor([value]).redact(b"x \xff\xfehunter2 y")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["plain", os.fsdecode(b"\xff"), "\ud800"],
+    ids=["plain", "undecodable", "lone-surrogate"],
+)  # fmt: skip
+def test_any_text_can_be_redacted(text: str) -> None:
+    """Text from a JSON answer may hold what no encoding can spell; it is still no reason to stop."""
+    assert isinstance(Redactor(["hunter2hunter2"]).redact_text(text), str)
+
+
+def test_a_secret_shows_itself_only_when_asked() -> None:
+    """Neither print nor repr nor formatting gives it away."""
+    secret = Secret("hunter2")
+    assert {repr(secret), str(secret), f"{secret}", f"{secret!r}", f"{[secret]}"} == {REDACTED, f"[{REDACTED}]"}
+    assert secret.reveal() == "hunter2"

@@ -1,0 +1,615 @@
+"""The probe against real servers that refuse, hang, dribble, lie and flood."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import attrs
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from release_tasks.config.schema import Duration, HealthConfig
+from release_tasks.probe import Answer, ProbeError, ask_health, fetch, read_health
+from release_tasks.records import HealthReport
+
+Serve = Callable[[Callable[[socket.socket], None]], str]
+
+
+def answer(body: bytes, status: int = 200, content_type: str = "application/json") -> Answer:
+    """An answer as fetch returns it."""
+    return Answer(
+        status=status,
+        content_type=content_type,
+        body=body,
+        is_truncated=False,
+        elapsed_ms=1,
+        url="http://127.0.0.1/health",
+    )
+
+
+def config(url: str | None = None, **values: float) -> HealthConfig:
+    """A health configuration with short times."""
+    times = {"timeout": 1.0, "deadline": 2.0, "interval": 0.05, **values}
+    return HealthConfig(url=url, **{name: Duration(value) for name, value in times.items()})
+
+
+def response(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
+    """The bytes of a whole HTTP response."""
+    lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
+    return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
+
+
+def read_request(connection: socket.socket) -> bytes:
+    """Read until the end of the request's head."""
+    data = b""
+    while b"\r\n\r\n" not in data:
+        piece = connection.recv(65536)
+        if not piece:
+            break
+        data += piece
+    return data
+
+
+def send_whole(*answers: bytes) -> Callable[[socket.socket], None]:
+    """A conversation that sends the next of ``answers``, the last one for ever."""
+    left = list(answers)
+    lock = threading.Lock()
+
+    def talk(connection: socket.socket) -> None:
+        read_request(connection)
+        with lock:
+            data = left.pop(0) if len(left) > 1 else left[0]
+        connection.sendall(data)
+
+    return talk
+
+
+@pytest.fixture
+def serve() -> Iterator[Serve]:
+    """Start servers on free ports; each connection is handed to a function, then closed."""
+    listeners: list[socket.socket] = []
+    threads: list[threading.Thread] = []
+    open_connections: list[socket.socket] = []
+
+    def one(talk: Callable[[socket.socket], None], connection: socket.socket) -> None:
+        with connection, contextlib.suppress(OSError):
+            talk(connection)
+
+    def start(talk: Callable[[socket.socket], None]) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        listeners.append(listener)
+
+        def accept() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                open_connections.append(connection)
+                thread = threading.Thread(target=one, args=(talk, connection), daemon=True)
+                threads.append(thread)
+                thread.start()
+
+        thread = threading.Thread(target=accept, daemon=True)
+        threads.append(thread)
+        thread.start()
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/health"
+
+    yield start
+    for listener in listeners:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+    for connection in open_connections:
+        with contextlib.suppress(OSError):
+            connection.shutdown(socket.SHUT_RDWR)
+    for thread in threads:
+        thread.join(5)
+        assert not thread.is_alive()
+
+
+@pytest.fixture
+def unused_url() -> str:
+    """A URL that nothing listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return f"http://127.0.0.1:{listener.getsockname()[1]}/health"
+
+
+# One request
+
+
+def test_answer_carries_status_type_and_body(serve: Serve) -> None:
+    """What was sent is what is returned."""
+    sent = response(b'{"a":1}', "201 Created", "Content-Type: application/json")
+    got = fetch(serve(send_whole(sent)), timeout=5)
+    assert (got.status, got.content_type, got.body) == (201, "application/json", b'{"a":1}')
+    assert not got.is_truncated
+
+
+def test_method_body_and_headers_are_sent(serve: Serve) -> None:
+    """A signed request reaches the server as it was given."""
+    seen: list[bytes] = []
+
+    def talk(connection: socket.socket) -> None:
+        seen.append(read_request(connection))
+        connection.sendall(response(b"ok"))
+
+    fetch(serve(talk), timeout=5, method="POST", body=b"{}", headers={"X-Signature": "sha256=1"})
+    assert seen[0].startswith(b"POST /health ")
+    assert b"X-Signature: sha256=1\r\n" in seen[0]
+    assert b"Connection: close\r\n" in seen[0]
+
+
+def test_refused_is_said_in_a_sentence(unused_url: str) -> None:
+    """A refused connection has its own kind, and no library's repr in its message."""
+    with pytest.raises(ProbeError) as caught:
+        fetch(unused_url, timeout=5)
+    assert caught.value.kind == "refused"
+    assert caught.value.message == f"{unused_url} refused the connection: nothing listens there."
+
+
+def test_silent_server_ends_at_the_timeout(serve: Serve) -> None:
+    """A server that accepts and says nothing costs the timeout, not more."""
+    url = serve(lambda connection: connection.recv(1 << 20) and connection.recv(1))
+    began = time.monotonic()
+    with pytest.raises(ProbeError) as caught:
+        fetch(url, timeout=0.3)
+    assert caught.value.kind == "timeout"
+    assert time.monotonic() - began < 1
+    assert caught.value.message == f"{url} gave no complete answer within 300ms."
+
+
+@pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"])
+def test_dribbling_server_ends_at_the_timeout(serve: Serve, head: bytes) -> None:
+    """One byte at a time, in the head or in the body, does not stretch the timeout."""
+    hung_up = threading.Event()
+
+    def talk(connection: socket.socket) -> None:
+        read_request(connection)
+        connection.sendall(head)
+        try:
+            for byte in b"HTTP/1.1 200 OK\r\n" + b"X-Pad: " + b"x" * 100_000:
+                connection.sendall(bytes([byte]))
+                time.sleep(0.02)
+        except OSError:
+            hung_up.set()
+
+    began = time.monotonic()
+    with pytest.raises(ProbeError) as caught:
+        fetch(serve(talk), timeout=0.4)
+    assert caught.value.kind == "timeout"
+    assert time.monotonic() - began < 1
+    assert hung_up.wait(5), "the connection was left open"
+
+
+def test_huge_body_is_read_up_to_the_cap(serve: Serve) -> None:
+    """Of 100 MiB, 1 MiB is read, and the server sees the connection go."""
+    sent = 0
+    hung_up = threading.Event()
+
+    def talk(connection: socket.socket) -> None:
+        nonlocal sent
+        read_request(connection)
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % (100 << 20))
+        try:
+            while sent < 100 << 20:
+                sent += connection.send(b"x" * 65536)
+        except OSError:
+            hung_up.set()
+
+    got = fetch(serve(talk), timeout=5)
+    assert got.is_truncated
+    assert len(got.body) == 1 << 20
+    assert hung_up.wait(5)
+    assert sent < 100 << 20
+
+
+def test_body_that_breaks_off_is_no_answer(serve: Serve) -> None:
+    """Half a body is not half believed."""
+    half = response(b'{"status":"ok"}' * 100)[:-50]
+    with pytest.raises(ProbeError, match="closed the connection") as caught:
+        fetch(serve(send_whole(half)), timeout=5)
+    assert caught.value.kind == "refused"
+
+
+def test_garbage_instead_of_http_is_said(serve: Serve) -> None:
+    """A port that speaks something else is named, not raised as an exception."""
+    with pytest.raises(ProbeError, match="not valid HTTP") as caught:
+        fetch(serve(send_whole(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")), timeout=5)
+    assert caught.value.kind == "other"
+
+
+def test_tls_failure_has_its_own_kind(serve: Serve) -> None:
+    """https on a plain port is a TLS failure."""
+    url = serve(lambda connection: connection.sendall(response(b"ok")))
+    url = url.replace("http://", "https://")
+    with pytest.raises(ProbeError) as caught:
+        fetch(url, timeout=5)
+    assert caught.value.kind == "tls"
+
+
+def test_redirect_on_the_same_host_is_followed(serve: Serve) -> None:
+    """A relative redirect is followed to its end."""
+    moved = response(b"", "302 Found", "Location: /other")
+    url = serve(send_whole(moved, response(b"ok")))
+    got = fetch(url, timeout=5)
+    assert (got.status, got.body) == (200, b"ok")
+    assert got.url == url.replace("/health", "/other")
+
+
+def test_redirect_to_another_host_is_refused(serve: Serve) -> None:
+    """Neither another port nor another scheme is followed, and both places are named."""
+    asked: list[bytes] = []
+    elsewhere = serve(lambda connection: asked.append(read_request(connection)))
+    for target in (elsewhere, "//localhost/health", "file:///etc/passwd", "http://[bad"):
+        url = serve(send_whole(response(b"", "302 Found", f"Location: {target}")))
+        with pytest.raises(ProbeError) as caught:
+            fetch(url, timeout=5)
+        assert caught.value.kind == "redirect"
+        assert url in caught.value.message
+        assert target in caught.value.message
+    assert not asked
+
+
+def test_body_of_a_redirect_is_not_read(serve: Serve) -> None:
+    """A redirect that floods costs nothing."""
+
+    def talk(connection: socket.socket) -> None:
+        path = read_request(connection).split()[1]
+        if path == b"/other":
+            connection.sendall(response(b"ok"))
+            return
+        connection.sendall(b"HTTP/1.1 302 Found\r\nLocation: /other\r\n\r\n")
+        while True:
+            connection.sendall(b"x" * 65536)
+
+    assert fetch(serve(talk), timeout=5).body == b"ok"
+
+
+def test_redirect_loop_ends(serve: Serve) -> None:
+    """After five redirects it is enough."""
+    url = serve(send_whole(response(b"", "301 Moved", "Location: /health")))
+    with pytest.raises(ProbeError, match="more than 5 times"):
+        fetch(url, timeout=5)
+
+
+def test_proxies_of_the_environment_are_not_used(
+    serve: Serve, unused_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A proxy that is down does not stand between us and a local service."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, unused_url)
+    monkeypatch.delenv("no_proxy", raising=False)
+    assert fetch(serve(send_whole(response(b"ok"))), timeout=5).body == b"ok"
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["", "localhost:3100", "ftp://x/", "http://", "http://a:99999/", "http://[::1/", "http://a b/"],
+)
+def test_what_is_no_url_is_said(url: str) -> None:
+    """A mistyped URL is invalid, not an exception of a library."""
+    with pytest.raises(ProbeError, match="is not an http") as caught:
+        fetch(url, timeout=1)
+    assert caught.value.kind == "invalid"
+
+
+def test_unknown_host_is_said() -> None:
+    """A name that nobody knows is named."""
+    with pytest.raises(ProbeError, match=r"nowhere\.invalid") as caught:
+        fetch("http://nowhere.invalid/", timeout=5)
+    assert caught.value.kind in ("other", "timeout")
+
+
+def test_no_thread_is_left_after_a_timeout(serve: Serve) -> None:
+    """The thread that asked ends with the request."""
+    url = serve(lambda connection: connection.recv(1 << 20) and connection.recv(1))
+    for _ in range(3):
+        with pytest.raises(ProbeError):
+            fetch(url, timeout=0.05)
+    for thread in threading.enumerate():
+        if thread.name == "probe":
+            thread.join(2)
+            assert not thread.is_alive()
+
+
+# What an answer means
+
+
+@pytest.mark.parametrize(
+    ("body", "status"),
+    [
+        (b'{"ok":true,"data":{"status":"ok"}}', "ok"),
+        (b'{"ok":true,"data":{"status":"degraded"}}', "degraded"),
+        (b'{"status":"pass"}', "ok"),
+        (b'{"status":"PASS"}', "ok"),
+        (b'{"status":"warn"}', "degraded"),
+        (b'{"status":"fail"}', "failed"),
+        (b'{"status":"UP"}', "ok"),
+        (b'{"status":"DOWN"}', "failed"),
+        (b"ok", "ok"),
+        (b"OK\n", "ok"),
+        (b'"ok"', "ok"),
+        (b'{"ok":false,"data":{"status":"ok"}}', "failed"),
+        (b'{"ok":false}', "failed"),
+        (b'{"ok":"true","status":"ok"}', "unknown"),
+        (b'{"ok":1,"data":{"status":"ok"}}', "unknown"),
+        (b'{"ok":true}', "unknown"),
+        (b'{"ok":true,"data":{}}', "unknown"),
+        (b'{"ok":true,"data":{"status":"splendid"}}', "unknown"),
+        (b'{"ok":true,"data":[{"status":"ok"}]}', "unknown"),
+        (b'{"status":["ok"]}', "unknown"),
+        (b'{"status":true}', "unknown"),
+        (b"[]", "unknown"),
+        (b"true", "unknown"),
+        (b"{", "unknown"),
+        (b"", "unknown"),
+        (b"degraded", "unknown"),
+        (b"not ok", "unknown"),
+        (b"\xff\xfe", "unknown"),
+        (b"<!doctype html><title>Sign in</title>", "unknown"),
+        (b"[" * 100_000, "unknown"),
+        (b'{"status":' + b"9" * 10_000 + b"}", "unknown"),
+    ],
+)
+def test_only_known_forms_are_believed(body: bytes, status: str) -> None:
+    """Known forms say what they say; everything else is unknown."""
+    assert read_health(answer(body))[0] == status
+
+
+@pytest.mark.parametrize("code", [199, 304, 400, 401, 404, 500, 503])
+@pytest.mark.parametrize("body", [b"ok", b'{"ok":true,"data":{"status":"ok"}}', b'{"status":"UP"}'])
+def test_http_status_beats_the_body(code: int, body: bytes) -> None:
+    """An error status fails whatever the body says."""
+    status, detail, _ = read_health(answer(body, status=code))
+    assert status == "failed"
+    assert f"HTTP {code}" in detail
+
+
+def test_truncated_answer_is_unknown() -> None:
+    """An answer too large to be read is not believed."""
+    status, detail, _ = read_health(attrs.evolve(answer(b"ok" * 1024), is_truncated=True))
+    assert status == "unknown"
+    assert "larger than 2 KiB" in detail
+
+
+def test_parts_that_are_not_well_are_named() -> None:
+    """A status of ok with sick parts is degraded, and each part is named."""
+    data = {
+        "status": "ok",
+        "heartbeat": {"running": False},
+        "dispatcher": {"running": True},
+        "identity": {"status": "missing"},
+        "mcpConfig": {"status": "ok"},
+        "mcpServers": [
+            {"id": "a", "state": "connected", "health": {"circuit": "closed"}},
+            {"id": "b", "state": "error", "health": {"circuit": "open"}},
+            {"id": "c", "state": "connected", "health": {"circuit": "half-open"}},
+            {"name": "d", "state": "error"},
+        ],
+        "problems": ["identity: soul.md is missing", "the disk is nearly full"],
+    }
+    status, detail, parts = read_health(answer(json.dumps({"ok": True, "data": data}).encode()))
+    assert status == "degraded"
+    assert parts == [
+        "heartbeat: not running",
+        "identity: soul.md is missing",
+        "mcpServers.b: in error",
+        "mcpServers.c: circuit half-open",
+        "mcpServers.d: in error",
+        "the disk is nearly full",
+    ]
+    assert all(part in detail for part in parts)
+
+
+def test_sick_components_are_named() -> None:
+    """The parts of health+json and of UP/DOWN endpoints are named too."""
+    checks = {"db:time": [{"status": "warn"}, {"status": "pass"}]}
+    assert read_health(answer(json.dumps({"status": "pass", "checks": checks}).encode())) == (
+        "degraded",
+        "it says pass: checks.db:time: warn",
+        ["checks.db:time: warn"],
+    )
+    body = {"status": "UP", "components": {"db": {"status": "DOWN"}, "disk": {"status": "UP"}}}
+    assert read_health(answer(json.dumps(body).encode()))[2] == ["components.db: DOWN"]
+
+
+def test_terminal_controls_in_an_answer_are_removed() -> None:
+    """A hostile answer writes nothing to the operator's terminal."""
+    body = json.dumps({"ok": False, "error": {"message": "\x1b[2Jgone\n\u2028!"}}).encode()
+    assert read_health(answer(body))[1] == "it says ok: false ([2Jgone  !)"
+    assert "\x1b" not in read_health(answer(b"\x1b[2J<html>"))[1]
+
+
+_KEYS = ["ok", "data", "status", "mcpServers", "health", "circuit", "heartbeat", "running"]
+_KEYS += ["problems", "checks", "components", "error", "message", "identity", "id", "state"]
+_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text() | st.floats(),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(_KEYS) | st.text(max_size=3),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=20,
+)
+
+
+@given(_JSON)
+def test_no_json_breaks_the_reader(value: object) -> None:
+    """Lists where maps are expected, and any other shape, lead to a verdict."""
+    status, detail, parts = read_health(answer(json.dumps(value).encode()))
+    assert status in ("ok", "degraded", "failed", "unknown")
+    assert all(isinstance(text, str) and text.isprintable() for text in [detail, *parts])
+
+
+@given(st.binary(max_size=200), st.integers(100, 599))
+def test_no_bytes_break_the_reader(body: bytes, status: int) -> None:
+    """Any bytes with any status lead to a verdict."""
+    assert read_health(answer(body, status=status))[0] in ("ok", "degraded", "failed", "unknown")
+
+
+# Asking until it is well
+
+
+def test_without_a_url_nothing_is_asked() -> None:
+    """No URL is a failure that says what to do."""
+    report = ask_health(config(), passes=1)
+    assert (report.passed, report.status, report.attempts) == (False, "unknown", 0)
+    assert report.detail == ("no health URL is configured: set release.health.url or type --health-url")
+
+
+def test_refused_counts_as_starting(unused_url: str) -> None:
+    """A service that comes up before the deadline passes, also with fail_fast."""
+    port = int(unused_url.split(":")[2].split("/")[0])
+    seen: list[HealthReport] = []
+    up: list[ThreadingHTTPServer] = []
+
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b"ok")
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    def start_after_two(report: HealthReport) -> None:
+        seen.append(report)
+        if len(seen) == 2:
+            server = ThreadingHTTPServer(("127.0.0.1", port), Healthy)
+            threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+            up.append(server)
+
+    try:
+        report = ask_health(
+            config(unused_url, deadline=10),
+            passes=2,
+            fail_fast=True,
+            on_attempt=start_after_two,
+        )
+    finally:
+        for server in up:
+            server.shutdown()
+            server.server_close()
+    assert (report.passed, report.status, report.http_status) == (True, "ok", 200)
+    assert [item.status for item in seen] == ["unreachable", "unreachable", "ok", "ok"]
+    assert [item.passed for item in seen] == [False, False, False, True]
+
+
+def test_refused_fails_at_the_deadline(unused_url: str) -> None:
+    """A service that stays down fails at the deadline, with the number of attempts."""
+    began = time.monotonic()
+    report = ask_health(config(unused_url), passes=1, deadline=0.3)
+    assert 0.3 <= time.monotonic() - began < 1
+    assert (report.passed, report.status) == (False, "unreachable")
+    assert report.attempts > 2
+    assert f"not healthy within 300ms ({report.attempts} requests)" in report.detail
+    assert "refused the connection" in report.detail
+
+
+def test_hanging_service_ends_at_the_deadline(serve: Serve) -> None:
+    """Requests that hang are repeated, and end with the deadline and a bit."""
+    url = serve(lambda connection: connection.recv(1 << 20) and connection.recv(1))
+    began = time.monotonic()
+    report = ask_health(config(url, timeout=0.2), passes=1, deadline=0.5, fail_fast=True)
+    assert time.monotonic() - began < 1.5
+    assert report.status == "unreachable"
+    assert report.attempts >= 2
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        response(b"boom", "500 Internal Server Error"),
+        response(b'{"ok":false}'),
+        response(b"<html>"),
+        response(b"", "302 Found", "Location: http://192.0.2.1/"),
+    ],
+)
+def test_negative_answer_ends_it_at_once_when_asked_to(serve: Serve, reply: bytes) -> None:
+    """With fail_fast a definite no is not repeated; without, it is."""
+    url = serve(send_whole(reply))
+    assert ask_health(config(url), passes=1, fail_fast=True).attempts == 1
+    assert ask_health(config(url), passes=1, deadline=0.2).attempts > 1
+
+
+def test_passes_must_be_consecutive(serve: Serve) -> None:
+    """A failure in between starts the count anew."""
+    good, bad = response(b"ok"), response(b"", "503 Unavailable")
+    url = serve(send_whole(good, good, bad, good))
+    report = ask_health(config(url, deadline=5), passes=3)
+    assert (report.passed, report.attempts) == (True, 6)
+
+
+def test_too_few_passes_by_the_deadline_fail(serve: Serve) -> None:
+    """Healthy, but not often enough, is said as it is."""
+    url = serve(send_whole(response(b"ok")))
+    report = ask_health(config(url), passes=1000, deadline=0.2)
+    assert (report.passed, report.status) == (False, "ok")
+    assert "1000 are needed" in report.detail
+
+
+def test_deadline_zero_is_one_request(serve: Serve, unused_url: str) -> None:
+    """With a deadline of 0 the first answer decides."""
+    healthy = ask_health(config(serve(send_whole(response(b"ok")))), passes=3, deadline=0)
+    assert (healthy.passed, healthy.attempts) == (True, 1)
+    down = ask_health(config(unused_url), passes=1, deadline=0)
+    assert (down.passed, down.attempts) == (False, 1)
+
+
+def test_degraded_passes_unless_strict(serve: Serve) -> None:
+    """Strict turns degraded into a failure."""
+    url = serve(send_whole(response(b'{"ok":true,"data":{"status":"degraded"}}')))
+    assert ask_health(config(url), passes=1).passed
+    report = ask_health(config(url), passes=1, strict=True, fail_fast=True)
+    assert (report.passed, report.status) == (False, "degraded")
+    assert "--strict" in report.detail
+
+
+def test_url_given_beats_the_configured_one(serve: Serve, unused_url: str) -> None:
+    """An explicit URL is the one that is asked."""
+    url = serve(send_whole(response(b"ok")))
+    report = ask_health(config(unused_url), url=url, passes=1)
+    assert (report.passed, report.url) == (True, url)
+
+
+def test_invalid_url_is_not_repeated() -> None:
+    """What can never become right ends at once, without an exception."""
+    report = ask_health(config(), url="nonsense", passes=1)
+    assert (report.passed, report.status, report.attempts) == (False, "unreachable", 1)
+
+
+@pytest.mark.parametrize("is_silent", [True, False])
+def test_cancelling_acts_at_once(serve: Serve, unused_url: str, is_silent: bool) -> None:
+    """In a pause and in a request, cancelling is felt within a moment."""
+    silent = serve(lambda connection: connection.recv(1 << 20) and connection.recv(1))
+    cancelled = threading.Event()
+    timer = threading.Timer(0.2, cancelled.set)
+    timer.start()
+    began = time.monotonic()
+    report = ask_health(
+        config(silent if is_silent else unused_url, timeout=30, deadline=60, interval=30),
+        passes=1,
+        cancelled=cancelled,
+    )
+    timer.join()
+    assert time.monotonic() - began < 1
+    assert not report.passed
+
+
+def test_secrets_in_an_answer_are_redacted(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service that repeats a secret does not get it into the record."""
+    monkeypatch.setenv("MY_API_TOKEN", "correct-horse")
+    body = b'{"ok":false,"error":{"message":"bad key correct-horse"}}'
+    report = ask_health(config(serve(send_whole(response(body)))), passes=1, deadline=0)
+    assert "correct-horse" not in report.detail
+    assert "[REDACTED]" in report.detail
