@@ -97,7 +97,8 @@ class Pipeline:
     def lineage(self) -> str:
         """Return how far releases had come: the sequence of the newest release snapshot and of the newest manifest."""
         snapshots = [s.sequence for s in self.catalogue.published()[0] if s.kind == "release"]
-        manifests = [file.manifest.sequence for file in self.read_manifests() if file.manifest is not None]
+        ready = [file.manifest for file in self.read_manifests() if file.manifest and file.manifest.status == "ready"]
+        manifests = [manifest.sequence for manifest in ready]
         return f"{max(snapshots, default=0)}/{max(manifests, default=0)}"
 
     def was_prepared_since(self, lineage: str | None) -> bool:

@@ -94,6 +94,9 @@ def _release(
         audit=pipeline.audit.anchor(),
     )
     with unpublished_snapshot(pipeline.catalogue, settings.release.assets, capture, progress) as snapshot:
+        for record in snapshot.assets:
+            if not record.exists and settings.release.assets[record.key].required:
+                raise StageFailed(f"{record.key} vanished while the state was captured, and it is required.")
         reference = SnapshotReference(
             snapshot_id=snapshot.snapshot_id, metadata_path=snapshot.metadata_path, digest=snapshot.digest
         )

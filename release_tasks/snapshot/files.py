@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import stat
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,7 @@ __all__ = [
 
 _STEP_BYTES = 1 << 20
 _ATTEMPTS = 5
+_CLOCK_TICK_NS = 10_000_000
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the filesystem can
 
 
@@ -184,6 +186,10 @@ def _copy_stable(
         finally:
             os.close(source)
         if (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (size, after.st_mtime_ns, after.st_ctime_ns):
+            if time.time_ns() - after.st_ctime_ns < _CLOCK_TICK_NS:
+                # Older kernels stamp files in steps of a clock tick: two writes within one look like none.
+                time.sleep(_CLOCK_TICK_NS / 1e9)
+                continue
             return AssetEntry(path=relative, kind="file", mode=stat.S_IMODE(before.st_mode), size=size, sha256=digest)
     raise StageFailed(f"{path} kept changing while it was read; stop what writes it and run this again.")
 
