@@ -49,6 +49,7 @@ def uninterrupted() -> Iterator[None]:
         yield
     finally:
         for number, handler in before.items():
-            signal.signal(number, handler)
+            if handler is not None:  # None: set by C code, which Python cannot put back
+                signal.signal(number, handler)
         if arrived:
             signal.raise_signal(arrived[0])

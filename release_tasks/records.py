@@ -134,7 +134,8 @@ class AssetRecord:
     """One captured asset.
 
     ``relative_path`` is where it lies below the snapshot's folder. ``sha256`` of a directory is that of its
-    canonical entries. ``damaged`` marks the remains of a database that could not be read any more.
+    canonical entries. ``damaged`` marks remains: what stood in the asset's place and could not be read as one.
+    ``left_out`` names the sockets, pipes and devices that a safety snapshot cannot hold.
     """
 
     key: str
@@ -148,6 +149,7 @@ class AssetRecord:
     journal_mode: str | None = None
     entries: list[AssetEntry] | None = None
     damaged: bool = False
+    left_out: list[str] = field(factory=list)
 
 
 @frozen(kw_only=True)
@@ -225,6 +227,7 @@ class JournalStep:
     """
 
     key: str
+    path: str
     action: Literal["database", "place"]
     new: Inode | None = None
     old: Inode | None = None

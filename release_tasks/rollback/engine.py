@@ -207,10 +207,11 @@ class _Rollback:
         is_usable = change.exists_live and not change.is_live_damaged
         if asset.kind == "sqlite" and change.action == "restore" and is_usable:
             # Who has it open keeps it open: its content is replaced through SQLite, straight from the snapshot.
-            return JournalStep(key=change.key, action="database")
+            return JournalStep(key=change.key, path=str(asset.path), action="database")
         stored = stored_path(self.pipeline.catalogue.path(target.snapshot_id), record)
         new = stage_asset(asset, record, stored, self.rollback_id) if change.action == "restore" else None
-        return JournalStep(key=change.key, action="place", new=new, old=inode_of(asset.path))
+        old = inode_of(asset.path)
+        return JournalStep(key=change.key, path=str(asset.path), action="place", new=new, old=old)
 
     def commit_and_swap(self, target: SnapshotMetadata, safety: SnapshotMetadata, steps: list[JournalStep]) -> None:
         """Publish the journal, from which on a crash is finished and not discarded, and carry it out."""
@@ -296,7 +297,7 @@ class _Rollback:
         remains = [record for record in safety.assets if record.damaged]
         if remains:
             folder = self.pipeline.catalogue.path(safety.snapshot_id) / remains[0].relative_path
-            return f"The state before it held a damaged database; its remains lie in {folder}."
+            return f"The state before it was damaged ({remains[0].key}); its remains lie in {folder}."
         return f"To go back to the state before this rollback: inv release.rollback --snapshot {safety.snapshot_id}"
 
 

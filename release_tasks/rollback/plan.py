@@ -62,7 +62,7 @@ def plan_changes(
             )
         if record.damaged:
             raise StageFailed(
-                f"Snapshot {target.snapshot_id} holds only the remains of a damaged database for asset {key}; "
+                f"Snapshot {target.snapshot_id} holds only remains of asset {key}, which was damaged then; "
                 "choose another snapshot, or repair the remains by hand."
             )
         changes.append(_change(key, record, live[key]))
@@ -107,6 +107,10 @@ def _change(key: str, record: AssetRecord, live: AssetRecord) -> AssetChange:
         return AssetChange(key=key, action="restore", detail="missing", exists_live=False)
     if live.damaged:
         return AssetChange(key=key, action="restore", detail="damaged, replaced whole", is_live_damaged=True)
+    if live.left_out:
+        return AssetChange(
+            key=key, action="restore", detail=f"holds what cannot be captured: {', '.join(live.left_out)}"
+        )
     if (live.content_digest or live.sha256, live.mode) == (record.content_digest or record.sha256, record.mode):
         return AssetChange(key=key, action="keep", detail="equal to the snapshot")
     return AssetChange(key=key, action="restore", detail=_difference(record, live))

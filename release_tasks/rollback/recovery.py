@@ -174,9 +174,10 @@ def _close_detail(state: RollbackState) -> str:
 
 
 def _require_same_assets(settings: Settings, steps: list[JournalStep]) -> None:
-    missing = [step.key for step in steps if step.key not in settings.release.assets]
-    if missing:
+    assets = settings.release.assets
+    moved = [f"{s.key} at {s.path}" for s in steps if s.key not in assets or str(assets[s.key].path) != s.path]
+    if moved:
         raise StageFailed(
-            f"An interrupted rollback concerns the assets {', '.join(missing)}, which release.assets does not name "
-            "any more. Put them back into the configuration and run `inv release.recover`."
+            f"An interrupted rollback concerns {', '.join(moved)}, which release.assets does not name any more. "
+            "Put it back into the configuration and run `inv release.recover`."
         )

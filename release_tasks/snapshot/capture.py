@@ -117,14 +117,19 @@ def capture_asset(
     mode = stat.S_IMODE(info.st_mode)
     if asset.kind == "sqlite":
         return _capture_sqlite(evolve(absent, mode=mode), asset.path, copy, progress, allow_damaged)
+    is_expected = stat.S_ISREG(info.st_mode) if asset.kind == "file" else stat.S_ISDIR(info.st_mode)
+    if not is_expected and allow_damaged:
+        return _keep_remains(evolve(absent, mode=mode), asset.path, copy)
     if asset.kind == "file":
         entry = capture_file(asset.path, copy)
         return evolve(absent, exists=True, size=entry.size, sha256=entry.sha256, mode=mode)
-    if not stat.S_ISDIR(info.st_mode):
+    if not is_expected:
         raise StageFailed(f"{asset.path} (asset {key}) should be a folder and is none.")
-    entries = capture_tree(asset.path, copy)
+    left_out: list[str] = []
+    entries = capture_tree(asset.path, copy, left_out if allow_damaged else None)
     size = sum(entry.size for entry in entries)
-    return evolve(absent, exists=True, size=size, sha256=entries_digest(entries), mode=mode, entries=entries)
+    digest = entries_digest(entries)
+    return evolve(absent, exists=True, size=size, sha256=digest, mode=mode, entries=entries, left_out=left_out)
 
 
 def _capture_sqlite(
@@ -152,14 +157,20 @@ def _capture_sqlite(
 
 
 def _keep_remains(record: AssetRecord, source: Path, copy: Path) -> AssetRecord:
-    """Keep what is left of a database that SQLite cannot read, its side files included, byte for byte."""
+    """Keep what stands in the place of an asset and cannot be read as one, byte for byte.
+
+    For a database its side files are kept with it.
+    """
     remove_tree(copy)
     os.mkdir(copy, 0o700)
-    for path in [source, *(source.with_name(source.name + suffix) for suffix in SIDE_FILES)]:
-        if path.is_dir() and not path.is_symlink():
-            capture_tree(path, copy / path.name)
+    side_files = [source.with_name(source.name + suffix) for suffix in SIDE_FILES] if record.kind == "sqlite" else []
+    for path in [source, *side_files]:
+        if path.is_symlink():
+            os.symlink(os.readlink(path), copy / path.name)
+        elif path.is_dir():
+            capture_tree(path, copy / path.name, left_out=[])
         elif os.path.lexists(path):
-            with contextlib.suppress(StageFailed):  # a link or a device in its place has no bytes to keep
+            with contextlib.suppress(StageFailed):  # a socket or a device has no bytes to keep
                 capture_file(path, copy / path.name)
     entries = scan_tree(copy)
     size = sum(entry.size for entry in entries)

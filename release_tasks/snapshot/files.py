@@ -46,16 +46,16 @@ def capture_file(source: Path, destination: Path) -> AssetEntry:
     return entry
 
 
-def capture_tree(source: Path, destination: Path) -> list[AssetEntry]:
+def capture_tree(source: Path, destination: Path, left_out: list[str] | None = None) -> list[AssetEntry]:
     """Copy the folder ``source`` to ``destination`` (0700/0600 inside) and return its entries, sorted by path.
 
-    Links are copied as links and never followed. Raises StageFailed for sockets, pipes and devices, and for a file that
-    is still being written after several readings.
+    Links are copied as links and never followed. Raises StageFailed for a file that is still being written after
+    several readings, and for sockets, pipes and devices, unless there is a list ``left_out`` that takes their paths.
     """
     os.mkdir(destination, 0o700)
     entries: list[AssetEntry] = []
     folders: list[tuple[os.stat_result, Path]] = [(os.lstat(source), destination)]
-    for relative, info, fd in _walk(source):
+    for relative, info, fd in _walk(source, left_out):
         copy = destination / relative
         name = os.path.basename(relative)
         if stat.S_ISDIR(info.st_mode):
@@ -128,7 +128,7 @@ def entries_digest(entries: list[AssetEntry]) -> str:
     return sha256_bytes(canonical_bytes([encode(entry) for entry in entries]))
 
 
-def _walk(root: Path) -> Iterator[tuple[str, os.stat_result, int]]:
+def _walk(root: Path, left_out: list[str] | None = None) -> Iterator[tuple[str, os.stat_result, int]]:
     """Yield (path relative to root, lstat, descriptor of its folder), parents first, names in order.
 
     Descriptors instead of paths: a folder that is swapped for a link meanwhile cannot lead the walk elsewhere.
@@ -147,6 +147,9 @@ def _walk(root: Path) -> Iterator[tuple[str, os.stat_result, int]]:
             except FileNotFoundError:
                 continue
             if not stat.S_ISREG(info.st_mode) and not stat.S_ISDIR(info.st_mode) and not stat.S_ISLNK(info.st_mode):
+                if left_out is not None:
+                    left_out.append(relative)
+                    continue
                 kind = _special_kind(info.st_mode)
                 raise StageFailed(f"{root / relative} is a {kind}: only files, folders and links can be captured.")
             yield relative, info, fd

@@ -240,3 +240,32 @@ def test_a_snapshot_folder_that_is_a_link_is_none(project: Any, roll: Any, tmp_p
     os.symlink(tmp_path / "moved", folder)
     with pytest.raises(UsageError):
         roll(project, "v1_snapshot")
+
+
+@pytest.mark.parametrize("what", ["folder", "link", "socket inside"])
+def test_what_took_an_assets_place_does_not_bar_the_way_back(project: Any, roll: Any, what: str) -> None:
+    """A folder or a link where the config should be, a socket in identity/: replaced, and kept as remains."""
+    import socket
+
+    good = project.content()
+    project.capture()
+    listener = socket.socket(socket.AF_UNIX)
+    if what == "socket inside":
+        here = os.open(project.identity, os.O_RDONLY)
+        listener.bind(f"/proc/self/fd/{here}/agent")
+        os.close(here)
+    else:
+        project.mcp.unlink()
+        if what == "folder":
+            project.mcp.mkdir()
+            (project.mcp / "inside").write_text("x")
+        else:
+            project.mcp.symlink_to("/etc/hostname")
+    outcome = roll(project)
+    listener.close()
+    assert outcome.status == "restored", outcome.diagnostics
+    assert project.content() == good
+    assert not (project.identity / "agent").exists()
+    safety = project.pipeline.catalogue.path(outcome.safety_snapshot_id)
+    if what == "folder":
+        assert (safety / "assets/mcp/mcp.json/mcp.json/inside").read_text() == "x"
