@@ -149,7 +149,7 @@ class AssetRecord:
     journal_mode: str | None = None
     entries: list[AssetEntry] | None = None
     damaged: bool = False
-    left_out: list[str] = field(factory=list)
+    left_out: list[str] | None = None
 
 
 @frozen(kw_only=True)

@@ -129,7 +129,7 @@ def capture_asset(
     entries = capture_tree(asset.path, copy, left_out if allow_damaged else None)
     size = sum(entry.size for entry in entries)
     digest = entries_digest(entries)
-    return evolve(absent, exists=True, size=size, sha256=digest, mode=mode, entries=entries, left_out=left_out)
+    return evolve(absent, exists=True, size=size, sha256=digest, mode=mode, entries=entries, left_out=left_out or None)
 
 
 def _capture_sqlite(
