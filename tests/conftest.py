@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 
 from release_tasks.config.load import load_settings
@@ -22,6 +23,11 @@ from release_tasks.config.schema import Settings
 from release_tasks.pipeline import Pipeline
 from release_tasks.records import SnapshotMetadata
 from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
+
+# A developer's run tries fewer examples of each property than CI does.
+hypothesis.settings.register_profile("quick", max_examples=20)
+if "CI" not in os.environ:
+    hypothesis.settings.load_profile("quick")
 
 ACCOUNTS = 50
 BALANCE = 100

@@ -89,6 +89,7 @@ REFUSED = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("line", "said"), REFUSED)
 def test_senseless_input_ends_with_2_and_one_sentence(scratch, line, said):
     """Nothing runs, nothing is captured, and there is no traceback."""

@@ -135,6 +135,7 @@ def drop_mcp_config(gateway: Gateway) -> None:
     (gateway.home / "mcp-servers.json").unlink()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("taken_away", "gate"), [(drop_gui, "gui"), (kill_dispatcher, "dispatcher"), (drop_mcp_config, "mcp-config")]
 )
@@ -156,6 +157,7 @@ def test_port_that_is_taken_is_refused_in_a_sentence(scratch: Any, health: Any) 
     assert scratch.run("gateway.status", "--root", "elsewhere").returncode == 1
 
 
+@pytest.mark.slow
 def test_start_recovers_an_interrupted_rollback_first(gateway: Gateway) -> None:
     """A journal left by a crash is finished before the gateway opens its database."""
     run = gateway.scratch

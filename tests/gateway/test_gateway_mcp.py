@@ -23,6 +23,9 @@ from release_tasks.gateway.mcp_config import McpServer, parse_mcp_config
 from release_tasks.gateway.mcp_session import StdioSession, open_session
 from release_tasks.gateway.pidfile import is_alive
 
+# Real servers that hang, flood and die take their time.
+pytestmark = pytest.mark.slow
+
 ENTRY = {"command": "run", "args": ["-x"]}
 CLOCK = {"command": sys.executable, "args": ["-m", "release_tasks.gateway.mcp_clock"]}
 

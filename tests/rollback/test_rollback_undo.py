@@ -225,6 +225,7 @@ POINTS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "number", "after"), POINTS)
 def test_a_run_that_ends_in_mid_swap_is_finished_by_recover(
     project: Any, roll: Any, monkeypatch: pytest.MonkeyPatch, events: Any, name: str, number: int, after: bool
@@ -248,6 +249,7 @@ def test_a_run_that_ends_in_mid_swap_is_finished_by_recover(
     assert roll(project).status == "noop"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "number", "after"), [p for p in POINTS if p[0] != "fsync_directory"])
 def test_a_run_that_ends_while_it_undoes_is_undone_by_recover(
     project: Any, roll: Any, monkeypatch: pytest.MonkeyPatch, name: str, number: int, after: bool
