@@ -91,13 +91,21 @@ class Scene:
         return subprocess.run(command, capture_output=True, text=True, timeout=90, check=False)
 
     def count(self, what: str) -> Counter[str]:
-        """Run under strace without a kill and count the calls by name."""
+        """Run under strace without a kill; for each name, how often the thread that uses it most does.
+
+        strace counts ``when=N`` for each thread by itself, and a capture has several.
+        """
         trace = self.traces / "count"
         assert STRACE
         done = self.run(what, STRACE, "-f", "-qq", "-o", str(trace), "-e", f"trace={','.join(sorted(MUTATING))}")
         assert done.returncode == 0, done.stderr
-        names = (line.split()[1].partition("(")[0] for line in trace.read_text().splitlines() if "(" in line)
-        return Counter(name for name in names if name in MUTATING)
+        calls = (line.split(maxsplit=2)[:2] for line in trace.read_text().splitlines() if "(" in line)
+        by_thread = Counter((thread, call.partition("(")[0]) for thread, call in calls)
+        most: Counter[str] = Counter()
+        for (_, name), count in by_thread.items():
+            if name in MUTATING:
+                most[name] = max(most[name], count)
+        return most
 
     def kill(self, what: str, name: str, number: int) -> bool:
         """Run and kill at that call; False when it came through."""
