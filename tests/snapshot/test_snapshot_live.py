@@ -235,7 +235,12 @@ def test_an_empty_file_is_an_empty_database(project: Any) -> None:
 def test_a_schema_that_needs_the_service_itself_is_captured(project: Any, schema: str) -> None:
     """Services register collations and functions of their own; the database is sound all the same."""
     connection = sqlite3.connect(project.database)
-    for name in ("theirs", "de-DE"):
+    names = ["theirs"]
+    if "de-DE" in schema:
+        if sys.version_info < (3, 11):
+            pytest.skip("Python 3.10's sqlite3 makes no collation of that name")
+        names.append("de-DE")
+    for name in names:
         connection.create_collation(name, lambda a, b: (a < b) - (a > b))
     connection.create_function("theirs", 1, lambda x: x, deterministic=True)
     connection.executescript(schema)
