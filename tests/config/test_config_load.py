@@ -171,7 +171,9 @@ def test_a_health_url_that_is_none_is_a_mistake(url: str) -> None:
 
 def test_a_port_that_cannot_be_is_a_mistake() -> None:
     """65535 is the last one."""
-    problems_of({"gateway": {"port": 65536}})
+    (problem,) = problems_of({"gateway": {"port": 65536}})
+    assert problem.endswith("port: expected a port, 0 to 65535, got 65536")
+    assert load_settings({"gateway": {"port": 65535}}, PROJECT).gateway.port == 65535
 
 
 def test_expect_without_http_is_a_mistake() -> None:
@@ -242,7 +244,8 @@ def test_an_asset_is_required_unless_it_says_otherwise() -> None:
 
 def test_other_sections_are_none_of_our_business() -> None:
     """Invoke's own and other people's keys pass."""
-    load_settings({"tasks": {"executor_class": "x"}, "run": {"echo": True}, "theirs": 7}, PROJECT)
+    theirs = {"tasks": {"executor_class": "x"}, "run": {"echo": True}, "theirs": 7}
+    assert load_settings(theirs, PROJECT) == load_settings({}, PROJECT)
 
 
 ANYTHING = st.recursive(

@@ -230,7 +230,7 @@ def test_a_kill_at_any_call_leaves_old_or_new(scene: Scene, hold_open: Any, is_o
         hold_open(scene.project.database if is_open else None)
         killed += scene.kill("rollback", name, number)
         scene.check(f"{name} {number} of {counts[name]}")
-    assert killed > len(points) * 0.7  # which thread comes first is not the same in each run
+    assert killed > len(points) * 0.8
 
 
 @NEEDS_STRACE
@@ -251,4 +251,4 @@ def test_a_kill_during_recovery_leaves_old_or_new(scene: Scene) -> None:
         killed += scene.kill("recover", name, number)
         scene.check(f"recovery: {name} {number} of {counts[name]}")
         assert scene.project.content() == scene.new
-    assert killed > len(points) * 0.7  # which thread comes first is not the same in each run
+    assert killed > len(points) * 0.8

@@ -124,6 +124,8 @@ def test_row_of_a_dead_worker_is_delivered_after_a_restart(
         connection.execute("UPDATE deliveries SET state = 'dispatching', claimed_by = 'gone'")
     gateway = start_gateway()
     wait_for(lambda: _states(gateway)[message] == "sent")
+    delivered = [json.loads(line)["id"] for line in gateway.home.outbox.read_text().splitlines()]
+    assert delivered.count(message) == 1
 
 
 def test_torn_outbox_line_spoils_no_other(settled: Any, wait_for: Callable[..., Any]) -> None:
