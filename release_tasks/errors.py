@@ -12,6 +12,7 @@ __all__ = [
     "StageError",
     "StageFailed",
     "UsageError",
+    "sentence_of",
 ]
 
 
@@ -60,6 +61,13 @@ class LockHeld(StageError):
     """Another run holds the lock (exit 75)."""
 
     exit_code = ExitCode.LOCKED
+
+
+def sentence_of(error: StageError | OSError) -> str:
+    """Return what went wrong as one sentence; for the system's errors, with the file that it happened to."""
+    if isinstance(error, StageError):
+        return error.message
+    return f"{error.filename or 'The system'}: {error.strerror or error}."
 
 
 class Interrupted(BaseException):

@@ -10,10 +10,10 @@ from attrs import evolve, frozen
 
 from release_tasks.application import describe_application
 from release_tasks.config.schema import Settings
-from release_tasks.errors import StageFailed, UsageError
+from release_tasks.errors import StageFailed, UsageError, sentence_of
 from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import MANIFEST_VERSION, Pipeline
-from release_tasks.records import Artifact, Check, Manifest, PreflightReport, SnapshotMetadata, SnapshotReference
+from release_tasks.records import Artifact, Manifest, PreflightReport, SnapshotMetadata, SnapshotReference
 from release_tasks.snapshot.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.storage.clock import compact, timestamp
 from release_tasks.storage.durable import fsync_directory
@@ -73,7 +73,7 @@ def prepare(
             try:
                 return _release(settings, pipeline, request, draft, progress)
             except (StageFailed, OSError) as error:
-                blockers.append(f"snapshot: {_sentence(error)}")
+                blockers.append(f"snapshot: {sentence_of(error)}")
         blocked = evolve(draft, artifacts=_artifacts(settings, None), diagnostics=blockers + draft.diagnostics)
         return _publish(pipeline, blocked)
 
@@ -112,11 +112,11 @@ def _release(
 
 def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
     """Everything that keeps the release from being ready, one sentence each."""
-    found = [f"{check.id}: {check.detail}" for check in report.checks if check.blocks and not _is_left_out(check)]
+    found = [f"{check.id}: {check.detail}" for check in report.checks if check.blocks and not check.is_left_out]
     found += [
         f"{check.id}: was left out, and a release is prepared on all its gates"
         for check in report.checks
-        if _is_left_out(check) and not check.advisory
+        if check.is_left_out and not check.advisory
     ]
     if not report.passed and not found:
         found.append("preflight: did not pass")
@@ -124,10 +124,6 @@ def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
         if asset.required and not os.path.lexists(asset.path):
             found.append(f"{key}: {asset.path} does not exist and is required (release.assets.{key})")
     return found
-
-
-def _is_left_out(check: Check) -> bool:
-    return bool(check.diagnostics.get("leftOut"))
 
 
 def _draft(settings: Settings, pipeline: Pipeline, report: PreflightReport, request: PrepareRequest) -> Manifest:
@@ -196,9 +192,3 @@ def _set_blocked_predecessor_aside(pipeline: Pipeline, release_id: str) -> None:
         attempt += 1
     os.rename(path, aside)
     fsync_directory(path.parent)
-
-
-def _sentence(error: StageFailed | OSError) -> str:
-    if isinstance(error, StageFailed):
-        return error.message
-    return f"{error.filename or 'the system'}: {error.strerror or error}"

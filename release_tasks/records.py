@@ -59,6 +59,11 @@ class Check:
     diagnostics: dict[str, Any] = field(factory=dict)
 
     @property
+    def is_left_out(self) -> bool:
+        """Whether a flag kept this gate from running, so that it says nothing either way."""
+        return bool(self.diagnostics.get("leftOut"))
+
+    @property
     def blocks(self) -> bool:
         """Whether this result keeps a release from going on."""
         return self.status != "passed" and not self.advisory

@@ -122,5 +122,5 @@ def _left_out(context: GateContext, is_skipped: bool) -> Check:
 
 def _report(checks: list[Check]) -> PreflightReport:
     # What was left out on purpose is no failure of preflight; prepare judges that for itself.
-    failed = [c.id for c in checks if c.blocks and not c.diagnostics.get("leftOut")]
+    failed = [c.id for c in checks if c.blocks and not c.is_left_out]
     return PreflightReport(passed=not failed, checks=checks, failed_checks=failed)

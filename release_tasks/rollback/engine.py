@@ -10,7 +10,7 @@ from typing import Literal
 from attrs import frozen
 
 from release_tasks.config.schema import Settings
-from release_tasks.errors import Interrupted, LockHeld, StageError, StageFailed, UsageError
+from release_tasks.errors import Interrupted, LockHeld, StageError, StageFailed, UsageError, sentence_of
 from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import Pipeline
 from release_tasks.probe import ask_health
@@ -63,7 +63,7 @@ def rollback(settings: Settings, request: RollbackRequest, progress: Progress = 
                 recover_locked(settings, pipeline)
                 return _Rollback(settings, request, pipeline, progress, started_at).run()
             except (StageFailed, OSError) as error:
-                sentence = _sentence(error)
+                sentence = sentence_of(error)
                 record_refusal(pipeline, request.snapshot_id, "failed", sentence)
                 _let_old_snapshots_go(settings, pipeline)
                 return RollbackOutcome(
@@ -234,7 +234,7 @@ class _Rollback:
         except (StageError, OSError) as error:
             swap.back()
             clear_journal(self.pipeline)
-            raise StageFailed(f"{_sentence(error)} Everything is back as it was before the rollback.") from error
+            raise StageFailed(f"{sentence_of(error)} Everything is back as it was before the rollback.") from error
         self.account.mark_restored(target, safety)
         clear_journal(self.pipeline)
 
@@ -312,9 +312,3 @@ def _problems(restart: Restart | None, health: HealthReport | None) -> list[str]
     if health is not None and not health.passed:
         found.append(f"Health at {health.url}: {health.detail}")
     return found
-
-
-def _sentence(error: StageError | OSError) -> str:
-    if isinstance(error, StageError):
-        return error.message
-    return f"{error.filename or 'The system'}: {error.strerror or error}."

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from attrs import frozen
@@ -117,7 +118,7 @@ class Catalogue:
         os.rename(self.partial_path(snapshot_id), self.path(snapshot_id))
         fsync_directory(self.folder)
 
-    def clean_up(self, committed: set[str] = frozenset()) -> list[str]:  # type: ignore[assignment]
+    def clean_up(self, committed: Collection[str] = ()) -> list[str]:
         """Remove what interrupted runs left; returns the names removed. Call it with the lock held.
 
         A snapshot in ``committed`` was complete before its manifest was written: it gets its name instead.

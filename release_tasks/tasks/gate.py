@@ -64,7 +64,7 @@ def _run(ctx: Context, names: list[str], as_json: bool, health_url: str | None =
                 known = ", ".join(current.settings.release.gates) or "none"
                 raise UsageError(f"no gate is called {name!r}; release.gates has: {known}")
         run = run_gates(current, f"gate-{compact()}", health_url, names, strict=strict)
-        ran = [check for check in run.report.checks if not check.diagnostics.get("leftOut")]
+        ran = [check for check in run.report.checks if not check.is_left_out]
         show_preflight(current, evolve(run, report=evolve(run.report, checks=ran)))
 
 

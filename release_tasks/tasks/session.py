@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Context, Exit
 
-from release_tasks.errors import ExitCode, Interrupted, StageError, UsageError
+from release_tasks.errors import ExitCode, Interrupted, StageError, UsageError, sentence_of
 from release_tasks.executor import UsageExit
 from release_tasks.interrupt import interruptible
 from release_tasks.tasks.settings import is_dry, settings_of
@@ -84,8 +84,7 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         raise Exit(code=int(current.exit_code)) from None
     except OSError as error:
-        where = f"{error.filename}: " if error.filename else ""
-        raise _ended(current, ExitCode.NEGATIVE, f"{where}{error.strerror or error}.") from None
+        raise _ended(current, ExitCode.NEGATIVE, sentence_of(error)) from None
     if current.exit_code is not ExitCode.DONE:
         raise Exit(code=int(current.exit_code))
 
