@@ -84,7 +84,7 @@ def capture_database(source: Path, destination: Path, progress: Progress | None 
         return journal_mode, digest.result()
 
 
-def restore_database(copy: Path, live: Path, progress: Progress | None = None) -> None:
+def restore_database(copy: Path, live: Path) -> None:
     """Replace the content of the database ``live`` by that of ``copy`` in one write transaction.
 
     Other connections, old and new, see the old content until it commits and the new content from then on. Raises
@@ -100,7 +100,7 @@ def restore_database(copy: Path, live: Path, progress: Progress | None = None) -
             # A WAL cannot change the page size; leaving WAL mode needs the database to itself.
             _value(target, "PRAGMA journal_mode = DELETE")
         try:
-            _run_backup(target, source, progress)
+            _run_backup(target, source, None)
         finally:
             if resized:
                 _return_to_wal(target)
