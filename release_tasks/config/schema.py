@@ -66,6 +66,11 @@ def _valid_port(_: Any, attribute: Attribute[Any], value: int) -> None:
         raise ValueError(f"{attribute.name}: expected a port, 0 to 65535, got {value}")
 
 
+def _positive_duration(_: Any, attribute: Attribute[Any], value: float) -> None:
+    if value <= 0:
+        raise ValueError(f"{attribute.name}: expected a duration above 0")
+
+
 @frozen(kw_only=True)
 class VersionConfig:
     """Where the version of the application is read; exactly one way."""
@@ -225,9 +230,9 @@ class ReleaseConfig:
 class PairingConfig:
     """Everything under `pairing:`."""
 
-    credentials: Path = option("where the pairing stores live", "memory/credentials")
-    ttl: Duration = option("how long a request waits for approval", 3600.0)
-    max_pending: int = option("pending requests per channel", 3)
+    credentials: Path = option("the folder of the pairing stores and of their audit log", "memory/credentials")
+    ttl: Duration = option("how long a request waits for approval", 3600.0, validator=_positive_duration)
+    max_pending: int = option("how many requests of a channel may wait at once; 0 lets nobody ask", 3)
 
 
 @frozen(kw_only=True)

@@ -1,0 +1,149 @@
+"""The two files of a channel: read as they stand, changed one at a time between processes.
+
+Approvals are written before requests are removed, so that a kill between the two loses neither.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from attrs import define
+
+from release_tasks.audit import AuditLog
+from release_tasks.errors import LockHeld, StageFailed
+from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.dialects import PLAIN, ApprovedDocument, Request, RequestsDocument
+from release_tasks.pairing.lifetime import Moment
+from release_tasks.pairing.senders import is_crowd
+from release_tasks.storage.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
+from release_tasks.storage.durable import make_private_directory, write_atomic
+from release_tasks.storage.lock import take_lock
+
+__all__ = ["Change", "Store", "StoreUnusable"]
+
+T = TypeVar("T")
+
+_WAIT_SECONDS = 10.0  # a change takes milliseconds
+_POLL_SECONDS = 0.005
+
+
+class StoreUnusable(StageFailed):
+    """A file of a channel's store cannot be read or is no such store, so nobody is admitted by it."""
+
+
+@define(kw_only=True)
+class Change:
+    """A channel's store under its lock: set ``requests`` and ``approved``, then commit.
+
+    ``left_out`` names what was found and will not be written again, because it stands for more than one person.
+    """
+
+    requests: list[Request]
+    approved: list[str]
+    left_out: list[str]
+    found_requests: RequestsDocument
+    found_approved: ApprovedDocument
+    write: Callable[[str, dict[str, Any]], None]
+
+    def new_request(self, sender: str, code: str, begun: Moment, life: float) -> Request:
+        """Return a request spelled as this store spells them; nothing is written."""
+        return self.found_requests.new_request(sender, code, begun, life)
+
+    def commit(self) -> None:
+        """Write what differs, durably; approvals first. Raises OSError, also between the two files."""
+        if self.approved != self.found_approved.entries:
+            self.found_approved.entries = self.approved
+            self.write("allowFrom", self.found_approved.value())
+        if self.requests != self.found_requests.requests:
+            self.found_requests.requests = self.requests
+            self.write("pairing", self.found_requests.value())
+
+
+class Store:
+    """The pairing stores below one credentials folder; every call reads the files anew."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.audit = AuditLog(folder / "pairing-audit.log")
+
+    def approved(self, channel: Channel) -> list[str]:
+        """Return the entries as they stand in the file, also such as name no single person; raises StoreUnusable."""
+        found = self._read_approved(channel)
+        return found.entries if found else []
+
+    def requests(self, channel: Channel) -> list[Request]:
+        """Return the requests of single persons, expired ones too; raises StoreUnusable."""
+        found = self._read_requests(channel)
+        return [request for request in found.requests if not is_crowd(channel, request.sender)] if found else []
+
+    @contextlib.contextmanager
+    def change(self, channel: Channel) -> Iterator[Change]:
+        """Hold the channel's lock while the block runs, and hand it what both files say.
+
+        Makes the folder and takes away what it and the files grant to others. Raises LockHeld, StoreUnusable, OSError.
+        """
+        make_private_directory(self.folder)
+        _make_private(self.folder.resolve())
+        path = self.folder / f"{channel.value}-pairing.lock"
+        lock = take_lock(path, _WAIT_SECONDS, _POLL_SECONDS)
+        if lock is None:
+            raise LockHeld(f"{path} has been locked by another process for {_WAIT_SECONDS:.0f} s. Try again.")
+        try:
+            for file in (path, self.audit.path, self._path(channel, "pairing"), self._path(channel, "allowFrom")):
+                _make_private(file)
+            for leftover in self.folder.glob(f".{channel.value}-*.json.*.tmp"):  # of a write that was killed
+                leftover.unlink(missing_ok=True)
+            yield self._begin(channel)
+        finally:
+            lock.release()
+
+    def _begin(self, channel: Channel) -> Change:
+        approved, requests = self._read_approved(channel), self._read_requests(channel)
+        found = next((document.dialect for document in (requests, approved) if document is not None), PLAIN)
+        approved = approved or ApprovedDocument.empty(found)
+        requests = requests or RequestsDocument.empty(found)
+        crowds = [entry for entry in approved.entries if is_crowd(channel, entry)]
+        crowds += [request.sender for request in requests.requests if is_crowd(channel, request.sender)]
+        return Change(
+            requests=[request for request in requests.requests if request.sender not in crowds],
+            approved=[entry for entry in approved.entries if entry not in crowds],
+            left_out=sorted({excerpt(entry) for entry in crowds}),
+            found_requests=requests,
+            found_approved=approved,
+            write=lambda kind, value: write_atomic(self._path(channel, kind), pretty_bytes(value)),
+        )
+
+    def _read_approved(self, channel: Channel) -> ApprovedDocument | None:
+        return _read(self._path(channel, "allowFrom"), ApprovedDocument.parse)
+
+    def _read_requests(self, channel: Channel) -> RequestsDocument | None:
+        return _read(self._path(channel, "pairing"), RequestsDocument.parse)
+
+    def _path(self, channel: Channel, kind: str) -> Path:
+        return self.folder / f"{channel.value}-{kind}.json"
+
+
+def _read(path: Path, parse: Callable[[dict[str, Any], str], T]) -> T | None:
+    try:
+        return parse(read_document(path), str(path))
+    except FileNotFoundError:
+        return None
+    except InvalidDocument as error:
+        raise StoreUnusable(
+            f"The pairing store is unusable, nobody is admitted by it: {error}. "
+            "It was left as it is; mend it, or move it away to begin an empty one."
+        ) from error
+
+
+def _make_private(path: Path) -> None:
+    """Take away what a file or folder grants to others; what is neither is left to the reader to refuse."""
+    with contextlib.suppress(FileNotFoundError):
+        mode = os.lstat(path).st_mode
+        most = 0o700 if stat.S_ISDIR(mode) else 0o600
+        if (stat.S_ISDIR(mode) or stat.S_ISREG(mode)) and stat.S_IMODE(mode) & ~most:
+            os.chmod(path, stat.S_IMODE(mode) & most)

@@ -1,0 +1,295 @@
+"""Several processes on one store, and processes killed in the middle of a change."""
+
+from __future__ import annotations
+
+import json
+import random
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from release_tasks.config.schema import PairingConfig
+from release_tasks.errors import ExitCode, Interrupted, LockHeld, StageFailed
+from release_tasks.interrupt import interruptible
+from release_tasks.pairing import store as store_module
+from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.policy import Pairing
+from release_tasks.storage.lock import take_lock
+
+TELEGRAM = Channel.TELEGRAM
+
+SETUP = """
+import sys
+from pathlib import Path
+from release_tasks.config.schema import PairingConfig
+from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.policy import Pairing
+pairing = Pairing(PairingConfig(credentials=Path(sys.argv[1]), max_pending=1000))
+channel = Channel.TELEGRAM
+"""
+
+# Asks for people of its own; approves two of three, rejects the third, and revokes one of the approved.
+OPERATOR = (
+    SETUP
+    + """
+first, count = int(sys.argv[2]), int(sys.argv[3])
+print("ready", flush=True)
+sys.stdin.readline()
+for sender in range(first, first + count):
+    code = pairing.request(channel, str(sender)).request.code
+    if sender % 3 == 2:
+        pairing.reject(channel, code)
+        continue
+    pairing.approve(channel, code)
+    if sender % 3 == 1:
+        pairing.revoke(channel, str(sender))
+"""
+)
+
+# Asks once, where three may wait.
+STRANGER = (
+    SETUP.replace("1000", "3")
+    + """
+print("ready", flush=True)
+sys.stdin.readline()
+print(pairing.request(channel, sys.argv[2]).status)
+"""
+)
+
+# Asks, approves and now and then revokes until it is killed; says each thing before it begins and once it is done.
+ENDLESS = (
+    SETUP
+    + """
+for sender in range(int(sys.argv[2]), 10**9):
+    code = pairing.request(channel, str(sender)).request.code
+    print("code", sender, code, flush=True)
+    pairing.approve(channel, code)
+    print("approved", sender, flush=True)
+    if sender % 3 == 0:
+        print("revoking", sender, flush=True)
+        pairing.revoke(channel, str(sender))
+        print("revoked", sender, flush=True)
+"""
+)
+
+
+@pytest.fixture
+def pairing(credentials: Path) -> Pairing:
+    """The pairing that the processes work on, by the clocks of this machine."""
+    return Pairing(PairingConfig(credentials=credentials, max_pending=1000))
+
+
+@pytest.fixture
+def start(credentials: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
+    """Return a starter of processes on the store: ``start(script, 1, 2)``; they are ended after the test."""
+    started: list[subprocess.Popen[str]] = []
+
+    def run(script: str, *arguments: int) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", script, str(credentials), *map(str, arguments)]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield run
+    for process in started:
+        if process.poll() is None:
+            process.kill()
+        process.wait(timeout=10)
+        for stream in (process.stdin, process.stdout):
+            assert stream is not None
+            stream.close()
+
+
+def leftovers(credentials: Path) -> list[str]:
+    known = {"telegram-pairing.json", "telegram-allowFrom.json", "telegram-pairing.lock", "pairing-audit.log"}
+    return sorted({path.name for path in credentials.iterdir()} - known)
+
+
+@pytest.mark.slow
+def test_eight_processes_at_once_lose_nothing(
+    pairing: Pairing, credentials: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """Everybody approved is in, everybody rejected or revoked is out, and each decision is one event of one chain."""
+    count = 12
+    processes = [start(OPERATOR, 1000 + index * count, count) for index in range(8)]
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    watched = Watcher(pairing)
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    for process in processes:
+        process.wait(timeout=100)
+    watched.stop()
+    assert [process.returncode for process in processes] == [0] * 8
+    everybody = range(1000, 1000 + 8 * count)
+    assert pairing.approved(TELEGRAM) == sorted(str(sender) for sender in everybody if sender % 3 == 0)
+    assert pairing.pending(TELEGRAM) == []
+    verdict = pairing.audit.verify()
+    assert verdict.intact and not verdict.notes
+    told = Counter((event["event"], event["senderId"]) for event in verdict.events)
+    expected = Counter(("pairing.requested", str(sender)) for sender in everybody)
+    for sender in everybody:
+        if sender % 3 == 2:
+            expected["pairing.rejected", str(sender)] += 1
+        else:
+            expected["pairing.approved", str(sender)] += 1
+            expected["pairing.revoked", str(sender)] += sender % 3 == 1
+    assert told == +expected
+    assert leftovers(credentials) == []
+
+
+class Watcher:
+    """A gateway that looks without a lock, all the while: it never sees half a store, and never admits a stranger."""
+
+    def __init__(self, pairing: Pairing) -> None:
+        self.problems: list[BaseException] = []
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._watch, args=(pairing,))
+        self._thread.start()
+
+    def _watch(self, pairing: Pairing) -> None:
+        try:
+            while not self._is_over.is_set():
+                assert not pairing.is_admitted(TELEGRAM, "999")
+                assert all(int(sender) % 3 != 2 for sender in pairing.approved(TELEGRAM))
+                pairing.pending(TELEGRAM)
+        except BaseException as problem:
+            self.problems.append(problem)
+
+    def stop(self) -> None:
+        self._is_over.set()
+        self._thread.join(timeout=30)
+        assert self.problems == []
+
+
+@pytest.mark.slow
+def test_the_cap_holds_between_processes(start: Callable[..., subprocess.Popen[str]]) -> None:
+    """Eight strangers at the same moment: three get a code, five get nothing."""
+    processes = [start(STRANGER, number) for number in range(1, 9)]
+    for process in processes:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write("go\n")
+        process.stdin.flush()
+    answers = Counter(process.stdout.readline().strip() for process in processes if process.stdout is not None)
+    assert answers == {"created": 3, "full": 5}
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_moment_loses_no_decision(
+    pairing: Pairing, credentials: Path, start: Callable[..., subprocess.Popen[str]]
+) -> None:
+    """SIGKILL: what was said to be done is done, what was begun is complete or can be repeated with the same code."""
+    chance = random.Random(11)
+    for number in range(25):
+        process = start(ENDLESS, 1000 * (number + 1))
+        assert process.stdout is not None
+        told = [process.stdout.readline()]
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(timeout=chance.uniform(0, 0.08))
+        process.send_signal(signal.SIGKILL)
+        told += process.stdout.read().splitlines()
+        process.wait(timeout=10)
+        assert process.returncode == -signal.SIGKILL
+        check_after_kill(pairing, [line.split() for line in told if line.strip()])
+        assert pairing.audit.verify().intact
+        assert leftovers(credentials) == []
+
+
+def check_after_kill(pairing: Pairing, told: list[list[str]]) -> None:
+    """Hold what the killed process said against the store, then finish what it had begun."""
+    codes: dict[str, str] = {}
+    approved: set[str] = set()
+    revoking = ""
+    for what, sender, *rest in told:
+        if what == "code":
+            codes[sender] = rest[0]
+        elif what == "approved":
+            approved.add(sender)
+        elif what == "revoking":
+            revoking = sender
+        else:
+            approved.remove(sender)
+            revoking = ""
+            assert not pairing.is_admitted(TELEGRAM, sender)
+    for sender in approved - {revoking}:
+        assert pairing.is_admitted(TELEGRAM, sender), told
+    last = told[-1]
+    if last[0] == "code":
+        was_admitted = pairing.is_admitted(TELEGRAM, last[1])
+        try:
+            assert pairing.approve(TELEGRAM, last[2]).was_admitted == was_admitted
+        except StageFailed:
+            assert was_admitted, "the grant and the code are both lost"
+        assert pairing.is_admitted(TELEGRAM, last[1])
+    if revoking:
+        if pairing.is_admitted(TELEGRAM, revoking):
+            pairing.revoke(TELEGRAM, revoking)
+        assert not pairing.is_admitted(TELEGRAM, revoking)
+        revocations = [e for e in pairing.audit.verify().events if e["event"] == "pairing.revoked"]
+        assert revoking in {event["senderId"] for event in revocations}
+    # A next change clears away what the kill left; whoever the kill caught while asking may ask again.
+    for request in pairing.pending(TELEGRAM):
+        pairing.reject(TELEGRAM, request.code)
+    assert pairing.request(TELEGRAM, "1").request is not None
+
+
+def test_a_store_that_another_process_keeps_locked_is_a_sentence(
+    pairing: Pairing, credentials: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Exit 75 after a while; nothing is written, and reading is not held up."""
+    monkeypatch.setattr(store_module, "_WAIT_SECONDS", 0.2)
+    lock = take_lock(credentials / "telegram-pairing.lock", 1)
+    assert lock is not None
+    try:
+        with pytest.raises(LockHeld, match=r"telegram-pairing\.lock has been locked by another process") as held:
+            pairing.request(TELEGRAM, "111")
+        assert held.value.exit_code is ExitCode.LOCKED
+        assert not pairing.is_admitted(TELEGRAM, "111")
+        assert pairing.request(Channel.WHATSAPP, "15551234567").status == "created"
+    finally:
+        lock.release()
+    assert pairing.request(TELEGRAM, "111").status == "created"
+
+
+def test_a_signal_in_the_middle_of_a_change_waits_for_its_end(
+    pairing: Pairing, monkeypatch: pytest.MonkeyPatch, stored: Callable[[str], Any]
+) -> None:
+    """Ctrl-C after the record is written: the approval is completed before it acts."""
+    request = pairing.request(TELEGRAM, "111").request
+    assert request is not None
+    append = pairing.audit.append
+
+    def interrupted_append(*args: Any, **options: Any) -> Any:
+        anchor = append(*args, **options)
+        signal.raise_signal(signal.SIGINT)
+        return anchor
+
+    monkeypatch.setattr(pairing.audit, "append", interrupted_append)
+    with pytest.raises(Interrupted) as interrupted, interruptible():
+        pairing.approve(TELEGRAM, request.code)
+    assert interrupted.value.exit_code is ExitCode.SIGINT
+    assert stored("telegram-allowFrom.json") == {"senderIds": ["111"]}
+    assert stored("telegram-pairing.json") == {"requests": []}
+
+
+def test_what_a_killed_write_left_is_cleared_away_by_the_next_change(
+    pairing: Pairing, put: Callable[..., Path], credentials: Path
+) -> None:
+    """Only this channel's own temporary files go; those of the other channel may be in use."""
+    put(".telegram-pairing.json.abc123.tmp", {})
+    put(".telegram-allowFrom.json.abc123.tmp", {})
+    kept = [put(".whatsapp-pairing.json.abc123.tmp", {}), put("telegram-pairing.json.42.tmp", {})]
+    assert pairing.pending(TELEGRAM) == []
+    pairing.request(TELEGRAM, "111")
+    assert leftovers(credentials) == sorted(path.name for path in kept)
+    assert json.loads(kept[0].read_text()) == {}

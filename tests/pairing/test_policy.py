@@ -1,0 +1,493 @@
+"""Who is let in, for how long a code is good, and what is on record of it."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from release_tasks.config.load import load_settings
+from release_tasks.config.schema import PairingConfig
+from release_tasks.errors import ConfigError, ExitCode, StageFailed, UsageError
+from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.codes import ALPHABET, is_same_code, new_code
+from release_tasks.pairing.lifetime import Moment, current_moment
+from release_tasks.pairing.policy import Pairing, PendingRequest
+from release_tasks.pairing.senders import SenderRefused
+
+TELEGRAM, WHATSAPP = Channel.TELEGRAM, Channel.WHATSAPP
+HOUR = 3600.0
+
+
+def asked(pairing: Pairing, sender: str, channel: Channel = TELEGRAM) -> PendingRequest:
+    """Ask, and expect a code."""
+    request = pairing.request(channel, sender).request
+    assert request is not None
+    return request
+
+
+def events(pairing: Pairing) -> list[dict[str, Any]]:
+    verdict = pairing.audit.verify()
+    assert verdict.intact and not verdict.notes
+    return verdict.events
+
+
+@pytest.mark.smoke
+def test_a_stranger_is_let_in_by_approval_and_out_by_revocation(pairing: Pairing) -> None:
+    """Unknown, pending, approved, revoked: only an approved sender is admitted, and only on that channel."""
+    assert not pairing.is_admitted(WHATSAPP, "15551234567")
+    outcome = pairing.request(WHATSAPP, "+1 555 123 4567")
+    assert outcome.status == "created" and outcome.request is not None
+    assert outcome.request.sender == "15551234567"
+    assert not pairing.is_admitted(WHATSAPP, "15551234567")
+    approval = pairing.approve(WHATSAPP, outcome.request.code)
+    assert (approval.sender, approval.was_admitted) == ("15551234567", False)
+    assert pairing.is_admitted(WHATSAPP, "15551234567:12@s.whatsapp.net")
+    assert not pairing.is_admitted(WHATSAPP, "15551234567@lid")
+    assert not pairing.is_admitted(TELEGRAM, "15551234567")
+    assert pairing.pending(WHATSAPP) == [] and pairing.approved(WHATSAPP) == ["15551234567"]
+    assert pairing.request(WHATSAPP, "15551234567").status == "admitted"
+    assert pairing.revoke(WHATSAPP, "0015551234567") == "15551234567"
+    assert not pairing.is_admitted(WHATSAPP, "15551234567")
+    assert pairing.approved(WHATSAPP) == []
+
+
+def test_codes_are_eight_of_the_thirty_two_signs() -> None:
+    """All signs come up, in every place, and a code that is taken is not given again."""
+    assert len(ALPHABET) == len(set(ALPHABET)) == 32 and not set("01IO") & set(ALPHABET)
+    codes = [new_code(()) for _ in range(2000)]
+    assert all(re.fullmatch(f"[{ALPHABET}]{{8}}", code) for code in codes)
+    for place in range(8):
+        assert {code[place] for code in codes} == set(ALPHABET)
+    assert len(set(codes)) == len(codes)
+
+
+def test_a_taken_code_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another is drawn when chance repeats itself."""
+    letters = iter("AAAAAAAABBBBBBBB")
+    monkeypatch.setattr("release_tasks.pairing.codes.secrets.choice", lambda _: next(letters))
+    assert new_code({"AAAAAAAA"}) == "BBBBBBBB"
+
+
+@pytest.mark.smoke
+@pytest.mark.parametrize("typed", ["abcd2345", "ABCD 2345", " aBcD-2345\n", "ab cd 23 45", "ABCD\u20132345"])
+def test_a_code_is_accepted_however_it_is_typed(typed: str) -> None:
+    """Any case, with spaces, with a dash or what a phone makes of one."""
+    assert is_same_code(typed, "ABCD2345")
+
+
+@pytest.mark.parametrize(
+    "typed", ["", "-", "ABCD234", "ABCD23456", "ABCD2346", "ABCD_2345", "\ud800", "ABCD2345\u0301"]
+)
+def test_anything_else_is_another_code(pairing: Pairing, put: Callable[..., Path], typed: str) -> None:
+    """It is refused in one sentence that says what to type, and is on record without the code."""
+    moment = {"requestedAt": "2026-03-01T11:50:00.000Z", "expiresAt": "2026-03-01T12:50:00.000Z"}
+    put("telegram-pairing.json", {"requests": [{"senderId": "111", "code": "ABCD2345", **moment}]})
+    for decide in (pairing.approve, pairing.reject):
+        with pytest.raises(
+            StageFailed, match=r"No telegram request has this code: .*`inv pairing.list telegram`"
+        ) as no:
+            decide(TELEGRAM, typed)
+        assert no.value.exit_code is ExitCode.NEGATIVE
+    assert [(event["event"], event["action"]) for event in events(pairing)] == [
+        ("pairing.refused", "approve"),
+        ("pairing.refused", "reject"),
+    ]
+    assert [request.sender for request in pairing.pending(TELEGRAM)] == ["111"]
+
+
+def test_codes_are_compared_in_constant_time(pairing: Pairing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every pending code goes through the constant-time comparison, also after one has matched."""
+    from release_tasks.pairing import codes
+
+    requests = [asked(pairing, sender) for sender in ("1", "2", "3")]
+    compared: list[bytes] = []
+
+    def compare(typed: bytes, code: bytes) -> bool:
+        compared.append(code)
+        return typed == code
+
+    monkeypatch.setattr(codes.hmac, "compare_digest", compare)
+    pairing.approve(TELEGRAM, requests[0].code)
+    assert compared == [request.code.encode() for request in requests]
+
+
+def test_a_repeated_request_gets_its_code_again_and_no_longer_life(
+    pairing: Pairing, credentials: Path, clocks: Any
+) -> None:
+    """Same code, same expiry, and not a byte is written for it."""
+    first = asked(pairing, "111")
+    before = (credentials / "telegram-pairing.json").stat().st_ino, len(events(pairing))
+    clocks.pass_time(3000)
+    again = pairing.request(TELEGRAM, " 111 ")
+    assert again.status == "repeated" and again.request is not None
+    assert (again.request.code, again.request.expires_at) == (first.code, first.expires_at)
+    assert (again.request.age, again.request.time_left) == (3000.0, 600.0)
+    assert ((credentials / "telegram-pairing.json").stat().st_ino, len(events(pairing))) == before
+    clocks.pass_time(600)
+    with pytest.raises(StageFailed, match="has expired"):
+        pairing.approve(TELEGRAM, first.code)
+
+
+def test_the_fourth_request_stores_nothing_until_one_leaves(pairing: Pairing, credentials: Path, clocks: Any) -> None:
+    """The cap holds per channel; a decision or an expiry makes room."""
+    requests = []
+    for sender in ("1", "2", "3"):
+        requests.append(asked(pairing, sender))
+        clocks.pass_time(1000)
+    before = {path.name: path.read_bytes() for path in credentials.iterdir()}
+    for _ in range(2):
+        outcome = pairing.request(TELEGRAM, "4")
+        assert (outcome.status, outcome.request) == ("full", None)
+    assert {path.name: path.read_bytes() for path in credentials.iterdir()} == before
+    assert pairing.request(TELEGRAM, "3").status == "repeated"
+    assert pairing.request(WHATSAPP, "15551234567").status == "created"
+    assert pairing.reject(TELEGRAM, requests[2].code) == "3"
+    assert pairing.request(TELEGRAM, "4").status == "created"
+    assert pairing.request(TELEGRAM, "5").status == "full"
+    clocks.pass_time(600)
+    assert pairing.request(TELEGRAM, "5").status == "created"
+    assert [request.sender for request in pairing.pending(TELEGRAM)] == ["2", "4", "5"]
+    assert b'"1"' not in (credentials / "telegram-pairing.json").read_bytes()
+
+
+def test_expired_requests_leave_the_file_with_a_decision(
+    pairing: Pairing, clocks: Any, stored: Callable[[str], Any]
+) -> None:
+    """A code that is dead does not stay on disk."""
+    asked(pairing, "1")
+    clocks.pass_time(1800)
+    asked(pairing, "2")
+    code = asked(pairing, "3").code
+    clocks.pass_time(1800)
+    pairing.approve(TELEGRAM, code)
+    assert [request["senderId"] for request in stored("telegram-pairing.json")["requests"]] == ["2"]
+
+
+def test_life_and_cap_come_from_the_configuration(make_pairing: Callable[..., Pairing], clocks: Any) -> None:
+    """A shorter life counts for requests made before, too; a longer one does not."""
+    patient, hasty = make_pairing(ttl=7200.0, max_pending=1), make_pairing(ttl=60.0, max_pending=2)
+    request = asked(patient, "1")
+    assert (request.expires_at - request.requested_at).total_seconds() == 7200
+    assert patient.request(TELEGRAM, "2").status == "full"
+    assert hasty.request(TELEGRAM, "2").status == "created"
+    assert make_pairing(max_pending=0).request(WHATSAPP, "15551234567").status == "full"
+    clocks.pass_time(60)
+    assert hasty.pending(TELEGRAM) == []
+    assert [waiting.sender for waiting in patient.pending(TELEGRAM)] == ["1"]
+    with pytest.raises(StageFailed, match="has expired"):
+        hasty.approve(TELEGRAM, request.code)
+    assert patient.approve(TELEGRAM, request.code).sender == "1"
+
+
+def test_a_life_of_nothing_is_a_mistake_in_the_configuration(tmp_path: Path) -> None:
+    """Every code would be dead before anybody could type it."""
+    with pytest.raises(ConfigError, match="pairing: ttl: expected a duration above 0"):
+        load_settings({"pairing": {"ttl": "0s"}}, tmp_path)
+
+
+@pytest.mark.parametrize("back", [1.0, 600.0, HOUR, 24 * HOUR])
+@pytest.mark.parametrize("looks_between", [True, False])
+def test_a_clock_that_goes_back_never_lengthens_a_life(
+    pairing: Pairing, clocks: Any, back: float, looks_between: bool
+) -> None:
+    """After a true hour the code is dead, whatever the wall clock says by then, and not before."""
+    code = asked(pairing, "111").code
+    clocks.pass_time(1800)
+    clocks.set_wall(-back)
+    if looks_between:
+        assert [request.time_left for request in pairing.pending(TELEGRAM)] == [1800.0]
+        assert pairing.request(TELEGRAM, "222").status == "created"
+    clocks.pass_time(1799)
+    assert [request.sender for request in pairing.pending(TELEGRAM)][:1] == ["111"]
+    clocks.pass_time(1)
+    assert "111" not in [request.sender for request in pairing.pending(TELEGRAM)]
+    with pytest.raises(StageFailed, match="has expired"):
+        pairing.approve(TELEGRAM, code)
+    assert not pairing.is_admitted(TELEGRAM, "111")
+
+
+def test_a_clock_that_goes_forward_ends_a_life(pairing: Pairing, clocks: Any) -> None:
+    """An expiry that stands in the file has passed for every program that reads it."""
+    code = asked(pairing, "111").code
+    clocks.set_wall(HOUR)
+    with pytest.raises(StageFailed, match="has expired"):
+        pairing.approve(TELEGRAM, code)
+
+
+def test_a_request_outlives_a_reboot_by_the_wall_clock(pairing: Pairing, clocks: Any) -> None:
+    """The other clock begins anew and is not asked; when the wall clock says 'not begun yet', the request is over."""
+    code = asked(pairing, "111").code
+    clocks.pass_time(60)
+    clocks.reboot()
+    clocks.pass_time(60)
+    assert [request.time_left for request in pairing.pending(TELEGRAM)] == [HOUR - 120]
+    clocks.set_wall(-121)
+    assert pairing.pending(TELEGRAM) == []
+    with pytest.raises(StageFailed, match="has expired"):
+        pairing.approve(TELEGRAM, code)
+
+
+@pytest.mark.parametrize(
+    ("requested", "expires", "is_live"),
+    [
+        ("2026-03-01T11:00:00.251Z", "2026-03-01T12:00:00.251Z", True),
+        ("2026-03-01T11:00:00.250Z", "2026-03-01T12:00:00.250Z", False),
+        ("2026-03-01T12:30:00+01:00", "2026-03-01T13:30:00+01:00", True),
+        ("2026-03-01T12:00:01Z", "2026-03-01T13:00:01Z", False),
+        ("2026-03-01T10:59:00Z", "2030-01-01T00:00:00Z", False),
+        ("2026-03-01T11:59:00Z", "2026-03-01T11:58:00Z", False),
+    ],
+    ids=["just alive", "just over", "another zone", "from the future", "a long life", "over before it began"],
+)
+def test_a_request_of_another_program_lives_by_its_times_and_never_longer_than_configured(
+    pairing: Pairing, put: Callable[..., Path], requested: str, expires: str, is_live: bool
+) -> None:
+    """It says nothing of uptimes, so what seems not to have begun yet is over."""
+    entry = {"senderId": "111", "code": "ABCD2345", "requestedAt": requested, "expiresAt": expires}
+    put("telegram-pairing.json", {"requests": [entry]})
+    assert [request.sender for request in pairing.pending(TELEGRAM)] == ["111"][:is_live]
+    if is_live:
+        assert pairing.approve(TELEGRAM, "abcd-2345").sender == "111"
+    else:
+        with pytest.raises(StageFailed, match="has expired"):
+            pairing.approve(TELEGRAM, "abcd-2345")
+
+
+def test_the_clocks_of_this_machine_are_the_default() -> None:
+    """UTC, and an uptime that goes on between two looks."""
+    first, second = current_moment(), current_moment()
+    assert abs((first.wall - datetime.now(timezone.utc)).total_seconds()) < 5
+    assert first.wall.utcoffset() == timedelta(0)
+    assert first.shares_boot_with(second) or not first.boot_id
+    assert 0 <= second.uptime_ms - first.uptime_ms < 5000
+    assert not Moment(wall=first.wall).shares_boot_with(Moment(wall=first.wall))
+
+
+@pytest.mark.parametrize("sender", ["*", "@alice", "-1001234567890", "", "15551234567-1600000000@g.us"])
+def test_who_is_no_person_is_neither_admitted_nor_stored(pairing: Pairing, credentials: Path, sender: str) -> None:
+    """Asking and revoking are refused as wrong usage, and nothing is made for it."""
+    for channel in Channel:
+        assert not pairing.is_admitted(channel, sender)
+        for attempt in (pairing.request, pairing.revoke):
+            with pytest.raises(SenderRefused) as refused:
+                attempt(channel, sender)
+            assert isinstance(refused.value, UsageError)
+    assert not credentials.exists()
+
+
+def test_a_request_of_a_username_cannot_be_approved(pairing: Pairing, put: Callable[..., Path]) -> None:
+    """What another program let ask is refused with the reason, and can be rejected."""
+    entry = {"senderId": "@alice", "code": "ABCD2345", "requestedAt": "2026-03-01T11:50:00Z"}
+    put("telegram-pairing.json", {"requests": [{**entry, "expiresAt": "2026-03-01T12:50:00Z"}]})
+    with pytest.raises(StageFailed, match="a username can change hands"):
+        pairing.approve(TELEGRAM, "ABCD2345")
+    assert pairing.approved(TELEGRAM) == []
+    assert pairing.reject(TELEGRAM, "ABCD2345") == "@alice"
+    assert [event["status"] for event in events(pairing)] == ["refused", "rejected"]
+
+
+def test_a_rejected_sender_may_ask_again_with_a_new_code(pairing: Pairing) -> None:
+    """The old code is dead."""
+    old = asked(pairing, "111").code
+    pairing.reject(TELEGRAM, old)
+    assert pairing.pending(TELEGRAM) == []
+    new = asked(pairing, "111").code
+    assert new != old
+    with pytest.raises(StageFailed, match="No telegram request has this code"):
+        pairing.approve(TELEGRAM, old)
+    pairing.approve(TELEGRAM, new)
+
+
+def test_revoking_who_is_not_approved_says_so(pairing: Pairing) -> None:
+    """Exit 1, and the attempt is on record."""
+    with pytest.raises(StageFailed, match="111 is not approved on telegram") as failed:
+        pairing.revoke(TELEGRAM, "111")
+    assert failed.value.exit_code is ExitCode.NEGATIVE
+    (event,) = events(pairing)
+    assert (event["event"], event["action"], event["senderId"]) == ("pairing.refused", "revoke", "111")
+
+
+def test_every_spelling_of_an_approval_is_revoked(pairing: Pairing, put: Callable[..., Path]) -> None:
+    """Another program may have stored the same person twice."""
+    put("whatsapp-allowFrom.json", {"senderIds": ["+15551234567", "15551234567@c.us", "15551234567@lid"]})
+    pairing.revoke(WHATSAPP, "15551234567")
+    assert not pairing.is_admitted(WHATSAPP, "15551234567")
+    assert pairing.approved(WHATSAPP) == ["15551234567@lid"]
+
+
+def half_approved(pairing: Pairing, put: Callable[..., Path]) -> PendingRequest:
+    """What a kill between grant and removal leaves: the sender is approved, the request still there."""
+    request = asked(pairing, "111")
+    put("telegram-allowFrom.json", {"senderIds": ["111"]})
+    return request
+
+
+def test_a_half_done_approval_is_repeated_with_the_same_code(pairing: Pairing, put: Callable[..., Path]) -> None:
+    """Meanwhile the sender is admitted, no longer waits, and takes nobody's place in the queue."""
+    code = half_approved(pairing, put).code
+    assert pairing.is_admitted(TELEGRAM, "111") and pairing.pending(TELEGRAM) == []
+    assert pairing.request(TELEGRAM, "111").status == "admitted"
+    assert [pairing.request(TELEGRAM, sender).status for sender in "2345"] == ["created"] * 3 + ["full"]
+    approval = pairing.approve(TELEGRAM, code)
+    assert (approval.sender, approval.was_admitted) == ("111", True)
+    assert pairing.approved(TELEGRAM) == ["111"]
+    with pytest.raises(StageFailed, match="No telegram request has this code"):
+        pairing.approve(TELEGRAM, code)
+
+
+def test_a_half_done_approval_cannot_be_rejected_only_revoked(pairing: Pairing, put: Callable[..., Path]) -> None:
+    """A rejection would seem to keep the sender out who is in; a revocation takes the dead code along."""
+    code = half_approved(pairing, put).code
+    with pytest.raises(StageFailed, match=r"approved on telegram already; `inv pairing.revoke telegram 111`"):
+        pairing.reject(TELEGRAM, code)
+    assert pairing.is_admitted(TELEGRAM, "111")
+    pairing.revoke(TELEGRAM, "111")
+    assert not pairing.is_admitted(TELEGRAM, "111")
+    with pytest.raises(StageFailed, match="No telegram request has this code"):
+        pairing.approve(TELEGRAM, code)
+
+
+def test_every_decision_is_on_record_and_no_code_is(pairing: Pairing, clocks: Any, credentials: Path) -> None:
+    """One chained event each, with channel, sender and who decided; no code, in no spelling."""
+    requests = [asked(pairing, sender) for sender in ("1", "2", "3")]
+    pairing.approve(TELEGRAM, requests[0].code)
+    pairing.reject(TELEGRAM, requests[1].code)
+    pairing.revoke(TELEGRAM, "1")
+    clocks.pass_time(HOUR)
+    for code in (requests[2].code.lower(), "ZZZZ-ZZZZ"):
+        with pytest.raises(StageFailed):
+            pairing.approve(TELEGRAM, code)
+    told = [(event["event"], event["status"], event.get("senderId"), event["channel"]) for event in events(pairing)]
+    assert told == [
+        *(("pairing.requested", "pending", sender, "telegram") for sender in ("1", "2", "3")),
+        ("pairing.approved", "granted", "1", "telegram"),
+        ("pairing.rejected", "rejected", "2", "telegram"),
+        ("pairing.revoked", "revoked", "1", "telegram"),
+        ("pairing.refused", "refused", "3", "telegram"),
+        ("pairing.refused", "refused", None, "telegram"),
+    ]
+    log = (credentials / "pairing-audit.log").read_text().upper()
+    for code in [request.code for request in requests]:
+        assert code not in log
+    assert "ZZZZ" not in log
+
+
+class PairingModel(RuleBasedStateMachine):
+    """The policy against a model that knows the true time: who is admitted, who waits, which codes are good."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()
+        self.wall = datetime(2026, 3, 1, 12, tzinfo=timezone.utc)
+        self.begun_wall: dict[str, datetime] = {}
+        self.begun_true: dict[str, int] = {}
+        self.codes: dict[str, str] = {}
+        self.admitted: set[str] = set()
+        self.true_ms = 0
+        config = PairingConfig(credentials=Path(self.folder.name) / "credentials", ttl=HOUR)
+        self.pairing = Pairing(config, lambda: Moment(wall=self.wall, boot_id="b", uptime_ms=self.true_ms))
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
+
+    def live(self, sender: str) -> bool:
+        is_young = self.true_ms - self.begun_true[sender] < HOUR * 1000
+        return is_young and self.wall - self.begun_wall[sender] < timedelta(seconds=HOUR)
+
+    def forget(self, sender: str) -> None:
+        for known in (self.codes, self.begun_true, self.begun_wall):
+            known.pop(sender, None)
+
+    senders = st.sampled_from(["1", "2", "3", "4", "5"])
+
+    def forget_expired(self) -> None:
+        """What a change of the file does; until then, a wall clock set right again brings a request back."""
+        for sender in [sender for sender in self.codes if not self.live(sender)]:
+            self.forget(sender)
+
+    @rule(sender=senders)
+    def ask(self, sender: str) -> None:
+        outcome = self.pairing.request(TELEGRAM, sender)
+        if sender in self.admitted:
+            assert outcome.status == "admitted"
+        elif sender in self.codes and self.live(sender):
+            assert outcome.status == "repeated" and outcome.request is not None
+            assert outcome.request.code == self.codes[sender]
+        elif sum(map(self.live, self.codes)) >= 3:
+            assert outcome.status == "full"
+        else:
+            self.forget_expired()
+            assert outcome.status == "created" and outcome.request is not None
+            self.codes[sender] = outcome.request.code
+            self.begun_true[sender], self.begun_wall[sender] = self.true_ms, self.wall
+
+    @precondition(lambda self: self.codes)
+    @rule(data=st.data(), is_approval=st.booleans())
+    def decide(self, data: st.DataObject, is_approval: bool) -> None:
+        sender = data.draw(st.sampled_from(sorted(self.codes)))
+        code = self.codes[sender]
+        typed = data.draw(st.sampled_from([code, code.lower(), f"{code[:4]}-{code[4:]}", f" {code[:4]} {code[4:]}"]))
+        decide: Callable[..., Any] = self.pairing.approve if is_approval else self.pairing.reject
+        if not self.live(sender):
+            with pytest.raises(StageFailed):
+                decide(TELEGRAM, typed)
+            return
+        decide(TELEGRAM, typed)
+        self.forget(sender)
+        self.forget_expired()
+        if is_approval:
+            self.admitted.add(sender)
+
+    @rule(sender=senders)
+    def revoke(self, sender: str) -> None:
+        if sender in self.admitted:
+            self.pairing.revoke(TELEGRAM, sender)
+            self.admitted.remove(sender)
+        else:
+            with pytest.raises(StageFailed):
+                self.pairing.revoke(TELEGRAM, sender)
+
+    @rule(seconds=st.sampled_from([1, 600, 1800, 3599, 3600]))
+    def pass_time(self, seconds: int) -> None:
+        self.true_ms += seconds * 1000
+        self.wall += timedelta(seconds=seconds)
+
+    @rule(seconds=st.sampled_from([-3600, -1800, -1, 1, 1800]))
+    def set_wall(self, seconds: int) -> None:
+        self.wall += timedelta(seconds=seconds)
+
+    @invariant()
+    def admits_exactly_the_approved(self) -> None:
+        assert self.pairing.approved(TELEGRAM) == sorted(self.admitted)
+        for sender in ("1", "2", "3", "4", "5"):
+            assert self.pairing.is_admitted(TELEGRAM, sender) == (sender in self.admitted)
+
+    @invariant()
+    def shows_exactly_the_live_requests(self) -> None:
+        shown = {request.sender: request.code for request in self.pairing.pending(TELEGRAM)}
+        assert shown == {sender: code for sender, code in self.codes.items() if self.live(sender)}
+
+    @invariant()
+    def the_record_agrees(self) -> None:
+        admitted: set[str] = set()
+        for event in events(self.pairing):
+            if event["event"] == "pairing.approved":
+                admitted.add(event["senderId"])
+            elif event["event"] == "pairing.revoked":
+                admitted.remove(event["senderId"])
+        assert admitted == self.admitted
+
+
+TestPairingModel = pytest.mark.slow(PairingModel.TestCase)
+TestPairingModel.settings = settings(
+    max_examples=30, stateful_step_count=30, deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
