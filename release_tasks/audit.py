@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 import pwd
 import socket
@@ -15,7 +16,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import define, field, frozen
 
 from release_tasks.records import AuditAnchor
 from release_tasks.storage.canonical import InvalidDocument, canonical_bytes, parse_object
@@ -28,16 +29,20 @@ __all__ = ["GENESIS", "AuditLog", "AuditVerdict", "Finding"]
 GENESIS = "0" * 64
 _SETS_ASIDE = ("audit.torn", "audit.adopted", "audit.foreign")
 _TAIL_BYTES = 64 << 10
+_BEGINNING = AuditAnchor(seq=0, hash=GENESIS)
 
 
 @frozen
 class Finding:
-    """Something wrong in the log. ``line`` counts from 1; 0 is the file as a whole."""
+    """Something wrong in the log. ``line`` counts from 1; 0 is the file as a whole. ``last`` ends a run of lines."""
 
     line: int
     what: str
+    last: int = 0
 
     def __str__(self) -> str:
+        if self.last > self.line:
+            return f"lines {self.line} to {self.last}: {self.what}"
         return f"line {self.line}: {self.what}" if self.line else self.what
 
 
@@ -95,9 +100,13 @@ class AuditLog:
             record["releaseId"] = release_id
         if snapshot_id is not None:
             record["snapshotId"] = snapshot_id
+        make_private_directory(self.path.parent)
         # The lock is held from reading the tail through the fsync, or two runs would share one prev.
-        with self._locked() as fd:
+        with self._opened(os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as fd:
             tail = _read_tail(fd)
+            if tail.seq == 0:
+                # Whoever created the file may have been killed before the name was flushed.
+                fsync_directory(self.path.parent)
             data, anchor = b"" if tail.ends_with_newline else b"\n", AuditAnchor(seq=tail.seq, hash=tail.hash)
             if tail.leftover:
                 line, anchor = _sealed(_leftover_record(tail), anchor)
@@ -112,40 +121,31 @@ class AuditLog:
 
     def anchor(self) -> AuditAnchor | None:
         """Return where the log stands, or None when it holds no record yet."""
-        if not self.path.exists():
+        try:
+            with self._opened(os.O_RDONLY, fcntl.LOCK_SH) as fd:
+                tail = _read_tail(fd)
+        except FileNotFoundError:
             return None
-        with self._locked() as fd:
-            tail = _read_tail(fd)
         return AuditAnchor(seq=tail.seq, hash=tail.hash) if tail.seq else None
 
     def verify(self, anchors: Iterable[tuple[str, AuditAnchor]] = ()) -> AuditVerdict:
         """Read the whole log and check every record, and each (source, anchor) against it."""
-        data = b""
-        if self.path.exists():
-            with self._locked() as fd:
+        try:
+            with self._opened(os.O_RDONLY, fcntl.LOCK_SH) as fd:
                 data = _read_all(fd)
-        verdict = _verify_chain(data)
-        hashes = {event["seq"]: event["hash"] for event in verdict.events}
+        except FileNotFoundError:
+            data = b""
+        reading = _Reading()
+        reading.read(data)
         for source, anchor in anchors:
-            if anchor.seq not in hashes:
-                verdict.problems.append(
-                    Finding(0, f"the log is cut short: {source} was written when it held record {anchor.seq}")
-                )
-            elif hashes[anchor.seq] != anchor.hash:
-                verdict.problems.append(
-                    Finding(0, f"record {anchor.seq} is not the one that {source} was written after")
-                )
-        return verdict
+            reading.compare(source, anchor)
+        return reading.verdict
 
     @contextlib.contextmanager
-    def _locked(self) -> Iterator[int]:
-        make_private_directory(self.path.parent)
-        created = not self.path.exists()
-        fd = os.open(self.path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    def _opened(self, flags: int, lock: int) -> Iterator[int]:
+        fd = os.open(self.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if created:
-                fsync_directory(self.path.parent)
+            fcntl.flock(fd, lock)
             yield fd
         finally:
             os.close(fd)
@@ -200,7 +200,7 @@ def _last_record(data: bytes) -> _Tail | None:
 
 
 def _leftover_record(tail: _Tail) -> dict[str, Any]:
-    torn = not tail.ends_with_newline and tail.leftover.count(b"\n") == 0
+    torn = not tail.ends_with_newline and b"\n" not in tail.leftover and _may_be_torn(tail.leftover)
     if tail.seq == 0 and not torn:
         event, detail = "audit.adopted", "the log that was here before this chain began"
     elif torn:
@@ -218,55 +218,99 @@ def _leftover_record(tail: _Tail) -> dict[str, Any]:
     }
 
 
-def _verify_chain(data: bytes) -> AuditVerdict:
-    verdict = AuditVerdict()
-    before = AuditAnchor(seq=0, hash=GENESIS)
-    pending: list[tuple[int, bytes]] = []
-    lines = data.split(b"\n")
-    unfinished = lines.pop()
-    for number, line in enumerate(lines, start=1):
-        record = _parse_record(line)
-        if record is None:
-            pending.append((number, line))
-            continue
-        _explain_pending(verdict, pending, record)
-        if record["seq"] != before.seq + 1:
-            verdict.problems.append(
-                Finding(number, f"record {record['seq']} follows {before.seq}: one was removed, doubled or moved")
-            )
-        elif record["prev"] != before.hash:
-            verdict.problems.append(Finding(number, f"record {record['seq']} does not follow the one before it"))
-        verdict.events.append(record)
-        before = AuditAnchor(seq=record["seq"], hash=record["hash"])
-    _explain_pending(verdict, pending, None)
-    if unfinished:
-        adopted = _parse_record(unfinished)
-        if adopted is not None and adopted["seq"] == before.seq + 1 and adopted["prev"] == before.hash:
-            verdict.events.append(adopted)
+def _may_be_torn(fragment: bytes) -> bool:
+    """Say whether a crash can have left this: it leaves the beginning of a line, so never a whole object."""
+    try:
+        return not isinstance(json.JSONDecoder().raw_decode(fragment.decode("latin-1"))[0], dict)
+    except (ValueError, RecursionError):
+        return True
+
+
+@define
+class _Reading:
+    """One pass over the log, line by line; ``verdict`` is what it found so far."""
+
+    verdict: AuditVerdict = field(factory=AuditVerdict)
+    before: AuditAnchor = _BEGINNING
+    in_place: AuditAnchor = _BEGINNING  # the last record that stood where it belongs
+    pending: list[tuple[int, bytes]] = field(factory=list)  # lines that are no records, until one vouches for them
+    unexplained: int = 0  # how many of them nobody vouched for
+
+    def read(self, data: bytes) -> None:
+        """Take every line; one without its newline counts too, unless a crash cut more off it than that."""
+        *lines, unfinished = data.split(b"\n")
+        if unfinished and not _may_be_torn(unfinished):
+            lines.append(unfinished)
+            unfinished = b""
+        for number, line in enumerate(lines, start=1):
+            record = _parse_record(line)
+            if record is None:
+                self.pending.append((number, line))
+            else:
+                self._take(number, record)
+        self._explain_pending(None)
+        if unfinished:
+            self.verdict.notes.append(Finding(len(lines) + 1, "unfinished line, left by a crash"))
+
+    def compare(self, source: str, anchor: AuditAnchor) -> None:
+        """Look for the record that ``source`` was written after."""
+        seen = {(event["seq"], event["hash"]) for event in self.verdict.events}
+        seq, problem = anchor.seq, ""
+        if (seq, anchor.hash) in seen:
+            return
+        if not seen or seq > max(number for number, _ in seen) + self.unexplained:
+            problem = f"the log is cut short: {source} was written when it held record {seq}"
+        elif any(number == seq for number, _ in seen):
+            problem = f"record {seq} is not the one that {source} was written after"
         else:
-            verdict.notes.append(Finding(len(lines) + 1, "unfinished line, left by a crash"))
-    return verdict
+            problem = f"record {seq}, after which {source} was written, is gone"
+        self.verdict.problems.append(Finding(0, problem))
+
+    def _take(self, number: int, record: dict[str, Any]) -> None:
+        """Check that the record on line ``number`` follows: the one before it, or the last one in its place."""
+        if not self.pending and record.get("event") in _SETS_ASIDE:
+            what = f"what record {record['seq']} found before it and set aside is gone"
+            self.verdict.problems.append(Finding(number, what))
+        self._explain_pending(record)
+        seq, before = record["seq"], self.before
+        follows = any(seq == a.seq + 1 and record["prev"] == a.hash for a in (before, self.in_place))
+        # Altered lines before it are named already, and they are why it does not follow.
+        if follows or 0 < seq - before.seq - 1 <= self.unexplained:
+            self.in_place = AuditAnchor(seq=seq, hash=record["hash"])
+        elif seq == before.seq + 1:
+            self.verdict.problems.append(Finding(number, f"record {seq} does not follow the one before it"))
+        else:
+            what = f"record {seq} follows {before.seq}: one was removed, doubled or moved"
+            self.verdict.problems.append(Finding(number, what))
+        self.verdict.events.append(record)
+        self.before = AuditAnchor(seq=seq, hash=record["hash"])
+
+    def _explain_pending(self, record: dict[str, Any] | None) -> None:
+        """Decide over lines that are no records by what the record after them says of them."""
+        told, lines = record or {}, self.pending
+        self.pending = []
+        if told.get("event") == "audit.torn" and lines and _vouches(told, lines[-1][1]):
+            number, _ = lines.pop()
+            self.verdict.notes.append(Finding(number, "unfinished line, left by a crash and set aside"))
+        elif told.get("event") == "audit.adopted" and told.get("seq") == 1 and lines:
+            body = b"\n".join(line for _, line in lines)
+            # Without a newline at its end it was adopted by a newline; an empty line at its end is somebody's own.
+            if _vouches(told, body + b"\n") or (lines[-1][1] and _vouches(told, body)):
+                what = "1 line" if len(lines) == 1 else f"{len(lines)} lines"
+                what += " from before this chain began, unaltered since"
+                self.verdict.notes.append(Finding(lines[0][0], what))
+                lines = []
+        self.unexplained = len(lines)
+        what = "altered, or no record of this log"
+        if lines and not self.verdict.events:
+            # Only together are they vouched for, and there may be thousands.
+            self.verdict.problems.append(Finding(lines[0][0], what, last=lines[-1][0]))
+        else:
+            self.verdict.problems.extend(Finding(number, what) for number, _ in lines)
 
 
-def _explain_pending(verdict: AuditVerdict, pending: list[tuple[int, bytes]], record: dict[str, Any] | None) -> None:
-    """Decide over lines that are no records by what the record after them says of them."""
-    if not pending:
-        if record is not None and record.get("event") in _SETS_ASIDE:
-            verdict.problems.append(Finding(0, f"what record {record['seq']} found here and set aside is gone"))
-        return
-    body = b"\n".join(line for _, line in pending)
-    first = pending[0][0]
-    told = record or {}
-    as_lines = sha256_bytes(body + b"\n") == told.get("sha256") and told.get("bytes") == len(body) + 1
-    as_fragment = sha256_bytes(body) == told.get("sha256") and told.get("bytes") == len(body)
-    if told.get("event") == "audit.torn" and as_fragment and len(pending) == 1:
-        verdict.notes.append(Finding(first, "unfinished line, left by a crash and set aside"))
-    elif told.get("event") == "audit.adopted" and told.get("seq") == 1 and (as_lines or as_fragment):
-        verdict.notes.append(Finding(first, f"{len(pending)} lines from before this chain began, unaltered since"))
-    else:
-        for number, _ in pending:
-            verdict.problems.append(Finding(number, "altered, or no record of this log"))
-    pending.clear()
+def _vouches(record: dict[str, Any], body: bytes) -> bool:
+    return record.get("bytes") == len(body) and record.get("sha256") == sha256_bytes(body)
 
 
 def _read_all(fd: int) -> bytes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from pathlib import Path
+from typing import Any
 
 from attrs import frozen
 
@@ -12,7 +13,8 @@ from release_tasks.audit import AuditLog
 from release_tasks.errors import StageFailed, UsageError
 from release_tasks.records import AuditAnchor, Manifest, RollbackState
 from release_tasks.snapshot.catalogue import Catalogue
-from release_tasks.storage.canonical import InvalidDocument, pretty_bytes, read_document
+from release_tasks.snapshot.seal import is_sealed, sealed_document
+from release_tasks.storage.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
 from release_tasks.storage.codec import decode, encode
 from release_tasks.storage.durable import write_atomic
 from release_tasks.storage.ids import is_valid_id, require_id
@@ -46,7 +48,9 @@ class Pipeline:
     def read_state(self) -> RollbackState | None:
         """Return the last rollback, or None; raises StageFailed when the file is unreadable."""
         try:
-            return decode(RollbackState, read_document(self.state_path), self.state_path.name)
+            document = read_document(self.state_path)
+            _require_unaltered(document, self.state_path.name)
+            return decode(RollbackState, document, self.state_path.name)
         except FileNotFoundError:
             return None
         except InvalidDocument as error:
@@ -59,9 +63,13 @@ class Pipeline:
         except StageFailed:
             return None
 
+    def has_journal(self) -> bool:
+        """Say whether a rollback is being swapped in, or was; a link to nowhere in the journal's place counts too."""
+        return os.path.lexists(self.journal_path)
+
     def write_state(self, state: RollbackState) -> None:
         """Replace the rollback state, durably."""
-        write_atomic(self.state_path, pretty_bytes(encode(state)))
+        write_atomic(self.state_path, pretty_bytes(sealed_document(encode(state))))
 
     def manifest_path(self, release_id: str) -> Path:
         """Return where the manifest of a release lies; raises UsageError for an invalid id."""
@@ -89,7 +97,7 @@ class Pipeline:
 
     def write_manifest(self, manifest: Manifest) -> None:
         """Write a release's manifest, and ``latest.json`` too when it is ready."""
-        data = pretty_bytes(encode(manifest))
+        data = pretty_bytes(sealed_document(encode(manifest)))
         write_atomic(self.manifest_path(manifest.release_id), data)
         if manifest.status == "ready":
             write_atomic(self.manifests / "latest.json", data)
@@ -97,8 +105,7 @@ class Pipeline:
     def lineage(self) -> str:
         """Return how far releases had come: the sequence of the newest release snapshot and of the newest manifest."""
         snapshots = [s.sequence for s in self.catalogue.published()[0] if s.kind == "release"]
-        ready = [file.manifest for file in self.read_manifests() if file.manifest and file.manifest.status == "ready"]
-        manifests = [manifest.sequence for manifest in ready]
+        manifests = [manifest.sequence for manifest in self._ready_manifests()]
         return f"{max(snapshots, default=0)}/{max(manifests, default=0)}"
 
     def was_prepared_since(self, lineage: str | None) -> bool:
@@ -111,12 +118,19 @@ class Pipeline:
         return len(before) != len(now) or any(later > earlier for later, earlier in zip(now, before, strict=True))
 
     def protected_snapshots(self) -> set[str]:
-        """Return the snapshots that retention must keep: of the current deployment and of the last rollback."""
+        """Return the snapshots that retention must keep: of the current deployment and of the last rollback.
+
+        What cannot be read may name any of them. Without latest.json the newest ready manifest says what is deployed;
+        without the state every snapshot is kept.
+        """
         protected: set[str] = set()
-        latest = self.latest_ready()
+        latest = self.latest_ready() or next(iter(reversed(self._ready_manifests())), None)
         if latest is not None and latest.snapshot is not None:
             protected.add(latest.snapshot.snapshot_id)
-        state = self.known_state()
+        try:
+            state = self.read_state()
+        except StageFailed:
+            return protected | {snapshot.snapshot_id for snapshot in self.catalogue.published()[0]}
         if state is not None:
             names = (state.snapshot_id, state.safety_snapshot_id, state.restored_snapshot_id)
             protected |= {name for name in names if name}
@@ -127,13 +141,21 @@ class Pipeline:
 
         Call it with the lock held.
         """
-        ready = [file.manifest for file in self.read_manifests() if file.manifest and file.manifest.status == "ready"]
-        committed = {manifest.snapshot.snapshot_id for manifest in ready if manifest.snapshot is not None}
+        committed = {m.snapshot.snapshot_id for m in self._ready_manifests() if m.snapshot is not None}
         removed = self.catalogue.clean_up(committed)
+        with contextlib.suppress(OSError):  # what bars it bars the next prepare, which says so
+            self._point_at_newest()
         for path in self._temporary_files():
             path.unlink(missing_ok=True)
             removed.append(path.name)
         return removed
+
+    def _point_at_newest(self) -> None:
+        """Let ``latest.json`` name the newest ready release: a prepare may have been killed just before it did."""
+        ready = self._ready_manifests()
+        latest = self.latest_ready()
+        if ready and (latest is None or latest.sequence < ready[-1].sequence):
+            write_atomic(self.manifests / "latest.json", pretty_bytes(sealed_document(encode(ready[-1]))))
 
     def has_leftovers(self) -> bool:
         """Say whether an interrupted run, or one that is at work, has something unfinished here."""
@@ -156,9 +178,15 @@ class Pipeline:
             anchors.append(("the rollback state", state.audit))
         return anchors
 
+    def _ready_manifests(self) -> list[Manifest]:
+        return [file.manifest for file in self.read_manifests() if file.manifest and file.manifest.status == "ready"]
+
     def _read_manifest(self, release_id: str) -> ManifestFile:
         try:
-            return ManifestFile(release_id, _decode_manifest(self.manifests / f"{release_id}.json"))
+            manifest = _decode_manifest(self.manifests / f"{release_id}.json")
+            if manifest.release_id != release_id:
+                raise InvalidDocument(f"{release_id}.json belongs to release {excerpt(manifest.release_id)!r}")
+            return ManifestFile(release_id, manifest)
         except (FileNotFoundError, InvalidDocument) as error:
             return ManifestFile(release_id, None, str(error))
 
@@ -169,6 +197,11 @@ def _age(file: ManifestFile) -> tuple[int, str, str]:
     return file.manifest.sequence, file.manifest.generated_at, file.release_id
 
 
+def _require_unaltered(document: dict[str, Any], name: str) -> None:
+    if "checksum" in document and not is_sealed(document):  # the older tool's have none
+        raise InvalidDocument(f"{name} was altered: its checksum does not match")
+
+
 def _decode_manifest(path: Path) -> Manifest:
     document = read_document(path)
     version = document.get("manifestVersion")
@@ -176,4 +209,8 @@ def _decode_manifest(path: Path) -> Manifest:
         raise InvalidDocument(f"{path.name} has no valid manifestVersion")
     if version > MANIFEST_VERSION:
         raise InvalidDocument(f"{path.name} has version {version}; this release reads up to {MANIFEST_VERSION}")
-    return decode(Manifest, document, path.name)
+    _require_unaltered(document, path.name)
+    manifest = decode(Manifest, document, path.name)
+    if manifest.sequence < 0 or (manifest.snapshot is not None and not is_valid_id(manifest.snapshot.snapshot_id)):
+        raise InvalidDocument(f"{path.name} has an invalid sequence or snapshotId")
+    return manifest

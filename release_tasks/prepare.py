@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from attrs import evolve, frozen
 
@@ -15,8 +15,9 @@ from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import MANIFEST_VERSION, Pipeline
 from release_tasks.records import Artifact, Manifest, PreflightReport, SnapshotMetadata, SnapshotReference
 from release_tasks.snapshot.capture import CaptureRequest, unpublished_snapshot
+from release_tasks.snapshot.files import naming
 from release_tasks.storage.clock import compact, timestamp
-from release_tasks.storage.durable import fsync_directory
+from release_tasks.storage.durable import fsync_directory, remove_durably, write_atomic
 from release_tasks.storage.ids import is_valid_id
 from release_tasks.storage.lock import run_lock
 
@@ -54,28 +55,52 @@ def prepare(
 ) -> Manifest:
     """Publish the manifest of a release, with its snapshot when nothing blocks it.
 
-    Raises UsageError for a release id that is taken, StageFailed when a rollback waits to be recovered, LockHeld when
-    another run is at work. A capture that fails blocks the release; it does not raise.
+    Raises UsageError for a release id that is taken, StageFailed when a rollback waits to be recovered or the pipeline
+    folder cannot be read or written, LockHeld when another run is at work. A capture that fails blocks the release; it
+    does not raise.
     """
     pipeline = Pipeline(settings.release.root)
     if not settings.release.assets:
         raise UsageError(
             "release.assets names nothing to capture. Name the database, folders and files of the service."
         )
-    with run_lock(pipeline.root, "release.prepare"):
-        if pipeline.journal_path.exists():
-            raise StageFailed("An interrupted rollback waits to be finished. Run `inv release.recover` first.")
-        require_new_release_id(pipeline, request.release_id)
-        pipeline.clean_up()
-        draft = _draft(settings, pipeline, report, request)
-        blockers = _blockers(settings, report)
-        if not blockers:
-            try:
-                return _release(settings, pipeline, request, draft, progress)
-            except (StageFailed, OSError) as error:
-                blockers.append(f"snapshot: {sentence_of(error)}")
-        blocked = evolve(draft, artifacts=_artifacts(settings, None), diagnostics=blockers + draft.diagnostics)
+    manifest: Manifest | None = None
+    try:
+        with naming(pipeline.root / "lock"), run_lock(pipeline.root, "release.prepare"):
+            manifest = _with_lock(settings, pipeline, report, request, progress)
+            return manifest
+    except OSError as error:
+        if manifest is not None:  # only the lock could not be given back
+            return manifest
+        raise StageFailed(f"Release {request.release_id} was not prepared: {sentence_of(error)}") from error
+
+
+def _with_lock(
+    settings: Settings,
+    pipeline: Pipeline,
+    report: PreflightReport,
+    request: PrepareRequest,
+    progress: Progress | None,
+) -> Manifest:
+    if pipeline.has_journal():
+        raise StageFailed("An interrupted rollback waits to be finished. Run `inv release.recover` first.")
+    require_new_release_id(pipeline, request.release_id)
+    pipeline.clean_up()
+    draft = _draft(settings, pipeline, report, request)
+    blockers = _blockers(settings, report)
+    if not blockers:
+        try:
+            return _release(settings, pipeline, request, draft, progress)
+        except (StageFailed, OSError) as error:
+            blockers.append(f"snapshot: {sentence_of(error)}")
+    blocked = evolve(draft, artifacts=_artifacts(settings, None), diagnostics=blockers + draft.diagnostics)
+    try:
         return _publish(pipeline, blocked)
+    except OSError as error:
+        raise StageFailed(
+            f"Release {request.release_id} is blocked ({blockers[0].rstrip('.')}), "
+            f"and its manifest could not be written: {sentence_of(error)}"
+        ) from error
 
 
 def _release(
@@ -101,13 +126,46 @@ def _release(
             snapshot_id=snapshot.snapshot_id, metadata_path=snapshot.metadata_path, digest=snapshot.digest
         )
         ready = evolve(draft, status="ready", snapshot=reference, artifacts=_artifacts(settings, snapshot))
-        with uninterrupted():
+        with uninterrupted(), _taken_back_on_error(pipeline, ready):
             manifest = _publish(pipeline, ready)
             pipeline.catalogue.publish(snapshot.snapshot_id)
     # What cannot be removed now goes another time; it is no reason to call a release blocked.
     with contextlib.suppress(OSError):
         pipeline.catalogue.retain(limit, {*pipeline.protected_snapshots(), snapshot.snapshot_id})
     return manifest
+
+
+@contextlib.contextmanager
+def _taken_back_on_error(pipeline: Pipeline, ready: Manifest) -> Iterator[None]:
+    """Take manifest, latest.json and snapshot back when one of them cannot be written: none may name what is gone."""
+    latest = pipeline.manifests / "latest.json"
+    before = latest.read_bytes() if latest.is_file() else None
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):
+            _withdraw(pipeline, ready, before)
+        raise
+
+
+def _withdraw(pipeline: Pipeline, ready: Manifest, before: bytes | None) -> None:
+    """Undo the steps of a release; its manifest first, which is what makes it one."""
+    assert ready.snapshot is not None
+    if any(file.manifest and file.manifest.snapshot == ready.snapshot for file in pipeline.read_manifests()):
+        remove_durably(pipeline.manifest_path(ready.release_id))
+    newest = pipeline.latest_ready()
+    if newest is not None and newest.snapshot == ready.snapshot:
+        latest = pipeline.manifests / "latest.json"
+        try:
+            if before is None:
+                remove_durably(latest)
+            else:
+                write_atomic(latest, before)
+        except OSError:
+            remove_durably(latest)  # no newest release is better than one whose snapshot is gone
+    catalogue, snapshot_id = pipeline.catalogue, ready.snapshot.snapshot_id
+    if catalogue.path(snapshot_id).exists():
+        os.rename(catalogue.path(snapshot_id), catalogue.partial_path(snapshot_id))
 
 
 def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
@@ -121,8 +179,13 @@ def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
     if not report.passed and not found:
         found.append("preflight: did not pass")
     for key, asset in settings.release.assets.items():
-        if asset.required and not os.path.lexists(asset.path):
-            found.append(f"{key}: {asset.path} does not exist and is required (release.assets.{key})")
+        try:
+            os.lstat(asset.path)
+        except (FileNotFoundError, NotADirectoryError):
+            if asset.required:
+                found.append(f"{key}: {asset.path} does not exist and is required (release.assets.{key})")
+        except OSError as error:
+            found.append(f"{key}: {sentence_of(error)}")
     return found
 
 

@@ -59,6 +59,16 @@ print(done, flush=True)
 """
 
 
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """List how many points each fault test has tried."""
+    reports = terminalreporter.stats.get("passed", [])
+    told = [(report.nodeid, n) for report in reports for name, n in report.user_properties if name == "points tried"]
+    if told:
+        terminalreporter.section("points tried")
+        for nodeid, count in sorted(told):
+            terminalreporter.write_line(f"{count:6} {nodeid}")
+
+
 @pytest.fixture(autouse=True)
 def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Hide the developer's own ~/.invoke.yaml and INVOKE_* variables from every test."""
@@ -176,8 +186,10 @@ class Project:
         return {"rows": self.rows(), "files": files}
 
     def rows(self) -> Any:
-        database = sqlite3.connect(self.database, timeout=30)
+        """Every account and ledger row, as they stand at one moment."""
+        database = sqlite3.connect(self.database, timeout=30, isolation_level=None)
         try:
+            database.execute("BEGIN")
             return (
                 database.execute("SELECT * FROM accounts ORDER BY id").fetchall(),
                 database.execute("SELECT * FROM ledger ORDER BY id").fetchall(),
@@ -210,6 +222,12 @@ def make_project(tmp_path: Path) -> Callable[..., Project]:
         return Project(folder, journal_mode)
 
     return make
+
+
+@pytest.fixture
+def project_at() -> Callable[..., Project]:
+    """Return a maker of scratch projects in a folder of choice: ``project_at(folder, "delete")``."""
+    return Project
 
 
 class Health:

@@ -27,7 +27,7 @@ def overview(settings: Settings, limit: int) -> dict[str, Any]:
         "snapshots": [_snapshot(snapshot) for snapshot in reversed(snapshots[-limit:])],
         "unreadable": [{"snapshotId": bad.snapshot_id, "reason": bad.reason} for bad in unreadable],
         "rollback": _last_rollback(pipeline),
-        "interrupted": pipeline.journal_path.exists() and holder is None,
+        "interrupted": pipeline.has_journal() and holder is None,
         "lock": encode(holder) if holder else None,
     }
 

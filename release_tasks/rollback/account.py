@@ -102,6 +102,6 @@ def record_refusal(pipeline: Pipeline, requested: str | None, status: str, detai
     with contextlib.suppress(OSError):
         anchor = pipeline.audit.append("rollback.refused", status=status, detail=detail, requestedSnapshot=requested)
         state = pipeline.known_state()
-        if state is not None and state.status == "in_progress" and not pipeline.journal_path.exists():
+        if state is not None and state.status == "in_progress" and not pipeline.has_journal():
             told = f"{detail} The snapshot is live; restart and health were not reached." if state.restored else detail
             pipeline.write_state(evolve(state, status="failed", updated_at=timestamp(), detail=told, audit=anchor))

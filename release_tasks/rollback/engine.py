@@ -7,7 +7,7 @@ import secrets
 from collections.abc import Callable
 from typing import Literal
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from release_tasks.config.schema import Settings
 from release_tasks.errors import Interrupted, LockHeld, StageError, StageFailed, UsageError, sentence_of
@@ -25,6 +25,7 @@ from release_tasks.rollback.staging import discard_staged, inode_of, stage_asset
 from release_tasks.rollback.swap import Swap, ordered
 from release_tasks.snapshot import legacy
 from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
+from release_tasks.snapshot.files import naming
 from release_tasks.snapshot.sqlite import is_sound
 from release_tasks.snapshot.verify import require_intact, stored_path
 from release_tasks.storage.clock import compact, timestamp
@@ -33,6 +34,7 @@ from release_tasks.storage.lock import run_lock
 __all__ = ["RollbackRequest", "is_already_restored", "rollback"]
 
 Progress = Callable[[str], None]
+_GO_ON = "Restart and health were not reached: restart the service and see that it is well."
 
 
 @frozen(kw_only=True)
@@ -55,34 +57,61 @@ def rollback(settings: Settings, request: RollbackRequest, progress: Progress = 
     pipeline = Pipeline(settings.release.root)
     started_at = timestamp()
     has_lock = False
+    outcome: RollbackOutcome | None = None
     try:
-        with run_lock(pipeline.root, "release.rollback", request.wait):
+        with naming(pipeline.root / "lock"), run_lock(pipeline.root, "release.rollback", request.wait):
             has_lock = True
-            try:
-                progress("recover")
-                recover_locked(settings, pipeline)
-                return _Rollback(settings, request, pipeline, progress, started_at).run()
-            except (StageFailed, OSError) as error:
-                sentence = sentence_of(error)
-                record_refusal(pipeline, request.snapshot_id, "failed", sentence)
-                _let_old_snapshots_go(settings, pipeline)
-                return RollbackOutcome(
-                    status="failed",
-                    snapshot_id=request.snapshot_id,
-                    started_at=started_at,
-                    completed_at=timestamp(),
-                    diagnostics=[sentence],
-                )
-            except (UsageError, Interrupted) as error:
-                record_refusal(pipeline, request.snapshot_id, "refused", str(error))
-                raise
+            outcome = _with_lock(settings, request, pipeline, progress, started_at)
+            return outcome
+    except OSError as error:
+        # The lock itself: it cannot be taken, or not be given back once all is done.
+        if outcome is None:
+            outcome = _failed(pipeline, request, started_at, error)
+            _note_refusal(pipeline, request, "failed", sentence_of(error))
+        return outcome
     except (LockHeld, Interrupted) as error:
-        if not has_lock:  # the state is the other run's to write
-            detail = str(error)
-            pipeline.audit.append(
-                "rollback.refused", status="refused", detail=detail, requestedSnapshot=request.snapshot_id
-            )
+        if not has_lock:
+            _note_refusal(pipeline, request, "refused", str(error))
         raise
+
+
+def _note_refusal(pipeline: Pipeline, request: RollbackRequest, status: str, detail: str) -> None:
+    """Write an attempt without the lock into the audit log alone: the state is the other run's to write."""
+    with contextlib.suppress(OSError):
+        pipeline.audit.append("rollback.refused", status=status, detail=detail, requestedSnapshot=request.snapshot_id)
+
+
+def _with_lock(
+    settings: Settings, request: RollbackRequest, pipeline: Pipeline, progress: Progress, started_at: str
+) -> RollbackOutcome:
+    try:
+        progress("recover")
+        recover_locked(settings, pipeline)
+        return _Rollback(settings, request, pipeline, progress, started_at).run()
+    except (StageFailed, OSError) as error:
+        outcome = _failed(pipeline, request, started_at, error)
+        record_refusal(pipeline, request.snapshot_id, "failed", sentence_of(error))
+        _let_old_snapshots_go(settings, pipeline)
+        return outcome
+    except (UsageError, Interrupted) as error:
+        record_refusal(pipeline, request.snapshot_id, "refused", str(error))
+        raise
+
+
+def _failed(
+    pipeline: Pipeline, request: RollbackRequest, started_at: str, error: StageFailed | OSError
+) -> RollbackOutcome:
+    sentences = [sentence_of(error)]
+    state = pipeline.known_state()
+    if state is not None and state.status == "in_progress" and state.restored:
+        sentences.append(f"Snapshot {state.snapshot_id} is live. {_GO_ON}")
+    return RollbackOutcome(
+        status="failed",
+        snapshot_id=request.snapshot_id,
+        started_at=started_at,
+        completed_at=timestamp(),
+        diagnostics=sentences,
+    )
 
 
 def is_already_restored(
@@ -172,8 +201,7 @@ class _Rollback:
             restart_command=restart.command if restart else None,
             diagnostics=problems,
         )
-        self.account.finish(outcome, target, outcome.safety_snapshot_id)
-        return outcome
+        return self.close(outcome, target)
 
     def capture_safety(self) -> SnapshotMetadata:
         """Keep the live state as it is now, so that the rollback can itself be rolled back."""
@@ -197,7 +225,7 @@ class _Rollback:
                 self.progress("swap")
                 self.commit_and_swap(target, safety, steps)
         finally:
-            if not self.pipeline.journal_path.exists():
+            if not self.pipeline.has_journal():
                 discard_staged(self.assets)
 
     def stage(self, target: SnapshotMetadata, change: AssetChange) -> JournalStep:
@@ -215,28 +243,53 @@ class _Rollback:
 
     def commit_and_swap(self, target: SnapshotMetadata, safety: SnapshotMetadata, steps: list[JournalStep]) -> None:
         """Publish the journal, from which on a crash is finished and not discarded, and carry it out."""
-        journal = write_journal(
-            self.pipeline,
-            RollbackJournal(
-                journal_version=JOURNAL_VERSION,
-                rollback_id=self.rollback_id,
-                snapshot_id=target.snapshot_id,
-                safety_snapshot_id=safety.snapshot_id,
-                direction="forward",
-                started_at=self.started_at,
-                lineage=self.account.lineage,
-                steps=steps,
-            ),
+        journal = RollbackJournal(
+            journal_version=JOURNAL_VERSION,
+            rollback_id=self.rollback_id,
+            snapshot_id=target.snapshot_id,
+            safety_snapshot_id=safety.snapshot_id,
+            direction="forward",
+            started_at=self.started_at,
+            lineage=self.account.lineage,
+            steps=steps,
         )
         swap = Swap(pipeline=self.pipeline, assets=self.assets, target=target, safety=safety, journal=journal)
+        swap.require_targets()
+        try:
+            write_journal(self.pipeline, journal)
+        except OSError as error:
+            raise StageFailed(f"{sentence_of(error)} {self.withdraw()}") from error
         try:
             swap.forward()
         except (StageError, OSError) as error:
+            raise StageFailed(f"{sentence_of(error)} {self.undo(swap)}") from error
+        try:
+            self.account.mark_restored(target, safety)
+        except OSError as error:
+            live = f"Snapshot {target.snapshot_id} is live, which could not be written down."
+            raise StageFailed(f"{sentence_of(error)} {live} {_GO_ON}") from error
+        clear_journal(self.pipeline)
+
+    def withdraw(self) -> str:
+        """Remove a journal that was not written to its end, and say where that leaves the live state."""
+        try:
+            # It may have its name already, and the next command would finish what was called failed.
+            clear_journal(self.pipeline)
+        except OSError:
+            return "The next command may finish this rollback: run `inv release.recover` before the service is started."
+        return "Nothing live was changed."
+
+    def undo(self, swap: Swap) -> str:
+        """Take back what the swap had done, and say whether that went well; recovery goes on with the journal."""
+        try:
             swap.back()
             clear_journal(self.pipeline)
-            raise StageFailed(f"{sentence_of(error)} Everything is back as it was before the rollback.") from error
-        self.account.mark_restored(target, safety)
-        clear_journal(self.pipeline)
+        except (StageError, OSError) as error:
+            return (
+                f"Undoing it failed too, and the live state may be part old, part new: {sentence_of(error)} "
+                "Mend that and run `inv release.recover` before the service is started."
+            )
+        return "Everything is back as it was before the rollback."
 
     def restart(self) -> Restart | None:
         """Start the restart hook, detached; None when there is none."""
@@ -288,9 +341,21 @@ class _Rollback:
             restart_command=restart.command if restart else None,
             diagnostics=problems + plan.diagnostics,
         )
-        self.account.finish(outcome, target, safety.snapshot_id)
+        outcome = self.close(outcome, target)
         _let_old_snapshots_go(self.settings, self.pipeline)
         return outcome
+
+    def close(self, outcome: RollbackOutcome, target: SnapshotMetadata) -> RollbackOutcome:
+        """Write the account of it; an outcome that cannot be written down is failed, whatever is live."""
+        try:
+            self.account.finish(outcome, target, outcome.safety_snapshot_id)
+            return outcome
+        except OSError as error:
+            told = f"{sentence_of(error)} Snapshot {target.snapshot_id} is live, which could not be written down."
+            outcome = evolve(outcome, status="failed", diagnostics=[told, *outcome.diagnostics])
+            with contextlib.suppress(OSError):  # the disk may have failed once only
+                self.account.finish(outcome, target, outcome.safety_snapshot_id)
+            return outcome
 
     def way_back(self, safety: SnapshotMetadata) -> str:
         """Say how the state before this rollback comes back."""

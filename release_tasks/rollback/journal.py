@@ -7,7 +7,8 @@ from attrs import evolve
 from release_tasks.errors import StageFailed
 from release_tasks.pipeline import Pipeline
 from release_tasks.records import JournalStep, RollbackJournal
-from release_tasks.storage.canonical import InvalidDocument, pretty_bytes, read_document
+from release_tasks.snapshot.seal import is_sealed, sealed_document
+from release_tasks.storage.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
 from release_tasks.storage.codec import decode, encode
 from release_tasks.storage.durable import remove_durably, write_atomic
 from release_tasks.storage.ids import is_valid_id
@@ -18,23 +19,23 @@ JOURNAL_VERSION = 1
 
 
 def write_journal(pipeline: Pipeline, journal: RollbackJournal) -> RollbackJournal:
-    """Write the journal durably and return it."""
-    write_atomic(pipeline.journal_path, pretty_bytes(encode(journal)))
+    """Write the journal durably, sealed, and return it."""
+    write_atomic(pipeline.journal_path, pretty_bytes(sealed_document(encode(journal))))
     return journal
 
 
 def read_journal(pipeline: Pipeline) -> RollbackJournal | None:
     """Return the journal of an interrupted rollback, or None; raises StageFailed when it cannot be trusted."""
+    name = pipeline.journal_path.name
     try:
         document = read_document(pipeline.journal_path)
         if document.get("journalVersion") != JOURNAL_VERSION:
-            raise InvalidDocument(f"{pipeline.journal_path.name} has an unknown journalVersion")
-        journal = decode(RollbackJournal, document, pipeline.journal_path.name)
-        # The id becomes part of file names beside the live assets.
-        if not is_valid_id(journal.rollback_id):
-            raise InvalidDocument(f"{pipeline.journal_path.name} has the invalid rollbackId {journal.rollback_id!r}")
-        if len({step.key for step in journal.steps}) != len(journal.steps):
-            raise InvalidDocument(f"{pipeline.journal_path.name} names an asset twice")
+            raise InvalidDocument(f"{name} has an unknown journalVersion")
+        # Whether a step is done and which file is the new one stands nowhere else: a wrong bit would make a mix.
+        if not is_sealed(document):
+            raise InvalidDocument(f"{name} was altered: its checksum does not match")
+        journal = decode(RollbackJournal, document, name)
+        _require_consistent(journal, name)
         return journal
     except FileNotFoundError:
         return None
@@ -44,6 +45,24 @@ def read_journal(pipeline: Pipeline) -> RollbackJournal | None:
             f"safety snapshot (`inv release.status`), move {pipeline.journal_path} away and run "
             "`inv release.rollback --snapshot ID --force`."
         ) from error
+
+
+def _require_consistent(journal: RollbackJournal, name: str) -> None:
+    """Raise InvalidDocument for what no rollback writes; a checksum can be made by anybody who knows how."""
+    # The first becomes part of file names beside the live assets.
+    for key, text in (("rollbackId", journal.rollback_id), ("snapshotId", journal.snapshot_id)):
+        if not is_valid_id(text):
+            raise InvalidDocument(f"{name} has the invalid {key} {excerpt(text)!r}")
+    if journal.safety_snapshot_id != f"safety_snapshot_{journal.rollback_id}":
+        raise InvalidDocument(
+            f"{name} has the safetySnapshotId {excerpt(journal.safety_snapshot_id)!r} of another rollback"
+        )
+    if len({step.key for step in journal.steps}) != len(journal.steps):
+        raise InvalidDocument(f"{name} names an asset twice")
+    for step in journal.steps:
+        is_placed = step.new is not None or step.old is not None or step.mirrored
+        if is_placed if step.action == "database" else step.begun:
+            raise InvalidDocument(f"{name} has a step for {excerpt(step.key)!r} that contradicts itself")
 
 
 def with_step(journal: RollbackJournal, step: JournalStep) -> RollbackJournal:

@@ -13,9 +13,9 @@ from pathlib import Path
 
 from release_tasks.errors import StageFailed
 from release_tasks.records import AssetEntry, AssetRecord
-from release_tasks.snapshot.files import place_file, scan_file
+from release_tasks.snapshot.files import entries_digest, naming, place_file, place_link, scan_file, scan_tree
 from release_tasks.snapshot.sqlite import set_journal_mode
-from release_tasks.storage.durable import fsync_directory, fsync_file, remove_tree
+from release_tasks.storage.durable import fsync_directory, fsync_file, fsync_tree, remove_tree
 
 __all__ = ["mirror"]
 
@@ -25,9 +25,12 @@ _MARK = ".release-tasks-mirror"
 def mirror(record: AssetRecord, stored: Path, live: Path) -> None:
     """Make ``live`` equal to the stored asset without renaming ``live`` itself, and flush it.
 
+    What is equal already is not written: it may lie on a disk that takes no writes, and be undone for another's sake.
     Raises StageFailed when ``live`` must not exist but cannot be removed, OSError when it cannot be written.
     """
-    if not record.exists:
+    if _is_equal(record, live):
+        fsync_tree(live)
+    elif not record.exists:
         _empty(live)
     elif record.damaged:
         _put_remains_back(stored, live)
@@ -37,6 +40,19 @@ def mirror(record: AssetRecord, stored: Path, live: Path) -> None:
         _overwrite(stored, live, record)
     if live.parent.is_dir():
         fsync_directory(live.parent)
+
+
+def _is_equal(record: AssetRecord, live: Path) -> bool:
+    """Say whether a file or folder is as recorded; a database is not read raw, since somebody may have it open."""
+    if not record.exists or record.kind == "sqlite" or record.damaged:
+        return False
+    try:
+        if stat.S_IMODE(os.lstat(live).st_mode) != record.mode:
+            return False
+        digest = entries_digest(scan_tree(live)) if record.kind == "directory" else scan_file(live).sha256
+        return digest == record.sha256
+    except (OSError, StageFailed):
+        return False
 
 
 def _empty(live: Path) -> None:
@@ -56,9 +72,7 @@ def _empty(live: Path) -> None:
 
 def _overwrite(stored: Path, live: Path, record: AssetRecord) -> None:
     assert record.mode is not None
-    with stored.open("rb") as source, live.open("r+b" if live.exists() else "xb") as target:
-        shutil.copyfileobj(source, target)
-        target.truncate()
+    _write_over(stored, live)
     os.chmod(live, record.mode)
     if record.kind == "sqlite":
         set_journal_mode(live, record.journal_mode)
@@ -73,10 +87,15 @@ def _put_remains_back(stored: Path, live: Path) -> None:
         target = live.with_name(remains.name)
         if not remains.is_file() or target.is_dir():
             raise StageFailed(f"{remains} cannot be put back in place of {target}.")
-        with remains.open("rb") as source, target.open("r+b" if target.exists() else "xb") as file:
-            shutil.copyfileobj(source, file)
-            file.truncate()
+        if not os.path.lexists(target) or scan_file(target).sha256 != scan_file(remains).sha256:
+            _write_over(remains, target)
         fsync_file(target)
+
+
+def _write_over(stored: Path, live: Path) -> None:
+    with naming(live), stored.open("rb") as source, live.open("r+b" if live.exists() else "xb") as target:
+        shutil.copyfileobj(source, target)
+        target.truncate()
 
 
 def _mirror_folder(record: AssetRecord, stored: Path, live: Path) -> None:
@@ -101,7 +120,10 @@ def _mirror_folder(record: AssetRecord, stored: Path, live: Path) -> None:
 
 
 def _remove_others(live: Path, wanted: dict[str, AssetEntry]) -> None:
-    for folder, subfolders, files in os.walk(live, topdown=False):
+    def give_up(error: OSError) -> None:
+        raise error  # os.walk would leave out what it cannot list
+
+    for folder, subfolders, files in os.walk(live, topdown=False, onerror=give_up):
         for name in subfolders + files:
             path = Path(folder, name)
             if os.path.relpath(path, live) not in wanted:
@@ -113,7 +135,7 @@ def _renew(entry: AssetEntry, stored: Path, goal: Path) -> None:
     remove_tree(temporary)
     if entry.kind == "symlink":
         assert entry.target is not None
-        os.symlink(entry.target, temporary)
+        place_link(entry.target, temporary)
     else:
         if place_file(stored, temporary, entry.mode) != entry.sha256:
             raise StageFailed(f"{stored} changed while it was being restored.")

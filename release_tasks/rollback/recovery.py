@@ -6,18 +6,20 @@ should open it before ``recover`` has run.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Literal
 
 from attrs import evolve, field, frozen
 
 from release_tasks.config.schema import Settings
-from release_tasks.errors import LockHeld, StageError, StageFailed
+from release_tasks.errors import LockHeld, StageError, StageFailed, sentence_of
 from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import Pipeline
-from release_tasks.records import JournalStep, RollbackJournal, RollbackState
+from release_tasks.records import JournalStep, RollbackJournal, RollbackState, SnapshotMetadata
 from release_tasks.rollback.journal import clear_journal, read_journal
 from release_tasks.rollback.staging import discard_staged, staged_leftovers
 from release_tasks.rollback.swap import Swap
+from release_tasks.snapshot.files import naming
 from release_tasks.snapshot.verify import require_intact
 from release_tasks.storage.clock import timestamp
 from release_tasks.storage.lock import run_lock
@@ -47,14 +49,25 @@ def recover(settings: Settings, command: str = "release.recover") -> RecoveryRep
     Raises LockHeld when that minute was too short, StageFailed when neither direction can be completed.
     """
     pipeline = Pipeline(settings.release.root)
-    is_swapping = pipeline.journal_path.exists()
-    if not is_swapping and not _is_anything_left(settings, pipeline):
-        return RecoveryReport(status="clean", detail="Nothing to recover.")
+    is_swapping = read_journal(pipeline) is not None
+    report: RecoveryReport | None = None
     try:
-        with run_lock(pipeline.root, command, wait=_LOCK_SECONDS if is_swapping else 0.0):
-            return recover_locked(settings, pipeline)
+        if not is_swapping and not _is_anything_left(settings, pipeline):
+            return RecoveryReport(status="clean", detail="Nothing to recover.")
+        wait = _LOCK_SECONDS if is_swapping else 0.0
+        with naming(pipeline.root / "lock"), run_lock(pipeline.root, command, wait):
+            report = recover_locked(settings, pipeline)
+            return report
+    except OSError as error:
+        if report is not None:  # only the lock could not be given back
+            return report
+        if is_swapping:
+            raise StageFailed(f"{sentence_of(error)} Mend that and run `inv release.recover` again.") from error
+        # What is left over harms nobody, and a service must not stay down for it.
+        detail = f"No live state waits to be recovered. What an earlier run left stays for now: {sentence_of(error)}"
+        return RecoveryReport(status="clean", detail=detail)
     except LockHeld:
-        if pipeline.journal_path.exists():
+        if pipeline.has_journal():
             raise
         # Another run is at work and has not begun to swap, or is done with it: what lies here is its own.
         return RecoveryReport(status="clean", detail="Another run is at work; nothing of it needs recovery.")
@@ -77,9 +90,10 @@ def recover_locked(settings: Settings, pipeline: Pipeline) -> RecoveryReport:
     journal = read_journal(pipeline)
     if journal is not None:
         with uninterrupted():
-            report = _complete(settings, pipeline, journal)
+            report = _complete_or_explain(settings, pipeline, journal)
         discard_staged(settings.release.assets)
-        pipeline.clean_up()
+        with contextlib.suppress(OSError):  # the live state is whole; the next run clears the rest
+            pipeline.clean_up()
         return report
     removed = [str(path) for path in discard_staged(settings.release.assets)] + pipeline.clean_up()
     state = pipeline.known_state()
@@ -97,23 +111,30 @@ def recover_locked(settings: Settings, pipeline: Pipeline) -> RecoveryReport:
     return RecoveryReport(status="clean", detail="Nothing to recover.")
 
 
+def _complete_or_explain(settings: Settings, pipeline: Pipeline, journal: RollbackJournal) -> RecoveryReport:
+    _require_same_assets(settings, journal.steps)
+    try:
+        return _complete(settings, pipeline, journal)
+    except (StageError, OSError) as error:
+        raise StageFailed(
+            f"The interrupted rollback to {journal.snapshot_id} could not be completed, and the live state may be "
+            f"part old, part new: {sentence_of(error)} Mend that and run `inv release.recover`; start nothing before."
+        ) from error
+
+
 def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal) -> RecoveryReport:
     """Roll a journal forward, or back when it says so or when forward turns out to be impossible."""
-    _require_same_assets(settings, journal.steps)
-    safety = pipeline.catalogue.get(journal.safety_snapshot_id)
-    failure, target = "", None
+    failure = ""
     is_forward = journal.direction == "forward"
-    swap = Swap(pipeline=pipeline, assets=settings.release.assets, target=None, safety=safety, journal=journal)
+    swap = Swap(pipeline=pipeline, assets=settings.release.assets, target=None, safety=None, journal=journal)
     if is_forward:
         try:
-            target = pipeline.catalogue.get(journal.snapshot_id)
-            require_intact(pipeline.catalogue, target)
-            swap.target = target
+            swap.target = _intact(pipeline, journal.snapshot_id)
             swap.forward()
         except (StageError, OSError) as error:
-            is_forward, failure = False, str(error)
+            is_forward, failure = False, sentence_of(error)
     if not is_forward:
-        require_intact(pipeline.catalogue, safety)
+        swap.safety = _intact(pipeline, journal.safety_snapshot_id)
         swap.back()
     detail = f"rolled {'forward' if is_forward else 'back'} by recovery{': ' + failure if failure else ''}"
     anchor = pipeline.audit.append(
@@ -145,6 +166,12 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal) 
         return RecoveryReport(status="finished", detail=sentence, snapshot_id=journal.snapshot_id)
     sentence = f"Undid the interrupted rollback to {journal.snapshot_id}; the state before it is back."
     return RecoveryReport(status="undone", detail=sentence, snapshot_id=journal.snapshot_id)
+
+
+def _intact(pipeline: Pipeline, snapshot_id: str) -> SnapshotMetadata:
+    snapshot = pipeline.catalogue.get(snapshot_id)
+    require_intact(pipeline.catalogue, snapshot)
+    return snapshot
 
 
 def _is_anything_left(settings: Settings, pipeline: Pipeline) -> bool:

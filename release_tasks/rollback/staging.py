@@ -69,16 +69,19 @@ def staged_leftovers(assets: Mapping[str, AssetConfig]) -> list[Path]:
 def discard_staged(assets: Mapping[str, AssetConfig]) -> list[Path]:
     """Remove every staged copy; call it with the lock held and no journal present. Returns what was removed.
 
-    What cannot be removed (an immutable file in it, a disk that went read-only) is left for another time: it is in
-    nobody's way.
+    What cannot be found or removed (a folder that vanished, an immutable file, a disk that went read-only) is left for
+    another time: it is in nobody's way.
     """
     removed: list[Path] = []
-    for path in staged_leftovers(assets):
+    for asset in assets.values():
         with contextlib.suppress(OSError):
-            remove_tree(path)
-            removed.append(path)
+            for path in list(_beside(asset.path)):
+                with contextlib.suppress(OSError):
+                    remove_tree(path)
+                    removed.append(path)
     for folder in {path.parent for path in removed}:
-        fsync_directory(folder)
+        with contextlib.suppress(OSError):
+            fsync_directory(folder)
     return removed
 
 

@@ -9,7 +9,7 @@ import stat
 from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import define, evolve
+from attrs import define, evolve, field
 
 from release_tasks.config.schema import AssetConfig
 from release_tasks.errors import StageFailed
@@ -18,7 +18,7 @@ from release_tasks.records import AssetRecord, Inode, JournalStep, RollbackJourn
 from release_tasks.rollback.journal import with_step, write_journal
 from release_tasks.rollback.mirror import mirror
 from release_tasks.rollback.staging import inode_of, side_files, staged_path
-from release_tasks.snapshot.sqlite import restore_database
+from release_tasks.snapshot.sqlite import DiskTrouble, restore_database
 from release_tasks.snapshot.verify import stored_path
 from release_tasks.storage.durable import exchange, fsync_directory, fsync_file
 
@@ -46,19 +46,42 @@ class Swap:
     pipeline: Pipeline
     assets: Mapping[str, AssetConfig]
     target: SnapshotMetadata | None
-    safety: SnapshotMetadata
+    safety: SnapshotMetadata | None
     journal: RollbackJournal
+    folders: dict[Path, Inode | None] = field(factory=dict)  # in which the assets lay when the swap began
 
     def forward(self) -> None:
         """Bring every asset to the new state. Raises StageFailed or OSError; ``back`` undoes what was done."""
         if self.target is None:
             raise StageFailed(f"Snapshot {self.journal.snapshot_id} is gone.")
+        self.require_targets()
         for step in self.journal.steps:
             if not step.done:
                 self._carry_out(step, self.target)
 
+    def require_targets(self) -> None:
+        """Raise StageFailed where a volume is not mounted: what is staged on it is not there then, under any name.
+
+        Without this the content would be written anew into the empty folder below, and be hidden by the volume later.
+        """
+        for step in self.journal.steps:
+            staged = staged_path(Path(step.path), self.journal.rollback_id)
+            names = [Path(step.path), staged, _spare(staged)]
+            is_staged = step.new is not None and not step.mirrored
+            if is_staged and not any(os.path.lexists(name) for name in names):
+                raise StageFailed(f"Neither {step.path} nor a copy staged for it is there. Is its volume mounted?")
+            folder = Path(step.path).parent
+            self.folders[folder] = inode_of(folder)
+
+    def _require_same_folder(self, live: Path) -> None:
+        if inode_of(live.parent) != self.folders[live.parent]:
+            raise StageFailed(f"{live.parent} went away while {live.name} was being restored. Is its volume mounted?")
+
     def back(self) -> None:
-        """Bring every asset to the state before, whatever ``forward`` had reached."""
+        """Bring every asset to the state before, whatever ``forward`` had reached. Raises as ``forward`` does."""
+        if self.safety is None:
+            raise StageFailed(f"Snapshot {self.journal.safety_snapshot_id} is gone.")
+        self.require_targets()
         if self.journal.direction == "forward":
             self._write(evolve(self.journal, direction="back"))
         for step in reversed(self.journal.steps):
@@ -76,6 +99,7 @@ class Swap:
     def _carry_out(self, step: JournalStep, source: SnapshotMetadata) -> None:
         is_forward = self.journal.direction == "forward"
         live = self.assets[step.key].path
+        self._require_same_folder(live)
         if step.action == "database":
             was_begun = step.begun
             step = step if was_begun else self._note(evolve(step, begun=True))
@@ -84,14 +108,17 @@ class Swap:
             # Written down first: afterwards the inode no longer tells old from new.
             step = self._note(evolve(step, mirrored=True))
             mirror(self._record(source, step.key), self._stored(source, step.key), live)
+        self._require_same_folder(live)
         self._note(evolve(step, done=is_forward, begun=is_forward and step.begun))
 
     def _replace_content(self, step: JournalStep, source: SnapshotMetadata, was_begun: bool) -> None:
         live = self.assets[step.key].path
         try:
             restore_database(self._stored(source, step.key), live)
-        except StageFailed:
-            if self.journal.direction == "forward" and not was_begun:
+        except StageFailed as error:
+            # An error from the disk may come after the commit, when the journal's removal is flushed.
+            is_undecided = isinstance(error, DiskTrouble)
+            if self.journal.direction == "forward" and not was_begun and not is_undecided:
                 # SQLite has rolled it back, so there is nothing to take back; only this process knows.
                 self.journal = with_step(self.journal, evolve(step, begun=False))
             raise
@@ -132,7 +159,7 @@ def _place(live: Path, staged: Path, wanted: Inode | None) -> bool:
     Looks at inodes before it acts, because two exchanges would undo each other. Whatever held the name before lies
     at ``staged`` or beside it afterwards, until the journal is cleared.
     """
-    spare = staged.with_name(staged.name + ".before")
+    spare = _spare(staged)
     if inode_of(live) == wanted:
         if live.parent.is_dir():
             fsync_directory(live.parent)  # a crash may have come between the rename and its flush
@@ -156,6 +183,10 @@ def _place(live: Path, staged: Path, wanted: Inode | None) -> bool:
     return True
 
 
+def _spare(staged: Path) -> Path:
+    return staged.with_name(staged.name + ".before")
+
+
 def _swap_names(live: Path, holder: Path) -> None:
     try:
         exchange(live, holder)
@@ -163,7 +194,7 @@ def _swap_names(live: Path, holder: Path) -> None:
         if error.errno not in _NO_EXCHANGE:
             raise
         # Two renames: between them the name is missing, and the inode numbers tell recovery what is left to do.
-        os.rename(live, holder.with_name(holder.name + ".before"))
+        os.rename(live, _spare(holder))
         os.rename(holder, live)
 
 

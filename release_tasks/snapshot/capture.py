@@ -17,7 +17,7 @@ from release_tasks.config.schema import AssetConfig
 from release_tasks.errors import StageFailed
 from release_tasks.records import FORMAT_VERSION, AssetRecord, AuditAnchor, SnapshotMetadata
 from release_tasks.snapshot.catalogue import Catalogue
-from release_tasks.snapshot.files import capture_file, capture_tree, entries_digest, scan_tree
+from release_tasks.snapshot.files import capture_file, capture_tree, entries_digest, place_link, scan_tree
 from release_tasks.snapshot.seal import sealed, snapshot_digest
 from release_tasks.snapshot.sqlite import SIDE_FILES, DamagedDatabase, capture_database
 from release_tasks.storage.canonical import pretty_bytes
@@ -196,13 +196,16 @@ def _keep_remains(record: AssetRecord, source: Path, copy: Path) -> AssetRecord:
     os.mkdir(copy, 0o700)
     side_files = [source.with_name(source.name + suffix) for suffix in SIDE_FILES] if record.kind == "sqlite" else []
     for path in [source, *side_files]:
-        if path.is_symlink():
-            os.symlink(os.readlink(path), copy / path.name)
-        elif path.is_dir():
+        try:
+            mode = os.lstat(path).st_mode
+        except FileNotFoundError:
+            continue
+        if stat.S_ISLNK(mode):
+            place_link(os.readlink(path), copy / path.name)
+        elif stat.S_ISDIR(mode):
             capture_tree(path, copy / path.name, left_out=[])
-        elif os.path.lexists(path):
-            with contextlib.suppress(StageFailed):  # a socket or a device has no bytes to keep
-                capture_file(path, copy / path.name)
+        elif stat.S_ISREG(mode):  # a socket or a device has no bytes to keep
+            capture_file(path, copy / path.name)
     entries = scan_tree(copy)
     size = sum(entry.size for entry in entries)
     return evolve(record, exists=True, damaged=True, size=size, sha256=entries_digest(entries), entries=entries)

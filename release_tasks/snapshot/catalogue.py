@@ -16,7 +16,7 @@ from release_tasks.errors import StageFailed, UsageError
 from release_tasks.records import FORMAT_VERSION, SnapshotMetadata
 from release_tasks.snapshot import legacy
 from release_tasks.snapshot.seal import is_sealed
-from release_tasks.storage.canonical import InvalidDocument, read_document
+from release_tasks.storage.canonical import InvalidDocument, excerpt, read_document
 from release_tasks.storage.codec import decode
 from release_tasks.storage.durable import fsync_directory, remove_tree
 from release_tasks.storage.ids import is_valid_id, require_id
@@ -57,7 +57,9 @@ class Catalogue:
             try:
                 snapshots.append(self._read(name))
             except FileNotFoundError:
-                continue  # without a metadata.json it is no snapshot
+                if self._holds_assets(name):
+                    unreadable.append(Unreadable(name, f"{name}/metadata.json is missing"))
+                # Otherwise it is no snapshot, and never was: they are published with it, and removed, as a whole.
             except InvalidDocument as error:
                 unreadable.append(Unreadable(name, str(error)))
         return sorted(snapshots, key=lambda s: (s.sequence, s.created_at, s.snapshot_id)), unreadable
@@ -163,7 +165,15 @@ class Catalogue:
             raise InvalidDocument(f"{name} has format {version}; this release reads up to {FORMAT_VERSION}")
         if not is_sealed(document):
             raise InvalidDocument(f"{name} was altered: its checksum does not match")
-        return _named(decode(SnapshotMetadata, document, name), snapshot_id, name)
+        metadata = decode(SnapshotMetadata, document, name)
+        if metadata.sequence < 1:  # retention takes 0 for the older tool's, and would never let it go
+            raise InvalidDocument(f"{name} has no valid sequence")
+        return _named(metadata, snapshot_id, name)
+
+    def _holds_assets(self, name: str) -> bool:
+        with contextlib.suppress(OSError), os.scandir(self.folder / name / "assets") as entries:
+            return any(entries)
+        return False
 
     def _names(self) -> list[str]:
         with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
@@ -180,5 +190,5 @@ class Catalogue:
 
 def _named(metadata: SnapshotMetadata, snapshot_id: str, name: str) -> SnapshotMetadata:
     if metadata.snapshot_id != snapshot_id:
-        raise InvalidDocument(f"{name} belongs to snapshot {metadata.snapshot_id!r}")
+        raise InvalidDocument(f"{name} belongs to snapshot {excerpt(metadata.snapshot_id)!r}")
     return metadata

@@ -27,7 +27,9 @@ __all__ = [
     "capture_file",
     "capture_tree",
     "entries_digest",
+    "naming",
     "place_file",
+    "place_link",
     "place_tree",
     "scan_file",
     "scan_tree",
@@ -41,7 +43,7 @@ _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the
 
 def capture_file(source: Path, destination: Path) -> AssetEntry:
     """Copy one regular file to ``destination`` (0600) and return its entry; a link is refused."""
-    entry = _copy_stable(source.name, source.name, destination, directory=source.parent)
+    entry = _copy_stable(source.name, source, destination)
     _keep_owner_and_time(os.lstat(source), destination)
     return entry
 
@@ -63,12 +65,13 @@ def capture_tree(source: Path, destination: Path, left_out: list[str] | None = N
             entries.append(_entry_of(relative, info))
             folders.append((info, copy))
         elif stat.S_ISLNK(info.st_mode):
-            target = os.readlink(name, dir_fd=fd)
-            os.symlink(target, copy)
+            with naming(source / relative):
+                target = os.readlink(name, dir_fd=fd)
+            place_link(target, copy)
             entries.append(evolve(_entry_of(relative, info), target=target))
         else:
             with contextlib.suppress(FileNotFoundError):  # removed since its folder was listed
-                entries.append(_copy_stable(relative, name, copy, dir_fd=fd))
+                entries.append(_copy_stable(relative, source / relative, copy, dir_fd=fd))
                 _keep_owner_and_time(info, copy)
     for info, copy in reversed(folders):
         _keep_owner_and_time(info, copy)
@@ -77,7 +80,7 @@ def capture_tree(source: Path, destination: Path, left_out: list[str] | None = N
 
 def scan_file(path: Path) -> AssetEntry:
     """Digest one regular file where it lies."""
-    return _copy_stable(path.name, path.name, None, directory=path.parent)
+    return _copy_stable(path.name, path, None)
 
 
 def scan_tree(root: Path) -> list[AssetEntry]:
@@ -88,15 +91,16 @@ def scan_tree(root: Path) -> list[AssetEntry]:
         if stat.S_ISDIR(info.st_mode):
             entries.append(_entry_of(relative, info))
         elif stat.S_ISLNK(info.st_mode):
-            entries.append(evolve(_entry_of(relative, info), target=os.readlink(name, dir_fd=fd)))
+            with naming(root / relative):
+                entries.append(evolve(_entry_of(relative, info), target=os.readlink(name, dir_fd=fd)))
         else:
-            entries.append(_copy_stable(relative, name, None, dir_fd=fd))
+            entries.append(_copy_stable(relative, root / relative, None, dir_fd=fd))
     return sorted(entries, key=lambda entry: entry.path)
 
 
 def place_file(stored: Path, destination: Path, mode: int) -> str:
     """Copy a stored file to ``destination`` with ``mode`` and the stored owner and time; returns the SHA-256 copied."""
-    entry = _copy_stable(stored.name, stored.name, destination, directory=stored.parent)
+    entry = _copy_stable(stored.name, stored, destination)
     _keep_owner_and_time(os.lstat(stored), destination)
     os.chmod(destination, mode)
     assert entry.sha256 is not None
@@ -114,13 +118,33 @@ def place_tree(stored: Path, destination: Path, entries: list[AssetEntry], mode:
             folders.append((source, copy, entry.mode))
         elif entry.kind == "symlink":
             assert entry.target is not None
-            os.symlink(entry.target, copy)
+            place_link(entry.target, copy)
             _keep_owner_and_time(os.lstat(source), copy)
         elif place_file(source, copy, entry.mode) != entry.sha256:
             raise StageFailed(f"{source} changed while it was being restored.")
     for source, copy, folder_mode in reversed(folders):
         _keep_owner_and_time(os.lstat(source), copy)
         os.chmod(copy, folder_mode)
+
+
+def place_link(target: str, path: Path) -> None:
+    """Make ``path`` a symbolic link to ``target``; an error names the link, where Python's would name the target."""
+    try:
+        os.symlink(target, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Let an error of the block name ``path``, where it would name a descriptor, a bare name or nothing at all."""
+    try:
+        yield
+    except OSError as error:
+        if not isinstance(error.filename, str) or not os.path.isabs(error.filename):
+            error.filename = str(path)
+        raise
 
 
 def entries_digest(entries: list[AssetEntry]) -> str:
@@ -137,22 +161,28 @@ def _walk(root: Path, left_out: list[str] | None = None) -> Iterator[tuple[str, 
     def give_up(error: OSError) -> None:
         raise error
 
-    for folder, subfolders, files, fd in os.fwalk(root, onerror=give_up, follow_symlinks=False):
-        subfolders.sort()
-        inside = os.path.relpath(folder, root)
-        for name in sorted(subfolders + files):
-            relative = name if inside == "." else f"{inside}/{name}"
-            try:
-                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            except FileNotFoundError:
-                continue
-            if not stat.S_ISREG(info.st_mode) and not stat.S_ISDIR(info.st_mode) and not stat.S_ISLNK(info.st_mode):
-                if left_out is not None:
-                    left_out.append(relative)
+    with naming(root):
+        for folder, subfolders, files, fd in os.fwalk(root, onerror=give_up, follow_symlinks=False):
+            subfolders.sort()
+            inside = os.path.relpath(folder, root)
+            for name in sorted(subfolders + files):
+                relative = name if inside == "." else f"{inside}/{name}"
+                try:
+                    with naming(root / relative):
+                        info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
                     continue
-                kind = _special_kind(info.st_mode)
-                raise StageFailed(f"{root / relative} is a {kind}: only files, folders and links can be captured.")
-            yield relative, info, fd
+                if not _can_be_kept(info.st_mode):
+                    if left_out is not None:
+                        left_out.append(relative)
+                        continue
+                    kind = _special_kind(info.st_mode)
+                    raise StageFailed(f"{root / relative} is a {kind}: only files, folders and links can be captured.")
+                yield relative, info, fd
+
+
+def _can_be_kept(mode: int) -> bool:
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)
 
 
 def _special_kind(mode: int) -> str:
@@ -168,14 +198,16 @@ def _entry_of(relative: str, info: os.stat_result) -> AssetEntry:
     return AssetEntry(path=relative, kind="directory", mode=stat.S_IMODE(info.st_mode))
 
 
-def _copy_stable(
-    relative: str, name: str, copy: Path | None, *, dir_fd: int | None = None, directory: Path | None = None
-) -> AssetEntry:
-    """Read a regular file, again if it changed meanwhile, and copy it unless ``copy`` is None."""
-    path = name if directory is None else str(directory / name)
+def _copy_stable(relative: str, path: Path, copy: Path | None, *, dir_fd: int | None = None) -> AssetEntry:
+    """Read a regular file, again if it changed meanwhile, and copy it unless ``copy`` is None.
+
+    With ``dir_fd``, the descriptor of its folder, only its name is looked up.
+    """
+    name = path if dir_fd is None else path.name
     for _ in range(_ATTEMPTS):
         try:
-            source = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+            with naming(path):
+                source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
         except OSError as error:
             if error.errno == errno.ELOOP:
                 raise StageFailed(f"{path} is a symbolic link: name what it points at instead.") from error
@@ -184,7 +216,7 @@ def _copy_stable(
             before = os.fstat(source)
             if not stat.S_ISREG(before.st_mode):
                 raise StageFailed(f"{path} should be a regular file and is none.")
-            size, digest = _copy_once(source, copy)
+            size, digest = _copy_once(source, path, copy)
             after = os.fstat(source)
         finally:
             os.close(source)
@@ -197,7 +229,7 @@ def _copy_stable(
     raise StageFailed(f"{path} kept changing while it was read; stop what writes it and run this again.")
 
 
-def _copy_once(source: int, copy: Path | None) -> tuple[int, str]:
+def _copy_once(source: int, path: Path, copy: Path | None) -> tuple[int, str]:
     digest = hashlib.sha256()
     size = 0
     target = -1
@@ -205,16 +237,27 @@ def _copy_once(source: int, copy: Path | None) -> tuple[int, str]:
         target = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
     try:
         is_cloned = target >= 0 and _clone(source, target)
-        while chunk := os.read(source, _STEP_BYTES):
+        while chunk := _read(source, path):
             digest.update(chunk)
             size += len(chunk)
-            view = memoryview(chunk)
-            while target >= 0 and not is_cloned and view:
-                view = view[os.write(target, view) :]
+            if copy is not None and not is_cloned:
+                _write(target, chunk, copy)
     finally:
         if target >= 0:
             os.close(target)
     return size, digest.hexdigest()
+
+
+def _read(fd: int, path: Path) -> bytes:
+    with naming(path):
+        return os.read(fd, _STEP_BYTES)
+
+
+def _write(fd: int, chunk: bytes, path: Path) -> None:
+    view = memoryview(chunk)
+    with naming(path):
+        while view:
+            view = view[os.write(fd, view) :]
 
 
 def _clone(source: int, target: int) -> bool:

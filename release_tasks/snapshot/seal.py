@@ -1,4 +1,4 @@
-"""The two digests of a snapshot: of its content, and of its metadata document."""
+"""The two digests of a snapshot: of its content, and of its metadata document; the second also seals the journal."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from typing import Any
 
 from attrs import evolve
 
+from release_tasks.errors import StageFailed
 from release_tasks.records import AssetRecord, SnapshotMetadata
-from release_tasks.storage.canonical import canonical_bytes
+from release_tasks.storage.canonical import InvalidDocument, canonical_bytes, parse_object, pretty_bytes
 from release_tasks.storage.codec import encode
 from release_tasks.storage.digests import sha256_bytes
 
-__all__ = ["is_sealed", "sealed", "snapshot_digest"]
+__all__ = ["is_sealed", "sealed", "sealed_document", "snapshot_digest"]
 
 
 def snapshot_digest(assets: list[AssetRecord]) -> str:
@@ -23,12 +24,28 @@ def snapshot_digest(assets: list[AssetRecord]) -> str:
 
 
 def sealed(metadata: SnapshotMetadata) -> SnapshotMetadata:
-    """Return ``metadata`` with its checksum over every other key."""
-    return evolve(metadata, checksum=_checksum(encode(metadata)))
+    """Return ``metadata`` with its checksum over every other key.
+
+    Raises StageFailed when it holds more than a reader takes: a snapshot that nobody can read again is none.
+    """
+    whole = evolve(metadata, checksum=_checksum(encode(metadata)))
+    try:
+        parse_object(pretty_bytes(encode(whole)), "the metadata of the snapshot")
+    except InvalidDocument as error:
+        raise StageFailed(
+            f"The folders in release.assets hold more names than one snapshot can: {error}. Leave out those that "
+            "need not come back, for instance by naming the folders inside one by one."
+        ) from error
+    return whole
+
+
+def sealed_document(document: dict[str, Any]) -> dict[str, Any]:
+    """Return ``document`` with a ``checksum`` over every other key, by which ``is_sealed`` knows it again."""
+    return {**document, "checksum": _checksum(document)}
 
 
 def is_sealed(document: dict[str, Any]) -> bool:
-    """Say whether a parsed metadata document still has the checksum it was written with."""
+    """Say whether a parsed document still has the checksum it was written with."""
     return document.get("checksum") == _checksum(document)
 
 

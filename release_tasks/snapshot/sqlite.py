@@ -22,12 +22,14 @@ from urllib.parse import quote
 import apsw
 
 from release_tasks.errors import StageFailed
+from release_tasks.snapshot.files import naming
 from release_tasks.storage.digests import sha256_file
 from release_tasks.storage.durable import fsync_file
 
 __all__ = [
     "SIDE_FILES",
     "DamagedDatabase",
+    "DiskTrouble",
     "capture_database",
     "check_database",
     "content_digest",
@@ -47,7 +49,10 @@ _MAGIC = b"SQLite format 3\0"
 # read and write version (18-19), change counter (24-27), schema cookie (40-43), version-valid-for and the version
 # number of the library that wrote last (92-99). A copy carries the values below, so that equal content is equal bytes.
 _CANONICAL_FIELDS = ((18, b"\x01\x01"), (24, bytes(4)), (40, bytes(4)), (92, bytes(8)))
-_UNREADABLE = (apsw.NotADBError, apsw.CorruptError, apsw.CantOpenError, apsw.IOError, apsw.FormatError, apsw.SQLError)
+# What only the content itself can cause. An I/O error, a refused permission or too many open files say nothing about
+# it, and a database that was called damaged for them would be replaced under the service that has it open.
+_DAMAGED = (apsw.NotADBError, apsw.CorruptError, apsw.FormatError, apsw.SQLError)
+_CODE = re.compile(r"error code[= ]+(\d+)")  # "unable to get the page. error code=10"
 _MISSING = re.compile(r"(?:no such|unknown) (?P<kind>collation|function)(?: sequence)?: (?P<name>.+?)(?:\(\))?$")
 
 Progress = Callable[[int, int], None]
@@ -57,19 +62,25 @@ class DamagedDatabase(StageFailed):
     """The file cannot be read as a database, or fails its integrity check."""
 
 
+class DiskTrouble(StageFailed):
+    """SQLite had an error from the disk; a commit that it came in may or may not have taken place."""
+
+
 def capture_database(source: Path, destination: Path, progress: Progress | None = None) -> tuple[str, str]:
     """Copy the committed content of a database in use; returns its journal mode and the SHA-256 of the copy.
 
     One read transaction stays pinned over the whole copy, so it ends however busy the writers are, and holds every
     row committed before it began and none committed after. The copy is a rollback-journal database (no ``-wal`` beside
     it), has passed ``quick_check`` and is flushed; its header is canonical, so the digest of its bytes is that of its
-    content. Raises DamagedDatabase when the source cannot be read, StageFailed when it stays locked for 30 s.
+    content. Raises DamagedDatabase when the content of the source is none, StageFailed or OSError when it stays locked
+    for 30 s or a disk, a permission or a limit is in the way.
     ``progress`` gets (pages done, pages in all).
     """
     with _explained(source), _reader(source) as live:
         journal_mode = str(_value(live, "PRAGMA journal_mode"))
         live.execute("BEGIN")
         _value(live, "SELECT count(*) FROM sqlite_schema")
+        _require_whole_pages(live, source)
         with _connection(destination, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE) as copy:
             copy.execute("PRAGMA synchronous = OFF")
             _value(copy, "PRAGMA journal_mode = OFF")
@@ -88,12 +99,13 @@ def restore_database(copy: Path, live: Path) -> None:
     """Replace the content of the database ``live`` by that of ``copy`` in one write transaction.
 
     Other connections, old and new, see the old content until it commits and the new content from then on. Raises
-    DamagedDatabase when ``live`` is no usable database, StageFailed when it stays locked for 30 s or the disk is
-    full; in each case its content is what it was.
+    DamagedDatabase when ``live`` is no usable database, StageFailed or OSError when it stays locked for 30 s or its
+    disk is full or read-only; in each case its content is what it was. After DiskTrouble it is all old or all new.
     """
     _require_database(live)
     with _explained(live), _connection(live, apsw.SQLITE_OPEN_READWRITE) as target, _immutable(copy) as source:
-        target.execute("PRAGMA synchronous = FULL")
+        # EXTRA: with FULL the removal of a rollback journal, which is the commit, may not survive a power cut.
+        target.execute("PRAGMA synchronous = EXTRA")
         mode = str(_value(target, "PRAGMA journal_mode"))
         resized = mode == "wal" and _value(target, "PRAGMA page_size") != _value(source, "PRAGMA page_size")
         if resized:
@@ -124,16 +136,19 @@ def check_database(path: Path, thorough: bool = False, blame: Path | None = None
 
     Raises DamagedDatabase, which names ``blame`` (the file that ``path`` is a copy of) or ``path``.
     """
-    with _explained(blame or path), _immutable(path) as database:
+    # Of a copy that is only stored, nothing better can be said than that it cannot be read.
+    trouble = DamagedDatabase if blame is None else StageFailed
+    with _explained(blame or path, trouble), _immutable(path) as database:
         found = _findings(database, "integrity_check(5)" if thorough else "quick_check(5)")
     if found != ["ok"]:
-        raise DamagedDatabase(f"{blame or path} fails SQLite's integrity check: {'; '.join(found)}")
+        raise DamagedDatabase(f"{blame or path} fails SQLite's integrity check: {'; '.join(found)}.")
 
 
 def is_sound(path: Path) -> bool:
     """Say whether a database that others may have open can be read and passes ``quick_check``."""
     try:
         with _explained(path), _reader(path) as live:
+            _require_whole_pages(live, path)
             return _findings(live, "quick_check(1)") == ["ok"]
     except DamagedDatabase:
         return False
@@ -167,7 +182,7 @@ def _write_canonical_header(path: Path) -> None:
 
 
 def _patch(path: Path, fields: Any) -> None:
-    with path.open("r+b", buffering=0) as file:
+    with naming(path), path.open("r+b", buffering=0) as file:
         for offset, value in fields:
             os.pwrite(file.fileno(), value, offset)
 
@@ -177,7 +192,7 @@ def _findings(database: apsw.Connection, check: str) -> list[str]:
     stood_in: set[str] = set()
     while True:
         try:
-            return [str(row[0]) for row in database.execute(f"PRAGMA {check}")]
+            return _without_trouble([str(row[0]) for row in database.execute(f"PRAGMA {check}")])
         except apsw.SQLError as error:
             missing = _MISSING.search(str(error))
             if missing is None or missing[0] in stood_in:
@@ -185,6 +200,15 @@ def _findings(database: apsw.Connection, check: str) -> list[str]:
             stood_in.add(missing[0])
             _stand_in(database, missing["kind"], missing["name"])
             check = check.replace("integrity_check", "quick_check")  # a stand-in cannot look rows up in an index
+
+
+def _without_trouble(found: list[str]) -> list[str]:
+    """Return findings on the content; raises apsw.IOError for one that tells of an error in reading it."""
+    for finding in found:
+        for code in map(int, _CODE.findall(finding)):
+            if code & 0xFF in (apsw.SQLITE_IOERR, apsw.SQLITE_NOMEM) and code != apsw.SQLITE_IOERR_SHORT_READ:
+                raise apsw.IOError(finding)
+    return found
 
 
 def _stand_in(database: apsw.Connection, kind: str, name: str) -> None:
@@ -261,25 +285,37 @@ def _require_database(path: Path) -> None:
         raise DamagedDatabase(f"{path} cannot be read as a SQLite database: its header is gone.")
 
 
+def _require_whole_pages(live: apsw.Connection, path: Path) -> None:
+    """Raise DamagedDatabase for a file that ends inside a page: SQLite reads zeros there and finds nothing amiss."""
+    page, size = int(_value(live, "PRAGMA page_size")), os.stat(path).st_size
+    # Beside a WAL the last page may be the one that a checkpoint is writing.
+    if size % page and not _has_content(path, "-wal"):
+        raise DamagedDatabase(f"{path} was cut short: its {size} bytes are no whole number of pages of {page}.")
+
+
 def _has_content(path: Path, suffix: str) -> bool:
     try:
         return os.lstat(f"{path}{suffix}").st_size > 0
-    except OSError:
+    except FileNotFoundError:
         return False
 
 
 def _require_regular_file(path: Path) -> None:
     try:
         mode = os.lstat(path).st_mode
-    except OSError as error:
-        raise DamagedDatabase(f"{path} cannot be read: {error.strerror}") from error
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedDatabase(f"{path} cannot be read: {error.strerror}.") from error
     if not stat.S_ISREG(mode):
-        raise DamagedDatabase(f"{path} should be a SQLite database and is no regular file")
+        raise DamagedDatabase(f"{path} should be a SQLite database and is no regular file.")
+    for suffix in SIDE_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(f"{path}{suffix}").st_mode):
+                raise DamagedDatabase(f"{path} cannot be opened: {path.name}{suffix} beside it is no regular file.")
 
 
 @contextlib.contextmanager
-def _explained(path: Path) -> Iterator[None]:
-    """Turn SQLite's errors on ``path`` into sentences."""
+def _explained(path: Path, trouble: type[StageFailed] = StageFailed) -> Iterator[None]:
+    """Turn SQLite's errors on ``path`` into sentences; ``trouble`` is for what says nothing about the content."""
     try:
         yield
     except (apsw.BusyError, apsw.LockedError) as error:
@@ -288,8 +324,25 @@ def _explained(path: Path) -> Iterator[None]:
             "End the transaction that holds it, or stop the service, and run this again."
         ) from error
     except apsw.FullError as error:
-        raise StageFailed(f"The disk is full: {path} could not be copied or written.") from error
+        raise trouble(f"The disk is full: {path} could not be copied or written.") from error
     except apsw.ReadOnlyError as error:
-        raise StageFailed(f"{path} cannot be written: its file or folder is read-only.") from error
-    except _UNREADABLE as error:
-        raise DamagedDatabase(f"{path} cannot be read as a SQLite database: {error}") from error
+        raise trouble(f"{path} cannot be written: its file or folder is read-only.") from error
+    except _DAMAGED as error:
+        raise DamagedDatabase(f"{path} cannot be read as a SQLite database: {error}.") from error
+    except apsw.CantOpenError as error:
+        is_writable = os.access(path.parent, os.W_OK)
+        look = "owners, modes and the limit of open files" if is_writable else f"{path.parent}, which is read-only"
+        raise trouble(
+            f"{path}, or a file that SQLite keeps beside it, cannot be opened. Look at {look}, and run this again."
+        ) from error
+    except apsw.Error as error:
+        extended = getattr(error, "extendedresult", 0)
+        code = apsw.mapping_extended_result_codes.get(extended) or type(error).__name__
+        if extended == apsw.SQLITE_IOERR_SHORT_READ:
+            raise DamagedDatabase(f"{path} cannot be read as a SQLite database: {code}.") from error
+        if trouble is StageFailed:
+            trouble = DiskTrouble
+        raise trouble(
+            f"SQLite could not read or write {path} or the copy of it ({code}). "
+            "See whether a disk of theirs, or a quota, is full or failing, and run this again."
+        ) from error

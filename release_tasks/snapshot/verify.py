@@ -15,9 +15,14 @@ from release_tasks.snapshot.catalogue import Catalogue
 from release_tasks.snapshot.files import entries_digest, scan_file, scan_tree
 from release_tasks.snapshot.seal import snapshot_digest
 from release_tasks.snapshot.sqlite import DamagedDatabase, check_database
+from release_tasks.storage.canonical import excerpt
 from release_tasks.storage.ids import is_valid_id
 
 __all__ = ["AssetFinding", "SnapshotVerdict", "require_intact", "stored_path", "verify_all", "verify_snapshot"]
+
+_ALL_BITS = 0o7777
+_MOST_TOLD = 5
+_MOST_KEYS = 50  # a forged document can name a hundred thousand assets
 
 
 @frozen(kw_only=True)
@@ -30,9 +35,10 @@ class AssetFinding:
     found: str | None = None
 
     def __str__(self) -> str:
+        told = f"asset {excerpt(self.key)}: {excerpt(self.what, 1000)}"
         if self.expected is None:
-            return f"asset {self.key}: {self.what}"
-        return f"asset {self.key}: {self.what} (recorded {self.expected}, found {self.found or 'nothing'})"
+            return told
+        return f"{told} (recorded {excerpt(self.expected)}, found {excerpt(self.found or 'nothing')})"
 
 
 @frozen(kw_only=True)
@@ -96,10 +102,12 @@ def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata) -> None:
     if not verdict.findings:
         raise StageFailed(f"Snapshot {metadata.snapshot_id} is refused: it has no digests to verify it by.")
     sentences = [f"Snapshot {metadata.snapshot_id} is refused, nothing was changed: {verdict.findings[0]}."]
-    for finding in verdict.findings[1:5]:
+    for finding in verdict.findings[1:_MOST_TOLD]:
         sentences.append(f"Also {finding}.")
-    for key in dict.fromkeys(finding.key for finding in verdict.findings):
-        good = _other_good_copies(catalogue, metadata, key)
+    keys = list(dict.fromkeys(finding.key for finding in verdict.findings))
+    others = [] if len(keys) > _MOST_KEYS else catalogue.published()[0]
+    for key in keys:
+        good = _other_good_copies(catalogue, metadata, others, key)
         if good:
             sentences.append(f"A good copy of {key} is in: {', '.join(good)}.")
     raise StageFailed(" ".join(sentences))
@@ -109,12 +117,21 @@ def stored_path(folder: Path, asset: AssetRecord) -> Path:
     """Return where an asset lies in its snapshot; raises StageFailed for a record that points anywhere else."""
     parts = asset.relative_path.split("/")
     expected = len(parts) == 3 and parts[0] == "assets" and parts[1] == asset.key and is_valid_id(asset.key)
-    if not expected or parts[2] in ("", ".", "..") or "\x00" in parts[2]:
-        raise StageFailed(f"asset {asset.key!r} has the path {asset.relative_path!r}, which is not its place.")
+    if not expected or not _is_file_name(parts[2]):
+        key, path = excerpt(asset.key), excerpt(asset.relative_path)
+        raise StageFailed(f"asset {key!r} has the path {path!r}, which is not its place.")
     for parent in (folder / "assets", folder / "assets" / asset.key):
         if parent.is_symlink():
             raise StageFailed(f"{parent} is a symbolic link.")
     return folder / asset.relative_path
+
+
+def _is_file_name(name: str) -> bool:
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:  # JSON can spell surrogates that stand for no byte
+        return False
+    return name not in ("", ".", "..") and "\x00" not in name
 
 
 def _verify_asset(folder: Path, asset: AssetRecord, databases: bool) -> list[AssetFinding]:
@@ -134,14 +151,33 @@ def _verify_asset(folder: Path, asset: AssetRecord, databases: bool) -> list[Ass
         return [AssetFinding(key=asset.key, what=what, expected=asset.sha256, found="unreadable")]
     if findings:
         return findings
-    if digest != asset.sha256 or size != asset.size:
+    if digest != asset.sha256:
         return [AssetFinding(key=asset.key, what="was altered", expected=asset.sha256, found=digest)]
+    wrong = f"a size of {asset.size} for {size} bytes" if size != asset.size else _impossible(asset)
+    if wrong:
+        return [AssetFinding(key=asset.key, what=f"its record was altered: it has {wrong}")]
     if databases and asset.kind == "sqlite" and not asset.damaged:
         try:
             check_database(stored, thorough=True)
         except DamagedDatabase as error:
             return [AssetFinding(key=asset.key, what=error.message)]
     return []
+
+
+def _impossible(asset: AssetRecord) -> str | None:
+    """Say what no capture writes down; a checksum can be made by anybody who knows how, and modes steer ``chmod``."""
+    entries = asset.entries or []
+    has_content_digest = asset.kind == "sqlite" and not asset.damaged
+    if not all(mode is not None and 0 <= mode <= _ALL_BITS for mode in (asset.mode, *(e.mode for e in entries))):
+        return "a mode that is none"
+    # A copy carries the canonical header, so both digests are of the same bytes; a comparison looks at this one alone.
+    if asset.content_digest not in ((None, asset.sha256) if has_content_digest else (None,)):
+        return "a content digest that is not that of its bytes"
+    if (asset.kind == "directory" or asset.damaged) and asset.size != sum(entry.size for entry in entries):
+        return "a size that is not the sum of its entries"
+    if len({entry.path for entry in entries}) != len(entries):
+        return "the same entry twice"
+    return None
 
 
 def _digest_of(stored: Path, asset: AssetRecord) -> tuple[str | None, int, list[AssetFinding]]:
@@ -153,23 +189,25 @@ def _digest_of(stored: Path, asset: AssetRecord) -> tuple[str | None, int, list[
         entry = scan_file(stored)
         return entry.sha256, entry.size, []
     recorded = {entry.path: entry for entry in asset.entries or []}
-    if entries_digest(list(asset.entries or [])) != asset.sha256:
-        return None, 0, [AssetFinding(key=asset.key, what="its list of entries was altered", expected=asset.sha256)]
+    listed = entries_digest(list(asset.entries or []))
+    if listed != asset.sha256:
+        what = "its list of entries was altered"
+        return None, 0, [AssetFinding(key=asset.key, what=what, expected=asset.sha256, found=listed)]
     found = {entry.path: entry for entry in scan_tree(stored)}
     findings = []
     for path in sorted(recorded.keys() | found.keys()):
-        before, now = recorded.get(path), found.get(path)
+        before, now, told = recorded.get(path), found.get(path), excerpt(path)
         if before is None:
-            findings.append(AssetFinding(key=asset.key, what=f"{path} was added", expected="nothing", found=path))
+            findings.append(AssetFinding(key=asset.key, what=f"{told} was added", expected="nothing", found=path))
         elif now is None:
             expected = before.sha256 or before.kind
-            findings.append(AssetFinding(key=asset.key, what=f"{path} is missing", expected=expected))
+            findings.append(AssetFinding(key=asset.key, what=f"{told} is missing", expected=expected))
         # Modes of the stored copies are 0600/0700; the recorded ones are covered by the digest of the entries.
         elif (before.kind, before.sha256, before.size, before.target) != (now.kind, now.sha256, now.size, now.target):
             findings.append(
                 AssetFinding(
                     key=asset.key,
-                    what=f"{path} was altered",
+                    what=f"{told} was altered",
                     expected=before.sha256 or before.target or before.kind,
                     found=now.sha256 or now.target or now.kind,
                 )
@@ -182,6 +220,8 @@ def _verify_legacy(folder: Path, asset: AssetRecord) -> list[AssetFinding]:
     if asset.exists and not os.path.lexists(stored):
         return [AssetFinding(key=asset.key, what="is missing")]
     if asset.exists and asset.kind == "sqlite":
+        if not stat.S_ISREG(os.lstat(stored).st_mode):  # SQLite would wait for a writer of a pipe
+            return [AssetFinding(key=asset.key, what="should be a regular file and is none")]
         try:
             check_database(stored, thorough=True)
         except DamagedDatabase as error:
@@ -192,12 +232,13 @@ def _verify_legacy(folder: Path, asset: AssetRecord) -> list[AssetFinding]:
 def _added(folder: Path, metadata: SnapshotMetadata) -> list[AssetFinding]:
     """Find what lies in the snapshot and belongs to no record."""
     expected = {"assets", "metadata.json"}
+    places = [folder, folder / "assets"]
     for asset in metadata.assets:
-        if asset.exists:
+        if asset.exists and is_valid_id(asset.key):  # another key could lead out of the snapshot
             expected |= {f"assets/{asset.key}", asset.relative_path}
-    places = [folder, folder / "assets", *(folder / "assets" / asset.key for asset in metadata.assets if asset.exists)]
+            places.append(folder / "assets" / asset.key)
     findings = []
-    for place in places:
+    for place in dict.fromkeys(places):
         if place.is_symlink() or not place.is_dir():
             continue  # found already, as an asset that cannot be read
         for name in sorted(os.listdir(place)):
@@ -209,12 +250,14 @@ def _added(folder: Path, metadata: SnapshotMetadata) -> list[AssetFinding]:
     return findings
 
 
-def _other_good_copies(catalogue: Catalogue, metadata: SnapshotMetadata, key: str) -> list[str]:
+def _other_good_copies(
+    catalogue: Catalogue, metadata: SnapshotMetadata, others: list[SnapshotMetadata], key: str
+) -> list[str]:
     """Other snapshots that hold, intact, the very content of one asset that is damaged here."""
     damaged = metadata.asset(key)
     wanted = (damaged.content_digest or damaged.sha256) if damaged else None
     good: list[str] = []
-    for other in catalogue.published()[0]:
+    for other in others:
         asset = other.asset(key)
         if wanted is None or asset is None or other.snapshot_id == metadata.snapshot_id or legacy.is_legacy(other):
             continue

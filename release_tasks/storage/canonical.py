@@ -5,17 +5,38 @@ from __future__ import annotations
 import json
 import math
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
-__all__ = ["InvalidDocument", "canonical_bytes", "parse_object", "pretty_bytes", "read_document"]
+__all__ = ["InvalidDocument", "canonical_bytes", "excerpt", "parse_object", "pretty_bytes", "read_document"]
 
 _MAX_BYTES = 16 << 20
 _MAX_DEPTH = 64
+_MAX_VALUES = 1_000_000  # 16 MiB of empty lists are 5.6 million of them, 500 MiB of memory and ten seconds
+_MAX_MESSAGE = 2000
+_MAX_DIGITS = 300
+_KINDS = {
+    stat.S_IFDIR: "a folder",
+    stat.S_IFLNK: "a symbolic link",
+    stat.S_IFIFO: "a named pipe",
+    stat.S_IFSOCK: "a socket",
+    stat.S_IFBLK: "a device",
+    stat.S_IFCHR: "a device",
+}
 
 
 class InvalidDocument(ValueError):
     """A file that should hold one JSON object does not; the message says what is wrong with it."""
+
+    def __init__(self, message: str) -> None:
+        # What it quotes from the file may be as long as the file, and goes into the audit log.
+        super().__init__(excerpt(message, _MAX_MESSAGE))
+
+
+def excerpt(text: str, limit: int = 200) -> str:
+    """Return ``text``, cut to ``limit`` characters, for sentences that quote what somebody else wrote."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def canonical_bytes(value: Any) -> bytes:
@@ -36,14 +57,16 @@ def pretty_bytes(value: Any) -> bytes:
 def read_document(path: Path) -> dict[str, Any]:
     """Read one JSON object from ``path``.
 
-    Raises InvalidDocument for anything else: over 16 MiB, not UTF-8, not JSON, a key that stands twice,
-    nesting over 64 levels, NaN or Infinity, a link, folder or device in its place. Raises
-    FileNotFoundError when it is not there.
+    Raises InvalidDocument for anything else: over 16 MiB or a million values, not UTF-8, not JSON, a key that stands
+    twice, nesting over 64 levels, NaN or Infinity, a number of over 300 digits, a link, folder, pipe or device in its
+    place. Raises FileNotFoundError when it is not there.
     """
     try:
+        # Before it is opened, because opening alone makes a device act: a tape rewinds, a watchdog starts to count.
+        _require_regular(path, os.lstat(path))
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        # closefd: fdopen refuses a folder, and would leave its descriptor open.
         try:
+            _require_regular(path, os.fstat(fd))
             with os.fdopen(fd, "rb", closefd=False) as file:
                 data = file.read(_MAX_BYTES + 1)
         finally:
@@ -52,16 +75,23 @@ def read_document(path: Path) -> dict[str, Any]:
         raise
     except OSError as error:
         raise InvalidDocument(f"{path} cannot be read: {error.strerror}") from error
-    if len(data) > _MAX_BYTES:
-        raise InvalidDocument(f"{path} is larger than {_MAX_BYTES >> 20} MiB")
     return parse_object(data, str(path))
 
 
 def parse_object(data: bytes, name: str) -> dict[str, Any]:
     """Parse one JSON object from ``data``; ``name`` is what the message calls it."""
+    if len(data) > _MAX_BYTES:
+        raise InvalidDocument(f"{name} is larger than {_MAX_BYTES >> 20} MiB")
+    # Before it is parsed, while it is bytes and no objects yet; what stands inside texts is counted as well.
+    if data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
+        raise InvalidDocument(f"{name} holds more than {_MAX_VALUES} values")
     try:
         value = json.loads(
-            data.decode("utf-8"), object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite
+            data.decode("utf-8"),
+            object_pairs_hook=_unique_keys,
+            parse_constant=_refuse_constant,
+            parse_float=_finite,
+            parse_int=_bounded,
         )
     except UnicodeDecodeError as error:
         raise InvalidDocument(f"{name} is not UTF-8 (byte {error.start})") from error
@@ -76,11 +106,17 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
     return value
 
 
+def _require_regular(path: Path, info: os.stat_result) -> None:
+    if not stat.S_ISREG(info.st_mode):
+        kind = _KINDS.get(stat.S_IFMT(info.st_mode), "something else")
+        raise InvalidDocument(f"{path} is {kind} and should be a file")
+
+
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"the key {key!r} stands twice")
+            raise ValueError(f"the key {excerpt(key)!r} stands twice")
         result[key] = value
     return result
 
@@ -88,8 +124,15 @@ def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _finite(text: str) -> float:
     value = float(text)
     if not math.isfinite(value):
-        raise ValueError(f"{text} is too large a number")
+        raise ValueError(f"{excerpt(text)} is too large a number")
     return value
+
+
+def _bounded(text: str) -> int:
+    # Text to number takes the square of its length, and Python refuses to write what has more than 4300 digits.
+    if len(text.lstrip("-")) > _MAX_DIGITS:
+        raise ValueError(f"{excerpt(text, 40)} is too large a number")
+    return int(text)
 
 
 def _refuse_constant(name: str) -> Any:

@@ -7,15 +7,16 @@ from typing import Any, TypeVar
 
 import attrs
 import cattrs
-from cattrs.cols import list_structure_factory
-from cattrs.errors import ForbiddenExtraKeysError
+from cattrs.errors import ForbiddenExtraKeysError, IterableValidationNote
 from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
 
-from release_tasks.storage.canonical import InvalidDocument
+from release_tasks.storage.canonical import InvalidDocument, excerpt
 
 __all__ = ["decode", "encode", "findings"]
 
 T = TypeVar("T")
+
+_MOST_TOLD = 5
 
 
 def encode(record: Any) -> dict[str, Any]:
@@ -25,12 +26,15 @@ def encode(record: Any) -> dict[str, Any]:
 
 
 def decode(cls: type[T], value: dict[str, Any], name: str) -> T:
-    """Build a ``cls`` from parsed JSON; raises InvalidDocument that names ``name`` and every wrong key."""
+    """Build a ``cls`` from parsed JSON; raises InvalidDocument, naming ``name`` and the first wrong keys."""
     try:
         return _converter().structure(value, cls)
     except Exception as error:
-        wrong = "; ".join(f"{_spelled(path)}: {what}" for path, what in findings(error))
-        raise InvalidDocument(f"{name} does not have the expected form ({wrong})") from error
+        found = findings(error)
+        wrong = [f"{_spelled(path)}: {excerpt(what)}" for path, what in found[:_MOST_TOLD]]
+        if len(found) > _MOST_TOLD:
+            wrong.append("and more")
+        raise InvalidDocument(f"{name} does not have the expected form ({'; '.join(wrong)})") from error
 
 
 def findings(error: BaseException, path: str = "") -> list[tuple[str, str]]:
@@ -80,12 +84,26 @@ def _strict(kind: type) -> Any:
 
 
 def _list_of(converter: cattrs.Converter, cls: Any) -> Any:
-    default = list_structure_factory(cls, converter)
+    (kind,) = cls.__args__
+    structure_element = converter.get_structure_hook(kind)
 
-    def structure(value: Any, kind: Any) -> Any:
+    def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, list):
             raise ValueError(f"expected list, got {type(value).__name__}")
-        return default(value, kind)
+        found: list[Any] = []
+        wrong: list[Exception] = []
+        for index, element in enumerate(value):
+            try:
+                found.append(structure_element(element, kind))
+            except Exception as error:
+                note = IterableValidationNote(f"Structuring {cls} @ index {index}", index, kind)
+                error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
+                wrong.append(error)
+                if len(wrong) > _MOST_TOLD:  # a file of nothing but wrong elements would fill gigabytes with errors
+                    break
+        if wrong:
+            raise cattrs.IterableValidationError(f"While structuring {cls}", wrong, cls)
+        return found
 
     return structure
 

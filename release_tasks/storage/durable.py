@@ -118,8 +118,11 @@ def _temporary_beside(path: Path) -> Iterator[tuple[int, Path]]:
             temporary.unlink()
 
 
-def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace ``path`` by ``data``: after a crash it holds the old bytes or the new ones, all of them."""
+def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, is_durable: bool = True) -> None:
+    """Replace ``path`` by ``data``: after a crash it holds the old bytes or the new ones, all of them.
+
+    Without ``is_durable`` that holds for a killed process only: for notes that mean nothing after a power cut.
+    """
     make_private_directory(path.parent)
     with _temporary_beside(path) as (fd, temporary):
         view = memoryview(data)
@@ -127,12 +130,18 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600) -> None:
             while view:
                 view = view[os.write(fd, view) :]
             os.fchmod(fd, mode)
-            os.fsync(fd)
+            if is_durable:
+                os.fsync(fd)
         except OSError as error:
             error.filename = error.filename or str(path)  # a descriptor's errors do not name its file
             raise
-        os.replace(temporary, path)
-    fsync_directory(path.parent)
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            error.filename = str(path)  # not the temporary name, which nobody finds any more
+            raise
+    if is_durable:
+        fsync_directory(path.parent)
 
 
 def remove_durably(path: Path) -> None:

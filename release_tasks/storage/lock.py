@@ -8,15 +8,21 @@ import socket
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from attrs import frozen
 
 from release_tasks.errors import LockHeld
 from release_tasks.storage.canonical import InvalidDocument, pretty_bytes, read_document
 from release_tasks.storage.clock import timestamp
-from release_tasks.storage.durable import make_private_directory, remove_durably, write_atomic
+from release_tasks.storage.durable import make_private_directory, write_atomic
 
-__all__ = ["Holder", "current_holder", "run_lock"]
+if TYPE_CHECKING:
+    from filelock import BaseFileLock
+
+__all__ = ["Holder", "current_holder", "run_lock", "take_lock"]
+
+_PATIENCE = 0.25  # seconds
 
 
 @frozen(kw_only=True)
@@ -32,45 +38,56 @@ class Holder:
         return f"{self.command!r} (pid {self.pid} on {self.host}, since {self.since})"
 
 
+def take_lock(path: Path, wait: float, poll_interval: float = 0.05) -> BaseFileLock | None:
+    """Return the lock file ``path``, locked until its ``release()``, or None when it is taken for ``wait`` seconds.
+
+    Its folder is made if need be. The kernel drops the lock with its holder's last file descriptor, so a killed
+    process blocks nobody.
+    """
+    from filelock import FileLock, Timeout
+
+    make_private_directory(path.parent)
+    lock = FileLock(path, mode=0o600, thread_local=False)
+    try:
+        lock.acquire(timeout=wait, poll_interval=poll_interval)
+    except Timeout:
+        return None
+    return lock
+
+
 @contextlib.contextmanager
 def run_lock(root: Path, command: str, wait: float = 0.0) -> Iterator[None]:
     """Hold the lock of the pipeline folder ``root`` while the block runs.
 
-    Waits up to ``wait`` seconds; raises LockHeld, naming the holder, when it is still taken then. The kernel
-    drops the lock with its holder's last file descriptor, so a killed run blocks nobody.
+    Waits up to ``wait`` seconds; raises LockHeld, naming the holder, when it is still taken then.
     """
-    from filelock import FileLock, Timeout
-
-    make_private_directory(root)
-    lock = FileLock(root / "lock", mode=0o600, thread_local=False)
-    try:
-        # A `status` that looks who holds the lock takes it for an instant, so never give up at once.
-        lock.acquire(timeout=max(wait, 0.25), poll_interval=0.05)
-    except Timeout:
-        holder = current_holder(root)
+    lock, holder = None, None
+    # A `status` that looks who holds the lock takes it for an instant, so never give up at once. And who is just taking
+    # the lock or letting go of it has no name written down, so then look again.
+    for seconds in (max(wait, _PATIENCE), _PATIENCE):
+        lock = take_lock(root / "lock", seconds)
+        holder = current_holder(root) if lock is None else None
+        if lock is not None or holder is not None:
+            break
+    if lock is None:
         by = f"by {holder}" if holder else "by another run"
         retry = "Try again when it is done (release.rollback can wait: --wait 10m)."
-        raise LockHeld(f"{root} is locked {by}. {retry}") from None
+        raise LockHeld(f"{root} is locked {by}. {retry}")
     try:
-        with contextlib.suppress(OSError):  # a note for others; on a full disk the lock alone has to do
-            write_atomic(_holder_file(root), pretty_bytes(_describe(command)))
+        _write_down(root, command)
         yield
     finally:
         with contextlib.suppress(OSError):
-            remove_durably(_holder_file(root))
+            _holder_file(root).unlink()
         lock.release()
 
 
 def current_holder(root: Path) -> Holder | None:
     """Return who holds the lock of ``root`` right now, or None when nobody does or nobody wrote it down."""
-    from filelock import FileLock, Timeout
-
     if not (root / "lock").exists():
         return None
-    probe = FileLock(root / "lock", mode=0o600, thread_local=False)
-    try:
-        probe.acquire(timeout=0)
-    except Timeout:
+    probe = take_lock(root / "lock", 0)
+    if probe is None:
         return _read_holder(root)
     probe.release()
     return None
@@ -87,6 +104,13 @@ def _read_holder(root: Path) -> Holder | None:
         )
     except (FileNotFoundError, InvalidDocument, KeyError, ValueError):
         return None
+
+
+def _write_down(root: Path, command: str) -> None:
+    """Leave a note for others; on a full disk the lock alone has to do, without the name of a run that was killed."""
+    with contextlib.suppress(OSError):
+        _holder_file(root).unlink(missing_ok=True)
+        write_atomic(_holder_file(root), pretty_bytes(_describe(command)), is_durable=False)
 
 
 def _describe(command: str) -> dict[str, object]:

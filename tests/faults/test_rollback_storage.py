@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,51 +24,6 @@ pytestmark = [
 ]
 
 
-class Mounts:
-    """Mounts and immutable files that are all undone at the end, the last one first."""
-
-    def __init__(self) -> None:
-        self.undo: list[list[str]] = []
-
-    def run(self, command: list[str], undo: list[str]) -> None:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        if done.returncode:
-            pytest.skip(f"NOT TESTED: {' '.join(command[:3])}: {done.stderr.strip()}")
-        self.undo.append(undo)
-
-    def tmpfs(self, folder: Path, size: str) -> None:
-        folder.mkdir(exist_ok=True)
-        self.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], ["umount", "-l", str(folder)])
-
-    def bind(self, source: Path, target: Path) -> None:
-        self.run(["mount", "--bind", str(source), str(target)], ["umount", "-l", str(target)])
-
-    def read_only(self, folder: Path) -> None:
-        self.bind(folder, folder)
-        subprocess.run(["mount", "-o", "remount,ro,bind", str(folder)], check=True)
-
-    def overlay(self, lower: Path, work: Path, target: Path) -> None:
-        for name in ("upper", "work"):
-            (work / name).mkdir(parents=True, exist_ok=True)
-        options = f"lowerdir={lower},upperdir={work / 'upper'},workdir={work / 'work'}"
-        self.run(["mount", "-t", "overlay", "overlay", "-o", options, str(target)], ["umount", "-l", str(target)])
-
-    def immutable(self, path: Path) -> None:
-        self.run(["chattr", "+i", str(path)], ["chattr", "-i", str(path)])
-
-    def clear(self) -> None:
-        while self.undo:
-            subprocess.run(self.undo.pop(), capture_output=True, check=False)
-
-
-@pytest.fixture
-def mounts() -> Iterator[Mounts]:
-    """Return a maker of mounts that undoes them all."""
-    made = Mounts()
-    yield made
-    made.clear()
-
-
 def roll(project: Any, snapshot_id: str | None = None, **flags: Any) -> Any:
     return rollback(project.settings, RollbackRequest(snapshot_id=snapshot_id, **flags))
 
@@ -81,7 +36,7 @@ def fill(folder: Path, leave: int) -> None:
 
 
 @pytest.fixture
-def tmpfs_project(make_project: Callable[..., Any], mounts: Mounts, tmp_path: Path) -> Any:
+def tmpfs_project(make_project: Callable[..., Any], mounts: Any, tmp_path: Path) -> Any:
     """A project whose state lies on a small filesystem of its own, its pipeline on another."""
     project = make_project("p", "delete")
     shutil.move(project.state, tmp_path / "kept")
@@ -129,7 +84,7 @@ def test_whatever_room_there_is_it_is_restored_or_as_before(tmpfs_project: Any, 
 
 @pytest.mark.parametrize("leave", [0, 4096, 8192, 12288, 16384, 20480, 24576, 40960, 90112, 131072])
 def test_a_full_disk_under_the_pipeline_is_failed_or_restored_never_mixed(
-    make_project: Callable[..., Any], mounts: Mounts, tmp_path: Path, leave: int
+    make_project: Callable[..., Any], mounts: Any, tmp_path: Path, leave: int
 ) -> None:
     """No room for lock note, safety snapshot, journal or state: all old or all new after the next command."""
     project = make_project("p", "delete")
@@ -151,7 +106,7 @@ def test_a_full_disk_under_the_pipeline_is_failed_or_restored_never_mixed(
 
 @pytest.mark.parametrize("leave", [0, 4096])
 def test_a_full_disk_under_the_pipeline_is_an_outcome(
-    make_project: Callable[..., Any], mounts: Mounts, leave: int
+    make_project: Callable[..., Any], mounts: Any, leave: int
 ) -> None:
     """``failed`` with a sentence, not an exception, also when nothing at all can be written."""
     project = make_project("p", "delete")
@@ -166,7 +121,7 @@ def test_a_full_disk_under_the_pipeline_is_an_outcome(
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
 def test_a_read_only_state_folder_is_failed_and_touches_nothing(
-    make_project: Callable[..., Any], mounts: Mounts, mode: str
+    make_project: Callable[..., Any], mounts: Any, mode: str
 ) -> None:
     """A filesystem that went read-only: a sentence, and it works once it is writable."""
     project = make_project("p", mode)
@@ -186,7 +141,7 @@ def test_a_read_only_state_folder_is_failed_and_touches_nothing(
 
 
 @pytest.mark.parametrize("name", ["app.db", "identity", "mcp.json", "extra.json"])
-def test_one_asset_that_cannot_be_changed_fails_all_of_them(project: Any, mounts: Mounts, name: str) -> None:
+def test_one_asset_that_cannot_be_changed_fails_all_of_them(project: Any, mounts: Any, name: str) -> None:
     """chattr +i on one: all is as before, or all is restored around it."""
     good = project.content()
     project.capture()
@@ -204,7 +159,7 @@ def test_one_asset_that_cannot_be_changed_fails_all_of_them(project: Any, mounts
     assert project.strays() == []
 
 
-def test_a_file_inside_a_folder_that_cannot_be_removed_bars_nothing(project: Any, mounts: Mounts) -> None:
+def test_a_file_inside_a_folder_that_cannot_be_removed_bars_nothing(project: Any, mounts: Any) -> None:
     """The exchange went well and only the old folder cannot be discarded: restored, with a remark; the next one too."""
     good = project.content()
     project.capture()
@@ -224,7 +179,7 @@ def test_a_file_inside_a_folder_that_cannot_be_removed_bars_nothing(project: Any
                 subprocess.run(["chattr", "-i", str(path)], check=True)
 
 
-def test_an_immutable_folder_fails_before_anything_moves(project: Any, mounts: Mounts) -> None:
+def test_an_immutable_folder_fails_before_anything_moves(project: Any, mounts: Any) -> None:
     """chattr +i on the folder that holds the assets."""
     project.capture()
     project.damage()
@@ -238,7 +193,7 @@ def test_an_immutable_folder_fails_before_anything_moves(project: Any, mounts: M
     assert roll(project).status == "restored"
 
 
-def test_an_append_only_audit_log_is_enough(project: Any, mounts: Mounts) -> None:
+def test_an_append_only_audit_log_is_enough(project: Any, mounts: Any) -> None:
     """The log is only ever appended to."""
     project.capture()
     project.damage()
@@ -249,14 +204,14 @@ def test_an_append_only_audit_log_is_enough(project: Any, mounts: Mounts) -> Non
     assert project.pipeline.audit.verify(project.pipeline.anchors()).intact
 
 
-def bind_file(project: Any, mounts: Mounts, path: Path) -> None:
+def bind_file(project: Any, mounts: Any, path: Path) -> None:
     """Put a bind mount over a file, as a container does with a single config file."""
     source = project.folder / f"outside-{path.name}"
     shutil.copy2(path, source)
     mounts.bind(source, path)
 
 
-def test_a_bind_mounted_file_is_restored_and_goes_back(project: Any, mounts: Mounts) -> None:
+def test_a_bind_mounted_file_is_restored_and_goes_back(project: Any, mounts: Any) -> None:
     """EBUSY at the exchange: the content is written in place; the way back works as well."""
     good = project.content()
     project.capture()
@@ -275,7 +230,7 @@ def test_a_bind_mounted_file_is_restored_and_goes_back(project: Any, mounts: Mou
 
 
 def test_a_bind_mounted_file_goes_back_when_a_later_step_fails(
-    project: Any, mounts: Mounts, monkeypatch: pytest.MonkeyPatch
+    project: Any, mounts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Undone from the safety snapshot, since the inode is the same one all along."""
     project.overrides["assets"] = {
@@ -305,7 +260,7 @@ def test_a_bind_mounted_file_goes_back_when_a_later_step_fails(
     assert project.strays() == []
 
 
-def test_a_bind_mounted_file_that_should_be_absent_fails_all(project: Any, mounts: Mounts) -> None:
+def test_a_bind_mounted_file_that_should_be_absent_fails_all(project: Any, mounts: Any) -> None:
     """It cannot be removed: a sentence, and everything as it was."""
     project.capture()
     project.extra.write_text("{}")
@@ -319,7 +274,7 @@ def test_a_bind_mounted_file_that_should_be_absent_fails_all(project: Any, mount
     assert project.strays() == []
 
 
-def test_a_folder_that_is_a_mount_point_is_restored_and_goes_back(project: Any, mounts: Mounts) -> None:
+def test_a_folder_that_is_a_mount_point_is_restored_and_goes_back(project: Any, mounts: Any) -> None:
     """A volume mounted as identity/: written in place, modes, links and empty folders too."""
     good = project.content()
     project.capture()
@@ -343,7 +298,7 @@ def test_a_folder_that_is_a_mount_point_is_restored_and_goes_back(project: Any, 
     assert project.strays() == []
 
 
-def test_a_bind_mounted_database_is_restored(make_project: Callable[..., Any], mounts: Mounts) -> None:
+def test_a_bind_mounted_database_is_restored(make_project: Callable[..., Any], mounts: Any) -> None:
     """Sound, through SQLite; too damaged, written in place."""
     project = make_project("p", "delete")
     good = project.content()
@@ -360,7 +315,7 @@ def test_a_bind_mounted_database_is_restored(make_project: Callable[..., Any], m
 
 
 def test_a_damaged_bind_mounted_database_goes_back_when_a_later_step_fails(
-    make_project: Callable[..., Any], mounts: Mounts, monkeypatch: pytest.MonkeyPatch
+    make_project: Callable[..., Any], mounts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its remains are written back in place."""
     project = make_project("p", "delete")
@@ -394,7 +349,7 @@ def lower(make_project: Callable[..., Any], tmp_path: Path) -> tuple[Any, Path]:
 
 
 def test_an_overlays_lower_folder_is_restored_and_goes_back(
-    lower: tuple[Any, Path], mounts: Mounts, tmp_path: Path
+    lower: tuple[Any, Path], mounts: Any, tmp_path: Path
 ) -> None:
     """EXDEV at the exchange, as in a container whose identity/ came with the image."""
     project, layer = lower
@@ -418,7 +373,7 @@ def test_an_overlays_lower_folder_is_restored_and_goes_back(
 
 
 def test_an_overlays_lower_folder_that_was_absent_is_absent_again(
-    lower: tuple[Any, Path], mounts: Mounts, tmp_path: Path
+    lower: tuple[Any, Path], mounts: Any, tmp_path: Path
 ) -> None:
     """It cannot be renamed away, but it can be removed."""
     project, layer = lower
@@ -434,7 +389,7 @@ def test_an_overlays_lower_folder_that_was_absent_is_absent_again(
 
 
 def test_a_mirrored_folder_that_cannot_be_finished_is_put_right_by_recover(
-    lower: tuple[Any, Path], mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lower: tuple[Any, Path], mounts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Written in place is not atomic: the journal says so, and a run that ended in it is finished."""
     from release_tasks.rollback import mirror
@@ -472,7 +427,7 @@ def test_a_mirrored_folder_that_cannot_be_finished_is_put_right_by_recover(
 
 
 def test_a_mirrored_folder_goes_back_when_it_fails(
-    lower: tuple[Any, Path], mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lower: tuple[Any, Path], mounts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure in the middle of writing in place ends in the state before."""
     from release_tasks.rollback import mirror
@@ -502,7 +457,7 @@ def test_a_mirrored_folder_goes_back_when_it_fails(
 
 
 def test_a_state_folder_that_vanished_mid_way_ends_in_a_sentence(
-    tmpfs_project: Any, mounts: Mounts, monkeypatch: pytest.MonkeyPatch
+    tmpfs_project: Any, mounts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The volume goes away between staging and swap; once it is back, recover ends all old or all new."""
     project = tmpfs_project

@@ -545,19 +545,6 @@ def test_a_journal_with_a_hostile_value_is_a_sentence(project: Any, roll: Any, t
     assert tree(project.folder / "state") == before
 
 
-def test_a_journal_that_names_a_hostile_snapshot_goes_back(project: Any, roll: Any) -> None:
-    """Forward is not possible with it; the old state is, and nothing outside is read."""
-    project.capture()
-    project.damage()
-    before = project.content()
-    crash_in_mid_swap(project, roll, "_place", 1, after=True)
-    document = json.loads(project.pipeline.journal_path.read_text())
-    document["snapshotId"] = "../v1_snapshot"
-    project.pipeline.journal_path.write_text(json.dumps(document))
-    assert recover(project.settings).status == "undone"
-    assert project.content() == before
-
-
 def test_an_asset_taken_out_of_the_configuration_meanwhile_is_named(project: Any, roll: Any) -> None:
     """Recovery cannot finish what it may not touch, and says what to put back."""
     project.capture()

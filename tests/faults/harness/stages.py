@@ -1,0 +1,86 @@
+"""The stages as the driver calls them: on a scratch project, straight through their public functions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future
+from pathlib import Path
+from typing import Any
+
+from release_tasks.config.load import load_settings
+from release_tasks.pipeline import Pipeline
+from release_tasks.prepare import PrepareRequest, prepare
+from release_tasks.records import Check, PreflightReport
+from release_tasks.rollback.engine import RollbackRequest, rollback
+from release_tasks.rollback.recovery import recover
+from release_tasks.snapshot import capture, sqlite
+
+__all__ = ["STAGES", "make_serial", "passed_preflight"]
+
+
+def passed_preflight() -> PreflightReport:
+    """Return the report of a preflight whose one gate passed."""
+    moment = "2026-01-01T00:00:00.000Z"
+    check = Check(
+        id="always",
+        subsystem="always",
+        status="passed",
+        detail="exit 0",
+        started_at=moment,
+        completed_at=moment,
+        duration_ms=1,
+    )
+    return PreflightReport(passed=True, checks=[check], failed_checks=[])
+
+
+def _rollback(raw: dict[str, Any], folder: Path, **flags: Any) -> str:
+    return rollback(load_settings({"release": raw}, folder), RollbackRequest(**flags)).status
+
+
+def _recover(raw: dict[str, Any], folder: Path) -> str:
+    return recover(load_settings({"release": raw}, folder)).status
+
+
+def _prepare(raw: dict[str, Any], folder: Path, release_id: str, retention: int = 2) -> str:
+    request = PrepareRequest(release_id=release_id, retention=retention)
+    return prepare(load_settings({"release": raw}, folder), passed_preflight(), request).status
+
+
+def _append(raw: dict[str, Any], folder: Path) -> int:
+    settings = load_settings({"release": raw}, folder)
+    return Pipeline(settings.release.root).audit.append("test", status="ok", detail="one more").seq
+
+
+STAGES: dict[str, Callable[..., Any]] = {
+    "rollback": _rollback,
+    "recover": _recover,
+    "prepare": _prepare,
+    "append": _append,
+}
+
+
+class _AtOnce:
+    """An executor that does what is submitted there and then, so that every call of a run has one place in order."""
+
+    def __init__(self, _: int) -> None:
+        pass
+
+    def __enter__(self) -> _AtOnce:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def submit(self, work: Callable[..., Any], *arguments: Any, **named: Any) -> Future[Any]:
+        done: Future[Any] = Future()
+        try:
+            done.set_result(work(*arguments, **named))
+        except BaseException as error:
+            done.set_exception(error)
+        return done
+
+
+def make_serial() -> None:
+    """Let captures work in the calling thread alone: strace counts calls for each thread by itself."""
+    capture.ThreadPoolExecutor = _AtOnce  # type: ignore[misc,assignment]
+    sqlite.ThreadPoolExecutor = _AtOnce  # type: ignore[misc,assignment]
