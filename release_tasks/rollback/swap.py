@@ -68,7 +68,7 @@ class Swap:
             staged = staged_path(Path(step.path), self.journal.rollback_id)
             names = [Path(step.path), staged, _spare(staged)]
             is_staged = step.new is not None and not step.mirrored
-            if is_staged and not any(os.path.lexists(name) for name in names):
+            if is_staged and not any(inode_of(name) for name in names):
                 raise StageFailed(f"Neither {step.path} nor a copy staged for it is there. Is its volume mounted?")
             folder = Path(step.path).parent
             self.folders[folder] = inode_of(folder)

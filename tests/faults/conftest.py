@@ -88,7 +88,7 @@ class Mounts:
         image = self.scratch / f"{len(self.undo)}.ext4"
         with image.open("wb") as file:
             file.truncate(size)
-        # With smaller blocks, as on any disk this small, SQLite's shared memory could not be held on a full one: SIGBUS.
+        # With smaller blocks, as on any disk this small, a full one could not hold SQLite's shared memory: SIGBUS.
         command = ["mkfs.ext4", "-q", "-F", "-b", "4096", "-m", "0", str(image)]
         done = subprocess.run(command, capture_output=True, check=False)
         if done.returncode:

@@ -130,9 +130,12 @@ class FailingCalls:
         calls: Counter[str] = Counter()
         failed = ""
         for line in self.lines.readlines():
-            if (found := re.match(rf"{answer['pid']} +(\w+)\((.*)", line)) is not None:
+            thread, _, call = line.partition(" ")
+            if thread != str(answer["pid"]):
+                continue
+            if (found := re.match(r"\s*(\w+)\(", call)) is not None:  # not where an unfinished one is resumed
                 calls[found[1]] += 1
-                failed = failed or (line.split(maxsplit=1)[1] if "(INJECTED)" in line else "")
+            failed = failed or (call if "(INJECTED)" in call else "")
         return Ended(
             told=answer["told"],
             sentences=answer.get("sentences", []),

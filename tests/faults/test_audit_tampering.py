@@ -33,6 +33,8 @@ from release_tasks.rollback.recovery import recover
 from release_tasks.storage.canonical import canonical_bytes
 from release_tasks.storage.digests import sha256_bytes
 
+Tried = Callable[[int], None]
+
 OLDER_TOOL = b'{"event":"rollback","ok":true}\nrestored by hand on a Sunday\n{"event":"rollback","ok":false}\n'
 
 CONFIGURATION: dict[str, Any] = {
@@ -181,14 +183,16 @@ def record(tmp_path_factory: pytest.TempPathFactory) -> Record:
 
 
 class Specimen:
-    """One file that is given any content and read as the log."""
+    """One file that is given any content and read as the log, and counts how often."""
 
     def __init__(self, path: Path, anchors: list[tuple[str, AuditAnchor]]) -> None:
         self.log = AuditLog(path)
         self.anchors = anchors
+        self.readings = 0
         path.touch()
 
     def read(self, data: bytes, anchors: list[tuple[str, AuditAnchor]] | None = None) -> AuditVerdict:
+        self.readings += 1
         with self.log.path.open("r+b", buffering=0) as file:
             os.pwrite(file.fileno(), data, 0)
             os.ftruncate(file.fileno(), len(data))
@@ -268,16 +272,19 @@ def test_a_changed_byte_is_found_and_its_line_is_named(record: Record, specimen:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("change", ["one bit", "newline"])
-def test_every_changed_byte_is_found_and_its_line_is_named(record: Record, specimen: Specimen, change: str) -> None:
+def test_every_changed_byte_is_found_and_its_line_is_named(
+    record: Record, specimen: Specimen, tried: Tried, change: str
+) -> None:
     """Each position, once with one of its bits turned and once made a newline, or a newline made something else."""
     for position, line, byte in positions(record):
         other = byte ^ (1 << position % 8) if change == "one bit" else 0x0A if byte != 0x0A else 0x0D
         check_change(record, specimen, position, line, other)
+    tried(specimen.readings)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_every_byte_of_a_line_changed_to_every_other_is_found(record: Record, specimen: Specimen) -> None:
+def test_every_byte_of_a_line_changed_to_every_other_is_found(record: Record, specimen: Specimen, tried: Tried) -> None:
     """All 255 others at each position: of an older tool's line, and of a log that is one refused rollback."""
     head = evolve(record, data=joined(record.lines[: record.number("audit.adopted")]))
     log = AuditLog(specimen.log.path.with_name("refused") / "rollback-audit.log")
@@ -290,6 +297,7 @@ def test_every_byte_of_a_line_changed_to_every_other_is_found(record: Record, sp
             for other in range(256) if line == 1 else ():
                 if other != byte:
                     check_change(short, specimen, position, line, other)
+    tried(specimen.readings)
 
 
 def test_a_byte_put_in_or_taken_out_is_found_and_its_line_is_named(record: Record, specimen: Specimen) -> None:
@@ -337,7 +345,7 @@ def test_each_line_doubled_is_found_where_it_stands_again(record: Record, specim
         assert specimen.named(joined(lines)) == expected, (line, kind)
 
 
-def test_any_two_lines_swapped_are_found_where_they_stood(record: Record, specimen: Specimen) -> None:
+def test_any_two_lines_swapped_are_found_where_they_stood(record: Record, specimen: Specimen, tried: Tried) -> None:
     """Every pair; findings name the two places, or the line after them where the chain goes on, and nothing else."""
     count = len(record.lines)
     for first in range(1, count + 1):
@@ -348,6 +356,7 @@ def test_any_two_lines_swapped_are_found_where_they_stood(record: Record, specim
             near = {first, second} | record.after(first) | record.after(second)
             reach = {line for place in near if place <= count for line in record.reach(place)}
             assert named <= reach and named & record.reach(first), (first, second, named)
+    tried(specimen.readings)
 
 
 @pytest.fixture
@@ -360,7 +369,7 @@ def foreign_lines(tmp_path: Path) -> list[bytes]:
 
 
 def test_any_line_inserted_anywhere_is_found_where_it_stands(
-    record: Record, specimen: Specimen, foreign_lines: list[bytes]
+    record: Record, specimen: Specimen, foreign_lines: list[bytes], tried: Tried
 ) -> None:
     """The log's own lines, those of another chain, garbage: at every place the inserted line alone is named."""
     adopted, fragment = record.number("audit.adopted"), record.number("fragment")
@@ -377,6 +386,7 @@ def test_any_line_inserted_anywhere_is_found_where_it_stands(
                 assert named and named <= {place, place + 1, place + 2}, (place, inserted, named)
             else:
                 assert named == {place}, (place, inserted, named)
+    tried(specimen.readings)
 
 
 def test_a_forged_record_that_leaves_out_a_number_is_found(record: Record, specimen: Specimen) -> None:
@@ -411,10 +421,11 @@ def test_a_log_cut_at_a_line_is_found_by_every_witness(record: Record, specimen:
 
 
 @pytest.mark.slow
-def test_a_log_cut_at_any_byte_is_found_by_every_witness(record: Record, specimen: Specimen) -> None:
+def test_a_log_cut_at_any_byte_is_found_by_every_witness(record: Record, specimen: Specimen, tried: Tried) -> None:
     """The same at every byte."""
     for length in range(len(record.data)):
         check_tail_cut(record, specimen, length)
+    tried(specimen.readings)
 
 
 def check_head_cut(record: Record, specimen: Specimen, length: int) -> None:
@@ -433,10 +444,13 @@ def test_a_log_without_its_beginning_is_found_at_its_first_lines(record: Record,
 
 
 @pytest.mark.slow
-def test_a_log_without_its_first_bytes_is_found_at_its_first_lines(record: Record, specimen: Specimen) -> None:
+def test_a_log_without_its_first_bytes_is_found_at_its_first_lines(
+    record: Record, specimen: Specimen, tried: Tried
+) -> None:
     """The same at every byte."""
     for length in range(1, len(record.data)):
         check_head_cut(record, specimen, length)
+    tried(specimen.readings)
 
 
 @pytest.mark.parametrize("witness", ["snapshot", "manifest", "the rollback state"])

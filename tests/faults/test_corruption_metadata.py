@@ -368,6 +368,36 @@ def test_an_older_snapshot_makes_nobody_wait_for_a_pipe(watched: Watched, kind: 
     assert watched.live() == live
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda d: d["assets"][0].update(relativePath="/" + "x" * 1_000_000),
+        lambda d: d["assets"][0].update(relativePath="../" * 100_000),
+        lambda d: d["assets"][0].update(relativePath="\ud800"),
+        lambda d: d["assets"][0].update(key=[]),
+        lambda d: d.update(assets=[None]),
+        lambda d: d.update(retentionLimit="9" * 5000),
+        lambda d: d.update(snapshotId="x" * 1_000_000),
+    ],
+    ids=["an endless path", "a path that leads out", "no bytes", "a key", "an asset", "a limit", "an endless id"],
+)
+def test_an_older_document_is_read_as_strictly(watched: Watched, change: Change) -> None:
+    """What it holds is refused in a short sentence, and the snapshots beside it are no worse for it."""
+    folder = watched.pipeline.catalogue.folder / "old"
+    (folder / "assets" / "state").mkdir(parents=True)
+    (folder / "assets" / "state" / "app.db").touch()
+    document = copy.deepcopy(OLDER)
+    change(document)
+    (folder / "metadata.json").write_text(json.dumps(document))
+    live = watched.live()
+    outcome = watched.roll("old", force=True)
+    assert (outcome.status, watched.live()) == ("failed", live)
+    assert len(outcome.diagnostics[0]) < 5000
+    verdicts = {verdict.snapshot_id: verdict for verdict in verify_all(watched.pipeline.catalogue)}
+    assert verdicts["old"].findings and len(str(verdicts["old"].findings[0])) < 5000
+    assert verdicts["v0_snapshot"].status == verdicts["v1_snapshot"].status == "verified"
+
+
 def stripped(document: Document) -> Document:
     """Return a document of ours in the clothes of the older tool, which nothing verifies."""
     names = ("snapshotId", "releaseId", "createdAt", "retentionLimit", "assets", "metadataPath")

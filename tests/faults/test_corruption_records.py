@@ -319,7 +319,7 @@ def all_steps(**values: Any) -> Change:
 def no_inodes(document: Document) -> None:
     for step in document["steps"]:
         if step["action"] == "place" and step["new"] is not None:
-            step["new"] = {"device": -1, "number": 10**200}
+            step.update(new={"device": -1, "number": 10**200}, done=False)
 
 
 # Forged values that recovery stands: (what it says, what recovery reports, what is live then).
@@ -493,7 +493,28 @@ def hold_readable(watched: Watched, case: str) -> None:
 
 def write_record(path: Path, document: Document) -> None:
     """Write what somebody would who knows how checksums are made."""
-    path.write_text(json.dumps(reseal(document) if "checksum" in document else document))
+    path.write_text(json.dumps(reseal(document)))
+
+
+@pytest.mark.parametrize("which", ["manifest", "latest", "state"])
+def test_every_value_of_a_record_is_covered_by_its_checksum(released: Watched, tried: Any, which: str) -> None:
+    """Changed, dropped or added, at any depth, the checksum itself too; no note of the past is quietly another one."""
+    path = record_path(released, which)
+    original = json.loads(path.read_bytes())
+    found = [place for place in places(original) if not isinstance(at(original, place), (dict, list))]
+    documents = [edited(original, [(place, "set", changed(at(original, place)))]) for place in found]
+    documents += [edited(original, [(place, "drop", None)]) for place in found]
+    documents += [{**original, "more": 1}, {**original, "checksum": None}]
+    for document in documents:
+        path.write_text(json.dumps(document))
+        told = overview(released.settings, 10)
+        if which == "manifest":
+            assert told["releases"][0]["status"] == "unreadable", document
+        elif which == "state":
+            assert told["rollback"]["status"] == "unreadable", document
+        else:
+            assert released.pipeline.latest_ready() is None, document
+    tried(len(documents))
 
 
 @IN_TWO_PARTS

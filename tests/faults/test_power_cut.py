@@ -76,13 +76,22 @@ def scenes(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("scene", names, indirect=True)
 
 
+def cuts(*cases: tuple[str, str, Moments]) -> pytest.MarkDecorator:
+    """Run a test on these filesystems and scenes, cut at these moments.
+
+    Between two flushes nothing reaches a disk by itself here, so that a cut after each stands for all calls between.
+    """
+    ids = [f"{kind}, {scene}, {moments.__name__}" for kind, scene, moments in cases]
+    return pytest.mark.parametrize(("kind", "scene", "moments"), cases, ids=ids, indirect=["kind", "scene"])
+
+
 def every_call(points: list[Point]) -> list[tuple[Point, bool]]:
     """Return each call, and those around a changed name again, to be cut once the kernel has written its journal."""
     return [(point, False) for point in points] + [(point, True) for point in _after(points, NAMING)]
 
 
 def around_flushes(points: list[Point]) -> list[tuple[Point, bool]]:
-    """Return the call after each flush and after each changed name: between these nothing reaches the disk."""
+    """Return the call after each flush, and the one after each changed name, as ``every_call`` does."""
     flushed = [point for before, point in itertools.pairwise(points) if before.is_flush]
     return [(point, False) for point in flushed] + [(point, True) for point in _after(points, NAMING)]
 
@@ -99,10 +108,12 @@ def cut(scene: DiskScene, job: dict[str, Any], point: Point, after_names: bool =
     scene.cut_power(after_names=after_names)
 
 
-@pytest.mark.parametrize(
-    ("scene", "moments"),
-    [("wal", every_call), ("delete", around_flushes), ("database damaged", around_flushes)],
-    indirect=["scene"],
+@cuts(
+    ("ext4", "wal", every_call),
+    ("xfs", "wal", around_flushes),
+    ("ext4", "delete", around_flushes),
+    ("xfs", "delete", around_flushes),
+    ("xfs", "database damaged", around_flushes),
 )
 def test_a_rollback_cut_at_any_call_is_finished_or_undone(
     scene: DiskScene, moments: Moments, tried: Callable[[int], None]
@@ -121,31 +132,33 @@ def test_a_rollback_cut_at_any_call_is_finished_or_undone(
     assert len(points) > 150
 
 
-@scenes("wal")
+@cuts(("ext4", "wal", around_flushes))
 def test_a_rollback_that_flushes_by_filesystem_is_finished_or_undone(
-    scene: DiskScene, tried: Callable[[int], None]
+    scene: DiskScene, moments: Moments, tried: Callable[[int], None]
 ) -> None:
-    """With many files one syncfs takes the place of their single flushes; cut around each flush."""
+    """With many files one syncfs takes the place of their single flushes."""
     scene.fresh()
     job = {**scene.job("rollback"), "many": 3}
     points = scene.driver.record(job, scene.places)
     assert [point for point in points if point.name == "syncfs"]
-    chosen = [point for before, point in itertools.pairwise(points) if before.is_flush or point.is_flush]
-    for point in chosen:
-        cut(scene, job, point)
-        scene.check_rollback(point)
+    chosen = moments(points)
+    for point, after_names in chosen:
+        cut(scene, job, point, after_names)
+        scene.check_rollback((point, after_names))
     tried(len(chosen))
 
 
-@scenes("wal", "database damaged")
-def test_a_recovery_cut_after_any_flush_is_finished_by_the_next(scene: DiskScene, tried: Callable[[int], None]) -> None:
-    """A rollback is cut at its first exchange, and its recovery after each of its own flushes and changed names."""
+@cuts(("ext4", "wal", around_flushes), ("xfs", "database damaged", around_flushes))
+def test_a_recovery_cut_at_any_call_is_finished_by_the_next(
+    scene: DiskScene, moments: Moments, tried: Callable[[int], None]
+) -> None:
+    """A rollback is cut at its first exchange, and its recovery at moments of its own."""
     scene.fresh()
     job = scene.job("rollback")
     first = next(point for point in scene.driver.record(job, scene.places) if point.name == "renameat2")
     cut(scene, job, first)
     assert scene.project.pipeline.journal_path.exists()
-    chosen = around_flushes(scene.driver.record(scene.job("recover"), scene.places))
+    chosen = moments(scene.driver.record(scene.job("recover"), scene.places))
     for again, after_names in chosen:
         cut(scene, job, first)
         assert scene.driver.kill(scene.job("recover"), again).was_killed
@@ -155,12 +168,14 @@ def test_a_recovery_cut_after_any_flush_is_finished_by_the_next(scene: DiskScene
     assert len(chosen) > 20
 
 
-@scenes("two releases")
-def test_a_prepare_cut_at_any_call_is_published_or_gone(scene: DiskScene, tried: Callable[[int], None]) -> None:
+@cuts(("ext4", "two releases", every_call), ("xfs", "two releases", around_flushes))
+def test_a_prepare_cut_at_any_call_is_published_or_gone(
+    scene: DiskScene, moments: Moments, tried: Callable[[int], None]
+) -> None:
     """Manifest, snapshot and retention: a whole release or none, and the state untouched."""
     scene.fresh()
     job = scene.job("prepare", release_id="cut")
-    chosen = every_call(scene.driver.record(job, scene.places))
+    chosen = moments(scene.driver.record(job, scene.places))
     for point, after_names in chosen:
         cut(scene, job, point, after_names)
         scene.check_prepare((point, after_names))

@@ -464,13 +464,16 @@ def test_stages_started_together_act_one_after_the_other(scene: Scene, racers: t
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
-def test_fifty_rounds_never_mix_anything(scene: Scene, racers: tuple[Racer, Racer], kind: str) -> None:
+def test_fifty_rounds_never_mix_anything(
+    scene: Scene, racers: tuple[Racer, Racer], kind: str, tried: Callable[[int], None]
+) -> None:
     """Half of them with a service that writes, a fifth with one that lingers in the middle of its work."""
     codes: Counter[int | None] = Counter()
     for number in range(50):
         answers, check = play(scene, racers, kind, number)
         check()
         codes.update(answer.code for answer in answers)
+    tried(50)
     if kind != "rollback and recover":  # recover has nothing to do while another run is at work
         assert codes[75] > 0, codes
 
@@ -559,11 +562,14 @@ def test_a_killed_holder_lets_the_waiter_recover_and_go_on(scene: Scene, racers:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_fifty_killed_holders_let_the_waiter_recover_and_go_on(scene: Scene, racers: tuple[Racer, Racer]) -> None:
+def test_fifty_killed_holders_let_the_waiter_recover_and_go_on(
+    scene: Scene, racers: tuple[Racer, Racer], tried: Callable[[int], None]
+) -> None:
     """SIGKILL at random moments, with and without a service that writes: the waiter ends in ``restored``, whole."""
     seconds = measure(scene, racers)
     killed = sum(kill_the_holder(scene, racers, number, seconds[number % 3]) for number in range(50))
     assert killed >= 15
+    tried(killed)
 
 
 def test_a_prepare_killed_before_it_is_the_latest_is_the_latest_after_the_next_command(

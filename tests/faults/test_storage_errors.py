@@ -85,7 +85,7 @@ def share_of(counted: Counter[str], share: float) -> list[tuple[str, int]]:
 def hold_sentence(ended: Ended, point: object) -> None:
     """A sentence at least, and no traceback."""
     assert not ended.traceback, (point, ended)
-    assert ended.sentences and (ended.sentences[0].endswith(".") or ended.told == "blocked"), (point, ended)
+    assert ended.sentences and (ended.sentences[0].endswith((".", "?")) or ended.told == "blocked"), (point, ended)
 
 
 def hold_rollback(scene: Scene, ended: Ended, inode: int, point: object) -> str:

@@ -8,6 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from release_tasks.config.load import load_settings
+from release_tasks.config.schema import PairingConfig
+from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.policy import Pairing
 from release_tasks.pipeline import Pipeline
 from release_tasks.prepare import PrepareRequest, prepare
 from release_tasks.records import Check, PreflightReport
@@ -51,11 +54,16 @@ def _append(raw: dict[str, Any], folder: Path) -> int:
     return Pipeline(settings.release.root).audit.append("test", status="ok", detail="one more").seq
 
 
+def _pairing(_: dict[str, Any], folder: Path, change: str, about: str) -> None:
+    getattr(Pairing(PairingConfig(credentials=folder)), change)(Channel.TELEGRAM, about)
+
+
 STAGES: dict[str, Callable[..., Any]] = {
     "rollback": _rollback,
     "recover": _recover,
     "prepare": _prepare,
     "append": _append,
+    "pairing": _pairing,
 }
 
 
