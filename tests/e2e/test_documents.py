@@ -76,6 +76,7 @@ DRY = [
 ]
 
 
+@pytest.mark.slow
 def test_dry_changes_nothing_anywhere(scratch):
     """Not a byte, not a mode, not a name; with a release there, and with state that a rollback would change."""
     assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0

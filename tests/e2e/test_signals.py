@@ -47,7 +47,7 @@ def test_signal_to_inv_alone_during_a_gate(scratch, number, code, line):
     assert not (scratch.root / "pipeline" / "manifests").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
 def test_signal_while_health_is_awaited_after_a_restore(scratch, number):
     """The restore stays whole, the lock is free, and the account says what was not reached."""
     assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0

@@ -368,6 +368,7 @@ def foreign_lines(tmp_path: Path) -> list[bytes]:
     return [*other.path.read_bytes().splitlines(keepends=True), b"\n", b"{}\n", b"\xff\x00\n", b"all is well\n"]
 
 
+@pytest.mark.slow
 def test_any_line_inserted_anywhere_is_found_where_it_stands(
     record: Record, specimen: Specimen, foreign_lines: list[bytes], tried: Tried
 ) -> None:
@@ -677,6 +678,7 @@ def append_only(tmp_path: Path) -> Iterator[Callable[[Path, str], None]]:
 
 
 @pytest.mark.root
+@pytest.mark.slow
 def test_every_stage_works_on_an_append_only_log(tmp_path: Path, append_only: Callable[[Path, str], None]) -> None:
     """Prepare, rollback and recover, with kills and a torn line between them, never rewrite a byte."""
     pipeline = Pipeline(tmp_path / "pipeline")

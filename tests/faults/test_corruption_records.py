@@ -619,6 +619,7 @@ IMPOSSIBLE: dict[str, tuple[Change, str]] = {
 }
 
 
+@pytest.mark.slow
 def test_a_manifest_that_cannot_be_one_is_listed_with_its_reason(released: Watched, tried: Any) -> None:
     """And does nothing else: what it says of a snapshot, a sequence or an anchor counts for nothing."""
     path = record_path(released, "manifest")

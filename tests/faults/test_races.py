@@ -454,6 +454,7 @@ def play(
 KINDS = ("two rollbacks", "rollback and prepare", "rollback and retention", "two prepares", "rollback and recover")
 
 
+@pytest.mark.slow
 def test_stages_started_together_act_one_after_the_other(scene: Scene, racers: tuple[Racer, Racer]) -> None:
     """One round of each kind, so that the fast selection has this too."""
     for kind in KINDS:
@@ -554,6 +555,7 @@ def kill_the_holder(scene: Scene, racers: tuple[Racer, Racer], number: int, seco
     return answers[0].code == -signal.SIGKILL
 
 
+@pytest.mark.slow
 def test_a_killed_holder_lets_the_waiter_recover_and_go_on(scene: Scene, racers: tuple[Racer, Racer]) -> None:
     """Three kills, so that the fast selection has this too."""
     for number, seconds in enumerate(measure(scene, racers)):
@@ -572,6 +574,7 @@ def test_fifty_killed_holders_let_the_waiter_recover_and_go_on(
     tried(killed)
 
 
+@pytest.mark.slow
 def test_a_prepare_killed_before_it_is_the_latest_is_the_latest_after_the_next_command(
     scene: Scene, racers: tuple[Racer, Racer]
 ) -> None:
@@ -667,6 +670,7 @@ def test_real_commands_started_together_act_one_after_the_other(scene: Scene, wa
         scene.check(answers)
 
 
+@pytest.mark.slow
 def test_a_wait_that_is_over_ends_with_75_and_names_the_holder(scene: Scene, racers: tuple[Racer, Racer]) -> None:
     """A rollback stopped in the middle: ``inv`` waits as long as it was told, says who it is, and touches nothing."""
     inv = Invoke(scene)

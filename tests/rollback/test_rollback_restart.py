@@ -170,6 +170,7 @@ def test_health_that_fails_is_failed_and_keeps_what_was_restored(project: Any, r
     assert f"inv release.rollback --snapshot {outcome.safety_snapshot_id}" in told
     assert project.content() == before
     health.status = 200
+    project.overrides["health.deadline"] = "20s"
     assert roll(project, outcome.safety_snapshot_id).status == "restored"
     assert project.content() == bad
 
