@@ -68,7 +68,9 @@ def recover(settings: Settings, command: str = "release.recover") -> RecoveryRep
         return RecoveryReport(status="clean", detail=detail)
     except LockHeld:
         if pipeline.has_journal():
-            raise
+            if is_swapping:
+                raise
+            return recover(settings, command)  # it has begun to swap since the first look: now it is waited for
         # Another run is at work and has not begun to swap, or is done with it: what lies here is its own.
         return RecoveryReport(status="clean", detail="Another run is at work; nothing of it needs recovery.")
 
