@@ -23,6 +23,7 @@ from release_tasks.storage.canonical import InvalidDocument, canonical_bytes, pa
 from release_tasks.storage.clock import timestamp
 from release_tasks.storage.digests import sha256_bytes
 from release_tasks.storage.durable import fsync_directory, make_private_directory
+from release_tasks.storage.naming import naming
 
 __all__ = ["GENESIS", "AuditLog", "AuditVerdict", "Finding"]
 
@@ -145,8 +146,9 @@ class AuditLog:
     def _opened(self, flags: int, lock: int) -> Iterator[int]:
         fd = os.open(self.path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         try:
-            fcntl.flock(fd, lock)
-            yield fd
+            with naming(self.path):
+                fcntl.flock(fd, lock)
+                yield fd
         finally:
             os.close(fd)
 

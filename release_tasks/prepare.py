@@ -15,11 +15,11 @@ from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import MANIFEST_VERSION, Pipeline
 from release_tasks.records import Artifact, Manifest, PreflightReport, SnapshotMetadata, SnapshotReference
 from release_tasks.snapshot.capture import CaptureRequest, unpublished_snapshot
-from release_tasks.snapshot.files import naming
 from release_tasks.storage.clock import compact, timestamp
 from release_tasks.storage.durable import fsync_directory, remove_durably, write_atomic
 from release_tasks.storage.ids import is_valid_id
 from release_tasks.storage.lock import run_lock
+from release_tasks.storage.naming import naming
 
 __all__ = ["PrepareRequest", "prepare", "require_new_release_id"]
 

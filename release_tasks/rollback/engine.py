@@ -25,11 +25,11 @@ from release_tasks.rollback.staging import discard_staged, inode_of, stage_asset
 from release_tasks.rollback.swap import Swap, ordered
 from release_tasks.snapshot import legacy
 from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
-from release_tasks.snapshot.files import naming
 from release_tasks.snapshot.sqlite import is_sound
 from release_tasks.snapshot.verify import require_intact, stored_path
 from release_tasks.storage.clock import compact, timestamp
 from release_tasks.storage.lock import run_lock
+from release_tasks.storage.naming import naming
 
 __all__ = ["RollbackRequest", "is_already_restored", "rollback"]
 

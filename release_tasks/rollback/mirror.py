@@ -13,9 +13,10 @@ from pathlib import Path
 
 from release_tasks.errors import StageFailed
 from release_tasks.records import AssetEntry, AssetRecord
-from release_tasks.snapshot.files import entries_digest, naming, place_file, place_link, scan_file, scan_tree
+from release_tasks.snapshot.files import entries_digest, place_file, place_link, scan_file, scan_tree
 from release_tasks.snapshot.sqlite import set_journal_mode
 from release_tasks.storage.durable import fsync_directory, fsync_file, fsync_tree, remove_tree
+from release_tasks.storage.naming import naming
 
 __all__ = ["mirror"]
 

@@ -19,10 +19,10 @@ from release_tasks.records import JournalStep, RollbackJournal, RollbackState, S
 from release_tasks.rollback.journal import clear_journal, read_journal
 from release_tasks.rollback.staging import discard_staged, staged_leftovers
 from release_tasks.rollback.swap import Swap
-from release_tasks.snapshot.files import naming
 from release_tasks.snapshot.verify import require_intact
 from release_tasks.storage.clock import timestamp
 from release_tasks.storage.lock import run_lock
+from release_tasks.storage.naming import naming
 
 __all__ = ["RecoveryReport", "pending", "recover", "recover_locked"]
 

@@ -22,12 +22,12 @@ from release_tasks.records import AssetEntry
 from release_tasks.storage.canonical import canonical_bytes
 from release_tasks.storage.codec import encode
 from release_tasks.storage.digests import sha256_bytes
+from release_tasks.storage.naming import naming
 
 __all__ = [
     "capture_file",
     "capture_tree",
     "entries_digest",
-    "naming",
     "place_file",
     "place_link",
     "place_tree",
@@ -133,17 +133,6 @@ def place_link(target: str, path: Path) -> None:
         os.symlink(target, path)
     except OSError as error:
         error.filename, error.filename2 = str(path), None
-        raise
-
-
-@contextlib.contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Let an error of the block name ``path``, where it would name a descriptor, a bare name or nothing at all."""
-    try:
-        yield
-    except OSError as error:
-        if not isinstance(error.filename, str) or not os.path.isabs(error.filename):
-            error.filename = str(path)
         raise
 
 

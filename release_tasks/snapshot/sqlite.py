@@ -22,9 +22,9 @@ from urllib.parse import quote
 import apsw
 
 from release_tasks.errors import StageFailed
-from release_tasks.snapshot.files import naming
 from release_tasks.storage.digests import sha256_file
 from release_tasks.storage.durable import fsync_file
+from release_tasks.storage.naming import naming
 
 __all__ = [
     "SIDE_FILES",
@@ -277,7 +277,7 @@ def _require_database(path: Path) -> None:
     SQLite would delete the WAL of a file that does not, and with it the last good copy of what it held.
     """
     _require_regular_file(path)
-    with path.open("rb", buffering=0) as file:
+    with naming(path), path.open("rb", buffering=0) as file:
         start = file.read(len(_MAGIC))
     if not start and not any(_has_content(path, suffix) for suffix in ("-wal", "-journal")):
         return  # no bytes at all are a database without tables

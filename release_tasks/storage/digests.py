@@ -6,6 +6,8 @@ import hashlib
 import os
 from pathlib import Path
 
+from release_tasks.storage.naming import naming
+
 __all__ = ["sha256_bytes", "sha256_file"]
 
 _STEP_BYTES = 1 << 20
@@ -22,7 +24,7 @@ def sha256_file(path: Path) -> str:
     buffer = bytearray(_STEP_BYTES)
     view = memoryview(buffer)
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    with os.fdopen(fd, "rb", buffering=0) as file:
+    with naming(path), os.fdopen(fd, "rb", buffering=0) as file:
         while count := file.readinto(buffer):
             digest.update(view[:count])
     return digest.hexdigest()

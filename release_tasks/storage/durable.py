@@ -15,6 +15,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from release_tasks.storage.naming import naming
+
 __all__ = [
     "exchange",
     "fsync_directory",
@@ -35,7 +37,8 @@ def fsync_directory(path: Path) -> None:
     """Flush a folder's entries, so that a rename or an unlink in it survives a power cut."""
     fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        with naming(path):
+            os.fsync(fd)
     finally:
         os.close(fd)
 
@@ -44,7 +47,8 @@ def fsync_file(path: Path) -> None:
     """Flush one regular file's bytes and metadata."""
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        with naming(path):
+            os.fsync(fd)
     finally:
         os.close(fd)
 

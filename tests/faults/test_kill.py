@@ -7,6 +7,7 @@ process that has everything imported, on a filesystem in memory.
 from __future__ import annotations
 
 import os
+import random
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -114,8 +115,8 @@ def test_a_rollback_killed_at_any_call_is_finished_or_undone(
 def test_a_recovery_killed_at_any_call_is_finished_by_the_next(scene: Scene, tried: Callable[[int], None]) -> None:
     """A rollback is killed between journal and clean-up, and its recovery at one call after the other.
 
-    Neighbouring calls leave nearly the same to recover. So every third of them is taken, with its recovery killed at
-    every sixteenth call, one further each time; the recovery with most to do is killed at each of its calls.
+    Neighbouring calls leave nearly the same to recover. So the recovery with most to do is killed at each of its calls,
+    and of the others, after every third call, a seeded sample is.
     """
     scene.fresh()
     job, again = scene.job("rollback"), scene.job("recover")
@@ -128,8 +129,8 @@ def test_a_recovery_killed_at_any_call_is_finished_by_the_next(scene: Scene, tri
     assert len(journalled) > 8
     longest = max(journalled, key=lambda each: len(each[1]))
     chosen = [(longest[0], call) for call in longest[1]]
-    for index, (point, recovery) in enumerate(journalled):
-        chosen += [(point, call) for call in recovery[index % 16 :: 16]]
+    others = [(point, call) for point, recovery in journalled for call in recovery]
+    chosen += random.Random(7).sample(others, min(60, len(others)))
     for point, call in chosen:
         kill(scene, job, point)
         scene.driver.kill(again, call)
