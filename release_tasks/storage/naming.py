@@ -16,6 +16,8 @@ def naming(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        if error.errno is None:  # our own, a sentence that names it already
+            raise
         if not isinstance(error.filename, str) or not os.path.isabs(error.filename):
             error.filename = str(path)
         raise

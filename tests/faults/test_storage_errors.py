@@ -296,9 +296,9 @@ def hold_prepare(scene: Scene, ended: Ended, point: object) -> None:
     ("error", "names", "share"),
     [
         pytest.param("EIO", CHANGES, 1, id="EIO, every call, changing or opening"),
-        pytest.param("EIO", READING, 0.3, id="EIO, 30% of the calls, reading"),
-        pytest.param("ENOSPC", CHANGES, 0.3, id="ENOSPC, 30% of the calls, changing or opening"),
-        pytest.param("EROFS", CHANGES, 0.3, id="EROFS, 30% of the calls, changing or opening"),
+        pytest.param("EIO", READING, 0.1, id="EIO, 10% of the calls, reading"),
+        pytest.param("ENOSPC", CHANGES, 0.15, id="ENOSPC, 15% of the calls, changing or opening"),
+        pytest.param("EROFS", CHANGES, 0.15, id="EROFS, 15% of the calls, changing or opening"),
     ],
 )
 def test_a_prepare_whose_call_fails_leaves_a_whole_release_or_none(
