@@ -7,6 +7,7 @@ import functools
 import os
 import typing
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ _SECTIONS = {
     "gateway": schema.GatewayConfig,
 }
 _AT_LEAST_ONE = {"passes", "passes_after_restore", "retention", "failures"}
+_project: ContextVar[Path] = ContextVar("project")  # what the paths of the load under way are relative to
 
 
 def load_settings(
@@ -38,18 +40,25 @@ def load_settings(
 
     ``source_of`` names where a dotted path was written. Raises ConfigError with one line per mistake.
     """
-    problems: list[tuple[str, str]] = []
-    sections: dict[str, Any] = {}
-    converter = _converter(project)
-    for name, cls in _SECTIONS.items():
-        try:
-            sections[name] = converter.structure(_merged(_plain(cls()), raw.get(name) or {}), cls)
-        except Exception as error:
-            problems += [(_as_written(path), what) for path, what in findings(error, name)]
-    problems += _contradictions(converter, raw.get("release"))
+    token = _project.set(project)
+    try:
+        sections, problems = _read(raw)
+    finally:
+        _project.reset(token)
     if problems:
         raise ConfigError([f"{source_of(path)}: {path}: {what}" for path, what in problems])
     return schema.Settings(project=project, **sections)
+
+
+def _read(raw: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    problems: list[tuple[str, str]] = []
+    sections: dict[str, Any] = {}
+    for name, cls in _SECTIONS.items():
+        try:
+            sections[name] = _converter().structure(_merged(_plain(cls()), raw.get(name) or {}), cls)
+        except Exception as error:
+            problems += [(_as_written(path), what) for path, what in findings(error, name)]
+    return sections, problems + _contradictions(raw.get("release"))
 
 
 def defaults() -> dict[str, Any]:
@@ -79,14 +88,14 @@ def _merged(base: Any, over: Any) -> Any:
     return {**base, **{name: _merged(base.get(name), value) for name, value in over.items()}}
 
 
-def _contradictions(converter: cattrs.Converter, release: Any) -> list[tuple[str, str]]:
+def _contradictions(release: Any) -> list[tuple[str, str]]:
     """What single values cannot show: unknown or circular needs, assets that lie in one another.
 
     Looks at every part that is right by itself, so that a mistake elsewhere hides nothing.
     """
-    gates = _part(converter, release, "gates", dict[str, schema.GateConfig]) or {}
-    assets = _part(converter, release, "assets", dict[str, schema.AssetConfig]) or {}
-    root = _part(converter, release, "root", Path)
+    gates = _part(release, "gates", dict[str, schema.GateConfig]) or {}
+    assets = _part(release, "assets", dict[str, schema.AssetConfig]) or {}
+    root = _part(release, "root", Path)
     problems: list[tuple[str, str]] = []
     for name, gate in gates.items():
         for need in gate.needs:
@@ -103,10 +112,10 @@ def _contradictions(converter: cattrs.Converter, release: Any) -> list[tuple[str
     return problems
 
 
-def _part(converter: cattrs.Converter, release: Any, name: str, kind: Any) -> Any:
+def _part(release: Any, name: str, kind: Any) -> Any:
     merged = _merged(_plain(schema.ReleaseConfig()), release or {})
     try:
-        return converter.structure(merged[name], kind)
+        return _converter().structure(merged[name], kind)
     except Exception:
         return None  # reported already
 
@@ -128,13 +137,14 @@ def _leads_back(gates: Mapping[str, schema.GateConfig], start: str, goal: str) -
     return False
 
 
-def _converter(project: Path) -> cattrs.Converter:
+@functools.cache  # it writes a function for each class, which takes longer than reading a configuration
+def _converter() -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=True, forbid_extra_keys=True)
     converter.register_structure_hook(str, _text)
     converter.register_structure_hook(int, lambda value, _: parse_integer(value))
     converter.register_structure_hook(bool, lambda value, _: parse_boolean(value))
     converter.register_structure_hook_func(_is_duration, lambda value, _: parse_duration(value))
-    converter.register_structure_hook(Path, lambda value, _: _absolute(value, project))
+    converter.register_structure_hook(Path, lambda value, _: _absolute(value))
     converter.register_structure_hook_func(_is_optional, lambda value, cls: _optional(converter, value, cls))
     converter.register_structure_hook_factory(_is_list, functools.partial(_list_hook, converter))
     converter.register_structure_hook_factory(_is_mapping, functools.partial(_mapping_hook, converter))
@@ -227,7 +237,7 @@ def _text(value: Any, _: type) -> str:
     return str(value)
 
 
-def _absolute(value: Any, project: Path) -> Path:
+def _absolute(value: Any) -> Path:
     if not isinstance(value, (str, os.PathLike)) or not str(value).strip() or "\x00" in str(value):
         raise ValueError(f"expected a path, got {value!r}")
-    return Path(os.path.normpath(project / Path(value).expanduser()))
+    return Path(os.path.normpath(_project.get() / Path(value).expanduser()))

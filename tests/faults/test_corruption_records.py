@@ -39,6 +39,8 @@ from release_tasks.rollback.recovery import pending, recover
 from release_tasks.snapshot.verify import verify_all
 from release_tasks.storage.canonical import pretty_bytes
 
+pytestmark = pytest.mark.slow
+
 Document = dict[str, Any]
 Change = Callable[[Document], Any]
 
@@ -358,7 +360,6 @@ def test_a_forged_journal_that_could_be_one_ends_whole(watched: Watched, case: s
     assert watched.is_whole() == "new"
 
 
-@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_any_edit_of_a_forged_journal_leaves_a_way_on(watched: Watched, data: st.DataObject) -> None:
@@ -619,7 +620,6 @@ IMPOSSIBLE: dict[str, tuple[Change, str]] = {
 }
 
 
-@pytest.mark.slow
 def test_a_manifest_that_cannot_be_one_is_listed_with_its_reason(released: Watched, tried: Any) -> None:
     """And does nothing else: what it says of a snapshot, a sequence or an anchor counts for nothing."""
     path = record_path(released, "manifest")
@@ -636,7 +636,6 @@ def test_a_manifest_that_cannot_be_one_is_listed_with_its_reason(released: Watch
     tried(len(IMPOSSIBLE))
 
 
-@pytest.mark.slow
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_any_edit_of_a_record_is_a_whole_rollback_or_a_sentence(released: Watched, data: st.DataObject) -> None:
@@ -695,7 +694,6 @@ def add_a_row(watched: Watched) -> None:
     database.close()
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("which", ["manifest", "latest", "state"])
 def test_the_real_command_answers_whatever_record_is_damaged(released: Watched, tried: Any, which: str) -> None:
@@ -719,7 +717,6 @@ def test_the_real_command_answers_whatever_record_is_damaged(released: Watched, 
     tried(len(cases))
 
 
-@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_the_real_command_refuses_a_damaged_journal(watched: Watched, tried: Any) -> None:
     """recover, rollback, its plan and prepare end with 1 and the way on; status, verify and audit answer."""

@@ -19,6 +19,7 @@ from release_tasks.rollback.engine import RollbackRequest, rollback
 from release_tasks.rollback.recovery import recover
 
 pytestmark = [
+    pytest.mark.slow,
     pytest.mark.root,
     pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="NOT TESTED: needs root on Linux to mount"),
 ]

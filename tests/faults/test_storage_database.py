@@ -23,6 +23,8 @@ from release_tasks.rollback.engine import RollbackRequest, rollback
 from release_tasks.rollback.recovery import recover
 from release_tasks.snapshot import sqlite as store
 
+pytestmark = pytest.mark.slow
+
 MODES = ["wal", "delete"]
 ONE_FAST = [pytest.param("wal", marks=pytest.mark.slow), "delete"]
 HOLDER = """
