@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from release_tasks.pairing.lifetime import Moment
 from release_tasks.pairing.senders import is_crowd
 from release_tasks.storage.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
 from release_tasks.storage.durable import make_private_directory, write_atomic
-from release_tasks.storage.lock import take_lock
+from release_tasks.storage.lock import hold_name
 
 __all__ = ["Change", "Store", "StoreUnusable"]
 
@@ -73,8 +73,12 @@ class Store:
 
     def approved(self, channel: Channel) -> list[str]:
         """Return the entries as they stand in the file, also such as name no single person; raises StoreUnusable."""
+        return self.known_approved(channel) or []
+
+    def known_approved(self, channel: Channel) -> list[str] | None:
+        """Return the same, but None where there is no file; raises StoreUnusable."""
         found = self._read_approved(channel)
-        return found.entries if found else []
+        return found.entries if found else None
 
     def requests(self, channel: Channel) -> list[Request]:
         """Return the requests of single persons, expired ones too; raises StoreUnusable."""
@@ -89,18 +93,38 @@ class Store:
         """
         make_private_directory(self.folder)
         _make_private(self.folder.resolve())
-        path = self.folder / f"{channel.value}-pairing.lock"
-        lock = take_lock(path, _WAIT_SECONDS, _POLL_SECONDS)
-        if lock is None:
-            raise LockHeld(f"{path} has been locked by another process for {_WAIT_SECONDS:.0f} s. Try again.")
-        try:
-            for file in (path, self.audit.path, self._path(channel, "pairing"), self._path(channel, "allowFrom")):
+        with self.held([channel]):
+            # The folder, too: it may have been exchanged for another while this waited.
+            files = (
+                self.lock_path(channel),
+                self.audit.path,
+                self._path(channel, "pairing"),
+                self.approved_path(channel),
+            )
+            for file in (self.folder.resolve(), *files):
                 _make_private(file)
             for leftover in self.folder.glob(f".{channel.value}-*.json.*.tmp"):  # of a write that was killed
                 leftover.unlink(missing_ok=True)
             yield self._begin(channel)
-        finally:
-            lock.release()
+
+    @contextlib.contextmanager
+    def held(self, channels: Iterable[Channel]) -> Iterator[None]:
+        """Keep every change of these channels out while the block runs. Raises LockHeld, OSError."""
+        with contextlib.ExitStack() as locks:
+            for channel in sorted(channels, key=lambda channel: channel.value):
+                path = self.lock_path(channel)
+                if not locks.enter_context(hold_name(path, _WAIT_SECONDS, _POLL_SECONDS)):
+                    waited = f"{_WAIT_SECONDS:.0f} s"
+                    raise LockHeld(f"{path} has been locked by another process for {waited}. Try again.")
+            yield
+
+    def lock_path(self, channel: Channel) -> Path:
+        """Return the file by whose lock the changes of a channel follow one another."""
+        return self.folder / f"{channel.value}-pairing.lock"
+
+    def approved_path(self, channel: Channel) -> Path:
+        """Return the file of a channel's approvals."""
+        return self._path(channel, "allowFrom")
 
     def _begin(self, channel: Channel) -> Change:
         approved, requests = self._read_approved(channel), self._read_requests(channel)

@@ -100,8 +100,13 @@ def record_refusal(pipeline: Pipeline, requested: str | None, status: str, detai
     not hide why the attempt ended.
     """
     with contextlib.suppress(OSError):
-        anchor = pipeline.audit.append("rollback.refused", status=status, detail=detail, requestedSnapshot=requested)
         state = pipeline.known_state()
-        if state is not None and state.status == "in_progress" and not pipeline.has_journal():
+        is_open = state is not None and state.status == "in_progress" and not pipeline.has_journal()
+        # Named only when its snapshot is live: by that it is told from an attempt that changed nothing.
+        named = {"rollbackId": state.rollback_id} if state is not None and is_open and state.restored else {}
+        anchor = pipeline.audit.append(
+            "rollback.refused", status=status, detail=detail, requestedSnapshot=requested, **named
+        )
+        if state is not None and is_open:
             told = f"{detail} The snapshot is live; restart and health were not reached." if state.restored else detail
             pipeline.write_state(evolve(state, status="failed", updated_at=timestamp(), detail=told, audit=anchor))

@@ -17,11 +17,13 @@ from release_tasks.probe import ask_health
 from release_tasks.records import HealthReport, JournalStep, RollbackJournal, RollbackOutcome, SnapshotMetadata
 from release_tasks.rollback.account import Account, record_refusal
 from release_tasks.rollback.adoption import adopt_legacy
+from release_tasks.rollback.amendment import amend_target, find_amended, foresee
 from release_tasks.rollback.journal import JOURNAL_VERSION, clear_journal, write_journal
 from release_tasks.rollback.plan import AssetChange, RollbackPlan, files_match, plan_changes
 from release_tasks.rollback.recovery import recover_locked
 from release_tasks.rollback.restart import Restart, start_detached
 from release_tasks.rollback.staging import discard_staged, inode_of, stage_asset
+from release_tasks.rollback.stores import HeldStores, hold_stores
 from release_tasks.rollback.swap import Swap, ordered
 from release_tasks.snapshot import legacy
 from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
@@ -93,7 +95,7 @@ def _with_lock(
         record_refusal(pipeline, request.snapshot_id, "failed", sentence_of(error))
         _let_old_snapshots_go(settings, pipeline)
         return outcome
-    except (UsageError, Interrupted) as error:
+    except (UsageError, LockHeld, Interrupted) as error:
         record_refusal(pipeline, request.snapshot_id, "refused", str(error))
         raise
 
@@ -151,12 +153,16 @@ class _Rollback:
 
     def run(self) -> RollbackOutcome:
         target = self.resolve()
-        if is_already_restored(self.settings, self.pipeline, target, self.request):
-            return self.confirm(target)
-        self.account.begin(target, self.request.force)
-        safety = self.capture_safety()
-        plan = plan_changes(target, self.assets, {record.key: record for record in safety.assets})
-        self.swap_in(target, safety, plan)
+        in_place = find_amended(self.pipeline, foresee(self.settings, self.pipeline, target))
+        if in_place and is_already_restored(self.settings, self.pipeline, in_place, self.request):
+            return self.confirm(in_place)
+        with hold_stores(self.settings) as stores:
+            target, told = amend_target(self.settings, self.pipeline, target, self.rollback_id)
+            self.account.begin(target, self.request.force)
+            safety = self.capture_safety()
+            plan = plan_changes(target, self.assets, {record.key: record for record in safety.assets})
+            self.swap_in(target, safety, plan, stores)
+        plan = evolve(plan, diagnostics=plan.diagnostics + told)
         restart = self.restart()
         health = self.ask_health(restart)
         return self.conclude(target, safety, plan, restart, health)
@@ -216,11 +222,14 @@ class _Rollback:
         )
         return capture_snapshot(self.pipeline.catalogue, self.assets, request)
 
-    def swap_in(self, target: SnapshotMetadata, safety: SnapshotMetadata, plan: RollbackPlan) -> None:
+    def swap_in(
+        self, target: SnapshotMetadata, safety: SnapshotMetadata, plan: RollbackPlan, stores: HeldStores
+    ) -> None:
         """Stage beside the targets, commit the journal, swap; undo everything when a step fails."""
         self.progress("stage")
         try:
             steps = ordered([self.stage(target, change) for change in plan.changes if change.action != "keep"])
+            stores.hold_staged(target, self.rollback_id)
             with uninterrupted():
                 self.progress("swap")
                 self.commit_and_swap(target, safety, steps)

@@ -8,6 +8,7 @@ from attrs import evolve
 
 from release_tasks.config.schema import Settings
 from release_tasks.pipeline import Pipeline
+from release_tasks.rollback.amendment import covers_pairing, find_amended, foresee
 from release_tasks.rollback.engine import RollbackRequest, is_already_restored
 from release_tasks.rollback.journal import read_journal
 from release_tasks.rollback.plan import RollbackPlan, plan_changes
@@ -32,6 +33,8 @@ def preview(settings: Settings, request: RollbackRequest) -> RollbackPlan:
     if legacy.is_legacy(target):
         told = f"{target.snapshot_id} was taken by an older tool and has no digests: "
         told += "its content would be taken over first." if request.force else "it needs --force."
+        if covers_pairing(settings):
+            told += " Pairing approvals in it that were revoked since would be left out."
         return RollbackPlan(snapshot_id=target.snapshot_id, changes=[], diagnostics=[*diagnostics, told])
     require_intact(catalogue, target)
     scratch = catalogue.partial_path("preview")
@@ -45,8 +48,12 @@ def preview(settings: Settings, request: RollbackRequest) -> RollbackPlan:
             }
         finally:
             remove_tree(scratch)
-    plan = plan_changes(target, settings.release.assets, live)
-    if is_already_restored(settings, pipeline, target, request):
+    amendment = foresee(settings, pipeline, target)
+    restored = evolve(amendment.amended(), snapshot_id=target.snapshot_id)
+    plan = plan_changes(restored, settings.release.assets, live)
+    diagnostics += amendment.diagnostics
+    in_place = find_amended(pipeline, amendment)
+    if in_place and is_already_restored(settings, pipeline, in_place, request):
         diagnostics.append(
             "This snapshot was the last one restored and nothing was prepared since: while the service is healthy, a "
             "rollback is a noop and leaves its data alone. --force restores all the same."

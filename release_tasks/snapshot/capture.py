@@ -31,7 +31,7 @@ from release_tasks.storage.durable import (
     write_atomic,
 )
 
-__all__ = ["CaptureRequest", "capture_asset", "capture_snapshot", "unpublished_snapshot"]
+__all__ = ["CaptureRequest", "capture_asset", "capture_snapshot", "filled_snapshot", "unpublished_snapshot"]
 
 Progress = Callable[[str, int, int], None]
 _CAPTURE_THREADS = 2
@@ -70,13 +70,26 @@ def unpublished_snapshot(
     The block decides: ``catalogue.publish`` makes it one, and an exception removes it. Raises StageFailed or OSError
     when an asset cannot be captured.
     """
+
+    def capture(partial: Path) -> list[AssetRecord]:
+        return _capture_side_by_side(assets, partial, request.allow_damaged, progress)
+
+    with filled_snapshot(catalogue, capture, request) as metadata:
+        yield metadata
+
+
+@contextlib.contextmanager
+def filled_snapshot(
+    catalogue: Catalogue, fill: Callable[[Path], list[AssetRecord]], request: CaptureRequest
+) -> Iterator[SnapshotMetadata]:
+    """Do the same with whatever ``fill`` lays below the folder that it is given; it returns the records of that."""
     make_private_directory(catalogue.folder)
     partial = catalogue.partial_path(request.snapshot_id)
     remove_tree(partial)
     try:
         os.mkdir(partial, 0o700)
         os.mkdir(partial / "assets", 0o700)
-        records = _capture_side_by_side(assets, partial, request.allow_damaged, progress)
+        records = fill(partial)
         metadata = sealed(
             SnapshotMetadata(
                 format_version=FORMAT_VERSION,

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import socket
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,11 +18,12 @@ from release_tasks.errors import LockHeld
 from release_tasks.storage.canonical import InvalidDocument, pretty_bytes, read_document
 from release_tasks.storage.clock import timestamp
 from release_tasks.storage.durable import make_private_directory, write_atomic
+from release_tasks.storage.naming import naming
 
 if TYPE_CHECKING:
     from filelock import BaseFileLock
 
-__all__ = ["Holder", "current_holder", "run_lock", "take_lock"]
+__all__ = ["Holder", "current_holder", "hold_name", "lock_name", "run_lock", "take_lock"]
 
 _PATIENCE = 0.25  # seconds
 
@@ -53,6 +56,46 @@ def take_lock(path: Path, wait: float, poll_interval: float = 0.05) -> BaseFileL
     except Timeout:
         return None
     return lock
+
+
+@contextlib.contextmanager
+def hold_name(path: Path, wait: float, poll_interval: float) -> Iterator[bool]:
+    """Hold the lock of the file that has the name ``path`` while the block runs, which gets False when it stays taken.
+
+    For a folder that its holder may exchange for another. ``wait`` and ``poll_interval`` are in seconds.
+    """
+    deadline = time.monotonic() + wait
+    while (descriptor := lock_name(path)) is None:
+        if time.monotonic() >= deadline:
+            yield False
+            return
+        time.sleep(poll_interval)
+    try:
+        yield True
+    finally:
+        os.close(descriptor)
+
+
+def lock_name(path: Path) -> int | None:
+    """Return a descriptor that locks ``path`` until it is closed, or None when another process has the lock.
+
+    None, too, when the name passed to another file just now: whoever locks that one would not see this lock. The file
+    and its folder are made if need be. Raises OSError.
+    """
+    make_private_directory(path.parent)
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:  # the folder was exchanged for one that is not there
+        return None
+    is_locked = False
+    try:
+        with naming(path), contextlib.suppress(BlockingIOError, FileNotFoundError):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_locked = os.path.samestat(os.fstat(descriptor), os.lstat(path))
+    finally:
+        if not is_locked:
+            os.close(descriptor)
+    return descriptor if is_locked else None
 
 
 @contextlib.contextmanager

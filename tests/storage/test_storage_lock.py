@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import stat
 import subprocess
@@ -15,6 +16,8 @@ from pathlib import Path
 import pytest
 
 from release_tasks.errors import ExitCode, LockHeld
+from release_tasks.storage import lock
+from release_tasks.storage.durable import exchange
 from release_tasks.storage.lock import current_holder, run_lock
 
 HOLDER = """
@@ -186,3 +189,44 @@ def test_lock_files_are_private(root: Path) -> None:
     finally:
         os.umask(before)
     assert modes == {"pipeline": "0o700", "lock": "0o600", "lock.json": "0o600"}
+
+
+@pytest.mark.parametrize("what", ["exchanged", "removed"])
+def test_a_lock_in_a_folder_that_changed_hands_is_taken_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
+) -> None:
+    """Between opening the file and locking it: whoever holds the lock holds the file that has the name now."""
+    folder, other = tmp_path / "folder", tmp_path / "other"
+    folder.mkdir()
+    other.mkdir()
+    path = folder / "lock"
+    path.touch()
+    real = lock.fcntl.flock
+    is_changed = False
+
+    def flock(descriptor: int, operation: int) -> None:
+        nonlocal is_changed
+        if not is_changed:
+            is_changed = True
+            if what == "exchanged":
+                exchange(folder, other)
+            else:
+                shutil.rmtree(folder)
+        real(descriptor, operation)
+
+    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    with lock.hold_name(path, 1, 0.001) as is_held:
+        assert is_held and is_changed
+        assert lock.lock_name(path) is None
+        assert (other / "lock").exists() == (what == "exchanged")
+    again = lock.lock_name(path)
+    assert again is not None
+    os.close(again)
+
+
+def test_a_name_that_stays_locked_is_told(tmp_path: Path) -> None:
+    """The block runs without it; nothing is left open."""
+    path = tmp_path / "made" / "lock"
+    with lock.hold_name(path, 0, 0.001) as is_held, lock.hold_name(path, 0.01, 0.001) as is_held_twice:
+        assert is_held and not is_held_twice
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600

@@ -1,0 +1,188 @@
+"""What the pairing log says of each sender, and which approvals a restored store keeps by it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import hypothesis.strategies as st
+import pytest
+from hypothesis import given
+
+from release_tasks.audit import AuditLog
+from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.restoring import History, read_history, restore_store
+from release_tasks.records import AuditAnchor
+
+TELEGRAM, WHATSAPP = Channel.TELEGRAM, Channel.WHATSAPP
+DONE, UNDONE = {"rollbackId": "done"}, {"rollbackId": "undone"}
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> AuditLog:
+    return AuditLog(tmp_path / "pairing-audit.log")
+
+
+def write(log: AuditLog, *events: tuple[str, dict[str, Any]]) -> None:
+    for event, more in events:
+        log.append(event, status="noted", **{"channel": "telegram", "senderId": "1001", **more})
+
+
+def history_of(log: AuditLog, stored: AuditAnchor | None = None) -> History:
+    return read_history(log, stored, {"done"})
+
+
+def kept(history: History, live: list[str] | None, *senders: str, channel: Channel = TELEGRAM) -> list[str]:
+    stored = json.dumps({"senderIds": list(senders)}).encode()
+    restored = restore_store(channel, stored, live, history, "the store")
+    assert restored.data is not None
+    left: list[str] = json.loads(restored.data)["senderIds"]
+    return left
+
+
+APPROVED, REVOKED, REQUESTED = ("pairing.approved", {}), ("pairing.revoked", {}), ("pairing.requested", {})
+WITHDRAWN, RETURNED = ("pairing.withdrawn", DONE), ("pairing.returned", DONE)
+
+# Events, whether the sender is kept where the live list has not got them, and where there is no live list.
+LAST_WORDS = [
+    ([], False, True),
+    ([APPROVED], False, True),
+    ([APPROVED, REVOKED], False, False),
+    ([REVOKED, APPROVED], False, True),
+    ([APPROVED, WITHDRAWN], True, True),
+    ([WITHDRAWN, REQUESTED], True, True),
+    ([WITHDRAWN, RETURNED], False, True),
+    ([WITHDRAWN, REVOKED], False, False),
+    ([REVOKED, WITHDRAWN], True, True),
+    ([WITHDRAWN, ("pairing.rejected", {})], False, False),
+    ([WITHDRAWN, ("pairing.refused", {"action": "revoke"})], False, False),
+    ([WITHDRAWN, ("pairing.refused", {"action": "approve"})], True, True),
+    # What a rollback wrote that never took effect.
+    ([APPROVED, ("pairing.withdrawn", UNDONE)], False, True),
+    ([REVOKED, ("pairing.returned", UNDONE)], False, False),
+    ([WITHDRAWN, ("pairing.returned", UNDONE)], True, True),
+    ([("pairing.withdrawn", {})], False, True),
+    # A decision that could not be written: an approval is none, a revocation was meant all the same.
+    ([REVOKED, APPROVED, ("pairing.failed", {"detail": "pairing.approved: No space left"})], False, False),
+    ([APPROVED, REVOKED, ("pairing.failed", {"detail": "pairing.revoked: No space left"})], False, False),
+    # Of somebody else.
+    ([REVOKED, ("pairing.approved", {"senderId": "1002"})], False, False),
+    ([REVOKED, ("pairing.approved", {"channel": "whatsapp"})], False, False),
+    ([APPROVED, ("pairing.revoked", {"channel": "whatsapp"})], False, True),
+]
+
+
+@pytest.mark.parametrize(("events", "without_entry", "without_list"), LAST_WORDS)
+def test_the_last_word_about_a_sender_counts(
+    log: AuditLog, events: list[Any], without_entry: bool, without_list: bool
+) -> None:
+    """Whoever is approved now stays in any case."""
+    write(log, *events)
+    history = history_of(log)
+    assert kept(history, ["1001"], "1001") == ["1001"]
+    assert kept(history, [], "1001") == (["1001"] if without_entry else [])
+    if events:
+        assert kept(history, None, "1001") == (["1001"] if without_list else [])
+
+
+def test_a_list_that_a_rollback_took_away_is_an_empty_one(log: AuditLog) -> None:
+    """Until somebody is approved on that channel again: then a list that is missing was lost."""
+    write(log, APPROVED, ("pairing.emptied", DONE), ("pairing.approved", {"channel": "whatsapp"}))
+    assert kept(history_of(log), None, "1001") == []
+    assert kept(history_of(log), None, "15551234567", channel=WHATSAPP) == ["15551234567"]
+    write(log, ("pairing.approved", {"senderId": "1002"}))
+    assert kept(history_of(log), None, "1001", "1002") == ["1001", "1002"]
+
+
+def test_a_list_that_an_undone_rollback_would_have_taken_away_is_none_of_these(log: AuditLog) -> None:
+    """It was there afterwards, so one that is missing now was lost."""
+    write(log, APPROVED, ("pairing.emptied", UNDONE))
+    assert kept(history_of(log), None, "1001") == ["1001"]
+
+
+def test_a_log_that_does_not_go_on_from_the_snapshots_is_broken(log: AuditLog, tmp_path: Path) -> None:
+    """Cut, or begun anew: it verifies by itself, and may have lost any revocation."""
+    write(log, APPROVED, APPROVED)
+    stored = log.anchor()
+    assert history_of(log, stored).status == "intact"
+    log.path.unlink()
+    assert history_of(log, stored).status == "missing"
+    write(log, APPROVED, APPROVED, APPROVED)
+    assert history_of(log).status == "intact"
+    assert history_of(log, stored).status == "broken"
+
+
+def test_a_log_over_something_unknown_is_no_witness_where_there_is_no_list(log: AuditLog) -> None:
+    """What was there before the chain began may have been its revocations."""
+    log.path.write_text("somebody's own notes\n")
+    write(log, APPROVED, WITHDRAWN)
+    history = history_of(log)
+    assert history.status == "partial"
+    assert kept(history, [], "1001") == ["1001"]
+    assert kept(history, None, "1001") == []
+
+
+@pytest.mark.parametrize("what", ["folder", "link"])
+def test_something_else_in_the_place_of_the_log_is_broken(log: AuditLog, what: str) -> None:
+    """A folder, or a link, also one to nowhere."""
+    if what == "folder":
+        log.path.mkdir()
+    else:
+        log.path.symlink_to("nowhere")
+    assert history_of(log).status == "broken"
+
+
+SPELLINGS = ["15551234567", "+1 555 123 4567", "15551234567@s.whatsapp.net", "15551234567:3@s.whatsapp.net"]
+
+
+@pytest.mark.parametrize("stored", SPELLINGS)
+@pytest.mark.parametrize("live", SPELLINGS)
+def test_a_person_is_the_same_in_every_spelling(stored: str, live: str) -> None:
+    """A number and the same digits with @lid are two."""
+    nobody = History(status="intact")
+    restored = restore_store(
+        WHATSAPP, json.dumps({"senderIds": [stored, "15551234567@lid"]}).encode(), [live], nobody, "the store"
+    )
+    assert json.loads(restored.data or b"")["senderIds"] == [stored]
+    assert restored.left_out == ["15551234567@lid"] and restored.withdrawn == []
+
+
+def test_a_store_that_nothing_is_taken_from_keeps_its_bytes() -> None:
+    """Order and spelling are those of whoever wrote it."""
+    stored = b'{"senderIds":["1002",  "1001"]}'
+    restored = restore_store(TELEGRAM, stored, ["1001", "1002"], History(status="intact"), "the store")
+    assert restored.data == stored
+
+
+senders = st.lists(st.sampled_from(["1001", "1002", "1003", "@name", "*", "-100", "007", ""]), max_size=8)
+
+
+@given(
+    stored=senders,
+    live=st.none() | senders,
+    events=st.lists(
+        st.tuples(st.sampled_from(["approved", "revoked", "rejected"]), st.sampled_from(["1001", "1002", "1003"])),
+        max_size=6,
+    ),
+    status=st.sampled_from(["intact", "missing", "broken"]),
+)
+def test_nobody_whose_last_word_is_a_revocation_is_admitted_anew(
+    tmp_path_factory: pytest.TempPathFactory,
+    stored: list[str],
+    live: list[str] | None,
+    events: list[tuple[str, str]],
+    status: str,
+) -> None:
+    """Whatever the files hold: what is restored is in the snapshot, names no crowd, and is live or was not revoked."""
+    history = History(status=status)  # type: ignore[arg-type]
+    if status == "intact":
+        log = AuditLog(tmp_path_factory.mktemp("log") / "log")
+        write(log, *((f"pairing.{event}", {"senderId": sender}) for event, sender in events))
+        history = history_of(log)
+    left = kept(history, live, *stored)
+    assert set(left) <= set(stored) - {"*", "-100"}
+    last = {sender: event for event, sender in events}
+    for sender in left:
+        assert sender in (live or []) or (live is None and last.get(sender, "approved") == "approved")
+        assert live is not None or (status == "intact" and events)
