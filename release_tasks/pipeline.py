@@ -40,6 +40,8 @@ class Pipeline:
         self.root = root
         self.catalogue = Catalogue(root)
         self.audit = AuditLog(root / "rollback-audit.log")
+        self.drill_audit = AuditLog(root / "drill-audit.log")
+        self.drills = root / "drills"
         self.state_path = root / "rollback-state.json"
         self.journal_path = root / "rollback-journal.json"
         self.manifests = root / "manifests"

@@ -7,6 +7,7 @@ from typing import Any
 from release_tasks.config.schema import Settings
 from release_tasks.errors import StageFailed
 from release_tasks.pipeline import Pipeline
+from release_tasks.proofs import Proof, proofs
 from release_tasks.report.terminal import Screen
 from release_tasks.snapshot import legacy
 from release_tasks.storage.codec import encode
@@ -21,10 +22,15 @@ def overview(settings: Settings, limit: int) -> dict[str, Any]:
     snapshots, unreadable = pipeline.catalogue.published()
     manifests = pipeline.read_manifests()
     holder = current_holder(pipeline.root)
+    proved = proofs(pipeline)
     return {
         "root": str(pipeline.root),
         "releases": [_release(file) for file in reversed(manifests[-limit:])],
-        "snapshots": [_snapshot(snapshot) for snapshot in reversed(snapshots[-limit:])],
+        "snapshots": [
+            _snapshot(snapshot, proved.by_snapshot.get(snapshot.snapshot_id))
+            for snapshot in reversed(snapshots[-limit:])
+        ],
+        "proofProblem": proved.problem,
         "unreadable": [{"snapshotId": bad.snapshot_id, "reason": bad.reason} for bad in unreadable],
         "rollback": _last_rollback(pipeline),
         "interrupted": pipeline.has_journal() and holder is None,
@@ -44,9 +50,14 @@ def show_overview(screen: Screen, found: dict[str, Any]) -> None:
         screen.line("No release was prepared yet: inv release.prepare")
     if found["snapshots"]:
         screen.line()
-        columns = ("SNAPSHOT", "KIND", "WHEN", "BYTES", "STATUS")
-        rows = [(s["snapshotId"], s["kind"], s["createdAt"], str(s["size"]), s["status"]) for s in found["snapshots"]]
-        screen.table(columns, rows)
+        columns = ("SNAPSHOT", "KIND", "WHEN", "BYTES", "STATUS", "PROVED")
+        shown = [
+            (s["snapshotId"], s["kind"], s["createdAt"], str(s["size"]), s["status"], _proved(s["proof"]))
+            for s in found["snapshots"]
+        ]
+        screen.table(columns, shown)
+    if found["proofProblem"]:
+        screen.verdict("broken", found["proofProblem"])
     for bad in found["unreadable"]:
         screen.verdict("unreadable", f"{bad['snapshotId']}: {bad['reason']}")
     screen.line()
@@ -80,7 +91,14 @@ def _release(file: Any) -> dict[str, Any]:
     }
 
 
-def _snapshot(snapshot: Any) -> dict[str, Any]:
+def _proved(proof: dict[str, Any] | None) -> str:
+    if proof is None:
+        return "never"
+    how = "" if proof["status"] == "passed" else "FAILED "
+    return f"{how}{proof['at']}{' (booted)' if proof['booted'] else ''}"
+
+
+def _snapshot(snapshot: Any, proof: Proof | None) -> dict[str, Any]:
     return {
         "snapshotId": snapshot.snapshot_id,
         "releaseId": snapshot.release_id,
@@ -90,6 +108,8 @@ def _snapshot(snapshot: Any) -> dict[str, Any]:
         "size": sum(asset.size for asset in snapshot.assets),
         "digest": snapshot.digest,
         "status": "unverifiable" if legacy.is_legacy(snapshot) else "sealed",
+        "proof": encode(proof) if proof else None,
+        "provedAt": proof.at if proof and proof.status == "passed" else None,
     }
 
 

@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from release_tasks.storage.digests import sha256_bytes
 from release_tasks.storage.naming import naming
 
 __all__ = [
+    "can_share_blocks",
     "capture_file",
     "capture_tree",
     "entries_digest",
@@ -134,6 +136,12 @@ def place_link(target: str, path: Path) -> None:
     except OSError as error:
         error.filename, error.filename2 = str(path), None
         raise
+
+
+def can_share_blocks(source: Path, folder: Path) -> bool:
+    """Say whether a copy of the file ``source`` below ``folder`` shares its blocks, and so takes no room of its own."""
+    with source.open("rb") as original, tempfile.TemporaryFile(dir=folder) as copy:
+        return _clone(original.fileno(), copy.fileno())
 
 
 def entries_digest(entries: list[AssetEntry]) -> str:

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Context
 
+from release_tasks.errors import UsageError
+
 if TYPE_CHECKING:
     from release_tasks.config.schema import Settings
 
@@ -25,9 +27,10 @@ _LEVELS = (
 
 
 def settings_of(ctx: Context) -> Settings:
-    """Read and check the configuration; raises ConfigError with every mistake."""
+    """Read and check the configuration; raises ConfigError with every mistake, UsageError inside a drill."""
     from release_tasks.config.load import defaults, load_settings
 
+    _refuse_live_project_in_drill(project_folder(ctx))
     raw = {name: _plain(ctx.config.get(name)) for name in _SECTIONS}
     overridden = _apply_environment(raw, defaults())
     return load_settings(raw, project_folder(ctx), lambda path: _source_of(ctx, path, overridden))
@@ -49,6 +52,16 @@ def runtime_file(ctx: Context) -> Path | None:
 def is_dry(ctx: Context) -> bool:
     """Say whether ``--dry`` was typed: Invoke itself only silences ``ctx.run``."""
     return bool(ctx.config.run.dry)
+
+
+def _refuse_live_project_in_drill(project: Path) -> None:
+    """Raise UsageError where a drill's service types ``inv``: Invoke looks upwards, and finds the live project."""
+    root = os.environ.get("RELEASE_TASKS_DRILL_ROOT")
+    if root and not Path(os.path.realpath(project)).is_relative_to(os.path.realpath(root)):
+        raise UsageError(
+            f"This runs in a drill, and the project in {project} is live. Start the service itself on the state below "
+            "RELEASE_TASKS_DRILL_ROOT, without inv."
+        )
 
 
 def _plain(value: Any) -> Any:

@@ -1,0 +1,278 @@
+"""``inv release.drill`` as it is typed: exit codes, documents, signals, kills, and services that are started."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import socketserver
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from release_tasks.gateway.home import GatewayHome
+from release_tasks.gateway.store import Store
+
+SERVICE = """
+import http.server, json, os, signal, subprocess, sys
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+child = subprocess.Popen(["sleep", "600"], start_new_session=True)
+port = int(os.environ["RELEASE_TASKS_DRILL_PORT"])
+with open(sys.argv[1], "w") as file:
+    file.write(json.dumps([os.getpid(), child.pid, os.environ["RELEASE_TASKS_DRILL_ROOT"]]) + "\\n")
+if sys.argv[2] == "silent":
+    signal.pause()
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b"ok")
+http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+def await_true(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline, "it did not come true in time"
+        time.sleep(0.01)
+    return answer
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def left(scratch: Any) -> list[str]:
+    drills = scratch.root / "pipeline" / "drills"
+    return os.listdir(drills) if drills.exists() else []
+
+
+@pytest.fixture
+def prepared(scratch: Any) -> Any:
+    """A project with one release, whose state has changed since."""
+    assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
+    (scratch.root / "state.txt").write_text("two")
+    return scratch
+
+
+@pytest.fixture
+def serving(prepared: Any, tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function that configures the stubborn service above; it returns the file that the service writes."""
+
+    def configure(mode: str) -> Path:
+        script, note = tmp_path / "service.py", tmp_path / "note"
+        script.write_text(SERVICE)
+        command = f"exec {sys.executable} {script} {note} {mode}"
+        prepared.configuration["release"]["drill"] = {"command": command, "timeout": "60s"}
+        return note
+
+    return configure
+
+
+def note_of(path: Path) -> tuple[list[int], Path]:
+    await_true(lambda: path.exists() and path.read_text().endswith("\n"))
+    service, child, root = json.loads(path.read_text())
+    return [service, child], Path(root)
+
+
+def test_drill_by_hand_and_as_a_document(versioned: Any) -> None:
+    """0 and a table, 1 and a sentence, 2 for an id that nobody has; status shows what is proved."""
+    prepared = versioned
+    assert prepared.run("release.prepare", "--release-id", "v1").returncode == 0
+    (prepared.root / "state.txt").write_text("two")
+    (before,) = prepared.document("release.status")["snapshots"]
+    assert (before["proof"], before["provedAt"]) == (None, None)
+    done = prepared.run("release.drill")
+    assert (done.returncode, "PASSED" in done.stdout, "state  file  restored" in done.stdout) == (0, True, True)
+    document = prepared.document("release.drill", "--snapshot", before["snapshotId"])
+    assert set(document) == {
+        *("status", "snapshotId", "digest", "assets", "databases", "boot", "durationMs", "diagnostics")
+    }
+    assert (document["status"], document["digest"]) == ("passed", before["digest"])
+    (after,) = prepared.document("release.status")["snapshots"]
+    assert after["provedAt"] == after["proof"]["at"]
+    assert after["provedAt"] in prepared.run("release.status").stdout
+    assert (prepared.root / "state.txt").read_text() == "two"
+    assert left(prepared) == []
+    assert prepared.document("release.drill", "--snapshot", "nope", code=2)["status"] == "error"
+    stored = next((prepared.root / "pipeline").rglob("snapshots/*/assets/state/state.txt"))
+    stored.write_text("six")
+    document = prepared.document("release.drill", code=1)
+    assert (document["status"], "was altered" in document["diagnostics"][0]) == ("failed", True)
+    assert "FAILED" in prepared.run("release.status").stdout.split("PROVED")[1]
+
+
+def test_dry_says_what_it_would_do_and_does_nothing(prepared: Any) -> None:
+    """No folder, no log."""
+    before = prepared.tree()
+    done = prepared.run("--dry", "release.drill")
+    assert (done.returncode, "Would restore v1_snapshot_" in done.stdout) == (0, True)
+    assert prepared.document("--dry", "release.drill")["status"] == "dry"
+    assert prepared.tree() == before
+
+
+def test_flags_that_make_no_sense(prepared: Any) -> None:
+    """Exit 2, and a sentence that says what to configure."""
+    done = prepared.run("release.drill", "--boot")
+    assert (done.returncode, "release.drill.command" in done.stderr) == (2, True)
+    done = prepared.run("release.drill", "--scratch", "nowhere")
+    assert (done.returncode, "is no folder" in done.stderr) == (2, True)
+    prepared.configuration["release"]["drill"] = {"command": "true", "health": "http://127.0.0.1:3100/health"}
+    done = prepared.run("release.drill", "--boot")
+    assert (done.returncode, "release.drill" in done.stderr, "{port}" in done.stderr) == (2, True, True)
+
+
+@pytest.mark.slow
+def test_boot_of_a_stubborn_service(prepared: Any, serving: Callable[[str], Path]) -> None:
+    """Healthy; it and its child ignore SIGTERM and are killed after ten seconds."""
+    note = serving("well")
+    document = prepared.document("release.drill", "--boot")
+    assert (document["status"], document["boot"]["passed"]) == ("passed", True)
+    assert document["boot"]["durationMs"] >= 10_000
+    pids, root = note_of(note)
+    assert not any(is_running(pid) for pid in pids)
+    assert not root.exists()
+    (snapshot,) = prepared.document("release.status")["snapshots"]
+    assert snapshot["proof"]["booted"] is True
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signal_during_a_boot_leaves_nothing(
+    prepared: Any, serving: Callable[[str], Path], number: signal.Signals, code: int
+) -> None:
+    """The service never answers and ignores SIGTERM: out within some seconds, no process, no folder, no event."""
+    note = serving("silent")
+    process = prepared.start("release.drill", "--boot")
+    pids, root = note_of(note)
+    assert all(is_running(pid) for pid in pids)
+    process.send_signal(number)
+    process.communicate(timeout=9)
+    assert process.returncode == code
+    assert not any(is_running(pid) for pid in pids)
+    assert not root.exists()
+    assert left(prepared) == []
+    assert not (prepared.root / "pipeline" / "drill-audit.log").exists()
+
+
+def test_the_next_drill_clears_up_after_a_kill(prepared: Any, serving: Callable[[str], Path]) -> None:
+    """kill -9 in mid-boot: folder and service stay behind until a drill begins, which then passes."""
+    note = serving("silent")
+    process = prepared.start("release.drill", "--boot")
+    pids, root = note_of(note)
+    process.kill()
+    process.communicate(timeout=9)
+    assert root.exists() and all(is_running(pid) for pid in pids)
+    assert prepared.document("release.drill")["status"] == "passed"
+    assert not any(is_running(pid) for pid in pids)
+    assert left(prepared) == []
+    assert prepared.document("release.rollback", "--force")["status"] == "restored"
+
+
+def test_a_kill_before_the_swap_is_cleared_up_too(prepared: Any) -> None:
+    """kill -9 as soon as the scratch folder is there: nothing live was touched, and the next drill passes."""
+    process = prepared.start("release.drill")
+    await_true(lambda: left(prepared) or process.poll() is not None)
+    process.kill()
+    process.communicate(timeout=9)
+    assert (prepared.root / "state.txt").read_text() == "two"
+    assert prepared.document("release.drill")["status"] == "passed"
+    assert left(prepared) == []
+
+
+def test_inv_inside_a_drill_refuses_the_live_project(prepared: Any) -> None:
+    """The scratch folder lies below the live project, where ``inv`` would find the live tasks.py."""
+    command = f"{sys.executable} -m invoke release.rollback"
+    prepared.configuration["release"]["drill"] = {"command": command, "timeout": "30s"}
+    document = prepared.document("release.drill", "--boot", code=1)
+    assert "exit code 2" in document["boot"]["detail"]
+    assert "is live" in " ".join(document["boot"]["outputTail"])
+    assert (prepared.root / "state.txt").read_text() == "two"
+
+
+class Sink:
+    """Where a gateway delivers to; counts what comes."""
+
+    def __init__(self) -> None:
+        self.bodies: list[bytes] = []
+        outer = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                outer.bodies.append(self.rfile.read(int(self.headers["Content-Length"])))
+                self.send_response(200)
+                self.end_headers()
+
+            def log_message(self, *_: Any) -> None:
+                pass
+
+        self.server = socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_address[1]}/"
+        threading.Thread(target=self.server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+
+@pytest.fixture
+def sink() -> Iterator[Sink]:
+    made = Sink()
+    yield made
+    made.server.shutdown()
+    made.server.server_close()
+
+
+@pytest.fixture
+def gateway(scratch: Any, sink: Sink) -> GatewayHome:
+    """A gateway's home with three queued messages and a delivery URL, released as v1."""
+    home = GatewayHome(scratch.root / "gw")
+    home.lay_out()
+    settings = json.loads(home.settings.read_text())
+    home.settings.write_text(json.dumps({**settings, "delivery": {"url": sink.url}}))
+    store = Store(home.database)
+    for number in range(3):
+        store.add_message("email", "somebody", f"message {number}")
+    store.close()
+    scratch.configuration["gateway"] = {"root": "gw"}
+    scratch.configuration["release"]["assets"] = {
+        "database": {"sqlite": "gw/gateway.db"},
+        "identity": {"directory": "gw/identity"},
+        "mcp": {"file": "gw/mcp-servers.json"},
+        "settings": {"file": "gw/gateway.json"},
+    }
+    assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
+    return home
+
+
+def test_a_booted_gateway_delivers_nothing(scratch: Any, gateway: GatewayHome, sink: Sink) -> None:
+    """Messages were queued when the snapshot was taken: healthy on them, and not one goes out, by no way."""
+    scratch.variables["TELEGRAM_BOT_TOKEN"] = "secret"
+    files = sorted(gateway.root.rglob("*"))
+    document = scratch.document("release.drill", "--boot")
+    assert (document["status"], document["boot"]["passed"]) == ("passed", True)
+    assert (document["boot"]["health"]["status"], document["boot"]["health"]["degraded"]) == ("ok", [])
+    (database,) = document["databases"]
+    assert (database["tables"]["messages"], database["tables"]["deliveries"]) == (3, 3)
+    assert sink.bodies == []
+    assert sorted(gateway.root.rglob("*")) == files
+    with contextlib.closing(sqlite3.connect(gateway.database)) as live:
+        assert live.execute("SELECT DISTINCT state FROM deliveries").fetchall() == [("queued",)]
+
+
+def test_a_gateway_that_is_no_rehearsal_does_deliver(gateway: GatewayHome, sink: Sink) -> None:
+    """The test above would see it."""
+    from release_tasks.gateway import process
+
+    process.start(gateway, port=0)
+    try:
+        await_true(lambda: len(sink.bodies) == 3)
+    finally:
+        process.stop(gateway)
