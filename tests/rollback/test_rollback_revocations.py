@@ -600,6 +600,25 @@ def test_nobody_changes_the_new_store_before_the_swap_is_over(
     assert paired.approved == []
 
 
+def test_where_names_cannot_be_exchanged_the_revoked_stay_out(
+    paired: Paired, roll: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A bind mount, an overlay: the amended content is written in place."""
+    project = paired.project
+    before = project.content()
+    project.capture()
+    paired.revoke(BERT)
+    paired.approve(CARL)
+    project.damage()
+    monkeypatch.setattr(swap, "_place", lambda *_: False)
+    outcome = roll(project)
+    assert outcome.status == "restored", outcome.diagnostics
+    assert paired.approved == [ANNA] and project.content() == before
+    assert paired.events[-1] == ("pairing.withdrawn", CARL)
+    roll(project, outcome.safety_snapshot_id)
+    assert paired.approved == [ANNA, CARL]
+
+
 def test_a_lock_that_stays_taken_ends_with_75(
     paired: Paired, roll: Any, tree: Any, events: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
