@@ -11,6 +11,7 @@ from release_tasks import ns
 from release_tasks.config.reference import configuration_page
 
 REPOSITORY = Path(__file__).parents[1]
+PAGES = ["README.md", *(f"docs/{path.name}" for path in sorted((REPOSITORY / "docs").glob("*.md")))]
 
 
 @pytest.mark.smoke
@@ -28,7 +29,7 @@ def test_every_task_and_flag_explains_itself() -> None:
             assert argument.help, (name, argument.name)
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/runbook.md", "docs/architecture.md", "docs/formats.md"])
+@pytest.mark.parametrize("page", PAGES)
 def test_pages_name_only_tasks_that_exist(page: str) -> None:
     """No page sends an operator to a task that is not there."""
     own = {"demo", "deploy", "dev.build", "dev.docs", "dev.check"}

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 from attrs import evolve, frozen
 
+from release_tasks.config.schema import PairingConfig
 from release_tasks.gateway.answers import timestamp
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.home import GatewayHome
@@ -44,7 +45,9 @@ class Invocation:
     port: int
     allow_remote: bool
     release_root: Path | None
+    pairing: PairingConfig
     start_gate: list[str]
+    is_rehearsal: bool = False
 
 
 def parse(argv: list[str] | None) -> Invocation:
@@ -56,7 +59,11 @@ def parse(argv: list[str] | None) -> Invocation:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, default=3100, help="0 takes any free port")
     parser.add_argument("--allow-remote", action="store_true", help="listen beyond loopback")
+    parser.add_argument("--rehearsal", action="store_true", help="deliver nothing and start no MCP server")
     parser.add_argument("--release-root", type=Path, help="folder that holds manifests/latest.json")
+    parser.add_argument("--credentials", type=Path, help="folder of the pairing stores (default: in the home)")
+    parser.add_argument("--pairing-ttl", type=float, default=3600.0, help="seconds that a pairing request lives")
+    parser.add_argument("--pairing-max-pending", type=int, default=3, help="pending pairing requests per channel")
     parser.add_argument(
         "--start-gate",
         nargs=argparse.REMAINDER,
@@ -65,13 +72,21 @@ def parse(argv: list[str] | None) -> Invocation:
         help="must succeed before anything is opened; takes the rest of the line",
     )
     values = parser.parse_args(argv)
+    home = GatewayHome(values.root.absolute())
+    pairing = PairingConfig(
+        credentials=(values.credentials or home.credentials).absolute(),
+        ttl=values.pairing_ttl,
+        max_pending=values.pairing_max_pending,
+    )
     return Invocation(
-        home=GatewayHome(values.root.absolute()),
+        home=home,
         host=values.host,
         port=values.port,
         allow_remote=values.allow_remote,
         release_root=values.release_root.absolute() if values.release_root else None,
+        pairing=pairing,
         start_gate=values.start_gate,
+        is_rehearsal=values.rehearsal,
     )
 
 
@@ -101,7 +116,13 @@ def _serve_http(call: Invocation, listener: socket.socket) -> None:
         from release_tasks.gateway.service import create_app
     except ModuleNotFoundError as error:
         raise GatewayError("The embedded gateway needs the extra: pip install 'release-tasks[gateway]'") from error
-    app = create_app(call.home, release_root=call.release_root, only_loopback=is_loopback(call.host))
+    app = create_app(
+        call.home,
+        pairing=call.pairing,
+        release_root=call.release_root,
+        only_loopback=is_loopback(call.host),
+        is_rehearsal=call.is_rehearsal,
+    )
     server = uvicorn.Server(
         uvicorn.Config(
             app,

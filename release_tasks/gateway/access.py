@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import hmac
+import json
+from typing import Any
 from urllib.parse import urlsplit
 
 from starlette.datastructures import Headers
@@ -16,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from release_tasks.gateway.answers import correlation_id, failure
 from release_tasks.gateway.network import is_loopback
 
-__all__ = ["RequestGuard", "check_signature", "read_body"]
+__all__ = ["RequestGuard", "check_signature", "json_object", "read_body", "require_proof", "signature_of"]
 
 MAX_BODY_BYTES = 64 * 1024
 _BODY_SECONDS = 10.0
@@ -29,9 +31,10 @@ class RequestGuard:
     here, or point a name of its own at 127.0.0.1 and read the answers.
     """
 
-    def __init__(self, app: ASGIApp, *, only_loopback: bool) -> None:
+    def __init__(self, app: ASGIApp, *, only_loopback: bool, open_below: str) -> None:
         self._app = app
         self._only_loopback = only_loopback
+        self._open_below = open_below  # what is asked for through a proxy, under a public name, with a proof of its own
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request that may not come in, hand every other one on."""
@@ -41,16 +44,16 @@ class RequestGuard:
         headers = Headers(scope=scope)
         correlation = correlation_id(headers.get("x-correlation-id"))
         scope.setdefault("state", {})["correlation_id"] = correlation
-        refusal = self._refusal(headers)
+        refusal = self._refusal(headers, str(scope["path"]).startswith(self._open_below))
         if refusal is None:
             await self._app(scope, receive, send)
         else:
             answer = JSONResponse(failure("forbidden", refusal, correlation), 403)
             await answer(scope, receive, send)
 
-    def _refusal(self, headers: Headers) -> str | None:
+    def _refusal(self, headers: Headers, is_open: bool) -> str | None:
         host = headers.get("host", "")
-        if self._only_loopback and not is_loopback(_name_in(f"//{host}")):
+        if self._only_loopback and not is_open and not is_loopback(_name_in(f"//{host}")):
             return "this gateway answers on loopback names only"
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
@@ -65,22 +68,22 @@ def _name_in(url: str) -> str:
         return ""
 
 
-async def read_body(request: Request) -> bytes:
+async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
     """Return the whole body; raises HTTPException: 413 when it is too large, 408 when too slow."""
     try:
-        return await asyncio.wait_for(_collect(request), _BODY_SECONDS)
+        return await asyncio.wait_for(_collect(request, limit), _BODY_SECONDS)
     except asyncio.TimeoutError:
         raise HTTPException(408, "the body did not arrive in time") from None
     except ClientDisconnect:
         raise HTTPException(400, "the client went away") from None
 
 
-async def _collect(request: Request) -> bytes:
+async def _collect(request: Request, limit: int) -> bytes:
     body = bytearray()
     async for chunk in request.stream():
         body += chunk
-        if len(body) > MAX_BODY_BYTES:
-            raise HTTPException(413, f"the body is larger than {MAX_BODY_BYTES} bytes")
+        if len(body) > limit:
+            raise HTTPException(413, f"the body is larger than {limit} bytes")
     return bytes(body)
 
 
@@ -101,7 +104,35 @@ def check_signature(request: Request, body: bytes, secret: str | None, *, always
         if always or not is_local:
             raise HTTPException(401, "the X-Signature header is missing")
         return
-    expected = "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    require_proof("X-Signature", offered, signature_of(body, secret), "API_SECRET")
+
+
+def signature_of(body: bytes, secret: str) -> str:
+    """Return what a signature header must say: ``sha256=`` and the HMAC-SHA256 of the raw body in hex."""
+    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+
+
+def require_proof(name: str, offered: str | None, expected: str | None, variable: str) -> None:
+    """Compare what a request offers as ``name`` with what is expected, in constant time.
+
+    Raises HTTPException: 503 when nothing is expected because ``variable`` is not set, 401 without an offer, 403 for a
+    wrong one.
+    """
+    if expected is None:
+        raise HTTPException(503, f"{variable} is not set; nothing is taken without it")
+    if offered is None:
+        raise HTTPException(401, f"{name} is missing")
     # As bytes: compare_digest refuses text that is not ASCII.
-    if not hmac.compare_digest(offered.encode("latin-1", "replace"), expected.encode()):
-        raise HTTPException(403, "the X-Signature header is wrong")
+    if not hmac.compare_digest(offered.encode("utf-8", "replace"), expected.encode("utf-8", "replace")):
+        raise HTTPException(403, f"{name} is wrong")
+
+
+def json_object(body: bytes) -> dict[str, Any]:
+    """Return the JSON object that a body holds; raises HTTPException 400 for anything else."""
+    try:
+        value = json.loads(body.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "the body is not valid JSON") from None
+    if not isinstance(value, dict):
+        raise HTTPException(400, "the body must be a JSON object")
+    return value

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from release_tasks.gateway.answers import timestamp
+from release_tasks.gateway.channel_calls import Call, channel_call
 from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.settings import Settings
 from release_tasks.gateway.store import Delivery
@@ -21,7 +22,15 @@ class DeliveryError(GatewayError):
 
 
 def deliver(delivery: Delivery, settings: Settings, outbox: Path) -> None:
-    """Hand one message over; raises DeliveryError when it was not taken."""
+    """Hand one message over; raises DeliveryError when it was not taken.
+
+    What goes out to a sender goes through their channel where its token is in the environment. Everything else, and
+    what came in, goes to the delivery URL or to the outbox.
+    """
+    call = channel_call(delivery.channel, delivery.to, delivery.text, settings, os.environ)
+    if call is not None:
+        _post(call, settings.delivery_timeout)
+        return
     message = {
         "id": delivery.id,
         "channel": delivery.channel,
@@ -33,7 +42,8 @@ def deliver(delivery: Delivery, settings: Settings, outbox: Path) -> None:
     if settings.delivery_url is None:
         _append(outbox, message)
     else:
-        _post(settings.delivery_url, settings.delivery_timeout, message)
+        headers = {"Idempotency-Key": delivery.id}
+        _post(Call("the delivery URL", settings.delivery_url, message, headers), settings.delivery_timeout)
 
 
 def _append(outbox: Path, message: dict[str, Any]) -> None:
@@ -53,16 +63,15 @@ def _append(outbox: Path, message: dict[str, Any]) -> None:
         raise DeliveryError(f"{outbox.name}: {error.strerror}") from error
 
 
-def _post(url: str, timeout: float, message: dict[str, Any]) -> None:
+def _post(call: Call, timeout: float) -> None:
     import requests
 
-    headers = {"Idempotency-Key": message["id"]}
     try:
         response = requests.post(
-            url, json=message, headers=headers, timeout=timeout, allow_redirects=False, stream=True
+            call.url, json=call.body, headers=call.headers, timeout=timeout, allow_redirects=False, stream=True
         )
     except requests.RequestException as error:
-        raise DeliveryError(f"{type(error).__name__} at the delivery URL") from error
+        raise DeliveryError(f"{type(error).__name__} at {call.name}") from None  # its text may hold a token
     with contextlib.closing(response):
         if not 200 <= response.status_code < 300:
-            raise DeliveryError(f"the delivery URL answered HTTP {response.status_code}")
+            raise DeliveryError(f"{call.name} answered HTTP {response.status_code}")

@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
+from release_tasks.errors import StageFailed, sentence_of
 from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.mcp import McpMonitor
@@ -19,8 +20,11 @@ from release_tasks.gateway.mcp_config import McpServer, read_mcp_config
 from release_tasks.gateway.settings import read_identity, read_settings
 from release_tasks.gateway.store import Store
 from release_tasks.gateway.worker import Worker
+from release_tasks.pairing.policy import Pairing
 
 __all__ = ["HealthReport", "Parts", "examine"]
+
+_REHEARSED = {"running": None, "pid": None, "lastBeatSec": None, "detail": "left out of a rehearsal"}
 
 
 @define
@@ -31,6 +35,8 @@ class Parts:
     store: Store
     worker: Worker
     mcp: McpMonitor
+    pairing: Pairing
+    is_rehearsal: bool = False
     started: float = field(factory=time.monotonic)
 
 
@@ -55,7 +61,8 @@ def examine(parts: Parts) -> HealthReport:
     database = _database(parts.store, problems)
     config, servers = _mcp_config(parts.home.mcp_servers, problems)
     states = _mcp_servers(parts.mcp, servers, problems)
-    dispatcher = _dispatcher(parts.worker, problems)
+    dispatcher = _REHEARSED if parts.is_rehearsal else _dispatcher(parts.worker, problems)
+    pairing = _pairing(parts.pairing, problems)
     status = "degraded" if problems else "ok"
     if database["status"] != "ok":
         status = "failing"
@@ -68,6 +75,7 @@ def examine(parts: Parts) -> HealthReport:
         "dispatcher": dispatcher,
         "settings": settings,
         "identity": identity,
+        "pairing": pairing,
         "queue": database.pop("queue", None),
         "database": database,
         "mcpConfig": config,
@@ -104,6 +112,15 @@ def _mcp_config(path: Path, problems: list[str]) -> tuple[dict[str, Any], list[M
 def _fault(part: str, error: SettingsError, problems: list[str]) -> dict[str, Any]:
     problems.append(f"{part}: {error.message}")
     return {"status": "missing" if error.is_missing else "invalid", "detail": error.message}
+
+
+def _pairing(pairing: Pairing, problems: list[str]) -> dict[str, Any]:
+    try:
+        pairing.check()
+    except (StageFailed, OSError) as error:
+        problems.append(f"pairing: {sentence_of(error)}")
+        return {"status": "unusable", "detail": sentence_of(error)}
+    return {"status": "ok"}
 
 
 def _database(store: Store, problems: list[str]) -> dict[str, Any]:

@@ -59,6 +59,11 @@ class GatewayHome:
         return self.root / "gui" / "index.html"
 
     @property
+    def credentials(self) -> Path:
+        """Where it is kept who may write, unless the configuration names another folder."""
+        return self.root / "credentials"
+
+    @property
     def outbox(self) -> Path:
         """Where messages are delivered to unless gateway.json names a URL."""
         return self.root / "outbox.jsonl"

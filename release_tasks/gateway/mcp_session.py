@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from release_tasks.gateway.errors import McpError
 from release_tasks.gateway.mcp_config import McpServer
+from release_tasks.gateway.secrets import child_environment
 
 __all__ = ["HttpSession", "Session", "StdioSession", "open_session"]
 
@@ -103,7 +104,7 @@ class StdioSession(Session):
     def __init__(self, server: McpServer) -> None:
         super().__init__()
         # The gateway's own secret is nobody else's business.
-        environment = {key: value for key, value in os.environ.items() if key != "API_SECRET"}
+        environment = child_environment()
         environment.update(server.env)
         program = shutil.which(server.command[0], path=environment.get("PATH"))
         if program is None:

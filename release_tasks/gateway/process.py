@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 
 from attrs import evolve, frozen
 
+from release_tasks.config.schema import PairingConfig
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.network import bind, check_host, url_of
@@ -60,6 +61,7 @@ def start(
     host: str = "127.0.0.1",
     port: int = 3100,
     release_root: Path | None = None,
+    pairing: PairingConfig | None = None,
     start_gate: list[str] | None = None,
     allow_remote: bool = False,
     timeout: float = 15.0,
@@ -81,6 +83,7 @@ def start(
     command += ["--host", host, "--port", str(port)]
     command += ["--allow-remote"] if allow_remote else []
     command += ["--release-root", str(release_root.absolute())] if release_root else []
+    command += _pairing_options(pairing) if pairing else []
     command += ["--start-gate", *start_gate] if start_gate else []
     try:
         home.make_root()
@@ -99,6 +102,11 @@ def start(
         raise
     _leave_running(child)
     return status(home)
+
+
+def _pairing_options(pairing: PairingConfig) -> list[str]:
+    options = ["--credentials", str(pairing.credentials.absolute()), "--pairing-ttl", str(pairing.ttl)]
+    return [*options, "--pairing-max-pending", str(pairing.max_pending)]
 
 
 def stop(home: GatewayHome, *, timeout: float = 10.0) -> GatewayStatus:

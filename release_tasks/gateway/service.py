@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import re
@@ -23,15 +22,21 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from release_tasks.gateway.access import RequestGuard, check_signature, read_body
+from release_tasks.config.schema import PairingConfig
+from release_tasks.gateway.access import RequestGuard, check_signature, json_object, read_body
+from release_tasks.gateway.admission import INBOUND, Admission
 from release_tasks.gateway.answers import failure, success
 from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.health import Parts, examine
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.mcp import McpMonitor
 from release_tasks.gateway.releases import last_release
+from release_tasks.gateway.secrets import Secrets
+from release_tasks.gateway.settings import read_settings
 from release_tasks.gateway.store import Store
+from release_tasks.gateway.webhooks import WEBHOOKS, Webhooks
 from release_tasks.gateway.worker import Worker
+from release_tasks.pairing.policy import Pairing
 
 __all__ = ["create_app"]
 
@@ -53,23 +58,32 @@ _PAGE_HEADERS = {
 def create_app(
     home: GatewayHome,
     *,
+    pairing: PairingConfig | None = None,
     release_root: Path | None = None,
     secret: str | None = None,
     only_loopback: bool = True,
+    is_rehearsal: bool = False,
 ) -> Starlette:
     """Return the app for the gateway in ``home``; its lifespan holds worker and MCP links.
 
-    ``release_root`` is the folder that holds ``manifests/latest.json``, shown on the page.
-    ``secret`` signs the reliability answer's requests; None means the environment variable
-    API_SECRET.
+    ``pairing`` says where it is kept who may write, below the home when left out. ``release_root`` is the folder
+    that holds ``manifests/latest.json``, shown on the page. ``secret`` signs the reliability answer's requests; None
+    means the environment variable API_SECRET. The secrets of the channels come from the environment, too. In a
+    rehearsal it acts on nothing outside: no message is delivered, no MCP server is started.
     """
-    parts = Parts(home, Store(home.database), Worker(home), McpMonitor(home.mcp_servers))
-    endpoints = _Endpoints(parts, release_root, secret or os.environ.get("API_SECRET") or None)
+    policy = Pairing(pairing or PairingConfig(credentials=home.credentials))
+    parts = Parts(home, Store(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, is_rehearsal)
+    given = Secrets.from_environment()
+    endpoints = _Endpoints(parts, release_root, secret or given.api)
+    webhooks = Webhooks(
+        Admission(policy, parts.store), given, write=endpoints.write, answer=_success, wake=parts.worker.wake
+    )
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
-        parts.worker.start()
-        parts.mcp.start()
+        if not is_rehearsal:
+            parts.worker.start()
+            parts.mcp.start()
         try:
             yield
         finally:
@@ -87,8 +101,9 @@ def create_app(
             Route("/messages", endpoints.enqueue, methods=["POST"]),
             Route("/callback", endpoints.callback, methods=["POST"]),
             Route("/release/last", endpoints.release),
+            *webhooks.routes(),
         ],
-        middleware=[Middleware(RequestGuard, only_loopback=only_loopback)],
+        middleware=[Middleware(RequestGuard, only_loopback=only_loopback, open_below=WEBHOOKS)],
         exception_handlers={
             HTTPException: _refused,
             StoreError: _store_failed,
@@ -116,8 +131,9 @@ class _Endpoints:
         self._release_root = release_root
         self._secret = secret
         self._writers: anyio.CapacityLimiter | None = None
+        self._looks = 0
 
-    async def _write(self, function: Callable[..., _T], *arguments: Any) -> _T:
+    async def write(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Run what may wait for the write lock, in threads that health does not need."""
         if self._writers is None:  # it belongs to the event loop, which runs by now
             self._writers = anyio.CapacityLimiter(_MAX_WRITERS)
@@ -131,11 +147,21 @@ class _Endpoints:
         return Response(page, media_type="text/html", headers=_PAGE_HEADERS)
 
     async def health(self, request: Request) -> Response:
+        await self._misbehave()
         report = await run_in_threadpool(examine, self._parts)
         if report.status == "failing":
             answer = failure("failing", report.reason, _correlation(request), data=report.data)
             return JSONResponse(answer, 503)
         return _success(request, report.data)
+
+    async def _misbehave(self) -> None:
+        """Do to health what somebody asked for who wants to see a release fail; see ``breaking``."""
+        with contextlib.suppress(SettingsError):  # which health itself will tell
+            settings = await run_in_threadpool(read_settings, self._parts.home.settings)
+            await asyncio.sleep(settings.slow)
+            self._looks += 1
+            if settings.is_flapping and self._looks % 2:
+                raise HTTPException(503, "it flaps: every second answer fails")
 
     async def live(self, request: Request) -> Response:
         return _success(request, {"status": "alive", "pid": os.getpid()})
@@ -188,12 +214,14 @@ class _Endpoints:
     async def enqueue(self, request: Request) -> Response:
         body = await read_body(request)
         check_signature(request, body, self._secret, always=False)
-        message = _json_object(body)
+        message = json_object(body)
         channel = _text(message, "channel", 64)
         if not _CHANNEL.match(channel):
             raise HTTPException(400, "channel must be letters, digits, '.', '_' or '-'")
+        if channel.startswith(INBOUND):
+            raise HTTPException(400, f"channels that begin with {INBOUND!r} are for what the webhooks let in")
         to, text = _text(message, "to", _MAX_TO), _text(message, "text", _MAX_TEXT)
-        message_id = await self._write(self._parts.store.add_message, channel, to, text)
+        message_id = await self.write(self._parts.store.add_message, channel, to, text)
         self._parts.worker.wake()
         return _success(request, {"id": message_id, "state": "queued"}, 202)
 
@@ -202,11 +230,11 @@ class _Endpoints:
         store = self._parts.store
         try:
             check_signature(request, body, self._secret, always=False)
-            key = _callback_key(request.headers.get("idempotency-key"), _json_object(body))
+            key = _callback_key(request.headers.get("idempotency-key"), json_object(body))
         except HTTPException:
-            await self._write(store.count_rejected_callback)
+            await self.write(store.count_rejected_callback)
             raise
-        outcome = await self._write(store.accept_callback, key, body)
+        outcome = await self.write(store.accept_callback, key, body)
         if outcome == "rejected":
             raise HTTPException(409, "this key was used before, for a callback with other content")
         is_duplicate = outcome == "duplicate"
@@ -224,16 +252,6 @@ def _read_page(path: Path) -> bytes:
     if not path.is_file():  # a FIFO of that name would block the open for ever
         raise FileNotFoundError(path)
     return path.read_bytes()
-
-
-def _json_object(body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-    except (ValueError, RecursionError):
-        raise HTTPException(400, "the body is not valid JSON") from None
-    if not isinstance(value, dict):
-        raise HTTPException(400, "the body must be a JSON object")
-    return value
 
 
 def _text(message: dict[str, Any], key: str, longest: int) -> str:

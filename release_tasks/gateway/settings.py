@@ -26,6 +26,11 @@ class Settings:
     backoff: float = 1.0
     delivery_url: str | None = None
     delivery_timeout: float = 5.0
+    telegram_api: str = "https://api.telegram.org"
+    whatsapp_api: str = "https://graph.facebook.com/v23.0"
+    whatsapp_phone_number_id: str | None = None
+    slow: float = 0.0
+    is_flapping: bool = False
 
 
 @frozen
@@ -73,10 +78,9 @@ def read_settings(path: Path) -> Settings:
     value = read_json_object(path)
     dispatcher = _section(path, value, "dispatcher")
     delivery = _section(path, value, "delivery")
+    faults = _section(path, value, "faults")  # see ``breaking``
     default = Settings()
-    url = delivery.get("url")
-    if url is not None and not (isinstance(url, str) and url.startswith(("http://", "https://"))):
-        raise SettingsError(f"{path.name}: delivery.url must be an http(s) URL or null")
+    telegram, whatsapp = _section(path, delivery, "telegram"), _section(path, delivery, "whatsapp")
     attempts = _number(path, dispatcher, "dispatcher.maxAttempts", default.max_attempts)
     if attempts < 1 or attempts != int(attempts):
         raise SettingsError(f"{path.name}: dispatcher.maxAttempts must be a whole number from 1")
@@ -87,11 +91,16 @@ def read_settings(path: Path) -> Settings:
         poll=min(max(_number(path, dispatcher, "dispatcher.pollSeconds", default.poll), 0.05), 5.0),
         max_attempts=int(attempts),
         backoff=_number(path, dispatcher, "dispatcher.backoffSeconds", default.backoff),
-        delivery_url=url,
+        delivery_url=_url(path, delivery, "delivery.url", None),
         delivery_timeout=min(
             max(_number(path, delivery, "delivery.timeoutSeconds", default.delivery_timeout), 0.1),
             10.0,
         ),
+        telegram_api=_url(path, telegram, "delivery.telegram.api", default.telegram_api) or default.telegram_api,
+        whatsapp_api=_url(path, whatsapp, "delivery.whatsapp.api", default.whatsapp_api) or default.whatsapp_api,
+        whatsapp_phone_number_id=_text(path, whatsapp, "delivery.whatsapp.phoneNumberId", "") or None,
+        slow=min(_number(path, faults, "faults.slowSeconds", 0.0), 60.0),
+        is_flapping=faults.get("isFlapping") is True,
     )
 
 
@@ -102,11 +111,18 @@ def _section(path: Path, value: dict[str, Any], key: str) -> dict[str, Any]:
     return section
 
 
-def _text(path: Path, value: dict[str, Any], key: str, default: str) -> str:
-    text = value.get(key, default)
+def _text(path: Path, section: dict[str, Any], dotted: str, default: str) -> str:
+    text = section.get(dotted.rpartition(".")[2], default)
     if not isinstance(text, str):
-        raise SettingsError(f"{path.name}: {key} must be a string")
+        raise SettingsError(f"{path.name}: {dotted} must be a string")
     return text
+
+
+def _url(path: Path, section: dict[str, Any], dotted: str, default: str | None) -> str | None:
+    url = section.get(dotted.rpartition(".")[2], default)
+    if url is not None and not (isinstance(url, str) and url.startswith(("http://", "https://"))):
+        raise SettingsError(f"{path.name}: {dotted} must be an http(s) URL or null")
+    return url
 
 
 def _number(path: Path, section: dict[str, Any], dotted: str, default: float) -> float:

@@ -126,17 +126,22 @@ class Store:
 
     def add_message(self, channel: str, to: str, text: str) -> str:
         """Queue one message for delivery and return its id; it is on disk by then."""
-        # Random, never counted: a rollback takes rows away, and a counted id would be given out
-        # twice.
-        message_id = f"msg_{secrets.token_hex(8)}"
-        now = timestamp()
+        message_id = _new_message_id()
         with self._writer.transaction() as connection:
-            seq = connection.execute(
-                "INSERT INTO messages (id, channel, recipient, text, created_at) VALUES (?, ?, ?, ?, ?)",
-                (message_id, channel, to, text, now),
-            ).lastrowid
-            connection.execute("INSERT INTO deliveries (seq, updated_at) VALUES (?, ?)", (seq, now))
+            _queue(connection, message_id, channel, to, text)
         return message_id
+
+    def add_message_once(self, key: str, channel: str, to: str, text: str) -> bool:
+        """Queue a message unless one came with this key before; returns whether it was queued."""
+        with self._writer.transaction() as connection:
+            if connection.execute("SELECT 1 FROM callbacks WHERE key = ?", (key,)).fetchone() is not None:
+                return False
+            connection.execute(
+                "INSERT INTO callbacks (key, digest, payload, received_at) VALUES (?, ?, '', ?)",
+                (key, hashlib.sha256(text.encode()).hexdigest(), timestamp()),
+            )
+            _queue(connection, _new_message_id(), channel, to, text)
+        return True
 
     def messages(self, limit: int) -> list[dict[str, Any]]:
         """Return the last ``limit`` messages with the state of their delivery, newest last."""
@@ -289,6 +294,20 @@ def _examine(connection: sqlite3.Connection) -> dict[str, Any]:
         "checked": "pages" if checked else "queries",
         "queue": totals,
     }
+
+
+def _new_message_id() -> str:
+    # Random, never counted: a rollback takes rows away, and a counted id would be given out twice.
+    return f"msg_{secrets.token_hex(8)}"
+
+
+def _queue(connection: sqlite3.Connection, message_id: str, channel: str, to: str, text: str) -> None:
+    now = timestamp()
+    seq = connection.execute(
+        "INSERT INTO messages (id, channel, recipient, text, created_at) VALUES (?, ?, ?, ?, ?)",
+        (message_id, channel, to, text, now),
+    ).lastrowid
+    connection.execute("INSERT INTO deliveries (seq, updated_at) VALUES (?, ?)", (seq, now))
 
 
 def _totals(connection: sqlite3.Connection) -> dict[str, int]:

@@ -15,6 +15,7 @@ from typing import Any
 from attrs import frozen
 
 from release_tasks.gateway.home import GatewayHome
+from release_tasks.gateway.secrets import SENDING, child_environment
 
 __all__ = ["Worker", "WorkerState"]
 
@@ -53,7 +54,7 @@ class Worker:
             "--root",
             str(self._home.root),
         ]
-        environment = {key: value for key, value in os.environ.items() if key != "API_SECRET"}
+        environment = child_environment(SENDING)
         self._started = time.monotonic()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         assert self._process.stdin is not None

@@ -149,7 +149,9 @@ class ApprovedDocument:
             raise InvalidDocument(f"{name} does not have the expected form (it has both senderIds and allowFrom)")
         dialect = found[0] if found else PLAIN
         _require_known_version(value, dialect, name)
-        decode(_VersionedApproved if dialect.is_versioned else _PlainApproved, value, name)
+        entries = value.get(dialect.approved)
+        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
+            decode(_VersionedApproved if dialect.is_versioned else _PlainApproved, value, name)  # says what is wrong
         return cls(dialect, value[dialect.approved], value)
 
     @classmethod

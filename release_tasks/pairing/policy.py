@@ -7,7 +7,7 @@ the two leaves a record whose change can be repeated, with the same code.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Literal, NoReturn
 
@@ -16,11 +16,12 @@ from attrs import frozen
 from release_tasks.config.schema import PairingConfig
 from release_tasks.errors import StageFailed
 from release_tasks.interrupt import uninterrupted
+from release_tasks.pairing.admissions import Admissions
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.codes import is_same_code, new_code, plain_code
 from release_tasks.pairing.dialects import Request
 from release_tasks.pairing.lifetime import Clock, Moment, age, current_moment, time_left
-from release_tasks.pairing.senders import SenderRefused, is_spelling_of, normalise_sender
+from release_tasks.pairing.senders import SenderRefused, is_spelling_of, normalise_sender, persons
 from release_tasks.pairing.store import Change, Store
 from release_tasks.storage.canonical import excerpt
 
@@ -67,7 +68,14 @@ class Pairing:
         self._max_pending = config.max_pending
         self._clock = clock
         self._store = Store(config.credentials)
+        self._admissions = Admissions(self._store)
         self.audit = self._store.audit
+
+    def check(self) -> None:
+        """Read every store once; raises StoreUnusable for the first that cannot be used."""
+        for channel in Channel:
+            self._admissions.people(channel)
+            self._store.requests(channel)
 
     def is_admitted(self, channel: Channel, sender: str) -> bool:
         """Say whether a message of this sender may be processed; what names no single person never is."""
@@ -75,21 +83,31 @@ class Pairing:
             person = normalise_sender(channel, sender)
         except SenderRefused:
             return False
-        return _is_among(channel, self._store.approved(channel), person)
+        return person in self._admissions.people(channel)
 
     def approved(self, channel: Channel) -> list[str]:
         """Return everybody who is admitted, sorted; entries that name nobody are left out."""
-        people: set[str] = set()
-        for entry in self._store.approved(channel):
-            with contextlib.suppress(SenderRefused):
-                people.add(normalise_sender(channel, entry))
-        return sorted(people)
+        return sorted(self._admissions.people(channel))
+
+    def look_up(self, channel: Channel, code: str) -> str:
+        """Return the sender whose live request has this code, without deciding; raises StageFailed when none has."""
+        matching = [request.sender for request in self.pending(channel) if is_same_code(code, request.code)]
+        if not matching:
+            raise StageFailed(_unknown_code(channel))
+        return matching[0]
+
+    def look_up_approved(self, channel: Channel, sender: str) -> str:
+        """Return an approved sender as they are stored; raises SenderRefused, or StageFailed when not approved."""
+        person = normalise_sender(channel, sender)
+        if person not in self._admissions.people(channel):
+            raise StageFailed(_not_approved(channel, person))
+        return person
 
     def pending(self, channel: Channel) -> list[PendingRequest]:
         """Return the requests that can still be approved, oldest first."""
-        requests, approved = self._store.requests(channel), self._store.approved(channel)
-        moment = self._clock()
-        waiting = [self._shown(channel, r, moment) for r in self._waiting(channel, requests, approved, moment)]
+        requests, moment = self._store.requests(channel), self._clock()
+        live = self._waiting(channel, requests, moment, self._admissions.people(channel))
+        waiting = [self._shown(channel, request, moment) for request in live]
         return sorted(waiting, key=lambda request: (-request.age, request.sender))
 
     def request(self, channel: Channel, sender: str) -> RequestOutcome:
@@ -98,21 +116,37 @@ class Pairing:
         Raises SenderRefused for what names no single person; nothing is stored then.
         """
         person = normalise_sender(channel, sender)
+        # Looked at without the lock first: whoever writes and writes must not keep an operator from it.
+        known = self._known(
+            channel, person, self._store.requests(channel), self._clock(), self._admissions.people(channel)
+        )
+        if known is not None:
+            return known
         with self._store.change(channel) as change:
             moment = self._clock()
-            if _is_among(channel, change.approved, person):
-                return RequestOutcome(status="admitted")
             change.requests = [r for r in change.requests if self._time_left(r, moment) > 0]
-            known = next((r for r in change.requests if is_spelling_of(channel, r.sender, person)), None)
+            known = self._known(channel, person, change.requests, moment, persons(channel, change.approved))
             if known is not None:
-                return RequestOutcome(status="repeated", request=self._shown(channel, known, moment))
-            if len(self._waiting(channel, change.requests, change.approved, moment)) >= self._max_pending:
-                return RequestOutcome(status="full")
+                return known
             taken = {plain_code(request.code) for request in change.requests}
             new = change.new_request(person, new_code(taken), moment, self._life)
             change.requests.append(new)
             self._commit(channel, change, "pairing.requested", "pending", person)
             return RequestOutcome(status="created", request=self._shown(channel, new, moment))
+
+    def _known(
+        self, channel: Channel, person: str, requests: list[Request], moment: Moment, approved: Collection[str]
+    ) -> RequestOutcome | None:
+        """Return the outcome for a person who gets no new request, None for one who does."""
+        if person in approved:
+            return RequestOutcome(status="admitted")
+        live = [request for request in requests if self._time_left(request, moment) > 0]
+        known = next((request for request in live if is_spelling_of(channel, request.sender, person)), None)
+        if known is not None:
+            return RequestOutcome(status="repeated", request=self._shown(channel, known, moment))
+        if len(self._waiting(channel, live, moment, approved)) >= self._max_pending:
+            return RequestOutcome(status="full")
+        return None
 
     def approve(self, channel: Channel, code: str) -> Approval:
         """Admit the sender whose pending request has this code; in any case, with spaces or dashes.
@@ -155,8 +189,7 @@ class Pairing:
         person = normalise_sender(channel, sender)
         with self._store.change(channel) as change:
             if not _is_among(channel, change.approved, person):
-                detail = f"{person} is not approved on {channel.value}, so there is nothing to revoke."
-                self._refuse(channel, "revoke", detail, person)
+                self._refuse(channel, "revoke", _not_approved(channel, person), person)
             change.approved = [entry for entry in change.approved if not is_spelling_of(channel, entry, person)]
             change.requests = [r for r in change.requests if not is_spelling_of(channel, r.sender, person)]
             self._commit(channel, change, "pairing.revoked", "revoked", person)
@@ -170,8 +203,7 @@ class Pairing:
             # Every code is compared, also after a match: how long it takes tells nothing.
             matching = [request for request in change.requests if is_same_code(code, request.code)]
             if not matching:
-                where = f"`inv pairing.list {channel.value}` shows what is pending"
-                self._refuse(channel, action, f"No {channel.value} request has this code: mistyped or used; {where}.")
+                self._refuse(channel, action, _unknown_code(channel))
             request = matching[0]
             if self._time_left(request, moment) <= 0:
                 again = "Let the sender write again to get a new one."
@@ -200,10 +232,12 @@ class Pairing:
         self.audit.append("pairing.refused", status="refused", detail=detail, action=action, **named)
         raise StageFailed(detail)
 
-    def _waiting(self, channel: Channel, requests: list[Request], approved: list[str], moment: Moment) -> list[Request]:
+    def _waiting(
+        self, channel: Channel, requests: list[Request], moment: Moment, approved: Collection[str]
+    ) -> list[Request]:
         """Return the live requests of people who are not approved; a killed approval leaves one of somebody who is."""
         live = [request for request in requests if self._time_left(request, moment) > 0]
-        return [r for r in live if not _is_among(channel, approved, _person(channel, r.sender))]
+        return [request for request in live if _person(channel, request.sender) not in approved]
 
     def _time_left(self, request: Request, moment: Moment) -> float:
         return time_left(request.begun, self._life_of(request), moment)
@@ -228,6 +262,15 @@ def _person(channel: Channel, sender: str) -> str:
         return normalise_sender(channel, sender)
     except SenderRefused:
         return sender
+
+
+def _unknown_code(channel: Channel) -> str:
+    where = f"`inv pairing.list {channel.value}` shows what is pending"
+    return f"No {channel.value} request has this code: mistyped or used; {where}."
+
+
+def _not_approved(channel: Channel, person: str) -> str:
+    return f"{person} is not approved on {channel.value}, so there is nothing to revoke."
 
 
 def _is_among(channel: Channel, entries: list[str], sender: str) -> bool:

@@ -6,14 +6,16 @@ equal digits stay three senders: 15551234567, 15551234567@lid, US.15551234567.
 
 from __future__ import annotations
 
+import contextlib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 from release_tasks.errors import UsageError
 from release_tasks.pairing.channels import Channel
 from release_tasks.storage.canonical import excerpt
 
-__all__ = ["SenderRefused", "is_crowd", "is_spelling_of", "normalise_sender"]
+__all__ = ["SenderRefused", "is_crowd", "is_spelling_of", "normalise_sender", "persons"]
 
 _TELEGRAM_ID = re.compile(r"[1-9][0-9]{0,15}")  # at most 52 bits (Bot API, User.id)
 _TELEGRAM_CHAT = re.compile(r"-[0-9]+")
@@ -67,6 +69,19 @@ def is_spelling_of(channel: Channel, text: str, sender: str) -> bool:
         return normalise_sender(channel, text) == sender
     except SenderRefused:
         return False
+
+
+def persons(channel: Channel, entries: Iterable[str]) -> set[str]:
+    """Return whom the entries of a store name, each normalised; what names no single person is left out."""
+    plain = _TELEGRAM_ID if channel is Channel.TELEGRAM else _PHONE  # what most entries are, and is normal already
+    found: set[str] = set()
+    for entry in entries:
+        if plain.fullmatch(entry):
+            found.add(entry)
+            continue
+        with contextlib.suppress(SenderRefused):
+            found.add(normalise_sender(channel, entry))
+    return found
 
 
 def _is_plain_number(text: str) -> bool:

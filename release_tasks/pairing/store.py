@@ -23,6 +23,7 @@ from release_tasks.pairing.senders import is_crowd
 from release_tasks.storage.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
 from release_tasks.storage.durable import make_private_directory, write_atomic
 from release_tasks.storage.lock import hold_name
+from release_tasks.storage.versions import FileVersion, file_version
 
 __all__ = ["Change", "Store", "StoreUnusable"]
 
@@ -79,6 +80,10 @@ class Store:
         """Return the same, but None where there is no file; raises StoreUnusable."""
         found = self._read_approved(channel)
         return found.entries if found else None
+
+    def approved_version(self, channel: Channel) -> FileVersion | None:
+        """Return which version of the approvals is there, or None when that cannot be told."""
+        return file_version(self._path(channel, "allowFrom"))
 
     def requests(self, channel: Channel) -> list[Request]:
         """Return the requests of single persons, expired ones too; raises StoreUnusable."""

@@ -10,7 +10,7 @@ from release_tasks.records import Check, HealthReport, Manifest, PreflightReport
 from release_tasks.report.terminal import Screen
 from release_tasks.snapshot.verify import SnapshotVerdict
 
-__all__ = ["show_audit", "show_checks", "show_manifest", "show_outcome", "show_verdicts"]
+__all__ = ["audit_document", "show_audit", "show_checks", "show_manifest", "show_outcome", "show_verdicts"]
 
 
 def show_checks(screen: Screen, report: PreflightReport) -> None:
@@ -68,6 +68,17 @@ def show_outcome(screen: Screen, outcome: RollbackOutcome) -> None:
         screen.note(f"The state before is kept in {outcome.safety_snapshot_id}.")
 
 
+def audit_document(verdict: AuditVerdict, limit: int) -> dict[str, Any]:
+    """Return what ``--json`` says of an audit log: its verdict and its newest events."""
+    return {
+        "status": "intact" if verdict.intact else "broken",
+        "events": verdict.events[-limit:],
+        "total": len(verdict.events),
+        "problems": [str(finding) for finding in verdict.problems],
+        "notes": [str(finding) for finding in verdict.notes],
+    }
+
+
 def show_audit(screen: Screen, verdict: AuditVerdict, limit: int) -> None:
     """Show the newest events and whether the chain holds."""
     rows = [
@@ -76,7 +87,7 @@ def show_audit(screen: Screen, verdict: AuditVerdict, limit: int) -> None:
             str(event.get("time", "")),
             str(event.get("event", "")),
             str(event.get("status", "")),
-            str(event.get("snapshotId") or event.get("releaseId") or ""),
+            _concern(event),
             str(event.get("actor", "")),
         )
         for event in verdict.events[-limit:]
@@ -117,6 +128,12 @@ def _show_failure(screen: Screen, check: Check) -> None:
         screen.note(f"| {line}")
     if told.get("next"):
         screen.note(f"next: {told['next']}")
+
+
+def _concern(event: dict[str, Any]) -> str:
+    if "channel" in event:
+        return f"{event['channel']} {event.get('senderId', '')}".rstrip()
+    return str(event.get("snapshotId") or event.get("releaseId") or "")
 
 
 def _health_line(health: HealthReport) -> str:

@@ -19,7 +19,8 @@ _STYLES = {
     "failed": "bold red", "blocked": "bold red", "damaged": "bold red", "broken": "bold red", "unhealthy": "bold red",
     "refused": "bold red", "unreadable": "bold red",
     "skipped": "yellow", "degraded": "yellow", "unverifiable": "yellow", "in_progress": "yellow", "advisory": "yellow",
-    "undone": "yellow", "discarded": "yellow", "stopped": "yellow",
+    "undone": "yellow", "discarded": "yellow", "stopped": "yellow", "approved": "green", "rejected": "yellow",
+    "revoked": "yellow", "healthy": "green", "inconclusive": "yellow", "bad": "bold red",
 }  # fmt: skip
 
 
@@ -48,6 +49,10 @@ class Screen:
     def step(self, text: str) -> None:
         """Tell on stderr what is being done now."""
         self._err.print(Text(f"> {text}", style="dim" if self._progress_is_live else ""))
+
+    def live(self) -> Console | None:
+        """Return the console of stderr for a display that is redrawn, or None where only lines can be written."""
+        return self._err if self._progress_is_live else None
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Write rows under their headings; in a pipe, one line a row with the columns aligned."""

@@ -139,10 +139,11 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _depth_exceeds(value: Any, limit: int) -> bool:
-    if not isinstance(value, (dict, list)):
-        return False
-    if limit == 0:
-        return True
-    children = value.values() if isinstance(value, dict) else value
-    return any(_depth_exceeds(child, limit - 1) for child in children)
+def _depth_exceeds(value: dict[str, Any] | list[Any], limit: int) -> bool:
+    level: list[Any] = [value]
+    for _ in range(limit):
+        children = [container.values() if isinstance(container, dict) else container for container in level]
+        level = [child for group in children for child in group if isinstance(child, (dict, list))]
+        if not level:
+            return False
+    return True

@@ -14,9 +14,10 @@ def suite() -> Collection:
     """Return the namespace with every task; importing it loads nothing that a task would only need later."""
     from release_tasks.tasks.gate import collection as gate
     from release_tasks.tasks.gateway import collection as gateway
+    from release_tasks.tasks.pairing import collection as pairing
     from release_tasks.tasks.release import collection as release
 
     namespace = Collection("release_tasks")
-    for collection in (release, gate, gateway):
+    for collection in (release, gate, pairing, gateway):
         namespace.add_collection(collection)
     return namespace

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
 
-from release_tasks.errors import StageFailed
+from release_tasks.errors import StageFailed, UsageError
 from release_tasks.executor import stage
 from release_tasks.tasks.session import Session, number_flag, session
 from release_tasks.tasks.settings import runtime_file
@@ -66,6 +66,34 @@ def status(ctx: Context, root: str | None = None, json: bool = False) -> None:
         current.fail_unless(found.running)
 
 
+@stage(
+    name="break",
+    help={
+        "what": "mcp, queue, identity, database, slow or flapping.",
+        "root": _HELP["root"],
+        "json": _HELP["json"],
+    },
+)
+def break_(ctx: Context, what: str, root: str | None = None, json: bool = False) -> None:
+    """Break the embedded gateway on purpose, as a bad release would; a rollback brings it back."""
+    with session(ctx, json) as current:
+        from release_tasks.gateway.breaking import FAULTS, break_gateway
+        from release_tasks.gateway.errors import GatewayError
+        from release_tasks.gateway.home import GatewayHome
+
+        if what not in FAULTS:
+            raise UsageError(f"There is no way to break {what!r}: use {', '.join(FAULTS)}.")
+        if _would(current, f"break {what} of the gateway in {_root(current, root)}"):
+            return
+        try:
+            fault = break_gateway(GatewayHome(_root(current, root)), what)
+        except GatewayError as error:
+            raise StageFailed(error.message) from None
+        current.document({"status": "broken", "what": what, "seen": fault.seen})
+        if not current.as_json:
+            current.screen.verdict("broken", f"{what}: {fault.seen}")
+
+
 def _start(current: Session, port: int | None, root: str | None) -> GatewayStatus:
     from release_tasks.gateway.errors import GatewayError
     from release_tasks.gateway.home import GatewayHome
@@ -78,6 +106,7 @@ def _start(current: Session, port: int | None, root: str | None) -> GatewayStatu
             host=settings.gateway.host,
             port=settings.gateway.port if port is None else port,
             release_root=settings.release.root,
+            pairing=settings.pairing,
             start_gate=_start_gate(current) if settings.release.assets else None,
             allow_remote=settings.gateway.allow_remote,
         )
@@ -138,5 +167,5 @@ def _show(current: Session, found: GatewayStatus) -> None:
 
 
 collection = Collection("gateway")
-for _task in (start, stop, restart, status):
+for _task in (start, stop, restart, status, break_):
     collection.add_task(_task)

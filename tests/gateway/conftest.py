@@ -18,6 +18,15 @@ from release_tasks.gateway import process
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.pidfile import is_alive, ticks_of
 
+SECRETS = (
+    "API_SECRET",
+    "TELEGRAM_WEBHOOK_SECRET",
+    "TELEGRAM_BOT_TOKEN",
+    "WHATSAPP_APP_SECRET",
+    "WHATSAPP_VERIFY_TOKEN",
+    "WHATSAPP_ACCESS_TOKEN",
+)
+
 
 @define
 class Running:
@@ -44,7 +53,8 @@ class Running:
 @pytest.fixture(autouse=True)
 def no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """A secret of the developer's own would change what is served."""
-    monkeypatch.delenv("API_SECRET", raising=False)
+    for name in SECRETS:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
@@ -96,9 +106,24 @@ def gateway(start_gateway: Callable[..., Running]) -> Running:
 
 
 @pytest.fixture(scope="module")
-def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """A gateway for the tests of a module that leave it whole."""
+def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
+    """Return a function that starts a gateway for a whole module, with these variables in its environment."""
     assert "API_SECRET" not in os.environ
-    running = _start(tmp_path_factory.mktemp("shared") / "gateway")
-    yield running
-    process.stop(running.home)
+    started: list[Running] = []
+
+    def start(variables: dict[str, str] | None = None, **options: Any) -> Running:
+        with pytest.MonkeyPatch.context() as patch:
+            for name, value in (variables or {}).items():
+                patch.setenv(name, value)
+            started.append(_start(tmp_path_factory.mktemp("shared") / "gateway", **options))
+        return started[-1]
+
+    yield start
+    for running in started:
+        process.stop(running.home)
+
+
+@pytest.fixture(scope="module")
+def shared(start_shared: Callable[..., Running]) -> Running:
+    """A gateway for the tests of a module that leave it whole."""
+    return start_shared()

@@ -376,8 +376,10 @@ def test_a_credentials_folder_that_is_a_file_is_one_sentence(pairing: Pairing, c
     credentials.write_text("")
     with pytest.raises(StoreUnusable, match="Not a directory"):
         pairing.is_admitted(TELEGRAM, "333")
-    with pytest.raises(NotADirectoryError) as refused:
+    with pytest.raises(StoreUnusable, match="Not a directory"):
         pairing.request(TELEGRAM, "333")
+    with pytest.raises(NotADirectoryError) as refused:
+        pairing.revoke(TELEGRAM, "333")
     assert refused.value.filename == str(credentials)
 
 

@@ -1,0 +1,175 @@
+"""The collection ``pairing``: an operator decides who may write to the service."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from invoke import Collection, Context
+
+from release_tasks.errors import StageFailed
+from release_tasks.executor import stage
+from release_tasks.tasks.session import Session, number_flag, session
+
+if TYPE_CHECKING:
+    from release_tasks.pairing.channels import Channel
+    from release_tasks.pairing.policy import Pairing, PendingRequest
+
+__all__ = ["collection"]
+
+_CHANNEL_HELP = "The channel: telegram or whatsapp."
+_CODE_HELP = "The code that the sender was given; in any case, with spaces or dashes."
+_JSON_HELP = "Print exactly one JSON document on stdout."
+
+
+@stage(
+    name="list",
+    help={
+        "channel": _CHANNEL_HELP,
+        "approved": "Show who is approved instead of who waits.",
+        "json": _JSON_HELP,
+    },
+)
+def list_(ctx: Context, channel: str, approved: bool = False, json: bool = False) -> None:
+    """Show who waits for approval on a channel, with code, age and time left; or who is approved."""
+    with session(ctx, json) as current:
+        chosen, pairing = _opened(current, channel)
+        if approved:
+            _show_approved(current, chosen, pairing.approved(chosen))
+        else:
+            _show_pending(current, chosen, pairing.pending(chosen))
+
+
+@stage(help={"channel": _CHANNEL_HELP, "code": _CODE_HELP, "json": _JSON_HELP})
+def approve(ctx: Context, channel: str, code: str, json: bool = False) -> None:
+    """Admit the sender whose pending request has this code; a running service knows at once."""
+    with session(ctx, json) as current:
+        chosen, pairing = _opened(current, channel)
+        if _is_dry(current, chosen, "approve", lambda: pairing.look_up(chosen, code)):
+            return
+        _require_settled(current)
+        found = pairing.approve(chosen, code)
+        told = f"{found.sender} is admitted on {chosen.value}"
+        before = ", and had been approved before" if found.was_admitted else ""
+        _show_decision(current, chosen, "approved", found.sender, f"{told}{before}.", wasAdmitted=found.was_admitted)
+
+
+@stage(help={"channel": _CHANNEL_HELP, "code": _CODE_HELP, "json": _JSON_HELP})
+def reject(ctx: Context, channel: str, code: str, json: bool = False) -> None:
+    """Remove the pending request that has this code; its sender stays blocked and may ask again."""
+    with session(ctx, json) as current:
+        chosen, pairing = _opened(current, channel)
+        if _is_dry(current, chosen, "reject", lambda: pairing.look_up(chosen, code)):
+            return
+        _require_settled(current)
+        sender = pairing.reject(chosen, code)
+        _show_decision(current, chosen, "rejected", sender, f"The request of {sender} on {chosen.value} is gone.")
+
+
+@stage(
+    help={
+        "channel": _CHANNEL_HELP,
+        "sender": "The sender as `pairing.list CHANNEL --approved` shows them.",
+        "json": _JSON_HELP,
+    }
+)
+def revoke(ctx: Context, channel: str, sender: str, json: bool = False) -> None:
+    """Take an approval back; a running service blocks the sender from the next message on."""
+    with session(ctx, json) as current:
+        chosen, pairing = _opened(current, channel)
+        if _is_dry(current, chosen, "revoke", lambda: pairing.look_up_approved(chosen, sender)):
+            return
+        _require_settled(current)
+        person = pairing.revoke(chosen, sender)
+        _show_decision(current, chosen, "revoked", person, f"{person} is blocked on {chosen.value} from now on.")
+
+
+@stage(help={"limit": "Show this many events, the newest ones.", "json": _JSON_HELP})
+def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
+    """Verify the chain of the pairing audit log and show its newest events; exit 1 when it is broken."""
+    with session(ctx, json) as current:
+        from release_tasks.pairing.policy import Pairing
+        from release_tasks.report.summaries import audit_document, show_audit
+
+        count = number_flag("limit", limit)
+        assert count is not None
+        verdict = Pairing(current.settings.pairing).audit.verify()
+        current.document(audit_document(verdict, count))
+        if not current.as_json:
+            show_audit(current.screen, verdict, count)
+        current.fail_unless(verdict.intact)
+
+
+def _opened(current: Session, channel: str) -> tuple[Channel, Pairing]:
+    from release_tasks.pairing.channels import parse_channel
+    from release_tasks.pairing.policy import Pairing
+
+    return parse_channel(channel), Pairing(current.settings.pairing)
+
+
+def _require_settled(current: Session) -> None:
+    """Refuse a change that an interrupted rollback would overwrite once it is finished."""
+    from release_tasks.pipeline import Pipeline
+    from release_tasks.rollback.amendment import covers_pairing
+
+    settings = current.settings
+    if covers_pairing(settings) and Pipeline(settings.release.root).has_journal():
+        raise StageFailed(
+            "A rollback that restores the pairing stores was interrupted: run `inv release.recover` first."
+        )
+
+
+def _is_dry(current: Session, channel: Channel, action: str, look_up: Any) -> bool:
+    if current.is_dry:
+        sender = look_up()
+        current.document({"status": "dry", "channel": channel.value, "action": action, "sender": sender})
+        if not current.as_json:
+            current.screen.line(f"Would {action} {sender} on {channel.value}.")
+    return current.is_dry
+
+
+def _show_pending(current: Session, channel: Channel, requests: list[PendingRequest]) -> None:
+    from release_tasks.storage.clock import timestamp
+
+    shown = [
+        {
+            "code": request.code,
+            "sender": request.sender,
+            "requestedAt": timestamp(request.requested_at),
+            "expiresAt": timestamp(request.expires_at),
+            "ageSeconds": int(request.age),
+            "timeLeftSeconds": int(request.time_left),
+        }
+        for request in requests
+    ]
+    current.document({"status": "done", "channel": channel.value, "requests": shown})
+    if current.as_json:
+        return
+    rows = [(r.code, r.sender, _minutes(r.age), _minutes(r.time_left)) for r in requests]
+    current.screen.table(("CODE", "SENDER", "AGE", "TIME LEFT"), rows)
+    if rows:
+        current.screen.line(f"To admit one: inv pairing.approve {channel.value} CODE")
+    else:
+        current.screen.line(f"Nobody waits for approval on {channel.value}.")
+
+
+def _show_approved(current: Session, channel: Channel, senders: list[str]) -> None:
+    current.document({"status": "done", "channel": channel.value, "approved": senders})
+    if not current.as_json:
+        current.screen.table(("SENDER",), [(sender,) for sender in senders])
+        if not senders:
+            current.screen.line(f"Nobody is approved on {channel.value}.")
+
+
+def _show_decision(current: Session, channel: Channel, status: str, sender: str, sentence: str, **more: Any) -> None:
+    current.document({"status": status, "channel": channel.value, "sender": sender, **more})
+    if not current.as_json:
+        current.screen.verdict(status, sentence)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{int(seconds) // 60} min" if seconds >= 60 else f"{int(seconds)} s"
+
+
+collection = Collection("pairing")
+for _task in (list_, approve, reject, revoke, audit):
+    collection.add_task(_task)

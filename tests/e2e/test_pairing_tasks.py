@@ -1,0 +1,160 @@
+"""Pairing from the shell, with real ``inv`` processes: who waits, who gets in, and what a mistake is answered with."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from release_tasks.audit import AuditLog
+from release_tasks.config.schema import PairingConfig
+from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.policy import Pairing
+
+
+@pytest.fixture
+def credentials(scratch: Any) -> Path:
+    folder: Path = scratch.root / "memory" / "credentials"
+    return folder
+
+
+@pytest.fixture
+def ask(credentials: Path) -> Callable[..., str]:
+    """Return what a running service does when a stranger writes: ``ask("4711") -> code``."""
+
+    def request(sender: str, channel: Channel = Channel.TELEGRAM) -> str:
+        found = Pairing(PairingConfig(credentials=credentials)).request(channel, sender).request
+        assert found is not None
+        return found.code
+
+    return request
+
+
+def test_from_a_request_to_a_revocation(scratch: Any, credentials: Path, ask: Callable[..., str]) -> None:
+    """What an operator types in the life of one sender, as documents and for a person, and the log of it."""
+    code = ask("4711")
+    listed = scratch.document("pairing.list", "telegram")
+    (request,) = listed["requests"]
+    assert (listed["channel"], request["code"], request["sender"]) == ("telegram", code, "4711")
+    assert 0 <= request["ageSeconds"] < 60 and 3500 < request["timeLeftSeconds"] <= 3600
+    shown = scratch.run("pairing.list", "Telegram")
+    assert re.search(rf"{code}\s+4711\s+\d+ s\s+(59|60) min", shown.stdout)
+    assert "inv pairing.approve telegram CODE" in shown.stdout
+    dry = scratch.run("--dry", "pairing.approve", "telegram", code)
+    assert (dry.returncode, dry.stdout) == (0, "Would approve 4711 on telegram.\n")
+    assert scratch.document("pairing.list", "telegram", "--approved")["approved"] == []
+    spelled = f"{code[:4]}-{code[4:]}".lower()
+    approved = scratch.document("pairing.approve", "telegram", spelled)
+    assert approved == {"status": "approved", "channel": "telegram", "sender": "4711", "wasAdmitted": False}
+    assert Pairing(PairingConfig(credentials=credentials)).is_admitted(Channel.TELEGRAM, "4711")
+    assert scratch.document("pairing.list", "telegram", "--approved")["approved"] == ["4711"]
+    again = scratch.run("pairing.approve", "telegram", code)
+    assert (again.returncode, again.stdout) == (1, "")
+    assert "inv pairing.list telegram" in again.stderr
+    revoked = scratch.run("pairing.revoke", "telegram", "4711")
+    assert (revoked.returncode, revoked.stdout) == (0, "REVOKED  4711 is blocked on telegram from now on.\n")
+    assert not Pairing(PairingConfig(credentials=credentials)).is_admitted(Channel.TELEGRAM, "4711")
+    log = scratch.document("pairing.audit")
+    kinds = ["pairing.requested", "pairing.approved", "pairing.refused", "pairing.revoked"]
+    assert (log["status"], [event["event"] for event in log["events"]]) == ("intact", kinds)
+    assert code not in json.dumps(log) and code not in (credentials / "pairing-audit.log").read_text()
+    table = scratch.run("pairing.audit").stdout
+    assert "telegram 4711" in table and "INTACT" in table
+
+
+@pytest.mark.slow
+def test_a_rejected_sender_may_ask_again(scratch: Any, credentials: Path, ask: Callable[..., str]) -> None:
+    """The code is dead; the next message brings another one."""
+    code = ask("15551234567", Channel.WHATSAPP)
+    rejected = scratch.document("pairing.reject", "whatsapp", code)
+    assert rejected == {"status": "rejected", "channel": "whatsapp", "sender": "15551234567"}
+    assert scratch.document("pairing.approve", "whatsapp", code, code=1)["exitCode"] == 1
+    assert ask("15551234567", Channel.WHATSAPP) != code
+
+
+MISTAKES: dict[str, tuple[list[str], int, str]] = {
+    "an unknown channel": (["pairing.list", "signal"], 2, "There is no channel 'signal': use telegram or whatsapp."),
+    "an unknown code": (["pairing.approve", "telegram", "AAAABBBB"], 1, "inv pairing.list telegram"),
+    "an empty code": (["pairing.approve", "telegram", ""], 1, "inv pairing.list telegram"),
+    "a code with a dash in front": (["pairing.approve", "telegram", "-AAAABBBB"], 1, "'-A'"),
+    "a dash for a code": (["pairing.approve", "telegram", "-"], 2, "pairing.approve CHANNEL CODE"),
+    "a question for help": (["pairing.approve", "telegram", "--help"], 2, "CHANNEL CODE"),
+    "a channel with a dash in front": (["pairing.list", "-x"], 2, "CHANNEL"),
+    "a username": (["pairing.revoke", "telegram", "@mallory"], 2, "a username can change hands"),
+    "a wildcard": (["pairing.revoke", "whatsapp", "*"], 2, "a wildcard is never admitted"),
+    "a group": (["pairing.revoke", "whatsapp", "12036304@g.us"], 2, "it is a group"),
+    "somebody who is not approved": (["pairing.revoke", "telegram", "99"], 1, "99 is not approved on telegram"),
+    "no code": (["pairing.approve", "telegram"], 1, "'code'"),
+    "no channel": (["pairing.list"], 1, "'channel'"),
+    "a limit that is no number": (["pairing.audit", "--limit", "soon"], 2, "--limit"),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", MISTAKES)
+def test_a_mistake_is_one_sentence_and_changes_nothing(versioned: Any, case: str) -> None:
+    """With the documented exit code, under each supported Invoke; what Invoke itself parses is its own 1."""
+    words, code, sentence = MISTAKES[case]
+    credentials = versioned.root / "memory" / "credentials"
+    pairing = Pairing(PairingConfig(credentials=credentials))
+    pairing.request(Channel.TELEGRAM, "4711")
+    stores = {path.name: path.read_bytes() for path in credentials.glob("*.json")}
+    done = versioned.run(*words)
+    assert (done.returncode, done.stdout) == (code, ""), done.stderr
+    assert sentence in done.stderr
+    assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert {path.name: path.read_bytes() for path in credentials.glob("*.json")} == stores
+
+
+@pytest.mark.slow
+def test_an_expired_code_is_refused_and_says_what_to_do(scratch: Any, credentials: Path) -> None:
+    """The life is the configured one, from invoke.yaml or the environment."""
+    scratch.configuration["pairing"] = {"ttl": "1h", "credentials": "elsewhere"}
+    folder = scratch.root / "elsewhere"
+    found = Pairing(PairingConfig(credentials=folder)).request(Channel.TELEGRAM, "4711").request
+    assert found is not None
+    document = json.loads((folder / "telegram-pairing.json").read_text())
+    for key in ("requestedAt", "expiresAt"):
+        document["requests"][0][key] = "2026-01-01" + document["requests"][0][key][10:]
+    (folder / "telegram-pairing.json").write_text(json.dumps(document))
+    done = scratch.run("pairing.approve", "telegram", found.code)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "The code of 4711 has expired. Let the sender write again to get a new one." in done.stderr
+    assert "Nobody waits" in scratch.run("pairing.list", "telegram").stdout
+    log = AuditLog(folder / "pairing-audit.log").verify()
+    assert log.intact and log.events[-1]["event"] == "pairing.refused"
+
+
+@pytest.mark.slow
+def test_a_damaged_store_is_named_and_left_alone(scratch: Any, credentials: Path, ask: Callable[..., str]) -> None:
+    """Every task says which file it is and what is wrong with it; none writes over it."""
+    code = ask("4711")
+    path = credentials / "telegram-pairing.json"
+    path.write_bytes(path.read_bytes()[:-3])
+    damaged = path.read_bytes()
+    for words in (["pairing.list", "telegram"], ["pairing.approve", "telegram", code]):
+        document = scratch.document(*words, code=1)
+        assert document["status"] == "error" and str(path) in document["message"]
+    assert path.read_bytes() == damaged
+    assert scratch.document("pairing.list", "whatsapp")["requests"] == []
+
+
+@pytest.mark.slow
+def test_a_change_waits_for_no_interrupted_rollback(scratch: Any, ask: Callable[..., str]) -> None:
+    """Where a rollback restores the stores, an unfinished one would write over the change when it is recovered."""
+    code = ask("4711")
+    scratch.configuration["release"]["assets"]["allow"] = {
+        "file": "memory/credentials/telegram-allowFrom.json",
+        "required": False,
+    }
+    scratch.document("release.prepare")
+    (scratch.root / "pipeline" / "rollback-journal.json").write_text("{}")
+    document = scratch.document("pairing.approve", "telegram", code, code=1)
+    assert "inv release.recover" in document["message"]
+    assert len(scratch.document("pairing.list", "telegram")["requests"]) == 1
+    (scratch.root / "pipeline" / "rollback-journal.json").unlink()
+    assert scratch.document("pairing.approve", "telegram", code)["status"] == "approved"
