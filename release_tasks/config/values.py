@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 from typing import Any
 
-__all__ = ["parse_boolean", "parse_duration", "parse_integer", "show_duration"]
+__all__ = ["parse_boolean", "parse_duration", "parse_integer", "parse_share", "show_duration", "show_share"]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
@@ -43,6 +44,21 @@ def parse_integer(value: Any, least: int = 0) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
         raise ValueError(f"expected a whole number, {least} or more, got {value!r}")
     return value
+
+
+def parse_share(value: Any) -> float:
+    """Return a share from 0 to 1, written as such or as ``30%``; raises ValueError for anything else."""
+    match = _SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
+    if match:
+        value = float(match[1]) / (100 if match[2] else 1)
+    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
+        raise ValueError(f"expected a share such as 0.3 or 30%, got {value!r}")
+    return float(value)
+
+
+def show_share(share: float) -> str:
+    """Return a share as a percentage: 30%, 0.5%."""
+    return f"{share:.4%}".rstrip("%").rstrip("0").rstrip(".") + "%"
 
 
 def parse_boolean(value: Any) -> bool:

@@ -23,6 +23,7 @@ from release_tasks.rollback.plan import AssetChange, RollbackPlan, files_match, 
 from release_tasks.rollback.recovery import recover_locked
 from release_tasks.rollback.restart import Restart, start_detached
 from release_tasks.rollback.staging import discard_staged, inode_of, stage_asset
+from release_tasks.rollback.standing import Overtaken, Standing, require_standing
 from release_tasks.rollback.stores import HeldStores, hold_stores
 from release_tasks.rollback.swap import Swap, ordered
 from release_tasks.snapshot import legacy
@@ -41,20 +42,25 @@ _GO_ON = "Restart and health were not reached: restart the service and see that 
 
 @frozen(kw_only=True)
 class RollbackRequest:
-    """What was typed. ``wait`` is how many seconds to wait for another run's lock."""
+    """What was typed. ``wait`` is how many seconds to wait for another run's lock.
+
+    ``only_while`` makes the request void once anything was prepared or restored since.
+    """
 
     snapshot_id: str | None = None
     health_url: str | None = None
     restart_command: str | None = None
     force: bool = False
     wait: float = 0.0
+    only_while: Standing | None = None
 
 
 def rollback(settings: Settings, request: RollbackRequest, progress: Progress = lambda step: None) -> RollbackOutcome:
     """Restore a snapshot whole, restart the service and judge its health.
 
     Returns the outcome, also a failed one. Raises UsageError for a snapshot that does not exist, LockHeld when another
-    run is at work, Interrupted after a signal; the live state is whole in each case, and every attempt is audited.
+    run is at work, Overtaken when the request is void, Interrupted after a signal; the live state is whole in each
+    case, and every attempt is audited.
     """
     pipeline = Pipeline(settings.release.root)
     started_at = timestamp()
@@ -89,13 +95,14 @@ def _with_lock(
     try:
         progress("recover")
         recover_locked(settings, pipeline)
+        require_standing(pipeline, request.only_while)
         return _Rollback(settings, request, pipeline, progress, started_at).run()
     except (StageFailed, OSError) as error:
         outcome = _failed(pipeline, request, started_at, error)
         record_refusal(pipeline, request.snapshot_id, "failed", sentence_of(error))
         _let_old_snapshots_go(settings, pipeline)
         return outcome
-    except (UsageError, LockHeld, Interrupted) as error:
+    except (UsageError, LockHeld, Overtaken, Interrupted) as error:
         record_refusal(pipeline, request.snapshot_id, "refused", str(error))
         raise
 

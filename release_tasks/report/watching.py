@@ -1,0 +1,102 @@
+"""A watch as a person follows it: the newest looks while it runs, then its verdict."""
+
+from __future__ import annotations
+
+from collections import deque
+from types import TracebackType
+from typing import Any
+
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from release_tasks.records import RollbackOutcome
+from release_tasks.report.summaries import show_outcome
+from release_tasks.report.terminal import Screen
+
+__all__ = ["LookDisplay", "show_watch"]
+
+_LOOKS_SHOWN = 10
+_STYLES = {"ok": "green", "bad": "bold red", "unknown": "yellow"}
+
+
+class LookDisplay:
+    """Shows looks on stderr as they come: the last ones redrawn on a terminal, a line each elsewhere.
+
+    A look is what ``--json`` says of it. Use it as a context manager; a ``step`` ends the redrawing.
+    """
+
+    def __init__(self, screen: Screen) -> None:
+        self._screen = screen
+        self._looks: deque[tuple[str, ...]] = deque(maxlen=_LOOKS_SHOWN)
+        self._total = 0
+        self._live: Live | None = None
+
+    def __enter__(self) -> LookDisplay:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._close()
+
+    def look(self, sample: dict[str, Any]) -> None:
+        """Show one more look."""
+        self._total += 1
+        self._looks.append(_row(sample))
+        console = self._screen.live()
+        if console is None:
+            self._screen.step("  ".join(cell for cell in self._looks[-1] if cell))
+            return
+        if self._live is None:
+            # Redrawn only when there is something new, so that no thread of it writes between our lines.
+            self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
+            self._live.start()
+        self._live.update(self._drawn(), refresh=True)
+
+    def step(self, text: str) -> None:
+        """Tell what is being done now, below the looks."""
+        self._close()
+        self._screen.step(text)
+
+    def _drawn(self) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title=f"{self._total} looks")
+        for column in ("TIME", "LOOK", "HEALTH", "LATENCY"):
+            table.add_column(column, no_wrap=True)
+        table.add_column("BECAUSE", overflow="fold")
+        for row in self._looks:
+            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        return table
+
+    def _close(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+
+def show_watch(screen: Screen, report: dict[str, Any], outcome: RollbackOutcome | None) -> None:
+    """Show how a watch ended and why, its rollback, and what comes next; ``report`` is what ``--json`` prints."""
+    counts = report["counts"]
+    numbers = ", ".join(f"{counts[word]} {word}" for word in ("ok", "bad", "unknown"))
+    release = f"release {report['releaseId']}" if report["releaseId"] else "the service"
+    screen.verdict(report["status"], f"{release}: {counts['looks']} looks, {numbers}")
+    for sentence in report["reasons"]:
+        screen.note(sentence)
+    if outcome is not None:
+        show_outcome(screen, outcome)
+    for sentence in report["diagnostics"]:
+        screen.note(sentence)
+
+
+def _row(sample: dict[str, Any]) -> tuple[str, ...]:
+    """Return time, finding, health, latency and the reason of one look."""
+    because = "; ".join(sample["why"])
+    if sample["detail"]:
+        because = f"{because} ({sample['detail']})" if because else sample["detail"]
+    latency = f"{sample['latencyMs']} ms" if sample["latencyMs"] is not None else ""
+    return sample["time"], sample["finding"], sample["health"] or "", latency, _printable(because)
+
+
+def _printable(text: str) -> str:
+    # What a service said may hold terminal controls.
+    return "".join(letter if letter.isprintable() else " " for letter in text)

@@ -1,0 +1,92 @@
+"""The task ``release.watch``: the time after a deploy."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from invoke import Context
+
+from release_tasks.errors import ExitCode, UsageError
+from release_tasks.executor import stage
+from release_tasks.tasks.session import Session, duration_flag, session, url_flag
+
+if TYPE_CHECKING:
+    from release_tasks.config.schema import Settings
+
+__all__ = ["watch"]
+
+
+@stage(
+    help={
+        "for_": "Watch this long instead of release.watch.for, e.g. 10m.",
+        "interval": "Look this often instead of release.watch.interval, e.g. 10s.",
+        "rollback": "When the release is degraded, roll back once to the state before it.",
+        "health_url": "Ask this URL instead of release.health.url.",
+        "json": "Print exactly one JSON document on stdout.",
+    },
+)
+def watch(
+    ctx: Context,
+    for_: str | None = None,
+    interval: str | None = None,
+    rollback: bool = False,
+    health_url: str | None = None,
+    json: bool = False,
+) -> None:
+    """Watch a release after its deploy: healthy, degraded or inconclusive; exit 0 only when healthy."""
+    with session(ctx, json) as current:
+        from release_tasks.report.watching import LookDisplay, show_watch
+        from release_tasks.storage.codec import encode
+        from release_tasks.watch.watching import watch as watch_service
+
+        settings = _as_typed(current, for_, interval, rollback, health_url)
+        if current.is_dry:
+            _show_dry(current, settings)
+            return
+        with LookDisplay(current.screen) as display:
+            report = watch_service(
+                settings, on_sample=lambda sample: display.look(encode(sample)), progress=display.step
+            )
+        document = encode(report)
+        current.document(document)
+        if not current.as_json:
+            show_watch(current.screen, document, report.rollback)
+        current.exit_code = ExitCode(report.exit_code)
+
+
+def _as_typed(
+    current: Session, for_: str | None, interval: str | None, rollback: bool, health_url: str | None
+) -> Settings:
+    """Return the configuration with what was typed in its place; raises UsageError."""
+    from attrs import evolve
+
+    from release_tasks.config.schema import Duration
+
+    release = current.settings.release
+    rules, health = release.watch, release.health
+    length, pause = duration_flag("for", for_, rules.for_), duration_flag("interval", interval, rules.interval)
+    for name, seconds in (("for", length), ("interval", pause)):
+        if seconds <= 0:
+            raise UsageError(f"--{name}: expected a duration above 0.")
+    rules = evolve(rules, for_=Duration(length), interval=Duration(pause), rollback=rollback or rules.rollback)
+    health = evolve(health, url=url_flag("health-url", health_url) or health.url)
+    return evolve(current.settings, release=evolve(release, watch=rules, health=health))
+
+
+def _show_dry(current: Session, settings: Settings) -> None:
+    from release_tasks.config.values import show_duration
+    from release_tasks.pipeline import Pipeline
+    from release_tasks.watch.response import ground_of
+    from release_tasks.watch.watching import require_watchable
+
+    require_watchable(settings)
+    rules, ground = settings.release.watch, ground_of(Pipeline(settings.release.root))
+    release = ground.release.release_id if ground.release else None
+    target = ground.snapshot_id if rules.rollback and not ground.hindrance else None
+    times = {"for": show_duration(rules.for_), "interval": show_duration(rules.interval)}
+    current.document({"status": "dry", "releaseId": release, **times, "rollbackTo": target})
+    if not current.as_json:
+        watched = f"release {release}" if release else "the service, of which there is no ready release"
+        current.screen.line(f"Would look at {watched} every {times['interval']} for {times['for']}.")
+        if rules.rollback:
+            current.screen.line(f"Would roll back to {target} if it is degraded." if target else ground.hindrance)

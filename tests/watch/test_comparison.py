@@ -1,0 +1,124 @@
+"""One look against the baseline: what counts against a release, what was there before, what cannot be told."""
+
+from __future__ import annotations
+
+import pytest
+
+from release_tasks.config.schema import LimitsConfig, WatchConfig
+from release_tasks.probe import over_limits
+from release_tasks.records import Baseline, HealthReport, Pressure, ReliabilityReport
+from release_tasks.watch.comparison import Part, combine, compare_health, compare_latency, compare_pressure
+
+LIMITS = LimitsConfig()
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "finding"),
+    [
+        ("ok", "ok", "ok"),
+        ("ok", "degraded", "ok"),
+        ("ok", None, "ok"),
+        ("degraded", "ok", "bad"),
+        ("degraded", "degraded", "ok"),
+        ("degraded", "failed", "ok"),
+        ("degraded", None, "unknown"),
+        ("failed", "ok", "bad"),
+        ("failed", "failed", "bad"),
+        ("failed", None, "bad"),
+        ("unreachable", "unreachable", "bad"),
+        ("unreachable", None, "bad"),
+        ("unknown", "ok", "bad"),
+        ("unknown", "unknown", "unknown"),
+        ("unknown", None, "unknown"),
+    ],
+)
+def test_health_counts_by_what_it_was(now, before, finding):
+    """No worse than before is no fault of the release; silence and failure always count."""
+    report = HealthReport(passed=False, status=now, url="u", detail="what the service wrote")
+    part = compare_health(report, Baseline(health=before))
+    assert part.finding == finding
+    assert "wrote" not in part.why
+    if before is None:
+        assert compare_health(report, None).finding == finding
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "finding"),
+    [
+        (9, 2, "ok"),
+        (500, 2, "ok"),
+        (501, 2, "bad"),
+        (501, 0, "bad"),
+        (999, 200, "ok"),
+        (1001, 200, "bad"),
+        (9999, None, None),
+        (None, 2, None),
+    ],
+)
+def test_latency_counts_by_factor_above_a_floor(now, before, finding):
+    """Five times as long, and never below half a second."""
+    assert compare_latency(now, Baseline(latency_ms=before), WatchConfig()).finding == finding
+    assert compare_latency(now, None, WatchConfig()).finding is None
+
+
+def reliability(**counts):
+    pressure = Pressure(**counts)
+    over = over_limits(pressure, LIMITS)
+    return ReliabilityReport(status="pressure" if over else "ok", url="u", detail="", pressure=pressure, over=over)
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "finding", "why"),
+    [
+        ({"dead_letters": 5}, {"dead_letters": 5}, "ok", ""),
+        ({"dead_letters": 4}, {"dead_letters": 5}, "ok", ""),
+        ({"dead_letters": 6}, {"dead_letters": 5}, "bad", "6 messages given up (limit 0)"),
+        ({"failed": 9}, {"failed": 0}, "ok", ""),
+        ({"failed": 11}, {"failed": 10}, "bad", "11 messages failed (limit 10)"),
+        ({"queued": 30}, {"queued": 40}, "ok", ""),
+        ({"queued": 41}, {"queued": 40}, "bad", "41 messages waiting"),
+        ({"rejected_callbacks": 103}, {"rejected_callbacks": 100}, "ok", ""),
+        ({"rejected_callbacks": 104}, {"rejected_callbacks": 100}, "bad", "4 callbacks rejected since"),
+        ({"rejected_callbacks": 4}, {"rejected_callbacks": 100}, "bad", "4 callbacks rejected"),
+        ({"dead_letters": 5}, {"failed": 0}, "unknown", "is not known"),
+        ({"dead_letters": 0}, {"failed": 0}, "ok", ""),
+        ({"failed": 11, "dead_letters": 5}, {"failed": 0}, "bad", "11 messages failed"),
+    ],
+)
+def test_pressure_counts_only_as_far_as_it_grew(now, before, finding, why):
+    """What was over its limit at prepare time counts when it is more."""
+    part = compare_pressure(reliability(**now), Baseline(pressure=Pressure(**before)), LIMITS)
+    assert part.finding == finding
+    assert why in part.why
+
+
+def test_pressure_without_a_baseline_cannot_be_told():
+    """Over the limit and nothing to compare with: neither good nor bad."""
+    assert compare_pressure(reliability(dead_letters=5), None, LIMITS).finding == "unknown"
+    assert compare_pressure(reliability(dead_letters=5), Baseline(health="ok"), LIMITS).finding == "unknown"
+    assert compare_pressure(reliability(dead_letters=0), None, LIMITS).finding == "ok"
+
+
+def test_reliability_that_is_not_to_be_had():
+    """Lost since the release: doubt. Not to be had before either: nobody's fault. Not configured: nothing."""
+    lost = ReliabilityReport(status="unreachable", url="u", detail="d")
+    assert compare_pressure(lost, Baseline(pressure=Pressure(failed=0)), LIMITS).finding == "unknown"
+    assert compare_pressure(lost, None, LIMITS).finding == "unknown"
+    assert compare_pressure(lost, Baseline(health="ok"), LIMITS).finding is None
+    assert compare_pressure(None, None, LIMITS).finding is None
+
+
+@pytest.mark.parametrize(
+    ("findings", "whole"),
+    [
+        (["ok", None, None], "ok"),
+        (["ok", "ok", "ok"], "ok"),
+        (["ok", None, "unknown"], "unknown"),
+        (["ok", "bad", "unknown"], "bad"),
+        ([None, None, "ok"], "ok"),
+        ([None, None, None], "unknown"),
+    ],
+)
+def test_one_bad_part_is_enough(findings, whole):
+    """Bad before doubt, doubt before good; nothing at all is doubt."""
+    assert combine([Part(finding) for finding in findings]) == whole
