@@ -46,9 +46,9 @@ def compare_health(health: HealthReport | None, baseline: Baseline | None) -> Pa
     if health.status == "degraded":
         if before is None:
             return Part("unknown", f"{told}, and how it was before the release is not known")
-        return (
-            Part("bad", f"{told}, it was ok before the release") if before == "ok" else Part("ok", f"{told} as before")
-        )
+        if before == "degraded":
+            return Part("ok", f"{told} as before the release")
+        return Part("bad" if before == "ok" else "ok", f"{told}, it was {before} before the release")
     if health.status == "unknown" and before in (None, "unknown"):
         return Part("unknown", told)
     return Part("bad", told)
