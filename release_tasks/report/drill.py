@@ -28,6 +28,6 @@ def show_drill(screen: Screen, found: dict[str, Any]) -> None:
         also = " and a service got healthy on it" if boot else ""
         screen.verdict("passed", f"{snapshot} can be restored{also}; it took {seconds}, and nothing live was touched")
     else:
-        screen.verdict("failed", f"drill of {snapshot}, after {seconds}; nothing live was touched")
+        screen.verdict("failed", f"drill of {snapshot}, after {seconds}")
     for sentence in found["diagnostics"]:
         screen.note(sentence)
