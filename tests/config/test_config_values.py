@@ -9,7 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release_tasks.config.values import parse_boolean, parse_duration, parse_integer, show_duration
+from release_tasks.config.values import (
+    parse_boolean,
+    parse_duration,
+    parse_integer,
+    parse_share,
+    show_duration,
+    show_share,
+)
 
 ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.lists(st.integers(), max_size=2)
 
@@ -59,7 +66,7 @@ def test_durations_are_shown_as_an_operator_would_type_them(seconds: float, text
 @given(ANYTHING)
 def test_values_raise_nothing_but_value_error(value: Any) -> None:
     """Whatever YAML or the environment hands over, there is a value or a sentence."""
-    for parse, kind in ((parse_duration, float), (parse_integer, int), (parse_boolean, bool)):
+    for parse, kind in ((parse_duration, float), (parse_integer, int), (parse_boolean, bool), (parse_share, float)):
         try:
             assert isinstance(parse(value), kind)
         except ValueError as error:
@@ -91,3 +98,19 @@ def test_whole_numbers_have_a_least() -> None:
             parse_integer(value)
     with pytest.raises(ValueError, match="1 or more, got 0"):
         parse_integer(0, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "share"), [("30%", 0.3), ("0.3", 0.3), (0.3, 0.3), (1, 1.0), ("100 %", 1.0), (0, 0.0)]
+)
+def test_shares_are_read_as_written_and_shown_as_percentages(text: Any, share: float) -> None:
+    """Both spellings, both ends; what is shown means the same."""
+    assert parse_share(text) == share
+    assert parse_share(show_share(share)) == share
+
+
+@pytest.mark.parametrize("text", ["most", "", "%", "30", "101%", -0.1, 1.1, True, None, [], float("nan"), "9" * 400])
+def test_anything_else_is_no_share(text: Any) -> None:
+    """The sentence shows two that are."""
+    with pytest.raises(ValueError, match=r"expected a share such as 0.3 or 30%, got"):
+        parse_share(text)
