@@ -14,6 +14,7 @@ from release_tasks import ns as suite
 __all__ = ["ns"]
 
 HERE = Path(__file__).parent
+GUIDE_BEGINS, GUIDE_ENDS = "<!-- the guide, from the code: inv dev.docs -->\n", "<!-- end of the guide -->\n"
 SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "release_tasks")
 
 
@@ -48,11 +49,15 @@ def build(ctx: Context, output: str = "memory/build") -> None:
 
 @task
 def docs(ctx: Context) -> None:
-    """Generate docs/configuration.md from the schema."""
+    """Generate docs/configuration.md from the schema, and the decision guide in docs/runbook.md from its table."""
     from release_tasks.config.reference import configuration_page
+    from release_tasks.diagnose.guide import guide_table
 
     if not ctx.config.run.dry:
         (HERE / "docs" / "configuration.md").write_text(configuration_page())
+        runbook = HERE / "docs" / "runbook.md"
+        before, _, rest = runbook.read_text().partition(GUIDE_BEGINS)
+        runbook.write_text(before + GUIDE_BEGINS + guide_table() + GUIDE_ENDS + rest.partition(GUIDE_ENDS)[2])
 
 
 @task

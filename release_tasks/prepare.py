@@ -13,7 +13,8 @@ from release_tasks.config.schema import Settings
 from release_tasks.errors import StageFailed, UsageError, sentence_of
 from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import MANIFEST_VERSION, Pipeline
-from release_tasks.records import Artifact, Manifest, PreflightReport, SnapshotMetadata, SnapshotReference
+from release_tasks.probe import measure_baseline
+from release_tasks.records import Artifact, Baseline, Manifest, PreflightReport, SnapshotMetadata, SnapshotReference
 from release_tasks.snapshot.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.storage.clock import compact, timestamp
 from release_tasks.storage.durable import fsync_directory, remove_durably, write_atomic
@@ -65,9 +66,10 @@ def prepare(
             "release.assets names nothing to capture. Name the database, folders and files of the service."
         )
     manifest: Manifest | None = None
+    baseline = measure_baseline(settings.release) if report.passed else None
     try:
         with naming(pipeline.root / "lock"), run_lock(pipeline.root, "release.prepare"):
-            manifest = _with_lock(settings, pipeline, report, request, progress)
+            manifest = _with_lock(settings, pipeline, report, request, baseline, progress)
             return manifest
     except OSError as error:
         if manifest is not None:  # only the lock could not be given back
@@ -80,13 +82,14 @@ def _with_lock(
     pipeline: Pipeline,
     report: PreflightReport,
     request: PrepareRequest,
+    baseline: Baseline | None,
     progress: Progress | None,
 ) -> Manifest:
     if pipeline.has_journal():
         raise StageFailed("An interrupted rollback waits to be finished. Run `inv release.recover` first.")
     require_new_release_id(pipeline, request.release_id)
     pipeline.clean_up()
-    draft = _draft(settings, pipeline, report, request)
+    draft = evolve(_draft(settings, pipeline, report, request), baseline=baseline)
     blockers = _blockers(settings, report)
     if not blockers:
         try:

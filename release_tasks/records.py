@@ -99,6 +99,40 @@ class Artifact:
 
 
 @frozen(kw_only=True)
+class Pressure:
+    """How much a service has before it: counts of messages and callbacks; None where it says nothing of them.
+
+    ``queued`` counts what waits and what is on its way. ``rejected_callbacks`` counts since the beginning.
+    """
+
+    queued: int | None = None
+    failed: int | None = None
+    dead_letters: int | None = None
+    rejected_callbacks: int | None = None
+
+
+@frozen(kw_only=True)
+class ReliabilityReport:
+    """What a reliability endpoint answered. ``over`` names what is over its limit, in a sentence each."""
+
+    status: Literal["ok", "pressure", "unknown", "unreachable"]
+    url: str
+    detail: str
+    http_status: int | None = None
+    pressure: Pressure | None = None
+    over: list[str] = field(factory=list)
+
+
+@frozen(kw_only=True)
+class Baseline:
+    """How the service was when a release was prepared; what was not to be had is None. Latency is in milliseconds."""
+
+    health: str | None = None
+    latency_ms: int | None = None
+    pressure: Pressure | None = None
+
+
+@frozen(kw_only=True)
 class Manifest:
     """A release: what was checked, what was captured, and whether it may go on.
 
@@ -120,6 +154,7 @@ class Manifest:
     diagnostics: list[str]
     manifest_path: str
     audit: AuditAnchor | None = None
+    baseline: Baseline | None = None
 
 
 @frozen(kw_only=True)

@@ -274,6 +274,20 @@ def health() -> Iterator[Health]:
 
 
 @pytest.fixture
+def make_health() -> Iterator[Callable[[], Health]]:
+    """Return a maker of further endpoints of this kind."""
+    made: list[Health] = []
+
+    def make() -> Health:
+        made.append(Health())
+        return made[-1]
+
+    yield make
+    for endpoint in made:
+        endpoint.close()
+
+
+@pytest.fixture
 def start_writer() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Return a starter of writer processes that move money between accounts; the sum never changes.
 

@@ -18,7 +18,7 @@ from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
 from release_tasks.config import schema
-from release_tasks.config.values import parse_boolean, parse_duration, parse_integer
+from release_tasks.config.values import parse_boolean, parse_duration, parse_integer, parse_share
 from release_tasks.errors import ConfigError
 from release_tasks.storage.codec import findings
 
@@ -29,7 +29,9 @@ _SECTIONS = {
     "pairing": schema.PairingConfig,
     "gateway": schema.GatewayConfig,
 }
-_AT_LEAST_ONE = {"passes", "passes_after_restore", "retention", "failures"}
+_AT_LEAST_ONE = {
+    "passes", "passes_after_restore", "retention", "failures", "window", "min_samples", "latency_factor",
+}  # fmt: skip
 _project: ContextVar[Path] = ContextVar("project")  # what the paths of the load under way are relative to
 
 
@@ -144,6 +146,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook(int, lambda value, _: parse_integer(value))
     converter.register_structure_hook(bool, lambda value, _: parse_boolean(value))
     converter.register_structure_hook_func(_is_duration, lambda value, _: parse_duration(value))
+    converter.register_structure_hook_func(_is_share, lambda value, _: parse_share(value))
     converter.register_structure_hook(Path, lambda value, _: _absolute(value))
     converter.register_structure_hook_func(_is_optional, lambda value, cls: _optional(converter, value, cls))
     converter.register_structure_hook_factory(_is_list, functools.partial(_list_hook, converter))
@@ -154,6 +157,10 @@ def _converter() -> cattrs.Converter:
 
 def _is_duration(cls: Any) -> bool:
     return cls is schema.Duration
+
+
+def _is_share(cls: Any) -> bool:
+    return cls is schema.Share
 
 
 def _is_mapping(cls: Any) -> bool:

@@ -10,7 +10,7 @@ import attrs
 
 from release_tasks.config import schema
 from release_tasks.config.load import written_name
-from release_tasks.config.values import show_duration
+from release_tasks.config.values import show_duration, show_share
 
 __all__ = ["configuration_page"]
 
@@ -54,7 +54,7 @@ def _section(path: str, cls: Any) -> Iterator[str]:
     inner: list[tuple[str, Any]] = []
     for attribute in attrs.fields(cls):
         name, kind = written_name(attribute), types[attribute.name]
-        yield f"| `{name}` | {_shown_type(kind)} | {_shown_default(attribute)} | {attribute.metadata['doc']} |"
+        yield f"| `{name}` | {_shown_type(kind)} | {_shown_default(attribute, kind)} | {attribute.metadata['doc']} |"
         nested = _nested(kind)
         if nested is not None:
             inner.append((f"{path}.{name}.NAME" if typing.get_origin(kind) is dict else f"{path}.{name}", nested))
@@ -80,17 +80,20 @@ def _shown_type(kind: Any) -> str:
         return "text or section"
     if nested is not None:
         return "section"
-    words = {"Duration": "duration", "Path": "path", "str": "text", "int": "number", "bool": "true or false"}
+    words = {"Duration": "duration", "Share": "share", "Path": "path", "str": "text", "int": "number"}
+    words["bool"] = "true or false"
     names = [getattr(part, "__name__", str(part)) for part in typing.get_args(kind) or (kind,)]
     return next((words[name] for name in names if name in words), "any value")
 
 
-def _shown_default(attribute: Any) -> str:
+def _shown_default(attribute: Any, kind: Any) -> str:
     default = attribute.default
     if default is None or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         return ""
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
+    if kind is schema.Share:
+        return f"`{show_share(default)}`"
     if isinstance(default, float):
         return f"`{show_duration(default)}`"
     return f"`{default}`"

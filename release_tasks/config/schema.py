@@ -17,6 +17,7 @@ __all__ = [
     "GATE_KINDS",
     "AppConfig",
     "AssetConfig",
+    "DrillConfig",
     "Duration",
     "ExpectConfig",
     "GateConfig",
@@ -28,11 +29,13 @@ __all__ = [
     "ReliabilityConfig",
     "RestartConfig",
     "Settings",
+    "Share",
     "VersionConfig",
     "WatchConfig",
 ]
 
 Duration = NewType("Duration", float)
+Share = NewType("Share", float)
 
 GATE_KINDS = ("command", "http", "path", "json", "mcp", "python")
 ASSET_KINDS = ("sqlite", "directory", "file")
@@ -59,6 +62,12 @@ def _valid_keys(_: Any, attribute: Attribute[Any], value: dict[str, Any]) -> Non
 def _valid_url(_: Any, attribute: Attribute[Any], value: str | None) -> None:
     if value is not None and not value.startswith(("http://", "https://")):
         raise ValueError(f"{attribute.name}: expected an http:// or https:// URL, got {value!r}")
+
+
+def _valid_port_url(_: Any, attribute: Attribute[Any], value: str) -> None:
+    # Without the port in it, the live service would be asked.
+    if not value.startswith(("http://", "https://")) or "{port}" not in value:
+        raise ValueError(f"{attribute.name}: expected an http:// URL with {{port}} in it, got {value!r}")
 
 
 def _valid_port(_: Any, attribute: Attribute[Any], value: int) -> None:
@@ -122,7 +131,11 @@ class ReliabilityConfig:
     """The endpoint that reports queues and callbacks."""
 
     url: str | None = option("the endpoint; without one nothing is asked", validator=_valid_url)
-    hmac_secret_env: str | None = option("the environment variable that holds the secret which signs requests")
+    hmac_secret_env: str | None = option(
+        "the environment variable that holds the secret which signs requests, if it is set"
+    )
+    bearer_token_env: str | None = option("the environment variable that holds the bearer token, if it is set")
+    timeout: Duration = option("one request", 5.0)
     limits: LimitsConfig = option("see `release.reliability.limits`", Factory(LimitsConfig))
 
 
@@ -205,10 +218,31 @@ class RestartConfig:
 class WatchConfig:
     """The watch after a release."""
 
-    for_: Duration = option("how long", 600.0)
-    interval: Duration = option("between two looks", 10.0)
-    failures: int = option("consecutive failures that end it", 3)
-    rollback: bool = option("roll back when it ends badly", False)
+    for_: Duration = option("how long", 600.0, validator=_positive_duration)
+    interval: Duration = option("from one look to the next", 10.0, validator=_positive_duration)
+    failures: int = option("this many bad looks in a row are `degraded`", 3)
+    error_rate: Share = option("more bad looks than this share of `window` are `degraded`, if at least `failures`", 0.3)
+    window: int = option("how many of the newest looks the error rate is taken over", 30)
+    min_samples: int = option("fewer looks that say something have no error rate and are never `healthy`", 5)
+    latency_factor: int = option("a look is bad when health takes this many times as long as at prepare time", 5)
+    latency_floor: Duration = option("a look that takes no longer is never bad for its latency", 0.5)
+    rollback: bool = option("when `degraded`, roll back once", False)
+
+    def __attrs_post_init__(self) -> None:
+        if self.window < self.min_samples:
+            raise ValueError(f"window: expected at least min_samples ({self.min_samples}), got {self.window}")
+
+
+@frozen(kw_only=True)
+class DrillConfig:
+    """How `release.drill --boot` starts the service on restored state."""
+
+    command: str | None = option(
+        "a shell command that starts the service on what the `RELEASE_TASKS_DRILL_...` variables name, and that must "
+        "act on nothing outside; without one the embedded gateway is started"
+    )
+    health: str = option("where it answers then", "http://127.0.0.1:{port}/health", validator=_valid_port_url)
+    timeout: Duration = option("by then it must be healthy", 60.0, validator=_positive_duration)
 
 
 @frozen(kw_only=True)
@@ -223,6 +257,7 @@ class ReleaseConfig:
     assets: dict[str, AssetConfig] = option("name: asset", Factory(dict), validator=_valid_keys)
     retention: int = option("how many release snapshots are kept", 5)
     restart: RestartConfig = option("the restart hook", Factory(RestartConfig))
+    drill: DrillConfig = option("the rehearsal of a rollback", Factory(DrillConfig))
     watch: WatchConfig = option("the watch", Factory(WatchConfig))
 
 

@@ -1,5 +1,8 @@
-"""Stage 4: decide what a service needs from its health, reliability, releases and audit log."""
+"""Stage 4: read every signal there is, say what it means, and which command comes next."""
 
 from __future__ import annotations
 
-__all__: list[str] = []
+from release_tasks.diagnose.guide import GUIDE, Diagnosis, Finding, decide
+from release_tasks.diagnose.signals import Signals, read_signals
+
+__all__ = ["GUIDE", "Diagnosis", "Finding", "Signals", "decide", "read_signals"]

@@ -29,7 +29,9 @@ __all__ = ["Scratch", "copy_snapshot", "is_short_of_room", "require_room", "requ
 
 _NAME = re.compile(r"release-drill-\d{14}-[0-9a-f]{6}")
 _HEADROOM = 16 << 20  # bytes, for logs, journals and what a booted service writes
+_RESERVE = 100  # one part in so many of the disk stays free for the service that lives on it
 _LEFTOVER_PATIENCE = 2.0  # seconds
+_ATTEMPTS = 10
 
 
 @frozen(kw_only=True)
@@ -105,11 +107,15 @@ def scratch_folder(live: Path, parent: Path) -> Iterator[Scratch]:
     _clear_leftovers(parent)
     folder, claim = None, None
     try:
-        while claim is None:
+        for _ in range(_ATTEMPTS):
             folder = parent / f"release-drill-{compact()}-{secrets.token_hex(3)}"
             os.mkdir(folder, 0o700)
             claim = _claim(folder)
-        assert folder is not None
+            if claim is not None:
+                break
+            remove_tree(folder)
+        if claim is None or folder is None:
+            raise NotProved(f"No folder below {parent} can be locked. Name one on a local disk with --scratch DIR.")
         scratch = Scratch(folder=folder, live=live)
         os.mkdir(scratch.project, 0o700)
         yield scratch
@@ -125,8 +131,9 @@ def scratch_folder(live: Path, parent: Path) -> Iterator[Scratch]:
 def require_room(folder: Path, source: Path, snapshot: SnapshotMetadata) -> None:
     """Raise NotProved when the copy of a snapshot and what is restored from it would not fit into ``folder``."""
     size = sum(asset.size for asset in snapshot.assets)
-    needed = _HEADROOM + (0 if can_share_blocks(source / "metadata.json", folder) else 2 * size)
-    free = shutil.disk_usage(folder).free
+    total, _, free = shutil.disk_usage(folder)
+    copies = 0 if can_share_blocks(source / "metadata.json", folder) else 2 * size
+    needed = copies + max(_HEADROOM, total // _RESERVE)
     if free < needed:
         raise NotProved(
             f"There is no room for a drill: it needs {_mebibytes(needed)} and {folder.parent} has {_mebibytes(free)} "

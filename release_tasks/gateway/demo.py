@@ -62,6 +62,9 @@ class _Demo:
         self.start()
         before = self.write_data()
         snapshot = self.prepare()
+        self.deploy_badly()
+        self.watch(snapshot)
+        self.show_health("ok")
         self.damage()
         self.show_health("degraded")
         self.roll_back(snapshot, "restored")
@@ -79,11 +82,13 @@ class _Demo:
             "PYTEST_ADDOPTS": f"--basetemp={self.scratch / 'pytest'}",
         }
         return {
+            "pairing": {"credentials": str(self.scratch / "credentials")},
             "gateway": {"port": int(self.url.rsplit(":", 1)[1]), "root": str(home.root)},
             "release": {
                 "root": str(self.scratch / "pipeline"),
                 "app": {"version": {"file": str(home.settings)}},
                 "health": {"url": f"{self.url}/health"},
+                "reliability": {"url": f"{self.url}/reliability"},
                 "gates": {
                     "build": {"command": f"inv dev.build --output {self.scratch / 'build'}", "env": quiet},
                     "tests": {"env": quiet},
@@ -151,6 +156,24 @@ class _Demo:
         )
         if outcome.get("restoredAssets"):
             self.say(f"    restored: {', '.join(outcome['restoredAssets'])}")
+
+    def deploy_badly(self) -> None:
+        done = self.inv("gateway.break", "flapping")
+        self.say("$ inv gateway.break flapping    # a deploy that goes wrong")
+        self.require(done.returncode == 0, f"every second health answer fails now\n{done.stderr}")
+
+    def watch(self, snapshot: str) -> None:
+        started = time.monotonic()
+        done = self.inv("release.watch", "--for", "30s", "--interval", "200ms", "--rollback", "--json")
+        report = _document(done)
+        self.say(f"$ inv release.watch --for 30s --interval 200ms --rollback    ({time.monotonic() - started:.1f}s)")
+        for reason in report.get("reasons", []):
+            self.say(f"    {reason}")
+        is_seen = done.returncode == 1 and report.get("status") == "degraded"
+        self.require(is_seen, f"the watch finds the release degraded\n{done.stdout}{done.stderr}")
+        outcome = report.get("rollback") or {}
+        is_back = outcome.get("status") == "restored" and outcome.get("snapshotId") == snapshot
+        self.require(is_back, f"it has rolled back by itself, once\n{report}")
 
     def show_audit(self) -> None:
         done = self.inv("release.audit")

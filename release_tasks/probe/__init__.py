@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+from release_tasks.probe.baseline import measure_baseline
 from release_tasks.probe.exchange import Answer, ProbeError, fetch
 from release_tasks.probe.health import read_health
+from release_tasks.probe.reliability import ask_reliability, over_limits
 from release_tasks.probe.waiting import ask_health
 
-__all__ = ["Answer", "ProbeError", "ask_health", "fetch", "read_health"]
+__all__ = [
+    "Answer",
+    "ProbeError",
+    "ask_health",
+    "ask_reliability",
+    "fetch",
+    "measure_baseline",
+    "over_limits",
+    "read_health",
+]

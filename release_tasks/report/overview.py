@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 from release_tasks.config.schema import Settings
 from release_tasks.errors import StageFailed
 from release_tasks.pipeline import Pipeline
 from release_tasks.proofs import Proof, proofs
+from release_tasks.records import Manifest
 from release_tasks.report.terminal import Screen
 from release_tasks.snapshot import legacy
+from release_tasks.storage.clock import rough_span, seconds_since
 from release_tasks.storage.codec import encode
 from release_tasks.storage.lock import current_holder
 
@@ -23,13 +26,12 @@ def overview(settings: Settings, limit: int) -> dict[str, Any]:
     manifests = pipeline.read_manifests()
     holder = current_holder(pipeline.root)
     proved = proofs(pipeline)
+    shown = [_snapshot(snapshot, proved.by_snapshot.get(snapshot.snapshot_id)) for snapshot in snapshots]
     return {
         "root": str(pipeline.root),
+        "current": _current(pipeline.latest_ready(), shown),
         "releases": [_release(file) for file in reversed(manifests[-limit:])],
-        "snapshots": [
-            _snapshot(snapshot, proved.by_snapshot.get(snapshot.snapshot_id))
-            for snapshot in reversed(snapshots[-limit:])
-        ],
+        "snapshots": shown[::-1][:limit],
         "proofProblem": proved.problem,
         "unreadable": [{"snapshotId": bad.snapshot_id, "reason": bad.reason} for bad in unreadable],
         "rollback": _last_rollback(pipeline),
@@ -39,15 +41,20 @@ def overview(settings: Settings, limit: int) -> dict[str, Any]:
 
 
 def show_overview(screen: Screen, found: dict[str, Any]) -> None:
-    """Show what ``overview`` found."""
+    """Show what ``overview`` found: first how things stand, then history."""
+    _show_current(screen, found["current"])
+    _show_trouble(screen, found)
+    _show_last_rollback(screen, found["rollback"])
+    lock = found["lock"]
+    if lock:
+        screen.line(f"At work now: {lock['command']} (pid {lock['pid']} on {lock['host']}, since {lock['since']})")
     if found["releases"]:
+        screen.line()
         rows = [
             (r["releaseId"], r["status"], r["generatedAt"] or "", r["snapshotId"] or "", r["detail"])
             for r in found["releases"]
         ]
         screen.table(("RELEASE", "STATUS", "WHEN", "SNAPSHOT", "DETAIL"), rows)
-    else:
-        screen.line("No release was prepared yet: inv release.prepare")
     if found["snapshots"]:
         screen.line()
         columns = ("SNAPSHOT", "KIND", "WHEN", "BYTES", "STATUS", "PROVED")
@@ -56,24 +63,64 @@ def show_overview(screen: Screen, found: dict[str, Any]) -> None:
             for s in found["snapshots"]
         ]
         screen.table(columns, shown)
+
+
+def _show_current(screen: Screen, current: dict[str, Any] | None) -> None:
+    if current is None:
+        screen.line("No release is ready: inv release.prepare")
+        return
+    version = current["appVersion"] or "unknown version"
+    age = "" if current["ageSeconds"] is None else f", {rough_span(current['ageSeconds'])} ago"
+    screen.verdict("ready", f"{current['releaseId']} ({version}), prepared {current['generatedAt']}{age}")
+    screen.note(f"gates: {current['gates']}")
+    snapshot = current["snapshot"]
+    if snapshot is None:
+        screen.note(f"its snapshot {current['snapshotId']} is not there any more")
+        return
+    proved = snapshot["provedAt"]
+    how = (
+        f"restorable, proved at {proved}"
+        if proved
+        else f"not proved: inv release.drill --snapshot {snapshot['snapshotId']}"
+    )
+    screen.note(f"snapshot: {snapshot['snapshotId']}, {snapshot['size']} bytes, {snapshot['status']}, {how}")
+
+
+def _show_trouble(screen: Screen, found: dict[str, Any]) -> None:
+    if found["interrupted"]:
+        screen.verdict("failed", "A rollback was interrupted in mid-swap. Run: inv release.recover")
     if found["proofProblem"]:
         screen.verdict("broken", found["proofProblem"])
     for bad in found["unreadable"]:
         screen.verdict("unreadable", f"{bad['snapshotId']}: {bad['reason']}")
-    screen.line()
-    last = found["rollback"]
+
+
+def _show_last_rollback(screen: Screen, last: dict[str, Any] | None) -> None:
     if last is None:
         screen.line("No rollback so far.")
-    else:
-        screen.verdict(last["status"], f"last rollback: to {last.get('snapshotId')} at {last.get('updatedAt')}")
-        screen.note(str(last.get("detail", "")))
-        if last.get("safetySnapshotId"):
-            screen.note(f"the state before it: {last['safetySnapshotId']}")
-    if found["interrupted"]:
-        screen.verdict("failed", "A rollback was interrupted in mid-swap. Run: inv release.recover")
-    if found["lock"]:
-        lock = found["lock"]
-        screen.line(f"At work now: {lock['command']} (pid {lock['pid']} on {lock['host']}, since {lock['since']})")
+        return
+    screen.verdict(last["status"], f"last rollback: to {last.get('snapshotId')} at {last.get('updatedAt')}")
+    screen.note(str(last.get("detail", "")))
+    if last.get("safetySnapshotId"):
+        screen.note(f"the state before it: {last['safetySnapshotId']}")
+
+
+def _current(manifest: Manifest | None, snapshots: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the release that latest.json names, with its snapshot as far as it is still there."""
+    if manifest is None:
+        return None
+    counts = Counter("left out" if check.is_left_out else check.status for check in manifest.preflight.checks)
+    name = manifest.snapshot.snapshot_id if manifest.snapshot is not None else None
+    return {
+        "releaseId": manifest.release_id,
+        "appVersion": manifest.app_version,
+        "gitCommit": manifest.git_commit,
+        "generatedAt": manifest.generated_at,
+        "ageSeconds": seconds_since(manifest.generated_at),
+        "gates": ", ".join(f"{count} {status}" for status, count in counts.items()) or "none",
+        "snapshotId": name,
+        "snapshot": next((snapshot for snapshot in snapshots if snapshot["snapshotId"] == name), None),
+    }
 
 
 def _release(file: Any) -> dict[str, Any]:

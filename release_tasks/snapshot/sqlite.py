@@ -33,7 +33,9 @@ __all__ = [
     "capture_database",
     "check_database",
     "content_digest",
+    "count_rows",
     "is_sound",
+    "read_schema",
     "restore_database",
     "set_journal_mode",
 ]
@@ -142,6 +144,32 @@ def check_database(path: Path, thorough: bool = False, blame: Path | None = None
         found = _findings(database, "integrity_check(5)" if thorough else "quick_check(5)")
     if found != ["ok"]:
         raise DamagedDatabase(f"{blame or path} fails SQLite's integrity check: {'; '.join(found)}.")
+
+
+def count_rows(path: Path) -> dict[str, int | None]:
+    """Return how many rows each table of a database that nobody else uses has; None for one that SQLite cannot count.
+
+    That are tables of a module that only the service has. Raises DamagedDatabase, StageFailed.
+    """
+    rows: dict[str, int | None] = {}
+    with _explained(path), _immutable(path) as database:
+        found = database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
+        for name in (str(row[0]) for row in found if not str(row[0]).startswith("sqlite_")):
+            quoted = name.replace('"', '""')
+            rows[name] = None
+            with contextlib.suppress(apsw.SQLError):
+                rows[name] = int(_value(database, f'SELECT count(*) FROM "{quoted}"'))
+    return rows
+
+
+def read_schema(path: Path) -> dict[str, str]:
+    """Return the SQL of each table, index, view and trigger of a database that nobody else uses, by kind and name.
+
+    Raises DamagedDatabase, StageFailed.
+    """
+    with _explained(path), _immutable(path) as database:
+        found = database.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
+    return {f"{kind} {name}": str(sql) for kind, name, sql in found}
 
 
 def is_sound(path: Path) -> bool:

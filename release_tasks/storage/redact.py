@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-__all__ = ["REDACTED", "Redactor", "Secret"]
+__all__ = ["REDACTED", "Redactor", "Secret", "is_secret_name"]
 
 REDACTED = "[REDACTED]"
 
@@ -14,6 +14,7 @@ _SECRET_NAME = re.compile(
     r"|(?:API|ACCESS|PRIVATE|SECRET|SIGNING|ENCRYPTION)_?KEY(?:_|$)",
     re.IGNORECASE,
 )
+_WORD_BREAK = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[-. ]")
 _SHORTEST_SECRET = 6  # shorter values would blank out ordinary words
 
 # No prefix before the word: one that could match everywhere makes a long line take quadratic time.
@@ -49,6 +50,11 @@ class Secret:
         return REDACTED
 
     __str__ = __repr__
+
+
+def is_secret_name(name: str) -> bool:
+    """Say whether a variable or key of this name holds a secret, judging by the name: ``API_KEY``, ``botToken``."""
+    return _SECRET_NAME.search(_WORD_BREAK.sub("_", name)) is not None
 
 
 class Redactor:

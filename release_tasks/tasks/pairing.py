@@ -128,7 +128,7 @@ def _is_dry(current: Session, channel: Channel, action: str, look_up: Any) -> bo
 
 
 def _show_pending(current: Session, channel: Channel, requests: list[PendingRequest]) -> None:
-    from release_tasks.storage.clock import timestamp
+    from release_tasks.storage.clock import rough_span, timestamp
 
     shown = [
         {
@@ -144,7 +144,7 @@ def _show_pending(current: Session, channel: Channel, requests: list[PendingRequ
     current.document({"status": "done", "channel": channel.value, "requests": shown})
     if current.as_json:
         return
-    rows = [(r.code, r.sender, _minutes(r.age), _minutes(r.time_left)) for r in requests]
+    rows = [(r.code, r.sender, rough_span(r.age), rough_span(r.time_left)) for r in requests]
     current.screen.table(("CODE", "SENDER", "AGE", "TIME LEFT"), rows)
     if rows:
         current.screen.line(f"To admit one: inv pairing.approve {channel.value} CODE")
@@ -164,10 +164,6 @@ def _show_decision(current: Session, channel: Channel, status: str, sender: str,
     current.document({"status": status, "channel": channel.value, "sender": sender, **more})
     if not current.as_json:
         current.screen.verdict(status, sentence)
-
-
-def _minutes(seconds: float) -> str:
-    return f"{int(seconds) // 60} min" if seconds >= 60 else f"{int(seconds)} s"
 
 
 collection = Collection("pairing")

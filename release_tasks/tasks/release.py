@@ -9,7 +9,11 @@ from invoke import Collection, Context, call
 
 from release_tasks.errors import LockHeld, UsageError
 from release_tasks.executor import recall, record, runs_under_stage_executor, stage
+from release_tasks.tasks.diagnose import diagnose
+from release_tasks.tasks.diff import diff
+from release_tasks.tasks.drill import drill
 from release_tasks.tasks.session import Session, duration_flag, number_flag, session, text_flag, url_flag, words_flag
+from release_tasks.tasks.watch import watch
 
 if TYPE_CHECKING:
     from release_tasks.preflight.engine import PreflightRun
@@ -203,21 +207,13 @@ def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
     """Verify the chain of the audit log and show its newest events; exit 1 when it is broken."""
     with session(ctx, json) as current:
         from release_tasks.pipeline import Pipeline
-        from release_tasks.report.summaries import show_audit
+        from release_tasks.report.summaries import audit_document, show_audit
 
         count = number_flag("limit", limit)
         assert count is not None
         pipeline = Pipeline(current.settings.release.root)
         verdict = pipeline.audit.verify(pipeline.anchors())
-        current.document(
-            {
-                "status": "intact" if verdict.intact else "broken",
-                "events": verdict.events[-count:],
-                "total": len(verdict.events),
-                "problems": [str(finding) for finding in verdict.problems],
-                "notes": [str(finding) for finding in verdict.notes],
-            }
-        )
+        current.document(audit_document(verdict, count))
         if not current.as_json:
             show_audit(current.screen, verdict, count)
         current.fail_unless(verdict.intact)
@@ -345,5 +341,5 @@ def _show_plan(current: Session, request: Any) -> None:
 
 
 collection = Collection("release")
-for _task in (preflight, prepare, rollback, recover, status, verify, audit):
+for _task in (preflight, prepare, watch, rollback, recover, drill, diagnose, status, diff, verify, audit):
     collection.add_task(_task)

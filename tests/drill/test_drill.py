@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
 import shutil
 import sqlite3
 import threading
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -277,6 +279,19 @@ def test_what_a_killed_drill_left_is_removed_and_nothing_else(project: Any) -> N
     assert rehearse(project).status == "passed"
     os.close(claim)
     assert sorted(left(project)) == sorted([at_work.name, foreign.name, "release-drill-20260101000000-cccccc"])
+
+
+def test_a_folder_that_cannot_be_locked_proves_nothing(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network filesystems: a sentence, after a few attempts, and no folder stays."""
+
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+
+    project.capture()
+    monkeypatch.setattr("release_tasks.drill.scratch.fcntl", types.SimpleNamespace(flock=refuse, LOCK_EX=0, LOCK_NB=0))
+    outcome = rehearse(project)
+    assert (outcome.status, "can be locked" in outcome.diagnostics[0]) == ("failed", True)
+    assert left(project) == []
 
 
 def test_an_interrupted_drill_leaves_nothing(project: Any, live_tree: Callable[..., Any]) -> None:

@@ -1,0 +1,41 @@
+"""How a service is at the moment, for whoever compares it with later."""
+
+from __future__ import annotations
+
+import statistics
+
+from release_tasks.config.schema import ReleaseConfig
+from release_tasks.probe.exchange import ProbeError, fetch
+from release_tasks.probe.health import read_health
+from release_tasks.probe.reliability import ask_reliability
+from release_tasks.records import Baseline
+
+__all__ = ["measure_baseline"]
+
+_LOOKS = 3
+
+
+def measure_baseline(config: ReleaseConfig) -> Baseline | None:
+    """Ask health a few times and reliability once; None where neither is configured. Nothing is raised."""
+    if config.health.url is None and config.reliability.url is None:
+        return None
+    health, latency_ms = _look_at_health(config)
+    reliability = ask_reliability(config.reliability)
+    return Baseline(
+        health=health, latency_ms=latency_ms, pressure=reliability.pressure if reliability is not None else None
+    )
+
+
+def _look_at_health(config: ReleaseConfig) -> tuple[str | None, int | None]:
+    if config.health.url is None:
+        return None, None
+    elapsed: list[int] = []
+    status = "unreachable"
+    for _ in range(_LOOKS):
+        try:
+            answer = fetch(config.health.url, timeout=config.health.timeout)
+        except ProbeError:
+            return "unreachable", None
+        status, _, _ = read_health(answer)
+        elapsed.append(answer.elapsed_ms)
+    return status, round(statistics.median(elapsed))

@@ -1,0 +1,72 @@
+"""``release.diagnose``: what every signal says, what it means, and the next command."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from invoke import Context
+
+from release_tasks.executor import stage
+from release_tasks.tasks.session import Session, session, url_flag
+
+if TYPE_CHECKING:
+    from release_tasks.diagnose import Diagnosis, Signals
+
+__all__ = ["diagnose"]
+
+
+@stage(
+    help={
+        "health_url": "Ask this URL instead of release.health.url.",
+        "reliability_url": "Ask this URL instead of release.reliability.url.",
+        "json": "Print exactly one JSON document on stdout.",
+    }
+)
+def diagnose(
+    ctx: Context, health_url: str | None = None, reliability_url: str | None = None, json: bool = False
+) -> None:
+    """Read every signal, say what to do and why; exit 1 when there is something to do."""
+    with session(ctx, json) as current:
+        from release_tasks.diagnose import decide, read_signals
+
+        urls = url_flag("health-url", health_url), url_flag("reliability-url", reliability_url)
+        signals = read_signals(current.settings, *urls)
+        diagnosis = decide(signals)
+        current.document(_document(signals, diagnosis))
+        if not current.as_json:
+            _show(current, signals, diagnosis)
+        current.fail_unless(diagnosis.status == "healthy")
+
+
+def _document(signals: Signals, diagnosis: Diagnosis) -> dict[str, Any]:
+    from release_tasks.storage.codec import encode
+
+    first = diagnosis.first
+    return {
+        "status": diagnosis.status,
+        "verdict": first.key if first else None,
+        "next": first.commands if first else [],
+        "findings": [encode(finding) for finding in diagnosis.findings],
+        "signals": {name: {"state": state, "detail": detail} for name, state, detail in _rows(signals)},
+        "reliability": encode(signals.reliability) if signals.reliability else None,
+        "health": encode(signals.health) if signals.health else None,
+    }
+
+
+def _show(current: Session, signals: Signals, diagnosis: Diagnosis) -> None:
+    current.screen.table(("SIGNAL", "STATE", "DETAIL"), _rows(signals))
+    current.screen.line()
+    if not diagnosis.findings:
+        current.screen.verdict("healthy", "Nothing to do.")
+    for finding in diagnosis.findings:
+        current.screen.verdict(finding.severity, finding.meaning)
+        current.screen.note(finding.detail)
+        for command in finding.commands if finding is diagnosis.first or finding.severity == "note" else ():
+            current.screen.note(f"type: {command}")
+
+
+def _rows(signals: Signals) -> list[tuple[str, str, str]]:
+    """Return a line for each signal: its name, one word, and what is behind it."""
+    from release_tasks.diagnose.summary import summary
+
+    return summary(signals)

@@ -1,0 +1,47 @@
+"""``release.diagnose``, ``status`` and ``diff`` from the shell: what they say, in words and as documents."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+
+@pytest.mark.slow
+def test_an_operator_is_told_what_to_type_until_all_is_well(scratch: Any) -> None:
+    """Nothing prepared, prepared, rehearsed, health gone, rolled back."""
+    first = scratch.document("release.diagnose")
+    assert (first["status"], first["verdict"], first["next"]) == ("healthy", None, [])
+    assert [finding["key"] for finding in first["findings"]] == ["no-release", "nobody-asked"]
+    assert "No release is ready: inv release.prepare" in scratch.run("release.status").stdout
+    scratch.document("release.prepare", "--release-id", "v1")
+    keys = [finding["key"] for finding in scratch.document("release.diagnose")["findings"]]
+    assert keys == ["unproved", "nobody-asked"]
+    shown = scratch.run("release.status").stdout
+    assert "READY  v1 (2.1), prepared " in shown and " s ago" in shown
+    assert "gates: 1 passed" in shown and "not proved: inv release.drill --snapshot v1_snapshot_" in shown
+    assert scratch.document("release.drill")["status"] == "passed"
+    assert "restorable, proved at" in scratch.run("release.status").stdout
+    url = "http://127.0.0.1:9/health"
+    unwell = scratch.document("release.diagnose", "--health-url", url, code=1)
+    assert (unwell["verdict"], unwell["next"]) == ("unhealthy", ["inv release.rollback --plan", "inv release.rollback"])
+    told = scratch.run("release.diagnose", "--health-url", url)
+    assert told.returncode == 1
+    assert "type: inv release.rollback --plan" in told.stdout and "Put the old code back" in told.stdout
+    assert scratch.run("release.diagnose", "--health-url", "ftp://x").returncode == 2
+    assert scratch.document("release.status")["current"]["releaseId"] == "v1"
+
+
+@pytest.mark.slow
+def test_two_releases_are_compared(scratch: Any) -> None:
+    """By their ids; an unknown one is a usage error that names those that there are."""
+    scratch.document("release.prepare", "--release-id", "v1")
+    (scratch.root / "state.txt").write_text("two")
+    scratch.document("release.prepare", "--release-id", "v2")
+    document = scratch.document("release.diff", "v1", "v2")
+    assert document["status"] == "different"
+    assert [(d["where"], d["what"], d["how"]) for d in document["differences"]] == [("state", "content", "changed")]
+    assert scratch.document("release.diff", "v2", "v2")["status"] == "equal"
+    done = scratch.run("release.diff", "v1", "v9")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "There is no release 'v9'. The newest are: v1, v2" in done.stderr

@@ -1,0 +1,119 @@
+"""What a reliability endpoint says is taken as counts, and nothing else of it is."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from typing import Any
+
+import pytest
+from pytest_httpserver import HTTPServer
+from werkzeug import Request, Response
+
+from release_tasks.config.schema import LimitsConfig, ReliabilityConfig
+from release_tasks.probe import ask_reliability, over_limits
+from release_tasks.records import Pressure, ReliabilityReport
+
+QUEUE = {"totalQueued": 2, "totalDispatching": 1, "totalSent": 9, "totalFailed": 4, "totalDeadLetters": 0}
+CALLBACKS = {"totalAccepted": 5, "totalDuplicate": 1, "totalRejected": 2}
+
+
+def answer(server: HTTPServer, body: Any, status: int = 200) -> str:
+    data = body if isinstance(body, bytes) else json.dumps(body).encode()
+    server.expect_request("/reliability").respond_with_data(data, status=status, content_type="application/json")
+    return server.url_for("/reliability")
+
+
+def ask(url: str, **options: Any) -> ReliabilityReport:
+    report = ask_reliability(ReliabilityConfig(url=url, **options.pop("config", {})), **options)
+    assert report is not None
+    return report
+
+
+def test_counts_are_read_and_texts_are_not(httpserver: HTTPServer) -> None:
+    """Records of messages and codes stand in the same answer."""
+    queue = {**QUEUE, "recentRecords": [{"text": "PRIVATE"}], "deadLetterRecords": [{"code": "PRIVATE2"}]}
+    report = ask(answer(httpserver, {"ok": True, "data": {"queue": queue, "callbacks": CALLBACKS}}))
+    assert (report.status, report.over) == ("ok", [])
+    assert report.pressure == Pressure(queued=3, failed=4, dead_letters=0, rejected_callbacks=2)
+    assert "PRIVATE" not in str(report)
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "detail"),
+    [
+        (b"<html>PRIVATE</html>", 200, "not JSON"),
+        (b"\xff", 200, "not JSON"),
+        (b"[" * 100_000, 200, "not JSON"),
+        ([], 200, "no known form"),
+        ({"ok": False, "data": {"queue": QUEUE}, "error": "PRIVATE"}, 200, "no known form"),
+        ({"ok": True, "data": {"queue": None, "callbacks": None}}, 200, "neither queue nor callbacks"),
+        ({"error": "PRIVATE"}, 500, "HTTP 500"),
+        ({}, 401, "does not accept our signature"),
+        ({}, 403, "does not accept our signature"),
+        ({}, 503, "HTTP 503"),
+        (b"x" * (2 << 20), 200, "not JSON"),
+    ],
+)
+def test_what_is_no_answer_is_unknown(httpserver: HTTPServer, body: Any, status: int, detail: str) -> None:
+    """In a few words, none of which are the server's."""
+    report = ask(answer(httpserver, body, status))
+    assert (report.status, report.pressure) == ("unknown", None)
+    assert detail in report.detail and "PRIVATE" not in str(report)
+
+
+@pytest.mark.parametrize("count", [True, -1, 1.5, "3", None, 10**400, [3]])
+def test_a_count_that_is_none_is_not_known(httpserver: HTTPServer, count: Any) -> None:
+    """It is neither zero nor an error: the other counts are still read."""
+    queue = {**QUEUE, "totalFailed": count, "totalQueued": count, "totalDispatching": count}
+    report = ask(answer(httpserver, {"ok": True, "data": {"queue": queue}}))
+    assert report.pressure == Pressure(queued=None, failed=None, dead_letters=0, rejected_callbacks=None)
+
+
+def test_requests_are_signed_and_named_with_what_the_environment_holds(httpserver: HTTPServer) -> None:
+    """A signed request has a body; without a secret there is neither, and the answer says what was missing."""
+    seen: list[Request] = []
+
+    def check(request: Request) -> Response:
+        seen.append(request)
+        right = "sha256=" + hmac.new(b"the secret", request.get_data(), hashlib.sha256).hexdigest()
+        is_right = request.headers.get("X-Signature") == right
+        body = json.dumps({"ok": True, "data": {"queue": QUEUE}})
+        return Response(body if is_right else "{}", status=200 if is_right else 401)
+
+    httpserver.expect_request("/reliability").respond_with_handler(check)
+    url, config = httpserver.url_for("/reliability"), {"hmac_secret_env": "KEY_NAME", "bearer_token_env": "TOKEN_NAME"}
+    report = ask(url, config=config, environ={"KEY_NAME": "the secret", "TOKEN_NAME": "a token"})
+    assert report.status == "ok"
+    assert (seen[0].method, seen[0].get_data(), seen[0].headers["Authorization"]) == ("GET", b"{}", "Bearer a token")
+    report = ask(url, config=config, environ={"TOKEN_NAME": ""})
+    assert "X-Signature" not in seen[1].headers and "Authorization" not in seen[1].headers
+    assert report.detail.endswith("not set in this environment: KEY_NAME, TOKEN_NAME")
+
+
+def test_nobody_there_is_unreachable(free_port: int) -> None:
+    """Without a URL nobody is asked; a password in one is not shown."""
+    assert ask_reliability(ReliabilityConfig()) is None
+    report = ask(f"http://somebody:a-password@127.0.0.1:{free_port}/reliability")
+    assert report.status == "unreachable"
+    assert "refused the connection" in report.detail and "a-password" not in str(report)
+
+
+def test_limits_are_what_may_be_reached_and_not_passed() -> None:
+    """Rejected callbacks count since the release; where they became fewer, a restore has begun them anew."""
+    limits = LimitsConfig(queued=5, failed=5, dead_letters=0, rejected_callbacks=3)
+    at = Pressure(queued=5, failed=5, dead_letters=0, rejected_callbacks=3)
+    assert over_limits(at, limits) == []
+    above = Pressure(queued=6, failed=6, dead_letters=1, rejected_callbacks=4)
+    assert [text.split(" (")[0] for text in over_limits(above, limits)] == [
+        "6 messages waiting or on their way",
+        "6 messages failed",
+        "1 messages given up",
+        "4 callbacks rejected",
+    ]
+    assert over_limits(above, limits, Pressure(rejected_callbacks=1))[-1].startswith("1 messages given up")
+    assert over_limits(Pressure(rejected_callbacks=4), limits, Pressure(rejected_callbacks=900)) == [
+        "4 callbacks rejected (limit 3)"
+    ]
+    assert over_limits(Pressure(), limits) == []
