@@ -113,7 +113,8 @@ def scratch_folder(live: Path, parent: Path) -> Iterator[Scratch]:
             claim = _claim(folder)
             if claim is not None:
                 break
-            remove_tree(folder)
+            with contextlib.suppress(OSError):  # another drill may be removing it, too
+                remove_tree(folder)
         if claim is None or folder is None:
             raise NotProved(f"No folder below {parent} can be locked. Name one on a local disk with --scratch DIR.")
         scratch = Scratch(folder=folder, live=live)
