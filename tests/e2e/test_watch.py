@@ -183,6 +183,23 @@ def test_a_signal_ends_it_inconclusive(deployed, number, code):
     assert state(deployed) == "two"
 
 
+def test_a_signal_during_its_rollback_leaves_the_state_whole(deployed):
+    """The snapshot is live, health was not reached, and the document says where to look."""
+    deployed.configuration["release"]["health"]["deadline"] = "60s"
+    deployed.health.status = 503
+    process = deployed.start("release.watch", "--rollback", "--for", "1m", "--interval", "50ms", "--json")
+    assert process.stderr is not None
+    for line in process.stderr:
+        if line.strip() == "> health":
+            break
+    process.send_signal(signal.SIGTERM)
+    document = json.loads(process.communicate(timeout=20)[0])
+    assert (process.returncode, document["status"], document["rollback"]) == (143, "degraded", None)
+    assert "inv release.status" in document["diagnostics"][0]
+    assert state(deployed) == "one"
+    assert events(deployed)[-2:] == ["rollback.refused", "watch.finished"]
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(STRACE is None, reason="NOT TESTED: no strace here (Debian: apt install strace)")
 def test_a_kill_in_mid_swap_is_finished_by_recover(deployed):
@@ -231,7 +248,8 @@ def test_a_service_that_restarts_for_a_moment_is_healthy(scratch, free_port, tmp
         scratch.configuration["release"]["health"].update(url=f"http://127.0.0.1:{free_port}/health", deadline="20s")
         scratch.configuration["release"]["gates"]["api-health"] = {"http": "health"}
         assert scratch.run("release.prepare").returncode == 0
-        line = ["release.watch", "--rollback", "--for", "10s", "--interval", "1s", "--json"]
+        scratch.configuration["release"]["watch"] = {"failures": 5}  # a busy machine takes its time to start Python
+        line = ["release.watch", "--rollback", "--for", "12s", "--interval", "1s", "--json"]
         process = scratch.start(*line)
         await_look(process, "ok", 4)
         running.kill()
@@ -243,7 +261,7 @@ def test_a_service_that_restarts_for_a_moment_is_healthy(scratch, free_port, tmp
         running.kill()
         running.wait()
     assert (process.returncode, document["status"]) == (0, "healthy"), document["reasons"]
-    assert 1 <= document["counts"]["bad"] <= 2
+    assert 1 <= document["counts"]["bad"] <= 4
 
 
 def test_the_display_on_a_terminal_is_redrawn_and_stdout_is_left_alone(deployed):

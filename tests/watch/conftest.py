@@ -25,7 +25,7 @@ class Service:
 
     def __init__(self) -> None:
         self.script: list[Any] = ["ok"]
-        self.pressure: dict[str, int] | None = {}
+        self.pressure: dict[str, int] | str | None = {}
         self.looks = 0
         self.on_look: Callable[[int], None] = lambda number: None
         self.closing = threading.Event()
@@ -66,6 +66,9 @@ class Service:
             send(request, {"ok": True, "data": {"status": answer}})
 
     def answer_reliability(self, request: BaseHTTPRequestHandler) -> None:
+        if isinstance(self.pressure, str):  # "silent"
+            self.closing.wait(30)
+            return
         if self.pressure is None:
             send(request, {"ok": False}, 500)
             return
@@ -136,8 +139,8 @@ def release() -> Callable[..., Manifest]:
 def watched(project: Any, service: Service) -> Any:
     """Return a scratch project whose service is watched every 10 s for 3 minutes, 19 looks."""
     project.overrides["health.url"] = f"{service.base}/health"
-    project.overrides["health.timeout"] = "400ms"
-    project.overrides["health.deadline"] = "200ms"
+    project.overrides["health.timeout"] = "10s"
+    project.overrides["health.deadline"] = "500ms"
     project.overrides["health.passes_after_restore"] = 1
     project.overrides["watch"] = {"for": "3m", "interval": "10s"}
     return project

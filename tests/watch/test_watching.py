@@ -69,12 +69,12 @@ def test_three_bad_looks_in_a_row_end_it_at_once(watched, service, clock, releas
 
 def test_a_service_that_is_many_times_slower_is_degraded(watched, service, clock, release):
     """By the median of prepare time, above a floor."""
-    watched.overrides["watch"].update(latency_floor="60ms")
+    watched.overrides["watch"].update(latency_floor="100ms", latency_factor=1)
     release(watched)
-    service.on_look = lambda number: time.sleep(0.12)
+    service.on_look = lambda number: time.sleep(0.6)
     report = watch(watched.settings, clock=clock)
-    assert report.status == "degraded"
-    assert "health took 1" in report.reasons[0] and "limit 60 ms" in report.reasons[0]
+    assert (report.status, report.counts.looks) == ("degraded", 3)
+    assert "health took " in report.reasons[0] and " ms before the release" in report.reasons[0]
 
 
 def test_only_pressure_that_grew_counts(watched, service, clock, release):
@@ -117,14 +117,15 @@ def test_reliability_alone_that_cannot_be_reached_is_inconclusive(watched, servi
 @pytest.mark.parametrize("trouble", ["silent", "dribble"])
 def test_a_look_that_hangs_is_over_with_its_timeout(watched, service, release, trouble):
     """The watch ends within its time and one timeout, by the real clock."""
-    watched.overrides["watch"] = {"for": "500ms", "interval": "100ms", "failures": 50}
-    watched.overrides["reliability.url"] = f"{service.base}/reliability"
+    watched.overrides["watch"] = {"for": "500ms", "interval": "100ms"}
+    watched.overrides.update({"reliability.url": f"{service.base}/reliability", "reliability.timeout": "1s"})
+    watched.overrides["health.timeout"] = "1s"
     release(watched)
-    service.script = [trouble]
+    service.script, service.pressure = [trouble], "silent"
     began = time.monotonic()
     report = watch(watched.settings)
-    assert 0.5 <= time.monotonic() - began < 0.5 + 0.4 + 0.3
-    assert set(findings(report)) == {"b"} and report.counts.looks == 2
+    assert 1.0 <= time.monotonic() - began < 1.9
+    assert (findings(report), report.status) == ("b", "inconclusive")
     assert report.samples[0].health == "unreachable"
 
 
@@ -139,6 +140,21 @@ def test_looks_before_and_after_a_sleep_are_not_consecutive(watched, service, cl
     assert "nobody looked for 1m before" in report.samples[5].why
     assert (report.status, report.counts.bad) == ("inconclusive", 4)
     assert "4 bad" in report.reasons[0]
+
+
+def test_a_sleep_while_a_look_is_shown_is_noticed_too(watched, service, clock, release):
+    """Between a look and the wait after it."""
+    release(watched)
+    service.script = ["ok", "ok", "ok", 503, 503, 503, 503, "ok"]
+    shown: list[object] = []
+
+    def show(sample):
+        shown.append(sample)
+        clock.time += 60.0 if len(shown) == 5 else 0.0
+
+    report = watch(watched.settings, clock=clock, on_sample=show)
+    assert findings(report)[:8] == "ooobbbbo"
+    assert report.samples[5].unseen_ms >= 50_000
 
 
 def test_a_machine_that_slept_through_it_has_seen_nothing(watched, service, clock, release):
