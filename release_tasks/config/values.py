@@ -49,11 +49,10 @@ def parse_integer(value: Any, least: int = 0) -> int:
 def parse_share(value: Any) -> float:
     """Return a share from 0 to 1, written as such or as ``30%``; raises ValueError for anything else."""
     match = _SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
-    if match:
-        value = float(match[1]) / (100 if match[2] else 1)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not 0 <= value <= 1:
+    share = float(match[1]) / (100 if match[2] else 1) if match else value
+    if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share <= 1:
         raise ValueError(f"expected a share such as 0.3 or 30%, got {value!r}")
-    return float(value)
+    return float(share)
 
 
 def show_share(share: float) -> str:
