@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import re
 import signal
 import socket
@@ -18,7 +19,7 @@ from attrs import field, frozen
 from release_tasks.config.schema import Duration, HealthConfig, Settings
 from release_tasks.config.values import show_duration
 from release_tasks.drill.outcome import BootOutcome
-from release_tasks.drill.processes import ROOT_VARIABLE, end_processes, opened_below, processes_of
+from release_tasks.drill.processes import ROOT_VARIABLE, end_processes, is_anything_left, opened_below, processes_of
 from release_tasks.drill.scratch import Scratch
 from release_tasks.errors import Interrupted
 from release_tasks.interrupt import uninterrupted
@@ -33,6 +34,7 @@ _INTERVAL_SECONDS = 0.1
 _GRACE_SECONDS = 10.0
 _HURRIED_SECONDS = 1.0  # when the drill itself was interrupted
 _MOST_OUTPUT = 64 << 20  # bytes
+_PORTS = range(20_000, 32_000)
 _TAIL_BYTES, _TAIL_LINES = 8192, 20
 
 
@@ -59,15 +61,15 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
     what the service does.
     """
     started = time.monotonic()
-    port = _free_port()
-    url = service.health.replace("{port}", str(port))
-    health = None
+    health, url = None, service.health
     try:
+        port = _free_port()
+        url = service.health.replace("{port}", str(port))
         with _running(service, scratch, settings, port, live) as attempt:
             health = _await_health(service, url, attempt)
             trouble = attempt.look()
     except OSError as error:
-        trouble = f"it could not be started: {error.strerror}"
+        trouble = f"it could not be started: {error.strerror or error}"
     duration = time.monotonic() - started
     passed = not trouble and health is not None and health.passed
     if health is not None and not trouble:
@@ -167,7 +169,7 @@ class _Attempt:
         code = _exit_code(self.process.pid)
         if code:
             return f"it ended with {'signal' if code < 0 else 'exit code'} {abs(code)}"
-        if code == 0 and not running:
+        if code == 0 and not is_anything_left(self.scratch.project, self.process.pid):
             return "it ended with exit code 0 and left nothing running"
         if self.scratch.boot_log.stat().st_size > _MOST_OUTPUT:
             return f"it printed more than {_MOST_OUTPUT >> 20} MiB"
@@ -195,10 +197,13 @@ def _environment(service: Service, scratch: Scratch, settings: Settings, port: i
 
 
 def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a port that nobody listens on, below those that the system gives away by itself meanwhile."""
+    for port in (*random.SystemRandom().sample(_PORTS, 50), 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found: int = probe.getsockname()[1]
+            return found
+    raise OSError("no port on 127.0.0.1 is free")
 
 
 def _tail(log: Path) -> list[str]:

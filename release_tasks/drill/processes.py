@@ -9,12 +9,13 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["ROOT_VARIABLE", "end_processes", "opened_below", "processes_of"]
+__all__ = ["ROOT_VARIABLE", "end_processes", "is_anything_left", "opened_below", "processes_of"]
 
 ROOT_VARIABLE = "RELEASE_TASKS_DRILL_ROOT"
 _PROC = Path("/proc")
 _POLL_SECONDS = 0.02
 _LONGEST_EXEC = 0.05  # seconds in which a process that calls execve shows no environment
+_LOOKS = 3  # a process that forks while /proc is read, and ends, hides its child from that look
 _LONGEST_KILL = 2.0
 
 
@@ -28,6 +29,17 @@ def processes_of(root: Path, group: int | None = None) -> set[int]:
     return {int(name) for name in names if name.isdigit() and _belongs(name, mark, group)}
 
 
+def is_anything_left(root: Path, group: int | None = None) -> bool:
+    """Say whether a process of the drill still runs, this one left out; looks again before it says no."""
+    own = {os.getpid()}
+    for look in range(_LOOKS):
+        if look:
+            time.sleep(_LONGEST_EXEC)
+        if processes_of(root, group) - own:
+            return True
+    return False
+
+
 def end_processes(root: Path, group: int | None = None, patience: float = 10.0) -> None:
     """Ask every process of the drill to end, wait up to ``patience`` seconds, and kill what is left."""
     own = {os.getpid()}
@@ -39,13 +51,9 @@ def end_processes(root: Path, group: int | None = None, patience: float = 10.0) 
     _signal_group(group, signal.SIGKILL)
     until = time.monotonic() + _LONGEST_KILL
     while time.monotonic() < until:
-        running = processes_of(root, group) - own
-        if not running:
-            time.sleep(_LONGEST_EXEC)
-            running = processes_of(root, group) - own
-            if not running:
-                return
-        _signal(running, signal.SIGKILL)
+        _signal(processes_of(root, group) - own, signal.SIGKILL)
+        if not is_anything_left(root, group):
+            return
         time.sleep(_POLL_SECONDS)
 
 

@@ -126,7 +126,8 @@ def test_a_service_gets_healthy_on_the_restored_state(booted: Booted, live_tree:
 
 def test_a_service_that_goes_into_the_background_counts(booted: Booted) -> None:
     """The command ends with 0, its child serves: healthy, and the child is ended."""
-    assert booted.run("daemon").status == "passed"
+    outcome = booted.run("daemon")
+    assert outcome.status == "passed", outcome
     booted.told()
 
 
@@ -156,7 +157,8 @@ def test_a_service_that_does_not_come_up_fails_the_drill(booted: Booted, mode: s
 def test_stubborn_processes_are_killed(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM ignored, a child in the group, another in a session of its own: none of them is left."""
     monkeypatch.setattr(booting, "_GRACE_SECONDS", 0.2)
-    assert booted.run("stubborn").status == "passed"
+    outcome = booted.run("stubborn")
+    assert outcome.status == "passed", outcome
     assert len(booted.told()["children"]) == 2
 
 
