@@ -60,12 +60,12 @@ class LookDisplay:
         self._screen.step(text)
 
     def _drawn(self) -> Table:
+        # A line a look: what is taller than the terminal would be cut off at its newest end.
         table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left", title=f"{self._total} looks")
-        for column in ("TIME", "LOOK", "HEALTH", "LATENCY"):
-            table.add_column(column, no_wrap=True)
-        table.add_column("BECAUSE", overflow="fold")
-        for row in self._looks:
-            table.add_row(*(Text(cell, style=_STYLES.get(cell, "")) for cell in row))
+        for column, width in (("TIME", 8), ("LOOK", 7), ("HEALTH", 11), ("LATENCY", 8), ("BECAUSE", 20)):
+            table.add_column(column, no_wrap=True, overflow="ellipsis", min_width=width)
+        for time, *cells in self._looks:
+            table.add_row(time[11:19], *(Text(cell, style=_STYLES.get(cell, "")) for cell in cells))
         return table
 
     def _close(self) -> None:

@@ -160,11 +160,11 @@ def _look_on(
             samples.append(_marked(sample, late, held_up))
             on_sample(samples[-1])
             planned = max(begun + rules.interval, looked)
-            if degradation(samples, rules) or clock.now() >= end:
+            if degradation(samples, rules):
                 break
             clock.wait(min(planned, end) - clock.now())
             if planned > end:
-                unseen += _unseen(clock.now() - end, rules.interval)
+                unseen += _unseen(clock.now() - max(looked, end), rules.interval)
                 break
     except Interrupted as signal:
         stop = signal

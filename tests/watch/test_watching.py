@@ -157,6 +157,35 @@ def test_a_sleep_while_a_look_is_shown_is_noticed_too(watched, service, clock, r
     assert report.samples[5].unseen_ms >= 50_000
 
 
+def test_a_sleep_while_the_last_look_is_shown_counts_as_unseen(watched, service, clock, release):
+    """The rest of the time is over when the machine wakes up."""
+    release(watched)
+    shown: list[object] = []
+
+    def show(sample):
+        shown.append(sample)
+        clock.time += 3600.0 if len(shown) == 6 else 0.0
+
+    report = watch(watched.settings, clock=clock, on_sample=show)
+    assert (report.status, report.exit_code) == ("inconclusive", 1)
+    assert report.reasons[0].startswith("Nobody looked for ")
+
+
+def test_a_look_that_hangs_beyond_the_end_is_no_sleep(watched, service, clock, release):
+    """Its time was allowed to it, and nothing of it counts as unseen."""
+    watched.overrides["health.timeout"] = "60s"
+    watched.overrides["watch"].update({"for": "65s"})
+    release(watched)
+    last = service.looks + 7
+
+    def hang(number: int) -> None:
+        clock.time += 55.0 if number == last else 0.0
+
+    service.on_look = hang
+    report = watch(watched.settings, clock=clock)
+    assert (findings(report), report.samples[-1].unseen_ms, report.status) == ("ooooooo", 0, "healthy")
+
+
 def test_a_machine_that_slept_through_it_has_seen_nothing(watched, service, clock, release):
     """Woken after the time is over, it looks once more and has no verdict."""
     release(watched)
