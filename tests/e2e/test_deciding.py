@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+pytestmark = pytest.mark.slow
 
-@pytest.mark.slow
+
 def test_an_operator_is_told_what_to_type_until_all_is_well(scratch: Any) -> None:
     """Nothing prepared, prepared, rehearsed, health gone, rolled back."""
     first = scratch.document("release.diagnose")
@@ -32,7 +33,6 @@ def test_an_operator_is_told_what_to_type_until_all_is_well(scratch: Any) -> Non
     assert scratch.document("release.status")["current"]["releaseId"] == "v1"
 
 
-@pytest.mark.slow
 def test_two_releases_are_compared(scratch: Any) -> None:
     """By their ids; an unknown one is a usage error that names those that there are."""
     scratch.document("release.prepare", "--release-id", "v1")

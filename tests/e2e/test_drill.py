@@ -21,6 +21,8 @@ import pytest
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.store import Store
 
+pytestmark = pytest.mark.slow
+
 SLOW_STEPS = ("rollback: recover", "rollback: safety snapshot", "rollback: swap", "compare", "integrity_check")
 SERVICE = """
 import http.server, json, os, signal, subprocess, sys
@@ -135,7 +137,6 @@ def test_flags_that_make_no_sense(prepared: Any) -> None:
     assert (done.returncode, "release.drill" in done.stderr, "{port}" in done.stderr) == (2, True, True)
 
 
-@pytest.mark.slow
 def test_boot_of_a_stubborn_service(prepared: Any, serving: Callable[[str], Path]) -> None:
     """Healthy; it and its child ignore SIGTERM and are killed after ten seconds."""
     note = serving("well")

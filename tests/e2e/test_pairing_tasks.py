@@ -15,6 +15,8 @@ from release_tasks.config.schema import PairingConfig
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def credentials(scratch: Any) -> Path:
@@ -66,7 +68,6 @@ def test_from_a_request_to_a_revocation(scratch: Any, credentials: Path, ask: Ca
     assert "telegram 4711" in table and "INTACT" in table
 
 
-@pytest.mark.slow
 def test_a_rejected_sender_may_ask_again(scratch: Any, credentials: Path, ask: Callable[..., str]) -> None:
     """The code is dead; the next message brings another one."""
     code = ask("15551234567", Channel.WHATSAPP)
@@ -94,7 +95,6 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
 }
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_is_one_sentence_and_changes_nothing(versioned: Any, case: str) -> None:
     """With the documented exit code, under each supported Invoke; what Invoke itself parses is its own 1."""
@@ -110,7 +110,6 @@ def test_a_mistake_is_one_sentence_and_changes_nothing(versioned: Any, case: str
     assert {path.name: path.read_bytes() for path in credentials.glob("*.json")} == stores
 
 
-@pytest.mark.slow
 def test_an_expired_code_is_refused_and_says_what_to_do(scratch: Any, credentials: Path) -> None:
     """The life is the configured one, from invoke.yaml or the environment."""
     scratch.configuration["pairing"] = {"ttl": "1h", "credentials": "elsewhere"}
@@ -129,7 +128,6 @@ def test_an_expired_code_is_refused_and_says_what_to_do(scratch: Any, credential
     assert log.intact and log.events[-1]["event"] == "pairing.refused"
 
 
-@pytest.mark.slow
 def test_a_damaged_store_is_named_and_left_alone(scratch: Any, credentials: Path, ask: Callable[..., str]) -> None:
     """Every task says which file it is and what is wrong with it; none writes over it."""
     code = ask("4711")
@@ -143,7 +141,6 @@ def test_a_damaged_store_is_named_and_left_alone(scratch: Any, credentials: Path
     assert scratch.document("pairing.list", "whatsapp")["requests"] == []
 
 
-@pytest.mark.slow
 def test_a_change_waits_for_no_interrupted_rollback(scratch: Any, ask: Callable[..., str]) -> None:
     """Where a rollback restores the stores, an unfinished one would write over the change when it is recovered."""
     code = ask("4711")

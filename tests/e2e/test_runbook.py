@@ -103,6 +103,7 @@ def test_release_damage_rollback_and_on(gateway: Gateway) -> None:
     assert (back["healthCheck"]["status"], gateway.texts()) == ("degraded", [])
 
 
+@pytest.mark.slow
 def test_rollback_by_runbook_when_the_service_is_down(gateway: Gateway) -> None:
     """Noop but health failed: rerun with explicit snapshot and restart command; data since then is kept."""
     run = gateway.scratch

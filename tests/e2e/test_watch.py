@@ -16,6 +16,8 @@ import pytest
 
 from release_tasks.storage.lock import run_lock
 
+pytestmark = pytest.mark.slow
+
 STRACE = shutil.which("strace")
 SHORT = ["--for", "2s", "--interval", "100ms"]
 
@@ -50,7 +52,6 @@ def await_look(process: subprocess.Popen[str], word: str, times: int = 1) -> Non
     raise AssertionError(f"no {word} look was shown")
 
 
-@pytest.mark.slow
 def test_healthy_is_one_document_and_zero(deployed):
     """Everything else is on stderr, a line a look; the verdict is by the baseline of v1."""
     done = deployed.run("release.watch", *SHORT, "--json")
@@ -63,7 +64,6 @@ def test_healthy_is_one_document_and_zero(deployed):
     assert set(document) >= {"startedAt", "endedAt", "samples", "counts", "reasons"}
 
 
-@pytest.mark.slow
 def test_flags_are_spelled_alike_under_each_invoke(versioned, health):
     """``for`` is a word of Python and a flag all the same; configuration and flags say the same."""
     versioned.configuration["release"]["health"]["url"] = health.url
@@ -140,7 +140,6 @@ def test_rollback_brings_the_state_before_the_release_back(deployed):
     assert deployed.document("release.status")["rollback"]["restored"] is True
 
 
-@pytest.mark.slow
 def test_of_two_watches_one_rolls_back(deployed):
     """The other ends with 75 while the first is at it, with 1 after it."""
     deployed.configuration["release"]["restart"] = {"command": "echo restarted >> restarts", "settle": "300ms"}
@@ -200,7 +199,6 @@ def test_a_signal_during_its_rollback_leaves_the_state_whole(deployed):
     assert events(deployed)[-2:] == ["rollback.refused", "watch.finished"]
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(STRACE is None, reason="NOT TESTED: no strace here (Debian: apt install strace)")
 def test_a_kill_in_mid_swap_is_finished_by_recover(deployed):
     """The watch is killed at the exchange of names; the next command completes what its journal says."""
@@ -220,7 +218,6 @@ def test_a_kill_in_mid_swap_is_finished_by_recover(deployed):
     assert (again["rollback"], "was restored already" in again["diagnostics"][0]) == (None, True)
 
 
-@pytest.mark.slow
 def test_a_process_that_stood_still_has_not_seen_that_time(deployed):
     """Stopped for longer than it watches: inconclusive, and the gap is told."""
     process = deployed.start("release.watch", "--for", "4s", "--interval", "200ms", "--json")
@@ -234,7 +231,6 @@ def test_a_process_that_stood_still_has_not_seen_that_time(deployed):
     assert sum(sample["unseenMs"] for sample in document["samples"]) > 8000
 
 
-@pytest.mark.slow
 def test_a_service_that_restarts_for_a_moment_is_healthy(scratch, free_port, tmp_path):
     """A real process, killed and started again in the middle of the watch; --rollback stays still."""
     (tmp_path / "health").write_text("ok")

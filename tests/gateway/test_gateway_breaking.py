@@ -13,6 +13,8 @@ from release_tasks.gateway.breaking import FAULTS, break_gateway
 from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.home import GatewayHome
 
+pytestmark = pytest.mark.slow
+
 SEEN: dict[str, Callable[[Any], bool]] = {
     "mcp": lambda gateway: "mcpServers.broken" in str(gateway.health()["problems"]),
     "queue": lambda gateway: gateway.get("/reliability").json()["data"]["queue"]["totalDeadLetters"] == 30,

@@ -27,6 +27,8 @@ from release_tasks.rollback.preview import preview
 from release_tasks.rollback.recovery import recover
 from release_tasks.storage.lock import lock_name, take_lock
 
+pytestmark = pytest.mark.slow
+
 TELEGRAM, WHATSAPP = Channel.TELEGRAM, Channel.WHATSAPP
 ANNA, BERT, CARL = "1001", "1002", "1003"
 ASSETS: dict[str, dict[str, Any]] = {
