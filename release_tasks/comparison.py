@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +23,9 @@ __all__ = ["Comparison", "Difference", "compare_releases"]
 
 How = Literal["added", "removed", "changed"]
 _MAX_CONFIG_BYTES = 1 << 20
-_PRIVATE_SECTIONS = ("env", "headers")  # of an MCP server: what stands below is meant for nobody else
-_MCP = "mcpServers"
+_PRIVATE_SECTIONS = ("env", "headers", "args")  # of a server: what stands below is meant for nobody else
+_PRIVATE_NAMES = ("auth", "authorization", "key", "pat", "dsn")  # as the whole name of a key
+_QUERY = re.compile(r"(https?://[^\s\"?#]*)[?#][^\s\"]*")
 
 
 @frozen(kw_only=True)
@@ -140,8 +143,15 @@ def _of_asset(key: str, old: _Side, new: _Side) -> Iterator[Difference]:
         yield _difference(key, "mode", f"{old.record.mode:o}", f"{new.record.mode:o}")
     if old.digest == new.digest and old.digest is not None:
         return
+    found = [*_of_contents(key, old, new)]
     if old.record.size != new.record.size:
-        yield _difference(key, "bytes", str(old.record.size), str(new.record.size))
+        found.insert(0, _difference(key, "bytes", str(old.record.size), str(new.record.size)))
+    # What is not named further still differs: values in rows, the order of keys.
+    yield from found or [Difference(where=key, what="content", how="changed")]
+
+
+def _of_contents(key: str, old: _Side, new: _Side) -> Iterator[Difference]:
+    assert old.record is not None and new.record is not None and old.path is not None and new.path is not None
     if old.record.kind == new.record.kind == "sqlite":
         yield from _of_databases(key, old.path, new.path)
     elif old.record.kind == new.record.kind == "directory":
@@ -190,8 +200,8 @@ def _configuration(path: Path) -> dict[tuple[str, ...], str] | None:
 
 
 def _leaves(value: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
-    if isinstance(value, Mapping) and value:
-        for name, inner in value.items():
+    if isinstance(value, (Mapping, list)) and value:
+        for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
             yield from _leaves(inner, (*above, str(name)))
     else:
         yield above, json.dumps(value, sort_keys=True)
@@ -200,10 +210,11 @@ def _leaves(value: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str
 def _shown(path: tuple[str, ...], value: str | None) -> str | None:
     if value is None:
         return None
-    is_private = _MCP in path and any(section in path for section in _PRIVATE_SECTIONS)
+    names = [name.lower() for name in path]
+    is_private = any(section in names for section in _PRIVATE_SECTIONS) or any(name in names for name in _PRIVATE_NAMES)
     if is_private or any(is_secret_name(name) for name in path):
         return REDACTED
-    return excerpt(Redactor().redact_text(value))
+    return excerpt(_QUERY.sub(rf"\1?{REDACTED}", Redactor.from_environment(os.environ).redact_text(value)))
 
 
 def _of_names(where: str, old: dict[str, str], new: dict[str, str], *, is_shown: bool = True) -> Iterator[Difference]:

@@ -30,10 +30,14 @@ _ID_LENGTH = 96  # leaves room for what a snapshot id adds to it
 
 @frozen(kw_only=True)
 class PrepareRequest:
-    """What a release is called and how many release snapshots are kept (None: as configured)."""
+    """What a release is called and how many release snapshots are kept (None: as configured).
+
+    ``health_url`` is asked for the baseline in place of the configured one.
+    """
 
     release_id: str
     retention: int | None = None
+    health_url: str | None = None
 
 
 def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
@@ -66,7 +70,7 @@ def prepare(
             "release.assets names nothing to capture. Name the database, folders and files of the service."
         )
     manifest: Manifest | None = None
-    baseline = measure_baseline(settings.release) if report.passed else None
+    baseline = measure_baseline(settings.release, request.health_url) if report.passed else None
     try:
         with naming(pipeline.root / "lock"), run_lock(pipeline.root, "release.prepare"):
             manifest = _with_lock(settings, pipeline, report, request, baseline, progress)

@@ -44,6 +44,8 @@ def test_everything_that_differs_is_named(project: Any) -> None:
                 "mcpServers": {"files": {"command": "a", "env": {"HOME": "/x"}}, "old": {"command": "b"}},
                 "botToken": secret,
                 "limits": {"queued": 5, "kept": 1},
+                "providers": [{"password": secret}, {"args": ["--api-key", secret]}, {"url": f"https://x/?k={secret}"}],
+                "auth": secret,
             }
         )
     )
@@ -56,6 +58,8 @@ def test_everything_that_differs_is_named(project: Any) -> None:
                 "botToken": "another-" + secret,
                 "limits": {"queued": 6, "kept": 1},
                 "since": "now",
+                "providers": [{"password": "x"}, {"args": ["--api-key", "x"]}, {"url": f"https://x/?k={secret}x"}],
+                "auth": "x" + secret,
             }
         )
     )
@@ -78,6 +82,10 @@ def test_everything_that_differs_is_named(project: Any) -> None:
         ("mcp", "mcpServers.files.env.HOME"): ("changed", "[REDACTED]", "[REDACTED]"),
         ("mcp", "mcpServers.old.command"): ("removed", '"b"', None),
         ("mcp", "botToken"): ("changed", "[REDACTED]", "[REDACTED]"),
+        ("mcp", "auth"): ("changed", "[REDACTED]", "[REDACTED]"),
+        ("mcp", "providers.0.password"): ("changed", "[REDACTED]", "[REDACTED]"),
+        ("mcp", "providers.1.args.1"): ("changed", "[REDACTED]", "[REDACTED]"),
+        ("mcp", "providers.2.url"): ("changed", '"https://x/?[REDACTED]"', '"https://x/?[REDACTED]"'),
         ("mcp", "limits.queued"): ("changed", "5", "6"),
         ("mcp", "since"): ("added", None, '"now"'),
         ("database rows", "accounts"): ("changed", "50", "10"),
@@ -91,6 +99,17 @@ def test_everything_that_differs_is_named(project: Any) -> None:
     }
     assert {key: value for key, value in found.items() if key[1] != "bytes"} == expected
     assert {where for where, what in found if what == "bytes"} == {"mcp", "database", "identity"}
+
+
+def test_what_cannot_be_named_still_differs(project: Any) -> None:
+    """A value in a row that leaves size and counts as they were."""
+    release(project, "v1")
+    database = sqlite3.connect(project.database)
+    database.execute("UPDATE accounts SET balance = 7 WHERE id = 3")
+    database.commit()
+    database.close()
+    release(project, "v2")
+    assert compared(project) == {("database", "content"): ("changed", None, None)}
 
 
 def test_a_blocked_release_is_compared_by_its_manifest(project: Any) -> None:

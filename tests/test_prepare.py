@@ -398,3 +398,12 @@ def test_a_version_that_cannot_be_read_is_in_the_diagnostics(project: Any) -> No
     manifest = release(project)
     assert (manifest.status, manifest.app_version) == ("ready", None)
     assert manifest.diagnostics[0].startswith("the version of demo cannot be read: ")
+
+
+def test_the_baseline_is_of_the_url_that_was_typed(project: Any, health: Any, free_port: int) -> None:
+    """The gates ran on it, and a watch will compare with it."""
+    project.overrides["health.url"] = f"http://127.0.0.1:{free_port}/health"
+    manifest = prepare(project.settings, report(), PrepareRequest(release_id="v1", health_url=health.url))
+    assert manifest.baseline is not None and manifest.baseline.health == "ok"
+    manifest = prepare(project.settings, report(), PrepareRequest(release_id="v2"))
+    assert manifest.baseline is not None and manifest.baseline.health == "unreachable"

@@ -49,6 +49,8 @@ def test_counts_are_read_and_texts_are_not(httpserver: HTTPServer) -> None:
         ([], 200, "no known form"),
         ({"ok": False, "data": {"queue": QUEUE}, "error": "PRIVATE"}, 200, "no known form"),
         ({"ok": True, "data": {"queue": None, "callbacks": None}}, 200, "neither queue nor callbacks"),
+        ({"ok": True, "data": {"queue": {}}}, 200, "no counts"),
+        ({"ok": True, "data": {"queue": {"total_queued": 1}, "callbacks": {}}}, 200, "no counts"),
         ({"error": "PRIVATE"}, 500, "HTTP 500"),
         ({}, 401, "does not accept our signature"),
         ({}, 403, "does not accept our signature"),
@@ -90,6 +92,14 @@ def test_requests_are_signed_and_named_with_what_the_environment_holds(httpserve
     report = ask(url, config=config, environ={"TOKEN_NAME": ""})
     assert "X-Signature" not in seen[1].headers and "Authorization" not in seen[1].headers
     assert report.detail.endswith("not set in this environment: KEY_NAME, TOKEN_NAME")
+
+
+def test_a_secret_that_is_no_text_signs_as_its_bytes(httpserver: HTTPServer) -> None:
+    """The environment may hold any bytes."""
+    url = answer(httpserver, {"ok": True, "data": {"queue": QUEUE}})
+    assert ask(url, config={"hmac_secret_env": "KEY_NAME"}, environ={"KEY_NAME": "abc\udcff"}).status == "ok"
+    sent = httpserver.log[0][0].headers["X-Signature"]
+    assert sent == "sha256=" + hmac.new(b"abc\xff", b"{}", hashlib.sha256).hexdigest()
 
 
 def test_nobody_there_is_unreachable(free_port: int) -> None:

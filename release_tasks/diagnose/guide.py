@@ -89,18 +89,10 @@ GUIDE: tuple[Row, ...] = (
     Row(
         key="interrupted",
         severity="act",
-        symptom="a rollback journal, and nobody at work",
-        meaning="A rollback was interrupted in mid-swap; the live state may be mixed. Do not start the service.",
+        symptom="a rollback that began, and nobody at work",
+        meaning="A rollback was interrupted; until it is completed the state may be mixed. Do not start the service.",
         commands=("inv release.recover", "inv release.diagnose"),
         seen=symptoms.interrupted,
-    ),
-    Row(
-        key="rollback-failed",
-        severity="act",
-        symptom="the last rollback failed",
-        meaning="The last rollback failed. Repair what it names, then run it again.",
-        commands=("inv release.rollback --snapshot {snapshot}",),
-        seen=symptoms.rollback_failed,
     ),
     Row(
         key="restored-unhealthy",
@@ -110,6 +102,14 @@ GUIDE: tuple[Row, ...] = (
         "Restart it; if it stays unwell, call whoever knows the service.",
         commands=("inv release.rollback --snapshot {snapshot} --restart-command CMD",),
         seen=symptoms.restored_and_unwell,
+    ),
+    Row(
+        key="rollback-failed",
+        severity="act",
+        symptom="the last rollback failed",
+        meaning="The last rollback failed. Repair what it names, then run it again.",
+        commands=("inv release.rollback --snapshot {snapshot}",),
+        seen=symptoms.rollback_failed,
     ),
     Row(
         key="unhealthy",

@@ -72,6 +72,7 @@ class Signals:
     state: RollbackState | None = None
     attempt: Attempt | None = None
     is_restored: bool = False
+    has_journal: bool = False
     is_interrupted: bool = False
     holder: Holder | None = None
     audit: AuditVerdict | None = None
@@ -102,7 +103,6 @@ def read_signals(settings: Settings, health_url: str | None = None, reliability_
     if health_url or release.health.url:
         signals.health = ask_health(release.health, url=health_url, passes=1, deadline=0.0)
     signals.holder = tried("lock", lambda: current_holder(pipeline.root), None)
-    signals.is_interrupted = pipeline.has_journal() and signals.holder is None
     none: list[Manifest] = []
     manifests = tried("manifests", lambda: _manifests(pipeline, signals.unread), none)
     signals.newest = manifests[-1] if manifests else None
@@ -118,6 +118,9 @@ def read_signals(settings: Settings, health_url: str | None = None, reliability_
         signals.proof = proved.by_snapshot.get(name)
         signals.unread += [("drills", proved.problem)] if proved.problem else []
     signals.state = tried("rollback", pipeline.read_state, None)
+    is_open = signals.state is not None and signals.state.status == "in_progress"
+    signals.has_journal = pipeline.has_journal()
+    signals.is_interrupted = signals.holder is None and (signals.has_journal or is_open)
     signals.is_restored = tried("rollback", lambda: _is_restored(pipeline, signals.state), False)
     signals.audit = tried("audit", lambda: pipeline.audit.verify(pipeline.anchors()), None)
     signals.attempt = _last_attempt(signals.audit.events if signals.audit is not None else [])
@@ -146,7 +149,8 @@ def _last_attempt(events: list[dict[str, Any]]) -> Attempt | None:
         kind = str(event.get("event", ""))
         if kind == "prepare.ready":
             return None
-        if kind.startswith("rollback.") and event.get("status") != "in_progress":
+        # What was refused changed nothing, and makes nothing good that an attempt before it left.
+        if kind.startswith("rollback.") and event.get("status") not in ("in_progress", "refused"):
             snapshot = event.get("snapshotId") or event.get("requestedSnapshot")
             status, detail = str(event.get("status", "")), str(event.get("detail", ""))
             return Attempt(status=status, snapshot_id=str(snapshot) if snapshot else None, detail=detail)

@@ -54,7 +54,7 @@ def _snapshot(signals: Signals) -> Line:
 def _rollback(signals: Signals) -> Line:
     state = signals.state
     if signals.is_interrupted:
-        return "rollback", "interrupted", "a journal is there and nobody is at work"
+        return "rollback", "interrupted", "it began, it is not done, and nobody is at work"
     if state is None:
         return "rollback", "none", "no rollback so far"
     return "rollback", state.status, f"to {state.snapshot_id}, {state.updated_at}: {state.detail}"

@@ -50,9 +50,12 @@ def _is_unwell(signals: Signals) -> bool:
 
 
 def interrupted(signals: Signals) -> Iterator[Evidence]:
-    """A journal that nobody is at work on."""
-    if signals.is_interrupted:
+    """A rollback that began and that nobody is at work on."""
+    if signals.is_interrupted and signals.has_journal:
         yield Evidence("a rollback journal is there and nobody is at work")
+    elif signals.is_interrupted and signals.state is not None:
+        where = "its snapshot is live" if signals.state.restored else "nothing live had been swapped"
+        yield Evidence(f"the rollback to {signals.state.snapshot_id} ended before it was done; {where}")
 
 
 def locked(signals: Signals) -> Iterator[Evidence]:
@@ -72,7 +75,7 @@ def rollback_failed(signals: Signals) -> Iterator[Evidence]:
 def restored_and_unwell(signals: Signals) -> Iterator[Evidence]:
     """A service that is unwell on the very state that was restored."""
     state = signals.state
-    if _is_unwell(signals) and signals.is_restored and state is not None and state.status == "success":
+    if _is_unwell(signals) and signals.is_restored and state is not None:
         assert signals.health is not None
         yield Evidence(signals.health.detail, {"snapshot": str(state.restored_snapshot_id)})
 

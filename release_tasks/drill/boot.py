@@ -21,7 +21,7 @@ from release_tasks.config.values import show_duration
 from release_tasks.drill.outcome import BootOutcome
 from release_tasks.drill.processes import ROOT_VARIABLE, end_processes, is_anything_left, opened_below, processes_of
 from release_tasks.drill.scratch import Scratch
-from release_tasks.errors import Interrupted
+from release_tasks.errors import Interrupted, UsageError
 from release_tasks.interrupt import uninterrupted
 from release_tasks.probe import ask_health
 from release_tasks.records import HealthReport
@@ -188,10 +188,12 @@ def _exit_code(pid: int) -> int | None:
 
 
 def _environment(service: Service, scratch: Scratch, settings: Settings, port: int) -> dict[str, str]:
-    assets = {
-        "RELEASE_TASKS_DRILL_ASSET_" + re.sub(r"[^A-Za-z0-9]", "_", key).upper(): str(asset.path)
-        for key, asset in settings.release.assets.items()
-    }
+    assets: dict[str, str] = {}
+    for key, asset in settings.release.assets.items():
+        name = "RELEASE_TASKS_DRILL_ASSET_" + re.sub(r"[^A-Za-z0-9]", "_", key).upper()
+        if name in assets:
+            raise UsageError(f"Two assets would share the variable {name}: rename {key!r} in release.assets.")
+        assets[name] = str(asset.path)
     own = {ROOT_VARIABLE: str(scratch.project), "RELEASE_TASKS_DRILL_PORT": str(port)}
     return {**service.environment, **assets, **own}
 

@@ -6,6 +6,7 @@ import asyncio
 import hashlib
 import hmac
 import json
+import os
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -109,7 +110,7 @@ def check_signature(request: Request, body: bytes, secret: str | None, *, always
 
 def signature_of(body: bytes, secret: str) -> str:
     """Return what a signature header must say: ``sha256=`` and the HMAC-SHA256 of the raw body in hex."""
-    return "sha256=" + hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return "sha256=" + hmac.new(os.fsencode(secret), body, hashlib.sha256).hexdigest()
 
 
 def require_proof(name: str, offered: str | None, expected: str | None, variable: str) -> None:
@@ -123,7 +124,7 @@ def require_proof(name: str, offered: str | None, expected: str | None, variable
     if offered is None:
         raise HTTPException(401, f"{name} is missing")
     # As bytes: compare_digest refuses text that is not ASCII.
-    if not hmac.compare_digest(offered.encode("utf-8", "replace"), expected.encode("utf-8", "replace")):
+    if not hmac.compare_digest(offered.encode("utf-8", "replace"), os.fsencode(expected)):
         raise HTTPException(403, f"{name} is wrong")
 
 

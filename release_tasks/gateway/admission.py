@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Literal
 
 from release_tasks.gateway.direct import DirectMessage
 from release_tasks.gateway.store import Store
 from release_tasks.pairing.policy import Pairing, PendingRequest
 
-__all__ = ["INBOUND", "Admission", "Verdict"]
+__all__ = ["INBOUND", "REPLIED", "Admission", "Verdict"]
 
 INBOUND = "inbound."  # begins the channel of what came in, as against what goes out to a sender
+REPLIED = "replied."  # begins the key of a reply to a stranger, which is sent once for each code
 
 Verdict = Literal["queued", "duplicate", "asked", "silent"]
 
@@ -33,10 +35,13 @@ class Admission:
         outcome = self._pairing.request(message.channel, message.sender)
         if outcome.status == "admitted":  # while this message was on its way
             return self._queue(message)
-        if outcome.status != "created" or outcome.request is None:
+        if outcome.request is None:
             return "silent"
-        self._store.add_message(message.channel.value, message.sender, _answer(message, outcome.request))
-        return "asked"
+        # Also when they ask again: the first answer may not have been queued when something failed.
+        channel, code = message.channel.value, outcome.request.code
+        key = f"{REPLIED}{channel}/{hashlib.sha256(code.encode()).hexdigest()[:32]}"
+        is_new = self._store.add_message_once(key, channel, message.sender, _answer(message, outcome.request))
+        return "asked" if is_new else "silent"
 
     def _queue(self, message: DirectMessage) -> Verdict:
         channel = message.channel.value

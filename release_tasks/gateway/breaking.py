@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from collections.abc import Callable
 
 from attrs import frozen
 
+from release_tasks.gateway.connection import open_existing
 from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.settings import read_json_object
@@ -17,6 +19,7 @@ from release_tasks.storage.durable import write_atomic
 __all__ = ["FAULTS", "Fault", "break_gateway"]
 
 _MESSAGES = 30
+_BUSY_MILLISECONDS = 5_000
 _SLOW_SECONDS = 2.0
 
 
@@ -35,7 +38,7 @@ def break_gateway(home: GatewayHome, what: str) -> Fault:
         raise GatewayError(f"There is no gateway in {home.root}; `inv gateway.start` lays one out.")
     try:
         fault.make(home)
-    except OSError as error:
+    except (OSError, sqlite3.Error) as error:
         raise GatewayError(f"{what} cannot be broken: {error}.") from error
     return fault
 
@@ -63,6 +66,13 @@ def _break_identity(home: GatewayHome) -> None:
 
 def _break_database(home: GatewayHome) -> None:
     """Overwrite the header, as a program does that takes the file for its own."""
+    connection = open_existing(home.database, busy_ms=_BUSY_MILLISECONDS, read_only=False)
+    try:  # what lies in the WAL would stand in for the page that is overwritten
+        is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
+    finally:
+        connection.close()
+    if is_busy:
+        raise GatewayError("The database is in use just now; try again.")
     with home.database.open("r+b") as file:
         file.write(b"\0" * 100)
         os.fsync(file.fileno())

@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from release_tasks.config.schema import PairingConfig
 from release_tasks.gateway.access import RequestGuard, check_signature, json_object, read_body
-from release_tasks.gateway.admission import INBOUND, Admission
+from release_tasks.gateway.admission import INBOUND, REPLIED, Admission
 from release_tasks.gateway.answers import failure, success
 from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.health import Parts, examine
@@ -270,7 +270,10 @@ def _text(message: dict[str, Any], key: str, longest: int) -> str:
 def _callback_key(header: str | None, callback: dict[str, Any]) -> str:
     if header is not None and "key" in callback and callback["key"] != header:
         raise HTTPException(400, "the Idempotency-Key header and the body's key differ")
-    return _text({"key": header} if header is not None else callback, "key", _MAX_KEY)
+    key = _text({"key": header} if header is not None else callback, "key", _MAX_KEY)
+    if key.startswith((INBOUND, REPLIED)):
+        raise HTTPException(400, f"keys that begin with {INBOUND!r} or {REPLIED!r} are the webhooks' own")
+    return key
 
 
 def _correlation(request: Request) -> str:

@@ -133,8 +133,12 @@ class Store:
 
     def add_message_once(self, key: str, channel: str, to: str, text: str) -> bool:
         """Queue a message unless one came with this key before; returns whether it was queued."""
+        known = "SELECT 1 FROM callbacks WHERE key = ?"
+        with self._reader.use() as connection:
+            if connection.execute(known, (key,)).fetchone() is not None:
+                return False
         with self._writer.transaction() as connection:
-            if connection.execute("SELECT 1 FROM callbacks WHERE key = ?", (key,)).fetchone() is not None:
+            if connection.execute(known, (key,)).fetchone() is not None:
                 return False
             connection.execute(
                 "INSERT INTO callbacks (key, digest, payload, received_at) VALUES (?, ?, '', ?)",

@@ -82,7 +82,7 @@ def _headers(config: ReliabilityConfig, environ: Mapping[str, str]) -> dict[str,
     secret = environ.get(config.hmac_secret_env or "")
     if secret:
         headers["Content-Type"] = "application/json"
-        headers[_SIGNATURE] = "sha256=" + hmac.new(secret.encode(), _BODY, hashlib.sha256).hexdigest()
+        headers[_SIGNATURE] = "sha256=" + hmac.new(os.fsencode(secret), _BODY, hashlib.sha256).hexdigest()
     token = environ.get(config.bearer_token_env or "")
     if token:
         headers["Authorization"] = f"Bearer {token}"
@@ -105,12 +105,13 @@ def _read(answer: Answer) -> tuple[Pressure | None, str]:
     if queue is None and callbacks is None:
         return None, "the answer names neither queue nor callbacks"
     waiting = [_count(queue, "totalQueued"), _count(queue, "totalDispatching")]
-    return Pressure(
+    pressure = Pressure(
         queued=None if waiting == [None, None] else sum(count or 0 for count in waiting),
         failed=_count(queue, "totalFailed"),
         dead_letters=_count(queue, "totalDeadLetters"),
         rejected_callbacks=_count(callbacks, "totalRejected"),
-    ), ""
+    )
+    return (None, "the answer holds no counts") if pressure == Pressure() else (pressure, "")
 
 
 def _section(data: dict[str, Any], name: str) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import unicodedata
 from collections.abc import Sequence
 from typing import IO
 
@@ -48,7 +49,7 @@ class Screen:
 
     def step(self, text: str) -> None:
         """Tell on stderr what is being done now."""
-        self._err.print(Text(f"> {text}", style="dim" if self._progress_is_live else ""))
+        self._err.print(Text(f"> {_printable(text)}", style="dim" if self._progress_is_live else ""))
 
     def live(self) -> Console | None:
         """Return the console of stderr for a display that is redrawn, or None where only lines can be written."""
@@ -74,8 +75,12 @@ class Screen:
 
 
 def _printable(text: str) -> str:
-    # A file name that is not UTF-8 holds lone surrogates (PEP 383), which no stream takes.
-    return text.encode("utf-8", "replace").decode()
+    """Return text that does nothing to a terminal: no escape sequences, no turning of the writing direction.
+
+    A file name that is not UTF-8 holds lone surrogates (PEP 383), which no stream takes.
+    """
+    text = text.encode("utf-8", "replace").decode()
+    return "".join(c if c in "\t\n" or unicodedata.category(c) not in ("Cc", "Cf") else "\ufffd" for c in text)
 
 
 def _is_live(stream: IO[str]) -> bool:

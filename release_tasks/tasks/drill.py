@@ -44,7 +44,7 @@ def drill(
         folder = text_flag("scratch", scratch)
         request = DrillRequest(
             snapshot_id=text_flag("snapshot", snapshot),
-            scratch=Path(folder).expanduser().absolute() if folder else None,
+            scratch=_folder(folder) if folder else None,
             service=_service(current.settings) if boot else None,
         )
         if current.is_dry:
@@ -56,6 +56,13 @@ def drill(
         if not current.as_json:
             show_drill(current.screen, document)
         current.fail_unless(outcome.status == "passed")
+
+
+def _folder(typed: str) -> Path:
+    try:
+        return Path(typed).expanduser().absolute()
+    except RuntimeError as error:  # ~ of somebody who is not known
+        raise UsageError(f"--scratch: {typed!r} is no folder: {error}") from None
 
 
 def _service(settings: Settings) -> Service:

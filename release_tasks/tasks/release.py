@@ -101,7 +101,7 @@ def prepare(
         from release_tasks.report.summaries import show_manifest
         from release_tasks.storage.codec import encode
 
-        request = PrepareRequest(release_id=release_id or run.release_id, retention=keep)
+        request = PrepareRequest(release_id=release_id or run.release_id, retention=keep, health_url=health_url)
         current.screen.step("capture the state")
         manifest = prepare_release(current.settings, run.report, request)
         current.document(encode(manifest))

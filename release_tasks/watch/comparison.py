@@ -84,6 +84,9 @@ def compare_pressure(report: ReliabilityReport | None, baseline: Baseline | None
     new = over_limits(_only(report.pressure, lambda name: getattr(known, name) is None), limits)
     if new:
         return Part("unknown", f"{'; '.join(new)}, and how many there were before the release is not known")
+    lost = [name for name in _COUNTS if getattr(known, name) is not None and getattr(report.pressure, name) is None]
+    if lost:
+        return Part("unknown", "reliability does not count any more what it counted before the release")
     return Part("ok")
 
 

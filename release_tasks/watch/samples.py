@@ -11,6 +11,7 @@ from typing import Any
 from attrs import field, frozen
 
 from release_tasks.config.schema import ReleaseConfig
+from release_tasks.errors import StageFailed
 from release_tasks.probe import Answer, ask_health, ask_reliability
 from release_tasks.records import Baseline, HealthReport, Pressure, ReliabilityReport
 from release_tasks.storage.clock import timestamp
@@ -102,6 +103,8 @@ def _begin(work: Callable[[], ReliabilityReport | None]) -> Callable[[], Reliabi
     def result() -> ReliabilityReport | None:
         while thread.is_alive():
             thread.join(_LONGEST_WAIT)
+        if not results:  # a defect, which has been printed where it happened
+            raise StageFailed("Reliability could not be asked.")
         return results[0]
 
     return result

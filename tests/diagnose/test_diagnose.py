@@ -17,11 +17,13 @@ from release_tasks.diagnose import GUIDE, decide, read_signals
 from release_tasks.diagnose.guide import guide_table
 from release_tasks.diagnose.signals import Disk
 from release_tasks.diagnose.summary import summary
+from release_tasks.errors import UsageError
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 from release_tasks.records import Pressure
 from release_tasks.rollback import engine
 from release_tasks.rollback.journal import write_journal
+from release_tasks.rollback.recovery import recover
 
 REPOSITORY = Path(__file__).parents[2]
 DOWN = {"ok": False, "data": {"status": "failed"}}
@@ -220,6 +222,43 @@ def test_commands_name_tasks_that_exist() -> None:
 def test_the_documentation_has_this_guide() -> None:
     """docs/runbook.md holds what ``inv dev.docs`` writes today."""
     assert guide_table() in (REPOSITORY / "docs" / "runbook.md").read_text()
+
+
+@pytest.mark.parametrize("how", ["killed", "recovered"])
+def test_a_rollback_that_ended_while_health_was_asked_is_not_taken_for_healthy(site: Any, how: str) -> None:
+    """The snapshot is live, nobody wrote down how it ended, and the service is unwell."""
+
+    class PowerCut(BaseException):
+        pass
+
+    def die(*arguments: Any, **options: Any) -> None:
+        raise PowerCut
+
+    site.project.damage()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
+        patch.setattr(engine, "ask_health", die)
+        site.roll_back()
+    site.health.body = DOWN
+    if how == "recovered":
+        recover(site.settings)
+    first = site.diagnose().first
+    assert first.key == {"killed": "interrupted", "recovered": "restored-unhealthy"}[how]
+
+
+def test_a_refused_attempt_makes_nothing_good(site: Any) -> None:
+    """A mistyped id after a rollback that failed is not what happened last to the state."""
+    fail_a_rollback(site)
+    with pytest.raises(UsageError):
+        site.roll_back(snapshot_id="mistyped")
+    assert site.diagnose().first.key == "rollback-failed"
+
+
+def test_unwell_is_never_healthy(site: Any) -> None:
+    """Whatever else the signals say: a service that fails its health is something to do."""
+    site.health.body = DOWN
+    for cause in (lambda: None, site.project.damage, lambda: site.roll_back(), lambda: site.roll_back(force=True)):
+        cause()
+        assert site.diagnose().status == "act"
 
 
 def test_the_most_urgent_comes_first(site: Any) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from release_tasks.gateway import process
 from release_tasks.gateway.breaking import FAULTS, break_gateway
 from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.home import GatewayHome
@@ -54,6 +55,17 @@ def test_a_running_gateway_shows_the_fault_until_its_files_are_back(
             kept / name, target
         )
     wait_for(lambda: gateway.health()["status"] == "ok" and not SEEN[what](gateway))
+
+
+def test_a_busy_database_breaks_for_good(start_gateway: Callable[..., Any], wait_for: Callable[..., Any]) -> None:
+    """With its first page in the WAL, which would stand in for what is overwritten and mend it when it is closed."""
+    gateway = start_gateway()
+    for number in range(40):
+        gateway.post("/messages", json={"channel": "x", "to": "1", "text": f"message {number}"})
+    break_gateway(gateway.home, "database")
+    wait_for(lambda: gateway.get("/health").status_code == 503)
+    process.stop(gateway.home)
+    assert gateway.home.database.read_bytes()[:16] == bytes(16)
 
 
 def test_what_is_not_there_cannot_be_broken(tmp_path: Path) -> None:

@@ -421,6 +421,24 @@ def test_nobody_else_may_queue_as_if_it_came_in(admitted: Service) -> None:
     assert admitted.gateway.post("/messages", json=forged).status_code == 400
 
 
+def test_an_answer_that_could_not_be_queued_is_given_the_next_time(service: Service) -> None:
+    """The request was stored and the process failed before its answer was queued; then each code is answered once."""
+    assert service.pairing.request(Channel.TELEGRAM, "4716001").status == "created"
+    for _ in range(3):
+        assert service.telegram(service.update(4716001)).status_code == 200
+    assert len(service.replies("4716001")) == 1
+
+
+def test_no_callback_stands_for_a_message(admitted: Service) -> None:
+    """The keys of messages and of callbacks lie in one table."""
+    update = admitted.update(4715001, "not swallowed")
+    for prefix in ("inbound.", "replied."):
+        key = {"key": f"{prefix}telegram/{update['update_id']}"}
+        assert admitted.gateway.post("/callback", json=key).status_code == 400
+        assert admitted.gateway.post("/callback", json={}, headers={"Idempotency-Key": key["key"]}).status_code == 400
+    assert admitted.telegram(update).json()["data"] == {"queued": 1}
+
+
 def test_without_secrets_the_webhooks_are_closed(shared: Any) -> None:
     """Also on loopback, since a proxy's requests all come from there."""
     for answer in (

@@ -81,7 +81,7 @@ def reliability(**counts):
         ({"rejected_callbacks": 104}, {"rejected_callbacks": 100}, "bad", "4 callbacks rejected since"),
         ({"rejected_callbacks": 4}, {"rejected_callbacks": 100}, "bad", "4 callbacks rejected"),
         ({"dead_letters": 5}, {"failed": 0}, "unknown", "is not known"),
-        ({"dead_letters": 0}, {"failed": 0}, "ok", ""),
+        ({"dead_letters": 0}, {"failed": 0}, "unknown", "does not count any more"),
         ({"failed": 11, "dead_letters": 5}, {"failed": 0}, "bad", "11 messages failed"),
     ],
 )

@@ -1,0 +1,28 @@
+"""What is shown to a person does nothing to their terminal."""
+
+from __future__ import annotations
+
+import io
+
+import pytest
+
+from release_tasks.report.terminal import Screen
+
+HOSTILE = "a\x1b[2Jb\x1b]0;title\x07c\u202ed\u200be\x9bf\udcff\r\x00"
+
+
+@pytest.mark.parametrize("write", ["line", "verdict", "note", "table", "step"])
+def test_hostile_text_stays_text(write: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Escape sequences, carriage returns and marks that turn the writing direction are shown as what they are not."""
+    out = io.StringIO()
+    screen = Screen(out)
+    if write == "table":
+        screen.table(("A",), [(HOSTILE,)])
+    elif write == "verdict":
+        screen.verdict("ok", HOSTILE)
+    else:
+        getattr(screen, write)(HOSTILE)
+    shown = out.getvalue() + capsys.readouterr().err
+    assert all(letter in shown for letter in "abcdef")
+    assert not any(character in shown for character in "\x1b\x07\u202e\u200b\x9b\r\x00")
+    assert shown.encode()
