@@ -106,10 +106,19 @@ GUIDE: tuple[Row, ...] = (
     Row(
         key="rollback-failed",
         severity="act",
-        symptom="the last rollback failed",
-        meaning="The last rollback failed. Repair what it names, then run it again.",
+        symptom="the last rollback failed with its snapshot live",
+        meaning="The last rollback failed, and its snapshot is live. Repair what it names, then run it again.",
         commands=("inv release.rollback --snapshot {snapshot}",),
         seen=symptoms.rollback_failed,
+    ),
+    Row(
+        key="rollback-given-up",
+        severity="act",
+        symptom="the last rollback was given up before it changed anything, or was taken back",
+        meaning="The last rollback did not happen; the state is as it was before it. Repair what it names, or choose "
+        "another snapshot.",
+        commands=("inv release.verify", "inv release.rollback --plan"),
+        seen=symptoms.rollback_given_up,
     ),
     Row(
         key="unhealthy",
@@ -164,16 +173,18 @@ GUIDE: tuple[Row, ...] = (
         key="mcp-degraded",
         severity="act",
         symptom="an MCP server in error, or its circuit open",
-        meaning="The service runs without one of its MCP servers. Mend that server; the state is not at fault.",
-        commands=("inv gate.run mcp-config",),
+        meaning="The service runs without one of its MCP servers. Mend that server; if a release changed its "
+        "configuration, see whether a rollback would bring it back.",
+        commands=("inv gate.run mcp-config", "inv release.rollback --plan"),
         seen=symptoms.mcp_degraded,
     ),
     Row(
         key="degraded",
         severity="act",
         symptom="health is degraded",
-        meaning="The service answers, and a part of it is not well. Mend that part.",
-        commands=("inv gate.api-health --strict",),
+        meaning="The service answers, and a part of it is not well. Mend that part; if a release changed it, see "
+        "whether a rollback would bring it back.",
+        commands=("inv gate.api-health --strict", "inv release.rollback --plan"),
         seen=symptoms.degraded,
     ),
     Row(
@@ -239,6 +250,15 @@ GUIDE: tuple[Row, ...] = (
         meaning="Nobody is admitted by a store that cannot be read. Mend it, or move it away to begin an empty one.",
         commands=("inv pairing.list telegram", "inv pairing.list whatsapp"),
         seen=symptoms.pairing_unusable,
+    ),
+    Row(
+        key="pairing-chain-broken",
+        severity="act",
+        symptom="the chain of the pairing log is broken",
+        meaning="The log of who admitted whom was altered or cut. Keep a copy, find out who, and look through who is "
+        "approved.",
+        commands=("inv pairing.audit", "inv pairing.list telegram --approved", "inv pairing.list whatsapp --approved"),
+        seen=symptoms.pairing_chain_broken,
     ),
     Row(
         key="locked",

@@ -25,6 +25,7 @@ from release_tasks.records import (
     RollbackState,
     SnapshotMetadata,
 )
+from release_tasks.rollback.engine import RollbackRequest, is_already_restored
 from release_tasks.snapshot.verify import SnapshotVerdict, verify_all
 from release_tasks.storage.lock import Holder, current_holder
 
@@ -49,6 +50,7 @@ class Attempt:
     status: str
     snapshot_id: str | None
     detail: str
+    is_given_up: bool  # before anything live was changed, or all of it was put back
 
 
 @define(kw_only=True)
@@ -57,8 +59,8 @@ class Signals:
 
     ``ready`` is the newest release that may go on, ``newest`` the newest of all. ``snapshot`` is the newest release
     snapshot, ``verdict`` what its bytes say, ``proof`` its newest drill. ``is_restored`` holds while that of the last
-    rollback is live and nothing was prepared since. ``unread`` has a name and a sentence for each signal that could
-    not be read.
+    rollback is still in place and nothing was prepared since. ``unread`` has a name and a sentence for each signal that
+    could not be read.
     """
 
     settings: Settings
@@ -76,6 +78,7 @@ class Signals:
     is_interrupted: bool = False
     holder: Holder | None = None
     audit: AuditVerdict | None = None
+    pairing_audit: AuditVerdict | None = None
     pending: dict[str, int] = field(factory=dict)
     disks: list[Disk] = field(factory=list)
     unread: list[tuple[str, str]] = field(factory=list)
@@ -121,10 +124,11 @@ def read_signals(settings: Settings, health_url: str | None = None, reliability_
     is_open = signals.state is not None and signals.state.status == "in_progress"
     signals.has_journal = pipeline.has_journal()
     signals.is_interrupted = signals.holder is None and (signals.has_journal or is_open)
-    signals.is_restored = tried("rollback", lambda: _is_restored(pipeline, signals.state), False)
+    signals.is_restored = tried("rollback", lambda: _is_restored(settings, pipeline, signals.state), False)
     signals.audit = tried("audit", lambda: pipeline.audit.verify(pipeline.anchors()), None)
     signals.attempt = _last_attempt(signals.audit.events if signals.audit is not None else [])
     pairing = Pairing(settings.pairing)
+    signals.pairing_audit = tried("pairing", pairing.audit.verify, None)
     for channel in Channel:
         waiting = tried("pairing", lambda channel=channel: len(pairing.pending(channel)), 0)  # type: ignore[misc]
         signals.pending[channel.value] = waiting
@@ -153,14 +157,16 @@ def _last_attempt(events: list[dict[str, Any]]) -> Attempt | None:
         if kind.startswith("rollback.") and event.get("status") not in ("in_progress", "refused"):
             snapshot = event.get("snapshotId") or event.get("requestedSnapshot")
             status, detail = str(event.get("status", "")), str(event.get("detail", ""))
-            return Attempt(status=status, snapshot_id=str(snapshot) if snapshot else None, detail=detail)
+            name, is_given_up = str(snapshot) if snapshot else None, kind == "rollback.refused"
+            return Attempt(status=status, snapshot_id=name, detail=detail, is_given_up=is_given_up)
     return None
 
 
-def _is_restored(pipeline: Pipeline, state: RollbackState | None) -> bool:
+def _is_restored(settings: Settings, pipeline: Pipeline, state: RollbackState | None) -> bool:
     if state is None or state.restored_snapshot_id is None:
         return False
-    return not pipeline.was_prepared_since(state.lineage)
+    target = pipeline.catalogue.get(state.restored_snapshot_id)
+    return is_already_restored(settings, pipeline, target, RollbackRequest())
 
 
 def _disks(settings: Settings, snapshot: SnapshotMetadata | None) -> Iterator[Disk]:

@@ -11,13 +11,14 @@ Line = tuple[str, str, str]
 
 def summary(signals: Signals) -> list[Line]:
     """Return name, state and detail of each signal, in the order in which they are read."""
-    unread = {name for name, _ in signals.unread}
+    unread = dict(reversed(signals.unread))
     lines = [
         _health(signals), _reliability(signals), _release(signals), _snapshot(signals), _rollback(signals),
         _audit(signals), _pairing(signals), _disk(signals), _lock(signals),
     ]  # fmt: skip
     return [
-        (name, "unreadable" if state == "none" and name in unread else state, detail) for name, state, detail in lines
+        (name, "unreadable", unread[name]) if state == "none" and name in unread else (name, state, detail)
+        for name, state, detail in lines
     ]
 
 

@@ -23,10 +23,12 @@ __all__ = [
     "mcp_degraded",
     "no_release",
     "nobody_asked",
+    "pairing_chain_broken",
     "pairing_unusable",
     "pressure_unknown",
     "restored_and_unwell",
     "rollback_failed",
+    "rollback_given_up",
     "snapshot_damaged",
     "under_pressure",
     "unproved",
@@ -65,11 +67,18 @@ def locked(signals: Signals) -> Iterator[Evidence]:
 
 
 def rollback_failed(signals: Signals) -> Iterator[Evidence]:
-    """The last rollback, if it failed and no release was prepared after it."""
+    """The last rollback, if its snapshot went live, it failed, and no release was prepared after it."""
     attempt = signals.attempt
-    if attempt is not None and attempt.status == "failed" and not signals.is_interrupted:
+    if attempt is not None and attempt.status == "failed" and not attempt.is_given_up and not signals.is_interrupted:
         snapshot = attempt.snapshot_id or (signals.snapshot.snapshot_id if signals.snapshot is not None else "ID")
         yield Evidence(attempt.detail, {"snapshot": snapshot})
+
+
+def rollback_given_up(signals: Signals) -> Iterator[Evidence]:
+    """The last rollback, if it was given up with nothing changed, and no release was prepared after it."""
+    attempt = signals.attempt
+    if attempt is not None and attempt.status == "failed" and attempt.is_given_up and not signals.is_interrupted:
+        yield Evidence(attempt.detail)
 
 
 def restored_and_unwell(signals: Signals) -> Iterator[Evidence]:
@@ -117,7 +126,8 @@ def drill_failed(signals: Signals) -> Iterator[Evidence]:
 
 def unproved(signals: Signals) -> Iterator[Evidence]:
     """A newest release snapshot that nobody has rehearsed."""
-    if signals.proof is None and signals.snapshot is not None:
+    is_sound = signals.verdict is not None and signals.verdict.status == "verified"
+    if signals.proof is None and signals.snapshot is not None and is_sound:
         snapshot = signals.snapshot.snapshot_id
         yield Evidence(snapshot, {"snapshot": snapshot})
 
@@ -175,7 +185,8 @@ def under_pressure(signals: Signals) -> Iterator[Evidence]:
 def pressure_unknown(signals: Signals) -> Iterator[Evidence]:
     """A reliability endpoint that gives no counts."""
     report = signals.reliability
-    if report is not None and report.status in ("unknown", "unreachable"):
+    is_down = signals.health is not None and signals.health.status == "unreachable"
+    if report is not None and report.status in ("unknown", "unreachable") and not is_down:
         yield Evidence(f"{report.url}: {report.detail}")
 
 
@@ -188,6 +199,12 @@ def low_disk(signals: Signals) -> Iterator[Evidence]:
 
 def _mib(size: int) -> str:
     return f"{size / 2**20:,.0f}"
+
+
+def pairing_chain_broken(signals: Signals) -> Iterator[Evidence]:
+    """The first thing that is wrong in the log of pairing decisions."""
+    if signals.pairing_audit is not None and not signals.pairing_audit.intact:
+        yield Evidence(str(signals.pairing_audit.problems[0]))
 
 
 def pairing_unusable(signals: Signals) -> Iterator[Evidence]:

@@ -38,6 +38,7 @@ class Parts:
     pairing: Pairing
     is_rehearsal: bool = False
     started: float = field(factory=time.monotonic)
+    webhooks: dict[str, bool] = field(factory=dict)  # by channel, whether there is a secret to check them with
 
 
 @frozen
@@ -75,7 +76,7 @@ def examine(parts: Parts) -> HealthReport:
         "dispatcher": dispatcher,
         "settings": settings,
         "identity": identity,
-        "pairing": pairing,
+        "pairing": {**pairing, "webhooks": {name: "open" if on else "closed" for name, on in parts.webhooks.items()}},
         "queue": database.pop("queue", None),
         "database": database,
         "mcpConfig": config,

@@ -159,7 +159,10 @@ def status(home: GatewayHome) -> GatewayStatus:
     data = data if isinstance(data, dict) else {}
     problems = data.get("problems")
     detail = "; ".join(str(problem) for problem in problems) if isinstance(problems, list) else ""
-    return evolve(running, health=str(data.get("status", "failing")), detail=detail or "Healthy.")
+    health = str(data.get("status", "failing"))
+    failure = answer.get("error")
+    told = str(failure.get("message")) if isinstance(failure, dict) else "it does not say why"
+    return evolve(running, health=health, detail=detail or ("Healthy." if health == "ok" else told))
 
 
 def _await_decision(home: GatewayHome, timeout: float) -> GatewayStatus:

@@ -75,6 +75,7 @@ def create_app(
     parts = Parts(home, Store(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, is_rehearsal)
     given = Secrets.from_environment()
     endpoints = _Endpoints(parts, release_root, secret or given.api)
+    parts.webhooks = {"telegram": given.telegram is not None, "whatsapp": given.whatsapp is not None}
     webhooks = Webhooks(
         Admission(policy, parts.store), given, write=endpoints.write, answer=_success, wake=parts.worker.wake
     )

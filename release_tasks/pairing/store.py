@@ -110,7 +110,11 @@ class Store:
                 _make_private(file)
             for leftover in self.folder.glob(f".{channel.value}-*.json.*.tmp"):  # of a write that was killed
                 leftover.unlink(missing_ok=True)
-            yield self._begin(channel)
+            try:
+                yield self._begin(channel)
+            finally:
+                for file in files:
+                    _give_to_owner_of(self.folder, file)
 
     @contextlib.contextmanager
     def held(self, channels: Iterable[Channel]) -> Iterator[None]:
@@ -148,25 +152,33 @@ class Store:
         )
 
     def _read_approved(self, channel: Channel) -> ApprovedDocument | None:
-        return _read(self._path(channel, "allowFrom"), ApprovedDocument.parse)
+        return _read(self._path(channel, "allowFrom"), ApprovedDocument.parse, "nobody is admitted by it")
 
     def _read_requests(self, channel: Channel) -> RequestsDocument | None:
-        return _read(self._path(channel, "pairing"), RequestsDocument.parse)
+        return _read(self._path(channel, "pairing"), RequestsDocument.parse, "nobody new can be admitted")
 
     def _path(self, channel: Channel, kind: str) -> Path:
         return self.folder / f"{channel.value}-{kind}.json"
 
 
-def _read(path: Path, parse: Callable[[dict[str, Any], str], T]) -> T | None:
+def _read(path: Path, parse: Callable[[dict[str, Any], str], T], effect: str) -> T | None:
     try:
         return parse(read_document(path), str(path))
     except FileNotFoundError:
         return None
     except InvalidDocument as error:
         raise StoreUnusable(
-            f"The pairing store is unusable, nobody is admitted by it: {error}. "
+            f"The pairing store is unusable, {effect}: {error}. "
             "It was left as it is; mend it, or move it away to begin an empty one."
         ) from error
+
+
+def _give_to_owner_of(folder: Path, path: Path) -> None:
+    """Let what root wrote belong to whom the folder belongs, or their service could not read it any more."""
+    with contextlib.suppress(FileNotFoundError):
+        owner, found = os.stat(folder), os.lstat(path)
+        if os.geteuid() == 0 and stat.S_ISREG(found.st_mode) and found.st_uid != owner.st_uid:
+            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _make_private(path: Path) -> None:

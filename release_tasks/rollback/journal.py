@@ -40,6 +40,11 @@ def read_journal(pipeline: Pipeline) -> RollbackJournal | None:
     except FileNotFoundError:
         return None
     except InvalidDocument as error:
+        if isinstance(error.__cause__, OSError):
+            raise StageFailed(
+                f"Whether a rollback was interrupted cannot be told: {error}. "
+                f"Run this as the user whom {pipeline.root} belongs to."
+            ) from error
         raise StageFailed(
             f"A rollback was interrupted and its journal is damaged: {error}. Nothing was changed. Look at the newest "
             f"safety snapshot (`inv release.status`), move {pipeline.journal_path} away and run "

@@ -61,7 +61,7 @@ def _show(current: Session, signals: Signals, diagnosis: Diagnosis) -> None:
     for finding in diagnosis.findings:
         current.screen.verdict(finding.severity, finding.meaning)
         current.screen.note(finding.detail)
-        for command in finding.commands if finding is diagnosis.first or finding.severity == "note" else ():
+        for command in finding.commands:
             current.screen.note(f"type: {command}")
 
 

@@ -163,6 +163,7 @@ def recover(ctx: Context, json: bool = False) -> None:
         from release_tasks.rollback.recovery import pending, recover
         from release_tasks.storage.codec import encode
 
+        _require_assets(current)
         report = pending(current.settings) if current.is_dry else recover(current.settings)
         current.document(encode(report))
         if not current.as_json:
@@ -253,7 +254,9 @@ def show_preflight(current: Session, run: PreflightRun) -> None:
         show_checks(current.screen, run.report)
         current.screen.line()
         failed = ", ".join(run.report.failed_checks)
-        current.screen.verdict(word, "every gate passed" if run.report.passed else f"not passed: {failed}")
+        left_out = sum(check.is_left_out for check in run.report.checks)
+        told = f"every gate passed but {left_out} left out" if left_out else "every gate passed"
+        current.screen.verdict(word, told if run.report.passed else f"not passed: {failed}")
     current.fail_unless(run.report.passed)
 
 
@@ -297,7 +300,8 @@ def _preflight_of(ctx: Context, health_url: str | None, strict: bool) -> Preflig
 def _require_assets(current: Session) -> None:
     if not current.settings.release.assets:
         raise UsageError(
-            "release.assets names nothing to capture or restore. Name the database, folders and files of the service."
+            f"release.assets names nothing to capture or restore (in {current.settings.project}). "
+            "Name the database, folders and files of the service."
         )
 
 

@@ -10,11 +10,12 @@ from attrs import evolve, field, frozen
 
 from release_tasks.config.schema import ReleaseConfig, Settings
 from release_tasks.config.values import show_duration
-from release_tasks.errors import ExitCode, Interrupted, UsageError, sentence_of
+from release_tasks.errors import ExitCode, Interrupted, StageFailed, UsageError, sentence_of
 from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import Pipeline
 from release_tasks.records import Baseline, RollbackOutcome
 from release_tasks.storage.clock import timestamp
+from release_tasks.storage.lock import current_holder
 from release_tasks.watch.judgement import Counts, Verdict, VerdictStatus, count, degradation, judge
 from release_tasks.watch.response import (
     Ground,
@@ -85,12 +86,15 @@ def watch(
 ) -> WatchReport:
     """Look at the service as ``release.watch`` says, judge it, and roll back once if that is wanted and called for.
 
-    Returns a report, also after a signal. Raises UsageError when there is nothing to ask, or too seldom.
+    Returns a report, also after a signal. Raises UsageError when there is nothing to ask, or too seldom, StageFailed
+    while an interrupted rollback waits to be finished: its state is no release to judge.
     """
     require_watchable(settings)
     config, pipeline, started_at = settings.release, Pipeline(settings.release.root), timestamp()
+    if pipeline.has_journal() and current_holder(pipeline.root) is None:
+        raise StageFailed("A rollback was interrupted and waits to be finished. Run `inv release.recover` first.")
     ground = ground_of(pipeline)
-    diagnostics = _remarks(config, pipeline, ground)
+    diagnostics = _remarks(config, ground)
     for sentence in diagnostics:
         progress(sentence)
     baseline = ground.release.baseline if ground.release else None
@@ -221,7 +225,7 @@ def _written_down(
     return []
 
 
-def _remarks(config: ReleaseConfig, pipeline: Pipeline, ground: Ground) -> list[str]:
+def _remarks(config: ReleaseConfig, ground: Ground) -> list[str]:
     """Return what an operator should know before a watch begins."""
     told = []
     if ground.release is None:
@@ -233,6 +237,4 @@ def _remarks(config: ReleaseConfig, pipeline: Pipeline, ground: Ground) -> list[
         )
     if config.watch.rollback and ground.hindrance:
         told.append(f"It will not be rolled back: {ground.hindrance}")
-    if pipeline.has_journal():
-        told.append("An interrupted rollback waits to be finished: inv release.recover")
     return told

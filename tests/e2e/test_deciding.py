@@ -45,3 +45,25 @@ def test_two_releases_are_compared(scratch: Any) -> None:
     done = scratch.run("release.diff", "v1", "v9")
     assert (done.returncode, done.stdout) == (2, "")
     assert "There is no release 'v9'. The newest are: v1, v2" in done.stderr
+
+
+@pytest.mark.slow
+def test_nothing_is_judged_or_recovered_where_it_cannot_be(scratch: Any) -> None:
+    """A watch while a rollback waits to be finished; a start gate in a folder without a configuration."""
+    scratch.configuration["release"]["health"]["url"] = "http://127.0.0.1:9/health"
+    scratch.configuration["release"]["gates"] = {"count": {"command": "true"}}
+    scratch.document("release.prepare", "--release-id", "v1")
+    (scratch.root / "pipeline" / "rollback-journal.json").write_text("{}")
+    document = scratch.document("release.watch", "--for", "10s", "--interval", "1s", code=1)
+    assert "inv release.recover" in document["message"]
+    del scratch.configuration["release"]["assets"]
+    document = scratch.document("release.recover", code=2)
+    assert str(scratch.root) in document["message"] and "release.assets names nothing" in document["message"]
+
+
+@pytest.mark.slow
+def test_what_does_not_exist_cannot_be_broken(scratch: Any) -> None:
+    """Neither a fault that is none nor a gateway that is not there."""
+    assert "use mcp, queue, identity" in scratch.document("gateway.break", "everything", code=2)["message"]
+    assert "inv gateway.start" in scratch.document("gateway.break", "mcp", code=1)["message"]
+    assert scratch.run("--dry", "gateway.break", "mcp").stdout.startswith("Would break mcp of the gateway in ")

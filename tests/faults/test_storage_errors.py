@@ -167,17 +167,20 @@ def test_a_rollback_whose_call_fails_is_failed_with_all_old_or_restored(
     job = scene.job("rollback")
     calls = failing(error, names, job)
     chosen = points(scene, calls, job, share)
-    failed = 0
+    failed = done = 0
     for index, (name, number) in enumerate(chosen):
         scene.fresh()
         inode = scene.project.database.stat().st_ino if kind in ("wal", "delete") else 0
         ended = calls.run(job, name, number)
         point = (name, number, ended.failed_call)
-        assert ended.failed_call, (point, "did not come")
+        if not came(ended, name, point):
+            continue
         left = hold_rollback(scene, ended, inode, point)
         hold_the_way_on(scene, left, point, index)
         failed += ended.told == "failed"
-    tried(len(chosen))
+        done += 1
+    tried(done)
+    assert done > len(chosen) * 0.9
     assert failed > len(chosen) / 10
 
 
@@ -271,6 +274,12 @@ def test_an_error_names_the_file_that_it_happened_to(
     assert not nameless, nameless
 
 
+def came(ended: Ended, name: str, point: object) -> bool:
+    """Say whether the call came at all; only how often something is read depends on how busy the machine is."""
+    assert ended.failed_call or name in READING, (point, "did not come")
+    return bool(ended.failed_call)
+
+
 def hold_prepare(scene: Scene, ended: Ended, point: object) -> None:
     """Hold what is promised of the prepare itself: a whole release or none, and the state untouched either way."""
     pipeline = scene.project.pipeline
@@ -320,11 +329,13 @@ def test_a_prepare_whose_call_fails_leaves_a_whole_release_or_none(
         scene.fresh()
         ended = calls.run(job, name, number)
         point = (name, number, ended.failed_call)
-        assert ended.failed_call, (point, "did not come")
+        if not came(ended, name, point):
+            continue
         hold_prepare(scene, ended, point)
         scene.check_prepare(point)
         told[ended.told] += 1
-    tried(len(chosen))
+    tried(told.total())
+    assert told.total() > len(chosen) * 0.9
     assert told["blocked"] > len(chosen) / 10, told
 
 
@@ -368,7 +379,8 @@ def test_a_recovery_whose_call_fails_is_finished_by_the_next_and_never_called_do
         fresh()
         ended = calls.run(job, name, number)
         point = (name, number, ended.failed_call)
-        assert ended.failed_call, (point, "did not come")
+        if not came(ended, name, point):
+            continue
         hold_sentence(ended, point)
         left = scene.state()
         if ended.told == "StageFailed":
@@ -378,6 +390,7 @@ def test_a_recovery_whose_call_fails_is_finished_by_the_next_and_never_called_do
             assert left == {"finished": "new", "undone": "old"}[ended.told], (point, left, ended)
         scene.check_rollback(point)
         told[ended.told] += 1
-    tried(len(chosen))
+    tried(told.total())
+    assert told.total() > len(chosen) * 0.9
     assert told["StageFailed"], told
     assert told["finished"] and (told["undone"] or names is READING), told

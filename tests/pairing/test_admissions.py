@@ -147,3 +147,21 @@ def test_looking_up_decides_nothing(make_pairing: Callable[..., Pairing], creden
     assert {path.name: path.read_bytes() for path in credentials.iterdir()} == before
     pairing.approve(TELEGRAM, request.code)
     assert pairing.look_up_approved(TELEGRAM, "1") == "1"
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can act for another user")
+def test_what_root_decides_belongs_to_the_service(credentials: Path, make_pairing: Callable[..., Pairing]) -> None:
+    """An approval typed as root leaves every file readable for the user whom the folder belongs to."""
+    pairing = make_pairing()
+    pairing.request(TELEGRAM, "1")
+    for path in (credentials, *credentials.iterdir()):
+        os.chown(path, 4711, 4712)
+    waiting = pairing.pending(TELEGRAM)[0]
+    pairing.approve(TELEGRAM, waiting.code)
+    found = {
+        path.name: (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777)
+        for path in credentials.iterdir()
+    }
+    assert set(found.values()) == {(4711, 4712, 0o600)}
+    assert "telegram-allowFrom.json" in found
