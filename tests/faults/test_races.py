@@ -194,7 +194,8 @@ class Racer:
         """Wait for the child's end."""
         line, told = self._line(), {}
         if line.startswith("{"):
-            told, line = json.loads(line), self._line()
+            told, end = json.JSONDecoder().raw_decode(line)
+            line = line[end:].strip() or self._line()  # a kill may come before the end of the line
         code = int(line.split()[1])
         self.pid, pid = 0, self.pid
         return Answer(what=self.job["what"], pid=pid, **(told if code == 0 else {"code": code}))

@@ -98,6 +98,9 @@ def hold_rollback(scene: Scene, ended: Ended, inode: int, point: object) -> str:
         assert ended.told == "failed", (point, ended)
         hold_sentence(ended, point)
         told = " ".join(ended.sentences)
+        if "Undoing it failed too" in told:  # each thread counts its calls, so the error can come once to two of them
+            assert scene.project.pipeline.journal_path.exists() and "inv release.recover" in told, (point, ended)
+            return left
         assert left in ("old", "new"), (point, left, ended)
         assert left == "old" or "is live" in told, (point, ended)
         assert left == "new" or "is live" not in told, (point, ended)
