@@ -279,6 +279,7 @@ def test_a_restored_state_that_was_damaged_since_is_restored_again(site: Any) ->
 def test_unwell_is_never_healthy(site: Any) -> None:
     """Whatever else the signals say: a service that fails its health is something to do."""
     site.health.body = DOWN
+    site.project.overrides["health.deadline"] = "100ms"
     for cause in (lambda: None, site.project.damage, lambda: site.roll_back(), lambda: site.roll_back(force=True)):
         cause()
         assert site.diagnose().status == "act"
