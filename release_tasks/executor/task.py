@@ -37,6 +37,15 @@ def refuse(message: str, *, as_json: bool = False) -> NoReturn:
     raise UsageExit(message)
 
 
+class _PositionalName(str):
+    """A parameter's name, which says what to type where Invoke complains that its value is missing."""
+
+    usage: str
+
+    def __format__(self, spec: str) -> str:
+        return f"{self!s}; usage: {self.usage}"
+
+
 class _StageArgument(Argument):
     """A flag whose bad value ends with 2 while the command line is still being parsed."""
 
@@ -44,6 +53,16 @@ class _StageArgument(Argument):
         super().__init__(**options)
         self.usage = task.usage()
         self.task_name = task.name
+
+    @property
+    def name(self) -> str | None:
+        """The parameter's name."""
+        plain = super().name
+        if plain is None or not self.positional:
+            return plain
+        spelled = _PositionalName(plain)
+        spelled.usage = self.usage
+        return spelled
 
     def set_value(self, value: Any, cast: bool = True) -> None:
         # Only these two are refused here: shell completion parses half-typed flags, and what

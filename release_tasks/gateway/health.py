@@ -17,6 +17,7 @@ from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.mcp import McpMonitor
 from release_tasks.gateway.mcp_config import McpServer, read_mcp_config
+from release_tasks.gateway.secrets import Secrets
 from release_tasks.gateway.settings import read_identity, read_settings
 from release_tasks.gateway.store import Store
 from release_tasks.gateway.worker import Worker
@@ -36,9 +37,9 @@ class Parts:
     worker: Worker
     mcp: McpMonitor
     pairing: Pairing
+    secrets: Secrets
     is_rehearsal: bool = False
     started: float = field(factory=time.monotonic)
-    webhooks: dict[str, bool] = field(factory=dict)  # by channel, whether there is a secret to check them with
 
 
 @frozen
@@ -76,7 +77,7 @@ def examine(parts: Parts) -> HealthReport:
         "dispatcher": dispatcher,
         "settings": settings,
         "identity": identity,
-        "pairing": {**pairing, "webhooks": {name: "open" if on else "closed" for name, on in parts.webhooks.items()}},
+        "pairing": {**pairing, "webhooks": parts.secrets.webhooks()},
         "queue": database.pop("queue", None),
         "database": database,
         "mcpConfig": config,

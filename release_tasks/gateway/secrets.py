@@ -39,6 +39,11 @@ class Secrets:
             whatsapp_verify=environ.get(WHATSAPP_VERIFY_TOKEN) or None,
         )
 
+    def webhooks(self) -> dict[str, str]:
+        """Return by channel whether its webhook is ``open``, or ``closed`` for want of a secret to check with."""
+        checked = {"telegram": self.telegram, "whatsapp": self.whatsapp}
+        return {channel: "closed" if secret is None else "open" for channel, secret in checked.items()}
+
 
 def child_environment(kept: Collection[str] = ()) -> dict[str, str]:
     """Return the environment for a child: without any secret but those in ``kept``."""

@@ -72,10 +72,9 @@ def create_app(
     rehearsal it acts on nothing outside: no message is delivered, no MCP server is started.
     """
     policy = Pairing(pairing or PairingConfig(credentials=home.credentials))
-    parts = Parts(home, Store(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, is_rehearsal)
     given = Secrets.from_environment()
+    parts = Parts(home, Store(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, given, is_rehearsal)
     endpoints = _Endpoints(parts, release_root, secret or given.api)
-    parts.webhooks = {"telegram": given.telegram is not None, "whatsapp": given.whatsapp is not None}
     webhooks = Webhooks(
         Admission(policy, parts.store), given, write=endpoints.write, answer=_success, wake=parts.worker.wake
     )
@@ -92,18 +91,7 @@ def create_app(
             await asyncio.to_thread(_shut_down, parts)
 
     return Starlette(
-        routes=[
-            Route("/", endpoints.page),
-            Route("/health", endpoints.health),
-            Route("/health/live", endpoints.live),
-            Route("/health/ready", endpoints.ready),
-            Route("/reliability", endpoints.reliability),
-            Route("/messages", endpoints.messages, methods=["GET"]),
-            Route("/messages", endpoints.enqueue, methods=["POST"]),
-            Route("/callback", endpoints.callback, methods=["POST"]),
-            Route("/release/last", endpoints.release),
-            *webhooks.routes(),
-        ],
+        routes=[*_routes(endpoints), *webhooks.routes()],
         middleware=[Middleware(RequestGuard, only_loopback=only_loopback, open_below=WEBHOOKS)],
         exception_handlers={
             HTTPException: _refused,
@@ -112,6 +100,20 @@ def create_app(
         },
         lifespan=lifespan,
     )
+
+
+def _routes(endpoints: _Endpoints) -> list[Route]:
+    return [
+        Route("/", endpoints.page),
+        Route("/health", endpoints.health),
+        Route("/health/live", endpoints.live),
+        Route("/health/ready", endpoints.ready),
+        Route("/reliability", endpoints.reliability),
+        Route("/messages", endpoints.messages, methods=["GET"]),
+        Route("/messages", endpoints.enqueue, methods=["POST"]),
+        Route("/callback", endpoints.callback, methods=["POST"]),
+        Route("/release/last", endpoints.release),
+    ]
 
 
 def _shut_down(parts: Parts) -> None:

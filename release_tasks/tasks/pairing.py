@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
@@ -44,9 +45,8 @@ def approve(ctx: Context, channel: str, code: str, json: bool = False) -> None:
     """Admit the sender whose pending request has this code; a running service knows at once."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
-        if _is_dry(current, chosen, "approve", lambda: pairing.look_up(chosen, code)):
+        if not _may_decide(current, chosen, "approve", lambda: pairing.look_up(chosen, code)):
             return
-        _require_settled(current)
         found = pairing.approve(chosen, code)
         told = f"{found.sender} is admitted on {chosen.value}"
         before = ", and had been approved before" if found.was_admitted else ""
@@ -58,9 +58,8 @@ def reject(ctx: Context, channel: str, code: str, json: bool = False) -> None:
     """Remove the pending request that has this code; its sender stays blocked and may ask again."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
-        if _is_dry(current, chosen, "reject", lambda: pairing.look_up(chosen, code)):
+        if not _may_decide(current, chosen, "reject", lambda: pairing.look_up(chosen, code)):
             return
-        _require_settled(current)
         sender = pairing.reject(chosen, code)
         _show_decision(current, chosen, "rejected", sender, f"The request of {sender} on {chosen.value} is gone.")
 
@@ -76,9 +75,8 @@ def revoke(ctx: Context, channel: str, sender: str, json: bool = False) -> None:
     """Take an approval back; a running service blocks the sender from the next message on."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
-        if _is_dry(current, chosen, "revoke", lambda: pairing.look_up_approved(chosen, sender)):
+        if not _may_decide(current, chosen, "revoke", lambda: pairing.look_up_approved(chosen, sender)):
             return
-        _require_settled(current)
         person = pairing.revoke(chosen, sender)
         _show_decision(current, chosen, "revoked", person, f"{person} is blocked on {chosen.value} from now on.")
 
@@ -106,25 +104,26 @@ def _opened(current: Session, channel: str) -> tuple[Channel, Pairing]:
     return parse_channel(channel), Pairing(current.settings.pairing)
 
 
-def _require_settled(current: Session) -> None:
-    """Refuse a change that an interrupted rollback would overwrite once it is finished."""
+def _may_decide(current: Session, channel: Channel, action: str, look_up: Callable[[], str]) -> bool:
+    """Say whether a decision may be carried out; a dry run only shows whom ``look_up`` finds that it would concern.
+
+    Raises StageFailed while an interrupted rollback waits that would overwrite it once it is finished.
+    """
     from release_tasks.pipeline import Pipeline
     from release_tasks.rollback.amendment import covers_pairing
 
-    settings = current.settings
-    if covers_pairing(settings) and Pipeline(settings.release.root).has_journal():
-        raise StageFailed(
-            "A rollback that restores the pairing stores was interrupted: run `inv release.recover` first."
-        )
-
-
-def _is_dry(current: Session, channel: Channel, action: str, look_up: Any) -> bool:
     if current.is_dry:
         sender = look_up()
         current.document({"status": "dry", "channel": channel.value, "action": action, "sender": sender})
         if not current.as_json:
             current.screen.line(f"Would {action} {sender} on {channel.value}.")
-    return current.is_dry
+        return False
+    settings = current.settings
+    if covers_pairing(settings) and Pipeline(settings.release.root).has_journal():
+        raise StageFailed(
+            "A rollback that restores the pairing stores was interrupted: run `inv release.recover` first."
+        )
+    return True
 
 
 def _show_pending(current: Session, channel: Channel, requests: list[PendingRequest]) -> None:

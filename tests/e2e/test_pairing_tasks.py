@@ -89,8 +89,8 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "a wildcard": (["pairing.revoke", "whatsapp", "*"], 2, "a wildcard is never admitted"),
     "a group": (["pairing.revoke", "whatsapp", "12036304@g.us"], 2, "it is a group"),
     "somebody who is not approved": (["pairing.revoke", "telegram", "99"], 1, "99 is not approved on telegram"),
-    "no code": (["pairing.approve", "telegram"], 1, "'code'"),
-    "no channel": (["pairing.list"], 1, "'channel'"),
+    "no code": (["pairing.approve", "telegram"], 1, "code; usage: approve CHANNEL CODE"),
+    "no channel": (["pairing.list"], 1, "channel; usage: list CHANNEL"),
     "a limit that is no number": (["pairing.audit", "--limit", "soon"], 2, "--limit"),
 }
 

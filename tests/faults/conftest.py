@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.damage import Watched, scratch_folder
 from harness.service import Service
 from harness.tracing import Driver
 
@@ -57,6 +58,25 @@ def steady() -> Callable[[Any], Any]:
         return project
 
     return make_steady
+
+
+@pytest.fixture(scope="module")
+def kept() -> Iterator[dict[str, Any]]:
+    """What is made once for all tests of a module: a folder, and the projects in it."""
+    with scratch_folder() as folder:
+        yield {"folder": folder}
+
+
+@pytest.fixture
+def watched(kept: dict[str, Any], project_at: Callable[..., Any]) -> Watched:
+    """A damaged project with the snapshots v0 and v1, of which v1 is about to be damaged."""
+    if "watched" not in kept:
+        folder = kept["folder"] / "project"
+        folder.mkdir()
+        kept["watched"] = Watched(project_at(folder))
+    found: Watched = kept["watched"]
+    found.fresh()
+    return found
 
 
 class Mounts:

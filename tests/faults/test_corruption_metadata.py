@@ -8,7 +8,7 @@ import os
 import resource
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,7 +22,6 @@ from harness.damage import (
     edits,
     forge,
     reseal,
-    scratch_folder,
 )
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -38,25 +37,6 @@ Document = dict[str, Any]
 Change = Callable[[Document], Any]
 
 DATABASE, IDENTITY, MCP, EXTRA = range(4)  # where Project's assets stand in the list
-
-
-@pytest.fixture(scope="module")
-def kept() -> Iterator[dict[str, Any]]:
-    """What is made once for all tests here: a folder, and the projects in it."""
-    with scratch_folder() as folder:
-        yield {"folder": folder}
-
-
-@pytest.fixture
-def watched(kept: dict[str, Any], project_at: Callable[..., Any]) -> Watched:
-    """A damaged project with the snapshots v0 and v1, of which v1 is about to be damaged."""
-    if "watched" not in kept:
-        folder = kept["folder"] / "project"
-        folder.mkdir()
-        kept["watched"] = Watched(project_at(folder))
-    found: Watched = kept["watched"]
-    found.fresh()
-    return found
 
 
 def hold_damaged(watched: Watched, case: str) -> str:

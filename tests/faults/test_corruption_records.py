@@ -6,7 +6,7 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from harness.damage import (
     listing,
     places,
     reseal,
-    scratch_folder,
 )
 from harness.stages import passed_preflight
 from hypothesis import HealthCheck, given, settings
@@ -56,25 +55,6 @@ IN_TWO_PARTS = pytest.mark.parametrize(
 
 class PowerCut(BaseException):
     """Ends a run at once, as SIGKILL would: no handler of the package knows it."""
-
-
-@pytest.fixture(scope="module")
-def kept() -> Iterator[dict[str, Any]]:
-    """What is made once for all tests here: a folder, and the projects in it."""
-    with scratch_folder() as folder:
-        yield {"folder": folder}
-
-
-@pytest.fixture
-def watched(kept: dict[str, Any], project_at: Callable[..., Any]) -> Watched:
-    """A damaged project with the snapshots v0 and v1, of which v1 is about to be damaged."""
-    if "watched" not in kept:
-        folder = kept["folder"] / "project"
-        folder.mkdir()
-        kept["watched"] = Watched(project_at(folder))
-    found: Watched = kept["watched"]
-    found.fresh()
-    return found
 
 
 @pytest.fixture

@@ -9,12 +9,12 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.damage import DEVICES, IN_PLACE, NEEDS_ROOT, Watched, scratch_folder
+from harness.damage import DEVICES, IN_PLACE, NEEDS_ROOT, Watched
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -40,25 +40,6 @@ FOLDERS = {
     "assets": "mcp",
 }
 LINKS = {"assets/identity/identity/current": "identity"}
-
-
-@pytest.fixture(scope="module")
-def kept() -> Iterator[dict[str, Any]]:
-    """What is made once for all tests here: a folder, and the projects in it."""
-    with scratch_folder() as folder:
-        yield {"folder": folder}
-
-
-@pytest.fixture
-def watched(kept: dict[str, Any], project_at: Callable[..., Any]) -> Watched:
-    """A damaged project with the snapshots v0 and v1, of which v1 is about to be damaged."""
-    if "watched" not in kept:
-        folder = kept["folder"] / "project"
-        folder.mkdir()
-        kept["watched"] = Watched(project_at(folder))
-    found: Watched = kept["watched"]
-    found.fresh()
-    return found
 
 
 def hold_found(watched: Watched, key: str, case: str) -> str:
