@@ -358,7 +358,7 @@ def test_binary_runs_stages_under_the_stage_executor(binary):
         ("release.prepaer", "No idea what 'release.prepaer' is!"),
         ("release.prepare --health-url", "needed value"),
         ("release.prepare --bogus", "--bogus"),
-        ("approve telegram", "'code'"),
+        ("approve telegram", "'code; usage: approve CHANNEL CODE [--json]'"),
         ("--help release.prepaer", "release.prepaer"),
         ("--list nowhere", "nowhere"),
         ("--list --list-format tree", "flat, nested, json"),
