@@ -98,6 +98,7 @@ def test_plan_says_what_would_change_and_changes_nothing(scratch):
     assert scratch.tree() == before
 
 
+@pytest.mark.slow
 def test_unknown_gates_and_collections_do_not_pass_in_silence(scratch):
     """No gates configured is a mistake, not a pass."""
     scratch.configuration["release"]["gates"] = {}

@@ -43,6 +43,7 @@ def test_two_different_urls_end_with_2_before_anything_runs(asking, health):
     assert (asking.gate_runs(), health.requests, snapshots(asking)) == (0, 0, [])
 
 
+@pytest.mark.slow
 def test_stock_executor_never_acts_on_gates_that_ran_with_other_arguments(asking, health):
     """Without the executor line prepare refuses, says the line, and publishes nothing."""
     del asking.configuration["tasks"]
@@ -116,6 +117,7 @@ def test_wrong_configuration_names_file_and_path(scratch, key, value, said):
     assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
 
 
+@pytest.mark.slow
 def test_environment_overrides_are_read_as_they_are_meant(scratch):
     """``false`` is not true, a number is a number, and a wrong one is named after its variable."""
     scratch.configuration["release"]["gates"]["bad"] = {"command": "false", "advisory": True}

@@ -28,7 +28,7 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("line", ["release.preflight", "release.prepare --json"])
+@pytest.mark.parametrize("line", [pytest.param("release.preflight", marks=pytest.mark.slow), "release.prepare --json"])
 def test_signal_to_inv_alone_during_a_gate(scratch, number, code, line):
     """The gate ignores SIGTERM and has a child in the background; both are gone, and no manifest was written."""
     scratch.configuration["release"]["gates"] = {
@@ -47,7 +47,8 @@ def test_signal_to_inv_alone_during_a_gate(scratch, number, code, line):
     assert not (scratch.root / "pipeline" / "manifests").exists()
 
 
-@pytest.mark.parametrize("number", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.slow
 def test_signal_while_health_is_awaited_after_a_restore(scratch, number):
     """The restore stays whole, the lock is free, and the account says what was not reached."""
     assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0

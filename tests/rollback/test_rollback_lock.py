@@ -121,6 +121,7 @@ def test_a_killed_holder_blocks_nobody(project: Any, roll: Any, start: Start) ->
     assert project.strays() == []
 
 
+@pytest.mark.slow
 def test_two_rollbacks_at_once_are_one_after_the_other_or_refused(project: Any, start: Start, events: Any) -> None:
     """Without --wait one of them is told 75; with it both restore; never a mix."""
     before = project.content()

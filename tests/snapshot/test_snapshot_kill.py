@@ -105,6 +105,7 @@ def capturing(larger: Any) -> Iterator[Capturing]:
     started.process.communicate(timeout=20)
 
 
+@pytest.mark.slow
 def test_a_capture_killed_at_any_moment_leaves_no_snapshot(larger: Any, capturing: Capturing) -> None:
     """Twenty kills: what is published is whole and verified, all else goes with the next clean-up."""
     chance = random.Random(11)
