@@ -60,6 +60,13 @@ def docs(ctx: Context) -> None:
         runbook.write_text(before + GUIDE_BEGINS + guide_table() + GUIDE_ENDS + rest.partition(GUIDE_ENDS)[2])
 
 
+@task(auto_shortflags=False, help={"output": "The folder that receives the pages."})
+def site(ctx: Context, output: str = "memory/site") -> None:
+    """Build the documentation as a site; it needs the extra `docs`, and no network."""
+    command = f"{sys.executable} -m mkdocs build --quiet --strict -d '{HERE / output}'"
+    ctx.run(command, in_stream=False, env={"NO_MKDOCS_2_WARNING": "1"})
+
+
 @task
 def check(ctx: Context) -> None:
     """Run what CI runs before the tests: style, types, import walls."""
@@ -71,4 +78,4 @@ ns = Collection()
 for collection in suite.collections.values():
     ns.add_collection(collection)
 ns.add_task(demo)
-ns.add_collection(Collection("dev", build=build, docs=docs, check=check))
+ns.add_collection(Collection("dev", build=build, docs=docs, site=site, check=check))
