@@ -7,9 +7,9 @@ import shlex
 import time
 from typing import Any
 
+from release_tasks.commands.output import last_lines
 from release_tasks.config.schema import ExpectConfig
 from release_tasks.preflight.gate import GateContext, Verdict
-from release_tasks.preflight.output import last_lines
 from release_tasks.probe import Answer, ProbeError, ask_health, fetch
 
 __all__ = ["check_http", "unmet_expectation"]

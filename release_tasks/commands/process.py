@@ -12,10 +12,11 @@ import time
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from typing import IO
 
 __all__ = ["CommandProcess"]
 
-_MARK = "RELEASE_TASKS_GATE"
+_MARK = "RELEASE_TASKS_COMMAND"
 _PIPE_BYTES = 256 << 10
 _PROC = Path("/proc")
 _KERNEL_THREAD = 0x00200000  # PF_KTHREAD of linux/sched.h
@@ -24,18 +25,20 @@ _LONGEST_KILL = 1.0  # seconds until the kernel has let go of killed processes
 
 
 class CommandProcess:
-    """A command in a session of its own, without input, its output in one pipe.
+    """A command in a session of its own, its output in one pipe; it reads ``stdin``, or nothing.
 
     Raises OSError or ValueError when it cannot be started. ``reap`` must be called in the end.
     """
 
-    def __init__(self, command: str, *, cwd: Path, environment: Mapping[str, str]) -> None:
+    def __init__(
+        self, command: str, *, cwd: Path, environment: Mapping[str, str], stdin: IO[bytes] | None = None
+    ) -> None:
         self._id = uuid.uuid4().hex
-        # A gate inside a gate keeps the outer mark, so that either run finds its own processes.
+        # A command inside a command keeps the outer mark, so that either run finds its own processes.
         marks = ":".join(filter(None, [environment.get(_MARK), self._id]))
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", command],
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=cwd,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from release_tasks.preflight.output import OutputLog, last_lines
+from release_tasks.commands.output import OutputLog, last_lines
 from release_tasks.storage.redact import Redactor
 
 SECRET = b"zebra-crossing-0123456789"
