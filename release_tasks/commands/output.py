@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-import re
 from pathlib import Path
 
 from release_tasks.storage.durable import make_private_directory
+from release_tasks.storage.printable import output_lines
 from release_tasks.storage.redact import Redactor
 
 __all__ = ["OutputLog", "last_lines"]
@@ -19,9 +19,6 @@ _TAIL_BYTES = 16 << 10
 _TAIL_LINES = 20
 _TAIL_TEXT = 4 << 10
 _CUT_ATTEMPTS = 4
-
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
-_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 class OutputLog:
@@ -135,13 +132,7 @@ class OutputLog:
 
 def last_lines(data: bytes) -> list[str]:
     """Return the last lines of ``data`` as text that is safe to print: at most 20 and 4 KiB."""
-    text = _ESCAPES.sub("", data.decode("utf-8", "replace"))
-    # Of a line that a progress bar wrote again and again, only the last state is of interest.
-    lines = [line.rstrip("\r").rpartition("\r")[2] for line in text.split("\n")]
-    lines = [_CONTROLS.sub("\N{REPLACEMENT CHARACTER}", line).rstrip() for line in lines]
-    while lines and not lines[-1]:
-        lines.pop()
-    lines = lines[-_TAIL_LINES:]
+    lines = output_lines(data)[-_TAIL_LINES:]
     while len(lines) > 1 and sum(len(line) + 1 for line in lines) > _TAIL_TEXT:
         lines.pop(0)
     return [line[-_TAIL_TEXT:] for line in lines]

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-import unicodedata
 from collections.abc import Sequence
 from typing import IO
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from release_tasks.storage.printable import printable
 
 __all__ = ["Screen"]
 
@@ -36,20 +37,20 @@ class Screen:
 
     def line(self, text: str = "") -> None:
         """Write one line as it is."""
-        self._out.print(Text(_printable(text)))
+        self._out.print(Text(printable(text)))
 
     def verdict(self, status: str, sentence: str) -> None:
         """Write the result of a stage: its word, then what it means."""
-        self._out.print(Text.assemble((status.upper(), _STYLES.get(status, "bold")), f"  {_printable(sentence)}"))
+        self._out.print(Text.assemble((status.upper(), _STYLES.get(status, "bold")), f"  {printable(sentence)}"))
 
     def note(self, text: str) -> None:
         """Write something that has to be known, indented below what it belongs to."""
         for line in text.splitlines() or [""]:
-            self._out.print(Text(f"  {_printable(line)}"))
+            self._out.print(Text(f"  {printable(line)}"))
 
     def step(self, text: str) -> None:
         """Tell on stderr what is being done now."""
-        self._err.print(Text(f"> {_printable(text)}", style="dim" if self._progress_is_live else ""))
+        self._err.print(Text(f"> {printable(text)}", style="dim" if self._progress_is_live else ""))
 
     def live(self) -> Console | None:
         """Return the console of stderr for a display that is redrawn, or None where only lines can be written."""
@@ -59,7 +60,7 @@ class Screen:
         """Write rows under their headings; in a pipe, one line a row with the columns aligned."""
         if not rows:
             return
-        rows = [[_printable(str(cell)) for cell in row] for row in rows]
+        rows = [[printable(str(cell)) for cell in row] for row in rows]
         if not self._is_live:
             widths = [max(len(str(cell)) for cell in column) for column in zip(columns, *rows, strict=True)]
             for row in (columns, *rows):
@@ -72,15 +73,6 @@ class Screen:
         for row in rows:
             table.add_row(*(Text(str(cell), style=_STYLES.get(str(cell), "")) for cell in row))
         self._out.print(table, soft_wrap=False)
-
-
-def _printable(text: str) -> str:
-    """Return text that does nothing to a terminal: no escape sequences, no turning of the writing direction.
-
-    A file name that is not UTF-8 holds lone surrogates (PEP 383), which no stream takes.
-    """
-    text = text.encode("utf-8", "replace").decode()
-    return "".join(c if c in "\t\n" or unicodedata.category(c) not in ("Cc", "Cf") else "\ufffd" for c in text)
 
 
 def _is_live(stream: IO[str]) -> bool:

@@ -13,6 +13,7 @@ from rich.text import Text
 from release_tasks.records import RollbackOutcome
 from release_tasks.report.summaries import show_outcome
 from release_tasks.report.terminal import Screen
+from release_tasks.storage.printable import printable
 
 __all__ = ["LookDisplay", "show_watch"]
 
@@ -94,9 +95,4 @@ def _row(sample: dict[str, Any]) -> tuple[str, ...]:
     if sample["detail"]:
         because = f"{because} ({sample['detail']})" if because else sample["detail"]
     latency = f"{sample['latencyMs']} ms" if sample["latencyMs"] is not None else ""
-    return sample["time"], sample["finding"], sample["health"] or "", latency, _printable(because)
-
-
-def _printable(text: str) -> str:
-    # What a service said may hold terminal controls.
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    return sample["time"], sample["finding"], sample["health"] or "", latency, printable(because.replace("\n", " "))
