@@ -23,6 +23,7 @@ __all__ = ["collection"]
 _HEALTH_HELP = "Ask this URL instead of release.health.url."
 _JSON_HELP = "Print exactly one JSON document on stdout."
 _STRICT_HELP = "A degraded service fails its health gate."
+_JUNIT_HELP = "Write the results of the gates as JUnit XML to this file."
 # What is typed on prepare reaches the preflight before it, so that a mistake is refused before any gate has run.
 _SHARED = ("health_url", "strict", "json", "release_id", "retention")
 _EXECUTOR_LINE = "tasks: {executor_class: release_tasks.executor.StageExecutor}"
@@ -36,7 +37,7 @@ _EXECUTOR_LINE = "tasks: {executor_class: release_tasks.executor.StageExecutor}"
         "health_url": _HEALTH_HELP,
         "only": "Run only these gates; may be repeated, commas separate.",
         "skip": "Leave these gates out; a release cannot be prepared then.",
-        "junit": "Write the results as JUnit XML to this file.",
+        "junit": _JUNIT_HELP,
         "strict": _STRICT_HELP,
         "json": _JSON_HELP,
     },
@@ -77,6 +78,7 @@ def preflight(
         "health_url": _HEALTH_HELP,
         "release_id": "The release's id; made of version and time when left out.",
         "retention": "Keep this many release snapshots instead of release.retention.",
+        "junit": _JUNIT_HELP,
         "strict": _STRICT_HELP,
         "json": _JSON_HELP,
     },
@@ -86,6 +88,7 @@ def prepare(
     health_url: str | None = None,
     release_id: str | None = None,
     retention: str | None = None,
+    junit: str | None = None,
     strict: bool = False,
     json: bool = False,
 ) -> None:
@@ -96,6 +99,8 @@ def prepare(
             _show_dry_prepare(current)
             return
         run = _preflight_of(ctx, health_url, strict)
+        if junit:
+            _write_junit(run, Path(junit))
         from release_tasks.prepare import PrepareRequest
         from release_tasks.prepare import prepare as prepare_release
         from release_tasks.report.summaries import show_manifest

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from xml.etree import ElementTree
 
 import pytest
 
@@ -46,6 +47,20 @@ def test_failed_gates_are_in_the_document_of_a_blocked_release(scratch):
     assert (manifest["status"], manifest["snapshot"]) == ("blocked", None)
     assert (check["status"], check["subsystem"], check["diagnostics"]["exitCode"]) == ("failed", "engine", 3)
     assert check["diagnostics"]["outputTail"] == ["some reason"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("executor", ["release_tasks.executor.StageExecutor", "invoke.executor.Executor"])
+def test_prepare_writes_the_gates_as_junit(scratch, executor):
+    """Also of a blocked release, and whatever executor runs it."""
+    scratch.configuration["tasks"]["executor_class"] = executor
+    scratch.configuration["release"]["gates"]["bad"] = {"command": "exit 3"}
+    assert scratch.run("release.prepare", "--junit", "reports/gates.xml").returncode == 1
+    suite = ElementTree.parse(scratch.root / "reports" / "gates.xml").getroot()[0]
+    assert [(case.attrib["name"], case.find("failure") is not None) for case in suite] == [
+        ("count", False),
+        ("bad", True),
+    ]
 
 
 def test_both_verdicts_are_readable_without_json(scratch):
