@@ -25,7 +25,7 @@ from release_tasks.storage.digests import sha256_bytes
 from release_tasks.storage.durable import fsync_directory, make_private_directory
 from release_tasks.storage.naming import naming
 
-__all__ = ["GENESIS", "AuditLog", "AuditVerdict", "Finding"]
+__all__ = ["GENESIS", "AuditLog", "AuditVerdict", "Finding", "actor"]
 
 GENESIS = "0" * 64
 _SETS_ASIDE = ("audit.torn", "audit.adopted", "audit.foreign")
@@ -91,7 +91,7 @@ class AuditLog:
         """
         record: dict[str, Any] = {
             "event": event,
-            "actor": _actor(),
+            "actor": actor(),
             "host": socket.gethostname(),
             "status": status,
             "detail": detail,
@@ -211,7 +211,7 @@ def _leftover_record(tail: _Tail) -> dict[str, Any]:
         event, detail = "audit.foreign", "lines that are no records of this log were found"
     return {
         "event": event,
-        "actor": _actor(),
+        "actor": actor(),
         "host": socket.gethostname(),
         "status": "noted",
         "detail": detail,
@@ -328,7 +328,8 @@ def _read_all(fd: int) -> bytes:
     return b"".join(chunks)
 
 
-def _actor() -> str:
+def actor() -> str:
+    """Return who types: the person behind sudo, if there is one."""
     name = os.environ.get("SUDO_USER")
     if name:
         return name

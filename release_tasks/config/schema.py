@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import difflib
 from pathlib import Path
 from typing import Any, NewType
 
@@ -15,6 +16,8 @@ from release_tasks.storage.ids import is_valid_id
 __all__ = [
     "ASSET_KINDS",
     "GATE_KINDS",
+    "NOTICE_KINDS",
+    "OCCASIONS",
     "AppConfig",
     "AssetConfig",
     "DrillConfig",
@@ -24,6 +27,7 @@ __all__ = [
     "GatewayConfig",
     "HealthConfig",
     "LimitsConfig",
+    "NoticeConfig",
     "PairingConfig",
     "ReleaseConfig",
     "ReliabilityConfig",
@@ -39,6 +43,8 @@ Share = NewType("Share", float)
 
 GATE_KINDS = ("command", "http", "path", "json", "mcp", "python")
 ASSET_KINDS = ("sqlite", "directory", "file")
+NOTICE_KINDS = ("command", "webhook", "webhook_env")
+OCCASIONS = ("prepared", "blocked", "restored", "failed", "degraded")
 
 
 def option(doc: str, default: Any = None, **options: Any) -> Any:
@@ -78,6 +84,16 @@ def _valid_port(_: Any, attribute: Attribute[Any], value: int) -> None:
 def _positive_duration(_: Any, attribute: Attribute[Any], value: float) -> None:
     if value <= 0:
         raise ValueError(f"{attribute.name}: expected a duration above 0")
+
+
+def _known_occasions(_: Any, attribute: Attribute[Any], value: list[str]) -> None:
+    for occasion in value:
+        if occasion not in OCCASIONS:
+            near = difflib.get_close_matches(occasion, OCCASIONS, n=1)
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            raise ValueError(f"{attribute.name}: expected some of {', '.join(OCCASIONS)}; got {occasion!r}{hint}")
+    if not value:
+        raise ValueError(f"{attribute.name}: expected at least one of {', '.join(OCCASIONS)}")
 
 
 @frozen(kw_only=True)
@@ -246,6 +262,30 @@ class DrillConfig:
 
 
 @frozen(kw_only=True)
+class NoticeConfig:
+    """Who is told how a stage ended; exactly one of command, webhook, webhook_env."""
+
+    command: str | None = option("a shell command that gets the notice as JSON on its standard input")
+    webhook: str | None = option("a URL that the notice is POSTed to as JSON", validator=_valid_url)
+    webhook_env: str | None = option("the environment variable that holds such a URL, where the URL is a secret")
+    hmac_secret_env: str | None = option(
+        "the environment variable that holds the secret which signs what is POSTed; unset: nothing is sent"
+    )
+    when: list[str] = option(
+        "some of `prepared`, `blocked`, `restored`, `failed`, `degraded`; all of them when left out",
+        Factory(lambda: list(OCCASIONS)),
+        validator=_known_occasions,
+    )
+    timeout: Duration = option("one attempt", 10.0, validator=_positive_duration)
+    retries: int = option("how often it is tried again; whatever is set, all is given up after 2m", 2)
+
+    def __attrs_post_init__(self) -> None:
+        _exactly_one(self, NOTICE_KINDS)
+        if self.hmac_secret_env is not None and self.command is not None:
+            raise ValueError("hmac_secret_env: goes with webhook or webhook_env only")
+
+
+@frozen(kw_only=True)
 class ReleaseConfig:
     """Everything under `release:`."""
 
@@ -259,6 +299,15 @@ class ReleaseConfig:
     restart: RestartConfig = option("the restart hook", Factory(RestartConfig))
     drill: DrillConfig = option("the rehearsal of a rollback", Factory(DrillConfig))
     watch: WatchConfig = option("the watch", Factory(WatchConfig))
+    notices: dict[str, NoticeConfig] = option("name: notice", Factory(dict), validator=_valid_keys)
+
+    @property
+    def secret_variables(self) -> list[str]:
+        """The environment variables that hold secrets, whatever they are called."""
+        asked = self.reliability
+        named = [asked.hmac_secret_env, asked.bearer_token_env]
+        named += [name for notice in self.notices.values() for name in (notice.hmac_secret_env, notice.webhook_env)]
+        return [name for name in named if name]
 
 
 @frozen(kw_only=True)

@@ -54,15 +54,7 @@ Gate = Callable[[GateContext], Verdict]
 
 def gate_redactor(settings: Settings, config: GateConfig) -> Redactor:
     """Return what knows the secrets that a gate's output may hold."""
-    environment = {**os.environ, **config.env}
-    named = [settings.release.reliability.hmac_secret_env or ""]
-    for name, value in list(environment.items()):
-        # Output is redacted line by line, and a private key has many.
-        for number, line in enumerate(value.splitlines() if "\n" in value else []):
-            environment[f"{name}_{number}"] = line
-            if name in named:
-                named.append(f"{name}_{number}")
-    return Redactor.from_environment(environment, named)
+    return Redactor.from_environment({**os.environ, **config.env}, settings.release.secret_variables)
 
 
 def shown_path(path: Path, settings: Settings) -> str:

@@ -66,9 +66,13 @@ class Redactor:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], named: Iterable[str] = ()) -> Redactor:
-        """Know the values of every variable that is named like a secret, and of those in ``named``."""
+        """Know the values of every variable that is named like a secret, and of those in ``named``.
+
+        Each line of a value is known too: output is redacted line by line, and a private key has many.
+        """
         wanted = set(named)
-        return cls(v for k, v in environment.items() if k in wanted or _SECRET_NAME.search(k))
+        values = [v for k, v in environment.items() if k in wanted or _SECRET_NAME.search(k)]
+        return cls([*values, *(line for value in values for line in value.splitlines())])
 
     def redact(self, data: bytes) -> bytes:
         """Return ``data`` with every secret in it replaced; give it whole lines."""

@@ -34,8 +34,14 @@ def gates(**fields: Any) -> dict[str, Any]:
     return release(gates={"build": fields})
 
 
+def notice(**fields: Any) -> dict[str, Any]:
+    return release(notices={"pager": fields})
+
+
 ONE_GATE = "expected exactly one of command, http, path, json, mcp, python; got"
 ONE_ASSET = "expected exactly one of sqlite, directory, file; got"
+ONE_NOTICE = "expected exactly one of command, webhook, webhook_env; got"
+OCCASIONS = "expected some of prepared, blocked, restored, failed, degraded; got"
 SENTENCES: list[tuple[dict[str, Any], str]] = [
     (gates(command="x", timeout="soon"), "release.gates.build.timeout: expected a duration such as 30s or 10m, got 'soon'"),
     (release(assets={"db": {"file": "x", "requird": 1}}), "release.assets.db.requird: unknown key (did you mean 'required'?)"),
@@ -57,6 +63,14 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     (gates(path=""), "release.gates.build.path: expected a path, got ''"),
     (gates(path=7), "release.gates.build.path: expected a path, got 7"),
     (gates(command="x", env=["A=1"]), "release.gates.build.env: expected a mapping of names, got ['A=1']"),
+    (notice(), f"release.notices.pager: {ONE_NOTICE} none"),
+    (notice(command="x", webhook="http://h"), f"release.notices.pager: {ONE_NOTICE} command and webhook"),
+    (notice(command="x", when=["faild"]), f"release.notices.pager: when: {OCCASIONS} 'faild' (did you mean 'failed'?)"),
+    (notice(command="x", on=["failed"]), "release.notices.pager.on: unknown key (known: command, webhook, webhook_env, hmac_secret_env, when, timeout, retries)"),
+    (notice(command="x", when=[]), "release.notices.pager: when: expected at least one of prepared, blocked, restored, failed, degraded"),
+    (notice(command="x", timeout="0s"), "release.notices.pager: timeout: expected a duration above 0"),
+    (notice(webhook="hooks.example"), "release.notices.pager: webhook: expected an http:// or https:// URL, got 'hooks.example'"),
+    (notice(command="x", hmac_secret_env="A"), "release.notices.pager: hmac_secret_env: goes with webhook or webhook_env only"),
     (gates(command="x", needs=["tests"]), "release.gates.build.needs: no gate is called 'tests'"),
     (gates(command="x", needs=["build"]), "release.gates.build.needs: 'build' needs 'build' in turn"),
     (release(gates=["build"]), "release.gates: expected a mapping of names, got ['build']"),

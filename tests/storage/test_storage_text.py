@@ -163,6 +163,12 @@ def test_variables_that_are_named_are_known() -> None:
     assert redactor.redact_text("hunter2hunter2") == REDACTED
 
 
+def test_each_line_of_a_secret_is_known() -> None:
+    """Output is redacted line by line, and a private key has many."""
+    redactor = Redactor.from_environment({"SIGNING_KEY": "-- BEGIN --\nfirst-half\nsecond-half\n"})
+    assert redactor.redact_text("got second-half") == f"got {REDACTED}"
+
+
 def test_a_secret_that_is_not_utf8_is_known_too() -> None:
     """Environment variables are bytes; Python hands undecodable ones over as surrogates."""
     value = os.fsdecode(b"\xff\xfehunter2")
