@@ -14,7 +14,15 @@ from release_tasks.errors import StageFailed, UsageError, sentence_of
 from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import MANIFEST_VERSION, Pipeline
 from release_tasks.probe import measure_baseline
-from release_tasks.records import Artifact, Baseline, Manifest, PreflightReport, SnapshotMetadata, SnapshotReference
+from release_tasks.records import (
+    Artifact,
+    Baseline,
+    Manifest,
+    Phase,
+    PreflightReport,
+    SnapshotMetadata,
+    SnapshotReference,
+)
 from release_tasks.snapshot.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.storage.clock import compact, timestamp
 from release_tasks.storage.durable import fsync_directory, remove_durably, write_atomic
@@ -125,14 +133,17 @@ def _release(
         retention_limit=limit,
         audit=pipeline.audit.anchor(),
     )
+    began = timestamp()
     with unpublished_snapshot(pipeline.catalogue, settings.release.assets, capture, progress) as snapshot:
+        captured = Phase(name="capture", started_at=began, completed_at=timestamp())
         for record in snapshot.assets:
             if not record.exists and settings.release.assets[record.key].required:
                 raise StageFailed(f"{record.key} vanished while the state was captured, and it is required.")
         reference = SnapshotReference(
             snapshot_id=snapshot.snapshot_id, metadata_path=snapshot.metadata_path, digest=snapshot.digest
         )
-        ready = evolve(draft, status="ready", snapshot=reference, artifacts=_artifacts(settings, snapshot))
+        artifacts, phases = _artifacts(settings, snapshot), [*draft.phases, captured]
+        ready = evolve(draft, status="ready", snapshot=reference, artifacts=artifacts, phases=phases)
         with uninterrupted(), _taken_back_on_error(pipeline, ready):
             manifest = _publish(pipeline, ready)
             pipeline.catalogue.publish(snapshot.snapshot_id)
@@ -215,7 +226,17 @@ def _draft(settings: Settings, pipeline: Pipeline, report: PreflightReport, requ
         artifacts=[],
         diagnostics=[application.problem] if application.problem else [],
         manifest_path=str(pipeline.manifest_path(request.release_id)),
+        phases=_phases(report),
     )
+
+
+def _phases(report: PreflightReport) -> list[Phase]:
+    """Return preflight as a phase: from the start of its first gate to the end of its last."""
+    started = [check.started_at for check in report.checks if check.started_at]
+    completed = [check.completed_at for check in report.checks if check.completed_at]
+    if not started or not completed:
+        return []
+    return [Phase(name="preflight", started_at=min(started), completed_at=max(completed))]
 
 
 def _artifacts(settings: Settings, snapshot: SnapshotMetadata | None) -> list[Artifact]:
@@ -237,6 +258,7 @@ def _artifacts(settings: Settings, snapshot: SnapshotMetadata | None) -> list[Ar
 
 def _publish(pipeline: Pipeline, manifest: Manifest) -> Manifest:
     """Write the audit event, then the manifest that says where the log stood after it; returns it as written."""
+    began = timestamp()
     anchor = pipeline.audit.append(
         f"prepare.{manifest.status}",
         status=manifest.status,
@@ -246,7 +268,8 @@ def _publish(pipeline: Pipeline, manifest: Manifest) -> Manifest:
         digest=manifest.snapshot.digest if manifest.snapshot else None,
     )
     _set_blocked_predecessor_aside(pipeline, manifest.release_id)
-    manifest = evolve(manifest, audit=anchor)
+    published = Phase(name="publish", started_at=began, completed_at=timestamp())
+    manifest = evolve(manifest, audit=anchor, phases=[*manifest.phases, published])
     pipeline.write_manifest(manifest)
     return manifest
 

@@ -17,10 +17,12 @@ __all__ = [
     "AssetRecord",
     "AuditAnchor",
     "Check",
+    "HealthAttempt",
     "HealthReport",
     "Inode",
     "JournalStep",
     "Manifest",
+    "Phase",
     "PreflightReport",
     "RollbackJournal",
     "RollbackOutcome",
@@ -133,6 +135,15 @@ class Baseline:
 
 
 @frozen(kw_only=True)
+class Phase:
+    """A part of a prepare and when it was at work: ``preflight``, ``capture``, ``publish``."""
+
+    name: str
+    started_at: str
+    completed_at: str
+
+
+@frozen(kw_only=True)
 class Manifest:
     """A release: what was checked, what was captured, and whether it may go on.
 
@@ -155,6 +166,7 @@ class Manifest:
     manifest_path: str
     audit: AuditAnchor | None = None
     baseline: Baseline | None = None
+    phases: list[Phase] = field(factory=list)
 
 
 @frozen(kw_only=True)
@@ -234,18 +246,37 @@ class RollbackState:
     audit: AuditAnchor | None = None
 
 
+HealthWord = Literal["ok", "degraded", "failed", "unknown", "unreachable"]
+
+
+@frozen(kw_only=True)
+class HealthAttempt:
+    """One request to a health endpoint. ``latency_ms`` is how long it took until the answer, or until none came."""
+
+    at: str
+    status: HealthWord
+    passed: bool
+    latency_ms: int
+    http_status: int | None = None
+    detail: str = ""
+
+
 @frozen(kw_only=True)
 class HealthReport:
-    """What a health endpoint answered in the end. ``degraded`` names the parts that are not well."""
+    """What a health endpoint answered in the end. ``degraded`` names the parts that are not well.
+
+    ``history`` holds the attempts, oldest first; of many only the first and the last.
+    """
 
     passed: bool
-    status: Literal["ok", "degraded", "failed", "unknown", "unreachable"]
+    status: HealthWord
     url: str
     detail: str
     http_status: int | None = None
     attempts: int = 0
     degraded: list[str] = field(factory=list)
     duration_ms: int = 0
+    history: list[HealthAttempt] = field(factory=list)
 
 
 @frozen(kw_only=True)

@@ -72,6 +72,19 @@ def snapshots(project: Any) -> list[str]:
     return [snapshot.release_id for snapshot in project.pipeline.catalogue.published()[0]]
 
 
+def test_a_manifest_says_when_it_did_what(project: Any) -> None:
+    """Preflight lasts from its first gate to its last, then capture and publish; a blocked one has no capture."""
+    times = {"started_at": "2026-01-31T03:00:01.000Z", "completed_at": "2026-01-31T03:00:09.000Z"}
+    early = evolve(PASSED, id="early", started_at="2026-01-31T03:00:00.000Z", completed_at="2026-01-31T03:00:02.000Z")
+    phases = release(project, "v1", early, evolve(PASSED, **times)).phases
+    assert [phase.name for phase in phases] == ["preflight", "capture", "publish"]
+    assert (phases[0].started_at, phases[0].completed_at) == (early.started_at, times["completed_at"])
+    assert phases[1].started_at <= phases[1].completed_at <= phases[2].started_at <= phases[2].completed_at
+    assert [phase["name"] for phase in manifest_file(project)["phases"]] == ["preflight", "capture", "publish"]
+    assert [phase.name for phase in release(project, "v2", evolve(FAILED, **times)).phases] == ["preflight", "publish"]
+    assert [phase.name for phase in release(project, "v3").phases] == ["capture", "publish"]
+
+
 @pytest.mark.smoke
 def test_a_ready_release_has_manifest_and_snapshot(project: Any) -> None:
     """Every key of the format is there, and the two refer to each other."""

@@ -542,6 +542,28 @@ def test_negative_answer_ends_it_at_once_when_asked_to(serve: Serve, reply: byte
     assert ask_health(config(url), passes=1, deadline=0.2).attempts > 1
 
 
+def test_every_attempt_is_told(serve: Serve) -> None:
+    """What each request met, when, and how long it took; secrets and long words are not in it."""
+    url = serve(send_whole(response(b"", "503 Unavailable"), response(b"ok")))
+    report = ask_health(config(url, deadline=5), passes=2)
+    assert [(a.status, a.passed, a.http_status) for a in report.history] == [
+        ("failed", False, 503),
+        ("ok", True, 200),
+        ("ok", True, 200),
+    ]
+    assert [a.at for a in report.history] == sorted(a.at for a in report.history)
+    assert all(0 <= a.latency_ms <= report.duration_ms for a in report.history)
+
+
+def test_of_many_attempts_the_first_and_the_last_are_told(serve: Serve) -> None:
+    """An endless wait leaves a record of bounded size: 5 attempts from its beginning, 45 from its end."""
+    bad, good = response(b"", "503 Unavailable"), response(b"ok")
+    url = serve(send_whole(*[bad] * 4, *[good] * 80))
+    report = ask_health(config(url, interval=0.01, deadline=30), passes=70)
+    assert report.attempts == 74
+    assert [a.passed for a in report.history] == [False] * 4 + [True] * 46
+
+
 def test_passes_must_be_consecutive(serve: Serve) -> None:
     """A failure in between starts the count anew."""
     good, bad = response(b"ok"), response(b"", "503 Unavailable")

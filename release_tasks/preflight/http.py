@@ -11,6 +11,7 @@ from release_tasks.commands.output import last_lines
 from release_tasks.config.schema import ExpectConfig
 from release_tasks.preflight.gate import GateContext, Verdict
 from release_tasks.probe import Answer, ProbeError, ask_health, fetch
+from release_tasks.storage.codec import encode
 
 __all__ = ["check_http", "unmet_expectation"]
 
@@ -48,6 +49,7 @@ def _check_health(context: GateContext) -> Verdict:
         "status": report.status,
         "degraded": report.degraded,
         "attempts": report.attempts,
+        "history": encode(report)["history"],
     }
     if not report.passed:
         diagnostics["bodyTail"] = _body_tail(context, answers)

@@ -13,7 +13,9 @@ from release_tasks.config.schema import HealthConfig
 from release_tasks.config.values import show_duration
 from release_tasks.probe.exchange import Answer, ProbeError, ProbeErrorKind, fetch
 from release_tasks.probe.health import read_health
-from release_tasks.records import HealthReport
+from release_tasks.records import HealthAttempt, HealthReport
+from release_tasks.storage.canonical import excerpt
+from release_tasks.storage.clock import timestamp
 from release_tasks.storage.redact import Redactor
 
 __all__ = ["ask_health"]
@@ -22,6 +24,8 @@ _SHORTEST_TIMEOUT = 1.0  # a request that starts just before the deadline gets a
 _SHORTEST_INTERVAL = 0.01
 _LONGEST_WAIT = 0.1  # a signal that another thread got is acted on when the main thread wakes up
 _SILENCE = ("refused", "timeout")  # what a service that is still starting looks like
+_FIRST_KEPT, _MOST_KEPT = 5, 50  # attempts: how it began and how it ended say more than what was between
+_MOST_DETAIL = 120
 
 
 def ask_health(
@@ -52,18 +56,18 @@ def ask_health(
     redactor = Redactor.from_environment(os.environ)
     started = time.monotonic()
     streak = attempts = 0
+    history: list[HealthAttempt] = []
     while True:
         timeout = _attempt_timeout(health.timeout, started + limit - time.monotonic(), limit)
+        at, began = timestamp(), time.monotonic()
         seen, trouble = _ask_once(url, timeout, strict, cancelled, on_answer)
+        seen = _redacted(seen, redactor)
+        history = _kept([*history, _as_attempt(seen, at, time.monotonic() - began)])
         attempts += 1
         streak = streak + 1 if seen.passed else 0
         is_final = trouble == "invalid" or (fail_fast and not seen.passed and trouble not in _SILENCE)
-        report = evolve(
-            _redacted(seen, redactor),
-            passed=streak >= needed,
-            attempts=attempts,
-            duration_ms=round((time.monotonic() - started) * 1000),
-        )
+        took = round((time.monotonic() - started) * 1000)
+        report = evolve(seen, passed=streak >= needed, attempts=attempts, duration_ms=took, history=history)
         if on_attempt is not None:
             on_attempt(report)
         left = started + limit - time.monotonic()
@@ -73,6 +77,21 @@ def ask_health(
             return _out_of_time(report, streak, needed, limit)
         if _is_cut_short(max(min(health.interval, left), _SHORTEST_INTERVAL), cancelled):
             return evolve(report, detail=f"stopped while waiting; last: {report.detail}")
+
+
+def _as_attempt(seen: HealthReport, at: str, seconds: float) -> HealthAttempt:
+    return HealthAttempt(
+        at=at,
+        status=seen.status,
+        passed=seen.passed,
+        latency_ms=round(seconds * 1000),
+        http_status=seen.http_status,
+        detail=excerpt(seen.detail, _MOST_DETAIL),
+    )
+
+
+def _kept(history: list[HealthAttempt]) -> list[HealthAttempt]:
+    return history if len(history) <= _MOST_KEPT else history[:_FIRST_KEPT] + history[_FIRST_KEPT - _MOST_KEPT :]
 
 
 def _is_cut_short(pause: float, cancelled: threading.Event) -> bool:

@@ -9,6 +9,7 @@ from attrs import evolve, frozen
 from release_tasks.pipeline import Pipeline
 from release_tasks.records import RollbackOutcome, RollbackState, SnapshotMetadata
 from release_tasks.storage.clock import timestamp
+from release_tasks.storage.codec import encode
 
 __all__ = ["Account", "record_refusal"]
 
@@ -76,6 +77,7 @@ class Account:
             safetySnapshotId=outcome.safety_snapshot_id,
             restoredAssets=outcome.restored_assets,
             removedAssets=outcome.removed_assets,
+            health=encode(outcome.health_check) if outcome.health_check else None,
         )
         self.pipeline.write_state(
             RollbackState(

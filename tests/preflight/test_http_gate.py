@@ -46,6 +46,8 @@ def test_healthy_service_passes(check: Checker, health: Callable[..., Any]) -> N
     result = check({"http": "health"}, release=release)
     assert (result.status, result.detail) == ("passed", "HTTP 200, it says ok")
     assert result.command == f"GET {url}"
+    (attempt,) = result.diagnostics.pop("history")
+    assert (attempt["status"], attempt["passed"], attempt["httpStatus"]) == ("ok", True, 200)
     assert result.diagnostics == {
         "url": url,
         "httpStatus": 200,

@@ -175,6 +175,20 @@ def test_health_that_fails_is_failed_and_keeps_what_was_restored(project: Any, r
     assert project.content() == bad
 
 
+def test_how_health_was_after_it_is_in_the_audit_log(project: Any, roll: Any, health: Any) -> None:
+    """The event of its end holds each attempt, for whoever reads the log later; null where nobody was asked."""
+    assert roll(prepared(project), force=True).status == "restored"
+    project.overrides["health.url"] = health.url
+    outcome = roll(project, force=True)
+    without, told = (
+        event["health"] for event in project.pipeline.audit.verify().events if event["event"] == "rollback.finished"
+    )
+    assert without is None
+    assert outcome.health_check is not None
+    assert (told["status"], told["attempts"]) == ("ok", len(outcome.health_check.history))
+    assert [a["at"] for a in told["history"]] == [a.at for a in outcome.health_check.history]
+
+
 def test_a_service_that_needs_a_while_is_waited_for(project: Any, roll: Any, pids: Path, free_port: int) -> None:
     """Refused connections are a start, until the deadline; then several healthy answers in a row are asked for."""
     prepared(project)
