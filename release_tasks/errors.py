@@ -9,6 +9,7 @@ __all__ = [
     "ExitCode",
     "Interrupted",
     "LockHeld",
+    "PluginError",
     "StageError",
     "StageFailed",
     "UsageError",
@@ -39,6 +40,10 @@ class StageError(Exception):
 
 class StageFailed(StageError):
     """The stage ran and its verdict is negative (exit 1)."""
+
+
+class PluginError(StageFailed):
+    """Raised by a plugin: ``message`` is a whole sentence, shown as it is and without a traceback."""
 
 
 class UsageError(StageError):

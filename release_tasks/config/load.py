@@ -32,6 +32,7 @@ _SECTIONS = {
 _AT_LEAST_ONE = {
     "passes", "passes_after_restore", "retention", "failures", "window", "min_samples", "latency_factor",
 }  # fmt: skip
+_WORDS_OF_PYTHON = {"for_": "for", "with_": "with"}
 _project: ContextVar[Path] = ContextVar("project")  # what the paths of the load under way are relative to
 
 
@@ -123,7 +124,7 @@ def _part(release: Any, name: str, kind: Any) -> Any:
 
 
 def _as_written(path: str) -> str:
-    return ".".join("for" if part == "for_" else part for part in path.split("."))
+    return ".".join(_WORDS_OF_PYTHON.get(part, part) for part in path.split("."))
 
 
 def _leads_back(gates: Mapping[str, schema.GateConfig], start: str, goal: str) -> bool:

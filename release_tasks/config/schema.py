@@ -11,6 +11,7 @@ from typing import Any, NewType
 
 from attrs import Attribute, Factory, field, frozen
 
+from release_tasks.config.values import odd_values
 from release_tasks.storage.ids import is_valid_id
 
 __all__ = [
@@ -96,6 +97,16 @@ def _known_occasions(_: Any, attribute: Attribute[Any], value: list[str]) -> Non
         raise ValueError(f"{attribute.name}: expected at least one of {', '.join(OCCASIONS)}")
 
 
+def _valid_options(_: Any, attribute: Attribute[Any], value: dict[str, Any]) -> None:
+    # They reach a plugin through another process, and YAML makes dates and sets of what looks like one.
+    odd = next(odd_values(value), None)
+    if odd is not None:
+        raise ValueError(
+            f"with: expected text, numbers, true, false, lists and mappings, got the {type(odd).__name__} {odd!r} "
+            "(put it in quotes)"
+        )
+
+
 @frozen(kw_only=True)
 class VersionConfig:
     """Where the version of the application is read; exactly one way."""
@@ -174,7 +185,8 @@ class GateConfig:
     path: Path | None = option("kind: a file or folder that must be there")
     json: Path | None = option("kind: a file that must hold valid JSON")
     mcp: Path | None = option("kind: an MCP configuration whose servers must be startable")
-    python: str | None = option("kind: a check from the entry point group `release_tasks.gates`")
+    python: str | None = option("kind: a check of another package, from the entry point group `release_tasks.gates`")
+    with_: dict[str, Any] = option("for python: options of its own", Factory(dict), validator=_valid_options)
     expect: ExpectConfig | None = option("for http")
     subsystem: str | None = option("what the gate speaks for; its own name when left out")
     timeout: Duration | None = option("command: 10m, everything else: the health timeout, when left out")
@@ -189,6 +201,8 @@ class GateConfig:
             raise ValueError("expect: goes with an http URL of the gate's own, and nothing would check it here")
         if self.cwd is not None and self.command is None:
             raise ValueError("cwd: goes with command only")
+        if self.with_ and self.python is None:
+            raise ValueError("with: goes with python only")
         if self.http is not None and self.http != "health" and not self.http.startswith(("http://", "https://")):
             raise ValueError(f"http: expected 'health' or an http:// or https:// URL, got {self.http!r}")
 

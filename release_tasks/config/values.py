@@ -3,9 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["parse_boolean", "parse_duration", "parse_integer", "parse_share", "show_duration", "show_share"]
+__all__ = [
+    "odd_values",
+    "parse_boolean",
+    "parse_duration",
+    "parse_integer",
+    "parse_share",
+    "show_duration",
+    "show_share",
+]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%)?")
@@ -68,3 +77,14 @@ def parse_boolean(value: Any) -> bool:
     if known is None:
         raise ValueError(f"expected true or false, got {value!r}")
     return known
+
+
+def odd_values(value: Any) -> Iterator[Any]:
+    """Yield what JSON does not have, keys included, from anywhere in ``value``: YAML makes dates of what looks so."""
+    if isinstance(value, dict):
+        yield from (key for key in value if not isinstance(key, str))
+    if isinstance(value, (dict, list)):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from odd_values(inner)
+    elif not (value is None or isinstance(value, (str, bool, int, float))):
+        yield value

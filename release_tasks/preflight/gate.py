@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ class GateContext:
     redactor: Redactor
     health_url: str | None = None
     is_strict: bool = False
+
+    @property
+    def options(self) -> Mapping[str, Any]:
+        """What invoke.yaml says under ``with`` for a gate of another package."""
+        return self.config.with_
 
 
 Gate = Callable[[GateContext], Verdict]

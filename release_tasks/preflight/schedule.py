@@ -20,7 +20,7 @@ from release_tasks.preflight.http import check_http
 from release_tasks.preflight.json_file import check_json
 from release_tasks.preflight.mcp import check_mcp
 from release_tasks.preflight.path import check_path
-from release_tasks.preflight.plugin import check_plugin
+from release_tasks.preflight.plugin import check_plugin, shown_plugin
 from release_tasks.records import Check
 from release_tasks.storage.clock import timestamp
 from release_tasks.storage.redact import Redactor
@@ -224,7 +224,8 @@ def _as_check(context: GateContext, verdict: Verdict, started_at: str, began: fl
 
 def _overdue(gate: _Started) -> Check:
     limit = show_duration(_limit(gate.context))
-    verdict = Verdict(passed=False, detail=f"no result after {limit} (timeout); it was given up")
+    who = f" of {shown_plugin(gate.context)}" if gate.context.config.kind == "python" else ""
+    verdict = Verdict(passed=False, detail=f"no result{who} after {limit} (timeout); it was given up")
     return _as_check(gate.context, verdict, gate.started_at, gate.began)
 
 

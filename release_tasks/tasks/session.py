@@ -32,7 +32,7 @@ class Session:
         self.as_json = as_json
         self.is_dry = is_dry(ctx)
         self.exit_code = ExitCode.DONE
-        self._stdout = sys.stdout
+        self._answer: dict[str, Any] | None = None
 
     @functools.cached_property
     def settings(self) -> Settings:
@@ -47,12 +47,16 @@ class Session:
         return Screen(sys.stderr if self.as_json else sys.stdout)
 
     def document(self, value: dict[str, Any]) -> None:
-        """Print the one JSON document, if that was asked for."""
-        if self.as_json:
+        """Make ``value`` the one JSON document, if that was asked for; it is printed when the task ends."""
+        self._answer = value
+
+    def print_document(self) -> None:
+        """Print it; stdout must be the task's own again."""
+        if self.as_json and self._answer is not None:
             from release_tasks.storage.canonical import pretty_bytes
 
-            self._stdout.write(pretty_bytes(value).decode())
-            self._stdout.flush()
+            sys.stdout.write(pretty_bytes(self._answer).decode())
+            sys.stdout.flush()
 
     def fail_unless(self, is_good: bool) -> None:
         """End with 1 when the verdict is negative, once everything is shown."""
@@ -69,9 +73,9 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
     """
     current = Session(ctx, as_json)
     try:
-        # With --json stdout belongs to the document alone, whatever a plugin's gate prints.
-        with interruptible(), contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        with interruptible(), _stdout_kept_free() if as_json else contextlib.nullcontext():
             yield current
+        current.print_document()
     except UsageExit:
         raise
     except StageError as error:
@@ -87,6 +91,24 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
         raise _ended(current, ExitCode.NEGATIVE, sentence_of(error)) from None
     if current.exit_code is not ExitCode.DONE:
         raise Exit(code=int(current.exit_code))
+
+
+@contextlib.contextmanager
+def _stdout_kept_free() -> Iterator[None]:
+    """Send to stderr whatever a plugin prints, also below Python or in a process of its own.
+
+    With ``--json`` stdout belongs to the document alone.
+    """
+    with contextlib.ExitStack() as undo:
+        with contextlib.suppress(OSError, ValueError):  # a stream that is no file has no number
+            stdout, stderr = sys.stdout.fileno(), sys.stderr.fileno()
+            sys.stdout.flush()
+            kept = os.dup(stdout)
+            undo.callback(os.close, kept)
+            undo.callback(os.dup2, kept, stdout)
+            os.dup2(stderr, stdout)
+        undo.enter_context(contextlib.redirect_stdout(sys.stderr))
+        yield
 
 
 def duration_flag(name: str, value: str | None, default: float) -> float:
@@ -136,4 +158,5 @@ def _ended(current: Session, code: ExitCode, message: str) -> Exit:
     if os.environ.get("INVOKE_DEBUG"):
         traceback.print_exc()
     current.document({"status": "error", "exitCode": int(code), "message": message})
+    current.print_document()
     return Exit(message=message, code=int(code))

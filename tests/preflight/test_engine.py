@@ -7,10 +7,9 @@ import os
 import signal
 import subprocess
 import sys
-import textwrap
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -163,82 +162,6 @@ def test_report_fits_the_manifest(run: Run, tmp_path: Path) -> None:
         assert check["diagnostics"]["next"]
     assert result.log_directory == tmp_path / "memory/release-pipeline/logs/v1"
     assert sorted(path.name for path in result.log_directory.iterdir()) == ["a.log"]
-
-
-# Gates of other packages
-
-
-@pytest.fixture
-def plugin(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
-    """Install a distribution whose entry point ``custom`` is a function with the given body."""
-    site = tmp_path / "site"
-    info = site / "custom_gate-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: custom-gate\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[release_tasks.gates]\ncustom = custom_gate:check\n")
-    monkeypatch.syspath_prepend(str(site))
-
-    def write(body: str) -> None:
-        source = "import os, sys, time\nfrom release_tasks.preflight.gate import Verdict\n"
-        source += "def check(context):\n" + textwrap.indent(body, "    ")
-        (site / "custom_gate.py").write_text(source)
-        sys.modules.pop("custom_gate", None)
-
-    yield write
-    sys.modules.pop("custom_gate", None)
-
-
-@pytest.mark.parametrize(
-    ("body", "status", "detail"),
-    [
-        ("return Verdict(passed=True, detail=context.name)", "passed", "gate"),
-        ("return Verdict(passed=False, detail='no ' + 'luck')", "failed", "no luck"),
-        ("raise ValueError('what now')", "failed", "the gate broke: ValueError: what now"),
-        ("sys.exit(0)", "failed", "the gate broke: SystemExit: 0"),
-        ("return True", "failed", "custom_gate:check returned bool, expected a Verdict"),
-        ("return (", "failed", "the gate broke: SyntaxError: "),
-        ("time.sleep(3)", "failed", "no result after 200ms (timeout); it was given up"),
-        (
-            "context.cancelled.wait(5); time.sleep(0.2)",
-            "failed",
-            "no result after 200ms (timeout); it was given up",
-        ),
-    ],
-)
-def test_gates_of_other_packages_decide_and_break_nothing(
-    run: Run, plugin: Callable[[str], None], body: str, status: str, detail: str
-) -> None:
-    """An entry point passes or fails; whatever it does, there is a result and no traceback."""
-    plugin(body)
-    timeout = "200ms" if "timeout" in detail else "30s"
-    result = run({"gate": {"python": "custom", "timeout": timeout}, "other": {"command": "true"}})
-    check = result.report.checks[0]
-    assert check.status == status
-    assert check.detail.startswith(detail)
-    assert result.report.checks[1].status == "passed"
-    assert "Traceback" not in repr(check)
-
-
-def test_verdict_of_a_plugin_is_redacted_and_made_plain(
-    run: Run, plugin: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever a plugin returns can be written as JSON, without secrets."""
-    monkeypatch.setenv("THE_SECRET", "tortoise")
-    plugin(
-        "return Verdict(passed=True, detail='x tortoise', command='run tortoise', diagnostics="
-        "{'a': ['tortoise', 1.5, None], 2: {'when': os}, 'n': float('nan')})"
-    )
-    (check,) = run({"gate": {"python": "custom", "timeout": "30s"}}).report.checks
-    assert check.detail == "x [REDACTED]"
-    assert check.command == "run [REDACTED]"
-    assert check.diagnostics["a"] == ["[REDACTED]", 1.5, None]
-    json.dumps(check.diagnostics, allow_nan=False)
-
-
-def test_plugin_that_is_not_installed_is_named(run: Run, plugin: Callable[[str], None]) -> None:
-    """A name that nobody offers is a failed gate that names the offered ones."""
-    (check,) = run({"gate": {"python": "costum"}}).report.checks
-    assert check.detail == "no installed package offers the gate 'costum' (offered: custom)"
 
 
 # Stopping
