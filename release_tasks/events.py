@@ -50,6 +50,9 @@ class Noted:
 
     sentence: str
 
+    def __str__(self) -> str:
+        return self.sentence
+
 
 @frozen
 class GateBegan:
@@ -146,18 +149,18 @@ class Meter:
         self._emit = emit
         self._action: Action = action
         self._key = key
-        self._total = total
-        self._done = 0
+        self.total = total
+        self.done = 0
 
     def add(self, count: int) -> None:
         """Tell of ``count`` bytes more; of less, when a file is read again from its beginning."""
-        self.reach(self._done + count, self._total)
+        self.reach(self.done + count, self.total)
 
     def reach(self, done: int, total: int) -> None:
         """Tell how far it is by now."""
-        self._done, self._total = done, max(done, total)
-        self._emit(BytesMoved(self._action, self._key, self._done, self._total))
+        self.done, self.total = done, max(done, total)
+        self._emit(BytesMoved(self._action, self._key, self.done, self.total))
 
     def finish(self) -> None:
         """Tell that nothing more comes."""
-        self.reach(self._done, self._done)
+        self.reach(self.done, self.done)

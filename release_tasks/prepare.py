@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 from attrs import evolve, frozen
 
 from release_tasks.application import describe_application
 from release_tasks.config.schema import Settings
 from release_tasks.errors import StageFailed, UsageError, sentence_of
+from release_tasks.events import Emit, StepBegan, ignore, shielded
 from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import MANIFEST_VERSION, Pipeline
 from release_tasks.probe import measure_baseline
@@ -32,7 +33,6 @@ from release_tasks.storage.naming import naming
 
 __all__ = ["PrepareRequest", "prepare", "require_new_release_id"]
 
-Progress = Callable[[str, int, int], None]
 _ID_LENGTH = 96  # leaves room for what a snapshot id adds to it
 
 
@@ -63,9 +63,7 @@ def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
         raise UsageError(f"release id {release_id!r} was prepared already, on {when}. Choose another --release-id.")
 
 
-def prepare(
-    settings: Settings, report: PreflightReport, request: PrepareRequest, progress: Progress | None = None
-) -> Manifest:
+def prepare(settings: Settings, report: PreflightReport, request: PrepareRequest, emit: Emit = ignore) -> Manifest:
     """Publish the manifest of a release, with its snapshot when nothing blocks it.
 
     Raises UsageError for a release id that is taken, StageFailed when a rollback waits to be recovered or the pipeline
@@ -81,7 +79,7 @@ def prepare(
     baseline = measure_baseline(settings.release, request.health_url) if report.passed else None
     try:
         with naming(pipeline.root / "lock"), run_lock(pipeline.root, "release.prepare"):
-            manifest = _with_lock(settings, pipeline, report, request, baseline, progress)
+            manifest = _with_lock(settings, pipeline, report, request, baseline, shielded(emit))
             return manifest
     except OSError as error:
         if manifest is not None:  # only the lock could not be given back
@@ -95,7 +93,7 @@ def _with_lock(
     report: PreflightReport,
     request: PrepareRequest,
     baseline: Baseline | None,
-    progress: Progress | None,
+    emit: Emit,
 ) -> Manifest:
     if pipeline.has_journal():
         raise StageFailed("An interrupted rollback waits to be finished. Run `inv release.recover` first.")
@@ -105,7 +103,7 @@ def _with_lock(
     blockers = _blockers(settings, report)
     if not blockers:
         try:
-            return _release(settings, pipeline, request, draft, progress)
+            return _release(settings, pipeline, request, draft, emit)
         except (StageFailed, OSError) as error:
             blockers.append(f"snapshot: {sentence_of(error)}")
     blocked = evolve(draft, artifacts=_artifacts(settings, None), diagnostics=blockers + draft.diagnostics)
@@ -118,9 +116,7 @@ def _with_lock(
         ) from error
 
 
-def _release(
-    settings: Settings, pipeline: Pipeline, request: PrepareRequest, draft: Manifest, progress: Progress | None
-) -> Manifest:
+def _release(settings: Settings, pipeline: Pipeline, request: PrepareRequest, draft: Manifest, emit: Emit) -> Manifest:
     """Capture the state, then publish manifest and snapshot; the manifest is what makes it a release.
 
     A crash after the manifest leaves a complete snapshot that the next run gives its name.
@@ -134,7 +130,8 @@ def _release(
         audit=pipeline.audit.anchor(),
     )
     began = timestamp()
-    with unpublished_snapshot(pipeline.catalogue, settings.release.assets, capture, progress) as snapshot:
+    emit(StepBegan("capture", capture.snapshot_id))
+    with unpublished_snapshot(pipeline.catalogue, settings.release.assets, capture, emit) as snapshot:
         captured = Phase(name="capture", started_at=began, completed_at=timestamp())
         for record in snapshot.assets:
             if not record.exists and settings.release.assets[record.key].required:

@@ -17,6 +17,7 @@ import pytest
 from attrs import evolve
 
 from release_tasks.errors import ExitCode, LockHeld, StageFailed, UsageError
+from release_tasks.events import BytesMoved, Event
 from release_tasks.prepare import PrepareRequest, prepare
 from release_tasks.records import Check, Manifest, PreflightReport, RollbackState
 from release_tasks.snapshot.verify import verify_all
@@ -393,16 +394,18 @@ def test_the_log_is_anchored_in_manifest_and_snapshot(project: Any) -> None:
     assert "manifest v2" in str(pipeline.audit.verify(pipeline.anchors()).problems[0])
 
 
-def test_progress_is_told_of_the_database(project: Any) -> None:
-    """Asset, pages done, pages in all."""
-    told: list[tuple[str, int, int]] = []
-    prepare(
-        project.settings,
-        report(PASSED),
-        PrepareRequest(release_id="v1"),
-        lambda key, done, total: told.append((key, done, total)),
-    )
-    assert told[-1][0] == "database" and told[-1][1] == told[-1][2] > 0
+def test_every_byte_of_a_capture_is_told(project: Any) -> None:
+    """Asset by asset, up to the last byte: the copying, and the digesting of the database's copy."""
+    told: list[Event] = []
+    manifest = prepare(project.settings, report(PASSED), PrepareRequest(release_id="v1"), told.append)
+    assert str(told[0]).startswith("capture v1_snapshot_")
+    last = {(event.action, event.key): (event.done, event.total) for event in told if isinstance(event, BytesMoved)}
+    sizes = {artifact.id: artifact.size for artifact in manifest.artifacts}
+    assert last == {
+        **{("capture", key): (size, size) for key, size in sizes.items()},
+        ("check", "database"): (sizes["database"], sizes["database"]),
+    }
+    assert sizes["database"] > 0
 
 
 def test_a_version_that_cannot_be_read_is_in_the_diagnostics(project: Any) -> None:

@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from release_tasks.config.schema import Duration, HealthConfig
+from release_tasks.events import Event, HealthAnswered
 from release_tasks.probe import Answer, ProbeError, ask_health, fetch, read_health
 from release_tasks.records import HealthReport
 
@@ -471,6 +472,7 @@ def test_refused_counts_as_starting(unused_url: str) -> None:
     """A service that comes up before the deadline passes, also with fail_fast."""
     port = int(unused_url.split(":")[2].split("/")[0])
     seen: list[HealthReport] = []
+    streaks: list[int] = []
     up: list[ThreadingHTTPServer] = []
 
     class Healthy(BaseHTTPRequestHandler):
@@ -482,8 +484,11 @@ def test_refused_counts_as_starting(unused_url: str) -> None:
         def log_message(self, *args: object) -> None:
             pass
 
-    def start_after_two(report: HealthReport) -> None:
-        seen.append(report)
+    def start_after_two(event: Event) -> None:
+        assert isinstance(event, HealthAnswered)
+        seen.append(event.report)
+        streaks.append(event.streak)
+        assert event.needed == 2 and 0 < event.left < 10
         if len(seen) == 2:
             server = ThreadingHTTPServer(("127.0.0.1", port), Healthy)
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
@@ -494,7 +499,7 @@ def test_refused_counts_as_starting(unused_url: str) -> None:
             config(unused_url, deadline=10),
             passes=2,
             fail_fast=True,
-            on_attempt=start_after_two,
+            emit=start_after_two,
         )
     finally:
         for server in up:
@@ -503,6 +508,7 @@ def test_refused_counts_as_starting(unused_url: str) -> None:
     assert (report.passed, report.status, report.http_status) == (True, "ok", 200)
     assert [item.status for item in seen] == ["unreachable", "unreachable", "ok", "ok"]
     assert [item.passed for item in seen] == [False, False, False, True]
+    assert streaks == [0, 0, 1, 2]
 
 
 def test_refused_fails_at_the_deadline(unused_url: str) -> None:

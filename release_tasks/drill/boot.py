@@ -22,6 +22,7 @@ from release_tasks.drill.outcome import BootOutcome
 from release_tasks.drill.processes import ROOT_VARIABLE, end_processes, is_anything_left, opened_below, processes_of
 from release_tasks.drill.scratch import Scratch
 from release_tasks.errors import Interrupted, UsageError
+from release_tasks.events import Emit, Event
 from release_tasks.interrupt import uninterrupted
 from release_tasks.probe import ask_health
 from release_tasks.records import HealthReport
@@ -54,7 +55,7 @@ class Service:
     environment: Mapping[str, str] = field(repr=False)
 
 
-def boot(service: Service, scratch: Scratch, settings: Settings, live: Collection[Path]) -> BootOutcome:
+def boot(service: Service, scratch: Scratch, settings: Settings, live: Collection[Path], emit: Emit) -> BootOutcome:
     """Start the service on what was restored and ask health until it is well; nothing of it runs when this returns.
 
     ``settings`` is the scratch configuration, ``live`` are the paths that the service must not open. Never raises for
@@ -66,7 +67,7 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
         port = _free_port()
         url = service.health.replace("{port}", str(port))
         with _running(service, scratch, settings, port, live) as attempt:
-            health = _await_health(service, url, attempt)
+            health = _await_health(service, url, attempt, emit)
             trouble = attempt.look()
     except OSError as error:
         trouble = f"it could not be started: {error.strerror or error}"
@@ -85,14 +86,18 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
     )
 
 
-def _await_health(service: Service, url: str, attempt: _Attempt) -> HealthReport:
+def _await_health(service: Service, url: str, attempt: _Attempt, emit: Emit) -> HealthReport:
+    def tell(event: Event) -> None:
+        attempt.look()  # once more after each request
+        emit(event)
+
     asked = HealthConfig(
         url=url,
         timeout=Duration(_REQUEST_SECONDS),
         deadline=Duration(service.timeout),
         interval=Duration(_INTERVAL_SECONDS),
     )
-    return ask_health(asked, passes=1, cancelled=attempt.is_over, on_attempt=attempt.note)
+    return ask_health(asked, passes=1, cancelled=attempt.is_over, emit=tell)
 
 
 @contextlib.contextmanager
@@ -137,10 +142,6 @@ class _Attempt:
             )
         finally:
             os.close(log)
-
-    def note(self, _: HealthReport) -> None:
-        """Look once more, after each request."""
-        self.look()
 
     def look(self) -> str:
         """Return the first thing found that ends this attempt, or an empty text."""

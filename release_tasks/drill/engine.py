@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from attrs import define, evolve, field, frozen
@@ -22,6 +22,7 @@ from release_tasks.drill.scratch import (
     scratch_folder,
 )
 from release_tasks.errors import StageFailed, UsageError, sentence_of
+from release_tasks.events import Emit, StepBegan, ignore, shielded, within
 from release_tasks.pipeline import Pipeline
 from release_tasks.records import SnapshotMetadata
 from release_tasks.rollback.engine import RollbackRequest, rollback
@@ -32,7 +33,6 @@ from release_tasks.storage.canonical import excerpt
 
 __all__ = ["DrillRequest", "drill", "find_snapshot"]
 
-Progress = Callable[[str], None]
 _MOST_DETAIL = 2000  # characters of a sentence that go into the log
 
 
@@ -45,7 +45,7 @@ class DrillRequest:
     service: Service | None = None
 
 
-def drill(settings: Settings, request: DrillRequest, progress: Progress = lambda step: None) -> DrillOutcome:
+def drill(settings: Settings, request: DrillRequest, emit: Emit = ignore) -> DrillOutcome:
     """Restore a snapshot into a scratch folder and prove it there; only drill-audit.log is written to.
 
     Takes no lock of the pipeline, so it bars nobody. Returns the outcome, also a failed one. Raises UsageError for a
@@ -57,7 +57,7 @@ def drill(settings: Settings, request: DrillRequest, progress: Progress = lambda
     parent = require_safe_parent(settings, request.scratch)
     if not settings.release.assets:
         raise UsageError("release.assets names nothing that could be restored.")
-    rehearsal = _Rehearsal(settings, request, pipeline, progress)
+    rehearsal = _Rehearsal(settings, request, pipeline, shielded(emit))
     is_conclusive = True
     try:
         rehearsal.snapshot = find_snapshot(pipeline.catalogue, request.snapshot_id)
@@ -90,7 +90,7 @@ class _Rehearsal:
     settings: Settings
     request: DrillRequest
     pipeline: Pipeline
-    progress: Progress
+    emit: Emit
     snapshot: SnapshotMetadata | None = None
     assets: list[AssetCheck] = field(factory=list)
     databases: list[DatabaseCheck] = field(factory=list)
@@ -103,13 +103,13 @@ class _Rehearsal:
         assert self.snapshot is not None
         snapshot_id = self.snapshot.snapshot_id
         with scratch_folder(self.settings.project, parent) as scratch:
-            self.progress(f"verify {snapshot_id}")
+            self.emit(StepBegan("verify", snapshot_id))
             self.require_whole(self.snapshot)
             source = self.pipeline.catalogue
             require_room(scratch.folder, source.path(snapshot_id), self.snapshot)
-            self.progress("copy")
+            self.emit(StepBegan("copy"))
             settings = scratch.settings(self.settings)
-            copy_snapshot(source, Pipeline(settings.release.root).catalogue, snapshot_id)
+            copy_snapshot(source, Pipeline(settings.release.root).catalogue, snapshot_id, self.emit)
             self.restore(settings, self.snapshot)
             self.look(settings, self.snapshot)
             if not self.problems:
@@ -131,14 +131,14 @@ class _Rehearsal:
             raise StageFailed(
                 f"Snapshot {snapshot.snapshot_id} holds only remains of {', '.join(remains)}, which was damaged then."
             )
-        require_intact(self.pipeline.catalogue, snapshot)
+        require_intact(self.pipeline.catalogue, snapshot, self.emit)
         if not any(snapshot.asset(key) for key in self.settings.release.assets):
             raise StageFailed(f"Snapshot {snapshot.snapshot_id} holds none of the assets in release.assets.")
 
     def restore(self, settings: Settings, snapshot: SnapshotMetadata) -> None:
         """Roll back, in the scratch folder, to where nothing is yet."""
         request = RollbackRequest(snapshot_id=snapshot.snapshot_id)
-        outcome = rollback(settings, request, lambda step: self.progress(f"rollback: {step}"))
+        outcome = rollback(settings, request, within("rollback", self.emit))
         if outcome.status != "restored":
             trouble = NotProved if is_short_of_room(settings.project, snapshot) else StageFailed
             raise trouble(f"It could not be restored: {' '.join(outcome.diagnostics)}")
@@ -146,10 +146,10 @@ class _Rehearsal:
 
     def look(self, settings: Settings, snapshot: SnapshotMetadata) -> None:
         """Compare what was restored with the metadata, and examine every database."""
-        self.progress("compare")
+        self.emit(StepBegan("compare"))
         self.assets = check_assets(snapshot, settings.release.assets)
         self.problems += [f"{check.key}: {check.detail}." for check in self.assets if check.status == "failed"]
-        self.progress("integrity_check")
+        self.emit(StepBegan("integrity_check"))
         self.databases = check_databases(snapshot, settings.release.assets)
         self.problems += [f"{check.key}: {check.integrity}" for check in self.databases if check.integrity != "ok"]
 
@@ -164,9 +164,9 @@ class _Rehearsal:
 
     def boot_service(self, service: Service, scratch: Scratch, settings: Settings) -> None:
         """Start the service on what was restored, until it is healthy."""
-        self.progress(f"boot: {service.shown}")
+        self.emit(StepBegan("boot", service.shown))
         live = [asset.path for asset in self.settings.release.assets.values()]
-        self.boot = boot(service, scratch, settings, live)
+        self.boot = boot(service, scratch, settings, live, self.emit)
         if not self.boot.passed:
             self.problems.append(f"The service, started with {service.shown!r}: {self.boot.detail}.")
 

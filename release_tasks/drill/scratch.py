@@ -17,11 +17,12 @@ from release_tasks.config.schema import HealthConfig, ReliabilityConfig, Restart
 from release_tasks.drill.outcome import NotProved
 from release_tasks.drill.processes import end_processes
 from release_tasks.errors import UsageError
+from release_tasks.events import Emit, Meter, ignore
 from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import Pipeline
 from release_tasks.records import SnapshotMetadata
 from release_tasks.snapshot.catalogue import Catalogue
-from release_tasks.snapshot.files import can_share_blocks, capture_tree
+from release_tasks.snapshot.files import can_share_blocks, capture_tree, tree_size
 from release_tasks.storage.clock import compact
 from release_tasks.storage.durable import make_private_directory, remove_tree
 
@@ -147,10 +148,13 @@ def is_short_of_room(folder: Path, snapshot: SnapshotMetadata) -> bool:
     return shutil.disk_usage(folder).free < sum(asset.size for asset in snapshot.assets) + (_HEADROOM >> 2)
 
 
-def copy_snapshot(source: Catalogue, target: Catalogue, snapshot_id: str) -> None:
+def copy_snapshot(source: Catalogue, target: Catalogue, snapshot_id: str, emit: Emit = ignore) -> None:
     """Copy a snapshot as it lies, blocks shared where the filesystem can. Raises OSError, StageFailed."""
     make_private_directory(target.folder)
-    capture_tree(source.path(snapshot_id), target.path(snapshot_id))
+    stored = source.path(snapshot_id)
+    meter = Meter(emit, "copy", snapshot_id, 0 if emit is ignore else tree_size(stored))
+    capture_tree(stored, target.path(snapshot_id), count=meter.add)
+    meter.finish()
 
 
 def _clear_leftovers(parent: Path) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from attrs import frozen
 
 from release_tasks.config.schema import GateConfig, Settings
 from release_tasks.errors import UsageError
+from release_tasks.events import Emit, ignore, shielded
 from release_tasks.preflight.gate import GateContext, gate_redactor
 from release_tasks.preflight.schedule import run_gates, subsystem_of
 from release_tasks.records import Check, PreflightReport
@@ -40,20 +41,20 @@ def run_preflight(
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     strict: bool = False,
-    on_check: Callable[[Check], None] | None = None,
-    on_start: Callable[[str], None] | None = None,
+    emit: Emit = ignore,
 ) -> PreflightRun:
     """Run the configured gates side by side and return their results in configured order.
 
     ``only`` and ``skip`` name gates; those left out are reported as skipped and do not count.
-    ``health_url`` takes the place of the configured health endpoint. Both callbacks run in the
-    calling thread, ``on_check`` as results come in. Raises UsageError; KeyboardInterrupt and
-    Interrupted stop every gate within 2 s and go on their way.
+    ``health_url`` takes the place of the configured health endpoint. That a gate begins or ends is told
+    in the calling thread, what happens in between in the gate's own. Raises UsageError;
+    KeyboardInterrupt and Interrupted stop every gate within 2 s and go on their way.
     """
     gates = settings.release.gates
     require_id(release_id, "release id")
     _require_gates(gates, only, skip)
     _require_url(health_url)
+    emit = shielded(emit)
     log_directory = settings.release.root / "logs" / release_id
     contexts = {
         name: GateContext(
@@ -65,11 +66,12 @@ def run_preflight(
             redactor=gate_redactor(settings, config),
             health_url=health_url,
             is_strict=strict,
+            emit=emit,
         )
         for name, config in gates.items()
     }
     chosen = {name: context for name, context in contexts.items() if _is_chosen(name, only, skip)}
-    checks = run_gates(chosen, on_check=on_check or (lambda check: None), on_start=on_start or (lambda name: None))
+    checks = run_gates(chosen, emit)
     report = _report(
         [checks[name] if name in checks else _left_out(context, name in skip) for name, context in contexts.items()]
     )

@@ -11,6 +11,7 @@ from typing import Any
 from attrs import field, frozen
 
 from release_tasks.config.schema import GateConfig, Settings
+from release_tasks.events import Emit, ignore
 from release_tasks.storage.redact import Redactor
 
 __all__ = ["Gate", "GateContext", "Verdict", "gate_redactor", "shown_path"]
@@ -36,7 +37,8 @@ class GateContext:
 
     ``cancelled`` is set when the run is stopped: a gate ends within half a second of that.
     ``log_path`` is the gate's own file for long output; its folder may still have to be made.
-    ``redactor`` knows the secrets of the environment and of the gate's own ``env``.
+    ``redactor`` knows the secrets of the environment and of the gate's own ``env``. ``emit`` tells who looks what
+    happens on the way.
     """
 
     settings: Settings
@@ -47,6 +49,7 @@ class GateContext:
     redactor: Redactor
     health_url: str | None = None
     is_strict: bool = False
+    emit: Emit = ignore
 
     @property
     def options(self) -> Mapping[str, Any]:

@@ -42,6 +42,8 @@ def _check_health(context: GateContext) -> Verdict:
         fail_fast=True,
         cancelled=context.cancelled,
         on_answer=remember,
+        emit=context.emit,
+        gate=context.name,
     )
     diagnostics: dict[str, Any] = {
         "url": report.url,

@@ -7,13 +7,14 @@ import queue
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from attrs import evolve, frozen
 
 from release_tasks.config.values import show_duration
 from release_tasks.errors import Interrupted, StageError
+from release_tasks.events import Emit, GateBegan, GateEnded
 from release_tasks.preflight.command import check_command
 from release_tasks.preflight.gate import Gate, GateContext, Verdict
 from release_tasks.preflight.http import check_http
@@ -141,11 +142,9 @@ def _deaf() -> Iterator[None]:
 
 def run_gates(
     contexts: Mapping[str, GateContext],
-    *,
-    on_check: Callable[[Check], None],
-    on_start: Callable[[str], None],
+    emit: Emit,
 ) -> dict[str, Check]:
-    """Run every gate and return the results by name; the callbacks run in the calling thread.
+    """Run every gate and return the results by name; beginnings and results are told in the calling thread.
 
     An exception in the calling thread (KeyboardInterrupt, Interrupted) stops all gates within 2 s
     and goes on its way.
@@ -160,12 +159,12 @@ def run_gates(
                 schedule.waiting.remove(name)
                 unmet = [n for n in schedule.needs(name) if schedule.checks[n].status != "passed"]
                 if not unmet:
+                    emit(GateBegan(name))
                     schedule.start(name)
-                    on_start(name)
                     continue
                 check = _held_back(contexts[name], unmet, schedule.checks)
             schedule.checks[check.id] = check
-            on_check(check)
+            emit(GateEnded(check))
         return schedule.checks
     finally:
         schedule.stop()

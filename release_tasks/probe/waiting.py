@@ -11,6 +11,7 @@ from attrs import evolve
 
 from release_tasks.config.schema import HealthConfig
 from release_tasks.config.values import show_duration
+from release_tasks.events import Emit, HealthAnswered, ignore
 from release_tasks.probe.exchange import Answer, ProbeError, ProbeErrorKind, fetch
 from release_tasks.probe.health import read_health
 from release_tasks.records import HealthAttempt, HealthReport
@@ -37,14 +38,15 @@ def ask_health(
     deadline: float | None = None,
     fail_fast: bool = False,
     cancelled: threading.Event | None = None,
-    on_attempt: Callable[[HealthReport], None] | None = None,
+    emit: Emit = ignore,
+    gate: str | None = None,
     on_answer: Callable[[Answer], None] | None = None,
 ) -> HealthReport:
     """Ask until ``passes`` healthy answers came in a row, or ``deadline`` seconds are over.
 
     ``degraded`` is healthy unless ``strict``. A deadline of 0 means one request that decides alone.
     With ``fail_fast`` only silence (refused, timed out) is waited out: a negative answer ends it.
-    Returns a report whatever the server does; nothing is raised.
+    Returns a report whatever the server does; nothing is raised. Each answer is told; ``gate`` is for whom it asks.
     """
     url = url or health.url
     if not url:
@@ -68,9 +70,8 @@ def ask_health(
         is_final = trouble == "invalid" or (fail_fast and not seen.passed and trouble not in _SILENCE)
         took = round((time.monotonic() - started) * 1000)
         report = evolve(seen, passed=streak >= needed, attempts=attempts, duration_ms=took, history=history)
-        if on_attempt is not None:
-            on_attempt(report)
-        left = started + limit - time.monotonic()
+        left = max(started + limit - time.monotonic(), 0.0)
+        emit(HealthAnswered(report, streak, needed, left, gate))
         if report.passed or is_final or limit <= 0:
             return report
         if left <= 0:

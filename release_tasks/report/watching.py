@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from release_tasks.events import Event, LookTaken, Noted, StepBegan
 from release_tasks.records import RollbackOutcome
 from release_tasks.report.summaries import show_outcome
 from release_tasks.report.terminal import Screen
@@ -24,7 +25,7 @@ _STYLES = {"ok": "green", "bad": "bold red", "unknown": "yellow"}
 class LookDisplay:
     """Shows looks on stderr as they come: the last ones redrawn on a terminal, a line each elsewhere.
 
-    A look is what ``--json`` says of it. Use it as a context manager; a ``step`` ends the redrawing.
+    Use it as a context manager; whatever else happens ends the redrawing.
     """
 
     def __init__(self, screen: Screen) -> None:
@@ -41,10 +42,17 @@ class LookDisplay:
     ) -> None:
         self._close()
 
-    def look(self, sample: dict[str, Any]) -> None:
-        """Show one more look."""
+    def __call__(self, event: Event) -> None:
+        """Show one event: a look, or what is being done now, below the looks."""
+        if isinstance(event, LookTaken):
+            self._look(event)
+        elif isinstance(event, StepBegan | Noted):
+            self._close()
+            self._screen.step(str(event))
+
+    def _look(self, look: LookTaken) -> None:
         self._total += 1
-        self._looks.append(_row(sample))
+        self._looks.append(_row(look))
         console = self._screen.live()
         if console is None:
             self._screen.step("  ".join(cell for cell in self._looks[-1] if cell))
@@ -54,11 +62,6 @@ class LookDisplay:
             self._live = Live(console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False)
             self._live.start()
         self._live.update(self._drawn(), refresh=True)
-
-    def step(self, text: str) -> None:
-        """Tell what is being done now, below the looks."""
-        self._close()
-        self._screen.step(text)
 
     def _drawn(self) -> Table:
         # A line a look: what is taller than the terminal would be cut off at its newest end.
@@ -89,10 +92,10 @@ def show_watch(screen: Screen, report: dict[str, Any], outcome: RollbackOutcome 
         screen.note(sentence)
 
 
-def _row(sample: dict[str, Any]) -> tuple[str, ...]:
+def _row(look: LookTaken) -> tuple[str, ...]:
     """Return time, finding, health, latency and the reason of one look."""
-    because = "; ".join(sample["why"])
-    if sample["detail"]:
-        because = f"{because} ({sample['detail']})" if because else sample["detail"]
-    latency = f"{sample['latencyMs']} ms" if sample["latencyMs"] is not None else ""
-    return sample["time"], sample["finding"], sample["health"] or "", latency, printable(because.replace("\n", " "))
+    because = "; ".join(look.why)
+    if look.detail:
+        because = f"{because} ({look.detail})" if because else look.detail
+    latency = f"{look.latency_ms} ms" if look.latency_ms is not None else ""
+    return look.time, look.finding, look.health or "", latency, printable(because.replace("\n", " "))

@@ -10,6 +10,7 @@ from attrs import evolve
 
 from release_tasks.config.schema import AssetConfig, Settings
 from release_tasks.errors import StageFailed
+from release_tasks.events import Emit, ignore
 from release_tasks.pipeline import Pipeline
 from release_tasks.records import AssetRecord, SnapshotMetadata
 from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
@@ -20,7 +21,7 @@ __all__ = ["adopt_legacy"]
 
 
 def adopt_legacy(
-    settings: Settings, pipeline: Pipeline, target: SnapshotMetadata, *, is_forced: bool
+    settings: Settings, pipeline: Pipeline, target: SnapshotMetadata, *, is_forced: bool, emit: Emit = ignore
 ) -> SnapshotMetadata:
     """Capture an older tool's snapshot into one of ours and return that.
 
@@ -49,7 +50,7 @@ def adopt_legacy(
         retention_limit=settings.release.retention,
         audit=pipeline.audit.anchor(),
     )
-    return capture_snapshot(pipeline.catalogue, stored, request)
+    return capture_snapshot(pipeline.catalogue, stored, request, emit)
 
 
 def _matching(key: str, asset: AssetConfig, target: SnapshotMetadata, project: Path) -> AssetRecord | None:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import secrets
-from collections.abc import Callable
 from typing import Literal
 
 from attrs import evolve, frozen
 
 from release_tasks.config.schema import Settings
 from release_tasks.errors import Interrupted, LockHeld, StageError, StageFailed, UsageError, sentence_of
+from release_tasks.events import Emit, StepBegan, ignore, shielded
 from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import Pipeline
 from release_tasks.probe import ask_health
@@ -36,7 +36,6 @@ from release_tasks.storage.naming import naming
 
 __all__ = ["RollbackRequest", "is_already_restored", "rollback"]
 
-Progress = Callable[[str], None]
 _GO_ON = "Restart and health were not reached: restart the service and see that it is well."
 
 
@@ -55,7 +54,7 @@ class RollbackRequest:
     only_while: Standing | None = None
 
 
-def rollback(settings: Settings, request: RollbackRequest, progress: Progress = lambda step: None) -> RollbackOutcome:
+def rollback(settings: Settings, request: RollbackRequest, emit: Emit = ignore) -> RollbackOutcome:
     """Restore a snapshot whole, restart the service and judge its health.
 
     Returns the outcome, also a failed one. Raises UsageError for a snapshot that does not exist, LockHeld when another
@@ -69,7 +68,7 @@ def rollback(settings: Settings, request: RollbackRequest, progress: Progress = 
     try:
         with naming(pipeline.root / "lock"), run_lock(pipeline.root, "release.rollback", request.wait):
             has_lock = True
-            outcome = _with_lock(settings, request, pipeline, progress, started_at)
+            outcome = _with_lock(settings, request, pipeline, shielded(emit), started_at)
             return outcome
     except OSError as error:
         # The lock itself: it cannot be taken, or not be given back once all is done.
@@ -90,13 +89,13 @@ def _note_refusal(pipeline: Pipeline, request: RollbackRequest, status: str, det
 
 
 def _with_lock(
-    settings: Settings, request: RollbackRequest, pipeline: Pipeline, progress: Progress, started_at: str
+    settings: Settings, request: RollbackRequest, pipeline: Pipeline, emit: Emit, started_at: str
 ) -> RollbackOutcome:
     try:
-        progress("recover")
-        recover_locked(settings, pipeline)
+        emit(StepBegan("recover"))
+        recover_locked(settings, pipeline, emit)
         require_standing(pipeline, request.only_while)
-        return _Rollback(settings, request, pipeline, progress, started_at).run()
+        return _Rollback(settings, request, pipeline, emit, started_at).run()
     except (StageFailed, OSError) as error:
         outcome = _failed(pipeline, request, started_at, error)
         record_refusal(pipeline, request.snapshot_id, "failed", sentence_of(error))
@@ -147,13 +146,13 @@ class _Rollback:
     """One rollback, with the lock held; ``run`` reads like the runbook."""
 
     def __init__(
-        self, settings: Settings, request: RollbackRequest, pipeline: Pipeline, progress: Progress, started_at: str
+        self, settings: Settings, request: RollbackRequest, pipeline: Pipeline, emit: Emit, started_at: str
     ) -> None:
         self.settings = settings
         self.assets = settings.release.assets
         self.request = request
         self.pipeline = pipeline
-        self.progress = progress
+        self.emit = emit
         self.started_at = started_at
         self.rollback_id = f"{compact()}-{secrets.token_hex(3)}"
         self.account = Account(pipeline=pipeline, rollback_id=self.rollback_id, lineage=pipeline.lineage())
@@ -178,10 +177,10 @@ class _Rollback:
         """Find the snapshot and verify every byte of it, before anything live is touched."""
         catalogue = self.pipeline.catalogue
         target = catalogue.latest() if self.request.snapshot_id is None else catalogue.get(self.request.snapshot_id)
-        self.progress(f"verify {target.snapshot_id}")
+        self.emit(StepBegan("verify", target.snapshot_id))
         if legacy.is_legacy(target):
-            return adopt_legacy(self.settings, self.pipeline, target, is_forced=self.request.force)
-        require_intact(catalogue, target)
+            return adopt_legacy(self.settings, self.pipeline, target, is_forced=self.request.force, emit=self.emit)
+        require_intact(catalogue, target, self.emit)
         return target
 
     def confirm(self, target: SnapshotMetadata) -> RollbackOutcome:
@@ -218,7 +217,7 @@ class _Rollback:
 
     def capture_safety(self) -> SnapshotMetadata:
         """Keep the live state as it is now, so that the rollback can itself be rolled back."""
-        self.progress("safety snapshot")
+        self.emit(StepBegan("safety snapshot"))
         request = CaptureRequest(
             snapshot_id=f"safety_snapshot_{self.rollback_id}",
             release_id=None,
@@ -227,18 +226,18 @@ class _Rollback:
             audit=self.pipeline.audit.anchor(),
             allow_damaged=True,
         )
-        return capture_snapshot(self.pipeline.catalogue, self.assets, request)
+        return capture_snapshot(self.pipeline.catalogue, self.assets, request, self.emit)
 
     def swap_in(
         self, target: SnapshotMetadata, safety: SnapshotMetadata, plan: RollbackPlan, stores: HeldStores
     ) -> None:
         """Stage beside the targets, commit the journal, swap; undo everything when a step fails."""
-        self.progress("stage")
+        self.emit(StepBegan("stage"))
         try:
             steps = ordered([self.stage(target, change) for change in plan.changes if change.action != "keep"])
             stores.hold_staged(target, self.rollback_id)
             with uninterrupted():
-                self.progress("swap")
+                self.emit(StepBegan("swap"))
                 self.commit_and_swap(target, safety, steps)
         finally:
             if not self.pipeline.has_journal():
@@ -253,7 +252,8 @@ class _Rollback:
             # Who has it open keeps it open: its content is replaced through SQLite, straight from the snapshot.
             return JournalStep(key=change.key, path=str(asset.path), action="database")
         stored = stored_path(self.pipeline.catalogue.path(target.snapshot_id), record)
-        new = stage_asset(asset, record, stored, self.rollback_id) if change.action == "restore" else None
+        is_new = change.action == "restore"
+        new = stage_asset(asset, record, stored, self.rollback_id, self.emit) if is_new else None
         old = inode_of(asset.path)
         return JournalStep(key=change.key, path=str(asset.path), action="place", new=new, old=old)
 
@@ -269,7 +269,9 @@ class _Rollback:
             lineage=self.account.lineage,
             steps=steps,
         )
-        swap = Swap(pipeline=self.pipeline, assets=self.assets, target=target, safety=safety, journal=journal)
+        swap = Swap(
+            pipeline=self.pipeline, assets=self.assets, target=target, safety=safety, journal=journal, emit=self.emit
+        )
         swap.require_targets()
         try:
             write_journal(self.pipeline, journal)
@@ -312,7 +314,7 @@ class _Rollback:
         command = self.request.restart_command or self.settings.release.restart.command
         if command is None:
             return None
-        self.progress("restart")
+        self.emit(StepBegan("restart"))
         log = self.pipeline.logs / self.rollback_id / "restart.log"
         settle = self.settings.release.restart.settle
         return start_detached(command, project=self.settings.project, log=log, settle=settle)
@@ -322,7 +324,7 @@ class _Rollback:
         health = self.settings.release.health
         if self.request.health_url is None and health.url is None:
             return None
-        self.progress("health")
+        self.emit(StepBegan("health"))
         # A service whose restart failed, or that nobody restarted yet, is not waited for.
         once = is_first_look or (restart is not None and restart.failed)
         return ask_health(
@@ -330,6 +332,7 @@ class _Rollback:
             url=self.request.health_url,
             passes=1 if once else health.passes_after_restore,
             deadline=0.0 if once else None,
+            emit=self.emit,
         )
 
     def conclude(

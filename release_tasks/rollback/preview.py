@@ -7,6 +7,7 @@ import os
 from attrs import evolve
 
 from release_tasks.config.schema import Settings
+from release_tasks.events import Emit, StepBegan, ignore, shielded
 from release_tasks.pipeline import Pipeline
 from release_tasks.rollback.amendment import covers_pairing, find_amended, foresee
 from release_tasks.rollback.engine import RollbackRequest, is_already_restored
@@ -21,11 +22,12 @@ from release_tasks.storage.lock import run_lock
 __all__ = ["preview"]
 
 
-def preview(settings: Settings, request: RollbackRequest) -> RollbackPlan:
+def preview(settings: Settings, request: RollbackRequest, emit: Emit = ignore) -> RollbackPlan:
     """Verify the snapshot and compare it with the live state; whatever is copied for that is removed again.
 
     Raises what ``rollback`` raises for a snapshot that does not exist or is refused.
     """
+    emit = shielded(emit)
     pipeline = Pipeline(settings.release.root)
     catalogue = pipeline.catalogue
     target = catalogue.latest() if request.snapshot_id is None else catalogue.get(request.snapshot_id)
@@ -36,14 +38,16 @@ def preview(settings: Settings, request: RollbackRequest) -> RollbackPlan:
         if covers_pairing(settings):
             told += " Pairing approvals in it that were revoked since would be left out."
         return RollbackPlan(snapshot_id=target.snapshot_id, changes=[], diagnostics=[*diagnostics, told])
-    require_intact(catalogue, target)
+    emit(StepBegan("verify", target.snapshot_id))
+    require_intact(catalogue, target, emit)
     scratch = catalogue.partial_path("preview")
     with run_lock(pipeline.root, "release.rollback --plan", request.wait):
+        emit(StepBegan("compare"))
         remove_tree(scratch)
         try:
             os.makedirs(scratch / "assets", 0o700)
             live = {
-                key: capture_asset(key, asset, scratch, allow_damaged=True)
+                key: capture_asset(key, asset, scratch, emit=emit, allow_damaged=True)
                 for key, asset in settings.release.assets.items()
             }
         finally:

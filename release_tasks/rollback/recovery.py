@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 
 from release_tasks.config.schema import Settings
 from release_tasks.errors import LockHeld, StageError, StageFailed, sentence_of
+from release_tasks.events import Emit, StepBegan, ignore, shielded
 from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import Pipeline
 from release_tasks.records import JournalStep, RollbackJournal, RollbackState, SnapshotMetadata
@@ -42,7 +43,7 @@ class RecoveryReport:
     removed: list[str] = field(factory=list)
 
 
-def recover(settings: Settings, command: str = "release.recover") -> RecoveryReport:
+def recover(settings: Settings, command: str = "release.recover", emit: Emit = ignore) -> RecoveryReport:
     """Bring the live state back to exactly old or exactly new after an interrupted run.
 
     Waits up to a minute for a rollback that is swapping right now; whatever else another run is doing is left to it.
@@ -56,7 +57,7 @@ def recover(settings: Settings, command: str = "release.recover") -> RecoveryRep
             return RecoveryReport(status="clean", detail="Nothing to recover.")
         wait = _LOCK_SECONDS if is_swapping else 0.0
         with naming(pipeline.root / "lock"), run_lock(pipeline.root, command, wait):
-            report = recover_locked(settings, pipeline)
+            report = recover_locked(settings, pipeline, shielded(emit))
             return report
     except OSError as error:
         if report is not None:  # only the lock could not be given back
@@ -70,7 +71,7 @@ def recover(settings: Settings, command: str = "release.recover") -> RecoveryRep
         if pipeline.has_journal():
             if is_swapping:
                 raise
-            return recover(settings, command)  # it has begun to swap since the first look: now it is waited for
+            return recover(settings, command, emit)  # it has begun to swap since the first look: now it is waited for
         # Another run is at work and has not begun to swap, or is done with it: what lies here is its own.
         return RecoveryReport(status="clean", detail="Another run is at work; nothing of it needs recovery.")
 
@@ -87,12 +88,12 @@ def pending(settings: Settings) -> RecoveryReport:
     return RecoveryReport(status="clean", detail="Nothing to recover.")
 
 
-def recover_locked(settings: Settings, pipeline: Pipeline) -> RecoveryReport:
+def recover_locked(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) -> RecoveryReport:
     """Do the same with the lock already held; every rollback and prepare begins with it."""
     journal = read_journal(pipeline)
     if journal is not None:
         with uninterrupted():
-            report = _complete_or_explain(settings, pipeline, journal)
+            report = _complete_or_explain(settings, pipeline, journal, emit)
         discard_staged(settings.release.assets)
         with contextlib.suppress(OSError):  # the live state is whole; the next run clears the rest
             pipeline.clean_up()
@@ -113,10 +114,12 @@ def recover_locked(settings: Settings, pipeline: Pipeline) -> RecoveryReport:
     return RecoveryReport(status="clean", detail="Nothing to recover.")
 
 
-def _complete_or_explain(settings: Settings, pipeline: Pipeline, journal: RollbackJournal) -> RecoveryReport:
+def _complete_or_explain(
+    settings: Settings, pipeline: Pipeline, journal: RollbackJournal, emit: Emit
+) -> RecoveryReport:
     _require_same_assets(settings, journal.steps)
     try:
-        return _complete(settings, pipeline, journal)
+        return _complete(settings, pipeline, journal, emit)
     except (StageError, OSError) as error:
         raise StageFailed(
             f"The interrupted rollback to {journal.snapshot_id} could not be completed, and the live state may be "
@@ -124,19 +127,21 @@ def _complete_or_explain(settings: Settings, pipeline: Pipeline, journal: Rollba
         ) from error
 
 
-def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal) -> RecoveryReport:
+def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, emit: Emit) -> RecoveryReport:
     """Roll a journal forward, or back when it says so or when forward turns out to be impossible."""
     failure = ""
     is_forward = journal.direction == "forward"
-    swap = Swap(pipeline=pipeline, assets=settings.release.assets, target=None, safety=None, journal=journal)
+    swap = Swap(pipeline=pipeline, assets=settings.release.assets, target=None, safety=None, journal=journal, emit=emit)
     if is_forward:
         try:
-            swap.target = _intact(pipeline, journal.snapshot_id)
+            swap.target = _intact(pipeline, journal.snapshot_id, emit)
+            emit(StepBegan("finish", f"the rollback to {journal.snapshot_id}"))
             swap.forward()
         except (StageError, OSError) as error:
             is_forward, failure = False, sentence_of(error)
     if not is_forward:
-        swap.safety = _intact(pipeline, journal.safety_snapshot_id)
+        swap.safety = _intact(pipeline, journal.safety_snapshot_id, emit)
+        emit(StepBegan("undo", f"the rollback to {journal.snapshot_id}"))
         swap.back()
     detail = f"rolled {'forward' if is_forward else 'back'} by recovery{': ' + failure if failure else ''}"
     anchor = pipeline.audit.append(
@@ -170,9 +175,10 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal) 
     return RecoveryReport(status="undone", detail=sentence, snapshot_id=journal.snapshot_id)
 
 
-def _intact(pipeline: Pipeline, snapshot_id: str) -> SnapshotMetadata:
+def _intact(pipeline: Pipeline, snapshot_id: str, emit: Emit) -> SnapshotMetadata:
     snapshot = pipeline.catalogue.get(snapshot_id)
-    require_intact(pipeline.catalogue, snapshot)
+    emit(StepBegan("verify", snapshot_id))
+    require_intact(pipeline.catalogue, snapshot, emit)
     return snapshot
 
 

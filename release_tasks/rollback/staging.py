@@ -10,6 +10,7 @@ from pathlib import Path
 
 from release_tasks.config.schema import AssetConfig
 from release_tasks.errors import StageFailed
+from release_tasks.events import Emit, Meter, ignore
 from release_tasks.records import AssetRecord, Inode
 from release_tasks.snapshot.files import place_file, place_tree
 from release_tasks.snapshot.sqlite import SIDE_FILES, set_journal_mode
@@ -25,21 +26,23 @@ def staged_path(target: Path, rollback_id: str) -> Path:
     return target.with_name(f".{target.name}{_MARK}{rollback_id}")
 
 
-def stage_asset(asset: AssetConfig, record: AssetRecord, stored: Path, rollback_id: str) -> Inode:
+def stage_asset(asset: AssetConfig, record: AssetRecord, stored: Path, rollback_id: str, emit: Emit = ignore) -> Inode:
     """Copy a stored asset beside its target, check its bytes again, flush it; returns the inode of the copy."""
     staged = staged_path(asset.path, rollback_id)
     make_private_directory(asset.path.parent)
     remove_tree(staged)
     assert record.mode is not None
+    meter = Meter(emit, "stage", record.key, record.size)
     if record.kind == "directory":
-        place_tree(stored, staged, record.entries or [], record.mode)
+        place_tree(stored, staged, record.entries or [], record.mode, meter.add)
     else:
-        if place_file(stored, staged, record.mode) != record.sha256:
+        if place_file(stored, staged, record.mode, meter.add) != record.sha256:
             raise StageFailed(f"{stored} changed while it was being staged; nothing was changed.")
         if record.kind == "sqlite":
             os.chmod(staged, 0o600)
             set_journal_mode(staged, record.journal_mode)
             os.chmod(staged, record.mode)
+    meter.finish()
     fsync_tree(staged)
     fsync_directory(staged.parent)
     inode = inode_of(staged)

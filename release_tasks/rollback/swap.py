@@ -13,6 +13,7 @@ from attrs import define, evolve, field
 
 from release_tasks.config.schema import AssetConfig
 from release_tasks.errors import StageFailed
+from release_tasks.events import Emit, Meter, ignore
 from release_tasks.pipeline import Pipeline
 from release_tasks.records import AssetRecord, Inode, JournalStep, RollbackJournal, SnapshotMetadata
 from release_tasks.rollback.journal import with_step, write_journal
@@ -48,6 +49,7 @@ class Swap:
     target: SnapshotMetadata | None
     safety: SnapshotMetadata | None
     journal: RollbackJournal
+    emit: Emit = ignore
     folders: dict[Path, Inode | None] = field(factory=dict)  # in which the assets lay when the swap began
 
     def forward(self) -> None:
@@ -114,7 +116,7 @@ class Swap:
     def _replace_content(self, step: JournalStep, source: SnapshotMetadata, was_begun: bool) -> None:
         live = self.assets[step.key].path
         try:
-            restore_database(self._stored(source, step.key), live)
+            restore_database(self._stored(source, step.key), live, Meter(self.emit, "restore", step.key, 0).reach)
         except StageFailed as error:
             # An error from the disk may come after the commit, when the journal's removal is flushed.
             is_undecided = isinstance(error, DiskTrouble)

@@ -15,9 +15,10 @@ from attrs import evolve, frozen
 
 from release_tasks.config.schema import AssetConfig
 from release_tasks.errors import StageFailed
+from release_tasks.events import BytesMoved, Emit, Event, Meter, ignore
 from release_tasks.records import FORMAT_VERSION, AssetRecord, AuditAnchor, SnapshotMetadata
 from release_tasks.snapshot.catalogue import Catalogue
-from release_tasks.snapshot.files import capture_file, capture_tree, entries_digest, place_link, scan_tree
+from release_tasks.snapshot.files import capture_file, capture_tree, entries_digest, place_link, scan_tree, tree_size
 from release_tasks.snapshot.seal import sealed, snapshot_digest
 from release_tasks.snapshot.sqlite import SIDE_FILES, DamagedDatabase, capture_database
 from release_tasks.storage.canonical import pretty_bytes
@@ -33,7 +34,6 @@ from release_tasks.storage.durable import (
 
 __all__ = ["CaptureRequest", "capture_asset", "capture_snapshot", "filled_snapshot", "unpublished_snapshot"]
 
-Progress = Callable[[str, int, int], None]
 _CAPTURE_THREADS = 2
 
 
@@ -50,20 +50,20 @@ class CaptureRequest:
 
 
 def capture_snapshot(
-    catalogue: Catalogue, assets: Mapping[str, AssetConfig], request: CaptureRequest, progress: Progress | None = None
+    catalogue: Catalogue, assets: Mapping[str, AssetConfig], request: CaptureRequest, emit: Emit = ignore
 ) -> SnapshotMetadata:
     """Capture every asset and publish the snapshot; returns its metadata once all of it is on disk.
 
     Raises StageFailed or OSError when an asset cannot be captured; nothing is left then.
     """
-    with unpublished_snapshot(catalogue, assets, request, progress) as metadata:
+    with unpublished_snapshot(catalogue, assets, request, emit) as metadata:
         catalogue.publish(metadata.snapshot_id)
     return metadata
 
 
 @contextlib.contextmanager
 def unpublished_snapshot(
-    catalogue: Catalogue, assets: Mapping[str, AssetConfig], request: CaptureRequest, progress: Progress | None = None
+    catalogue: Catalogue, assets: Mapping[str, AssetConfig], request: CaptureRequest, emit: Emit = ignore
 ) -> Iterator[SnapshotMetadata]:
     """Capture every asset, flushed, under a name that no reader takes for a snapshot.
 
@@ -72,7 +72,7 @@ def unpublished_snapshot(
     """
 
     def capture(partial: Path) -> list[AssetRecord]:
-        return _capture_side_by_side(assets, partial, request.allow_damaged, progress)
+        return _capture_side_by_side(assets, partial, request.allow_damaged, emit)
 
     with filled_snapshot(catalogue, capture, request) as metadata:
         yield metadata
@@ -116,7 +116,7 @@ def filled_snapshot(
 
 
 def _capture_side_by_side(
-    assets: Mapping[str, AssetConfig], partial: Path, allow_damaged: bool, progress: Progress | None
+    assets: Mapping[str, AssetConfig], partial: Path, allow_damaged: bool, emit: Emit
 ) -> list[AssetRecord]:
     """Capture databases and files at the same time; returns the records in configured order.
 
@@ -124,15 +124,17 @@ def _capture_side_by_side(
     """
     is_cancelled = threading.Event()
 
-    def report(key: str, done: int, total: int) -> None:
+    def tell(event: Event) -> None:
         if is_cancelled.is_set():
             raise StageFailed("The capture was given up.")
-        if progress is not None:
-            progress(key, done, total)
+        emit(event)
 
+    if emit is not ignore:  # all sizes first, so that a time left can be told; nobody else has to wait for them
+        for key, asset in assets.items():
+            emit(BytesMoved("capture", key, 0, _size_of(asset)))
     with ThreadPoolExecutor(_CAPTURE_THREADS) as pool:
         captures = [
-            pool.submit(capture_asset, key, asset, partial, progress=report, allow_damaged=allow_damaged)
+            pool.submit(capture_asset, key, asset, partial, emit=tell, allow_damaged=allow_damaged)
             for key, asset in assets.items()
         ]
         try:
@@ -147,7 +149,7 @@ def _capture_side_by_side(
 
 
 def capture_asset(
-    key: str, asset: AssetConfig, snapshot: Path, *, progress: Progress | None = None, allow_damaged: bool = False
+    key: str, asset: AssetConfig, snapshot: Path, *, emit: Emit = ignore, allow_damaged: bool = False
 ) -> AssetRecord:
     """Copy one asset below ``snapshot`` and return its record; an absent asset is recorded as absent."""
     relative = f"assets/{key}/{asset.path.name}"
@@ -159,36 +161,40 @@ def capture_asset(
         return absent
     os.mkdir(copy.parent, 0o700)
     mode = stat.S_IMODE(info.st_mode)
+    meter = Meter(emit, "capture", key, info.st_size)
     if asset.kind == "sqlite":
-        return _capture_sqlite(evolve(absent, mode=mode), asset.path, copy, progress, allow_damaged)
+        return _capture_sqlite(evolve(absent, mode=mode), asset.path, copy, emit, allow_damaged)
     is_expected = stat.S_ISREG(info.st_mode) if asset.kind == "file" else stat.S_ISDIR(info.st_mode)
     if not is_expected and allow_damaged:
-        return _keep_remains(evolve(absent, mode=mode), asset.path, copy)
+        return _keep_remains(evolve(absent, mode=mode), asset.path, copy, meter)
     if asset.kind == "file":
-        entry = capture_file(asset.path, copy)
+        entry = capture_file(asset.path, copy, meter.add)
+        meter.finish()
         return evolve(absent, exists=True, size=entry.size, sha256=entry.sha256, mode=mode)
     if not is_expected:
         raise StageFailed(f"{asset.path} (asset {key}) should be a folder and is none.")
     left_out: list[str] = []
-    entries = capture_tree(asset.path, copy, left_out if allow_damaged else None)
+    meter = Meter(emit, "capture", key, 0 if emit is ignore else _size_of(asset))
+    entries = capture_tree(asset.path, copy, left_out if allow_damaged else None, meter.add)
+    meter.finish()
     size = sum(entry.size for entry in entries)
     digest = entries_digest(entries)
     return evolve(absent, exists=True, size=size, sha256=digest, mode=mode, entries=entries, left_out=left_out or None)
 
 
-def _capture_sqlite(
-    record: AssetRecord, source: Path, copy: Path, progress: Progress | None, allow_damaged: bool
-) -> AssetRecord:
-    def report(done: int, total: int) -> None:
-        if progress is not None:
-            progress(record.key, done, total)
+def _capture_sqlite(record: AssetRecord, source: Path, copy: Path, emit: Emit, allow_damaged: bool) -> AssetRecord:
+    copied = Meter(emit, "capture", record.key, 0)
+    checked = Meter(emit, "check", record.key, 0)
+
+    def count_checked(size: int) -> None:
+        checked.reach(checked.done + size, copied.total)
 
     try:
-        journal_mode, digest = capture_database(source, copy, report)
+        journal_mode, digest = capture_database(source, copy, copied.reach, count_checked)
     except DamagedDatabase:
         if not allow_damaged:
             raise
-        return _keep_remains(record, source, copy)
+        return _keep_remains(record, source, copy, copied)
     _keep_owner(source, copy)
     return evolve(
         record,
@@ -200,13 +206,14 @@ def _capture_sqlite(
     )
 
 
-def _keep_remains(record: AssetRecord, source: Path, copy: Path) -> AssetRecord:
+def _keep_remains(record: AssetRecord, source: Path, copy: Path, meter: Meter) -> AssetRecord:
     """Keep what stands in the place of an asset and cannot be read as one, byte for byte.
 
     For a database its side files are kept with it.
     """
     remove_tree(copy)
     os.mkdir(copy, 0o700)
+    meter.reach(0, meter.total)
     side_files = [source.with_name(source.name + suffix) for suffix in SIDE_FILES] if record.kind == "sqlite" else []
     for path in [source, *side_files]:
         try:
@@ -216,12 +223,19 @@ def _keep_remains(record: AssetRecord, source: Path, copy: Path) -> AssetRecord:
         if stat.S_ISLNK(mode):
             place_link(os.readlink(path), copy / path.name)
         elif stat.S_ISDIR(mode):
-            capture_tree(path, copy / path.name, left_out=[])
+            capture_tree(path, copy / path.name, left_out=[], count=meter.add)
         elif stat.S_ISREG(mode):  # a socket or a device has no bytes to keep
-            capture_file(path, copy / path.name)
+            capture_file(path, copy / path.name, meter.add)
+    meter.finish()
     entries = scan_tree(copy)
     size = sum(entry.size for entry in entries)
     return evolve(record, exists=True, damaged=True, size=size, sha256=entries_digest(entries), entries=entries)
+
+
+def _size_of(asset: AssetConfig) -> int:
+    with contextlib.suppress(OSError):
+        return tree_size(asset.path) if asset.kind == "directory" else os.lstat(asset.path).st_size
+    return 0
 
 
 def _keep_owner(source: Path, copy: Path) -> None:

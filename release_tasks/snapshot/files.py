@@ -13,7 +13,7 @@ import os
 import stat
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attrs import evolve
@@ -35,7 +35,11 @@ __all__ = [
     "place_tree",
     "scan_file",
     "scan_tree",
+    "tree_size",
 ]
+
+# Gets the number of bytes of each reading; less than 0 when a file is read again from its beginning.
+Count = Callable[[int], None]
 
 _STEP_BYTES = 1 << 20
 _ATTEMPTS = 5
@@ -43,14 +47,16 @@ _CLOCK_TICK_NS = 10_000_000
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the filesystem can
 
 
-def capture_file(source: Path, destination: Path) -> AssetEntry:
+def capture_file(source: Path, destination: Path, count: Count | None = None) -> AssetEntry:
     """Copy one regular file to ``destination`` (0600) and return its entry; a link is refused."""
-    entry = _copy_stable(source.name, source, destination)
+    entry = _copy_stable(source.name, source, destination, count=count)
     _keep_owner_and_time(os.lstat(source), destination)
     return entry
 
 
-def capture_tree(source: Path, destination: Path, left_out: list[str] | None = None) -> list[AssetEntry]:
+def capture_tree(
+    source: Path, destination: Path, left_out: list[str] | None = None, count: Count | None = None
+) -> list[AssetEntry]:
     """Copy the folder ``source`` to ``destination`` (0700/0600 inside) and return its entries, sorted by path.
 
     Links are copied as links and never followed. Raises StageFailed for a file that is still being written after
@@ -73,19 +79,19 @@ def capture_tree(source: Path, destination: Path, left_out: list[str] | None = N
             entries.append(evolve(_entry_of(relative, info), target=target))
         else:
             with contextlib.suppress(FileNotFoundError):  # removed since its folder was listed
-                entries.append(_copy_stable(relative, source / relative, copy, dir_fd=fd))
+                entries.append(_copy_stable(relative, source / relative, copy, dir_fd=fd, count=count))
                 _keep_owner_and_time(info, copy)
     for info, copy in reversed(folders):
         _keep_owner_and_time(info, copy)
     return sorted(entries, key=lambda entry: entry.path)
 
 
-def scan_file(path: Path) -> AssetEntry:
+def scan_file(path: Path, count: Count | None = None) -> AssetEntry:
     """Digest one regular file where it lies."""
-    return _copy_stable(path.name, path, None)
+    return _copy_stable(path.name, path, None, count=count)
 
 
-def scan_tree(root: Path) -> list[AssetEntry]:
+def scan_tree(root: Path, count: Count | None = None) -> list[AssetEntry]:
     """Digest the folder ``root`` where it lies; the same entries that ``capture_tree`` returns."""
     entries: list[AssetEntry] = []
     for relative, info, fd in _walk(root):
@@ -96,20 +102,33 @@ def scan_tree(root: Path) -> list[AssetEntry]:
             with naming(root / relative):
                 entries.append(evolve(_entry_of(relative, info), target=os.readlink(name, dir_fd=fd)))
         else:
-            entries.append(_copy_stable(relative, root / relative, None, dir_fd=fd))
+            entries.append(_copy_stable(relative, root / relative, None, dir_fd=fd, count=count))
     return sorted(entries, key=lambda entry: entry.path)
 
 
-def place_file(stored: Path, destination: Path, mode: int) -> str:
+def tree_size(root: Path) -> int:
+    """Return how many bytes the files below ``root`` hold, as far as that can be seen. Raises OSError without it."""
+    size = 0
+    for _, _, files, fd in os.fwalk(root, follow_symlinks=False):
+        for name in files:
+            with contextlib.suppress(OSError):
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                size += info.st_size if stat.S_ISREG(info.st_mode) else 0
+    return size
+
+
+def place_file(stored: Path, destination: Path, mode: int, count: Count | None = None) -> str:
     """Copy a stored file to ``destination`` with ``mode`` and the stored owner and time; returns the SHA-256 copied."""
-    entry = _copy_stable(stored.name, stored, destination)
+    entry = _copy_stable(stored.name, stored, destination, count=count)
     _keep_owner_and_time(os.lstat(stored), destination)
     os.chmod(destination, mode)
     assert entry.sha256 is not None
     return entry.sha256
 
 
-def place_tree(stored: Path, destination: Path, entries: list[AssetEntry], mode: int) -> None:
+def place_tree(
+    stored: Path, destination: Path, entries: list[AssetEntry], mode: int, count: Count | None = None
+) -> None:
     """Lay a stored folder out at ``destination``, exactly as ``entries`` say; raises StageFailed where bytes differ."""
     os.mkdir(destination, 0o700)
     folders = [(stored, destination, mode)]
@@ -122,7 +141,7 @@ def place_tree(stored: Path, destination: Path, entries: list[AssetEntry], mode:
             assert entry.target is not None
             place_link(entry.target, copy)
             _keep_owner_and_time(os.lstat(source), copy)
-        elif place_file(source, copy, entry.mode) != entry.sha256:
+        elif place_file(source, copy, entry.mode, count) != entry.sha256:
             raise StageFailed(f"{source} changed while it was being restored.")
     for source, copy, folder_mode in reversed(folders):
         _keep_owner_and_time(os.lstat(source), copy)
@@ -195,7 +214,9 @@ def _entry_of(relative: str, info: os.stat_result) -> AssetEntry:
     return AssetEntry(path=relative, kind="directory", mode=stat.S_IMODE(info.st_mode))
 
 
-def _copy_stable(relative: str, path: Path, copy: Path | None, *, dir_fd: int | None = None) -> AssetEntry:
+def _copy_stable(
+    relative: str, path: Path, copy: Path | None, *, dir_fd: int | None = None, count: Count | None = None
+) -> AssetEntry:
     """Read a regular file, again if it changed meanwhile, and copy it unless ``copy`` is None.
 
     With ``dir_fd``, the descriptor of its folder, only its name is looked up.
@@ -213,7 +234,7 @@ def _copy_stable(relative: str, path: Path, copy: Path | None, *, dir_fd: int | 
             before = os.fstat(source)
             if not stat.S_ISREG(before.st_mode):
                 raise StageFailed(f"{path} should be a regular file and is none.")
-            size, digest = _copy_once(source, path, copy)
+            size, digest = _copy_once(source, path, copy, count)
             after = os.fstat(source)
         finally:
             os.close(source)
@@ -221,12 +242,15 @@ def _copy_stable(relative: str, path: Path, copy: Path | None, *, dir_fd: int | 
             if time.time_ns() - after.st_ctime_ns < _CLOCK_TICK_NS:
                 # Older kernels stamp files in steps of a clock tick: two writes within one look like none.
                 time.sleep(_CLOCK_TICK_NS / 1e9)
-                continue
-            return AssetEntry(path=relative, kind="file", mode=stat.S_IMODE(before.st_mode), size=size, sha256=digest)
+            else:
+                mode = stat.S_IMODE(before.st_mode)
+                return AssetEntry(path=relative, kind="file", mode=mode, size=size, sha256=digest)
+        if count is not None:
+            count(-size)
     raise StageFailed(f"{path} kept changing while it was read; stop what writes it and run this again.")
 
 
-def _copy_once(source: int, path: Path, copy: Path | None) -> tuple[int, str]:
+def _copy_once(source: int, path: Path, copy: Path | None, count: Count | None) -> tuple[int, str]:
     digest = hashlib.sha256()
     size = 0
     target = -1
@@ -239,6 +263,8 @@ def _copy_once(source: int, path: Path, copy: Path | None) -> tuple[int, str]:
             size += len(chunk)
             if copy is not None and not is_cloned:
                 _write(target, chunk, copy)
+            if count is not None:
+                count(len(chunk))
     finally:
         if target >= 0:
             os.close(target)

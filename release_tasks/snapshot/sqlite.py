@@ -68,7 +68,9 @@ class DiskTrouble(StageFailed):
     """SQLite had an error from the disk; a commit that it came in may or may not have taken place."""
 
 
-def capture_database(source: Path, destination: Path, progress: Progress | None = None) -> tuple[str, str]:
+def capture_database(
+    source: Path, destination: Path, progress: Progress | None = None, checked: Callable[[int], None] | None = None
+) -> tuple[str, str]:
     """Copy the committed content of a database in use; returns its journal mode and the SHA-256 of the copy.
 
     One read transaction stays pinned over the whole copy, so it ends however busy the writers are, and holds every
@@ -76,7 +78,7 @@ def capture_database(source: Path, destination: Path, progress: Progress | None 
     it), has passed ``quick_check`` and is flushed; its header is canonical, so the digest of its bytes is that of its
     content. Raises DamagedDatabase when the content of the source is none, StageFailed or OSError when it stays locked
     for 30 s or a disk, a permission or a limit is in the way.
-    ``progress`` gets (pages done, pages in all).
+    ``progress`` gets (bytes done, bytes in all) of the copying, ``checked`` each number of bytes that was digested.
     """
     with _explained(source), _reader(source) as live:
         journal_mode = str(_value(live, "PRAGMA journal_mode"))
@@ -90,19 +92,20 @@ def capture_database(source: Path, destination: Path, progress: Progress | None 
     os.chmod(destination, 0o600)
     _write_canonical_header(destination)
     with ThreadPoolExecutor(2) as pool:
-        digest = pool.submit(sha256_file, destination)
+        digest = pool.submit(sha256_file, destination, checked)
         flushed = pool.submit(fsync_file, destination)
         check_database(destination, blame=source)
         flushed.result()
         return journal_mode, digest.result()
 
 
-def restore_database(copy: Path, live: Path) -> None:
+def restore_database(copy: Path, live: Path, progress: Progress | None = None) -> None:
     """Replace the content of the database ``live`` by that of ``copy`` in one write transaction.
 
     Other connections, old and new, see the old content until it commits and the new content from then on. Raises
     DamagedDatabase when ``live`` is no usable database, StageFailed or OSError when it stays locked for 30 s or its
     disk is full or read-only; in each case its content is what it was. After DiskTrouble it is all old or all new.
+    ``progress`` gets (bytes done, bytes in all).
     """
     _require_database(live)
     with _explained(live), _connection(live, apsw.SQLITE_OPEN_READWRITE) as target, _immutable(copy) as source:
@@ -114,7 +117,7 @@ def restore_database(copy: Path, live: Path) -> None:
             # A WAL cannot change the page size; leaving WAL mode needs the database to itself.
             _value(target, "PRAGMA journal_mode = DELETE")
         try:
-            _run_backup(target, source, None)
+            _run_backup(target, source, progress)
         finally:
             if resized:
                 _return_to_wal(target)
@@ -248,6 +251,7 @@ def _stand_in(database: apsw.Connection, kind: str, name: str) -> None:
 
 def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Progress | None) -> None:
     give_up = time.monotonic() + _BUSY_SECONDS
+    page = int(_value(source, "PRAGMA page_size")) if progress is not None else 0
     with target.backup("main", source, "main") as backup:
         while not backup.done:
             try:
@@ -258,7 +262,7 @@ def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Prog
                 time.sleep(0.01)
                 continue
             if progress is not None:
-                progress(backup.page_count - backup.remaining, backup.page_count)
+                progress((backup.page_count - backup.remaining) * page, backup.page_count * page)
 
 
 @contextlib.contextmanager

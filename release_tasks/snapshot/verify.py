@@ -9,6 +9,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from release_tasks.errors import StageFailed
+from release_tasks.events import Emit, Meter, StepBegan, ignore, shielded
 from release_tasks.records import AssetRecord, SnapshotMetadata
 from release_tasks.snapshot import legacy
 from release_tasks.snapshot.catalogue import Catalogue
@@ -50,7 +51,9 @@ class SnapshotVerdict:
     findings: list[AssetFinding] = field(factory=list)
 
 
-def verify_snapshot(catalogue: Catalogue, metadata: SnapshotMetadata, *, databases: bool = False) -> SnapshotVerdict:
+def verify_snapshot(
+    catalogue: Catalogue, metadata: SnapshotMetadata, *, databases: bool = False, emit: Emit = ignore
+) -> SnapshotVerdict:
     """Digest every asset again and compare; with ``databases`` also run SQLite's integrity check on each."""
     folder = catalogue.path(metadata.snapshot_id)
     if legacy.is_legacy(metadata):
@@ -68,17 +71,18 @@ def verify_snapshot(catalogue: Catalogue, metadata: SnapshotMetadata, *, databas
             )
         )
     for asset in metadata.assets:
-        findings += _verify_asset(folder, asset, databases)
+        findings += _verify_asset(folder, asset, databases, emit)
     findings += _added(folder, metadata)
     status = "damaged" if findings else "verified"
     return SnapshotVerdict(snapshot_id=metadata.snapshot_id, status=status, findings=findings)
 
 
-def verify_all(catalogue: Catalogue, snapshot_id: str | None = None) -> list[SnapshotVerdict]:
+def verify_all(catalogue: Catalogue, snapshot_id: str | None = None, emit: Emit = ignore) -> list[SnapshotVerdict]:
     """Verify one snapshot or all, oldest first, databases included; a folder that cannot be read counts as damaged.
 
     Raises UsageError when ``snapshot_id`` names none.
     """
+    emit = shielded(emit)
     snapshots, unreadable = catalogue.published()
     if snapshot_id is not None:
         unreadable = [folder for folder in unreadable if folder.snapshot_id == snapshot_id]
@@ -91,12 +95,16 @@ def verify_all(catalogue: Catalogue, snapshot_id: str | None = None) -> list[Sna
         )
         for folder in unreadable
     ]
-    return broken + [verify_snapshot(catalogue, snapshot, databases=True) for snapshot in snapshots]
+    verdicts = broken
+    for snapshot in snapshots:
+        emit(StepBegan("verify", snapshot.snapshot_id))
+        verdicts.append(verify_snapshot(catalogue, snapshot, databases=True, emit=emit))
+    return verdicts
 
 
-def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata) -> None:
+def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata, emit: Emit = ignore) -> None:
     """Raise StageFailed, naming asset, both digests and other snapshots with a good copy, unless all is as recorded."""
-    verdict = verify_snapshot(catalogue, metadata)
+    verdict = verify_snapshot(catalogue, metadata, emit=emit)
     if verdict.status == "verified":
         return
     if not verdict.findings:
@@ -134,14 +142,14 @@ def _is_file_name(name: str) -> bool:
     return name not in ("", ".", "..") and "\x00" not in name
 
 
-def _verify_asset(folder: Path, asset: AssetRecord, databases: bool) -> list[AssetFinding]:
+def _verify_asset(folder: Path, asset: AssetRecord, databases: bool, emit: Emit = ignore) -> list[AssetFinding]:
     try:
         stored = stored_path(folder, asset)
         if not asset.exists:
             if os.path.lexists(stored):
                 return [AssetFinding(key=asset.key, what="is recorded as absent, but there is a copy of it")]
             return []
-        digest, size, findings = _digest_of(stored, asset)
+        digest, size, findings = _digest_of(stored, asset, Meter(emit, "verify", asset.key, asset.size))
     except StageFailed as error:
         return [AssetFinding(key=asset.key, what=error.message.rstrip("."), expected=asset.sha256, found="unreadable")]
     except FileNotFoundError:
@@ -180,20 +188,22 @@ def _impossible(asset: AssetRecord) -> str | None:
     return None
 
 
-def _digest_of(stored: Path, asset: AssetRecord) -> tuple[str | None, int, list[AssetFinding]]:
+def _digest_of(stored: Path, asset: AssetRecord, meter: Meter) -> tuple[str | None, int, list[AssetFinding]]:
     is_tree = asset.kind == "directory" or asset.damaged
     mode = os.lstat(stored).st_mode
     if is_tree != stat.S_ISDIR(mode) or not (is_tree or stat.S_ISREG(mode)):
         raise StageFailed(f"should be a {'folder' if is_tree else 'regular file'} and is none")
     if not is_tree:
-        entry = scan_file(stored)
+        entry = scan_file(stored, meter.add)
+        meter.finish()
         return entry.sha256, entry.size, []
     recorded = {entry.path: entry for entry in asset.entries or []}
     listed = entries_digest(list(asset.entries or []))
     if listed != asset.sha256:
         what = "its list of entries was altered"
         return None, 0, [AssetFinding(key=asset.key, what=what, expected=asset.sha256, found=listed)]
-    found = {entry.path: entry for entry in scan_tree(stored)}
+    found = {entry.path: entry for entry in scan_tree(stored, meter.add)}
+    meter.finish()
     findings = []
     for path in sorted(recorded.keys() | found.keys()):
         before, now, told = recorded.get(path), found.get(path), excerpt(path)

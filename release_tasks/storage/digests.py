@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from release_tasks.storage.naming import naming
@@ -18,13 +19,18 @@ def sha256_bytes(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def sha256_file(path: Path) -> str:
-    """Return the SHA-256 of a regular file, as ``sha256sum`` prints it; links are not followed."""
+def sha256_file(path: Path, count: Callable[[int], None] | None = None) -> str:
+    """Return the SHA-256 of a regular file, as ``sha256sum`` prints it; links are not followed.
+
+    ``count`` gets the number of bytes of each reading.
+    """
     digest = hashlib.sha256()
     buffer = bytearray(_STEP_BYTES)
     view = memoryview(buffer)
     fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     with naming(path), os.fdopen(fd, "rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            digest.update(view[:count])
+        while size := file.readinto(buffer):
+            digest.update(view[:size])
+            if count is not None:
+                count(size)
     return digest.hexdigest()

@@ -50,7 +50,8 @@ def drill(
         if current.is_dry:
             _show_dry(current, request)
             return
-        outcome = rehearse(current.settings, request, current.screen.step)
+        with current.progress() as emit:
+            outcome = rehearse(current.settings, request, emit)
         document = encode(outcome)
         current.document(document)
         if not current.as_json:

@@ -107,8 +107,8 @@ def prepare(
         from release_tasks.storage.codec import encode
 
         request = PrepareRequest(release_id=release_id or run.release_id, retention=keep, health_url=health_url)
-        current.screen.step("capture the state")
-        manifest = prepare_release(current.settings, run.report, request)
+        with current.progress() as emit:
+            manifest = prepare_release(current.settings, run.report, request, emit)
         current.document(encode(manifest))
         if not current.as_json:
             show_manifest(current.screen, manifest)
@@ -154,7 +154,8 @@ def rollback(
         if plan or current.is_dry:
             _show_plan(current, request)
             return
-        outcome = roll_back(current.settings, request, current.screen.step)
+        with current.progress() as emit:
+            outcome = roll_back(current.settings, request, emit)
         current.document(encode(outcome))
         if not current.as_json:
             show_outcome(current.screen, outcome)
@@ -169,7 +170,8 @@ def recover(ctx: Context, json: bool = False) -> None:
         from release_tasks.storage.codec import encode
 
         _require_assets(current)
-        report = pending(current.settings) if current.is_dry else recover(current.settings)
+        with current.progress() as emit:
+            report = pending(current.settings) if current.is_dry else recover(current.settings, emit=emit)
         current.document(encode(report))
         if not current.as_json:
             current.screen.verdict(report.status, report.detail)
@@ -198,7 +200,9 @@ def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> Non
         from release_tasks.snapshot.verify import verify_all
         from release_tasks.storage.codec import encode
 
-        verdicts = verify_all(Pipeline(current.settings.release.root).catalogue, snapshot)
+        catalogue = Pipeline(current.settings.release.root).catalogue
+        with current.progress() as emit:
+            verdicts = verify_all(catalogue, snapshot, emit)
         is_good = all(verdict.status != "damaged" for verdict in verdicts)
         current.document({"status": "verified" if is_good else "damaged", "snapshots": [encode(v) for v in verdicts]})
         if not current.as_json:
@@ -236,16 +240,16 @@ def run_gates(
     """Run gates with progress on stderr; what ``gate.*`` and ``release.preflight`` have in common."""
     from release_tasks.preflight.engine import run_preflight
 
-    return run_preflight(
-        current.settings,
-        release_id=release_id,
-        health_url=health_url,
-        only=only or [],
-        skip=skip or [],
-        strict=strict,
-        on_start=lambda name: current.screen.step(f"gate {name}"),
-        on_check=lambda check: current.screen.step(f"gate {check.id}: {check.status}"),
-    )
+    with current.progress() as emit:
+        return run_preflight(
+            current.settings,
+            release_id=release_id,
+            health_url=health_url,
+            only=only or [],
+            skip=skip or [],
+            strict=strict,
+            emit=emit,
+        )
 
 
 def show_preflight(current: Session, run: PreflightRun) -> None:
@@ -281,7 +285,8 @@ def _release_id_of(current: Session, typed: str | None, *, is_release: bool) -> 
     holder = current_holder(current.settings.release.root)
     if holder is not None:  # known before the gates have run for ten minutes, not after
         raise LockHeld(f"Another run is at work: {holder}. Prepare again when it is done.")
-    recover(current.settings, "release.prepare")  # gates must not look at a state that is half old, half new
+    with current.progress() as emit:  # gates must not look at a state that is half old, half new
+        recover(current.settings, "release.prepare", emit)
     release_id = typed or default_release_id(describe_application(current.settings))
     require_new_release_id(Pipeline(current.settings.release.root), release_id)
     return release_id
@@ -338,7 +343,8 @@ def _show_plan(current: Session, request: Any) -> None:
     from release_tasks.rollback.preview import preview
     from release_tasks.storage.codec import encode
 
-    plan = preview(current.settings, request)
+    with current.progress() as emit:
+        plan = preview(current.settings, request, emit)
     current.document({"status": "planned", **encode(plan)})
     if not current.as_json:
         current.screen.verdict("planned", f"rollback to {plan.snapshot_id}; nothing was changed")

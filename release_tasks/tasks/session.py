@@ -19,6 +19,7 @@ from release_tasks.tasks.settings import is_dry, settings_of
 
 if TYPE_CHECKING:
     from release_tasks.config.schema import Settings
+    from release_tasks.events import Emit
     from release_tasks.report.terminal import Screen
 
 __all__ = ["Session", "duration_flag", "number_flag", "session", "text_flag", "url_flag", "words_flag"]
@@ -45,6 +46,14 @@ class Session:
         from release_tasks.report.terminal import Screen
 
         return Screen(sys.stderr if self.as_json else sys.stdout)
+
+    @contextlib.contextmanager
+    def progress(self) -> Iterator[Emit]:
+        """Show on stderr what a stage tells while the block runs; what comes after it is written below."""
+        from release_tasks.report.progress import display_for
+
+        with display_for(self.screen, os.environ) as display:
+            yield display
 
     def document(self, value: dict[str, Any]) -> None:
         """Make ``value`` the one JSON document, if that was asked for; it is printed when the task ends."""

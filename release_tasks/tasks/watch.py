@@ -44,9 +44,7 @@ def watch(
             _show_dry(current, settings)
             return
         with LookDisplay(current.screen) as display:
-            report = watch_service(
-                settings, on_sample=lambda sample: display.look(encode(sample)), progress=display.step
-            )
+            report = watch_service(settings, emit=display)
         document = encode(report)
         current.document(document)
         if not current.as_json:

@@ -8,13 +8,13 @@ the lock; so of two watches, or of a watch and a person, one rolls back.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
 from typing import Any
 
 from attrs import field, frozen
 
 from release_tasks.config.schema import Settings
 from release_tasks.errors import ExitCode, Interrupted, LockHeld, StageError
+from release_tasks.events import Emit
 from release_tasks.pipeline import Pipeline
 from release_tasks.records import Manifest, RollbackOutcome
 from release_tasks.rollback.engine import RollbackRequest, rollback
@@ -68,14 +68,14 @@ def ground_of(pipeline: Pipeline) -> Ground:
     return Ground(release=release, standing=standing, is_rolled_back=_is_rolled_back(pipeline, release, standing))
 
 
-def roll_back_once(settings: Settings, ground: Ground, progress: Callable[[str], None]) -> Response:
+def roll_back_once(settings: Settings, ground: Ground, emit: Emit) -> Response:
     """Restore the state before the watched release, unless anything speaks against it. Nothing is raised."""
     if ground.hindrance:
         return Response(diagnostics=[f"{_NO_ROLLBACK} {ground.hindrance}"])
     request = RollbackRequest(snapshot_id=ground.snapshot_id, only_while=ground.standing)
     by_hand = f"By hand: inv release.rollback --snapshot {ground.snapshot_id}"
     try:
-        outcome = rollback(settings, request, progress)
+        outcome = rollback(settings, request, emit)
     except LockHeld as error:
         return Response(exit_code=ExitCode.LOCKED, diagnostics=[f"{_NO_ROLLBACK} {error.message}", by_hand])
     except Interrupted as stop:

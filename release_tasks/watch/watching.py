@@ -11,6 +11,7 @@ from attrs import evolve, field, frozen
 from release_tasks.config.schema import ReleaseConfig, Settings
 from release_tasks.config.values import show_duration
 from release_tasks.errors import ExitCode, Interrupted, StageFailed, UsageError, sentence_of
+from release_tasks.events import Emit, LookTaken, Noted, ignore, shielded
 from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import Pipeline
 from release_tasks.records import Baseline, RollbackOutcome
@@ -81,14 +82,14 @@ def watch(
     settings: Settings,
     *,
     clock: Clock | None = None,
-    on_sample: Callable[[Sample], None] = lambda sample: None,
-    progress: Callable[[str], None] = lambda step: None,
+    emit: Emit = ignore,
 ) -> WatchReport:
     """Look at the service as ``release.watch`` says, judge it, and roll back once if that is wanted and called for.
 
     Returns a report, also after a signal. Raises UsageError when there is nothing to ask, or too seldom, StageFailed
     while an interrupted rollback waits to be finished: its state is no release to judge.
     """
+    emit = shielded(emit)
     require_watchable(settings)
     config, pipeline, started_at = settings.release, Pipeline(settings.release.root), timestamp()
     if pipeline.has_journal() and current_holder(pipeline.root) is None:
@@ -96,9 +97,9 @@ def watch(
     ground = ground_of(pipeline)
     diagnostics = _remarks(config, ground)
     for sentence in diagnostics:
-        progress(sentence)
+        emit(Noted(sentence))
     baseline = ground.release.baseline if ground.release else None
-    seen = _look_on(config, lambda: take_sample(config, baseline), clock or Clock(), on_sample)
+    seen = _look_on(config, lambda: take_sample(config, baseline), clock or Clock(), emit)
     counts = count(seen.samples)
     verdict = judge(
         seen.samples, config.watch, watched=seen.watched, unseen=seen.unseen, is_cut_short=seen.stop is not None
@@ -106,7 +107,7 @@ def watch(
     if seen.stop is not None:  # whoever stops a watch wants nothing more of it
         response = Response(exit_code=seen.stop.exit_code)
     elif verdict.status == "degraded":
-        response = _answer(settings, pipeline, ground, verdict, seen, progress)
+        response = _answer(settings, pipeline, ground, verdict, seen, emit)
     else:
         response = Response(exit_code=ExitCode.DONE if verdict.status == "healthy" else ExitCode.NEGATIVE)
     diagnostics += response.diagnostics + _written_down(pipeline, ground, verdict, counts, response)
@@ -143,9 +144,7 @@ def require_watchable(settings: Settings) -> None:
         )
 
 
-def _look_on(
-    config: ReleaseConfig, look: Callable[[], Sample], clock: Clock, on_sample: Callable[[Sample], None]
-) -> _Seen:
+def _look_on(config: ReleaseConfig, look: Callable[[], Sample], clock: Clock, emit: Emit) -> _Seen:
     """Look every interval until the time is over, the looks are degraded, or a signal comes."""
     rules = config.watch
     samples: list[Sample] = []
@@ -162,7 +161,7 @@ def _look_on(
             held_up = _unseen(looked - begun, longest)
             unseen += late + held_up
             samples.append(_marked(sample, late, held_up))
-            on_sample(samples[-1])
+            emit(_told(samples[-1]))
             planned = max(begun + rules.interval, looked)
             if degradation(samples, rules):
                 break
@@ -173,6 +172,17 @@ def _look_on(
     except Interrupted as signal:
         stop = signal
     return _Seen(samples=samples, watched=clock.now() - began, unseen=unseen, stop=stop)
+
+
+def _told(sample: Sample) -> LookTaken:
+    return LookTaken(
+        time=sample.time,
+        finding=sample.finding,
+        health=sample.health,
+        latency_ms=sample.latency_ms,
+        why=sample.why,
+        detail=sample.detail,
+    )
 
 
 def _unseen(took: float, allowed: float) -> float:
@@ -196,7 +206,7 @@ def _answer(
     ground: Ground,
     verdict: Verdict,
     seen: _Seen,
-    progress: Callable[[str], None],
+    emit: Emit,
 ) -> Response:
     """Write the evidence down, then roll back if that is wanted; without the one there is not the other."""
     is_wanted = settings.release.watch.rollback
@@ -207,7 +217,7 @@ def _answer(
         told = f"The evidence could not be written down: {sentence_of(error)}"
         return Response(diagnostics=[f"{told} Therefore it was not rolled back." if is_wanted else told])
     if is_wanted:
-        return roll_back_once(settings, ground, progress)
+        return roll_back_once(settings, ground, emit)
     return Response(
         diagnostics=[f"To go back: inv release.rollback --snapshot {ground.snapshot_id}"] if ground.snapshot_id else []
     )

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.telling import at_steps
 
 from release_tasks.config.load import load_settings
 from release_tasks.drill import engine
@@ -32,7 +33,7 @@ from release_tasks.storage.lock import run_lock
 
 def rehearse(project: Any, snapshot_id: str | None = None, **options: Any) -> DrillOutcome:
     progress = options.pop("progress", lambda step: None)
-    return drill(project.settings, DrillRequest(snapshot_id=snapshot_id, **options), progress)
+    return drill(project.settings, DrillRequest(snapshot_id=snapshot_id, **options), at_steps(progress))
 
 
 def events(project: Any) -> list[dict[str, Any]]:

@@ -60,7 +60,7 @@ def run(moment):
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
         rollback(settings, RollbackRequest(snapshot_id="nowhere"))
     def progress(step):
-        if step == moment:
+        if str(step) == moment:
             os.kill(os.getpid(), signal.SIGKILL)
     rollback(settings, RollbackRequest(force=True, restart_command="true"), progress)
 for line in sys.stdin:

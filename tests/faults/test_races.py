@@ -46,6 +46,7 @@ from pathlib import Path
 import filelock
 from release_tasks.config.load import load_settings
 from release_tasks.errors import StageError
+from release_tasks.events import BytesMoved
 from release_tasks.prepare import PrepareRequest, prepare
 from release_tasks.records import PreflightReport
 from release_tasks.rollback.engine import RollbackRequest, rollback
@@ -82,7 +83,8 @@ def die_before_writing(name):
 
 def act(job):
     linger = [job.get("linger")]
-    def progress(step, *_):
+    def progress(event):
+        step = event.key if isinstance(event, BytesMoved) and event.done else str(event)
         if linger[0] and step.startswith(linger[0][0]):
             seconds, linger[0] = linger[0][1], None
             time.sleep(seconds)

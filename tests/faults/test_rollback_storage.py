@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.telling import at_steps
 
 from release_tasks.errors import StageFailed
 from release_tasks.rollback import swap
@@ -475,7 +476,7 @@ def test_a_state_folder_that_vanished_mid_way_ends_in_a_sentence(
         if step == "swap":
             subprocess.run(["umount", "-l", str(project.state)], check=True)
 
-    outcome = rollback(project.settings, RollbackRequest(), vanish)
+    outcome = rollback(project.settings, RollbackRequest(), at_steps(vanish))
     assert outcome.status == "failed", outcome
     subprocess.run(["mount", "--bind", str(hidden), str(project.state)], check=True)
     recover(project.settings)

@@ -15,8 +15,10 @@ from typing import Any
 
 import pytest
 from harness.stages import passed_preflight
+from harness.telling import at_steps
 
 from release_tasks.errors import StageFailed
+from release_tasks.events import BytesMoved, Event
 from release_tasks.prepare import PrepareRequest, prepare
 from release_tasks.rollback import swap
 from release_tasks.rollback.engine import RollbackRequest, rollback
@@ -314,7 +316,7 @@ class TestVanishing:
         """Failed in a sentence; once it is back, recover ends all old or all new."""
         layout, go, come, _ = volume
         project = layout.project
-        outcome = rollback(project.settings, RollbackRequest(), lambda told: go() if told == step else None)
+        outcome = rollback(project.settings, RollbackRequest(), at_steps(lambda told: go() if told == step else None))
         come()
         # Without any state left, before it was looked at, a rollback restores all of it: into the empty mount point.
         assert outcome.status == ("restored" if is_restored_beneath(volume, step) else "failed"), outcome
@@ -374,9 +376,9 @@ class TestVanishing:
         project = layout.project
         is_gone = False
 
-        def vanish(*_: object) -> None:
+        def vanish(event: Event) -> None:
             nonlocal is_gone
-            if not is_gone:
+            if isinstance(event, BytesMoved) and event.done and not is_gone:
                 is_gone = True
                 go()
 

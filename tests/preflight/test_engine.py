@@ -17,8 +17,8 @@ from xml.etree import ElementTree
 import pytest
 
 from release_tasks.errors import ExitCode, Interrupted, UsageError
+from release_tasks.events import Event, GateBegan, GateEnded
 from release_tasks.preflight.engine import PreflightRun
-from release_tasks.records import Check
 from release_tasks.report.junit import junit_xml
 from release_tasks.storage.codec import encode
 
@@ -44,7 +44,7 @@ def test_results_stand_in_configured_order(run: Run) -> None:
     ended: list[str] = []
     result = run(
         {"slow": {"command": "sleep 0.4"}, "mid": {"command": "sleep 0.2"}, "fast": {"path": "."}},
-        on_check=lambda check: ended.append(check.id),
+        emit=lambda event: ended.append(event.check.id) if isinstance(event, GateEnded) else None,
     )
     assert ended[0] == "fast"
     assert [check.id for check in result.report.checks] == ["slow", "mid", "fast"]
@@ -140,15 +140,14 @@ def test_no_gates_at_all_is_refused(run: Run) -> None:
         run({})
 
 
-def test_callbacks_come_from_the_calling_thread(run: Run) -> None:
-    """Live output needs no lock of its own."""
-    threads: list[tuple[str, threading.Thread]] = []
+def test_beginnings_and_results_are_told_in_the_calling_thread(run: Run) -> None:
+    """In the order in which they happen."""
+    threads: list[tuple[Event, threading.Thread]] = []
     run(
         {"a": {"command": "true"}, "b": {"command": "true", "needs": ["a"]}},
-        on_start=lambda name: threads.append((f"start {name}", threading.current_thread())),
-        on_check=lambda check: threads.append((f"end {check.id}", threading.current_thread())),
+        emit=lambda event: threads.append((event, threading.current_thread())),
     )
-    assert [what for what, _ in threads] == ["start a", "end a", "start b", "end b"]
+    assert [type(event) for event, _ in threads] == [GateBegan, GateEnded, GateBegan, GateEnded]
     assert {thread for _, thread in threads} == {threading.current_thread()}
 
 
@@ -234,16 +233,17 @@ def test_signal_to_the_process_alone_leaves_no_orphan(
     nothing_left()
 
 
-def test_exception_in_a_callback_stops_everything(run: Run, tag: str, nothing_left: Callable[[], None]) -> None:
+def test_a_signal_while_something_is_told_stops_all(run: Run, tag: str, nothing_left: Callable[[], None]) -> None:
     """Whatever ends the caller, no gate goes on behind its back."""
 
-    def explode(check: Check) -> None:
-        raise Interrupted(ExitCode.SIGTERM)
+    def explode(event: Event) -> None:
+        if isinstance(event, GateEnded):
+            raise Interrupted(ExitCode.SIGTERM)
 
     gates = {"long": {"command": f"sleep 60; : {tag}"}, "short": {"command": "true"}}
     began = time.monotonic()
     with pytest.raises(Interrupted):
-        run(gates, on_check=explode)
+        run(gates, emit=explode)
     assert time.monotonic() - began < 2
     nothing_left()
 

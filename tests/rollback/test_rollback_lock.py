@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from harness.telling import at_steps
 
 from release_tasks.errors import ExitCode, Interrupted, LockHeld
+from release_tasks.events import Emit
 from release_tasks.interrupt import interruptible
 from release_tasks.prepare import PrepareRequest, prepare
 from release_tasks.records import PreflightReport
@@ -148,14 +150,14 @@ def test_two_rollbacks_at_once_are_one_after_the_other_or_refused(project: Any, 
     assert events(project)[-1] == ("rollback.finished", "restored")
 
 
-def interrupt_at(step: str) -> Callable[[str], None]:
-    """Return a progress callback that sends SIGTERM to this process when the rollback says ``step``."""
+def interrupt_at(step: str) -> Emit:
+    """Return a consumer that sends SIGTERM to this process when the rollback says ``step``."""
 
     def progress(told: str) -> None:
         if told.startswith(step):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return progress
+    return at_steps(progress)
 
 
 @pytest.mark.parametrize("step", ["recover", "verify", "safety", "stage"])
@@ -189,7 +191,7 @@ from release_tasks.rollback.engine import RollbackRequest, rollback
 folder = Path(sys.argv[1])
 settings = load_settings({"release": json.loads(sys.argv[2])}, folder)
 def progress(told):
-    if told == "swap":
+    if str(told) == "swap":
         os.kill(os.getpid(), signal.SIGTERM)
 try:
     with interruptible():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 
 import pytest
+from harness.telling import at_looks
 
 from release_tasks.rollback.engine import RollbackRequest, rollback
 from release_tasks.storage.lock import run_lock
@@ -26,12 +27,12 @@ def at(number, act):
     """Make something that acts between the look of this number and the next."""
     seen = []
 
-    def on_sample(sample):
-        seen.append(sample)
+    def look(taken):
+        seen.append(taken)
         if len(seen) == number:
             act()
 
-    return on_sample
+    return at_looks(look)
 
 
 def names(events, project):
@@ -90,9 +91,7 @@ def test_it_never_rolls_back_twice(failing, clock, events):
 
 def test_a_rollback_by_hand_during_the_watch_is_the_only_one(failing, service, clock, events):
     """Somebody was faster: what they restored, and what was written since, stays."""
-    report = watch(
-        failing.settings, clock=clock, on_sample=at(2, lambda: rollback(failing.settings, RollbackRequest()))
-    )
+    report = watch(failing.settings, clock=clock, emit=at(2, lambda: rollback(failing.settings, RollbackRequest())))
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 1, None)
     assert "It was not rolled back: Another rollback was at work meanwhile" in report.diagnostics[0]
     assert names(events, failing).count("rollback.started") == 1
@@ -104,7 +103,7 @@ def test_a_release_that_was_prepared_during_the_watch_is_left_alone(failing, ser
     """What fails may be the new one, and its snapshot is not that of the watched one."""
     failing.mcp.write_text("{}")
     live = failing.content()
-    report = watch(failing.settings, clock=clock, on_sample=at(2, lambda: release(failing, "v2")))
+    report = watch(failing.settings, clock=clock, emit=at(2, lambda: release(failing, "v2")))
     assert (report.release_id, report.status, report.rollback) == ("v1", "degraded", None)
     assert "Release v2 was prepared meanwhile" in report.diagnostics[0]
     assert failing.content() == live
@@ -163,7 +162,7 @@ def test_of_many_watches_one_rolls_back(failing, service, events, release):
                 is_first = False
                 barrier.wait(20)
 
-        reports.append(watch(failing.settings, on_sample=together))
+        reports.append(watch(failing.settings, emit=at_looks(together)))
 
     threads = [threading.Thread(target=one) for _ in range(4)]
     for thread in threads:

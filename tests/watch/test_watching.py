@@ -9,8 +9,10 @@ import time
 from datetime import datetime, timedelta, timezone
 
 import pytest
+from harness.telling import at_looks
 
 from release_tasks.errors import UsageError
+from release_tasks.events import Noted
 from release_tasks.interrupt import interruptible
 from release_tasks.records import Pressure
 from release_tasks.storage import clock as wall
@@ -152,7 +154,7 @@ def test_a_sleep_while_a_look_is_shown_is_noticed_too(watched, service, clock, r
         shown.append(sample)
         clock.time += 60.0 if len(shown) == 5 else 0.0
 
-    report = watch(watched.settings, clock=clock, on_sample=show)
+    report = watch(watched.settings, clock=clock, emit=at_looks(show))
     assert findings(report)[:8] == "ooobbbbo"
     assert report.samples[5].unseen_ms >= 50_000
 
@@ -166,7 +168,7 @@ def test_a_sleep_while_the_last_look_is_shown_counts_as_unseen(watched, service,
         shown.append(sample)
         clock.time += 3600.0 if len(shown) == 6 else 0.0
 
-    report = watch(watched.settings, clock=clock, on_sample=show)
+    report = watch(watched.settings, clock=clock, emit=at_looks(show))
     assert (report.status, report.exit_code) == ("inconclusive", 1)
     assert report.reasons[0].startswith("Nobody looked for ")
 
@@ -244,7 +246,9 @@ def test_without_a_release_it_watches_and_says_so(watched, service, clock, event
     """Nothing was prepared: there is a verdict, by what stands for itself, and nothing to go back to."""
     watched.overrides["watch"].update(rollback=True)
     told: list[str] = []
-    report = watch(watched.settings, clock=clock, progress=told.append)
+    report = watch(
+        watched.settings, clock=clock, emit=lambda event: told.append(str(event)) if isinstance(event, Noted) else None
+    )
     assert (report.status, report.release_id, report.baseline) == ("healthy", None, None)
     assert "nothing to compare" in report.diagnostics[0] and "no snapshot to go back to" in report.diagnostics[1]
     assert told == report.diagnostics
