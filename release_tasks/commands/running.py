@@ -17,7 +17,7 @@ __all__ = ["Ended", "signal_name", "supervise"]
 
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 _GRACE_CANCELLED = 0.5
-_PATIENCE = 0.5  # for what the command left behind
+_PATIENCE = 0.5  # seconds for what the command left behind
 _STEP = 0.05
 _READS_TO_DRAIN = 8  # empties a pipe that nobody fills any more
 _NOT_FOUND = re.compile(r"([^\s:'\"\u2018]+)['\"\u2019]?: (?:(?:command )?not found|No such file or directory)$")
@@ -50,20 +50,24 @@ class Ended:
         return _outcome(self, command, timeout, tail) + _remarks(self)
 
 
-def supervise(process: CommandProcess, log: OutputLog, timeout: float, cancelled: threading.Event) -> Ended:
+def supervise(
+    process: CommandProcess, log: OutputLog, timeout: float, cancelled: threading.Event, patience: float = _PATIENCE
+) -> Ended:
     """Read the output until the command has ended, or ``timeout`` seconds are over, or it is cancelled.
 
-    Its whole group gets SIGTERM then, and SIGKILL a moment later; what is left running is ended in each case. The log
-    is closed and the process reaped.
+    Its whole group gets SIGTERM then, and SIGKILL a moment later. What a command that ended by itself left running has
+    ``patience`` seconds more. The log is closed and the process reaped.
     """
     try:
-        return _supervised(process, log, timeout, cancelled)
+        return _supervised(process, log, timeout, cancelled, patience)
     finally:
         process.end_rest(0.0)
         process.reap()
 
 
-def _supervised(process: CommandProcess, log: OutputLog, timeout: float, cancelled: threading.Event) -> Ended:
+def _supervised(
+    process: CommandProcess, log: OutputLog, timeout: float, cancelled: threading.Event, patience: float
+) -> Ended:
     is_timed_out = is_cancelled = False
     deadline = time.monotonic() + timeout
     patience_ends: float | None = None
@@ -72,7 +76,7 @@ def _supervised(process: CommandProcess, log: OutputLog, timeout: float, cancell
         log.write(process.read(_STEP if not process.is_at_end else _STEP / 5))
         now = time.monotonic()
         if process.has_exited():
-            patience_ends = patience_ends or now + _PATIENCE
+            patience_ends = patience_ends or now + patience
             if process.is_at_end or now >= patience_ends:
                 break
         elif kill_at is None:
@@ -84,8 +88,8 @@ def _supervised(process: CommandProcess, log: OutputLog, timeout: float, cancell
         elif now >= kill_at:
             break
     is_stopped = is_timed_out or is_cancelled
-    patience = 0.0 if is_stopped else max((patience_ends or 0.0) - time.monotonic(), 0.0)
-    left_behind = process.end_rest(patience)
+    left = 0.0 if is_stopped else max((patience_ends or 0.0) - time.monotonic(), 0.0)
+    left_behind = process.end_rest(left)
     for _ in range(_READS_TO_DRAIN):
         log.write(process.read(0.0))
     log.close()
