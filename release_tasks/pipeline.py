@@ -16,12 +16,13 @@ from release_tasks.snapshot.catalogue import Catalogue
 from release_tasks.snapshot.seal import is_sealed, sealed_document
 from release_tasks.storage.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
 from release_tasks.storage.codec import decode, encode
-from release_tasks.storage.durable import write_atomic
+from release_tasks.storage.durable import fsync_directory, write_atomic
 from release_tasks.storage.ids import is_valid_id, require_id
 
-__all__ = ["MANIFEST_VERSION", "ManifestFile", "Pipeline"]
+__all__ = ["MANIFEST_VERSION", "ManifestFile", "Pipeline", "manifest_bytes"]
 
 MANIFEST_VERSION = 1
+_STATEMENT = ".intoto.jsonl"  # in-toto's own ending for what concerns the file whose name stands before it
 
 
 @frozen
@@ -79,6 +80,10 @@ class Pipeline:
             raise UsageError("release id 'latest' is taken: it always names the newest ready release. Choose another.")
         return self.manifests / f"{require_id(release_id, 'release id')}.json"
 
+    def statement_path(self, release_id: str) -> Path:
+        """Return where the statement on a release lies; raises UsageError for an invalid id."""
+        return _statement_beside(self.manifest_path(release_id))
+
     def read_manifests(self) -> list[ManifestFile]:
         """Return every release's manifest, oldest first; unreadable ones come first of all."""
         found: list[ManifestFile] = []
@@ -97,12 +102,30 @@ class Pipeline:
             return None
         return manifest if manifest.status == "ready" else None  # the older tool pointed it at blocked runs too
 
+    def write_statement(self, release_id: str, line: bytes) -> None:
+        """Write the statement on a release, before its manifest: a kill between them leaves one that is cleaned up."""
+        write_atomic(self.statement_path(release_id), line)
+
     def write_manifest(self, manifest: Manifest) -> None:
         """Write a release's manifest, and ``latest.json`` too when it is ready."""
-        data = pretty_bytes(sealed_document(encode(manifest)))
+        data = manifest_bytes(manifest)
         write_atomic(self.manifest_path(manifest.release_id), data)
         if manifest.status == "ready":
             write_atomic(self.manifests / "latest.json", data)
+
+    def set_aside(self, release_id: str) -> None:
+        """Keep manifest and statement of an earlier attempt, if there is one, under names that are no release ids."""
+        path = self.manifest_path(release_id)
+        if not path.exists():
+            return
+        attempt = 1
+        while (aside := path.with_name(f"{release_id}~{attempt}.json")).exists():
+            attempt += 1
+        # The manifest last: until it has moved, a clean-up puts its statement back.
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(_statement_beside(path), _statement_beside(aside))
+        os.rename(path, aside)
+        fsync_directory(path.parent)
 
     def lineage(self) -> str:
         """Return how far releases had come: the sequence of the newest release snapshot and of the newest manifest."""
@@ -150,18 +173,36 @@ class Pipeline:
         for path in self._temporary_files():
             path.unlink(missing_ok=True)
             removed.append(path.name)
-        return removed
+        return removed + self._settle_statements()
 
     def _point_at_newest(self) -> None:
         """Let ``latest.json`` name the newest ready release: a prepare may have been killed just before it did."""
         ready = self._ready_manifests()
         latest = self.latest_ready()
         if ready and (latest is None or latest.sequence < ready[-1].sequence):
-            write_atomic(self.manifests / "latest.json", pretty_bytes(sealed_document(encode(ready[-1]))))
+            write_atomic(self.manifests / "latest.json", manifest_bytes(ready[-1]))
 
     def has_leftovers(self) -> bool:
         """Say whether an interrupted run, or one that is at work, has something unfinished here."""
-        return self.catalogue.has_leftovers() or bool(self._temporary_files())
+        return self.catalogue.has_leftovers() or bool(self._temporary_files()) or bool(self._lone_statements())
+
+    def _lone_statements(self) -> list[Path]:
+        """Return the statements whose manifest is not there: it was never written, or has not been set aside yet."""
+        statements = self.manifests.glob(f"*{_STATEMENT}")
+        return sorted(path for path in statements if not path.with_name(path.name.removesuffix(_STATEMENT)).exists())
+
+    def _settle_statements(self) -> list[str]:
+        """Put back a statement that went ahead of its manifest, remove one without any; returns the names removed."""
+        removed: list[str] = []
+        for path in self._lone_statements():
+            manifest = path.with_name(path.name.partition("~")[0] + ".json")
+            home = _statement_beside(manifest)
+            if "~" in path.name and manifest.exists() and not home.exists():
+                os.rename(path, home)
+            else:
+                path.unlink()
+                removed.append(path.name)
+        return removed
 
     def _temporary_files(self) -> list[Path]:
         return [path for folder in (self.root, self.manifests) for path in folder.glob(".*.tmp")]
@@ -191,6 +232,15 @@ class Pipeline:
             return ManifestFile(release_id, manifest)
         except (FileNotFoundError, InvalidDocument) as error:
             return ManifestFile(release_id, None, str(error))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return the file of a manifest, byte for byte."""
+    return pretty_bytes(sealed_document(encode(manifest)))
+
+
+def _statement_beside(manifest: Path) -> Path:
+    return manifest.with_name(manifest.name + _STATEMENT)
 
 
 def _age(file: ManifestFile) -> tuple[int, str, str]:

@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from attrs import evolve, frozen
 
 from release_tasks.application import describe_application
+from release_tasks.attestation.attester import Attester
 from release_tasks.config.schema import Settings
 from release_tasks.errors import StageFailed, UsageError, sentence_of
 from release_tasks.events import Emit, StepBegan, ignore, shielded
 from release_tasks.interrupt import uninterrupted
-from release_tasks.pipeline import MANIFEST_VERSION, Pipeline
+from release_tasks.pipeline import MANIFEST_VERSION, Pipeline, manifest_bytes
 from release_tasks.probe import measure_baseline
 from release_tasks.records import (
     Artifact,
@@ -26,8 +27,7 @@ from release_tasks.records import (
 )
 from release_tasks.snapshot.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.storage.clock import compact, timestamp
-from release_tasks.storage.durable import fsync_directory, remove_durably, write_atomic
-from release_tasks.storage.ids import is_valid_id
+from release_tasks.storage.durable import remove_durably, write_atomic
 from release_tasks.storage.lock import run_lock
 from release_tasks.storage.naming import naming
 
@@ -66,20 +66,21 @@ def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
 def prepare(settings: Settings, report: PreflightReport, request: PrepareRequest, emit: Emit = ignore) -> Manifest:
     """Publish the manifest of a release, with its snapshot when nothing blocks it.
 
-    Raises UsageError for a release id that is taken, StageFailed when a rollback waits to be recovered or the pipeline
-    folder cannot be read or written, LockHeld when another run is at work. A capture that fails blocks the release; it
-    does not raise.
+    Raises UsageError for a release id that is taken or a signing key that cannot be used, StageFailed when a rollback
+    waits to be recovered or the pipeline folder cannot be read or written, LockHeld when another run is at work. A
+    capture that fails blocks the release; it does not raise.
     """
     pipeline = Pipeline(settings.release.root)
     if not settings.release.assets:
         raise UsageError(
             "release.assets names nothing to capture. Name the database, folders and files of the service."
         )
+    attester = Attester.of(settings)
     manifest: Manifest | None = None
     baseline = measure_baseline(settings.release, request.health_url) if report.passed else None
     try:
         with naming(pipeline.root / "lock"), run_lock(pipeline.root, "release.prepare"):
-            manifest = _with_lock(settings, pipeline, report, request, baseline, shielded(emit))
+            manifest = _with_lock(attester, pipeline, report, request, baseline, shielded(emit))
             return manifest
     except OSError as error:
         if manifest is not None:  # only the lock could not be given back
@@ -88,13 +89,14 @@ def prepare(settings: Settings, report: PreflightReport, request: PrepareRequest
 
 
 def _with_lock(
-    settings: Settings,
+    attester: Attester,
     pipeline: Pipeline,
     report: PreflightReport,
     request: PrepareRequest,
     baseline: Baseline | None,
     emit: Emit,
 ) -> Manifest:
+    settings = attester.settings
     if pipeline.has_journal():
         raise StageFailed("An interrupted rollback waits to be finished. Run `inv release.recover` first.")
     require_new_release_id(pipeline, request.release_id)
@@ -103,12 +105,12 @@ def _with_lock(
     blockers = _blockers(settings, report)
     if not blockers:
         try:
-            return _release(settings, pipeline, request, draft, emit)
+            return _release(attester, pipeline, request, draft, emit)
         except (StageFailed, OSError) as error:
             blockers.append(f"snapshot: {sentence_of(error)}")
     blocked = evolve(draft, artifacts=_artifacts(settings, None), diagnostics=blockers + draft.diagnostics)
     try:
-        return _publish(pipeline, blocked)
+        return _publish(pipeline, attester, blocked)
     except OSError as error:
         raise StageFailed(
             f"Release {request.release_id} is blocked ({blockers[0].rstrip('.')}), "
@@ -116,11 +118,12 @@ def _with_lock(
         ) from error
 
 
-def _release(settings: Settings, pipeline: Pipeline, request: PrepareRequest, draft: Manifest, emit: Emit) -> Manifest:
+def _release(attester: Attester, pipeline: Pipeline, request: PrepareRequest, draft: Manifest, emit: Emit) -> Manifest:
     """Capture the state, then publish manifest and snapshot; the manifest is what makes it a release.
 
     A crash after the manifest leaves a complete snapshot that the next run gives its name.
     """
+    settings = attester.settings
     limit = request.retention or settings.release.retention
     capture = CaptureRequest(
         snapshot_id=f"{request.release_id}_snapshot_{compact()}",
@@ -142,7 +145,7 @@ def _release(settings: Settings, pipeline: Pipeline, request: PrepareRequest, dr
         artifacts, phases = _artifacts(settings, snapshot), [*draft.phases, captured]
         ready = evolve(draft, status="ready", snapshot=reference, artifacts=artifacts, phases=phases)
         with uninterrupted(), _taken_back_on_error(pipeline, ready):
-            manifest = _publish(pipeline, ready)
+            manifest = _publish(pipeline, attester, ready, snapshot)
             pipeline.catalogue.publish(snapshot.snapshot_id)
     # What cannot be removed now goes another time; it is no reason to call a release blocked.
     with contextlib.suppress(OSError):
@@ -181,6 +184,7 @@ def _withdraw(pipeline: Pipeline, ready: Manifest, before: bytes | None) -> None
     catalogue, snapshot_id = pipeline.catalogue, ready.snapshot.snapshot_id
     if catalogue.path(snapshot_id).exists():
         os.rename(catalogue.path(snapshot_id), catalogue.partial_path(snapshot_id))
+    remove_durably(pipeline.statement_path(ready.release_id))
 
 
 def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
@@ -253,8 +257,13 @@ def _artifacts(settings: Settings, snapshot: SnapshotMetadata | None) -> list[Ar
     return artifacts
 
 
-def _publish(pipeline: Pipeline, manifest: Manifest) -> Manifest:
-    """Write the audit event, then the manifest that says where the log stood after it; returns it as written."""
+def _publish(
+    pipeline: Pipeline, attester: Attester, manifest: Manifest, snapshot: SnapshotMetadata | None = None
+) -> Manifest:
+    """Write the audit event, then the manifest that says where the log stood after it; returns it as written.
+
+    The statement on the manifest lies there before it, so that there is no release without one.
+    """
     began = timestamp()
     anchor = pipeline.audit.append(
         f"prepare.{manifest.status}",
@@ -264,21 +273,11 @@ def _publish(pipeline: Pipeline, manifest: Manifest) -> Manifest:
         snapshot_id=manifest.snapshot.snapshot_id if manifest.snapshot else None,
         digest=manifest.snapshot.digest if manifest.snapshot else None,
     )
-    _set_blocked_predecessor_aside(pipeline, manifest.release_id)
+    pipeline.set_aside(manifest.release_id)
     published = Phase(name="publish", started_at=began, completed_at=timestamp())
-    manifest = evolve(manifest, audit=anchor, phases=[*manifest.phases, published])
+    phases = [*manifest.phases, published]
+    manifest = evolve(manifest, audit=anchor, phases=phases, attestation=attester.reference)
+    folder = pipeline.catalogue.partial_path(snapshot.snapshot_id) if snapshot is not None else None
+    pipeline.write_statement(manifest.release_id, attester.line(manifest, manifest_bytes(manifest), snapshot, folder))
     pipeline.write_manifest(manifest)
     return manifest
-
-
-def _set_blocked_predecessor_aside(pipeline: Pipeline, release_id: str) -> None:
-    """Keep the manifest of an earlier, blocked attempt under a name that is no release id."""
-    path = pipeline.manifest_path(release_id)
-    if not path.exists():
-        return
-    assert is_valid_id(release_id)
-    attempt = 1
-    while (aside := path.with_name(f"{release_id}~{attempt}.json")).exists():
-        attempt += 1
-    os.rename(path, aside)
-    fsync_directory(path.parent)

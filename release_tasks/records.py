@@ -15,6 +15,7 @@ __all__ = [
     "AssetEntry",
     "AssetKind",
     "AssetRecord",
+    "AttestationReference",
     "AuditAnchor",
     "Check",
     "HealthAttempt",
@@ -144,6 +145,13 @@ class Phase:
 
 
 @frozen(kw_only=True)
+class AttestationReference:
+    """That a statement lies beside a manifest, and by which key it is signed (None: by none)."""
+
+    key_id: str | None = None
+
+
+@frozen(kw_only=True)
 class Manifest:
     """A release: what was checked, what was captured, and whether it may go on.
 
@@ -167,6 +175,7 @@ class Manifest:
     audit: AuditAnchor | None = None
     baseline: Baseline | None = None
     phases: list[Phase] = field(factory=list)
+    attestation: AttestationReference | None = None
 
 
 @frozen(kw_only=True)

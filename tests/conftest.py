@@ -205,6 +205,8 @@ class Project:
         root = self.settings.release.root
         if root.exists():
             found += [str(p) for p in root.rglob("*") if p.name.startswith(".") or p.name.endswith(".tmp")]
+            statements = (root / "manifests").glob("*.intoto.jsonl")
+            found += [str(p) for p in statements if not p.with_name(p.name.removesuffix(".intoto.jsonl")).exists()]
         return found
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import attrs
@@ -74,7 +75,7 @@ def _shown_type(kind: Any) -> str:
     if typing.get_origin(kind) is dict:
         return "names and values" if _nested(kind) is None else "names and sections"
     if typing.get_origin(kind) is list:
-        return "list of names"
+        return "list of paths" if Path in typing.get_args(kind) else "list of names"
     nested = _nested(kind)
     if nested is schema.VersionConfig:
         return "text or section"

@@ -21,6 +21,7 @@ __all__ = [
     "OCCASIONS",
     "AppConfig",
     "AssetConfig",
+    "AttestationConfig",
     "DrillConfig",
     "Duration",
     "ExpectConfig",
@@ -300,6 +301,18 @@ class NoticeConfig:
 
 
 @frozen(kw_only=True)
+class AttestationConfig:
+    """The statement that lies beside each manifest."""
+
+    key_env: str | None = option(
+        "the environment variable that holds a private Ed25519 key in PEM, or the path of one; it signs, when given"
+    )
+    public_keys: list[Path] = option(
+        "files in PEM: the keys that `release.verify` believes, beside its own", Factory(list)
+    )
+
+
+@frozen(kw_only=True)
 class ReleaseConfig:
     """Everything under `release:`."""
 
@@ -313,13 +326,14 @@ class ReleaseConfig:
     restart: RestartConfig = option("the restart hook", Factory(RestartConfig))
     drill: DrillConfig = option("the rehearsal of a rollback", Factory(DrillConfig))
     watch: WatchConfig = option("the watch", Factory(WatchConfig))
+    attestation: AttestationConfig = option("how statements are signed", Factory(AttestationConfig))
     notices: dict[str, NoticeConfig] = option("name: notice", Factory(dict), validator=_valid_keys)
 
     @property
     def secret_variables(self) -> list[str]:
         """The environment variables that hold secrets, whatever they are called."""
         asked = self.reliability
-        named = [asked.hmac_secret_env, asked.bearer_token_env]
+        named = [asked.hmac_secret_env, asked.bearer_token_env, self.attestation.key_env]
         named += [name for notice in self.notices.values() for name in (notice.hmac_secret_env, notice.webhook_env)]
         return [name for name in named if name]
 

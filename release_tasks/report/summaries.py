@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+from release_tasks.attestation.verification import AttestationVerdict
 from release_tasks.audit import AuditVerdict
 from release_tasks.records import Check, HealthReport, Manifest, PreflightReport, RollbackOutcome
 from release_tasks.report.terminal import Screen
@@ -98,12 +99,20 @@ def show_audit(screen: Screen, verdict: AuditVerdict, limit: int) -> None:
         screen.note(str(finding))
 
 
-def show_verdicts(screen: Screen, verdicts: Iterable[SnapshotVerdict]) -> None:
-    """Show the verification of each snapshot, and every finding."""
+def show_verdicts(
+    screen: Screen, verdicts: Iterable[SnapshotVerdict], attestations: Iterable[AttestationVerdict] = ()
+) -> None:
+    """Show the verification of each snapshot and of what is attested of each release, and every finding."""
     for verdict in verdicts:
         screen.verdict(verdict.status, verdict.snapshot_id)
         for finding in verdict.findings:
             screen.note(str(finding))
+    for attestation in attestations:
+        if attestation.status != "none":
+            told = f"release {attestation.release_id}"
+            screen.verdict(attestation.status, f"{told}, key {attestation.key_id}" if attestation.key_id else told)
+        for problem in attestation.findings:
+            screen.note(str(problem))
 
 
 def _show_failure(screen: Screen, check: Check) -> None:

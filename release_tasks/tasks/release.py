@@ -193,20 +193,22 @@ def status(ctx: Context, limit: str = "10", json: bool = False) -> None:
 
 @stage(help={"snapshot": "Verify only this snapshot.", "json": _JSON_HELP})
 def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> None:
-    """Digest every snapshot again and check its databases; exit 1 when a byte is not as recorded."""
+    """Digest every snapshot again, check its databases and what is attested; exit 1 when a byte is not as recorded."""
     with session(ctx, json) as current:
+        from release_tasks.attestation.verification import verify_attestations
         from release_tasks.pipeline import Pipeline
         from release_tasks.report.summaries import show_verdicts
         from release_tasks.snapshot.verify import verify_all
         from release_tasks.storage.codec import encode
 
-        catalogue = Pipeline(current.settings.release.root).catalogue
+        attested = verify_attestations(current.settings, snapshot)  # first: a key that is missing is known at once
         with current.progress() as emit:
-            verdicts = verify_all(catalogue, snapshot, emit)
-        is_good = all(verdict.status != "damaged" for verdict in verdicts)
-        current.document({"status": "verified" if is_good else "damaged", "snapshots": [encode(v) for v in verdicts]})
+            verdicts = verify_all(Pipeline(current.settings.release.root).catalogue, snapshot, emit)
+        is_good = "damaged" not in {verdict.status for verdict in verdicts} | {each.status for each in attested}
+        found = {"snapshots": [encode(v) for v in verdicts], "attestations": [encode(v) for v in attested]}
+        current.document({"status": "verified" if is_good else "damaged", **found})
         if not current.as_json:
-            show_verdicts(current.screen, verdicts)
+            show_verdicts(current.screen, verdicts, attested)
             if not verdicts:
                 current.screen.line("There are no snapshots yet.")
         current.fail_unless(is_good)
@@ -276,6 +278,7 @@ def _release_id_of(current: Session, typed: str | None, *, is_release: bool) -> 
 
     if not is_release:
         return f"preflight-{compact()}"
+    from release_tasks.attestation.signing import signer_of
     from release_tasks.pipeline import Pipeline
     from release_tasks.prepare import require_new_release_id
     from release_tasks.rollback.recovery import recover
@@ -289,6 +292,7 @@ def _release_id_of(current: Session, typed: str | None, *, is_release: bool) -> 
         recover(current.settings, "release.prepare", emit)
     release_id = typed or default_release_id(describe_application(current.settings))
     require_new_release_id(Pipeline(current.settings.release.root), release_id)
+    signer_of(current.settings)
     return release_id
 
 

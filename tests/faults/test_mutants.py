@@ -53,6 +53,7 @@ PROVED: dict[tuple[str, str], str] = {
     ("prepare", "fsync_file < fsync_tree < filled_snapshot < unpublished_snapshot"): RELEASES,
     ("prepare", "write_atomic < filled_snapshot < unpublished_snapshot"): RELEASES,
     ("prepare", "append < _publish"): RELEASES,
+    ("prepare", "write_atomic < write_statement < _publish"): RELEASES,
     ("prepare", "write_atomic < write_manifest < _publish"): RELEASES,
     ("prepare", "fsync_directory < publish < _release"): FIRST,
     ("prepare", "fsync_directory < _remove < retain"): RELEASES,
@@ -96,9 +97,10 @@ UNPROVED: dict[tuple[str, str], str] = {
     ("prepare", "fsync_directory < fsync_tree < filled_snapshot < unpublished_snapshot"): _ORDER,
     ("prepare", "fsync_directory < write_atomic < filled_snapshot < unpublished_snapshot"): _ORDER,
     ("prepare", "fsync_directory < filled_snapshot < unpublished_snapshot"): _ORDER,
+    ("prepare", "fsync_directory < write_atomic < write_statement < _publish"): _ORDER,
     ("prepare", "fsync_directory < write_atomic < write_manifest < _publish"): _ORDER,
     ("prepare", "fsync_directory < append < _publish"): _FIRST,
-    ("prepare", "fsync_directory < make_private_directory < write_atomic < write_manifest < _publish"): _FIRST,
+    ("prepare", "fsync_directory < make_private_directory < write_atomic < write_statement < _publish"): _FIRST,
 }
 
 SCENES: dict[str, Callable[[Any, Driver], DiskScene]] = {

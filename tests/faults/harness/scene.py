@@ -13,6 +13,7 @@ from harness.ledger import generation
 from harness.service import Service
 from harness.stages import passed_preflight
 from harness.tracing import Driver
+from release_tasks.attestation.verification import verify_attestations
 from release_tasks.prepare import PrepareRequest, prepare
 from release_tasks.rollback.engine import RollbackRequest, rollback
 from release_tasks.rollback.recovery import recover
@@ -162,7 +163,7 @@ class Scene:
         return {**told, "snapshots": b" ".join(published)}
 
     def hold_pipeline(self, point: object) -> None:
-        """Chain intact, every snapshot verified, every release with its snapshot, nothing left over."""
+        """Chain intact, every snapshot verified, every release with snapshot and statement, nothing left over."""
         pipeline = self.project.pipeline
         assert not pipeline.journal_path.exists(), point
         verdict = pipeline.audit.verify(pipeline.anchors())
@@ -171,6 +172,8 @@ class Scene:
         assert {each.status for each in verdicts} <= {"verified"}, (point, verdicts)
         manifests = pipeline.read_manifests()
         assert all(file.manifest for file in manifests), (point, manifests)
+        attested = verify_attestations(self.project.settings)
+        assert {each.status for each in attested} <= {"unsigned"}, (point, attested)
         latest = pipeline.latest_ready()
         known = {each.snapshot_id for each in verdicts}
         assert latest is None or latest.snapshot.snapshot_id in known, (point, latest, known)
