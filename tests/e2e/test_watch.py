@@ -175,7 +175,7 @@ def test_a_signal_ends_it_inconclusive(deployed, number, code):
     began = time.monotonic()
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
-    assert (process.returncode, time.monotonic() - began < 3) == (code, True), err
+    assert (process.returncode, time.monotonic() - began < 15) == (code, True), err
     document = json.loads(out)
     assert (document["status"], document["exitCode"]) == ("inconclusive", code)
     assert events(deployed)[-1] == "watch.finished"

@@ -221,7 +221,7 @@ def test_monitor_ends_what_it_started(tmp_path: Path, wait_for: Callable[..., An
     assert isinstance(session, StdioSession)
     began = time.monotonic()
     monitor.stop()
-    assert time.monotonic() - began < 1.5
+    assert time.monotonic() - began < 5
     assert not is_alive(session.pid, None)
 
 

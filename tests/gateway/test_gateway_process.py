@@ -104,7 +104,7 @@ def test_stop_leaves_no_process_and_no_pid_file(gateway: Any, wait_for: Callable
     below = _below(gateway.pid, 2, wait_for)
     began = time.monotonic()
     status = process.stop(gateway.home)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 5
     assert not status.running and status.detail == "Stopped."
     assert not is_alive(gateway.pid, None)
     assert not any(is_alive(pid, ticks) for pid, ticks in below)

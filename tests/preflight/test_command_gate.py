@@ -115,7 +115,7 @@ def test_timeout_kills_the_whole_group(check: Checker, tag: str, nothing_left: C
     began = time.monotonic()
     command = f"echo begun; sh -c 'sleep 60; : {tag}' & sh -c 'sleep 60; : {tag}'"
     result = check({"command": command, "timeout": "300ms"})
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert (result.status, result.detail) == (
         "failed",
         "no result after 300ms (timeout); it was ended",
@@ -129,7 +129,7 @@ def test_ignored_sigterm_does_not_help(check: Checker, tag: str, nothing_left: C
     began = time.monotonic()
     command = f"trap '' TERM; while :; do sleep 0.05; done; : {tag}"
     result = check({"command": command, "timeout": "200ms"})
-    assert 1 < time.monotonic() - began < 2.5
+    assert 1 < time.monotonic() - began < 10
     assert "no result after 200ms" in result.detail
     nothing_left()
 
@@ -148,7 +148,7 @@ def test_child_that_holds_the_pipe_does_not_hold_the_gate(
     """A background child is ended half a second after its parent, and is mentioned."""
     began = time.monotonic()
     result = check({"command": f"sh -c 'sleep 60; : {tag}' & echo done"})
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     assert result.status == "passed"
     assert result.detail.startswith("exit code 0; it left ")
     assert "running, ended now" in result.detail

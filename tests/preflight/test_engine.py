@@ -31,12 +31,12 @@ def statuses(run: PreflightRun) -> dict[str, str]:
 
 
 def test_independent_gates_run_side_by_side(run: Run) -> None:
-    """Three gates of one second take one second, not three."""
+    """Three gates of two seconds do not take six."""
     began = time.monotonic()
-    result = run({name: {"command": "sleep 1"} for name in "abc"})
-    assert time.monotonic() - began < 1.6
+    result = run({name: {"command": "sleep 2"} for name in "abc"})
+    assert time.monotonic() - began < 5
     assert result.report.passed
-    assert all(1000 <= check.duration_ms < 1600 for check in result.report.checks)
+    assert all(2000 <= check.duration_ms < 5000 for check in result.report.checks)
 
 
 def test_results_stand_in_configured_order(run: Run) -> None:
@@ -228,7 +228,7 @@ def test_signal_to_the_process_alone_leaves_no_orphan(
         process.kill()
         process.wait()
     assert process.returncode == (130 if number == signal.SIGINT else 143), errors
-    assert took < 2
+    assert took < 8
     assert errors == b""
     nothing_left()
 
@@ -244,7 +244,7 @@ def test_a_signal_while_something_is_told_stops_all(run: Run, tag: str, nothing_
     began = time.monotonic()
     with pytest.raises(Interrupted):
         run(gates, emit=explode)
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
     nothing_left()
 
 

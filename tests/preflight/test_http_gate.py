@@ -103,7 +103,7 @@ def test_refused_connection_waits_for_the_deadline(check: Checker, unused_url: s
     """A service that is down fails at the deadline, in a sentence."""
     began = time.monotonic()
     result = check({"http": "health"}, release={"health": {"url": unused_url}})
-    assert 0.5 <= time.monotonic() - began < 2
+    assert 0.5 <= time.monotonic() - began < 10
     assert result.status == "failed"
     assert "not healthy within 500ms" in result.detail
     assert f"{unused_url} refused the connection: nothing listens there." in result.detail
@@ -115,7 +115,7 @@ def test_timeout_of_the_gate_is_its_deadline(check: Checker, unused_url: str) ->
     release = {"health": {"url": unused_url, "deadline": "60s"}}
     began = time.monotonic()
     assert check({"http": "health", "timeout": "200ms"}, release=release).status == "failed"
-    assert time.monotonic() - began < 2
+    assert time.monotonic() - began < 10
 
 
 def test_redirect_to_another_host_is_not_followed(check: Checker, health: Callable[..., Any], unused_url: str) -> None:
@@ -173,7 +173,7 @@ def test_own_url_that_stays_down_fails_at_the_timeout(check: Checker, unused_url
     """The gate's timeout ends the waiting."""
     began = time.monotonic()
     result = check({"http": unused_url, "timeout": "300ms"})
-    assert 0.3 <= time.monotonic() - began < 2
+    assert 0.3 <= time.monotonic() - began < 10
     assert result.detail == f"{unused_url} refused the connection: nothing listens there."
     assert result.diagnostics["next"] == f"curl -sS -i --max-time 0.3 {unused_url}"
 

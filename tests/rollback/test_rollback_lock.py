@@ -110,7 +110,7 @@ def test_wait_ends_with_75_when_its_time_is_over(project: Any, roll: Any, start:
     began = time.monotonic()
     with pytest.raises(LockHeld):
         roll(project, wait=0.7)
-    assert 0.6 < time.monotonic() - began < 5
+    assert 0.6 < time.monotonic() - began < 15
 
 
 def test_a_killed_holder_blocks_nobody(project: Any, roll: Any, start: Start) -> None:

@@ -51,7 +51,7 @@ def test_a_command_that_never_returns_does_not_hang_it(project: Any, roll: Any, 
     prepared(project, health)
     began = time.monotonic()
     outcome = roll(project, restart_command=f"echo $$ > {pids}/one; exec sleep 1000")
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 15
     assert outcome.status == "restored", outcome.diagnostics
     assert is_alive(pids / "one")
     assert os.getsid(int((pids / "one").read_text())) != os.getsid(0)
@@ -221,6 +221,6 @@ def test_an_endpoint_that_nobody_serves_fails_at_the_deadline(project: Any, roll
     began = time.monotonic()
     outcome = roll(project, health_url=f"http://127.0.0.1:{free_port}/health")
     assert outcome.status == "failed"
-    assert 0.4 < time.monotonic() - began < 6
+    assert 0.4 < time.monotonic() - began < 15
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", free_port))

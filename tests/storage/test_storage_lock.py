@@ -135,7 +135,7 @@ def test_waiting_ends_when_the_time_is_up(root: Path, hold: Callable[[], Holding
     start = time.monotonic()
     with pytest.raises(LockHeld), run_lock(root, "second", wait=0.6):
         pass
-    assert 0.5 < time.monotonic() - start < 3
+    assert 0.5 < time.monotonic() - start < 10
 
 
 @pytest.mark.smoke
