@@ -12,6 +12,7 @@ from release_tasks.executor import recall, record, runs_under_stage_executor, st
 from release_tasks.tasks.diagnose import diagnose
 from release_tasks.tasks.diff import diff
 from release_tasks.tasks.drill import drill
+from release_tasks.tasks.report import report
 from release_tasks.tasks.session import Session, duration_flag, number_flag, session, text_flag, url_flag, words_flag
 from release_tasks.tasks.watch import watch
 
@@ -360,5 +361,5 @@ def _show_plan(current: Session, request: Any) -> None:
 
 
 collection = Collection("release")
-for _task in (preflight, prepare, watch, rollback, recover, drill, diagnose, status, diff, verify, audit):
+for _task in (preflight, prepare, watch, rollback, recover, drill, diagnose, status, diff, verify, audit, report):
     collection.add_task(_task)

@@ -83,6 +83,8 @@ def test_wheel_holds_everything_a_project_needs(scratch: Any, tmp_path: Path, fr
     with zipfile.ZipFile(wheel) as archive:
         names = set(archive.namelist())
         archive.extractall(tmp_path / "site")
+    templates = (REPOSITORY / "release_tasks" / "report" / "html" / "templates").iterdir()
+    assert {f"release_tasks/report/html/templates/{path.name}" for path in templates} <= names
     assert {"release_tasks/py.typed", "release_tasks/gateway/gui/index.html"} <= names
     assert not [name for name in names if name.startswith("tests")]
     scratch.variables["PYTHONPATH"] = str(tmp_path / "site")
@@ -98,6 +100,7 @@ def test_wheel_holds_everything_a_project_needs(scratch: Any, tmp_path: Path, fr
     try:
         assert scratch.run("gateway.start").returncode == 0
         assert scratch.run("release.prepare").returncode == 0
+        assert scratch.run("release.report").returncode == 0
     finally:
         assert scratch.run("gateway.stop").returncode == 0
 

@@ -1,0 +1,92 @@
+"""The page of a release as HTML: one file that needs nothing else, runs nothing and asks nobody."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from datetime import datetime, timezone
+from functools import cache
+from importlib.resources import files
+from typing import Any
+from urllib.parse import quote
+
+import jinja2
+from markupsafe import Markup
+
+from release_tasks.report.html.page import ReleasePage, Tone
+from release_tasks.report.html.told import moment
+from release_tasks.report.html.units import size, span
+from release_tasks.storage.clock import rough_span
+from release_tasks.storage.printable import printable
+
+__all__ = ["render"]
+
+_TEMPLATES = "release_tasks.report.html"
+_ICON_COLOURS: dict[Tone, str] = {"good": "#1a7f37", "bad": "#c62828", "warn": "#9a6700", "quiet": "#5c6570"}
+_ICON = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="{}"/></svg>'
+
+
+def render(page: ReleasePage) -> bytes:
+    """Return the page as UTF-8. Its policy lets nothing run and nothing be fetched; its one style block is named by
+    its hash."""
+    style = (files(_TEMPLATES) / "templates" / "page.css").read_text("utf-8")
+    template = _environment().get_template("page.html")
+    text = template.render(
+        page=page,
+        style=Markup(style),
+        policy=_policy(style),
+        favicon="data:image/svg+xml," + quote(_ICON.format(_ICON_COLOURS[page.verdict.tone])),
+        generated=moment(page.generated_at) or datetime.now(timezone.utc),
+    )
+    return text.encode()
+
+
+def _policy(style: str) -> str:
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
+    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+
+
+@cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(_TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        finalize=_shown,
+    )
+    environment.filters.update(size=size, span=span, ago=_ago, clock=_clock, offset=_offset, percent=_percent)
+    return environment
+
+
+def _shown(value: Any) -> Any:
+    # Whatever a template prints comes by here, so that no text of others is forgotten.
+    return value if isinstance(value, Markup) else printable(str(value))
+
+
+def _clock(value: str | None) -> str:
+    """Return a time as a person reads it, to the second; what is no time comes back as it is."""
+    found = moment(value)
+    return f"{found:%Y-%m-%d %H:%M:%S}" if found else value or "unknown"
+
+
+def _ago(value: str | None, generated: datetime) -> str:
+    """Return how long before the page was made that was."""
+    found = moment(value)
+    if found is None:
+        return ""
+    seconds = (generated - found).total_seconds()
+    return "just now" if -5 < seconds < 5 else f"{rough_span(seconds)} ago" if seconds > 0 else "in the future"
+
+
+def _offset(value: str | None, since: str | None) -> str:
+    """Return how long after ``since`` that was."""
+    later, earlier = moment(value), moment(since)
+    if later is None or earlier is None or later < earlier:
+        return ""
+    return f"+{span((later - earlier).total_seconds())}"
+
+
+def _percent(share: float) -> str:
+    return f"{share * 100:.0f} %"

@@ -1,0 +1,66 @@
+"""``release.report``: a release as one page for a browser."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from invoke import Context
+
+from release_tasks.errors import UsageError
+from release_tasks.executor import stage
+from release_tasks.tasks.session import session, text_flag
+
+if TYPE_CHECKING:
+    from release_tasks.pipeline import Pipeline
+
+__all__ = ["report"]
+
+
+@stage(
+    help={
+        "release_id": "The release to report on; the newest one when left out, also a blocked one.",
+        "output": "Write the page to this file instead of reports/ in the pipeline folder.",
+        "json": "Print exactly one JSON document on stdout.",
+    }
+)
+def report(ctx: Context, release_id: str | None = None, output: str | None = None, json: bool = False) -> None:
+    """Write a self-contained HTML page of a release: gates, health, snapshot, way back, history, audit."""
+    with session(ctx, json) as current:
+        if importlib.util.find_spec("jinja2") is None:
+            raise UsageError("release.report needs an extra: pip install 'release-tasks[report]'")
+        from release_tasks.pipeline import Pipeline
+        from release_tasks.report.html.gather import find_release, gather
+        from release_tasks.report.html.render import render
+        from release_tasks.storage.durable import write_atomic
+
+        pipeline = Pipeline(current.settings.release.root)
+        file = find_release(pipeline, text_flag("release-id", release_id))
+        target = _target(pipeline, text_flag("output", output), file.release_id)
+        if current.is_dry:
+            current.document({"status": "dry", "releaseId": file.release_id, "output": str(target)})
+            current.screen.line(f"Would write the page of {file.release_id} to {target}")
+            return
+        current.screen.step(f"read what is known of {file.release_id}, and digest its snapshot again")
+        page = gather(current.settings, file)
+        write_atomic(target, render(page))
+        told = {"releaseId": file.release_id, "verdict": page.verdict.word, "output": str(target)}
+        current.document({"status": "written", **told})
+        if not current.as_json:
+            current.screen.verdict("written", f"{file.release_id}, {page.verdict.word}: {target}")
+
+
+def _target(pipeline: Pipeline, typed: str | None, release_id: str) -> Path:
+    """Return where the page goes; raises UsageError where none can be written."""
+    if typed is None:
+        return pipeline.root / "reports" / f"{release_id}.html"
+    try:
+        target = Path(typed).expanduser().absolute()
+    except RuntimeError as error:  # ~ of somebody who is not known
+        raise UsageError(f"--output: {typed!r} is no file: {error}") from None
+    if target.is_dir() or typed.endswith("/"):
+        raise UsageError(f"--output: {typed!r} is a folder. Name a file in it, such as {release_id}.html.")
+    if not target.parent.is_dir():
+        raise UsageError(f"--output: the folder {target.parent} does not exist. Make it, or name a file elsewhere.")
+    return target
