@@ -1,19 +1,34 @@
-"""What a person sees while a stage runs: its events, a line each."""
+"""What a person sees while a stage runs; ``display_for`` says which display that is."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+import time
+from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Protocol
 
-from release_tasks.events import Event, GateBegan, GateEnded, Noted, StepBegan
+from release_tasks.events import (
+    BytesMoved,
+    Event,
+    GateBegan,
+    GateEnded,
+    HealthAnswered,
+    LookTaken,
+    Noted,
+    StepBegan,
+)
+from release_tasks.report.live import LiveDisplay, health_line, look_cells
 from release_tasks.report.terminal import Screen
+from release_tasks.report.transfers import Transfers
 
 __all__ = ["Display", "PlainLines", "display_for"]
 
+_QUIET = 10.0  # seconds between two lines of something that goes on and on
+
 
 class Display(Protocol):
-    """Shows events as they come, from whatever thread; left, it is gone or settled."""
+    """Shows events as they come, from whatever thread; once left, it is gone or settled, and the cursor is back."""
 
     def __enter__(self) -> Display:
         """Begin to show."""
@@ -28,15 +43,21 @@ class Display(Protocol):
 
 
 def display_for(screen: Screen, environ: Mapping[str, str]) -> Display:
-    """Return what shows events here."""
+    """Return what shows events here: a display of another place goes before the two of a terminal and a log."""
+    if (console := screen.live()) is not None:
+        return LiveDisplay(console, screen.progress_look)
     return PlainLines(screen)
 
 
 class PlainLines:
-    """A line for each thing that begins or ends."""
+    """A line for each thing that begins or ends, and every ten seconds one for what takes long."""
 
-    def __init__(self, screen: Screen) -> None:
+    def __init__(self, screen: Screen, clock: Callable[[], float] = time.monotonic) -> None:
         self._screen = screen
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._transfers = Transfers()
+        self._last = clock()
 
     def __enter__(self) -> PlainLines:
         return self
@@ -48,12 +69,31 @@ class PlainLines:
 
     def __call__(self, event: Event) -> None:
         """Write the line of one event, if it has one."""
-        match event:
-            case StepBegan() | Noted():
-                self._screen.step(str(event))
-            case GateBegan(gate):
-                self._screen.step(f"gate {gate}")
-            case GateEnded(check):
-                self._screen.step(f"gate {check.id}: {check.status}")
-            case _:
-                pass
+        with self._lock:
+            match event:
+                case StepBegan():
+                    self._transfers, self._last = Transfers(), self._clock()
+                    self._screen.step(str(event))
+                case Noted():
+                    self._screen.step(str(event))
+                case GateBegan(gate):
+                    self._screen.step(f"gate {gate}")
+                case GateEnded(check):
+                    self._screen.step(f"gate {check.id}: {check.status}")
+                case LookTaken():
+                    self._screen.step("  ".join(cell for cell in (event.time, *look_cells(event)) if cell))
+                case BytesMoved():
+                    self._transfers.take(event, self._clock())
+                    self._now_and_then(lambda: self._transfer_line(event.action))
+                case HealthAnswered():
+                    self._now_and_then(lambda: f"{event.gate or 'health'}: {health_line(event)}")
+
+    def _now_and_then(self, line: Callable[[], str]) -> None:
+        now = self._clock()
+        if now - self._last >= _QUIET:
+            self._last = now
+            self._screen.step(line())
+
+    def _transfer_line(self, action: str) -> str:
+        standings = self._transfers.standings(self._clock())
+        return f"{action}: {next(standing for standing in standings if standing.action == action).numbers()}"

@@ -1,19 +1,22 @@
-"""What a person reads: tables and sentences, live where there is a terminal, plain lines where there is none."""
+"""How things look: live or not, in colour or not, how wide, in which letters. Nobody else decides any of it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
 import sys
-from collections.abc import Sequence
-from typing import IO
+from collections.abc import Iterator, Mapping, Sequence
+from typing import IO, Any, cast
 
+from attrs import frozen
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from release_tasks.report.layout import aligned_lines, fitting_lines, wrapped
 from release_tasks.storage.printable import printable
 
-__all__ = ["Screen"]
+__all__ = ["Look", "Screen", "for_person", "look_of", "style_of"]
 
 _STYLES = {
     "passed": "green", "ready": "green", "restored": "green", "noop": "green", "verified": "green", "ok": "green",
@@ -22,58 +25,179 @@ _STYLES = {
     "refused": "bold red", "unreadable": "bold red",
     "skipped": "yellow", "degraded": "yellow", "unverifiable": "yellow", "in_progress": "yellow", "advisory": "yellow",
     "undone": "yellow", "discarded": "yellow", "stopped": "yellow", "approved": "green", "rejected": "yellow",
-    "revoked": "yellow", "healthy": "green", "inconclusive": "yellow", "bad": "bold red",
+    "revoked": "yellow", "healthy": "green", "inconclusive": "yellow", "bad": "bold red", "unknown": "yellow",
 }  # fmt: skip
+_USUAL_WIDTH = 80
+_LEAST_WIDTH = 20
+# RFC 3339 as we write it, in UTC. To the second it is as much as a person compares; programs get it whole.
+_TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
+
+
+@frozen(kw_only=True)
+class Look:
+    """What a stream can show. ``width`` is in cells, None where nobody looks at the end of a line.
+
+    ``is_live`` says that it may be redrawn and coloured.
+    """
+
+    is_live: bool
+    is_unicode: bool
+    width: int | None
+
+
+def look_of(stream: IO[str], environ: Mapping[str, str]) -> Look:
+    """Return what ``stream`` can show: a terminal that takes it all, a poor one, a log, a pipe."""
+    is_terminal = _is_terminal(stream)
+    is_poor = environ.get("TERM") in (None, "", "dumb")
+    is_plain = bool(environ.get("NO_COLOR"))  # https://no-color.org: present and not empty
+    is_ci = environ.get("CI", "").lower() not in ("", "0", "false")
+    locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or ""
+    encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-")
+    return Look(
+        is_live=is_terminal and not (is_poor or is_plain or is_ci),
+        # In the C locale Python may write UTF-8 all the same (PEP 540), which says nothing about the terminal.
+        is_unicode=encoding in ("utf-8", "utf8") and locale not in ("C", "POSIX"),
+        width=_width(stream, environ) if is_terminal else None,
+    )
 
 
 class Screen:
-    """Writes answers to ``stream`` and progress to stderr."""
+    """Writes answers to ``stream``, and what happens meanwhile to stderr."""
 
     def __init__(self, stream: IO[str]) -> None:
-        self._is_live = _is_live(stream)
-        self._out = Console(file=stream, highlight=False, no_color=not self._is_live, soft_wrap=True)
-        self._progress_is_live = _is_live(sys.stderr)
-        self._err = Console(file=sys.stderr, highlight=False, no_color=not self._progress_is_live, soft_wrap=True)
+        self.look = look_of(stream, os.environ)
+        self._out = _console(stream, self.look)
+        self.progress_look = look_of(sys.stderr, os.environ)
+        self._err = _console(cast("IO[str]", _Unfailing(sys.stderr)), self.progress_look)
 
     def line(self, text: str = "") -> None:
-        """Write one line as it is."""
-        self._out.print(Text(printable(text)))
+        """Write one line as it is, as far as it fits."""
+        for line in _broken(self.look, printable(text)):
+            self._out.print(Text(line))
 
     def verdict(self, status: str, sentence: str) -> None:
         """Write the result of a stage: its word, then what it means."""
-        self._out.print(Text.assemble((status.upper(), _STYLES.get(status, "bold")), f"  {printable(sentence)}"))
+        word = status.upper()
+        first, *others = _broken(self.look, f"{word}  {printable(sentence)}", "  ")
+        self._out.print(Text.assemble((word, style_of(status) or "bold"), first[len(word) :]))
+        for line in others:
+            self._out.print(Text(line))
 
     def note(self, text: str) -> None:
         """Write something that has to be known, indented below what it belongs to."""
         for line in text.splitlines() or [""]:
-            self._out.print(Text(f"  {printable(line)}"))
+            for part in _broken(self.look, f"  {printable(line)}", "  "):
+                self._out.print(Text(part))
 
     def step(self, text: str) -> None:
         """Tell on stderr what is being done now."""
-        self._err.print(Text(f"> {printable(text)}", style="dim" if self._progress_is_live else ""))
+        for line in _broken(self.progress_look, f"> {printable(text)}", "  "):
+            self._err.print(Text(line))
 
     def live(self) -> Console | None:
         """Return the console of stderr for a display that is redrawn, or None where only lines can be written."""
-        return self._err if self._progress_is_live else None
+        return self._err if self.progress_look.is_live else None
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Write rows under their headings; in a pipe, one line a row with the columns aligned."""
         if not rows:
             return
-        rows = [[printable(str(cell)) for cell in row] for row in rows]
-        if not self._is_live:
-            widths = [max(len(str(cell)) for cell in column) for column in zip(columns, *rows, strict=True)]
-            for row in (columns, *rows):
-                cells = (str(cell).ljust(width) for cell, width in zip(row, widths, strict=True))
-                self._out.print(Text("  ".join(cells).rstrip()))
+        cells = [[printable(str(cell)) for cell in row] for row in rows]
+        if self.look.width is None:
+            for line in aligned_lines(columns, cells):
+                self._out.print(Text(line))
             return
-        table = Table(box=None, pad_edge=False, header_style="bold")
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        for row in rows:
-            table.add_row(*(Text(str(cell), style=_STYLES.get(str(cell), "")) for cell in row))
-        self._out.print(table, soft_wrap=False)
+        shown = [[_TIME.sub(r"\1 \2", " ".join(cell.split())) for cell in row] for row in cells]
+        for parts in fitting_lines(columns, shown, self.look.width):
+            self._out.print(Text.assemble(*((part.text, style_of(part.word)) for part in parts)))
 
 
-def _is_live(stream: IO[str]) -> bool:
-    return stream.isatty() and "NO_COLOR" not in os.environ and os.environ.get("TERM") not in (None, "dumb")
+def style_of(word: str) -> str:
+    """Return the style of a status word, none for another text."""
+    return _STYLES.get(word, "bold" if word == "heading" else "")
+
+
+def for_person(sentence: str, environ: Mapping[str, str]) -> str:
+    """Return a sentence as it fits on stderr, for who writes there themselves."""
+    look = look_of(sys.stderr, environ)
+    return "\n".join(part for line in printable(sentence).splitlines() for part in _broken(look, line))
+
+
+def _broken(look: Look, text: str, indent: str = "") -> list[str]:
+    return [text] if look.width is None else wrapped(text.expandtabs(), look.width, indent)
+
+
+def _console(stream: IO[str], look: Look) -> Console:
+    """Return what writes to ``stream``; it breaks no line itself, and without colours there is no escape at all."""
+    return Console(
+        file=cast("IO[str]", _Encodable(stream)),
+        color_system="standard" if look.is_live else None,
+        force_terminal=look.is_live,
+        force_interactive=look.is_live,
+        no_color=not look.is_live,
+        width=look.width,
+        highlight=False,
+        markup=False,
+        emoji=False,
+        soft_wrap=True,
+        legacy_windows=False,
+    )
+
+
+def _is_terminal(stream: IO[str]) -> bool:
+    try:
+        return stream.isatty()
+    except ValueError:  # it is closed
+        return False
+
+
+def _width(stream: IO[str], environ: Mapping[str, str]) -> int:
+    columns = environ.get("COLUMNS", "")
+    width = int(columns) if columns.isdecimal() else 0
+    with contextlib.suppress(OSError, ValueError):
+        width = width or os.get_terminal_size(stream.fileno()).columns
+    return max(width or _USUAL_WIDTH, _LEAST_WIDTH)
+
+
+class _Wrapper:
+    """A stream in front of another one."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class _Encodable(_Wrapper):
+    """Replaces what the encoding of the stream does not have, where Python would raise."""
+
+    def write(self, text: str) -> int:
+        encoding = getattr(self._stream, "encoding", None) or "utf-8"
+        return self._stream.write(text.encode(encoding, "replace").decode(encoding))
+
+
+class _Unfailing(_Wrapper):
+    """Lets nobody know that a terminal hung up or a reader went away: it changes nothing for the work."""
+
+    def write(self, text: str) -> int:
+        with self._unheard():
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with self._unheard():
+            self._stream.flush()
+
+    @contextlib.contextmanager
+    def _unheard(self) -> Iterator[None]:
+        try:
+            yield
+        except ValueError:  # it is closed
+            pass
+        except OSError:
+            # What could not be written waits in a buffer, and would end the program with 120 when it is flushed then.
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+                os.dup2(nowhere, self._stream.fileno())
+                os.close(nowhere)

@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from release_tasks.errors import StageFailed
-from release_tasks.events import Emit, Meter, StepBegan, ignore, shielded
+from release_tasks.events import BytesMoved, Emit, Meter, StepBegan, ignore, shielded
 from release_tasks.records import AssetRecord, SnapshotMetadata
 from release_tasks.snapshot import legacy
 from release_tasks.snapshot.catalogue import Catalogue
@@ -70,6 +70,8 @@ def verify_snapshot(
                 found=snapshot_digest(metadata.assets),
             )
         )
+    for asset in metadata.assets:
+        emit(BytesMoved("verify", asset.key, 0, max(asset.size, 0)))
     for asset in metadata.assets:
         findings += _verify_asset(folder, asset, databases, emit)
     findings += _added(folder, metadata)

@@ -62,9 +62,14 @@ class Session:
     def print_document(self) -> None:
         """Print it; stdout must be the task's own again."""
         if self.as_json and self._answer is not None:
-            from release_tasks.storage.canonical import pretty_bytes
+            from release_tasks.storage.canonical import canonical_bytes, pretty_bytes
 
-            sys.stdout.write(pretty_bytes(self._answer).decode())
+            text = pretty_bytes(self._answer).decode()
+            try:
+                text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
+            except UnicodeEncodeError:  # JSON can spell every letter in ASCII
+                text = canonical_bytes(self._answer).decode() + "\n"
+            sys.stdout.write(text)
             sys.stdout.flush()
 
     def fail_unless(self, is_good: bool) -> None:
@@ -168,4 +173,6 @@ def _ended(current: Session, code: ExitCode, message: str) -> Exit:
         traceback.print_exc()
     current.document({"status": "error", "exitCode": int(code), "message": message})
     current.print_document()
-    return Exit(message=message, code=int(code))
+    from release_tasks.report.terminal import for_person
+
+    return Exit(message=for_person(message, os.environ), code=int(code))

@@ -35,7 +35,7 @@ def watch(
 ) -> None:
     """Watch a release after its deploy: healthy, degraded or inconclusive; exit 0 only when healthy."""
     with session(ctx, json) as current:
-        from release_tasks.report.watching import LookDisplay, show_watch
+        from release_tasks.report.watching import show_watch
         from release_tasks.storage.codec import encode
         from release_tasks.watch.watching import watch as watch_service
 
@@ -43,8 +43,8 @@ def watch(
         if current.is_dry:
             _show_dry(current, settings)
             return
-        with LookDisplay(current.screen) as display:
-            report = watch_service(settings, emit=display)
+        with current.progress() as emit:
+            report = watch_service(settings, emit=emit)
         document = encode(report)
         current.document(document)
         if not current.as_json:

@@ -1,0 +1,167 @@
+"""Where lines are broken and how columns share a line; pure, and measured in the cells of a terminal."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from attrs import frozen
+from rich.cells import cell_len
+
+__all__ = ["Part", "aligned_lines", "fitting_lines", "shortened", "wrapped"]
+
+_GAP = "  "
+_INDENT = "  "
+_LEAST_PROSE = 24  # cells below which sentences are not read any more
+# A command is typed as one line, so it stays on one: the first half of a rollback to a snapshot is a rollback as well.
+_COMMAND = re.compile(
+    r"`[^`]+`"
+    r"|\binv [\w-]+\.[\w-]+"
+    r"(?: --[\w-]+(?:[ =](?!-)[\w./:@%+{}-]+)?| [A-Z][A-Z0-9]+\b| (?:telegram|whatsapp)\b|(?<=gate\.run) [\w.-]+)*"
+)
+_GLUE = "\x00"
+
+
+@frozen
+class Part:
+    """A piece of a line; ``word`` is the whole cell that it is of, or ``heading``."""
+
+    text: str
+    word: str = ""
+
+
+def aligned_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    """Return a line for the headings and one for each row, as wide as they are."""
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    return [
+        _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+        for row in (columns, *rows)
+    ]
+
+
+def wrapped(text: str, width: int, indent: str = "") -> list[str]:
+    """Return ``text`` in lines of at most ``width`` cells, the later ones after ``indent``.
+
+    Broken between words; a word or a command that is longer than a line stays whole, to be copied as it is, and the
+    terminal breaks it.
+    """
+    if cell_len(text) <= width:
+        return [text]
+    lead = text[: len(text) - len(text.lstrip(" "))]
+    glued = _COMMAND.sub(lambda found: found[0].replace(" ", _GLUE), text[len(lead) :])
+    lines, line = [], lead
+    for word in re.split(r"(?<=\S) ", glued):
+        word = word.replace(_GLUE, " ")
+        is_first = not line.strip()
+        if not is_first and cell_len(line) + 1 + cell_len(word) > width:
+            lines.append(line)
+            line, is_first = indent, True
+        line += word.lstrip(" ") if is_first and lines else word if is_first else f" {word}"
+    return [*lines, line]
+
+
+def shortened(text: str, width: int, ellipsis: str) -> str:
+    """Return ``text`` cut off after ``width`` cells, with ``ellipsis`` for what is missing."""
+    if cell_len(text) <= width:
+        return text
+    return _head(text, max(width - cell_len(ellipsis), 0)) + ellipsis
+
+
+def fitting_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[Part]]:
+    """Return headings and rows in lines of at most ``width`` cells.
+
+    What gives way, in this order: sentences are wrapped; the widest column leaves the line, the first one to a line
+    above the row and any other to one below, with its name. A word is broken only where it is longer than a line.
+    """
+    inside, above, below = list(range(len(columns))), False, set[int]()
+    room = width
+    while True:
+        needs = {index: _need(columns[index], [row[index] for row in rows]) for index in inside}
+        if len(inside) <= 1 or sum(needs.values()) + len(_GAP) * (len(inside) - 1) <= room:
+            break
+        widest = max(inside, key=lambda index: needs[index])
+        inside.remove(widest)
+        if widest == 0:
+            above, room = True, width - len(_INDENT)
+        else:
+            below.add(widest)
+    widths = _shared({index: _natural(columns[index], rows, index) for index in inside}, needs, room)
+    lead = _INDENT if above else ""
+    lines = [[Part(columns[0], "heading")]] if above else []
+    lines += _row_lines(columns, widths, lead, is_heading=True)
+    for row in rows:
+        if above:
+            lines += [[Part(piece, row[0])] for piece in _folded(row[0], width)]
+        lines += _row_lines(row, widths, lead)
+        for index in sorted(below):
+            if row[index]:
+                label = f"{_INDENT}{columns[index].lower()}: "
+                lines += [[Part(piece)] for piece in _labelled(label, row[index], width)]
+    return lines
+
+
+def _row_lines(row: Sequence[str], widths: dict[int, int], lead: str, is_heading: bool = False) -> list[list[Part]]:
+    cells = {index: _folded(row[index], width) for index, width in widths.items()}
+    lines = []
+    for number in range(max((len(cell) for cell in cells.values()), default=0)):
+        parts = [Part(lead)] if lead else []
+        last = max((i for i, cell in cells.items() if number < len(cell) and cell[number]), default=-1)
+        for index, cell in cells.items():
+            if index > last:
+                break
+            piece = cell[number] if number < len(cell) else ""
+            parts.append(Part(piece, "heading" if is_heading else row[index]))
+            if index != last:
+                parts.append(Part(" " * (widths[index] - cell_len(piece)) + _GAP))
+        lines.append(parts)
+    return lines
+
+
+def _labelled(label: str, text: str, width: int) -> list[str]:
+    first, *others = _folded(label + text, width, _INDENT * 2)
+    return [first, *others]
+
+
+def _natural(heading: str, rows: Sequence[Sequence[str]], index: int) -> int:
+    return max(cell_len(heading), *(cell_len(row[index]) for row in rows))
+
+
+def _need(heading: str, cells: Sequence[str]) -> int:
+    """Return how narrow a column may be: its longest word, and for sentences what lets them be read."""
+    natural = max(map(cell_len, (heading, *cells)))
+    longest = max(cell_len(word) for cell in (heading, *cells) for word in cell.split(" "))
+    return max(longest, min(natural, _LEAST_PROSE))
+
+
+def _shared(natural: dict[int, int], needs: dict[int, int], room: int) -> dict[int, int]:
+    """Return the width of each column: what it needs, and of what is left as much as it can use, evenly."""
+    room -= len(_GAP) * (len(natural) - 1)
+    widths = {index: min(need, room) for index, need in needs.items()}
+    spare = room - sum(widths.values())
+    while spare > 0 and (hungry := [index for index in widths if widths[index] < natural[index]]):
+        for index in hungry[:spare]:
+            widths[index] += 1
+            spare -= 1
+    return widths
+
+
+def _folded(text: str, width: int, indent: str = "") -> list[str]:
+    """Return ``text`` in lines of at most ``width`` cells, broken between words where there are any."""
+    folded = []
+    for line in wrapped(text, width, indent):
+        while cell_len(line) > width:
+            head = _head(line, width)
+            folded.append(head)
+            line = indent + line[len(head) :]
+        folded.append(line)
+    return folded
+
+
+def _head(text: str, width: int) -> str:
+    """Return as many letters of ``text`` as fit into ``width`` cells, at least one."""
+    size = 0
+    for index, letter in enumerate(text):
+        size += cell_len(letter)
+        if size > width and index:
+            return text[:index]
+    return text

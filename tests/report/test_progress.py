@@ -1,0 +1,225 @@
+"""Which display there is, and what it writes: lines in a log, and on a terminal nothing that stays but lines."""
+
+from __future__ import annotations
+
+import io
+import os
+import pty
+import re
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from release_tasks.events import (
+    BytesMoved,
+    GateBegan,
+    GateEnded,
+    HealthAnswered,
+    LookTaken,
+    Noted,
+    StepBegan,
+    shielded,
+)
+from release_tasks.records import Check, HealthReport
+from release_tasks.report.live import LiveDisplay
+from release_tasks.report.progress import PlainLines, display_for
+from release_tasks.report.terminal import Screen
+
+MIB = 1 << 20
+TERMINAL = {"TERM": "xterm", "LANG": "C.UTF-8"}
+REFUSED = HealthReport(passed=False, status="unreachable", url="http://x", detail="refused", attempts=4)
+
+
+class Terminal:
+    """A pseudo-terminal, of which ``stream`` is what a program writes to."""
+
+    def __init__(self, encoding: str = "utf-8") -> None:
+        self.master, slave = pty.openpty()
+        self.stream = os.fdopen(slave, "w", encoding=encoding)
+        self.shown = b""
+        self._reader = threading.Thread(target=self._read)
+        self._reader.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = os.read(self.master, 65536)
+            except OSError:  # nobody writes any more
+                return
+            self.shown += data
+
+    def wait_for(self, text: str) -> None:
+        """Wait until this was shown."""
+        until = time.monotonic() + 10
+        while text.encode() not in self.shown and time.monotonic() < until:
+            time.sleep(0.01)
+
+    def close(self) -> bytes:
+        """Return everything that was shown."""
+        if not self.stream.closed:
+            self.stream.close()
+        self._reader.join()
+        return self.shown
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Terminal]]:
+    """Return a maker of terminals that take the place of stderr, each in an environment of its own."""
+    opened: list[Terminal] = []
+
+    def make(encoding: str = "utf-8", **variables: str) -> Terminal:
+        for name in ("NO_COLOR", "CI", "TERM", "LC_ALL", "LC_CTYPE", "LANG", "COLUMNS"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in {**TERMINAL, **variables}.items():
+            monkeypatch.setenv(name, value)
+        opened.append(Terminal(encoding))
+        monkeypatch.setattr(sys, "stderr", opened[-1].stream)
+        return opened[-1]
+
+    yield make
+    for one in opened:
+        one.close()
+        os.close(one.master)
+
+
+def check(gate: str, status: str = "passed", detail: str = "") -> Check:
+    """A result."""
+    return Check(id=gate, subsystem=gate, status=status, detail=detail)  # type: ignore[arg-type]
+
+
+def tell_everything(display: Callable[..., None]) -> None:
+    """Tell one event of each kind, and two that are still going on."""
+    display(Noted("There is no ready release here."))
+    display(StepBegan("verify", "v1_snapshot"))
+    display(BytesMoved("verify", "database", 3 * MIB, 4 * MIB))
+    display(GateBegan("build"))
+    display(GateEnded(check("build", "failed", "exit code 1")))
+    display(HealthAnswered(REFUSED, 0, 3, 57.0))
+    display(LookTaken(time="2026-11-22T08:37:41.000Z", finding="bad", health="failed", latency_ms=12, why=["HTTP 500"]))
+    display(StepBegan("swap"))
+    display(GateBegan("tests"))
+    display(BytesMoved("restore", "database", MIB, 4 * MIB))
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": ""}, {"CI": "true"}],
+    ids=lambda variables: "=".join(*variables.items()),
+)
+def test_a_terminal_that_wants_lines_gets_lines(terminal: Callable[..., Terminal], variables: dict[str, str]) -> None:
+    """Not one escape, and a line for each thing that begins or ends."""
+    seen = terminal(**variables)
+    with display_for(Screen(io.StringIO()), os.environ) as display:
+        tell_everything(display)
+    shown = seen.close()
+    assert b"\x1b" not in shown
+    assert shown.decode().splitlines() == [
+        "> There is no ready release here.",
+        "> verify v1_snapshot",
+        "> gate build",
+        "> gate build: failed",
+        "> 2026-11-22T08:37:41.000Z  bad  failed  12 ms  HTTP 500",
+        "> swap",
+        "> gate tests",
+    ]
+
+
+@pytest.mark.parametrize("variables", [{"NO_COLOR": ""}, {"CI": "false"}, {"CI": ""}], ids=str)
+def test_an_empty_wish_is_none(terminal: Callable[..., Terminal], variables: dict[str, str]) -> None:
+    """NO_COLOR counts when it is not empty, CI when it does not say no."""
+    terminal(**variables)
+    assert isinstance(display_for(Screen(io.StringIO()), os.environ), LiveDisplay)
+
+
+@pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError])
+def test_a_terminal_keeps_lines_and_gets_its_cursor_back(
+    terminal: Callable[..., Terminal], error: type[BaseException] | None
+) -> None:
+    """What is done stays; what was redrawn is gone in the end, however that came."""
+    seen = terminal()
+    raised = None
+    try:
+        with display_for(Screen(io.StringIO()), os.environ) as display:
+            tell_everything(display)
+            display(HealthAnswered(REFUSED, 0, 3, 57.0))
+            seen.wait_for("restore database")
+            if error is not None:
+                raise error
+    except (KeyboardInterrupt, ValueError) as caught:
+        raised = type(caught)
+    shown = seen.close().decode()
+    assert raised is error
+    assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
+    assert "attempt 4: refused (57 s left)" in shown.replace("56 s", "57 s")
+    assert "restore database" in shown and "1.0 of 4.0 MiB" in shown
+    settled = shown[shown.rindex("\x1b[?25h") :]
+    assert "restore" not in settled and "> swap" in settled
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
+def test_only_ascii_reaches_a_terminal_that_knows_no_more(terminal: Callable[..., Terminal], encoding: str) -> None:
+    """Bars, spinner and marks too; a letter that the encoding has not is replaced."""
+    seen = terminal(encoding, LC_ALL="C")
+    with display_for(Screen(io.StringIO()), os.environ) as display:
+        tell_everything(display)
+        display(StepBegan("verify", "caf\u00e9 \u65e5"))
+        display(GateEnded(check("lint")))
+    shown = seen.close().decode(encoding)
+    data = {"ascii": "caf? ?", "latin-1": "caf\u00e9 ?", "utf-8": "caf\u00e9 \u65e5"}[encoding]
+    assert f"> verify {data}" in shown
+    assert shown.replace(data, "").isascii()
+    plain = re.sub(r"\x1b\[[\d;]*m", "", shown)
+    assert "+ gate lint: passed" in plain and "x gate build: failed" in plain
+
+
+def test_a_log_gets_a_line_every_ten_seconds_of_what_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a capture of a minute that tells of every MiB six lines, with numbers."""
+    now = 0.0
+    lines = PlainLines(Screen(io.StringIO()), lambda: now)
+    lines(StepBegan("capture", "v1_snapshot"))
+    for done in range(600):
+        now = done / 10
+        lines(BytesMoved("capture", "database", done * MIB, 600 * MIB))
+    lines(StepBegan("health"))
+    for attempt in range(30):
+        now += 1
+        lines(HealthAnswered(REFUSED, 0, 1, 60.0 - attempt))
+    told = capsys.readouterr().err.splitlines()
+    assert told[:2] == ["> capture v1_snapshot", "> capture: 100.0 of 600.0 MiB, 10.0 MiB/s, 50 s left"]
+    assert len([line for line in told if "MiB" in line]) == 5
+    assert next(line for line in told if "attempt" in line) == "> health: attempt 4: refused (51 s left)"
+    assert len([line for line in told if "attempt" in line]) == 3
+
+
+@pytest.mark.parametrize("gone", ["reader", "terminal", "file"])
+def test_a_stream_that_takes_nothing_more_is_not_missed(monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
+    """EPIPE of a pipe, EIO of a terminal, EBADF: nothing is raised, and what was left to write harms nobody."""
+    for name, value in TERMINAL.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.delenv("CI", raising=False)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    reader, writer = pty.openpty() if gone == "terminal" else os.pipe()
+    stream = os.fdopen(writer, "w", buffering=1)
+    monkeypatch.setattr(sys, "stderr", stream)
+    with display_for(Screen(io.StringIO()), os.environ) as display:
+        assert isinstance(display, LiveDisplay) == (gone == "terminal")
+        display(StepBegan("recover"))
+        os.close(reader)
+        if gone == "file":
+            os.dup2(os.open(os.devnull, os.O_RDONLY), writer)
+        tell_everything(display)
+    stream.close()
+
+
+def test_no_consumer_can_fail_who_tells_it() -> None:
+    """What it raises is dropped, but for what ends a program."""
+
+    def explode(event: object) -> None:
+        raise KeyboardInterrupt if event == StepBegan("stop") else RuntimeError
+
+    shielded(explode)(StepBegan("swap"))
+    with pytest.raises(KeyboardInterrupt):
+        shielded(explode)(StepBegan("stop"))
