@@ -156,6 +156,8 @@ def _of_contents(key: str, old: _Side, new: _Side) -> Iterator[Difference]:
         yield from _of_databases(key, old.path, new.path)
     elif old.record.kind == new.record.kind == "directory":
         yield from _of_names(key, _contents(old.record), _contents(new.record), is_shown=False)
+    elif old.record.plugin or new.record.plugin:
+        yield Difference(where=key, what="content", how="changed")  # state, and nobody's configuration to show
     else:
         yield from _of_files(key, old.path, new.path)
 

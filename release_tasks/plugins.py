@@ -1,4 +1,4 @@
-"""What a package of yours needs to offer a gate; docs/plugins.md says how.
+"""What a package of yours needs to offer a gate or an asset kind; docs/plugins.md says how.
 
 This module is the whole public face for authors of plugins: what is in it stays. Nothing else of this package is
 promised to them.
@@ -6,7 +6,33 @@ promised to them.
 
 from __future__ import annotations
 
-from release_tasks.errors import PluginError
-from release_tasks.preflight.gate import Gate, GateContext, Verdict
+import threading
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
 
-__all__ = ["Gate", "GateContext", "PluginError", "Verdict"]
+from release_tasks.errors import PluginError
+from release_tasks.hosting.contract import AssetContext, AssetKind
+from release_tasks.preflight.gate import Gate, GateContext, Verdict, gate_redactor
+
+__all__ = ["AssetContext", "AssetKind", "Gate", "GateContext", "PluginError", "Verdict", "gate_context"]
+
+
+def gate_context(project: Path, options: Mapping[str, Any] | None = None, name: str = "gate") -> GateContext:
+    """Return a context such as a gate of this name gets in ``project``: for the tests of a plugin.
+
+    Raises ConfigError for options that invoke.yaml could not hold.
+    """
+    from release_tasks.config.load import load_settings
+
+    gate = {"python": name, "with": dict(options or {})}
+    settings = load_settings({"release": {"gates": {name: gate}}}, project)
+    config = settings.release.gates[name]
+    return GateContext(
+        settings=settings,
+        name=name,
+        config=config,
+        cancelled=threading.Event(),
+        log_path=project / f"{name}.log",
+        redactor=gate_redactor(settings, config),
+    )

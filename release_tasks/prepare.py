@@ -13,6 +13,7 @@ from release_tasks.attestation.attester import Attester
 from release_tasks.config.schema import Settings
 from release_tasks.errors import StageFailed, UsageError, sentence_of
 from release_tasks.events import Emit, StepBegan, ignore, shielded
+from release_tasks.hosting.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import MANIFEST_VERSION, Pipeline, manifest_bytes
 from release_tasks.probe import measure_baseline
@@ -198,6 +199,11 @@ def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
     if not report.passed and not found:
         found.append("preflight: did not pass")
     for key, asset in settings.release.assets.items():
+        if asset.python is not None:
+            try:
+                find_plugin(ASSETS, asset.python)
+            except PluginUnusable as error:
+                found.append(f"{key}: {error.message}. Type: {error.next} (release.assets.{key}.python)")
         try:
             os.lstat(asset.path)
         except (FileNotFoundError, NotADirectoryError):

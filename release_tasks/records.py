@@ -196,7 +196,9 @@ class AssetRecord:
 
     ``relative_path`` is where it lies below the snapshot's folder. ``sha256`` of a directory is that of its
     canonical entries. ``damaged`` marks remains: what stood in the asset's place and could not be read as one.
-    ``left_out`` names the sockets, pipes and devices that a safety snapshot cannot hold.
+    ``left_out`` names the sockets, pipes and devices that a safety snapshot cannot hold. ``plugin`` is the asset kind
+    of another package that took and checked the copy; ``plugin_problem`` says why it did not, and a safety snapshot
+    holds a plain copy instead.
     """
 
     key: str
@@ -211,6 +213,8 @@ class AssetRecord:
     entries: list[AssetEntry] | None = None
     damaged: bool = False
     left_out: list[str] | None = None
+    plugin: str | None = None
+    plugin_problem: str | None = None
 
 
 @frozen(kw_only=True)

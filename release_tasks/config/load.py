@@ -32,7 +32,7 @@ _SECTIONS = {
 _AT_LEAST_ONE = {
     "passes", "passes_after_restore", "retention", "failures", "window", "min_samples", "latency_factor",
 }  # fmt: skip
-_WORDS_OF_PYTHON = {"for_": "for", "with_": "with"}
+_WORDS_OF_PYTHON = {"for_": "for", "path_": "path", "with_": "with"}
 _project: ContextVar[Path] = ContextVar("project")  # what the paths of the load under way are relative to
 
 

@@ -25,7 +25,7 @@ from release_tasks.records import (
     RollbackState,
     SnapshotMetadata,
 )
-from release_tasks.rollback.engine import RollbackRequest, is_already_restored
+from release_tasks.rollback.repetition import find_in_place
 from release_tasks.snapshot.verify import SnapshotVerdict, verify_all
 from release_tasks.storage.lock import Holder, current_holder
 
@@ -116,7 +116,8 @@ def read_signals(settings: Settings, health_url: str | None = None, reliability_
     signals.snapshot = tried("snapshots", lambda: _newest_snapshot(pipeline, signals.unread), None)
     if signals.snapshot is not None:
         name = signals.snapshot.snapshot_id
-        signals.verdict = tried("snapshots", lambda: verify_all(pipeline.catalogue, name)[0], None)
+        assets = release.assets
+        signals.verdict = tried("snapshots", lambda: verify_all(pipeline.catalogue, name, assets=assets)[0], None)
         proved = tried("drills", lambda: proofs(pipeline), Proofs())
         signals.proof = proved.by_snapshot.get(name)
         signals.unread += [("drills", proved.problem)] if proved.problem else []
@@ -166,7 +167,7 @@ def _is_restored(settings: Settings, pipeline: Pipeline, state: RollbackState | 
     if state is None or state.restored_snapshot_id is None:
         return False
     target = pipeline.catalogue.get(state.restored_snapshot_id)
-    return is_already_restored(settings, pipeline, target, RollbackRequest())
+    return find_in_place(settings, pipeline, target) is not None
 
 
 def _disks(settings: Settings, snapshot: SnapshotMetadata | None) -> Iterator[Disk]:

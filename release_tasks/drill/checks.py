@@ -14,9 +14,10 @@ from release_tasks.errors import StageFailed, sentence_of
 from release_tasks.records import AssetRecord, SnapshotMetadata
 from release_tasks.rollback.staging import side_files
 from release_tasks.snapshot.files import entries_digest, scan_file, scan_tree
+from release_tasks.snapshot.plugin import Examined, examine_copy
 from release_tasks.snapshot.sqlite import check_database, content_digest, count_rows
 
-__all__ = ["check_assets", "check_databases"]
+__all__ = ["check_assets", "check_databases", "check_plugins"]
 
 
 def check_assets(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig]) -> list[AssetCheck]:
@@ -40,13 +41,22 @@ def check_databases(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig
     return checks
 
 
+def check_plugins(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig]) -> dict[str, Examined]:
+    """Let each plugin that took a copy look at what was restored of it."""
+    return {
+        key: examine_copy(record, asset, asset.path)
+        for key, asset in assets.items()
+        if (record := snapshot.asset(key)) is not None and record.exists and record.plugin is not None
+    }
+
+
 def _check_asset(key: str, asset: AssetConfig, record: AssetRecord) -> AssetCheck:
     try:
         problem = _difference(asset, record)
     except (StageFailed, OSError) as error:
         problem = sentence_of(error)
     status: Literal["restored", "absent", "failed"] = "restored" if record.exists else "absent"
-    return AssetCheck(key=key, kind=asset.kind, status="failed" if problem else status, detail=problem)
+    return AssetCheck(key=key, kind=record.kind, status="failed" if problem else status, detail=problem)
 
 
 def _difference(asset: AssetConfig, record: AssetRecord) -> str:
@@ -56,19 +66,19 @@ def _difference(asset: AssetConfig, record: AssetRecord) -> str:
     if not record.exists:
         return "it is there, and did not exist at snapshot time"
     mode = os.lstat(asset.path).st_mode
-    is_folder = asset.kind == "directory"
+    is_folder = record.kind == "directory"
     if not (stat.S_ISDIR(mode) if is_folder else stat.S_ISREG(mode)):
         return f"it should be a {'folder' if is_folder else 'file'} and is none"
     if stat.S_IMODE(mode) != record.mode:
         return f"its mode is {stat.S_IMODE(mode):o} instead of {record.mode or 0:o}"
-    digest, expected = _digest(asset, asset.path), record.content_digest or record.sha256
+    digest, expected = _digest(record, asset.path), record.content_digest or record.sha256
     if digest != expected:
         return f"its content differs (recorded {expected}, restored {digest})"
     strays = [path.name for path in side_files(asset.path) if asset.kind == "sqlite" and os.path.lexists(path)]
     return f"{strays[0]} lies beside it, which belongs to no snapshot" if strays else ""
 
 
-def _digest(asset: AssetConfig, path: Path) -> str | None:
-    if asset.kind == "directory":
+def _digest(record: AssetRecord, path: Path) -> str | None:
+    if record.kind == "directory":
         return entries_digest(scan_tree(path))
-    return content_digest(path) if asset.kind == "sqlite" else scan_file(path).sha256
+    return content_digest(path) if record.kind == "sqlite" else scan_file(path).sha256

@@ -11,7 +11,7 @@ from attrs import define, evolve, field, frozen
 
 from release_tasks.config.schema import Settings
 from release_tasks.drill.boot import Service, boot
-from release_tasks.drill.checks import check_assets, check_databases
+from release_tasks.drill.checks import check_assets, check_databases, check_plugins
 from release_tasks.drill.outcome import AssetCheck, BootOutcome, DatabaseCheck, DrillOutcome, NotProved
 from release_tasks.drill.scratch import (
     Scratch,
@@ -152,6 +152,10 @@ class _Rehearsal:
         self.emit(StepBegan("integrity_check"))
         self.databases = check_databases(snapshot, settings.release.assets)
         self.problems += [f"{check.key}: {check.integrity}" for check in self.databases if check.integrity != "ok"]
+        for key, examined in check_plugins(snapshot, settings.release.assets).items():
+            self.problems += [f"{key}: {problem}." for problem in examined.problems]
+            if examined.unchecked is not None and not examined.problems:
+                self.notes.append(f"{key} was restored as recorded, and not checked further: {examined.unchecked}.")
 
     def repeat(self, settings: Settings, snapshot_id: str) -> None:
         """Roll back once more: with all in place there must be nothing to do."""

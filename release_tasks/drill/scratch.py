@@ -64,10 +64,7 @@ class Scratch:
         Pairing stores are looked for where nobody restores any, so that a snapshot which holds some is restored as it
         is, and the live log of pairing is not written to.
         """
-        assets = {
-            key: evolve(asset, **{asset.kind: self.place(asset.path)})  # type: ignore[arg-type]
-            for key, asset in live.release.assets.items()
-        }
+        assets = {key: asset.at(self.place(asset.path)) for key, asset in live.release.assets.items()}
         release = evolve(
             live.release,
             root=self.folder / "pipeline",

@@ -52,6 +52,11 @@ class GateContext:
     emit: Emit = ignore
 
     @property
+    def project(self) -> Path:
+        """The folder that relative paths start from."""
+        return self.settings.project
+
+    @property
     def options(self) -> Mapping[str, Any]:
         """What invoke.yaml says under ``with`` for a gate of another package."""
         return self.config.with_

@@ -7,6 +7,7 @@ from typing import Any
 
 from release_tasks.config.schema import Settings
 from release_tasks.errors import StageFailed
+from release_tasks.hosting.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.pipeline import Pipeline
 from release_tasks.proofs import Proof, proofs
 from release_tasks.records import Manifest
@@ -37,6 +38,7 @@ def overview(settings: Settings, limit: int) -> dict[str, Any]:
         "rollback": _last_rollback(pipeline),
         "interrupted": pipeline.has_journal() and holder is None,
         "lock": encode(holder) if holder else None,
+        "plugins": [_plugin(key, asset.python) for key, asset in settings.release.assets.items() if asset.python],
     }
 
 
@@ -91,6 +93,9 @@ def _show_trouble(screen: Screen, found: dict[str, Any]) -> None:
         screen.verdict("failed", "A rollback was interrupted in mid-swap. Run: inv release.recover")
     if found["proofProblem"]:
         screen.verdict("broken", found["proofProblem"])
+    for plugin in found["plugins"]:
+        if plugin["problem"]:
+            screen.verdict("missing", f"{plugin['asset']}: {plugin['problem']}. No release can be prepared until then.")
     for bad in found["unreadable"]:
         screen.verdict("unreadable", f"{bad['snapshotId']}: {bad['reason']}")
 
@@ -158,6 +163,13 @@ def _snapshot(snapshot: Any, proof: Proof | None) -> dict[str, Any]:
         "proof": encode(proof) if proof else None,
         "provedAt": proof.at if proof and proof.status == "passed" else None,
     }
+
+
+def _plugin(key: str, name: str) -> dict[str, Any]:
+    try:
+        return {"asset": key, "plugin": name, "package": find_plugin(ASSETS, name).package, "problem": None}
+    except PluginUnusable as error:
+        return {"asset": key, "plugin": name, "package": None, "problem": f"{error.message}. Type: {error.next}"}
 
 
 def _last_rollback(pipeline: Pipeline) -> dict[str, Any] | None:

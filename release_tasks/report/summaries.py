@@ -107,6 +107,8 @@ def show_verdicts(
         screen.verdict(verdict.status, verdict.snapshot_id)
         for finding in verdict.findings:
             screen.note(str(finding))
+        for note in verdict.notes:
+            screen.note(note)
     for attestation in attestations:
         if attestation.status != "none":
             told = f"release {attestation.release_id}"

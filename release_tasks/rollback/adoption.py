@@ -6,8 +6,6 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from attrs import evolve
-
 from release_tasks.config.schema import AssetConfig, Settings
 from release_tasks.errors import StageFailed
 from release_tasks.events import Emit, ignore
@@ -65,5 +63,8 @@ def _stored_asset(asset: AssetConfig, record: AssetRecord, folder: Path) -> Asse
     stored = folder / record.relative_path
     if not record.exists:
         stored = folder / "assets" / ".absent" / asset.path.name
-    place: dict[str, Any] = {asset.kind: stored}
-    return evolve(asset, **place)
+    if asset.python is None:
+        return asset.at(stored)
+    # What lies in the snapshot is no live state, and no rollback needs a plugin.
+    form: dict[str, Any] = {"directory" if stored.is_dir() else "file": stored}
+    return AssetConfig(**form, required=asset.required)

@@ -19,8 +19,9 @@ from release_tasks.rollback.account import Account, record_refusal
 from release_tasks.rollback.adoption import adopt_legacy
 from release_tasks.rollback.amendment import amend_target, find_amended, foresee
 from release_tasks.rollback.journal import JOURNAL_VERSION, clear_journal, write_journal
-from release_tasks.rollback.plan import AssetChange, RollbackPlan, files_match, plan_changes
+from release_tasks.rollback.plan import AssetChange, RollbackPlan, plan_changes, remarks_on_safety
 from release_tasks.rollback.recovery import recover_locked
+from release_tasks.rollback.repetition import InPlace, find_in_place
 from release_tasks.rollback.restart import Restart, start_detached
 from release_tasks.rollback.staging import discard_staged, inode_of, stage_asset
 from release_tasks.rollback.standing import Overtaken, Standing, require_standing
@@ -28,13 +29,12 @@ from release_tasks.rollback.stores import HeldStores, hold_stores
 from release_tasks.rollback.swap import Swap, ordered
 from release_tasks.snapshot import legacy
 from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
-from release_tasks.snapshot.sqlite import is_sound
 from release_tasks.snapshot.verify import require_intact, stored_path
 from release_tasks.storage.clock import compact, timestamp
 from release_tasks.storage.lock import run_lock
 from release_tasks.storage.naming import naming
 
-__all__ = ["RollbackRequest", "is_already_restored", "rollback"]
+__all__ = ["RollbackRequest", "rollback"]
 
 _GO_ON = "Restart and health were not reached: restart the service and see that it is well."
 
@@ -122,26 +122,6 @@ def _failed(
     )
 
 
-def is_already_restored(
-    settings: Settings, pipeline: Pipeline, target: SnapshotMetadata, request: RollbackRequest
-) -> bool:
-    """Say whether the last restore was of this very snapshot and what it restored is still in place.
-
-    Databases only have to be sound: the rows in them are the service's own since then.
-    """
-    state = pipeline.known_state()
-    if request.force or state is None or state.restored_snapshot_id != target.snapshot_id:
-        return False
-    if pipeline.was_prepared_since(state.lineage):
-        return False
-    recorded = {record.key: record.exists for record in target.assets}
-    return files_match(target, settings.release.assets) and all(
-        is_sound(asset.path) if recorded[key] else not asset.path.exists()
-        for key, asset in settings.release.assets.items()
-        if asset.kind == "sqlite" and key in recorded
-    )
-
-
 class _Rollback:
     """One rollback, with the lock held; ``run`` reads like the runbook."""
 
@@ -159,16 +139,16 @@ class _Rollback:
 
     def run(self) -> RollbackOutcome:
         target = self.resolve()
-        in_place = find_amended(self.pipeline, foresee(self.settings, self.pipeline, target))
-        if in_place and is_already_restored(self.settings, self.pipeline, in_place, self.request):
-            return self.confirm(in_place)
+        wanted = find_amended(self.pipeline, foresee(self.settings, self.pipeline, target))
+        if wanted and not self.request.force and (found := find_in_place(self.settings, self.pipeline, wanted)):
+            return self.confirm(wanted, found)
         with hold_stores(self.settings) as stores:
             target, told = amend_target(self.settings, self.pipeline, target, self.rollback_id)
             self.account.begin(target, self.request.force)
             safety = self.capture_safety()
             plan = plan_changes(target, self.assets, {record.key: record for record in safety.assets})
             self.swap_in(target, safety, plan, stores)
-        plan = evolve(plan, diagnostics=plan.diagnostics + told)
+        plan = evolve(plan, diagnostics=plan.diagnostics + told + remarks_on_safety(safety))
         restart = self.restart()
         health = self.ask_health(restart)
         return self.conclude(target, safety, plan, restart, health)
@@ -183,7 +163,7 @@ class _Rollback:
         require_intact(catalogue, target, self.emit)
         return target
 
-    def confirm(self, target: SnapshotMetadata) -> RollbackOutcome:
+    def confirm(self, target: SnapshotMetadata, found: InPlace) -> RollbackOutcome:
         """Leave the state alone: nothing when the service is well, else the restart hook and another look.
 
         What the service wrote since the restore is its own; only --force takes it back.
@@ -211,7 +191,7 @@ class _Rollback:
             safety_snapshot_id=state.safety_snapshot_id if state else None,
             health_check=health,
             restart_command=restart.command if restart else None,
-            diagnostics=problems,
+            diagnostics=problems + found.doubts,
         )
         return self.close(outcome, target)
 

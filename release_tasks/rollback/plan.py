@@ -14,7 +14,7 @@ from release_tasks.errors import StageFailed
 from release_tasks.records import AssetRecord, SnapshotMetadata
 from release_tasks.snapshot.files import entries_digest, scan_file, scan_tree
 
-__all__ = ["AssetChange", "RollbackPlan", "files_match", "plan_changes"]
+__all__ = ["AssetChange", "RollbackPlan", "files_match", "plan_changes", "remarks_on_safety"]
 
 
 @frozen(kw_only=True)
@@ -56,7 +56,7 @@ def plan_changes(
             changes.append(AssetChange(key=key, action="keep", detail="not in this snapshot, left as it is"))
             diagnostics.append(f"{key}: snapshot {target.snapshot_id} does not hold it; it is left as it is.")
             continue
-        if record.kind != asset.kind:
+        if not asset.takes(record.kind):
             raise StageFailed(
                 f"Asset {key} is configured as {asset.kind}, but snapshot {target.snapshot_id} holds a {record.kind}."
             )
@@ -66,21 +66,45 @@ def plan_changes(
                 "choose another snapshot, or repair the remains by hand."
             )
         changes.append(_change(key, record, live[key]))
+        diagnostics += _remarks(record, asset)
     for record in target.assets:
         if record.key not in assets:
             diagnostics.append(f"{record.key}: in the snapshot, but not in release.assets any more; not restored.")
     return RollbackPlan(snapshot_id=target.snapshot_id, changes=changes, diagnostics=diagnostics)
 
 
+def remarks_on_safety(safety: SnapshotMetadata) -> list[str]:
+    """Return what an operator should know of the way back: assets that their plugin could not capture."""
+    return [
+        f"{record.key}: the copy in {safety.snapshot_id} is a plain one. {record.plugin_problem}"
+        for record in safety.assets
+        if record.plugin_problem is not None
+    ]
+
+
 def files_match(target: SnapshotMetadata, assets: Mapping[str, AssetConfig]) -> bool:
-    """Say whether every file and folder is live exactly as the snapshot has it; databases are not looked at."""
+    """Say whether every file and folder is live exactly as the snapshot has it.
+
+    Not looked at is what the service writes to: databases, and what a plugin captures.
+    """
     for key, asset in assets.items():
         record = target.asset(key)
-        if record is None or asset.kind == "sqlite":
+        if record is None or asset.kind in ("sqlite", "python"):
             continue
         if record.kind != asset.kind or not _is_live_as_recorded(asset, record):
             return False
     return True
+
+
+def _remarks(record: AssetRecord, asset: AssetConfig) -> list[str]:
+    if record.plugin_problem is not None:
+        why = record.plugin_problem.rstrip(".")
+        return [f"{record.key}: this copy is a plain one and may end in the middle of a record: {why}."]
+    if None not in (record.plugin, asset.python) and record.plugin != asset.python:
+        return [
+            f"{record.key}: {record.plugin} took this copy, {asset.python} is configured now; it is restored as it is."
+        ]
+    return []
 
 
 def _is_live_as_recorded(asset: AssetConfig, record: AssetRecord) -> bool:

@@ -10,9 +10,10 @@ from release_tasks.config.schema import Settings
 from release_tasks.events import Emit, StepBegan, ignore, shielded
 from release_tasks.pipeline import Pipeline
 from release_tasks.rollback.amendment import covers_pairing, find_amended, foresee
-from release_tasks.rollback.engine import RollbackRequest, is_already_restored
+from release_tasks.rollback.engine import RollbackRequest
 from release_tasks.rollback.journal import read_journal
 from release_tasks.rollback.plan import RollbackPlan, plan_changes
+from release_tasks.rollback.repetition import find_in_place
 from release_tasks.snapshot import legacy
 from release_tasks.snapshot.capture import capture_asset
 from release_tasks.snapshot.verify import require_intact
@@ -57,7 +58,7 @@ def preview(settings: Settings, request: RollbackRequest, emit: Emit = ignore) -
     plan = plan_changes(restored, settings.release.assets, live)
     diagnostics += amendment.diagnostics
     in_place = find_amended(pipeline, amendment)
-    if in_place and is_already_restored(settings, pipeline, in_place, request):
+    if in_place and not request.force and find_in_place(settings, pipeline, in_place):
         diagnostics.append(
             "This snapshot was the last one restored and nothing was prepared since: while the service is healthy, a "
             "rollback is a noop and leaves its data alone. --force restores all the same."

@@ -60,7 +60,7 @@ class RestoredTree:
         for root, key in _roots(self.assets).items():
             record = self.target.asset(key)
             # One of another kind, or of which there are only remains, is refused later on.
-            if record is None or record.kind != self.assets[key].kind or record.damaged:
+            if record is None or not self.assets[key].takes(record.kind) or record.damaged:
                 continue
             if path == root and record.kind == "file":
                 return record, ""

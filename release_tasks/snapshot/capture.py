@@ -9,16 +9,18 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from attrs import evolve, frozen
 
 from release_tasks.config.schema import AssetConfig
 from release_tasks.errors import StageFailed
 from release_tasks.events import BytesMoved, Emit, Event, Meter, ignore
+from release_tasks.hosting.calls import KindFailed
 from release_tasks.records import FORMAT_VERSION, AssetRecord, AuditAnchor, SnapshotMetadata
 from release_tasks.snapshot.catalogue import Catalogue
 from release_tasks.snapshot.files import capture_file, capture_tree, entries_digest, place_link, scan_tree, tree_size
+from release_tasks.snapshot.plugin import capture_plain, capture_through_plugin
 from release_tasks.snapshot.seal import sealed, snapshot_digest
 from release_tasks.snapshot.sqlite import SIDE_FILES, DamagedDatabase, capture_database
 from release_tasks.storage.canonical import pretty_bytes
@@ -72,7 +74,9 @@ def unpublished_snapshot(
     """
 
     def capture(partial: Path) -> list[AssetRecord]:
-        return _capture_side_by_side(assets, partial, request.allow_damaged, emit)
+        records = _capture_side_by_side(assets, partial, request.allow_damaged, emit)
+        _require_nothing_else(partial, records)
+        return records
 
     with filled_snapshot(catalogue, capture, request) as metadata:
         yield metadata
@@ -148,13 +152,26 @@ def _capture_side_by_side(
                 capture.cancel()
 
 
+def _require_nothing_else(partial: Path, records: list[AssetRecord]) -> None:
+    """Raise StageFailed where something was written that no record tells of: a plugin may have lost its way."""
+    expected = {"assets"} | {f"assets/{record.key}" for record in records if record.exists}
+    expected |= {record.relative_path for record in records if record.exists}
+    for folder in ("", "assets", *(f"assets/{record.key}" for record in records if record.exists)):
+        for name in sorted(os.listdir(partial / folder)):
+            if os.path.join(folder, name) not in expected:
+                raise StageFailed(
+                    f"{os.path.join(folder, name)} was written into the snapshot, and belongs to no asset."
+                )
+
+
 def capture_asset(
     key: str, asset: AssetConfig, snapshot: Path, *, emit: Emit = ignore, allow_damaged: bool = False
 ) -> AssetRecord:
     """Copy one asset below ``snapshot`` and return its record; an absent asset is recorded as absent."""
     relative = f"assets/{key}/{asset.path.name}"
     copy = snapshot / relative
-    absent = AssetRecord(key=key, relative_path=relative, kind=asset.kind, exists=False)  # type: ignore[arg-type]
+    kind: Any = "file" if asset.python is not None else asset.kind
+    absent = AssetRecord(key=key, relative_path=relative, kind=kind, exists=False)
     try:
         info = os.lstat(asset.path)
     except FileNotFoundError:
@@ -164,6 +181,8 @@ def capture_asset(
     meter = Meter(emit, "capture", key, info.st_size)
     if asset.kind == "sqlite":
         return _capture_sqlite(evolve(absent, mode=mode), asset.path, copy, emit, allow_damaged)
+    if asset.python is not None:
+        return _capture_foreign(evolve(absent, mode=mode), asset, copy, meter, allow_damaged)
     is_expected = stat.S_ISREG(info.st_mode) if asset.kind == "file" else stat.S_ISDIR(info.st_mode)
     if not is_expected and allow_damaged:
         return _keep_remains(evolve(absent, mode=mode), asset.path, copy, meter)
@@ -206,6 +225,26 @@ def _capture_sqlite(record: AssetRecord, source: Path, copy: Path, emit: Emit, a
     )
 
 
+def _capture_foreign(
+    record: AssetRecord, asset: AssetConfig, copy: Path, meter: Meter, allow_damaged: bool
+) -> AssetRecord:
+    """Capture what a plugin knows; a safety snapshot does without it where it fails, for no rollback may need it."""
+    try:
+        return capture_through_plugin(record, asset, copy, meter)
+    except KindFailed as error:
+        if not allow_damaged:
+            raise
+        problem = error.message
+    remove_tree(copy.parent)
+    os.mkdir(copy.parent, 0o700)
+    meter.reach(0, meter.total)
+    record = evolve(record, plugin_problem=problem)
+    mode = os.lstat(asset.path).st_mode
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return capture_plain(record, asset, copy, meter)
+    return _keep_remains(record, asset.path, copy, meter)
+
+
 def _keep_remains(record: AssetRecord, source: Path, copy: Path, meter: Meter) -> AssetRecord:
     """Keep what stands in the place of an asset and cannot be read as one, byte for byte.
 
@@ -234,7 +273,8 @@ def _keep_remains(record: AssetRecord, source: Path, copy: Path, meter: Meter) -
 
 def _size_of(asset: AssetConfig) -> int:
     with contextlib.suppress(OSError):
-        return tree_size(asset.path) if asset.kind == "directory" else os.lstat(asset.path).st_size
+        is_folder = asset.kind == "directory" or (asset.python is not None and asset.path.is_dir())
+        return tree_size(asset.path) if is_folder else os.lstat(asset.path).st_size
     return 0
 
 

@@ -30,6 +30,7 @@ __all__ = [
     "capture_file",
     "capture_tree",
     "entries_digest",
+    "keep_owner_and_time",
     "place_file",
     "place_link",
     "place_tree",
@@ -47,20 +48,31 @@ _CLOCK_TICK_NS = 10_000_000
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the filesystem can
 
 
-def capture_file(source: Path, destination: Path, count: Count | None = None) -> AssetEntry:
-    """Copy one regular file to ``destination`` (0600) and return its entry; a link is refused."""
-    entry = _copy_stable(source.name, source, destination, count=count)
-    _keep_owner_and_time(os.lstat(source), destination)
+def capture_file(
+    source: Path, destination: Path, count: Count | None = None, *, must_hold_still: bool = True
+) -> AssetEntry:
+    """Copy one regular file to ``destination`` (0600) and return its entry; a link is refused.
+
+    Raises StageFailed for a file that is still being written after several readings, unless it need not hold still.
+    """
+    entry = _copy_stable(source.name, source, destination, count=count, must_hold_still=must_hold_still)
+    keep_owner_and_time(os.lstat(source), destination)
     return entry
 
 
 def capture_tree(
-    source: Path, destination: Path, left_out: list[str] | None = None, count: Count | None = None
+    source: Path,
+    destination: Path,
+    left_out: list[str] | None = None,
+    count: Count | None = None,
+    *,
+    must_hold_still: bool = True,
 ) -> list[AssetEntry]:
     """Copy the folder ``source`` to ``destination`` (0700/0600 inside) and return its entries, sorted by path.
 
     Links are copied as links and never followed. Raises StageFailed for a file that is still being written after
-    several readings, and for sockets, pipes and devices, unless there is a list ``left_out`` that takes their paths.
+    several readings, unless it need not hold still, and for sockets, pipes and devices, unless there is a list
+    ``left_out`` that takes their paths.
     """
     os.mkdir(destination, 0o700)
     entries: list[AssetEntry] = []
@@ -79,10 +91,14 @@ def capture_tree(
             entries.append(evolve(_entry_of(relative, info), target=target))
         else:
             with contextlib.suppress(FileNotFoundError):  # removed since its folder was listed
-                entries.append(_copy_stable(relative, source / relative, copy, dir_fd=fd, count=count))
-                _keep_owner_and_time(info, copy)
+                entries.append(
+                    _copy_stable(
+                        relative, source / relative, copy, dir_fd=fd, count=count, must_hold_still=must_hold_still
+                    )
+                )
+                keep_owner_and_time(info, copy)
     for info, copy in reversed(folders):
-        _keep_owner_and_time(info, copy)
+        keep_owner_and_time(info, copy)
     return sorted(entries, key=lambda entry: entry.path)
 
 
@@ -120,7 +136,7 @@ def tree_size(root: Path) -> int:
 def place_file(stored: Path, destination: Path, mode: int, count: Count | None = None) -> str:
     """Copy a stored file to ``destination`` with ``mode`` and the stored owner and time; returns the SHA-256 copied."""
     entry = _copy_stable(stored.name, stored, destination, count=count)
-    _keep_owner_and_time(os.lstat(stored), destination)
+    keep_owner_and_time(os.lstat(stored), destination)
     os.chmod(destination, mode)
     assert entry.sha256 is not None
     return entry.sha256
@@ -140,11 +156,11 @@ def place_tree(
         elif entry.kind == "symlink":
             assert entry.target is not None
             place_link(entry.target, copy)
-            _keep_owner_and_time(os.lstat(source), copy)
+            keep_owner_and_time(os.lstat(source), copy)
         elif place_file(source, copy, entry.mode, count) != entry.sha256:
             raise StageFailed(f"{source} changed while it was being restored.")
     for source, copy, folder_mode in reversed(folders):
-        _keep_owner_and_time(os.lstat(source), copy)
+        keep_owner_and_time(os.lstat(source), copy)
         os.chmod(copy, folder_mode)
 
 
@@ -215,14 +231,20 @@ def _entry_of(relative: str, info: os.stat_result) -> AssetEntry:
 
 
 def _copy_stable(
-    relative: str, path: Path, copy: Path | None, *, dir_fd: int | None = None, count: Count | None = None
+    relative: str,
+    path: Path,
+    copy: Path | None,
+    *,
+    dir_fd: int | None = None,
+    count: Count | None = None,
+    must_hold_still: bool = True,
 ) -> AssetEntry:
     """Read a regular file, again if it changed meanwhile, and copy it unless ``copy`` is None.
 
     With ``dir_fd``, the descriptor of its folder, only its name is looked up.
     """
     name = path if dir_fd is None else path.name
-    for _ in range(_ATTEMPTS):
+    for attempt in reversed(range(_ATTEMPTS)):
         try:
             with naming(path):
                 source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
@@ -238,13 +260,15 @@ def _copy_stable(
             after = os.fstat(source)
         finally:
             os.close(source)
-        if (before.st_size, before.st_mtime_ns, before.st_ctime_ns) == (size, after.st_mtime_ns, after.st_ctime_ns):
-            if time.time_ns() - after.st_ctime_ns < _CLOCK_TICK_NS:
-                # Older kernels stamp files in steps of a clock tick: two writes within one look like none.
-                time.sleep(_CLOCK_TICK_NS / 1e9)
-            else:
-                mode = stat.S_IMODE(before.st_mode)
-                return AssetEntry(path=relative, kind="file", mode=mode, size=size, sha256=digest)
+        stamps = before.st_size, before.st_mtime_ns, before.st_ctime_ns
+        is_still = stamps == (size, after.st_mtime_ns, after.st_ctime_ns)
+        # Older kernels stamp files in steps of a clock tick: two writes within one look like none.
+        is_sure = is_still and time.time_ns() - after.st_ctime_ns >= _CLOCK_TICK_NS
+        if is_sure or (attempt == 0 and not must_hold_still):
+            mode = stat.S_IMODE(before.st_mode)
+            return AssetEntry(path=relative, kind="file", mode=mode, size=size, sha256=digest)
+        if is_still:
+            time.sleep(_CLOCK_TICK_NS / 1e9)
         if count is not None:
             count(-size)
     raise StageFailed(f"{path} kept changing while it was read; stop what writes it and run this again.")
@@ -293,7 +317,8 @@ def _clone(source: int, target: int) -> bool:
     return True
 
 
-def _keep_owner_and_time(info: os.stat_result, copy: Path) -> None:
+def keep_owner_and_time(info: os.stat_result, copy: Path) -> None:
+    """Give a copy the owner, where that is permitted, and the times of what it is a copy of."""
     if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
         with contextlib.suppress(OSError):  # only root may give files away
             os.chown(copy, info.st_uid, info.st_gid, follow_symlinks=False)

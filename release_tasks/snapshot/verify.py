@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Mapping
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
+from release_tasks.config.schema import AssetConfig
 from release_tasks.errors import StageFailed
 from release_tasks.events import BytesMoved, Emit, Meter, StepBegan, ignore, shielded
 from release_tasks.records import AssetRecord, SnapshotMetadata
 from release_tasks.snapshot import legacy
 from release_tasks.snapshot.catalogue import Catalogue
 from release_tasks.snapshot.files import entries_digest, scan_file, scan_tree
+from release_tasks.snapshot.plugin import examine_copy
 from release_tasks.snapshot.seal import snapshot_digest
 from release_tasks.snapshot.sqlite import DamagedDatabase, check_database
 from release_tasks.storage.canonical import excerpt
@@ -49,6 +52,7 @@ class SnapshotVerdict:
     snapshot_id: str
     status: str  # verified | damaged | unverifiable
     findings: list[AssetFinding] = field(factory=list)
+    notes: list[str] = field(factory=list)  # what could not be looked at, and is no damage
 
 
 def verify_snapshot(
@@ -79,10 +83,17 @@ def verify_snapshot(
     return SnapshotVerdict(snapshot_id=metadata.snapshot_id, status=status, findings=findings)
 
 
-def verify_all(catalogue: Catalogue, snapshot_id: str | None = None, emit: Emit = ignore) -> list[SnapshotVerdict]:
-    """Verify one snapshot or all, oldest first, databases included; a folder that cannot be read counts as damaged.
+def verify_all(
+    catalogue: Catalogue,
+    snapshot_id: str | None = None,
+    emit: Emit = ignore,
+    *,
+    assets: Mapping[str, AssetConfig] | None = None,
+) -> list[SnapshotVerdict]:
+    """Verify one snapshot or all, oldest first; a folder that cannot be read counts as damaged.
 
-    Raises UsageError when ``snapshot_id`` names none.
+    Databases are checked, and what a plugin captured is checked by it, with its options in ``assets``. Raises
+    UsageError when ``snapshot_id`` names none.
     """
     emit = shielded(emit)
     snapshots, unreadable = catalogue.published()
@@ -100,8 +111,32 @@ def verify_all(catalogue: Catalogue, snapshot_id: str | None = None, emit: Emit 
     verdicts = broken
     for snapshot in snapshots:
         emit(StepBegan("verify", snapshot.snapshot_id))
-        verdicts.append(verify_snapshot(catalogue, snapshot, databases=True, emit=emit))
+        verdict = verify_snapshot(catalogue, snapshot, databases=True, emit=emit)
+        verdicts.append(_with_plugins(catalogue, snapshot, verdict, assets or {}))
     return verdicts
+
+
+def _with_plugins(
+    catalogue: Catalogue, metadata: SnapshotMetadata, verdict: SnapshotVerdict, assets: Mapping[str, AssetConfig]
+) -> SnapshotVerdict:
+    """Let plugins check the copies they took, where every byte is as recorded."""
+    if verdict.status != "verified":
+        return verdict
+    findings: list[AssetFinding] = []
+    notes: list[str] = []
+    for asset in metadata.assets:
+        if asset.plugin is None or not asset.exists:
+            continue
+        stored = stored_path(catalogue.path(metadata.snapshot_id), asset)
+        examined = examine_copy(asset, assets.get(asset.key), stored)
+        findings += [AssetFinding(key=asset.key, what=problem) for problem in examined.problems]
+        if examined.unchecked is not None and not examined.problems:
+            notes.append(
+                f"{asset.key} is as recorded, byte for byte, and was not checked further: {examined.unchecked}."
+            )
+        findings += _verify_asset(catalogue.path(metadata.snapshot_id), asset, False)  # a check must change nothing
+    status = "damaged" if findings else "verified"
+    return evolve(verdict, status=status, findings=findings, notes=notes)
 
 
 def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata, emit: Emit = ignore) -> None:
@@ -185,6 +220,8 @@ def _impossible(asset: AssetRecord) -> str | None:
         return "a content digest that is not that of its bytes"
     if (asset.kind == "directory" or asset.damaged) and asset.size != sum(entry.size for entry in entries):
         return "a size that is not the sum of its entries"
+    if asset.plugin is not None and (asset.kind == "sqlite" or asset.damaged or asset.plugin_problem is not None):
+        return "a plugin that cannot have taken it"
     if len({entry.path for entry in entries}) != len(entries):
         return "the same entry twice"
     return None

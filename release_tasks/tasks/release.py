@@ -202,9 +202,10 @@ def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> Non
         from release_tasks.snapshot.verify import verify_all
         from release_tasks.storage.codec import encode
 
+        catalogue = Pipeline(current.settings.release.root).catalogue
         attested = verify_attestations(current.settings, snapshot)  # first: a key that is missing is known at once
         with current.progress() as emit:
-            verdicts = verify_all(Pipeline(current.settings.release.root).catalogue, snapshot, emit)
+            verdicts = verify_all(catalogue, snapshot, emit, assets=current.settings.release.assets)
         is_good = "damaged" not in {verdict.status for verdict in verdicts} | {each.status for each in attested}
         found = {"snapshots": [encode(v) for v in verdicts], "attestations": [encode(v) for v in attested]}
         current.document({"status": "verified" if is_good else "damaged", **found})

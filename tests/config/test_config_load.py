@@ -39,7 +39,7 @@ def notice(**fields: Any) -> dict[str, Any]:
 
 
 ONE_GATE = "expected exactly one of command, http, path, json, mcp, python; got"
-ONE_ASSET = "expected exactly one of sqlite, directory, file; got"
+ONE_ASSET = "expected exactly one of sqlite, directory, file, python; got"
 ONE_NOTICE = "expected exactly one of command, webhook, webhook_env; got"
 OCCASIONS = "expected some of prepared, blocked, restored, failed, degraded; got"
 SENTENCES: list[tuple[dict[str, Any], str]] = [
