@@ -10,6 +10,8 @@ from typing import Any, NoReturn
 from invoke import Argument, Exit, Task
 
 from release_tasks.errors import ExitCode, UsageError
+from release_tasks.storage.printable import printable
+from release_tasks.storage.runner import inert, inert_json
 
 __all__ = ["StageTask", "UsageExit", "refuse", "stage"]
 
@@ -18,6 +20,9 @@ class UsageExit(UsageError, Exit):
     """A UsageError that Invoke's Program prints and turns into exit code 2 by itself."""
 
     message: str
+
+    def __init__(self, message: str) -> None:
+        super().__init__(inert(printable(message)))  # Invoke prints it as it is
 
     @property
     def code(self) -> int:
@@ -33,7 +38,7 @@ def refuse(message: str, *, as_json: bool = False) -> NoReturn:
     """
     if as_json:
         document = {"status": "error", "exitCode": int(ExitCode.USAGE), "message": message}
-        print(json.dumps(document, indent=2), flush=True)  # noqa: T201
+        print(inert_json(json.dumps(document, indent=2)), flush=True)  # noqa: T201
     raise UsageExit(message)
 
 

@@ -21,6 +21,7 @@ from release_tasks.events import (
 from release_tasks.report.live import LiveDisplay, health_line, look_cells
 from release_tasks.report.terminal import Screen
 from release_tasks.report.transfers import Transfers
+from release_tasks.storage.runner import is_listening
 
 __all__ = ["Display", "PlainLines", "display_for"]
 
@@ -44,6 +45,10 @@ class Display(Protocol):
 
 def display_for(screen: Screen, environ: Mapping[str, str]) -> Display:
     """Return what shows events here: a display of another place goes before the two of a terminal and a log."""
+    if is_listening():
+        from release_tasks.report.github import GroupedLines
+
+        return GroupedLines(screen)
     if (console := screen.live()) is not None:
         return LiveDisplay(console, screen.progress_look)
     return PlainLines(screen)

@@ -15,8 +15,9 @@ from rich.text import Text
 
 from release_tasks.report.layout import aligned_lines, fitting_lines, wrapped
 from release_tasks.storage.printable import printable
+from release_tasks.storage.runner import inert
 
-__all__ = ["Look", "Screen", "for_person", "look_of", "style_of"]
+__all__ = ["Look", "Screen", "for_person", "look_of", "style_of", "unfailing"]
 
 _STYLES = {
     "passed": "green", "ready": "green", "restored": "green", "noop": "green", "verified": "green", "ok": "green",
@@ -68,7 +69,7 @@ class Screen:
         self.look = look_of(stream, os.environ)
         self._out = _console(stream, self.look)
         self.progress_look = look_of(sys.stderr, os.environ)
-        self._err = _console(cast("IO[str]", _Unfailing(sys.stderr)), self.progress_look)
+        self._err = _console(unfailing(sys.stderr), self.progress_look)
 
     def line(self, text: str = "") -> None:
         """Write one line as it is, as far as it fits."""
@@ -120,7 +121,12 @@ def style_of(word: str) -> str:
 def for_person(sentence: str, environ: Mapping[str, str]) -> str:
     """Return a sentence as it fits on stderr, for who writes there themselves."""
     look = look_of(sys.stderr, environ)
-    return "\n".join(part for line in printable(sentence).splitlines() for part in _broken(look, line))
+    return inert("\n".join(part for line in printable(sentence).splitlines() for part in _broken(look, line)))
+
+
+def unfailing(stream: IO[str]) -> IO[str]:
+    """Return ``stream`` such that nobody who writes to it knows when a terminal hung up or a reader went away."""
+    return cast("IO[str]", _Unfailing(stream))
 
 
 def _broken(look: Look, text: str, indent: str = "") -> list[str]:
@@ -170,9 +176,13 @@ class _Wrapper:
 
 
 class _Encodable(_Wrapper):
-    """Replaces what the encoding of the stream does not have, where Python would raise."""
+    """Replaces what the encoding of the stream does not have, where Python would raise.
+
+    Lines come here whole and as they are printed, so this is where none of them may command the runner of a CI system.
+    """
 
     def write(self, text: str) -> int:
+        text = inert(text)
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         return self._stream.write(text.encode(encoding, "replace").decode(encoding))
 

@@ -15,6 +15,7 @@ from invoke import Context, Exit
 from release_tasks.errors import ExitCode, Interrupted, StageError, UsageError, sentence_of
 from release_tasks.executor import UsageExit
 from release_tasks.interrupt import interruptible
+from release_tasks.storage.runner import inert_json, is_listening
 from release_tasks.tasks.settings import is_dry, settings_of
 
 if TYPE_CHECKING:
@@ -69,8 +70,17 @@ class Session:
                 text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
             except UnicodeEncodeError:  # JSON can spell every letter in ASCII
                 text = canonical_bytes(self._answer).decode() + "\n"
-            sys.stdout.write(text)
+            sys.stdout.write(inert_json(text))
             sys.stdout.flush()
+
+    def tell_runner(self) -> None:
+        """Tell the runner of GitHub Actions, where one listens, how it ended."""
+        if is_listening() and self._answer is not None and not self.is_dry:
+            from release_tasks.report.github import tell_github
+            from release_tasks.report.terminal import unfailing
+
+            stream = unfailing(sys.stderr) if self.as_json else sys.stdout
+            tell_github(self._answer, int(self.exit_code), stream, os.environ)
 
     def fail_unless(self, is_good: bool) -> None:
         """End with 1 when the verdict is negative, once everything is shown."""
@@ -90,6 +100,7 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
         with interruptible(), _stdout_kept_free() if as_json else contextlib.nullcontext():
             yield current
         current.print_document()
+        current.tell_runner()
     except UsageExit:
         raise
     except StageError as error:
@@ -171,8 +182,11 @@ def words_flag(values: list[str] | None) -> list[str]:
 def _ended(current: Session, code: ExitCode, message: str) -> Exit:
     if os.environ.get("INVOKE_DEBUG"):
         traceback.print_exc()
+    current.exit_code = code
     current.document({"status": "error", "exitCode": int(code), "message": message})
     current.print_document()
+    with contextlib.suppress(BrokenPipeError):
+        current.tell_runner()
     from release_tasks.report.terminal import for_person
 
     return Exit(message=for_person(message, os.environ), code=int(code))

@@ -1,0 +1,192 @@
+"""What GitHub Actions shows of a task: groups, annotations, the summary of the step, its outputs.
+
+All of it is made of the task's JSON document. A file that cannot be written is a note and changes no result.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from release_tasks.events import Event, GateEnded
+from release_tasks.records import Check
+from release_tasks.report.markdown import step_summary, title_of
+from release_tasks.report.progress import PlainLines
+from release_tasks.report.terminal import unfailing
+from release_tasks.storage.canonical import excerpt
+from release_tasks.storage.printable import output_lines, printable
+from release_tasks.storage.runner import command, inert
+
+__all__ = ["GroupedLines", "annotation_lines", "outputs", "tell_github"]
+
+_MOST_ANNOTATIONS = 10  # of each kind for one step; the runner drops the others without a word
+_MESSAGE = 1000
+_OUTPUT_BYTES = 256 << 10  # of a gate's log that a group shows
+_SUMMARY_BYTES = 1 << 20  # of all that the tasks of one step write; one byte more, and nothing of it is shown
+
+
+class GroupedLines(PlainLines):
+    """Lines as everywhere, and after each gate what it printed, in a group that is folded."""
+
+    def __call__(self, event: Event) -> None:
+        """Write the line of one event, and the group that belongs to it."""
+        super().__call__(event)
+        if isinstance(event, GateEnded) and (lines := _output_of(event.check)):
+            check = event.check
+            title = f"gate {check.id}: {check.status} in {check.duration_ms / 1000:.1f} s"
+            shown = [inert(printable(line)) for line in lines]
+            with self._lock:
+                _write(unfailing(sys.stderr), [command("group", printable(title)), *shown, command("endgroup")])
+
+
+def tell_github(document: Mapping[str, Any], exit_code: int, stream: IO[str], environ: Mapping[str, str]) -> None:
+    """Annotate the step on ``stream``, and append to the files of its summary and its outputs.
+
+    Raises BrokenPipeError when nobody reads the stream any more; nothing else.
+    """
+    _write(stream, annotation_lines(document, exit_code))
+    summary = step_summary(document, exit_code)
+    if summary:
+        _append("GITHUB_STEP_SUMMARY", summary, environ, limit=_SUMMARY_BYTES)
+    told = "".join(_assignment(name, value) for name, value in outputs(document, exit_code).items())
+    _append("GITHUB_OUTPUT", told, environ)
+
+
+def annotation_lines(document: Mapping[str, Any], exit_code: int) -> list[str]:
+    """Return the commands that annotate the step: the verdict, each failed gate, and whatever else blocks."""
+    if exit_code == 0:
+        errors: list[str] = []
+    else:
+        errors = [_annotation("error", title_of(document), _sentence_of(document))]
+    warnings: list[str] = []
+    checks = _checks_of(document)
+    for check in checks:
+        if check.get("status") == "failed":
+            kind, told = ("warning", warnings) if check.get("advisory") else ("error", errors)
+            told.append(_annotation(kind, f"gate {check.get('id')}", _account(check)))
+    if document.get("status") == "blocked":
+        gates = tuple(f"{check.get('id')}: " for check in checks)
+        others = [str(text) for text in _list(document, "diagnostics") if not str(text).startswith(gates)]
+        errors += [_annotation("error", "blocked", text) for text in others]
+    return errors[:_MOST_ANNOTATIONS] + warnings[:_MOST_ANNOTATIONS]
+
+
+def outputs(document: Mapping[str, Any], exit_code: int) -> dict[str, str]:
+    """Return the outputs of the step by name; only those that this document has."""
+    snapshot = document.get("snapshot")
+    snapshot = snapshot if isinstance(snapshot, Mapping) else {}
+    told = {
+        "status": document.get("status"),
+        "exit_code": exit_code,
+        "release_id": document.get("releaseId"),
+        "version": document.get("appVersion"),
+        "snapshot_id": document.get("snapshotId") or snapshot.get("snapshotId"),
+        "digest": document.get("digest") or snapshot.get("digest"),
+        "manifest": document.get("manifestPath"),
+        "safety_snapshot_id": document.get("safetySnapshotId"),
+    }
+    return {name: str(value) for name, value in told.items() if value is not None}
+
+
+def _assignment(name: str, value: str) -> str:
+    if "\n" not in value and "\r" not in value:
+        return f"{name}={value}\n"
+    # Whoever chose the value cannot know the word that ends it.
+    end = f"end-{secrets.token_hex(16)}"
+    return f"{name}<<{end}\n{value}\n{end}\n"
+
+
+def _append(variable: str, text: str, environ: Mapping[str, str], limit: int | None = None) -> None:
+    """Append to the file that a variable names, in one write; what bars it is a note on stderr."""
+    path = environ.get(variable)
+    if not path:
+        _write(unfailing(sys.stderr), [f"{variable} is not set, so nothing was written to it."])
+        return
+    data = text.encode("utf-8", "replace")
+    try:
+        # The runner has made the file; one that somebody else put in its place must not make us wait.
+        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if limit is not None and os.fstat(fd).st_size + len(data) > limit:
+                _write(unfailing(sys.stderr), [f"{variable} is full ({limit} bytes), so nothing was added to it."])
+                return
+            while data:
+                data = data[os.write(fd, data) :]
+        finally:
+            os.close(fd)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        _write(
+            unfailing(sys.stderr), [inert(printable(f"{variable} names {path}, which cannot be written: {reason}."))]
+        )
+
+
+def _write(stream: IO[str], lines: list[str]) -> None:
+    """Write whole lines at once; a stream that takes no letter of some language gets a question mark for it."""
+    if not lines:
+        return
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    text = "".join(f"{line}\n" for line in lines).encode(encoding, "replace").decode(encoding)
+    try:
+        stream.write(text)
+        stream.flush()
+    except BrokenPipeError:
+        raise
+    except (OSError, ValueError):  # a full disk behind it, or closed
+        return
+
+
+def _annotation(kind: str, title: str, message: str) -> str:
+    return command(kind, excerpt(printable(message), _MESSAGE), title=excerpt(printable(title)).replace("\n", " "))
+
+
+def _sentence_of(document: Mapping[str, Any]) -> str:
+    """Return what a document says of why it is not good."""
+    if isinstance(document.get("message"), str):
+        return str(document["message"])
+    for key in ("reasons", "diagnostics", "problems"):
+        if _list(document, key):
+            return str(_list(document, key)[0])
+    preflight = document.get("preflight")
+    failed = _list(preflight if isinstance(preflight, Mapping) else document, "failedChecks")
+    if failed:
+        return f"not passed: {', '.join(map(str, failed))}"
+    for part in (*_list(document, "snapshots"), *_list(document, "attestations")):
+        if isinstance(part, Mapping) and part.get("status") == "damaged":
+            return f"{part.get('snapshotId') or part.get('releaseId')} is damaged: inv release.verify"
+    return str(document.get("status") or document.get("detail") or "not good")
+
+
+def _account(check: Mapping[str, Any]) -> str:
+    following = (check.get("diagnostics") or {}).get("next")
+    return f"{check.get('detail')}\nnext: {following}" if following else str(check.get("detail"))
+
+
+def _checks_of(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    preflight = document.get("preflight")
+    return _list(preflight if isinstance(preflight, Mapping) else document, "checks")
+
+
+def _list(document: Mapping[str, Any], key: str) -> list[Any]:
+    found = document.get(key)
+    return found if isinstance(found, list) else []
+
+
+def _output_of(check: Check) -> list[str]:
+    """Return what a gate printed: the end of its log, or the lines that its result holds."""
+    path = check.diagnostics.get("logPath")
+    if isinstance(path, str):
+        try:
+            with Path(path).open("rb") as file:
+                size = file.seek(0, os.SEEK_END)
+                file.seek(max(0, size - _OUTPUT_BYTES))
+                lines = output_lines(file.read())
+                return lines if size <= _OUTPUT_BYTES else [f"[the end of {size} bytes]", *lines[1:]]
+        except OSError:
+            pass
+    tail = check.diagnostics.get("outputTail") or check.diagnostics.get("bodyTail")
+    return [str(line) for line in tail] if isinstance(tail, list) else []
