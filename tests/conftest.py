@@ -9,6 +9,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import textwrap
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -315,3 +316,29 @@ def start_writer() -> Iterator[Callable[..., subprocess.Popen[str]]]:
         process.wait(timeout=30)
         assert process.stdout is not None
         process.stdout.close()
+
+
+@pytest.fixture
+def install_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Install a distribution whose asset kind ``custom`` has the given functions; again to change it."""
+    site = tmp_path / "site"
+    info = site / "custom_kind-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: custom-kind\nVersion: 1.0\n")
+    monkeypatch.syspath_prepend(str(site))
+
+    def make(
+        capture: str = "open(copy, 'wb').write(open(source, 'rb').read())",
+        check: str = "return []",
+        form: str = "file",
+        before: str = "",
+        value: str = "custom_kind",
+    ) -> None:
+        (info / "entry_points.txt").write_text(f"[release_tasks.assets]\ncustom = {value}\n")
+        source = "import ctypes, os, shutil, socket, subprocess, sys, threading, time\n"
+        source += f"from release_tasks.plugins import PluginError\n{before}\nform = {form!r}\n"
+        source += "def capture(source, copy, context):\n" + textwrap.indent(capture, "    ")
+        source += "\ndef check(copy, context):\n" + textwrap.indent(check, "    ") + "\n"
+        (site / "custom_kind.py").write_text(source)
+
+    return make

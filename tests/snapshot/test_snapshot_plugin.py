@@ -31,28 +31,6 @@ COPY_FOLDER = "shutil.copytree(source, copy, symlinks=True)"
 
 
 @pytest.fixture
-def install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Install:
-    """Install a distribution whose asset kind ``custom`` has the given functions; again to change it."""
-    site = tmp_path / "site"
-    info = site / "custom_kind-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: custom-kind\nVersion: 1.0\n")
-    monkeypatch.syspath_prepend(str(site))
-
-    def make(
-        capture: str = COPY, check: str = "return []", form: str = "file", before: str = "", value: str = "custom_kind"
-    ) -> None:
-        (info / "entry_points.txt").write_text(f"[release_tasks.assets]\ncustom = {value}\n")
-        source = "import ctypes, os, shutil, socket, subprocess, sys, threading, time\n"
-        source += f"from release_tasks.plugins import PluginError\n{before}\nform = {form!r}\n"
-        source += "def capture(source, copy, context):\n" + textwrap.indent(capture, "    ")
-        source += "\ndef check(copy, context):\n" + textwrap.indent(check, "    ") + "\n"
-        (site / "custom_kind.py").write_text(source)
-
-    return make
-
-
-@pytest.fixture
 def custom(project: Any) -> Any:
     """Return a project in which mcp.json is captured by the plugin ``custom``."""
     project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json"}
@@ -90,10 +68,10 @@ def stored(project: Any, snapshot: SnapshotMetadata, key: str) -> Path:
     return path
 
 
-def test_copy_of_a_plugin_is_a_file_like_any_other(custom: Any, install: Install) -> None:
+def test_copy_of_a_plugin_is_a_file_like_any_other(custom: Any, install_kind: Install) -> None:
     """Digested, private, with the live mode and its plugin on record; the snapshot's digest is that of a file asset."""
     os.chmod(custom.mcp, 0o640)
-    install()
+    install_kind()
     snapshot = custom.capture()
     record = snapshot.asset("mcp")
     assert record is not None
@@ -104,9 +82,9 @@ def test_copy_of_a_plugin_is_a_file_like_any_other(custom: Any, install: Install
     assert custom.capture("v2").digest == snapshot.digest
 
 
-def test_folder_of_a_plugin_keeps_modes_links_and_empty_folders(custom: Any, install: Install) -> None:
+def test_folder_of_a_plugin_keeps_modes_links_and_empty_folders(custom: Any, install_kind: Install) -> None:
     """What it wrote is what is recorded: the same entries that a folder asset has."""
-    install(COPY_FOLDER, form="directory")
+    install_kind(COPY_FOLDER, form="directory")
     as_folder(custom)
     through_plugin = custom.capture("v1").asset("identity")
     custom.overrides["assets.identity"] = {"directory": "state/identity"}
@@ -114,15 +92,15 @@ def test_folder_of_a_plugin_keeps_modes_links_and_empty_folders(custom: Any, ins
     assert through_plugin.plugin == "custom"
 
 
-def test_absent_asset_is_recorded_as_absent_without_the_plugin(custom: Any, install: Install) -> None:
+def test_absent_asset_is_recorded_as_absent_without_the_plugin(custom: Any, install_kind: Install) -> None:
     """There is nothing that it could copy."""
-    install("raise AssertionError")
+    install_kind("raise AssertionError")
     custom.mcp.unlink()
     record = custom.capture().asset("mcp")
     assert (record.exists, record.plugin) == (False, None)
 
 
-def test_options_progress_and_class_reach_their_places(custom: Any, install: Install) -> None:
+def test_options_progress_and_class_reach_their_places(custom: Any, install_kind: Install) -> None:
     """What stands under ``with`` arrives; what it reports is told; a class is as good as a module."""
     before = textwrap.dedent("""
         class Kind:
@@ -134,7 +112,7 @@ def test_options_progress_and_class_reach_their_places(custom: Any, install: Ins
             def check(self, copy, context):
                 return [] if dict(context.options) == {"deep": [1, {"on": True}]} else ["other options"]
     """)
-    install(before=before, value="custom_kind:Kind")
+    install_kind(before=before, value="custom_kind:Kind")
     custom.overrides["assets.mcp.with"] = {"deep": [1, {"on": True}]}
     told: list[Event] = []
     settings = custom.settings
@@ -165,10 +143,10 @@ def test_options_progress_and_class_reach_their_places(custom: Any, install: Ins
     ],
 )  # fmt: skip
 def test_capture_that_does_something_else_blocks_and_leaves_nothing(
-    custom: Any, install: Install, capture: str, sentence: str
+    custom: Any, install_kind: Install, capture: str, sentence: str
 ) -> None:
     """Nothing, another form, links, strays, exceptions, crashes and prints: a sentence that names the asset."""
-    install(capture)
+    install_kind(capture)
     told = refused(custom)
     assert sentence in told, told
     if "written into" not in sentence:
@@ -190,10 +168,10 @@ def test_capture_that_does_something_else_blocks_and_leaves_nothing(
     ],
 )
 def test_folder_with_what_cannot_be_kept_blocks_and_leaves_nothing(
-    custom: Any, install: Install, capture: str, sentence: str
+    custom: Any, install_kind: Install, capture: str, sentence: str
 ) -> None:
     """No link out, no device, pipe or socket, no file with another name outside."""
-    install(capture, form="directory")
+    install_kind(capture, form="directory")
     as_folder(custom)
     assert sentence in refused(custom)
 
@@ -210,10 +188,10 @@ def test_folder_with_what_cannot_be_kept_blocks_and_leaves_nothing(
     ],
 )
 def test_capture_that_changes_the_live_state_blocks_where_it_shows(
-    custom: Any, install: Install, capture: str, sentence: str
+    custom: Any, install_kind: Install, capture: str, sentence: str
 ) -> None:
     """What cannot be its service's doing is told: gone, of another form, of another mode."""
-    install(capture)
+    install_kind(capture)
     with pytest.raises(StageFailed, match=sentence):
         custom.capture()
     assert custom.pipeline.catalogue.published() == ([], [])
@@ -232,12 +210,14 @@ def test_capture_that_changes_the_live_state_blocks_where_it_shows(
         ("open(str(copy) + '-journal', 'w'); return []", "changed the copy that it was to check"),
     ],
 )
-def test_check_that_finds_or_changes_something_blocks(custom: Any, install: Install, check: str, sentence: str) -> None:
+def test_check_that_finds_or_changes_something_blocks(
+    custom: Any, install_kind: Install, check: str, sentence: str
+) -> None:
     """A copy that is not sound, or no longer the one that was digested, is never published."""
-    install(check=check)
+    install_kind(check=check)
     if "chmod" in check:  # the mode of a stored file is no part of its digest, that of one in a folder is
         as_folder(custom)
-        install(COPY_FOLDER, check.replace("copy,", "copy / 'identity.json',"), form="directory")
+        install_kind(COPY_FOLDER, check.replace("copy,", "copy / 'identity.json',"), form="directory")
     assert sentence in refused(custom)
 
 
@@ -252,10 +232,10 @@ def test_check_that_finds_or_changes_something_blocks(custom: Any, install: Inst
     ],
 )
 def test_package_that_is_no_asset_kind_says_whose_it_is_and_what_to_type(
-    custom: Any, install: Install, setup: dict[str, str], sentence: str
+    custom: Any, install_kind: Install, setup: dict[str, str], sentence: str
 ) -> None:
     """An import that fails, a form that is none, a function that is missing."""
-    install(**setup)
+    install_kind(**setup)
     told = refused(custom)
     assert sentence in told and "custom-kind 1.0" in told, told
     assert f"Type: {sys.executable} -m pip" in told or "captures a folder" in sentence
@@ -277,10 +257,12 @@ def test_plugin_that_is_missing_names_the_command(custom: Any) -> None:
         "subprocess.Popen(['sh', '-c', 'sleep 60; : TAG'], start_new_session=True); time.sleep(60)",
     ],
 )
-def test_capture_that_never_ends_is_ended_with_all_that_it_started(custom: Any, install: Install, capture: str) -> None:
+def test_capture_that_never_ends_is_ended_with_all_that_it_started(
+    custom: Any, install_kind: Install, capture: str
+) -> None:
     """At its timeout; the sentence names the key that sets it."""
     tag = uuid.uuid4().hex
-    install(capture.replace("TAG", tag))
+    install_kind(capture.replace("TAG", tag))
     custom.overrides["assets.mcp.timeout"] = "1s"
     began = time.monotonic()
     assert f"{WHO} had no result in capture after 1s and was ended (release.assets.mcp.timeout)." in refused(custom)
@@ -290,9 +272,9 @@ def test_capture_that_never_ends_is_ended_with_all_that_it_started(custom: Any, 
             assert tag.encode() not in path.read_bytes()
 
 
-def test_capture_that_is_given_up_ends_within_a_second(custom: Any, install: Install) -> None:
+def test_capture_that_is_given_up_ends_within_a_second(custom: Any, install_kind: Install) -> None:
     """Another asset that fails does not wait for it; it is told, and has half a second."""
-    install("open(copy, 'w').write('x')\ncontext.cancelled.wait(60)")
+    install_kind("open(copy, 'w').write('x')\ncontext.cancelled.wait(60)")
     os.mkfifo(custom.identity / "pipe")
     began = time.monotonic()
     with pytest.raises(StageFailed, match="named pipe"):
@@ -301,10 +283,10 @@ def test_capture_that_is_given_up_ends_within_a_second(custom: Any, install: Ins
     assert custom.strays() == []
 
 
-def test_a_plugin_cannot_outlive_the_run_that_started_it(custom: Any, install: Install, tmp_path: Path) -> None:
+def test_a_plugin_cannot_outlive_the_run_that_started_it(custom: Any, install_kind: Install, tmp_path: Path) -> None:
     """Its process ends with its parent, also with one that is killed."""
     beat = tmp_path / "beat"
-    install(f"while True:\n    open({str(beat)!r}, 'a').write('x')\n    time.sleep(0.01)")
+    install_kind(f"while True:\n    open({str(beat)!r}, 'a').write('x')\n    time.sleep(0.01)")
     script = (
         "import sys; from pathlib import Path; from release_tasks.hosting.calls import KindCall, capture_copy;"
         "capture_copy(KindCall(plugin='custom', key='k', options={}, timeout=60), Path(sys.argv[1]), Path(sys.argv[2]))"
@@ -322,7 +304,7 @@ def test_a_plugin_cannot_outlive_the_run_that_started_it(custom: Any, install: I
     assert time.monotonic() < until, "it still writes"
 
 
-def test_prepare_is_blocked_while_the_plugin_is_missing_and_ready_with_it(custom: Any, install: Install) -> None:
+def test_prepare_is_blocked_while_the_plugin_is_missing_and_ready_with_it(custom: Any, install_kind: Install) -> None:
     """The manifest names the asset, the key and the command; nothing is captured until then."""
     report = PreflightReport(passed=True, checks=[], failed_checks=[])
     manifest = prepare(custom.settings, report, PrepareRequest(release_id="v1"))
@@ -331,33 +313,33 @@ def test_prepare_is_blocked_while_the_plugin_is_missing_and_ready_with_it(custom
         "mcp: no installed package offers the asset kind 'custom' (offered: none). "
         f"Type: {sys.executable} -m pip install PACKAGE (release.assets.mcp.python)"
     ]
-    install()
+    install_kind()
     assert prepare(custom.settings, report, PrepareRequest(release_id="v1")).status == "ready"
 
 
 # Verified later
 
 
-def test_verify_lets_the_plugin_look_and_says_where_it_could_not(custom: Any, install: Install) -> None:
+def test_verify_lets_the_plugin_look_and_says_where_it_could_not(custom: Any, install_kind: Install) -> None:
     """Found bad is damaged; missing or broken is a note, for every byte is as recorded."""
-    install()
+    install_kind()
     custom.capture()
-    install(check="return ['record 7 is torn']")
+    install_kind(check="return ['record 7 is torn']")
     verdict = verified(custom)
     assert (verdict.status, [finding.what for finding in verdict.findings]) == ("damaged", ["record 7 is torn"])
-    install(check="raise ValueError('broken')")
+    install_kind(check="raise ValueError('broken')")
     verdict = verified(custom)
     assert (verdict.status, len(verdict.notes)) == ("verified", 1)
     assert verdict.notes[0].startswith("mcp is as recorded, byte for byte, and was not checked further: the asset kind")
-    install(value="custom_kind", before="import nonesuch")
+    install_kind(value="custom_kind", before="import nonesuch")
     assert "No module named 'nonesuch'" in verified(custom).notes[0]
 
 
-def test_verify_finds_a_check_that_changed_the_stored_copy(custom: Any, install: Install) -> None:
+def test_verify_finds_a_check_that_changed_the_stored_copy(custom: Any, install_kind: Install) -> None:
     """A later version of the plugin that writes into a snapshot does not go unseen."""
-    install()
+    install_kind()
     custom.capture()
-    install(check="open(copy, 'a').write('x'); return []")
+    install_kind(check="open(copy, 'a').write('x'); return []")
     verdict = verified(custom)
     assert (verdict.status, verdict.findings[0].what) == ("damaged", "was altered")
 
