@@ -13,15 +13,13 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from attrs import define
+from attrs import define, field
 
 from release_tasks.config.schema import NoticeConfig, Settings
 from release_tasks.errors import Interrupted
 from release_tasks.interrupt import uninterrupted
 from release_tasks.notices.attempt import Attempt, Delivery
-from release_tasks.notices.command import tell_command
 from release_tasks.notices.notice import Notice, notice_bytes, notice_redactor
-from release_tasks.notices.webhook import tell_webhook
 from release_tasks.pipeline import Pipeline
 
 __all__ = ["LONGEST", "Notices"]
@@ -34,12 +32,17 @@ _LONGEST_WAIT = 0.1  # a signal that another thread got is acted on when the mai
 
 @define(kw_only=True, eq=False)
 class _Sending:
-    """A notice on its way to one receiver, given up at ``until`` (monotonic seconds)."""
+    """A notice on its way to one receiver, given up at ``until`` (monotonic seconds).
+
+    ``before`` is what the same receiver is told first: what happened first must not arrive last.
+    """
 
     notice: Notice
     name: str
     config: NoticeConfig
     until: float
+    before: _Sending | None
+    is_over: threading.Event = field(factory=threading.Event)
 
 
 class Notices:
@@ -76,7 +79,9 @@ class Notices:
             return
         for name, config in self._settings.release.notices.items():
             if notice is not None and notice.occasion in config.when:
-                self._start(_Sending(notice=notice, name=name, config=config, until=time.monotonic() + LONGEST))
+                until = time.monotonic() + LONGEST
+                before = next((earlier for earlier in reversed(self._under_way) if earlier.name == name), None)
+                self._start(_Sending(notice=notice, name=name, config=config, until=until, before=before))
 
     def finish(self) -> list[Delivery]:
         """Wait for what is on its way, write down what became of it and return that.
@@ -109,17 +114,23 @@ class Notices:
         try:
             threading.Thread(target=self._work, args=(sending,), name=f"notice {sending.name}", daemon=True).start()
         except RuntimeError as error:  # no more threads
+            sending.is_over.set()
             self._end(sending, Delivery(name=sending.name, status="failed", attempts=0, detail=str(error)))
 
     def _work(self, sending: _Sending) -> None:
         try:
+            if sending.before is not None:
+                sending.before.is_over.wait(max(sending.until - time.monotonic(), 0.0))
             delivery = self._deliver(sending)
         except BaseException as error:  # also SystemExit: nobody would be told that this thread is gone
             delivery = Delivery(name=sending.name, status="failed", attempts=0, detail=f"broke: {type(error).__name__}")
+        sending.is_over.set()
         self._results.put((sending, delivery))
 
     def _deliver(self, sending: _Sending) -> Delivery:
         """Try until it is delivered, or another attempt would be in vain or too late."""
+        if self._cancelled.is_set():
+            return Delivery(name=sending.name, status="failed", attempts=0, detail="stopped before it began")
         body = notice_bytes(sending.notice)
         attempts, pause = 0, _FIRST_PAUSE
         while True:
@@ -136,7 +147,10 @@ class Notices:
     def _attempt(self, sending: _Sending, body: bytes, timeout: float) -> Attempt:
         config, notice = sending.config, sending.notice
         redactor = notice_redactor(self._settings)
+        # Imported where they are needed: the start gate of a service does not wait for a library that speaks HTTP.
         if config.command is not None:
+            from release_tasks.notices.command import tell_command
+
             return tell_command(
                 config.command,
                 body,
@@ -150,6 +164,8 @@ class Notices:
         if unset:
             detail = f"not set in this environment: {', '.join(unset)}"
             return Attempt(is_delivered=False, detail=detail, is_final=True)
+        from release_tasks.notices.webhook import tell_webhook
+
         return tell_webhook(
             config.webhook or os.environ[config.webhook_env or ""],
             body,

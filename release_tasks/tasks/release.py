@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context, call
 
-from release_tasks.errors import LockHeld, UsageError
+from release_tasks.errors import UsageError
 from release_tasks.executor import recall, record, runs_under_stage_executor, stage
 from release_tasks.tasks.diagnose import diagnose
 from release_tasks.tasks.diff import diff
@@ -102,14 +102,20 @@ def prepare(
         run = _preflight_of(ctx, health_url, strict)
         if junit:
             _write_junit(run, Path(junit))
-        from release_tasks.prepare import PrepareRequest
-        from release_tasks.prepare import prepare as prepare_release
         from release_tasks.report.summaries import show_manifest
+        from release_tasks.stages.preparing import prepare_release
         from release_tasks.storage.codec import encode
 
-        request = PrepareRequest(release_id=release_id or run.release_id, retention=keep, health_url=health_url)
         with current.progress() as emit:
-            manifest = prepare_release(current.settings, run.report, request, emit)
+            manifest = prepare_release(
+                current.settings,
+                preflight=run,
+                release_id=release_id,
+                retention=keep,
+                health_url=health_url,
+                emit=emit,
+                notices=current.notices,
+            )
         current.document(encode(manifest))
         if not current.as_json:
             show_manifest(current.screen, manifest)
@@ -140,23 +146,21 @@ def rollback(
     """Restore the newest or a given snapshot whole, restart, ask health, and write it down."""
     with session(ctx, json) as current:
         from release_tasks.report.summaries import show_outcome
-        from release_tasks.rollback.engine import RollbackRequest
-        from release_tasks.rollback.engine import rollback as roll_back
+        from release_tasks.stages.restoring import roll_back
         from release_tasks.storage.codec import encode
 
-        request = RollbackRequest(
-            snapshot_id=snapshot,
-            health_url=url_flag("health-url", health_url),
-            restart_command=text_flag("restart-command", restart_command),
-            force=force,
-            wait=duration_flag("wait", wait, 0.0),
-        )
-        _require_assets(current)
+        typed: dict[str, Any] = {
+            "snapshot_id": snapshot,
+            "health_url": url_flag("health-url", health_url),
+            "restart_command": text_flag("restart-command", restart_command),
+            "force": force,
+            "wait": duration_flag("wait", wait, 0.0),
+        }
         if plan or current.is_dry:
-            _show_plan(current, request)
+            _show_plan(current, typed)
             return
         with current.progress() as emit:
-            outcome = roll_back(current.settings, request, emit)
+            outcome = roll_back(current.settings, **typed, emit=emit, notices=current.notices)
         current.document(encode(outcome))
         if not current.as_json:
             show_outcome(current.screen, outcome)
@@ -167,12 +171,11 @@ def rollback(
 def recover(ctx: Context, json: bool = False) -> None:
     """Finish or undo an interrupted rollback; quick and harmless when there is nothing to do."""
     with session(ctx, json) as current:
-        from release_tasks.rollback.recovery import pending, recover
+        from release_tasks.stages.restoring import recover
         from release_tasks.storage.codec import encode
 
-        _require_assets(current)
         with current.progress() as emit:
-            report = pending(current.settings) if current.is_dry else recover(current.settings, emit=emit)
+            report = recover(current.settings, look_only=current.is_dry, emit=emit, notices=current.notices)
         current.document(encode(report))
         if not current.as_json:
             current.screen.verdict(report.status, report.detail)
@@ -242,7 +245,7 @@ def run_gates(
     strict: bool = False,
 ) -> PreflightRun:
     """Run gates with progress on stderr; what ``gate.*`` and ``release.preflight`` have in common."""
-    from release_tasks.preflight.engine import run_preflight
+    from release_tasks.stages.preparing import run_preflight
 
     with current.progress() as emit:
         return run_preflight(
@@ -275,27 +278,14 @@ def show_preflight(current: Session, run: PreflightRun) -> None:
 
 def _release_id_of(current: Session, typed: str | None, *, is_release: bool) -> str:
     """Return the id that logs and manifest go by; refuses a taken one before any gate has run."""
-    from release_tasks.application import default_release_id, describe_application
-    from release_tasks.storage.clock import compact
-
     if not is_release:
-        return f"preflight-{compact()}"
-    from release_tasks.attestation.signing import signer_of
-    from release_tasks.pipeline import Pipeline
-    from release_tasks.prepare import require_new_release_id
-    from release_tasks.rollback.recovery import recover
-    from release_tasks.storage.lock import current_holder
+        from release_tasks.storage.clock import compact
 
-    _require_assets(current)
-    holder = current_holder(current.settings.release.root)
-    if holder is not None:  # known before the gates have run for ten minutes, not after
-        raise LockHeld(f"Another run is at work: {holder}. Prepare again when it is done.")
-    with current.progress() as emit:  # gates must not look at a state that is half old, half new
-        recover(current.settings, "release.prepare", emit)
-    release_id = typed or default_release_id(describe_application(current.settings))
-    require_new_release_id(Pipeline(current.settings.release.root), release_id)
-    signer_of(current.settings)
-    return release_id
+        return f"preflight-{compact()}"
+    from release_tasks.stages.preparing import begin_release
+
+    with current.progress() as emit:
+        return begin_release(current.settings, typed, emit=emit, notices=current.notices)
 
 
 def _preflight_of(ctx: Context, health_url: str | None, strict: bool) -> PreflightRun:
@@ -313,14 +303,6 @@ def _preflight_of(ctx: Context, health_url: str | None, strict: bool) -> Preflig
     return result
 
 
-def _require_assets(current: Session) -> None:
-    if not current.settings.release.assets:
-        raise UsageError(
-            f"release.assets names nothing to capture or restore (in {current.settings.project}). "
-            "Name the database, folders and files of the service."
-        )
-
-
 def _write_junit(run: PreflightRun, path: Path) -> None:
     from release_tasks.report.junit import junit_xml
     from release_tasks.storage.durable import write_atomic
@@ -336,7 +318,9 @@ def _show_dry_gates(current: Session, only: list[str], skip: list[str]) -> None:
 
 
 def _show_dry_prepare(current: Session) -> None:
-    _require_assets(current)
+    from release_tasks.stages.around import require_assets
+
+    require_assets(current.settings)
     assets = {key: str(asset.path) for key, asset in current.settings.release.assets.items()}
     current.document({"status": "dry", "assets": assets})
     if not current.as_json:
@@ -345,12 +329,12 @@ def _show_dry_prepare(current: Session) -> None:
             current.screen.note(f"{key}: {path}")
 
 
-def _show_plan(current: Session, request: Any) -> None:
-    from release_tasks.rollback.preview import preview
+def _show_plan(current: Session, typed: dict[str, Any]) -> None:
+    from release_tasks.stages.restoring import plan_rollback
     from release_tasks.storage.codec import encode
 
     with current.progress() as emit:
-        plan = preview(current.settings, request, emit)
+        plan = plan_rollback(current.settings, **typed, emit=emit)
     current.document({"status": "planned", **encode(plan)})
     if not current.as_json:
         current.screen.verdict("planned", f"rollback to {plan.snapshot_id}; nothing was changed")

@@ -21,6 +21,7 @@ from release_tasks.tasks.settings import is_dry, settings_of
 if TYPE_CHECKING:
     from release_tasks.config.schema import Settings
     from release_tasks.events import Emit
+    from release_tasks.notices.sending import Notices
     from release_tasks.report.terminal import Screen
 
 __all__ = ["Session", "duration_flag", "number_flag", "session", "text_flag", "url_flag", "words_flag"]
@@ -55,6 +56,13 @@ class Session:
 
         with display_for(self.screen, os.environ) as display:
             yield display
+
+    @functools.cached_property
+    def notices(self) -> Notices:
+        """What the stage announces with; the task waits for it once its own answer is given."""
+        from release_tasks.notices.sending import Notices
+
+        return Notices(self.settings, self.screen.step)
 
     def document(self, value: dict[str, Any]) -> None:
         """Make ``value`` the one JSON document, if that was asked for; it is printed when the task ends."""
@@ -96,6 +104,7 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
     it is shown only with INVOKE_DEBUG set. Defects of this package come through as they are.
     """
     current = Session(ctx, as_json)
+    ended: Exit | None = None
     try:
         with interruptible(), _stdout_kept_free() if as_json else contextlib.nullcontext():
             yield current
@@ -104,18 +113,44 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
     except UsageExit:
         raise
     except StageError as error:
-        raise _ended(current, error.exit_code, error.message) from None
+        ended = _ended(current, error.exit_code, error.message)
     except (Interrupted, KeyboardInterrupt) as error:
-        code = error.exit_code if isinstance(error, Interrupted) else ExitCode.SIGINT
-        raise _ended(current, code, "Interrupted; nothing is left half-done.") from None
+        _give_notices_up(current)
+        ended = _ended(current, _code_of(error), "Interrupted; nothing is left half-done.")
     except BrokenPipeError:
         # The reader of our output went away; pointing stdout elsewhere keeps Python from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        raise Exit(code=int(current.exit_code)) from None
+        ended = Exit(code=int(current.exit_code))
     except OSError as error:
-        raise _ended(current, ExitCode.NEGATIVE, sentence_of(error)) from None
-    if current.exit_code is not ExitCode.DONE:
-        raise Exit(code=int(current.exit_code))
+        ended = _ended(current, ExitCode.NEGATIVE, sentence_of(error))
+    if ended is None and current.exit_code is not ExitCode.DONE:
+        ended = Exit(code=int(current.exit_code))
+    stopped = _await_notices(current)
+    if ended is None and stopped is not None:
+        # The result stands, but whoever stops a run wants nothing of it to go on, such as a deploy after a prepare.
+        ended = Exit(message="Interrupted while notices were sent; the result above stands.", code=int(stopped))
+    if ended is not None:
+        raise ended
+
+
+def _await_notices(current: Session) -> ExitCode | None:
+    """Wait for notices that are on their way; returns the exit code of the signal that ended that, if one did."""
+    if "notices" in vars(current):
+        try:
+            with interruptible():
+                current.notices.finish()
+        except (Interrupted, KeyboardInterrupt) as error:
+            return _code_of(error)
+    return None
+
+
+def _give_notices_up(current: Session) -> None:
+    if "notices" in vars(current):
+        current.notices.give_up()
+
+
+def _code_of(error: Interrupted | KeyboardInterrupt) -> ExitCode:
+    return error.exit_code if isinstance(error, Interrupted) else ExitCode.SIGINT
 
 
 @contextlib.contextmanager

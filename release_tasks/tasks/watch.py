@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from invoke import Context
 
-from release_tasks.errors import ExitCode, UsageError
+from release_tasks.errors import ExitCode
 from release_tasks.executor import stage
 from release_tasks.tasks.session import Session, duration_flag, session, url_flag
 
@@ -36,15 +36,15 @@ def watch(
     """Watch a release after its deploy: healthy, degraded or inconclusive; exit 0 only when healthy."""
     with session(ctx, json) as current:
         from release_tasks.report.watching import show_watch
+        from release_tasks.stages.observing import watch_release
         from release_tasks.storage.codec import encode
-        from release_tasks.watch.watching import watch as watch_service
 
         settings = _as_typed(current, for_, interval, rollback, health_url)
         if current.is_dry:
             _show_dry(current, settings)
             return
         with current.progress() as emit:
-            report = watch_service(settings, emit=emit)
+            report = watch_release(settings, emit=emit, notices=current.notices)
         document = encode(report)
         current.document(document)
         if not current.as_json:
@@ -56,19 +56,16 @@ def _as_typed(
     current: Session, for_: str | None, interval: str | None, rollback: bool, health_url: str | None
 ) -> Settings:
     """Return the configuration with what was typed in its place; raises UsageError."""
-    from attrs import evolve
+    from release_tasks.stages.observing import watch_settings
 
-    from release_tasks.config.schema import Duration
-
-    release = current.settings.release
-    rules, health = release.watch, release.health
-    length, pause = duration_flag("for", for_, rules.for_), duration_flag("interval", interval, rules.interval)
-    for name, seconds in (("for", length), ("interval", pause)):
-        if seconds <= 0:
-            raise UsageError(f"--{name}: expected a duration above 0.")
-    rules = evolve(rules, for_=Duration(length), interval=Duration(pause), rollback=rollback or rules.rollback)
-    health = evolve(health, url=url_flag("health-url", health_url) or health.url)
-    return evolve(current.settings, release=evolve(release, watch=rules, health=health))
+    rules = current.settings.release.watch
+    return watch_settings(
+        current.settings,
+        length=duration_flag("for", for_, rules.for_),
+        interval=duration_flag("interval", interval, rules.interval),
+        rollback=rollback,
+        health_url=url_flag("health-url", health_url),
+    )
 
 
 def _show_dry(current: Session, settings: Settings) -> None:

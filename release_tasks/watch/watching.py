@@ -14,7 +14,7 @@ from release_tasks.errors import ExitCode, Interrupted, StageFailed, UsageError,
 from release_tasks.events import Emit, LookTaken, Noted, ignore, shielded
 from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import Pipeline
-from release_tasks.records import Baseline, RollbackOutcome
+from release_tasks.records import Baseline, Manifest, RollbackOutcome
 from release_tasks.storage.clock import timestamp
 from release_tasks.storage.lock import current_holder
 from release_tasks.watch.judgement import Counts, Verdict, VerdictStatus, count, degradation, judge
@@ -28,7 +28,7 @@ from release_tasks.watch.response import (
 )
 from release_tasks.watch.samples import Sample, take_sample
 
-__all__ = ["Clock", "WatchReport", "require_watchable", "watch"]
+__all__ = ["Clock", "Degraded", "WatchReport", "require_watchable", "watch"]
 
 _SAMPLES_TOLD = 50
 _LONGEST_WAIT = 0.1  # a signal that another thread got is acted on when the main thread wakes up
@@ -69,6 +69,16 @@ class WatchReport:
 
 
 @frozen(kw_only=True)
+class Degraded:
+    """A verdict that is about to be answered; ``goes_back`` says that ``snapshot_id`` is rolled back to now."""
+
+    release: Manifest | None
+    reasons: list[str]
+    snapshot_id: str | None
+    goes_back: bool
+
+
+@frozen(kw_only=True)
 class _Seen:
     """All looks of a watch. ``unseen`` and ``watched`` are in seconds; ``stop`` is the signal that ended it."""
 
@@ -83,11 +93,13 @@ def watch(
     *,
     clock: Clock | None = None,
     emit: Emit = ignore,
+    on_degraded: Callable[[Degraded], None] = lambda verdict: None,
 ) -> WatchReport:
     """Look at the service as ``release.watch`` says, judge it, and roll back once if that is wanted and called for.
 
-    Returns a report, also after a signal. Raises UsageError when there is nothing to ask, or too seldom, StageFailed
-    while an interrupted rollback waits to be finished: its state is no release to judge.
+    ``on_degraded`` is called before anything is rolled back, which waits for it. Returns a report, also after a signal.
+    Raises UsageError when there is nothing to ask, or too seldom, StageFailed while an interrupted rollback waits to be
+    finished: its state is no release to judge.
     """
     emit = shielded(emit)
     require_watchable(settings)
@@ -107,7 +119,7 @@ def watch(
     if seen.stop is not None:  # whoever stops a watch wants nothing more of it
         response = Response(exit_code=seen.stop.exit_code)
     elif verdict.status == "degraded":
-        response = _answer(settings, pipeline, ground, verdict, seen, emit)
+        response = _answer(settings, pipeline, ground, verdict, seen, emit, on_degraded)
     else:
         response = Response(exit_code=ExitCode.DONE if verdict.status == "healthy" else ExitCode.NEGATIVE)
     diagnostics += response.diagnostics + _written_down(pipeline, ground, verdict, counts, response)
@@ -207,15 +219,21 @@ def _answer(
     verdict: Verdict,
     seen: _Seen,
     emit: Emit,
+    on_degraded: Callable[[Degraded], None],
 ) -> Response:
     """Write the evidence down, then roll back if that is wanted; without the one there is not the other."""
     is_wanted = settings.release.watch.rollback
     is_acted_on = is_wanted and not ground.hindrance
+    degraded = Degraded(
+        release=ground.release, reasons=verdict.reasons, snapshot_id=ground.snapshot_id, goes_back=is_acted_on
+    )
     try:
         record_degraded(pipeline, ground, verdict, count(seen.samples), seen.samples, is_acted_on)
     except OSError as error:
+        on_degraded(evolve(degraded, goes_back=False))
         told = f"The evidence could not be written down: {sentence_of(error)}"
         return Response(diagnostics=[f"{told} Therefore it was not rolled back." if is_wanted else told])
+    on_degraded(degraded)
     if is_wanted:
         return roll_back_once(settings, ground, emit)
     return Response(

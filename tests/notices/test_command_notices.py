@@ -7,6 +7,7 @@ import os
 import signal
 import threading
 import time
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -91,11 +92,9 @@ def test_a_command_that_is_not_there(settings_with: SettingsWith, failed: Make) 
 
 
 @pytest.mark.parametrize("command", ["sleep 100", "trap '' TERM; sleep 100 & wait; sleep 100"])
-def test_a_command_that_hangs_is_ended_whole(
-    command: str, settings_with: SettingsWith, failed: Make, tmp_path: Path
-) -> None:
+def test_a_command_that_hangs_is_ended_whole(command: str, settings_with: SettingsWith, failed: Make) -> None:
     """With what it started, also when it ignores SIGTERM."""
-    word = f"/{tmp_path.name}-hanging"
+    word = f"tag{uuid.uuid4().hex}"
     began = time.monotonic()
     settings = settings_with(pager={"command": f": {word}; {command}; :", "timeout": "300ms", "retries": 0})
     (delivery,) = send(settings, failed)
@@ -148,12 +147,21 @@ def test_all_are_told_side_by_side(settings_with: SettingsWith, failed: Make) ->
     assert [event["event"] for event in events(settings)] == ["notice.sent"] * 4
 
 
+def test_one_receiver_is_told_in_order(settings_with: SettingsWith, failed: Make) -> None:
+    """What happened first is not overtaken, however quick the second is told."""
+    settings = settings_with(pager={"command": "test -e told || sleep 0.5; cat >> told; echo >> told"})
+    first, second = failed(settings), failed(settings)
+    with Notices(settings) as notices:
+        notices.announce(lambda: first)
+        notices.announce(lambda: second)
+    lines = (settings.project / "told").read_text().splitlines()
+    assert [json.loads(line)["id"] for line in lines] == [first.id, second.id]
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_sending_at_once(
-    number: signal.Signals, settings_with: SettingsWith, failed: Make, tmp_path: Path
-) -> None:
+def test_a_signal_ends_sending_at_once(number: signal.Signals, settings_with: SettingsWith, failed: Make) -> None:
     """Nothing of the command is left, what became of it is on record, and the signal goes on its way."""
-    word = f"/{tmp_path.name}-hanging"
+    word = f"tag{uuid.uuid4().hex}"
     settings = settings_with(pager={"command": f": {word}; touch begun; sleep 100; :", "timeout": "60s"})
 
     def interrupt() -> None:
