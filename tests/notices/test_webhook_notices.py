@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import hmac
 import json
+import re
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -237,3 +239,13 @@ def test_the_document_stays_small(settings_with: SettingsWith) -> None:
     settings = settings_with(chat={"command": "true"})
     notice = about_failure(settings, "release.rollback", "y" * 9999, diagnostics=["\N{PILE OF POO}" * 9999] * 999)
     assert len(notice_bytes(notice)) < 512 << 10 and len(notice.diagnostics) == 20
+
+
+def test_the_page_shows_every_key(settings_with: SettingsWith, failed: Make) -> None:
+    """docs/notices.md has an example of the document and explains each key of it."""
+    page = (Path(__file__).parents[2] / "docs" / "notices.md").read_text()
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    document = json.loads(notice_bytes(failed(settings_with(chat={"command": "true"}))))
+    assert json.loads(example).keys() == document.keys()
+    explained = set(re.findall(r"`(\w+)`", page.partition("## What is said")[2].partition("```json")[0]))
+    assert document.keys() <= explained
