@@ -68,6 +68,13 @@ def site(ctx: Context, output: str = "memory/site") -> None:
 
 
 @task
+def screenshots(ctx: Context) -> None:
+    """Take the pictures of docs/report.md anew; it needs the extra `browser`, and Chromium."""
+    command = f"{sys.executable} '{HERE / 'tests' / 'report' / 'screenshots.py'}' '{HERE / 'docs' / 'images'}'"
+    ctx.run(command, in_stream=False)
+
+
+@task
 def check(ctx: Context) -> None:
     """Run what CI runs before the tests: style, types, import walls."""
     for command in ("ruff check .", "ruff format --check .", "mypy", "lint-imports --config setup.cfg"):
@@ -78,4 +85,4 @@ ns = Collection()
 for collection in suite.collections.values():
     ns.add_collection(collection)
 ns.add_task(demo)
-ns.add_collection(Collection("dev", build=build, docs=docs, site=site, check=check))
+ns.add_collection(Collection("dev", build=build, docs=docs, site=site, screenshots=screenshots, check=check))

@@ -152,7 +152,7 @@ def test_all_logs_together_have_a_limit(tmp_path: Path) -> None:
     for check in checks:
         (tmp_path / f"{check.id}.log").write_text("x" * 100 + "\n" + "y" * (70 << 10))
     logs = [gate.log for gate in gates_of(checks, tmp_path)]
-    assert sum(log.shown for log in logs if log) <= 768 << 10
+    assert sum(log.shown for log in logs if log) <= 512 << 10
     assert logs[-1] is not None and not logs[-1].text and logs[-1].size > 0
 
 

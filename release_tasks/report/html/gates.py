@@ -16,9 +16,10 @@ from release_tasks.storage.printable import output_lines
 
 __all__ = ["MOST_GATES", "gates_of"]
 
-MOST_GATES = 100
+MOST_GATES = 60
 _LOG_BYTES = 64 << 10
-_ALL_LOGS_BYTES = 768 << 10  # of the whole page: it is mailed, and opened on a phone
+_ALL_LOGS_BYTES = 512 << 10  # of the whole page: it is mailed, and opened on a phone
+_TAIL_TEXT = 4 << 10
 _LABELS = (
     ("url", "Asked"),
     ("path", "File"),
@@ -57,7 +58,7 @@ def _gate(check: Check, log: Log | None) -> Gate:
         is_advisory=check.advisory,
         command=text(check.command) if check.command is not None else None,
         facts=_facts(told),
-        tail=texts(told.get("outputTail") or told.get("bodyTail"), most=40, limit=1000),
+        tail=_tail(told.get("outputTail") or told.get("bodyTail")),
         next=text(told["next"]) if told.get("next") else None,
         log=log,
     )
@@ -74,8 +75,15 @@ def _result(check: Check) -> tuple[str, Tone]:
 
 
 def _facts(told: dict[str, Any]) -> list[tuple[str, str]]:
-    facts = [(label, text(told[key], 500)) for key, label in _LABELS if told.get(key) is not None]
-    return facts + [(label, item) for key, label in _LISTS for item in texts(told.get(key), most=20)]
+    facts = [(label, text(told[key], 300)) for key, label in _LABELS if told.get(key) is not None]
+    return facts + [(label, item) for key, label in _LISTS for item in texts(told.get(key), most=10, limit=300)]
+
+
+def _tail(lines: Any) -> list[str]:
+    tail = texts(lines[-20:], most=20, limit=1000) if isinstance(lines, list) else []
+    while sum(len(line) for line in tail) > _TAIL_TEXT:
+        tail.pop(0)
+    return tail
 
 
 def _log(path: Path, room: int) -> Log | None:

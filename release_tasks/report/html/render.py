@@ -85,7 +85,7 @@ def _offset(value: str | None, since: str | None) -> str:
     later, earlier = moment(value), moment(since)
     if later is None or earlier is None or later < earlier:
         return ""
-    return f"+{span((later - earlier).total_seconds())}"
+    return span((later - earlier).total_seconds())
 
 
 def _percent(share: float) -> str:

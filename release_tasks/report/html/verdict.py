@@ -71,7 +71,8 @@ def _rolled_back(rollbacks: Sequence[Rollback]) -> str:
     if last.status == "in_progress":
         return f"A rollback by {last.actor} began, and no end of it is recorded: inv release.recover"
     if last.status == "restored":
-        return f"It was taken back by {last.actor}: the state before it is live, and the service got well on it."
+        got_well = ", and the service got well on it" if isinstance(last.health, dict) else ""
+        return f"It was taken back by {last.actor}: the state before it is live{got_well}."
     return f"It was taken back by {last.actor}, and the service did not get well on the state before it."
 
 

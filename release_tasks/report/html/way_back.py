@@ -74,6 +74,7 @@ def _possible(
 def _code_note(before: Manifest | None) -> str:
     if before is None:
         return f"{_CODE} Put the code that belongs to it back yourself."
-    commit = f", commit {text(before.git_commit, 12)}" if before.git_commit else ""
     version = text(before.app_version, 100) or "unknown version"
-    return f"{_CODE} Put that of {before.release_id} ({version}{commit}) back first."
+    commit = f"commit {(before.git_commit or '')[:12]}" if before.git_commit else ""
+    known = ", ".join(part for part in (version, commit) if part and part != before.release_id)
+    return f"{_CODE} Put that of {before.release_id}{f' ({known})' if known else ''} back first."
