@@ -24,7 +24,7 @@ from release_tasks.events import (
     StepBegan,
 )
 from release_tasks.interrupt import uninterrupted
-from release_tasks.report.layout import fitting_lines, shortened
+from release_tasks.report.layout import fitting_lines, shortened, wrapped
 from release_tasks.report.terminal import Look, style_of
 from release_tasks.report.transfers import Standing, Transfers, shown_size
 from release_tasks.storage.printable import printable
@@ -174,7 +174,7 @@ class _Drawer:
                 self._step = (now, printable(str(event)))
             case Noted(sentence):
                 self._settle_looks()
-                self._settled.append(Text(f"{self._signs.mark} {printable(sentence)}"))
+                self._settle_sentence(printable(sentence))
             case GateBegan(gate):
                 self._gates[gate] = now
             case GateEnded(check):
@@ -196,9 +196,13 @@ class _Drawer:
             began, told = self._step
             moved = self._transfers.moved()
             size = f"{shown_size(moved)}, " if moved else ""
-            self._settled.append(Text(f"{self._signs.mark} {told}  {size}{now - began:.1f} s", style="dim"))
+            self._settle_sentence(f"{told}  {size}{now - began:.1f} s", "dim")
         self._step, self._transfers = None, Transfers()
         self._asked.pop(None, None)
+
+    def _settle_sentence(self, text: str, style: str = "") -> None:
+        for line in wrapped(f"{self._signs.mark} {text}", self._width, "  "):
+            self._settled.append(Text(line, style=style))
 
     def _settle_looks(self) -> None:
         for line in self._look_lines():
@@ -216,7 +220,7 @@ class _Drawer:
         turn = self._signs.spinner[int(now / _TICK) % len(self._signs.spinner)]
         if self._step is not None:
             began, told = self._step
-            lines.append(self._fitted(f"{turn} {told}  {now - began:.0f} s"))
+            lines.append(self._fitted(f"{turn} {told}", f"  {now - began:.0f} s"))
         for gate, began in list(self._gates.items())[:_MOST_GATES]:
             asked = self._asked_line(gate, now)
             lines.append(self._fitted(f"{turn} gate {gate}  {now - began:.0f} s{'  ' if asked else ''}{asked}"))
@@ -262,8 +266,10 @@ class _Drawer:
         if status != "passed":
             told = f"{told}  {' '.join(printable(detail).split())}"
         sign = self._signs.results[status]
-        return Text.assemble((sign, style_of(status)), self._fitted(f" {told}", len(sign)))
+        line = self._fitted(f"{sign} {told}")
+        line.stylize(style_of(status), 0, len(sign))
+        return line
 
-    def _fitted(self, line: str, taken: int = 0) -> Text:
+    def _fitted(self, line: str, tail: str = "") -> Text:
         # One cell less than there are: a full line makes some terminals begin another one.
-        return Text(shortened(line, self._width - 1 - taken, self._signs.ellipsis))
+        return Text(shortened(line, self._width - 1 - len(tail), self._signs.ellipsis) + tail)

@@ -1,0 +1,281 @@
+"""Real tasks on a pseudo-terminal: what fits, what stays plain, and what a terminal that hangs up changes: nothing."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pty
+import re
+import signal
+import sqlite3
+import struct
+import subprocess
+import sys
+import termios
+import threading
+import time
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+import pytest
+from rich.cells import cell_len
+
+pytestmark = pytest.mark.slow
+
+_ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
+RELEASE = "1.22.333-rc.4-of-a-name-that-is-long"
+TASKS = [
+    "gate.run count",
+    "release.preflight",
+    "release.prepare --release-id other",
+    "release.prepare",
+    "release.status",
+    "release.verify",
+    "release.audit",
+    f"release.diff {RELEASE} no-such-release",
+    f"release.diff {RELEASE} newer",
+    "release.drill",
+    "release.diagnose",
+    "release.watch --for 1s --interval 200ms",
+    "release.rollback --plan",
+    "release.rollback --force --restart-command false",
+    "release.rollback --snapshot nowhere",
+    "release.recover",
+    "release.status --limit soon",
+    "pairing.list telegram",
+    "pairing.approve telegram NOSUCHCODE",
+]
+
+
+class Shown:
+    """What one command line did on a terminal of its own."""
+
+    def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
+        self.process = process
+        self.data = b""
+        self._master = master
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while True:
+            try:
+                data = os.read(self._master, 65536)
+            except OSError:  # EIO: the last one that had it open is gone
+                break
+            self.data += data
+        os.close(self._master)
+
+    def wait_for(self, text: str) -> None:
+        """Wait until this was shown."""
+        until = time.monotonic() + 60
+        while text.encode() not in self.data:
+            assert time.monotonic() < until, self.data
+            time.sleep(0.01)
+
+    def end(self) -> int:
+        """Wait for its end and return the exit code."""
+        code = self.process.wait(timeout=90)
+        self._thread.join()
+        return code
+
+    def lines(self) -> list[str]:
+        """Every line that was ever drawn, without what moves the cursor and colours."""
+        text = _ESCAPES.sub("\r", self.data.decode())
+        return [line for line in re.split(r"[\r\n]+", text) if line]
+
+
+@pytest.fixture
+def healthy() -> Iterator[str]:
+    """The URL of a service that is well."""
+
+    class Well(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(b'{"ok": true, "data": {"status": "ok"}}')
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Well)
+    thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_address[1]}/health"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def project(scratch: Any, healthy: str) -> Any:
+    """A project of two releases with long names, a database and a gate that fails."""
+    release = scratch.configuration["release"]
+    release["health"]["url"] = healthy
+    release["reliability"] = {"url": healthy.replace("health", "reliability")}
+    release["assets"]["database"] = {"sqlite": "app.db"}
+    with sqlite3.connect(scratch.root / "app.db") as database:
+        database.execute("CREATE TABLE t(x)")
+        database.executemany("INSERT INTO t VALUES (randomblob(4000))", [()] * 2000)
+    database.close()
+    assert scratch.run("release.prepare", "--release-id", RELEASE).returncode == 0
+    (scratch.root / "state.txt").write_text("two")
+    assert scratch.run("release.prepare", "--release-id", "newer").returncode == 0
+    release["gates"]["fails"] = {"command": "echo 'a line of output of a gate ' $(seq 40); exit 3"}
+    scratch.write()
+    return scratch
+
+
+@pytest.fixture
+def on_terminal() -> Iterator[Callable[..., Shown]]:
+    """Return a starter of command lines on a terminal; every one is ended with the test."""
+    started: list[Shown] = []
+
+    def start(scratch: Any, words: str, columns: int = 80, **variables: str) -> Shown:
+        master, slave = pty.openpty()
+        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
+        kept = {k: v for k, v in scratch.variables.items() if k not in ("CI", "NO_COLOR", "LC_ALL", "COLUMNS")}
+        environment = {**kept, "TERM": "xterm-256color", "LANG": "C.UTF-8", **variables}
+        process = subprocess.Popen(
+            [*scratch.command, *words.split()],
+            cwd=scratch.root,
+            env=environment,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+        )
+        os.close(slave)
+        started.append(Shown(process, master))
+        return started[-1]
+
+    yield start
+    for shown in started:
+        if shown.process.poll() is None:
+            shown.process.kill()
+        shown.end()
+
+
+def too_wide(line: str, columns: int) -> bool:
+    """Whether a line that could have been broken was not; a command and a word stay whole, to be copied."""
+    text = re.sub(r"inv [\w.]+( --[\w-]+( [\w.-]+)?)*", lambda found: found[0].replace(" ", "_"), line.strip())
+    return cell_len(line) > columns and " " in text.rstrip(".:")
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("columns", [80, 60])
+def test_every_answer_fits_the_terminal(project: Any, on_terminal: Callable[..., Shown], columns: int) -> None:
+    """No line is wider, and nothing but an answer comes out, whatever the verdict is."""
+    for words in TASKS:
+        shown = on_terminal(project, words, columns)
+        assert shown.end() in (0, 1, 2), words
+        assert b"Traceback" not in shown.data, words
+        assert [line for line in shown.lines() if too_wide(line, columns)] == [], words
+        if b"\x1b[?25l" in shown.data:
+            assert shown.data.rindex(b"\x1b[?25h") > shown.data.rindex(b"\x1b[?25l"), words
+
+
+@pytest.mark.parametrize(
+    "variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"CI": "true"}], ids=lambda wish: "=".join(*wish.items())
+)
+def test_no_escape_where_none_is_wanted(
+    project: Any, on_terminal: Callable[..., Shown], variables: dict[str, str]
+) -> None:
+    """Progress is lines, and the answers have neither colours nor movements; they still fit."""
+    for words in ("release.preflight", "release.prepare --release-id third", "release.status", "release.verify"):
+        shown = on_terminal(project, words, **variables)
+        shown.end()
+        assert b"\x1b" not in shown.data, words
+        assert [line for line in shown.lines() if too_wide(line, 80)] == [], words
+    assert b"> gate count\r\n" in on_terminal_data(on_terminal(project, "gate.run count", **variables))
+
+
+def on_terminal_data(shown: Shown) -> bytes:
+    """What it showed until its end."""
+    shown.end()
+    return shown.data
+
+
+def test_letters_that_a_terminal_has_not_are_replaced(project: Any, on_terminal: Callable[..., Shown]) -> None:
+    """Under the C locale and ASCII not one other byte comes out, whatever a gate says; JSON spells it in ASCII."""
+    project.configuration["release"]["gates"]["fails"] = {"command": "echo 'caf\u00e9 \u65e5\u672c \u2713'; exit 1"}
+    project.write()
+    for words in ("release.preflight", "gate.run fails", "release.status", "release.preflight --json"):
+        shown = on_terminal(project, words, LC_ALL="C", PYTHONIOENCODING="ascii")
+        assert shown.end() in (0, 1), shown.data
+        assert b"Traceback" not in shown.data and shown.data.isascii(), words
+    variables = {**project.variables, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
+    command = [*project.command, "release.preflight", "--json"]
+    piped = subprocess.run(command, cwd=project.root, env=variables, capture_output=True, check=False, timeout=60)
+    assert piped.returncode == 1 and piped.stdout.isascii()
+    assert "caf\\u00e9" in piped.stdout.decode()
+
+
+def test_a_pipe_gets_a_line_a_row_and_no_escape(project: Any) -> None:
+    """Ids stay whole on their row, times are complete: programs read this."""
+    done = project.run("release.status")
+    assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr
+    row = next(line for line in done.stdout.splitlines() if line.startswith(RELEASE))
+    assert re.match(rf"{re.escape(RELEASE)}  ready +\S+T\S+Z  {re.escape(RELEASE)}_snapshot_\d+", row)
+
+
+def test_ctrl_c_gives_the_cursor_back(project: Any, on_terminal: Callable[..., Shown]) -> None:
+    """In the middle of a gate: 130, the display is gone, and the sentence stands below what is done."""
+    project.configuration["release"]["gates"] = {"long": {"command": "sleep 60"}}
+    project.write()
+    shown = on_terminal(project, "release.preflight")
+    shown.wait_for("gate long")
+    os.killpg(shown.process.pid, signal.SIGINT)
+    assert shown.end() == 130
+    assert shown.data.rindex(b"\x1b[?25h") > shown.data.rindex(b"\x1b[?25l")
+    assert shown.lines()[-1] == "Interrupted; nothing is left half-done."
+
+
+RESTORED = "release.rollback --force"
+
+
+def test_a_rollback_whose_reader_went_away_is_restored(project: Any) -> None:
+    """stderr is a pipe that nobody reads any more, from the first line on: exit 0, and the state is back."""
+    (project.root / "state.txt").write_text("three")
+    reader, writer = os.pipe()
+    process = subprocess.Popen(
+        [*project.command, *RESTORED.split()],
+        cwd=project.root,
+        env=project.variables,
+        stdout=subprocess.PIPE,
+        stderr=writer,
+    )
+    os.close(writer)
+    os.close(reader)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert out.startswith(b"RESTORED")
+    assert (project.root / "state.txt").read_text() == "two"
+
+
+def test_a_rollback_whose_terminal_hangs_up_is_restored(project: Any) -> None:
+    """The display gets EIO in the middle of it; what the service has is whole all the same."""
+    (project.root / "state.txt").write_text("three")
+    master, slave = pty.openpty()
+    process = subprocess.Popen(
+        [*project.command, *RESTORED.split()],
+        cwd=project.root,
+        env={**{k: v for k, v in project.variables.items() if k != "CI"}, "TERM": "xterm"},
+        stdout=subprocess.PIPE,
+        stderr=slave,
+    )
+    os.close(slave)
+    os.read(master, 1)
+    os.close(master)
+    out, _ = process.communicate(timeout=60)
+    assert process.returncode == 0, out
+    assert out.startswith(b"RESTORED")
+    assert (project.root / "state.txt").read_text() == "two"
+
+
+def test_the_tasks_are_listed_without_any_of_this(project: Any) -> None:
+    """rich is loaded when a stage runs, not by ``inv --list``."""
+    code = "import sys; from release_tasks import ns; ns.task_names; print('rich' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], env=project.variables, capture_output=True, text=True)
+    assert done.stdout == "False\n", done.stderr
