@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import queue
 import threading
 import time
 from collections import deque
@@ -74,8 +73,9 @@ class LiveDisplay:
     """
 
     def __init__(self, console: Console, look: Look) -> None:
-        self._events: queue.SimpleQueue[tuple[float, Event] | None] = queue.SimpleQueue()
-        self._drawer = _Drawer(console, look, self._events)
+        self._events: deque[tuple[float, Event]] = deque()
+        self._is_over = threading.Event()
+        self._drawer = _Drawer(console, look, self._events, self._is_over)
         self._thread = threading.Thread(target=self._drawer.run, name="display", daemon=True)
 
     def __enter__(self) -> LiveDisplay:
@@ -86,12 +86,12 @@ class LiveDisplay:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         with uninterrupted():  # the cursor has to come back
-            self._events.put(None)
+            self._is_over.set()
             self._thread.join(_PATIENCE)
 
     def __call__(self, event: Event) -> None:
         """Show one event, soon."""
-        self._events.put((time.monotonic(), event))
+        self._events.append((time.monotonic(), event))  # atomic, as popleft is
 
 
 def health_line(event: HealthAnswered, waited: float = 0.0) -> str:
@@ -116,9 +116,12 @@ def look_cells(look: LookTaken) -> tuple[str, str, str, str]:
 class _Drawer:
     """The thread that writes: what it knows, and how that looks."""
 
-    def __init__(self, console: Console, look: Look, events: queue.SimpleQueue[tuple[float, Event] | None]) -> None:
+    def __init__(
+        self, console: Console, look: Look, events: deque[tuple[float, Event]], is_over: threading.Event
+    ) -> None:
         self._console = console
         self._events = events
+        self._is_over = is_over
         self._width = look.width or console.width
         self._signs = _UNICODE if look.is_unicode else _ASCII
         self._step: tuple[float, str] | None = None
@@ -142,7 +145,10 @@ class _Drawer:
         is_over = False
         try:
             while not is_over:
-                is_over = not self._take_all(time.monotonic() + _TICK)
+                # Not at each event: waking up for every file of a folder takes longer than to capture it.
+                is_over = self._is_over.wait(_TICK)
+                while self._events:
+                    self._take(*self._events.popleft())
                 lines = [] if is_over else self._drawn(time.monotonic())
                 if lines and not live.is_started:
                     live.start()
@@ -154,18 +160,6 @@ class _Drawer:
             live.stop()
         self._settle(time.monotonic())
         self._write_settled()
-
-    def _take_all(self, until: float) -> bool:
-        """Take events in until it is time to draw; False once the end was among them."""
-        while (left := until - time.monotonic()) > 0:
-            try:
-                told = self._events.get(timeout=left)
-            except queue.Empty:
-                break
-            if told is None:
-                return False
-            self._take(*told)
-        return True
 
     def _take(self, now: float, event: Event) -> None:
         match event:
