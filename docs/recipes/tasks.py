@@ -1,0 +1,14 @@
+"""The tasks of release-tasks, and what this project does between them."""
+
+from invoke import task
+
+from release_tasks import ns
+
+
+@task(pre=[ns["release.prepare"]])
+def deploy(ctx):
+    """Deploy, once the release is ready and its snapshot is taken."""
+    ctx.run("./deploy.sh")
+
+
+ns.add_task(deploy)
