@@ -117,14 +117,16 @@ def _answer(process: CommandProcess, call: KindCall, action: str, report: Report
     while True:
         rest += process.read(_STEP)
         *lines, rest = rest.split(b"\n")
-        for line in lines:
-            message = _parsed(line)
+        answer = None
+        for message in map(_parsed, lines):
             if "progress" in message:
                 done, total = message["progress"]
                 progress = (max(done, 0), max(done, total, 0))
-            elif message:
-                return message
+            else:
+                answer = message or answer
         report(*progress)
+        if answer is not None:
+            return answer
         if process.is_at_end or len(rest) > _MOST_BYTES:
             return None
         if time.monotonic() >= deadline:
