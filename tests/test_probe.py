@@ -561,6 +561,7 @@ def test_every_attempt_is_told(serve: Serve) -> None:
     assert all(0 <= a.latency_ms <= report.duration_ms for a in report.history)
 
 
+@pytest.mark.slow
 def test_of_many_attempts_the_first_and_the_last_are_told(serve: Serve) -> None:
     """An endless wait leaves a record of bounded size: 5 attempts from its beginning, 45 from its end."""
     bad, good = response(b"", "503 Unavailable"), response(b"ok")

@@ -97,12 +97,13 @@ def test_failure_rate_and_time_to_restore_are_of_the_last_twenty(project: Any) -
     ]
     told = [("v1", "restored", 50.0), ("v5", "restored", 4.0), ("v6", "restored", 8.0), ("v7", "live", 30.0)]
     rollbacks = [_rollback(release_id, status, seconds) for release_id, status, seconds in told]
-    history = history_of(files, rollbacks, set(), "v5", "")
+    history = history_of(files, rollbacks, set(), {"v9"}, "v5", "")
     assert (len(history.rows), history.total, history.ready, history.taken_back) == (20, 22, 20, 3)
     assert history.failed_share == pytest.approx(0.15)
     assert (history.median_seconds, history.longest_seconds) == (6.0, 8.0)
     assert [row.release_id for row in history.rows if row.is_this] == ["v5"]
-    assert [row.word for row in history.rows if row.release_id == "v7"] == ["rolled back, unwell"]
+    words = {row.release_id: row.word for row in history.rows}
+    assert (words["v7"], words["v8"], words["v9"]) == ("rolled back, unwell", "ready", "degraded")
 
 
 def _ready(project: Any) -> Any:
@@ -128,11 +129,31 @@ def _rollback(release_id: str, status: str, seconds: float | None) -> Rollback:
 def test_the_word_for_a_release(project: Any) -> None:
     """The last rollback that took effect decides; one that found nothing to do changes nothing."""
     manifest = release(project, "v1")
-    assert word_of(manifest, []) == ("ready", "good")
-    assert word_of(manifest, [_rollback("v1", "noop", None)])[0] == "ready"
-    assert word_of(manifest, [_rollback("v1", "live", 1), _rollback("v1", "restored", 1)])[0] == "rolled back"
-    assert word_of(manifest, [_rollback("v1", "in_progress", None)]) == ("rollback unfinished", "bad")
-    assert word_of(None, []) == ("unreadable", "bad")
+    taken_back = [_rollback("v1", "live", 1), _rollback("v1", "restored", 1)]
+    for rollbacks, is_degraded, word in (
+        ([], False, ("ready", "good")),
+        ([], True, ("degraded", "warn")),
+        ([_rollback("v1", "noop", None)], False, ("ready", "good")),
+        (taken_back, True, ("rolled back", "warn")),
+        (taken_back[:1], True, ("rolled back, unwell", "bad")),
+        ([_rollback("v1", "in_progress", None)], True, ("rollback unfinished", "bad")),
+    ):
+        assert word_of(manifest, rollbacks, is_degraded=is_degraded) == word
+    assert word_of(None, [], is_degraded=False) == ("unreadable", "bad")
+
+
+def test_a_release_that_a_watch_found_degraded_is_not_called_ready(project: Any) -> None:
+    """Also without a rollback; a later watch that found it healthy is the one that counts."""
+    release(project, "v1")
+    log = project.pipeline.audit
+    log.append("watch.degraded", status="degraded", detail="slow", release_id="v1", reasons=["3 looks were slow."])
+    log.append("watch.finished", status="degraded", detail="slow", release_id="v1")
+    page = page_of(project)
+    assert (page.verdict.word, page.verdict.reasons) == ("degraded", ["3 looks were slow."])
+    assert [row.word for row in page.history.rows] == ["degraded"]
+    log.append("watch.finished", status="healthy", detail="", release_id="v1")
+    assert page_of(project).verdict.sentence.endswith("The watch after the deploy found it healthy.")
+    assert page_of(project).verdict.word == "ready"
 
 
 def test_a_log_is_shown_from_its_end_and_says_what_was_cut(tmp_path: Path) -> None:
@@ -266,6 +287,11 @@ def _break_chain(project: Any) -> None:
     path.write_text(path.read_text().replace("prepare.ready", "prepare.steady"))
 
 
+def _alter_statement(project: Any) -> None:
+    path = project.pipeline.statement_path("v1")
+    path.write_text(path.read_text().replace("PASSED", "PASSES"))
+
+
 def _cut_log(project: Any) -> None:
     project.pipeline.audit.path.write_bytes(b"")
 
@@ -285,6 +311,7 @@ def _log_is_a_folder(project: Any) -> None:
         (_break_chain, "altered, or no record of this log"),
         (_cut_log, "cut short"),
         (_log_is_a_folder, "Is a directory"),
+        (_alter_statement, "do not match"),
     ],
 )
 def test_the_page_comes_out_whatever_is_damaged(project: Any, damage: Damage, told: str) -> None:

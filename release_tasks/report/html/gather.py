@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import platform
 from typing import Any
 
 from release_tasks.audit import AuditVerdict, Finding
@@ -15,17 +14,16 @@ from release_tasks.report.html.course import course_of
 from release_tasks.report.html.facts import facts_of
 from release_tasks.report.html.gates import MOST_GATES, gates_of
 from release_tasks.report.html.health import strips_of
-from release_tasks.report.html.history import history_of
+from release_tasks.report.html.history import degraded_releases, history_of
 from release_tasks.report.html.inventory import snapshot_of
-from release_tasks.report.html.page import Differences, Provenance, ReleasePage
+from release_tasks.report.html.page import Differences, ReleasePage
+from release_tasks.report.html.provenance import provenance_of
 from release_tasks.report.html.rollbacks import read_rollbacks, rollbacks_of
 from release_tasks.report.html.told import text
 from release_tasks.report.html.trail import events_of, trail_of
 from release_tasks.report.html.verdict import notices_of, verdict_of
 from release_tasks.report.html.way_back import way_back_of
 from release_tasks.storage.clock import timestamp
-from release_tasks.storage.digests import sha256_file
-from release_tasks.version import __version__
 
 __all__ = ["find_release", "gather"]
 
@@ -65,7 +63,8 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
     snapshot = snapshot_of(pipeline, manifest)
     before = _release_before(files, manifest)
     audit = trail_of(log, concerning)
-    verdict = verdict_of(manifest, file.reason, own, concerning)
+    degraded = degraded_releases(log.events)
+    verdict = verdict_of(manifest, file.reason, own, concerning, file.release_id in degraded)
     checks = manifest.preflight.checks if manifest is not None else []
     return ReleasePage(
         release_id=file.release_id,
@@ -86,9 +85,9 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
         snapshot=snapshot,
         differences=_differences(pipeline, before, manifest),
         way_back=way_back_of(pipeline, manifest, before, snapshot, own),
-        history=history_of(files, every, _snapshots(pipeline), file.release_id, _log_problem(log)),
+        history=history_of(files, every, _snapshots(pipeline), degraded, file.release_id, _log_problem(log)),
         audit=audit,
-        provenance=_provenance(pipeline, file),
+        provenance=provenance_of(settings, pipeline, file),
     )
 
 
@@ -153,24 +152,3 @@ def _differences(pipeline: Pipeline, before: Manifest | None, manifest: Manifest
 def _prepared_by(events: list[dict[str, Any]]) -> str:
     prepared = [event for event in events if str(event.get("event")).startswith("prepare.")]
     return f"{text(prepared[-1].get('actor'), 64)}@{text(prepared[-1].get('host'), 64)}" if prepared else ""
-
-
-def _provenance(pipeline: Pipeline, file: ManifestFile) -> Provenance:
-    import apsw
-
-    path = pipeline.manifest_path(file.release_id)
-    digest, problem = None, ""
-    try:
-        digest = sha256_file(path)
-    except OSError as error:
-        problem = sentence_of(error)
-    versions = [
-        ("release-tasks", __version__),
-        ("Python", platform.python_version()),
-        ("SQLite", apsw.sqlitelibversion()),
-    ]
-    if file.manifest is not None:
-        versions.append(("manifest format", str(file.manifest.manifest_version)))
-    return Provenance(
-        manifest_path=str(path), manifest_digest=digest, manifest_problem=text(problem), versions=versions
-    )

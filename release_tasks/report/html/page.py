@@ -292,6 +292,9 @@ class Provenance:
     manifest_path: str
     manifest_digest: str | None
     manifest_problem: str
+    attested_tone: Tone
+    attested: str
+    attested_findings: list[str]
     versions: list[tuple[str, str]]
 
 

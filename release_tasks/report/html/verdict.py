@@ -18,10 +18,14 @@ _MOST_REASONS = 20
 
 
 def verdict_of(
-    manifest: Manifest | None, reason: str, rollbacks: Sequence[Rollback], events: Sequence[dict[str, Any]]
+    manifest: Manifest | None,
+    reason: str,
+    rollbacks: Sequence[Rollback],
+    events: Sequence[dict[str, Any]],
+    is_degraded: bool,
 ) -> Verdict:
     """Return the verdict on a release; ``reason`` is why its manifest cannot be read, ``events`` those about it."""
-    word, tone = word_of(manifest, rollbacks)
+    word, tone = word_of(manifest, rollbacks, is_degraded=is_degraded)
     if manifest is None:
         told = "Its manifest cannot be read, so what was checked and captured is not known."
         return Verdict(word=word, tone=tone, sentence=told, reasons=[text(reason)])
@@ -34,6 +38,9 @@ def verdict_of(
         return Verdict(word=word, tone=tone, sentence=_ready(manifest, events), reasons=reasons)
     watched = [event for event in events if event.get("event") == "watch.degraded"]
     reasons = (texts(watched[-1].get("reasons"), _MOST_REASONS) if watched else []) + reasons
+    if word == "degraded":
+        told = "The watch after the deploy found it degraded, and it was not taken back."
+        return Verdict(word=word, tone=tone, sentence=told, reasons=reasons)
     return Verdict(word=word, tone=tone, sentence=_rolled_back(rollbacks), reasons=reasons)
 
 
