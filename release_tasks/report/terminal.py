@@ -26,6 +26,7 @@ _STYLES = {
     "refused": "bold red", "unreadable": "bold red",
     "skipped": "yellow", "degraded": "yellow", "unverifiable": "yellow", "in_progress": "yellow", "advisory": "yellow",
     "undone": "yellow", "discarded": "yellow", "stopped": "yellow", "approved": "green", "rejected": "yellow",
+    "signed": "green", "unchecked": "yellow",
     "revoked": "yellow", "healthy": "green", "inconclusive": "yellow", "bad": "bold red", "unknown": "yellow",
 }  # fmt: skip
 _USUAL_WIDTH = 80

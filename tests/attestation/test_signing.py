@@ -19,6 +19,7 @@ from release_tasks.attestation.signing import opened, pre_authentication, signer
 from release_tasks.attestation.verification import AttestationVerdict, verify_attestations
 from release_tasks.errors import ExitCode, UsageError
 from release_tasks.pipeline import manifest_bytes
+from release_tasks.preflight.engine import run_preflight
 from release_tasks.prepare import PrepareRequest, prepare
 from release_tasks.records import Check, Manifest, PreflightReport
 from release_tasks.storage.canonical import InvalidDocument, canonical_bytes
@@ -319,3 +320,14 @@ def test_without_the_library_a_sentence_says_what_to_install(signed: Any, monkey
     for use in (signer_of, verify_attestations):
         with pytest.raises(UsageError, match=r"pip install 'release-tasks\[sign\]'"):
             use(signed.settings)
+
+
+def test_the_key_is_in_no_output_of_a_gate(signed: Any, key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever its variable is called: neither in the result nor in the log."""
+    monkeypatch.setenv("MATERIAL", key.text)
+    signed.overrides["attestation"]["key_env"] = "MATERIAL"
+    signed.overrides["gates"] = {"curious": {"command": 'echo "$MATERIAL"; exit 1'}}
+    run = run_preflight(signed.settings, release_id="v1")
+    told = str(run.report) + (run.log_directory / "curious.log").read_text()
+    assert "[REDACTED]" in told
+    assert not [line for line in key.text.splitlines()[1:-1] if line in told]

@@ -24,6 +24,8 @@ SETTINGS = {
     "RELEASE_RESTART_SETTLE": "100ms",
     "RELEASE_WATCH_FOR": "2s",
     "RELEASE_WATCH_INTERVAL": "200ms",
+    "RELEASE_WATCH_MIN_SAMPLES": "1",  # a busy machine is no degraded release
+    "RELEASE_WATCH_LATENCY_FLOOR": "1m",
 }
 
 
