@@ -3,41 +3,88 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
 
 from release_tasks.config.schema import Settings
 from release_tasks.errors import StageFailed
 from release_tasks.hosting.lookup import ASSETS, PluginUnusable, find_plugin
-from release_tasks.pipeline import Pipeline
-from release_tasks.proofs import Proof, proofs
-from release_tasks.records import Manifest
-from release_tasks.report.terminal import Screen
+from release_tasks.pipeline import ManifestFile, Pipeline
+from release_tasks.proofs import Proof, Proofs, proofs
+from release_tasks.records import Manifest, RollbackState, SnapshotMetadata
 from release_tasks.snapshot import legacy
+from release_tasks.snapshot.catalogue import Unreadable
 from release_tasks.storage.clock import rough_span, seconds_since
 from release_tasks.storage.codec import encode
-from release_tasks.storage.lock import current_holder
+from release_tasks.storage.lock import Holder, current_holder
 
-__all__ = ["overview", "show_overview"]
+if TYPE_CHECKING:
+    from release_tasks.report.terminal import Screen
+
+__all__ = ["ReleaseStatus", "overview", "read_status", "show_overview"]
+
+
+@frozen(kw_only=True)
+class ReleaseStatus:
+    """How things stand. ``manifests`` and ``snapshots`` are oldest first; ``current`` is the release that is ready.
+
+    ``rollback`` is the last one, unless ``rollback_problem`` says why it cannot be read. ``is_interrupted`` says that
+    one waits to be finished; ``holder`` is who is at work now.
+    """
+
+    root: Path
+    current: Manifest | None
+    manifests: list[ManifestFile]
+    snapshots: list[SnapshotMetadata]
+    unreadable: list[Unreadable]
+    proofs: Proofs
+    rollback: RollbackState | None
+    rollback_problem: str
+    is_interrupted: bool
+    holder: Holder | None
+
+
+def read_status(settings: Settings) -> ReleaseStatus:
+    """Read how things stand; takes no lock and changes nothing."""
+    pipeline = Pipeline(settings.release.root)
+    snapshots, unreadable = pipeline.catalogue.published()
+    holder = current_holder(pipeline.root)
+    state, problem = None, ""
+    try:
+        state = pipeline.read_state()
+    except StageFailed as error:
+        problem = error.message
+    return ReleaseStatus(
+        root=pipeline.root,
+        current=pipeline.latest_ready(),
+        manifests=pipeline.read_manifests(),
+        snapshots=snapshots,
+        unreadable=unreadable,
+        proofs=proofs(pipeline),
+        rollback=state,
+        rollback_problem=problem,
+        is_interrupted=pipeline.has_journal() and holder is None,
+        holder=holder,
+    )
 
 
 def overview(settings: Settings, limit: int) -> dict[str, Any]:
     """Return the newest ``limit`` releases and snapshots, newest first, and what else there is, as JSON values."""
-    pipeline = Pipeline(settings.release.root)
-    snapshots, unreadable = pipeline.catalogue.published()
-    manifests = pipeline.read_manifests()
-    holder = current_holder(pipeline.root)
-    proved = proofs(pipeline)
-    shown = [_snapshot(snapshot, proved.by_snapshot.get(snapshot.snapshot_id)) for snapshot in snapshots]
+    found = read_status(settings)
+    proved = found.proofs
+    shown = [_snapshot(snapshot, proved.by_snapshot.get(snapshot.snapshot_id)) for snapshot in found.snapshots]
     return {
-        "root": str(pipeline.root),
-        "current": _current(pipeline.latest_ready(), shown),
-        "releases": [_release(file) for file in reversed(manifests[-limit:])],
+        "root": str(found.root),
+        "current": _current(found.current, shown),
+        "releases": [_release(file) for file in reversed(found.manifests[-limit:])],
         "snapshots": shown[::-1][:limit],
         "proofProblem": proved.problem,
-        "unreadable": [{"snapshotId": bad.snapshot_id, "reason": bad.reason} for bad in unreadable],
-        "rollback": _last_rollback(pipeline),
-        "interrupted": pipeline.has_journal() and holder is None,
-        "lock": encode(holder) if holder else None,
+        "unreadable": [{"snapshotId": bad.snapshot_id, "reason": bad.reason} for bad in found.unreadable],
+        "rollback": _last_rollback(found),
+        "interrupted": found.is_interrupted,
+        "lock": encode(found.holder) if found.holder else None,
         "plugins": [_plugin(key, asset.python) for key, asset in settings.release.assets.items() if asset.python],
     }
 
@@ -172,9 +219,7 @@ def _plugin(key: str, name: str) -> dict[str, Any]:
         return {"asset": key, "plugin": name, "package": None, "problem": f"{error.message}. Type: {error.next}"}
 
 
-def _last_rollback(pipeline: Pipeline) -> dict[str, Any] | None:
-    try:
-        state = pipeline.read_state()
-    except StageFailed as error:
-        return {"status": "unreadable", "detail": error.message}
-    return encode(state) if state else None
+def _last_rollback(found: ReleaseStatus) -> dict[str, Any] | None:
+    if found.rollback_problem:
+        return {"status": "unreadable", "detail": found.rollback_problem}
+    return encode(found.rollback) if found.rollback else None

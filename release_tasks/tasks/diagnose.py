@@ -27,11 +27,13 @@ def diagnose(
 ) -> None:
     """Read every signal, say what to do and why; exit 1 when there is something to do."""
     with session(ctx, json) as current:
-        from release_tasks.diagnose import decide, read_signals
+        from release_tasks.stages.reading import diagnose_service
 
-        urls = url_flag("health-url", health_url), url_flag("reliability-url", reliability_url)
-        signals = read_signals(current.settings, *urls)
-        diagnosis = decide(signals)
+        signals, diagnosis = diagnose_service(
+            current.settings,
+            health_url=url_flag("health-url", health_url),
+            reliability_url=url_flag("reliability-url", reliability_url),
+        )
         current.document(_document(signals, diagnosis))
         if not current.as_json:
             _show(current, signals, diagnosis)

@@ -25,11 +25,10 @@ __all__ = ["diff"]
 def diff(ctx: Context, before: str, after: str, json: bool = False) -> None:
     """Show what differs between two releases: version, commit, gates, configuration, schema, rows, sizes."""
     with session(ctx, json) as current:
-        from release_tasks.comparison import compare_releases
-        from release_tasks.pipeline import Pipeline
+        from release_tasks.stages.reading import compare_releases
         from release_tasks.storage.codec import encode
 
-        comparison = compare_releases(Pipeline(current.settings.release.root), before, after)
+        comparison = compare_releases(current.settings, before, after)
         status = "different" if comparison.differences else "equal"
         current.document({"status": status, **encode(comparison)})
         if not current.as_json:

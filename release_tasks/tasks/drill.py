@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,13 +12,9 @@ from release_tasks.executor import stage
 from release_tasks.tasks.session import Session, session, text_flag
 
 if TYPE_CHECKING:
-    from release_tasks.config.schema import Settings
-    from release_tasks.drill.boot import Service
     from release_tasks.drill.engine import DrillRequest
 
 __all__ = ["drill"]
-
-_GATEWAY = "the embedded gateway"
 
 
 @stage(
@@ -36,22 +30,18 @@ def drill(
 ) -> None:
     """Rehearse a rollback in a scratch copy, nothing live touched; exit 1 when the snapshot is not restorable."""
     with session(ctx, json) as current:
-        from release_tasks.drill.engine import DrillRequest
-        from release_tasks.drill.engine import drill as rehearse
         from release_tasks.report.drill import show_drill
+        from release_tasks.stages.rehearsing import drill_request, run_drill
         from release_tasks.storage.codec import encode
 
         folder = text_flag("scratch", scratch)
-        request = DrillRequest(
-            snapshot_id=text_flag("snapshot", snapshot),
-            scratch=_folder(folder) if folder else None,
-            service=_service(current.settings) if boot else None,
-        )
+        parent = _folder(folder) if folder else None
+        name = text_flag("snapshot", snapshot)
         if current.is_dry:
-            _show_dry(current, request)
+            _show_dry(current, drill_request(current.settings, name, boot=boot, scratch=parent))
             return
         with current.progress() as emit:
-            outcome = rehearse(current.settings, request, emit)
+            outcome = run_drill(current.settings, name, boot=boot, scratch=parent, emit=emit)
         document = encode(outcome)
         current.document(document)
         if not current.as_json:
@@ -64,46 +54,6 @@ def _folder(typed: str) -> Path:
         return Path(typed).expanduser().absolute()
     except RuntimeError as error:  # ~ of somebody who is not known
         raise UsageError(f"--scratch: {typed!r} is no folder: {error}") from None
-
-
-def _service(settings: Settings) -> Service:
-    """Return what ``--boot`` starts: the configured command, else the embedded gateway if its database is an asset."""
-    from release_tasks.drill.boot import Service
-    from release_tasks.environment import tool_environment
-    from release_tasks.gateway.home import GatewayHome
-    from release_tasks.gateway.secrets import child_environment
-
-    config = settings.release.drill
-    if config.command is not None:
-        line = ["/bin/sh", "-c", config.command]
-        return Service(
-            shown=config.command,
-            arguments=lambda _, port: line,
-            health=config.health,
-            timeout=config.timeout,
-            environment=tool_environment(),
-        )
-    database = GatewayHome(settings.gateway.root).database
-    if not any(asset.kind == "sqlite" and asset.path == database for asset in settings.release.assets.values()):
-        raise UsageError(
-            "--boot: nothing says how to start the service on restored state. Set release.drill.command (and "
-            "release.drill.health), or leave --boot out."
-        )
-    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
-        raise UsageError("--boot: the embedded gateway needs the extra: pip install 'release-tasks[gateway]'")
-    return Service(
-        shown=_GATEWAY,
-        arguments=_gateway_line,
-        health="http://127.0.0.1:{port}/health",
-        timeout=config.timeout,
-        environment=child_environment(),
-    )
-
-
-def _gateway_line(scratch: Settings, port: int) -> list[str]:
-    line = [sys.executable, "-m", "release_tasks.gateway", "--root", str(scratch.gateway.root), "--port", str(port)]
-    # Messages that waited in the snapshot went out long ago, or will from the live queue.
-    return [*line, "--credentials", str(scratch.pairing.credentials), "--rehearsal"]
 
 
 def _show_dry(current: Session, request: DrillRequest) -> None:

@@ -199,37 +199,30 @@ def status(ctx: Context, limit: str = "10", json: bool = False) -> None:
 def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> None:
     """Digest every snapshot again, check its databases and what is attested; exit 1 when a byte is not as recorded."""
     with session(ctx, json) as current:
-        from release_tasks.attestation.verification import verify_attestations
-        from release_tasks.pipeline import Pipeline
         from release_tasks.report.summaries import show_verdicts
-        from release_tasks.snapshot.verify import verify_all
+        from release_tasks.stages.reading import verify_snapshots
         from release_tasks.storage.codec import encode
 
-        catalogue = Pipeline(current.settings.release.root).catalogue
-        attested = verify_attestations(current.settings, snapshot)  # first: a key that is missing is known at once
         with current.progress() as emit:
-            verdicts = verify_all(catalogue, snapshot, emit, assets=current.settings.release.assets)
-        is_good = "damaged" not in {verdict.status for verdict in verdicts} | {each.status for each in attested}
-        found = {"snapshots": [encode(v) for v in verdicts], "attestations": [encode(v) for v in attested]}
-        current.document({"status": "verified" if is_good else "damaged", **found})
+            found = verify_snapshots(current.settings, snapshot, emit=emit)
+        current.document({"status": "verified" if found.is_good else "damaged", **encode(found)})
         if not current.as_json:
-            show_verdicts(current.screen, verdicts, attested)
-            if not verdicts:
+            show_verdicts(current.screen, found.snapshots, found.attestations)
+            if not found.snapshots:
                 current.screen.line("There are no snapshots yet.")
-        current.fail_unless(is_good)
+        current.fail_unless(found.is_good)
 
 
 @stage(help={"limit": "Show this many events, the newest ones.", "json": _JSON_HELP})
 def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
     """Verify the chain of the audit log and show its newest events; exit 1 when it is broken."""
     with session(ctx, json) as current:
-        from release_tasks.pipeline import Pipeline
         from release_tasks.report.summaries import audit_document, show_audit
+        from release_tasks.stages.reading import verify_audit
 
         count = number_flag("limit", limit)
         assert count is not None
-        pipeline = Pipeline(current.settings.release.root)
-        verdict = pipeline.audit.verify(pipeline.anchors())
+        verdict = verify_audit(current.settings)
         current.document(audit_document(verdict, count))
         if not current.as_json:
             show_audit(current.screen, verdict, count)

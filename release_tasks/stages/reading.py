@@ -1,0 +1,78 @@
+"""What can be read at any time: the service, the snapshots, the audit log, two releases, how things stand."""
+
+from __future__ import annotations
+
+from attrs import frozen
+
+from release_tasks import comparison
+from release_tasks.attestation.verification import AttestationVerdict, verify_attestations
+from release_tasks.audit import AuditVerdict
+from release_tasks.comparison import Comparison
+from release_tasks.config.schema import Settings
+from release_tasks.diagnose import Diagnosis, Signals, decide, read_signals
+from release_tasks.events import Emit, ignore
+from release_tasks.pipeline import Pipeline
+from release_tasks.report.overview import ReleaseStatus, read_status
+from release_tasks.snapshot.verify import SnapshotVerdict, verify_all
+
+__all__ = [
+    "Verification",
+    "compare_releases",
+    "diagnose_service",
+    "release_status",
+    "verify_audit",
+    "verify_snapshots",
+]
+
+
+@frozen(kw_only=True)
+class Verification:
+    """What a reading of every byte found: of the snapshots, and of what is attested of the releases."""
+
+    snapshots: list[SnapshotVerdict]
+    attestations: list[AttestationVerdict]
+
+    @property
+    def is_good(self) -> bool:
+        """Whether every byte is as recorded."""
+        found = {each.status for each in self.snapshots} | {each.status for each in self.attestations}
+        return "damaged" not in found
+
+
+def diagnose_service(
+    settings: Settings, *, health_url: str | None = None, reliability_url: str | None = None
+) -> tuple[Signals, Diagnosis]:
+    """Read every signal and decide what to do; nothing is changed, and nothing raised of what cannot be read.
+
+    ``status`` of the diagnosis is ``healthy``, or ``act``, with the findings in their order and the commands to type.
+    """
+    signals = read_signals(settings, health_url, reliability_url)
+    return signals, decide(signals)
+
+
+def verify_snapshots(settings: Settings, snapshot_id: str | None = None, *, emit: Emit = ignore) -> Verification:
+    """Digest every snapshot again, or the one named, check its databases and what is attested of its release.
+
+    Raises UsageError for a snapshot that does not exist and for a public key that cannot be read.
+    """
+    # First what is attested: a key that is missing is known at once.
+    attestations = verify_attestations(settings, snapshot_id)
+    catalogue = Pipeline(settings.release.root).catalogue
+    snapshots = verify_all(catalogue, snapshot_id, emit, assets=settings.release.assets)
+    return Verification(snapshots=snapshots, attestations=attestations)
+
+
+def verify_audit(settings: Settings) -> AuditVerdict:
+    """Read the whole audit log and check its chain against every anchor; ``intact`` is the verdict."""
+    pipeline = Pipeline(settings.release.root)
+    return pipeline.audit.verify(pipeline.anchors())
+
+
+def compare_releases(settings: Settings, before: str, after: str) -> Comparison:
+    """Return what differs between two releases; raises UsageError for one that does not exist."""
+    return comparison.compare_releases(Pipeline(settings.release.root), before, after)
+
+
+def release_status(settings: Settings) -> ReleaseStatus:
+    """Return how things stand: releases, snapshots, drills, the last rollback, who is at work."""
+    return read_status(settings)
