@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 import tempfile
@@ -15,6 +16,7 @@ __all__ = ["ns"]
 
 HERE = Path(__file__).parent
 GUIDE_BEGINS, GUIDE_ENDS = "<!-- the guide, from the code: inv dev.docs -->\n", "<!-- end of the guide -->\n"
+SHOWN_FILE = re.compile(r"^`([\w./]+)`\n\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "release_tasks")
 
 
@@ -49,7 +51,7 @@ def build(ctx: Context, output: str = "memory/build") -> None:
 
 @task
 def docs(ctx: Context) -> None:
-    """Generate docs/configuration.md from the schema, and the decision guide in docs/runbook.md from its table."""
+    """Generate what the docs show of the code: the configuration, the decision guide, the plugin of the guide."""
     from release_tasks.config.reference import configuration_page
     from release_tasks.diagnose.guide import guide_table
 
@@ -58,6 +60,14 @@ def docs(ctx: Context) -> None:
         runbook = HERE / "docs" / "runbook.md"
         before, _, rest = runbook.read_text().partition(GUIDE_BEGINS)
         runbook.write_text(before + GUIDE_BEGINS + guide_table() + GUIDE_ENDS + rest.partition(GUIDE_ENDS)[2])
+        plugins = HERE / "docs" / "plugins.md"
+        plugins.write_text(SHOWN_FILE.sub(_shown_file, plugins.read_text()))
+
+
+def _shown_file(block: re.Match[str]) -> str:
+    """Put a file of the plugin that tests build into the page that explains it."""
+    source = HERE / "tests" / "plugin_package" / block[1]
+    return f"`{block[1]}`\n\n```{block[2]}\n{source.read_text() if source.exists() else block[3]}```"
 
 
 @task(auto_shortflags=False, help={"output": "The folder that receives the pages."})

@@ -19,7 +19,7 @@ def check(context: GateContext) -> Verdict:
         found, waiting = problems(queue), queue.read_bytes().count(b"\n")
     except OSError as error:
         found, waiting = [f"cannot be read: {error.strerror}"], 0
-    told = found[0] if found else f"{waiting} records wait, at most {most} may"
+    told = found[0] if found else f"{waiting} waiting, at most {most} may"
     return Verdict(
         passed=not found and waiting <= most,
         detail=f"{context.options['path']}: {told}",

@@ -98,7 +98,7 @@ def test_check_finds_what_is_not_whole(tmp_path: Path, content: bytes, problem: 
 def test_gate_counts(queue: Path, most: int, passed: bool) -> None:
     """As many as allowed pass, one more fails."""
     verdict = gate.check(gate_context(queue.parent, {"path": "queue.jsonl", "most": most}))
-    assert (verdict.passed, verdict.detail) == (passed, f"queue.jsonl: 3 records wait, at most {most} may")
+    assert (verdict.passed, verdict.detail) == (passed, f"queue.jsonl: 3 waiting, at most {most} may")
     assert verdict.diagnostics["next"] == f"wc -l {queue}"
 
 
