@@ -293,6 +293,14 @@ GUIDE: tuple[Row, ...] = (
         seen=symptoms.nobody_asked,
     ),
     Row(
+        key="notice-failed",
+        severity="note",
+        symptom="the last notice for a receiver was not delivered",
+        meaning="Somebody who should have been told was not. Tell them, and mend what it names.",
+        commands=("inv release.audit",),
+        seen=symptoms.notice_failed,
+    ),
+    Row(
         key="pairing-waiting",
         severity="note",
         symptom="senders wait for approval",

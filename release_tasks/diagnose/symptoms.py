@@ -23,6 +23,7 @@ __all__ = [
     "mcp_degraded",
     "no_release",
     "nobody_asked",
+    "notice_failed",
     "pairing_chain_broken",
     "pairing_unusable",
     "pressure_unknown",
@@ -224,6 +225,17 @@ def nobody_asked(signals: Signals) -> Iterator[Evidence]:
     """That no health endpoint is known."""
     if signals.health is None:
         yield Evidence("release.health.url is not set")
+
+
+def notice_failed(signals: Signals) -> Iterator[Evidence]:
+    """Each configured notice whose last delivery failed; what the log of a broken chain says is not believed."""
+    if signals.audit is None or not signals.audit.intact:
+        return
+    told = {str(e.get("notice")): e for e in signals.audit.events if e["event"] in ("notice.sent", "notice.failed")}
+    for name in signals.settings.release.notices:
+        last = told.get(name)
+        if last is not None and last["event"] == "notice.failed":
+            yield Evidence(f"{name}, at {last['time']}: {last.get('detail')}")
 
 
 def waiting(signals: Signals) -> Iterator[Evidence]:

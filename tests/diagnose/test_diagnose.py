@@ -18,6 +18,8 @@ from release_tasks.diagnose.guide import guide_table
 from release_tasks.diagnose.signals import Disk
 from release_tasks.diagnose.summary import summary
 from release_tasks.errors import UsageError
+from release_tasks.notices.sending import Notices
+from release_tasks.notices.wording import about_failure
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 from release_tasks.records import Pressure
@@ -65,6 +67,14 @@ def restore_without_health(site: Any) -> None:
     site.health.body = DOWN
     assert site.roll_back().status == "failed"
     site.calm()
+
+
+def tell_nobody(site: Any) -> None:
+    """Configure a pager that is not there, and let it be told."""
+    site.project.overrides["notices"] = {"pager": {"command": "./no-such-pager"}}
+    settings = site.settings
+    with Notices(settings) as notices:
+        notices.announce(lambda: about_failure(settings, "release.rollback", "no room"))
 
 
 def break_the_pairing_chain(site: Any) -> None:
@@ -148,6 +158,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "pairing-chain-broken": (break_the_pairing_chain, "line 1"),
     "locked": (lambda site: None, "sleeping"),
     "no-release": (lambda site: site.project.overrides.update({"root": "elsewhere"}), "no manifest in"),
+    "notice-failed": (tell_nobody, "pager, at 20"),
     "nobody-asked": (lambda site: site.project.overrides.update({"health.url": None}), "release.health.url is not set"),
     "pairing-waiting": (ask_to_be_let_in, "1 on whatsapp"),
 }
