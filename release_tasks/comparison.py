@@ -79,7 +79,9 @@ def _manifest(pipeline: Pipeline, release_id: str) -> Manifest:
         known = ", ".join(file.release_id for file in files[-5:]) or "none yet"
         raise UsageError(f"There is no release {release_id!r}. The newest are: {known} (`inv release.status`).")
     if found.manifest is None:
-        raise StageFailed(f"The manifest of {release_id} cannot be read: {found.reason}.")
+        raise StageFailed(
+            f"The manifest of {release_id} cannot be read: {found.reason}. Compare another one: inv release.status"
+        )
     return found.manifest
 
 

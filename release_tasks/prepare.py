@@ -29,6 +29,7 @@ from release_tasks.records import (
 from release_tasks.snapshot.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.storage.clock import compact, timestamp
 from release_tasks.storage.durable import remove_durably, write_atomic
+from release_tasks.storage.ids import require_id
 from release_tasks.storage.lock import run_lock
 from release_tasks.storage.naming import naming
 
@@ -51,9 +52,7 @@ class PrepareRequest:
 
 def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
     """Raise UsageError unless a release of this id can be prepared: a valid id that no ready release has."""
-    path = pipeline.manifest_path(release_id)
-    if len(release_id) > _ID_LENGTH:
-        raise UsageError(f"release id {release_id!r} is too long: at most {_ID_LENGTH} characters.")
+    path = pipeline.manifest_path(require_id(release_id, "release id", _ID_LENGTH))
     taken = next((file for file in pipeline.read_manifests() if file.release_id == release_id), None)
     if taken is None:
         return

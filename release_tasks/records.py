@@ -345,6 +345,7 @@ class RollbackOutcome:
     restored_assets: list[str] = field(factory=list)
     skipped_assets: list[str] = field(factory=list)
     removed_assets: list[str] = field(factory=list)
+    damaged_assets: list[str] = field(factory=list)  # before; of these the safety snapshot holds only remains
     safety_snapshot_id: str | None = None
     health_check: HealthReport | None = None
     restart_command: str | None = None

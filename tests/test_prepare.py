@@ -18,7 +18,7 @@ from attrs import evolve
 
 from release_tasks.errors import ExitCode, LockHeld, StageFailed, UsageError
 from release_tasks.events import BytesMoved, Event
-from release_tasks.prepare import PrepareRequest, prepare
+from release_tasks.prepare import PrepareRequest, prepare, require_new_release_id
 from release_tasks.records import Check, Manifest, PreflightReport, RollbackState
 from release_tasks.snapshot.verify import verify_all
 from release_tasks.storage.lock import run_lock
@@ -38,7 +38,7 @@ import os, sys
 from pathlib import Path
 import release_tasks.pipeline, release_tasks.storage.durable
 from release_tasks.config.load import load_settings
-from release_tasks.prepare import PrepareRequest, prepare
+from release_tasks.prepare import PrepareRequest, prepare, require_new_release_id
 from release_tasks.records import PreflightReport
 import json
 raw, project, moment = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -205,6 +205,14 @@ def test_whatever_sqlite_says_blocks_in_a_sentence(project: Any) -> None:
     connection.executescript("CREATE TABLE t(x TEXT COLLATE theirs); CREATE INDEX i ON t(x)")
     connection.close()
     assert release(project).status in ("ready", "blocked")
+
+
+@pytest.mark.parametrize("length", [97, 128, 129, 1000])
+def test_the_limit_that_is_named_is_the_one_that_holds(project: Any, length: int) -> None:
+    """An id needs room for what a snapshot's adds to it, so that no second attempt is refused as well."""
+    with pytest.raises(UsageError, match="at most 96 characters"):
+        require_new_release_id(project.pipeline, "a" * length)
+    require_new_release_id(project.pipeline, "a" * 96)
 
 
 @pytest.mark.parametrize("release_id", ["../x", "a/b", "..", "", "-x", "latest", "a" * 97, "a b"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from release_tasks.report.advice import after_drill
 from release_tasks.report.terminal import Screen
 
 __all__ = ["show_drill"]
@@ -31,3 +32,5 @@ def show_drill(screen: Screen, found: dict[str, Any]) -> None:
         screen.verdict("failed", f"drill of {snapshot}, after {seconds}")
     for sentence in found["diagnostics"]:
         screen.note(sentence)
+    if advice := after_drill(found["status"], found["diagnostics"]):
+        screen.note(advice)

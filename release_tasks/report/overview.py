@@ -145,6 +145,7 @@ def _show_trouble(screen: Screen, found: dict[str, Any]) -> None:
             screen.verdict("missing", f"{plugin['asset']}: {plugin['problem']}. No release can be prepared until then.")
     for bad in found["unreadable"]:
         screen.verdict("unreadable", f"{bad['snapshotId']}: {bad['reason']}")
+        screen.note(f"A rollback refuses it. What is wrong with it: inv release.verify --snapshot {bad['snapshotId']}")
 
 
 def _show_last_rollback(screen: Screen, last: dict[str, Any] | None) -> None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from release_tasks.attestation.verification import AttestationVerdict
 from release_tasks.audit import AuditVerdict
 from release_tasks.records import Check, HealthReport, Manifest, PreflightReport, RollbackOutcome
+from release_tasks.report.advice import after_audit, after_manifest, after_outcome, after_verdicts
 from release_tasks.report.terminal import Screen
 from release_tasks.snapshot.verify import SnapshotVerdict
 
@@ -40,18 +41,22 @@ def show_manifest(screen: Screen, manifest: Manifest) -> None:
             screen.note(f"{artifact.id}: {size}  {artifact.path}")
         screen.note(f"snapshot {manifest.snapshot.snapshot_id}")
         screen.note(f"digest   {manifest.snapshot.digest}")
-        screen.note(f"To go back to it: inv release.rollback --snapshot {manifest.snapshot.snapshot_id}")
     screen.note(f"manifest {manifest.manifest_path}")
+    screen.note(after_manifest(manifest))
 
 
 def show_outcome(screen: Screen, outcome: RollbackOutcome) -> None:
     """Show what a rollback did to each asset, how health is, and how to undo it."""
+    is_restart = outcome.status == "restored" and not (outcome.restored_assets or outcome.removed_assets)
     told = {
         "restored": f"snapshot {outcome.snapshot_id} is live",
         "noop": f"snapshot {outcome.snapshot_id} is live already and the service is healthy; nothing was changed",
         "failed": f"rollback to {outcome.snapshot_id or 'the newest snapshot'}",
     }
-    screen.verdict(outcome.status, told[outcome.status])
+    if is_restart and outcome.restart_command:
+        screen.verdict("restarted", f"snapshot {outcome.snapshot_id} is live already; its data was left alone")
+    else:
+        screen.verdict(outcome.status, told[outcome.status])
     for word, keys in (
         ("restored", outcome.restored_assets),
         ("removed", outcome.removed_assets),
@@ -65,8 +70,23 @@ def show_outcome(screen: Screen, outcome: RollbackOutcome) -> None:
         screen.note(_health_line(outcome.health_check))
     for sentence in outcome.diagnostics:
         screen.note(sentence)
-    if outcome.safety_snapshot_id and outcome.status == "restored":
-        screen.note(f"The state before is kept in {outcome.safety_snapshot_id}.")
+    if outcome.safety_snapshot_id and outcome.status == "restored" and not is_restart:
+        _show_way_back(screen, outcome)
+    if advice := after_outcome(outcome):
+        screen.note(advice)
+
+
+def _show_way_back(screen: Screen, outcome: RollbackOutcome) -> None:
+    if outcome.damaged_assets:
+        damaged = ", ".join(outcome.damaged_assets)
+        screen.note(
+            f"Damaged before, and replaced by new files: {damaged}. Restart whatever still has the old ones open."
+        )
+        screen.note(f"What was left of them is kept in {outcome.safety_snapshot_id}; there is no way back to it.")
+    else:
+        screen.note(
+            f"The state before is kept. To go back to it: inv release.rollback --snapshot {outcome.safety_snapshot_id}"
+        )
 
 
 def audit_document(verdict: AuditVerdict, limit: int) -> dict[str, Any]:
@@ -94,13 +114,16 @@ def show_audit(screen: Screen, verdict: AuditVerdict, limit: int) -> None:
         for event in verdict.events[-limit:]
     ]
     screen.table(("SEQ", "TIME", "EVENT", "STATUS", "CONCERNS", "ACTOR"), rows)
-    screen.verdict("intact" if verdict.intact else "broken", f"{len(verdict.events)} events")
+    count = f"{len(verdict.events)} event{'' if len(verdict.events) == 1 else 's'}"
+    screen.verdict("intact" if verdict.intact else "broken", count)
     for finding in [*verdict.problems, *verdict.notes]:
         screen.note(str(finding))
+    if advice := after_audit(verdict):
+        screen.note(advice)
 
 
 def show_verdicts(
-    screen: Screen, verdicts: Iterable[SnapshotVerdict], attestations: Iterable[AttestationVerdict] = ()
+    screen: Screen, verdicts: Sequence[SnapshotVerdict], attestations: Iterable[AttestationVerdict] = ()
 ) -> None:
     """Show the verification of each snapshot and of what is attested of each release, and every finding."""
     for verdict in verdicts:
@@ -115,6 +138,8 @@ def show_verdicts(
             screen.verdict(attestation.status, f"{told}, key {attestation.key_id}" if attestation.key_id else told)
         for problem in attestation.findings:
             screen.note(str(problem))
+    if advice := after_verdicts(verdicts):
+        screen.note(advice)
 
 
 def _show_failure(screen: Screen, check: Check) -> None:

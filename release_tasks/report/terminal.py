@@ -28,6 +28,7 @@ _STYLES = {
     "undone": "yellow", "discarded": "yellow", "stopped": "yellow", "approved": "green", "rejected": "yellow",
     "signed": "green", "unchecked": "yellow",
     "revoked": "yellow", "healthy": "green", "inconclusive": "yellow", "bad": "bold red", "unknown": "yellow",
+    "restarted": "green",
 }  # fmt: skip
 _USUAL_WIDTH = 80
 _LEAST_WIDTH = 20

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from release_tasks.records import RollbackOutcome
+from release_tasks.report.advice import after_watch
 from release_tasks.report.summaries import show_outcome
 from release_tasks.report.terminal import Screen
 
@@ -24,3 +25,5 @@ def show_watch(screen: Screen, report: dict[str, Any], outcome: RollbackOutcome 
         show_outcome(screen, outcome)
     for sentence in report["diagnostics"]:
         screen.note(sentence)
+    if advice := after_watch(report["status"], report["diagnostics"]):
+        screen.note(advice)

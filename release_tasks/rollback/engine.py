@@ -335,6 +335,7 @@ class _Rollback:
             restored_assets=plan.keys("restore"),
             skipped_assets=plan.keys("keep"),
             removed_assets=plan.keys("remove"),
+            damaged_assets=[record.key for record in safety.assets if record.damaged],
             safety_snapshot_id=safety.snapshot_id,
             health_check=health,
             restart_command=restart.command if restart else None,

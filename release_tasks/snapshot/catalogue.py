@@ -72,9 +72,12 @@ class Catalogue:
         try:
             return self._read(snapshot_id)
         except FileNotFoundError:
-            raise UsageError(f"There is no snapshot {snapshot_id!r}: its folder has no metadata.json.") from None
+            raise UsageError(
+                f"There is no snapshot {snapshot_id!r}: its folder has no metadata.json. {self._known()}"
+            ) from None
         except InvalidDocument as error:
-            raise StageFailed(f"Snapshot {snapshot_id} is refused: {error}.") from error
+            told = f"Snapshot {snapshot_id} is refused: {error}."
+            raise StageFailed(f"{told} Which ones are whole: inv release.verify") from error
 
     def latest(self) -> SnapshotMetadata:
         """Return the newest release snapshot.

@@ -155,6 +155,7 @@ def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata, emit: Emit 
         good = _other_good_copies(catalogue, metadata, others, key)
         if good:
             sentences.append(f"A good copy of {key} is in: {', '.join(good)}.")
+    sentences.append("Which ones are whole: inv release.verify")
     raise StageFailed(" ".join(sentences))
 
 

@@ -97,7 +97,7 @@ def _begin(settings: Settings, release_id: str | None, emit: Emit) -> str:
     require_assets(settings)
     holder = current_holder(settings.release.root)
     if holder is not None:  # known before the gates have run for ten minutes, not after
-        raise LockHeld(f"Another run is at work: {holder}. Prepare again when it is done.")
+        raise LockHeld(f"Another run is at work: {holder}. When it is done, again: inv release.prepare")
     recover(settings, _STAGE, emit)  # gates must not look at a state that is half old, half new
     chosen = release_id or default_release_id(describe_application(settings))
     require_new_release_id(Pipeline(settings.release.root), chosen)

@@ -8,7 +8,8 @@ from release_tasks.errors import UsageError
 
 __all__ = ["is_valid_id", "require_id"]
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_LONGEST = 128
+_ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST - 1}}}")
 
 
 def is_valid_id(text: str) -> bool:
@@ -16,11 +17,14 @@ def is_valid_id(text: str) -> bool:
     return _ID.fullmatch(text) is not None
 
 
-def require_id(text: str, what: str) -> str:
-    """Return ``text`` when it is a valid id; raise UsageError, naming ``what`` it should be, otherwise."""
-    if not is_valid_id(text):
+def require_id(text: str, what: str, most: int = _LONGEST) -> str:
+    """Return ``text`` when it is a valid id of at most ``most`` characters.
+
+    Raises UsageError, naming ``what`` it should be, otherwise.
+    """
+    if not is_valid_id(text) or len(text) > most:
         raise UsageError(
             f"{what} {text!r} is not a valid id: use letters, digits, '.', '_' and '-', "
-            "starting with a letter or digit, at most 128 characters."
+            f"starting with a letter or digit, at most {most} characters."
         )
     return text

@@ -164,6 +164,8 @@ def _show(current: Session, found: GatewayStatus) -> None:
     if not current.as_json:
         where = f"{found.url} (pid {found.pid}, health {found.health})  " if found.running else ""
         current.screen.verdict(word, f"{where}{found.detail}")
+        if not found.running:
+            current.screen.note("To start it: inv gateway.start")
 
 
 collection = Collection("gateway")

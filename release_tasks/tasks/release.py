@@ -254,6 +254,7 @@ def run_gates(
 
 def show_preflight(current: Session, run: PreflightRun) -> None:
     """Show a preflight that nobody else judges, and end with 1 when it did not pass."""
+    from release_tasks.report.advice import after_preflight
     from release_tasks.report.summaries import show_checks
     from release_tasks.storage.codec import encode
 
@@ -266,6 +267,8 @@ def show_preflight(current: Session, run: PreflightRun) -> None:
         left_out = sum(check.is_left_out for check in run.report.checks)
         told = f"every gate passed but {left_out} left out" if left_out else "every gate passed"
         current.screen.verdict(word, told if run.report.passed else f"not passed: {failed}")
+        if advice := after_preflight(run.report):
+            current.screen.note(advice)
     current.fail_unless(run.report.passed)
 
 

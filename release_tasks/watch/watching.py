@@ -31,6 +31,7 @@ from release_tasks.watch.samples import Sample, take_sample
 __all__ = ["Clock", "Degraded", "WatchReport", "require_watchable", "watch"]
 
 _SAMPLES_TOLD = 50
+_WILL_NOT = "It will not be rolled back:"
 _LONGEST_WAIT = 0.1  # a signal that another thread got is acted on when the main thread wakes up
 _GRACE = 5.0  # seconds that a busy machine may be late without having slept
 # Goes on while the machine sleeps: CLOCK_BOOTTIME on Linux; where there is none, on macOS, CLOCK_MONOTONIC does.
@@ -119,6 +120,8 @@ def watch(
     if seen.stop is not None:  # whoever stops a watch wants nothing more of it
         response = Response(exit_code=seen.stop.exit_code)
     elif verdict.status == "degraded":
+        # What was foretold has come, and is told as such.
+        diagnostics = [sentence for sentence in diagnostics if not sentence.startswith(_WILL_NOT)]
         response = _answer(settings, pipeline, ground, verdict, seen, emit, on_degraded)
     else:
         response = Response(exit_code=ExitCode.DONE if verdict.status == "healthy" else ExitCode.NEGATIVE)
@@ -264,5 +267,5 @@ def _remarks(config: ReleaseConfig, ground: Ground) -> list[str]:
             "compare it with."
         )
     if config.watch.rollback and ground.hindrance:
-        told.append(f"It will not be rolled back: {ground.hindrance}")
+        told.append(f"{_WILL_NOT} {ground.hindrance}")
     return told

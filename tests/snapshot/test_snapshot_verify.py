@@ -182,7 +182,9 @@ def test_other_snapshots_with_a_good_copy_are_named(project: Any) -> None:
         flip(catalogue.path(f"{release}_snapshot") / ASSETS["mcp"])
     with pytest.raises(StageFailed) as error:
         require_intact(catalogue, catalogue.get("v1_snapshot"))
-    assert error.value.message.endswith("A good copy of mcp is in: v2_snapshot.")
+    assert error.value.message.endswith(
+        "A good copy of mcp is in: v2_snapshot. Which ones are whole: inv release.verify"
+    )
 
 
 def test_good_copies_are_named_for_each_damaged_asset(project: Any) -> None:

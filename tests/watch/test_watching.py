@@ -257,6 +257,7 @@ def test_without_a_release_it_watches_and_says_so(watched, service, clock, event
     report = watch(watched.settings, clock=clock)
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 1, None)
     assert "It was not rolled back: There is no ready release here" in report.diagnostics[-1]
+    assert sum("no snapshot to go back to" in sentence for sentence in report.diagnostics) == 1
     assert [event["event"] for event in events(watched)] == ["watch.finished", "watch.degraded", "watch.finished"]
 
 

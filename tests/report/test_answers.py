@@ -1,0 +1,116 @@
+"""Answers end with what to type: whatever went wrong, and in words that say what happened."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from release_tasks.audit import AuditVerdict, Finding
+from release_tasks.records import Check, HealthReport, Manifest, PreflightReport, RollbackOutcome
+from release_tasks.report.advice import after_preflight
+from release_tasks.report.drill import show_drill
+from release_tasks.report.summaries import show_audit, show_manifest, show_outcome, show_verdicts
+from release_tasks.report.terminal import Screen
+from release_tasks.report.watching import show_watch
+from release_tasks.snapshot.verify import AssetFinding, SnapshotVerdict
+
+FAILED = Check(id="build", subsystem="build", status="failed", detail="exit code 1")
+BLOCKED = Manifest(
+    manifest_version=1,
+    release_id="v1",
+    generated_at="2026-11-22T08:37:41.000Z",
+    status="blocked",
+    preflight=PreflightReport(passed=False, checks=[FAILED], failed_checks=["build"]),
+    artifacts=[],
+    diagnostics=["build: exit code 1"],
+    manifest_path="/x/v1.json",
+)
+OUTCOME = RollbackOutcome(status="failed", snapshot_id="v1_snapshot", started_at="", completed_at="")
+WELL = HealthReport(passed=True, status="ok", url="http://x", detail="")
+DRILL = {"assets": [], "databases": [], "boot": None, "snapshotId": "v1_snapshot", "durationMs": 5, "status": "failed"}
+WATCH = {"counts": {"looks": 1, "ok": 0, "bad": 1, "unknown": 0}, "releaseId": "v1", "reasons": ["HTTP 500"]}
+
+
+def shown(show: Any, *values: Any) -> list[str]:
+    """The lines of an answer."""
+    out = io.StringIO()
+    show(Screen(out), *values)
+    return out.getvalue().splitlines()
+
+
+@pytest.mark.parametrize(
+    ("lines", "command"),
+    [
+        (shown(show_manifest, BLOCKED), "inv release.prepare --release-id v1"),
+        (shown(show_outcome, evolve(OUTCOME, diagnostics=["The disk is full."])), "inv release.status"),
+        (
+            shown(show_verdicts, [SnapshotVerdict(snapshot_id="v1_snapshot", status="damaged", findings=[])]),
+            "inv release.prepare",
+        ),
+        (
+            shown(show_audit, AuditVerdict(events=[], problems=[Finding(line=1, what="altered")], notes=[]), 5),
+            "inv release.audit --limit 1",
+        ),
+        (shown(show_drill, {**DRILL, "diagnostics": ["It differs."]}), "inv release.prepare"),
+        (shown(show_watch, {**WATCH, "status": "degraded", "diagnostics": []}, None), "inv release.diagnose"),
+    ],
+)
+def test_a_bad_answer_ends_with_a_command(lines: list[str], command: str) -> None:
+    """Also where the stage did not know what to say."""
+    assert lines[-1].endswith(command)
+
+
+def test_a_stage_that_says_itself_what_to_type_has_the_last_word() -> None:
+    """Nothing is added then."""
+    sentence = "The restored state was kept. Go back: inv release.rollback --snapshot safety"
+    assert shown(show_outcome, evolve(OUTCOME, diagnostics=[sentence]))[-1] == f"  {sentence}"
+
+
+def test_a_preflight_names_the_gate_or_the_whole_of_it() -> None:
+    """One that failed is run alone."""
+    assert after_preflight(BLOCKED.preflight) == "Mend that, then: inv gate.run build"
+    two = evolve(BLOCKED.preflight, failed_checks=["build", "tests"])
+    assert after_preflight(two) == "Mend that, then: inv release.preflight"
+    assert after_preflight(evolve(BLOCKED.preflight, passed=True, failed_checks=[])) == ""
+
+
+def test_a_restart_alone_is_not_called_a_restore() -> None:
+    """The data was left alone, and nothing says that a state before it was kept."""
+    outcome = evolve(OUTCOME, status="restored", skipped_assets=["database"], restart_command="true")
+    lines = shown(show_outcome, evolve(outcome, safety_snapshot_id="safety_1", health_check=WELL))
+    assert lines[0] == "RESTARTED  snapshot v1_snapshot is live already; its data was left alone"
+    assert not any("safety_1" in line or "RESTORED" in line for line in lines)
+
+
+def test_a_restore_over_damage_promises_no_way_back() -> None:
+    """What holds the old file open has to be restarted; of the state before there are only remains."""
+    outcome = evolve(OUTCOME, status="restored", restored_assets=["database"], safety_snapshot_id="safety_1")
+    assert "inv release.rollback --snapshot safety_1" in shown(show_outcome, outcome)[-1]
+    lines = shown(show_outcome, evolve(outcome, damaged_assets=["database"]))
+    assert lines[0] == "RESTORED  snapshot v1_snapshot is live"
+    assert "replaced by new files: database. Restart" in lines[-2] and "no way back" in lines[-1]
+    assert not any("inv release.rollback" in line for line in lines)
+
+
+def test_one_is_one() -> None:
+    """One look, one event; two are more."""
+    assert "1 look," in shown(show_watch, {**WATCH, "status": "healthy", "diagnostics": []}, None)[0]
+    event = {"seq": 1}
+    assert shown(show_audit, AuditVerdict(events=[event], problems=[], notes=[]), 5)[-1] == "INTACT  1 event"
+    assert shown(show_audit, AuditVerdict(events=[event, event], problems=[], notes=[]), 5)[-1] == "INTACT  2 events"
+
+
+def test_damage_names_the_newest_snapshot_that_is_whole() -> None:
+    """So that nobody has to find it in the list above."""
+    verdicts = [
+        SnapshotVerdict(snapshot_id="v1_snapshot", status="verified"),
+        SnapshotVerdict(snapshot_id="v2_snapshot", status="verified"),
+        SnapshotVerdict(
+            snapshot_id="v3_snapshot", status="damaged", findings=[AssetFinding(key="a", what="is missing")]
+        ),
+    ]
+    assert "the newest whole one is v2_snapshot" in shown(show_verdicts, verdicts)[-1]
+    assert shown(show_verdicts, verdicts[:2])[-1] == "VERIFIED  v2_snapshot"
