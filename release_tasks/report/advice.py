@@ -63,8 +63,9 @@ def after_audit(verdict: AuditVerdict) -> str:
     if verdict.intact:
         return ""
     return (
-        "The log was altered or damaged. Keep a copy of the pipeline folder and find out who can write there; rollbacks "
-        f"work all the same. Every event that is left: inv release.audit --limit {max(len(verdict.events), 1)}"
+        "The log was altered or damaged. Keep a copy of the pipeline folder and find out who can write to it. "
+        "Rollbacks work all the same. "
+        f"Every event that is left: inv release.audit --limit {max(len(verdict.events), 1)}"
     )
 
 
