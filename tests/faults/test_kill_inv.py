@@ -26,19 +26,31 @@ POINTS = 20
 NAMES = ("write", "pwrite64", "rename", "renameat2", "unlink", "mkdir", "ftruncate", "chmod", "utimensat", "rmdir")
 
 
+@pytest.mark.parametrize("has_plugin", [False, True])
 def test_the_real_rollback_killed_at_sampled_calls_is_finished_by_the_real_recover(
     memory: Path,
     driver: Driver,
     project_at: Callable[..., Any],
     steady: Callable[[Any], Any],
     tried: Callable[[int], None],
+    install_kind: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+    has_plugin: bool,
 ) -> None:
-    """``inv release.rollback`` is killed, and ``inv release.recover`` ends in all old or all new."""
+    """``inv release.rollback`` is killed, and ``inv release.recover`` ends in all old or all new.
+
+    With a plugin that captures a folder, its process may be the one that is killed: the rollback does without it.
+    """
     assert set(NAMES) <= CHANGING
     folder = memory / "project"
     folder.mkdir()
     (folder / "tasks.py").write_text("from release_tasks import ns\n")
-    project = steady(project_at(folder))
+    project = project_at(folder)
+    if has_plugin:
+        install_kind("shutil.copytree(source, copy, symlinks=True)", form="directory")
+        monkeypatch.setenv("PYTHONPATH", sys.path[0])
+        project.overrides["assets.identity"] = {"python": "custom", "path": "state/identity"}
+    project = steady(project)
     (folder / "invoke.yaml").write_text(json.dumps({"release": project.raw}))
     scene = Scene(project, driver)
     command = [sys.executable, "-B", "-m", "invoke", "release.rollback"]
@@ -71,4 +83,5 @@ def test_the_real_rollback_killed_at_sampled_calls_is_finished_by_the_real_recov
         assert scene.state() in ("old", "new"), ((name, number), scene.state())
         scene.check_rollback((name, number))
     tried(len(chosen))
-    assert killed > 0.8 * len(chosen)
+    # strace counts for each thread: in the plugin's process a count may be reached that no other thread reaches.
+    assert killed > (0.5 if has_plugin else 0.8) * len(chosen)

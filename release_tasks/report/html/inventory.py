@@ -110,9 +110,11 @@ def _asset(record: AssetRecord, damaged: dict[str, str], status: str) -> Asset:
         finding, tone = "remains of a damaged asset", "warn"
     elif not record.exists:
         finding, tone = "absent, and absent after a restore", "quiet"
+    elif record.plugin_problem is not None:
+        finding, tone = f"a plain copy: {text(record.plugin_problem, 300)}", "warn"
     return Asset(
         key=text(record.key, 128),
-        kind=record.kind,
+        kind=record.kind if record.plugin is None else f"{record.kind}, captured by {text(record.plugin, 128)}",
         exists=record.exists,
         size=record.size,
         mode="" if record.mode is None else f"{record.mode & 0o7777:04o}",
