@@ -65,6 +65,15 @@ class StageExecutor(Executor):
             self.config.load_shell_env()
         except ValueError as error:
             refuse(f"environment: an INVOKE_* variable does not fit its key: {error}", as_json=self.wants_json)
+        except TypeError:
+            # It makes a variable's name of every key, and YAML reads a bare on or yes, or digits, as something else.
+            path = _key_that_is_no_text(self.config)
+            if path is None:
+                raise
+            told = (
+                "a key that is not text; YAML reads a bare on, off, yes or no as true or false, and digits as a number"
+            )
+            refuse(f"configuration: {path}: {told}", as_json=self.wants_json)
 
     def normalize(self, tasks: tuple[str | tuple[str, dict[str, Any]] | ParserContext, ...]) -> list[Call]:
         """Make calls of what was asked for, and remember what of it was typed."""
@@ -97,6 +106,17 @@ class StageExecutor(Executor):
             if self.collection[name] == stage:
                 return name
         return stage.name
+
+
+def _key_that_is_no_text(tree: Any, above: str = "") -> str | None:
+    """Return the dotted path of the first key that Invoke cannot make a name of, if there is one."""
+    for key, value in tree.items():
+        if not isinstance(key, str):
+            return f"{above}{key}"
+        found = _key_that_is_no_text(value, f"{above}{key}.") if hasattr(value, "items") else None
+        if found is not None:
+            return found
+    return None
 
 
 def _typed(asked: str | tuple[str, dict[str, Any]] | ParserContext) -> dict[str, Any]:

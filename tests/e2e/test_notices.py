@@ -229,3 +229,16 @@ def test_mistakes_are_told_before_anything_runs(project):
     assert "release.notices.pager: when: expected some of prepared, blocked" in done.stderr
     assert "did you mean 'restored'?" in done.stderr
     assert project.gate_runs() == 0
+
+
+def test_a_bare_on_is_no_key(versioned):
+    """YAML takes it for true, and Invoke would end with a traceback: it is named, under each Invoke."""
+    versioned.write()
+    text = (
+        "tasks: {executor_class: release_tasks.executor.StageExecutor}\n"
+        "release: {notices: {pager: {command: x, on: [failed]}}}\n"
+    )
+    versioned.write = lambda: (versioned.root / "invoke.yaml").write_text(text)
+    done = versioned.run("release.status")
+    assert done.returncode == 2
+    assert "release.notices.pager.True: a key that is not text" in done.stderr and "Traceback" not in done.stderr
