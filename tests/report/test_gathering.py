@@ -246,6 +246,22 @@ def test_a_ready_release_tells_its_way_back(project: Any) -> None:
     assert [step.what for step in page.course.steps] == ["Rolled back to the state before it"]
 
 
+def test_gathering_changes_nothing(project: Any) -> None:
+    """Not a byte and not a name, also of the databases that are compared and the snapshot that is digested."""
+    release(project, "v1")
+    project.damage()
+    project.mcp.write_text("{}")
+    release(project, "v2")
+    before = _tree(project.folder)
+    page = page_of(project)
+    assert {row.where for row in page.differences.rows} >= {"database rows", "identity", "extra"}
+    assert _tree(project.folder) == before
+
+
+def _tree(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
 def test_a_blocked_release_says_why_and_offers_no_rollback(project: Any) -> None:
     """There is nothing to go back to, and what differs from the ready release before it is still told."""
     release(project, "v1")
@@ -325,11 +341,23 @@ def test_the_page_comes_out_whatever_is_damaged(project: Any, damage: Damage, to
     html = render(page).decode()
     assert told in html
     assert page.history.total == 2
-    if damage in (_remove_snapshot, _alter_snapshot, _alter_metadata, _alter_manifest):
+    if damage in (_remove_snapshot, _alter_snapshot, _alter_metadata):
         rollbacks = [line for _, line in page.way_back.commands if "release.rollback" in line]
         assert not rollbacks, "a snapshot that would be refused is no way back"
     if damage in (_break_chain, _cut_log, _log_is_a_folder):
         assert (page.audit.word, bool(page.history.problem)) == ("broken", True)
+
+
+def test_the_snapshot_of_an_unreadable_release_is_still_found(project: Any) -> None:
+    """Its own record says which release it belongs to; without one nothing is claimed of it."""
+    command = f"inv release.rollback --snapshot {release(project, 'v1').snapshot.snapshot_id}"
+    _alter_manifest(project)
+    page = page_of(project)
+    assert (page.verdict.word, page.way_back.commands[0][1]) == ("unreadable", command)
+    _remove_snapshot(project)
+    page = page_of(project)
+    assert [line for _, line in page.way_back.commands] == ["inv release.status"]
+    assert [fact.value for fact in page.facts if fact.label == "Snapshot"] == ["unknown"]
 
 
 def test_a_snapshot_that_was_exchanged_is_no_way_back(project: Any) -> None:

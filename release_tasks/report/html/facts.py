@@ -15,7 +15,7 @@ __all__ = ["facts_of"]
 def facts_of(manifest: Manifest | None, snapshot: Snapshot | None, audit: AuditTrail) -> list[Fact]:
     """Return what is known of gates, snapshot, proof, health and audit, in this order."""
     facts = [_gates(manifest)] if manifest is not None else []
-    facts += [_snapshot(snapshot), _proof(snapshot)]
+    facts += [_snapshot(snapshot, is_known=manifest is not None), _proof(snapshot)]
     if manifest is not None and manifest.baseline is not None:
         facts.append(_health(manifest))
     chain = Fact(label="Audit chain", value=audit.word, note=_events(audit), tone=audit.tone, section="audit")
@@ -42,9 +42,10 @@ def _word(check: Check) -> str:
     return f"{check.status} (advisory)" if check.advisory and check.status != "passed" else check.status
 
 
-def _snapshot(snapshot: Snapshot | None) -> Fact:
+def _snapshot(snapshot: Snapshot | None, *, is_known: bool) -> Fact:
     if snapshot is None:
-        return Fact(label="Snapshot", value="none", note="nothing was captured", tone="quiet", section="snapshot")
+        value, note = ("none", "nothing was captured") if is_known else ("unknown", "its manifest would say")
+        return Fact(label="Snapshot", value=value, note=note, tone="quiet", section="snapshot")
     if not snapshot.assets:
         value = "unreadable" if snapshot.is_there else "gone"
         return Fact(label="Snapshot", value=value, note="see why", tone=snapshot.tone, section="snapshot")

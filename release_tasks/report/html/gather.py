@@ -15,7 +15,7 @@ from release_tasks.report.html.facts import facts_of
 from release_tasks.report.html.gates import MOST_GATES, gates_of
 from release_tasks.report.html.health import strips_of
 from release_tasks.report.html.history import degraded_releases, history_of
-from release_tasks.report.html.inventory import snapshot_of
+from release_tasks.report.html.inventory import reference_of, snapshot_of
 from release_tasks.report.html.page import Differences, ReleasePage
 from release_tasks.report.html.provenance import provenance_of
 from release_tasks.report.html.rollbacks import read_rollbacks, rollbacks_of
@@ -55,12 +55,13 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
     """Read what there is to say of a release. What cannot be read is said on the page; nothing is raised for it."""
     pipeline = Pipeline(settings.release.root)
     manifest, files = file.manifest, pipeline.read_manifests()
-    snapshot_id = manifest.snapshot.snapshot_id if manifest is not None and manifest.snapshot is not None else None
+    named = reference_of(pipeline, file)
+    snapshot_id = named.snapshot_id if named is not None else None
     log, drills = _audit(pipeline), _drills(pipeline, snapshot_id)
     every = read_rollbacks(log.events)
     own = rollbacks_of(every, file.release_id, snapshot_id)
     concerning = events_of(log.events, file.release_id, snapshot_id, {r.rollback_id for r in own})
-    snapshot = snapshot_of(pipeline, manifest)
+    snapshot = snapshot_of(pipeline, named)
     before = _release_before(files, manifest)
     audit = trail_of(log, concerning)
     degraded = degraded_releases(log.events)

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from release_tasks.errors import StageError, StageFailed, UsageError, sentence_of
-from release_tasks.pipeline import Pipeline
+from release_tasks.pipeline import ManifestFile, Pipeline
 from release_tasks.proofs import Proof, proofs
-from release_tasks.records import AssetRecord, Manifest, SnapshotMetadata, SnapshotReference
+from release_tasks.records import AssetRecord, SnapshotMetadata, SnapshotReference
 from release_tasks.report.html.page import Asset, Snapshot, Tone
 from release_tasks.report.html.told import text
 from release_tasks.snapshot import legacy
 from release_tasks.snapshot.verify import SnapshotVerdict, verify_snapshot
 
-__all__ = ["snapshot_of"]
+__all__ = ["reference_of", "snapshot_of"]
 
 _MOST_ASSETS = 100
 _MOST_FINDINGS = 20
@@ -22,11 +22,24 @@ _VERIFIED: dict[str, tuple[Tone, str]] = {
 }
 
 
-def snapshot_of(pipeline: Pipeline, manifest: Manifest | None) -> Snapshot | None:
-    """Return the snapshot that a manifest names, verified byte by byte; None when it names none."""
-    if manifest is None or manifest.snapshot is None:
+def reference_of(pipeline: Pipeline, file: ManifestFile) -> SnapshotReference | None:
+    """Return which snapshot belongs to a release; of one whose manifest cannot be read, what the catalogue says."""
+    if file.manifest is not None:
+        return file.manifest.snapshot
+    try:
+        published, _ = pipeline.catalogue.published()
+    except OSError:
         return None
-    named = manifest.snapshot
+    own = [found for found in published if found.kind == "release" and found.release_id == file.release_id]
+    if not own:
+        return None
+    return SnapshotReference(snapshot_id=own[-1].snapshot_id, metadata_path=own[-1].metadata_path)
+
+
+def snapshot_of(pipeline: Pipeline, named: SnapshotReference | None) -> Snapshot | None:
+    """Return the snapshot that ``named`` names, verified byte by byte; None when there is none."""
+    if named is None:
+        return None
     try:
         metadata = pipeline.catalogue.get(named.snapshot_id)
         verdict = verify_snapshot(pipeline.catalogue, metadata)

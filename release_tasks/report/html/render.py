@@ -27,8 +27,7 @@ _ICON = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx=
 
 
 def render(page: ReleasePage) -> bytes:
-    """Return the page as UTF-8. Its policy lets nothing run and nothing be fetched; its one style block is named by
-    its hash."""
+    """Return the page as UTF-8; its policy lets nothing run and nothing be fetched but the one style block in it."""
     style = (files(_TEMPLATES) / "templates" / "page.css").read_text("utf-8")
     template = _environment().get_template("page.html")
     text = template.render(

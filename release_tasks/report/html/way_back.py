@@ -11,6 +11,7 @@ from release_tasks.report.html.told import text
 
 __all__ = ["way_back_of"]
 
+_OTHERS = [("See what else there is to go back to", "inv release.status")]
 _CODE = "A rollback restores state, not code."
 
 
@@ -22,18 +23,16 @@ def way_back_of(
     rollbacks: Sequence[Rollback],
 ) -> WayBack:
     """Return what to type; ``before`` is the release whose code belongs to the state that comes back."""
-    if manifest is None:
-        return WayBack(
-            tone="warn",
-            sentence="Which snapshot belongs to this release cannot be told, as its manifest cannot be read.",
-            commands=[("See what there is to go back to", "inv release.status")],
-        )
-    if snapshot is None:
+    if manifest is None and snapshot is None:
+        told = "Which snapshot belongs to this release cannot be told, as its manifest cannot be read."
+        return WayBack(tone="warn", sentence=told, commands=_OTHERS)
+    if manifest is not None and snapshot is None:
         return WayBack(
             tone="quiet",
             sentence="Nothing was captured, so there is nothing to go back to; nothing live was changed.",
             commands=[("Try again, once it is mended", f"inv release.prepare --release-id {manifest.release_id}")],
         )
+    assert snapshot is not None
     if not snapshot.is_there:
         return WayBack(tone="warn", sentence=f"Its snapshot {snapshot.snapshot_id} is gone.", commands=_OTHERS)
     if not snapshot.is_restorable:
@@ -43,9 +42,6 @@ def way_back_of(
             commands=[("What is wrong with it", f"inv release.verify --snapshot {snapshot.snapshot_id}"), *_OTHERS],
         )
     return _possible(pipeline, before, snapshot, rollbacks)
-
-
-_OTHERS = [("See what else there is to go back to", "inv release.status")]
 
 
 def _possible(
