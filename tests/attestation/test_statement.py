@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import json
 import os
@@ -59,7 +60,7 @@ def rewrite(project: Any, change: Callable[[dict[str, Any]], Any], release_id: s
 
 
 def test_a_ready_release_is_attested_with_every_file_by_sha256(project: Any) -> None:
-    """``sha256sum`` agrees with every subject that is a file below the pipeline folder."""
+    """Each subject but the snapshot's own digest is a file below the pipeline folder, as it lies there."""
     manifest = release(project)
     document = statement(project)
     assert document["_type"] == "https://in-toto.io/Statement/v1"
@@ -75,10 +76,8 @@ def test_a_ready_release_is_attested_with_every_file_by_sha256(project: Any) -> 
         f"{place}/assets/database/app.db",
         f"{place}/assets/mcp/mcp.json",
     }
-    printed = subprocess.run(
-        ["sha256sum", *subjects], cwd=project.pipeline.root, capture_output=True, text=True, check=True
-    ).stdout
-    assert [row.split()[0] for row in printed.splitlines()] == list(subjects.values())
+    for name, digest in subjects.items():
+        assert hashlib.sha256((project.pipeline.root / name).read_bytes()).hexdigest() == digest
     assert verdict(project).status == "unsigned"
 
 
@@ -112,6 +111,7 @@ def test_a_release_blocked_in_spite_of_its_gates_failed(project: Any) -> None:
     assert (predicate["result"], predicate["failedTests"]) == ("FAILED", ["release.prepare"])
 
 
+@pytest.mark.slow
 def test_a_commit_is_named_when_the_files_were_as_in_it(project: Any) -> None:
     """With a change that is not committed, the gates ran on something else."""
     for command in (

@@ -258,13 +258,13 @@ def test_the_output_of_a_gate_is_in_one_group(text: str) -> None:
 def test_a_group_shows_the_log_and_of_a_long_one_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The log itself is gone with the machine."""
     log = tmp_path / "build.log"
-    log.write_bytes(b"".join(b"line %d\n" % number for number in range(100_000)))
+    log.write_bytes(b"".join(b"line %d\n" % number for number in range(40_000)))
     GroupedLines(Screen(io.StringIO()))(
         GateEnded(Check(id="a", subsystem="a", status="passed", detail="", diagnostics={"logPath": str(log)}))
     )
     lines = capsys.readouterr().err.splitlines()
-    assert lines[-2:] == ["line 99999", "::endgroup::"]
-    assert 10_000 < len(lines) < 40_000
+    assert lines[-2:] == ["line 39999", "::endgroup::"]
+    assert 10_000 < len(lines) < 30_000
     assert any(line.startswith("[the end of ") for line in lines)
 
 
@@ -407,8 +407,9 @@ def test_a_summary_that_is_full_is_left_as_it_is(files: Files, capsys: pytest.Ca
     assert "GITHUB_STEP_SUMMARY is full" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_summary_alone_is_always_small_enough() -> None:
-    """Ten thousand gates that all have much to say."""
+    """Hundreds of gates that all have much to say."""
     checks = [
         {
             "id": f"g{number}",
@@ -416,7 +417,7 @@ def test_a_summary_alone_is_always_small_enough() -> None:
             "detail": "|" * 10**4,
             "diagnostics": {"outputTail": ["<" * 4096] * 20},
         }
-        for number in range(10**4)
+        for number in range(200)
     ]
     found = step_summary({"status": "failed", "checks": checks, "diagnostics": ["&" * 10**4] * 1000}, 1)
     assert len(found.encode()) < 1 << 19
