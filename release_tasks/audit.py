@@ -302,6 +302,11 @@ class _Reading:
                 what += " from before this chain began, unaltered since"
                 self.verdict.notes.append(Finding(lines[0][0], what))
                 lines = []
+        elif record is None and not self.verdict.events and lines and all(_is_of_older_tool(line) for _, line in lines):
+            # A log that was emptied of records and filled with such lines is missed by every anchor.
+            what = "no record of this log yet: lines of the older tool, which the first event adopts"
+            self.verdict.notes.append(Finding(lines[0][0], what, last=lines[-1][0]))
+            lines = []
         self.unexplained = len(lines)
         what = "altered, or no record of this log"
         if lines and not self.verdict.events:
@@ -309,6 +314,14 @@ class _Reading:
             self.verdict.problems.append(Finding(lines[0][0], what, last=lines[-1][0]))
         else:
             self.verdict.problems.extend(Finding(number, what) for number, _ in lines)
+
+
+def _is_of_older_tool(line: bytes) -> bool:
+    """Say whether a line is an object without any link of a chain; no altered record of ours loses all three."""
+    try:
+        return not {"seq", "prev", "hash"} & parse_object(line, "line").keys()
+    except InvalidDocument:
+        return False
 
 
 def _vouches(record: dict[str, Any], body: bytes) -> bool:

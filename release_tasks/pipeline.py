@@ -13,6 +13,7 @@ from release_tasks.audit import AuditLog
 from release_tasks.errors import StageFailed, UsageError
 from release_tasks.records import AuditAnchor, Manifest, RollbackState
 from release_tasks.snapshot.catalogue import Catalogue
+from release_tasks.snapshot.legacy import readable_manifest
 from release_tasks.snapshot.seal import is_sealed, sealed_document
 from release_tasks.storage.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
 from release_tasks.storage.codec import decode, encode
@@ -263,7 +264,7 @@ def _decode_manifest(path: Path) -> Manifest:
     if version > MANIFEST_VERSION:
         raise InvalidDocument(f"{path.name} has version {version}; this release reads up to {MANIFEST_VERSION}")
     _require_unaltered(document, path.name)
-    manifest = decode(Manifest, document, path.name)
+    manifest = decode(Manifest, readable_manifest(document), path.name)
     if manifest.sequence < 0 or (manifest.snapshot is not None and not is_valid_id(manifest.snapshot.snapshot_id)):
         raise InvalidDocument(f"{path.name} has an invalid sequence or snapshotId")
     return manifest

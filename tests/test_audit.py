@@ -250,6 +250,20 @@ def test_lines_of_the_older_tool_are_kept_and_adopted(log: AuditLog, older: byte
     assert [event["event"] for event in verdict.events[1:]] == ["first", "second"]
 
 
+def test_the_older_tools_log_is_no_broken_one_before_the_first_event(log: AuditLog) -> None:
+    """Whoever moves over is not told of a broken chain; whoever had one is: an anchor misses its record."""
+    log.path.parent.mkdir()
+    log.path.write_bytes(LEGACY)
+    verdict = log.verify()
+    assert (verdict.intact, [str(note) for note in verdict.notes]) == (
+        True,
+        ["lines 1 to 2: no record of this log yet: lines of the older tool, which the first event adopts"],
+    )
+    assert not log.verify([("manifest v1", AuditAnchor(seq=1, hash="0" * 64))]).intact
+    log.path.write_bytes(LEGACY + b"no object\n")
+    assert not log.verify().intact
+
+
 @pytest.mark.parametrize(
     "how",
     [

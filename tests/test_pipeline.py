@@ -55,6 +55,29 @@ def test_manifests_are_listed_by_sequence(pipeline: Pipeline) -> None:
     assert latest is not None and latest.release_id == "a"
 
 
+@pytest.mark.parametrize(
+    "checks",
+    [
+        [{"id": "build", "passed": True}, {"id": "interface-readiness", "passed": False, "detail": "gui is missing"}],
+        [{"id": "build", "status": "passed", "durationMs": 3}, {"id": "interface-readiness", "status": "failed"}],
+        ["build", "interface-readiness"],
+    ],
+)
+def test_manifests_of_the_older_tool_are_read_whatever_their_checks_hold(pipeline: Pipeline, checks: Any) -> None:
+    """Of its checks only the ids are relied on, and the list of those that failed."""
+    document = {"manifestVersion": 1, "releaseId": "v0", "generatedAt": "2024-01-01T00:00:00.000Z", "appVersion": "0.9"}
+    document |= {"gitCommit": None, "status": "blocked", "manifestPath": "/x", "diagnostics": [], "artifacts": []}
+    document["preflight"] = {"passed": False, "checks": checks, "failedChecks": ["interface-readiness"]}
+    pipeline.manifests.mkdir(parents=True)
+    (pipeline.manifests / "v0.json").write_text(json.dumps(document))
+    (file,) = pipeline.read_manifests()
+    assert file.manifest is not None, file.reason
+    assert [(check.id, check.status) for check in file.manifest.preflight.checks] == [
+        ("build", "passed"),
+        ("interface-readiness", "failed"),
+    ]
+
+
 def test_latest_never_points_at_a_blocked_release(pipeline: Pipeline) -> None:
     """A blocked manifest is kept under its own name only."""
     pipeline.write_manifest(manifest("good", 1))

@@ -1,4 +1,4 @@
-"""Snapshots of the tool this one replaces: readable, without digests, and therefore never trusted unasked."""
+"""What the tool this one replaces wrote: snapshots without digests, never trusted unasked, and manifests."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 from release_tasks.records import AssetKind, AssetRecord, SnapshotMetadata
 from release_tasks.storage.canonical import InvalidDocument
 
-__all__ = ["has_older_form", "is_legacy", "read_metadata"]
+__all__ = ["has_older_form", "is_legacy", "read_metadata", "readable_manifest"]
 
 
 def is_legacy(metadata: SnapshotMetadata) -> bool:
@@ -41,6 +41,32 @@ def read_metadata(document: dict[str, Any], name: str) -> SnapshotMetadata:
         )
     except (KeyError, TypeError, ValueError) as error:
         raise InvalidDocument(f"{name} has neither our form nor that of the older tool ({error})") from error
+
+
+def readable_manifest(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of the older tool with its checks in our form: of those only the ids are certain."""
+    preflight = document.get("preflight")
+    if {"sequence", "checksum", "audit"} & document.keys() or not isinstance(preflight, dict):
+        return document
+    failed = [_check_id(raw) for raw in _listed(preflight, "failedChecks")]
+    checks = [_check(raw, failed) for raw in _listed(preflight, "checks")]
+    return {**document, "preflight": {**preflight, "checks": checks, "failedChecks": failed}}
+
+
+def _listed(document: dict[str, Any], key: str) -> list[Any]:
+    value = document.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _check_id(raw: Any) -> Any:
+    return raw.get("id") if isinstance(raw, dict) else raw
+
+
+def _check(raw: Any, failed: list[Any]) -> dict[str, Any]:
+    name = _check_id(raw)
+    detail = raw.get("detail") if isinstance(raw, dict) else None
+    status = "failed" if name in failed else "passed"
+    return {"id": name, "subsystem": name, "status": status, "detail": detail if isinstance(detail, str) else ""}
 
 
 def _asset(raw: dict[str, Any]) -> AssetRecord:
