@@ -51,9 +51,10 @@ def build(ctx: Context, output: str = "memory/build") -> None:
 
 @task
 def docs(ctx: Context) -> None:
-    """Generate what the docs show of the code: the configuration, the decision guide, the plugin of the guide."""
+    """Generate what pages show of the code: configuration, decision guide, tasks, the plugin of the guide."""
     from release_tasks.config.reference import configuration_page
     from release_tasks.diagnose.guide import guide_table
+    from release_tasks.tasks.reference import refreshed
 
     if not ctx.config.run.dry:
         (HERE / "docs" / "configuration.md").write_text(configuration_page())
@@ -62,6 +63,8 @@ def docs(ctx: Context) -> None:
         runbook.write_text(before + GUIDE_BEGINS + guide_table() + GUIDE_ENDS + rest.partition(GUIDE_ENDS)[2])
         plugins = HERE / "docs" / "plugins.md"
         plugins.write_text(SHOWN_FILE.sub(_shown_file, plugins.read_text()))
+        for page in (HERE / "docs" / "tasks").glob("*.md"):
+            page.write_text(refreshed(page.read_text(), suite))
 
 
 def _shown_file(block: re.Match[str]) -> str:

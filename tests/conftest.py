@@ -63,13 +63,20 @@ print(done, flush=True)
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """List how many points each fault test has tried."""
+    """List how many points each fault test has tried, and what the pages show that nobody can run here."""
     reports = terminalreporter.stats.get("passed", [])
     told = [(report.nodeid, n) for report in reports for name, n in report.user_properties if name == "points tried"]
     if told:
         terminalreporter.section("points tried")
         for nodeid, count in sorted(told):
             terminalreporter.write_line(f"{count:6} {nodeid}")
+    documented = [
+        line for report in reports for name, told in report.user_properties if name == "not run" for line in told
+    ]
+    if documented:
+        terminalreporter.section("documented, and not run")
+        for line in documented:
+            terminalreporter.write_line(line)
 
 
 @pytest.fixture(autouse=True)

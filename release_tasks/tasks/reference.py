@@ -1,0 +1,51 @@
+"""What docs/tasks/ says of each task by itself: its sentence, its usage and its flags, written between two comments."""
+
+from __future__ import annotations
+
+import re
+
+from invoke import Argument, Collection
+
+from release_tasks.executor import StageTask
+
+__all__ = ["described_tasks", "refreshed", "task_block"]
+
+_BEGINS, _ENDS = "<!-- the task {name}, from the code: inv dev.docs -->\n", "<!-- end of it -->\n"
+_BLOCK = re.compile(_BEGINS.format(name=r"(?P<name>\S+)") + f".*?{_ENDS}", re.DOTALL)
+
+
+def described_tasks(page: str) -> list[str]:
+    """Return the names of the tasks that a page has a block for, in its order."""
+    return [found["name"] for found in _BLOCK.finditer(page)]
+
+
+def refreshed(page: str, namespace: Collection) -> str:
+    """Return a page with each of its blocks written anew; raises KeyError for a task that is not there."""
+    return _BLOCK.sub(lambda found: task_block(found["name"], namespace[found["name"]]), page)
+
+
+def task_block(name: str, task: StageTask) -> str:
+    """Return the comments of a task with what the code says of it between them, as Markdown."""
+    sentence = (task.__doc__ or "").strip().splitlines()[0]
+    lines = [sentence, "", "```text", *_usage(task.usage(name)), "```", ""]
+    lines += ["| flag | default | meaning |", "| --- | --- | --- |"]
+    for argument in sorted(task.get_arguments(), key=lambda argument: not argument.positional):
+        spelled = task.spelled(argument.attr_name or str(argument.name))
+        lines.append(f"| `{spelled}` | {_default(argument)} | {argument.help} |")
+    return _BEGINS.format(name=name) + "\n".join([*lines, _ENDS])
+
+
+def _usage(line: str, width: int = 100) -> list[str]:
+    """Return a usage as lines, broken between flags."""
+    rows = ["inv"]
+    for word in re.findall(r"\[[^]]*\]|\S+", line):
+        if len(rows[-1]) + len(word) >= width:
+            rows.append("   ")
+        rows[-1] += f" {word}"
+    return rows
+
+
+def _default(argument: Argument) -> str:
+    if argument.positional:
+        return "required"
+    return f"`{argument.default}`" if argument.default else ""
