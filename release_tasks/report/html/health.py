@@ -53,7 +53,8 @@ def _of_rollback(rollback: Rollback, told: dict[str, Any]) -> HealthStrip:
 def _of_watch(event: dict[str, Any]) -> HealthStrip:
     counts = event.get("counts")
     return _strip(
-        occasion="Watch after the deploy, its last looks",
+        occasion="Watch after the deploy",
+        unit="look",
         tone="bad",
         detail=text(event.get("detail")),
         url="",
@@ -62,13 +63,16 @@ def _of_watch(event: dict[str, Any]) -> HealthStrip:
     )
 
 
-def _strip(*, occasion: str, tone: Tone, detail: str, url: str, attempts: Any, total: int | None) -> HealthStrip:
+def _strip(
+    *, occasion: str, tone: Tone, detail: str, url: str, attempts: Any, total: int | None, unit: str = "attempt"
+) -> HealthStrip:
     told = [item for item in attempts if isinstance(item, dict)] if isinstance(attempts, list) else []
     told = told[:_MOST_ATTEMPTS]
     slowest = max((number(item.get("latencyMs")) or 0 for item in told), default=0)
     total = len(told) if total is None else max(total, len(told))
     return HealthStrip(
         occasion=occasion,
+        unit=unit,
         tone=tone,
         detail=detail,
         url=url,

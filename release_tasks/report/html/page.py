@@ -134,9 +134,13 @@ class Attempt:
 
 @frozen(kw_only=True)
 class HealthStrip:
-    """The attempts at health of one occasion, oldest first; ``left_out`` of them were not recorded, from the middle."""
+    """The attempts at health of one occasion, oldest first; ``left_out`` of ``total`` were not recorded.
+
+    ``unit`` is what one of them is called there.
+    """
 
     occasion: str
+    unit: str
     tone: Tone
     detail: str
     url: str
