@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documented.pages import SHELLS, Block, Command, all_pages, commands_of, parts_of, program_names
+from documented.pages import REPOSITORY, SHELLS, Block, Command, all_pages, commands_of, parts_of, program_names
 from documented.table import (
     NOT_COMMANDS,
     PROGRAMS,
+    TYPED_ELSEWHERE,
     before,
     documented_code,
     filled,
@@ -32,7 +33,9 @@ LONG = 300
 
 def is_typed(part: Block | Command) -> bool:
     """Say whether there is something to type, or to compare with what is printed."""
-    return isinstance(part, Command) or part.language in (*SHELLS, "text")
+    if isinstance(part, Command):
+        return True
+    return part.language == "text" or (part.language in SHELLS and part.page not in TYPED_ELSEWHERE)
 
 
 def chapters() -> list[Any]:
@@ -183,6 +186,12 @@ def test_commands_do_what_their_page_says(parts: list[Block | Command], template
     finally:
         reader.leave()
     assert not reader.problems, "\n\n".join(reader.problems)
+
+
+@pytest.mark.parametrize(("page", "test"), sorted(TYPED_ELSEWHERE.items()))
+def test_what_another_test_types_is_typed_there(page: str, test: str) -> None:
+    """A page that is left out here is one that the named test reads its commands from."""
+    assert page.removeprefix("docs/") in (REPOSITORY / test).read_text()
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from release_tasks.pairing.channels import Channel
 __all__ = [
     "NOT_COMMANDS",
     "PROGRAMS",
+    "TYPED_ELSEWHERE",
     "before",
     "documented_code",
     "filled",
@@ -58,6 +59,9 @@ def reason_not_run(command: str) -> str | None:
     return next((reason for pattern, reason in _NOT_RUN if re.search(pattern, command)), None)
 
 
+# Pages whose blocks another test types, from the folder that the page begins with.
+TYPED_ELSEWHERE = {"docs/plugins.md": "tests/docs/test_plugin_guide.py"}
+
 # Text blocks that show no command's output, by how they begin.
 _NOT_OUTPUT: tuple[tuple[str, str, str], ...] = (
     ("docs/tasks/", "inv ", "the usage of a task"),
@@ -67,7 +71,7 @@ _NOT_OUTPUT: tuple[tuple[str, str, str], ...] = (
     ("docs/pairing.md", "stranger          gateway", "a picture"),
     ("docs/pairing.md", "bot.example.org {", "another program's configuration"),
     ("docs/runbook.md", "memory/release-pipeline/snapshots/<snapshot id>", "a list of files"),
-    ("docs/architecture.md", "$ inv gate.run disk", "of a gate that the reader writes"),
+    ("docs/plugins.md", "jsonl-queue/", "a list of files"),
 )
 
 
