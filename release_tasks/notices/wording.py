@@ -17,8 +17,8 @@ def about_manifest(settings: Settings, manifest: Manifest) -> Notice:
     """Say that a release is prepared, or what blocks it."""
     is_ready = manifest.status == "ready"
     why = manifest.diagnostics[0] if manifest.diagnostics else ""
-    next_of_gates = [check.diagnostics.get("next") for check in manifest.preflight.checks if check.status == "failed"]
-    first = next((command for command in next_of_gates if isinstance(command, str)), "inv release.preflight")
+    failed = [check for check in manifest.preflight.checks if check.status == "failed" and check.blocks]
+    first = str(failed[0].diagnostics.get("next", "inv release.preflight")) if failed else "inv release.diagnose"
     return new_notice(
         settings,
         "prepared" if is_ready else "blocked",
