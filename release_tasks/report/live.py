@@ -8,6 +8,7 @@ from collections import deque
 from types import TracebackType
 
 from attrs import frozen
+from rich.cells import cell_len
 from rich.console import Console
 from rich.live import Live
 from rich.text import Text
@@ -97,11 +98,13 @@ class LiveDisplay:
 def health_line(event: HealthAnswered, waited: float = 0.0) -> str:
     """Return how asking stands, ``waited`` seconds after the answer: attempt, what it was, time to the deadline."""
     report = event.report
-    told = f"attempt {report.attempts}: {' '.join(report.detail.split())}"
+    told = f"attempt {report.attempts}"
     if event.streak and event.needed > 1:
-        told = f"{told}, {event.streak} of {event.needed} in a row"
+        told += f", {event.streak} of {event.needed} in a row"
     left = max(event.left - waited, 0.0)
-    return f"{told} ({left:.0f} s left)" if left else told
+    if left:  # before what was answered, which may be long and is cut off
+        told += f", {left:.0f} s left"
+    return f"{told}: {' '.join(report.detail.split())}"
 
 
 def look_cells(look: LookTaken) -> tuple[str, str, str, str]:
@@ -232,9 +235,10 @@ class _Drawer:
         return printable(health_line(event, now - at))
 
     def _transfer_line(self, standing: Standing) -> Text:
-        label = f"  {standing.action} {shortened(', '.join(standing.keys), 20, self._signs.ellipsis)}"
         numbers = standing.numbers()
-        room = min(self._width - 1 - len(label) - len(numbers) - 4, _MOST_BAR)
+        keys = shortened(", ".join(standing.keys), 20, self._signs.ellipsis)
+        label = shortened(f"  {standing.action} {keys}", max(self._width - len(numbers) - 3, 0), self._signs.ellipsis)
+        room = min(self._width - 1 - cell_len(label) - len(numbers) - 4, _MOST_BAR)
         bar = ""
         if room >= _LEAST_BAR and standing.total:
             full = room * standing.done // standing.total

@@ -156,6 +156,8 @@ def _show_last_rollback(screen: Screen, last: dict[str, Any] | None) -> None:
     screen.note(str(last.get("detail", "")))
     if last.get("safetySnapshotId"):
         screen.note(f"the state before it: {last['safetySnapshotId']}")
+    if last["status"] in ("failed", "unreadable"):
+        screen.note("What to do now: inv release.diagnose")
 
 
 def _current(manifest: Manifest | None, snapshots: list[dict[str, Any]]) -> dict[str, Any] | None:

@@ -153,7 +153,7 @@ def test_a_terminal_keeps_lines_and_gets_its_cursor_back(
     shown = seen.close().decode()
     assert raised is error
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
-    assert "attempt 4: refused (57 s left)" in shown.replace("56 s", "57 s")
+    assert "attempt 4, 57 s left: refused" in shown.replace("56 s", "57 s")
     assert "restore database" in shown and "1.0 of 4.0 MiB" in shown
     settled = shown[shown.rindex("\x1b[?25h") :]
     assert "restore" not in settled and "> swap" in settled
@@ -190,7 +190,7 @@ def test_a_log_gets_a_line_every_ten_seconds_of_what_takes_long(capsys: pytest.C
     told = capsys.readouterr().err.splitlines()
     assert told[:2] == ["> capture v1_snapshot", "> capture: 100.0 of 600.0 MiB, 10.0 MiB/s, 50 s left"]
     assert len([line for line in told if "MiB" in line]) == 5
-    assert next(line for line in told if "attempt" in line) == "> health: attempt 4: refused (51 s left)"
+    assert next(line for line in told if "attempt" in line) == "> health: attempt 4, 51 s left: refused"
     assert len([line for line in told if "attempt" in line]) == 3
 
 
