@@ -112,6 +112,20 @@ def test_what_cannot_be_named_still_differs(project: Any) -> None:
     assert compared(project) == {("database", "content"): ("changed", None, None)}
 
 
+@pytest.mark.slow
+def test_state_that_a_plugin_captured_is_not_shown(project: Any, install_kind: Any) -> None:
+    """It differs, and by how much; what is in it is nobody's configuration, even where it is JSON."""
+    install_kind()
+    project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json"}
+    release(project, "v1")
+    project.mcp.write_text('{"message": "meet me"}')
+    release(project, "v2")
+    assert compared(project) == {
+        ("mcp", "bytes"): ("changed", "18", "22"),
+        ("mcp", "content"): ("changed", None, None),
+    }
+
+
 def test_a_blocked_release_is_compared_by_its_manifest(project: Any) -> None:
     """It has no snapshot, which is said; the gates that failed are a difference."""
     release(project, "v1")

@@ -57,6 +57,11 @@ def preview(settings: Settings, request: RollbackRequest, emit: Emit = ignore) -
     restored = evolve(amendment.amended(), snapshot_id=target.snapshot_id)
     plan = plan_changes(restored, settings.release.assets, live)
     diagnostics += amendment.diagnostics
+    diagnostics += [
+        f"{key}: the way back would be a plain copy. {record.plugin_problem}"
+        for key, record in live.items()
+        if record.plugin_problem is not None
+    ]
     in_place = find_amended(pipeline, amendment)
     if in_place and not request.force and find_in_place(settings, pipeline, in_place):
         diagnostics.append(

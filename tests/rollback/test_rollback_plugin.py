@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -47,7 +48,7 @@ with open(sys.argv[1], "ab", buffering=0) as file:
 @pytest.fixture
 def custom(project: Any, install_kind: Install) -> Any:
     """Return a damaged project whose mcp.json was captured by the plugin ``custom``."""
-    project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json", "timeout": "2s"}
+    project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json"}
     install_kind()
     project.before = project.content()
     project.capture()
@@ -64,6 +65,8 @@ def break_plugin(install_kind: Install, project: Any, way: str) -> str:
         (info / "entry_points.txt").write_text("[console_scripts]\n")
     else:
         install_kind(**setup)
+    if way == "hanging":
+        project.overrides["assets.mcp.timeout"] = "2s"
     return sentence
 
 
@@ -246,6 +249,29 @@ def test_a_file_asset_of_before_can_be_restored_to_a_plugins(project: Any, roll:
     assert project.content() == before
 
 
+def test_a_snapshot_of_the_older_tool_is_taken_over_without_the_plugin(project: Any, roll: Roll) -> None:
+    """What lies in it is no live state: it is read as the file it is."""
+    project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json"}
+    snapshot_id = "v0_snapshot_20240101000000"
+    folder = project.pipeline.catalogue.folder / snapshot_id
+    (folder / "assets" / "state").mkdir(parents=True)
+    (folder / "assets" / "state" / "mcp.json").write_text("of the older tool")
+    asset = {"key": "mcp-servers", "relativePath": "state/mcp.json", "kind": "file", "exists": True}
+    document = {"snapshotId": snapshot_id, "releaseId": "v0", "createdAt": "2024-01-01T00:00:00Z", "assets": [asset]}
+    (folder / "metadata.json").write_text(json.dumps({**document, "metadataPath": str(folder / "metadata.json")}))
+    outcome = roll(project, snapshot_id=snapshot_id, force=True)
+    assert outcome.status == "restored", outcome.diagnostics
+    assert project.mcp.read_text() == "of the older tool"
+
+
+def test_a_plan_says_what_the_way_back_would_be(custom: Any, install_kind: Install) -> None:
+    """Before anything is done."""
+    sentence = break_plugin(install_kind, custom, "missing")
+    told = preview(custom.settings, RollbackRequest()).diagnostics
+    assert any(one.startswith("mcp: the way back would be a plain copy.") and sentence in one for one in told)
+    assert custom.strays() == []
+
+
 # Approvals
 
 
@@ -275,7 +301,6 @@ def test_signals_reach_a_rollback_while_a_plugin_is_at_work(custom: Any, roll: R
     """Nothing is left of it, neither in the pipeline nor as a process."""
     began = custom.folder / "began"
     install_kind(f"open({str(began)!r}, 'w').close()\ntime.sleep(60)")
-    custom.overrides["assets.mcp.timeout"] = "60s"
     script = (
         "import sys; from pathlib import Path; from release_tasks.config.load import load_settings\n"
         "from release_tasks.interrupt import interruptible\n"
