@@ -78,9 +78,9 @@ def parts_of(page: str) -> list[Block | Command]:
             if title:
                 heading, last = title[2], None
                 chapter = title[2] if len(title[1]) <= 2 else chapter
-            else:
+            elif lines[number].strip():
                 prose.append(lines[number])
-                last = last if not lines[number].strip() else None
+                last = None
             number += 1
             continue
         found += _spans((page, prose_line, chapter, heading), prose)
