@@ -190,7 +190,8 @@ class Pipeline:
     def _lone_statements(self) -> list[Path]:
         """Return the statements whose manifest is not there: it was never written, or has not been set aside yet."""
         statements = self.manifests.glob(f"*{_STATEMENT}")
-        return sorted(path for path in statements if not path.with_name(path.name.removesuffix(_STATEMENT)).exists())
+        # A link to nowhere has the place of a manifest too, and is somebody else's doing.
+        return sorted(path for path in statements if not os.path.lexists(str(path).removesuffix(_STATEMENT)))
 
     def _settle_statements(self) -> list[str]:
         """Put back a statement that went ahead of its manifest, remove one without any; returns the names removed."""
@@ -198,7 +199,7 @@ class Pipeline:
         for path in self._lone_statements():
             manifest = path.with_name(path.name.partition("~")[0] + ".json")
             home = _statement_beside(manifest)
-            if "~" in path.name and manifest.exists() and not home.exists():
+            if "~" in path.name and os.path.lexists(manifest) and not os.path.lexists(home):
                 os.rename(path, home)
             else:
                 path.unlink()

@@ -677,14 +677,20 @@ def add_a_row(watched: Watched) -> None:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("which", ["manifest", "latest", "state"])
 def test_the_real_command_answers_whatever_record_is_damaged(released: Watched, tried: Any, which: str) -> None:
-    """All that only reads ends with 0, a release with the documented code, and nothing with a traceback."""
+    """All that only reads ends with 0, a release with the documented code, and nothing with a traceback.
+
+    A manifest that is not what was attested is what ``release.verify`` is there to find.
+    """
     cases = ["100,000 levels", "a named pipe", "a folder"]
+    verified = ExitCode.NEGATIVE if which == "manifest" else ExitCode.DONE
     for case in cases:
         released.fresh()
         EVERY_WAY[case](record_path(released, which))
         content = released.project.content()
-        done = released.inv("release.recover", "release.status", "release.verify", "release.audit")
+        done = released.inv("release.recover", "release.status", "release.audit")
         assert done.returncode == ExitCode.DONE, (case, done)
+        done = released.inv("release.verify")
+        assert (done.returncode, "Traceback" in done.stderr) == (verified, False), (case, done)
         done = released.inv("release.rollback", "--snapshot", "v1_snapshot", "--plan", "--json")
         assert done.returncode == ExitCode.DONE, (case, done)
         assert json.loads(done.stdout)["status"] == "planned", case
