@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from documented.pages import REPOSITORY, SHELLS, Block, Command, all_pages, commands_of, parts_of
 from documented.reader import Reader
-from documented.table import TYPED_ELSEWHERE, reason_not_run
+from documented.table import TYPED_ELSEWHERE, reason_not_run, state_of
 from documented.worlds import make_template
 
 LONG = 300
-"""A page of more lines is taken chapter by chapter, so that several workers can share it."""
+"""A page of more lines is taken in shares, so that several workers can share it."""
 
 
 def is_typed(part: Block | Command) -> bool:
@@ -23,14 +23,19 @@ def is_typed(part: Block | Command) -> bool:
     return part.language == "text" or (part.language in SHELLS and part.page not in TYPED_ELSEWHERE)
 
 
+def share(part: Block | Command) -> str:
+    """What a part of a long page is tested with: its heading where that speaks of a state, else its chapter."""
+    return part.heading if state_of(part.page, part.heading) else part.chapter
+
+
 def chapters() -> list[Any]:
-    """Each page that has commands, or each chapter of it where there are many; read without a shell: all collect it."""
+    """Each page that has commands, or each share of a long one; read without a shell: all collect it."""
     found = []
     for page in all_pages():
         parts = [part for part in parts_of(page) if is_typed(part)]
         groups = [("", parts)]
         if parts and parts[-1].line > LONG:
-            groups = [(name, list(group)) for name, group in groupby(parts, key=lambda part: part.chapter)]
+            groups = [(name, list(group)) for name, group in groupby(parts, key=share)]
         found += [pytest.param(group, id=f"{page}#{name}" if name else page) for name, group in groups if group]
     return found
 
