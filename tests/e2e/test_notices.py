@@ -90,18 +90,23 @@ def test_degraded_is_told_while_it_is_rolled_back(project, health):
     release["health"].update(url=health.url, deadline="300ms")
     release["notices"] = {
         "pager": {"command": TOLD},
-        "slow": {"command": "sleep 60", "when": ["degraded"], "timeout": "6s", "retries": 0},
+        "slow": {
+            "command": "touch begun; until test -e go; do sleep 0.05; done",
+            "when": ["degraded"],
+            "timeout": "1m",
+        },
     }
     project.document("release.prepare", "--release-id", "v1")
     (project.root / "state.txt").write_text("two")
     health.status = 500
-    began = time.monotonic()
-    process = project.start("release.watch", "--for", "30s", "--interval", "100ms", "--rollback", "--json")
+    process = project.start("release.watch", "--for", "1m", "--interval", "100ms", "--rollback", "--json")
     while (project.root / "state.txt").read_text() != "one":
         assert process.poll() is None
         time.sleep(0.01)
-    assert time.monotonic() - began < 6  # the slow one was not waited for
     health.status = 200
+    while not (project.root / "begun").exists():
+        time.sleep(0.01)
+    (project.root / "go").touch()  # only now: the rollback did not wait for it
     out, _ = process.communicate(timeout=60)
     assert json.loads(out)["rollback"] is not None
     documents = {document["occasion"]: document for document in told(project)}
@@ -110,14 +115,14 @@ def test_degraded_is_told_while_it_is_rolled_back(project, health):
     assert set(documents) in ({"prepared", "degraded", "restored"}, {"prepared", "degraded", "failed"})
     kinds = [event["event"] for event in project.document("release.audit", "--limit", "50")["events"]]
     newest_first = kinds[::-1] if kinds.index("prepare.ready") < kinds.index("rollback.started") else kinds
-    assert set(newest_first[:3]) == {"notice.sent", "notice.failed"}  # all of them after the account of the rollback
+    assert newest_first[:3] == ["notice.sent"] * 3  # all of them after the account of the rollback
 
 
 def test_a_rollback_that_a_watch_owes_is_told(project, health):
     """Degraded, to be rolled back, and nothing to go back to: somebody has to come."""
     project.configuration["release"]["health"]["url"] = health.url
     health.status = 500
-    line = ["release.watch", "--for", "30s", "--interval", "100ms", "--rollback"]
+    line = ["release.watch", "--for", "1m", "--interval", "100ms", "--rollback"]
     assert project.document(*line, code=1)["status"] == "degraded"
     assert sorted(occasions(project)) == ["degraded", "failed"]
     (failure,) = [document for document in told(project) if document["occasion"] == "failed"]
@@ -192,7 +197,7 @@ def test_a_signal_while_a_pager_hangs(scratch, number, code, is_blocked):
         if "notices: pager" in line:
             break
     process.send_signal(number)
-    out, err = process.communicate(timeout=20)
+    out, err = process.communicate(timeout=60)
     assert process.returncode == (1 if is_blocked else code), err
     assert ("release v1" in out or "v1" in out) and "RESTORED" not in out
     assert ("BLOCKED" if is_blocked else "READY") in out
@@ -202,14 +207,13 @@ def test_a_signal_while_a_pager_hangs(scratch, number, code, is_blocked):
 
 def test_no_answer_waits_for_a_pager(scratch):
     """What an operator wants to read at three in the morning is there before the pager has been given up."""
-    scratch.configuration["release"]["notices"] = {"pager": {"command": "sleep 600", "timeout": "30s", "retries": 0}}
-    began = time.monotonic()
+    scratch.configuration["release"]["notices"] = {"pager": {"command": "sleep 600", "timeout": "1h"}}
     process = scratch.start("release.prepare", "--release-id", "v1", "--json")
     assert process.stdout is not None
     assert json.loads(read_document(process.stdout))["status"] == "ready"
-    assert process.poll() is None and time.monotonic() - began < 30
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=60)
 
 
 def read_document(stream):
