@@ -99,7 +99,7 @@ def test_a_command_that_hangs_is_ended_whole(command: str, settings_with: Settin
     settings = settings_with(pager={"command": f": {word}; {command}; :", "timeout": "300ms", "retries": 0})
     (delivery,) = send(settings, failed)
     assert delivery.status == "failed" and "300ms (timeout)" in delivery.detail
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
     assert marked(word) == []
 
 
@@ -108,7 +108,7 @@ def test_a_child_in_the_background_holds_nothing_up(settings_with: SettingsWith,
     began = time.monotonic()
     (delivery,) = send(settings_with(pager={"command": "sleep 86399 & true"}), failed)
     assert delivery.status == "sent" and "left 1 process running" in delivery.detail
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
     assert marked("86399") == []
 
 
@@ -135,14 +135,16 @@ def test_output_goes_to_a_log_without_secrets(
 
 
 def test_all_are_told_side_by_side(settings_with: SettingsWith, failed: Make) -> None:
-    """Four that take a while take no longer than one; who has no interest in the occasion is not told."""
-    slow = {f"pager{n}": {"command": f"sleep 0.7; touch told{n}"} for n in range(4)}
+    """Four that wait for one another all end; who has no interest in the occasion is not told."""
+    all_began = " -a ".join(f"-e told{n}" for n in range(4))
+    slow = {
+        f"pager{n}": {"command": f"touch told{n}; until test {all_began}; do sleep 0.02; done", "timeout": "30s"}
+        for n in range(4)
+    }
     settings = settings_with(**slow, chat={"command": "touch chat", "when": ["prepared"]})
-    began = time.monotonic()
     deliveries = send(settings, failed)
-    assert time.monotonic() - began < 2.5
     assert sorted(delivery.name for delivery in deliveries) == [f"pager{n}" for n in range(4)]
-    assert all((settings.project / f"told{n}").exists() for n in range(4))
+    assert {delivery.status for delivery in deliveries} == {"sent"}
     assert not (settings.project / "chat").exists()
     assert [event["event"] for event in events(settings)] == ["notice.sent"] * 4
 
@@ -173,7 +175,7 @@ def test_a_signal_ends_sending_at_once(number: signal.Signals, settings_with: Se
     with pytest.raises(Interrupted), interruptible(), Notices(settings) as notices:
         notices.announce(lambda: failed(settings))
         threading.Thread(target=interrupt).start()
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
     assert marked(word) == []
     (event,) = events(settings)
     assert (event["event"], event["detail"]) == ("notice.failed", "stopped before it had a result")
@@ -188,7 +190,7 @@ def test_everything_is_given_up_in_the_end(
     began = time.monotonic()
     (delivery,) = send(settings, failed)
     assert delivery.status == "failed"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 50
 
 
 def test_an_audit_log_that_cannot_be_written_changes_nothing(settings_with: SettingsWith, failed: Make) -> None:

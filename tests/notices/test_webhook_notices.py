@@ -126,7 +126,7 @@ def test_a_receiver_without_end_is_given_up(
     # The first bytes of a drip are an answer with its status, but not a complete one.
     assert (delivery.status, delivery.attempts) == ("failed", 1)
     assert "within 100ms" in delivery.detail
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - began < 20
 
 
 def test_a_huge_answer_is_not_read(receiver: Receiver, settings_with: SettingsWith, failed: Make) -> None:
