@@ -16,6 +16,7 @@ __all__ = [
     "altered_snapshot",
     "blocked",
     "build_fails",
+    "changed",
     "corrupt_database",
     "damaged_journal",
     "degraded_release",
@@ -49,6 +50,12 @@ def prepared(world: World) -> None:
     """Release 1.7.0 is ready, on a service that runs and is well."""
     world.start()
     world.inv("release.prepare", "--release-id", "1.7.0")
+
+
+def changed(world: World) -> None:
+    """A release was prepared, and its deploy changed rows."""
+    prepared(world)
+    world.change_rows()
 
 
 def build_fails(world: World) -> None:

@@ -70,6 +70,11 @@ _NOT_OUTPUT: tuple[tuple[str, str, str], ...] = (
     ("docs/formats.md", "<channel>-pairing.json", "a list of files"),
     ("docs/pairing.md", "stranger          gateway", "a picture"),
     ("docs/pairing.md", "bot.example.org {", "another program's configuration"),
+    (
+        "docs/runbook.md",
+        "> recover  0.0 s",
+        "a moment on a terminal, which tests on pseudo-terminals hold",
+    ),
     ("docs/runbook.md", "memory/release-pipeline/snapshots/<snapshot id>", "a list of files"),
     ("docs/plugins.md", "jsonl-queue/", "a list of files"),
 )
@@ -91,6 +96,7 @@ def filled(world: World, command: str) -> str:
         (r"(?<=--snapshot )(?:ID|SNAPSHOT)\b", lambda: world.snapshots()[0]),
         (r"(?<=--snapshot )OTHER_ID\b", lambda: world.snapshots()[1]),
         (r"(?<=--snapshot )SAFETY_ID\b", lambda: world.snapshots("safety")[0]),
+        (r"(?<=release\.report --release-id )ID\b", lambda: "r2"),
         (r"(?<=--release-id )ID\b", world.fresh_id),
         (r"\bCODE\b", lambda: world.code(channel)),
         (r"\bSENDER\b", lambda: world.sender(channel)),
@@ -135,6 +141,7 @@ _PROJECTS: dict[str, State] = {
 _STATES: dict[tuple[str, str], State] = {
     ("README.md", "In your own project"): states.running,
     ("docs/tasks/pairing.md", "pairing.list"): states.waiting,
+    ("docs/tasks/release.md", "release.rollback"): states.changed,
     (_RUNBOOK, "Reading a blocked manifest"): states.blocked,
     (_RUNBOOK, "Restored, and health fails"): states.up_after_failed_rollback,
     (_RUNBOOK, "Noop, but health failed"): states.down_after_rollback,
