@@ -402,8 +402,8 @@ def test_any_edit_of_a_sealed_document_is_found(watched: Watched, data: st.DataO
     original = json.loads((watched.template / watched.metadata.relative_to(watched.folder)).read_bytes())
     document = edited(original, data.draw(edits(original)))
     write(watched, document)
-    if document == original and json.dumps(document) == json.dumps(original):
-        return
+    if json.dumps(document, sort_keys=True) == json.dumps(original, sort_keys=True):
+        return  # true is not 1 there, and a key that was dropped and set again is as it was
     (verdict,) = verify_all(watched.pipeline.catalogue, "v1_snapshot")
     assert verdict.status == "damaged" or set(document) <= set(OLDER)
     assert watched.refused("edited")
