@@ -28,7 +28,7 @@ from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
 # A developer's run tries fewer examples of each property than CI does, and both try the same ones each time;
 # ``pytest --hypothesis-profile=search`` is for looking for new ones.
 hypothesis.settings.register_profile("quick", max_examples=20, derandomize=True)
-hypothesis.settings.register_profile("ci", max_examples=100, derandomize=True)
+hypothesis.settings.register_profile("ci", max_examples=50, derandomize=True)
 hypothesis.settings.register_profile("search", max_examples=3000, derandomize=False)
 hypothesis.settings.load_profile("ci" if "CI" in os.environ else "quick")
 
