@@ -51,6 +51,7 @@ def start_appender(log: AuditLog, name: str, count: int) -> subprocess.Popen[byt
     return process
 
 
+@pytest.mark.slow
 def test_concurrent_appends_make_one_chain(log: AuditLog) -> None:
     """Eight processes at once: no event is lost, none breaks the chain."""
     processes = [start_appender(log, f"p{number}", 100) for number in range(8)]

@@ -110,6 +110,7 @@ def test_senseless_input_ends_with_2_and_one_sentence(scratch, line, said):
         ("assets", {"a": {"file": "x"}, "b": {"file": "x"}}, "lie in one another"),
     ],
 )
+@pytest.mark.slow
 def test_wrong_configuration_names_file_and_path(scratch, key, value, said):
     """Exit 2 with the source, the dotted path and what was expected."""
     scratch.configuration["release"][key] = value

@@ -30,6 +30,7 @@ def was_deployed(scratch: Any) -> bool:
     return (scratch.root / "deployed.log").exists()
 
 
+@pytest.mark.slow
 def test_own_task_runs_after_a_ready_release_only(versioned: Any) -> None:
     """``pre=[release.prepare]`` in a foreign tasks.py: the release comes first, and blocks when it is blocked."""
     (versioned.root / "tasks.py").write_text(OWN_TASK)

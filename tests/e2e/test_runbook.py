@@ -78,6 +78,7 @@ def gateway(scratch: Any, free_port: int) -> Iterator[Gateway]:
     assert stopped.returncode == 0, stopped
 
 
+@pytest.mark.slow
 def test_release_damage_rollback_and_on(gateway: Gateway) -> None:
     """State, files and health come back under the running service, which goes on writing; twice is a noop."""
     run = gateway.scratch
@@ -150,6 +151,7 @@ def test_interface_gates_fail_alone(gateway: Gateway, taken_away: Callable[[Gate
     assert alone["failedChecks"] == [gate]
 
 
+@pytest.mark.slow
 def test_port_that_is_taken_is_refused_in_a_sentence(scratch: Any, health: Any) -> None:
     """Nothing is started and no home is left running."""
     port = health.url.split(":")[2].split("/")[0]

@@ -28,7 +28,8 @@ def is_running(pid: int) -> bool:
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-@pytest.mark.parametrize("line", [pytest.param("release.preflight", marks=pytest.mark.slow), "release.prepare --json"])
+@pytest.mark.parametrize("line", ["release.preflight", "release.prepare --json"])
+@pytest.mark.slow
 def test_signal_to_inv_alone_during_a_gate(scratch, number, code, line):
     """The gate ignores SIGTERM and has a child in the background; both are gone, and no manifest was written."""
     scratch.configuration["release"]["gates"] = {

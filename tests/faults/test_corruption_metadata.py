@@ -61,6 +61,7 @@ def hold_damaged(watched: Watched, case: str) -> str:
 @pytest.mark.parametrize(
     "case", [*WRONG_DOCUMENTS, *(pytest.param(kind, marks=[pytest.mark.root, NEEDS_ROOT]) for kind in DEVICES)]
 )
+@pytest.mark.slow
 def test_a_metadata_file_that_cannot_be_read_is_refused(watched: Watched, case: str) -> None:
     """At once and in a sentence, also when nobody chose a snapshot, because it might be the newest."""
     {**WRONG_DOCUMENTS, **DEVICES}[case](watched.metadata)
@@ -296,6 +297,7 @@ HARMLESS: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("case", HARMLESS)
+@pytest.mark.slow
 def test_a_forged_value_that_steers_nothing_stays_in_its_place(watched: Watched, case: str) -> None:
     """It is restored as it was captured; no path, size or time from the document reaches the live state."""
     document = json.loads(watched.metadata.read_bytes())

@@ -108,6 +108,7 @@ def test_altered_bytes_are_refused_with_both_digests(watched: Watched, tried: An
 @pytest.mark.parametrize(
     "kind", [*IN_PLACE, *(pytest.param(kind, marks=[pytest.mark.root, NEEDS_ROOT]) for kind in DEVICES)]
 )
+@pytest.mark.slow
 def test_what_is_no_file_or_folder_in_the_place_of_one_is_refused(watched: Watched, tried: Any, kind: str) -> None:
     """Nothing waits for a pipe or reads a device, and a link is refused although it leads to the very same bytes."""
     everywhere = {**FILES, **FOLDERS, **LINKS}

@@ -189,6 +189,7 @@ def test_a_rollback_whose_call_fails_is_failed_with_all_old_or_restored(
     assert failed > len(chosen) / 10
 
 
+@pytest.mark.slow
 def test_a_rollback_with_a_failing_call_of_each_kind_is_failed_with_all_old_or_restored(
     make_scene: Callable[..., Scene], failing: Callable[..., FailingCalls], tried: Callable[[int], None]
 ) -> None:

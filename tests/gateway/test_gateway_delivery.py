@@ -101,6 +101,7 @@ def test_delivery_is_tried_again_until_it_succeeds(
     assert keys == [message, message]
 
 
+@pytest.mark.slow
 def test_unreadable_settings_hold_delivery_back(settled: Any, wait_for: Callable[..., Any]) -> None:
     """Nothing goes to the default target while the configured one cannot be read."""
     good = settled.home.settings.read_bytes()
@@ -112,6 +113,7 @@ def test_unreadable_settings_hold_delivery_back(settled: Any, wait_for: Callable
     wait_for(lambda: _states(settled)[message] == "sent")
 
 
+@pytest.mark.slow
 def test_row_of_a_dead_worker_is_delivered_after_a_restart(
     start_gateway: Callable[..., Any], wait_for: Callable[..., Any]
 ) -> None:
@@ -148,6 +150,7 @@ def _copy(source: Path, target: Path) -> None:
         old.backup(new)
 
 
+@pytest.mark.slow
 def test_restore_through_sqlite_is_seen_by_the_running_service(
     start_gateway: Callable[..., Any], tmp_path: Path, wait_for: Callable[..., Any]
 ) -> None:

@@ -52,6 +52,7 @@ def test_first_start_lays_out_a_private_home(gateway: Any) -> None:
     assert json.loads(home.settings.read_text())["version"] == "1.0.0"
 
 
+@pytest.mark.slow
 def test_later_start_recreates_nothing(start_gateway: Callable[..., Any]) -> None:
     """A part that got lost while the gateway was stopped is named by health, not replaced."""
     gateway = start_gateway()
@@ -233,6 +234,7 @@ def test_failed_start_gate_refuses_the_start(tmp_path: Path) -> None:
     assert not home.database.exists() and not home.pid_file.exists()
 
 
+@pytest.mark.slow
 def test_gate_that_never_ends_is_given_up_with_the_start(tmp_path: Path) -> None:
     """A start that takes too long ends with a sentence, and neither gate nor gateway stay."""
     home, mark = GatewayHome(tmp_path / "gateway"), tmp_path / "gate.pid"

@@ -51,6 +51,7 @@ def send(gateway: Any, channel: str, to: str) -> None:
     assert gateway.post("/messages", json={"channel": channel, "to": to, "text": "hello"}).status_code == 202
 
 
+@pytest.mark.slow
 def test_each_channel_gets_its_own_call(
     start_gateway: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
@@ -87,6 +88,7 @@ def test_each_channel_gets_its_own_call(
             assert not any(token.encode() in path.read_bytes() for token in TOKENS.values()), path
 
 
+@pytest.mark.slow
 def test_a_channel_that_does_not_answer_is_named_without_its_token(
     start_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]
 ) -> None:

@@ -60,6 +60,7 @@ def test_a_settled_file_is_read_once(credentials: Path, readings: list[Path]) ->
     assert len(readings) == 1
 
 
+@pytest.mark.slow
 def test_every_decision_of_another_process_counts_at_once(credentials: Path) -> None:
     """A hundred approvals and revocations as fast as they go, each seen by the next message."""
     service, shell = (Pairing(PairingConfig(credentials=credentials)) for _ in range(2))
@@ -74,6 +75,7 @@ def test_every_decision_of_another_process_counts_at_once(credentials: Path) -> 
 
 
 @pytest.mark.parametrize("pause", [False, True])
+@pytest.mark.slow
 def test_a_change_over_the_same_file_counts_at_once(credentials: Path, pause: bool) -> None:
     """Also one of equal length within the same tick of the clock, on the same inode."""
     pairing = Pairing(PairingConfig(credentials=credentials))

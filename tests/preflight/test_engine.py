@@ -30,6 +30,7 @@ def statuses(run: PreflightRun) -> dict[str, str]:
     return {check.id: check.status for check in run.report.checks}
 
 
+@pytest.mark.slow
 def test_independent_gates_run_side_by_side(run: Run) -> None:
     """Three gates of two seconds do not take six."""
     began = time.monotonic()
@@ -196,6 +197,7 @@ except Interrupted as error:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("is_repeated", [False, True])
+@pytest.mark.slow
 def test_signal_to_the_process_alone_leaves_no_orphan(
     tmp_path: Path,
     tag: str,

@@ -67,6 +67,7 @@ def test_write_atomic_replaces_all_of_the_file(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.parent.stat().st_mode) == 0o700
 
 
+@pytest.mark.slow
 def test_a_killed_writer_leaves_the_old_or_the_new_bytes(tmp_path: Path) -> None:
     """Ten kills at random moments: the file is never a mix, never short."""
     chance = random.Random(3)

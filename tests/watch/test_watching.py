@@ -69,6 +69,7 @@ def test_three_bad_looks_in_a_row_end_it_at_once(watched, service, clock, releas
     assert "a private message" in report.samples[-1].detail
 
 
+@pytest.mark.slow
 def test_a_service_that_is_many_times_slower_is_degraded(watched, service, clock, release):
     """By the median of prepare time, above a floor."""
     watched.overrides["watch"].update(latency_floor="100ms", latency_factor=1)
