@@ -189,17 +189,29 @@ class Pipeline:
 
     def _lone_statements(self) -> list[Path]:
         """Return the statements whose manifest is not there: it was never written, or has not been set aside yet."""
-        statements = self.manifests.glob(f"*{_STATEMENT}")
-        # A link to nowhere has the place of a manifest too, and is somebody else's doing.
-        return sorted(path for path in statements if not os.path.lexists(str(path).removesuffix(_STATEMENT)))
+        names = self._manifest_names()
+        lone = (name for name in names if name.endswith(_STATEMENT) and name.removesuffix(_STATEMENT) not in names)
+        return sorted(self.manifests / name for name in lone)
+
+    def _manifest_names(self) -> set[str]:
+        """Return every name beside the manifests, as the folder lists them.
+
+        A name that cannot be looked at is not gone: on a failing disk asking for each would lose its statement. A link
+        to nowhere has the place of a manifest too, and is somebody else's doing.
+        """
+        try:
+            return set(os.listdir(self.manifests))
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
 
     def _settle_statements(self) -> list[str]:
         """Put back a statement that went ahead of its manifest, remove one without any; returns the names removed."""
         removed: list[str] = []
+        names = self._manifest_names()
         for path in self._lone_statements():
             manifest = path.with_name(path.name.partition("~")[0] + ".json")
             home = _statement_beside(manifest)
-            if "~" in path.name and os.path.lexists(manifest) and not os.path.lexists(home):
+            if "~" in path.name and manifest.name in names and home.name not in names:
                 os.rename(path, home)
             else:
                 path.unlink()

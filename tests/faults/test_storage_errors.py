@@ -311,7 +311,7 @@ def hold_prepare(scene: Scene, ended: Ended, point: object) -> None:
     ("error", "names", "share"),
     [
         pytest.param("EIO", CHANGES, 0.2, id="EIO, 20% of the calls, changing or opening"),
-        pytest.param("EIO", READING, 0.06, id="EIO, 6% of the calls, reading"),
+        pytest.param("EIO", READING, 0.2, id="EIO, 20% of the calls, reading"),
         pytest.param("ENOSPC", CHANGES, 0.08, id="ENOSPC, 8% of the calls, changing or opening"),
         pytest.param("EROFS", CHANGES, 0.08, id="EROFS, 8% of the calls, changing or opening"),
     ],
