@@ -135,7 +135,7 @@ def test_an_interrupted_capture_cleans_up_itself(larger: Any, capturing: Capturi
     """Nothing is left that a next run would have to remove, and the exit code says what happened."""
     catalogue = larger.pipeline.catalogue
     ends = []
-    for run in range(10):
+    for run in range(60):
         capturing.start(f"run{run}")
         at_work = catalogue.partial_path(f"run{run}") / "assets" / "database"
         deadline = time.monotonic() + 20
