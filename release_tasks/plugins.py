@@ -6,14 +6,13 @@ promised to them.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from release_tasks.errors import PluginError
 from release_tasks.hosting.contract import AssetContext, AssetKind
-from release_tasks.preflight.gate import Gate, GateContext, Verdict, gate_redactor
+from release_tasks.preflight.gate import Gate, GateContext, Verdict, context_of
 
 __all__ = ["AssetContext", "AssetKind", "Gate", "GateContext", "PluginError", "Verdict", "gate_context"]
 
@@ -27,12 +26,4 @@ def gate_context(project: Path, options: Mapping[str, Any] | None = None, name: 
 
     gate = {"python": name, "with": dict(options or {})}
     settings = load_settings({"release": {"gates": {name: gate}}}, project)
-    config = settings.release.gates[name]
-    return GateContext(
-        settings=settings,
-        name=name,
-        config=config,
-        cancelled=threading.Event(),
-        log_path=project / f"{name}.log",
-        redactor=gate_redactor(settings, config),
-    )
+    return context_of(settings, name, project)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from attrs import frozen
 from release_tasks.config.schema import GateConfig, Settings
 from release_tasks.errors import UsageError
 from release_tasks.events import Emit, ignore, shielded
-from release_tasks.preflight.gate import GateContext, gate_redactor
+from release_tasks.preflight.gate import GateContext, context_of
 from release_tasks.preflight.schedule import run_gates, subsystem_of
 from release_tasks.records import Check, PreflightReport
 from release_tasks.storage.ids import require_id
@@ -57,18 +56,8 @@ def run_preflight(
     emit = shielded(emit)
     log_directory = settings.release.root / "logs" / release_id
     contexts = {
-        name: GateContext(
-            settings=settings,
-            name=name,
-            config=config,
-            cancelled=threading.Event(),
-            log_path=log_directory / f"{name}.log",
-            redactor=gate_redactor(settings, config),
-            health_url=health_url,
-            is_strict=strict,
-            emit=emit,
-        )
-        for name, config in gates.items()
+        name: context_of(settings, name, log_directory, health_url=health_url, strict=strict, emit=emit)
+        for name in gates
     }
     chosen = {name: context for name, context in contexts.items() if _is_chosen(name, only, skip)}
     checks = run_gates(chosen, emit)

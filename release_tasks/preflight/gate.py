@@ -14,7 +14,7 @@ from release_tasks.config.schema import GateConfig, Settings
 from release_tasks.events import Emit, ignore
 from release_tasks.storage.redact import Redactor
 
-__all__ = ["Gate", "GateContext", "Verdict", "gate_redactor", "shown_path"]
+__all__ = ["Gate", "GateContext", "Verdict", "context_of", "shown_path"]
 
 
 @frozen(kw_only=True)
@@ -65,9 +65,28 @@ class GateContext:
 Gate = Callable[[GateContext], Verdict]
 
 
-def gate_redactor(settings: Settings, config: GateConfig) -> Redactor:
-    """Return what knows the secrets that a gate's output may hold."""
-    return Redactor.from_environment({**os.environ, **config.env}, settings.release.secret_variables)
+def context_of(
+    settings: Settings,
+    name: str,
+    log_directory: Path,
+    *,
+    health_url: str | None = None,
+    strict: bool = False,
+    emit: Emit = ignore,
+) -> GateContext:
+    """Return what the configured gate of this name is given in a run that logs into ``log_directory``."""
+    config = settings.release.gates[name]
+    return GateContext(
+        settings=settings,
+        name=name,
+        config=config,
+        cancelled=threading.Event(),
+        log_path=log_directory / f"{name}.log",
+        redactor=Redactor.from_environment({**os.environ, **config.env}, settings.release.secret_variables),
+        health_url=health_url,
+        is_strict=strict,
+        emit=emit,
+    )
 
 
 def shown_path(path: Path, settings: Settings) -> str:
