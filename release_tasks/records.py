@@ -294,7 +294,10 @@ class HealthReport:
 
 @frozen(kw_only=True)
 class Inode:
-    """A file or folder itself, whatever its name: device and inode number."""
+    """A file or folder itself, whatever its name: device and inode number.
+
+    The number is on the disk. The device is what the kernel called it, and may be another one after a reboot.
+    """
 
     device: int
     number: int
@@ -305,9 +308,9 @@ class JournalStep:
     """What is to happen to one asset.
 
     ``database``: its content is replaced through SQLite. ``place``: the staged inode takes the name, or the name goes
-    away when there is none. ``mirrored`` says that the names could not be exchanged and the content was written in
-    place instead. ``begun`` says that the content of a database may have been replaced, ``done`` that the step has
-    reached the journal's direction.
+    away when there is none; ``folder`` is the one in which both lie. ``mirrored`` says that the names could not be
+    exchanged and the content was written in place instead. ``begun`` says that the content of a database may have been
+    replaced, ``done`` that the step has reached the journal's direction.
     """
 
     key: str
@@ -315,6 +318,7 @@ class JournalStep:
     action: Literal["database", "place"]
     new: Inode | None = None
     old: Inode | None = None
+    folder: Inode | None = None
     begun: bool = False
     mirrored: bool = False
     done: bool = False

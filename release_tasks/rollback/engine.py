@@ -234,8 +234,14 @@ class _Rollback:
         stored = stored_path(self.pipeline.catalogue.path(target.snapshot_id), record)
         is_new = change.action == "restore"
         new = stage_asset(asset, record, stored, self.rollback_id, self.emit) if is_new else None
-        old = inode_of(asset.path)
-        return JournalStep(key=change.key, path=str(asset.path), action="place", new=new, old=old)
+        return JournalStep(
+            key=change.key,
+            path=str(asset.path),
+            action="place",
+            new=new,
+            old=inode_of(asset.path),
+            folder=inode_of(asset.path.parent),
+        )
 
     def commit_and_swap(self, target: SnapshotMetadata, safety: SnapshotMetadata, steps: list[JournalStep]) -> None:
         """Publish the journal, from which on a crash is finished and not discarded, and carry it out."""

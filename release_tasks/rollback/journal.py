@@ -65,7 +65,7 @@ def _require_consistent(journal: RollbackJournal, name: str) -> None:
     if len({step.key for step in journal.steps}) != len(journal.steps):
         raise InvalidDocument(f"{name} names an asset twice")
     for step in journal.steps:
-        is_placed = step.new is not None or step.old is not None or step.mirrored
+        is_placed = any(inode is not None for inode in (step.new, step.old, step.folder)) or step.mirrored
         if is_placed if step.action == "database" else step.begun:
             raise InvalidDocument(f"{name} has a step for {excerpt(step.key)!r} that contradicts itself")
 

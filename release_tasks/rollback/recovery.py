@@ -18,7 +18,7 @@ from release_tasks.interrupt import uninterrupted
 from release_tasks.pipeline import Pipeline
 from release_tasks.records import JournalStep, RollbackJournal, RollbackState, SnapshotMetadata
 from release_tasks.rollback.journal import clear_journal, read_journal
-from release_tasks.rollback.staging import discard_staged, staged_leftovers
+from release_tasks.rollback.staging import discard_staged, renumbered, staged_leftovers
 from release_tasks.rollback.swap import Swap
 from release_tasks.snapshot.verify import require_intact
 from release_tasks.storage.clock import timestamp
@@ -131,6 +131,7 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, 
     """Roll a journal forward, or back when it says so or when forward turns out to be impossible."""
     failure = ""
     is_forward = journal.direction == "forward"
+    journal = evolve(journal, steps=[renumbered(step) for step in journal.steps])
     swap = Swap(pipeline=pipeline, assets=settings.release.assets, target=None, safety=None, journal=journal, emit=emit)
     if is_forward:
         try:

@@ -8,15 +8,17 @@ import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from attrs import evolve
+
 from release_tasks.config.schema import AssetConfig
 from release_tasks.errors import StageFailed
 from release_tasks.events import Emit, Meter, ignore
-from release_tasks.records import AssetRecord, Inode
+from release_tasks.records import AssetRecord, Inode, JournalStep
 from release_tasks.snapshot.files import place_file, place_tree
 from release_tasks.snapshot.sqlite import SIDE_FILES, set_journal_mode
 from release_tasks.storage.durable import fsync_directory, fsync_tree, make_private_directory, remove_tree
 
-__all__ = ["discard_staged", "inode_of", "side_files", "stage_asset", "staged_leftovers", "staged_path"]
+__all__ = ["discard_staged", "inode_of", "renumbered", "side_files", "stage_asset", "staged_leftovers", "staged_path"]
 
 _MARK = ".release-tasks-"
 
@@ -57,6 +59,21 @@ def inode_of(path: Path) -> Inode | None:
     except (FileNotFoundError, NotADirectoryError):
         return None
     return Inode(device=info.st_dev, number=info.st_ino)
+
+
+def renumbered(step: JournalStep) -> JournalStep:
+    """Return the step with the device numbers of today: a reboot may give a disk another one, and inodes stay.
+
+    What lay on another device than its folder (a mount point, a layer of an overlay) keeps the number it had.
+    """
+    before, now = step.folder, inode_of(Path(step.path).parent)
+    if before is None or now is None or now.number != before.number:
+        return step
+
+    def of_today(inode: Inode | None) -> Inode | None:
+        return evolve(inode, device=now.device) if inode is not None and inode.device == before.device else inode
+
+    return evolve(step, new=of_today(step.new), old=of_today(step.old), folder=now)
 
 
 def side_files(database: Path) -> list[Path]:

@@ -160,15 +160,14 @@ def test_a_recovery_cut_at_any_call_is_finished_by_the_next(
     cut(scene, job, first)
     assert scene.project.pipeline.journal_path.exists()
     chosen = moments(scene.driver.record(scene.job("recover"), scene.places))
-    killed = 0
     for again, after_names in chosen:
         cut(scene, job, first)
-        killed += scene.driver.kill(scene.job("recover"), again).was_killed
+        run = scene.driver.kill(scene.job("recover"), again)
+        assert run.was_killed, (again, run.traceback)
         scene.cut_power(after_names=after_names)
         scene.check_recovered((first, "and then", again, after_names))
     tried(len(chosen))
-    # How many calls a recovery makes of one name hangs on what the filesystem had kept; each was checked, whole.
-    assert killed > 0.9 * len(chosen) > 20
+    assert len(chosen) > 20
 
 
 @cuts(("ext4", "two releases", every_call), ("xfs", "two releases", around_flushes))

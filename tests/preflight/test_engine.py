@@ -184,6 +184,8 @@ def stop(number, frame):
     raise Interrupted(ExitCode.SIGTERM)
 
 signal.signal(signal.SIGTERM, stop)
+# A shell that starts the tests in the background hands down SIGINT as ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 health = {{"url": "http://127.0.0.1:{port}/", "deadline": "60s", "interval": "30s"}}
 raw = {{"release": {{"gates": {gates}, "health": health}}}}
 try:

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from release_tasks.errors import StageError, StageFailed
+from release_tasks.records import Inode
 from release_tasks.rollback import engine, swap
+from release_tasks.rollback.journal import read_journal, write_journal
 from release_tasks.rollback.recovery import pending, recover
 from release_tasks.storage.lock import run_lock
 
@@ -343,6 +346,63 @@ def test_recovery_goes_back_when_the_snapshot_has_vanished(project: Any, roll: A
     shutil.rmtree(project.pipeline.catalogue.path("v1_snapshot"))
     assert recover(project.settings).status == "undone"
     assert project.content() == before
+
+
+def reboot_with_other_devices(project: Any) -> None:
+    """Let the journal of an interrupted rollback have been written when the disks had other device numbers."""
+
+    def of_then(inode: Inode | None) -> Inode | None:
+        return inode and evolve(inode, device=inode.device + 1000)
+
+    journal = read_journal(project.pipeline)
+    assert journal is not None
+    steps = [
+        evolve(step, new=of_then(step.new), old=of_then(step.old), folder=of_then(step.folder))
+        for step in journal.steps
+    ]
+    write_journal(project.pipeline, evolve(journal, steps=steps))
+
+
+@pytest.mark.parametrize("is_undone", [False, True])
+@pytest.mark.parametrize(("number", "after"), [(1, False), (1, True), (2, True), (3, False), (3, True)])
+def test_a_disk_that_has_another_device_number_after_the_reboot_is_known(
+    project: Any, roll: Any, monkeypatch: pytest.MonkeyPatch, number: int, after: bool, is_undone: bool
+) -> None:
+    """Its inodes are the same: names change hands as before, and nothing is written in place."""
+    new = project.content()
+    project.capture()
+    project.damage()
+    old = project.content()
+    crash_in_mid_swap(project, roll, "_place", number, after=after)
+    reboot_with_other_devices(project)
+    if is_undone:
+        shutil.rmtree(project.pipeline.catalogue.path("v1_snapshot"))
+
+    def mirror(*_: object) -> None:
+        pytest.fail("written in place")
+
+    monkeypatch.setattr(swap, "mirror", mirror)
+    assert recover(project.settings).status == ("undone" if is_undone else "finished")
+    assert project.content() == (old if is_undone else new)
+    assert project.strays() == []
+
+
+def test_a_damaged_database_gets_its_wal_back_from_a_disk_with_another_device_number(
+    project: Any, roll: Any, start_service: Any
+) -> None:
+    """Its WAL was set aside for the restored one; undone after a reboot, both are what they were."""
+    project.capture()
+    service = start_service(project.database)
+    service.ask("UPDATE accounts SET balance = 4242")
+    service.crash()
+    zero_header(project)
+    files = [project.database, Path(str(project.database) + "-wal")]
+    remains = [path.read_bytes() for path in files]
+    crash_in_mid_swap(project, roll, "_place", 1, after=True)
+    reboot_with_other_devices(project)
+    shutil.rmtree(project.pipeline.catalogue.path("v1_snapshot"))
+    assert recover(project.settings).status == "undone"
+    assert [path.read_bytes() for path in files] == remains
 
 
 def test_recovery_flushes_the_folder_of_an_exchange_it_finds_done(

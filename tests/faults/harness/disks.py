@@ -99,11 +99,12 @@ class DiskScene(Scene):
             disk.mount()
 
     def cut_power(self, *, after_names: bool = False) -> None:
-        """Cut both disks at once and bring them back as a reboot would."""
+        """Cut both disks at once and bring them back as a reboot would, with device numbers that may be others."""
         for disk in self.disks:
             disk.cut(after_names=after_names)
         for disk in self.disks:
             disk.unmount()
+        for disk in reversed(self.disks):
             disk.mount()
 
     def close(self) -> None:
