@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -642,3 +644,10 @@ def test_secrets_in_an_answer_are_redacted(serve: Serve, monkeypatch: pytest.Mon
     report = ask_health(config(serve(send_whole(response(body)))), passes=1, deadline=0)
     assert "correct-horse" not in report.detail
     assert "[REDACTED]" in report.detail
+
+
+def test_a_stage_that_asks_nobody_loads_no_http_library() -> None:
+    """The start gate of a service is a recover, and a service waits for it."""
+    code = "import sys, release_tasks.stages.restoring; print('requests' in sys.modules, 'urllib3' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False False\n"

@@ -9,7 +9,7 @@ import threading
 from urllib.parse import urlsplit
 
 from release_tasks.notices.attempt import Attempt
-from release_tasks.probe.exchange import ProbeError, fetch
+from release_tasks.probe import ProbeError, fetch
 from release_tasks.storage.redact import Redactor
 from release_tasks.version import __version__
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from release_tasks.probe.answer import Answer, ProbeError
 from release_tasks.probe.baseline import measure_baseline
-from release_tasks.probe.exchange import Answer, ProbeError, fetch
+from release_tasks.probe.exchange import fetch
 from release_tasks.probe.health import read_health
 from release_tasks.probe.reliability import ask_reliability, over_limits
 from release_tasks.probe.waiting import ask_health

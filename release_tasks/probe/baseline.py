@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 
 from release_tasks.config.schema import ReleaseConfig
-from release_tasks.probe.exchange import ProbeError, fetch
+from release_tasks.probe.answer import ProbeError
+from release_tasks.probe.exchange import fetch
 from release_tasks.probe.health import read_health
 from release_tasks.probe.reliability import ask_reliability
 from release_tasks.records import Baseline

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from release_tasks.config.schema import LimitsConfig, ReliabilityConfig
-from release_tasks.probe.exchange import Answer, ProbeError, fetch
+from release_tasks.probe.answer import Answer, ProbeError
+from release_tasks.probe.exchange import fetch
 from release_tasks.records import Pressure, ReliabilityReport
 from release_tasks.storage.redact import Redactor
 

@@ -12,7 +12,8 @@ from attrs import evolve
 from release_tasks.config.schema import HealthConfig
 from release_tasks.config.values import show_duration
 from release_tasks.events import Emit, HealthAnswered, ignore
-from release_tasks.probe.exchange import Answer, ProbeError, ProbeErrorKind, fetch
+from release_tasks.probe.answer import Answer, ProbeError, ProbeErrorKind
+from release_tasks.probe.exchange import fetch
 from release_tasks.probe.health import read_health
 from release_tasks.records import HealthAttempt, HealthReport
 from release_tasks.storage.canonical import excerpt
