@@ -62,6 +62,16 @@ print(done, flush=True)
 """
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the tests that may take longest, so that in the end no worker is alone with one."""
+
+    def may_take(item: pytest.Item) -> float:
+        marker = item.get_closest_marker("timeout")
+        return float(marker.args[0]) if marker is not None else 0.0
+
+    items.sort(key=may_take, reverse=True)
+
+
 def pytest_terminal_summary(terminalreporter: Any) -> None:
     """List how many points each fault test has tried, and what the pages show that nobody can run here."""
     reports = terminalreporter.stats.get("passed", [])

@@ -79,6 +79,11 @@ def scenes(*names: str) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("scene", marked, indirect=True)
 
 
+def of_scene(points: list[Point], request: pytest.FixtureRequest) -> list[Point]:
+    """Return all points of a scene that stands for itself, every third of one that shares them with such a scene."""
+    return points if request.node.callspec.id in EXHAUSTIVE else points[::3]
+
+
 def kill(scene: Scene, job: dict[str, Any], point: Point) -> bool:
     """Lay the scene out, run the job and kill it there; says whether it got that far."""
     scene.fresh()
@@ -100,7 +105,7 @@ def test_a_rollback_killed_at_any_call_is_finished_or_undone(
     job = scene.job("rollback")
     points = [point for point in scene.driver.record(job, scene.places) if not point.is_flush]
     assert len(points) > 120
-    points = points if request.node.callspec.id in EXHAUSTIVE else points[::3]
+    points = of_scene(points, request)
     killed, found = 0, set()
     for index, point in enumerate(points):
         killed += kill(scene, job, point)
@@ -112,11 +117,13 @@ def test_a_rollback_killed_at_any_call_is_finished_or_undone(
 
 
 @scenes("wal, service at work", "database damaged", "rollback undone")
-def test_a_recovery_killed_at_any_call_is_finished_by_the_next(scene: Scene, tried: Callable[[int], None]) -> None:
+def test_a_recovery_killed_at_any_call_is_finished_by_the_next(
+    scene: Scene, request: pytest.FixtureRequest, tried: Callable[[int], None]
+) -> None:
     """A rollback is killed between journal and clean-up, and its recovery at one call after the other.
 
     Neighbouring calls leave nearly the same to recover. So the recovery with most to do is killed at each of its calls,
-    and of the others, after every third call, a seeded sample is.
+    in scenes that share them at every third, and of the others, after every third call, a seeded sample is.
     """
     scene.fresh()
     job, again = scene.job("rollback"), scene.job("recover")
@@ -128,7 +135,7 @@ def test_a_recovery_killed_at_any_call_is_finished_by_the_next(scene: Scene, tri
             journalled.append((point, [call for call in recovery if not call.is_flush]))
     assert len(journalled) > 8
     longest = max(journalled, key=lambda each: len(each[1]))
-    chosen = [(longest[0], call) for call in longest[1]]
+    chosen = [(longest[0], call) for call in of_scene(longest[1], request)]
     others = [(point, call) for point, recovery in journalled for call in recovery]
     chosen += random.Random(7).sample(others, min(20, len(others)))
     for point, call in chosen:

@@ -22,7 +22,7 @@ pytestmark = [
     pytest.mark.skipif(STRACE is None, reason="NOT TESTED: no strace here (Debian: apt install strace)"),
 ]
 
-POINTS = 6
+POINTS = 4
 NAMES = ("write", "pwrite64", "rename", "renameat2", "unlink", "mkdir", "ftruncate", "chmod", "utimensat", "rmdir")
 
 
