@@ -68,10 +68,10 @@ def test_flags_are_spelled_alike_under_each_invoke(versioned, health):
     """``for`` is a word of Python and a flag all the same; configuration and flags say the same."""
     versioned.configuration["release"]["health"]["url"] = health.url
     assert "--for=STRING" in versioned.run("--help", "release.watch").stdout
-    done = versioned.run("release.watch", "--for", "500ms", "--interval=100ms")
+    done = versioned.run("release.watch", "--for", "2s", "--interval=100ms")
     assert (done.returncode, "HEALTHY  the service: " in done.stdout) == (0, True), done
     assert "nothing to compare" in done.stdout
-    versioned.configuration["release"]["watch"] = {"for": "500ms", "interval": "100ms"}
+    versioned.configuration["release"]["watch"] = {"for": "2s", "interval": "100ms"}
     assert versioned.document("release.watch")["status"] == "healthy"
 
 

@@ -486,15 +486,18 @@ def test_fifty_rounds_never_mix_anything(
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
 def test_without_the_lock_the_same_checks_fail(scene: Scene, racers: tuple[Racer, Racer], kind: str) -> None:
-    """The lock replaced by nothing: within the same fifty rounds the very same checks find what it prevents."""
-    for number in range(50):
+    """The lock replaced by nothing: the very same checks find what it prevents, most often within five rounds.
+
+    A recovery and a rollback meet in a short moment only; on a busy machine that took more than fifty rounds once.
+    """
+    for number in range(300):
         _, check = play(scene, racers, kind, number, is_locked=False)
         try:
             check()
         except Exception as error:
             print(f"{kind}: without the lock, round {number} fails: {error!r:.300}")
             return
-    pytest.fail(f"{kind}: fifty rounds without a lock, and no check found anything")
+    pytest.fail(f"{kind}: 300 rounds without a lock, and no check found anything")
 
 
 @pytest.mark.slow

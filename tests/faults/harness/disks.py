@@ -117,6 +117,9 @@ def _kept(disk: Disk) -> Path:
 
 
 def _copy_sparse(source: Path, goal: Path) -> None:
+    # To a new file, because a loop device may be slow to let go of the one that was unmounted: mount would take that
+    # device again, with what it remembers of the disk before.
+    goal.unlink(missing_ok=True)
     _call(["cp", "--sparse=always", str(source), str(goal)])
 
 
