@@ -92,7 +92,14 @@ class _Adapter(HTTPAdapter):
 
 
 class _Session(requests.Session):
-    """A session that leaves redirects alone: requests would read their whole body first."""
+    """A session on a line. It takes settings from nobody else, and leaves redirects alone: their body would be read."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Adapter(line))
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
@@ -116,11 +123,7 @@ def send(
     started = time.monotonic()
     # Without this a server may compress, and 1 MiB of that can unpack to a gigabyte.
     headers = {"Accept-Encoding": "identity", "Connection": "close", **headers}
-    with _Session() as session:
-        session.trust_env = False
-        session.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
-        session.mount("http://", _Adapter(line))
-        session.mount("https://", _Adapter(line))
+    with _Session(line) as session:
         current = url
         for _ in range(_MAX_REDIRECTS + 1):
             remaining = max(started + timeout - time.monotonic(), 0.001)
