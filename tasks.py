@@ -53,7 +53,7 @@ def build(ctx: Context, output: str = "memory/build") -> None:
 def docs(ctx: Context) -> None:
     """Generate what pages show of the code: configuration, decision guide, tasks, the plugin of the guide."""
     from release_tasks.config.reference import configuration_page
-    from release_tasks.diagnose.guide import guide_table
+    from release_tasks.stages.diagnose.guide import guide_table
     from release_tasks.tasks.reference import refreshed
 
     if not ctx.config.run.dry:

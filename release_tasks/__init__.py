@@ -9,17 +9,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from release_tasks.version import __version__
+from release_tasks.core.version import __version__
 
 if TYPE_CHECKING:
     from invoke import Collection
 
-    from release_tasks.audit import AuditVerdict
-    from release_tasks.comparison import Comparison
+    from release_tasks.archive.diff import Comparison
+    from release_tasks.archive.status import ReleaseStatus
+    from release_tasks.archive.verify import SnapshotVerdict
     from release_tasks.config.schema import Settings
-    from release_tasks.diagnose import Diagnosis, Signals
-    from release_tasks.drill.outcome import DrillOutcome
-    from release_tasks.errors import (
+    from release_tasks.core.audit import AuditVerdict
+    from release_tasks.core.errors import (
         ConfigError,
         ExitCode,
         Interrupted,
@@ -28,12 +28,9 @@ if TYPE_CHECKING:
         StageFailed,
         UsageError,
     )
-    from release_tasks.events import Emit, Event
-    from release_tasks.interrupt import interruptible
-    from release_tasks.notices.sending import Notices
-    from release_tasks.preflight.engine import PreflightRun
-    from release_tasks.project import load_project
-    from release_tasks.records import (
+    from release_tasks.core.events import Emit, Event
+    from release_tasks.core.interrupt import interruptible
+    from release_tasks.core.records import (
         Check,
         HealthReport,
         Manifest,
@@ -42,11 +39,11 @@ if TYPE_CHECKING:
         RollbackState,
         SnapshotMetadata,
     )
-    from release_tasks.report.overview import ReleaseStatus
-    from release_tasks.rollback.plan import RollbackPlan
-    from release_tasks.rollback.recovery import RecoveryReport
-    from release_tasks.snapshot.verify import SnapshotVerdict
+    from release_tasks.stages.diagnose import Diagnosis, Signals
+    from release_tasks.stages.drill.outcome import DrillOutcome
+    from release_tasks.stages.notifications.sending import Notices
     from release_tasks.stages.observing import watch_release
+    from release_tasks.stages.preflight.engine import PreflightRun
     from release_tasks.stages.preparing import begin_release, prepare_release, run_preflight
     from release_tasks.stages.reading import (
         Verification,
@@ -58,33 +55,36 @@ if TYPE_CHECKING:
     )
     from release_tasks.stages.rehearsing import run_drill
     from release_tasks.stages.restoring import plan_rollback, recover, roll_back
-    from release_tasks.watch.watching import WatchReport
+    from release_tasks.stages.rollback.plan import RollbackPlan
+    from release_tasks.stages.rollback.recovery import RecoveryReport
+    from release_tasks.stages.watch.watching import WatchReport
+    from release_tasks.tasks.project import load_project
 
     ns: Collection
 
 # Where each name is: the same as above, for when it is asked for. No name here is that of a module of this package,
 # which would stand in its place once it is imported.
 _HOMES = {
-    "release_tasks.audit": ("AuditVerdict",),
-    "release_tasks.comparison": ("Comparison",),
+    "release_tasks.core.audit": ("AuditVerdict",),
+    "release_tasks.archive.diff": ("Comparison",),
     "release_tasks.config.schema": ("Settings",),
-    "release_tasks.diagnose": ("Diagnosis", "Signals"),
-    "release_tasks.drill.outcome": ("DrillOutcome",),
-    "release_tasks.errors": (
+    "release_tasks.stages.diagnose": ("Diagnosis", "Signals"),
+    "release_tasks.stages.drill.outcome": ("DrillOutcome",),
+    "release_tasks.core.errors": (
         "ConfigError", "ExitCode", "Interrupted", "LockHeld", "StageError", "StageFailed", "UsageError",
     ),
-    "release_tasks.events": ("Emit", "Event"),
-    "release_tasks.interrupt": ("interruptible",),
-    "release_tasks.notices.sending": ("Notices",),
-    "release_tasks.preflight.engine": ("PreflightRun",),
-    "release_tasks.project": ("load_project",),
-    "release_tasks.records": (
+    "release_tasks.core.events": ("Emit", "Event"),
+    "release_tasks.core.interrupt": ("interruptible",),
+    "release_tasks.stages.notifications.sending": ("Notices",),
+    "release_tasks.stages.preflight.engine": ("PreflightRun",),
+    "release_tasks.tasks.project": ("load_project",),
+    "release_tasks.core.records": (
         "Check", "HealthReport", "Manifest", "PreflightReport", "RollbackOutcome", "RollbackState", "SnapshotMetadata",
     ),
-    "release_tasks.report.overview": ("ReleaseStatus",),
-    "release_tasks.rollback.plan": ("RollbackPlan",),
-    "release_tasks.rollback.recovery": ("RecoveryReport",),
-    "release_tasks.snapshot.verify": ("SnapshotVerdict",),
+    "release_tasks.archive.status": ("ReleaseStatus",),
+    "release_tasks.stages.rollback.plan": ("RollbackPlan",),
+    "release_tasks.stages.rollback.recovery": ("RecoveryReport",),
+    "release_tasks.archive.verify": ("SnapshotVerdict",),
     "release_tasks.stages.observing": ("watch_release",),
     "release_tasks.stages.preparing": ("begin_release", "prepare_release", "run_preflight"),
     "release_tasks.stages.reading": (
@@ -92,7 +92,7 @@ _HOMES = {
     ),
     "release_tasks.stages.rehearsing": ("run_drill",),
     "release_tasks.stages.restoring": ("plan_rollback", "recover", "roll_back"),
-    "release_tasks.watch.watching": ("WatchReport",),
+    "release_tasks.stages.watch.watching": ("WatchReport",),
 }  # fmt: skip
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
@@ -150,7 +150,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     # Built on first use: the gateway's processes import this package too, and have no need of Invoke.
     if name == "ns":
-        from release_tasks.tasks import suite
+        from release_tasks.tasks.suite import suite
 
         return suite()
     if name in _HOME_OF:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from release_tasks.errors import PluginError
-from release_tasks.hosting.contract import AssetContext, AssetKind
-from release_tasks.preflight.gate import Gate, GateContext, Verdict, context_of
+from release_tasks.assets.plugin_host.contract import AssetContext, AssetKind
+from release_tasks.core.errors import PluginError
+from release_tasks.stages.preflight.gates.base import Gate, GateContext, Verdict, context_of
 
 __all__ = ["AssetContext", "AssetKind", "Gate", "GateContext", "PluginError", "Verdict", "gate_context"]
 

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from release_tasks.application import default_release_id, describe_application
-from release_tasks.storage.ids import is_valid_id
+from release_tasks.core.ids import is_valid_id
+from release_tasks.service.application import default_release_id, describe_application
 
 VERSIONS: list[Any] = [
     ("2.5", "2.5"),

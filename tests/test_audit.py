@@ -11,10 +11,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from release_tasks.audit import GENESIS, AuditLog
-from release_tasks.records import AuditAnchor
-from release_tasks.storage.canonical import canonical_bytes
-from release_tasks.storage.digests import sha256_bytes
+from release_tasks.core.audit import GENESIS, AuditLog
+from release_tasks.core.canonical import canonical_bytes
+from release_tasks.core.digests import sha256_bytes
+from release_tasks.core.records import AuditAnchor
 
 
 @pytest.fixture

@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from release_tasks.comparison import Comparison, compare_releases
-from release_tasks.errors import StageFailed, UsageError
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import Check, PreflightReport
+from release_tasks.archive.diff import Comparison, compare_releases
+from release_tasks.core.errors import StageFailed, UsageError
+from release_tasks.core.records import Check, PreflightReport
+from release_tasks.stages.prepare import PrepareRequest, prepare
 
 GATE = Check(id="always", subsystem="always", status="passed", detail="exit code 0")
 

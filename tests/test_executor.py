@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from invoke import Collection, Config, Context, Executor, Exit, Parser, call, task
 
-from release_tasks.errors import ExitCode, Interrupted, UsageError
-from release_tasks.executor import (
+from release_tasks.core.errors import ExitCode, Interrupted, UsageError
+from release_tasks.tasks.executor import (
     StageExecutor,
     StageTask,
     recall,
@@ -491,6 +491,6 @@ def test_any_graph_runs_each_stage_once_in_order_with_the_typed_value(graph):
 def test_import_stays_cheap():
     """``inv --list`` pays for Invoke alone."""
     heavy = "requests", "cattrs", "attrs", "rich", "starlette", "uvicorn", "apsw", "filelock"
-    program = f"import sys, release_tasks.executor; print([m for m in {heavy} if m in sys.modules])"
+    program = f"import sys, release_tasks.tasks.executor; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")

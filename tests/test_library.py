@@ -32,7 +32,7 @@ from release_tasks import (
     verify_audit,
     verify_snapshots,
 )
-from release_tasks.storage.lock import run_lock
+from release_tasks.core.lock import run_lock
 
 PAGE = Path(__file__).parents[1] / "docs" / "library.md"
 BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
@@ -129,10 +129,10 @@ roll_back(settings, wait="soon")
     )
     types = re.findall(r'Revealed type is "([\w.]+)"', done.stdout)
     assert types == [
-        "release_tasks.records.Manifest",
-        "release_tasks.records.RollbackOutcome",
-        "release_tasks.rollback.recovery.RecoveryReport",
-        "release_tasks.audit.AuditVerdict",
+        "release_tasks.core.records.Manifest",
+        "release_tasks.core.records.RollbackOutcome",
+        "release_tasks.stages.rollback.recovery.RecoveryReport",
+        "release_tasks.core.audit.AuditVerdict",
         "invoke.collection.Collection",
     ], done.stdout
     (mistake,) = [line for line in done.stdout.splitlines() if "error:" in line]

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from release_tasks.commands.output import OutputLog, last_lines
-from release_tasks.storage.redact import Redactor
+from release_tasks.core.process.output import OutputLog, last_lines
+from release_tasks.core.redact import Redactor
 
 SECRET = b"zebra-crossing-0123456789"
 KEPT = 100 << 10

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from release_tasks.errors import StageFailed, UsageError
-from release_tasks.pipeline import Pipeline
-from release_tasks.records import AuditAnchor, Manifest, PreflightReport, RollbackState, SnapshotReference
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.core.errors import StageFailed, UsageError
+from release_tasks.core.records import AuditAnchor, Manifest, PreflightReport, RollbackState, SnapshotReference
 
 
 @pytest.fixture

@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from release_tasks.errors import ExitCode, LockHeld, StageFailed, UsageError
-from release_tasks.events import BytesMoved, Event
-from release_tasks.prepare import PrepareRequest, prepare, require_new_release_id
-from release_tasks.records import Check, Manifest, PreflightReport, RollbackState
-from release_tasks.snapshot.verify import verify_all
-from release_tasks.storage.lock import run_lock
+from release_tasks.archive.verify import verify_all
+from release_tasks.core.errors import ExitCode, LockHeld, StageFailed, UsageError
+from release_tasks.core.events import BytesMoved, Event
+from release_tasks.core.lock import run_lock
+from release_tasks.core.records import Check, Manifest, PreflightReport, RollbackState
+from release_tasks.stages.prepare import PrepareRequest, prepare, require_new_release_id
 
 PASSED = Check(id="build", subsystem="build", status="passed", detail="exit 0", command="true")
 FAILED = Check(id="tests", subsystem="tests", status="failed", detail="exit 1", command="false")
@@ -36,16 +36,16 @@ CHECK_KEYS = {"id", "subsystem", "status", "detail", "command", "startedAt", "co
 PREPARE_AND_DIE = """
 import os, sys
 from pathlib import Path
-import release_tasks.pipeline, release_tasks.storage.durable
+import release_tasks.archive.pipeline, release_tasks.core.durable
 from release_tasks.config.load import load_settings
-from release_tasks.prepare import PrepareRequest, prepare, require_new_release_id
-from release_tasks.records import PreflightReport
+from release_tasks.stages.prepare import PrepareRequest, prepare, require_new_release_id
+from release_tasks.core.records import PreflightReport
 import json
 raw, project, moment = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
 def die(*_):
     os.kill(os.getpid(), 9)
 if moment == "before the manifest":
-    release_tasks.pipeline.Pipeline.write_manifest = die
+    release_tasks.archive.pipeline.Pipeline.write_manifest = die
 elif moment == "inside a write":
     real = os.replace
     os.replace = lambda source, target: die() if str(target).endswith("manifests/v1.json") else real(source, target)
@@ -181,7 +181,7 @@ def test_a_report_that_did_not_pass_blocks_even_without_a_failed_check(project: 
 
 def test_a_database_that_is_locked_blocks_in_a_sentence(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the time that was waited, and what to do."""
-    monkeypatch.setattr("release_tasks.snapshot.sqlite._BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("release_tasks.assets.sqlite.database._BUSY_SECONDS", 0.2)
     script = (
         "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "db.execute('PRAGMA locking_mode = EXCLUSIVE'); db.execute('BEGIN EXCLUSIVE'); print('held', flush=True)\n"
@@ -357,7 +357,7 @@ def test_a_release_that_cannot_be_recorded_leaves_no_snapshot(project: Any, monk
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("release_tasks.audit.AuditLog.append", full)
+    monkeypatch.setattr("release_tasks.core.audit.AuditLog.append", full)
     with pytest.raises((StageFailed, OSError)):
         release(project)
     assert snapshots(project) == []

@@ -17,10 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release_tasks.config.schema import Duration, HealthConfig
-from release_tasks.events import Event, HealthAnswered
-from release_tasks.probe import Answer, ProbeError, ask_health, fetch, read_health
-from release_tasks.records import HealthReport
+from release_tasks.config.schema import HealthConfig
+from release_tasks.core.events import Event, HealthAnswered
+from release_tasks.core.options import Duration
+from release_tasks.core.records import HealthReport
+from release_tasks.service import Answer, ProbeError, ask_health, fetch, read_health
 
 Serve = Callable[[Callable[[socket.socket], None]], str]
 

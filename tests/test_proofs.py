@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from release_tasks.drill.engine import DrillRequest, drill
-from release_tasks.proofs import proofs
+from release_tasks.archive.restore_tests import proofs
 from release_tasks.report.overview import overview
+from release_tasks.stages.drill.engine import DrillRequest, drill
 
 
 def prove(project: Any, snapshot_id: str) -> str:

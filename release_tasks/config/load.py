@@ -17,17 +17,20 @@ from cattrs.cols import list_structure_factory, mapping_structure_factory
 from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
+from release_tasks.assets import base
 from release_tasks.config import schema
-from release_tasks.config.values import parse_boolean, parse_duration, parse_integer, parse_share
-from release_tasks.errors import ConfigError
-from release_tasks.storage.codec import findings
+from release_tasks.config.gateway import GatewayConfig
+from release_tasks.core import options
+from release_tasks.core.codec import findings
+from release_tasks.core.errors import ConfigError
+from release_tasks.core.units import parse_boolean, parse_duration, parse_integer, parse_share
 
 __all__ = ["defaults", "load_settings", "written_name"]
 
 _SECTIONS = {
     "release": schema.ReleaseConfig,
     "pairing": schema.PairingConfig,
-    "gateway": schema.GatewayConfig,
+    "gateway": GatewayConfig,
 }
 _AT_LEAST_ONE = {
     "passes", "passes_after_restore", "retention", "failures", "window", "min_samples", "latency_factor",
@@ -97,7 +100,7 @@ def _contradictions(release: Any) -> list[tuple[str, str]]:
     Looks at every part that is right by itself, so that a mistake elsewhere hides nothing.
     """
     gates = _part(release, "gates", dict[str, schema.GateConfig]) or {}
-    assets = _part(release, "assets", dict[str, schema.AssetConfig]) or {}
+    assets = _part(release, "assets", dict[str, base.AssetConfig]) or {}
     root = _part(release, "root", Path)
     problems: list[tuple[str, str]] = []
     for name, gate in gates.items():
@@ -157,11 +160,11 @@ def _converter() -> cattrs.Converter:
 
 
 def _is_duration(cls: Any) -> bool:
-    return cls is schema.Duration
+    return cls is options.Duration
 
 
 def _is_share(cls: Any) -> bool:
-    return cls is schema.Share
+    return cls is options.Share
 
 
 def _is_mapping(cls: Any) -> bool:

@@ -10,8 +10,10 @@ from typing import Any
 import attrs
 
 from release_tasks.config import schema
+from release_tasks.config.gateway import GatewayConfig
 from release_tasks.config.load import written_name
-from release_tasks.config.values import show_duration, show_share
+from release_tasks.core import options
+from release_tasks.core.units import show_duration, show_share
 
 __all__ = ["configuration_page"]
 
@@ -35,7 +37,7 @@ tasks:
 This page is generated from `release_tasks/config/schema.py` by `inv dev.docs`; a test fails when it is stale.
 """
 
-_SECTIONS = (("release", schema.ReleaseConfig), ("pairing", schema.PairingConfig), ("gateway", schema.GatewayConfig))
+_SECTIONS = (("release", schema.ReleaseConfig), ("pairing", schema.PairingConfig), ("gateway", GatewayConfig))
 
 
 def configuration_page() -> str:
@@ -93,7 +95,7 @@ def _shown_default(attribute: Any, kind: Any) -> str:
         return ""
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
-    if kind is schema.Share:
+    if kind is options.Share:
         return f"`{show_share(default)}`"
     if isinstance(default, float):
         return f"`{show_duration(default)}`"

@@ -7,26 +7,24 @@ from __future__ import annotations
 
 import difflib
 from pathlib import Path
-from typing import Any, NewType
+from typing import Any
 
-from attrs import Attribute, Factory, evolve, field, frozen
+from attrs import Attribute, Factory, frozen
 
-from release_tasks.config.values import odd_values
-from release_tasks.storage.ids import is_valid_id
+from release_tasks.assets.base import AssetConfig
+from release_tasks.config.gateway import GatewayConfig
+from release_tasks.core.ids import is_valid_id
+from release_tasks.core.options import Duration, Share, exactly_one, option, valid_options
 
 __all__ = [
-    "ASSET_KINDS",
     "GATE_KINDS",
     "NOTICE_KINDS",
     "OCCASIONS",
     "AppConfig",
-    "AssetConfig",
     "AttestationConfig",
     "DrillConfig",
-    "Duration",
     "ExpectConfig",
     "GateConfig",
-    "GatewayConfig",
     "HealthConfig",
     "LimitsConfig",
     "NoticeConfig",
@@ -35,30 +33,13 @@ __all__ = [
     "ReliabilityConfig",
     "RestartConfig",
     "Settings",
-    "Share",
     "VersionConfig",
     "WatchConfig",
 ]
 
-Duration = NewType("Duration", float)
-Share = NewType("Share", float)
-
 GATE_KINDS = ("command", "http", "path", "json", "mcp", "python")
-ASSET_KINDS = ("sqlite", "directory", "file", "python")
 NOTICE_KINDS = ("command", "webhook", "webhook_env")
 OCCASIONS = ("prepared", "blocked", "restored", "failed", "degraded")
-
-
-def option(doc: str, default: Any = None, **options: Any) -> Any:
-    """Declare one configuration key with its line of documentation."""
-    return field(default=default, metadata={"doc": doc}, **options)
-
-
-def _exactly_one(instance: Any, kinds: tuple[str, ...]) -> None:
-    given = [kind for kind in kinds if getattr(instance, kind) is not None]
-    if len(given) != 1:
-        got = " and ".join(given) if given else "none"
-        raise ValueError(f"expected exactly one of {', '.join(kinds)}; got {got}")
 
 
 def _valid_keys(_: Any, attribute: Attribute[Any], value: dict[str, Any]) -> None:
@@ -78,11 +59,6 @@ def _valid_port_url(_: Any, attribute: Attribute[Any], value: str) -> None:
         raise ValueError(f"{attribute.name}: expected an http:// URL with {{port}} in it, got {value!r}")
 
 
-def _valid_port(_: Any, attribute: Attribute[Any], value: int) -> None:
-    if value > 65535:
-        raise ValueError(f"{attribute.name}: expected a port, 0 to 65535, got {value}")
-
-
 def _positive_duration(_: Any, attribute: Attribute[Any], value: float) -> None:
     if value <= 0:
         raise ValueError(f"{attribute.name}: expected a duration above 0")
@@ -98,16 +74,6 @@ def _known_occasions(_: Any, attribute: Attribute[Any], value: list[str]) -> Non
         raise ValueError(f"{attribute.name}: expected at least one of {', '.join(OCCASIONS)}")
 
 
-def _valid_options(_: Any, attribute: Attribute[Any], value: dict[str, Any]) -> None:
-    # They reach a plugin through another process, and YAML makes dates and sets of what looks like one.
-    odd = next(odd_values(value), None)
-    if odd is not None:
-        raise ValueError(
-            f"with: expected text, numbers, true, false, lists and mappings, got the {type(odd).__name__} {odd!r} "
-            "(put it in quotes)"
-        )
-
-
 @frozen(kw_only=True)
 class VersionConfig:
     """Where the version of the application is read; exactly one way."""
@@ -119,7 +85,7 @@ class VersionConfig:
     text: str | None = option("the version itself; the same as writing a plain string")
 
     def __attrs_post_init__(self) -> None:
-        _exactly_one(self, ("file", "command", "distribution", "text"))
+        exactly_one(self, ("file", "command", "distribution", "text"))
         if (self.file is None) != (self.key is None):
             raise ValueError("expected file and key together")
 
@@ -187,7 +153,7 @@ class GateConfig:
     json: Path | None = option("kind: a file that must hold valid JSON")
     mcp: Path | None = option("kind: an MCP configuration whose servers must be startable")
     python: str | None = option("kind: a check of another package, from the entry point group `release_tasks.gates`")
-    with_: dict[str, Any] = option("for python: options of its own", Factory(dict), validator=_valid_options)
+    with_: dict[str, Any] = option("for python: options of its own", Factory(dict), validator=valid_options)
     expect: ExpectConfig | None = option("for http")
     subsystem: str | None = option("what the gate speaks for; its own name when left out")
     timeout: Duration | None = option("command: 10m, everything else: the health timeout, when left out")
@@ -197,7 +163,7 @@ class GateConfig:
     advisory: bool = option("a failure is shown and recorded, and does not block", False)
 
     def __attrs_post_init__(self) -> None:
-        _exactly_one(self, GATE_KINDS)
+        exactly_one(self, GATE_KINDS)
         if self.expect is not None and self.http in (None, "health"):
             raise ValueError("expect: goes with an http URL of the gate's own, and nothing would check it here")
         if self.cwd is not None and self.command is None:
@@ -211,53 +177,6 @@ class GateConfig:
     def kind(self) -> str:
         """One of GATE_KINDS."""
         return next(kind for kind in GATE_KINDS if getattr(self, kind) is not None)
-
-
-@frozen(kw_only=True)
-class AssetConfig:
-    """A piece of state that is captured and restored; exactly one kind."""
-
-    sqlite: Path | None = option("kind: a SQLite database, captured while it is in use")
-    directory: Path | None = option("kind: a folder with everything in it")
-    file: Path | None = option("kind: one file")
-    python: str | None = option(
-        "kind: state that another package captures, from the entry point group `release_tasks.assets`"
-    )
-    path_: Path | None = option("for python: where the state lives, a file or a folder")
-    with_: dict[str, Any] = option("for python: options of its own", Factory(dict), validator=_valid_options)
-    timeout: Duration | None = option("for python: how long its capture may take, and its check; 1m when left out")
-    required: bool = option("when missing, the release is blocked", True)
-
-    def __attrs_post_init__(self) -> None:
-        _exactly_one(self, ASSET_KINDS)
-        if (self.path_ is None) != (self.python is None):
-            raise ValueError("path: goes with python, and python with path")
-        if self.python is None and (self.with_ or self.timeout is not None):
-            raise ValueError(f"{'with' if self.with_ else 'timeout'}: goes with python only")
-
-    @property
-    def kind(self) -> str:
-        """One of ASSET_KINDS."""
-        return next(kind for kind in ASSET_KINDS if getattr(self, kind) is not None)
-
-    @property
-    def path(self) -> Path:
-        """Where the asset lives, absolute."""
-        path: Path = getattr(self, self._place)
-        return path
-
-    @property
-    def _place(self) -> str:
-        return self.kind if self.python is None else "path_"
-
-    def at(self, path: Path) -> AssetConfig:
-        """Return the same asset in another place."""
-        place: dict[str, Any] = {self._place: path}
-        return evolve(self, **place)
-
-    def takes(self, kind: str) -> bool:
-        """Say whether a record of this kind can be restored to it; a plugin's are recorded as files and folders."""
-        return kind == self.kind or (self.python is not None and kind != "sqlite")
 
 
 @frozen(kw_only=True)
@@ -318,7 +237,7 @@ class NoticeConfig:
     retries: int = option("how often it is tried again; whatever is set, all is given up after 2m", 2)
 
     def __attrs_post_init__(self) -> None:
-        _exactly_one(self, NOTICE_KINDS)
+        exactly_one(self, NOTICE_KINDS)
         if self.hmac_secret_env is not None and self.command is not None:
             raise ValueError("hmac_secret_env: goes with webhook or webhook_env only")
 
@@ -368,16 +287,6 @@ class PairingConfig:
     credentials: Path = option("the folder of the pairing stores and of their audit log", "memory/credentials")
     ttl: Duration = option("how long a request waits for approval", 3600.0, validator=_positive_duration)
     max_pending: int = option("how many requests of a channel may wait at once; 0 lets nobody ask", 3)
-
-
-@frozen(kw_only=True)
-class GatewayConfig:
-    """Everything under `gateway:`, the embedded gateway."""
-
-    host: str = option("the address it listens on", "127.0.0.1")
-    port: int = option("the port it listens on", 3100, validator=_valid_port)
-    root: Path = option("its home: database, identity, configuration", "memory/gateway")
-    allow_remote: bool = option("allow a `host` that other machines can reach", False)
 
 
 @frozen(kw_only=True)

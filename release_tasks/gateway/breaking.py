@@ -9,12 +9,12 @@ from collections.abc import Callable
 
 from attrs import frozen
 
+from release_tasks.core.durable import write_atomic
 from release_tasks.gateway.connection import open_existing
 from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.settings import read_json_object
 from release_tasks.gateway.store import Store
-from release_tasks.storage.durable import write_atomic
 
 __all__ = ["FAULTS", "Fault", "break_gateway"]
 

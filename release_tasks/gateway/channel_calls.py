@@ -7,7 +7,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from release_tasks.gateway.secrets import TELEGRAM_TOKEN, WHATSAPP_TOKEN
+from release_tasks.config.gateway import TELEGRAM_TOKEN, WHATSAPP_TOKEN
 from release_tasks.gateway.settings import Settings
 from release_tasks.pairing.channels import Channel
 

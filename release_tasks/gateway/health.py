@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import define, field, frozen
 
-from release_tasks.errors import StageFailed, sentence_of
+from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.mcp import McpMonitor
@@ -120,8 +120,8 @@ def _pairing(pairing: Pairing, problems: list[str]) -> dict[str, Any]:
     try:
         pairing.check()
     except (StageFailed, OSError) as error:
-        problems.append(f"pairing: {sentence_of(error)}")
-        return {"status": "unusable", "detail": sentence_of(error)}
+        problems.append(f"pairing: {describe_error(error)}")
+        return {"status": "unusable", "detail": describe_error(error)}
     return {"status": "ok"}
 
 

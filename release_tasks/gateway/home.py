@@ -12,9 +12,10 @@ from typing import Any
 
 from attrs import frozen
 
+from release_tasks.config.gateway import DATABASE
+from release_tasks.core.durable import write_atomic
 from release_tasks.gateway.answers import timestamp
 from release_tasks.gateway.store import create_database
-from release_tasks.storage.durable import write_atomic
 
 __all__ = ["GatewayHome"]
 
@@ -36,7 +37,7 @@ class GatewayHome:
     @property
     def database(self) -> Path:
         """Messages, the delivery queue and callbacks."""
-        return self.root / "gateway.db"
+        return self.root / DATABASE
 
     @property
     def identity(self) -> Path:

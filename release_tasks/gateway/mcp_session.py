@@ -15,9 +15,9 @@ from collections.abc import Iterator
 from typing import IO, Any
 from urllib.parse import urlsplit
 
+from release_tasks.config.gateway import child_environment
 from release_tasks.gateway.errors import McpError
 from release_tasks.gateway.mcp_config import McpServer
-from release_tasks.gateway.secrets import child_environment
 
 __all__ = ["HttpSession", "Session", "StdioSession", "open_session"]
 

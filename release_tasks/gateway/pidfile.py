@@ -10,7 +10,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from release_tasks.storage.durable import write_atomic
+from release_tasks.core.durable import write_atomic
 
 __all__ = ["PidFile", "children_of", "is_alive", "ticks_of"]
 

@@ -1,23 +1,15 @@
-"""The secrets that a gateway takes from its environment, and who of its children may see which."""
+"""The secrets that a gateway takes from its environment to check requests with."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 from attrs import field, frozen
 
-__all__ = ["SENDING", "Secrets", "child_environment"]
+from release_tasks.config.gateway import API_SECRET, TELEGRAM_SECRET, WHATSAPP_SECRET, WHATSAPP_VERIFY_TOKEN
 
-API_SECRET = "API_SECRET"
-TELEGRAM_SECRET = "TELEGRAM_WEBHOOK_SECRET"
-TELEGRAM_TOKEN = "TELEGRAM_BOT_TOKEN"
-WHATSAPP_SECRET = "WHATSAPP_APP_SECRET"
-WHATSAPP_VERIFY_TOKEN = "WHATSAPP_VERIFY_TOKEN"
-WHATSAPP_TOKEN = "WHATSAPP_ACCESS_TOKEN"
-
-SENDING = (TELEGRAM_TOKEN, WHATSAPP_TOKEN)  # what the dispatcher needs, and nobody else
-_ALL = (API_SECRET, TELEGRAM_SECRET, WHATSAPP_SECRET, WHATSAPP_VERIFY_TOKEN, *SENDING)
+__all__ = ["Secrets"]
 
 
 @frozen(kw_only=True)
@@ -43,8 +35,3 @@ class Secrets:
         """Return by channel whether its webhook is ``open``, or ``closed`` for want of a secret to check with."""
         checked = {"telegram": self.telegram, "whatsapp": self.whatsapp}
         return {channel: "closed" if secret is None else "open" for channel, secret in checked.items()}
-
-
-def child_environment(kept: Collection[str] = ()) -> dict[str, str]:
-    """Return the environment for a child: without any secret but those in ``kept``."""
-    return {name: value for name, value in os.environ.items() if name not in _ALL or name in kept}

@@ -13,8 +13,8 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 
-from release_tasks.errors import StageError
-from release_tasks.gateway import secrets
+from release_tasks.config import gateway as secrets
+from release_tasks.core.errors import StageError
 from release_tasks.gateway.access import json_object, read_body, require_proof, signature_of
 from release_tasks.gateway.admission import Admission
 from release_tasks.gateway.direct import DirectMessage

@@ -14,8 +14,8 @@ from typing import Any
 
 from attrs import frozen
 
+from release_tasks.config.gateway import SENDING, child_environment
 from release_tasks.gateway.home import GatewayHome
-from release_tasks.gateway.secrets import SENDING, child_environment
 
 __all__ = ["Worker", "WorkerState"]
 

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from attrs import frozen
 
+from release_tasks.core.versions import FileVersion
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.senders import persons
 from release_tasks.pairing.store import Store
-from release_tasks.storage.versions import FileVersion
 
 __all__ = ["Admissions"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 
-from release_tasks.errors import UsageError
+from release_tasks.core.errors import UsageError
 
 __all__ = ["Channel", "parse_channel"]
 

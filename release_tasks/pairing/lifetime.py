@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from release_tasks.storage.clock import now
+from release_tasks.core.clock import now
 
 __all__ = ["Clock", "Moment", "age", "current_moment", "time_left"]
 

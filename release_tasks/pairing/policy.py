@@ -14,8 +14,9 @@ from typing import Any, Literal, NoReturn
 from attrs import frozen
 
 from release_tasks.config.schema import PairingConfig
-from release_tasks.errors import StageFailed
-from release_tasks.interrupt import uninterrupted
+from release_tasks.core.canonical import excerpt
+from release_tasks.core.errors import StageFailed
+from release_tasks.core.interrupt import uninterrupted
 from release_tasks.pairing.admissions import Admissions
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.codes import is_same_code, new_code, plain_code
@@ -23,7 +24,6 @@ from release_tasks.pairing.dialects import Request
 from release_tasks.pairing.lifetime import Clock, Moment, age, current_moment, time_left
 from release_tasks.pairing.senders import SenderRefused, is_spelling_of, normalise_sender, persons
 from release_tasks.pairing.store import Change, Store
-from release_tasks.storage.canonical import excerpt
 
 __all__ = ["Approval", "Pairing", "PendingRequest", "RequestOutcome"]
 

@@ -12,12 +12,12 @@ from typing import Any, Literal
 
 from attrs import field, frozen
 
-from release_tasks.audit import AuditLog
+from release_tasks.core.audit import AuditLog
+from release_tasks.core.canonical import InvalidDocument, excerpt, parse_object, pretty_bytes
+from release_tasks.core.records import AuditAnchor
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.dialects import ApprovedDocument
 from release_tasks.pairing.senders import SenderRefused, is_crowd, normalise_sender
-from release_tasks.records import AuditAnchor
-from release_tasks.storage.canonical import InvalidDocument, excerpt, parse_object, pretty_bytes
 
 __all__ = ["EMPTIED", "RETURNED", "WITHDRAWN", "History", "RestoredStore", "read_history", "restore_store"]
 

@@ -11,9 +11,9 @@ import re
 import unicodedata
 from collections.abc import Iterable
 
-from release_tasks.errors import UsageError
+from release_tasks.core.canonical import excerpt
+from release_tasks.core.errors import UsageError
 from release_tasks.pairing.channels import Channel
-from release_tasks.storage.canonical import excerpt
 
 __all__ = ["SenderRefused", "is_crowd", "is_spelling_of", "normalise_sender", "persons"]
 

@@ -14,16 +14,16 @@ from typing import Any, TypeVar
 
 from attrs import define
 
-from release_tasks.audit import AuditLog
-from release_tasks.errors import LockHeld, StageFailed
+from release_tasks.core.audit import AuditLog
+from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
+from release_tasks.core.durable import make_private_directory, write_atomic
+from release_tasks.core.errors import LockHeld, StageFailed
+from release_tasks.core.lock import hold_name
+from release_tasks.core.versions import FileVersion, file_version
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.dialects import PLAIN, ApprovedDocument, Request, RequestsDocument
 from release_tasks.pairing.lifetime import Moment
 from release_tasks.pairing.senders import is_crowd
-from release_tasks.storage.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
-from release_tasks.storage.durable import make_private_directory, write_atomic
-from release_tasks.storage.lock import hold_name
-from release_tasks.storage.versions import FileVersion, file_version
 
 __all__ = ["Change", "Store", "StoreUnusable"]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from release_tasks.audit import AuditVerdict
-from release_tasks.records import Manifest, PreflightReport, RollbackOutcome
-from release_tasks.snapshot.verify import SnapshotVerdict
+from release_tasks.archive.verify import SnapshotVerdict
+from release_tasks.core.audit import AuditVerdict
+from release_tasks.core.records import Manifest, PreflightReport, RollbackOutcome
 
 __all__ = [
     "after_audit",

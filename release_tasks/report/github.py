@@ -12,14 +12,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from release_tasks.events import Event, GateEnded
-from release_tasks.records import Check
+from release_tasks.core.canonical import excerpt
+from release_tasks.core.events import Event, GateEnded
+from release_tasks.core.printable import output_lines, printable
+from release_tasks.core.records import Check
+from release_tasks.core.runner import command, inert
 from release_tasks.report.markdown import step_summary, title_of
-from release_tasks.report.progress import PlainLines
+from release_tasks.report.plain import PlainLines
 from release_tasks.report.terminal import unfailing
-from release_tasks.storage.canonical import excerpt
-from release_tasks.storage.printable import output_lines, printable
-from release_tasks.storage.runner import command, inert
 
 __all__ = ["GroupedLines", "annotation_lines", "outputs", "tell_github"]
 

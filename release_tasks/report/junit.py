@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from xml.etree import ElementTree
 
-from release_tasks.records import Check, PreflightReport
+from release_tasks.core.records import Check, PreflightReport
 
 __all__ = ["junit_xml"]
 

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.text import Text
 
-from release_tasks.events import (
+from release_tasks.core.events import (
     BytesMoved,
     Event,
     GateBegan,
@@ -23,11 +23,11 @@ from release_tasks.events import (
     Noted,
     StepBegan,
 )
-from release_tasks.interrupt import uninterrupted
+from release_tasks.core.interrupt import uninterrupted
+from release_tasks.core.printable import printable
 from release_tasks.report.layout import fitting_lines, shortened, wrapped
 from release_tasks.report.terminal import Look, style_of
 from release_tasks.report.transfers import Standing, Transfers, shown_size
-from release_tasks.storage.printable import printable
 
 __all__ = ["LiveDisplay", "health_line", "look_cells"]
 

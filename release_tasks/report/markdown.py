@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from release_tasks.storage.canonical import excerpt
-from release_tasks.storage.printable import printable
+from release_tasks.core.canonical import excerpt
+from release_tasks.core.printable import printable
 
 __all__ = ["step_summary", "title_of"]
 

@@ -3,71 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from attrs import frozen
-
+from release_tasks.archive import legacy
+from release_tasks.archive.restore_tests import Proof
+from release_tasks.archive.status import ReleaseStatus, read_status
+from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.config.schema import Settings
-from release_tasks.errors import StageFailed
-from release_tasks.hosting.lookup import ASSETS, PluginUnusable, find_plugin
-from release_tasks.pipeline import ManifestFile, Pipeline
-from release_tasks.proofs import Proof, Proofs, proofs
-from release_tasks.records import Manifest, RollbackState, SnapshotMetadata
-from release_tasks.snapshot import legacy
-from release_tasks.snapshot.catalogue import Unreadable
-from release_tasks.storage.clock import rough_span, seconds_since
-from release_tasks.storage.codec import encode
-from release_tasks.storage.lock import Holder, current_holder
+from release_tasks.core.clock import rough_span, seconds_since
+from release_tasks.core.codec import encode
+from release_tasks.core.records import Manifest
 
 if TYPE_CHECKING:
     from release_tasks.report.terminal import Screen
 
-__all__ = ["ReleaseStatus", "overview", "read_status", "show_overview"]
-
-
-@frozen(kw_only=True)
-class ReleaseStatus:
-    """How things stand. ``manifests`` and ``snapshots`` are oldest first; ``current`` is the release that is ready.
-
-    ``rollback`` is the last one, unless ``rollback_problem`` says why it cannot be read. ``is_interrupted`` says that
-    one waits to be finished; ``holder`` is who is at work now.
-    """
-
-    root: Path
-    current: Manifest | None
-    manifests: list[ManifestFile]
-    snapshots: list[SnapshotMetadata]
-    unreadable: list[Unreadable]
-    proofs: Proofs
-    rollback: RollbackState | None
-    rollback_problem: str
-    is_interrupted: bool
-    holder: Holder | None
-
-
-def read_status(settings: Settings) -> ReleaseStatus:
-    """Read how things stand; takes no lock and changes nothing."""
-    pipeline = Pipeline(settings.release.root)
-    snapshots, unreadable = pipeline.catalogue.published()
-    holder = current_holder(pipeline.root)
-    state, problem = None, ""
-    try:
-        state = pipeline.read_state()
-    except StageFailed as error:
-        problem = error.message
-    return ReleaseStatus(
-        root=pipeline.root,
-        current=pipeline.latest_ready(),
-        manifests=pipeline.read_manifests(),
-        snapshots=snapshots,
-        unreadable=unreadable,
-        proofs=proofs(pipeline),
-        rollback=state,
-        rollback_problem=problem,
-        is_interrupted=pipeline.has_journal() and holder is None,
-        holder=holder,
-    )
+__all__ = ["overview", "show_overview"]
 
 
 def overview(settings: Settings, limit: int) -> dict[str, Any]:

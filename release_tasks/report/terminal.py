@@ -13,9 +13,9 @@ from attrs import frozen
 from rich.console import Console
 from rich.text import Text
 
+from release_tasks.core.printable import printable
+from release_tasks.core.runner import inert
 from release_tasks.report.layout import aligned_lines, fitting_lines, wrapped
-from release_tasks.storage.printable import printable
-from release_tasks.storage.runner import inert
 
 __all__ = ["Look", "Screen", "for_person", "look_of", "style_of", "unfailing"]
 

@@ -7,8 +7,8 @@ from collections import deque
 
 from attrs import define, field, frozen
 
-from release_tasks.events import BytesMoved
-from release_tasks.storage.clock import rough_span
+from release_tasks.core.clock import rough_span
+from release_tasks.core.events import BytesMoved
 
 __all__ = ["Standing", "Transfers", "shown_size"]
 

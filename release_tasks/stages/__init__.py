@@ -6,7 +6,3 @@ run's lock as LockHeld, what could not be carried out as StageFailed. ``emit`` i
 Stages that end in an occasion send the notices about it and wait for them; who gives ``notices`` waits for those.
 No stage installs signal handlers, but for moments that a signal must not cut in two: Ctrl-C is KeyboardInterrupt here.
 """
-
-from __future__ import annotations
-
-__all__: list[str] = []

@@ -6,9 +6,9 @@ import contextlib
 from collections.abc import Iterator
 
 from release_tasks.config.schema import Settings
-from release_tasks.errors import StageFailed, UsageError
-from release_tasks.notices.sending import Notices
-from release_tasks.notices.wording import about_failure
+from release_tasks.core.errors import StageFailed, UsageError
+from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.wording import about_failure
 
 __all__ = ["notified", "require_assets"]
 

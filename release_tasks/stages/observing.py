@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from attrs import evolve
 
-from release_tasks.config.schema import Duration, Settings
-from release_tasks.errors import ExitCode, UsageError
-from release_tasks.events import Emit, ignore
-from release_tasks.notices.notice import Notice
-from release_tasks.notices.sending import Notices
-from release_tasks.notices.wording import about_degraded, about_failure, about_rollback
+from release_tasks.config.schema import Settings
+from release_tasks.core.errors import ExitCode, UsageError
+from release_tasks.core.events import Emit, ignore
+from release_tasks.core.options import Duration
 from release_tasks.stages.around import notified
-from release_tasks.watch.watching import Clock, Degraded, WatchReport, watch
+from release_tasks.stages.notifications.notification import Notice
+from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.wording import about_degraded, about_failure, about_rollback
+from release_tasks.stages.watch.watching import Clock, Degraded, WatchReport, watch
 
 __all__ = ["watch_release", "watch_settings"]
 

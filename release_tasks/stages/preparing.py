@@ -4,22 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from release_tasks.application import default_release_id, describe_application
-from release_tasks.attestation.signing import signer_of
+from release_tasks.archive.attestation.signing import signer_of
+from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
-from release_tasks.errors import LockHeld
-from release_tasks.events import Emit, ignore
-from release_tasks.notices.sending import Notices
-from release_tasks.notices.wording import about_manifest
-from release_tasks.pipeline import Pipeline
-from release_tasks.preflight import engine
-from release_tasks.preflight.engine import PreflightRun
-from release_tasks.prepare import PrepareRequest, prepare, require_new_release_id
-from release_tasks.records import Manifest
-from release_tasks.rollback.recovery import recover
+from release_tasks.core.clock import compact
+from release_tasks.core.errors import LockHeld
+from release_tasks.core.events import Emit, ignore
+from release_tasks.core.lock import current_holder
+from release_tasks.core.records import Manifest
+from release_tasks.service.application import default_release_id, describe_application
 from release_tasks.stages.around import notified, require_assets
-from release_tasks.storage.clock import compact
-from release_tasks.storage.lock import current_holder
+from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.wording import about_manifest
+from release_tasks.stages.preflight import engine
+from release_tasks.stages.preflight.engine import PreflightRun
+from release_tasks.stages.prepare import PrepareRequest, prepare, require_new_release_id
+from release_tasks.stages.rollback.recovery import recover
 
 __all__ = ["begin_release", "prepare_release", "run_preflight"]
 

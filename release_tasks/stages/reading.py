@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from attrs import frozen
 
-from release_tasks import comparison
-from release_tasks.attestation.verification import AttestationVerdict, verify_attestations
-from release_tasks.audit import AuditVerdict
-from release_tasks.comparison import Comparison
+from release_tasks.archive import diff as comparison
+from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
+from release_tasks.archive.diff import Comparison
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.status import ReleaseStatus, read_status
+from release_tasks.archive.verify import SnapshotVerdict, verify_all
 from release_tasks.config.schema import Settings
-from release_tasks.diagnose import Diagnosis, Signals, decide, read_signals
-from release_tasks.events import Emit, ignore
-from release_tasks.pipeline import Pipeline
-from release_tasks.report.overview import ReleaseStatus, read_status
-from release_tasks.snapshot.verify import SnapshotVerdict, verify_all
+from release_tasks.core.audit import AuditVerdict
+from release_tasks.core.events import Emit, ignore
+from release_tasks.stages.diagnose import Diagnosis, Signals, decide, read_signals
 
 __all__ = [
     "Verification",

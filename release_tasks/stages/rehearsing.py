@@ -6,15 +6,14 @@ import importlib.util
 import sys
 from pathlib import Path
 
+from release_tasks.config.gateway import child_environment
 from release_tasks.config.schema import Settings
-from release_tasks.drill.boot import Service
-from release_tasks.drill.engine import DrillRequest, drill
-from release_tasks.drill.outcome import DrillOutcome
-from release_tasks.environment import tool_environment
-from release_tasks.errors import UsageError
-from release_tasks.events import Emit, ignore
-from release_tasks.gateway.home import GatewayHome
-from release_tasks.gateway.secrets import child_environment
+from release_tasks.core.environment import tool_environment
+from release_tasks.core.errors import UsageError
+from release_tasks.core.events import Emit, ignore
+from release_tasks.stages.drill.boot import Service
+from release_tasks.stages.drill.engine import DrillRequest, drill
+from release_tasks.stages.drill.outcome import DrillOutcome
 
 __all__ = ["drill_request", "run_drill"]
 
@@ -57,8 +56,7 @@ def _service(settings: Settings) -> Service:
             timeout=config.timeout,
             environment=tool_environment(),
         )
-    database = GatewayHome(settings.gateway.root).database
-    if not any(asset.kind == "sqlite" and asset.path == database for asset in settings.release.assets.values()):
+    if not any(asset.path == settings.gateway.database for asset in settings.release.assets.values()):
         raise UsageError(
             "--boot: nothing says how to start the service on restored state. Set release.drill.command (and "
             "release.drill.health), or leave --boot out."

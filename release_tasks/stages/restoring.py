@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from release_tasks.config.schema import Settings
-from release_tasks.events import Emit, ignore
-from release_tasks.notices.sending import Notices
-from release_tasks.notices.wording import about_rollback
-from release_tasks.records import RollbackOutcome
-from release_tasks.rollback import recovery
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.rollback.plan import RollbackPlan
-from release_tasks.rollback.preview import preview
-from release_tasks.rollback.recovery import RecoveryReport
+from release_tasks.core.events import Emit, ignore
+from release_tasks.core.records import RollbackOutcome
 from release_tasks.stages.around import notified, require_assets
+from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.wording import about_rollback
+from release_tasks.stages.rollback import recovery
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.plan import RollbackPlan
+from release_tasks.stages.rollback.preview import preview
+from release_tasks.stages.rollback.recovery import RecoveryReport
 
 __all__ = ["plan_rollback", "recover", "roll_back"]
 

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Context
 
-from release_tasks.executor import stage
+from release_tasks.tasks.executor import stage
 from release_tasks.tasks.session import Session, session, url_flag
 
 if TYPE_CHECKING:
-    from release_tasks.diagnose import Diagnosis, Signals
+    from release_tasks.stages.diagnose import Diagnosis, Signals
 
 __all__ = ["diagnose"]
 
@@ -41,7 +41,7 @@ def diagnose(
 
 
 def _document(signals: Signals, diagnosis: Diagnosis) -> dict[str, Any]:
-    from release_tasks.storage.codec import encode
+    from release_tasks.core.codec import encode
 
     first = diagnosis.first
     return {
@@ -69,6 +69,6 @@ def _show(current: Session, signals: Signals, diagnosis: Diagnosis) -> None:
 
 def _rows(signals: Signals) -> list[tuple[str, str, str]]:
     """Return a line for each signal: its name, one word, and what is behind it."""
-    from release_tasks.diagnose.summary import summary
+    from release_tasks.stages.diagnose.summary import summary
 
     return summary(signals)

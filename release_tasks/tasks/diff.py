@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 
 from invoke import Context
 
-from release_tasks.executor import stage
+from release_tasks.tasks.executor import stage
 from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
-    from release_tasks.comparison import Comparison
+    from release_tasks.archive.diff import Comparison
 
 __all__ = ["diff"]
 
@@ -25,8 +25,8 @@ __all__ = ["diff"]
 def diff(ctx: Context, before: str, after: str, json: bool = False) -> None:
     """Show what differs between two releases: version, commit, gates, configuration, schema, rows, sizes."""
     with session(ctx, json) as current:
+        from release_tasks.core.codec import encode
         from release_tasks.stages.reading import compare_releases
-        from release_tasks.storage.codec import encode
 
         comparison = compare_releases(current.settings, before, after)
         status = "different" if comparison.differences else "equal"

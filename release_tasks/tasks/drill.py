@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING
 
 from invoke import Context
 
-from release_tasks.errors import UsageError
-from release_tasks.executor import stage
+from release_tasks.core.errors import UsageError
+from release_tasks.tasks.executor import stage
 from release_tasks.tasks.session import Session, session, text_flag
 
 if TYPE_CHECKING:
-    from release_tasks.drill.engine import DrillRequest
+    from release_tasks.stages.drill.engine import DrillRequest
 
 __all__ = ["drill"]
 
@@ -30,9 +30,9 @@ def drill(
 ) -> None:
     """Rehearse a rollback in a scratch copy, nothing live touched; exit 1 when the snapshot is not restorable."""
     with session(ctx, json) as current:
+        from release_tasks.core.codec import encode
         from release_tasks.report.drill import show_drill
         from release_tasks.stages.rehearsing import drill_request, run_drill
-        from release_tasks.storage.codec import encode
 
         folder = text_flag("scratch", scratch)
         parent = _folder(folder) if folder else None
@@ -57,9 +57,9 @@ def _folder(typed: str) -> Path:
 
 
 def _show_dry(current: Session, request: DrillRequest) -> None:
-    from release_tasks.drill.engine import find_snapshot
-    from release_tasks.drill.scratch import require_safe_parent
-    from release_tasks.pipeline import Pipeline
+    from release_tasks.archive.pipeline import Pipeline
+    from release_tasks.stages.drill.engine import find_snapshot
+    from release_tasks.stages.drill.scratch import require_safe_parent
 
     parent = require_safe_parent(current.settings, request.scratch)
     found = find_snapshot(Pipeline(current.settings.release.root).catalogue, request.snapshot_id)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from invoke import Collection, Context
 
-from release_tasks.errors import UsageError
-from release_tasks.executor import StageTask, stage
+from release_tasks.core.errors import UsageError
+from release_tasks.tasks.executor import StageTask, stage
 from release_tasks.tasks.release import run_gates, show_preflight
 from release_tasks.tasks.session import session
 
@@ -53,7 +53,7 @@ def _run(ctx: Context, names: list[str], as_json: bool, health_url: str | None =
     with session(ctx, as_json) as current:
         from attrs import evolve
 
-        from release_tasks.storage.clock import compact
+        from release_tasks.core.clock import compact
 
         if current.is_dry:
             current.document({"status": "dry", "gates": names})

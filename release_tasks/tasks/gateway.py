@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from invoke import Collection, Context
 
-from release_tasks.errors import StageFailed, UsageError
-from release_tasks.executor import stage
+from release_tasks.core.errors import StageFailed, UsageError
+from release_tasks.tasks.executor import stage
 from release_tasks.tasks.session import Session, number_flag, session
 from release_tasks.tasks.settings import runtime_file
 
@@ -119,7 +119,7 @@ def _start_gate(current: Session) -> list[str]:
 
     It puts right what an interrupted rollback left, with the configuration of this very command line.
     """
-    recover = [sys.executable, "-m", "release_tasks.program"]
+    recover = [sys.executable, "-m", "release_tasks.tasks.program"]
     runtime = runtime_file(current.ctx)
     if runtime is not None:
         recover += ["-f", str(runtime)]
@@ -157,7 +157,7 @@ def _would(current: Session, what: str) -> bool:
 
 
 def _show(current: Session, found: GatewayStatus) -> None:
-    from release_tasks.storage.codec import encode
+    from release_tasks.core.codec import encode
 
     word = "running" if found.running else "stopped"
     current.document({"status": word, "url": found.url, **encode(found)})

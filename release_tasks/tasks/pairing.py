@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context
 
-from release_tasks.errors import StageFailed
-from release_tasks.executor import stage
+from release_tasks.core.errors import StageFailed
+from release_tasks.tasks.executor import stage
 from release_tasks.tasks.session import Session, number_flag, session
 
 if TYPE_CHECKING:
@@ -109,8 +109,8 @@ def _may_decide(current: Session, channel: Channel, action: str, look_up: Callab
 
     Raises StageFailed while an interrupted rollback waits that would overwrite it once it is finished.
     """
-    from release_tasks.pipeline import Pipeline
-    from release_tasks.rollback.amendment import covers_pairing
+    from release_tasks.archive.pipeline import Pipeline
+    from release_tasks.stages.rollback.amendment import covers_pairing
 
     if current.is_dry:
         sender = look_up()
@@ -127,7 +127,7 @@ def _may_decide(current: Session, channel: Channel, action: str, look_up: Callab
 
 
 def _show_pending(current: Session, channel: Channel, requests: list[PendingRequest]) -> None:
-    from release_tasks.storage.clock import rough_span, timestamp
+    from release_tasks.core.clock import rough_span, timestamp
 
     shown = [
         {

@@ -6,7 +6,7 @@ import re
 
 from invoke import Argument, Collection
 
-from release_tasks.executor import StageTask
+from release_tasks.tasks.executor import StageTask
 
 __all__ = ["described_tasks", "refreshed", "task_block"]
 

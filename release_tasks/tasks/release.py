@@ -7,17 +7,25 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Collection, Context, call
 
-from release_tasks.errors import UsageError
-from release_tasks.executor import recall, record, runs_under_stage_executor, stage
+from release_tasks.core.errors import UsageError
 from release_tasks.tasks.diagnose import diagnose
 from release_tasks.tasks.diff import diff
 from release_tasks.tasks.drill import drill
+from release_tasks.tasks.executor import recall, record, runs_under_stage_executor, stage
 from release_tasks.tasks.report import report
-from release_tasks.tasks.session import Session, duration_flag, number_flag, session, text_flag, url_flag, words_flag
+from release_tasks.tasks.session import (
+    Session,
+    duration_flag,
+    number_flag,
+    session,
+    text_flag,
+    url_flag,
+    words_flag,
+)
 from release_tasks.tasks.watch import watch
 
 if TYPE_CHECKING:
-    from release_tasks.preflight.engine import PreflightRun
+    from release_tasks.stages.preflight.engine import PreflightRun
 
 __all__ = ["collection"]
 
@@ -102,9 +110,9 @@ def prepare(
         run = _preflight_of(ctx, health_url, strict)
         if junit:
             _write_junit(run, Path(junit))
+        from release_tasks.core.codec import encode
         from release_tasks.report.summaries import show_manifest
         from release_tasks.stages.preparing import prepare_release
-        from release_tasks.storage.codec import encode
 
         with current.progress() as emit:
             manifest = prepare_release(
@@ -145,9 +153,9 @@ def rollback(
 ) -> None:
     """Restore the newest or a given snapshot whole, restart, ask health, and write it down."""
     with session(ctx, json) as current:
+        from release_tasks.core.codec import encode
         from release_tasks.report.summaries import show_outcome
         from release_tasks.stages.restoring import roll_back
-        from release_tasks.storage.codec import encode
 
         typed: dict[str, Any] = {
             "snapshot_id": snapshot,
@@ -171,8 +179,8 @@ def rollback(
 def recover(ctx: Context, json: bool = False) -> None:
     """Finish or undo an interrupted rollback; quick and harmless when there is nothing to do."""
     with session(ctx, json) as current:
+        from release_tasks.core.codec import encode
         from release_tasks.stages.restoring import recover
-        from release_tasks.storage.codec import encode
 
         with current.progress() as emit:
             report = recover(current.settings, look_only=current.is_dry, emit=emit, notices=current.notices)
@@ -199,9 +207,9 @@ def status(ctx: Context, limit: str = "10", json: bool = False) -> None:
 def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> None:
     """Digest every snapshot again, check its databases and what is attested; exit 1 when a byte is not as recorded."""
     with session(ctx, json) as current:
+        from release_tasks.core.codec import encode
         from release_tasks.report.summaries import show_verdicts
         from release_tasks.stages.reading import verify_snapshots
-        from release_tasks.storage.codec import encode
 
         with current.progress() as emit:
             found = verify_snapshots(current.settings, snapshot, emit=emit)
@@ -254,9 +262,9 @@ def run_gates(
 
 def show_preflight(current: Session, run: PreflightRun) -> None:
     """Show a preflight that nobody else judges, and end with 1 when it did not pass."""
+    from release_tasks.core.codec import encode
     from release_tasks.report.advice import after_preflight
     from release_tasks.report.summaries import show_checks
-    from release_tasks.storage.codec import encode
 
     word = "passed" if run.report.passed else "failed"
     current.document({"status": word, **encode(run.report), "logDirectory": str(run.log_directory)})
@@ -275,7 +283,7 @@ def show_preflight(current: Session, run: PreflightRun) -> None:
 def _release_id_of(current: Session, typed: str | None, *, is_release: bool) -> str:
     """Return the id that logs and manifest go by; refuses a taken one before any gate has run."""
     if not is_release:
-        from release_tasks.storage.clock import compact
+        from release_tasks.core.clock import compact
 
         return f"preflight-{compact()}"
     from release_tasks.stages.preparing import begin_release
@@ -300,8 +308,8 @@ def _preflight_of(ctx: Context, health_url: str | None, strict: bool) -> Preflig
 
 
 def _write_junit(run: PreflightRun, path: Path) -> None:
+    from release_tasks.core.durable import write_atomic
     from release_tasks.report.junit import junit_xml
-    from release_tasks.storage.durable import write_atomic
 
     write_atomic(path.absolute(), junit_xml(run.report, "release.preflight"), mode=0o644)
 
@@ -326,8 +334,8 @@ def _show_dry_prepare(current: Session) -> None:
 
 
 def _show_plan(current: Session, typed: dict[str, Any]) -> None:
+    from release_tasks.core.codec import encode
     from release_tasks.stages.restoring import plan_rollback
-    from release_tasks.storage.codec import encode
 
     with current.progress() as emit:
         plan = plan_rollback(current.settings, **typed, emit=emit)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 from invoke import Context
 
-from release_tasks.errors import UsageError
-from release_tasks.executor import stage
+from release_tasks.core.errors import UsageError
+from release_tasks.tasks.executor import stage
 from release_tasks.tasks.session import session, text_flag
 
 if TYPE_CHECKING:
-    from release_tasks.pipeline import Pipeline
+    from release_tasks.archive.pipeline import Pipeline
 
 __all__ = ["report"]
 
@@ -30,10 +30,10 @@ def report(ctx: Context, release_id: str | None = None, output: str | None = Non
     with session(ctx, json) as current:
         if importlib.util.find_spec("jinja2") is None:
             raise UsageError("release.report needs an extra: pip install 'release-tasks[report]'")
-        from release_tasks.pipeline import Pipeline
+        from release_tasks.archive.pipeline import Pipeline
+        from release_tasks.core.durable import write_atomic
         from release_tasks.report.html.gather import find_release, gather
         from release_tasks.report.html.render import render
-        from release_tasks.storage.durable import write_atomic
 
         pipeline = Pipeline(current.settings.release.root)
         file = find_release(pipeline, text_flag("release-id", release_id))

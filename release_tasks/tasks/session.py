@@ -12,17 +12,17 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Context, Exit
 
-from release_tasks.errors import ExitCode, Interrupted, StageError, UsageError, sentence_of
-from release_tasks.executor import UsageExit
-from release_tasks.interrupt import interruptible
-from release_tasks.storage.runner import inert_json, is_listening
+from release_tasks.core.errors import ExitCode, Interrupted, StageError, UsageError, describe_error
+from release_tasks.core.interrupt import interruptible
+from release_tasks.core.runner import inert_json, is_listening
+from release_tasks.tasks.executor import UsageExit
 from release_tasks.tasks.settings import is_dry, settings_of
 
 if TYPE_CHECKING:
     from release_tasks.config.schema import Settings
-    from release_tasks.events import Emit
-    from release_tasks.notices.sending import Notices
+    from release_tasks.core.events import Emit
     from release_tasks.report.terminal import Screen
+    from release_tasks.stages.notifications.sending import Notices
 
 __all__ = ["Session", "duration_flag", "number_flag", "session", "text_flag", "url_flag", "words_flag"]
 
@@ -52,15 +52,15 @@ class Session:
     @contextlib.contextmanager
     def progress(self) -> Iterator[Emit]:
         """Show on stderr what a stage tells while the block runs; what comes after it is written below."""
-        from release_tasks.report.progress import display_for
+        from release_tasks.report.display import display_for
 
-        with display_for(self.screen, os.environ) as display:
+        with display_for(self.screen) as display:
             yield display
 
     @functools.cached_property
     def notices(self) -> Notices:
         """What the stage announces with; the task waits for it once its own answer is given."""
-        from release_tasks.notices.sending import Notices
+        from release_tasks.stages.notifications.sending import Notices
 
         return Notices(self.settings, self.screen.step)
 
@@ -71,7 +71,7 @@ class Session:
     def print_document(self) -> None:
         """Print it; stdout must be the task's own again."""
         if self.as_json and self._answer is not None:
-            from release_tasks.storage.canonical import canonical_bytes, pretty_bytes
+            from release_tasks.core.canonical import canonical_bytes, pretty_bytes
 
             text = pretty_bytes(self._answer).decode()
             try:
@@ -122,7 +122,7 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         ended = Exit(code=int(current.exit_code))
     except OSError as error:
-        ended = _ended(current, ExitCode.NEGATIVE, sentence_of(error))
+        ended = _ended(current, ExitCode.NEGATIVE, describe_error(error))
     if ended is None and current.exit_code is not ExitCode.DONE:
         ended = Exit(code=int(current.exit_code))
     stopped = _await_notices(current)
@@ -173,7 +173,7 @@ def _stdout_kept_free() -> Iterator[None]:
 
 def duration_flag(name: str, value: str | None, default: float) -> float:
     """Return seconds for a typed duration; raises UsageError that names the flag."""
-    from release_tasks.config.values import parse_duration
+    from release_tasks.core.units import parse_duration
 
     if value is None:
         return default
@@ -185,7 +185,7 @@ def duration_flag(name: str, value: str | None, default: float) -> float:
 
 def number_flag(name: str, value: str | None, least: int = 1) -> int | None:
     """Return a typed whole number of at least ``least``, or None; raises UsageError that names the flag."""
-    from release_tasks.config.values import parse_integer
+    from release_tasks.core.units import parse_integer
 
     if value is None:
         return None

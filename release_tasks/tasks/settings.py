@@ -16,7 +16,7 @@ __all__ = ["is_dry", "project_folder", "runtime_file", "settings_of"]
 
 def settings_of(ctx: Context) -> Settings:
     """Read and check the configuration; raises ConfigError with every mistake, UsageError inside a drill."""
-    from release_tasks.project import settings_from
+    from release_tasks.tasks.project import settings_from
 
     return settings_from(ctx.config, project_folder(ctx))
 

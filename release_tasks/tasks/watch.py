@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from invoke import Context
 
-from release_tasks.errors import ExitCode
-from release_tasks.executor import stage
+from release_tasks.core.errors import ExitCode
+from release_tasks.tasks.executor import stage
 from release_tasks.tasks.session import Session, duration_flag, session, url_flag
 
 if TYPE_CHECKING:
@@ -35,9 +35,9 @@ def watch(
 ) -> None:
     """Watch a release after its deploy: healthy, degraded or inconclusive; exit 0 only when healthy."""
     with session(ctx, json) as current:
-        from release_tasks.report.watching import show_watch
+        from release_tasks.core.codec import encode
+        from release_tasks.report.watch import show_watch
         from release_tasks.stages.observing import watch_release
-        from release_tasks.storage.codec import encode
 
         settings = _as_typed(current, for_, interval, rollback, health_url)
         if current.is_dry:
@@ -69,10 +69,10 @@ def _as_typed(
 
 
 def _show_dry(current: Session, settings: Settings) -> None:
-    from release_tasks.config.values import show_duration
-    from release_tasks.pipeline import Pipeline
-    from release_tasks.watch.response import ground_of
-    from release_tasks.watch.watching import require_watchable
+    from release_tasks.archive.pipeline import Pipeline
+    from release_tasks.core.units import show_duration
+    from release_tasks.stages.watch.response import ground_of
+    from release_tasks.stages.watch.watching import require_watchable
 
     require_watchable(settings)
     rules, ground = settings.release.watch, ground_of(Pipeline(settings.release.root))

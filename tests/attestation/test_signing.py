@@ -24,14 +24,14 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release_tasks.attestation.signing import Signer, opened, pre_authentication, signer_of
-from release_tasks.attestation.verification import AttestationVerdict, verify_attestations
-from release_tasks.errors import ExitCode, UsageError
-from release_tasks.pipeline import manifest_bytes
-from release_tasks.preflight.engine import run_preflight
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import Check, Manifest, PreflightReport
-from release_tasks.storage.canonical import InvalidDocument, canonical_bytes
+from release_tasks.archive.attestation.signing import Signer, opened, pre_authentication, signer_of
+from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
+from release_tasks.archive.pipeline import manifest_bytes
+from release_tasks.core.canonical import InvalidDocument, canonical_bytes
+from release_tasks.core.errors import ExitCode, UsageError
+from release_tasks.core.records import Check, Manifest, PreflightReport
+from release_tasks.stages.preflight.engine import run_preflight
+from release_tasks.stages.prepare import PrepareRequest, prepare
 
 PASSED = Check(id="build", subsystem="build", status="passed", detail="exit 0")
 

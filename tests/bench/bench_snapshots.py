@@ -35,8 +35,8 @@ CAPTURE = """
 import sys, json
 from pathlib import Path
 from release_tasks.config.load import load_settings
-from release_tasks.pipeline import Pipeline
-from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 folder, name = Path(sys.argv[1]), sys.argv[2]
 settings = load_settings(json.loads((folder / "bench.json").read_text()), folder)
 request = CaptureRequest(snapshot_id=name, release_id=name, kind="release", retention_limit=5)
@@ -47,7 +47,7 @@ ROLLBACK = """
 import sys, json
 from pathlib import Path
 from release_tasks.config.load import load_settings
-from release_tasks.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 folder, name = Path(sys.argv[1]), sys.argv[2]
 settings = load_settings(json.loads((folder / "bench.json").read_text()), folder)
 outcome = rollback(settings, RollbackRequest(snapshot_id=name, force=True))

@@ -25,14 +25,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.verify import verify_all
 from release_tasks.config.load import load_settings
-from release_tasks.pipeline import Pipeline
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import Check, PreflightReport
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.rollback.recovery import recover
-from release_tasks.snapshot.verify import verify_all
-from release_tasks.storage.clock import timestamp
+from release_tasks.core.clock import timestamp
+from release_tasks.core.records import Check, PreflightReport
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.recovery import recover
 
 ACCOUNTS, BALANCE = 200, 1000
 RETENTION = 3

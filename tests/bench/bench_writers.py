@@ -19,7 +19,7 @@ import sys
 import time
 from pathlib import Path
 
-from release_tasks.snapshot.sqlite import capture_database, restore_database
+from release_tasks.assets.sqlite.database import capture_database, restore_database
 
 WRITER = """
 import json, signal, sqlite3, sys, time

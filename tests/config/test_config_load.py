@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from release_tasks.config.load import defaults, load_settings
-from release_tasks.errors import ConfigError, ExitCode
+from release_tasks.core.errors import ConfigError, ExitCode
 
 PROJECT = Path("/srv/app")
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release_tasks.config.values import (
+from release_tasks.core.units import (
     parse_boolean,
     parse_duration,
     parse_integer,

@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from release_tasks.config.schema import Settings
-from release_tasks.diagnose import Diagnosis, Signals, decide, read_signals
-from release_tasks.preflight.engine import run_preflight
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import Manifest, RollbackOutcome
-from release_tasks.rollback.engine import RollbackRequest, rollback
+from release_tasks.core.records import Manifest, RollbackOutcome
+from release_tasks.stages.diagnose import Diagnosis, Signals, decide, read_signals
+from release_tasks.stages.preflight.engine import run_preflight
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
 
 class Site:

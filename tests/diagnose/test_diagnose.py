@@ -13,19 +13,19 @@ from typing import Any
 import pytest
 
 from release_tasks import ns
-from release_tasks.diagnose import GUIDE, decide, read_signals
-from release_tasks.diagnose.guide import guide_table
-from release_tasks.diagnose.signals import Disk
-from release_tasks.diagnose.summary import summary
-from release_tasks.errors import UsageError
-from release_tasks.notices.sending import Notices
-from release_tasks.notices.wording import about_failure
+from release_tasks.core.errors import UsageError
+from release_tasks.core.records import Pressure
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
-from release_tasks.records import Pressure
-from release_tasks.rollback import engine
-from release_tasks.rollback.journal import write_journal
-from release_tasks.rollback.recovery import recover
+from release_tasks.stages.diagnose import GUIDE, decide, read_signals
+from release_tasks.stages.diagnose.guide import guide_table
+from release_tasks.stages.diagnose.signals import Disk
+from release_tasks.stages.diagnose.summary import summary
+from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.wording import about_failure
+from release_tasks.stages.rollback import engine
+from release_tasks.stages.rollback.journal import write_journal
+from release_tasks.stages.rollback.recovery import recover
 
 REPOSITORY = Path(__file__).parents[2]
 DOWN = {"ok": False, "data": {"status": "failed"}}
@@ -186,7 +186,7 @@ def test_every_row_of_the_guide_has_a_case() -> None:
 HOLDER = """
 import sys, time
 from pathlib import Path
-from release_tasks.storage.lock import run_lock
+from release_tasks.core.lock import run_lock
 with run_lock(Path(sys.argv[1]), "sleeping"):
     print("held", flush=True)
     sys.stdin.read()

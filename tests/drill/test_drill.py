@@ -18,17 +18,17 @@ from typing import Any
 import pytest
 from harness.telling import at_steps
 
+from release_tasks.archive.capture import CaptureRequest, capture_snapshot
+from release_tasks.archive.restore_tests import proofs
+from release_tasks.archive.seal import sealed_document
 from release_tasks.config.load import load_settings
-from release_tasks.drill import engine
-from release_tasks.drill.engine import DrillRequest, drill
-from release_tasks.drill.outcome import DrillOutcome
-from release_tasks.errors import ExitCode, Interrupted, UsageError
+from release_tasks.core.errors import ExitCode, Interrupted, UsageError
+from release_tasks.core.lock import run_lock
 from release_tasks.pairing.channels import Channel
-from release_tasks.proofs import proofs
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
-from release_tasks.snapshot.seal import sealed_document
-from release_tasks.storage.lock import run_lock
+from release_tasks.stages.drill import engine
+from release_tasks.stages.drill.engine import DrillRequest, drill
+from release_tasks.stages.drill.outcome import DrillOutcome
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
 
 def rehearse(project: Any, snapshot_id: str | None = None, **options: Any) -> DrillOutcome:
@@ -289,7 +289,9 @@ def test_a_folder_that_cannot_be_locked_proves_nothing(project: Any, monkeypatch
         raise OSError(errno.EBADF, os.strerror(errno.EBADF))
 
     project.capture()
-    monkeypatch.setattr("release_tasks.drill.scratch.fcntl", types.SimpleNamespace(flock=refuse, LOCK_EX=0, LOCK_NB=0))
+    monkeypatch.setattr(
+        "release_tasks.stages.drill.scratch.fcntl", types.SimpleNamespace(flock=refuse, LOCK_EX=0, LOCK_NB=0)
+    )
     outcome = rehearse(project)
     assert (outcome.status, "can be locked" in outcome.diagnostics[0]) == ("failed", True)
     assert left(project) == []

@@ -10,11 +10,11 @@ from typing import Any
 
 import pytest
 
-from release_tasks.drill import boot as booting
-from release_tasks.drill.boot import Service
-from release_tasks.drill.engine import DrillRequest, drill
-from release_tasks.drill.outcome import BootOutcome, DrillOutcome
-from release_tasks.drill.processes import processes_of
+from release_tasks.stages.drill import boot as booting
+from release_tasks.stages.drill.boot import Service
+from release_tasks.stages.drill.engine import DrillRequest, drill
+from release_tasks.stages.drill.outcome import BootOutcome, DrillOutcome
+from release_tasks.stages.drill.processes import processes_of
 
 # Answers health from the restored database, and writes down who it is and what it was told.
 SERVICE = """

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from release_tasks.drill.engine import DrillRequest, drill
+from release_tasks.stages.drill.engine import DrillRequest, drill
 
 pytestmark = pytest.mark.slow
 

@@ -20,7 +20,7 @@ import sys
 from pathlib import Path
 
 from invoke import Collection, call, task
-from release_tasks.executor import recall, record, runs_under_stage_executor, stage
+from release_tasks.tasks.executor import recall, record, runs_under_stage_executor, stage
 
 
 def ran(line):
@@ -97,7 +97,7 @@ ns = Collection(
 
 BINARY = """
 import sys
-from release_tasks.program import ReleaseProgram
+from release_tasks.tasks.program import ReleaseProgram
 from suite import ns
 
 ReleaseProgram(ns, "1.2.3").run()
@@ -396,8 +396,8 @@ def test_binary_names_the_configuration_it_cannot_use(own_binary, name, text):
 
 
 def test_module_is_the_binary(own_binary):
-    """``python -m release_tasks.program`` is the command that pip installs, with the suite."""
-    own_binary.inv = [sys.executable, "-m", "release_tasks.program"]
+    """``python -m release_tasks.tasks.program`` is the command that pip installs, with the suite."""
+    own_binary.inv = [sys.executable, "-m", "release_tasks.tasks.program"]
     version = f"release-tasks {release_tasks.__version__}\n"
     assert own_binary.run("--version").stdout == version
     assert "release.prepare" in own_binary.run("--list").stdout

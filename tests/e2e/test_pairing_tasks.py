@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from release_tasks.audit import AuditLog
 from release_tasks.config.schema import PairingConfig
+from release_tasks.core.audit import AuditLog
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 

@@ -66,7 +66,7 @@ def test_tasks_work_from_a_folder_below_the_project(scratch: Any) -> None:
 def test_binary_needs_no_tasks_file(scratch: Any) -> None:
     """``release-tasks`` reads invoke.yaml in the working folder and offers the same tasks."""
     (scratch.root / "tasks.py").unlink()
-    scratch.command = [sys.executable, "-m", "release_tasks.program"]
+    scratch.command = [sys.executable, "-m", "release_tasks.tasks.program"]
     assert scratch.document("release.prepare", "--release-id", "v1")["status"] == "ready"
     (scratch.root / "state.txt").write_text("two")
     assert scratch.document("release.rollback")["status"] == "restored"

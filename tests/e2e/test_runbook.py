@@ -168,9 +168,10 @@ def test_start_recovers_an_interrupted_rollback_first(gateway: Gateway) -> None:
     run.document("release.prepare", "--release-id", "v1")
     gateway.damage()
     crash = (
-        "import os, release_tasks.rollback.swap as swap\n"
+        "import os, release_tasks.stages.rollback.swap as swap\n"
         "swap.restore_database = lambda *a: os._exit(9)\n"
-        "from release_tasks.program import main\nimport sys\nsys.argv = ['release-tasks', 'release.rollback']\nmain()\n"
+        "from release_tasks.tasks.program import main\nimport sys\n"
+        "sys.argv = ['release-tasks', 'release.rollback']\nmain()\n"
     )
     import subprocess
     import sys

@@ -14,7 +14,7 @@ import time
 
 import pytest
 
-from release_tasks.storage.lock import run_lock
+from release_tasks.core.lock import run_lock
 
 pytestmark = pytest.mark.slow
 

@@ -32,11 +32,11 @@ from harness import stages
 
 from release_tasks.config.load import load_settings
 from release_tasks.config.schema import Settings
-from release_tasks.errors import StageError
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.rollback import swap
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.rollback.recovery import recover
+from release_tasks.core.errors import StageError
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.rollback import swap
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.recovery import recover
 
 __all__ = ["CHANGING", "OPENING", "READING", "Ended", "FailingCalls", "why_not"]
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from release_tasks.audit import AuditLog
+from release_tasks.core.audit import AuditLog
 
 APPENDER = """
 import sys
 from pathlib import Path
-from release_tasks.audit import AuditLog
+from release_tasks.core.audit import AuditLog
 log, name, count = AuditLog(Path(sys.argv[1])), sys.argv[2], int(sys.argv[3])
 sys.stdin.read(1)
 for number in range(count):

@@ -22,16 +22,16 @@ import pytest
 from attrs import evolve, frozen
 
 import release_tasks
-from release_tasks.audit import AuditLog, AuditVerdict
+from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.load import load_settings
-from release_tasks.errors import UsageError
-from release_tasks.pipeline import Pipeline
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import AuditAnchor, PreflightReport
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.rollback.recovery import recover
-from release_tasks.storage.canonical import canonical_bytes
-from release_tasks.storage.digests import sha256_bytes
+from release_tasks.core.audit import AuditLog, AuditVerdict
+from release_tasks.core.canonical import canonical_bytes
+from release_tasks.core.digests import sha256_bytes
+from release_tasks.core.errors import UsageError
+from release_tasks.core.records import AuditAnchor, PreflightReport
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.recovery import recover
 
 Tried = Callable[[int], None]
 
@@ -52,7 +52,7 @@ import json, os, resource, signal, sys
 from pathlib import Path
 import filelock
 from release_tasks.config.load import load_settings
-from release_tasks.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 settings = load_settings({"release": json.loads(sys.argv[2])}, Path(sys.argv[1]))
 def run(moment):
     if moment == "torn":

@@ -26,12 +26,12 @@ from harness.damage import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from release_tasks.errors import ExitCode, StageFailed, UsageError
+from release_tasks.archive.verify import verify_all
+from release_tasks.core.canonical import pretty_bytes
+from release_tasks.core.errors import ExitCode, StageFailed, UsageError
 from release_tasks.report.overview import overview
-from release_tasks.rollback.engine import RollbackRequest
-from release_tasks.rollback.preview import preview
-from release_tasks.snapshot.verify import verify_all
-from release_tasks.storage.canonical import pretty_bytes
+from release_tasks.stages.rollback.engine import RollbackRequest
+from release_tasks.stages.rollback.preview import preview
 
 Document = dict[str, Any]
 Change = Callable[[Document], Any]
@@ -455,9 +455,9 @@ LIMITED = """
 import json, re, sys, time
 from pathlib import Path
 from release_tasks.config.load import load_settings
-from release_tasks.pipeline import Pipeline
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.snapshot.verify import verify_all
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.archive.verify import verify_all
 folder = Path(sys.argv[1])
 settings = load_settings({"release": json.loads((folder / "invoke.yaml").read_text())["release"]}, folder)
 outcome = rollback(settings, RollbackRequest(snapshot_id="v1_snapshot"))
@@ -514,7 +514,7 @@ def test_documents_that_were_made_to_be_large_take_neither_time_nor_memory(watch
 
 def test_a_snapshot_that_no_reader_would_take_is_never_published(watched: Watched, monkeypatch: Any) -> None:
     """A folder of so many names that its metadata is too large: refused when it is taken, not when it is needed."""
-    monkeypatch.setattr("release_tasks.storage.canonical._MAX_BYTES", 5000)
+    monkeypatch.setattr("release_tasks.core.canonical._MAX_BYTES", 5000)
     for number in range(40):
         (watched.project.identity / f"name-{number}").touch()
     content = watched.project.content()

@@ -26,17 +26,17 @@ from harness.stages import passed_preflight
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from release_tasks.errors import ExitCode, StageError, StageFailed, UsageError
-from release_tasks.pipeline import Pipeline
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import Manifest
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.verify import verify_all
+from release_tasks.core.canonical import pretty_bytes
+from release_tasks.core.errors import ExitCode, StageError, StageFailed, UsageError
+from release_tasks.core.records import Manifest
 from release_tasks.report.overview import overview
-from release_tasks.rollback import swap
-from release_tasks.rollback.engine import RollbackRequest
-from release_tasks.rollback.preview import preview
-from release_tasks.rollback.recovery import pending, recover
-from release_tasks.snapshot.verify import verify_all
-from release_tasks.storage.canonical import pretty_bytes
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.rollback import swap
+from release_tasks.stages.rollback.engine import RollbackRequest
+from release_tasks.stages.rollback.preview import preview
+from release_tasks.stages.rollback.recovery import pending, recover
 
 pytestmark = pytest.mark.slow
 

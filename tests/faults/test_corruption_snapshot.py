@@ -18,11 +18,11 @@ from harness.damage import DEVICES, IN_PLACE, NEEDS_ROOT, Watched
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from release_tasks.errors import ExitCode, StageFailed
-from release_tasks.rollback.engine import RollbackRequest
-from release_tasks.rollback.preview import preview
-from release_tasks.snapshot.verify import verify_all
-from release_tasks.storage.canonical import InvalidDocument, parse_object
+from release_tasks.archive.verify import verify_all
+from release_tasks.core.canonical import InvalidDocument, parse_object
+from release_tasks.core.errors import ExitCode, StageFailed
+from release_tasks.stages.rollback.engine import RollbackRequest
+from release_tasks.stages.rollback.preview import preview
 
 FILES = {
     "assets/database/app.db": "database",

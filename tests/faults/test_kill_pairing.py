@@ -14,7 +14,7 @@ import pytest
 from harness.tracing import STRACE, Driver
 
 from release_tasks.config.schema import PairingConfig
-from release_tasks.errors import StageFailed
+from release_tasks.core.errors import StageFailed
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 

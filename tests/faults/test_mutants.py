@@ -17,8 +17,8 @@ from harness.disks import DiskScene, why_not
 from harness.scene import BarredScene, Scene, change_config, damage_header
 from harness.tracing import MARK, STRACE, Driver, Point
 
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.rollback.recovery import recover
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.recovery import recover
 
 pytestmark = [
     pytest.mark.slow,

@@ -17,7 +17,7 @@ from harness.disks import KINDS, DiskScene, why_not
 from harness.scene import change_config, damage_header
 from harness.tracing import STRACE, Driver, Point
 
-from release_tasks.rollback.recovery import recover
+from release_tasks.stages.rollback.recovery import recover
 
 pytestmark = [
     pytest.mark.slow,

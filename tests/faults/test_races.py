@@ -31,13 +31,13 @@ from attrs import frozen
 from filelock import FileLock
 
 import release_tasks
-from release_tasks.errors import LockHeld
-from release_tasks.pipeline import Pipeline
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import PreflightReport, SnapshotMetadata
-from release_tasks.rollback.recovery import recover
-from release_tasks.snapshot.verify import verify_all
-from release_tasks.storage.lock import current_holder, run_lock
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.verify import verify_all
+from release_tasks.core.errors import LockHeld
+from release_tasks.core.lock import current_holder, run_lock
+from release_tasks.core.records import PreflightReport, SnapshotMetadata
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.rollback.recovery import recover
 
 # One job a line on stdin, each in a child of its own that says its pid, waits for one byte and acts.
 RACER = """
@@ -45,13 +45,13 @@ import contextlib, importlib, json, os, signal, sys, time, traceback
 from pathlib import Path
 import filelock
 from release_tasks.config.load import load_settings
-from release_tasks.errors import StageError
-from release_tasks.events import BytesMoved
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import PreflightReport
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.rollback.recovery import recover
-from release_tasks.rollback.swap import Swap
+from release_tasks.core.errors import StageError
+from release_tasks.core.events import BytesMoved
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.core.records import PreflightReport
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.recovery import recover
+from release_tasks.stages.rollback.swap import Swap
 
 settings = load_settings({"release": json.loads(sys.argv[2])}, Path(sys.argv[1]))
 report = PreflightReport(passed=True, checks=[], failed_checks=[])
@@ -73,7 +73,7 @@ def die_after_one_step():
     Swap._carry_out = one
 
 def die_before_writing(name):
-    module = importlib.import_module("release_tasks.pipeline")
+    module = importlib.import_module("release_tasks.archive.pipeline")
     write = module.write_atomic
     def one(path, *more):
         if path.name == name:
@@ -140,7 +140,7 @@ while True:
 NAMELESS = """
 import resource, sys
 from pathlib import Path
-from release_tasks.storage.lock import run_lock
+from release_tasks.core.lock import run_lock
 resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
 with run_lock(Path(sys.argv[1]), "release.prepare"):
     print("held", flush=True)

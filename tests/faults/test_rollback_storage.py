@@ -14,10 +14,10 @@ from typing import Any
 import pytest
 from harness.telling import at_steps
 
-from release_tasks.errors import StageFailed
-from release_tasks.rollback import swap
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.rollback.recovery import recover
+from release_tasks.core.errors import StageFailed
+from release_tasks.stages.rollback import swap
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.recovery import recover
 
 pytestmark = [
     pytest.mark.slow,
@@ -394,7 +394,7 @@ def test_a_mirrored_folder_that_cannot_be_finished_is_put_right_by_recover(
     lower: tuple[Any, Path], mounts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Written in place is not atomic: the journal says so, and a run that ended in it is finished."""
-    from release_tasks.rollback import mirror
+    from release_tasks.stages.rollback import mirror
 
     project, layer = lower
     good = project.content()
@@ -432,7 +432,7 @@ def test_a_mirrored_folder_goes_back_when_it_fails(
     lower: tuple[Any, Path], mounts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure in the middle of writing in place ends in the state before."""
-    from release_tasks.rollback import mirror
+    from release_tasks.stages.rollback import mirror
 
     project, layer = lower
     project.capture()

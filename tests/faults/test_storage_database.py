@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 from harness.stages import passed_preflight
 
-from release_tasks.errors import StageFailed
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.rollback import swap
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.rollback.recovery import recover
-from release_tasks.snapshot import sqlite as store
+from release_tasks.assets.sqlite import database as store
+from release_tasks.core.errors import StageFailed
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.rollback import swap
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.recovery import recover
 
 pytestmark = pytest.mark.slow
 

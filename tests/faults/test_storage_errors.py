@@ -18,8 +18,8 @@ import pytest
 from failing_calls import CHANGING, OPENING, READING, Ended, FailingCalls, why_not
 from harness.scene import OverlayScene, Scene, damage_header
 
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.rollback.recovery import recover
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.recovery import recover
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"NOT TESTED: {why_not()}")
 

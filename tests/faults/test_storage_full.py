@@ -17,13 +17,13 @@ from typing import Any
 import pytest
 from harness.stages import passed_preflight
 
-from release_tasks.errors import StageFailed
-from release_tasks.prepare import PrepareRequest, prepare
+from release_tasks.archive.verify import verify_all
+from release_tasks.core.errors import StageFailed
 from release_tasks.report.overview import overview
-from release_tasks.rollback import swap
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.rollback.recovery import recover
-from release_tasks.snapshot.verify import verify_all
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.rollback import swap
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.recovery import recover
 
 pytestmark = [
     pytest.mark.root,

@@ -17,12 +17,12 @@ import pytest
 from harness.stages import passed_preflight
 from harness.telling import at_steps
 
-from release_tasks.errors import StageFailed
-from release_tasks.events import BytesMoved, Event
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.rollback import swap
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.rollback.recovery import recover
+from release_tasks.core.errors import StageFailed
+from release_tasks.core.events import BytesMoved, Event
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.rollback import swap
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.recovery import recover
 
 needs_root = [
     pytest.mark.root,

@@ -15,8 +15,8 @@ import pytest
 
 from release_tasks.config.load import load_settings
 from release_tasks.config.schema import Settings
-from release_tasks.notices import sending
-from release_tasks.notices.notice import Notice, new_notice
+from release_tasks.stages.notifications import sending
+from release_tasks.stages.notifications.notification import Notice, new_notice
 
 
 class Receiver:

@@ -14,14 +14,14 @@ from typing import Any
 
 import pytest
 
+from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
-from release_tasks.errors import Interrupted
-from release_tasks.interrupt import interruptible
-from release_tasks.notices import sending
-from release_tasks.notices.attempt import Delivery
-from release_tasks.notices.notice import Notice
-from release_tasks.notices.sending import Notices
-from release_tasks.pipeline import Pipeline
+from release_tasks.core.errors import Interrupted
+from release_tasks.core.interrupt import interruptible
+from release_tasks.stages.notifications import sending
+from release_tasks.stages.notifications.attempt import Delivery
+from release_tasks.stages.notifications.notification import Notice
+from release_tasks.stages.notifications.sending import Notices
 
 pytestmark = pytest.mark.slow
 

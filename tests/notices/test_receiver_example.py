@@ -18,11 +18,11 @@ import pytest
 from attrs import evolve
 
 from release_tasks.config.schema import Settings
-from release_tasks.notices.notice import Notice, notice_bytes
-from release_tasks.notices.sending import Notices
-from release_tasks.notices.webhook import signature_of
-from release_tasks.probe import ask_health
-from release_tasks.storage.clock import now, timestamp
+from release_tasks.core.clock import now, timestamp
+from release_tasks.service import ask_health
+from release_tasks.stages.notifications.notification import Notice, notice_bytes
+from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.webhook import signature_of
 
 pytestmark = pytest.mark.slow
 
@@ -46,7 +46,8 @@ def running(tmp_path: Path, free_port: int) -> Iterator[tuple[str, subprocess.Po
         text=True,
     )
     url = f"http://127.0.0.1:{free_port}/"
-    from release_tasks.config.schema import Duration, HealthConfig
+    from release_tasks.config.schema import HealthConfig
+    from release_tasks.core.options import Duration
 
     # Any answer shows that it listens: a GET is refused with 501.
     asked = HealthConfig(url=url, timeout=Duration(2), deadline=Duration(30), interval=Duration(0.02))

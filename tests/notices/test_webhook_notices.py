@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
+from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
-from release_tasks.notices.attempt import Delivery
-from release_tasks.notices.notice import Notice, notice_bytes
-from release_tasks.notices.sending import Notices
-from release_tasks.notices.webhook import shown_origin
-from release_tasks.pipeline import Pipeline
+from release_tasks.stages.notifications.attempt import Delivery
+from release_tasks.stages.notifications.notification import Notice, notice_bytes
+from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.webhook import shown_origin
 
 Receiver = Any  # see conftest.py
 Make = Callable[[Settings], Notice]
@@ -97,7 +97,7 @@ def test_retries_wait_longer_each_time(
     receiver: Receiver, settings_with: SettingsWith, failed: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The pauses grow; after the last attempt there is none."""
-    from release_tasks.notices import sending
+    from release_tasks.stages.notifications import sending
 
     monkeypatch.setattr(sending, "_FIRST_PAUSE", 0.03)
     arrived: list[float] = []
@@ -224,7 +224,7 @@ def test_secrets_are_blanked_in_what_is_said(
     monkeypatch.setenv("API_TOKEN", "hunter2hunter2")
     settings = settings_with(chat={"command": "true"})
 
-    from release_tasks.notices.wording import about_failure
+    from release_tasks.stages.notifications.wording import about_failure
 
     notice = about_failure(settings, "release.recover", "answered hunter2hunter2\x1b[2J\u202e" + "x" * 5000)
     body = notice_bytes(notice)
@@ -234,7 +234,7 @@ def test_secrets_are_blanked_in_what_is_said(
 
 def test_the_document_stays_small(settings_with: SettingsWith) -> None:
     """However much a stage has to say."""
-    from release_tasks.notices.wording import about_failure
+    from release_tasks.stages.notifications.wording import about_failure
 
     settings = settings_with(chat={"command": "true"})
     notice = about_failure(settings, "release.rollback", "y" * 9999, diagnostics=["\N{PILE OF POO}" * 9999] * 999)

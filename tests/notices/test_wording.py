@@ -7,8 +7,15 @@ from typing import Any
 import pytest
 
 from release_tasks.config.schema import Settings
-from release_tasks.notices.wording import about_degraded, about_failure, about_manifest, about_rollback
-from release_tasks.records import Check, HealthReport, Manifest, PreflightReport, RollbackOutcome, SnapshotReference
+from release_tasks.core.records import (
+    Check,
+    HealthReport,
+    Manifest,
+    PreflightReport,
+    RollbackOutcome,
+    SnapshotReference,
+)
+from release_tasks.stages.notifications.wording import about_degraded, about_failure, about_manifest, about_rollback
 
 THEN = "2026-11-22T18:00:00.000Z"
 

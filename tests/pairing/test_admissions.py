@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 
 from release_tasks.config.schema import PairingConfig
+from release_tasks.core.lock import take_lock
+from release_tasks.core.versions import file_version
 from release_tasks.pairing import store as pairing_store
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 from release_tasks.pairing.store import StoreUnusable
-from release_tasks.storage.lock import take_lock
-from release_tasks.storage.versions import file_version
 
 TELEGRAM = Channel.TELEGRAM
 

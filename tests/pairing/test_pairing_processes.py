@@ -16,12 +16,12 @@ from typing import Any
 import pytest
 
 from release_tasks.config.schema import PairingConfig
-from release_tasks.errors import ExitCode, Interrupted, LockHeld, StageFailed
-from release_tasks.interrupt import interruptible
+from release_tasks.core.errors import ExitCode, Interrupted, LockHeld, StageFailed
+from release_tasks.core.interrupt import interruptible
+from release_tasks.core.lock import take_lock
 from release_tasks.pairing import store as store_module
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
-from release_tasks.storage.lock import take_lock
 
 TELEGRAM = Channel.TELEGRAM
 

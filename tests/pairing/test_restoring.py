@@ -10,10 +10,10 @@ import hypothesis.strategies as st
 import pytest
 from hypothesis import given
 
-from release_tasks.audit import AuditLog
+from release_tasks.core.audit import AuditLog
+from release_tasks.core.records import AuditAnchor
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.restoring import History, read_history, restore_store
-from release_tasks.records import AuditAnchor
 
 TELEGRAM, WHATSAPP = Channel.TELEGRAM, Channel.WHATSAPP
 DONE, UNDONE = {"rollbackId": "done"}, {"rollbackId": "undone"}

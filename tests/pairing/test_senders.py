@@ -6,7 +6,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from release_tasks.errors import ExitCode, UsageError
+from release_tasks.core.errors import ExitCode, UsageError
 from release_tasks.pairing.channels import Channel, parse_channel
 from release_tasks.pairing.senders import SenderRefused, is_crowd, is_spelling_of, normalise_sender
 

@@ -19,14 +19,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from release_tasks.config.schema import PairingConfig
-from release_tasks.errors import ExitCode, StageFailed
+from release_tasks.core.canonical import InvalidDocument
+from release_tasks.core.durable import write_atomic
+from release_tasks.core.errors import ExitCode, StageFailed
 from release_tasks.pairing import store as store_module
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.dialects import ApprovedDocument, RequestsDocument
 from release_tasks.pairing.policy import Pairing
 from release_tasks.pairing.store import StoreUnusable
-from release_tasks.storage.canonical import InvalidDocument
-from release_tasks.storage.durable import write_atomic
 
 TELEGRAM, WHATSAPP = Channel.TELEGRAM, Channel.WHATSAPP
 

@@ -13,8 +13,8 @@ import pytest
 
 from release_tasks.config.load import load_settings
 from release_tasks.config.schema import Settings
-from release_tasks.preflight.engine import PreflightRun, run_preflight
-from release_tasks.records import Check
+from release_tasks.core.records import Check
+from release_tasks.stages.preflight.engine import PreflightRun, run_preflight
 
 Run = Callable[..., PreflightRun]
 

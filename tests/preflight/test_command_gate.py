@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from release_tasks.records import Check
+from release_tasks.core.records import Check
 
 Checker = Callable[..., Check]
 LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -281,7 +281,7 @@ def test_lost_exit_code_is_no_success(tmp_path: Path) -> None:
 import signal, pathlib
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
 from release_tasks.config.load import load_settings
-from release_tasks.preflight.engine import run_preflight
+from release_tasks.stages.preflight.engine import run_preflight
 raw = {{"release": {{"gates": {{"build": {{"command": "exit 3"}}}}}}}}
 settings = load_settings(raw, pathlib.Path({str(tmp_path)!r}))
 (check,) = run_preflight(settings, release_id="v1").report.checks
@@ -301,7 +301,7 @@ def test_gate_inside_a_gate_leaves_nothing(
 import pathlib, signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
 from release_tasks.config.load import load_settings
-from release_tasks.preflight.engine import run_preflight
+from release_tasks.stages.preflight.engine import run_preflight
 raw = {{"release": {{"gates": {{"build": {{"command": "sleep 60; : {tag}"}}}}}}}}
 run_preflight(load_settings(raw, pathlib.Path({str(tmp_path / "p")!r})), release_id="v1")
 """)
@@ -313,7 +313,7 @@ run_preflight(load_settings(raw, pathlib.Path({str(tmp_path / "p")!r})), release
 _FLOOD = """
 import pathlib, resource, sys, time
 from release_tasks.config.load import load_settings
-from release_tasks.preflight.engine import run_preflight
+from release_tasks.stages.preflight.engine import run_preflight
 
 def peak():
     unit = 1 if sys.platform == "linux" else 1024

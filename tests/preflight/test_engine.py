@@ -16,11 +16,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from release_tasks.errors import ExitCode, Interrupted, UsageError
-from release_tasks.events import Event, GateBegan, GateEnded
-from release_tasks.preflight.engine import PreflightRun
+from release_tasks.core.codec import encode
+from release_tasks.core.errors import ExitCode, Interrupted, UsageError
+from release_tasks.core.events import Event, GateBegan, GateEnded
 from release_tasks.report.junit import junit_xml
-from release_tasks.storage.codec import encode
+from release_tasks.stages.preflight.engine import PreflightRun
 
 Run = Callable[..., PreflightRun]
 
@@ -177,8 +177,8 @@ GATES = """{{
 SCRIPT = """
 import pathlib, signal, sys, time
 from release_tasks.config.load import load_settings
-from release_tasks.errors import ExitCode, Interrupted
-from release_tasks.preflight.engine import run_preflight
+from release_tasks.core.errors import ExitCode, Interrupted
+from release_tasks.stages.preflight.engine import run_preflight
 
 def stop(number, frame):
     raise Interrupted(ExitCode.SIGTERM)

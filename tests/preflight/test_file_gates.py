@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from release_tasks.records import Check
+from release_tasks.core.records import Check
 
 Checker = Callable[..., Check]
 

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from release_tasks.config.load import load_settings
-from release_tasks.errors import ConfigError
-from release_tasks.preflight.engine import PreflightRun
-from release_tasks.records import Check
+from release_tasks.core.errors import ConfigError
+from release_tasks.core.records import Check
+from release_tasks.stages.preflight.engine import PreflightRun
 
 Run = Callable[..., PreflightRun]
 Install = Callable[..., None]

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from release_tasks.pipeline import Pipeline
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import Check, PreflightReport
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.core.records import Check, PreflightReport
 from release_tasks.report.html.gather import find_release, gather
 from release_tasks.report.html.render import render
+from release_tasks.stages.prepare import PrepareRequest, prepare
 
 HOSTILE = (
     "</title></style></pre></code></textarea><script>document.title='owned';alert(1)</script>"

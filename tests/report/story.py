@@ -12,16 +12,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.load import load_settings
 from release_tasks.config.schema import Settings
-from release_tasks.drill.engine import DrillRequest, drill
-from release_tasks.pipeline import Pipeline
-from release_tasks.preflight.engine import run_preflight
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import Manifest, RollbackOutcome
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.storage import clock
-from release_tasks.watch.watching import watch
+from release_tasks.core import clock
+from release_tasks.core.records import Manifest, RollbackOutcome
+from release_tasks.stages.drill.engine import DrillRequest, drill
+from release_tasks.stages.preflight.engine import run_preflight
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.watch.watching import watch
 
 __all__ = ["Story", "story"]
 

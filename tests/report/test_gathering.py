@@ -10,19 +10,19 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from release_tasks.errors import UsageError
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import Check, PreflightReport
-from release_tasks.report.html.course import course_of
+from release_tasks.core.errors import UsageError
+from release_tasks.core.records import Check, PreflightReport
 from release_tasks.report.html.gates import gates_of
 from release_tasks.report.html.gather import find_release, gather
 from release_tasks.report.html.health import strips_of
 from release_tasks.report.html.history import history_of, word_of
+from release_tasks.report.html.notifications import moment, seconds_between, text
 from release_tasks.report.html.page import ReleasePage, Rollback
 from release_tasks.report.html.rollbacks import read_rollbacks
-from release_tasks.report.html.told import moment, seconds_between, text
+from release_tasks.report.html.timeline import course_of
 from release_tasks.report.html.units import size, span
-from release_tasks.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
 PASSED = Check(
     id="build",
@@ -366,8 +366,8 @@ def test_a_snapshot_that_was_exchanged_is_no_way_back(project: Any) -> None:
     path = project.pipeline.manifests / "v1.json"
     document = json.loads(path.read_text())
     document["snapshot"]["digest"] = "0" * 64
-    from release_tasks.snapshot.seal import sealed_document
-    from release_tasks.storage.canonical import pretty_bytes
+    from release_tasks.archive.seal import sealed_document
+    from release_tasks.core.canonical import pretty_bytes
 
     document.pop("checksum")
     path.write_bytes(pretty_bytes(sealed_document(document)))

@@ -19,13 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import release_tasks
-from release_tasks.events import GateEnded
-from release_tasks.executor import UsageExit
-from release_tasks.records import Check
+from release_tasks.core.events import GateEnded
+from release_tasks.core.records import Check
+from release_tasks.core.runner import command, inert, inert_json
 from release_tasks.report.github import GroupedLines, annotation_lines, tell_github
 from release_tasks.report.markdown import step_summary
 from release_tasks.report.terminal import Screen
-from release_tasks.storage.runner import command, inert, inert_json
+from release_tasks.tasks.executor import UsageExit
 
 REGISTERED = {
     "add-mask", "add-matcher", "add-path", "debug", "echo", "endgroup", "error", "group", "notice", "remove-matcher",

@@ -10,7 +10,7 @@ import xmlschema
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release_tasks.records import Check, PreflightReport
+from release_tasks.core.records import Check, PreflightReport
 from release_tasks.report.junit import junit_xml
 
 SCHEMA = xmlschema.XMLSchema(str(Path(__file__).with_name("junit.xsd")))

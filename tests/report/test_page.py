@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import Check, PreflightReport
+from release_tasks.core.records import Check, PreflightReport
 from release_tasks.report.html.gather import find_release, gather
 from release_tasks.report.html.render import render
+from release_tasks.stages.prepare import PrepareRequest, prepare
 
 ALLOWED = set(
     "html head meta title link style body svg symbol circle path rect g use a header main nav section footer h1 h2 h3 "

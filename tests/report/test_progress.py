@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from release_tasks.events import (
+from release_tasks.core.events import (
     BytesMoved,
     GateBegan,
     GateEnded,
@@ -23,9 +23,10 @@ from release_tasks.events import (
     StepBegan,
     shielded,
 )
-from release_tasks.records import Check, HealthReport
+from release_tasks.core.records import Check, HealthReport
+from release_tasks.report.display import display_for
 from release_tasks.report.live import LiveDisplay
-from release_tasks.report.progress import PlainLines, display_for
+from release_tasks.report.plain import PlainLines
 from release_tasks.report.terminal import Screen
 
 MIB = 1 << 20
@@ -112,7 +113,7 @@ def tell_everything(display: Callable[..., None]) -> None:
 def test_a_terminal_that_wants_lines_gets_lines(terminal: Callable[..., Terminal], variables: dict[str, str]) -> None:
     """Not one escape, and a line for each thing that begins or ends."""
     seen = terminal(**variables)
-    with display_for(Screen(io.StringIO()), os.environ) as display:
+    with display_for(Screen(io.StringIO())) as display:
         tell_everything(display)
     shown = seen.close()
     assert b"\x1b" not in shown
@@ -131,7 +132,7 @@ def test_a_terminal_that_wants_lines_gets_lines(terminal: Callable[..., Terminal
 def test_an_empty_wish_is_none(terminal: Callable[..., Terminal], variables: dict[str, str]) -> None:
     """NO_COLOR counts when it is not empty, CI when it does not say no."""
     terminal(**variables)
-    assert isinstance(display_for(Screen(io.StringIO()), os.environ), LiveDisplay)
+    assert isinstance(display_for(Screen(io.StringIO())), LiveDisplay)
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError])
@@ -142,7 +143,7 @@ def test_a_terminal_keeps_lines_and_gets_its_cursor_back(
     seen = terminal()
     raised = None
     try:
-        with display_for(Screen(io.StringIO()), os.environ) as display:
+        with display_for(Screen(io.StringIO())) as display:
             tell_everything(display)
             display(HealthAnswered(REFUSED, 0, 3, 57.0))
             seen.wait_for("restore database")
@@ -163,7 +164,7 @@ def test_a_terminal_keeps_lines_and_gets_its_cursor_back(
 def test_only_ascii_reaches_a_terminal_that_knows_no_more(terminal: Callable[..., Terminal], encoding: str) -> None:
     """Bars, spinner and marks too; a letter that the encoding has not is replaced."""
     seen = terminal(encoding, LC_ALL="C")
-    with display_for(Screen(io.StringIO()), os.environ) as display:
+    with display_for(Screen(io.StringIO())) as display:
         tell_everything(display)
         display(StepBegan("verify", "caf\u00e9 \u65e5"))
         display(GateEnded(check("lint")))
@@ -204,7 +205,7 @@ def test_a_stream_that_takes_nothing_more_is_not_missed(monkeypatch: pytest.Monk
     reader, writer = pty.openpty() if gone == "terminal" else os.pipe()
     stream = os.fdopen(writer, "w", buffering=1)
     monkeypatch.setattr(sys, "stderr", stream)
-    with display_for(Screen(io.StringIO()), os.environ) as display:
+    with display_for(Screen(io.StringIO())) as display:
         assert isinstance(display, LiveDisplay) == (gone == "terminal")
         display(StepBegan("recover"))
         os.close(reader)

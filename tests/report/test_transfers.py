@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from release_tasks.events import BytesMoved
+from release_tasks.core.events import BytesMoved
 from release_tasks.report.transfers import Transfers, shown_size
 
 MIB = 1 << 20

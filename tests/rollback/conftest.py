@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from release_tasks.records import RollbackOutcome
-from release_tasks.rollback.engine import RollbackRequest, rollback
+from release_tasks.core.records import RollbackOutcome
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
 SERVICE = """
 import json, sqlite3, sys

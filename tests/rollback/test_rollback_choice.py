@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from release_tasks.errors import StageFailed, UsageError
-from release_tasks.rollback.engine import RollbackRequest
-from release_tasks.rollback.preview import preview
+from release_tasks.core.errors import StageFailed, UsageError
+from release_tasks.stages.rollback.engine import RollbackRequest
+from release_tasks.stages.rollback.preview import preview
 
 
 @pytest.mark.smoke
@@ -416,7 +416,7 @@ def test_an_older_tools_snapshot_is_restored_twice_within_a_second(
     project: Any, roll: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each adoption has an id of its own."""
-    monkeypatch.setattr("release_tasks.rollback.adoption.compact", lambda: "20260101000000")
+    monkeypatch.setattr("release_tasks.stages.rollback.adoption.compact", lambda: "20260101000000")
     snapshot_id = legacy_snapshot(project)
     for _ in range(2):
         project.mcp.write_text("{}")
@@ -468,7 +468,7 @@ def test_failed_attempts_do_not_pile_up_safety_snapshots(
     def refuse(*_: Any) -> None:
         raise StageFailed("no.")
 
-    monkeypatch.setattr("release_tasks.rollback.swap.restore_database", refuse)
+    monkeypatch.setattr("release_tasks.stages.rollback.swap.restore_database", refuse)
     for _ in range(5):
         assert roll(project).status == "failed"
     safety = [s for s in project.pipeline.catalogue.published()[0] if s.kind == "safety"]
@@ -487,7 +487,7 @@ def test_clean_up_that_fails_afterwards_does_not_make_a_restore_failed(
     def refuse(*_: Any) -> None:
         raise PermissionError(1, "Operation not permitted", "old")
 
-    monkeypatch.setattr("release_tasks.snapshot.catalogue.remove_tree", refuse)
+    monkeypatch.setattr("release_tasks.archive.catalogue.remove_tree", refuse)
     outcome = roll(project)
     assert outcome.status == "restored", outcome.diagnostics
     assert events(project)[-1] == ("rollback.finished", "restored")
@@ -495,7 +495,7 @@ def test_clean_up_that_fails_afterwards_does_not_make_a_restore_failed(
 
 def test_an_asset_that_holds_the_pipeline_folder_is_refused(project: Any, roll: Any, tree: Any) -> None:
     """A folder that contains the snapshots cannot be swapped: the configuration is wrong and says so."""
-    from release_tasks.errors import ConfigError
+    from release_tasks.core.errors import ConfigError
 
     project.overrides["root"] = "state/identity/pipeline"
     with pytest.raises(ConfigError):
@@ -504,7 +504,7 @@ def test_an_asset_that_holds_the_pipeline_folder_is_refused(project: Any, roll: 
 
 def test_assets_that_lie_in_one_another_are_refused(project: Any) -> None:
     """Two assets over the same files cannot both be exchanged."""
-    from release_tasks.errors import ConfigError
+    from release_tasks.core.errors import ConfigError
 
     project.overrides["assets.key"] = {"file": "state/identity/keys/private.pem"}
     with pytest.raises(ConfigError):

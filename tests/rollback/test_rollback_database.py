@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from release_tasks.snapshot import sqlite as store
+from release_tasks.assets.sqlite import database as store
 
 MODES = ["wal", "delete"]
 

@@ -15,17 +15,17 @@ from typing import Any
 import pytest
 from harness.telling import at_steps
 
-from release_tasks.errors import ExitCode, Interrupted, LockHeld
-from release_tasks.events import Emit
-from release_tasks.interrupt import interruptible
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import PreflightReport
-from release_tasks.storage.lock import run_lock
+from release_tasks.core.errors import ExitCode, Interrupted, LockHeld
+from release_tasks.core.events import Emit
+from release_tasks.core.interrupt import interruptible
+from release_tasks.core.lock import run_lock
+from release_tasks.core.records import PreflightReport
+from release_tasks.stages.prepare import PrepareRequest, prepare
 
 HOLDER = """
 import sys, time
 from pathlib import Path
-from release_tasks.storage.lock import run_lock
+from release_tasks.core.lock import run_lock
 with run_lock(Path(sys.argv[1]), "release.prepare"):
     print("held", flush=True)
     sys.stdin.read()
@@ -35,9 +35,9 @@ ROLLBACK = """
 import json, sys
 from pathlib import Path
 from release_tasks.config.load import load_settings
-from release_tasks.errors import StageError
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.storage.codec import encode
+from release_tasks.core.errors import StageError
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.core.codec import encode
 folder = Path(sys.argv[1])
 settings = load_settings({"release": json.loads(sys.argv[2])}, folder)
 print("ready", flush=True)
@@ -165,7 +165,7 @@ def test_a_signal_before_the_swap_leaves_everything_and_is_audited(
     project: Any, tree: Any, events: Any, step: str
 ) -> None:
     """Interrupted comes through with 143; nothing live is touched, nothing lies about, the state is closed."""
-    from release_tasks.rollback.engine import RollbackRequest, rollback
+    from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
     project.capture()
     project.damage()
@@ -185,9 +185,9 @@ SIGNALLED = """
 import json, os, signal, sys
 from pathlib import Path
 from release_tasks.config.load import load_settings
-from release_tasks.errors import Interrupted
-from release_tasks.interrupt import interruptible
-from release_tasks.rollback.engine import RollbackRequest, rollback
+from release_tasks.core.errors import Interrupted
+from release_tasks.core.interrupt import interruptible
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 folder = Path(sys.argv[1])
 settings = load_settings({"release": json.loads(sys.argv[2])}, folder)
 def progress(told):
@@ -219,7 +219,7 @@ def test_a_signal_during_the_swap_acts_after_it(project: Any, roll: Any, events:
 
 def test_a_signal_during_the_swap_acts_after_it_in_a_program_with_threads(project: Any) -> None:
     """A stage may be called from any program, and Python runs the handler in the main thread whoever got it."""
-    from release_tasks.rollback.engine import RollbackRequest, rollback
+    from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
     before = project.content()
     project.capture()
@@ -238,7 +238,7 @@ def test_a_signal_during_the_swap_acts_after_it_in_a_program_with_threads(projec
 
 def test_a_signal_during_health_keeps_the_restored_state(project: Any, roll: Any, health: Any, events: Any) -> None:
     """Ctrl-C while it waits for a service that does not come up."""
-    from release_tasks.rollback.engine import RollbackRequest, rollback
+    from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
     before = project.content()
     project.capture()
@@ -267,7 +267,7 @@ def test_a_signal_while_waiting_for_the_lock_is_audited(project: Any, roll: Any,
 
 def test_prepare_is_refused_while_a_journal_waits(project: Any) -> None:
     """A mixed state is never captured as a release."""
-    from release_tasks.errors import StageFailed
+    from release_tasks.core.errors import StageFailed
 
     project.capture()
     project.pipeline.journal_path.write_text("{}")
@@ -278,7 +278,7 @@ def test_prepare_is_refused_while_a_journal_waits(project: Any) -> None:
 
 def test_every_attempt_is_on_record_in_one_chain(project: Any, roll: Any, events: Any) -> None:
     """Restored, noop, forced, refused: one event at least for each, and the chain holds with all anchors."""
-    from release_tasks.errors import UsageError
+    from release_tasks.core.errors import UsageError
 
     project.capture()
     project.damage()

@@ -122,8 +122,8 @@ def test_a_first_rollback_to_an_equal_state_is_no_noop(project: Any, roll: Any, 
 
 def test_an_undone_rollback_earns_no_noop(project: Any, roll: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is not recorded as restored."""
-    from release_tasks.errors import StageFailed
-    from release_tasks.rollback import swap
+    from release_tasks.core.errors import StageFailed
+    from release_tasks.stages.rollback import swap
 
     project.capture()
 
@@ -164,8 +164,8 @@ def test_a_failed_attempt_in_between_does_not_throw_new_rows_away(
     project: Any, roll: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Restored A, an attempt that ended before anything was touched, A again: still a noop."""
-    from release_tasks.errors import StageFailed
-    from release_tasks.rollback import engine
+    from release_tasks.core.errors import StageFailed
+    from release_tasks.stages.rollback import engine
 
     restored(project, roll)
     first = project.pipeline.read_state().safety_snapshot_id

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from release_tasks.core.records import AssetRecord, RollbackOutcome
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
-from release_tasks.records import AssetRecord, RollbackOutcome
-from release_tasks.rollback.engine import RollbackRequest
-from release_tasks.rollback.preview import preview
+from release_tasks.stages.rollback.engine import RollbackRequest
+from release_tasks.stages.rollback.preview import preview
 
 pytestmark = pytest.mark.slow
 
@@ -303,8 +303,8 @@ def test_signals_reach_a_rollback_while_a_plugin_is_at_work(custom: Any, roll: R
     install_kind(f"open({str(began)!r}, 'w').close()\ntime.sleep(60)")
     script = (
         "import sys; from pathlib import Path; from release_tasks.config.load import load_settings\n"
-        "from release_tasks.interrupt import interruptible\n"
-        "from release_tasks.rollback.engine import RollbackRequest, rollback\n"
+        "from release_tasks.core.interrupt import interruptible\n"
+        "from release_tasks.stages.rollback.engine import RollbackRequest, rollback\n"
         f"settings = load_settings({{'release': {custom.raw!r}}}, Path({str(custom.folder)!r}))\n"
         "with interruptible(): rollback(settings, RollbackRequest())"
     )

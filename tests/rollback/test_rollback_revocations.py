@@ -17,16 +17,16 @@ import pytest
 from harness.telling import at_steps
 
 from release_tasks.config.load import load_settings
-from release_tasks.errors import ExitCode, LockHeld, StageFailed
+from release_tasks.core.errors import ExitCode, LockHeld, StageFailed
+from release_tasks.core.lock import lock_name, take_lock
 from release_tasks.pairing import store as store_module
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
-from release_tasks.rollback import swap
-from release_tasks.rollback.amendment import covers_pairing
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.rollback.preview import preview
-from release_tasks.rollback.recovery import recover
-from release_tasks.storage.lock import lock_name, take_lock
+from release_tasks.stages.rollback import swap
+from release_tasks.stages.rollback.amendment import covers_pairing
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.preview import preview
+from release_tasks.stages.rollback.recovery import recover
 
 pytestmark = pytest.mark.slow
 
@@ -506,7 +506,7 @@ def fail_for(live: Path) -> Callable[[Any, Path], None]:
 
 def test_a_signal_after_the_swap_lets_what_it_took_back_count(as_file: Paired, roll: Any) -> None:
     """The snapshot is live although the run was refused in the end; the way back gives the approval again."""
-    from release_tasks.errors import Interrupted
+    from release_tasks.core.errors import Interrupted
 
     project = as_file.project
     project.overrides["restart.command"] = "true"
@@ -647,7 +647,7 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from release_tasks.config.load import load_settings
-from release_tasks.rollback import engine, swap
+from release_tasks.stages.rollback import engine, swap
 folder, number = Path(sys.argv[1]), int(sys.argv[3])
 settings = load_settings({"release": json.loads(sys.argv[2])}, folder)
 module, name = (engine, "write_journal") if number == 0 else (swap, "_place")

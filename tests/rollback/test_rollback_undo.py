@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from release_tasks.errors import StageError, StageFailed
-from release_tasks.records import Inode
-from release_tasks.rollback import engine, swap
-from release_tasks.rollback.journal import read_journal, write_journal
-from release_tasks.rollback.recovery import pending, recover
-from release_tasks.storage.lock import run_lock
+from release_tasks.core.errors import StageError, StageFailed
+from release_tasks.core.lock import run_lock
+from release_tasks.core.records import Inode
+from release_tasks.stages.rollback import engine, swap
+from release_tasks.stages.rollback.journal import read_journal, write_journal
+from release_tasks.stages.rollback.recovery import pending, recover
 
 
 class PowerCut(BaseException):

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from release_tasks.storage.digests import sha256_file
+from release_tasks.core.digests import sha256_file
 
 STORED = {
     "database": "database/app.db",
@@ -183,9 +183,9 @@ def test_altered_metadata_is_refused(
 
 def reseal(path: Path, change: Callable[[Any], None]) -> None:
     """Alter metadata as somebody who knows the format would: with digest and checksum made right again."""
-    from release_tasks.records import SnapshotMetadata
-    from release_tasks.snapshot.seal import sealed, snapshot_digest
-    from release_tasks.storage.codec import decode, encode
+    from release_tasks.archive.seal import sealed, snapshot_digest
+    from release_tasks.core.codec import decode, encode
+    from release_tasks.core.records import SnapshotMetadata
 
     document = json.loads(path.read_text())
     change(document)
@@ -211,9 +211,9 @@ def test_a_resealed_path_that_leaves_its_place_is_refused(project: Any, roll: An
 @pytest.mark.parametrize("entry", ["../../../outside", "/tmp/outside", "keys/../../../outside"])
 def test_a_resealed_entry_that_leaves_its_folder_is_refused(project: Any, roll: Any, tree: Any, entry: str) -> None:
     """Nor can an entry of a folder."""
-    from release_tasks.records import AssetEntry
-    from release_tasks.snapshot.files import entries_digest
-    from release_tasks.storage.codec import decode
+    from release_tasks.assets.files import entries_digest
+    from release_tasks.core.codec import decode
+    from release_tasks.core.records import AssetEntry
 
     project.capture()
     project.damage()
@@ -232,7 +232,7 @@ def test_a_resealed_entry_that_leaves_its_folder_is_refused(project: Any, roll: 
 
 def test_a_snapshot_folder_that_is_a_link_is_none(project: Any, roll: Any, tmp_path: Path) -> None:
     """What lies elsewhere is no snapshot of ours."""
-    from release_tasks.errors import UsageError
+    from release_tasks.core.errors import UsageError
 
     project.capture()
     folder = project.pipeline.catalogue.path("v1_snapshot")

@@ -17,9 +17,9 @@ from typing import Any
 
 import pytest
 
-from release_tasks.errors import StageFailed, UsageError
-from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
-from release_tasks.snapshot.files import capture_file, capture_tree, place_tree, scan_tree
+from release_tasks.archive.capture import CaptureRequest, capture_snapshot
+from release_tasks.assets.files import capture_file, capture_tree, place_tree, scan_tree
+from release_tasks.core.errors import StageFailed, UsageError
 
 METADATA_KEYS = {
     "formatVersion", "snapshotId", "releaseId", "kind", "createdAt", "retentionLimit", "digest", "assets", "metadataPath",  # noqa: E501

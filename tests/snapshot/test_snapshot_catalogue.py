@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from release_tasks.errors import ExitCode, StageFailed, UsageError
-from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
-from release_tasks.snapshot.catalogue import Catalogue
+from release_tasks.archive.capture import CaptureRequest, capture_snapshot
+from release_tasks.archive.catalogue import Catalogue
+from release_tasks.core.errors import ExitCode, StageFailed, UsageError
 
 
 def take(project: Any, *snapshot_ids: str, kind: str = "release") -> None:
@@ -49,7 +49,7 @@ def test_order_does_not_depend_on_file_times_or_names(project: Any) -> None:
 def test_a_clock_that_was_set_back_does_not_change_the_order(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The sequence counts on, whatever the time says."""
     take(project, "first")
-    monkeypatch.setattr("release_tasks.snapshot.capture.timestamp", lambda: "1999-01-01T00:00:00.000Z")
+    monkeypatch.setattr("release_tasks.archive.capture.timestamp", lambda: "1999-01-01T00:00:00.000Z")
     take(project, "second")
     assert project.pipeline.catalogue.latest().snapshot_id == "second"
 
@@ -107,7 +107,7 @@ def test_a_removal_that_is_cut_short_leaves_no_half_snapshot(project: Any, monke
     def crash(_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("release_tasks.snapshot.catalogue.remove_tree", crash)
+    monkeypatch.setattr("release_tasks.archive.catalogue.remove_tree", crash)
     with pytest.raises(KeyboardInterrupt):
         catalogue.retain(1, set())
     monkeypatch.undo()

@@ -16,18 +16,18 @@ from typing import Any
 
 import pytest
 
-from release_tasks.errors import Interrupted
-from release_tasks.interrupt import interruptible
-from release_tasks.snapshot.verify import verify_all
+from release_tasks.archive.verify import verify_all
+from release_tasks.core.errors import Interrupted
+from release_tasks.core.interrupt import interruptible
 
 CAPTURE = """
 import sys
 from pathlib import Path
-from release_tasks.config.schema import AssetConfig
-from release_tasks.errors import Interrupted
-from release_tasks.interrupt import interruptible
-from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
-from release_tasks.snapshot.catalogue import Catalogue
+from release_tasks.assets.base import AssetConfig
+from release_tasks.core.errors import Interrupted
+from release_tasks.core.interrupt import interruptible
+from release_tasks.archive.capture import CaptureRequest, capture_snapshot
+from release_tasks.archive.catalogue import Catalogue
 import apsw, cattrs
 import os
 root, state = Path(sys.argv[1]), Path(sys.argv[2])

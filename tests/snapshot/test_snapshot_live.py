@@ -16,9 +16,15 @@ from typing import Any
 
 import pytest
 
-from release_tasks.errors import StageFailed
-from release_tasks.snapshot import sqlite
-from release_tasks.snapshot.sqlite import DamagedDatabase, capture_database, check_database, content_digest, is_sound
+from release_tasks.assets.sqlite import database as sqlite
+from release_tasks.assets.sqlite.database import (
+    DamagedDatabase,
+    capture_database,
+    check_database,
+    content_digest,
+    is_sound,
+)
+from release_tasks.core.errors import StageFailed
 
 TOTAL = 5000  # 50 accounts of 100
 
@@ -361,7 +367,8 @@ def test_memory_does_not_grow_with_the_database(project: Any) -> None:
     connection.commit()
     connection.close()
     script = (
-        "import resource, sys; from pathlib import Path; from release_tasks.snapshot.sqlite import capture_database\n"
+        "import resource, sys; from pathlib import Path\n"
+        "from release_tasks.assets.sqlite.database import capture_database\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "capture_database(Path(sys.argv[1]), Path(sys.argv[2]))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"

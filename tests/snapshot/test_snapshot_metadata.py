@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from release_tasks.errors import StageFailed
-from release_tasks.snapshot.catalogue import Catalogue
-from release_tasks.snapshot.verify import require_intact, stored_path, verify_all
-from release_tasks.storage.canonical import canonical_bytes
+from release_tasks.archive.catalogue import Catalogue
+from release_tasks.archive.verify import require_intact, stored_path, verify_all
+from release_tasks.core.canonical import canonical_bytes
+from release_tasks.core.errors import StageFailed
 
 
 @pytest.fixture

@@ -15,12 +15,12 @@ from typing import Any
 
 import pytest
 
-from release_tasks.errors import ConfigError, StageFailed
-from release_tasks.events import BytesMoved, Event
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import PreflightReport, SnapshotMetadata
-from release_tasks.snapshot.capture import CaptureRequest, capture_snapshot
-from release_tasks.snapshot.verify import SnapshotVerdict, verify_all
+from release_tasks.archive.capture import CaptureRequest, capture_snapshot
+from release_tasks.archive.verify import SnapshotVerdict, verify_all
+from release_tasks.core.errors import ConfigError, StageFailed
+from release_tasks.core.events import BytesMoved, Event
+from release_tasks.core.records import PreflightReport, SnapshotMetadata
+from release_tasks.stages.prepare import PrepareRequest, prepare
 
 pytestmark = pytest.mark.slow
 
@@ -288,7 +288,8 @@ def test_a_plugin_cannot_outlive_the_run_that_started_it(custom: Any, install_ki
     beat = tmp_path / "beat"
     install_kind(f"while True:\n    open({str(beat)!r}, 'a').write('x')\n    time.sleep(0.01)")
     script = (
-        "import sys; from pathlib import Path; from release_tasks.hosting.calls import KindCall, capture_copy;"
+        "import sys; from pathlib import Path;"
+        "from release_tasks.assets.plugin_host.calls import KindCall, capture_copy;"
         "capture_copy(KindCall(plugin='custom', key='k', options={}, timeout=60), Path(sys.argv[1]), Path(sys.argv[2]))"
     )
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}

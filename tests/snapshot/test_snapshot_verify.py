@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from release_tasks.errors import StageFailed, UsageError
-from release_tasks.snapshot.catalogue import Catalogue
-from release_tasks.snapshot.verify import require_intact, verify_all, verify_snapshot
+from release_tasks.archive.catalogue import Catalogue
+from release_tasks.archive.verify import require_intact, verify_all, verify_snapshot
+from release_tasks.core.errors import StageFailed, UsageError
 
 
 @pytest.fixture

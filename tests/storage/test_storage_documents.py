@@ -13,9 +13,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from release_tasks import records
-from release_tasks.storage.canonical import InvalidDocument, canonical_bytes, parse_object, pretty_bytes, read_document
-from release_tasks.storage.codec import decode, encode
+from release_tasks.core import records
+from release_tasks.core.canonical import InvalidDocument, canonical_bytes, parse_object, pretty_bytes, read_document
+from release_tasks.core.codec import decode, encode
 
 RECORDS = [cls for name in records.__all__ if isinstance(cls := getattr(records, name), type) and attrs.has(cls)]
 

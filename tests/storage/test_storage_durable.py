@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from release_tasks.storage.durable import (
+from release_tasks.core.durable import (
     exchange,
     fsync_tree,
     make_private_directory,
@@ -27,7 +27,7 @@ from release_tasks.storage.durable import (
 REWRITER = """
 import sys
 from pathlib import Path
-from release_tasks.storage.durable import write_atomic
+from release_tasks.core.durable import write_atomic
 path = Path(sys.argv[1])
 while True:
     for letter in (b"a", b"b"):
@@ -88,7 +88,7 @@ def test_write_atomic_flushes_before_and_after_the_rename(tmp_path: Path) -> Non
     """Bytes first, then the name, then the folder: any other order loses the file in a power cut."""
     path = tmp_path / "file"
     script = (
-        "from pathlib import Path; from release_tasks.storage.durable import write_atomic\n"
+        "from pathlib import Path; from release_tasks.core.durable import write_atomic\n"
         f"write_atomic(Path({str(path)!r}), b'x')"
     )
     steps = trace(tmp_path, script)
@@ -102,7 +102,7 @@ def test_a_new_folder_is_flushed_into_its_parent(tmp_path: Path) -> None:
     """Every level that was missing is made durable."""
     deep = tmp_path / "a" / "b"
     script = (
-        "from pathlib import Path; from release_tasks.storage.durable import make_private_directory as m; "
+        "from pathlib import Path; from release_tasks.core.durable import make_private_directory as m; "
         f"m(Path({str(deep)!r}))"
     )
     flushed = [step for step in trace(tmp_path, script) if "fsync" in step]
@@ -115,7 +115,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
     path = tmp_path / "file"
     write_atomic(path, b"old")
     script = (
-        "import resource; from pathlib import Path; from release_tasks.storage.durable import write_atomic\n"
+        "import resource; from pathlib import Path; from release_tasks.core.durable import write_atomic\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         f"write_atomic(Path({str(path)!r}), b'x' * 5000)"
     )
@@ -218,8 +218,6 @@ def test_fsync_tree_reaches_every_file_and_folder(tmp_path: Path) -> None:
     (root / "dangling").symlink_to("nowhere")
     fsync_tree(root)
     fsync_tree(root / "dangling")
-    script = (
-        f"from pathlib import Path; from release_tasks.storage.durable import fsync_tree as f; f(Path({str(root)!r}))"
-    )
+    script = f"from pathlib import Path; from release_tasks.core.durable import fsync_tree as f; f(Path({str(root)!r}))"
     flushed = {match[1] for step in trace(tmp_path, script) if (match := re.search(r"fsync\(\d+<([^>]*)>", step))}
     assert flushed == {str(path) for path in [root, *root.rglob("*")] if not path.is_symlink()}

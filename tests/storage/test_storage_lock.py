@@ -15,15 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from release_tasks.errors import ExitCode, LockHeld
-from release_tasks.storage import lock
-from release_tasks.storage.durable import exchange
-from release_tasks.storage.lock import current_holder, run_lock
+from release_tasks.core import lock
+from release_tasks.core.durable import exchange
+from release_tasks.core.errors import ExitCode, LockHeld
+from release_tasks.core.lock import current_holder, run_lock
 
 HOLDER = """
 import subprocess, sys
 from pathlib import Path
-from release_tasks.storage.lock import run_lock
+from release_tasks.core.lock import run_lock
 with run_lock(Path(sys.argv[1]), "release.rollback --snapshot v1"):
     child = subprocess.Popen(["sleep", "60"], close_fds=False, stdout=subprocess.DEVNULL)
     print(child.pid, flush=True)
@@ -35,7 +35,7 @@ with run_lock(Path(sys.argv[1]), "release.rollback --snapshot v1"):
 COUNTER = """
 import sys
 from pathlib import Path
-from release_tasks.storage.lock import run_lock
+from release_tasks.core.lock import run_lock
 root, counter = Path(sys.argv[1]), Path(sys.argv[2])
 for _ in range(10):
     with run_lock(root, "count", wait=60):

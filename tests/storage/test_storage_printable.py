@@ -8,7 +8,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release_tasks.storage.printable import output_lines, printable
+from release_tasks.core.printable import output_lines, printable
 
 ACTING = "\x00\x07\x1b\x7f\x9b\u061c\u200b\u200e\u202e\u2066\ufeff\udcff\U000e0041"
 

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from release_tasks.errors import ExitCode, UsageError
-from release_tasks.storage.clock import compact, timestamp
-from release_tasks.storage.digests import sha256_bytes, sha256_file
-from release_tasks.storage.ids import is_valid_id, require_id
-from release_tasks.storage.redact import REDACTED, Redactor, Secret
+from release_tasks.core.clock import compact, timestamp
+from release_tasks.core.digests import sha256_bytes, sha256_file
+from release_tasks.core.errors import ExitCode, UsageError
+from release_tasks.core.ids import is_valid_id, require_id
+from release_tasks.core.redact import REDACTED, Redactor, Secret
 
 BAD_IDS = [
     "", ".", "..", "../x", "a/b", "/etc", "a\\b", "-x", "--help", "_x", ".hidden", "a b", "a\n", "a\x00", "ä",

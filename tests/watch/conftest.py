@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.records import Manifest, PreflightReport
-from release_tasks.watch.watching import Clock
+from release_tasks.core.records import Manifest, PreflightReport
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.watch.watching import Clock
 
 
 class Service:

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from release_tasks.config.schema import WatchConfig
-from release_tasks.watch.judgement import Verdict, degradation, judge
-from release_tasks.watch.samples import Sample
+from release_tasks.stages.watch.judgement import Verdict, degradation, judge
+from release_tasks.stages.watch.samples import Sample
 
 RULES = WatchConfig()
 LETTERS = {"o": "ok", "b": "bad", "u": "unknown"}

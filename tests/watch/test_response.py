@@ -7,9 +7,9 @@ import threading
 import pytest
 from harness.telling import at_looks
 
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.storage.lock import run_lock
-from release_tasks.watch.watching import watch
+from release_tasks.core.lock import run_lock
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.watch.watching import watch
 
 
 @pytest.fixture

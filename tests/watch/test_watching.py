@@ -11,12 +11,12 @@ from datetime import datetime, timedelta, timezone
 import pytest
 from harness.telling import at_looks
 
-from release_tasks.errors import UsageError
-from release_tasks.events import Noted
-from release_tasks.interrupt import interruptible
-from release_tasks.records import Pressure
-from release_tasks.storage import clock as wall
-from release_tasks.watch.watching import Clock, watch
+from release_tasks.core import clock as wall
+from release_tasks.core.errors import UsageError
+from release_tasks.core.events import Noted
+from release_tasks.core.interrupt import interruptible
+from release_tasks.core.records import Pressure
+from release_tasks.stages.watch.watching import Clock, watch
 
 
 def findings(report):

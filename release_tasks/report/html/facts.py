@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 
-from release_tasks.records import Check, Manifest
+from release_tasks.core.records import Check, Manifest
+from release_tasks.report.html.notifications import text, tone_of
 from release_tasks.report.html.page import AuditTrail, Fact, Snapshot
-from release_tasks.report.html.told import text, tone_of
 from release_tasks.report.html.units import size
 
 __all__ = ["facts_of"]

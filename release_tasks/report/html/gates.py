@@ -8,11 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from release_tasks.records import Check
+from release_tasks.core.ids import is_valid_id
+from release_tasks.core.printable import output_lines
+from release_tasks.core.records import Check
+from release_tasks.report.html.notifications import text, texts
 from release_tasks.report.html.page import Gate, Log, Tone
-from release_tasks.report.html.told import text, texts
-from release_tasks.storage.ids import is_valid_id
-from release_tasks.storage.printable import output_lines
 
 __all__ = ["MOST_GATES", "gates_of"]
 

@@ -4,26 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-from release_tasks.audit import AuditVerdict, Finding
-from release_tasks.comparison import compare_releases
+from release_tasks.archive.diff import compare_releases
+from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.config.schema import Settings
-from release_tasks.errors import StageError, UsageError, sentence_of
-from release_tasks.pipeline import ManifestFile, Pipeline
-from release_tasks.records import Manifest
-from release_tasks.report.html.course import course_of
+from release_tasks.core.audit import AuditVerdict, Finding
+from release_tasks.core.clock import timestamp
+from release_tasks.core.errors import StageError, UsageError, describe_error
+from release_tasks.core.records import Manifest
+from release_tasks.report.html.audit_events import events_of, trail_of
 from release_tasks.report.html.facts import facts_of
 from release_tasks.report.html.gates import MOST_GATES, gates_of
 from release_tasks.report.html.health import strips_of
 from release_tasks.report.html.history import degraded_releases, history_of
 from release_tasks.report.html.inventory import reference_of, snapshot_of
+from release_tasks.report.html.notifications import text
 from release_tasks.report.html.page import Differences, ReleasePage
 from release_tasks.report.html.provenance import provenance_of
+from release_tasks.report.html.rollback_options import way_back_of
 from release_tasks.report.html.rollbacks import read_rollbacks, rollbacks_of
-from release_tasks.report.html.told import text
-from release_tasks.report.html.trail import events_of, trail_of
+from release_tasks.report.html.timeline import course_of
 from release_tasks.report.html.verdict import notices_of, verdict_of
-from release_tasks.report.html.way_back import way_back_of
-from release_tasks.storage.clock import timestamp
 
 __all__ = ["find_release", "gather"]
 
@@ -96,7 +96,7 @@ def _audit(pipeline: Pipeline) -> AuditVerdict:
     try:
         return pipeline.audit.verify(pipeline.anchors())
     except (StageError, OSError) as error:
-        return AuditVerdict(problems=[Finding(0, sentence_of(error))])
+        return AuditVerdict(problems=[Finding(0, describe_error(error))])
 
 
 def _drills(pipeline: Pipeline, snapshot_id: str | None) -> list[dict[str, Any]]:
@@ -141,7 +141,7 @@ def _differences(pipeline: Pipeline, before: Manifest | None, manifest: Manifest
     try:
         found = compare_releases(pipeline, before.release_id, manifest.release_id)
     except (StageError, OSError) as error:
-        return Differences(before=before.release_id, notes=[text(sentence_of(error))])
+        return Differences(before=before.release_id, notes=[text(describe_error(error))])
     return Differences(
         before=before.release_id,
         rows=found.differences[:_MOST_DIFFERENCES],

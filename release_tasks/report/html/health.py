@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from release_tasks.records import Check
+from release_tasks.core.records import Check
+from release_tasks.report.html.notifications import number, text, tone_of
 from release_tasks.report.html.page import Attempt, HealthStrip, Rollback, Tone
-from release_tasks.report.html.told import number, text, tone_of
 
 __all__ = ["strips_of"]
 

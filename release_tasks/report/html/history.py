@@ -6,11 +6,11 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-from release_tasks.pipeline import ManifestFile
-from release_tasks.records import Manifest
+from release_tasks.archive.pipeline import ManifestFile
+from release_tasks.core.records import Manifest
+from release_tasks.report.html.notifications import text
 from release_tasks.report.html.page import History, Past, Rollback, Tone
 from release_tasks.report.html.rollbacks import rollbacks_of
-from release_tasks.report.html.told import text
 
 __all__ = ["degraded_releases", "history_of", "word_of"]
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from release_tasks.errors import StageError, StageFailed, UsageError, sentence_of
-from release_tasks.pipeline import ManifestFile, Pipeline
-from release_tasks.proofs import Proof, proofs
-from release_tasks.records import AssetRecord, SnapshotMetadata, SnapshotReference
+from release_tasks.archive import legacy
+from release_tasks.archive.pipeline import ManifestFile, Pipeline
+from release_tasks.archive.restore_tests import Proof, proofs
+from release_tasks.archive.verify import SnapshotVerdict, verify_snapshot
+from release_tasks.core.errors import StageError, StageFailed, UsageError, describe_error
+from release_tasks.core.records import AssetRecord, SnapshotMetadata, SnapshotReference
+from release_tasks.report.html.notifications import text
 from release_tasks.report.html.page import Asset, Snapshot, Tone
-from release_tasks.report.html.told import text
-from release_tasks.snapshot import legacy
-from release_tasks.snapshot.verify import SnapshotVerdict, verify_snapshot
 
 __all__ = ["reference_of", "snapshot_of"]
 
@@ -47,7 +47,7 @@ def snapshot_of(pipeline: Pipeline, named: SnapshotReference | None) -> Snapshot
         gone = "It is not there any more: retention removed it, or somebody did."
         return _without(pipeline, named, gone, tone="warn", is_there=False)
     except (StageFailed, OSError) as error:
-        return _without(pipeline, named, sentence_of(error), tone="bad", is_there=True)
+        return _without(pipeline, named, describe_error(error), tone="bad", is_there=True)
     return _read(pipeline, named, metadata, verdict)
 
 
@@ -96,7 +96,7 @@ def _proof(pipeline: Pipeline, metadata: SnapshotMetadata) -> tuple[Tone, str, s
     try:
         proved = proofs(pipeline)
     except (StageError, OSError) as error:
-        return "bad", text(sentence_of(error)), None
+        return "bad", text(describe_error(error)), None
     if proved.problem:
         return "bad", text(proved.problem), None
     proof = proved.by_snapshot.get(metadata.snapshot_id)

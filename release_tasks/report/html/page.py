@@ -6,7 +6,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from release_tasks.comparison import Difference
+from release_tasks.archive.diff import Difference
 
 __all__ = [
     "Asset",

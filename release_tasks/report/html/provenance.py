@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import platform
 
-from release_tasks.attestation.verification import AttestationVerdict, verify_attestations
+from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
+from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.config.schema import Settings
-from release_tasks.errors import StageError, sentence_of
-from release_tasks.pipeline import ManifestFile, Pipeline
+from release_tasks.core.digests import sha256_file
+from release_tasks.core.errors import StageError, describe_error
+from release_tasks.core.version import __version__
+from release_tasks.report.html.notifications import text
 from release_tasks.report.html.page import Provenance, Tone
-from release_tasks.report.html.told import text
-from release_tasks.storage.digests import sha256_file
-from release_tasks.version import __version__
 
 __all__ = ["provenance_of"]
 
@@ -36,7 +36,7 @@ def provenance_of(settings: Settings, pipeline: Pipeline, file: ManifestFile) ->
     try:
         digest = sha256_file(path)
     except OSError as error:
-        problem = sentence_of(error)
+        problem = describe_error(error)
     tone, attested, findings = _attested(settings, file.release_id)
     versions = [
         ("release-tasks", __version__),
@@ -60,7 +60,7 @@ def _attested(settings: Settings, release_id: str) -> tuple[Tone, str, list[str]
     try:
         verdicts = verify_attestations(settings)
     except (StageError, OSError) as error:
-        return "warn", f"The statement beside it was not checked: {text(sentence_of(error), 500)}", []
+        return "warn", f"The statement beside it was not checked: {text(describe_error(error), 500)}", []
     verdict = next((found for found in verdicts if found.release_id == release_id), None)
     if verdict is None:
         verdict = AttestationVerdict(release_id=release_id, status="none")

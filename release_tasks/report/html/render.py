@@ -13,11 +13,11 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
+from release_tasks.core.clock import rough_span
+from release_tasks.core.printable import printable
+from release_tasks.report.html.notifications import moment
 from release_tasks.report.html.page import ReleasePage, Tone
-from release_tasks.report.html.told import moment
 from release_tasks.report.html.units import size, span
-from release_tasks.storage.clock import rough_span
-from release_tasks.storage.printable import printable
 
 __all__ = ["render"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from attrs import evolve
 
+from release_tasks.report.html.notifications import seconds_between, text
 from release_tasks.report.html.page import Rollback
-from release_tasks.report.html.told import seconds_between, text
 
 __all__ = ["read_rollbacks", "rollbacks_of"]
 

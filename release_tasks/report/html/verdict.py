@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from release_tasks.pipeline import ManifestFile, Pipeline
-from release_tasks.records import Manifest
+from release_tasks.archive.pipeline import ManifestFile, Pipeline
+from release_tasks.core.lock import current_holder
+from release_tasks.core.records import Manifest
 from release_tasks.report.html.history import word_of
+from release_tasks.report.html.notifications import text, texts
 from release_tasks.report.html.page import Rollback, Verdict
-from release_tasks.report.html.told import text, texts
-from release_tasks.storage.lock import current_holder
 
 __all__ = ["notices_of", "verdict_of"]
 

@@ -47,11 +47,11 @@ def deploy(ctx):
 
 ns.add_task(deploy)
 '''
-_RECOVER = [sys.executable, "-m", "release_tasks.program", "release.recover"]
+_RECOVER = [sys.executable, "-m", "release_tasks.tasks.program", "release.recover"]
 _LOCK_HOLDER = """
 import sys, time
 from pathlib import Path
-from release_tasks.storage.lock import run_lock
+from release_tasks.core.lock import run_lock
 with run_lock(Path(sys.argv[1]), "release.rollback"):
     print("held", flush=True)
     time.sleep(float(sys.argv[2]))
@@ -72,9 +72,9 @@ server.serve_forever()
 """
 _CRASH = """
 import os, sys
-import release_tasks.rollback.swap as swap
+import release_tasks.stages.rollback.swap as swap
 swap.restore_database = lambda *a: os._exit(9)
-from release_tasks.program import main
+from release_tasks.tasks.program import main
 sys.argv = ["release-tasks", "release.rollback", "--force"]
 main()
 """

@@ -24,9 +24,9 @@ import pytest
 from hypothesis import strategies as st
 
 import release_tasks
-from release_tasks.pipeline import Pipeline
-from release_tasks.records import RollbackOutcome
-from release_tasks.rollback.engine import RollbackRequest, rollback
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.core.records import RollbackOutcome
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
 __all__ = [
     "DEVICES",

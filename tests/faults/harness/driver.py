@@ -21,7 +21,7 @@ import requests  # noqa: F401
 
 from harness import stages
 from harness.mutants import apply_mutant
-from release_tasks.storage import durable
+from release_tasks.core import durable
 
 
 def main() -> None:

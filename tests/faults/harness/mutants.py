@@ -14,9 +14,10 @@ from typing import Any
 import apsw
 
 from harness.tracing import MARK
-from release_tasks.rollback import engine, swap
-from release_tasks.snapshot import capture, sqlite
-from release_tasks.storage import durable
+from release_tasks.archive import capture
+from release_tasks.assets.sqlite import database as sqlite
+from release_tasks.core import durable
+from release_tasks.stages.rollback import engine, swap
 
 __all__ = ["SAFEGUARDS", "Flushes", "apply_mutant"]
 

@@ -13,11 +13,11 @@ from harness.ledger import generation
 from harness.service import Service
 from harness.stages import passed_preflight
 from harness.tracing import Driver
-from release_tasks.attestation.verification import verify_attestations
-from release_tasks.prepare import PrepareRequest, prepare
-from release_tasks.rollback.engine import RollbackRequest, rollback
-from release_tasks.rollback.recovery import recover
-from release_tasks.snapshot.verify import verify_all
+from release_tasks.archive.attestation.verification import verify_attestations
+from release_tasks.archive.verify import verify_all
+from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.recovery import recover
 
 __all__ = ["BarredScene", "OverlayScene", "Scene", "change_config", "damage_header"]
 

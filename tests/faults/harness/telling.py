@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from release_tasks.events import Emit, Event, LookTaken, StepBegan
+from release_tasks.core.events import Emit, Event, LookTaken, StepBegan
 
 
 def at_steps(act: Callable[[str], object]) -> Emit:

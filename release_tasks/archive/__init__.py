@@ -1,0 +1,1 @@
+"""Snapshots: capture, the catalogue that finds and keeps them, and their verification."""

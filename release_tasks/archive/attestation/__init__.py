@@ -1,0 +1,1 @@
+"""What lies beside each manifest: an in-toto Statement on the release, signed where a key is configured."""

@@ -1,0 +1,196 @@
+"""Ed25519 signatures in DSSE envelopes: github.com/secure-systems-lab/dsse, ``protocol.md`` and ``envelope.md``."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import frozen
+
+from release_tasks.config.schema import Settings
+from release_tasks.core.canonical import InvalidDocument, excerpt
+from release_tasks.core.errors import UsageError
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+__all__ = ["PAYLOAD_TYPE", "Signer", "opened", "pre_authentication", "signer_of", "trusted_keys"]
+
+PAYLOAD_TYPE = "application/vnd.in-toto+json"
+_MAX_KEY_BYTES = 64 << 10
+_HOW = "openssl genpkey -algorithm ed25519 -out release.key"
+
+
+@frozen
+class Signer:
+    """A private key. ``key_id`` is the SHA-256 of its public half as DER (SubjectPublicKeyInfo)."""
+
+    key: Ed25519PrivateKey
+    key_id: str
+
+    def envelope(self, payload: bytes) -> dict[str, Any]:
+        """Return the DSSE envelope that carries ``payload``, signed."""
+        signature = self.key.sign(pre_authentication(PAYLOAD_TYPE, payload))
+        return {
+            "payloadType": PAYLOAD_TYPE,
+            "payload": base64.b64encode(payload).decode(),
+            "signatures": [{"keyid": self.key_id, "sig": base64.b64encode(signature).decode()}],
+        }
+
+
+def pre_authentication(payload_type: str, payload: bytes) -> bytes:
+    """Return the bytes that are signed: type and payload, each behind its length, so that neither can pose as both."""
+    kind = payload_type.encode()
+    return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
+
+
+def signer_of(settings: Settings) -> Signer | None:
+    """Return what signs statements, or None when no key is configured.
+
+    Raises UsageError when the variable that ``release.attestation.key_env`` names holds no private Ed25519 key.
+    """
+    name = settings.release.attestation.key_env
+    if not name:
+        return None
+    value = os.environ.get(name, "")
+    if not value.strip():
+        raise UsageError(
+            f"release.attestation.key_env names {name}, and that variable is not set: statements cannot be signed. "
+            f"It has to hold a private Ed25519 key in PEM, or the path of one ({_HOW})."
+        )
+    from_text = "-----BEGIN" in value
+    data = value.encode("utf-8", "surrogateescape") if from_text else _read(settings.project / value, name)
+    with _usable(f"the key in {name}" if from_text else f"the key in the file that {name} names"):
+        return _signer(data)
+
+
+def trusted_keys(settings: Settings) -> dict[str, Ed25519PublicKey]:
+    """Return the public keys by which envelopes are checked, by key id; none when signing is not configured.
+
+    Raises UsageError for a key that cannot be used, and when signing is configured and no key is to be had here.
+    """
+    config = settings.release.attestation
+    keys: dict[str, Ed25519PublicKey] = {}
+    for path in config.public_keys:
+        with _usable(f"release.attestation.public_keys: {path}"):
+            key = _public_key(_read(path, "release.attestation.public_keys"))
+            keys[_key_id(key)] = key
+    if config.key_env and (os.environ.get(config.key_env) or not keys):
+        if not os.environ.get(config.key_env):
+            raise UsageError(
+                f"Signatures cannot be checked: release.attestation.public_keys names no key, and {config.key_env}, "
+                "from which one could be derived, is not set. Name the public key: openssl pkey -pubout."
+            )
+        signer = signer_of(settings)
+        assert signer is not None
+        keys[signer.key_id] = signer.key.public_key()
+    return keys
+
+
+def opened(envelope: Mapping[str, Any], keys: Mapping[str, Ed25519PublicKey]) -> tuple[bytes, str | None]:
+    """Return what an envelope carries and the id of the key that signed it; without any ``keys`` nothing is checked.
+
+    Raises InvalidDocument when it is no envelope, or none that one of ``keys`` signed.
+    """
+    payload_type, payload, signatures = (envelope.get(name) for name in ("payloadType", "payload", "signatures"))
+    if payload_type != PAYLOAD_TYPE:
+        raise InvalidDocument(f"its payloadType is {excerpt(str(payload_type))!r} and should be {PAYLOAD_TYPE}")
+    if not isinstance(payload, str) or not isinstance(signatures, list):
+        raise InvalidDocument("it is no DSSE envelope")
+    data = _base64(payload)
+    if not keys:
+        return data, None
+    # The key id in it is only a hint, and signed by nobody: every key is tried.
+    message = pre_authentication(PAYLOAD_TYPE, data)
+    for signature in signatures:
+        text = signature.get("sig") if isinstance(signature, dict) else None
+        signed = _base64(text) if isinstance(text, str) else b""
+        for key_id, key in keys.items():
+            if _is_signed_by(key, signed, message):
+                return data, key_id
+    claimed = [str(signature.get("keyid")) for signature in signatures if isinstance(signature, dict)]
+    raise InvalidDocument(
+        f"its signature (key {excerpt(', '.join(claimed), 150) or 'none'}) is not a valid one by any key that is "
+        f"believed ({', '.join(keys)})"
+    )
+
+
+def _is_signed_by(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
+    from cryptography.exceptions import InvalidSignature
+
+    try:
+        key.verify(signature, message)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def _base64(text: str) -> bytes:
+    """Decode either alphabet, as the specification asks of verifiers."""
+    try:
+        return base64.b64decode(text.translate(str.maketrans("-_", "+/")), validate=True)
+    except (binascii.Error, ValueError):
+        raise InvalidDocument("it holds something that is no base64") from None
+
+
+def _read(path: Path, source: str) -> bytes:
+    # The value of a variable is never shown: it may be the key itself, in a form that is not understood.
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX_KEY_BYTES)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no path"
+        raise UsageError(f"{source} names no file with a key that can be read: {reason}.") from None
+
+
+@contextlib.contextmanager
+def _usable(what: str) -> Iterator[None]:
+    """Turn what the library says of a key into a sentence about ``what``."""
+    try:
+        yield
+    except ImportError:
+        raise UsageError("Signatures need the package cryptography: pip install 'release-tasks[sign]'") from None
+    except TypeError:
+        raise UsageError(f"{what} cannot be used: it is encrypted. Give one without a passphrase ({_HOW}).") from None
+    except ValueError as error:
+        raise UsageError(f"{what} cannot be used: {error}. Make one with: {_HOW}") from None
+
+
+def _signer(data: bytes) -> Signer:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+    from cryptography.hazmat.primitives.serialization import load_pem_private_key
+
+    try:
+        key = load_pem_private_key(data, password=None)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("it is no private key in PEM") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError("it is not an Ed25519 key")
+    return Signer(key, _key_id(key.public_key()))
+
+
+def _public_key(data: bytes) -> Ed25519PublicKey:
+    from cryptography.exceptions import UnsupportedAlgorithm
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+    from cryptography.hazmat.primitives.serialization import load_pem_public_key
+
+    try:
+        key = load_pem_public_key(data)
+    except (ValueError, UnsupportedAlgorithm):
+        raise ValueError("it is no public key in PEM") from None
+    if not isinstance(key, Ed25519PublicKey):
+        raise ValueError("it is not an Ed25519 key")
+    return key
+
+
+def _key_id(key: Ed25519PublicKey) -> str:
+    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).hexdigest()

@@ -1,0 +1,107 @@
+"""An in-toto Statement (v1) with the test-result predicate (v0.1): which gates passed, and for exactly which bytes.
+
+Both are specified in github.com/in-toto/attestation, below ``spec/``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from attrs import asdict
+
+from release_tasks.config.schema import Settings
+from release_tasks.core.canonical import canonical_bytes
+from release_tasks.core.digests import sha256_bytes
+from release_tasks.core.records import Check, Manifest, SnapshotMetadata
+
+__all__ = ["PREDICATE_TYPE", "STATEMENT_TYPE", "gates_digest", "make_statement", "subjects_of", "verdict_of"]
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
+_WHOLE_RELEASE = "release.prepare"  # the test that fails when every gate passed and the release is blocked
+
+
+def make_statement(
+    manifest: Manifest, digest: str, settings: Settings, snapshot: SnapshotMetadata | None, metadata_digest: str | None
+) -> dict[str, Any]:
+    """Return the Statement on a release as JSON values.
+
+    ``digest`` is that of the manifest's file, ``metadata_digest`` that of the snapshot's metadata.json.
+    """
+    predicate = verdict_of(manifest)
+    predicate["configuration"] = [{"name": "release.gates", "digest": {"sha256": gates_digest(settings)}}]
+    url = _run_url(os.environ)
+    if url is not None:
+        predicate["url"] = url
+    return {
+        "_type": STATEMENT_TYPE,
+        "subject": subjects_of(manifest, digest, snapshot, metadata_digest),
+        "predicateType": PREDICATE_TYPE,
+        "predicate": predicate,
+    }
+
+
+def subjects_of(
+    manifest: Manifest, digest: str, snapshot: SnapshotMetadata | None, metadata_digest: str | None
+) -> list[dict[str, Any]]:
+    """Return what the statement is about, each with its digest: manifest, snapshot, what ``sha256sum`` can check of it.
+
+    Folders are covered by the snapshot's digest and its metadata. A commit is named only when the files were as in it.
+    """
+    found = {f"manifests/{manifest.release_id}.json": digest}
+    if manifest.snapshot is not None:
+        found[manifest.snapshot.snapshot_id] = snapshot.digest if snapshot else manifest.snapshot.digest
+    if snapshot is not None and metadata_digest is not None:
+        place = f"snapshots/{snapshot.snapshot_id}"
+        found[f"{place}/metadata.json"] = metadata_digest
+        for asset in snapshot.assets:
+            if asset.kind != "directory" and asset.exists and asset.sha256 is not None:
+                found[f"{place}/{asset.relative_path}"] = asset.sha256
+    subjects: list[dict[str, Any]] = [{"name": name, "digest": {"sha256": value}} for name, value in found.items()]
+    if manifest.git_commit is not None and manifest.git_dirty is False:
+        subjects.append({"name": "git", "digest": {"gitCommit": manifest.git_commit}})
+    return subjects
+
+
+def verdict_of(manifest: Manifest) -> dict[str, Any]:
+    """Return the part of the predicate that the manifest alone decides: its result, and the gates by theirs."""
+    checks = manifest.preflight.checks
+    failed = [check.id for check in checks if check.blocks]
+    warned = [check.id for check in checks if _is_warning(check)]
+    if manifest.status == "blocked":
+        result, failed = "FAILED", failed or [_WHOLE_RELEASE]
+    else:
+        result = "WARNED" if warned else "PASSED"
+    return {
+        "result": result,
+        "passedTests": [check.id for check in checks if check.status == "passed"],
+        "warnedTests": warned,
+        "failedTests": failed,
+    }
+
+
+def gates_digest(settings: Settings) -> str:
+    """Return a digest of ``release.gates`` as they took effect: equal gates give an equal one, in whatever folder."""
+
+    def plain(_: Any, attribute: Any, value: Any) -> Any:
+        if attribute is not None and attribute.name == "equals":
+            return repr(value)  # whatever YAML can say, dates and numbers as keys too
+        return os.path.relpath(value, settings.project) if isinstance(value, Path) else value
+
+    gates = {name: asdict(gate, value_serializer=plain) for name, gate in settings.release.gates.items()}
+    return sha256_bytes(canonical_bytes(gates))
+
+
+def _is_warning(check: Check) -> bool:
+    return check.status != "passed" and check.advisory
+
+
+def _run_url(environment: Mapping[str, str]) -> str | None:
+    """Say where the run of CI that prepares this can be seen, where it says so itself."""
+    server, repository, run = (environment.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
+    if environment.get("GITHUB_ACTIONS") == "true" and server and repository and run:
+        return f"{server}/{repository}/actions/runs/{run}"
+    return environment.get("CI_JOB_URL") if environment.get("GITLAB_CI") == "true" else None

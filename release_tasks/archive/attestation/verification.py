@@ -1,0 +1,188 @@
+"""Does every release still match the statement beside its manifest, and has somebody we believe signed it?"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from attrs import evolve, field, frozen
+
+from release_tasks.archive.attestation.signing import opened, trusted_keys
+from release_tasks.archive.attestation.statement import PREDICATE_TYPE, STATEMENT_TYPE, subjects_of, verdict_of
+from release_tasks.archive.pipeline import ManifestFile, Pipeline
+from release_tasks.config.schema import Settings
+from release_tasks.core.canonical import InvalidDocument, excerpt, parse_object, read_document
+from release_tasks.core.digests import sha256_file
+from release_tasks.core.errors import StageError
+from release_tasks.core.records import Manifest, SnapshotMetadata
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+__all__ = ["AttestationFinding", "AttestationVerdict", "verify_attestations"]
+
+
+@frozen(kw_only=True)
+class AttestationFinding:
+    """One thing that is not as attested. ``file`` is relative to the pipeline folder."""
+
+    file: str
+    what: str
+    attested: str | None = None
+    found: str | None = None
+
+    def __str__(self) -> str:
+        told = f"{excerpt(self.file)}: {excerpt(self.what, 1000)}"
+        if self.attested is None and self.found is None:
+            return told
+        return f"{told} (attested {excerpt(self.attested or 'nothing')}, found {excerpt(self.found or 'nothing')})"
+
+
+@frozen(kw_only=True)
+class AttestationVerdict:
+    """The result for one release.
+
+    ``unchecked`` is signed, and no key is configured here to check it by; ``none`` is from a time or a tool that wrote
+    no statements.
+    """
+
+    release_id: str
+    status: str  # signed | unchecked | unsigned | none | damaged
+    key_id: str | None = None
+    findings: list[AttestationFinding] = field(factory=list)
+
+
+def verify_attestations(settings: Settings, snapshot_id: str | None = None) -> list[AttestationVerdict]:
+    """Verify the statement of every release, oldest first; with ``snapshot_id`` only those that name this snapshot.
+
+    Raises UsageError when signing is configured and no key can be used to check it.
+    """
+    pipeline = Pipeline(settings.release.root)
+    keys = trusted_keys(settings)
+    verdicts: list[AttestationVerdict] = []
+    first_signed: str | None = None
+    for file in pipeline.read_manifests():
+        verdict = _verified(pipeline, file, keys)
+        if verdict.status == "signed":
+            first_signed = first_signed or file.release_id
+        elif verdict.status in ("unsigned", "none") and first_signed is not None:
+            # Whoever can write here can write a manifest and an unsigned statement anew, and date them as they like.
+            what = f"is not signed, although the release {first_signed} before it is"
+            finding = AttestationFinding(file=f"manifests/{file.release_id}.json", what=what)
+            verdict = evolve(verdict, status="damaged", findings=[finding])
+        if snapshot_id is None or _names(file.manifest, snapshot_id):
+            verdicts.append(verdict)
+    return verdicts
+
+
+def _names(manifest: Manifest | None, snapshot_id: str) -> bool:
+    return manifest is not None and manifest.snapshot is not None and manifest.snapshot.snapshot_id == snapshot_id
+
+
+def _verified(pipeline: Pipeline, file: ManifestFile, keys: Mapping[str, Ed25519PublicKey]) -> AttestationVerdict:
+    path = pipeline.statement_path(file.release_id)
+    expected = file.manifest.attestation if file.manifest is not None else None
+    try:
+        document = read_document(path)
+        is_signed = "payloadType" in document
+        payload, key_id = opened(document, keys) if is_signed else (None, None)
+        statement = document if payload is None else parse_object(payload, "what it carries")
+        attested = _attested(statement)
+    except FileNotFoundError:
+        if expected is None:
+            return AttestationVerdict(release_id=file.release_id, status="none")
+        return _damaged(file, AttestationFinding(file=_shown(path), what="is missing"))
+    except InvalidDocument as error:
+        return _damaged(file, AttestationFinding(file=_shown(path), what=f"is refused: {error}"))
+    findings = _differences(pipeline, file, statement, attested)
+    if expected is not None and expected.key_id is not None and not is_signed:
+        findings.append(
+            AttestationFinding(file=_shown(path), what="is not signed", attested=expected.key_id, found="no signature")
+        )
+    if findings:
+        return _damaged(file, *findings)
+    status = "unsigned" if not is_signed else "signed" if key_id is not None else "unchecked"
+    return AttestationVerdict(release_id=file.release_id, status=status, key_id=key_id)
+
+
+def _damaged(file: ManifestFile, *findings: AttestationFinding) -> AttestationVerdict:
+    return AttestationVerdict(release_id=file.release_id, status="damaged", findings=list(findings))
+
+
+def _attested(statement: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digest of each subject by its name; raises InvalidDocument for anything but a statement of ours."""
+    kinds = statement.get("_type"), statement.get("predicateType")
+    subjects = statement.get("subject")
+    if kinds != (STATEMENT_TYPE, PREDICATE_TYPE) or not isinstance(statement.get("predicate"), dict):
+        raise InvalidDocument("it is no in-toto Statement on test results")
+    attested: dict[str, str] = {}
+    for subject in subjects if isinstance(subjects, list) else []:
+        name = subject.get("name") if isinstance(subject, dict) else None
+        digests = subject.get("digest") if isinstance(subject, dict) else None
+        if not isinstance(name, str) or not isinstance(digests, dict) or len(digests) != 1 or name in attested:
+            raise InvalidDocument("one of its subjects has not the form it was written with")
+        ((algorithm, digest),) = digests.items()
+        attested[name] = f"{algorithm}:{digest}"
+    return attested
+
+
+def _differences(
+    pipeline: Pipeline, file: ManifestFile, statement: Mapping[str, Any], attested: dict[str, str]
+) -> list[AttestationFinding]:
+    """Compare what is attested with what is there now; a snapshot that retention has removed is missed by nobody."""
+    place = f"manifests/{file.release_id}.json"
+    try:
+        digest = _digest_of(pipeline.manifest_path(file.release_id))
+    except (OSError, StageError) as error:
+        return [AttestationFinding(file=place, what=f"cannot be read: {error}", attested=attested.get(place))]
+    if attested.get(place) != f"sha256:{digest}":
+        return [
+            AttestationFinding(file=place, what="was altered", attested=attested.get(place), found=f"sha256:{digest}")
+        ]
+    if file.manifest is None:
+        return [AttestationFinding(file=place, what=f"is refused: {file.reason}")]
+    findings = []
+    snapshot, metadata_digest = _snapshot_of(pipeline, file.manifest)
+    expected = _by_name(subjects_of(file.manifest, digest, snapshot, metadata_digest))
+    for name in [*expected, *(name for name in attested if name not in expected)]:
+        is_gone = snapshot is None and name.startswith("snapshots/")
+        if not is_gone and attested.get(name) != expected.get(name):
+            found = expected.get(name)
+            findings.append(
+                AttestationFinding(file=name, what="is not what was attested", attested=attested.get(name), found=found)
+            )
+    for key, value in verdict_of(file.manifest).items():
+        said = statement["predicate"].get(key)
+        if said != value:
+            what = f"says of {key} what its manifest does not"
+            statement_file = _shown(pipeline.statement_path(file.release_id))
+            findings.append(AttestationFinding(file=statement_file, what=what, attested=str(said), found=str(value)))
+    return findings
+
+
+def _by_name(subjects: list[dict[str, Any]]) -> dict[str, str]:
+    return {s["name"]: f"{algorithm}:{digest}" for s in subjects for algorithm, digest in s["digest"].items()}
+
+
+def _snapshot_of(pipeline: Pipeline, manifest: Manifest) -> tuple[SnapshotMetadata | None, str | None]:
+    """Return the snapshot's metadata and its digest as they are now; an unreadable one is told by its own verdict."""
+    if manifest.snapshot is None:
+        return None, None
+    try:
+        metadata = pipeline.catalogue.get(manifest.snapshot.snapshot_id)
+        return metadata, sha256_file(pipeline.catalogue.path(metadata.snapshot_id) / "metadata.json")
+    except (StageError, OSError):
+        return None, None
+
+
+def _digest_of(path: Path) -> str:
+    if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a pipe would wait for its writer
+        raise OSError(f"{path.name} is no regular file")
+    return sha256_file(path)
+
+
+def _shown(path: Path) -> str:
+    return f"{path.parent.name}/{path.name}"

@@ -1,0 +1,234 @@
+"""What differs between two releases: what their manifests say, and what lies in their snapshots."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from attrs import field, frozen
+
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.verify import stored_path
+from release_tasks.assets.sqlite.database import count_rows, read_schema
+from release_tasks.core.canonical import excerpt
+from release_tasks.core.errors import StageFailed, UsageError
+from release_tasks.core.records import AssetRecord, Manifest, SnapshotMetadata
+from release_tasks.core.redact import REDACTED, Redactor, is_secret_name
+
+__all__ = ["Comparison", "Difference", "compare_releases"]
+
+How = Literal["added", "removed", "changed"]
+_MAX_CONFIG_BYTES = 1 << 20
+_PRIVATE_SECTIONS = ("env", "headers", "args")  # of a server: what stands below is meant for nobody else
+_PRIVATE_NAMES = ("auth", "authorization", "key", "pat", "dsn")  # as the whole name of a key
+_QUERY = re.compile(r"(https?://[^\s\"?#]*)[?#][^\s\"]*")
+
+
+@frozen(kw_only=True)
+class Difference:
+    """One thing that differs; ``where`` is ``version``, ``commit``, or an asset's key, ``what`` a part of it."""
+
+    where: str
+    what: str
+    how: How
+    before: str | None = None
+    after: str | None = None
+
+
+@frozen(kw_only=True)
+class Comparison:
+    """All differences from release ``before`` to release ``after``; ``notes`` say what could not be compared."""
+
+    before: str
+    after: str
+    differences: list[Difference] = field(factory=list)
+    notes: list[str] = field(factory=list)
+
+
+def compare_releases(pipeline: Pipeline, before: str, after: str) -> Comparison:
+    """Compare two prepared releases by their ids.
+
+    Raises UsageError when there is no such release, StageFailed when one of them cannot be read.
+    """
+    first, second = _manifest(pipeline, before), _manifest(pipeline, after)
+    comparison = Comparison(before=before, after=after)
+    comparison.differences.extend(_of_manifests(first, second))
+    snapshots = [_snapshot(pipeline, manifest, comparison.notes) for manifest in (first, second)]
+    if snapshots[0] is None or snapshots[1] is None:
+        return comparison
+    old, new = snapshots[0], snapshots[1]
+    keys = dict.fromkeys([*(asset.key for asset in old.assets), *(asset.key for asset in new.assets)])
+    for key in keys:
+        sides = [_Side.of(pipeline, snapshot, key) for snapshot in (old, new)]
+        try:
+            comparison.differences.extend(_of_asset(key, *sides))
+        except (StageFailed, OSError) as error:
+            comparison.notes.append(f"{key} cannot be compared: {error}")
+    return comparison
+
+
+def _manifest(pipeline: Pipeline, release_id: str) -> Manifest:
+    pipeline.manifest_path(release_id)
+    files = pipeline.read_manifests()
+    found = next((file for file in files if file.release_id == release_id), None)
+    if found is None:
+        known = ", ".join(file.release_id for file in files[-5:]) or "none yet"
+        raise UsageError(f"There is no release {release_id!r}. The newest are: {known} (`inv release.status`).")
+    if found.manifest is None:
+        raise StageFailed(
+            f"The manifest of {release_id} cannot be read: {found.reason}. Compare another one: inv release.status"
+        )
+    return found.manifest
+
+
+def _snapshot(pipeline: Pipeline, manifest: Manifest, notes: list[str]) -> SnapshotMetadata | None:
+    if manifest.snapshot is None:
+        notes.append(f"{manifest.release_id} was {manifest.status} and has no snapshot; only manifests are compared")
+        return None
+    try:
+        return pipeline.catalogue.get(manifest.snapshot.snapshot_id)
+    except (StageFailed, UsageError) as error:
+        notes.append(f"the snapshot of {manifest.release_id} is not there any more: {error}")
+        return None
+
+
+def _of_manifests(before: Manifest, after: Manifest) -> Iterator[Difference]:
+    for name, old, new in (
+        ("version", before.app_version, after.app_version),
+        ("commit", _commit(before), _commit(after)),
+        ("status", before.status, after.status),
+        ("gates", _gates(before), _gates(after)),
+    ):
+        if old != new:
+            yield _difference(name, "", old, new)
+
+
+def _commit(manifest: Manifest) -> str | None:
+    return f"{manifest.git_commit} with changes" if manifest.git_commit and manifest.git_dirty else manifest.git_commit
+
+
+def _gates(manifest: Manifest) -> str:
+    return ", ".join(f"{check.id} {check.status}" for check in manifest.preflight.checks)
+
+
+@frozen
+class _Side:
+    """One asset as one of the two snapshots has it; ``path`` is None where it is absent."""
+
+    record: AssetRecord | None
+    path: Path | None
+
+    @classmethod
+    def of(cls, pipeline: Pipeline, snapshot: SnapshotMetadata, key: str) -> _Side:
+        record = snapshot.asset(key)
+        if record is None or not record.exists or record.damaged:
+            return cls(record, None)
+        return cls(record, stored_path(pipeline.catalogue.path(snapshot.snapshot_id), record))
+
+    @property
+    def digest(self) -> str | None:
+        if self.path is None or self.record is None:
+            return None
+        return self.record.content_digest or self.record.sha256
+
+
+def _of_asset(key: str, old: _Side, new: _Side) -> Iterator[Difference]:
+    if old.path is None or new.path is None or old.record is None or new.record is None:
+        if (old.path is None) != (new.path is None):
+            yield _difference(key, "", _size(old), _size(new))
+        return
+    if old.record.mode != new.record.mode:
+        yield _difference(key, "mode", f"{old.record.mode:o}", f"{new.record.mode:o}")
+    if old.digest == new.digest and old.digest is not None:
+        return
+    found = [*_of_contents(key, old, new)]
+    if old.record.size != new.record.size:
+        found.insert(0, _difference(key, "bytes", str(old.record.size), str(new.record.size)))
+    # What is not named further still differs: values in rows, the order of keys.
+    yield from found or [Difference(where=key, what="content", how="changed")]
+
+
+def _of_contents(key: str, old: _Side, new: _Side) -> Iterator[Difference]:
+    assert old.record is not None and new.record is not None and old.path is not None and new.path is not None
+    if old.record.kind == new.record.kind == "sqlite":
+        yield from _of_databases(key, old.path, new.path)
+    elif old.record.kind == new.record.kind == "directory":
+        yield from _of_names(key, _contents(old.record), _contents(new.record), is_shown=False)
+    elif old.record.plugin or new.record.plugin:
+        yield Difference(where=key, what="content", how="changed")  # state, and nobody's configuration to show
+    else:
+        yield from _of_files(key, old.path, new.path)
+
+
+def _size(side: _Side) -> str | None:
+    return None if side.path is None or side.record is None else f"{side.record.size} bytes"
+
+
+def _of_databases(key: str, old: Path, new: Path) -> Iterator[Difference]:
+    yield from _of_names(f"{key} schema", read_schema(old), read_schema(new), is_shown=False)
+    rows = [{name: str(count) for name, count in count_rows(path).items()} for path in (old, new)]
+    yield from _of_names(f"{key} rows", rows[0], rows[1])
+
+
+def _contents(record: AssetRecord) -> dict[str, str]:
+    return {
+        excerpt(entry.path): f"{entry.kind} {entry.mode:o} {entry.sha256 or entry.target}"
+        for entry in record.entries or []
+    }
+
+
+def _of_files(key: str, old: Path, new: Path) -> Iterator[Difference]:
+    before, after = _configuration(old), _configuration(new)
+    if before is None or after is None:
+        yield Difference(where=key, what="content", how="changed")
+        return
+    for path in sorted({*before, *after}):
+        values = before.get(path), after.get(path)
+        if values[0] != values[1]:  # compared as they are, and shown without secrets
+            yield _difference(key, excerpt(".".join(path)), *(_shown(path, value) for value in values))
+
+
+def _configuration(path: Path) -> dict[tuple[str, ...], str] | None:
+    """Return the leaves of a JSON file, as JSON, by the keys that lead to them; None for any other file."""
+    if path.stat().st_size > _MAX_CONFIG_BYTES:
+        return None
+    try:
+        document = json.loads(path.read_bytes())
+        return dict(_leaves(document)) if isinstance(document, dict) else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _leaves(value: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+    if isinstance(value, (Mapping, list)) and value:
+        for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _leaves(inner, (*above, str(name)))
+    else:
+        yield above, json.dumps(value, sort_keys=True)
+
+
+def _shown(path: tuple[str, ...], value: str | None) -> str | None:
+    if value is None:
+        return None
+    names = [name.lower() for name in path]
+    is_private = any(section in names for section in _PRIVATE_SECTIONS) or any(name in names for name in _PRIVATE_NAMES)
+    if is_private or any(is_secret_name(name) for name in path):
+        return REDACTED
+    return excerpt(_QUERY.sub(rf"\1?{REDACTED}", Redactor.from_environment(os.environ).redact_text(value)))
+
+
+def _of_names(where: str, old: dict[str, str], new: dict[str, str], *, is_shown: bool = True) -> Iterator[Difference]:
+    for name in sorted({*old, *new}):
+        before, after = old.get(name), new.get(name)
+        if before != after:
+            shown = _difference(where, name, before, after)
+            yield shown if is_shown else Difference(where=where, what=name, how=shown.how)
+
+
+def _difference(where: str, what: str, before: str | None, after: str | None) -> Difference:
+    how: How = "added" if before is None else "removed" if after is None else "changed"
+    return Difference(where=where, what=what, how=how, before=before, after=after)

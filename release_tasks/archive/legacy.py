@@ -1,0 +1,91 @@
+"""What the tool this one replaces wrote: snapshots without digests, never trusted unasked, and manifests."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from release_tasks.core.canonical import InvalidDocument
+from release_tasks.core.records import AssetKind, AssetRecord, SnapshotMetadata
+
+__all__ = ["has_older_form", "is_legacy", "read_metadata", "readable_manifest"]
+
+
+def is_legacy(metadata: SnapshotMetadata) -> bool:
+    """Say whether a snapshot has no digests to verify."""
+    return metadata.format_version == 0
+
+
+def has_older_form(document: dict[str, Any]) -> bool:
+    """Say whether a document has none of the keys that only ours have; one that lost its version is no older one."""
+    return not {"formatVersion", "checksum", "digest", "sequence"} & document.keys()
+
+
+def read_metadata(document: dict[str, Any], name: str) -> SnapshotMetadata:
+    """Read a metadata document without formatVersion; its sequence is 0, older than any of ours.
+
+    Raises InvalidDocument when a key that every such document had is missing or of another type.
+    """
+    try:
+        assets = [_asset(raw) for raw in document["assets"]]
+        return SnapshotMetadata(
+            format_version=0,
+            snapshot_id=_text(document, "snapshotId"),
+            release_id=_text(document, "releaseId"),
+            kind="release",
+            created_at=_text(document, "createdAt"),
+            sequence=0,
+            retention_limit=int(document.get("retentionLimit", 0)),
+            digest="",
+            assets=assets,
+            metadata_path=_text(document, "metadataPath"),
+        )
+    except (KeyError, TypeError, ValueError) as error:
+        raise InvalidDocument(f"{name} has neither our form nor that of the older tool ({error})") from error
+
+
+def readable_manifest(document: dict[str, Any]) -> dict[str, Any]:
+    """Return a manifest of the older tool with its checks in our form: of those only the ids are certain."""
+    preflight = document.get("preflight")
+    if {"sequence", "checksum", "audit"} & document.keys() or not isinstance(preflight, dict):
+        return document
+    failed = [_check_id(raw) for raw in _listed(preflight, "failedChecks")]
+    checks = [_check(raw, failed) for raw in _listed(preflight, "checks")]
+    return {**document, "preflight": {**preflight, "checks": checks, "failedChecks": failed}}
+
+
+def _listed(document: dict[str, Any], key: str) -> list[Any]:
+    value = document.get(key)
+    return value if isinstance(value, list) else []
+
+
+def _check_id(raw: Any) -> Any:
+    return raw.get("id") if isinstance(raw, dict) else raw
+
+
+def _check(raw: Any, failed: list[Any]) -> dict[str, Any]:
+    name = _check_id(raw)
+    detail = raw.get("detail") if isinstance(raw, dict) else None
+    status = "failed" if name in failed else "passed"
+    return {"id": name, "subsystem": name, "status": status, "detail": detail if isinstance(detail, str) else ""}
+
+
+def _asset(raw: dict[str, Any]) -> AssetRecord:
+    relative = _text(raw, "relativePath")
+    if relative.startswith("/") or ".." in relative.split("/"):
+        raise ValueError(f"path {relative!r} leaves the snapshot")
+    kind: AssetKind = "directory" if raw["kind"] == "directory" else "file"
+    if kind == "file" and relative.endswith((".db", ".sqlite", ".sqlite3")):
+        kind = "sqlite"
+    return AssetRecord(
+        key=_text(raw, "key"),
+        relative_path=f"assets/{relative}",
+        kind=kind,
+        exists=bool(raw["exists"]),
+    )
+
+
+def _text(document: dict[str, Any], key: str) -> str:
+    value = document[key]
+    if not isinstance(value, str):
+        raise TypeError(f"{key} should be text")
+    return value

@@ -1,0 +1,283 @@
+"""The pipeline folder: where manifests, snapshots, the rollback state and the audit log lie, and how to read them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from pathlib import Path
+from typing import Any
+
+from attrs import frozen
+
+from release_tasks.archive.catalogue import Catalogue
+from release_tasks.archive.legacy import readable_manifest
+from release_tasks.archive.seal import is_sealed, sealed_document
+from release_tasks.core.audit import AuditLog
+from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
+from release_tasks.core.codec import decode, encode
+from release_tasks.core.durable import fsync_directory, write_atomic
+from release_tasks.core.errors import StageFailed, UsageError
+from release_tasks.core.ids import is_valid_id, require_id
+from release_tasks.core.records import AuditAnchor, Manifest, RollbackState
+
+__all__ = ["MANIFEST_VERSION", "ManifestFile", "Pipeline", "manifest_bytes"]
+
+MANIFEST_VERSION = 1
+_STATEMENT = ".intoto.jsonl"  # in-toto's own ending for what concerns the file whose name stands before it
+
+
+@frozen
+class ManifestFile:
+    """A manifest as it was found; ``manifest`` is None when ``reason`` says why it cannot be read."""
+
+    release_id: str
+    manifest: Manifest | None
+    reason: str = ""
+
+
+class Pipeline:
+    """The folder that ``release.root`` names; nothing is created before it is written to."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.catalogue = Catalogue(root)
+        self.audit = AuditLog(root / "rollback-audit.log")
+        self.drill_audit = AuditLog(root / "drill-audit.log")
+        self.drills = root / "drills"
+        self.state_path = root / "rollback-state.json"
+        self.journal_path = root / "rollback-journal.json"
+        self.manifests = root / "manifests"
+        self.logs = root / "logs"
+
+    def read_state(self) -> RollbackState | None:
+        """Return the last rollback, or None; raises StageFailed when the file is unreadable."""
+        try:
+            document = read_document(self.state_path)
+            _require_unaltered(document, self.state_path.name)
+            return decode(RollbackState, document, self.state_path.name)
+        except FileNotFoundError:
+            return None
+        except InvalidDocument as error:
+            raise StageFailed(f"The rollback state is unreadable: {error}.") from error
+
+    def known_state(self) -> RollbackState | None:
+        """Return the last rollback, or None, also when the file is unreadable: it is a note, not the truth."""
+        try:
+            return self.read_state()
+        except StageFailed:
+            return None
+
+    def has_journal(self) -> bool:
+        """Say whether a rollback is being swapped in, or was; a link to nowhere in the journal's place counts too."""
+        return os.path.lexists(self.journal_path)
+
+    def write_state(self, state: RollbackState) -> None:
+        """Replace the rollback state, durably."""
+        write_atomic(self.state_path, pretty_bytes(sealed_document(encode(state))))
+
+    def manifest_path(self, release_id: str) -> Path:
+        """Return where the manifest of a release lies; raises UsageError for an invalid id."""
+        if release_id == "latest":
+            raise UsageError("release id 'latest' is taken: it always names the newest ready release. Choose another.")
+        return self.manifests / f"{require_id(release_id, 'release id')}.json"
+
+    def statement_path(self, release_id: str) -> Path:
+        """Return where the statement on a release lies; raises UsageError for an invalid id."""
+        return _statement_beside(self.manifest_path(release_id))
+
+    def read_manifests(self) -> list[ManifestFile]:
+        """Return every release's manifest, oldest first; unreadable ones come first of all."""
+        found: list[ManifestFile] = []
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(self.manifests):
+                release_id = name.removesuffix(".json")
+                if name.endswith(".json") and name != "latest.json" and is_valid_id(release_id):
+                    found.append(self._read_manifest(release_id))
+        return sorted(found, key=_age)
+
+    def latest_ready(self) -> Manifest | None:
+        """Return the newest release that may go on, as ``latest.json`` names it, or None."""
+        try:
+            manifest = _decode_manifest(self.manifests / "latest.json")
+        except (FileNotFoundError, InvalidDocument):
+            return None
+        return manifest if manifest.status == "ready" else None  # the older tool pointed it at blocked runs too
+
+    def write_statement(self, release_id: str, line: bytes) -> None:
+        """Write the statement on a release, before its manifest: a kill between them leaves one that is cleaned up."""
+        write_atomic(self.statement_path(release_id), line)
+
+    def write_manifest(self, manifest: Manifest) -> None:
+        """Write a release's manifest, and ``latest.json`` too when it is ready."""
+        data = manifest_bytes(manifest)
+        write_atomic(self.manifest_path(manifest.release_id), data)
+        if manifest.status == "ready":
+            write_atomic(self.manifests / "latest.json", data)
+
+    def set_aside(self, release_id: str) -> None:
+        """Keep manifest and statement of an earlier attempt, if there is one, under names that are no release ids."""
+        path = self.manifest_path(release_id)
+        if not path.exists():
+            return
+        attempt = 1
+        while (aside := path.with_name(f"{release_id}~{attempt}.json")).exists():
+            attempt += 1
+        # The manifest last: until it has moved, a clean-up puts its statement back.
+        with contextlib.suppress(FileNotFoundError):
+            os.rename(_statement_beside(path), _statement_beside(aside))
+        os.rename(path, aside)
+        fsync_directory(path.parent)
+
+    def lineage(self) -> str:
+        """Return how far releases had come: the sequence of the newest release snapshot and of the newest manifest."""
+        snapshots = [s.sequence for s in self.catalogue.published()[0] if s.kind == "release"]
+        manifests = [manifest.sequence for manifest in self._ready_manifests()]
+        return f"{max(snapshots, default=0)}/{max(manifests, default=0)}"
+
+    def was_prepared_since(self, lineage: str | None) -> bool:
+        """Say whether a release was prepared after ``lineage``; one that became unreadable since is no new one."""
+        try:
+            before = [int(number) for number in (lineage or "").split("/")]
+        except ValueError:
+            return True
+        now = [int(number) for number in self.lineage().split("/")]
+        return len(before) != len(now) or any(later > earlier for later, earlier in zip(now, before, strict=True))
+
+    def protected_snapshots(self) -> set[str]:
+        """Return the snapshots that retention must keep: of the current deployment and of the last rollback.
+
+        What cannot be read may name any of them. Without latest.json the newest ready manifest says what is deployed;
+        without the state every snapshot is kept.
+        """
+        protected: set[str] = set()
+        latest = self.latest_ready() or next(iter(reversed(self._ready_manifests())), None)
+        if latest is not None and latest.snapshot is not None:
+            protected.add(latest.snapshot.snapshot_id)
+        try:
+            state = self.read_state()
+        except StageFailed:
+            return protected | {snapshot.snapshot_id for snapshot in self.catalogue.published()[0]}
+        if state is not None:
+            names = (state.snapshot_id, state.safety_snapshot_id, state.restored_snapshot_id)
+            protected |= {name for name in names if name}
+        return protected
+
+    def clean_up(self) -> list[str]:
+        """Finish or remove what an interrupted prepare left, temporary files too; returns the names removed.
+
+        Call it with the lock held.
+        """
+        committed = {m.snapshot.snapshot_id for m in self._ready_manifests() if m.snapshot is not None}
+        removed = self.catalogue.clean_up(committed)
+        with contextlib.suppress(OSError):  # what bars it bars the next prepare, which says so
+            self._point_at_newest()
+        for path in self._temporary_files():
+            path.unlink(missing_ok=True)
+            removed.append(path.name)
+        return removed + self._settle_statements()
+
+    def _point_at_newest(self) -> None:
+        """Let ``latest.json`` name the newest ready release: a prepare may have been killed just before it did."""
+        ready = self._ready_manifests()
+        latest = self.latest_ready()
+        if ready and (latest is None or latest.sequence < ready[-1].sequence):
+            write_atomic(self.manifests / "latest.json", manifest_bytes(ready[-1]))
+
+    def has_leftovers(self) -> bool:
+        """Say whether an interrupted run, or one that is at work, has something unfinished here."""
+        return self.catalogue.has_leftovers() or bool(self._temporary_files()) or bool(self._lone_statements())
+
+    def _lone_statements(self) -> list[Path]:
+        """Return the statements whose manifest is not there: it was never written, or has not been set aside yet."""
+        names = self._manifest_names()
+        lone = (name for name in names if name.endswith(_STATEMENT) and name.removesuffix(_STATEMENT) not in names)
+        return sorted(self.manifests / name for name in lone)
+
+    def _manifest_names(self) -> set[str]:
+        """Return every name beside the manifests, as the folder lists them.
+
+        A name that cannot be looked at is not gone: on a failing disk asking for each would lose its statement. A link
+        to nowhere has the place of a manifest too, and is somebody else's doing.
+        """
+        try:
+            return set(os.listdir(self.manifests))
+        except (FileNotFoundError, NotADirectoryError):
+            return set()
+
+    def _settle_statements(self) -> list[str]:
+        """Put back a statement that went ahead of its manifest, remove one without any; returns the names removed."""
+        removed: list[str] = []
+        names = self._manifest_names()
+        for path in self._lone_statements():
+            manifest = path.with_name(path.name.partition("~")[0] + ".json")
+            home = _statement_beside(manifest)
+            if "~" in path.name and manifest.name in names and home.name not in names:
+                os.rename(path, home)
+            else:
+                path.unlink()
+                removed.append(path.name)
+        return removed
+
+    def _temporary_files(self) -> list[Path]:
+        return [path for folder in (self.root, self.manifests) for path in folder.glob(".*.tmp")]
+
+    def anchors(self) -> list[tuple[str, AuditAnchor]]:
+        """Return every place that recorded where the audit log stood, with what it recorded."""
+        anchors: list[tuple[str, AuditAnchor]] = []
+        for snapshot in self.catalogue.published()[0]:
+            if snapshot.audit is not None:
+                anchors.append((f"snapshot {snapshot.snapshot_id}", snapshot.audit))
+        for file in self.read_manifests():
+            if file.manifest is not None and file.manifest.audit is not None:
+                anchors.append((f"manifest {file.release_id}", file.manifest.audit))
+        state = self.known_state()
+        if state is not None and state.audit is not None:
+            anchors.append(("the rollback state", state.audit))
+        return anchors
+
+    def _ready_manifests(self) -> list[Manifest]:
+        return [file.manifest for file in self.read_manifests() if file.manifest and file.manifest.status == "ready"]
+
+    def _read_manifest(self, release_id: str) -> ManifestFile:
+        try:
+            manifest = _decode_manifest(self.manifests / f"{release_id}.json")
+            if manifest.release_id != release_id:
+                raise InvalidDocument(f"{release_id}.json belongs to release {excerpt(manifest.release_id)!r}")
+            return ManifestFile(release_id, manifest)
+        except (FileNotFoundError, InvalidDocument) as error:
+            return ManifestFile(release_id, None, str(error))
+
+
+def manifest_bytes(manifest: Manifest) -> bytes:
+    """Return the file of a manifest, byte for byte."""
+    return pretty_bytes(sealed_document(encode(manifest)))
+
+
+def _statement_beside(manifest: Path) -> Path:
+    return manifest.with_name(manifest.name + _STATEMENT)
+
+
+def _age(file: ManifestFile) -> tuple[int, str, str]:
+    if file.manifest is None:
+        return -1, "", file.release_id
+    return file.manifest.sequence, file.manifest.generated_at, file.release_id
+
+
+def _require_unaltered(document: dict[str, Any], name: str) -> None:
+    # The older tool's have neither key, and without the first they would be a way past it.
+    if {"checksum", "audit"} & document.keys() and not is_sealed(document):
+        raise InvalidDocument(f"{name} was altered: its checksum does not match")
+
+
+def _decode_manifest(path: Path) -> Manifest:
+    document = read_document(path)
+    version = document.get("manifestVersion")
+    if type(version) is not int or version < 1:
+        raise InvalidDocument(f"{path.name} has no valid manifestVersion")
+    if version > MANIFEST_VERSION:
+        raise InvalidDocument(f"{path.name} has version {version}; this release reads up to {MANIFEST_VERSION}")
+    _require_unaltered(document, path.name)
+    manifest = decode(Manifest, readable_manifest(document), path.name)
+    if manifest.sequence < 0 or (manifest.snapshot is not None and not is_valid_id(manifest.snapshot.snapshot_id)):
+        raise InvalidDocument(f"{path.name} has an invalid sequence or snapshotId")
+    return manifest

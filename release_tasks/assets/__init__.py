@@ -1,0 +1,1 @@
+"""The kinds of state that a release captures and a rollback restores, one file each."""

@@ -1,0 +1,325 @@
+"""Files and folders in and out of a snapshot: bytes, modes, links as links, empty folders.
+
+Owner and modification time ride along on the copies themselves where the system permits; they are no part of any
+digest. Hard links, extended attributes and ACLs are not kept.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import os
+import stat
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from attrs import evolve
+
+from release_tasks.core.canonical import canonical_bytes
+from release_tasks.core.codec import encode
+from release_tasks.core.digests import sha256_bytes
+from release_tasks.core.errors import StageFailed, with_path
+from release_tasks.core.records import AssetEntry
+
+__all__ = [
+    "can_share_blocks",
+    "capture_file",
+    "capture_tree",
+    "entries_digest",
+    "keep_owner_and_time",
+    "place_file",
+    "place_link",
+    "place_tree",
+    "scan_file",
+    "scan_tree",
+    "tree_size",
+]
+
+# Gets the number of bytes of each reading; less than 0 when a file is read again from its beginning.
+Count = Callable[[int], None]
+
+_STEP_BYTES = 1 << 20
+_ATTEMPTS = 5
+_CLOCK_TICK_NS = 10_000_000
+_FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the filesystem can
+
+
+def capture_file(
+    source: Path, destination: Path, count: Count | None = None, *, must_hold_still: bool = True
+) -> AssetEntry:
+    """Copy one regular file to ``destination`` (0600) and return its entry; a link is refused.
+
+    Raises StageFailed for a file that is still being written after several readings, unless it need not hold still.
+    """
+    entry = _copy_stable(source.name, source, destination, count=count, must_hold_still=must_hold_still)
+    keep_owner_and_time(os.lstat(source), destination)
+    return entry
+
+
+def capture_tree(
+    source: Path,
+    destination: Path,
+    left_out: list[str] | None = None,
+    count: Count | None = None,
+    *,
+    must_hold_still: bool = True,
+) -> list[AssetEntry]:
+    """Copy the folder ``source`` to ``destination`` (0700/0600 inside) and return its entries, sorted by path.
+
+    Links are copied as links and never followed. Raises StageFailed for a file that is still being written after
+    several readings, unless it need not hold still, and for sockets, pipes and devices, unless there is a list
+    ``left_out`` that takes their paths.
+    """
+    os.mkdir(destination, 0o700)
+    entries: list[AssetEntry] = []
+    folders: list[tuple[os.stat_result, Path]] = [(os.lstat(source), destination)]
+    for relative, info, fd in _walk(source, left_out):
+        copy = destination / relative
+        name = os.path.basename(relative)
+        if stat.S_ISDIR(info.st_mode):
+            os.mkdir(copy, 0o700)
+            entries.append(_entry_of(relative, info))
+            folders.append((info, copy))
+        elif stat.S_ISLNK(info.st_mode):
+            with with_path(source / relative):
+                target = os.readlink(name, dir_fd=fd)
+            place_link(target, copy)
+            entries.append(evolve(_entry_of(relative, info), target=target))
+        else:
+            with contextlib.suppress(FileNotFoundError):  # removed since its folder was listed
+                entries.append(
+                    _copy_stable(
+                        relative, source / relative, copy, dir_fd=fd, count=count, must_hold_still=must_hold_still
+                    )
+                )
+                keep_owner_and_time(info, copy)
+    for info, copy in reversed(folders):
+        keep_owner_and_time(info, copy)
+    return sorted(entries, key=lambda entry: entry.path)
+
+
+def scan_file(path: Path, count: Count | None = None) -> AssetEntry:
+    """Digest one regular file where it lies."""
+    return _copy_stable(path.name, path, None, count=count)
+
+
+def scan_tree(root: Path, count: Count | None = None) -> list[AssetEntry]:
+    """Digest the folder ``root`` where it lies; the same entries that ``capture_tree`` returns."""
+    entries: list[AssetEntry] = []
+    for relative, info, fd in _walk(root):
+        name = os.path.basename(relative)
+        if stat.S_ISDIR(info.st_mode):
+            entries.append(_entry_of(relative, info))
+        elif stat.S_ISLNK(info.st_mode):
+            with with_path(root / relative):
+                entries.append(evolve(_entry_of(relative, info), target=os.readlink(name, dir_fd=fd)))
+        else:
+            entries.append(_copy_stable(relative, root / relative, None, dir_fd=fd, count=count))
+    return sorted(entries, key=lambda entry: entry.path)
+
+
+def tree_size(root: Path) -> int:
+    """Return how many bytes the files below ``root`` hold, as far as that can be seen. Raises OSError without it."""
+    size = 0
+    for _, _, files, fd in os.fwalk(root, follow_symlinks=False):
+        for name in files:
+            with contextlib.suppress(OSError):
+                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                size += info.st_size if stat.S_ISREG(info.st_mode) else 0
+    return size
+
+
+def place_file(stored: Path, destination: Path, mode: int, count: Count | None = None) -> str:
+    """Copy a stored file to ``destination`` with ``mode`` and the stored owner and time; returns the SHA-256 copied."""
+    entry = _copy_stable(stored.name, stored, destination, count=count)
+    keep_owner_and_time(os.lstat(stored), destination)
+    os.chmod(destination, mode)
+    assert entry.sha256 is not None
+    return entry.sha256
+
+
+def place_tree(
+    stored: Path, destination: Path, entries: list[AssetEntry], mode: int, count: Count | None = None
+) -> None:
+    """Lay a stored folder out at ``destination``, exactly as ``entries`` say; raises StageFailed where bytes differ."""
+    os.mkdir(destination, 0o700)
+    folders = [(stored, destination, mode)]
+    for entry in sorted(entries, key=lambda entry: entry.path):
+        source, copy = stored / entry.path, destination / entry.path
+        if entry.kind == "directory":
+            os.mkdir(copy, 0o700)
+            folders.append((source, copy, entry.mode))
+        elif entry.kind == "symlink":
+            assert entry.target is not None
+            place_link(entry.target, copy)
+            keep_owner_and_time(os.lstat(source), copy)
+        elif place_file(source, copy, entry.mode, count) != entry.sha256:
+            raise StageFailed(f"{source} changed while it was being restored.")
+    for source, copy, folder_mode in reversed(folders):
+        keep_owner_and_time(os.lstat(source), copy)
+        os.chmod(copy, folder_mode)
+
+
+def place_link(target: str, path: Path) -> None:
+    """Make ``path`` a symbolic link to ``target``; an error names the link, where Python's would name the target."""
+    try:
+        os.symlink(target, path)
+    except OSError as error:
+        error.filename, error.filename2 = str(path), None
+        raise
+
+
+def can_share_blocks(source: Path, folder: Path) -> bool:
+    """Say whether a copy of the file ``source`` below ``folder`` shares its blocks, and so takes no room of its own."""
+    with source.open("rb") as original, tempfile.TemporaryFile(dir=folder) as copy:
+        return _clone(original.fileno(), copy.fileno())
+
+
+def entries_digest(entries: list[AssetEntry]) -> str:
+    """Return the SHA-256 over the canonical form of a folder's entries."""
+    return sha256_bytes(canonical_bytes([encode(entry) for entry in entries]))
+
+
+def _walk(root: Path, left_out: list[str] | None = None) -> Iterator[tuple[str, os.stat_result, int]]:
+    """Yield (path relative to root, lstat, descriptor of its folder), parents first, names in order.
+
+    Descriptors instead of paths: a folder that is swapped for a link meanwhile cannot lead the walk elsewhere.
+    """
+
+    def give_up(error: OSError) -> None:
+        raise error
+
+    with with_path(root):
+        for folder, subfolders, files, fd in os.fwalk(root, onerror=give_up, follow_symlinks=False):
+            subfolders.sort()
+            inside = os.path.relpath(folder, root)
+            for name in sorted(subfolders + files):
+                relative = name if inside == "." else f"{inside}/{name}"
+                try:
+                    with with_path(root / relative):
+                        info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if not _can_be_kept(info.st_mode):
+                    if left_out is not None:
+                        left_out.append(relative)
+                        continue
+                    kind = _special_kind(info.st_mode)
+                    raise StageFailed(f"{root / relative} is a {kind}: only files, folders and links can be captured.")
+                yield relative, info, fd
+
+
+def _can_be_kept(mode: int) -> bool:
+    return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)
+
+
+def _special_kind(mode: int) -> str:
+    if stat.S_ISSOCK(mode):
+        return "socket"
+    return "named pipe" if stat.S_ISFIFO(mode) else "device"
+
+
+def _entry_of(relative: str, info: os.stat_result) -> AssetEntry:
+    if stat.S_ISLNK(info.st_mode):
+        # A link's own mode means nothing on Linux and differs between systems.
+        return AssetEntry(path=relative, kind="symlink", mode=0o777)
+    return AssetEntry(path=relative, kind="directory", mode=stat.S_IMODE(info.st_mode))
+
+
+def _copy_stable(
+    relative: str,
+    path: Path,
+    copy: Path | None,
+    *,
+    dir_fd: int | None = None,
+    count: Count | None = None,
+    must_hold_still: bool = True,
+) -> AssetEntry:
+    """Read a regular file, again if it changed meanwhile, and copy it unless ``copy`` is None.
+
+    With ``dir_fd``, the descriptor of its folder, only its name is looked up.
+    """
+    name = path if dir_fd is None else path.name
+    for attempt in reversed(range(_ATTEMPTS)):
+        try:
+            with with_path(path):
+                source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
+        except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise StageFailed(f"{path} is a symbolic link: name what it points at instead.") from error
+            raise
+        try:
+            before = os.fstat(source)
+            if not stat.S_ISREG(before.st_mode):
+                raise StageFailed(f"{path} should be a regular file and is none.")
+            size, digest = _copy_once(source, path, copy, count)
+            after = os.fstat(source)
+        finally:
+            os.close(source)
+        stamps = before.st_size, before.st_mtime_ns, before.st_ctime_ns
+        is_still = stamps == (size, after.st_mtime_ns, after.st_ctime_ns)
+        # Older kernels stamp files in steps of a clock tick: two writes within one look like none.
+        is_sure = is_still and time.time_ns() - after.st_ctime_ns >= _CLOCK_TICK_NS
+        if is_sure or (attempt == 0 and not must_hold_still):
+            mode = stat.S_IMODE(before.st_mode)
+            return AssetEntry(path=relative, kind="file", mode=mode, size=size, sha256=digest)
+        if is_still:
+            time.sleep(_CLOCK_TICK_NS / 1e9)
+        if count is not None:
+            count(-size)
+    raise StageFailed(f"{path} kept changing while it was read; stop what writes it and run this again.")
+
+
+def _copy_once(source: int, path: Path, copy: Path | None, count: Count | None) -> tuple[int, str]:
+    digest = hashlib.sha256()
+    size = 0
+    target = -1
+    if copy is not None:
+        target = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        is_cloned = target >= 0 and _clone(source, target)
+        while chunk := _read(source, path):
+            digest.update(chunk)
+            size += len(chunk)
+            if copy is not None and not is_cloned:
+                _write(target, chunk, copy)
+            if count is not None:
+                count(len(chunk))
+    finally:
+        if target >= 0:
+            os.close(target)
+    return size, digest.hexdigest()
+
+
+def _read(fd: int, path: Path) -> bytes:
+    with with_path(path):
+        return os.read(fd, _STEP_BYTES)
+
+
+def _write(fd: int, chunk: bytes, path: Path) -> None:
+    view = memoryview(chunk)
+    with with_path(path):
+        while view:
+            view = view[os.write(fd, view) :]
+
+
+def _clone(source: int, target: int) -> bool:
+    import fcntl
+
+    try:
+        fcntl.ioctl(target, _FICLONE, source)
+    except OSError:
+        return False
+    return True
+
+
+def keep_owner_and_time(info: os.stat_result, copy: Path) -> None:
+    """Give a copy the owner, where that is permitted, and the times of what it is a copy of."""
+    if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
+        with contextlib.suppress(OSError):  # only root may give files away
+            os.chown(copy, info.st_uid, info.st_gid, follow_symlinks=False)
+    with contextlib.suppress(OSError):
+        os.utime(copy, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)

@@ -1,0 +1,1 @@
+"""SQLite databases, captured and restored while other processes use them."""

@@ -1,5 +1,0 @@
-"""What lies beside each manifest: an in-toto Statement on the release, signed where a key is configured."""
-
-from __future__ import annotations
-
-__all__: list[str] = []

@@ -1,0 +1,1 @@
+"""Durable writes, the lock, digests, canonical JSON and redaction: the ground every stage stands on."""

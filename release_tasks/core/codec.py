@@ -1,0 +1,137 @@
+"""Records to camelCase JSON and back, with the path of everything that does not fit."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, TypeVar
+
+import attrs
+import cattrs
+from cattrs.errors import ForbiddenExtraKeysError, IterableValidationNote
+from cattrs.gen import make_dict_structure_fn, make_dict_unstructure_fn, override
+
+from release_tasks.core.canonical import InvalidDocument, excerpt
+
+__all__ = ["decode", "encode", "findings"]
+
+T = TypeVar("T")
+
+_MOST_TOLD = 5
+
+
+def encode(record: Any) -> dict[str, Any]:
+    """Return an attrs record as plain JSON values with camelCase keys."""
+    value: dict[str, Any] = _converter().unstructure(record)
+    return value
+
+
+def decode(cls: type[T], value: dict[str, Any], name: str) -> T:
+    """Build a ``cls`` from parsed JSON; raises InvalidDocument, naming ``name`` and the first wrong keys."""
+    try:
+        return _converter().structure(value, cls)
+    except Exception as error:
+        found = findings(error)
+        wrong = [f"{_spelled(path)}: {excerpt(what)}" for path, what in found[:_MOST_TOLD]]
+        if len(found) > _MOST_TOLD:
+            wrong.append("and more")
+        raise InvalidDocument(f"{name} does not have the expected form ({'; '.join(wrong)})") from error
+
+
+def findings(error: BaseException, path: str = "") -> list[tuple[str, str]]:
+    """Flatten a cattrs validation error into (dotted path, what was wrong) pairs."""
+    if isinstance(error, cattrs.ClassValidationError):
+        pairs: list[tuple[str, str]] = []
+        noted, rest = error.group_exceptions()
+        for inner, note in noted:
+            pairs += findings(inner, f"{path}.{note.name}" if path else note.name)
+        for inner in rest:
+            pairs += findings(inner, path)
+        return pairs
+    if isinstance(error, cattrs.IterableValidationError):
+        pairs = []
+        elements, others = error.group_exceptions()
+        for inner, element in elements:
+            pairs += findings(inner, f"{path}.{element.index}" if path else str(element.index))
+        for inner in others:
+            pairs += findings(inner, path)
+        return pairs
+    if isinstance(error, ForbiddenExtraKeysError):
+        return [(f"{path}.{name}", error.message or "unknown key") for name in sorted(error.extra_fields)]
+    if isinstance(error, KeyError):
+        # cattrs has already put the missing key's name on the path.
+        return [(path or str(error.args[0]), "is missing")]
+    return [(path, str(error) or type(error).__name__)]
+
+
+def _spelled(path: str) -> str:
+    return ".".join(camel_case(part) for part in path.split(".")) if path else "document"
+
+
+def camel_case(name: str) -> str:
+    """Return ``some_name`` as ``someName``."""
+    first, *others = name.split("_")
+    return first + "".join(part.title() for part in others)
+
+
+def _strict(kind: type) -> Any:
+    def structure(value: Any, _: type) -> Any:
+        # bool is an int in Python; in JSON it is not.
+        if type(value) is not kind:
+            raise ValueError(f"expected {kind.__name__}, got {type(value).__name__}")
+        return value
+
+    return structure
+
+
+def _list_of(converter: cattrs.Converter, cls: Any) -> Any:
+    (kind,) = cls.__args__
+    structure_element = converter.get_structure_hook(kind)
+
+    def structure(value: Any, _: Any) -> Any:
+        if not isinstance(value, list):
+            raise ValueError(f"expected list, got {type(value).__name__}")
+        found: list[Any] = []
+        wrong: list[Exception] = []
+        for index, element in enumerate(value):
+            try:
+                found.append(structure_element(element, kind))
+            except Exception as error:
+                note = IterableValidationNote(f"Structuring {cls} @ index {index}", index, kind)
+                error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
+                wrong.append(error)
+                if len(wrong) > _MOST_TOLD:  # a file of nothing but wrong elements would fill gigabytes with errors
+                    break
+        if wrong:
+            raise cattrs.IterableValidationError(f"While structuring {cls}", wrong, cls)
+        return found
+
+    return structure
+
+
+@functools.cache
+def _converter() -> cattrs.Converter:
+    converter = cattrs.Converter(detailed_validation=True)
+    for kind in (str, int, bool):
+        converter.register_structure_hook(kind, _strict(kind))
+
+    def names(cls: Any) -> dict[str, Any]:
+        return {a.name: override(rename=camel_case(a.name)) for a in attrs.fields(cls)}
+
+    def structure_record(cls: Any) -> Any:
+        inner = make_dict_structure_fn(cls, converter, **names(cls))
+
+        def structure(value: Any, kind: Any) -> Any:
+            if not isinstance(value, dict):
+                raise ValueError(f"expected object, got {type(value).__name__}")
+            return inner(value, kind)
+
+        return structure
+
+    converter.register_structure_hook_factory(attrs.has, structure_record)
+    converter.register_unstructure_hook_factory(
+        attrs.has, lambda cls: make_dict_unstructure_fn(cls, converter, **names(cls))
+    )
+    converter.register_structure_hook_factory(
+        lambda cls: getattr(cls, "__origin__", None) is list, functools.partial(_list_of, converter)
+    )
+    return converter

@@ -1,0 +1,38 @@
+"""How a configuration key is declared: its line of documentation, its type, and what it takes."""
+
+from __future__ import annotations
+
+from typing import Any, NewType
+
+from attrs import Attribute, field
+
+from release_tasks.core.units import odd_values
+
+__all__ = ["Duration", "Share", "exactly_one", "option", "valid_options"]
+
+Duration = NewType("Duration", float)
+Share = NewType("Share", float)
+
+
+def option(doc: str, default: Any = None, **options: Any) -> Any:
+    """Declare one configuration key with its line of documentation."""
+    return field(default=default, metadata={"doc": doc}, **options)
+
+
+def exactly_one(instance: Any, kinds: tuple[str, ...]) -> None:
+    """Raise ValueError unless exactly one of the fields ``kinds`` is given."""
+    given = [kind for kind in kinds if getattr(instance, kind) is not None]
+    if len(given) != 1:
+        got = " and ".join(given) if given else "none"
+        raise ValueError(f"expected exactly one of {', '.join(kinds)}; got {got}")
+
+
+def valid_options(_: Any, attribute: Attribute[Any], value: dict[str, Any]) -> None:
+    """Raise ValueError for options of a plugin that JSON cannot hold."""
+    # They reach a plugin through another process, and YAML makes dates and sets of what looks like one.
+    odd = next(odd_values(value), None)
+    if odd is not None:
+        raise ValueError(
+            f"with: expected text, numbers, true, false, lists and mappings, got the {type(odd).__name__} {odd!r} "
+            "(put it in quotes)"
+        )

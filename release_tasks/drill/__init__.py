@@ -1,5 +1,0 @@
-"""A rehearsal of the rollback: a snapshot restored into a scratch folder, looked at, and taken away again."""
-
-from __future__ import annotations
-
-__all__: list[str] = []

@@ -1,5 +1,0 @@
-"""Who is told how a stage ended: a command or a webhook, which can change nothing about it."""
-
-from __future__ import annotations
-
-__all__: list[str] = []

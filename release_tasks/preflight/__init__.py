@@ -1,5 +1,0 @@
-"""Stage 1: the gates, each a named check, and the engine that runs them side by side."""
-
-from __future__ import annotations
-
-__all__: list[str] = []

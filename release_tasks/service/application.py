@@ -1,0 +1,90 @@
+"""What is being released: its version and the commit it is built from."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from importlib import metadata
+from pathlib import Path
+
+from attrs import frozen
+
+from release_tasks.config.schema import Settings, VersionConfig
+from release_tasks.core.canonical import read_document
+from release_tasks.core.clock import compact
+from release_tasks.core.environment import tool_environment
+
+__all__ = ["Application", "default_release_id", "describe_application"]
+
+_SECONDS = 10.0
+
+
+@frozen(kw_only=True)
+class Application:
+    """The application as it stands in the project folder; ``problem`` says why its version is unknown."""
+
+    name: str
+    version: str | None
+    git_commit: str | None
+    git_dirty: bool | None
+    problem: str | None = None
+
+
+def describe_application(settings: Settings) -> Application:
+    """Read version and commit; what cannot be read is None, never an error."""
+    config = settings.release.app
+    version, problem = None, None
+    if config.version is not None:
+        try:
+            version = _read_version(config.version, settings.project)
+        except (OSError, ImportError, LookupError, ValueError, subprocess.SubprocessError) as error:
+            problem = f"the version of {config.name} cannot be read: {error}"
+    commit = _git(settings.project, "rev-parse", "HEAD")
+    status = _git(settings.project, "status", "--porcelain", "--untracked-files=no") if commit else None
+    dirty = bool(status) if status is not None else None
+    return Application(name=config.name, version=version, git_commit=commit, git_dirty=dirty, problem=problem)
+
+
+def default_release_id(application: Application) -> str:
+    """Return an id for a release nobody named: version (or name) and the time in UTC."""
+    stem = re.sub(r"[^A-Za-z0-9._-]+", "-", application.version or application.name).strip("-._")[:64]
+    return f"{stem or 'release'}-{compact()}"
+
+
+def _read_version(config: VersionConfig, project: Path) -> str:
+    if config.text is not None:
+        return config.text
+    if config.distribution is not None:
+        return metadata.version(config.distribution)
+    if config.command is not None:
+        done = subprocess.run(
+            config.command,
+            shell=True,
+            cwd=project,
+            env=tool_environment(),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_SECONDS,
+        )
+        lines = done.stdout.strip().splitlines()
+        if done.returncode != 0 or not lines:
+            raise ValueError(f"{config.command!r} ended with {done.returncode} and {len(lines)} lines")
+        return lines[0].strip()
+    assert config.file is not None and config.key is not None
+    value: object = read_document(config.file)
+    for part in config.key.split("."):
+        if not isinstance(value, dict) or part not in value:
+            raise LookupError(f"{config.file} has no key {config.key!r}")
+        value = value[part]
+    return str(value)
+
+
+def _git(project: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(
+            ["git", *arguments], cwd=project, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() if done.returncode == 0 else None

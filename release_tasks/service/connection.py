@@ -1,0 +1,237 @@
+"""The request itself, on a connection that can be hung up at any moment; ``explain`` says what went wrong with it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import socket
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+from urllib.parse import urljoin, urlsplit
+
+import requests
+import urllib3
+from requests.adapters import HTTPAdapter
+from urllib3.connection import HTTPConnection, HTTPSConnection
+from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
+
+from release_tasks.core.units import show_duration
+from release_tasks.service.answer import Answer, ProbeError
+
+__all__ = ["Line", "explain", "origin", "send", "timed_out"]
+
+_MAX_REDIRECTS = 5
+_REDIRECTS = {301, 302, 303, 307, 308}
+
+
+class Line:
+    """The connection of a request; it can be hung up from another thread at any moment."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+        self._is_cut = False
+
+    def connected(self, sock: socket.socket) -> None:
+        """Take note of a connection that was just made; one that comes after ``cut`` is cut too."""
+        with self._lock:
+            # A duplicate, because TLS and http.client may close or detach their own at any time.
+            self._close()
+            self._socket = socket.socket(fileno=os.dup(sock.fileno()))
+        if self._is_cut:
+            self.cut()
+
+    def cut(self) -> None:
+        """Hang up: whoever waits for the other side is woken. Called once more it does nothing."""
+        with self._lock:
+            self._is_cut = True
+            if self._socket is not None:
+                with contextlib.suppress(OSError):
+                    self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        """Give the descriptor back."""
+        with self._lock:
+            self._close()
+
+    def _close(self) -> None:
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+
+class _Adapter(HTTPAdapter):
+    """Tells a Line about every connection that is made."""
+
+    def __init__(self, line: Line) -> None:
+        self._line = line
+        super().__init__()
+
+    def init_poolmanager(self, *args: Any, **options: Any) -> None:
+        super().init_poolmanager(*args, **options)
+        line = self._line
+
+        class Plain(HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                line.connected(self.sock)
+
+        class Secure(HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                line.connected(self.sock)
+
+        pools = {
+            "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": Plain}),
+            "https": type("Pool", (HTTPSConnectionPool,), {"ConnectionCls": Secure}),
+        }
+        self.poolmanager.pool_classes_by_scheme = pools
+
+
+class _Session(requests.Session):
+    """A session on a line. It takes settings from nobody else, and leaves redirects alone: their body would be read."""
+
+    def __init__(self, line: Line) -> None:
+        super().__init__()
+        self.trust_env = False
+        self.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
+        for scheme in ("http://", "https://"):
+            self.mount(scheme, _Adapter(line))
+
+    def get_redirect_target(self, resp: requests.Response) -> None:
+        return None
+
+
+def send(
+    line: Line,
+    method: str,
+    url: str,
+    *,
+    headers: Mapping[str, str],
+    body: bytes | None,
+    timeout: float,
+    max_bytes: int,
+) -> Answer:
+    """Send one request, follow its redirects on the same host, and return the answer.
+
+    Tells ``line`` about each connection. ``timeout``, in seconds, is for a wait between two bytes; whoever holds the
+    line ends the whole. Raises ProbeError, or what ``explain`` knows.
+    """
+    started = time.monotonic()
+    # Without this a server may compress, and 1 MiB of that can unpack to a gigabyte.
+    headers = {"Accept-Encoding": "identity", "Connection": "close", **headers}
+    with _Session(line) as session:
+        current = url
+        for _ in range(_MAX_REDIRECTS + 1):
+            remaining = max(started + timeout - time.monotonic(), 0.001)
+            with session.request(
+                method,
+                current,
+                headers=headers,
+                data=body,
+                stream=True,
+                allow_redirects=False,
+                timeout=remaining,
+            ) as response:
+                target = response.headers.get("Location")
+                if response.status_code in _REDIRECTS and target:
+                    current = _same_host(current, target)
+                    if response.status_code == 303:
+                        method, body = "GET", None
+                    session.close()  # not every server hangs up when it was asked to
+                    continue
+                data = _read(response, max_bytes)
+                return Answer(
+                    status=response.status_code,
+                    content_type=response.headers.get("Content-Type", ""),
+                    body=bytes(data[:max_bytes]),
+                    is_truncated=len(data) > max_bytes,
+                    elapsed_ms=round((time.monotonic() - started) * 1000),
+                    url=current,
+                )
+    raise ProbeError("redirect", f"{url} redirects more than {_MAX_REDIRECTS} times.")
+
+
+def _read(response: requests.Response, max_bytes: int) -> bytearray:
+    data = bytearray()
+    while len(data) <= max_bytes:
+        chunk = response.raw.read(min(65536, max_bytes + 1 - len(data)), decode_content=False)
+        if not chunk:
+            break
+        data += chunk
+    return data
+
+
+def origin(url: str) -> tuple[str, str, int]:
+    """Return scheme, host and port; raises ProbeError for what is no web address."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    except ValueError:
+        parts, port = urlsplit(""), 0
+    is_web = parts.scheme in ("http", "https")
+    if not is_web or not parts.hostname or re.search(r"[\s\x00-\x1f]", url):
+        raise ProbeError("invalid", f"{url!r} is not an http:// or https:// URL.")
+    return parts.scheme, parts.hostname.lower(), port
+
+
+def _same_host(url: str, location: str) -> str:
+    target = re.sub(r"[\x00-\x1f\x7f]", "", location).strip()
+    try:
+        target = urljoin(url, target)
+        is_same = origin(target) == origin(url)
+    except (ProbeError, ValueError):
+        is_same = False
+    if not is_same:
+        raise ProbeError("redirect", f"{url} redirects to another host, {target[:300]}, which is not followed.")
+    return target
+
+
+def timed_out(url: str, timeout: float) -> ProbeError:
+    """Return what is raised when no answer was complete in ``timeout`` seconds."""
+    return ProbeError("timeout", f"{url} gave no complete answer within {show_duration(timeout)}.")
+
+
+def explain(error: BaseException, url: str, timeout: float) -> ProbeError:
+    """Turn what requests, urllib3 and the socket raise, wrapped in one another, into a sentence."""
+    if isinstance(error, ProbeError):
+        return error
+    causes = list(_causes(error))
+
+    def has(*types: type[BaseException]) -> bool:
+        return any(isinstance(cause, types) for cause in causes)
+
+    if has(requests.exceptions.SSLError, urllib3.exceptions.SSLError):
+        reason = next((c.verify_message for c in causes if hasattr(c, "verify_message")), "")
+        return ProbeError("tls", f"{url}: the TLS connection failed{reason and f' ({reason})'}.")
+    if has(ConnectionRefusedError):
+        return ProbeError("refused", f"{url} refused the connection: nothing listens there.")
+    if has(socket.gaierror):
+        return ProbeError("other", f"{url}: the host name {urlsplit(url).hostname} is not known.")
+    if has(requests.exceptions.Timeout, TimeoutError):
+        return timed_out(url, timeout)
+    if has(requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
+        return ProbeError("invalid", f"{url!r} is not an http:// or https:// URL.")
+    if has(ConnectionError, urllib3.exceptions.IncompleteRead):
+        # A port that is forwarded to a service that still starts behaves like this.
+        return ProbeError("refused", f"{url} closed the connection before its answer was complete.")
+    numbered = (c.strerror for c in causes if isinstance(c, OSError) and c.strerror and c.errno)
+    reason = next(numbered, "the answer is not valid HTTP")
+    return ProbeError("other", f"{url} cannot be asked: {reason}.")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    pending = [error]
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        yield current
+        inner = [getattr(current, "reason", None), *current.args]
+        pending += [item for item in inner if isinstance(item, BaseException)]
+        pending += [current.__cause__, current.__context__]

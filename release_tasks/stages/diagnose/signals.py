@@ -1,0 +1,189 @@
+"""What can be seen of a service and of its pipeline now. A signal that cannot be read is one too."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from attrs import define, field, frozen
+
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.restore_tests import Proof, Proofs, proofs
+from release_tasks.archive.verify import SnapshotVerdict, verify_all
+from release_tasks.config.schema import Settings
+from release_tasks.core.audit import AuditVerdict
+from release_tasks.core.errors import StageError, describe_error
+from release_tasks.core.lock import Holder, current_holder
+from release_tasks.core.records import (
+    Check,
+    HealthReport,
+    Manifest,
+    ReliabilityReport,
+    RollbackState,
+    SnapshotMetadata,
+)
+from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.policy import Pairing
+from release_tasks.service import ask_health, ask_reliability
+from release_tasks.stages.rollback.in_place import find_in_place
+
+__all__ = ["Disk", "Signals", "read_signals"]
+
+T = TypeVar("T")
+
+
+@frozen(kw_only=True)
+class Disk:
+    """A filesystem that a rollback writes to: what is free, and what a rollback needs at most, in bytes."""
+
+    path: Path
+    free: int
+    needed: int
+
+
+@frozen(kw_only=True)
+class Attempt:
+    """The last rollback that was tried, as the audit log has it, unless a release was prepared after it."""
+
+    status: str
+    snapshot_id: str | None
+    detail: str
+    is_given_up: bool  # before anything live was changed, or all of it was put back
+
+
+@define(kw_only=True)
+class Signals:
+    """Everything that a decision rests on. None and empty: there is none, or ``unread`` says why it is not known.
+
+    ``ready`` is the newest release that may go on, ``newest`` the newest of all. ``snapshot`` is the newest release
+    snapshot, ``verdict`` what its bytes say, ``proof`` its newest drill. ``is_restored`` holds while that of the last
+    rollback is still in place and nothing was prepared since. ``unread`` has a name and a sentence for each signal that
+    could not be read.
+    """
+
+    settings: Settings
+    health: HealthReport | None = None
+    reliability: ReliabilityReport | None = None
+    newest: Manifest | None = None
+    ready: Manifest | None = None
+    snapshot: SnapshotMetadata | None = None
+    verdict: SnapshotVerdict | None = None
+    proof: Proof | None = None
+    state: RollbackState | None = None
+    attempt: Attempt | None = None
+    is_restored: bool = False
+    has_journal: bool = False
+    is_interrupted: bool = False
+    holder: Holder | None = None
+    audit: AuditVerdict | None = None
+    pairing_audit: AuditVerdict | None = None
+    pending: dict[str, int] = field(factory=dict)
+    disks: list[Disk] = field(factory=list)
+    unread: list[tuple[str, str]] = field(factory=list)
+
+    @property
+    def blocking(self) -> list[Check]:
+        """The checks that keep the newest release from going on; none when it is ready."""
+        if self.newest is None or self.newest.status == "ready":
+            return []
+        return [check for check in self.newest.preflight.checks if check.blocks and check.status == "failed"]
+
+
+def read_signals(settings: Settings, health_url: str | None = None, reliability_url: str | None = None) -> Signals:
+    """Read every signal once; nothing is waited for longer than one request, and nothing is changed or raised."""
+    signals, release = Signals(settings=settings), settings.release
+    pipeline = Pipeline(release.root)
+
+    def tried(name: str, read: Callable[[], T], default: T) -> T:
+        try:
+            return read()
+        except (StageError, OSError) as error:
+            signals.unread.append((name, describe_error(error)))
+            return default
+
+    if health_url or release.health.url:
+        signals.health = ask_health(release.health, url=health_url, passes=1, deadline=0.0)
+    signals.holder = tried("lock", lambda: current_holder(pipeline.root), None)
+    none: list[Manifest] = []
+    manifests = tried("manifests", lambda: _manifests(pipeline, signals.unread), none)
+    signals.newest = manifests[-1] if manifests else None
+    ready = [manifest for manifest in manifests if manifest.status == "ready"]
+    signals.ready = pipeline.latest_ready() or (ready[-1] if ready else None)
+    before = signals.ready.baseline.pressure if signals.ready is not None and signals.ready.baseline else None
+    signals.reliability = ask_reliability(release.reliability, url=reliability_url, before=before)
+    signals.snapshot = tried("snapshots", lambda: _newest_snapshot(pipeline, signals.unread), None)
+    if signals.snapshot is not None:
+        name = signals.snapshot.snapshot_id
+        assets = release.assets
+        signals.verdict = tried("snapshots", lambda: verify_all(pipeline.catalogue, name, assets=assets)[0], None)
+        proved = tried("drills", lambda: proofs(pipeline), Proofs())
+        signals.proof = proved.by_snapshot.get(name)
+        signals.unread += [("drills", proved.problem)] if proved.problem else []
+    signals.state = tried("rollback", pipeline.read_state, None)
+    is_open = signals.state is not None and signals.state.status == "in_progress"
+    signals.has_journal = pipeline.has_journal()
+    signals.is_interrupted = signals.holder is None and (signals.has_journal or is_open)
+    signals.is_restored = tried("rollback", lambda: _is_restored(settings, pipeline, signals.state), False)
+    signals.audit = tried("audit", lambda: pipeline.audit.verify(pipeline.anchors()), None)
+    signals.attempt = _last_attempt(signals.audit.events if signals.audit is not None else [])
+    pairing = Pairing(settings.pairing)
+    signals.pairing_audit = tried("pairing", pairing.audit.verify, None)
+    for channel in Channel:
+        waiting = tried("pairing", lambda channel=channel: len(pairing.pending(channel)), 0)  # type: ignore[misc]
+        signals.pending[channel.value] = waiting
+    signals.disks = tried("disk", lambda: list(_disks(settings, signals.snapshot)), [])
+    return signals
+
+
+def _manifests(pipeline: Pipeline, unread: list[tuple[str, str]]) -> list[Manifest]:
+    files = pipeline.read_manifests()
+    unread += [("manifests", f"{file.release_id}: {file.reason}") for file in files if file.manifest is None]
+    return [file.manifest for file in files if file.manifest is not None]
+
+
+def _newest_snapshot(pipeline: Pipeline, unread: list[tuple[str, str]]) -> SnapshotMetadata | None:
+    snapshots, unreadable = pipeline.catalogue.published()
+    unread += [("snapshots", f"{bad.snapshot_id}: {bad.reason}") for bad in unreadable]
+    return next((snapshot for snapshot in reversed(snapshots) if snapshot.kind == "release"), None)
+
+
+def _last_attempt(events: list[dict[str, Any]]) -> Attempt | None:
+    for event in reversed(events):
+        kind = str(event.get("event", ""))
+        if kind == "prepare.ready":
+            return None
+        # What was refused changed nothing, and makes nothing good that an attempt before it left.
+        if kind.startswith("rollback.") and event.get("status") not in ("in_progress", "refused"):
+            snapshot = event.get("snapshotId") or event.get("requestedSnapshot")
+            status, detail = str(event.get("status", "")), str(event.get("detail", ""))
+            name, is_given_up = str(snapshot) if snapshot else None, kind == "rollback.refused"
+            return Attempt(status=status, snapshot_id=name, detail=detail, is_given_up=is_given_up)
+    return None
+
+
+def _is_restored(settings: Settings, pipeline: Pipeline, state: RollbackState | None) -> bool:
+    if state is None or state.restored_snapshot_id is None:
+        return False
+    target = pipeline.catalogue.get(state.restored_snapshot_id)
+    return find_in_place(settings, pipeline, target) is not None
+
+
+def _disks(settings: Settings, snapshot: SnapshotMetadata | None) -> Iterator[Disk]:
+    """Yield each filesystem once: a rollback copies what is live into the pipeline and stages the snapshot beside."""
+    if snapshot is None:
+        return
+    sizes = {asset.key: asset.size for asset in snapshot.assets}
+    places = [(settings.release.root, sum(sizes.values()))]
+    places += [(asset.path.parent, sizes.get(key, 0)) for key, asset in settings.release.assets.items()]
+    needed: dict[int, int] = {}
+    paths: dict[int, Path] = {}
+    for place, size in places:
+        folder = next((parent for parent in (place, *place.parents) if parent.is_dir()), Path("/"))
+        device = os.stat(folder).st_dev
+        paths.setdefault(device, folder)
+        needed[device] = needed.get(device, 0) + size
+    for device, path in paths.items():
+        info = os.statvfs(path)
+        yield Disk(path=path, free=info.f_bavail * info.f_frsize, needed=needed[device])

@@ -1,0 +1,227 @@
+"""A service on restored state: started on a port of its own, watched until it is healthy, ended with all it started."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import re
+import signal
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from pathlib import Path
+
+from attrs import field, frozen
+
+from release_tasks.config.schema import HealthConfig, Settings
+from release_tasks.core.errors import Interrupted, UsageError
+from release_tasks.core.events import Emit, Event
+from release_tasks.core.interrupt import uninterrupted
+from release_tasks.core.options import Duration
+from release_tasks.core.records import HealthReport
+from release_tasks.core.redact import Redactor
+from release_tasks.core.units import show_duration
+from release_tasks.service import ask_health
+from release_tasks.stages.drill.outcome import BootOutcome
+from release_tasks.stages.drill.processes import (
+    ROOT_VARIABLE,
+    end_processes,
+    is_anything_left,
+    opened_below,
+    processes_of,
+)
+from release_tasks.stages.drill.scratch import Scratch
+
+__all__ = ["Service", "boot"]
+
+_REQUEST_SECONDS = 5.0
+_INTERVAL_SECONDS = 0.1
+_GRACE_SECONDS = 10.0
+_HURRIED_SECONDS = 1.0  # when the drill itself was interrupted
+_MOST_OUTPUT = 64 << 20  # bytes
+_PORTS = range(20_000, 32_000)
+_TAIL_BYTES, _TAIL_LINES = 8192, 20
+
+
+@frozen(kw_only=True)
+class Service:
+    """How a service is started on restored state.
+
+    ``arguments`` makes the command line from the scratch configuration and a free port; ``shown`` is what people read
+    of it. ``health`` holds ``{port}``; ``timeout`` is in seconds. ``environment`` is what the drill's own variables are
+    added to.
+    """
+
+    shown: str
+    arguments: Callable[[Settings, int], list[str]]
+    health: str
+    timeout: float
+    environment: Mapping[str, str] = field(repr=False)
+
+
+def boot(service: Service, scratch: Scratch, settings: Settings, live: Collection[Path], emit: Emit) -> BootOutcome:
+    """Start the service on what was restored and ask health until it is well; nothing of it runs when this returns.
+
+    ``settings`` is the scratch configuration, ``live`` are the paths that the service must not open. Never raises for
+    what the service does.
+    """
+    started = time.monotonic()
+    health, url = None, service.health
+    try:
+        port = _free_port()
+        url = service.health.replace("{port}", str(port))
+        with _running(service, scratch, settings, port, live) as attempt:
+            health = _await_health(service, url, attempt, emit)
+            trouble = attempt.look()
+    except OSError as error:
+        trouble = f"it could not be started: {error.strerror or error}"
+    duration = time.monotonic() - started
+    passed = not trouble and health is not None and health.passed
+    if health is not None and not trouble:
+        trouble = "" if passed else f"it did not get healthy: {health.detail}"
+    return BootOutcome(
+        passed=passed,
+        detail=trouble or f"healthy, started and ended within {show_duration(round(duration, 1))}",
+        command=service.shown,
+        url=url,
+        health=health,
+        duration_ms=round(duration * 1000),
+        output_tail=[] if passed else _tail(scratch.boot_log),
+    )
+
+
+def _await_health(service: Service, url: str, attempt: _Attempt, emit: Emit) -> HealthReport:
+    def tell(event: Event) -> None:
+        attempt.look()  # once more after each request
+        emit(event)
+
+    asked = HealthConfig(
+        url=url,
+        timeout=Duration(_REQUEST_SECONDS),
+        deadline=Duration(service.timeout),
+        interval=Duration(_INTERVAL_SECONDS),
+    )
+    return ask_health(asked, passes=1, cancelled=attempt.is_over, emit=tell)
+
+
+@contextlib.contextmanager
+def _running(
+    service: Service, scratch: Scratch, settings: Settings, port: int, live: Collection[Path]
+) -> Iterator[_Attempt]:
+    """Start the service, and let nothing of it run on after the block."""
+    attempt, patience = None, _GRACE_SECONDS
+    try:
+        environment = _environment(service, scratch, settings, port)
+        attempt = _Attempt(service.arguments(settings, port), environment, scratch, live)
+        yield attempt
+    except Interrupted:
+        patience = _HURRIED_SECONDS
+        raise
+    finally:
+        with uninterrupted():
+            if attempt is not None:
+                attempt.end(patience)
+
+
+class _Attempt:
+    """The processes of one boot, and what is wrong with them."""
+
+    def __init__(
+        self, arguments: list[str], environment: dict[str, str], scratch: Scratch, live: Collection[Path]
+    ) -> None:
+        self.scratch = scratch
+        self.live = live
+        self.is_over = threading.Event()
+        self._trouble = ""
+        log = os.open(scratch.boot_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            self.process = subprocess.Popen(
+                arguments,
+                cwd=scratch.project,
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+            )
+        finally:
+            os.close(log)
+
+    def look(self) -> str:
+        """Return the first thing found that ends this attempt, or an empty text."""
+        if not self._trouble:
+            self._trouble = self._find_trouble()
+            if self._trouble:
+                self.is_over.set()
+        return self._trouble
+
+    def end(self, patience: float) -> None:
+        """Let nothing of it run on."""
+        if not os.path.isdir("/proc"):  # nothing else tells when the group may be killed
+            with contextlib.suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
+                os.killpg(self.process.pid, signal.SIGTERM)
+                self.process.wait(patience)
+        # Before it is waited for: while it is a zombie, its number is nobody else's.
+        end_processes(self.scratch.project, self.process.pid, patience)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(_GRACE_SECONDS)
+
+    def _find_trouble(self) -> str:
+        running = processes_of(self.scratch.project, self.process.pid)
+        opened = opened_below(running, self.live)
+        if opened is not None:
+            return f"it opened {opened}, which is live; it must take every path from the drill's variables"
+        code = _exit_code(self.process.pid)
+        if code:
+            return f"it ended with {'signal' if code < 0 else 'exit code'} {abs(code)}"
+        if code == 0 and not is_anything_left(self.scratch.project, self.process.pid):
+            return "it ended with exit code 0 and left nothing running"
+        if self.scratch.boot_log.stat().st_size > _MOST_OUTPUT:
+            return f"it printed more than {_MOST_OUTPUT >> 20} MiB"
+        return ""
+
+
+def _exit_code(pid: int) -> int | None:
+    """Return how a child ended, negative for a signal, or None while it runs; it is not waited for."""
+    try:
+        found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+    except ChildProcessError:
+        return 0
+    if found is None:
+        return None
+    return found.si_status if found.si_code == os.CLD_EXITED else -found.si_status
+
+
+def _environment(service: Service, scratch: Scratch, settings: Settings, port: int) -> dict[str, str]:
+    assets: dict[str, str] = {}
+    for key, asset in settings.release.assets.items():
+        name = "RELEASE_TASKS_DRILL_ASSET_" + re.sub(r"[^A-Za-z0-9]", "_", key).upper()
+        if name in assets:
+            raise UsageError(f"Two assets would share the variable {name}: rename {key!r} in release.assets.")
+        assets[name] = str(asset.path)
+    own = {ROOT_VARIABLE: str(scratch.project), "RELEASE_TASKS_DRILL_PORT": str(port)}
+    return {**service.environment, **assets, **own}
+
+
+def _free_port() -> int:
+    """Return a port that nobody listens on, below those that the system gives away by itself meanwhile."""
+    for port in (*random.SystemRandom().sample(_PORTS, 50), 0):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found: int = probe.getsockname()[1]
+            return found
+    raise OSError("no port on 127.0.0.1 is free")
+
+
+def _tail(log: Path) -> list[str]:
+    try:
+        with log.open("rb") as file:
+            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
+            text = file.read(_TAIL_BYTES).decode("utf-8", "replace")
+    except OSError:
+        return []
+    redactor = Redactor.from_environment(os.environ)
+    return [redactor.redact_text(line) for line in text.splitlines()[-_TAIL_LINES:]]

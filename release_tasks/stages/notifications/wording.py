@@ -1,0 +1,113 @@
+"""What each occasion says: from what a stage returned to the notice about it, or to none."""
+
+from __future__ import annotations
+
+import contextlib
+
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.config.schema import Settings
+from release_tasks.core.errors import StageError
+from release_tasks.core.records import Manifest, RollbackOutcome
+from release_tasks.stages.notifications.notification import Notice, new_notice
+
+__all__ = ["about_degraded", "about_failure", "about_manifest", "about_rollback"]
+
+
+def about_manifest(settings: Settings, manifest: Manifest) -> Notice:
+    """Say that a release is prepared, or what blocks it."""
+    is_ready = manifest.status == "ready"
+    why = manifest.diagnostics[0] if manifest.diagnostics else ""
+    failed = [check for check in manifest.preflight.checks if check.status == "failed" and check.blocks]
+    first = str(failed[0].diagnostics.get("next", "inv release.preflight")) if failed else "inv release.diagnose"
+    return new_notice(
+        settings,
+        "prepared" if is_ready else "blocked",
+        stage="release.prepare",
+        status=manifest.status,
+        text=f"release {manifest.release_id} is {'ready' if is_ready else f'blocked: {why}'}",
+        detail="its snapshot is taken" if is_ready else why,
+        version=manifest.app_version,
+        release_id=manifest.release_id,
+        snapshot_id=manifest.snapshot.snapshot_id if manifest.snapshot else None,
+        next="inv release.watch" if is_ready else first,
+        diagnostics=manifest.diagnostics,
+    )
+
+
+def about_rollback(settings: Settings, outcome: RollbackOutcome, *, stage: str = "release.rollback") -> Notice | None:
+    """Say that a rollback restored its snapshot, or why it failed; nothing of one that found all in place."""
+    if outcome.status == "noop":
+        return None
+    manifest = _release_of(settings, outcome.snapshot_id)
+    target = outcome.snapshot_id or "the newest snapshot"
+    is_restored = outcome.status == "restored"
+    health = outcome.health_check
+    told = f"health: {health.status}" if health else "health was not asked"
+    why = outcome.diagnostics[0] if outcome.diagnostics else "no reason was given"
+    return new_notice(
+        settings,
+        "restored" if is_restored else "failed",
+        stage=stage,
+        status=outcome.status,
+        text=f"rolled back to {target}, {told}" if is_restored else f"the rollback to {target} failed: {why}",
+        detail=told if is_restored else why,
+        version=manifest.app_version if manifest else None,
+        release_id=manifest.release_id if manifest else None,
+        snapshot_id=outcome.snapshot_id,
+        next="inv release.status" if is_restored else "inv release.diagnose",
+        diagnostics=outcome.diagnostics,
+    )
+
+
+def about_degraded(
+    settings: Settings, release: Manifest | None, reasons: list[str], snapshot_id: str | None, *, goes_back: bool
+) -> Notice:
+    """Say that a watched release is degraded, and whether it is rolled back now; ``snapshot_id`` is where to."""
+    watched = f"release {release.release_id}" if release else "the service"
+    back = f"inv release.rollback --snapshot {snapshot_id}" if snapshot_id else "inv release.diagnose"
+    return new_notice(
+        settings,
+        "degraded",
+        stage="release.watch",
+        status="degraded",
+        text=f"{watched} is degraded{', rolling back now' if goes_back else ''}: {reasons[0]}",
+        detail=reasons[0],
+        version=release.app_version if release else None,
+        release_id=release.release_id if release else None,
+        snapshot_id=snapshot_id,
+        next="inv release.status" if goes_back else back,
+        diagnostics=reasons,
+    )
+
+
+def about_failure(
+    settings: Settings,
+    stage: str,
+    sentence: str,
+    *,
+    release_id: str | None = None,
+    snapshot_id: str | None = None,
+    diagnostics: list[str] | None = None,
+) -> Notice:
+    """Say that a stage could not be carried out."""
+    return new_notice(
+        settings,
+        "failed",
+        stage=stage,
+        status="failed",
+        text=f"{stage} failed: {sentence}",
+        detail=sentence,
+        release_id=release_id,
+        snapshot_id=snapshot_id,
+        next="inv release.diagnose",
+        diagnostics=diagnostics,
+    )
+
+
+def _release_of(settings: Settings, snapshot_id: str | None) -> Manifest | None:
+    """Return the release whose snapshot it is, as far as that can still be told."""
+    pipeline = Pipeline(settings.release.root)
+    with contextlib.suppress(StageError, OSError):
+        release_id = pipeline.catalogue.get(snapshot_id).release_id if snapshot_id else None
+        return next((file.manifest for file in pipeline.read_manifests() if file.release_id == release_id), None)
+    return None

@@ -1,0 +1,117 @@
+"""Stage 1: every gate runs, every result is kept, and one verdict comes out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from attrs import frozen
+
+from release_tasks.config.schema import GateConfig, Settings
+from release_tasks.core.errors import UsageError
+from release_tasks.core.events import Emit, ignore, shielded
+from release_tasks.core.ids import require_id
+from release_tasks.core.records import Check, PreflightReport
+from release_tasks.stages.preflight.gates.base import GateContext, context_of
+from release_tasks.stages.preflight.schedule import run_gates, subsystem_of
+
+__all__ = ["PreflightRun", "run_preflight"]
+
+
+@frozen(kw_only=True)
+class PreflightRun:
+    """One preflight: its report, and the arguments it ran with, as they were given."""
+
+    release_id: str
+    report: PreflightReport
+    health_url: str | None
+    only: tuple[str, ...]
+    skip: tuple[str, ...]
+    strict: bool
+    log_directory: Path
+
+
+def run_preflight(
+    settings: Settings,
+    *,
+    release_id: str,
+    health_url: str | None = None,
+    only: Sequence[str] = (),
+    skip: Sequence[str] = (),
+    strict: bool = False,
+    emit: Emit = ignore,
+) -> PreflightRun:
+    """Run the configured gates side by side and return their results in configured order.
+
+    ``only`` and ``skip`` name gates; those left out are reported as skipped and do not count.
+    ``health_url`` takes the place of the configured health endpoint. That a gate begins or ends is told
+    in the calling thread, what happens in between in the gate's own. Raises UsageError;
+    KeyboardInterrupt and Interrupted stop every gate within 2 s and go on their way.
+    """
+    gates = settings.release.gates
+    require_id(release_id, "release id")
+    _require_gates(gates, only, skip)
+    _require_url(health_url)
+    emit = shielded(emit)
+    log_directory = settings.release.root / "logs" / release_id
+    contexts = {
+        name: context_of(settings, name, log_directory, health_url=health_url, strict=strict, emit=emit)
+        for name in gates
+    }
+    chosen = {name: context for name, context in contexts.items() if _is_chosen(name, only, skip)}
+    checks = run_gates(chosen, emit)
+    report = _report(
+        [checks[name] if name in checks else _left_out(context, name in skip) for name, context in contexts.items()]
+    )
+    return PreflightRun(
+        release_id=release_id,
+        report=report,
+        health_url=health_url,
+        only=tuple(only),
+        skip=tuple(skip),
+        strict=strict,
+        log_directory=log_directory,
+    )
+
+
+def _is_chosen(name: str, only: Sequence[str], skip: Sequence[str]) -> bool:
+    return name not in skip and (not only or name in only)
+
+
+def _require_gates(gates: Mapping[str, GateConfig], only: Sequence[str], skip: Sequence[str]) -> None:
+    if not gates:
+        raise UsageError(
+            "no gates are configured: add at least one under release.gates in invoke.yaml, "
+            "such as build: {command: npm run build}"
+        )
+    for flag, names in (("--only", only), ("--skip", skip)):
+        for name in names:
+            if name not in gates:
+                near = difflib.get_close_matches(name, gates, n=1)
+                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                raise UsageError(f"{flag}: no gate is called {name!r}{hint}; configured: {', '.join(gates)}")
+    if not any(_is_chosen(name, only, skip) for name in gates):
+        raise UsageError("--only and --skip leave no gate to run: name fewer gates in --skip")
+
+
+def _require_url(url: str | None) -> None:
+    if url is not None and not url.startswith(("http://", "https://")):
+        raise UsageError(f"--health-url: expected an http:// or https:// URL, got {url!r}")
+
+
+def _left_out(context: GateContext, is_skipped: bool) -> Check:
+    return Check(
+        id=context.name,
+        subsystem=subsystem_of(context),
+        status="skipped",
+        detail=f"left out by {'--skip' if is_skipped else '--only'}",
+        advisory=context.config.advisory,
+        diagnostics={"leftOut": True},
+    )
+
+
+def _report(checks: list[Check]) -> PreflightReport:
+    # What was left out on purpose is no failure of preflight; prepare judges that for itself.
+    failed = [c.id for c in checks if c.blocks and not c.is_left_out]
+    return PreflightReport(passed=not failed, checks=checks, failed_checks=failed)

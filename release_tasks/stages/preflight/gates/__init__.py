@@ -1,0 +1,1 @@
+"""The kinds of gate, one file each."""

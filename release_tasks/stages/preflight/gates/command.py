@@ -1,0 +1,65 @@
+"""Gates that run a command: it must end with exit code 0, in time, and leave nothing running."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from typing import Any
+
+from release_tasks.core.environment import search_path
+from release_tasks.core.process.command import CommandProcess
+from release_tasks.core.process.output import OutputLog
+from release_tasks.core.process.running import Ended, signal_name, supervise
+from release_tasks.stages.preflight.gates.base import GateContext, Verdict
+
+__all__ = ["check_command"]
+
+_TIMEOUT = 600.0
+
+
+def check_command(context: GateContext) -> Verdict:
+    """Run the gate's command with ``/bin/sh -c``; its output goes to the gate's log."""
+    config = context.config
+    command = config.command or ""
+    timeout = _TIMEOUT if config.timeout is None else config.timeout
+    cwd = config.cwd or context.settings.project
+    again = {"next": f"inv gate.run {context.name}"}
+    try:
+        process = CommandProcess(command, cwd=cwd, environment=_environment(context))
+    except (OSError, ValueError) as error:
+        if not cwd.is_dir():
+            detail = f"the working folder {cwd} is missing"
+            again = {"next": f"ls -ld {shlex.quote(str(cwd))}"}
+        else:
+            detail = f"cannot be started: {getattr(error, 'strerror', None) or error}"
+        return Verdict(passed=False, detail=detail, command=command, diagnostics=dict(again))
+    log = OutputLog(context.log_path, context.redactor)
+    run = supervise(process, log, timeout, context.cancelled)
+    diagnostics = _diagnostics(run, log, context)
+    if not run.succeeded:
+        where = "" if log.problem else f"  # full output: {shlex.quote(str(context.log_path))}"
+        diagnostics["next"] = again["next"] + where
+    detail = run.describe(command, timeout, log.tail())
+    return Verdict(passed=run.succeeded, detail=detail, command=command, diagnostics=diagnostics)
+
+
+def _environment(context: GateContext) -> dict[str, str]:
+    environment = {**os.environ, **context.config.env}
+    environment["PATH"] = search_path(environment)
+    return environment
+
+
+def _diagnostics(run: Ended, log: OutputLog, context: GateContext) -> dict[str, Any]:
+    diagnostics: dict[str, Any] = {}
+    if not run.is_status_lost:
+        is_signal = run.code < 0
+        diagnostics["signal" if is_signal else "exitCode"] = signal_name(-run.code) if is_signal else run.code
+    diagnostics["outputTail"] = log.tail()
+    diagnostics["outputBytes"] = log.received
+    if log.problem:
+        diagnostics["logProblem"] = log.problem
+    else:
+        diagnostics["logPath"] = str(context.log_path)
+    if run.left_behind:
+        diagnostics["leftBehind"] = run.left_behind
+    return diagnostics

@@ -1,0 +1,149 @@
+"""Gates that ask over HTTP: the health endpoint, or a URL that must answer as expected."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import time
+from typing import Any
+
+from release_tasks.config.schema import ExpectConfig
+from release_tasks.core.codec import encode
+from release_tasks.core.process.output import last_lines
+from release_tasks.service import Answer, ProbeError, ask_health, fetch
+from release_tasks.stages.preflight.gates.base import GateContext, Verdict
+
+__all__ = ["check_http", "unmet_expectation"]
+
+_BODY_TAIL = 1024
+_MISSING = object()
+
+
+def check_http(context: GateContext) -> Verdict:
+    """Ask the health endpoint until it passes, or the gate's own URL once it can be reached."""
+    if context.config.http == "health":
+        return _check_health(context)
+    return _check_url(context, context.config.http or "")
+
+
+def _check_health(context: GateContext) -> Verdict:
+    health = context.settings.release.health
+    answers: list[Answer] = []
+
+    def remember(answer: Answer) -> None:
+        answers[:] = [answer]
+
+    report = ask_health(
+        health,
+        url=context.health_url,
+        passes=health.passes,
+        strict=context.is_strict,
+        deadline=context.config.timeout,
+        fail_fast=True,
+        cancelled=context.cancelled,
+        on_answer=remember,
+        emit=context.emit,
+        gate=context.name,
+    )
+    diagnostics: dict[str, Any] = {
+        "url": report.url,
+        "httpStatus": report.http_status,
+        "status": report.status,
+        "degraded": report.degraded,
+        "attempts": report.attempts,
+        "history": encode(report)["history"],
+    }
+    if not report.passed:
+        diagnostics["bodyTail"] = _body_tail(context, answers)
+        diagnostics["next"] = _curl(report.url, health.timeout) if report.url else "inv --help"
+    detail = report.detail
+    if report.http_status is not None and not detail.startswith("HTTP "):
+        detail = f"HTTP {report.http_status}, {detail}"
+    command = f"GET {report.url}" if report.url else None
+    return Verdict(passed=report.passed, detail=detail, command=command, diagnostics=diagnostics)
+
+
+def _check_url(context: GateContext, url: str) -> Verdict:
+    """A refused connection is asked again until the gate's timeout; every answer decides."""
+    health = context.settings.release.health
+    timeout = health.timeout if context.config.timeout is None else context.config.timeout
+    expect = context.config.expect or ExpectConfig()
+    diagnostics: dict[str, Any] = {"url": url, "httpStatus": None, "attempts": 0}
+    answers: list[Answer] = []
+    until = time.monotonic() + timeout
+    while True:
+        diagnostics["attempts"] += 1
+        try:
+            left = max(until - time.monotonic(), 0.1)
+            answers.append(fetch(url, timeout=left, cancelled=context.cancelled))
+            problem = unmet_expectation(answers[0], expect)
+            diagnostics["httpStatus"] = answers[0].status
+            break
+        except ProbeError as error:
+            problem = error.message
+            left = until - time.monotonic()
+            if error.kind != "refused" or left <= 0:
+                break
+            if context.cancelled.wait(min(max(health.interval, 0.01), left)):
+                break
+    command = f"GET {url}"
+    if problem is None:
+        detail = f"HTTP {answers[0].status}, as expected"
+        return Verdict(passed=True, detail=detail, command=command, diagnostics=diagnostics)
+    diagnostics["bodyTail"] = _body_tail(context, answers)
+    diagnostics["next"] = _curl(url, timeout)
+    return Verdict(passed=False, detail=problem, command=command, diagnostics=diagnostics)
+
+
+def unmet_expectation(answer: Answer, expect: ExpectConfig) -> str | None:
+    """Return what is not as ``expect`` says, in a sentence, or None when all of it holds."""
+    is_success = 200 <= answer.status < 300
+    if expect.status is None and not is_success:
+        return f"HTTP {answer.status}, expected 200 to 299"
+    if expect.status is not None and answer.status != expect.status:
+        return f"HTTP {answer.status}, expected {expect.status}"
+    if expect.text is not None and expect.text not in answer.text:
+        return f"HTTP {answer.status}, but the body does not contain {expect.text!r}"
+    if expect.json is None:
+        return None
+    try:
+        value = _at(json.loads(answer.body), expect.json)
+    except (ValueError, RecursionError):
+        cut = " (it was cut off, being too large)" if answer.is_truncated else ""
+        return f"HTTP {answer.status}, but the body is not JSON{cut}"
+    if value is _MISSING:
+        return f"HTTP {answer.status}, but the body has no field {expect.json!r}"
+    if expect.equals is not None and not _is_same(value, expect.equals):
+        got = _short(value)
+        return f"HTTP {answer.status}, but {expect.json} is {got}, expected {_short(expect.equals)}"
+    return None
+
+
+def _at(value: Any, dotted: str) -> Any:
+    for step in dotted.split("."):
+        if isinstance(value, dict) and step in value:
+            value = value[step]
+        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+            value = value[int(step)]
+        else:
+            return _MISSING
+    return value
+
+
+def _is_same(value: Any, expected: Any) -> bool:
+    # In Python True == 1; in JSON they are different answers.
+    return isinstance(value, bool) == isinstance(expected, bool) and bool(value == expected)
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, default=str)
+    return text if len(text) <= 100 else text[:97] + "..."
+
+
+def _body_tail(context: GateContext, answers: list[Answer]) -> list[str]:
+    body = context.redactor.redact(answers[-1].body) if answers else b""
+    return last_lines(body[-_BODY_TAIL:])
+
+
+def _curl(url: str, timeout: float) -> str:
+    return f"curl -sS -i --max-time {timeout:g} {shlex.quote(url)}"

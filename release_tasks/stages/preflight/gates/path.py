@@ -1,0 +1,47 @@
+"""Gates that ask for a file or folder: it must be there, readable and not empty."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import stat
+from pathlib import Path
+
+from release_tasks.stages.preflight.gates.base import GateContext, Verdict, shown_path
+
+__all__ = ["check_path"]
+
+
+def check_path(context: GateContext) -> Verdict:
+    """Look whether the gate's path is there with something in it."""
+    path = context.config.path
+    assert path is not None
+    name = shown_path(path, context.settings)
+    try:
+        passed, what = _examine(path)
+    except OSError as error:
+        passed, what = False, f"cannot be read: {error.strerror}"
+    diagnostics = {"path": str(path)}
+    if not passed:
+        diagnostics["next"] = f"ls -la {shlex.quote(str(path))}"
+    return Verdict(passed=passed, detail=f"{name} {what}", diagnostics=diagnostics)
+
+
+def _examine(path: Path) -> tuple[bool, str]:
+    try:
+        status = os.stat(path)
+    except FileNotFoundError:
+        if path.is_symlink():
+            return False, f"is a link to {os.readlink(path)}, which is missing"
+        return False, "is missing"
+    if stat.S_ISDIR(status.st_mode):
+        with os.scandir(path) as entries:
+            is_empty = next(entries, None) is None
+        return (False, "is an empty folder") if is_empty else (True, "is a folder")
+    if not stat.S_ISREG(status.st_mode):
+        return True, "is there (neither a file nor a folder)"
+    if status.st_size == 0:
+        return False, "is an empty file"
+    if not os.access(path, os.R_OK):
+        return False, "cannot be read: Permission denied"
+    return True, f"is a file of {status.st_size} bytes"

@@ -1,0 +1,68 @@
+"""Gates of other packages: entry points of the group ``release_tasks.gates``.
+
+An entry point is a callable that takes a ``GateContext`` and returns a ``Verdict``; ``release_tasks.plugins`` has both.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from release_tasks.assets.plugin_host.lookup import GATES, PluginUnusable, find_plugin, shown_error
+from release_tasks.core.errors import PluginError
+from release_tasks.stages.preflight.gates.base import GateContext, Verdict
+
+__all__ = ["check_plugin", "shown_plugin"]
+
+_FIELDS: dict[str, tuple[type, ...]] = {
+    "passed": (bool,), "detail": (str,), "command": (str, type(None)), "diagnostics": (dict,),
+}  # fmt: skip
+_MOST_BYTES = 64 << 10  # of a verdict: it goes into the manifest
+
+
+def check_plugin(context: GateContext) -> Verdict:
+    """Let the installed entry point that the gate names decide; whatever is wrong with it is the verdict."""
+    try:
+        plugin = find_plugin(GATES, context.config.python or "")
+        check = plugin.load()
+    except PluginUnusable as error:
+        return _broken(f"{GATES}:{context.config.python}", error.message, error.next)
+    value = plugin.point.value
+    if not callable(check):
+        return _broken(value, f"{plugin} is no function but {type(check).__name__} ({value})", plugin.ask)
+    try:
+        verdict = check(context)
+    except PluginError as error:
+        return Verdict(passed=False, detail=error.message, command=value)
+    except BaseException as error:  # SystemExit too: the run waits for a result
+        return _broken(value, f"{plugin} broke: {shown_error(error)}", plugin.ask)
+    problem = _problem_of(verdict)
+    return _broken(value, f"{plugin} returned {problem}", plugin.ask) if problem else verdict
+
+
+def shown_plugin(context: GateContext) -> str:
+    """Return what a gate that was given up is called: with its package, where that is known."""
+    try:
+        return str(find_plugin(GATES, context.config.python or ""))
+    except PluginUnusable:
+        return f"the gate {context.config.python!r}"
+
+
+def _broken(command: str, detail: str, next_command: str) -> Verdict:
+    return Verdict(passed=False, detail=detail, command=command, diagnostics={"next": next_command})
+
+
+def _problem_of(verdict: Any) -> str:
+    """Say what is wrong with a verdict; an empty text when nothing is."""
+    if not isinstance(verdict, Verdict):
+        return f"{type(verdict).__name__}, expected a Verdict"
+    for name, kinds in _FIELDS.items():
+        if not isinstance(getattr(verdict, name), kinds):
+            return f"a Verdict whose {name} is {type(getattr(verdict, name)).__name__}, not {kinds[0].__name__}"
+    try:
+        size = len(verdict.detail) + len(json.dumps({"all": list(verdict.diagnostics.items())}, default=str))
+    except (ValueError, TypeError, RecursionError) as error:
+        return f"diagnostics that cannot be written down: {shown_error(error)}"
+    if size > _MOST_BYTES:
+        return f"a Verdict of {size} bytes, at most {_MOST_BYTES}: long output belongs into context.log_path"
+    return ""

@@ -1,0 +1,287 @@
+"""Stage 2: a manifest of what was checked, and a verified snapshot of the state before the release."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+from attrs import evolve, frozen
+
+from release_tasks.archive.attestation.attester import Attester
+from release_tasks.archive.capture import CaptureRequest, unpublished_snapshot
+from release_tasks.archive.pipeline import MANIFEST_VERSION, Pipeline, manifest_bytes
+from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
+from release_tasks.config.schema import Settings
+from release_tasks.core.clock import compact, timestamp
+from release_tasks.core.durable import remove_durably, write_atomic
+from release_tasks.core.errors import StageFailed, UsageError, describe_error, with_path
+from release_tasks.core.events import Emit, StepBegan, ignore, shielded
+from release_tasks.core.ids import require_id
+from release_tasks.core.interrupt import uninterrupted
+from release_tasks.core.lock import run_lock
+from release_tasks.core.records import (
+    Artifact,
+    Baseline,
+    Manifest,
+    Phase,
+    PreflightReport,
+    SnapshotMetadata,
+    SnapshotReference,
+)
+from release_tasks.service import measure_baseline
+from release_tasks.service.application import describe_application
+
+__all__ = ["PrepareRequest", "prepare", "require_new_release_id"]
+
+_ID_LENGTH = 96  # leaves room for what a snapshot id adds to it
+
+
+@frozen(kw_only=True)
+class PrepareRequest:
+    """What a release is called and how many release snapshots are kept (None: as configured).
+
+    ``health_url`` is asked for the baseline in place of the configured one.
+    """
+
+    release_id: str
+    retention: int | None = None
+    health_url: str | None = None
+
+
+def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
+    """Raise UsageError unless a release of this id can be prepared: a valid id that no ready release has."""
+    path = pipeline.manifest_path(require_id(release_id, "release id", _ID_LENGTH))
+    taken = next((file for file in pipeline.read_manifests() if file.release_id == release_id), None)
+    if taken is None:
+        return
+    if taken.manifest is None:
+        raise UsageError(f"release id {release_id!r} is taken by an unreadable manifest ({taken.reason}): {path}.")
+    if taken.manifest.status == "ready":
+        when = taken.manifest.generated_at
+        raise UsageError(f"release id {release_id!r} was prepared already, on {when}. Choose another --release-id.")
+
+
+def prepare(settings: Settings, report: PreflightReport, request: PrepareRequest, emit: Emit = ignore) -> Manifest:
+    """Publish the manifest of a release, with its snapshot when nothing blocks it.
+
+    Raises UsageError for a release id that is taken or a signing key that cannot be used, StageFailed when a rollback
+    waits to be recovered or the pipeline folder cannot be read or written, LockHeld when another run is at work. A
+    capture that fails blocks the release; it does not raise.
+    """
+    pipeline = Pipeline(settings.release.root)
+    if not settings.release.assets:
+        raise UsageError(
+            "release.assets names nothing to capture. Name the database, folders and files of the service."
+        )
+    attester = Attester.of(settings)
+    manifest: Manifest | None = None
+    baseline = measure_baseline(settings.release, request.health_url) if report.passed else None
+    try:
+        with with_path(pipeline.root / "lock"), run_lock(pipeline.root, "release.prepare"):
+            manifest = _with_lock(attester, pipeline, report, request, baseline, shielded(emit))
+            return manifest
+    except OSError as error:
+        if manifest is not None:  # only the lock could not be given back
+            return manifest
+        raise StageFailed(f"Release {request.release_id} was not prepared: {describe_error(error)}") from error
+
+
+def _with_lock(
+    attester: Attester,
+    pipeline: Pipeline,
+    report: PreflightReport,
+    request: PrepareRequest,
+    baseline: Baseline | None,
+    emit: Emit,
+) -> Manifest:
+    settings = attester.settings
+    if pipeline.has_journal():
+        raise StageFailed("An interrupted rollback waits to be finished. Run `inv release.recover` first.")
+    require_new_release_id(pipeline, request.release_id)
+    pipeline.clean_up()
+    draft = evolve(_draft(settings, pipeline, report, request), baseline=baseline)
+    blockers = _blockers(settings, report)
+    if not blockers:
+        try:
+            return _release(attester, pipeline, request, draft, emit)
+        except (StageFailed, OSError) as error:
+            blockers.append(f"snapshot: {describe_error(error)}")
+    blocked = evolve(draft, artifacts=_artifacts(settings, None), diagnostics=blockers + draft.diagnostics)
+    try:
+        return _publish(pipeline, attester, blocked)
+    except OSError as error:
+        raise StageFailed(
+            f"Release {request.release_id} is blocked ({blockers[0].rstrip('.')}), "
+            f"and its manifest could not be written: {describe_error(error)}"
+        ) from error
+
+
+def _release(attester: Attester, pipeline: Pipeline, request: PrepareRequest, draft: Manifest, emit: Emit) -> Manifest:
+    """Capture the state, then publish manifest and snapshot; the manifest is what makes it a release.
+
+    A crash after the manifest leaves a complete snapshot that the next run gives its name.
+    """
+    settings = attester.settings
+    limit = request.retention or settings.release.retention
+    capture = CaptureRequest(
+        snapshot_id=f"{request.release_id}_snapshot_{compact()}",
+        release_id=request.release_id,
+        kind="release",
+        retention_limit=limit,
+        audit=pipeline.audit.anchor(),
+    )
+    began = timestamp()
+    emit(StepBegan("capture", capture.snapshot_id))
+    with unpublished_snapshot(pipeline.catalogue, settings.release.assets, capture, emit) as snapshot:
+        captured = Phase(name="capture", started_at=began, completed_at=timestamp())
+        for record in snapshot.assets:
+            if not record.exists and settings.release.assets[record.key].required:
+                raise StageFailed(f"{record.key} vanished while the state was captured, and it is required.")
+        reference = SnapshotReference(
+            snapshot_id=snapshot.snapshot_id, metadata_path=snapshot.metadata_path, digest=snapshot.digest
+        )
+        artifacts, phases = _artifacts(settings, snapshot), [*draft.phases, captured]
+        ready = evolve(draft, status="ready", snapshot=reference, artifacts=artifacts, phases=phases)
+        with uninterrupted(), _taken_back_on_error(pipeline, ready):
+            manifest = _publish(pipeline, attester, ready, snapshot)
+            pipeline.catalogue.publish(snapshot.snapshot_id)
+    # What cannot be removed now goes another time; it is no reason to call a release blocked.
+    with contextlib.suppress(OSError):
+        pipeline.catalogue.retain(limit, {*pipeline.protected_snapshots(), snapshot.snapshot_id})
+    return manifest
+
+
+@contextlib.contextmanager
+def _taken_back_on_error(pipeline: Pipeline, ready: Manifest) -> Iterator[None]:
+    """Take manifest, latest.json and snapshot back when one of them cannot be written: none may name what is gone."""
+    latest = pipeline.manifests / "latest.json"
+    before = latest.read_bytes() if latest.is_file() else None
+    try:
+        yield
+    except OSError:
+        with contextlib.suppress(OSError):
+            _withdraw(pipeline, ready, before)
+        raise
+
+
+def _withdraw(pipeline: Pipeline, ready: Manifest, before: bytes | None) -> None:
+    """Undo the steps of a release; its manifest first, which is what makes it one."""
+    assert ready.snapshot is not None
+    if any(file.manifest and file.manifest.snapshot == ready.snapshot for file in pipeline.read_manifests()):
+        remove_durably(pipeline.manifest_path(ready.release_id))
+    newest = pipeline.latest_ready()
+    if newest is not None and newest.snapshot == ready.snapshot:
+        latest = pipeline.manifests / "latest.json"
+        try:
+            if before is None:
+                remove_durably(latest)
+            else:
+                write_atomic(latest, before)
+        except OSError:
+            remove_durably(latest)  # no newest release is better than one whose snapshot is gone
+    catalogue, snapshot_id = pipeline.catalogue, ready.snapshot.snapshot_id
+    if catalogue.path(snapshot_id).exists():
+        os.rename(catalogue.path(snapshot_id), catalogue.partial_path(snapshot_id))
+    remove_durably(pipeline.statement_path(ready.release_id))
+
+
+def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
+    """Everything that keeps the release from being ready, one sentence each."""
+    found = [f"{check.id}: {check.detail}" for check in report.checks if check.blocks and not check.is_left_out]
+    found += [
+        f"{check.id}: was left out, and a release is prepared on all its gates"
+        for check in report.checks
+        if check.is_left_out and not check.advisory
+    ]
+    if not report.passed and not found:
+        found.append("preflight: did not pass")
+    for key, asset in settings.release.assets.items():
+        if asset.python is not None:
+            try:
+                find_plugin(ASSETS, asset.python)
+            except PluginUnusable as error:
+                found.append(f"{key}: {error.message}. Type: {error.next} (release.assets.{key}.python)")
+        try:
+            os.lstat(asset.path)
+        except (FileNotFoundError, NotADirectoryError):
+            if asset.required:
+                found.append(f"{key}: {asset.path} does not exist and is required (release.assets.{key})")
+        except OSError as error:
+            found.append(f"{key}: {describe_error(error)}")
+    return found
+
+
+def _draft(settings: Settings, pipeline: Pipeline, report: PreflightReport, request: PrepareRequest) -> Manifest:
+    """Return the manifest as it is without a snapshot: blocked."""
+    application = describe_application(settings)
+    sequences = [file.manifest.sequence for file in pipeline.read_manifests() if file.manifest is not None]
+    return Manifest(
+        manifest_version=MANIFEST_VERSION,
+        release_id=request.release_id,
+        generated_at=timestamp(),
+        sequence=max(sequences, default=0) + 1,
+        app_name=application.name,
+        app_version=application.version,
+        git_commit=application.git_commit,
+        git_dirty=application.git_dirty,
+        status="blocked",
+        preflight=report,
+        snapshot=None,
+        artifacts=[],
+        diagnostics=[application.problem] if application.problem else [],
+        manifest_path=str(pipeline.manifest_path(request.release_id)),
+        phases=_phases(report),
+    )
+
+
+def _phases(report: PreflightReport) -> list[Phase]:
+    """Return preflight as a phase: from the start of its first gate to the end of its last."""
+    started = [check.started_at for check in report.checks if check.started_at]
+    completed = [check.completed_at for check in report.checks if check.completed_at]
+    if not started or not completed:
+        return []
+    return [Phase(name="preflight", started_at=min(started), completed_at=max(completed))]
+
+
+def _artifacts(settings: Settings, snapshot: SnapshotMetadata | None) -> list[Artifact]:
+    artifacts = []
+    for key, asset in settings.release.assets.items():
+        record = snapshot.asset(key) if snapshot else None
+        exists = record.exists if record else os.path.lexists(asset.path)
+        artifacts.append(
+            Artifact(
+                id=key,
+                path=str(asset.path),
+                exists=exists,
+                size=record.size if record else 0,
+                sha256=record.sha256 if record else None,
+            )
+        )
+    return artifacts
+
+
+def _publish(
+    pipeline: Pipeline, attester: Attester, manifest: Manifest, snapshot: SnapshotMetadata | None = None
+) -> Manifest:
+    """Write the audit event, then the manifest that says where the log stood after it; returns it as written.
+
+    The statement on the manifest lies there before it, so that there is no release without one.
+    """
+    began = timestamp()
+    anchor = pipeline.audit.append(
+        f"prepare.{manifest.status}",
+        status=manifest.status,
+        detail=manifest.diagnostics[0] if manifest.diagnostics else "",
+        release_id=manifest.release_id,
+        snapshot_id=manifest.snapshot.snapshot_id if manifest.snapshot else None,
+        digest=manifest.snapshot.digest if manifest.snapshot else None,
+    )
+    pipeline.set_aside(manifest.release_id)
+    published = Phase(name="publish", started_at=began, completed_at=timestamp())
+    phases = [*manifest.phases, published]
+    manifest = evolve(manifest, audit=anchor, phases=phases, attestation=attester.reference)
+    folder = pipeline.catalogue.partial_path(snapshot.snapshot_id) if snapshot is not None else None
+    pipeline.write_statement(manifest.release_id, attester.line(manifest, manifest_bytes(manifest), snapshot, folder))
+    pipeline.write_manifest(manifest)
+    return manifest

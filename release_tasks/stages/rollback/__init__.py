@@ -1,0 +1,1 @@
+"""Stage 3: the state comes back whole, verified, or not at all."""

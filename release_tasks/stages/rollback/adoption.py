@@ -1,0 +1,71 @@
+"""A snapshot of the older tool, taken over into our form: from then on it has digests."""
+
+from __future__ import annotations
+
+import secrets
+from pathlib import Path
+from typing import Any
+
+from release_tasks.archive.capture import CaptureRequest, capture_snapshot
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.verify import verify_snapshot
+from release_tasks.assets.base import AssetConfig
+from release_tasks.config.schema import Settings
+from release_tasks.core.clock import compact
+from release_tasks.core.errors import StageFailed
+from release_tasks.core.events import Emit, ignore
+from release_tasks.core.records import AssetRecord, SnapshotMetadata
+
+__all__ = ["adopt_legacy"]
+
+
+def adopt_legacy(
+    settings: Settings, pipeline: Pipeline, target: SnapshotMetadata, *, is_forced: bool, emit: Emit = ignore
+) -> SnapshotMetadata:
+    """Capture an older tool's snapshot into one of ours and return that.
+
+    Raises StageFailed unless ``is_forced``, and when a database in it fails its integrity check.
+    """
+    if not is_forced:
+        raise StageFailed(
+            f"Snapshot {target.snapshot_id} was taken by an older tool and has no digests, so it cannot be verified. "
+            f"To restore it all the same: inv release.rollback --snapshot {target.snapshot_id} --force"
+        )
+    verdict = verify_snapshot(pipeline.catalogue, target)
+    if verdict.findings:
+        raise StageFailed(f"Snapshot {target.snapshot_id} is refused, nothing was changed: {verdict.findings[0]}.")
+    folder = pipeline.catalogue.path(target.snapshot_id)
+    stored = {
+        key: _stored_asset(asset, record, folder)
+        for key, asset in settings.release.assets.items()
+        if (record := _matching(key, asset, target, settings.project)) is not None
+    }
+    if not stored:
+        raise StageFailed(f"Snapshot {target.snapshot_id} holds none of the assets in release.assets.")
+    request = CaptureRequest(
+        snapshot_id=f"adopted_{target.snapshot_id[:80]}_{compact()}-{secrets.token_hex(3)}",
+        release_id=target.release_id,
+        kind="safety",
+        retention_limit=settings.release.retention,
+        audit=pipeline.audit.anchor(),
+    )
+    return capture_snapshot(pipeline.catalogue, stored, request, emit)
+
+
+def _matching(key: str, asset: AssetConfig, target: SnapshotMetadata, project: Path) -> AssetRecord | None:
+    """Find an asset by its place below the project, or by its key: the older tool had keys of its own."""
+    for record in target.assets:
+        if project / record.relative_path.removeprefix("assets/") == asset.path:
+            return record
+    return target.asset(key)
+
+
+def _stored_asset(asset: AssetConfig, record: AssetRecord, folder: Path) -> AssetConfig:
+    stored = folder / record.relative_path
+    if not record.exists:
+        stored = folder / "assets" / ".absent" / asset.path.name
+    if asset.python is None:
+        return asset.at(stored)
+    # What lies in the snapshot is no live state, and no rollback needs a plugin.
+    form: dict[str, Any] = {"directory" if stored.is_dir() else "file": stored}
+    return AssetConfig(**form, required=asset.required)

@@ -1,0 +1,80 @@
+"""The journal: its rename into place is the moment from which a rollback is finished, not discarded."""
+
+from __future__ import annotations
+
+from attrs import evolve
+
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.seal import is_sealed, sealed_document
+from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
+from release_tasks.core.codec import decode, encode
+from release_tasks.core.durable import remove_durably, write_atomic
+from release_tasks.core.errors import StageFailed
+from release_tasks.core.ids import is_valid_id
+from release_tasks.core.records import JournalStep, RollbackJournal
+
+__all__ = ["JOURNAL_VERSION", "clear_journal", "read_journal", "with_step", "write_journal"]
+
+JOURNAL_VERSION = 1
+
+
+def write_journal(pipeline: Pipeline, journal: RollbackJournal) -> RollbackJournal:
+    """Write the journal durably, sealed, and return it."""
+    write_atomic(pipeline.journal_path, pretty_bytes(sealed_document(encode(journal))))
+    return journal
+
+
+def read_journal(pipeline: Pipeline) -> RollbackJournal | None:
+    """Return the journal of an interrupted rollback, or None; raises StageFailed when it cannot be trusted."""
+    name = pipeline.journal_path.name
+    try:
+        document = read_document(pipeline.journal_path)
+        if document.get("journalVersion") != JOURNAL_VERSION:
+            raise InvalidDocument(f"{name} has an unknown journalVersion")
+        # Whether a step is done and which file is the new one stands nowhere else: a wrong bit would make a mix.
+        if not is_sealed(document):
+            raise InvalidDocument(f"{name} was altered: its checksum does not match")
+        journal = decode(RollbackJournal, document, name)
+        _require_consistent(journal, name)
+        return journal
+    except FileNotFoundError:
+        return None
+    except InvalidDocument as error:
+        if isinstance(error.__cause__, OSError):
+            raise StageFailed(
+                f"Whether a rollback was interrupted cannot be told: {error}. "
+                f"Run this as the user whom {pipeline.root} belongs to."
+            ) from error
+        raise StageFailed(
+            f"A rollback was interrupted and its journal is damaged: {error}. Nothing was changed. Look at the newest "
+            f"safety snapshot (`inv release.status`), move {pipeline.journal_path} away and run "
+            "`inv release.rollback --snapshot ID --force`."
+        ) from error
+
+
+def _require_consistent(journal: RollbackJournal, name: str) -> None:
+    """Raise InvalidDocument for what no rollback writes; a checksum can be made by anybody who knows how."""
+    # The first becomes part of file names beside the live assets.
+    for key, text in (("rollbackId", journal.rollback_id), ("snapshotId", journal.snapshot_id)):
+        if not is_valid_id(text):
+            raise InvalidDocument(f"{name} has the invalid {key} {excerpt(text)!r}")
+    if journal.safety_snapshot_id != f"safety_snapshot_{journal.rollback_id}":
+        raise InvalidDocument(
+            f"{name} has the safetySnapshotId {excerpt(journal.safety_snapshot_id)!r} of another rollback"
+        )
+    if len({step.key for step in journal.steps}) != len(journal.steps):
+        raise InvalidDocument(f"{name} names an asset twice")
+    for step in journal.steps:
+        is_placed = any(inode is not None for inode in (step.new, step.old, step.folder)) or step.mirrored
+        if is_placed if step.action == "database" else step.begun:
+            raise InvalidDocument(f"{name} has a step for {excerpt(step.key)!r} that contradicts itself")
+
+
+def with_step(journal: RollbackJournal, step: JournalStep) -> RollbackJournal:
+    """Return ``journal`` with the step of the same asset replaced."""
+    return evolve(journal, steps=[step if old.key == step.key else old for old in journal.steps])
+
+
+def clear_journal(pipeline: Pipeline) -> None:
+    """Remove the journal durably: from here on there is nothing to finish."""
+    remove_durably(pipeline.journal_path)

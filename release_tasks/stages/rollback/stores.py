@@ -1,0 +1,173 @@
+"""The pairing stores where somebody made them an asset: which asset holds them, and nobody changes them meanwhile."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+from attrs import frozen
+
+from release_tasks.archive.derive import Place
+from release_tasks.assets.base import AssetConfig
+from release_tasks.config.schema import Settings
+from release_tasks.core.lock import lock_name
+from release_tasks.core.records import AssetRecord, SnapshotMetadata
+from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.store import Store
+from release_tasks.stages.rollback.staging import staged_path
+
+__all__ = ["HeldStores", "RestoredTree", "covered_channels", "hold_stores"]
+
+_MOST_LINKS = 40  # as many as Linux follows
+
+
+def covered_channels(settings: Settings) -> list[Channel]:
+    """Return the channels whose approvals an asset holds; all of them when one holds their common log."""
+    store = Store(settings.pairing.credentials)
+    roots = _roots(settings.release.assets)
+    steps = _steps(store.folder, _live_link)
+    if not steps:
+        return []
+
+    def is_covered(path: Path) -> bool:
+        return any(step in roots for step in (*steps, steps[-1] / path.name))
+
+    if is_covered(store.audit.path):
+        return list(Channel)
+    return [channel for channel in Channel if is_covered(store.approved_path(channel))]
+
+
+@frozen
+class RestoredTree:
+    """The names of this system as they are once ``target`` is restored: inside the assets its own, else the live."""
+
+    assets: Mapping[str, AssetConfig]
+    target: SnapshotMetadata
+
+    def place(self, path: Path) -> Place | None:
+        """Return the place that ``path`` leads to, None outside the assets that are restored, or below a file."""
+        steps = _steps(path.parent, self._link)
+        found = self._inside(steps[-1] / path.name) if steps else None
+        if found is None:
+            return None
+        record, inside = found
+        kinds = {entry.path: entry.kind for entry in record.entries or []}
+        is_below_file = any(kinds.get(str(folder), "directory") != "directory" for folder in Path(inside).parents)
+        return None if is_below_file else Place(record.key, inside)
+
+    def _inside(self, path: Path) -> tuple[AssetRecord, str] | None:
+        for root, key in _roots(self.assets).items():
+            record = self.target.asset(key)
+            # One of another kind, or of which there are only remains, is refused later on.
+            if record is None or not self.assets[key].takes(record.kind) or record.damaged:
+                continue
+            if path == root and record.kind == "file":
+                return record, ""
+            if root in path.parents and record.kind == "directory":
+                return record, str(path.relative_to(root))
+        return None
+
+    def _link(self, path: Path) -> str | None:
+        found = self._inside(path)
+        if found is None:
+            return _live_link(path)
+        record, inside = found
+        entry = next((entry for entry in record.entries or [] if entry.path == inside), None)
+        return entry.target if entry is not None and entry.kind == "symlink" else None
+
+
+class HeldStores:
+    """The locks that keep every other change of the covered stores out until the swap is over."""
+
+    def __init__(self, settings: Settings, channels: list[Channel], locks: contextlib.ExitStack) -> None:
+        self._settings = settings
+        self._store = Store(settings.pairing.credentials)
+        self._channels = channels
+        self._locks = locks
+
+    def hold_staged(self, target: SnapshotMetadata, rollback_id: str) -> None:
+        """Hold the lock files in the staged copies, too: from the exchange on, those are what others wait for."""
+        tree = RestoredTree(self._settings.release.assets, target)
+        for channel in self._channels:
+            live = self._store.lock_path(channel)
+            place = tree.place(live)
+            if place is None or not place.inside:
+                continue
+            path = staged_path(self._settings.release.assets[place.key].path, rollback_id) / place.inside
+            if path.parent.is_dir():
+                self._locks.enter_context(_hold_staged(path, live))
+
+
+@contextlib.contextmanager
+def hold_stores(settings: Settings) -> Iterator[HeldStores]:
+    """Keep every other change of the covered stores out while the block runs. Raises LockHeld, OSError.
+
+    Where the folder does not exist nobody is approved, and none is made for the sake of a lock.
+    """
+    channels = covered_channels(settings)
+    store = Store(settings.pairing.credentials)
+    with contextlib.ExitStack() as locks:
+        if channels and store.folder.is_dir():
+            locks.enter_context(store.held(channels))
+        yield HeldStores(settings, channels, locks)
+
+
+@contextlib.contextmanager
+def _hold_staged(path: Path, live: Path) -> Iterator[None]:
+    """Hold a lock file that takes the name ``live`` in the swap; one that the snapshot has not is removed again."""
+    is_new = not os.path.lexists(path)
+    descriptor = None
+    with contextlib.suppress(OSError):  # where none can be made, nobody else can make one either
+        descriptor = lock_name(path)
+    if descriptor is None:
+        yield
+        return
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if is_new and os.path.samestat(os.fstat(descriptor), os.lstat(live)):
+                live.unlink()
+        os.close(descriptor)
+
+
+def _roots(assets: Mapping[str, AssetConfig]) -> dict[Path, str]:
+    """Return where each asset lies, links on the way to it followed, with its key."""
+    return {Path(os.path.realpath(asset.path.parent)) / asset.path.name: key for key, asset in assets.items()}
+
+
+def _live_link(path: Path) -> str | None:
+    try:
+        return os.readlink(path)
+    except OSError:
+        return None
+
+
+def _steps(folder: Path, link_of: Callable[[Path], str | None]) -> list[Path]:
+    """Return every folder that ``folder`` leads through, links followed; the last one is where it ends.
+
+    Empty for links that lead round in a circle.
+    """
+    found = [Path("/")]
+    pending = list(folder.parts[1:])
+    links = 0
+    while pending:
+        name = pending.pop(0)
+        if name == "..":
+            found.append(found[-1].parent)
+            continue
+        step = found[-1] / name
+        link = link_of(step)
+        if link is None:
+            found.append(step)
+            continue
+        links += 1
+        if links > _MOST_LINKS:
+            return []
+        pending[:0] = Path(link).parts
+        if Path(link).is_absolute():
+            del pending[0]
+            found.append(Path("/"))
+    return found

@@ -1,0 +1,110 @@
+"""One look at the service: health, latency and reliability pressure, each asked once and in bounded time."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from attrs import field, frozen
+
+from release_tasks.config.schema import ReleaseConfig
+from release_tasks.core.clock import timestamp
+from release_tasks.core.codec import encode
+from release_tasks.core.errors import StageFailed
+from release_tasks.core.records import Baseline, HealthReport, Pressure, ReliabilityReport
+from release_tasks.core.redact import Redactor
+from release_tasks.service import Answer, ask_health, ask_reliability
+from release_tasks.stages.watch.comparison import Finding, combine, compare_health, compare_latency, compare_pressure
+
+__all__ = ["Sample", "take_sample"]
+
+_LONGEST_WAIT = 0.1  # a signal that another thread got is acted on when the main thread wakes up
+
+
+@frozen(kw_only=True)
+class Sample:
+    """One look. ``why`` is in our own words and numbers; ``detail`` is what the service said, secrets redacted.
+
+    ``unseen_ms`` is for how long nobody looked before this one or in the middle of it, because the machine slept.
+    """
+
+    time: str
+    finding: Finding
+    health: str | None = None
+    http_status: int | None = None
+    latency_ms: int | None = None
+    pressure: Pressure | None = None
+    why: list[str] = field(factory=list)
+    detail: str = ""
+    unseen_ms: int = 0
+
+    def evidence(self) -> dict[str, Any]:
+        """Return numbers and status words alone: what a service wrote may be anything, also a person's message."""
+        return {key: value for key, value in encode(self).items() if key not in ("why", "detail") and value is not None}
+
+
+def take_sample(config: ReleaseConfig, baseline: Baseline | None) -> Sample:
+    """Ask health and reliability side by side, and compare with ``baseline``. Nothing is raised.
+
+    Ends within ``health.timeout`` or ``reliability.timeout``, whichever is longer.
+    """
+    taken_at = timestamp()
+    before = baseline.pressure if baseline else None
+    reliability_of = _begin(lambda: ask_reliability(config.reliability, before=before))
+    health, latency_ms = _ask_health(config)
+    reliability = reliability_of()
+    parts = [
+        compare_health(health, baseline),
+        compare_latency(latency_ms, baseline, config.watch),
+        compare_pressure(reliability, baseline, config.reliability.limits),
+    ]
+    return Sample(
+        time=taken_at,
+        finding=combine(parts),
+        health=health.status if health else None,
+        http_status=health.http_status if health else None,
+        latency_ms=latency_ms,
+        pressure=reliability.pressure if reliability else None,
+        why=[part.why for part in parts if part.why],
+        detail=_said(health, reliability),
+    )
+
+
+def _said(health: HealthReport | None, reliability: ReliabilityReport | None) -> str:
+    """Return what was said by those that are not well, or by what asked them."""
+    told = [health.detail] if health is not None and health.status != "ok" else []
+    told += [reliability.detail] if reliability is not None and reliability.pressure is None else []
+    return Redactor.from_environment(os.environ).redact_text("; ".join(told))
+
+
+def _ask_health(config: ReleaseConfig) -> tuple[HealthReport | None, int | None]:
+    if config.health.url is None:
+        return None, None
+    answers: list[Answer] = []
+    report = ask_health(config.health, passes=1, deadline=0.0, on_answer=answers.append)
+    return report, answers[0].elapsed_ms if answers else None
+
+
+def _begin(work: Callable[[], ReliabilityReport | None]) -> Callable[[], ReliabilityReport | None]:
+    """Start ``work`` in a thread that no exit waits for, and return what waits for its result."""
+    results: list[ReliabilityReport | None] = []
+
+    def run() -> None:
+        # Signals are the main thread's business.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        results.append(work())
+
+    thread = threading.Thread(target=run, name="reliability", daemon=True)
+    thread.start()
+
+    def result() -> ReliabilityReport | None:
+        while thread.is_alive():
+            thread.join(_LONGEST_WAIT)
+        if not results:  # a defect, which has been printed where it happened
+            raise StageFailed("Reliability could not be asked.")
+        return results[0]
+
+    return result

@@ -1,0 +1,128 @@
+"""The ``release-tasks`` binary: the suite's tasks in a folder that has no tasks.py."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from invoke import Collection, Exit, ParseError, Program
+from invoke.util import debug
+
+from release_tasks.core.errors import ExitCode
+from release_tasks.core.version import __version__
+from release_tasks.tasks.executor import StageExecutor, UsageExit, refuse
+from release_tasks.tasks.suite import suite
+
+__all__ = ["ReleaseProgram", "main"]
+
+_LIST_FORMATS = ("flat", "nested", "json")
+
+
+class ReleaseProgram(Program):
+    """Invoke's Program with the project in the working folder, and with our exit codes.
+
+    What cannot be parsed or loaded ends with 2 and one sentence, Ctrl-C with 130.
+    """
+
+    def __init__(self, namespace: Collection, version: str) -> None:
+        super().__init__(
+            version=version,
+            namespace=namespace,
+            name="release-tasks",
+            binary="release-tasks",
+            binary_names=["release-tasks"],
+            executor_class=StageExecutor,
+        )
+
+    def create_config(self) -> None:
+        """Load the configuration of the system and of the user."""
+        with self._loading("/etc/invoke.* or ~/.invoke.*"):
+            super().create_config()
+
+    def parse_core(self, argv: list[str] | None) -> None:
+        """Parse the options that stand before the first task."""
+        with self._parsing():
+            super().parse_core(argv)
+
+    def parse_collection(self) -> None:
+        """Load ./invoke.yaml, .yml, .json or .py, which Invoke does only beside a tasks.py."""
+        here = Path.cwd()
+        names = (f"invoke.{suffix}" for suffix in ("yaml", "yml", "json", "py"))
+        with self._loading(next((name for name in names if (here / name).exists()), "invoke.*")):
+            self.config.set_project_location(here)
+            self.config.load_project()
+        super().parse_collection()
+
+    def parse_tasks(self) -> None:
+        """Parse the tasks and their flags."""
+        with self._parsing():
+            super().parse_tasks()
+
+    def parse_cleanup(self) -> None:
+        """Answer --help and --list."""
+        with self._parsing():
+            chosen = self.args["list-format"].value
+            if chosen not in _LIST_FORMATS:
+                expected = ", ".join(_LIST_FORMATS)
+                raise ParseError(f"--list-format: expected one of {expected}, got {chosen!r}")
+            super().parse_cleanup()
+
+    def update_config(self, merge: bool = True) -> None:
+        """Load what ``--config`` names, and the options that stand for settings."""
+        named = self.args.config.value or os.environ.get("INVOKE_RUNTIME_CONFIG")
+        with self._loading(named or "options"):
+            # Invoke passes over a file that is not there, and would act on other settings.
+            if named and not Path(named).expanduser().is_file():
+                raise FileNotFoundError("no such file; --config takes the path of one")
+            super().update_config(merge)
+
+    def execute(self) -> None:
+        """Run the tasks; Ctrl-C ends with 130 whichever executor the configuration chose."""
+        try:
+            super().execute()
+        except KeyboardInterrupt:
+            raise Exit(code=int(ExitCode.SIGINT)) from None
+
+    @contextmanager
+    def _parsing(self) -> Iterator[None]:
+        try:
+            yield
+        except (ParseError, ValueError) as error:  # int("x") of Invoke's own --list-depth
+            hint = "see release-tasks --list and release-tasks --help TASK"
+            refuse(f"{_sentence(error)} ({hint})", as_json=self._wants_json)
+        except Exit as error:
+            if error.message and not isinstance(error, UsageExit):
+                refuse(error.message, as_json=self._wants_json)
+            raise
+
+    @contextmanager
+    def _loading(self, source: str) -> Iterator[None]:
+        try:
+            yield
+        # A configuration file may be a Python program: it can fail with anything.
+        except Exception as error:
+            debug("cannot load %s", source, exc_info=True)
+            refuse(f"{source}: cannot be used: {_sentence(error)}", as_json=self._wants_json)
+
+    @property
+    def _wants_json(self) -> bool:
+        return "--json" in (self.argv or sys.argv)
+
+
+def _sentence(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def main() -> None:
+    """Run the suite's tasks on the command line's words, and exit."""
+    try:
+        ReleaseProgram(suite(), __version__).run()
+    except KeyboardInterrupt:
+        sys.exit(int(ExitCode.SIGINT))
+
+
+if __name__ == "__main__":
+    main()

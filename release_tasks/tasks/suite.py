@@ -1,0 +1,23 @@
+"""The words an operator types: one module per collection, and the whole suite as one namespace."""
+
+from __future__ import annotations
+
+import functools
+
+from invoke import Collection
+
+__all__ = ["suite"]
+
+
+@functools.cache
+def suite() -> Collection:
+    """Return the namespace with every task; importing it loads nothing that a task would only need later."""
+    from release_tasks.tasks.gate import collection as gate
+    from release_tasks.tasks.gateway import collection as gateway
+    from release_tasks.tasks.pairing import collection as pairing
+    from release_tasks.tasks.release import collection as release
+
+    namespace = Collection("release_tasks")
+    for collection in (release, gate, pairing, gateway):
+        namespace.add_collection(collection)
+    return namespace
