@@ -144,7 +144,7 @@ def test_what_is_gone_or_damaged_is_a_note(project: Any) -> None:
     for number in (1, 2, 3):
         project.mcp.write_text(json.dumps({"number": number}))
         release(project, f"v{number}")
-    folder = project.pipeline.catalogue.folder
+    folder = project.pipeline.catalogue.store.folder
     stored = next(folder.glob("v3_*")) / "assets/database/app.db"
     stored.write_bytes(b"\0" * stored.stat().st_size)
     database = sqlite3.connect(project.database)

@@ -315,7 +315,7 @@ def test_without_assets_there_is_nothing_to_prepare(project: Any) -> None:
 
 def test_leftovers_of_a_killed_run_are_cleaned_up(project: Any) -> None:
     """Partial and half-removed snapshots go with the next run."""
-    folder = project.pipeline.catalogue.folder
+    folder = project.pipeline.catalogue.store.folder
     for name in (".v0_snapshot.partial", ".v00_snapshot.deleted"):
         (folder / name / "assets").mkdir(parents=True)
     release(project)

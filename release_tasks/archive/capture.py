@@ -9,17 +9,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from attrs import evolve, frozen
 
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.seal import sealed, snapshot_digest
-from release_tasks.assets.base import AssetConfig
-from release_tasks.assets.files import capture_file, capture_tree, entries_digest, place_link, scan_tree, tree_size
-from release_tasks.assets.plugin import capture_plain, capture_through_plugin
-from release_tasks.assets.plugin_host.calls import KindFailed
-from release_tasks.assets.sqlite.database import SIDE_FILES, DamagedDatabase, capture_database
+from release_tasks.assets.base import AssetConfig, Damaged
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.clock import timestamp
 from release_tasks.core.codec import encode
@@ -31,10 +27,17 @@ from release_tasks.core.durable import (
     write_atomic,
 )
 from release_tasks.core.errors import StageFailed
-from release_tasks.core.events import BytesMoved, Emit, Event, Meter, ignore
+from release_tasks.core.events import BytesMoved, Emit, Event, ignore
 from release_tasks.core.records import FORMAT_VERSION, AssetRecord, AuditAnchor, SnapshotMetadata
 
-__all__ = ["CaptureRequest", "capture_asset", "capture_snapshot", "filled_snapshot", "unpublished_snapshot"]
+__all__ = [
+    "CaptureRequest",
+    "capture_asset",
+    "capture_snapshot",
+    "filled_snapshot",
+    "sealed_safety",
+    "unpublished_snapshot",
+]
 
 _CAPTURE_THREADS = 2
 
@@ -59,7 +62,7 @@ def capture_snapshot(
     Raises StageFailed or OSError when an asset cannot be captured; nothing is left then.
     """
     with unpublished_snapshot(catalogue, assets, request, emit) as metadata:
-        catalogue.publish(metadata.snapshot_id)
+        catalogue.store.publish(metadata.snapshot_id)
     return metadata
 
 
@@ -69,8 +72,8 @@ def unpublished_snapshot(
 ) -> Iterator[SnapshotMetadata]:
     """Capture every asset, flushed, under a name that no reader takes for a snapshot.
 
-    The block decides: ``catalogue.publish`` makes it one, and an exception removes it. Raises StageFailed or OSError
-    when an asset cannot be captured.
+    The block decides: ``publish`` of the store makes it one, and an exception removes it. Raises StageFailed or
+    OSError when an asset cannot be captured.
     """
 
     def capture(partial: Path) -> list[AssetRecord]:
@@ -82,13 +85,33 @@ def unpublished_snapshot(
         yield metadata
 
 
+def sealed_safety(
+    catalogue: Catalogue, metadata: SnapshotMetadata, assets: Mapping[str, AssetConfig]
+) -> SnapshotMetadata:
+    """Complete a safety snapshot while the assets are locked, and publish it; returns its metadata as it is then.
+
+    Raises StageFailed or OSError when it cannot be completed; it is not published then.
+    """
+    partial = catalogue.store.partial_path(metadata.snapshot_id)
+    records = [
+        assets[record.key].kind.seal_safety(assets[record.key], record, partial / record.relative_path)
+        for record in metadata.assets
+    ]
+    if records != metadata.assets:
+        metadata = sealed(evolve(metadata, assets=records, digest=snapshot_digest(records)))
+        fsync_tree(partial)
+        write_atomic(partial / "metadata.json", pretty_bytes(encode(metadata)))
+    catalogue.store.publish(metadata.snapshot_id)
+    return metadata
+
+
 @contextlib.contextmanager
 def filled_snapshot(
     catalogue: Catalogue, fill: Callable[[Path], list[AssetRecord]], request: CaptureRequest
 ) -> Iterator[SnapshotMetadata]:
     """Do the same with whatever ``fill`` lays below the folder that it is given; it returns the records of that."""
-    make_private_directory(catalogue.folder)
-    partial = catalogue.partial_path(request.snapshot_id)
+    make_private_directory(catalogue.store.folder)
+    partial = catalogue.store.partial_path(request.snapshot_id)
     remove_tree(partial)
     try:
         os.mkdir(partial, 0o700)
@@ -111,7 +134,7 @@ def filled_snapshot(
         )
         fsync_tree(partial)
         write_atomic(partial / "metadata.json", pretty_bytes(encode(metadata)))
-        fsync_directory(catalogue.folder)
+        fsync_directory(catalogue.store.folder)
         yield metadata
     except BaseException:
         with contextlib.suppress(OSError):
@@ -167,119 +190,29 @@ def _require_nothing_else(partial: Path, records: list[AssetRecord]) -> None:
 def capture_asset(
     key: str, asset: AssetConfig, snapshot: Path, *, emit: Emit = ignore, allow_damaged: bool = False
 ) -> AssetRecord:
-    """Copy one asset below ``snapshot`` and return its record; an absent asset is recorded as absent."""
+    """Copy one asset below ``snapshot`` and return its record; an absent asset is recorded as absent.
+
+    With ``allow_damaged`` what cannot be read as an asset of its kind is kept byte for byte.
+    """
+    kind = asset.kind
     relative = f"assets/{key}/{asset.path.name}"
-    copy = snapshot / relative
-    kind: Any = "file" if asset.python is not None else asset.kind
-    absent = AssetRecord(key=key, relative_path=relative, kind=kind, exists=False)
+    record = AssetRecord(key=key, relative_path=relative, kind=kind.records_as, exists=False)
     try:
         info = os.lstat(asset.path)
     except FileNotFoundError:
-        return absent
+        return record
+    copy = snapshot / relative
     os.mkdir(copy.parent, 0o700)
-    mode = stat.S_IMODE(info.st_mode)
-    meter = Meter(emit, "capture", key, info.st_size)
-    if asset.kind == "sqlite":
-        return _capture_sqlite(evolve(absent, mode=mode), asset.path, copy, emit, allow_damaged)
-    if asset.python is not None:
-        return _capture_foreign(evolve(absent, mode=mode), asset, copy, meter, allow_damaged)
-    is_expected = stat.S_ISREG(info.st_mode) if asset.kind == "file" else stat.S_ISDIR(info.st_mode)
-    if not is_expected and allow_damaged:
-        return _keep_remains(evolve(absent, mode=mode), asset.path, copy, meter)
-    if asset.kind == "file":
-        entry = capture_file(asset.path, copy, meter.add)
-        meter.finish()
-        return evolve(absent, exists=True, size=entry.size, sha256=entry.sha256, mode=mode)
-    if not is_expected:
-        raise StageFailed(f"{asset.path} (asset {key}) should be a folder and is none.")
-    left_out: list[str] = []
-    meter = Meter(emit, "capture", key, 0 if emit is ignore else _size_of(asset))
-    entries = capture_tree(asset.path, copy, left_out if allow_damaged else None, meter.add)
-    meter.finish()
-    size = sum(entry.size for entry in entries)
-    digest = entries_digest(entries)
-    return evolve(absent, exists=True, size=size, sha256=digest, mode=mode, entries=entries, left_out=left_out or None)
-
-
-def _capture_sqlite(record: AssetRecord, source: Path, copy: Path, emit: Emit, allow_damaged: bool) -> AssetRecord:
-    copied = Meter(emit, "capture", record.key, 0)
-    checked = Meter(emit, "check", record.key, 0)
-
-    def count_checked(size: int) -> None:
-        checked.reach(checked.done + size, copied.total)
-
+    record = evolve(record, mode=stat.S_IMODE(info.st_mode))
+    if not allow_damaged:
+        return kind.capture(asset, record, copy, emit=emit)
     try:
-        journal_mode, digest = capture_database(source, copy, copied.reach, count_checked)
-    except DamagedDatabase:
-        if not allow_damaged:
-            raise
-        return _keep_remains(record, source, copy, copied)
-    _keep_owner(source, copy)
-    return evolve(
-        record,
-        exists=True,
-        size=copy.stat().st_size,
-        sha256=digest,
-        content_digest=digest,
-        journal_mode=journal_mode,
-    )
-
-
-def _capture_foreign(
-    record: AssetRecord, asset: AssetConfig, copy: Path, meter: Meter, allow_damaged: bool
-) -> AssetRecord:
-    """Capture what a plugin knows; a safety snapshot does without it where it fails, for no rollback may need it."""
-    try:
-        return capture_through_plugin(record, asset, copy, meter)
-    except KindFailed as error:
-        if not allow_damaged:
-            raise
-        problem = error.message
-    remove_tree(copy.parent)
-    os.mkdir(copy.parent, 0o700)
-    meter.reach(0, meter.total)
-    record = evolve(record, plugin_problem=problem)
-    mode = os.lstat(asset.path).st_mode
-    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-        return capture_plain(record, asset, copy, meter)
-    return _keep_remains(record, asset.path, copy, meter)
-
-
-def _keep_remains(record: AssetRecord, source: Path, copy: Path, meter: Meter) -> AssetRecord:
-    """Keep what stands in the place of an asset and cannot be read as one, byte for byte.
-
-    For a database its side files are kept with it.
-    """
-    remove_tree(copy)
-    os.mkdir(copy, 0o700)
-    meter.reach(0, meter.total)
-    side_files = [source.with_name(source.name + suffix) for suffix in SIDE_FILES] if record.kind == "sqlite" else []
-    for path in [source, *side_files]:
-        try:
-            mode = os.lstat(path).st_mode
-        except FileNotFoundError:
-            continue
-        if stat.S_ISLNK(mode):
-            place_link(os.readlink(path), copy / path.name)
-        elif stat.S_ISDIR(mode):
-            capture_tree(path, copy / path.name, left_out=[], count=meter.add)
-        elif stat.S_ISREG(mode):  # a socket or a device has no bytes to keep
-            capture_file(path, copy / path.name, meter.add)
-    meter.finish()
-    entries = scan_tree(copy)
-    size = sum(entry.size for entry in entries)
-    return evolve(record, exists=True, damaged=True, size=size, sha256=entries_digest(entries), entries=entries)
+        return kind.scan(asset, record, copy, emit=emit)
+    except Damaged:
+        return kind.keep_remains(asset, record, copy, emit)
 
 
 def _size_of(asset: AssetConfig) -> int:
     with contextlib.suppress(OSError):
-        is_folder = asset.kind == "directory" or (asset.python is not None and asset.path.is_dir())
-        return tree_size(asset.path) if is_folder else os.lstat(asset.path).st_size
+        return asset.kind.size(asset)
     return 0
-
-
-def _keep_owner(source: Path, copy: Path) -> None:
-    info = os.lstat(source)
-    if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
-        with contextlib.suppress(OSError):
-            os.chown(copy, info.st_uid, info.st_gid)

@@ -11,7 +11,7 @@ from attrs import evolve, frozen
 
 from release_tasks.archive.capture import CaptureRequest, filled_snapshot
 from release_tasks.archive.catalogue import Catalogue
-from release_tasks.archive.verify import stored_path
+from release_tasks.assets.base import is_folder, stored_path
 from release_tasks.assets.files import capture_file, capture_tree, entries_digest
 from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import remove_tree
@@ -118,12 +118,12 @@ def derive_snapshot(
         return records
 
     with filled_snapshot(catalogue, copy, request) as metadata:
-        catalogue.publish(metadata.snapshot_id)
+        catalogue.store.publish(metadata.snapshot_id)
     return metadata
 
 
 def _copy_stored(stored: Path, record: AssetRecord, goal: Path) -> None:
-    if record.kind == "directory" or record.damaged:
+    if is_folder(record):
         found = [_content(entry) for entry in capture_tree(stored, goal)]
         is_as_recorded = found == [_content(entry) for entry in record.entries or []]
     else:

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from attrs import field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.archive.verify import stored_path
-from release_tasks.assets.sqlite.database import count_rows, read_schema
+from release_tasks.assets.base import stored_path
+from release_tasks.assets.kinds import kind_of
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.records import AssetRecord, Manifest, SnapshotMetadata
@@ -154,31 +154,20 @@ def _of_asset(key: str, old: _Side, new: _Side) -> Iterator[Difference]:
 
 def _of_contents(key: str, old: _Side, new: _Side) -> Iterator[Difference]:
     assert old.record is not None and new.record is not None and old.path is not None and new.path is not None
-    if old.record.kind == new.record.kind == "sqlite":
-        yield from _of_databases(key, old.path, new.path)
-    elif old.record.kind == new.record.kind == "directory":
-        yield from _of_names(key, _contents(old.record), _contents(new.record), is_shown=False)
+    before = kind_of(old.record).outline(old.record, old.path)
+    after = kind_of(new.record).outline(new.record, new.path)
+    if before and [listing.name for listing in before] == [listing.name for listing in after]:
+        for listing, other in zip(before, after, strict=True):
+            where = f"{key} {listing.name}".rstrip()
+            yield from _of_names(where, listing.values, other.values, is_shown=listing.is_shown)
     elif old.record.plugin or new.record.plugin:
-        yield Difference(where=key, what="content", how="changed")  # state, and nobody's configuration to show
+        yield Difference(where=key, what="content", how="changed")  # state, and no configuration to show
     else:
         yield from _of_files(key, old.path, new.path)
 
 
 def _size(side: _Side) -> str | None:
     return None if side.path is None or side.record is None else f"{side.record.size} bytes"
-
-
-def _of_databases(key: str, old: Path, new: Path) -> Iterator[Difference]:
-    yield from _of_names(f"{key} schema", read_schema(old), read_schema(new), is_shown=False)
-    rows = [{name: str(count) for name, count in count_rows(path).items()} for path in (old, new)]
-    yield from _of_names(f"{key} rows", rows[0], rows[1])
-
-
-def _contents(record: AssetRecord) -> dict[str, str]:
-    return {
-        excerpt(entry.path): f"{entry.kind} {entry.mode:o} {entry.sha256 or entry.target}"
-        for entry in record.entries or []
-    }
 
 
 def _of_files(key: str, old: Path, new: Path) -> Iterator[Difference]:

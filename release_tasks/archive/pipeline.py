@@ -12,6 +12,7 @@ from attrs import frozen
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.legacy import readable_manifest
 from release_tasks.archive.seal import is_sealed, sealed_document
+from release_tasks.archive.stores.local import LocalStore
 from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
 from release_tasks.core.codec import decode, encode
@@ -40,7 +41,7 @@ class Pipeline:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.catalogue = Catalogue(root)
+        self.catalogue = Catalogue(LocalStore(root / "snapshots"))
         self.audit = AuditLog(root / "rollback-audit.log")
         self.drill_audit = AuditLog(root / "drill-audit.log")
         self.drills = root / "drills"
@@ -168,7 +169,7 @@ class Pipeline:
         Call it with the lock held.
         """
         committed = {m.snapshot.snapshot_id for m in self._ready_manifests() if m.snapshot is not None}
-        removed = self.catalogue.clean_up(committed)
+        removed = self.catalogue.store.clean_up(committed)
         with contextlib.suppress(OSError):  # what bars it bars the next prepare, which says so
             self._point_at_newest()
         for path in self._temporary_files():
@@ -185,7 +186,7 @@ class Pipeline:
 
     def has_leftovers(self) -> bool:
         """Say whether an interrupted run, or one that is at work, has something unfinished here."""
-        return self.catalogue.has_leftovers() or bool(self._temporary_files()) or bool(self._lone_statements())
+        return bool(self.catalogue.store.leftovers()) or bool(self._temporary_files()) or bool(self._lone_statements())
 
     def _lone_statements(self) -> list[Path]:
         """Return the statements whose manifest is not there: it was never written, or has not been set aside yet."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -12,37 +11,17 @@ from attrs import evolve, field, frozen
 from release_tasks.archive import legacy
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.seal import snapshot_digest
-from release_tasks.assets.base import AssetConfig
-from release_tasks.assets.files import entries_digest, scan_file, scan_tree
-from release_tasks.assets.plugin import examine_copy
-from release_tasks.assets.sqlite.database import DamagedDatabase, check_database
-from release_tasks.core.canonical import excerpt
+from release_tasks.assets.base import AssetConfig, AssetFinding, stored_path
+from release_tasks.assets.kinds import kind_of
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Meter, StepBegan, ignore, shielded
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 
-__all__ = ["AssetFinding", "SnapshotVerdict", "require_intact", "stored_path", "verify_all", "verify_snapshot"]
+__all__ = ["SnapshotVerdict", "require_intact", "verify_all", "verify_snapshot"]
 
-_ALL_BITS = 0o7777
 _MOST_TOLD = 5
 _MOST_KEYS = 50  # a forged document can name a hundred thousand assets
-
-
-@frozen(kw_only=True)
-class AssetFinding:
-    """One asset that is not what its record says. ``found`` is None when it is not there at all."""
-
-    key: str
-    what: str
-    expected: str | None = None
-    found: str | None = None
-
-    def __str__(self) -> str:
-        told = f"asset {excerpt(self.key)}: {excerpt(self.what, 1000)}"
-        if self.expected is None:
-            return told
-        return f"{told} (recorded {excerpt(self.expected)}, found {excerpt(self.found or 'nothing')})"
 
 
 @frozen(kw_only=True)
@@ -125,10 +104,12 @@ def _with_plugins(
     findings: list[AssetFinding] = []
     notes: list[str] = []
     for asset in metadata.assets:
-        if asset.plugin is None or not asset.exists:
+        if not asset.exists:
             continue
         stored = stored_path(catalogue.path(metadata.snapshot_id), asset)
-        examined = examine_copy(asset, assets.get(asset.key), stored)
+        examined = kind_of(asset).examine(asset, assets.get(asset.key), stored)
+        if examined is None:
+            continue
         findings += [AssetFinding(key=asset.key, what=problem) for problem in examined.problems]
         if examined.unchecked is not None and not examined.problems:
             notes.append(
@@ -159,27 +140,6 @@ def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata, emit: Emit 
     raise StageFailed(" ".join(sentences))
 
 
-def stored_path(folder: Path, asset: AssetRecord) -> Path:
-    """Return where an asset lies in its snapshot; raises StageFailed for a record that points anywhere else."""
-    parts = asset.relative_path.split("/")
-    expected = len(parts) == 3 and parts[0] == "assets" and parts[1] == asset.key and is_valid_id(asset.key)
-    if not expected or not _is_file_name(parts[2]):
-        key, path = excerpt(asset.key), excerpt(asset.relative_path)
-        raise StageFailed(f"asset {key!r} has the path {path!r}, which is not its place.")
-    for parent in (folder / "assets", folder / "assets" / asset.key):
-        if parent.is_symlink():
-            raise StageFailed(f"{parent} is a symbolic link.")
-    return folder / asset.relative_path
-
-
-def _is_file_name(name: str) -> bool:
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:  # JSON can spell surrogates that stand for no byte
-        return False
-    return name not in ("", ".", "..") and "\x00" not in name
-
-
 def _verify_asset(folder: Path, asset: AssetRecord, databases: bool, emit: Emit = ignore) -> list[AssetFinding]:
     try:
         stored = stored_path(folder, asset)
@@ -187,7 +147,7 @@ def _verify_asset(folder: Path, asset: AssetRecord, databases: bool, emit: Emit 
             if os.path.lexists(stored):
                 return [AssetFinding(key=asset.key, what="is recorded as absent, but there is a copy of it")]
             return []
-        digest, size, findings = _digest_of(stored, asset, Meter(emit, "verify", asset.key, asset.size))
+        return kind_of(asset).verify(asset, stored, Meter(emit, "verify", asset.key, asset.size), thorough=databases)
     except StageFailed as error:
         return [AssetFinding(key=asset.key, what=error.message.rstrip("."), expected=asset.sha256, found="unreadable")]
     except FileNotFoundError:
@@ -195,88 +155,15 @@ def _verify_asset(folder: Path, asset: AssetRecord, databases: bool, emit: Emit 
     except OSError as error:
         what = f"cannot be read: {error.strerror}"
         return [AssetFinding(key=asset.key, what=what, expected=asset.sha256, found="unreadable")]
-    if findings:
-        return findings
-    if digest != asset.sha256:
-        return [AssetFinding(key=asset.key, what="was altered", expected=asset.sha256, found=digest)]
-    wrong = f"a size of {asset.size} for {size} bytes" if size != asset.size else _impossible(asset)
-    if wrong:
-        return [AssetFinding(key=asset.key, what=f"its record was altered: it has {wrong}")]
-    if databases and asset.kind == "sqlite" and not asset.damaged:
-        try:
-            check_database(stored, thorough=True)
-        except DamagedDatabase as error:
-            return [AssetFinding(key=asset.key, what=error.message)]
-    return []
-
-
-def _impossible(asset: AssetRecord) -> str | None:
-    """Say what no capture writes down; a checksum can be made by anybody who knows how, and modes steer ``chmod``."""
-    entries = asset.entries or []
-    has_content_digest = asset.kind == "sqlite" and not asset.damaged
-    if not all(mode is not None and 0 <= mode <= _ALL_BITS for mode in (asset.mode, *(e.mode for e in entries))):
-        return "a mode that is none"
-    # A copy carries the canonical header, so both digests are of the same bytes; a comparison looks at this one alone.
-    if asset.content_digest not in ((None, asset.sha256) if has_content_digest else (None,)):
-        return "a content digest that is not that of its bytes"
-    if (asset.kind == "directory" or asset.damaged) and asset.size != sum(entry.size for entry in entries):
-        return "a size that is not the sum of its entries"
-    if asset.plugin is not None and (asset.kind == "sqlite" or asset.damaged or asset.plugin_problem is not None):
-        return "a plugin that cannot have taken it"
-    if len({entry.path for entry in entries}) != len(entries):
-        return "the same entry twice"
-    return None
-
-
-def _digest_of(stored: Path, asset: AssetRecord, meter: Meter) -> tuple[str | None, int, list[AssetFinding]]:
-    is_tree = asset.kind == "directory" or asset.damaged
-    mode = os.lstat(stored).st_mode
-    if is_tree != stat.S_ISDIR(mode) or not (is_tree or stat.S_ISREG(mode)):
-        raise StageFailed(f"should be a {'folder' if is_tree else 'regular file'} and is none")
-    if not is_tree:
-        entry = scan_file(stored, meter.add)
-        meter.finish()
-        return entry.sha256, entry.size, []
-    recorded = {entry.path: entry for entry in asset.entries or []}
-    listed = entries_digest(list(asset.entries or []))
-    if listed != asset.sha256:
-        what = "its list of entries was altered"
-        return None, 0, [AssetFinding(key=asset.key, what=what, expected=asset.sha256, found=listed)]
-    found = {entry.path: entry for entry in scan_tree(stored, meter.add)}
-    meter.finish()
-    findings = []
-    for path in sorted(recorded.keys() | found.keys()):
-        before, now, told = recorded.get(path), found.get(path), excerpt(path)
-        if before is None:
-            findings.append(AssetFinding(key=asset.key, what=f"{told} was added", expected="nothing", found=path))
-        elif now is None:
-            expected = before.sha256 or before.kind
-            findings.append(AssetFinding(key=asset.key, what=f"{told} is missing", expected=expected))
-        # Modes of the stored copies are 0600/0700; the recorded ones are covered by the digest of the entries.
-        elif (before.kind, before.sha256, before.size, before.target) != (now.kind, now.sha256, now.size, now.target):
-            findings.append(
-                AssetFinding(
-                    key=asset.key,
-                    what=f"{told} was altered",
-                    expected=before.sha256 or before.target or before.kind,
-                    found=now.sha256 or now.target or now.kind,
-                )
-            )
-    return asset.sha256, asset.size, findings
 
 
 def _verify_legacy(folder: Path, asset: AssetRecord) -> list[AssetFinding]:
     stored = folder / asset.relative_path
-    if asset.exists and not os.path.lexists(stored):
+    if not asset.exists:
+        return []
+    if not os.path.lexists(stored):
         return [AssetFinding(key=asset.key, what="is missing")]
-    if asset.exists and asset.kind == "sqlite":
-        if not stat.S_ISREG(os.lstat(stored).st_mode):  # SQLite would wait for a writer of a pipe
-            return [AssetFinding(key=asset.key, what="should be a regular file and is none")]
-        try:
-            check_database(stored, thorough=True)
-        except DamagedDatabase as error:
-            return [AssetFinding(key=asset.key, what=error.message)]
-    return []
+    return kind_of(asset).check_legacy(asset, stored)
 
 
 def _added(folder: Path, metadata: SnapshotMetadata) -> list[AssetFinding]:

@@ -5,38 +5,157 @@ From then on the copy is a file or a folder like any other. No restore needs the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
-from attrs import evolve, frozen
+from attrs import Factory, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig
-from release_tasks.assets.files import (
-    capture_file,
-    capture_tree,
-    entries_digest,
-    keep_owner_and_time,
-    scan_file,
-    scan_tree,
-)
-from release_tasks.assets.plugin_host.calls import KindCall, KindFailed, capture_copy, check_copy
+from release_tasks.assets.base import AssetConfig, AssetKind, Examined, Listing, Move, Sound, is_folder
+from release_tasks.assets.directory import DIRECTORY, with_entries
+from release_tasks.assets.file import FILE
+from release_tasks.assets.files import capture_file, capture_tree, keep_owner_and_time, scan_file, scan_tree, tree_size
+from release_tasks.assets.plugin_host.calls import KindCall, KindFailed, capture_copy, check_copy, restore_copy
+from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
+from release_tasks.core.durable import remove_tree
 from release_tasks.core.errors import StageFailed
-from release_tasks.core.events import Meter
+from release_tasks.core.events import Emit, Meter, Noted, ignore
+from release_tasks.core.options import Duration, option, valid_options
 from release_tasks.core.records import AssetEntry, AssetRecord
 
-__all__ = ["Examined", "capture_plain", "capture_through_plugin", "examine_copy"]
+__all__ = ["PLUGIN", "PluginKind", "PluginOptions", "capture_through_plugin"]
 
 _TIMEOUT = 60.0
 _MOST_TOLD = 3
 
 
 @frozen(kw_only=True)
-class Examined:
-    """What the check of a plugin found in a copy. ``unchecked`` says why it could not look, None when it could."""
+class PluginOptions:
+    """State that an installed package captures."""
 
-    problems: list[str]
-    unchecked: str | None = None
+    python: str = option("kind: state that another package captures, from the entry point group `release_tasks.assets`")
+    path: Path = option("for python: where the state lives, a file or a folder")
+    with_: dict[str, Any] = option("for python: options of its own", Factory(dict), validator=valid_options)
+    timeout: Duration | None = option("for python: how long its capture may take, and its check; 1m when left out")
+    restore: bool = option(
+        "for python: let the package put the state back itself; where it fails, its copy is put back", False
+    )
+
+
+class PluginKind(AssetKind):
+    """State whose copy is taken and checked by a plugin; the copy is a file or a folder, and is put back as one."""
+
+    name = "python"
+    options = PluginOptions
+    path_option = "path"
+    restores = frozenset({"file", "directory"})
+    records_as = "file"
+
+    def missing(self, key: str, asset: AssetConfig) -> list[str]:
+        """Say which package is missing or broken, and what to type."""
+        try:
+            find_plugin(ASSETS, asset.options.python)
+        except PluginUnusable as error:
+            return [f"{key}: {error.message}. Type: {error.next} (release.assets.{key}.python)"]
+        return []
+
+    def size(self, asset: AssetConfig) -> int:
+        """Return how many bytes are there, in a file or in a folder."""
+        return tree_size(asset.path) if asset.path.is_dir() else super().size(asset)
+
+    def capture(
+        self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
+    ) -> AssetRecord:
+        """Let the plugin take a copy; a safety snapshot does without it where it fails: no rollback may need it."""
+        meter = Meter(emit, "capture", record.key, os.lstat(asset.path).st_size)
+        try:
+            return capture_through_plugin(record, asset, copy, meter)
+        except KindFailed as error:
+            if not allow_damaged:
+                raise
+            problem = error.message
+        remove_tree(copy.parent)
+        os.mkdir(copy.parent, 0o700)
+        meter.reach(0, meter.total)
+        record = evolve(record, plugin_problem=problem)
+        mode = os.lstat(asset.path).st_mode
+        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+            return _capture_plain(record, asset, copy, meter)
+        return self.keep_remains(asset, record, copy, emit)
+
+    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> Examined | None:
+        """Let the plugin that took a copy check it, with the options of ``asset`` where that is configured for it."""
+        if record.plugin is None:
+            return None
+        configured = asset if asset is not None and asset.plugin == record.plugin else None
+        if configured is None:
+            configured = AssetConfig(kind=self, options=PluginOptions(python=record.plugin, path=copy))
+        try:
+            return Examined(problems=check_copy(_call(record.key, configured), copy))
+        except KindFailed as error:
+            return Examined(problems=[error.message] if error.is_judged else [], unchecked=error.message)
+
+    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> Sound:
+        """Say whether the asset is there and the plugin finds nothing wrong with a copy of it.
+
+        A plugin that is missing or broken cannot tell, and is no reason to throw away what the service wrote.
+        """
+        try:
+            info = os.lstat(asset.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return Sound(is_sound=not record.exists)
+        is_of_form = stat.S_ISDIR(info.st_mode) if is_folder(record) else stat.S_ISREG(info.st_mode)
+        if not record.exists or not asset.takes(record) or not is_of_form:
+            return Sound(is_sound=False)
+        try:
+            os.makedirs(scratch, 0o700)
+            capture_through_plugin(record, asset, scratch / asset.path.name, Meter(ignore, "capture", record.key, 0))
+        except (StageFailed, OSError) as error:
+            if isinstance(error, KindFailed) and error.is_judged:
+                return Sound(is_sound=False)
+            doubt = f"{record.key} could not be examined and was left as it is: {error} --force restores it, too."
+            return Sound(is_sound=True, doubt=doubt)
+        finally:
+            with contextlib.suppress(OSError):  # the next run clears it away
+                remove_tree(scratch)
+        return Sound(is_sound=True)
+
+    def outline(self, record: AssetRecord, copy: Path) -> list[Listing]:
+        """Return the entries of a folder."""
+        return _form(record).outline(record, copy)
+
+    def digest(self, record: AssetRecord, path: Path) -> str | None:
+        """Return the digest of the form that the plugin's copy has."""
+        return _form(record).digest(record, path)
+
+    def compare(self, record: AssetRecord, live: AssetRecord) -> str:
+        """Compare as a file or a folder, whichever was captured."""
+        return _form(record).compare(record, live)
+
+    def commit(self, move: Move) -> None:
+        """Let the plugin restore its state where that is configured, then make sure that it is as captured.
+
+        The plugin changes the live state in place, so afterwards only the content tells old from new: the step is
+        noted as one that writes in place, and whatever the plugin did not do is written from the snapshot.
+        """
+        is_own = move.asset.options.restore and move.asset.plugin == move.record.plugin
+        if is_own and move.is_forward and not move.step.mirrored and move.step.new and move.step.old:
+            move = evolve(move, step=move.note(evolve(move.step, mirrored=True)))
+            try:
+                restore_copy(_call(move.step.key, move.asset), move.staged, move.live)
+            except KindFailed as error:
+                move.emit(Noted(f"{move.live} is restored from its copy: {error.message}"))
+        super().commit(move)
+
+    def write_over(self, record: AssetRecord, stored: Path, live: Path) -> None:
+        """Write the copy over what is there."""
+        _form(record).write_over(record, stored, live)
+
+
+def _form(record: AssetRecord) -> AssetKind:
+    return DIRECTORY if record.kind == "directory" else FILE
 
 
 def capture_through_plugin(record: AssetRecord, asset: AssetConfig, copy: Path, meter: Meter) -> AssetRecord:
@@ -50,13 +169,13 @@ def capture_through_plugin(record: AssetRecord, asset: AssetConfig, copy: Path, 
     try:
         capture_copy(call, asset.path, copy, meter.reach)
         _require_untouched(asset.path, before)
-        captured = _take_over(evolve(record, plugin=asset.python), asset, copy, before)
+        captured = _take_over(evolve(record, plugin=asset.options.python), asset, copy, before)
         problems = check_copy(call, copy, lambda done, total: meter.reach(meter.done, meter.total))
         if problems:
             told = "; ".join(problems[:_MOST_TOLD])
-            raise KindFailed(f"the asset kind {asset.python!r} finds its own copy bad: {told}", is_judged=True)
+            raise KindFailed(f"the asset kind {asset.options.python!r} finds its own copy bad: {told}", is_judged=True)
         if _digested(captured, copy) != _digested_as_recorded(captured) or _strays(copy):
-            raise KindFailed(f"the asset kind {asset.python!r} changed the copy that it was to check")
+            raise KindFailed(f"the asset kind {asset.options.python!r} changed the copy that it was to check")
     except KindFailed as error:
         told = f"{asset.path} (asset {record.key}): {error.message}"
         raise KindFailed(f"{told.rstrip('.')}.", is_judged=error.is_judged) from error
@@ -64,13 +183,13 @@ def capture_through_plugin(record: AssetRecord, asset: AssetConfig, copy: Path, 
     return captured
 
 
-def capture_plain(record: AssetRecord, asset: AssetConfig, copy: Path, meter: Meter) -> AssetRecord:
+def _capture_plain(record: AssetRecord, asset: AssetConfig, copy: Path, meter: Meter) -> AssetRecord:
     """Copy what is there as it is, also while it is being written: better than nothing where the plugin fails."""
     info = os.lstat(asset.path)
     if stat.S_ISDIR(info.st_mode):
         left_out: list[str] = []
         entries = capture_tree(asset.path, copy, left_out, meter.add, must_hold_still=False)
-        record = _with_entries(evolve(record, left_out=left_out or None), entries)
+        record = with_entries(evolve(record, left_out=left_out or None), entries)
     else:
         entry = capture_file(asset.path, copy, meter.add, must_hold_still=False)
         record = evolve(record, kind="file", exists=True, size=entry.size, sha256=entry.sha256)
@@ -78,21 +197,9 @@ def capture_plain(record: AssetRecord, asset: AssetConfig, copy: Path, meter: Me
     return evolve(record, mode=stat.S_IMODE(info.st_mode))
 
 
-def examine_copy(record: AssetRecord, asset: AssetConfig | None, copy: Path) -> Examined:
-    """Let the plugin that took a copy check it, with the options of ``asset`` where that is still configured for it."""
-    assert record.plugin is not None
-    configured = asset if asset is not None and asset.python == record.plugin else None
-    call = _call(record.key, configured or AssetConfig(python=record.plugin, path_=copy))
-    try:
-        return Examined(problems=check_copy(call, copy))
-    except KindFailed as error:
-        return Examined(problems=[error.message] if error.is_judged else [], unchecked=error.message)
-
-
 def _call(key: str, asset: AssetConfig) -> KindCall:
-    assert asset.python is not None
-    timeout = _TIMEOUT if asset.timeout is None else asset.timeout
-    return KindCall(plugin=asset.python, key=key, options=asset.with_, timeout=timeout)
+    timeout = _TIMEOUT if asset.options.timeout is None else asset.options.timeout
+    return KindCall(plugin=asset.options.python, key=key, options=asset.options.with_, timeout=timeout)
 
 
 def _require_untouched(source: Path, before: os.stat_result) -> None:
@@ -108,7 +215,7 @@ def _require_untouched(source: Path, before: os.stat_result) -> None:
 def _take_over(record: AssetRecord, asset: AssetConfig, copy: Path, live: os.stat_result) -> AssetRecord:
     """Judge what the plugin wrote and make it a stored copy: digested, private, with the live owner and mode."""
     form = "a folder" if stat.S_ISDIR(live.st_mode) else "a file"
-    who = f"the asset kind {asset.python!r}"
+    who = f"the asset kind {asset.options.python!r}"
     try:
         mode = os.lstat(copy).st_mode
     except FileNotFoundError:
@@ -129,7 +236,7 @@ def _take_over(record: AssetRecord, asset: AssetConfig, copy: Path, live: os.sta
 
 def _digested(record: AssetRecord, copy: Path) -> AssetRecord:
     if copy.is_dir():
-        return _with_entries(record, scan_tree(copy))
+        return with_entries(record, scan_tree(copy))
     entry = scan_file(copy)
     return evolve(record, kind="file", size=entry.size, sha256=entry.sha256)
 
@@ -138,17 +245,11 @@ def _digested_as_recorded(record: AssetRecord) -> AssetRecord:
     """Return the record with the modes of stored copies, which those of the live files are not."""
     if record.entries is None:
         return record
-    return _with_entries(record, [evolve(entry, mode=_stored_mode(entry)) for entry in record.entries])
+    return with_entries(record, [evolve(entry, mode=_stored_mode(entry)) for entry in record.entries])
 
 
 def _stored_mode(entry: AssetEntry) -> int:
     return {"file": 0o600, "directory": 0o700, "symlink": entry.mode}[entry.kind]
-
-
-def _with_entries(record: AssetRecord, entries: list[AssetEntry]) -> AssetRecord:
-    size = sum(entry.size for entry in entries)
-    digest = entries_digest(entries)
-    return evolve(record, kind="directory", exists=True, size=size, sha256=digest, entries=entries)
 
 
 def _strays(copy: Path) -> list[str]:
@@ -182,3 +283,6 @@ def _make_private(copy: Path) -> None:
     for entry in os.scandir(copy):
         if not entry.is_symlink():
             _make_private(Path(entry.path))
+
+
+PLUGIN = PluginKind()

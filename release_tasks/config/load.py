@@ -18,6 +18,7 @@ from cattrs.errors import ForbiddenExtraKeysError
 from cattrs.gen import make_dict_structure_fn, override
 
 from release_tasks.assets import base
+from release_tasks.assets.kinds import ASSET_KINDS
 from release_tasks.config import schema
 from release_tasks.config.gateway import GatewayConfig
 from release_tasks.core import options
@@ -156,6 +157,7 @@ def _converter() -> cattrs.Converter:
     converter.register_structure_hook_factory(_is_list, functools.partial(_list_hook, converter))
     converter.register_structure_hook_factory(_is_mapping, functools.partial(_mapping_hook, converter))
     converter.register_structure_hook_factory(attrs.has, lambda cls: _structure_class(converter, cls))
+    converter.register_structure_hook(base.AssetConfig, lambda value, _: _structure_asset(converter, value))
     return converter
 
 
@@ -232,6 +234,32 @@ def _structure_class(converter: cattrs.Converter, cls: Any) -> Any:
         return result
 
     return structure
+
+
+def _structure_asset(converter: cattrs.Converter, value: Any) -> Any:
+    if not isinstance(value, Mapping):
+        raise ValueError(f"expected a mapping of keys, got {value!r}")
+    own = ["path", "with", "timeout", "restore"]
+    known = [*ASSET_KINDS, *own, "required"]
+    errors: list[Exception] = [_unknown_key(str(name), known, base.AssetConfig) for name in value if name not in known]
+    given = [name for name in ASSET_KINDS if value.get(name) is not None]
+    path_error = ValueError("path: goes with python, and python with path")
+    if len(given) != 1:
+        got = " and ".join(given) if given else "none"
+        errors.append(ValueError(f"expected exactly one of {', '.join(ASSET_KINDS)}; got {got}"))
+    elif given != ["python"]:
+        for name in own:
+            if value.get(name):
+                errors.append(path_error if name == "path" else ValueError(f"{name}: goes with python only"))
+    elif value.get("path") is None:
+        errors.append(path_error)
+    if errors:
+        raise cattrs.ClassValidationError("while reading AssetConfig", errors, base.AssetConfig)
+    kind = ASSET_KINDS[given[0]]
+    options: Any = converter.structure(
+        {k: v for k, v in value.items() if k != "required" and v is not None}, kind.options
+    )
+    return base.AssetConfig(kind=kind, options=options, required=parse_boolean(value.get("required", True)))
 
 
 def _unknown_key(name: str, known: list[str], cls: type) -> Exception:

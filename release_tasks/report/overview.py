@@ -35,7 +35,7 @@ def overview(settings: Settings, limit: int) -> dict[str, Any]:
         "rollback": _last_rollback(found),
         "interrupted": found.is_interrupted,
         "lock": encode(found.holder) if found.holder else None,
-        "plugins": [_plugin(key, asset.python) for key, asset in settings.release.assets.items() if asset.python],
+        "plugins": [_plugin(key, asset.plugin) for key, asset in settings.release.assets.items() if asset.plugin],
     }
 
 

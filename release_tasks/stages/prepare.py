@@ -11,7 +11,6 @@ from attrs import evolve, frozen
 from release_tasks.archive.attestation.attester import Attester
 from release_tasks.archive.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.archive.pipeline import MANIFEST_VERSION, Pipeline, manifest_bytes
-from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import compact, timestamp
 from release_tasks.core.durable import remove_durably, write_atomic
@@ -145,7 +144,7 @@ def _release(attester: Attester, pipeline: Pipeline, request: PrepareRequest, dr
         ready = evolve(draft, status="ready", snapshot=reference, artifacts=artifacts, phases=phases)
         with uninterrupted(), _taken_back_on_error(pipeline, ready):
             manifest = _publish(pipeline, attester, ready, snapshot)
-            pipeline.catalogue.publish(snapshot.snapshot_id)
+            pipeline.catalogue.store.publish(snapshot.snapshot_id)
     # What cannot be removed now goes another time; it is no reason to call a release blocked.
     with contextlib.suppress(OSError):
         pipeline.catalogue.retain(limit, {*pipeline.protected_snapshots(), snapshot.snapshot_id})
@@ -182,7 +181,7 @@ def _withdraw(pipeline: Pipeline, ready: Manifest, before: bytes | None) -> None
             remove_durably(latest)  # no newest release is better than one whose snapshot is gone
     catalogue, snapshot_id = pipeline.catalogue, ready.snapshot.snapshot_id
     if catalogue.path(snapshot_id).exists():
-        os.rename(catalogue.path(snapshot_id), catalogue.partial_path(snapshot_id))
+        os.rename(catalogue.path(snapshot_id), catalogue.store.partial_path(snapshot_id))
     remove_durably(pipeline.statement_path(ready.release_id))
 
 
@@ -197,11 +196,7 @@ def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
     if not report.passed and not found:
         found.append("preflight: did not pass")
     for key, asset in settings.release.assets.items():
-        if asset.python is not None:
-            try:
-                find_plugin(ASSETS, asset.python)
-            except PluginUnusable as error:
-                found.append(f"{key}: {error.message}. Type: {error.next} (release.assets.{key}.python)")
+        found += asset.kind.missing(key, asset)
         try:
             os.lstat(asset.path)
         except (FileNotFoundError, NotADirectoryError):
@@ -281,7 +276,7 @@ def _publish(
     published = Phase(name="publish", started_at=began, completed_at=timestamp())
     phases = [*manifest.phases, published]
     manifest = evolve(manifest, audit=anchor, phases=phases, attestation=attester.reference)
-    folder = pipeline.catalogue.partial_path(snapshot.snapshot_id) if snapshot is not None else None
+    folder = pipeline.catalogue.store.partial_path(snapshot.snapshot_id) if snapshot is not None else None
     pipeline.write_statement(manifest.release_id, attester.line(manifest, manifest_bytes(manifest), snapshot, folder))
     pipeline.write_manifest(manifest)
     return manifest

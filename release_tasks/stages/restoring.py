@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from attrs import evolve
+
 from release_tasks.config.schema import Settings
 from release_tasks.core.events import Emit, ignore
 from release_tasks.core.records import RollbackOutcome
@@ -35,9 +37,8 @@ def roll_back(
     a snapshot that does not exist, LockHeld while another run is at work; the live state is whole in each case.
     """
     require_assets(settings)
-    request = RollbackRequest(
-        snapshot_id=snapshot_id, health_url=health_url, restart_command=restart_command, force=force, wait=wait
-    )
+    settings = _typed(settings, health_url, restart_command)
+    request = RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait)
     with notified(settings, notices, "release.rollback") as sending:
         outcome = rollback(settings, request, emit)
         sending.announce(lambda: about_rollback(settings, outcome))
@@ -56,9 +57,8 @@ def plan_rollback(
 ) -> RollbackPlan:
     """Say exactly what ``roll_back`` would do with the same arguments, and change nothing; raises what it would."""
     require_assets(settings)
-    request = RollbackRequest(
-        snapshot_id=snapshot_id, health_url=health_url, restart_command=restart_command, force=force, wait=wait
-    )
+    settings = _typed(settings, health_url, restart_command)
+    request = RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait)
     return preview(settings, request, emit)
 
 
@@ -75,3 +75,10 @@ def recover(
         return recovery.pending(settings)
     with notified(settings, notices, "release.recover"):
         return recovery.recover(settings, emit=emit)
+
+
+def _typed(settings: Settings, health_url: str | None, restart_command: str | None) -> Settings:
+    release = settings.release
+    health = evolve(release.health, url=health_url or release.health.url)
+    restart = evolve(release.restart, command=restart_command or release.restart.command)
+    return evolve(settings, release=evolve(release, health=health, restart=restart))

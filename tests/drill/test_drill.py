@@ -153,7 +153,7 @@ def test_a_snapshot_that_does_not_exist_is_a_usage_error(project: Any) -> None:
     with pytest.raises(UsageError, match="There is no snapshot 'nope'"):
         rehearse(project, "nope")
     assert not project.pipeline.drill_audit.path.exists()
-    shutil.rmtree(project.pipeline.catalogue.folder)
+    shutil.rmtree(project.pipeline.catalogue.store.folder)
     assert "no release snapshot" in rehearse(project).diagnostics[0]
 
 

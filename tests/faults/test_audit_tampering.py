@@ -54,6 +54,7 @@ import filelock
 from release_tasks.config.load import load_settings
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 settings = load_settings({"release": json.loads(sys.argv[2])}, Path(sys.argv[1]))
+restarting = {**json.loads(sys.argv[2]), "restart": {"command": "true"}}
 def run(moment):
     if moment == "torn":
         limit = settings.release.root.joinpath("rollback-audit.log").stat().st_size + 40
@@ -62,7 +63,7 @@ def run(moment):
     def progress(step):
         if str(step) == moment:
             os.kill(os.getpid(), signal.SIGKILL)
-    rollback(settings, RollbackRequest(force=True, restart_command="true"), progress)
+    rollback(load_settings({"release": restarting}, Path(sys.argv[1])), RollbackRequest(force=True), progress)
 for line in sys.stdin:
     child = os.fork()
     if child == 0:

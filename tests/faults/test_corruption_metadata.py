@@ -336,7 +336,7 @@ OLDER: Document = {
 @pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a link to nowhere", "a folder"])
 def test_an_older_snapshot_makes_nobody_wait_for_a_pipe(watched: Watched, kind: str) -> None:
     """It has no digests, so its database is looked at by SQLite, which would wait for somebody to write."""
-    folder = watched.pipeline.catalogue.folder / "old"
+    folder = watched.pipeline.catalogue.store.folder / "old"
     (folder / "assets" / "state").mkdir(parents=True)
     (folder / "metadata.json").write_text(json.dumps(OLDER))
     WRONG_DOCUMENTS[kind](folder / "assets" / "state" / "app.db")
@@ -365,7 +365,7 @@ def test_an_older_snapshot_makes_nobody_wait_for_a_pipe(watched: Watched, kind: 
 )
 def test_an_older_document_is_read_as_strictly(watched: Watched, change: Change) -> None:
     """What it holds is refused in a short sentence, and the snapshots beside it are no worse for it."""
-    folder = watched.pipeline.catalogue.folder / "old"
+    folder = watched.pipeline.catalogue.store.folder / "old"
     (folder / "assets" / "state").mkdir(parents=True)
     (folder / "assets" / "state" / "app.db").touch()
     document = copy.deepcopy(OLDER)
@@ -523,7 +523,7 @@ def test_a_snapshot_that_no_reader_would_take_is_never_published(watched: Watche
     outcome = watched.roll("v0_snapshot")
     assert (outcome.status, watched.project.content()) == ("failed", content)
     assert "more names than one snapshot can" in outcome.diagnostics[0]
-    assert sorted(os.listdir(watched.pipeline.catalogue.folder)) == ["v0_snapshot", "v1_snapshot"]
+    assert sorted(os.listdir(watched.pipeline.catalogue.store.folder)) == ["v0_snapshot", "v1_snapshot"]
 
 
 @pytest.mark.slow

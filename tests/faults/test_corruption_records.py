@@ -100,7 +100,7 @@ def crash_in_mid_swap(watched: Watched, number: int = 2) -> Path:
 
 def around(watched: Watched) -> tuple[Any, Any]:
     """What no recovery may touch: nobody's files, and the snapshots that were there before."""
-    stored = listing(watched.pipeline.catalogue.folder)
+    stored = listing(watched.pipeline.catalogue.store.folder)
     kept = {path: kept for path, kept in stored.items() if path.startswith(("v0_snapshot", "v1_snapshot"))}
     return {path: kept for path, kept in watched.live().items() if path.startswith("neighbour/file")}, kept
 
@@ -114,7 +114,7 @@ def set_step(number: int, **values: Any) -> Change:
 
 def hold_journal_refused(watched: Watched, case: str, thoroughly: bool = False) -> None:
     """Hold that recovery says what is wrong and changes nothing; with ``thoroughly`` every other command too."""
-    live, stored = watched.live(), listing(watched.pipeline.catalogue.folder)
+    live, stored = watched.live(), listing(watched.pipeline.catalogue.store.folder)
     path = watched.pipeline.journal_path
     before = os.lstat(path)
     commands: dict[str, Callable[[], Any]] = {"recover": lambda: recover(watched.settings)}
@@ -140,7 +140,7 @@ def hold_journal_refused(watched: Watched, case: str, thoroughly: bool = False) 
         assert overview(watched.settings, 10)["interrupted"] is True, case
         assert {verdict.status for verdict in verify_all(watched.pipeline.catalogue)} == {"verified"}, case
     assert watched.live() == live, case
-    assert listing(watched.pipeline.catalogue.folder) == stored, case
+    assert listing(watched.pipeline.catalogue.store.folder) == stored, case
     after = os.lstat(path)
     assert (before.st_ino, before.st_mode, before.st_mtime_ns) == (after.st_ino, after.st_mode, after.st_mtime_ns), case
 
@@ -572,7 +572,7 @@ def test_retention_keeps_what_an_unreadable_record_may_name(released: Watched, w
     elif case != "removed":
         assert {state.snapshot_id, state.safety_snapshot_id} <= protected
     released.pipeline.catalogue.retain(1, protected)
-    left = set(os.listdir(released.pipeline.catalogue.folder))
+    left = set(os.listdir(released.pipeline.catalogue.store.folder))
     assert protected <= left
     assert "x2_snapshot" in left
 

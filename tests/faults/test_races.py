@@ -67,8 +67,8 @@ def read_line():
 
 def die_after_one_step():
     carry_out = Swap._carry_out
-    def one(self, step, source):
-        carry_out(self, step, source)
+    def one(self, step, act, source):
+        carry_out(self, step, act, source)
         os.kill(os.getpid(), signal.SIGKILL)
     Swap._carry_out = one
 
@@ -107,8 +107,8 @@ def no_lock(root, *_, **__):
 
 def run(job):
     if job.get("unlocked"):
-        for name in ("prepare", "rollback.engine", "rollback.recovery"):
-            importlib.import_module(f"release_tasks.{name}").run_lock = no_lock
+        for name in ("prepare", "rollback.attempt", "rollback.recovery"):
+            importlib.import_module(f"release_tasks.stages.{name}").run_lock = no_lock
     if job["what"] == "crash":
         die_after_one_step()
     if "dies_before" in job:

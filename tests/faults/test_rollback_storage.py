@@ -394,7 +394,7 @@ def test_a_mirrored_folder_that_cannot_be_finished_is_put_right_by_recover(
     lower: tuple[Any, Path], mounts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Written in place is not atomic: the journal says so, and a run that ended in it is finished."""
-    from release_tasks.stages.rollback import mirror
+    from release_tasks.assets import overwrite
 
     project, layer = lower
     good = project.content()
@@ -409,7 +409,7 @@ def test_a_mirrored_folder_that_cannot_be_finished_is_put_right_by_recover(
         pass
 
     calls = 0
-    real = mirror._renew
+    real = overwrite._renew
 
     def renew(*args: Any) -> None:
         nonlocal calls
@@ -419,7 +419,7 @@ def test_a_mirrored_folder_that_cannot_be_finished_is_put_right_by_recover(
         real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mirror, "_renew", renew)
+        patch.setattr(overwrite, "_renew", renew)
         with pytest.raises(PowerCut):
             roll(project)
     assert project.content() not in (good, bad)
@@ -432,7 +432,7 @@ def test_a_mirrored_folder_goes_back_when_it_fails(
     lower: tuple[Any, Path], mounts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A failure in the middle of writing in place ends in the state before."""
-    from release_tasks.stages.rollback import mirror
+    from release_tasks.assets import overwrite
 
     project, layer = lower
     project.capture()
@@ -441,7 +441,7 @@ def test_a_mirrored_folder_goes_back_when_it_fails(
     before = project.content()
     mounts.overlay(layer, tmp_path / "overlay", project.state)
     calls = 0
-    real = mirror._renew
+    real = overwrite._renew
 
     def renew(*args: Any) -> None:
         nonlocal calls
@@ -451,7 +451,7 @@ def test_a_mirrored_folder_goes_back_when_it_fails(
         real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(mirror, "_renew", renew)
+        patch.setattr(overwrite, "_renew", renew)
         assert roll(project).status == "failed"
     assert project.content() == before
     assert project.strays() == []

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from release_tasks.archive.verify import AssetFinding, SnapshotVerdict
+from release_tasks.archive.verify import SnapshotVerdict
+from release_tasks.assets.base import AssetFinding
 from release_tasks.core.audit import AuditVerdict, Finding
 from release_tasks.core.records import Check, HealthReport, Manifest, PreflightReport, RollbackOutcome
 from release_tasks.report.advice import after_preflight

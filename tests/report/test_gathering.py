@@ -285,16 +285,16 @@ def _alter_manifest(project: Any) -> None:
 def _remove_snapshot(project: Any) -> None:
     import shutil
 
-    shutil.rmtree(next(project.pipeline.catalogue.folder.glob("v1_*")))
+    shutil.rmtree(next(project.pipeline.catalogue.store.folder.glob("v1_*")))
 
 
 def _alter_snapshot(project: Any) -> None:
-    path = next(project.pipeline.catalogue.folder.glob("v1_*/assets/mcp/*"))
+    path = next(project.pipeline.catalogue.store.folder.glob("v1_*/assets/mcp/*"))
     path.write_text("{}")
 
 
 def _alter_metadata(project: Any) -> None:
-    path = next(project.pipeline.catalogue.folder.glob("v1_*/metadata.json"))
+    path = next(project.pipeline.catalogue.store.folder.glob("v1_*/metadata.json"))
     path.write_text("no JSON")
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from release_tasks.core.records import RollbackOutcome
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
@@ -98,8 +99,19 @@ def start_service() -> Iterator[Callable[[Path], Service]]:
 def roll() -> Callable[..., RollbackOutcome]:
     """Return the rollback in one call: ``roll(project, "v1_snapshot", force=True)``."""
 
-    def call(project: Any, snapshot_id: str | None = None, **flags: Any) -> RollbackOutcome:
-        return rollback(project.settings, RollbackRequest(snapshot_id=snapshot_id, **flags))
+    def call(
+        project: Any,
+        snapshot_id: str | None = None,
+        *,
+        health_url: str | None = None,
+        restart_command: str | None = None,
+        **flags: Any,
+    ) -> RollbackOutcome:
+        release = project.settings.release
+        health = evolve(release.health, url=health_url or release.health.url)
+        restart = evolve(release.restart, command=restart_command or release.restart.command)
+        settings = evolve(project.settings, release=evolve(release, health=health, restart=restart))
+        return rollback(settings, RollbackRequest(snapshot_id=snapshot_id, **flags))
 
     return call
 

@@ -351,7 +351,7 @@ def test_old_safety_snapshots_go_and_needed_ones_stay(project: Any, roll: Any) -
 def legacy_snapshot(project: Any, *, with_database: bytes | None = None) -> str:
     """Lay down a snapshot as the older tool wrote them, with the state as it is now."""
     snapshot_id = "v0_snapshot_20240101000000"
-    folder = project.pipeline.catalogue.folder / snapshot_id
+    folder = project.pipeline.catalogue.store.folder / snapshot_id
     stored = folder / "assets" / "state"
     stored.mkdir(parents=True)
     source = sqlite3.connect(project.database)
@@ -468,7 +468,7 @@ def test_failed_attempts_do_not_pile_up_safety_snapshots(
     def refuse(*_: Any) -> None:
         raise StageFailed("no.")
 
-    monkeypatch.setattr("release_tasks.stages.rollback.swap.restore_database", refuse)
+    monkeypatch.setattr("release_tasks.assets.sqlite.kind.restore_database", refuse)
     for _ in range(5):
         assert roll(project).status == "failed"
     safety = [s for s in project.pipeline.catalogue.published()[0] if s.kind == "safety"]
@@ -487,7 +487,7 @@ def test_clean_up_that_fails_afterwards_does_not_make_a_restore_failed(
     def refuse(*_: Any) -> None:
         raise PermissionError(1, "Operation not permitted", "old")
 
-    monkeypatch.setattr("release_tasks.archive.catalogue.remove_tree", refuse)
+    monkeypatch.setattr("release_tasks.archive.stores.local.remove_tree", refuse)
     outcome = roll(project)
     assert outcome.status == "restored", outcome.diagnostics
     assert events(project)[-1] == ("rollback.finished", "restored")

@@ -122,8 +122,8 @@ def test_a_first_rollback_to_an_equal_state_is_no_noop(project: Any, roll: Any, 
 
 def test_an_undone_rollback_earns_no_noop(project: Any, roll: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """What failed is not recorded as restored."""
+    from release_tasks.assets import base
     from release_tasks.core.errors import StageFailed
-    from release_tasks.stages.rollback import swap
 
     project.capture()
 
@@ -132,8 +132,8 @@ def test_an_undone_rollback_earns_no_noop(project: Any, roll: Any, monkeypatch: 
 
     project.mcp.write_text("{}")
     with monkeypatch.context() as patch:
-        patch.setattr(swap, "mirror", refuse)
-        patch.setattr(swap, "_place", lambda *_: False)
+        patch.setattr(base.AssetKind, "overwrite", refuse)
+        patch.setattr(base, "give_name", lambda *_: False)
         assert roll(project).status == "failed"
     project.pipeline.journal_path.unlink(missing_ok=True)
     assert roll(project).status == "restored"
@@ -176,7 +176,7 @@ def test_a_failed_attempt_in_between_does_not_throw_new_rows_away(
         def refuse(*_: Any) -> Any:
             raise StageFailed("The disk is full.")
 
-        patch.setattr(engine, "capture_snapshot", refuse)
+        patch.setattr(engine, "unpublished_snapshot", refuse)
         assert roll(project, first).status == "failed"
     assert roll(project, "v1_snapshot").status == "noop"
     assert project.rows()[1][-1][-1] == 4242

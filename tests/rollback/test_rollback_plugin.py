@@ -253,7 +253,7 @@ def test_a_snapshot_of_the_older_tool_is_taken_over_without_the_plugin(project: 
     """What lies in it is no live state: it is read as the file it is."""
     project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json"}
     snapshot_id = "v0_snapshot_20240101000000"
-    folder = project.pipeline.catalogue.folder / snapshot_id
+    folder = project.pipeline.catalogue.store.folder / snapshot_id
     (folder / "assets" / "state").mkdir(parents=True)
     (folder / "assets" / "state" / "mcp.json").write_text("of the older tool")
     asset = {"key": "mcp-servers", "relativePath": "state/mcp.json", "kind": "file", "exists": True}

@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 from harness.telling import at_steps
 
+from release_tasks.assets import base
 from release_tasks.config.load import load_settings
 from release_tasks.core.errors import ExitCode, LockHeld, StageFailed
 from release_tasks.core.lock import lock_name, take_lock
@@ -590,14 +591,14 @@ def test_nobody_changes_the_new_store_before_the_swap_is_over(
     project.capture()
     paired.revoke(BERT)
     held: list[bool] = []
-    real = swap.Swap._place
+    real = base.AssetKind.exchange
 
-    def place(self: Any, step: Any) -> bool:
-        placed = real(self, step)
+    def place(self: Any, move: Any) -> bool:
+        placed = real(self, move)
         held.append(lock.exists() and lock_name(lock) is None)
         return placed
 
-    monkeypatch.setattr(swap.Swap, "_place", place)
+    monkeypatch.setattr(base.AssetKind, "exchange", place)
     assert roll(project).status == "restored"
     assert held == [True]
     assert lock.exists() == has_lock
@@ -615,7 +616,7 @@ def test_where_names_cannot_be_exchanged_the_revoked_stay_out(
     paired.revoke(BERT)
     paired.approve(CARL)
     project.damage()
-    monkeypatch.setattr(swap, "_place", lambda *_: False)
+    monkeypatch.setattr(base, "give_name", lambda *_: False)
     outcome = roll(project)
     assert outcome.status == "restored", outcome.diagnostics
     assert paired.approved == [ANNA] and project.content() == before
@@ -647,10 +648,11 @@ KILLED = """
 import json, os, signal, sys
 from pathlib import Path
 from release_tasks.config.load import load_settings
-from release_tasks.stages.rollback import engine, swap
+from release_tasks.assets import base
+from release_tasks.stages.rollback import engine
 folder, number = Path(sys.argv[1]), int(sys.argv[3])
 settings = load_settings({"release": json.loads(sys.argv[2])}, folder)
-module, name = (engine, "write_journal") if number == 0 else (swap, "_place")
+module, name = (engine, "write_journal") if number == 0 else (base, "give_name")
 real, calls = getattr(module, name), 0
 def call(*args):
     global calls
@@ -741,7 +743,7 @@ def test_an_older_tools_snapshot_is_amended_after_it_was_taken_over(project: Any
     paired = Paired(project, asset)
     ((key, value),) = ASSETS[asset].items()
     ((kind, path),) = ((kind, path) for kind, path in value.items() if kind != "required")
-    folder = project.pipeline.catalogue.folder / "v0_snapshot"
+    folder = project.pipeline.catalogue.store.folder / "v0_snapshot"
     stored = folder / "assets" / path
     stored.parent.mkdir(parents=True)
     (shutil.copytree if kind == "directory" else shutil.copy)(project.folder / path, stored)

@@ -12,6 +12,8 @@ from typing import Any
 import pytest
 from attrs import evolve
 
+from release_tasks.assets import base, placing
+from release_tasks.assets.sqlite import kind as sqlite
 from release_tasks.core.errors import StageError, StageFailed
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import Inode
@@ -71,7 +73,7 @@ def test_a_file_step_that_fails_undoes_those_before(
     project.capture()
     project.damage()
     before = project.content()
-    monkeypatch.setattr(swap, "_place", fail_at(number, swap._place, error))
+    monkeypatch.setattr(base, "give_name", fail_at(number, base.give_name, error))
     outcome = roll(project)
     assert outcome.status == "failed"
     assert "as it was before" in outcome.diagnostics[0]
@@ -88,7 +90,7 @@ def test_a_database_step_that_fails_leaves_everything(
     project.capture()
     project.damage()
     before = project.content()
-    monkeypatch.setattr(swap, "restore_database", fail_at(1, swap.restore_database, StageFailed("locked.")))
+    monkeypatch.setattr(sqlite, "restore_database", fail_at(1, sqlite.restore_database, StageFailed("locked.")))
     assert roll(project).status == "failed"
     assert project.content() == before
     assert not project.pipeline.journal_path.exists()
@@ -108,7 +110,7 @@ def test_the_second_of_two_databases_fails_and_the_first_goes_back(
     with_second = shutil.copy(project.database, project.state / "second.db")
     assert Path(with_second).exists()
     before = project.content()
-    monkeypatch.setattr(swap, "restore_database", fail_at(2, swap.restore_database, StageFailed("locked.")))
+    monkeypatch.setattr(sqlite, "restore_database", fail_at(2, sqlite.restore_database, StageFailed("locked.")))
     assert roll(project).status == "failed"
     assert project.content() == before
 
@@ -121,14 +123,14 @@ def test_a_database_whose_mode_cannot_be_set_goes_back_with_the_rest(
     project.damage()
     project.database.chmod(0o666)
     before = project.content()
-    real = swap.os.chmod
+    real = placing.os.chmod
 
     def chmod(path: Any, mode: int, **more: Any) -> None:
         if Path(path) == project.database:
             raise PermissionError(1, "Operation not permitted", str(path))
         real(path, mode, **more)
 
-    monkeypatch.setattr(swap.os, "chmod", chmod)
+    monkeypatch.setattr(placing.os, "chmod", chmod)
     outcome = roll(project)
     monkeypatch.undo()
     assert outcome.status == "failed"
@@ -161,7 +163,7 @@ def test_a_damaged_database_is_back_byte_for_byte_when_a_later_step_fails(
     project.capture()
     project.damage()
     zero_header(project)
-    monkeypatch.setattr(swap, "_place", fail_at(3, swap._place, OSError(5, "Input/output error")))
+    monkeypatch.setattr(base, "give_name", fail_at(3, base.give_name, OSError(5, "Input/output error")))
     remains = exact(project)
     assert roll(project).status == "failed"
     assert exact(project) == remains
@@ -183,7 +185,7 @@ def test_a_damaged_database_and_its_wal_are_kept_as_they_were(
     remains = {path.name: path.read_bytes() for path in files}
     assert remains["app.db-wal"]
     if is_undone:
-        monkeypatch.setattr(swap, "_place", fail_at(2, swap._place, OSError(5, "Input/output error")))
+        monkeypatch.setattr(base, "give_name", fail_at(2, base.give_name, OSError(5, "Input/output error")))
     outcome = roll(project)
     assert outcome.status == ("failed" if is_undone else "restored")
     folder = project.state
@@ -200,7 +202,7 @@ def test_a_second_failure_while_undoing_keeps_the_journal_and_recover_ends_it(
     project.damage()
     before = project.content()
     calls = 0
-    real = swap._place
+    real = base.give_name
 
     def place(*args: Any) -> bool:
         nonlocal calls
@@ -209,7 +211,7 @@ def test_a_second_failure_while_undoing_keeps_the_journal_and_recover_ends_it(
             raise OSError(5, "Input/output error")
         return real(*args)
 
-    monkeypatch.setattr(swap, "_place", place)
+    monkeypatch.setattr(base, "give_name", place)
     outcome = roll(project)
     assert outcome.status == "failed"
     assert project.pipeline.journal_path.exists()
@@ -220,9 +222,10 @@ def test_a_second_failure_while_undoing_keeps_the_journal_and_recover_ends_it(
     assert events(project)[-1] == ("rollback.recovered", "failed")
 
 
+HOMES = {"write_journal": swap, "restore_database": sqlite, "give_name": base, "fsync_directory": placing}
 POINTS = [
     (name, number, after)
-    for name, count in (("write_journal", 4), ("restore_database", 1), ("_place", 3), ("fsync_directory", 3))
+    for name, count in (("write_journal", 4), ("restore_database", 1), ("give_name", 3), ("fsync_directory", 3))
     for number in range(1, count + 1)
     for after in (False, True)
 ]
@@ -238,7 +241,7 @@ def test_a_run_that_ends_in_mid_swap_is_finished_by_recover(
     project.capture()
     project.damage()
     with monkeypatch.context() as patch:
-        patch.setattr(swap, name, fail_at(number, getattr(swap, name), PowerCut(), after=after))
+        patch.setattr(HOMES[name], name, fail_at(number, getattr(HOMES[name], name), PowerCut(), after=after))
         with pytest.raises(PowerCut):
             roll(project)
     assert project.pipeline.journal_path.exists()
@@ -265,11 +268,11 @@ def test_a_run_that_ends_while_it_undoes_is_undone_by_recover(
         real_back = swap.Swap.back
 
         def back(self: Any, *journal: Any) -> Any:
-            patch.setattr(swap, name, fail_at(number, getattr(swap, name), PowerCut(), after=after))
+            patch.setattr(HOMES[name], name, fail_at(number, getattr(HOMES[name], name), PowerCut(), after=after))
             return real_back(self, *journal)
 
         patch.setattr(swap.Swap, "back", back)
-        patch.setattr(swap, "_place", fail_at(3, swap._place, OSError(5, "Input/output error")))
+        patch.setattr(base, "give_name", fail_at(3, base.give_name, OSError(5, "Input/output error")))
         with pytest.raises(PowerCut):
             roll(project)
     had_turned = json.loads(project.pipeline.journal_path.read_text())["direction"] == "back"
@@ -289,7 +292,7 @@ def test_a_run_that_ends_before_the_journal_is_discarded(
     before = project.content()
     with monkeypatch.context() as patch:
         patch.setattr(engine, "write_journal", fail_at(1, engine.write_journal, PowerCut()))
-        patch.setattr(engine, "discard_staged", lambda assets: [])
+        patch.setattr(base, "discard_staged", lambda target: [])
         with pytest.raises(PowerCut):
             roll(project)
     assert project.strays() != []
@@ -305,7 +308,7 @@ def test_a_run_that_ends_before_the_journal_is_discarded(
 def crash_in_mid_swap(project: Any, roll: Any, name: str, number: int, *, after: bool) -> None:
     """Leave a journal behind, as a kill at that step does."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(swap, name, fail_at(number, getattr(swap, name), PowerCut(), after=after))
+        patch.setattr(HOMES[name], name, fail_at(number, getattr(HOMES[name], name), PowerCut(), after=after))
         with pytest.raises(PowerCut):
             roll(project)
     assert project.pipeline.journal_path.exists()
@@ -332,7 +335,7 @@ def test_recovery_goes_back_when_the_database_is_locked_then(project: Any, roll:
     before = project.content()
     crash_in_mid_swap(project, roll, "restore_database", 1, after=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(swap, "restore_database", fail_at(1, swap.restore_database, StageFailed("locked.")))
+        patch.setattr(sqlite, "restore_database", fail_at(1, sqlite.restore_database, StageFailed("locked.")))
         assert recover(project.settings).status == "undone"
     assert project.content() == before
 
@@ -342,7 +345,7 @@ def test_recovery_goes_back_when_the_snapshot_has_vanished(project: Any, roll: A
     project.capture()
     project.damage()
     before = project.content()
-    crash_in_mid_swap(project, roll, "_place", 2, after=True)
+    crash_in_mid_swap(project, roll, "give_name", 2, after=True)
     shutil.rmtree(project.pipeline.catalogue.path("v1_snapshot"))
     assert recover(project.settings).status == "undone"
     assert project.content() == before
@@ -373,15 +376,15 @@ def test_a_disk_that_has_another_device_number_after_the_reboot_is_known(
     project.capture()
     project.damage()
     old = project.content()
-    crash_in_mid_swap(project, roll, "_place", number, after=after)
+    crash_in_mid_swap(project, roll, "give_name", number, after=after)
     reboot_with_other_devices(project)
     if is_undone:
         shutil.rmtree(project.pipeline.catalogue.path("v1_snapshot"))
 
-    def mirror(*_: object) -> None:
+    def overwrite(*_: object) -> None:
         pytest.fail("written in place")
 
-    monkeypatch.setattr(swap, "mirror", mirror)
+    monkeypatch.setattr(base.AssetKind, "overwrite", overwrite)
     assert recover(project.settings).status == ("undone" if is_undone else "finished")
     assert project.content() == (old if is_undone else new)
     assert project.strays() == []
@@ -398,7 +401,7 @@ def test_a_damaged_database_gets_its_wal_back_from_a_disk_with_another_device_nu
     zero_header(project)
     files = [project.database, Path(str(project.database) + "-wal")]
     remains = [path.read_bytes() for path in files]
-    crash_in_mid_swap(project, roll, "_place", 1, after=True)
+    crash_in_mid_swap(project, roll, "give_name", 1, after=True)
     reboot_with_other_devices(project)
     shutil.rmtree(project.pipeline.catalogue.path("v1_snapshot"))
     assert recover(project.settings).status == "undone"
@@ -413,7 +416,7 @@ def test_recovery_flushes_the_folder_of_an_exchange_it_finds_done(
     project.damage()
     crash_in_mid_swap(project, roll, "fsync_directory", 1, after=False)  # the first exchange is done, unflushed
     flushed: list[Path] = []
-    real = swap.fsync_directory
+    real = placing.fsync_directory
 
     def fsync_directory(path: Path) -> None:
         flushed.append(path)
@@ -422,7 +425,7 @@ def test_recovery_flushes_the_folder_of_an_exchange_it_finds_done(
     journal = json.loads(project.pipeline.journal_path.read_text())
     first = next(step["key"] for step in journal["steps"] if step["action"] == "place")
     folder = project.settings.release.assets[first].path.parent
-    monkeypatch.setattr(swap, "fsync_directory", fsync_directory)
+    monkeypatch.setattr(placing, "fsync_directory", fsync_directory)
     noted: list[bool] = []
     real_write = swap.write_journal
 
@@ -441,7 +444,7 @@ def test_a_file_the_service_renewed_after_the_crash_is_made_right(project: Any, 
     new = project.content()
     project.capture()
     project.damage()
-    crash_in_mid_swap(project, roll, "_place", 1, after=False)
+    crash_in_mid_swap(project, roll, "give_name", 1, after=False)
     fresh = project.state / "fresh"
     fresh.write_text('{"by": "service"}')
     fresh.replace(project.mcp)
@@ -459,13 +462,13 @@ def test_where_names_cannot_be_exchanged_two_renames_do_it(
     def exchange(first: Path, second: Path) -> None:
         raise OSError(22, "Invalid argument", str(first), None, str(second))
 
-    monkeypatch.setattr(swap, "exchange", exchange)
+    monkeypatch.setattr(placing, "exchange", exchange)
     good = project.content()
     project.capture()
     project.damage()
     bad = project.content()
     with monkeypatch.context() as patch:
-        patch.setattr(swap, "_place", fail_at(3, swap._place, OSError(5, "Input/output error")))
+        patch.setattr(base, "give_name", fail_at(3, base.give_name, OSError(5, "Input/output error")))
         assert roll(project).status == "failed"
     assert project.content() == bad
     assert project.strays() == []
@@ -492,8 +495,8 @@ def test_a_kill_between_the_two_renames_is_finished(
     project.damage()
     (project.mcp).write_text("{}")
     with monkeypatch.context() as patch:
-        patch.setattr(swap, "exchange", exchange)
-        real = swap.os.rename
+        patch.setattr(placing, "exchange", exchange)
+        real = placing.os.rename
         calls = 0
 
         def rename(a: Any, b: Any, **more: Any) -> None:
@@ -506,7 +509,7 @@ def test_a_kill_between_the_two_renames_is_finished(
             if counts and calls == number:
                 raise PowerCut
 
-        patch.setattr(swap.os, "rename", rename)
+        patch.setattr(placing.os, "rename", rename)
         with pytest.raises(PowerCut):
             roll(project)
     assert recover(project.settings).status == "finished"
@@ -532,7 +535,7 @@ def test_recover_leaves_a_running_runs_files_alone(project: Any, tree: Any) -> N
     """A capture or a staging at work is no leftover; the start gate does not wait for it."""
     project.capture()
     (project.state / ".mcp.json.release-tasks-x").write_text("being staged")
-    (project.pipeline.catalogue.folder / ".v2_snapshot.partial").mkdir()
+    (project.pipeline.catalogue.store.folder / ".v2_snapshot.partial").mkdir()
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -595,7 +598,7 @@ def test_a_journal_with_a_hostile_value_is_a_sentence(project: Any, roll: Any, t
     """An id from a file is checked before it becomes part of a path."""
     project.capture()
     project.damage()
-    crash_in_mid_swap(project, roll, "_place", 1, after=False)
+    crash_in_mid_swap(project, roll, "give_name", 1, after=False)
     document = json.loads(project.pipeline.journal_path.read_text())
     document[key] = value
     project.pipeline.journal_path.write_text(json.dumps(document))
@@ -609,7 +612,7 @@ def test_an_asset_taken_out_of_the_configuration_meanwhile_is_named(project: Any
     """Recovery cannot finish what it may not touch, and says what to put back."""
     project.capture()
     project.damage()
-    crash_in_mid_swap(project, roll, "_place", 1, after=True)
+    crash_in_mid_swap(project, roll, "give_name", 1, after=True)
     section = project.raw["assets"]
     del section["identity"]
     project.overrides["assets"] = section

@@ -107,22 +107,22 @@ def test_a_removal_that_is_cut_short_leaves_no_half_snapshot(project: Any, monke
     def crash(_: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("release_tasks.archive.catalogue.remove_tree", crash)
+    monkeypatch.setattr("release_tasks.archive.stores.local.remove_tree", crash)
     with pytest.raises(KeyboardInterrupt):
         catalogue.retain(1, set())
     monkeypatch.undo()
     assert ids(catalogue) == ["b"]
-    assert catalogue.has_leftovers()
-    assert catalogue.clean_up() == [".a.deleted"]
-    assert os.listdir(catalogue.folder) == ["b"]
+    assert catalogue.store.leftovers()
+    assert catalogue.store.clean_up() == [".a.deleted"]
+    assert os.listdir(catalogue.store.folder) == ["b"]
 
 
 def test_a_folder_without_metadata_is_no_snapshot(project: Any) -> None:
     """Neither for the list nor for the latest nor by its name."""
     take(project, "a")
     catalogue = project.pipeline.catalogue
-    (catalogue.folder / "b" / "assets").mkdir(parents=True)
-    (catalogue.folder / "file").touch()
+    (catalogue.store.folder / "b" / "assets").mkdir(parents=True)
+    (catalogue.store.folder / "file").touch()
     assert ids(catalogue) == ["a"]
     assert catalogue.latest().snapshot_id == "a"
     with pytest.raises(UsageError, match=r"'b'.*no metadata\.json"):
@@ -143,7 +143,7 @@ def test_no_snapshot_at_all_is_a_sentence(project: Any) -> None:
     with pytest.raises(StageFailed, match=r"inv release\.prepare"):
         project.pipeline.catalogue.latest()
     assert project.pipeline.catalogue.published() == ([], [])
-    assert project.pipeline.catalogue.clean_up() == []
+    assert project.pipeline.catalogue.store.clean_up() == []
     assert not project.pipeline.root.exists()
 
 

@@ -23,18 +23,20 @@ from release_tasks.core.interrupt import interruptible
 CAPTURE = """
 import sys
 from pathlib import Path
-from release_tasks.assets.base import AssetConfig
+from release_tasks.assets.directory import DIRECTORY
+from release_tasks.assets.file import FILE
+from release_tasks.assets.sqlite.kind import SQLITE
 from release_tasks.core.errors import Interrupted
 from release_tasks.core.interrupt import interruptible
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
-from release_tasks.archive.catalogue import Catalogue
+from release_tasks.archive.pipeline import Pipeline
 import apsw, cattrs
 import os
 root, state = Path(sys.argv[1]), Path(sys.argv[2])
 assets = {
-    "database": AssetConfig(sqlite=state / "app.db"),
-    "identity": AssetConfig(directory=state / "identity"),
-    "mcp": AssetConfig(file=state / "mcp.json"),
+    "database": SQLITE.asset(state / "app.db"),
+    "identity": DIRECTORY.asset(state / "identity"),
+    "mcp": FILE.asset(state / "mcp.json"),
 }
 for line in sys.stdin:
     # A child for each run: what is expensive to import is imported once.
@@ -47,7 +49,7 @@ for line in sys.stdin:
         with interruptible():
             name = line.strip()
             request = CaptureRequest(snapshot_id=name, release_id="v1", kind="release", retention_limit=5)
-            capture_snapshot(Catalogue(root), assets, request)
+            capture_snapshot(Pipeline(root).catalogue, assets, request)
             os._exit(0)
     except Interrupted as interrupted:
         os._exit(interrupted.exit_code)
@@ -123,8 +125,8 @@ def test_a_capture_killed_at_any_moment_leaves_no_snapshot(larger: Any, capturin
         verdicts = verify_all(catalogue)
         assert [verdict for verdict in verdicts if verdict.status != "verified"] == []
         assert was_killed or f"run{run}" in [verdict.snapshot_id for verdict in verdicts]
-        catalogue.clean_up()
-        assert sorted(os.listdir(catalogue.folder)) == sorted(verdict.snapshot_id for verdict in verdicts)
+        catalogue.store.clean_up()
+        assert sorted(os.listdir(catalogue.store.folder)) == sorted(verdict.snapshot_id for verdict in verdicts)
         assert larger.strays() == []
         catalogue.retain(1, set())
     assert cut_short >= 5
@@ -137,12 +139,12 @@ def test_an_interrupted_capture_cleans_up_itself(larger: Any, capturing: Capturi
     ends = []
     for run in range(60):
         capturing.start(f"run{run}")
-        at_work = catalogue.partial_path(f"run{run}") / "assets" / "database"
+        at_work = catalogue.store.partial_path(f"run{run}") / "assets" / "database"
         deadline = time.monotonic() + 20
         while not at_work.exists() and not catalogue.path(f"run{run}").exists() and time.monotonic() < deadline:
             time.sleep(0.0005)
         ends.append(capturing.end(number))
-        assert not catalogue.has_leftovers()
+        assert not catalogue.store.leftovers()
         assert larger.strays() == []
         taken = [verdict.snapshot_id for verdict in verify_all(catalogue) if verdict.status == "verified"]
         assert (f"run{run}" in taken) == (ends[-1] == 0)
@@ -166,12 +168,12 @@ def test_an_interruption_just_as_the_capture_begins_leaves_nothing(
     monkeypatch.setattr(os, "mkdir", mkdir_and_signal)
     with pytest.raises(Interrupted), interruptible():
         project.capture()
-    assert not project.pipeline.catalogue.has_leftovers()
+    assert not project.pipeline.catalogue.store.leftovers()
 
 
 def test_nothing_appears_under_its_name_before_all_of_it_is_flushed(project: Any, tmp_path: Path) -> None:
     """Every file and folder is fsynced before the rename that publishes, and the catalogue after it."""
-    project.pipeline.catalogue.folder.mkdir(parents=True)
+    project.pipeline.catalogue.store.folder.mkdir(parents=True)
     output = tmp_path / "trace"
     command = [sys.executable, "-c", CAPTURE, str(project.pipeline.root), str(project.state)]
     trace = ["strace", "-f", "-y", "-s", "4096", "-e", "trace=fsync,rename,renameat,renameat2", "-o", str(output)]
@@ -192,4 +194,4 @@ def test_nothing_appears_under_its_name_before_all_of_it_is_flushed(project: Any
         partial = str(path).replace("/run7", "/.run7.partial", 1)
         assert f"<{partial}>" in before, partial
     assert "metadata.json" in steps[published - 2] + steps[published - 3]
-    assert any(f"<{project.pipeline.catalogue.folder}>" in step for step in steps[published:])
+    assert any(f"<{project.pipeline.catalogue.store.folder}>" in step for step in steps[published:])

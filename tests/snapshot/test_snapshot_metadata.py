@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 from release_tasks.archive.catalogue import Catalogue
-from release_tasks.archive.verify import require_intact, stored_path, verify_all
+from release_tasks.archive.verify import require_intact, verify_all
+from release_tasks.assets.base import stored_path
 from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.errors import StageFailed
 
@@ -188,7 +189,7 @@ def test_an_overflowing_number_in_metadata_is_one_damaged_snapshot(catalogue: Ca
 
 def older_snapshot(catalogue: Catalogue, name: str, **changes: Any) -> None:
     """Write a snapshot as the older tool did."""
-    folder = catalogue.folder / name
+    folder = catalogue.store.folder / name
     (folder / "assets").mkdir(parents=True)
     (folder / "assets" / "mcp-servers.json").write_text("{}")
     asset = {
@@ -243,7 +244,7 @@ def test_hostile_metadata_of_the_older_form_is_refused(catalogue: Catalogue, cha
 
 def test_a_snapshot_under_another_name_is_refused(catalogue: Catalogue) -> None:
     """A copied folder is not a second snapshot."""
-    shutil.copytree(snapshot(catalogue), catalogue.folder / "copy", symlinks=True)
+    shutil.copytree(snapshot(catalogue), catalogue.store.folder / "copy", symlinks=True)
     assert [folder.reason for folder in catalogue.published()[1]] == [
         "copy/metadata.json belongs to snapshot 'v1_snapshot'"
     ]

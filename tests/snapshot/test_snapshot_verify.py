@@ -136,7 +136,7 @@ def test_a_changed_folder_is_found(catalogue: Catalogue, change: str) -> None:
 def test_a_folder_replaced_by_a_link_is_found(catalogue: Catalogue, place: str) -> None:
     """Even when it leads to the very same bytes."""
     path = snapshot(catalogue) / place
-    away = catalogue.folder.parent / "away"
+    away = catalogue.store.folder.parent / "away"
     path.rename(away)
     path.symlink_to(away)
     assert verify_snapshot(catalogue, catalogue.get("v1_snapshot")).status == "damaged"

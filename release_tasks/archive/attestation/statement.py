@@ -58,7 +58,7 @@ def subjects_of(
         place = f"snapshots/{snapshot.snapshot_id}"
         found[f"{place}/metadata.json"] = metadata_digest
         for asset in snapshot.assets:
-            if asset.kind != "directory" and asset.exists and asset.sha256 is not None:
+            if asset.entries is None and asset.exists and asset.sha256 is not None:
                 found[f"{place}/{asset.relative_path}"] = asset.sha256
     subjects: list[dict[str, Any]] = [{"name": name, "digest": {"sha256": value}} for name, value in found.items()]
     if manifest.git_commit is not None and manifest.git_dirty is False:

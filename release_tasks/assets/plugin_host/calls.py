@@ -27,7 +27,7 @@ from release_tasks.core.process.command import CommandProcess
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
 
-__all__ = ["KindCall", "KindFailed", "capture_copy", "check_copy"]
+__all__ = ["KindCall", "KindFailed", "capture_copy", "check_copy", "restore_copy"]
 
 # The search path of this process and not of its environment: what is found here must be found there.
 _START = "import sys; sys.path[:] = sys.argv[1:]; from release_tasks.assets.plugin_host.child import main; main()"
@@ -68,6 +68,11 @@ def capture_copy(call: KindCall, source: Path, copy: Path, report: Report = lamb
 def check_copy(call: KindCall, copy: Path, report: Report = lambda done, total: None) -> list[str]:
     """Return what the asset kind finds wrong with a copy, a sentence each; raises as ``capture_copy`` does."""
     return _run(call, {"action": "check", "copy": str(copy)}, report)
+
+
+def restore_copy(call: KindCall, copy: Path, live: Path) -> None:
+    """Let the asset kind bring ``live`` to the state of a copy; raises KindFailed, also when it offers no restore."""
+    _run(call, {"action": "restore", "copy": str(copy), "source": str(live)}, lambda done, total: None)
 
 
 def _run(call: KindCall, request: dict[str, Any], report: Report) -> list[str]:

@@ -74,6 +74,11 @@ def _carry_out(request: dict[str, Any], answers: int) -> list[str]:
     if request["action"] == "check":
         return _problems(plugin, kind.check(copy, context))
     source = Path(request["source"])
+    if request["action"] == "restore":
+        if not callable(getattr(kind, "restore", None)):
+            raise PluginUnusable(f"{plugin} has no function restore ({plugin.point.value})", plugin.ask)
+        kind.restore(copy, source, context)
+        return []
     if stat.S_ISDIR(os.lstat(source).st_mode) != (kind.form == "directory"):
         words = {"file": "a file", "directory": "a folder"}
         raise PluginError(f"{plugin} captures {words[kind.form]}, and {source} is none")

@@ -37,6 +37,10 @@ class AssetKind(Protocol):
     """A module, an object, or a class that takes no arguments. It runs in a process of its own for each call.
 
     What it raises fails the call; a PluginError is shown as it is.
+
+    A kind may also have ``restore(copy, live, context)``, which brings ``live`` to the state of ``copy`` while its
+    service has it open. It is called where invoke.yaml says ``restore: true``, and may be ended at any moment. What it
+    leaves is compared with the snapshot, byte for byte, and written from there where it differs: no rollback needs it.
     """
 
     @property

@@ -21,6 +21,7 @@ from urllib.parse import quote
 
 import apsw
 
+from release_tasks.assets.base import Damaged
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed, with_path
@@ -59,7 +60,7 @@ _MISSING = re.compile(r"(?:no such|unknown) (?P<kind>collation|function)(?: sequ
 Progress = Callable[[int, int], None]
 
 
-class DamagedDatabase(StageFailed):
+class DamagedDatabase(Damaged):
     """The file cannot be read as a database, or fails its integrity check."""
 
 

@@ -61,7 +61,7 @@ def _possible(
         names = ", ".join(asset.key for asset in snapshot.assets)
         return WayBack(tone="good", sentence=f"Restores {names}, whole or not at all.", commands=commands, notes=notes)
     safety = effective[-1].safety_snapshot_id
-    if safety and pipeline.catalogue.folder.joinpath(safety, "metadata.json").is_file():
+    if safety and pipeline.catalogue.store.folder.joinpath(safety, "metadata.json").is_file():
         commands.insert(0, ("Undo the rollback", f"inv release.rollback --snapshot {safety}"))
     told = "This release was rolled back already."
     return WayBack(tone="warn", sentence=told, commands=commands, notes=notes)

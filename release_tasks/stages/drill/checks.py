@@ -5,17 +5,13 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Literal
 
-from release_tasks.assets.base import AssetConfig
-from release_tasks.assets.files import entries_digest, scan_file, scan_tree
-from release_tasks.assets.plugin import Examined, examine_copy
-from release_tasks.assets.sqlite.database import check_database, content_digest, count_rows
+from release_tasks.assets.base import AssetConfig, Examined, is_folder
+from release_tasks.assets.kinds import kind_of
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 from release_tasks.stages.drill.outcome import AssetCheck, DatabaseCheck
-from release_tasks.stages.rollback.staging import side_files
 
 __all__ = ["check_assets", "check_databases", "check_plugins"]
 
@@ -32,22 +28,20 @@ def check_databases(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig
     checks = []
     for key, asset in assets.items():
         record = snapshot.asset(key)
-        if asset.kind == "sqlite" and record is not None and record.exists:
-            try:
-                check_database(asset.path, thorough=True)
-                checks.append(DatabaseCheck(key=key, integrity="ok", tables=count_rows(asset.path)))
-            except (StageFailed, OSError) as error:
-                checks.append(DatabaseCheck(key=key, integrity=describe_error(error)))
+        found = asset.kind.inspect(record, asset.path) if record is not None and record.exists else None
+        if found is not None:
+            checks.append(DatabaseCheck(key=key, integrity=found.problem or "ok", tables=found.rows))
     return checks
 
 
 def check_plugins(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig]) -> dict[str, Examined]:
-    """Let each plugin that took a copy look at what was restored of it."""
-    return {
-        key: examine_copy(record, asset, asset.path)
+    """Let each plugin that took a copy check what was restored of it."""
+    found = {
+        key: kind_of(record).examine(record, asset, asset.path)
         for key, asset in assets.items()
-        if (record := snapshot.asset(key)) is not None and record.exists and record.plugin is not None
+        if (record := snapshot.asset(key)) is not None and record.exists
     }
+    return {key: examined for key, examined in found.items() if examined is not None}
 
 
 def _check_asset(key: str, asset: AssetConfig, record: AssetRecord) -> AssetCheck:
@@ -66,19 +60,13 @@ def _difference(asset: AssetConfig, record: AssetRecord) -> str:
     if not record.exists:
         return "it is there, and did not exist at snapshot time"
     mode = os.lstat(asset.path).st_mode
-    is_folder = record.kind == "directory"
-    if not (stat.S_ISDIR(mode) if is_folder else stat.S_ISREG(mode)):
-        return f"it should be a {'folder' if is_folder else 'file'} and is none"
+    is_tree = is_folder(record)
+    if not (stat.S_ISDIR(mode) if is_tree else stat.S_ISREG(mode)):
+        return f"it should be a {'folder' if is_tree else 'file'} and is none"
     if stat.S_IMODE(mode) != record.mode:
         return f"its mode is {stat.S_IMODE(mode):o} instead of {record.mode or 0:o}"
-    digest, expected = _digest(record, asset.path), record.content_digest or record.sha256
+    digest, expected = asset.kind.digest(record, asset.path), record.content_digest or record.sha256
     if digest != expected:
         return f"its content differs (recorded {expected}, restored {digest})"
-    strays = [path.name for path in side_files(asset.path) if asset.kind == "sqlite" and os.path.lexists(path)]
+    strays = [path.name for path in asset.kind.strays(asset.path) if os.path.lexists(path)]
     return f"{strays[0]} lies beside it, which belongs to no snapshot" if strays else ""
-
-
-def _digest(record: AssetRecord, path: Path) -> str | None:
-    if record.kind == "directory":
-        return entries_digest(scan_tree(path))
-    return content_digest(path) if record.kind == "sqlite" else scan_file(path).sha256

@@ -147,7 +147,7 @@ def is_short_of_room(folder: Path, snapshot: SnapshotMetadata) -> bool:
 
 def copy_snapshot(source: Catalogue, target: Catalogue, snapshot_id: str, emit: Emit = ignore) -> None:
     """Copy a snapshot as it lies, blocks shared where the filesystem can. Raises OSError, StageFailed."""
-    make_private_directory(target.folder)
+    make_private_directory(target.store.folder)
     stored = source.path(snapshot_id)
     meter = Meter(emit, "copy", snapshot_id, 0 if emit is ignore else tree_size(stored))
     capture_tree(stored, target.path(snapshot_id), count=meter.add)

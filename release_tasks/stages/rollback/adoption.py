@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import secrets
 from pathlib import Path
-from typing import Any
 
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import verify_snapshot
 from release_tasks.assets.base import AssetConfig
+from release_tasks.assets.directory import DIRECTORY
+from release_tasks.assets.file import FILE
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import compact
 from release_tasks.core.errors import StageFailed
@@ -64,8 +65,7 @@ def _stored_asset(asset: AssetConfig, record: AssetRecord, folder: Path) -> Asse
     stored = folder / record.relative_path
     if not record.exists:
         stored = folder / "assets" / ".absent" / asset.path.name
-    if asset.python is None:
+    if asset.plugin is None:
         return asset.at(stored)
     # What lies in the snapshot is no live state, and no rollback needs a plugin.
-    form: dict[str, Any] = {"directory" if stored.is_dir() else "file": stored}
-    return AssetConfig(**form, required=asset.required)
+    return (DIRECTORY if stored.is_dir() else FILE).asset(stored, required=asset.required)

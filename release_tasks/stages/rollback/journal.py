@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from attrs import evolve
-
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.seal import is_sealed, sealed_document
 from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
@@ -11,9 +9,9 @@ from release_tasks.core.codec import decode, encode
 from release_tasks.core.durable import remove_durably, write_atomic
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.ids import is_valid_id
-from release_tasks.core.records import JournalStep, RollbackJournal
+from release_tasks.core.records import RollbackJournal
 
-__all__ = ["JOURNAL_VERSION", "clear_journal", "read_journal", "with_step", "write_journal"]
+__all__ = ["JOURNAL_VERSION", "clear_journal", "read_journal", "write_journal"]
 
 JOURNAL_VERSION = 1
 
@@ -68,11 +66,6 @@ def _require_consistent(journal: RollbackJournal, name: str) -> None:
         is_placed = any(inode is not None for inode in (step.new, step.old, step.folder)) or step.mirrored
         if is_placed if step.action == "database" else step.begun:
             raise InvalidDocument(f"{name} has a step for {excerpt(step.key)!r} that contradicts itself")
-
-
-def with_step(journal: RollbackJournal, step: JournalStep) -> RollbackJournal:
-    """Return ``journal`` with the step of the same asset replaced."""
-    return evolve(journal, steps=[step if old.key == step.key else old for old in journal.steps])
 
 
 def clear_journal(pipeline: Pipeline) -> None:

@@ -15,7 +15,7 @@ from release_tasks.core.durable import remove_tree
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.lock import run_lock
 from release_tasks.stages.rollback.amendment import covers_pairing, find_amended, foresee
-from release_tasks.stages.rollback.engine import RollbackRequest
+from release_tasks.stages.rollback.attempt import RollbackRequest
 from release_tasks.stages.rollback.in_place import find_in_place
 from release_tasks.stages.rollback.journal import read_journal
 from release_tasks.stages.rollback.plan import RollbackPlan, plan_changes
@@ -41,7 +41,7 @@ def preview(settings: Settings, request: RollbackRequest, emit: Emit = ignore) -
         return RollbackPlan(snapshot_id=target.snapshot_id, changes=[], diagnostics=[*diagnostics, told])
     emit(StepBegan("verify", target.snapshot_id))
     require_intact(catalogue, target, emit)
-    scratch = catalogue.partial_path("preview")
+    scratch = catalogue.store.partial_path("preview")
     with run_lock(pipeline.root, "release.rollback --plan", request.wait):
         emit(StepBegan("compare"))
         remove_tree(scratch)
@@ -75,8 +75,8 @@ def _foretold(settings: Settings, request: RollbackRequest, pipeline: Pipeline) 
     told = []
     if read_journal(pipeline) is not None:
         told.append("An interrupted rollback would be finished first (`inv release.recover`).")
-    command = request.restart_command or settings.release.restart.command
+    command = settings.release.restart.command
     told.append(f"Then it would restart the service with: {command}" if command else "No restart command is set.")
-    url = request.health_url or settings.release.health.url
+    url = settings.release.health.url
     told.append(f"Then it would ask health at {url}." if url else "No health URL is set.")
     return told

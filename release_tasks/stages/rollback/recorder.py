@@ -1,21 +1,22 @@
-"""The written account of a rollback: audit events and the rollback state, for every way it can end."""
+"""What a rollback leaves on record: audit events and the rollback state, for every way it can end."""
 
 from __future__ import annotations
 
 import contextlib
+from typing import Literal
 
 from attrs import evolve, frozen
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.core.clock import timestamp
 from release_tasks.core.codec import encode
-from release_tasks.core.records import RollbackOutcome, RollbackState, SnapshotMetadata
+from release_tasks.core.records import AuditAnchor, RollbackOutcome, RollbackState, SnapshotMetadata
 
-__all__ = ["Account", "record_refusal"]
+__all__ = ["Recorder", "record_refusal"]
 
 
 @frozen(kw_only=True)
-class Account:
+class Recorder:
     """Writes for one rollback. ``lineage`` is how far releases had come when it began."""
 
     pipeline: Pipeline
@@ -23,7 +24,7 @@ class Account:
     lineage: str | None
 
     def begin(self, target: SnapshotMetadata, is_forced: bool) -> None:
-        """Write down that a rollback to ``target`` is under way; what went live before it still is."""
+        """Record that a rollback to ``target`` is under way; what went live before it still is."""
         anchor = self.pipeline.audit.append(
             "rollback.started",
             status="in_progress",
@@ -33,39 +34,16 @@ class Account:
             digest=target.digest,
             forced=is_forced,
         )
-        before = self.pipeline.known_state()
-        self.pipeline.write_state(
-            RollbackState(
-                snapshot_id=target.snapshot_id,
-                status="in_progress",
-                updated_at=timestamp(),
-                detail="under way",
-                restored_snapshot_id=before.restored_snapshot_id if before else None,
-                lineage=before.lineage if before else None,
-                rollback_id=self.rollback_id,
-                audit=anchor,
-            )
-        )
+        self.write_state(target.snapshot_id, "in_progress", "under way", anchor, is_live=False)
 
     def mark_restored(self, target: SnapshotMetadata, safety: SnapshotMetadata) -> None:
-        """Write down that the snapshot is live, before anything is asked of the service."""
-        self.pipeline.write_state(
-            RollbackState(
-                snapshot_id=target.snapshot_id,
-                status="in_progress",
-                updated_at=timestamp(),
-                detail="the snapshot is live; restart and health come next",
-                restored=True,
-                restored_snapshot_id=target.snapshot_id,
-                lineage=self.lineage,
-                rollback_id=self.rollback_id,
-                safety_snapshot_id=safety.snapshot_id,
-                audit=self.pipeline.audit.anchor(),
-            )
-        )
+        """Record that the snapshot is live, before anything is asked of the service."""
+        detail = "the snapshot is live; restart and health come next"
+        anchor = self.pipeline.audit.anchor()
+        self.write_state(target.snapshot_id, "in_progress", detail, anchor, is_live=True, safety=safety.snapshot_id)
 
-    def finish(self, outcome: RollbackOutcome, target: SnapshotMetadata, safety_snapshot_id: str | None) -> None:
-        """Write down how it ended, with the snapshot in place."""
+    def finish(self, outcome: RollbackOutcome, target: SnapshotMetadata) -> None:
+        """Record how it ended, with the snapshot in place."""
         detail = outcome.diagnostics[0] if outcome.status == "failed" else outcome.status
         anchor = self.pipeline.audit.append(
             "rollback.finished",
@@ -79,24 +57,43 @@ class Account:
             removedAssets=outcome.removed_assets,
             health=encode(outcome.health_check) if outcome.health_check else None,
         )
+        status: Literal["failed", "success"] = "failed" if outcome.status == "failed" else "success"
+        safety = outcome.safety_snapshot_id
+        self.write_state(target.snapshot_id, status, detail, anchor, is_live=True, safety=safety)
+
+    def write_state(
+        self,
+        snapshot_id: str,
+        status: Literal["in_progress", "success", "failed"],
+        detail: str,
+        anchor: AuditAnchor | None,
+        *,
+        is_live: bool,
+        safety: str | None = None,
+    ) -> None:
+        """Replace the rollback state; unless the snapshot is live, what went live before it stays in it."""
+        before = None if is_live else self.pipeline.known_state()
+        live: tuple[str | None, str | None] = (snapshot_id, self.lineage) if is_live else (None, None)
+        if before is not None:
+            live = (before.restored_snapshot_id, before.lineage)
         self.pipeline.write_state(
             RollbackState(
-                snapshot_id=target.snapshot_id,
-                status="failed" if outcome.status == "failed" else "success",
+                snapshot_id=snapshot_id,
+                status=status,
                 updated_at=timestamp(),
                 detail=detail,
-                restored=True,
-                restored_snapshot_id=target.snapshot_id,
-                lineage=self.lineage,
+                restored=is_live,
+                restored_snapshot_id=live[0],
+                lineage=live[1],
                 rollback_id=self.rollback_id,
-                safety_snapshot_id=safety_snapshot_id,
+                safety_snapshot_id=safety,
                 audit=anchor,
             )
         )
 
 
 def record_refusal(pipeline: Pipeline, requested: str | None, status: str, detail: str) -> None:
-    """Write down an attempt that ended early, and close the state if it had been opened.
+    """Record an attempt that ended early, and close the state if it had been opened.
 
     A journal that is still there keeps its state open: recovery will close it. A disk too full to write this on does
     not hide why the attempt ended.
@@ -110,5 +107,6 @@ def record_refusal(pipeline: Pipeline, requested: str | None, status: str, detai
             "rollback.refused", status=status, detail=detail, requestedSnapshot=requested, **named
         )
         if state is not None and is_open:
-            told = f"{detail} The snapshot is live; restart and health were not reached." if state.restored else detail
-            pipeline.write_state(evolve(state, status="failed", updated_at=timestamp(), detail=told, audit=anchor))
+            if state.restored:
+                detail += " The snapshot is live; restart and health were not reached."
+            pipeline.write_state(evolve(state, status="failed", updated_at=timestamp(), detail=detail, audit=anchor))

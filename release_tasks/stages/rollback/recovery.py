@@ -7,12 +7,14 @@ should open it before ``recover`` has run.
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 from typing import Literal
 
 from attrs import evolve, field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
+from release_tasks.assets.placing import leftovers, renumbered
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import timestamp
 from release_tasks.core.errors import LockHeld, StageError, StageFailed, describe_error, with_path
@@ -21,7 +23,7 @@ from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import JournalStep, RollbackJournal, RollbackState, SnapshotMetadata
 from release_tasks.stages.rollback.journal import clear_journal, read_journal
-from release_tasks.stages.rollback.staging import discard_staged, renumbered, staged_leftovers
+from release_tasks.stages.rollback.recorder import Recorder
 from release_tasks.stages.rollback.swap import Swap
 
 __all__ = ["RecoveryReport", "pending", "recover", "recover_locked"]
@@ -93,11 +95,11 @@ def recover_locked(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) 
     if journal is not None:
         with uninterrupted():
             report = _complete_or_explain(settings, pipeline, journal, emit)
-        discard_staged(settings.release.assets)
+        _discard_staged(settings)
         with contextlib.suppress(OSError):  # the live state is whole; the next run clears the rest
             pipeline.clean_up()
         return report
-    removed = [str(path) for path in discard_staged(settings.release.assets)] + pipeline.clean_up()
+    removed = [str(path) for path in _discard_staged(settings)] + pipeline.clean_up()
     state = pipeline.known_state()
     if state is not None and state.status == "in_progress":
         _close_state(pipeline, state)
@@ -153,20 +155,13 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, 
         rollbackId=journal.rollback_id,
         safetySnapshotId=journal.safety_snapshot_id,
     )
-    before = pipeline.known_state()
-    pipeline.write_state(
-        RollbackState(
-            snapshot_id=journal.snapshot_id,
-            status="success" if is_forward else "failed",
-            updated_at=timestamp(),
-            detail=f"{detail}; health was not asked",
-            restored=is_forward,
-            restored_snapshot_id=journal.snapshot_id if is_forward else before.restored_snapshot_id if before else None,
-            lineage=journal.lineage if is_forward else before.lineage if before else None,
-            rollback_id=journal.rollback_id,
-            safety_snapshot_id=journal.safety_snapshot_id,
-            audit=anchor,
-        )
+    Recorder(pipeline=pipeline, rollback_id=journal.rollback_id, lineage=journal.lineage).write_state(
+        journal.snapshot_id,
+        "success" if is_forward else "failed",
+        f"{detail}; health was not asked",
+        anchor,
+        is_live=is_forward,
+        safety=journal.safety_snapshot_id,
     )
     clear_journal(pipeline)
     if is_forward:
@@ -183,8 +178,12 @@ def _intact(pipeline: Pipeline, snapshot_id: str, emit: Emit) -> SnapshotMetadat
     return snapshot
 
 
+def _discard_staged(settings: Settings) -> list[Path]:
+    return [path for asset in settings.release.assets.values() for path in asset.kind.finish(asset)]
+
+
 def _is_anything_left(settings: Settings, pipeline: Pipeline) -> bool:
-    if staged_leftovers(settings.release.assets) or pipeline.has_leftovers():
+    if any(leftovers(asset.path) for asset in settings.release.assets.values()) or pipeline.has_leftovers():
         return True
     state = pipeline.known_state()
     return state is not None and state.status == "in_progress"

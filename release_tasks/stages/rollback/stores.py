@@ -10,13 +10,13 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.archive.derive import Place
-from release_tasks.assets.base import AssetConfig
+from release_tasks.assets.base import AssetConfig, is_folder
+from release_tasks.assets.placing import staged_path
 from release_tasks.config.schema import Settings
 from release_tasks.core.lock import lock_name
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.store import Store
-from release_tasks.stages.rollback.staging import staged_path
 
 __all__ = ["HeldStores", "RestoredTree", "covered_channels", "hold_stores"]
 
@@ -61,11 +61,11 @@ class RestoredTree:
         for root, key in _roots(self.assets).items():
             record = self.target.asset(key)
             # One of another kind, or of which there are only remains, is refused later on.
-            if record is None or not self.assets[key].takes(record.kind) or record.damaged:
+            if record is None or not self.assets[key].takes(record) or record.damaged:
                 continue
-            if path == root and record.kind == "file":
+            if path == root and not is_folder(record):
                 return record, ""
-            if root in path.parents and record.kind == "directory":
+            if root in path.parents and is_folder(record):
                 return record, str(path.relative_to(root))
         return None
 

@@ -72,8 +72,8 @@ server.serve_forever()
 """
 _CRASH = """
 import os, sys
-import release_tasks.stages.rollback.swap as swap
-swap.restore_database = lambda *a: os._exit(9)
+import release_tasks.assets.sqlite.kind as kind
+kind.restore_database = lambda *a: os._exit(9)
 from release_tasks.tasks.program import main
 sys.argv = ["release-tasks", "release.rollback", "--force"]
 main()

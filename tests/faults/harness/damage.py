@@ -90,10 +90,10 @@ class Watched:
 
     def mend(self) -> None:
         """Bring the snapshots back as they were, and leave the rest, which no refusal may have changed."""
-        shutil.rmtree(self.pipeline.catalogue.folder)
+        shutil.rmtree(self.pipeline.catalogue.store.folder)
         shutil.copytree(
-            self.template / self.pipeline.catalogue.folder.relative_to(self.folder),
-            self.pipeline.catalogue.folder,
+            self.template / self.pipeline.catalogue.store.folder.relative_to(self.folder),
+            self.pipeline.catalogue.store.folder,
             symlinks=True,
         )
 
@@ -112,11 +112,11 @@ class Watched:
 
     def refused(self, case: object) -> str:
         """Hold that a rollback is refused, on record, with not an inode or a time changed; returns the sentence."""
-        live, stored = self.live(), listing(self.pipeline.catalogue.folder)
+        live, stored = self.live(), listing(self.pipeline.catalogue.store.folder)
         outcome = self.roll()
         assert (outcome.status, outcome.safety_snapshot_id, outcome.restored_assets) == ("failed", None, []), case
         assert self.live() == live, case
-        assert listing(self.pipeline.catalogue.folder) == stored, case
+        assert listing(self.pipeline.catalogue.store.folder) == stored, case
         assert self.last_event() == ("rollback.refused", "failed", outcome.diagnostics[0]), case
         assert not self.pipeline.journal_path.exists(), case
         assert self.strays() == [], case

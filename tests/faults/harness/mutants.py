@@ -14,8 +14,9 @@ from typing import Any
 import apsw
 
 from harness.tracing import MARK
-from release_tasks.archive import capture
+from release_tasks.assets import base
 from release_tasks.assets.sqlite import database as sqlite
+from release_tasks.assets.sqlite import kind
 from release_tasks.core import durable
 from release_tasks.stages.rollback import engine, swap
 
@@ -98,18 +99,18 @@ def _without_inode_check() -> None:
         durable.fsync_directory(live.parent)
         return True
 
-    swap._place = exchange_blindly
+    base.give_name = exchange_blindly
 
 
 def _without_setting_side_files_aside() -> None:
-    swap._set_side_files_aside = lambda live, staged: None
+    kind._set_side_files_aside = lambda live, staged: None
 
 
 def _without_begun_note() -> None:
     note = swap.Swap._note
 
-    def forget(self: Any, step: Any) -> Any:
-        return step if step.begun and not step.done else note(self, step)
+    def forget(self: Any, step: Any, **how: Any) -> Any:
+        return step if step.begun and not step.done else note(self, step, **how)
 
     swap.Swap._note = forget  # type: ignore[method-assign]
 
@@ -130,7 +131,7 @@ def _without_wal_in_the_copy() -> None:
         sqlite._write_canonical_header(destination)
         return "wal", sqlite.sha256_file(destination)
 
-    capture.capture_database = copy_the_file_alone  # type: ignore[assignment]
+    kind.capture_database = copy_the_file_alone  # type: ignore[assignment]
 
 
 def _without_undo() -> None:

@@ -1,0 +1,1 @@
+"""Where snapshots are kept, one file for each kind of place."""

@@ -1,0 +1,95 @@
+"""A folder with everything in it: files, links, empty folders; exchanged by name."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from attrs import evolve, frozen
+
+from release_tasks.assets.base import AssetConfig, AssetKind, Damaged, Listing
+from release_tasks.assets.files import capture_tree, entries_digest, scan_tree, tree_size
+from release_tasks.assets.overwrite import write_over_tree
+from release_tasks.core.canonical import excerpt
+from release_tasks.core.events import Emit, Meter, ignore
+from release_tasks.core.options import option
+from release_tasks.core.records import AssetEntry, AssetRecord
+
+__all__ = ["DIRECTORY", "DirectoryKind", "DirectoryOptions", "with_entries"]
+
+_NAMED = 5
+
+
+@frozen(kw_only=True)
+class DirectoryOptions:
+    """A folder."""
+
+    directory: Path = option("kind: a folder with everything in it")
+
+
+class DirectoryKind(AssetKind):
+    """A folder; sockets, pipes and devices in it are refused, and left out of a safety snapshot."""
+
+    name = "directory"
+    options = DirectoryOptions
+    restores = frozenset({"directory"})
+    records_as = "directory"
+
+    def size(self, asset: AssetConfig) -> int:
+        """Return how many bytes the files in it hold."""
+        return tree_size(asset.path)
+
+    def capture(
+        self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
+    ) -> AssetRecord:
+        """Copy the folder; raises Damaged when a safety snapshot finds something else in its place."""
+        if not stat.S_ISDIR(os.lstat(asset.path).st_mode):
+            raise Damaged(f"{asset.path} (asset {record.key}) should be a folder and is none.")
+        left_out: list[str] = []
+        meter = Meter(emit, "capture", record.key, 0 if emit is ignore else tree_size(asset.path))
+        entries = capture_tree(asset.path, copy, left_out if allow_damaged else None, meter.add)
+        meter.finish()
+        return evolve(with_entries(record, entries), left_out=left_out or None)
+
+    def outline(self, record: AssetRecord, copy: Path) -> list[Listing]:
+        """Return the entries by their path."""
+        entries = record.entries or []
+        values = {excerpt(e.path): f"{e.kind} {e.mode:o} {e.sha256 or e.target}" for e in entries}
+        return [Listing("", values)]
+
+    def digest(self, record: AssetRecord, path: Path) -> str | None:
+        """Return the digest over the folder's entries."""
+        return entries_digest(scan_tree(path))
+
+    def compare(self, record: AssetRecord, live: AssetRecord) -> str:
+        """Name the entries that were changed, that are missing and that were added."""
+        if (live.sha256, live.mode) == (record.sha256, record.mode):
+            return ""
+        before = {entry.path: entry for entry in record.entries or []}
+        now = {entry.path: entry for entry in live.entries or []}
+        parts = {
+            "changed": sorted(path for path in before.keys() & now.keys() if before[path] != now[path]),
+            "missing": sorted(before.keys() - now.keys()),
+            "added": sorted(now.keys() - before.keys()),
+        }
+        named = [
+            f"{word}: {', '.join(paths[:_NAMED])}{' ...' if len(paths) > _NAMED else ''}"
+            for word, paths in parts.items()
+            if paths
+        ]
+        return "; ".join(named) or f"mode {live.mode:o} instead of {record.mode:o}"
+
+    def write_over(self, record: AssetRecord, stored: Path, live: Path) -> None:
+        """Make the folder equal to the stored one, entry by entry."""
+        write_over_tree(record, stored, live)
+
+
+def with_entries(record: AssetRecord, entries: list[AssetEntry]) -> AssetRecord:
+    """Return the record of a folder that holds ``entries``."""
+    size = sum(entry.size for entry in entries)
+    digest = entries_digest(entries)
+    return evolve(record, kind="directory", exists=True, size=size, sha256=digest, entries=entries)
+
+
+DIRECTORY = DirectoryKind()

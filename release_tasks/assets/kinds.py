@@ -1,0 +1,19 @@
+"""The asset kinds of the suite, in the order in which messages name them. A new kind adds its line here."""
+
+from __future__ import annotations
+
+from release_tasks.assets.base import AssetKind
+from release_tasks.assets.directory import DIRECTORY
+from release_tasks.assets.file import FILE
+from release_tasks.assets.plugin import PLUGIN
+from release_tasks.assets.sqlite.kind import SQLITE
+from release_tasks.core.records import AssetRecord
+
+__all__ = ["ASSET_KINDS", "kind_of"]
+
+ASSET_KINDS: dict[str, AssetKind] = {kind.name: kind for kind in (SQLITE, DIRECTORY, FILE, PLUGIN)}
+
+
+def kind_of(record: AssetRecord) -> AssetKind:
+    """Return the kind of a captured asset, whatever the configuration says of it now."""
+    return PLUGIN if record.plugin is not None else ASSET_KINDS[record.kind]
