@@ -140,8 +140,8 @@ class Listing:
 class Move:
     """One journalled step that is carried out: forward to ``source``, the target, or back to the safety snapshot.
 
-    ``folder`` is where ``source`` lies. ``note`` writes a changed step into the journal, durably unless told otherwise,
-    and returns it.
+    ``folder`` is where ``source`` lies. ``note`` writes a changed step into the journal, durably, and returns it;
+    ``amend`` keeps it in this process alone.
     """
 
     asset: AssetConfig
@@ -150,7 +150,8 @@ class Move:
     is_forward: bool
     source: SnapshotMetadata
     folder: Path
-    note: Callable[..., JournalStep]
+    note: Callable[[JournalStep], JournalStep]
+    amend: Callable[[JournalStep], None]
     emit: Emit = ignore
 
     @property

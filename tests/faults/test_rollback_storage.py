@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 from harness.telling import at_steps
 
+from release_tasks.assets import base
 from release_tasks.core.errors import StageFailed
-from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 
@@ -245,7 +245,7 @@ def test_a_bind_mounted_file_goes_back_when_a_later_step_fails(
     project.mcp.write_text('{"other": true}')
     (project.identity / "identity.json").write_text('{"id": "other"}')
     before = project.content()
-    real = swap._place
+    real = base.give_name
 
     def place(live: Path, *rest: Any) -> bool:
         if live == project.identity:
@@ -253,7 +253,7 @@ def test_a_bind_mounted_file_goes_back_when_a_later_step_fails(
         return real(live, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(swap, "_place", place)
+        patch.setattr(base, "give_name", place)
         outcome = roll(project)
         assert outcome.status == "failed"
         assert project.mcp.read_text() == '{"other": true}' or project.pipeline.journal_path.exists()
@@ -327,7 +327,7 @@ def test_a_damaged_bind_mounted_database_goes_back_when_a_later_step_fails(
     with project.database.open("r+b") as file:
         file.write(bytes(4096))
     remains = project.database.read_bytes()
-    real = swap._place
+    real = base.give_name
 
     def place(live: Path, staged: Path, wanted: Any) -> bool:
         if live == project.mcp:
@@ -335,7 +335,7 @@ def test_a_damaged_bind_mounted_database_goes_back_when_a_later_step_fails(
         return real(live, staged, wanted)
 
     with monkeypatch.context() as patch:
-        patch.setattr(swap, "_place", place)
+        patch.setattr(base, "give_name", place)
         assert roll(project).status == "failed"
     recover(project.settings)
     assert project.database.read_bytes() == remains

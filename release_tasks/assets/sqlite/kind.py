@@ -165,7 +165,7 @@ class SqliteKind(AssetKind):
             # An error from the disk may come after the commit, when the journal's removal is flushed.
             if move.is_forward and not was_begun and not isinstance(error, DiskTrouble):
                 # SQLite has rolled it back, so there is nothing to take back; only this process knows.
-                move.note(evolve(move.step, begun=False), is_durable=False)
+                move.amend(evolve(move.step, begun=False))
             raise
         mode = move.record.mode
         if mode is not None and mode != stat.S_IMODE(os.lstat(move.live).st_mode):

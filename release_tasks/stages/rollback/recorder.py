@@ -34,13 +34,15 @@ class Recorder:
             digest=target.digest,
             forced=is_forced,
         )
-        self.write_state(target.snapshot_id, "in_progress", "under way", anchor, is_live=False)
+        state = self.state(target.snapshot_id, "in_progress", "under way", anchor, is_live=False)
+        self.pipeline.write_state(state)
 
     def mark_restored(self, target: SnapshotMetadata, safety: SnapshotMetadata) -> None:
         """Record that the snapshot is live, before anything is asked of the service."""
         detail = "the snapshot is live; restart and health come next"
         anchor = self.pipeline.audit.anchor()
-        self.write_state(target.snapshot_id, "in_progress", detail, anchor, is_live=True, safety=safety.snapshot_id)
+        state = self.state(target.snapshot_id, "in_progress", detail, anchor, is_live=True, safety=safety.snapshot_id)
+        self.pipeline.write_state(state)
 
     def finish(self, outcome: RollbackOutcome, target: SnapshotMetadata) -> None:
         """Record how it ended, with the snapshot in place."""
@@ -59,9 +61,9 @@ class Recorder:
         )
         status: Literal["failed", "success"] = "failed" if outcome.status == "failed" else "success"
         safety = outcome.safety_snapshot_id
-        self.write_state(target.snapshot_id, status, detail, anchor, is_live=True, safety=safety)
+        self.pipeline.write_state(self.state(target.snapshot_id, status, detail, anchor, is_live=True, safety=safety))
 
-    def write_state(
+    def state(
         self,
         snapshot_id: str,
         status: Literal["in_progress", "success", "failed"],
@@ -70,25 +72,23 @@ class Recorder:
         *,
         is_live: bool,
         safety: str | None = None,
-    ) -> None:
-        """Replace the rollback state; unless the snapshot is live, what went live before it stays in it."""
+    ) -> RollbackState:
+        """Return the rollback state as it is now; unless the snapshot is live, what went live before it stays in it."""
         before = None if is_live else self.pipeline.known_state()
         live: tuple[str | None, str | None] = (snapshot_id, self.lineage) if is_live else (None, None)
         if before is not None:
             live = (before.restored_snapshot_id, before.lineage)
-        self.pipeline.write_state(
-            RollbackState(
-                snapshot_id=snapshot_id,
-                status=status,
-                updated_at=timestamp(),
-                detail=detail,
-                restored=is_live,
-                restored_snapshot_id=live[0],
-                lineage=live[1],
-                rollback_id=self.rollback_id,
-                safety_snapshot_id=safety,
-                audit=anchor,
-            )
+        return RollbackState(
+            snapshot_id=snapshot_id,
+            status=status,
+            updated_at=timestamp(),
+            detail=detail,
+            restored=is_live,
+            restored_snapshot_id=live[0],
+            lineage=live[1],
+            rollback_id=self.rollback_id,
+            safety_snapshot_id=safety,
+            audit=anchor,
         )
 
 

@@ -155,14 +155,11 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, 
         rollbackId=journal.rollback_id,
         safetySnapshotId=journal.safety_snapshot_id,
     )
-    Recorder(pipeline=pipeline, rollback_id=journal.rollback_id, lineage=journal.lineage).write_state(
-        journal.snapshot_id,
-        "success" if is_forward else "failed",
-        f"{detail}; health was not asked",
-        anchor,
-        is_live=is_forward,
-        safety=journal.safety_snapshot_id,
-    )
+    recorder = Recorder(pipeline=pipeline, rollback_id=journal.rollback_id, lineage=journal.lineage)
+    status: Literal["success", "failed"] = "success" if is_forward else "failed"
+    detail = f"{detail}; health was not asked"
+    safety = journal.safety_snapshot_id
+    pipeline.write_state(recorder.state(journal.snapshot_id, status, detail, anchor, is_live=is_forward, safety=safety))
     clear_journal(pipeline)
     if is_forward:
         sentence = f"Finished the interrupted rollback to {journal.snapshot_id}. Health was not asked."

@@ -102,6 +102,7 @@ class Swap:
                 source=source,
                 folder=self.pipeline.catalogue.path(source.snapshot_id),
                 note=self._note,
+                amend=self._amend,
                 emit=self.emit,
             )
         )
@@ -109,9 +110,11 @@ class Swap:
         step = next(noted for noted in self.journal.steps if noted.key == step.key)
         self._note(evolve(step, done=is_forward, begun=is_forward and step.begun))
 
-    def _note(self, step: JournalStep, *, is_durable: bool = True) -> JournalStep:
-        """Replace the step of the same asset, on disk unless only this process is to know."""
-        self.journal = evolve(self.journal, steps=[step if old.key == step.key else old for old in self.journal.steps])
-        if is_durable:
-            write_journal(self.pipeline, self.journal)
+    def _note(self, step: JournalStep) -> JournalStep:
+        """Replace the step of the same asset, on disk."""
+        self._amend(step)
+        write_journal(self.pipeline, self.journal)
         return step
+
+    def _amend(self, step: JournalStep) -> None:
+        self.journal = evolve(self.journal, steps=[step if old.key == step.key else old for old in self.journal.steps])

@@ -109,8 +109,8 @@ def _without_setting_side_files_aside() -> None:
 def _without_begun_note() -> None:
     note = swap.Swap._note
 
-    def forget(self: Any, step: Any, **how: Any) -> Any:
-        return step if step.begun and not step.done else note(self, step, **how)
+    def forget(self: Any, step: Any) -> Any:
+        return step if step.begun and not step.done else note(self, step)
 
     swap.Swap._note = forget  # type: ignore[method-assign]
 
