@@ -54,10 +54,11 @@ def docs(ctx: Context) -> None:
     """Generate what pages show of the code: configuration, decision guide, tasks, the plugin of the guide."""
     from release_tasks.config.reference import configuration_page
     from release_tasks.stages.diagnose.guide import guide_table
+    from release_tasks.tasks.project import KINDS
     from release_tasks.tasks.reference import refreshed
 
     if not ctx.config.run.dry:
-        (HERE / "docs" / "configuration.md").write_text(configuration_page())
+        (HERE / "docs" / "configuration.md").write_text(configuration_page(KINDS))
         runbook = HERE / "docs" / "runbook.md"
         before, _, rest = runbook.read_text().partition(GUIDE_BEGINS)
         runbook.write_text(before + GUIDE_BEGINS + guide_table() + GUIDE_ENDS + rest.partition(GUIDE_ENDS)[2])

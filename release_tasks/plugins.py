@@ -22,7 +22,7 @@ def gate_context(project: Path, options: Mapping[str, Any] | None = None, name: 
 
     Raises ConfigError for options that invoke.yaml could not hold.
     """
-    from release_tasks.config.load import load_settings
+    from release_tasks.tasks.project import load_settings
 
     gate = {"python": name, "with": dict(options or {})}
     settings = load_settings({"release": {"gates": {name: gate}}}, project)

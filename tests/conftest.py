@@ -21,9 +21,9 @@ import pytest
 
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.config.load import load_settings
 from release_tasks.config.schema import Settings
 from release_tasks.core.records import SnapshotMetadata
+from release_tasks.tasks.project import load_settings
 
 # A developer's run tries fewer examples of each property than CI does, and both try the same ones each time;
 # ``pytest --hypothesis-profile=search`` is for looking for new ones.

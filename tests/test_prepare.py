@@ -37,7 +37,7 @@ PREPARE_AND_DIE = """
 import os, sys
 from pathlib import Path
 import release_tasks.archive.pipeline, release_tasks.core.durable
-from release_tasks.config.load import load_settings
+from release_tasks.tasks.project import load_settings
 from release_tasks.stages.prepare import PrepareRequest, prepare, require_new_release_id
 from release_tasks.core.records import PreflightReport
 import json

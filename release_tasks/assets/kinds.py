@@ -11,9 +11,11 @@ from release_tasks.core.records import AssetRecord
 
 __all__ = ["ASSET_KINDS", "kind_of"]
 
-ASSET_KINDS: dict[str, AssetKind] = {kind.name: kind for kind in (SQLITE, DIRECTORY, FILE, PLUGIN)}
+ASSET_KINDS: tuple[AssetKind, ...] = (SQLITE, DIRECTORY, FILE, PLUGIN)
+
+_BY_RECORD = {kind.records_as: kind for kind in (SQLITE, DIRECTORY, FILE)}
 
 
 def kind_of(record: AssetRecord) -> AssetKind:
     """Return the kind of a captured asset, whatever the configuration says of it now."""
-    return PLUGIN if record.plugin is not None else ASSET_KINDS[record.kind]
+    return PLUGIN if record.plugin is not None else _BY_RECORD[record.kind]

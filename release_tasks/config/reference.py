@@ -10,7 +10,7 @@ from typing import Any
 import attrs
 
 from release_tasks.config import schema
-from release_tasks.config.gateway import GatewayConfig
+from release_tasks.config.kinds import common_fields, has_kinds
 from release_tasks.config.load import written_name
 from release_tasks.core import options
 from release_tasks.core.units import show_duration, show_share
@@ -34,36 +34,46 @@ tasks:
   executor_class: release_tasks.executor.StageExecutor
 ```
 
-This page is generated from `release_tasks/config/schema.py` by `inv dev.docs`; a test fails when it is stale.
+This page is generated from `release_tasks/config/schema.py` and the kinds of gate by `inv dev.docs`; a test fails when
+it is stale.
 """
 
-_SECTIONS = (("release", schema.ReleaseConfig), ("pairing", schema.PairingConfig), ("gateway", GatewayConfig))
 
-
-def configuration_page() -> str:
+def configuration_page(kinds: schema.Kinds) -> str:
     """Return the whole page as Markdown."""
     parts = [_INTRODUCTION]
-    for name, cls in _SECTIONS:
-        parts += _section(name, cls)
+    for name, cls in schema.SECTIONS.items():
+        parts += _section(kinds, name, cls)
     return "\n".join(parts)
 
 
-def _section(path: str, cls: Any) -> Iterator[str]:
+def _section(kinds: schema.Kinds, path: str, cls: Any) -> Iterator[str]:
     yield f"## `{path}`\n"
-    yield f"{_first_sentence(cls)}\n"
+    keys = list(common_fields(cls))
+    if has_kinds(cls):
+        of_kinds = [(kind, attrs.fields(attrs.resolve_types(kind.options))) for kind in kinds.of(cls)]
+        yield f"{_first_sentence(cls)} Each kind has keys of its own:\n"
+        yield "| kind | key | type | default | meaning |"
+        yield "| --- | --- | --- | --- | --- |"
+        yield from (f"| `{kind.name}` {_row(a)}" for kind, own in of_kinds for a in own)
+        yield "\nThese keys go with every kind:\n"
+        inner = [a for _, own in of_kinds for a in own] + keys
+    else:
+        yield f"{_first_sentence(cls)}\n"
+        inner = keys
     yield "| key | type | default | meaning |"
     yield "| --- | --- | --- | --- |"
-    types = typing.get_type_hints(cls)
-    inner: list[tuple[str, Any]] = []
-    for attribute in attrs.fields(cls):
-        name, kind = written_name(attribute), types[attribute.name]
-        yield f"| `{name}` | {_shown_type(kind)} | {_shown_default(attribute, kind)} | {attribute.metadata['doc']} |"
-        nested = _nested(kind)
-        if nested is not None:
-            inner.append((f"{path}.{name}.NAME" if typing.get_origin(kind) is dict else f"{path}.{name}", nested))
+    yield from map(_row, keys)
     yield ""
-    for name, kind in inner:
-        yield from _section(name, kind)
+    for a in inner:
+        nested = _nested(a.type)
+        if nested is not None:
+            name = f"{path}.{written_name(a)}"
+            yield from _section(kinds, f"{name}.NAME" if typing.get_origin(a.type) is dict else name, nested)
+
+
+def _row(a: attrs.Attribute[Any]) -> str:
+    return f"| `{written_name(a)}` | {_shown_type(a.type)} | {_shown_default(a, a.type)} | {a.metadata['doc']} |"
 
 
 def _nested(kind: Any) -> Any:
@@ -91,7 +101,7 @@ def _shown_type(kind: Any) -> str:
 
 def _shown_default(attribute: Any, kind: Any) -> str:
     default = attribute.default
-    if default is None or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+    if default in (None, attrs.NOTHING) or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         return ""
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"

@@ -14,18 +14,18 @@ from attrs import Attribute, Factory, frozen
 from release_tasks.assets.base import AssetConfig
 from release_tasks.config.gateway import GatewayConfig
 from release_tasks.core.ids import is_valid_id
-from release_tasks.core.options import Duration, Share, exactly_one, option, valid_options
+from release_tasks.core.options import Duration, Kind, Share, exactly_one, option
 
 __all__ = [
-    "GATE_KINDS",
     "NOTICE_KINDS",
     "OCCASIONS",
+    "SECTIONS",
     "AppConfig",
     "AttestationConfig",
     "DrillConfig",
-    "ExpectConfig",
     "GateConfig",
     "HealthConfig",
+    "Kinds",
     "LimitsConfig",
     "NoticeConfig",
     "PairingConfig",
@@ -37,7 +37,6 @@ __all__ = [
     "WatchConfig",
 ]
 
-GATE_KINDS = ("command", "http", "path", "json", "mcp", "python")
 NOTICE_KINDS = ("command", "webhook", "webhook_env")
 OCCASIONS = ("prepared", "blocked", "restored", "failed", "degraded")
 
@@ -106,8 +105,8 @@ class HealthConfig:
     timeout: Duration = option("one request", 5.0)
     deadline: Duration = option("by then it must be healthy", 60.0)
     interval: Duration = option("between two requests", 1.0)
-    passes: int = option("consecutive healthy answers, in preflight", 1)
-    passes_after_restore: int = option("consecutive healthy answers, after a restore", 3)
+    passes: int = option("consecutive healthy answers, in preflight", 1, least=1)
+    passes_after_restore: int = option("consecutive healthy answers, after a restore", 3, least=1)
 
 
 @frozen(kw_only=True)
@@ -134,49 +133,16 @@ class ReliabilityConfig:
 
 
 @frozen(kw_only=True)
-class ExpectConfig:
-    """What an http gate's own URL must answer; everything given must hold."""
-
-    status: int | None = option("the HTTP status; 200 to 299 when left out")
-    text: str | None = option("text that must stand in the body")
-    json: str | None = option("a field of the JSON body, dots go deeper")
-    equals: Any = option("the value that field must have; left out: it must be there")
-
-
-@frozen(kw_only=True)
 class GateConfig:
     """A named check; exactly one kind."""
 
-    command: str | None = option("kind: a shell command that must exit with 0")
-    http: str | None = option("kind: `health` (the endpoint above) or a URL that must answer as in `expect`")
-    path: Path | None = option("kind: a file or folder that must be there")
-    json: Path | None = option("kind: a file that must hold valid JSON")
-    mcp: Path | None = option("kind: an MCP configuration whose servers must be startable")
-    python: str | None = option("kind: a check of another package, from the entry point group `release_tasks.gates`")
-    with_: dict[str, Any] = option("for python: options of its own", Factory(dict), validator=valid_options)
-    expect: ExpectConfig | None = option("for http")
+    kind: Kind
+    options: Any  # of the class ``kind.options``
     subsystem: str | None = option("what the gate speaks for; its own name when left out")
     timeout: Duration | None = option("command: 10m, everything else: the health timeout, when left out")
     needs: list[str] = option("gates that must have passed before this one starts", Factory(list))
     env: dict[str, str] = option("additional environment of a command", Factory(dict))
-    cwd: Path | None = option("working folder of a command; the project root when left out")
     advisory: bool = option("a failure is shown and recorded, and does not block", False)
-
-    def __attrs_post_init__(self) -> None:
-        exactly_one(self, GATE_KINDS)
-        if self.expect is not None and self.http in (None, "health"):
-            raise ValueError("expect: goes with an http URL of the gate's own, and nothing would check it here")
-        if self.cwd is not None and self.command is None:
-            raise ValueError("cwd: goes with command only")
-        if self.with_ and self.python is None:
-            raise ValueError("with: goes with python only")
-        if self.http is not None and self.http != "health" and not self.http.startswith(("http://", "https://")):
-            raise ValueError(f"http: expected 'health' or an http:// or https:// URL, got {self.http!r}")
-
-    @property
-    def kind(self) -> str:
-        """One of GATE_KINDS."""
-        return next(kind for kind in GATE_KINDS if getattr(self, kind) is not None)
 
 
 @frozen(kw_only=True)
@@ -193,11 +159,13 @@ class WatchConfig:
 
     for_: Duration = option("how long", 600.0, validator=_positive_duration)
     interval: Duration = option("from one look to the next", 10.0, validator=_positive_duration)
-    failures: int = option("this many bad looks in a row are `degraded`", 3)
+    failures: int = option("this many bad looks in a row are `degraded`", 3, least=1)
     error_rate: Share = option("more bad looks than this share of `window` are `degraded`, if at least `failures`", 0.3)
-    window: int = option("how many of the newest looks the error rate is taken over", 30)
-    min_samples: int = option("fewer looks that say something have no error rate and are never `healthy`", 5)
-    latency_factor: int = option("a look is bad when health takes this many times as long as at prepare time", 5)
+    window: int = option("how many of the newest looks the error rate is taken over", 30, least=1)
+    min_samples: int = option("fewer looks that say something have no error rate and are never `healthy`", 5, least=1)
+    latency_factor: int = option(
+        "a look is bad when health takes this many times as long as at prepare time", 5, least=1
+    )
     latency_floor: Duration = option("a look that takes no longer is never bad for its latency", 0.5)
     rollback: bool = option("when `degraded`, roll back once", False)
 
@@ -264,7 +232,7 @@ class ReleaseConfig:
     reliability: ReliabilityConfig = option("the reliability endpoint", Factory(ReliabilityConfig))
     gates: dict[str, GateConfig] = option("name: gate", Factory(dict), validator=_valid_keys)
     assets: dict[str, AssetConfig] = option("name: asset", Factory(dict), validator=_valid_keys)
-    retention: int = option("how many release snapshots are kept", 5)
+    retention: int = option("how many release snapshots are kept", 5, least=1)
     restart: RestartConfig = option("the restart hook", Factory(RestartConfig))
     drill: DrillConfig = option("the rehearsal of a rollback", Factory(DrillConfig))
     watch: WatchConfig = option("the watch", Factory(WatchConfig))
@@ -289,11 +257,27 @@ class PairingConfig:
     max_pending: int = option("how many requests of a channel may wait at once; 0 lets nobody ask", 3)
 
 
+SECTIONS: dict[str, type[Any]] = {"release": ReleaseConfig, "pairing": PairingConfig, "gateway": GatewayConfig}
+
+
+@frozen(kw_only=True)
+class Kinds:
+    """The kinds that invoke.yaml may name, in the order in which messages list them."""
+
+    assets: tuple[Kind, ...] = ()
+    gates: tuple[Kind, ...] = ()
+
+    def of(self, cls: type[Any]) -> tuple[Kind, ...]:
+        """Return the kinds of GateConfig or of AssetConfig."""
+        return self.gates if cls is GateConfig else self.assets
+
+
 @frozen(kw_only=True)
 class Settings:
     """The whole configuration of one run. ``project`` is the folder that relative paths start from."""
 
     project: Path
+    kinds: Kinds
     release: ReleaseConfig
     pairing: PairingConfig
     gateway: GatewayConfig

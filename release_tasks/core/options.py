@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any, NewType
+from typing import Any, NewType, Protocol
 
 from attrs import Attribute, field
 
 from release_tasks.core.units import odd_values
 
-__all__ = ["Duration", "Share", "exactly_one", "option", "valid_options"]
+__all__ = ["Duration", "Kind", "Share", "exactly_one", "option", "valid_options"]
 
 Duration = NewType("Duration", float)
 Share = NewType("Share", float)
 
 
-def option(doc: str, default: Any = None, **options: Any) -> Any:
-    """Declare one configuration key with its line of documentation."""
-    return field(default=default, metadata={"doc": doc}, **options)
+class Kind(Protocol):
+    """A kind of gate or of asset, as the configuration sees it."""
+
+    @property
+    def name(self) -> str:
+        """The key in invoke.yaml that chooses this kind."""
+
+    @property
+    def options(self) -> type[Any]:
+        """The attrs class of its keys, all declared with ``option``; the field ``name`` holds the value of that key."""
+
+
+def option(doc: str, default: Any = None, *, least: int = 0, elsewhere: str = "", **options: Any) -> Any:
+    """Declare one configuration key with its line of documentation.
+
+    ``least`` is the smallest number that it takes. ``elsewhere`` is what to say where the key of one kind stands in a
+    section of another kind; without it, the kinds that have the key are named.
+    """
+    return field(default=default, metadata={"doc": doc, "least": least, "elsewhere": elsewhere}, **options)
 
 
 def exactly_one(instance: Any, kinds: tuple[str, ...]) -> None:

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from invoke import Config
 
-from release_tasks.config.load import defaults, load_settings
-from release_tasks.config.schema import Settings
+from release_tasks.assets.kinds import ASSET_KINDS
+from release_tasks.config import load
+from release_tasks.config.schema import SECTIONS, Kinds, Settings
 from release_tasks.core.errors import ConfigError, UsageError
+from release_tasks.stages.preflight.gates.kinds import GATE_KINDS
 
-__all__ = ["load_project", "settings_from"]
+__all__ = ["KINDS", "load_project", "load_settings", "settings_from"]
 
-_SECTIONS = ("release", "pairing", "gateway")
+KINDS = Kinds(assets=ASSET_KINDS, gates=GATE_KINDS)
 # Invoke's configuration levels that somebody wrote, strongest first, with the attribute that names the file.
 _LEVELS = (
     ("_overrides", ""),
@@ -49,9 +51,16 @@ def load_project(folder: str | os.PathLike[str] = ".", overrides: Mapping[str, A
 def settings_from(config: Config, project: Path) -> Settings:
     """Check what Invoke has merged; raises ConfigError with every mistake, UsageError inside a drill."""
     _refuse_live_project_in_drill(project)
-    raw = {name: _plain(config.get(name)) for name in _SECTIONS}
-    overridden = _apply_environment(raw, defaults())
+    raw = {name: _plain(config.get(name)) for name in SECTIONS}
+    overridden = _apply_environment(raw, load.defaults())
     return load_settings(raw, project, lambda path: _source_of(config, path, overridden))
+
+
+def load_settings(
+    raw: Mapping[str, Any], project: Path, source_of: Callable[[str], str] = lambda path: "invoke.yaml"
+) -> Settings:
+    """Check the sections of ``raw`` with the kinds of this package; see ``config.load.load_settings``."""
+    return load.load_settings(raw, project, source_of, kinds=KINDS)
 
 
 def _refuse_live_project_in_drill(project: Path) -> None:

@@ -18,11 +18,11 @@ from release_tasks.archive.attestation.statement import gates_digest
 from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
 from release_tasks.archive.pipeline import Pipeline, manifest_bytes
 from release_tasks.archive.seal import sealed_document
-from release_tasks.config.load import load_settings
 from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.records import Check, Manifest, PreflightReport
 from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.project import load_settings
 
 PASSED = Check(id="build", subsystem="build", status="passed", detail="exit 0")
 FAILED = Check(id="tests", subsystem="tests", status="failed", detail="exit 1")

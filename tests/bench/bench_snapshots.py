@@ -34,7 +34,7 @@ print(next(line.split()[1] for line in open("/proc/self/status") if line.startsw
 CAPTURE = """
 import sys, json
 from pathlib import Path
-from release_tasks.config.load import load_settings
+from release_tasks.tasks.project import load_settings
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 folder, name = Path(sys.argv[1]), sys.argv[2]
@@ -46,7 +46,7 @@ capture_snapshot(Pipeline(settings.release.root).catalogue, settings.release.ass
 ROLLBACK = """
 import sys, json
 from pathlib import Path
-from release_tasks.config.load import load_settings
+from release_tasks.tasks.project import load_settings
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 folder, name = Path(sys.argv[1]), sys.argv[2]
 settings = load_settings(json.loads((folder / "bench.json").read_text()), folder)

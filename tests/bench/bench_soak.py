@@ -27,12 +27,12 @@ from pathlib import Path
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import verify_all
-from release_tasks.config.load import load_settings
 from release_tasks.core.clock import timestamp
 from release_tasks.core.records import Check, PreflightReport
 from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.project import load_settings
 
 ACCOUNTS, BALANCE = 200, 1000
 RETENTION = 3

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from release_tasks.config.load import defaults, load_settings
+from release_tasks.config.load import defaults
 from release_tasks.core.errors import ConfigError, ExitCode
+from release_tasks.tasks.project import load_settings
 
 PROJECT = Path("/srv/app")
 

@@ -15,7 +15,7 @@ from documented.pages import Block, all_pages, parts_of
 from documented.worlds import World, make_template
 from invoke.config import Config
 
-from release_tasks.config.load import load_settings
+from release_tasks.tasks.project import load_settings
 
 OURS = {"tasks", "release", "pairing", "gateway"}
 

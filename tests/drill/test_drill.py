@@ -21,7 +21,6 @@ from harness.telling import at_steps
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.archive.restore_tests import proofs
 from release_tasks.archive.seal import sealed_document
-from release_tasks.config.load import load_settings
 from release_tasks.core.errors import ExitCode, Interrupted, UsageError
 from release_tasks.core.lock import run_lock
 from release_tasks.pairing.channels import Channel
@@ -29,6 +28,7 @@ from release_tasks.stages.drill import engine
 from release_tasks.stages.drill.engine import DrillRequest, drill
 from release_tasks.stages.drill.outcome import DrillOutcome
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.tasks.project import load_settings
 
 
 def rehearse(project: Any, snapshot_id: str | None = None, **options: Any) -> DrillOutcome:

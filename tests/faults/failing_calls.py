@@ -30,13 +30,13 @@ import requests  # noqa: F401
 from attrs import field, frozen
 from harness import stages
 
-from release_tasks.config.load import load_settings
 from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageError
 from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.project import load_settings
 
 __all__ = ["CHANGING", "OPENING", "READING", "Ended", "FailingCalls", "why_not"]
 

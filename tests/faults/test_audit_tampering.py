@@ -23,7 +23,6 @@ from attrs import evolve, frozen
 
 import release_tasks
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.config.load import load_settings
 from release_tasks.core.audit import AuditLog, AuditVerdict
 from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.digests import sha256_bytes
@@ -32,6 +31,7 @@ from release_tasks.core.records import AuditAnchor, PreflightReport
 from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.project import load_settings
 
 Tried = Callable[[int], None]
 
@@ -51,7 +51,7 @@ BROKEN_OFF = """
 import json, os, resource, signal, sys
 from pathlib import Path
 import filelock
-from release_tasks.config.load import load_settings
+from release_tasks.tasks.project import load_settings
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 settings = load_settings({"release": json.loads(sys.argv[2])}, Path(sys.argv[1]))
 restarting = {**json.loads(sys.argv[2]), "restart": {"command": "true"}}

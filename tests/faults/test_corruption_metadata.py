@@ -454,7 +454,7 @@ def by_asset(content: Any) -> dict[str, Any]:
 LIMITED = """
 import json, re, sys, time
 from pathlib import Path
-from release_tasks.config.load import load_settings
+from release_tasks.tasks.project import load_settings
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.archive.verify import verify_all

@@ -44,7 +44,7 @@ RACER = """
 import contextlib, importlib, json, os, signal, sys, time, traceback
 from pathlib import Path
 import filelock
-from release_tasks.config.load import load_settings
+from release_tasks.tasks.project import load_settings
 from release_tasks.core.errors import StageError
 from release_tasks.core.events import BytesMoved
 from release_tasks.stages.prepare import PrepareRequest, prepare

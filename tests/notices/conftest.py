@@ -13,10 +13,10 @@ from typing import Any
 
 import pytest
 
-from release_tasks.config.load import load_settings
 from release_tasks.config.schema import Settings
 from release_tasks.stages.notifications import sending
 from release_tasks.stages.notifications.notification import Notice, new_notice
+from release_tasks.tasks.project import load_settings
 
 
 class Receiver:

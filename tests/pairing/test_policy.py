@@ -14,7 +14,6 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from release_tasks.config.load import load_settings
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.errors import ConfigError, ExitCode, StageFailed, UsageError
 from release_tasks.pairing.channels import Channel
@@ -22,6 +21,7 @@ from release_tasks.pairing.codes import ALPHABET, is_same_code, new_code
 from release_tasks.pairing.lifetime import Moment, current_moment
 from release_tasks.pairing.policy import Pairing, PendingRequest
 from release_tasks.pairing.senders import SenderRefused
+from release_tasks.tasks.project import load_settings
 
 TELEGRAM, WHATSAPP = Channel.TELEGRAM, Channel.WHATSAPP
 HOUR = 3600.0

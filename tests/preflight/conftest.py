@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from release_tasks.config.load import load_settings
 from release_tasks.config.schema import Settings
 from release_tasks.core.records import Check
 from release_tasks.stages.preflight.engine import PreflightRun, run_preflight
+from release_tasks.tasks.project import load_settings
 
 Run = Callable[..., PreflightRun]
 

@@ -280,7 +280,7 @@ def test_lost_exit_code_is_no_success(tmp_path: Path) -> None:
     script = f"""
 import signal, pathlib
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-from release_tasks.config.load import load_settings
+from release_tasks.tasks.project import load_settings
 from release_tasks.stages.preflight.engine import run_preflight
 raw = {{"release": {{"gates": {{"build": {{"command": "exit 3"}}}}}}}}
 settings = load_settings(raw, pathlib.Path({str(tmp_path)!r}))
@@ -300,7 +300,7 @@ def test_gate_inside_a_gate_leaves_nothing(
     inner.write_text(f"""
 import pathlib, signal
 signal.signal(signal.SIGTERM, signal.SIG_IGN)
-from release_tasks.config.load import load_settings
+from release_tasks.tasks.project import load_settings
 from release_tasks.stages.preflight.engine import run_preflight
 raw = {{"release": {{"gates": {{"build": {{"command": "sleep 60; : {tag}"}}}}}}}}
 run_preflight(load_settings(raw, pathlib.Path({str(tmp_path / "p")!r})), release_id="v1")
@@ -312,7 +312,7 @@ run_preflight(load_settings(raw, pathlib.Path({str(tmp_path / "p")!r})), release
 
 _FLOOD = """
 import pathlib, resource, sys, time
-from release_tasks.config.load import load_settings
+from release_tasks.tasks.project import load_settings
 from release_tasks.stages.preflight.engine import run_preflight
 
 def peak():

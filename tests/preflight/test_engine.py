@@ -176,7 +176,7 @@ GATES = """{{
 
 SCRIPT = """
 import pathlib, signal, sys, time
-from release_tasks.config.load import load_settings
+from release_tasks.tasks.project import load_settings
 from release_tasks.core.errors import ExitCode, Interrupted
 from release_tasks.stages.preflight.engine import run_preflight
 

@@ -13,10 +13,9 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
-from release_tasks.config.schema import ExpectConfig
 from release_tasks.core.records import Check
 from release_tasks.service import Answer
-from release_tasks.stages.preflight.gates.http import unmet_expectation
+from release_tasks.stages.preflight.gates.http import ExpectConfig, unmet_expectation
 
 Checker = Callable[..., Check]
 

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.config.load import load_settings
 from release_tasks.config.schema import Settings
 from release_tasks.core import clock
 from release_tasks.core.records import Manifest, RollbackOutcome
@@ -22,6 +21,7 @@ from release_tasks.stages.preflight.engine import run_preflight
 from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.watch.watching import watch
+from release_tasks.tasks.project import load_settings
 
 __all__ = ["Story", "story"]
 

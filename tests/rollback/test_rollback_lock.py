@@ -34,7 +34,7 @@ with run_lock(Path(sys.argv[1]), "release.prepare"):
 ROLLBACK = """
 import json, sys
 from pathlib import Path
-from release_tasks.config.load import load_settings
+from release_tasks.tasks.project import load_settings
 from release_tasks.core.errors import StageError
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.core.codec import encode
@@ -184,7 +184,7 @@ def test_a_signal_before_the_swap_leaves_everything_and_is_audited(
 SIGNALLED = """
 import json, os, signal, sys
 from pathlib import Path
-from release_tasks.config.load import load_settings
+from release_tasks.tasks.project import load_settings
 from release_tasks.core.errors import Interrupted
 from release_tasks.core.interrupt import interruptible
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback

@@ -302,7 +302,7 @@ def test_signals_reach_a_rollback_while_a_plugin_is_at_work(custom: Any, roll: R
     began = custom.folder / "began"
     install_kind(f"open({str(began)!r}, 'w').close()\ntime.sleep(60)")
     script = (
-        "import sys; from pathlib import Path; from release_tasks.config.load import load_settings\n"
+        "import sys; from pathlib import Path; from release_tasks.tasks.project import load_settings\n"
         "from release_tasks.core.interrupt import interruptible\n"
         "from release_tasks.stages.rollback.engine import RollbackRequest, rollback\n"
         f"settings = load_settings({{'release': {custom.raw!r}}}, Path({str(custom.folder)!r}))\n"

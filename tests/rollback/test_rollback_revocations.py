@@ -17,7 +17,6 @@ import pytest
 from harness.telling import at_steps
 
 from release_tasks.assets import base
-from release_tasks.config.load import load_settings
 from release_tasks.core.errors import ExitCode, LockHeld, StageFailed
 from release_tasks.core.lock import lock_name, take_lock
 from release_tasks.pairing import store as store_module
@@ -28,6 +27,7 @@ from release_tasks.stages.rollback.amendment import covers_pairing
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.preview import preview
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.project import load_settings
 
 pytestmark = pytest.mark.slow
 
@@ -647,9 +647,9 @@ def test_a_lock_that_stays_taken_ends_with_75(
 KILLED = """
 import json, os, signal, sys
 from pathlib import Path
-from release_tasks.config.load import load_settings
 from release_tasks.assets import base
 from release_tasks.stages.rollback import engine
+from release_tasks.tasks.project import load_settings
 folder, number = Path(sys.argv[1]), int(sys.argv[3])
 settings = load_settings({"release": json.loads(sys.argv[2])}, folder)
 module, name = (engine, "write_journal") if number == 0 else (base, "give_name")

@@ -12,6 +12,7 @@ from typing import Any
 
 from attrs import asdict
 
+from release_tasks.config.kinds import flatten
 from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.digests import sha256_bytes
@@ -91,8 +92,8 @@ def gates_digest(settings: Settings) -> str:
             return repr(value)  # whatever YAML can say, dates and numbers as keys too
         return os.path.relpath(value, settings.project) if isinstance(value, Path) else value
 
-    gates = {name: asdict(gate, value_serializer=plain) for name, gate in settings.release.gates.items()}
-    return sha256_bytes(canonical_bytes(gates))
+    gates = {name: flatten(gate, settings.kinds.gates) for name, gate in settings.release.gates.items()}
+    return sha256_bytes(canonical_bytes({name: asdict(gate, value_serializer=plain) for name, gate in gates.items()}))
 
 
 def _is_warning(check: Check) -> bool:

@@ -9,6 +9,7 @@ from attrs import field, frozen
 
 from release_tasks.core.records import Check
 from release_tasks.stages.diagnose.signals import Signals
+from release_tasks.stages.preflight.gates.http import HttpOptions
 
 __all__ = [
     "Evidence",
@@ -150,7 +151,7 @@ def failed_gates(signals: Signals, kind: Literal["command", "health", "other"]) 
 
 def _kind_of(signals: Signals, check: Check) -> Literal["command", "health", "other"]:
     gate = signals.settings.release.gates.get(check.id)
-    if gate is not None and gate.http == "health":
+    if gate is not None and isinstance(gate.options, HttpOptions) and gate.options.asks_health:
         return "health"
     return "command" if check.command is not None else "other"
 

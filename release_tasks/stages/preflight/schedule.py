@@ -18,25 +18,10 @@ from release_tasks.core.events import Emit, GateBegan, GateEnded
 from release_tasks.core.records import Check
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
-from release_tasks.stages.preflight.gates.base import Gate, GateContext, Verdict
-from release_tasks.stages.preflight.gates.command import check_command
-from release_tasks.stages.preflight.gates.http import check_http
-from release_tasks.stages.preflight.gates.json_file import check_json
-from release_tasks.stages.preflight.gates.mcp import check_mcp
-from release_tasks.stages.preflight.gates.path import check_path
-from release_tasks.stages.preflight.gates.plugin import check_plugin, shown_plugin
+from release_tasks.stages.preflight.gates.base import GateContext, Verdict
 
-__all__ = ["KINDS", "run_gates", "subsystem_of"]
+__all__ = ["run_gates", "subsystem_of"]
 
-KINDS: dict[str, Gate] = {
-    "command": check_command,
-    "http": check_http,
-    "path": check_path,
-    "json": check_json,
-    "mcp": check_mcp,
-    "python": check_plugin,
-}
-_END_THEMSELVES = ("command", "http")  # they keep their own time limit, and clean up after it
 # The kernel may hand a signal to any thread, and Python acts on it once the main thread runs again:
 # a wait without end would sleep through Ctrl-C.
 _LONGEST_WAIT = 0.1
@@ -81,7 +66,7 @@ class _Schedule:
             context=context,
             started_at=timestamp(),
             began=began,
-            until=began + _limit(context),
+            until=began + context.kind.limit(context),
         )
         thread.start()
 
@@ -120,7 +105,7 @@ class _Schedule:
                 return
 
     def _is_worth_waiting(self, waited: float) -> bool:
-        limits = (_LONGEST_STOP[_ends_itself(gate.context)] for gate in self.running.values())
+        limits = (_LONGEST_STOP[gate.context.kind.ends_itself] for gate in self.running.values())
         return any(waited < limit for limit in limits)
 
 
@@ -175,17 +160,6 @@ def subsystem_of(context: GateContext) -> str:
     return context.config.subsystem or context.name
 
 
-def _ends_itself(context: GateContext) -> bool:
-    return context.config.kind in _END_THEMSELVES
-
-
-def _limit(context: GateContext) -> float:
-    if _ends_itself(context):
-        return float("inf")
-    timeout = context.config.timeout
-    return context.settings.release.health.timeout if timeout is None else timeout
-
-
 def _check(context: GateContext) -> Check:
     """Run one gate; whatever happens in it becomes a result."""
     started_at, began = timestamp(), time.monotonic()
@@ -193,7 +167,7 @@ def _check(context: GateContext) -> Check:
         if context.cancelled.is_set():
             verdict = Verdict(passed=False, detail="stopped before it began")
         else:
-            verdict = KINDS[context.config.kind](context)
+            verdict = context.kind.check(context)
     except StageError as error:
         verdict = Verdict(passed=False, detail=error.message)
     # A plugin that raises SystemExit must not leave the run waiting for its result.
@@ -222,8 +196,9 @@ def _as_check(context: GateContext, verdict: Verdict, started_at: str, began: fl
 
 
 def _overdue(gate: _Started) -> Check:
-    limit = show_duration(_limit(gate.context))
-    who = f" of {shown_plugin(gate.context)}" if gate.context.config.kind == "python" else ""
+    kind = gate.context.kind
+    limit = show_duration(kind.limit(gate.context))
+    who = f" of {kind.author(gate.context)}" if kind.author else ""
     verdict = Verdict(passed=False, detail=f"no result{who} after {limit} (timeout); it was given up")
     return _as_check(gate.context, verdict, gate.started_at, gate.began)
 

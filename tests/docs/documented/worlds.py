@@ -22,12 +22,12 @@ from invoke.config import Config
 import release_tasks
 from documented.pages import REPOSITORY
 from documented.shell import Answer, Shell
-from release_tasks.config.load import load_settings
 from release_tasks.config.schema import PairingConfig
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.process import start, status, stop
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
+from release_tasks.tasks.project import load_settings
 
 __all__ = ["STAND_INS", "World", "make_template"]
 

@@ -10,7 +10,6 @@ from typing import Any
 from release_tasks.archive import capture
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.sqlite import database as sqlite
-from release_tasks.config.load import load_settings
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.records import Check, PreflightReport
 from release_tasks.pairing.channels import Channel
@@ -18,6 +17,7 @@ from release_tasks.pairing.policy import Pairing
 from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.project import load_settings
 
 __all__ = ["STAGES", "make_serial", "passed_preflight"]
 

@@ -6,7 +6,7 @@ import os
 import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from attrs import field, frozen
 
@@ -14,7 +14,7 @@ from release_tasks.config.schema import GateConfig, Settings
 from release_tasks.core.events import Emit, ignore
 from release_tasks.core.redact import Redactor
 
-__all__ = ["Gate", "GateContext", "Verdict", "context_of", "shown_path"]
+__all__ = ["Gate", "GateContext", "GateKind", "Verdict", "context_of", "shown_path"]
 
 
 @frozen(kw_only=True)
@@ -59,10 +59,39 @@ class GateContext:
     @property
     def options(self) -> Mapping[str, Any]:
         """What invoke.yaml says under ``with`` for a gate of another package."""
-        return self.config.with_
+        options: Mapping[str, Any] = getattr(self.config.options, "with_", {})
+        return options
+
+    @property
+    def kind(self) -> GateKind:
+        """The kind of this gate, which knows how it is checked."""
+        return cast(GateKind, self.config.kind)
 
 
 Gate = Callable[[GateContext], Verdict]
+
+
+@frozen(kw_only=True)
+class GateKind:
+    """A kind of gate.
+
+    ``name`` is its key in invoke.yaml, and ``options`` the attrs class of its keys there. A kind that ``ends_itself``
+    keeps the time limit and cleans up after it; a gate of another kind is given up at its limit. ``author`` names the
+    package that gave no result then.
+    """
+
+    name: str
+    options: type[Any]
+    check: Gate
+    ends_itself: bool = False
+    author: Callable[[GateContext], str] | None = None
+
+    def limit(self, context: GateContext) -> float:
+        """Return the seconds after which the engine gives the gate up."""
+        if self.ends_itself:
+            return float("inf")
+        timeout = context.config.timeout
+        return context.settings.release.health.timeout if timeout is None else timeout
 
 
 def context_of(

@@ -4,25 +4,36 @@ from __future__ import annotations
 
 import os
 import shlex
+from pathlib import Path
 from typing import Any
 
+from attrs import NOTHING, frozen
+
 from release_tasks.core.environment import search_path
+from release_tasks.core.options import option
 from release_tasks.core.process.command import CommandProcess
 from release_tasks.core.process.output import OutputLog
 from release_tasks.core.process.running import Ended, signal_name, supervise
-from release_tasks.stages.preflight.gates.base import GateContext, Verdict
+from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
 
-__all__ = ["check_command"]
+__all__ = ["KIND", "CommandOptions"]
 
 _TIMEOUT = 600.0
 
 
-def check_command(context: GateContext) -> Verdict:
+@frozen(kw_only=True)
+class CommandOptions:
+    """The keys of a command gate."""
+
+    command: str = option("a shell command that must exit with 0", NOTHING)
+    cwd: Path | None = option("its working folder; the project root when left out")
+
+
+def _check(context: GateContext) -> Verdict:
     """Run the gate's command with ``/bin/sh -c``; its output goes to the gate's log."""
-    config = context.config
-    command = config.command or ""
-    timeout = _TIMEOUT if config.timeout is None else config.timeout
-    cwd = config.cwd or context.settings.project
+    options: CommandOptions = context.config.options
+    command, cwd = options.command, options.cwd or context.project
+    timeout = _TIMEOUT if context.config.timeout is None else context.config.timeout
     again = {"next": f"inv gate.run {context.name}"}
     try:
         process = CommandProcess(command, cwd=cwd, environment=_environment(context))
@@ -63,3 +74,6 @@ def _diagnostics(run: Ended, log: OutputLog, context: GateContext) -> dict[str, 
     if run.left_behind:
         diagnostics["leftBehind"] = run.left_behind
     return diagnostics
+
+
+KIND = GateKind(name="command", options=CommandOptions, check=_check, ends_itself=True)

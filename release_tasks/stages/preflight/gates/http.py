@@ -7,23 +7,56 @@ import shlex
 import time
 from typing import Any
 
-from release_tasks.config.schema import ExpectConfig
+from attrs import NOTHING, frozen
+
 from release_tasks.core.codec import encode
+from release_tasks.core.options import option
 from release_tasks.core.process.output import last_lines
 from release_tasks.service import Answer, ProbeError, ask_health, fetch
-from release_tasks.stages.preflight.gates.base import GateContext, Verdict
+from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
 
-__all__ = ["check_http", "unmet_expectation"]
+__all__ = ["KIND", "ExpectConfig", "HttpOptions", "unmet_expectation"]
 
 _BODY_TAIL = 1024
 _MISSING = object()
+_EXPECT_ELSEWHERE = "goes with an http URL of the gate's own, and nothing would check it here"
 
 
-def check_http(context: GateContext) -> Verdict:
+@frozen(kw_only=True)
+class ExpectConfig:
+    """What an http gate's own URL must answer; everything given must hold."""
+
+    status: int | None = option("the HTTP status; 200 to 299 when left out")
+    text: str | None = option("text that must stand in the body")
+    json: str | None = option("a field of the JSON body, dots go deeper")
+    equals: Any = option("the value that field must have; left out: it must be there")
+
+
+@frozen(kw_only=True)
+class HttpOptions:
+    """The keys of an HTTP gate."""
+
+    http: str = option("`health` (the endpoint above) or a URL that must answer as in `expect`", NOTHING)
+    expect: ExpectConfig | None = option(
+        "what a URL of its own must answer; see `release.gates.NAME.expect`", elsewhere=_EXPECT_ELSEWHERE
+    )
+
+    def __attrs_post_init__(self) -> None:
+        if self.asks_health and self.expect is not None:
+            raise ValueError(f"expect: {_EXPECT_ELSEWHERE}")
+        if not self.asks_health and not self.http.startswith(("http://", "https://")):
+            raise ValueError(f"http: expected 'health' or an http:// or https:// URL, got {self.http!r}")
+
+    @property
+    def asks_health(self) -> bool:
+        """Whether the health endpoint is asked, and not a URL of the gate's own."""
+        return self.http == "health"
+
+
+def _check(context: GateContext) -> Verdict:
     """Ask the health endpoint until it passes, or the gate's own URL once it can be reached."""
-    if context.config.http == "health":
-        return _check_health(context)
-    return _check_url(context, context.config.http or "")
+    options: HttpOptions = context.config.options
+    return _check_health(context) if options.asks_health else _check_url(context, options)
 
 
 def _check_health(context: GateContext) -> Verdict:
@@ -63,11 +96,10 @@ def _check_health(context: GateContext) -> Verdict:
     return Verdict(passed=report.passed, detail=detail, command=command, diagnostics=diagnostics)
 
 
-def _check_url(context: GateContext, url: str) -> Verdict:
+def _check_url(context: GateContext, options: HttpOptions) -> Verdict:
     """A refused connection is asked again until the gate's timeout; every answer decides."""
-    health = context.settings.release.health
+    url, health = options.http, context.settings.release.health
     timeout = health.timeout if context.config.timeout is None else context.config.timeout
-    expect = context.config.expect or ExpectConfig()
     diagnostics: dict[str, Any] = {"url": url, "httpStatus": None, "attempts": 0}
     answers: list[Answer] = []
     until = time.monotonic() + timeout
@@ -76,7 +108,7 @@ def _check_url(context: GateContext, url: str) -> Verdict:
         try:
             left = max(until - time.monotonic(), 0.1)
             answers.append(fetch(url, timeout=left, cancelled=context.cancelled))
-            problem = unmet_expectation(answers[0], expect)
+            problem = unmet_expectation(answers[0], options.expect or ExpectConfig())
             diagnostics["httpStatus"] = answers[0].status
             break
         except ProbeError as error:
@@ -147,3 +179,6 @@ def _body_tail(context: GateContext, answers: list[Answer]) -> list[str]:
 
 def _curl(url: str, timeout: float) -> str:
     return f"curl -sS -i --max-time {timeout:g} {shlex.quote(url)}"
+
+
+KIND = GateKind(name="http", options=HttpOptions, check=_check, ends_itself=True)

@@ -9,14 +9,22 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from attrs import field, frozen
+from attrs import NOTHING, field, frozen
 
 from release_tasks.core.canonical import InvalidDocument
-from release_tasks.stages.preflight.gates.base import GateContext, Verdict, shown_path
+from release_tasks.core.options import option
+from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict, shown_path
 
-__all__ = ["Document", "check_json", "read_json"]
+__all__ = ["KIND", "Document", "JsonOptions", "read_json"]
 
 _MAX_BYTES = 16 << 20
+
+
+@frozen(kw_only=True)
+class JsonOptions:
+    """The key of a JSON gate."""
+
+    json: Path = option("a file that must hold valid JSON", NOTHING)
 
 
 @frozen(kw_only=True)
@@ -27,10 +35,9 @@ class Document:
     duplicates: list[str] = field(factory=list)
 
 
-def check_json(context: GateContext) -> Verdict:
+def _check(context: GateContext) -> Verdict:
     """Look whether the gate's file is valid JSON without a key that stands twice."""
-    path = context.config.json
-    assert path is not None
+    path: Path = context.config.options.json
     name = shown_path(path, context.settings)
     try:
         document = read_json(path, name)
@@ -94,3 +101,6 @@ def _parse(data: bytes, name: str) -> Document:
     except ValueError as error:
         raise InvalidDocument(f"{name} is not valid JSON: {error}") from error
     return Document(value=value, duplicates=duplicates)
+
+
+KIND = GateKind(name="json", options=JsonOptions, check=_check)

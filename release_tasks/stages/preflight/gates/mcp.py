@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from attrs import NOTHING, frozen
+
 from release_tasks.core.canonical import InvalidDocument
 from release_tasks.core.environment import search_path
-from release_tasks.stages.preflight.gates.base import GateContext, Verdict, shown_path
+from release_tasks.core.options import option
+from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict, shown_path
 from release_tasks.stages.preflight.gates.json_file import Document, read_json
 
-__all__ = ["check_mcp"]
+__all__ = ["KIND", "McpOptions"]
 
 _SHAPES = (
     "a map 'mcpServers', a map 'servers' or a list 'servers', "
@@ -28,10 +31,16 @@ _VARIABLE = re.compile(r"\$\{(?:env:)?([A-Za-z_]\w*)\}")
 Server = tuple[str, Any]
 
 
-def check_mcp(context: GateContext) -> Verdict:
+@frozen(kw_only=True)
+class McpOptions:
+    """The key of an MCP gate."""
+
+    mcp: Path = option("an MCP configuration whose servers must be startable", NOTHING)
+
+
+def _check(context: GateContext) -> Verdict:
     """Look whether every enabled server of the gate's file has what it takes to be started."""
-    path = context.config.mcp
-    assert path is not None
+    path: Path = context.config.options.mcp
     name = shown_path(path, context.settings)
     diagnostics: dict[str, Any] = {"path": str(path)}
     try:
@@ -165,3 +174,6 @@ def _command_problems(command: Any, server: dict[str, Any], folders: list[Path])
 def _filled(text: str, environment: Mapping[str, Any]) -> str:
     """Fill in ``${NAME}`` and ``${env:NAME}``, as MCP clients do; an unknown one stays."""
     return _VARIABLE.sub(lambda match: str(environment.get(match[1], match[0])), text)
+
+
+KIND = GateKind(name="mcp", options=McpOptions, check=_check)

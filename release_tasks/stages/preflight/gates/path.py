@@ -7,15 +7,24 @@ import shlex
 import stat
 from pathlib import Path
 
-from release_tasks.stages.preflight.gates.base import GateContext, Verdict, shown_path
+from attrs import NOTHING, frozen
 
-__all__ = ["check_path"]
+from release_tasks.core.options import option
+from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict, shown_path
+
+__all__ = ["KIND", "PathOptions"]
 
 
-def check_path(context: GateContext) -> Verdict:
+@frozen(kw_only=True)
+class PathOptions:
+    """The key of a path gate."""
+
+    path: Path = option("a file or folder that must be there", NOTHING)
+
+
+def _check(context: GateContext) -> Verdict:
     """Look whether the gate's path is there with something in it."""
-    path = context.config.path
-    assert path is not None
+    path: Path = context.config.options.path
     name = shown_path(path, context.settings)
     try:
         passed, what = _examine(path)
@@ -45,3 +54,6 @@ def _examine(path: Path) -> tuple[bool, str]:
     if not os.access(path, os.R_OK):
         return False, "cannot be read: Permission denied"
     return True, f"is a file of {status.st_size} bytes"
+
+
+KIND = GateKind(name="path", options=PathOptions, check=_check)

@@ -8,11 +8,14 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from attrs import NOTHING, Factory, frozen
+
 from release_tasks.assets.plugin_host.lookup import GATES, PluginUnusable, find_plugin, shown_error
 from release_tasks.core.errors import PluginError
-from release_tasks.stages.preflight.gates.base import GateContext, Verdict
+from release_tasks.core.options import option, valid_options
+from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
 
-__all__ = ["check_plugin", "shown_plugin"]
+__all__ = ["KIND", "PluginOptions"]
 
 _FIELDS: dict[str, tuple[type, ...]] = {
     "passed": (bool,), "detail": (str,), "command": (str, type(None)), "diagnostics": (dict,),
@@ -20,13 +23,22 @@ _FIELDS: dict[str, tuple[type, ...]] = {
 _MOST_BYTES = 64 << 10  # of a verdict: it goes into the manifest
 
 
-def check_plugin(context: GateContext) -> Verdict:
+@frozen(kw_only=True)
+class PluginOptions:
+    """The keys of a gate of another package."""
+
+    python: str = option("a check of another package, from the entry point group `release_tasks.gates`", NOTHING)
+    with_: dict[str, Any] = option("options of its own", Factory(dict), validator=valid_options)
+
+
+def _check(context: GateContext) -> Verdict:
     """Let the installed entry point that the gate names decide; whatever is wrong with it is the verdict."""
+    name = context.config.options.python
     try:
-        plugin = find_plugin(GATES, context.config.python or "")
+        plugin = find_plugin(GATES, name)
         check = plugin.load()
     except PluginUnusable as error:
-        return _broken(f"{GATES}:{context.config.python}", error.message, error.next)
+        return _broken(f"{GATES}:{name}", error.message, error.next)
     value = plugin.point.value
     if not callable(check):
         return _broken(value, f"{plugin} is no function but {type(check).__name__} ({value})", plugin.ask)
@@ -40,12 +52,12 @@ def check_plugin(context: GateContext) -> Verdict:
     return _broken(value, f"{plugin} returned {problem}", plugin.ask) if problem else verdict
 
 
-def shown_plugin(context: GateContext) -> str:
-    """Return what a gate that was given up is called: with its package, where that is known."""
+def _author(context: GateContext) -> str:
+    """Return the plugin with its package, where that is known."""
     try:
-        return str(find_plugin(GATES, context.config.python or ""))
+        return str(find_plugin(GATES, context.config.options.python))
     except PluginUnusable:
-        return f"the gate {context.config.python!r}"
+        return f"the gate {context.config.options.python!r}"
 
 
 def _broken(command: str, detail: str, next_command: str) -> Verdict:
@@ -66,3 +78,6 @@ def _problem_of(verdict: Any) -> str:
     if size > _MOST_BYTES:
         return f"a Verdict of {size} bytes, at most {_MOST_BYTES}: long output belongs into context.log_path"
     return ""
+
+
+KIND = GateKind(name="python", options=PluginOptions, check=_check, author=_author)

@@ -1,0 +1,69 @@
+"""Sections that are of exactly one kind each, such as ``release.gates.NAME``.
+
+invoke.yaml spells the keys of the kind and the common ones side by side. The program keeps them apart: a class for such
+a section has the fields ``kind`` and ``options`` beside the common ones. The flat class here is what stands between.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import attrs
+
+from release_tasks.core.options import Kind, exactly_one
+
+__all__ = ["common_fields", "flat_class", "flatten", "has_kinds", "split"]
+
+
+def has_kinds(cls: Any) -> bool:
+    """Say whether each instance of the attrs class ``cls`` is of one kind."""
+    return {"kind", "options"} <= set(attrs.fields_dict(cls))
+
+
+def common_fields(cls: Any) -> Iterator[attrs.Attribute[Any]]:
+    """The fields of ``cls`` that each of its kinds has."""
+    return (a for a in attrs.fields(attrs.resolve_types(cls)) if a.name not in ("kind", "options"))
+
+
+@functools.cache
+def flat_class(cls: Any, kinds: tuple[Kind, ...]) -> type[Any]:
+    """Return an attrs class with all keys that ``cls`` may have in invoke.yaml.
+
+    The kinds come first, then the options of each, then the common keys. It checks nothing: ``split`` does.
+    """
+    options = [a for kind in kinds for a in attrs.fields(attrs.resolve_types(kind.options))]
+    keys: dict[str, Any] = {}
+    for kind in kinds:
+        own: Any = attrs.fields_dict(kind.options)[kind.name]
+        keys[kind.name] = attrs.field(default=None, type=own.type | None, metadata=own.metadata)
+    for a in (*options, *common_fields(cls)):
+        keys.setdefault(a.name, attrs.field(default=a.default, type=a.type, metadata=a.metadata))
+    return attrs.make_class(cls.__name__, keys, frozen=True, kw_only=True)
+
+
+def split(flat: Any, cls: Any, kinds: tuple[Kind, ...]) -> Any:
+    """Return the ``cls`` that ``flat`` spells.
+
+    Raises ValueError unless ``flat`` is of exactly one kind and right in itself, with no key of another kind.
+    """
+    exactly_one(flat, tuple(kind.name for kind in kinds))
+    chosen = next(kind for kind in kinds if getattr(flat, kind.name) is not None)
+    common = [a.name for a in common_fields(cls)]
+    own = attrs.fields_dict(chosen.options)
+    unset = type(flat)()
+    for a in attrs.fields(type(flat)):
+        if a.name not in own and a.name not in common and getattr(flat, a.name) != getattr(unset, a.name):
+            owners = [kind.name for kind in kinds if a.name in attrs.fields_dict(kind.options)]
+            what = a.metadata["elsewhere"] or f"goes with {' or '.join(owners)} only"
+            raise ValueError(f"{a.name.rstrip('_')}: {what}")
+    options = chosen.options(**{name: getattr(flat, name) for name in own})
+    return cls(kind=chosen, options=options, **{name: getattr(flat, name) for name in common})
+
+
+def flatten(config: Any, kinds: tuple[Kind, ...]) -> Any:
+    """Return ``config`` as invoke.yaml spells it: the opposite of ``split``."""
+    common = {a.name: getattr(config, a.name) for a in common_fields(type(config))}
+    cls: Any = type(config)
+    return flat_class(cls, kinds)(**attrs.asdict(config.options, recurse=False), **common)
