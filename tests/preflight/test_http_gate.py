@@ -15,7 +15,7 @@ from werkzeug import Request, Response
 
 from release_tasks.config.schema import ExpectConfig
 from release_tasks.core.records import Check
-from release_tasks.service import Answer
+from release_tasks.service.http import Answer
 from release_tasks.stages.preflight.gates.http import unmet_expectation
 
 Checker = Callable[..., Check]

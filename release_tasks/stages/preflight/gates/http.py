@@ -10,7 +10,8 @@ from typing import Any
 from release_tasks.config.schema import ExpectConfig
 from release_tasks.core.codec import encode
 from release_tasks.core.process.output import last_lines
-from release_tasks.service import Answer, ProbeError, ask_health, fetch
+from release_tasks.service.http import Answer, ProbeError, fetch
+from release_tasks.service.wait import ask_health
 from release_tasks.stages.preflight.gates.base import GateContext, Verdict
 
 __all__ = ["check_http", "unmet_expectation"]
