@@ -18,12 +18,9 @@ from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
 from release_tasks.core.durable import make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, StageFailed
-from release_tasks.core.lock import hold_name
-from release_tasks.core.versions import FileVersion, file_version
-from release_tasks.pairing.channels import Channel
+from release_tasks.core.lock import FileLock
+from release_tasks.pairing.channels import Channel, is_shared_id
 from release_tasks.pairing.dialects import PLAIN, ApprovedDocument, Request, RequestsDocument
-from release_tasks.pairing.lifetime import Moment
-from release_tasks.pairing.senders import is_crowd
 
 __all__ = ["Change", "Store", "StoreUnusable"]
 
@@ -51,10 +48,6 @@ class Change:
     found_approved: ApprovedDocument
     write: Callable[[str, dict[str, Any]], None]
 
-    def new_request(self, sender: str, code: str, begun: Moment, life: float) -> Request:
-        """Return a request spelled as this store spells them; nothing is written."""
-        return self.found_requests.new_request(sender, code, begun, life)
-
     def commit(self) -> None:
         """Write what differs, durably; approvals first. Raises OSError, also between the two files."""
         if self.approved != self.found_approved.entries:
@@ -72,23 +65,18 @@ class Store:
         self.folder = folder
         self.audit = AuditLog(folder / "pairing-audit.log")
 
-    def approved(self, channel: Channel) -> list[str]:
-        """Return the entries as they stand in the file, also such as name no single person; raises StoreUnusable."""
-        return self.known_approved(channel) or []
-
     def known_approved(self, channel: Channel) -> list[str] | None:
-        """Return the same, but None where there is no file; raises StoreUnusable."""
+        """Return the entries as they stand in the file, also such as name no single person; raises StoreUnusable.
+
+        None where there is no file.
+        """
         found = self._read_approved(channel)
         return found.entries if found else None
-
-    def approved_version(self, channel: Channel) -> FileVersion | None:
-        """Return which version of the approvals is there, or None when that cannot be told."""
-        return file_version(self._path(channel, "allowFrom"))
 
     def requests(self, channel: Channel) -> list[Request]:
         """Return the requests of single persons, expired ones too; raises StoreUnusable."""
         found = self._read_requests(channel)
-        return [request for request in found.requests if not is_crowd(channel, request.sender)] if found else []
+        return [request for request in found.requests if not is_shared_id(channel, request.sender)] if found else []
 
     @contextlib.contextmanager
     def change(self, channel: Channel) -> Iterator[Change]:
@@ -100,12 +88,8 @@ class Store:
         _make_private(self.folder.resolve())
         with self.held([channel]):
             # The folder, too: it may have been exchanged for another while this waited.
-            files = (
-                self.lock_path(channel),
-                self.audit.path,
-                self._path(channel, "pairing"),
-                self.approved_path(channel),
-            )
+            paths = self.lock_path(channel), self._path(channel, "pairing"), self.approved_path(channel)
+            files = (*paths, self.audit.path)
             for file in (self.folder.resolve(), *files):
                 _make_private(file)
             for leftover in self.folder.glob(f".{channel.value}-*.json.*.tmp"):  # of a write that was killed
@@ -122,7 +106,7 @@ class Store:
         with contextlib.ExitStack() as locks:
             for channel in sorted(channels, key=lambda channel: channel.value):
                 path = self.lock_path(channel)
-                if not locks.enter_context(hold_name(path, _WAIT_SECONDS, _POLL_SECONDS)):
+                if not locks.enter_context(FileLock(path).held(_WAIT_SECONDS, _POLL_SECONDS)):
                     waited = f"{_WAIT_SECONDS:.0f} s"
                     raise LockHeld(f"{path} has been locked by another process for {waited}. Try again.")
             yield
@@ -140,19 +124,19 @@ class Store:
         found = next((document.dialect for document in (requests, approved) if document is not None), PLAIN)
         approved = approved or ApprovedDocument.empty(found)
         requests = requests or RequestsDocument.empty(found)
-        crowds = [entry for entry in approved.entries if is_crowd(channel, entry)]
-        crowds += [request.sender for request in requests.requests if is_crowd(channel, request.sender)]
+        shared_ids = [entry for entry in approved.entries if is_shared_id(channel, entry)]
+        shared_ids += [request.sender for request in requests.requests if is_shared_id(channel, request.sender)]
         return Change(
-            requests=[request for request in requests.requests if request.sender not in crowds],
-            approved=[entry for entry in approved.entries if entry not in crowds],
-            left_out=sorted({excerpt(entry) for entry in crowds}),
+            requests=[request for request in requests.requests if request.sender not in shared_ids],
+            approved=[entry for entry in approved.entries if entry not in shared_ids],
+            left_out=sorted({excerpt(entry) for entry in shared_ids}),
             found_requests=requests,
             found_approved=approved,
             write=lambda kind, value: write_atomic(self._path(channel, kind), pretty_bytes(value)),
         )
 
     def _read_approved(self, channel: Channel) -> ApprovedDocument | None:
-        return _read(self._path(channel, "allowFrom"), ApprovedDocument.parse, "nobody is admitted by it")
+        return _read(self.approved_path(channel), ApprovedDocument.parse, "nobody is admitted by it")
 
     def _read_requests(self, channel: Channel) -> RequestsDocument | None:
         return _read(self._path(channel, "pairing"), RequestsDocument.parse, "nobody new can be admitted")

@@ -4,15 +4,44 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Mapping
+from typing import Literal
 
-from release_tasks.service.answer import Answer, ProbeError
+from attrs import frozen
 
-__all__ = ["fetch"]
+from release_tasks.core.errors import StageFailed
+from release_tasks.core.interrupt import wait_for
+
+__all__ = ["Answer", "ProbeError", "ProbeErrorKind", "fetch"]
 
 _MAX_BYTES = 1 << 20
-_POLL = 0.05  # seconds between two looks at `cancelled`
+
+ProbeErrorKind = Literal["refused", "timeout", "redirect", "tls", "invalid", "other"]
+
+
+class ProbeError(StageFailed):
+    """No usable answer came; ``kind`` says why and ``message`` says it in a sentence."""
+
+    def __init__(self, kind: ProbeErrorKind, message: str) -> None:
+        super().__init__(message)
+        self.kind: ProbeErrorKind = kind
+
+
+@frozen(kw_only=True)
+class Answer:
+    """What a server answered; ``body`` holds the first bytes only when it ``is_truncated``."""
+
+    status: int
+    content_type: str
+    body: bytes
+    is_truncated: bool
+    elapsed_ms: int
+    url: str
+
+    @property
+    def text(self) -> str:
+        """The body as text, with U+FFFD for what is not UTF-8."""
+        return self.body.decode("utf-8", "replace")
 
 
 def fetch(
@@ -56,13 +85,13 @@ def fetch(
 
     # A thread, because a socket timeout starts anew with every byte and a name lookup has none.
     threading.Thread(target=work, name="probe", daemon=True).start()
-    end = time.monotonic() + timeout
+    stopped = cancelled or threading.Event()
     try:
-        while not done.wait(min(_POLL, max(end - time.monotonic(), 0.0))):
-            if cancelled is not None and cancelled.is_set():
+        wait_for(lambda seconds: done.wait(seconds) or stopped.is_set(), timeout)
+        if not done.is_set():
+            if stopped.is_set():
                 raise ProbeError("other", f"{url} was not asked to the end: the run was stopped.")
-            if time.monotonic() >= end:
-                raise connection.timed_out(url, timeout)
+            raise connection.timed_out(url, timeout)
     finally:
         line.cut()
     (result,) = outcome
