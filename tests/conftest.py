@@ -350,12 +350,15 @@ def install_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         form: str = "file",
         before: str = "",
         value: str = "custom_kind",
+        restore: str = "",
     ) -> None:
         (info / "entry_points.txt").write_text(f"[release_tasks.assets]\ncustom = {value}\n")
         source = "import ctypes, os, shutil, socket, subprocess, sys, threading, time\n"
         source += f"from release_tasks.plugins import PluginError\n{before}\nform = {form!r}\n"
         source += "def capture(source, copy, context):\n" + textwrap.indent(capture, "    ")
         source += "\ndef check(copy, context):\n" + textwrap.indent(check, "    ") + "\n"
+        if restore:
+            source += "def restore(copy, live, context):\n" + textwrap.indent(restore, "    ") + "\n"
         (site / "custom_kind.py").write_text(source)
 
     return make

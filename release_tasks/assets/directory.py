@@ -25,7 +25,7 @@ _NAMED = 5
 class DirectoryOptions:
     """A folder."""
 
-    directory: Path = option("kind: a folder with everything in it")
+    directory: Path = option("a folder with everything in it")
 
 
 class DirectoryKind(AssetKind):

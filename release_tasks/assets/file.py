@@ -24,7 +24,7 @@ __all__ = ["FILE", "FileKind", "FileOptions"]
 class FileOptions:
     """One file."""
 
-    file: Path = option("kind: one file")
+    file: Path = option("one file")
 
 
 class FileKind(AssetKind):

@@ -49,14 +49,19 @@ def put_remains_back(stored: Path, live: Path) -> None:
 
 
 def write_over(stored: Path, live: Path) -> None:
-    """Write the bytes of a stored file into ``live``, which keeps its inode."""
+    """Write the bytes of a stored file into ``live``, which keeps its inode; what is no file there is removed first."""
+    if os.path.lexists(live) and not stat.S_ISREG(os.lstat(live).st_mode):
+        remove_tree(live)
     with with_path(live), stored.open("rb") as source, live.open("r+b" if live.exists() else "xb") as target:
         shutil.copyfileobj(source, target)
         target.truncate()
 
 
 def write_over_tree(record: AssetRecord, stored: Path, live: Path) -> None:
-    """Make a folder equal to a stored one, entry by entry, and flush it."""
+    """Make a folder equal to a stored one, entry by entry, and flush it; what is no folder there is removed first."""
+    if not os.path.lexists(live) or not stat.S_ISDIR(os.lstat(live).st_mode):
+        remove_tree(live)
+        os.mkdir(live, 0o700)
     entries = {entry.path: entry for entry in record.entries or []}
     _remove_others(live, entries)
     folders = [live]

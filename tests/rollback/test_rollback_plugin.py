@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 
+from release_tasks.assets import base, plugin
 from release_tasks.core.records import AssetRecord, RollbackOutcome
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
-from release_tasks.stages.rollback.engine import RollbackRequest
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.preview import preview
+from release_tasks.stages.rollback.recovery import recover
 
 pytestmark = pytest.mark.slow
 
@@ -320,3 +322,94 @@ def test_signals_reach_a_rollback_while_a_plugin_is_at_work(custom: Any, roll: R
     assert b"Interrupted" in errors
     assert custom.content() == live
     assert custom.strays() == []
+
+
+IN_PLACE = """
+with open(live, "r+b") as file:
+    file.write(open(copy, "rb").read())
+    file.truncate()
+"""
+# What a restore does instead of its work, and a part of the sentence about it; empty where it says that it is done.
+MISDEEDS = {
+    "missing": ("", "has no function restore"),
+    "raising": ("raise ValueError('no luck')", "ValueError: no luck"),
+    "judging": ("raise PluginError('the queue is in use.')", "the queue is in use"),
+    "crashing halfway": ("open(live, 'wb').write(b'half'); os._exit(9)", "ended in restore without a result"),
+    "hanging": ("time.sleep(60)", "had no result in restore after 2s and was ended"),
+    "writing something else": ("open(live, 'wb').write(b'something else')", ""),
+    "removing it": ("os.unlink(live)", ""),
+    "making a folder of it": ("os.unlink(live); os.makedirs(os.path.join(live, 'more'))", ""),
+    "making a link of it": ("os.unlink(live); os.symlink(os.path.join(os.path.dirname(live), 'app.db'), live)", ""),
+    "spoiling the copy": ("open(copy, 'wb').write(b'spoiled'); open(live, 'wb').write(b'spoiled')", ""),
+    "changing the mode": (IN_PLACE + "os.chmod(live, 0o777)", ""),
+}
+
+
+@pytest.fixture
+def restoring(custom: Any) -> Any:
+    """Let the plugin put mcp.json back itself."""
+    custom.overrides["assets.mcp.restore"] = True
+    custom.overrides["assets.mcp.timeout"] = "2s"
+    return custom
+
+
+def test_a_plugin_restores_its_own_state_in_place(restoring: Any, roll: Roll, install_kind: Install) -> None:
+    """The file that its service has open gets the content; no other file takes the name."""
+    install_kind(restore=IN_PLACE)
+    inode = restoring.mcp.stat().st_ino
+    outcome = roll(restoring)
+    assert outcome.status == "restored", outcome.diagnostics
+    assert restoring.mcp.stat().st_ino == inode
+    assert restoring.content() == restoring.before
+    assert restoring.strays() == [] and not restoring.pipeline.journal_path.exists()
+    assert roll(restoring, outcome.safety_snapshot_id).status == "restored"
+    assert restoring.mcp.read_text() == '{"live": true}'
+
+
+@pytest.mark.parametrize("way", MISDEEDS)
+def test_whatever_a_restore_of_a_plugin_does_the_state_comes_back(
+    restoring: Any, roll: Roll, install_kind: Install, way: str
+) -> None:
+    """What it left undone is written from the snapshot, and the database beside it is not touched by it."""
+    body, sentence = MISDEEDS[way]
+    install_kind(restore=body)
+    noted: list[str] = []
+    outcome = rollback(restoring.settings, RollbackRequest(), lambda event: noted.append(str(event)))
+    assert outcome.status == "restored", outcome.diagnostics
+    assert restoring.content() == restoring.before
+    assert restoring.strays() == []
+    assert bool(sentence) == any(sentence and sentence in line for line in noted)
+
+
+def test_a_restore_of_a_plugin_is_undone_with_the_others(
+    restoring: Any, roll: Roll, install_kind: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later step fails: the live state of before is written back, whatever the plugin had written."""
+    install_kind(restore=IN_PLACE)
+    before = restoring.content()
+    monkeypatch.setattr(base, "give_name", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    assert roll(restoring).status == "failed"
+    monkeypatch.undo()
+    assert recover(restoring.settings).status in ("undone", "clean")
+    assert restoring.content() == before
+
+
+def test_a_kill_while_a_plugin_restores_is_finished_by_recovery(
+    restoring: Any, roll: Roll, install_kind: Install, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Half of its state is written when the run is killed; recovery needs no plugin to finish."""
+
+    class Killed(BaseException):
+        pass
+
+    def half(*_: Any) -> None:
+        restoring.mcp.write_bytes(b"half")
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(plugin, "restore_copy", half)
+        with pytest.raises(Killed):
+            roll(restoring)
+    break_plugin(install_kind, restoring, "missing")
+    assert recover(restoring.settings).status == "finished"
+    assert restoring.content() == restoring.before

@@ -38,7 +38,7 @@ __all__ = ["SQLITE", "SqliteKind", "SqliteOptions", "side_files"]
 class SqliteOptions:
     """A SQLite database."""
 
-    sqlite: Path = option("kind: a SQLite database, captured while it is in use")
+    sqlite: Path = option("a SQLite database, captured while it is in use")
 
 
 class SqliteKind(AssetKind):
