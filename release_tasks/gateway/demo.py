@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import sqlite3
@@ -16,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 
 from release_tasks.gateway.home import GatewayHome
@@ -215,15 +215,8 @@ class _Demo:
 
     def gateway_processes(self) -> list[str]:
         """Return the command lines that still mention the scratch folder."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            except OSError:
-                continue
-            if str(self.scratch) in line and entry.parent.name != str(os.getpid()):
-                found.append(line)
-        return found
+        lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+        return [line for line in lines if str(self.scratch) in line]
 
 
 def _document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
+import psutil
 from attrs import define, field, frozen
 
 from release_tasks.core.errors import StageFailed, describe_error
@@ -72,7 +70,7 @@ def examine(parts: Parts) -> HealthReport:
         "status": status,
         "pid": os.getpid(),
         "uptimeSec": round(time.monotonic() - parts.started, 3),
-        "memoryUsageMb": _memory_mb(),
+        "memoryUsageMb": round(psutil.Process().memory_info().rss / 2**20, 1),
         "heartbeat": {"running": dispatcher["running"]},
         "dispatcher": dispatcher,
         "settings": settings,
@@ -151,12 +149,3 @@ def _dispatcher(worker: Worker, problems: list[str]) -> dict[str, Any]:
         "lastBeatSec": None if state.last_beat is None else round(state.last_beat, 3),
         "detail": state.detail,
     }
-
-
-def _memory_mb() -> float:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
-    # Elsewhere only the peak can be had: in bytes on macOS, in KiB on other systems.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

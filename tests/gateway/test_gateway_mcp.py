@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from release_tasks.core.process.find import is_running
 from release_tasks.gateway import mcp_clock
 from release_tasks.gateway.errors import McpError, SettingsError
 from release_tasks.gateway.mcp import CircuitBreaker, McpMonitor
 from release_tasks.gateway.mcp_config import McpServer, parse_mcp_config
 from release_tasks.gateway.mcp_session import StdioSession, open_session
-from release_tasks.gateway.pidfile import is_alive
 
 # Real servers that hang, flood and die take their time.
 pytestmark = pytest.mark.slow
@@ -104,7 +104,7 @@ def test_clock_speaks_the_protocol() -> None:
             session.request("resources/list", {}, deadline)
     finally:
         session.close()
-    assert not is_alive(session.pid, None)
+    assert not is_running(session.pid)
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b'"x"', b"{}", b"[" * 5000])
@@ -142,7 +142,7 @@ def test_bad_server_is_an_error_and_gone(tmp_path: Path, code: str, message: str
     finally:
         session.close()
     assert time.monotonic() - began < timeout + 5
-    assert not is_alive(session.pid, None)
+    assert not is_running(session.pid)
 
 
 def test_server_that_ignores_every_request_to_end_is_killed(tmp_path: Path) -> None:
@@ -160,11 +160,11 @@ def test_server_that_ignores_every_request_to_end_is_killed(tmp_path: Path) -> N
     assert stdout is not None
     child = int(stdout.readline())
     session.close()
-    assert not is_alive(session.pid, None)
+    assert not is_running(session.pid)
     deadline = time.monotonic() + 5
-    while is_alive(child, None) and time.monotonic() < deadline:
+    while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not is_alive(child, None)
+    assert not is_running(child)
 
 
 @pytest.mark.parametrize("is_stream", [False, True])
@@ -222,7 +222,7 @@ def test_monitor_ends_what_it_started(tmp_path: Path, wait_for: Callable[..., An
     began = time.monotonic()
     monitor.stop()
     assert time.monotonic() - began < 5
-    assert not is_alive(session.pid, None)
+    assert not is_running(session.pid)
 
 
 def _states(monitor: McpMonitor) -> dict[str, str]:
