@@ -10,11 +10,11 @@ from typing import Any
 import psutil
 from attrs import define, field, frozen
 
+from release_tasks.config.mcp_servers import McpServer
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.home import GatewayHome
-from release_tasks.gateway.mcp import McpMonitor
-from release_tasks.gateway.mcp_config import McpServer, read_mcp_config
+from release_tasks.gateway.mcp import McpMonitor, read_servers
 from release_tasks.gateway.secrets import Secrets
 from release_tasks.gateway.settings import read_identity, read_settings
 from release_tasks.gateway.store import Store
@@ -103,7 +103,7 @@ def _identity(folder: Path, problems: list[str]) -> dict[str, Any]:
 
 def _mcp_config(path: Path, problems: list[str]) -> tuple[dict[str, Any], list[McpServer] | None]:
     try:
-        servers = read_mcp_config(path)
+        servers = read_servers(path)
     except SettingsError as error:
         return _fault("mcpConfig", error, problems), None
     return {"status": "ok", "detail": f"{len(servers)} configured"}, servers
