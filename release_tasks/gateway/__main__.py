@@ -20,7 +20,7 @@ from typing import NoReturn
 from attrs import evolve, frozen
 
 from release_tasks.config.schema import PairingConfig
-from release_tasks.gateway.answers import timestamp
+from release_tasks.core.clock import timestamp
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.network import bind, check_host, is_loopback, url_of

@@ -8,8 +8,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from release_tasks.gateway.answers import timestamp
-from release_tasks.gateway.channel_calls import Call, channel_call
+from release_tasks.core.clock import timestamp
+from release_tasks.gateway.channels import Call, channel_call
 from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.settings import Settings
 from release_tasks.gateway.store import Delivery

@@ -15,8 +15,7 @@ from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.mcp import McpMonitor, read_servers
-from release_tasks.gateway.secrets import Secrets
-from release_tasks.gateway.settings import read_identity, read_settings
+from release_tasks.gateway.settings import Secrets, read_identity, read_settings
 from release_tasks.gateway.store import Store
 from release_tasks.gateway.worker import Worker
 from release_tasks.pairing.policy import Pairing

@@ -13,8 +13,8 @@ from typing import Any
 from attrs import frozen
 
 from release_tasks.config.gateway import DATABASE
+from release_tasks.core.clock import timestamp
 from release_tasks.core.durable import write_atomic
-from release_tasks.gateway.answers import timestamp
 from release_tasks.gateway.store import create_database
 
 __all__ = ["GatewayHome"]

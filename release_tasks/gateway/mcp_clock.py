@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-from release_tasks.gateway.answers import timestamp
+from release_tasks.core.clock import timestamp
 
 __all__ = ["answer", "main"]
 

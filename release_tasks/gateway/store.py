@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import frozen
 
-from release_tasks.gateway.answers import timestamp
+from release_tasks.core.clock import timestamp
 from release_tasks.gateway.connection import Connection, open_existing
 from release_tasks.gateway.errors import StoreError
 
