@@ -19,8 +19,8 @@ _LOCK_SECONDS = 15.0
 
 def open_existing(path: Path, *, busy_ms: int, read_only: bool) -> sqlite3.Connection:
     """Open the database at ``path``, never creating it; raises sqlite3.Error."""
-    # mode=rw: the default would make an empty database where one is missing, and hide the loss. A
-    # reader gets it too, because a WAL database cannot always be opened with mode=ro.
+    # mode=rw: the default would make an empty database where one is missing, and hide the loss. A reader gets it too,
+    # because a WAL database cannot always be opened with mode=ro.
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
@@ -65,7 +65,8 @@ class Connection:
         try:
             yield self._current()
         except sqlite3.Error as error:
-            if _is_damage(error):
+            # SQLITE_CORRUPT and SQLITE_NOTADB come as the bare class; sqlite_errorcode is not there in 3.10.
+            if type(error) is sqlite3.DatabaseError or "disk I/O error" in str(error):
                 self._drop()
             raise StoreError(str(error)) from error
         finally:
@@ -115,9 +116,3 @@ class Connection:
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    # SQLITE_CORRUPT and SQLITE_NOTADB come as the bare class; sqlite_errorcode is not there in
-    # 3.10.
-    return type(error) is sqlite3.DatabaseError or "disk I/O error" in str(error)

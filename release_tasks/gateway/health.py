@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -53,18 +53,62 @@ class HealthReport:
 
 
 def examine(parts: Parts) -> HealthReport:
-    """Look at every part now; only a database that does not answer makes it ``failing``."""
+    """Examine every part now; only a database that does not answer makes it ``failing``."""
     problems: list[str] = []
-    settings = _settings(parts.home.settings, problems)
-    identity = _identity(parts.home.identity, problems)
-    database = _database(parts.store, problems)
-    config, servers = _mcp_config(parts.home.mcp_servers, problems)
-    states = _mcp_servers(parts.mcp, servers, problems)
-    dispatcher = _REHEARSED if parts.is_rehearsal else _dispatcher(parts.worker, problems)
-    pairing = _pairing(parts.pairing, problems)
-    status = "degraded" if problems else "ok"
-    if database["status"] != "ok":
-        status = "failing"
+    servers: list[McpServer] | None = None
+
+    def part(name: str, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what ``read`` returns of a part, or what keeps it from that."""
+        try:
+            return {"status": "ok", **read()}
+        except SettingsError as error:
+            status, detail = "missing" if error.is_missing else "invalid", error.message
+        except StoreError as error:
+            status, detail = "error", error.message
+        except (StageFailed, OSError) as error:
+            status, detail = "unusable", describe_error(error)
+        problems.append(f"{name}: {detail}")
+        return {"status": status, "detail": detail}
+
+    def check_settings() -> dict[str, Any]:
+        found = read_settings(parts.home.settings)
+        return {"name": found.name, "version": found.version}
+
+    def check_identity() -> dict[str, Any]:
+        found = read_identity(parts.home.identity)
+        return {"id": found.id, "name": found.name}
+
+    def check_mcp_config() -> dict[str, Any]:
+        nonlocal servers
+        servers = read_servers(parts.home.mcp_servers)
+        return {"detail": f"{len(servers)} configured"}
+
+    def check_pairing() -> dict[str, Any]:
+        parts.pairing.check()
+        return {}
+
+    settings = part("settings", check_settings)
+    identity = part("identity", check_identity)
+    database = part("database", parts.store.check)
+    mcp_config = part("mcpConfig", check_mcp_config)
+    mcp_servers = parts.mcp.snapshot(servers)
+    for server in mcp_servers:
+        if server["state"] == "error" or server["health"]["circuit"] == "open":
+            problems.append(f"mcpServers.{server['id']}: {server['detail'] or 'its circuit is open'}")
+    dispatcher: dict[str, Any] = _REHEARSED
+    if not parts.is_rehearsal:
+        worker = parts.worker.state()
+        if not worker.is_running:
+            problems.append(f"dispatcher: {worker.detail}")
+        last_beat = None if worker.last_beat is None else round(worker.last_beat, 3)
+        dispatcher = {
+            "running": worker.is_running,
+            "pid": worker.pid,
+            "lastBeatSec": last_beat,
+            "detail": worker.detail,
+        }
+    pairing = part("pairing", check_pairing)
+    status = "failing" if database["status"] != "ok" else "degraded" if problems else "ok"
     data = {
         "status": status,
         "pid": os.getpid(),
@@ -77,74 +121,8 @@ def examine(parts: Parts) -> HealthReport:
         "pairing": {**pairing, "webhooks": parts.secrets.webhooks()},
         "queue": database.pop("queue", None),
         "database": database,
-        "mcpConfig": config,
-        "mcpServers": states,
+        "mcpConfig": mcp_config,
+        "mcpServers": mcp_servers,
         "problems": problems,
     }
     return HealthReport(status, data)
-
-
-def _settings(path: Path, problems: list[str]) -> dict[str, Any]:
-    try:
-        settings = read_settings(path)
-    except SettingsError as error:
-        return _fault("settings", error, problems)
-    return {"status": "ok", "name": settings.name, "version": settings.version}
-
-
-def _identity(folder: Path, problems: list[str]) -> dict[str, Any]:
-    try:
-        identity = read_identity(folder)
-    except SettingsError as error:
-        return _fault("identity", error, problems)
-    return {"status": "ok", "id": identity.id, "name": identity.name}
-
-
-def _mcp_config(path: Path, problems: list[str]) -> tuple[dict[str, Any], list[McpServer] | None]:
-    try:
-        servers = read_servers(path)
-    except SettingsError as error:
-        return _fault("mcpConfig", error, problems), None
-    return {"status": "ok", "detail": f"{len(servers)} configured"}, servers
-
-
-def _fault(part: str, error: SettingsError, problems: list[str]) -> dict[str, Any]:
-    problems.append(f"{part}: {error.message}")
-    return {"status": "missing" if error.is_missing else "invalid", "detail": error.message}
-
-
-def _pairing(pairing: Pairing, problems: list[str]) -> dict[str, Any]:
-    try:
-        pairing.check()
-    except (StageFailed, OSError) as error:
-        problems.append(f"pairing: {describe_error(error)}")
-        return {"status": "unusable", "detail": describe_error(error)}
-    return {"status": "ok"}
-
-
-def _database(store: Store, problems: list[str]) -> dict[str, Any]:
-    try:
-        return {"status": "ok", **store.check()}
-    except StoreError as error:
-        problems.append(f"database: {error.message}")
-        return {"status": "error", "detail": error.message}
-
-
-def _mcp_servers(monitor: McpMonitor, servers: list[McpServer] | None, problems: list[str]) -> list[dict[str, Any]]:
-    states = monitor.snapshot(servers)
-    for state in states:
-        if state["state"] == "error" or state["health"]["circuit"] == "open":
-            problems.append(f"mcpServers.{state['id']}: {state['detail'] or 'its circuit is open'}")
-    return states
-
-
-def _dispatcher(worker: Worker, problems: list[str]) -> dict[str, Any]:
-    state = worker.state()
-    if not state.is_running:
-        problems.append(f"dispatcher: {state.detail}")
-    return {
-        "running": state.is_running,
-        "pid": state.pid,
-        "lastBeatSec": None if state.last_beat is None else round(state.last_beat, 3),
-        "detail": state.detail,
-    }

@@ -47,13 +47,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the process; its log lines go where the service's go."""
-        command = [
-            sys.executable,
-            "-m",
-            "release_tasks.gateway.dispatcher",
-            "--root",
-            str(self._home.root),
-        ]
+        command = [sys.executable, "-m", "release_tasks.gateway.dispatcher", "--root", str(self._home.root)]
         environment = child_environment(SENDING)
         self._started = time.monotonic()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
@@ -84,18 +78,14 @@ class Worker:
             return WorkerState(False, process.pid, age, f"no beat for {_SILENCE_SECONDS:.0f} s")
         return WorkerState(True, process.pid, age, self._trouble)
 
-    def hang_up(self) -> None:
-        """Close the worker's input, which asks it to end."""
-        if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
-
     def stop(self) -> None:
         """End the worker: after a moment for the delivery under way, by force."""
         process = self._process
         if process is None:
             return
-        self.hang_up()
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # which asks it to end
         try:
             process.wait(_KILL_SECONDS)
         except subprocess.TimeoutExpired:
