@@ -59,11 +59,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     os.umask(0o077)
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        level=logging.INFO,
-        stream=sys.stderr,
-    )
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _stop)
     try:
@@ -185,6 +181,5 @@ def _stop(number: int, frame: FrameType | None) -> NoReturn:
 if __name__ == "__main__":
     status = main()
     sys.stderr.flush()
-    # Not sys.exit: it would wait for a thread that still waits for the database, and a stop takes 2
-    # s at most.
+    # Not sys.exit: it would wait for a thread that still waits for the database, and a stop takes 2 s at most.
     os._exit(status)

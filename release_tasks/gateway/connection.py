@@ -44,10 +44,9 @@ def open_existing(path: Path, *, busy_ms: int, read_only: bool) -> sqlite3.Conne
 class Connection:
     """A connection kept open for the life of the service, used by one thread at a time.
 
-    A restore through SQLite is seen by itself. One that puts another file under the path is not:
-    this connection would go on reading, and writing to, the old file that nobody can see any more.
-    So each use first compares the file behind the path with the one that was opened, and opens the
-    new one.
+    A restore through SQLite is seen by itself. One that puts another file under the path is not: this connection would
+    go on reading, and writing to, the old file that nobody can see any more. So each use first compares the file behind
+    the path with the one that was opened, and opens the new one.
     """
 
     def __init__(self, path: Path, *, read_only: bool) -> None:

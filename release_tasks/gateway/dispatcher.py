@@ -4,8 +4,8 @@
 
 A message goes to the channel of its recipient, to the URL that gateway.json names, or into the home's outbox file.
 
-It writes a JSON line on stdout for each beat, is woken by a line on stdin, and ends when stdin
-does: the kernel closes that pipe however the service ends, so no worker is ever left behind.
+It writes a JSON line on stdout for each beat, is woken by a line on stdin, and ends when stdin does: the kernel closes
+that pipe however the service ends, so no worker is ever left behind.
 """
 
 from __future__ import annotations
@@ -102,8 +102,8 @@ def _post(call: Call, timeout: float) -> None:
 class Dispatcher:
     """Claims due deliveries one by one, hands each over, and writes down how it went.
 
-    A message is delivered at least once: a worker that dies between handing over and writing that
-    down leaves a row that the next one takes again. Receivers tell by the message's id.
+    A message is delivered at least once: a worker that dies between handing over and writing that down leaves a row
+    that the next one takes again. Receivers tell by the message's id.
     """
 
     def __init__(self, home: GatewayHome) -> None:
@@ -136,8 +136,8 @@ class Dispatcher:
     def _turn(self) -> float:
         """Deliver one message if one is due; return the seconds to wait before the next turn."""
         try:
-            # Read each time: a rollback may have put another gateway.json here. With none that can
-            # be read nothing is sent, because the default target may be the wrong one.
+            # Read each time: a rollback may have put another gateway.json here. With none that can be read nothing is
+            # sent, because the default target may be the wrong one.
             settings = read_settings(self._home.settings)
             delivery = self._store.claim(self._worker)
             if delivery is not None:
@@ -153,11 +153,7 @@ class Dispatcher:
             deliver(delivery, settings, self._home.outbox)
         except DeliveryError as error:
             _LOG.warning(
-                "%s: attempt %d of %d failed: %s",
-                delivery.id,
-                delivery.attempt,
-                settings.max_attempts,
-                error.message,
+                "%s: attempt %d of %d failed: %s", delivery.id, delivery.attempt, settings.max_attempts, error.message
             )
             state = "dead" if delivery.attempt >= settings.max_attempts else "failed"
             pause = min(settings.backoff * 2 ** min(delivery.attempt - 1, 16), _MAX_BACKOFF_SECONDS)

@@ -62,8 +62,8 @@ class GatewayHome:
     def lay_out(self) -> bool:
         """Fill a brand-new home and return whether that was done.
 
-        A home that was in use before is left as it is: a part that got lost must be restored, and
-        putting a fresh one in its place would hide the loss.
+        A home that was in use before is left as it is: a part that got lost must be restored, and putting a fresh one
+        in its place would hide the loss.
         """
         self.make_root()
         if not self.is_new:

@@ -41,8 +41,8 @@ _BODY_SECONDS = 10.0
 class RequestGuard:
     """Gives every request its correlation id, and keeps web pages of other origins out.
 
-    Loopback keeps other machines out, not the browser on this one: any page it shows could post
-    here, or point a name of its own at 127.0.0.1 and read the answers.
+    Loopback keeps other machines out, not the browser on this one: any page it shows could post here, or point a name
+    of its own at 127.0.0.1 and read the answers.
     """
 
     def __init__(self, app: ASGIApp, *, only_loopback: bool, open_below: str) -> None:
@@ -104,9 +104,9 @@ async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
 def check_signature(request: Request, body: bytes, secret: str | None, *, always: bool) -> None:
     """Check ``X-Signature: sha256=HMAC-SHA256(secret, body)``; raises HTTPException.
 
-    With a secret, a request must be signed when ``always`` is set or it comes from another machine,
-    and a signature that is there must be right: 401 without, 403 for a wrong one. Without a secret
-    only this machine is served; others get 503.
+    With a secret, a request must be signed when ``always`` is set or it comes from another machine, and a signature
+    that is there must be right: 401 without, 403 for a wrong one. Without a secret only this machine is served; others
+    get 503.
     """
     is_local = request.client is not None and is_loopback(request.client.host)
     if not secret:

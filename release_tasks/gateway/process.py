@@ -38,8 +38,8 @@ _MAX_ANSWER_BYTES = 1024 * 1024
 class GatewayStatus:
     """What is known of a home's gateway.
 
-    ``health`` is ``ok``, ``degraded``, ``failing``, ``unreachable`` (it runs and does not answer)
-    or ``stopped``; ``detail`` says more, for people. ``since`` is RFC 3339.
+    ``health`` is ``ok``, ``degraded``, ``failing``, ``unreachable`` (it runs and does not answer) or ``stopped``;
+    ``detail`` says more, for people. ``since`` is RFC 3339.
     """
 
     running: bool
@@ -69,9 +69,9 @@ def start(
 ) -> GatewayStatus:
     """Start the gateway in a session of its own and return once it answers; port 0: any free.
 
-    One that already runs in ``home`` is left running and its status returned. ``start_gate`` is a
-    command that must succeed before the gateway opens anything. Raises GatewayError, with the end
-    of the log, when it does not answer within ``timeout`` seconds; nothing is left running then.
+    One that already runs in ``home`` is left running and its status returned. ``start_gate`` is a command that must
+    succeed before the gateway opens anything. Raises GatewayError, with the end of the log, when it does not answer
+    within ``timeout`` seconds; nothing is left running then.
     """
     check_host(host, allow_remote=allow_remote)
     if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
@@ -116,8 +116,7 @@ def start(
 def stop(home: GatewayHome, *, timeout: float = 10.0) -> GatewayStatus:
     """End the gateway, by force after ``timeout`` seconds, and every process that it started.
 
-    One that does not run is no error: the status says so. Raises GatewayError when it may not be
-    ended.
+    One that does not run is no error: the status says so. Raises GatewayError when it may not be ended.
     """
     _reap()
     record = PidFile.read(home.pid_file)

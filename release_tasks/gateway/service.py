@@ -62,10 +62,10 @@ def create_app(
 ) -> Starlette:
     """Return the app for the gateway in ``home``; its lifespan holds worker and MCP links.
 
-    ``pairing`` says where it is kept who may write, below the home when left out. ``release_root`` is the folder
-    that holds ``manifests/latest.json``, shown on the page. ``secret`` signs the reliability answer's requests; None
-    means the environment variable API_SECRET. The secrets of the channels come from the environment, too. In a
-    rehearsal it acts on nothing outside: no message is delivered, no MCP server is started.
+    ``pairing`` says where it is kept who may write, below the home when left out. ``release_root`` is the folder that
+    holds ``manifests/latest.json``, shown on the page. ``secret`` signs the reliability answer's requests; None means
+    the environment variable API_SECRET. The secrets of the channels come from the environment, too. In a rehearsal it
+    acts on nothing outside: no message is delivered, no MCP server is started.
     """
     policy = Pairing(pairing or PairingConfig(credentials=home.credentials))
     given = Secrets.from_environment()

@@ -13,15 +13,7 @@ from attrs import field, frozen
 from release_tasks.config.gateway import API_SECRET, TELEGRAM_SECRET, WHATSAPP_SECRET, WHATSAPP_VERIFY_TOKEN
 from release_tasks.gateway.errors import SettingsError
 
-__all__ = [
-    "Identity",
-    "Secrets",
-    "Settings",
-    "last_release",
-    "read_identity",
-    "read_json_object",
-    "read_settings",
-]
+__all__ = ["Identity", "Secrets", "Settings", "last_release", "read_identity", "read_json_object", "read_settings"]
 
 _MAX_BYTES = 1024 * 1024
 
@@ -129,8 +121,7 @@ def read_settings(path: Path) -> Settings:
         backoff=_number(path, dispatcher, "dispatcher.backoffSeconds", default.backoff),
         delivery_url=_url(path, delivery, "delivery.url", None),
         delivery_timeout=min(
-            max(_number(path, delivery, "delivery.timeoutSeconds", default.delivery_timeout), 0.1),
-            10.0,
+            max(_number(path, delivery, "delivery.timeoutSeconds", default.delivery_timeout), 0.1), 10.0
         ),
         telegram_api=_url(path, telegram, "delivery.telegram.api", default.telegram_api) or default.telegram_api,
         whatsapp_api=_url(path, whatsapp, "delivery.whatsapp.api", default.whatsapp_api) or default.whatsapp_api,

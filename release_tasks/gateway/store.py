@@ -92,8 +92,8 @@ def create_database(path: Path) -> None:
 class Store:
     """The database of one gateway, open from first use until ``close``; thread-safe.
 
-    Reads have a connection of their own: in WAL mode they never wait for a writer, so health
-    answers while a restore holds the write lock. Every method raises StoreError.
+    Reads have a connection of their own: in WAL mode they never wait for a writer, so health answers while a restore
+    holds the write lock. Every method raises StoreError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -185,9 +185,8 @@ class Store:
     def claim(self, worker: str) -> Delivery | None:
         """Take the next due delivery for ``worker``, or None when there is none.
 
-        One worker runs per home and takes one delivery at a time, so a row that is still being
-        dispatched when it asks for the next belongs to a dead worker or came back with a restore:
-        it is queued again.
+        One worker runs per home and takes one delivery at a time, so a row that is still being dispatched when it asks
+        for the next belongs to a dead worker or came back with a restore: it is queued again.
         """
         with self._reader.use() as connection:
             # Asked first without a write lock, so that an idle gateway leaves its database alone.
