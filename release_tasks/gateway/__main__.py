@@ -20,7 +20,6 @@ from typing import NoReturn
 from attrs import evolve
 
 from release_tasks.config.schema import PairingConfig
-from release_tasks.core.clock import timestamp
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.network import bind, check_host, is_loopback, url_of
@@ -111,7 +110,7 @@ def _only_one(home: GatewayHome) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _pid_file(home: GatewayHome, host: str) -> Iterator[PidFile]:
-    record = PidFile.of_this_process(host, timestamp())
+    record = PidFile.of_this_process(host)
     record.write(home.pid_file)
     try:
         yield record

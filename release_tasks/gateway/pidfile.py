@@ -9,6 +9,9 @@ from pathlib import Path
 
 from attrs import frozen
 
+from release_tasks.core.canonical import InvalidDocument
+from release_tasks.core.clock import timestamp
+from release_tasks.core.codec import decode, encode
 from release_tasks.core.durable import write_atomic
 from release_tasks.core.process.find import is_running, start_ticks
 
@@ -17,7 +20,7 @@ __all__ = ["PidFile"]
 _MODULE = "release_tasks.gateway"
 
 
-@frozen
+@frozen(kw_only=True)
 class PidFile:
     """One running gateway; its start and boot tell it from a later process of that number.
 
@@ -25,47 +28,31 @@ class PidFile:
     """
 
     pid: int
-    start_ticks: int | None
-    boot_id: str | None
+    start_ticks: int | None = None
+    boot_id: str | None = None
     host: str
-    port: int | None
+    port: int | None = None
     started_at: str
 
     @classmethod
-    def of_this_process(cls, host: str, started_at: str) -> PidFile:
+    def of_this_process(cls, host: str) -> PidFile:
         """Return a record of the calling process, without a port."""
         pid = os.getpid()
-        return cls(pid, start_ticks(pid), _boot_id(), host, None, started_at)
+        return cls(pid=pid, start_ticks=start_ticks(pid), boot_id=_boot_id(), host=host, started_at=timestamp())
 
     @classmethod
     def read(cls, path: Path) -> PidFile | None:
         """Return what the file says, or None when there is none or it makes no sense."""
         try:
-            value = json.loads(path.read_bytes())
-            record = cls(
-                pid=int(value["pid"]),
-                start_ticks=None if value.get("startTicks") is None else int(value["startTicks"]),
-                boot_id=None if value.get("bootId") is None else str(value["bootId"]),
-                host=str(value["host"]),
-                port=None if value.get("port") is None else int(value["port"]),
-                started_at=str(value["startedAt"]),
-            )
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+            record = decode(cls, json.loads(path.read_bytes()), path.name)
+        except (OSError, ValueError, RecursionError, InvalidDocument):
             return None
         # To kill(2), 0 and negative numbers mean process groups; 1 is never ours to end.
         return record if record.pid > 1 else None
 
     def write(self, path: Path) -> None:
         """Write it durably, 0600."""
-        value = {
-            "pid": self.pid,
-            "startTicks": self.start_ticks,
-            "bootId": self.boot_id,
-            "host": self.host,
-            "port": self.port,
-            "startedAt": self.started_at,
-        }
-        write_atomic(path, (json.dumps(value) + "\n").encode())
+        write_atomic(path, (json.dumps(encode(self)) + "\n").encode())
 
     def is_running(self) -> bool:
         """Whether that very process is still there: same number, same start, and a gateway."""

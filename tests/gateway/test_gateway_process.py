@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
 from psutil import Process
 
 from release_tasks.core.process.find import children_of, is_running, start_ticks
@@ -154,10 +155,11 @@ def test_reused_pid_is_never_taken_for_the_gateway(tmp_path: Path) -> None:
     try:
         ticks = start_ticks(bystander.pid)
         assert ticks is not None
-        PidFile(bystander.pid, ticks - 1, None, "127.0.0.1", 1, "").write(home.pid_file)
+        record = PidFile(pid=bystander.pid, start_ticks=ticks - 1, host="127.0.0.1", port=1, started_at="")
+        record.write(home.pid_file)
         assert not process.status(home).running
         # Without a start time the command line decides.
-        PidFile(bystander.pid, None, None, "127.0.0.1", 1, "").write(home.pid_file)
+        evolve(record, start_ticks=None).write(home.pid_file)
         assert not process.status(home).running
         assert not process.stop(home).running
         assert bystander.poll() is None
