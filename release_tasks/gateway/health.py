@@ -22,7 +22,7 @@ from release_tasks.pairing.policy import Pairing
 
 __all__ = ["HealthReport", "Parts", "examine"]
 
-_REHEARSED = {"running": None, "pid": None, "lastBeatSec": None, "detail": "left out of a rehearsal"}
+_REHEARSED: dict[str, Any] = {"running": None, "pid": None, "lastBeatSec": None, "detail": "left out of a rehearsal"}
 
 
 @define
@@ -95,18 +95,9 @@ def examine(parts: Parts) -> HealthReport:
     for server in mcp_servers:
         if server["state"] == "error" or server["health"]["circuit"] == "open":
             problems.append(f"mcpServers.{server['id']}: {server['detail'] or 'its circuit is open'}")
-    dispatcher: dict[str, Any] = _REHEARSED
-    if not parts.is_rehearsal:
-        worker = parts.worker.state()
-        if not worker.is_running:
-            problems.append(f"dispatcher: {worker.detail}")
-        last_beat = None if worker.last_beat is None else round(worker.last_beat, 3)
-        dispatcher = {
-            "running": worker.is_running,
-            "pid": worker.pid,
-            "lastBeatSec": last_beat,
-            "detail": worker.detail,
-        }
+    dispatcher = _REHEARSED if parts.is_rehearsal else parts.worker.state()
+    if dispatcher["running"] is False:
+        problems.append(f"dispatcher: {dispatcher['detail']}")
     pairing = part("pairing", check_pairing)
     status = "failing" if database["status"] != "ok" else "degraded" if problems else "ok"
     data = {

@@ -56,21 +56,19 @@ def create_app(
     *,
     pairing: PairingConfig | None = None,
     release_root: Path | None = None,
-    secret: str | None = None,
     only_loopback: bool = True,
     is_rehearsal: bool = False,
 ) -> Starlette:
     """Return the app for the gateway in ``home``; its lifespan holds worker and MCP links.
 
     ``pairing`` says where it is kept who may write, below the home when left out. ``release_root`` is the folder that
-    holds ``manifests/latest.json``, shown on the page. ``secret`` signs the reliability answer's requests; None means
-    the environment variable API_SECRET. The secrets of the channels come from the environment, too. In a rehearsal it
-    acts on nothing outside: no message is delivered, no MCP server is started.
+    holds ``manifests/latest.json``, shown on the page. All secrets come from the environment. In a rehearsal it acts on
+    nothing outside: no message is delivered, no MCP server is started.
     """
     policy = Pairing(pairing or PairingConfig(credentials=home.credentials))
     given = Secrets.from_environment()
     parts = Parts(home, Store(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, given, is_rehearsal)
-    endpoints = _Endpoints(parts, release_root, secret or given.api)
+    endpoints = _Endpoints(parts, release_root)
     webhooks = Webhooks(Admission(policy, parts.store), given, write=endpoints.write, wake=parts.worker.wake)
 
     @contextlib.asynccontextmanager
@@ -116,10 +114,10 @@ def _shut_down(parts: Parts) -> None:
 class _Endpoints:
     """One method per route."""
 
-    def __init__(self, parts: Parts, release_root: Path | None, secret: str | None) -> None:
+    def __init__(self, parts: Parts, release_root: Path | None) -> None:
         self._parts = parts
         self._release_root = release_root
-        self._secret = secret
+        self._secret = parts.secrets.api
         self._writers: anyio.CapacityLimiter | None = None
         self._requests = 0  # to health
 
