@@ -17,16 +17,15 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from release_tasks.config.schema import PairingConfig
-from release_tasks.gateway.answers import timestamp
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.network import bind, check_host, is_loopback, url_of
 from release_tasks.gateway.pidfile import PidFile
 
-__all__ = ["Invocation", "main", "parse", "serve"]
+__all__ = ["main", "serve"]
 
 _LOG = logging.getLogger("gateway")
 _GATE_KILL_SECONDS = 1.0
@@ -36,22 +35,8 @@ class _Ended(BaseException):
     """SIGTERM or SIGINT; no ``except Exception`` may take it for a failure."""
 
 
-@frozen
-class Invocation:
-    """The command line."""
-
-    home: GatewayHome
-    host: str
-    port: int
-    allow_remote: bool
-    release_root: Path | None
-    pairing: PairingConfig
-    start_gate: list[str]
-    is_rehearsal: bool = False
-
-
-def parse(argv: list[str] | None) -> Invocation:
-    """Read the command line; argparse ends the process with 2 when it makes no sense."""
+def main(argv: list[str] | None = None) -> int:
+    """Serve until a signal (0); 1 when it cannot start, 2 for a wrong command line."""
     parser = argparse.ArgumentParser(
         prog="python -m release_tasks.gateway", description="The embedded reference gateway."
     )
@@ -71,73 +56,42 @@ def parse(argv: list[str] | None) -> Invocation:
         metavar="COMMAND",
         help="must succeed before anything is opened; takes the rest of the line",
     )
-    values = parser.parse_args(argv)
-    home = GatewayHome(values.root.absolute())
-    pairing = PairingConfig(
-        credentials=(values.credentials or home.credentials).absolute(),
-        ttl=values.pairing_ttl,
-        max_pending=values.pairing_max_pending,
-    )
-    return Invocation(
-        home=home,
-        host=values.host,
-        port=values.port,
-        allow_remote=values.allow_remote,
-        release_root=values.release_root.absolute() if values.release_root else None,
-        pairing=pairing,
-        start_gate=values.start_gate,
-        is_rehearsal=values.rehearsal,
-    )
-
-
-def serve(call: Invocation) -> None:
-    """Run the gateway until a signal ends it; raises GatewayError when it cannot start."""
-    check_host(call.host, allow_remote=call.allow_remote)
+    options = parser.parse_args(argv)
+    os.umask(0o077)
+    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _stop)
     try:
-        call.home.make_root()
-        with _only_one(call.home), _pid_file(call.home, call.host) as record:
-            if call.start_gate:
-                _pass_start_gate(call.start_gate)
-            call.home.lay_out()
-            listener = bind(call.host, call.port)
+        serve(options)
+    except _Ended:
+        _LOG.info("ended by a signal")
+    except GatewayError as error:
+        sys.stderr.write(f"{REFUSAL}{error.message}\n")
+        return 1
+    return 0
+
+
+def serve(options: argparse.Namespace) -> None:
+    """Run the gateway that the command line asks for until a signal ends it.
+
+    Raises GatewayError when it cannot start.
+    """
+    home = GatewayHome(options.root.absolute())
+    check_host(options.host, allow_remote=options.allow_remote)
+    try:
+        home.make_root()
+        with _only_one(home), _pid_file(home, options.host) as record:
+            if options.start_gate:
+                _pass_start_gate(options.start_gate)
+            home.lay_out()
+            listener = bind(options.host, options.port)
             with contextlib.closing(listener):
                 port = listener.getsockname()[1]
-                evolve(record, port=port).write(call.home.pid_file)
-                _LOG.info("home %s, %s", call.home.root, url_of(call.host, port))
-                _serve_http(call, listener)
+                evolve(record, port=port).write(home.pid_file)
+                _LOG.info("home %s, %s", home.root, url_of(options.host, port))
+                _serve_http(home, options, listener)
     except OSError as error:
         raise GatewayError(f"The gateway cannot start: {error}.") from error
-
-
-def _serve_http(call: Invocation, listener: socket.socket) -> None:
-    try:
-        import uvicorn
-
-        from release_tasks.gateway.service import create_app
-    except ModuleNotFoundError as error:
-        raise GatewayError("The embedded gateway needs the extra: pip install 'release-tasks[gateway]'") from error
-    app = create_app(
-        call.home,
-        pairing=call.pairing,
-        release_root=call.release_root,
-        only_loopback=is_loopback(call.host),
-        is_rehearsal=call.is_rehearsal,
-    )
-    server = uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_config=None,
-            access_log=False,
-            proxy_headers=False,  # no header may claim to come from loopback
-            server_header=False,
-            ws="none",
-            lifespan="on",
-            timeout_graceful_shutdown=1,
-        )
-    )
-    server.run(sockets=[listener])
-    if not server.started:
-        raise GatewayError("The gateway did not start; its log says why.")
 
 
 @contextlib.contextmanager
@@ -156,7 +110,7 @@ def _only_one(home: GatewayHome) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _pid_file(home: GatewayHome, host: str) -> Iterator[PidFile]:
-    record = PidFile.of_this_process(host, timestamp())
+    record = PidFile.of_this_process(host)
     record.write(home.pid_file)
     try:
         yield record
@@ -166,61 +120,65 @@ def _pid_file(home: GatewayHome, host: str) -> Iterator[PidFile]:
 
 def _pass_start_gate(command: list[str]) -> None:
     """Run the command that must succeed first; raises GatewayError when it does not."""
-    shown = shlex.join(command)
+    refusal = f"The gateway does not start: its start gate `{shlex.join(command)}`"
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     except OSError as error:
-        raise GatewayError(
-            f"The gateway does not start: its start gate `{shown}` cannot be run: {error.strerror}."
-        ) from error
+        raise GatewayError(f"{refusal} cannot be run: {error.strerror}.") from error
     try:
         code = process.wait()
     finally:
         if process.poll() is None:
-            _end(process)
+            process.terminate()
+            try:
+                process.wait(_GATE_KILL_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
     if code != 0:
-        raise GatewayError(
-            f"The gateway does not start: its start gate `{shown}` ended with {code}; the log has its output."
-        )
+        raise GatewayError(f"{refusal} ended with {code}; the log has its output.")
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    process.terminate()
+def _serve_http(home: GatewayHome, options: argparse.Namespace, listener: socket.socket) -> None:
     try:
-        process.wait(_GATE_KILL_SECONDS)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+        import uvicorn
+
+        from release_tasks.gateway.service import create_app
+    except ModuleNotFoundError as error:
+        raise GatewayError("The embedded gateway needs the extra: pip install 'release-tasks[gateway]'") from error
+    app = create_app(
+        home,
+        pairing=PairingConfig(
+            credentials=(options.credentials or home.credentials).absolute(),
+            ttl=options.pairing_ttl,
+            max_pending=options.pairing_max_pending,
+        ),
+        release_root=options.release_root.absolute() if options.release_root else None,
+        only_loopback=is_loopback(options.host),
+        is_rehearsal=options.rehearsal,
+    )
+    config = uvicorn.Config(
+        app,
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,  # no header may claim to come from loopback
+        server_header=False,
+        ws="none",
+        lifespan="on",
+        timeout_graceful_shutdown=1,
+    )
+    server = uvicorn.Server(config)
+    server.run(sockets=[listener])
+    if not server.started:
+        raise GatewayError("The gateway did not start; its log says why.")
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise _Ended
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Serve until a signal (0); 1 when it cannot start, 2 for a wrong command line."""
-    call = parse(argv)
-    os.umask(0o077)
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        level=logging.INFO,
-        stream=sys.stderr,
-    )
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
-    try:
-        serve(call)
-    except _Ended:
-        _LOG.info("ended by a signal")
-    except GatewayError as error:
-        sys.stderr.write(f"{REFUSAL}{error.message}\n")
-        return 1
-    return 0
-
-
 if __name__ == "__main__":
     status = main()
     sys.stderr.flush()
-    # Not sys.exit: it would wait for a thread that still waits for the database, and a stop takes 2
-    # s at most.
+    # Not sys.exit: it would wait for a thread that still waits for the database, and a stop takes 2 s at most.
     os._exit(status)

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
 from collections.abc import Callable
+from pathlib import Path
 
 from attrs import frozen
 
@@ -43,34 +45,20 @@ def break_gateway(home: GatewayHome, what: str) -> Fault:
     return fault
 
 
-def _break_mcp(home: GatewayHome) -> None:
-    servers = {"broken": {"command": "/nonexistent/mcp-server", "args": []}}
-    _rewrite(home, "mcpServers", servers, is_mcp=True)
-
-
 def _break_queue(home: GatewayHome) -> None:
     """Let deliveries go where nobody listens, one try each, and queue some."""
-    _rewrite(home, "delivery", {"url": "http://127.0.0.1:9/nobody", "timeoutSeconds": 1})
-    _rewrite(home, "dispatcher", {"pollSeconds": 0.1, "maxAttempts": 1, "backoffSeconds": 0})
-    store = Store(home.database)
-    try:
+    _rewrite(home.settings, "delivery", {"url": "http://127.0.0.1:9/nobody", "timeoutSeconds": 1})
+    _rewrite(home.settings, "dispatcher", {"pollSeconds": 0.1, "maxAttempts": 1, "backoffSeconds": 0})
+    with contextlib.closing(Store(home.database)) as store:
         for number in range(_MESSAGES):
             store.add_message("broken", "nobody", f"message {number} of a broken release")
-    finally:
-        store.close()
-
-
-def _break_identity(home: GatewayHome) -> None:
-    (home.identity / "identity.json").unlink(missing_ok=True)
 
 
 def _break_database(home: GatewayHome) -> None:
     """Overwrite the header, as a program does that takes the file for its own."""
-    connection = open_existing(home.database, busy_ms=_BUSY_MILLISECONDS, read_only=False)
-    try:  # what lies in the WAL would stand in for the page that is overwritten
+    with contextlib.closing(open_existing(home.database, busy_ms=_BUSY_MILLISECONDS, read_only=False)) as connection:
+        # What lies in the WAL would stand in for the page that is overwritten.
         is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
-    finally:
-        connection.close()
     if is_busy:
         raise GatewayError("The database is in use just now; try again.")
     with home.database.open("r+b") as file:
@@ -78,20 +66,28 @@ def _break_database(home: GatewayHome) -> None:
         os.fsync(file.fileno())
 
 
-def _rewrite(home: GatewayHome, key: str, value: object, *, is_mcp: bool = False) -> None:
-    path = home.mcp_servers if is_mcp else home.settings
-    document = {**read_json_object(path), key: value}
-    write_atomic(path, (json.dumps(document, indent=2) + "\n").encode())
+def _rewrite(path: Path, key: str, value: object) -> None:
+    write_atomic(path, (json.dumps({**read_json_object(path), key: value}, indent=2) + "\n").encode())
 
 
 FAULTS: dict[str, Fault] = {
-    "mcp": Fault("health is degraded: an MCP server cannot be started", _break_mcp),
+    "mcp": Fault(
+        "health is degraded: an MCP server cannot be started",
+        lambda home: _rewrite(
+            home.mcp_servers, "mcpServers", {"broken": {"command": "/nonexistent/mcp-server", "args": []}}
+        ),
+    ),
     "queue": Fault("messages are given up, and /reliability counts them", _break_queue),
-    "identity": Fault("health is degraded: identity.json is missing", _break_identity),
+    "identity": Fault(
+        "health is degraded: identity.json is missing",
+        lambda home: (home.identity / "identity.json").unlink(missing_ok=True),
+    ),
     "database": Fault("health fails: the file is not a database", _break_database),
     "slow": Fault(
         f"health takes {_SLOW_SECONDS:g} s longer",
-        lambda home: _rewrite(home, "faults", {"slowSeconds": _SLOW_SECONDS}),
+        lambda home: _rewrite(home.settings, "faults", {"slowSeconds": _SLOW_SECONDS}),
     ),
-    "flapping": Fault("every second health answer fails", lambda home: _rewrite(home, "faults", {"isFlapping": True})),
+    "flapping": Fault(
+        "every second health answer fails", lambda home: _rewrite(home.settings, "faults", {"isFlapping": True})
+    ),
 }

@@ -19,8 +19,8 @@ _LOCK_SECONDS = 15.0
 
 def open_existing(path: Path, *, busy_ms: int, read_only: bool) -> sqlite3.Connection:
     """Open the database at ``path``, never creating it; raises sqlite3.Error."""
-    # mode=rw: the default would make an empty database where one is missing, and hide the loss. A
-    # reader gets it too, because a WAL database cannot always be opened with mode=ro.
+    # mode=rw: the default would make an empty database where one is missing, and hide the loss. A reader gets it too,
+    # because a WAL database cannot always be opened with mode=ro.
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
         uri=True,
@@ -44,10 +44,9 @@ def open_existing(path: Path, *, busy_ms: int, read_only: bool) -> sqlite3.Conne
 class Connection:
     """A connection kept open for the life of the service, used by one thread at a time.
 
-    A restore through SQLite is seen by itself. One that puts another file under the path is not:
-    this connection would go on reading, and writing to, the old file that nobody can see any more.
-    So each use first compares the file behind the path with the one that was opened, and opens the
-    new one.
+    A restore through SQLite is seen by itself. One that puts another file under the path is not: this connection would
+    go on reading, and writing to, the old file that nobody can see any more. So each use first compares the file behind
+    the path with the one that was opened, and opens the new one.
     """
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
@@ -65,7 +64,8 @@ class Connection:
         try:
             yield self._current()
         except sqlite3.Error as error:
-            if _is_damage(error):
+            # SQLITE_CORRUPT and SQLITE_NOTADB come as the bare class; sqlite_errorcode is not there in 3.10.
+            if type(error) is sqlite3.DatabaseError or "disk I/O error" in str(error):
                 self._drop()
             raise StoreError(str(error)) from error
         finally:
@@ -115,9 +115,3 @@ class Connection:
         if connection is not None:
             with contextlib.suppress(sqlite3.Error):
                 connection.close()
-
-
-def _is_damage(error: sqlite3.Error) -> bool:
-    # SQLITE_CORRUPT and SQLITE_NOTADB come as the bare class; sqlite_errorcode is not there in
-    # 3.10.
-    return type(error) is sqlite3.DatabaseError or "disk I/O error" in str(error)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import sqlite3
@@ -16,6 +15,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import psutil
 import requests
 
 from release_tasks.gateway.home import GatewayHome
@@ -54,15 +54,22 @@ class _Demo:
         self.scratch = scratch
         self.say = say
         self.home = GatewayHome(scratch / "gateway")
-        self.url = f"http://127.0.0.1:{_free_port()}"
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         self.overlay = scratch / "demo.json"
         self.overlay.write_text(json.dumps(self.configuration()))
 
     def run(self) -> None:
-        self.start()
+        started = self.inv("gateway.start")
+        self.say(f"Started the gateway at {self.url} in a scratch folder.")
+        self.require(started.returncode == 0, f"gateway.start ends with 0 ({started.stderr.strip()})")
         before = self.write_data()
         snapshot = self.prepare()
-        self.deploy_badly()
+        broken = self.inv("gateway.break", "flapping")
+        self.say("$ inv gateway.break flapping    # a deploy that goes wrong")
+        self.require(broken.returncode == 0, f"every second health answer fails now\n{broken.stderr}")
         self.watch(snapshot)
         self.show_health("ok")
         self.damage()
@@ -71,7 +78,11 @@ class _Demo:
         self.show_health("ok")
         self.require(self.content() == before, "messages, identity and MCP config are byte for byte as they were")
         self.roll_back(snapshot, "noop")
-        self.show_audit()
+        audit = self.inv("release.audit")
+        self.say("$ inv release.audit")
+        for line in audit.stdout.splitlines():
+            self.say(f"    {line}")
+        self.require(audit.returncode == 0, "the audit chain is intact")
 
     def configuration(self) -> dict[str, Any]:
         """What differs from the project's own invoke.yaml: every place and port is a scratch one."""
@@ -83,7 +94,7 @@ class _Demo:
         }
         return {
             "pairing": {"credentials": str(self.scratch / "credentials")},
-            "gateway": {"port": int(self.url.rsplit(":", 1)[1]), "root": str(home.root)},
+            "gateway": {"port": self.port, "root": str(home.root)},
             "release": {
                 "root": str(self.scratch / "pipeline"),
                 "app": {"version": {"file": str(home.settings)}},
@@ -104,11 +115,6 @@ class _Demo:
                 },
             },
         }
-
-    def start(self) -> None:
-        started = self.inv("gateway.start")
-        self.say(f"Started the gateway at {self.url} in a scratch folder.")
-        self.require(started.returncode == 0, f"gateway.start ends with 0 ({started.stderr.strip()})")
 
     def write_data(self) -> dict[str, Any]:
         for number in range(_MESSAGES):
@@ -157,11 +163,6 @@ class _Demo:
         if outcome.get("restoredAssets"):
             self.say(f"    restored: {', '.join(outcome['restoredAssets'])}")
 
-    def deploy_badly(self) -> None:
-        done = self.inv("gateway.break", "flapping")
-        self.say("$ inv gateway.break flapping    # a deploy that goes wrong")
-        self.require(done.returncode == 0, f"every second health answer fails now\n{done.stderr}")
-
     def watch(self, snapshot: str) -> None:
         started = time.monotonic()
         done = self.inv("release.watch", "--for", "30s", "--interval", "200ms", "--rollback", "--json")
@@ -174,13 +175,6 @@ class _Demo:
         outcome = report.get("rollback") or {}
         is_back = outcome.get("status") == "restored" and outcome.get("snapshotId") == snapshot
         self.require(is_back, f"it has rolled back by itself, once\n{report}")
-
-    def show_audit(self) -> None:
-        done = self.inv("release.audit")
-        self.say("$ inv release.audit")
-        for line in done.stdout.splitlines():
-            self.say(f"    {line}")
-        self.require(done.returncode == 0, "the audit chain is intact")
 
     def require(self, is_so: bool, what: str) -> None:
         """Say that it is so, or end the demo."""
@@ -197,8 +191,8 @@ class _Demo:
         }
 
     def messages(self) -> list[Any]:
-        data = requests.get(f"{self.url}/messages", params={"limit": 100}, timeout=5).json()["data"]
-        messages: list[Any] = data["messages"] if isinstance(data, dict) else data
+        answer = requests.get(f"{self.url}/messages", params={"limit": 100}, timeout=5)
+        messages: list[Any] = answer.json()["data"]["messages"]
         return messages
 
     def health(self) -> dict[str, Any]:
@@ -215,15 +209,8 @@ class _Demo:
 
     def gateway_processes(self) -> list[str]:
         """Return the command lines that still mention the scratch folder."""
-        found = []
-        for entry in Path("/proc").glob("[0-9]*/cmdline"):
-            try:
-                line = entry.read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-            except OSError:
-                continue
-            if str(self.scratch) in line and entry.parent.name != str(os.getpid()):
-                found.append(line)
-        return found
+        lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
+        return [line for line in lines if str(self.scratch) in line]
 
 
 def _document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -232,10 +219,3 @@ def _document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
     except ValueError:
         raise DemoFailed(f"the task printed no JSON document: {done.stdout}{done.stderr}") from None
     return document
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port

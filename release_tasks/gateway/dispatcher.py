@@ -2,13 +2,16 @@
 
     python -m release_tasks.gateway.dispatcher --root HOME
 
-It writes a JSON line on stdout for each beat, is woken by a line on stdin, and ends when stdin
-does: the kernel closes that pipe however the service ends, so no worker is ever left behind.
+A message goes to the channel of its recipient, to the URL that gateway.json names, or into the home's outbox file.
+
+It writes a JSON line on stdout for each beat, is woken by a line on stdin, and ends when stdin does: the kernel closes
+that pipe however the service ends, so no worker is ever left behind.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import os
@@ -18,14 +21,16 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
-from release_tasks.gateway.delivery import DeliveryError, deliver
+from release_tasks.core.clock import timestamp
+from release_tasks.gateway.channels import Call, channel_call
 from release_tasks.gateway.errors import GatewayError, SettingsError, StoreError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.settings import Settings, read_settings
 from release_tasks.gateway.store import Delivery, Store
 
-__all__ = ["Dispatcher", "main"]
+__all__ = ["DeliveryError", "Dispatcher", "deliver", "main"]
 
 _LOG = logging.getLogger("gateway.dispatcher")
 _BEAT_SECONDS = 1.0
@@ -34,11 +39,71 @@ _MAX_BACKOFF_SECONDS = 300.0
 _LAST_DELIVERY_SECONDS = 1.0
 
 
+class DeliveryError(GatewayError):
+    """The message was not taken; it may be tried again."""
+
+
+def deliver(delivery: Delivery, settings: Settings, outbox: Path) -> None:
+    """Hand one message over; raises DeliveryError when it was not taken.
+
+    What goes out to a sender goes through their channel where its token is in the environment. Everything else, and
+    what came in, goes to the delivery URL or to the outbox.
+    """
+    call = channel_call(delivery.channel, delivery.to, delivery.text, settings, os.environ)
+    if call is not None:
+        _post(call, settings.delivery_timeout)
+        return
+    message = {
+        "id": delivery.id,
+        "channel": delivery.channel,
+        "to": delivery.to,
+        "text": delivery.text,
+        "attempt": delivery.attempt,
+        "sentAt": timestamp(),
+    }
+    if settings.delivery_url is None:
+        _append(outbox, message)
+    else:
+        headers = {"Idempotency-Key": delivery.id}
+        _post(Call("the delivery URL", settings.delivery_url, message, headers), settings.delivery_timeout)
+
+
+def _append(outbox: Path, message: dict[str, Any]) -> None:
+    line = json.dumps(message).encode() + b"\n"
+    try:
+        fd = os.open(outbox, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
+        try:
+            size = os.fstat(fd).st_size
+            if size and os.pread(fd, 1, size - 1) != b"\n":
+                line = b"\n" + line  # a crash tore the last line: keep it apart from this one
+            if os.write(fd, line) != len(line):
+                raise DeliveryError(f"{outbox.name}: the disk is full")
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+    except OSError as error:
+        raise DeliveryError(f"{outbox.name}: {error.strerror}") from error
+
+
+def _post(call: Call, timeout: float) -> None:
+    import requests
+
+    try:
+        response = requests.post(
+            call.url, json=call.body, headers=call.headers, timeout=timeout, allow_redirects=False, stream=True
+        )
+    except requests.RequestException as error:
+        raise DeliveryError(f"{type(error).__name__} at {call.name}") from None  # its text may hold a token
+    with contextlib.closing(response):
+        if not 200 <= response.status_code < 300:
+            raise DeliveryError(f"{call.name} answered HTTP {response.status_code}")
+
+
 class Dispatcher:
     """Claims due deliveries one by one, hands each over, and writes down how it went.
 
-    A message is delivered at least once: a worker that dies between handing over and writing that
-    down leaves a row that the next one takes again. Receivers tell by the message's id.
+    A message is delivered at least once: a worker that dies between handing over and writing that down leaves a row
+    that the next one takes again. Receivers tell by the message's id.
     """
 
     def __init__(self, home: GatewayHome) -> None:
@@ -71,32 +136,27 @@ class Dispatcher:
     def _turn(self) -> float:
         """Deliver one message if one is due; return the seconds to wait before the next turn."""
         try:
-            # Read each time: a rollback may have put another gateway.json here. With none that can
-            # be read nothing is sent, because the default target may be the wrong one.
+            # Read each time: a rollback may have put another gateway.json here. With none that can be read nothing is
+            # sent, because the default target may be the wrong one.
             settings = read_settings(self._home.settings)
             delivery = self._store.claim(self._worker)
             if delivery is not None:
-                self._send(delivery, settings)
+                self._deliver(delivery, settings)
             self._beat(None)
             return 0.0 if delivery is not None else min(settings.poll, _BEAT_SECONDS)
         except (SettingsError, StoreError) as error:
             self._beat(error.message)
             return _BEAT_SECONDS
 
-    def _send(self, delivery: Delivery, settings: Settings) -> None:
+    def _deliver(self, delivery: Delivery, settings: Settings) -> None:
         try:
             deliver(delivery, settings, self._home.outbox)
         except DeliveryError as error:
-            is_last = delivery.attempt >= settings.max_attempts
-            pause = min(settings.backoff * 2 ** min(delivery.attempt - 1, 16), _MAX_BACKOFF_SECONDS)
-            state = "dead" if is_last else "failed"
             _LOG.warning(
-                "%s: attempt %d of %d failed: %s",
-                delivery.id,
-                delivery.attempt,
-                settings.max_attempts,
-                error.message,
+                "%s: attempt %d of %d failed: %s", delivery.id, delivery.attempt, settings.max_attempts, error.message
             )
+            state = "dead" if delivery.attempt >= settings.max_attempts else "failed"
+            pause = min(settings.backoff * 2 ** min(delivery.attempt - 1, 16), _MAX_BACKOFF_SECONDS)
             self._store.settle(delivery, self._worker, state, error=error.message, pause=pause)
         else:
             self._store.settle(delivery, self._worker, "sent")

@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
-import resource
-import sys
 import time
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
+import psutil
 from attrs import define, field, frozen
 
+from release_tasks.config.mcp_servers import McpServer
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.home import GatewayHome
-from release_tasks.gateway.mcp import McpMonitor
-from release_tasks.gateway.mcp_config import McpServer, read_mcp_config
-from release_tasks.gateway.secrets import Secrets
-from release_tasks.gateway.settings import read_identity, read_settings
+from release_tasks.gateway.mcp import McpMonitor, read_servers
+from release_tasks.gateway.settings import Secrets, read_identity, read_settings
 from release_tasks.gateway.store import Store
 from release_tasks.gateway.worker import Worker
 from release_tasks.pairing.policy import Pairing
 
 __all__ = ["HealthReport", "Parts", "examine"]
 
-_REHEARSED = {"running": None, "pid": None, "lastBeatSec": None, "detail": "left out of a rehearsal"}
+_REHEARSED: dict[str, Any] = {"running": None, "pid": None, "lastBeatSec": None, "detail": "left out of a rehearsal"}
 
 
 @define
@@ -56,23 +53,58 @@ class HealthReport:
 
 
 def examine(parts: Parts) -> HealthReport:
-    """Look at every part now; only a database that does not answer makes it ``failing``."""
+    """Examine every part now; only a database that does not answer makes it ``failing``."""
     problems: list[str] = []
-    settings = _settings(parts.home.settings, problems)
-    identity = _identity(parts.home.identity, problems)
-    database = _database(parts.store, problems)
-    config, servers = _mcp_config(parts.home.mcp_servers, problems)
-    states = _mcp_servers(parts.mcp, servers, problems)
-    dispatcher = _REHEARSED if parts.is_rehearsal else _dispatcher(parts.worker, problems)
-    pairing = _pairing(parts.pairing, problems)
-    status = "degraded" if problems else "ok"
-    if database["status"] != "ok":
-        status = "failing"
+    servers: list[McpServer] | None = None
+
+    def part(name: str, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """Return what ``read`` returns of a part, or what keeps it from that."""
+        try:
+            return {"status": "ok", **read()}
+        except SettingsError as error:
+            status, detail = "missing" if error.is_missing else "invalid", error.message
+        except StoreError as error:
+            status, detail = "error", error.message
+        except (StageFailed, OSError) as error:
+            status, detail = "unusable", describe_error(error)
+        problems.append(f"{name}: {detail}")
+        return {"status": status, "detail": detail}
+
+    def check_settings() -> dict[str, Any]:
+        found = read_settings(parts.home.settings)
+        return {"name": found.name, "version": found.version}
+
+    def check_identity() -> dict[str, Any]:
+        found = read_identity(parts.home.identity)
+        return {"id": found.id, "name": found.name}
+
+    def check_mcp_config() -> dict[str, Any]:
+        nonlocal servers
+        servers = read_servers(parts.home.mcp_servers)
+        return {"detail": f"{len(servers)} configured"}
+
+    def check_pairing() -> dict[str, Any]:
+        parts.pairing.check()
+        return {}
+
+    settings = part("settings", check_settings)
+    identity = part("identity", check_identity)
+    database = part("database", parts.store.check)
+    mcp_config = part("mcpConfig", check_mcp_config)
+    mcp_servers = parts.mcp.snapshot(servers)
+    for server in mcp_servers:
+        if server["state"] == "error" or server["health"]["circuit"] == "open":
+            problems.append(f"mcpServers.{server['id']}: {server['detail'] or 'its circuit is open'}")
+    dispatcher = _REHEARSED if parts.is_rehearsal else parts.worker.state()
+    if dispatcher["running"] is False:
+        problems.append(f"dispatcher: {dispatcher['detail']}")
+    pairing = part("pairing", check_pairing)
+    status = "failing" if database["status"] != "ok" else "degraded" if problems else "ok"
     data = {
         "status": status,
         "pid": os.getpid(),
         "uptimeSec": round(time.monotonic() - parts.started, 3),
-        "memoryUsageMb": _memory_mb(),
+        "memoryUsageMb": round(psutil.Process().memory_info().rss / 2**20, 1),
         "heartbeat": {"running": dispatcher["running"]},
         "dispatcher": dispatcher,
         "settings": settings,
@@ -80,83 +112,8 @@ def examine(parts: Parts) -> HealthReport:
         "pairing": {**pairing, "webhooks": parts.secrets.webhooks()},
         "queue": database.pop("queue", None),
         "database": database,
-        "mcpConfig": config,
-        "mcpServers": states,
+        "mcpConfig": mcp_config,
+        "mcpServers": mcp_servers,
         "problems": problems,
     }
     return HealthReport(status, data)
-
-
-def _settings(path: Path, problems: list[str]) -> dict[str, Any]:
-    try:
-        settings = read_settings(path)
-    except SettingsError as error:
-        return _fault("settings", error, problems)
-    return {"status": "ok", "name": settings.name, "version": settings.version}
-
-
-def _identity(folder: Path, problems: list[str]) -> dict[str, Any]:
-    try:
-        identity = read_identity(folder)
-    except SettingsError as error:
-        return _fault("identity", error, problems)
-    return {"status": "ok", "id": identity.id, "name": identity.name}
-
-
-def _mcp_config(path: Path, problems: list[str]) -> tuple[dict[str, Any], list[McpServer] | None]:
-    try:
-        servers = read_mcp_config(path)
-    except SettingsError as error:
-        return _fault("mcpConfig", error, problems), None
-    return {"status": "ok", "detail": f"{len(servers)} configured"}, servers
-
-
-def _fault(part: str, error: SettingsError, problems: list[str]) -> dict[str, Any]:
-    problems.append(f"{part}: {error.message}")
-    return {"status": "missing" if error.is_missing else "invalid", "detail": error.message}
-
-
-def _pairing(pairing: Pairing, problems: list[str]) -> dict[str, Any]:
-    try:
-        pairing.check()
-    except (StageFailed, OSError) as error:
-        problems.append(f"pairing: {describe_error(error)}")
-        return {"status": "unusable", "detail": describe_error(error)}
-    return {"status": "ok"}
-
-
-def _database(store: Store, problems: list[str]) -> dict[str, Any]:
-    try:
-        return {"status": "ok", **store.check()}
-    except StoreError as error:
-        problems.append(f"database: {error.message}")
-        return {"status": "error", "detail": error.message}
-
-
-def _mcp_servers(monitor: McpMonitor, servers: list[McpServer] | None, problems: list[str]) -> list[dict[str, Any]]:
-    states = monitor.snapshot(servers)
-    for state in states:
-        if state["state"] == "error" or state["health"]["circuit"] == "open":
-            problems.append(f"mcpServers.{state['id']}: {state['detail'] or 'its circuit is open'}")
-    return states
-
-
-def _dispatcher(worker: Worker, problems: list[str]) -> dict[str, Any]:
-    state = worker.state()
-    if not state.is_running:
-        problems.append(f"dispatcher: {state.detail}")
-    return {
-        "running": state.is_running,
-        "pid": state.pid,
-        "lastBeatSec": None if state.last_beat is None else round(state.last_beat, 3),
-        "detail": state.detail,
-    }
-
-
-def _memory_mb() -> float:
-    with contextlib.suppress(OSError, ValueError, IndexError):
-        pages = int(Path("/proc/self/statm").read_text().split()[1])
-        return round(pages * os.sysconf("SC_PAGE_SIZE") / 2**20, 1)
-    # Elsewhere only the peak can be had: in bytes on macOS, in KiB on other systems.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return round(peak / (2**20 if sys.platform == "darwin" else 2**10), 1)

@@ -12,11 +12,13 @@ import time
 from pathlib import Path
 from typing import Any
 
+from release_tasks.config.mcp_servers import McpServer, parse_servers
+from release_tasks.core.canonical import InvalidDocument
 from release_tasks.gateway.errors import McpError, SettingsError
-from release_tasks.gateway.mcp_config import McpServer, read_mcp_config
-from release_tasks.gateway.mcp_session import Session, open_session
+from release_tasks.gateway.mcp_session import Session
+from release_tasks.gateway.settings import read_json_object
 
-__all__ = ["CircuitBreaker", "McpMonitor", "ServerLink"]
+__all__ = ["CircuitBreaker", "McpMonitor", "ServerLink", "read_servers", "usable_servers"]
 
 _LOG = logging.getLogger("gateway.mcp")
 _HANDSHAKE_SECONDS = 10.0
@@ -26,6 +28,30 @@ _FAILURES_TO_OPEN = 3
 _COOLDOWN_SECONDS = 30.0
 _RETRY_SECONDS = 1.0
 _STOP_SECONDS = 1.2
+_UNSUPPORTED = "a server with a url is not supported: this gateway talks to MCP servers over stdio only"
+
+
+def read_servers(path: Path) -> list[McpServer]:
+    """Return the servers that ``path`` names; raises SettingsError."""
+    return usable_servers(read_json_object(path), path.name)
+
+
+def usable_servers(document: dict[str, Any], source: str) -> list[McpServer]:
+    """Return the servers that a configuration called ``source`` names.
+
+    Raises SettingsError for a list, or an enabled command, of the wrong form. A server with a url alone is returned:
+    its state says that it is not supported.
+    """
+    try:
+        servers, problems = parse_servers(document, source)
+    except InvalidDocument as error:
+        raise SettingsError(str(error)) from error
+    for server in servers:
+        if not server.is_disabled and (server.command is not None or server.url is None):
+            problems += [f"{source}: server {server.id!r} {problem}" for problem in server.command_problems]
+    if problems:
+        raise SettingsError(problems[0])
+    return servers
 
 
 class CircuitBreaker:
@@ -77,11 +103,13 @@ class ServerLink:
         self._state = "disconnected" if server.is_disabled else "connecting"
         self._tools = 0
         self._detail: str | None = None
+        if self._state == "connecting" and server.command is None:
+            self._state, self._detail = "error", _UNSUPPORTED
         self._thread = threading.Thread(target=self._run, name=f"mcp-{server.id}", daemon=True)
 
     def start(self) -> None:
-        """Connect, in the background; a disabled server is left alone."""
-        if not self.server.is_disabled:
+        """Connect, in the background; a server that is disabled or not supported is left alone."""
+        if self._state == "connecting":
             self._thread.start()
 
     def snapshot(self) -> dict[str, Any]:
@@ -126,7 +154,7 @@ class ServerLink:
         """Connect and stay connected; raises McpError as soon as the server does not answer."""
         if self._state != "error":
             self._state = "connecting"
-        session = open_session(self.server)
+        session = Session(self.server)
         with self._lock:
             self._session = session
         try:
@@ -135,8 +163,6 @@ class ServerLink:
             self._note_success(session.handshake(_HANDSHAKE_SECONDS))
             while not self._stopping.is_set():
                 session.listen(_REFRESH_SECONDS)
-                if self.server.url is not None and self._stopping.wait(_REFRESH_SECONDS):
-                    break
                 self._note_success(session.count_tools(time.monotonic() + _HANDSHAKE_SECONDS))
         finally:
             with self._lock:
@@ -200,7 +226,7 @@ class McpMonitor:
         while not self._stopping.is_set():
             # An unreadable file changes nothing: health reports it, and the servers it named go on.
             with contextlib.suppress(SettingsError):
-                self._reconcile(read_mcp_config(self._config))
+                self._reconcile(read_servers(self._config))
             self._woken.wait(_CONFIG_SECONDS)
             self._woken.clear()
 

@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-from release_tasks.gateway.answers import timestamp
+from release_tasks.core.clock import timestamp
 
 __all__ = ["answer", "main"]
 
@@ -35,31 +35,23 @@ def answer(line: bytes) -> dict[str, Any] | None:
         return None
     method, params = request["method"], request.get("params")
     params = params if isinstance(params, dict) else {}
+    result: dict[str, Any] = {}
     if method == "initialize":
-        return _result(request["id"], _introduction(params))
-    if method == "ping":
-        return _result(request["id"], {})
-    if method == "tools/list":
-        return _result(request["id"], {"tools": [_TOOL]})
-    if method == "tools/call":
+        version = params.get("protocolVersion")
+        result = {
+            "protocolVersion": version if isinstance(version, str) else PROTOCOL_VERSION,
+            "capabilities": {"tools": {}},
+            "serverInfo": {"name": "clock", "version": "1.0.0"},
+        }
+    elif method == "tools/list":
+        result = {"tools": [_TOOL]}
+    elif method == "tools/call":
         if params.get("name") != _TOOL["name"]:
             return _error(request["id"], -32602, f"Unknown tool: {params.get('name')}")
-        content = [{"type": "text", "text": timestamp()}]
-        return _result(request["id"], {"content": content, "isError": False})
-    return _error(request["id"], -32601, "Method not found")
-
-
-def _introduction(params: dict[str, Any]) -> dict[str, Any]:
-    version = params.get("protocolVersion")
-    return {
-        "protocolVersion": version if isinstance(version, str) else PROTOCOL_VERSION,
-        "capabilities": {"tools": {}},
-        "serverInfo": {"name": "clock", "version": "1.0.0"},
-    }
-
-
-def _result(request_id: Any, result: dict[str, Any]) -> dict[str, Any]:
-    return {"jsonrpc": "2.0", "id": request_id, "result": result}
+        result = {"content": [{"type": "text", "text": timestamp()}], "isError": False}
+    elif method != "ping":
+        return _error(request["id"], -32601, "Method not found")
+    return {"jsonrpc": "2.0", "id": request["id"], "result": result}
 
 
 def _error(request_id: Any, code: int, message: str) -> dict[str, Any]:

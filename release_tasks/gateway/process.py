@@ -18,10 +18,11 @@ from urllib.parse import urlsplit
 from attrs import evolve, frozen
 
 from release_tasks.config.schema import PairingConfig
+from release_tasks.core.process.find import children_of, end_processes
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.network import bind, check_host, url_of
-from release_tasks.gateway.pidfile import PidFile, children_of, is_alive
+from release_tasks.gateway.pidfile import PidFile
 
 __all__ = ["GatewayStatus", "start", "status", "stop"]
 
@@ -37,8 +38,8 @@ _MAX_ANSWER_BYTES = 1024 * 1024
 class GatewayStatus:
     """What is known of a home's gateway.
 
-    ``health`` is ``ok``, ``degraded``, ``failing``, ``unreachable`` (it runs and does not answer)
-    or ``stopped``; ``detail`` says more, for people. ``since`` is RFC 3339.
+    ``health`` is ``ok``, ``degraded``, ``failing``, ``unreachable`` (it runs and does not answer) or ``stopped``;
+    ``detail`` says more, for people. ``since`` is RFC 3339.
     """
 
     running: bool
@@ -68,9 +69,9 @@ def start(
 ) -> GatewayStatus:
     """Start the gateway in a session of its own and return once it answers; port 0: any free.
 
-    One that already runs in ``home`` is left running and its status returned. ``start_gate`` is a
-    command that must succeed before the gateway opens anything. Raises GatewayError, with the end
-    of the log, when it does not answer within ``timeout`` seconds; nothing is left running then.
+    One that already runs in ``home`` is left running and its status returned. ``start_gate`` is a command that must
+    succeed before the gateway opens anything. Raises GatewayError, with the end of the log, when it does not answer
+    within ``timeout`` seconds; nothing is left running then.
     """
     check_host(host, allow_remote=allow_remote)
     if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
@@ -83,11 +84,17 @@ def start(
     command += ["--host", host, "--port", str(port)]
     command += ["--allow-remote"] if allow_remote else []
     command += ["--release-root", str(release_root.absolute())] if release_root else []
-    command += _pairing_options(pairing) if pairing else []
+    if pairing:
+        command += ["--credentials", str(pairing.credentials.absolute()), "--pairing-ttl", str(pairing.ttl)]
+        command += ["--pairing-max-pending", str(pairing.max_pending)]
     command += ["--start-gate", *start_gate] if start_gate else []
     try:
         home.make_root()
-        with _open_log(home.log_file) as log:
+        with contextlib.suppress(FileNotFoundError):
+            if home.log_file.stat().st_size > _MAX_LOG_BYTES:
+                home.log_file.replace(home.log_file.with_suffix(".log.1"))
+        log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
+        with os.fdopen(os.open(home.log_file, log_flags, 0o600), "ab") as log:
             written = os.fstat(log.fileno()).st_size
             child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
     except OSError as error:
@@ -100,20 +107,16 @@ def start(
         if isinstance(error, GatewayError) and found.running:
             return evolve(found, detail=f"Another start came first. {found.detail}")
         raise
-    _leave_running(child)
+    # Kept until it ends: Popen warns when it is collected with its process running, and a child that is not waited for
+    # stays a zombie.
+    _started[child.pid] = child
     return status(home)
-
-
-def _pairing_options(pairing: PairingConfig) -> list[str]:
-    options = ["--credentials", str(pairing.credentials.absolute()), "--pairing-ttl", str(pairing.ttl)]
-    return [*options, "--pairing-max-pending", str(pairing.max_pending)]
 
 
 def stop(home: GatewayHome, *, timeout: float = 10.0) -> GatewayStatus:
     """End the gateway, by force after ``timeout`` seconds, and every process that it started.
 
-    One that does not run is no error: the status says so. Raises GatewayError when it may not be
-    ended.
+    One that does not run is no error: the status says so. Raises GatewayError when it may not be ended.
     """
     _reap()
     record = PidFile.read(home.pid_file)
@@ -136,7 +139,7 @@ def stop(home: GatewayHome, *, timeout: float = 10.0) -> GatewayStatus:
         _kill_group(record.pid)
         _await_end(record, timeout)
         detail = f"It did not end within {timeout:g} s and was killed."
-    _end_leftovers(below)
+    end_processes(below, _LEFTOVER_SECONDS)
     record.remove(home.pid_file)
     return GatewayStatus(False, "stopped", detail)
 
@@ -186,7 +189,12 @@ def _await_answer(home: GatewayHome, child: subprocess.Popen[bytes], written: in
     while True:
         code = child.poll()
         if code is not None:
-            raise GatewayError(_why_it_ended(home.log_file, written, code))
+            lines = reversed(_lines(home.log_file, written))
+            refusal = next((line[len(REFUSAL) :] for line in lines if line.startswith(REFUSAL)), None)
+            how = f"signal {-code}" if code < 0 else f"exit code {code}"
+            raise GatewayError(
+                refusal or f"The gateway ended with {how} before it answered.{_tail(home.log_file, written)}"
+            )
         record = PidFile.read(home.pid_file)
         if record is not None and record.pid == child.pid and record.port is not None:
             with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
@@ -194,8 +202,7 @@ def _await_answer(home: GatewayHome, child: subprocess.Popen[bytes], written: in
                 if answer.get("ok") is True:
                     return
         if time.monotonic() > deadline:
-            tail = _tail(home.log_file, written)
-            raise GatewayError(f"The gateway did not answer within {timeout:g} s.{tail}")
+            raise GatewayError(f"The gateway did not answer within {timeout:g} s.{_tail(home.log_file, written)}")
         time.sleep(_POLL_SECONDS)
 
 
@@ -209,21 +216,6 @@ def _ask(url: str, path: str) -> dict[str, Any]:
     if not isinstance(answer, dict):
         raise ValueError("the answer is no JSON object")
     return answer
-
-
-def _open_log(path: Path) -> Any:
-    with contextlib.suppress(FileNotFoundError):
-        if path.stat().st_size > _MAX_LOG_BYTES:
-            path.replace(path.with_suffix(".log.1"))
-    return os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600), "ab")
-
-
-def _why_it_ended(log: Path, written: int, code: int) -> str:
-    for line in reversed(_lines(log, written)):
-        if line.startswith(REFUSAL):
-            return line[len(REFUSAL) :]
-    how = f"signal {-code}" if code < 0 else f"exit code {code}"
-    return f"The gateway ended with {how} before it answered.{_tail(log, written)}"
 
 
 def _tail(log: Path, written: int) -> str:
@@ -262,23 +254,10 @@ def _end_child(child: subprocess.Popen[bytes], home: GatewayHome) -> None:
         except subprocess.TimeoutExpired:
             _kill_group(child.pid)
             child.wait()
-    _end_leftovers(below)
+    end_processes(below, _LEFTOVER_SECONDS)
     record = PidFile.read(home.pid_file)
     if record is not None and record.pid == child.pid:
         record.remove(home.pid_file)
-
-
-def _end_leftovers(processes: list[tuple[int, int]]) -> None:
-    """Wait a moment for processes that end once the gateway is gone; kill the others."""
-    deadline = time.monotonic() + _LEFTOVER_SECONDS
-    left = [(pid, ticks) for pid, ticks in processes if is_alive(pid, ticks)]
-    while left and time.monotonic() < deadline:
-        time.sleep(_POLL_SECONDS)
-        left = [(pid, ticks) for pid, ticks in left if is_alive(pid, ticks)]
-    for pid, ticks in left:
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            if is_alive(pid, ticks):
-                os.kill(pid, signal.SIGKILL)
 
 
 def _kill_group(pid: int) -> None:
@@ -291,12 +270,6 @@ def _kill_group(pid: int) -> None:
 
 
 _started: dict[int, subprocess.Popen[bytes]] = {}
-
-
-def _leave_running(child: subprocess.Popen[bytes]) -> None:
-    # Kept until it ends: Popen warns when it is collected with its process running, and a child
-    # nobody waits for stays a zombie.
-    _started[child.pid] = child
 
 
 def _reap() -> None:

@@ -19,22 +19,18 @@ from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import Response
 from starlette.routing import Route
 
 from release_tasks.config.schema import PairingConfig
-from release_tasks.gateway.access import RequestGuard, check_signature, json_object, read_body
-from release_tasks.gateway.admission import INBOUND, REPLIED, Admission
-from release_tasks.gateway.answers import failure, success
 from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.health import Parts, examine
 from release_tasks.gateway.home import GatewayHome
+from release_tasks.gateway.http import RequestGuard, check_signature, failure, json_object, read_body, success
 from release_tasks.gateway.mcp import McpMonitor
-from release_tasks.gateway.releases import last_release
-from release_tasks.gateway.secrets import Secrets
-from release_tasks.gateway.settings import read_settings
+from release_tasks.gateway.settings import Secrets, last_release, read_settings
 from release_tasks.gateway.store import Store
-from release_tasks.gateway.webhooks import WEBHOOKS, Webhooks
+from release_tasks.gateway.webhooks import INBOUND, REPLIED, WEBHOOKS, Admission, Webhooks
 from release_tasks.gateway.worker import Worker
 from release_tasks.pairing.policy import Pairing
 
@@ -60,24 +56,20 @@ def create_app(
     *,
     pairing: PairingConfig | None = None,
     release_root: Path | None = None,
-    secret: str | None = None,
     only_loopback: bool = True,
     is_rehearsal: bool = False,
 ) -> Starlette:
     """Return the app for the gateway in ``home``; its lifespan holds worker and MCP links.
 
-    ``pairing`` says where it is kept who may write, below the home when left out. ``release_root`` is the folder
-    that holds ``manifests/latest.json``, shown on the page. ``secret`` signs the reliability answer's requests; None
-    means the environment variable API_SECRET. The secrets of the channels come from the environment, too. In a
-    rehearsal it acts on nothing outside: no message is delivered, no MCP server is started.
+    ``pairing`` says where it is kept who may write, below the home when left out. ``release_root`` is the folder that
+    holds ``manifests/latest.json``, shown on the page. All secrets come from the environment. In a rehearsal it acts on
+    nothing outside: no message is delivered, no MCP server is started.
     """
     policy = Pairing(pairing or PairingConfig(credentials=home.credentials))
     given = Secrets.from_environment()
     parts = Parts(home, Store(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, given, is_rehearsal)
-    endpoints = _Endpoints(parts, release_root, secret or given.api)
-    webhooks = Webhooks(
-        Admission(policy, parts.store), given, write=endpoints.write, answer=_success, wake=parts.worker.wake
-    )
+    endpoints = _Endpoints(parts, release_root)
+    webhooks = Webhooks(Admission(policy, parts.store), given, write=endpoints.write, wake=parts.worker.wake)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -90,20 +82,7 @@ def create_app(
             # Not the pool that serves requests: it may be full of them, waiting for the database.
             await asyncio.to_thread(_shut_down, parts)
 
-    return Starlette(
-        routes=[*_routes(endpoints), *webhooks.routes()],
-        middleware=[Middleware(RequestGuard, only_loopback=only_loopback, open_below=WEBHOOKS)],
-        exception_handlers={
-            HTTPException: _refused,
-            StoreError: _store_failed,
-            Exception: _unexpected,
-        },
-        lifespan=lifespan,
-    )
-
-
-def _routes(endpoints: _Endpoints) -> list[Route]:
-    return [
+    routes = [
         Route("/", endpoints.page),
         Route("/health", endpoints.health),
         Route("/health/live", endpoints.live),
@@ -114,6 +93,12 @@ def _routes(endpoints: _Endpoints) -> list[Route]:
         Route("/callback", endpoints.callback, methods=["POST"]),
         Route("/release/last", endpoints.release),
     ]
+    return Starlette(
+        routes=[*routes, *webhooks.routes()],
+        middleware=[Middleware(RequestGuard, only_loopback=only_loopback, open_below=WEBHOOKS)],
+        exception_handlers={HTTPException: _refused, StoreError: _store_failed, Exception: _unexpected},
+        lifespan=lifespan,
+    )
 
 
 def _shut_down(parts: Parts) -> None:
@@ -129,12 +114,12 @@ def _shut_down(parts: Parts) -> None:
 class _Endpoints:
     """One method per route."""
 
-    def __init__(self, parts: Parts, release_root: Path | None, secret: str | None) -> None:
+    def __init__(self, parts: Parts, release_root: Path | None) -> None:
         self._parts = parts
         self._release_root = release_root
-        self._secret = secret
+        self._secret = parts.secrets.api
         self._writers: anyio.CapacityLimiter | None = None
-        self._looks = 0
+        self._requests = 0  # to health
 
     async def write(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Run what may wait for the write lock, in threads that health does not need."""
@@ -143,68 +128,60 @@ class _Endpoints:
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._writers)
 
     async def page(self, request: Request) -> Response:
+        path = self._parts.home.gui
         try:
-            page = await run_in_threadpool(_read_page, self._parts.home.gui)
+            # Asked first: a FIFO of that name would block the open for ever.
+            page = await run_in_threadpool(lambda: path.read_bytes() if path.is_file() else None)
         except OSError:
-            raise HTTPException(404, "the page gui/index.html is missing") from None
+            page = None
+        if page is None:
+            raise HTTPException(404, "the page gui/index.html is missing")
         return Response(page, media_type="text/html", headers=_PAGE_HEADERS)
 
     async def health(self, request: Request) -> Response:
-        await self._misbehave()
-        report = await run_in_threadpool(examine, self._parts)
-        if report.status == "failing":
-            answer = failure("failing", report.reason, _correlation(request), data=report.data)
-            return JSONResponse(answer, 503)
-        return _success(request, report.data)
-
-    async def _misbehave(self) -> None:
-        """Do to health what somebody asked for who wants to see a release fail; see ``breaking``."""
-        with contextlib.suppress(SettingsError):  # which health itself will tell
+        # What ``breaking`` put into the settings for somebody who wants to see a release fail.
+        with contextlib.suppress(SettingsError):  # health itself reports it
             settings = await run_in_threadpool(read_settings, self._parts.home.settings)
             await asyncio.sleep(settings.slow)
-            self._looks += 1
-            if settings.is_flapping and self._looks % 2:
+            self._requests += 1
+            if settings.is_flapping and self._requests % 2:
                 raise HTTPException(503, "it flaps: every second answer fails")
+        report = await run_in_threadpool(examine, self._parts)
+        if report.status == "failing":
+            return failure(request, 503, "failing", report.reason, data=report.data)
+        return success(request, report.data)
 
     async def live(self, request: Request) -> Response:
-        return _success(request, {"status": "alive", "pid": os.getpid()})
+        return success(request, {"status": "alive", "pid": os.getpid()})
 
     async def ready(self, request: Request) -> Response:
         try:
             await run_in_threadpool(self._parts.store.check)
         except StoreError as error:
-            answer = failure(
-                "not_ready",
-                error.message,
-                _correlation(request),
-                status="not_ready",
-                reason=f"database: {error.message}",
-            )
-            return JSONResponse(answer, 503)
-        return _success(request, {"status": "ready"})
+            reason = f"database: {error.message}"
+            return failure(request, 503, "not_ready", error.message, status="not_ready", reason=reason)
+        return success(request, {"status": "ready"})
 
     async def reliability(self, request: Request) -> Response:
         check_signature(request, await read_body(request), self._secret, always=True)
         store = self._parts.store
         queue = await run_in_threadpool(store.delivery_totals)
         callbacks = await run_in_threadpool(store.callback_totals)
-        return _success(
-            request,
-            {
-                "queue": {
-                    "totalQueued": queue["queued"],
-                    "totalDispatching": queue["dispatching"],
-                    "totalSent": queue["sent"],
-                    "totalFailed": queue["failed"],
-                    "totalDeadLetters": queue["dead"],
-                },
-                "callbacks": {
-                    "totalAccepted": callbacks["accepted"],
-                    "totalDuplicate": callbacks["duplicate"],
-                    "totalRejected": callbacks["rejected"],
-                },
+        totals = {
+            "queue": {
+                "totalQueued": queue["queued"],
+                "totalDispatching": queue["dispatching"],
+                "totalSent": queue["sent"],
+                "totalFailed": queue["failed"],
+                "totalDeadLetters": queue["dead"],
             },
-        )
+            "callbacks": {
+                "totalAccepted": callbacks["accepted"],
+                "totalDuplicate": callbacks["duplicate"],
+                "totalRejected": callbacks["rejected"],
+            },
+        }
+        return success(request, totals)
 
     async def messages(self, request: Request) -> Response:
         check_signature(request, await read_body(request), self._secret, always=False)
@@ -212,7 +189,7 @@ class _Endpoints:
         if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= _MAX_LIMIT):
             raise HTTPException(400, f"limit must be a number from 1 to {_MAX_LIMIT}")
         found = await run_in_threadpool(self._parts.store.messages, int(limit))
-        return _success(request, {"messages": found})
+        return success(request, {"messages": found})
 
     async def enqueue(self, request: Request) -> Response:
         body = await read_body(request)
@@ -226,7 +203,7 @@ class _Endpoints:
         to, text = _text(message, "to", _MAX_TO), _text(message, "text", _MAX_TEXT)
         message_id = await self.write(self._parts.store.add_message, channel, to, text)
         self._parts.worker.wake()
-        return _success(request, {"id": message_id, "state": "queued"}, 202)
+        return success(request, {"id": message_id, "state": "queued"}, 202)
 
     async def callback(self, request: Request) -> Response:
         body = await read_body(request)
@@ -241,20 +218,14 @@ class _Endpoints:
         if outcome == "rejected":
             raise HTTPException(409, "this key was used before, for a callback with other content")
         is_duplicate = outcome == "duplicate"
-        return _success(request, {"key": key, "duplicate": is_duplicate}, 200 if is_duplicate else 202)
+        return success(request, {"key": key, "duplicate": is_duplicate}, 200 if is_duplicate else 202)
 
     async def release(self, request: Request) -> Response:
         try:
             found = await run_in_threadpool(last_release, self._release_root)
         except SettingsError as error:
-            return _success(request, {"release": None, "detail": error.message})
-        return _success(request, {"release": found, "detail": None if found else "none yet"})
-
-
-def _read_page(path: Path) -> bytes:
-    if not path.is_file():  # a FIFO of that name would block the open for ever
-        raise FileNotFoundError(path)
-    return path.read_bytes()
+            return success(request, {"release": None, "detail": error.message})
+        return success(request, {"release": found, "detail": None if found else "none yet"})
 
 
 def _text(message: dict[str, Any], key: str, longest: int) -> str:
@@ -279,29 +250,19 @@ def _callback_key(header: str | None, callback: dict[str, Any]) -> str:
     return key
 
 
-def _correlation(request: Request) -> str:
-    return str(getattr(request.state, "correlation_id", ""))
-
-
-def _success(request: Request, data: dict[str, Any], status: int = 200) -> JSONResponse:
-    return JSONResponse(success(data, _correlation(request)), status, headers={"Cache-Control": "no-store"})
-
-
 async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {401: "unauthorized", 403: "forbidden", 404: "not_found"}.get(error.status_code, "refused")
-    answer = failure(code, error.detail, _correlation(request))
-    return JSONResponse(answer, error.status_code, headers=error.headers)
+    return failure(request, error.status_code, code, error.detail, headers=error.headers)
 
 
 async def _store_failed(request: Request, error: Exception) -> Response:
     assert isinstance(error, StoreError)
-    _LOG.error("%s %s: %s", _correlation(request), request.url.path, error.message)
-    return JSONResponse(failure("database", error.message, _correlation(request)), 503)
+    _LOG.error("%s %s: %s", request.state.correlation_id, request.url.path, error.message)
+    return failure(request, 503, "database", error.message)
 
 
 async def _unexpected(request: Request, error: Exception) -> Response:
     # Starlette raises it again once this is sent, so the server's log gets the traceback.
-    _LOG.error("%s %s: %s", _correlation(request), request.url.path, type(error).__name__)
-    message = "an unexpected error; the log has it under this correlation id"
-    return JSONResponse(failure("internal", message, _correlation(request)), 500)
+    _LOG.error("%s %s: %s", getattr(request.state, "correlation_id", ""), request.url.path, type(error).__name__)
+    return failure(request, 500, "internal", "an unexpected error; the log has it under this correlation id")

@@ -1,16 +1,19 @@
-"""What the home's small JSON files say: gateway.json and identity/."""
+"""What a gateway reads: gateway.json and identity/ of its home, the last manifest, secrets of its environment."""
 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import field, frozen
 
+from release_tasks.config.gateway import API_SECRET, TELEGRAM_SECRET, WHATSAPP_SECRET, WHATSAPP_VERIFY_TOKEN
 from release_tasks.gateway.errors import SettingsError
 
-__all__ = ["Identity", "Settings", "read_identity", "read_json_object", "read_settings"]
+__all__ = ["Identity", "Secrets", "Settings", "last_release", "read_identity", "read_json_object", "read_settings"]
 
 _MAX_BYTES = 1024 * 1024
 
@@ -39,6 +42,31 @@ class Identity:
 
     id: str
     name: str
+
+
+@frozen(kw_only=True)
+class Secrets:
+    """What incoming requests are checked with; None where it is not set. They are kept out of every repr."""
+
+    api: str | None = field(default=None, repr=False)
+    telegram: str | None = field(default=None, repr=False)
+    whatsapp: str | None = field(default=None, repr=False)
+    whatsapp_verify: str | None = field(default=None, repr=False)
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Secrets:
+        """Read them; an empty variable counts as one that is not set."""
+        return cls(
+            api=environ.get(API_SECRET) or None,
+            telegram=environ.get(TELEGRAM_SECRET) or None,
+            whatsapp=environ.get(WHATSAPP_SECRET) or None,
+            whatsapp_verify=environ.get(WHATSAPP_VERIFY_TOKEN) or None,
+        )
+
+    def webhooks(self) -> dict[str, str]:
+        """Return by channel whether its webhook is ``open``, or ``closed`` for want of a secret to check with."""
+        checked = {"telegram": self.telegram, "whatsapp": self.whatsapp}
+        return {channel: "closed" if secret is None else "open" for channel, secret in checked.items()}
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
@@ -93,8 +121,7 @@ def read_settings(path: Path) -> Settings:
         backoff=_number(path, dispatcher, "dispatcher.backoffSeconds", default.backoff),
         delivery_url=_url(path, delivery, "delivery.url", None),
         delivery_timeout=min(
-            max(_number(path, delivery, "delivery.timeoutSeconds", default.delivery_timeout), 0.1),
-            10.0,
+            max(_number(path, delivery, "delivery.timeoutSeconds", default.delivery_timeout), 0.1), 10.0
         ),
         telegram_api=_url(path, telegram, "delivery.telegram.api", default.telegram_api) or default.telegram_api,
         whatsapp_api=_url(path, whatsapp, "delivery.whatsapp.api", default.whatsapp_api) or default.whatsapp_api,
@@ -102,6 +129,28 @@ def read_settings(path: Path) -> Settings:
         slow=min(_number(path, faults, "faults.slowSeconds", 0.0), 60.0),
         is_flapping=faults.get("isFlapping") is True,
     )
+
+
+def last_release(release_root: Path | None) -> dict[str, Any] | None:
+    """Return a few fields of ``manifests/latest.json``, or None if there is none; raises SettingsError."""
+    if release_root is None:
+        return None
+    try:
+        manifest = read_json_object(release_root / "manifests" / "latest.json")
+    except SettingsError as error:
+        if error.is_missing:
+            return None
+        raise
+    snapshot, preflight = manifest.get("snapshot"), manifest.get("preflight")
+    return {
+        "releaseId": manifest.get("releaseId"),
+        "status": manifest.get("status"),
+        "generatedAt": manifest.get("generatedAt"),
+        "appVersion": manifest.get("appVersion"),
+        "gitCommit": manifest.get("gitCommit"),
+        "snapshotId": snapshot.get("snapshotId") if isinstance(snapshot, dict) else None,
+        "failedChecks": preflight.get("failedChecks", []) if isinstance(preflight, dict) else [],
+    }
 
 
 def _section(path: Path, value: dict[str, Any], key: str) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from attrs import frozen
 
-from release_tasks.gateway.answers import timestamp
+from release_tasks.core.clock import timestamp
 from release_tasks.gateway.connection import Connection, open_existing
 from release_tasks.gateway.errors import StoreError
 
@@ -64,8 +64,7 @@ _PROBES = (
     "SELECT key, digest, payload, received_at FROM callbacks LIMIT 1",
 )
 _PROBE_BUSY_MILLISECONDS = 2_000
-# Up to here a full check takes some 20 ms; a health request on a larger database runs the queries
-# only.
+# Up to here a full check takes some 20 ms; a health request on a larger database runs the queries only.
 _CHECK_MAX_BYTES = 8 * 1024 * 1024
 
 
@@ -86,18 +85,15 @@ def create_database(path: Path) -> None:
     # Made by hand first: SQLite would take the umask; -wal and -shm take the database's own mode.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
-    connection = open_existing(path, busy_ms=2_000, read_only=False)
-    try:
+    with contextlib.closing(open_existing(path, busy_ms=2_000, read_only=False)) as connection:
         connection.executescript(_SCHEMA)
-    finally:
-        connection.close()
 
 
 class Store:
     """The database of one gateway, open from first use until ``close``; thread-safe.
 
-    Reads have a connection of their own: in WAL mode they never wait for a writer, so health
-    answers while a restore holds the write lock. Every method raises StoreError.
+    Reads have a connection of their own: in WAL mode they never wait for a writer, so health answers while a restore
+    holds the write lock. Every method raises StoreError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -113,23 +109,20 @@ class Store:
         if not self._path.exists():
             raise StoreError(f"the database {self._path.name} is missing")
         try:
-            probe = open_existing(self._path, busy_ms=_PROBE_BUSY_MILLISECONDS, read_only=True)
-            try:
+            with contextlib.closing(
+                open_existing(self._path, busy_ms=_PROBE_BUSY_MILLISECONDS, read_only=True)
+            ) as probe:
                 found = _examine(probe)
-            finally:
-                probe.close()
         except sqlite3.Error as error:
             raise StoreError(str(error)) from error
-        with self._reader.use() as connection:
-            connection.execute(_PROBES[0]).fetchone()
+        with self._reader.use() as kept:
+            kept.execute(_PROBES[0]).fetchone()
         return found
 
     def add_message(self, channel: str, to: str, text: str) -> str:
         """Queue one message for delivery and return its id; it is on disk by then."""
-        message_id = _new_message_id()
         with self._writer.transaction() as connection:
-            _queue(connection, message_id, channel, to, text)
-        return message_id
+            return _queue(connection, channel, to, text)
 
     def add_message_once(self, key: str, channel: str, to: str, text: str) -> bool:
         """Queue a message unless one came with this key before; returns whether it was queued."""
@@ -144,29 +137,18 @@ class Store:
                 "INSERT INTO callbacks (key, digest, payload, received_at) VALUES (?, ?, '', ?)",
                 (key, hashlib.sha256(text.encode()).hexdigest(), timestamp()),
             )
-            _queue(connection, _new_message_id(), channel, to, text)
+            _queue(connection, channel, to, text)
         return True
 
     def messages(self, limit: int) -> list[dict[str, Any]]:
         """Return the last ``limit`` messages with the state of their delivery, newest last."""
         with self._reader.use() as connection:
             rows = connection.execute(
-                "SELECT m.id, m.channel, m.recipient, m.text, m.created_at, d.state, d.attempts"
+                'SELECT m.id, m.channel, m.recipient AS "to", m.text, d.state, d.attempts, m.created_at AS "createdAt"'
                 " FROM messages m LEFT JOIN deliveries d USING (seq) ORDER BY m.seq DESC LIMIT ?",
                 (limit,),
             ).fetchall()
-        return [
-            {
-                "id": row["id"],
-                "channel": row["channel"],
-                "to": row["recipient"],
-                "text": row["text"],
-                "state": row["state"],
-                "attempts": row["attempts"],
-                "createdAt": row["created_at"],
-            }
-            for row in reversed(rows)
-        ]
+        return [dict(row) for row in reversed(rows)]
 
     def delivery_totals(self) -> dict[str, int]:
         """Return how many deliveries are in each state."""
@@ -203,13 +185,11 @@ class Store:
     def claim(self, worker: str) -> Delivery | None:
         """Take the next due delivery for ``worker``, or None when there is none.
 
-        One worker runs per home and takes one delivery at a time, so a row that is still being
-        dispatched when it asks for the next belongs to a dead worker or came back with a restore:
-        it is queued again.
+        One worker runs per home and takes one delivery at a time, so a row that is still being dispatched when it asks
+        for the next belongs to a dead worker or came back with a restore: it is queued again.
         """
         with self._reader.use() as connection:
-            # Looked at first without a write lock, so that an idle gateway leaves its database
-            # alone.
+            # Asked first without a write lock, so that an idle gateway leaves its database alone.
             if connection.execute(_DUE, (time.time(),)).fetchone() is None:
                 return None
         with self._writer.transaction() as connection:
@@ -223,27 +203,14 @@ class Store:
                 (worker, timestamp(), due["seq"]),
             )
             row = connection.execute(
-                "SELECT m.seq, m.id, m.channel, m.recipient, m.text, d.attempts"
+                'SELECT m.seq, m.id, m.channel, m.recipient AS "to", m.text, d.attempts AS attempt'
                 " FROM messages m JOIN deliveries d USING (seq) WHERE seq = ?",
                 (due["seq"],),
             ).fetchone()
-        return Delivery(
-            seq=row["seq"],
-            id=row["id"],
-            channel=row["channel"],
-            to=row["recipient"],
-            text=row["text"],
-            attempt=row["attempts"],
-        )
+        return Delivery(**dict(row))
 
     def settle(
-        self,
-        delivery: Delivery,
-        worker: str,
-        state: str,
-        *,
-        error: str | None = None,
-        pause: float = 0.0,
+        self, delivery: Delivery, worker: str, state: str, *, error: str | None = None, pause: float = 0.0
     ) -> bool:
         """Write down how a claimed delivery went; ``pause`` is the seconds to the next try.
 
@@ -261,8 +228,7 @@ class Store:
 
     def close(self, timeout: float = 1.0) -> bool:
         """Close both connections, which folds the WAL in; returns whether both could be closed."""
-        # The reader first: the last one to close writes the checkpoint, and a query_only one
-        # cannot.
+        # The reader first: the last one to close writes the checkpoint, and a query_only one cannot.
         reader = self._reader.close(timeout)
         return self._writer.close(timeout) and reader
 
@@ -300,18 +266,16 @@ def _examine(connection: sqlite3.Connection) -> dict[str, Any]:
     }
 
 
-def _new_message_id() -> str:
+def _queue(connection: sqlite3.Connection, channel: str, to: str, text: str) -> str:
     # Random, never counted: a rollback takes rows away, and a counted id would be given out twice.
-    return f"msg_{secrets.token_hex(8)}"
-
-
-def _queue(connection: sqlite3.Connection, message_id: str, channel: str, to: str, text: str) -> None:
+    message_id = f"msg_{secrets.token_hex(8)}"
     now = timestamp()
     seq = connection.execute(
         "INSERT INTO messages (id, channel, recipient, text, created_at) VALUES (?, ?, ?, ?, ?)",
         (message_id, channel, to, text, now),
     ).lastrowid
     connection.execute("INSERT INTO deliveries (seq, updated_at) VALUES (?, ?)", (seq, now))
+    return message_id
 
 
 def _totals(connection: sqlite3.Connection) -> dict[str, int]:
@@ -320,7 +284,6 @@ def _totals(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def _count(connection: sqlite3.Connection, outcome: str) -> None:
-    # Two statements: the upsert syntax is younger than some of the SQLites that Python 3.10 comes
-    # with.
+    # Two statements: the upsert syntax is younger than some of the SQLites that Python 3.10 comes with.
     connection.execute("INSERT OR IGNORE INTO callback_totals (outcome, total) VALUES (?, 0)", (outcome,))
     connection.execute("UPDATE callback_totals SET total = total + 1 WHERE outcome = ?", (outcome,))

@@ -1,12 +1,13 @@
-"""The webhooks of the channels: nothing is looked at before it has proved whom it comes from."""
+"""The webhooks of the channels: nothing is read before it has proved whom it comes from, nothing kept of strangers."""
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import re
 from collections import Counter
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -15,34 +16,70 @@ from starlette.routing import Route
 
 from release_tasks.config import gateway as secrets
 from release_tasks.core.errors import StageError
-from release_tasks.gateway.access import json_object, read_body, require_proof, signature_of
-from release_tasks.gateway.admission import Admission
-from release_tasks.gateway.direct import DirectMessage
-from release_tasks.gateway.secrets import Secrets
-from release_tasks.gateway.telegram import read_update
-from release_tasks.gateway.whatsapp import read_notification
+from release_tasks.gateway.channels import DirectMessage, read_notification, read_update
+from release_tasks.gateway.http import json_object, read_body, require_proof, signature_of, success
+from release_tasks.gateway.settings import Secrets
+from release_tasks.gateway.store import Store
+from release_tasks.pairing.policy import Pairing, PendingRequest
 
-__all__ = ["WEBHOOKS", "Webhooks"]
+__all__ = ["INBOUND", "REPLIED", "WEBHOOKS", "Admission", "Verdict", "Webhooks"]
 
 WEBHOOKS = "/webhooks/"
+INBOUND = "inbound."  # begins the channel of what came in, as against what goes out to a sender
+REPLIED = "replied."  # begins the key of a reply to a stranger, which is sent once for each code
+
+Verdict = Literal["queued", "duplicate", "asked", "silent"]
+
 MAX_BODY_BYTES = 1024 * 1024
 _CHALLENGE = re.compile(r"[A-Za-z0-9._-]{1,256}")
 _LOG = logging.getLogger("gateway.webhooks")
 
-Answer = Callable[[Request, dict[str, Any]], Response]
 Write = Callable[..., Awaitable[Any]]
 
 
-class Webhooks:
-    """The endpoints; ``write`` runs a function in a thread, ``answer`` makes the gateway's JSON of a result."""
+class Admission:
+    """The gate that every direct message passes: an approved sender's goes on, a stranger's goes nowhere.
 
-    def __init__(
-        self, admission: Admission, given: Secrets, *, write: Write, answer: Answer, wake: Callable[[], None]
-    ) -> None:
+    Threads may share it.
+    """
+
+    def __init__(self, pairing: Pairing, store: Store) -> None:
+        self._pairing = pairing
+        self._store = store
+
+    def receive(self, message: DirectMessage) -> Verdict:
+        """Queue the message of an approved sender, once; of a stranger's keep nothing, and answer the first alone.
+
+        Raises StoreError, StoreUnusable, LockHeld or OSError when it cannot be decided; nothing got in then, and the
+        channel may send the message again.
+        """
+        if self._pairing.is_admitted(message.channel, message.sender):
+            return self._queue(message)
+        outcome = self._pairing.request(message.channel, message.sender)
+        if outcome.status == "admitted":  # while this message was on its way
+            return self._queue(message)
+        if outcome.request is None:
+            return "silent"
+        # Also when they ask again: the first answer may not have been queued when something failed.
+        channel, code = message.channel.value, outcome.request.code
+        key = f"{REPLIED}{channel}/{hashlib.sha256(code.encode()).hexdigest()[:32]}"
+        is_new = self._store.add_message_once(key, channel, message.sender, _answer(message, outcome.request))
+        return "asked" if is_new else "silent"
+
+    def _queue(self, message: DirectMessage) -> Verdict:
+        channel = message.channel.value
+        key = f"{INBOUND}{channel}/{message.key}"
+        is_new = self._store.add_message_once(key, f"{INBOUND}{channel}", message.sender, message.text)
+        return "queued" if is_new else "duplicate"
+
+
+class Webhooks:
+    """The endpoints; ``write`` runs a function in a thread, ``wake`` is called when there is something to send."""
+
+    def __init__(self, admission: Admission, given: Secrets, *, write: Write, wake: Callable[[], None]) -> None:
         self._admission = admission
         self._secrets = given
         self._write = write
-        self._answer = answer
         self._wake = wake
 
     def routes(self) -> list[Route]:
@@ -93,4 +130,13 @@ class Webhooks:
                 raise HTTPException(503, "it cannot be told now who is admitted; the log says why") from error
         if verdicts["queued"] or verdicts["asked"]:
             self._wake()
-        return self._answer(request, {"queued": verdicts["queued"]})
+        return success(request, {"queued": verdicts["queued"]})
+
+
+def _answer(message: DirectMessage, request: PendingRequest) -> str:
+    minutes = max(round(request.time_left / 60), 1)
+    return (
+        f"This service does not know you yet, and has not read your message. Your pairing code is {request.code}. "
+        f"It is valid for {minutes} min. Whoever runs the service can admit you with it:\n\n"
+        f"inv pairing.approve {message.channel.value} {request.code}\n\nThen write again."
+    )

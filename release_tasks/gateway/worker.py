@@ -12,27 +12,15 @@ import threading
 import time
 from typing import Any
 
-from attrs import frozen
-
 from release_tasks.config.gateway import SENDING, child_environment
 from release_tasks.gateway.home import GatewayHome
 
-__all__ = ["Worker", "WorkerState"]
+__all__ = ["Worker"]
 
 _LOG = logging.getLogger("gateway.worker")
 # A beat comes each second; a delivery may take 10 s and a wait for the database another 10.
 _SILENCE_SECONDS = 25.0
 _KILL_SECONDS = 0.5
-
-
-@frozen
-class WorkerState:
-    """What is known of the dispatcher; ``last_beat`` is that beat's age in seconds."""
-
-    is_running: bool
-    pid: int | None
-    last_beat: float | None
-    detail: str | None
 
 
 class Worker:
@@ -47,13 +35,7 @@ class Worker:
 
     def start(self) -> None:
         """Start the process; its log lines go where the service's go."""
-        command = [
-            sys.executable,
-            "-m",
-            "release_tasks.gateway.dispatcher",
-            "--root",
-            str(self._home.root),
-        ]
+        command = [sys.executable, "-m", "release_tasks.gateway.dispatcher", "--root", str(self._home.root)]
         environment = child_environment(SENDING)
         self._started = time.monotonic()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
@@ -69,33 +51,34 @@ class Worker:
             with contextlib.suppress(OSError, ValueError):
                 os.write(process.stdin.fileno(), b"\n")
 
-    def state(self) -> WorkerState:
-        """Look at the process and at its last beat."""
+    def state(self) -> dict[str, Any]:
+        """Return what health shows of the process; ``lastBeatSec`` is the age of its last beat."""
         process = self._process
-        if process is None:
-            return WorkerState(False, None, None, "it was not started")
         now = time.monotonic()
-        age = None if self._beat is None else now - self._beat
-        code = process.poll()
-        if code is not None:
-            how = f"signal {-code}" if code < 0 else f"exit code {code}"
-            return WorkerState(False, process.pid, age, f"its process ended with {how}")
-        if now - (self._beat or self._started) > _SILENCE_SECONDS:
-            return WorkerState(False, process.pid, age, f"no beat for {_SILENCE_SECONDS:.0f} s")
-        return WorkerState(True, process.pid, age, self._trouble)
-
-    def hang_up(self) -> None:
-        """Close the worker's input, which asks it to end."""
-        if self._process is not None and self._process.stdin is not None:
-            with contextlib.suppress(OSError):
-                self._process.stdin.close()
+        is_running, detail = False, self._trouble
+        if process is None:
+            detail = "it was not started"
+        elif (code := process.poll()) is not None:
+            detail = f"its process ended with {f'signal {-code}' if code < 0 else f'exit code {code}'}"
+        elif now - (self._beat or self._started) > _SILENCE_SECONDS:
+            detail = f"no beat for {_SILENCE_SECONDS:.0f} s"
+        else:
+            is_running = True
+        return {
+            "running": is_running,
+            "pid": None if process is None else process.pid,
+            "lastBeatSec": None if self._beat is None else round(now - self._beat, 3),
+            "detail": detail,
+        }
 
     def stop(self) -> None:
         """End the worker: after a moment for the delivery under way, by force."""
         process = self._process
         if process is None:
             return
-        self.hang_up()
+        assert process.stdin is not None
+        with contextlib.suppress(OSError):
+            process.stdin.close()  # which asks it to end
         try:
             process.wait(_KILL_SECONDS)
         except subprocess.TimeoutExpired:

@@ -14,7 +14,7 @@ from release_tasks.stages.drill import boot as booting
 from release_tasks.stages.drill.boot import Service
 from release_tasks.stages.drill.engine import DrillRequest, drill
 from release_tasks.stages.drill.outcome import BootOutcome, DrillOutcome
-from release_tasks.stages.drill.processes import processes_of
+from release_tasks.stages.drill.scratch import processes_of
 
 # Answers health from the restored database, and writes down who it is and what it was told.
 SERVICE = """
@@ -94,7 +94,7 @@ class Booted:
 
         note: dict[str, Any] = json.loads(self.notes.read_text())
         assert not any(is_running(pid) for pid in [note["pid"], *note.get("children", [])])
-        assert processes_of(Path(note["RELEASE_TASKS_DRILL_ROOT"])) == set()
+        assert processes_of(Path(note["RELEASE_TASKS_DRILL_ROOT"])).search() == set()
         assert not Path(note["RELEASE_TASKS_DRILL_ROOT"]).exists()
         return note
 

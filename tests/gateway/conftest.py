@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import requests
 from attrs import define
+from psutil import Process
 
+from release_tasks.core.process.find import is_running
 from release_tasks.gateway import process
 from release_tasks.gateway.home import GatewayHome
-from release_tasks.gateway.pidfile import is_alive, ticks_of
 
 SECRETS = (
     "API_SECRET",
@@ -35,7 +36,7 @@ class Running:
     home: GatewayHome
     url: str
     pid: int
-    ticks: int | None
+    process: Process
 
     def get(self, path: str, **options: Any) -> requests.Response:
         return requests.get(self.url + path, timeout=10, **options)
@@ -77,7 +78,7 @@ def _start(root: Path, **options: Any) -> Running:
     home = GatewayHome(root)
     status = process.start(home, port=0, **options)
     assert status.url is not None and status.pid is not None
-    return Running(home, status.url, status.pid, ticks_of(status.pid))
+    return Running(home, status.url, status.pid, Process(status.pid))
 
 
 @pytest.fixture
@@ -95,7 +96,7 @@ def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Running]]:
         process.stop(running.home)
         # One whose pid file the test took away: no failing test may leave a process behind.
         with contextlib.suppress(ProcessLookupError):
-            if is_alive(running.pid, running.ticks):
+            if is_running(running.process):
                 os.kill(running.pid, signal.SIGKILL)
 
 

@@ -13,15 +13,13 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pytest_httpserver import HTTPServer
-from werkzeug import Request, Response
 
+from release_tasks.config.mcp_servers import McpServer
+from release_tasks.core.process.find import is_running
 from release_tasks.gateway import mcp_clock
 from release_tasks.gateway.errors import McpError, SettingsError
-from release_tasks.gateway.mcp import CircuitBreaker, McpMonitor
-from release_tasks.gateway.mcp_config import McpServer, parse_mcp_config
-from release_tasks.gateway.mcp_session import StdioSession, open_session
-from release_tasks.gateway.pidfile import is_alive
+from release_tasks.gateway.mcp import CircuitBreaker, McpMonitor, read_servers, usable_servers
+from release_tasks.gateway.mcp_session import Session
 
 # Real servers that hang, flood and die take their time.
 pytestmark = pytest.mark.slow
@@ -37,32 +35,33 @@ CLOCK = {"command": sys.executable, "args": ["-m", "release_tasks.gateway.mcp_cl
         {"servers": {"a": ENTRY}},
         {"servers": [{"id": "a", **ENTRY}]},
         {"servers": [{"name": "a", **ENTRY}]},
+        {"servers": {"a": {"command": ["run", "-x"]}}},
     ],
 )
 def test_every_shape_in_the_wild_is_read(config: dict[str, Any]) -> None:
     """The same server comes out of each."""
-    (server,) = parse_mcp_config(config, "mcp.json")
-    assert (server.id, server.name, server.command) == ("a", "a", ("run", "-x"))
+    (server,) = usable_servers(config, "mcp.json")
+    assert (server.id, server.name, server.command, server.args) == ("a", "a", "run", ("-x",))
 
 
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({}, "mcp.json: neither 'mcpServers' nor 'servers' is there"),
-        ({"servers": 1}, "mcp.json: servers must be an object or a list"),
-        ({"servers": {"a": {}}}, "mcp.json: servers.a has neither a command nor a url"),
-        ({"servers": {"a": {"command": ""}}}, "command must be a non-empty string"),
-        ({"servers": {"a": {"url": "ftp://x"}}}, "servers.a.url must be an http(s) URL"),
-        ({"servers": {"a": {"command": "x", "args": "y"}}}, "args must be a list of strings"),
-        ({"servers": {"a": {"command": "x", "env": {"A": 1}}}}, "env must be an object of strings"),
-        ({"servers": [{"id": "a", **ENTRY}] * 2}, "the id 'a' is there twice"),
-        ({"servers": [ENTRY]}, "servers[0] must be an object with an id"),
+        ({}, "mcp.json names no MCP servers: expected a map 'mcpServers'"),
+        ({"servers": 1}, "mcp.json: 'servers' is of no known form"),
+        ({"servers": {"a": {}}}, "mcp.json: server 'a' has neither a command nor a url"),
+        ({"servers": {"a": 7}}, "mcp.json: server 'a' is not a JSON object"),
+        ({"servers": {"a": {"command": ""}}}, "mcp.json: server 'a' has an empty command"),
+        ({"servers": {"a": {"command": "x", "args": "y"}}}, "server 'a' has args that are not a list of texts"),
+        ({"servers": {"a": {"command": "x", "env": {"A": 1}}}}, "server 'a' has an env that is not a map of texts"),
+        ({"servers": [{"id": "a", **ENTRY}] * 2}, "mcp.json: two servers have the id 'a'"),
+        ({"servers": [ENTRY]}, "mcp.json: entry 1 of 'servers' has neither an id nor a name"),
     ],
 )
 def test_wrong_config_is_refused_with_its_path(config: dict[str, Any], message: str) -> None:
     """The sentence says which entry is wrong and how."""
     with pytest.raises(SettingsError) as caught:
-        parse_mcp_config(config, "mcp.json")
+        usable_servers(config, "mcp.json")
     assert message in caught.value.message
 
 
@@ -71,7 +70,7 @@ _JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=3)
         | st.dictionaries(
-            st.sampled_from(["mcpServers", "servers", "id", "command", "args", "url", "env"]),
+            st.sampled_from(["mcpServers", "servers", "id", "command", "args", "url", "env", "disabled", "type"]),
             inner,
             max_size=4,
         )
@@ -85,16 +84,15 @@ _JSON = st.recursive(
 def test_any_json_is_read_or_refused(config: dict[str, Any]) -> None:
     """No config ends in anything but servers or a SettingsError."""
     try:
-        servers = parse_mcp_config(config, "mcp.json")
+        servers = usable_servers(config, "mcp.json")
     except SettingsError:
         return
-    assert all(server.command or server.url for server in servers)
+    assert all(server.command or server.url or server.is_disabled for server in servers)
 
 
 def test_clock_speaks_the_protocol() -> None:
     """A real session with the bundled server lists its tool, calls it, and ends it."""
-    session = open_session(McpServer("clock", "clock", (CLOCK["command"], *CLOCK["args"])))
-    assert isinstance(session, StdioSession)
+    session = Session(McpServer(id="clock", name="clock", command=sys.executable, args=tuple(CLOCK["args"])))
     try:
         assert session.handshake(10) == 1
         deadline = time.monotonic() + 10
@@ -104,7 +102,7 @@ def test_clock_speaks_the_protocol() -> None:
             session.request("resources/list", {}, deadline)
     finally:
         session.close()
-    assert not is_alive(session.pid, None)
+    assert not is_running(session.pid)
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b'"x"', b"{}", b"[" * 5000])
@@ -117,7 +115,7 @@ def test_clock_outlasts_nonsense(line: bytes) -> None:
 def _server(tmp_path: Path, code: str) -> McpServer:
     script = tmp_path / "server.py"
     script.write_text(textwrap.dedent(code))
-    return McpServer("x", "x", (sys.executable, str(script)))
+    return McpServer(id="x", name="x", command=sys.executable, args=(str(script),))
 
 
 @pytest.mark.parametrize(
@@ -134,15 +132,14 @@ def _server(tmp_path: Path, code: str) -> McpServer:
 def test_bad_server_is_an_error_and_gone(tmp_path: Path, code: str, message: str, timeout: float) -> None:
     """Each way to fail is said, within the timeout, and nothing of it stays."""
     began = time.monotonic()
-    session = open_session(_server(tmp_path, code))
-    assert isinstance(session, StdioSession)
+    session = Session(_server(tmp_path, code))
     try:
         with pytest.raises(McpError, match=message):
             session.handshake(timeout)
     finally:
         session.close()
     assert time.monotonic() - began < timeout + 5
-    assert not is_alive(session.pid, None)
+    assert not is_running(session.pid)
 
 
 def test_server_that_ignores_every_request_to_end_is_killed(tmp_path: Path) -> None:
@@ -155,41 +152,37 @@ def test_server_that_ignores_every_request_to_end_is_killed(tmp_path: Path) -> N
         print(child, flush=True)
     time.sleep(600)
     """
-    session = StdioSession(_server(tmp_path, code))
-    stdout = session._process.stdout
-    assert stdout is not None
-    child = int(stdout.readline())
+    session = Session(_server(tmp_path, code))
+    child = int(session._output.readline())
     session.close()
-    assert not is_alive(session.pid, None)
+    assert not is_running(session.pid)
     deadline = time.monotonic() + 5
-    while is_alive(child, None) and time.monotonic() < deadline:
+    while is_running(child) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not is_alive(child, None)
+    assert not is_running(child)
 
 
-@pytest.mark.parametrize("is_stream", [False, True])
-def test_server_behind_a_url_is_asked_over_http(httpserver: HTTPServer, is_stream: bool) -> None:
-    """Both kinds of answer are read, and the session id is kept."""
-    seen: list[str | None] = []
-
-    def answer(request: Request) -> Response:
-        seen.append(request.headers.get("Mcp-Session-Id"))
-        response = mcp_clock.answer(request.get_data())
-        if response is None:
-            return Response(status=202)
-        text = json.dumps(response)
-        if is_stream:
-            text = f": hello\r\nevent: message\r\ndata: {text}\r\n\r\n"
-        kind = "text/event-stream" if is_stream else "application/json"
-        return Response(text, content_type=kind, headers={"Mcp-Session-Id": "s1"})
-
-    httpserver.expect_request("/mcp", method="POST").respond_with_handler(answer)
-    session = open_session(McpServer("x", "x", url=httpserver.url_for("/mcp")))
-    try:
-        assert session.handshake(5) == 1
-    finally:
-        session.close()
-    assert seen == [None, "s1", "s1"]
+def test_server_with_a_url_is_listed_as_not_supported(tmp_path: Path) -> None:
+    """Its state says so; the others are talked to, and a command beside a url is preferred."""
+    config = tmp_path / "mcp.json"
+    servers = {
+        "url": {"url": "https://mcp.example.com/sse", "headers": {"Authorization": "t0ken"}},
+        "variable": {"type": "http", "serverUrl": "${HOST}/mcp"},
+        "off": {"url": "https://mcp.example.com/", "disabled": True},
+        "both": {**CLOCK, "type": "http", "url": "https://mcp.example.com/"},
+    }
+    config.write_text(json.dumps({"mcpServers": servers}))
+    monitor = McpMonitor(config)
+    states = {state["id"]: state for state in monitor.snapshot(read_servers(config))}
+    assert {key: state["state"] for key, state in states.items()} == {
+        "url": "error",
+        "variable": "error",
+        "off": "disconnected",
+        "both": "connecting",
+    }
+    expected = "a server with a url is not supported: this gateway talks to MCP servers over stdio only"
+    assert states["url"]["detail"] == states["variable"]["detail"] == expected
+    assert states["url"]["health"] == {"circuit": "closed", "failureCount": 0, "remainingCooldownMs": 0}
 
 
 def test_circuit_opens_after_failures_and_tries_again() -> None:
@@ -211,18 +204,18 @@ def test_monitor_ends_what_it_started(tmp_path: Path, wait_for: Callable[..., An
     """A stop is quick, also while a server does not answer the handshake."""
     slow = _server(tmp_path, "import time; time.sleep(600)")
     config = tmp_path / "mcp.json"
-    entry = {"command": slow.command[0], "args": list(slow.command[1:])}
+    entry = {"command": slow.command, "args": list(slow.args)}
     config.write_text(json.dumps({"mcpServers": {"clock": CLOCK, "slow": entry}}))
     monitor = McpMonitor(config)
     monitor.start()
     wait_for(lambda: {"clock": "connected"}.items() <= _states(monitor).items())
     assert _states(monitor)["slow"] == "connecting"
     session = monitor._links["slow"]._session
-    assert isinstance(session, StdioSession)
+    assert isinstance(session, Session)
     began = time.monotonic()
     monitor.stop()
     assert time.monotonic() - began < 5
-    assert not is_alive(session.pid, None)
+    assert not is_running(session.pid)
 
 
 def _states(monitor: McpMonitor) -> dict[str, str]:
@@ -237,15 +230,19 @@ def test_changed_config_is_followed_and_a_broken_server_is_named(gateway: Any, w
             {"id": "clock", **CLOCK},
             {"id": "gone", "command": "no-such-mcp-server", "env": {"TOKEN": "t0ken"}},
             {"id": "off", "command": "no-such-mcp-server", "disabled": True},
+            {"id": "web", "url": "https://mcp.example.com/"},
         ]
     }
     gateway.home.mcp_servers.write_text(json.dumps(config))
-    wait_for(lambda: "error" in {s["state"] for s in gateway.health()["mcpServers"]})
+    wait_for(lambda: {"gone": "error"}.items() <= {s["id"]: s["state"] for s in gateway.health()["mcpServers"]}.items())
     answer = gateway.get("/health")
     data = answer.json()["data"]
     states = {server["id"]: server["state"] for server in data["mcpServers"]}
     assert data["status"] == "degraded" and states["off"] == "disconnected"
-    assert data["problems"] == ["mcpServers.gone: the command 'no-such-mcp-server' was not found"]
+    assert data["problems"] == [
+        "mcpServers.gone: the command 'no-such-mcp-server' was not found",
+        "mcpServers.web: a server with a url is not supported: this gateway talks to MCP servers over stdio only",
+    ]
     assert "t0ken" not in answer.text
     wait_for(lambda: gateway.health()["mcpServers"][0]["state"] == "connected")
     gateway.home.mcp_servers.write_text(json.dumps({"mcpServers": {"clock": CLOCK}}))

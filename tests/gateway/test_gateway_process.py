@@ -16,16 +16,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from attrs import evolve
+from psutil import Process
 
+from release_tasks.core.process.find import children_of, is_running, start_ticks
 from release_tasks.gateway import process
 from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.home import GatewayHome
-from release_tasks.gateway.pidfile import PidFile, children_of, is_alive, ticks_of
+from release_tasks.gateway.pidfile import PidFile
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
-def _below(pid: int, count: int, wait_for: Callable[..., Any]) -> list[tuple[int, int]]:
+def _below(pid: int, count: int, wait_for: Callable[..., Any]) -> list[Process]:
     """Wait until the gateway has its worker and its MCP server, and return them."""
     found = wait_for(lambda: (below := children_of(pid)) and len(below) >= count and below)
     assert isinstance(found, list)
@@ -96,7 +99,7 @@ def test_two_gateways_cannot_share_a_home(gateway: Any, wait_for: Callable[..., 
     with pytest.raises(GatewayError, match="already running in"):
         process.start(gateway.home, port=0)
     os.kill(gateway.pid, signal.SIGTERM)
-    wait_for(lambda: not is_alive(gateway.pid, None))
+    wait_for(lambda: not is_running(gateway.pid))
 
 
 @linux_only
@@ -107,8 +110,8 @@ def test_stop_leaves_no_process_and_no_pid_file(gateway: Any, wait_for: Callable
     status = process.stop(gateway.home)
     assert time.monotonic() - began < 5
     assert not status.running and status.detail == "Stopped."
-    assert not is_alive(gateway.pid, None)
-    assert not any(is_alive(pid, ticks) for pid, ticks in below)
+    assert not is_running(gateway.pid)
+    assert not any(map(is_running, below))
     assert not gateway.home.pid_file.exists()
     assert not gateway.home.database.with_name("gateway.db-wal").exists()
     assert "was not running" in process.stop(gateway.home).detail
@@ -119,7 +122,7 @@ def test_killed_gateway_leaves_no_orphan(gateway: Any, wait_for: Callable[..., A
     """After SIGKILL the dispatcher and the MCP server end by themselves, and status sees it."""
     below = _below(gateway.pid, 2, wait_for)
     os.kill(gateway.pid, signal.SIGKILL)
-    wait_for(lambda: not any(is_alive(pid, ticks) for pid, ticks in below))
+    wait_for(lambda: not any(map(is_running, below)))
     status = process.status(gateway.home)
     assert not status.running and "stale" in status.detail
 
@@ -130,8 +133,8 @@ def test_hung_gateway_is_killed_with_everything_below_it(gateway: Any, wait_for:
     below = _below(gateway.pid, 2, wait_for)
     os.kill(gateway.pid, signal.SIGSTOP)
     assert "was killed" in process.stop(gateway.home, timeout=0.3).detail
-    assert not is_alive(gateway.pid, None)
-    assert not any(is_alive(pid, ticks) for pid, ticks in below)
+    assert not is_running(gateway.pid)
+    assert not any(map(is_running, below))
 
 
 def test_start_after_a_kill_sees_through_the_stale_pid_file(
@@ -150,12 +153,13 @@ def test_reused_pid_is_never_taken_for_the_gateway(tmp_path: Path) -> None:
     home = GatewayHome(tmp_path)
     bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
-        ticks = ticks_of(bystander.pid)
+        ticks = start_ticks(bystander.pid)
         assert ticks is not None
-        PidFile(bystander.pid, ticks - 1, None, "127.0.0.1", 1, "").write(home.pid_file)
+        record = PidFile(pid=bystander.pid, start_ticks=ticks - 1, host="127.0.0.1", port=1, started_at="")
+        record.write(home.pid_file)
         assert not process.status(home).running
         # Without a start time the command line decides.
-        PidFile(bystander.pid, None, None, "127.0.0.1", 1, "").write(home.pid_file)
+        evolve(record, start_ticks=None).write(home.pid_file)
         assert not process.status(home).running
         assert not process.stop(home).running
         assert bystander.poll() is None
@@ -241,7 +245,7 @@ def test_gate_that_never_ends_is_given_up_with_the_start(tmp_path: Path) -> None
     code = "import os,sys,time; open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(600)"
     with pytest.raises(GatewayError, match="did not answer within"):
         process.start(home, port=0, start_gate=[sys.executable, "-c", code, str(mark)], timeout=1.0)
-    assert not is_alive(int(mark.read_text()), None)
+    assert not is_running(int(mark.read_text()))
     assert not process.status(home).running
 
 

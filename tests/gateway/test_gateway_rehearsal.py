@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import requests
 
+from release_tasks.core.process.find import children_of
 from release_tasks.gateway.home import GatewayHome
-from release_tasks.gateway.pidfile import PidFile, children_of
+from release_tasks.gateway.pidfile import PidFile
 from release_tasks.gateway.store import Store
 
 

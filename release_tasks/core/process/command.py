@@ -14,14 +14,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO
 
+from release_tasks.core.process.find import MarkedProcesses, start_ticks
+
 __all__ = ["CommandProcess"]
 
 _MARK = "RELEASE_TASKS_COMMAND"
 _PIPE_BYTES = 256 << 10
-_PROC = Path("/proc")
-_KERNEL_THREAD = 0x00200000  # PF_KTHREAD of linux/sched.h
-_LONGEST_EXEC = 0.2  # seconds that a process may be in the middle of an execve
-_LONGEST_KILL = 1.0  # seconds until the kernel has let go of killed processes
 
 
 class CommandProcess:
@@ -33,9 +31,9 @@ class CommandProcess:
     def __init__(
         self, command: str, *, cwd: Path, environment: Mapping[str, str], stdin: IO[bytes] | None = None
     ) -> None:
-        self._id = uuid.uuid4().hex
+        own = uuid.uuid4().hex
         # A command inside a command keeps the outer mark, so that either run finds its own processes.
-        marks = ":".join(filter(None, [environment.get(_MARK), self._id]))
+        marks = ":".join(filter(None, [environment.get(_MARK), own]))
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", command],
             stdin=subprocess.DEVNULL if stdin is None else stdin,
@@ -46,10 +44,8 @@ class CommandProcess:
             bufsize=0,
             start_new_session=True,
         )
-        # In clock ticks since boot; without /proc, later than everything.
-        self._started: float = float("inf")
-        with contextlib.suppress(OSError, IndexError):
-            self._started = int(_stat(self._process.pid)[19])
+        pid = self._process.pid
+        self._started = MarkedProcesses(_MARK, own, pid, since=start_ticks(pid))
         assert self._process.stdout is not None
         self._output = self._process.stdout
         self.is_at_end = False
@@ -91,13 +87,12 @@ class CommandProcess:
         except ChildProcessError:
             # Somebody ignores SIGCHLD: the kernel threw the status away and Popen would say 0.
             self.is_status_lost = True
+            self._started.group = None  # the number may be another process's by now
             return True
 
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the command's whole group."""
-        if not (self.is_status_lost or self._is_reaped):
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self._process.pid, number)
+        self._started.signal(number)
 
     def end_rest(self, patience: float) -> int:
         """Wait ``patience`` seconds for what still runs, kill it, and return how many that were.
@@ -106,64 +101,12 @@ class CommandProcess:
         """
         if self._is_reaped:
             return 0
-        until = time.monotonic() + patience
-        while (running := self._settled()) - {self._process.pid} and time.monotonic() < until:
-            time.sleep(0.02)
-        ended = set(running)
-        until = time.monotonic() + _LONGEST_KILL
-        self.signal(signal.SIGKILL)
-        while running and time.monotonic() < until:
-            for pid in running:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
-            time.sleep(0.01)
-            running = self._settled()
-            ended |= running
-        return len(ended - {self._process.pid})
+        killed = self._started.end(patience, is_asked=False)
+        return sum(process.pid != self._process.pid for process in killed)
 
     def reap(self) -> int:
         """Close the pipe and return the exit code, negative for a signal, as subprocess does."""
         self._output.close()
         self._is_reaped = True
+        self._started.group = None
         return self._process.wait()
-
-    def _settled(self) -> set[int]:
-        """Find this command's processes, looking again while it cannot be told whose one is."""
-        until = time.monotonic() + _LONGEST_EXEC
-        while True:
-            running, is_unsure = self._running()
-            if running or not is_unsure or time.monotonic() >= until:
-                return running
-            time.sleep(0.01)
-
-    def _running(self) -> tuple[set[int], bool]:
-        """Find this command's processes: of its session or group, or marked, when they left both.
-
-        Also says whether there may be more in a moment. Linux only; elsewhere nothing is found and
-        the group's signal must do.
-        """
-        if sys.platform != "linux":
-            return set(), False
-        owned = {int(pid): self._owns(pid) for pid in os.listdir(_PROC) if pid.isdigit()}
-        return {pid for pid, is_own in owned.items() if is_own}, None in owned.values()
-
-    def _owns(self, pid: str) -> bool | None:
-        """Say whether a process is of this command, or None where that cannot be seen yet."""
-        try:
-            fields = _stat(pid)
-            if fields[0] in (b"Z", b"X") or int(fields[6]) & _KERNEL_THREAD:
-                return False
-            if self._process.pid in (int(fields[2]), int(fields[3])) and not self.is_status_lost:
-                return True
-            environment = (_PROC / pid / "environ").read_bytes()
-        except (OSError, IndexError):
-            return False
-        if environment or int(fields[19]) < self._started:
-            return self._id.encode() in environment
-        # In the middle of an execve the environment is not there; it is that of something new.
-        return None
-
-
-def _stat(pid: str | int) -> list[bytes]:
-    """Return state, ppid, pgrp, session ... of a process: what follows "pid (any name)"."""
-    return (_PROC / str(pid) / "stat").read_bytes().rpartition(b")")[2].split()

@@ -6,7 +6,6 @@ import contextlib
 import os
 import random
 import re
-import signal
 import socket
 import subprocess
 import threading
@@ -21,19 +20,13 @@ from release_tasks.core.errors import Interrupted, UsageError
 from release_tasks.core.events import Emit, Event
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.options import Duration
+from release_tasks.core.process.find import opened_below, start_ticks
 from release_tasks.core.records import HealthReport
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
 from release_tasks.service.wait import ask_health
 from release_tasks.stages.drill.outcome import BootOutcome
-from release_tasks.stages.drill.processes import (
-    ROOT_VARIABLE,
-    end_processes,
-    is_anything_left,
-    opened_below,
-    processes_of,
-)
-from release_tasks.stages.drill.scratch import Scratch
+from release_tasks.stages.drill.scratch import ROOT_VARIABLE, Scratch, processes_of
 
 __all__ = ["Service", "boot"]
 
@@ -149,6 +142,8 @@ class _Attempt:
             )
         finally:
             os.close(log)
+        pid = self.process.pid
+        self._started = processes_of(scratch.project, pid, start_ticks(pid))
 
     def look(self) -> str:
         """Return the first thing found that ends this attempt, or an empty text."""
@@ -160,24 +155,19 @@ class _Attempt:
 
     def end(self, patience: float) -> None:
         """Let nothing of it run on."""
-        if not os.path.isdir("/proc"):  # nothing else tells when the group may be killed
-            with contextlib.suppress(ProcessLookupError, PermissionError, subprocess.TimeoutExpired):
-                os.killpg(self.process.pid, signal.SIGTERM)
-                self.process.wait(patience)
-        # Before it is waited for: while it is a zombie, its number is nobody else's.
-        end_processes(self.scratch.project, self.process.pid, patience)
+        # Before it is waited for: while it is a zombie, no other process gets its number.
+        self._started.end(patience)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_GRACE_SECONDS)
 
     def _find_trouble(self) -> str:
-        running = processes_of(self.scratch.project, self.process.pid)
-        opened = opened_below(running, self.live)
+        opened = opened_below(self._started.search(), self.live)
         if opened is not None:
             return f"it opened {opened}, which is live; it must take every path from the drill's variables"
         code = _exit_code(self.process.pid)
         if code:
             return f"it ended with {'signal' if code < 0 else 'exit code'} {abs(code)}"
-        if code == 0 and not is_anything_left(self.scratch.project, self.process.pid):
+        if code == 0 and not self._started.running():
             return "it ended with exit code 0 and left nothing running"
         if self.scratch.boot_log.stat().st_size > _MOST_OUTPUT:
             return f"it printed more than {_MOST_OUTPUT >> 20} MiB"

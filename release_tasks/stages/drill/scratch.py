@@ -22,12 +22,22 @@ from release_tasks.core.durable import make_private_directory, remove_tree
 from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.interrupt import uninterrupted
+from release_tasks.core.process.find import MarkedProcesses
 from release_tasks.core.records import SnapshotMetadata
 from release_tasks.stages.drill.outcome import NotProved
-from release_tasks.stages.drill.processes import end_processes
 
-__all__ = ["Scratch", "copy_snapshot", "is_short_of_room", "require_room", "require_safe_parent", "scratch_folder"]
+__all__ = [
+    "ROOT_VARIABLE",
+    "Scratch",
+    "copy_snapshot",
+    "is_short_of_room",
+    "processes_of",
+    "require_room",
+    "require_safe_parent",
+    "scratch_folder",
+]
 
+ROOT_VARIABLE = "RELEASE_TASKS_DRILL_ROOT"  # names the scratch project to every process of its drill
 _NAME = re.compile(r"release-drill-\d{14}-[0-9a-f]{6}")
 _HEADROOM = 16 << 20  # bytes, for logs, journals and what a booted service writes
 _RESERVE = 100  # one part in so many of the disk stays free for the service that lives on it
@@ -154,13 +164,18 @@ def copy_snapshot(source: Catalogue, target: Catalogue, snapshot_id: str, emit: 
     meter.finish()
 
 
+def processes_of(project: Path, group: int | None = None, since: int | None = None) -> MarkedProcesses:
+    """Return what finds every process of the drill in ``project``, wherever it went; see MarkedProcesses."""
+    return MarkedProcesses(ROOT_VARIABLE, str(project), group, since=since, searches=3)
+
+
 def _clear_leftovers(parent: Path) -> None:
     """Remove what killed drills left below ``parent``, processes included; what cannot be removed stays."""
     for path in sorted(parent.iterdir()):
         if _NAME.fullmatch(path.name) is None or (claim := _claim(path)) is None:
             continue
         try:
-            end_processes(path / "project", patience=_LEFTOVER_PATIENCE)
+            processes_of(path / "project").end(_LEFTOVER_PATIENCE)
             with contextlib.suppress(OSError):
                 remove_tree(path)
         finally:

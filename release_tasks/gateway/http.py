@@ -1,4 +1,4 @@
-"""Who may ask what: loopback names, browsers of other pages, signatures, and the size of a body."""
+"""What every request passes and every answer has: loopback names, origins, signatures, a body of limited size, JSON."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ import hashlib
 import hmac
 import json
 import os
+import re
+import uuid
+from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -16,11 +19,21 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from release_tasks.gateway.answers import correlation_id, failure
+from release_tasks.core.clock import timestamp
 from release_tasks.gateway.network import is_loopback
 
-__all__ = ["RequestGuard", "check_signature", "json_object", "read_body", "require_proof", "signature_of"]
+__all__ = [
+    "RequestGuard",
+    "check_signature",
+    "failure",
+    "json_object",
+    "read_body",
+    "require_proof",
+    "signature_of",
+    "success",
+]
 
+_CORRELATION_ID = re.compile(r"[A-Za-z0-9._-]{1,64}\Z")
 MAX_BODY_BYTES = 64 * 1024
 _BODY_SECONDS = 10.0
 
@@ -28,8 +41,8 @@ _BODY_SECONDS = 10.0
 class RequestGuard:
     """Gives every request its correlation id, and keeps web pages of other origins out.
 
-    Loopback keeps other machines out, not the browser on this one: any page it shows could post
-    here, or point a name of its own at 127.0.0.1 and read the answers.
+    Loopback keeps other machines out, not the browser on this one: any page it shows could post here, or point a name
+    of its own at 127.0.0.1 and read the answers.
     """
 
     def __init__(self, app: ASGIApp, *, only_loopback: bool, open_below: str) -> None:
@@ -43,57 +56,57 @@ class RequestGuard:
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        correlation = correlation_id(headers.get("x-correlation-id"))
-        scope.setdefault("state", {})["correlation_id"] = correlation
+        offered = headers.get("x-correlation-id", "")
+        # The caller's id if it is a sane token (it ends up in the log), else a new one.
+        scope.setdefault("state", {})["correlation_id"] = (
+            offered if _CORRELATION_ID.match(offered) else uuid.uuid4().hex
+        )
         refusal = self._refusal(headers, str(scope["path"]).startswith(self._open_below))
         if refusal is None:
             await self._app(scope, receive, send)
         else:
-            answer = JSONResponse(failure("forbidden", refusal, correlation), 403)
-            await answer(scope, receive, send)
+            await failure(Request(scope), 403, "forbidden", refusal)(scope, receive, send)
 
     def _refusal(self, headers: Headers, is_open: bool) -> str | None:
         host = headers.get("host", "")
-        if self._only_loopback and not is_open and not is_loopback(_name_in(f"//{host}")):
-            return "this gateway answers on loopback names only"
+        if self._only_loopback and not is_open:
+            try:
+                name = urlsplit(f"//{host}").hostname or ""
+            except ValueError:
+                name = ""
+            if not is_loopback(name):
+                return "this gateway answers on loopback names only"
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
             return "pages of another origin may not call this gateway"
         return None
 
 
-def _name_in(url: str) -> str:
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
-
-
 async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
     """Return the whole body; raises HTTPException: 413 when it is too large, 408 when too slow."""
+
+    async def collect() -> bytes:
+        body = bytearray()
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limit:
+                raise HTTPException(413, f"the body is larger than {limit} bytes")
+        return bytes(body)
+
     try:
-        return await asyncio.wait_for(_collect(request, limit), _BODY_SECONDS)
+        return await asyncio.wait_for(collect(), _BODY_SECONDS)
     except asyncio.TimeoutError:
         raise HTTPException(408, "the body did not arrive in time") from None
     except ClientDisconnect:
         raise HTTPException(400, "the client went away") from None
 
 
-async def _collect(request: Request, limit: int) -> bytes:
-    body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limit:
-            raise HTTPException(413, f"the body is larger than {limit} bytes")
-    return bytes(body)
-
-
 def check_signature(request: Request, body: bytes, secret: str | None, *, always: bool) -> None:
     """Check ``X-Signature: sha256=HMAC-SHA256(secret, body)``; raises HTTPException.
 
-    With a secret, a request must be signed when ``always`` is set or it comes from another machine,
-    and a signature that is there must be right: 401 without, 403 for a wrong one. Without a secret
-    only this machine is served; others get 503.
+    With a secret, a request must be signed when ``always`` is set or it comes from another machine, and a signature
+    that is there must be right: 401 without, 403 for a wrong one. Without a secret only this machine is served; others
+    get 503.
     """
     is_local = request.client is not None and is_loopback(request.client.host)
     if not secret:
@@ -137,3 +150,27 @@ def json_object(body: bytes) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise HTTPException(400, "the body must be a JSON object")
     return value
+
+
+def success(request: Request, data: dict[str, Any], status: int = 200) -> JSONResponse:
+    """Return the answer to a request that went well."""
+    answer = {"ok": True, "data": data, "correlationId": _correlation(request), "timestamp": timestamp()}
+    return JSONResponse(answer, status, headers={"Cache-Control": "no-store"})
+
+
+def failure(
+    request: Request, status: int, code: str, message: str, /, *, headers: Mapping[str, str] | None = None, **more: Any
+) -> JSONResponse:
+    """Return a refusal or a fault: a stable ``code`` for programs and a sentence for people."""
+    answer = {
+        "ok": False,
+        "error": {"code": code, "message": message},
+        **more,
+        "correlationId": _correlation(request),
+        "timestamp": timestamp(),
+    }
+    return JSONResponse(answer, status, headers=headers)
+
+
+def _correlation(request: Request) -> str:
+    return str(getattr(request.state, "correlation_id", ""))

@@ -1,0 +1,139 @@
+"""What the channels say and take: Telegram's updates, WhatsApp's notifications, and the call that sends a message."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from attrs import field, frozen
+
+from release_tasks.config.gateway import TELEGRAM_TOKEN, WHATSAPP_TOKEN
+from release_tasks.gateway.settings import Settings
+from release_tasks.pairing.channels import Channel, SenderRefused, normalise_sender
+
+__all__ = ["Call", "DirectMessage", "channel_call", "read_notification", "read_update"]
+
+_MAX_KEY = 500
+# What a Telegram message may hold instead of text, and what is queued for it when it has no caption.
+_TELEGRAM_CONTENTS = (
+    "photo", "voice", "video", "audio", "document", "sticker", "location", "venue", "contact", "animation",
+    "video_note", "poll", "dice",
+)  # fmt: skip
+# Content that a person sends by WhatsApp. A changed number, a reaction, an edit, a deletion are none of these.
+_WHATSAPP_CONTENTS = (
+    "image", "audio", "video", "document", "sticker", "location", "contacts", "interactive", "button", "order",
+)  # fmt: skip
+
+
+@frozen(kw_only=True)
+class DirectMessage:
+    """What one person wrote to the service alone; ``key`` is the channel's own id of it, the same at each retry."""
+
+    channel: Channel
+    sender: str
+    key: str
+    text: str
+
+
+@frozen
+class Call:
+    """One POST; ``name`` is what a log may call it, since the URL or a header may hold a token."""
+
+    name: str
+    url: str = field(repr=False)
+    body: dict[str, Any]
+    headers: dict[str, str] = field(repr=False)
+
+
+def read_update(update: dict[str, Any]) -> DirectMessage | None:
+    """Return the direct message of a Telegram update (``Update``, ``Message`` and ``Chat`` of the Bot API).
+
+    None for everything else: groups, channels, other bots, edits, joins and whatever is not content.
+    """
+    number, message = update.get("update_id"), update.get("message")
+    if not _is_number(number) or not isinstance(message, dict):
+        return None
+    chat, sender = message.get("chat"), message.get("from")
+    if not isinstance(chat, dict) or not isinstance(sender, dict):
+        return None
+    # In a private chat the chat's id is that of the person, so another sender that is named did not write it there.
+    if chat.get("type") != "private" or not _is_number(sender.get("id")) or sender["id"] != chat.get("id"):
+        return None
+    if sender.get("is_bot") is not False or "sender_chat" in message:
+        return None
+    texts = (message.get(key) for key in ("text", "caption"))
+    contents = (f"[{kind}]" for kind in _TELEGRAM_CONTENTS if kind in message)
+    text = next((text for text in texts if isinstance(text, str) and text), None) or next(contents, None)
+    return None if text is None else _direct_message(Channel.TELEGRAM, str(sender["id"]), str(number), text)
+
+
+def read_notification(notification: dict[str, Any]) -> list[DirectMessage]:
+    """Return the direct messages of a notification of Meta's WhatsApp Cloud API (``messages``), in their order.
+
+    Statuses, groups and all else are left out.
+    """
+    if notification.get("object") != "whatsapp_business_account":
+        return []
+    found = (_whatsapp_message(message) for message in _whatsapp_messages(notification))
+    return [message for message in found if message is not None]
+
+
+def channel_call(channel: str, to: str, text: str, settings: Settings, environ: Mapping[str, str]) -> Call | None:
+    """Return the call that sends ``text``, or None when it goes elsewhere: no such channel, or no token for it."""
+    if channel == Channel.TELEGRAM.value and environ.get(TELEGRAM_TOKEN):
+        url = f"{settings.telegram_api}/bot{environ[TELEGRAM_TOKEN]}/sendMessage"
+        return Call("the Telegram Bot API", url, {"chat_id": to, "text": text}, {})
+    number = settings.whatsapp_phone_number_id
+    if channel == Channel.WHATSAPP.value and environ.get(WHATSAPP_TOKEN) and number:
+        # A person without a phone number is addressed by the id that this business knows them by.
+        recipient = {"to": to} if to.isdigit() else {"recipient": to}
+        body = {"messaging_product": "whatsapp", **recipient, "type": "text", "text": {"body": text}}
+        headers = {"Authorization": f"Bearer {environ[WHATSAPP_TOKEN]}"}
+        return Call("the WhatsApp Cloud API", f"{settings.whatsapp_api}/{number}/messages", body, headers)
+    return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _whatsapp_messages(notification: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for entry in _objects(notification.get("entry")):
+        for change in _objects(entry.get("changes")):
+            value = change.get("value")
+            if change.get("field") == "messages" and isinstance(value, dict):
+                yield from _objects(value.get("messages"))
+
+
+def _objects(value: Any) -> list[dict[str, Any]]:
+    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
+
+
+def _whatsapp_message(message: dict[str, Any]) -> DirectMessage | None:
+    # A person who has taken a username shows no phone number, only an id that this business alone knows them by.
+    sender, key = message.get("from") or message.get("from_user_id"), message.get("id")
+    if "group_id" in message or not isinstance(sender, str) or not isinstance(key, str):
+        return None
+    kind = message.get("type")
+    content = message.get(kind) if isinstance(kind, str) else None
+    said = content.get("body" if kind == "text" else "caption") if isinstance(content, dict) else None
+    if kind == "text":
+        text = said if isinstance(said, str) else None
+    elif kind in _WHATSAPP_CONTENTS:
+        text = said if isinstance(said, str) and said else f"[{kind}]"
+    else:
+        text = None
+    return None if text is None else _direct_message(Channel.WHATSAPP, sender, key, text)
+
+
+def _direct_message(channel: Channel, sender: str, key: str, text: str) -> DirectMessage | None:
+    """Return the message with its sender normalised, or None when ``sender`` names no single person."""
+    try:
+        person = normalise_sender(channel, sender)
+    except SenderRefused:
+        return None
+    if not key or len(key) > _MAX_KEY:
+        return None
+    # A lone surrogate is valid JSON, and nothing that a database or a socket takes.
+    key, text = (value.encode("utf-8", "replace").decode() for value in (key, text))
+    return DirectMessage(channel=channel, sender=person, key=key, text=text)
