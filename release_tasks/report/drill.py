@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from release_tasks.report.advice import after_drill
-from release_tasks.report.terminal import Screen
+from release_tasks.report.screen import Screen
 
 __all__ = ["show_drill"]
 

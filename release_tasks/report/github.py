@@ -18,8 +18,8 @@ from release_tasks.core.printable import output_lines, printable
 from release_tasks.core.records import Check
 from release_tasks.core.runner import command, inert
 from release_tasks.report.markdown import step_summary, title_of
-from release_tasks.report.plain import PlainLines
-from release_tasks.report.terminal import unfailing
+from release_tasks.report.progress import PlainLines
+from release_tasks.report.screen import unfailing
 
 __all__ = ["GroupedLines", "annotation_lines", "outputs", "tell_github"]
 

@@ -10,12 +10,13 @@ from release_tasks.archive.restore_tests import Proof
 from release_tasks.archive.status import ReleaseStatus, read_status
 from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.config.schema import Settings
-from release_tasks.core.clock import rough_span, seconds_since
+from release_tasks.core.clock import seconds_since
 from release_tasks.core.codec import encode
 from release_tasks.core.records import Manifest
+from release_tasks.core.units import rough_span
 
 if TYPE_CHECKING:
-    from release_tasks.report.terminal import Screen
+    from release_tasks.report.screen import Screen
 
 __all__ = ["overview", "show_overview"]
 

@@ -10,7 +10,7 @@ from release_tasks.archive.verify import SnapshotVerdict
 from release_tasks.core.audit import AuditVerdict
 from release_tasks.core.records import Check, HealthReport, Manifest, PreflightReport, RollbackOutcome
 from release_tasks.report.advice import after_audit, after_manifest, after_outcome, after_verdicts
-from release_tasks.report.terminal import Screen
+from release_tasks.report.screen import Screen
 
 __all__ = ["audit_document", "show_audit", "show_checks", "show_manifest", "show_outcome", "show_verdicts"]
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from release_tasks.core.records import RollbackOutcome
 from release_tasks.report.advice import after_watch
+from release_tasks.report.screen import Screen
 from release_tasks.report.summaries import show_outcome
-from release_tasks.report.terminal import Screen
 
 __all__ = ["show_watch"]
 

@@ -127,7 +127,8 @@ def _may_decide(current: Session, channel: Channel, action: str, look_up: Callab
 
 
 def _show_pending(current: Session, channel: Channel, requests: list[PendingRequest]) -> None:
-    from release_tasks.core.clock import rough_span, timestamp
+    from release_tasks.core.clock import timestamp
+    from release_tasks.core.units import rough_span
 
     shown = [
         {

@@ -12,6 +12,7 @@ from attrs import evolve
 
 from release_tasks.core.errors import UsageError
 from release_tasks.core.records import Check, PreflightReport
+from release_tasks.core.units import show_size, show_span
 from release_tasks.report.html.gates import gates_of
 from release_tasks.report.html.gather import find_release, gather
 from release_tasks.report.html.health import strips_of
@@ -20,7 +21,6 @@ from release_tasks.report.html.notifications import moment, seconds_between, tex
 from release_tasks.report.html.page import ReleasePage, Rollback
 from release_tasks.report.html.rollbacks import read_rollbacks
 from release_tasks.report.html.timeline import course_of
-from release_tasks.report.html.units import size, span
 from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
@@ -381,7 +381,7 @@ def test_a_snapshot_that_was_exchanged_is_no_way_back(project: Any) -> None:
 )
 def test_sizes_are_readable(count: int, shown: str) -> None:
     """Bytes as they are, larger sizes in the unit that suits them."""
-    assert size(count) == shown
+    assert show_size(count) == shown
 
 
 @pytest.mark.parametrize(
@@ -390,7 +390,7 @@ def test_sizes_are_readable(count: int, shown: str) -> None:
 )
 def test_spans_are_readable(seconds: float, shown: str) -> None:
     """As precise as it matters."""
-    assert span(seconds) == shown
+    assert show_span(seconds) == shown
 
 
 def test_times_that_are_none_are_passed_over() -> None:

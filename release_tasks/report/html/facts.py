@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 from release_tasks.core.records import Check, Manifest
+from release_tasks.core.units import show_size
 from release_tasks.report.html.notifications import text, tone_of
 from release_tasks.report.html.page import AuditTrail, Fact, Snapshot
-from release_tasks.report.html.units import size
 
 __all__ = ["facts_of"]
 
@@ -52,7 +52,7 @@ def _snapshot(snapshot: Snapshot | None, *, is_known: bool) -> Fact:
     words = {"good": "verified now", "bad": "damaged", "warn": "unverifiable", "quiet": ""}
     return Fact(
         label="Snapshot",
-        value=size(snapshot.size),
+        value=show_size(snapshot.size),
         note=words[snapshot.tone],
         tone=snapshot.tone,
         section="snapshot",

@@ -6,20 +6,9 @@ from datetime import datetime, timezone
 from typing import Any
 
 from release_tasks.core.canonical import excerpt
-from release_tasks.report.html.page import Tone
+from release_tasks.report.words import meaning_of as tone_of
 
 __all__ = ["moment", "number", "seconds_between", "text", "texts", "tone_of"]
-
-_TONES: dict[str, Tone] = {
-    **dict.fromkeys(("ready", "passed", "restored", "noop", "healthy", "ok", "verified", "granted", "intact"), "good"),
-    **dict.fromkeys(("blocked", "failed", "damaged", "unreachable", "broken", "unreadable", "bad", "live"), "bad"),
-    **dict.fromkeys(("degraded", "inconclusive", "refused", "unknown", "in_progress", "unverifiable"), "warn"),
-}
-
-
-def tone_of(word: str) -> Tone:
-    """Return what a status word means for whoever reads it."""
-    return _TONES.get(word, "quiet")
 
 
 def text(value: Any, limit: int = 2000) -> str:

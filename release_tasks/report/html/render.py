@@ -13,11 +13,10 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from release_tasks.core.clock import rough_span
 from release_tasks.core.printable import printable
+from release_tasks.core.units import rough_span, show_size, show_span
 from release_tasks.report.html.notifications import moment
 from release_tasks.report.html.page import ReleasePage, Tone
-from release_tasks.report.html.units import size, span
 
 __all__ = ["render"]
 
@@ -55,7 +54,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters.update(size=size, span=span, ago=_ago, clock=_clock, offset=_offset, percent=_percent)
+    environment.filters.update(size=show_size, span=show_span, ago=_ago, clock=_clock, offset=_offset, percent=_percent)
     return environment
 
 
@@ -84,7 +83,7 @@ def _offset(value: str | None, since: str | None) -> str:
     later, earlier = moment(value), moment(since)
     if later is None or earlier is None or later < earlier:
         return ""
-    return span((later - earlier).total_seconds())
+    return show_span((later - earlier).total_seconds())
 
 
 def _percent(share: float) -> str:

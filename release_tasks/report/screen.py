@@ -15,21 +15,11 @@ from rich.text import Text
 
 from release_tasks.core.printable import printable
 from release_tasks.core.runner import inert
-from release_tasks.report.layout import aligned_lines, fitting_lines, wrapped
+from release_tasks.report.table import aligned_lines, fitting_lines, wrapped
+from release_tasks.report.words import style_of
 
-__all__ = ["Look", "Screen", "for_person", "look_of", "style_of", "unfailing"]
+__all__ = ["Look", "Screen", "for_person", "look_of", "unfailing"]
 
-_STYLES = {
-    "passed": "green", "ready": "green", "restored": "green", "noop": "green", "verified": "green", "ok": "green",
-    "success": "green", "running": "green", "done": "green", "intact": "green", "clean": "green", "finished": "green",
-    "failed": "bold red", "blocked": "bold red", "damaged": "bold red", "broken": "bold red", "unhealthy": "bold red",
-    "refused": "bold red", "unreadable": "bold red",
-    "skipped": "yellow", "degraded": "yellow", "unverifiable": "yellow", "in_progress": "yellow", "advisory": "yellow",
-    "undone": "yellow", "discarded": "yellow", "stopped": "yellow", "approved": "green", "rejected": "yellow",
-    "signed": "green", "unchecked": "yellow",
-    "revoked": "yellow", "healthy": "green", "inconclusive": "yellow", "bad": "bold red", "unknown": "yellow",
-    "restarted": "green",
-}  # fmt: skip
 _USUAL_WIDTH = 80
 _LEAST_WIDTH = 20
 # RFC 3339 as we write it, in UTC. To the second it is as much as a person compares; programs get it whole.
@@ -113,11 +103,6 @@ class Screen:
         shown = [[_TIME.sub(r"\1 \2", " ".join(cell.split())) for cell in row] for row in cells]
         for parts in fitting_lines(columns, shown, self.look.width):
             self._out.print(Text.assemble(*((part.text, style_of(part.word)) for part in parts)))
-
-
-def style_of(word: str) -> str:
-    """Return the style of a status word, none for another text."""
-    return _STYLES.get(word, "bold" if word == "heading" else "")
 
 
 def for_person(sentence: str, environ: Mapping[str, str]) -> str:
