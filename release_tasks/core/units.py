@@ -13,6 +13,7 @@ __all__ = [
     "parse_integer",
     "parse_share",
     "rough_span",
+    "show_count",
     "show_counter",
     "show_duration",
     "show_mebibytes",
@@ -97,6 +98,11 @@ def odd_values(value: Any) -> Iterator[Any]:
         yield value
 
 
+def show_count(count: int, noun: str) -> str:
+    """Return a number of things: ``1 event``, ``2 events``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
 def _power(count: int) -> int:
     """Return how many times 1024 goes into ``count``: which of ``_SIZES`` suits it."""
     return min(max(count.bit_length() - 1, 0) // 10, len(_SIZES) - 1)
@@ -106,7 +112,7 @@ def show_size(count: int) -> str:
     """Return a number of bytes as short as it may be: ``812 bytes``, ``40 KiB``, ``1.2 GiB``."""
     power = _power(count)
     if power == 0:
-        return f"{count} byte{'' if count == 1 else 's'}"
+        return show_count(count, "byte")
     size = count / 1024**power
     is_whole = size == int(size) or size >= 100
     return f"{size:.{0 if is_whole and power < len(_SIZES) - 1 else 1}f} {_SIZES[power]}"

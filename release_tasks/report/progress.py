@@ -34,7 +34,7 @@ from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.printable import printable
 from release_tasks.core.records import Check
 from release_tasks.core.runner import is_listening
-from release_tasks.core.units import rough_span, show_counter, show_seconds
+from release_tasks.core.units import rough_span, show_count, show_counter, show_seconds
 from release_tasks.report.screen import Look, Screen
 from release_tasks.report.table import fitting_lines, shortened, wrapped
 from release_tasks.report.words import SIGNS, meaning_of, style_of
@@ -409,7 +409,7 @@ class _Drawer:
     def _look_lines(self) -> list[Text]:
         if not self._looks:
             return []
-        title = f"{self._total} look{'' if self._total == 1 else 's'}"
+        title = show_count(self._total, "look")
         rows = [(look.time[11:19], *look_cells(look)) for look in self._looks]
         # A line a look: its reason is cut off to what the other columns leave.
         others = sum(max(map(len, column)) + 2 for column in list(zip(_COLUMNS, *rows, strict=True))[:-1])
