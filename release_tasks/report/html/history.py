@@ -6,16 +6,48 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from attrs import frozen
+
 from release_tasks.archive.pipeline import ManifestFile
 from release_tasks.core.records import Manifest
-from release_tasks.report.html.notifications import text
-from release_tasks.report.html.page import History, Past, Rollback, Tone
-from release_tasks.report.html.rollbacks import rollbacks_of
+from release_tasks.report.html.rollbacks import Rollback, rollbacks_of
+from release_tasks.report.html.values import text
+from release_tasks.report.words import Meaning
 
-__all__ = ["degraded_releases", "history_of", "word_of"]
+__all__ = ["History", "degraded_releases", "history_of", "word_of"]
 
 _MOST_RELEASES = 20
 _WATCHED = ("watch.degraded", "watch.finished")
+
+
+@frozen(kw_only=True)
+class Past:
+    """One release in the history; ``snapshot`` is ``kept`` or ``gone``, empty when it never had one."""
+
+    file: ManifestFile
+    word: str
+    tone: Meaning
+    snapshot: str
+    taken_back: bool
+    seconds_to_restore: float | None
+
+
+@frozen(kw_only=True)
+class History:
+    """The newest releases, newest first, of ``total``. ``failed_share`` is taken back of ready; None without one.
+
+    ``problem`` says why the audit log cannot be relied on.
+    """
+
+    rows: list[Past]
+    total: int
+    ready: int
+    blocked: int
+    taken_back: int
+    failed_share: float | None
+    median_seconds: float | None
+    longest_seconds: float | None
+    problem: str
 
 
 def degraded_releases(events: Sequence[dict[str, Any]]) -> set[str]:
@@ -25,38 +57,48 @@ def degraded_releases(events: Sequence[dict[str, Any]]) -> set[str]:
 
 
 def history_of(
-    files: Sequence[ManifestFile],
-    rollbacks: Sequence[Rollback],
-    snapshots: set[str],
-    degraded: set[str],
-    this: str,
-    problem: str,
+    files: Sequence[ManifestFile], rollbacks: Sequence[Rollback], snapshots: set[str], degraded: set[str], problem: str
 ) -> History:
     """Return the last 20 releases.
 
-    ``snapshots`` are those that are still there, ``degraded`` the releases that a watch found so, and ``problem`` says
-    why the log cannot be relied on. A release failed when its snapshot went live again, whether or not the service
-    got well on it.
+    ``snapshots`` are those that are still there, ``degraded`` the releases that a watch found so. A release failed
+    when its snapshot went live again, whether or not the service got well on it.
     """
-    newest = list(reversed(files))[:_MOST_RELEASES]
-    rows = [_past(file, list(rollbacks), snapshots, degraded, this) for file in newest]
-    ready = [file.manifest for file in newest if file.manifest is not None and file.manifest.status == "ready"]
-    taken_back = [manifest for manifest in ready if _effective(manifest, list(rollbacks))]
-    seconds = sorted(row.seconds_to_restore for row in rows if row.seconds_to_restore is not None)
+    rows = [_past(file, rollbacks, snapshots, degraded) for file in list(reversed(files))[:_MOST_RELEASES]]
+    statuses = [row.file.manifest.status for row in rows if row.file.manifest is not None]
+    ready, blocked = statuses.count("ready"), statuses.count("blocked")
+    taken_back = sum(row.taken_back for row in rows)
+    seconds = [row.seconds_to_restore for row in rows if row.seconds_to_restore is not None]
     return History(
         rows=rows,
         total=len(files),
-        ready=len(ready),
-        blocked=sum(file.manifest is not None and file.manifest.status == "blocked" for file in newest),
-        taken_back=len(taken_back),
-        failed_share=len(taken_back) / len(ready) if ready else None,
+        ready=ready,
+        blocked=blocked,
+        taken_back=taken_back,
+        failed_share=taken_back / ready if ready else None,
         median_seconds=statistics.median(seconds) if seconds else None,
-        longest_seconds=seconds[-1] if seconds else None,
+        longest_seconds=max(seconds, default=None),
         problem=problem,
     )
 
 
-def word_of(manifest: Manifest | None, rollbacks: Sequence[Rollback], *, is_degraded: bool) -> tuple[str, Tone]:
+def _past(file: ManifestFile, rollbacks: Sequence[Rollback], snapshots: set[str], degraded: set[str]) -> Past:
+    manifest = file.manifest
+    snapshot_id = manifest.snapshot.snapshot_id if manifest is not None and manifest.snapshot is not None else None
+    own = rollbacks_of(rollbacks, file.release_id, snapshot_id) if manifest is not None else []
+    word, tone = word_of(manifest, own, is_degraded=file.release_id in degraded)
+    restored = [r.seconds for r in own if r.status == "restored" and r.seconds is not None]
+    return Past(
+        file=file,
+        word=word,
+        tone=tone,
+        snapshot="" if snapshot_id is None else "kept" if snapshot_id in snapshots else "gone",
+        taken_back=manifest is not None and manifest.status == "ready" and any(r.took_effect for r in own),
+        seconds_to_restore=restored[-1] if restored else None,
+    )
+
+
+def word_of(manifest: Manifest | None, rollbacks: Sequence[Rollback], *, is_degraded: bool) -> tuple[str, Meaning]:
     """Return the one word for how a release stands; ``rollbacks`` are those of this release."""
     if manifest is None:
         return "unreadable", "bad"
@@ -68,42 +110,3 @@ def word_of(manifest: Manifest | None, rollbacks: Sequence[Rollback], *, is_degr
     if last.status == "in_progress":
         return "rollback unfinished", "bad"
     return ("rolled back", "warn") if last.status == "restored" else ("rolled back, unwell", "bad")
-
-
-def _effective(manifest: Manifest, rollbacks: list[Rollback]) -> list[Rollback]:
-    snapshot_id = manifest.snapshot.snapshot_id if manifest.snapshot else None
-    return [r for r in rollbacks_of(rollbacks, manifest.release_id, snapshot_id) if r.took_effect]
-
-
-def _past(file: ManifestFile, rollbacks: list[Rollback], snapshots: set[str], degraded: set[str], this: str) -> Past:
-    manifest = file.manifest
-    snapshot_id = manifest.snapshot.snapshot_id if manifest is not None and manifest.snapshot is not None else None
-    own = rollbacks_of(rollbacks, file.release_id, snapshot_id) if manifest is not None else []
-    word, tone = word_of(manifest, own, is_degraded=file.release_id in degraded)
-    if manifest is None:
-        return Past(
-            release_id=file.release_id,
-            word=word,
-            tone=tone,
-            version="",
-            prepared_at=None,
-            gates="",
-            snapshot="",
-            seconds_to_restore=None,
-            is_this=file.release_id == this,
-            detail=text(file.reason, 300),
-        )
-    checks = manifest.preflight.checks
-    restored = [r.seconds for r in own if r.status == "restored" and r.seconds is not None]
-    return Past(
-        release_id=file.release_id,
-        word=word,
-        tone=tone,
-        version=text(manifest.app_version, 100),
-        prepared_at=text(manifest.generated_at, 40),
-        gates=f"{sum(check.status == 'passed' for check in checks)}/{len(checks)}",
-        snapshot="" if snapshot_id is None else "kept" if snapshot_id in snapshots else "gone",
-        seconds_to_restore=restored[-1] if restored else None,
-        is_this=file.release_id == this,
-        detail=text(manifest.diagnostics[0], 300) if manifest.diagnostics else "",
-    )

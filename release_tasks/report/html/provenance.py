@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import platform
 
+from attrs import frozen
+
 from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.errors import StageError, describe_error
 from release_tasks.core.version import __version__
-from release_tasks.report.html.notifications import text
-from release_tasks.report.html.page import Provenance, Tone
+from release_tasks.report.html.values import text
+from release_tasks.report.words import Meaning
 
-__all__ = ["provenance_of"]
+__all__ = ["Provenance", "provenance_of"]
 
-_ATTESTED: dict[str, tuple[Tone, str]] = {
+_ATTESTED: dict[str, tuple[Meaning, str]] = {
     "signed": ("good", "The statement beside it is signed by a key that is trusted here, and matches."),
     "unchecked": (
         "warn",
@@ -27,42 +29,47 @@ _ATTESTED: dict[str, tuple[Tone, str]] = {
 }
 
 
+@frozen(kw_only=True)
+class Provenance:
+    """What the page was made from, and by what; ``digest`` is that of the manifest, or why it has none."""
+
+    path: str
+    digest: str
+    is_digested: bool
+    attested_tone: Meaning
+    attested: str
+    findings: list[str]
+    versions: dict[str, str]
+
+
 def provenance_of(settings: Settings, pipeline: Pipeline, file: ManifestFile) -> Provenance:
     """Return what the page was made from, and by what; what cannot be read is said."""
     import apsw
 
     path = pipeline.manifest_path(file.release_id)
-    digest, problem = None, ""
     try:
-        digest = sha256_file(path)
+        digest, is_digested = sha256_file(path), True
     except OSError as error:
-        problem = describe_error(error)
-    tone, attested, findings = _attested(settings, file.release_id)
-    versions = [
-        ("release-tasks", __version__),
-        ("Python", platform.python_version()),
-        ("SQLite", apsw.sqlitelibversion()),
-    ]
+        digest, is_digested = text(describe_error(error)) or "unknown", False
+    verdict = AttestationVerdict(release_id=file.release_id, status="none")
+    try:
+        verdict = next((v for v in verify_attestations(settings) if v.release_id == file.release_id), verdict)
+        tone, attested = _ATTESTED[verdict.status]
+    except (StageError, OSError) as error:
+        tone, attested = "warn", f"The statement beside it was not checked: {text(describe_error(error), 500)}"
+    versions = {
+        "release-tasks": __version__,
+        "Python": platform.python_version(),
+        "SQLite": apsw.sqlitelibversion(),
+    }
     if file.manifest is not None:
-        versions.append(("manifest format", str(file.manifest.manifest_version)))
+        versions["manifest format"] = str(file.manifest.manifest_version)
     return Provenance(
-        manifest_path=str(path),
-        manifest_digest=digest,
-        manifest_problem=text(problem),
+        path=str(path),
+        digest=digest,
+        is_digested=is_digested,
         attested_tone=tone,
         attested=attested,
-        attested_findings=findings,
+        findings=[text(finding, 500) for finding in verdict.findings[:5]],
         versions=versions,
     )
-
-
-def _attested(settings: Settings, release_id: str) -> tuple[Tone, str, list[str]]:
-    try:
-        verdicts = verify_attestations(settings)
-    except (StageError, OSError) as error:
-        return "warn", f"The statement beside it was not checked: {text(describe_error(error), 500)}", []
-    verdict = next((found for found in verdicts if found.release_id == release_id), None)
-    if verdict is None:
-        verdict = AttestationVerdict(release_id=release_id, status="none")
-    tone, sentence = _ATTESTED[verdict.status]
-    return tone, sentence, [text(str(finding), 500) for finding in verdict.findings[:5]]

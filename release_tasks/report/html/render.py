@@ -14,14 +14,15 @@ import jinja2
 from markupsafe import Markup
 
 from release_tasks.core.printable import printable
-from release_tasks.core.units import rough_span, show_size, show_span
-from release_tasks.report.html.notifications import moment
-from release_tasks.report.html.page import ReleasePage, Tone
+from release_tasks.core.units import rough_span, show_count, show_size, show_span
+from release_tasks.report.html.page import ReleasePage
+from release_tasks.report.html.values import actor_of, moment, number, text
+from release_tasks.report.words import Meaning, meaning_of
 
 __all__ = ["render"]
 
 _TEMPLATES = "release_tasks.report.html"
-_ICON_COLOURS: dict[Tone, str] = {"good": "#1a7f37", "bad": "#c62828", "warn": "#9a6700", "quiet": "#5c6570"}
+_ICON_COLOURS: dict[Meaning, str] = {"good": "#1a7f37", "bad": "#c62828", "warn": "#9a6700", "quiet": "#5c6570"}
 _ICON = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="{}"/></svg>'
 
 
@@ -29,14 +30,14 @@ def render(page: ReleasePage) -> bytes:
     """Return the page as UTF-8; its policy lets nothing run and nothing be fetched but the one style block in it."""
     style = (files(_TEMPLATES) / "templates" / "page.css").read_text("utf-8")
     template = _environment().get_template("page.html")
-    text = template.render(
+    page_text: str = template.render(
         page=page,
         style=Markup(style),
         policy=_policy(style),
         favicon="data:image/svg+xml," + quote(_ICON.format(_ICON_COLOURS[page.verdict.tone])),
         generated=moment(page.generated_at) or datetime.now(timezone.utc),
     )
-    return text.encode()
+    return page_text.encode()
 
 
 def _policy(style: str) -> str:
@@ -54,7 +55,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters.update(size=show_size, span=show_span, ago=_ago, clock=_clock, offset=_offset, percent=_percent)
+    environment.filters.update(text=text, number=number, actor=actor_of, meaning=meaning_of)
+    environment.filters.update(count=show_count, size=show_size, span=show_span)
+    environment.filters.update(ago=_ago, clock=_clock, offset=_offset)
     return environment
 
 
@@ -84,7 +87,3 @@ def _offset(value: str | None, since: str | None) -> str:
     if later is None or earlier is None or later < earlier:
         return ""
     return show_span((later - earlier).total_seconds())
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.0f} %"

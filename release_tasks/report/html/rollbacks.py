@@ -2,69 +2,69 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from attrs import evolve
+from attrs import evolve, frozen
 
-from release_tasks.report.html.notifications import seconds_between, text
-from release_tasks.report.html.page import Rollback
+from release_tasks.report.html.values import actor_of, seconds_between, text
 
-__all__ = ["read_rollbacks", "rollbacks_of"]
-
-_ENDS = ("rollback.finished", "rollback.recovered", "rollback.refused")
+__all__ = ["Rollback", "read_rollbacks", "rollbacks_of"]
 
 
-def read_rollbacks(events: list[dict[str, Any]]) -> list[Rollback]:
+@frozen(kw_only=True)
+class Rollback:
+    """One rollback; ``seconds`` is the time to restore, None until it has ended."""
+
+    rollback_id: str
+    release_id: str
+    snapshot_id: str
+    status: str
+    started_at: str | None
+    ended_at: str | None = None
+    seconds: float | None = None
+    detail: str = ""
+    actor: str
+    safety_snapshot_id: str | None = None
+    health: object = None
+
+    @property
+    def took_effect(self) -> bool:
+        """Whether its snapshot went live."""
+        return self.status in ("restored", "live")
+
+
+def read_rollbacks(events: Sequence[dict[str, Any]]) -> list[Rollback]:
     """Return every rollback that began, and those that found nothing to do, in the order of the log."""
     found: dict[str, Rollback] = {}
     for event in events:
         kind = event.get("event")
         if kind == "rollback.started":
-            found[text(event.get("rollbackId"))] = _started(event)
-        elif kind in _ENDS:
-            rollback = _ended_by(event, found)
+            found[text(event.get("rollbackId"))] = _begun(event)
+        elif kind in ("rollback.finished", "rollback.recovered", "rollback.refused"):
+            rollback = found.get(text(event.get("rollbackId")))
+            if rollback is None and kind == "rollback.refused":
+                rollback = _given_up(event, found)
+            if rollback is None and kind == "rollback.finished":
+                rollback = evolve(_begun(event), started_at=None)  # with the snapshot in place already nothing begins
             if rollback is not None:
-                found[rollback.rollback_id] = rollback
+                found[rollback.rollback_id] = _ended(rollback, event)
     return list(found.values())
 
 
-def rollbacks_of(rollbacks: list[Rollback], release_id: str, snapshot_id: str | None) -> list[Rollback]:
+def rollbacks_of(rollbacks: Sequence[Rollback], release_id: str, snapshot_id: str | None) -> list[Rollback]:
     """Return those that took this release back, or tried to."""
     return [r for r in rollbacks if r.release_id == release_id or (snapshot_id and r.snapshot_id == snapshot_id)]
 
 
-def _started(event: dict[str, Any]) -> Rollback:
+def _begun(event: dict[str, Any]) -> Rollback:
     return Rollback(
         rollback_id=text(event.get("rollbackId")),
         release_id=text(event.get("releaseId")),
         snapshot_id=text(event.get("snapshotId")),
         status="in_progress",
         started_at=text(event.get("time")),
-        ended_at=None,
-        seconds=None,
-        detail="",
-        actor=_actor(event),
-    )
-
-
-def _ended_by(event: dict[str, Any], known: dict[str, Rollback]) -> Rollback | None:
-    """Return the rollback that ``event`` ended; None when it is about none that began."""
-    rollback = known.get(text(event.get("rollbackId")))
-    if rollback is None and event.get("event") == "rollback.refused":
-        rollback = _given_up(event, known)
-    if rollback is None:
-        if event.get("event") != "rollback.finished":
-            return None
-        rollback = evolve(_started(event), started_at=None)  # with the snapshot in place already nothing begins
-    ended_at = text(event.get("time"))
-    return evolve(
-        rollback,
-        status=_status(event),
-        ended_at=ended_at,
-        seconds=seconds_between(rollback.started_at, ended_at),
-        detail=text(event.get("detail")),
-        safety_snapshot_id=text(event.get("safetySnapshotId")) or None,
-        health=event.get("health"),
+        actor=actor_of(event),
     )
 
 
@@ -75,14 +75,19 @@ def _given_up(event: dict[str, Any], known: dict[str, Rollback]) -> Rollback | N
     return begun[-1] if begun and is_end else None
 
 
-def _status(event: dict[str, Any]) -> str:
-    """Return how it ended: ``live`` when the snapshot went live and the service did not get well on it."""
-    status = text(event.get("status"))
-    is_live = event.get("event") == "rollback.finished" or (
-        event.get("event") == "rollback.refused" and "rollbackId" in event
+def _ended(rollback: Rollback, event: dict[str, Any]) -> Rollback:
+    status, ended_at = text(event.get("status")), text(event.get("time"))
+    kind = event.get("event")
+    if status in ("failed", "refused") and (
+        kind == "rollback.finished" or (kind == "rollback.refused" and "rollbackId" in event)
+    ):
+        status = "live"  # the snapshot went live, and the service did not get well on it
+    return evolve(
+        rollback,
+        status=status,
+        ended_at=ended_at,
+        seconds=seconds_between(rollback.started_at, ended_at),
+        detail=text(event.get("detail")),
+        safety_snapshot_id=text(event.get("safetySnapshotId")) or None,
+        health=event.get("health"),
     )
-    return "live" if status in ("failed", "refused") and is_live else status
-
-
-def _actor(event: dict[str, Any]) -> str:
-    return f"{text(event.get('actor'), 64)}@{text(event.get('host'), 64)}"

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from release_tasks.core.records import Check, Manifest
-from release_tasks.report.html.notifications import moment, number, seconds_between, text, tone_of
-from release_tasks.report.html.page import Bar, Course, Rollback, Step, Tone
+from attrs import frozen
 
-__all__ = ["course_of"]
+from release_tasks.core.records import Manifest
+from release_tasks.report.html.gates import tone_of_check
+from release_tasks.report.html.rollbacks import Rollback
+from release_tasks.report.html.values import moment, number, seconds_between, text
+from release_tasks.report.words import Meaning, meaning_of
+
+__all__ = ["Timeline", "timeline_of"]
 
 _MOST_BARS = 40
 _MOST_STEPS = 40
@@ -21,66 +25,91 @@ _ROLLBACKS = {
 }
 
 
-def course_of(
+@frozen(kw_only=True)
+class Bar:
+    """A phase of the prepare, or a gate within preflight. ``begin`` and ``length`` are shares of the whole time."""
+
+    name: str
+    tone: Meaning
+    seconds: float
+    begin: float
+    length: float
+    is_gate: bool
+
+
+@frozen(kw_only=True)
+class Step:
+    """Something that happened to the release after its prepare; ``seconds`` is how long it took, if known."""
+
+    at: str
+    what: str
+    tone: Meaning
+    detail: str
+    seconds: float | None = None
+
+
+@frozen(kw_only=True)
+class Timeline:
+    """What the prepare spent its ``seconds`` on, then what happened to the release."""
+
+    bars: list[Bar]
+    more_bars: int
+    steps: list[Step]
+    seconds: float
+
+
+def timeline_of(
     manifest: Manifest | None,
     events: Sequence[dict[str, Any]],
     drills: Sequence[dict[str, Any]],
     rollbacks: Sequence[Rollback],
-) -> Course:
+) -> Timeline:
     """Return what the prepare did when, then drills, watches and rollbacks of the release in the order of time."""
     steps = [_of_watch(event) for event in events if _ends_watch(event)]
     steps += [_of_drill(event) for event in drills]
     steps += [_of_rollback(rollback) for rollback in rollbacks]
-    steps = sorted(steps, key=lambda step: step.at)[-_MOST_STEPS:]
-    spans = _spans(manifest) if manifest is not None else []
-    if not spans:
-        return Course(bars=[], steps=steps)
-    first, last = min(span[2] for span in spans), max(span[3] for span in spans)
-    whole = seconds_between(first, last) or 0.0
-    bars = [_bar(name, tone, start, end, first, whole, is_gate) for name, tone, start, end, is_gate in spans]
-    return Course(
+    bars, seconds = _bars(manifest)
+    return Timeline(
         bars=bars[:_MOST_BARS],
         more_bars=max(len(bars) - _MOST_BARS, 0),
-        steps=steps,
-        started_at=first,
-        seconds=whole,
+        steps=sorted(steps, key=lambda step: step.at)[-_MOST_STEPS:],
+        seconds=seconds,
     )
 
 
-_Span = tuple[str, Tone, str, str, bool]
-
-
-def _spans(manifest: Manifest) -> list[_Span]:
-    """Return phases and gates with their times, the gates below the preflight that ran them."""
-    gates: list[_Span] = [
-        (text(check.id, 128), _tone(check), check.started_at, check.completed_at, True)
-        for check in manifest.preflight.checks
-        if check.started_at and check.completed_at and _is_span(check.started_at, check.completed_at)
-    ]
-    phases: list[_Span] = [
-        (text(phase.name, 64), "quiet", phase.started_at, phase.completed_at, False)
-        for phase in manifest.phases
-        if _is_span(phase.started_at, phase.completed_at)
-    ]
+def _bars(manifest: Manifest | None) -> tuple[list[Bar], float]:
+    """Return phases and gates with their times, the gates below the preflight that ran them, and the whole time."""
+    phases: list[tuple[str, Meaning, str | None, str | None, bool]] = []
+    gates = phases.copy()
+    if manifest is not None:
+        phases = [(text(p.name, 64), "quiet", p.started_at, p.completed_at, False) for p in manifest.phases]
+        gates = [
+            (text(check.id, 128), tone_of_check(check), check.started_at, check.completed_at, True)
+            for check in manifest.preflight.checks
+        ]
     before = [phase for phase in phases if phase[0] == "preflight"]
-    return [*before, *gates, *(phase for phase in phases if phase not in before)]
-
-
-def _is_span(start: str, end: str) -> bool:
-    return seconds_between(start, end) is not None
-
-
-def _tone(check: Check) -> Tone:
-    if check.status == "passed":
-        return "good"
-    return "warn" if check.advisory or check.status == "skipped" else "bad"
-
-
-def _bar(name: str, tone: Tone, start: str, end: str, first: str, whole: float, is_gate: bool) -> Bar:
-    seconds = seconds_between(start, end) or 0.0
-    begin = (seconds_between(first, start) or 0.0) / whole if whole else 0.0
-    length = seconds / whole if whole else 1.0
-    return Bar(name=name, tone=tone, seconds=seconds, begin=begin, length=length, is_gate=is_gate)
+    after = [phase for phase in phases if phase[0] != "preflight"]
+    spans = [
+        (name, tone, start, end, seconds, is_gate)
+        for name, tone, start, end, is_gate in (*before, *gates, *after)
+        if start and end and (seconds := seconds_between(start, end)) is not None
+    ]
+    if not spans:
+        return [], 0.0
+    first = min(span[2] for span in spans)
+    whole = seconds_between(first, max(span[3] for span in spans)) or 0.0
+    bars = [
+        Bar(
+            name=name,
+            tone=tone,
+            seconds=seconds,
+            begin=(seconds_between(first, start) or 0.0) / whole if whole else 0.0,
+            length=seconds / whole if whole else 1.0,
+            is_gate=is_gate,
+        )
+        for name, tone, start, _, seconds, is_gate in spans
+    ]
+    return bars, whole
 
 
 def _ends_watch(event: dict[str, Any]) -> bool:
@@ -90,8 +119,8 @@ def _ends_watch(event: dict[str, Any]) -> bool:
 
 
 def _of_watch(event: dict[str, Any]) -> Step:
-    status = text(event.get("status"), 40)
-    return Step(at=_time(event), what=f"Watched: {status}", tone=tone_of(status), detail=text(event.get("detail"), 500))
+    status, detail = text(event.get("status"), 40), text(event.get("detail"), 500)
+    return Step(at=_time(event), what=f"Watched: {status}", tone=meaning_of(status), detail=detail)
 
 
 def _of_drill(event: dict[str, Any]) -> Step:
@@ -101,7 +130,7 @@ def _of_drill(event: dict[str, Any]) -> Step:
     return Step(
         at=_time(event),
         what=f"Drill {status}",
-        tone=tone_of(status),
+        tone=meaning_of(status),
         detail=text(event.get("detail"), 500) + booted,
         seconds=took / 1000 if took is not None else None,
     )
@@ -112,12 +141,12 @@ def _of_rollback(rollback: Rollback) -> Step:
     return Step(
         at=rollback.started_at or rollback.ended_at or "",
         what=_ROLLBACKS.get(rollback.status, f"Rollback {rollback.status}"),
-        tone="warn" if rollback.status == "restored" else tone_of(rollback.status),
+        tone="warn" if rollback.status == "restored" else meaning_of(rollback.status),
         detail=f"by {rollback.actor}: {detail}" if detail else f"by {rollback.actor}",
         seconds=rollback.seconds,
     )
 
 
 def _time(event: dict[str, Any]) -> str:
-    told = text(event.get("time"), 40)
-    return told if moment(told) else ""
+    at = text(event.get("time"), 40)
+    return at if moment(at) else ""

@@ -6,9 +6,8 @@ from datetime import datetime, timezone
 from typing import Any
 
 from release_tasks.core.canonical import excerpt
-from release_tasks.report.words import meaning_of as tone_of
 
-__all__ = ["moment", "number", "seconds_between", "text", "texts", "tone_of"]
+__all__ = ["actor_of", "moment", "number", "seconds_between", "text", "texts"]
 
 
 def text(value: Any, limit: int = 2000) -> str:
@@ -24,6 +23,11 @@ def texts(value: Any, most: int, limit: int = 500) -> list[str]:
 def number(value: Any) -> int | None:
     """Return a whole number, or None for any other value."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def actor_of(event: dict[str, Any]) -> str:
+    """Return who wrote an event of the audit log, and where."""
+    return f"{text(event.get('actor'), 64)}@{text(event.get('host'), 64)}"
 
 
 def moment(value: str | None) -> datetime | None:
