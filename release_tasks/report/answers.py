@@ -10,6 +10,7 @@ from release_tasks.archive.verify import SnapshotVerdict
 from release_tasks.core.audit import AuditVerdict
 from release_tasks.core.records import Check, Manifest, PreflightReport, RollbackOutcome
 from release_tasks.core.units import show_count, show_seconds
+from release_tasks.report.markdown import list_of
 from release_tasks.report.screen import Screen
 
 __all__ = [
@@ -50,9 +51,8 @@ def _show_failure(screen: Screen, check: Check) -> None:
     asked = {"asked": "url", "exit code": "exitCode", "signal": "signal", "HTTP status": "httpStatus"}
     facts = {"ran": check.command or None, **{label: told.get(key) for label, key in asked.items()}}
     _notes(screen, (f"{label}: {fact}" for label, fact in facts.items() if fact is not None))
-    problems, tail = told.get("problems"), told.get("outputTail")
-    _notes(screen, map(str, problems[1:] if isinstance(problems, list) else []))
-    _notes(screen, (f"| {line}" for line in (tail if isinstance(tail, list) else [])))
+    _notes(screen, map(str, list_of(told, "problems")[1:]))
+    _notes(screen, (f"| {line}" for line in list_of(told, "outputTail")))
     if told.get("next"):
         screen.note(f"next: {told['next']}")
 

@@ -8,7 +8,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import Protocol
 
 from attrs import frozen
 from rich.cells import cell_len
@@ -39,7 +38,7 @@ from release_tasks.report.screen import Look, Screen
 from release_tasks.report.table import fitting_lines, shortened, wrapped
 from release_tasks.report.words import SIGNS, meaning_of, style_of
 
-__all__ = ["Display", "LiveDisplay", "PlainLines", "Transfers", "display_for"]
+__all__ = ["LiveDisplay", "PlainLines", "Transfers", "display_for"]
 
 _WINDOW = 5.0  # seconds that a rate is taken over: calm enough to be read, and quick to notice a stall
 _GRAIN = 0.2  # seconds between two samples of a rate: a folder of small files would fill the window in no time
@@ -52,22 +51,7 @@ _LEAST_BAR, _MOST_BAR = 5, 16
 _COLUMNS = ("TIME", "LOOK", "HEALTH", "LATENCY", "BECAUSE")
 
 
-class Display(Protocol):
-    """Shows events as they come, from whatever thread; once left, it is gone or settled, and the cursor is back."""
-
-    def __enter__(self) -> Display:
-        """Begin to show."""
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """End to show, whatever ended the stage."""
-
-    def __call__(self, event: Event) -> None:
-        """Show one event."""
-
-
-def display_for(screen: Screen) -> Display:
+def display_for(screen: Screen) -> PlainLines | LiveDisplay:
     """Return what shows events here: a display of another place goes before the two of a terminal and a log."""
     if is_listening():
         from release_tasks.report.github import GroupedLines
@@ -197,34 +181,6 @@ class PlainLines:
             self._screen.step(line())
 
 
-class LiveDisplay:
-    """Shows events on a terminal. A thread of its own does all the writing.
-
-    So the emitter of an event goes on at once, in mid-swap too, also while the terminal takes nothing (Ctrl-S).
-    """
-
-    def __init__(self, console: Console, look: Look) -> None:
-        self._events: deque[tuple[float, Event]] = deque()
-        self._is_over = threading.Event()
-        self._drawer = _Drawer(console, look, self._events, self._is_over)
-        self._thread = threading.Thread(target=self._drawer.run, name="display", daemon=True)
-
-    def __enter__(self) -> LiveDisplay:
-        self._thread.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        with uninterrupted():  # the cursor has to come back
-            self._is_over.set()
-            self._thread.join(_PATIENCE)
-
-    def __call__(self, event: Event) -> None:
-        """Show one event, soon."""
-        self._events.append((time.monotonic(), event))  # atomic, as popleft is
-
-
 @frozen
 class _Cell:
     """What ``text`` returns for the cells that there are, of which it needs at most ``most``."""
@@ -250,40 +206,58 @@ class _Column(ProgressColumn):
         return self._cell(task)
 
 
-class _Drawer:
-    """The thread that writes: what it knows, and how that looks."""
+class LiveDisplay:
+    """Shows events on a terminal. A thread of its own does all the writing.
 
-    def __init__(
-        self, console: Console, look: Look, events: deque[tuple[float, Event]], is_over: threading.Event
-    ) -> None:
+    So the emitter of an event goes on at once, in mid-swap too, also while the terminal takes nothing (Ctrl-S).
+    """
+
+    def __init__(self, console: Console, look: Look) -> None:
+        self._events: deque[tuple[float, Event]] = deque()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="display", daemon=True)
+        # What follows is the thread's own.
         self._console = console
-        self._events = events
-        self._is_over = is_over
         self._is_unicode = look.is_unicode
         # One cell less than there are: a full line makes some terminals begin another one.
         self._width = (look.width or console.width) - 1
         self._now = time.monotonic()
-        self._asked: tuple[float, HealthAnswered] | None = None
+        self._asked: dict[str | None, tuple[float, HealthAnswered]] = {}
         self._looks: deque[LookTaken] = deque(maxlen=_LOOKS_SHOWN)
         self._total = 0
         self._settled: list[Text] = []
         spinner = SpinnerColumn("dots" if look.is_unicode else "line", style="")
         took = _Column(lambda task: self._cut(f" {task.elapsed:.0f} s"), gives_way=False)
         self._step = self._tasks(spinner, _Column(lambda task: self._cut(task.description)), took)
-        self._gates = self._tasks(
-            spinner, _Column(lambda task: self._cut(f"gate {task.description}")), took, _Column(self._gate_health)
-        )
+        gate = _Column(lambda task: self._cut(printable(f"gate {task.description}")))
+        health = _Column(lambda task: self._health(task.description, " "))
+        self._gates = self._tasks(spinner, gate, took, health)
         self._bytes = self._new_transfers()
+
+    def __enter__(self) -> LiveDisplay:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        with uninterrupted():  # the cursor has to come back
+            self._is_over.set()
+            self._thread.join(_PATIENCE)
+
+    def __call__(self, event: Event) -> None:
+        """Show one event, soon."""
+        self._events.append((time.monotonic(), event))  # atomic, as popleft is
 
     def _tasks(self, *columns: ProgressColumn) -> Progress:
         return Progress(*columns, auto_refresh=False, get_time=lambda: self._now)
 
     def _new_transfers(self) -> Transfers:
+        keys = _Column(lambda task: self._cut(f"  {task.description} {self._shortened(', '.join(keys_of(task)), 20)}"))
         numbers = _Column(lambda task: self._cut(f" {numbers_of(task)}"), gives_way=False)
-        return Transfers(_Column(self._label), _Column(self._bar), numbers, get_time=lambda: self._now)
+        return Transfers(keys, _Column(self._bar), numbers, get_time=lambda: self._now)
 
-    def run(self) -> None:
-        """Draw until the end is told."""
+    def _run(self) -> None:
         live = Live(
             console=self._console,
             auto_refresh=False,
@@ -313,6 +287,11 @@ class _Drawer:
         self._settle()
         self._write_settled()
 
+    def _write_settled(self) -> None:
+        for line in self._settled:
+            self._console.print(line, soft_wrap=True)
+        self._settled.clear()
+
     def _take(self, event: Event) -> None:
         match event:
             case StepBegan():
@@ -322,22 +301,16 @@ class _Drawer:
                 self._settle_looks()
                 self._settle_sentence(printable(sentence))
             case GateBegan(gate):
-                self._gates.add_task(printable(gate), total=None)
+                self._gates.add_task(gate, total=None)
             case GateEnded(check):
-                self._settled.append(self._gate_line(check, self._gate(check.id)))
+                self._settle_gate(check)
             case BytesMoved():
                 self._bytes.take(event)
-            case HealthAnswered(gate=None):
-                self._asked = self._now, event
-            case HealthAnswered(gate=gate):
-                if gate is not None and (task := self._gate(gate)) is not None:
-                    task.fields["asked"] = self._now, event
+            case HealthAnswered():
+                self._asked[event.gate] = self._now, event
             case LookTaken():
                 self._looks.append(event)
                 self._total += 1
-
-    def _gate(self, gate: str) -> Task | None:
-        return next((task for task in self._gates.tasks if task.description == printable(gate)), None)
 
     def _settle(self) -> None:
         """Write what is done for good."""
@@ -347,7 +320,23 @@ class _Drawer:
             size = f"{show_counter(moved)}, " if moved else ""
             self._settle_sentence(f"{task.description}  {size}{show_seconds(task.elapsed or 0)}", "dim")
             self._step.remove_task(task.id)
-        self._bytes, self._asked = self._new_transfers(), None
+        self._bytes = self._new_transfers()
+        self._asked.pop(None, None)
+
+    def _settle_gate(self, check: Check) -> None:
+        self._asked.pop(check.id, None)
+        took = ""
+        for task in self._gates.tasks:
+            if task.description == check.id:
+                took = f"  {show_seconds(task.elapsed or 0)}"
+                self._gates.remove_task(task.id)
+        told = f"gate {check.id}: {check.status}{took}"
+        if check.status != "passed":
+            told = f"{told}  {' '.join(printable(check.detail).split())}"
+        sign = SIGNS[meaning_of(check.status)][0 if self._is_unicode else 1]
+        line = Text(self._shortened(f"{sign} {told}", self._width))
+        line.stylize(style_of(check.status), 0, len(sign))
+        self._settled.append(line)
 
     def _settle_sentence(self, text: str, style: str = "") -> None:
         self._settled += [Text(line, style=style) for line in wrapped(f"> {text}", self._width + 1, "  ")]
@@ -357,11 +346,6 @@ class _Drawer:
         self._looks.clear()
         self._total = 0
 
-    def _write_settled(self) -> None:
-        for line in self._settled:
-            self._console.print(line, soft_wrap=True)
-        self._settled.clear()
-
     def _drawn(self) -> list[RenderableType]:
         drawn: list[RenderableType] = [*self._look_lines()]
         if self._step.tasks:
@@ -370,8 +354,8 @@ class _Drawer:
             drawn.append(self._gates.make_tasks_table(self._gates.tasks[:_MOST_GATES]))
         if len(self._gates.tasks) > _MOST_GATES:
             drawn.append(Text(f"  and {len(self._gates.tasks) - _MOST_GATES} more"))
-        if self._asked is not None:
-            drawn.append(self._cut(f"  {self._health(self._asked)}"))
+        if None in self._asked:
+            drawn.append(self._health(None, "  "))
         if moving := [task for task in self._bytes.tasks if keys_of(task)]:
             for task in moving:
                 self._bytes.sample(task)
@@ -384,16 +368,11 @@ class _Drawer:
     def _shortened(self, text: str, width: int) -> str:
         return shortened(text, width, "\u2026" if self._is_unicode else "...")
 
-    def _health(self, asked: tuple[float, HealthAnswered]) -> str:
-        at, event = asked
-        return printable(health_line(event, self._now - at))
-
-    def _gate_health(self, task: Task) -> _Cell:
-        asked = task.fields.get("asked")
-        return self._cut(f" {self._health(asked)}" if asked else "")
-
-    def _label(self, task: Task) -> _Cell:
-        return self._cut(f"  {task.description} {self._shortened(', '.join(keys_of(task)), 20)}")
+    def _health(self, gate: str | None, indent: str) -> _Cell:
+        if gate not in self._asked:
+            return self._cut("")
+        at, event = self._asked[gate]
+        return self._cut(indent + printable(health_line(event, self._now - at)))
 
     def _bar(self, task: Task) -> _Cell:
         # Not a BarColumn: it tells what is done from the rest by colours alone, of which one is black on 16-colour
@@ -418,16 +397,3 @@ class _Drawer:
         lines = fitting_lines(_COLUMNS, shown, max(self._width, others + room))
         drawn = [Text.assemble(*((part.text, style_of(part.word)) for part in parts)) for parts in lines]
         return [Text(title), *drawn]
-
-    def _gate_line(self, check: Check, task: Task | None) -> Text:
-        took = ""
-        if task is not None:
-            took = f"  {show_seconds(task.elapsed or 0)}"
-            self._gates.remove_task(task.id)
-        told = f"gate {check.id}: {check.status}{took}"
-        if check.status != "passed":
-            told = f"{told}  {' '.join(printable(check.detail).split())}"
-        sign = SIGNS[meaning_of(check.status)][0 if self._is_unicode else 1]
-        line = Text(self._shortened(f"{sign} {told}", self._width))
-        line.stylize(style_of(check.status), 0, len(sign))
-        return line
