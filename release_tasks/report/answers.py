@@ -10,8 +10,8 @@ from release_tasks.archive.verify import SnapshotVerdict
 from release_tasks.core.audit import AuditVerdict
 from release_tasks.core.records import Check, Manifest, PreflightReport, RollbackOutcome
 from release_tasks.core.units import show_count, show_seconds
-from release_tasks.report.markdown import list_of
 from release_tasks.report.screen import Screen
+from release_tasks.report.values import list_of
 
 __all__ = [
     "after_preflight",

@@ -18,9 +18,10 @@ from release_tasks.core.printable import output_lines, printable
 from release_tasks.core.records import Check
 from release_tasks.core.runner import command, inert
 from release_tasks.core.units import show_seconds
-from release_tasks.report.markdown import checks_of, list_of, step_summary, tail_of, title_of
+from release_tasks.report.markdown import step_summary, title_of
 from release_tasks.report.progress import PlainLines
 from release_tasks.report.screen import unfailing
+from release_tasks.report.values import checks_of, list_of, tail_of
 
 __all__ = ["GroupedLines", "annotation_lines", "outputs", "tell_github"]
 

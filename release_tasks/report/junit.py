@@ -6,7 +6,7 @@ import re
 from xml.etree import ElementTree
 
 from release_tasks.core.records import Check, PreflightReport
-from release_tasks.report.markdown import list_of, tail_of
+from release_tasks.report.values import list_of, tail_of
 
 __all__ = ["junit_xml"]
 

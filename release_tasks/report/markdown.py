@@ -10,8 +10,9 @@ from typing import Any
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.printable import printable
 from release_tasks.core.units import show_seconds
+from release_tasks.report.values import checks_of, list_of, tail_of
 
-__all__ = ["checks_of", "list_of", "step_summary", "tail_of", "title_of"]
+__all__ = ["step_summary", "title_of"]
 
 _MOST_ROWS = 100
 _MOST_SENTENCES = 20
@@ -51,24 +52,6 @@ def title_of(document: Mapping[str, Any]) -> str:
     elif "boot" in document:
         subject = "drill"
     return f"{subject}: {document.get('status') or 'done'}"
-
-
-def list_of(document: Any, key: str) -> list[Any]:
-    """Return the list under a key; an empty one for every other value, and where ``document`` is no object."""
-    found = document.get(key) if isinstance(document, Mapping) else None
-    return found if isinstance(found, list) else []
-
-
-def checks_of(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the results of the gates, of a preflight or of the preflight of a release."""
-    inner = document.get("preflight")
-    checks = list_of(inner if isinstance(inner, Mapping) else document, "checks")
-    return [check for check in checks if isinstance(check, Mapping)]
-
-
-def tail_of(diagnostics: Any) -> list[str]:
-    """Return the last lines that a gate printed, or was answered."""
-    return [str(line) for line in list_of(diagnostics, "outputTail") or list_of(diagnostics, "bodyTail")]
 
 
 def _lines(document: Mapping[str, Any], exit_code: int) -> Iterator[str]:

@@ -6,13 +6,14 @@ from collections import Counter
 from typing import Any
 
 from release_tasks.archive import legacy
+from release_tasks.archive.pipeline import ManifestFile
 from release_tasks.archive.restore_tests import Proof
 from release_tasks.archive.status import read_status
 from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import seconds_since
 from release_tasks.core.codec import encode
-from release_tasks.core.records import Manifest
+from release_tasks.core.records import Manifest, SnapshotMetadata
 from release_tasks.core.units import rough_span
 from release_tasks.report.screen import Screen
 
@@ -127,7 +128,7 @@ def _current(manifest: Manifest | None, snapshots: list[dict[str, Any]]) -> dict
     }
 
 
-def _release(file: Any) -> dict[str, Any]:
+def _release(file: ManifestFile) -> dict[str, Any]:
     manifest = file.manifest
     if manifest is None:
         detail = {"status": "unreadable", "generatedAt": None, "snapshotId": None, "detail": file.reason}
@@ -149,7 +150,7 @@ def _proved(proof: dict[str, Any] | None) -> str:
     return f"{how}{proof['at']}{' (booted)' if proof['booted'] else ''}"
 
 
-def _snapshot(snapshot: Any, proof: Proof | None) -> dict[str, Any]:
+def _snapshot(snapshot: SnapshotMetadata, proof: Proof | None) -> dict[str, Any]:
     return {
         "snapshotId": snapshot.snapshot_id,
         "releaseId": snapshot.release_id,

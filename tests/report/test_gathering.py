@@ -15,12 +15,11 @@ from release_tasks.core.records import Check, PreflightReport
 from release_tasks.core.units import show_size, show_span
 from release_tasks.report.html.gates import gates_of
 from release_tasks.report.html.health import strips_of
-from release_tasks.report.html.history import history_of, word_of
+from release_tasks.report.html.history import Rollback, history_of, read_rollbacks, word_of
 from release_tasks.report.html.page import ReleasePage, find_release, gather
 from release_tasks.report.html.render import render
-from release_tasks.report.html.rollbacks import Rollback, read_rollbacks
 from release_tasks.report.html.timeline import timeline_of
-from release_tasks.report.html.values import moment, seconds_between, text
+from release_tasks.report.values import moment, seconds_between, text
 from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 

@@ -12,7 +12,7 @@ from attrs import frozen
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.printable import output_lines
 from release_tasks.core.records import Check
-from release_tasks.report.html.values import text, texts
+from release_tasks.report.values import text, texts
 from release_tasks.report.words import Meaning
 
 __all__ = ["Gate", "gates_of", "tone_of_check"]

@@ -8,8 +8,8 @@ from typing import Any
 from attrs import frozen
 
 from release_tasks.core.records import Check
-from release_tasks.report.html.rollbacks import Rollback
-from release_tasks.report.html.values import number, text
+from release_tasks.report.html.history import Rollback
+from release_tasks.report.values import number, text
 from release_tasks.report.words import Meaning, meaning_of
 
 __all__ = ["HealthStrip", "strips_of"]

@@ -5,29 +5,42 @@ Nothing here knows of HTML, and every text may be somebody else's.
 
 from __future__ import annotations
 
+import platform
 from typing import Any
 
 from attrs import frozen
 
+from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
 from release_tasks.archive.diff import Comparison, compare_releases
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.audit import AuditVerdict, Finding
 from release_tasks.core.clock import timestamp
+from release_tasks.core.digests import sha256_file
 from release_tasks.core.errors import StageError, UsageError, describe_error
 from release_tasks.core.records import Manifest
+from release_tasks.core.version import __version__
 from release_tasks.report.html.gates import Gate, gates_of
 from release_tasks.report.html.health import HealthStrip, strips_of
-from release_tasks.report.html.history import History, degraded_releases, history_of
-from release_tasks.report.html.provenance import Provenance, provenance_of
-from release_tasks.report.html.rollback_options import RollbackOptions, rollback_options_of
-from release_tasks.report.html.rollbacks import read_rollbacks, rollbacks_of
-from release_tasks.report.html.snapshot import Snapshot, reference_of, snapshot_of
+from release_tasks.report.html.history import History, degraded_releases, history_of, read_rollbacks, rollbacks_of
+from release_tasks.report.html.snapshot import RollbackOptions, Snapshot, reference_of, rollback_options_of, snapshot_of
 from release_tasks.report.html.timeline import Timeline, timeline_of
-from release_tasks.report.html.values import actor_of, text
 from release_tasks.report.html.verdict import Fact, Verdict, facts_of, notices_of, verdict_of
+from release_tasks.report.values import actor_of, text
+from release_tasks.report.words import Meaning
 
 __all__ = ["ReleasePage", "find_release", "gather"]
+
+_ATTESTED: dict[str, tuple[Meaning, str]] = {
+    "signed": ("good", "The statement beside it is signed by a key that is trusted here, and matches."),
+    "unchecked": (
+        "warn",
+        "The statement beside it matches; it is signed, and no key is configured here to check that by.",
+    ),
+    "unsigned": ("quiet", "The statement beside it matches. It is not signed."),
+    "none": ("quiet", "There is no statement beside it."),
+    "damaged": ("bad", "The statement beside it and what it is about do not match."),
+}
 
 
 @frozen(kw_only=True)
@@ -35,7 +48,8 @@ class ReleasePage:
     """All that the page of one release tells. Times are RFC 3339 in UTC.
 
     ``differences`` are those to the newest ready release before it, None without one; ``events`` those of the audit
-    log that concern it, oldest first.
+    log that concern it, oldest first. ``manifest_digest`` says why there is none unless ``is_digested``; ``attested``
+    is what the statement beside the manifest says of it. ``versions`` are those of what made the page.
     """
 
     file: ManifestFile
@@ -54,7 +68,11 @@ class ReleasePage:
     history: History
     audit: AuditVerdict
     events: list[dict[str, Any]]
-    provenance: Provenance
+    manifest_path: str
+    manifest_digest: str
+    is_digested: bool
+    attested: tuple[Meaning, str, list[str]]
+    versions: dict[str, str]
 
     @property
     def more_gates(self) -> int:
@@ -85,6 +103,8 @@ def find_release(pipeline: Pipeline, release_id: str | None) -> ManifestFile:
 
 def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
     """Read what there is to say of a release. What cannot be read is said on the page; nothing is raised for it."""
+    import apsw
+
     pipeline = Pipeline(settings.release.root)
     release_id, manifest, files = file.release_id, file.manifest, pipeline.read_manifests()
     checks = manifest.preflight.checks if manifest is not None else []
@@ -106,6 +126,14 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
         published = {snapshot.snapshot_id for snapshot in pipeline.catalogue.published()[0]}
     except OSError:
         published = set()
+    path = pipeline.manifest_path(release_id)
+    try:
+        digest, is_digested = sha256_file(path), True
+    except OSError as error:
+        digest, is_digested = text(describe_error(error)) or "unknown", False
+    versions = {"release-tasks": __version__, "Python": platform.python_version(), "SQLite": apsw.sqlitelibversion()}
+    if manifest is not None:
+        versions["manifest format"] = str(manifest.manifest_version)
     return ReleasePage(
         file=file,
         app_name=text(manifest.app_name if manifest else settings.release.app.name, 100),
@@ -123,7 +151,11 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
         history=history_of(files, rollbacks, published, degraded, problem),
         audit=audit,
         events=events,
-        provenance=provenance_of(settings, pipeline, file),
+        manifest_path=str(path),
+        manifest_digest=digest,
+        is_digested=is_digested,
+        attested=_attested(settings, release_id),
+        versions=versions,
     )
 
 
@@ -166,3 +198,13 @@ def _differences(pipeline: Pipeline, before: Manifest | None, manifest: Manifest
         return compare_releases(pipeline, before.release_id, manifest.release_id)
     except (StageError, OSError) as error:
         return Comparison(before=before.release_id, after=manifest.release_id, notes=[describe_error(error)])
+
+
+def _attested(settings: Settings, release_id: str) -> tuple[Meaning, str, list[str]]:
+    try:
+        verdicts = verify_attestations(settings)
+    except (StageError, OSError) as error:
+        return "warn", f"The statement beside it was not checked: {text(describe_error(error), 500)}", []
+    none = AttestationVerdict(release_id=release_id, status="none")
+    verdict = next((found for found in verdicts if found.release_id == release_id), none)
+    return *_ATTESTED[verdict.status], [text(finding, 500) for finding in verdict.findings[:5]]

@@ -16,7 +16,7 @@ from markupsafe import Markup
 from release_tasks.core.printable import printable
 from release_tasks.core.units import rough_span, show_count, show_size, show_span
 from release_tasks.report.html.page import ReleasePage
-from release_tasks.report.html.values import actor_of, moment, number, text
+from release_tasks.report.values import actor_of, moment, number, text
 from release_tasks.report.words import Meaning, meaning_of
 
 __all__ = ["render"]

@@ -9,8 +9,8 @@ from attrs import frozen
 
 from release_tasks.core.records import Manifest
 from release_tasks.report.html.gates import tone_of_check
-from release_tasks.report.html.rollbacks import Rollback
-from release_tasks.report.html.values import moment, number, seconds_between, text
+from release_tasks.report.html.history import Rollback
+from release_tasks.report.values import moment, number, seconds_between, text
 from release_tasks.report.words import Meaning, meaning_of
 
 __all__ = ["Timeline", "timeline_of"]
@@ -45,7 +45,7 @@ class Step:
     what: str
     tone: Meaning
     detail: str
-    seconds: float | None = None
+    seconds: float | None
 
 
 @frozen(kw_only=True)
@@ -65,9 +65,27 @@ def timeline_of(
     rollbacks: Sequence[Rollback],
 ) -> Timeline:
     """Return what the prepare did when, then drills, watches and rollbacks of the release in the order of time."""
-    steps = [_of_watch(event) for event in events if _ends_watch(event)]
-    steps += [_of_drill(event) for event in drills]
-    steps += [_of_rollback(rollback) for rollback in rollbacks]
+    steps = []
+    for event in events:
+        # What a degraded release led to stands between its two events, so the first of them is the one to tell.
+        is_over = event.get("event") == "watch.finished" and event.get("status") != "degraded"
+        if is_over or event.get("event") == "watch.degraded":
+            steps.append(_step(event, "Watched: "))
+    for event in drills:
+        booted = ", and a service got healthy on it" if event.get("booted") is True else ""
+        took = number(event.get("durationMs"))
+        steps.append(_step(event, "Drill ", booted, took / 1000 if took is not None else None))
+    for rollback in rollbacks:
+        detail = "" if rollback.detail in ("", rollback.status) else f": {rollback.detail}"
+        steps.append(
+            Step(
+                at=rollback.started_at or rollback.ended_at or "",
+                what=_ROLLBACKS.get(rollback.status, f"Rollback {rollback.status}"),
+                tone="warn" if rollback.status == "restored" else meaning_of(rollback.status),
+                detail=f"by {rollback.actor}{detail}",
+                seconds=rollback.seconds,
+            )
+        )
     bars, seconds = _bars(manifest)
     return Timeline(
         bars=bars[:_MOST_BARS],
@@ -79,19 +97,15 @@ def timeline_of(
 
 def _bars(manifest: Manifest | None) -> tuple[list[Bar], float]:
     """Return phases and gates with their times, the gates below the preflight that ran them, and the whole time."""
-    phases: list[tuple[str, Meaning, str | None, str | None, bool]] = []
-    gates = phases.copy()
-    if manifest is not None:
-        phases = [(text(p.name, 64), "quiet", p.started_at, p.completed_at, False) for p in manifest.phases]
-        gates = [
-            (text(check.id, 128), tone_of_check(check), check.started_at, check.completed_at, True)
-            for check in manifest.preflight.checks
-        ]
+    if manifest is None:
+        return [], 0.0
+    phases = [(text(p.name, 64), None, p.started_at, p.completed_at) for p in manifest.phases]
+    gates = [(text(c.id, 128), c, c.started_at, c.completed_at) for c in manifest.preflight.checks]
     before = [phase for phase in phases if phase[0] == "preflight"]
     after = [phase for phase in phases if phase[0] != "preflight"]
     spans = [
-        (name, tone, start, end, seconds, is_gate)
-        for name, tone, start, end, is_gate in (*before, *gates, *after)
+        (name, check, start, end, seconds)
+        for name, check, start, end in (*before, *gates, *after)
         if start and end and (seconds := seconds_between(start, end)) is not None
     ]
     if not spans:
@@ -101,52 +115,23 @@ def _bars(manifest: Manifest | None) -> tuple[list[Bar], float]:
     bars = [
         Bar(
             name=name,
-            tone=tone,
+            tone="quiet" if check is None else tone_of_check(check),
             seconds=seconds,
             begin=(seconds_between(first, start) or 0.0) / whole if whole else 0.0,
             length=seconds / whole if whole else 1.0,
-            is_gate=is_gate,
+            is_gate=check is not None,
         )
-        for name, tone, start, _, seconds, is_gate in spans
+        for name, check, start, _, seconds in spans
     ]
     return bars, whole
 
 
-def _ends_watch(event: dict[str, Any]) -> bool:
-    # What a degraded release led to stands between its two events, so the first of them is the one to tell.
-    is_over = event.get("event") == "watch.finished" and event.get("status") != "degraded"
-    return is_over or event.get("event") == "watch.degraded"
-
-
-def _of_watch(event: dict[str, Any]) -> Step:
-    status, detail = text(event.get("status"), 40), text(event.get("detail"), 500)
-    return Step(at=_time(event), what=f"Watched: {status}", tone=meaning_of(status), detail=detail)
-
-
-def _of_drill(event: dict[str, Any]) -> Step:
-    status = text(event.get("status"), 40)
-    booted = ", and a service got healthy on it" if event.get("booted") is True else ""
-    took = number(event.get("durationMs"))
+def _step(event: dict[str, Any], what: str, more: str = "", seconds: float | None = None) -> Step:
+    status, at = text(event.get("status"), 40), text(event.get("time"), 40)
     return Step(
-        at=_time(event),
-        what=f"Drill {status}",
+        at=at if moment(at) else "",
+        what=what + status,
         tone=meaning_of(status),
-        detail=text(event.get("detail"), 500) + booted,
-        seconds=took / 1000 if took is not None else None,
+        detail=text(event.get("detail"), 500) + more,
+        seconds=seconds,
     )
-
-
-def _of_rollback(rollback: Rollback) -> Step:
-    detail = "" if rollback.detail == rollback.status else rollback.detail
-    return Step(
-        at=rollback.started_at or rollback.ended_at or "",
-        what=_ROLLBACKS.get(rollback.status, f"Rollback {rollback.status}"),
-        tone="warn" if rollback.status == "restored" else meaning_of(rollback.status),
-        detail=f"by {rollback.actor}: {detail}" if detail else f"by {rollback.actor}",
-        seconds=rollback.seconds,
-    )
-
-
-def _time(event: dict[str, Any]) -> str:
-    at = text(event.get("time"), 40)
-    return at if moment(at) else ""

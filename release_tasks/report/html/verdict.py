@@ -13,10 +13,9 @@ from release_tasks.core.audit import AuditVerdict
 from release_tasks.core.lock import current_holder
 from release_tasks.core.records import Check, Manifest
 from release_tasks.core.units import show_count, show_size
-from release_tasks.report.html.history import word_of
-from release_tasks.report.html.rollbacks import Rollback
+from release_tasks.report.html.history import Rollback, word_of
 from release_tasks.report.html.snapshot import Snapshot
-from release_tasks.report.html.values import text, texts
+from release_tasks.report.values import text, texts
 from release_tasks.report.words import Meaning, meaning_of
 
 __all__ = ["Fact", "Verdict", "facts_of", "notices_of", "verdict_of"]
