@@ -45,16 +45,16 @@ def show_checks(screen: Screen, report: PreflightReport) -> None:
 
 
 def _show_failure(screen: Screen, check: Check) -> None:
-    told: dict[str, Any] = check.diagnostics
+    found: dict[str, Any] = check.diagnostics
     screen.line()
     screen.verdict("advisory" if check.advisory else "failed", f"{check.id} ({check.subsystem}): {check.detail}")
     asked = {"asked": "url", "exit code": "exitCode", "signal": "signal", "HTTP status": "httpStatus"}
-    facts = {"ran": check.command or None, **{label: told.get(key) for label, key in asked.items()}}
+    facts = {"ran": check.command or None, **{label: found.get(key) for label, key in asked.items()}}
     _notes(screen, (f"{label}: {fact}" for label, fact in facts.items() if fact is not None))
-    _notes(screen, map(str, list_of(told, "problems")[1:]))
-    _notes(screen, (f"| {line}" for line in list_of(told, "outputTail")))
-    if told.get("next"):
-        screen.note(f"next: {told['next']}")
+    _notes(screen, map(str, list_of(found, "problems")[1:]))
+    _notes(screen, (f"| {line}" for line in list_of(found, "outputTail")))
+    if found.get("next"):
+        screen.note(f"next: {found['next']}")
 
 
 def after_preflight(report: PreflightReport) -> str:
@@ -174,8 +174,8 @@ def show_verdicts(
         _notes(screen, [*map(str, verdict.findings), *verdict.notes])
     for attestation in attestations:
         if attestation.status != "none":
-            told = f"release {attestation.release_id}"
-            screen.verdict(attestation.status, f"{told}, key {attestation.key_id}" if attestation.key_id else told)
+            key = f", key {attestation.key_id}" if attestation.key_id else ""
+            screen.verdict(attestation.status, f"release {attestation.release_id}{key}")
         _notes(screen, map(str, attestation.findings))
     if any(verdict.status == "damaged" for verdict in verdicts):
         whole = [verdict.snapshot_id for verdict in verdicts if verdict.status == "verified"]

@@ -48,7 +48,7 @@ class GroupedLines(PlainLines):
 def tell_github(document: Mapping[str, Any], exit_code: int, stream: IO[str], environ: Mapping[str, str]) -> None:
     """Annotate the step on ``stream``, and append to the files of its summary and its outputs.
 
-    Raises BrokenPipeError when nobody reads the stream any more; nothing else.
+    Raises BrokenPipeError when the stream has no reader any more; nothing else.
     """
     _write(stream, annotation_lines(document, exit_code))
     if summary := step_summary(document, exit_code):
@@ -79,7 +79,7 @@ def outputs(document: Mapping[str, Any], exit_code: int) -> dict[str, str]:
     """Return the outputs of the step by name; only those that this document has."""
     snapshot = document.get("snapshot")
     snapshot = snapshot if isinstance(snapshot, Mapping) else {}
-    told = {
+    values = {
         "status": document.get("status"),
         "exit_code": exit_code,
         "release_id": document.get("releaseId"),
@@ -89,13 +89,13 @@ def outputs(document: Mapping[str, Any], exit_code: int) -> dict[str, str]:
         "manifest": document.get("manifestPath"),
         "safety_snapshot_id": document.get("safetySnapshotId"),
     }
-    return {name: str(value) for name, value in told.items() if value is not None}
+    return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def _assignment(name: str, value: str) -> str:
     if "\n" not in value and "\r" not in value:
         return f"{name}={value}\n"
-    # Whoever chose the value cannot know the word that ends it.
+    # The end marker is random, so a hostile value cannot contain it.
     end = f"end-{secrets.token_hex(16)}"
     return f"{name}<<{end}\n{value}\n{end}\n"
 
@@ -108,7 +108,7 @@ def _append(variable: str, text: str, environ: Mapping[str, str], limit: int | N
         return
     data = text.encode("utf-8", "replace")
     try:
-        # The runner has made the file; one that somebody else put in its place must not make us wait.
+        # The runner has made the file; a pipe put in its place must not make us wait.
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if limit is not None and os.fstat(fd).st_size + len(data) > limit:

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from types import TracebackType
 
 from attrs import frozen
 from rich.cells import cell_len
@@ -44,7 +43,7 @@ _WINDOW = 5.0  # seconds that a rate is taken over: calm enough to be read, and 
 _GRAIN = 0.2  # seconds between two samples of a rate: a folder of small files would fill the window in no time
 _QUIET = 10.0  # seconds between two lines in a log of something that goes on and on
 _TICK = 0.1  # seconds between two drawings
-_PATIENCE = 2.0  # seconds that a terminal which takes nothing is waited for in the end
+_GRACE = 2.0  # seconds that a terminal which takes nothing is waited for in the end
 _MOST_GATES = 12
 _LOOKS_SHOWN = 10
 _LEAST_BAR, _MOST_BAR = 5, 16
@@ -106,24 +105,24 @@ def keys_of(task: Task) -> list[str]:
 def numbers_of(task: Task) -> str:
     """Return bytes, rate and time left of an action, as far as anything can be said of them."""
     done, total = done_of(task), int(task.total or 0)
-    told = f"{show_counter(done, total)} of {show_counter(total)}"
+    line = f"{show_counter(done, total)} of {show_counter(total)}"
     if task.speed:
-        told += f", {show_counter(int(task.speed))}/s"
+        line += f", {show_counter(int(task.speed))}/s"
         if done < total:
-            told += f", {rough_span(math.ceil((total - done) / task.speed))} left"
-    return told
+            line += f", {rough_span(math.ceil((total - done) / task.speed))} left"
+    return line
 
 
 def health_line(event: HealthAnswered, waited: float = 0.0) -> str:
     """Return how asking stands, ``waited`` seconds after the answer: attempt, what it was, time to the deadline."""
     report = event.report
-    told = f"attempt {report.attempts}"
+    line = f"attempt {report.attempts}"
     if event.streak and event.needed > 1:
-        told += f", {event.streak} of {event.needed} in a row"
+        line += f", {event.streak} of {event.needed} in a row"
     left = max(event.left - waited, 0.0)
     if left:  # before what was answered, which may be long and is cut off
-        told += f", {left:.0f} s left"
-    return f"{told}: {' '.join(report.detail.split())}"
+        line += f", {left:.0f} s left"
+    return f"{line}: {' '.join(report.detail.split())}"
 
 
 def look_cells(look: LookTaken) -> tuple[str, str, str, str]:
@@ -148,9 +147,7 @@ class PlainLines:
     def __enter__(self) -> PlainLines:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         return None
 
     def __call__(self, event: Event) -> None:
@@ -238,12 +235,10 @@ class LiveDisplay:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with uninterrupted():  # the cursor has to come back
             self._is_over.set()
-            self._thread.join(_PATIENCE)
+            self._thread.join(_GRACE)
 
     def __call__(self, event: Event) -> None:
         """Show one event, soon."""
@@ -330,11 +325,11 @@ class LiveDisplay:
             if task.description == check.id:
                 took = f"  {show_seconds(task.elapsed or 0)}"
                 self._gates.remove_task(task.id)
-        told = f"gate {check.id}: {check.status}{took}"
+        result = f"gate {check.id}: {check.status}{took}"
         if check.status != "passed":
-            told = f"{told}  {' '.join(printable(check.detail).split())}"
+            result = f"{result}  {' '.join(printable(check.detail).split())}"
         sign = SIGNS[meaning_of(check.status)][0 if self._is_unicode else 1]
-        line = Text(self._shortened(f"{sign} {told}", self._width))
+        line = Text(self._shortened(f"{sign} {result}", self._width))
         line.stylize(style_of(check.status), 0, len(sign))
         self._settled.append(line)
 
@@ -375,8 +370,8 @@ class LiveDisplay:
         return self._cut(indent + printable(health_line(event, self._now - at)))
 
     def _bar(self, task: Task) -> _Cell:
-        # Not a BarColumn: it tells what is done from the rest by colours alone, of which one is black on 16-colour
-        # terminals, and it draws other letters than ASCII wherever the encoding is UTF-8, in the C locale too.
+        # Not a BarColumn: only colours tell the two parts of it apart, with 16 colours one of them is black, and it
+        # draws non-ASCII characters wherever the encoding is UTF-8, in the C locale too.
         full, empty = ("\u2501", "\u2500") if self._is_unicode else ("#", ".")
 
         def drawn(width: int) -> str:
@@ -392,8 +387,8 @@ class LiveDisplay:
         rows = [(look.time[11:19], *look_cells(look)) for look in self._looks]
         # A line a look: its reason is cut off to what the other columns leave.
         others = sum(max(map(len, column)) + 2 for column in list(zip(_COLUMNS, *rows, strict=True))[:-1])
-        room = max(self._width - others, 8)
-        shown = [[*cells, self._shortened(because, room)] for *cells, because in rows]
-        lines = fitting_lines(_COLUMNS, shown, max(self._width, others + room))
+        left = max(self._width - others, 8)
+        shown = [[*cells, self._shortened(because, left)] for *cells, because in rows]
+        lines = fitting_lines(_COLUMNS, shown, max(self._width, others + left))
         drawn = [Text.assemble(*((part.text, style_of(part.word)) for part in parts)) for parts in lines]
         return [Text(title), *drawn]

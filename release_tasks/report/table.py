@@ -75,17 +75,17 @@ def fitting_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: 
     """
     cells = [(heading, *(row[index] for row in rows)) for index, heading in enumerate(columns)]
     needs = [_need(column) for column in cells]
-    inside, below, room = list(range(len(columns))), set[int](), width
-    while len(inside) > 1 and sum(needs[index] for index in inside) + len(_GAP) * (len(inside) - 1) > room:
+    inside, below, space = list(range(len(columns))), set[int](), width
+    while len(inside) > 1 and sum(needs[index] for index in inside) + len(_GAP) * (len(inside) - 1) > space:
         widest = max(inside, key=lambda index: needs[index])
         inside.remove(widest)
         if widest == 0:
-            room = width - len(_INDENT)
+            space = width - len(_INDENT)
         else:
             below.add(widest)
     above = 0 not in inside
     naturals = {index: max(map(cell_len, cells[index])) for index in inside}
-    widths = _shared(naturals, {index: needs[index] for index in inside}, room)
+    widths = _shared(naturals, {index: needs[index] for index in inside}, space)
     lead = _INDENT if above else ""
     lines = [[Part(columns[0], "heading")]] if above else []
     lines += _row_lines(columns, widths, lead, is_heading=True)
@@ -123,11 +123,11 @@ def _need(cells: Sequence[str]) -> int:
     return max(longest, min(max(map(cell_len, cells)), _LEAST_PROSE))
 
 
-def _shared(natural: dict[int, int], needs: dict[int, int], room: int) -> dict[int, int]:
+def _shared(natural: dict[int, int], needs: dict[int, int], space: int) -> dict[int, int]:
     """Return the width of each column: what it needs, and of what is left as much as it can use, evenly."""
-    room -= len(_GAP) * (len(natural) - 1)
-    widths = {index: min(need, room) for index, need in needs.items()}
-    spare = room - sum(widths.values())
+    space -= len(_GAP) * (len(natural) - 1)
+    widths = {index: min(need, space) for index, need in needs.items()}
+    spare = space - sum(widths.values())
     while spare > 0 and (hungry := [index for index in widths if widths[index] < natural[index]]):
         for index in hungry[:spare]:
             widths[index] += 1

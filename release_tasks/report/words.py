@@ -17,13 +17,8 @@ _WORDS: dict[Meaning, str] = {
 }
 _MEANINGS = {word: meaning for meaning, words in _WORDS.items() for word in words.split()}
 _STYLES: dict[Meaning, str] = {"good": "green", "bad": "bold red", "warn": "yellow", "quiet": ""}
-# Of each meaning the sign before a result, and what it is where there is only ASCII.
-SIGNS: dict[Meaning, tuple[str, str]] = {
-    "good": ("\u2713", "+"),
-    "bad": ("\u2717", "x"),
-    "warn": ("-", "-"),
-    "quiet": ("-", "-"),
-}
+# The sign before a result, and the one where there is only ASCII.
+SIGNS: dict[Meaning, tuple[str, str]] = {"good": ("\u2713", "+"), "bad": ("\u2717", "x"), "warn": ("-", "-")}
 
 
 def meaning_of(word: str) -> Meaning:

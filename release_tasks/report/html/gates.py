@@ -61,9 +61,9 @@ class Gate:
     @property
     def facts(self) -> list[tuple[str, str]]:
         """Pairs of a label and what the gate recorded under it."""
-        told = self.check.diagnostics
-        facts = [(label, text(told[key], 300)) for key, label in _LABELS if told.get(key) is not None]
-        return facts + [(label, item) for key, label in _LISTS for item in texts(told.get(key), most=10, limit=300)]
+        found = self.check.diagnostics
+        facts = [(label, text(found[key], 300)) for key, label in _LABELS if found.get(key) is not None]
+        return facts + [(label, item) for key, label in _LISTS for item in texts(found.get(key), most=10, limit=300)]
 
     @property
     def tail(self) -> list[str]:

@@ -55,27 +55,29 @@ def strips_of(
     """Return a strip for each gate, watch and rollback that asked for health, in the order of time."""
     strips = []
     for check in checks:
-        told = check.diagnostics
-        if isinstance(told.get("history"), list):
+        found = check.diagnostics
+        if isinstance(found.get("history"), list):
             tone: Meaning = "good" if check.status == "passed" else "bad"
             title = f"Gate {text(check.id, 128)}"
-            strips.append(_strip(title, tone, {**told, "detail": check.detail}, told["history"], told.get("attempts")))
+            strips.append(
+                _strip(title, tone, {**found, "detail": check.detail}, found["history"], found.get("attempts"))
+            )
     for event in events:
         if event.get("event") == "watch.degraded":
             counts = event.get("counts")
             looks = counts.get("looks") if isinstance(counts, dict) else None
-            told = {"detail": event.get("detail")}
-            strips.append(_strip("Watch after the deploy", "bad", told, event.get("samples"), looks, unit="look"))
+            found = {"detail": event.get("detail")}
+            strips.append(_strip("Watch after the deploy", "bad", found, event.get("samples"), looks, unit="look"))
     for rollback in rollbacks:
         if isinstance(rollback.health, dict):
-            told = rollback.health
-            tone = meaning_of(text(told.get("status"), 40)) if told.get("passed") is True else "bad"
-            strips.append(_strip("After the rollback", tone, told, told.get("history"), told.get("attempts")))
+            found = rollback.health
+            tone = meaning_of(text(found.get("status"), 40)) if found.get("passed") is True else "bad"
+            strips.append(_strip("After the rollback", tone, found, found.get("history"), found.get("attempts")))
     return strips[:_MOST_STRIPS]
 
 
 def _strip(
-    title: str, tone: Meaning, told: dict[str, Any], attempts: Any, total: Any, unit: str = "attempt"
+    title: str, tone: Meaning, found: dict[str, Any], attempts: Any, total: Any, unit: str = "attempt"
 ) -> HealthStrip:
     known = [item for item in attempts if isinstance(item, dict)] if isinstance(attempts, list) else []
     known = known[:_MOST_ATTEMPTS]
@@ -84,8 +86,8 @@ def _strip(
         title=title,
         unit=unit,
         tone=tone,
-        detail=text(told.get("detail")),
-        url=text(told.get("url"), 500),
+        detail=text(found.get("detail")),
+        url=text(found.get("url"), 500),
         attempts=[_attempt(item, slowest) for item in known],
         total=max(number(total) or 0, len(known)),
         slowest_ms=slowest,

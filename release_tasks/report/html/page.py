@@ -1,6 +1,6 @@
-"""Everything that the page of a release tells, gathered from the pipeline folder. It reads, and changes nothing.
+"""What the page of a release shows, read from the pipeline folder; nothing is changed.
 
-Nothing here knows of HTML, and every text may be somebody else's.
+This module knows nothing of HTML, and any text in it may be hostile.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _ATTESTED: dict[str, tuple[Meaning, str]] = {
 
 @frozen(kw_only=True)
 class ReleasePage:
-    """All that the page of one release tells. Times are RFC 3339 in UTC.
+    """Everything that the page of one release shows. Times are RFC 3339 in UTC.
 
     ``differences`` are those to the newest ready release before it, None without one; ``events`` those of the audit
     log that concern it, oldest first. ``manifest_digest`` says why there is none unless ``is_digested``; ``attested``

@@ -1,4 +1,4 @@
-"""The page of a release as HTML: one file that needs nothing else, runs nothing and asks nobody."""
+"""The page of a release as HTML: one file that runs nothing and fetches nothing."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _environment() -> jinja2.Environment:
 
 
 def _shown(value: Any) -> Any:
-    # Whatever a template prints comes by here, so that no text of others is forgotten.
+    # Jinja calls this for every value that a template prints, so no foreign text can be forgotten.
     return value if isinstance(value, Markup) else printable(str(value))
 
 

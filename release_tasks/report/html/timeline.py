@@ -1,4 +1,4 @@
-"""The time of a release: the phases of its prepare, and what happened to it since."""
+"""The timeline of a release: the phases of its prepare, and what happened to it since."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def timeline_of(
     """Return what the prepare did when, then drills, watches and rollbacks of the release in the order of time."""
     steps = []
     for event in events:
-        # What a degraded release led to stands between its two events, so the first of them is the one to tell.
+        # A watch that found a release degraded has two events, with the rollback between them: the first one is shown.
         is_over = event.get("event") == "watch.finished" and event.get("status") != "degraded"
         if is_over or event.get("event") == "watch.degraded":
             steps.append(_step(event, "Watched: "))
