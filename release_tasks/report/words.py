@@ -15,7 +15,12 @@ _WORDS: dict[Meaning, str] = {
     "warn": "skipped degraded unverifiable in_progress advisory undone discarded stopped rejected unchecked revoked "
     "inconclusive unknown refused",
 }
-_MEANINGS = {word: meaning for meaning, words in _WORDS.items() for word in words.split()}
+_MEANINGS: dict[str, Meaning] = {
+    **{word: meaning for meaning, words in _WORDS.items() for word in words.split()},
+    "rolled back": "warn",
+    "rolled back, unwell": "bad",
+    "rollback unfinished": "bad",
+}
 _STYLES: dict[Meaning, str] = {"good": "green", "bad": "bold red", "warn": "yellow", "quiet": ""}
 # The sign before a result, and the one where there is only ASCII.
 SIGNS: dict[Meaning, tuple[str, str]] = {"good": ("\u2713", "+"), "bad": ("\u2717", "x"), "warn": ("-", "-")}

@@ -20,6 +20,7 @@ from release_tasks.report.html.page import ReleasePage, find_release, gather
 from release_tasks.report.html.render import render
 from release_tasks.report.html.timeline import timeline_of
 from release_tasks.report.values import moment, seconds_between, text
+from release_tasks.report.words import meaning_of
 from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
@@ -136,8 +137,9 @@ def test_the_word_for_a_release(project: Any) -> None:
         (taken_back[:1], True, ("rolled back, unwell", "bad")),
         ([_rollback("v1", "in_progress", None)], True, ("rollback unfinished", "bad")),
     ):
-        assert word_of(manifest, rollbacks, is_degraded=is_degraded) == word
-    assert word_of(None, [], is_degraded=False) == ("unreadable", "bad")
+        found = word_of(manifest, rollbacks, is_degraded=is_degraded)
+        assert (found, meaning_of(found)) == word
+    assert word_of(None, [], is_degraded=False) == "unreadable" and meaning_of("unreadable") == "bad"
 
 
 def test_a_release_that_a_watch_found_degraded_is_not_called_ready(project: Any) -> None:

@@ -11,7 +11,6 @@ from attrs import evolve, frozen
 from release_tasks.archive.pipeline import ManifestFile
 from release_tasks.core.records import Manifest
 from release_tasks.report.values import actor_of, seconds_between, text
-from release_tasks.report.words import Meaning
 
 __all__ = ["History", "Rollback", "degraded_releases", "history_of", "read_rollbacks", "rollbacks_of", "word_of"]
 
@@ -106,7 +105,6 @@ class Past:
 
     file: ManifestFile
     word: str
-    tone: Meaning
     snapshot: str
     taken_back: bool
     seconds_to_restore: float | None
@@ -166,27 +164,25 @@ def _past(file: ManifestFile, rollbacks: Sequence[Rollback], snapshots: set[str]
     manifest = file.manifest
     snapshot_id = manifest.snapshot.snapshot_id if manifest is not None and manifest.snapshot is not None else None
     own = rollbacks_of(rollbacks, file.release_id, snapshot_id) if manifest is not None else []
-    word, tone = word_of(manifest, own, is_degraded=file.release_id in degraded)
     restored = [r.seconds for r in own if r.status == "restored" and r.seconds is not None]
     return Past(
         file=file,
-        word=word,
-        tone=tone,
+        word=word_of(manifest, own, is_degraded=file.release_id in degraded),
         snapshot="" if snapshot_id is None else "kept" if snapshot_id in snapshots else "gone",
         taken_back=manifest is not None and manifest.status == "ready" and any(r.took_effect for r in own),
         seconds_to_restore=restored[-1] if restored else None,
     )
 
 
-def word_of(manifest: Manifest | None, rollbacks: Sequence[Rollback], *, is_degraded: bool) -> tuple[str, Meaning]:
+def word_of(manifest: Manifest | None, rollbacks: Sequence[Rollback], *, is_degraded: bool) -> str:
     """Return the one word for how a release stands; ``rollbacks`` are those of this release."""
     if manifest is None:
-        return "unreadable", "bad"
+        return "unreadable"
     if manifest.status == "blocked":
-        return "blocked", "bad"
+        return "blocked"
     last = next((r for r in reversed(rollbacks) if r.took_effect or r.status == "in_progress"), None)
     if last is None:
-        return ("degraded", "warn") if is_degraded else ("ready", "good")
+        return "degraded" if is_degraded else "ready"
     if last.status == "in_progress":
-        return "rollback unfinished", "bad"
-    return ("rolled back", "warn") if last.status == "restored" else ("rolled back, unwell", "bad")
+        return "rollback unfinished"
+    return "rolled back" if last.status == "restored" else "rolled back, unwell"

@@ -27,19 +27,16 @@ from release_tasks.report.html.snapshot import RollbackOptions, Snapshot, refere
 from release_tasks.report.html.timeline import Timeline, timeline_of
 from release_tasks.report.html.verdict import Fact, Verdict, facts_of, notices_of, verdict_of
 from release_tasks.report.values import actor_of, text
-from release_tasks.report.words import Meaning
+from release_tasks.report.words import Meaning, meaning_of
 
 __all__ = ["ReleasePage", "find_release", "gather"]
 
-_ATTESTED: dict[str, tuple[Meaning, str]] = {
-    "signed": ("good", "The statement beside it is signed by a key that is trusted here, and matches."),
-    "unchecked": (
-        "warn",
-        "The statement beside it matches; it is signed, and no key is configured here to check that by.",
-    ),
-    "unsigned": ("quiet", "The statement beside it matches. It is not signed."),
-    "none": ("quiet", "There is no statement beside it."),
-    "damaged": ("bad", "The statement beside it and what it is about do not match."),
+_ATTESTED = {
+    "signed": "The statement beside it is signed by a key that is trusted here, and matches.",
+    "unchecked": "The statement beside it matches; it is signed, and no key is configured here to check that by.",
+    "unsigned": "The statement beside it matches. It is not signed.",
+    "none": "There is no statement beside it.",
+    "damaged": "The statement beside it and what it is about do not match.",
 }
 
 
@@ -207,4 +204,8 @@ def _attested(settings: Settings, release_id: str) -> tuple[Meaning, str, list[s
         return "warn", f"The statement beside it was not checked: {text(describe_error(error), 500)}", []
     none = AttestationVerdict(release_id=release_id, status="none")
     verdict = next((found for found in verdicts if found.release_id == release_id), none)
-    return *_ATTESTED[verdict.status], [text(finding, 500) for finding in verdict.findings[:5]]
+    return (
+        meaning_of(verdict.status),
+        _ATTESTED[verdict.status],
+        [text(finding, 500) for finding in verdict.findings[:5]],
+    )

@@ -14,7 +14,7 @@ from release_tasks.core.errors import StageError, StageFailed, UsageError, descr
 from release_tasks.core.records import AssetRecord, Manifest, SnapshotMetadata, SnapshotReference
 from release_tasks.report.html.history import Rollback
 from release_tasks.report.values import text
-from release_tasks.report.words import Meaning
+from release_tasks.report.words import Meaning, meaning_of
 
 __all__ = ["RollbackOptions", "Snapshot", "reference_of", "rollback_options_of", "snapshot_of"]
 
@@ -22,10 +22,10 @@ _MOST_ASSETS = 100
 _MOST_FINDINGS = 20
 _OTHERS = [("See what else there is to go back to", "inv release.status")]
 _CODE = "A rollback restores state, not code."
-_VERIFIED: dict[str, tuple[Meaning, str]] = {
-    "verified": ("good", "Every byte was digested again for this page, and is as it was recorded."),
-    "damaged": ("bad", "Digested again for this page, and not as it was recorded. A rollback to it is refused."),
-    "unverifiable": ("warn", "Taken by an older tool, without digests: there is nothing to verify it by."),
+_VERIFIED = {
+    "verified": "Every byte was digested again for this page, and is as it was recorded.",
+    "damaged": "Digested again for this page, and not as it was recorded. A rollback to it is refused.",
+    "unverifiable": "Taken by an older tool, without digests: there is nothing to verify it by.",
 }
 
 
@@ -109,7 +109,7 @@ def snapshot_of(pipeline: Pipeline, named: SnapshotReference | None) -> Snapshot
         return evolve(unread, is_there=False, tone="warn", finding=gone)
     except (StageFailed, OSError) as error:
         return evolve(unread, finding=text(describe_error(error)))
-    tone, finding = _VERIFIED[verdict.status]
+    tone, finding = meaning_of(verdict.status), _VERIFIED[verdict.status]
     is_altered = bool(named.digest) and named.digest != metadata.digest
     if is_altered:
         tone, finding = "bad", "It is not the snapshot that the manifest names: their digests differ."

@@ -28,9 +28,13 @@ class Verdict:
     """How the release stands: one word, a sentence, and what speaks for it."""
 
     word: str
-    tone: Meaning
     sentence: str
     reasons: list[str]
+
+    @property
+    def tone(self) -> Meaning:
+        """What its word means."""
+        return meaning_of(self.word)
 
 
 @frozen
@@ -49,10 +53,10 @@ def verdict_of(
 ) -> Verdict:
     """Return the verdict on a release; ``rollbacks`` and ``events`` are those about it."""
     manifest = file.manifest
-    word, tone = word_of(manifest, rollbacks, is_degraded=is_degraded)
+    word = word_of(manifest, rollbacks, is_degraded=is_degraded)
     if manifest is None:
         sentence = "Its manifest cannot be read, so what was checked and captured is not known."
-        return Verdict(word, tone, sentence, [text(file.reason)])
+        return Verdict(word, sentence, [text(file.reason)])
     reasons = texts(manifest.diagnostics, _MOST_REASONS)
     if word == "blocked":
         *others, last = [check.id for check in manifest.preflight.checks if check.blocks] or [""]
@@ -70,7 +74,7 @@ def verdict_of(
         sentence = "The watch after the deploy found it degraded, and it was not taken back."
         if word != "degraded":
             sentence = _rolled_back(rollbacks)
-    return Verdict(word, tone, text(sentence), reasons)
+    return Verdict(word, text(sentence), reasons)
 
 
 def _rolled_back(rollbacks: Sequence[Rollback]) -> str:
