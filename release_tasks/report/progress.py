@@ -370,8 +370,8 @@ class LiveDisplay:
         return self._cut(indent + printable(health_line(event, self._now - at)))
 
     def _bar(self, task: Task) -> _Cell:
-        # Not a BarColumn: only colours tell the two parts of it apart, with 16 colours one of them is black, and it
-        # draws non-ASCII characters wherever the encoding is UTF-8, in the C locale too.
+        # Not a BarColumn: both parts of it are the same character, so only their colours differ; and it draws
+        # non-ASCII characters wherever the encoding is UTF-8, in the C locale too.
         full, empty = ("\u2501", "\u2500") if self._is_unicode else ("#", ".")
 
         def drawn(width: int) -> str:
