@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from release_tasks.archive.restore_tests import proofs
-from release_tasks.report.overview import overview
+from release_tasks.report.status import overview
 from release_tasks.stages.drill.engine import DrillRequest, drill
 
 

@@ -6,7 +6,7 @@ import io
 
 import pytest
 
-from release_tasks.report.terminal import Screen
+from release_tasks.report.screen import Screen
 
 HOSTILE = "a\x1b[2Jb\x1b]0;title\x07c\u202ed\u200be\x9bf\udcff\r\x00"
 

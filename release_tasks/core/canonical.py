@@ -9,6 +9,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from release_tasks.core.units import show_size
+
 __all__ = ["InvalidDocument", "canonical_bytes", "excerpt", "parse_object", "pretty_bytes", "read_document"]
 
 _MAX_BYTES = 16 << 20
@@ -81,7 +83,7 @@ def read_document(path: Path) -> dict[str, Any]:
 def parse_object(data: bytes, name: str) -> dict[str, Any]:
     """Parse one JSON object from ``data``; ``name`` is what the message calls it."""
     if len(data) > _MAX_BYTES:
-        raise InvalidDocument(f"{name} is larger than {_MAX_BYTES >> 20} MiB")
+        raise InvalidDocument(f"{name} is larger than {show_size(_MAX_BYTES)}")
     # Before it is parsed, while it is bytes and no objects yet; what stands inside texts is counted as well.
     if data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
         raise InvalidDocument(f"{name} holds more than {_MAX_VALUES} values")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timezone
 
-__all__ = ["compact", "now", "rough_span", "seconds_since", "timestamp"]
+__all__ = ["compact", "now", "seconds_since", "timestamp"]
 
 
 def now() -> datetime:
@@ -30,11 +30,3 @@ def seconds_since(text: str) -> float | None:
     except ValueError:
         return None
     return (now() - moment.replace(tzinfo=timezone.utc)).total_seconds()
-
-
-def rough_span(seconds: float) -> str:
-    """Return a span of time as one says it: ``40 s``, ``12 min``, ``5 h``, ``3 days``; what lies ahead is ``0 s``."""
-    for unit, size in (("days", 2 * 86400), ("h", 3600), ("min", 60)):
-        if seconds >= size:
-            return f"{int(seconds // (86400 if unit == 'days' else size))} {unit}"
-    return f"{max(int(seconds), 0)} s"

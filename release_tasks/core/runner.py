@@ -1,4 +1,4 @@
-"""The runner of GitHub Actions takes commands from every line that a step prints: ours, and nobody else's.
+"""The runner of GitHub Actions takes commands from every line that a step prints; only ours may be commands.
 
 It reads stdout and stderr alike. A line that begins with ``::name`` after any white space is a command when a second
 ``::`` follows; in the older form ``##[name]`` is one anywhere in a line (github.com/actions/runner, ActionCommand.cs).
@@ -37,8 +37,8 @@ def inert_json(document: str) -> str:
 
 def command(name: str, data: str = "", **properties: str) -> str:
     """Return the line of a command, with everything escaped that would end it or a part of it."""
-    told = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in properties.items())
-    return f"::{name}{' ' if told else ''}{told}::{_escaped(data)}"
+    parts = ",".join(f"{key}={_escaped(value, ':,')}" for key, value in properties.items())
+    return f"::{name}{' ' if parts else ''}{parts}::{_escaped(data)}"
 
 
 def _escaped(text: str, more: str = "") -> str:

@@ -1,4 +1,4 @@
-"""How single values of invoke.yaml are written: durations, numbers, switches, paths."""
+"""How single values are written: those of invoke.yaml, and the sizes, times and shares that people read."""
 
 from __future__ import annotations
 
@@ -12,13 +12,21 @@ __all__ = [
     "parse_duration",
     "parse_integer",
     "parse_share",
+    "rough_span",
+    "show_count",
+    "show_counter",
     "show_duration",
+    "show_mebibytes",
+    "show_seconds",
     "show_share",
+    "show_size",
+    "show_span",
 ]
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d)?")
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%)?")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
+_SIZES = ("B", "KiB", "MiB", "GiB", "TiB")
 _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
 
 
@@ -88,3 +96,63 @@ def odd_values(value: Any) -> Iterator[Any]:
             yield from odd_values(inner)
     elif not (value is None or isinstance(value, (str, bool, int, float))):
         yield value
+
+
+def show_count(count: int, noun: str) -> str:
+    """Return a number of things: ``1 event``, ``2 events``."""
+    return f"{count} {noun}{'' if count == 1 else 's'}"
+
+
+def _power(count: int) -> int:
+    """Return how many times 1024 goes into ``count``: which of ``_SIZES`` suits it."""
+    return min(max(count.bit_length() - 1, 0) // 10, len(_SIZES) - 1)
+
+
+def show_size(count: int) -> str:
+    """Return a number of bytes as short as it may be: ``812 bytes``, ``40 KiB``, ``1.2 GiB``."""
+    power = _power(count)
+    if power == 0:
+        return show_count(count, "byte")
+    size = count / 1024**power
+    is_whole = size == int(size) or size >= 100
+    return f"{size:.{0 if is_whole and power < len(_SIZES) - 1 else 1}f} {_SIZES[power]}"
+
+
+def show_counter(count: int, of: int | None = None) -> str:
+    """Return a number of bytes that is still counted, ``1.0 MiB``; before ``of`` bytes in their unit, ``1.0``."""
+    power = _power(count if of is None else of)
+    number = f"{count / 1024**power:.1f}" if power else str(count)
+    return f"{number} {_SIZES[power]}" if of is None else number
+
+
+def show_mebibytes(count: int) -> str:
+    """Return a number of bytes in whole MiB, rounded up."""
+    return f"{-(-count >> 20)} MiB"
+
+
+def show_seconds(seconds: float) -> str:
+    """Return a time that was measured, in seconds: ``0.4 s``, ``125.0 s``."""
+    return f"{seconds:.1f} s"
+
+
+def show_span(seconds: float) -> str:
+    """Return a length of time as precise as it matters: ``340 ms``, ``12.3 s``, ``2 min 05 s``, ``1 h 05 min``."""
+    if seconds < 1:
+        return f"{seconds * 1000:.0f} ms"
+    if seconds < 59.95:
+        return show_seconds(seconds)
+    whole = round(seconds)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    minutes = round(seconds / 60)
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{round(seconds / 86400)} days"
+
+
+def rough_span(seconds: float) -> str:
+    """Return a span of time as one says it: ``40 s``, ``12 min``, ``5 h``, ``3 days``; what lies ahead is ``0 s``."""
+    for unit, size in (("days", 2 * 86400), ("h", 3600), ("min", 60)):
+        if seconds >= size:
+            return f"{int(seconds // (86400 if unit == 'days' else size))} {unit}"
+    return f"{max(int(seconds), 0)} s"

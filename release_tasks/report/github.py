@@ -17,9 +17,11 @@ from release_tasks.core.events import Event, GateEnded
 from release_tasks.core.printable import output_lines, printable
 from release_tasks.core.records import Check
 from release_tasks.core.runner import command, inert
+from release_tasks.core.units import show_seconds
 from release_tasks.report.markdown import step_summary, title_of
-from release_tasks.report.plain import PlainLines
-from release_tasks.report.terminal import unfailing
+from release_tasks.report.progress import PlainLines
+from release_tasks.report.screen import unfailing
+from release_tasks.report.values import checks_of, list_of, tail_of
 
 __all__ = ["GroupedLines", "annotation_lines", "outputs", "tell_github"]
 
@@ -37,7 +39,7 @@ class GroupedLines(PlainLines):
         super().__call__(event)
         if isinstance(event, GateEnded) and (lines := _output_of(event.check)):
             check = event.check
-            title = f"gate {check.id}: {check.status} in {check.duration_ms / 1000:.1f} s"
+            title = f"gate {check.id}: {check.status} in {show_seconds(check.duration_ms / 1000)}"
             shown = [inert(printable(line)) for line in lines]
             with self._lock:
                 _write(unfailing(sys.stderr), [command("group", printable(title)), *shown, command("endgroup")])
@@ -46,31 +48,29 @@ class GroupedLines(PlainLines):
 def tell_github(document: Mapping[str, Any], exit_code: int, stream: IO[str], environ: Mapping[str, str]) -> None:
     """Annotate the step on ``stream``, and append to the files of its summary and its outputs.
 
-    Raises BrokenPipeError when nobody reads the stream any more; nothing else.
+    Raises BrokenPipeError when the stream has no reader any more; nothing else.
     """
     _write(stream, annotation_lines(document, exit_code))
-    summary = step_summary(document, exit_code)
-    if summary:
+    if summary := step_summary(document, exit_code):
         _append("GITHUB_STEP_SUMMARY", summary, environ, limit=_SUMMARY_BYTES)
-    told = "".join(_assignment(name, value) for name, value in outputs(document, exit_code).items())
-    _append("GITHUB_OUTPUT", told, environ)
+    assignments = "".join(_assignment(name, value) for name, value in outputs(document, exit_code).items())
+    _append("GITHUB_OUTPUT", assignments, environ)
 
 
 def annotation_lines(document: Mapping[str, Any], exit_code: int) -> list[str]:
     """Return the commands that annotate the step: the verdict, each failed gate, and whatever else blocks."""
-    if exit_code == 0:
-        errors: list[str] = []
-    else:
-        errors = [_annotation("error", title_of(document), _sentence_of(document))]
+    errors = [_annotation("error", title_of(document), _sentence_of(document))] if exit_code else []
     warnings: list[str] = []
-    checks = _checks_of(document)
+    checks = checks_of(document)
     for check in checks:
         if check.get("status") == "failed":
-            kind, told = ("warning", warnings) if check.get("advisory") else ("error", errors)
-            told.append(_annotation(kind, f"gate {check.get('id')}", _account(check)))
+            following = (check.get("diagnostics") or {}).get("next")
+            message = f"{check.get('detail')}\nnext: {following}" if following else str(check.get("detail"))
+            kind, found = ("warning", warnings) if check.get("advisory") else ("error", errors)
+            found.append(_annotation(kind, f"gate {check.get('id')}", message))
     if document.get("status") == "blocked":
         gates = tuple(f"{check.get('id')}: " for check in checks)
-        others = [str(text) for text in _list(document, "diagnostics") if not str(text).startswith(gates)]
+        others = [str(text) for text in list_of(document, "diagnostics") if not str(text).startswith(gates)]
         errors += [_annotation("error", "blocked", text) for text in others]
     return errors[:_MOST_ANNOTATIONS] + warnings[:_MOST_ANNOTATIONS]
 
@@ -79,7 +79,7 @@ def outputs(document: Mapping[str, Any], exit_code: int) -> dict[str, str]:
     """Return the outputs of the step by name; only those that this document has."""
     snapshot = document.get("snapshot")
     snapshot = snapshot if isinstance(snapshot, Mapping) else {}
-    told = {
+    values = {
         "status": document.get("status"),
         "exit_code": exit_code,
         "release_id": document.get("releaseId"),
@@ -89,13 +89,13 @@ def outputs(document: Mapping[str, Any], exit_code: int) -> dict[str, str]:
         "manifest": document.get("manifestPath"),
         "safety_snapshot_id": document.get("safetySnapshotId"),
     }
-    return {name: str(value) for name, value in told.items() if value is not None}
+    return {name: str(value) for name, value in values.items() if value is not None}
 
 
 def _assignment(name: str, value: str) -> str:
     if "\n" not in value and "\r" not in value:
         return f"{name}={value}\n"
-    # Whoever chose the value cannot know the word that ends it.
+    # The end marker is random, so a hostile value cannot contain it.
     end = f"end-{secrets.token_hex(16)}"
     return f"{name}<<{end}\n{value}\n{end}\n"
 
@@ -104,15 +104,15 @@ def _append(variable: str, text: str, environ: Mapping[str, str], limit: int | N
     """Append to the file that a variable names, in one write; what bars it is a note on stderr."""
     path = environ.get(variable)
     if not path:
-        _write(unfailing(sys.stderr), [f"{variable} is not set, so nothing was written to it."])
+        _note(f"{variable} is not set, so nothing was written to it.")
         return
     data = text.encode("utf-8", "replace")
     try:
-        # The runner has made the file; one that somebody else put in its place must not make us wait.
+        # The runner has made the file; a pipe put in its place must not make us wait.
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if limit is not None and os.fstat(fd).st_size + len(data) > limit:
-                _write(unfailing(sys.stderr), [f"{variable} is full ({limit} bytes), so nothing was added to it."])
+                _note(f"{variable} is full ({limit} bytes), so nothing was added to it.")
                 return
             while data:
                 data = data[os.write(fd, data) :]
@@ -120,9 +120,11 @@ def _append(variable: str, text: str, environ: Mapping[str, str], limit: int | N
             os.close(fd)
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
-        _write(
-            unfailing(sys.stderr), [inert(printable(f"{variable} names {path}, which cannot be written: {reason}."))]
-        )
+        _note(f"{variable} names {path}, which cannot be written: {reason}.")
+
+
+def _note(sentence: str) -> None:
+    _write(unfailing(sys.stderr), [inert(printable(sentence))])
 
 
 def _write(stream: IO[str], lines: list[str]) -> None:
@@ -149,31 +151,15 @@ def _sentence_of(document: Mapping[str, Any]) -> str:
     if isinstance(document.get("message"), str):
         return str(document["message"])
     for key in ("reasons", "diagnostics", "problems"):
-        if _list(document, key):
-            return str(_list(document, key)[0])
+        if found := list_of(document, key):
+            return str(found[0])
     preflight = document.get("preflight")
-    failed = _list(preflight if isinstance(preflight, Mapping) else document, "failedChecks")
-    if failed:
+    if failed := list_of(preflight if isinstance(preflight, Mapping) else document, "failedChecks"):
         return f"not passed: {', '.join(map(str, failed))}"
-    for part in (*_list(document, "snapshots"), *_list(document, "attestations")):
+    for part in (*list_of(document, "snapshots"), *list_of(document, "attestations")):
         if isinstance(part, Mapping) and part.get("status") == "damaged":
             return f"{part.get('snapshotId') or part.get('releaseId')} is damaged: inv release.verify"
     return str(document.get("status") or document.get("detail") or "not good")
-
-
-def _account(check: Mapping[str, Any]) -> str:
-    following = (check.get("diagnostics") or {}).get("next")
-    return f"{check.get('detail')}\nnext: {following}" if following else str(check.get("detail"))
-
-
-def _checks_of(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    preflight = document.get("preflight")
-    return _list(preflight if isinstance(preflight, Mapping) else document, "checks")
-
-
-def _list(document: Mapping[str, Any], key: str) -> list[Any]:
-    found = document.get(key)
-    return found if isinstance(found, list) else []
 
 
 def _output_of(check: Check) -> list[str]:
@@ -188,5 +174,4 @@ def _output_of(check: Check) -> list[str]:
                 return lines if size <= _OUTPUT_BYTES else [f"[the end of {size} bytes]", *lines[1:]]
         except OSError:
             pass
-    tail = check.diagnostics.get("outputTail") or check.diagnostics.get("bodyTail")
-    return [str(line) for line in tail] if isinstance(tail, list) else []
+    return tail_of(check.diagnostics)

@@ -6,6 +6,7 @@ import re
 from xml.etree import ElementTree
 
 from release_tasks.core.records import Check, PreflightReport
+from release_tasks.report.values import list_of, tail_of
 
 __all__ = ["junit_xml"]
 
@@ -42,25 +43,16 @@ def junit_xml(report: PreflightReport, name: str) -> bytes:
 
 
 def _add_case(suite: ElementTree.Element, check: Check) -> None:
-    case = ElementTree.SubElement(
-        suite,
-        "testcase",
-        {
-            "classname": _clean(check.subsystem),
-            "name": _clean(check.id),
-            "time": _seconds(check.duration_ms),
-        },
-    )
+    names = {"classname": _clean(check.subsystem), "name": _clean(check.id), "time": _seconds(check.duration_ms)}
+    case = ElementTree.SubElement(suite, "testcase", names)
     detail = _clean(check.detail)
     if _is_failure(check):
         failure = ElementTree.SubElement(case, "failure", {"message": detail, "type": "gate"})
         failure.text = _account(check)
-    elif check.status == "failed":
-        ElementTree.SubElement(case, "skipped", {"message": f"advisory: {detail}"})
-    elif check.status == "skipped":
-        ElementTree.SubElement(case, "skipped", {"message": detail})
-    output = _output(check)
-    if output:
+    elif check.status != "passed":
+        advisory = "advisory: " if check.status == "failed" else ""
+        ElementTree.SubElement(case, "skipped", {"message": f"{advisory}{detail}"})
+    if output := _clean("\n".join(tail_of(check.diagnostics))):
         ElementTree.SubElement(case, "system-out").text = output
 
 
@@ -73,16 +65,10 @@ def _account(check: Check) -> str:
     if check.command:
         lines.append(f"command: {check.command}")
     for key, label in (("problems", "problem"), ("degraded", "degraded")):
-        found = check.diagnostics.get(key)
-        lines += [f"{label}: {item}" for item in found] if isinstance(found, list) else []
+        lines += [f"{label}: {item}" for item in list_of(check.diagnostics, key)]
     if check.diagnostics.get("next"):
         lines.append(f"next: {check.diagnostics['next']}")
     return _clean("\n".join(lines))
-
-
-def _output(check: Check) -> str:
-    tail = check.diagnostics.get("outputTail") or check.diagnostics.get("bodyTail")
-    return _clean("\n".join(str(line) for line in tail)) if isinstance(tail, list) else ""
 
 
 def _seconds(milliseconds: int) -> str:

@@ -9,6 +9,8 @@ from typing import Any
 
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.printable import printable
+from release_tasks.core.units import show_seconds
+from release_tasks.report.values import checks_of, list_of, tail_of
 
 __all__ = ["step_summary", "title_of"]
 
@@ -38,18 +40,18 @@ def step_summary(document: Mapping[str, Any], exit_code: int) -> str:
 
 def title_of(document: Mapping[str, Any]) -> str:
     """Return in a few words what a document is about, and its status."""
-    status = str(document.get("status") or "done")
+    subject = "release-tasks"
     if "preflight" in document:
-        return f"release {document.get('releaseId')}: {status}"
-    if "checks" in document:
-        return f"preflight: {status}"
-    if "restoredAssets" in document:
-        return f"rollback: {status}"
-    if "reasons" in document:
-        return f"watch of {document.get('releaseId') or 'the service'}: {status}"
-    if "boot" in document:
-        return f"drill: {status}"
-    return f"release-tasks: {status}"
+        subject = f"release {document.get('releaseId')}"
+    elif "checks" in document:
+        subject = "preflight"
+    elif "restoredAssets" in document:
+        subject = "rollback"
+    elif "reasons" in document:
+        subject = f"watch of {document.get('releaseId') or 'the service'}"
+    elif "boot" in document:
+        subject = "drill"
+    return f"{subject}: {document.get('status') or 'done'}"
 
 
 def _lines(document: Mapping[str, Any], exit_code: int) -> Iterator[str]:
@@ -59,80 +61,56 @@ def _lines(document: Mapping[str, Any], exit_code: int) -> Iterator[str]:
         yield f"Exit code {exit_code}."
         yield ""
     sentences = [document["message"]] if isinstance(document.get("message"), str) else []
-    sentences += [text for key in ("reasons", "diagnostics", "problems") for text in _list(document.get(key))]
-    yield from (f"- {_text(str(sentence))}" for sentence in sentences[:_MOST_SENTENCES])
+    sentences += [text for key in ("reasons", "diagnostics", "problems") for text in list_of(document, key)]
+    yield from (f"- {_text(sentence)}" for sentence in sentences[:_MOST_SENTENCES])
     if sentences:
         yield ""
-    inner = document.get("preflight")
-    checks = [c for c in _list((inner if isinstance(inner, Mapping) else document).get("checks")) if _is_object(c)]
-    yield from _gates(checks)
-    yield from _facts(document)
-    snapshot = _fact(document, "snapshotId")
-    if snapshot is not None and document.get("status") == "ready":
-        yield f"To go back to it: <code>{_text(f'inv release.rollback --snapshot {snapshot}')}</code>"
+    checks = checks_of(document)
+    if checks:
+        yield from _gates(checks)
+    snapshot = document.get("snapshot")
+    values = {**(snapshot if isinstance(snapshot, Mapping) else {}), **{k: v for k, v in document.items() if v}}
+    facts = [(label, values.get(key)) for label, key in _FACTS]
+    facts += [(name, ", ".join(map(str, list_of(document, f"{name}Assets")))) for name in ("restored", "removed")]
+    if any(value for _, value in facts):
+        yield "| | |"
+        yield "| --- | --- |"
+        yield from (f"| {label} | {_text(value)} |" for label, value in facts if value)
+        yield ""
+    if document.get("status") == "ready" and (snapshot_id := values.get("snapshotId")) is not None:
+        yield f"To go back to it: <code>{_text(f'inv release.rollback --snapshot {snapshot_id}')}</code>"
 
 
 def _gates(checks: list[Mapping[str, Any]]) -> Iterator[str]:
-    if not checks:
-        return
     yield "| gate | result | time | detail |"
     yield "| --- | --- | --- | --- |"
+    failed = [check for check in checks if check.get("status") == "failed"]
     for check in checks[:_MOST_ROWS]:
-        result = "advisory" if check.get("advisory") and check.get("status") == "failed" else check.get("status")
-        seconds = check.get("durationMs")
-        time = f"{seconds / 1000:.1f} s" if isinstance(seconds, int) else ""
-        cells = (check.get("id"), result, time, check.get("detail"))
-        yield f"| {' | '.join(_text(str(cell)) for cell in cells)} |"
+        result = "advisory" if check.get("advisory") and check in failed else check.get("status")
+        took = check.get("durationMs")
+        cells = (
+            check.get("id"),
+            result,
+            show_seconds(took / 1000) if isinstance(took, int) else "",
+            check.get("detail"),
+        )
+        yield f"| {' | '.join(map(_text, cells))} |"
     yield ""
     if len(checks) > _MOST_ROWS:
         yield f"And {len(checks) - _MOST_ROWS} more."
         yield ""
-    for check in [check for check in checks if check.get("status") == "failed"][:_MOST_OUTPUTS]:
-        yield from _output(check)
+    for check in failed[:_MOST_OUTPUTS]:
+        if tail := tail_of(check.get("diagnostics")):
+            yield f"<details><summary>{_text(check.get('id'))}</summary>"
+            yield ""  # without this line the block would end at the first empty line of the output
+            text = printable("\n".join(tail))
+            yield f"<pre>{html.escape(text[-_TAIL:])}</pre>"
+            yield ""
+            yield "</details>"
+            yield ""
 
 
-def _output(check: Mapping[str, Any]) -> Iterator[str]:
-    """Fold away what a failed gate printed last."""
-    found = check.get("diagnostics")
-    diagnostics: Mapping[str, Any] = found if isinstance(found, Mapping) else {}
-    tail = _list(diagnostics.get("outputTail") or diagnostics.get("bodyTail"))
-    if not tail:
-        return
-    text = printable("\n".join(map(str, tail)))[-_TAIL:]
-    yield f"<details><summary>{_text(str(check.get('id')))}</summary>"
-    yield ""  # without this line the block would end at the first empty line of the output
-    yield f"<pre>{html.escape(text)}</pre>"
-    yield ""
-    yield "</details>"
-    yield ""
-
-
-def _facts(document: Mapping[str, Any]) -> Iterator[str]:
-    facts = [(label, _fact(document, key)) for label, key in _FACTS]
-    facts += [(name, ", ".join(map(str, _list(document.get(f"{name}Assets"))))) for name in ("restored", "removed")]
-    known = [(label, value) for label, value in facts if value]
-    if not known:
-        return
-    yield "| | |"
-    yield "| --- | --- |"
-    yield from (f"| {label} | {_text(str(value))} |" for label, value in known)
-    yield ""
-
-
-def _fact(document: Mapping[str, Any], key: str) -> Any:
-    snapshot = document.get("snapshot")
-    return document.get(key) or (snapshot.get(key) if isinstance(snapshot, Mapping) else None)
-
-
-def _text(text: str) -> str:
+def _text(value: Any) -> str:
     """Return text of others on one line, with everything spelled by number that Markdown or HTML gives a meaning."""
-    line = " ".join(excerpt(printable(text), _CELL).split())
+    line = " ".join(excerpt(printable(str(value)), _CELL).split())
     return re.sub(r"[!-/:-@\[-`{-~]", lambda found: f"&#{ord(found[0])};", line)
-
-
-def _list(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else []
-
-
-def _is_object(value: Any) -> bool:
-    return isinstance(value, Mapping)

@@ -31,7 +31,7 @@ def drill(
     """Rehearse a rollback in a scratch copy, nothing live touched; exit 1 when the snapshot is not restorable."""
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
-        from release_tasks.report.drill import show_drill
+        from release_tasks.report.answers import show_drill
         from release_tasks.stages.rehearsing import drill_request, run_drill
 
         folder = text_flag("scratch", scratch)

@@ -86,7 +86,7 @@ def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
     """Verify the chain of the pairing audit log and show its newest events; exit 1 when it is broken."""
     with session(ctx, json) as current:
         from release_tasks.pairing.policy import Pairing
-        from release_tasks.report.summaries import audit_document, show_audit
+        from release_tasks.report.answers import audit_document, show_audit
 
         count = number_flag("limit", limit)
         assert count is not None
@@ -127,7 +127,8 @@ def _may_decide(current: Session, channel: Channel, action: str, look_up: Callab
 
 
 def _show_pending(current: Session, channel: Channel, requests: list[PendingRequest]) -> None:
-    from release_tasks.core.clock import rough_span, timestamp
+    from release_tasks.core.clock import timestamp
+    from release_tasks.core.units import rough_span
 
     shown = [
         {

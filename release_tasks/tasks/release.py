@@ -111,7 +111,7 @@ def prepare(
         if junit:
             _write_junit(run, Path(junit))
         from release_tasks.core.codec import encode
-        from release_tasks.report.summaries import show_manifest
+        from release_tasks.report.answers import show_manifest
         from release_tasks.stages.preparing import prepare_release
 
         with current.progress() as emit:
@@ -154,7 +154,7 @@ def rollback(
     """Restore the newest or a given snapshot whole, restart, ask health, and write it down."""
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
-        from release_tasks.report.summaries import show_outcome
+        from release_tasks.report.answers import show_outcome
         from release_tasks.stages.restoring import roll_back
 
         typed: dict[str, Any] = {
@@ -193,7 +193,7 @@ def recover(ctx: Context, json: bool = False) -> None:
 def status(ctx: Context, limit: str = "10", json: bool = False) -> None:
     """Show releases, snapshots, the last rollback and who holds the lock."""
     with session(ctx, json) as current:
-        from release_tasks.report.overview import overview, show_overview
+        from release_tasks.report.status import overview, show_overview
 
         count = number_flag("limit", limit)
         assert count is not None
@@ -208,7 +208,7 @@ def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> Non
     """Digest every snapshot again, check its databases and what is attested; exit 1 when a byte is not as recorded."""
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
-        from release_tasks.report.summaries import show_verdicts
+        from release_tasks.report.answers import show_verdicts
         from release_tasks.stages.reading import verify_snapshots
 
         with current.progress() as emit:
@@ -225,7 +225,7 @@ def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> Non
 def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
     """Verify the chain of the audit log and show its newest events; exit 1 when it is broken."""
     with session(ctx, json) as current:
-        from release_tasks.report.summaries import audit_document, show_audit
+        from release_tasks.report.answers import audit_document, show_audit
         from release_tasks.stages.reading import verify_audit
 
         count = number_flag("limit", limit)
@@ -263,8 +263,7 @@ def run_gates(
 def show_preflight(current: Session, run: PreflightRun) -> None:
     """Show a preflight that nobody else judges, and end with 1 when it did not pass."""
     from release_tasks.core.codec import encode
-    from release_tasks.report.advice import after_preflight
-    from release_tasks.report.summaries import show_checks
+    from release_tasks.report.answers import after_preflight, show_checks
 
     word = "passed" if run.report.passed else "failed"
     current.document({"status": word, **encode(run.report), "logDirectory": str(run.log_directory)})

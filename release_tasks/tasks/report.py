@@ -32,7 +32,7 @@ def report(ctx: Context, release_id: str | None = None, output: str | None = Non
             raise UsageError("release.report needs an extra: pip install 'release-tasks[report]'")
         from release_tasks.archive.pipeline import Pipeline
         from release_tasks.core.durable import write_atomic
-        from release_tasks.report.html.gather import find_release, gather
+        from release_tasks.report.html.page import find_release, gather
         from release_tasks.report.html.render import render
 
         pipeline = Pipeline(current.settings.release.root)

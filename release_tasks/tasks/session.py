@@ -21,7 +21,7 @@ from release_tasks.tasks.settings import is_dry, settings_of
 if TYPE_CHECKING:
     from release_tasks.config.schema import Settings
     from release_tasks.core.events import Emit
-    from release_tasks.report.terminal import Screen
+    from release_tasks.report.screen import Screen
     from release_tasks.stages.notifications.sending import Notices
 
 __all__ = ["Session", "duration_flag", "number_flag", "session", "text_flag", "url_flag", "words_flag"]
@@ -45,14 +45,14 @@ class Session:
     @functools.cached_property
     def screen(self) -> Screen:
         """Where a person reads along; with ``--json`` all of it goes to stderr."""
-        from release_tasks.report.terminal import Screen
+        from release_tasks.report.screen import Screen
 
         return Screen(sys.stderr if self.as_json else sys.stdout)
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Emit]:
         """Show on stderr what a stage tells while the block runs; what comes after it is written below."""
-        from release_tasks.report.display import display_for
+        from release_tasks.report.progress import display_for
 
         with display_for(self.screen) as display:
             yield display
@@ -85,7 +85,7 @@ class Session:
         """Tell the runner of GitHub Actions, where one listens, how it ended."""
         if is_listening() and self._answer is not None and not self.is_dry:
             from release_tasks.report.github import tell_github
-            from release_tasks.report.terminal import unfailing
+            from release_tasks.report.screen import unfailing
 
             stream = unfailing(sys.stderr) if self.as_json else sys.stdout
             tell_github(self._answer, int(self.exit_code), stream, os.environ)
@@ -222,6 +222,6 @@ def _ended(current: Session, code: ExitCode, message: str) -> Exit:
     current.print_document()
     with contextlib.suppress(BrokenPipeError):
         current.tell_runner()
-    from release_tasks.report.terminal import for_person
+    from release_tasks.report.screen import for_person
 
     return Exit(message=for_person(message, os.environ), code=int(code))

@@ -36,7 +36,7 @@ def watch(
     """Watch a release after its deploy: healthy, degraded or inconclusive; exit 0 only when healthy."""
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
-        from release_tasks.report.watch import show_watch
+        from release_tasks.report.answers import show_watch
         from release_tasks.stages.observing import watch_release
 
         settings = _as_typed(current, for_, interval, rollback, health_url)

@@ -29,7 +29,7 @@ from hypothesis import strategies as st
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.errors import ExitCode, StageFailed, UsageError
-from release_tasks.report.overview import overview
+from release_tasks.report.status import overview
 from release_tasks.stages.rollback.engine import RollbackRequest
 from release_tasks.stages.rollback.preview import preview
 

@@ -31,7 +31,7 @@ from release_tasks.archive.verify import verify_all
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.errors import ExitCode, StageError, StageFailed, UsageError
 from release_tasks.core.records import Manifest
-from release_tasks.report.overview import overview
+from release_tasks.report.status import overview
 from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest

@@ -19,7 +19,7 @@ from harness.stages import passed_preflight
 
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.errors import StageFailed
-from release_tasks.report.overview import overview
+from release_tasks.report.status import overview
 from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback

@@ -9,7 +9,7 @@ import pytest
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.core.records import Check, PreflightReport
-from release_tasks.report.html.gather import find_release, gather
+from release_tasks.report.html.page import find_release, gather
 from release_tasks.report.html.render import render
 from release_tasks.stages.prepare import PrepareRequest, prepare
 

@@ -13,7 +13,7 @@ from typing import Any
 from playwright.sync_api import sync_playwright
 from story import story
 
-from release_tasks.report.html.gather import find_release, gather
+from release_tasks.report.html.page import find_release, gather
 from release_tasks.report.html.render import render
 
 _PROJECT = "/srv/gateway"  # where the scratch folder is said to be

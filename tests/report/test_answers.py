@@ -12,11 +12,16 @@ from release_tasks.archive.verify import SnapshotVerdict
 from release_tasks.assets.base import AssetFinding
 from release_tasks.core.audit import AuditVerdict, Finding
 from release_tasks.core.records import Check, HealthReport, Manifest, PreflightReport, RollbackOutcome
-from release_tasks.report.advice import after_preflight
-from release_tasks.report.drill import show_drill
-from release_tasks.report.summaries import show_audit, show_manifest, show_outcome, show_verdicts
-from release_tasks.report.terminal import Screen
-from release_tasks.report.watch import show_watch
+from release_tasks.report.answers import (
+    after_preflight,
+    show_audit,
+    show_drill,
+    show_manifest,
+    show_outcome,
+    show_verdicts,
+    show_watch,
+)
+from release_tasks.report.screen import Screen
 
 FAILED = Check(id="build", subsystem="build", status="failed", detail="exit code 1")
 BLOCKED = Manifest(

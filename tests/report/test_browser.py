@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from story import story
 
-from release_tasks.report.html.gather import find_release, gather
+from release_tasks.report.html.page import find_release, gather
 from release_tasks.report.html.render import render
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -12,15 +12,15 @@ from attrs import evolve
 
 from release_tasks.core.errors import UsageError
 from release_tasks.core.records import Check, PreflightReport
+from release_tasks.core.units import show_size, show_span
 from release_tasks.report.html.gates import gates_of
-from release_tasks.report.html.gather import find_release, gather
 from release_tasks.report.html.health import strips_of
-from release_tasks.report.html.history import history_of, word_of
-from release_tasks.report.html.notifications import moment, seconds_between, text
-from release_tasks.report.html.page import ReleasePage, Rollback
-from release_tasks.report.html.rollbacks import read_rollbacks
-from release_tasks.report.html.timeline import course_of
-from release_tasks.report.html.units import size, span
+from release_tasks.report.html.history import Rollback, history_of, read_rollbacks, word_of
+from release_tasks.report.html.page import ReleasePage, find_release, gather
+from release_tasks.report.html.render import render
+from release_tasks.report.html.timeline import timeline_of
+from release_tasks.report.values import moment, seconds_between, text
+from release_tasks.report.words import meaning_of
 from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
@@ -97,12 +97,11 @@ def test_failure_rate_and_time_to_restore_are_of_the_last_twenty(project: Any) -
     ]
     told = [("v1", "restored", 50.0), ("v5", "restored", 4.0), ("v6", "restored", 8.0), ("v7", "live", 30.0)]
     rollbacks = [_rollback(release_id, status, seconds) for release_id, status, seconds in told]
-    history = history_of(files, rollbacks, set(), {"v9"}, "v5", "")
+    history = history_of(files, rollbacks, set(), {"v9"}, "")
     assert (len(history.rows), history.total, history.ready, history.taken_back) == (20, 22, 20, 3)
     assert history.failed_share == pytest.approx(0.15)
     assert (history.median_seconds, history.longest_seconds) == (6.0, 8.0)
-    assert [row.release_id for row in history.rows if row.is_this] == ["v5"]
-    words = {row.release_id: row.word for row in history.rows}
+    words = {row.file.release_id: row.word for row in history.rows}
     assert (words["v7"], words["v8"], words["v9"]) == ("rolled back, unwell", "ready", "degraded")
 
 
@@ -138,8 +137,9 @@ def test_the_word_for_a_release(project: Any) -> None:
         (taken_back[:1], True, ("rolled back, unwell", "bad")),
         ([_rollback("v1", "in_progress", None)], True, ("rollback unfinished", "bad")),
     ):
-        assert word_of(manifest, rollbacks, is_degraded=is_degraded) == word
-    assert word_of(None, [], is_degraded=False) == ("unreadable", "bad")
+        found = word_of(manifest, rollbacks, is_degraded=is_degraded)
+        assert (found, meaning_of(found)) == word
+    assert word_of(None, [], is_degraded=False) == "unreadable" and meaning_of("unreadable") == "bad"
 
 
 def test_a_release_that_a_watch_found_degraded_is_not_called_ready(project: Any) -> None:
@@ -210,10 +210,10 @@ def test_records_of_any_shape_lead_to_a_gate_and_a_strip(tmp_path: Path) -> None
 def test_a_prepare_of_before_has_the_times_of_its_gates(project: Any) -> None:
     """Manifests without phases still say when the gates ran; one without any time says nothing."""
     manifest = release(project, "v1", PASSED)
-    course = course_of(evolve(manifest, phases=[]), [], [], [])
-    assert [(bar.name, bar.begin, bar.length) for bar in course.bars] == [("build", 0.0, 1.0)]
+    timeline = timeline_of(evolve(manifest, phases=[]), [], [], [])
+    assert [(bar.name, bar.begin, bar.length) for bar in timeline.bars] == [("build", 0.0, 1.0)]
     none = evolve(manifest, phases=[], preflight=evolve(manifest.preflight, checks=[]))
-    assert course_of(none, [], [], []).bars == []
+    assert timeline_of(none, [], [], []).bars == []
 
 
 def test_the_newest_release_is_chosen_and_an_unknown_one_refused(project: Any) -> None:
@@ -236,14 +236,14 @@ def test_a_ready_release_tells_its_way_back(project: Any) -> None:
     page = page_of(project)
     assert (page.verdict.word, page.snapshot and page.snapshot.tone) == ("ready", "good")
     command = f"inv release.rollback --snapshot {manifest.snapshot.snapshot_id}"
-    assert page.way_back.commands[0] == ("Go back to the state before this release", command)
+    assert page.rollback_options.commands[0] == ("Go back to the state before this release", command)
     project.damage()
     outcome = rollback(project.settings, RollbackRequest())
     page = page_of(project)
     assert (page.verdict.word, page.history.taken_back) == ("rolled back", 1)
     undo = f"inv release.rollback --snapshot {outcome.safety_snapshot_id}"
-    assert page.way_back.commands[0] == ("Undo the rollback", undo)
-    assert [step.what for step in page.course.steps] == ["Rolled back to the state before it"]
+    assert page.rollback_options.commands[0] == ("Undo the rollback", undo)
+    assert [step.what for step in page.timeline.steps] == ["Rolled back to the state before it"]
 
 
 def test_gathering_changes_nothing(project: Any) -> None:
@@ -254,12 +254,23 @@ def test_gathering_changes_nothing(project: Any) -> None:
     release(project, "v2")
     before = _tree(project.folder)
     page = page_of(project)
-    assert {row.where for row in page.differences.rows} >= {"database rows", "identity", "extra"}
+    assert page.differences is not None
+    assert {row.where for row in page.differences.differences} >= {"database rows", "identity", "extra"}
     assert _tree(project.folder) == before
 
 
 def _tree(folder: Path) -> dict[str, bytes | None]:
     return {str(path): path.read_bytes() if path.is_file() else None for path in sorted(folder.rglob("*"))}
+
+
+def test_the_history_marks_the_release_of_the_page(project: Any) -> None:
+    """That one row, whichever release the page is of."""
+    for release_id in ("v1", "v2", "v3"):
+        release(project, release_id)
+    for release_id in ("v1", "v3"):
+        html = render(page_of(project, release_id)).decode()
+        assert html.count('aria-current="true"') == 1
+        assert f'aria-current="true"><th scope="row"><bdi>{release_id}</bdi>' in html
 
 
 def test_a_blocked_release_says_why_and_offers_no_rollback(project: Any) -> None:
@@ -269,9 +280,9 @@ def test_a_blocked_release_says_why_and_offers_no_rollback(project: Any) -> None
     page = page_of(project)
     assert (page.verdict.word, page.verdict.reasons) == ("blocked", ["tests: exit code 1"])
     assert page.snapshot is None
-    assert not [line for _, line in page.way_back.commands if "rollback" in line]
-    assert page.differences.before == "v1"
-    assert {row.where for row in page.differences.rows} == {"status", "gates"}
+    assert not [line for _, line in page.rollback_options.commands if "rollback" in line]
+    assert page.differences is not None and page.differences.before == "v1"
+    assert {row.where for row in page.differences.differences} == {"status", "gates"}
 
 
 Damage = Callable[[Any], None]
@@ -332,8 +343,6 @@ def _log_is_a_folder(project: Any) -> None:
 )
 def test_the_page_comes_out_whatever_is_damaged(project: Any, damage: Damage, told: str) -> None:
     """A manifest, snapshot or log that cannot be read is said on the page, and the rest of it is there."""
-    from release_tasks.report.html.render import render
-
     release(project, "v0")
     release(project, "v1")
     damage(project)
@@ -342,10 +351,11 @@ def test_the_page_comes_out_whatever_is_damaged(project: Any, damage: Damage, to
     assert told in html
     assert page.history.total == 2
     if damage in (_remove_snapshot, _alter_snapshot, _alter_metadata):
-        rollbacks = [line for _, line in page.way_back.commands if "release.rollback" in line]
+        rollbacks = [line for _, line in page.rollback_options.commands if "release.rollback" in line]
         assert not rollbacks, "a snapshot that would be refused is no way back"
     if damage in (_break_chain, _cut_log, _log_is_a_folder):
-        assert (page.audit.word, bool(page.history.problem)) == ("broken", True)
+        assert (page.audit.intact, bool(page.history.problem)) == (False, True)
+        assert "Chain broken" in html
 
 
 def test_the_snapshot_of_an_unreadable_release_is_still_found(project: Any) -> None:
@@ -353,10 +363,10 @@ def test_the_snapshot_of_an_unreadable_release_is_still_found(project: Any) -> N
     command = f"inv release.rollback --snapshot {release(project, 'v1').snapshot.snapshot_id}"
     _alter_manifest(project)
     page = page_of(project)
-    assert (page.verdict.word, page.way_back.commands[0][1]) == ("unreadable", command)
+    assert (page.verdict.word, page.rollback_options.commands[0][1]) == ("unreadable", command)
     _remove_snapshot(project)
     page = page_of(project)
-    assert [line for _, line in page.way_back.commands] == ["inv release.status"]
+    assert [line for _, line in page.rollback_options.commands] == ["inv release.status"]
     assert [fact.value for fact in page.facts if fact.label == "Snapshot"] == ["unknown"]
 
 
@@ -373,7 +383,9 @@ def test_a_snapshot_that_was_exchanged_is_no_way_back(project: Any) -> None:
     path.write_bytes(pretty_bytes(sealed_document(document)))
     page = page_of(project)
     assert page.snapshot is not None and "their digests differ" in page.snapshot.finding
-    assert manifest.snapshot.snapshot_id not in str([line for _, line in page.way_back.commands if "rollback" in line])
+    assert manifest.snapshot.snapshot_id not in str(
+        [line for _, line in page.rollback_options.commands if "rollback" in line]
+    )
 
 
 @pytest.mark.parametrize(
@@ -381,7 +393,7 @@ def test_a_snapshot_that_was_exchanged_is_no_way_back(project: Any) -> None:
 )
 def test_sizes_are_readable(count: int, shown: str) -> None:
     """Bytes as they are, larger sizes in the unit that suits them."""
-    assert size(count) == shown
+    assert show_size(count) == shown
 
 
 @pytest.mark.parametrize(
@@ -390,7 +402,7 @@ def test_sizes_are_readable(count: int, shown: str) -> None:
 )
 def test_spans_are_readable(seconds: float, shown: str) -> None:
     """As precise as it matters."""
-    assert span(seconds) == shown
+    assert show_span(seconds) == shown
 
 
 def test_times_that_are_none_are_passed_over() -> None:

@@ -24,7 +24,7 @@ from release_tasks.core.records import Check
 from release_tasks.core.runner import command, inert, inert_json
 from release_tasks.report.github import GroupedLines, annotation_lines, tell_github
 from release_tasks.report.markdown import step_summary
-from release_tasks.report.terminal import Screen
+from release_tasks.report.screen import Screen
 from release_tasks.tasks.executor import UsageExit
 
 REGISTERED = {

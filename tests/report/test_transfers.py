@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from release_tasks.core.events import BytesMoved
-from release_tasks.report.transfers import Transfers, shown_size
+from release_tasks.core.units import show_counter
+from release_tasks.report.progress import Transfers, done_of, keys_of, numbers_of
 
 MIB = 1 << 20
 
@@ -15,54 +16,93 @@ def moved(done: int, total: int = 100 * MIB, key: str = "database") -> BytesMove
     return BytesMoved("capture", key, done, total)
 
 
-def test_rate_and_time_left_are_over_all_assets() -> None:
+class Clock:
+    """A clock that a test sets."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+def test_rate_and_time_left_are_over_all_assets(clock: Clock) -> None:
     """Ten MiB a second of one asset, while another one of the same size waits."""
-    transfers = Transfers()
-    transfers.take(moved(0, key="identity"), 0.0)
+    transfers = Transfers(get_time=clock)
+    transfers.take(moved(0, key="identity"))
     for second in range(6):
-        transfers.take(moved(second * 10 * MIB), float(second))
-    (standing,) = transfers.standings(5.0)
-    assert (standing.done, standing.total, standing.keys) == (50 * MIB, 200 * MIB, ["identity", "database"])
-    assert standing.rate == pytest.approx(10 * MIB)
-    assert standing.numbers() == "50.0 of 200.0 MiB, 10.0 MiB/s, 15 s left"
+        clock.now = float(second)
+        transfers.take(moved(second * 10 * MIB))
+    (task,) = transfers.tasks
+    assert (done_of(task), task.total, keys_of(task)) == (50 * MIB, 200 * MIB, ["identity", "database"])
+    assert task.speed == pytest.approx(10 * MIB)
+    assert numbers_of(task) == "50.0 of 200.0 MiB, 10.0 MiB/s, 15 s left"
 
 
-def test_a_stall_is_seen_within_seconds() -> None:
-    """The rate is that of the last seconds, not of the whole transfer."""
-    transfers = Transfers()
+def test_a_rate_outlives_an_asset_that_is_done_and_a_total_that_grows(clock: Clock) -> None:
+    """A live database grows while it is captured, and the next asset begins: both still have a rate."""
+    transfers = Transfers(get_time=clock)
+    for second in range(4):
+        clock.now = float(second)
+        transfers.take(moved(second * 10 * MIB, (30 if second == 3 else 100 + second) * MIB))
+    transfers.take(moved(0, 70 * MIB, key="identity"))
+    (task,) = transfers.tasks
+    assert numbers_of(task) == "30.0 of 100.0 MiB, 10.0 MiB/s, 7 s left"
+
+
+def test_a_stall_is_seen_within_seconds(clock: Clock) -> None:
+    """The rate is that of the last seconds, not of the whole transfer: none, once nothing moves."""
+    transfers = Transfers(get_time=clock)
     for second in range(10):
-        transfers.take(moved(second * 10 * MIB), float(second))
-    (before,) = transfers.standings(9.0)
-    (after,) = transfers.standings(19.0)
-    assert before.rate is not None and after.rate is not None
-    assert after.rate < before.rate / 2
+        clock.now = float(second)
+        transfers.take(moved(second * 10 * MIB))
+    (task,) = transfers.tasks
+    assert task.speed is not None
+    clock.now = 15.0
+    transfers.sample(task)
+    assert task.speed is None
+    assert numbers_of(task) == "90.0 of 100.0 MiB"
 
 
-def test_nothing_is_claimed_before_anything_is_known() -> None:
+def test_nothing_is_claimed_before_anything_is_known(clock: Clock) -> None:
     """At the first moment there is neither a rate nor a time left; a total of 0 bytes harms nobody."""
-    transfers = Transfers()
-    transfers.take(moved(0, 0), 1.0)
-    (standing,) = transfers.standings(1.0)
-    assert (standing.rate, standing.left, standing.is_over) == (None, None, True)
-    assert standing.numbers() == "0 of 0 B"
+    transfers = Transfers(get_time=clock)
+    task = transfers.take(moved(0, 0))
+    assert (task.speed, keys_of(task)) == (None, [])
+    assert numbers_of(task) == "0 of 0 B"
 
 
-def test_what_is_read_again_makes_no_rate_below_zero() -> None:
+def test_what_is_read_again_makes_no_rate_below_zero(clock: Clock) -> None:
     """A file that changed meanwhile begins anew."""
-    transfers = Transfers()
-    transfers.take(moved(50 * MIB), 0.0)
-    transfers.take(moved(0), 1.0)
-    (standing,) = transfers.standings(1.0)
-    assert (standing.rate, standing.left) == (0.0, None)
+    transfers = Transfers(get_time=clock)
+    transfers.take(moved(50 * MIB))
+    clock.now = 1.0
+    task = transfers.take(moved(0))
+    assert task.speed is None
+    assert numbers_of(task) == "0.0 of 100.0 MiB"
 
 
-def test_what_was_moved_is_counted_once() -> None:
+def test_a_folder_of_small_files_does_not_shorten_the_window(clock: Clock) -> None:
+    """Its rate is that of seconds, not of the last thousand files."""
+    transfers = Transfers(get_time=clock)
+    for number in range(6001):
+        clock.now = number / 1000
+        done = min(number, 5000) * 1024
+        task = transfers.take(moved(done))
+    assert task.speed == pytest.approx(1000 * 1024, rel=0.1)
+
+
+def test_what_was_moved_is_counted_once(clock: Clock) -> None:
     """Captured and then checked: the bytes of the state, not twice as many."""
-    transfers = Transfers()
-    transfers.take(moved(100), 0.0)
-    transfers.take(BytesMoved("check", "database", 90, 100), 0.0)
+    transfers = Transfers(get_time=clock)
+    transfers.take(moved(100))
+    transfers.take(BytesMoved("check", "database", 90, 100))
     assert transfers.moved() == 100
-    assert [standing.action for standing in transfers.standings(0.0)] == ["capture", "check"]
+    assert [task.description for task in transfers.tasks] == ["capture", "check"]
 
 
 @pytest.mark.parametrize(
@@ -78,4 +118,4 @@ def test_what_was_moved_is_counted_once() -> None:
 )
 def test_sizes(size: int, shown: str) -> None:
     """In the largest unit of which there is one."""
-    assert shown_size(size) == shown
+    assert show_counter(size) == shown

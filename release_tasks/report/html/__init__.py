@@ -1,1 +1,1 @@
-"""A release as one page: what is told (``page``), where it comes from (``gather``), how it looks (``render``)."""
+"""A release as one HTML page: what it shows (``page``, with a module for each section) and how (``render``)."""

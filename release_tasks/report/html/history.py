@@ -1,4 +1,4 @@
-"""The newest releases, how many of them were taken back, and how long that took."""
+"""The newest releases and the rollbacks in the audit log: what was taken back, and how long that took."""
 
 from __future__ import annotations
 
@@ -6,16 +6,126 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
+from attrs import evolve, frozen
+
 from release_tasks.archive.pipeline import ManifestFile
 from release_tasks.core.records import Manifest
-from release_tasks.report.html.notifications import text
-from release_tasks.report.html.page import History, Past, Rollback, Tone
-from release_tasks.report.html.rollbacks import rollbacks_of
+from release_tasks.report.values import actor_of, seconds_between, text
 
-__all__ = ["degraded_releases", "history_of", "word_of"]
+__all__ = ["History", "Rollback", "degraded_releases", "history_of", "read_rollbacks", "rollbacks_of", "word_of"]
 
 _MOST_RELEASES = 20
 _WATCHED = ("watch.degraded", "watch.finished")
+
+
+@frozen(kw_only=True)
+class Rollback:
+    """One rollback; ``seconds`` is the time to restore, None until it has ended."""
+
+    rollback_id: str
+    release_id: str
+    snapshot_id: str
+    status: str
+    started_at: str | None
+    ended_at: str | None = None
+    seconds: float | None = None
+    detail: str = ""
+    actor: str
+    safety_snapshot_id: str | None = None
+    health: object = None
+
+    @property
+    def took_effect(self) -> bool:
+        """Whether its snapshot went live."""
+        return self.status in ("restored", "live")
+
+
+def read_rollbacks(events: Sequence[dict[str, Any]]) -> list[Rollback]:
+    """Return every rollback that began, and those that found nothing to do, in the order of the log."""
+    found: dict[str, Rollback] = {}
+    for event in events:
+        kind = event.get("event")
+        if kind == "rollback.started":
+            found[text(event.get("rollbackId"))] = _begun(event)
+        elif kind in ("rollback.finished", "rollback.recovered", "rollback.refused"):
+            rollback = found.get(text(event.get("rollbackId")))
+            if rollback is None and kind == "rollback.refused":
+                rollback = _given_up(event, found)
+            if rollback is None and kind == "rollback.finished":
+                rollback = evolve(_begun(event), started_at=None)  # with the snapshot in place already nothing begins
+            if rollback is not None:
+                found[rollback.rollback_id] = _ended(rollback, event)
+    return list(found.values())
+
+
+def rollbacks_of(rollbacks: Sequence[Rollback], release_id: str, snapshot_id: str | None) -> list[Rollback]:
+    """Return those that took this release back, or tried to."""
+    return [r for r in rollbacks if r.release_id == release_id or (snapshot_id and r.snapshot_id == snapshot_id)]
+
+
+def _begun(event: dict[str, Any]) -> Rollback:
+    return Rollback(
+        rollback_id=text(event.get("rollbackId")),
+        release_id=text(event.get("releaseId")),
+        snapshot_id=text(event.get("snapshotId")),
+        status="in_progress",
+        started_at=text(event.get("time")),
+        actor=actor_of(event),
+    )
+
+
+def _given_up(event: dict[str, Any], known: dict[str, Rollback]) -> Rollback | None:
+    # The end of one that changed nothing live does not name it; a run that was turned away meanwhile ended none.
+    is_end = event.get("status") == "failed" or text(event.get("detail")).startswith("Interrupted")
+    begun = [rollback for rollback in known.values() if rollback.status == "in_progress"]
+    return begun[-1] if begun and is_end else None
+
+
+def _ended(rollback: Rollback, event: dict[str, Any]) -> Rollback:
+    status, ended_at = text(event.get("status")), text(event.get("time"))
+    kind = event.get("event")
+    if status in ("failed", "refused") and (
+        kind == "rollback.finished" or (kind == "rollback.refused" and "rollbackId" in event)
+    ):
+        status = "live"  # the snapshot went live, and the service did not get well on it
+    return evolve(
+        rollback,
+        status=status,
+        ended_at=ended_at,
+        seconds=seconds_between(rollback.started_at, ended_at),
+        detail=text(event.get("detail")),
+        safety_snapshot_id=text(event.get("safetySnapshotId")) or None,
+        health=event.get("health"),
+    )
+
+
+@frozen(kw_only=True)
+class Past:
+    """One release in the history; ``snapshot`` is ``kept`` or ``gone``, empty when it never had one."""
+
+    file: ManifestFile
+    word: str
+    snapshot: str
+    taken_back: bool
+    seconds_to_restore: float | None
+
+
+@frozen(kw_only=True)
+class History:
+    """The newest releases, newest first, of ``total``. ``failed_share`` is taken back of ready; None without one.
+
+    ``problem`` says why the audit log cannot be relied on.
+    """
+
+    rows: list[Past]
+    total: int
+    ready: int
+    blocked: int
+    taken_back: int
+    failed_share: float | None
+    median_seconds: float | None
+    longest_seconds: float | None
+    problem: str
 
 
 def degraded_releases(events: Sequence[dict[str, Any]]) -> set[str]:
@@ -25,85 +135,54 @@ def degraded_releases(events: Sequence[dict[str, Any]]) -> set[str]:
 
 
 def history_of(
-    files: Sequence[ManifestFile],
-    rollbacks: Sequence[Rollback],
-    snapshots: set[str],
-    degraded: set[str],
-    this: str,
-    problem: str,
+    files: Sequence[ManifestFile], rollbacks: Sequence[Rollback], snapshots: set[str], degraded: set[str], problem: str
 ) -> History:
     """Return the last 20 releases.
 
-    ``snapshots`` are those that are still there, ``degraded`` the releases that a watch found so, and ``problem`` says
-    why the log cannot be relied on. A release failed when its snapshot went live again, whether or not the service
-    got well on it.
+    ``snapshots`` are those that are still there, ``degraded`` the releases that a watch found so. A release failed
+    when its snapshot went live again, whether or not the service got well on it.
     """
-    newest = list(reversed(files))[:_MOST_RELEASES]
-    rows = [_past(file, list(rollbacks), snapshots, degraded, this) for file in newest]
-    ready = [file.manifest for file in newest if file.manifest is not None and file.manifest.status == "ready"]
-    taken_back = [manifest for manifest in ready if _effective(manifest, list(rollbacks))]
-    seconds = sorted(row.seconds_to_restore for row in rows if row.seconds_to_restore is not None)
+    rows = [_past(file, rollbacks, snapshots, degraded) for file in list(reversed(files))[:_MOST_RELEASES]]
+    statuses = [row.file.manifest.status for row in rows if row.file.manifest is not None]
+    ready, blocked = statuses.count("ready"), statuses.count("blocked")
+    taken_back = sum(row.taken_back for row in rows)
+    seconds = [row.seconds_to_restore for row in rows if row.seconds_to_restore is not None]
     return History(
         rows=rows,
         total=len(files),
-        ready=len(ready),
-        blocked=sum(file.manifest is not None and file.manifest.status == "blocked" for file in newest),
-        taken_back=len(taken_back),
-        failed_share=len(taken_back) / len(ready) if ready else None,
+        ready=ready,
+        blocked=blocked,
+        taken_back=taken_back,
+        failed_share=taken_back / ready if ready else None,
         median_seconds=statistics.median(seconds) if seconds else None,
-        longest_seconds=seconds[-1] if seconds else None,
+        longest_seconds=max(seconds, default=None),
         problem=problem,
     )
 
 
-def word_of(manifest: Manifest | None, rollbacks: Sequence[Rollback], *, is_degraded: bool) -> tuple[str, Tone]:
-    """Return the one word for how a release stands; ``rollbacks`` are those of this release."""
-    if manifest is None:
-        return "unreadable", "bad"
-    if manifest.status == "blocked":
-        return "blocked", "bad"
-    last = next((r for r in reversed(rollbacks) if r.took_effect or r.status == "in_progress"), None)
-    if last is None:
-        return ("degraded", "warn") if is_degraded else ("ready", "good")
-    if last.status == "in_progress":
-        return "rollback unfinished", "bad"
-    return ("rolled back", "warn") if last.status == "restored" else ("rolled back, unwell", "bad")
-
-
-def _effective(manifest: Manifest, rollbacks: list[Rollback]) -> list[Rollback]:
-    snapshot_id = manifest.snapshot.snapshot_id if manifest.snapshot else None
-    return [r for r in rollbacks_of(rollbacks, manifest.release_id, snapshot_id) if r.took_effect]
-
-
-def _past(file: ManifestFile, rollbacks: list[Rollback], snapshots: set[str], degraded: set[str], this: str) -> Past:
+def _past(file: ManifestFile, rollbacks: Sequence[Rollback], snapshots: set[str], degraded: set[str]) -> Past:
     manifest = file.manifest
     snapshot_id = manifest.snapshot.snapshot_id if manifest is not None and manifest.snapshot is not None else None
     own = rollbacks_of(rollbacks, file.release_id, snapshot_id) if manifest is not None else []
-    word, tone = word_of(manifest, own, is_degraded=file.release_id in degraded)
-    if manifest is None:
-        return Past(
-            release_id=file.release_id,
-            word=word,
-            tone=tone,
-            version="",
-            prepared_at=None,
-            gates="",
-            snapshot="",
-            seconds_to_restore=None,
-            is_this=file.release_id == this,
-            detail=text(file.reason, 300),
-        )
-    checks = manifest.preflight.checks
     restored = [r.seconds for r in own if r.status == "restored" and r.seconds is not None]
     return Past(
-        release_id=file.release_id,
-        word=word,
-        tone=tone,
-        version=text(manifest.app_version, 100),
-        prepared_at=text(manifest.generated_at, 40),
-        gates=f"{sum(check.status == 'passed' for check in checks)}/{len(checks)}",
+        file=file,
+        word=word_of(manifest, own, is_degraded=file.release_id in degraded),
         snapshot="" if snapshot_id is None else "kept" if snapshot_id in snapshots else "gone",
+        taken_back=manifest is not None and manifest.status == "ready" and any(r.took_effect for r in own),
         seconds_to_restore=restored[-1] if restored else None,
-        is_this=file.release_id == this,
-        detail=text(manifest.diagnostics[0], 300) if manifest.diagnostics else "",
     )
+
+
+def word_of(manifest: Manifest | None, rollbacks: Sequence[Rollback], *, is_degraded: bool) -> str:
+    """Return the one word for how a release stands; ``rollbacks`` are those of this release."""
+    if manifest is None:
+        return "unreadable"
+    if manifest.status == "blocked":
+        return "blocked"
+    last = next((r for r in reversed(rollbacks) if r.took_effect or r.status == "in_progress"), None)
+    if last is None:
+        return "degraded" if is_degraded else "ready"
+    if last.status == "in_progress":
+        return "rollback unfinished"
+    return "rolled back" if last.status == "restored" else "rolled back, unwell"

@@ -1,329 +1,211 @@
-"""What the page of a release tells, as values; nothing here knows of HTML, and every text may be somebody else's."""
+"""What the page of a release shows, read from the pipeline folder; nothing is changed.
+
+This module knows nothing of HTML, and any text in it may be hostile.
+"""
 
 from __future__ import annotations
 
-from typing import Literal
+import platform
+from typing import Any
 
-from attrs import field, frozen
+from attrs import frozen
 
-from release_tasks.archive.diff import Difference
+from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
+from release_tasks.archive.diff import Comparison, compare_releases
+from release_tasks.archive.pipeline import ManifestFile, Pipeline
+from release_tasks.config.schema import Settings
+from release_tasks.core.audit import AuditVerdict, Finding
+from release_tasks.core.clock import timestamp
+from release_tasks.core.digests import sha256_file
+from release_tasks.core.errors import StageError, UsageError, describe_error
+from release_tasks.core.records import Manifest
+from release_tasks.core.version import __version__
+from release_tasks.report.html.gates import Gate, gates_of
+from release_tasks.report.html.health import HealthStrip, strips_of
+from release_tasks.report.html.history import History, degraded_releases, history_of, read_rollbacks, rollbacks_of
+from release_tasks.report.html.snapshot import RollbackOptions, Snapshot, reference_of, rollback_options_of, snapshot_of
+from release_tasks.report.html.timeline import Timeline, timeline_of
+from release_tasks.report.html.verdict import Fact, Verdict, facts_of, notices_of, verdict_of
+from release_tasks.report.values import actor_of, text
+from release_tasks.report.words import Meaning, meaning_of
 
-__all__ = [
-    "Asset",
-    "Attempt",
-    "AuditTrail",
-    "Bar",
-    "Course",
-    "Differences",
-    "Event",
-    "Fact",
-    "Gate",
-    "HealthStrip",
-    "History",
-    "Log",
-    "Past",
-    "Provenance",
-    "ReleasePage",
-    "Rollback",
-    "Snapshot",
-    "Step",
-    "Tone",
-    "Verdict",
-    "WayBack",
-]
+__all__ = ["ReleasePage", "find_release", "gather"]
 
-Tone = Literal["good", "bad", "warn", "quiet"]
-
-
-@frozen(kw_only=True)
-class Verdict:
-    """How the release stands: one word, a sentence, and what speaks for it."""
-
-    word: str
-    tone: Tone
-    sentence: str
-    reasons: list[str] = field(factory=list)
-
-
-@frozen(kw_only=True)
-class Fact:
-    """One thing to know at a glance; ``section`` is where the page says more of it."""
-
-    label: str
-    value: str
-    note: str
-    tone: Tone
-    section: str
-
-
-@frozen(kw_only=True)
-class Bar:
-    """A phase of the prepare, or a gate within preflight. ``begin`` and ``length`` are shares of the whole time."""
-
-    name: str
-    tone: Tone
-    seconds: float
-    begin: float
-    length: float
-    is_gate: bool = False
-
-
-@frozen(kw_only=True)
-class Step:
-    """Something that happened to the release after its prepare; ``seconds`` is how long it took, if known."""
-
-    at: str
-    what: str
-    tone: Tone
-    detail: str = ""
-    seconds: float | None = None
-
-
-@frozen(kw_only=True)
-class Course:
-    """The time of a release: what its prepare spent it on, then what happened to it. ``seconds`` is the prepare's."""
-
-    bars: list[Bar]
-    steps: list[Step]
-    started_at: str | None = None
-    seconds: float = 0.0
-    more_bars: int = 0
-
-
-@frozen(kw_only=True)
-class Log:
-    """The end of a gate's log; ``problem`` says why there is none. ``size`` and ``shown`` are bytes."""
-
-    path: str
-    text: str = ""
-    size: int = 0
-    shown: int = 0
-    problem: str = ""
-
-
-@frozen(kw_only=True)
-class Gate:
-    """A gate with its evidence. ``facts`` are pairs of a label and what it was."""
-
-    id: str
-    subsystem: str
-    word: str
-    tone: Tone
-    detail: str
-    seconds: float
-    is_advisory: bool
-    command: str | None
-    facts: list[tuple[str, str]]
-    tail: list[str]
-    next: str | None
-    log: Log | None
-
-
-@frozen(kw_only=True)
-class Attempt:
-    """One request to the health endpoint. ``height`` is its share of the slowest one's latency."""
-
-    at: str
-    status: str
-    tone: Tone
-    latency_ms: int | None
-    http_status: int | None
-    detail: str
-    height: float
-
-
-@frozen(kw_only=True)
-class HealthStrip:
-    """The attempts at health of one occasion, oldest first; ``left_out`` of ``total`` were not recorded.
-
-    ``unit`` is what one of them is called there.
-    """
-
-    occasion: str
-    unit: str
-    tone: Tone
-    detail: str
-    url: str
-    attempts: list[Attempt]
-    total: int
-    left_out: int
-    slowest_ms: int
-
-
-@frozen(kw_only=True)
-class Asset:
-    """One asset as the snapshot holds it. ``size`` is in bytes, ``entries`` counts the names in a folder."""
-
-    key: str
-    kind: str
-    exists: bool
-    size: int
-    mode: str
-    sha256: str | None
-    content_digest: str | None
-    entries: int | None
-    tone: Tone
-    finding: str
-
-
-@frozen(kw_only=True)
-class Snapshot:
-    """The snapshot of the release, read again for this page. ``size`` is in bytes over all assets."""
-
-    snapshot_id: str
-    folder: str
-    is_there: bool
-    tone: Tone
-    finding: str
-    created_at: str | None = None
-    size: int = 0
-    digest: str = ""
-    assets: list[Asset] = field(factory=list)
-    findings: list[str] = field(factory=list)
-    is_restorable: bool = False
-    needs_force: bool = False
-    proof_tone: Tone = "quiet"
-    proof: str = ""
-    proof_at: str | None = None
-    more_assets: int = 0
-
-
-@frozen(kw_only=True)
-class Differences:
-    """What differs from the newest ready release before this one; ``before`` is None when there is none."""
-
-    before: str | None
-    rows: list[Difference] = field(factory=list)
-    more: int = 0
-    notes: list[str] = field(factory=list)
-
-
-@frozen(kw_only=True)
-class WayBack:
-    """How to get back to the state before the release. ``commands`` are pairs of a purpose and what to type."""
-
-    tone: Tone
-    sentence: str
-    commands: list[tuple[str, str]]
-    notes: list[str] = field(factory=list)
-
-
-@frozen(kw_only=True)
-class Rollback:
-    """One rollback as the audit log tells it; ``seconds`` is the time to restore, None until it has ended."""
-
-    rollback_id: str
-    release_id: str
-    snapshot_id: str
-    status: str
-    started_at: str | None
-    ended_at: str | None
-    seconds: float | None
-    detail: str
-    actor: str
-    safety_snapshot_id: str | None = None
-    health: object = None
-
-    @property
-    def took_effect(self) -> bool:
-        """Whether its snapshot went live."""
-        return self.status in ("restored", "live")
-
-
-@frozen(kw_only=True)
-class Past:
-    """One release in the history."""
-
-    release_id: str
-    word: str
-    tone: Tone
-    version: str
-    prepared_at: str | None
-    gates: str
-    snapshot: str
-    seconds_to_restore: float | None
-    is_this: bool
-    detail: str = ""
-
-
-@frozen(kw_only=True)
-class History:
-    """The newest releases, newest first. ``failed_share`` is taken back of ready; None without a ready one."""
-
-    rows: list[Past]
-    total: int
-    ready: int
-    blocked: int
-    taken_back: int
-    failed_share: float | None
-    median_seconds: float | None
-    longest_seconds: float | None
-    problem: str = ""
-
-
-@frozen(kw_only=True)
-class Event:
-    """One event of the audit log."""
-
-    seq: int
-    at: str
-    event: str
-    status: str
-    tone: Tone
-    concerns: str
-    actor: str
-    detail: str
-    hash: str
-
-
-@frozen(kw_only=True)
-class AuditTrail:
-    """The state of the chain, and the events that concern this release, newest first."""
-
-    tone: Tone
-    word: str
-    sentence: str
-    problems: list[str]
-    notes: list[str]
-    events: list[Event]
-    more: int
-
-
-@frozen(kw_only=True)
-class Provenance:
-    """What the page was made from, and by what."""
-
-    manifest_path: str
-    manifest_digest: str | None
-    manifest_problem: str
-    attested_tone: Tone
-    attested: str
-    attested_findings: list[str]
-    versions: list[tuple[str, str]]
+_ATTESTED = {
+    "signed": "The statement beside it is signed by a key that is trusted here, and matches.",
+    "unchecked": "The statement beside it matches; it is signed, and no key is configured here to check that by.",
+    "unsigned": "The statement beside it matches. It is not signed.",
+    "none": "There is no statement beside it.",
+    "damaged": "The statement beside it and what it is about do not match.",
+}
 
 
 @frozen(kw_only=True)
 class ReleasePage:
-    """All that the page of one release tells. Times are RFC 3339 in UTC."""
+    """Everything that the page of one release shows. Times are RFC 3339 in UTC.
 
-    release_id: str
+    ``differences`` are those to the newest ready release before it, None without one; ``events`` those of the audit
+    log that concern it, oldest first. ``manifest_digest`` says why there is none unless ``is_digested``; ``attested``
+    is what the statement beside the manifest says of it. ``versions`` are those of what made the page.
+    """
+
+    file: ManifestFile
     app_name: str
-    version: str | None
-    commit: str | None
-    is_dirty: bool
-    prepared_at: str | None
     prepared_by: str
     generated_at: str
     verdict: Verdict
     notices: list[str]
     facts: list[Fact]
-    course: Course
+    timeline: Timeline
     gates: list[Gate]
-    more_gates: int
     health: list[HealthStrip]
     snapshot: Snapshot | None
-    differences: Differences
-    way_back: WayBack
+    differences: Comparison | None
+    rollback_options: RollbackOptions
     history: History
-    audit: AuditTrail
-    provenance: Provenance
+    audit: AuditVerdict
+    events: list[dict[str, Any]]
+    manifest_path: str
+    manifest_digest: str
+    is_digested: bool
+    attested: tuple[Meaning, str, list[str]]
+    versions: dict[str, str]
+
+    @property
+    def more_gates(self) -> int:
+        """How many gates the page does not show."""
+        return len(self.file.manifest.preflight.checks) - len(self.gates) if self.file.manifest is not None else 0
+
+
+def find_release(pipeline: Pipeline, release_id: str | None) -> ManifestFile:
+    """Return the manifest of a release, readable or not; without an id the newest one.
+
+    Raises UsageError when there is none.
+    """
+    files = pipeline.read_manifests()
+    if not files:
+        raise UsageError("There is no release to report on yet. `inv release.prepare` makes one.")
+    if release_id is None:
+        return files[-1]
+    pipeline.manifest_path(release_id)
+    found = next((file for file in files if file.release_id == release_id), None)
+    if found is None:
+        known = ", ".join(file.release_id for file in files[-5:])
+        raise UsageError(
+            f"There is no release {release_id!r}. The newest are: {known}. "
+            "Type one of them, or leave --release-id out; `inv release.status` shows more."
+        )
+    return found
+
+
+def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
+    """Read what there is to say of a release. What cannot be read is said on the page; nothing is raised for it."""
+    import apsw
+
+    pipeline = Pipeline(settings.release.root)
+    release_id, manifest, files = file.release_id, file.manifest, pipeline.read_manifests()
+    checks = manifest.preflight.checks if manifest is not None else []
+    named = reference_of(pipeline, file)
+    snapshot_id = named.snapshot_id if named is not None else None
+    snapshot = snapshot_of(pipeline, named)
+    try:
+        audit = pipeline.audit.verify(pipeline.anchors())
+    except (StageError, OSError) as error:
+        audit = AuditVerdict(problems=[Finding(0, describe_error(error))])
+    problem = "" if audit.intact else "The audit log is broken, so rollbacks may be missing here."
+    rollbacks = read_rollbacks(audit.events)
+    own = rollbacks_of(rollbacks, release_id, snapshot_id)
+    events = _events_of(audit.events, release_id, snapshot_id, {rollback.rollback_id for rollback in own})
+    prepared = [event for event in events if str(event.get("event")).startswith("prepare.")]
+    degraded = degraded_releases(audit.events)
+    before = _release_before(files, manifest)
+    try:
+        published = {snapshot.snapshot_id for snapshot in pipeline.catalogue.published()[0]}
+    except OSError:
+        published = set()
+    path = pipeline.manifest_path(release_id)
+    try:
+        digest, is_digested = sha256_file(path), True
+    except OSError as error:
+        digest, is_digested = text(describe_error(error)) or "unknown", False
+    versions = {"release-tasks": __version__, "Python": platform.python_version(), "SQLite": apsw.sqlitelibversion()}
+    if manifest is not None:
+        versions["manifest format"] = str(manifest.manifest_version)
+    return ReleasePage(
+        file=file,
+        app_name=text(manifest.app_name if manifest else settings.release.app.name, 100),
+        prepared_by=actor_of(prepared[-1]) if prepared else "",
+        generated_at=timestamp(),
+        verdict=verdict_of(file, own, events, release_id in degraded),
+        notices=notices_of(pipeline, files, file),
+        facts=facts_of(manifest, snapshot, audit, len(events)),
+        timeline=timeline_of(manifest, events, _drills(pipeline, snapshot_id), own),
+        gates=gates_of(checks, pipeline.logs / release_id),
+        health=strips_of(checks, events, own),
+        snapshot=snapshot,
+        differences=_differences(pipeline, before, manifest),
+        rollback_options=rollback_options_of(pipeline, manifest, before, snapshot, own),
+        history=history_of(files, rollbacks, published, degraded, problem),
+        audit=audit,
+        events=events,
+        manifest_path=str(path),
+        manifest_digest=digest,
+        is_digested=is_digested,
+        attested=_attested(settings, release_id),
+        versions=versions,
+    )
+
+
+def _events_of(
+    events: list[dict[str, Any]], release_id: str, snapshot_id: str | None, rollback_ids: set[str]
+) -> list[dict[str, Any]]:
+    """Return the events that name this release, its snapshot, or one of its rollbacks."""
+    return [
+        event
+        for event in events
+        if event.get("releaseId") == release_id
+        or (snapshot_id is not None and snapshot_id in (event.get("snapshotId"), event.get("requestedSnapshot")))
+        or (isinstance(event.get("rollbackId"), str) and event["rollbackId"] in rollback_ids)
+    ]
+
+
+def _drills(pipeline: Pipeline, snapshot_id: str | None) -> list[dict[str, Any]]:
+    if snapshot_id is None:
+        return []
+    try:
+        return [e for e in pipeline.drill_audit.verify().events if e.get("snapshotId") == snapshot_id]
+    except OSError:  # the proof of the snapshot says so
+        return []
+
+
+def _release_before(files: list[ManifestFile], manifest: Manifest | None) -> Manifest | None:
+    """Return the newest ready release that was prepared before this one."""
+    if manifest is None:
+        return None
+    age = (manifest.sequence, manifest.generated_at)
+    ready = [file.manifest for file in files if file.manifest is not None and file.manifest.status == "ready"]
+    older = [other for other in ready if (other.sequence, other.generated_at) < age]
+    return older[-1] if older else None
+
+
+def _differences(pipeline: Pipeline, before: Manifest | None, manifest: Manifest | None) -> Comparison | None:
+    if before is None or manifest is None:
+        return None
+    try:
+        return compare_releases(pipeline, before.release_id, manifest.release_id)
+    except (StageError, OSError) as error:
+        return Comparison(before=before.release_id, after=manifest.release_id, notes=[describe_error(error)])
+
+
+def _attested(settings: Settings, release_id: str) -> tuple[Meaning, str, list[str]]:
+    try:
+        verdicts = verify_attestations(settings)
+    except (StageError, OSError) as error:
+        return "warn", f"The statement beside it was not checked: {text(describe_error(error), 500)}", []
+    none = AttestationVerdict(release_id=release_id, status="none")
+    verdict = next((found for found in verdicts if found.release_id == release_id), none)
+    return (
+        meaning_of(verdict.status),
+        _ATTESTED[verdict.status],
+        [text(finding, 500) for finding in verdict.findings[:5]],
+    )

@@ -1,4 +1,4 @@
-"""The page of a release as HTML: one file that needs nothing else, runs nothing and asks nobody."""
+"""The page of a release as HTML: one file that runs nothing and fetches nothing."""
 
 from __future__ import annotations
 
@@ -13,36 +13,32 @@ from urllib.parse import quote
 import jinja2
 from markupsafe import Markup
 
-from release_tasks.core.clock import rough_span
 from release_tasks.core.printable import printable
-from release_tasks.report.html.notifications import moment
-from release_tasks.report.html.page import ReleasePage, Tone
-from release_tasks.report.html.units import size, span
+from release_tasks.core.units import rough_span, show_count, show_size, show_span
+from release_tasks.report.html.page import ReleasePage
+from release_tasks.report.values import actor_of, moment, number, text
+from release_tasks.report.words import Meaning, meaning_of
 
 __all__ = ["render"]
 
 _TEMPLATES = "release_tasks.report.html"
-_ICON_COLOURS: dict[Tone, str] = {"good": "#1a7f37", "bad": "#c62828", "warn": "#9a6700", "quiet": "#5c6570"}
+_ICON_COLOURS: dict[Meaning, str] = {"good": "#1a7f37", "bad": "#c62828", "warn": "#9a6700", "quiet": "#5c6570"}
 _ICON = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx="8" cy="8" r="7" fill="{}"/></svg>'
 
 
 def render(page: ReleasePage) -> bytes:
     """Return the page as UTF-8; its policy lets nothing run and nothing be fetched but the one style block in it."""
     style = (files(_TEMPLATES) / "templates" / "page.css").read_text("utf-8")
+    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     template = _environment().get_template("page.html")
-    text = template.render(
+    page_text: str = template.render(
         page=page,
         style=Markup(style),
-        policy=_policy(style),
+        policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'",
         favicon="data:image/svg+xml," + quote(_ICON.format(_ICON_COLOURS[page.verdict.tone])),
         generated=moment(page.generated_at) or datetime.now(timezone.utc),
     )
-    return text.encode()
-
-
-def _policy(style: str) -> str:
-    digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
-    return f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'"
+    return page_text.encode()
 
 
 @cache
@@ -55,12 +51,14 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters.update(size=size, span=span, ago=_ago, clock=_clock, offset=_offset, percent=_percent)
+    environment.filters.update(text=text, number=number, actor=actor_of, meaning=meaning_of)
+    environment.filters.update(count=show_count, size=show_size, span=show_span)
+    environment.filters.update(ago=_ago, clock=_clock, offset=_offset)
     return environment
 
 
 def _shown(value: Any) -> Any:
-    # Whatever a template prints comes by here, so that no text of others is forgotten.
+    # Jinja calls this for every value that a template prints, so no foreign text can be forgotten.
     return value if isinstance(value, Markup) else printable(str(value))
 
 
@@ -84,8 +82,4 @@ def _offset(value: str | None, since: str | None) -> str:
     later, earlier = moment(value), moment(since)
     if later is None or earlier is None or later < earlier:
         return ""
-    return span((later - earlier).total_seconds())
-
-
-def _percent(share: float) -> str:
-    return f"{share * 100:.0f} %"
+    return show_span((later - earlier).total_seconds())

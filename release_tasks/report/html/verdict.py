@@ -1,76 +1,80 @@
-"""How a release stands, in a word and a sentence, and what else whoever opens its page must know first."""
+"""How a release stands: in a word and a sentence, at a glance, and what else its reader must know first."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from release_tasks.archive.pipeline import ManifestFile, Pipeline
-from release_tasks.core.lock import current_holder
-from release_tasks.core.records import Manifest
-from release_tasks.report.html.history import word_of
-from release_tasks.report.html.notifications import text, texts
-from release_tasks.report.html.page import Rollback, Verdict
+from attrs import frozen
 
-__all__ = ["notices_of", "verdict_of"]
+from release_tasks.archive.pipeline import ManifestFile, Pipeline
+from release_tasks.core.audit import AuditVerdict
+from release_tasks.core.lock import current_holder
+from release_tasks.core.records import Check, Manifest
+from release_tasks.core.units import show_count, show_size
+from release_tasks.report.html.history import Rollback, word_of
+from release_tasks.report.html.snapshot import Snapshot
+from release_tasks.report.values import text, texts
+from release_tasks.report.words import Meaning, meaning_of
+
+__all__ = ["Fact", "Verdict", "facts_of", "notices_of", "verdict_of"]
 
 _MOST_REASONS = 20
 
 
+@frozen
+class Verdict:
+    """How the release stands: one word, a sentence, and what speaks for it."""
+
+    word: str
+    sentence: str
+    reasons: list[str]
+
+    @property
+    def tone(self) -> Meaning:
+        """What its word means."""
+        return meaning_of(self.word)
+
+
+@frozen
+class Fact:
+    """One thing to know at a glance; ``section`` is where the page says more of it."""
+
+    section: str
+    label: str
+    value: str
+    note: str
+    tone: Meaning
+
+
 def verdict_of(
-    manifest: Manifest | None,
-    reason: str,
-    rollbacks: Sequence[Rollback],
-    events: Sequence[dict[str, Any]],
-    is_degraded: bool,
+    file: ManifestFile, rollbacks: Sequence[Rollback], events: Sequence[dict[str, Any]], is_degraded: bool
 ) -> Verdict:
-    """Return the verdict on a release; ``reason`` is why its manifest cannot be read, ``events`` those about it."""
-    word, tone = word_of(manifest, rollbacks, is_degraded=is_degraded)
+    """Return the verdict on a release; ``rollbacks`` and ``events`` are those about it."""
+    manifest = file.manifest
+    word = word_of(manifest, rollbacks, is_degraded=is_degraded)
     if manifest is None:
-        told = "Its manifest cannot be read, so what was checked and captured is not known."
-        return Verdict(word=word, tone=tone, sentence=told, reasons=[text(reason)])
+        sentence = "Its manifest cannot be read, so what was checked and captured is not known."
+        return Verdict(word, sentence, [text(file.reason)])
     reasons = texts(manifest.diagnostics, _MOST_REASONS)
-    if manifest.status == "blocked":
-        failed = [check.id for check in manifest.preflight.checks if check.blocks]
-        told = f"Not to be deployed: {_list(failed)} did not pass." if failed else "Not to be deployed."
-        return Verdict(word=word, tone=tone, sentence=text(told), reasons=reasons)
-    if word == "ready":
-        return Verdict(word=word, tone=tone, sentence=_ready(manifest, events), reasons=reasons)
-    watched = [event for event in events if event.get("event") == "watch.degraded"]
-    reasons = (texts(watched[-1].get("reasons"), _MOST_REASONS) if watched else []) + reasons
-    if word == "degraded":
-        told = "The watch after the deploy found it degraded, and it was not taken back."
-        return Verdict(word=word, tone=tone, sentence=told, reasons=reasons)
-    return Verdict(word=word, tone=tone, sentence=_rolled_back(rollbacks), reasons=reasons)
-
-
-def notices_of(pipeline: Pipeline, files: Sequence[ManifestFile], this: ManifestFile) -> list[str]:
-    """Return what is going on around the release that may make this page out of date."""
-    notices = []
-    holder = current_holder(pipeline.root)
-    if holder is not None:
-        notices.append(f"Another run was at work when this page was made: {text(str(holder), 300)}.")
-    elif pipeline.has_journal():
-        notices.append("A rollback was interrupted in mid-swap. Before the service is started: inv release.recover")
-    newest = next((f for f in reversed(files) if f.manifest is not None and f.manifest.status == "ready"), None)
-    if newest is not None and newest.release_id != this.release_id and _is_newer(newest, this):
-        notices.append(f"A newer release is ready: {newest.release_id}.")
-    unreadable = [file.release_id for file in files if file.manifest is None and file.release_id != this.release_id]
-    if unreadable:
-        notices.append(f"The manifests of other releases cannot be read: {text(', '.join(unreadable), 300)}.")
-    return notices
-
-
-def _is_newer(newest: ManifestFile, this: ManifestFile) -> bool:
-    return this.manifest is None or (newest.manifest is not None and newest.manifest.sequence > this.manifest.sequence)
-
-
-def _ready(manifest: Manifest, events: Sequence[dict[str, Any]]) -> str:
-    passed = sum(check.status == "passed" for check in manifest.preflight.checks)
-    gates = f"{passed} of {len(manifest.preflight.checks)} gates passed"
-    told = f"{gates}, and the state before the release was captured."
-    watches = [event for event in events if event.get("event") == "watch.finished"]
-    return f"{told} The watch after the deploy found it {text(watches[-1].get('status'), 40)}." if watches else told
+    if word == "blocked":
+        *others, last = [check.id for check in manifest.preflight.checks if check.blocks] or [""]
+        names = f"{', '.join(others)} and {last}" if others else last
+        sentence = f"Not to be deployed: {names} did not pass." if names else "Not to be deployed."
+    elif word == "ready":
+        checks = manifest.preflight.checks
+        passed = sum(check.status == "passed" for check in checks)
+        sentence = f"{passed} of {len(checks)} gates passed, and the state before the release was captured."
+        if watches := [event for event in events if event.get("event") == "watch.finished"]:
+            sentence += f" The watch after the deploy found it {text(watches[-1].get('status'), 40)}."
+    else:
+        watches = [event for event in events if event.get("event") == "watch.degraded"]
+        reasons = (texts(watches[-1].get("reasons"), _MOST_REASONS) if watches else []) + reasons
+        sentence = "The watch after the deploy found it degraded, and it was not taken back."
+        if word != "degraded":
+            sentence = _rolled_back(rollbacks)
+    return Verdict(word, text(sentence), reasons)
 
 
 def _rolled_back(rollbacks: Sequence[Rollback]) -> str:
@@ -83,5 +87,60 @@ def _rolled_back(rollbacks: Sequence[Rollback]) -> str:
     return f"It was taken back by {last.actor}, and the service did not get well on the state before it."
 
 
-def _list(names: list[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+def notices_of(pipeline: Pipeline, files: Sequence[ManifestFile], this: ManifestFile) -> list[str]:
+    """Return what is going on around the release that may make this page out of date."""
+    notices = []
+    holder = current_holder(pipeline.root)
+    if holder is not None:
+        notices.append(f"Another run was at work when this page was made: {text(str(holder), 300)}.")
+    elif pipeline.has_journal():
+        notices.append("A rollback was interrupted in mid-swap. Before the service is started: inv release.recover")
+    ready = [f.manifest for f in files if f.manifest is not None and f.manifest.status == "ready"]
+    newest = ready[-1] if ready and ready[-1].release_id != this.release_id else None
+    if newest is not None and (this.manifest is None or newest.sequence > this.manifest.sequence):
+        notices.append(f"A newer release is ready: {newest.release_id}.")
+    unreadable = [file.release_id for file in files if file.manifest is None and file.release_id != this.release_id]
+    if unreadable:
+        notices.append(f"The manifests of other releases cannot be read: {text(', '.join(unreadable), 300)}.")
+    return notices
+
+
+def facts_of(manifest: Manifest | None, snapshot: Snapshot | None, audit: AuditVerdict, events: int) -> list[Fact]:
+    """Return what is known of gates, snapshot, drill, health and audit, in this order; ``events`` counts its own."""
+    facts = [_gates(manifest.preflight.checks)] if manifest is not None else []
+    facts += _snapshot(snapshot, is_known=manifest is not None)
+    if manifest is not None and manifest.baseline is not None:
+        health, latency = text(manifest.baseline.health, 40) or "unknown", manifest.baseline.latency_ms
+        note = "before the release" if latency is None else f"{latency} ms before the release"
+        facts.append(Fact("health", "Health", health, note, meaning_of(health)))
+    word = "intact" if audit.intact else "broken"
+    facts.append(Fact("audit", "Audit chain", word, f"{show_count(events, 'event')} of this release", meaning_of(word)))
+    return facts
+
+
+def _gates(checks: Sequence[Check]) -> Fact:
+    counts = Counter(
+        "left out" if check.is_left_out else f"{check.status} (advisory)" if check.advisory else check.status
+        for check in checks
+        if check.status != "passed" or check.is_left_out
+    )
+    others = ", ".join(f"{count} {word}" for word, count in counts.items())
+    tone: Meaning = "bad" if any(check.blocks for check in checks) else "warn" if others else "good"
+    return Fact("gates", "Gates", f"{len(checks) - counts.total()} of {len(checks)}", others or "all passed", tone)
+
+
+def _snapshot(snapshot: Snapshot | None, *, is_known: bool) -> list[Fact]:
+    drill = Fact("snapshot", "Drill", "none", "nothing to rehearse", "quiet")
+    if snapshot is None:
+        value, note = ("none", "nothing was captured") if is_known else ("unknown", "its manifest would say")
+        return [Fact("snapshot", "Snapshot", value, note, "quiet"), drill]
+    if not snapshot.assets:
+        value = "unreadable" if snapshot.is_there else "gone"
+        return [Fact("snapshot", "Snapshot", value, "see why", snapshot.tone), drill]
+    note = {"good": "verified now", "bad": "damaged", "warn": "unverifiable", "quiet": ""}[snapshot.tone]
+    proof = {"good": "passed", "bad": "failed", "warn": "never", "quiet": "none"}[snapshot.proof_tone]
+    proof_note = "restored in a scratch copy" if snapshot.proof_tone == "good" else "restorable is not proved"
+    return [
+        Fact("snapshot", "Snapshot", show_size(snapshot.size), note, snapshot.tone),
+        Fact("snapshot", "Drill", proof, proof_note, snapshot.proof_tone),
+    ]

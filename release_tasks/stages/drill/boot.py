@@ -23,7 +23,7 @@ from release_tasks.core.options import Duration
 from release_tasks.core.process.find import opened_below, start_ticks
 from release_tasks.core.records import HealthReport
 from release_tasks.core.redact import Redactor
-from release_tasks.core.units import show_duration
+from release_tasks.core.units import show_duration, show_size
 from release_tasks.service.wait import ask_health
 from release_tasks.stages.drill.outcome import BootOutcome
 from release_tasks.stages.drill.scratch import ROOT_VARIABLE, Scratch, processes_of
@@ -170,7 +170,7 @@ class _Attempt:
         if code == 0 and not self._started.running():
             return "it ended with exit code 0 and left nothing running"
         if self.scratch.boot_log.stat().st_size > _MOST_OUTPUT:
-            return f"it printed more than {_MOST_OUTPUT >> 20} MiB"
+            return f"it printed more than {show_size(_MOST_OUTPUT)}"
         return ""
 
 

@@ -24,6 +24,7 @@ from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.process.find import MarkedProcesses
 from release_tasks.core.records import SnapshotMetadata
+from release_tasks.core.units import show_mebibytes
 from release_tasks.stages.drill.outcome import NotProved
 
 __all__ = [
@@ -145,8 +146,8 @@ def require_room(folder: Path, source: Path, snapshot: SnapshotMetadata) -> None
     needed = copies + max(_HEADROOM, total // _RESERVE)
     if free < needed:
         raise NotProved(
-            f"There is no room for a drill: it needs {_mebibytes(needed)} and {folder.parent} has {_mebibytes(free)} "
-            "free. Make room there, or name a folder on another disk with --scratch DIR."
+            f"There is no room for a drill: it needs {show_mebibytes(needed)} and {folder.parent} has "
+            f"{show_mebibytes(free)} free. Make room there, or name a folder on another disk with --scratch DIR."
         )
 
 
@@ -202,7 +203,3 @@ def _claim(folder: Path) -> int | None:
         if not is_claimed:
             os.close(descriptor)
     return descriptor if is_claimed else None
-
-
-def _mebibytes(count: int) -> str:
-    return f"{-(-count >> 20)} MiB"

@@ -13,6 +13,7 @@ from attrs import NOTHING, field, frozen
 
 from release_tasks.core.canonical import InvalidDocument
 from release_tasks.core.options import option
+from release_tasks.core.units import show_size
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict, shown_path
 
 __all__ = ["KIND", "Document", "JsonOptions", "read_json"]
@@ -70,7 +71,7 @@ def read_json(path: Path, name: str) -> Document:
     except OSError as error:
         raise InvalidDocument(f"{name} cannot be read: {error.strerror}") from error
     if len(data) > _MAX_BYTES:
-        raise InvalidDocument(f"{name} is larger than {_MAX_BYTES >> 20} MiB")
+        raise InvalidDocument(f"{name} is larger than {show_size(_MAX_BYTES)}")
     return _parse(data, name)
 
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from release_tasks.archive import legacy
+from release_tasks.archive.pipeline import ManifestFile
 from release_tasks.archive.restore_tests import Proof
-from release_tasks.archive.status import ReleaseStatus, read_status
+from release_tasks.archive.status import read_status
 from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.config.schema import Settings
-from release_tasks.core.clock import rough_span, seconds_since
+from release_tasks.core.clock import seconds_since
 from release_tasks.core.codec import encode
-from release_tasks.core.records import Manifest
-
-if TYPE_CHECKING:
-    from release_tasks.report.terminal import Screen
+from release_tasks.core.records import Manifest, SnapshotMetadata
+from release_tasks.core.units import rough_span
+from release_tasks.report.screen import Screen
 
 __all__ = ["overview", "show_overview"]
 
@@ -25,6 +25,9 @@ def overview(settings: Settings, limit: int) -> dict[str, Any]:
     found = read_status(settings)
     proved = found.proofs
     shown = [_snapshot(snapshot, proved.by_snapshot.get(snapshot.snapshot_id)) for snapshot in found.snapshots]
+    rollback = encode(found.rollback) if found.rollback else None
+    if found.rollback_problem:
+        rollback = {"status": "unreadable", "detail": found.rollback_problem}
     return {
         "root": str(found.root),
         "current": _current(found.current, shown),
@@ -32,7 +35,7 @@ def overview(settings: Settings, limit: int) -> dict[str, Any]:
         "snapshots": shown[::-1][:limit],
         "proofProblem": proved.problem,
         "unreadable": [{"snapshotId": bad.snapshot_id, "reason": bad.reason} for bad in found.unreadable],
-        "rollback": _last_rollback(found),
+        "rollback": rollback,
         "interrupted": found.is_interrupted,
         "lock": encode(found.holder) if found.holder else None,
         "plugins": [_plugin(key, asset.plugin) for key, asset in settings.release.assets.items() if asset.plugin],
@@ -76,12 +79,9 @@ def _show_current(screen: Screen, current: dict[str, Any] | None) -> None:
     if snapshot is None:
         screen.note(f"its snapshot {current['snapshotId']} is not there any more")
         return
-    proved = snapshot["provedAt"]
-    how = (
-        f"restorable, proved at {proved}"
-        if proved
-        else f"not proved: inv release.drill --snapshot {snapshot['snapshotId']}"
-    )
+    how = f"not proved: inv release.drill --snapshot {snapshot['snapshotId']}"
+    if snapshot["provedAt"]:
+        how = f"restorable, proved at {snapshot['provedAt']}"
     screen.note(f"snapshot: {snapshot['snapshotId']}, {snapshot['size']} bytes, {snapshot['status']}, {how}")
 
 
@@ -128,7 +128,7 @@ def _current(manifest: Manifest | None, snapshots: list[dict[str, Any]]) -> dict
     }
 
 
-def _release(file: Any) -> dict[str, Any]:
+def _release(file: ManifestFile) -> dict[str, Any]:
     manifest = file.manifest
     if manifest is None:
         detail = {"status": "unreadable", "generatedAt": None, "snapshotId": None, "detail": file.reason}
@@ -150,7 +150,7 @@ def _proved(proof: dict[str, Any] | None) -> str:
     return f"{how}{proof['at']}{' (booted)' if proof['booted'] else ''}"
 
 
-def _snapshot(snapshot: Any, proof: Proof | None) -> dict[str, Any]:
+def _snapshot(snapshot: SnapshotMetadata, proof: Proof | None) -> dict[str, Any]:
     return {
         "snapshotId": snapshot.snapshot_id,
         "releaseId": snapshot.release_id,
@@ -170,9 +170,3 @@ def _plugin(key: str, name: str) -> dict[str, Any]:
         return {"asset": key, "plugin": name, "package": find_plugin(ASSETS, name).package, "problem": None}
     except PluginUnusable as error:
         return {"asset": key, "plugin": name, "package": None, "problem": f"{error.message}. Type: {error.next}"}
-
-
-def _last_rollback(found: ReleaseStatus) -> dict[str, Any] | None:
-    if found.rollback_problem:
-        return {"status": "unreadable", "detail": found.rollback_problem}
-    return encode(found.rollback) if found.rollback else None

@@ -73,19 +73,19 @@ def fitting_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: 
     What gives way, in this order: sentences are wrapped; the widest column leaves the line, the first one to a line
     above the row and any other to one below, with its name. A word is broken only where it is longer than a line.
     """
-    inside, above, below = list(range(len(columns))), False, set[int]()
-    room = width
-    while True:
-        needs = {index: _need(columns[index], [row[index] for row in rows]) for index in inside}
-        if len(inside) <= 1 or sum(needs.values()) + len(_GAP) * (len(inside) - 1) <= room:
-            break
+    cells = [(heading, *(row[index] for row in rows)) for index, heading in enumerate(columns)]
+    needs = [_need(column) for column in cells]
+    inside, below, space = list(range(len(columns))), set[int](), width
+    while len(inside) > 1 and sum(needs[index] for index in inside) + len(_GAP) * (len(inside) - 1) > space:
         widest = max(inside, key=lambda index: needs[index])
         inside.remove(widest)
         if widest == 0:
-            above, room = True, width - len(_INDENT)
+            space = width - len(_INDENT)
         else:
             below.add(widest)
-    widths = _shared({index: _natural(columns[index], rows, index) for index in inside}, needs, room)
+    above = 0 not in inside
+    naturals = {index: max(map(cell_len, cells[index])) for index in inside}
+    widths = _shared(naturals, {index: needs[index] for index in inside}, space)
     lead = _INDENT if above else ""
     lines = [[Part(columns[0], "heading")]] if above else []
     lines += _row_lines(columns, widths, lead, is_heading=True)
@@ -96,7 +96,7 @@ def fitting_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: 
         for index in sorted(below):
             if row[index]:
                 label = f"{_INDENT}{columns[index].lower()}: "
-                lines += [[Part(piece)] for piece in _labelled(label, row[index], width)]
+                lines += [[Part(piece)] for piece in _folded(label + row[index], width, _INDENT * 2)]
     return lines
 
 
@@ -117,27 +117,17 @@ def _row_lines(row: Sequence[str], widths: dict[int, int], lead: str, is_heading
     return lines
 
 
-def _labelled(label: str, text: str, width: int) -> list[str]:
-    first, *others = _folded(label + text, width, _INDENT * 2)
-    return [first, *others]
-
-
-def _natural(heading: str, rows: Sequence[Sequence[str]], index: int) -> int:
-    return max(cell_len(heading), *(cell_len(row[index]) for row in rows))
-
-
-def _need(heading: str, cells: Sequence[str]) -> int:
+def _need(cells: Sequence[str]) -> int:
     """Return how narrow a column may be: its longest word, and for sentences what lets them be read."""
-    natural = max(map(cell_len, (heading, *cells)))
-    longest = max(cell_len(word) for cell in (heading, *cells) for word in cell.split(" "))
-    return max(longest, min(natural, _LEAST_PROSE))
+    longest = max(cell_len(word) for cell in cells for word in cell.split(" "))
+    return max(longest, min(max(map(cell_len, cells)), _LEAST_PROSE))
 
 
-def _shared(natural: dict[int, int], needs: dict[int, int], room: int) -> dict[int, int]:
+def _shared(natural: dict[int, int], needs: dict[int, int], space: int) -> dict[int, int]:
     """Return the width of each column: what it needs, and of what is left as much as it can use, evenly."""
-    room -= len(_GAP) * (len(natural) - 1)
-    widths = {index: min(need, room) for index, need in needs.items()}
-    spare = room - sum(widths.values())
+    space -= len(_GAP) * (len(natural) - 1)
+    widths = {index: min(need, space) for index, need in needs.items()}
+    spare = space - sum(widths.values())
     while spare > 0 and (hungry := [index for index in widths if widths[index] < natural[index]]):
         for index in hungry[:spare]:
             widths[index] += 1

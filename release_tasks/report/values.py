@@ -1,25 +1,14 @@
-"""Reading what records hold: values of any type where text or a number is expected, and times that may be none."""
+"""Reading what records and JSON documents hold: values of any type where text, a number or a list is expected."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime, timezone
 from typing import Any
 
 from release_tasks.core.canonical import excerpt
-from release_tasks.report.html.page import Tone
 
-__all__ = ["moment", "number", "seconds_between", "text", "texts", "tone_of"]
-
-_TONES: dict[str, Tone] = {
-    **dict.fromkeys(("ready", "passed", "restored", "noop", "healthy", "ok", "verified", "granted", "intact"), "good"),
-    **dict.fromkeys(("blocked", "failed", "damaged", "unreachable", "broken", "unreadable", "bad", "live"), "bad"),
-    **dict.fromkeys(("degraded", "inconclusive", "refused", "unknown", "in_progress", "unverifiable"), "warn"),
-}
-
-
-def tone_of(word: str) -> Tone:
-    """Return what a status word means for whoever reads it."""
-    return _TONES.get(word, "quiet")
+__all__ = ["actor_of", "checks_of", "list_of", "moment", "number", "seconds_between", "tail_of", "text", "texts"]
 
 
 def text(value: Any, limit: int = 2000) -> str:
@@ -35,6 +24,29 @@ def texts(value: Any, most: int, limit: int = 500) -> list[str]:
 def number(value: Any) -> int | None:
     """Return a whole number, or None for any other value."""
     return value if isinstance(value, int) and not isinstance(value, bool) else None
+
+
+def actor_of(event: dict[str, Any]) -> str:
+    """Return who wrote an event of the audit log, and where."""
+    return f"{text(event.get('actor'), 64)}@{text(event.get('host'), 64)}"
+
+
+def list_of(document: Any, key: str) -> list[Any]:
+    """Return the list under a key; an empty one for every other value, and where ``document`` is no object."""
+    found = document.get(key) if isinstance(document, Mapping) else None
+    return found if isinstance(found, list) else []
+
+
+def checks_of(document: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Return the results of the gates, of a preflight or of the preflight of a release."""
+    inner = document.get("preflight")
+    checks = list_of(inner if isinstance(inner, Mapping) else document, "checks")
+    return [check for check in checks if isinstance(check, Mapping)]
+
+
+def tail_of(diagnostics: Any) -> list[str]:
+    """Return the last lines that a gate printed, or was answered."""
+    return [str(line) for line in list_of(diagnostics, "outputTail") or list_of(diagnostics, "bodyTail")]
 
 
 def moment(value: str | None) -> datetime | None:

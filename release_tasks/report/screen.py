@@ -1,4 +1,4 @@
-"""How things look: live or not, in colour or not, how wide, in which letters. Nobody else decides any of it."""
+"""What a terminal, a log or a pipe can show, and the one place that writes to it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import IO, Any, cast
 
 from attrs import frozen
@@ -15,21 +15,11 @@ from rich.text import Text
 
 from release_tasks.core.printable import printable
 from release_tasks.core.runner import inert
-from release_tasks.report.layout import aligned_lines, fitting_lines, wrapped
+from release_tasks.report.table import aligned_lines, fitting_lines, wrapped
+from release_tasks.report.words import style_of
 
-__all__ = ["Look", "Screen", "for_person", "look_of", "style_of", "unfailing"]
+__all__ = ["Look", "Screen", "for_person", "look_of", "unfailing"]
 
-_STYLES = {
-    "passed": "green", "ready": "green", "restored": "green", "noop": "green", "verified": "green", "ok": "green",
-    "success": "green", "running": "green", "done": "green", "intact": "green", "clean": "green", "finished": "green",
-    "failed": "bold red", "blocked": "bold red", "damaged": "bold red", "broken": "bold red", "unhealthy": "bold red",
-    "refused": "bold red", "unreadable": "bold red",
-    "skipped": "yellow", "degraded": "yellow", "unverifiable": "yellow", "in_progress": "yellow", "advisory": "yellow",
-    "undone": "yellow", "discarded": "yellow", "stopped": "yellow", "approved": "green", "rejected": "yellow",
-    "signed": "green", "unchecked": "yellow",
-    "revoked": "yellow", "healthy": "green", "inconclusive": "yellow", "bad": "bold red", "unknown": "yellow",
-    "restarted": "green",
-}  # fmt: skip
 _USUAL_WIDTH = 80
 _LEAST_WIDTH = 20
 # RFC 3339 as we write it, in UTC. To the second it is as much as a person compares; programs get it whole.
@@ -38,7 +28,7 @@ _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 
 @frozen(kw_only=True)
 class Look:
-    """What a stream can show. ``width`` is in cells, None where nobody looks at the end of a line.
+    """What a stream can show. ``width`` is in cells, None for a log or a pipe.
 
     ``is_live`` says that it may be redrawn and coloured.
     """
@@ -75,27 +65,23 @@ class Screen:
 
     def line(self, text: str = "") -> None:
         """Write one line as it is, as far as it fits."""
-        for line in _broken(self.look, printable(text)):
-            self._out.print(Text(line))
+        _print(self._out, _broken(self.look, printable(text)))
 
     def verdict(self, status: str, sentence: str) -> None:
         """Write the result of a stage: its word, then what it means."""
         word = status.upper()
         first, *others = _broken(self.look, f"{word}  {printable(sentence)}", "  ")
         self._out.print(Text.assemble((word, style_of(status) or "bold"), first[len(word) :]))
-        for line in others:
-            self._out.print(Text(line))
+        _print(self._out, others)
 
     def note(self, text: str) -> None:
         """Write something that has to be known, indented below what it belongs to."""
         for line in text.splitlines() or [""]:
-            for part in _broken(self.look, f"  {printable(line)}", "  "):
-                self._out.print(Text(part))
+            _print(self._out, _broken(self.look, f"  {printable(line)}", "  "))
 
     def step(self, text: str) -> None:
-        """Tell on stderr what is being done now."""
-        for line in _broken(self.progress_look, f"> {printable(text)}", "  "):
-            self._err.print(Text(line))
+        """Write on stderr what is being done now."""
+        _print(self._err, _broken(self.progress_look, f"> {printable(text)}", "  "))
 
     def live(self) -> Console | None:
         """Return the console of stderr for a display that is redrawn, or None where only lines can be written."""
@@ -107,28 +93,27 @@ class Screen:
             return
         cells = [[printable(str(cell)) for cell in row] for row in rows]
         if self.look.width is None:
-            for line in aligned_lines(columns, cells):
-                self._out.print(Text(line))
+            _print(self._out, aligned_lines(columns, cells))
             return
         shown = [[_TIME.sub(r"\1 \2", " ".join(cell.split())) for cell in row] for row in cells]
         for parts in fitting_lines(columns, shown, self.look.width):
             self._out.print(Text.assemble(*((part.text, style_of(part.word)) for part in parts)))
 
 
-def style_of(word: str) -> str:
-    """Return the style of a status word, none for another text."""
-    return _STYLES.get(word, "bold" if word == "heading" else "")
-
-
 def for_person(sentence: str, environ: Mapping[str, str]) -> str:
-    """Return a sentence as it fits on stderr, for who writes there themselves."""
+    """Return a sentence as it fits on stderr, for a caller that writes there itself."""
     look = look_of(sys.stderr, environ)
     return inert("\n".join(part for line in printable(sentence).splitlines() for part in _broken(look, line)))
 
 
 def unfailing(stream: IO[str]) -> IO[str]:
-    """Return ``stream`` such that nobody who writes to it knows when a terminal hung up or a reader went away."""
+    """Return ``stream`` such that a terminal that hung up or a reader that went away raises nothing."""
     return cast("IO[str]", _Unfailing(stream))
+
+
+def _print(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
+        console.print(Text(line))
 
 
 def _broken(look: Look, text: str, indent: str = "") -> list[str]:
@@ -190,19 +175,19 @@ class _Encodable(_Wrapper):
 
 
 class _Unfailing(_Wrapper):
-    """Lets nobody know that a terminal hung up or a reader went away: it changes nothing for the work."""
+    """Drops what a closed terminal or pipe does not take: the stage goes on all the same."""
 
     def write(self, text: str) -> int:
-        with self._unheard():
+        with self._ignored():
             self._stream.write(text)
         return len(text)
 
     def flush(self) -> None:
-        with self._unheard():
+        with self._ignored():
             self._stream.flush()
 
     @contextlib.contextmanager
-    def _unheard(self) -> Iterator[None]:
+    def _ignored(self) -> Iterator[None]:
         try:
             yield
         except ValueError:  # it is closed

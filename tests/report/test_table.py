@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.cells import cell_len
 
-from release_tasks.report.layout import aligned_lines, fitting_lines, shortened, wrapped
+from release_tasks.report.table import aligned_lines, fitting_lines, shortened, wrapped
 
 RELEASE = "1.0.0-20261122083741"
 SNAPSHOT = f"{RELEASE}_snapshot_20261122083742"

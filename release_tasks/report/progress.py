@@ -1,0 +1,394 @@
+"""What a person sees while a stage runs: redrawn at the bottom of a terminal, or lines in a log."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator
+
+from attrs import frozen
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, Group, RenderableType
+from rich.constrain import Constrain
+from rich.live import Live
+from rich.measure import Measurement
+from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task
+from rich.table import Column
+from rich.text import Text
+
+from release_tasks.core.events import (
+    BytesMoved,
+    Event,
+    GateBegan,
+    GateEnded,
+    HealthAnswered,
+    LookTaken,
+    Noted,
+    StepBegan,
+)
+from release_tasks.core.interrupt import uninterrupted
+from release_tasks.core.printable import printable
+from release_tasks.core.records import Check
+from release_tasks.core.runner import is_listening
+from release_tasks.core.units import rough_span, show_count, show_counter, show_seconds
+from release_tasks.report.screen import Look, Screen
+from release_tasks.report.table import fitting_lines, shortened, wrapped
+from release_tasks.report.words import SIGNS, meaning_of, style_of
+
+__all__ = ["LiveDisplay", "PlainLines", "Transfers", "display_for"]
+
+_WINDOW = 5.0  # seconds that a rate is taken over: calm enough to be read, and quick to notice a stall
+_GRAIN = 0.2  # seconds between two samples of a rate: a folder of small files would fill the window in no time
+_QUIET = 10.0  # seconds between two lines in a log of something that goes on and on
+_TICK = 0.1  # seconds between two drawings
+_GRACE = 2.0  # seconds that a terminal which takes nothing is waited for in the end
+_MOST_GATES = 12
+_LOOKS_SHOWN = 10
+_LEAST_BAR, _MOST_BAR = 5, 16
+_COLUMNS = ("TIME", "LOOK", "HEALTH", "LATENCY", "BECAUSE")
+
+
+def display_for(screen: Screen) -> PlainLines | LiveDisplay:
+    """Return what shows events here: a display of another place goes before the two of a terminal and a log."""
+    if is_listening():
+        from release_tasks.report.github import GroupedLines
+
+        return GroupedLines(screen)
+    if (console := screen.live()) is not None:
+        return LiveDisplay(console, screen.progress_look)
+    return PlainLines(screen)
+
+
+class Transfers(Progress):
+    """The bytes of one step: a task for each action, over all of its assets.
+
+    ``get_time`` is in seconds since some fixed moment.
+    """
+
+    def __init__(self, *columns: ProgressColumn, get_time: Callable[[], float]) -> None:
+        super().__init__(*columns, auto_refresh=False, speed_estimate_period=_WINDOW, get_time=get_time)
+
+    def take(self, event: BytesMoved) -> Task:
+        """Take one event in; returns the task of its action."""
+        task = next((task for task in self.tasks if task.description == event.action), None)
+        if task is None:
+            task_id = self.add_task(event.action, total=0, assets={}, sampled=-math.inf)
+            task = next(task for task in self.tasks if task.id == task_id)
+        task.fields["assets"][event.key] = (event.done, event.total)
+        # Not by update(), which forgets the rate when a total changes, as it does with each asset and a live one.
+        task.total = sum(total for _, total in task.fields["assets"].values())
+        self.sample(task)
+        return task
+
+    def sample(self, task: Task) -> None:
+        """Take a sample of a rate, when it is time to; also while nothing moves, so that a stall is noticed."""
+        if self.get_time() - task.fields["sampled"] >= _GRAIN:
+            self.update(task.id, completed=done_of(task), sampled=self.get_time())
+
+    def moved(self) -> int:
+        """Return the bytes of the action that moved most: what was read once, however often it was checked."""
+        return max(map(done_of, self.tasks), default=0)
+
+
+def done_of(task: Task) -> int:
+    """Return the bytes that an action has moved, of all assets."""
+    return sum(done for done, _ in task.fields["assets"].values())
+
+
+def keys_of(task: Task) -> list[str]:
+    """Return the assets of an action that are not done."""
+    return [key for key, (done, total) in task.fields["assets"].items() if done < total]
+
+
+def numbers_of(task: Task) -> str:
+    """Return bytes, rate and time left of an action, as far as anything can be said of them."""
+    done, total = done_of(task), int(task.total or 0)
+    line = f"{show_counter(done, total)} of {show_counter(total)}"
+    if task.speed:
+        line += f", {show_counter(int(task.speed))}/s"
+        if done < total:
+            line += f", {rough_span(math.ceil((total - done) / task.speed))} left"
+    return line
+
+
+def health_line(event: HealthAnswered, waited: float = 0.0) -> str:
+    """Return how asking stands, ``waited`` seconds after the answer: attempt, what it was, time to the deadline."""
+    report = event.report
+    line = f"attempt {report.attempts}"
+    if event.streak and event.needed > 1:
+        line += f", {event.streak} of {event.needed} in a row"
+    left = max(event.left - waited, 0.0)
+    if left:  # before what was answered, which may be long and is cut off
+        line += f", {left:.0f} s left"
+    return f"{line}: {' '.join(report.detail.split())}"
+
+
+def look_cells(look: LookTaken) -> tuple[str, str, str, str]:
+    """Return finding, health, latency and the reason of one look."""
+    because = "; ".join(look.why)
+    if look.detail:
+        because = f"{because} ({look.detail})" if because else look.detail
+    latency = f"{look.latency_ms} ms" if look.latency_ms is not None else ""
+    return look.finding, look.health or "", latency, printable(" ".join(because.split()))
+
+
+class PlainLines:
+    """A line for each thing that begins or ends, and every ten seconds one for what takes long."""
+
+    def __init__(self, screen: Screen, clock: Callable[[], float] = time.monotonic) -> None:
+        self._screen = screen
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._transfers = Transfers(get_time=clock)
+        self._last = clock()
+
+    def __enter__(self) -> PlainLines:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+    def __call__(self, event: Event) -> None:
+        """Write the line of one event, if it has one."""
+        with self._lock:
+            match event:
+                case StepBegan():
+                    self._transfers, self._last = Transfers(get_time=self._clock), self._clock()
+                    self._screen.step(str(event))
+                case Noted():
+                    self._screen.step(str(event))
+                case GateBegan(gate):
+                    self._screen.step(f"gate {gate}")
+                case GateEnded(check):
+                    self._screen.step(f"gate {check.id}: {check.status}")
+                case LookTaken():
+                    self._screen.step("  ".join(cell for cell in (event.time, *look_cells(event)) if cell))
+                case BytesMoved():
+                    task = self._transfers.take(event)
+                    self._now_and_then(lambda: f"{event.action}: {numbers_of(task)}")
+                case HealthAnswered():
+                    self._now_and_then(lambda: f"{event.gate or 'health'}: {health_line(event)}")
+
+    def _now_and_then(self, line: Callable[[], str]) -> None:
+        now = self._clock()
+        if now - self._last >= _QUIET:
+            self._last = now
+            self._screen.step(line())
+
+
+@frozen
+class _Cell:
+    """What ``text`` returns for the cells that there are, of which it needs at most ``most``."""
+
+    text: Callable[[int], str]
+    most: int
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> Iterator[Text]:
+        yield Text(self.text(options.max_width), no_wrap=True)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(1, self.most)
+
+
+class _Column(ProgressColumn):
+    """A column of cells, which give way where there are too few, or not."""
+
+    def __init__(self, cell: Callable[[Task], _Cell], *, gives_way: bool = True) -> None:
+        super().__init__(Column(no_wrap=not gives_way))
+        self._cell = cell
+
+    def render(self, task: Task) -> _Cell:
+        return self._cell(task)
+
+
+class LiveDisplay:
+    """Shows events on a terminal. A thread of its own does all the writing.
+
+    So the emitter of an event goes on at once, in mid-swap too, also while the terminal takes nothing (Ctrl-S).
+    """
+
+    def __init__(self, console: Console, look: Look) -> None:
+        self._events: deque[tuple[float, Event]] = deque()
+        self._is_over = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="display", daemon=True)
+        # What follows is the thread's own.
+        self._console = console
+        self._is_unicode = look.is_unicode
+        # One cell less than there are: a full line makes some terminals begin another one.
+        self._width = (look.width or console.width) - 1
+        self._now = time.monotonic()
+        self._asked: dict[str | None, tuple[float, HealthAnswered]] = {}
+        self._looks: deque[LookTaken] = deque(maxlen=_LOOKS_SHOWN)
+        self._total = 0
+        self._settled: list[Text] = []
+        spinner = SpinnerColumn("dots" if look.is_unicode else "line", style="")
+        took = _Column(lambda task: self._cut(f" {task.elapsed:.0f} s"), gives_way=False)
+        self._step = self._tasks(spinner, _Column(lambda task: self._cut(task.description)), took)
+        gate = _Column(lambda task: self._cut(printable(f"gate {task.description}")))
+        health = _Column(lambda task: self._health(task.description, " "))
+        self._gates = self._tasks(spinner, gate, took, health)
+        self._bytes = self._new_transfers()
+
+    def __enter__(self) -> LiveDisplay:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with uninterrupted():  # the cursor has to come back
+            self._is_over.set()
+            self._thread.join(_GRACE)
+
+    def __call__(self, event: Event) -> None:
+        """Show one event, soon."""
+        self._events.append((time.monotonic(), event))  # atomic, as popleft is
+
+    def _tasks(self, *columns: ProgressColumn) -> Progress:
+        return Progress(*columns, auto_refresh=False, get_time=lambda: self._now)
+
+    def _new_transfers(self) -> Transfers:
+        keys = _Column(lambda task: self._cut(f"  {task.description} {self._shortened(', '.join(keys_of(task)), 20)}"))
+        numbers = _Column(lambda task: self._cut(f" {numbers_of(task)}"), gives_way=False)
+        return Transfers(keys, _Column(self._bar), numbers, get_time=lambda: self._now)
+
+    def _run(self) -> None:
+        live = Live(
+            console=self._console,
+            auto_refresh=False,
+            transient=True,
+            redirect_stdout=False,
+            redirect_stderr=False,
+            vertical_overflow="crop",
+        )
+        is_over = False
+        try:
+            while not is_over:
+                # Not at each event: waking up for every file of a folder takes longer than to capture it.
+                is_over = self._is_over.wait(_TICK)
+                while self._events:
+                    self._now, event = self._events.popleft()
+                    self._take(event)
+                self._now = time.monotonic()
+                drawn = [] if is_over else self._drawn()
+                if drawn and not live.is_started:
+                    live.start()
+                live.update(Constrain(Group(*drawn), self._width))
+                self._write_settled()
+                if live.is_started:
+                    live.refresh()
+        finally:
+            live.stop()
+        self._settle()
+        self._write_settled()
+
+    def _write_settled(self) -> None:
+        for line in self._settled:
+            self._console.print(line, soft_wrap=True)
+        self._settled.clear()
+
+    def _take(self, event: Event) -> None:
+        match event:
+            case StepBegan():
+                self._settle()
+                self._step.add_task(printable(str(event)), total=None)
+            case Noted(sentence):
+                self._settle_looks()
+                self._settle_sentence(printable(sentence))
+            case GateBegan(gate):
+                self._gates.add_task(gate, total=None)
+            case GateEnded(check):
+                self._settle_gate(check)
+            case BytesMoved():
+                self._bytes.take(event)
+            case HealthAnswered():
+                self._asked[event.gate] = self._now, event
+            case LookTaken():
+                self._looks.append(event)
+                self._total += 1
+
+    def _settle(self) -> None:
+        """Write what is done for good."""
+        self._settle_looks()
+        for task in self._step.tasks:
+            moved = self._bytes.moved()
+            size = f"{show_counter(moved)}, " if moved else ""
+            self._settle_sentence(f"{task.description}  {size}{show_seconds(task.elapsed or 0)}", "dim")
+            self._step.remove_task(task.id)
+        self._bytes = self._new_transfers()
+        self._asked.pop(None, None)
+
+    def _settle_gate(self, check: Check) -> None:
+        self._asked.pop(check.id, None)
+        took = ""
+        for task in self._gates.tasks:
+            if task.description == check.id:
+                took = f"  {show_seconds(task.elapsed or 0)}"
+                self._gates.remove_task(task.id)
+        result = f"gate {check.id}: {check.status}{took}"
+        if check.status != "passed":
+            result = f"{result}  {' '.join(printable(check.detail).split())}"
+        sign = SIGNS[meaning_of(check.status)][0 if self._is_unicode else 1]
+        line = Text(self._shortened(f"{sign} {result}", self._width))
+        line.stylize(style_of(check.status), 0, len(sign))
+        self._settled.append(line)
+
+    def _settle_sentence(self, text: str, style: str = "") -> None:
+        self._settled += [Text(line, style=style) for line in wrapped(f"> {text}", self._width + 1, "  ")]
+
+    def _settle_looks(self) -> None:
+        self._settled += self._look_lines()
+        self._looks.clear()
+        self._total = 0
+
+    def _drawn(self) -> list[RenderableType]:
+        drawn: list[RenderableType] = [*self._look_lines()]
+        if self._step.tasks:
+            drawn.append(self._step.get_renderable())
+        if self._gates.tasks:
+            drawn.append(self._gates.make_tasks_table(self._gates.tasks[:_MOST_GATES]))
+        if len(self._gates.tasks) > _MOST_GATES:
+            drawn.append(Text(f"  and {len(self._gates.tasks) - _MOST_GATES} more"))
+        if None in self._asked:
+            drawn.append(self._health(None, "  "))
+        if moving := [task for task in self._bytes.tasks if keys_of(task)]:
+            for task in moving:
+                self._bytes.sample(task)
+            drawn.append(self._bytes.make_tasks_table(moving))
+        return drawn
+
+    def _cut(self, text: str) -> _Cell:
+        return _Cell(lambda width: self._shortened(text, width), cell_len(text))
+
+    def _shortened(self, text: str, width: int) -> str:
+        return shortened(text, width, "\u2026" if self._is_unicode else "...")
+
+    def _health(self, gate: str | None, indent: str) -> _Cell:
+        if gate not in self._asked:
+            return self._cut("")
+        at, event = self._asked[gate]
+        return self._cut(indent + printable(health_line(event, self._now - at)))
+
+    def _bar(self, task: Task) -> _Cell:
+        # Not a BarColumn: both parts of it are the same character, so only their colours differ; and it draws
+        # non-ASCII characters wherever the encoding is UTF-8, in the C locale too.
+        full, empty = ("\u2501", "\u2500") if self._is_unicode else ("#", ".")
+
+        def drawn(width: int) -> str:
+            done = width * done_of(task) // int(task.total or 1)
+            return "" if width < _LEAST_BAR else full * done + empty * (width - done)
+
+        return _Cell(drawn, _MOST_BAR)
+
+    def _look_lines(self) -> list[Text]:
+        if not self._looks:
+            return []
+        title = show_count(self._total, "look")
+        rows = [(look.time[11:19], *look_cells(look)) for look in self._looks]
+        # A line a look: its reason is cut off to what the other columns leave.
+        others = sum(max(map(len, column)) + 2 for column in list(zip(_COLUMNS, *rows, strict=True))[:-1])
+        left = max(self._width - others, 8)
+        shown = [[*cells, self._shortened(because, left)] for *cells, because in rows]
+        lines = fitting_lines(_COLUMNS, shown, max(self._width, others + left))
+        drawn = [Text.assemble(*((part.text, style_of(part.word)) for part in parts)) for parts in lines]
+        return [Text(title), *drawn]
