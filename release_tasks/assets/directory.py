@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from attrs import evolve, frozen
+from attrs import NOTHING, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetKind, Damaged, Listing
 from release_tasks.assets.files import capture_tree, entries_digest, scan_tree, tree_size
@@ -25,7 +25,7 @@ _NAMED = 5
 class DirectoryOptions:
     """A folder."""
 
-    directory: Path = option("a folder with everything in it")
+    directory: Path = option("a folder with everything in it", NOTHING)
 
 
 class DirectoryKind(AssetKind):

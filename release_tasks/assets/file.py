@@ -6,7 +6,7 @@ import os
 import stat
 from pathlib import Path
 
-from attrs import evolve, frozen
+from attrs import NOTHING, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetKind, Damaged
 from release_tasks.assets.files import capture_file, scan_file
@@ -24,7 +24,7 @@ __all__ = ["FILE", "FileKind", "FileOptions"]
 class FileOptions:
     """One file."""
 
-    file: Path = option("one file")
+    file: Path = option("one file", NOTHING)
 
 
 class FileKind(AssetKind):

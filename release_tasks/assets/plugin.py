@@ -11,7 +11,7 @@ import stat
 from pathlib import Path
 from typing import Any
 
-from attrs import Factory, evolve, frozen
+from attrs import NOTHING, Factory, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetKind, Examined, Listing, Move, Sound, is_folder
 from release_tasks.assets.directory import DIRECTORY, with_entries
@@ -35,15 +35,15 @@ _MOST_TOLD = 3
 class PluginOptions:
     """State that an installed package captures."""
 
-    python: str = option("state that another package captures, from the entry point group `release_tasks.assets`")
-    path: Path = option("where the state lives, a file or a folder", elsewhere="goes with python, and python with path")
+    python: str = option(
+        "state that another package captures, from the entry point group `release_tasks.assets`", NOTHING
+    )
+    path: Path = option(
+        "where the state lives, a file or a folder", NOTHING, elsewhere="goes with python, and python with path"
+    )
     with_: dict[str, Any] = option("options of its own", Factory(dict), validator=valid_options)
     timeout: Duration | None = option("how long its capture may take, and its check; 1m when left out")
     restore: bool = option("let the package put the state back itself; where it fails, its copy is put back", False)
-
-    def __attrs_post_init__(self) -> None:
-        if self.path is None:
-            raise ValueError("path: goes with python, and python with path")
 
 
 class PluginKind(AssetKind):

@@ -28,18 +28,18 @@ def common_fields(cls: Any) -> Iterator[attrs.Attribute[Any]]:
 
 
 @functools.cache
-def flat_class(cls: Any, kinds: tuple[Kind, ...]) -> type[Any]:
-    """Return an attrs class with all keys that ``cls`` may have in invoke.yaml.
+def flat_class(cls: Any, kinds: tuple[Kind, ...]) -> Any:
+    """Return an attrs class with all keys that ``cls`` may have in invoke.yaml; without a value they are unset.
 
     The kinds come first, then the options of each, then the common keys. It checks nothing: ``split`` does.
     """
     options = [a for kind in kinds for a in attrs.fields(attrs.resolve_types(kind.options))]
+    options.sort(key=lambda a: a.name not in [kind.name for kind in kinds])
     keys: dict[str, Any] = {}
-    for kind in kinds:
-        own: Any = attrs.fields_dict(kind.options)[kind.name]
-        keys[kind.name] = attrs.field(default=None, type=own.type | None, metadata=own.metadata)
     for a in (*options, *common_fields(cls)):
-        keys.setdefault(a.name, attrs.field(default=a.default, type=a.type, metadata=a.metadata))
+        is_mandatory = a.default is attrs.NOTHING
+        default, type_ = (None, a.type | None) if is_mandatory else (a.default, a.type)
+        keys.setdefault(a.name, attrs.field(default=default, type=type_, metadata=a.metadata))
     return attrs.make_class(cls.__name__, keys, frozen=True, kw_only=True)
 
 
@@ -50,11 +50,13 @@ def split(flat: Any, cls: Any, kinds: tuple[Kind, ...]) -> Any:
     """
     exactly_one(flat, tuple(kind.name for kind in kinds))
     chosen = next(kind for kind in kinds if getattr(flat, kind.name) is not None)
-    common = [a.name for a in common_fields(cls)]
     own = attrs.fields_dict(chosen.options)
+    common = [a.name for a in common_fields(cls)]
     unset = type(flat)()
     for a in attrs.fields(type(flat)):
-        if a.name not in own and a.name not in common and getattr(flat, a.name) != getattr(unset, a.name):
+        is_set = getattr(flat, a.name) != getattr(unset, a.name)
+        is_missing = a.name in own and own[a.name].default is attrs.NOTHING and not is_set
+        if is_missing or (is_set and a.name not in own and a.name not in common):
             owners = [kind.name for kind in kinds if a.name in attrs.fields_dict(kind.options)]
             what = a.metadata["elsewhere"] or f"goes with {' or '.join(owners)} only"
             raise ValueError(f"{a.name.rstrip('_')}: {what}")

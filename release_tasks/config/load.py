@@ -27,7 +27,7 @@ from release_tasks.core.units import parse_boolean, parse_duration, parse_intege
 
 __all__ = ["defaults", "load_settings", "written_name"]
 
-_WORDS_OF_PYTHON = {"for_": "for", "path_": "path", "with_": "with"}
+_WORDS_OF_PYTHON = {"for_": "for", "with_": "with"}
 _project: ContextVar[Path] = ContextVar("project")  # what the paths of the load under way are relative to
 
 

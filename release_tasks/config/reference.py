@@ -12,7 +12,7 @@ import attrs
 from release_tasks.config import schema
 from release_tasks.config.kinds import common_fields, has_kinds
 from release_tasks.config.load import written_name
-from release_tasks.core import options
+from release_tasks.core.options import Duration, Share
 from release_tasks.core.units import show_duration, show_share
 
 __all__ = ["configuration_page"]
@@ -34,9 +34,13 @@ tasks:
   executor_class: release_tasks.executor.StageExecutor
 ```
 
-This page is generated from `release_tasks/config/schema.py` and the kinds of gate by `inv dev.docs`; a test fails when
-it is stale.
+This page is generated from `release_tasks/config/schema.py` and the kinds of gate and asset by `inv dev.docs`; a test
+fails when it is stale.
 """
+
+_WORDS: dict[Any, str] = {
+    Duration: "duration", Share: "share", Path: "path", str: "text", int: "number", bool: "true or false",
+}  # fmt: skip
 
 
 def configuration_page(kinds: schema.Kinds) -> str:
@@ -52,14 +56,14 @@ def _section(kinds: schema.Kinds, path: str, cls: Any) -> Iterator[str]:
     keys = list(common_fields(cls))
     if has_kinds(cls):
         of_kinds = [(kind, attrs.fields(attrs.resolve_types(kind.options))) for kind in kinds.of(cls)]
-        yield f"{_first_sentence(cls)} Each kind has keys of its own:\n"
+        yield f"{cls.__doc__.splitlines()[0]} Each kind has keys of its own:\n"
         yield "| kind | key | type | default | meaning |"
         yield "| --- | --- | --- | --- | --- |"
         yield from (f"| `{kind.name}` {_row(a)}" for kind, own in of_kinds for a in own)
         yield "\nThese keys go with every kind:\n"
         inner = [a for _, own in of_kinds for a in own] + keys
     else:
-        yield f"{_first_sentence(cls)}\n"
+        yield f"{cls.__doc__.splitlines()[0]}\n"
         inner = keys
     yield "| key | type | default | meaning |"
     yield "| --- | --- | --- | --- |"
@@ -73,7 +77,7 @@ def _section(kinds: schema.Kinds, path: str, cls: Any) -> Iterator[str]:
 
 
 def _row(a: attrs.Attribute[Any]) -> str:
-    return f"| `{written_name(a)}` | {_shown_type(a.type)} | {_shown_default(a, a.type)} | {a.metadata['doc']} |"
+    return f"| `{written_name(a)}` | {_shown_type(a.type)} | {_shown_default(a)} | {a.metadata['doc']} |"
 
 
 def _nested(kind: Any) -> Any:
@@ -84,33 +88,23 @@ def _nested(kind: Any) -> Any:
 
 
 def _shown_type(kind: Any) -> str:
+    """Return the word for a type: that of ``T`` for ``T | None``."""
+    nested = _nested(kind)
     if typing.get_origin(kind) is dict:
-        return "names and values" if _nested(kind) is None else "names and sections"
+        return "names and values" if nested is None else "names and sections"
     if typing.get_origin(kind) is list:
         return "list of paths" if Path in typing.get_args(kind) else "list of names"
-    nested = _nested(kind)
-    if nested is schema.VersionConfig:
-        return "text or section"
     if nested is not None:
-        return "section"
-    words = {"Duration": "duration", "Share": "share", "Path": "path", "str": "text", "int": "number"}
-    words["bool"] = "true or false"
-    names = [getattr(part, "__name__", str(part)) for part in typing.get_args(kind) or (kind,)]
-    return next((words[name] for name in names if name in words), "any value")
+        return "text or section" if nested is schema.VersionConfig else "section"
+    return _WORDS.get((*typing.get_args(kind), kind)[0], "any value")
 
 
-def _shown_default(attribute: Any, kind: Any) -> str:
-    default = attribute.default
+def _shown_default(attribute: attrs.Attribute[Any]) -> str:
+    default: Any = attribute.default
     if default in (None, attrs.NOTHING) or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         return ""
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"
-    if kind is options.Share:
-        return f"`{show_share(default)}`"
     if isinstance(default, float):
-        return f"`{show_duration(default)}`"
+        return f"`{show_share(default) if attribute.type is Share else show_duration(default)}`"
     return f"`{default}`"
-
-
-def _first_sentence(cls: Any) -> str:
-    return (cls.__doc__ or "").strip().splitlines()[0]

@@ -11,7 +11,6 @@ from invoke import Collection, Context
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.tasks.executor import stage
 from release_tasks.tasks.session import Session, number_flag, session
-from release_tasks.tasks.settings import runtime_file
 
 if TYPE_CHECKING:
     from release_tasks.gateway.process import GatewayStatus
@@ -119,6 +118,8 @@ def _start_gate(current: Session) -> list[str]:
 
     It puts right what an interrupted rollback left, with the configuration of this very command line.
     """
+    from release_tasks.tasks.project import runtime_file
+
     recover = [sys.executable, "-m", "release_tasks.tasks.program"]
     runtime = runtime_file(current.ctx)
     if runtime is not None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from invoke import Config
+from invoke import Config, Context
 
 from release_tasks.assets.kinds import ASSET_KINDS
 from release_tasks.config import load
@@ -15,7 +15,7 @@ from release_tasks.config.schema import SECTIONS, Kinds, Settings
 from release_tasks.core.errors import ConfigError, UsageError
 from release_tasks.stages.preflight.gates.kinds import GATE_KINDS
 
-__all__ = ["KINDS", "load_project", "load_settings", "settings_from"]
+__all__ = ["KINDS", "load_project", "load_settings", "runtime_file", "settings_of"]
 
 KINDS = Kinds(assets=ASSET_KINDS, gates=GATE_KINDS)
 # Invoke's configuration levels that somebody wrote, strongest first, with the attribute that names the file.
@@ -45,11 +45,26 @@ def load_project(folder: str | os.PathLike[str] = ".", overrides: Mapping[str, A
     except Exception as error:
         told = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError([f"{project}: its configuration cannot be used: {told}"]) from error
-    return settings_from(config, project)
+    return _settings_from(config, project)
 
 
-def settings_from(config: Config, project: Path) -> Settings:
-    """Check what Invoke has merged; raises ConfigError with every mistake, UsageError inside a drill."""
+def settings_of(ctx: Context) -> Settings:
+    """Check the configuration of this command line; raises ConfigError with every mistake, UsageError inside a drill.
+
+    Its project is the folder that holds tasks.py, or the working folder when there is none.
+    """
+    # Invoke keeps it here, under 2.2 and 3.0 alike, and offers no public name for it.
+    prefix = getattr(ctx.config, "_project_prefix", None)
+    return _settings_from(ctx.config, Path(os.path.abspath(prefix or ".")))
+
+
+def runtime_file(ctx: Context) -> Path | None:
+    """Return the file that ``inv -f`` or INVOKE_RUNTIME_CONFIG named, absolute, or None."""
+    path = getattr(ctx.config, "_runtime_path", None)
+    return Path(path).absolute() if path else None
+
+
+def _settings_from(config: Config, project: Path) -> Settings:
     _refuse_live_project_in_drill(project)
     raw = {name: _plain(config.get(name)) for name in SECTIONS}
     overridden = _apply_environment(raw, load.defaults())

@@ -16,7 +16,6 @@ from release_tasks.core.errors import ExitCode, Interrupted, StageError, UsageEr
 from release_tasks.core.interrupt import interruptible
 from release_tasks.core.runner import inert_json, is_listening
 from release_tasks.tasks.executor import UsageExit
-from release_tasks.tasks.settings import is_dry, settings_of
 
 if TYPE_CHECKING:
     from release_tasks.config.schema import Settings
@@ -33,13 +32,15 @@ class Session:
     def __init__(self, ctx: Context, as_json: bool) -> None:
         self.ctx = ctx
         self.as_json = as_json
-        self.is_dry = is_dry(ctx)
+        self.is_dry = bool(ctx.config.run.dry)  # Invoke itself only silences ``ctx.run`` then
         self.exit_code = ExitCode.DONE
         self._answer: dict[str, Any] | None = None
 
     @functools.cached_property
     def settings(self) -> Settings:
         """The checked configuration; raises ConfigError."""
+        from release_tasks.tasks.project import settings_of
+
         return settings_of(self.ctx)
 
     @functools.cached_property

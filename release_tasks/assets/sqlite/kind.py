@@ -7,7 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-from attrs import evolve, frozen
+from attrs import NOTHING, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetFinding, AssetKind, Inspection, Listing, Move, Sound, State
 from release_tasks.assets.overwrite import write_over
@@ -38,7 +38,7 @@ __all__ = ["SQLITE", "SqliteKind", "SqliteOptions", "side_files"]
 class SqliteOptions:
     """A SQLite database."""
 
-    sqlite: Path = option("a SQLite database, captured while it is in use")
+    sqlite: Path = option("a SQLite database, captured while it is in use", NOTHING)
 
 
 class SqliteKind(AssetKind):

@@ -14,7 +14,7 @@ from release_tasks.core.events import Emit, ignore, shielded
 from release_tasks.core.ids import require_id
 from release_tasks.core.records import Check, PreflightReport
 from release_tasks.stages.preflight.gates.base import GateContext, context_of
-from release_tasks.stages.preflight.schedule import run_gates, subsystem_of
+from release_tasks.stages.preflight.schedule import run_gates
 
 __all__ = ["PreflightRun", "run_preflight"]
 
@@ -103,7 +103,7 @@ def _require_url(url: str | None) -> None:
 def _left_out(context: GateContext, is_skipped: bool) -> Check:
     return Check(
         id=context.name,
-        subsystem=subsystem_of(context),
+        subsystem=context.subsystem,
         status="skipped",
         detail=f"left out by {'--skip' if is_skipped else '--only'}",
         advisory=context.config.advisory,

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import queue
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from attrs import evolve, frozen
+from attrs import field, frozen
 
 from release_tasks.core.clock import timestamp
 from release_tasks.core.errors import Interrupted, StageError
@@ -20,7 +21,7 @@ from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
 from release_tasks.stages.preflight.gates.base import GateContext, Verdict
 
-__all__ = ["run_gates", "subsystem_of"]
+__all__ = ["run_gates"]
 
 # The kernel may hand a signal to any thread, and Python acts on it once the main thread runs again:
 # a wait without end would sleep through Ctrl-C.
@@ -30,53 +31,66 @@ _LONGEST_WAIT = 0.1
 _LONGEST_STOP = {True: 5.0, False: 1.0}
 
 
+def run_gates(contexts: Mapping[str, GateContext], emit: Emit) -> dict[str, Check]:
+    """Run every gate and return the results by name; beginnings and results are told in the calling thread.
+
+    An exception in the calling thread (KeyboardInterrupt, Interrupted) stops all gates within 2 s
+    and goes on its way.
+    """
+    checks: dict[str, Check] = {}
+    needs = {name: [need for need in gate.config.needs if need in contexts] for name, gate in contexts.items()}
+    waiting = list(contexts)
+    running = _Running()
+    try:
+        while len(checks) < len(contexts):
+            name = next((name for name in waiting if checks.keys() >= set(needs[name])), None)
+            if name is None:
+                check = running.next_result()
+            else:
+                waiting.remove(name)
+                unmet = [checks[need] for need in needs[name] if checks[need].status != "passed"]
+                if not unmet:
+                    emit(GateBegan(name))
+                    running.start(contexts[name])
+                    continue
+                check = _held_back(contexts[name], unmet)
+            checks[check.id] = check
+            emit(GateEnded(check))
+        return checks
+    finally:
+        running.stop()
+
+
 @frozen(kw_only=True)
-class _Started:
-    """A gate on its way; nobody waits for it beyond ``until`` (monotonic seconds)."""
+class _Gate:
+    """A gate that has begun."""
 
     context: GateContext
-    started_at: str
-    began: float
-    until: float
+    started_at: str = field(factory=timestamp)
+    began: float = field(factory=time.monotonic)
+
+    @property
+    def until(self) -> float:
+        """The end of the wait for it, in monotonic seconds."""
+        return self.began + self.context.kind.limit(self.context)
 
 
-class _Schedule:
-    def __init__(self, contexts: Mapping[str, GateContext]) -> None:
-        self.contexts = contexts
-        self.checks: dict[str, Check] = {}
-        self.running: dict[str, _Started] = {}
-        self.waiting = list(contexts)
+class _Running:
+    """The gates that have begun and have no result yet, each in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._gates: dict[str, _Gate] = {}
         self._results: queue.SimpleQueue[Check] = queue.SimpleQueue()
 
-    def needs(self, name: str) -> list[str]:
-        return [need for need in self.contexts[name].config.needs if need in self.contexts]
-
-    def next_ready(self) -> str | None:
-        """Return the first waiting gate whose needs all have a result."""
-        for name in self.waiting:
-            if all(need in self.checks for need in self.needs(name)):
-                return name
-        return None
-
-    def start(self, name: str) -> None:
-        context = self.contexts[name]
-        thread = threading.Thread(target=self._work, args=(context,), name=name, daemon=True)
-        began = time.monotonic()
-        self.running[name] = _Started(
-            context=context,
-            started_at=timestamp(),
-            began=began,
-            until=began + context.kind.limit(context),
-        )
-        thread.start()
-
-    def _work(self, context: GateContext) -> None:
-        self._results.put(_check(context))
+    def start(self, context: GateContext) -> None:
+        gate = self._gates[context.name] = _Gate(context=context)
+        work = threading.Thread(target=lambda: self._results.put(_check(gate)), name=context.name, daemon=True)
+        work.start()
 
     def next_result(self) -> Check:
         """Wait for the next gate to end, by itself or because its time is up."""
         while True:
-            due = min(self.running.values(), key=lambda gate: gate.until)
+            due = min(self._gates.values(), key=lambda gate: gate.until)
             left = min(due.until - time.monotonic(), _LONGEST_WAIT)
             try:
                 check = self._results.get(timeout=max(left, 0.0))
@@ -86,7 +100,7 @@ class _Schedule:
                 due.context.cancelled.set()
                 check = _overdue(due)
             # A gate that was given up may still answer; its verdict stands.
-            if self.running.pop(check.id, None) is not None:
+            if self._gates.pop(check.id, None) is not None:
                 return check
 
     def stop(self) -> None:
@@ -94,18 +108,18 @@ class _Schedule:
         began = time.monotonic()
         while True:
             with contextlib.suppress(KeyboardInterrupt, Interrupted), _deaf():
-                for gate in self.running.values():
+                for gate in self._gates.values():
                     gate.context.cancelled.set()
                 while self._is_worth_waiting(time.monotonic() - began):
                     # Results and not Thread.join: up to Python 3.12 a join that a signal cuts
                     # short takes the thread for ended (bpo-45274).
                     with contextlib.suppress(queue.Empty):
                         check = self._results.get(timeout=_LONGEST_WAIT)
-                        self.running.pop(check.id, None)
+                        self._gates.pop(check.id, None)
                 return
 
     def _is_worth_waiting(self, waited: float) -> bool:
-        limits = (_LONGEST_STOP[gate.context.kind.ends_itself] for gate in self.running.values())
+        limits = (_LONGEST_STOP[gate.context.kind.ends_itself] for gate in self._gates.values())
         return any(waited < limit for limit in limits)
 
 
@@ -125,44 +139,9 @@ def _deaf() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def run_gates(
-    contexts: Mapping[str, GateContext],
-    emit: Emit,
-) -> dict[str, Check]:
-    """Run every gate and return the results by name; beginnings and results are told in the calling thread.
-
-    An exception in the calling thread (KeyboardInterrupt, Interrupted) stops all gates within 2 s
-    and goes on its way.
-    """
-    schedule = _Schedule(contexts)
-    try:
-        while len(schedule.checks) < len(contexts):
-            name = schedule.next_ready()
-            if name is None:
-                check = schedule.next_result()
-            else:
-                schedule.waiting.remove(name)
-                unmet = [n for n in schedule.needs(name) if schedule.checks[n].status != "passed"]
-                if not unmet:
-                    emit(GateBegan(name))
-                    schedule.start(name)
-                    continue
-                check = _held_back(contexts[name], unmet, schedule.checks)
-            schedule.checks[check.id] = check
-            emit(GateEnded(check))
-        return schedule.checks
-    finally:
-        schedule.stop()
-
-
-def subsystem_of(context: GateContext) -> str:
-    """Return what a gate speaks for."""
-    return context.config.subsystem or context.name
-
-
-def _check(context: GateContext) -> Check:
+def _check(gate: _Gate) -> Check:
     """Run one gate; whatever happens in it becomes a result."""
-    started_at, began = timestamp(), time.monotonic()
+    context = gate.context
     try:
         if context.cancelled.is_set():
             verdict = Verdict(passed=False, detail="stopped before it began")
@@ -173,45 +152,47 @@ def _check(context: GateContext) -> Check:
     # A plugin that raises SystemExit must not leave the run waiting for its result.
     except BaseException as error:
         verdict = Verdict(passed=False, detail=f"the gate broke: {type(error).__name__}: {error}")
-    return _as_check(context, verdict, started_at, began)
+    return _as_check(gate, verdict)
 
 
-def _as_check(context: GateContext, verdict: Verdict, started_at: str, began: float) -> Check:
+def _overdue(gate: _Gate) -> Check:
+    kind = gate.context.kind
+    who = f" of {kind.author(gate.context)}" if kind.author else ""
+    limit = show_duration(kind.limit(gate.context))
+    return _as_check(gate, Verdict(passed=False, detail=f"no result{who} after {limit} (timeout); it was given up"))
+
+
+def _as_check(gate: _Gate, verdict: Verdict) -> Check:
+    context, redact = gate.context, gate.context.redactor.redact_text
     diagnostics = _plain(verdict.diagnostics, context.redactor)
     if not verdict.passed:
         diagnostics.setdefault("next", f"inv gate.run {context.name}")
-    redact = context.redactor.redact_text
     return Check(
         id=context.name,
-        subsystem=subsystem_of(context),
+        subsystem=context.subsystem,
         status="passed" if verdict.passed else "failed",
         detail=redact(str(verdict.detail)),
         command=None if verdict.command is None else redact(str(verdict.command)),
-        started_at=started_at,
+        started_at=gate.started_at,
         completed_at=timestamp(),
-        duration_ms=round((time.monotonic() - began) * 1000),
+        duration_ms=round((time.monotonic() - gate.began) * 1000),
         advisory=context.config.advisory,
         diagnostics=diagnostics,
     )
 
 
-def _overdue(gate: _Started) -> Check:
-    kind = gate.context.kind
-    limit = show_duration(kind.limit(gate.context))
-    who = f" of {kind.author(gate.context)}" if kind.author else ""
-    verdict = Verdict(passed=False, detail=f"no result{who} after {limit} (timeout); it was given up")
-    return _as_check(gate.context, verdict, gate.started_at, gate.began)
-
-
-def _held_back(context: GateContext, unmet: list[str], checks: Mapping[str, Check]) -> Check:
+def _held_back(context: GateContext, unmet: Sequence[Check]) -> Check:
     said = {"failed": "failed", "skipped": "was skipped"}
-    reasons = " and ".join(f"{name}, which {said[checks[name].status]}" for name in unmet)
-    check = _as_check(context, Verdict(passed=False, detail=""), timestamp(), time.monotonic())
-    return evolve(
-        check,
+    now = timestamp()
+    return Check(
+        id=context.name,
+        subsystem=context.subsystem,
         status="skipped",
-        detail=f"not run: it needs {reasons}",
-        diagnostics={"needs": unmet, "next": f"inv gate.run {unmet[0]}"},
+        detail=f"not run: it needs {' and '.join(f'{need.id}, which {said[need.status]}' for need in unmet)}",
+        started_at=now,
+        completed_at=now,
+        advisory=context.config.advisory,
+        diagnostics={"needs": [need.id for need in unmet], "next": f"inv gate.run {unmet[0].id}"},
     )
 
 
@@ -221,8 +202,6 @@ def _plain(value: Any, redactor: Redactor) -> Any:
         return {redactor.redact_text(str(k)): _plain(item, redactor) for k, item in value.items()}
     if isinstance(value, (list, tuple, set)):
         return [_plain(item, redactor) for item in value]
-    if value is None or isinstance(value, (bool, int)):
-        return value
-    if isinstance(value, float) and value == value and abs(value) != float("inf"):
+    if value is None or isinstance(value, (bool, int)) or (isinstance(value, float) and math.isfinite(value)):
         return value
     return redactor.redact_text(str(value))

@@ -52,6 +52,11 @@ class GateContext:
     emit: Emit = ignore
 
     @property
+    def subsystem(self) -> str:
+        """What the gate speaks for."""
+        return self.config.subsystem or self.name
+
+    @property
     def project(self) -> Path:
         """The folder that relative paths start from."""
         return self.settings.project
