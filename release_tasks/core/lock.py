@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from attrs import frozen
 
@@ -19,12 +18,87 @@ from release_tasks.core.clock import timestamp
 from release_tasks.core.durable import make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, with_path
 
-if TYPE_CHECKING:
-    from filelock import BaseFileLock
+__all__ = ["FileLock", "FolderLock", "Holder", "current_holder", "run_lock"]
 
-__all__ = ["Holder", "current_holder", "hold_name", "lock_name", "run_lock", "take_lock"]
+_GRACE = 0.25  # seconds
 
-_PATIENCE = 0.25  # seconds
+
+class FileLock:
+    """A lock by ``flock`` on the file that has the name ``path``; not re-entrant.
+
+    It excludes other processes and other FileLocks of this process. The kernel drops it with its holder's last
+    descriptor, so a killed process blocks no other one, and children that are started get no descriptor (O_CLOEXEC).
+    The file is made if need be, 0600, with its folder, and it is never removed: a process that waits for it would lock
+    a file without a name.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor: int | None = None
+
+    def acquire(self, wait: float = 0.0, poll_interval: float = 0.05) -> bool:
+        """Take the lock and return True, or False when it stays taken for ``wait`` seconds. Raises OSError.
+
+        It is tried every ``poll_interval`` seconds. A blocking flock would not be interrupted by a signal that the
+        kernel hands to another thread.
+        """
+        until = time.monotonic() + wait
+        while not self._try():
+            left = until - time.monotonic()
+            if left <= 0:
+                return False
+            time.sleep(min(poll_interval, left))
+        return True
+
+    def release(self) -> None:
+        """Release the lock, if this holds it."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            with contextlib.suppress(OSError):
+                # Closing alone leaves it to a child that another thread is just starting, until that child's exec.
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
+            os.close(descriptor)
+
+    @contextlib.contextmanager
+    def held(self, wait: float = 0.0, poll_interval: float = 0.05) -> Iterator[bool]:
+        """Hold the lock while the block runs, which gets False when it stayed taken. Raises as ``acquire`` does."""
+        try:
+            yield self.acquire(wait, poll_interval)
+        finally:
+            self.release()
+
+    def has_name(self, path: Path) -> bool:
+        """Say whether the locked file has the name ``path`` now. Raises FileNotFoundError when no file has it."""
+        return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), os.lstat(path))
+
+    def _try(self) -> bool:
+        try:
+            descriptor = self._open()
+        except (FileNotFoundError, BlockingIOError):  # its folder was exchanged just now, or the file is leased
+            return False
+        is_locked = False
+        try:
+            with with_path(self.path), contextlib.suppress(BlockingIOError, FileNotFoundError):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                # The name may have passed to another file, and a process that locks that one does not see this lock.
+                is_locked = os.path.samestat(os.fstat(descriptor), os.lstat(self.path))
+        finally:
+            if is_locked:
+                self._descriptor = descriptor
+            else:
+                os.close(descriptor)
+        return is_locked
+
+    def _open(self) -> int:
+        make_private_directory(self.path.parent)
+        return os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
+
+
+class FolderLock(FileLock):
+    """The same on a folder itself, which is not made: what does not exist cannot be locked."""
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
 @frozen(kw_only=True)
@@ -40,104 +114,48 @@ class Holder:
         return f"{self.command!r} (pid {self.pid} on {self.host}, since {self.since})"
 
 
-def take_lock(path: Path, wait: float, poll_interval: float = 0.05) -> BaseFileLock | None:
-    """Return the lock file ``path``, locked until its ``release()``, or None when it is taken for ``wait`` seconds.
-
-    Its folder is made if need be. The kernel drops the lock with its holder's last file descriptor, so a killed
-    process blocks nobody.
-    """
-    from filelock import FileLock, Timeout
-
-    make_private_directory(path.parent)
-    lock = FileLock(path, mode=0o600, thread_local=False)
-    try:
-        lock.acquire(timeout=wait, poll_interval=poll_interval)
-    except Timeout:
-        return None
-    return lock
-
-
-@contextlib.contextmanager
-def hold_name(path: Path, wait: float, poll_interval: float) -> Iterator[bool]:
-    """Hold the lock of the file that has the name ``path`` while the block runs, which gets False when it stays taken.
-
-    For a folder that its holder may exchange for another. ``wait`` and ``poll_interval`` are in seconds.
-    """
-    deadline = time.monotonic() + wait
-    while (descriptor := lock_name(path)) is None:
-        if time.monotonic() >= deadline:
-            yield False
-            return
-        time.sleep(poll_interval)
-    try:
-        yield True
-    finally:
-        os.close(descriptor)
-
-
-def lock_name(path: Path) -> int | None:
-    """Return a descriptor that locks ``path`` until it is closed, or None when another process has the lock.
-
-    None, too, when the name passed to another file just now: whoever locks that one would not see this lock. The file
-    and its folder are made if need be. Raises OSError.
-    """
-    make_private_directory(path.parent)
-    try:
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, 0o600)
-    except FileNotFoundError:  # the folder was exchanged for one that is not there
-        return None
-    is_locked = False
-    try:
-        with with_path(path), contextlib.suppress(BlockingIOError, FileNotFoundError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            is_locked = os.path.samestat(os.fstat(descriptor), os.lstat(path))
-    finally:
-        if not is_locked:
-            os.close(descriptor)
-    return descriptor if is_locked else None
-
-
 @contextlib.contextmanager
 def run_lock(root: Path, command: str, wait: float = 0.0) -> Iterator[None]:
     """Hold the lock of the pipeline folder ``root`` while the block runs.
 
     Waits up to ``wait`` seconds; raises LockHeld, naming the holder, when it is still taken then.
     """
-    lock, holder = None, None
-    # A `status` that looks who holds the lock takes it for an instant, so never give up at once. And who is just taking
-    # the lock or letting go of it has no name written down, so then look again.
-    for seconds in (max(wait, _PATIENCE), _PATIENCE):
-        lock = take_lock(root / "lock", seconds)
-        holder = current_holder(root) if lock is None else None
-        if lock is not None or holder is not None:
-            break
-    if lock is None:
-        by = f"by {holder}" if holder else "by another run"
-        retry = "Try again when it is done (release.rollback can wait: --wait 10m)."
-        raise LockHeld(f"{root} is locked {by}. {retry}")
+    lock, note = FileLock(root / "lock"), root / "lock.json"
+    # `current_holder` takes the lock for an instant, so do not give up at once. A process that is just taking or
+    # releasing the lock has no note, so try again without one.
+    if not lock.acquire(max(wait, _GRACE)):
+        holder = current_holder(root)
+        if holder is not None or not lock.acquire(_GRACE):
+            holder = holder or current_holder(root)
+            by = f"by {holder}" if holder else "by another run"
+            retry = "Try again when it is done (release.rollback can wait: --wait 10m)."
+            raise LockHeld(f"{root} is locked {by}. {retry}")
     try:
-        _write_down(root, command)
+        described = {
+            "pid": os.getpid(),
+            "host": socket.gethostname(),
+            "command": command or " ".join(sys.argv),
+            "since": timestamp(),
+        }
+        with contextlib.suppress(OSError):  # on a full disk the lock has to do, without the note of a killed run
+            note.unlink(missing_ok=True)
+            write_atomic(note, pretty_bytes(described), is_durable=False)
         yield
     finally:
         with contextlib.suppress(OSError):
-            _holder_file(root).unlink()
+            note.unlink()
         lock.release()
 
 
 def current_holder(root: Path) -> Holder | None:
-    """Return who holds the lock of ``root`` right now, or None when nobody does or nobody wrote it down."""
+    """Return who holds the lock of ``root`` now, or None when it is free or its holder left no note."""
     if not (root / "lock").exists():
         return None
-    probe = take_lock(root / "lock", 0)
-    if probe is None:
-        return _read_holder(root)
-    probe.release()
-    return None
-
-
-def _read_holder(root: Path) -> Holder | None:
+    with FileLock(root / "lock").held() as is_free:
+        if is_free:
+            return None
     try:
-        document = read_document(_holder_file(root))
+        document = read_document(root / "lock.json")
         return Holder(
             pid=int(document["pid"]),
             host=str(document["host"]),
@@ -146,23 +164,3 @@ def _read_holder(root: Path) -> Holder | None:
         )
     except (FileNotFoundError, InvalidDocument, KeyError, ValueError):
         return None
-
-
-def _write_down(root: Path, command: str) -> None:
-    """Leave a note for others; on a full disk the lock alone has to do, without the name of a run that was killed."""
-    with contextlib.suppress(OSError):
-        _holder_file(root).unlink(missing_ok=True)
-        write_atomic(_holder_file(root), pretty_bytes(_describe(command)), is_durable=False)
-
-
-def _describe(command: str) -> dict[str, object]:
-    return {
-        "pid": os.getpid(),
-        "host": socket.gethostname(),
-        "command": command or " ".join(sys.argv),
-        "since": timestamp(),
-    }
-
-
-def _holder_file(root: Path) -> Path:
-    return root / "lock.json"

@@ -18,7 +18,7 @@ from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
 from release_tasks.core.durable import make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, StageFailed
-from release_tasks.core.lock import hold_name
+from release_tasks.core.lock import FileLock
 from release_tasks.core.versions import FileVersion, file_version
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.dialects import PLAIN, ApprovedDocument, Request, RequestsDocument
@@ -122,7 +122,7 @@ class Store:
         with contextlib.ExitStack() as locks:
             for channel in sorted(channels, key=lambda channel: channel.value):
                 path = self.lock_path(channel)
-                if not locks.enter_context(hold_name(path, _WAIT_SECONDS, _POLL_SECONDS)):
+                if not locks.enter_context(FileLock(path).held(_WAIT_SECONDS, _POLL_SECONDS)):
                     waited = f"{_WAIT_SECONDS:.0f} s"
                     raise LockHeld(f"{path} has been locked by another process for {waited}. Try again.")
             yield

@@ -13,16 +13,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 
 import release_tasks
+from release_tasks.core.lock import FileLock
 
 VERSIONS = {"2.2": "invoke>=2.2,<2.3", "3": "invoke>=3,<4"}
 
 
 def installed(requirement: str, into: Path) -> Path:
     """The folder that holds this Invoke, installed once for all workers and sessions."""
-    with FileLock(f"{into}.lock"):
+    with FileLock(into.with_name(f"{into.name}.lock")).held(wait=600) as is_held:
+        assert is_held
         if not into.exists():
             with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
                 pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]

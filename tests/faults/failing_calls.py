@@ -25,7 +25,6 @@ from typing import Any
 
 import apsw  # noqa: F401
 import cattrs  # noqa: F401
-import filelock  # noqa: F401
 import requests  # noqa: F401
 from attrs import field, frozen
 from harness import stages

@@ -50,7 +50,6 @@ CONFIGURATION: dict[str, Any] = {
 BROKEN_OFF = """
 import json, os, resource, signal, sys
 from pathlib import Path
-import filelock
 from release_tasks.tasks.project import load_settings
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 settings = load_settings({"release": json.loads(sys.argv[2])}, Path(sys.argv[1]))

@@ -28,13 +28,12 @@ from typing import Any
 
 import pytest
 from attrs import frozen
-from filelock import FileLock
 
 import release_tasks
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.errors import LockHeld
-from release_tasks.core.lock import current_holder, run_lock
+from release_tasks.core.lock import FileLock, current_holder, run_lock
 from release_tasks.core.records import PreflightReport, SnapshotMetadata
 from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.recovery import recover
@@ -43,7 +42,6 @@ from release_tasks.stages.rollback.recovery import recover
 RACER = """
 import contextlib, importlib, json, os, signal, sys, time, traceback
 from pathlib import Path
-import filelock
 from release_tasks.tasks.project import load_settings
 from release_tasks.core.errors import StageError
 from release_tasks.core.events import BytesMoved
@@ -723,8 +721,8 @@ def test_every_other_command_names_the_holder_too_or_leaves_it_alone(scene: Scen
 
 def test_a_holder_that_is_just_letting_go_is_waited_for(tmp_path: Path) -> None:
     """Between removing its name and dropping the lock it cannot be named, so it is given another moment."""
-    lock = FileLock(tmp_path / "lock", thread_local=False)
-    lock.acquire()
+    lock = FileLock(tmp_path / "lock")
+    assert lock.acquire()
     timer = threading.Timer(0.35, lock.release)
     timer.start()
     try:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from release_tasks.config.schema import PairingConfig
-from release_tasks.core.lock import take_lock
+from release_tasks.core.lock import FileLock
 from release_tasks.core.versions import file_version
 from release_tasks.pairing import store as pairing_store
 from release_tasks.pairing.channels import Channel
@@ -124,8 +124,8 @@ def test_whoever_writes_and_writes_keeps_nobody_from_the_lock(
     """A stranger who waits already, or who comes when the channel is full, is answered while the lock is taken."""
     pairing = make_pairing(max_pending=1)
     code = pairing.request(TELEGRAM, "1").request
-    lock = take_lock(credentials / "telegram-pairing.lock", 0)
-    assert lock is not None
+    lock = FileLock(credentials / "telegram-pairing.lock")
+    assert lock.acquire()
     try:
         again = pairing.request(TELEGRAM, "1")
         assert (again.status, again.request) == ("repeated", code)

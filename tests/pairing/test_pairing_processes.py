@@ -18,7 +18,7 @@ import pytest
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.errors import ExitCode, Interrupted, LockHeld, StageFailed
 from release_tasks.core.interrupt import interruptible
-from release_tasks.core.lock import take_lock
+from release_tasks.core.lock import FileLock
 from release_tasks.pairing import store as store_module
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
@@ -248,8 +248,8 @@ def test_a_store_that_another_process_keeps_locked_is_a_sentence(
 ) -> None:
     """Exit 75 after a while; nothing is written, and reading is not held up."""
     monkeypatch.setattr(store_module, "_WAIT_SECONDS", 0.2)
-    lock = take_lock(credentials / "telegram-pairing.lock", 1)
-    assert lock is not None
+    lock = FileLock(credentials / "telegram-pairing.lock")
+    assert lock.acquire(1)
     try:
         with pytest.raises(LockHeld, match=r"telegram-pairing\.lock has been locked by another process") as held:
             pairing.request(TELEGRAM, "111")

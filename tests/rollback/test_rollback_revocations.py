@@ -18,7 +18,7 @@ from harness.telling import at_steps
 
 from release_tasks.assets import base
 from release_tasks.core.errors import ExitCode, LockHeld, StageFailed
-from release_tasks.core.lock import lock_name, take_lock
+from release_tasks.core.lock import FileLock
 from release_tasks.pairing import store as store_module
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
@@ -441,8 +441,8 @@ def test_stores_that_are_no_asset_are_left_alone(as_file: Paired, roll: Any) -> 
     as_file.revoke(BERT)
     as_file.approve(CARL)
     before = as_file.log.read_bytes()
-    lock = take_lock(as_file.credentials / "telegram-pairing.lock", 1)
-    assert lock is not None
+    lock = FileLock(as_file.credentials / "telegram-pairing.lock")
+    assert lock.acquire(1)
     assert roll(as_file.project).status == "restored"
     lock.release()
     assert as_file.approved == [ANNA, CARL]
@@ -595,7 +595,7 @@ def test_nobody_changes_the_new_store_before_the_swap_is_over(
 
     def place(self: Any, move: Any) -> bool:
         placed = real(self, move)
-        held.append(lock.exists() and lock_name(lock) is None)
+        held.append(lock.exists() and not FileLock(lock).acquire())
         return placed
 
     monkeypatch.setattr(base.AssetKind, "exchange", place)
@@ -633,8 +633,8 @@ def test_a_lock_that_stays_taken_ends_with_75(
     paired.project.capture()
     paired.project.damage()
     before = tree(paired.project.state)
-    lock = take_lock(paired.credentials / "telegram-pairing.lock", 1)
-    assert lock is not None
+    lock = FileLock(paired.credentials / "telegram-pairing.lock")
+    assert lock.acquire(1)
     with pytest.raises(LockHeld) as held:
         roll(paired.project)
     lock.release()

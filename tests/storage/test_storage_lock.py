@@ -17,8 +17,9 @@ import pytest
 
 from release_tasks.core import lock
 from release_tasks.core.durable import exchange
-from release_tasks.core.errors import ExitCode, LockHeld
-from release_tasks.core.lock import current_holder, run_lock
+from release_tasks.core.errors import ExitCode, Interrupted, LockHeld
+from release_tasks.core.interrupt import interruptible
+from release_tasks.core.lock import FileLock, FolderLock, current_holder, run_lock
 
 HOLDER = """
 import subprocess, sys
@@ -215,18 +216,124 @@ def test_a_lock_in_a_folder_that_changed_hands_is_taken_anew(
         real(descriptor, operation)
 
     monkeypatch.setattr(lock.fcntl, "flock", flock)
-    with lock.hold_name(path, 1, 0.001) as is_held:
+    with FileLock(path).held(1, 0.001) as is_held:
         assert is_held and is_changed
-        assert lock.lock_name(path) is None
+        assert not FileLock(path).acquire()
         assert (other / "lock").exists() == (what == "exchanged")
-    again = lock.lock_name(path)
-    assert again is not None
-    os.close(again)
+    with FileLock(path).held() as is_held:
+        assert is_held
 
 
 def test_a_name_that_stays_locked_is_told(tmp_path: Path) -> None:
     """The block runs without it; nothing is left open."""
     path = tmp_path / "made" / "lock"
-    with lock.hold_name(path, 0, 0.001) as is_held, lock.hold_name(path, 0.01, 0.001) as is_held_twice:
+    before = len(os.listdir("/proc/self/fd"))
+    with FileLock(path).held() as is_held, FileLock(path).held(0.01, 0.001) as is_held_twice:
         assert is_held and not is_held_twice
+    assert len(os.listdir("/proc/self/fd")) == before
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
+
+
+def test_the_lock_file_is_never_removed(tmp_path: Path) -> None:
+    """A process that waits for it would lock a file without a name, and a third one the next file beside it."""
+    lock = FileLock(tmp_path / "lock")
+    assert lock.acquire()
+    first = os.stat(tmp_path / "lock")
+    assert lock.has_name(tmp_path / "lock")
+    lock.release()
+    lock.release()
+    assert lock.acquire()
+    assert os.path.samestat(first, os.stat(tmp_path / "lock"))
+    lock.release()
+
+
+def test_a_signal_ends_the_wait_at_once(tmp_path: Path) -> None:
+    """Also one that the kernel hands to another thread: the wait is never one long system call."""
+    is_over = threading.Event()
+    other = threading.Thread(target=is_over.wait)
+    with FileLock(tmp_path / "lock").held() as is_held:
+        assert is_held
+        other.start()
+        timer = threading.Timer(0.2, lambda: signal.pthread_kill(other.ident or 0, signal.SIGTERM))
+        began = time.monotonic()
+        timer.start()
+        try:
+            with pytest.raises(Interrupted), interruptible():
+                FileLock(tmp_path / "lock").acquire(30)
+        finally:
+            is_over.set()
+        assert time.monotonic() - began < 5
+    timer.join()
+    other.join()
+
+
+def test_a_lock_goes_when_it_is_released_even_if_a_forked_child_has_its_descriptor(tmp_path: Path) -> None:
+    """Between the fork and the exec of a child that another thread starts, the child has every descriptor."""
+    lock = FileLock(tmp_path / "lock")
+    assert lock.acquire()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(reading, 1)
+        os._exit(0)
+    try:
+        lock.release()
+        with FileLock(tmp_path / "lock").held() as is_held:
+            assert is_held
+    finally:
+        os.write(writing, b"x")
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
+
+
+# What version 0.1.0 does by filelock (UnixFileLock): it opens the file, flocks it without waiting, and keeps the file.
+OLDER_VERSION = """
+import fcntl, os, sys
+descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+try:
+    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except BlockingIOError:
+    print("taken", flush=True)
+else:
+    print("held", flush=True)
+    sys.stdin.readline()
+    fcntl.flock(descriptor, fcntl.LOCK_UN)
+os.close(descriptor)
+"""
+
+
+def test_a_run_of_the_version_before_and_one_of_this_exclude_each_other(root: Path) -> None:
+    """An upgrade while the older version is still at work: both lock the same file in the same way."""
+
+    def start() -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", OLDER_VERSION, str(root / "lock")]
+        return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    with run_lock(root, "this version"), start() as older:
+        assert older.communicate(timeout=30)[0] == "taken\n"
+    with start() as older:
+        assert older.stdout is not None
+        assert older.stdout.readline() == "held\n"
+        with pytest.raises(LockHeld, match="by another run"), run_lock(root, "this version"):
+            pass
+        older.communicate("\n", timeout=30)
+    with run_lock(root, "this version"):
+        pass
+
+
+def test_a_folder_can_be_locked_and_is_not_made(tmp_path: Path) -> None:
+    """Neither a missing folder nor one that another holds; a link or a file in its place is an error."""
+    folder = tmp_path / "folder"
+    assert not FolderLock(folder).acquire()
+    assert not folder.exists()
+    folder.mkdir()
+    (tmp_path / "link").symlink_to(folder)
+    with FolderLock(folder).held() as is_held:
+        assert is_held and not FolderLock(folder).acquire()
+        shutil.rmtree(folder)
+        folder.mkdir()
+        with FolderLock(folder).held() as is_new_held:
+            assert is_new_held
+    with pytest.raises(OSError):
+        FolderLock(tmp_path / "link").acquire()

@@ -13,7 +13,7 @@ from release_tasks.archive.derive import Place
 from release_tasks.assets.base import AssetConfig, is_folder
 from release_tasks.assets.placing import staged_path
 from release_tasks.config.schema import Settings
-from release_tasks.core.lock import lock_name
+from release_tasks.core.lock import FileLock
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.store import Store
@@ -118,19 +118,16 @@ def hold_stores(settings: Settings) -> Iterator[HeldStores]:
 def _hold_staged(path: Path, live: Path) -> Iterator[None]:
     """Hold a lock file that takes the name ``live`` in the swap; one that the snapshot has not is removed again."""
     is_new = not os.path.lexists(path)
-    descriptor = None
+    lock = FileLock(path)
     with contextlib.suppress(OSError):  # where none can be made, nobody else can make one either
-        descriptor = lock_name(path)
-    if descriptor is None:
-        yield
-        return
+        lock.acquire()
     try:
         yield
     finally:
         with contextlib.suppress(OSError):
-            if is_new and os.path.samestat(os.fstat(descriptor), os.lstat(live)):
+            if is_new and lock.has_name(live):
                 live.unlink()
-        os.close(descriptor)
+        lock.release()
 
 
 def _roots(assets: Mapping[str, AssetConfig]) -> dict[Path, str]:
