@@ -5,12 +5,20 @@ from __future__ import annotations
 import contextlib
 import signal
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from types import FrameType
+from typing import TypeVar
 
 from release_tasks.core.errors import ExitCode, Interrupted
 
-__all__ = ["interruptible", "uninterrupted"]
+__all__ = ["LONGEST_WAIT", "interruptible", "uninterrupted", "wait_for"]
+
+T = TypeVar("T")
+
+# The kernel may hand a signal to any thread, and Python acts on it when the main thread runs next. One that waits in a
+# single system call would not notice it until that call ends, so every wait is made of slices of so many seconds.
+LONGEST_WAIT = 0.05
 
 _EXIT_CODES = {signal.SIGINT: ExitCode.SIGINT, signal.SIGTERM: ExitCode.SIGTERM}
 
@@ -53,3 +61,19 @@ def uninterrupted() -> Iterator[None]:
                 signal.signal(number, handler)
         if arrived:
             signal.raise_signal(arrived[0])
+
+
+def wait_for(
+    attempt: Callable[[float], T], seconds: float = float("inf"), now: Callable[[], float] = time.monotonic
+) -> T:
+    """Wait until ``attempt`` returns something true, and return that; after ``seconds`` what it returned last.
+
+    ``attempt(slice)`` waits for at most ``slice`` seconds, such as ``Event.wait``; it is called once more when the time
+    is over. ``now`` is the clock that ``seconds`` are measured with.
+    """
+    until = now() + seconds
+    while True:
+        left = max(until - now(), 0.0)
+        result = attempt(min(left, LONGEST_WAIT))
+        if result or left <= 0:
+            return result

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Mapping
 
+from release_tasks.core.interrupt import wait_for
 from release_tasks.service.answer import Answer, ProbeError
 
 __all__ = ["fetch"]
 
 _MAX_BYTES = 1 << 20
-_POLL = 0.05  # seconds between two looks at `cancelled`
 
 
 def fetch(
@@ -56,13 +55,13 @@ def fetch(
 
     # A thread, because a socket timeout starts anew with every byte and a name lookup has none.
     threading.Thread(target=work, name="probe", daemon=True).start()
-    end = time.monotonic() + timeout
+    stopped = cancelled or threading.Event()
     try:
-        while not done.wait(min(_POLL, max(end - time.monotonic(), 0.0))):
-            if cancelled is not None and cancelled.is_set():
+        wait_for(lambda seconds: done.wait(seconds) or stopped.is_set(), timeout)
+        if not done.is_set():
+            if stopped.is_set():
                 raise ProbeError("other", f"{url} was not asked to the end: the run was stopped.")
-            if time.monotonic() >= end:
-                raise connection.timed_out(url, timeout)
+            raise connection.timed_out(url, timeout)
     finally:
         line.cut()
     (result,) = outcome

@@ -13,6 +13,7 @@ from release_tasks.config.schema import HealthConfig
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.clock import timestamp
 from release_tasks.core.events import Emit, HealthAnswered, ignore
+from release_tasks.core.interrupt import wait_for
 from release_tasks.core.records import HealthAttempt, HealthReport
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
@@ -24,7 +25,6 @@ __all__ = ["ask_health"]
 
 _SHORTEST_TIMEOUT = 1.0  # a request that starts just before the deadline gets a fair chance
 _SHORTEST_INTERVAL = 0.01
-_LONGEST_WAIT = 0.1  # a signal that another thread got is acted on when the main thread wakes up
 _SILENCE = ("refused", "timeout")  # what a service that is still starting looks like
 _FIRST_KEPT, _MOST_KEPT = 5, 50  # attempts: how it began and how it ended say more than what was between
 _MOST_DETAIL = 120
@@ -77,7 +77,7 @@ def ask_health(
             return report
         if left <= 0:
             return _out_of_time(report, streak, needed, limit)
-        if _is_cut_short(max(min(health.interval, left), _SHORTEST_INTERVAL), cancelled):
+        if wait_for(cancelled.wait, max(min(health.interval, left), _SHORTEST_INTERVAL)):
             return evolve(report, detail=f"stopped while waiting; last: {report.detail}")
 
 
@@ -94,15 +94,6 @@ def _as_attempt(seen: HealthReport, at: str, seconds: float) -> HealthAttempt:
 
 def _kept(history: list[HealthAttempt]) -> list[HealthAttempt]:
     return history if len(history) <= _MOST_KEPT else history[:_FIRST_KEPT] + history[_FIRST_KEPT - _MOST_KEPT :]
-
-
-def _is_cut_short(pause: float, cancelled: threading.Event) -> bool:
-    """Wait for ``pause`` seconds and say whether ``cancelled`` was set meanwhile."""
-    until = time.monotonic() + pause
-    while (left := until - time.monotonic()) > 0:
-        if cancelled.wait(min(left, _LONGEST_WAIT)):
-            return True
-    return False
 
 
 def _attempt_timeout(timeout: float, left: float, limit: float) -> float:
