@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import functools
+import re
 from typing import Any, TypeVar
 
 import attrs
@@ -17,6 +19,7 @@ __all__ = ["decode", "encode", "findings"]
 T = TypeVar("T")
 
 _MOST_TOLD = 5
+_STEP = re.compile(r"""\.(\w+)|\[('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^]]*)\]""")
 
 
 def encode(record: Any) -> dict[str, Any]:
@@ -31,40 +34,40 @@ def decode(cls: type[T], value: dict[str, Any], name: str) -> T:
         return _converter().structure(value, cls)
     except Exception as error:
         found = findings(error)
-        wrong = [f"{_spelled(path)}: {excerpt(what)}" for path, what in found[:_MOST_TOLD]]
+        wrong = [
+            f"{'.'.join(map(camel_case, path.split('.'))) or 'document'}: {excerpt(what)}"
+            for path, what in found[:_MOST_TOLD]
+        ]
         if len(found) > _MOST_TOLD:
             wrong.append("and more")
         raise InvalidDocument(f"{name} does not have the expected form ({'; '.join(wrong)})") from error
 
 
 def findings(error: BaseException, path: str = "") -> list[tuple[str, str]]:
-    """Flatten a cattrs validation error into (dotted path, what was wrong) pairs."""
-    if isinstance(error, cattrs.ClassValidationError):
-        pairs: list[tuple[str, str]] = []
-        noted, rest = error.group_exceptions()
-        for inner, note in noted:
-            pairs += findings(inner, f"{path}.{note.name}" if path else note.name)
-        for inner in rest:
-            pairs += findings(inner, path)
-        return pairs
-    if isinstance(error, cattrs.IterableValidationError):
-        pairs = []
-        elements, others = error.group_exceptions()
-        for inner, element in elements:
-            pairs += findings(inner, f"{path}.{element.index}" if path else str(element.index))
-        for inner in others:
-            pairs += findings(inner, path)
-        return pairs
-    if isinstance(error, ForbiddenExtraKeysError):
-        return [(f"{path}.{name}", error.message or "unknown key") for name in sorted(error.extra_fields)]
-    if isinstance(error, KeyError):
-        # cattrs has already put the missing key's name on the path.
-        return [(path or str(error.args[0]), "is missing")]
-    return [(path, str(error) or type(error).__name__)]
+    """Flatten a cattrs validation error into (dotted path, what was wrong) pairs, all below ``path``."""
+    leaves: list[BaseException] = []
+
+    def keep(leaf: BaseException, _: type | None) -> str:
+        leaves.append(leaf)
+        return ""
+
+    pairs: list[tuple[str, str]] = []
+    for place, leaf in zip(cattrs.transform_error(error, "", keep), leaves, strict=True):
+        where = ".".join(filter(None, [path, *_steps(place)]))
+        if isinstance(leaf, ForbiddenExtraKeysError):
+            pairs += [(f"{where}.{name}", leaf.message or "unknown key") for name in sorted(leaf.extra_fields)]
+        elif isinstance(leaf, KeyError):  # cattrs has already put the missing key's name on the path
+            pairs.append((where or str(leaf.args[0]), "is missing"))
+        else:
+            pairs.append((where, str(leaf) or type(leaf).__name__))
+    return pairs
 
 
-def _spelled(path: str) -> str:
-    return ".".join(camel_case(part) for part in path.split(".")) if path else "document"
+def _steps(place: str) -> list[str]:
+    """Return the names, indices and keys of a path as cattrs spells it, ``.gates['build'].needs[0]``."""
+    return [
+        name or (str(ast.literal_eval(index)) if index[0] in "\"'" else index) for name, index in _STEP.findall(place)
+    ]
 
 
 def camel_case(name: str) -> str:
