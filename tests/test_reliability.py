@@ -13,7 +13,7 @@ from werkzeug import Request, Response
 
 from release_tasks.config.schema import LimitsConfig, ReliabilityConfig
 from release_tasks.core.records import Pressure, ReliabilityReport
-from release_tasks.service import ask_reliability, over_limits
+from release_tasks.service.reliability import ask_reliability, over_limits
 
 QUEUE = {"totalQueued": 2, "totalDispatching": 1, "totalSent": 9, "totalFailed": 4, "totalDeadLetters": 0}
 CALLBACKS = {"totalAccepted": 5, "totalDuplicate": 1, "totalRejected": 2}

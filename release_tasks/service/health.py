@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal, cast
 
-from release_tasks.service.answer import Answer
+from release_tasks.service.http import Answer
 
 __all__ = ["HealthStatus", "read_health"]
 

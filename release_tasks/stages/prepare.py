@@ -28,8 +28,8 @@ from release_tasks.core.records import (
     SnapshotMetadata,
     SnapshotReference,
 )
-from release_tasks.service import measure_baseline
 from release_tasks.service.application import describe_application
+from release_tasks.service.baseline import measure_baseline
 
 __all__ = ["PrepareRequest", "prepare", "require_new_release_id"]
 

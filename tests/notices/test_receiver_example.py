@@ -19,7 +19,7 @@ from attrs import evolve
 
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import now, timestamp
-from release_tasks.service import ask_health
+from release_tasks.service.wait import ask_health
 from release_tasks.stages.notifications.notification import Notice, notice_bytes
 from release_tasks.stages.notifications.sending import Notices
 from release_tasks.stages.notifications.webhook import signature_of

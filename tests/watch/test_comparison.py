@@ -6,7 +6,7 @@ import pytest
 
 from release_tasks.config.schema import LimitsConfig, WatchConfig
 from release_tasks.core.records import Baseline, HealthReport, Pressure, ReliabilityReport
-from release_tasks.service import over_limits
+from release_tasks.service.reliability import over_limits
 from release_tasks.stages.watch.comparison import Part, combine, compare_health, compare_latency, compare_pressure
 
 LIMITS = LimitsConfig()

@@ -24,7 +24,7 @@ from release_tasks.core.options import Duration
 from release_tasks.core.records import HealthReport
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
-from release_tasks.service import ask_health
+from release_tasks.service.wait import ask_health
 from release_tasks.stages.drill.outcome import BootOutcome
 from release_tasks.stages.drill.processes import (
     ROOT_VARIABLE,

@@ -18,7 +18,7 @@ from release_tasks.core.errors import StageError, StageFailed, describe_error
 from release_tasks.core.events import Emit, StepBegan, ignore
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.records import HealthReport, JournalStep, RollbackJournal, RollbackOutcome, SnapshotMetadata
-from release_tasks.service import ask_health
+from release_tasks.service.wait import ask_health
 from release_tasks.stages.rollback.adoption import adopt_legacy
 from release_tasks.stages.rollback.amendment import amend_target, find_amended, foresee
 from release_tasks.stages.rollback.attempt import GO_ON, Attempt, Ended, RollbackRequest, apply_retention, attempt

@@ -12,7 +12,7 @@ from attrs import evolve, frozen
 
 from release_tasks.config.schema import LimitsConfig, WatchConfig
 from release_tasks.core.records import Baseline, HealthReport, Pressure, ReliabilityReport
-from release_tasks.service import over_limits
+from release_tasks.service.reliability import over_limits
 
 __all__ = ["Finding", "Part", "combine", "compare_health", "compare_latency", "compare_pressure"]
 

@@ -16,7 +16,9 @@ from release_tasks.core.codec import encode
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import Baseline, HealthReport, Pressure, ReliabilityReport
 from release_tasks.core.redact import Redactor
-from release_tasks.service import Answer, ask_health, ask_reliability
+from release_tasks.service.http import Answer
+from release_tasks.service.reliability import ask_reliability
+from release_tasks.service.wait import ask_health
 from release_tasks.stages.watch.comparison import Finding, combine, compare_health, compare_latency, compare_pressure
 
 __all__ = ["Sample", "take_sample"]
