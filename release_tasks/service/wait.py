@@ -14,7 +14,7 @@ from release_tasks.core.canonical import excerpt
 from release_tasks.core.clock import timestamp
 from release_tasks.core.events import Emit, HealthAnswered, ignore
 from release_tasks.core.interrupt import wait_for
-from release_tasks.core.records import HealthAttempt, HealthReport
+from release_tasks.core.records import HealthAttempt, HealthReport, HealthWord
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
 from release_tasks.service.health import read_health
@@ -55,16 +55,25 @@ def ask_health(
     limit = health.deadline if deadline is None else deadline
     needed = passes if limit > 0 else 1
     cancelled = cancelled or threading.Event()
-    redactor = Redactor.from_environment(os.environ)
     started = time.monotonic()
     streak = attempts = 0
     history: list[HealthAttempt] = []
     while True:
-        timeout = _attempt_timeout(health.timeout, started + limit - time.monotonic(), limit)
+        left = started + limit - time.monotonic()
+        timeout = health.timeout if limit <= 0 else min(health.timeout, max(left, _SHORTEST_TIMEOUT))
         at, began = timestamp(), time.monotonic()
         seen, trouble = _ask_once(url, timeout, strict, cancelled, on_answer)
-        seen = _redacted(seen, redactor)
-        history = _kept([*history, _as_attempt(seen, at, time.monotonic() - began)])
+        attempt = HealthAttempt(
+            at=at,
+            status=seen.status,
+            passed=seen.passed,
+            latency_ms=round((time.monotonic() - began) * 1000),
+            http_status=seen.http_status,
+            detail=excerpt(seen.detail, _MOST_DETAIL),
+        )
+        history = [*history, attempt]
+        if len(history) > _MOST_KEPT:
+            del history[_FIRST_KEPT]
         attempts += 1
         streak = streak + 1 if seen.passed else 0
         is_final = trouble == "invalid" or (fail_fast and not seen.passed and trouble not in _SILENCE)
@@ -75,28 +84,12 @@ def ask_health(
         if report.passed or is_final or limit <= 0:
             return report
         if left <= 0:
-            return _out_of_time(report, streak, needed, limit)
+            tries = f"{attempts} request{'' if attempts == 1 else 's'}"
+            in_a_row = f"{streak} healthy in a row, {needed} are needed; " if streak else ""
+            waited = f"not healthy within {show_duration(limit)} ({tries}): {in_a_row}{report.detail}"
+            return evolve(report, detail=waited)
         if wait_for(cancelled.wait, max(min(health.interval, left), _SHORTEST_INTERVAL)):
             return evolve(report, detail=f"stopped while waiting; last: {report.detail}")
-
-
-def _as_attempt(seen: HealthReport, at: str, seconds: float) -> HealthAttempt:
-    return HealthAttempt(
-        at=at,
-        status=seen.status,
-        passed=seen.passed,
-        latency_ms=round(seconds * 1000),
-        http_status=seen.http_status,
-        detail=excerpt(seen.detail, _MOST_DETAIL),
-    )
-
-
-def _kept(history: list[HealthAttempt]) -> list[HealthAttempt]:
-    return history if len(history) <= _MOST_KEPT else history[:_FIRST_KEPT] + history[_FIRST_KEPT - _MOST_KEPT :]
-
-
-def _attempt_timeout(timeout: float, left: float, limit: float) -> float:
-    return timeout if limit <= 0 else min(timeout, max(left, _SHORTEST_TIMEOUT))
 
 
 def _ask_once(
@@ -106,47 +99,24 @@ def _ask_once(
     cancelled: threading.Event,
     on_answer: Callable[[Answer], None] | None,
 ) -> tuple[HealthReport, ProbeErrorKind | None]:
+    """Return what one request found, secrets left out, and why no usable answer came."""
+    redact = Redactor.from_environment(os.environ).redact_text
     try:
         answer = fetch(url, timeout=timeout, cancelled=cancelled)
     except ProbeError as error:
-        report = HealthReport(
-            passed=False,
-            status="failed" if error.kind == "redirect" else "unreachable",
-            url=url,
-            detail=error.message,
-        )
-        return report, error.kind
+        status: HealthWord = "failed" if error.kind == "redirect" else "unreachable"
+        return HealthReport(passed=False, status=status, url=redact(url), detail=redact(error.message)), error.kind
     if on_answer is not None:
         on_answer(answer)
     status, detail, degraded = read_health(answer)
-    is_healthy = status == "ok" or (status == "degraded" and not strict)
     if status == "degraded" and strict:
         detail = f"{detail}; degraded does not pass with --strict"
     report = HealthReport(
-        passed=is_healthy,
+        passed=status == "ok" or (status == "degraded" and not strict),
         status=status,
-        url=url,
-        detail=detail,
+        url=redact(url),
+        detail=redact(detail),
         http_status=answer.status,
-        degraded=degraded,
+        degraded=[redact(part) for part in degraded],
     )
     return report, None
-
-
-def _redacted(report: HealthReport, redactor: Redactor) -> HealthReport:
-    return evolve(
-        report,
-        url=redactor.redact_text(report.url),
-        detail=redactor.redact_text(report.detail),
-        degraded=[redactor.redact_text(part) for part in report.degraded],
-    )
-
-
-def _out_of_time(report: HealthReport, streak: int, needed: int, limit: float) -> HealthReport:
-    tries = f"{report.attempts} request{'' if report.attempts == 1 else 's'}"
-    waited = f"not healthy within {show_duration(limit)} ({tries})"
-    if streak:
-        detail = f"{waited}: {streak} healthy in a row, {needed} are needed; {report.detail}"
-    else:
-        detail = f"{waited}: {report.detail}"
-    return evolve(report, detail=detail)
