@@ -6,8 +6,7 @@ from typing import Any
 
 from attrs import frozen
 
-from release_tasks.pairing.channels import Channel
-from release_tasks.pairing.senders import SenderRefused, normalise_sender
+from release_tasks.pairing.channels import Channel, SenderRefused, normalise_sender
 
 __all__ = ["DirectMessage", "direct_message", "is_number"]
 

@@ -1,12 +1,43 @@
-"""The channels that direct messages come in by."""
+"""The channels that direct messages come in by, one spelling for each person on them, and only single persons admitted.
+
+Each kind of WhatsApp id keeps its own form, so that a phone number, an ``@lid`` id and a business-scoped id of
+equal digits stay three senders: 15551234567, 15551234567@lid, US.15551234567.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import enum
+import re
+import unicodedata
+from collections.abc import Iterable
 
+from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import UsageError
 
-__all__ = ["Channel", "parse_channel"]
+__all__ = [
+    "Channel",
+    "SenderRefused",
+    "is_crowd",
+    "is_spelling_of",
+    "normalise_sender",
+    "parse_channel",
+    "person_of",
+    "persons",
+]
+
+_TELEGRAM_ID = re.compile(r"[1-9][0-9]{0,15}")  # at most 52 bits (Bot API, User.id)
+_TELEGRAM_CHAT = re.compile(r"-[0-9]+")
+_PHONE = re.compile(r"[1-9][0-9]{4,14}")  # E.164: at most 15 digits, no country code begins with 0
+_DEVICE = re.compile(r"[0-9]{1,5}")
+_LID = re.compile(r"[1-9][0-9]{0,19}")
+_BUSINESS_SCOPED = re.compile(r"[A-Z]{2}\.(?:ENT\.)?[A-Za-z0-9]{1,128}")  # Meta's documentation of such user ids
+_PHONE_SERVERS = ("s.whatsapp.net", "c.us")
+_CROWDS = {
+    "g.us": "a group",
+    "broadcast": "a broadcast or status",
+    "newsletter": "a newsletter",
+}
 
 
 class Channel(enum.Enum):
@@ -23,3 +54,127 @@ def parse_channel(text: str) -> Channel:
     except ValueError:
         known = " or ".join(channel.value for channel in Channel)
         raise UsageError(f"There is no channel {text!r}: use {known}.") from None
+
+
+class SenderRefused(UsageError):
+    """What was given is no sender that may be admitted; ``is_crowd`` when it stands for more than one person."""
+
+    def __init__(self, channel: Channel, text: str, reason: str, is_crowd: bool = False) -> None:
+        super().__init__(f"{excerpt(text)!r} is no {channel.value} sender: {reason}.")
+        self.reason = reason
+        self.is_crowd = is_crowd
+
+
+def normalise_sender(channel: Channel, text: str) -> str:
+    """Return the one spelling of a sender; the result normalises to itself.
+
+    Raises SenderRefused, with the reason, for whatever does not name exactly one person.
+    """
+    if "*" in text:
+        raise SenderRefused(channel, text, "a wildcard is never admitted, approve each sender", is_crowd=True)
+    return _telegram(text) if channel is Channel.TELEGRAM else _whatsapp(text)
+
+
+def is_crowd(channel: Channel, text: str) -> bool:
+    """Say whether ``text`` stands for more than one person: a group, a channel, a wildcard."""
+    if _is_plain_number(text):
+        return False
+    try:
+        normalise_sender(channel, text)
+    except SenderRefused as refusal:
+        return refusal.is_crowd
+    return False
+
+
+def is_spelling_of(channel: Channel, text: str, sender: str) -> bool:
+    """Say whether ``text``, as somebody wrote it down, is the normalised ``sender``."""
+    if text == sender or _is_plain_number(text):
+        return text == sender
+    try:
+        return normalise_sender(channel, text) == sender
+    except SenderRefused:
+        return False
+
+
+def person_of(channel: Channel, entry: str) -> str:
+    """Return the normalised sender; what is no sender here may be one to another program, and keeps its spelling."""
+    try:
+        return normalise_sender(channel, entry)
+    except SenderRefused:
+        return entry
+
+
+def persons(channel: Channel, entries: Iterable[str]) -> set[str]:
+    """Return whom the entries of a store name, each normalised; what names no single person is left out."""
+    plain = _TELEGRAM_ID if channel is Channel.TELEGRAM else _PHONE  # what most entries are, and is normal already
+    found: set[str] = set()
+    for entry in entries:
+        if plain.fullmatch(entry):
+            found.add(entry)
+            continue
+        with contextlib.suppress(SenderRefused):
+            found.add(normalise_sender(channel, entry))
+    return found
+
+
+def _is_plain_number(text: str) -> bool:
+    # Such a text is its own normal form or none; stores of many thousands of them have to be searched quickly.
+    return text.isascii() and text.isdigit() and text[0] != "0"
+
+
+def _telegram(text: str) -> str:
+    name = text.strip()
+    if _TELEGRAM_ID.fullmatch(name):
+        return name
+    if _TELEGRAM_CHAT.fullmatch(name):
+        raise SenderRefused(Channel.TELEGRAM, text, "a negative id is a group or a channel", is_crowd=True)
+    if name.startswith("@") or name[:1].isalpha():
+        reason = "a username can change hands; give the numeric user id"
+    else:
+        reason = "expected a user id, decimal digits that do not begin with 0"
+    raise SenderRefused(Channel.TELEGRAM, text, reason)
+
+
+def _whatsapp(text: str) -> str:
+    user, at, server = text.strip().partition("@")
+    server = server.lower()
+    if not at:
+        return user if _BUSINESS_SCOPED.fullmatch(user) else _phone(text, user)
+    if server in _PHONE_SERVERS:
+        return _phone(text, user)
+    if server == "lid":
+        return f"{_lid(text, user)}@lid"
+    if server in _CROWDS:
+        raise SenderRefused(Channel.WHATSAPP, text, f"it is {_CROWDS[server]}", is_crowd=True)
+    raise SenderRefused(Channel.WHATSAPP, text, f"ids that end in '@{excerpt(server)}' are not known")
+
+
+def _phone(text: str, user: str) -> str:
+    dialled = _without_device(text, "".join(character for character in user if not _is_space(character)))
+    for prefix in ("+", "00"):
+        if dialled.startswith(prefix):
+            dialled = dialled[len(prefix) :]
+            break
+    if not _PHONE.fullmatch(dialled):
+        reason = "expected a phone number with its country code, 5 to 15 digits, as in +1 555 123 4567"
+        raise SenderRefused(Channel.WHATSAPP, text, reason)
+    return dialled
+
+
+def _lid(text: str, user: str) -> str:
+    number = _without_device(text, user)
+    if not _LID.fullmatch(number):
+        raise SenderRefused(Channel.WHATSAPP, text, "expected digits before '@lid'")
+    return number
+
+
+def _without_device(text: str, user: str) -> str:
+    user, colon, device = user.partition(":")
+    if colon and not _DEVICE.fullmatch(device):
+        raise SenderRefused(Channel.WHATSAPP, text, "expected the number of a device after ':'")
+    return user
+
+
+def _is_space(character: str) -> bool:
+    # Not str.isspace: two numbers on two lines must not become one.
+    return character == "\t" or unicodedata.category(character) == "Zs"

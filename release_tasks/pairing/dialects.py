@@ -14,8 +14,7 @@ from attrs import define, field, frozen
 from release_tasks.core.canonical import InvalidDocument
 from release_tasks.core.clock import timestamp
 from release_tasks.core.codec import decode
-from release_tasks.pairing.codes import plain_code
-from release_tasks.pairing.lifetime import Moment
+from release_tasks.pairing.codes import Moment, plain_code
 
 __all__ = ["ApprovedDocument", "Dialect", "Request", "RequestsDocument"]
 

@@ -18,11 +18,18 @@ from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.pairing.admissions import Admissions
-from release_tasks.pairing.channels import Channel
-from release_tasks.pairing.codes import is_same_code, new_code, plain_code
+from release_tasks.pairing.channels import Channel, SenderRefused, is_spelling_of, normalise_sender, person_of, persons
+from release_tasks.pairing.codes import (
+    Clock,
+    Moment,
+    age,
+    current_moment,
+    is_same_code,
+    new_code,
+    plain_code,
+    time_left,
+)
 from release_tasks.pairing.dialects import Request
-from release_tasks.pairing.lifetime import Clock, Moment, age, current_moment, time_left
-from release_tasks.pairing.senders import SenderRefused, is_spelling_of, normalise_sender, persons
 from release_tasks.pairing.store import Change, Store
 
 __all__ = ["Approval", "Pairing", "PendingRequest", "RequestOutcome"]
@@ -172,7 +179,7 @@ class Pairing:
         Raises StageFailed when no live request has it, or when its sender has been approved.
         """
         with self._decision(channel, code, "reject") as (change, request):
-            person = _person(channel, request.sender)
+            person = person_of(channel, request.sender)
             if _is_among(channel, change.approved, person):
                 what = f"{person} has been approved on {channel.value} already"
                 how = f"`inv pairing.revoke {channel.value} {person}` takes it back"
@@ -237,7 +244,7 @@ class Pairing:
     ) -> list[Request]:
         """Return the live requests of people who are not approved; a killed approval leaves one of somebody who is."""
         live = [request for request in requests if self._time_left(request, moment) > 0]
-        return [request for request in live if _person(channel, request.sender) not in approved]
+        return [request for request in live if person_of(channel, request.sender) not in approved]
 
     def _time_left(self, request: Request, moment: Moment) -> float:
         return time_left(request.begun, self._life_of(request), moment)
@@ -247,21 +254,13 @@ class Pairing:
 
     def _shown(self, channel: Channel, request: Request, moment: Moment) -> PendingRequest:
         return PendingRequest(
-            sender=_person(channel, request.sender),
+            sender=person_of(channel, request.sender),
             code=request.code,
             requested_at=request.begun.wall,
             expires_at=request.begun.wall + timedelta(seconds=self._life_of(request)),
             age=age(request.begun, moment),
             time_left=self._time_left(request, moment),
         )
-
-
-def _person(channel: Channel, sender: str) -> str:
-    """Return the normalised sender; what another program stored and is no sender here keeps its spelling."""
-    try:
-        return normalise_sender(channel, sender)
-    except SenderRefused:
-        return sender
 
 
 def _unknown_code(channel: Channel) -> str:

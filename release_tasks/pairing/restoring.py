@@ -6,6 +6,7 @@ only when the rollback that it names took effect.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, Literal
@@ -15,9 +16,8 @@ from attrs import field, frozen
 from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt, parse_object, pretty_bytes
 from release_tasks.core.records import AuditAnchor
-from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.channels import Channel, is_crowd, person_of
 from release_tasks.pairing.dialects import ApprovedDocument
-from release_tasks.pairing.senders import SenderRefused, is_crowd, normalise_sender
 
 __all__ = ["EMPTIED", "RETURNED", "WITHDRAWN", "History", "RestoredStore", "read_history", "restore_store"]
 
@@ -44,7 +44,7 @@ class History:
     """
 
     status: Literal["intact", "partial", "missing", "broken"]
-    decisions: Mapping[_Who, _Decision] = field(factory=dict)
+    decisions: Mapping[_Who, _Decision | None] = field(factory=dict)
     emptied: Collection[str] = ()
 
 
@@ -89,9 +89,9 @@ def read_history(audit: AuditLog, stored: AuditAnchor | None, took_effect: Colle
     return History(status="partial" if is_partial else "intact", decisions=decisions, emptied=emptied)
 
 
-def _decisions(events: Iterable[Mapping[str, Any]]) -> tuple[dict[_Who, _Decision], set[str]]:
+def _decisions(events: Iterable[Mapping[str, Any]]) -> tuple[dict[_Who, _Decision | None], set[str]]:
     """Return what was decided last about each sender, and the channels that a rollback emptied."""
-    decisions: dict[_Who, _Decision] = {}
+    decisions: dict[_Who, _Decision | None] = {}
     before: dict[_Who, _Decision | None] = {}
     emptied: set[str] = set()
     for event in events:
@@ -100,20 +100,13 @@ def _decisions(events: Iterable[Mapping[str, Any]]) -> tuple[dict[_Who, _Decisio
         if name == EMPTIED:
             emptied.add(channel)
         elif name == "pairing.failed" and str(event.get("detail")).startswith("pairing.approved"):
-            _put(decisions, who, before.get(who))  # an approval that was not written is none
+            decisions[who] = before.get(who)  # an approval that was not written is none
         elif decision is not None:
             before[who] = decisions.get(who)
             decisions[who] = decision
             if decision is _Decision.APPROVED:
                 emptied.discard(channel)
     return decisions, emptied
-
-
-def _put(decisions: dict[_Who, _Decision], who: _Who, decision: _Decision | None) -> None:
-    if decision is None:
-        decisions.pop(who, None)
-    else:
-        decisions[who] = decision
 
 
 def _decision_of(event: Mapping[str, Any]) -> _Decision | None:
@@ -143,12 +136,15 @@ def restore_store(
     was_listed = live is not None
     if live is None and channel.value in history.emptied:
         live = []
-    approved = _people(channel, live or [])
-    document = _parse(stored, name)
+    approved = {person_of(channel, entry) for entry in live or [] if not is_crowd(channel, entry)}
+    document = None
+    if stored is not None:
+        with contextlib.suppress(InvalidDocument):
+            document = ApprovedDocument.parse(parse_object(stored, name), name)
     if document is None:
         return RestoredStore(data=stored, withdrawn=sorted(approved), is_emptied=was_listed)
     crowds = [entry for entry in document.entries if is_crowd(channel, entry)]
-    people = {entry: _person(channel, entry) for entry in document.entries if entry not in crowds}
+    people = {entry: person_of(channel, entry) for entry in document.entries if entry not in crowds}
     kept = {person for person in people.values() if _is_kept(channel, person, live, approved, history)}
     entries = [entry for entry in document.entries if people.get(entry) in kept]
     is_changed = len(entries) < len(document.entries)
@@ -169,24 +165,3 @@ def _is_kept(channel: Channel, person: str, live: list[str] | None, approved: se
     if live is None:
         return history.status == "intact" and decision is not _Decision.REVOKED
     return person in approved or decision is _Decision.WITHDRAWN
-
-
-def _parse(stored: bytes | None, name: str) -> ApprovedDocument | None:
-    if stored is None:
-        return None
-    try:
-        return ApprovedDocument.parse(parse_object(stored, name), name)
-    except InvalidDocument:
-        return None
-
-
-def _people(channel: Channel, entries: list[str]) -> set[str]:
-    return {_person(channel, entry) for entry in entries if not is_crowd(channel, entry)}
-
-
-def _person(channel: Channel, entry: str) -> str:
-    """Return the normalised sender; what is no sender here may be one to another program, and keeps its spelling."""
-    try:
-        return normalise_sender(channel, entry)
-    except SenderRefused:
-        return entry

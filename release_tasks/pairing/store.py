@@ -19,11 +19,9 @@ from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes,
 from release_tasks.core.durable import make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, StageFailed
 from release_tasks.core.lock import FileLock
-from release_tasks.core.versions import FileVersion, file_version
-from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.channels import Channel, is_crowd
+from release_tasks.pairing.codes import Moment
 from release_tasks.pairing.dialects import PLAIN, ApprovedDocument, Request, RequestsDocument
-from release_tasks.pairing.lifetime import Moment
-from release_tasks.pairing.senders import is_crowd
 
 __all__ = ["Change", "Store", "StoreUnusable"]
 
@@ -80,10 +78,6 @@ class Store:
         """Return the same, but None where there is no file; raises StoreUnusable."""
         found = self._read_approved(channel)
         return found.entries if found else None
-
-    def approved_version(self, channel: Channel) -> FileVersion | None:
-        """Return which version of the approvals is there, or None when that cannot be told."""
-        return file_version(self._path(channel, "allowFrom"))
 
     def requests(self, channel: Channel) -> list[Request]:
         """Return the requests of single persons, expired ones too; raises StoreUnusable."""

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from release_tasks.config.schema import PairingConfig
-from release_tasks.pairing.lifetime import Moment
+from release_tasks.pairing.codes import Moment
 from release_tasks.pairing.policy import Pairing
 
 

@@ -16,11 +16,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.errors import ConfigError, ExitCode, StageFailed, UsageError
-from release_tasks.pairing.channels import Channel
-from release_tasks.pairing.codes import ALPHABET, is_same_code, new_code
-from release_tasks.pairing.lifetime import Moment, current_moment
+from release_tasks.pairing.channels import Channel, SenderRefused
+from release_tasks.pairing.codes import ALPHABET, Moment, current_moment, is_same_code, new_code
 from release_tasks.pairing.policy import Pairing, PendingRequest
-from release_tasks.pairing.senders import SenderRefused
 from release_tasks.tasks.project import load_settings
 
 TELEGRAM, WHATSAPP = Channel.TELEGRAM, Channel.WHATSAPP

@@ -7,8 +7,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from release_tasks.core.errors import ExitCode, UsageError
-from release_tasks.pairing.channels import Channel, parse_channel
-from release_tasks.pairing.senders import SenderRefused, is_crowd, is_spelling_of, normalise_sender
+from release_tasks.pairing.channels import (
+    Channel,
+    SenderRefused,
+    is_crowd,
+    is_spelling_of,
+    normalise_sender,
+    parse_channel,
+)
 
 TELEGRAM, WHATSAPP = Channel.TELEGRAM, Channel.WHATSAPP
 
