@@ -54,12 +54,9 @@ def plain_code(typed: str) -> str:
 
 def is_same_code(typed: str, code: str) -> bool:
     """Say whether both are the same code however they are typed; how long it takes tells nothing of ``code``."""
-    return hmac.compare_digest(_compared(typed), _compared(code))
-
-
-def _compared(code: str) -> bytes:
     # As bytes: compare_digest refuses text that is not ASCII.
-    return plain_code(code).encode("utf-8", "surrogatepass")
+    first, second = (plain_code(text).encode("utf-8", "surrogatepass") for text in (typed, code))
+    return hmac.compare_digest(first, second)
 
 
 @frozen(kw_only=True)

@@ -113,8 +113,9 @@ class Pairing:
     def pending(self, channel: Channel) -> list[PendingRequest]:
         """Return the requests that can still be approved, oldest first."""
         requests, moment = self._store.requests(channel), self._clock()
-        live = self._waiting(channel, requests, moment, self._admissions.people(channel))
-        waiting = [self._shown(channel, request, moment) for request in live]
+        approved = self._admissions.people(channel)
+        # A killed approval leaves the request of a sender who is approved by now.
+        waiting = [request for request in self._live(channel, requests, moment) if request.sender not in approved]
         return sorted(waiting, key=lambda request: (-request.age, request.sender))
 
     def request(self, channel: Channel, sender: str) -> RequestOutcome:
@@ -147,13 +148,12 @@ class Pairing:
         """Return the outcome for a person who gets no new request, None for one who does."""
         if person in approved:
             return RequestOutcome(status="admitted")
-        live = [request for request in requests if self._time_left(request, moment) > 0]
-        known = next((request for request in live if is_spelling_of(channel, request.sender, person)), None)
-        if known is not None:
-            return RequestOutcome(status="repeated", request=self._shown(channel, known, moment))
-        if len(self._waiting(channel, live, moment, approved)) >= self._max_pending:
-            return RequestOutcome(status="full")
-        return None
+        live = self._live(channel, requests, moment)
+        for request in live:
+            if request.sender == person:
+                return RequestOutcome(status="repeated", request=request)
+        is_full = sum(request.sender not in approved for request in live) >= self._max_pending
+        return RequestOutcome(status="full") if is_full else None
 
     def approve(self, channel: Channel, code: str) -> Approval:
         """Admit the sender whose pending request has this code; in any case, with spaces or dashes.
@@ -165,7 +165,7 @@ class Pairing:
                 person = normalise_sender(channel, request.sender)
             except SenderRefused as refusal:
                 self._refuse(channel, "approve", str(refusal), request.sender)
-            was_admitted = _is_among(channel, change.approved, person)
+            was_admitted = person in persons(channel, change.approved)
             if not was_admitted:
                 change.approved.append(person)
             change.requests.remove(request)
@@ -180,7 +180,7 @@ class Pairing:
         """
         with self._decision(channel, code, "reject") as (change, request):
             person = person_of(channel, request.sender)
-            if _is_among(channel, change.approved, person):
+            if person in change.approved or person in persons(channel, change.approved):
                 what = f"{person} has been approved on {channel.value} already"
                 how = f"`inv pairing.revoke {channel.value} {person}` takes it back"
                 self._refuse(channel, "reject", f"{what}; {how}.", person)
@@ -195,7 +195,7 @@ class Pairing:
         """
         person = normalise_sender(channel, sender)
         with self._store.change(channel) as change:
-            if not _is_among(channel, change.approved, person):
+            if person not in persons(channel, change.approved):
                 self._refuse(channel, "revoke", _not_approved(channel, person), person)
             change.approved = [entry for entry in change.approved if not is_spelling_of(channel, entry, person)]
             change.requests = [r for r in change.requests if not is_spelling_of(channel, r.sender, person)]
@@ -239,12 +239,8 @@ class Pairing:
         self.audit.append("pairing.refused", status="refused", detail=detail, action=action, **named)
         raise StageFailed(detail)
 
-    def _waiting(
-        self, channel: Channel, requests: list[Request], moment: Moment, approved: Collection[str]
-    ) -> list[Request]:
-        """Return the live requests of people who are not approved; a killed approval leaves one of somebody who is."""
-        live = [request for request in requests if self._time_left(request, moment) > 0]
-        return [request for request in live if person_of(channel, request.sender) not in approved]
+    def _live(self, channel: Channel, requests: list[Request], moment: Moment) -> list[PendingRequest]:
+        return [self._shown(channel, request, moment) for request in requests if self._time_left(request, moment) > 0]
 
     def _time_left(self, request: Request, moment: Moment) -> float:
         return time_left(request.begun, self._life_of(request), moment)
@@ -270,7 +266,3 @@ def _unknown_code(channel: Channel) -> str:
 
 def _not_approved(channel: Channel, person: str) -> str:
     return f"{person} is not approved on {channel.value}, so there is nothing to revoke."
-
-
-def _is_among(channel: Channel, entries: list[str], sender: str) -> bool:
-    return sender in entries or any(is_spelling_of(channel, entry, sender) for entry in entries)
