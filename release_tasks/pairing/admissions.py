@@ -51,27 +51,21 @@ def file_version(path: Path) -> FileVersion | None:
     return FileVersion(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
 
 
-@frozen
-class _Reading:
-    version: FileVersion
-    people: frozenset[str]
-
-
 class Admissions:
     """The approvals of one store. Threads may share it: each reading is replaced as a whole."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._readings: dict[Channel, _Reading] = {}
+        self._readings: dict[Channel, tuple[FileVersion, frozenset[str]]] = {}
 
     def people(self, channel: Channel) -> frozenset[str]:
         """Return everybody who is approved, each normalised; raises StoreUnusable."""
-        version = file_version(self._store.approved_path(channel))
-        reading = self._readings.get(channel)
-        if version is not None and reading is not None and reading.version == version:
-            return reading.people
+        path = self._store.approved_path(channel)
+        version, known = file_version(path), self._readings.get(channel)
+        if known is not None and known[0] == version:
+            return known[1]
         is_settled = version is not None and version.is_settled()  # before the reading, which takes its time
-        people = frozenset(persons(channel, self._store.approved(channel)))
-        if version is not None and is_settled and file_version(self._store.approved_path(channel)) == version:
-            self._readings[channel] = _Reading(version, people)
+        people = frozenset(persons(channel, self._store.known_approved(channel) or []))
+        if version is not None and is_settled and file_version(path) == version:
+            self._readings[channel] = version, people
         return people

@@ -102,12 +102,22 @@ class RequestsDocument:
     @classmethod
     def parse(cls, value: dict[str, Any], name: str) -> RequestsDocument:
         """Read parsed JSON; raises InvalidDocument, naming ``name`` and every wrong key."""
-        dialect = _dialect_of_requests(value)
+        requests = value.get("requests")
+        first = requests[0] if isinstance(requests, list) and requests else None
+        is_versioned = "version" in value
+        if isinstance(first, dict):
+            is_versioned = VERSIONED.sender in first and PLAIN.sender not in first
+        dialect = VERSIONED if is_versioned else PLAIN
         _require_known_version(value, dialect, name)
-        decode(_VersionedRequests if dialect.is_versioned else _PlainRequests, value, name)
-        requests = [_request(dialect, raw, f"{name}: requests.{i}") for i, raw in enumerate(value["requests"])]
-        _require_distinct_codes(requests, name)
-        return cls(dialect, requests, value)
+        decode(_VersionedRequests if is_versioned else _PlainRequests, value, name)
+        found: list[Request] = []
+        codes: set[str] = set()
+        for index, raw in enumerate(value["requests"]):
+            found.append(_request(dialect, raw, f"{name}: requests.{index}"))
+            if (code := plain_code(raw["code"])) in codes:
+                raise InvalidDocument(f"{name}: requests.{index}.code is that of another request, too")
+            codes.add(code)
+        return cls(dialect, found, value)
 
     @classmethod
     def empty(cls, dialect: Dialect) -> RequestsDocument:
@@ -163,13 +173,6 @@ class ApprovedDocument:
         return {**self._rest, self.dialect.approved: sorted(self.entries)}
 
 
-def _dialect_of_requests(value: dict[str, Any]) -> Dialect:
-    requests = value.get("requests")
-    if isinstance(requests, list) and requests and isinstance(requests[0], dict):
-        return VERSIONED if VERSIONED.sender in requests[0] and PLAIN.sender not in requests[0] else PLAIN
-    return VERSIONED if "version" in value else PLAIN
-
-
 def _require_known_version(value: dict[str, Any], dialect: Dialect, name: str) -> None:
     version = value.get("version", VERSION)
     if dialect.is_versioned and (type(version) is not int or version != VERSION):
@@ -185,13 +188,6 @@ def _request(dialect: Dialect, raw: dict[str, Any], place: str) -> Request:
         life = (_parse_time(raw["expiresAt"], f"{place}.expiresAt") - wall).total_seconds()
     begun = Moment(wall=wall, boot_id=raw.get("bootId", ""), uptime_ms=raw.get("uptimeMs", 0))
     return Request(sender=raw[dialect.sender], code=raw["code"], begun=begun, life=life, raw=raw)
-
-
-def _require_distinct_codes(requests: list[Request], name: str) -> None:
-    codes = [plain_code(request.code) for request in requests]
-    for index, code in enumerate(codes):
-        if code in codes[:index]:
-            raise InvalidDocument(f"{name}: requests.{index}.code is that of another request, too")
 
 
 def _parse_time(text: str, place: str) -> datetime:

@@ -70,12 +70,11 @@ class Store:
         self.folder = folder
         self.audit = AuditLog(folder / "pairing-audit.log")
 
-    def approved(self, channel: Channel) -> list[str]:
-        """Return the entries as they stand in the file, also such as name no single person; raises StoreUnusable."""
-        return self.known_approved(channel) or []
-
     def known_approved(self, channel: Channel) -> list[str] | None:
-        """Return the same, but None where there is no file; raises StoreUnusable."""
+        """Return the entries as they stand in the file, also such as name no single person; None where there is no file.
+
+        Raises StoreUnusable.
+        """
         found = self._read_approved(channel)
         return found.entries if found else None
 
@@ -94,12 +93,8 @@ class Store:
         _make_private(self.folder.resolve())
         with self.held([channel]):
             # The folder, too: it may have been exchanged for another while this waited.
-            files = (
-                self.lock_path(channel),
-                self.audit.path,
-                self._path(channel, "pairing"),
-                self.approved_path(channel),
-            )
+            paths = self.lock_path(channel), self._path(channel, "pairing"), self.approved_path(channel)
+            files = (*paths, self.audit.path)
             for file in (self.folder.resolve(), *files):
                 _make_private(file)
             for leftover in self.folder.glob(f".{channel.value}-*.json.*.tmp"):  # of a write that was killed
@@ -146,7 +141,7 @@ class Store:
         )
 
     def _read_approved(self, channel: Channel) -> ApprovedDocument | None:
-        return _read(self._path(channel, "allowFrom"), ApprovedDocument.parse, "nobody is admitted by it")
+        return _read(self.approved_path(channel), ApprovedDocument.parse, "nobody is admitted by it")
 
     def _read_requests(self, channel: Channel) -> RequestsDocument | None:
         return _read(self._path(channel, "pairing"), RequestsDocument.parse, "nobody new can be admitted")
