@@ -18,7 +18,7 @@ from release_tasks.core.errors import UsageError
 __all__ = [
     "Channel",
     "SenderRefused",
-    "is_crowd",
+    "is_shared_id",
     "is_spelling_of",
     "normalise_sender",
     "parse_channel",
@@ -33,7 +33,7 @@ _DEVICE = re.compile(r"[0-9]{1,5}")
 _LID = re.compile(r"[1-9][0-9]{0,19}")
 _BUSINESS_SCOPED = re.compile(r"[A-Z]{2}\.(?:ENT\.)?[A-Za-z0-9]{1,128}")  # Meta's documentation of such user ids
 _PHONE_SERVERS = ("s.whatsapp.net", "c.us")
-_CROWDS = {
+_SHARED_IDS = {
     "g.us": "a group",
     "broadcast": "a broadcast or status",
     "newsletter": "a newsletter",
@@ -57,12 +57,12 @@ def parse_channel(text: str) -> Channel:
 
 
 class SenderRefused(UsageError):
-    """What was given is no sender that may be admitted; ``is_crowd`` when it stands for more than one person."""
+    """What was given is no sender that may be admitted; ``is_shared_id`` when it stands for more than one person."""
 
-    def __init__(self, channel: Channel, text: str, reason: str, is_crowd: bool = False) -> None:
+    def __init__(self, channel: Channel, text: str, reason: str, is_shared_id: bool = False) -> None:
         super().__init__(f"{excerpt(text)!r} is no {channel.value} sender: {reason}.")
         self.reason = reason
-        self.is_crowd = is_crowd
+        self.is_shared_id = is_shared_id
 
 
 def normalise_sender(channel: Channel, text: str) -> str:
@@ -71,29 +71,24 @@ def normalise_sender(channel: Channel, text: str) -> str:
     Raises SenderRefused, with the reason, for whatever does not name exactly one person.
     """
     if "*" in text:
-        raise SenderRefused(channel, text, "a wildcard is never admitted, approve each sender", is_crowd=True)
+        raise SenderRefused(channel, text, "a wildcard is never admitted, approve each sender", is_shared_id=True)
     return _telegram(text) if channel is Channel.TELEGRAM else _whatsapp(text)
 
 
-def is_crowd(channel: Channel, text: str) -> bool:
+def is_shared_id(channel: Channel, text: str) -> bool:
     """Say whether ``text`` stands for more than one person: a group, a channel, a wildcard."""
     if _is_plain_number(text):
         return False
     try:
         normalise_sender(channel, text)
     except SenderRefused as refusal:
-        return refusal.is_crowd
+        return refusal.is_shared_id
     return False
 
 
 def is_spelling_of(channel: Channel, text: str, sender: str) -> bool:
     """Say whether ``text``, as somebody wrote it down, is the normalised ``sender``."""
-    if text == sender or _is_plain_number(text):
-        return text == sender
-    try:
-        return normalise_sender(channel, text) == sender
-    except SenderRefused:
-        return False
+    return text == sender if _is_plain_number(text) else person_of(channel, text) == sender
 
 
 def person_of(channel: Channel, entry: str) -> str:
@@ -127,7 +122,7 @@ def _telegram(text: str) -> str:
     if _TELEGRAM_ID.fullmatch(name):
         return name
     if _TELEGRAM_CHAT.fullmatch(name):
-        raise SenderRefused(Channel.TELEGRAM, text, "a negative id is a group or a channel", is_crowd=True)
+        raise SenderRefused(Channel.TELEGRAM, text, "a negative id is a group or a channel", is_shared_id=True)
     if name.startswith("@") or name[:1].isalpha():
         reason = "a username can change hands; give the numeric user id"
     else:
@@ -143,29 +138,24 @@ def _whatsapp(text: str) -> str:
     if server in _PHONE_SERVERS:
         return _phone(text, user)
     if server == "lid":
-        return f"{_lid(text, user)}@lid"
-    if server in _CROWDS:
-        raise SenderRefused(Channel.WHATSAPP, text, f"it is {_CROWDS[server]}", is_crowd=True)
+        number = _without_device(text, user)
+        if not _LID.fullmatch(number):
+            raise SenderRefused(Channel.WHATSAPP, text, "expected digits before '@lid'")
+        return f"{number}@lid"
+    if server in _SHARED_IDS:
+        raise SenderRefused(Channel.WHATSAPP, text, f"it is {_SHARED_IDS[server]}", is_shared_id=True)
     raise SenderRefused(Channel.WHATSAPP, text, f"ids that end in '@{excerpt(server)}' are not known")
 
 
 def _phone(text: str, user: str) -> str:
-    dialled = _without_device(text, "".join(character for character in user if not _is_space(character)))
-    for prefix in ("+", "00"):
-        if dialled.startswith(prefix):
-            dialled = dialled[len(prefix) :]
-            break
+    # Not str.isspace: two numbers on two lines must not become one.
+    unspaced = "".join(c for c in user if c != "\t" and unicodedata.category(c) != "Zs")
+    dialled = _without_device(text, unspaced)
+    dialled = dialled[1:] if dialled.startswith("+") else dialled.removeprefix("00")
     if not _PHONE.fullmatch(dialled):
         reason = "expected a phone number with its country code, 5 to 15 digits, as in +1 555 123 4567"
         raise SenderRefused(Channel.WHATSAPP, text, reason)
     return dialled
-
-
-def _lid(text: str, user: str) -> str:
-    number = _without_device(text, user)
-    if not _LID.fullmatch(number):
-        raise SenderRefused(Channel.WHATSAPP, text, "expected digits before '@lid'")
-    return number
 
 
 def _without_device(text: str, user: str) -> str:
@@ -173,8 +163,3 @@ def _without_device(text: str, user: str) -> str:
     if colon and not _DEVICE.fullmatch(device):
         raise SenderRefused(Channel.WHATSAPP, text, "expected the number of a device after ':'")
     return user
-
-
-def _is_space(character: str) -> bool:
-    # Not str.isspace: two numbers on two lines must not become one.
-    return character == "\t" or unicodedata.category(character) == "Zs"

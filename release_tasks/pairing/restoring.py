@@ -16,7 +16,7 @@ from attrs import field, frozen
 from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt, parse_object, pretty_bytes
 from release_tasks.core.records import AuditAnchor
-from release_tasks.pairing.channels import Channel, is_crowd, person_of
+from release_tasks.pairing.channels import Channel, is_shared_id, person_of
 from release_tasks.pairing.dialects import ApprovedDocument
 
 __all__ = ["EMPTIED", "RETURNED", "WITHDRAWN", "History", "RestoredStore", "read_history", "restore_store"]
@@ -53,14 +53,14 @@ class RestoredStore:
     """The approvals of one channel after a rollback; the senders in the lists are normalised and sorted.
 
     ``data`` is the file, None where there is none. ``left_out`` are in the snapshot and not approved any more,
-    ``crowds`` are entries that stand for more than one person. ``withdrawn`` lose their approval because the snapshot
+    ``shared_ids`` stand for more than one person. ``withdrawn`` lose their approval because the snapshot
     does not hold it, ``returned`` get it back. ``is_emptied``: no list of approvals is left where there was one.
     ``is_blind``: nothing tells who was revoked since, so nobody was kept.
     """
 
     data: bytes | None
     left_out: list[str] = field(factory=list)
-    crowds: list[str] = field(factory=list)
+    shared_ids: list[str] = field(factory=list)
     withdrawn: list[str] = field(factory=list)
     returned: list[str] = field(factory=list)
     is_emptied: bool = False
@@ -136,15 +136,15 @@ def restore_store(
     was_listed = live is not None
     if live is None and channel.value in history.emptied:
         live = []
-    approved = {person_of(channel, entry) for entry in live or [] if not is_crowd(channel, entry)}
+    approved = {person_of(channel, entry) for entry in live or [] if not is_shared_id(channel, entry)}
     document = None
     if stored is not None:
         with contextlib.suppress(InvalidDocument):
             document = ApprovedDocument.parse(parse_object(stored, name), name)
     if document is None:
         return RestoredStore(data=stored, withdrawn=sorted(approved), is_emptied=was_listed)
-    crowds = [entry for entry in document.entries if is_crowd(channel, entry)]
-    people = {entry: person_of(channel, entry) for entry in document.entries if entry not in crowds}
+    shared_ids = [entry for entry in document.entries if is_shared_id(channel, entry)]
+    people = {entry: person_of(channel, entry) for entry in document.entries if entry not in shared_ids}
     kept = {person for person in people.values() if _is_kept(channel, person, live, approved, history)}
     entries = [entry for entry in document.entries if people.get(entry) in kept]
     is_changed = len(entries) < len(document.entries)
@@ -153,7 +153,7 @@ def restore_store(
     return RestoredStore(
         data=pretty_bytes(document.value()) if is_changed else stored,
         left_out=sorted(set(people.values()) - kept),
-        crowds=sorted(set(crowds)),
+        shared_ids=sorted(set(shared_ids)),
         withdrawn=sorted(approved - set(people.values())),
         returned=sorted(kept - approved),
         is_blind=live is None and history.status != "intact" and bool(people),

@@ -19,7 +19,7 @@ from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes,
 from release_tasks.core.durable import make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, StageFailed
 from release_tasks.core.lock import FileLock
-from release_tasks.pairing.channels import Channel, is_crowd
+from release_tasks.pairing.channels import Channel, is_shared_id
 from release_tasks.pairing.codes import Moment
 from release_tasks.pairing.dialects import PLAIN, ApprovedDocument, Request, RequestsDocument
 
@@ -71,9 +71,9 @@ class Store:
         self.audit = AuditLog(folder / "pairing-audit.log")
 
     def known_approved(self, channel: Channel) -> list[str] | None:
-        """Return the entries as they stand in the file, also such as name no single person; None where there is no file.
+        """Return the entries as they stand in the file, also such as name no single person; raises StoreUnusable.
 
-        Raises StoreUnusable.
+        None where there is no file.
         """
         found = self._read_approved(channel)
         return found.entries if found else None
@@ -81,7 +81,7 @@ class Store:
     def requests(self, channel: Channel) -> list[Request]:
         """Return the requests of single persons, expired ones too; raises StoreUnusable."""
         found = self._read_requests(channel)
-        return [request for request in found.requests if not is_crowd(channel, request.sender)] if found else []
+        return [request for request in found.requests if not is_shared_id(channel, request.sender)] if found else []
 
     @contextlib.contextmanager
     def change(self, channel: Channel) -> Iterator[Change]:
@@ -129,12 +129,12 @@ class Store:
         found = next((document.dialect for document in (requests, approved) if document is not None), PLAIN)
         approved = approved or ApprovedDocument.empty(found)
         requests = requests or RequestsDocument.empty(found)
-        crowds = [entry for entry in approved.entries if is_crowd(channel, entry)]
-        crowds += [request.sender for request in requests.requests if is_crowd(channel, request.sender)]
+        shared_ids = [entry for entry in approved.entries if is_shared_id(channel, entry)]
+        shared_ids += [request.sender for request in requests.requests if is_shared_id(channel, request.sender)]
         return Change(
-            requests=[request for request in requests.requests if request.sender not in crowds],
-            approved=[entry for entry in approved.entries if entry not in crowds],
-            left_out=sorted({excerpt(entry) for entry in crowds}),
+            requests=[request for request in requests.requests if request.sender not in shared_ids],
+            approved=[entry for entry in approved.entries if entry not in shared_ids],
+            left_out=sorted({excerpt(entry) for entry in shared_ids}),
             found_requests=requests,
             found_approved=approved,
             write=lambda kind, value: write_atomic(self._path(channel, kind), pretty_bytes(value)),

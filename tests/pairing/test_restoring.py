@@ -174,7 +174,7 @@ def test_nobody_whose_last_word_is_a_revocation_is_admitted_anew(
     events: list[tuple[str, str]],
     status: str,
 ) -> None:
-    """Whatever the files hold: what is restored is in the snapshot, names no crowd, and is live or was not revoked."""
+    """Whatever the files hold: what comes back is in the snapshot, no shared id, and live or not revoked."""
     history = History(status=status)  # type: ignore[arg-type]
     if status == "intact":
         log = AuditLog(tmp_path_factory.mktemp("log") / "log")

@@ -10,7 +10,7 @@ from release_tasks.core.errors import ExitCode, UsageError
 from release_tasks.pairing.channels import (
     Channel,
     SenderRefused,
-    is_crowd,
+    is_shared_id,
     is_spelling_of,
     normalise_sender,
     parse_channel,
@@ -91,7 +91,7 @@ def test_each_spelling_of_a_person_becomes_the_one_sender(channel: Channel, text
     """Prefixes, spaces, device suffixes and server names go; the kind of id stays."""
     assert normalise_sender(channel, text) == sender
     assert is_spelling_of(channel, text, sender)
-    assert not is_crowd(channel, text)
+    assert not is_shared_id(channel, text)
 
 
 @pytest.mark.smoke
@@ -104,7 +104,7 @@ def test_what_names_no_single_person_is_refused_with_the_reason(channel: Channel
     assert refused.value.message.startswith(f"{text!r} is no {channel.value} sender: ")
     assert refused.value.exit_code is ExitCode.USAGE
     is_many = reason in ("group", "wildcard", "status", "broadcast", "newsletter")
-    assert is_crowd(channel, text) == is_many
+    assert is_shared_id(channel, text) == is_many
 
 
 def test_ids_of_equal_digits_and_different_kinds_stay_different_people() -> None:
@@ -169,7 +169,7 @@ ANY_TEXT = st.one_of(
 @PATIENT
 @given(channel=st.sampled_from(Channel), text=ANY_TEXT)
 def test_normalising_twice_changes_nothing(channel: Channel, text: str) -> None:
-    """A normal form is its own normal form, plain ASCII without spaces, and no crowd; else there is a reason."""
+    """A normal form is its own normal form, plain ASCII without spaces, and no shared id; else there is a reason."""
     try:
         sender = normalise_sender(channel, text)
     except SenderRefused as refused:
@@ -178,7 +178,7 @@ def test_normalising_twice_changes_nothing(channel: Channel, text: str) -> None:
     assert normalise_sender(channel, sender) == sender
     assert sender.isascii() and sender.isprintable() and " " not in sender
     assert is_spelling_of(channel, text, sender) and is_spelling_of(channel, sender, sender)
-    assert not is_crowd(channel, text)
+    assert not is_shared_id(channel, text)
 
 
 @PATIENT

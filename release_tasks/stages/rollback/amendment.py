@@ -245,8 +245,8 @@ def _told(channel: Channel, restored: RestoredStore, history: History, stored: P
             else "revoked or removed since"
         )
         told.append(f"{name}: left out of the snapshot's approvals, {why}: {_named(restored.left_out)}.")
-    if restored.crowds:
-        told.append(f"{name}: left out because they stand for more than one person: {_named(restored.crowds)}.")
+    if restored.shared_ids:
+        told.append(f"{name}: left out because they stand for more than one person: {_named(restored.shared_ids)}.")
     if restored.withdrawn:
         told.append(f"{name}: approved since the snapshot, taken back with it: {_named(restored.withdrawn)}.")
     return told
