@@ -63,8 +63,7 @@ class AuditVerdict:
 
 @frozen(kw_only=True)
 class _Tail:
-    seq: int
-    hash: str
+    anchor: AuditAnchor
     leftover: bytes  # what stands after the last record and belongs to none
     ends_with_newline: bool
 
@@ -89,14 +88,7 @@ class AuditLog:
 
         Raises OSError when it cannot be written whole; a torn line is set aside by the next append.
         """
-        record: dict[str, Any] = {
-            "event": event,
-            "actor": actor(),
-            "host": socket.gethostname(),
-            "status": status,
-            "detail": detail,
-            **more,
-        }
+        record = _record(event, status, detail, **more)
         if release_id is not None:
             record["releaseId"] = release_id
         if snapshot_id is not None:
@@ -105,10 +97,10 @@ class AuditLog:
         # The lock is held from reading the tail through the fsync, or two runs would share one prev.
         with self._opened(os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as fd:
             tail = _read_tail(fd)
-            if tail.seq == 0:
+            if tail.anchor.seq == 0:
                 # Whoever created the file may have been killed before the name was flushed.
                 fsync_directory(self.path.parent)
-            data, anchor = b"" if tail.ends_with_newline else b"\n", AuditAnchor(seq=tail.seq, hash=tail.hash)
+            data, anchor = b"" if tail.ends_with_newline else b"\n", tail.anchor
             if tail.leftover:
                 line, anchor = _sealed(_leftover_record(tail), anchor)
                 data += line
@@ -127,7 +119,7 @@ class AuditLog:
                 tail = _read_tail(fd)
         except FileNotFoundError:
             return None
-        return AuditAnchor(seq=tail.seq, hash=tail.hash) if tail.seq else None
+        return tail.anchor if tail.anchor.seq else None
 
     def verify(self, anchors: Iterable[tuple[str, AuditAnchor]] = ()) -> AuditVerdict:
         """Read the whole log and check every record, and each (source, anchor) against it."""
@@ -151,6 +143,11 @@ class AuditLog:
                 yield fd
         finally:
             os.close(fd)
+
+
+def _record(event: str, status: str, detail: str, **more: Any) -> dict[str, Any]:
+    host = socket.gethostname()
+    return {"event": event, "actor": actor(), "host": host, "status": status, "detail": detail, **more}
 
 
 def _sealed(record: dict[str, Any], before: AuditAnchor) -> tuple[bytes, AuditAnchor]:
@@ -180,13 +177,10 @@ def _read_tail(fd: int) -> _Tail:
     size = os.fstat(fd).st_size
     start = max(0, size - _TAIL_BYTES)
     tail = _last_record(os.pread(fd, size - start, start))
-    if tail is None or (tail.seq == 0 and start > 0):
-        tail = _last_record(_read_all(fd))
-    assert tail is not None
-    return tail
+    return _last_record(_read_all(fd)) if tail.anchor.seq == 0 and start > 0 else tail
 
 
-def _last_record(data: bytes) -> _Tail | None:
+def _last_record(data: bytes) -> _Tail:
     """Find the last record in ``data``; what follows it is left over from a crash or another hand."""
     complete = data.endswith(b"\n") or not data
     lines = data.split(b"\n")
@@ -197,27 +191,20 @@ def _last_record(data: bytes) -> _Tail | None:
         if record is not None:
             after = lines[index + 1 :]
             leftover = b"\n".join(after) + (b"\n" if complete and after else b"")
-            return _Tail(seq=record["seq"], hash=record["hash"], leftover=leftover, ends_with_newline=complete)
-    return _Tail(seq=0, hash=GENESIS, leftover=data, ends_with_newline=complete)
+            anchor = AuditAnchor(seq=record["seq"], hash=record["hash"])
+            return _Tail(anchor=anchor, leftover=leftover, ends_with_newline=complete)
+    return _Tail(anchor=_BEGINNING, leftover=data, ends_with_newline=complete)
 
 
 def _leftover_record(tail: _Tail) -> dict[str, Any]:
     torn = not tail.ends_with_newline and b"\n" not in tail.leftover and _may_be_torn(tail.leftover)
-    if tail.seq == 0 and not torn:
+    if tail.anchor.seq == 0 and not torn:
         event, detail = "audit.adopted", "the log that was here before this chain began"
     elif torn:
         event, detail = "audit.torn", "a line that a crash left unfinished was set aside"
     else:
         event, detail = "audit.foreign", "lines that are no records of this log were found"
-    return {
-        "event": event,
-        "actor": actor(),
-        "host": socket.gethostname(),
-        "status": "noted",
-        "detail": detail,
-        "bytes": len(tail.leftover),
-        "sha256": sha256_bytes(tail.leftover),
-    }
+    return _record(event, "noted", detail, bytes=len(tail.leftover), sha256=sha256_bytes(tail.leftover))
 
 
 def _may_be_torn(fragment: bytes) -> bool:
@@ -329,16 +316,9 @@ def _vouches(record: dict[str, Any], body: bytes) -> bool:
 
 
 def _read_all(fd: int) -> bytes:
-    size = os.fstat(fd).st_size
-    chunks: list[bytes] = []
-    offset = 0
-    while offset < size:
-        chunk = os.pread(fd, min(1 << 20, size - offset), offset)
-        if not chunk:
-            break
-        chunks.append(chunk)
-        offset += len(chunk)
-    return b"".join(chunks)
+    with open(fd, "rb", closefd=False) as file:
+        file.seek(0)
+        return file.read()
 
 
 def actor() -> str:

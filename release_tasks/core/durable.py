@@ -12,7 +12,6 @@ import errno
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from release_tasks.core.errors import with_path
@@ -110,40 +109,30 @@ def make_private_directory(path: Path) -> None:
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
 
 
-@contextlib.contextmanager
-def _temporary_beside(path: Path) -> Iterator[tuple[int, Path]]:
-    fd, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    temporary = Path(name)
-    try:
-        yield fd, temporary
-    finally:
-        os.close(fd)
-        with contextlib.suppress(FileNotFoundError):
-            temporary.unlink()
-
-
 def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, is_durable: bool = True) -> None:
     """Replace ``path`` by ``data``: after a crash it holds the old bytes or the new ones, all of them.
 
     Without ``is_durable`` that holds for a killed process only: for notes that mean nothing after a power cut.
     """
     make_private_directory(path.parent)
-    with _temporary_beside(path) as (fd, temporary):
-        view = memoryview(data)
-        try:
+    fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with with_path(path):
+            view = memoryview(data)
             while view:
                 view = view[os.write(fd, view) :]
             os.fchmod(fd, mode)
             if is_durable:
                 os.fsync(fd)
-        except OSError as error:
-            error.filename = error.filename or str(path)  # a descriptor's errors do not name its file
-            raise
         try:
             os.replace(temporary, path)
         except OSError as error:
-            error.filename = str(path)  # not the temporary name, which nobody finds any more
+            error.filename = str(path)  # not the temporary name, which is gone by then
             raise
+    finally:
+        os.close(fd)
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
     if is_durable:
         fsync_directory(path.parent)
 

@@ -96,7 +96,10 @@ def _run(call: KindCall, request: dict[str, Any], report: Report) -> list[str]:
     if message is None:
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
         raise KindFailed(f"the asset kind {call.plugin!r} ended in {request['action']} without a result ({how})")
-    return _result(message)
+    if "failed" in message:
+        advice = f". Type: {message['next']}" if message.get("next") else ""
+        raise KindFailed(_shown(message["failed"]) + advice, is_judged=bool(message.get("isJudged")))
+    return [_shown(problem) for problem in message["problems"]]
 
 
 def _start() -> tuple[CommandProcess, Any]:
@@ -147,15 +150,6 @@ def _parsed(line: bytes) -> dict[str, Any]:
     except ValueError:
         return {}  # what the interpreter says when it cannot even begin
     return message if isinstance(message, dict) else {}
-
-
-def _result(message: dict[str, Any]) -> list[str]:
-    if "failed" in message:
-        told = _shown(message["failed"])
-        if message.get("next"):
-            told += f". Type: {message['next']}"
-        raise KindFailed(told, is_judged=bool(message.get("isJudged")))
-    return [_shown(problem) for problem in message["problems"]]
 
 
 def _shown(text: str) -> str:
