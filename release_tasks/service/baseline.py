@@ -12,7 +12,7 @@ from release_tasks.service.reliability import ask_reliability
 
 __all__ = ["measure_baseline"]
 
-_LOOKS = 3
+_PROBES = 3
 
 
 def measure_baseline(config: ReleaseConfig, health_url: str | None = None) -> Baseline | None:
@@ -20,23 +20,19 @@ def measure_baseline(config: ReleaseConfig, health_url: str | None = None) -> Ba
     health_url = health_url or config.health.url
     if health_url is None and config.reliability.url is None:
         return None
-    health, latency_ms = _look_at_health(health_url, config.health.timeout)
+    health: str | None = None
+    elapsed: list[int] = []
+    if health_url is not None:
+        try:
+            for _ in range(_PROBES):
+                answer = fetch(health_url, timeout=config.health.timeout)
+                health, _, _ = read_health(answer)
+                elapsed.append(answer.elapsed_ms)
+        except ProbeError:
+            health, elapsed = "unreachable", []
     reliability = ask_reliability(config.reliability)
     return Baseline(
-        health=health, latency_ms=latency_ms, pressure=reliability.pressure if reliability is not None else None
+        health=health,
+        latency_ms=round(statistics.median(elapsed)) if elapsed else None,
+        pressure=reliability.pressure if reliability is not None else None,
     )
-
-
-def _look_at_health(url: str | None, timeout: float) -> tuple[str | None, int | None]:
-    if url is None:
-        return None, None
-    elapsed: list[int] = []
-    status = "unreachable"
-    for _ in range(_LOOKS):
-        try:
-            answer = fetch(url, timeout=timeout)
-        except ProbeError:
-            return "unreachable", None
-        status, _, _ = read_health(answer)
-        elapsed.append(answer.elapsed_ms)
-    return status, round(statistics.median(elapsed))

@@ -74,21 +74,18 @@ class _Adapter(HTTPAdapter):
         super().init_poolmanager(*args, **options)
         line = self._line
 
-        class Plain(HTTPConnection):
-            def connect(self) -> None:
-                super().connect()
+        def pool(pool_class: type, connection_class: type) -> type:
+            def connect(self: Any) -> None:
+                connection_class.connect(self)  # type: ignore[attr-defined]
                 line.connected(self.sock)
 
-        class Secure(HTTPSConnection):
-            def connect(self) -> None:
-                super().connect()
-                line.connected(self.sock)
+            connection = type("Connection", (connection_class,), {"connect": connect})
+            return type("Pool", (pool_class,), {"ConnectionCls": connection})
 
-        pools = {
-            "http": type("Pool", (HTTPConnectionPool,), {"ConnectionCls": Plain}),
-            "https": type("Pool", (HTTPSConnectionPool,), {"ConnectionCls": Secure}),
+        self.poolmanager.pool_classes_by_scheme = {
+            "http": pool(HTTPConnectionPool, HTTPConnection),
+            "https": pool(HTTPSConnectionPool, HTTPSConnection),
         }
-        self.poolmanager.pool_classes_by_scheme = pools
 
 
 class _Session(requests.Session):

@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from typing import Any, Literal, cast
 
+from release_tasks.core.canonical import excerpt
 from release_tasks.service.http import Answer
 
 __all__ = ["HealthStatus", "read_health"]
@@ -31,7 +32,7 @@ _STATUS: dict[str, HealthStatus] = {
 
 
 def read_health(answer: Answer) -> tuple[HealthStatus, str, list[str]]:
-    """Judge an answer: its status, a sentence's worth of detail, and the parts that are not well.
+    """Judge an answer: its status, a sentence's worth of detail, and the parts that are unhealthy.
 
     Known are the envelope ``{"ok": true, "data": {"status": ...}}``, a top-level ``status`` as in
     health+json or UP/DOWN, and the plain text ``ok``; everything else is ``unknown``.
@@ -39,7 +40,7 @@ def read_health(answer: Answer) -> tuple[HealthStatus, str, list[str]]:
     payload, problem = _payload(answer)
     fields = payload if isinstance(payload, dict) else {}
     data = fields.get("data") if isinstance(fields.get("data"), dict) else fields
-    parts = _parts_not_well(cast("dict[str, Any]", data))
+    parts = _unhealthy_parts(cast("dict[str, Any]", data))
     if not 200 <= answer.status < 300:
         return "failed", f"HTTP {answer.status}{_reason(fields)}", parts
     if fields.get("ok") is False:
@@ -50,7 +51,7 @@ def read_health(answer: Answer) -> tuple[HealthStatus, str, list[str]]:
     is_envelope = fields.get("ok", True) is True
     status = _STATUS.get(word.strip().lower()) if isinstance(word, str) and is_envelope else None
     if status is None or (isinstance(payload, str) and status != "ok"):
-        return "unknown", f"no known form of health answer: {_excerpt(answer)}", parts
+        return "unknown", f"no known form of health answer: {_clean(answer.text[:1000], 80)!r}", parts
     if status == "ok" and parts:
         status = "degraded"
     about = f": {'; '.join(parts)}" if parts else _reason(fields) if status != "ok" else ""
@@ -72,7 +73,7 @@ def _payload(answer: Answer) -> tuple[Any, str | None]:
         return text, None
 
 
-def _parts_not_well(data: dict[str, Any]) -> list[str]:
+def _unhealthy_parts(data: dict[str, Any]) -> list[str]:
     parts: dict[str, str] = {}
     for name in ("heartbeat", "dispatcher"):
         if isinstance(data.get(name), dict) and data[name].get("running") is False:
@@ -130,9 +131,4 @@ def _reason(fields: dict[str, Any]) -> str:
 def _clean(text: str, limit: int = 200) -> str:
     # Neither control characters nor reversed text may reach a terminal.
     shown = (letter if letter.isprintable() else " " for letter in text[: 4 * limit])
-    text = "".join(shown).strip()
-    return text if len(text) <= limit else text[: limit - 3] + "..."
-
-
-def _excerpt(answer: Answer) -> str:
-    return repr(_clean(answer.text[:1000], 80))
+    return excerpt("".join(shown).strip(), limit)

@@ -22,7 +22,6 @@ from release_tasks.core.errors import PluginError
 __all__ = ["main"]
 
 _REPORT_INTERVAL = 0.05  # seconds
-_CALLABLES = ("capture", "check")
 
 
 def main() -> None:
@@ -35,8 +34,9 @@ def main() -> None:
     except PluginError as error:
         _answer(answers, {"failed": error.message, "isJudged": True})
     except BaseException as error:
-        told = f"{_name_of(request)} broke in {request['action']}: {shown_error(error)}{_at(error)}"
-        _answer(answers, {"failed": told})
+        frames = traceback.extract_tb(error.__traceback__)
+        at = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
+        _answer(answers, {"failed": f"{_name_of(request)} broke in {request['action']}: {shown_error(error)}{at}"})
     os._exit(0)  # threads that the plugin left keep nobody waiting
 
 
@@ -52,14 +52,14 @@ def _own_ends() -> tuple[dict[str, Any], int]:
     nothing = os.open(os.devnull, os.O_RDWR)
     for number in (0, 1, 2):
         os.dup2(nothing, number)
-    threading.Thread(target=_end_with_parent, args=(orders,), daemon=True).start()
+
+    def end_with_parent() -> None:
+        while os.read(orders, 1):
+            pass
+        os.killpg(0, signal.SIGKILL)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
     return json.loads(line), answers
-
-
-def _end_with_parent(orders: int) -> None:
-    while os.read(orders, 1):
-        pass
-    os.killpg(0, signal.SIGKILL)
 
 
 def _carry_out(request: dict[str, Any], answers: int) -> list[str]:
@@ -72,7 +72,11 @@ def _carry_out(request: dict[str, Any], answers: int) -> list[str]:
     )
     copy = Path(request["copy"])
     if request["action"] == "check":
-        return _problems(plugin, kind.check(copy, context))
+        found = kind.check(copy, context)
+        if not isinstance(found, (list, tuple)) or not all(isinstance(problem, str) for problem in found):
+            expected = f"check returned {type(found).__name__}, expected a list of texts"
+            raise PluginUnusable(f"{plugin}: {expected}", plugin.ask)
+        return list(found)
     source = Path(request["source"])
     if request["action"] == "restore":
         if not callable(getattr(kind, "restore", None)):
@@ -93,16 +97,10 @@ def _loaded(plugin: Plugin) -> Any:
     value = plugin.point.value
     if getattr(kind, "form", None) not in ("file", "directory"):
         raise PluginUnusable(f"{plugin} has no form that is 'file' or 'directory' ({value})", plugin.ask)
-    for name in _CALLABLES:
+    for name in ("capture", "check"):
         if not callable(getattr(kind, name, None)):
             raise PluginUnusable(f"{plugin} has no function {name} ({value})", plugin.ask)
     return kind
-
-
-def _problems(plugin: Plugin, found: Any) -> list[str]:
-    if not isinstance(found, (list, tuple)) or not all(isinstance(problem, str) for problem in found):
-        raise PluginUnusable(f"{plugin}: check returned {type(found).__name__}, expected a list of texts", plugin.ask)
-    return list(found)
 
 
 def _reporter(answers: int) -> Any:
@@ -129,8 +127,3 @@ def _name_of(request: dict[str, Any]) -> str:
         return str(find_plugin(ASSETS, request["plugin"]))
     except PluginUnusable:
         return f"the asset kind {request['plugin']!r}"
-
-
-def _at(error: BaseException) -> str:
-    frames = traceback.extract_tb(error.__traceback__)
-    return f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
