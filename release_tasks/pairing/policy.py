@@ -137,7 +137,7 @@ class Pairing:
             if known is not None:
                 return known
             taken = {plain_code(request.code) for request in change.requests}
-            new = change.new_request(person, new_code(taken), moment, self._life)
+            new = change.found_requests.new_request(person, new_code(taken), moment, self._life)
             change.requests.append(new)
             self._commit(channel, change, "pairing.requested", "pending", person)
             return RequestOutcome(status="created", request=self._shown(channel, new, moment))

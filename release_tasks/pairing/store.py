@@ -20,7 +20,6 @@ from release_tasks.core.durable import make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, StageFailed
 from release_tasks.core.lock import FileLock
 from release_tasks.pairing.channels import Channel, is_shared_id
-from release_tasks.pairing.codes import Moment
 from release_tasks.pairing.dialects import PLAIN, ApprovedDocument, Request, RequestsDocument
 
 __all__ = ["Change", "Store", "StoreUnusable"]
@@ -48,10 +47,6 @@ class Change:
     found_requests: RequestsDocument
     found_approved: ApprovedDocument
     write: Callable[[str, dict[str, Any]], None]
-
-    def new_request(self, sender: str, code: str, begun: Moment, life: float) -> Request:
-        """Return a request spelled as this store spells them; nothing is written."""
-        return self.found_requests.new_request(sender, code, begun, life)
 
     def commit(self) -> None:
         """Write what differs, durably; approvals first. Raises OSError, also between the two files."""
