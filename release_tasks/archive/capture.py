@@ -28,6 +28,7 @@ from release_tasks.core.durable import (
 )
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Event, ignore
+from release_tasks.core.interrupt import wait_for
 from release_tasks.core.records import FORMAT_VERSION, AssetRecord, AuditAnchor, SnapshotMetadata
 
 __all__ = [
@@ -145,10 +146,7 @@ def filled_snapshot(
 def _capture_side_by_side(
     assets: Mapping[str, AssetConfig], partial: Path, allow_damaged: bool, emit: Emit
 ) -> list[AssetRecord]:
-    """Capture databases and files at the same time; returns the records in configured order.
-
-    Waits in slices: the kernel may hand a signal to any thread, and Python acts on it in this one.
-    """
+    """Capture databases and files at the same time; returns the records in configured order."""
     is_cancelled = threading.Event()
 
     def tell(event: Event) -> None:
@@ -164,10 +162,13 @@ def _capture_side_by_side(
             pool.submit(capture_asset, key, asset, partial, emit=tell, allow_damaged=allow_damaged)
             for key, asset in assets.items()
         ]
+
+        def has_ended(seconds: float) -> bool:
+            done, running = wait(captures, timeout=seconds, return_when=FIRST_EXCEPTION)
+            return not running or any(capture.exception() for capture in done)
+
         try:
-            while wait(captures, timeout=0.05, return_when=FIRST_EXCEPTION).not_done:
-                if any(capture.done() and capture.exception() for capture in captures):
-                    break
+            wait_for(has_ended)
             return [capture.result() for capture in captures if capture.done()]
         finally:
             is_cancelled.set()

@@ -1,1 +1,1 @@
-"""Durable writes, the lock, digests, canonical JSON and redaction: the ground every stage stands on."""
+"""Durable writes, the lock, digests, canonical JSON and redaction: what every stage uses."""

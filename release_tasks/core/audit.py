@@ -64,7 +64,7 @@ class AuditVerdict:
 @frozen(kw_only=True)
 class _Tail:
     anchor: AuditAnchor
-    leftover: bytes  # what stands after the last record and belongs to none
+    leftover: bytes  # what follows the last record
     ends_with_newline: bool
 
 
@@ -84,7 +84,7 @@ class AuditLog:
         snapshot_id: str | None = None,
         **more: Any,
     ) -> AuditAnchor:
-        """Write one event and return where it stands, once it is on disk.
+        """Write one event and return its anchor, once it is on disk.
 
         Raises OSError when it cannot be written whole; a torn line is set aside by the next append.
         """
@@ -98,7 +98,7 @@ class AuditLog:
         with self._opened(os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as fd:
             tail = _read_tail(fd)
             if tail.anchor.seq == 0:
-                # Whoever created the file may have been killed before the name was flushed.
+                # The process that created the file may have been killed before it flushed the name.
                 fsync_directory(self.path.parent)
             data, anchor = b"" if tail.ends_with_newline else b"\n", tail.anchor
             if tail.leftover:
@@ -113,7 +113,7 @@ class AuditLog:
         return anchor
 
     def anchor(self) -> AuditAnchor | None:
-        """Return where the log stands, or None when it holds no record yet."""
+        """Return the last record's anchor, or None when the log holds no record yet."""
         try:
             with self._opened(os.O_RDONLY, fcntl.LOCK_SH) as fd:
                 tail = _read_tail(fd)
@@ -181,7 +181,7 @@ def _read_tail(fd: int) -> _Tail:
 
 
 def _last_record(data: bytes) -> _Tail:
-    """Find the last record in ``data``; what follows it is left over from a crash or another hand."""
+    """Find the last record in ``data``; what follows it was left by a crash or written by another program."""
     complete = data.endswith(b"\n") or not data
     lines = data.split(b"\n")
     if complete:
@@ -222,8 +222,8 @@ class _Reading:
     verdict: AuditVerdict = field(factory=AuditVerdict)
     before: AuditAnchor = _BEGINNING
     in_place: AuditAnchor = _BEGINNING  # the last record that stood where it belongs
-    pending: list[tuple[int, bytes]] = field(factory=list)  # lines that are no records, until one vouches for them
-    unexplained: int = 0  # how many of them nobody vouched for
+    pending: list[tuple[int, bytes]] = field(factory=list)  # lines that are not records, until a record explains them
+    unexplained: int = 0  # how many of them no record explained
 
     def read(self, data: bytes) -> None:
         """Take every line; one without its newline counts too, unless a crash cut more off it than that."""
@@ -242,7 +242,7 @@ class _Reading:
             self.verdict.notes.append(Finding(len(lines) + 1, "unfinished line, left by a crash"))
 
     def compare(self, source: str, anchor: AuditAnchor) -> None:
-        """Look for the record that ``source`` was written after."""
+        """Check that the record is there after which ``source`` was written."""
         seen = {(event["seq"], event["hash"]) for event in self.verdict.events}
         seq, problem = anchor.seq, ""
         if (seq, anchor.hash) in seen:
@@ -275,16 +275,16 @@ class _Reading:
         self.before = AuditAnchor(seq=seq, hash=record["hash"])
 
     def _explain_pending(self, record: dict[str, Any] | None) -> None:
-        """Decide over lines that are no records by what the record after them says of them."""
-        told, lines = record or {}, self.pending
+        """Judge lines that are not records by what the record after them says about them."""
+        after, lines = record or {}, self.pending
         self.pending = []
-        if told.get("event") == "audit.torn" and lines and _vouches(told, lines[-1][1]):
+        if after.get("event") == "audit.torn" and lines and _describes(after, lines[-1][1]):
             number, _ = lines.pop()
             self.verdict.notes.append(Finding(number, "unfinished line, left by a crash and set aside"))
-        elif told.get("event") == "audit.adopted" and told.get("seq") == 1 and lines:
+        elif after.get("event") == "audit.adopted" and after.get("seq") == 1 and lines:
             body = b"\n".join(line for _, line in lines)
-            # Without a newline at its end it was adopted by a newline; an empty line at its end is somebody's own.
-            if _vouches(told, body + b"\n") or (lines[-1][1] and _vouches(told, body)):
+            # Without a newline at its end it was adopted by a newline; an empty line at its end was its own.
+            if _describes(after, body + b"\n") or (lines[-1][1] and _describes(after, body)):
                 what = "1 line" if len(lines) == 1 else f"{len(lines)} lines"
                 what += " from before this chain began, unaltered since"
                 self.verdict.notes.append(Finding(lines[0][0], what))
@@ -297,7 +297,7 @@ class _Reading:
         self.unexplained = len(lines)
         what = "altered, or no record of this log"
         if lines and not self.verdict.events:
-            # Only together are they vouched for, and there may be thousands.
+            # A record explains them only together, and there may be thousands.
             self.verdict.problems.append(Finding(lines[0][0], what, last=lines[-1][0]))
         else:
             self.verdict.problems.extend(Finding(number, what) for number, _ in lines)
@@ -311,7 +311,7 @@ def _is_of_older_tool(line: bytes) -> bool:
         return False
 
 
-def _vouches(record: dict[str, Any], body: bytes) -> bool:
+def _describes(record: dict[str, Any], body: bytes) -> bool:
     return record.get("bytes") == len(body) and record.get("sha256") == sha256_bytes(body)
 
 

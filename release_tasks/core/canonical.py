@@ -37,7 +37,7 @@ class InvalidDocument(ValueError):
 
 
 def excerpt(text: str, limit: int = 200) -> str:
-    """Return ``text``, cut to ``limit`` characters, for sentences that quote what somebody else wrote."""
+    """Return ``text``, cut to ``limit`` characters, for messages that quote the text of others."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 

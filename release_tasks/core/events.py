@@ -1,4 +1,4 @@
-"""What a stage tells while it runs, as values: stages emit them, displays decide how they look.
+"""What a stage reports while it runs, as values: stages emit them, displays decide how to show them.
 
 A consumer may be called from several threads at once, and late: by a gate that was given up. What it raises is
 dropped by the stages (see ``shielded``); only KeyboardInterrupt and Interrupted go on their way.
@@ -100,7 +100,7 @@ class HealthAnswered:
 
 @frozen(kw_only=True)
 class LookTaken:
-    """One look of a watch, as ``--json`` has it: ``latency_ms`` in milliseconds, ``why`` in sentences."""
+    """One sample of a watch, as ``--json`` has it: ``latency_ms`` in milliseconds, ``why`` in sentences."""
 
     time: str
     finding: Literal["ok", "bad", "unknown"]
@@ -115,35 +115,35 @@ Emit = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Do nothing: nobody looks."""
+    """Do nothing: nothing is displayed."""
 
 
 def shielded(emit: Emit) -> Emit:
-    """Return ``emit`` such that a consumer that fails changes nothing for who tells it.
+    """Return ``emit`` such that a consumer that fails changes nothing for the stage.
 
-    A terminal that hung up, a log on a full disk, a defect in a display: none may end a restore in mid-swap.
+    A terminal that hung up, a log on a full disk, a defect in a display must not end a restore in mid-swap.
     """
     if emit is ignore:
         return ignore
 
-    def tell(event: Event) -> None:
+    def emit_safely(event: Event) -> None:
         with contextlib.suppress(Exception):
             emit(event)
 
-    return tell
+    return emit_safely
 
 
 def within(outer: str, emit: Emit) -> Emit:
-    """Return ``emit`` for a stage inside another one: its steps are told as steps of ``outer``."""
+    """Return ``emit`` for a stage inside another one: its steps are reported as steps of ``outer``."""
 
-    def tell(event: Event) -> None:
+    def emit_named(event: Event) -> None:
         emit(evolve(event, name=f"{outer}: {event.name}") if isinstance(event, StepBegan) else event)
 
-    return ignore if emit is ignore else tell
+    return ignore if emit is ignore else emit_named
 
 
 class Meter:
-    """Counts the bytes of one asset for whoever looks; ``total`` is what is expected of it. One thread a meter."""
+    """Counts the bytes of one asset for the display; ``total`` is what is expected. Not for use by several threads."""
 
     def __init__(self, emit: Emit, action: Action, key: str, total: int) -> None:
         self._emit = emit
@@ -153,14 +153,14 @@ class Meter:
         self.done = 0
 
     def add(self, count: int) -> None:
-        """Tell of ``count`` bytes more; of less, when a file is read again from its beginning."""
+        """Report ``count`` more bytes; a negative count when a file is read again from its beginning."""
         self.reach(self.done + count, self.total)
 
     def reach(self, done: int, total: int) -> None:
-        """Tell how far it is by now."""
+        """Report how far it is by now."""
         self.done, self.total = done, max(done, total)
         self._emit(BytesMoved(self._action, self._key, self.done, self.total))
 
     def finish(self) -> None:
-        """Tell that nothing more comes."""
+        """Report that all bytes are read."""
         self.reach(self.done, self.done)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import queue
 import signal
 import threading
 import time
@@ -12,7 +13,7 @@ from typing import TypeVar
 
 from release_tasks.core.errors import ExitCode, Interrupted
 
-__all__ = ["LONGEST_WAIT", "interruptible", "uninterrupted", "wait_for"]
+__all__ = ["LONGEST_WAIT", "interruptible", "next_item", "uninterrupted", "wait_for"]
 
 T = TypeVar("T")
 
@@ -77,3 +78,14 @@ def wait_for(
         result = attempt(min(left, LONGEST_WAIT))
         if result or left <= 0:
             return result
+
+
+def next_item(items: queue.SimpleQueue[T], seconds: float) -> T | None:
+    """Return the next item, or None when none comes within ``seconds``."""
+
+    def attempt(seconds: float) -> T | None:
+        with contextlib.suppress(queue.Empty):
+            return items.get(timeout=seconds)
+        return None
+
+    return wait_for(attempt, seconds)

@@ -105,7 +105,7 @@ class Artifact:
 class Pressure:
     """How much a service has before it: counts of messages and callbacks; None where it says nothing of them.
 
-    ``queued`` counts what waits and what is on its way. ``rejected_callbacks`` counts since the beginning.
+    ``queued`` counts what waits and what is being sent. ``rejected_callbacks`` counts since the beginning.
     """
 
     queued: int | None = None
@@ -128,7 +128,7 @@ class ReliabilityReport:
 
 @frozen(kw_only=True)
 class Baseline:
-    """How the service was when a release was prepared; what was not to be had is None. Latency is in milliseconds."""
+    """The service when a release was prepared; what could not be measured is None. Latency is in milliseconds."""
 
     health: str | None = None
     latency_ms: int | None = None
@@ -137,7 +137,7 @@ class Baseline:
 
 @frozen(kw_only=True)
 class Phase:
-    """A part of a prepare and when it was at work: ``preflight``, ``capture``, ``publish``."""
+    """A part of a prepare and when it ran: ``preflight``, ``capture``, ``publish``."""
 
     name: str
     started_at: str
@@ -276,7 +276,7 @@ class HealthAttempt:
 
 @frozen(kw_only=True)
 class HealthReport:
-    """What a health endpoint answered in the end. ``degraded`` names the parts that are not well.
+    """What a health endpoint answered in the end. ``degraded`` names the unhealthy parts.
 
     ``history`` holds the attempts, oldest first; of many only the first and the last.
     """
@@ -326,7 +326,7 @@ class JournalStep:
 
 @frozen(kw_only=True)
 class RollbackJournal:
-    """Present while a rollback is being swapped in: whoever finds it finishes what it says."""
+    """Present while a rollback is being swapped in: the next command that finds it finishes what it says."""
 
     journal_version: int
     rollback_id: str

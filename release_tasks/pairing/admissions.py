@@ -43,7 +43,7 @@ class FileVersion:
 
 
 def file_version(path: Path) -> FileVersion | None:
-    """Return the version of the file that ``path`` leads to, or None when it cannot be told: reading it says why."""
+    """Return the version of the file that ``path`` leads to, or None when it cannot be read; reading it says why."""
     try:
         info = os.stat(path)
     except OSError:

@@ -57,7 +57,7 @@ def parse_channel(text: str) -> Channel:
 
 
 class SenderRefused(UsageError):
-    """What was given is no sender that may be admitted; ``is_shared_id`` when it stands for more than one person."""
+    """The text names no sender that may be admitted; ``is_shared_id`` when it stands for more than one person."""
 
     def __init__(self, channel: Channel, text: str, reason: str, is_shared_id: bool = False) -> None:
         super().__init__(f"{excerpt(text)!r} is no {channel.value} sender: {reason}.")
@@ -87,12 +87,12 @@ def is_shared_id(channel: Channel, text: str) -> bool:
 
 
 def is_spelling_of(channel: Channel, text: str, sender: str) -> bool:
-    """Say whether ``text``, as somebody wrote it down, is the normalised ``sender``."""
+    """Say whether ``text``, as another program wrote it, is the normalised ``sender``."""
     return text == sender if _is_plain_number(text) else person_of(channel, text) == sender
 
 
 def person_of(channel: Channel, entry: str) -> str:
-    """Return the normalised sender; what is no sender here may be one to another program, and keeps its spelling."""
+    """Return the normalised sender; what is not one here may be one to another program, and keeps its spelling."""
     try:
         return normalise_sender(channel, entry)
     except SenderRefused:

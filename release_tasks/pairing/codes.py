@@ -1,4 +1,4 @@
-"""Pairing codes: made from a cryptographic source, told apart in constant time, and valid for a limited time.
+"""Pairing codes: made from a cryptographic source, compared in constant time, and valid for a limited time.
 
 How long a request still lives does not depend on what is done to the wall clock meanwhile.
 """
@@ -53,7 +53,7 @@ def plain_code(typed: str) -> str:
 
 
 def is_same_code(typed: str, code: str) -> bool:
-    """Say whether both are the same code however they are typed; how long it takes tells nothing of ``code``."""
+    """Say whether both are the same code however they are typed; the time it takes reveals nothing about ``code``."""
     # As bytes: compare_digest refuses text that is not ASCII.
     first, second = (plain_code(text).encode("utf-8", "surrogatepass") for text in (typed, code))
     return hmac.compare_digest(first, second)
@@ -96,8 +96,8 @@ def age(begun: Moment, moment: Moment) -> float:
 def time_left(begun: Moment, life: float, moment: Moment) -> float:
     """Return how many of ``life`` seconds, counted from ``begun``, are left at ``moment``; 0 or less when none are.
 
-    The clock that leaves less decides. What has not begun yet by its only clock is over: somebody set that clock
-    back, and nobody can say how long ago it began.
+    The clock that leaves less decides. What has not begun yet by its only clock is over: that clock was set
+    back, and it is unknown how long ago the request began.
     """
     passed = age(begun, moment)
     if passed < 0:

@@ -1,4 +1,4 @@
-"""Who is let in: strangers get a code, an operator approves it, and everything decided is on record.
+"""Who is admitted: strangers get a code, an operator approves it, and every decision is recorded.
 
 The event of a change is written before the change itself: there is no grant without a record of it. A kill between
 the two leaves a record whose change can be repeated, with the same code.
@@ -93,7 +93,7 @@ class Pairing:
         return person in self._admissions.people(channel)
 
     def approved(self, channel: Channel) -> list[str]:
-        """Return everybody who is admitted, sorted; entries that name nobody are left out."""
+        """Return everybody who is admitted, sorted; entries that name no single person are left out."""
         return sorted(self._admissions.people(channel))
 
     def look_up(self, channel: Channel, code: str) -> str:
@@ -119,12 +119,12 @@ class Pairing:
         return sorted(waiting, key=lambda request: (-request.age, request.sender))
 
     def request(self, channel: Channel, sender: str) -> RequestOutcome:
-        """Note that a stranger asks to be let in; who asks again gets the same code, and no more life for it.
+        """Record that a stranger asks to be admitted; one who asks again gets the same code, and no more time for it.
 
         Raises SenderRefused for what names no single person; nothing is stored then.
         """
         person = normalise_sender(channel, sender)
-        # Looked at without the lock first: whoever writes and writes must not keep an operator from it.
+        # Checked without the lock first: a stranger who writes again and again must not keep an operator from it.
         known = self._known(
             channel, person, self._store.requests(channel), self._clock(), self._admissions.people(channel)
         )
@@ -207,7 +207,7 @@ class Pairing:
         """Find the live request that an operator decides over, under the lock; expired ones leave with it."""
         with self._store.change(channel) as change:
             moment = self._clock()
-            # Every code is compared, also after a match: how long it takes tells nothing.
+            # Every code is compared, also after a match: the time it takes reveals nothing.
             matching = [request for request in change.requests if is_same_code(code, request.code)]
             if not matching:
                 self._refuse(channel, action, _unknown_code(channel))

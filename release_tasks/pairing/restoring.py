@@ -1,4 +1,4 @@
-"""Which approvals a store that a rollback restores may keep: whoever lost theirs since does not get it back.
+"""Which approvals a store that a rollback restores may keep: a sender who was revoked since stays revoked.
 
 A rollback writes what it does to approvals into the pairing log before it is certain to happen. Such an event counts
 only when the rollback that it names took effect.
@@ -40,7 +40,7 @@ class History:
     """What the pairing log says was decided last about each sender, by channel and sender as events name them.
 
     ``partial``: the chain holds, but it was begun anew over something that it does not know. ``emptied`` names the
-    channels whose approvals a rollback took away as a whole, with nobody approved since.
+    channels whose approvals a rollback took away as a whole, with no approval since.
     """
 
     status: Literal["intact", "partial", "missing", "broken"]
@@ -55,7 +55,7 @@ class RestoredStore:
     ``data`` is the file, None where there is none. ``left_out`` are in the snapshot and not approved any more,
     ``shared_ids`` stand for more than one person. ``withdrawn`` lose their approval because the snapshot
     does not hold it, ``returned`` get it back. ``is_emptied``: no list of approvals is left where there was one.
-    ``is_blind``: nothing tells who was revoked since, so nobody was kept.
+    ``is_blind``: it is unknown who was revoked since, so no approval was kept.
     """
 
     data: bytes | None
@@ -130,8 +130,8 @@ def restore_store(
     """Return the approvals of ``channel`` as a rollback may restore them.
 
     ``stored`` is the snapshot's file, None where it has none; ``name`` is what messages call it. ``live`` are the
-    entries that count now, None where no list can be read. A file that is no store comes back as it stands: it admits
-    nobody.
+    entries that count now, None where no list can be read. A file that is not a store comes back as it is: no
+    sender is admitted by it.
     """
     was_listed = live is not None
     if live is None and channel.value in history.emptied:

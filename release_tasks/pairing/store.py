@@ -31,7 +31,7 @@ _POLL_SECONDS = 0.005
 
 
 class StoreUnusable(StageFailed):
-    """A file of a channel's store cannot be read or is no such store, so nobody is admitted by it."""
+    """A file of a channel's store cannot be read or is not such a store, so no sender is admitted by it."""
 
 
 @define(kw_only=True)

@@ -46,7 +46,7 @@ def describe_application(settings: Settings) -> Application:
 
 
 def default_release_id(application: Application) -> str:
-    """Return an id for a release nobody named: version (or name) and the time in UTC."""
+    """Return an id for a release without one: version (or name) and the time in UTC."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", application.version or application.name).strip("-._")[:64]
     return f"{stem or 'release'}-{compact()}"
 

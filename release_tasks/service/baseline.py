@@ -1,4 +1,4 @@
-"""How a service is at the moment, for whoever compares it with later."""
+"""The state of a service at a release, to compare with later."""
 
 from __future__ import annotations
 

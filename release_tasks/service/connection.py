@@ -1,4 +1,4 @@
-"""The request itself, on a connection that can be hung up at any moment; ``explain`` says what went wrong with it."""
+"""The request itself, on a connection that can be closed at any moment; ``explain`` says what went wrong with it."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _REDIRECTS = {301, 302, 303, 307, 308}
 
 
 class Line:
-    """The connection of a request; it can be hung up from another thread at any moment."""
+    """The connection of a request; another thread can close it at any moment."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -45,7 +45,7 @@ class Line:
             self.cut()
 
     def cut(self) -> None:
-        """Hang up: whoever waits for the other side is woken. Called once more it does nothing."""
+        """Shut the connection down, which wakes a thread that waits for the server. A second call does nothing."""
         with self._lock:
             self._is_cut = True
             if self._socket is not None:
@@ -64,7 +64,7 @@ class Line:
 
 
 class _Adapter(HTTPAdapter):
-    """Tells a Line about every connection that is made."""
+    """Passes every connection that is made to a Line."""
 
     def __init__(self, line: Line) -> None:
         self._line = line
@@ -89,7 +89,7 @@ class _Adapter(HTTPAdapter):
 
 
 class _Session(requests.Session):
-    """A session on a line. It takes settings from nobody else, and leaves redirects alone: their body would be read."""
+    """A session on a line, without settings of the environment; it follows no redirects, whose bodies it would read."""
 
     def __init__(self, line: Line) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def send(
 ) -> Answer:
     """Send one request, follow its redirects on the same host, and return the answer.
 
-    Tells ``line`` about each connection. ``timeout``, in seconds, is for a wait between two bytes; whoever holds the
+    Passes each connection to ``line``. ``timeout``, in seconds, is for a wait between two bytes; the holder of the
     line ends the whole. Raises ProbeError, or what ``explain`` knows.
     """
     started = time.monotonic()
@@ -138,7 +138,7 @@ def send(
                     current = _same_host(current, target)
                     if response.status_code == 303:
                         method, body = "GET", None
-                    session.close()  # not every server hangs up when it was asked to
+                    session.close()  # not every server closes the connection when it was asked to
                     continue
                 data = _read(response, max_bytes)
                 return Answer(

@@ -60,7 +60,7 @@ def fetch(
     same host and the last byte of the body. Proxies of the environment are not used. Raises
     ProbeError.
     """
-    # Here, because requests takes longer to import than most commands take, and most of them ask nobody.
+    # Here, because requests takes longer to import than most commands take, and most of them send no request.
     from release_tasks.service import connection
 
     connection.origin(url)

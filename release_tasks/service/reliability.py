@@ -1,4 +1,4 @@
-"""What a service says of its queues and callbacks: numbers alone, whatever else stands in its answer.
+"""What a service reports about its queues and callbacks: only the numbers of its answer.
 
 An answer may hold texts of messages and pairing codes, so nothing of it but counts and the HTTP status is kept.
 """
@@ -77,7 +77,7 @@ def over_limits(pressure: Pressure, limits: LimitsConfig, before: Pressure | Non
 
 
 def _headers(config: ReliabilityConfig, environ: Mapping[str, str]) -> dict[str, str]:
-    """Sign and name ourselves with what is there: a secret that is not set is no reason not to ask."""
+    """Return the headers of signature and token; a request is also sent without them, when a secret is not set."""
     headers = {"Accept": "application/json"}
     secret = environ.get(config.hmac_secret_env or "")
     if secret:

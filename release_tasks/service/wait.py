@@ -1,4 +1,4 @@
-"""Asking a health endpoint until it is well, or until it is too late."""
+"""Asking a health endpoint until it is healthy or the deadline is over."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def ask_health(
 
     ``degraded`` is healthy unless ``strict``. A deadline of 0 means one request that decides alone.
     With ``fail_fast`` only silence (refused, timed out) is waited out: a negative answer ends it.
-    Returns a report whatever the server does; nothing is raised. Each answer is told; ``gate`` is for whom it asks.
+    Returns a report whatever the server does; raises nothing. Each answer is emitted; ``gate`` is the gate that asks.
     """
     url = url or health.url
     if not url:

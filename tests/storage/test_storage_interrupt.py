@@ -10,7 +10,7 @@ import time
 import pytest
 
 from release_tasks.core.errors import ExitCode, Interrupted
-from release_tasks.core.interrupt import LONGEST_WAIT, interruptible, wait_for
+from release_tasks.core.interrupt import LONGEST_WAIT, interruptible, next_item, wait_for
 
 
 def test_a_signal_that_another_thread_gets_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,20 +34,14 @@ def test_a_signal_that_another_thread_gets_ends_a_wait(monkeypatch: pytest.Monke
 
 def test_a_wait_ends_with_what_it_waits_for() -> None:
     """At once, and with the value itself."""
-    answers: queue.Queue[str] = queue.Queue()
+    answers: queue.SimpleQueue[str] = queue.SimpleQueue()
     timer = threading.Timer(0.1, answers.put, ["done"])
     timer.start()
-
-    def answer(seconds: float) -> str | None:
-        try:
-            return answers.get(timeout=seconds)
-        except queue.Empty:
-            return None
-
-    assert wait_for(answer, 30) == "done"
-    assert wait_for(answer, 0) is None
+    assert next_item(answers, 30) == "done"
+    assert next_item(answers, 0) is None
+    assert next_item(answers, -1) is None
     answers.put("there already")
-    assert wait_for(answer, 0) == "there already"
+    assert next_item(answers, 0) == "there already"
     timer.join()
 
 

@@ -33,8 +33,8 @@ __all__ = ["KindCall", "KindFailed", "capture_copy", "check_copy", "restore_copy
 _START = "import sys; sys.path[:] = sys.argv[1:]; from release_tasks.assets.plugin_host.child import main; main()"
 _STEP = 0.05  # seconds
 _GRACE = 0.5
-_MOST_TOLD = 1000  # characters of a sentence
-_MOST_BYTES = 1 << 20  # of answers that are no progress
+_LONGEST = 1000  # characters of a sentence
+_MOST_BYTES = 1 << 20  # of answers other than progress
 
 Report = Callable[[int, int], None]
 
@@ -60,7 +60,7 @@ class KindCall:
 def capture_copy(call: KindCall, source: Path, copy: Path, report: Report = lambda done, total: None) -> None:
     """Let the asset kind take a copy; raises KindFailed, and whatever ``report`` raises to give it up.
 
-    ``report`` is called many times a second, with the bytes done and in all as far as the asset kind tells.
+    ``report`` is called many times a second, with the bytes done and in all, as far as the asset kind reports them.
     """
     _run(call, {"action": "capture", "source": str(source), "copy": str(copy)}, report)
 
@@ -88,7 +88,7 @@ def _run(call: KindCall, request: dict[str, Any], report: Report) -> list[str]:
     message = None
     with orders:
         try:
-            with contextlib.suppress(BrokenPipeError):  # it ended at once; how it ended tells why
+            with contextlib.suppress(BrokenPipeError):  # it ended at once; its exit code says why
                 orders.write(line.encode() + b"\n")
             message = _answer(process, call, request["action"], report)
         finally:
@@ -153,8 +153,8 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _shown(text: str) -> str:
-    told = Redactor.from_environment(os.environ).redact_text(printable(text))
-    return excerpt(" ".join(told.split()), _MOST_TOLD).rstrip(".")
+    shown = Redactor.from_environment(os.environ).redact_text(printable(text))
+    return excerpt(" ".join(shown.split()), _LONGEST).rstrip(".")
 
 
 def _end(process: CommandProcess) -> int:

@@ -1,4 +1,4 @@
-"""The process that an asset kind of another package runs in; it is told what to do in one line on stdin.
+"""The process that an asset kind of another package runs in; its call comes as one line on stdin.
 
 It answers in lines of JSON: how far it is, then how it ended. It ends with its parent, whatever the plugin does.
 """
@@ -37,7 +37,7 @@ def main() -> None:
         frames = traceback.extract_tb(error.__traceback__)
         at = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
         _answer(answers, {"failed": f"{_name_of(request)} broke in {request['action']}: {shown_error(error)}{at}"})
-    os._exit(0)  # threads that the plugin left keep nobody waiting
+    os._exit(0)  # does not wait for threads that the plugin left
 
 
 def _own_ends() -> tuple[dict[str, Any], int]:

@@ -22,8 +22,8 @@ Form = Literal["file", "directory"]
 class AssetContext:
     """One call of an asset kind.
 
-    ``key`` is the asset's name, ``options`` what invoke.yaml says under ``with``. ``cancelled`` is set when nobody
-    waits any more: end within half a second of that. ``report(done, total)`` tells how many bytes are copied; it may
+    ``key`` is the asset's name, ``options`` what invoke.yaml says under ``with``. ``cancelled`` is set when the
+    call was given up: end within half a second of that. ``report(done, total)`` says how many bytes are copied; it may
     be called as often as one likes, and need not be.
     """
 
@@ -50,7 +50,7 @@ class AssetKind(Protocol):
     def capture(self, source: Path, copy: Path, context: AssetContext) -> None:
         """Write to ``copy``, which does not exist yet, what is to take the place of ``source`` one day.
 
-        ``source`` exists, in the right form, and its service is at work. Nothing but ``copy`` may be written. Equal
+        ``source`` exists, in the right form, and its service is running. Nothing but ``copy`` may be written. Equal
         state should give equal bytes.
         """
 

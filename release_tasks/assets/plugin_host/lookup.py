@@ -19,7 +19,7 @@ __all__ = ["ASSETS", "GATES", "Plugin", "PluginUnusable", "find_plugin", "shown_
 GATES = "release_tasks.gates"
 ASSETS = "release_tasks.assets"
 _NOUNS = {GATES: "gate", ASSETS: "asset kind"}
-_MOST_TOLD = 300  # characters of what an exception says
+_LONGEST = 300  # characters of what an exception says
 
 
 class PluginUnusable(StageFailed):
@@ -58,7 +58,7 @@ class Plugin:
 
 
 def find_plugin(group: str, name: str) -> Plugin:
-    """Return what is installed under ``name``; raises PluginUnusable when nobody offers it, or more than one do.
+    """Return what is installed under ``name``; raises PluginUnusable when no package offers it, or several do.
 
     Nothing of it is imported.
     """
@@ -81,7 +81,7 @@ def find_plugin(group: str, name: str) -> Plugin:
 def shown_error(error: BaseException) -> str:
     """Return an exception as its kind and the first line of what it says."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {excerpt(lines[0], _MOST_TOLD)}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {excerpt(lines[0], _LONGEST)}" if lines else type(error).__name__
 
 
 def _package_of(point: EntryPoint) -> str:

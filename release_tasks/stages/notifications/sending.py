@@ -18,7 +18,7 @@ from attrs import define, field
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import NoticeConfig, Settings
 from release_tasks.core.errors import Interrupted
-from release_tasks.core.interrupt import uninterrupted
+from release_tasks.core.interrupt import LONGEST_WAIT, next_item, uninterrupted
 from release_tasks.stages.notifications.attempt import Attempt, Delivery
 from release_tasks.stages.notifications.notification import Notice, notice_bytes, notice_redactor
 
@@ -27,7 +27,6 @@ __all__ = ["LONGEST", "Notices"]
 LONGEST = 120.0  # seconds from the occasion until everything about it is given up, whatever is configured
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 8.0  # seconds before another attempt, doubled each time
 _LONGEST_END = 5.0  # seconds that an attempt may take to end once its time is over
-_LONGEST_WAIT = 0.1  # a signal that another thread got is acted on when the main thread wakes up
 
 
 @define(kw_only=True, eq=False)
@@ -179,9 +178,8 @@ class Notices:
 
     def _look(self) -> None:
         """Wait a moment for the next one to end; what outlives its time is left to itself."""
-        with contextlib.suppress(queue.Empty):
-            sending, delivery = self._results.get(timeout=_LONGEST_WAIT)
-            self._end(sending, delivery)
+        if (ended := next_item(self._results, LONGEST_WAIT)) is not None:
+            self._end(*ended)
         for sending in [late for late in self._under_way if time.monotonic() > late.until + _LONGEST_END]:
             self._end(sending, Delivery(name=sending.name, status="failed", attempts=1, detail="never ended, given up"))
 

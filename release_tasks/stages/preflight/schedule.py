@@ -16,6 +16,7 @@ from attrs import field, frozen
 from release_tasks.core.clock import timestamp
 from release_tasks.core.errors import Interrupted, StageError
 from release_tasks.core.events import Emit, GateBegan, GateEnded
+from release_tasks.core.interrupt import LONGEST_WAIT, next_item
 from release_tasks.core.records import Check
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
@@ -23,9 +24,6 @@ from release_tasks.stages.preflight.gates.base import GateContext, Verdict
 
 __all__ = ["run_gates"]
 
-# The kernel may hand a signal to any thread, and Python acts on it once the main thread runs again:
-# a wait without end would sleep through Ctrl-C.
-_LONGEST_WAIT = 0.1
 # Seconds by whether a gate ends itself: a command that ignores SIGTERM takes 0.6, on a machine that is
 # starved of time longer, and must not outlive this process; a plugin may never notice.
 _LONGEST_STOP = {True: 5.0, False: 1.0}
@@ -91,12 +89,8 @@ class _Running:
         """Wait for the next gate to end, by itself or because its time is up."""
         while True:
             due = min(self._gates.values(), key=lambda gate: gate.until)
-            left = min(due.until - time.monotonic(), _LONGEST_WAIT)
-            try:
-                check = self._results.get(timeout=max(left, 0.0))
-            except queue.Empty:
-                if time.monotonic() < due.until:
-                    continue
+            check = next_item(self._results, due.until - time.monotonic())
+            if check is None:
                 due.context.cancelled.set()
                 check = _overdue(due)
             # A gate that was given up may still answer; its verdict stands.
@@ -113,8 +107,7 @@ class _Running:
                 while self._is_worth_waiting(time.monotonic() - began):
                     # Results and not Thread.join: up to Python 3.12 a join that a signal cuts
                     # short takes the thread for ended (bpo-45274).
-                    with contextlib.suppress(queue.Empty):
-                        check = self._results.get(timeout=_LONGEST_WAIT)
+                    if (check := next_item(self._results, LONGEST_WAIT)) is not None:
                         self._gates.pop(check.id, None)
                 return
 

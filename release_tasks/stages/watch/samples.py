@@ -14,6 +14,7 @@ from release_tasks.config.schema import ReleaseConfig
 from release_tasks.core.clock import timestamp
 from release_tasks.core.codec import encode
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.interrupt import wait_for
 from release_tasks.core.records import Baseline, HealthReport, Pressure, ReliabilityReport
 from release_tasks.core.redact import Redactor
 from release_tasks.service.http import Answer
@@ -22,8 +23,6 @@ from release_tasks.service.wait import ask_health
 from release_tasks.stages.watch.comparison import Finding, combine, compare_health, compare_latency, compare_pressure
 
 __all__ = ["Sample", "take_sample"]
-
-_LONGEST_WAIT = 0.1  # a signal that another thread got is acted on when the main thread wakes up
 
 
 @frozen(kw_only=True)
@@ -102,9 +101,12 @@ def _begin(work: Callable[[], ReliabilityReport | None]) -> Callable[[], Reliabi
     thread = threading.Thread(target=run, name="reliability", daemon=True)
     thread.start()
 
+    def has_ended(seconds: float) -> bool:
+        thread.join(seconds)
+        return not thread.is_alive()
+
     def result() -> ReliabilityReport | None:
-        while thread.is_alive():
-            thread.join(_LONGEST_WAIT)
+        wait_for(has_ended)
         if not results:  # a defect, which has been printed where it happened
             raise StageFailed("Reliability could not be asked.")
         return results[0]

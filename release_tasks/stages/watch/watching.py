@@ -13,7 +13,7 @@ from release_tasks.config.schema import ReleaseConfig, Settings
 from release_tasks.core.clock import timestamp
 from release_tasks.core.errors import ExitCode, Interrupted, StageFailed, UsageError, describe_error
 from release_tasks.core.events import Emit, LookTaken, Noted, ignore, shielded
-from release_tasks.core.interrupt import uninterrupted
+from release_tasks.core.interrupt import uninterrupted, wait_for
 from release_tasks.core.lock import current_holder
 from release_tasks.core.records import Baseline, Manifest, RollbackOutcome
 from release_tasks.core.units import show_duration
@@ -32,7 +32,6 @@ __all__ = ["Clock", "Degraded", "WatchReport", "require_watchable", "watch"]
 
 _SAMPLES_TOLD = 50
 _WILL_NOT = "It will not be rolled back:"
-_LONGEST_WAIT = 0.1  # a signal that another thread got is acted on when the main thread wakes up
 _GRACE = 5.0  # seconds that a busy machine may be late without having slept
 # Goes on while the machine sleeps: CLOCK_BOOTTIME on Linux; where there is none, on macOS, CLOCK_MONOTONIC does.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
@@ -47,9 +46,7 @@ class Clock:
 
     def wait(self, seconds: float) -> None:
         """Return once that much time has passed, asleep or awake."""
-        until = self.now() + seconds
-        while (left := until - self.now()) > 0:
-            time.sleep(min(left, _LONGEST_WAIT))
+        wait_for(time.sleep, seconds, self.now)
 
 
 @frozen(kw_only=True)
