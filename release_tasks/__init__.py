@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from release_tasks.stages.rollback.plan import RollbackPlan
     from release_tasks.stages.rollback.recovery import RecoveryReport
     from release_tasks.stages.watch.watching import WatchReport
+    from release_tasks.tasks.flags import with_flags
     from release_tasks.tasks.project import load_project
 
     ns: Collection
@@ -77,6 +78,7 @@ _HOMES = {
     "release_tasks.core.interrupt": ("interruptible",),
     "release_tasks.stages.notifications.sending": ("Notices",),
     "release_tasks.stages.preflight.engine": ("PreflightRun",),
+    "release_tasks.tasks.flags": ("with_flags",),
     "release_tasks.tasks.project": ("load_project",),
     "release_tasks.core.records": (
         "Check", "HealthReport", "Manifest", "PreflightReport", "RollbackOutcome", "RollbackState", "SnapshotMetadata",
@@ -144,6 +146,7 @@ __all__ = [
     "verify_audit",
     "verify_snapshots",
     "watch_release",
+    "with_flags",
 ]
 
 

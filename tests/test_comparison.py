@@ -12,14 +12,14 @@ import pytest
 from release_tasks.archive.diff import Comparison, compare_releases
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.records import Check, PreflightReport
-from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.prepare import prepare
 
 GATE = Check(id="always", subsystem="always", status="passed", detail="exit code 0")
 
 
 def release(project: Any, release_id: str, report: PreflightReport | None = None) -> None:
     report = report or PreflightReport(passed=True, checks=[GATE], failed_checks=[])
-    prepare(project.settings, report, PrepareRequest(release_id=release_id))
+    prepare(project.settings, report, release_id)
 
 
 def compared(project: Any) -> dict[tuple[str, str], tuple[str, str | None, str | None]]:

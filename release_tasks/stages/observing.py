@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-from attrs import evolve
-
 from release_tasks.config.schema import Settings
-from release_tasks.core.errors import ExitCode, UsageError
+from release_tasks.core.errors import ExitCode
 from release_tasks.core.events import Emit, ignore
-from release_tasks.core.options import Duration
 from release_tasks.stages.around import notified
 from release_tasks.stages.notifications.notification import Notice
 from release_tasks.stages.notifications.sending import Notices
 from release_tasks.stages.notifications.wording import about_degraded, about_failure, about_rollback
 from release_tasks.stages.watch.watching import Clock, Degraded, WatchReport, watch
 
-__all__ = ["watch_release", "watch_settings"]
+__all__ = ["watch_release"]
 
 _STAGE = "release.watch"
 _DID_NOT_GO_BACK = (ExitCode.NEGATIVE, ExitCode.LOCKED)
@@ -23,21 +20,16 @@ _DID_NOT_GO_BACK = (ExitCode.NEGATIVE, ExitCode.LOCKED)
 def watch_release(
     settings: Settings,
     *,
-    length: float | None = None,
-    interval: float | None = None,
-    rollback: bool = False,
-    health_url: str | None = None,
     clock: Clock | None = None,
     emit: Emit = ignore,
     notices: Notices | None = None,
 ) -> WatchReport:
-    """Look at a release after its deploy and judge it; with ``rollback``, go back once when it is degraded.
+    """Watch a release after its deploy, as ``release.watch`` says, and judge it; roll back once if that is wanted.
 
-    ``length`` and ``interval`` are in seconds; what is left out is as configured. ``status`` of the report is
-    ``healthy``, ``degraded`` or ``inconclusive``. Returns it also after Interrupted. Raises UsageError when there is
-    nothing to ask or the watch is too short, StageFailed while an interrupted rollback waits to be finished.
+    ``status`` of the report is ``healthy``, ``degraded`` or ``inconclusive``. Returns it also after Interrupted. Raises
+    UsageError when there is nothing to ask or the watch is too short, StageFailed while an interrupted rollback waits
+    to be finished.
     """
-    settings = watch_settings(settings, length, interval, rollback, health_url)
     with notified(settings, notices, _STAGE) as sending:
         # Begun before the rollback, so that nobody learns of it only minutes later, and not waited for until after it.
         report = watch(
@@ -48,28 +40,6 @@ def watch_release(
         )
         sending.announce(lambda: _about_response(settings, report))
     return report
-
-
-def watch_settings(
-    settings: Settings,
-    length: float | None = None,
-    interval: float | None = None,
-    rollback: bool = False,
-    health_url: str | None = None,
-) -> Settings:
-    """Return ``settings`` with what was given in its place; raises UsageError."""
-    rules, health = settings.release.watch, settings.release.health
-    for name, seconds in (("for", length), ("interval", interval)):
-        if seconds is not None and seconds <= 0:
-            raise UsageError(f"--{name}: expected a duration above 0.")
-    rules = evolve(
-        rules,
-        for_=rules.for_ if length is None else Duration(length),
-        interval=rules.interval if interval is None else Duration(interval),
-        rollback=rollback or rules.rollback,
-    )
-    health = evolve(health, url=health_url or health.url)
-    return evolve(settings, release=evolve(settings.release, watch=rules, health=health))
 
 
 def _about_degraded(settings: Settings, verdict: Degraded) -> Notice:

@@ -6,7 +6,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from release_tasks.archive.attestation.attester import Attester
 from release_tasks.archive.capture import CaptureRequest, unpublished_snapshot
@@ -31,21 +31,9 @@ from release_tasks.core.records import (
 from release_tasks.service.application import describe_application
 from release_tasks.service.baseline import measure_baseline
 
-__all__ = ["PrepareRequest", "prepare", "require_new_release_id"]
+__all__ = ["prepare", "require_new_release_id"]
 
 _ID_LENGTH = 96  # leaves room for what a snapshot id adds to it
-
-
-@frozen(kw_only=True)
-class PrepareRequest:
-    """What a release is called and how many release snapshots are kept (None: as configured).
-
-    ``health_url`` is asked for the baseline in place of the configured one.
-    """
-
-    release_id: str
-    retention: int | None = None
-    health_url: str | None = None
 
 
 def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
@@ -61,7 +49,7 @@ def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
         raise UsageError(f"release id {release_id!r} was prepared already, on {when}. Choose another --release-id.")
 
 
-def prepare(settings: Settings, report: PreflightReport, request: PrepareRequest, emit: Emit = ignore) -> Manifest:
+def prepare(settings: Settings, report: PreflightReport, release_id: str, emit: Emit = ignore) -> Manifest:
     """Publish the manifest of a release, with its snapshot when nothing blocks it.
 
     Raises UsageError for a release id that is taken or a signing key that cannot be used, StageFailed when a rollback
@@ -75,35 +63,35 @@ def prepare(settings: Settings, report: PreflightReport, request: PrepareRequest
         )
     attester = Attester.of(settings)
     manifest: Manifest | None = None
-    baseline = measure_baseline(settings.release, request.health_url) if report.passed else None
+    baseline = measure_baseline(settings.release) if report.passed else None
     try:
         with with_path(pipeline.root / "lock"), run_lock(pipeline.root, "release.prepare"):
-            manifest = _with_lock(attester, pipeline, report, request, baseline, shielded(emit))
+            manifest = _with_lock(attester, pipeline, report, release_id, baseline, shielded(emit))
             return manifest
     except OSError as error:
         if manifest is not None:  # only the lock could not be given back
             return manifest
-        raise StageFailed(f"Release {request.release_id} was not prepared: {describe_error(error)}") from error
+        raise StageFailed(f"Release {release_id} was not prepared: {describe_error(error)}") from error
 
 
 def _with_lock(
     attester: Attester,
     pipeline: Pipeline,
     report: PreflightReport,
-    request: PrepareRequest,
+    release_id: str,
     baseline: Baseline | None,
     emit: Emit,
 ) -> Manifest:
     settings = attester.settings
     if pipeline.has_journal():
         raise StageFailed("An interrupted rollback waits to be finished. Run `inv release.recover` first.")
-    require_new_release_id(pipeline, request.release_id)
+    require_new_release_id(pipeline, release_id)
     pipeline.clean_up()
-    draft = evolve(_draft(settings, pipeline, report, request), baseline=baseline)
+    draft = evolve(_draft(settings, pipeline, report, release_id), baseline=baseline)
     blockers = _blockers(settings, report)
     if not blockers:
         try:
-            return _release(attester, pipeline, request, draft, emit)
+            return _release(attester, pipeline, release_id, draft, emit)
         except (StageFailed, OSError) as error:
             blockers.append(f"snapshot: {describe_error(error)}")
     blocked = evolve(draft, artifacts=_artifacts(settings, None), diagnostics=blockers + draft.diagnostics)
@@ -111,21 +99,21 @@ def _with_lock(
         return _publish(pipeline, attester, blocked)
     except OSError as error:
         raise StageFailed(
-            f"Release {request.release_id} is blocked ({blockers[0].rstrip('.')}), "
+            f"Release {release_id} is blocked ({blockers[0].rstrip('.')}), "
             f"and its manifest could not be written: {describe_error(error)}"
         ) from error
 
 
-def _release(attester: Attester, pipeline: Pipeline, request: PrepareRequest, draft: Manifest, emit: Emit) -> Manifest:
+def _release(attester: Attester, pipeline: Pipeline, release_id: str, draft: Manifest, emit: Emit) -> Manifest:
     """Capture the state, then publish manifest and snapshot; the manifest is what makes it a release.
 
     A crash after the manifest leaves a complete snapshot that the next run gives its name.
     """
     settings = attester.settings
-    limit = request.retention or settings.release.retention
+    limit = settings.release.retention
     capture = CaptureRequest(
-        snapshot_id=f"{request.release_id}_snapshot_{compact()}",
-        release_id=request.release_id,
+        snapshot_id=f"{release_id}_snapshot_{compact()}",
+        release_id=release_id,
         kind="release",
         retention_limit=limit,
         audit=pipeline.audit.anchor(),
@@ -207,13 +195,13 @@ def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
     return found
 
 
-def _draft(settings: Settings, pipeline: Pipeline, report: PreflightReport, request: PrepareRequest) -> Manifest:
+def _draft(settings: Settings, pipeline: Pipeline, report: PreflightReport, release_id: str) -> Manifest:
     """Return the manifest as it is without a snapshot: blocked."""
     application = describe_application(settings)
     sequences = [file.manifest.sequence for file in pipeline.read_manifests() if file.manifest is not None]
     return Manifest(
         manifest_version=MANIFEST_VERSION,
-        release_id=request.release_id,
+        release_id=release_id,
         generated_at=timestamp(),
         sequence=max(sequences, default=0) + 1,
         app_name=application.name,
@@ -225,7 +213,7 @@ def _draft(settings: Settings, pipeline: Pipeline, report: PreflightReport, requ
         snapshot=None,
         artifacts=[],
         diagnostics=[application.problem] if application.problem else [],
-        manifest_path=str(pipeline.manifest_path(request.release_id)),
+        manifest_path=str(pipeline.manifest_path(release_id)),
         phases=_phases(report),
     )
 

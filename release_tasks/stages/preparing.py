@@ -18,7 +18,7 @@ from release_tasks.stages.notifications.sending import Notices
 from release_tasks.stages.notifications.wording import about_manifest
 from release_tasks.stages.preflight import engine
 from release_tasks.stages.preflight.engine import PreflightRun
-from release_tasks.stages.prepare import PrepareRequest, prepare, require_new_release_id
+from release_tasks.stages.prepare import prepare, require_new_release_id
 from release_tasks.stages.rollback.recovery import recover
 
 __all__ = ["begin_release", "prepare_release", "run_preflight"]
@@ -30,26 +30,16 @@ def run_preflight(
     settings: Settings,
     *,
     release_id: str | None = None,
-    health_url: str | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
-    strict: bool = False,
     emit: Emit = ignore,
 ) -> PreflightRun:
     """Run every gate and return all results, in configured order; ``report.passed`` is the verdict.
 
-    ``only`` and ``skip`` name gates, ``strict`` fails a degraded service, and ``health_url`` takes the place of the
-    configured endpoint. Logs go by ``release_id``. Raises UsageError for a gate that does not exist.
+    ``only`` and ``skip`` name gates. Logs go by ``release_id``. Raises UsageError for a gate that does not exist.
     """
-    return engine.run_preflight(
-        settings,
-        release_id=release_id or f"preflight-{compact()}",
-        health_url=health_url,
-        only=only,
-        skip=skip,
-        strict=strict,
-        emit=emit,
-    )
+    chosen = release_id or f"preflight-{compact()}"
+    return engine.run_preflight(settings, release_id=chosen, only=only, skip=skip, emit=emit)
 
 
 def begin_release(
@@ -69,26 +59,20 @@ def prepare_release(
     *,
     preflight: PreflightRun | None = None,
     release_id: str | None = None,
-    retention: int | None = None,
-    health_url: str | None = None,
-    strict: bool = False,
     emit: Emit = ignore,
     notices: Notices | None = None,
 ) -> Manifest:
     """Publish the manifest of a release, with a verified snapshot of the state when nothing blocks it.
 
-    Without ``preflight`` the gates are run first; ``status`` of the manifest is ``ready`` or ``blocked``. Retention is
-    the number of release snapshots that are kept. Raises UsageError for an id that is taken, LockHeld while another run
-    is at work, StageFailed when the state cannot be made whole or the pipeline folder not be written.
+    Without ``preflight`` the gates are run first; ``status`` of the manifest is ``ready`` or ``blocked``. Raises
+    UsageError for an id that is taken, LockHeld while another run is at work, StageFailed when the state cannot be made
+    whole or the pipeline folder not be written.
     """
     with notified(settings, notices, _STAGE, release_id) as sending:
         if preflight is None:
             chosen = _begin(settings, release_id, emit)
-            preflight = run_preflight(settings, release_id=chosen, health_url=health_url, strict=strict, emit=emit)
-        request = PrepareRequest(
-            release_id=release_id or preflight.release_id, retention=retention, health_url=health_url
-        )
-        manifest = prepare(settings, preflight.report, request, emit)
+            preflight = run_preflight(settings, release_id=chosen, emit=emit)
+        manifest = prepare(settings, preflight.report, release_id or preflight.release_id, emit)
         sending.announce(lambda: about_manifest(settings, manifest))
     return manifest
 

@@ -39,14 +39,12 @@ class Verification:
         return "damaged" not in found
 
 
-def diagnose_service(
-    settings: Settings, *, health_url: str | None = None, reliability_url: str | None = None
-) -> tuple[Signals, Diagnosis]:
+def diagnose_service(settings: Settings) -> tuple[Signals, Diagnosis]:
     """Read every signal and decide what to do; nothing is changed, and nothing raised of what cannot be read.
 
     ``status`` of the diagnosis is ``healthy``, or ``act``, with the findings in their order and the commands to type.
     """
-    signals = read_signals(settings, health_url, reliability_url)
+    signals = read_signals(settings)
     return signals, decide(signals)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from attrs import evolve
-
 from release_tasks.config.schema import Settings
 from release_tasks.core.events import Emit, ignore
 from release_tasks.core.records import RollbackOutcome
@@ -23,8 +21,6 @@ def roll_back(
     settings: Settings,
     snapshot_id: str | None = None,
     *,
-    health_url: str | None = None,
-    restart_command: str | None = None,
     force: bool = False,
     wait: float = 0.0,
     emit: Emit = ignore,
@@ -37,7 +33,6 @@ def roll_back(
     a snapshot that does not exist, LockHeld while another run is at work; the live state is whole in each case.
     """
     require_assets(settings)
-    settings = _typed(settings, health_url, restart_command)
     request = RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait)
     with notified(settings, notices, "release.rollback") as sending:
         outcome = rollback(settings, request, emit)
@@ -49,15 +44,12 @@ def plan_rollback(
     settings: Settings,
     snapshot_id: str | None = None,
     *,
-    health_url: str | None = None,
-    restart_command: str | None = None,
     force: bool = False,
     wait: float = 0.0,
     emit: Emit = ignore,
 ) -> RollbackPlan:
     """Say exactly what ``roll_back`` would do with the same arguments, and change nothing; raises what it would."""
     require_assets(settings)
-    settings = _typed(settings, health_url, restart_command)
     request = RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait)
     return preview(settings, request, emit)
 
@@ -75,10 +67,3 @@ def recover(
         return recovery.pending(settings)
     with notified(settings, notices, "release.recover"):
         return recovery.recover(settings, emit=emit)
-
-
-def _typed(settings: Settings, health_url: str | None, restart_command: str | None) -> Settings:
-    release = settings.release
-    health = evolve(release.health, url=health_url or release.health.url)
-    restart = evolve(release.restart, command=restart_command or release.restart.command)
-    return evolve(settings, release=evolve(release, health=health, restart=restart))

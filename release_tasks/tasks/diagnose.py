@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 from invoke import Context
 
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.session import Session, session, url_flag
+from release_tasks.tasks.flags import with_flags
+from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
     from release_tasks.stages.diagnose import Diagnosis, Signals
@@ -29,11 +30,8 @@ def diagnose(
     with session(ctx, json) as current:
         from release_tasks.stages.reading import diagnose_service
 
-        signals, diagnosis = diagnose_service(
-            current.settings,
-            health_url=url_flag("health-url", health_url),
-            reliability_url=url_flag("reliability-url", reliability_url),
-        )
+        settings = with_flags(current.settings, health_url=health_url, reliability_url=reliability_url)
+        signals, diagnosis = diagnose_service(settings)
         current.document(_document(signals, diagnosis))
         if not current.as_json:
             _show(current, signals, diagnosis)

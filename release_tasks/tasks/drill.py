@@ -9,7 +9,8 @@ from invoke import Context
 
 from release_tasks.core.errors import UsageError
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.session import Session, session, text_flag
+from release_tasks.tasks.flags import text_flag
+from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
     from release_tasks.stages.drill.engine import DrillRequest

@@ -10,7 +10,8 @@ from invoke import Collection, Context
 
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.session import Session, number_flag, session
+from release_tasks.tasks.flags import number_flag
+from release_tasks.tasks.session import Session, session
 from release_tasks.tasks.settings import runtime_file
 
 if TYPE_CHECKING:

@@ -9,7 +9,8 @@ from invoke import Collection, Context
 
 from release_tasks.core.errors import StageFailed
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.session import Session, number_flag, session
+from release_tasks.tasks.flags import number_flag
+from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
     from release_tasks.pairing.channels import Channel

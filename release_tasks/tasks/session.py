@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Context, Exit
 
-from release_tasks.core.errors import ExitCode, Interrupted, StageError, UsageError, describe_error
+from release_tasks.core.errors import ExitCode, Interrupted, StageError, describe_error
 from release_tasks.core.interrupt import interruptible
 from release_tasks.core.runner import inert_json, is_listening
 from release_tasks.tasks.executor import UsageExit
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from release_tasks.report.terminal import Screen
     from release_tasks.stages.notifications.sending import Notices
 
-__all__ = ["Session", "duration_flag", "number_flag", "session", "text_flag", "url_flag", "words_flag"]
+__all__ = ["Session", "session"]
 
 
 class Session:
@@ -169,49 +169,6 @@ def _stdout_kept_free() -> Iterator[None]:
             os.dup2(stderr, stdout)
         undo.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield
-
-
-def duration_flag(name: str, value: str | None, default: float) -> float:
-    """Return seconds for a typed duration; raises UsageError that names the flag."""
-    from release_tasks.core.units import parse_duration
-
-    if value is None:
-        return default
-    try:
-        return parse_duration(value)
-    except ValueError as error:
-        raise UsageError(f"--{name}: {error}.") from None
-
-
-def number_flag(name: str, value: str | None, least: int = 1) -> int | None:
-    """Return a typed whole number of at least ``least``, or None; raises UsageError that names the flag."""
-    from release_tasks.core.units import parse_integer
-
-    if value is None:
-        return None
-    try:
-        return parse_integer(value, least)
-    except ValueError as error:
-        raise UsageError(f"--{name}: {error}.") from None
-
-
-def text_flag(name: str, value: str | None) -> str | None:
-    """Return a typed text, or None when the flag was not typed; raises UsageError for an empty one."""
-    if value is not None and not value.strip():
-        raise UsageError(f"--{name}: expected a value, got nothing.")
-    return value
-
-
-def url_flag(name: str, value: str | None) -> str | None:
-    """Return a typed URL, or None when the flag was not typed; raises UsageError for anything else."""
-    if value is not None and not value.startswith(("http://", "https://")):
-        raise UsageError(f"--{name}: expected an http:// or https:// URL, got {value!r}.")
-    return value
-
-
-def words_flag(values: list[str] | None) -> list[str]:
-    """Return the words of a flag that may be repeated and may hold several, with commas between them."""
-    return [word.strip() for value in values or [] for word in value.split(",") if word.strip()]
 
 
 def _ended(current: Session, code: ExitCode, message: str) -> Exit:

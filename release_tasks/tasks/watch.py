@@ -8,7 +8,8 @@ from invoke import Context
 
 from release_tasks.core.errors import ExitCode
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.session import Session, duration_flag, session, url_flag
+from release_tasks.tasks.flags import duration_flag, with_flags
+from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
     from release_tasks.config.schema import Settings
@@ -39,7 +40,13 @@ def watch(
         from release_tasks.report.watch import show_watch
         from release_tasks.stages.observing import watch_release
 
-        settings = _as_typed(current, for_, interval, rollback, health_url)
+        settings = with_flags(
+            current.settings,
+            length=duration_flag("for", for_),
+            interval=duration_flag("interval", interval),
+            rollback=rollback or None,
+            health_url=health_url,
+        )
         if current.is_dry:
             _show_dry(current, settings)
             return
@@ -50,22 +57,6 @@ def watch(
         if not current.as_json:
             show_watch(current.screen, document, report.rollback)
         current.exit_code = ExitCode(report.exit_code)
-
-
-def _as_typed(
-    current: Session, for_: str | None, interval: str | None, rollback: bool, health_url: str | None
-) -> Settings:
-    """Return the configuration with what was typed in its place; raises UsageError."""
-    from release_tasks.stages.observing import watch_settings
-
-    rules = current.settings.release.watch
-    return watch_settings(
-        current.settings,
-        length=duration_flag("for", for_, rules.for_),
-        interval=duration_flag("interval", interval, rules.interval),
-        rollback=rollback,
-        health_url=url_flag("health-url", health_url),
-    )
 
 
 def _show_dry(current: Session, settings: Settings) -> None:

@@ -31,14 +31,14 @@ from release_tasks.core.canonical import InvalidDocument, canonical_bytes
 from release_tasks.core.errors import ExitCode, UsageError
 from release_tasks.core.records import Check, Manifest, PreflightReport
 from release_tasks.stages.preflight.engine import run_preflight
-from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.prepare import prepare
 
 PASSED = Check(id="build", subsystem="build", status="passed", detail="exit 0")
 
 
 def release(project: Any, release_id: str = "v1") -> Manifest:
     report = PreflightReport(passed=True, checks=[PASSED], failed_checks=[])
-    return prepare(project.settings, report, PrepareRequest(release_id=release_id))
+    return prepare(project.settings, report, release_id)
 
 
 def envelope(project: Any, release_id: str = "v1") -> dict[str, Any]:

@@ -20,7 +20,7 @@ from release_tasks.archive.pipeline import Pipeline, manifest_bytes
 from release_tasks.archive.seal import sealed_document
 from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.records import Check, Manifest, PreflightReport
-from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
 
@@ -34,7 +34,7 @@ def release(project: Any, release_id: str = "v1", *checks: Check) -> Manifest:
     checks = checks or (PASSED,)
     failed = [check.id for check in checks if check.blocks]
     report = PreflightReport(passed=not failed, checks=list(checks), failed_checks=failed)
-    return prepare(project.settings, report, PrepareRequest(release_id=release_id))
+    return prepare(project.settings, report, release_id)
 
 
 def line(project: Any, release_id: str = "v1") -> bytes:

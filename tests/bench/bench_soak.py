@@ -29,7 +29,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.clock import timestamp
 from release_tasks.core.records import Check, PreflightReport
-from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
@@ -146,7 +146,7 @@ class Soak:
             id="always", subsystem="always", status="passed", detail="", started_at=now, completed_at=now, duration_ms=0
         )
         report = PreflightReport(passed=True, checks=[check], failed_checks=[])
-        manifest = prepare(self.settings, report, PrepareRequest(release_id=release_id))
+        manifest = prepare(self.settings, report, release_id)
         if manifest.status != "ready":
             self.problems.append(f"{release_id} is blocked: {manifest.diagnostics}")
         return f"prepare {manifest.status}"

@@ -26,6 +26,7 @@ from release_tasks.stages.notifications.wording import about_failure
 from release_tasks.stages.rollback import engine
 from release_tasks.stages.rollback.journal import write_journal
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.flags import with_flags
 
 REPOSITORY = Path(__file__).parents[2]
 DOWN = {"ok": False, "data": {"status": "failed"}}
@@ -313,7 +314,7 @@ def test_the_most_urgent_comes_first(site: Any) -> None:
 def test_no_endpoint_of_all_answers(site: Any, free_port: int) -> None:
     """Every signal that cannot be reached is a finding; none keeps the others from being read."""
     url = f"http://127.0.0.1:{free_port}/x"
-    diagnosis = decide(read_signals(site.settings, url, url))
+    diagnosis = decide(read_signals(with_flags(site.settings, health_url=url, reliability_url=url)))
     assert [finding.key for finding in diagnosis.findings] == ["unhealthy", "unproved"]
     assert "refused the connection" in diagnosis.findings[0].detail
 

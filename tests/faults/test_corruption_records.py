@@ -32,11 +32,12 @@ from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.errors import ExitCode, StageError, StageFailed, UsageError
 from release_tasks.core.records import Manifest
 from release_tasks.report.overview import overview
-from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest
 from release_tasks.stages.rollback.preview import preview
 from release_tasks.stages.rollback.recovery import pending, recover
+from release_tasks.tasks.flags import with_flags
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +77,7 @@ def released(kept: dict[str, Any], project_at: Callable[..., Any]) -> Watched:
 
 
 def release(watched: Watched, release_id: str, retention: int | None = None) -> Manifest:
-    return prepare(watched.settings, passed_preflight(), PrepareRequest(release_id=release_id, retention=retention))
+    return prepare(with_flags(watched.settings, retention=retention), passed_preflight(), release_id)
 
 
 def crash_in_mid_swap(watched: Watched, number: int = 2) -> Path:

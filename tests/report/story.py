@@ -18,7 +18,7 @@ from release_tasks.core import clock
 from release_tasks.core.records import Manifest, RollbackOutcome
 from release_tasks.stages.drill.engine import DrillRequest, drill
 from release_tasks.stages.preflight.engine import run_preflight
-from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.watch.watching import watch
 from release_tasks.tasks.project import load_settings
@@ -105,7 +105,7 @@ class Story:
         """Run the gates and prepare a release called ``release_id``."""
         self.version = release_id
         run = run_preflight(self.settings, release_id=release_id)
-        return prepare(self.settings, run.report, PrepareRequest(release_id=release_id))
+        return prepare(self.settings, run.report, release_id)
 
     def answer(self, *statuses: int) -> None:
         """Answer the next requests for health like this; afterwards it is well."""

@@ -21,7 +21,7 @@ from release_tasks.report.html.page import ReleasePage, Rollback
 from release_tasks.report.html.rollbacks import read_rollbacks
 from release_tasks.report.html.timeline import course_of
 from release_tasks.report.html.units import size, span
-from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
 PASSED = Check(
@@ -41,7 +41,7 @@ def release(project: Any, release_id: str, *checks: Check) -> Any:
     found = list(checks or (PASSED,))
     failed = [check.id for check in found if check.blocks]
     report = PreflightReport(passed=not failed, checks=found, failed_checks=failed)
-    return prepare(project.settings, report, PrepareRequest(release_id=release_id))
+    return prepare(project.settings, report, release_id)
 
 
 def page_of(project: Any, release_id: str | None = None) -> ReleasePage:

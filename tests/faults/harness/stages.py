@@ -14,9 +14,10 @@ from release_tasks.config.schema import PairingConfig
 from release_tasks.core.records import Check, PreflightReport
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
-from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.flags import with_flags
 from release_tasks.tasks.project import load_settings
 
 __all__ = ["STAGES", "make_serial", "passed_preflight"]
@@ -46,8 +47,8 @@ def _recover(raw: dict[str, Any], folder: Path) -> str:
 
 
 def _prepare(raw: dict[str, Any], folder: Path, release_id: str, retention: int = 2) -> str:
-    request = PrepareRequest(release_id=release_id, retention=retention)
-    return prepare(load_settings({"release": raw}, folder), passed_preflight(), request).status
+    settings = with_flags(load_settings({"release": raw}, folder), retention=retention)
+    return prepare(settings, passed_preflight(), release_id).status
 
 
 def _append(raw: dict[str, Any], folder: Path) -> int:
