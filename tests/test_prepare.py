@@ -15,13 +15,14 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from harness.stages import prepare
 
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.errors import ExitCode, LockHeld, StageFailed, UsageError
 from release_tasks.core.events import BytesMoved, Event
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import Check, Manifest, PreflightReport, RollbackState
-from release_tasks.stages.prepare import prepare, require_new_release_id
+from release_tasks.stages.prepare import require_new_release_id
 from release_tasks.tasks.flags import with_flags
 
 PASSED = Check(id="build", subsystem="build", status="passed", detail="exit 0", command="true")
@@ -39,7 +40,8 @@ import os, sys
 from pathlib import Path
 import release_tasks.archive.pipeline, release_tasks.core.durable
 from release_tasks.tasks.project import load_settings
-from release_tasks.stages.prepare import prepare, require_new_release_id
+from release_tasks.stages.preflight.engine import PreflightRun
+from release_tasks.stages.prepare import prepare_release
 from release_tasks.core.records import PreflightReport
 import json
 raw, project, moment = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -50,8 +52,11 @@ if moment == "before the manifest":
 elif moment == "inside a write":
     real = os.replace
     os.replace = lambda source, target: die() if str(target).endswith("manifests/v1.json") else real(source, target)
-prepare(load_settings({"release": raw}, project), PreflightReport(passed=True, checks=[], failed_checks=[]),
-        "v1")
+report = PreflightReport(passed=True, checks=[], failed_checks=[])
+run = PreflightRun(
+    release_id="v1", report=report, health_url=None, only=(), skip=(), strict=False, log_directory=project / "logs"
+)
+prepare_release(load_settings({"release": raw}, project), preflight=run)
 """
 
 

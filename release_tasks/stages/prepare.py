@@ -9,16 +9,17 @@ from collections.abc import Iterator
 from attrs import evolve
 
 from release_tasks.archive.attestation.attester import Attester
+from release_tasks.archive.attestation.signing import signer_of
 from release_tasks.archive.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.archive.pipeline import MANIFEST_VERSION, Pipeline, manifest_bytes
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import compact, timestamp
 from release_tasks.core.durable import remove_durably, write_atomic
-from release_tasks.core.errors import StageFailed, UsageError, describe_error, with_path
+from release_tasks.core.errors import LockHeld, StageFailed, UsageError, describe_error, with_path
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.ids import require_id
 from release_tasks.core.interrupt import uninterrupted
-from release_tasks.core.lock import run_lock
+from release_tasks.core.lock import current_holder, run_lock
 from release_tasks.core.records import (
     Artifact,
     Baseline,
@@ -28,11 +29,17 @@ from release_tasks.core.records import (
     SnapshotMetadata,
     SnapshotReference,
 )
-from release_tasks.service.application import describe_application
+from release_tasks.service.application import default_release_id, describe_application
 from release_tasks.service.baseline import measure_baseline
+from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.wording import about_manifest
+from release_tasks.stages.preflight.engine import PreflightRun, run_preflight
+from release_tasks.stages.rollback.recovery import complete_interrupted
+from release_tasks.stages.stage import stage
 
-__all__ = ["prepare", "require_new_release_id"]
+__all__ = ["begin_release", "prepare_release", "require_new_release_id"]
 
+_STAGE = "release.prepare"
 _ID_LENGTH = 96  # leaves room for what a snapshot id adds to it
 
 
@@ -49,7 +56,53 @@ def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
         raise UsageError(f"release id {release_id!r} was prepared already, on {when}. Choose another --release-id.")
 
 
-def prepare(settings: Settings, report: PreflightReport, release_id: str, emit: Emit = ignore) -> Manifest:
+def begin_release(
+    settings: Settings, release_id: str | None = None, *, emit: Emit = ignore, notices: Notices | None = None
+) -> str:
+    """Return the id of a release that can be prepared now, made of version and time when none is given.
+
+    Finishes first what an interrupted run left. Raises UsageError for an id that is taken or a signing key that cannot
+    be used, LockHeld while another run is at work, StageFailed when the state cannot be made whole.
+    """
+    with stage(settings, _STAGE, notices, release_id=release_id):
+        return _begin(settings, release_id, emit)
+
+
+def prepare_release(
+    settings: Settings,
+    *,
+    preflight: PreflightRun | None = None,
+    release_id: str | None = None,
+    emit: Emit = ignore,
+    notices: Notices | None = None,
+) -> Manifest:
+    """Publish the manifest of a release, with a verified snapshot of the state when nothing blocks it.
+
+    Without ``preflight`` the gates are run first; ``status`` of the manifest is ``ready`` or ``blocked``. Raises
+    UsageError for an id that is taken, LockHeld while another run is at work, StageFailed when the state cannot be made
+    whole or the pipeline folder not be written.
+    """
+    with stage(settings, _STAGE, notices, release_id=release_id) as sending:
+        if preflight is None:
+            chosen = _begin(settings, release_id, emit)
+            preflight = run_preflight(settings, release_id=chosen, emit=emit)
+        manifest = _prepare(settings, preflight.report, release_id or preflight.release_id, emit)
+        sending.announce(lambda: about_manifest(settings, manifest))
+    return manifest
+
+
+def _begin(settings: Settings, release_id: str | None, emit: Emit) -> str:
+    holder = current_holder(settings.release.root)
+    if holder is not None:  # known before the gates have run for ten minutes, not after
+        raise LockHeld(f"Another run is at work: {holder}. When it is done, again: inv release.prepare")
+    complete_interrupted(settings, _STAGE, emit)  # gates must not look at a state that is half old, half new
+    chosen = release_id or default_release_id(describe_application(settings))
+    require_new_release_id(Pipeline(settings.release.root), chosen)
+    signer_of(settings)
+    return chosen
+
+
+def _prepare(settings: Settings, report: PreflightReport, release_id: str, emit: Emit = ignore) -> Manifest:
     """Publish the manifest of a release, with its snapshot when nothing blocks it.
 
     Raises UsageError for a release id that is taken or a signing key that cannot be used, StageFailed when a rollback
@@ -57,10 +110,6 @@ def prepare(settings: Settings, report: PreflightReport, release_id: str, emit: 
     capture that fails blocks the release; it does not raise.
     """
     pipeline = Pipeline(settings.release.root)
-    if not settings.release.assets:
-        raise UsageError(
-            "release.assets names nothing to capture. Name the database, folders and files of the service."
-        )
     attester = Attester.of(settings)
     manifest: Manifest | None = None
     baseline = measure_baseline(settings.release) if report.passed else None

@@ -11,7 +11,8 @@ from release_tasks.tasks.flags import with_flags
 from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
-    from release_tasks.stages.diagnose import Diagnosis, Signals
+    from release_tasks.stages.diagnose.guide import Diagnosis
+    from release_tasks.stages.diagnose.signals import Signals
 
 __all__ = ["diagnose"]
 
@@ -28,7 +29,7 @@ def diagnose(
 ) -> None:
     """Read every signal, say what to do and why; exit 1 when there is something to do."""
     with session(ctx, json) as current:
-        from release_tasks.stages.reading import diagnose_service
+        from release_tasks.stages.diagnose.guide import diagnose_service
 
         settings = with_flags(current.settings, health_url=health_url, reliability_url=reliability_url)
         signals, diagnosis = diagnose_service(settings)

@@ -115,7 +115,7 @@ def prepare(
             _write_junit(run, Path(junit))
         from release_tasks.core.codec import encode
         from release_tasks.report.summaries import show_manifest
-        from release_tasks.stages.preparing import prepare_release
+        from release_tasks.stages.prepare import prepare_release
 
         with current.progress() as emit:
             manifest = prepare_release(
@@ -156,7 +156,7 @@ def rollback(
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
         from release_tasks.report.summaries import show_outcome
-        from release_tasks.stages.restoring import roll_back
+        from release_tasks.stages.rollback.engine import roll_back
 
         current.settings = with_flags(current.settings, health_url=health_url, restart_command=restart_command)
         typed: dict[str, Any] = {
@@ -180,7 +180,7 @@ def recover(ctx: Context, json: bool = False) -> None:
     """Finish or undo an interrupted rollback; quick and harmless when there is nothing to do."""
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
-        from release_tasks.stages.restoring import recover
+        from release_tasks.stages.rollback.recovery import recover
 
         with current.progress() as emit:
             report = recover(current.settings, look_only=current.is_dry, emit=emit, notices=current.notices)
@@ -209,7 +209,7 @@ def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> Non
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
         from release_tasks.report.summaries import show_verdicts
-        from release_tasks.stages.reading import verify_snapshots
+        from release_tasks.stages.verify import verify_snapshots
 
         with current.progress() as emit:
             found = verify_snapshots(current.settings, snapshot, emit=emit)
@@ -226,7 +226,7 @@ def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
     """Verify the chain of the audit log and show its newest events; exit 1 when it is broken."""
     with session(ctx, json) as current:
         from release_tasks.report.summaries import audit_document, show_audit
-        from release_tasks.stages.reading import verify_audit
+        from release_tasks.stages.verify import verify_audit
 
         count = number_flag("limit", limit)
         assert count is not None
@@ -241,7 +241,7 @@ def run_gates(
     current: Session, release_id: str, only: list[str] | None = None, skip: list[str] | None = None
 ) -> PreflightRun:
     """Run gates with progress on stderr; what ``gate.*`` and ``release.preflight`` have in common."""
-    from release_tasks.stages.preparing import run_preflight
+    from release_tasks.stages.preflight.engine import run_preflight
 
     with current.progress() as emit:
         return run_preflight(current.settings, release_id=release_id, only=only or [], skip=skip or [], emit=emit)
@@ -273,7 +273,7 @@ def _release_id_of(current: Session, typed: str | None, *, is_release: bool) -> 
         from release_tasks.core.clock import compact
 
         return f"preflight-{compact()}"
-    from release_tasks.stages.preparing import begin_release
+    from release_tasks.stages.prepare import begin_release
 
     with current.progress() as emit:
         return begin_release(current.settings, typed, emit=emit, notices=current.notices)
@@ -310,7 +310,7 @@ def _show_dry_gates(current: Session, only: list[str], skip: list[str]) -> None:
 
 
 def _show_dry_prepare(current: Session) -> None:
-    from release_tasks.stages.around import require_assets
+    from release_tasks.stages.stage import require_assets
 
     require_assets(current.settings)
     assets = {key: str(asset.path) for key, asset in current.settings.release.assets.items()}
@@ -323,7 +323,7 @@ def _show_dry_prepare(current: Session) -> None:
 
 def _show_plan(current: Session, typed: dict[str, Any]) -> None:
     from release_tasks.core.codec import encode
-    from release_tasks.stages.restoring import plan_rollback
+    from release_tasks.stages.rollback.preview import plan_rollback
 
     with current.progress() as emit:
         plan = plan_rollback(current.settings, **typed, emit=emit)

@@ -38,7 +38,7 @@ def watch(
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
         from release_tasks.report.watch import show_watch
-        from release_tasks.stages.observing import watch_release
+        from release_tasks.stages.watch.watching import watch_release
 
         settings = with_flags(
             current.settings,

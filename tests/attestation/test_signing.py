@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from harness.stages import prepare
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,7 +32,6 @@ from release_tasks.core.canonical import InvalidDocument, canonical_bytes
 from release_tasks.core.errors import ExitCode, UsageError
 from release_tasks.core.records import Check, Manifest, PreflightReport
 from release_tasks.stages.preflight.engine import run_preflight
-from release_tasks.stages.prepare import prepare
 
 PASSED = Check(id="build", subsystem="build", status="passed", detail="exit 0")
 

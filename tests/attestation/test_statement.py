@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from harness.stages import prepare
 
 from release_tasks.archive.attestation.statement import gates_digest
 from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
@@ -20,7 +21,6 @@ from release_tasks.archive.pipeline import Pipeline, manifest_bytes
 from release_tasks.archive.seal import sealed_document
 from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.records import Check, Manifest, PreflightReport
-from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
 

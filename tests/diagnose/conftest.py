@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.stages import prepare
 
 from release_tasks.config.schema import Settings
 from release_tasks.core.records import Manifest, RollbackOutcome
-from release_tasks.stages.diagnose import Diagnosis, Signals, decide, read_signals
+from release_tasks.stages.diagnose.guide import Diagnosis, decide
+from release_tasks.stages.diagnose.signals import Signals, read_signals
 from release_tasks.stages.preflight.engine import run_preflight
-from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
 

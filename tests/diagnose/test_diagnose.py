@@ -17,9 +17,8 @@ from release_tasks.core.errors import UsageError
 from release_tasks.core.records import Pressure
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
-from release_tasks.stages.diagnose import GUIDE, decide, read_signals
-from release_tasks.stages.diagnose.guide import guide_table
-from release_tasks.stages.diagnose.signals import Disk
+from release_tasks.stages.diagnose.guide import GUIDE, decide, guide_table
+from release_tasks.stages.diagnose.signals import Disk, read_signals
 from release_tasks.stages.diagnose.summary import summary
 from release_tasks.stages.notifications.sending import Notices
 from release_tasks.stages.notifications.wording import about_failure

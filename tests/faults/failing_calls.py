@@ -28,10 +28,10 @@ import cattrs  # noqa: F401
 import requests  # noqa: F401
 from attrs import field, frozen
 from harness import stages
+from harness.stages import prepare
 
 from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageError
-from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve, frozen
+from harness.stages import prepare
 
 import release_tasks
 from release_tasks.archive.pipeline import Pipeline
@@ -28,7 +29,6 @@ from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.errors import UsageError
 from release_tasks.core.records import AuditAnchor, PreflightReport
-from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings

@@ -22,7 +22,7 @@ from harness.damage import (
     places,
     reseal,
 )
-from harness.stages import passed_preflight
+from harness.stages import passed_preflight, prepare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,10 +32,8 @@ from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.errors import ExitCode, StageError, StageFailed, UsageError
 from release_tasks.core.records import Manifest
 from release_tasks.report.overview import overview
-from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback import swap
-from release_tasks.stages.rollback.engine import RollbackRequest
-from release_tasks.stages.rollback.preview import preview
+from release_tasks.stages.rollback.preview import plan_rollback
 from release_tasks.stages.rollback.recovery import pending, recover
 from release_tasks.tasks.flags import with_flags
 
@@ -121,7 +119,7 @@ def hold_journal_refused(watched: Watched, case: str, thoroughly: bool = False) 
     commands: dict[str, Callable[[], Any]] = {"recover": lambda: recover(watched.settings)}
     if thoroughly:
         commands["pending"] = lambda: pending(watched.settings)
-        commands["plan"] = lambda: preview(watched.settings, RollbackRequest())
+        commands["plan"] = lambda: plan_rollback(watched.settings)
         commands["prepare"] = lambda: release(watched, "later")
     for name, command in commands.items():
         with pytest.raises(StageFailed) as error:
@@ -469,7 +467,7 @@ def hold_readable(watched: Watched, case: str) -> None:
     assert pretty_bytes(overview(watched.settings, 10)), case
     assert {verdict.status for verdict in verify_all(watched.pipeline.catalogue)} == {"verified"}, case
     assert watched.pipeline.audit.verify(watched.pipeline.anchors()).intact, case
-    assert preview(watched.settings, RollbackRequest(snapshot_id="v1_snapshot")).changes, case
+    assert plan_rollback(watched.settings, snapshot_id="v1_snapshot").changes, case
     assert recover(watched.settings).status == "clean", case
 
 

@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness.stages import passed_preflight
+from harness.stages import passed_preflight, prepare
 from harness.telling import at_steps
 
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Event
-from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover

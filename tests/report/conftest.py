@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.stages import prepare
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.core.records import Check, PreflightReport
 from release_tasks.report.html.gather import find_release, gather
 from release_tasks.report.html.render import render
-from release_tasks.stages.prepare import prepare
 
 HOSTILE = (
     "</title></style></pre></code></textarea><script>document.title='owned';alert(1)</script>"

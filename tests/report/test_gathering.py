@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from harness.stages import prepare
 
 from release_tasks.core.errors import UsageError
 from release_tasks.core.records import Check, PreflightReport
@@ -21,7 +22,6 @@ from release_tasks.report.html.page import ReleasePage, Rollback
 from release_tasks.report.html.rollbacks import read_rollbacks
 from release_tasks.report.html.timeline import course_of
 from release_tasks.report.html.units import size, span
-from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
 PASSED = Check(

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from harness.stages import prepare
 
 from release_tasks.core.records import Check, PreflightReport
 from release_tasks.report.html.gather import find_release, gather
 from release_tasks.report.html.render import render
-from release_tasks.stages.prepare import prepare
 
 ALLOWED = set(
     "html head meta title link style body svg symbol circle path rect g use a header main nav section footer h1 h2 h3 "

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from harness.stages import prepare
 from harness.telling import at_steps
 
 from release_tasks.core.errors import ExitCode, Interrupted, LockHeld
@@ -20,7 +21,6 @@ from release_tasks.core.events import Emit
 from release_tasks.core.interrupt import interruptible
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import PreflightReport
-from release_tasks.stages.prepare import prepare
 
 HOLDER = """
 import sys, time

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.stages import prepare
 
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.archive.verify import SnapshotVerdict, verify_all
 from release_tasks.core.errors import ConfigError, StageFailed
 from release_tasks.core.events import BytesMoved, Event
 from release_tasks.core.records import PreflightReport, SnapshotMetadata
-from release_tasks.stages.prepare import prepare
 
 pytestmark = pytest.mark.slow
 

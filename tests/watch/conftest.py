@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from harness.stages import prepare
 
 from release_tasks.core.records import Manifest, PreflightReport
-from release_tasks.stages.prepare import prepare
 from release_tasks.stages.watch.watching import Clock
 
 

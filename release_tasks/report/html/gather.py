@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from release_tasks.archive.diff import compare_releases
+from release_tasks.archive.diff import compare
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.audit import AuditVerdict, Finding
@@ -139,7 +139,7 @@ def _differences(pipeline: Pipeline, before: Manifest | None, manifest: Manifest
     if before is None or manifest is None:
         return Differences(before=None)
     try:
-        found = compare_releases(pipeline, before.release_id, manifest.release_id)
+        found = compare(pipeline, before.release_id, manifest.release_id)
     except (StageError, OSError) as error:
         return Differences(before=before.release_id, notes=[text(describe_error(error))])
     return Differences(

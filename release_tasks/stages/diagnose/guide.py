@@ -11,10 +11,11 @@ from typing import Literal
 
 from attrs import frozen
 
+from release_tasks.config.schema import Settings
 from release_tasks.stages.diagnose import symptoms
-from release_tasks.stages.diagnose.signals import Signals
+from release_tasks.stages.diagnose.signals import Signals, read_signals
 
-__all__ = ["GUIDE", "Diagnosis", "Finding", "Row", "decide", "guide_table"]
+__all__ = ["GUIDE", "Diagnosis", "Finding", "Row", "decide", "diagnose_service", "guide_table"]
 
 Severity = Literal["act", "note"]
 
@@ -53,6 +54,15 @@ class Diagnosis:
     def first(self) -> Finding | None:
         """The most urgent thing to do."""
         return next((finding for finding in self.findings if finding.severity == "act"), None)
+
+
+def diagnose_service(settings: Settings) -> tuple[Signals, Diagnosis]:
+    """Read every signal and decide what to do; nothing is changed, and nothing raised of what cannot be read.
+
+    ``status`` of the diagnosis is ``healthy``, or ``act``, with the findings in their order and the commands to type.
+    """
+    signals = read_signals(settings)
+    return signals, decide(signals)
 
 
 def decide(signals: Signals) -> Diagnosis:

@@ -9,6 +9,7 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.config.schema import GateConfig, Settings
+from release_tasks.core.clock import compact
 from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Emit, ignore, shielded
 from release_tasks.core.ids import require_id
@@ -35,19 +36,20 @@ class PreflightRun:
 def run_preflight(
     settings: Settings,
     *,
-    release_id: str,
+    release_id: str | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     emit: Emit = ignore,
 ) -> PreflightRun:
     """Run the configured gates side by side and return their results in configured order.
 
-    ``only`` and ``skip`` name gates; those left out are reported as skipped and do not count.
-    That a gate begins or ends is told in the calling thread, what happens in between in the gate's own. Raises
-    UsageError; KeyboardInterrupt and Interrupted stop every gate within 2 s and go on their way.
+    ``report.passed`` is the verdict. ``only`` and ``skip`` name gates; those left out are reported as skipped and do
+    not count. Logs go by ``release_id``. That a gate begins or ends is told in the calling thread, what happens in
+    between in the gate's own. Raises UsageError; KeyboardInterrupt and Interrupted stop every gate within 2 s and are
+    re-raised.
     """
     gates = settings.release.gates
-    require_id(release_id, "release id")
+    release_id = require_id(release_id or f"preflight-{compact()}", "release id")
     _require_gates(gates, only, skip)
     emit = shielded(emit)
     log_directory = settings.release.root / "logs" / release_id

@@ -22,11 +22,13 @@ from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import JournalStep, RollbackJournal, RollbackState, SnapshotMetadata
+from release_tasks.stages.notifications.sending import Notices
 from release_tasks.stages.rollback.journal import clear_journal, read_journal
 from release_tasks.stages.rollback.recorder import Recorder
 from release_tasks.stages.rollback.swap import Swap
+from release_tasks.stages.stage import require_assets, stage
 
-__all__ = ["RecoveryReport", "pending", "recover", "recover_locked"]
+__all__ = ["RecoveryReport", "complete_interrupted", "pending", "recover", "recover_locked"]
 
 _LOCK_SECONDS = 60.0
 
@@ -44,7 +46,22 @@ class RecoveryReport:
     removed: list[str] = field(factory=list)
 
 
-def recover(settings: Settings, command: str = "release.recover", emit: Emit = ignore) -> RecoveryReport:
+def recover(
+    settings: Settings, *, look_only: bool = False, emit: Emit = ignore, notices: Notices | None = None
+) -> RecoveryReport:
+    """Finish or undo what an interrupted run left; quick and harmless when there is nothing to do.
+
+    With ``look_only`` it is said and left alone. Raises StageFailed when neither direction can be completed, LockHeld
+    when a rollback that swaps right now takes longer than a minute.
+    """
+    if look_only:
+        require_assets(settings)
+        return pending(settings)
+    with stage(settings, "release.recover", notices):
+        return complete_interrupted(settings, "release.recover", emit)
+
+
+def complete_interrupted(settings: Settings, command: str, emit: Emit = ignore) -> RecoveryReport:
     """Bring the live state back to exactly old or exactly new after an interrupted run.
 
     Waits up to a minute for a rollback that is swapping right now; whatever else another run is doing is left to it.
@@ -72,7 +89,8 @@ def recover(settings: Settings, command: str = "release.recover", emit: Emit = i
         if pipeline.has_journal():
             if is_swapping:
                 raise
-            return recover(settings, command, emit)  # it has begun to swap since the first look: now it is waited for
+            # It has begun to swap since the first look: now it is waited for.
+            return complete_interrupted(settings, command, emit)
         # Another run is at work and has not begun to swap, or is done with it: what lies here is its own.
         return RecoveryReport(status="clean", detail="Another run is at work; nothing of it needs recovery.")
 

@@ -17,6 +17,10 @@ from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.lock import current_holder
 from release_tasks.core.records import Baseline, Manifest, RollbackOutcome
 from release_tasks.core.units import show_duration
+from release_tasks.stages.notifications.notification import Notice
+from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.wording import about_degraded, about_failure, about_rollback
+from release_tasks.stages.stage import stage
 from release_tasks.stages.watch.judgement import Counts, Verdict, VerdictStatus, count, degradation, judge
 from release_tasks.stages.watch.response import (
     Ground,
@@ -28,8 +32,10 @@ from release_tasks.stages.watch.response import (
 )
 from release_tasks.stages.watch.samples import Sample, take_sample
 
-__all__ = ["Clock", "Degraded", "WatchReport", "require_watchable", "watch"]
+__all__ = ["Clock", "WatchReport", "require_watchable", "watch_release"]
 
+_STAGE = "release.watch"
+_DID_NOT_GO_BACK = (ExitCode.NEGATIVE, ExitCode.LOCKED)
 _SAMPLES_TOLD = 50
 _WILL_NOT = "It will not be rolled back:"
 _LONGEST_WAIT = 0.1  # a signal that another thread got is acted on when the main thread wakes up
@@ -70,7 +76,7 @@ class WatchReport:
 
 
 @frozen(kw_only=True)
-class Degraded:
+class _Degraded:
     """A verdict that is about to be answered; ``goes_back`` says that ``snapshot_id`` is rolled back to now."""
 
     release: Manifest | None
@@ -89,19 +95,34 @@ class _Seen:
     stop: Interrupted | None = None
 
 
-def watch(
+def watch_release(
     settings: Settings,
     *,
     clock: Clock | None = None,
     emit: Emit = ignore,
-    on_degraded: Callable[[Degraded], None] = lambda verdict: None,
+    notices: Notices | None = None,
 ) -> WatchReport:
-    """Look at the service as ``release.watch`` says, judge it, and roll back once if that is wanted and called for.
+    """Watch a release after its deploy, as ``release.watch`` says, and judge it; roll back once if that is wanted.
 
-    ``on_degraded`` is called before anything is rolled back, which waits for it. Returns a report, also after a signal.
-    Raises UsageError when there is nothing to ask, or too seldom, StageFailed while an interrupted rollback waits to be
-    finished: its state is no release to judge.
+    ``status`` of the report is ``healthy``, ``degraded`` or ``inconclusive``. Returns it also after Interrupted. Raises
+    UsageError when there is nothing to ask or the watch is too short, StageFailed while an interrupted rollback waits
+    to be finished: its state is no release to judge.
     """
+    with stage(settings, _STAGE, notices, needs_assets=False) as sending:
+        # Begun before the rollback, so that nobody learns of it only minutes later, and not waited for until after it.
+        report = _watch(
+            settings,
+            clock=clock,
+            emit=emit,
+            on_degraded=lambda verdict: sending.announce(lambda: _about_degraded(settings, verdict)),
+        )
+        sending.announce(lambda: _about_response(settings, report))
+    return report
+
+
+def _watch(
+    settings: Settings, *, clock: Clock | None, emit: Emit, on_degraded: Callable[[_Degraded], None]
+) -> WatchReport:
     emit = shielded(emit)
     require_watchable(settings)
     config, pipeline, started_at = settings.release, Pipeline(settings.release.root), timestamp()
@@ -222,12 +243,12 @@ def _answer(
     verdict: Verdict,
     seen: _Seen,
     emit: Emit,
-    on_degraded: Callable[[Degraded], None],
+    on_degraded: Callable[[_Degraded], None],
 ) -> Response:
     """Write the evidence down, then roll back if that is wanted; without the one there is not the other."""
     is_wanted = settings.release.watch.rollback
     is_acted_on = is_wanted and not ground.hindrance
-    degraded = Degraded(
+    degraded = _Degraded(
         release=ground.release, reasons=verdict.reasons, snapshot_id=ground.snapshot_id, goes_back=is_acted_on
     )
     try:
@@ -269,3 +290,20 @@ def _remarks(config: ReleaseConfig, ground: Ground) -> list[str]:
     if config.watch.rollback and ground.hindrance:
         told.append(f"{_WILL_NOT} {ground.hindrance}")
     return told
+
+
+def _about_degraded(settings: Settings, verdict: _Degraded) -> Notice:
+    return about_degraded(settings, verdict.release, verdict.reasons, verdict.snapshot_id, goes_back=verdict.goes_back)
+
+
+def _about_response(settings: Settings, report: WatchReport) -> Notice | None:
+    """Say how the rollback ended, or that there was none though one was wanted."""
+    if report.rollback is not None:
+        return about_rollback(settings, report.rollback, stage=_STAGE)
+    is_wanted = report.status == "degraded" and settings.release.watch.rollback
+    if not is_wanted or report.exit_code not in _DID_NOT_GO_BACK:
+        return None
+    sentence = "the release is degraded and was to be rolled back, but was not"
+    return about_failure(
+        settings, _STAGE, sentence, release_id=report.release_id, diagnostics=report.reasons + report.diagnostics
+    )

@@ -11,11 +11,10 @@ from typing import Any
 
 from harness.ledger import generation
 from harness.service import Service
-from harness.stages import passed_preflight
+from harness.stages import passed_preflight, prepare
 from harness.tracing import Driver
 from release_tasks.archive.attestation.verification import verify_attestations
 from release_tasks.archive.verify import verify_all
-from release_tasks.stages.prepare import prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.flags import with_flags

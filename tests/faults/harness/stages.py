@@ -10,17 +10,19 @@ from typing import Any
 from release_tasks.archive import capture
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.sqlite import database as sqlite
-from release_tasks.config.schema import PairingConfig
-from release_tasks.core.records import Check, PreflightReport
+from release_tasks.config.schema import PairingConfig, Settings
+from release_tasks.core.events import Emit, ignore
+from release_tasks.core.records import Check, Manifest, PreflightReport
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
-from release_tasks.stages.prepare import prepare
+from release_tasks.stages.preflight.engine import PreflightRun
+from release_tasks.stages.prepare import prepare_release
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.flags import with_flags
 from release_tasks.tasks.project import load_settings
 
-__all__ = ["STAGES", "make_serial", "passed_preflight"]
+__all__ = ["STAGES", "make_serial", "passed_preflight", "prepare"]
 
 
 def passed_preflight() -> PreflightReport:
@@ -36,6 +38,20 @@ def passed_preflight() -> PreflightReport:
         duration_ms=1,
     )
     return PreflightReport(passed=True, checks=[check], failed_checks=[])
+
+
+def prepare(settings: Settings, report: PreflightReport, release_id: str, emit: Emit = ignore) -> Manifest:
+    """Prepare a release on gates that have run already."""
+    run = PreflightRun(
+        release_id=release_id,
+        report=report,
+        health_url=settings.release.health.url,
+        only=(),
+        skip=(),
+        strict=settings.release.health.strict,
+        log_directory=settings.release.root / "logs" / release_id,
+    )
+    return prepare_release(settings, preflight=run, emit=emit)
 
 
 def _rollback(raw: dict[str, Any], folder: Path, **flags: Any) -> str:

@@ -1,28 +1,17 @@
-"""What can be read at any time: the service, the snapshots, the audit log, two releases, how things stand."""
+"""Every byte of the archive and every link of the audit log, read again; nothing is changed."""
 
 from __future__ import annotations
 
 from attrs import frozen
 
-from release_tasks.archive import diff as comparison
 from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
-from release_tasks.archive.diff import Comparison
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.archive.status import ReleaseStatus, read_status
 from release_tasks.archive.verify import SnapshotVerdict, verify_all
 from release_tasks.config.schema import Settings
 from release_tasks.core.audit import AuditVerdict
 from release_tasks.core.events import Emit, ignore
-from release_tasks.stages.diagnose import Diagnosis, Signals, decide, read_signals
 
-__all__ = [
-    "Verification",
-    "compare_releases",
-    "diagnose_service",
-    "release_status",
-    "verify_audit",
-    "verify_snapshots",
-]
+__all__ = ["Verification", "verify_audit", "verify_snapshots"]
 
 
 @frozen(kw_only=True)
@@ -37,15 +26,6 @@ class Verification:
         """Whether every byte is as recorded."""
         found = {each.status for each in self.snapshots} | {each.status for each in self.attestations}
         return "damaged" not in found
-
-
-def diagnose_service(settings: Settings) -> tuple[Signals, Diagnosis]:
-    """Read every signal and decide what to do; nothing is changed, and nothing raised of what cannot be read.
-
-    ``status`` of the diagnosis is ``healthy``, or ``act``, with the findings in their order and the commands to type.
-    """
-    signals = read_signals(settings)
-    return signals, decide(signals)
 
 
 def verify_snapshots(settings: Settings, snapshot_id: str | None = None, *, emit: Emit = ignore) -> Verification:
@@ -64,13 +44,3 @@ def verify_audit(settings: Settings) -> AuditVerdict:
     """Read the whole audit log and check its chain against every anchor; ``intact`` is the verdict."""
     pipeline = Pipeline(settings.release.root)
     return pipeline.audit.verify(pipeline.anchors())
-
-
-def compare_releases(settings: Settings, before: str, after: str) -> Comparison:
-    """Return what differs between two releases; raises UsageError for one that does not exist."""
-    return comparison.compare_releases(Pipeline(settings.release.root), before, after)
-
-
-def release_status(settings: Settings) -> ReleaseStatus:
-    """Return how things stand: releases, snapshots, drills, the last rollback, who is at work."""
-    return read_status(settings)
