@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
+from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.stages.notifications.sending import Notices
@@ -16,6 +17,7 @@ __all__ = ["require_assets", "stage"]
 @contextlib.contextmanager
 def stage(
     settings: Settings,
+    pipeline: Pipeline,
     name: str,
     given: Notices | None = None,
     *,
@@ -30,7 +32,7 @@ def stage(
     """
     if needs_assets:
         require_assets(settings)
-    with contextlib.nullcontext(given) if given is not None else Notices(settings) as notices:
+    with contextlib.nullcontext(given) if given is not None else Notices(settings, pipeline=pipeline) as notices:
         try:
             yield notices
         except StageFailed as error:

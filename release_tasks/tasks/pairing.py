@@ -110,7 +110,6 @@ def _may_decide(current: Session, channel: Channel, action: str, look_up: Callab
 
     Raises StageFailed while an interrupted rollback waits that would overwrite it once it is finished.
     """
-    from release_tasks.archive.pipeline import Pipeline
     from release_tasks.stages.rollback.amendment import covers_pairing
 
     if current.is_dry:
@@ -119,8 +118,7 @@ def _may_decide(current: Session, channel: Channel, action: str, look_up: Callab
         if not current.as_json:
             current.screen.line(f"Would {action} {sender} on {channel.value}.")
         return False
-    settings = current.settings
-    if covers_pairing(settings) and Pipeline(settings.release.root).has_journal():
+    if covers_pairing(current.settings) and current.pipeline.has_journal():
         raise StageFailed(
             "A rollback that restores the pairing stores was interrupted: run `inv release.recover` first."
         )

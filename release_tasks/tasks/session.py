@@ -19,6 +19,7 @@ from release_tasks.tasks.executor import UsageExit
 from release_tasks.tasks.settings import is_dry, settings_of
 
 if TYPE_CHECKING:
+    from release_tasks.archive.pipeline import Pipeline
     from release_tasks.config.schema import Settings
     from release_tasks.core.events import Emit
     from release_tasks.report.terminal import Screen
@@ -43,6 +44,13 @@ class Session:
         return settings_of(self.ctx)
 
     @functools.cached_property
+    def pipeline(self) -> Pipeline:
+        """The pipeline folder of this project."""
+        from release_tasks.archive.pipeline import Pipeline
+
+        return Pipeline(self.settings.release.root)
+
+    @functools.cached_property
     def screen(self) -> Screen:
         """Where a person reads along; with ``--json`` all of it goes to stderr."""
         from release_tasks.report.terminal import Screen
@@ -62,7 +70,7 @@ class Session:
         """What the stage announces with; the task waits for it once its own answer is given."""
         from release_tasks.stages.notifications.sending import Notices
 
-        return Notices(self.settings, self.screen.step)
+        return Notices(self.settings, self.screen.step, pipeline=self.pipeline)
 
     def document(self, value: dict[str, Any]) -> None:
         """Make ``value`` the one JSON document, if that was asked for; it is printed when the task ends."""

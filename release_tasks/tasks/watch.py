@@ -60,13 +60,12 @@ def watch(
 
 
 def _show_dry(current: Session, settings: Settings) -> None:
-    from release_tasks.archive.pipeline import Pipeline
     from release_tasks.core.units import show_duration
     from release_tasks.stages.watch.response import ground_of
     from release_tasks.stages.watch.watching import require_watchable
 
     require_watchable(settings)
-    rules, ground = settings.release.watch, ground_of(Pipeline(settings.release.root))
+    rules, ground = settings.release.watch, ground_of(current.pipeline)
     release = ground.release.release_id if ground.release else None
     target = ground.snapshot_id if rules.rollback and not ground.hindrance else None
     times = {"for": show_duration(rules.for_), "interval": show_duration(rules.interval)}

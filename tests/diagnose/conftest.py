@@ -52,7 +52,7 @@ class Site:
         return rollback(self.settings, RollbackRequest(**flags))
 
     def signals(self) -> Signals:
-        return read_signals(self.settings)
+        return read_signals(self.settings, self.project.pipeline)
 
     def diagnose(self) -> Diagnosis:
         return decide(self.signals())

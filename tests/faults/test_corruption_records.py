@@ -118,7 +118,7 @@ def hold_journal_refused(watched: Watched, case: str, thoroughly: bool = False) 
     before = os.lstat(path)
     commands: dict[str, Callable[[], Any]] = {"recover": lambda: recover(watched.settings)}
     if thoroughly:
-        commands["pending"] = lambda: pending(watched.settings)
+        commands["pending"] = lambda: pending(watched.settings, watched.pipeline)
         commands["plan"] = lambda: plan_rollback(watched.settings)
         commands["prepare"] = lambda: release(watched, "later")
     for name, command in commands.items():
@@ -254,7 +254,7 @@ def test_a_forged_journal_is_refused_by_what_lies_below_its_checksum(watched: Wa
         path.write_text(json.dumps(reseal(document)))
         hold_journal_refused(watched, case)
         with pytest.raises(StageFailed) as error:
-            pending(watched.settings)
+            pending(watched.settings, watched.pipeline)
         assert told in error.value.message, (case, error.value.message)
     path.write_text(text)
     assert recover(watched.settings).status == "finished"

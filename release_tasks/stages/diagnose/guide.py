@@ -11,6 +11,7 @@ from typing import Literal
 
 from attrs import frozen
 
+from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.stages.diagnose import symptoms
 from release_tasks.stages.diagnose.signals import Signals, read_signals
@@ -61,7 +62,7 @@ def diagnose_service(settings: Settings) -> tuple[Signals, Diagnosis]:
 
     ``status`` of the diagnosis is ``healthy``, or ``act``, with the findings in their order and the commands to type.
     """
-    signals = read_signals(settings)
+    signals = read_signals(settings, Pipeline(settings.release.root))
     return signals, decide(signals)
 
 

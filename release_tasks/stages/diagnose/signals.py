@@ -92,10 +92,9 @@ class Signals:
         return [check for check in self.newest.preflight.checks if check.blocks and check.status == "failed"]
 
 
-def read_signals(settings: Settings) -> Signals:
+def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
     """Read every signal once; nothing is waited for longer than one request, and nothing is changed or raised."""
     signals, release = Signals(settings=settings), settings.release
-    pipeline = Pipeline(release.root)
 
     def tried(name: str, read: Callable[[], T], default: T) -> T:
         try:

@@ -10,6 +10,7 @@ from attrs import evolve
 
 from release_tasks.archive import legacy
 from release_tasks.archive.capture import CaptureRequest, sealed_safety, unpublished_snapshot
+from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
 from release_tasks.assets.base import stored_path
 from release_tasks.config.schema import Settings
@@ -50,13 +51,17 @@ def roll_back(
     already, and what has no digests; ``wait`` is how many seconds to wait for another run's lock. Raises UsageError for
     a snapshot that does not exist, LockHeld while another run is at work; the live state is whole in each case.
     """
-    with stage(settings, "release.rollback", notices) as sending:
-        outcome = rollback(settings, RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait), emit)
-        sending.announce(lambda: about_rollback(settings, outcome))
+    pipeline = Pipeline(settings.release.root)
+    with stage(settings, pipeline, "release.rollback", notices) as sending:
+        request = RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait)
+        outcome = rollback(settings, request, emit, pipeline)
+        sending.announce(lambda: about_rollback(settings, pipeline, outcome))
     return outcome
 
 
-def rollback(settings: Settings, request: RollbackRequest, emit: Emit = ignore) -> RollbackOutcome:
+def rollback(
+    settings: Settings, request: RollbackRequest, emit: Emit = ignore, pipeline: Pipeline | None = None
+) -> RollbackOutcome:
     """Restore a snapshot whole, restart the service and judge its health.
 
     Returns the outcome, also a failed one. Raises UsageError for a snapshot that does not exist, LockHeld when another
@@ -64,7 +69,7 @@ def rollback(settings: Settings, request: RollbackRequest, emit: Emit = ignore) 
     case, and every attempt is audited.
     """
     try:
-        with attempt(settings, request, emit) as run:
+        with attempt(settings, pipeline or Pipeline(settings.release.root), request, emit) as run:
             target = resolve_and_verify(run)
             if found := in_place(run, target):
                 return confirm(run, found)

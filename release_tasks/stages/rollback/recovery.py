@@ -54,20 +54,20 @@ def recover(
     With ``look_only`` it is said and left alone. Raises StageFailed when neither direction can be completed, LockHeld
     when a rollback that swaps right now takes longer than a minute.
     """
+    pipeline = Pipeline(settings.release.root)
     if look_only:
         require_assets(settings)
-        return pending(settings)
-    with stage(settings, "release.recover", notices):
-        return complete_interrupted(settings, "release.recover", emit)
+        return pending(settings, pipeline)
+    with stage(settings, pipeline, "release.recover", notices):
+        return complete_interrupted(settings, pipeline, "release.recover", emit)
 
 
-def complete_interrupted(settings: Settings, command: str, emit: Emit = ignore) -> RecoveryReport:
+def complete_interrupted(settings: Settings, pipeline: Pipeline, command: str, emit: Emit = ignore) -> RecoveryReport:
     """Bring the live state back to exactly old or exactly new after an interrupted run.
 
     Waits up to a minute for a rollback that is swapping right now; whatever else another run is doing is left to it.
     Raises LockHeld when that minute was too short, StageFailed when neither direction can be completed.
     """
-    pipeline = Pipeline(settings.release.root)
     is_swapping = read_journal(pipeline) is not None
     report: RecoveryReport | None = None
     try:
@@ -90,14 +90,13 @@ def complete_interrupted(settings: Settings, command: str, emit: Emit = ignore) 
             if is_swapping:
                 raise
             # It has begun to swap since the first look: now it is waited for.
-            return complete_interrupted(settings, command, emit)
+            return complete_interrupted(settings, pipeline, command, emit)
         # Another run is at work and has not begun to swap, or is done with it: what lies here is its own.
         return RecoveryReport(status="clean", detail="Another run is at work; nothing of it needs recovery.")
 
 
-def pending(settings: Settings) -> RecoveryReport:
+def pending(settings: Settings, pipeline: Pipeline) -> RecoveryReport:
     """Say what ``recover`` would find, and change nothing."""
-    pipeline = Pipeline(settings.release.root)
     journal = read_journal(pipeline)
     if journal is not None:
         sentence = f"A rollback to {journal.snapshot_id} was interrupted; `inv release.recover` completes it."
