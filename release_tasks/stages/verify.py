@@ -33,10 +33,10 @@ def verify_snapshots(settings: Settings, snapshot_id: str | None = None, *, emit
 
     Raises UsageError for a snapshot that does not exist and for a public key that cannot be read.
     """
+    pipeline = Pipeline(settings.release.root)
     # First what is attested: a key that is missing is known at once.
-    attestations = verify_attestations(settings, snapshot_id)
-    catalogue = Pipeline(settings.release.root).catalogue
-    snapshots = verify_all(catalogue, snapshot_id, emit, assets=settings.release.assets)
+    attestations = verify_attestations(settings, pipeline, snapshot_id)
+    snapshots = verify_all(pipeline.catalogue, snapshot_id, emit, assets=settings.release.assets)
     return Verification(snapshots=snapshots, attestations=attestations)
 
 

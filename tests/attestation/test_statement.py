@@ -48,7 +48,9 @@ def statement(project: Any, release_id: str = "v1") -> dict[str, Any]:
 
 
 def verdict(project: Any, release_id: str = "v1") -> AttestationVerdict:
-    (found,) = (each for each in verify_attestations(project.settings) if each.release_id == release_id)
+    (found,) = (
+        each for each in verify_attestations(project.settings, project.pipeline) if each.release_id == release_id
+    )
     return found
 
 
@@ -125,7 +127,7 @@ def test_a_commit_is_named_when_the_files_were_as_in_it(project: Any) -> None:
     subprocess.run(["git", "add", "state/mcp.json"], cwd=project.folder, check=True)
     release(project, "dirty")
     assert "gitCommit" not in line(project, "dirty").decode()
-    assert {each.status for each in verify_attestations(project.settings)} == {"unsigned"}
+    assert {each.status for each in verify_attestations(project.settings, project.pipeline)} == {"unsigned"}
 
 
 def test_the_run_of_ci_is_named(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +246,7 @@ def test_what_retention_removed_is_missed_by_nobody(project: Any) -> None:
     for release_id in ("v1", "v2"):
         release(project, release_id)
     assert len(project.pipeline.catalogue.published()[0]) == 1
-    assert [each.status for each in verify_attestations(project.settings)] == ["unsigned", "unsigned"]
+    assert [each.status for each in verify_attestations(project.settings, project.pipeline)] == ["unsigned", "unsigned"]
 
 
 def test_releases_without_a_statement_by_rights_are_no_finding(project: Any) -> None:
@@ -322,7 +324,7 @@ def test_one_release_can_be_looked_at_alone(project: Any) -> None:
     """By its snapshot, as ``release.verify --snapshot`` does."""
     first, second = release(project, "v1"), release(project, "v2")
     assert first.snapshot is not None and second.snapshot is not None
-    found = verify_attestations(project.settings, second.snapshot.snapshot_id)
+    found = verify_attestations(project.settings, project.pipeline, second.snapshot.snapshot_id)
     assert [each.release_id for each in found] == ["v2"]
 
 

@@ -37,7 +37,7 @@ def provenance_of(settings: Settings, pipeline: Pipeline, file: ManifestFile) ->
         digest = sha256_file(path)
     except OSError as error:
         problem = describe_error(error)
-    tone, attested, findings = _attested(settings, file.release_id)
+    tone, attested, findings = _attested(settings, pipeline, file.release_id)
     versions = [
         ("release-tasks", __version__),
         ("Python", platform.python_version()),
@@ -56,9 +56,9 @@ def provenance_of(settings: Settings, pipeline: Pipeline, file: ManifestFile) ->
     )
 
 
-def _attested(settings: Settings, release_id: str) -> tuple[Tone, str, list[str]]:
+def _attested(settings: Settings, pipeline: Pipeline, release_id: str) -> tuple[Tone, str, list[str]]:
     try:
-        verdicts = verify_attestations(settings)
+        verdicts = verify_attestations(settings, pipeline)
     except (StageError, OSError) as error:
         return "warn", f"The statement beside it was not checked: {text(describe_error(error), 500)}", []
     verdict = next((found for found in verdicts if found.release_id == release_id), None)

@@ -61,7 +61,7 @@ def run_drill(
     started = time.monotonic()
     pipeline = Pipeline(settings.release.root)
     service = service_of(settings) if boot else None
-    parent = require_safe_parent(settings, scratch)
+    parent = pipeline.drills if scratch is None else require_safe_parent(settings, scratch)
     require_assets(settings)
     rehearsal = _Rehearsal(settings, snapshot_id, service, pipeline, shielded(emit))
     is_conclusive = True

@@ -172,7 +172,7 @@ class Scene:
         assert {each.status for each in verdicts} <= {"verified"}, (point, verdicts)
         manifests = pipeline.read_manifests()
         assert all(file.manifest for file in manifests), (point, manifests)
-        attested = verify_attestations(self.project.settings)
+        attested = verify_attestations(self.project.settings, self.project.pipeline)
         assert {each.status for each in attested} <= {"unsigned"}, (point, attested)
         latest = pipeline.latest_ready()
         known = {each.snapshot_id for each in verdicts}
