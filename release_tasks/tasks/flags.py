@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from release_tasks.core.errors import UsageError
 
 if TYPE_CHECKING:
     from release_tasks.config.schema import Settings
+
+T = TypeVar("T")
 
 __all__ = ["duration_flag", "number_flag", "text_flag", "url_flag", "with_flags", "words_flag"]
 
@@ -54,22 +57,19 @@ def duration_flag(name: str, value: str | None) -> float | None:
     """Return seconds for a typed duration, or None when the flag was not typed; raises UsageError that names it."""
     from release_tasks.core.units import parse_duration
 
-    if value is None:
-        return None
-    try:
-        return parse_duration(value)
-    except ValueError as error:
-        raise UsageError(f"--{name}: {error}.") from None
+    return _parsed(name, value, parse_duration)
 
 
 def number_flag(name: str, value: str | None, least: int = 1) -> int | None:
     """Return a typed whole number of at least ``least``, or None; raises UsageError that names the flag."""
     from release_tasks.core.units import parse_integer
 
-    if value is None:
-        return None
+    return _parsed(name, value, lambda typed: parse_integer(typed, least))
+
+
+def _parsed(name: str, value: str | None, parse: Callable[[str], T]) -> T | None:
     try:
-        return parse_integer(value, least)
+        return None if value is None else parse(value)
     except ValueError as error:
         raise UsageError(f"--{name}: {error}.") from None
 

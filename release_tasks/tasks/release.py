@@ -57,7 +57,8 @@ def preflight(
     retention: str | None = None,
 ) -> None:
     """Run every gate: build, tests, health, interfaces; exit 1 when one fails."""
-    # Deferred means that a prepare follows, which shows the gates and gives the verdict on them.
+    # Deferred means that a prepare follows, which shows the gates and gives the verdict on them. The id of its release is
+    # refused before any gate has run.
     with session(ctx, json) as current:
         current.settings = with_flags(
             current.settings,
@@ -69,7 +70,12 @@ def preflight(
             if not deferred:
                 _show_dry_gates(current, words_flag(only), words_flag(skip))
             return
-        chosen = _release_id_of(current, release_id, is_release=deferred)
+        chosen = None
+        if deferred:
+            from release_tasks.stages.prepare import begin_release
+
+            with current.progress() as emit:
+                chosen = begin_release(current.settings, release_id, emit=emit, notices=current.notices)
         run = run_gates(current, chosen, words_flag(only), words_flag(skip))
         record(ctx, "preflight", run)
         if junit:
@@ -238,7 +244,7 @@ def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
 
 
 def run_gates(
-    current: Session, release_id: str, only: list[str] | None = None, skip: list[str] | None = None
+    current: Session, release_id: str | None, only: list[str] | None = None, skip: list[str] | None = None
 ) -> PreflightRun:
     """Run gates with progress on stderr; what ``gate.*`` and ``release.preflight`` have in common."""
     from release_tasks.stages.preflight.engine import run_preflight
@@ -265,18 +271,6 @@ def show_preflight(current: Session, run: PreflightRun) -> None:
         if advice := after_preflight(run.report):
             current.screen.note(advice)
     current.fail_unless(run.report.passed)
-
-
-def _release_id_of(current: Session, typed: str | None, *, is_release: bool) -> str:
-    """Return the id that logs and manifest go by; refuses a taken one before any gate has run."""
-    if not is_release:
-        from release_tasks.core.clock import compact
-
-        return f"preflight-{compact()}"
-    from release_tasks.stages.prepare import begin_release
-
-    with current.progress() as emit:
-        return begin_release(current.settings, typed, emit=emit, notices=current.notices)
 
 
 def _preflight_of(current: Session) -> PreflightRun:

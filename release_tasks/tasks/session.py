@@ -123,7 +123,8 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
     except StageError as error:
         ended = _ended(current, error.exit_code, error.message)
     except (Interrupted, KeyboardInterrupt) as error:
-        _give_notices_up(current)
+        if "notices" in vars(current):
+            current.notices.give_up()
         ended = _ended(current, _code_of(error), "Interrupted; nothing is left half-done.")
     except BrokenPipeError:
         # The reader of our output went away; pointing stdout elsewhere keeps Python from complaining at exit.
@@ -133,28 +134,16 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
         ended = _ended(current, ExitCode.NEGATIVE, describe_error(error))
     if ended is None and current.exit_code is not ExitCode.DONE:
         ended = Exit(code=int(current.exit_code))
-    stopped = _await_notices(current)
-    if ended is None and stopped is not None:
-        # The result stands, but whoever stops a run wants nothing of it to go on, such as a deploy after a prepare.
-        ended = Exit(message="Interrupted while notices were sent; the result above stands.", code=int(stopped))
-    if ended is not None:
-        raise ended
-
-
-def _await_notices(current: Session) -> ExitCode | None:
-    """Wait for notices that are on their way; returns the exit code of the signal that ended that, if one did."""
-    if "notices" in vars(current):
-        try:
+    try:
+        if "notices" in vars(current):
             with interruptible():
                 current.notices.finish()
-        except (Interrupted, KeyboardInterrupt) as error:
-            return _code_of(error)
-    return None
-
-
-def _give_notices_up(current: Session) -> None:
-    if "notices" in vars(current):
-        current.notices.give_up()
+    except (Interrupted, KeyboardInterrupt) as error:
+        # The result stands, but nothing may go on after a run that was stopped, such as a deploy after a prepare.
+        sentence = "Interrupted while notices were sent; the result above stands."
+        ended = ended or Exit(message=sentence, code=int(_code_of(error)))
+    if ended is not None:
+        raise ended
 
 
 def _code_of(error: Interrupted | KeyboardInterrupt) -> ExitCode:

@@ -19,8 +19,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import NoticeConfig, Settings
 from release_tasks.core.errors import Interrupted
 from release_tasks.core.interrupt import uninterrupted
-from release_tasks.stages.notifications.attempt import Attempt, Delivery
-from release_tasks.stages.notifications.notification import Notice, notice_bytes, notice_redactor
+from release_tasks.stages.notifications.notification import Attempt, Delivery, Notice, notice_bytes, notice_redactor
 
 __all__ = ["LONGEST", "Notices"]
 
