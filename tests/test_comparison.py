@@ -8,22 +8,22 @@ import sqlite3
 from typing import Any
 
 import pytest
+from harness.stages import prepare
 
-from release_tasks.archive.diff import Comparison, compare_releases
+from release_tasks.archive.diff import Comparison, compare
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.records import Check, PreflightReport
-from release_tasks.stages.prepare import PrepareRequest, prepare
 
 GATE = Check(id="always", subsystem="always", status="passed", detail="exit code 0")
 
 
 def release(project: Any, release_id: str, report: PreflightReport | None = None) -> None:
     report = report or PreflightReport(passed=True, checks=[GATE], failed_checks=[])
-    prepare(project.settings, report, PrepareRequest(release_id=release_id))
+    prepare(project.settings, report, release_id)
 
 
 def compared(project: Any) -> dict[tuple[str, str], tuple[str, str | None, str | None]]:
-    found = compare_releases(project.pipeline, "v1", "v2")
+    found = compare(project.pipeline, "v1", "v2")
     assert found.notes == []
     return {(d.where, d.what): (d.how, d.before, d.after) for d in found.differences}
 
@@ -32,7 +32,7 @@ def test_equal_releases_differ_in_nothing(project: Any) -> None:
     """Although they were prepared at different times."""
     release(project, "v1")
     release(project, "v2")
-    assert compare_releases(project.pipeline, "v1", "v2") == Comparison(before="v1", after="v2")
+    assert compare(project.pipeline, "v1", "v2") == Comparison(before="v1", after="v2")
 
 
 def test_everything_that_differs_is_named(project: Any) -> None:
@@ -131,7 +131,7 @@ def test_a_blocked_release_is_compared_by_its_manifest(project: Any) -> None:
     release(project, "v1")
     failed = Check(id="always", subsystem="always", status="failed", detail="exit code 1")
     release(project, "v2", PreflightReport(passed=False, checks=[failed], failed_checks=["always"]))
-    found = compare_releases(project.pipeline, "v1", "v2")
+    found = compare(project.pipeline, "v1", "v2")
     assert [(d.where, d.before, d.after) for d in found.differences] == [
         ("status", "ready", "blocked"),
         ("gates", "always passed", "always failed"),
@@ -152,10 +152,10 @@ def test_what_is_gone_or_damaged_is_a_note(project: Any) -> None:
     database.commit()
     database.close()
     release(project, "v4")
-    found = compare_releases(project.pipeline, "v3", "v4")
+    found = compare(project.pipeline, "v3", "v4")
     assert len(found.notes) == 1 and found.notes[0].startswith("database cannot be compared")
     next(folder.glob("v1_*")).rename(folder / "elsewhere.bak")
-    found = compare_releases(project.pipeline, "v1", "v2")
+    found = compare(project.pipeline, "v1", "v2")
     assert found.differences == [] and found.notes[0].startswith("the snapshot of v1 is not there any more")
 
 
@@ -163,9 +163,9 @@ def test_an_unknown_release_is_a_usage_error(project: Any) -> None:
     """It names those that there are."""
     release(project, "v1")
     with pytest.raises(UsageError, match=r"There is no release 'v9'.*v1"):
-        compare_releases(project.pipeline, "v1", "v9")
+        compare(project.pipeline, "v1", "v9")
     with pytest.raises(UsageError):
-        compare_releases(project.pipeline, "../x", "v1")
+        compare(project.pipeline, "../x", "v1")
     (project.pipeline.manifests / "v2.json").write_text("{")
     with pytest.raises(StageFailed, match="cannot be read"):
-        compare_releases(project.pipeline, "v1", "v2")
+        compare(project.pipeline, "v1", "v2")

@@ -22,6 +22,7 @@ from release_tasks import (
     LockHeld,
     StageFailed,
     UsageError,
+    api,
     interruptible,
     load_project,
     prepare_release,
@@ -61,16 +62,38 @@ def test_no_module_stands_in_the_place_of_a_function() -> None:
     assert not modules & set(release_tasks.__all__)
 
 
-def test_type_checkers_and_the_runtime_see_the_same() -> None:
-    """The imports that only a type checker reads are the table that Python goes by, name for name."""
-    source = Path(release_tasks.__file__).read_text()
-    block = source.partition("if TYPE_CHECKING:\n")[2].partition("    ns: Collection")[0]
-    seen = {}
-    for home, names in re.findall(r"from (release_tasks[\w.]*) import (\([^)]*\)|[^\n]*)", block):
-        for name in re.findall(r"\w+", names):
-            seen[name] = home
-    assert seen == release_tasks._HOME_OF
-    assert {*seen, "ns", "__version__"} == set(release_tasks.__all__)
+def test_each_name_is_listed_once() -> None:
+    """``api`` is a list of imports, and what it lists is what the package offers."""
+    listed = re.findall(
+        r"^from release_tasks[\w.]* import (\w+) as (\w+)$", Path(api.__file__).read_text(), re.MULTILINE
+    )
+    assert all(name == offered for name, offered in listed)
+    assert sorted([*(name for name, _ in listed), "ns", "__version__"]) == release_tasks.__all__
+
+
+@pytest.mark.slow
+def test_every_name_is_typed(tmp_path: Path) -> None:
+    """A type checker finds each name in the package, and knows what it is."""
+    pytest.importorskip("mypy", reason="types are checked with the extra dev: pip install -e '.[dev]'")
+    revealed = "".join(f"reveal_type(release_tasks.{name})\n" for name in release_tasks.__all__)
+    output = checked(tmp_path, f"import release_tasks\nfrom release_tasks import *\n{revealed}")
+    types = re.findall(r'Revealed type is "(.+)"', output)
+    assert len(types) == len(release_tasks.__all__), output
+    assert "Any" not in types and "error:" not in output, output
+
+
+def checked(folder: Path, source: str) -> str:
+    """Return what mypy --strict says of a program that uses the package as it is installed."""
+    (folder / "page.py").write_text(source)
+    options = ["--strict", "--follow-imports=silent", "--cache-dir", str(folder / "cache")]
+    done = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, "page.py"],
+        cwd=folder,
+        env={**os.environ, "MYPYPATH": str(Path(release_tasks.__file__).parents[1])},
+        capture_output=True,
+        text=True,
+    )
+    return done.stdout
 
 
 def test_every_stage_says_what_it_returns_and_raises() -> None:
@@ -118,24 +141,16 @@ reveal_type(release_tasks.verify_audit(settings))
 reveal_type(release_tasks.ns)
 roll_back(settings, wait="soon")
 """
-    (tmp_path / "page.py").write_text("import release_tasks\n" + "\n".join(BLOCKS) + revealed)
-    options = ["--strict", "--follow-imports=silent", "--cache-dir", str(tmp_path / "cache")]
-    done = subprocess.run(
-        [sys.executable, "-m", "mypy", *options, "page.py"],
-        cwd=tmp_path,
-        env={**os.environ, "MYPYPATH": str(Path(release_tasks.__file__).parents[1])},
-        capture_output=True,
-        text=True,
-    )
-    types = re.findall(r'Revealed type is "([\w.]+)"', done.stdout)
+    output = checked(tmp_path, "import release_tasks\n" + "\n".join(BLOCKS) + revealed)
+    types = re.findall(r'Revealed type is "([\w.]+)"', output)
     assert types == [
         "release_tasks.core.records.Manifest",
         "release_tasks.core.records.RollbackOutcome",
         "release_tasks.stages.rollback.recovery.RecoveryReport",
         "release_tasks.core.audit.AuditVerdict",
         "invoke.collection.Collection",
-    ], done.stdout
-    (mistake,) = [line for line in done.stdout.splitlines() if "error:" in line]
+    ], output
+    (mistake,) = [line for line in output.splitlines() if "error:" in line]
     assert 'Argument "wait" to "roll_back" has incompatible type "str"' in mistake
 
 

@@ -15,13 +15,15 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from harness.stages import prepare
 
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.errors import ExitCode, LockHeld, StageFailed, UsageError
 from release_tasks.core.events import BytesMoved, Event
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import Check, Manifest, PreflightReport, RollbackState
-from release_tasks.stages.prepare import PrepareRequest, prepare, require_new_release_id
+from release_tasks.stages.prepare import require_new_release_id
+from release_tasks.tasks.flags import with_flags
 
 PASSED = Check(id="build", subsystem="build", status="passed", detail="exit 0", command="true")
 FAILED = Check(id="tests", subsystem="tests", status="failed", detail="exit 1", command="false")
@@ -38,7 +40,8 @@ import os, sys
 from pathlib import Path
 import release_tasks.archive.pipeline, release_tasks.core.durable
 from release_tasks.tasks.project import load_settings
-from release_tasks.stages.prepare import PrepareRequest, prepare, require_new_release_id
+from release_tasks.stages.preflight.engine import PreflightRun
+from release_tasks.stages.prepare import prepare_release
 from release_tasks.core.records import PreflightReport
 import json
 raw, project, moment = json.loads(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
@@ -49,8 +52,11 @@ if moment == "before the manifest":
 elif moment == "inside a write":
     real = os.replace
     os.replace = lambda source, target: die() if str(target).endswith("manifests/v1.json") else real(source, target)
-prepare(load_settings({"release": raw}, project), PreflightReport(passed=True, checks=[], failed_checks=[]),
-        PrepareRequest(release_id="v1"))
+report = PreflightReport(passed=True, checks=[], failed_checks=[])
+run = PreflightRun(
+    release_id="v1", report=report, health_url=None, only=(), skip=(), strict=False, log_directory=project / "logs"
+)
+prepare_release(load_settings({"release": raw}, project), preflight=run)
 """
 
 
@@ -60,8 +66,8 @@ def report(*checks: Check) -> PreflightReport:
 
 
 def release(project: Any, release_id: str = "v1", *checks: Check, retention: int | None = None) -> Manifest:
-    request = PrepareRequest(release_id=release_id, retention=retention)
-    return prepare(project.settings, report(*(checks or (PASSED,))), request)
+    settings = with_flags(project.settings, retention=retention)
+    return prepare(settings, report(*(checks or (PASSED,))), release_id)
 
 
 def manifest_file(project: Any, name: str = "v1") -> dict[str, Any]:
@@ -173,9 +179,7 @@ def test_advisory_gates_never_block(project: Any) -> None:
 
 def test_a_report_that_did_not_pass_blocks_even_without_a_failed_check(project: Any) -> None:
     """The verdict of the gates is never made better on the way."""
-    manifest = prepare(
-        project.settings, PreflightReport(passed=False, checks=[], failed_checks=[]), PrepareRequest(release_id="v1")
-    )
+    manifest = prepare(project.settings, PreflightReport(passed=False, checks=[], failed_checks=[]), "v1")
     assert manifest.status == "blocked"
 
 
@@ -309,7 +313,7 @@ def test_without_assets_there_is_nothing_to_prepare(project: Any) -> None:
         prepare(
             evolve(settings, release=evolve(settings.release, assets={})),
             report(PASSED),
-            PrepareRequest(release_id="v1"),
+            "v1",
         )
 
 
@@ -405,7 +409,7 @@ def test_the_log_is_anchored_in_manifest_and_snapshot(project: Any) -> None:
 def test_every_byte_of_a_capture_is_told(project: Any) -> None:
     """Asset by asset, up to the last byte: the copying, and the digesting of the database's copy."""
     told: list[Event] = []
-    manifest = prepare(project.settings, report(PASSED), PrepareRequest(release_id="v1"), told.append)
+    manifest = prepare(project.settings, report(PASSED), "v1", told.append)
     assert str(told[0]).startswith("capture v1_snapshot_")
     last = {(event.action, event.key): (event.done, event.total) for event in told if isinstance(event, BytesMoved)}
     sizes = {artifact.id: artifact.size for artifact in manifest.artifacts}
@@ -427,7 +431,7 @@ def test_a_version_that_cannot_be_read_is_in_the_diagnostics(project: Any) -> No
 def test_the_baseline_is_of_the_url_that_was_typed(project: Any, health: Any, free_port: int) -> None:
     """The gates ran on it, and a watch will compare with it."""
     project.overrides["health.url"] = f"http://127.0.0.1:{free_port}/health"
-    manifest = prepare(project.settings, report(), PrepareRequest(release_id="v1", health_url=health.url))
+    manifest = prepare(with_flags(project.settings, health_url=health.url), report(), "v1")
     assert manifest.baseline is not None and manifest.baseline.health == "ok"
-    manifest = prepare(project.settings, report(), PrepareRequest(release_id="v2"))
+    manifest = prepare(project.settings, report(), "v2")
     assert manifest.baseline is not None and manifest.baseline.health == "unreachable"

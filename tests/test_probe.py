@@ -651,6 +651,7 @@ def test_secrets_in_an_answer_are_redacted(serve: Serve, monkeypatch: pytest.Mon
 
 def test_a_stage_that_asks_nobody_loads_no_http_library() -> None:
     """The start gate of a service is a recover, and a service waits for it."""
-    code = "import sys, release_tasks.stages.restoring; print('requests' in sys.modules, 'urllib3' in sys.modules)"
+    stages = "release_tasks.stages.rollback.engine, release_tasks.stages.rollback.recovery"
+    code = f"import sys, {stages}; print('requests' in sys.modules, 'urllib3' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False False\n"

@@ -10,11 +10,11 @@ import pytest
 
 from release_tasks.archive.restore_tests import proofs
 from release_tasks.report.status import overview
-from release_tasks.stages.drill.engine import DrillRequest, drill
+from release_tasks.stages.drill.engine import run_drill
 
 
 def prove(project: Any, snapshot_id: str) -> str:
-    return drill(project.settings, DrillRequest(snapshot_id=snapshot_id)).status
+    return run_drill(project.settings, snapshot_id=snapshot_id).status
 
 
 @pytest.fixture

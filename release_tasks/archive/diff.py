@@ -14,12 +14,13 @@ from attrs import field, frozen
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.base import stored_path
 from release_tasks.assets.kinds import kind_of
+from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.records import AssetRecord, Manifest, SnapshotMetadata
 from release_tasks.core.redact import REDACTED, Redactor, is_secret_name
 
-__all__ = ["Comparison", "Difference", "compare_releases"]
+__all__ = ["Comparison", "Difference", "compare", "compare_releases"]
 
 How = Literal["added", "removed", "changed"]
 _MAX_CONFIG_BYTES = 1 << 20
@@ -49,7 +50,12 @@ class Comparison:
     notes: list[str] = field(factory=list)
 
 
-def compare_releases(pipeline: Pipeline, before: str, after: str) -> Comparison:
+def compare_releases(settings: Settings, before: str, after: str) -> Comparison:
+    """Return what differs between two releases; raises UsageError for one that does not exist."""
+    return compare(Pipeline(settings.release.root), before, after)
+
+
+def compare(pipeline: Pipeline, before: str, after: str) -> Comparison:
     """Compare two prepared releases by their ids.
 
     Raises UsageError when there is no such release, StageFailed when one of them cannot be read.

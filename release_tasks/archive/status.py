@@ -14,7 +14,7 @@ from release_tasks.core.errors import StageFailed
 from release_tasks.core.lock import Holder, current_holder
 from release_tasks.core.records import Manifest, RollbackState, SnapshotMetadata
 
-__all__ = ["ReleaseStatus", "read_status"]
+__all__ = ["ReleaseStatus", "release_status"]
 
 
 @frozen(kw_only=True)
@@ -37,8 +37,8 @@ class ReleaseStatus:
     holder: Holder | None
 
 
-def read_status(settings: Settings) -> ReleaseStatus:
-    """Read how things stand; takes no lock and changes nothing."""
+def release_status(settings: Settings) -> ReleaseStatus:
+    """Return how things stand: releases, snapshots, drills, the last rollback, who is at work. Nothing is changed."""
     pipeline = Pipeline(settings.release.root)
     snapshots, unreadable = pipeline.catalogue.published()
     holder = current_holder(pipeline.root)

@@ -107,6 +107,7 @@ class HealthConfig:
     interval: Duration = option("between two requests", 1.0)
     passes: int = option("consecutive healthy answers, in preflight", 1, least=1)
     passes_after_restore: int = option("consecutive healthy answers, after a restore", 3, least=1)
+    strict: bool = option("a degraded service fails its health gate", False)
 
 
 @frozen(kw_only=True)

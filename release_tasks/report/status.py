@@ -8,7 +8,7 @@ from typing import Any
 from release_tasks.archive import legacy
 from release_tasks.archive.pipeline import ManifestFile
 from release_tasks.archive.restore_tests import Proof
-from release_tasks.archive.status import read_status
+from release_tasks.archive.status import release_status
 from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import seconds_since
@@ -22,7 +22,7 @@ __all__ = ["overview", "show_overview"]
 
 def overview(settings: Settings, limit: int) -> dict[str, Any]:
     """Return the newest ``limit`` releases and snapshots, newest first, and what else there is, as JSON values."""
-    found = read_status(settings)
+    found = release_status(settings)
     proved = found.proofs
     shown = [_snapshot(snapshot, proved.by_snapshot.get(snapshot.snapshot_id)) for snapshot in found.snapshots]
     rollback = encode(found.rollback) if found.rollback else None

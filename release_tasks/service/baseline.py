@@ -15,17 +15,16 @@ __all__ = ["measure_baseline"]
 _PROBES = 3
 
 
-def measure_baseline(config: ReleaseConfig, health_url: str | None = None) -> Baseline | None:
+def measure_baseline(config: ReleaseConfig) -> Baseline | None:
     """Ask health a few times and reliability once; None where neither is configured. Nothing is raised."""
-    health_url = health_url or config.health.url
-    if health_url is None and config.reliability.url is None:
+    if config.health.url is None and config.reliability.url is None:
         return None
     health: str | None = None
     elapsed: list[int] = []
-    if health_url is not None:
+    if config.health.url is not None:
         try:
             for _ in range(_PROBES):
-                answer = fetch(health_url, timeout=config.health.timeout)
+                answer = fetch(config.health.url, timeout=config.health.timeout)
                 health, _, _ = read_health(answer)
                 elapsed.append(answer.elapsed_ms)
         except ProbeError:

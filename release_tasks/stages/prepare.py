@@ -6,19 +6,20 @@ import contextlib
 import os
 from collections.abc import Iterator
 
-from attrs import evolve, frozen
+from attrs import evolve
 
 from release_tasks.archive.attestation.attester import Attester
+from release_tasks.archive.attestation.signing import signer_of
 from release_tasks.archive.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.archive.pipeline import MANIFEST_VERSION, Pipeline, manifest_bytes
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import compact, timestamp
 from release_tasks.core.durable import remove_durably, write_atomic
-from release_tasks.core.errors import StageFailed, UsageError, describe_error, with_path
+from release_tasks.core.errors import LockHeld, StageFailed, UsageError, describe_error, with_path
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.ids import require_id
 from release_tasks.core.interrupt import uninterrupted
-from release_tasks.core.lock import run_lock
+from release_tasks.core.lock import current_holder, run_lock
 from release_tasks.core.records import (
     Artifact,
     Baseline,
@@ -28,24 +29,18 @@ from release_tasks.core.records import (
     SnapshotMetadata,
     SnapshotReference,
 )
-from release_tasks.service.application import describe_application
+from release_tasks.service.application import default_release_id, describe_application
 from release_tasks.service.baseline import measure_baseline
+from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.wording import about_manifest
+from release_tasks.stages.preflight.engine import PreflightRun, run_preflight
+from release_tasks.stages.rollback.recovery import complete_interrupted
+from release_tasks.stages.stage import stage
 
-__all__ = ["PrepareRequest", "prepare", "require_new_release_id"]
+__all__ = ["begin_release", "prepare_release", "require_new_release_id"]
 
+_STAGE = "release.prepare"
 _ID_LENGTH = 96  # leaves room for what a snapshot id adds to it
-
-
-@frozen(kw_only=True)
-class PrepareRequest:
-    """What a release is called and how many release snapshots are kept (None: as configured).
-
-    ``health_url`` is asked for the baseline in place of the configured one.
-    """
-
-    release_id: str
-    retention: int | None = None
-    health_url: str | None = None
 
 
 def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
@@ -61,73 +56,114 @@ def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
         raise UsageError(f"release id {release_id!r} was prepared already, on {when}. Choose another --release-id.")
 
 
-def prepare(settings: Settings, report: PreflightReport, request: PrepareRequest, emit: Emit = ignore) -> Manifest:
-    """Publish the manifest of a release, with its snapshot when nothing blocks it.
+def begin_release(
+    settings: Settings, release_id: str | None = None, *, emit: Emit = ignore, notices: Notices | None = None
+) -> str:
+    """Return the id of a release that can be prepared now, made of version and time when none is given.
 
-    Raises UsageError for a release id that is taken or a signing key that cannot be used, StageFailed when a rollback
-    waits to be recovered or the pipeline folder cannot be read or written, LockHeld when another run is at work. A
-    capture that fails blocks the release; it does not raise.
+    Finishes first what an interrupted run left. Raises UsageError for an id that is taken or a signing key that cannot
+    be used, LockHeld while another run is at work, StageFailed when the state cannot be made whole.
     """
     pipeline = Pipeline(settings.release.root)
-    if not settings.release.assets:
-        raise UsageError(
-            "release.assets names nothing to capture. Name the database, folders and files of the service."
-        )
-    attester = Attester.of(settings)
-    manifest: Manifest | None = None
-    baseline = measure_baseline(settings.release, request.health_url) if report.passed else None
-    try:
-        with with_path(pipeline.root / "lock"), run_lock(pipeline.root, "release.prepare"):
-            manifest = _with_lock(attester, pipeline, report, request, baseline, shielded(emit))
-            return manifest
-    except OSError as error:
-        if manifest is not None:  # only the lock could not be given back
-            return manifest
-        raise StageFailed(f"Release {request.release_id} was not prepared: {describe_error(error)}") from error
+    with stage(settings, pipeline, _STAGE, notices, release_id=release_id):
+        return _begin(settings, pipeline, release_id, emit)
 
 
-def _with_lock(
-    attester: Attester,
-    pipeline: Pipeline,
-    report: PreflightReport,
-    request: PrepareRequest,
-    baseline: Baseline | None,
-    emit: Emit,
+def prepare_release(
+    settings: Settings,
+    *,
+    preflight: PreflightRun | None = None,
+    release_id: str | None = None,
+    emit: Emit = ignore,
+    notices: Notices | None = None,
 ) -> Manifest:
-    settings = attester.settings
-    if pipeline.has_journal():
-        raise StageFailed("An interrupted rollback waits to be finished. Run `inv release.recover` first.")
-    require_new_release_id(pipeline, request.release_id)
-    pipeline.clean_up()
-    draft = evolve(_draft(settings, pipeline, report, request), baseline=baseline)
-    blockers = _blockers(settings, report)
-    if not blockers:
-        try:
-            return _release(attester, pipeline, request, draft, emit)
-        except (StageFailed, OSError) as error:
-            blockers.append(f"snapshot: {describe_error(error)}")
-    blocked = evolve(draft, artifacts=_artifacts(settings, None), diagnostics=blockers + draft.diagnostics)
-    try:
-        return _publish(pipeline, attester, blocked)
-    except OSError as error:
-        raise StageFailed(
-            f"Release {request.release_id} is blocked ({blockers[0].rstrip('.')}), "
-            f"and its manifest could not be written: {describe_error(error)}"
-        ) from error
+    """Publish the manifest of a release, with a verified snapshot of the state when nothing blocks it.
 
-
-def _release(attester: Attester, pipeline: Pipeline, request: PrepareRequest, draft: Manifest, emit: Emit) -> Manifest:
-    """Capture the state, then publish manifest and snapshot; the manifest is what makes it a release.
-
-    A crash after the manifest leaves a complete snapshot that the next run gives its name.
+    Without ``preflight`` the gates are run first; ``status`` of the manifest is ``ready`` or ``blocked``. A failed
+    capture blocks the release; it does not raise. Raises UsageError for an id that is taken or a signing key that
+    cannot be used, LockHeld while another run is at work, StageFailed when the state cannot be made whole or the
+    pipeline folder not be read or written.
     """
-    settings = attester.settings
-    limit = request.retention or settings.release.retention
+    pipeline, emit = Pipeline(settings.release.root), shielded(emit)
+    with stage(settings, pipeline, _STAGE, notices, release_id=release_id) as sending:
+        if preflight is None:
+            begun = _begin(settings, pipeline, release_id, emit)
+            preflight = run_preflight(settings, release_id=begun, emit=emit)
+        report, chosen = preflight.report, release_id or preflight.release_id
+        attester = Attester.of(settings)
+        baseline = measure_baseline(settings.release) if report.passed else None
+        with _locked(pipeline, chosen) as written:
+            draft = _draft(settings, pipeline, report, chosen, baseline)
+            blockers = _blockers(settings, report)
+            if not blockers:
+                try:
+                    with (
+                        _captured(settings, pipeline, draft, emit) as (ready, snapshot),
+                        uninterrupted(),
+                        _taken_back_on_error(pipeline, ready),
+                    ):
+                        manifest = _write(pipeline, attester, ready, snapshot)
+                        pipeline.catalogue.store.publish(snapshot.snapshot_id)
+                    written.append(manifest)
+                    # What cannot be removed now goes another time; it is no reason to call a release blocked.
+                    with contextlib.suppress(OSError):
+                        kept = {*pipeline.protected_snapshots(), snapshot.snapshot_id}
+                        pipeline.catalogue.retain(settings.release.retention, kept)
+                except (StageFailed, OSError) as error:
+                    blockers.append(f"snapshot: {describe_error(error)}")
+            if blockers:
+                written.append(_write_blocked(pipeline, attester, draft, blockers))
+        manifest = written[-1]
+        sending.announce(lambda: about_manifest(settings, manifest))
+    return manifest
+
+
+def _begin(settings: Settings, pipeline: Pipeline, release_id: str | None, emit: Emit) -> str:
+    holder = current_holder(pipeline.root)
+    if holder is not None:  # known before the gates have run for ten minutes, not after
+        raise LockHeld(f"Another run is at work: {holder}. When it is done, again: inv release.prepare")
+    # Gates must not judge a state that is half old, half new.
+    complete_interrupted(settings, pipeline, _STAGE, emit)
+    chosen = release_id or default_release_id(describe_application(settings))
+    require_new_release_id(pipeline, chosen)
+    signer_of(settings)
+    return chosen
+
+
+@contextlib.contextmanager
+def _locked(pipeline: Pipeline, release_id: str) -> Iterator[list[Manifest]]:
+    """Hold the lock for a block that prepares a release and lists the manifest that it has written.
+
+    Removes first what an interrupted prepare left. OSError becomes StageFailed, unless the manifest is written and only
+    the lock could not be given back.
+    """
+    written: list[Manifest] = []
+    try:
+        with with_path(pipeline.root / "lock"), run_lock(pipeline.root, _STAGE):
+            if pipeline.has_journal():
+                raise StageFailed("An interrupted rollback waits to be finished. Run `inv release.recover` first.")
+            require_new_release_id(pipeline, release_id)
+            pipeline.clean_up()
+            yield written
+    except OSError as error:
+        if not written:
+            raise StageFailed(f"Release {release_id} was not prepared: {describe_error(error)}") from error
+
+
+@contextlib.contextmanager
+def _captured(
+    settings: Settings, pipeline: Pipeline, draft: Manifest, emit: Emit
+) -> Iterator[tuple[Manifest, SnapshotMetadata]]:
+    """Capture the state, and give the block the manifest that names the snapshot, which has no final name yet.
+
+    The manifest is what makes a release: a crash after it is written leaves a complete snapshot that the next run gives
+    its name.
+    """
     capture = CaptureRequest(
-        snapshot_id=f"{request.release_id}_snapshot_{compact()}",
-        release_id=request.release_id,
+        snapshot_id=f"{draft.release_id}_snapshot_{compact()}",
+        release_id=draft.release_id,
         kind="release",
-        retention_limit=limit,
+        retention_limit=settings.release.retention,
         audit=pipeline.audit.anchor(),
     )
     began = timestamp()
@@ -140,15 +176,13 @@ def _release(attester: Attester, pipeline: Pipeline, request: PrepareRequest, dr
         reference = SnapshotReference(
             snapshot_id=snapshot.snapshot_id, metadata_path=snapshot.metadata_path, digest=snapshot.digest
         )
-        artifacts, phases = _artifacts(settings, snapshot), [*draft.phases, captured]
-        ready = evolve(draft, status="ready", snapshot=reference, artifacts=artifacts, phases=phases)
-        with uninterrupted(), _taken_back_on_error(pipeline, ready):
-            manifest = _publish(pipeline, attester, ready, snapshot)
-            pipeline.catalogue.store.publish(snapshot.snapshot_id)
-    # What cannot be removed now goes another time; it is no reason to call a release blocked.
-    with contextlib.suppress(OSError):
-        pipeline.catalogue.retain(limit, {*pipeline.protected_snapshots(), snapshot.snapshot_id})
-    return manifest
+        artifacts = [
+            Artifact(id=each.key, path=str(asset.path), exists=each.exists, size=each.size, sha256=each.sha256)
+            for key, asset in settings.release.assets.items()
+            if (each := snapshot.asset(key)) is not None
+        ]
+        phases = [*draft.phases, captured]
+        yield evolve(draft, status="ready", snapshot=reference, artifacts=artifacts, phases=phases), snapshot
 
 
 @contextlib.contextmanager
@@ -207,13 +241,20 @@ def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
     return found
 
 
-def _draft(settings: Settings, pipeline: Pipeline, report: PreflightReport, request: PrepareRequest) -> Manifest:
+def _draft(
+    settings: Settings, pipeline: Pipeline, report: PreflightReport, release_id: str, baseline: Baseline | None
+) -> Manifest:
     """Return the manifest as it is without a snapshot: blocked."""
     application = describe_application(settings)
     sequences = [file.manifest.sequence for file in pipeline.read_manifests() if file.manifest is not None]
+    started = [check.started_at for check in report.checks if check.started_at]
+    completed = [check.completed_at for check in report.checks if check.completed_at]
+    phases = []
+    if started and completed:
+        phases.append(Phase(name="preflight", started_at=min(started), completed_at=max(completed)))
     return Manifest(
         manifest_version=MANIFEST_VERSION,
-        release_id=request.release_id,
+        release_id=release_id,
         generated_at=timestamp(),
         sequence=max(sequences, default=0) + 1,
         app_name=application.name,
@@ -225,43 +266,18 @@ def _draft(settings: Settings, pipeline: Pipeline, report: PreflightReport, requ
         snapshot=None,
         artifacts=[],
         diagnostics=[application.problem] if application.problem else [],
-        manifest_path=str(pipeline.manifest_path(request.release_id)),
-        phases=_phases(report),
+        manifest_path=str(pipeline.manifest_path(release_id)),
+        baseline=baseline,
+        phases=phases,
     )
 
 
-def _phases(report: PreflightReport) -> list[Phase]:
-    """Return preflight as a phase: from the start of its first gate to the end of its last."""
-    started = [check.started_at for check in report.checks if check.started_at]
-    completed = [check.completed_at for check in report.checks if check.completed_at]
-    if not started or not completed:
-        return []
-    return [Phase(name="preflight", started_at=min(started), completed_at=max(completed))]
-
-
-def _artifacts(settings: Settings, snapshot: SnapshotMetadata | None) -> list[Artifact]:
-    artifacts = []
-    for key, asset in settings.release.assets.items():
-        record = snapshot.asset(key) if snapshot else None
-        exists = record.exists if record else os.path.lexists(asset.path)
-        artifacts.append(
-            Artifact(
-                id=key,
-                path=str(asset.path),
-                exists=exists,
-                size=record.size if record else 0,
-                sha256=record.sha256 if record else None,
-            )
-        )
-    return artifacts
-
-
-def _publish(
+def _write(
     pipeline: Pipeline, attester: Attester, manifest: Manifest, snapshot: SnapshotMetadata | None = None
 ) -> Manifest:
     """Write the audit event, then the manifest that says where the log stood after it; returns it as written.
 
-    The statement on the manifest lies there before it, so that there is no release without one.
+    The statement on the manifest is written before it, so that there is no release without one.
     """
     began = timestamp()
     anchor = pipeline.audit.append(
@@ -273,10 +289,24 @@ def _publish(
         digest=manifest.snapshot.digest if manifest.snapshot else None,
     )
     pipeline.set_aside(manifest.release_id)
-    published = Phase(name="publish", started_at=began, completed_at=timestamp())
-    phases = [*manifest.phases, published]
+    phases = [*manifest.phases, Phase(name="publish", started_at=began, completed_at=timestamp())]
     manifest = evolve(manifest, audit=anchor, phases=phases, attestation=attester.reference)
     folder = pipeline.catalogue.store.partial_path(snapshot.snapshot_id) if snapshot is not None else None
     pipeline.write_statement(manifest.release_id, attester.line(manifest, manifest_bytes(manifest), snapshot, folder))
     pipeline.write_manifest(manifest)
     return manifest
+
+
+def _write_blocked(pipeline: Pipeline, attester: Attester, draft: Manifest, blockers: list[str]) -> Manifest:
+    artifacts = [
+        Artifact(id=key, path=str(asset.path), exists=os.path.lexists(asset.path))
+        for key, asset in attester.settings.release.assets.items()
+    ]
+    blocked = evolve(draft, artifacts=artifacts, diagnostics=blockers + draft.diagnostics)
+    try:
+        return _write(pipeline, attester, blocked)
+    except OSError as error:
+        raise StageFailed(
+            f"Release {draft.release_id} is blocked ({blockers[0].rstrip('.')}), "
+            f"and its manifest could not be written: {describe_error(error)}"
+        ) from error

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Any
 from invoke import Context
 
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.session import Session, session, url_flag
+from release_tasks.tasks.flags import with_flags
+from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
-    from release_tasks.stages.diagnose import Diagnosis, Signals
+    from release_tasks.stages.diagnose.guide import Diagnosis
+    from release_tasks.stages.diagnose.signals import Signals
 
 __all__ = ["diagnose"]
 
@@ -27,20 +29,19 @@ def diagnose(
 ) -> None:
     """Read every signal, say what to do and why; exit 1 when there is something to do."""
     with session(ctx, json) as current:
-        from release_tasks.stages.reading import diagnose_service
+        from release_tasks.stages.diagnose.guide import diagnose_service
+        from release_tasks.stages.diagnose.summary import summary
 
-        signals, diagnosis = diagnose_service(
-            current.settings,
-            health_url=url_flag("health-url", health_url),
-            reliability_url=url_flag("reliability-url", reliability_url),
-        )
-        current.document(_document(signals, diagnosis))
+        settings = with_flags(current.settings, health_url=health_url, reliability_url=reliability_url)
+        signals, diagnosis = diagnose_service(settings)
+        rows = summary(signals)
+        current.document(_document(signals, diagnosis, rows))
         if not current.as_json:
-            _show(current, signals, diagnosis)
+            _show(current, diagnosis, rows)
         current.fail_unless(diagnosis.status == "healthy")
 
 
-def _document(signals: Signals, diagnosis: Diagnosis) -> dict[str, Any]:
+def _document(signals: Signals, diagnosis: Diagnosis, rows: list[tuple[str, str, str]]) -> dict[str, Any]:
     from release_tasks.core.codec import encode
 
     first = diagnosis.first
@@ -49,14 +50,14 @@ def _document(signals: Signals, diagnosis: Diagnosis) -> dict[str, Any]:
         "verdict": first.key if first else None,
         "next": first.commands if first else [],
         "findings": [encode(finding) for finding in diagnosis.findings],
-        "signals": {name: {"state": state, "detail": detail} for name, state, detail in _rows(signals)},
+        "signals": {name: {"state": state, "detail": detail} for name, state, detail in rows},
         "reliability": encode(signals.reliability) if signals.reliability else None,
         "health": encode(signals.health) if signals.health else None,
     }
 
 
-def _show(current: Session, signals: Signals, diagnosis: Diagnosis) -> None:
-    current.screen.table(("SIGNAL", "STATE", "DETAIL"), _rows(signals))
+def _show(current: Session, diagnosis: Diagnosis, rows: list[tuple[str, str, str]]) -> None:
+    current.screen.table(("SIGNAL", "STATE", "DETAIL"), rows)
     current.screen.line()
     if not diagnosis.findings:
         current.screen.verdict("healthy", "Nothing to do.")
@@ -65,10 +66,3 @@ def _show(current: Session, signals: Signals, diagnosis: Diagnosis) -> None:
         current.screen.note(finding.detail)
         for command in finding.commands:
             current.screen.note(f"type: {command}")
-
-
-def _rows(signals: Signals) -> list[tuple[str, str, str]]:
-    """Return a line for each signal: its name, one word, and what is behind it."""
-    from release_tasks.stages.diagnose.summary import summary
-
-    return summary(signals)

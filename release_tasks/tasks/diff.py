@@ -25,8 +25,8 @@ __all__ = ["diff"]
 def diff(ctx: Context, before: str, after: str, json: bool = False) -> None:
     """Show what differs between two releases: version, commit, gates, configuration, schema, rows, sizes."""
     with session(ctx, json) as current:
+        from release_tasks.archive.diff import compare_releases
         from release_tasks.core.codec import encode
-        from release_tasks.stages.reading import compare_releases
 
         comparison = compare_releases(current.settings, before, after)
         status = "different" if comparison.differences else "equal"

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from invoke import Context
 
 from release_tasks.core.errors import UsageError
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.session import Session, session, text_flag
-
-if TYPE_CHECKING:
-    from release_tasks.stages.drill.engine import DrillRequest
+from release_tasks.tasks.flags import text_flag
+from release_tasks.tasks.session import Session, session
 
 __all__ = ["drill"]
 
@@ -32,13 +29,13 @@ def drill(
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
         from release_tasks.report.answers import show_drill
-        from release_tasks.stages.rehearsing import drill_request, run_drill
+        from release_tasks.stages.drill.engine import run_drill
 
         folder = text_flag("scratch", scratch)
         parent = _folder(folder) if folder else None
         name = text_flag("snapshot", snapshot)
         if current.is_dry:
-            _show_dry(current, drill_request(current.settings, name, boot=boot, scratch=parent))
+            _show_dry(current, name, parent, boot)
             return
         with current.progress() as emit:
             outcome = run_drill(current.settings, name, boot=boot, scratch=parent, emit=emit)
@@ -56,15 +53,14 @@ def _folder(typed: str) -> Path:
         raise UsageError(f"--scratch: {typed!r} is no folder: {error}") from None
 
 
-def _show_dry(current: Session, request: DrillRequest) -> None:
-    from release_tasks.archive.pipeline import Pipeline
-    from release_tasks.stages.drill.engine import find_snapshot
+def _show_dry(current: Session, snapshot_id: str | None, folder: Path | None, boot: bool) -> None:
+    from release_tasks.stages.drill.engine import find_snapshot, service_of
     from release_tasks.stages.drill.scratch import require_safe_parent
 
-    parent = require_safe_parent(current.settings, request.scratch)
-    found = find_snapshot(Pipeline(current.settings.release.root).catalogue, request.snapshot_id)
+    started = service_of(current.settings).shown if boot else None
+    parent = current.pipeline.drills if folder is None else require_safe_parent(current.settings, folder)
+    found = find_snapshot(current.pipeline.catalogue, snapshot_id)
     size = sum(asset.size for asset in found.assets)
-    started = request.service.shown if request.service else None
     current.document(
         {"status": "dry", "snapshotId": found.snapshot_id, "size": size, "scratch": str(parent), "boot": started}
     )

@@ -6,6 +6,7 @@ from invoke import Collection, Context
 
 from release_tasks.core.errors import UsageError
 from release_tasks.tasks.executor import StageTask, stage
+from release_tasks.tasks.flags import with_flags
 from release_tasks.tasks.release import run_gates, show_preflight
 from release_tasks.tasks.session import session
 
@@ -59,11 +60,12 @@ def _run(ctx: Context, names: list[str], as_json: bool, health_url: str | None =
             current.document({"status": "dry", "gates": names})
             current.screen.line(f"Would run the gates: {', '.join(names)}")
             return
+        current.settings = with_flags(current.settings, health_url=health_url, strict=strict or None)
         for name in names:
             if name not in current.settings.release.gates:
                 known = ", ".join(current.settings.release.gates) or "none"
                 raise UsageError(f"no gate is called {name!r}; release.gates has: {known}")
-        run = run_gates(current, f"gate-{compact()}", health_url, names, strict=strict)
+        run = run_gates(current, f"gate-{compact()}", names)
         ran = [check for check in run.report.checks if not check.is_left_out]
         show_preflight(current, evolve(run, report=evolve(run.report, checks=ran)))
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,8 @@ from invoke import Collection, Context
 
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.session import Session, number_flag, session
+from release_tasks.tasks.flags import number_flag
+from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
     from release_tasks.gateway.process import GatewayStatus
@@ -77,29 +80,35 @@ def break_(ctx: Context, what: str, root: str | None = None, json: bool = False)
     """Break the embedded gateway on purpose, as a bad release would; a rollback brings it back."""
     with session(ctx, json) as current:
         from release_tasks.gateway.breaking import FAULTS, break_gateway
-        from release_tasks.gateway.errors import GatewayError
         from release_tasks.gateway.home import GatewayHome
 
         if what not in FAULTS:
             raise UsageError(f"There is no way to break {what!r}: use {', '.join(FAULTS)}.")
         if _would(current, f"break {what} of the gateway in {_root(current, root)}"):
             return
-        try:
+        with _explained():
             fault = break_gateway(GatewayHome(_root(current, root)), what)
-        except GatewayError as error:
-            raise StageFailed(error.message) from None
         current.document({"status": "broken", "what": what, "seen": fault.seen})
         if not current.as_json:
             current.screen.verdict("broken", f"{what}: {fault.seen}")
 
 
-def _start(current: Session, port: int | None, root: str | None) -> GatewayStatus:
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
     from release_tasks.gateway.errors import GatewayError
+
+    try:
+        yield
+    except GatewayError as error:
+        raise StageFailed(error.message) from None
+
+
+def _start(current: Session, port: int | None, root: str | None) -> GatewayStatus:
     from release_tasks.gateway.home import GatewayHome
     from release_tasks.gateway.process import start as start_gateway
 
     settings = current.settings
-    try:
+    with _explained():
         return start_gateway(
             GatewayHome(_root(current, root)),
             host=settings.gateway.host,
@@ -109,8 +118,6 @@ def _start(current: Session, port: int | None, root: str | None) -> GatewayStatu
             start_gate=_start_gate(current) if settings.release.assets else None,
             allow_remote=settings.gateway.allow_remote,
         )
-    except GatewayError as error:
-        raise StageFailed(error.message) from None
 
 
 def _start_gate(current: Session) -> list[str]:
@@ -128,14 +135,11 @@ def _start_gate(current: Session) -> list[str]:
 
 
 def _stop(current: Session, root: str | None) -> GatewayStatus:
-    from release_tasks.gateway.errors import GatewayError
     from release_tasks.gateway.home import GatewayHome
     from release_tasks.gateway.process import stop as stop_gateway
 
-    try:
+    with _explained():
         return stop_gateway(GatewayHome(_root(current, root)))
-    except GatewayError as error:
-        raise StageFailed(error.message) from None
 
 
 def _status(current: Session, root: str | None) -> GatewayStatus:

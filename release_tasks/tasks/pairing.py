@@ -9,7 +9,8 @@ from invoke import Collection, Context
 
 from release_tasks.core.errors import StageFailed
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.session import Session, number_flag, session
+from release_tasks.tasks.flags import number_flag
+from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
     from release_tasks.pairing.channels import Channel
@@ -109,7 +110,6 @@ def _may_decide(current: Session, channel: Channel, action: str, look_up: Callab
 
     Raises StageFailed while an interrupted rollback waits that would overwrite it once it is finished.
     """
-    from release_tasks.archive.pipeline import Pipeline
     from release_tasks.stages.rollback.amendment import covers_pairing
 
     if current.is_dry:
@@ -118,8 +118,7 @@ def _may_decide(current: Session, channel: Channel, action: str, look_up: Callab
         if not current.as_json:
             current.screen.line(f"Would {action} {sender} on {channel.value}.")
         return False
-    settings = current.settings
-    if covers_pairing(settings) and Pipeline(settings.release.root).has_journal():
+    if covers_pairing(current.settings) and current.pipeline.has_journal():
         raise StageFailed(
             "A rollback that restores the pairing stores was interrupted: run `inv release.recover` first."
         )

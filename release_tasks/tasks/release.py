@@ -12,16 +12,9 @@ from release_tasks.tasks.diagnose import diagnose
 from release_tasks.tasks.diff import diff
 from release_tasks.tasks.drill import drill
 from release_tasks.tasks.executor import recall, record, runs_under_stage_executor, stage
+from release_tasks.tasks.flags import duration_flag, number_flag, with_flags, words_flag
 from release_tasks.tasks.report import report
-from release_tasks.tasks.session import (
-    Session,
-    duration_flag,
-    number_flag,
-    session,
-    text_flag,
-    url_flag,
-    words_flag,
-)
+from release_tasks.tasks.session import Session, session
 from release_tasks.tasks.watch import watch
 
 if TYPE_CHECKING:
@@ -64,15 +57,26 @@ def preflight(
     retention: str | None = None,
 ) -> None:
     """Run every gate: build, tests, health, interfaces; exit 1 when one fails."""
-    # Deferred means that a prepare follows, which shows the gates and gives the verdict on them.
+    # Deferred means that a prepare follows, which shows the gates and gives the verdict on them. The id of its release
+    # is refused before any gate has run.
     with session(ctx, json) as current:
-        number_flag("retention", retention)
+        current.settings = with_flags(
+            current.settings,
+            health_url=health_url,
+            strict=strict or None,
+            retention=number_flag("retention", retention),
+        )
         if current.is_dry:
             if not deferred:
                 _show_dry_gates(current, words_flag(only), words_flag(skip))
             return
-        chosen = _release_id_of(current, release_id, is_release=deferred)
-        run = run_gates(current, chosen, health_url, words_flag(only), words_flag(skip), strict)
+        chosen = None
+        if deferred:
+            from release_tasks.stages.prepare import begin_release
+
+            with current.progress() as emit:
+                chosen = begin_release(current.settings, release_id, emit=emit, notices=current.notices)
+        run = run_gates(current, chosen, words_flag(only), words_flag(skip))
         record(ctx, "preflight", run)
         if junit:
             _write_junit(run, Path(junit))
@@ -103,24 +107,27 @@ def prepare(
 ) -> None:
     """Write the manifest of a release and take a verified snapshot; exit 1 when a gate blocks it."""
     with session(ctx, json) as current:
-        keep = number_flag("retention", retention)
+        current.settings = with_flags(
+            current.settings,
+            health_url=health_url,
+            strict=strict or None,
+            retention=number_flag("retention", retention),
+        )
         if current.is_dry:
             _show_dry_prepare(current)
             return
-        run = _preflight_of(ctx, health_url, strict)
+        run = _preflight_of(current)
         if junit:
             _write_junit(run, Path(junit))
         from release_tasks.core.codec import encode
         from release_tasks.report.answers import show_manifest
-        from release_tasks.stages.preparing import prepare_release
+        from release_tasks.stages.prepare import prepare_release
 
         with current.progress() as emit:
             manifest = prepare_release(
                 current.settings,
                 preflight=run,
                 release_id=release_id,
-                retention=keep,
-                health_url=health_url,
                 emit=emit,
                 notices=current.notices,
             )
@@ -155,14 +162,13 @@ def rollback(
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
         from release_tasks.report.answers import show_outcome
-        from release_tasks.stages.restoring import roll_back
+        from release_tasks.stages.rollback.engine import roll_back
 
+        current.settings = with_flags(current.settings, health_url=health_url, restart_command=restart_command)
         typed: dict[str, Any] = {
             "snapshot_id": snapshot,
-            "health_url": url_flag("health-url", health_url),
-            "restart_command": text_flag("restart-command", restart_command),
             "force": force,
-            "wait": duration_flag("wait", wait, 0.0),
+            "wait": duration_flag("wait", wait) or 0.0,
         }
         if plan or current.is_dry:
             _show_plan(current, typed)
@@ -180,7 +186,7 @@ def recover(ctx: Context, json: bool = False) -> None:
     """Finish or undo an interrupted rollback; quick and harmless when there is nothing to do."""
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
-        from release_tasks.stages.restoring import recover
+        from release_tasks.stages.rollback.recovery import recover
 
         with current.progress() as emit:
             report = recover(current.settings, look_only=current.is_dry, emit=emit, notices=current.notices)
@@ -209,7 +215,7 @@ def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> Non
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
         from release_tasks.report.answers import show_verdicts
-        from release_tasks.stages.reading import verify_snapshots
+        from release_tasks.stages.verify import verify_snapshots
 
         with current.progress() as emit:
             found = verify_snapshots(current.settings, snapshot, emit=emit)
@@ -226,7 +232,7 @@ def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
     """Verify the chain of the audit log and show its newest events; exit 1 when it is broken."""
     with session(ctx, json) as current:
         from release_tasks.report.answers import audit_document, show_audit
-        from release_tasks.stages.reading import verify_audit
+        from release_tasks.stages.verify import verify_audit
 
         count = number_flag("limit", limit)
         assert count is not None
@@ -238,26 +244,13 @@ def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
 
 
 def run_gates(
-    current: Session,
-    release_id: str,
-    health_url: str | None = None,
-    only: list[str] | None = None,
-    skip: list[str] | None = None,
-    strict: bool = False,
+    current: Session, release_id: str | None, only: list[str] | None = None, skip: list[str] | None = None
 ) -> PreflightRun:
     """Run gates with progress on stderr; what ``gate.*`` and ``release.preflight`` have in common."""
-    from release_tasks.stages.preparing import run_preflight
+    from release_tasks.stages.preflight.engine import run_preflight
 
     with current.progress() as emit:
-        return run_preflight(
-            current.settings,
-            release_id=release_id,
-            health_url=health_url,
-            only=only or [],
-            skip=skip or [],
-            strict=strict,
-            emit=emit,
-        )
+        return run_preflight(current.settings, release_id=release_id, only=only or [], skip=skip or [], emit=emit)
 
 
 def show_preflight(current: Session, run: PreflightRun) -> None:
@@ -279,27 +272,16 @@ def show_preflight(current: Session, run: PreflightRun) -> None:
     current.fail_unless(run.report.passed)
 
 
-def _release_id_of(current: Session, typed: str | None, *, is_release: bool) -> str:
-    """Return the id that logs and manifest go by; refuses a taken one before any gate has run."""
-    if not is_release:
-        from release_tasks.core.clock import compact
-
-        return f"preflight-{compact()}"
-    from release_tasks.stages.preparing import begin_release
-
-    with current.progress() as emit:
-        return begin_release(current.settings, typed, emit=emit, notices=current.notices)
-
-
-def _preflight_of(ctx: Context, health_url: str | None, strict: bool) -> PreflightRun:
-    """Return the preflight that ran before; refuses one that ran with other arguments than were typed here."""
-    run: Any = recall(ctx, "preflight")
+def _preflight_of(current: Session) -> PreflightRun:
+    """Return the preflight that ran before; refuses one that ran with other settings than were typed here."""
+    run: Any = recall(current.ctx, "preflight")
     if run is None:
         raise UsageError("release.prepare needs release.preflight to run before it, as its pre-task.")
-    if (run.health_url, run.strict) != (health_url, strict):
-        hint = "" if runs_under_stage_executor(ctx) else f" Add this to invoke.yaml: {_EXECUTOR_LINE}"
+    health = current.settings.release.health
+    if (run.health_url, run.strict) != (health.url, health.strict):
+        hint = "" if runs_under_stage_executor(current.ctx) else f" Add this to invoke.yaml: {_EXECUTOR_LINE}"
         raise UsageError(
-            f"release.prepare was given --health-url {health_url} and --strict {strict}, but its gates ran with "
+            f"release.prepare was given --health-url {health.url} and --strict {health.strict}, but its gates ran with "
             f"{run.health_url} and {run.strict}, because Invoke's own executor passes no flags on.{hint}"
         )
     result: PreflightRun = run
@@ -321,7 +303,7 @@ def _show_dry_gates(current: Session, only: list[str], skip: list[str]) -> None:
 
 
 def _show_dry_prepare(current: Session) -> None:
-    from release_tasks.stages.around import require_assets
+    from release_tasks.stages.stage import require_assets
 
     require_assets(current.settings)
     assets = {key: str(asset.path) for key, asset in current.settings.release.assets.items()}
@@ -334,7 +316,7 @@ def _show_dry_prepare(current: Session) -> None:
 
 def _show_plan(current: Session, typed: dict[str, Any]) -> None:
     from release_tasks.core.codec import encode
-    from release_tasks.stages.restoring import plan_rollback
+    from release_tasks.stages.rollback.preview import plan_rollback
 
     with current.progress() as emit:
         plan = plan_rollback(current.settings, **typed, emit=emit)

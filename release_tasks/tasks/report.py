@@ -10,7 +10,8 @@ from invoke import Context
 
 from release_tasks.core.errors import UsageError
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.session import session, text_flag
+from release_tasks.tasks.flags import text_flag
+from release_tasks.tasks.session import session
 
 if TYPE_CHECKING:
     from release_tasks.archive.pipeline import Pipeline
@@ -30,12 +31,11 @@ def report(ctx: Context, release_id: str | None = None, output: str | None = Non
     with session(ctx, json) as current:
         if importlib.util.find_spec("jinja2") is None:
             raise UsageError("release.report needs an extra: pip install 'release-tasks[report]'")
-        from release_tasks.archive.pipeline import Pipeline
         from release_tasks.core.durable import write_atomic
         from release_tasks.report.html.page import find_release, gather
         from release_tasks.report.html.render import render
 
-        pipeline = Pipeline(current.settings.release.root)
+        pipeline = current.pipeline
         file = find_release(pipeline, text_flag("release-id", release_id))
         target = _target(pipeline, text_flag("output", output), file.release_id)
         if current.is_dry:

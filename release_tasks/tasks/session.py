@@ -12,18 +12,19 @@ from typing import TYPE_CHECKING, Any
 
 from invoke import Context, Exit
 
-from release_tasks.core.errors import ExitCode, Interrupted, StageError, UsageError, describe_error
+from release_tasks.core.errors import ExitCode, Interrupted, StageError, describe_error
 from release_tasks.core.interrupt import interruptible
 from release_tasks.core.runner import inert_json, is_listening
 from release_tasks.tasks.executor import UsageExit
 
 if TYPE_CHECKING:
+    from release_tasks.archive.pipeline import Pipeline
     from release_tasks.config.schema import Settings
     from release_tasks.core.events import Emit
     from release_tasks.report.screen import Screen
     from release_tasks.stages.notifications.sending import Notices
 
-__all__ = ["Session", "duration_flag", "number_flag", "session", "text_flag", "url_flag", "words_flag"]
+__all__ = ["Session", "session"]
 
 
 class Session:
@@ -42,6 +43,13 @@ class Session:
         from release_tasks.tasks.project import settings_of
 
         return settings_of(self.ctx)
+
+    @functools.cached_property
+    def pipeline(self) -> Pipeline:
+        """The pipeline folder of this project."""
+        from release_tasks.archive.pipeline import Pipeline
+
+        return Pipeline(self.settings.release.root)
 
     @functools.cached_property
     def screen(self) -> Screen:
@@ -63,7 +71,7 @@ class Session:
         """What the stage announces with; the task waits for it once its own answer is given."""
         from release_tasks.stages.notifications.sending import Notices
 
-        return Notices(self.settings, self.screen.step)
+        return Notices(self.settings, self.screen.step, pipeline=self.pipeline)
 
     def document(self, value: dict[str, Any]) -> None:
         """Make ``value`` the one JSON document, if that was asked for; it is printed when the task ends."""
@@ -116,7 +124,8 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
     except StageError as error:
         ended = _ended(current, error.exit_code, error.message)
     except (Interrupted, KeyboardInterrupt) as error:
-        _give_notices_up(current)
+        if "notices" in vars(current):
+            current.notices.give_up()
         ended = _ended(current, _code_of(error), "Interrupted; nothing is left half-done.")
     except BrokenPipeError:
         # The reader of our output went away; pointing stdout elsewhere keeps Python from complaining at exit.
@@ -126,28 +135,16 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
         ended = _ended(current, ExitCode.NEGATIVE, describe_error(error))
     if ended is None and current.exit_code is not ExitCode.DONE:
         ended = Exit(code=int(current.exit_code))
-    stopped = _await_notices(current)
-    if ended is None and stopped is not None:
-        # The result stands, but whoever stops a run wants nothing of it to go on, such as a deploy after a prepare.
-        ended = Exit(message="Interrupted while notices were sent; the result above stands.", code=int(stopped))
-    if ended is not None:
-        raise ended
-
-
-def _await_notices(current: Session) -> ExitCode | None:
-    """Wait for notices that are on their way; returns the exit code of the signal that ended that, if one did."""
-    if "notices" in vars(current):
-        try:
+    try:
+        if "notices" in vars(current):
             with interruptible():
                 current.notices.finish()
-        except (Interrupted, KeyboardInterrupt) as error:
-            return _code_of(error)
-    return None
-
-
-def _give_notices_up(current: Session) -> None:
-    if "notices" in vars(current):
-        current.notices.give_up()
+    except (Interrupted, KeyboardInterrupt) as error:
+        # The result stands, but nothing may go on after a run that was stopped, such as a deploy after a prepare.
+        sentence = "Interrupted while notices were sent; the result above stands."
+        ended = ended or Exit(message=sentence, code=int(_code_of(error)))
+    if ended is not None:
+        raise ended
 
 
 def _code_of(error: Interrupted | KeyboardInterrupt) -> ExitCode:
@@ -170,49 +167,6 @@ def _stdout_kept_free() -> Iterator[None]:
             os.dup2(stderr, stdout)
         undo.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield
-
-
-def duration_flag(name: str, value: str | None, default: float) -> float:
-    """Return seconds for a typed duration; raises UsageError that names the flag."""
-    from release_tasks.core.units import parse_duration
-
-    if value is None:
-        return default
-    try:
-        return parse_duration(value)
-    except ValueError as error:
-        raise UsageError(f"--{name}: {error}.") from None
-
-
-def number_flag(name: str, value: str | None, least: int = 1) -> int | None:
-    """Return a typed whole number of at least ``least``, or None; raises UsageError that names the flag."""
-    from release_tasks.core.units import parse_integer
-
-    if value is None:
-        return None
-    try:
-        return parse_integer(value, least)
-    except ValueError as error:
-        raise UsageError(f"--{name}: {error}.") from None
-
-
-def text_flag(name: str, value: str | None) -> str | None:
-    """Return a typed text, or None when the flag was not typed; raises UsageError for an empty one."""
-    if value is not None and not value.strip():
-        raise UsageError(f"--{name}: expected a value, got nothing.")
-    return value
-
-
-def url_flag(name: str, value: str | None) -> str | None:
-    """Return a typed URL, or None when the flag was not typed; raises UsageError for anything else."""
-    if value is not None and not value.startswith(("http://", "https://")):
-        raise UsageError(f"--{name}: expected an http:// or https:// URL, got {value!r}.")
-    return value
-
-
-def words_flag(values: list[str] | None) -> list[str]:
-    """Return the words of a flag that may be repeated and may hold several, with commas between them."""
-    return [word.strip() for value in values or [] for word in value.split(",") if word.strip()]
 
 
 def _ended(current: Session, code: ExitCode, message: str) -> Exit:

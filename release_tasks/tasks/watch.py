@@ -8,7 +8,8 @@ from invoke import Context
 
 from release_tasks.core.errors import ExitCode
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.session import Session, duration_flag, session, url_flag
+from release_tasks.tasks.flags import duration_flag, with_flags
+from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
     from release_tasks.config.schema import Settings
@@ -37,9 +38,15 @@ def watch(
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
         from release_tasks.report.answers import show_watch
-        from release_tasks.stages.observing import watch_release
+        from release_tasks.stages.watch.watching import watch_release
 
-        settings = _as_typed(current, for_, interval, rollback, health_url)
+        settings = with_flags(
+            current.settings,
+            length=duration_flag("for", for_),
+            interval=duration_flag("interval", interval),
+            rollback=rollback or None,
+            health_url=health_url,
+        )
         if current.is_dry:
             _show_dry(current, settings)
             return
@@ -52,30 +59,13 @@ def watch(
         current.exit_code = ExitCode(report.exit_code)
 
 
-def _as_typed(
-    current: Session, for_: str | None, interval: str | None, rollback: bool, health_url: str | None
-) -> Settings:
-    """Return the configuration with what was typed in its place; raises UsageError."""
-    from release_tasks.stages.observing import watch_settings
-
-    rules = current.settings.release.watch
-    return watch_settings(
-        current.settings,
-        length=duration_flag("for", for_, rules.for_),
-        interval=duration_flag("interval", interval, rules.interval),
-        rollback=rollback,
-        health_url=url_flag("health-url", health_url),
-    )
-
-
 def _show_dry(current: Session, settings: Settings) -> None:
-    from release_tasks.archive.pipeline import Pipeline
     from release_tasks.core.units import show_duration
     from release_tasks.stages.watch.response import ground_of
     from release_tasks.stages.watch.watching import require_watchable
 
     require_watchable(settings)
-    rules, ground = settings.release.watch, ground_of(Pipeline(settings.release.root))
+    rules, ground = settings.release.watch, ground_of(current.pipeline)
     release = ground.release.release_id if ground.release else None
     target = ground.snapshot_id if rules.rollback and not ground.hindrance else None
     times = {"for": show_duration(rules.for_), "interval": show_duration(rules.interval)}

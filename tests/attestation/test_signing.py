@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
     NoEncryption,
     PrivateFormat,
 )
+from harness.stages import prepare
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -31,14 +32,13 @@ from release_tasks.core.canonical import InvalidDocument, canonical_bytes
 from release_tasks.core.errors import ExitCode, UsageError
 from release_tasks.core.records import Check, Manifest, PreflightReport
 from release_tasks.stages.preflight.engine import run_preflight
-from release_tasks.stages.prepare import PrepareRequest, prepare
 
 PASSED = Check(id="build", subsystem="build", status="passed", detail="exit 0")
 
 
 def release(project: Any, release_id: str = "v1") -> Manifest:
     report = PreflightReport(passed=True, checks=[PASSED], failed_checks=[])
-    return prepare(project.settings, report, PrepareRequest(release_id=release_id))
+    return prepare(project.settings, report, release_id)
 
 
 def envelope(project: Any, release_id: str = "v1") -> dict[str, Any]:
@@ -51,7 +51,7 @@ def write(project: Any, document: dict[str, Any], release_id: str = "v1") -> Non
 
 
 def verdicts(project: Any) -> dict[str, AttestationVerdict]:
-    return {each.release_id: each for each in verify_attestations(project.settings)}
+    return {each.release_id: each for each in verify_attestations(project.settings, project.pipeline)}
 
 
 @pytest.fixture
@@ -317,7 +317,7 @@ def test_a_private_key_among_the_public_ones_is_refused(signed: Any, key: Any) -
     """It would be committed with the configuration."""
     signed.overrides["attestation"]["public_keys"] = [str(key.private)]
     with pytest.raises(UsageError, match="it is no public key in PEM"):
-        verify_attestations(signed.settings)
+        verify_attestations(signed.settings, signed.pipeline)
 
 
 def test_signing_configured_and_no_key_to_check_by_is_a_mistake(signed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,7 +325,7 @@ def test_signing_configured_and_no_key_to_check_by_is_a_mistake(signed: Any, mon
     monkeypatch.delenv("RELEASE_KEY")
     del signed.overrides["attestation"]["public_keys"]
     with pytest.raises(UsageError, match="Signatures cannot be checked"):
-        verify_attestations(signed.settings)
+        verify_attestations(signed.settings, signed.pipeline)
 
 
 def test_without_the_library_a_sentence_says_what_to_install(signed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,9 +333,9 @@ def test_without_the_library_a_sentence_says_what_to_install(signed: Any, monkey
     for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    for use in (signer_of, verify_attestations):
+    for use, more in ((signer_of, ()), (verify_attestations, (signed.pipeline,))):
         with pytest.raises(UsageError, match=r"pip install 'release-tasks\[sign\]'"):
-            use(signed.settings)
+            use(signed.settings, *more)
 
 
 def test_the_key_is_in_no_output_of_a_gate(signed: Any, key: Any, monkeypatch: pytest.MonkeyPatch) -> None:

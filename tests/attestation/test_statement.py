@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from harness.stages import prepare
 
 from release_tasks.archive.attestation.statement import gates_digest
 from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
@@ -20,7 +21,6 @@ from release_tasks.archive.pipeline import Pipeline, manifest_bytes
 from release_tasks.archive.seal import sealed_document
 from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.records import Check, Manifest, PreflightReport
-from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
 
@@ -34,7 +34,7 @@ def release(project: Any, release_id: str = "v1", *checks: Check) -> Manifest:
     checks = checks or (PASSED,)
     failed = [check.id for check in checks if check.blocks]
     report = PreflightReport(passed=not failed, checks=list(checks), failed_checks=failed)
-    return prepare(project.settings, report, PrepareRequest(release_id=release_id))
+    return prepare(project.settings, report, release_id)
 
 
 def line(project: Any, release_id: str = "v1") -> bytes:
@@ -48,7 +48,9 @@ def statement(project: Any, release_id: str = "v1") -> dict[str, Any]:
 
 
 def verdict(project: Any, release_id: str = "v1") -> AttestationVerdict:
-    (found,) = (each for each in verify_attestations(project.settings) if each.release_id == release_id)
+    (found,) = (
+        each for each in verify_attestations(project.settings, project.pipeline) if each.release_id == release_id
+    )
     return found
 
 
@@ -125,7 +127,7 @@ def test_a_commit_is_named_when_the_files_were_as_in_it(project: Any) -> None:
     subprocess.run(["git", "add", "state/mcp.json"], cwd=project.folder, check=True)
     release(project, "dirty")
     assert "gitCommit" not in line(project, "dirty").decode()
-    assert {each.status for each in verify_attestations(project.settings)} == {"unsigned"}
+    assert {each.status for each in verify_attestations(project.settings, project.pipeline)} == {"unsigned"}
 
 
 def test_the_run_of_ci_is_named(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,7 +246,7 @@ def test_what_retention_removed_is_missed_by_nobody(project: Any) -> None:
     for release_id in ("v1", "v2"):
         release(project, release_id)
     assert len(project.pipeline.catalogue.published()[0]) == 1
-    assert [each.status for each in verify_attestations(project.settings)] == ["unsigned", "unsigned"]
+    assert [each.status for each in verify_attestations(project.settings, project.pipeline)] == ["unsigned", "unsigned"]
 
 
 def test_releases_without_a_statement_by_rights_are_no_finding(project: Any) -> None:
@@ -322,7 +324,7 @@ def test_one_release_can_be_looked_at_alone(project: Any) -> None:
     """By its snapshot, as ``release.verify --snapshot`` does."""
     first, second = release(project, "v1"), release(project, "v2")
     assert first.snapshot is not None and second.snapshot is not None
-    found = verify_attestations(project.settings, second.snapshot.snapshot_id)
+    found = verify_attestations(project.settings, project.pipeline, second.snapshot.snapshot_id)
     assert [each.release_id for each in found] == ["v2"]
 
 

@@ -29,7 +29,8 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.clock import timestamp
 from release_tasks.core.records import Check, PreflightReport
-from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.preflight.engine import PreflightRun
+from release_tasks.stages.prepare import prepare_release
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
@@ -146,7 +147,17 @@ class Soak:
             id="always", subsystem="always", status="passed", detail="", started_at=now, completed_at=now, duration_ms=0
         )
         report = PreflightReport(passed=True, checks=[check], failed_checks=[])
-        manifest = prepare(self.settings, report, PrepareRequest(release_id=release_id))
+        logs = self.settings.release.root / "logs" / release_id
+        run = PreflightRun(
+            release_id=release_id,
+            report=report,
+            health_url=None,
+            only=(),
+            skip=(),
+            strict=False,
+            log_directory=logs,
+        )
+        manifest = prepare_release(self.settings, preflight=run)
         if manifest.status != "ready":
             self.problems.append(f"{release_id} is blocked: {manifest.diagnostics}")
         return f"prepare {manifest.status}"

@@ -6,12 +6,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from harness.stages import prepare
 
 from release_tasks.config.schema import Settings
 from release_tasks.core.records import Manifest, RollbackOutcome
-from release_tasks.stages.diagnose import Diagnosis, Signals, decide, read_signals
+from release_tasks.stages.diagnose.guide import Diagnosis, decide
+from release_tasks.stages.diagnose.signals import Signals, read_signals
 from release_tasks.stages.preflight.engine import run_preflight
-from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
 
@@ -45,13 +46,13 @@ class Site:
     def release(self, release_id: str = "v1") -> Manifest:
         """Preflight and prepare, as the task does."""
         run = run_preflight(self.settings, release_id=release_id)
-        return prepare(self.settings, run.report, PrepareRequest(release_id=release_id))
+        return prepare(self.settings, run.report, release_id)
 
     def roll_back(self, **flags: Any) -> RollbackOutcome:
         return rollback(self.settings, RollbackRequest(**flags))
 
     def signals(self) -> Signals:
-        return read_signals(self.settings)
+        return read_signals(self.settings, self.project.pipeline)
 
     def diagnose(self) -> Diagnosis:
         return decide(self.signals())

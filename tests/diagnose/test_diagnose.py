@@ -17,8 +17,7 @@ from release_tasks.core.errors import UsageError
 from release_tasks.core.records import Pressure
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
-from release_tasks.stages.diagnose import GUIDE, decide, read_signals
-from release_tasks.stages.diagnose.guide import guide_table
+from release_tasks.stages.diagnose.guide import GUIDE, decide, diagnose_service, guide_table
 from release_tasks.stages.diagnose.signals import Disk
 from release_tasks.stages.diagnose.summary import summary
 from release_tasks.stages.notifications.sending import Notices
@@ -26,6 +25,7 @@ from release_tasks.stages.notifications.wording import about_failure
 from release_tasks.stages.rollback import engine
 from release_tasks.stages.rollback.journal import write_journal
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.flags import with_flags
 
 REPOSITORY = Path(__file__).parents[2]
 DOWN = {"ok": False, "data": {"status": "failed"}}
@@ -313,7 +313,7 @@ def test_the_most_urgent_comes_first(site: Any) -> None:
 def test_no_endpoint_of_all_answers(site: Any, free_port: int) -> None:
     """Every signal that cannot be reached is a finding; none keeps the others from being read."""
     url = f"http://127.0.0.1:{free_port}/x"
-    diagnosis = decide(read_signals(site.settings, url, url))
+    diagnosis = diagnose_service(with_flags(site.settings, health_url=url, reliability_url=url))[1]
     assert [finding.key for finding in diagnosis.findings] == ["unhealthy", "unproved"]
     assert "refused the connection" in diagnosis.findings[0].detail
 

@@ -25,7 +25,7 @@ from release_tasks.core.errors import ExitCode, Interrupted, UsageError
 from release_tasks.core.lock import run_lock
 from release_tasks.pairing.channels import Channel
 from release_tasks.stages.drill import engine
-from release_tasks.stages.drill.engine import DrillRequest, drill
+from release_tasks.stages.drill.engine import run_drill
 from release_tasks.stages.drill.outcome import DrillOutcome
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.tasks.project import load_settings
@@ -33,7 +33,7 @@ from release_tasks.tasks.project import load_settings
 
 def rehearse(project: Any, snapshot_id: str | None = None, **options: Any) -> DrillOutcome:
     progress = options.pop("progress", lambda step: None)
-    return drill(project.settings, DrillRequest(snapshot_id=snapshot_id, **options), at_steps(progress))
+    return run_drill(project.settings, snapshot_id=snapshot_id, **options, emit=at_steps(progress))
 
 
 def events(project: Any) -> list[dict[str, Any]]:
@@ -402,7 +402,7 @@ def test_pairing_stores_in_a_snapshot_are_restored_as_they_are(project: Any, liv
     project.capture()
     store.approved_path(Channel.TELEGRAM).write_text('{"senderIds": ["1"]}')
     before = live_tree(project)
-    assert drill(settings, DrillRequest()).status == "passed"
+    assert run_drill(settings).status == "passed"
     assert live_tree(project) == before
 
 

@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from release_tasks.stages.drill import boot as booting
+from release_tasks.stages.drill import engine
 from release_tasks.stages.drill.boot import Service
-from release_tasks.stages.drill.engine import DrillRequest, drill
+from release_tasks.stages.drill.engine import run_drill
 from release_tasks.stages.drill.outcome import BootOutcome, DrillOutcome
 from release_tasks.stages.drill.scratch import processes_of
 
@@ -86,7 +87,9 @@ class Booted:
             timeout=timeout,
             environment=os.environ,
         )
-        return drill(self.project.settings, DrillRequest(service=service))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "service_of", lambda settings: service)
+            return run_drill(self.project.settings, boot=True)
 
     def told(self) -> dict[str, Any]:
         """What the service wrote down, once the drill is over: none of its processes runs any more."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from release_tasks.stages.drill.engine import DrillRequest, drill
+from release_tasks.stages.drill.engine import run_drill
 
 pytestmark = pytest.mark.slow
 
@@ -32,14 +32,14 @@ def test_drill_checks_the_restored_copy_and_touches_nothing_live(
     install_kind(asked)
     besides = (seen, custom.folder / "site")
     before = live_tree(custom, *besides)
-    outcome = drill(custom.settings, DrillRequest())
+    outcome = run_drill(custom.settings)
     assert (outcome.status, outcome.diagnostics) == ("passed", [])
     assert live_tree(custom, *besides) == before
     assert all("release-drill-" in line for line in seen.read_text().splitlines())
     install_kind(check="return ['record 3 is torn']")
-    outcome = drill(custom.settings, DrillRequest())
+    outcome = run_drill(custom.settings)
     assert (outcome.status, outcome.diagnostics[0]) == ("failed", "mcp: record 3 is torn.")
     (custom.folder / "site" / "custom_kind-1.0.dist-info" / "entry_points.txt").write_text("[console_scripts]\n")
-    outcome = drill(custom.settings, DrillRequest())
+    outcome = run_drill(custom.settings)
     assert outcome.status == "passed"
     assert "mcp was restored as recorded, and not checked further: no installed package" in outcome.diagnostics[0]

@@ -28,13 +28,14 @@ import cattrs  # noqa: F401
 import requests  # noqa: F401
 from attrs import field, frozen
 from harness import stages
+from harness.stages import prepare
 
 from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageError
-from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.flags import with_flags
 from release_tasks.tasks.project import load_settings
 
 __all__ = ["CHANGING", "OPENING", "READING", "Ended", "FailingCalls", "why_not"]
@@ -175,8 +176,7 @@ def _recover(settings: Settings) -> tuple[str, list[str]]:
 
 
 def _prepare(settings: Settings, release_id: str) -> tuple[str, list[str]]:
-    request = PrepareRequest(release_id=release_id, retention=2)
-    manifest = prepare(settings, stages.passed_preflight(), request)
+    manifest = prepare(with_flags(settings, retention=2), stages.passed_preflight(), release_id)
     return manifest.status, manifest.diagnostics
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve, frozen
+from harness.stages import prepare
 
 import release_tasks
 from release_tasks.archive.pipeline import Pipeline
@@ -28,7 +29,6 @@ from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.errors import UsageError
 from release_tasks.core.records import AuditAnchor, PreflightReport
-from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
@@ -142,7 +142,7 @@ def write_every_event(folder: Path) -> Iterator[None]:
         state.unlink(missing_ok=True)
         if content is not None:
             state.write_text(content)
-        assert prepare(settings, passed, PrepareRequest(release_id=release_id)).status == status
+        assert prepare(settings, passed, release_id).status == status
 
     def roll(snapshot: str | None = None) -> str:
         return rollback(settings, RollbackRequest(snapshot_id=snapshot)).status

@@ -30,8 +30,7 @@ from release_tasks.archive.verify import verify_all
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.errors import ExitCode, StageFailed, UsageError
 from release_tasks.report.status import overview
-from release_tasks.stages.rollback.engine import RollbackRequest
-from release_tasks.stages.rollback.preview import preview
+from release_tasks.stages.rollback.preview import plan_rollback
 
 Document = dict[str, Any]
 Change = Callable[[Document], Any]
@@ -44,7 +43,7 @@ def hold_damaged(watched: Watched, case: str) -> str:
     sentence = watched.refused(case)
     assert len(sentence) < 5000, (case, len(sentence))
     with pytest.raises(StageFailed) as error:
-        preview(watched.settings, RollbackRequest(snapshot_id="v1_snapshot"))
+        plan_rollback(watched.settings, snapshot_id="v1_snapshot")
     assert error.value.message == sentence, case
     verdicts = verify_all(watched.pipeline.catalogue)
     assert {verdict.snapshot_id: verdict.status for verdict in verdicts} == {

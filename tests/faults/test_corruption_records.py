@@ -22,7 +22,7 @@ from harness.damage import (
     places,
     reseal,
 )
-from harness.stages import passed_preflight
+from harness.stages import passed_preflight, prepare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -32,11 +32,10 @@ from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.errors import ExitCode, StageError, StageFailed, UsageError
 from release_tasks.core.records import Manifest
 from release_tasks.report.status import overview
-from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback import swap
-from release_tasks.stages.rollback.engine import RollbackRequest
-from release_tasks.stages.rollback.preview import preview
+from release_tasks.stages.rollback.preview import plan_rollback
 from release_tasks.stages.rollback.recovery import pending, recover
+from release_tasks.tasks.flags import with_flags
 
 pytestmark = pytest.mark.slow
 
@@ -76,7 +75,7 @@ def released(kept: dict[str, Any], project_at: Callable[..., Any]) -> Watched:
 
 
 def release(watched: Watched, release_id: str, retention: int | None = None) -> Manifest:
-    return prepare(watched.settings, passed_preflight(), PrepareRequest(release_id=release_id, retention=retention))
+    return prepare(with_flags(watched.settings, retention=retention), passed_preflight(), release_id)
 
 
 def crash_in_mid_swap(watched: Watched, number: int = 2) -> Path:
@@ -119,8 +118,8 @@ def hold_journal_refused(watched: Watched, case: str, thoroughly: bool = False) 
     before = os.lstat(path)
     commands: dict[str, Callable[[], Any]] = {"recover": lambda: recover(watched.settings)}
     if thoroughly:
-        commands["pending"] = lambda: pending(watched.settings)
-        commands["plan"] = lambda: preview(watched.settings, RollbackRequest())
+        commands["pending"] = lambda: pending(watched.settings, watched.pipeline)
+        commands["plan"] = lambda: plan_rollback(watched.settings)
         commands["prepare"] = lambda: release(watched, "later")
     for name, command in commands.items():
         with pytest.raises(StageFailed) as error:
@@ -255,7 +254,7 @@ def test_a_forged_journal_is_refused_by_what_lies_below_its_checksum(watched: Wa
         path.write_text(json.dumps(reseal(document)))
         hold_journal_refused(watched, case)
         with pytest.raises(StageFailed) as error:
-            pending(watched.settings)
+            pending(watched.settings, watched.pipeline)
         assert told in error.value.message, (case, error.value.message)
     path.write_text(text)
     assert recover(watched.settings).status == "finished"
@@ -468,7 +467,7 @@ def hold_readable(watched: Watched, case: str) -> None:
     assert pretty_bytes(overview(watched.settings, 10)), case
     assert {verdict.status for verdict in verify_all(watched.pipeline.catalogue)} == {"verified"}, case
     assert watched.pipeline.audit.verify(watched.pipeline.anchors()).intact, case
-    assert preview(watched.settings, RollbackRequest(snapshot_id="v1_snapshot")).changes, case
+    assert plan_rollback(watched.settings, snapshot_id="v1_snapshot").changes, case
     assert recover(watched.settings).status == "clean", case
 
 

@@ -21,8 +21,7 @@ from hypothesis import strategies as st
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.canonical import InvalidDocument, parse_object
 from release_tasks.core.errors import ExitCode, StageFailed
-from release_tasks.stages.rollback.engine import RollbackRequest
-from release_tasks.stages.rollback.preview import preview
+from release_tasks.stages.rollback.preview import plan_rollback
 
 FILES = {
     "assets/database/app.db": "database",
@@ -48,7 +47,7 @@ def hold_found(watched: Watched, key: str, case: str) -> str:
     assert sentence.startswith("Snapshot v1_snapshot is refused, nothing was changed: asset "), (case, sentence)
     assert f"asset {key}:" in sentence, (case, sentence)
     with pytest.raises(StageFailed) as error:
-        preview(watched.settings, RollbackRequest(snapshot_id="v1_snapshot"))
+        plan_rollback(watched.settings, snapshot_id="v1_snapshot")
     assert (error.value.exit_code, error.value.message) == (ExitCode.NEGATIVE, sentence), case
     verdicts = {verdict.snapshot_id: verdict for verdict in verify_all(watched.pipeline.catalogue)}
     assert {name: verdict.status for name, verdict in verdicts.items()} == {

@@ -12,7 +12,7 @@ import pytest
 
 from release_tasks.archive.restore_tests import proofs
 from release_tasks.core.events import StepBegan
-from release_tasks.stages.drill.engine import DrillRequest, drill
+from release_tasks.stages.drill.engine import run_drill
 
 pytestmark = [
     pytest.mark.slow,
@@ -27,7 +27,7 @@ def large(make_project: Callable[..., Any]) -> Any:
     project = make_project("p")
     (project.identity / "large").write_bytes(os.urandom(3 << 20))
     project.capture()
-    assert drill(project.settings, DrillRequest()).status == "passed"
+    assert run_drill(project.settings).status == "passed"
     return project
 
 
@@ -36,7 +36,7 @@ def test_no_room_is_said_before_anything_is_copied(large: Any, mounts: Any, tmp_
     small = tmp_path / "small"
     mounts.tmpfs(small, "20m")
     seen: list[Any] = []
-    outcome = drill(large.settings, DrillRequest(scratch=small), seen.append)
+    outcome = run_drill(large.settings, scratch=small, emit=seen.append)
     assert outcome.status == "failed"
     assert "it needs 23 MiB and" in outcome.diagnostics[0]
     assert "has 20 MiB free" in outcome.diagnostics[0]
@@ -53,7 +53,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing(
     monkeypatch.setattr("release_tasks.stages.drill.engine.require_room", lambda *_: None)
     small = tmp_path / "small"
     mounts.tmpfs(small, size)
-    outcome = drill(large.settings, DrillRequest(scratch=small))
+    outcome = run_drill(large.settings, scratch=small)
     assert outcome.status == "failed"
     assert "space" in outcome.diagnostics[0] or "full" in outcome.diagnostics[0]
     assert os.listdir(small) == []

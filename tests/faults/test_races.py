@@ -28,6 +28,7 @@ from typing import Any
 
 import pytest
 from attrs import frozen
+from harness.stages import prepare
 
 import release_tasks
 from release_tasks.archive.pipeline import Pipeline
@@ -35,7 +36,6 @@ from release_tasks.archive.verify import verify_all
 from release_tasks.core.errors import LockHeld
 from release_tasks.core.lock import FileLock, current_holder, run_lock
 from release_tasks.core.records import PreflightReport, SnapshotMetadata
-from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.recovery import recover
 
 # One job a line on stdin, each in a child of its own that says its pid, waits for one byte and acts.
@@ -45,11 +45,13 @@ from pathlib import Path
 from release_tasks.tasks.project import load_settings
 from release_tasks.core.errors import StageError
 from release_tasks.core.events import BytesMoved
-from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.preflight.engine import PreflightRun
+from release_tasks.stages.prepare import prepare_release
 from release_tasks.core.records import PreflightReport
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.stages.rollback.swap import Swap
+from release_tasks.tasks.flags import with_flags
 
 settings = load_settings({"release": json.loads(sys.argv[2])}, Path(sys.argv[1]))
 report = PreflightReport(passed=True, checks=[], failed_checks=[])
@@ -89,8 +91,12 @@ def act(job):
     if job["what"] == "recover":
         return recover(settings).status
     if job["what"] == "prepare":
-        request = PrepareRequest(release_id=job["release"], retention=job.get("retention"))
-        return prepare(settings, report, request, progress).status
+        run = PreflightRun(
+            release_id=job["release"], report=report, health_url=None, only=(), skip=(), strict=False,
+            log_directory=Path(sys.argv[1]),
+        )
+        wanted = with_flags(settings, retention=job.get("retention"))
+        return prepare_release(wanted, preflight=run, emit=progress).status
     request = RollbackRequest(snapshot_id=job["snapshot"], force=True, wait=job.get("wait", 0.0))
     outcome = rollback(settings, request, progress)
     assert outcome.status == "restored", outcome.diagnostics
@@ -241,7 +247,7 @@ class Scene:
         else:
             project.extra.unlink(missing_ok=True)
         passed = PreflightReport(passed=True, checks=[], failed_checks=[])
-        manifest = prepare(self.settings, passed, PrepareRequest(release_id=f"v{number}"))
+        manifest = prepare(self.settings, passed, f"v{number}")
         assert manifest.snapshot is not None
         snapshot = self.pipeline.catalogue.get(manifest.snapshot.snapshot_id)
         self.states[number] = project.content()

@@ -14,11 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.stages import passed_preflight
+from harness.stages import passed_preflight, prepare
 
 from release_tasks.assets.sqlite import database as store
 from release_tasks.core.errors import StageFailed
-from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
@@ -50,7 +49,7 @@ def roll(project: Any, **flags: Any) -> Any:
 
 
 def make_release(project: Any, release_id: str = "v2") -> Any:
-    return prepare(project.settings, passed_preflight(), PrepareRequest(release_id=release_id))
+    return prepare(project.settings, passed_preflight(), release_id)
 
 
 @pytest.fixture

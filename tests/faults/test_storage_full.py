@@ -15,15 +15,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.stages import passed_preflight
+from harness.stages import passed_preflight, prepare
 
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.errors import StageFailed
 from release_tasks.report.status import overview
-from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.flags import with_flags
 
 pytestmark = [
     pytest.mark.root,
@@ -51,7 +51,7 @@ class Room:
             shutil.copytree(kept, place, symlinks=True, dirs_exist_ok=True)
         report = passed_preflight()
         for release in ("v1", "v2"):
-            prepare(project.settings, report, PrepareRequest(release_id=release, retention=2))
+            prepare(with_flags(project.settings, retention=2), report, release)
         project.damage()
         project.mcp.write_text("{}")  # another content: prepare requires it
         self.old = project.content()
@@ -240,7 +240,7 @@ def test_a_prepare_with_any_amount_of_room_makes_a_whole_release_or_none(
     told: Counter[str] = Counter()
     for left in room.tries(is_every):
         try:
-            manifest = prepare(settings, passed_preflight(), PrepareRequest(release_id="v3", retention=2))
+            manifest = prepare(with_flags(settings, retention=2), passed_preflight(), "v3")
             status, sentence = manifest.status, " ".join(manifest.diagnostics)
         except StageFailed as error:
             status, sentence = "StageFailed", error.message
@@ -256,7 +256,7 @@ def test_a_prepare_with_any_amount_of_room_makes_a_whole_release_or_none(
         assert room.state() == "old", left
         recover(settings)
         if status != "ready":
-            again = prepare(settings, passed_preflight(), PrepareRequest(release_id="v3", retention=2))
+            again = prepare(with_flags(settings, retention=2), passed_preflight(), "v3")
             assert again.status == "ready", (left, again.diagnostics)
         assert pipeline.latest_ready().release_id == "v3", left
         assert room.project.strays() == [], left

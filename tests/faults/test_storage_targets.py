@@ -14,12 +14,11 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness.stages import passed_preflight
+from harness.stages import passed_preflight, prepare
 from harness.telling import at_steps
 
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Event
-from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
@@ -156,10 +155,9 @@ class TestMounts:
     ) -> None:
         """Prepare is ready, and the digest of the state is the same as before it lay on mounts."""
         project = make_project("p", mode)
-        request = PrepareRequest(release_id="before")
-        before = prepare(project.settings, passed_preflight(), request)
+        before = prepare(project.settings, passed_preflight(), "before")
         arrange(project, mounts)
-        now = prepare(project.settings, passed_preflight(), PrepareRequest(release_id="now"))
+        now = prepare(project.settings, passed_preflight(), "now")
         assert (before.status, now.status) == ("ready", "ready"), (before.diagnostics, now.diagnostics)
         assert now.snapshot.digest == before.snapshot.digest
         assert project.strays() == []
@@ -240,7 +238,7 @@ class TestMounts:
         assert outcome.status == "failed"
         assert "ead-only" in outcome.diagnostics[0] and str(project.pipeline.root) in outcome.diagnostics[0]
         with pytest.raises(StageFailed, match="ead-only"):
-            prepare(project.settings, passed_preflight(), PrepareRequest(release_id="v2"))
+            prepare(project.settings, passed_preflight(), "v2")
         assert layout.state() == "old"
         mounts.clear()
         layout.hold("writable again")
@@ -273,7 +271,7 @@ class TestMounts:
         for mode, expected in (("delete", "ready"), ("wal", "blocked")):
             project = make(mode, mode)
             mounts.read_only(project.state)
-            manifest = prepare(project.settings, passed_preflight(), PrepareRequest(release_id="v1"))
+            manifest = prepare(project.settings, passed_preflight(), "v1")
             assert manifest.status == expected, manifest.diagnostics
             mounts.clear()
             assert expected == "ready" or "read-only" in manifest.diagnostics[0]
@@ -359,7 +357,7 @@ class TestVanishing:
         project = layout.project
         go()
         if which == "state":
-            manifest = prepare(project.settings, passed_preflight(), PrepareRequest(release_id="v2"))
+            manifest = prepare(project.settings, passed_preflight(), "v2")
             assert manifest.status == "blocked" and "does not exist" in manifest.diagnostics[0]
         else:
             outcome = roll(project)
@@ -384,7 +382,7 @@ class TestVanishing:
 
         told = ""
         try:
-            manifest = prepare(project.settings, passed_preflight(), PrepareRequest(release_id="v2"), vanish)
+            manifest = prepare(project.settings, passed_preflight(), "v2", vanish)
             told = manifest.status
         except StageFailed:
             told = "failed"
@@ -485,6 +483,6 @@ def recover_status(project: Any) -> str:
 
 def prepare_status(project: Any) -> str:
     try:
-        return prepare(project.settings, passed_preflight(), PrepareRequest(release_id="v2")).status
+        return prepare(project.settings, passed_preflight(), "v2").status
     except StageFailed:
         return "StageFailed"

@@ -19,8 +19,7 @@ from release_tasks.config.schema import Settings
 from release_tasks.core.errors import Interrupted
 from release_tasks.core.interrupt import interruptible
 from release_tasks.stages.notifications import sending
-from release_tasks.stages.notifications.attempt import Delivery
-from release_tasks.stages.notifications.notification import Notice
+from release_tasks.stages.notifications.notification import Delivery, Notice
 from release_tasks.stages.notifications.sending import Notices
 
 pytestmark = pytest.mark.slow

@@ -15,8 +15,7 @@ import pytest
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
-from release_tasks.stages.notifications.attempt import Delivery
-from release_tasks.stages.notifications.notification import Notice, notice_bytes
+from release_tasks.stages.notifications.notification import Delivery, Notice, notice_bytes
 from release_tasks.stages.notifications.sending import Notices
 from release_tasks.stages.notifications.webhook import shown_origin
 

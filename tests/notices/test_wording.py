@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.records import (
     Check,
@@ -79,14 +80,14 @@ def test_a_release_that_is_blocked(settings: Settings) -> None:
 def test_a_rollback(settings: Settings) -> None:
     """Restored with what health said, failed with the first reason, and silence where all was in place."""
     well = HealthReport(passed=True, status="ok", url="http://h", detail="ok")
-    restored = about_rollback(settings, outcome("restored", health=well))
-    failed = about_rollback(settings, outcome("failed", "no room", "To go back: ..."))
+    restored = about_rollback(settings, Pipeline(settings.release.root), outcome("restored", health=well))
+    failed = about_rollback(settings, Pipeline(settings.release.root), outcome("failed", "no room", "To go back: ..."))
     assert restored is not None and failed is not None
     assert restored.text == "demo: rolled back to v2_snapshot, health: ok"
     assert (restored.occasion, failed.occasion) == ("restored", "failed")
     assert failed.text == "demo: the rollback to v2_snapshot failed: no room"
     assert failed.next == "inv release.diagnose" and failed.diagnostics[1] == "To go back: ..."
-    assert about_rollback(settings, outcome("noop")) is None
+    assert about_rollback(settings, Pipeline(settings.release.root), outcome("noop")) is None
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from release_tasks.config.schema import Settings
 from release_tasks.core.records import Check
 from release_tasks.stages.preflight.engine import PreflightRun, run_preflight
+from release_tasks.tasks.flags import with_flags
 from release_tasks.tasks.project import load_settings
 
 Run = Callable[..., PreflightRun]
@@ -31,7 +32,8 @@ def run(tmp_path: Path) -> Run:
 
     def start(gates: dict[str, Any], **options: Any) -> PreflightRun:
         release = options.pop("release", {})
-        settings = settings_of(tmp_path, gates, **release)
+        flags = {name: options.pop(name) for name in ("health_url", "strict") if name in options}
+        settings = with_flags(settings_of(tmp_path, gates, **release), **flags)
         return run_preflight(settings, **{"release_id": "v1", **options})
 
     return start

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.stages import prepare
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.core.records import Check, PreflightReport
 from release_tasks.report.html.page import find_release, gather
 from release_tasks.report.html.render import render
-from release_tasks.stages.prepare import PrepareRequest, prepare
 
 HOSTILE = (
     "</title></style></pre></code></textarea><script>document.title='owned';alert(1)</script>"
@@ -25,11 +25,11 @@ def hostile_page(project: Any, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """The page of a release whose gates, logs, health, files, people and watches are all hostile."""
     monkeypatch.setenv("SUDO_USER", HOSTILE.replace("\x00", ""))
     project.overrides["app.name"] = project.overrides["app.version"] = HOSTILE.replace("\x00", "")
-    prepare(project.settings, _report(), PrepareRequest(release_id="v1"))
+    prepare(project.settings, _report(), "v1")
     name = HOSTILE.replace("/", "|").replace("\x00", "")[:120]
     Path(project.identity, name).write_text("key material")
     project.mcp.write_text('{"mcpServers": {"<script>alert(5)</script>\\u202e": {"command": "<b>"}}}')
-    prepare(project.settings, _report(), PrepareRequest(release_id="v2"))
+    prepare(project.settings, _report(), "v2")
     pipeline: Pipeline = project.pipeline
     logs = pipeline.logs / "v2"
     logs.mkdir(parents=True)

@@ -12,15 +12,16 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from harness.stages import prepare
+
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core import clock
 from release_tasks.core.records import Manifest, RollbackOutcome
-from release_tasks.stages.drill.engine import DrillRequest, drill
+from release_tasks.stages.drill.engine import run_drill
 from release_tasks.stages.preflight.engine import run_preflight
-from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
-from release_tasks.stages.watch.watching import watch
+from release_tasks.stages.watch.watching import watch_release
 from release_tasks.tasks.project import load_settings
 
 __all__ = ["Story", "story"]
@@ -105,7 +106,7 @@ class Story:
         """Run the gates and prepare a release called ``release_id``."""
         self.version = release_id
         run = run_preflight(self.settings, release_id=release_id)
-        return prepare(self.settings, run.report, PrepareRequest(release_id=release_id))
+        return prepare(self.settings, run.report, release_id)
 
     def answer(self, *statuses: int) -> None:
         """Answer the next requests for health like this; afterwards it is well."""
@@ -117,11 +118,11 @@ class Story:
 
     def drill(self) -> str:
         """Rehearse the newest snapshot; returns how that went."""
-        return drill(self.settings, DrillRequest()).status
+        return run_drill(self.settings).status
 
     def watch(self) -> str:
         """Watch the newest release, with a rollback when it is degraded; returns the verdict."""
-        return watch(self.settings).status
+        return watch_release(self.settings).status
 
     def tell_past(self) -> None:
         """Live through nine days of releases: ready ones, a blocked one, one that was taken back."""

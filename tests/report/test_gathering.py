@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from harness.stages import prepare
 
 from release_tasks.core.errors import UsageError
 from release_tasks.core.records import Check, PreflightReport
@@ -21,7 +22,6 @@ from release_tasks.report.html.render import render
 from release_tasks.report.html.timeline import timeline_of
 from release_tasks.report.values import moment, seconds_between, text
 from release_tasks.report.words import meaning_of
-from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 
 PASSED = Check(
@@ -41,7 +41,7 @@ def release(project: Any, release_id: str, *checks: Check) -> Any:
     found = list(checks or (PASSED,))
     failed = [check.id for check in found if check.blocks]
     report = PreflightReport(passed=not failed, checks=found, failed_checks=failed)
-    return prepare(project.settings, report, PrepareRequest(release_id=release_id))
+    return prepare(project.settings, report, release_id)
 
 
 def page_of(project: Any, release_id: str | None = None) -> ReleasePage:

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 from attrs import evolve
+from harness.stages import prepare
 
 from release_tasks.core.records import Check, PreflightReport
 from release_tasks.report.html.page import find_release, gather
 from release_tasks.report.html.render import render
-from release_tasks.stages.prepare import PrepareRequest, prepare
 
 ALLOWED = set(
     "html head meta title link style body svg symbol circle path rect g use a header main nav section footer h1 h2 h3 "
@@ -54,7 +54,7 @@ class Page(HTMLParser):
 
 def plain_page(project: Any, *checks: Check) -> bytes:
     report = PreflightReport(passed=True, checks=list(checks), failed_checks=[])
-    prepare(project.settings, report, PrepareRequest(release_id="v1"))
+    prepare(project.settings, report, "v1")
     return render(gather(project.settings, find_release(project.pipeline, None)))
 
 

@@ -12,8 +12,7 @@ from typing import Any
 import pytest
 
 from release_tasks.core.errors import StageFailed, UsageError
-from release_tasks.stages.rollback.engine import RollbackRequest
-from release_tasks.stages.rollback.preview import preview
+from release_tasks.stages.rollback.preview import plan_rollback
 
 
 @pytest.mark.smoke
@@ -110,7 +109,7 @@ def test_a_preview_changes_nothing_and_says_what_would(project: Any, tree: Any, 
     roll(project, force=True)  # the lock file and the log are there from now on
     project.damage()
     before = tree(project.folder)
-    plan = preview(project.settings, RollbackRequest())
+    plan = plan_rollback(project.settings)
     assert tree(project.folder) == before
     assert {change.key: change.action for change in plan.changes} == {
         "database": "restore",
@@ -126,7 +125,7 @@ def test_a_first_preview_leaves_only_the_lock_file(project: Any, tree: Any) -> N
     project.capture()
     project.damage()
     before = tree(project.folder)
-    preview(project.settings, RollbackRequest())
+    plan_rollback(project.settings)
     after = tree(project.folder)
     assert set(after) - set(before) <= {"pipeline/lock"}
     after.pop("pipeline/lock", None)
@@ -143,7 +142,7 @@ def test_a_preview_leaves_an_unfolded_wal_alone(project: Any, tree: Any, roll: A
     Path(str(project.database) + "-shm").unlink(missing_ok=True)
     assert Path(str(project.database) + "-wal").stat().st_size
     before = tree(project.state)
-    preview(project.settings, RollbackRequest())
+    plan_rollback(project.settings)
     after = tree(project.state)
     after.pop("app.db-shm", None)  # an index of the WAL that any reader makes
     assert after == before
@@ -157,7 +156,7 @@ def test_a_preview_does_not_disturb_a_running_service(make_project: Any, start_s
     service = start_service(project.database)
     service.ask("BEGIN")
     service.ask("INSERT INTO ledger(a, b, amount) VALUES (1, 2, 3)")
-    preview(project.settings, RollbackRequest())
+    plan_rollback(project.settings)
     other = sqlite3.connect(project.database, timeout=0)
     with pytest.raises(sqlite3.OperationalError):
         other.execute("BEGIN IMMEDIATE")
@@ -172,7 +171,7 @@ def test_a_preview_of_a_damaged_snapshot_is_refused(project: Any) -> None:
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "mcp" / "mcp.json"
     stored.write_text("{ }")
     with pytest.raises(StageFailed, match="mcp"):
-        preview(project.settings, RollbackRequest())
+        plan_rollback(project.settings)
 
 
 @pytest.mark.smoke

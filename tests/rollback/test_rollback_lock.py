@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from harness.stages import prepare
 from harness.telling import at_steps
 
 from release_tasks.core.errors import ExitCode, Interrupted, LockHeld
@@ -20,7 +21,6 @@ from release_tasks.core.events import Emit
 from release_tasks.core.interrupt import interruptible
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import PreflightReport
-from release_tasks.stages.prepare import PrepareRequest, prepare
 
 HOLDER = """
 import sys, time
@@ -273,7 +273,7 @@ def test_prepare_is_refused_while_a_journal_waits(project: Any) -> None:
     project.pipeline.journal_path.write_text("{}")
     report = PreflightReport(passed=True, checks=[], failed_checks=[])
     with pytest.raises(StageFailed, match="recover"):
-        prepare(project.settings, report, PrepareRequest(release_id="v2"))
+        prepare(project.settings, report, "v2")
 
 
 def test_every_attempt_is_on_record_in_one_chain(project: Any, roll: Any, events: Any) -> None:

@@ -17,7 +17,7 @@ from release_tasks.core.records import AssetRecord, RollbackOutcome
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
-from release_tasks.stages.rollback.preview import preview
+from release_tasks.stages.rollback.preview import plan_rollback
 from release_tasks.stages.rollback.recovery import recover
 
 pytestmark = pytest.mark.slow
@@ -175,7 +175,7 @@ def test_what_the_service_wrote_since_is_left_alone(custom: Any, roll: Roll) -> 
     outcome = roll(custom)
     assert (outcome.status, outcome.diagnostics) == ("noop", [])
     assert custom.mcp.read_text() == '{"written": "since"}'
-    assert any("is a noop" in told for told in preview(custom.settings, RollbackRequest()).diagnostics)
+    assert any("is a noop" in told for told in plan_rollback(custom.settings).diagnostics)
     assert roll(custom, force=True).status == "restored"
     assert custom.content() == custom.before
 
@@ -269,7 +269,7 @@ def test_a_snapshot_of_the_older_tool_is_taken_over_without_the_plugin(project: 
 def test_a_plan_says_what_the_way_back_would_be(custom: Any, install_kind: Install) -> None:
     """Before anything is done."""
     sentence = break_plugin(install_kind, custom, "missing")
-    told = preview(custom.settings, RollbackRequest()).diagnostics
+    told = plan_rollback(custom.settings).diagnostics
     assert any(one.startswith("mcp: the way back would be a plain copy.") and sentence in one for one in told)
     assert custom.strays() == []
 

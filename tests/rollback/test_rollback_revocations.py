@@ -25,7 +25,7 @@ from release_tasks.pairing.policy import Pairing
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.amendment import covers_pairing
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
-from release_tasks.stages.rollback.preview import preview
+from release_tasks.stages.rollback.preview import plan_rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
 
@@ -717,7 +717,7 @@ def test_a_plan_says_what_would_be_taken_away(paired: Paired, tree: Any) -> None
     paired.revoke(BERT)
     paired.approve(CARL)
     before = tree(project.folder / "memory")
-    plan = preview(project.settings, RollbackRequest())
+    plan = plan_rollback(project.settings)
     told = " ".join(plan.diagnostics)
     assert f"revoked or removed since: 1 ({BERT})" in told
     assert f"taken back with it: 1 ({CARL})" in told
@@ -733,7 +733,7 @@ def test_a_plan_foretells_a_noop(as_file: Paired, roll: Any) -> None:
     as_file.project.capture()
     as_file.revoke(BERT)
     roll(as_file.project)
-    told = " ".join(preview(as_file.project.settings, RollbackRequest()).diagnostics)
+    told = " ".join(plan_rollback(as_file.project.settings).diagnostics)
     assert "noop" in told
 
 
@@ -757,8 +757,8 @@ def test_an_older_tools_snapshot_is_amended_after_it_was_taken_over(project: Any
     }
     (folder / "metadata.json").write_text(json.dumps(document))
     paired.revoke(BERT)
-    request = RollbackRequest(snapshot_id="v0_snapshot", force=True)
-    assert "revoked since would be left out" in " ".join(preview(project.settings, request).diagnostics)
+    plan = plan_rollback(project.settings, "v0_snapshot", force=True)
+    assert "revoked since would be left out" in " ".join(plan.diagnostics)
     outcome = roll(project, "v0_snapshot", force=True)
     assert outcome.status == "restored", outcome.diagnostics
     assert paired.approved == [ANNA]

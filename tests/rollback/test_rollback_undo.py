@@ -245,7 +245,7 @@ def test_a_run_that_ends_in_mid_swap_is_finished_by_recover(
         with pytest.raises(PowerCut):
             roll(project)
     assert project.pipeline.journal_path.exists()
-    assert pending(project.settings).status == "pending"
+    assert pending(project.settings, project.pipeline).status == "pending"
     assert recover(project.settings).status == "finished"
     assert project.content() == new
     assert project.strays() == []
@@ -296,7 +296,7 @@ def test_a_run_that_ends_before_the_journal_is_discarded(
         with pytest.raises(PowerCut):
             roll(project)
     assert project.strays() != []
-    assert pending(project.settings).status == "pending"
+    assert pending(project.settings, project.pipeline).status == "pending"
     report = recover(project.settings)
     assert report.status == "discarded" and report.removed
     assert project.content() == before

@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from harness.stages import prepare
 
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.archive.verify import SnapshotVerdict, verify_all
 from release_tasks.core.errors import ConfigError, StageFailed
 from release_tasks.core.events import BytesMoved, Event
 from release_tasks.core.records import PreflightReport, SnapshotMetadata
-from release_tasks.stages.prepare import PrepareRequest, prepare
 
 pytestmark = pytest.mark.slow
 
@@ -308,14 +308,14 @@ def test_a_plugin_cannot_outlive_the_run_that_started_it(custom: Any, install_ki
 def test_prepare_is_blocked_while_the_plugin_is_missing_and_ready_with_it(custom: Any, install_kind: Install) -> None:
     """The manifest names the asset, the key and the command; nothing is captured until then."""
     report = PreflightReport(passed=True, checks=[], failed_checks=[])
-    manifest = prepare(custom.settings, report, PrepareRequest(release_id="v1"))
+    manifest = prepare(custom.settings, report, "v1")
     assert (manifest.status, manifest.snapshot) == ("blocked", None)
     assert manifest.diagnostics == [
         "mcp: no installed package offers the asset kind 'custom' (offered: none). "
         f"Type: {sys.executable} -m pip install PACKAGE (release.assets.mcp.python)"
     ]
     install_kind()
-    assert prepare(custom.settings, report, PrepareRequest(release_id="v1")).status == "ready"
+    assert prepare(custom.settings, report, "v1").status == "ready"
 
 
 # Verified later

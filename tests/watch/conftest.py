@@ -10,9 +10,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
+from harness.stages import prepare
 
 from release_tasks.core.records import Manifest, PreflightReport
-from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.watch.watching import Clock
 
 
@@ -128,7 +128,7 @@ def release() -> Callable[..., Manifest]:
 
     def make(project: Any, release_id: str = "v1") -> Manifest:
         report = PreflightReport(passed=True, checks=[], failed_checks=[])
-        manifest = prepare(project.settings, report, PrepareRequest(release_id=release_id))
+        manifest = prepare(project.settings, report, release_id)
         assert manifest.status == "ready", manifest.diagnostics
         return manifest
 

@@ -9,7 +9,7 @@ from harness.telling import at_looks
 
 from release_tasks.core.lock import run_lock
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
-from release_tasks.stages.watch.watching import watch
+from release_tasks.stages.watch.watching import watch_release
 
 
 @pytest.fixture
@@ -42,7 +42,7 @@ def names(events, project):
 def test_it_rolls_back_once_to_the_state_before_the_release(failing, service, clock, events):
     """State is back, the evidence stands in the log before the rollback, and the watch ends with 1."""
     service.script = [503, 503, 503, "ok"]
-    report = watch(failing.settings, clock=clock)
+    report = watch_release(failing.settings, clock=clock)
     assert (report.status, report.exit_code, clock.time) == ("degraded", 1, 1020.0)
     assert (report.rollback.status, report.rollback.snapshot_id[:11]) == ("restored", "v1_snapshot")
     assert failing.content() == failing.before
@@ -64,7 +64,7 @@ def test_it_rolls_back_once_to_the_state_before_the_release(failing, service, cl
 
 def test_a_rollback_on_which_health_fails_is_told_as_it_is(failing, clock):
     """The state is back, the service is not: failed, with what to look at."""
-    report = watch(failing.settings, clock=clock)
+    report = watch_release(failing.settings, clock=clock)
     assert (report.rollback.status, report.exit_code) == ("failed", 1)
     assert failing.content() == failing.before
     assert report.diagnostics == ["See what is live: inv release.status"]
@@ -74,15 +74,15 @@ def test_healthy_and_inconclusive_never_roll_back(failing, service, clock, event
     """Only `degraded` does."""
     for script in (["ok"], [*["ok"] * 18, 503]):
         service.script = script
-        assert watch(failing.settings, clock=clock).rollback is None
+        assert watch_release(failing.settings, clock=clock).rollback is None
     assert "rollback.started" not in names(events, failing)
 
 
 def test_it_never_rolls_back_twice(failing, clock, events):
     """A second watch of the same release, after the first has gone back, leaves everything alone."""
-    watch(failing.settings, clock=clock)
+    watch_release(failing.settings, clock=clock)
     failing.mcp.write_text("mended by hand")
-    report = watch(failing.settings, clock=clock)
+    report = watch_release(failing.settings, clock=clock)
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 1, None)
     assert "was restored already, and a watch never goes back twice" in report.diagnostics[0]
     assert failing.mcp.read_text() == "mended by hand"
@@ -91,7 +91,9 @@ def test_it_never_rolls_back_twice(failing, clock, events):
 
 def test_a_rollback_by_hand_during_the_watch_is_the_only_one(failing, service, clock, events):
     """Somebody was faster: what they restored, and what was written since, stays."""
-    report = watch(failing.settings, clock=clock, emit=at(2, lambda: rollback(failing.settings, RollbackRequest())))
+    report = watch_release(
+        failing.settings, clock=clock, emit=at(2, lambda: rollback(failing.settings, RollbackRequest()))
+    )
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 1, None)
     assert "It was not rolled back: Another rollback was at work meanwhile" in report.diagnostics[0]
     assert names(events, failing).count("rollback.started") == 1
@@ -103,7 +105,7 @@ def test_a_release_that_was_prepared_during_the_watch_is_left_alone(failing, ser
     """What fails may be the new one, and its snapshot is not that of the watched one."""
     failing.mcp.write_text("{}")
     live = failing.content()
-    report = watch(failing.settings, clock=clock, emit=at(2, lambda: release(failing, "v2")))
+    report = watch_release(failing.settings, clock=clock, emit=at(2, lambda: release(failing, "v2")))
     assert (report.release_id, report.status, report.rollback) == ("v1", "degraded", None)
     assert "Release v2 was prepared meanwhile" in report.diagnostics[0]
     assert failing.content() == live
@@ -116,7 +118,7 @@ def test_a_damaged_snapshot_is_not_restored(failing, clock, events):
     copy = failing.pipeline.catalogue.path(snapshot) / "assets" / "mcp" / "mcp.json"
     copy.write_text("{}")
     live = failing.content()
-    report = watch(failing.settings, clock=clock)
+    report = watch_release(failing.settings, clock=clock)
     assert (report.rollback.status, report.exit_code) == ("failed", 1)
     assert "is refused, nothing was changed" in report.rollback.diagnostics[0]
     assert failing.content() == live
@@ -128,7 +130,7 @@ def test_a_snapshot_that_is_gone_is_said(failing, clock, events):
     catalogue = failing.pipeline.catalogue
     catalogue.path(failing.pipeline.latest_ready().snapshot.snapshot_id).rename(failing.folder / "elsewhere")
     live = failing.content()
-    report = watch(failing.settings, clock=clock)
+    report = watch_release(failing.settings, clock=clock)
     assert (report.exit_code, report.rollback) == (1, None)
     assert "It was not rolled back:" in report.diagnostics[0]
     assert failing.content() == live
@@ -138,7 +140,7 @@ def test_a_run_that_holds_the_lock_is_not_waited_for(failing, clock, events):
     """75, who holds it, and the command for later."""
     live = failing.content()
     with run_lock(failing.pipeline.root, "release.prepare"):
-        report = watch(failing.settings, clock=clock)
+        report = watch_release(failing.settings, clock=clock)
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 75, None)
     assert "is locked by 'release.prepare' (pid " in report.diagnostics[0]
     assert report.diagnostics[1].startswith("By hand: inv release.rollback --snapshot v1_snapshot_")
@@ -162,7 +164,7 @@ def test_of_many_watches_one_rolls_back(failing, service, events, release):
                 is_first = False
                 barrier.wait(20)
 
-        reports.append(watch(failing.settings, emit=at_looks(together)))
+        reports.append(watch_release(failing.settings, emit=at_looks(together)))
 
     threads = [threading.Thread(target=one) for _ in range(4)]
     for thread in threads:

@@ -16,7 +16,7 @@ from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Noted
 from release_tasks.core.interrupt import interruptible
 from release_tasks.core.records import Pressure
-from release_tasks.stages.watch.watching import Clock, watch
+from release_tasks.stages.watch.watching import Clock, watch_release
 
 
 def findings(report):
@@ -26,7 +26,7 @@ def findings(report):
 def test_a_service_that_stays_well_is_healthy(watched, service, clock, release, events):
     """The whole time passes, every look is on record, and the baseline is that of the newest release."""
     manifest = release(watched)
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.exit_code, report.release_id) == ("healthy", 0, "v1")
     assert (findings(report), report.counts.looks, clock.time) == ("o" * 19, 19, 1180.0)
     assert report.baseline == manifest.baseline and report.baseline.health == "ok"
@@ -39,7 +39,7 @@ def test_one_bad_look_of_many_passes(watched, service, clock, release):
     """A restart of a moment is seen, and no more than that."""
     release(watched)
     service.script = [*["ok"] * 4, 503, *["ok"] * 4, "refused", "refused", "ok"]
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (report.status, findings(report)) == ("healthy", "oooob" + "oooo" + "bb" + "oooooooo")
 
 
@@ -47,7 +47,7 @@ def test_a_flapping_service_does_not_pass(watched, service, clock, release):
     """Never three in a row, and degraded all the same."""
     release(watched)
     service.script = [*["ok", 503] * 10, "ok"]
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.exit_code) == ("degraded", 1)
     assert "more than 30%" in report.reasons[0]
 
@@ -56,7 +56,7 @@ def test_three_bad_looks_in_a_row_end_it_at_once(watched, service, clock, releas
     """Minutes before its time is over, with the evidence on record and nothing that the service wrote."""
     manifest = release(watched)
     service.script = ["ok", "ok", 503]
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (report.status, findings(report), clock.time) == ("degraded", "oobbb", 1040.0)
     assert report.reasons[0] == "3 looks in a row were bad: health failed, HTTP 503."
     assert report.diagnostics == [f"To go back: inv release.rollback --snapshot {manifest.snapshot.snapshot_id}"]
@@ -75,7 +75,7 @@ def test_a_service_that_is_many_times_slower_is_degraded(watched, service, clock
     watched.overrides["watch"].update(latency_floor="100ms", latency_factor=1)
     release(watched)
     service.on_look = lambda number: time.sleep(0.6)
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.counts.looks) == ("degraded", 3)
     assert "health took " in report.reasons[0] and " ms before the release" in report.reasons[0]
 
@@ -86,9 +86,9 @@ def test_only_pressure_that_grew_counts(watched, service, clock, release):
     service.pressure = {"totalDeadLetters": 7, "totalRejected": 50}
     manifest = release(watched)
     assert manifest.baseline.pressure == Pressure(queued=0, failed=0, dead_letters=7, rejected_callbacks=50)
-    assert watch(watched.settings, clock=clock).status == "healthy"
+    assert watch_release(watched.settings, clock=clock).status == "healthy"
     service.on_look = lambda number: service.pressure.update(totalDeadLetters=8)
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert report.status == "degraded"
     assert "8 messages given up (limit 0)" in report.reasons[0]
 
@@ -97,11 +97,11 @@ def test_degraded_as_before_is_healthy(watched, service, clock, release):
     """A service that was degraded when the release was prepared is judged by that."""
     service.script = ["degraded"]
     release(watched)
-    assert watch(watched.settings, clock=clock).status == "healthy"
+    assert watch_release(watched.settings, clock=clock).status == "healthy"
     service.script = ["ok"]
     release(watched, "v2")
     service.script = ["degraded"]
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.release_id) == ("degraded", "v2")
     assert "it was ok before the release" in report.reasons[0]
 
@@ -112,7 +112,7 @@ def test_reliability_alone_that_cannot_be_reached_is_inconclusive(watched, servi
     watched.overrides["watch"].update(rollback=True)
     release(watched)
     service.pressure = None
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.exit_code, findings(report)) == ("inconclusive", 1, "u" * 19)
     assert report.rollback is None
 
@@ -127,7 +127,7 @@ def test_a_look_that_hangs_is_over_with_its_timeout(watched, service, release, t
     release(watched)
     service.script, service.pressure = [trouble], "silent"
     began = time.monotonic()
-    report = watch(watched.settings)
+    report = watch_release(watched.settings)
     assert 3.0 <= time.monotonic() - began < 5.9
     assert (findings(report), report.status) == ("b", "inconclusive")
     assert report.samples[0].health == "unreachable"
@@ -138,7 +138,7 @@ def test_looks_before_and_after_a_sleep_are_not_consecutive(watched, service, cl
     release(watched)
     service.script = ["ok", "ok", "ok", 503, 503, 503, 503, "ok"]
     clock.sleeps = {5: 60.0}
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert findings(report)[:8] == "ooobbbbo"
     assert report.samples[5].unseen_ms == 60_000
     assert "nobody looked for 1m before" in report.samples[5].why
@@ -156,7 +156,7 @@ def test_a_sleep_while_a_look_is_shown_is_noticed_too(watched, service, clock, r
         shown.append(sample)
         clock.time += 60.0 if len(shown) == 5 else 0.0
 
-    report = watch(watched.settings, clock=clock, emit=at_looks(show))
+    report = watch_release(watched.settings, clock=clock, emit=at_looks(show))
     assert findings(report)[:8] == "ooobbbbo"
     assert report.samples[5].unseen_ms >= 50_000
 
@@ -170,7 +170,7 @@ def test_a_sleep_while_the_last_look_is_shown_counts_as_unseen(watched, service,
         shown.append(sample)
         clock.time += 3600.0 if len(shown) == 6 else 0.0
 
-    report = watch(watched.settings, clock=clock, emit=at_looks(show))
+    report = watch_release(watched.settings, clock=clock, emit=at_looks(show))
     assert (report.status, report.exit_code) == ("inconclusive", 1)
     assert report.reasons[0].startswith("Nobody looked for ")
 
@@ -186,7 +186,7 @@ def test_a_look_that_hangs_beyond_the_end_is_no_sleep(watched, service, clock, r
         clock.time += 55.0 if number == last else 0.0
 
     service.on_look = hang
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (findings(report), report.samples[-1].unseen_ms, report.status) == ("ooooooo", 0, "healthy")
 
 
@@ -194,7 +194,7 @@ def test_a_machine_that_slept_through_it_has_seen_nothing(watched, service, cloc
     """Woken after the time is over, it looks once more and has no verdict."""
     release(watched)
     clock.sleeps = {7: 3600.0}
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.exit_code, findings(report)) == ("inconclusive", 1, "o" * 8)
     assert report.reasons[0].startswith("Nobody looked for 1h of ")
 
@@ -209,7 +209,7 @@ def test_a_sleep_in_the_middle_of_a_look_makes_it_void(watched, service, clock, 
         clock.time += 90.0 if number == first + 6 else 0.0
 
     service.on_look = sleep
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert findings(report)[4:7] == "ouo"
     assert report.samples[5].unseen_ms == 90_000
     assert "in the middle of this look" in report.samples[5].why[0]
@@ -220,7 +220,7 @@ def test_a_sleep_after_the_last_look_counts_as_unseen(watched, service, clock, r
     watched.overrides["watch"].update({"for": "65s"})
     release(watched)
     clock.sleeps = {7: 600.0}
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.counts.looks) == ("inconclusive", 7)
 
 
@@ -229,7 +229,7 @@ def test_a_wall_clock_that_is_set_back_changes_nothing(watched, service, clock, 
     release(watched)
     moments = (datetime(2026, 1, 1, tzinfo=timezone.utc) - timedelta(hours=n) for n in range(10_000))
     monkeypatch.setattr(wall, "now", lambda: next(moments))
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.counts.looks) == ("healthy", 19)
     assert report.ended_at < report.started_at
 
@@ -248,14 +248,14 @@ def test_without_a_release_it_watches_and_says_so(watched, service, clock, event
     """Nothing was prepared: there is a verdict, by what stands for itself, and nothing to go back to."""
     watched.overrides["watch"].update(rollback=True)
     told: list[str] = []
-    report = watch(
+    report = watch_release(
         watched.settings, clock=clock, emit=lambda event: told.append(str(event)) if isinstance(event, Noted) else None
     )
     assert (report.status, report.release_id, report.baseline) == ("healthy", None, None)
     assert "nothing to compare" in report.diagnostics[0] and "no snapshot to go back to" in report.diagnostics[1]
     assert told == report.diagnostics
     service.script = [503]
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 1, None)
     assert "It was not rolled back: There is no ready release here" in report.diagnostics[-1]
     assert sum("no snapshot to go back to" in sentence for sentence in report.diagnostics) == 1
@@ -267,11 +267,11 @@ def test_a_release_without_a_baseline_is_watched_and_that_is_said(watched, servi
     url = watched.overrides.pop("health.url")
     release(watched)
     watched.overrides["health.url"] = url
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.baseline) == ("healthy", None)
     assert report.diagnostics[0].startswith("Release v1 was prepared without a look at the service")
     service.script = ["degraded"]
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert report.status == "inconclusive"
 
 
@@ -287,7 +287,7 @@ def test_what_cannot_be_watched_is_refused(watched, overrides, sentence):
     """Before the first look, with the key to set."""
     watched.overrides.update(overrides)
     with pytest.raises(UsageError, match=sentence):
-        watch(watched.settings)
+        watch_release(watched.settings)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
@@ -308,7 +308,7 @@ def test_a_signal_ends_it_without_a_verdict(watched, service, release, number, c
     threading.Thread(target=stop, daemon=True).start()
     began = time.monotonic()
     with interruptible():
-        report = watch(watched.settings)
+        report = watch_release(watched.settings)
     assert time.monotonic() - began < 10
     assert (report.status, report.exit_code, findings(report)) == ("inconclusive", code, "ooobb")
     assert report.reasons[0].startswith("A signal ended it after")
@@ -320,7 +320,7 @@ def test_only_the_newest_looks_are_told(watched, service, clock, release):
     """Fifty of them; all are counted."""
     watched.overrides["watch"].update({"for": "10m"})
     release(watched)
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (len(report.samples), report.counts.looks) == (50, 61)
 
 
@@ -332,9 +332,9 @@ def test_a_log_that_cannot_be_written_changes_no_verdict(watched, service, clock
     log = watched.pipeline.audit.path
     log.rename(log.with_suffix(".old"))
     log.mkdir()
-    assert "could not be written down" in watch(watched.settings, clock=clock).diagnostics[0]
+    assert "could not be written down" in watch_release(watched.settings, clock=clock).diagnostics[0]
     service.script = [503]
-    report = watch(watched.settings, clock=clock)
+    report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.rollback) == ("degraded", None)
     assert "Therefore it was not rolled back." in report.diagnostics[0]
     assert watched.content() == before

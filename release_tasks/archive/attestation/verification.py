@@ -55,12 +55,13 @@ class AttestationVerdict:
     findings: list[AttestationFinding] = field(factory=list)
 
 
-def verify_attestations(settings: Settings, snapshot_id: str | None = None) -> list[AttestationVerdict]:
+def verify_attestations(
+    settings: Settings, pipeline: Pipeline, snapshot_id: str | None = None
+) -> list[AttestationVerdict]:
     """Verify the statement of every release, oldest first; with ``snapshot_id`` only those that name this snapshot.
 
     Raises UsageError when signing is configured and no key can be used to check it.
     """
-    pipeline = Pipeline(settings.release.root)
     keys = trusted_keys(settings)
     verdicts: list[AttestationVerdict] = []
     first_signed: str | None = None

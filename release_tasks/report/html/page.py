@@ -11,7 +11,7 @@ from typing import Any
 from attrs import frozen
 
 from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
-from release_tasks.archive.diff import Comparison, compare_releases
+from release_tasks.archive.diff import Comparison, compare
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.audit import AuditVerdict, Finding
@@ -151,7 +151,7 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
         manifest_path=str(path),
         manifest_digest=digest,
         is_digested=is_digested,
-        attested=_attested(settings, release_id),
+        attested=_attested(settings, pipeline, release_id),
         versions=versions,
     )
 
@@ -192,14 +192,14 @@ def _differences(pipeline: Pipeline, before: Manifest | None, manifest: Manifest
     if before is None or manifest is None:
         return None
     try:
-        return compare_releases(pipeline, before.release_id, manifest.release_id)
+        return compare(pipeline, before.release_id, manifest.release_id)
     except (StageError, OSError) as error:
         return Comparison(before=before.release_id, after=manifest.release_id, notes=[describe_error(error)])
 
 
-def _attested(settings: Settings, release_id: str) -> tuple[Meaning, str, list[str]]:
+def _attested(settings: Settings, pipeline: Pipeline, release_id: str) -> tuple[Meaning, str, list[str]]:
     try:
-        verdicts = verify_attestations(settings)
+        verdicts = verify_attestations(settings, pipeline)
     except (StageError, OSError) as error:
         return "warn", f"The statement beside it was not checked: {text(describe_error(error), 500)}", []
     none = AttestationVerdict(release_id=release_id, status="none")

@@ -1,6 +1,7 @@
 """The decision guide of the runbook: one table, which decides here and is printed in the documentation.
 
-Its order is that of urgency. Each row looks for one thing and says what it means and what to type.
+Its order is that of urgency. Each row is one function, which yields what it has seen and nothing when the row does not
+apply; above it stands what that means and what to type.
 """
 
 from __future__ import annotations
@@ -9,26 +10,41 @@ import re
 from collections.abc import Callable, Iterator
 from typing import Literal
 
-from attrs import frozen
+from attrs import field, frozen
 
-from release_tasks.stages.diagnose import symptoms
-from release_tasks.stages.diagnose.signals import Signals
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.config.schema import Settings
+from release_tasks.core.records import Check, HealthReport
+from release_tasks.stages.diagnose.signals import Signals, read_signals
+from release_tasks.stages.preflight.gates.http import HttpOptions
 
-__all__ = ["GUIDE", "Diagnosis", "Finding", "Row", "decide", "guide_table"]
+__all__ = ["GUIDE", "Diagnosis", "Finding", "Row", "decide", "diagnose_service", "guide_table"]
 
 Severity = Literal["act", "note"]
+Seen = Callable[[Signals], Iterator["Evidence"]]
+
+
+@frozen
+class Evidence:
+    """That a row applies: what was seen, and the words that its commands are filled with."""
+
+    detail: str
+    words: dict[str, str] = field(factory=dict)
 
 
 @frozen(kw_only=True)
 class Row:
-    """One line of the guide. ``commands`` may hold words in braces, which ``seen`` fills."""
+    """One line of the guide. ``commands`` may hold words in braces, which the evidence fills."""
 
     key: str
     severity: Severity
     symptom: str
     meaning: str
     commands: tuple[str, ...]
-    seen: Callable[[Signals], Iterator[symptoms.Evidence]]
+    seen: Seen
+
+
+GUIDE: list[Row] = []
 
 
 @frozen(kw_only=True)
@@ -53,6 +69,15 @@ class Diagnosis:
     def first(self) -> Finding | None:
         """The most urgent thing to do."""
         return next((finding for finding in self.findings if finding.severity == "act"), None)
+
+
+def diagnose_service(settings: Settings) -> tuple[Signals, Diagnosis]:
+    """Read every signal and decide what to do; nothing is changed, and nothing raised of what cannot be read.
+
+    ``status`` of the diagnosis is ``healthy``, or ``act``, with the findings in their order and the commands to type.
+    """
+    signals = read_signals(settings, Pipeline(settings.release.root))
+    return signals, decide(signals)
 
 
 def decide(signals: Signals) -> Diagnosis:
@@ -85,227 +110,387 @@ def _with_placeholders(command: str) -> str:
     return re.sub(r"\{(\w+)\}", lambda word: word[1].upper(), command)
 
 
-GUIDE: tuple[Row, ...] = (
-    Row(
-        key="interrupted",
-        severity="act",
-        symptom="a rollback that began, and nobody at work",
-        meaning="A rollback was interrupted; until it is completed the state may be mixed. Do not start the service.",
-        commands=("inv release.recover", "inv release.diagnose"),
-        seen=symptoms.interrupted,
-    ),
-    Row(
-        key="restored-unhealthy",
-        severity="act",
-        symptom="a snapshot is restored, and health fails all the same",
-        meaning="The state is as it should be and the service is not: another rollback would be a noop. "
-        "Restart it; if it stays unwell, call whoever knows the service.",
-        commands=("inv release.rollback --snapshot {snapshot} --restart-command CMD",),
-        seen=symptoms.restored_and_unwell,
-    ),
-    Row(
-        key="rollback-failed",
-        severity="act",
-        symptom="the last rollback failed with its snapshot live",
-        meaning="The last rollback failed, and its snapshot is live. Repair what it names, then run it again.",
-        commands=("inv release.rollback --snapshot {snapshot}",),
-        seen=symptoms.rollback_failed,
-    ),
-    Row(
-        key="rollback-given-up",
-        severity="act",
-        symptom="the last rollback was given up before it changed anything, or was taken back",
-        meaning="The last rollback did not happen; the state is as it was before it. Repair what it names, or choose "
-        "another snapshot.",
-        commands=("inv release.verify", "inv release.rollback --plan"),
-        seen=symptoms.rollback_given_up,
-    ),
-    Row(
-        key="unhealthy",
-        severity="act",
-        symptom="health fails, and a release was prepared",
-        meaning="The service is down or unwell after its release. Put the old code back, then its state.",
-        commands=("inv release.rollback --plan", "inv release.rollback"),
-        seen=symptoms.unwell_after_release,
-    ),
-    Row(
-        key="unhealthy-unreleased",
-        severity="act",
-        symptom="health fails, and no release is there to go back to",
-        meaning="The service is not ready. Start it, or find out why it is unwell, before any release.",
-        commands=("inv gate.api-health",),
-        seen=symptoms.unwell_before_any_release,
-    ),
-    Row(
-        key="chain-broken",
-        severity="act",
-        symptom="the audit chain is broken",
-        meaning="The audit log was altered or cut. Keep a copy and find out who; rollbacks work all the same.",
-        commands=("inv release.audit",),
-        seen=symptoms.chain_broken,
-    ),
-    Row(
-        key="snapshot-unrestorable",
-        severity="act",
-        symptom="the newest release snapshot is damaged, or cannot be verified",
-        meaning="The newest snapshot cannot be trusted. Choose another to go back to, and prepare a new one.",
-        commands=("inv release.verify", "inv release.prepare"),
-        seen=symptoms.snapshot_damaged,
-    ),
-    Row(
-        key="drill-failed",
-        severity="act",
-        symptom="the last drill of the newest release snapshot failed",
-        meaning="The newest snapshot was rehearsed, and it did not come back as it should. Find out why before you "
-        "need it.",
-        commands=("inv release.drill --snapshot {snapshot}", "inv release.prepare"),
-        seen=symptoms.drill_failed,
-    ),
-    Row(
-        key="unreadable",
-        severity="act",
-        symptom="a manifest, snapshot, the rollback state, a log or a disk cannot be read",
-        meaning="A record of the pipeline cannot be read, so what it would say is not known.",
-        commands=("inv release.verify",),
-        seen=symptoms.unreadable,
-    ),
-    Row(
-        key="mcp-degraded",
-        severity="act",
-        symptom="an MCP server in error, or its circuit open",
-        meaning="The service runs without one of its MCP servers. Mend that server; if a release changed its "
-        "configuration, see whether a rollback would bring it back.",
-        commands=("inv gate.run mcp-config", "inv release.rollback --plan"),
-        seen=symptoms.mcp_degraded,
-    ),
-    Row(
-        key="degraded",
-        severity="act",
-        symptom="health is degraded",
-        meaning="The service answers, and a part of it is not well. Mend that part; if a release changed it, see "
-        "whether a rollback would bring it back.",
-        commands=("inv gate.api-health --strict", "inv release.rollback --plan"),
-        seen=symptoms.degraded,
-    ),
-    Row(
-        key="pressure",
-        severity="act",
-        symptom="a queue or callback count over its limit",
-        meaning="More waits, fails or is rejected than should. Find out what does not keep up before anything else.",
-        commands=("inv release.watch --for 5m",),
-        seen=symptoms.under_pressure,
-    ),
-    Row(
-        key="pressure-unknown",
-        severity="act",
-        symptom="the reliability endpoint gives no counts",
-        meaning="Whether messages pile up is not known. Check its URL and secret in release.reliability.",
-        commands=("inv release.diagnose",),
-        seen=symptoms.pressure_unknown,
-    ),
-    Row(
-        key="build-or-tests-failed",
-        severity="act",
-        symptom="a command gate of the newest release failed (build, tests)",
-        meaning="The release is blocked. Stop, and fix it; nothing live was changed.",
-        commands=("inv gate.run {gate}", "inv release.prepare"),
-        seen=lambda signals: symptoms.failed_gates(signals, "command"),
-    ),
-    Row(
-        key="not-ready",
-        severity="act",
-        symptom="the health gate of the newest release failed",
-        meaning="The service was not healthy before the release. Find out why before you release anything.",
-        commands=("inv gate.run {gate}", "inv release.prepare"),
-        seen=lambda signals: symptoms.failed_gates(signals, "health"),
-    ),
-    Row(
-        key="gate-failed",
-        severity="act",
-        symptom="another gate of the newest release failed",
-        meaning="The release is blocked by a gate. Mend what it names.",
-        commands=("inv gate.run {gate}", "inv release.prepare"),
-        seen=lambda signals: symptoms.failed_gates(signals, "other"),
-    ),
-    Row(
-        key="blocked",
-        severity="act",
-        symptom="the newest release is blocked, and no gate failed",
-        meaning="The gates passed and the release is blocked all the same.",
-        commands=("inv release.prepare",),
-        seen=symptoms.blocked_otherwise,
-    ),
-    Row(
-        key="low-disk",
-        severity="act",
-        symptom="less room on a disk than a rollback may need",
-        meaning="A rollback may not find room for its copies. Make room now; it would be refused, not half done.",
-        commands=("inv release.status",),
-        seen=symptoms.low_disk,
-    ),
-    Row(
-        key="pairing-unusable",
-        severity="act",
-        symptom="a pairing store cannot be read",
-        meaning="Nobody is admitted by a store that cannot be read. Mend it, or move it away to begin an empty one.",
-        commands=("inv pairing.list telegram", "inv pairing.list whatsapp"),
-        seen=symptoms.pairing_unusable,
-    ),
-    Row(
-        key="pairing-chain-broken",
-        severity="act",
-        symptom="the chain of the pairing log is broken",
-        meaning="The log of who admitted whom was altered or cut. Keep a copy, find out who, and look through who is "
-        "approved.",
-        commands=("inv pairing.audit", "inv pairing.list telegram --approved", "inv pairing.list whatsapp --approved"),
-        seen=symptoms.pairing_chain_broken,
-    ),
-    Row(
-        key="locked",
-        severity="note",
-        symptom="another run holds the lock",
-        meaning="Another run is at work; what is shown may change under it.",
-        commands=(),
-        seen=symptoms.locked,
-    ),
-    Row(
-        key="unproved",
-        severity="note",
-        symptom="the newest release snapshot was never rehearsed",
-        meaning="Its bytes are as recorded; nobody has seen it come back yet.",
-        commands=("inv release.drill --snapshot {snapshot}",),
-        seen=symptoms.unproved,
-    ),
-    Row(
-        key="no-release",
-        severity="note",
-        symptom="no release was prepared yet",
-        meaning="There is nothing to go back to yet.",
-        commands=("inv release.prepare",),
-        seen=symptoms.no_release,
-    ),
-    Row(
-        key="nobody-asked",
-        severity="note",
-        symptom="no health endpoint is configured",
-        meaning="Nobody can say whether the service is well.",
-        commands=(),
-        seen=symptoms.nobody_asked,
-    ),
-    Row(
-        key="notice-failed",
-        severity="note",
-        symptom="the last notice for a receiver was not delivered",
-        meaning="Somebody who should have been told was not. Tell them, and mend what it names.",
-        commands=("inv release.audit",),
-        seen=symptoms.notice_failed,
-    ),
-    Row(
-        key="pairing-waiting",
-        severity="note",
-        symptom="senders wait for approval",
-        meaning="Somebody who wrote to the service waits for an operator.",
-        commands=("inv pairing.list {channel}",),
-        seen=symptoms.waiting,
-    ),
+def _row(
+    key: str, severity: Severity, *, symptom: str, meaning: str, commands: tuple[str, ...]
+) -> Callable[[Seen], Seen]:
+    """Add a row to the guide: the function below is what it looks for."""
+
+    def add(seen: Seen) -> Seen:
+        GUIDE.append(Row(key=key, severity=severity, symptom=symptom, meaning=meaning, commands=commands, seen=seen))
+        return seen
+
+    return add
+
+
+def _failed_health(signals: Signals) -> HealthReport | None:
+    return signals.health if signals.health is not None and not signals.health.passed else None
+
+
+def _failed_gates(signals: Signals, kind: Literal["command", "health", "other"]) -> Iterator[Evidence]:
+    """Each failed gate of one kind that blocks the newest release."""
+    for check in signals.blocking:
+        if _kind_of(signals, check) == kind:
+            assert signals.newest is not None
+            yield Evidence(f"release {signals.newest.release_id}, gate {check.id}: {check.detail}", {"gate": check.id})
+
+
+def _kind_of(signals: Signals, check: Check) -> Literal["command", "health", "other"]:
+    gate = signals.settings.release.gates.get(check.id)
+    if gate is not None and isinstance(gate.options, HttpOptions) and gate.options.asks_health:
+        return "health"
+    return "command" if check.command is not None else "other"
+
+
+@_row(
+    "interrupted",
+    "act",
+    symptom="a rollback that began, and nobody at work",
+    meaning="A rollback was interrupted; until it is completed the state may be mixed. Do not start the service.",
+    commands=("inv release.recover", "inv release.diagnose"),
 )
+def _interrupted(signals: Signals) -> Iterator[Evidence]:
+    if signals.is_interrupted and signals.has_journal:
+        yield Evidence("a rollback journal is there and nobody is at work")
+    elif signals.is_interrupted and signals.state is not None:
+        where = "its snapshot is live" if signals.state.restored else "nothing live had been swapped"
+        yield Evidence(f"the rollback to {signals.state.snapshot_id} ended before it was done; {where}")
+
+
+@_row(
+    "restored-unhealthy",
+    "act",
+    symptom="a snapshot is restored, and health fails all the same",
+    meaning="The state is as it should be and the service is not: another rollback would be a noop. "
+    "Restart it; if it stays unwell, call whoever knows the service.",
+    commands=("inv release.rollback --snapshot {snapshot} --restart-command CMD",),
+)
+def _restored_and_unhealthy(signals: Signals) -> Iterator[Evidence]:
+    state = signals.state
+    if (health := _failed_health(signals)) and signals.is_restored and state is not None:
+        yield Evidence(health.detail, {"snapshot": str(state.restored_snapshot_id)})
+
+
+@_row(
+    "rollback-failed",
+    "act",
+    symptom="the last rollback failed with its snapshot live",
+    meaning="The last rollback failed, and its snapshot is live. Repair what it names, then run it again.",
+    commands=("inv release.rollback --snapshot {snapshot}",),
+)
+def _rollback_failed(signals: Signals) -> Iterator[Evidence]:
+    attempt = signals.attempt
+    if attempt is not None and attempt.status == "failed" and not attempt.is_given_up and not signals.is_interrupted:
+        snapshot = attempt.snapshot_id or (signals.snapshot.snapshot_id if signals.snapshot is not None else "ID")
+        yield Evidence(attempt.detail, {"snapshot": snapshot})
+
+
+@_row(
+    "rollback-given-up",
+    "act",
+    symptom="the last rollback was given up before it changed anything, or was taken back",
+    meaning="The last rollback did not happen; the state is as it was before it. Repair what it names, or choose "
+    "another snapshot.",
+    commands=("inv release.verify", "inv release.rollback --plan"),
+)
+def _rollback_given_up(signals: Signals) -> Iterator[Evidence]:
+    attempt = signals.attempt
+    if attempt is not None and attempt.status == "failed" and attempt.is_given_up and not signals.is_interrupted:
+        yield Evidence(attempt.detail)
+
+
+@_row(
+    "unhealthy",
+    "act",
+    symptom="health fails, and a release was prepared",
+    meaning="The service is down or unwell after its release. Put the old code back, then its state.",
+    commands=("inv release.rollback --plan", "inv release.rollback"),
+)
+def _unhealthy_after_release(signals: Signals) -> Iterator[Evidence]:
+    if (health := _failed_health(signals)) and signals.ready is not None and not signals.is_restored:
+        yield Evidence(f"release {signals.ready.release_id}: {health.detail}")
+
+
+@_row(
+    "unhealthy-unreleased",
+    "act",
+    symptom="health fails, and no release is there to go back to",
+    meaning="The service is not ready. Start it, or find out why it is unwell, before any release.",
+    commands=("inv gate.api-health",),
+)
+def _unhealthy_before_any_release(signals: Signals) -> Iterator[Evidence]:
+    if (health := _failed_health(signals)) and signals.ready is None:
+        yield Evidence(health.detail)
+
+
+@_row(
+    "chain-broken",
+    "act",
+    symptom="the audit chain is broken",
+    meaning="The audit log was altered or cut. Keep a copy and find out who; rollbacks work all the same.",
+    commands=("inv release.audit",),
+)
+def _chain_broken(signals: Signals) -> Iterator[Evidence]:
+    if signals.audit is not None and not signals.audit.intact:
+        yield Evidence(str(signals.audit.problems[0]))
+
+
+@_row(
+    "snapshot-unrestorable",
+    "act",
+    symptom="the newest release snapshot is damaged, or cannot be verified",
+    meaning="The newest snapshot cannot be trusted. Choose another to go back to, and prepare a new one.",
+    commands=("inv release.verify", "inv release.prepare"),
+)
+def _snapshot_damaged(signals: Signals) -> Iterator[Evidence]:
+    verdict = signals.verdict
+    if verdict is not None and verdict.status != "verified":
+        what = str(verdict.findings[0]) if verdict.findings else "an older tool took it, and it has no digests"
+        yield Evidence(f"{verdict.snapshot_id}: {what}")
+
+
+@_row(
+    "drill-failed",
+    "act",
+    symptom="the last drill of the newest release snapshot failed",
+    meaning="The newest snapshot was rehearsed, and it did not come back as it should. Find out why before you "
+    "need it.",
+    commands=("inv release.drill --snapshot {snapshot}", "inv release.prepare"),
+)
+def _drill_failed(signals: Signals) -> Iterator[Evidence]:
+    if signals.proof is not None and signals.snapshot is not None and signals.proof.status == "failed":
+        snapshot = signals.snapshot.snapshot_id
+        yield Evidence(f"{snapshot}, {signals.proof.at}: {signals.proof.detail}", {"snapshot": snapshot})
+
+
+@_row(
+    "unreadable",
+    "act",
+    symptom="a manifest, snapshot, the rollback state, a log or a disk cannot be read",
+    meaning="A record of the pipeline cannot be read, so what it would say is not known.",
+    commands=("inv release.verify",),
+)
+def _unreadable(signals: Signals) -> Iterator[Evidence]:
+    for name, sentence in signals.unread:
+        if name != "pairing":
+            yield Evidence(f"{name}: {sentence}")
+
+
+@_row(
+    "mcp-degraded",
+    "act",
+    symptom="an MCP server in error, or its circuit open",
+    meaning="The service runs without one of its MCP servers. Mend that server; if a release changed its "
+    "configuration, see whether a rollback would bring it back.",
+    commands=("inv gate.run mcp-config", "inv release.rollback --plan"),
+)
+def _mcp_degraded(signals: Signals) -> Iterator[Evidence]:
+    for part in signals.health.degraded if signals.health is not None else ():
+        if part.startswith("mcpServers."):
+            yield Evidence(part.removeprefix("mcpServers."))
+
+
+@_row(
+    "degraded",
+    "act",
+    symptom="health is degraded",
+    meaning="The service answers, and a part of it is not well. Mend that part; if a release changed it, see "
+    "whether a rollback would bring it back.",
+    commands=("inv gate.api-health --strict", "inv release.rollback --plan"),
+)
+def _degraded(signals: Signals) -> Iterator[Evidence]:
+    for part in signals.health.degraded if signals.health is not None and signals.health.passed else ():
+        if not part.startswith("mcpServers."):
+            yield Evidence(part)
+
+
+@_row(
+    "pressure",
+    "act",
+    symptom="a queue or callback count over its limit",
+    meaning="More waits, fails or is rejected than should. Find out what does not keep up before anything else.",
+    commands=("inv release.watch --for 5m",),
+)
+def _under_pressure(signals: Signals) -> Iterator[Evidence]:
+    for count in signals.reliability.over if signals.reliability is not None else ():
+        yield Evidence(count)
+
+
+@_row(
+    "pressure-unknown",
+    "act",
+    symptom="the reliability endpoint gives no counts",
+    meaning="Whether messages pile up is not known. Check its URL and secret in release.reliability.",
+    commands=("inv release.diagnose",),
+)
+def _pressure_unknown(signals: Signals) -> Iterator[Evidence]:
+    report = signals.reliability
+    is_down = signals.health is not None and signals.health.status == "unreachable"
+    if report is not None and report.status in ("unknown", "unreachable") and not is_down:
+        yield Evidence(f"{report.url}: {report.detail}")
+
+
+@_row(
+    "build-or-tests-failed",
+    "act",
+    symptom="a command gate of the newest release failed (build, tests)",
+    meaning="The release is blocked. Stop, and fix it; nothing live was changed.",
+    commands=("inv gate.run {gate}", "inv release.prepare"),
+)
+def _build_or_tests_failed(signals: Signals) -> Iterator[Evidence]:
+    return _failed_gates(signals, "command")
+
+
+@_row(
+    "not-ready",
+    "act",
+    symptom="the health gate of the newest release failed",
+    meaning="The service was not healthy before the release. Find out why before you release anything.",
+    commands=("inv gate.run {gate}", "inv release.prepare"),
+)
+def _not_ready(signals: Signals) -> Iterator[Evidence]:
+    return _failed_gates(signals, "health")
+
+
+@_row(
+    "gate-failed",
+    "act",
+    symptom="another gate of the newest release failed",
+    meaning="The release is blocked by a gate. Mend what it names.",
+    commands=("inv gate.run {gate}", "inv release.prepare"),
+)
+def _gate_failed(signals: Signals) -> Iterator[Evidence]:
+    return _failed_gates(signals, "other")
+
+
+@_row(
+    "blocked",
+    "act",
+    symptom="the newest release is blocked, and no gate failed",
+    meaning="The gates passed and the release is blocked all the same.",
+    commands=("inv release.prepare",),
+)
+def _blocked_otherwise(signals: Signals) -> Iterator[Evidence]:
+    newest = signals.newest
+    if newest is not None and newest.status == "blocked" and not signals.blocking:
+        reason = newest.diagnostics[0] if newest.diagnostics else "its manifest does not say why"
+        yield Evidence(f"release {newest.release_id}: {reason}")
+
+
+@_row(
+    "low-disk",
+    "act",
+    symptom="less room on a disk than a rollback may need",
+    meaning="A rollback may not find room for its copies. Make room now; it would be refused, not half done.",
+    commands=("inv release.status",),
+)
+def _low_disk(signals: Signals) -> Iterator[Evidence]:
+    for disk in signals.disks:
+        if disk.free < disk.needed:
+            free, needed = (f"{size / 2**20:,.0f} MiB" for size in (disk.free, disk.needed))
+            yield Evidence(f"{disk.path}: {free} free, a rollback may need {needed}")
+
+
+@_row(
+    "pairing-unusable",
+    "act",
+    symptom="a pairing store cannot be read",
+    meaning="Nobody is admitted by a store that cannot be read. Mend it, or move it away to begin an empty one.",
+    commands=("inv pairing.list telegram", "inv pairing.list whatsapp"),
+)
+def _pairing_unusable(signals: Signals) -> Iterator[Evidence]:
+    for name, sentence in signals.unread:
+        if name == "pairing":
+            yield Evidence(sentence)
+
+
+@_row(
+    "pairing-chain-broken",
+    "act",
+    symptom="the chain of the pairing log is broken",
+    meaning="The log of who admitted whom was altered or cut. Keep a copy, find out who, and look through who is "
+    "approved.",
+    commands=("inv pairing.audit", "inv pairing.list telegram --approved", "inv pairing.list whatsapp --approved"),
+)
+def _pairing_chain_broken(signals: Signals) -> Iterator[Evidence]:
+    if signals.pairing_audit is not None and not signals.pairing_audit.intact:
+        yield Evidence(str(signals.pairing_audit.problems[0]))
+
+
+@_row(
+    "locked",
+    "note",
+    symptom="another run holds the lock",
+    meaning="Another run is at work; what is shown may change under it.",
+    commands=(),
+)
+def _locked(signals: Signals) -> Iterator[Evidence]:
+    if signals.holder is not None:
+        yield Evidence(f"{signals.holder}")
+
+
+@_row(
+    "unproved",
+    "note",
+    symptom="the newest release snapshot was never rehearsed",
+    meaning="Its bytes are as recorded; nobody has seen it come back yet.",
+    commands=("inv release.drill --snapshot {snapshot}",),
+)
+def _not_restore_tested(signals: Signals) -> Iterator[Evidence]:
+    is_sound = signals.verdict is not None and signals.verdict.status == "verified"
+    if signals.proof is None and signals.snapshot is not None and is_sound:
+        snapshot = signals.snapshot.snapshot_id
+        yield Evidence(snapshot, {"snapshot": snapshot})
+
+
+@_row(
+    "no-release",
+    "note",
+    symptom="no release was prepared yet",
+    meaning="There is nothing to go back to yet.",
+    commands=("inv release.prepare",),
+)
+def _no_release(signals: Signals) -> Iterator[Evidence]:
+    if signals.newest is None and not signals.unread:
+        yield Evidence(f"no manifest in {signals.settings.release.root}")
+
+
+@_row(
+    "nobody-asked",
+    "note",
+    symptom="no health endpoint is configured",
+    meaning="Nobody can say whether the service is well.",
+    commands=(),
+)
+def _health_not_configured(signals: Signals) -> Iterator[Evidence]:
+    if signals.health is None:
+        yield Evidence("release.health.url is not set")
+
+
+@_row(
+    "notice-failed",
+    "note",
+    symptom="the last notice for a receiver was not delivered",
+    meaning="Somebody who should have been told was not. Tell them, and mend what it names.",
+    commands=("inv release.audit",),
+)
+def _notice_failed(signals: Signals) -> Iterator[Evidence]:
+    if signals.audit is None or not signals.audit.intact:
+        return
+    told = {str(e.get("notice")): e for e in signals.audit.events if e["event"] in ("notice.sent", "notice.failed")}
+    for name in signals.settings.release.notices:
+        last = told.get(name)
+        if last is not None and last["event"] == "notice.failed":
+            yield Evidence(f"{name}, at {last['time']}: {last.get('detail')}")
+
+
+@_row(
+    "pairing-waiting",
+    "note",
+    symptom="senders wait for approval",
+    meaning="Somebody who wrote to the service waits for an operator.",
+    commands=("inv pairing.list {channel}",),
+)
+def _waiting(signals: Signals) -> Iterator[Evidence]:
+    for channel, count in signals.pending.items():
+        if count:
+            yield Evidence(f"{count} on {channel}", {"channel": channel})

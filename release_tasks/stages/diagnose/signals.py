@@ -92,10 +92,9 @@ class Signals:
         return [check for check in self.newest.preflight.checks if check.blocks and check.status == "failed"]
 
 
-def read_signals(settings: Settings, health_url: str | None = None, reliability_url: str | None = None) -> Signals:
+def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
     """Read every signal once; nothing is waited for longer than one request, and nothing is changed or raised."""
     signals, release = Signals(settings=settings), settings.release
-    pipeline = Pipeline(release.root)
 
     def tried(name: str, read: Callable[[], T], default: T) -> T:
         try:
@@ -104,8 +103,8 @@ def read_signals(settings: Settings, health_url: str | None = None, reliability_
             signals.unread.append((name, describe_error(error)))
             return default
 
-    if health_url or release.health.url:
-        signals.health = ask_health(release.health, url=health_url, passes=1, deadline=0.0)
+    if release.health.url:
+        signals.health = ask_health(release.health, passes=1, deadline=0.0)
     signals.holder = tried("lock", lambda: current_holder(pipeline.root), None)
     none: list[Manifest] = []
     manifests = tried("manifests", lambda: _manifests(pipeline, signals.unread), none)
@@ -113,7 +112,7 @@ def read_signals(settings: Settings, health_url: str | None = None, reliability_
     ready = [manifest for manifest in manifests if manifest.status == "ready"]
     signals.ready = pipeline.latest_ready() or (ready[-1] if ready else None)
     before = signals.ready.baseline.pressure if signals.ready is not None and signals.ready.baseline else None
-    signals.reliability = ask_reliability(release.reliability, url=reliability_url, before=before)
+    signals.reliability = ask_reliability(release.reliability, before=before)
     signals.snapshot = tried("snapshots", lambda: _newest_snapshot(pipeline, signals.unread), None)
     if signals.snapshot is not None:
         name = signals.snapshot.snapshot_id

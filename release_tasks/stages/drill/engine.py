@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from attrs import define, evolve, field, frozen
+from attrs import define, evolve, field
 
 from release_tasks.archive import legacy
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
+from release_tasks.config.gateway import child_environment
 from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import excerpt
+from release_tasks.core.environment import tool_environment
 from release_tasks.core.errors import StageFailed, UsageError, describe_error
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded, within
 from release_tasks.core.records import SnapshotMetadata
@@ -30,37 +34,39 @@ from release_tasks.stages.drill.scratch import (
     scratch_folder,
 )
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.stage import require_assets
 
-__all__ = ["DrillRequest", "drill", "find_snapshot"]
+__all__ = ["find_snapshot", "run_drill", "service_of"]
 
+_GATEWAY = "the embedded gateway"
 _MOST_DETAIL = 2000  # characters of a sentence that go into the log
 
 
-@frozen(kw_only=True)
-class DrillRequest:
-    """What was typed. ``service`` is what to start on the restored state, None to start nothing."""
+def run_drill(
+    settings: Settings,
+    snapshot_id: str | None = None,
+    *,
+    boot: bool = False,
+    scratch: Path | None = None,
+    emit: Emit = ignore,
+) -> DrillOutcome:
+    """Rehearse a rollback, to the newest release snapshot unless one is named, with nothing live touched.
 
-    snapshot_id: str | None = None
-    scratch: Path | None = None
-    service: Service | None = None
-
-
-def drill(settings: Settings, request: DrillRequest, emit: Emit = ignore) -> DrillOutcome:
-    """Restore a snapshot into a scratch folder and prove it there; only drill-audit.log is written to.
-
-    Takes no lock of the pipeline, so it bars nobody. Returns the outcome, also a failed one. Raises UsageError for a
-    snapshot that does not exist and a scratch folder that cannot be used, Interrupted after a signal; nothing is left
-    then, and no event is written.
+    With ``boot`` the service is started on what was restored, as ``release.drill`` says. The scratch folder is made in
+    ``scratch`` instead of the pipeline folder. ``status`` of the outcome is ``passed`` or ``failed``. Takes no lock of
+    the pipeline, and writes to drill-audit.log alone. Raises UsageError for a snapshot that does not exist, a folder
+    that is part of the state, and a service that cannot be started, Interrupted after a signal; nothing is left then,
+    and no event is written.
     """
     started = time.monotonic()
     pipeline = Pipeline(settings.release.root)
-    parent = require_safe_parent(settings, request.scratch)
-    if not settings.release.assets:
-        raise UsageError("release.assets names nothing that could be restored.")
-    rehearsal = _Rehearsal(settings, request, pipeline, shielded(emit))
+    service = service_of(settings) if boot else None
+    parent = pipeline.drills if scratch is None else require_safe_parent(settings, scratch)
+    require_assets(settings)
+    rehearsal = _Rehearsal(settings, snapshot_id, service, pipeline, shielded(emit))
     is_conclusive = True
     try:
-        rehearsal.snapshot = find_snapshot(pipeline.catalogue, request.snapshot_id)
+        rehearsal.snapshot = find_snapshot(pipeline.catalogue, snapshot_id)
         with _still_there(pipeline.catalogue, rehearsal.snapshot):
             rehearsal.run(parent)
     except (StageFailed, OSError) as error:
@@ -88,7 +94,8 @@ class _Rehearsal:
     """One drill at work: what it found so far. ``run`` reads like the rollback that it rehearses."""
 
     settings: Settings
-    request: DrillRequest
+    wanted_id: str | None
+    service: Service | None
     pipeline: Pipeline
     emit: Emit
     snapshot: SnapshotMetadata | None = None
@@ -114,8 +121,8 @@ class _Rehearsal:
             self.look(settings, self.snapshot)
             if not self.problems:
                 self.repeat(settings, snapshot_id)
-            if self.request.service is not None and not self.problems:
-                self.boot_service(self.request.service, scratch, settings)
+            if self.service is not None and not self.problems:
+                self.boot_service(self.service, scratch, settings)
 
     def require_whole(self, snapshot: SnapshotMetadata) -> None:
         """Refuse what a rollback would refuse, before anything is copied."""
@@ -178,7 +185,7 @@ class _Rehearsal:
         """Return the verdict."""
         return DrillOutcome(
             status="failed" if self.problems else "passed",
-            snapshot_id=self.snapshot.snapshot_id if self.snapshot else self.request.snapshot_id,
+            snapshot_id=self.snapshot.snapshot_id if self.snapshot else self.wanted_id,
             digest=(self.snapshot.digest or None) if self.snapshot else None,
             assets=self.assets,
             databases=self.databases,
@@ -232,3 +239,37 @@ def _write_down(
         boot=excerpt(outcome.boot.detail, _MOST_DETAIL) if outcome.boot else None,
         durationMs=outcome.duration_ms,
     )
+
+
+def service_of(settings: Settings) -> Service:
+    """Return what ``--boot`` starts: the configured command, else the embedded gateway if its database is an asset."""
+    config = settings.release.drill
+    if config.command is not None:
+        line = ["/bin/sh", "-c", config.command]
+        return Service(
+            shown=config.command,
+            arguments=lambda _, port: line,
+            health=config.health,
+            timeout=config.timeout,
+            environment=tool_environment(),
+        )
+    if not any(asset.path == settings.gateway.database for asset in settings.release.assets.values()):
+        raise UsageError(
+            "--boot: nothing says how to start the service on restored state. Set release.drill.command (and "
+            "release.drill.health), or leave --boot out."
+        )
+    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
+        raise UsageError("--boot: the embedded gateway needs the extra: pip install 'release-tasks[gateway]'")
+    return Service(
+        shown=_GATEWAY,
+        arguments=_gateway_line,
+        health="http://127.0.0.1:{port}/health",
+        timeout=config.timeout,
+        environment=child_environment(),
+    )
+
+
+def _gateway_line(scratch: Settings, port: int) -> list[str]:
+    line = [sys.executable, "-m", "release_tasks.gateway", "--root", str(scratch.gateway.root), "--port", str(port)]
+    # Messages that waited in the snapshot went out long ago, or will from the live queue.
+    return [*line, "--credentials", str(scratch.pairing.credentials), "--rehearsal"]

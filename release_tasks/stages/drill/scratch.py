@@ -14,7 +14,6 @@ from pathlib import Path
 from attrs import evolve, frozen
 
 from release_tasks.archive.catalogue import Catalogue
-from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.files import can_share_blocks, capture_tree, tree_size
 from release_tasks.config.schema import HealthConfig, ReliabilityConfig, RestartConfig, Settings
 from release_tasks.core.clock import compact
@@ -94,10 +93,8 @@ class Scratch:
         )
 
 
-def require_safe_parent(settings: Settings, parent: Path | None) -> Path:
+def require_safe_parent(settings: Settings, parent: Path) -> Path:
     """Return the folder that scratch folders are made in; raises UsageError for one that does not exist or is live."""
-    if parent is None:
-        return Pipeline(settings.release.root).drills
     if not parent.is_dir():
         raise UsageError(f"--scratch: {parent} is no folder. Make it first, or leave the flag out.")
     real = Path(os.path.realpath(parent))

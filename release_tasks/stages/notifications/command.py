@@ -11,7 +11,7 @@ from release_tasks.core.process.command import CommandProcess
 from release_tasks.core.process.output import OutputLog
 from release_tasks.core.process.running import supervise
 from release_tasks.core.redact import Redactor
-from release_tasks.stages.notifications.attempt import Attempt
+from release_tasks.stages.notifications.notification import Attempt
 
 __all__ = ["tell_command"]
 

@@ -17,7 +17,17 @@ from release_tasks.core.codec import encode
 from release_tasks.core.printable import printable
 from release_tasks.core.redact import Redactor
 
-__all__ = ["NOTICE_VERSION", "Concerned", "Notice", "Occasion", "new_notice", "notice_bytes", "notice_redactor"]
+__all__ = [
+    "NOTICE_VERSION",
+    "Attempt",
+    "Concerned",
+    "Delivery",
+    "Notice",
+    "Occasion",
+    "new_notice",
+    "notice_bytes",
+    "notice_redactor",
+]
 
 NOTICE_VERSION = 1
 Occasion = Literal["prepared", "blocked", "restored", "failed", "degraded"]
@@ -74,7 +84,11 @@ def new_notice(
     diagnostics: list[str] | None = None,
 ) -> Notice:
     """Return what is to be said now, with whoever types it and where; ``text`` comes behind the application's name."""
-    safe = _Safe(settings)
+    redactor = notice_redactor(settings)
+
+    def safe(text: str) -> str:
+        return excerpt(printable(redactor.redact_text(text)), _LONGEST_TEXT)
+
     name = settings.release.app.name
     return Notice(
         notice_version=NOTICE_VERSION,
@@ -83,17 +97,36 @@ def new_notice(
         occasion=occasion,
         stage=stage,
         status=status,
-        text=safe.text(f"{name}: {text}"),
-        detail=safe.text(detail),
-        application=Concerned(name=safe.text(name), version=None if version is None else safe.text(version)),
+        text=safe(f"{name}: {text}"),
+        detail=safe(detail),
+        application=Concerned(name=safe(name), version=None if version is None else safe(version)),
         release_id=release_id,
         snapshot_id=snapshot_id,
         next=next,
         host=socket.gethostname(),
-        actor=safe.text(actor()),
-        project=safe.text(str(settings.project)),
-        diagnostics=[safe.text(sentence) for sentence in (diagnostics or [])[:_MOST_DIAGNOSTICS]],
+        actor=safe(actor()),
+        project=safe(str(settings.project)),
+        diagnostics=[safe(sentence) for sentence in (diagnostics or [])[:_MOST_DIAGNOSTICS]],
     )
+
+
+@frozen(kw_only=True)
+class Attempt:
+    """How one attempt ended. ``is_final`` says that another one would end the same way."""
+
+    is_delivered: bool
+    detail: str
+    is_final: bool = False
+
+
+@frozen(kw_only=True)
+class Delivery:
+    """What became of a notice for one of its receivers, as ``release.notices`` calls it."""
+
+    name: str
+    status: Literal["sent", "failed"]
+    attempts: int
+    detail: str
 
 
 def notice_bytes(notice: Notice) -> bytes:
@@ -105,13 +138,3 @@ def notice_bytes(notice: Notice) -> bytes:
 def notice_redactor(settings: Settings) -> Redactor:
     """Return what knows the secrets that a sentence or a command's output may hold."""
     return Redactor.from_environment(os.environ, settings.release.secret_variables)
-
-
-class _Safe:
-    """Makes texts fit to be sent elsewhere."""
-
-    def __init__(self, settings: Settings) -> None:
-        self._redactor = notice_redactor(settings)
-
-    def text(self, text: str) -> str:
-        return excerpt(printable(self._redactor.redact_text(text)), _LONGEST_TEXT)

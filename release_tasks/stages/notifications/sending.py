@@ -19,8 +19,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import NoticeConfig, Settings
 from release_tasks.core.errors import Interrupted
 from release_tasks.core.interrupt import LONGEST_WAIT, next_item, uninterrupted
-from release_tasks.stages.notifications.attempt import Attempt, Delivery
-from release_tasks.stages.notifications.notification import Notice, notice_bytes, notice_redactor
+from release_tasks.stages.notifications.notification import Attempt, Delivery, Notice, notice_bytes, notice_redactor
 
 __all__ = ["LONGEST", "Notices"]
 
@@ -50,8 +49,15 @@ class Notices:
     As a context it waits at its end, and gives up what is on its way when a signal ends it.
     """
 
-    def __init__(self, settings: Settings, tell: Callable[[str], None] = lambda sentence: None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        tell: Callable[[str], None] = lambda sentence: None,
+        *,
+        pipeline: Pipeline | None = None,
+    ) -> None:
         self._settings = settings
+        self._pipeline = pipeline or Pipeline(settings.release.root)
         self._tell = tell
         self._cancelled = threading.Event()
         self._under_way: list[_Sending] = []
@@ -154,7 +160,7 @@ class Notices:
                 config.command,
                 body,
                 project=self._settings.project,
-                log_path=Pipeline(self._settings.release.root).logs / f"notice-{notice.id}" / f"{sending.name}.log",
+                log_path=self._pipeline.logs / f"notice-{notice.id}" / f"{sending.name}.log",
                 redactor=redactor,
                 timeout=timeout,
                 cancelled=self._cancelled,
@@ -203,7 +209,7 @@ class Notices:
         return [delivery for _, delivery in settled]
 
     def _write_down(self, notice: Notice, delivery: Delivery) -> None:
-        Pipeline(self._settings.release.root).audit.append(
+        self._pipeline.audit.append(
             f"notice.{delivery.status}",
             status=delivery.status,
             detail=delivery.detail,

@@ -34,11 +34,13 @@ def about_manifest(settings: Settings, manifest: Manifest) -> Notice:
     )
 
 
-def about_rollback(settings: Settings, outcome: RollbackOutcome, *, stage: str = "release.rollback") -> Notice | None:
+def about_rollback(
+    settings: Settings, pipeline: Pipeline, outcome: RollbackOutcome, *, stage: str = "release.rollback"
+) -> Notice | None:
     """Say that a rollback restored its snapshot, or why it failed; nothing of one that found all in place."""
     if outcome.status == "noop":
         return None
-    manifest = _release_of(settings, outcome.snapshot_id)
+    manifest = _release_of(pipeline, outcome.snapshot_id)
     target = outcome.snapshot_id or "the newest snapshot"
     is_restored = outcome.status == "restored"
     health = outcome.health_check
@@ -104,9 +106,8 @@ def about_failure(
     )
 
 
-def _release_of(settings: Settings, snapshot_id: str | None) -> Manifest | None:
+def _release_of(pipeline: Pipeline, snapshot_id: str | None) -> Manifest | None:
     """Return the release whose snapshot it is, as far as that can still be told."""
-    pipeline = Pipeline(settings.release.root)
     with contextlib.suppress(StageError, OSError):
         release_id = pipeline.catalogue.get(snapshot_id).release_id if snapshot_id else None
         return next((file.manifest for file in pipeline.read_manifests() if file.release_id == release_id), None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.config.schema import GateConfig, Settings
+from release_tasks.core.clock import compact
 from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Emit, ignore, shielded
 from release_tasks.core.ids import require_id
@@ -21,7 +22,7 @@ __all__ = ["PreflightRun", "run_preflight"]
 
 @frozen(kw_only=True)
 class PreflightRun:
-    """One preflight: its report, and the arguments it ran with, as they were given."""
+    """One preflight: its report, and what it ran with; health endpoint and strictness as the settings had them."""
 
     release_id: str
     report: PreflightReport
@@ -35,30 +36,24 @@ class PreflightRun:
 def run_preflight(
     settings: Settings,
     *,
-    release_id: str,
-    health_url: str | None = None,
+    release_id: str | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
-    strict: bool = False,
     emit: Emit = ignore,
 ) -> PreflightRun:
     """Run the configured gates side by side and return their results in configured order.
 
-    ``only`` and ``skip`` name gates; those left out are reported as skipped and do not count.
-    ``health_url`` takes the place of the configured health endpoint. That a gate begins or ends is told
-    in the calling thread, what happens in between in the gate's own. Raises UsageError;
-    KeyboardInterrupt and Interrupted stop every gate within 2 s and go on their way.
+    ``report.passed`` is the verdict. ``only`` and ``skip`` name gates; those left out are reported as skipped and do
+    not count. Logs go by ``release_id``. That a gate begins or ends is told in the calling thread, what happens in
+    between in the gate's own. Raises UsageError; KeyboardInterrupt and Interrupted stop every gate within 2 s and are
+    re-raised.
     """
     gates = settings.release.gates
-    require_id(release_id, "release id")
+    release_id = require_id(release_id or f"preflight-{compact()}", "release id")
     _require_gates(gates, only, skip)
-    _require_url(health_url)
     emit = shielded(emit)
     log_directory = settings.release.root / "logs" / release_id
-    contexts = {
-        name: context_of(settings, name, log_directory, health_url=health_url, strict=strict, emit=emit)
-        for name in gates
-    }
+    contexts = {name: context_of(settings, name, log_directory, emit=emit) for name in gates}
     chosen = {name: context for name, context in contexts.items() if _is_chosen(name, only, skip)}
     checks = run_gates(chosen, emit)
     report = _report(
@@ -67,10 +62,10 @@ def run_preflight(
     return PreflightRun(
         release_id=release_id,
         report=report,
-        health_url=health_url,
+        health_url=settings.release.health.url,
         only=tuple(only),
         skip=tuple(skip),
-        strict=strict,
+        strict=settings.release.health.strict,
         log_directory=log_directory,
     )
 
@@ -93,11 +88,6 @@ def _require_gates(gates: Mapping[str, GateConfig], only: Sequence[str], skip: S
                 raise UsageError(f"{flag}: no gate is called {name!r}{hint}; configured: {', '.join(gates)}")
     if not any(_is_chosen(name, only, skip) for name in gates):
         raise UsageError("--only and --skip leave no gate to run: name fewer gates in --skip")
-
-
-def _require_url(url: str | None) -> None:
-    if url is not None and not url.startswith(("http://", "https://")):
-        raise UsageError(f"--health-url: expected an http:// or https:// URL, got {url!r}")
 
 
 def _left_out(context: GateContext, is_skipped: bool) -> Check:

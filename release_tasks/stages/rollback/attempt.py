@@ -77,14 +77,13 @@ class Attempt:
 
 
 @contextlib.contextmanager
-def attempt(settings: Settings, request: RollbackRequest, emit: Emit) -> Iterator[Attempt]:
+def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, emit: Emit) -> Iterator[Attempt]:
     """Hold the lock, finish what an interrupted run left, and let the block restore; every attempt is recorded.
 
     Raises Ended for one that failed, with its outcome. UsageError, LockHeld, Overtaken and Interrupted are recorded as
     refusals and re-raised.
     """
-    pipeline, started_at = Pipeline(settings.release.root), timestamp()
-    emit = shielded(emit)
+    started_at, emit = timestamp(), shielded(emit)
     has_lock = is_over = False
     try:
         with with_path(pipeline.root / "lock"), run_lock(pipeline.root, "release.rollback", request.wait):

@@ -10,6 +10,7 @@ from attrs import evolve
 
 from release_tasks.archive import legacy
 from release_tasks.archive.capture import CaptureRequest, sealed_safety, unpublished_snapshot
+from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
 from release_tasks.assets.base import stored_path
 from release_tasks.config.schema import Settings
@@ -19,6 +20,8 @@ from release_tasks.core.events import Emit, StepBegan, ignore
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.records import HealthReport, JournalStep, RollbackJournal, RollbackOutcome, SnapshotMetadata
 from release_tasks.service.wait import ask_health
+from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.wording import about_rollback
 from release_tasks.stages.rollback.adoption import adopt_legacy
 from release_tasks.stages.rollback.amendment import amend_target, find_amended, foresee
 from release_tasks.stages.rollback.attempt import GO_ON, Attempt, Ended, RollbackRequest, apply_retention, attempt
@@ -28,11 +31,37 @@ from release_tasks.stages.rollback.plan import RollbackPlan, plan_changes, remar
 from release_tasks.stages.rollback.restart import Restart, start_detached
 from release_tasks.stages.rollback.stores import HeldStores, hold_stores
 from release_tasks.stages.rollback.swap import Swap, locked, ordered
+from release_tasks.stages.stage import stage
 
-__all__ = ["RollbackRequest", "rollback"]
+__all__ = ["RollbackRequest", "roll_back", "rollback"]
 
 
-def rollback(settings: Settings, request: RollbackRequest, emit: Emit = ignore) -> RollbackOutcome:
+def roll_back(
+    settings: Settings,
+    snapshot_id: str | None = None,
+    *,
+    force: bool = False,
+    wait: float = 0.0,
+    emit: Emit = ignore,
+    notices: Notices | None = None,
+) -> RollbackOutcome:
+    """Restore a snapshot whole, the newest of a release unless one is named, restart the service and judge its health.
+
+    ``status`` of the outcome is ``restored``, ``noop`` or ``failed``. ``force`` restores once more what is live
+    already, and what has no digests; ``wait`` is how many seconds to wait for another run's lock. Raises UsageError for
+    a snapshot that does not exist, LockHeld while another run is at work; the live state is whole in each case.
+    """
+    pipeline = Pipeline(settings.release.root)
+    with stage(settings, pipeline, "release.rollback", notices) as sending:
+        request = RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait)
+        outcome = rollback(settings, request, emit, pipeline)
+        sending.announce(lambda: about_rollback(settings, pipeline, outcome))
+    return outcome
+
+
+def rollback(
+    settings: Settings, request: RollbackRequest, emit: Emit = ignore, pipeline: Pipeline | None = None
+) -> RollbackOutcome:
     """Restore a snapshot whole, restart the service and judge its health.
 
     Returns the outcome, also a failed one. Raises UsageError for a snapshot that does not exist, LockHeld when another
@@ -40,7 +69,7 @@ def rollback(settings: Settings, request: RollbackRequest, emit: Emit = ignore) 
     case, and every attempt is audited.
     """
     try:
-        with attempt(settings, request, emit) as run:
+        with attempt(settings, pipeline or Pipeline(settings.release.root), request, emit) as run:
             target = resolve_and_verify(run)
             if found := in_place(run, target):
                 return confirm(run, found)

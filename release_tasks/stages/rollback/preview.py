@@ -19,15 +19,25 @@ from release_tasks.stages.rollback.attempt import RollbackRequest
 from release_tasks.stages.rollback.in_place import find_in_place
 from release_tasks.stages.rollback.journal import read_journal
 from release_tasks.stages.rollback.plan import RollbackPlan, plan_changes
+from release_tasks.stages.stage import require_assets
 
-__all__ = ["preview"]
+__all__ = ["plan_rollback"]
 
 
-def preview(settings: Settings, request: RollbackRequest, emit: Emit = ignore) -> RollbackPlan:
-    """Verify the snapshot and compare it with the live state; whatever is copied for that is removed again.
+def plan_rollback(
+    settings: Settings,
+    snapshot_id: str | None = None,
+    *,
+    force: bool = False,
+    wait: float = 0.0,
+    emit: Emit = ignore,
+) -> RollbackPlan:
+    """Say exactly what ``roll_back`` would do with the same arguments, and change nothing; raises what it would.
 
-    Raises what ``rollback`` raises for a snapshot that does not exist or is refused.
+    Verifies the snapshot and compares it with the live state; whatever is copied for that is removed again.
     """
+    require_assets(settings)
+    request = RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait)
     emit = shielded(emit)
     pipeline = Pipeline(settings.release.root)
     catalogue = pipeline.catalogue

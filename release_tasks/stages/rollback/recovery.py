@@ -22,11 +22,13 @@ from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import JournalStep, RollbackJournal, RollbackState, SnapshotMetadata
+from release_tasks.stages.notifications.sending import Notices
 from release_tasks.stages.rollback.journal import clear_journal, read_journal
 from release_tasks.stages.rollback.recorder import Recorder
 from release_tasks.stages.rollback.swap import Swap
+from release_tasks.stages.stage import require_assets, stage
 
-__all__ = ["RecoveryReport", "pending", "recover", "recover_locked"]
+__all__ = ["RecoveryReport", "complete_interrupted", "pending", "recover", "recover_locked"]
 
 _LOCK_SECONDS = 60.0
 
@@ -44,13 +46,28 @@ class RecoveryReport:
     removed: list[str] = field(factory=list)
 
 
-def recover(settings: Settings, command: str = "release.recover", emit: Emit = ignore) -> RecoveryReport:
+def recover(
+    settings: Settings, *, look_only: bool = False, emit: Emit = ignore, notices: Notices | None = None
+) -> RecoveryReport:
+    """Finish or undo what an interrupted run left; quick and harmless when there is nothing to do.
+
+    With ``look_only`` it is said and left alone. Raises StageFailed when neither direction can be completed, LockHeld
+    when a rollback that swaps right now takes longer than a minute.
+    """
+    pipeline = Pipeline(settings.release.root)
+    if look_only:
+        require_assets(settings)
+        return pending(settings, pipeline)
+    with stage(settings, pipeline, "release.recover", notices):
+        return complete_interrupted(settings, pipeline, "release.recover", emit)
+
+
+def complete_interrupted(settings: Settings, pipeline: Pipeline, command: str, emit: Emit = ignore) -> RecoveryReport:
     """Bring the live state back to exactly old or exactly new after an interrupted run.
 
     Waits up to a minute for a rollback that is swapping right now; whatever else another run is doing is left to it.
     Raises LockHeld when that minute was too short, StageFailed when neither direction can be completed.
     """
-    pipeline = Pipeline(settings.release.root)
     is_swapping = read_journal(pipeline) is not None
     report: RecoveryReport | None = None
     try:
@@ -72,14 +89,14 @@ def recover(settings: Settings, command: str = "release.recover", emit: Emit = i
         if pipeline.has_journal():
             if is_swapping:
                 raise
-            return recover(settings, command, emit)  # it has begun to swap since the first look: now it is waited for
+            # It has begun to swap since the first look: now it is waited for.
+            return complete_interrupted(settings, pipeline, command, emit)
         # Another run is at work and has not begun to swap, or is done with it: what lies here is its own.
         return RecoveryReport(status="clean", detail="Another run is at work; nothing of it needs recovery.")
 
 
-def pending(settings: Settings) -> RecoveryReport:
+def pending(settings: Settings, pipeline: Pipeline) -> RecoveryReport:
     """Say what ``recover`` would find, and change nothing."""
-    pipeline = Pipeline(settings.release.root)
     journal = read_journal(pipeline)
     if journal is not None:
         sentence = f"A rollback to {journal.snapshot_id} was interrupted; `inv release.recover` completes it."

@@ -4,32 +4,30 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 
 from attrs import evolve, field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import ReleaseConfig, Settings
 from release_tasks.core.clock import timestamp
-from release_tasks.core.errors import ExitCode, Interrupted, StageFailed, UsageError, describe_error
+from release_tasks.core.errors import ExitCode, Interrupted, StageFailed, UsageError
 from release_tasks.core.events import Emit, LookTaken, Noted, ignore, shielded
-from release_tasks.core.interrupt import uninterrupted, wait_for
+from release_tasks.core.interrupt import wait_for
 from release_tasks.core.lock import current_holder
-from release_tasks.core.records import Baseline, Manifest, RollbackOutcome
+from release_tasks.core.records import Baseline, RollbackOutcome
 from release_tasks.core.units import show_duration
-from release_tasks.stages.watch.judgement import Counts, Verdict, VerdictStatus, count, degradation, judge
-from release_tasks.stages.watch.response import (
-    Ground,
-    Response,
-    ground_of,
-    record_degraded,
-    record_finished,
-    roll_back_once,
-)
+from release_tasks.stages.notifications.notification import Notice
+from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.wording import about_failure, about_rollback
+from release_tasks.stages.stage import stage
+from release_tasks.stages.watch.judgement import Counts, VerdictStatus, count, degradation, judge
+from release_tasks.stages.watch.response import Ground, ground_of, record_finished, respond
 from release_tasks.stages.watch.samples import Sample, take_sample
 
-__all__ = ["Clock", "Degraded", "WatchReport", "require_watchable", "watch"]
+__all__ = ["Clock", "WatchReport", "require_watchable", "watch_release"]
 
+STAGE = "release.watch"
+_DID_NOT_GO_BACK = (ExitCode.NEGATIVE, ExitCode.LOCKED)
 _SAMPLES_TOLD = 50
 _WILL_NOT = "It will not be rolled back:"
 _GRACE = 5.0  # seconds that a busy machine may be late without having slept
@@ -67,16 +65,6 @@ class WatchReport:
 
 
 @frozen(kw_only=True)
-class Degraded:
-    """A verdict that is about to be answered; ``goes_back`` says that ``snapshot_id`` is rolled back to now."""
-
-    release: Manifest | None
-    reasons: list[str]
-    snapshot_id: str | None
-    goes_back: bool
-
-
-@frozen(kw_only=True)
 class _Seen:
     """All looks of a watch. ``unseen`` and ``watched`` are in seconds; ``stop`` is the signal that ended it."""
 
@@ -86,56 +74,52 @@ class _Seen:
     stop: Interrupted | None = None
 
 
-def watch(
+def watch_release(
     settings: Settings,
     *,
     clock: Clock | None = None,
     emit: Emit = ignore,
-    on_degraded: Callable[[Degraded], None] = lambda verdict: None,
+    notices: Notices | None = None,
 ) -> WatchReport:
-    """Look at the service as ``release.watch`` says, judge it, and roll back once if that is wanted and called for.
+    """Watch a release after its deploy, as ``release.watch`` says, and judge it; roll back once if that is wanted.
 
-    ``on_degraded`` is called before anything is rolled back, which waits for it. Returns a report, also after a signal.
-    Raises UsageError when there is nothing to ask, or too seldom, StageFailed while an interrupted rollback waits to be
-    finished: its state is no release to judge.
+    ``status`` of the report is ``healthy``, ``degraded`` or ``inconclusive``. Returns it also after Interrupted. Raises
+    UsageError when there is nothing to ask or the watch is too short, StageFailed while an interrupted rollback waits
+    to be finished: its state is no release to judge.
     """
-    emit = shielded(emit)
-    require_watchable(settings)
-    config, pipeline, started_at = settings.release, Pipeline(settings.release.root), timestamp()
-    if pipeline.has_journal() and current_holder(pipeline.root) is None:
-        raise StageFailed("A rollback was interrupted and waits to be finished. Run `inv release.recover` first.")
-    ground = ground_of(pipeline)
-    diagnostics = _remarks(config, ground)
-    for sentence in diagnostics:
-        emit(Noted(sentence))
-    baseline = ground.release.baseline if ground.release else None
-    seen = _look_on(config, lambda: take_sample(config, baseline), clock or Clock(), emit)
-    counts = count(seen.samples)
-    verdict = judge(
-        seen.samples, config.watch, watched=seen.watched, unseen=seen.unseen, is_cut_short=seen.stop is not None
-    )
-    if seen.stop is not None:  # whoever stops a watch wants nothing more of it
-        response = Response(exit_code=seen.stop.exit_code)
-    elif verdict.status == "degraded":
-        # What was foretold has come, and is told as such.
-        diagnostics = [sentence for sentence in diagnostics if not sentence.startswith(_WILL_NOT)]
-        response = _answer(settings, pipeline, ground, verdict, seen, emit, on_degraded)
-    else:
-        response = Response(exit_code=ExitCode.DONE if verdict.status == "healthy" else ExitCode.NEGATIVE)
-    diagnostics += response.diagnostics + _written_down(pipeline, ground, verdict, counts, response)
-    return WatchReport(
-        status=verdict.status,
-        exit_code=int(response.exit_code),
-        release_id=ground.release.release_id if ground.release else None,
-        started_at=started_at,
-        ended_at=timestamp(),
-        samples=seen.samples[-_SAMPLES_TOLD:],
-        counts=counts,
-        reasons=verdict.reasons,
-        baseline=baseline,
-        rollback=response.outcome,
-        diagnostics=diagnostics,
-    )
+    config, pipeline, emit = settings.release, Pipeline(settings.release.root), shielded(emit)
+    with stage(settings, pipeline, STAGE, notices, needs_assets=False) as sending:
+        started_at = timestamp()
+        require_watchable(settings)
+        if pipeline.has_journal() and current_holder(pipeline.root) is None:
+            raise StageFailed("A rollback was interrupted and waits to be finished. Run `inv release.recover` first.")
+        ground = ground_of(pipeline)
+        remarks = _remarks(config, ground)
+        for sentence in remarks:
+            emit(Noted(sentence))
+        seen = _look_on(config, ground.baseline, clock or Clock(), emit)
+        verdict = judge(
+            seen.samples, config.watch, watched=seen.watched, unseen=seen.unseen, is_cut_short=seen.stop is not None
+        )
+        response = respond(settings, pipeline, ground, verdict, seen.samples, seen.stop, emit, sending)
+        if verdict.status == "degraded" and seen.stop is None:  # what was foretold is part of the response now
+            remarks = [sentence for sentence in remarks if not sentence.startswith(_WILL_NOT)]
+        problems = record_finished(pipeline, ground, verdict, seen.samples, response.outcome)
+        report = WatchReport(
+            status=verdict.status,
+            exit_code=int(response.exit_code),
+            release_id=ground.release_id,
+            started_at=started_at,
+            ended_at=timestamp(),
+            samples=seen.samples[-_SAMPLES_TOLD:],
+            counts=count(seen.samples),
+            reasons=verdict.reasons,
+            baseline=ground.baseline,
+            rollback=response.outcome,
+            diagnostics=remarks + response.diagnostics + problems,
+        )
+        sending.announce(lambda: _about_response(settings, pipeline, report))
+    return report
 
 
 def require_watchable(settings: Settings) -> None:
@@ -156,7 +140,7 @@ def require_watchable(settings: Settings) -> None:
         )
 
 
-def _look_on(config: ReleaseConfig, look: Callable[[], Sample], clock: Clock, emit: Emit) -> _Seen:
+def _look_on(config: ReleaseConfig, baseline: Baseline | None, clock: Clock, emit: Emit) -> _Seen:
     """Look every interval until the time is over, the looks are degraded, or a signal comes."""
     rules = config.watch
     samples: list[Sample] = []
@@ -168,12 +152,22 @@ def _look_on(config: ReleaseConfig, look: Callable[[], Sample], clock: Clock, em
         while True:
             late = _unseen(clock.now() - planned, rules.interval)
             begun = clock.now()
-            sample = look()
+            sample = take_sample(config, baseline)
             looked = clock.now()
             held_up = _unseen(looked - begun, longest)
             unseen += late + held_up
-            samples.append(_marked(sample, late, held_up))
-            emit(_told(samples[-1]))
+            sample = _marked(sample, late, held_up)
+            samples.append(sample)
+            emit(
+                LookTaken(
+                    time=sample.time,
+                    finding=sample.finding,
+                    health=sample.health,
+                    latency_ms=sample.latency_ms,
+                    why=sample.why,
+                    detail=sample.detail,
+                )
+            )
             planned = max(begun + rules.interval, looked)
             if degradation(samples, rules):
                 break
@@ -184,17 +178,6 @@ def _look_on(config: ReleaseConfig, look: Callable[[], Sample], clock: Clock, em
     except Interrupted as signal:
         stop = signal
     return _Seen(samples=samples, watched=clock.now() - began, unseen=unseen, stop=stop)
-
-
-def _told(sample: Sample) -> LookTaken:
-    return LookTaken(
-        time=sample.time,
-        finding=sample.finding,
-        health=sample.health,
-        latency_ms=sample.latency_ms,
-        why=sample.why,
-        detail=sample.detail,
-    )
 
 
 def _unseen(took: float, allowed: float) -> float:
@@ -212,47 +195,6 @@ def _marked(sample: Sample, late: float, held_up: float) -> Sample:
     return evolve(sample, unseen_ms=round((late + held_up) * 1000))
 
 
-def _answer(
-    settings: Settings,
-    pipeline: Pipeline,
-    ground: Ground,
-    verdict: Verdict,
-    seen: _Seen,
-    emit: Emit,
-    on_degraded: Callable[[Degraded], None],
-) -> Response:
-    """Write the evidence down, then roll back if that is wanted; without the one there is not the other."""
-    is_wanted = settings.release.watch.rollback
-    is_acted_on = is_wanted and not ground.hindrance
-    degraded = Degraded(
-        release=ground.release, reasons=verdict.reasons, snapshot_id=ground.snapshot_id, goes_back=is_acted_on
-    )
-    try:
-        record_degraded(pipeline, ground, verdict, count(seen.samples), seen.samples, is_acted_on)
-    except OSError as error:
-        on_degraded(evolve(degraded, goes_back=False))
-        told = f"The evidence could not be written down: {describe_error(error)}"
-        return Response(diagnostics=[f"{told} Therefore it was not rolled back." if is_wanted else told])
-    on_degraded(degraded)
-    if is_wanted:
-        return roll_back_once(settings, ground, emit)
-    return Response(
-        diagnostics=[f"To go back: inv release.rollback --snapshot {ground.snapshot_id}"] if ground.snapshot_id else []
-    )
-
-
-def _written_down(
-    pipeline: Pipeline, ground: Ground, verdict: Verdict, counts: Counts, response: Response
-) -> list[str]:
-    """Write the last event, and say so if that is not possible: the verdict stands all the same."""
-    try:
-        with uninterrupted():
-            record_finished(pipeline, ground, verdict, counts, response.outcome)
-    except OSError as error:
-        return [f"The end of this watch could not be written down: {describe_error(error)}"]
-    return []
-
-
 def _remarks(config: ReleaseConfig, ground: Ground) -> list[str]:
     """Return what an operator should know before a watch begins."""
     told = []
@@ -266,3 +208,16 @@ def _remarks(config: ReleaseConfig, ground: Ground) -> list[str]:
     if config.watch.rollback and ground.hindrance:
         told.append(f"{_WILL_NOT} {ground.hindrance}")
     return told
+
+
+def _about_response(settings: Settings, pipeline: Pipeline, report: WatchReport) -> Notice | None:
+    """Say how the rollback ended, or that there was none though one was wanted."""
+    if report.rollback is not None:
+        return about_rollback(settings, pipeline, report.rollback, stage=STAGE)
+    is_wanted = report.status == "degraded" and settings.release.watch.rollback
+    if not is_wanted or report.exit_code not in _DID_NOT_GO_BACK:
+        return None
+    sentence = "the release is degraded and was to be rolled back, but was not"
+    return about_failure(
+        settings, STAGE, sentence, release_id=report.release_id, diagnostics=report.reasons + report.diagnostics
+    )

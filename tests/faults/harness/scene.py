@@ -11,13 +11,13 @@ from typing import Any
 
 from harness.ledger import generation
 from harness.service import Service
-from harness.stages import passed_preflight
+from harness.stages import passed_preflight, prepare
 from harness.tracing import Driver
 from release_tasks.archive.attestation.verification import verify_attestations
 from release_tasks.archive.verify import verify_all
-from release_tasks.stages.prepare import PrepareRequest, prepare
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.flags import with_flags
 
 __all__ = ["BarredScene", "OverlayScene", "Scene", "change_config", "damage_header"]
 
@@ -172,7 +172,7 @@ class Scene:
         assert {each.status for each in verdicts} <= {"verified"}, (point, verdicts)
         manifests = pipeline.read_manifests()
         assert all(file.manifest for file in manifests), (point, manifests)
-        attested = verify_attestations(self.project.settings)
+        attested = verify_attestations(self.project.settings, self.project.pipeline)
         assert {each.status for each in attested} <= {"unsigned"}, (point, attested)
         latest = pipeline.latest_ready()
         known = {each.snapshot_id for each in verdicts}
@@ -198,8 +198,7 @@ class Scene:
             assert told in ("old", "new") or not is_readable, (point, path, told)
 
     def _prepare(self, release_id: str) -> str:
-        request = PrepareRequest(release_id=release_id, retention=2)
-        return prepare(self.project.settings, passed_preflight(), request).status
+        return prepare(with_flags(self.project.settings, retention=2), passed_preflight(), release_id).status
 
     def _content(self) -> dict[str, Any]:
         """Everything that a restore is about; bytes stand for the rows of a database that cannot be read."""

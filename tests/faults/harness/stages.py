@@ -10,16 +10,19 @@ from typing import Any
 from release_tasks.archive import capture
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.sqlite import database as sqlite
-from release_tasks.config.schema import PairingConfig
-from release_tasks.core.records import Check, PreflightReport
+from release_tasks.config.schema import PairingConfig, Settings
+from release_tasks.core.events import Emit, ignore
+from release_tasks.core.records import Check, Manifest, PreflightReport
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
-from release_tasks.stages.prepare import PrepareRequest, prepare
+from release_tasks.stages.preflight.engine import PreflightRun
+from release_tasks.stages.prepare import prepare_release
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.flags import with_flags
 from release_tasks.tasks.project import load_settings
 
-__all__ = ["STAGES", "make_serial", "passed_preflight"]
+__all__ = ["STAGES", "make_serial", "passed_preflight", "prepare"]
 
 
 def passed_preflight() -> PreflightReport:
@@ -37,6 +40,20 @@ def passed_preflight() -> PreflightReport:
     return PreflightReport(passed=True, checks=[check], failed_checks=[])
 
 
+def prepare(settings: Settings, report: PreflightReport, release_id: str, emit: Emit = ignore) -> Manifest:
+    """Prepare a release on gates that have run already."""
+    run = PreflightRun(
+        release_id=release_id,
+        report=report,
+        health_url=settings.release.health.url,
+        only=(),
+        skip=(),
+        strict=settings.release.health.strict,
+        log_directory=settings.release.root / "logs" / release_id,
+    )
+    return prepare_release(settings, preflight=run, emit=emit)
+
+
 def _rollback(raw: dict[str, Any], folder: Path, **flags: Any) -> str:
     return rollback(load_settings({"release": raw}, folder), RollbackRequest(**flags)).status
 
@@ -46,8 +63,8 @@ def _recover(raw: dict[str, Any], folder: Path) -> str:
 
 
 def _prepare(raw: dict[str, Any], folder: Path, release_id: str, retention: int = 2) -> str:
-    request = PrepareRequest(release_id=release_id, retention=retention)
-    return prepare(load_settings({"release": raw}, folder), passed_preflight(), request).status
+    settings = with_flags(load_settings({"release": raw}, folder), retention=retention)
+    return prepare(settings, passed_preflight(), release_id).status
 
 
 def _append(raw: dict[str, Any], folder: Path) -> int:

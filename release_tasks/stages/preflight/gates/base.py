@@ -47,14 +47,22 @@ class GateContext:
     cancelled: threading.Event
     log_path: Path
     redactor: Redactor
-    health_url: str | None = None
-    is_strict: bool = False
     emit: Emit = ignore
 
     @property
     def subsystem(self) -> str:
         """What the gate speaks for."""
         return self.config.subsystem or self.name
+
+    @property
+    def health_url(self) -> str | None:
+        """The health endpoint of this run: typed with ``--health-url``, else the configured one."""
+        return self.settings.release.health.url
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether a degraded service fails its health gate."""
+        return self.settings.release.health.strict
 
     @property
     def project(self) -> Path:
@@ -99,15 +107,7 @@ class GateKind:
         return context.settings.release.health.timeout if timeout is None else timeout
 
 
-def context_of(
-    settings: Settings,
-    name: str,
-    log_directory: Path,
-    *,
-    health_url: str | None = None,
-    strict: bool = False,
-    emit: Emit = ignore,
-) -> GateContext:
+def context_of(settings: Settings, name: str, log_directory: Path, *, emit: Emit = ignore) -> GateContext:
     """Return what the configured gate of this name is given in a run that logs into ``log_directory``."""
     config = settings.release.gates[name]
     return GateContext(
@@ -117,8 +117,6 @@ def context_of(
         cancelled=threading.Event(),
         log_path=log_directory / f"{name}.log",
         redactor=Redactor.from_environment({**os.environ, **config.env}, settings.release.secret_variables),
-        health_url=health_url,
-        is_strict=strict,
         emit=emit,
     )
 

@@ -69,9 +69,8 @@ def _check_health(context: GateContext) -> Verdict:
 
     report = ask_health(
         health,
-        url=context.health_url,
         passes=health.passes,
-        strict=context.is_strict,
+        strict=health.strict,
         deadline=context.config.timeout,
         fail_fast=True,
         cancelled=context.cancelled,

@@ -1,31 +1,43 @@
-"""What several stages have around them: a look at the configuration, and notices of how they end."""
+"""What every stage has around it: assets to act on, and notices of how it ends."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
 
+from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.stages.notifications.sending import Notices
 from release_tasks.stages.notifications.wording import about_failure
 
-__all__ = ["notified", "require_assets"]
+__all__ = ["require_assets", "stage"]
 
 
 @contextlib.contextmanager
-def notified(settings: Settings, given: Notices | None, stage: str, release_id: str | None = None) -> Iterator[Notices]:
+def stage(
+    settings: Settings,
+    pipeline: Pipeline,
+    name: str,
+    given: Notices | None = None,
+    *,
+    release_id: str | None = None,
+    needs_assets: bool = True,
+) -> Iterator[Notices]:
     """Give the block ``given`` to announce with, or notices that are waited for at its end.
 
-    StageFailed is told as ``failed`` and goes on its way. What ends with a usage error, at another run's lock or by a
-    signal is told to nobody but who typed it.
+    StageFailed is announced as ``failed`` and re-raised. A usage error, the lock of another run and a signal are not
+    announced: the person who typed the command sees them. Raises UsageError where the configuration names no state,
+    unless the stage ``needs_assets`` no more than to roll back.
     """
-    with contextlib.nullcontext(given) if given is not None else Notices(settings) as notices:
+    if needs_assets:
+        require_assets(settings)
+    with contextlib.nullcontext(given) if given is not None else Notices(settings, pipeline=pipeline) as notices:
         try:
             yield notices
         except StageFailed as error:
             sentence = error.message
-            notices.announce(lambda: about_failure(settings, stage, sentence, release_id=release_id))
+            notices.announce(lambda: about_failure(settings, name, sentence, release_id=release_id))
             raise
 
 
