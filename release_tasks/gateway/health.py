@@ -12,12 +12,12 @@ from attrs import define, field, frozen
 
 from release_tasks.config.mcp_servers import McpServer
 from release_tasks.core.errors import StageFailed, describe_error
+from release_tasks.gateway.dispatcher import Worker
 from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.mcp import McpMonitor, read_servers
 from release_tasks.gateway.settings import Secrets, read_identity, read_settings
 from release_tasks.gateway.store import Store
-from release_tasks.gateway.worker import Worker
 from release_tasks.pairing.policy import Pairing
 
 __all__ = ["HealthReport", "Parts", "examine"]

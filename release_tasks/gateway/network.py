@@ -50,18 +50,15 @@ def bind(host: str, port: int) -> socket.socket:
         listener.listen(128)
     except (OSError, OverflowError) as error:
         listener.close()
-        raise GatewayError(_refusal(where, error)) from error
+        code = error.errno if isinstance(error, OSError) else None
+        if code == errno.EADDRINUSE:
+            reason = f"{where} is already in use. Stop what uses it, or choose another port."
+        elif code in (errno.EACCES, errno.EPERM):
+            reason = f"this user may not use {where}. Choose a port from 1024 on."
+        else:
+            reason = f"{where} cannot be used: {error if code is None else os.strerror(code)}."
+        raise GatewayError(f"The gateway cannot start: {reason}") from error
     return listener
-
-
-def _refusal(where: str, error: Exception) -> str:
-    code = error.errno if isinstance(error, OSError) else None
-    if code == errno.EADDRINUSE:
-        return f"The gateway cannot start: {where} is already in use. Stop what uses it, or choose another port."
-    if code in (errno.EACCES, errno.EPERM):
-        return f"The gateway cannot start: this user may not use {where}. Choose a port from 1024 on."
-    reason = os.strerror(code) if code is not None else str(error)
-    return f"The gateway cannot start: {where} cannot be used: {reason}."
 
 
 def url_of(host: str, port: int) -> str:

@@ -19,6 +19,7 @@ from attrs import evolve, frozen
 
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.process.find import children_of, end_processes
+from release_tasks.core.process.output import end_of_file
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.network import bind, check_host, url_of
@@ -29,7 +30,7 @@ __all__ = ["GatewayStatus", "start", "status", "stop"]
 _POLL_SECONDS = 0.02
 _REQUEST_SECONDS = 3.0
 _LEFTOVER_SECONDS = 1.5
-_TAIL_LINES, _TAIL_BYTES = 10, 8192
+_TAIL_LINES = 10
 _MAX_LOG_BYTES = 8 * 1024 * 1024
 _MAX_ANSWER_BYTES = 1024 * 1024
 
@@ -189,7 +190,7 @@ def _await_answer(home: GatewayHome, child: subprocess.Popen[bytes], written: in
     while True:
         code = child.poll()
         if code is not None:
-            lines = reversed(_lines(home.log_file, written))
+            lines = reversed(end_of_file(home.log_file, written))
             refusal = next((line[len(REFUSAL) :] for line in lines if line.startswith(REFUSAL)), None)
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise GatewayError(
@@ -219,19 +220,8 @@ def _ask(url: str, path: str) -> dict[str, Any]:
 
 
 def _tail(log: Path, written: int) -> str:
-    lines = _lines(log, written)[-_TAIL_LINES:]
+    lines = end_of_file(log, written)[-_TAIL_LINES:]
     return f" The log is {log}." + "".join(f"\n    {line}" for line in lines)
-
-
-def _lines(log: Path, written: int) -> list[str]:
-    """Return the last lines of this start; the first ``written`` bytes are older."""
-    try:
-        with log.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            file.seek(max(written, size - _TAIL_BYTES))
-            return file.read(_TAIL_BYTES).decode("utf-8", "replace").splitlines()
-    except OSError:
-        return []
 
 
 def _await_end(record: PidFile, timeout: float) -> bool:

@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from release_tasks.config.schema import PairingConfig
+from release_tasks.gateway.dispatcher import Worker
 from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.health import Parts, examine
 from release_tasks.gateway.home import GatewayHome
@@ -30,8 +31,7 @@ from release_tasks.gateway.http import RequestGuard, check_signature, failure, j
 from release_tasks.gateway.mcp import McpMonitor
 from release_tasks.gateway.settings import Secrets, last_release, read_settings
 from release_tasks.gateway.store import Store
-from release_tasks.gateway.webhooks import INBOUND, REPLIED, WEBHOOKS, Admission, Webhooks
-from release_tasks.gateway.worker import Worker
+from release_tasks.gateway.webhooks import INBOUND, REPLIED, WEBHOOKS, Webhooks
 from release_tasks.pairing.policy import Pairing
 
 __all__ = ["create_app"]
@@ -69,7 +69,7 @@ def create_app(
     given = Secrets.from_environment()
     parts = Parts(home, Store(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, given, is_rehearsal)
     endpoints = _Endpoints(parts, release_root)
-    webhooks = Webhooks(Admission(policy, parts.store), given, write=endpoints.write, wake=parts.worker.wake)
+    webhooks = Webhooks(parts, endpoints.write)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -210,7 +210,12 @@ class _Endpoints:
         store = self._parts.store
         try:
             check_signature(request, body, self._secret, always=False)
-            key = _callback_key(request.headers.get("idempotency-key"), json_object(body))
+            callback, header = json_object(body), request.headers.get("idempotency-key")
+            if header is not None and "key" in callback and callback["key"] != header:
+                raise HTTPException(400, "the Idempotency-Key header and the body's key differ")
+            key = _text({"key": header} if header is not None else callback, "key", _MAX_KEY)
+            if key.startswith((INBOUND, REPLIED)):
+                raise HTTPException(400, f"keys that begin with {INBOUND!r} or {REPLIED!r} are the webhooks' own")
         except HTTPException:
             await self.write(store.count_rejected_callback)
             raise
@@ -239,15 +244,6 @@ def _text(message: dict[str, Any], key: str, longest: int) -> str:
     except UnicodeEncodeError:  # a lone surrogate: valid JSON, but no text that SQLite could store
         raise HTTPException(400, f"{key} is not valid Unicode text") from None
     return value
-
-
-def _callback_key(header: str | None, callback: dict[str, Any]) -> str:
-    if header is not None and "key" in callback and callback["key"] != header:
-        raise HTTPException(400, "the Idempotency-Key header and the body's key differ")
-    key = _text({"key": header} if header is not None else callback, "key", _MAX_KEY)
-    if key.startswith((INBOUND, REPLIED)):
-        raise HTTPException(400, f"keys that begin with {INBOUND!r} or {REPLIED!r} are the webhooks' own")
-    return key
 
 
 async def _refused(request: Request, error: Exception) -> Response:

@@ -17,12 +17,12 @@ from starlette.routing import Route
 from release_tasks.config import gateway as secrets
 from release_tasks.core.errors import StageError
 from release_tasks.gateway.channels import DirectMessage, read_notification, read_update
+from release_tasks.gateway.health import Parts
 from release_tasks.gateway.http import json_object, read_body, require_proof, signature_of, success
-from release_tasks.gateway.settings import Secrets
 from release_tasks.gateway.store import Store
 from release_tasks.pairing.policy import Pairing, PendingRequest
 
-__all__ = ["INBOUND", "REPLIED", "WEBHOOKS", "Admission", "Verdict", "Webhooks"]
+__all__ = ["INBOUND", "REPLIED", "WEBHOOKS", "Verdict", "Webhooks", "receive"]
 
 WEBHOOKS = "/webhooks/"
 INBOUND = "inbound."  # begins the channel of what came in, as against what goes out to a sender
@@ -34,53 +34,14 @@ MAX_BODY_BYTES = 1024 * 1024
 _CHALLENGE = re.compile(r"[A-Za-z0-9._-]{1,256}")
 _LOG = logging.getLogger("gateway.webhooks")
 
-Write = Callable[..., Awaitable[Any]]
-
-
-class Admission:
-    """The gate that every direct message passes: an approved sender's goes on, a stranger's goes nowhere.
-
-    Threads may share it.
-    """
-
-    def __init__(self, pairing: Pairing, store: Store) -> None:
-        self._pairing = pairing
-        self._store = store
-
-    def receive(self, message: DirectMessage) -> Verdict:
-        """Queue the message of an approved sender, once; of a stranger's keep nothing, and answer the first alone.
-
-        Raises StoreError, StoreUnusable, LockHeld or OSError when it cannot be decided; nothing got in then, and the
-        channel may send the message again.
-        """
-        if self._pairing.is_admitted(message.channel, message.sender):
-            return self._queue(message)
-        outcome = self._pairing.request(message.channel, message.sender)
-        if outcome.status == "admitted":  # while this message was on its way
-            return self._queue(message)
-        if outcome.request is None:
-            return "silent"
-        # Also when they ask again: the first answer may not have been queued when something failed.
-        channel, code = message.channel.value, outcome.request.code
-        key = f"{REPLIED}{channel}/{hashlib.sha256(code.encode()).hexdigest()[:32]}"
-        is_new = self._store.add_message_once(key, channel, message.sender, _answer(message, outcome.request))
-        return "asked" if is_new else "silent"
-
-    def _queue(self, message: DirectMessage) -> Verdict:
-        channel = message.channel.value
-        key = f"{INBOUND}{channel}/{message.key}"
-        is_new = self._store.add_message_once(key, f"{INBOUND}{channel}", message.sender, message.text)
-        return "queued" if is_new else "duplicate"
-
 
 class Webhooks:
-    """The endpoints; ``write`` runs a function in a thread, ``wake`` is called when there is something to send."""
+    """The endpoints of a gateway that consists of ``parts``; ``write`` runs a function in a thread."""
 
-    def __init__(self, admission: Admission, given: Secrets, *, write: Write, wake: Callable[[], None]) -> None:
-        self._admission = admission
-        self._secrets = given
+    def __init__(self, parts: Parts, write: Callable[..., Awaitable[Any]]) -> None:
+        self._parts = parts
+        self._secrets = parts.secrets
         self._write = write
-        self._wake = wake
 
     def routes(self) -> list[Route]:
         """Return the routes of all channels."""
@@ -124,13 +85,34 @@ class Webhooks:
         verdicts: Counter[str] = Counter()
         for message in messages:
             try:
-                verdicts[await self._write(self._admission.receive, message)] += 1
+                verdicts[await self._write(receive, message, self._parts.pairing, self._parts.store)] += 1
             except (StageError, OSError) as error:
                 _LOG.error("%s: a message was not let in: %s", message.channel.value, error)
                 raise HTTPException(503, "it cannot be told now who is admitted; the log says why") from error
         if verdicts["queued"] or verdicts["asked"]:
-            self._wake()
+            self._parts.worker.wake()
         return success(request, {"queued": verdicts["queued"]})
+
+
+def receive(message: DirectMessage, pairing: Pairing, store: Store) -> Verdict:
+    """Queue the message of an approved sender, once; of a stranger's keep nothing, and answer the first alone.
+
+    Raises StoreError, StoreUnusable, LockHeld or OSError when it cannot be decided; nothing got in then, and the
+    channel may send the message again.
+    """
+    channel = message.channel.value
+    if not pairing.is_admitted(message.channel, message.sender):
+        outcome = pairing.request(message.channel, message.sender)
+        if outcome.status != "admitted":  # which they may be since a moment ago
+            if outcome.request is None:
+                return "silent"
+            # Also when they ask again: the first answer may not have been queued when something failed.
+            key = f"{REPLIED}{channel}/{hashlib.sha256(outcome.request.code.encode()).hexdigest()[:32]}"
+            is_new = store.add_message_once(key, channel, message.sender, _answer(message, outcome.request))
+            return "asked" if is_new else "silent"
+    key = f"{INBOUND}{channel}/{message.key}"
+    is_new = store.add_message_once(key, f"{INBOUND}{channel}", message.sender, message.text)
+    return "queued" if is_new else "duplicate"
 
 
 def _answer(message: DirectMessage, request: PendingRequest) -> str:

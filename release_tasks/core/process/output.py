@@ -9,7 +9,7 @@ from release_tasks.core.durable import make_private_directory
 from release_tasks.core.printable import output_lines
 from release_tasks.core.redact import Redactor
 
-__all__ = ["OutputLog", "last_lines"]
+__all__ = ["OutputLog", "end_of_file", "last_lines"]
 
 _KEPT_BYTES = 16 << 20
 _LONG_LINE = 64 << 10
@@ -19,6 +19,7 @@ _TAIL_BYTES = 16 << 10
 _TAIL_LINES = 20
 _TAIL_TEXT = 4 << 10
 _CUT_ATTEMPTS = 4
+_FILE_TAIL_BYTES = 8192
 
 
 class OutputLog:
@@ -136,3 +137,13 @@ def last_lines(data: bytes) -> list[str]:
     while len(lines) > 1 and sum(len(line) + 1 for line in lines) > _TAIL_TEXT:
         lines.pop(0)
     return [line[-_TAIL_TEXT:] for line in lines]
+
+
+def end_of_file(path: Path, start: int = 0) -> list[str]:
+    """Return the lines in the last 8 KiB of a log, from byte ``start`` on; empty when it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            file.seek(max(start, os.fstat(file.fileno()).st_size - _FILE_TAIL_BYTES))
+            return file.read(_FILE_TAIL_BYTES).decode("utf-8", "replace").splitlines()
+    except OSError:
+        return []

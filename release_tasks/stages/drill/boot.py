@@ -21,6 +21,7 @@ from release_tasks.core.events import Emit, Event
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.options import Duration
 from release_tasks.core.process.find import opened_below, start_ticks
+from release_tasks.core.process.output import end_of_file
 from release_tasks.core.records import HealthReport
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration, show_size
@@ -36,7 +37,7 @@ _GRACE_SECONDS = 10.0
 _HURRIED_SECONDS = 1.0  # when the drill itself was interrupted
 _MOST_OUTPUT = 64 << 20  # bytes
 _PORTS = range(20_000, 32_000)
-_TAIL_BYTES, _TAIL_LINES = 8192, 20
+_TAIL_LINES = 20
 
 
 @frozen(kw_only=True)
@@ -75,6 +76,8 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
     passed = not trouble and health is not None and health.passed
     if health is not None and not trouble:
         trouble = "" if passed else f"it did not get healthy: {health.detail}"
+    redactor = Redactor.from_environment(os.environ)
+    tail = [] if passed else end_of_file(scratch.boot_log)[-_TAIL_LINES:]
     return BootOutcome(
         passed=passed,
         detail=trouble or f"healthy, started and ended within {show_duration(round(duration, 1))}",
@@ -82,7 +85,7 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
         url=url,
         health=health,
         duration_ms=round(duration * 1000),
-        output_tail=[] if passed else _tail(scratch.boot_log),
+        output_tail=[redactor.redact_text(line) for line in tail],
     )
 
 
@@ -204,14 +207,3 @@ def _free_port() -> int:
             found: int = probe.getsockname()[1]
             return found
     raise OSError("no port on 127.0.0.1 is free")
-
-
-def _tail(log: Path) -> list[str]:
-    try:
-        with log.open("rb") as file:
-            file.seek(max(0, os.fstat(file.fileno()).st_size - _TAIL_BYTES))
-            text = file.read(_TAIL_BYTES).decode("utf-8", "replace")
-    except OSError:
-        return []
-    redactor = Redactor.from_environment(os.environ)
-    return [redactor.redact_text(line) for line in text.splitlines()[-_TAIL_LINES:]]
