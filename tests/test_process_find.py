@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -56,8 +57,14 @@ def start(request: pytest.FixtureRequest) -> Iterator[Start]:
 
     yield run
     for child in started:
+        for process in [*children_of(child.pid), *marked().search()]:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
         child.kill()
-        child.communicate()
+        child.wait()
+        for pipe in (child.stdin, child.stdout):
+            if pipe is not None:
+                pipe.close()
 
 
 def marked(group: int | None = None, **options: Any) -> MarkedProcesses:
