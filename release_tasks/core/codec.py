@@ -66,7 +66,8 @@ def findings(error: BaseException, path: str = "") -> list[tuple[str, str]]:
 def _steps(place: str) -> list[str]:
     """Return the names, indices and keys of a path as cattrs spells it, ``.gates['build'].needs[0]``."""
     return [
-        name or (str(ast.literal_eval(index)) if index[0] in "\"'" else index) for name, index in _STEP.findall(place)
+        name or (str(ast.literal_eval(index)) if index.startswith(("'", '"')) else index)
+        for name, index in _STEP.findall(place)
     ]
 
 
