@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import os
 import typing
@@ -22,7 +21,7 @@ from release_tasks.config import schema
 from release_tasks.config.kinds import flat_class, has_kinds, split
 from release_tasks.core.codec import findings
 from release_tasks.core.errors import ConfigError
-from release_tasks.core.options import Duration, Share
+from release_tasks.core.options import Duration, Share, did_you_mean
 from release_tasks.core.units import parse_boolean, parse_duration, parse_integer, parse_share
 
 __all__ = ["defaults", "load_settings", "written_name"]
@@ -206,8 +205,7 @@ def _number_hook(attribute: attrs.Attribute[Any]) -> Any:
 
 
 def _unknown_key(name: str, known: list[str], cls: type) -> Exception:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f" (did you mean {near[0]!r}?)" if near else f" (known: {', '.join(known)})"
+    hint = did_you_mean(name, known) or f" (known: {', '.join(known)})"
     return ForbiddenExtraKeysError(f"unknown key{hint}", cls, {name})
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import difflib
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ from attrs import Attribute, Factory, frozen
 from release_tasks.assets.base import AssetConfig
 from release_tasks.config.gateway import GatewayConfig
 from release_tasks.core.ids import is_valid_id
-from release_tasks.core.options import Duration, Kind, Share, exactly_one, option
+from release_tasks.core.options import Duration, Kind, Share, did_you_mean, exactly_one, option
 
 __all__ = [
     "NOTICE_KINDS",
@@ -66,8 +65,7 @@ def _positive_duration(_: Any, attribute: Attribute[Any], value: float) -> None:
 def _known_occasions(_: Any, attribute: Attribute[Any], value: list[str]) -> None:
     for occasion in value:
         if occasion not in OCCASIONS:
-            near = difflib.get_close_matches(occasion, OCCASIONS, n=1)
-            hint = f" (did you mean {near[0]!r}?)" if near else ""
+            hint = did_you_mean(occasion, OCCASIONS)
             raise ValueError(f"{attribute.name}: expected some of {', '.join(OCCASIONS)}; got {occasion!r}{hint}")
     if not value:
         raise ValueError(f"{attribute.name}: expected at least one of {', '.join(OCCASIONS)}")

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
 from typing import Any, NewType, Protocol
 
 from attrs import Attribute, field
 
 from release_tasks.core.units import odd_values
 
-__all__ = ["Duration", "Kind", "Share", "exactly_one", "option", "valid_options"]
+__all__ = ["Duration", "Kind", "Share", "did_you_mean", "exactly_one", "option", "valid_options"]
 
 Duration = NewType("Duration", float)
 Share = NewType("Share", float)
@@ -41,6 +43,12 @@ def exactly_one(instance: Any, kinds: tuple[str, ...]) -> None:
     if len(given) != 1:
         got = " and ".join(given) if given else "none"
         raise ValueError(f"expected exactly one of {', '.join(kinds)}; got {got}")
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `` (did you mean 'build'?)`` for the one of ``known`` that is nearest to ``name``, or an empty text."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def valid_options(_: Any, attribute: Attribute[Any], value: dict[str, Any]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from release_tasks.core.clock import compact
 from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Emit, ignore, shielded
 from release_tasks.core.ids import require_id
+from release_tasks.core.options import did_you_mean
 from release_tasks.core.records import Check, PreflightReport
 from release_tasks.stages.preflight.gates.base import GateContext, context_of
 from release_tasks.stages.preflight.schedule import run_gates
@@ -50,18 +50,18 @@ def run_preflight(
     """
     gates = settings.release.gates
     release_id = require_id(release_id or f"preflight-{compact()}", "release id")
-    _require_gates(gates, only, skip)
+    chosen = _chosen(gates, only, skip)
     emit = shielded(emit)
     log_directory = settings.release.root / "logs" / release_id
     contexts = {name: context_of(settings, name, log_directory, emit=emit) for name in gates}
-    chosen = {name: context for name, context in contexts.items() if _is_chosen(name, only, skip)}
-    checks = run_gates(chosen, emit)
-    report = _report(
-        [checks[name] if name in checks else _left_out(context, name in skip) for name, context in contexts.items()]
-    )
+    results = run_gates({name: contexts[name] for name in chosen}, emit)
+    results |= {name: _left_out(contexts[name], name in skip) for name in gates if name not in chosen}
+    checks = [results[name] for name in gates]
+    # What was left out on purpose is no failure of preflight; prepare judges that for itself.
+    failed = [check.id for check in checks if check.blocks and not check.is_left_out]
     return PreflightRun(
         release_id=release_id,
-        report=report,
+        report=PreflightReport(passed=not failed, checks=checks, failed_checks=failed),
         health_url=settings.release.health.url,
         only=tuple(only),
         skip=tuple(skip),
@@ -70,11 +70,8 @@ def run_preflight(
     )
 
 
-def _is_chosen(name: str, only: Sequence[str], skip: Sequence[str]) -> bool:
-    return name not in skip and (not only or name in only)
-
-
-def _require_gates(gates: Mapping[str, GateConfig], only: Sequence[str], skip: Sequence[str]) -> None:
+def _chosen(gates: Mapping[str, GateConfig], only: Sequence[str], skip: Sequence[str]) -> list[str]:
+    """Return the gates to run; raises UsageError when a name is unknown or no gate remains."""
     if not gates:
         raise UsageError(
             "no gates are configured: add at least one under release.gates in invoke.yaml, "
@@ -83,11 +80,12 @@ def _require_gates(gates: Mapping[str, GateConfig], only: Sequence[str], skip: S
     for flag, names in (("--only", only), ("--skip", skip)):
         for name in names:
             if name not in gates:
-                near = difflib.get_close_matches(name, gates, n=1)
-                hint = f" (did you mean {near[0]!r}?)" if near else ""
+                hint = did_you_mean(name, gates)
                 raise UsageError(f"{flag}: no gate is called {name!r}{hint}; configured: {', '.join(gates)}")
-    if not any(_is_chosen(name, only, skip) for name in gates):
+    chosen = [name for name in gates if name not in skip and (not only or name in only)]
+    if not chosen:
         raise UsageError("--only and --skip leave no gate to run: name fewer gates in --skip")
+    return chosen
 
 
 def _left_out(context: GateContext, is_skipped: bool) -> Check:
@@ -99,9 +97,3 @@ def _left_out(context: GateContext, is_skipped: bool) -> Check:
         advisory=context.config.advisory,
         diagnostics={"leftOut": True},
     )
-
-
-def _report(checks: list[Check]) -> PreflightReport:
-    # What was left out on purpose is no failure of preflight; prepare judges that for itself.
-    failed = [c.id for c in checks if c.blocks and not c.is_left_out]
-    return PreflightReport(passed=not failed, checks=checks, failed_checks=failed)

@@ -35,8 +35,10 @@ def _check(context: GateContext) -> Verdict:
     command, cwd = options.command, options.cwd or context.project
     timeout = _TIMEOUT if context.config.timeout is None else context.config.timeout
     again = {"next": f"inv gate.run {context.name}"}
+    environment = {**os.environ, **context.config.env}
+    environment["PATH"] = search_path(environment)
     try:
-        process = CommandProcess(command, cwd=cwd, environment=_environment(context))
+        process = CommandProcess(command, cwd=cwd, environment=environment)
     except (OSError, ValueError) as error:
         if not cwd.is_dir():
             detail = f"the working folder {cwd} is missing"
@@ -52,12 +54,6 @@ def _check(context: GateContext) -> Verdict:
         diagnostics["next"] = again["next"] + where
     detail = run.describe(command, timeout, log.tail())
     return Verdict(passed=run.succeeded, detail=detail, command=command, diagnostics=diagnostics)
-
-
-def _environment(context: GateContext) -> dict[str, str]:
-    environment = {**os.environ, **context.config.env}
-    environment["PATH"] = search_path(environment)
-    return environment
 
 
 def _diagnostics(run: Ended, log: OutputLog, context: GateContext) -> dict[str, Any]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shlex
 import time
+from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from attrs import NOTHING, frozen
@@ -62,11 +64,7 @@ def _check(context: GateContext) -> Verdict:
 
 def _check_health(context: GateContext) -> Verdict:
     health = context.settings.release.health
-    answers: list[Answer] = []
-
-    def remember(answer: Answer) -> None:
-        answers[:] = [answer]
-
+    answers: deque[Answer] = deque(maxlen=1)
     report = ask_health(
         health,
         passes=health.passes,
@@ -74,7 +72,7 @@ def _check_health(context: GateContext) -> Verdict:
         deadline=context.config.timeout,
         fail_fast=True,
         cancelled=context.cancelled,
-        on_answer=remember,
+        on_answer=answers.append,
         emit=context.emit,
         gate=context.name,
     )
@@ -145,7 +143,9 @@ def unmet_expectation(answer: Answer, expect: ExpectConfig) -> str | None:
         return f"HTTP {answer.status}, but the body is not JSON{cut}"
     if value is _MISSING:
         return f"HTTP {answer.status}, but the body has no field {expect.json!r}"
-    if expect.equals is not None and not _is_same(value, expect.equals):
+    # In Python True == 1; in JSON they are different answers.
+    is_same = isinstance(value, bool) == isinstance(expect.equals, bool) and value == expect.equals
+    if expect.equals is not None and not is_same:
         got = _short(value)
         return f"HTTP {answer.status}, but {expect.json} is {got}, expected {_short(expect.equals)}"
     return None
@@ -162,17 +162,12 @@ def _at(value: Any, dotted: str) -> Any:
     return value
 
 
-def _is_same(value: Any, expected: Any) -> bool:
-    # In Python True == 1; in JSON they are different answers.
-    return isinstance(value, bool) == isinstance(expected, bool) and bool(value == expected)
-
-
 def _short(value: Any) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-def _body_tail(context: GateContext, answers: list[Answer]) -> list[str]:
+def _body_tail(context: GateContext, answers: Sequence[Answer]) -> list[str]:
     body = context.redactor.redact(answers[-1].body) if answers else b""
     return last_lines(body[-_BODY_TAIL:])
 
