@@ -122,13 +122,14 @@ def scan_tree(root: Path, count: Count | None = None) -> list[AssetEntry]:
 
 
 def tree_size(root: Path) -> int:
-    """Return how many bytes the files below ``root`` hold, as far as that can be seen. Raises OSError without it."""
+    """Return how many bytes the files below ``root`` hold, as far as that can be seen."""
     size = 0
-    for _, _, files, fd in os.fwalk(root, follow_symlinks=False):
-        for name in files:
-            with contextlib.suppress(OSError):
-                info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                size += info.st_size if stat.S_ISREG(info.st_mode) else 0
+    with contextlib.suppress(OSError):
+        for _, _, files, fd in os.fwalk(root, follow_symlinks=False):
+            for name in files:
+                with contextlib.suppress(OSError):
+                    info = os.stat(name, dir_fd=fd, follow_symlinks=False)
+                    size += info.st_size if stat.S_ISREG(info.st_mode) else 0
     return size
 
 
