@@ -21,8 +21,9 @@ from release_tasks.config.schema import HealthConfig
 from release_tasks.core.events import Event, HealthAnswered
 from release_tasks.core.options import Duration
 from release_tasks.core.records import HealthReport
+from release_tasks.service.answer import Answer, ProbeError
 from release_tasks.service.health import read_health
-from release_tasks.service.http import Answer, ProbeError, fetch
+from release_tasks.service.http import fetch
 from release_tasks.service.wait import ask_health
 
 Serve = Callable[[Callable[[socket.socket], None]], str]

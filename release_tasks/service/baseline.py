@@ -6,8 +6,9 @@ import statistics
 
 from release_tasks.config.schema import ReleaseConfig
 from release_tasks.core.records import Baseline
+from release_tasks.service.answer import ProbeError
 from release_tasks.service.health import read_health
-from release_tasks.service.http import ProbeError, fetch
+from release_tasks.service.http import fetch
 from release_tasks.service.reliability import ask_reliability
 
 __all__ = ["measure_baseline"]

@@ -19,7 +19,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from release_tasks.core.units import show_duration
-from release_tasks.service.http import Answer, ProbeError
+from release_tasks.service.answer import Answer, ProbeError
 
 __all__ = ["Line", "explain", "origin", "send", "timed_out"]
 

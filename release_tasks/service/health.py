@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any, Literal, cast
 
 from release_tasks.core.canonical import excerpt
-from release_tasks.service.http import Answer
+from release_tasks.service.answer import Answer
 
 __all__ = ["HealthStatus", "read_health"]
 

@@ -5,43 +5,13 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Mapping
-from typing import Literal
 
-from attrs import frozen
-
-from release_tasks.core.errors import StageFailed
 from release_tasks.core.interrupt import wait_for
+from release_tasks.service.answer import Answer, ProbeError
 
-__all__ = ["Answer", "ProbeError", "ProbeErrorKind", "fetch"]
+__all__ = ["fetch"]
 
 _MAX_BYTES = 1 << 20
-
-ProbeErrorKind = Literal["refused", "timeout", "redirect", "tls", "invalid", "other"]
-
-
-class ProbeError(StageFailed):
-    """No usable answer came; ``kind`` says why and ``message`` says it in a sentence."""
-
-    def __init__(self, kind: ProbeErrorKind, message: str) -> None:
-        super().__init__(message)
-        self.kind: ProbeErrorKind = kind
-
-
-@frozen(kw_only=True)
-class Answer:
-    """What a server answered; ``body`` holds the first bytes only when it ``is_truncated``."""
-
-    status: int
-    content_type: str
-    body: bytes
-    is_truncated: bool
-    elapsed_ms: int
-    url: str
-
-    @property
-    def text(self) -> str:
-        """The body as text, with U+FFFD for what is not UTF-8."""
-        return self.body.decode("utf-8", "replace")
 
 
 def fetch(

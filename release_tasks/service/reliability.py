@@ -15,7 +15,8 @@ from typing import Any
 from release_tasks.config.schema import LimitsConfig, ReliabilityConfig
 from release_tasks.core.records import Pressure, ReliabilityReport
 from release_tasks.core.redact import Redactor
-from release_tasks.service.http import Answer, ProbeError, fetch
+from release_tasks.service.answer import Answer, ProbeError
+from release_tasks.service.http import fetch
 
 __all__ = ["ask_reliability", "over_limits"]
 

@@ -17,8 +17,9 @@ from release_tasks.core.interrupt import wait_for
 from release_tasks.core.records import HealthAttempt, HealthReport, HealthWord
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
+from release_tasks.service.answer import Answer, ProbeError, ProbeErrorKind
 from release_tasks.service.health import read_health
-from release_tasks.service.http import Answer, ProbeError, ProbeErrorKind, fetch
+from release_tasks.service.http import fetch
 
 __all__ = ["ask_health"]
 

@@ -14,7 +14,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from release_tasks.core.records import Check
-from release_tasks.service.http import Answer
+from release_tasks.service.answer import Answer
 from release_tasks.stages.preflight.gates.http import ExpectConfig, unmet_expectation
 
 Checker = Callable[..., Check]

@@ -17,7 +17,7 @@ from release_tasks.core.errors import StageFailed
 from release_tasks.core.interrupt import wait_for
 from release_tasks.core.records import Baseline, HealthReport, Pressure, ReliabilityReport
 from release_tasks.core.redact import Redactor
-from release_tasks.service.http import Answer
+from release_tasks.service.answer import Answer
 from release_tasks.service.reliability import ask_reliability
 from release_tasks.service.wait import ask_health
 from release_tasks.stages.watch.comparison import Finding, combine, compare_health, compare_latency, compare_pressure

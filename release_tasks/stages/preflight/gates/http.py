@@ -14,7 +14,8 @@ from attrs import NOTHING, frozen
 from release_tasks.core.codec import encode
 from release_tasks.core.options import option
 from release_tasks.core.process.output import last_lines
-from release_tasks.service.http import Answer, ProbeError, fetch
+from release_tasks.service.answer import Answer, ProbeError
+from release_tasks.service.http import fetch
 from release_tasks.service.wait import ask_health
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
 
