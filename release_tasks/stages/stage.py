@@ -27,8 +27,8 @@ def stage(
     """Give the block ``given`` to announce with, or notices that are waited for at its end.
 
     StageFailed is announced as ``failed`` and re-raised. A usage error, the lock of another run and a signal are not
-    announced: the person who typed the command sees them. Raises UsageError where the configuration names no state,
-    unless the stage ``needs_assets`` no more than to roll back.
+    announced: the person who typed the command sees them. Raises UsageError for a stage that ``needs_assets`` where the
+    configuration names none.
     """
     if needs_assets:
         require_assets(settings)

@@ -57,8 +57,8 @@ def preflight(
     retention: str | None = None,
 ) -> None:
     """Run every gate: build, tests, health, interfaces; exit 1 when one fails."""
-    # Deferred means that a prepare follows, which shows the gates and gives the verdict on them. The id of its release
-    # is refused before any gate has run.
+    # Deferred means that a prepare follows, which shows the gates and gives the verdict on them. An id that is taken is
+    # refused before any gate has run.
     with session(ctx, json) as current:
         current.settings = with_flags(
             current.settings,
