@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import configparser
 import re
 from pathlib import Path
 
@@ -37,3 +38,22 @@ def test_pages_name_only_tasks_that_exist(page: str) -> None:
     text = (REPOSITORY / page).read_text()
     named = set(re.findall(r"\binv ((?:release|gate|gateway|pairing|dev)\.[a-z-]+)", text))
     assert named <= set(ns.task_names) | own, named - set(ns.task_names) - own
+
+
+def test_the_architecture_page_draws_the_layers_of_the_import_contract() -> None:
+    """Package for package and layer for layer, from the top; and no package is missing in either."""
+    contract = configparser.ConfigParser()
+    contract.read(REPOSITORY / "setup.cfg")
+    layers = contract["importlinter:contract:layers"]["layers"].split("\n")
+    expected = [{name.strip() for name in layer.split("|")} for layer in layers if layer]
+    drawing = (REPOSITORY / "docs" / "architecture.md").read_text().partition("```text\n")[2].partition("```")[0]
+    drawn: list[set[str]] = []
+    for line in drawing.splitlines():
+        if line[0].isdigit():
+            drawn.append(set())
+        drawn[-1] |= {name.strip("/,") for name in line[1:34].split()}
+    assert drawn[0] == {"tasks.py"}
+    assert drawn[1] == {"release_tasks"} | expected[0]
+    assert drawn[2:] == expected[1:]
+    packages = {path.parent.name for path in (REPOSITORY / "release_tasks").glob("*/__init__.py")}
+    assert packages <= set().union(*expected)
