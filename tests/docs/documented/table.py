@@ -77,6 +77,7 @@ _NOT_OUTPUT: tuple[tuple[str, str, str], ...] = (
     ),
     ("docs/runbook.md", "memory/release-pipeline/snapshots/<snapshot id>", "a list of files"),
     ("docs/plugins.md", "jsonl-queue/", "a list of files"),
+    ("docs/architecture.md", "8  tasks.py", "a picture"),
 )
 
 
