@@ -28,11 +28,11 @@ from hypothesis import strategies as st
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import verify_all
+from release_tasks.assets import base
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.errors import ExitCode, StageError, StageFailed, UsageError
 from release_tasks.core.records import Manifest
 from release_tasks.report.status import overview
-from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.preview import plan_rollback
 from release_tasks.stages.rollback.recovery import pending, recover
 from release_tasks.tasks.flags import with_flags
@@ -80,7 +80,7 @@ def release(watched: Watched, release_id: str, retention: int | None = None) -> 
 
 def crash_in_mid_swap(watched: Watched, number: int = 2) -> Path:
     """End a rollback to v1 after so many files have changed places, the database before them; returns the journal."""
-    real, calls = swap._place, 0
+    real, calls = base.give_name, 0
 
     def place(*arguments: Any) -> bool:
         nonlocal calls
@@ -90,7 +90,7 @@ def crash_in_mid_swap(watched: Watched, number: int = 2) -> Path:
         return real(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(swap, "_place", place)
+        patch.setattr(base, "give_name", place)
         with pytest.raises(PowerCut):
             watched.roll()
     assert watched.is_whole().startswith("a mix")

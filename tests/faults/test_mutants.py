@@ -53,10 +53,10 @@ PROVED: dict[tuple[str, str], str] = {
     ("recover", "write_atomic < write_state < _complete"): DAMAGED,
     ("prepare", "fsync_file < fsync_tree < filled_snapshot < unpublished_snapshot"): RELEASES,
     ("prepare", "write_atomic < filled_snapshot < unpublished_snapshot"): RELEASES,
-    ("prepare", "append < _publish"): RELEASES,
-    ("prepare", "write_atomic < write_statement < _publish"): RELEASES,
-    ("prepare", "write_atomic < write_manifest < _publish"): RELEASES,
-    ("prepare", "fsync_directory < publish < _release"): FIRST,
+    ("prepare", "append < _write"): RELEASES,
+    ("prepare", "write_atomic < write_statement < _write"): RELEASES,
+    ("prepare", "write_atomic < write_manifest < _write"): RELEASES,
+    ("prepare", "fsync_directory < publish < prepare_release"): FIRST,
     ("prepare", "fsync_directory < delete < retain"): RELEASES,
 }
 
@@ -99,10 +99,10 @@ UNPROVED: dict[tuple[str, str], str] = {
     ("prepare", "fsync_directory < fsync_tree < filled_snapshot < unpublished_snapshot"): _ORDER,
     ("prepare", "fsync_directory < write_atomic < filled_snapshot < unpublished_snapshot"): _ORDER,
     ("prepare", "fsync_directory < filled_snapshot < unpublished_snapshot"): _ORDER,
-    ("prepare", "fsync_directory < write_atomic < write_statement < _publish"): _ORDER,
-    ("prepare", "fsync_directory < write_atomic < write_manifest < _publish"): _ORDER,
-    ("prepare", "fsync_directory < append < _publish"): _FIRST,
-    ("prepare", "fsync_directory < make_private_directory < write_atomic < write_statement < _publish"): _FIRST,
+    ("prepare", "fsync_directory < write_atomic < write_statement < _write"): _ORDER,
+    ("prepare", "fsync_directory < write_atomic < write_manifest < _write"): _ORDER,
+    ("prepare", "fsync_directory < append < _write"): _FIRST,
+    ("prepare", "fsync_directory < make_private_directory < write_atomic < write_statement < _write"): _FIRST,
 }
 
 SCENES: dict[str, Callable[[Any, Driver], DiskScene]] = {
