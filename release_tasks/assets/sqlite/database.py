@@ -119,21 +119,16 @@ def restore_database(copy: Path, live: Path, progress: Progress | None = None) -
         try:
             _run_backup(target, source, progress)
         finally:
-            if resized:
-                _return_to_wal(target)
+            # The content is settled by then, so a lock that comes in between is waited for and never an error.
+            for _ in range(3 if resized else 0):
+                with contextlib.suppress(apsw.Error):
+                    _value(target, "PRAGMA journal_mode = WAL")
+                    break
         if mode == "wal":
             # Give the space of the WAL back; who is reading right now may prevent it, which harms nothing.
             target.set_busy_timeout(200)
             with contextlib.suppress(apsw.Error):
                 _value(target, "PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _return_to_wal(target: apsw.Connection) -> None:
-    # The content is settled by then, so a lock that comes in between is waited for and never an error.
-    for _ in range(3):
-        with contextlib.suppress(apsw.Error):
-            _value(target, "PRAGMA journal_mode = WAL")
-            return
 
 
 def check_database(path: Path, thorough: bool = False, blame: Path | None = None) -> None:
@@ -229,7 +224,10 @@ def _findings(database: apsw.Connection, check: str) -> list[str]:
             if missing is None or missing[0] in stood_in:
                 raise
             stood_in.add(missing[0])
-            _stand_in(database, missing["kind"], missing["name"])
+            if missing["kind"] == "collation":
+                database.create_collation(missing["name"], lambda a, b: (a > b) - (a < b))
+            else:
+                database.create_scalar_function(missing["name"], lambda *_: 1, -1, deterministic=True)
             check = check.replace("integrity_check", "quick_check")  # a stand-in cannot look rows up in an index
 
 
@@ -240,13 +238,6 @@ def _without_trouble(found: list[str]) -> list[str]:
             if code & 0xFF in (apsw.SQLITE_IOERR, apsw.SQLITE_NOMEM) and code != apsw.SQLITE_IOERR_SHORT_READ:
                 raise apsw.IOError(finding)
     return found
-
-
-def _stand_in(database: apsw.Connection, kind: str, name: str) -> None:
-    if kind == "collation":
-        database.create_collation(name, lambda a, b: (a > b) - (a < b))
-    else:
-        database.create_scalar_function(name, lambda *_: 1, -1, deterministic=True)
 
 
 def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Progress | None) -> None:
