@@ -19,13 +19,7 @@ from release_tasks.assets.base import AssetConfig, Damaged
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.clock import timestamp
 from release_tasks.core.codec import encode
-from release_tasks.core.durable import (
-    fsync_directory,
-    fsync_tree,
-    make_private_directory,
-    remove_tree,
-    write_atomic,
-)
+from release_tasks.core.durable import fsync_directory, fsync_tree, make_private_directory, remove_tree, write_atomic
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Event, ignore
 from release_tasks.core.interrupt import wait_for
@@ -154,9 +148,12 @@ def _capture_side_by_side(
             raise StageFailed("The capture was given up.")
         emit(event)
 
-    if emit is not ignore:  # all sizes first, so that a time left can be told; nobody else has to wait for them
+    if emit is not ignore:  # all sizes first, so that the time left can be shown; without a display they are not needed
         for key, asset in assets.items():
-            emit(BytesMoved("capture", key, 0, _size_of(asset)))
+            size = 0
+            with contextlib.suppress(OSError):
+                size = asset.kind.size(asset)
+            emit(BytesMoved("capture", key, 0, size))
     with ThreadPoolExecutor(_CAPTURE_THREADS) as pool:
         captures = [
             pool.submit(capture_asset, key, asset, partial, emit=tell, allow_damaged=allow_damaged)
@@ -211,9 +208,3 @@ def capture_asset(
         return kind.scan(asset, record, copy, emit=emit)
     except Damaged:
         return kind.keep_remains(asset, record, copy, emit)
-
-
-def _size_of(asset: AssetConfig) -> int:
-    with contextlib.suppress(OSError):
-        return asset.kind.size(asset)
-    return 0

@@ -79,7 +79,7 @@ def verify_all(
     if snapshot_id is not None:
         unreadable = [folder for folder in unreadable if folder.snapshot_id == snapshot_id]
         snapshots = [] if unreadable else [catalogue.get(snapshot_id)]
-    broken = [
+    verdicts = [
         SnapshotVerdict(
             snapshot_id=folder.snapshot_id,
             status="damaged",
@@ -87,7 +87,6 @@ def verify_all(
         )
         for folder in unreadable
     ]
-    verdicts = broken
     for snapshot in snapshots:
         emit(StepBegan("verify", snapshot.snapshot_id))
         verdict = verify_snapshot(catalogue, snapshot, databases=True, emit=emit)
@@ -103,11 +102,10 @@ def _with_plugins(
         return verdict
     findings: list[AssetFinding] = []
     notes: list[str] = []
+    folder = catalogue.path(metadata.snapshot_id)
     for asset in metadata.assets:
-        if not asset.exists:
-            continue
-        stored = stored_path(catalogue.path(metadata.snapshot_id), asset)
-        examined = kind_of(asset).examine(asset, assets.get(asset.key), stored)
+        copy = stored_path(folder, asset)
+        examined = kind_of(asset).examine(asset, assets.get(asset.key), copy) if asset.exists else None
         if examined is None:
             continue
         findings += [AssetFinding(key=asset.key, what=problem) for problem in examined.problems]
@@ -115,7 +113,7 @@ def _with_plugins(
             notes.append(
                 f"{asset.key} is as recorded, byte for byte, and was not checked further: {examined.unchecked}."
             )
-        findings += _verify_asset(catalogue.path(metadata.snapshot_id), asset, False)  # a check must change nothing
+        findings += _verify_asset(folder, asset, False)  # a check must change nothing
     status = "damaged" if findings else "verified"
     return evolve(verdict, status=status, findings=findings, notes=notes)
 
@@ -128,8 +126,7 @@ def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata, emit: Emit 
     if not verdict.findings:
         raise StageFailed(f"Snapshot {metadata.snapshot_id} is refused: it has no digests to verify it by.")
     sentences = [f"Snapshot {metadata.snapshot_id} is refused, nothing was changed: {verdict.findings[0]}."]
-    for finding in verdict.findings[1:_MOST_TOLD]:
-        sentences.append(f"Also {finding}.")
+    sentences += [f"Also {finding}." for finding in verdict.findings[1:_MOST_TOLD]]
     keys = list(dict.fromkeys(finding.key for finding in verdict.findings))
     others = [] if len(keys) > _MOST_KEYS else catalogue.published()[0]
     for key in keys:
@@ -144,9 +141,8 @@ def _verify_asset(folder: Path, asset: AssetRecord, databases: bool, emit: Emit 
     try:
         stored = stored_path(folder, asset)
         if not asset.exists:
-            if os.path.lexists(stored):
-                return [AssetFinding(key=asset.key, what="is recorded as absent, but there is a copy of it")]
-            return []
+            what = "is recorded as absent, but there is a copy of it"
+            return [AssetFinding(key=asset.key, what=what)] if os.path.lexists(stored) else []
         return kind_of(asset).verify(asset, stored, Meter(emit, "verify", asset.key, asset.size), thorough=databases)
     except StageFailed as error:
         return [AssetFinding(key=asset.key, what=error.message.rstrip("."), expected=asset.sha256, found="unreadable")]

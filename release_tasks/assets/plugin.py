@@ -25,14 +25,14 @@ from release_tasks.core.events import Emit, Meter, Noted, ignore
 from release_tasks.core.options import Duration, option, valid_options
 from release_tasks.core.records import AssetRecord
 
-__all__ = ["PLUGIN", "PluginKind", "PluginOptions", "capture_through_plugin"]
+__all__ = ["PLUGIN", "PluginAssetOptions", "PluginKind", "capture_through_plugin"]
 
 _TIMEOUT = 60.0
 _MOST_TOLD = 3
 
 
 @frozen(kw_only=True)
-class PluginOptions:
+class PluginAssetOptions:
     """State that an installed package captures."""
 
     python: str = option(
@@ -50,7 +50,7 @@ class PluginKind(AssetKind):
     """State whose copy is taken and checked by a plugin; the copy is a file or a folder, and is put back as one."""
 
     name = "python"
-    options = PluginOptions
+    options = PluginAssetOptions
     path_option = "path"
     restores = frozenset({"file", "directory"})
     records_as = "file"
@@ -101,7 +101,7 @@ class PluginKind(AssetKind):
         if record.plugin is None:
             return None
         if asset is None or asset.plugin != record.plugin:
-            asset = AssetConfig(kind=self, options=PluginOptions(python=record.plugin, path=copy))
+            asset = AssetConfig(kind=self, options=PluginAssetOptions(python=record.plugin, path=copy))
         try:
             return Examined(problems=check_copy(_call(record.key, asset), copy))
         except KindFailed as error:

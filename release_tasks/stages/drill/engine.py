@@ -23,10 +23,17 @@ from release_tasks.core.errors import StageFailed, UsageError, describe_error
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded, within
 from release_tasks.core.records import SnapshotMetadata
 from release_tasks.stages.drill.boot import Service, boot
-from release_tasks.stages.drill.checks import check_assets, check_databases, check_plugins
-from release_tasks.stages.drill.outcome import AssetCheck, BootOutcome, DatabaseCheck, DrillOutcome, NotProved
+from release_tasks.stages.drill.outcome import (
+    AssetCheck,
+    BootOutcome,
+    DatabaseCheck,
+    DrillOutcome,
+    NotProved,
+    check_assets,
+    check_databases,
+    check_plugins,
+)
 from release_tasks.stages.drill.scratch import (
-    Scratch,
     copy_snapshot,
     is_short_of_room,
     require_room,
@@ -122,7 +129,11 @@ class _Rehearsal:
             if not self.problems:
                 self.repeat(settings, snapshot_id)
             if self.service is not None and not self.problems:
-                self.boot_service(self.service, scratch, settings)
+                self.emit(StepBegan("boot", self.service.shown))
+                live = [asset.path for asset in self.settings.release.assets.values()]
+                self.boot = boot(self.service, scratch, settings, live, self.emit)
+                if not self.boot.passed:
+                    self.problems.append(f"The service, started with {self.service.shown!r}: {self.boot.detail}.")
 
     def require_whole(self, snapshot: SnapshotMetadata) -> None:
         """Refuse what a rollback would refuse, before anything is copied."""
@@ -172,14 +183,6 @@ class _Rehearsal:
             self.problems.append(
                 f"A second rollback should find nothing to do, and it was {outcome.status}. {told}".strip()
             )
-
-    def boot_service(self, service: Service, scratch: Scratch, settings: Settings) -> None:
-        """Start the service on what was restored, until it is healthy."""
-        self.emit(StepBegan("boot", service.shown))
-        live = [asset.path for asset in self.settings.release.assets.values()]
-        self.boot = boot(service, scratch, settings, live, self.emit)
-        if not self.boot.passed:
-            self.problems.append(f"The service, started with {service.shown!r}: {self.boot.detail}.")
 
     def outcome(self, duration_ms: int) -> DrillOutcome:
         """Return the verdict."""

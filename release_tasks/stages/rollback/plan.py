@@ -1,18 +1,21 @@
-"""What a rollback would change: every configured asset, live against snapshot."""
+"""What a rollback would change: every configured asset, live against snapshot; and whether that is live already."""
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
 from typing import Literal
 
 from attrs import field, frozen
 
+from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.base import AssetConfig
 from release_tasks.assets.kinds import kind_of
+from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 
-__all__ = ["AssetChange", "RollbackPlan", "plan_changes", "remarks_on_safety"]
+__all__ = ["AssetChange", "InPlace", "RollbackPlan", "find_in_place", "plan_changes", "remarks_on_safety"]
 
 
 @frozen(kw_only=True)
@@ -37,6 +40,38 @@ class RollbackPlan:
     def keys(self, action: str) -> list[str]:
         """Return the assets with one action, in configured order."""
         return [change.key for change in self.changes if change.action == action]
+
+
+@frozen(kw_only=True)
+class InPlace:
+    """What the last restore put there is there, so a rollback leaves alone what the service has written since.
+
+    ``doubts`` name what could not be examined.
+    """
+
+    target: SnapshotMetadata
+    doubts: list[str] = field(factory=list)
+
+
+def find_in_place(settings: Settings, pipeline: Pipeline, target: SnapshotMetadata) -> InPlace | None:
+    """Return how sure it is that the last restore was of this very snapshot and is still in place; None when not.
+
+    Files and folders must be as recorded. Databases, and what a plugin captures, only have to be sound: what is in them
+    is the service's own since then.
+    """
+    state = pipeline.known_state()
+    if state is None or state.restored_snapshot_id != target.snapshot_id or pipeline.was_prepared_since(state.lineage):
+        return None
+    doubts: list[str] = []
+    for key, asset in settings.release.assets.items():
+        if (record := target.asset(key)) is None:
+            continue
+        scratch = pipeline.catalogue.store.partial_path(f"examined_{secrets.token_hex(6)}")
+        found = asset.kind.is_sound(asset, record, scratch)
+        if not found.is_sound:
+            return None
+        doubts += [found.doubt] if found.doubt else []
+    return InPlace(target=target, doubts=doubts)
 
 
 def plan_changes(

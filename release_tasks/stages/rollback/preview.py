@@ -15,10 +15,8 @@ from release_tasks.core.durable import remove_tree
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.lock import run_lock
 from release_tasks.stages.rollback.amendment import covers_pairing, find_amended, foresee
-from release_tasks.stages.rollback.attempt import RollbackRequest
-from release_tasks.stages.rollback.in_place import find_in_place
 from release_tasks.stages.rollback.journal import read_journal
-from release_tasks.stages.rollback.plan import RollbackPlan, plan_changes
+from release_tasks.stages.rollback.plan import RollbackPlan, find_in_place, plan_changes
 from release_tasks.stages.stage import require_assets
 
 __all__ = ["plan_rollback"]
@@ -37,22 +35,28 @@ def plan_rollback(
     Verifies the snapshot and compares it with the live state; whatever is copied for that is removed again.
     """
     require_assets(settings)
-    request = RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait)
     emit = shielded(emit)
     pipeline = Pipeline(settings.release.root)
     catalogue = pipeline.catalogue
-    target = catalogue.latest() if request.snapshot_id is None else catalogue.get(request.snapshot_id)
-    diagnostics = _foretold(settings, request, pipeline)
+    target = catalogue.latest() if snapshot_id is None else catalogue.get(snapshot_id)
+    diagnostics = []
+    if read_journal(pipeline) is not None:
+        diagnostics.append("An interrupted rollback would be finished first (`inv release.recover`).")
+    command, url = settings.release.restart.command, settings.release.health.url
+    diagnostics.append(
+        f"Then it would restart the service with: {command}" if command else "No restart command is set."
+    )
+    diagnostics.append(f"Then it would ask health at {url}." if url else "No health URL is set.")
     if legacy.is_legacy(target):
         told = f"{target.snapshot_id} was taken by an older tool and has no digests: "
-        told += "its content would be taken over first." if request.force else "it needs --force."
+        told += "its content would be taken over first." if force else "it needs --force."
         if covers_pairing(settings):
             told += " Pairing approvals in it that were revoked since would be left out."
         return RollbackPlan(snapshot_id=target.snapshot_id, changes=[], diagnostics=[*diagnostics, told])
     emit(StepBegan("verify", target.snapshot_id))
     require_intact(catalogue, target, emit)
     scratch = catalogue.store.partial_path("preview")
-    with run_lock(pipeline.root, "release.rollback --plan", request.wait):
+    with run_lock(pipeline.root, "release.rollback --plan", wait):
         emit(StepBegan("compare"))
         remove_tree(scratch)
         try:
@@ -73,20 +77,9 @@ def plan_rollback(
         if record.plugin_problem is not None
     ]
     in_place = find_amended(pipeline, amendment)
-    if in_place and not request.force and find_in_place(settings, pipeline, in_place):
+    if in_place and not force and find_in_place(settings, pipeline, in_place):
         diagnostics.append(
             "This snapshot was the last one restored and nothing was prepared since: while the service is healthy, a "
             "rollback is a noop and leaves its data alone. --force restores all the same."
         )
     return evolve(plan, diagnostics=diagnostics + plan.diagnostics)
-
-
-def _foretold(settings: Settings, request: RollbackRequest, pipeline: Pipeline) -> list[str]:
-    told = []
-    if read_journal(pipeline) is not None:
-        told.append("An interrupted rollback would be finished first (`inv release.recover`).")
-    command = settings.release.restart.command
-    told.append(f"Then it would restart the service with: {command}" if command else "No restart command is set.")
-    url = settings.release.health.url
-    told.append(f"Then it would ask health at {url}." if url else "No health URL is set.")
-    return told
