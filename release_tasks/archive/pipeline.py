@@ -63,10 +63,9 @@ class Pipeline:
 
     def known_state(self) -> RollbackState | None:
         """Return the last rollback, or None, also when the file is unreadable: it is a note, not the truth."""
-        try:
+        with contextlib.suppress(StageFailed):
             return self.read_state()
-        except StageFailed:
-            return None
+        return None
 
     def has_journal(self) -> bool:
         """Say whether a rollback is being swapped in, or was; a link to nowhere in the journal's place counts too."""

@@ -40,7 +40,7 @@ def verify_snapshot(
     """Digest every asset again and compare; with ``databases`` also run SQLite's integrity check on each."""
     folder = catalogue.path(metadata.snapshot_id)
     if legacy.is_legacy(metadata):
-        findings = [f for asset in metadata.assets for f in _verify_legacy(folder, asset)]
+        findings = [f for asset in metadata.assets if asset.exists for f in _verify_legacy(folder, asset)]
         return SnapshotVerdict(snapshot_id=metadata.snapshot_id, status="unverifiable", findings=findings)
     findings = []
     keys = [asset.key for asset in metadata.assets]
@@ -155,8 +155,6 @@ def _verify_asset(folder: Path, asset: AssetRecord, databases: bool, emit: Emit 
 
 def _verify_legacy(folder: Path, asset: AssetRecord) -> list[AssetFinding]:
     stored = folder / asset.relative_path
-    if not asset.exists:
-        return []
     if not os.path.lexists(stored):
         return [AssetFinding(key=asset.key, what="is missing")]
     return kind_of(asset).check_legacy(asset, stored)

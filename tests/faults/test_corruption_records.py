@@ -33,7 +33,7 @@ from release_tasks.core.errors import ExitCode, StageError, StageFailed, UsageEr
 from release_tasks.core.records import Manifest
 from release_tasks.report.status import overview
 from release_tasks.stages.rollback import swap
-from release_tasks.stages.rollback.preview import plan_rollback
+from release_tasks.stages.rollback.plan import plan_rollback
 from release_tasks.stages.rollback.recovery import pending, recover
 from release_tasks.tasks.flags import with_flags
 
