@@ -15,6 +15,7 @@ from attrs import evolve, frozen
 
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.seal import sealed, snapshot_digest
+from release_tasks.archive.verify import strays
 from release_tasks.assets.base import AssetConfig, Damaged
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.clock import timestamp
@@ -73,7 +74,8 @@ def unpublished_snapshot(
 
     def capture(partial: Path) -> list[AssetRecord]:
         records = _capture_side_by_side(assets, partial, request.allow_damaged, emit)
-        _require_nothing_else(partial, records)
+        for stray in strays(partial, records):  # a plugin may have lost its way
+            raise StageFailed(f"{stray} was written into the snapshot, and belongs to no asset.")
         return records
 
     with filled_snapshot(catalogue, capture, request) as metadata:
@@ -171,18 +173,6 @@ def _capture_side_by_side(
             is_cancelled.set()
             for capture in captures:
                 capture.cancel()
-
-
-def _require_nothing_else(partial: Path, records: list[AssetRecord]) -> None:
-    """Raise StageFailed where something was written that no record tells of: a plugin may have lost its way."""
-    expected = {"assets"} | {f"assets/{record.key}" for record in records if record.exists}
-    expected |= {record.relative_path for record in records if record.exists}
-    for folder in ("", "assets", *(f"assets/{record.key}" for record in records if record.exists)):
-        for name in sorted(os.listdir(partial / folder)):
-            if os.path.join(folder, name) not in expected:
-                raise StageFailed(
-                    f"{os.path.join(folder, name)} was written into the snapshot, and belongs to no asset."
-                )
 
 
 def capture_asset(

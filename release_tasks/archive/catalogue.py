@@ -67,6 +67,10 @@ class Catalogue:
             told = f"Snapshot {snapshot_id} is refused: {error}."
             raise StageFailed(f"{told} Which ones are whole: inv release.verify") from error
 
+    def find(self, snapshot_id: str | None) -> SnapshotMetadata:
+        """Return the snapshot with that id, the newest of a release when it is None; raises as ``get``, ``latest``."""
+        return self.latest() if snapshot_id is None else self.get(snapshot_id)
+
     def latest(self) -> SnapshotMetadata:
         """Return the newest release snapshot.
 

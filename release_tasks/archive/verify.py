@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from attrs import evolve, field, frozen
@@ -18,7 +18,7 @@ from release_tasks.core.events import BytesMoved, Emit, Meter, StepBegan, ignore
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 
-__all__ = ["SnapshotVerdict", "require_intact", "verify_all", "verify_snapshot"]
+__all__ = ["SnapshotVerdict", "require_intact", "strays", "verify_all", "verify_snapshot"]
 
 _MOST_TOLD = 5
 _MOST_KEYS = 50  # a forged document can name a hundred thousand assets
@@ -57,7 +57,11 @@ def verify_snapshot(
         emit(BytesMoved("verify", asset.key, 0, max(asset.size, 0)))
     for asset in metadata.assets:
         findings += _verify_asset(folder, asset, databases, emit)
-    findings += _added(folder, metadata)
+    for stray in strays(folder, metadata.assets):
+        if stray == "metadata.json":
+            continue
+        key = stray.split("/")[1] if stray.count("/") > 1 else "*"
+        findings.append(AssetFinding(key=key, what=f"{stray} was added", expected="nothing", found=stray))
     status = "damaged" if findings else "verified"
     return SnapshotVerdict(snapshot_id=metadata.snapshot_id, status=status, findings=findings)
 
@@ -160,25 +164,18 @@ def _verify_legacy(folder: Path, asset: AssetRecord) -> list[AssetFinding]:
     return kind_of(asset).check_legacy(asset, stored)
 
 
-def _added(folder: Path, metadata: SnapshotMetadata) -> list[AssetFinding]:
-    """Find what lies in the snapshot and belongs to no record."""
-    expected = {"assets", "metadata.json"}
+def strays(folder: Path, assets: Iterable[AssetRecord]) -> list[str]:
+    """Return what lies in the folder of a snapshot and belongs to no record, as paths below it."""
+    expected = {"assets"}
     places = [folder, folder / "assets"]
-    for asset in metadata.assets:
+    for asset in assets:
         if asset.exists and is_valid_id(asset.key):  # another key could lead out of the snapshot
             expected |= {f"assets/{asset.key}", asset.relative_path}
             places.append(folder / "assets" / asset.key)
-    findings = []
-    for place in dict.fromkeys(places):
-        if place.is_symlink() or not place.is_dir():
-            continue  # found already, as an asset that cannot be read
-        for name in sorted(os.listdir(place)):
-            relative = os.path.relpath(place / name, folder)
-            if relative not in expected:
-                key = relative.split("/")[1] if relative.count("/") > 1 else "*"
-                what = f"{relative} was added"
-                findings.append(AssetFinding(key=key, what=what, expected="nothing", found=relative))
-    return findings
+    # A place that is a link, or no folder, is found as an asset that cannot be read.
+    folders = [place for place in dict.fromkeys(places) if place.is_dir() and not place.is_symlink()]
+    found = [os.path.relpath(place / name, folder) for place in folders for name in sorted(os.listdir(place))]
+    return [path for path in found if path not in expected]
 
 
 def _other_good_copies(

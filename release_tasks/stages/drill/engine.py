@@ -43,7 +43,7 @@ from release_tasks.stages.drill.scratch import (
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.stage import require_assets
 
-__all__ = ["find_snapshot", "run_drill", "service_of"]
+__all__ = ["run_drill", "service_of"]
 
 _GATEWAY = "the embedded gateway"
 _MOST_DETAIL = 2000  # characters of a sentence that go into the log
@@ -73,7 +73,7 @@ def run_drill(
     rehearsal = _Rehearsal(settings, snapshot_id, service, pipeline, shielded(emit))
     is_conclusive = True
     try:
-        rehearsal.snapshot = find_snapshot(pipeline.catalogue, snapshot_id)
+        rehearsal.snapshot = pipeline.catalogue.find(snapshot_id)
         with _still_there(pipeline.catalogue, rehearsal.snapshot):
             rehearsal.run(parent)
     except (StageFailed, OSError) as error:
@@ -86,14 +86,6 @@ def run_drill(
         told = f"{describe_error(error)} What the drill found could not be written down, so nothing is proved."
         return evolve(outcome, status="failed", diagnostics=[told, *outcome.diagnostics])
     return outcome
-
-
-def find_snapshot(catalogue: Catalogue, snapshot_id: str | None) -> SnapshotMetadata:
-    """Return the snapshot to drill, the newest release snapshot by default.
-
-    Raises UsageError when there is none of that id, StageFailed when it cannot be read.
-    """
-    return catalogue.latest() if snapshot_id is None else catalogue.get(snapshot_id)
 
 
 @define

@@ -36,7 +36,7 @@ from release_tasks.stages.rollback.journal import JOURNAL_VERSION, clear_journal
 from release_tasks.stages.rollback.plan import InPlace, RollbackPlan, find_in_place, plan_changes, remarks_on_safety
 from release_tasks.stages.rollback.restart import Restart, start_detached
 from release_tasks.stages.rollback.stores import HeldStores, hold_stores
-from release_tasks.stages.rollback.swap import Swap, locked, ordered
+from release_tasks.stages.rollback.swap import Swap, locked
 from release_tasks.stages.stage import stage
 
 __all__ = ["RollbackRequest", "roll_back", "rollback"]
@@ -98,12 +98,11 @@ def rollback(
 
 def resolve_and_verify(run: RollbackAttempt) -> SnapshotMetadata:
     """Find the snapshot and verify every byte of it, before anything live is touched."""
-    catalogue, wanted = run.pipeline.catalogue, run.request.snapshot_id
-    target = catalogue.latest() if wanted is None else catalogue.get(wanted)
+    target = run.pipeline.catalogue.find(run.request.snapshot_id)
     run.emit(StepBegan("verify", target.snapshot_id))
     if legacy.is_legacy(target):
         return adopt_legacy(run.settings, run.pipeline, target, is_forced=run.request.force, emit=run.emit)
-    require_intact(catalogue, target, run.emit)
+    require_intact(run.pipeline.catalogue, target, run.emit)
     return target
 
 
@@ -182,7 +181,8 @@ def staged(
                     asset.kind.stage(asset, captured, stored, run.rollback_id, is_usable=is_usable, emit=run.emit)
                 )
         stores.hold_staged(target, run.rollback_id)
-        yield ordered(steps)
+        # Databases first: only they can still fail for want of space or a lock, and then nothing has moved yet.
+        yield sorted(steps, key=lambda step: step.action != "database")
     finally:
         if not run.pipeline.has_journal():
             for asset in run.assets.values():

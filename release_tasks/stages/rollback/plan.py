@@ -87,7 +87,7 @@ def plan_rollback(
     emit = shielded(emit)
     pipeline = Pipeline(settings.release.root)
     catalogue = pipeline.catalogue
-    target = catalogue.latest() if snapshot_id is None else catalogue.get(snapshot_id)
+    target = catalogue.find(snapshot_id)
     diagnostics = []
     if read_journal(pipeline) is not None:
         diagnostics.append("An interrupted rollback would be finished first (`inv release.recover`).")
