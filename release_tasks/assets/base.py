@@ -490,20 +490,16 @@ def _verify_tree(record: AssetRecord, stored: Path, meter: Meter) -> list[AssetF
     meter.finish()
     findings = []
     for path in sorted(recorded.keys() | present.keys()):
-        before, now, name = recorded.get(path), present.get(path), excerpt(path)
+        before, now = recorded.get(path), present.get(path)
         if before is None:
-            findings.append(AssetFinding(key=record.key, what=f"{name} was added", expected="nothing", found=path))
+            what, expected, found = "was added", "nothing", path
         elif now is None:
-            expected = before.sha256 or before.kind
-            findings.append(AssetFinding(key=record.key, what=f"{name} is missing", expected=expected))
+            what, expected, found = "is missing", before.sha256 or before.kind, None
         # Modes of the stored copies are 0600/0700; the recorded ones are covered by the digest of the entries.
         elif (before.kind, before.sha256, before.size, before.target) != (now.kind, now.sha256, now.size, now.target):
-            findings.append(
-                AssetFinding(
-                    key=record.key,
-                    what=f"{name} was altered",
-                    expected=before.sha256 or before.target or before.kind,
-                    found=now.sha256 or now.target or now.kind,
-                )
-            )
+            what, expected = "was altered", before.sha256 or before.target or before.kind
+            found = now.sha256 or now.target or now.kind
+        else:
+            continue
+        findings.append(AssetFinding(key=record.key, what=f"{excerpt(path)} {what}", expected=expected, found=found))
     return findings
