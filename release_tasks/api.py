@@ -39,7 +39,7 @@ from release_tasks.stages.prepare import begin_release as begin_release
 from release_tasks.stages.prepare import prepare_release as prepare_release
 from release_tasks.stages.rollback.engine import roll_back as roll_back
 from release_tasks.stages.rollback.plan import RollbackPlan as RollbackPlan
-from release_tasks.stages.rollback.preview import plan_rollback as plan_rollback
+from release_tasks.stages.rollback.plan import plan_rollback as plan_rollback
 from release_tasks.stages.rollback.recovery import RecoveryReport as RecoveryReport
 from release_tasks.stages.rollback.recovery import recover as recover
 from release_tasks.stages.verify import Verification as Verification

@@ -15,17 +15,12 @@ from attrs import evolve, frozen
 
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.seal import sealed, snapshot_digest
+from release_tasks.archive.verify import strays
 from release_tasks.assets.base import AssetConfig, Damaged
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.clock import timestamp
 from release_tasks.core.codec import encode
-from release_tasks.core.durable import (
-    fsync_directory,
-    fsync_tree,
-    make_private_directory,
-    remove_tree,
-    write_atomic,
-)
+from release_tasks.core.durable import fsync_directory, fsync_tree, make_private_directory, remove_tree, write_atomic
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Event, ignore
 from release_tasks.core.interrupt import wait_for
@@ -79,7 +74,8 @@ def unpublished_snapshot(
 
     def capture(partial: Path) -> list[AssetRecord]:
         records = _capture_side_by_side(assets, partial, request.allow_damaged, emit)
-        _require_nothing_else(partial, records)
+        for stray in strays(partial, records):  # a plugin may have lost its way
+            raise StageFailed(f"{stray} was written into the snapshot, and belongs to no asset.")
         return records
 
     with filled_snapshot(catalogue, capture, request) as metadata:
@@ -154,9 +150,12 @@ def _capture_side_by_side(
             raise StageFailed("The capture was given up.")
         emit(event)
 
-    if emit is not ignore:  # all sizes first, so that a time left can be told; nobody else has to wait for them
+    if emit is not ignore:  # all sizes first, so that the time left can be shown; without a display they are not needed
         for key, asset in assets.items():
-            emit(BytesMoved("capture", key, 0, _size_of(asset)))
+            size = 0
+            with contextlib.suppress(OSError):
+                size = asset.kind.size(asset)
+            emit(BytesMoved("capture", key, 0, size))
     with ThreadPoolExecutor(_CAPTURE_THREADS) as pool:
         captures = [
             pool.submit(capture_asset, key, asset, partial, emit=tell, allow_damaged=allow_damaged)
@@ -174,18 +173,6 @@ def _capture_side_by_side(
             is_cancelled.set()
             for capture in captures:
                 capture.cancel()
-
-
-def _require_nothing_else(partial: Path, records: list[AssetRecord]) -> None:
-    """Raise StageFailed where something was written that no record tells of: a plugin may have lost its way."""
-    expected = {"assets"} | {f"assets/{record.key}" for record in records if record.exists}
-    expected |= {record.relative_path for record in records if record.exists}
-    for folder in ("", "assets", *(f"assets/{record.key}" for record in records if record.exists)):
-        for name in sorted(os.listdir(partial / folder)):
-            if os.path.join(folder, name) not in expected:
-                raise StageFailed(
-                    f"{os.path.join(folder, name)} was written into the snapshot, and belongs to no asset."
-                )
 
 
 def capture_asset(
@@ -211,9 +198,3 @@ def capture_asset(
         return kind.scan(asset, record, copy, emit=emit)
     except Damaged:
         return kind.keep_remains(asset, record, copy, emit)
-
-
-def _size_of(asset: AssetConfig) -> int:
-    with contextlib.suppress(OSError):
-        return asset.kind.size(asset)
-    return 0

@@ -67,6 +67,10 @@ class Catalogue:
             told = f"Snapshot {snapshot_id} is refused: {error}."
             raise StageFailed(f"{told} Which ones are whole: inv release.verify") from error
 
+    def find(self, snapshot_id: str | None) -> SnapshotMetadata:
+        """Return the snapshot with that id, the newest of a release when it is None; raises as ``get``, ``latest``."""
+        return self.latest() if snapshot_id is None else self.get(snapshot_id)
+
     def latest(self) -> SnapshotMetadata:
         """Return the newest release snapshot.
 
@@ -111,17 +115,20 @@ class Catalogue:
         document = self.store.read(snapshot_id)
         version = document.get("formatVersion")
         if version is None and legacy.has_older_form(document):
-            return _named(legacy.read_metadata(document, name), snapshot_id, name)
-        if type(version) is not int or version < 1:
+            metadata = legacy.read_metadata(document, name)
+        elif type(version) is not int or version < 1:
             raise InvalidDocument(f"{name} has no valid formatVersion")
-        if version > FORMAT_VERSION:
+        elif version > FORMAT_VERSION:
             raise InvalidDocument(f"{name} has format {version}; this release reads up to {FORMAT_VERSION}")
-        if not is_sealed(document):
+        elif not is_sealed(document):
             raise InvalidDocument(f"{name} was altered: its checksum does not match")
-        metadata = decode(SnapshotMetadata, document, name)
-        if metadata.sequence < 1:  # retention takes 0 for the older tool's, and would never let it go
-            raise InvalidDocument(f"{name} has no valid sequence")
-        return _named(metadata, snapshot_id, name)
+        else:
+            metadata = decode(SnapshotMetadata, document, name)
+            if metadata.sequence < 1:  # retention takes 0 for the older tool's, and would never let it go
+                raise InvalidDocument(f"{name} has no valid sequence")
+        if metadata.snapshot_id != snapshot_id:
+            raise InvalidDocument(f"{name} belongs to snapshot {excerpt(metadata.snapshot_id)!r}")
+        return metadata
 
     def _known(self) -> str:
         snapshots, _ = self.published()
@@ -129,9 +136,3 @@ class Catalogue:
             return "There are none yet; `inv release.prepare` takes one."
         newest = ", ".join(snapshot.snapshot_id for snapshot in reversed(snapshots[-5:]))
         return f"The newest are: {newest} (`inv release.status` shows all)."
-
-
-def _named(metadata: SnapshotMetadata, snapshot_id: str, name: str) -> SnapshotMetadata:
-    if metadata.snapshot_id != snapshot_id:
-        raise InvalidDocument(f"{name} belongs to snapshot {excerpt(metadata.snapshot_id)!r}")
-    return metadata

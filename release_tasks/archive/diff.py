@@ -26,6 +26,7 @@ How = Literal["added", "removed", "changed"]
 _MAX_CONFIG_BYTES = 1 << 20
 _PRIVATE_SECTIONS = ("env", "headers", "args")  # of a server: what stands below is meant for nobody else
 _PRIVATE_NAMES = ("auth", "authorization", "key", "pat", "dsn")  # as the whole name of a key
+_Stored = tuple[AssetRecord, Path]  # where its copy lies
 _QUERY = re.compile(r"(https?://[^\s\"?#]*)[?#][^\s\"]*")
 
 
@@ -62,14 +63,19 @@ def compare(pipeline: Pipeline, before: str, after: str) -> Comparison:
     """
     first, second = _manifest(pipeline, before), _manifest(pipeline, after)
     comparison = Comparison(before=before, after=after)
-    comparison.differences.extend(_of_manifests(first, second))
-    snapshots = [_snapshot(pipeline, manifest, comparison.notes) for manifest in (first, second)]
-    if snapshots[0] is None or snapshots[1] is None:
+    for name, *values in (
+        ("version", first.app_version, second.app_version),
+        ("commit", _commit(first), _commit(second)),
+        ("status", first.status, second.status),
+        ("gates", _gates(first), _gates(second)),
+    ):
+        if values[0] != values[1]:
+            comparison.differences.append(_difference(name, "", *values))
+    old, new = (_snapshot(pipeline, manifest, comparison.notes) for manifest in (first, second))
+    if old is None or new is None:
         return comparison
-    old, new = snapshots[0], snapshots[1]
-    keys = dict.fromkeys([*(asset.key for asset in old.assets), *(asset.key for asset in new.assets)])
-    for key in keys:
-        sides = [_Side.of(pipeline, snapshot, key) for snapshot in (old, new)]
+    for key in dict.fromkeys(asset.key for asset in [*old.assets, *new.assets]):
+        sides = [_stored(pipeline, snapshot, key) for snapshot in (old, new)]
         try:
             comparison.differences.extend(_of_asset(key, *sides))
         except (StageFailed, OSError) as error:
@@ -102,17 +108,6 @@ def _snapshot(pipeline: Pipeline, manifest: Manifest, notes: list[str]) -> Snaps
         return None
 
 
-def _of_manifests(before: Manifest, after: Manifest) -> Iterator[Difference]:
-    for name, old, new in (
-        ("version", before.app_version, after.app_version),
-        ("commit", _commit(before), _commit(after)),
-        ("status", before.status, after.status),
-        ("gates", _gates(before), _gates(after)),
-    ):
-        if old != new:
-            yield _difference(name, "", old, new)
-
-
 def _commit(manifest: Manifest) -> str | None:
     return f"{manifest.git_commit} with changes" if manifest.git_commit and manifest.git_dirty else manifest.git_commit
 
@@ -121,59 +116,43 @@ def _gates(manifest: Manifest) -> str:
     return ", ".join(f"{check.id} {check.status}" for check in manifest.preflight.checks)
 
 
-@frozen
-class _Side:
-    """One asset as one of the two snapshots has it; ``path`` is None where it is absent."""
-
-    record: AssetRecord | None
-    path: Path | None
-
-    @classmethod
-    def of(cls, pipeline: Pipeline, snapshot: SnapshotMetadata, key: str) -> _Side:
-        record = snapshot.asset(key)
-        if record is None or not record.exists or record.damaged:
-            return cls(record, None)
-        return cls(record, stored_path(pipeline.catalogue.path(snapshot.snapshot_id), record))
-
-    @property
-    def digest(self) -> str | None:
-        if self.path is None or self.record is None:
-            return None
-        return self.record.content_digest or self.record.sha256
+def _stored(pipeline: Pipeline, snapshot: SnapshotMetadata, key: str) -> _Stored | None:
+    """Return an asset of a snapshot with the place of its copy; None where it is absent or only remains were kept."""
+    record = snapshot.asset(key)
+    if record is None or not record.exists or record.damaged:
+        return None
+    return record, stored_path(pipeline.catalogue.path(snapshot.snapshot_id), record)
 
 
-def _of_asset(key: str, old: _Side, new: _Side) -> Iterator[Difference]:
-    if old.path is None or new.path is None or old.record is None or new.record is None:
-        if (old.path is None) != (new.path is None):
-            yield _difference(key, "", _size(old), _size(new))
+def _of_asset(key: str, old: _Stored | None, new: _Stored | None) -> Iterator[Difference]:
+    if old is None or new is None:
+        if old != new:
+            sizes = [None if side is None else f"{side[0].size} bytes" for side in (old, new)]
+            yield _difference(key, "", *sizes)
         return
-    if old.record.mode != new.record.mode:
-        yield _difference(key, "mode", f"{old.record.mode:o}", f"{new.record.mode:o}")
-    if old.digest == new.digest and old.digest is not None:
+    before, after = old[0], new[0]
+    if before.mode != after.mode:
+        yield _difference(key, "mode", f"{before.mode:o}", f"{after.mode:o}")
+    digests = [record.content_digest or record.sha256 for record in (before, after)]
+    if digests[0] == digests[1] and digests[0] is not None:
         return
     found = [*_of_contents(key, old, new)]
-    if old.record.size != new.record.size:
-        found.insert(0, _difference(key, "bytes", str(old.record.size), str(new.record.size)))
+    if before.size != after.size:
+        found.insert(0, _difference(key, "bytes", str(before.size), str(after.size)))
     # What is not named further still differs: values in rows, the order of keys.
     yield from found or [Difference(where=key, what="content", how="changed")]
 
 
-def _of_contents(key: str, old: _Side, new: _Side) -> Iterator[Difference]:
-    assert old.record is not None and new.record is not None and old.path is not None and new.path is not None
-    before = kind_of(old.record).outline(old.record, old.path)
-    after = kind_of(new.record).outline(new.record, new.path)
+def _of_contents(key: str, old: _Stored, new: _Stored) -> Iterator[Difference]:
+    before, after = (kind_of(record).outline(record, path) for record, path in (old, new))
     if before and [listing.name for listing in before] == [listing.name for listing in after]:
         for listing, other in zip(before, after, strict=True):
             where = f"{key} {listing.name}".rstrip()
             yield from _of_names(where, listing.values, other.values, is_shown=listing.is_shown)
-    elif old.record.plugin or new.record.plugin:
+    elif old[0].plugin or new[0].plugin:
         yield Difference(where=key, what="content", how="changed")  # state, and no configuration to show
     else:
-        yield from _of_files(key, old.path, new.path)
-
-
-def _size(side: _Side) -> str | None:
-    return None if side.path is None or side.record is None else f"{side.record.size} bytes"
+        yield from _of_files(key, old[1], new[1])
 
 
 def _of_files(key: str, old: Path, new: Path) -> Iterator[Difference]:
@@ -216,7 +195,7 @@ def _shown(path: tuple[str, ...], value: str | None) -> str | None:
     return excerpt(_QUERY.sub(rf"\1?{REDACTED}", Redactor.from_environment(os.environ).redact_text(value)))
 
 
-def _of_names(where: str, old: dict[str, str], new: dict[str, str], *, is_shown: bool = True) -> Iterator[Difference]:
+def _of_names(where: str, old: dict[str, str], new: dict[str, str], *, is_shown: bool) -> Iterator[Difference]:
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if before != after:

@@ -63,10 +63,9 @@ class Pipeline:
 
     def known_state(self) -> RollbackState | None:
         """Return the last rollback, or None, also when the file is unreadable: it is a note, not the truth."""
-        try:
+        with contextlib.suppress(StageFailed):
             return self.read_state()
-        except StageFailed:
-            return None
+        return None
 
     def has_journal(self) -> bool:
         """Say whether a rollback is being swapped in, or was; a link to nowhere in the journal's place counts too."""
@@ -151,7 +150,7 @@ class Pipeline:
         without the state every snapshot is kept.
         """
         protected: set[str] = set()
-        latest = self.latest_ready() or next(iter(reversed(self._ready_manifests())), None)
+        latest = self.latest_ready() or next(reversed(self._ready_manifests()), None)
         if latest is not None and latest.snapshot is not None:
             protected.add(latest.snapshot.snapshot_id)
         try:
@@ -171,22 +170,18 @@ class Pipeline:
         committed = {m.snapshot.snapshot_id for m in self._ready_manifests() if m.snapshot is not None}
         removed = self.catalogue.store.clean_up(committed)
         with contextlib.suppress(OSError):  # what bars it bars the next prepare, which says so
-            self._point_at_newest()
+            # A prepare may have been killed just before it let latest.json name its release.
+            ready, latest = self._ready_manifests(), self.latest_ready()
+            if ready and (latest is None or latest.sequence < ready[-1].sequence):
+                write_atomic(self.manifests / "latest.json", manifest_bytes(ready[-1]))
         for path in self._temporary_files():
             path.unlink(missing_ok=True)
             removed.append(path.name)
         return removed + self._settle_statements()
 
-    def _point_at_newest(self) -> None:
-        """Let ``latest.json`` name the newest ready release: a prepare may have been killed just before it did."""
-        ready = self._ready_manifests()
-        latest = self.latest_ready()
-        if ready and (latest is None or latest.sequence < ready[-1].sequence):
-            write_atomic(self.manifests / "latest.json", manifest_bytes(ready[-1]))
-
     def has_leftovers(self) -> bool:
         """Say whether an interrupted run, or one that is at work, has something unfinished here."""
-        return bool(self.catalogue.store.leftovers()) or bool(self._temporary_files()) or bool(self._lone_statements())
+        return bool(self.catalogue.store.leftovers() or self._temporary_files() or self._lone_statements())
 
     def _lone_statements(self) -> list[Path]:
         """Return the statements whose manifest is not there: it was never written, or has not been set aside yet."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from attrs import field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
@@ -39,25 +37,19 @@ def proofs(pipeline: Pipeline) -> Proofs:
     if not verdict.intact:
         found = f"{pipeline.drill_audit.path.name} is broken ({verdict.problems[0]})"
         return Proofs(problem=f"{found}, so no drill in it counts. Run the drills again with the log moved away.")
-    newest = {str(event.get("snapshotId")): event for event in verdict.events if _is_conclusive(event)}
-    snapshots, _ = pipeline.catalogue.published()
-    return Proofs(
-        by_snapshot={
-            snapshot.snapshot_id: _proof(newest[snapshot.snapshot_id])
-            for snapshot in snapshots
-            if snapshot.digest and newest.get(snapshot.snapshot_id, {}).get("digest") == snapshot.digest
-        }
-    )
-
-
-def _is_conclusive(event: dict[str, Any]) -> bool:
-    return event.get("event") in ("drill.passed", "drill.failed") and event.get("conclusive") is not False
-
-
-def _proof(event: dict[str, Any]) -> Proof:
-    return Proof(
-        status=str(event.get("status")),
-        at=str(event.get("time")),
-        booted=event.get("booted") is True,
-        detail=str(event.get("detail", "")),
-    )
+    newest = {
+        str(event.get("snapshotId")): event
+        for event in verdict.events
+        if event.get("event") in ("drill.passed", "drill.failed") and event.get("conclusive") is not False
+    }
+    proved: dict[str, Proof] = {}
+    for snapshot in pipeline.catalogue.published()[0]:
+        event = newest.get(snapshot.snapshot_id, {})
+        if snapshot.digest and event.get("digest") == snapshot.digest:
+            proved[snapshot.snapshot_id] = Proof(
+                status=str(event.get("status")),
+                at=str(event.get("time")),
+                booted=event.get("booted") is True,
+                detail=str(event.get("detail", "")),
+            )
+    return Proofs(by_snapshot=proved)

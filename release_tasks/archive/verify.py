@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from attrs import evolve, field, frozen
@@ -18,7 +18,7 @@ from release_tasks.core.events import BytesMoved, Emit, Meter, StepBegan, ignore
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 
-__all__ = ["SnapshotVerdict", "require_intact", "verify_all", "verify_snapshot"]
+__all__ = ["SnapshotVerdict", "require_intact", "strays", "verify_all", "verify_snapshot"]
 
 _MOST_TOLD = 5
 _MOST_KEYS = 50  # a forged document can name a hundred thousand assets
@@ -40,7 +40,7 @@ def verify_snapshot(
     """Digest every asset again and compare; with ``databases`` also run SQLite's integrity check on each."""
     folder = catalogue.path(metadata.snapshot_id)
     if legacy.is_legacy(metadata):
-        findings = [f for asset in metadata.assets for f in _verify_legacy(folder, asset)]
+        findings = [f for asset in metadata.assets if asset.exists for f in _verify_legacy(folder, asset)]
         return SnapshotVerdict(snapshot_id=metadata.snapshot_id, status="unverifiable", findings=findings)
     findings = []
     keys = [asset.key for asset in metadata.assets]
@@ -57,7 +57,11 @@ def verify_snapshot(
         emit(BytesMoved("verify", asset.key, 0, max(asset.size, 0)))
     for asset in metadata.assets:
         findings += _verify_asset(folder, asset, databases, emit)
-    findings += _added(folder, metadata)
+    for stray in strays(folder, metadata.assets):
+        if stray == "metadata.json":
+            continue
+        key = stray.split("/")[1] if stray.count("/") > 1 else "*"
+        findings.append(AssetFinding(key=key, what=f"{stray} was added", expected="nothing", found=stray))
     status = "damaged" if findings else "verified"
     return SnapshotVerdict(snapshot_id=metadata.snapshot_id, status=status, findings=findings)
 
@@ -79,7 +83,7 @@ def verify_all(
     if snapshot_id is not None:
         unreadable = [folder for folder in unreadable if folder.snapshot_id == snapshot_id]
         snapshots = [] if unreadable else [catalogue.get(snapshot_id)]
-    broken = [
+    verdicts = [
         SnapshotVerdict(
             snapshot_id=folder.snapshot_id,
             status="damaged",
@@ -87,7 +91,6 @@ def verify_all(
         )
         for folder in unreadable
     ]
-    verdicts = broken
     for snapshot in snapshots:
         emit(StepBegan("verify", snapshot.snapshot_id))
         verdict = verify_snapshot(catalogue, snapshot, databases=True, emit=emit)
@@ -103,11 +106,10 @@ def _with_plugins(
         return verdict
     findings: list[AssetFinding] = []
     notes: list[str] = []
+    folder = catalogue.path(metadata.snapshot_id)
     for asset in metadata.assets:
-        if not asset.exists:
-            continue
-        stored = stored_path(catalogue.path(metadata.snapshot_id), asset)
-        examined = kind_of(asset).examine(asset, assets.get(asset.key), stored)
+        copy = stored_path(folder, asset)
+        examined = kind_of(asset).examine(asset, assets.get(asset.key), copy) if asset.exists else None
         if examined is None:
             continue
         findings += [AssetFinding(key=asset.key, what=problem) for problem in examined.problems]
@@ -115,7 +117,7 @@ def _with_plugins(
             notes.append(
                 f"{asset.key} is as recorded, byte for byte, and was not checked further: {examined.unchecked}."
             )
-        findings += _verify_asset(catalogue.path(metadata.snapshot_id), asset, False)  # a check must change nothing
+        findings += _verify_asset(folder, asset, False)  # a check must change nothing
     status = "damaged" if findings else "verified"
     return evolve(verdict, status=status, findings=findings, notes=notes)
 
@@ -128,8 +130,7 @@ def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata, emit: Emit 
     if not verdict.findings:
         raise StageFailed(f"Snapshot {metadata.snapshot_id} is refused: it has no digests to verify it by.")
     sentences = [f"Snapshot {metadata.snapshot_id} is refused, nothing was changed: {verdict.findings[0]}."]
-    for finding in verdict.findings[1:_MOST_TOLD]:
-        sentences.append(f"Also {finding}.")
+    sentences += [f"Also {finding}." for finding in verdict.findings[1:_MOST_TOLD]]
     keys = list(dict.fromkeys(finding.key for finding in verdict.findings))
     others = [] if len(keys) > _MOST_KEYS else catalogue.published()[0]
     for key in keys:
@@ -144,9 +145,8 @@ def _verify_asset(folder: Path, asset: AssetRecord, databases: bool, emit: Emit 
     try:
         stored = stored_path(folder, asset)
         if not asset.exists:
-            if os.path.lexists(stored):
-                return [AssetFinding(key=asset.key, what="is recorded as absent, but there is a copy of it")]
-            return []
+            what = "is recorded as absent, but there is a copy of it"
+            return [AssetFinding(key=asset.key, what=what)] if os.path.lexists(stored) else []
         return kind_of(asset).verify(asset, stored, Meter(emit, "verify", asset.key, asset.size), thorough=databases)
     except StageFailed as error:
         return [AssetFinding(key=asset.key, what=error.message.rstrip("."), expected=asset.sha256, found="unreadable")]
@@ -159,32 +159,23 @@ def _verify_asset(folder: Path, asset: AssetRecord, databases: bool, emit: Emit 
 
 def _verify_legacy(folder: Path, asset: AssetRecord) -> list[AssetFinding]:
     stored = folder / asset.relative_path
-    if not asset.exists:
-        return []
     if not os.path.lexists(stored):
         return [AssetFinding(key=asset.key, what="is missing")]
     return kind_of(asset).check_legacy(asset, stored)
 
 
-def _added(folder: Path, metadata: SnapshotMetadata) -> list[AssetFinding]:
-    """Find what lies in the snapshot and belongs to no record."""
-    expected = {"assets", "metadata.json"}
+def strays(folder: Path, assets: Iterable[AssetRecord]) -> list[str]:
+    """Return what lies in the folder of a snapshot and belongs to no record, as paths below it."""
+    expected = {"assets"}
     places = [folder, folder / "assets"]
-    for asset in metadata.assets:
+    for asset in assets:
         if asset.exists and is_valid_id(asset.key):  # another key could lead out of the snapshot
             expected |= {f"assets/{asset.key}", asset.relative_path}
             places.append(folder / "assets" / asset.key)
-    findings = []
-    for place in dict.fromkeys(places):
-        if place.is_symlink() or not place.is_dir():
-            continue  # found already, as an asset that cannot be read
-        for name in sorted(os.listdir(place)):
-            relative = os.path.relpath(place / name, folder)
-            if relative not in expected:
-                key = relative.split("/")[1] if relative.count("/") > 1 else "*"
-                what = f"{relative} was added"
-                findings.append(AssetFinding(key=key, what=what, expected="nothing", found=relative))
-    return findings
+    # A place that is a link, or no folder, is found as an asset that cannot be read.
+    folders = [place for place in dict.fromkeys(places) if place.is_dir() and not place.is_symlink()]
+    found = [os.path.relpath(place / name, folder) for place in folders for name in sorted(os.listdir(place))]
+    return [path for path in found if path not in expected]
 
 
 def _other_good_copies(

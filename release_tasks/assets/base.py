@@ -271,12 +271,12 @@ class AssetKind:
                 findings = [
                     AssetFinding(key=record.key, what="was altered", expected=record.sha256, found=entry.sha256)
                 ]
-            elif entry.size != record.size:
-                findings = [_altered_record(record, f"a size of {record.size} for {entry.size} bytes")]
-        if findings:
-            return findings
         wrong = self.impossible(record)
-        return [_altered_record(record, wrong)] if wrong else []
+        if not is_tree and entry.size != record.size:
+            wrong = f"a size of {record.size} for {entry.size} bytes"
+        if findings or not wrong:
+            return findings
+        return [AssetFinding(key=record.key, what=f"its record was altered: it has {wrong}")]
 
     def impossible(self, record: AssetRecord) -> str | None:
         """Say what no capture writes: a checksum can be forged, and the modes of a record steer ``chmod``."""
@@ -340,19 +340,14 @@ class AssetKind:
 
         Files and folders must be as recorded, byte for byte. ``scratch`` does not exist and may be made.
         """
-        return Sound(is_sound=record.kind in self.restores and self._is_as_recorded(asset, record))
-
-    def _is_as_recorded(self, asset: AssetConfig, record: AssetRecord) -> bool:
+        if record.kind not in self.restores:
+            return Sound(is_sound=False)
         try:
-            info = os.lstat(asset.path)
+            mode = os.lstat(asset.path).st_mode
         except FileNotFoundError:
-            return not record.exists
-        if not record.exists or stat.S_IMODE(info.st_mode) != record.mode:
-            return False
-        try:
-            return stat.S_ISDIR(info.st_mode) == is_folder(record) and self.digest(record, asset.path) == record.sha256
-        except (OSError, StageFailed):
-            return False
+            return Sound(is_sound=not record.exists)
+        is_of_form = record.exists and stat.S_ISDIR(mode) == is_folder(record)
+        return Sound(is_sound=is_of_form and self._is_equal(record, asset.path))
 
     # A rollback, in the order of its steps
 
@@ -485,10 +480,6 @@ def _is_file_name(name: str) -> bool:
     return name not in ("", ".", "..") and "\x00" not in name
 
 
-def _altered_record(record: AssetRecord, wrong: str) -> AssetFinding:
-    return AssetFinding(key=record.key, what=f"its record was altered: it has {wrong}")
-
-
 def _verify_tree(record: AssetRecord, stored: Path, meter: Meter) -> list[AssetFinding]:
     recorded = {entry.path: entry for entry in record.entries or []}
     listed = entries_digest(list(record.entries or []))
@@ -499,20 +490,16 @@ def _verify_tree(record: AssetRecord, stored: Path, meter: Meter) -> list[AssetF
     meter.finish()
     findings = []
     for path in sorted(recorded.keys() | present.keys()):
-        before, now, name = recorded.get(path), present.get(path), excerpt(path)
+        before, now = recorded.get(path), present.get(path)
         if before is None:
-            findings.append(AssetFinding(key=record.key, what=f"{name} was added", expected="nothing", found=path))
+            what, expected, found = "was added", "nothing", path
         elif now is None:
-            expected = before.sha256 or before.kind
-            findings.append(AssetFinding(key=record.key, what=f"{name} is missing", expected=expected))
+            what, expected, found = "is missing", before.sha256 or before.kind, None
         # Modes of the stored copies are 0600/0700; the recorded ones are covered by the digest of the entries.
         elif (before.kind, before.sha256, before.size, before.target) != (now.kind, now.sha256, now.size, now.target):
-            findings.append(
-                AssetFinding(
-                    key=record.key,
-                    what=f"{name} was altered",
-                    expected=before.sha256 or before.target or before.kind,
-                    found=now.sha256 or now.target or now.kind,
-                )
-            )
+            what, expected = "was altered", before.sha256 or before.target or before.kind
+            found = now.sha256 or now.target or now.kind
+        else:
+            continue
+        findings.append(AssetFinding(key=record.key, what=f"{excerpt(path)} {what}", expected=expected, found=found))
     return findings

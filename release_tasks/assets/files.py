@@ -16,8 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from attrs import evolve
-
 from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.codec import encode
 from release_tasks.core.digests import sha256_bytes
@@ -74,31 +72,7 @@ def capture_tree(
     ``left_out`` that takes their paths.
     """
     os.mkdir(destination, 0o700)
-    entries: list[AssetEntry] = []
-    folders: list[tuple[os.stat_result, Path]] = [(os.lstat(source), destination)]
-    for relative, info, fd in _walk(source, left_out):
-        copy = destination / relative
-        name = os.path.basename(relative)
-        if stat.S_ISDIR(info.st_mode):
-            os.mkdir(copy, 0o700)
-            entries.append(_entry_of(relative, info))
-            folders.append((info, copy))
-        elif stat.S_ISLNK(info.st_mode):
-            with with_path(source / relative):
-                target = os.readlink(name, dir_fd=fd)
-            place_link(target, copy)
-            entries.append(evolve(_entry_of(relative, info), target=target))
-        else:
-            with contextlib.suppress(FileNotFoundError):  # removed since its folder was listed
-                entries.append(
-                    _copy_stable(
-                        relative, source / relative, copy, dir_fd=fd, count=count, must_hold_still=must_hold_still
-                    )
-                )
-                keep_owner_and_time(info, copy)
-    for info, copy in reversed(folders):
-        keep_owner_and_time(info, copy)
-    return sorted(entries, key=lambda entry: entry.path)
+    return _read_tree(source, destination, left_out, count, must_hold_still=must_hold_still)
 
 
 def scan_file(path: Path, count: Count | None = None) -> AssetEntry:
@@ -108,16 +82,48 @@ def scan_file(path: Path, count: Count | None = None) -> AssetEntry:
 
 def scan_tree(root: Path, count: Count | None = None) -> list[AssetEntry]:
     """Digest the folder ``root`` where it lies; the same entries that ``capture_tree`` returns."""
+    return _read_tree(root, None, None, count)
+
+
+def _read_tree(
+    source: Path,
+    destination: Path | None,
+    left_out: list[str] | None,
+    count: Count | None,
+    *,
+    must_hold_still: bool = True,
+) -> list[AssetEntry]:
+    """Return the entries of ``source``, sorted by path; they are copied unless ``destination`` is None."""
     entries: list[AssetEntry] = []
-    for relative, info, fd in _walk(root):
-        name = os.path.basename(relative)
+    folders = [(os.lstat(source), destination)]
+    for relative, info, fd in _walk(source, left_out):
+        path = source / relative
+        copy = None if destination is None else destination / relative
         if stat.S_ISDIR(info.st_mode):
-            entries.append(_entry_of(relative, info))
+            entries.append(AssetEntry(path=relative, kind="directory", mode=stat.S_IMODE(info.st_mode)))
+            folders.append((info, copy))
+            if copy is not None:
+                os.mkdir(copy, 0o700)
         elif stat.S_ISLNK(info.st_mode):
-            with with_path(root / relative):
-                entries.append(evolve(_entry_of(relative, info), target=os.readlink(name, dir_fd=fd)))
+            with with_path(path):
+                target = os.readlink(path.name, dir_fd=fd)
+            # A link's own mode means nothing on Linux and differs between systems.
+            entries.append(AssetEntry(path=relative, kind="symlink", mode=0o777, target=target))
+            if copy is not None:
+                place_link(target, copy)
         else:
-            entries.append(_copy_stable(relative, root / relative, None, dir_fd=fd, count=count))
+            try:
+                entry = _copy_stable(relative, path, copy, dir_fd=fd, count=count, must_hold_still=must_hold_still)
+            except FileNotFoundError:
+                if copy is None:
+                    raise
+                continue  # removed since its folder was listed
+            entries.append(entry)
+            if copy is not None:
+                keep_owner_and_time(info, copy)
+    for info, copy in reversed(folders):
+        if copy is not None:
+            keep_owner_and_time(info, copy)
     return sorted(entries, key=lambda entry: entry.path)
 
 
@@ -204,30 +210,14 @@ def _walk(root: Path, left_out: list[str] | None = None) -> Iterator[tuple[str, 
                         info = os.stat(name, dir_fd=fd, follow_symlinks=False)
                 except FileNotFoundError:
                     continue
-                if not _can_be_kept(info.st_mode):
-                    if left_out is not None:
-                        left_out.append(relative)
-                        continue
-                    kind = _special_kind(info.st_mode)
+                form = stat.S_IFMT(info.st_mode)
+                if form in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
+                    yield relative, info, fd
+                elif left_out is not None:
+                    left_out.append(relative)
+                else:
+                    kind = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "named pipe"}.get(form, "device")
                     raise StageFailed(f"{root / relative} is a {kind}: only files, folders and links can be captured.")
-                yield relative, info, fd
-
-
-def _can_be_kept(mode: int) -> bool:
-    return stat.S_ISREG(mode) or stat.S_ISDIR(mode) or stat.S_ISLNK(mode)
-
-
-def _special_kind(mode: int) -> str:
-    if stat.S_ISSOCK(mode):
-        return "socket"
-    return "named pipe" if stat.S_ISFIFO(mode) else "device"
-
-
-def _entry_of(relative: str, info: os.stat_result) -> AssetEntry:
-    if stat.S_ISLNK(info.st_mode):
-        # A link's own mode means nothing on Linux and differs between systems.
-        return AssetEntry(path=relative, kind="symlink", mode=0o777)
-    return AssetEntry(path=relative, kind="directory", mode=stat.S_IMODE(info.st_mode))
 
 
 def _copy_stable(

@@ -63,34 +63,28 @@ def write_over_tree(record: AssetRecord, stored: Path, live: Path) -> None:
         remove_tree(live)
         os.mkdir(live, 0o700)
     entries = {entry.path: entry for entry in record.entries or []}
-    _remove_others(live, entries)
-    folders = [live]
+
+    def give_up(error: OSError) -> None:
+        raise error  # os.walk would leave out what it cannot list
+
+    for folder, subfolders, files in os.walk(live, topdown=False, onerror=give_up):
+        for name in subfolders + files:
+            if os.path.relpath(os.path.join(folder, name), live) not in entries:
+                remove_tree(Path(folder, name))
+    folders = [(live, record.mode)]
     for path, entry in sorted(entries.items()):
         goal = live / path
         if entry.kind == "directory":
             if not goal.is_dir() or goal.is_symlink():
                 remove_tree(goal)
                 os.mkdir(goal, 0o700)
-            folders.append(goal)
+            folders.append((goal, entry.mode))
         else:
             _renew(entry, stored / path, goal)
-    for folder in reversed(folders):
-        inside = os.path.relpath(folder, live)
-        mode = record.mode if inside == "." else entries[inside].mode
+    for goal, mode in reversed(folders):
         assert mode is not None
-        os.chmod(folder, mode)
-        fsync_directory(folder)
-
-
-def _remove_others(live: Path, wanted: dict[str, AssetEntry]) -> None:
-    def give_up(error: OSError) -> None:
-        raise error  # os.walk would leave out what it cannot list
-
-    for folder, subfolders, files in os.walk(live, topdown=False, onerror=give_up):
-        for name in subfolders + files:
-            path = Path(folder, name)
-            if os.path.relpath(path, live) not in wanted:
-                remove_tree(path)
+        os.chmod(goal, mode)
+        fsync_directory(goal)
 
 
 def _renew(entry: AssetEntry, stored: Path, goal: Path) -> None:

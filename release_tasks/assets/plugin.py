@@ -23,16 +23,16 @@ from release_tasks.core.durable import remove_tree
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Emit, Meter, Noted, ignore
 from release_tasks.core.options import Duration, option, valid_options
-from release_tasks.core.records import AssetEntry, AssetRecord
+from release_tasks.core.records import AssetRecord
 
-__all__ = ["PLUGIN", "PluginKind", "PluginOptions", "capture_through_plugin"]
+__all__ = ["PLUGIN", "PluginAssetOptions", "PluginKind", "capture_through_plugin"]
 
 _TIMEOUT = 60.0
 _MOST_TOLD = 3
 
 
 @frozen(kw_only=True)
-class PluginOptions:
+class PluginAssetOptions:
     """State that an installed package captures."""
 
     python: str = option(
@@ -50,7 +50,7 @@ class PluginKind(AssetKind):
     """State whose copy is taken and checked by a plugin; the copy is a file or a folder, and is put back as one."""
 
     name = "python"
-    options = PluginOptions
+    options = PluginAssetOptions
     path_option = "path"
     restores = frozenset({"file", "directory"})
     records_as = "file"
@@ -82,20 +82,28 @@ class PluginKind(AssetKind):
         os.mkdir(copy.parent, 0o700)
         meter.reach(0, meter.total)
         record = evolve(record, plugin_problem=problem)
+        # A copy of what is there, also while it is being written: better than nothing where the plugin fails.
         mode = os.lstat(asset.path).st_mode
-        if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
-            return _capture_plain(record, asset, copy, meter)
-        return self.keep_remains(asset, record, copy, emit)
+        if stat.S_ISDIR(mode):
+            left_out: list[str] = []
+            entries = capture_tree(asset.path, copy, left_out, meter.add, must_hold_still=False)
+            record = with_entries(evolve(record, left_out=left_out or None), entries)
+        elif stat.S_ISREG(mode):
+            entry = capture_file(asset.path, copy, meter.add, must_hold_still=False)
+            record = evolve(record, kind="file", exists=True, size=entry.size, sha256=entry.sha256)
+        else:
+            return self.keep_remains(asset, record, copy, emit)
+        meter.finish()
+        return evolve(record, mode=stat.S_IMODE(mode))
 
     def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> Examined | None:
         """Let the plugin that took a copy check it, with the options of ``asset`` where that is configured for it."""
         if record.plugin is None:
             return None
-        configured = asset if asset is not None and asset.plugin == record.plugin else None
-        if configured is None:
-            configured = AssetConfig(kind=self, options=PluginOptions(python=record.plugin, path=copy))
+        if asset is None or asset.plugin != record.plugin:
+            asset = AssetConfig(kind=self, options=PluginAssetOptions(python=record.plugin, path=copy))
         try:
-            return Examined(problems=check_copy(_call(record.key, configured), copy))
+            return Examined(problems=check_copy(_call(record.key, asset), copy))
         except KindFailed as error:
             return Examined(problems=[error.message] if error.is_judged else [], unchecked=error.message)
 
@@ -170,7 +178,13 @@ def capture_through_plugin(record: AssetRecord, asset: AssetConfig, copy: Path, 
     before = os.lstat(asset.path)
     try:
         capture_copy(call, asset.path, copy, meter.reach)
-        _require_untouched(asset.path, before)
+        try:
+            after = os.lstat(asset.path)
+        except FileNotFoundError:
+            raise KindFailed("it was gone after its capture") from None
+        # No more can be asked: new bytes may be its service's own.
+        if (after.st_mode, after.st_uid, after.st_gid) != (before.st_mode, before.st_uid, before.st_gid):
+            raise KindFailed("its mode, owner or form was another after its capture")
         captured = _take_over(evolve(record, plugin=asset.options.python), asset, copy, before)
         problems = check_copy(call, copy, lambda done, total: meter.reach(meter.done, meter.total))
         if problems:
@@ -185,33 +199,9 @@ def capture_through_plugin(record: AssetRecord, asset: AssetConfig, copy: Path, 
     return captured
 
 
-def _capture_plain(record: AssetRecord, asset: AssetConfig, copy: Path, meter: Meter) -> AssetRecord:
-    """Copy what is there as it is, also while it is being written: better than nothing where the plugin fails."""
-    info = os.lstat(asset.path)
-    if stat.S_ISDIR(info.st_mode):
-        left_out: list[str] = []
-        entries = capture_tree(asset.path, copy, left_out, meter.add, must_hold_still=False)
-        record = with_entries(evolve(record, left_out=left_out or None), entries)
-    else:
-        entry = capture_file(asset.path, copy, meter.add, must_hold_still=False)
-        record = evolve(record, kind="file", exists=True, size=entry.size, sha256=entry.sha256)
-    meter.finish()
-    return evolve(record, mode=stat.S_IMODE(info.st_mode))
-
-
 def _call(key: str, asset: AssetConfig) -> KindCall:
     timeout = _TIMEOUT if asset.options.timeout is None else asset.options.timeout
     return KindCall(plugin=asset.options.python, key=key, options=asset.options.with_, timeout=timeout)
-
-
-def _require_untouched(source: Path, before: os.stat_result) -> None:
-    """Raise KindFailed where it shows that the plugin changed the live state: new bytes may be its service's own."""
-    try:
-        after = os.lstat(source)
-    except FileNotFoundError:
-        raise KindFailed("it was gone after its capture") from None
-    if (after.st_mode, after.st_uid, after.st_gid) != (before.st_mode, before.st_uid, before.st_gid):
-        raise KindFailed("its mode, owner or form was another after its capture")
 
 
 def _take_over(record: AssetRecord, asset: AssetConfig, copy: Path, live: os.stat_result) -> AssetRecord:
@@ -247,11 +237,8 @@ def _digested_as_recorded(record: AssetRecord) -> AssetRecord:
     """Return the record with the modes of stored copies, which those of the live files are not."""
     if record.entries is None:
         return record
-    return with_entries(record, [evolve(entry, mode=_stored_mode(entry)) for entry in record.entries])
-
-
-def _stored_mode(entry: AssetEntry) -> int:
-    return {"file": 0o600, "directory": 0o700, "symlink": entry.mode}[entry.kind]
+    modes = {"file": 0o600, "directory": 0o700}
+    return with_entries(record, [evolve(e, mode=modes.get(e.kind, e.mode)) for e in record.entries])
 
 
 def _strays(copy: Path) -> list[str]:
@@ -272,9 +259,7 @@ def _require_own_files(copy: Path) -> None:
                 if os.path.isabs(target) or os.path.commonpath([goal, top]) != top:
                     raise StageFailed(f"{shown} is a link that leads out of the copy ({target})")
             elif stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
-                raise StageFailed(
-                    f"{os.path.relpath(path, copy.parent)} is a hard link, and changes with its other name"
-                )
+                raise StageFailed(f"{shown} is a hard link, and changes with its other name")
 
 
 def _make_private(copy: Path) -> None:

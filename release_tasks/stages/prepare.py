@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from attrs import evolve
 
-from release_tasks.archive.attestation.attester import Attester
 from release_tasks.archive.attestation.signing import signer_of
+from release_tasks.archive.attestation.statement import Attester
 from release_tasks.archive.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.archive.pipeline import MANIFEST_VERSION, Pipeline, manifest_bytes
 from release_tasks.config.schema import Settings

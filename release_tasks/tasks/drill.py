@@ -54,12 +54,12 @@ def _folder(typed: str) -> Path:
 
 
 def _show_dry(current: Session, snapshot_id: str | None, folder: Path | None, boot: bool) -> None:
-    from release_tasks.stages.drill.engine import find_snapshot, service_of
+    from release_tasks.stages.drill.engine import service_of
     from release_tasks.stages.drill.scratch import require_safe_parent
 
     started = service_of(current.settings).shown if boot else None
     parent = current.pipeline.drills if folder is None else require_safe_parent(current.settings, folder)
-    found = find_snapshot(current.pipeline.catalogue, snapshot_id)
+    found = current.pipeline.catalogue.find(snapshot_id)
     size = sum(asset.size for asset in found.assets)
     current.document(
         {"status": "dry", "snapshotId": found.snapshot_id, "size": size, "scratch": str(parent), "boot": started}

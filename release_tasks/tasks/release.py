@@ -316,7 +316,7 @@ def _show_dry_prepare(current: Session) -> None:
 
 def _show_plan(current: Session, typed: dict[str, Any]) -> None:
     from release_tasks.core.codec import encode
-    from release_tasks.stages.rollback.preview import plan_rollback
+    from release_tasks.stages.rollback.plan import plan_rollback
 
     with current.progress() as emit:
         plan = plan_rollback(current.settings, **typed, emit=emit)

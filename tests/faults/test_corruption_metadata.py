@@ -30,7 +30,7 @@ from release_tasks.archive.verify import verify_all
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.errors import ExitCode, StageFailed, UsageError
 from release_tasks.report.status import overview
-from release_tasks.stages.rollback.preview import plan_rollback
+from release_tasks.stages.rollback.plan import plan_rollback
 
 Document = dict[str, Any]
 Change = Callable[[Document], Any]

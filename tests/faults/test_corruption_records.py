@@ -25,6 +25,7 @@ from harness.damage import (
 from harness.stages import passed_preflight, prepare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from release_tasks.stages.rollback.preview import plan_rollback
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import verify_all
@@ -33,7 +34,7 @@ from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.errors import ExitCode, StageError, StageFailed, UsageError
 from release_tasks.core.records import Manifest
 from release_tasks.report.status import overview
-from release_tasks.stages.rollback.preview import plan_rollback
+from release_tasks.stages.rollback.plan import plan_rollback
 from release_tasks.stages.rollback.recovery import pending, recover
 from release_tasks.tasks.flags import with_flags
 

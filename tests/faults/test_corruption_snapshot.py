@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.canonical import InvalidDocument, parse_object
 from release_tasks.core.errors import ExitCode, StageFailed
-from release_tasks.stages.rollback.preview import plan_rollback
+from release_tasks.stages.rollback.plan import plan_rollback
 
 FILES = {
     "assets/database/app.db": "database",

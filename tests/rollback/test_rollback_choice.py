@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from release_tasks.core.errors import StageFailed, UsageError
-from release_tasks.stages.rollback.preview import plan_rollback
+from release_tasks.stages.rollback.plan import plan_rollback
 
 
 @pytest.mark.smoke

@@ -17,7 +17,7 @@ from release_tasks.core.records import AssetRecord, RollbackOutcome
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
-from release_tasks.stages.rollback.preview import plan_rollback
+from release_tasks.stages.rollback.plan import plan_rollback
 from release_tasks.stages.rollback.recovery import recover
 
 pytestmark = pytest.mark.slow

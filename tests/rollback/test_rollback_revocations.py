@@ -25,7 +25,7 @@ from release_tasks.pairing.policy import Pairing
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.amendment import covers_pairing
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
-from release_tasks.stages.rollback.preview import plan_rollback
+from release_tasks.stages.rollback.plan import plan_rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
 

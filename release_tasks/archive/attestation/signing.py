@@ -106,29 +106,22 @@ def opened(envelope: Mapping[str, Any], keys: Mapping[str, Ed25519PublicKey]) ->
     data = _base64(payload)
     if not keys:
         return data, None
+    from cryptography.exceptions import InvalidSignature
+
     # The key id in it is only a hint, and signed by nobody: every key is tried.
     message = pre_authentication(PAYLOAD_TYPE, data)
     for signature in signatures:
         text = signature.get("sig") if isinstance(signature, dict) else None
         signed = _base64(text) if isinstance(text, str) else b""
         for key_id, key in keys.items():
-            if _is_signed_by(key, signed, message):
+            with contextlib.suppress(InvalidSignature):
+                key.verify(signed, message)
                 return data, key_id
     claimed = [str(signature.get("keyid")) for signature in signatures if isinstance(signature, dict)]
     raise InvalidDocument(
         f"its signature (key {excerpt(', '.join(claimed), 150) or 'none'}) is not a valid one by any key that is "
         f"believed ({', '.join(keys)})"
     )
-
-
-def _is_signed_by(key: Ed25519PublicKey, signature: bytes, message: bytes) -> bool:
-    from cryptography.exceptions import InvalidSignature
-
-    try:
-        key.verify(signature, message)
-    except InvalidSignature:
-        return False
-    return True
 
 
 def _base64(text: str) -> bytes:

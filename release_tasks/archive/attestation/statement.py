@@ -6,43 +6,60 @@ Both are specified in github.com/in-toto/attestation, below ``spec/``.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import asdict
+from attrs import asdict, frozen
 
+from release_tasks.archive.attestation.signing import Signer, signer_of
 from release_tasks.config.kinds import flatten
 from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import canonical_bytes
-from release_tasks.core.digests import sha256_bytes
-from release_tasks.core.records import Check, Manifest, SnapshotMetadata
+from release_tasks.core.digests import sha256_bytes, sha256_file
+from release_tasks.core.records import AttestationReference, Manifest, SnapshotMetadata
 
-__all__ = ["PREDICATE_TYPE", "STATEMENT_TYPE", "gates_digest", "make_statement", "subjects_of", "verdict_of"]
+__all__ = ["PREDICATE_TYPE", "STATEMENT_TYPE", "Attester", "gates_digest", "subjects_of", "verdict_of"]
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
 _WHOLE_RELEASE = "release.prepare"  # the test that fails when every gate passed and the release is blocked
 
 
-def make_statement(
-    manifest: Manifest, digest: str, settings: Settings, snapshot: SnapshotMetadata | None, metadata_digest: str | None
-) -> dict[str, Any]:
-    """Return the Statement on a release as JSON values.
+@frozen
+class Attester:
+    """Makes the statements of one configuration, in an envelope where there is a key."""
 
-    ``digest`` is that of the manifest's file, ``metadata_digest`` that of the snapshot's metadata.json.
-    """
-    predicate = verdict_of(manifest)
-    predicate["configuration"] = [{"name": "release.gates", "digest": {"sha256": gates_digest(settings)}}]
-    url = _run_url(os.environ)
-    if url is not None:
-        predicate["url"] = url
-    return {
-        "_type": STATEMENT_TYPE,
-        "subject": subjects_of(manifest, digest, snapshot, metadata_digest),
-        "predicateType": PREDICATE_TYPE,
-        "predicate": predicate,
-    }
+    settings: Settings
+    signer: Signer | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Attester:
+        """Return the attester of this configuration; raises UsageError when its key cannot be used."""
+        return cls(settings, signer_of(settings))
+
+    @property
+    def reference(self) -> AttestationReference:
+        """What a manifest says of the statement beside it."""
+        return AttestationReference(key_id=self.signer.key_id if self.signer else None)
+
+    def line(
+        self, manifest: Manifest, data: bytes, snapshot: SnapshotMetadata | None = None, folder: Path | None = None
+    ) -> bytes:
+        """Return the statement on ``manifest``, whose file holds ``data``; the snapshot lies in ``folder`` by now."""
+        predicate = verdict_of(manifest)
+        predicate["configuration"] = [{"name": "release.gates", "digest": {"sha256": gates_digest(self.settings)}}]
+        url = _run_url()
+        if url is not None:
+            predicate["url"] = url
+        metadata_digest = sha256_file(folder / "metadata.json") if folder is not None else None
+        document = {
+            "_type": STATEMENT_TYPE,
+            "subject": subjects_of(manifest, sha256_bytes(data), snapshot, metadata_digest),
+            "predicateType": PREDICATE_TYPE,
+            "predicate": predicate,
+        }
+        statement = canonical_bytes(document)
+        return (statement if self.signer is None else canonical_bytes(self.signer.envelope(statement))) + b"\n"
 
 
 def subjects_of(
@@ -50,6 +67,7 @@ def subjects_of(
 ) -> list[dict[str, Any]]:
     """Return what the statement is about, each with its digest: manifest, snapshot, what ``sha256sum`` can check of it.
 
+    ``digest`` is that of the manifest's file, ``metadata_digest`` that of the snapshot's metadata.json.
     Folders are covered by the snapshot's digest and its metadata. A commit is named only when the files were as in it.
     """
     found = {f"manifests/{manifest.release_id}.json": digest}
@@ -71,7 +89,7 @@ def verdict_of(manifest: Manifest) -> dict[str, Any]:
     """Return the part of the predicate that the manifest alone decides: its result, and the gates by theirs."""
     checks = manifest.preflight.checks
     failed = [check.id for check in checks if check.blocks]
-    warned = [check.id for check in checks if _is_warning(check)]
+    warned = [check.id for check in checks if check.status != "passed" and check.advisory]
     if manifest.status == "blocked":
         result, failed = "FAILED", failed or [_WHOLE_RELEASE]
     else:
@@ -96,13 +114,9 @@ def gates_digest(settings: Settings) -> str:
     return sha256_bytes(canonical_bytes({name: asdict(gate, value_serializer=plain) for name, gate in gates.items()}))
 
 
-def _is_warning(check: Check) -> bool:
-    return check.status != "passed" and check.advisory
-
-
-def _run_url(environment: Mapping[str, str]) -> str | None:
+def _run_url() -> str | None:
     """Say where the run of CI that prepares this can be seen, where it says so itself."""
-    server, repository, run = (environment.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
-    if environment.get("GITHUB_ACTIONS") == "true" and server and repository and run:
+    server, repository, run = (os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
+    if os.environ.get("GITHUB_ACTIONS") == "true" and server and repository and run:
         return f"{server}/{repository}/actions/runs/{run}"
-    return environment.get("CI_JOB_URL") if environment.get("GITLAB_CI") == "true" else None
+    return os.environ.get("CI_JOB_URL") if os.environ.get("GITLAB_CI") == "true" else None

@@ -74,13 +74,10 @@ def verify_attestations(
             what = f"is not signed, although the release {first_signed} before it is"
             finding = AttestationFinding(file=f"manifests/{file.release_id}.json", what=what)
             verdict = evolve(verdict, status="damaged", findings=[finding])
-        if snapshot_id is None or _names(file.manifest, snapshot_id):
+        named = file.manifest.snapshot if file.manifest is not None else None
+        if snapshot_id is None or (named is not None and named.snapshot_id == snapshot_id):
             verdicts.append(verdict)
     return verdicts
-
-
-def _names(manifest: Manifest | None, snapshot_id: str) -> bool:
-    return manifest is not None and manifest.snapshot is not None and manifest.snapshot.snapshot_id == snapshot_id
 
 
 def _verified(pipeline: Pipeline, file: ManifestFile, keys: Mapping[str, Ed25519PublicKey]) -> AttestationVerdict:
@@ -135,8 +132,11 @@ def _differences(
 ) -> list[AttestationFinding]:
     """Compare what is attested with what is there now; a snapshot that retention has removed is missed by nobody."""
     place = f"manifests/{file.release_id}.json"
+    path = pipeline.manifest_path(file.release_id)
     try:
-        digest = _digest_of(pipeline.manifest_path(file.release_id))
+        if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a pipe would wait for its writer
+            raise OSError(f"{path.name} is no regular file")
+        digest = sha256_file(path)
     except (OSError, StageError) as error:
         return [AttestationFinding(file=place, what=f"cannot be read: {error}", attested=attested.get(place))]
     if attested.get(place) != f"sha256:{digest}":
@@ -147,14 +147,13 @@ def _differences(
         return [AttestationFinding(file=place, what=f"is refused: {file.reason}")]
     findings = []
     snapshot, metadata_digest = _snapshot_of(pipeline, file.manifest)
-    expected = _by_name(subjects_of(file.manifest, digest, snapshot, metadata_digest))
+    subjects = subjects_of(file.manifest, digest, snapshot, metadata_digest)
+    expected = {s["name"]: f"{algorithm}:{value}" for s in subjects for algorithm, value in s["digest"].items()}
     for name in [*expected, *(name for name in attested if name not in expected)]:
         is_gone = snapshot is None and name.startswith("snapshots/")
         if not is_gone and attested.get(name) != expected.get(name):
-            found = expected.get(name)
-            findings.append(
-                AttestationFinding(file=name, what="is not what was attested", attested=attested.get(name), found=found)
-            )
+            what, found = "is not what was attested", expected.get(name)
+            findings.append(AttestationFinding(file=name, what=what, attested=attested.get(name), found=found))
     for key, value in verdict_of(file.manifest).items():
         said = statement["predicate"].get(key)
         if said != value:
@@ -162,10 +161,6 @@ def _differences(
             statement_file = _shown(pipeline.statement_path(file.release_id))
             findings.append(AttestationFinding(file=statement_file, what=what, attested=str(said), found=str(value)))
     return findings
-
-
-def _by_name(subjects: list[dict[str, Any]]) -> dict[str, str]:
-    return {s["name"]: f"{algorithm}:{digest}" for s in subjects for algorithm, digest in s["digest"].items()}
 
 
 def _snapshot_of(pipeline: Pipeline, manifest: Manifest) -> tuple[SnapshotMetadata | None, str | None]:
@@ -177,12 +172,6 @@ def _snapshot_of(pipeline: Pipeline, manifest: Manifest) -> tuple[SnapshotMetada
         return metadata, sha256_file(pipeline.catalogue.path(metadata.snapshot_id) / "metadata.json")
     except (StageError, OSError):
         return None, None
-
-
-def _digest_of(path: Path) -> str:
-    if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a pipe would wait for its writer
-        raise OSError(f"{path.name} is no regular file")
-    return sha256_file(path)
 
 
 def _shown(path: Path) -> str:

@@ -109,9 +109,8 @@ def _start() -> tuple[CommandProcess, Any]:
     reading, writing = os.pipe()
     with os.fdopen(reading, "rb") as stdin:
         try:
-            return CommandProcess(command, cwd=Path("/"), environment=os.environ, stdin=stdin), os.fdopen(
-                writing, "wb", buffering=0
-            )
+            process = CommandProcess(command, cwd=Path("/"), environment=os.environ, stdin=stdin)
+            return process, os.fdopen(writing, "wb", buffering=0)
         except BaseException:
             os.close(writing)
             raise

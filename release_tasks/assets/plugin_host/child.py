@@ -36,7 +36,11 @@ def main() -> None:
     except BaseException as error:
         frames = traceback.extract_tb(error.__traceback__)
         at = f" ({os.path.basename(frames[-1].filename)}, line {frames[-1].lineno})" if frames else ""
-        _answer(answers, {"failed": f"{_name_of(request)} broke in {request['action']}: {shown_error(error)}{at}"})
+        try:
+            name = str(find_plugin(ASSETS, request["plugin"]))
+        except PluginUnusable:
+            name = f"the asset kind {request['plugin']!r}"
+        _answer(answers, {"failed": f"{name} broke in {request['action']}: {shown_error(error)}{at}"})
     os._exit(0)  # does not wait for threads that the plugin left
 
 
@@ -67,9 +71,16 @@ def _carry_out(request: dict[str, Any], answers: int) -> list[str]:
     signal.signal(signal.SIGTERM, lambda *_: cancelled.set())
     plugin = find_plugin(ASSETS, request["plugin"])
     kind = _loaded(plugin)
-    context = AssetContext(
-        key=request["key"], options=request["options"], cancelled=cancelled, report=_reporter(answers)
-    )
+    said = 0.0
+
+    def report(done: int, total: int) -> None:
+        nonlocal said
+        now = time.monotonic()
+        if now - said >= _REPORT_INTERVAL or done >= total:
+            said = now
+            _answer(answers, {"progress": [int(done), int(total)]})
+
+    context = AssetContext(key=request["key"], options=request["options"], cancelled=cancelled, report=report)
     copy = Path(request["copy"])
     if request["action"] == "check":
         found = kind.check(copy, context)
@@ -103,27 +114,7 @@ def _loaded(plugin: Plugin) -> Any:
     return kind
 
 
-def _reporter(answers: int) -> Any:
-    said = 0.0
-
-    def report(done: int, total: int) -> None:
-        nonlocal said
-        now = time.monotonic()
-        if now - said >= _REPORT_INTERVAL or done >= total:
-            said = now
-            _answer(answers, {"progress": [int(done), int(total)]})
-
-    return report
-
-
 def _answer(answers: int, message: dict[str, Any]) -> None:
     line = memoryview(json.dumps(message).encode() + b"\n")
     while line:
         line = line[os.write(answers, line) :]
-
-
-def _name_of(request: dict[str, Any]) -> str:
-    try:
-        return str(find_plugin(ASSETS, request["plugin"]))
-    except PluginUnusable:
-        return f"the asset kind {request['plugin']!r}"

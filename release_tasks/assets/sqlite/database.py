@@ -119,21 +119,16 @@ def restore_database(copy: Path, live: Path, progress: Progress | None = None) -
         try:
             _run_backup(target, source, progress)
         finally:
-            if resized:
-                _return_to_wal(target)
+            # The content is settled by then, so a lock that comes in between is waited for and never an error.
+            for _ in range(3 if resized else 0):
+                with contextlib.suppress(apsw.Error):
+                    _value(target, "PRAGMA journal_mode = WAL")
+                    break
         if mode == "wal":
             # Give the space of the WAL back; who is reading right now may prevent it, which harms nothing.
             target.set_busy_timeout(200)
             with contextlib.suppress(apsw.Error):
                 _value(target, "PRAGMA wal_checkpoint(TRUNCATE)")
-
-
-def _return_to_wal(target: apsw.Connection) -> None:
-    # The content is settled by then, so a lock that comes in between is waited for and never an error.
-    for _ in range(3):
-        with contextlib.suppress(apsw.Error):
-            _value(target, "PRAGMA journal_mode = WAL")
-            return
 
 
 def check_database(path: Path, thorough: bool = False, blame: Path | None = None) -> None:
@@ -223,30 +218,23 @@ def _findings(database: apsw.Connection, check: str) -> list[str]:
     stood_in: set[str] = set()
     while True:
         try:
-            return _without_trouble([str(row[0]) for row in database.execute(f"PRAGMA {check}")])
+            found = [str(row[0]) for row in database.execute(f"PRAGMA {check}")]
         except apsw.SQLError as error:
             missing = _MISSING.search(str(error))
             if missing is None or missing[0] in stood_in:
                 raise
             stood_in.add(missing[0])
-            _stand_in(database, missing["kind"], missing["name"])
+            if missing["kind"] == "collation":
+                database.create_collation(missing["name"], lambda a, b: (a > b) - (a < b))
+            else:
+                database.create_scalar_function(missing["name"], lambda *_: 1, -1, deterministic=True)
             check = check.replace("integrity_check", "quick_check")  # a stand-in cannot look rows up in an index
-
-
-def _without_trouble(found: list[str]) -> list[str]:
-    """Return findings on the content; raises apsw.IOError for one that tells of an error in reading it."""
-    for finding in found:
-        for code in map(int, _CODE.findall(finding)):
+            continue
+        for code in (int(code) for finding in found for code in _CODE.findall(finding)):
+            # A finding on an error in reading, not on the content.
             if code & 0xFF in (apsw.SQLITE_IOERR, apsw.SQLITE_NOMEM) and code != apsw.SQLITE_IOERR_SHORT_READ:
-                raise apsw.IOError(finding)
-    return found
-
-
-def _stand_in(database: apsw.Connection, kind: str, name: str) -> None:
-    if kind == "collation":
-        database.create_collation(name, lambda a, b: (a > b) - (a < b))
-    else:
-        database.create_scalar_function(name, lambda *_: 1, -1, deterministic=True)
+                raise apsw.IOError("; ".join(found))
+        return found
 
 
 def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Progress | None) -> None:
@@ -308,7 +296,16 @@ def _require_database(path: Path) -> None:
 
     SQLite would delete the WAL of a file that does not, and with it the last good copy of what it held.
     """
-    _require_regular_file(path)
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedDatabase(f"{path} cannot be read: {error.strerror}.") from error
+    if not stat.S_ISREG(mode):
+        raise DamagedDatabase(f"{path} should be a SQLite database and is no regular file.")
+    for suffix in SIDE_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(f"{path}{suffix}").st_mode):
+                raise DamagedDatabase(f"{path} cannot be opened: {path.name}{suffix} beside it is no regular file.")
     with with_path(path), path.open("rb", buffering=0) as file:
         start = file.read(len(_MAGIC))
     if not start and not any(_has_content(path, suffix) for suffix in ("-wal", "-journal")):
@@ -330,19 +327,6 @@ def _has_content(path: Path, suffix: str) -> bool:
         return os.lstat(f"{path}{suffix}").st_size > 0
     except FileNotFoundError:
         return False
-
-
-def _require_regular_file(path: Path) -> None:
-    try:
-        mode = os.lstat(path).st_mode
-    except (FileNotFoundError, NotADirectoryError) as error:
-        raise DamagedDatabase(f"{path} cannot be read: {error.strerror}.") from error
-    if not stat.S_ISREG(mode):
-        raise DamagedDatabase(f"{path} should be a SQLite database and is no regular file.")
-    for suffix in SIDE_FILES:
-        with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.lstat(f"{path}{suffix}").st_mode):
-                raise DamagedDatabase(f"{path} cannot be opened: {path.name}{suffix} beside it is no regular file.")
 
 
 @contextlib.contextmanager

@@ -57,23 +57,14 @@ class SqliteKind(AssetKind):
         copied = Meter(emit, "capture", record.key, 0)
         checked = Meter(emit, "check", record.key, 0)
         journal_mode, digest = capture_database(
-            asset.path,
-            copy,
-            copied.reach,
-            lambda size: checked.reach(checked.done + size, copied.total),
+            asset.path, copy, copied.reach, lambda size: checked.reach(checked.done + size, copied.total)
         )
         info = os.lstat(asset.path)
         if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
             with contextlib.suppress(OSError):  # only root may give files away
                 os.chown(copy, info.st_uid, info.st_gid)
-        return evolve(
-            record,
-            exists=True,
-            size=copy.stat().st_size,
-            sha256=digest,
-            content_digest=digest,
-            journal_mode=journal_mode,
-        )
+        size = copy.stat().st_size
+        return evolve(record, exists=True, size=size, sha256=digest, content_digest=digest, journal_mode=journal_mode)
 
     def remains(self, asset: AssetConfig) -> list[Path]:
         """Return the database and its side files: together they may hold what SQLite cannot read any more."""
@@ -150,12 +141,9 @@ class SqliteKind(AssetKind):
         return super().state_of(step)
 
     def _carry_out(self, move: Move) -> None:
-        if move.step.action == "database":
-            self._replace_content(move)
-        else:
+        if move.step.action != "database":
             super()._carry_out(move)
-
-    def _replace_content(self, move: Move) -> None:
+            return
         was_begun = move.step.begun
         if not was_begun:
             move.note(evolve(move.step, begun=True))

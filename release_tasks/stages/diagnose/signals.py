@@ -28,7 +28,7 @@ from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 from release_tasks.service.reliability import ask_reliability
 from release_tasks.service.wait import ask_health
-from release_tasks.stages.rollback.in_place import find_in_place
+from release_tasks.stages.rollback.plan import find_in_place
 
 __all__ = ["Disk", "Signals", "read_signals"]
 

@@ -22,7 +22,6 @@ from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.options import Duration
 from release_tasks.core.process.find import opened_below, start_ticks
 from release_tasks.core.process.output import end_of_file
-from release_tasks.core.records import HealthReport
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration, show_size
 from release_tasks.service.wait import ask_health
@@ -68,14 +67,25 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
         port = _free_port()
         url = service.health.replace("{port}", str(port))
         with _running(service, scratch, settings, port, live) as attempt:
-            health = _await_health(service, url, attempt, emit)
+
+            def tell(event: Event) -> None:
+                attempt.look()  # once more after each request
+                emit(event)
+
+            asked = HealthConfig(
+                url=url,
+                timeout=Duration(_REQUEST_SECONDS),
+                deadline=Duration(service.timeout),
+                interval=Duration(_INTERVAL_SECONDS),
+            )
+            health = ask_health(asked, passes=1, cancelled=attempt.is_over, emit=tell)
             trouble = attempt.look()
     except OSError as error:
         trouble = f"it could not be started: {error.strerror or error}"
     duration = time.monotonic() - started
     passed = not trouble and health is not None and health.passed
-    if health is not None and not trouble:
-        trouble = "" if passed else f"it did not get healthy: {health.detail}"
+    if health is not None and not trouble and not passed:
+        trouble = f"it did not get healthy: {health.detail}"
     redactor = Redactor.from_environment(os.environ)
     tail = [] if passed else end_of_file(scratch.boot_log)[-_TAIL_LINES:]
     return BootOutcome(
@@ -87,20 +97,6 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
         duration_ms=round(duration * 1000),
         output_tail=[redactor.redact_text(line) for line in tail],
     )
-
-
-def _await_health(service: Service, url: str, attempt: _Attempt, emit: Emit) -> HealthReport:
-    def tell(event: Event) -> None:
-        attempt.look()  # once more after each request
-        emit(event)
-
-    asked = HealthConfig(
-        url=url,
-        timeout=Duration(_REQUEST_SECONDS),
-        deadline=Duration(service.timeout),
-        interval=Duration(_INTERVAL_SECONDS),
-    )
-    return ask_health(asked, passes=1, cancelled=attempt.is_over, emit=tell)
 
 
 @contextlib.contextmanager

@@ -23,10 +23,17 @@ from release_tasks.core.errors import StageFailed, UsageError, describe_error
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded, within
 from release_tasks.core.records import SnapshotMetadata
 from release_tasks.stages.drill.boot import Service, boot
-from release_tasks.stages.drill.checks import check_assets, check_databases, check_plugins
-from release_tasks.stages.drill.outcome import AssetCheck, BootOutcome, DatabaseCheck, DrillOutcome, NotProved
+from release_tasks.stages.drill.outcome import (
+    AssetCheck,
+    BootOutcome,
+    DatabaseCheck,
+    DrillOutcome,
+    NotProved,
+    check_assets,
+    check_databases,
+    check_plugins,
+)
 from release_tasks.stages.drill.scratch import (
-    Scratch,
     copy_snapshot,
     is_short_of_room,
     require_room,
@@ -36,7 +43,7 @@ from release_tasks.stages.drill.scratch import (
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.stage import require_assets
 
-__all__ = ["find_snapshot", "run_drill", "service_of"]
+__all__ = ["run_drill", "service_of"]
 
 _GATEWAY = "the embedded gateway"
 _MOST_DETAIL = 2000  # characters of a sentence that go into the log
@@ -66,7 +73,7 @@ def run_drill(
     rehearsal = _Rehearsal(settings, snapshot_id, service, pipeline, shielded(emit))
     is_conclusive = True
     try:
-        rehearsal.snapshot = find_snapshot(pipeline.catalogue, snapshot_id)
+        rehearsal.snapshot = pipeline.catalogue.find(snapshot_id)
         with _still_there(pipeline.catalogue, rehearsal.snapshot):
             rehearsal.run(parent)
     except (StageFailed, OSError) as error:
@@ -79,14 +86,6 @@ def run_drill(
         told = f"{describe_error(error)} What the drill found could not be written down, so nothing is proved."
         return evolve(outcome, status="failed", diagnostics=[told, *outcome.diagnostics])
     return outcome
-
-
-def find_snapshot(catalogue: Catalogue, snapshot_id: str | None) -> SnapshotMetadata:
-    """Return the snapshot to drill, the newest release snapshot by default.
-
-    Raises UsageError when there is none of that id, StageFailed when it cannot be read.
-    """
-    return catalogue.latest() if snapshot_id is None else catalogue.get(snapshot_id)
 
 
 @define
@@ -122,7 +121,11 @@ class _Rehearsal:
             if not self.problems:
                 self.repeat(settings, snapshot_id)
             if self.service is not None and not self.problems:
-                self.boot_service(self.service, scratch, settings)
+                self.emit(StepBegan("boot", self.service.shown))
+                live = [asset.path for asset in self.settings.release.assets.values()]
+                self.boot = boot(self.service, scratch, settings, live, self.emit)
+                if not self.boot.passed:
+                    self.problems.append(f"The service, started with {self.service.shown!r}: {self.boot.detail}.")
 
     def require_whole(self, snapshot: SnapshotMetadata) -> None:
         """Refuse what a rollback would refuse, before anything is copied."""
@@ -172,14 +175,6 @@ class _Rehearsal:
             self.problems.append(
                 f"A second rollback should find nothing to do, and it was {outcome.status}. {told}".strip()
             )
-
-    def boot_service(self, service: Service, scratch: Scratch, settings: Settings) -> None:
-        """Start the service on what was restored, until it is healthy."""
-        self.emit(StepBegan("boot", service.shown))
-        live = [asset.path for asset in self.settings.release.assets.values()]
-        self.boot = boot(service, scratch, settings, live, self.emit)
-        if not self.boot.passed:
-            self.problems.append(f"The service, started with {service.shown!r}: {self.boot.detail}.")
 
     def outcome(self, duration_ms: int) -> DrillOutcome:
         """Return the verdict."""

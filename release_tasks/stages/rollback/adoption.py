@@ -36,10 +36,12 @@ def adopt_legacy(
     if verdict.findings:
         raise StageFailed(f"Snapshot {target.snapshot_id} is refused, nothing was changed: {verdict.findings[0]}.")
     folder = pipeline.catalogue.path(target.snapshot_id)
+    # By their place below the project, or by key: the older tool had keys of its own.
+    by_place = {settings.project / r.relative_path.removeprefix("assets/"): r for r in reversed(target.assets)}
     stored = {
         key: _stored_asset(asset, record, folder)
         for key, asset in settings.release.assets.items()
-        if (record := _matching(key, asset, target, settings.project)) is not None
+        if (record := by_place.get(asset.path) or target.asset(key)) is not None
     }
     if not stored:
         raise StageFailed(f"Snapshot {target.snapshot_id} holds none of the assets in release.assets.")
@@ -51,14 +53,6 @@ def adopt_legacy(
         audit=pipeline.audit.anchor(),
     )
     return capture_snapshot(pipeline.catalogue, stored, request, emit)
-
-
-def _matching(key: str, asset: AssetConfig, target: SnapshotMetadata, project: Path) -> AssetRecord | None:
-    """Find an asset by its place below the project, or by its key: the older tool had keys of its own."""
-    for record in target.assets:
-        if project / record.relative_path.removeprefix("assets/") == asset.path:
-            return record
-    return target.asset(key)
 
 
 def _stored_asset(asset: AssetConfig, record: AssetRecord, folder: Path) -> AssetConfig:

@@ -15,6 +15,7 @@ from release_tasks.core.clock import compact, timestamp
 from release_tasks.core.errors import (
     Interrupted,
     LockHeld,
+    StageError,
     StageFailed,
     UsageError,
     describe_error,
@@ -22,14 +23,44 @@ from release_tasks.core.errors import (
 )
 from release_tasks.core.events import Emit, StepBegan, shielded
 from release_tasks.core.lock import run_lock
-from release_tasks.core.records import RollbackOutcome
-from release_tasks.stages.rollback.precondition import Overtaken, Standing, require_standing
+from release_tasks.core.records import RollbackOutcome, RollbackState
 from release_tasks.stages.rollback.recorder import Recorder, record_refusal
 from release_tasks.stages.rollback.recovery import recover_locked
 
-__all__ = ["GO_ON", "Attempt", "Ended", "RollbackRequest", "apply_retention", "attempt"]
+__all__ = [
+    "GO_ON",
+    "Overtaken",
+    "Precondition",
+    "RollbackAttempt",
+    "RollbackEnded",
+    "RollbackRequest",
+    "apply_retention",
+    "attempt",
+    "precondition_now",
+]
 
 GO_ON = "Restart and health were not reached: restart the service and see that it is well."
+
+
+class Overtaken(StageError):
+    """Something was prepared or restored since a rollback was decided on (exit 1); nothing live was touched."""
+
+
+@frozen(kw_only=True)
+class Precondition:
+    """The newest ready release, the sequences of releases and the rollback state, when a rollback was decided on."""
+
+    release_id: str | None
+    lineage: str
+    state: RollbackState | None
+
+
+def precondition_now(pipeline: Pipeline) -> Precondition:
+    """Return what holds now, for a rollback that may be decided on before it has the lock."""
+    latest = pipeline.latest_ready()
+    return Precondition(
+        release_id=latest.release_id if latest else None, lineage=pipeline.lineage(), state=pipeline.known_state()
+    )
 
 
 @frozen(kw_only=True)
@@ -42,10 +73,10 @@ class RollbackRequest:
     snapshot_id: str | None = None
     force: bool = False
     wait: float = 0.0
-    only_while: Standing | None = None
+    only_while: Precondition | None = None
 
 
-class Ended(Exception):
+class RollbackEnded(Exception):
     """The attempt ended before its last step, and that is on record; ``outcome`` says how."""
 
     def __init__(self, outcome: RollbackOutcome) -> None:
@@ -54,7 +85,7 @@ class Ended(Exception):
 
 
 @frozen(kw_only=True)
-class Attempt:
+class RollbackAttempt:
     """What every step of a rollback works with. ``lineage`` is how far releases had come when it began."""
 
     settings: Settings
@@ -77,11 +108,11 @@ class Attempt:
 
 
 @contextlib.contextmanager
-def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, emit: Emit) -> Iterator[Attempt]:
+def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, emit: Emit) -> Iterator[RollbackAttempt]:
     """Hold the lock, finish what an interrupted run left, and let the block restore; every attempt is recorded.
 
-    Raises Ended for one that failed, with its outcome. UsageError, LockHeld, Overtaken and Interrupted are recorded as
-    refusals and re-raised.
+    Raises RollbackEnded for one that failed, with its outcome. UsageError, LockHeld, Overtaken and Interrupted are
+    recorded as refusals and re-raised.
     """
     started_at, emit = timestamp(), shielded(emit)
     has_lock = is_over = False
@@ -91,8 +122,8 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
             try:
                 emit(StepBegan("recover"))
                 recover_locked(settings, pipeline, emit)
-                require_standing(pipeline, request.only_while)
-                yield Attempt(
+                _require_unchanged(pipeline, request.only_while)
+                yield RollbackAttempt(
                     settings=settings,
                     request=request,
                     pipeline=pipeline,
@@ -105,7 +136,7 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
                 outcome = _failed(pipeline, request, started_at, error)
                 record_refusal(pipeline, request.snapshot_id, "failed", describe_error(error))
                 apply_retention(settings, pipeline)
-                raise Ended(outcome) from error
+                raise RollbackEnded(outcome) from error
             except (UsageError, LockHeld, Overtaken, Interrupted) as error:
                 record_refusal(pipeline, request.snapshot_id, "refused", str(error))
                 raise
@@ -114,11 +145,23 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
         if not is_over:
             outcome = _failed(pipeline, request, started_at, error)
             _record_without_lock(pipeline, request, "failed", describe_error(error))
-            raise Ended(outcome) from error
+            raise RollbackEnded(outcome) from error
     except (LockHeld, Interrupted) as error:
         if not has_lock:
             _record_without_lock(pipeline, request, "refused", str(error))
         raise
+
+
+def _require_unchanged(pipeline: Pipeline, before: Precondition | None) -> None:
+    """Raise Overtaken where something was prepared or restored since ``before``."""
+    if before is None:
+        return
+    now = precondition_now(pipeline)
+    if now.release_id != before.release_id or pipeline.was_prepared_since(before.lineage):
+        raise Overtaken(f"Release {now.release_id} was prepared meanwhile, so this rollback was given up.")
+    if now.state != before.state:
+        last = f" ({now.state.status}, snapshot {now.state.snapshot_id})" if now.state else ""
+        raise Overtaken(f"Another rollback was at work meanwhile{last}, so this one was given up.")
 
 
 def _record_without_lock(pipeline: Pipeline, request: RollbackRequest, status: str, detail: str) -> None:

@@ -24,13 +24,19 @@ from release_tasks.stages.notifications.sending import Notices
 from release_tasks.stages.notifications.wording import about_rollback
 from release_tasks.stages.rollback.adoption import adopt_legacy
 from release_tasks.stages.rollback.amendment import amend_target, find_amended, foresee
-from release_tasks.stages.rollback.attempt import GO_ON, Attempt, Ended, RollbackRequest, apply_retention, attempt
-from release_tasks.stages.rollback.in_place import InPlace, find_in_place
+from release_tasks.stages.rollback.attempt import (
+    GO_ON,
+    RollbackAttempt,
+    RollbackEnded,
+    RollbackRequest,
+    apply_retention,
+    attempt,
+)
 from release_tasks.stages.rollback.journal import JOURNAL_VERSION, clear_journal, write_journal
-from release_tasks.stages.rollback.plan import RollbackPlan, plan_changes, remarks_on_safety
+from release_tasks.stages.rollback.plan import InPlace, RollbackPlan, find_in_place, plan_changes, remarks_on_safety
 from release_tasks.stages.rollback.restart import Restart, start_detached
 from release_tasks.stages.rollback.stores import HeldStores, hold_stores
-from release_tasks.stages.rollback.swap import Swap, locked, ordered
+from release_tasks.stages.rollback.swap import Swap, locked
 from release_tasks.stages.stage import stage
 
 __all__ = ["RollbackRequest", "roll_back", "rollback"]
@@ -86,22 +92,21 @@ def rollback(
             restart = restart_service(run)
             health = await_health(run, restart)
             return record(run, target, safety, plan, restart, health)
-    except Ended as ended:
+    except RollbackEnded as ended:
         return ended.outcome
 
 
-def resolve_and_verify(run: Attempt) -> SnapshotMetadata:
+def resolve_and_verify(run: RollbackAttempt) -> SnapshotMetadata:
     """Find the snapshot and verify every byte of it, before anything live is touched."""
-    catalogue, wanted = run.pipeline.catalogue, run.request.snapshot_id
-    target = catalogue.latest() if wanted is None else catalogue.get(wanted)
+    target = run.pipeline.catalogue.find(run.request.snapshot_id)
     run.emit(StepBegan("verify", target.snapshot_id))
     if legacy.is_legacy(target):
         return adopt_legacy(run.settings, run.pipeline, target, is_forced=run.request.force, emit=run.emit)
-    require_intact(catalogue, target, run.emit)
+    require_intact(run.pipeline.catalogue, target, run.emit)
     return target
 
 
-def in_place(run: Attempt, target: SnapshotMetadata) -> InPlace | None:
+def in_place(run: RollbackAttempt, target: SnapshotMetadata) -> InPlace | None:
     """Return what is live already of the target, None when a restore is needed or was typed."""
     wanted = find_amended(run.pipeline, foresee(run.settings, run.pipeline, target))
     if wanted is None or run.request.force:
@@ -109,7 +114,7 @@ def in_place(run: Attempt, target: SnapshotMetadata) -> InPlace | None:
     return find_in_place(run.settings, run.pipeline, wanted)
 
 
-def confirm(run: Attempt, found: InPlace) -> RollbackOutcome:
+def confirm(run: RollbackAttempt, found: InPlace) -> RollbackOutcome:
     """Leave the state alone: nothing when the service is healthy, else the restart hook and another request.
 
     What the service wrote since the restore is its own; only --force takes it back.
@@ -143,7 +148,7 @@ def confirm(run: Attempt, found: InPlace) -> RollbackOutcome:
 
 
 @contextlib.contextmanager
-def safety_copy(run: Attempt) -> Iterator[SnapshotMetadata]:
+def safety_copy(run: RollbackAttempt) -> Iterator[SnapshotMetadata]:
     """Keep the live state as it is now, so that the rollback can itself be rolled back; the block publishes it."""
     run.emit(StepBegan("safety snapshot"))
     request = CaptureRequest(
@@ -160,7 +165,7 @@ def safety_copy(run: Attempt) -> Iterator[SnapshotMetadata]:
 
 @contextlib.contextmanager
 def staged(
-    run: Attempt, target: SnapshotMetadata, plan: RollbackPlan, stores: HeldStores
+    run: RollbackAttempt, target: SnapshotMetadata, plan: RollbackPlan, stores: HeldStores
 ) -> Iterator[list[JournalStep]]:
     """Lay the new state of every asset that changes beside it, and remove it again once no journal needs it."""
     run.emit(StepBegan("stage"))
@@ -176,14 +181,15 @@ def staged(
                     asset.kind.stage(asset, captured, stored, run.rollback_id, is_usable=is_usable, emit=run.emit)
                 )
         stores.hold_staged(target, run.rollback_id)
-        yield ordered(steps)
+        # Databases first: only they can still fail for want of space or a lock, and then nothing has moved yet.
+        yield sorted(steps, key=lambda step: step.action != "database")
     finally:
         if not run.pipeline.has_journal():
             for asset in run.assets.values():
                 asset.kind.finish(asset)
 
 
-def commit(run: Attempt, target: SnapshotMetadata, safety: SnapshotMetadata, steps: list[JournalStep]) -> Swap:
+def commit(run: RollbackAttempt, target: SnapshotMetadata, safety: SnapshotMetadata, steps: list[JournalStep]) -> Swap:
     """Write the journal: from here on a crash is finished, and not discarded."""
     run.emit(StepBegan("swap"))
     journal = RollbackJournal(
@@ -201,11 +207,17 @@ def commit(run: Attempt, target: SnapshotMetadata, safety: SnapshotMetadata, ste
     try:
         write_journal(run.pipeline, journal)
     except OSError as error:
-        raise StageFailed(f"{describe_error(error)} {_withdraw(run)}") from error
+        left = "Nothing live was changed."
+        try:
+            # It may have its name already, and the next command would finish what was called failed.
+            clear_journal(run.pipeline)
+        except OSError:
+            left = "The next command may finish this rollback: run `inv release.recover` before the service is started."
+        raise StageFailed(f"{describe_error(error)} {left}") from error
     return swap
 
 
-def swap_in(run: Attempt, swap: Swap) -> None:
+def swap_in(run: RollbackAttempt, swap: Swap) -> None:
     """Put the new state in place and record that it is live; undo everything when a step fails."""
     try:
         swap.forward()
@@ -220,7 +232,7 @@ def swap_in(run: Attempt, swap: Swap) -> None:
     clear_journal(run.pipeline)
 
 
-def restart_service(run: Attempt) -> Restart | None:
+def restart_service(run: RollbackAttempt) -> Restart | None:
     """Start the restart hook, detached; None when there is none."""
     hook = run.settings.release.restart
     if hook.command is None:
@@ -230,7 +242,7 @@ def restart_service(run: Attempt) -> Restart | None:
     return start_detached(hook.command, project=run.settings.project, log=log, settle=hook.settle)
 
 
-def await_health(run: Attempt, restart: Restart | None, *, is_first: bool = False) -> HealthReport | None:
+def await_health(run: RollbackAttempt, restart: Restart | None, *, is_first: bool = False) -> HealthReport | None:
     """Ask until the service is healthy or the deadline is over; None when no endpoint is known."""
     health = run.settings.release.health
     if health.url is None:
@@ -238,16 +250,12 @@ def await_health(run: Attempt, restart: Restart | None, *, is_first: bool = Fals
     run.emit(StepBegan("health"))
     # A service whose restart failed, or that was not restarted yet, is asked once.
     once = is_first or (restart is not None and restart.failed)
-    return ask_health(
-        health,
-        passes=1 if once else health.passes_after_restore,
-        deadline=0.0 if once else None,
-        emit=run.emit,
-    )
+    passes, deadline = (1, 0.0) if once else (health.passes_after_restore, None)
+    return ask_health(health, passes=passes, deadline=deadline, emit=run.emit)
 
 
 def record(
-    run: Attempt,
+    run: RollbackAttempt,
     target: SnapshotMetadata,
     safety: SnapshotMetadata,
     plan: RollbackPlan,
@@ -277,7 +285,7 @@ def record(
     return outcome
 
 
-def _finish(run: Attempt, outcome: RollbackOutcome, target: SnapshotMetadata) -> RollbackOutcome:
+def _finish(run: RollbackAttempt, outcome: RollbackOutcome, target: SnapshotMetadata) -> RollbackOutcome:
     """Record the outcome; one that cannot be written down is failed, whatever is live."""
     try:
         run.recorder.finish(outcome, target)
@@ -290,17 +298,7 @@ def _finish(run: Attempt, outcome: RollbackOutcome, target: SnapshotMetadata) ->
         return outcome
 
 
-def _withdraw(run: Attempt) -> str:
-    """Remove a journal that was not written to its end, and say where that leaves the live state."""
-    try:
-        # It may have its name already, and the next command would finish what was called failed.
-        clear_journal(run.pipeline)
-    except OSError:
-        return "The next command may finish this rollback: run `inv release.recover` before the service is started."
-    return "Nothing live was changed."
-
-
-def _undo(run: Attempt, swap: Swap) -> str:
+def _undo(run: RollbackAttempt, swap: Swap) -> str:
     """Take back what the swap had done, and say whether that succeeded; recovery goes on with the journal."""
     try:
         swap.back()
@@ -313,7 +311,7 @@ def _undo(run: Attempt, swap: Swap) -> str:
     return "Everything is back as it was before the rollback."
 
 
-def _way_back(run: Attempt, safety: SnapshotMetadata) -> str:
+def _way_back(run: RollbackAttempt, safety: SnapshotMetadata) -> str:
     """Say how the state before this rollback comes back."""
     remains = [captured for captured in safety.assets if captured.damaged]
     if remains:

@@ -21,7 +21,7 @@ from release_tasks.core.errors import LockHeld, StageError, StageFailed, describ
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.lock import run_lock
-from release_tasks.core.records import JournalStep, RollbackJournal, RollbackState, SnapshotMetadata
+from release_tasks.core.records import JournalStep, RollbackJournal, SnapshotMetadata
 from release_tasks.stages.notifications.sending import Notices
 from release_tasks.stages.rollback.journal import clear_journal, read_journal
 from release_tasks.stages.rollback.recorder import Recorder
@@ -110,8 +110,16 @@ def recover_locked(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) 
     """Do the same with the lock already held; every rollback and prepare begins with it."""
     journal = read_journal(pipeline)
     if journal is not None:
-        with uninterrupted():
-            report = _complete_or_explain(settings, pipeline, journal, emit)
+        _require_same_assets(settings, journal.steps)
+        try:
+            with uninterrupted():
+                report = _complete(settings, pipeline, journal, emit)
+        except (StageError, OSError) as error:
+            raise StageFailed(
+                f"The interrupted rollback to {journal.snapshot_id} could not be completed, and the live state may be "
+                f"part old, part new: {describe_error(error)} "
+                "Mend that and run `inv release.recover`; start nothing before."
+            ) from error
         _discard_staged(settings)
         with contextlib.suppress(OSError):  # the live state is whole; the next run clears the rest
             pipeline.clean_up()
@@ -119,31 +127,23 @@ def recover_locked(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) 
     removed = [str(path) for path in _discard_staged(settings)] + pipeline.clean_up()
     state = pipeline.known_state()
     if state is not None and state.status == "in_progress":
-        _close_state(pipeline, state)
-        return RecoveryReport(
-            status="discarded",
-            detail=f"A rollback to {state.snapshot_id} had ended before it was done; {_close_detail(state)}.",
+        detail = "it left no journal, so nothing live had been swapped"
+        if state.restored:
+            detail = "its snapshot is live, and health was not asked"
+        anchor = pipeline.audit.append(
+            "rollback.recovered",
+            status="restored" if state.restored else "failed",
+            detail=detail,
             snapshot_id=state.snapshot_id,
-            removed=removed,
+            rollbackId=state.rollback_id,
         )
+        pipeline.write_state(evolve(state, status="failed", updated_at=timestamp(), detail=detail, audit=anchor))
+        sentence = f"A rollback to {state.snapshot_id} had ended before it was done; {detail}."
+        return RecoveryReport(status="discarded", detail=sentence, snapshot_id=state.snapshot_id, removed=removed)
     if removed:
         detail = "Removed what an interrupted run had left; no live state had been touched."
         return RecoveryReport(status="discarded", detail=detail, removed=removed)
     return RecoveryReport(status="clean", detail="Nothing to recover.")
-
-
-def _complete_or_explain(
-    settings: Settings, pipeline: Pipeline, journal: RollbackJournal, emit: Emit
-) -> RecoveryReport:
-    _require_same_assets(settings, journal.steps)
-    try:
-        return _complete(settings, pipeline, journal, emit)
-    except (StageError, OSError) as error:
-        raise StageFailed(
-            f"The interrupted rollback to {journal.snapshot_id} could not be completed, and the live state may be "
-            f"part old, part new: {describe_error(error)} "
-            "Mend that and run `inv release.recover`; start nothing before."
-        ) from error
 
 
 def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, emit: Emit) -> RecoveryReport:
@@ -201,25 +201,6 @@ def _is_anything_left(settings: Settings, pipeline: Pipeline) -> bool:
         return True
     state = pipeline.known_state()
     return state is not None and state.status == "in_progress"
-
-
-def _close_state(pipeline: Pipeline, state: RollbackState) -> None:
-    anchor = pipeline.audit.append(
-        "rollback.recovered",
-        status="restored" if state.restored else "failed",
-        detail=_close_detail(state),
-        snapshot_id=state.snapshot_id,
-        rollbackId=state.rollback_id,
-    )
-    pipeline.write_state(
-        evolve(state, status="failed", updated_at=timestamp(), detail=_close_detail(state), audit=anchor)
-    )
-
-
-def _close_detail(state: RollbackState) -> str:
-    if state.restored:
-        return "its snapshot is live, and health was not asked"
-    return "it left no journal, so nothing live had been swapped"
 
 
 def _require_same_assets(settings: Settings, steps: list[JournalStep]) -> None:

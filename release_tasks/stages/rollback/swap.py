@@ -16,12 +16,7 @@ from release_tasks.core.events import Emit, ignore
 from release_tasks.core.records import Inode, JournalStep, RollbackJournal, SnapshotMetadata
 from release_tasks.stages.rollback.journal import write_journal
 
-__all__ = ["Swap", "locked", "ordered"]
-
-
-def ordered(steps: list[JournalStep]) -> list[JournalStep]:
-    """Put databases first: only they can still fail for want of space or a lock, and then nothing has moved yet."""
-    return sorted(steps, key=lambda step: step.action != "database")
+__all__ = ["Swap", "locked"]
 
 
 @contextlib.contextmanager

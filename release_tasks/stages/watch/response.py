@@ -20,8 +20,8 @@ from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.records import Baseline, Manifest, RollbackOutcome
 from release_tasks.stages.notifications.sending import Notices
 from release_tasks.stages.notifications.wording import about_degraded
+from release_tasks.stages.rollback.attempt import Precondition, precondition_now
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
-from release_tasks.stages.rollback.precondition import Standing, standing_of
 from release_tasks.stages.watch.judgement import Verdict, count
 from release_tasks.stages.watch.samples import Sample
 
@@ -37,7 +37,7 @@ class Ground:
     """What a watch stands on: the newest ready release and how things stood when it began."""
 
     release: Manifest | None
-    standing: Standing
+    standing: Precondition
     is_rolled_back: bool
 
     @property
@@ -77,7 +77,7 @@ class Response:
 def ground_of(pipeline: Pipeline) -> Ground:
     """Return what a watch that begins now stands on."""
     release = pipeline.latest_ready()
-    standing = standing_of(pipeline)
+    standing = precondition_now(pipeline)
     return Ground(release=release, standing=standing, is_rolled_back=_is_rolled_back(pipeline, release, standing))
 
 
@@ -177,7 +177,7 @@ def record_finished(
     return []
 
 
-def _is_rolled_back(pipeline: Pipeline, release: Manifest | None, standing: Standing) -> bool:
+def _is_rolled_back(pipeline: Pipeline, release: Manifest | None, standing: Precondition) -> bool:
     """Say whether the snapshot of ``release``, or one made from it, was the last to go live."""
     restored = standing.state.restored_snapshot_id if standing.state else None
     if release is None or release.snapshot is None or restored is None:
