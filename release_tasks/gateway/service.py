@@ -103,12 +103,13 @@ def create_app(
 
 def _shut_down(parts: Parts) -> None:
     # Side by side: each has its own grace period, and a supervisor waits for the sum.
-    with ThreadPoolExecutor(3) as pool:
-        pool.submit(parts.worker.stop)
+    with ThreadPoolExecutor(1) as pool:
         pool.submit(parts.mcp.stop)
-        is_closed = pool.submit(parts.store.close, timeout=0.5)
-    if not is_closed.result():
-        _LOG.warning("the database is still in use; its WAL stays for the next start")
+        # The worker first. Only the last process that closes the database folds its WAL in: a worker that is killed
+        # does not, and two that close at the same moment each find the other there.
+        parts.worker.stop()
+        if not parts.store.close(timeout=0.5):
+            _LOG.warning("the database is still in use; its WAL stays for the next start")
 
 
 class _Endpoints:
