@@ -66,8 +66,9 @@ def create_app(
     nothing outside: no message is delivered, no MCP server is started.
     """
     policy = Pairing(pairing or PairingConfig(credentials=home.credentials))
-    given = Secrets.from_environment()
-    parts = Parts(home, Store(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, given, is_rehearsal)
+    parts = Parts(
+        home, Store(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, Secrets(), is_rehearsal
+    )
     endpoints = _Endpoints(parts, release_root)
     webhooks = Webhooks(parts, endpoints.write)
 
@@ -147,10 +148,10 @@ class _Endpoints:
             self._requests += 1
             if settings.is_flapping and self._requests % 2:
                 raise HTTPException(503, "it flaps: every second answer fails")
-        report = await run_in_threadpool(examine, self._parts)
-        if report.status == "failing":
-            return failure(request, 503, "failing", report.reason, data=report.data)
-        return success(request, report.data)
+        data = await run_in_threadpool(examine, self._parts)
+        if data["status"] == "failing":
+            return failure(request, 503, "failing", "; ".join(data["problems"]), data=data)
+        return success(request, data)
 
     async def live(self, request: Request) -> Response:
         return success(request, {"status": "alive", "pid": os.getpid()})
