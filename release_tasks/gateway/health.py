@@ -17,7 +17,7 @@ from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.mcp import McpMonitor, read_servers
 from release_tasks.gateway.settings import Secrets, read_identity, read_settings
-from release_tasks.gateway.store import Store
+from release_tasks.gateway.store import MessageStore
 from release_tasks.pairing.policy import Pairing
 
 __all__ = ["Parts", "examine"]
@@ -30,7 +30,7 @@ class Parts:
     """What a running gateway consists of."""
 
     home: GatewayHome
-    store: Store
+    store: MessageStore
     worker: Worker
     mcp: McpMonitor
     pairing: Pairing

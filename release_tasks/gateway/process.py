@@ -165,8 +165,8 @@ def status(home: GatewayHome) -> GatewayStatus:
     detail = "; ".join(str(problem) for problem in problems) if isinstance(problems, list) else ""
     health = str(data.get("status", "failing"))
     failure = answer.get("error")
-    told = str(failure.get("message")) if isinstance(failure, dict) else "it does not say why"
-    return evolve(running, health=health, detail=detail or ("Healthy." if health == "ok" else told))
+    reason = str(failure.get("message")) if isinstance(failure, dict) else "it does not say why"
+    return evolve(running, health=health, detail=detail or ("Healthy." if health == "ok" else reason))
 
 
 def _await_decision(home: GatewayHome, timeout: float) -> GatewayStatus:

@@ -30,7 +30,7 @@ from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.http import RequestGuard, check_signature, failure, json_object, read_body, success
 from release_tasks.gateway.mcp import McpMonitor
 from release_tasks.gateway.settings import Secrets, last_release, read_settings
-from release_tasks.gateway.store import Store
+from release_tasks.gateway.store import MessageStore
 from release_tasks.gateway.webhooks import INBOUND, REPLIED, WEBHOOKS, Webhooks
 from release_tasks.pairing.policy import Pairing
 
@@ -67,7 +67,7 @@ def create_app(
     """
     policy = Pairing(pairing or PairingConfig(credentials=home.credentials))
     parts = Parts(
-        home, Store(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, Secrets(), is_rehearsal
+        home, MessageStore(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, Secrets(), is_rehearsal
     )
     endpoints = _Endpoints(parts, release_root)
     webhooks = Webhooks(parts, endpoints.write)

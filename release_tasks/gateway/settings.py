@@ -12,13 +12,13 @@ from attrs import field, frozen
 from release_tasks.config.gateway import API_SECRET, TELEGRAM_SECRET, WHATSAPP_SECRET, WHATSAPP_VERIFY_TOKEN
 from release_tasks.gateway.errors import SettingsError
 
-__all__ = ["Secrets", "Settings", "last_release", "read_identity", "read_json_object", "read_settings"]
+__all__ = ["GatewaySettings", "Secrets", "last_release", "read_identity", "read_json_object", "read_settings"]
 
 _MAX_BYTES = 1024 * 1024
 
 
 @frozen
-class Settings:
+class GatewaySettings:
     """gateway.json; durations in seconds."""
 
     name: str = "gateway"
@@ -86,18 +86,18 @@ def read_identity(folder: Path) -> dict[str, str]:
     return {"id": value["id"], "name": value["name"]}
 
 
-def read_settings(path: Path) -> Settings:
+def read_settings(path: Path) -> GatewaySettings:
     """Read gateway.json, with a default for every key it leaves out; raises SettingsError."""
     value = read_json_object(path)
     dispatcher = _section(path, value, "dispatcher")
     delivery = _section(path, value, "delivery")
     faults = _section(path, value, "faults")  # see ``breaking``
-    default = Settings()
+    default = GatewaySettings()
     telegram, whatsapp = _section(path, delivery, "telegram"), _section(path, delivery, "whatsapp")
     attempts = _number(path, dispatcher, "dispatcher.maxAttempts", default.max_attempts)
     if attempts < 1 or attempts != int(attempts):
         raise SettingsError(f"{path.name}: dispatcher.maxAttempts must be a whole number from 1")
-    return Settings(
+    return GatewaySettings(
         name=_text(path, value, "name", default.name),
         version=_text(path, value, "version", default.version),
         # A longer pause than this would look like a worker that hangs.
