@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import fcntl
 import logging
 import os
 import shlex
@@ -12,7 +11,6 @@ import signal
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -20,6 +18,7 @@ from typing import NoReturn
 from attrs import evolve
 
 from release_tasks.config.schema import PairingConfig
+from release_tasks.core.lock import FileLock
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.network import bind, check_host, is_loopback, url_of
@@ -80,42 +79,25 @@ def serve(options: argparse.Namespace) -> None:
     check_host(options.host, allow_remote=options.allow_remote)
     try:
         home.make_root()
-        with _only_one(home), _pid_file(home, options.host) as record:
-            if options.start_gate:
-                _pass_start_gate(options.start_gate)
-            home.lay_out()
-            listener = bind(options.host, options.port)
-            with contextlib.closing(listener):
-                port = listener.getsockname()[1]
-                evolve(record, port=port).write(home.pid_file)
-                _LOG.info("home %s, %s", home.root, url_of(options.host, port))
-                _serve_http(home, options, listener)
+        # The kernel lets go of the lock however this process ends.
+        with FileLock(home.lock_file).held() as is_alone:
+            if not is_alone:
+                raise GatewayError(f"A gateway is already running in {home.root}.")
+            record = PidFile.of_this_process(options.host)
+            record.write(home.pid_file)
+            try:
+                if options.start_gate:
+                    _pass_start_gate(options.start_gate)
+                home.lay_out()
+                with contextlib.closing(bind(options.host, options.port)) as listener:
+                    port = listener.getsockname()[1]
+                    evolve(record, port=port).write(home.pid_file)
+                    _LOG.info("home %s, %s", home.root, url_of(options.host, port))
+                    _serve_http(home, options, listener)
+            finally:
+                record.remove(home.pid_file)
     except OSError as error:
         raise GatewayError(f"The gateway cannot start: {error}.") from error
-
-
-@contextlib.contextmanager
-def _only_one(home: GatewayHome) -> Iterator[None]:
-    """Hold the home's lock; the kernel lets go of it however this process ends."""
-    fd = os.open(home.lock_file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise GatewayError(f"A gateway is already running in {home.root}.") from None
-        yield
-    finally:
-        os.close(fd)
-
-
-@contextlib.contextmanager
-def _pid_file(home: GatewayHome, host: str) -> Iterator[PidFile]:
-    record = PidFile.of_this_process(host)
-    record.write(home.pid_file)
-    try:
-        yield record
-    finally:
-        record.remove(home.pid_file)
 
 
 def _pass_start_gate(command: list[str]) -> None:

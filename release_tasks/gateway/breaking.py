@@ -16,7 +16,7 @@ from release_tasks.gateway.connection import open_existing
 from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.settings import read_json_object
-from release_tasks.gateway.store import Store
+from release_tasks.gateway.store import MessageStore
 
 __all__ = ["FAULTS", "Fault", "break_gateway"]
 
@@ -49,7 +49,7 @@ def _break_queue(home: GatewayHome) -> None:
     """Let deliveries go where nobody listens, one try each, and queue some."""
     _rewrite(home.settings, "delivery", {"url": "http://127.0.0.1:9/nobody", "timeoutSeconds": 1})
     _rewrite(home.settings, "dispatcher", {"pollSeconds": 0.1, "maxAttempts": 1, "backoffSeconds": 0})
-    with contextlib.closing(Store(home.database)) as store:
+    with contextlib.closing(MessageStore(home.database)) as store:
         for number in range(_MESSAGES):
             store.add_message("broken", "nobody", f"message {number} of a broken release")
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import os
 from typing import Any
 
 from attrs import field, frozen
 
 from release_tasks.config.gateway import TELEGRAM_TOKEN, WHATSAPP_TOKEN
-from release_tasks.gateway.settings import Settings
+from release_tasks.gateway.settings import GatewaySettings
 from release_tasks.pairing.channels import Channel, SenderRefused, normalise_sender
 
 __all__ = ["Call", "DirectMessage", "channel_call", "read_notification", "read_update"]
@@ -74,35 +74,32 @@ def read_notification(notification: dict[str, Any]) -> list[DirectMessage]:
     """
     if notification.get("object") != "whatsapp_business_account":
         return []
-    found = (_whatsapp_message(message) for message in _whatsapp_messages(notification))
+    found: list[DirectMessage | None] = []
+    for entry in _objects(notification.get("entry")):
+        for change in _objects(entry.get("changes")):
+            value = change.get("value")
+            if change.get("field") == "messages" and isinstance(value, dict):
+                found += map(_whatsapp_message, _objects(value.get("messages")))
     return [message for message in found if message is not None]
 
 
-def channel_call(channel: str, to: str, text: str, settings: Settings, environ: Mapping[str, str]) -> Call | None:
+def channel_call(channel: str, to: str, text: str, settings: GatewaySettings) -> Call | None:
     """Return the call that sends ``text``, or None when it goes elsewhere: no such channel, or no token for it."""
-    if channel == Channel.TELEGRAM.value and environ.get(TELEGRAM_TOKEN):
-        url = f"{settings.telegram_api}/bot{environ[TELEGRAM_TOKEN]}/sendMessage"
+    if channel == Channel.TELEGRAM.value and os.environ.get(TELEGRAM_TOKEN):
+        url = f"{settings.telegram_api}/bot{os.environ[TELEGRAM_TOKEN]}/sendMessage"
         return Call("the Telegram Bot API", url, {"chat_id": to, "text": text}, {})
     number = settings.whatsapp_phone_number_id
-    if channel == Channel.WHATSAPP.value and environ.get(WHATSAPP_TOKEN) and number:
+    if channel == Channel.WHATSAPP.value and os.environ.get(WHATSAPP_TOKEN) and number:
         # A person without a phone number is addressed by the id that this business knows them by.
         recipient = {"to": to} if to.isdigit() else {"recipient": to}
         body = {"messaging_product": "whatsapp", **recipient, "type": "text", "text": {"body": text}}
-        headers = {"Authorization": f"Bearer {environ[WHATSAPP_TOKEN]}"}
+        headers = {"Authorization": f"Bearer {os.environ[WHATSAPP_TOKEN]}"}
         return Call("the WhatsApp Cloud API", f"{settings.whatsapp_api}/{number}/messages", body, headers)
     return None
 
 
 def _is_number(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _whatsapp_messages(notification: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    for entry in _objects(notification.get("entry")):
-        for change in _objects(entry.get("changes")):
-            value = change.get("value")
-            if change.get("field") == "messages" and isinstance(value, dict):
-                yield from _objects(value.get("messages"))
 
 
 def _objects(value: Any) -> list[dict[str, Any]]:
@@ -117,11 +114,10 @@ def _whatsapp_message(message: dict[str, Any]) -> DirectMessage | None:
     kind = message.get("type")
     content = message.get(kind) if isinstance(kind, str) else None
     said = content.get("body" if kind == "text" else "caption") if isinstance(content, dict) else None
-    if kind == "text":
-        text = said if isinstance(said, str) else None
-    elif kind in _WHATSAPP_CONTENTS:
-        text = said if isinstance(said, str) and said else f"[{kind}]"
-    else:
+    text = said if isinstance(said, str) else None
+    if kind in _WHATSAPP_CONTENTS:
+        text = text or f"[{kind}]"
+    elif kind != "text":
         text = None
     return None if text is None else _direct_message(Channel.WHATSAPP, sender, key, text)
 

@@ -127,9 +127,8 @@ class _Demo:
         return self.content()
 
     def prepare(self) -> str:
-        done = self.inv("release.prepare", "--release-id", "demo-1", "--json")
+        done, manifest = self.inv_json("release.prepare", "--release-id", "demo-1")
         self.say("$ inv release.prepare --release-id demo-1")
-        manifest = _document(done)
         for check in manifest.get("preflight", {}).get("checks", []):
             self.say(f"    {check['id']:<12}{check['status']:<8}{check['durationMs'] / 1000:5.1f}s  {check['detail']}")
         self.require(done.returncode == 0 and manifest.get("status") == "ready", f"the release is ready\n{done.stderr}")
@@ -146,15 +145,14 @@ class _Demo:
         self.require(self.messages() == [], "the messages are gone")
 
     def show_health(self, expected: str) -> None:
-        data = self.health()
+        data = self.get("/health")
         self.require(data.get("status") == expected, f"health says {expected}")
         for problem in data.get("problems", []):
             self.say(f"    {problem}")
 
     def roll_back(self, snapshot: str, expected: str) -> None:
         started = time.monotonic()
-        done = self.inv("release.rollback", "--json")
-        outcome = _document(done)
+        done, outcome = self.inv_json("release.rollback")
         self.say(f"$ inv release.rollback    ({time.monotonic() - started:.1f}s)")
         is_right = done.returncode == 0 and outcome.get("snapshotId") == snapshot
         self.require(
@@ -165,8 +163,7 @@ class _Demo:
 
     def watch(self, snapshot: str) -> None:
         started = time.monotonic()
-        done = self.inv("release.watch", "--for", "30s", "--interval", "200ms", "--rollback", "--json")
-        report = _document(done)
+        done, report = self.inv_json("release.watch", "--for", "30s", "--interval", "200ms", "--rollback")
         self.say(f"$ inv release.watch --for 30s --interval 200ms --rollback    ({time.monotonic() - started:.1f}s)")
         for reason in report.get("reasons", []):
             self.say(f"    {reason}")
@@ -191,31 +188,29 @@ class _Demo:
         }
 
     def messages(self) -> list[Any]:
-        answer = requests.get(f"{self.url}/messages", params={"limit": 100}, timeout=5)
-        messages: list[Any] = answer.json()["data"]["messages"]
+        messages: list[Any] = self.get("/messages?limit=100")["messages"]
         return messages
 
-    def health(self) -> dict[str, Any]:
-        data: dict[str, Any] = requests.get(f"{self.url}/health", timeout=5).json().get("data", {})
+    def get(self, path: str) -> dict[str, Any]:
+        data: dict[str, Any] = requests.get(self.url + path, timeout=5).json().get("data", {})
         return data
 
     def is_settled(self) -> bool:
         delivered = [message for message in self.messages() if message["state"] == "sent"]
-        return len(delivered) == _MESSAGES and self.health().get("status") == "ok"
+        return len(delivered) == _MESSAGES and self.get("/health").get("status") == "ok"
 
     def inv(self, *words: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "invoke", "-f", str(self.overlay), *words]
         return subprocess.run(command, cwd=self.project, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
+    def inv_json(self, *words: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+        done = self.inv(*words, "--json")
+        try:
+            return done, json.loads(done.stdout)
+        except ValueError:
+            raise DemoFailed(f"the task printed no JSON document: {done.stdout}{done.stderr}") from None
+
     def gateway_processes(self) -> list[str]:
         """Return the command lines that still mention the scratch folder."""
         lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
         return [line for line in lines if str(self.scratch) in line]
-
-
-def _document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
-    try:
-        document: dict[str, Any] = json.loads(done.stdout)
-    except ValueError:
-        raise DemoFailed(f"the task printed no JSON document: {done.stdout}{done.stderr}") from None
-    return document

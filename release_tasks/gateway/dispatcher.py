@@ -29,8 +29,8 @@ from release_tasks.core.clock import timestamp
 from release_tasks.gateway.channels import Call, channel_call
 from release_tasks.gateway.errors import GatewayError, SettingsError, StoreError
 from release_tasks.gateway.home import GatewayHome
-from release_tasks.gateway.settings import Settings, read_settings
-from release_tasks.gateway.store import Delivery, Store
+from release_tasks.gateway.settings import GatewaySettings, read_settings
+from release_tasks.gateway.store import ClaimedMessage, MessageStore
 
 __all__ = ["DeliveryError", "Dispatcher", "Worker", "deliver", "main"]
 
@@ -48,13 +48,13 @@ class DeliveryError(GatewayError):
     """The message was not taken; it may be tried again."""
 
 
-def deliver(delivery: Delivery, settings: Settings, outbox: Path) -> None:
+def deliver(delivery: ClaimedMessage, settings: GatewaySettings, outbox: Path) -> None:
     """Hand one message over; raises DeliveryError when it was not taken.
 
     What goes out to a sender goes through their channel where its token is in the environment. Everything else, and
     what came in, goes to the delivery URL or to the outbox.
     """
-    call = channel_call(delivery.channel, delivery.to, delivery.text, settings, os.environ)
+    call = channel_call(delivery.channel, delivery.to, delivery.text, settings)
     if call is not None:
         _post(call, settings.delivery_timeout)
         return
@@ -113,7 +113,7 @@ class Dispatcher:
 
     def __init__(self, home: GatewayHome) -> None:
         self._home = home
-        self._store = Store(home.database)
+        self._store = MessageStore(home.database)
         self._worker = secrets.token_hex(8)
         self._woken = threading.Event()
         self._stopping = threading.Event()
@@ -153,7 +153,7 @@ class Dispatcher:
             self._beat(error.message)
             return _BEAT_SECONDS
 
-    def _deliver(self, delivery: Delivery, settings: Settings) -> None:
+    def _deliver(self, delivery: ClaimedMessage, settings: GatewaySettings) -> None:
         try:
             deliver(delivery, settings, self._home.outbox)
         except DeliveryError as error:

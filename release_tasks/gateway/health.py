@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import psutil
-from attrs import define, field, frozen
+from attrs import define, field
 
 from release_tasks.config.mcp_servers import McpServer
 from release_tasks.core.errors import StageFailed, describe_error
@@ -17,10 +17,10 @@ from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.mcp import McpMonitor, read_servers
 from release_tasks.gateway.settings import Secrets, read_identity, read_settings
-from release_tasks.gateway.store import Store
+from release_tasks.gateway.store import MessageStore
 from release_tasks.pairing.policy import Pairing
 
-__all__ = ["HealthReport", "Parts", "examine"]
+__all__ = ["Parts", "examine"]
 
 _REHEARSED: dict[str, Any] = {"running": None, "pid": None, "lastBeatSec": None, "detail": "left out of a rehearsal"}
 
@@ -30,7 +30,7 @@ class Parts:
     """What a running gateway consists of."""
 
     home: GatewayHome
-    store: Store
+    store: MessageStore
     worker: Worker
     mcp: McpMonitor
     pairing: Pairing
@@ -39,28 +39,18 @@ class Parts:
     started: float = field(factory=time.monotonic)
 
 
-@frozen
-class HealthReport:
-    """The verdict (``ok``, ``degraded`` or ``failing``) and the ``data`` of the health answer."""
+def examine(parts: Parts) -> dict[str, Any]:
+    """Examine every part now and return the ``data`` of the health answer.
 
-    status: str
-    data: dict[str, Any]
-
-    @property
-    def reason(self) -> str:
-        """Every problem, in one line."""
-        return "; ".join(self.data["problems"])
-
-
-def examine(parts: Parts) -> HealthReport:
-    """Examine every part now; only a database that does not answer makes it ``failing``."""
+    Its ``status`` is ``ok``, ``degraded``, or ``failing``, which only a database that does not answer makes it.
+    """
     problems: list[str] = []
     servers: list[McpServer] | None = None
 
-    def part(name: str, read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    def part(name: str, read: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
         """Return what ``read`` returns of a part, or what keeps it from that."""
         try:
-            return {"status": "ok", **read()}
+            return {"status": "ok", **(read() or {})}
         except SettingsError as error:
             status, detail = "missing" if error.is_missing else "invalid", error.message
         except StoreError as error:
@@ -74,21 +64,13 @@ def examine(parts: Parts) -> HealthReport:
         found = read_settings(parts.home.settings)
         return {"name": found.name, "version": found.version}
 
-    def check_identity() -> dict[str, Any]:
-        found = read_identity(parts.home.identity)
-        return {"id": found.id, "name": found.name}
-
     def check_mcp_config() -> dict[str, Any]:
         nonlocal servers
         servers = read_servers(parts.home.mcp_servers)
         return {"detail": f"{len(servers)} configured"}
 
-    def check_pairing() -> dict[str, Any]:
-        parts.pairing.check()
-        return {}
-
     settings = part("settings", check_settings)
-    identity = part("identity", check_identity)
+    identity = part("identity", lambda: read_identity(parts.home.identity))
     database = part("database", parts.store.check)
     mcp_config = part("mcpConfig", check_mcp_config)
     mcp_servers = parts.mcp.snapshot(servers)
@@ -98,10 +80,9 @@ def examine(parts: Parts) -> HealthReport:
     dispatcher = _REHEARSED if parts.is_rehearsal else parts.worker.state()
     if dispatcher["running"] is False:
         problems.append(f"dispatcher: {dispatcher['detail']}")
-    pairing = part("pairing", check_pairing)
-    status = "failing" if database["status"] != "ok" else "degraded" if problems else "ok"
-    data = {
-        "status": status,
+    pairing = part("pairing", parts.pairing.check)
+    return {
+        "status": "failing" if database["status"] != "ok" else "degraded" if problems else "ok",
         "pid": os.getpid(),
         "uptimeSec": round(time.monotonic() - parts.started, 3),
         "memoryUsageMb": round(psutil.Process().memory_info().rss / 2**20, 1),
@@ -116,4 +97,3 @@ def examine(parts: Parts) -> HealthReport:
         "mcpServers": mcp_servers,
         "problems": problems,
     }
-    return HealthReport(status, data)

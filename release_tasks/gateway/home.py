@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 import secrets
 import sys
 from importlib import resources
 from pathlib import Path
-from typing import Any
 
 from release_tasks.config.gateway import DATABASE
+from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.clock import timestamp
 from release_tasks.core.durable import write_atomic
 from release_tasks.gateway.store import create_database
@@ -76,10 +75,10 @@ class GatewayHome:
         clock = {"command": sys.executable, "args": ["-m", "release_tasks.gateway.mcp_clock"]}
         page = resources.files("release_tasks.gateway") / "gui" / "index.html"
         for path, content in (
-            (self.identity / "identity.json", _as_json(identity)),
+            (self.identity / "identity.json", pretty_bytes(identity)),
             (self.identity / "soul.md", _SOUL.encode()),
-            (self.mcp_servers, _as_json({"mcpServers": {"clock": clock}})),
-            (self.settings, _as_json(_DEFAULT_SETTINGS)),
+            (self.mcp_servers, pretty_bytes({"mcpServers": {"clock": clock}})),
+            (self.settings, pretty_bytes(_DEFAULT_SETTINGS)),
             (self.gui, page.read_bytes()),
         ):
             if not path.exists():
@@ -87,7 +86,3 @@ class GatewayHome:
         create_database(self.database)
         self._unfinished.unlink()
         return True
-
-
-def _as_json(value: dict[str, Any]) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()

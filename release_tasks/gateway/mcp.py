@@ -15,7 +15,7 @@ from typing import Any
 from release_tasks.config.mcp_servers import McpServer, parse_servers
 from release_tasks.core.canonical import InvalidDocument
 from release_tasks.gateway.errors import McpError, SettingsError
-from release_tasks.gateway.mcp_session import Session
+from release_tasks.gateway.mcp_session import McpSession
 from release_tasks.gateway.settings import read_json_object
 
 __all__ = ["CircuitBreaker", "McpMonitor", "ServerLink", "read_servers", "usable_servers"]
@@ -99,7 +99,7 @@ class ServerLink:
         self._circuit = CircuitBreaker(_FAILURES_TO_OPEN, _COOLDOWN_SECONDS)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
-        self._session: Session | None = None
+        self._session: McpSession | None = None
         self._state = "disconnected" if server.is_disabled else "connecting"
         self._tools = 0
         self._detail: str | None = None
@@ -154,7 +154,7 @@ class ServerLink:
         """Connect and stay connected; raises McpError as soon as the server does not answer."""
         if self._state != "error":
             self._state = "connecting"
-        session = Session(self.server)
+        session = McpSession(self.server)
         with self._lock:
             self._session = session
         try:

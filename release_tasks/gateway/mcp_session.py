@@ -16,14 +16,14 @@ from release_tasks.config.gateway import child_environment
 from release_tasks.config.mcp_servers import McpServer
 from release_tasks.gateway.errors import McpError
 
-__all__ = ["Session"]
+__all__ = ["McpSession"]
 
 _PROTOCOL_VERSION = "2025-06-18"
 _MAX_MESSAGE_BYTES = 4 * 1024 * 1024
 _END_SECONDS = 0.25
 
 
-class Session:
+class McpSession:
     """A server that we started, one JSON message a line, in a process group of its own.
 
     The constructor and every method that talks raise McpError. A ``deadline`` is on the monotonic clock.

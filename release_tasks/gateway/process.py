@@ -156,7 +156,7 @@ def status(home: GatewayHome) -> GatewayStatus:
     if running.url is None:
         return running
     try:
-        answer = _ask(running.url, "/health")
+        answer = _ask(f"{running.url}/health")
     except (OSError, ValueError, http.client.HTTPException) as error:
         return evolve(running, detail=f"It runs and does not answer: {error}")
     data = answer.get("data")
@@ -165,8 +165,8 @@ def status(home: GatewayHome) -> GatewayStatus:
     detail = "; ".join(str(problem) for problem in problems) if isinstance(problems, list) else ""
     health = str(data.get("status", "failing"))
     failure = answer.get("error")
-    told = str(failure.get("message")) if isinstance(failure, dict) else "it does not say why"
-    return evolve(running, health=health, detail=detail or ("Healthy." if health == "ok" else told))
+    reason = str(failure.get("message")) if isinstance(failure, dict) else "it does not say why"
+    return evolve(running, health=health, detail=detail or ("Healthy." if health == "ok" else reason))
 
 
 def _await_decision(home: GatewayHome, timeout: float) -> GatewayStatus:
@@ -199,20 +199,19 @@ def _await_answer(home: GatewayHome, child: subprocess.Popen[bytes], written: in
         record = PidFile.read(home.pid_file)
         if record is not None and record.pid == child.pid and record.port is not None:
             with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-                answer = _ask(url_of(record.host, record.port), "/health/live")
-                if answer.get("ok") is True:
+                if _ask(f"{url_of(record.host, record.port)}/health/live").get("ok") is True:
                     return
         if time.monotonic() > deadline:
             raise GatewayError(f"The gateway did not answer within {timeout:g} s.{_tail(home.log_file, written)}")
         time.sleep(_POLL_SECONDS)
 
 
-def _ask(url: str, path: str) -> dict[str, Any]:
+def _ask(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     # Not requests: its import takes longer than the gateway's whole start.
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_REQUEST_SECONDS)
     with contextlib.closing(connection):
-        connection.request("GET", path)
+        connection.request("GET", parts.path)
         answer = json.loads(connection.getresponse().read(_MAX_ANSWER_BYTES))
     if not isinstance(answer, dict):
         raise ValueError("the answer is no JSON object")

@@ -30,7 +30,7 @@ from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.http import RequestGuard, check_signature, failure, json_object, read_body, success
 from release_tasks.gateway.mcp import McpMonitor
 from release_tasks.gateway.settings import Secrets, last_release, read_settings
-from release_tasks.gateway.store import Store
+from release_tasks.gateway.store import MessageStore
 from release_tasks.gateway.webhooks import INBOUND, REPLIED, WEBHOOKS, Webhooks
 from release_tasks.pairing.policy import Pairing
 
@@ -66,8 +66,9 @@ def create_app(
     nothing outside: no message is delivered, no MCP server is started.
     """
     policy = Pairing(pairing or PairingConfig(credentials=home.credentials))
-    given = Secrets.from_environment()
-    parts = Parts(home, Store(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, given, is_rehearsal)
+    parts = Parts(
+        home, MessageStore(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, Secrets(), is_rehearsal
+    )
     endpoints = _Endpoints(parts, release_root)
     webhooks = Webhooks(parts, endpoints.write)
 
@@ -103,12 +104,13 @@ def create_app(
 
 def _shut_down(parts: Parts) -> None:
     # Side by side: each has its own grace period, and a supervisor waits for the sum.
-    with ThreadPoolExecutor(3) as pool:
-        pool.submit(parts.worker.stop)
+    with ThreadPoolExecutor(1) as pool:
         pool.submit(parts.mcp.stop)
-        is_closed = pool.submit(parts.store.close, timeout=0.5)
-    if not is_closed.result():
-        _LOG.warning("the database is still in use; its WAL stays for the next start")
+        # The worker first. Only the last process that closes the database folds its WAL in: a worker that is killed
+        # does not, and two that close at the same moment each find the other there.
+        parts.worker.stop()
+        if not parts.store.close(timeout=0.5):
+            _LOG.warning("the database is still in use; its WAL stays for the next start")
 
 
 class _Endpoints:
@@ -146,10 +148,10 @@ class _Endpoints:
             self._requests += 1
             if settings.is_flapping and self._requests % 2:
                 raise HTTPException(503, "it flaps: every second answer fails")
-        report = await run_in_threadpool(examine, self._parts)
-        if report.status == "failing":
-            return failure(request, 503, "failing", report.reason, data=report.data)
-        return success(request, report.data)
+        data = await run_in_threadpool(examine, self._parts)
+        if data["status"] == "failing":
+            return failure(request, 503, "failing", "; ".join(data["problems"]), data=data)
+        return success(request, data)
 
     async def live(self, request: Request) -> Response:
         return success(request, {"status": "alive", "pid": os.getpid()})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,13 +12,13 @@ from attrs import field, frozen
 from release_tasks.config.gateway import API_SECRET, TELEGRAM_SECRET, WHATSAPP_SECRET, WHATSAPP_VERIFY_TOKEN
 from release_tasks.gateway.errors import SettingsError
 
-__all__ = ["Identity", "Secrets", "Settings", "last_release", "read_identity", "read_json_object", "read_settings"]
+__all__ = ["GatewaySettings", "Secrets", "last_release", "read_identity", "read_json_object", "read_settings"]
 
 _MAX_BYTES = 1024 * 1024
 
 
 @frozen
-class Settings:
+class GatewaySettings:
     """gateway.json; durations in seconds."""
 
     name: str = "gateway"
@@ -36,32 +35,18 @@ class Settings:
     is_flapping: bool = False
 
 
+def _secret(variable: str) -> Any:
+    return field(factory=lambda: os.environ.get(variable) or None, repr=False)
+
+
 @frozen
-class Identity:
-    """identity/identity.json: who this gateway is."""
-
-    id: str
-    name: str
-
-
-@frozen(kw_only=True)
 class Secrets:
-    """What incoming requests are checked with; None where it is not set. They are kept out of every repr."""
+    """What incoming requests are checked with, from the environment; None where a variable is not set or empty."""
 
-    api: str | None = field(default=None, repr=False)
-    telegram: str | None = field(default=None, repr=False)
-    whatsapp: str | None = field(default=None, repr=False)
-    whatsapp_verify: str | None = field(default=None, repr=False)
-
-    @classmethod
-    def from_environment(cls, environ: Mapping[str, str] = os.environ) -> Secrets:
-        """Read them; an empty variable counts as one that is not set."""
-        return cls(
-            api=environ.get(API_SECRET) or None,
-            telegram=environ.get(TELEGRAM_SECRET) or None,
-            whatsapp=environ.get(WHATSAPP_SECRET) or None,
-            whatsapp_verify=environ.get(WHATSAPP_VERIFY_TOKEN) or None,
-        )
+    api: str | None = _secret(API_SECRET)
+    telegram: str | None = _secret(TELEGRAM_SECRET)
+    whatsapp: str | None = _secret(WHATSAPP_SECRET)
+    whatsapp_verify: str | None = _secret(WHATSAPP_VERIFY_TOKEN)
 
     def webhooks(self) -> dict[str, str]:
         """Return by channel whether its webhook is ``open``, or ``closed`` for want of a secret to check with."""
@@ -88,8 +73,8 @@ def read_json_object(path: Path) -> dict[str, Any]:
     return value
 
 
-def read_identity(folder: Path) -> Identity:
-    """Read the identity folder; raises SettingsError naming the part that is missing or wrong."""
+def read_identity(folder: Path) -> dict[str, str]:
+    """Return the ``id`` and ``name`` of this gateway; raises SettingsError naming the part that is missing or wrong."""
     if not folder.is_dir():
         raise SettingsError(f"the folder {folder.name}/ is missing", is_missing=True)
     value = read_json_object(folder / "identity.json")
@@ -98,21 +83,21 @@ def read_identity(folder: Path) -> Identity:
     for key in ("id", "name"):
         if not isinstance(value.get(key), str) or not value[key]:
             raise SettingsError(f"identity.json: {key} must be a non-empty string")
-    return Identity(id=value["id"], name=value["name"])
+    return {"id": value["id"], "name": value["name"]}
 
 
-def read_settings(path: Path) -> Settings:
+def read_settings(path: Path) -> GatewaySettings:
     """Read gateway.json, with a default for every key it leaves out; raises SettingsError."""
     value = read_json_object(path)
     dispatcher = _section(path, value, "dispatcher")
     delivery = _section(path, value, "delivery")
     faults = _section(path, value, "faults")  # see ``breaking``
-    default = Settings()
+    default = GatewaySettings()
     telegram, whatsapp = _section(path, delivery, "telegram"), _section(path, delivery, "whatsapp")
     attempts = _number(path, dispatcher, "dispatcher.maxAttempts", default.max_attempts)
     if attempts < 1 or attempts != int(attempts):
         raise SettingsError(f"{path.name}: dispatcher.maxAttempts must be a whole number from 1")
-    return Settings(
+    return GatewaySettings(
         name=_text(path, value, "name", default.name),
         version=_text(path, value, "version", default.version),
         # A longer pause than this would look like a worker that hangs.

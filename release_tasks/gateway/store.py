@@ -20,7 +20,7 @@ from release_tasks.core.clock import timestamp
 from release_tasks.gateway.connection import Connection, open_existing
 from release_tasks.gateway.errors import StoreError
 
-__all__ = ["CALLBACK_OUTCOMES", "DELIVERY_STATES", "Delivery", "Store", "create_database"]
+__all__ = ["CALLBACK_OUTCOMES", "DELIVERY_STATES", "ClaimedMessage", "MessageStore", "create_database"]
 
 SCHEMA_VERSION = 1
 DELIVERY_STATES = ("queued", "dispatching", "sent", "failed", "dead")
@@ -69,7 +69,7 @@ _CHECK_MAX_BYTES = 8 * 1024 * 1024
 
 
 @frozen
-class Delivery:
+class ClaimedMessage:
     """One claimed message on its way out; ``attempt`` counts from 1."""
 
     seq: int
@@ -89,7 +89,7 @@ def create_database(path: Path) -> None:
         connection.executescript(_SCHEMA)
 
 
-class Store:
+class MessageStore:
     """The database of one gateway, open from first use until ``close``; thread-safe.
 
     Reads have a connection of their own: in WAL mode they never wait for a writer, so health answers while a restore
@@ -182,7 +182,7 @@ class Store:
         with self._writer.transaction() as connection:
             _count(connection, "rejected")
 
-    def claim(self, worker: str) -> Delivery | None:
+    def claim(self, worker: str) -> ClaimedMessage | None:
         """Take the next due delivery for ``worker``, or None when there is none.
 
         One worker runs per home and takes one delivery at a time, so a row that is still being dispatched when it asks
@@ -207,10 +207,10 @@ class Store:
                 " FROM messages m JOIN deliveries d USING (seq) WHERE seq = ?",
                 (due["seq"],),
             ).fetchone()
-        return Delivery(**dict(row))
+        return ClaimedMessage(**dict(row))
 
     def settle(
-        self, delivery: Delivery, worker: str, state: str, *, error: str | None = None, pause: float = 0.0
+        self, delivery: ClaimedMessage, worker: str, state: str, *, error: str | None = None, pause: float = 0.0
     ) -> bool:
         """Write down how a claimed delivery went; ``pause`` is the seconds to the next try.
 
@@ -233,7 +233,7 @@ class Store:
         return self._writer.close(timeout) and reader
 
 
-# Per state a range of the index; a dispatching row is due at once, see Store.claim.
+# Per state a range of the index; a dispatching row is due at once, see MessageStore.claim.
 _DUE = (
     "SELECT d.seq FROM deliveries d JOIN messages m USING (seq)"
     " WHERE d.state IN ('queued', 'failed', 'dispatching')"
@@ -247,8 +247,7 @@ def _examine(connection: sqlite3.Connection) -> dict[str, Any]:
         raise StoreError(f"schema version {version} is newer than this gateway's ({SCHEMA_VERSION})")
     for query in _PROBES:
         connection.execute(query).fetchone()
-    for row in connection.execute("SELECT outcome, total FROM callback_totals"):
-        tuple(row)
+    connection.execute("SELECT outcome, total FROM callback_totals").fetchall()
     totals = _totals(connection)
     pages = connection.execute("PRAGMA page_count").fetchone()[0]
     size = int(pages) * int(connection.execute("PRAGMA page_size").fetchone()[0])

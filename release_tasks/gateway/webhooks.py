@@ -19,7 +19,7 @@ from release_tasks.core.errors import StageError
 from release_tasks.gateway.channels import DirectMessage, read_notification, read_update
 from release_tasks.gateway.health import Parts
 from release_tasks.gateway.http import json_object, read_body, require_proof, signature_of, success
-from release_tasks.gateway.store import Store
+from release_tasks.gateway.store import MessageStore
 from release_tasks.pairing.policy import Pairing, PendingRequest
 
 __all__ = ["INBOUND", "REPLIED", "WEBHOOKS", "Verdict", "Webhooks", "receive"]
@@ -94,7 +94,7 @@ class Webhooks:
         return success(request, {"queued": verdicts["queued"]})
 
 
-def receive(message: DirectMessage, pairing: Pairing, store: Store) -> Verdict:
+def receive(message: DirectMessage, pairing: Pairing, store: MessageStore) -> Verdict:
     """Queue the message of an approved sender, once; of a stranger's keep nothing, and answer the first alone.
 
     Raises StoreError, StoreUnusable, LockHeld or OSError when it cannot be decided; nothing got in then, and the

@@ -9,7 +9,7 @@ import re
 from datetime import datetime, timedelta
 from typing import Any
 
-from attrs import define, field, frozen
+from attrs import define, frozen
 
 from release_tasks.core.canonical import InvalidDocument
 from release_tasks.core.clock import timestamp
@@ -32,9 +32,9 @@ class Dialect:
     requested: str
     approved: str
 
-    def empty(self, key: str) -> dict[str, Any]:
-        """Return a store of this form that holds nothing under ``key`` yet."""
-        return {"version": VERSION, key: []} if self.is_versioned else {key: []}
+    def header(self) -> dict[str, Any]:
+        """Return what a new store of this form holds beside its entries."""
+        return {"version": VERSION} if self.is_versioned else {}
 
 
 PLAIN = Dialect(is_versioned=False, sender="senderId", requested="requestedAt", approved="senderIds")
@@ -97,7 +97,7 @@ class RequestsDocument:
 
     dialect: Dialect
     requests: list[Request]
-    _rest: dict[str, Any] = field(factory=dict)
+    _rest: dict[str, Any]
 
     @classmethod
     def parse(cls, value: dict[str, Any], name: str) -> RequestsDocument:
@@ -118,11 +118,6 @@ class RequestsDocument:
                 raise InvalidDocument(f"{name}: requests.{index}.code is that of another request, too")
             codes.add(code)
         return cls(dialect, found, value)
-
-    @classmethod
-    def empty(cls, dialect: Dialect) -> RequestsDocument:
-        """Return what a store holds that is not there yet."""
-        return cls(dialect, [], dialect.empty("requests"))
 
     def new_request(self, sender: str, code: str, moment: Moment, life: float) -> Request:
         """Return a request that begins at ``moment`` and lives ``life`` seconds, as this file would spell it."""
@@ -148,7 +143,7 @@ class ApprovedDocument:
 
     dialect: Dialect
     entries: list[str]
-    _rest: dict[str, Any] = field(factory=dict)
+    _rest: dict[str, Any]
 
     @classmethod
     def parse(cls, value: dict[str, Any], name: str) -> ApprovedDocument:
@@ -162,11 +157,6 @@ class ApprovedDocument:
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
             decode(_VersionedApproved if dialect.is_versioned else _PlainApproved, value, name)  # says what is wrong
         return cls(dialect, value[dialect.approved], value)
-
-    @classmethod
-    def empty(cls, dialect: Dialect) -> ApprovedDocument:
-        """Return what a store holds that is not there yet."""
-        return cls(dialect, [], dialect.empty(dialect.approved))
 
     def value(self) -> dict[str, Any]:
         """Return the whole file as JSON values, its entries sorted."""

@@ -17,7 +17,6 @@ from release_tasks.config.schema import PairingConfig
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.interrupt import uninterrupted
-from release_tasks.pairing.admissions import Admissions
 from release_tasks.pairing.channels import Channel, SenderRefused, is_spelling_of, normalise_sender, person_of, persons
 from release_tasks.pairing.codes import (
     Clock,
@@ -75,13 +74,12 @@ class Pairing:
         self._max_pending = config.max_pending
         self._clock = clock
         self._store = Store(config.credentials)
-        self._admissions = Admissions(self._store)
         self.audit = self._store.audit
 
     def check(self) -> None:
         """Read every store once; raises StoreUnusable for the first that cannot be used."""
         for channel in Channel:
-            self._admissions.people(channel)
+            self._store.approved_people(channel)
             self._store.requests(channel)
 
     def is_admitted(self, channel: Channel, sender: str) -> bool:
@@ -90,11 +88,11 @@ class Pairing:
             person = normalise_sender(channel, sender)
         except SenderRefused:
             return False
-        return person in self._admissions.people(channel)
+        return person in self._store.approved_people(channel)
 
     def approved(self, channel: Channel) -> list[str]:
         """Return everybody who is admitted, sorted; entries that name no single person are left out."""
-        return sorted(self._admissions.people(channel))
+        return sorted(self._store.approved_people(channel))
 
     def look_up(self, channel: Channel, code: str) -> str:
         """Return the sender whose live request has this code, without deciding; raises StageFailed when none has."""
@@ -106,14 +104,14 @@ class Pairing:
     def look_up_approved(self, channel: Channel, sender: str) -> str:
         """Return an approved sender as they are stored; raises SenderRefused, or StageFailed when not approved."""
         person = normalise_sender(channel, sender)
-        if person not in self._admissions.people(channel):
+        if person not in self._store.approved_people(channel):
             raise StageFailed(_not_approved(channel, person))
         return person
 
     def pending(self, channel: Channel) -> list[PendingRequest]:
         """Return the requests that can still be approved, oldest first."""
         requests, moment = self._store.requests(channel), self._clock()
-        approved = self._admissions.people(channel)
+        approved = self._store.approved_people(channel)
         # A killed approval leaves the request of a sender who is approved by now.
         waiting = [request for request in self._live(channel, requests, moment) if request.sender not in approved]
         return sorted(waiting, key=lambda request: (-request.age, request.sender))
@@ -126,7 +124,7 @@ class Pairing:
         person = normalise_sender(channel, sender)
         # Checked without the lock first: a stranger who writes again and again must not keep an operator from it.
         known = self._known(
-            channel, person, self._store.requests(channel), self._clock(), self._admissions.people(channel)
+            channel, person, self._store.requests(channel), self._clock(), self._store.approved_people(channel)
         )
         if known is not None:
             return known

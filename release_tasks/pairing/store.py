@@ -8,26 +8,30 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
-from attrs import define
+from attrs import define, frozen
 
 from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
 from release_tasks.core.durable import make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, StageFailed
 from release_tasks.core.lock import FileLock
-from release_tasks.pairing.channels import Channel, is_shared_id
+from release_tasks.pairing.channels import Channel, is_shared_id, persons
 from release_tasks.pairing.dialects import PLAIN, ApprovedDocument, Request, RequestsDocument
 
-__all__ = ["Change", "Store", "StoreUnusable"]
+__all__ = ["Change", "FileVersion", "Store", "StoreUnusable", "file_version"]
 
 T = TypeVar("T")
 
 _WAIT_SECONDS = 10.0  # a change takes milliseconds
 _POLL_SECONDS = 0.005
+_SECOND = 1_000_000_000
+_SETTLED_NS = 20_000_000  # two ticks of the slowest kernel clock that stamps files, 100 Hz
+_SETTLED_COARSE_NS = 3 * _SECOND  # FAT keeps times of two seconds, other filesystems of one
 
 
 class StoreUnusable(StageFailed):
@@ -58,12 +62,47 @@ class Change:
             self.write("pairing", self.found_requests.value())
 
 
+@frozen
+class FileVersion:
+    """What tells one version of a file from the next: which file it is, its size and its times in nanoseconds."""
+
+    device: int
+    number: int
+    size: int
+    modified_ns: int
+    changed_ns: int
+
+    def is_settled(self) -> bool:
+        """Say whether any later change is sure to give another version.
+
+        Two changes within one tick of the clock that stamps files carry the same times, so a young version proves
+        nothing about the content that was read. A clock that was set back makes a version look unsettled for longer.
+        """
+        is_coarse = self.modified_ns % _SECOND == 0 and self.changed_ns % _SECOND == 0
+        age = time.time_ns() - max(self.modified_ns, self.changed_ns)
+        return age > (_SETTLED_COARSE_NS if is_coarse else _SETTLED_NS)
+
+
+def file_version(path: Path) -> FileVersion | None:
+    """Return the version of the file that ``path`` leads to, or None when it cannot be read; reading it says why."""
+    try:
+        info = os.stat(path)
+    except OSError:
+        return None
+    return FileVersion(info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+
+
 class Store:
-    """The pairing stores below one credentials folder; every call reads the files anew."""
+    """The pairing stores below one credentials folder, which threads may share.
+
+    Every call reads the files anew, but for ``approved_people``: it answers from memory for as long as the file of
+    approvals stays the same version.
+    """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.audit = AuditLog(folder / "pairing-audit.log")
+        self._readings: dict[Channel, tuple[FileVersion, frozenset[str]]] = {}  # each is replaced as a whole
 
     def known_approved(self, channel: Channel) -> list[str] | None:
         """Return the entries as they stand in the file, also such as name no single person; raises StoreUnusable.
@@ -72,6 +111,21 @@ class Store:
         """
         found = self._read_approved(channel)
         return found.entries if found else None
+
+    def approved_people(self, channel: Channel) -> frozenset[str]:
+        """Return everybody who is approved, each normalised; raises StoreUnusable.
+
+        Each answer asks for the version of the file, so a change counts from the next message on.
+        """
+        path = self.approved_path(channel)
+        version, known = file_version(path), self._readings.get(channel)
+        if known is not None and known[0] == version:
+            return known[1]
+        is_settled = version is not None and version.is_settled()  # before the reading, which takes its time
+        people = frozenset(persons(channel, self.known_approved(channel) or []))
+        if version is not None and is_settled and file_version(path) == version:
+            self._readings[channel] = version, people
+        return people
 
     def requests(self, channel: Channel) -> list[Request]:
         """Return the requests of single persons, expired ones too; raises StoreUnusable."""
@@ -122,8 +176,8 @@ class Store:
     def _begin(self, channel: Channel) -> Change:
         approved, requests = self._read_approved(channel), self._read_requests(channel)
         found = next((document.dialect for document in (requests, approved) if document is not None), PLAIN)
-        approved = approved or ApprovedDocument.empty(found)
-        requests = requests or RequestsDocument.empty(found)
+        approved = approved or ApprovedDocument(found, [], found.header())
+        requests = requests or RequestsDocument(found, [], found.header())
         shared_ids = [entry for entry in approved.entries if is_shared_id(channel, entry)]
         shared_ids += [request.sender for request in requests.requests if is_shared_id(channel, request.sender)]
         return Change(

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from release_tasks.gateway.home import GatewayHome
-from release_tasks.gateway.store import Store
+from release_tasks.gateway.store import MessageStore
 
 pytestmark = pytest.mark.slow
 
@@ -246,7 +246,7 @@ def gateway(scratch: Any, sink: Sink) -> GatewayHome:
     home.lay_out()
     settings = json.loads(home.settings.read_text())
     home.settings.write_text(json.dumps({**settings, "delivery": {"url": sink.url}}))
-    store = Store(home.database)
+    store = MessageStore(home.database)
     for number in range(3):
         store.add_message("email", "somebody", f"message {number}")
     store.close()

@@ -18,7 +18,7 @@ from werkzeug import Request, Response
 
 from release_tasks.gateway import process
 from release_tasks.gateway.connection import open_existing
-from release_tasks.gateway.store import Store, create_database
+from release_tasks.gateway.store import MessageStore, create_database
 
 
 @pytest.fixture
@@ -200,12 +200,12 @@ def test_health_answers_while_a_writer_holds_the_lock(settled: Any) -> None:
 def store(tmp_path: Path) -> Any:
     """A store on a database of its own."""
     create_database(tmp_path / "store.db")
-    store = Store(tmp_path / "store.db")
+    store = MessageStore(tmp_path / "store.db")
     yield store
     assert store.close()
 
 
-def test_claimed_row_is_taken_once(store: Store) -> None:
+def test_claimed_row_is_taken_once(store: MessageStore) -> None:
     """A claim moves the row, counts the attempt, and a settled row is not claimed again."""
     store.add_message("telegram", "1", "hello")
     claimed = store.claim("worker")
@@ -215,7 +215,7 @@ def test_claimed_row_is_taken_once(store: Store) -> None:
     assert store.claim("worker") is None
 
 
-def test_settling_a_claim_that_a_restore_took_away_changes_nothing(store: Store) -> None:
+def test_settling_a_claim_that_a_restore_took_away_changes_nothing(store: MessageStore) -> None:
     """Another worker's claim, or another message under the same number, is left alone."""
     store.add_message("telegram", "1", "hello")
     claimed = store.claim("worker")
@@ -224,7 +224,7 @@ def test_settling_a_claim_that_a_restore_took_away_changes_nothing(store: Store)
     assert store.delivery_totals()["dispatching"] == 1
 
 
-def test_failed_row_waits_for_its_pause(store: Store) -> None:
+def test_failed_row_waits_for_its_pause(store: MessageStore) -> None:
     """A failed delivery is not due before its pause is over, and holds no other up."""
     store.add_message("telegram", "1", "first")
     claimed = store.claim("worker")

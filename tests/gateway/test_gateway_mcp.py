@@ -19,7 +19,7 @@ from release_tasks.core.process.find import is_running
 from release_tasks.gateway import mcp_clock
 from release_tasks.gateway.errors import McpError, SettingsError
 from release_tasks.gateway.mcp import CircuitBreaker, McpMonitor, read_servers, usable_servers
-from release_tasks.gateway.mcp_session import Session
+from release_tasks.gateway.mcp_session import McpSession
 
 # Real servers that hang, flood and die take their time.
 pytestmark = pytest.mark.slow
@@ -92,7 +92,7 @@ def test_any_json_is_read_or_refused(config: dict[str, Any]) -> None:
 
 def test_clock_speaks_the_protocol() -> None:
     """A real session with the bundled server lists its tool, calls it, and ends it."""
-    session = Session(McpServer(id="clock", name="clock", command=sys.executable, args=tuple(CLOCK["args"])))
+    session = McpSession(McpServer(id="clock", name="clock", command=sys.executable, args=tuple(CLOCK["args"])))
     try:
         assert session.handshake(10) == 1
         deadline = time.monotonic() + 10
@@ -132,7 +132,7 @@ def _server(tmp_path: Path, code: str) -> McpServer:
 def test_bad_server_is_an_error_and_gone(tmp_path: Path, code: str, message: str, timeout: float) -> None:
     """Each way to fail is said, within the timeout, and nothing of it stays."""
     began = time.monotonic()
-    session = Session(_server(tmp_path, code))
+    session = McpSession(_server(tmp_path, code))
     try:
         with pytest.raises(McpError, match=message):
             session.handshake(timeout)
@@ -152,7 +152,7 @@ def test_server_that_ignores_every_request_to_end_is_killed(tmp_path: Path) -> N
         print(child, flush=True)
     time.sleep(600)
     """
-    session = Session(_server(tmp_path, code))
+    session = McpSession(_server(tmp_path, code))
     child = int(session._output.readline())
     session.close()
     assert not is_running(session.pid)
@@ -211,7 +211,7 @@ def test_monitor_ends_what_it_started(tmp_path: Path, wait_for: Callable[..., An
     wait_for(lambda: {"clock": "connected"}.items() <= _states(monitor).items())
     assert _states(monitor)["slow"] == "connecting"
     session = monitor._links["slow"]._session
-    assert isinstance(session, Session)
+    assert isinstance(session, McpSession)
     began = time.monotonic()
     monitor.stop()
     assert time.monotonic() - began < 5

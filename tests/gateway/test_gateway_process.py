@@ -118,6 +118,18 @@ def test_stop_leaves_no_process_and_no_pid_file(gateway: Any, wait_for: Callable
 
 
 @linux_only
+def test_stop_folds_the_wal_in_after_a_dispatcher_that_hangs(gateway: Any, wait_for: Callable[..., Any]) -> None:
+    """A dispatcher that has to be killed closes no database: the service closes its own after it, and the WAL goes."""
+    below = _below(gateway.pid, 2, wait_for)
+    dispatcher = next(found for found in below if "release_tasks.gateway.dispatcher" in found.cmdline())
+    wait_for(lambda: any(Path(file.path) == gateway.home.database for file in dispatcher.open_files()))
+    dispatcher.suspend()
+    assert process.stop(gateway.home).detail == "Stopped."
+    assert not is_running(dispatcher)
+    assert not gateway.home.database.with_name("gateway.db-wal").exists()
+
+
+@linux_only
 def test_killed_gateway_leaves_no_orphan(gateway: Any, wait_for: Callable[..., Any]) -> None:
     """After SIGKILL the dispatcher and the MCP server end by themselves, and status sees it."""
     below = _below(gateway.pid, 2, wait_for)

@@ -14,7 +14,7 @@ import requests
 from release_tasks.core.process.find import children_of
 from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.pidfile import PidFile
-from release_tasks.gateway.store import Store
+from release_tasks.gateway.store import MessageStore
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def rehearsal(tmp_path: Path, wait_for: Callable[..., Any]) -> Iterator[PidFile]
     """A gateway with a message in its queue and an MCP server in its configuration, started with --rehearsal."""
     home = GatewayHome(tmp_path / "gateway")
     home.lay_out()
-    store = Store(home.database)
+    store = MessageStore(home.database)
     store.add_message("email", "somebody", "queued")
     store.close()
     line = [sys.executable, "-m", "release_tasks.gateway", "--root", str(home.root), "--port", "0", "--rehearsal"]

@@ -13,10 +13,9 @@ import pytest
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.lock import FileLock
 from release_tasks.pairing import store as pairing_store
-from release_tasks.pairing.admissions import file_version
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
-from release_tasks.pairing.store import StoreUnusable
+from release_tasks.pairing.store import StoreUnusable, file_version
 
 TELEGRAM = Channel.TELEGRAM
 
