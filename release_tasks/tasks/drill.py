@@ -19,7 +19,6 @@ __all__ = ["drill"]
         "snapshot": "The snapshot to rehearse; the newest release snapshot when left out.",
         "boot": "Also start the service on what was restored, on a free port, and ask its health.",
         "scratch": "Make the scratch folder in this one instead of the pipeline folder's drills/.",
-        "json": "Print exactly one JSON document on stdout.",
     }
 )
 def drill(
@@ -40,9 +39,7 @@ def drill(
         with current.progress() as emit:
             outcome = run_drill(current.settings, name, boot=boot, scratch=parent, emit=emit)
         document = encode(outcome)
-        current.document(document)
-        if not current.as_json:
-            show_drill(current.screen, document)
+        current.answer(document, lambda screen: show_drill(screen, document))
         current.fail_unless(outcome.status == "passed")
 
 
@@ -61,7 +58,7 @@ def _show_dry(current: Session, snapshot_id: str | None, folder: Path | None, bo
     parent = current.pipeline.drills if folder is None else require_safe_parent(current.settings, folder)
     found = find_snapshot(current.pipeline.catalogue, snapshot_id)
     size = sum(asset.size for asset in found.assets)
-    current.document(
+    current.answer(
         {"status": "dry", "snapshotId": found.snapshot_id, "size": size, "scratch": str(parent), "boot": started}
     )
     if not current.as_json:

@@ -57,19 +57,19 @@ def duration_flag(name: str, value: str | None) -> float | None:
     """Return seconds for a typed duration, or None when the flag was not typed; raises UsageError that names it."""
     from release_tasks.core.units import parse_duration
 
-    return _parsed(name, value, parse_duration)
+    return None if value is None else _parsed(name, value, parse_duration)
 
 
-def number_flag(name: str, value: str | None, least: int = 1) -> int | None:
-    """Return a typed whole number of at least ``least``, or None; raises UsageError that names the flag."""
+def number_flag(name: str, value: str, least: int = 1) -> int:
+    """Return a typed whole number of at least ``least``; raises UsageError that names the flag."""
     from release_tasks.core.units import parse_integer
 
     return _parsed(name, value, lambda typed: parse_integer(typed, least))
 
 
-def _parsed(name: str, value: str | None, parse: Callable[[str], T]) -> T | None:
+def _parsed(name: str, value: str, parse: Callable[[str], T]) -> T:
     try:
-        return None if value is None else parse(value)
+        return parse(value)
     except ValueError as error:
         raise UsageError(f"--{name}: {error}.") from None
 

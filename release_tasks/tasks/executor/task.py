@@ -202,10 +202,13 @@ class StageTask(Task[Any]):
 def stage(
     *, shares: Iterable[str] = (), internal: Iterable[str] = (), **options: Any
 ) -> Callable[[Callable[..., Any]], StageTask]:
-    """Decorator that makes a StageTask; takes what ``invoke.task`` takes, and no short flags."""
+    """Decorator that makes a StageTask; takes what ``invoke.task`` takes, knows ``--json``, and has no short flags."""
 
     def decorate(body: Callable[..., Any]) -> StageTask:
+        texts = dict(options.get("help", {}))
+        if "json" in inspect.signature(body).parameters:
+            texts.setdefault("json", "Print exactly one JSON document on stdout.")
+        settings = {"auto_shortflags": False, **options, "help": texts}
         return StageTask(body, shares=shares, internal=internal, **settings)
 
-    settings = {"auto_shortflags": False, **options}
     return decorate
