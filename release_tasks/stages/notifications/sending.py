@@ -19,7 +19,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import NoticeConfig, Settings
 from release_tasks.core.errors import Interrupted
 from release_tasks.core.interrupt import LONGEST_WAIT, next_item, uninterrupted
-from release_tasks.stages.notifications.notification import Attempt, Delivery, Notice, notice_bytes, notice_redactor
+from release_tasks.stages.notifications.notification import Delivery, Notice, SendAttempt, notice_bytes, notice_redactor
 
 __all__ = ["LONGEST", "Notices"]
 
@@ -149,7 +149,7 @@ class Notices:
                 return Delivery(name=sending.name, status="failed", attempts=attempts, detail=attempt.detail)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _attempt(self, sending: _Sending, body: bytes, timeout: float) -> Attempt:
+    def _attempt(self, sending: _Sending, body: bytes, timeout: float) -> SendAttempt:
         config, notice = sending.config, sending.notice
         redactor = notice_redactor(self._settings)
         # Imported where they are needed: the start gate of a service does not wait for a library that speaks HTTP.
@@ -168,7 +168,7 @@ class Notices:
         unset = [name for name in (config.webhook_env, config.hmac_secret_env) if name and not os.environ.get(name)]
         if unset:
             detail = f"not set in this environment: {', '.join(unset)}"
-            return Attempt(is_delivered=False, detail=detail, is_final=True)
+            return SendAttempt(is_delivered=False, detail=detail, is_final=True)
         from release_tasks.stages.notifications.webhook import tell_webhook
 
         return tell_webhook(

@@ -46,7 +46,8 @@ def degradation(samples: Sequence[Sample], rules: WatchConfig) -> list[str]:
     Looks from before a time in which nobody looked are not added to those after it. Asked after each look, and it reads
     only as many as the rules need.
     """
-    newest = _since_unseen(samples[-max(rules.window, rules.failures) :])
+    newest = samples[-max(rules.window, rules.failures) :]
+    newest = newest[max((index for index, sample in enumerate(newest) if sample.unseen_ms), default=0) :]
     reasons = []
     last = newest[-rules.failures :]
     if len(last) == rules.failures and all(sample.finding == "bad" for sample in last):
@@ -98,22 +99,12 @@ def _doubts(samples: Sequence[Sample], rules: WatchConfig) -> list[str]:
         return doubts
     if seen.bad + seen.unknown > rules.error_rate * seen.looks:
         limit = show_share(rules.error_rate)
+        newest = next(sample for sample in reversed(samples) if sample.finding != "ok")
         told = f"{seen.bad} bad and {seen.unknown} that said nothing of {seen.looks} looks are more than {limit}"
-        doubts.append(f"{told}; the newest of them: {_why(_last_not_ok(samples))}.")
+        doubts.append(f"{told}; the newest of them: {_why(newest)}.")
     if samples[-1].finding != "ok":
         doubts.append(f"It ended on a look that was not ok: {_why(samples[-1])}.")
     return doubts
-
-
-def _last_not_ok(samples: Sequence[Sample]) -> Sample:
-    return next(sample for sample in reversed(samples) if sample.finding != "ok")
-
-
-def _since_unseen(samples: Sequence[Sample]) -> Sequence[Sample]:
-    for index in range(len(samples) - 1, 0, -1):
-        if samples[index].unseen_ms:
-            return samples[index:]
-    return samples
 
 
 def _why(sample: Sample) -> str:

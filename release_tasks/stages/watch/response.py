@@ -119,14 +119,9 @@ def respond(
     except OSError as error:
         problem = f"The evidence could not be written down: {describe_error(error)}"
     # Sending begins before the rollback, so that people do not learn of it only minutes later.
+    goes_back = is_acted_on and problem is None
     sending.announce(
-        lambda: about_degraded(
-            settings,
-            ground.release,
-            verdict.reasons,
-            ground.snapshot_id,
-            goes_back=is_acted_on and problem is None,
-        )
+        lambda: about_degraded(settings, ground.release, verdict.reasons, ground.snapshot_id, goes_back=goes_back)
     )
     if problem is not None:
         return Response(diagnostics=[f"{problem} Therefore it was not rolled back." if is_wanted else problem])
@@ -147,8 +142,9 @@ def _roll_back(settings: Settings, pipeline: Pipeline, ground: Ground, emit: Emi
     except LockHeld as error:
         return Response(exit_code=ExitCode.LOCKED, diagnostics=[f"{_NO_ROLLBACK} {error.message}", by_hand])
     except Interrupted as stop:
-        told = "A signal ended the rollback; the live state is whole. See what is live: inv release.status"
-        return Response(exit_code=stop.exit_code, diagnostics=[told])
+        return Response(
+            exit_code=stop.exit_code, diagnostics=[f"A signal ended the rollback; the live state is whole. {_SEE}"]
+        )
     except StageError as error:
         return Response(diagnostics=[f"{_NO_ROLLBACK} {error.message}", _SEE])
     if outcome.status == "failed":
