@@ -126,18 +126,11 @@ def _source_of(config: Config, path: str, overridden: set[str]) -> str:
         return "environment variable INVOKE_" + path.replace(".", "_").upper()
     best, name = 0, "configuration"
     for level, level_path in _LEVELS:
-        depth = _depth(getattr(config, level, None), path.split("."))
+        depth, tree = 0, getattr(config, level, None)  # how far down the path this level has anything to say
+        for part in path.split("."):
+            if not isinstance(tree, Mapping) or part not in tree:
+                break
+            depth, tree = depth + 1, tree[part]
         if depth > best:
             best, name = depth, os.path.basename(str(getattr(config, level_path, None) or level.strip("_")))
     return name
-
-
-def _depth(tree: Any, parts: list[str]) -> int:
-    """How far down the dotted path this level has anything to say."""
-    depth = 0
-    for part in parts:
-        if not isinstance(tree, Mapping) or part not in tree:
-            break
-        tree = tree[part]
-        depth += 1
-    return depth

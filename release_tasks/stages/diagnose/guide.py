@@ -19,7 +19,7 @@ from release_tasks.core.records import Check, HealthReport
 from release_tasks.stages.diagnose.signals import Signals, read_signals
 from release_tasks.stages.preflight.gates.http import HttpOptions
 
-__all__ = ["GUIDE", "Diagnosis", "Finding", "Row", "decide", "diagnose_service", "guide_table"]
+__all__ = ["GUIDE", "Diagnosis", "GuideFinding", "Row", "decide", "diagnose_service", "guide_table"]
 
 Severity = Literal["act", "note"]
 Seen = Callable[[Signals], Iterator["Evidence"]]
@@ -49,7 +49,7 @@ GUIDE: list[Row] = []
 
 
 @frozen(kw_only=True)
-class Finding:
+class GuideFinding:
     """A row that applies now, with what was seen and the commands ready to be typed."""
 
     key: str
@@ -64,10 +64,10 @@ class Diagnosis:
     """The verdict: ``healthy``, or ``act`` with the finding that comes first; notes never ask for an action."""
 
     status: Literal["healthy", "act"]
-    findings: list[Finding]
+    findings: list[GuideFinding]
 
     @property
-    def first(self) -> Finding | None:
+    def first(self) -> GuideFinding | None:
         """The most urgent thing to do."""
         return next((finding for finding in self.findings if finding.severity == "act"), None)
 
@@ -84,7 +84,7 @@ def diagnose_service(settings: Settings) -> tuple[Signals, Diagnosis]:
 def decide(signals: Signals) -> Diagnosis:
     """Hold the signals against every row of the guide; the findings come in its order."""
     findings = [
-        Finding(
+        GuideFinding(
             key=row.key,
             severity=row.severity,
             meaning=row.meaning,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,8 +135,8 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
     pairing = Pairing(settings.pairing)
     signals.pairing_audit = tried("pairing", pairing.audit.verify)
     for channel in Channel:
-        waiting = tried("pairing", lambda channel=channel: len(pairing.pending(channel))) or 0  # type: ignore[misc]
-        signals.pending[channel.value] = waiting
+        waiting = tried("pairing", functools.partial(pairing.pending, channel)) or []
+        signals.pending[channel.value] = len(waiting)
     signals.disks = tried("disk", lambda: list(_disks(settings, signals.snapshot))) or []
     return signals
 

@@ -11,7 +11,7 @@ from release_tasks.config.schema import WatchConfig
 from release_tasks.core.units import show_duration, show_share
 from release_tasks.stages.watch.samples import Sample
 
-__all__ = ["Counts", "Verdict", "VerdictStatus", "count", "degradation", "judge"]
+__all__ = ["Counts", "VerdictStatus", "WatchVerdict", "count", "degradation", "judge"]
 
 VerdictStatus = Literal["healthy", "degraded", "inconclusive"]
 
@@ -27,7 +27,7 @@ class Counts:
 
 
 @frozen(kw_only=True)
-class Verdict:
+class WatchVerdict:
     """What the looks amount to, and why, a sentence each in our own words and numbers."""
 
     status: VerdictStatus
@@ -66,14 +66,14 @@ def degradation(samples: Sequence[Sample], rules: WatchConfig) -> list[str]:
 
 def judge(
     samples: Sequence[Sample], rules: WatchConfig, *, watched: float, unseen: float = 0.0, is_cut_short: bool = False
-) -> Verdict:
+) -> WatchVerdict:
     """Judge a watch that has ended after ``watched`` seconds, in ``unseen`` of which nobody looked.
 
     ``is_cut_short`` says that a signal ended it.
     """
     reasons = degradation(samples, rules)
     if reasons:
-        return Verdict(status="degraded", reasons=reasons)
+        return WatchVerdict(status="degraded", reasons=reasons)
     doubts = _doubts(samples, rules)
     if unseen > watched / 2:
         away = f"{show_duration(round(unseen))} of {show_duration(round(watched))}"
@@ -81,10 +81,10 @@ def judge(
     if is_cut_short:
         doubts.insert(0, f"A signal ended it after {show_duration(round(watched))}.")
     if doubts:
-        return Verdict(status="inconclusive", reasons=doubts)
+        return WatchVerdict(status="inconclusive", reasons=doubts)
     seen = count(samples)
     told = f"{seen.ok} of {seen.looks} looks were ok, the last one too"
-    return Verdict(
+    return WatchVerdict(
         status="healthy", reasons=[f"{told}; the others were too few to count." if seen.ok < seen.looks else f"{told}."]
     )
 

@@ -22,7 +22,7 @@ from release_tasks.stages.notifications.sending import Notices
 from release_tasks.stages.notifications.wording import about_degraded
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.precondition import Standing, standing_of
-from release_tasks.stages.watch.judgement import Verdict, count
+from release_tasks.stages.watch.judgement import WatchVerdict, count
 from release_tasks.stages.watch.samples import Sample
 
 __all__ = ["Ground", "Response", "ground_of", "record_finished", "respond"]
@@ -85,7 +85,7 @@ def respond(
     settings: Settings,
     pipeline: Pipeline,
     ground: Ground,
-    verdict: Verdict,
+    verdict: WatchVerdict,
     samples: list[Sample],
     stop: Interrupted | None,
     emit: Emit,
@@ -155,7 +155,7 @@ def _roll_back(settings: Settings, pipeline: Pipeline, ground: Ground, emit: Emi
 
 
 def record_finished(
-    pipeline: Pipeline, ground: Ground, verdict: Verdict, samples: list[Sample], outcome: RollbackOutcome | None
+    pipeline: Pipeline, ground: Ground, verdict: WatchVerdict, samples: list[Sample], outcome: RollbackOutcome | None
 ) -> list[str]:
     """Write down how a watch ended; returns a sentence if that is not possible: the verdict stands all the same."""
     try:

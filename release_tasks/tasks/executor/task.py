@@ -150,18 +150,9 @@ class StageTask(Task[Any]):
         texts = self.help.copy()
         arguments = super().get_arguments(ignore_unknown_help)
         self.help = texts  # Invoke empties it, and a second parser would show no help
+        taken = ("names", "kind", "default", "help", "positional", "optional", "incrementable", "attr_name")
         return [
-            _StageArgument(
-                self,
-                names=argument.names,
-                kind=argument.kind,
-                default=argument.default,
-                help=argument.help,
-                positional=argument.positional,
-                optional=argument.optional,
-                incrementable=argument.incrementable,
-                attr_name=argument.attr_name,
-            )
+            _StageArgument(self, **{name: getattr(argument, name) for name in taken})
             for argument in arguments
             if argument.name not in self.internal
         ]
