@@ -6,9 +6,8 @@ from pathlib import Path
 
 from invoke import Context
 
-from release_tasks.core.errors import UsageError
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.flags import text_flag
+from release_tasks.tasks.flags import path_flag, text_flag
 from release_tasks.tasks.session import Session, session
 
 __all__ = ["drill"]
@@ -31,7 +30,7 @@ def drill(
         from release_tasks.stages.drill.engine import run_drill
 
         folder = text_flag("scratch", scratch)
-        parent = _folder(folder) if folder else None
+        parent = path_flag("scratch", folder, "folder") if folder else None
         name = text_flag("snapshot", snapshot)
         if current.is_dry:
             _show_dry(current, name, parent, boot)
@@ -41,13 +40,6 @@ def drill(
         document = encode(outcome)
         current.answer(document, lambda screen: show_drill(screen, document))
         current.fail_unless(outcome.status == "passed")
-
-
-def _folder(typed: str) -> Path:
-    try:
-        return Path(typed).expanduser().absolute()
-    except RuntimeError as error:  # ~ of somebody who is not known
-        raise UsageError(f"--scratch: {typed!r} is no folder: {error}") from None
 
 
 def _show_dry(current: Session, snapshot_id: str | None, folder: Path | None, boot: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from release_tasks.core.errors import UsageError
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["duration_flag", "number_flag", "text_flag", "url_flag", "with_flags", "words_flag"]
+__all__ = ["duration_flag", "number_flag", "path_flag", "text_flag", "url_flag", "with_flags", "words_flag"]
 
 
 def with_flags(
@@ -79,6 +80,14 @@ def text_flag(name: str, value: str | None) -> str | None:
     if value is not None and not value.strip():
         raise UsageError(f"--{name}: expected a value, got nothing.")
     return value
+
+
+def path_flag(name: str, value: str, what: str) -> Path:
+    """Return a typed path, absolute; raises UsageError where it is no ``what``: the ~ of a user who is not known."""
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(f"--{name}: {value!r} is no {what}: {error}") from None
 
 
 def url_flag(name: str, value: str | None) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from invoke import Collection, Context, call
 
@@ -146,11 +146,7 @@ def rollback(
         from release_tasks.stages.rollback.engine import roll_back
 
         current.settings = with_flags(current.settings, health_url=health_url, restart_command=restart_command)
-        typed: dict[str, Any] = {
-            "snapshot_id": snapshot,
-            "force": force,
-            "wait": duration_flag("wait", wait) or 0.0,
-        }
+        typed: dict[str, Any] = {"snapshot_id": snapshot, "force": force, "wait": duration_flag("wait", wait) or 0.0}
         if plan or current.is_dry:
             _show_plan(current, typed)
             return
@@ -280,7 +276,7 @@ def _apply_flags(current: Session, health_url: str | None, strict: bool, retenti
 
 def _preflight_of(current: Session) -> PreflightRun:
     """Return the preflight that ran before; refuses one that ran with other settings than were typed here."""
-    run: Any = recall(current.ctx, "preflight")
+    run = cast("PreflightRun | None", recall(current.ctx, "preflight"))
     if run is None:
         raise UsageError("release.prepare needs release.preflight to run before it, as its pre-task.")
     health = current.settings.release.health
@@ -290,8 +286,7 @@ def _preflight_of(current: Session) -> PreflightRun:
             f"release.prepare was given --health-url {health.url} and --strict {health.strict}, but its gates ran with "
             f"{run.health_url} and {run.strict}, because Invoke's own executor passes no flags on.{hint}"
         )
-    result: PreflightRun = run
-    return result
+    return run
 
 
 def _write_junit(run: PreflightRun, path: Path) -> None:

@@ -10,7 +10,7 @@ from invoke import Context
 
 from release_tasks.core.errors import UsageError
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.flags import text_flag
+from release_tasks.tasks.flags import path_flag, text_flag
 from release_tasks.tasks.session import session
 
 if TYPE_CHECKING:
@@ -44,10 +44,10 @@ def report(ctx: Context, release_id: str | None = None, output: str | None = Non
         current.screen.step(f"read what is known of {file.release_id}, and digest its snapshot again")
         page = gather(current.settings, file)
         write_atomic(target, render(page))
-        told = {"releaseId": file.release_id, "verdict": page.verdict.word, "output": str(target)}
+        word = page.verdict.word
         current.answer(
-            {"status": "written", **told},
-            lambda screen: screen.verdict("written", f"{file.release_id}, {page.verdict.word}: {target}"),
+            {"status": "written", "releaseId": file.release_id, "verdict": word, "output": str(target)},
+            lambda screen: screen.verdict("written", f"{file.release_id}, {word}: {target}"),
         )
 
 
@@ -55,10 +55,7 @@ def _target(pipeline: Pipeline, typed: str | None, release_id: str) -> Path:
     """Return where the page goes; raises UsageError where none can be written."""
     if typed is None:
         return pipeline.root / "reports" / f"{release_id}.html"
-    try:
-        target = Path(typed).expanduser().absolute()
-    except RuntimeError as error:  # ~ of somebody who is not known
-        raise UsageError(f"--output: {typed!r} is no file: {error}") from None
+    target = path_flag("output", typed, "file")
     if target.is_dir() or typed.endswith("/"):
         raise UsageError(f"--output: {typed!r} is a folder. Name a file in it, such as {release_id}.html.")
     if not target.parent.is_dir():

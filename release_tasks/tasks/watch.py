@@ -63,7 +63,7 @@ def _show_dry(current: Session, settings: Settings) -> None:
 
     require_watchable(settings)
     rules, ground = settings.release.watch, ground_of(current.pipeline)
-    release = ground.release.release_id if ground.release else None
+    release = ground.release_id
     target = ground.snapshot_id if rules.rollback and not ground.hindrance else None
     times = {"for": show_duration(rules.for_), "interval": show_duration(rules.interval)}
     current.answer({"status": "dry", "releaseId": release, **times, "rollbackTo": target})
