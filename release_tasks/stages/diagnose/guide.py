@@ -15,7 +15,7 @@ from attrs import field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
-from release_tasks.core.records import Check, HealthReport
+from release_tasks.core.records import HealthReport
 from release_tasks.stages.diagnose.signals import Signals, read_signals
 from release_tasks.stages.preflight.gates.http import HttpOptions
 
@@ -130,16 +130,14 @@ def _failed_health(signals: Signals) -> HealthReport | None:
 def _failed_gates(signals: Signals, kind: Literal["command", "health", "other"]) -> Iterator[Evidence]:
     """Each failed gate of one kind that blocks the newest release."""
     for check in signals.blocking:
-        if _kind_of(signals, check) == kind:
+        options = getattr(signals.settings.release.gates.get(check.id), "options", None)
+        if isinstance(options, HttpOptions) and options.asks_health:
+            found = "health"
+        else:
+            found = "command" if check.command is not None else "other"
+        if found == kind:
             assert signals.newest is not None
             yield Evidence(f"release {signals.newest.release_id}, gate {check.id}: {check.detail}", {"gate": check.id})
-
-
-def _kind_of(signals: Signals, check: Check) -> Literal["command", "health", "other"]:
-    gate = signals.settings.release.gates.get(check.id)
-    if gate is not None and isinstance(gate.options, HttpOptions) and gate.options.asks_health:
-        return "health"
-    return "command" if check.command is not None else "other"
 
 
 @_act(

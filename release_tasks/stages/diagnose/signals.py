@@ -119,8 +119,7 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
     signals.unread += [("snapshots", f"{bad.snapshot_id}: {bad.reason}") for bad in unreadable]
     signals.snapshot = next((found for found in reversed(snapshots) if found.kind == "release"), None)
     if signals.snapshot is not None:
-        name = signals.snapshot.snapshot_id
-        assets = release.assets
+        name, assets = signals.snapshot.snapshot_id, release.assets
         signals.verdict = tried("snapshots", lambda: verify_all(pipeline.catalogue, name, assets=assets)[0])
         proved = tried("drills", lambda: proofs(pipeline)) or Proofs()
         signals.proof = proved.by_snapshot.get(name)
