@@ -251,7 +251,7 @@ def _draft(
     completed = [check.completed_at for check in report.checks if check.completed_at]
     phases = []
     if started and completed:
-        phases.append(Phase(name="preflight", started_at=min(started), completed_at=max(completed)))
+        phases = [Phase(name="preflight", started_at=min(started), completed_at=max(completed))]
     return Manifest(
         manifest_version=MANIFEST_VERSION,
         release_id=release_id,

@@ -8,9 +8,10 @@ from invoke import Context
 
 from release_tasks.tasks.executor import stage
 from release_tasks.tasks.flags import with_flags
-from release_tasks.tasks.session import Session, session
+from release_tasks.tasks.session import session
 
 if TYPE_CHECKING:
+    from release_tasks.report.screen import Screen
     from release_tasks.stages.diagnose.guide import Diagnosis
     from release_tasks.stages.diagnose.signals import Signals
 
@@ -21,7 +22,6 @@ __all__ = ["diagnose"]
     help={
         "health_url": "Ask this URL instead of release.health.url.",
         "reliability_url": "Ask this URL instead of release.reliability.url.",
-        "json": "Print exactly one JSON document on stdout.",
     }
 )
 def diagnose(
@@ -35,9 +35,7 @@ def diagnose(
         settings = with_flags(current.settings, health_url=health_url, reliability_url=reliability_url)
         signals, diagnosis = diagnose_service(settings)
         rows = summary(signals)
-        current.document(_document(signals, diagnosis, rows))
-        if not current.as_json:
-            _show(current, diagnosis, rows)
+        current.answer(_document(signals, diagnosis, rows), lambda screen: _show(screen, diagnosis, rows))
         current.fail_unless(diagnosis.status == "healthy")
 
 
@@ -56,13 +54,13 @@ def _document(signals: Signals, diagnosis: Diagnosis, rows: list[tuple[str, str,
     }
 
 
-def _show(current: Session, diagnosis: Diagnosis, rows: list[tuple[str, str, str]]) -> None:
-    current.screen.table(("SIGNAL", "STATE", "DETAIL"), rows)
-    current.screen.line()
+def _show(screen: Screen, diagnosis: Diagnosis, rows: list[tuple[str, str, str]]) -> None:
+    screen.table(("SIGNAL", "STATE", "DETAIL"), rows)
+    screen.line()
     if not diagnosis.findings:
-        current.screen.verdict("healthy", "Nothing to do.")
+        screen.verdict("healthy", "Nothing to do.")
     for finding in diagnosis.findings:
-        current.screen.verdict(finding.severity, finding.meaning)
-        current.screen.note(finding.detail)
+        screen.verdict(finding.severity, finding.meaning)
+        screen.note(finding.detail)
         for command in finding.commands:
-            current.screen.note(f"type: {command}")
+            screen.note(f"type: {command}")

@@ -6,9 +6,8 @@ from pathlib import Path
 
 from invoke import Context
 
-from release_tasks.core.errors import UsageError
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.flags import text_flag
+from release_tasks.tasks.flags import path_flag, text_flag
 from release_tasks.tasks.session import Session, session
 
 __all__ = ["drill"]
@@ -19,7 +18,6 @@ __all__ = ["drill"]
         "snapshot": "The snapshot to rehearse; the newest release snapshot when left out.",
         "boot": "Also start the service on what was restored, on a free port, and ask its health.",
         "scratch": "Make the scratch folder in this one instead of the pipeline folder's drills/.",
-        "json": "Print exactly one JSON document on stdout.",
     }
 )
 def drill(
@@ -32,7 +30,7 @@ def drill(
         from release_tasks.stages.drill.engine import run_drill
 
         folder = text_flag("scratch", scratch)
-        parent = _folder(folder) if folder else None
+        parent = path_flag("scratch", folder, "folder") if folder else None
         name = text_flag("snapshot", snapshot)
         if current.is_dry:
             _show_dry(current, name, parent, boot)
@@ -40,17 +38,8 @@ def drill(
         with current.progress() as emit:
             outcome = run_drill(current.settings, name, boot=boot, scratch=parent, emit=emit)
         document = encode(outcome)
-        current.document(document)
-        if not current.as_json:
-            show_drill(current.screen, document)
+        current.answer(document, lambda screen: show_drill(screen, document))
         current.fail_unless(outcome.status == "passed")
-
-
-def _folder(typed: str) -> Path:
-    try:
-        return Path(typed).expanduser().absolute()
-    except RuntimeError as error:  # ~ of somebody who is not known
-        raise UsageError(f"--scratch: {typed!r} is no folder: {error}") from None
 
 
 def _show_dry(current: Session, snapshot_id: str | None, folder: Path | None, boot: bool) -> None:
@@ -61,7 +50,7 @@ def _show_dry(current: Session, snapshot_id: str | None, folder: Path | None, bo
     parent = current.pipeline.drills if folder is None else require_safe_parent(current.settings, folder)
     found = current.pipeline.catalogue.find(snapshot_id)
     size = sum(asset.size for asset in found.assets)
-    current.document(
+    current.answer(
         {"status": "dry", "snapshotId": found.snapshot_id, "size": size, "scratch": str(parent), "boot": started}
     )
     if not current.as_json:

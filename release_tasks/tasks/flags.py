@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from release_tasks.core.errors import UsageError
@@ -12,7 +13,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-__all__ = ["duration_flag", "number_flag", "text_flag", "url_flag", "with_flags", "words_flag"]
+__all__ = ["duration_flag", "number_flag", "path_flag", "text_flag", "url_flag", "with_flags", "words_flag"]
 
 
 def with_flags(
@@ -57,19 +58,19 @@ def duration_flag(name: str, value: str | None) -> float | None:
     """Return seconds for a typed duration, or None when the flag was not typed; raises UsageError that names it."""
     from release_tasks.core.units import parse_duration
 
-    return _parsed(name, value, parse_duration)
+    return None if value is None else _parsed(name, value, parse_duration)
 
 
-def number_flag(name: str, value: str | None, least: int = 1) -> int | None:
-    """Return a typed whole number of at least ``least``, or None; raises UsageError that names the flag."""
+def number_flag(name: str, value: str, least: int = 1) -> int:
+    """Return a typed whole number of at least ``least``; raises UsageError that names the flag."""
     from release_tasks.core.units import parse_integer
 
     return _parsed(name, value, lambda typed: parse_integer(typed, least))
 
 
-def _parsed(name: str, value: str | None, parse: Callable[[str], T]) -> T | None:
+def _parsed(name: str, value: str, parse: Callable[[str], T]) -> T:
     try:
-        return None if value is None else parse(value)
+        return parse(value)
     except ValueError as error:
         raise UsageError(f"--{name}: {error}.") from None
 
@@ -79,6 +80,14 @@ def text_flag(name: str, value: str | None) -> str | None:
     if value is not None and not value.strip():
         raise UsageError(f"--{name}: expected a value, got nothing.")
     return value
+
+
+def path_flag(name: str, value: str, what: str) -> Path:
+    """Return a typed path, absolute; raises UsageError where it is no ``what``: the ~ of a user who is not known."""
+    try:
+        return Path(value).expanduser().absolute()
+    except RuntimeError as error:
+        raise UsageError(f"--{name}: {value!r} is no {what}: {error}") from None
 
 
 def url_flag(name: str, value: str | None) -> str | None:

@@ -12,9 +12,6 @@ from release_tasks.tasks.session import session
 
 __all__ = ["collection"]
 
-_INTERFACES = ("gui", "dispatcher", "mcp-config")
-_JSON_HELP = "Print exactly one JSON document on stdout."
-
 
 def _gate_task(name: str, summary: str) -> StageTask:
     def body(ctx: Context, json: bool = False) -> None:
@@ -22,7 +19,7 @@ def _gate_task(name: str, summary: str) -> StageTask:
 
     body.__doc__ = summary
     body.__name__ = name.replace("-", "_")
-    return stage(name=name, help={"json": _JSON_HELP})(body)
+    return stage(name=name)(body)
 
 
 @stage(
@@ -30,7 +27,6 @@ def _gate_task(name: str, summary: str) -> StageTask:
     help={
         "health_url": "Ask this URL instead of release.health.url.",
         "strict": "A degraded service fails.",
-        "json": _JSON_HELP,
     },
 )
 def api_health(ctx: Context, health_url: str | None = None, strict: bool = False, json: bool = False) -> None:
@@ -38,13 +34,13 @@ def api_health(ctx: Context, health_url: str | None = None, strict: bool = False
     _run(ctx, ["api-health"], json, health_url, strict)
 
 
-@stage(help={"json": _JSON_HELP})
+@stage()
 def interfaces(ctx: Context, json: bool = False) -> None:
     """Run the interface readiness gates alone: gui, dispatcher, mcp-config."""
-    _run(ctx, list(_INTERFACES), json)
+    _run(ctx, ["gui", "dispatcher", "mcp-config"], json)
 
 
-@stage(help={"name": "The gate, as release.gates names it.", "json": _JSON_HELP})
+@stage(help={"name": "The gate, as release.gates names it."})
 def run(ctx: Context, name: str, json: bool = False) -> None:
     """Run any one gate alone, by its name."""
     _run(ctx, [name], json)
@@ -57,7 +53,7 @@ def _run(ctx: Context, names: list[str], as_json: bool, health_url: str | None =
         from release_tasks.core.clock import compact
 
         if current.is_dry:
-            current.document({"status": "dry", "gates": names})
+            current.answer({"status": "dry", "gates": names})
             current.screen.line(f"Would run the gates: {', '.join(names)}")
             return
         current.settings = with_flags(current.settings, health_url=health_url, strict=strict or None)

@@ -23,22 +23,21 @@ __all__ = ["collection"]
 _HELP = {
     "port": "Listen here instead of gateway.port; 0 takes any free port.",
     "root": "The home instead of gateway.root.",
-    "json": "Print exactly one JSON document on stdout.",
 }
-_HELP_OF_A_HOME = {key: _HELP[key] for key in ("root", "json")}
+_ROOT_HELP = {"root": _HELP["root"]}
 
 
 @stage(help=_HELP)
 def start(ctx: Context, port: str | None = None, root: str | None = None, json: bool = False) -> None:
     """Start the embedded gateway in the background; one that runs already is left running."""
     with session(ctx, json) as current:
-        number = number_flag("port", port, 0)
+        number = None if port is None else number_flag("port", port, 0)
         if _would(current, f"start the gateway in {_root(current, root)}"):
             return
         _show(current, _start(current, number, root))
 
 
-@stage(help=_HELP_OF_A_HOME)
+@stage(help=_ROOT_HELP)
 def stop(ctx: Context, root: str | None = None, json: bool = False) -> None:
     """Stop the embedded gateway and every process that it started."""
     with session(ctx, json) as current:
@@ -51,7 +50,7 @@ def stop(ctx: Context, root: str | None = None, json: bool = False) -> None:
 def restart(ctx: Context, port: str | None = None, root: str | None = None, json: bool = False) -> None:
     """Stop the embedded gateway and start it again, on the port it had unless another is given."""
     with session(ctx, json) as current:
-        number = number_flag("port", port, 0)
+        number = None if port is None else number_flag("port", port, 0)
         if _would(current, f"restart the gateway in {_root(current, root)}"):
             return
         before = _status(current, root)
@@ -59,7 +58,7 @@ def restart(ctx: Context, port: str | None = None, root: str | None = None, json
         _show(current, _start(current, before.port if number is None else number, root))
 
 
-@stage(help=_HELP_OF_A_HOME)
+@stage(help=_ROOT_HELP)
 def status(ctx: Context, root: str | None = None, json: bool = False) -> None:
     """Say whether the embedded gateway runs, where, and how it is; exit 1 when it does not run."""
     with session(ctx, json) as current:
@@ -72,8 +71,7 @@ def status(ctx: Context, root: str | None = None, json: bool = False) -> None:
     name="break",
     help={
         "what": "mcp, queue, identity, database, slow or flapping.",
-        "root": _HELP["root"],
-        "json": _HELP["json"],
+        **_ROOT_HELP,
     },
 )
 def break_(ctx: Context, what: str, root: str | None = None, json: bool = False) -> None:
@@ -88,9 +86,10 @@ def break_(ctx: Context, what: str, root: str | None = None, json: bool = False)
             return
         with _explained():
             fault = break_gateway(GatewayHome(_root(current, root)), what)
-        current.document({"status": "broken", "what": what, "seen": fault.seen})
-        if not current.as_json:
-            current.screen.verdict("broken", f"{what}: {fault.seen}")
+        current.answer(
+            {"status": "broken", "what": what, "seen": fault.seen},
+            lambda screen: screen.verdict("broken", f"{what}: {fault.seen}"),
+        )
 
 
 @contextlib.contextmanager
@@ -155,17 +154,13 @@ def _root(current: Session, typed: str | None) -> Path:
 
 def _would(current: Session, what: str) -> bool:
     if current.is_dry:
-        current.document({"status": "dry", "would": what})
-        if not current.as_json:
-            current.screen.line(f"Would {what}.")
+        current.answer({"status": "dry", "would": what}, lambda screen: screen.line(f"Would {what}."))
     return current.is_dry
 
 
 def _show(current: Session, found: GatewayStatus) -> None:
-    from release_tasks.core.codec import encode
-
     word = "running" if found.running else "stopped"
-    current.document({"status": word, "url": found.url, **encode(found)})
+    current.answer(found, status=word, url=found.url)
     if not current.as_json:
         where = f"{found.url} (pid {found.pid}, health {found.health})  " if found.running else ""
         current.screen.verdict(word, f"{where}{found.detail}")

@@ -9,7 +9,7 @@ from invoke import Collection, Context
 
 from release_tasks.core.errors import StageFailed
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.flags import number_flag
+from release_tasks.tasks.release import answer_audit
 from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
@@ -20,17 +20,9 @@ __all__ = ["collection"]
 
 _CHANNEL_HELP = "The channel: telegram or whatsapp."
 _CODE_HELP = "The code that the sender was given; in any case, with spaces or dashes."
-_JSON_HELP = "Print exactly one JSON document on stdout."
 
 
-@stage(
-    name="list",
-    help={
-        "channel": _CHANNEL_HELP,
-        "approved": "Show who is approved instead of who waits.",
-        "json": _JSON_HELP,
-    },
-)
+@stage(name="list", help={"channel": _CHANNEL_HELP, "approved": "Show who is approved instead of who waits."})
 def list_(ctx: Context, channel: str, approved: bool = False, json: bool = False) -> None:
     """Show who waits for approval on a channel, with code, age and time left; or who is approved."""
     with session(ctx, json) as current:
@@ -41,7 +33,7 @@ def list_(ctx: Context, channel: str, approved: bool = False, json: bool = False
             _show_pending(current, chosen, pairing.pending(chosen))
 
 
-@stage(help={"channel": _CHANNEL_HELP, "code": _CODE_HELP, "json": _JSON_HELP})
+@stage(help={"channel": _CHANNEL_HELP, "code": _CODE_HELP})
 def approve(ctx: Context, channel: str, code: str, json: bool = False) -> None:
     """Admit the sender whose pending request has this code; a running service knows at once."""
     with session(ctx, json) as current:
@@ -54,7 +46,7 @@ def approve(ctx: Context, channel: str, code: str, json: bool = False) -> None:
         _show_decision(current, chosen, "approved", found.sender, f"{told}{before}.", wasAdmitted=found.was_admitted)
 
 
-@stage(help={"channel": _CHANNEL_HELP, "code": _CODE_HELP, "json": _JSON_HELP})
+@stage(help={"channel": _CHANNEL_HELP, "code": _CODE_HELP})
 def reject(ctx: Context, channel: str, code: str, json: bool = False) -> None:
     """Remove the pending request that has this code; its sender stays blocked and may ask again."""
     with session(ctx, json) as current:
@@ -69,7 +61,6 @@ def reject(ctx: Context, channel: str, code: str, json: bool = False) -> None:
     help={
         "channel": _CHANNEL_HELP,
         "sender": "The sender as `pairing.list CHANNEL --approved` shows them.",
-        "json": _JSON_HELP,
     }
 )
 def revoke(ctx: Context, channel: str, sender: str, json: bool = False) -> None:
@@ -82,20 +73,13 @@ def revoke(ctx: Context, channel: str, sender: str, json: bool = False) -> None:
         _show_decision(current, chosen, "revoked", person, f"{person} is blocked on {chosen.value} from now on.")
 
 
-@stage(help={"limit": "Show this many events, the newest ones.", "json": _JSON_HELP})
+@stage(help={"limit": "Show this many events, the newest ones."})
 def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
     """Verify the chain of the pairing audit log and show its newest events; exit 1 when it is broken."""
     with session(ctx, json) as current:
         from release_tasks.pairing.policy import Pairing
-        from release_tasks.report.answers import audit_document, show_audit
 
-        count = number_flag("limit", limit)
-        assert count is not None
-        verdict = Pairing(current.settings.pairing).audit.verify()
-        current.document(audit_document(verdict, count))
-        if not current.as_json:
-            show_audit(current.screen, verdict, count)
-        current.fail_unless(verdict.intact)
+        answer_audit(current, limit, lambda: Pairing(current.settings.pairing).audit.verify())
 
 
 def _opened(current: Session, channel: str) -> tuple[Channel, Pairing]:
@@ -114,9 +98,10 @@ def _may_decide(current: Session, channel: Channel, action: str, look_up: Callab
 
     if current.is_dry:
         sender = look_up()
-        current.document({"status": "dry", "channel": channel.value, "action": action, "sender": sender})
-        if not current.as_json:
-            current.screen.line(f"Would {action} {sender} on {channel.value}.")
+        current.answer(
+            {"status": "dry", "channel": channel.value, "action": action, "sender": sender},
+            lambda screen: screen.line(f"Would {action} {sender} on {channel.value}."),
+        )
         return False
     if covers_pairing(current.settings) and current.pipeline.has_journal():
         raise StageFailed(
@@ -140,7 +125,7 @@ def _show_pending(current: Session, channel: Channel, requests: list[PendingRequ
         }
         for request in requests
     ]
-    current.document({"status": "done", "channel": channel.value, "requests": shown})
+    current.answer({"status": "done", "channel": channel.value, "requests": shown})
     if current.as_json:
         return
     rows = [(r.code, r.sender, rough_span(r.age), rough_span(r.time_left)) for r in requests]
@@ -152,7 +137,7 @@ def _show_pending(current: Session, channel: Channel, requests: list[PendingRequ
 
 
 def _show_approved(current: Session, channel: Channel, senders: list[str]) -> None:
-    current.document({"status": "done", "channel": channel.value, "approved": senders})
+    current.answer({"status": "done", "channel": channel.value, "approved": senders})
     if not current.as_json:
         current.screen.table(("SENDER",), [(sender,) for sender in senders])
         if not senders:
@@ -160,9 +145,8 @@ def _show_approved(current: Session, channel: Channel, senders: list[str]) -> No
 
 
 def _show_decision(current: Session, channel: Channel, status: str, sender: str, sentence: str, **more: Any) -> None:
-    current.document({"status": status, "channel": channel.value, "sender": sender, **more})
-    if not current.as_json:
-        current.screen.verdict(status, sentence)
+    document = {"status": status, "channel": channel.value, "sender": sender, **more}
+    current.answer(document, lambda screen: screen.verdict(status, sentence))
 
 
 collection = Collection("pairing")

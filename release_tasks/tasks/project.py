@@ -18,14 +18,8 @@ from release_tasks.stages.preflight.gates.kinds import GATE_KINDS
 __all__ = ["KINDS", "load_project", "load_settings", "runtime_file", "settings_of"]
 
 KINDS = Kinds(assets=ASSET_KINDS, gates=GATE_KINDS)
-# Invoke's configuration levels that somebody wrote, strongest first, with the attribute that names the file.
-_LEVELS = (
-    ("_overrides", ""),
-    ("_runtime", "_runtime_path"),
-    ("_project", "_project_path"),
-    ("_user", "_user_path"),
-    ("_system", "_system_path"),
-)
+# Invoke's configuration levels that somebody wrote, strongest first; "_runtime_path" and its like name the file.
+_LEVELS = ("_overrides", "_runtime", "_project", "_user", "_system")
 
 
 def load_project(folder: str | os.PathLike[str] = ".", overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -125,19 +119,12 @@ def _source_of(config: Config, path: str, overridden: set[str]) -> str:
     if path in overridden:
         return "environment variable INVOKE_" + path.replace(".", "_").upper()
     best, name = 0, "configuration"
-    for level, level_path in _LEVELS:
-        depth = _depth(getattr(config, level, None), path.split("."))
+    for level in _LEVELS:
+        depth, tree = 0, getattr(config, level, None)  # how far down the path this level has anything to say
+        for part in path.split("."):
+            if not isinstance(tree, Mapping) or part not in tree:
+                break
+            depth, tree = depth + 1, tree[part]
         if depth > best:
-            best, name = depth, os.path.basename(str(getattr(config, level_path, None) or level.strip("_")))
+            best, name = depth, os.path.basename(str(getattr(config, f"{level}_path", None) or level.strip("_")))
     return name
-
-
-def _depth(tree: Any, parts: list[str]) -> int:
-    """How far down the dotted path this level has anything to say."""
-    depth = 0
-    for part in parts:
-        if not isinstance(tree, Mapping) or part not in tree:
-            break
-        tree = tree[part]
-        depth += 1
-    return depth

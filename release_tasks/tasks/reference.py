@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from invoke import Argument, Collection
+from invoke import Collection
 
 from release_tasks.tasks.executor import StageTask
 
@@ -31,7 +31,8 @@ def task_block(name: str, task: StageTask) -> str:
     lines += ["| flag | default | meaning |", "| --- | --- | --- |"]
     for argument in sorted(task.get_arguments(), key=lambda argument: not argument.positional):
         spelled = task.spelled(argument.attr_name or str(argument.name))
-        lines.append(f"| `{spelled}` | {_default(argument)} | {argument.help} |")
+        default = f"`{argument.default}`" if argument.default else ""
+        lines.append(f"| `{spelled}` | {'required' if argument.positional else default} | {argument.help} |")
     return _BEGINS.format(name=name) + "\n".join([*lines, _ENDS])
 
 
@@ -43,9 +44,3 @@ def _usage(line: str, width: int = 100) -> list[str]:
             rows.append("   ")
         rows[-1] += f" {word}"
     return rows
-
-
-def _default(argument: Argument) -> str:
-    if argument.positional:
-        return "required"
-    return f"`{argument.default}`" if argument.default else ""

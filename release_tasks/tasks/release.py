@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from invoke import Collection, Context, call
 
 from release_tasks.core.errors import UsageError
 from release_tasks.tasks.diagnose import diagnose
-from release_tasks.tasks.diff import diff
 from release_tasks.tasks.drill import drill
 from release_tasks.tasks.executor import recall, record, runs_under_stage_executor, stage
 from release_tasks.tasks.flags import duration_flag, number_flag, with_flags, words_flag
@@ -18,12 +18,14 @@ from release_tasks.tasks.session import Session, session
 from release_tasks.tasks.watch import watch
 
 if TYPE_CHECKING:
+    from release_tasks.archive.diff import Comparison
+    from release_tasks.core.audit import AuditVerdict
+    from release_tasks.report.screen import Screen
     from release_tasks.stages.preflight.engine import PreflightRun
 
 __all__ = ["collection"]
 
 _HEALTH_HELP = "Ask this URL instead of release.health.url."
-_JSON_HELP = "Print exactly one JSON document on stdout."
 _STRICT_HELP = "A degraded service fails its health gate."
 _JUNIT_HELP = "Write the results of the gates as JUnit XML to this file."
 # What is typed on prepare reaches the preflight before it, so that a mistake is refused before any gate has run.
@@ -41,7 +43,6 @@ _EXECUTOR_LINE = "tasks: {executor_class: release_tasks.executor.StageExecutor}"
         "skip": "Leave these gates out; a release cannot be prepared then.",
         "junit": _JUNIT_HELP,
         "strict": _STRICT_HELP,
-        "json": _JSON_HELP,
     },
 )
 def preflight(
@@ -60,12 +61,7 @@ def preflight(
     # Deferred means that a prepare follows, which shows the gates and gives the verdict on them. An id that is taken is
     # refused before any gate has run.
     with session(ctx, json) as current:
-        current.settings = with_flags(
-            current.settings,
-            health_url=health_url,
-            strict=strict or None,
-            retention=number_flag("retention", retention),
-        )
+        _apply_flags(current, health_url, strict, retention)
         if current.is_dry:
             if not deferred:
                 _show_dry_gates(current, words_flag(only), words_flag(skip))
@@ -93,7 +89,6 @@ def preflight(
         "retention": "Keep this many release snapshots instead of release.retention.",
         "junit": _JUNIT_HELP,
         "strict": _STRICT_HELP,
-        "json": _JSON_HELP,
     },
 )
 def prepare(
@@ -107,33 +102,21 @@ def prepare(
 ) -> None:
     """Write the manifest of a release and take a verified snapshot; exit 1 when a gate blocks it."""
     with session(ctx, json) as current:
-        current.settings = with_flags(
-            current.settings,
-            health_url=health_url,
-            strict=strict or None,
-            retention=number_flag("retention", retention),
-        )
+        _apply_flags(current, health_url, strict, retention)
         if current.is_dry:
             _show_dry_prepare(current)
             return
         run = _preflight_of(current)
         if junit:
             _write_junit(run, Path(junit))
-        from release_tasks.core.codec import encode
         from release_tasks.report.answers import show_manifest
         from release_tasks.stages.prepare import prepare_release
 
         with current.progress() as emit:
             manifest = prepare_release(
-                current.settings,
-                preflight=run,
-                release_id=release_id,
-                emit=emit,
-                notices=current.notices,
+                current.settings, preflight=run, release_id=release_id, emit=emit, notices=current.notices
             )
-        current.document(encode(manifest))
-        if not current.as_json:
-            show_manifest(current.screen, manifest)
+        current.answer(manifest, lambda screen: show_manifest(screen, manifest))
         current.fail_unless(manifest.status == "ready")
 
 
@@ -145,7 +128,6 @@ def prepare(
         "plan": "Say exactly what would change, and change nothing.",
         "force": "Restore even if the snapshot is live already, or cannot be verified because an older tool took it.",
         "wait": "Wait this long for another run's lock, e.g. 10m.",
-        "json": _JSON_HELP,
     },
 )
 def rollback(
@@ -160,66 +142,74 @@ def rollback(
 ) -> None:
     """Restore the newest or a given snapshot whole, restart, ask health, and write it down."""
     with session(ctx, json) as current:
-        from release_tasks.core.codec import encode
         from release_tasks.report.answers import show_outcome
         from release_tasks.stages.rollback.engine import roll_back
 
         current.settings = with_flags(current.settings, health_url=health_url, restart_command=restart_command)
-        typed: dict[str, Any] = {
-            "snapshot_id": snapshot,
-            "force": force,
-            "wait": duration_flag("wait", wait) or 0.0,
-        }
+        typed: dict[str, Any] = {"snapshot_id": snapshot, "force": force, "wait": duration_flag("wait", wait) or 0.0}
         if plan or current.is_dry:
             _show_plan(current, typed)
             return
         with current.progress() as emit:
             outcome = roll_back(current.settings, **typed, emit=emit, notices=current.notices)
-        current.document(encode(outcome))
-        if not current.as_json:
-            show_outcome(current.screen, outcome)
+        current.answer(outcome, lambda screen: show_outcome(screen, outcome))
         current.fail_unless(outcome.status != "failed")
 
 
-@stage(help={"json": _JSON_HELP})
+@stage()
 def recover(ctx: Context, json: bool = False) -> None:
     """Finish or undo an interrupted rollback; quick and harmless when there is nothing to do."""
     with session(ctx, json) as current:
-        from release_tasks.core.codec import encode
         from release_tasks.stages.rollback.recovery import recover
 
         with current.progress() as emit:
             report = recover(current.settings, look_only=current.is_dry, emit=emit, notices=current.notices)
-        current.document(encode(report))
-        if not current.as_json:
-            current.screen.verdict(report.status, report.detail)
+        current.answer(report, lambda screen: screen.verdict(report.status, report.detail))
 
 
-@stage(help={"limit": "Show this many releases and snapshots, the newest ones.", "json": _JSON_HELP})
+@stage(help={"limit": "Show this many releases and snapshots, the newest ones."})
 def status(ctx: Context, limit: str = "10", json: bool = False) -> None:
     """Show releases, snapshots, the last rollback and who holds the lock."""
     with session(ctx, json) as current:
         from release_tasks.report.status import overview, show_overview
 
-        count = number_flag("limit", limit)
-        assert count is not None
-        found = overview(current.settings, count)
-        current.document(found)
-        if not current.as_json:
-            show_overview(current.screen, found)
+        found = overview(current.settings, number_flag("limit", limit))
+        current.answer(found, lambda screen: show_overview(screen, found))
 
 
-@stage(help={"snapshot": "Verify only this snapshot.", "json": _JSON_HELP})
+@stage(help={"before": "The id of the earlier release.", "after": "The id of the later release."})
+def diff(ctx: Context, before: str, after: str, json: bool = False) -> None:
+    """Show what differs between two releases: version, commit, gates, configuration, schema, rows, sizes."""
+    with session(ctx, json) as current:
+        from release_tasks.archive.diff import compare_releases
+
+        found = compare_releases(current.settings, before, after)
+        current.answer(
+            found,
+            lambda screen: _show_differences(screen, found),
+            status="different" if found.differences else "equal",
+        )
+
+
+def _show_differences(screen: Screen, found: Comparison) -> None:
+    rows = [(each.where, each.what, each.how, each.before or "", each.after or "") for each in found.differences]
+    screen.table(("WHERE", "WHAT", "HOW", "BEFORE", "AFTER"), rows)
+    if not rows:
+        screen.line(f"{found.before} and {found.after} differ in nothing that was recorded.")
+    for note in found.notes:
+        screen.note(note)
+
+
+@stage(help={"snapshot": "Verify only this snapshot."})
 def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> None:
     """Digest every snapshot again, check its databases and what is attested; exit 1 when a byte is not as recorded."""
     with session(ctx, json) as current:
-        from release_tasks.core.codec import encode
         from release_tasks.report.answers import show_verdicts
         from release_tasks.stages.verify import verify_snapshots
 
         with current.progress() as emit:
             found = verify_snapshots(current.settings, snapshot, emit=emit)
-        current.document({"status": "verified" if found.is_good else "damaged", **encode(found)})
+        current.answer(found, status="verified" if found.is_good else "damaged")
         if not current.as_json:
             show_verdicts(current.screen, found.snapshots, found.attestations)
             if not found.snapshots:
@@ -227,20 +217,23 @@ def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> Non
         current.fail_unless(found.is_good)
 
 
-@stage(help={"limit": "Show this many events, the newest ones.", "json": _JSON_HELP})
+@stage(help={"limit": "Show this many events, the newest ones."})
 def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
     """Verify the chain of the audit log and show its newest events; exit 1 when it is broken."""
     with session(ctx, json) as current:
-        from release_tasks.report.answers import audit_document, show_audit
         from release_tasks.stages.verify import verify_audit
 
-        count = number_flag("limit", limit)
-        assert count is not None
-        verdict = verify_audit(current.settings)
-        current.document(audit_document(verdict, count))
-        if not current.as_json:
-            show_audit(current.screen, verdict, count)
-        current.fail_unless(verdict.intact)
+        answer_audit(current, limit, lambda: verify_audit(current.settings))
+
+
+def answer_audit(current: Session, limit: str, verify: Callable[[], AuditVerdict]) -> None:
+    """Answer with the newest events of the log that ``verify`` reads, and end with 1 when its chain is broken."""
+    from release_tasks.report.answers import audit_document, show_audit
+
+    count = number_flag("limit", limit)
+    verdict = verify()
+    current.answer(audit_document(verdict, count), lambda screen: show_audit(screen, verdict, count))
+    current.fail_unless(verdict.intact)
 
 
 def run_gates(
@@ -259,7 +252,7 @@ def show_preflight(current: Session, run: PreflightRun) -> None:
     from release_tasks.report.answers import after_preflight, show_checks
 
     word = "passed" if run.report.passed else "failed"
-    current.document({"status": word, **encode(run.report), "logDirectory": str(run.log_directory)})
+    current.answer({"status": word, **encode(run.report), "logDirectory": str(run.log_directory)})
     if not current.as_json:
         show_checks(current.screen, run.report)
         current.screen.line()
@@ -272,9 +265,18 @@ def show_preflight(current: Session, run: PreflightRun) -> None:
     current.fail_unless(run.report.passed)
 
 
+def _apply_flags(current: Session, health_url: str | None, strict: bool, retention: str | None) -> None:
+    current.settings = with_flags(
+        current.settings,
+        health_url=health_url,
+        strict=strict or None,
+        retention=None if retention is None else number_flag("retention", retention),
+    )
+
+
 def _preflight_of(current: Session) -> PreflightRun:
     """Return the preflight that ran before; refuses one that ran with other settings than were typed here."""
-    run: Any = recall(current.ctx, "preflight")
+    run = cast("PreflightRun | None", recall(current.ctx, "preflight"))
     if run is None:
         raise UsageError("release.prepare needs release.preflight to run before it, as its pre-task.")
     health = current.settings.release.health
@@ -284,8 +286,7 @@ def _preflight_of(current: Session) -> PreflightRun:
             f"release.prepare was given --health-url {health.url} and --strict {health.strict}, but its gates ran with "
             f"{run.health_url} and {run.strict}, because Invoke's own executor passes no flags on.{hint}"
         )
-    result: PreflightRun = run
-    return result
+    return run
 
 
 def _write_junit(run: PreflightRun, path: Path) -> None:
@@ -297,9 +298,8 @@ def _write_junit(run: PreflightRun, path: Path) -> None:
 
 def _show_dry_gates(current: Session, only: list[str], skip: list[str]) -> None:
     names = [name for name in current.settings.release.gates if (not only or name in only) and name not in skip]
-    current.document({"status": "dry", "gates": names})
-    if not current.as_json:
-        current.screen.line(f"Would run the gates: {', '.join(names) or 'none'}")
+    would = f"Would run the gates: {', '.join(names) or 'none'}"
+    current.answer({"status": "dry", "gates": names}, lambda screen: screen.line(would))
 
 
 def _show_dry_prepare(current: Session) -> None:
@@ -307,7 +307,7 @@ def _show_dry_prepare(current: Session) -> None:
 
     require_assets(current.settings)
     assets = {key: str(asset.path) for key, asset in current.settings.release.assets.items()}
-    current.document({"status": "dry", "assets": assets})
+    current.answer({"status": "dry", "assets": assets})
     if not current.as_json:
         current.screen.line("Would capture, once every gate has passed:")
         for key, path in assets.items():
@@ -315,12 +315,11 @@ def _show_dry_prepare(current: Session) -> None:
 
 
 def _show_plan(current: Session, typed: dict[str, Any]) -> None:
-    from release_tasks.core.codec import encode
     from release_tasks.stages.rollback.plan import plan_rollback
 
     with current.progress() as emit:
         plan = plan_rollback(current.settings, **typed, emit=emit)
-    current.document({"status": "planned", **encode(plan)})
+    current.answer(plan, status="planned")
     if not current.as_json:
         current.screen.verdict("planned", f"rollback to {plan.snapshot_id}; nothing was changed")
         current.screen.table(

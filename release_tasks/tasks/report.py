@@ -10,7 +10,7 @@ from invoke import Context
 
 from release_tasks.core.errors import UsageError
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.flags import text_flag
+from release_tasks.tasks.flags import path_flag, text_flag
 from release_tasks.tasks.session import session
 
 if TYPE_CHECKING:
@@ -23,7 +23,6 @@ __all__ = ["report"]
     help={
         "release_id": "The release to report on; the newest one when left out, also a blocked one.",
         "output": "Write the page to this file instead of reports/ in the pipeline folder.",
-        "json": "Print exactly one JSON document on stdout.",
     }
 )
 def report(ctx: Context, release_id: str | None = None, output: str | None = None, json: bool = False) -> None:
@@ -39,26 +38,24 @@ def report(ctx: Context, release_id: str | None = None, output: str | None = Non
         file = find_release(pipeline, text_flag("release-id", release_id))
         target = _target(pipeline, text_flag("output", output), file.release_id)
         if current.is_dry:
-            current.document({"status": "dry", "releaseId": file.release_id, "output": str(target)})
+            current.answer({"status": "dry", "releaseId": file.release_id, "output": str(target)})
             current.screen.line(f"Would write the page of {file.release_id} to {target}")
             return
         current.screen.step(f"read what is known of {file.release_id}, and digest its snapshot again")
         page = gather(current.settings, file)
         write_atomic(target, render(page))
-        told = {"releaseId": file.release_id, "verdict": page.verdict.word, "output": str(target)}
-        current.document({"status": "written", **told})
-        if not current.as_json:
-            current.screen.verdict("written", f"{file.release_id}, {page.verdict.word}: {target}")
+        word = page.verdict.word
+        current.answer(
+            {"status": "written", "releaseId": file.release_id, "verdict": word, "output": str(target)},
+            lambda screen: screen.verdict("written", f"{file.release_id}, {word}: {target}"),
+        )
 
 
 def _target(pipeline: Pipeline, typed: str | None, release_id: str) -> Path:
     """Return where the page goes; raises UsageError where none can be written."""
     if typed is None:
         return pipeline.root / "reports" / f"{release_id}.html"
-    try:
-        target = Path(typed).expanduser().absolute()
-    except RuntimeError as error:  # ~ of somebody who is not known
-        raise UsageError(f"--output: {typed!r} is no file: {error}") from None
+    target = path_flag("output", typed, "file")
     if target.is_dir() or typed.endswith("/"):
         raise UsageError(f"--output: {typed!r} is a folder. Name a file in it, such as {release_id}.html.")
     if not target.parent.is_dir():

@@ -7,7 +7,7 @@ import functools
 import os
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from invoke import Context, Exit
@@ -28,7 +28,7 @@ __all__ = ["Session", "session"]
 
 
 class Session:
-    """One task at work. ``answer`` ends it: the document for ``--json``, or what a person reads."""
+    """One task at work: its settings, what a person follows it on, and its one answer."""
 
     def __init__(self, ctx: Context, as_json: bool) -> None:
         self.ctx = ctx
@@ -73,9 +73,16 @@ class Session:
 
         return Notices(self.settings, self.screen.step, pipeline=self.pipeline)
 
-    def document(self, value: dict[str, Any]) -> None:
-        """Make ``value`` the one JSON document, if that was asked for; it is printed when the task ends."""
-        self._answer = value
+    def answer(self, document: object, show: Callable[[Screen], None] | None = None, **first: Any) -> None:
+        """Answer with ``document``, a record or JSON values, after the keys of ``first``: printed when the task ends.
+
+        Without ``--json`` a person reads at once what ``show`` writes.
+        """
+        from release_tasks.core.codec import encode
+
+        self._answer = {**first, **(document if isinstance(document, dict) else encode(document))}
+        if show is not None and not self.as_json:
+            show(self.screen)
 
     def print_document(self) -> None:
         """Print it; stdout must be the task's own again."""
@@ -173,7 +180,7 @@ def _ended(current: Session, code: ExitCode, message: str) -> Exit:
     if os.environ.get("INVOKE_DEBUG"):
         traceback.print_exc()
     current.exit_code = code
-    current.document({"status": "error", "exitCode": int(code), "message": message})
+    current.answer({"status": "error", "exitCode": int(code), "message": message})
     current.print_document()
     with contextlib.suppress(BrokenPipeError):
         current.tell_runner()

@@ -23,7 +23,6 @@ __all__ = ["watch"]
         "interval": "Look this often instead of release.watch.interval, e.g. 10s.",
         "rollback": "When the release is degraded, roll back once to the state before it.",
         "health_url": "Ask this URL instead of release.health.url.",
-        "json": "Print exactly one JSON document on stdout.",
     },
 )
 def watch(
@@ -53,9 +52,7 @@ def watch(
         with current.progress() as emit:
             report = watch_release(settings, emit=emit, notices=current.notices)
         document = encode(report)
-        current.document(document)
-        if not current.as_json:
-            show_watch(current.screen, document, report.rollback)
+        current.answer(document, lambda screen: show_watch(screen, document, report.rollback))
         current.exit_code = ExitCode(report.exit_code)
 
 
@@ -66,10 +63,10 @@ def _show_dry(current: Session, settings: Settings) -> None:
 
     require_watchable(settings)
     rules, ground = settings.release.watch, ground_of(current.pipeline)
-    release = ground.release.release_id if ground.release else None
+    release = ground.release_id
     target = ground.snapshot_id if rules.rollback and not ground.hindrance else None
     times = {"for": show_duration(rules.for_), "interval": show_duration(rules.interval)}
-    current.document({"status": "dry", "releaseId": release, **times, "rollbackTo": target})
+    current.answer({"status": "dry", "releaseId": release, **times, "rollbackTo": target})
     if not current.as_json:
         watched = f"release {release}" if release else "the service, of which there is no ready release"
         current.screen.line(f"Would look at {watched} every {times['interval']} for {times['for']}.")

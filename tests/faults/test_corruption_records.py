@@ -25,7 +25,6 @@ from harness.damage import (
 from harness.stages import passed_preflight, prepare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from release_tasks.stages.rollback.preview import plan_rollback
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import verify_all

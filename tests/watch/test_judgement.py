@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from release_tasks.config.schema import WatchConfig
-from release_tasks.stages.watch.judgement import Verdict, degradation, judge
+from release_tasks.stages.watch.judgement import WatchVerdict, degradation, judge
 from release_tasks.stages.watch.samples import Sample
 
 RULES = WatchConfig()
@@ -31,7 +31,7 @@ def looks(letters: str) -> list[Sample]:
     return made
 
 
-def lived(samples: Iterable[Sample], rules: WatchConfig = RULES, **ending: float) -> Verdict:
+def lived(samples: Iterable[Sample], rules: WatchConfig = RULES, **ending: float) -> WatchVerdict:
     """Judge as the watch does: after each look, and at the end."""
     seen: list[Sample] = []
     for sample in samples:

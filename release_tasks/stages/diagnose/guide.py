@@ -1,11 +1,12 @@
 """The decision guide of the runbook: one table, which decides here and is printed in the documentation.
 
-Its order is that of urgency. Each row is one function, which yields what it has seen and nothing when the row does not
-apply; above it stands what that means and what to type.
+Its order is that of urgency. Each row is one function, named as its key, which yields what it has seen and nothing when
+the row does not apply; above it stands what that means and what to type.
 """
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable, Iterator
 from typing import Literal
@@ -14,11 +15,11 @@ from attrs import field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
-from release_tasks.core.records import Check, HealthReport
+from release_tasks.core.records import HealthReport
 from release_tasks.stages.diagnose.signals import Signals, read_signals
 from release_tasks.stages.preflight.gates.http import HttpOptions
 
-__all__ = ["GUIDE", "Diagnosis", "Finding", "Row", "decide", "diagnose_service", "guide_table"]
+__all__ = ["GUIDE", "Diagnosis", "GuideFinding", "Row", "decide", "diagnose_service", "guide_table"]
 
 Severity = Literal["act", "note"]
 Seen = Callable[[Signals], Iterator["Evidence"]]
@@ -48,7 +49,7 @@ GUIDE: list[Row] = []
 
 
 @frozen(kw_only=True)
-class Finding:
+class GuideFinding:
     """A row that applies now, with what was seen and the commands ready to be typed."""
 
     key: str
@@ -63,10 +64,10 @@ class Diagnosis:
     """The verdict: ``healthy``, or ``act`` with the finding that comes first; notes never ask for an action."""
 
     status: Literal["healthy", "act"]
-    findings: list[Finding]
+    findings: list[GuideFinding]
 
     @property
-    def first(self) -> Finding | None:
+    def first(self) -> GuideFinding | None:
         """The most urgent thing to do."""
         return next((finding for finding in self.findings if finding.severity == "act"), None)
 
@@ -83,7 +84,7 @@ def diagnose_service(settings: Settings) -> tuple[Signals, Diagnosis]:
 def decide(signals: Signals) -> Diagnosis:
     """Hold the signals against every row of the guide; the findings come in its order."""
     findings = [
-        Finding(
+        GuideFinding(
             key=row.key,
             severity=row.severity,
             meaning=row.meaning,
@@ -101,25 +102,25 @@ def guide_table() -> str:
     """Return the guide as a Markdown table."""
     lines = ["| what `inv release.diagnose` sees | what it means | what to type |", "| --- | --- | --- |"]
     for row in GUIDE:
-        commands = ", then ".join(f"`{_with_placeholders(command)}`" for command in row.commands) or "nothing"
+        commands = ", then ".join(f"`{command}`" for command in row.commands) or "nothing"
+        commands = re.sub(r"\{(\w+)\}", lambda word: word[1].upper(), commands)
         lines.append(f"| {row.symptom} | {row.meaning} | {commands} |")
     return "\n".join(lines) + "\n"
 
 
-def _with_placeholders(command: str) -> str:
-    return re.sub(r"\{(\w+)\}", lambda word: word[1].upper(), command)
-
-
-def _row(
-    key: str, severity: Severity, *, symptom: str, meaning: str, commands: tuple[str, ...]
-) -> Callable[[Seen], Seen]:
-    """Add a row to the guide: the function below is what it looks for."""
+def _row(severity: Severity, symptom: str, meaning: str, commands: tuple[str, ...] = ()) -> Callable[[Seen], Seen]:
+    """Add a row to the guide: the function below is what it looks for, and its name is the key."""
 
     def add(seen: Seen) -> Seen:
+        key = seen.__name__.strip("_").replace("_", "-")
         GUIDE.append(Row(key=key, severity=severity, symptom=symptom, meaning=meaning, commands=commands, seen=seen))
         return seen
 
     return add
+
+
+_act = functools.partial(_row, "act")
+_note = functools.partial(_row, "note")
 
 
 def _failed_health(signals: Signals) -> HealthReport | None:
@@ -129,21 +130,17 @@ def _failed_health(signals: Signals) -> HealthReport | None:
 def _failed_gates(signals: Signals, kind: Literal["command", "health", "other"]) -> Iterator[Evidence]:
     """Each failed gate of one kind that blocks the newest release."""
     for check in signals.blocking:
-        if _kind_of(signals, check) == kind:
+        options = getattr(signals.settings.release.gates.get(check.id), "options", None)
+        if isinstance(options, HttpOptions) and options.asks_health:
+            found = "health"
+        else:
+            found = "command" if check.command is not None else "other"
+        if found == kind:
             assert signals.newest is not None
             yield Evidence(f"release {signals.newest.release_id}, gate {check.id}: {check.detail}", {"gate": check.id})
 
 
-def _kind_of(signals: Signals, check: Check) -> Literal["command", "health", "other"]:
-    gate = signals.settings.release.gates.get(check.id)
-    if gate is not None and isinstance(gate.options, HttpOptions) and gate.options.asks_health:
-        return "health"
-    return "command" if check.command is not None else "other"
-
-
-@_row(
-    "interrupted",
-    "act",
+@_act(
     symptom="a rollback that began, and nobody at work",
     meaning="A rollback was interrupted; until it is completed the state may be mixed. Do not start the service.",
     commands=("inv release.recover", "inv release.diagnose"),
@@ -156,23 +153,19 @@ def _interrupted(signals: Signals) -> Iterator[Evidence]:
         yield Evidence(f"the rollback to {signals.state.snapshot_id} ended before it was done; {where}")
 
 
-@_row(
-    "restored-unhealthy",
-    "act",
+@_act(
     symptom="a snapshot is restored, and health fails all the same",
     meaning="The state is as it should be and the service is not: another rollback would be a noop. "
     "Restart it; if it stays unwell, call whoever knows the service.",
     commands=("inv release.rollback --snapshot {snapshot} --restart-command CMD",),
 )
-def _restored_and_unhealthy(signals: Signals) -> Iterator[Evidence]:
+def _restored_unhealthy(signals: Signals) -> Iterator[Evidence]:
     state = signals.state
     if (health := _failed_health(signals)) and signals.is_restored and state is not None:
         yield Evidence(health.detail, {"snapshot": str(state.restored_snapshot_id)})
 
 
-@_row(
-    "rollback-failed",
-    "act",
+@_act(
     symptom="the last rollback failed with its snapshot live",
     meaning="The last rollback failed, and its snapshot is live. Repair what it names, then run it again.",
     commands=("inv release.rollback --snapshot {snapshot}",),
@@ -184,9 +177,7 @@ def _rollback_failed(signals: Signals) -> Iterator[Evidence]:
         yield Evidence(attempt.detail, {"snapshot": snapshot})
 
 
-@_row(
-    "rollback-given-up",
-    "act",
+@_act(
     symptom="the last rollback was given up before it changed anything, or was taken back",
     meaning="The last rollback did not happen; the state is as it was before it. Repair what it names, or choose "
     "another snapshot.",
@@ -198,33 +189,27 @@ def _rollback_given_up(signals: Signals) -> Iterator[Evidence]:
         yield Evidence(attempt.detail)
 
 
-@_row(
-    "unhealthy",
-    "act",
+@_act(
     symptom="health fails, and a release was prepared",
     meaning="The service is down or unwell after its release. Put the old code back, then its state.",
     commands=("inv release.rollback --plan", "inv release.rollback"),
 )
-def _unhealthy_after_release(signals: Signals) -> Iterator[Evidence]:
+def _unhealthy(signals: Signals) -> Iterator[Evidence]:
     if (health := _failed_health(signals)) and signals.ready is not None and not signals.is_restored:
         yield Evidence(f"release {signals.ready.release_id}: {health.detail}")
 
 
-@_row(
-    "unhealthy-unreleased",
-    "act",
+@_act(
     symptom="health fails, and no release is there to go back to",
     meaning="The service is not ready. Start it, or find out why it is unwell, before any release.",
     commands=("inv gate.api-health",),
 )
-def _unhealthy_before_any_release(signals: Signals) -> Iterator[Evidence]:
+def _unhealthy_unreleased(signals: Signals) -> Iterator[Evidence]:
     if (health := _failed_health(signals)) and signals.ready is None:
         yield Evidence(health.detail)
 
 
-@_row(
-    "chain-broken",
-    "act",
+@_act(
     symptom="the audit chain is broken",
     meaning="The audit log was altered or cut. Keep a copy and find out who; rollbacks work all the same.",
     commands=("inv release.audit",),
@@ -234,23 +219,19 @@ def _chain_broken(signals: Signals) -> Iterator[Evidence]:
         yield Evidence(str(signals.audit.problems[0]))
 
 
-@_row(
-    "snapshot-unrestorable",
-    "act",
+@_act(
     symptom="the newest release snapshot is damaged, or cannot be verified",
     meaning="The newest snapshot cannot be trusted. Choose another to go back to, and prepare a new one.",
     commands=("inv release.verify", "inv release.prepare"),
 )
-def _snapshot_damaged(signals: Signals) -> Iterator[Evidence]:
+def _snapshot_unrestorable(signals: Signals) -> Iterator[Evidence]:
     verdict = signals.verdict
     if verdict is not None and verdict.status != "verified":
         what = str(verdict.findings[0]) if verdict.findings else "an older tool took it, and it has no digests"
         yield Evidence(f"{verdict.snapshot_id}: {what}")
 
 
-@_row(
-    "drill-failed",
-    "act",
+@_act(
     symptom="the last drill of the newest release snapshot failed",
     meaning="The newest snapshot was rehearsed, and it did not come back as it should. Find out why before you "
     "need it.",
@@ -262,9 +243,7 @@ def _drill_failed(signals: Signals) -> Iterator[Evidence]:
         yield Evidence(f"{snapshot}, {signals.proof.at}: {signals.proof.detail}", {"snapshot": snapshot})
 
 
-@_row(
-    "unreadable",
-    "act",
+@_act(
     symptom="a manifest, snapshot, the rollback state, a log or a disk cannot be read",
     meaning="A record of the pipeline cannot be read, so what it would say is not known.",
     commands=("inv release.verify",),
@@ -275,9 +254,7 @@ def _unreadable(signals: Signals) -> Iterator[Evidence]:
             yield Evidence(f"{name}: {sentence}")
 
 
-@_row(
-    "mcp-degraded",
-    "act",
+@_act(
     symptom="an MCP server in error, or its circuit open",
     meaning="The service runs without one of its MCP servers. Mend that server; if a release changed its "
     "configuration, see whether a rollback would bring it back.",
@@ -289,9 +266,7 @@ def _mcp_degraded(signals: Signals) -> Iterator[Evidence]:
             yield Evidence(part.removeprefix("mcpServers."))
 
 
-@_row(
-    "degraded",
-    "act",
+@_act(
     symptom="health is degraded",
     meaning="The service answers, and a part of it is not well. Mend that part; if a release changed it, see "
     "whether a rollback would bring it back.",
@@ -303,21 +278,17 @@ def _degraded(signals: Signals) -> Iterator[Evidence]:
             yield Evidence(part)
 
 
-@_row(
-    "pressure",
-    "act",
+@_act(
     symptom="a queue or callback count over its limit",
     meaning="More waits, fails or is rejected than should. Find out what does not keep up before anything else.",
     commands=("inv release.watch --for 5m",),
 )
-def _under_pressure(signals: Signals) -> Iterator[Evidence]:
+def _pressure(signals: Signals) -> Iterator[Evidence]:
     for count in signals.reliability.over if signals.reliability is not None else ():
         yield Evidence(count)
 
 
-@_row(
-    "pressure-unknown",
-    "act",
+@_act(
     symptom="the reliability endpoint gives no counts",
     meaning="Whether messages pile up is not known. Check its URL and secret in release.reliability.",
     commands=("inv release.diagnose",),
@@ -329,9 +300,7 @@ def _pressure_unknown(signals: Signals) -> Iterator[Evidence]:
         yield Evidence(f"{report.url}: {report.detail}")
 
 
-@_row(
-    "build-or-tests-failed",
-    "act",
+@_act(
     symptom="a command gate of the newest release failed (build, tests)",
     meaning="The release is blocked. Stop, and fix it; nothing live was changed.",
     commands=("inv gate.run {gate}", "inv release.prepare"),
@@ -340,9 +309,7 @@ def _build_or_tests_failed(signals: Signals) -> Iterator[Evidence]:
     return _failed_gates(signals, "command")
 
 
-@_row(
-    "not-ready",
-    "act",
+@_act(
     symptom="the health gate of the newest release failed",
     meaning="The service was not healthy before the release. Find out why before you release anything.",
     commands=("inv gate.run {gate}", "inv release.prepare"),
@@ -351,9 +318,7 @@ def _not_ready(signals: Signals) -> Iterator[Evidence]:
     return _failed_gates(signals, "health")
 
 
-@_row(
-    "gate-failed",
-    "act",
+@_act(
     symptom="another gate of the newest release failed",
     meaning="The release is blocked by a gate. Mend what it names.",
     commands=("inv gate.run {gate}", "inv release.prepare"),
@@ -362,23 +327,19 @@ def _gate_failed(signals: Signals) -> Iterator[Evidence]:
     return _failed_gates(signals, "other")
 
 
-@_row(
-    "blocked",
-    "act",
+@_act(
     symptom="the newest release is blocked, and no gate failed",
     meaning="The gates passed and the release is blocked all the same.",
     commands=("inv release.prepare",),
 )
-def _blocked_otherwise(signals: Signals) -> Iterator[Evidence]:
+def _blocked(signals: Signals) -> Iterator[Evidence]:
     newest = signals.newest
     if newest is not None and newest.status == "blocked" and not signals.blocking:
         reason = newest.diagnostics[0] if newest.diagnostics else "its manifest does not say why"
         yield Evidence(f"release {newest.release_id}: {reason}")
 
 
-@_row(
-    "low-disk",
-    "act",
+@_act(
     symptom="less room on a disk than a rollback may need",
     meaning="A rollback may not find room for its copies. Make room now; it would be refused, not half done.",
     commands=("inv release.status",),
@@ -390,9 +351,7 @@ def _low_disk(signals: Signals) -> Iterator[Evidence]:
             yield Evidence(f"{disk.path}: {free} free, a rollback may need {needed}")
 
 
-@_row(
-    "pairing-unusable",
-    "act",
+@_act(
     symptom="a pairing store cannot be read",
     meaning="Nobody is admitted by a store that cannot be read. Mend it, or move it away to begin an empty one.",
     commands=("inv pairing.list telegram", "inv pairing.list whatsapp"),
@@ -403,9 +362,7 @@ def _pairing_unusable(signals: Signals) -> Iterator[Evidence]:
             yield Evidence(sentence)
 
 
-@_row(
-    "pairing-chain-broken",
-    "act",
+@_act(
     symptom="the chain of the pairing log is broken",
     meaning="The log of who admitted whom was altered or cut. Keep a copy, find out who, and look through who is "
     "approved.",
@@ -416,35 +373,28 @@ def _pairing_chain_broken(signals: Signals) -> Iterator[Evidence]:
         yield Evidence(str(signals.pairing_audit.problems[0]))
 
 
-@_row(
-    "locked",
-    "note",
+@_note(
     symptom="another run holds the lock",
     meaning="Another run is at work; what is shown may change under it.",
-    commands=(),
 )
 def _locked(signals: Signals) -> Iterator[Evidence]:
     if signals.holder is not None:
         yield Evidence(f"{signals.holder}")
 
 
-@_row(
-    "unproved",
-    "note",
+@_note(
     symptom="the newest release snapshot was never rehearsed",
     meaning="Its bytes are as recorded; nobody has seen it come back yet.",
     commands=("inv release.drill --snapshot {snapshot}",),
 )
-def _not_restore_tested(signals: Signals) -> Iterator[Evidence]:
+def _unproved(signals: Signals) -> Iterator[Evidence]:
     is_sound = signals.verdict is not None and signals.verdict.status == "verified"
     if signals.proof is None and signals.snapshot is not None and is_sound:
         snapshot = signals.snapshot.snapshot_id
         yield Evidence(snapshot, {"snapshot": snapshot})
 
 
-@_row(
-    "no-release",
-    "note",
+@_note(
     symptom="no release was prepared yet",
     meaning="There is nothing to go back to yet.",
     commands=("inv release.prepare",),
@@ -454,21 +404,16 @@ def _no_release(signals: Signals) -> Iterator[Evidence]:
         yield Evidence(f"no manifest in {signals.settings.release.root}")
 
 
-@_row(
-    "nobody-asked",
-    "note",
+@_note(
     symptom="no health endpoint is configured",
     meaning="Nobody can say whether the service is well.",
-    commands=(),
 )
-def _health_not_configured(signals: Signals) -> Iterator[Evidence]:
+def _nobody_asked(signals: Signals) -> Iterator[Evidence]:
     if signals.health is None:
         yield Evidence("release.health.url is not set")
 
 
-@_row(
-    "notice-failed",
-    "note",
+@_note(
     symptom="the last notice for a receiver was not delivered",
     meaning="Somebody who should have been told was not. Tell them, and mend what it names.",
     commands=("inv release.audit",),
@@ -483,14 +428,12 @@ def _notice_failed(signals: Signals) -> Iterator[Evidence]:
             yield Evidence(f"{name}, at {last['time']}: {last.get('detail')}")
 
 
-@_row(
-    "pairing-waiting",
-    "note",
+@_note(
     symptom="senders wait for approval",
     meaning="Somebody who wrote to the service waits for an operator.",
     commands=("inv pairing.list {channel}",),
 )
-def _waiting(signals: Signals) -> Iterator[Evidence]:
+def _pairing_waiting(signals: Signals) -> Iterator[Evidence]:
     for channel, count in signals.pending.items():
         if count:
             yield Evidence(f"{count} on {channel}", {"channel": channel})

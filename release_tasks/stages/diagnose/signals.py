@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -45,7 +46,7 @@ class Disk:
 
 
 @frozen(kw_only=True)
-class Attempt:
+class RollbackAttempt:
     """The last rollback that was tried, as the audit log has it, unless a release was prepared after it."""
 
     status: str
@@ -73,7 +74,7 @@ class Signals:
     verdict: SnapshotVerdict | None = None
     proof: Proof | None = None
     state: RollbackState | None = None
-    attempt: Attempt | None = None
+    attempt: RollbackAttempt | None = None
     is_restored: bool = False
     has_journal: bool = False
     is_interrupted: bool = False
@@ -96,60 +97,50 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
     """Read every signal once; nothing is waited for longer than one request, and nothing is changed or raised."""
     signals, release = Signals(settings=settings), settings.release
 
-    def tried(name: str, read: Callable[[], T], default: T) -> T:
+    def tried(name: str, read: Callable[[], T]) -> T | None:
         try:
             return read()
         except (StageError, OSError) as error:
             signals.unread.append((name, describe_error(error)))
-            return default
+            return None
 
     if release.health.url:
         signals.health = ask_health(release.health, passes=1, deadline=0.0)
-    signals.holder = tried("lock", lambda: current_holder(pipeline.root), None)
-    none: list[Manifest] = []
-    manifests = tried("manifests", lambda: _manifests(pipeline, signals.unread), none)
+    signals.holder = tried("lock", lambda: current_holder(pipeline.root))
+    files = tried("manifests", pipeline.read_manifests) or []
+    manifests = [file.manifest for file in files if file.manifest is not None]
+    signals.unread += [("manifests", f"{file.release_id}: {file.reason}") for file in files if file.manifest is None]
     signals.newest = manifests[-1] if manifests else None
     ready = [manifest for manifest in manifests if manifest.status == "ready"]
     signals.ready = pipeline.latest_ready() or (ready[-1] if ready else None)
     before = signals.ready.baseline.pressure if signals.ready is not None and signals.ready.baseline else None
     signals.reliability = ask_reliability(release.reliability, before=before)
-    signals.snapshot = tried("snapshots", lambda: _newest_snapshot(pipeline, signals.unread), None)
+    snapshots, unreadable = tried("snapshots", pipeline.catalogue.published) or ([], [])
+    signals.unread += [("snapshots", f"{bad.snapshot_id}: {bad.reason}") for bad in unreadable]
+    signals.snapshot = next((found for found in reversed(snapshots) if found.kind == "release"), None)
     if signals.snapshot is not None:
-        name = signals.snapshot.snapshot_id
-        assets = release.assets
-        signals.verdict = tried("snapshots", lambda: verify_all(pipeline.catalogue, name, assets=assets)[0], None)
-        proved = tried("drills", lambda: proofs(pipeline), Proofs())
+        name, assets = signals.snapshot.snapshot_id, release.assets
+        signals.verdict = tried("snapshots", lambda: verify_all(pipeline.catalogue, name, assets=assets)[0])
+        proved = tried("drills", lambda: proofs(pipeline)) or Proofs()
         signals.proof = proved.by_snapshot.get(name)
         signals.unread += [("drills", proved.problem)] if proved.problem else []
-    signals.state = tried("rollback", pipeline.read_state, None)
+    signals.state = tried("rollback", pipeline.read_state)
     is_open = signals.state is not None and signals.state.status == "in_progress"
     signals.has_journal = pipeline.has_journal()
     signals.is_interrupted = signals.holder is None and (signals.has_journal or is_open)
-    signals.is_restored = tried("rollback", lambda: _is_restored(settings, pipeline, signals.state), False)
-    signals.audit = tried("audit", lambda: pipeline.audit.verify(pipeline.anchors()), None)
+    signals.is_restored = tried("rollback", lambda: _is_restored(settings, pipeline, signals.state)) or False
+    signals.audit = tried("audit", lambda: pipeline.audit.verify(pipeline.anchors()))
     signals.attempt = _last_attempt(signals.audit.events if signals.audit is not None else [])
     pairing = Pairing(settings.pairing)
-    signals.pairing_audit = tried("pairing", pairing.audit.verify, None)
+    signals.pairing_audit = tried("pairing", pairing.audit.verify)
     for channel in Channel:
-        waiting = tried("pairing", lambda channel=channel: len(pairing.pending(channel)), 0)  # type: ignore[misc]
-        signals.pending[channel.value] = waiting
-    signals.disks = tried("disk", lambda: list(_disks(settings, signals.snapshot)), [])
+        waiting = tried("pairing", functools.partial(pairing.pending, channel)) or []
+        signals.pending[channel.value] = len(waiting)
+    signals.disks = tried("disk", lambda: list(_disks(settings, signals.snapshot))) or []
     return signals
 
 
-def _manifests(pipeline: Pipeline, unread: list[tuple[str, str]]) -> list[Manifest]:
-    files = pipeline.read_manifests()
-    unread += [("manifests", f"{file.release_id}: {file.reason}") for file in files if file.manifest is None]
-    return [file.manifest for file in files if file.manifest is not None]
-
-
-def _newest_snapshot(pipeline: Pipeline, unread: list[tuple[str, str]]) -> SnapshotMetadata | None:
-    snapshots, unreadable = pipeline.catalogue.published()
-    unread += [("snapshots", f"{bad.snapshot_id}: {bad.reason}") for bad in unreadable]
-    return next((snapshot for snapshot in reversed(snapshots) if snapshot.kind == "release"), None)
-
-
-def _last_attempt(events: list[dict[str, Any]]) -> Attempt | None:
+def _last_attempt(events: list[dict[str, Any]]) -> RollbackAttempt | None:
     for event in reversed(events):
         kind = str(event.get("event", ""))
         if kind == "prepare.ready":
@@ -157,9 +148,12 @@ def _last_attempt(events: list[dict[str, Any]]) -> Attempt | None:
         # What was refused changed nothing, and makes nothing good that an attempt before it left.
         if kind.startswith("rollback.") and event.get("status") not in ("in_progress", "refused"):
             snapshot = event.get("snapshotId") or event.get("requestedSnapshot")
-            status, detail = str(event.get("status", "")), str(event.get("detail", ""))
-            name, is_given_up = str(snapshot) if snapshot else None, kind == "rollback.refused"
-            return Attempt(status=status, snapshot_id=name, detail=detail, is_given_up=is_given_up)
+            return RollbackAttempt(
+                status=str(event.get("status", "")),
+                snapshot_id=str(snapshot) if snapshot else None,
+                detail=str(event.get("detail", "")),
+                is_given_up=kind == "rollback.refused",
+            )
     return None
 
 
@@ -177,13 +171,11 @@ def _disks(settings: Settings, snapshot: SnapshotMetadata | None) -> Iterator[Di
     sizes = {asset.key: asset.size for asset in snapshot.assets}
     places = [(settings.release.root, sum(sizes.values()))]
     places += [(asset.path.parent, sizes.get(key, 0)) for key, asset in settings.release.assets.items()]
-    needed: dict[int, int] = {}
-    paths: dict[int, Path] = {}
+    needed: dict[int, tuple[Path, int]] = {}
     for place, size in places:
         folder = next((parent for parent in (place, *place.parents) if parent.is_dir()), Path("/"))
-        device = os.stat(folder).st_dev
-        paths.setdefault(device, folder)
-        needed[device] = needed.get(device, 0) + size
-    for device, path in paths.items():
+        first, before = needed.get(device := os.stat(folder).st_dev, (folder, 0))
+        needed[device] = first, before + size
+    for path, size in needed.values():
         info = os.statvfs(path)
-        yield Disk(path=path, free=info.f_bavail * info.f_frsize, needed=needed[device])
+        yield Disk(path=path, free=info.f_bavail * info.f_frsize, needed=size)

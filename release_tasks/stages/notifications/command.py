@@ -11,7 +11,7 @@ from release_tasks.core.process.command import CommandProcess
 from release_tasks.core.process.output import OutputLog
 from release_tasks.core.process.running import supervise
 from release_tasks.core.redact import Redactor
-from release_tasks.stages.notifications.notification import Attempt
+from release_tasks.stages.notifications.notification import SendAttempt
 
 __all__ = ["tell_command"]
 
@@ -27,7 +27,7 @@ def tell_command(
     redactor: Redactor,
     timeout: float,
     cancelled: threading.Event,
-) -> Attempt:
+) -> SendAttempt:
     """Run ``command`` once with ``body`` to read; it is delivered when that ends with 0 within ``timeout`` seconds.
 
     What it leaves in the background is ended two seconds after it.
@@ -39,9 +39,9 @@ def tell_command(
             stdin.seek(0)
             process = CommandProcess(command, cwd=project, environment=tool_environment(), stdin=stdin)
     except (OSError, ValueError) as error:
-        return Attempt(is_delivered=False, detail=f"cannot be started: {getattr(error, 'strerror', None) or error}")
+        return SendAttempt(is_delivered=False, detail=f"cannot be started: {getattr(error, 'strerror', None) or error}")
     log = OutputLog(log_path, redactor)
     ended = supervise(process, log, timeout, cancelled, patience=_PATIENCE)
     detail = ended.describe(command, timeout, log.tail())
     is_final = ended.cannot_begin or ended.is_status_lost
-    return Attempt(is_delivered=ended.succeeded, detail=redactor.redact_text(detail), is_final=is_final)
+    return SendAttempt(is_delivered=ended.succeeded, detail=redactor.redact_text(detail), is_final=is_final)

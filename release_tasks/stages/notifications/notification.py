@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import socket
-from typing import Any, Literal
+from typing import Literal
 
 from attrs import field, frozen
 
@@ -19,11 +19,11 @@ from release_tasks.core.redact import Redactor
 
 __all__ = [
     "NOTICE_VERSION",
-    "Attempt",
     "Concerned",
     "Delivery",
     "Notice",
     "Occasion",
+    "SendAttempt",
     "new_notice",
     "notice_bytes",
     "notice_redactor",
@@ -111,7 +111,7 @@ def new_notice(
 
 
 @frozen(kw_only=True)
-class Attempt:
+class SendAttempt:
     """How one attempt ended. ``is_final`` says that another one would end the same way."""
 
     is_delivered: bool
@@ -131,8 +131,7 @@ class Delivery:
 
 def notice_bytes(notice: Notice) -> bytes:
     """Return the document as it is sent, byte for byte."""
-    document: dict[str, Any] = encode(notice)
-    return canonical_bytes(document)
+    return canonical_bytes(encode(notice))
 
 
 def notice_redactor(settings: Settings) -> Redactor:

@@ -19,7 +19,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import NoticeConfig, Settings
 from release_tasks.core.errors import Interrupted
 from release_tasks.core.interrupt import LONGEST_WAIT, next_item, uninterrupted
-from release_tasks.stages.notifications.notification import Attempt, Delivery, Notice, notice_bytes, notice_redactor
+from release_tasks.stages.notifications.notification import Delivery, Notice, SendAttempt, notice_bytes, notice_redactor
 
 __all__ = ["LONGEST", "Notices"]
 
@@ -41,6 +41,9 @@ class _Sending:
     until: float
     before: _Sending | None
     is_over: threading.Event = field(factory=threading.Event)
+
+    def failed(self, attempts: int, detail: str) -> Delivery:
+        return Delivery(name=self.name, status="failed", attempts=attempts, detail=detail)
 
 
 class Notices:
@@ -120,7 +123,7 @@ class Notices:
             threading.Thread(target=self._work, args=(sending,), name=f"notice {sending.name}", daemon=True).start()
         except RuntimeError as error:  # no more threads
             sending.is_over.set()
-            self._end(sending, Delivery(name=sending.name, status="failed", attempts=0, detail=str(error)))
+            self._end(sending, sending.failed(0, str(error)))
 
     def _work(self, sending: _Sending) -> None:
         try:
@@ -128,14 +131,14 @@ class Notices:
                 sending.before.is_over.wait(max(sending.until - time.monotonic(), 0.0))
             delivery = self._deliver(sending)
         except BaseException as error:  # also SystemExit: nobody would be told that this thread is gone
-            delivery = Delivery(name=sending.name, status="failed", attempts=0, detail=f"broke: {type(error).__name__}")
+            delivery = sending.failed(0, f"broke: {type(error).__name__}")
         sending.is_over.set()
         self._results.put((sending, delivery))
 
     def _deliver(self, sending: _Sending) -> Delivery:
         """Try until it is delivered, or another attempt would be in vain or too late."""
         if self._cancelled.is_set():
-            return Delivery(name=sending.name, status="failed", attempts=0, detail="stopped before it began")
+            return sending.failed(0, "stopped before it began")
         body = notice_bytes(sending.notice)
         attempts, pause = 0, _FIRST_PAUSE
         while True:
@@ -146,10 +149,10 @@ class Notices:
                 return Delivery(name=sending.name, status="sent", attempts=attempts, detail=attempt.detail)
             is_last = attempt.is_final or attempts > sending.config.retries or self._cancelled.is_set()
             if is_last or time.monotonic() + pause >= sending.until or self._cancelled.wait(pause):
-                return Delivery(name=sending.name, status="failed", attempts=attempts, detail=attempt.detail)
+                return sending.failed(attempts, attempt.detail)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _attempt(self, sending: _Sending, body: bytes, timeout: float) -> Attempt:
+    def _attempt(self, sending: _Sending, body: bytes, timeout: float) -> SendAttempt:
         config, notice = sending.config, sending.notice
         redactor = notice_redactor(self._settings)
         # Imported where they are needed: the start gate of a service does not wait for a library that speaks HTTP.
@@ -168,7 +171,7 @@ class Notices:
         unset = [name for name in (config.webhook_env, config.hmac_secret_env) if name and not os.environ.get(name)]
         if unset:
             detail = f"not set in this environment: {', '.join(unset)}"
-            return Attempt(is_delivered=False, detail=detail, is_final=True)
+            return SendAttempt(is_delivered=False, detail=detail, is_final=True)
         from release_tasks.stages.notifications.webhook import tell_webhook
 
         return tell_webhook(
@@ -187,7 +190,7 @@ class Notices:
         if (ended := next_item(self._results, LONGEST_WAIT)) is not None:
             self._end(*ended)
         for sending in [late for late in self._under_way if time.monotonic() > late.until + _LONGEST_END]:
-            self._end(sending, Delivery(name=sending.name, status="failed", attempts=1, detail="never ended, given up"))
+            self._end(sending, sending.failed(1, "never ended, given up"))
 
     def _end(self, sending: _Sending, delivery: Delivery) -> None:
         if sending in self._under_way:  # what was given up may still have a result
@@ -202,24 +205,22 @@ class Notices:
                 if delivery.status == "failed":
                     tried = "1 attempt" if delivery.attempts == 1 else f"{delivery.attempts} attempts"
                     self._say(f"notice {delivery.name} was not delivered ({tried}): {delivery.detail}")
+                notice = sending.notice
                 try:
-                    self._write_down(sending.notice, delivery)
+                    self._pipeline.audit.append(
+                        f"notice.{delivery.status}",
+                        status=delivery.status,
+                        detail=delivery.detail,
+                        release_id=notice.release_id,
+                        snapshot_id=notice.snapshot_id,
+                        notice=delivery.name,
+                        noticeId=notice.id,
+                        occasion=notice.occasion,
+                        attempts=delivery.attempts,
+                    )
                 except Exception as error:
                     self._say(f"notice {delivery.name}: the audit log could not be written: {error}")
         return [delivery for _, delivery in settled]
-
-    def _write_down(self, notice: Notice, delivery: Delivery) -> None:
-        self._pipeline.audit.append(
-            f"notice.{delivery.status}",
-            status=delivery.status,
-            detail=delivery.detail,
-            release_id=notice.release_id,
-            snapshot_id=notice.snapshot_id,
-            notice=delivery.name,
-            noticeId=notice.id,
-            occasion=notice.occasion,
-            attempts=delivery.attempts,
-        )
 
     def _say(self, sentence: str) -> None:
         with contextlib.suppress(Exception):

@@ -12,7 +12,7 @@ from release_tasks.core.redact import Redactor
 from release_tasks.core.version import __version__
 from release_tasks.service.answer import ProbeError
 from release_tasks.service.http import fetch
-from release_tasks.stages.notifications.notification import Attempt
+from release_tasks.stages.notifications.notification import SendAttempt
 
 __all__ = ["SIGNATURE", "shown_origin", "signature_of", "tell_webhook"]
 
@@ -20,7 +20,6 @@ SIGNATURE = "X-Signature"
 
 _MOST_ANSWER = 4096  # bytes; an answer is read so far that its connection can end, and not kept
 _TRY_AGAIN = {408, 425, 429}
-_FINAL = ("redirect", "invalid")
 
 
 def tell_webhook(
@@ -33,7 +32,7 @@ def tell_webhook(
     redactor: Redactor,
     timeout: float,
     cancelled: threading.Event,
-) -> Attempt:
+) -> SendAttempt:
     """POST ``body`` once; it is delivered when the answer is 2xx within ``timeout`` seconds.
 
     ``notice_id`` and ``time`` stand in headers as they do in the body, which is what the signature covers.
@@ -48,21 +47,19 @@ def tell_webhook(
         headers[SIGNATURE] = signature_of(body, secret)
     try:
         answer = fetch(
-            url,
-            timeout=timeout,
-            max_bytes=_MOST_ANSWER,
-            headers=headers,
-            method="POST",
-            body=body,
-            cancelled=cancelled,
+            url, timeout=timeout, max_bytes=_MOST_ANSWER, headers=headers, method="POST", body=body, cancelled=cancelled
         )
     except ProbeError as error:
-        detail = redactor.redact_text(_explained(error, url))
-        return Attempt(is_delivered=False, detail=detail, is_final=error.kind in _FINAL)
+        final = {
+            "redirect": f"{shown_origin(url)} redirects elsewhere, which is not followed",
+            "invalid": "the webhook's URL is not an http:// or https:// URL",
+        }
+        detail = final.get(error.kind) or error.message.replace(url, shown_origin(url)).rstrip(".")
+        return SendAttempt(is_delivered=False, detail=redactor.redact_text(detail), is_final=error.kind in final)
     is_delivered = 200 <= answer.status < 300
     is_final = not is_delivered and answer.status < 500 and answer.status not in _TRY_AGAIN
     detail = f"{shown_origin(url)} answered HTTP {answer.status}"
-    return Attempt(is_delivered=is_delivered, detail=detail, is_final=is_final)
+    return SendAttempt(is_delivered=is_delivered, detail=detail, is_final=is_final)
 
 
 def signature_of(body: bytes, secret: str) -> str:
@@ -79,12 +76,3 @@ def shown_origin(url: str) -> str:
     except ValueError:
         host = None
     return f"{parts.scheme}://{host}{port}" if host else "the webhook's URL"
-
-
-def _explained(error: ProbeError, url: str) -> str:
-    shown = shown_origin(url)
-    if error.kind == "redirect":
-        return f"{shown} redirects elsewhere, which is not followed"
-    if error.kind == "invalid":
-        return "the webhook's URL is not an http:// or https:// URL"
-    return error.message.replace(url, shown).rstrip(".")

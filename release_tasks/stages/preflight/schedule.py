@@ -82,8 +82,7 @@ class _Running:
 
     def start(self, context: GateContext) -> None:
         gate = self._gates[context.name] = _Gate(context=context)
-        work = threading.Thread(target=lambda: self._results.put(_check(gate)), name=context.name, daemon=True)
-        work.start()
+        threading.Thread(target=lambda: self._results.put(_check(gate)), name=context.name, daemon=True).start()
 
     def next_result(self) -> Check:
         """Wait for the next gate to end, by itself or because its time is up."""
@@ -104,16 +103,15 @@ class _Running:
             with contextlib.suppress(KeyboardInterrupt, Interrupted), _deaf():
                 for gate in self._gates.values():
                     gate.context.cancelled.set()
-                while self._is_worth_waiting(time.monotonic() - began):
+                while any(
+                    time.monotonic() - began < _LONGEST_STOP[gate.context.kind.ends_itself]
+                    for gate in self._gates.values()
+                ):
                     # Results and not Thread.join: up to Python 3.12 a join that a signal cuts
                     # short takes the thread for ended (bpo-45274).
                     if (check := next_item(self._results, LONGEST_WAIT)) is not None:
                         self._gates.pop(check.id, None)
                 return
-
-    def _is_worth_waiting(self, waited: float) -> bool:
-        limits = (_LONGEST_STOP[gate.context.kind.ends_itself] for gate in self._gates.values())
-        return any(waited < limit for limit in limits)
 
 
 @contextlib.contextmanager

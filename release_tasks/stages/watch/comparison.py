@@ -73,10 +73,9 @@ def compare_pressure(report: ReliabilityReport | None, baseline: Baseline | None
     if report.pressure is None:
         code = f", HTTP {report.http_status}" if report.http_status is not None else ""
         told = f"reliability {report.status}{code}"
-        was_never_known = baseline is not None and before is None
-        return (
-            Part(None, f"{told}, not to be had before the release either") if was_never_known else Part("unknown", told)
-        )
+        if baseline is not None and before is None:
+            return Part(None, f"{told}, not to be had before the release either")
+        return Part("unknown", told)
     known = before or Pressure()
     grown = over_limits(_only(report.pressure, lambda name: _has_grown(report.pressure, known, name)), limits, before)
     if grown:

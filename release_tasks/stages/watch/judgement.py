@@ -11,7 +11,7 @@ from release_tasks.config.schema import WatchConfig
 from release_tasks.core.units import show_duration, show_share
 from release_tasks.stages.watch.samples import Sample
 
-__all__ = ["Counts", "Verdict", "VerdictStatus", "count", "degradation", "judge"]
+__all__ = ["Counts", "VerdictStatus", "WatchVerdict", "count", "degradation", "judge"]
 
 VerdictStatus = Literal["healthy", "degraded", "inconclusive"]
 
@@ -27,7 +27,7 @@ class Counts:
 
 
 @frozen(kw_only=True)
-class Verdict:
+class WatchVerdict:
     """What the looks amount to, and why, a sentence each in our own words and numbers."""
 
     status: VerdictStatus
@@ -46,7 +46,8 @@ def degradation(samples: Sequence[Sample], rules: WatchConfig) -> list[str]:
     Looks from before a time in which nobody looked are not added to those after it. Asked after each look, and it reads
     only as many as the rules need.
     """
-    newest = _since_unseen(samples[-max(rules.window, rules.failures) :])
+    newest = samples[-max(rules.window, rules.failures) :]
+    newest = newest[max((index for index, sample in enumerate(newest) if sample.unseen_ms), default=0) :]
     reasons = []
     last = newest[-rules.failures :]
     if len(last) == rules.failures and all(sample.finding == "bad" for sample in last):
@@ -65,14 +66,14 @@ def degradation(samples: Sequence[Sample], rules: WatchConfig) -> list[str]:
 
 def judge(
     samples: Sequence[Sample], rules: WatchConfig, *, watched: float, unseen: float = 0.0, is_cut_short: bool = False
-) -> Verdict:
+) -> WatchVerdict:
     """Judge a watch that has ended after ``watched`` seconds, in ``unseen`` of which nobody looked.
 
     ``is_cut_short`` says that a signal ended it.
     """
     reasons = degradation(samples, rules)
     if reasons:
-        return Verdict(status="degraded", reasons=reasons)
+        return WatchVerdict(status="degraded", reasons=reasons)
     doubts = _doubts(samples, rules)
     if unseen > watched / 2:
         away = f"{show_duration(round(unseen))} of {show_duration(round(watched))}"
@@ -80,10 +81,10 @@ def judge(
     if is_cut_short:
         doubts.insert(0, f"A signal ended it after {show_duration(round(watched))}.")
     if doubts:
-        return Verdict(status="inconclusive", reasons=doubts)
+        return WatchVerdict(status="inconclusive", reasons=doubts)
     seen = count(samples)
     told = f"{seen.ok} of {seen.looks} looks were ok, the last one too"
-    return Verdict(
+    return WatchVerdict(
         status="healthy", reasons=[f"{told}; the others were too few to count." if seen.ok < seen.looks else f"{told}."]
     )
 
@@ -98,22 +99,12 @@ def _doubts(samples: Sequence[Sample], rules: WatchConfig) -> list[str]:
         return doubts
     if seen.bad + seen.unknown > rules.error_rate * seen.looks:
         limit = show_share(rules.error_rate)
+        newest = next(sample for sample in reversed(samples) if sample.finding != "ok")
         told = f"{seen.bad} bad and {seen.unknown} that said nothing of {seen.looks} looks are more than {limit}"
-        doubts.append(f"{told}; the newest of them: {_why(_last_not_ok(samples))}.")
+        doubts.append(f"{told}; the newest of them: {_why(newest)}.")
     if samples[-1].finding != "ok":
         doubts.append(f"It ended on a look that was not ok: {_why(samples[-1])}.")
     return doubts
-
-
-def _last_not_ok(samples: Sequence[Sample]) -> Sample:
-    return next(sample for sample in reversed(samples) if sample.finding != "ok")
-
-
-def _since_unseen(samples: Sequence[Sample]) -> Sequence[Sample]:
-    for index in range(len(samples) - 1, 0, -1):
-        if samples[index].unseen_ms:
-            return samples[index:]
-    return samples
 
 
 def _why(sample: Sample) -> str:

@@ -22,7 +22,7 @@ from release_tasks.stages.notifications.sending import Notices
 from release_tasks.stages.notifications.wording import about_degraded
 from release_tasks.stages.rollback.attempt import Precondition, precondition_now
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
-from release_tasks.stages.watch.judgement import Verdict, count
+from release_tasks.stages.watch.judgement import WatchVerdict, count
 from release_tasks.stages.watch.samples import Sample
 
 __all__ = ["Ground", "Response", "ground_of", "record_finished", "respond"]
@@ -85,7 +85,7 @@ def respond(
     settings: Settings,
     pipeline: Pipeline,
     ground: Ground,
-    verdict: Verdict,
+    verdict: WatchVerdict,
     samples: list[Sample],
     stop: Interrupted | None,
     emit: Emit,
@@ -119,14 +119,9 @@ def respond(
     except OSError as error:
         problem = f"The evidence could not be written down: {describe_error(error)}"
     # Sending begins before the rollback, so that people do not learn of it only minutes later.
+    goes_back = is_acted_on and problem is None
     sending.announce(
-        lambda: about_degraded(
-            settings,
-            ground.release,
-            verdict.reasons,
-            ground.snapshot_id,
-            goes_back=is_acted_on and problem is None,
-        )
+        lambda: about_degraded(settings, ground.release, verdict.reasons, ground.snapshot_id, goes_back=goes_back)
     )
     if problem is not None:
         return Response(diagnostics=[f"{problem} Therefore it was not rolled back." if is_wanted else problem])
@@ -147,8 +142,9 @@ def _roll_back(settings: Settings, pipeline: Pipeline, ground: Ground, emit: Emi
     except LockHeld as error:
         return Response(exit_code=ExitCode.LOCKED, diagnostics=[f"{_NO_ROLLBACK} {error.message}", by_hand])
     except Interrupted as stop:
-        told = "A signal ended the rollback; the live state is whole. See what is live: inv release.status"
-        return Response(exit_code=stop.exit_code, diagnostics=[told])
+        return Response(
+            exit_code=stop.exit_code, diagnostics=[f"A signal ended the rollback; the live state is whole. {_SEE}"]
+        )
     except StageError as error:
         return Response(diagnostics=[f"{_NO_ROLLBACK} {error.message}", _SEE])
     if outcome.status == "failed":
@@ -159,7 +155,7 @@ def _roll_back(settings: Settings, pipeline: Pipeline, ground: Ground, emit: Emi
 
 
 def record_finished(
-    pipeline: Pipeline, ground: Ground, verdict: Verdict, samples: list[Sample], outcome: RollbackOutcome | None
+    pipeline: Pipeline, ground: Ground, verdict: WatchVerdict, samples: list[Sample], outcome: RollbackOutcome | None
 ) -> list[str]:
     """Write down how a watch ended; returns a sentence if that is not possible: the verdict stands all the same."""
     try:

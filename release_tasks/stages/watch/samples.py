@@ -8,14 +8,15 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from attrs import field, frozen
+from attrs import field, fields, frozen
 
 from release_tasks.config.schema import ReleaseConfig
 from release_tasks.core.clock import timestamp
 from release_tasks.core.codec import encode
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.events import LookTaken
 from release_tasks.core.interrupt import wait_for
-from release_tasks.core.records import Baseline, HealthReport, Pressure, ReliabilityReport
+from release_tasks.core.records import Baseline, Pressure, ReliabilityReport
 from release_tasks.core.redact import Redactor
 from release_tasks.service.answer import Answer
 from release_tasks.service.reliability import ask_reliability
@@ -46,6 +47,10 @@ class Sample:
         """Return numbers and status words alone: what a service wrote may be anything, also a person's message."""
         return {key: value for key, value in encode(self).items() if key not in ("why", "detail") and value is not None}
 
+    def event(self) -> LookTaken:
+        """Return the event that tells of this look."""
+        return LookTaken(**{each.name: getattr(self, each.name) for each in fields(LookTaken)})
+
 
 def take_sample(config: ReleaseConfig, baseline: Baseline | None) -> Sample:
     """Ask health and reliability side by side, and compare with ``baseline``. Nothing is raised.
@@ -55,8 +60,15 @@ def take_sample(config: ReleaseConfig, baseline: Baseline | None) -> Sample:
     taken_at = timestamp()
     before = baseline.pressure if baseline else None
     reliability_of = _begin(lambda: ask_reliability(config.reliability, before=before))
-    health, latency_ms = _ask_health(config)
+    answers: list[Answer] = []
+    health = None
+    if config.health.url is not None:
+        health = ask_health(config.health, passes=1, deadline=0.0, on_answer=answers.append)
+    latency_ms = answers[0].elapsed_ms if answers else None
     reliability = reliability_of()
+    # What was said by those that are not well, or by what asked them.
+    details = [health.detail] if health is not None and health.status != "ok" else []
+    details += [reliability.detail] if reliability is not None and reliability.pressure is None else []
     parts = [
         compare_health(health, baseline),
         compare_latency(latency_ms, baseline, config.watch),
@@ -70,23 +82,8 @@ def take_sample(config: ReleaseConfig, baseline: Baseline | None) -> Sample:
         latency_ms=latency_ms,
         pressure=reliability.pressure if reliability else None,
         why=[part.why for part in parts if part.why],
-        detail=_said(health, reliability),
+        detail=Redactor.from_environment(os.environ).redact_text("; ".join(details)),
     )
-
-
-def _said(health: HealthReport | None, reliability: ReliabilityReport | None) -> str:
-    """Return what was said by those that are not well, or by what asked them."""
-    told = [health.detail] if health is not None and health.status != "ok" else []
-    told += [reliability.detail] if reliability is not None and reliability.pressure is None else []
-    return Redactor.from_environment(os.environ).redact_text("; ".join(told))
-
-
-def _ask_health(config: ReleaseConfig) -> tuple[HealthReport | None, int | None]:
-    if config.health.url is None:
-        return None, None
-    answers: list[Answer] = []
-    report = ask_health(config.health, passes=1, deadline=0.0, on_answer=answers.append)
-    return report, answers[0].elapsed_ms if answers else None
 
 
 def _begin(work: Callable[[], ReliabilityReport | None]) -> Callable[[], ReliabilityReport | None]:

@@ -11,7 +11,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import ReleaseConfig, Settings
 from release_tasks.core.clock import timestamp
 from release_tasks.core.errors import ExitCode, Interrupted, StageFailed, UsageError
-from release_tasks.core.events import Emit, LookTaken, Noted, ignore, shielded
+from release_tasks.core.events import Emit, Noted, ignore, shielded
 from release_tasks.core.interrupt import wait_for
 from release_tasks.core.lock import current_holder
 from release_tasks.core.records import Baseline, RollbackOutcome
@@ -26,8 +26,7 @@ from release_tasks.stages.watch.samples import Sample, take_sample
 
 __all__ = ["Clock", "WatchReport", "require_watchable", "watch_release"]
 
-STAGE = "release.watch"
-_DID_NOT_GO_BACK = (ExitCode.NEGATIVE, ExitCode.LOCKED)
+_STAGE = "release.watch"
 _SAMPLES_TOLD = 50
 _WILL_NOT = "It will not be rolled back:"
 _GRACE = 5.0  # seconds that a busy machine may be late without having slept
@@ -88,7 +87,7 @@ def watch_release(
     to be finished: its state is no release to judge.
     """
     config, pipeline, emit = settings.release, Pipeline(settings.release.root), shielded(emit)
-    with stage(settings, pipeline, STAGE, notices, needs_assets=False) as sending:
+    with stage(settings, pipeline, _STAGE, notices, needs_assets=False) as sending:
         started_at = timestamp()
         require_watchable(settings)
         if pipeline.has_journal() and current_holder(pipeline.root) is None:
@@ -156,18 +155,15 @@ def _look_on(config: ReleaseConfig, baseline: Baseline | None, clock: Clock, emi
             looked = clock.now()
             held_up = _unseen(looked - begun, longest)
             unseen += late + held_up
-            sample = _marked(sample, late, held_up)
+            if held_up:
+                slept = show_duration(round(held_up))
+                why = [f"the machine slept or was held up for {slept} in the middle of this look"]
+                sample = evolve(sample, finding="unknown", why=why)
+            elif late:
+                sample = evolve(sample, why=[*sample.why, f"nobody looked for {show_duration(round(late))} before"])
+            sample = evolve(sample, unseen_ms=round((late + held_up) * 1000))
             samples.append(sample)
-            emit(
-                LookTaken(
-                    time=sample.time,
-                    finding=sample.finding,
-                    health=sample.health,
-                    latency_ms=sample.latency_ms,
-                    why=sample.why,
-                    detail=sample.detail,
-                )
-            )
+            emit(sample.event())
             planned = max(begun + rules.interval, looked)
             if degradation(samples, rules):
                 break
@@ -183,16 +179,6 @@ def _look_on(config: ReleaseConfig, baseline: Baseline | None, clock: Clock, emi
 def _unseen(took: float, allowed: float) -> float:
     """Return for how long nobody looked when ``took`` seconds are far more than ``allowed``, else 0."""
     return took if took > allowed + _GRACE else 0.0
-
-
-def _marked(sample: Sample, late: float, held_up: float) -> Sample:
-    """Say in a look for how long nobody looked; one in the middle of which the machine slept says nothing."""
-    if held_up:
-        told = f"the machine slept or was held up for {show_duration(round(held_up))} in the middle of this look"
-        sample = evolve(sample, finding="unknown", why=[told])
-    elif late:
-        sample = evolve(sample, why=[*sample.why, f"nobody looked for {show_duration(round(late))} before"])
-    return evolve(sample, unseen_ms=round((late + held_up) * 1000))
 
 
 def _remarks(config: ReleaseConfig, ground: Ground) -> list[str]:
@@ -213,11 +199,11 @@ def _remarks(config: ReleaseConfig, ground: Ground) -> list[str]:
 def _about_response(settings: Settings, pipeline: Pipeline, report: WatchReport) -> Notice | None:
     """Say how the rollback ended, or that there was none though one was wanted."""
     if report.rollback is not None:
-        return about_rollback(settings, pipeline, report.rollback, stage=STAGE)
+        return about_rollback(settings, pipeline, report.rollback, stage=_STAGE)
     is_wanted = report.status == "degraded" and settings.release.watch.rollback
-    if not is_wanted or report.exit_code not in _DID_NOT_GO_BACK:
+    if not is_wanted or report.exit_code not in (ExitCode.NEGATIVE, ExitCode.LOCKED):
         return None
     sentence = "the release is degraded and was to be rolled back, but was not"
     return about_failure(
-        settings, STAGE, sentence, release_id=report.release_id, diagnostics=report.reasons + report.diagnostics
+        settings, _STAGE, sentence, release_id=report.release_id, diagnostics=report.reasons + report.diagnostics
     )

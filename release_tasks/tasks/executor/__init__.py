@@ -12,12 +12,7 @@ from invoke import AmbiguousEnvVar, Call, Executor, Exit, Task, UncastableEnvVar
 from invoke.parser import ParserContext
 
 from release_tasks.core.errors import ExitCode, Interrupted, UsageError
-from release_tasks.tasks.executor.ledger import (
-    ledger_of_run,
-    recall,
-    record,
-    runs_under_stage_executor,
-)
+from release_tasks.tasks.executor.ledger import ledger_of_run, recall, record, runs_under_stage_executor
 from release_tasks.tasks.executor.plan import Plan, StageCall
 from release_tasks.tasks.executor.task import StageTask, UsageExit, refuse, stage
 
@@ -70,10 +65,8 @@ class StageExecutor(Executor):
             path = _key_that_is_no_text(self.config)
             if path is None:
                 raise
-            told = (
-                "a key that is not text; YAML reads a bare on, off, yes or no as true or false, and digits as a number"
-            )
-            refuse(f"configuration: {path}: {told}", as_json=self.wants_json)
+            why = "YAML reads a bare on, off, yes or no as true or false, and digits as a number"
+            refuse(f"configuration: {path}: a key that is not text; {why}", as_json=self.wants_json)
 
     def normalize(self, tasks: tuple[str | tuple[str, dict[str, Any]] | ParserContext, ...]) -> list[Call]:
         """Make calls of what was asked for, and remember what of it was typed."""

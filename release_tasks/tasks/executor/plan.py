@@ -109,8 +109,11 @@ class Plan:
                 for member in self.sharing(node, name):
                     first, known = settled.setdefault((member, name), (node, value))
                     if known != value:
-                        said = self.said(first, name, known), self.said(node, name, value)
-                        raise UsageError(f"{said[0]} and {said[1]} contradict each other; give one value")
+                        said = " and ".join(
+                            f"{self.label(each.stage)} {each.stage.spelled(name)} {typed!r}"
+                            for each, typed in ((first, known), (node, value))
+                        )
+                        raise UsageError(f"{said} contradict each other; give one value")
         for (member, name), (_, value) in settled.items():
             member.call.kwargs[name] = value
         self.check()
@@ -144,10 +147,6 @@ class Plan:
                     if name in other.stage.shares and other not in reached:
                         reached.append(other)
         return reached
-
-    def said(self, node: _Node, name: str, value: Any) -> str:
-        """A typed value in an operator's words: ``release.prepare --health-url 'http://...'``."""
-        return f"{self.label(node.stage)} {node.stage.spelled(name)} {value!r}"
 
     def in_order(self) -> list[Call]:
         """The calls as typed, pre-tasks before and post-tasks after what they belong to."""

@@ -150,18 +150,9 @@ class StageTask(Task[Any]):
         texts = self.help.copy()
         arguments = super().get_arguments(ignore_unknown_help)
         self.help = texts  # Invoke empties it, and a second parser would show no help
+        taken = ("names", "kind", "default", "help", "positional", "optional", "incrementable", "attr_name")
         return [
-            _StageArgument(
-                self,
-                names=argument.names,
-                kind=argument.kind,
-                default=argument.default,
-                help=argument.help,
-                positional=argument.positional,
-                optional=argument.optional,
-                incrementable=argument.incrementable,
-                attr_name=argument.attr_name,
-            )
+            _StageArgument(self, **{name: getattr(argument, name) for name in taken})
             for argument in arguments
             if argument.name not in self.internal
         ]
@@ -202,10 +193,13 @@ class StageTask(Task[Any]):
 def stage(
     *, shares: Iterable[str] = (), internal: Iterable[str] = (), **options: Any
 ) -> Callable[[Callable[..., Any]], StageTask]:
-    """Decorator that makes a StageTask; takes what ``invoke.task`` takes, and no short flags."""
+    """Decorator that makes a StageTask; takes what ``invoke.task`` takes, knows ``--json``, and has no short flags."""
 
     def decorate(body: Callable[..., Any]) -> StageTask:
+        texts = dict(options.get("help", {}))
+        if "json" in inspect.signature(body).parameters:
+            texts.setdefault("json", "Print exactly one JSON document on stdout.")
+        settings = {"auto_shortflags": False, **options, "help": texts}
         return StageTask(body, shares=shares, internal=internal, **settings)
 
-    settings = {"auto_shortflags": False, **options}
     return decorate

@@ -60,10 +60,8 @@ class HttpOptions:
 def _check(context: GateContext) -> Verdict:
     """Ask the health endpoint until it passes, or the gate's own URL once it can be reached."""
     options: HttpOptions = context.config.options
-    return _check_health(context) if options.asks_health else _check_url(context, options)
-
-
-def _check_health(context: GateContext) -> Verdict:
+    if not options.asks_health:
+        return _check_url(context, options)
     health = context.settings.release.health
     answers: deque[Answer] = deque(maxlen=1)
     report = ask_health(
@@ -113,9 +111,8 @@ def _check_url(context: GateContext, options: HttpOptions) -> Verdict:
         except ProbeError as error:
             problem = error.message
             left = until - time.monotonic()
-            if error.kind != "refused" or left <= 0:
-                break
-            if context.cancelled.wait(min(max(health.interval, 0.01), left)):
+            is_last = error.kind != "refused" or left <= 0
+            if is_last or context.cancelled.wait(min(max(health.interval, 0.01), left)):
                 break
     command = f"GET {url}"
     if problem is None:

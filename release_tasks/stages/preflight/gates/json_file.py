@@ -72,10 +72,6 @@ def read_json(path: Path, name: str) -> Document:
         raise InvalidDocument(f"{name} cannot be read: {error.strerror}") from error
     if len(data) > _MAX_BYTES:
         raise InvalidDocument(f"{name} is larger than {show_size(_MAX_BYTES)}")
-    return _parse(data, name)
-
-
-def _parse(data: bytes, name: str) -> Document:
     duplicates: list[str] = []
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

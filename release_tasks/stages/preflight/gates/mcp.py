@@ -36,10 +36,7 @@ def _check(context: GateContext) -> Verdict:
         document = read_json(path, name)
         servers, problems = parse_servers(document.value, name)
     except InvalidDocument as error:
-        diagnostics |= {
-            "problems": [str(error)],
-            "next": f"python3 -m json.tool {shlex.quote(str(path))}",
-        }
+        diagnostics |= {"problems": [str(error)], "next": f"python3 -m json.tool {shlex.quote(str(path))}"}
         return Verdict(passed=False, detail=str(error), diagnostics=diagnostics)
     problems = [f"{name}: {key!r} stands twice" for key in document.duplicates] + problems
     enabled = [server for server in servers if not server.is_disabled]
