@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 from attrs import frozen
 from rich.cells import cell_len
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from release_tasks.core.events import (
     BytesMoved,
+    Emit,
     Event,
     GateBegan,
     GateEnded,
@@ -50,15 +52,15 @@ _LEAST_BAR, _MOST_BAR = 5, 16
 _COLUMNS = ("TIME", "LOOK", "HEALTH", "LATENCY", "BECAUSE")
 
 
-def display_for(screen: Screen) -> PlainLines | LiveDisplay:
+def display_for(screen: Screen) -> AbstractContextManager[Emit]:
     """Return what shows events here: a display of another place goes before the two of a terminal and a log."""
     if is_listening():
         from release_tasks.report.github import GroupedLines
 
-        return GroupedLines(screen)
+        return nullcontext(GroupedLines(screen))
     if (console := screen.live()) is not None:
         return LiveDisplay(console, screen.progress_look)
-    return PlainLines(screen)
+    return nullcontext(PlainLines(screen))
 
 
 class Transfers(Progress):
@@ -141,14 +143,7 @@ class PlainLines:
         self._screen = screen
         self._clock = clock
         self._lock = threading.Lock()
-        self._transfers = Transfers(get_time=clock)
-        self._last = clock()
-
-    def __enter__(self) -> PlainLines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
+        self._transfers, self._last = Transfers(get_time=clock), clock()
 
     def __call__(self, event: Event) -> None:
         """Write the line of one event, if it has one."""
@@ -383,12 +378,10 @@ class LiveDisplay:
     def _look_lines(self) -> list[Text]:
         if not self._looks:
             return []
-        title = show_count(self._total, "look")
         rows = [(look.time[11:19], *look_cells(look)) for look in self._looks]
         # A line a look: its reason is cut off to what the other columns leave.
         others = sum(max(map(len, column)) + 2 for column in list(zip(_COLUMNS, *rows, strict=True))[:-1])
         left = max(self._width - others, 8)
         shown = [[*cells, self._shortened(because, left)] for *cells, because in rows]
         lines = fitting_lines(_COLUMNS, shown, max(self._width, others + left))
-        drawn = [Text.assemble(*((part.text, style_of(part.word)) for part in parts)) for parts in lines]
-        return [Text(title), *drawn]
+        return [Text(show_count(self._total, "look")), *(Text.assemble(*parts) for parts in lines)]

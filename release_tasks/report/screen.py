@@ -101,7 +101,7 @@ class Screen:
             return
         shown = [[_TIME.sub(r"\1 \2", " ".join(cell.split())) for cell in row] for row in cells]
         for parts in fitting_lines(columns, shown, self.look.width):
-            self._out.print(Text.assemble(*((part.text, style_of(part.word)) for part in parts)))
+            self._out.print(Text.assemble(*parts))
 
 
 def for_person(sentence: str, environ: Mapping[str, str]) -> str:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from attrs import frozen
 from rich.cells import cell_len
 
-__all__ = ["Part", "aligned_lines", "fitting_lines", "shortened", "wrapped"]
+from release_tasks.report.words import style_of
+
+__all__ = ["Line", "aligned_lines", "fitting_lines", "shortened", "wrapped"]
 
 _GAP = "  "
 _INDENT = "  "
@@ -22,12 +23,7 @@ _COMMAND = re.compile(
 _GLUE = "\x00"
 
 
-@frozen
-class Part:
-    """A piece of a line; ``word`` is the whole cell that it is of, or ``heading``."""
-
-    text: str
-    word: str = ""
+Line = list[tuple[str, str]]  # pieces of text, each with its style, as rich assembles them
 
 
 def aligned_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -67,8 +63,8 @@ def shortened(text: str, width: int, ellipsis: str) -> str:
     return _head(text, max(width - cell_len(ellipsis), 0)) + ellipsis
 
 
-def fitting_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[Part]]:
-    """Return headings and rows in lines of at most ``width`` cells.
+def fitting_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[Line]:
+    """Return headings and rows in lines of at most ``width`` cells, every piece in the style of its whole cell.
 
     What gives way, in this order: sentences are wrapped; the widest column leaves the line, the first one to a line
     above the row and any other to one below, with its name. A word is broken only where it is longer than a line.
@@ -87,32 +83,32 @@ def fitting_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: 
     naturals = {index: max(map(cell_len, cells[index])) for index in inside}
     widths = _shared(naturals, {index: needs[index] for index in inside}, space)
     lead = _INDENT if above else ""
-    lines = [[Part(columns[0], "heading")]] if above else []
+    lines = [[(columns[0], style_of("heading"))]] if above else []
     lines += _row_lines(columns, widths, lead, is_heading=True)
     for row in rows:
         if above:
-            lines += [[Part(piece, row[0])] for piece in _folded(row[0], width)]
+            lines += [[(piece, style_of(row[0]))] for piece in _folded(row[0], width)]
         lines += _row_lines(row, widths, lead)
         for index in sorted(below):
             if row[index]:
                 label = f"{_INDENT}{columns[index].lower()}: "
-                lines += [[Part(piece)] for piece in _folded(label + row[index], width, _INDENT * 2)]
+                lines += [[(piece, "")] for piece in _folded(label + row[index], width, _INDENT * 2)]
     return lines
 
 
-def _row_lines(row: Sequence[str], widths: dict[int, int], lead: str, is_heading: bool = False) -> list[list[Part]]:
+def _row_lines(row: Sequence[str], widths: dict[int, int], lead: str, is_heading: bool = False) -> list[Line]:
     cells = {index: _folded(row[index], width) for index, width in widths.items()}
     lines = []
     for number in range(max((len(cell) for cell in cells.values()), default=0)):
-        parts = [Part(lead)] if lead else []
+        parts = [(lead, "")] if lead else []
         last = max((i for i, cell in cells.items() if number < len(cell) and cell[number]), default=-1)
         for index, cell in cells.items():
             if index > last:
                 break
             piece = cell[number] if number < len(cell) else ""
-            parts.append(Part(piece, "heading" if is_heading else row[index]))
+            parts.append((piece, style_of("heading" if is_heading else row[index])))
             if index != last:
-                parts.append(Part(" " * (widths[index] - cell_len(piece)) + _GAP))
+                parts.append((" " * (widths[index] - cell_len(piece)) + _GAP, ""))
         lines.append(parts)
     return lines
 
