@@ -56,8 +56,7 @@ def show_overview(screen: Screen, found: dict[str, Any]) -> None:
         screen.verdict("unreadable", f"{bad['snapshotId']}: {bad['reason']}")
         screen.note(f"A rollback refuses it. What is wrong with it: inv release.verify --snapshot {bad['snapshotId']}")
     _show_last_rollback(screen, found["rollback"])
-    lock = found["lock"]
-    if lock:
+    if lock := found["lock"]:
         screen.line(f"At work now: {lock['command']} (pid {lock['pid']} on {lock['host']}, since {lock['since']})")
     if found["releases"]:
         screen.line()

@@ -54,11 +54,6 @@ class Gate:
     log: Log | None
 
     @property
-    def tone(self) -> Meaning:
-        """What its result means for the release."""
-        return tone_of_check(self.check)
-
-    @property
     def facts(self) -> list[tuple[str, str]]:
         """Pairs of a label and what the gate recorded under it."""
         found = self.check.diagnostics
