@@ -28,16 +28,10 @@ __all__ = [
 
 def show_checks(screen: Screen, report: PreflightReport) -> None:
     """Show every gate, then for each that failed what was run, what came of it and what to type next."""
-    rows = [
-        (
-            check.id,
-            check.status,
-            check.subsystem,
-            f"{check.duration_ms / 1000:.1f}s",
-            "".join(check.detail.splitlines()[:1]),
-        )
-        for check in report.checks
-    ]
+    rows = []
+    for check in report.checks:
+        took, detail = f"{check.duration_ms / 1000:.1f}s", "".join(check.detail.splitlines()[:1])
+        rows.append((check.id, check.status, check.subsystem, took, detail))
     screen.table(("GATE", "RESULT", "SUBSYSTEM", "TIME", "DETAIL"), rows)
     for check in report.checks:
         if check.status != "failed":
@@ -99,11 +93,8 @@ def show_outcome(screen: Screen, outcome: RollbackOutcome) -> None:
         screen.verdict("noop", f"{live} already and the service is healthy; nothing was changed")
     else:
         screen.verdict("failed", f"rollback to {outcome.snapshot_id or 'the newest snapshot'}")
-    for word, keys in (
-        ("restored", outcome.restored_assets),
-        ("removed", outcome.removed_assets),
-        ("left as it was", outcome.skipped_assets),
-    ):
+    changes = {"restored": outcome.restored_assets, "removed": outcome.removed_assets}
+    for word, keys in {**changes, "left as it was": outcome.skipped_assets}.items():
         if keys:
             screen.note(f"{word}: {', '.join(keys)}")
     if outcome.restart_command:
@@ -200,17 +191,13 @@ def audit_document(verdict: AuditVerdict, limit: int) -> dict[str, Any]:
 
 def show_audit(screen: Screen, verdict: AuditVerdict, limit: int) -> None:
     """Show the newest events and whether the chain holds."""
-    rows = [
-        (
-            str(event["seq"]),
-            *(str(event.get(key, "")) for key in ("time", "event", "status")),
-            f"{event['channel']} {event.get('senderId', '')}".rstrip()
-            if "channel" in event
-            else str(event.get("snapshotId") or event.get("releaseId") or ""),
-            str(event.get("actor", "")),
-        )
-        for event in verdict.events[-limit:]
-    ]
+    rows = []
+    for event in verdict.events[-limit:]:
+        concerns = event.get("snapshotId") or event.get("releaseId") or ""
+        if "channel" in event:
+            concerns = f"{event['channel']} {event.get('senderId', '')}".rstrip()
+        when = (event.get(key, "") for key in ("time", "event", "status"))
+        rows.append([str(cell) for cell in (event["seq"], *when, concerns, event.get("actor", ""))])
     screen.table(("SEQ", "TIME", "EVENT", "STATUS", "CONCERNS", "ACTOR"), rows)
     screen.verdict("intact" if verdict.intact else "broken", show_count(len(verdict.events), "event"))
     screen.note(*map(str, [*verdict.problems, *verdict.notes]))

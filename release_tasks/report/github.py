@@ -26,7 +26,6 @@ from release_tasks.report.values import checks_of, list_of, tail_of
 __all__ = ["GroupedLines", "annotation_lines", "outputs", "tell_github"]
 
 _MOST_ANNOTATIONS = 10  # of each kind for one step; the runner drops the others without a word
-_MESSAGE = 1000
 _OUTPUT_BYTES = 256 << 10  # of a gate's log that a group shows
 _SUMMARY_BYTES = 1 << 20  # of all that the tasks of one step write; one byte more, and nothing of it is shown
 
@@ -141,7 +140,7 @@ def _write(stream: IO[str], lines: list[str]) -> None:
 
 
 def _annotation(kind: str, title: str, message: str) -> str:
-    return command(kind, excerpt(printable(message), _MESSAGE), title=excerpt(printable(title)).replace("\n", " "))
+    return command(kind, excerpt(printable(message), 1000), title=excerpt(printable(title)).replace("\n", " "))
 
 
 def _sentence_of(document: Mapping[str, Any]) -> str:

@@ -20,8 +20,6 @@ from release_tasks.report.words import style_of
 
 __all__ = ["Look", "Screen", "for_person", "look_of", "unfailing"]
 
-_USUAL_WIDTH = 80
-_LEAST_WIDTH = 20
 # RFC 3339 as we write it, in UTC. To the second it is as much as a person compares; programs get it whole.
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 
@@ -147,7 +145,7 @@ def _width(stream: IO[str], environ: Mapping[str, str]) -> int:
     width = int(columns) if columns.isdecimal() else 0
     with contextlib.suppress(OSError, ValueError):
         width = width or os.get_terminal_size(stream.fileno()).columns
-    return max(width or _USUAL_WIDTH, _LEAST_WIDTH)
+    return max(width or 80, 20)
 
 
 class _Wrapper:

@@ -15,7 +15,6 @@ from release_tasks.report.words import Meaning, meaning_of
 __all__ = ["HealthStrip", "strips_of"]
 
 _MOST_ATTEMPTS = 60
-_MOST_STRIPS = 12
 
 
 @frozen(kw_only=True)
@@ -70,7 +69,7 @@ def strips_of(
             found = rollback.health
             tone = meaning_of(text(found.get("status"), 40)) if found.get("passed") is True else "bad"
             strips.append(_strip("After the rollback", tone, found, found.get("history"), found.get("attempts")))
-    return strips[:_MOST_STRIPS]
+    return strips[:12]
 
 
 def _strip(

@@ -14,8 +14,6 @@ from release_tasks.report.values import actor_of, seconds_between, text
 
 __all__ = ["ReleaseHistory", "Rollback", "degraded_releases", "history_of", "read_rollbacks", "rollbacks_of", "word_of"]
 
-_MOST_RELEASES = 20
-
 
 @frozen(kw_only=True)
 class Rollback:
@@ -140,7 +138,7 @@ def history_of(
     ``snapshots`` are those that are still there, ``degraded`` the releases that a watch found so. A release failed
     when its snapshot went live again, whether or not the service got well on it.
     """
-    rows = [_past(file, rollbacks, snapshots, degraded) for file in list(reversed(files))[:_MOST_RELEASES]]
+    rows = [_past(file, rollbacks, snapshots, degraded) for file in files[::-1][:20]]
     statuses = [row.file.manifest.status for row in rows if row.file.manifest is not None]
     ready, blocked = statuses.count("ready"), statuses.count("blocked")
     taken_back = sum(row.taken_back for row in rows)

@@ -19,7 +19,6 @@ from release_tasks.report.words import Meaning, meaning_of
 __all__ = ["RollbackOptions", "Snapshot", "reference_of", "rollback_options_of", "snapshot_of"]
 
 _MOST_ASSETS = 100
-_MOST_FINDINGS = 20
 _OTHERS = [("See what else there is to go back to", "inv release.status")]
 _VERIFIED = {
     "verified": "Every byte was digested again for this page, and is as it was recorded.",
@@ -122,7 +121,7 @@ def snapshot_of(pipeline: Pipeline, named: SnapshotReference | None) -> Snapshot
         is_verified=verdict.status == "verified",
         is_restorable=verdict.status != "damaged" and not is_altered,
         needs_force=legacy.is_legacy(metadata),
-        findings=[text(finding, 500) for finding in verdict.findings[:_MOST_FINDINGS]],
+        findings=[text(finding, 500) for finding in verdict.findings[:20]],
         damaged={finding.key: finding.what for finding in verdict.findings},
         proof_tone=proof_tone,
         proof=proof,

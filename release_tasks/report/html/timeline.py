@@ -15,7 +15,6 @@ from release_tasks.report.words import Meaning, meaning_of
 
 __all__ = ["Timeline", "timeline_of"]
 
-_MOST_STEPS = 40
 _ROLLBACKS = {
     "restored": "Rolled back to the state before it",
     "live": "Rolled back, and the service did not get well",
@@ -80,7 +79,7 @@ def timeline_of(
         tone: Meaning = "warn" if rollback.status == "restored" else meaning_of(rollback.status)
         steps.append(Step(at, what, tone, f"by {rollback.actor}{detail}", rollback.seconds))
     bars, seconds = _bars(manifest)
-    return Timeline(bars=bars, steps=sorted(steps, key=lambda step: step.at)[-_MOST_STEPS:], seconds=seconds)
+    return Timeline(bars=bars, steps=sorted(steps, key=lambda step: step.at)[-40:], seconds=seconds)
 
 
 def _bars(manifest: Manifest | None) -> tuple[list[Bar], float]:
