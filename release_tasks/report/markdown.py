@@ -60,8 +60,7 @@ def _lines(document: Mapping[str, Any], exit_code: int) -> Iterator[str]:
     yield from (f"- {_text(sentence)}" for sentence in sentences[:20])
     if sentences:
         yield ""
-    checks = checks_of(document)
-    if checks:
+    if checks := checks_of(document):
         yield from _gates(checks)
     snapshot = document.get("snapshot")
     values = {**(snapshot if isinstance(snapshot, Mapping) else {}), **{k: v for k, v in document.items() if v}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 
 from rich.cells import cell_len
 
@@ -58,9 +59,7 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
 
 def shortened(text: str, width: int, ellipsis: str) -> str:
     """Return ``text`` cut off after ``width`` cells, with ``ellipsis`` for what is missing."""
-    if cell_len(text) <= width:
-        return text
-    return _head(text, max(width - cell_len(ellipsis), 0)) + ellipsis
+    return text if cell_len(text) <= width else _head(text, max(width - cell_len(ellipsis), 0)) + ellipsis
 
 
 def fitting_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[Line]:
@@ -136,18 +135,13 @@ def _folded(text: str, width: int, indent: str = "") -> list[str]:
     folded = []
     for line in wrapped(text, width, indent):
         while cell_len(line) > width:
-            head = _head(line, width)
-            folded.append(head)
-            line = indent + line[len(head) :]
+            folded.append(_head(line, width))
+            line = indent + line[len(folded[-1]) :]
         folded.append(line)
     return folded
 
 
 def _head(text: str, width: int) -> str:
     """Return as many letters of ``text`` as fit into ``width`` cells, at least one."""
-    size = 0
-    for index, letter in enumerate(text):
-        size += cell_len(letter)
-        if size > width and index:
-            return text[:index]
-    return text
+    sizes = accumulate(map(cell_len, text))
+    return text[: next((index for index, size in enumerate(sizes) if size > width and index), None)]

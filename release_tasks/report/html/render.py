@@ -35,7 +35,7 @@ def render(page: ReleasePage) -> bytes:
         page=page,
         style=Markup(style),
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'",
-        favicon="data:image/svg+xml," + quote(_ICON.format(_ICON_COLOURS[page.verdict.tone])),
+        favicon="data:image/svg+xml," + quote(_ICON.format(_ICON_COLOURS[meaning_of(page.verdict.word)])),
         generated=page.generated_at,
     )
     return page_text.encode()

@@ -31,11 +31,6 @@ class ReleaseVerdict:
     sentence: str
     reasons: list[str]
 
-    @property
-    def tone(self) -> Meaning:
-        """What its word means."""
-        return meaning_of(self.word)
-
 
 @frozen
 class Fact:
