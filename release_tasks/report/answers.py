@@ -8,7 +8,7 @@ from typing import Any
 from release_tasks.archive.attestation.verification import AttestationVerdict
 from release_tasks.archive.verify import SnapshotVerdict
 from release_tasks.core.audit import AuditVerdict
-from release_tasks.core.records import Check, Manifest, PreflightReport, RollbackOutcome
+from release_tasks.core.records import Manifest, PreflightReport, RollbackOutcome
 from release_tasks.core.units import show_count, show_seconds
 from release_tasks.report.screen import Screen
 from release_tasks.report.values import list_of
@@ -28,33 +28,24 @@ __all__ = [
 
 def show_checks(screen: Screen, report: PreflightReport) -> None:
     """Show every gate, then for each that failed what was run, what came of it and what to type next."""
-    rows = [
-        (
-            check.id,
-            check.status,
-            check.subsystem,
-            f"{check.duration_ms / 1000:.1f}s",
-            "".join(check.detail.splitlines()[:1]),
-        )
-        for check in report.checks
-    ]
+    rows = []
+    for check in report.checks:
+        took, detail = f"{check.duration_ms / 1000:.1f}s", "".join(check.detail.splitlines()[:1])
+        rows.append((check.id, check.status, check.subsystem, took, detail))
     screen.table(("GATE", "RESULT", "SUBSYSTEM", "TIME", "DETAIL"), rows)
     for check in report.checks:
-        if check.status == "failed":
-            _show_failure(screen, check)
-
-
-def _show_failure(screen: Screen, check: Check) -> None:
-    found: dict[str, Any] = check.diagnostics
-    screen.line()
-    screen.verdict("advisory" if check.advisory else "failed", f"{check.id} ({check.subsystem}): {check.detail}")
-    asked = {"asked": "url", "exit code": "exitCode", "signal": "signal", "HTTP status": "httpStatus"}
-    facts = {"ran": check.command or None, **{label: found.get(key) for label, key in asked.items()}}
-    _notes(screen, (f"{label}: {fact}" for label, fact in facts.items() if fact is not None))
-    _notes(screen, map(str, list_of(found, "problems")[1:]))
-    _notes(screen, (f"| {line}" for line in list_of(found, "outputTail")))
-    if found.get("next"):
-        screen.note(f"next: {found['next']}")
+        if check.status != "failed":
+            continue
+        found = check.diagnostics
+        screen.line()
+        screen.verdict("advisory" if check.advisory else "failed", f"{check.id} ({check.subsystem}): {check.detail}")
+        asked = {"asked": "url", "exit code": "exitCode", "signal": "signal", "HTTP status": "httpStatus"}
+        facts = {"ran": check.command or None, **{label: found.get(key) for label, key in asked.items()}}
+        screen.note(*(f"{label}: {fact}" for label, fact in facts.items() if fact is not None))
+        screen.note(*map(str, list_of(found, "problems")[1:]))
+        screen.note(*(f"| {line}" for line in list_of(found, "outputTail")))
+        if found.get("next"):
+            screen.note(f"next: {found['next']}")
 
 
 def after_preflight(report: PreflightReport) -> str:
@@ -71,19 +62,23 @@ def show_manifest(screen: Screen, manifest: Manifest) -> None:
     screen.line()
     version = manifest.app_version or "unknown version"
     screen.verdict(manifest.status, f"{manifest.release_id} ({manifest.app_name} {version})")
-    _notes(screen, manifest.diagnostics)
+    screen.note(*manifest.diagnostics)
     snapshot = manifest.snapshot
     if snapshot is None:
-        screen.note(f"manifest {manifest.manifest_path}")
-        screen.note(f"Nothing was captured. Mend that, then: inv release.prepare --release-id {manifest.release_id}")
+        screen.note(
+            f"manifest {manifest.manifest_path}",
+            f"Nothing was captured. Mend that, then: inv release.prepare --release-id {manifest.release_id}",
+        )
         return
     for artifact in manifest.artifacts:
         size = f"{artifact.size} bytes" if artifact.exists else "absent"
         screen.note(f"{artifact.id}: {size}  {artifact.path}")
-    screen.note(f"snapshot {snapshot.snapshot_id}")
-    screen.note(f"digest   {snapshot.digest}")
-    screen.note(f"manifest {manifest.manifest_path}")
-    screen.note(f"To go back to it: inv release.rollback --snapshot {snapshot.snapshot_id}")
+    screen.note(
+        f"snapshot {snapshot.snapshot_id}",
+        f"digest   {snapshot.digest}",
+        f"manifest {manifest.manifest_path}",
+        f"To go back to it: inv release.rollback --snapshot {snapshot.snapshot_id}",
+    )
 
 
 def show_outcome(screen: Screen, outcome: RollbackOutcome) -> None:
@@ -98,11 +93,8 @@ def show_outcome(screen: Screen, outcome: RollbackOutcome) -> None:
         screen.verdict("noop", f"{live} already and the service is healthy; nothing was changed")
     else:
         screen.verdict("failed", f"rollback to {outcome.snapshot_id or 'the newest snapshot'}")
-    for word, keys in (
-        ("restored", outcome.restored_assets),
-        ("removed", outcome.removed_assets),
-        ("left as it was", outcome.skipped_assets),
-    ):
+    changes = {"restored": outcome.restored_assets, "removed": outcome.removed_assets}
+    for word, keys in {**changes, "left as it was": outcome.skipped_assets}.items():
         if keys:
             screen.note(f"{word}: {', '.join(keys)}")
     if outcome.restart_command:
@@ -110,15 +102,15 @@ def show_outcome(screen: Screen, outcome: RollbackOutcome) -> None:
     if (health := outcome.health_check) is not None:
         parts = f" ({', '.join(health.degraded)})" if health.degraded else ""
         screen.note(f"health: {health.status}{parts} at {health.url}")
-    _notes(screen, outcome.diagnostics)
+    screen.note(*outcome.diagnostics)
     safety = outcome.safety_snapshot_id
     if safety and outcome.status == "restored" and not is_restart:
         if outcome.damaged_assets:
             screen.note(
                 f"Damaged before, and replaced by new files: {', '.join(outcome.damaged_assets)}. "
-                "Restart whatever still has the old ones open."
+                "Restart whatever still has the old ones open.",
+                f"What was left of them is kept in {safety}; there is no way back to it.",
             )
-            screen.note(f"What was left of them is kept in {safety}; there is no way back to it.")
         else:
             screen.note(f"The state before is kept. To go back to it: inv release.rollback --snapshot {safety}")
     if outcome.status == "failed" and not _names_command(outcome.diagnostics):
@@ -131,10 +123,10 @@ def show_watch(screen: Screen, report: dict[str, Any], outcome: RollbackOutcome 
     numbers = ", ".join(f"{counts[word]} {word}" for word in ("ok", "bad", "unknown"))
     release = f"release {report['releaseId']}" if report["releaseId"] else "the service"
     screen.verdict(report["status"], f"{release}: {show_count(counts['looks'], 'look')}, {numbers}")
-    _notes(screen, report["reasons"])
+    screen.note(*report["reasons"])
     if outcome is not None:
         show_outcome(screen, outcome)
-    _notes(screen, report["diagnostics"])
+    screen.note(*report["diagnostics"])
     if report["status"] != "healthy" and not _names_command(report["diagnostics"]):
         screen.note("See what is wrong and what to do: inv release.diagnose")
 
@@ -149,7 +141,7 @@ def show_drill(screen: Screen, found: dict[str, Any]) -> None:
     boot = found["boot"]
     if boot is not None:
         screen.note(f"started: {boot['command']}; {boot['url']}: {boot['detail']}")
-        _notes(screen, (f"| {line}" for line in boot["outputTail"]))
+        screen.note(*(f"| {line}" for line in boot["outputTail"]))
     snapshot = found["snapshotId"] or "the newest snapshot"
     took = show_seconds(found["durationMs"] / 1000)
     if found["status"] == "passed":
@@ -157,7 +149,7 @@ def show_drill(screen: Screen, found: dict[str, Any]) -> None:
         screen.verdict("passed", f"{snapshot} can be restored{also}; it took {took}, and nothing live was touched")
     else:
         screen.verdict("failed", f"drill of {snapshot}, after {took}")
-    _notes(screen, found["diagnostics"])
+    screen.note(*found["diagnostics"])
     if found["status"] != "passed" and not _names_command(found["diagnostics"]):
         screen.note(
             "See which snapshots are whole: inv release.verify. "
@@ -171,12 +163,12 @@ def show_verdicts(
     """Show the verification of each snapshot and of what is attested of each release, and every finding."""
     for verdict in verdicts:
         screen.verdict(verdict.status, verdict.snapshot_id)
-        _notes(screen, [*map(str, verdict.findings), *verdict.notes])
+        screen.note(*map(str, verdict.findings), *verdict.notes)
     for attestation in attestations:
         if attestation.status != "none":
             key = f", key {attestation.key_id}" if attestation.key_id else ""
             screen.verdict(attestation.status, f"release {attestation.release_id}{key}")
-        _notes(screen, map(str, attestation.findings))
+        screen.note(*map(str, attestation.findings))
     if any(verdict.status == "damaged" for verdict in verdicts):
         whole = [verdict.snapshot_id for verdict in verdicts if verdict.status == "verified"]
         newest = f"the newest whole one is {whole[-1]}" if whole else "no whole one was found"
@@ -199,20 +191,16 @@ def audit_document(verdict: AuditVerdict, limit: int) -> dict[str, Any]:
 
 def show_audit(screen: Screen, verdict: AuditVerdict, limit: int) -> None:
     """Show the newest events and whether the chain holds."""
-    rows = [
-        (
-            str(event["seq"]),
-            *(str(event.get(key, "")) for key in ("time", "event", "status")),
-            f"{event['channel']} {event.get('senderId', '')}".rstrip()
-            if "channel" in event
-            else str(event.get("snapshotId") or event.get("releaseId") or ""),
-            str(event.get("actor", "")),
-        )
-        for event in verdict.events[-limit:]
-    ]
+    rows = []
+    for event in verdict.events[-limit:]:
+        concerns = event.get("snapshotId") or event.get("releaseId") or ""
+        if "channel" in event:
+            concerns = f"{event['channel']} {event.get('senderId', '')}".rstrip()
+        when = (event.get(key, "") for key in ("time", "event", "status"))
+        rows.append([str(cell) for cell in (event["seq"], *when, concerns, event.get("actor", ""))])
     screen.table(("SEQ", "TIME", "EVENT", "STATUS", "CONCERNS", "ACTOR"), rows)
     screen.verdict("intact" if verdict.intact else "broken", show_count(len(verdict.events), "event"))
-    _notes(screen, map(str, [*verdict.problems, *verdict.notes]))
+    screen.note(*map(str, [*verdict.problems, *verdict.notes]))
     if not verdict.intact:
         screen.note(
             "The log was altered or damaged. Keep a copy of the pipeline folder and find out who can write to it. "
@@ -221,11 +209,5 @@ def show_audit(screen: Screen, verdict: AuditVerdict, limit: int) -> None:
         )
 
 
-def _notes(screen: Screen, sentences: Iterable[str]) -> None:
-    for sentence in sentences:
-        screen.note(sentence)
-
-
 def _names_command(sentences: Iterable[str]) -> bool:
-    """Say whether one of the sentences already says what to type."""
     return any("inv " in sentence for sentence in sentences)

@@ -26,7 +26,6 @@ from release_tasks.report.values import checks_of, list_of, tail_of
 __all__ = ["GroupedLines", "annotation_lines", "outputs", "tell_github"]
 
 _MOST_ANNOTATIONS = 10  # of each kind for one step; the runner drops the others without a word
-_MESSAGE = 1000
 _OUTPUT_BYTES = 256 << 10  # of a gate's log that a group shows
 _SUMMARY_BYTES = 1 << 20  # of all that the tasks of one step write; one byte more, and nothing of it is shown
 
@@ -53,8 +52,13 @@ def tell_github(document: Mapping[str, Any], exit_code: int, stream: IO[str], en
     _write(stream, annotation_lines(document, exit_code))
     if summary := step_summary(document, exit_code):
         _append("GITHUB_STEP_SUMMARY", summary, environ, limit=_SUMMARY_BYTES)
-    assignments = "".join(_assignment(name, value) for name, value in outputs(document, exit_code).items())
-    _append("GITHUB_OUTPUT", assignments, environ)
+    assignments = []
+    for name, value in outputs(document, exit_code).items():
+        # The end marker is random, so a hostile value cannot contain it.
+        end = f"end-{secrets.token_hex(16)}"
+        is_line = "\n" not in value and "\r" not in value
+        assignments.append(f"{name}={value}\n" if is_line else f"{name}<<{end}\n{value}\n{end}\n")
+    _append("GITHUB_OUTPUT", "".join(assignments), environ)
 
 
 def annotation_lines(document: Mapping[str, Any], exit_code: int) -> list[str]:
@@ -64,13 +68,14 @@ def annotation_lines(document: Mapping[str, Any], exit_code: int) -> list[str]:
     checks = checks_of(document)
     for check in checks:
         if check.get("status") == "failed":
-            following = (check.get("diagnostics") or {}).get("next")
-            message = f"{check.get('detail')}\nnext: {following}" if following else str(check.get("detail"))
+            message = str(check.get("detail"))
+            if following := (check.get("diagnostics") or {}).get("next"):
+                message += f"\nnext: {following}"
             kind, found = ("warning", warnings) if check.get("advisory") else ("error", errors)
             found.append(_annotation(kind, f"gate {check.get('id')}", message))
     if document.get("status") == "blocked":
         gates = tuple(f"{check.get('id')}: " for check in checks)
-        others = [str(text) for text in list_of(document, "diagnostics") if not str(text).startswith(gates)]
+        others = [text for text in map(str, list_of(document, "diagnostics")) if not text.startswith(gates)]
         errors += [_annotation("error", "blocked", text) for text in others]
     return errors[:_MOST_ANNOTATIONS] + warnings[:_MOST_ANNOTATIONS]
 
@@ -90,14 +95,6 @@ def outputs(document: Mapping[str, Any], exit_code: int) -> dict[str, str]:
         "safety_snapshot_id": document.get("safetySnapshotId"),
     }
     return {name: str(value) for name, value in values.items() if value is not None}
-
-
-def _assignment(name: str, value: str) -> str:
-    if "\n" not in value and "\r" not in value:
-        return f"{name}={value}\n"
-    # The end marker is random, so a hostile value cannot contain it.
-    end = f"end-{secrets.token_hex(16)}"
-    return f"{name}<<{end}\n{value}\n{end}\n"
 
 
 def _append(variable: str, text: str, environ: Mapping[str, str], limit: int | None = None) -> None:
@@ -143,7 +140,7 @@ def _write(stream: IO[str], lines: list[str]) -> None:
 
 
 def _annotation(kind: str, title: str, message: str) -> str:
-    return command(kind, excerpt(printable(message), _MESSAGE), title=excerpt(printable(title)).replace("\n", " "))
+    return command(kind, excerpt(printable(message), 1000), title=excerpt(printable(title)).replace("\n", " "))
 
 
 def _sentence_of(document: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from xml.etree import ElementTree
 
 from release_tasks.core.records import Check, PreflightReport
@@ -36,39 +37,34 @@ def junit_xml(report: PreflightReport, name: str) -> bytes:
     if started:
         suite.set("timestamp", min(started))
     for check in report.checks:
-        _add_case(suite, check)
+        names = {"classname": _clean(check.subsystem), "name": _clean(check.id), "time": _seconds(check.duration_ms)}
+        case = ElementTree.SubElement(suite, "testcase", names)
+        detail = _clean(check.detail)
+        if _is_failure(check):
+            failure = ElementTree.SubElement(case, "failure", {"message": detail, "type": "gate"})
+            failure.text = _clean("\n".join(_evidence(check)))
+        elif check.status != "passed":
+            advisory = "advisory: " if check.status == "failed" else ""
+            ElementTree.SubElement(case, "skipped", {"message": f"{advisory}{detail}"})
+        if output := _clean("\n".join(tail_of(check.diagnostics))):
+            ElementTree.SubElement(case, "system-out").text = output
     ElementTree.indent(root)
     document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
     return document + b"\n"
-
-
-def _add_case(suite: ElementTree.Element, check: Check) -> None:
-    names = {"classname": _clean(check.subsystem), "name": _clean(check.id), "time": _seconds(check.duration_ms)}
-    case = ElementTree.SubElement(suite, "testcase", names)
-    detail = _clean(check.detail)
-    if _is_failure(check):
-        failure = ElementTree.SubElement(case, "failure", {"message": detail, "type": "gate"})
-        failure.text = _account(check)
-    elif check.status != "passed":
-        advisory = "advisory: " if check.status == "failed" else ""
-        ElementTree.SubElement(case, "skipped", {"message": f"{advisory}{detail}"})
-    if output := _clean("\n".join(tail_of(check.diagnostics))):
-        ElementTree.SubElement(case, "system-out").text = output
 
 
 def _is_failure(check: Check) -> bool:
     return check.status == "failed" and not check.advisory
 
 
-def _account(check: Check) -> str:
-    lines = [check.detail]
+def _evidence(check: Check) -> Iterator[str]:
+    yield check.detail
     if check.command:
-        lines.append(f"command: {check.command}")
+        yield f"command: {check.command}"
     for key, label in (("problems", "problem"), ("degraded", "degraded")):
-        lines += [f"{label}: {item}" for item in list_of(check.diagnostics, key)]
+        yield from (f"{label}: {item}" for item in list_of(check.diagnostics, key))
     if check.diagnostics.get("next"):
-        lines.append(f"next: {check.diagnostics['next']}")
-    return _clean("\n".join(lines))
+        yield f"next: {check.diagnostics['next']}"
 
 
 def _seconds(milliseconds: int) -> str:

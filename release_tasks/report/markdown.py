@@ -15,10 +15,6 @@ from release_tasks.report.values import checks_of, list_of, tail_of
 __all__ = ["step_summary", "title_of"]
 
 _MOST_ROWS = 100
-_MOST_SENTENCES = 20
-_MOST_OUTPUTS = 20
-_CELL = 300
-_TAIL = 2000
 _FACTS = (
     ("version", "appVersion"),
     ("commit", "gitCommit"),
@@ -27,31 +23,30 @@ _FACTS = (
     ("state before", "safetySnapshotId"),
     ("manifest", "manifestPath"),
 )
-# A document with one of these is of a stage; others end up in the summary only when they are bad news.
-_STAGES = ("preflight", "checks", "restoredAssets", "reasons", "boot")
 
 
 def step_summary(document: Mapping[str, Any], exit_code: int) -> str:
     """Return the page of a stage, or of whatever failed; empty for a task that only shows something."""
-    if exit_code == 0 and not any(key in document for key in _STAGES):
+    if exit_code == 0 and _stage_of(document) is None:
         return ""
     return "\n".join(_lines(document, exit_code)) + "\n\n"
 
 
 def title_of(document: Mapping[str, Any]) -> str:
     """Return in a few words what a document is about, and its status."""
-    subject = "release-tasks"
-    if "preflight" in document:
-        subject = f"release {document.get('releaseId')}"
-    elif "checks" in document:
-        subject = "preflight"
-    elif "restoredAssets" in document:
-        subject = "rollback"
-    elif "reasons" in document:
-        subject = f"watch of {document.get('releaseId') or 'the service'}"
-    elif "boot" in document:
-        subject = "drill"
-    return f"{subject}: {document.get('status') or 'done'}"
+    return f"{_stage_of(document) or 'release-tasks'}: {document.get('status') or 'done'}"
+
+
+def _stage_of(document: Mapping[str, Any]) -> str | None:
+    """Return which stage a document is of, known by a key that only its documents have."""
+    stages = {
+        "preflight": f"release {document.get('releaseId')}",
+        "checks": "preflight",
+        "restoredAssets": "rollback",
+        "reasons": f"watch of {document.get('releaseId') or 'the service'}",
+        "boot": "drill",
+    }
+    return next((stage for key, stage in stages.items() if key in document), None)
 
 
 def _lines(document: Mapping[str, Any], exit_code: int) -> Iterator[str]:
@@ -62,11 +57,10 @@ def _lines(document: Mapping[str, Any], exit_code: int) -> Iterator[str]:
         yield ""
     sentences = [document["message"]] if isinstance(document.get("message"), str) else []
     sentences += [text for key in ("reasons", "diagnostics", "problems") for text in list_of(document, key)]
-    yield from (f"- {_text(sentence)}" for sentence in sentences[:_MOST_SENTENCES])
+    yield from (f"- {_text(sentence)}" for sentence in sentences[:20])
     if sentences:
         yield ""
-    checks = checks_of(document)
-    if checks:
+    if checks := checks_of(document):
         yield from _gates(checks)
     snapshot = document.get("snapshot")
     values = {**(snapshot if isinstance(snapshot, Mapping) else {}), **{k: v for k, v in document.items() if v}}
@@ -88,23 +82,19 @@ def _gates(checks: list[Mapping[str, Any]]) -> Iterator[str]:
     for check in checks[:_MOST_ROWS]:
         result = "advisory" if check.get("advisory") and check in failed else check.get("status")
         took = check.get("durationMs")
-        cells = (
-            check.get("id"),
-            result,
-            show_seconds(took / 1000) if isinstance(took, int) else "",
-            check.get("detail"),
-        )
+        shown = show_seconds(took / 1000) if isinstance(took, int) else ""
+        cells = (check.get("id"), result, shown, check.get("detail"))
         yield f"| {' | '.join(map(_text, cells))} |"
     yield ""
     if len(checks) > _MOST_ROWS:
         yield f"And {len(checks) - _MOST_ROWS} more."
         yield ""
-    for check in failed[:_MOST_OUTPUTS]:
+    for check in failed[:20]:
         if tail := tail_of(check.get("diagnostics")):
             yield f"<details><summary>{_text(check.get('id'))}</summary>"
             yield ""  # without this line the block would end at the first empty line of the output
             text = printable("\n".join(tail))
-            yield f"<pre>{html.escape(text[-_TAIL:])}</pre>"
+            yield f"<pre>{html.escape(text[-2000:])}</pre>"
             yield ""
             yield "</details>"
             yield ""
@@ -112,5 +102,5 @@ def _gates(checks: list[Mapping[str, Any]]) -> Iterator[str]:
 
 def _text(value: Any) -> str:
     """Return text of others on one line, with everything spelled by number that Markdown or HTML gives a meaning."""
-    line = " ".join(excerpt(printable(str(value)), _CELL).split())
+    line = " ".join(excerpt(printable(str(value)), 300).split())
     return re.sub(r"[!-/:-@\[-`{-~]", lambda found: f"&#{ord(found[0])};", line)

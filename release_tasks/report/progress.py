@@ -7,6 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, nullcontext
 
 from attrs import frozen
 from rich.cells import cell_len
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from release_tasks.core.events import (
     BytesMoved,
+    Emit,
     Event,
     GateBegan,
     GateEnded,
@@ -45,20 +47,19 @@ _QUIET = 10.0  # seconds between two lines in a log of something that goes on an
 _TICK = 0.1  # seconds between two drawings
 _GRACE = 2.0  # seconds that a terminal which takes nothing is waited for in the end
 _MOST_GATES = 12
-_LOOKS_SHOWN = 10
 _LEAST_BAR, _MOST_BAR = 5, 16
 _COLUMNS = ("TIME", "LOOK", "HEALTH", "LATENCY", "BECAUSE")
 
 
-def display_for(screen: Screen) -> PlainLines | LiveDisplay:
+def display_for(screen: Screen) -> AbstractContextManager[Emit]:
     """Return what shows events here: a display of another place goes before the two of a terminal and a log."""
     if is_listening():
         from release_tasks.report.github import GroupedLines
 
-        return GroupedLines(screen)
+        return nullcontext(GroupedLines(screen))
     if (console := screen.live()) is not None:
         return LiveDisplay(console, screen.progress_look)
-    return PlainLines(screen)
+    return nullcontext(PlainLines(screen))
 
 
 class Transfers(Progress):
@@ -74,8 +75,8 @@ class Transfers(Progress):
         """Take one event in; returns the task of its action."""
         task = next((task for task in self.tasks if task.description == event.action), None)
         if task is None:
-            task_id = self.add_task(event.action, total=0, assets={}, sampled=-math.inf)
-            task = next(task for task in self.tasks if task.id == task_id)
+            self.add_task(event.action, total=0, assets={}, sampled=-math.inf)
+            task = self.tasks[-1]
         task.fields["assets"][event.key] = (event.done, event.total)
         # Not by update(), which forgets the rate when a total changes, as it does with each asset and a live one.
         task.total = sum(total for _, total in task.fields["assets"].values())
@@ -141,14 +142,7 @@ class PlainLines:
         self._screen = screen
         self._clock = clock
         self._lock = threading.Lock()
-        self._transfers = Transfers(get_time=clock)
-        self._last = clock()
-
-    def __enter__(self) -> PlainLines:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        return None
+        self._transfers, self._last = Transfers(get_time=clock), clock()
 
     def __call__(self, event: Event) -> None:
         """Write the line of one event, if it has one."""
@@ -220,15 +214,16 @@ class LiveDisplay:
         self._width = (look.width or console.width) - 1
         self._now = time.monotonic()
         self._asked: dict[str | None, tuple[float, HealthAnswered]] = {}
-        self._looks: deque[LookTaken] = deque(maxlen=_LOOKS_SHOWN)
+        self._looks: deque[LookTaken] = deque(maxlen=10)
         self._total = 0
         self._settled: list[Text] = []
         spinner = SpinnerColumn("dots" if look.is_unicode else "line", style="")
         took = _Column(lambda task: self._cut(f" {task.elapsed:.0f} s"), gives_way=False)
-        self._step = self._tasks(spinner, _Column(lambda task: self._cut(task.description)), took)
+        step = _Column(lambda task: self._cut(task.description))
+        self._step = Progress(spinner, step, took, auto_refresh=False, get_time=lambda: self._now)
         gate = _Column(lambda task: self._cut(printable(f"gate {task.description}")))
         health = _Column(lambda task: self._health(task.description, " "))
-        self._gates = self._tasks(spinner, gate, took, health)
+        self._gates = Progress(spinner, gate, took, health, auto_refresh=False, get_time=lambda: self._now)
         self._bytes = self._new_transfers()
 
     def __enter__(self) -> LiveDisplay:
@@ -243,9 +238,6 @@ class LiveDisplay:
     def __call__(self, event: Event) -> None:
         """Show one event, soon."""
         self._events.append((time.monotonic(), event))  # atomic, as popleft is
-
-    def _tasks(self, *columns: ProgressColumn) -> Progress:
-        return Progress(*columns, auto_refresh=False, get_time=lambda: self._now)
 
     def _new_transfers(self) -> Transfers:
         keys = _Column(lambda task: self._cut(f"  {task.description} {self._shortened(', '.join(keys_of(task)), 20)}"))
@@ -327,11 +319,10 @@ class LiveDisplay:
                 self._gates.remove_task(task.id)
         result = f"gate {check.id}: {check.status}{took}"
         if check.status != "passed":
-            result = f"{result}  {' '.join(printable(check.detail).split())}"
+            result += f"  {' '.join(printable(check.detail).split())}"
         sign = SIGNS[meaning_of(check.status)][0 if self._is_unicode else 1]
-        line = Text(self._shortened(f"{sign} {result}", self._width))
-        line.stylize(style_of(check.status), 0, len(sign))
-        self._settled.append(line)
+        line = self._shortened(f"{sign} {result}", self._width)
+        self._settled.append(Text.assemble((sign, style_of(check.status)), line.removeprefix(sign)))
 
     def _settle_sentence(self, text: str, style: str = "") -> None:
         self._settled += [Text(line, style=style) for line in wrapped(f"> {text}", self._width + 1, "  ")]
@@ -383,12 +374,10 @@ class LiveDisplay:
     def _look_lines(self) -> list[Text]:
         if not self._looks:
             return []
-        title = show_count(self._total, "look")
         rows = [(look.time[11:19], *look_cells(look)) for look in self._looks]
         # A line a look: its reason is cut off to what the other columns leave.
         others = sum(max(map(len, column)) + 2 for column in list(zip(_COLUMNS, *rows, strict=True))[:-1])
         left = max(self._width - others, 8)
         shown = [[*cells, self._shortened(because, left)] for *cells, because in rows]
         lines = fitting_lines(_COLUMNS, shown, max(self._width, others + left))
-        drawn = [Text.assemble(*((part.text, style_of(part.word)) for part in parts)) for parts in lines]
-        return [Text(title), *drawn]
+        return [Text(show_count(self._total, "look")), *(Text.assemble(*parts) for parts in lines)]

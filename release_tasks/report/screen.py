@@ -6,7 +6,7 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import IO, Any, cast
 
 from attrs import frozen
@@ -20,8 +20,6 @@ from release_tasks.report.words import style_of
 
 __all__ = ["Look", "Screen", "for_person", "look_of", "unfailing"]
 
-_USUAL_WIDTH = 80
-_LEAST_WIDTH = 20
 # RFC 3339 as we write it, in UTC. To the second it is as much as a person compares; programs get it whole.
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 
@@ -40,7 +38,9 @@ class Look:
 
 def look_of(stream: IO[str], environ: Mapping[str, str]) -> Look:
     """Return what ``stream`` can show: a terminal that takes it all, a poor one, a log, a pipe."""
-    is_terminal = _is_terminal(stream)
+    is_terminal = False
+    with contextlib.suppress(ValueError):  # it is closed
+        is_terminal = stream.isatty()
     is_poor = environ.get("TERM") in (None, "", "dumb")
     is_plain = bool(environ.get("NO_COLOR"))  # https://no-color.org: present and not empty
     is_ci = environ.get("CI", "").lower() not in ("", "0", "false")
@@ -65,23 +65,24 @@ class Screen:
 
     def line(self, text: str = "") -> None:
         """Write one line as it is, as far as it fits."""
-        _print(self._out, _broken(self.look, printable(text)))
+        _print(self._out, self.look, text)
 
     def verdict(self, status: str, sentence: str) -> None:
         """Write the result of a stage: its word, then what it means."""
         word = status.upper()
-        first, *others = _broken(self.look, f"{word}  {printable(sentence)}", "  ")
+        first, *others = _broken(self.look, f"{word}  {sentence}", "  ")
         self._out.print(Text.assemble((word, style_of(status) or "bold"), first[len(word) :]))
-        _print(self._out, others)
+        for line in others:
+            self._out.print(Text(line))
 
-    def note(self, text: str) -> None:
-        """Write something that has to be known, indented below what it belongs to."""
-        for line in text.splitlines() or [""]:
-            _print(self._out, _broken(self.look, f"  {printable(line)}", "  "))
+    def note(self, *texts: str) -> None:
+        """Write what has to be known, each text on lines of its own, indented below what it belongs to."""
+        for line in (line for text in texts for line in text.splitlines() or [""]):
+            _print(self._out, self.look, f"  {line}", "  ")
 
     def step(self, text: str) -> None:
         """Write on stderr what is being done now."""
-        _print(self._err, _broken(self.progress_look, f"> {printable(text)}", "  "))
+        _print(self._err, self.progress_look, f"> {text}", "  ")
 
     def live(self) -> Console | None:
         """Return the console of stderr for a display that is redrawn, or None where only lines can be written."""
@@ -93,11 +94,12 @@ class Screen:
             return
         cells = [[printable(str(cell)) for cell in row] for row in rows]
         if self.look.width is None:
-            _print(self._out, aligned_lines(columns, cells))
+            for line in aligned_lines(columns, cells):
+                self._out.print(Text(line))
             return
         shown = [[_TIME.sub(r"\1 \2", " ".join(cell.split())) for cell in row] for row in cells]
         for parts in fitting_lines(columns, shown, self.look.width):
-            self._out.print(Text.assemble(*((part.text, style_of(part.word)) for part in parts)))
+            self._out.print(Text.assemble(*parts))
 
 
 def for_person(sentence: str, environ: Mapping[str, str]) -> str:
@@ -111,12 +113,13 @@ def unfailing(stream: IO[str]) -> IO[str]:
     return cast("IO[str]", _Unfailing(stream))
 
 
-def _print(console: Console, lines: Iterable[str]) -> None:
-    for line in lines:
+def _print(console: Console, look: Look, text: str, indent: str = "") -> None:
+    for line in _broken(look, text, indent):
         console.print(Text(line))
 
 
 def _broken(look: Look, text: str, indent: str = "") -> list[str]:
+    text = printable(text)
     return [text] if look.width is None else wrapped(text.expandtabs(), look.width, indent)
 
 
@@ -137,19 +140,12 @@ def _console(stream: IO[str], look: Look) -> Console:
     )
 
 
-def _is_terminal(stream: IO[str]) -> bool:
-    try:
-        return stream.isatty()
-    except ValueError:  # it is closed
-        return False
-
-
 def _width(stream: IO[str], environ: Mapping[str, str]) -> int:
     columns = environ.get("COLUMNS", "")
     width = int(columns) if columns.isdecimal() else 0
     with contextlib.suppress(OSError, ValueError):
         width = width or os.get_terminal_size(stream.fileno()).columns
-    return max(width or _USUAL_WIDTH, _LEAST_WIDTH)
+    return max(width or 80, 20)
 
 
 class _Wrapper:

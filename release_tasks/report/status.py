@@ -45,10 +45,18 @@ def overview(settings: Settings, limit: int) -> dict[str, Any]:
 def show_overview(screen: Screen, found: dict[str, Any]) -> None:
     """Show what ``overview`` found: first how things stand, then history."""
     _show_current(screen, found["current"])
-    _show_trouble(screen, found)
+    if found["interrupted"]:
+        screen.verdict("failed", "A rollback was interrupted in mid-swap. Run: inv release.recover")
+    if found["proofProblem"]:
+        screen.verdict("broken", found["proofProblem"])
+    for plugin in found["plugins"]:
+        if plugin["problem"]:
+            screen.verdict("missing", f"{plugin['asset']}: {plugin['problem']}. No release can be prepared until then.")
+    for bad in found["unreadable"]:
+        screen.verdict("unreadable", f"{bad['snapshotId']}: {bad['reason']}")
+        screen.note(f"A rollback refuses it. What is wrong with it: inv release.verify --snapshot {bad['snapshotId']}")
     _show_last_rollback(screen, found["rollback"])
-    lock = found["lock"]
-    if lock:
+    if lock := found["lock"]:
         screen.line(f"At work now: {lock['command']} (pid {lock['pid']} on {lock['host']}, since {lock['since']})")
     if found["releases"]:
         screen.line()
@@ -83,19 +91,6 @@ def _show_current(screen: Screen, current: dict[str, Any] | None) -> None:
     if snapshot["provedAt"]:
         how = f"restorable, proved at {snapshot['provedAt']}"
     screen.note(f"snapshot: {snapshot['snapshotId']}, {snapshot['size']} bytes, {snapshot['status']}, {how}")
-
-
-def _show_trouble(screen: Screen, found: dict[str, Any]) -> None:
-    if found["interrupted"]:
-        screen.verdict("failed", "A rollback was interrupted in mid-swap. Run: inv release.recover")
-    if found["proofProblem"]:
-        screen.verdict("broken", found["proofProblem"])
-    for plugin in found["plugins"]:
-        if plugin["problem"]:
-            screen.verdict("missing", f"{plugin['asset']}: {plugin['problem']}. No release can be prepared until then.")
-    for bad in found["unreadable"]:
-        screen.verdict("unreadable", f"{bad['snapshotId']}: {bad['reason']}")
-        screen.note(f"A rollback refuses it. What is wrong with it: inv release.verify --snapshot {bad['snapshotId']}")
 
 
 def _show_last_rollback(screen: Screen, last: dict[str, Any] | None) -> None:

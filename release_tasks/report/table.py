@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import accumulate
 
-from attrs import frozen
 from rich.cells import cell_len
 
-__all__ = ["Part", "aligned_lines", "fitting_lines", "shortened", "wrapped"]
+from release_tasks.report.words import style_of
+
+__all__ = ["Line", "aligned_lines", "fitting_lines", "shortened", "wrapped"]
 
 _GAP = "  "
 _INDENT = "  "
@@ -22,12 +24,7 @@ _COMMAND = re.compile(
 _GLUE = "\x00"
 
 
-@frozen
-class Part:
-    """A piece of a line; ``word`` is the whole cell that it is of, or ``heading``."""
-
-    text: str
-    word: str = ""
+Line = list[tuple[str, str]]  # pieces of text, each with its style, as rich assembles them
 
 
 def aligned_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
@@ -62,13 +59,11 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
 
 def shortened(text: str, width: int, ellipsis: str) -> str:
     """Return ``text`` cut off after ``width`` cells, with ``ellipsis`` for what is missing."""
-    if cell_len(text) <= width:
-        return text
-    return _head(text, max(width - cell_len(ellipsis), 0)) + ellipsis
+    return text if cell_len(text) <= width else _head(text, max(width - cell_len(ellipsis), 0)) + ellipsis
 
 
-def fitting_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[list[Part]]:
-    """Return headings and rows in lines of at most ``width`` cells.
+def fitting_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[Line]:
+    """Return headings and rows in lines of at most ``width`` cells, every piece in the style of its whole cell.
 
     What gives way, in this order: sentences are wrapped; the widest column leaves the line, the first one to a line
     above the row and any other to one below, with its name. A word is broken only where it is longer than a line.
@@ -87,32 +82,32 @@ def fitting_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: 
     naturals = {index: max(map(cell_len, cells[index])) for index in inside}
     widths = _shared(naturals, {index: needs[index] for index in inside}, space)
     lead = _INDENT if above else ""
-    lines = [[Part(columns[0], "heading")]] if above else []
+    lines = [[(columns[0], style_of("heading"))]] if above else []
     lines += _row_lines(columns, widths, lead, is_heading=True)
     for row in rows:
         if above:
-            lines += [[Part(piece, row[0])] for piece in _folded(row[0], width)]
+            lines += [[(piece, style_of(row[0]))] for piece in _folded(row[0], width)]
         lines += _row_lines(row, widths, lead)
         for index in sorted(below):
             if row[index]:
                 label = f"{_INDENT}{columns[index].lower()}: "
-                lines += [[Part(piece)] for piece in _folded(label + row[index], width, _INDENT * 2)]
+                lines += [[(piece, "")] for piece in _folded(label + row[index], width, _INDENT * 2)]
     return lines
 
 
-def _row_lines(row: Sequence[str], widths: dict[int, int], lead: str, is_heading: bool = False) -> list[list[Part]]:
+def _row_lines(row: Sequence[str], widths: dict[int, int], lead: str, is_heading: bool = False) -> list[Line]:
     cells = {index: _folded(row[index], width) for index, width in widths.items()}
     lines = []
     for number in range(max((len(cell) for cell in cells.values()), default=0)):
-        parts = [Part(lead)] if lead else []
+        parts = [(lead, "")] if lead else []
         last = max((i for i, cell in cells.items() if number < len(cell) and cell[number]), default=-1)
         for index, cell in cells.items():
             if index > last:
                 break
             piece = cell[number] if number < len(cell) else ""
-            parts.append(Part(piece, "heading" if is_heading else row[index]))
+            parts.append((piece, style_of("heading" if is_heading else row[index])))
             if index != last:
-                parts.append(Part(" " * (widths[index] - cell_len(piece)) + _GAP))
+                parts.append((" " * (widths[index] - cell_len(piece)) + _GAP, ""))
         lines.append(parts)
     return lines
 
@@ -140,18 +135,13 @@ def _folded(text: str, width: int, indent: str = "") -> list[str]:
     folded = []
     for line in wrapped(text, width, indent):
         while cell_len(line) > width:
-            head = _head(line, width)
-            folded.append(head)
-            line = indent + line[len(head) :]
+            folded.append(_head(line, width))
+            line = indent + line[len(folded[-1]) :]
         folded.append(line)
     return folded
 
 
 def _head(text: str, width: int) -> str:
     """Return as many letters of ``text`` as fit into ``width`` cells, at least one."""
-    size = 0
-    for index, letter in enumerate(text):
-        size += cell_len(letter)
-        if size > width and index:
-            return text[:index]
-    return text
+    sizes = accumulate(map(cell_len, text))
+    return text[: next((index for index, size in enumerate(sizes) if size > width and index), None)]

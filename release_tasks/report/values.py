@@ -61,6 +61,4 @@ def moment(value: str | None) -> datetime | None:
 def seconds_between(start: str | None, end: str | None) -> float | None:
     """Return the seconds between two times; None unless both are known and in this order."""
     first, last = moment(start), moment(end)
-    if first is None or last is None or last < first:
-        return None
-    return (last - first).total_seconds()
+    return (last - first).total_seconds() if first and last and last >= first else None

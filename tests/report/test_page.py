@@ -124,5 +124,5 @@ def test_a_page_stays_small_whatever_is_recorded(project: Any) -> None:
     (file,) = project.pipeline.read_manifests()
     crowded = evolve(file.manifest, preflight=PreflightReport(passed=True, checks=checks, failed_checks=[]))
     page = gather(project.settings, evolve(file, manifest=crowded))
-    assert (len(page.gates), page.more_gates) == (60, 240)
+    assert len(page.gates) == 60 and b"240 more gates are in the manifest" in render(page)
     assert len(render(page)) < 8 << 20

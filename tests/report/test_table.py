@@ -19,7 +19,7 @@ TEXT = st.text(st.sampled_from("ab z日é-."), max_size=60)
 
 def texts(columns: tuple[str, ...], rows: list[tuple[str, ...]], width: int) -> list[str]:
     """The lines of a table, without their styles."""
-    return ["".join(part.text for part in line) for line in fitting_lines(columns, rows, width)]
+    return ["".join(text for text, _ in line) for line in fitting_lines(columns, rows, width)]
 
 
 def test_a_table_that_fits_is_as_it_is_in_a_pipe() -> None:

@@ -54,11 +54,6 @@ class Gate:
     log: Log | None
 
     @property
-    def tone(self) -> Meaning:
-        """What its result means for the release."""
-        return tone_of_check(self.check)
-
-    @property
     def facts(self) -> list[tuple[str, str]]:
         """Pairs of a label and what the gate recorded under it."""
         found = self.check.diagnostics
@@ -99,19 +94,17 @@ def _log(path: Path, most: int) -> Log | None:
     """Return the last ``most`` bytes of a log; None when the gate has none."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            info = os.fstat(fd)
+            if not stat.S_ISREG(info.st_mode):
+                return Log(path=str(path), problem="it is no file")
+            data = os.pread(fd, most, max(info.st_size - most, 0)) if most > 0 else b""
+        finally:
+            os.close(fd)
     except FileNotFoundError:
         return None
     except OSError as error:
         return Log(path=str(path), problem=error.strerror or str(error))
-    try:
-        info = os.fstat(fd)
-        if not stat.S_ISREG(info.st_mode):
-            return Log(path=str(path), problem="it is no file")
-        data = os.pread(fd, most, max(info.st_size - most, 0)) if most > 0 else b""
-    except OSError as error:
-        return Log(path=str(path), problem=error.strerror or str(error))
-    finally:
-        os.close(fd)
     if len(data) < info.st_size:
         data = data[data.find(b"\n") + 1 :]  # a line that begins in its middle misleads
     return Log(path=str(path), text="\n".join(output_lines(data)), size=info.st_size, shown=len(data))

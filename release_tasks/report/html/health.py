@@ -15,12 +15,10 @@ from release_tasks.report.words import Meaning, meaning_of
 __all__ = ["HealthStrip", "strips_of"]
 
 _MOST_ATTEMPTS = 60
-_MOST_STRIPS = 12
-_LOWEST = 0.08  # a fast answer is still seen
 
 
 @frozen(kw_only=True)
-class Attempt:
+class HealthAttempt:
     """One request to the health endpoint. ``height`` is its share of the slowest one's latency."""
 
     at: str
@@ -44,7 +42,7 @@ class HealthStrip:
     tone: Meaning
     detail: str
     url: str
-    attempts: list[Attempt]
+    attempts: list[HealthAttempt]
     total: int
     slowest_ms: int
 
@@ -58,10 +56,8 @@ def strips_of(
         found = check.diagnostics
         if isinstance(found.get("history"), list):
             tone: Meaning = "good" if check.status == "passed" else "bad"
-            title = f"Gate {text(check.id, 128)}"
-            strips.append(
-                _strip(title, tone, {**found, "detail": check.detail}, found["history"], found.get("attempts"))
-            )
+            found = {**found, "detail": check.detail}
+            strips.append(_strip(f"Gate {text(check.id, 128)}", tone, found, found["history"], found.get("attempts")))
     for event in events:
         if event.get("event") == "watch.degraded":
             counts = event.get("counts")
@@ -73,14 +69,14 @@ def strips_of(
             found = rollback.health
             tone = meaning_of(text(found.get("status"), 40)) if found.get("passed") is True else "bad"
             strips.append(_strip("After the rollback", tone, found, found.get("history"), found.get("attempts")))
-    return strips[:_MOST_STRIPS]
+    return strips[:12]
 
 
 def _strip(
     title: str, tone: Meaning, found: dict[str, Any], attempts: Any, total: Any, unit: str = "attempt"
 ) -> HealthStrip:
-    known = [item for item in attempts if isinstance(item, dict)] if isinstance(attempts, list) else []
-    known = known[:_MOST_ATTEMPTS]
+    items = attempts if isinstance(attempts, list) else []
+    known = [item for item in items if isinstance(item, dict)][:_MOST_ATTEMPTS]
     slowest = max((number(item.get("latencyMs")) or 0 for item in known), default=0)
     return HealthStrip(
         title=title,
@@ -94,18 +90,18 @@ def _strip(
     )
 
 
-def _attempt(item: dict[str, Any], slowest: int) -> Attempt:
+def _attempt(item: dict[str, Any], slowest: int) -> HealthAttempt:
     latency = number(item.get("latencyMs"))
     status = text(item.get("status") or item.get("health") or item.get("finding"), 40)
     tone = meaning_of(text(item["finding"], 40) if "finding" in item else status)
     if "finding" not in item and item.get("passed") is False and status != "degraded":
         tone = "bad"
-    return Attempt(
+    return HealthAttempt(
         at=text(item.get("at") or item.get("time"), 40),
         status=status,
         tone=tone,
         latency_ms=latency,
         http_status=number(item.get("httpStatus")),
         detail=text(item.get("detail"), 200),
-        height=min(max((latency or 0) / slowest if slowest > 0 else 0.0, _LOWEST), 1.0),
+        height=min(max((latency or 0) / slowest if slowest > 0 else 0.0, 0.08), 1.0),  # a fast answer is still seen
     )

@@ -12,10 +12,7 @@ from release_tasks.archive.pipeline import ManifestFile
 from release_tasks.core.records import Manifest
 from release_tasks.report.values import actor_of, seconds_between, text
 
-__all__ = ["History", "Rollback", "degraded_releases", "history_of", "read_rollbacks", "rollbacks_of", "word_of"]
-
-_MOST_RELEASES = 20
-_WATCHED = ("watch.degraded", "watch.finished")
+__all__ = ["ReleaseHistory", "Rollback", "degraded_releases", "history_of", "read_rollbacks", "rollbacks_of", "word_of"]
 
 
 @frozen(kw_only=True)
@@ -82,17 +79,15 @@ def _given_up(event: dict[str, Any], known: dict[str, Rollback]) -> Rollback | N
 
 
 def _ended(rollback: Rollback, event: dict[str, Any]) -> Rollback:
-    status, ended_at = text(event.get("status")), text(event.get("time"))
-    kind = event.get("event")
-    if status in ("failed", "refused") and (
-        kind == "rollback.finished" or (kind == "rollback.refused" and "rollbackId" in event)
-    ):
+    status, kind = text(event.get("status")), event.get("event")
+    is_named_end = kind == "rollback.finished" or (kind == "rollback.refused" and "rollbackId" in event)
+    if status in ("failed", "refused") and is_named_end:
         status = "live"  # the snapshot went live, and the service did not get well on it
     return evolve(
         rollback,
         status=status,
-        ended_at=ended_at,
-        seconds=seconds_between(rollback.started_at, ended_at),
+        ended_at=text(event.get("time")),
+        seconds=seconds_between(rollback.started_at, text(event.get("time"))),
         detail=text(event.get("detail")),
         safety_snapshot_id=text(event.get("safetySnapshotId")) or None,
         health=event.get("health"),
@@ -111,7 +106,7 @@ class Past:
 
 
 @frozen(kw_only=True)
-class History:
+class ReleaseHistory:
     """The newest releases, newest first, of ``total``. ``failed_share`` is taken back of ready; None without one.
 
     ``problem`` says why the audit log cannot be relied on.
@@ -130,24 +125,25 @@ class History:
 
 def degraded_releases(events: Sequence[dict[str, Any]]) -> set[str]:
     """Return the releases whose last watch found them degraded."""
-    last = {text(event.get("releaseId")): event for event in events if event.get("event") in _WATCHED}
+    kinds = ("watch.degraded", "watch.finished")
+    last = {text(event.get("releaseId")): event for event in events if event.get("event") in kinds}
     return {release_id for release_id, event in last.items() if event.get("status") == "degraded"}
 
 
 def history_of(
     files: Sequence[ManifestFile], rollbacks: Sequence[Rollback], snapshots: set[str], degraded: set[str], problem: str
-) -> History:
+) -> ReleaseHistory:
     """Return the last 20 releases.
 
     ``snapshots`` are those that are still there, ``degraded`` the releases that a watch found so. A release failed
     when its snapshot went live again, whether or not the service got well on it.
     """
-    rows = [_past(file, rollbacks, snapshots, degraded) for file in list(reversed(files))[:_MOST_RELEASES]]
+    rows = [_past(file, rollbacks, snapshots, degraded) for file in files[::-1][:20]]
     statuses = [row.file.manifest.status for row in rows if row.file.manifest is not None]
     ready, blocked = statuses.count("ready"), statuses.count("blocked")
     taken_back = sum(row.taken_back for row in rows)
     seconds = [row.seconds_to_restore for row in rows if row.seconds_to_restore is not None]
-    return History(
+    return ReleaseHistory(
         rows=rows,
         total=len(files),
         ready=ready,

@@ -22,10 +22,16 @@ from release_tasks.core.records import Manifest
 from release_tasks.core.version import __version__
 from release_tasks.report.html.gates import Gate, gates_of
 from release_tasks.report.html.health import HealthStrip, strips_of
-from release_tasks.report.html.history import History, degraded_releases, history_of, read_rollbacks, rollbacks_of
+from release_tasks.report.html.history import (
+    ReleaseHistory,
+    degraded_releases,
+    history_of,
+    read_rollbacks,
+    rollbacks_of,
+)
 from release_tasks.report.html.snapshot import RollbackOptions, Snapshot, reference_of, rollback_options_of, snapshot_of
 from release_tasks.report.html.timeline import Timeline, timeline_of
-from release_tasks.report.html.verdict import Fact, Verdict, facts_of, notices_of, verdict_of
+from release_tasks.report.html.verdict import Fact, ReleaseVerdict, facts_of, notices_of, verdict_of
 from release_tasks.report.values import actor_of, text
 from release_tasks.report.words import Meaning, meaning_of
 
@@ -53,7 +59,7 @@ class ReleasePage:
     app_name: str
     prepared_by: str
     generated_at: str
-    verdict: Verdict
+    verdict: ReleaseVerdict
     notices: list[str]
     facts: list[Fact]
     timeline: Timeline
@@ -62,7 +68,7 @@ class ReleasePage:
     snapshot: Snapshot | None
     differences: Comparison | None
     rollback_options: RollbackOptions
-    history: History
+    history: ReleaseHistory
     audit: AuditVerdict
     events: list[dict[str, Any]]
     manifest_path: str
@@ -70,11 +76,6 @@ class ReleasePage:
     is_digested: bool
     attested: tuple[Meaning, str, list[str]]
     versions: dict[str, str]
-
-    @property
-    def more_gates(self) -> int:
-        """How many gates the page does not show."""
-        return len(self.file.manifest.preflight.checks) - len(self.gates) if self.file.manifest is not None else 0
 
 
 def find_release(pipeline: Pipeline, release_id: str | None) -> ManifestFile:
@@ -115,7 +116,14 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
     problem = "" if audit.intact else "The audit log is broken, so rollbacks may be missing here."
     rollbacks = read_rollbacks(audit.events)
     own = rollbacks_of(rollbacks, release_id, snapshot_id)
-    events = _events_of(audit.events, release_id, snapshot_id, {rollback.rollback_id for rollback in own})
+    rollback_ids = {rollback.rollback_id for rollback in own}
+    events = [
+        event
+        for event in audit.events
+        if event.get("releaseId") == release_id
+        or (snapshot_id is not None and snapshot_id in (event.get("snapshotId"), event.get("requestedSnapshot")))
+        or (isinstance(event.get("rollbackId"), str) and event["rollbackId"] in rollback_ids)
+    ]
     prepared = [event for event in events if str(event.get("event")).startswith("prepare.")]
     degraded = degraded_releases(audit.events)
     before = _release_before(files, manifest)
@@ -156,19 +164,6 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
     )
 
 
-def _events_of(
-    events: list[dict[str, Any]], release_id: str, snapshot_id: str | None, rollback_ids: set[str]
-) -> list[dict[str, Any]]:
-    """Return the events that name this release, its snapshot, or one of its rollbacks."""
-    return [
-        event
-        for event in events
-        if event.get("releaseId") == release_id
-        or (snapshot_id is not None and snapshot_id in (event.get("snapshotId"), event.get("requestedSnapshot")))
-        or (isinstance(event.get("rollbackId"), str) and event["rollbackId"] in rollback_ids)
-    ]
-
-
 def _drills(pipeline: Pipeline, snapshot_id: str | None) -> list[dict[str, Any]]:
     if snapshot_id is None:
         return []
@@ -183,9 +178,8 @@ def _release_before(files: list[ManifestFile], manifest: Manifest | None) -> Man
     if manifest is None:
         return None
     age = (manifest.sequence, manifest.generated_at)
-    ready = [file.manifest for file in files if file.manifest is not None and file.manifest.status == "ready"]
-    older = [other for other in ready if (other.sequence, other.generated_at) < age]
-    return older[-1] if older else None
+    ready = [found for file in files if (found := file.manifest) is not None and found.status == "ready"]
+    return next((other for other in reversed(ready) if (other.sequence, other.generated_at) < age), None)
 
 
 def _differences(pipeline: Pipeline, before: Manifest | None, manifest: Manifest | None) -> Comparison | None:
@@ -204,8 +198,5 @@ def _attested(settings: Settings, pipeline: Pipeline, release_id: str) -> tuple[
         return "warn", f"The statement beside it was not checked: {text(describe_error(error), 500)}", []
     none = AttestationVerdict(release_id=release_id, status="none")
     verdict = next((found for found in verdicts if found.release_id == release_id), none)
-    return (
-        meaning_of(verdict.status),
-        _ATTESTED[verdict.status],
-        [text(finding, 500) for finding in verdict.findings[:5]],
-    )
+    findings = [text(finding, 500) for finding in verdict.findings[:5]]
+    return meaning_of(verdict.status), _ATTESTED[verdict.status], findings

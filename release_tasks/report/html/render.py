@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from datetime import datetime, timezone
 from functools import cache
 from importlib.resources import files
 from typing import Any
@@ -15,8 +14,9 @@ from markupsafe import Markup
 
 from release_tasks.core.printable import printable
 from release_tasks.core.units import rough_span, show_count, show_size, show_span
+from release_tasks.report.html.gates import tone_of_check
 from release_tasks.report.html.page import ReleasePage
-from release_tasks.report.values import actor_of, moment, number, text
+from release_tasks.report.values import actor_of, moment, number, seconds_between, text
 from release_tasks.report.words import Meaning, meaning_of
 
 __all__ = ["render"]
@@ -35,8 +35,8 @@ def render(page: ReleasePage) -> bytes:
         page=page,
         style=Markup(style),
         policy=f"default-src 'none'; style-src 'sha256-{digest}'; img-src data:; base-uri 'none'; form-action 'none'",
-        favicon="data:image/svg+xml," + quote(_ICON.format(_ICON_COLOURS[page.verdict.tone])),
-        generated=moment(page.generated_at) or datetime.now(timezone.utc),
+        favicon="data:image/svg+xml," + quote(_ICON.format(_ICON_COLOURS[meaning_of(page.verdict.word)])),
+        generated=page.generated_at,
     )
     return page_text.encode()
 
@@ -51,7 +51,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
-    environment.filters.update(text=text, number=number, actor=actor_of, meaning=meaning_of)
+    environment.filters.update(text=text, number=number, actor=actor_of, meaning=meaning_of, tone=tone_of_check)
     environment.filters.update(count=show_count, size=show_size, span=show_span)
     environment.filters.update(ago=_ago, clock=_clock, offset=_offset)
     return environment
@@ -68,18 +68,16 @@ def _clock(value: str | None) -> str:
     return f"{found:%Y-%m-%d %H:%M:%S}" if found else value or "unknown"
 
 
-def _ago(value: str | None, generated: datetime) -> str:
+def _ago(value: str | None, generated: str) -> str:
     """Return how long before the page was made that was."""
-    found = moment(value)
-    if found is None:
+    found, made = moment(value), moment(generated)
+    if found is None or made is None:
         return ""
-    seconds = (generated - found).total_seconds()
+    seconds = (made - found).total_seconds()
     return "just now" if -5 < seconds < 5 else f"{rough_span(seconds)} ago" if seconds > 0 else "in the future"
 
 
 def _offset(value: str | None, since: str | None) -> str:
     """Return how long after ``since`` that was."""
-    later, earlier = moment(value), moment(since)
-    if later is None or earlier is None or later < earlier:
-        return ""
-    return show_span((later - earlier).total_seconds())
+    seconds = seconds_between(since, value)
+    return "" if seconds is None else show_span(seconds)

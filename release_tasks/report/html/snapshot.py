@@ -19,9 +19,7 @@ from release_tasks.report.words import Meaning, meaning_of
 __all__ = ["RollbackOptions", "Snapshot", "reference_of", "rollback_options_of", "snapshot_of"]
 
 _MOST_ASSETS = 100
-_MOST_FINDINGS = 20
 _OTHERS = [("See what else there is to go back to", "inv release.status")]
-_CODE = "A rollback restores state, not code."
 _VERIFIED = {
     "verified": "Every byte was digested again for this page, and is as it was recorded.",
     "damaged": "Digested again for this page, and not as it was recorded. A rollback to it is refused.",
@@ -84,10 +82,10 @@ def reference_of(pipeline: Pipeline, file: ManifestFile) -> SnapshotReference | 
         published, _ = pipeline.catalogue.published()
     except OSError:
         return None
-    own = [found for found in published if found.kind == "release" and found.release_id == file.release_id]
-    if not own:
-        return None
-    return SnapshotReference(snapshot_id=own[-1].snapshot_id, metadata_path=own[-1].metadata_path)
+    for found in reversed(published):
+        if found.kind == "release" and found.release_id == file.release_id:
+            return SnapshotReference(snapshot_id=found.snapshot_id, metadata_path=found.metadata_path)
+    return None
 
 
 def snapshot_of(pipeline: Pipeline, named: SnapshotReference | None) -> Snapshot | None:
@@ -123,7 +121,7 @@ def snapshot_of(pipeline: Pipeline, named: SnapshotReference | None) -> Snapshot
         is_verified=verdict.status == "verified",
         is_restorable=verdict.status != "damaged" and not is_altered,
         needs_force=legacy.is_legacy(metadata),
-        findings=[text(finding, 500) for finding in verdict.findings[:_MOST_FINDINGS]],
+        findings=[text(finding, 500) for finding in verdict.findings[:20]],
         damaged={finding.key: finding.what for finding in verdict.findings},
         proof_tone=proof_tone,
         proof=proof,
@@ -187,7 +185,13 @@ def rollback_options_of(
         ("Rehearse it, nothing live touched", f"inv release.drill --snapshot {snapshot.snapshot_id}"),
     ]
     kept = "What was written since it was taken is not in it; a rollback keeps that in a safety snapshot first."
-    notes = [_code_note(before), kept]
+    code = "Put the code that belongs to it back yourself."
+    if before is not None:
+        commit = f"commit {before.git_commit[:12]}" if before.git_commit else ""
+        known = (text(before.app_version, 100) or "unknown version", commit)
+        details = ", ".join(part for part in known if part and part != before.release_id)
+        code = f"Put that of {before.release_id}{f' ({details})' if details else ''} back first."
+    notes = [f"A rollback restores state, not code. {code}", kept]
     effective = [rollback for rollback in rollbacks if rollback.took_effect]
     if not effective:
         names = ", ".join(text(asset.key, 128) for asset in snapshot.assets)
@@ -196,12 +200,3 @@ def rollback_options_of(
     if safety and pipeline.catalogue.store.folder.joinpath(safety, "metadata.json").is_file():
         commands.insert(0, ("Undo the rollback", f"inv release.rollback --snapshot {safety}"))
     return RollbackOptions("warn", "This release was rolled back already.", commands, notes)
-
-
-def _code_note(before: Manifest | None) -> str:
-    if before is None:
-        return f"{_CODE} Put the code that belongs to it back yourself."
-    version = text(before.app_version, 100) or "unknown version"
-    commit = f"commit {(before.git_commit or '')[:12]}" if before.git_commit else ""
-    known = ", ".join(part for part in (version, commit) if part and part != before.release_id)
-    return f"{_CODE} Put that of {before.release_id}{f' ({known})' if known else ''} back first."

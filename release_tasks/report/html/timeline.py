@@ -15,8 +15,6 @@ from release_tasks.report.words import Meaning, meaning_of
 
 __all__ = ["Timeline", "timeline_of"]
 
-_MOST_BARS = 40
-_MOST_STEPS = 40
 _ROLLBACKS = {
     "restored": "Rolled back to the state before it",
     "live": "Rolled back, and the service did not get well",
@@ -37,7 +35,7 @@ class Bar:
     is_gate: bool
 
 
-@frozen(kw_only=True)
+@frozen
 class Step:
     """Something that happened to the release after its prepare; ``seconds`` is how long it took, if known."""
 
@@ -53,7 +51,6 @@ class Timeline:
     """What the prepare spent its ``seconds`` on, then what happened to the release."""
 
     bars: list[Bar]
-    more_bars: int
     steps: list[Step]
     seconds: float
 
@@ -77,22 +74,12 @@ def timeline_of(
         steps.append(_step(event, "Drill ", booted, took / 1000 if took is not None else None))
     for rollback in rollbacks:
         detail = "" if rollback.detail in ("", rollback.status) else f": {rollback.detail}"
-        steps.append(
-            Step(
-                at=rollback.started_at or rollback.ended_at or "",
-                what=_ROLLBACKS.get(rollback.status, f"Rollback {rollback.status}"),
-                tone="warn" if rollback.status == "restored" else meaning_of(rollback.status),
-                detail=f"by {rollback.actor}{detail}",
-                seconds=rollback.seconds,
-            )
-        )
+        at = rollback.started_at or rollback.ended_at or ""
+        what = _ROLLBACKS.get(rollback.status, f"Rollback {rollback.status}")
+        tone: Meaning = "warn" if rollback.status == "restored" else meaning_of(rollback.status)
+        steps.append(Step(at, what, tone, f"by {rollback.actor}{detail}", rollback.seconds))
     bars, seconds = _bars(manifest)
-    return Timeline(
-        bars=bars[:_MOST_BARS],
-        more_bars=max(len(bars) - _MOST_BARS, 0),
-        steps=sorted(steps, key=lambda step: step.at)[-_MOST_STEPS:],
-        seconds=seconds,
-    )
+    return Timeline(bars=bars, steps=sorted(steps, key=lambda step: step.at)[-40:], seconds=seconds)
 
 
 def _bars(manifest: Manifest | None) -> tuple[list[Bar], float]:
@@ -128,10 +115,5 @@ def _bars(manifest: Manifest | None) -> tuple[list[Bar], float]:
 
 def _step(event: dict[str, Any], what: str, more: str = "", seconds: float | None = None) -> Step:
     status, at = text(event.get("status"), 40), text(event.get("time"), 40)
-    return Step(
-        at=at if moment(at) else "",
-        what=what + status,
-        tone=meaning_of(status),
-        detail=text(event.get("detail"), 500) + more,
-        seconds=seconds,
-    )
+    detail = text(event.get("detail"), 500) + more
+    return Step(at if moment(at) else "", what + status, meaning_of(status), detail, seconds)

@@ -18,23 +18,18 @@ from release_tasks.report.html.snapshot import Snapshot
 from release_tasks.report.values import text, texts
 from release_tasks.report.words import Meaning, meaning_of
 
-__all__ = ["Fact", "Verdict", "facts_of", "notices_of", "verdict_of"]
+__all__ = ["Fact", "ReleaseVerdict", "facts_of", "notices_of", "verdict_of"]
 
 _MOST_REASONS = 20
 
 
 @frozen
-class Verdict:
+class ReleaseVerdict:
     """How the release stands: one word, a sentence, and what speaks for it."""
 
     word: str
     sentence: str
     reasons: list[str]
-
-    @property
-    def tone(self) -> Meaning:
-        """What its word means."""
-        return meaning_of(self.word)
 
 
 @frozen
@@ -50,13 +45,13 @@ class Fact:
 
 def verdict_of(
     file: ManifestFile, rollbacks: Sequence[Rollback], events: Sequence[dict[str, Any]], is_degraded: bool
-) -> Verdict:
+) -> ReleaseVerdict:
     """Return the verdict on a release; ``rollbacks`` and ``events`` are those about it."""
     manifest = file.manifest
     word = word_of(manifest, rollbacks, is_degraded=is_degraded)
     if manifest is None:
         sentence = "Its manifest cannot be read, so what was checked and captured is not known."
-        return Verdict(word, sentence, [text(file.reason)])
+        return ReleaseVerdict(word, sentence, [text(file.reason)])
     reasons = texts(manifest.diagnostics, _MOST_REASONS)
     if word == "blocked":
         *others, last = [check.id for check in manifest.preflight.checks if check.blocks] or [""]
@@ -74,7 +69,7 @@ def verdict_of(
         sentence = "The watch after the deploy found it degraded, and it was not taken back."
         if word != "degraded":
             sentence = _rolled_back(rollbacks)
-    return Verdict(word, text(sentence), reasons)
+    return ReleaseVerdict(word, text(sentence), reasons)
 
 
 def _rolled_back(rollbacks: Sequence[Rollback]) -> str:
@@ -140,7 +135,5 @@ def _snapshot(snapshot: Snapshot | None, *, is_known: bool) -> list[Fact]:
     note = {"good": "verified now", "bad": "damaged", "warn": "unverifiable", "quiet": ""}[snapshot.tone]
     proof = {"good": "passed", "bad": "failed", "warn": "never", "quiet": "none"}[snapshot.proof_tone]
     proof_note = "restored in a scratch copy" if snapshot.proof_tone == "good" else "restorable is not proved"
-    return [
-        Fact("snapshot", "Snapshot", show_size(snapshot.size), note, snapshot.tone),
-        Fact("snapshot", "Drill", proof, proof_note, snapshot.proof_tone),
-    ]
+    drill = Fact("snapshot", "Drill", proof, proof_note, snapshot.proof_tone)
+    return [Fact("snapshot", "Snapshot", show_size(snapshot.size), note, snapshot.tone), drill]
