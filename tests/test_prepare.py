@@ -435,3 +435,10 @@ def test_the_baseline_is_of_the_url_that_was_typed(project: Any, health: Any, fr
     assert manifest.baseline is not None and manifest.baseline.health == "ok"
     manifest = prepare(project.settings, report(), "v2")
     assert manifest.baseline is not None and manifest.baseline.health == "unreachable"
+
+
+def test_two_releases_without_an_id_in_one_second_are_two(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The id that is made of the time gets a number when it is taken, so a recipe may prepare twice in a row."""
+    monkeypatch.setattr("release_tasks.service.application.compact", lambda: "20260101000000")
+    ids = [release_tasks.prepare_release(project.settings).release_id for _ in range(3)]
+    assert ids == ["app-20260101000000", "app-20260101000000-2", "app-20260101000000-3"]

@@ -7,7 +7,6 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, nullcontext
 
 from attrs import frozen
 from rich.cells import cell_len
@@ -21,7 +20,6 @@ from rich.text import Text
 
 from release_tasks.core.events import (
     BytesMoved,
-    Emit,
     Event,
     GateBegan,
     GateEnded,
@@ -33,13 +31,12 @@ from release_tasks.core.events import (
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.printable import printable
 from release_tasks.core.records import Check
-from release_tasks.core.runner import is_listening
 from release_tasks.core.units import rough_span, show_count, show_counter, show_seconds
 from release_tasks.report.screen import Look, Screen
 from release_tasks.report.table import fitting_lines, shortened, wrapped
 from release_tasks.report.words import SIGNS, meaning_of, style_of
 
-__all__ = ["LiveDisplay", "PlainLines", "Transfers", "display_for"]
+__all__ = ["LiveDisplay", "PlainLines", "Transfers"]
 
 _WINDOW = 5.0  # seconds that a rate is taken over: calm enough to be read, and quick to notice a stall
 _GRAIN = 0.2  # seconds between two samples of a rate: a folder of small files would fill the window in no time
@@ -49,17 +46,6 @@ _GRACE = 2.0  # seconds that a terminal which takes nothing is waited for in the
 _MOST_GATES = 12
 _LEAST_BAR, _MOST_BAR = 5, 16
 _COLUMNS = ("TIME", "LOOK", "HEALTH", "LATENCY", "BECAUSE")
-
-
-def display_for(screen: Screen) -> AbstractContextManager[Emit]:
-    """Return what shows events here: a display of another place goes before the two of a terminal and a log."""
-    if is_listening():
-        from release_tasks.report.github import GroupedLines
-
-        return nullcontext(GroupedLines(screen))
-    if (console := screen.live()) is not None:
-        return LiveDisplay(console, screen.progress_look)
-    return nullcontext(PlainLines(screen))
 
 
 class Transfers(Progress):

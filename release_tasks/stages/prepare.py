@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Iterator
 
@@ -124,10 +125,17 @@ def _begin(settings: Settings, pipeline: Pipeline, release_id: str | None, emit:
         raise LockHeld(f"Another run is at work: {holder}. When it is done, again: inv release.prepare")
     # Gates must not judge a state that is half old, half new.
     complete_interrupted(settings, pipeline, _STAGE, emit)
-    chosen = release_id or default_release_id(describe_application(settings))
+    chosen = release_id or _free_release_id(pipeline, default_release_id(describe_application(settings)))
     require_new_release_id(pipeline, chosen)
     signer_of(settings)
     return chosen
+
+
+def _free_release_id(pipeline: Pipeline, made: str) -> str:
+    """Return an id that was made of the time, with a number behind it when one of this second is taken."""
+    taken = {file.release_id for file in pipeline.read_manifests()}
+    numbered = (made if number == 1 else f"{made}-{number}" for number in itertools.count(1))
+    return next(release_id for release_id in numbered if release_id not in taken)
 
 
 @contextlib.contextmanager

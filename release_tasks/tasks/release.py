@@ -73,7 +73,7 @@ def preflight(
             with current.progress() as emit:
                 chosen = begin_release(current.settings, release_id, emit=emit, notices=current.notices)
         run = run_gates(current, chosen, words_flag(only), words_flag(skip))
-        record(ctx, "preflight", run)
+        record(ctx, "preflight", (run, (health_url, strict)))
         if junit:
             _write_junit(run, Path(junit))
         if not deferred:
@@ -106,7 +106,7 @@ def prepare(
         if current.is_dry:
             _show_dry_prepare(current)
             return
-        run = _preflight_of(current)
+        run = _preflight_of(ctx, (health_url, strict))
         if junit:
             _write_junit(run, Path(junit))
         from release_tasks.report.answers import show_manifest
@@ -274,17 +274,17 @@ def _apply_flags(current: Session, health_url: str | None, strict: bool, retenti
     )
 
 
-def _preflight_of(current: Session) -> PreflightRun:
-    """Return the preflight that ran before; refuses one that ran with other settings than were typed here."""
-    run = cast("PreflightRun | None", recall(current.ctx, "preflight"))
-    if run is None:
+def _preflight_of(ctx: Context, typed: tuple[str | None, bool]) -> PreflightRun:
+    """Return the preflight that ran before; refuses one that ran with another --health-url or --strict."""
+    recorded = cast("tuple[PreflightRun, tuple[str | None, bool]] | None", recall(ctx, "preflight"))
+    if recorded is None:
         raise UsageError("release.prepare needs release.preflight to run before it, as its pre-task.")
-    health = current.settings.release.health
-    if (run.health_url, run.strict) != (health.url, health.strict):
-        hint = "" if runs_under_stage_executor(current.ctx) else f" Add this to invoke.yaml: {_EXECUTOR_LINE}"
+    run, used = recorded
+    if used != typed:
+        hint = "" if runs_under_stage_executor(ctx) else f" Add this to invoke.yaml: {_EXECUTOR_LINE}"
         raise UsageError(
-            f"release.prepare was given --health-url {health.url} and --strict {health.strict}, but its gates ran with "
-            f"{run.health_url} and {run.strict}, because Invoke's own executor passes no flags on.{hint}"
+            f"release.prepare was given --health-url {typed[0]} and --strict {typed[1]}, but its gates ran with "
+            f"{used[0]} and {used[1]}, because Invoke's own executor passes no flags on.{hint}"
         )
     return run
 

@@ -61,7 +61,7 @@ class Session:
     @contextlib.contextmanager
     def progress(self) -> Iterator[Emit]:
         """Show on stderr what a stage tells while the block runs; what comes after it is written below."""
-        from release_tasks.report.progress import display_for
+        from release_tasks.report.display import display_for
 
         with display_for(self.screen) as display:
             yield display

@@ -24,7 +24,8 @@ from release_tasks.core.events import (
     shielded,
 )
 from release_tasks.core.records import Check, HealthReport
-from release_tasks.report.progress import LiveDisplay, PlainLines, display_for
+from release_tasks.report.display import display_for
+from release_tasks.report.progress import LiveDisplay, PlainLines
 from release_tasks.report.screen import Screen
 
 MIB = 1 << 20
