@@ -47,7 +47,13 @@ class Ended:
 
     def describe(self, command: str, timeout: float, tail: list[str]) -> str:
         """Say how ``command`` ended, and what it left; ``tail`` is the end of its output."""
-        return _outcome(self, command, timeout, tail) + _remarks(self)
+        sentence = _outcome(self, command, timeout, tail)
+        if self.left_behind:
+            processes = "1 process" if self.left_behind == 1 else f"{self.left_behind} processes"
+            sentence += f"; it left {processes} running, ended now"
+        if self.is_output_held:
+            sentence += "; something it started still holds its output open"
+        return sentence
 
 
 def supervise(
@@ -121,16 +127,6 @@ def _outcome(run: Ended, command: str, timeout: float, tail: list[str]) -> str:
     return f"exit code {run.code}"
 
 
-def _remarks(run: Ended) -> str:
-    remarks = ""
-    if run.left_behind:
-        processes = "1 process" if run.left_behind == 1 else f"{run.left_behind} processes"
-        remarks += f"; it left {processes} running, ended now"
-    if run.is_output_held:
-        remarks += "; something it started still holds its output open"
-    return remarks
-
-
 def signal_name(number: int) -> str:
     """Return a signal as the manuals name it."""
     try:
@@ -144,5 +140,4 @@ def _named_in(pattern: re.Pattern[str], tail: list[str], command: str) -> str:
     for line in reversed(tail):
         if match := pattern.search(line):
             return match[1]
-    words = command.split()
-    return words[0] if words else command
+    return next(iter(command.split()), command)
