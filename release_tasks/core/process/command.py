@@ -1,4 +1,4 @@
-"""A shell command with everything it starts: watched, stopped and cleaned up as one."""
+"""A shell command with everything it starts, watched, stopped and cleaned up as one; and what it runs in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from typing import IO
 
 from release_tasks.core.process.find import MarkedProcesses, start_ticks
 
-__all__ = ["CommandProcess"]
+__all__ = ["CommandProcess", "search_path", "tool_environment"]
 
 _MARK = "RELEASE_TASKS_COMMAND"
 _PIPE_BYTES = 256 << 10
@@ -110,3 +110,15 @@ class CommandProcess:
         self._is_reaped = True
         self._started.group = None
         return self._process.wait()
+
+
+def search_path(environment: Mapping[str, str]) -> str:
+    """Return PATH with the running Python's folder in front: ``inv`` and its like are there."""
+    own = os.path.dirname(sys.executable)
+    inherited = environment.get("PATH", os.defpath)
+    return f"{own}{os.pathsep}{inherited}" if own else inherited
+
+
+def tool_environment() -> dict[str, str]:
+    """Return this process's environment with the tools of this very installation found first."""
+    return {**os.environ, "PATH": search_path(os.environ)}

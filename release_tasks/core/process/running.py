@@ -13,7 +13,7 @@ from release_tasks.core.process.command import CommandProcess
 from release_tasks.core.process.output import OutputLog
 from release_tasks.core.units import show_duration
 
-__all__ = ["Ended", "signal_name", "supervise"]
+__all__ = ["CommandResult", "signal_name", "supervise"]
 
 _GRACE = 1.0  # seconds between SIGTERM and SIGKILL
 _GRACE_CANCELLED = 0.5
@@ -25,7 +25,7 @@ _NOT_EXECUTABLE = re.compile(r"([^\s:]+): (?:Permission denied|[Cc]annot execute
 
 
 @frozen(kw_only=True)
-class Ended:
+class CommandResult:
     """How a command ended. ``code`` is negative for a signal, ``left_behind`` counts processes."""
 
     code: int
@@ -58,58 +58,52 @@ class Ended:
 
 def supervise(
     process: CommandProcess, log: OutputLog, timeout: float, cancelled: threading.Event, patience: float = _PATIENCE
-) -> Ended:
+) -> CommandResult:
     """Read the output until the command has ended, or ``timeout`` seconds are over, or it is cancelled.
 
     Its whole group gets SIGTERM then, and SIGKILL a moment later. What a command that ended by itself left running has
     ``patience`` seconds more. The log is closed and the process reaped.
     """
     try:
-        return _supervised(process, log, timeout, cancelled, patience)
+        is_timed_out = is_cancelled = False
+        deadline = time.monotonic() + timeout
+        patience_ends: float | None = None
+        kill_at: float | None = None
+        while True:
+            log.write(process.read(_STEP if not process.is_at_end else _STEP / 5))
+            now = time.monotonic()
+            if process.has_exited():
+                patience_ends = patience_ends or now + patience
+                if process.is_at_end or now >= patience_ends:
+                    break
+            elif kill_at is None:
+                is_cancelled = cancelled.is_set()
+                is_timed_out = not is_cancelled and now >= deadline
+                if is_cancelled or is_timed_out:
+                    process.signal(signal.SIGTERM)
+                    kill_at = now + (_GRACE_CANCELLED if is_cancelled else _GRACE)
+            elif now >= kill_at:
+                break
+        is_stopped = is_timed_out or is_cancelled
+        left = 0.0 if is_stopped else max((patience_ends or 0.0) - time.monotonic(), 0.0)
+        left_behind = process.end_rest(left)
+        for _ in range(_READS_TO_DRAIN):
+            log.write(process.read(0.0))
+        log.close()
+        return CommandResult(
+            code=process.reap(),
+            is_timed_out=is_timed_out,
+            is_cancelled=is_cancelled,
+            is_status_lost=process.is_status_lost,
+            is_output_held=not process.is_at_end,
+            left_behind=0 if is_stopped else left_behind,
+        )
     finally:
         process.end_rest(0.0)
         process.reap()
 
 
-def _supervised(
-    process: CommandProcess, log: OutputLog, timeout: float, cancelled: threading.Event, patience: float
-) -> Ended:
-    is_timed_out = is_cancelled = False
-    deadline = time.monotonic() + timeout
-    patience_ends: float | None = None
-    kill_at: float | None = None
-    while True:
-        log.write(process.read(_STEP if not process.is_at_end else _STEP / 5))
-        now = time.monotonic()
-        if process.has_exited():
-            patience_ends = patience_ends or now + patience
-            if process.is_at_end or now >= patience_ends:
-                break
-        elif kill_at is None:
-            is_cancelled = cancelled.is_set()
-            is_timed_out = not is_cancelled and now >= deadline
-            if is_cancelled or is_timed_out:
-                process.signal(signal.SIGTERM)
-                kill_at = now + (_GRACE_CANCELLED if is_cancelled else _GRACE)
-        elif now >= kill_at:
-            break
-    is_stopped = is_timed_out or is_cancelled
-    left = 0.0 if is_stopped else max((patience_ends or 0.0) - time.monotonic(), 0.0)
-    left_behind = process.end_rest(left)
-    for _ in range(_READS_TO_DRAIN):
-        log.write(process.read(0.0))
-    log.close()
-    return Ended(
-        code=process.reap(),
-        is_timed_out=is_timed_out,
-        is_cancelled=is_cancelled,
-        is_status_lost=process.is_status_lost,
-        is_output_held=not process.is_at_end,
-        left_behind=0 if is_stopped else left_behind,
-    )
-
-
-def _outcome(run: Ended, command: str, timeout: float, tail: list[str]) -> str:
+def _outcome(run: CommandResult, command: str, timeout: float, tail: list[str]) -> str:
     if run.is_cancelled:
         return "stopped before it had a result"
     if run.is_timed_out:

@@ -6,8 +6,7 @@ import tempfile
 import threading
 from pathlib import Path
 
-from release_tasks.core.environment import tool_environment
-from release_tasks.core.process.command import CommandProcess
+from release_tasks.core.process.command import CommandProcess, tool_environment
 from release_tasks.core.process.output import OutputLog
 from release_tasks.core.process.running import supervise
 from release_tasks.core.redact import Redactor
