@@ -10,9 +10,8 @@ from typing import Any
 from attrs import NOTHING, frozen
 
 from release_tasks.core.options import option
-from release_tasks.core.process.command import CommandProcess, search_path
+from release_tasks.core.process.command import CommandProcess, CommandResult, search_path, signal_name, supervise
 from release_tasks.core.process.output import OutputLog
-from release_tasks.core.process.running import CommandResult, signal_name, supervise
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
 
 __all__ = ["KIND", "CommandOptions"]
