@@ -442,4 +442,4 @@ def test_two_releases_without_an_id_in_one_second_are_two(project: Any, monkeypa
     """The id that is made of the time gets a number when it is taken, so a recipe may prepare twice in a row."""
     monkeypatch.setattr("release_tasks.service.application.compact", lambda: "20260101000000")
     ids = [release_tasks.prepare_release(project.settings).release_id for _ in range(3)]
-    assert ids == ["app-20260101000000", "app-20260101000000-2", "app-20260101000000-3"]
+    assert ids == ["1.0-20260101000000", "1.0-20260101000000-2", "1.0-20260101000000-3"]

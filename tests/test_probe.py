@@ -520,11 +520,11 @@ def test_refused_counts_as_starting(unused_url: str) -> None:
 def test_refused_fails_at_the_deadline(unused_url: str) -> None:
     """A service that stays down fails at the deadline, with the number of attempts."""
     began = time.monotonic()
-    report = ask_health(config(unused_url), passes=1, deadline=0.3)
-    assert 0.3 <= time.monotonic() - began < 8
+    report = ask_health(config(unused_url), passes=1, deadline=3)
+    assert 3 <= time.monotonic() - began < 8
     assert (report.passed, report.status) == (False, "unreachable")
     assert report.attempts > 2
-    assert f"not healthy within 300ms ({report.attempts} requests)" in report.detail
+    assert f"not healthy within 3s ({report.attempts} requests)" in report.detail
     assert "refused the connection" in report.detail
 
 
@@ -610,16 +610,9 @@ def test_degraded_passes_unless_strict(serve: Serve) -> None:
     assert "--strict" in report.detail
 
 
-def test_url_given_beats_the_configured_one(serve: Serve, unused_url: str) -> None:
-    """An explicit URL is the one that is asked."""
-    url = serve(send_whole(response(b"ok")))
-    report = ask_health(config(unused_url), url=url, passes=1)
-    assert (report.passed, report.url) == (True, url)
-
-
 def test_invalid_url_is_not_repeated() -> None:
     """What can never become right ends at once, without an exception."""
-    report = ask_health(config(), url="nonsense", passes=1)
+    report = ask_health(config("http://"), passes=1)
     assert (report.passed, report.status, report.attempts) == (False, "unreachable", 1)
 
 

@@ -16,7 +16,6 @@ from release_tasks.core.ids import is_valid_id
 from release_tasks.core.options import Duration, Kind, Share, did_you_mean, exactly_one, option
 
 __all__ = [
-    "NOTICE_KINDS",
     "OCCASIONS",
     "SECTIONS",
     "AppConfig",
@@ -36,7 +35,6 @@ __all__ = [
     "WatchConfig",
 ]
 
-NOTICE_KINDS = ("command", "webhook", "webhook_env")
 OCCASIONS = ("prepared", "blocked", "restored", "failed", "degraded")
 
 
@@ -204,7 +202,7 @@ class NoticeConfig:
     retries: int = option("how often it is tried again; whatever is set, all is given up after 2m", 2)
 
     def __attrs_post_init__(self) -> None:
-        exactly_one(self, NOTICE_KINDS)
+        exactly_one(self, ("command", "webhook", "webhook_env"))
         if self.hmac_secret_env is not None and self.command is not None:
             raise ValueError("hmac_secret_env: goes with webhook or webhook_env only")
 

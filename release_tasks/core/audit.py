@@ -25,7 +25,7 @@ from release_tasks.core.durable import fsync_directory, make_private_directory
 from release_tasks.core.errors import with_path
 from release_tasks.core.records import AuditAnchor
 
-__all__ = ["GENESIS", "AuditLog", "AuditVerdict", "Finding", "actor"]
+__all__ = ["GENESIS", "AuditFinding", "AuditLog", "AuditVerdict", "actor"]
 
 GENESIS = "0" * 64
 _SETS_ASIDE = ("audit.torn", "audit.adopted", "audit.foreign")
@@ -34,7 +34,7 @@ _BEGINNING = AuditAnchor(seq=0, hash=GENESIS)
 
 
 @frozen
-class Finding:
+class AuditFinding:
     """Something wrong in the log. ``line`` counts from 1; 0 is the file as a whole. ``last`` ends a run of lines."""
 
     line: int
@@ -52,8 +52,8 @@ class AuditVerdict:
     """What a reading of the whole log found. ``notes`` are crashes that were set aside, not tampering."""
 
     events: list[dict[str, Any]] = field(factory=list)
-    problems: list[Finding] = field(factory=list)
-    notes: list[Finding] = field(factory=list)
+    problems: list[AuditFinding] = field(factory=list)
+    notes: list[AuditFinding] = field(factory=list)
 
     @property
     def intact(self) -> bool:
@@ -239,7 +239,7 @@ class _Reading:
                 self._take(number, record)
         self._explain_pending(None)
         if unfinished:
-            self.verdict.notes.append(Finding(len(lines) + 1, "unfinished line, left by a crash"))
+            self.verdict.notes.append(AuditFinding(len(lines) + 1, "unfinished line, left by a crash"))
 
     def compare(self, source: str, anchor: AuditAnchor) -> None:
         """Check that the record is there after which ``source`` was written."""
@@ -253,13 +253,13 @@ class _Reading:
             problem = f"record {seq} is not the one that {source} was written after"
         else:
             problem = f"record {seq}, after which {source} was written, is gone"
-        self.verdict.problems.append(Finding(0, problem))
+        self.verdict.problems.append(AuditFinding(0, problem))
 
     def _take(self, number: int, record: dict[str, Any]) -> None:
         """Check that the record on line ``number`` follows: the one before it, or the last one in its place."""
         if not self.pending and record.get("event") in _SETS_ASIDE:
             what = f"what record {record['seq']} found before it and set aside is gone"
-            self.verdict.problems.append(Finding(number, what))
+            self.verdict.problems.append(AuditFinding(number, what))
         self._explain_pending(record)
         seq, before = record["seq"], self.before
         follows = any(seq == a.seq + 1 and record["prev"] == a.hash for a in (before, self.in_place))
@@ -267,10 +267,10 @@ class _Reading:
         if follows or 0 < seq - before.seq - 1 <= self.unexplained:
             self.in_place = AuditAnchor(seq=seq, hash=record["hash"])
         elif seq == before.seq + 1:
-            self.verdict.problems.append(Finding(number, f"record {seq} does not follow the one before it"))
+            self.verdict.problems.append(AuditFinding(number, f"record {seq} does not follow the one before it"))
         else:
             what = f"record {seq} follows {before.seq}: one was removed, doubled or moved"
-            self.verdict.problems.append(Finding(number, what))
+            self.verdict.problems.append(AuditFinding(number, what))
         self.verdict.events.append(record)
         self.before = AuditAnchor(seq=seq, hash=record["hash"])
 
@@ -280,27 +280,27 @@ class _Reading:
         self.pending = []
         if after.get("event") == "audit.torn" and lines and _describes(after, lines[-1][1]):
             number, _ = lines.pop()
-            self.verdict.notes.append(Finding(number, "unfinished line, left by a crash and set aside"))
+            self.verdict.notes.append(AuditFinding(number, "unfinished line, left by a crash and set aside"))
         elif after.get("event") == "audit.adopted" and after.get("seq") == 1 and lines:
             body = b"\n".join(line for _, line in lines)
             # Without a newline at its end it was adopted by a newline; an empty line at its end was its own.
             if _describes(after, body + b"\n") or (lines[-1][1] and _describes(after, body)):
                 what = "1 line" if len(lines) == 1 else f"{len(lines)} lines"
                 what += " from before this chain began, unaltered since"
-                self.verdict.notes.append(Finding(lines[0][0], what))
+                self.verdict.notes.append(AuditFinding(lines[0][0], what))
                 lines = []
         elif record is None and not self.verdict.events and lines and all(_is_of_older_tool(line) for _, line in lines):
             # A log that was emptied of records and filled with such lines is missed by every anchor.
             what = "no record of this log yet: lines of the older tool, which the first event adopts"
-            self.verdict.notes.append(Finding(lines[0][0], what, last=lines[-1][0]))
+            self.verdict.notes.append(AuditFinding(lines[0][0], what, last=lines[-1][0]))
             lines = []
         self.unexplained = len(lines)
         what = "altered, or no record of this log"
         if lines and not self.verdict.events:
             # A record explains them only together, and there may be thousands.
-            self.verdict.problems.append(Finding(lines[0][0], what, last=lines[-1][0]))
+            self.verdict.problems.append(AuditFinding(lines[0][0], what, last=lines[-1][0]))
         else:
-            self.verdict.problems.extend(Finding(number, what) for number, _ in lines)
+            self.verdict.problems.extend(AuditFinding(number, what) for number, _ in lines)
 
 
 def _is_of_older_tool(line: bytes) -> bool:

@@ -1,10 +1,13 @@
-"""The one clock that records are stamped with."""
+"""The one clock that records are stamped with, and the name of the boot that other clocks count from."""
 
 from __future__ import annotations
 
+import contextlib
+import functools
 from datetime import datetime, timezone
+from pathlib import Path
 
-__all__ = ["compact", "now", "seconds_since", "timestamp"]
+__all__ = ["boot_id", "compact", "now", "seconds_since", "timestamp"]
 
 
 def now() -> datetime:
@@ -30,3 +33,11 @@ def seconds_since(text: str) -> float | None:
     except ValueError:
         return None
     return (now() - moment.replace(tzinfo=timezone.utc)).total_seconds()
+
+
+@functools.cache
+def boot_id() -> str:
+    """Return the id that the kernel gave to this boot, or an empty text where the system has no /proc."""
+    with contextlib.suppress(OSError, UnicodeDecodeError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""

@@ -12,6 +12,7 @@ import errno
 import os
 import stat
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 from release_tasks.core.errors import with_path
@@ -34,20 +35,22 @@ _MANY = 200
 
 def fsync_directory(path: Path) -> None:
     """Flush a folder's entries, so that a rename or an unlink in it survives a power cut."""
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with with_path(path):
-            os.fsync(fd)
-    finally:
-        os.close(fd)
+    with _opened(path, os.O_DIRECTORY) as fd:
+        os.fsync(fd)
 
 
 def fsync_file(path: Path) -> None:
     """Flush one regular file's bytes and metadata."""
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    with _opened(path, os.O_NOFOLLOW) as fd:
+        os.fsync(fd)
+
+
+@contextlib.contextmanager
+def _opened(path: Path, flags: int) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
     try:
         with with_path(path):
-            os.fsync(fd)
+            yield fd
     finally:
         os.close(fd)
 
@@ -84,13 +87,10 @@ def _flush_filesystem(path: Path) -> bool:
     syncfs = getattr(_libc(), "syncfs", None)
     if syncfs is None:
         return False
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
+    with _opened(path, os.O_DIRECTORY) as fd:
         if syncfs(fd) != 0:
             code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code), str(path))
-    finally:
-        os.close(fd)
+            raise OSError(code, os.strerror(code))
     return True
 
 

@@ -10,7 +10,7 @@ import contextlib
 from collections.abc import Callable
 from typing import Literal
 
-from attrs import evolve, field, frozen
+from attrs import define, evolve, field, frozen
 
 from release_tasks.core.records import Check, HealthReport
 
@@ -142,15 +142,15 @@ def within(outer: str, emit: Emit) -> Emit:
     return ignore if emit is ignore else emit_named
 
 
+@define(eq=False)
 class Meter:
     """Counts the bytes of one asset for the display; ``total`` is what is expected. Not for use by several threads."""
 
-    def __init__(self, emit: Emit, action: Action, key: str, total: int) -> None:
-        self._emit = emit
-        self._action: Action = action
-        self._key = key
-        self.total = total
-        self.done = 0
+    _emit: Emit
+    _action: Action
+    _key: str
+    total: int
+    done: int = field(default=0, init=False)
 
     def add(self, count: int) -> None:
         """Report ``count`` more bytes; a negative count when a file is read again from its beginning."""

@@ -31,15 +31,8 @@ def _raise_interrupted(number: int, _: FrameType | None) -> None:
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
     """Turn SIGINT and SIGTERM into Interrupted while the block runs; only the main thread can."""
-    if threading.current_thread() is not threading.main_thread():
+    with _handled_by(_raise_interrupted):
         yield
-        return
-    before = {number: signal.signal(number, _raise_interrupted) for number in _EXIT_CODES}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 @contextlib.contextmanager
@@ -49,19 +42,27 @@ def uninterrupted() -> Iterator[None]:
     By handlers, not by a signal mask: another thread of the program could still take what this one masks. Outside the
     main thread nothing is needed, because Python runs handlers in the main thread only.
     """
+    arrived: list[int] = []
+    try:
+        with _handled_by(lambda got, _: arrived.append(got)):
+            yield
+    finally:
+        if arrived:
+            signal.raise_signal(arrived[0])
+
+
+@contextlib.contextmanager
+def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    arrived: list[int] = []
-    before = {number: signal.signal(number, lambda got, _: arrived.append(got)) for number in _EXIT_CODES}
+    before = {number: signal.signal(number, handler) for number in _EXIT_CODES}
     try:
         yield
     finally:
-        for number, handler in before.items():
-            if handler is not None:  # None: set by C code, which Python cannot put back
-                signal.signal(number, handler)
-        if arrived:
-            signal.raise_signal(arrived[0])
+        for number, former in before.items():
+            if former is not None:  # None: set by C code, which Python cannot put back
+                signal.signal(number, former)
 
 
 def wait_for(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from attrs import frozen
+from attrs import field, frozen
 
 from release_tasks.core.canonical import InvalidDocument, pretty_bytes, read_document
 from release_tasks.core.clock import timestamp
@@ -105,10 +105,10 @@ class FolderLock(FileLock):
 class Holder:
     """Who holds the lock, as they wrote it down themselves."""
 
-    pid: int
-    host: str
-    command: str
-    since: str
+    pid: int = field(converter=int)
+    host: str = field(converter=str)
+    command: str = field(converter=str)
+    since: str = field(converter=str)
 
     def __str__(self) -> str:
         return f"{self.command!r} (pid {self.pid} on {self.host}, since {self.since})"
@@ -156,11 +156,6 @@ def current_holder(root: Path) -> Holder | None:
             return None
     try:
         document = read_document(root / "lock.json")
-        return Holder(
-            pid=int(document["pid"]),
-            host=str(document["host"]),
-            command=str(document["command"]),
-            since=str(document["since"]),
-        )
+        return Holder(**{name: document[name] for name in ("pid", "host", "command", "since")})
     except (FileNotFoundError, InvalidDocument, KeyError, ValueError):
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 
-__all__ = ["REDACTED", "Redactor", "Secret", "is_secret_name"]
+__all__ = ["REDACTED", "Redactor", "is_secret_name"]
 
 REDACTED = "[REDACTED]"
 
@@ -32,24 +32,6 @@ _KNOWN_SHAPES = re.compile(
 _HINTS = (b"secret", b"token", b"passw", b"key", b"bearer", b"basic", b"://", b"gh", b"sk-", b"xox", b"akia", b"aiza",
           b"eyj")  # fmt: skip
 _BOT_TOKEN = re.compile(rb"\d{6}:")
-
-
-class Secret:
-    """A value that prints as ``[REDACTED]``; ``reveal`` is the only way to it."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        """Return the value itself, for the one call that needs it."""
-        return self._value
-
-    def __repr__(self) -> str:
-        return REDACTED
-
-    __str__ = __repr__
 
 
 def is_secret_name(name: str) -> bool:

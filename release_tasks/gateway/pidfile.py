@@ -10,7 +10,7 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.core.canonical import InvalidDocument
-from release_tasks.core.clock import timestamp
+from release_tasks.core.clock import boot_id, timestamp
 from release_tasks.core.codec import decode, encode
 from release_tasks.core.durable import write_atomic
 from release_tasks.core.process.find import is_running, start_ticks
@@ -38,7 +38,7 @@ class PidFile:
     def of_this_process(cls, host: str) -> PidFile:
         """Return a record of the calling process, without a port."""
         pid = os.getpid()
-        return cls(pid=pid, start_ticks=start_ticks(pid), boot_id=_boot_id(), host=host, started_at=timestamp())
+        return cls(pid=pid, start_ticks=start_ticks(pid), boot_id=boot_id() or None, host=host, started_at=timestamp())
 
     @classmethod
     def read(cls, path: Path) -> PidFile | None:
@@ -58,7 +58,7 @@ class PidFile:
         """Whether that very process is still there: same number, same start, and a gateway."""
         import psutil
 
-        if self.boot_id is not None and self.boot_id != _boot_id():
+        if self.boot_id is not None and self.boot_id != boot_id():
             return False
         if not is_running(self.pid):
             return False
@@ -74,9 +74,3 @@ class PidFile:
         if found is None or (found.pid, found.start_ticks) == (self.pid, self.start_ticks):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()
-
-
-def _boot_id() -> str | None:
-    with contextlib.suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return None

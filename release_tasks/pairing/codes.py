@@ -5,19 +5,16 @@ How long a request still lives does not depend on what is done to the wall clock
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import hmac
 import re
 import secrets
 import time
 from collections.abc import Callable, Collection
 from datetime import datetime
-from pathlib import Path
 
 from attrs import frozen
 
-from release_tasks.core.clock import now
+from release_tasks.core.clock import boot_id, now
 
 __all__ = [
     "ALPHABET",
@@ -36,7 +33,6 @@ ALPHABET = "ABCDEFGHJKLMNPQRSTUVWXYZ23456789"  # without 0, 1, I and O, which pe
 CODE_LENGTH = 8
 
 _SEPARATORS = re.compile(r"[\s\u2010-\u2015-]")  # a phone turns a dash into one of the others
-_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 
 
 def new_code(taken: Collection[str]) -> str:
@@ -81,9 +77,8 @@ Clock = Callable[[], Moment]
 
 def current_moment() -> Moment:
     """Return what the clocks of this system say."""
-    boot_id = _boot_id()
-    uptime_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 if boot_id else 0
-    return Moment(wall=now(), boot_id=boot_id, uptime_ms=uptime_ms)
+    uptime_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 if boot_id() else 0
+    return Moment(wall=now(), boot_id=boot_id(), uptime_ms=uptime_ms)
 
 
 def age(begun: Moment, moment: Moment) -> float:
@@ -103,10 +98,3 @@ def time_left(begun: Moment, life: float, moment: Moment) -> float:
     if passed < 0:
         return 0.0
     return life - max(passed, (moment.wall - begun.wall).total_seconds())
-
-
-@functools.cache
-def _boot_id() -> str:
-    with contextlib.suppress(OSError, UnicodeDecodeError):
-        return _BOOT_ID.read_text().strip()
-    return ""

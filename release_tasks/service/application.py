@@ -12,7 +12,7 @@ from attrs import frozen
 from release_tasks.config.schema import Settings, VersionConfig
 from release_tasks.core.canonical import read_document
 from release_tasks.core.clock import compact
-from release_tasks.core.environment import tool_environment
+from release_tasks.core.process.command import tool_environment
 
 __all__ = ["Application", "default_release_id", "describe_application"]
 

@@ -31,7 +31,7 @@ class Line:
     """The connection of a request; another thread can close it at any moment."""
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._socket: socket.socket | None = None
         self._is_cut = False
 
@@ -39,7 +39,7 @@ class Line:
         """Take note of a connection that was just made; one that comes after ``cut`` is cut too."""
         with self._lock:
             # A duplicate, because TLS and http.client may close or detach their own at any time.
-            self._close()
+            self.close()
             self._socket = socket.socket(fileno=os.dup(sock.fileno()))
         if self._is_cut:
             self.cut()
@@ -55,12 +55,9 @@ class Line:
     def close(self) -> None:
         """Give the descriptor back."""
         with self._lock:
-            self._close()
-
-    def _close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
-            self._socket = None
+            if self._socket is not None:
+                self._socket.close()
+                self._socket = None
 
 
 class _Adapter(HTTPAdapter):

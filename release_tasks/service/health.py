@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 from release_tasks.core.canonical import excerpt
+from release_tasks.core.records import HealthWord
 from release_tasks.service.answer import Answer
 
-__all__ = ["HealthStatus", "read_health"]
-
-HealthStatus = Literal["ok", "degraded", "failed", "unknown"]
+__all__ = ["read_health"]
 
 _MAX_PARTS = 50
 
 # health+json (draft-inadarei-api-health-check) allows these spellings, in any case.
-_STATUS: dict[str, HealthStatus] = {
+_STATUS: dict[str, HealthWord] = {
     "ok": "ok",
     "pass": "ok",
     "up": "ok",
@@ -31,7 +30,7 @@ _STATUS: dict[str, HealthStatus] = {
 }
 
 
-def read_health(answer: Answer) -> tuple[HealthStatus, str, list[str]]:
+def read_health(answer: Answer) -> tuple[HealthWord, str, list[str]]:
     """Judge an answer: its status, a sentence's worth of detail, and the parts that are unhealthy.
 
     Known are the envelope ``{"ok": true, "data": {"status": ...}}``, a top-level ``status`` as in

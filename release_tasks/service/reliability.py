@@ -27,7 +27,6 @@ _BODY = b"{}"  # some services fail on a signed request that has no body
 def ask_reliability(
     config: ReliabilityConfig,
     *,
-    url: str | None = None,
     before: Pressure | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> ReliabilityReport | None:
@@ -35,15 +34,15 @@ def ask_reliability(
 
     Returns None when no endpoint is configured. What goes wrong is in the report; nothing is raised.
     """
-    asked = url or config.url
-    if asked is None:
+    url = config.url
+    if url is None:
         return None
-    shown = Redactor.from_environment(environ).redact_text(asked)
+    shown = Redactor.from_environment(environ).redact_text(url)
     headers = _headers(config, environ)
     try:
-        answer = fetch(asked, timeout=config.timeout, headers=headers, body=_BODY if _SIGNATURE in headers else None)
+        answer = fetch(url, timeout=config.timeout, headers=headers, body=_BODY if _SIGNATURE in headers else None)
     except ProbeError as error:
-        return ReliabilityReport(status="unreachable", url=shown, detail=error.message.replace(asked, shown))
+        return ReliabilityReport(status="unreachable", url=shown, detail=error.message.replace(url, shown))
     pressure, problem = _read(answer)
     if pressure is None:
         unset = [name for name in (config.hmac_secret_env, config.bearer_token_env) if name and not environ.get(name)]
@@ -102,7 +101,7 @@ def _read(answer: Answer) -> tuple[Pressure | None, str]:
     data = document.get("data") if isinstance(document, dict) else None
     if not isinstance(data, dict) or document.get("ok") is False:
         return None, "the answer has no known form"
-    queue, callbacks = _section(data, "queue"), _section(data, "callbacks")
+    queue, callbacks = (data[name] if isinstance(data.get(name), dict) else None for name in ("queue", "callbacks"))
     if queue is None and callbacks is None:
         return None, "the answer names neither queue nor callbacks"
     waiting = [_count(queue, "totalQueued"), _count(queue, "totalDispatching")]
@@ -113,11 +112,6 @@ def _read(answer: Answer) -> tuple[Pressure | None, str]:
         rejected_callbacks=_count(callbacks, "totalRejected"),
     )
     return (None, "the answer holds no counts") if pressure == Pressure() else (pressure, "")
-
-
-def _section(data: dict[str, Any], name: str) -> dict[str, Any] | None:
-    section = data.get(name)
-    return section if isinstance(section, dict) else None
 
 
 def _count(section: dict[str, Any] | None, name: str) -> int | None:

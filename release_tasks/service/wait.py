@@ -33,7 +33,6 @@ _MOST_DETAIL = 120
 def ask_health(
     health: HealthConfig,
     *,
-    url: str | None = None,
     passes: int,
     strict: bool = False,
     deadline: float | None = None,
@@ -49,7 +48,7 @@ def ask_health(
     With ``fail_fast`` only silence (refused, timed out) is waited out: a negative answer ends it.
     Returns a report whatever the server does; raises nothing. Each answer is emitted; ``gate`` is the gate that asks.
     """
-    url = url or health.url
+    url = health.url
     if not url:
         detail = "no health URL is configured: set release.health.url or type --health-url"
         return HealthReport(passed=False, status="unknown", url="", detail=detail)

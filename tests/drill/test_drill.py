@@ -9,8 +9,8 @@ import json
 import os
 import shutil
 import sqlite3
+import stat
 import threading
-import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -285,13 +285,15 @@ def test_what_a_killed_drill_left_is_removed_and_nothing_else(project: Any) -> N
 def test_a_folder_that_cannot_be_locked_proves_nothing(project: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """As on some network filesystems: a sentence, after a few attempts, and no folder stays."""
 
-    def refuse(*_: Any) -> None:
-        raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+    flock = fcntl.flock
+
+    def refuse_folders(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, operation)
 
     project.capture()
-    monkeypatch.setattr(
-        "release_tasks.stages.drill.scratch.fcntl", types.SimpleNamespace(flock=refuse, LOCK_EX=0, LOCK_NB=0)
-    )
+    monkeypatch.setattr(fcntl, "flock", refuse_folders)
     outcome = rehearse(project)
     assert (outcome.status, "can be locked" in outcome.diagnostics[0]) == ("failed", True)
     assert left(project) == []

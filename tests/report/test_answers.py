@@ -10,7 +10,7 @@ from attrs import evolve
 
 from release_tasks.archive.verify import SnapshotVerdict
 from release_tasks.assets.base import AssetFinding
-from release_tasks.core.audit import AuditVerdict, Finding
+from release_tasks.core.audit import AuditFinding, AuditVerdict
 from release_tasks.core.records import Check, HealthReport, Manifest, PreflightReport, RollbackOutcome
 from release_tasks.report.answers import (
     after_preflight,
@@ -57,7 +57,7 @@ def shown(show: Any, *values: Any) -> list[str]:
             "inv release.prepare",
         ),
         (
-            shown(show_audit, AuditVerdict(events=[], problems=[Finding(line=1, what="altered")], notes=[]), 5),
+            shown(show_audit, AuditVerdict(events=[], problems=[AuditFinding(line=1, what="altered")], notes=[]), 5),
             "inv release.audit --limit 1",
         ),
         (shown(show_drill, {**DRILL, "diagnostics": ["It differs."]}), "inv release.prepare"),

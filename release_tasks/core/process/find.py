@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from attrs import define, field
+
 if TYPE_CHECKING:
     from psutil import Process
 
@@ -22,6 +24,7 @@ _LONGEST_EXEC = 0.2  # seconds that a process may be in the middle of an execve
 _LONGEST_KILL = 2.0  # seconds until the kernel has let go of killed processes
 
 
+@define(eq=False)
 class MarkedProcesses:
     """Every process that was started for one purpose; zombies and the calling process do not count.
 
@@ -36,14 +39,11 @@ class MarkedProcesses:
     from that search.
     """
 
-    def __init__(
-        self, variable: str, value: str, group: int | None = None, *, since: int | None = None, searches: int = 1
-    ) -> None:
-        self.group = group
-        self._variable = variable
-        self._value = value
-        self._since = since
-        self._searches = searches
+    _variable: str
+    _value: str
+    group: int | None = None
+    _since: int | None = field(default=None, kw_only=True)
+    _searches: int = field(default=1, kw_only=True)
 
     def search(self) -> set[Process]:
         """Search all processes once, and return those that run and belong to it."""

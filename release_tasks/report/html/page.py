@@ -14,7 +14,7 @@ from release_tasks.archive.attestation.verification import AttestationVerdict, v
 from release_tasks.archive.diff import Comparison, compare
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.config.schema import Settings
-from release_tasks.core.audit import AuditVerdict, Finding
+from release_tasks.core.audit import AuditFinding, AuditVerdict
 from release_tasks.core.clock import timestamp
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.errors import StageError, UsageError, describe_error
@@ -112,7 +112,7 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
     try:
         audit = pipeline.audit.verify(pipeline.anchors())
     except (StageError, OSError) as error:
-        audit = AuditVerdict(problems=[Finding(0, describe_error(error))])
+        audit = AuditVerdict(problems=[AuditFinding(0, describe_error(error))])
     problem = "" if audit.intact else "The audit log is broken, so rollbacks may be missing here."
     rollbacks = read_rollbacks(audit.events)
     own = rollbacks_of(rollbacks, release_id, snapshot_id)

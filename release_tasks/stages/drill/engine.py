@@ -18,9 +18,9 @@ from release_tasks.archive.verify import require_intact
 from release_tasks.config.gateway import child_environment
 from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import excerpt
-from release_tasks.core.environment import tool_environment
 from release_tasks.core.errors import StageFailed, UsageError, describe_error
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded, within
+from release_tasks.core.process.command import tool_environment
 from release_tasks.core.records import SnapshotMetadata
 from release_tasks.stages.drill.boot import Service, boot
 from release_tasks.stages.drill.outcome import (

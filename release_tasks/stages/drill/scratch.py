@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import re
 import secrets
@@ -21,6 +20,7 @@ from release_tasks.core.durable import make_private_directory, remove_tree
 from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.interrupt import uninterrupted
+from release_tasks.core.lock import FolderLock
 from release_tasks.core.process.find import MarkedProcesses
 from release_tasks.core.records import SnapshotMetadata
 from release_tasks.core.units import show_mebibytes
@@ -132,7 +132,7 @@ def scratch_folder(live: Path, parent: Path) -> Iterator[Scratch]:
                 with contextlib.suppress(OSError):  # the next drill tries again
                     remove_tree(folder)
             if claim is not None:
-                os.close(claim)
+                claim.release()
 
 
 def require_room(folder: Path, source: Path, snapshot: SnapshotMetadata) -> None:
@@ -177,26 +177,18 @@ def _clear_leftovers(parent: Path) -> None:
             with contextlib.suppress(OSError):
                 remove_tree(path)
         finally:
-            os.close(claim)
+            claim.release()
 
 
-def _claim(folder: Path) -> int | None:
-    """Return a descriptor that marks a drill's folder as in use until it is closed, also by a kill; else None.
+def _claim(folder: Path) -> FolderLock | None:
+    """Return a lock that marks a drill's folder as in use until it is released, also by a kill; else None.
 
     None when a drill has it, when it is somebody else's, and when it is gone: it may have been taken for a leftover in
     the instant before its drill had claimed it.
     """
-    try:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return None
-    is_claimed = False
-    try:
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            here = os.lstat(folder)
-            is_claimed = os.path.samestat(os.fstat(descriptor), here) and here.st_uid == os.geteuid()
-    finally:
-        if not is_claimed:
-            os.close(descriptor)
-    return descriptor if is_claimed else None
+    lock = FolderLock(folder)
+    with contextlib.suppress(OSError):
+        if lock.acquire() and os.lstat(folder).st_uid == os.geteuid():
+            return lock
+    lock.release()
+    return None

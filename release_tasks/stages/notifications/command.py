@@ -6,10 +6,8 @@ import tempfile
 import threading
 from pathlib import Path
 
-from release_tasks.core.environment import tool_environment
-from release_tasks.core.process.command import CommandProcess
+from release_tasks.core.process.command import CommandProcess, supervise, tool_environment
 from release_tasks.core.process.output import OutputLog
-from release_tasks.core.process.running import supervise
 from release_tasks.core.redact import Redactor
 from release_tasks.stages.notifications.notification import SendAttempt
 

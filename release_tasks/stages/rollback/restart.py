@@ -10,7 +10,7 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.core.durable import make_private_directory
-from release_tasks.core.environment import tool_environment
+from release_tasks.core.process.command import tool_environment
 
 __all__ = ["Restart", "start_detached"]
 

@@ -9,11 +9,9 @@ from typing import Any
 
 from attrs import NOTHING, frozen
 
-from release_tasks.core.environment import search_path
 from release_tasks.core.options import option
-from release_tasks.core.process.command import CommandProcess
+from release_tasks.core.process.command import CommandProcess, CommandResult, search_path, signal_name, supervise
 from release_tasks.core.process.output import OutputLog
-from release_tasks.core.process.running import Ended, signal_name, supervise
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
 
 __all__ = ["KIND", "CommandOptions"]
@@ -56,7 +54,7 @@ def _check(context: GateContext) -> Verdict:
     return Verdict(passed=run.succeeded, detail=detail, command=command, diagnostics=diagnostics)
 
 
-def _diagnostics(run: Ended, log: OutputLog, context: GateContext) -> dict[str, Any]:
+def _diagnostics(run: CommandResult, log: OutputLog, context: GateContext) -> dict[str, Any]:
     diagnostics: dict[str, Any] = {}
     if not run.is_status_lost:
         is_signal = run.code < 0

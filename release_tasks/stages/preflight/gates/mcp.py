@@ -12,8 +12,8 @@ from attrs import NOTHING, frozen
 
 from release_tasks.config.mcp_servers import McpServer, fill_variables, parse_servers
 from release_tasks.core.canonical import InvalidDocument
-from release_tasks.core.environment import search_path
 from release_tasks.core.options import option
+from release_tasks.core.process.command import search_path
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict, shown_path
 from release_tasks.stages.preflight.gates.json_file import read_json
 
