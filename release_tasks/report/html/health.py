@@ -57,25 +57,23 @@ def strips_of(
         if isinstance(found.get("history"), list):
             tone: Meaning = "good" if check.status == "passed" else "bad"
             found = {**found, "detail": check.detail}
-            strips.append(_strip(f"Gate {text(check.id, 128)}", tone, found, found["history"], found.get("attempts")))
+            strips.append(_strip(f"Gate {text(check.id, 128)}", tone, found))
     for event in events:
         if event.get("event") == "watch.degraded":
             counts = event.get("counts")
             looks = counts.get("looks") if isinstance(counts, dict) else None
-            found = {"detail": event.get("detail")}
-            strips.append(_strip("Watch after the deploy", "bad", found, event.get("samples"), looks, unit="look"))
+            found = {"detail": event.get("detail"), "history": event.get("samples"), "attempts": looks}
+            strips.append(_strip("Watch after the deploy", "bad", found, unit="look"))
     for rollback in rollbacks:
         if isinstance(rollback.health, dict):
             found = rollback.health
             tone = meaning_of(text(found.get("status"), 40)) if found.get("passed") is True else "bad"
-            strips.append(_strip("After the rollback", tone, found, found.get("history"), found.get("attempts")))
+            strips.append(_strip("After the rollback", tone, found))
     return strips[:12]
 
 
-def _strip(
-    title: str, tone: Meaning, found: dict[str, Any], attempts: Any, total: Any, unit: str = "attempt"
-) -> HealthStrip:
-    items = attempts if isinstance(attempts, list) else []
+def _strip(title: str, tone: Meaning, found: dict[str, Any], unit: str = "attempt") -> HealthStrip:
+    items = found["history"] if isinstance(found.get("history"), list) else []
     known = [item for item in items if isinstance(item, dict)][:_MOST_ATTEMPTS]
     slowest = max((number(item.get("latencyMs")) or 0 for item in known), default=0)
     return HealthStrip(
@@ -85,7 +83,7 @@ def _strip(
         detail=text(found.get("detail")),
         url=text(found.get("url"), 500),
         attempts=[_attempt(item, slowest) for item in known],
-        total=max(number(total) or 0, len(known)),
+        total=max(number(found.get("attempts")) or 0, len(known)),
         slowest_ms=slowest,
     )
 
