@@ -173,7 +173,7 @@ def plan_changes(
         if not asset.takes(record):
             raise StageFailed(
                 f"Asset {key} is configured as {asset.kind.name}, "
-                f"but snapshot {target.snapshot_id} holds a {record.kind}."
+                f"but snapshot {target.snapshot_id} holds a {kind_of(record).describe(record)}."
             )
         if record.damaged:
             raise StageFailed(
