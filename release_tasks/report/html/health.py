@@ -18,7 +18,7 @@ _MOST_ATTEMPTS = 60
 
 
 @frozen(kw_only=True)
-class HealthAttempt:
+class AttemptBar:
     """One request to the health endpoint. ``height`` is its share of the slowest one's latency."""
 
     at: str
@@ -42,7 +42,7 @@ class HealthStrip:
     tone: Meaning
     detail: str
     url: str
-    attempts: list[HealthAttempt]
+    attempts: list[AttemptBar]
     total: int
     slowest_ms: int
 
@@ -88,13 +88,13 @@ def _strip(title: str, tone: Meaning, found: dict[str, Any], unit: str = "attemp
     )
 
 
-def _attempt(item: dict[str, Any], slowest: int) -> HealthAttempt:
+def _attempt(item: dict[str, Any], slowest: int) -> AttemptBar:
     latency = number(item.get("latencyMs"))
     status = text(item.get("status") or item.get("health") or item.get("finding"), 40)
     tone = meaning_of(text(item["finding"], 40) if "finding" in item else status)
     if "finding" not in item and item.get("passed") is False and status != "degraded":
         tone = "bad"
-    return HealthAttempt(
+    return AttemptBar(
         at=text(item.get("at") or item.get("time"), 40),
         status=status,
         tone=tone,

@@ -46,7 +46,7 @@ class Disk:
 
 
 @frozen(kw_only=True)
-class RollbackAttempt:
+class LastRollback:
     """The last rollback that was tried, as the audit log has it, unless a release was prepared after it."""
 
     status: str
@@ -74,7 +74,7 @@ class Signals:
     verdict: SnapshotVerdict | None = None
     proof: Proof | None = None
     state: RollbackState | None = None
-    attempt: RollbackAttempt | None = None
+    attempt: LastRollback | None = None
     is_restored: bool = False
     has_journal: bool = False
     is_interrupted: bool = False
@@ -140,7 +140,7 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
     return signals
 
 
-def _last_attempt(events: list[dict[str, Any]]) -> RollbackAttempt | None:
+def _last_attempt(events: list[dict[str, Any]]) -> LastRollback | None:
     for event in reversed(events):
         kind = str(event.get("event", ""))
         if kind == "prepare.ready":
@@ -148,7 +148,7 @@ def _last_attempt(events: list[dict[str, Any]]) -> RollbackAttempt | None:
         # What was refused changed nothing, and makes nothing good that an attempt before it left.
         if kind.startswith("rollback.") and event.get("status") not in ("in_progress", "refused"):
             snapshot = event.get("snapshotId") or event.get("requestedSnapshot")
-            return RollbackAttempt(
+            return LastRollback(
                 status=str(event.get("status", "")),
                 snapshot_id=str(snapshot) if snapshot else None,
                 detail=str(event.get("detail", "")),
