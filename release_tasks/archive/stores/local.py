@@ -8,6 +8,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from release_tasks.archive.stores.base import SnapshotStore
 from release_tasks.core.canonical import read_document
 from release_tasks.core.durable import fsync_directory, remove_tree
 from release_tasks.core.ids import is_valid_id, require_id
@@ -20,7 +21,7 @@ _DELETED = ".deleted"
 _PARTIAL = ".partial"
 
 
-class LocalStore:
+class LocalStore(SnapshotStore):
     """The snapshots below ``folder``, which is made with the first of them."""
 
     def __init__(self, folder: Path) -> None:
