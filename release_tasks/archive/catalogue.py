@@ -5,6 +5,8 @@ Order is by the sequence that each snapshot recorded when it was taken, never by
 
 from __future__ import annotations
 
+import contextlib
+import os
 from pathlib import Path
 
 from attrs import frozen
@@ -46,11 +48,17 @@ class Catalogue:
             try:
                 snapshots.append(self._read(name))
             except FileNotFoundError:
-                if name in self.store.list():  # else it was removed just now
+                if self._holds_assets(name):
                     unreadable.append(Unreadable(name, f"{name}/metadata.json is missing"))
+                # Otherwise it is no snapshot, and never was: they are published with it, and removed, as a whole.
             except InvalidDocument as error:
                 unreadable.append(Unreadable(name, str(error)))
         return sorted(snapshots, key=lambda s: (s.sequence, s.created_at, s.snapshot_id)), unreadable
+
+    def _holds_assets(self, name: str) -> bool:
+        with contextlib.suppress(OSError), os.scandir(self.store.fetch(name) / "assets") as entries:
+            return any(entries)
+        return False
 
     def get(self, snapshot_id: str) -> SnapshotMetadata:
         """Return one snapshot; raises UsageError when none has that id, StageFailed when it is unreadable."""

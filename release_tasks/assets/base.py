@@ -194,6 +194,7 @@ class AssetKind:
     options: ClassVar[type]
     restores: ClassVar[frozenset[str]]
     records_as: ClassVar[Literal["sqlite", "file", "directory"]]
+    soundness_cost: ClassVar[int] = 0  # kinds of less cost are asked first whether they are in place
     may_be_plugins: ClassVar[bool] = True  # whether a plugin may have taken the copy of such a record
 
     @property

@@ -54,6 +54,7 @@ class PluginKind(AssetKind):
     path_option = "path"
     restores = frozenset({"file", "directory"})
     records_as = "file"
+    soundness_cost = 2  # the plugin takes a copy
 
     def missing(self, key: str, asset: AssetConfig) -> list[str]:
         """Say which package is missing or broken, and what to type."""

@@ -28,21 +28,10 @@ class LocalStore(SnapshotStore):
         self.folder = folder
 
     def list(self) -> Names:
-        """Return the names of the folders with metadata or captured state; a folder with neither is no snapshot.
-
-        Snapshots are published with both, and removed, as a whole.
-        """
+        """Return the names of the folders that could be snapshots."""
         with contextlib.suppress(FileNotFoundError), os.scandir(self.folder) as entries:
-            names = [entry.name for entry in entries if is_valid_id(entry.name) and entry.is_dir(follow_symlinks=False)]
-            return [name for name in names if self._is_filled(name)]
+            return [entry.name for entry in entries if is_valid_id(entry.name) and entry.is_dir(follow_symlinks=False)]
         return []
-
-    def _is_filled(self, name: str) -> bool:
-        if os.path.lexists(self.folder / name / "metadata.json"):
-            return True
-        with contextlib.suppress(OSError), os.scandir(self.folder / name / "assets") as entries:
-            return any(entries)
-        return False
 
     def read(self, snapshot_id: str) -> dict[str, Any]:
         """Return what ``metadata.json`` holds; raises FileNotFoundError, InvalidDocument."""

@@ -48,6 +48,7 @@ class SqliteKind(AssetKind):
     options = SqliteOptions
     restores = frozenset({"sqlite"})
     records_as = "sqlite"
+    soundness_cost = 1  # every page is read
     may_be_plugins = False
 
     def capture(
