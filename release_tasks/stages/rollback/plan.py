@@ -174,7 +174,7 @@ def plan_changes(
         if not asset.takes(record):
             raise StageFailed(
                 f"Asset {key} is configured as {asset.kind.name}, "
-                f"but snapshot {target.snapshot_id} holds a {kind_of(record).describe(record)}."
+                f"but snapshot {target.snapshot_id} holds a {record.kind}."
             )
         if record.damaged:
             raise StageFailed(
