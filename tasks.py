@@ -84,8 +84,8 @@ def site(ctx: Context, output: str = "memory/site") -> None:
 @task
 def screenshots(ctx: Context) -> None:
     """Take the pictures of docs/report.md anew; it needs the extra `browser`, and Chromium."""
-    command = f"{sys.executable} '{HERE / 'tests' / 'report' / 'screenshots.py'}' '{HERE / 'docs' / 'images'}'"
-    ctx.run(command, in_stream=False)
+    with ctx.cd(HERE):
+        ctx.run(f"{sys.executable} -m tests.support.screenshots docs/images", in_stream=False)
 
 
 @task

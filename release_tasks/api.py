@@ -33,6 +33,7 @@ from release_tasks.stages.diagnose.signals import Signals as Signals
 from release_tasks.stages.drill.engine import run_drill as run_drill
 from release_tasks.stages.drill.outcome import DrillOutcome as DrillOutcome
 from release_tasks.stages.notifications.sending import Notices as Notices
+from release_tasks.stages.notifications.sending import Notifications as Notifications
 from release_tasks.stages.preflight.engine import PreflightRun as PreflightRun
 from release_tasks.stages.preflight.engine import run_preflight as run_preflight
 from release_tasks.stages.prepare import begin_release as begin_release

@@ -8,7 +8,7 @@ from attrs import frozen
 
 from release_tasks.archive.catalogue import Unreadable
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
-from release_tasks.archive.restore_tests import Proofs, proofs
+from release_tasks.archive.restore_tests import RestoreTests, proofs
 from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.lock import Holder, current_holder
@@ -30,7 +30,7 @@ class ReleaseStatus:
     manifests: list[ManifestFile]
     snapshots: list[SnapshotMetadata]
     unreadable: list[Unreadable]
-    proofs: Proofs
+    proofs: RestoreTests
     rollback: RollbackState | None
     rollback_problem: str
     is_interrupted: bool

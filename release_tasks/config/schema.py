@@ -25,7 +25,7 @@ __all__ = [
     "HealthConfig",
     "Kinds",
     "LimitsConfig",
-    "NoticeConfig",
+    "NotificationConfig",
     "PairingConfig",
     "ReleaseConfig",
     "ReliabilityConfig",
@@ -184,7 +184,7 @@ class DrillConfig:
 
 
 @frozen(kw_only=True)
-class NoticeConfig:
+class NotificationConfig:
     """Who is told how a stage ended; exactly one of command, webhook, webhook_env."""
 
     command: str | None = option("a shell command that gets the notice as JSON on its standard input")
@@ -234,7 +234,7 @@ class ReleaseConfig:
     drill: DrillConfig = option("the rehearsal of a rollback", Factory(DrillConfig))
     watch: WatchConfig = option("the watch", Factory(WatchConfig))
     attestation: AttestationConfig = option("how statements are signed", Factory(AttestationConfig))
-    notices: dict[str, NoticeConfig] = option("name: notice", Factory(dict), validator=_valid_keys)
+    notices: dict[str, NotificationConfig] = option("name: notice", Factory(dict), validator=_valid_keys)
 
     @property
     def secret_variables(self) -> list[str]:

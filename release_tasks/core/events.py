@@ -24,6 +24,7 @@ __all__ = [
     "LookTaken",
     "Meter",
     "Noted",
+    "SampleTaken",
     "StepBegan",
     "ignore",
     "shielded",
@@ -99,7 +100,7 @@ class HealthAnswered:
 
 
 @frozen(kw_only=True)
-class LookTaken:
+class SampleTaken:
     """One sample of a watch, as ``--json`` has it: ``latency_ms`` in milliseconds, ``why`` in sentences."""
 
     time: str
@@ -110,7 +111,9 @@ class LookTaken:
     detail: str = ""
 
 
-Event = StepBegan | Noted | GateBegan | GateEnded | BytesMoved | HealthAnswered | LookTaken
+LookTaken = SampleTaken  # the former name, for programs that import it
+
+Event = StepBegan | Noted | GateBegan | GateEnded | BytesMoved | HealthAnswered | SampleTaken
 Emit = Callable[[Event], None]
 
 

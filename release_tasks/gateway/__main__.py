@@ -20,8 +20,8 @@ from attrs import evolve
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.lock import FileLock
 from release_tasks.gateway.errors import REFUSAL, GatewayError
-from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.network import bind, check_host, is_loopback, url_of
+from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.pidfile import PidFile
 
 __all__ = ["main", "serve"]
@@ -75,7 +75,7 @@ def serve(options: argparse.Namespace) -> None:
 
     Raises GatewayError when it cannot start.
     """
-    home = GatewayHome(options.root.absolute())
+    home = GatewayPaths(options.root.absolute())
     check_host(options.host, allow_remote=options.allow_remote)
     try:
         home.make_root()
@@ -121,7 +121,7 @@ def _pass_start_gate(command: list[str]) -> None:
         raise GatewayError(f"{refusal} ended with {code}; the log has its output.")
 
 
-def _serve_http(home: GatewayHome, options: argparse.Namespace, listener: socket.socket) -> None:
+def _serve_http(home: GatewayPaths, options: argparse.Namespace, listener: socket.socket) -> None:
     try:
         import uvicorn
 

@@ -14,7 +14,7 @@ from attrs import frozen
 from release_tasks.core.durable import write_atomic
 from release_tasks.gateway.connection import open_existing
 from release_tasks.gateway.errors import GatewayError
-from release_tasks.gateway.home import GatewayHome
+from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.settings import read_json_object
 from release_tasks.gateway.store import MessageStore
 
@@ -30,10 +30,10 @@ class Fault:
     """One way to break it, and what is seen then."""
 
     seen: str
-    make: Callable[[GatewayHome], None]
+    make: Callable[[GatewayPaths], None]
 
 
-def break_gateway(home: GatewayHome, what: str) -> Fault:
+def break_gateway(home: GatewayPaths, what: str) -> Fault:
     """Break ``what``, a key of FAULTS, whether the gateway runs or not; raises GatewayError when it cannot be done."""
     fault = FAULTS[what]
     if home.is_new:
@@ -45,7 +45,7 @@ def break_gateway(home: GatewayHome, what: str) -> Fault:
     return fault
 
 
-def _break_queue(home: GatewayHome) -> None:
+def _break_queue(home: GatewayPaths) -> None:
     """Let deliveries go where nobody listens, one try each, and queue some."""
     _rewrite(home.settings, "delivery", {"url": "http://127.0.0.1:9/nobody", "timeoutSeconds": 1})
     _rewrite(home.settings, "dispatcher", {"pollSeconds": 0.1, "maxAttempts": 1, "backoffSeconds": 0})
@@ -54,7 +54,7 @@ def _break_queue(home: GatewayHome) -> None:
             store.add_message("broken", "nobody", f"message {number} of a broken release")
 
 
-def _break_database(home: GatewayHome) -> None:
+def _break_database(home: GatewayPaths) -> None:
     """Overwrite the header, as a program does that takes the file for its own."""
     with contextlib.closing(open_existing(home.database, busy_ms=_BUSY_MILLISECONDS, read_only=False)) as connection:
         # What lies in the WAL would stand in for the page that is overwritten.

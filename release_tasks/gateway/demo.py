@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 import requests
 
-from release_tasks.gateway.home import GatewayHome
+from release_tasks.gateway.paths import GatewayPaths
 
 __all__ = ["DemoFailed", "run_demo"]
 
@@ -53,7 +53,7 @@ class _Demo:
         self.project = project
         self.scratch = scratch
         self.say = say
-        self.home = GatewayHome(scratch / "gateway")
+        self.home = GatewayPaths(scratch / "gateway")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]

@@ -28,7 +28,7 @@ from release_tasks.config.gateway import SENDING, child_environment
 from release_tasks.core.clock import timestamp
 from release_tasks.gateway.channels import Call, channel_call
 from release_tasks.gateway.errors import GatewayError, SettingsError, StoreError
-from release_tasks.gateway.home import GatewayHome
+from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.settings import GatewaySettings, read_settings
 from release_tasks.gateway.store import ClaimedMessage, MessageStore
 
@@ -111,7 +111,7 @@ class Dispatcher:
     that the next one takes again. Receivers tell by the message's id.
     """
 
-    def __init__(self, home: GatewayHome) -> None:
+    def __init__(self, home: GatewayPaths) -> None:
         self._home = home
         self._store = MessageStore(home.database)
         self._worker = secrets.token_hex(8)
@@ -180,7 +180,7 @@ class Dispatcher:
 class Worker:
     """The dispatcher's process, started once: a dead one stays dead, and health says so."""
 
-    def __init__(self, home: GatewayHome) -> None:
+    def __init__(self, home: GatewayPaths) -> None:
         self._home = home
         self._process: subprocess.Popen[bytes] | None = None
         self._started = 0.0
@@ -263,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
     """Run the worker until its input ends."""
     parser = argparse.ArgumentParser(prog="python -m release_tasks.gateway.dispatcher")
     parser.add_argument("--root", type=Path, required=True, help="the gateway's home folder")
-    home = GatewayHome(parser.parse_args(argv).root.absolute())
+    home = GatewayPaths(parser.parse_args(argv).root.absolute())
     # Ctrl-C reaches the whole group; the service decides when the worker ends.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)

@@ -14,8 +14,8 @@ from release_tasks.config.mcp_servers import McpServer
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.gateway.dispatcher import Worker
 from release_tasks.gateway.errors import SettingsError, StoreError
-from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.mcp import McpMonitor, read_servers
+from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.settings import Secrets, read_identity, read_settings
 from release_tasks.gateway.store import MessageStore
 from release_tasks.pairing.policy import Pairing
@@ -29,7 +29,7 @@ _REHEARSED: dict[str, Any] = {"running": None, "pid": None, "lastBeatSec": None,
 class Parts:
     """What a running gateway consists of."""
 
-    home: GatewayHome
+    home: GatewayPaths
     store: MessageStore
     worker: Worker
     mcp: McpMonitor

@@ -21,8 +21,8 @@ from release_tasks.config.schema import PairingConfig
 from release_tasks.core.process.find import children_of, end_processes
 from release_tasks.core.process.output import end_of_file
 from release_tasks.gateway.errors import REFUSAL, GatewayError
-from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.network import bind, check_host, url_of
+from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.pidfile import PidFile
 
 __all__ = ["GatewayStatus", "start", "status", "stop"]
@@ -58,7 +58,7 @@ class GatewayStatus:
 
 
 def start(
-    home: GatewayHome,
+    home: GatewayPaths,
     *,
     host: str = "127.0.0.1",
     port: int = 3100,
@@ -114,7 +114,7 @@ def start(
     return status(home)
 
 
-def stop(home: GatewayHome, *, timeout: float = 10.0) -> GatewayStatus:
+def stop(home: GatewayPaths, *, timeout: float = 10.0) -> GatewayStatus:
     """End the gateway, by force after ``timeout`` seconds, and every process that it started.
 
     One that does not run is no error: the status says so. Raises GatewayError when it may not be ended.
@@ -145,7 +145,7 @@ def stop(home: GatewayHome, *, timeout: float = 10.0) -> GatewayStatus:
     return GatewayStatus(False, "stopped", detail)
 
 
-def status(home: GatewayHome) -> GatewayStatus:
+def status(home: GatewayPaths) -> GatewayStatus:
     """Say whether the home's gateway runs, where, since when, and what its health answers."""
     _reap()
     record = PidFile.read(home.pid_file)
@@ -169,7 +169,7 @@ def status(home: GatewayHome) -> GatewayStatus:
     return evolve(running, health=health, detail=detail or ("Healthy." if health == "ok" else reason))
 
 
-def _await_decision(home: GatewayHome, timeout: float) -> GatewayStatus:
+def _await_decision(home: GatewayPaths, timeout: float) -> GatewayStatus:
     """Return the status once one that runs answers; raises GatewayError when it never does.
 
     One that does not answer may be just starting, or just be dying: neither is to be guessed at.
@@ -184,7 +184,7 @@ def _await_decision(home: GatewayHome, timeout: float) -> GatewayStatus:
         time.sleep(_POLL_SECONDS)
 
 
-def _await_answer(home: GatewayHome, child: subprocess.Popen[bytes], written: int, timeout: float) -> None:
+def _await_answer(home: GatewayPaths, child: subprocess.Popen[bytes], written: int, timeout: float) -> None:
     """Wait until the child answers; raises GatewayError when it ends first, or is too slow."""
     deadline = time.monotonic() + timeout
     while True:
@@ -233,7 +233,7 @@ def _await_end(record: PidFile, timeout: float) -> bool:
     return True
 
 
-def _end_child(child: subprocess.Popen[bytes], home: GatewayHome) -> None:
+def _end_child(child: subprocess.Popen[bytes], home: GatewayPaths) -> None:
     """End a gateway that did not come up, with its start gate, worker and MCP servers."""
     below = children_of(child.pid)
     if child.poll() is None:

@@ -26,9 +26,9 @@ from release_tasks.config.schema import PairingConfig
 from release_tasks.gateway.dispatcher import Worker
 from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.health import Parts, examine
-from release_tasks.gateway.home import GatewayHome
 from release_tasks.gateway.http import RequestGuard, check_signature, failure, json_object, read_body, success
 from release_tasks.gateway.mcp import McpMonitor
+from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.settings import Secrets, last_release, read_settings
 from release_tasks.gateway.store import MessageStore
 from release_tasks.gateway.webhooks import INBOUND, REPLIED, WEBHOOKS, Webhooks
@@ -52,7 +52,7 @@ _PAGE_HEADERS = {
 
 
 def create_app(
-    home: GatewayHome,
+    home: GatewayPaths,
     *,
     pairing: PairingConfig | None = None,
     release_root: Path | None = None,

@@ -24,15 +24,15 @@ from release_tasks.core.events import (
     GateBegan,
     GateEnded,
     HealthAnswered,
-    LookTaken,
     Noted,
+    SampleTaken,
     StepBegan,
 )
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.printable import printable
 from release_tasks.core.records import Check
 from release_tasks.core.units import rough_span, show_count, show_counter, show_seconds
-from release_tasks.report.screen import Look, Screen
+from release_tasks.report.screen import Screen, Terminal
 from release_tasks.report.table import fitting_lines, shortened, wrapped
 from release_tasks.report.words import SIGNS, meaning_of, style_of
 
@@ -112,7 +112,7 @@ def health_line(event: HealthAnswered, waited: float = 0.0) -> str:
     return f"{line}: {' '.join(report.detail.split())}"
 
 
-def look_cells(look: LookTaken) -> tuple[str, str, str, str]:
+def look_cells(look: SampleTaken) -> tuple[str, str, str, str]:
     """Return finding, health, latency and the reason of one look."""
     because = "; ".join(look.why)
     if look.detail:
@@ -143,7 +143,7 @@ class PlainLines:
                     self._screen.step(f"gate {gate}")
                 case GateEnded(check):
                     self._screen.step(f"gate {check.id}: {check.status}")
-                case LookTaken():
+                case SampleTaken():
                     self._screen.step("  ".join(cell for cell in (event.time, *look_cells(event)) if cell))
                 case BytesMoved():
                     task = self._transfers.take(event)
@@ -189,7 +189,7 @@ class LiveDisplay:
     So the emitter of an event goes on at once, in mid-swap too, also while the terminal takes nothing (Ctrl-S).
     """
 
-    def __init__(self, console: Console, look: Look) -> None:
+    def __init__(self, console: Console, look: Terminal) -> None:
         self._events: deque[tuple[float, Event]] = deque()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="display", daemon=True)
@@ -200,7 +200,7 @@ class LiveDisplay:
         self._width = (look.width or console.width) - 1
         self._now = time.monotonic()
         self._asked: dict[str | None, tuple[float, HealthAnswered]] = {}
-        self._looks: deque[LookTaken] = deque(maxlen=10)
+        self._looks: deque[SampleTaken] = deque(maxlen=10)
         self._total = 0
         self._settled: list[Text] = []
         spinner = SpinnerColumn("dots" if look.is_unicode else "line", style="")
@@ -281,7 +281,7 @@ class LiveDisplay:
                 self._bytes.take(event)
             case HealthAnswered():
                 self._asked[event.gate] = self._now, event
-            case LookTaken():
+            case SampleTaken():
                 self._looks.append(event)
                 self._total += 1
 

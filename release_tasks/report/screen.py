@@ -18,14 +18,14 @@ from release_tasks.core.runner import inert
 from release_tasks.report.table import aligned_lines, fitting_lines, wrapped
 from release_tasks.report.words import style_of
 
-__all__ = ["Look", "Screen", "for_person", "look_of", "unfailing"]
+__all__ = ["Screen", "Terminal", "for_person", "terminal_of", "unfailing"]
 
 # RFC 3339 as we write it, in UTC. To the second it is as much as a person compares; programs get it whole.
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 
 
 @frozen(kw_only=True)
-class Look:
+class Terminal:
     """What a stream can show. ``width`` is in cells, None for a log or a pipe.
 
     ``is_live`` says that it may be redrawn and coloured.
@@ -36,7 +36,7 @@ class Look:
     width: int | None
 
 
-def look_of(stream: IO[str], environ: Mapping[str, str]) -> Look:
+def terminal_of(stream: IO[str], environ: Mapping[str, str]) -> Terminal:
     """Return what ``stream`` can show: a terminal that takes it all, a poor one, a log, a pipe."""
     is_terminal = False
     with contextlib.suppress(ValueError):  # it is closed
@@ -46,7 +46,7 @@ def look_of(stream: IO[str], environ: Mapping[str, str]) -> Look:
     is_ci = environ.get("CI", "").lower() not in ("", "0", "false")
     locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or ""
     encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-")
-    return Look(
+    return Terminal(
         is_live=is_terminal and not (is_poor or is_plain or is_ci),
         # In the C locale Python may write UTF-8 all the same (PEP 540), which says nothing about the terminal.
         is_unicode=encoding in ("utf-8", "utf8") and locale not in ("C", "POSIX"),
@@ -58,9 +58,9 @@ class Screen:
     """Writes answers to ``stream``, and what happens meanwhile to stderr."""
 
     def __init__(self, stream: IO[str]) -> None:
-        self.look = look_of(stream, os.environ)
+        self.look = terminal_of(stream, os.environ)
         self._out = _console(stream, self.look)
-        self.progress_look = look_of(sys.stderr, os.environ)
+        self.progress_look = terminal_of(sys.stderr, os.environ)
         self._err = _console(unfailing(sys.stderr), self.progress_look)
 
     def line(self, text: str = "") -> None:
@@ -104,7 +104,7 @@ class Screen:
 
 def for_person(sentence: str, environ: Mapping[str, str]) -> str:
     """Return a sentence as it fits on stderr, for a caller that writes there itself."""
-    look = look_of(sys.stderr, environ)
+    look = terminal_of(sys.stderr, environ)
     return inert("\n".join(part for line in printable(sentence).splitlines() for part in _broken(look, line)))
 
 
@@ -113,17 +113,17 @@ def unfailing(stream: IO[str]) -> IO[str]:
     return cast("IO[str]", _Unfailing(stream))
 
 
-def _print(console: Console, look: Look, text: str, indent: str = "") -> None:
+def _print(console: Console, look: Terminal, text: str, indent: str = "") -> None:
     for line in _broken(look, text, indent):
         console.print(Text(line))
 
 
-def _broken(look: Look, text: str, indent: str = "") -> list[str]:
+def _broken(look: Terminal, text: str, indent: str = "") -> list[str]:
     text = printable(text)
     return [text] if look.width is None else wrapped(text.expandtabs(), look.width, indent)
 
 
-def _console(stream: IO[str], look: Look) -> Console:
+def _console(stream: IO[str], look: Terminal) -> Console:
     """Return what writes to ``stream``; it breaks no line itself, and without colours there is no escape at all."""
     return Console(
         file=cast("IO[str]", _Encodable(stream)),

@@ -7,7 +7,7 @@ from typing import Any
 
 from release_tasks.archive import legacy
 from release_tasks.archive.pipeline import ManifestFile
-from release_tasks.archive.restore_tests import Proof
+from release_tasks.archive.restore_tests import RestoreTest
 from release_tasks.archive.status import release_status
 from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.config.schema import Settings
@@ -145,7 +145,7 @@ def _proved(proof: dict[str, Any] | None) -> str:
     return f"{how}{proof['at']}{' (booted)' if proof['booted'] else ''}"
 
 
-def _snapshot(snapshot: SnapshotMetadata, proof: Proof | None) -> dict[str, Any]:
+def _snapshot(snapshot: SnapshotMetadata, proof: RestoreTest | None) -> dict[str, Any]:
     return {
         "snapshotId": snapshot.snapshot_id,
         "releaseId": snapshot.release_id,

@@ -32,7 +32,7 @@ from release_tasks.core.records import (
 )
 from release_tasks.service.application import default_release_id, describe_application
 from release_tasks.service.baseline import measure_baseline
-from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_manifest
 from release_tasks.stages.preflight.engine import PreflightRun, run_preflight
 from release_tasks.stages.rollback.recovery import complete_interrupted
@@ -58,7 +58,7 @@ def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
 
 
 def begin_release(
-    settings: Settings, release_id: str | None = None, *, emit: Emit = ignore, notices: Notices | None = None
+    settings: Settings, release_id: str | None = None, *, emit: Emit = ignore, notices: Notifications | None = None
 ) -> str:
     """Return the id of a release that can be prepared now, made of version and time when none is given.
 
@@ -76,7 +76,7 @@ def prepare_release(
     preflight: PreflightRun | None = None,
     release_id: str | None = None,
     emit: Emit = ignore,
-    notices: Notices | None = None,
+    notices: Notifications | None = None,
 ) -> Manifest:
     """Publish the manifest of a release, with a verified snapshot of the state when nothing blocks it.
 

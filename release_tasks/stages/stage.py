@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageFailed, UsageError
-from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_failure
 
 __all__ = ["require_assets", "stage"]
@@ -19,11 +19,11 @@ def stage(
     settings: Settings,
     pipeline: Pipeline,
     name: str,
-    given: Notices | None = None,
+    given: Notifications | None = None,
     *,
     release_id: str | None = None,
     needs_assets: bool = True,
-) -> Iterator[Notices]:
+) -> Iterator[Notifications]:
     """Give the block ``given`` to announce with, or notices that are waited for at its end.
 
     StageFailed is announced as ``failed`` and re-raised. A usage error, the lock of another run and a signal are not
@@ -32,7 +32,7 @@ def stage(
     """
     if needs_assets:
         require_assets(settings)
-    with contextlib.nullcontext(given) if given is not None else Notices(settings, pipeline=pipeline) as notices:
+    with contextlib.nullcontext(given) if given is not None else Notifications(settings, pipeline=pipeline) as notices:
         try:
             yield notices
         except StageFailed as error:

@@ -78,14 +78,14 @@ def break_(ctx: Context, what: str, root: str | None = None, json: bool = False)
     """Break the embedded gateway on purpose, as a bad release would; a rollback brings it back."""
     with session(ctx, json) as current:
         from release_tasks.gateway.breaking import FAULTS, break_gateway
-        from release_tasks.gateway.home import GatewayHome
+        from release_tasks.gateway.paths import GatewayPaths
 
         if what not in FAULTS:
             raise UsageError(f"There is no way to break {what!r}: use {', '.join(FAULTS)}.")
         if _would(current, f"break {what} of the gateway in {_root(current, root)}"):
             return
         with _explained():
-            fault = break_gateway(GatewayHome(_root(current, root)), what)
+            fault = break_gateway(GatewayPaths(_root(current, root)), what)
         current.answer(
             {"status": "broken", "what": what, "seen": fault.seen},
             lambda screen: screen.verdict("broken", f"{what}: {fault.seen}"),
@@ -103,13 +103,13 @@ def _explained() -> Iterator[None]:
 
 
 def _start(current: Session, port: int | None, root: str | None) -> GatewayStatus:
-    from release_tasks.gateway.home import GatewayHome
+    from release_tasks.gateway.paths import GatewayPaths
     from release_tasks.gateway.process import start as start_gateway
 
     settings = current.settings
     with _explained():
         return start_gateway(
-            GatewayHome(_root(current, root)),
+            GatewayPaths(_root(current, root)),
             host=settings.gateway.host,
             port=settings.gateway.port if port is None else port,
             release_root=settings.release.root,
@@ -134,18 +134,18 @@ def _start_gate(current: Session) -> list[str]:
 
 
 def _stop(current: Session, root: str | None) -> GatewayStatus:
-    from release_tasks.gateway.home import GatewayHome
+    from release_tasks.gateway.paths import GatewayPaths
     from release_tasks.gateway.process import stop as stop_gateway
 
     with _explained():
-        return stop_gateway(GatewayHome(_root(current, root)))
+        return stop_gateway(GatewayPaths(_root(current, root)))
 
 
 def _status(current: Session, root: str | None) -> GatewayStatus:
-    from release_tasks.gateway.home import GatewayHome
+    from release_tasks.gateway.paths import GatewayPaths
     from release_tasks.gateway.process import status as gateway_status
 
-    return gateway_status(GatewayHome(_root(current, root)))
+    return gateway_status(GatewayPaths(_root(current, root)))
 
 
 def _root(current: Session, typed: str | None) -> Path:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from release_tasks.config.schema import Settings
     from release_tasks.core.events import Emit
     from release_tasks.report.screen import Screen
-    from release_tasks.stages.notifications.sending import Notices
+    from release_tasks.stages.notifications.sending import Notifications
 
 __all__ = ["Session", "session"]
 
@@ -67,11 +67,11 @@ class Session:
             yield display
 
     @functools.cached_property
-    def notices(self) -> Notices:
+    def notices(self) -> Notifications:
         """What the stage announces with; the task waits for it once its own answer is given."""
-        from release_tasks.stages.notifications.sending import Notices
+        from release_tasks.stages.notifications.sending import Notifications
 
-        return Notices(self.settings, self.screen.step, pipeline=self.pipeline)
+        return Notifications(self.settings, self.screen.step, pipeline=self.pipeline)
 
     def answer(self, document: object, show: Callable[[Screen], None] | None = None, **first: Any) -> None:
         """Answer with ``document``, a record or JSON values, after the keys of ``first``: printed when the task ends.

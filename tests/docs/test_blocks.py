@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documented.pages import Block, all_pages, parts_of
-from documented.worlds import World, make_template
 from invoke.config import Config
 
 from release_tasks.tasks.project import load_settings
+from tests.support.documented.pages import Block, all_pages, parts_of
+from tests.support.documented.worlds import World, make_template
 
 OURS = {"tasks", "release", "pairing", "gateway"}
 

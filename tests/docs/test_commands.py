@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documented.pages import REPOSITORY, SHELLS, Block, Command, all_pages, commands_of, parts_of
-from documented.reader import Reader
-from documented.table import TYPED_ELSEWHERE, reason_not_run, state_of
-from documented.worlds import make_template
+
+from tests.support.documented.pages import REPOSITORY, SHELLS, Block, Command, all_pages, commands_of, parts_of
+from tests.support.documented.reader import Reader
+from tests.support.documented.table import TYPED_ELSEWHERE, reason_not_run, state_of
+from tests.support.documented.worlds import make_template
 
 LONG = 300
 """A page of more lines is taken in shares, so that several workers can share it."""

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from documented.older import AUDIT_LINES, PAIRED
-from documented.pages import Block, parts_of
-from documented.states import older_project
-from documented.worlds import World
+
+from tests.support.documented.older import AUDIT_LINES, PAIRED
+from tests.support.documented.pages import Block, parts_of
+from tests.support.documented.states import older_project
+from tests.support.documented.worlds import World
 
 pytestmark = pytest.mark.slow
 NEWEST = "v10_snapshot_20250301120000"

@@ -6,9 +6,10 @@ import re
 from pathlib import Path
 
 import pytest
-from documented.pages import Block, Command, commands_of, parts_of, program_names
-from documented.reader import Reader, pattern_of
-from documented.worlds import World
+
+from tests.support.documented.pages import Block, Command, commands_of, parts_of, program_names
+from tests.support.documented.reader import Reader, pattern_of
+from tests.support.documented.worlds import World
 
 
 def page(folder: Path, text: str) -> list[Block | Command]:

@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from documented.pages import REPOSITORY
-from documented.states import running
-from documented.table import filled
-from documented.worlds import World, make_template
 
 from release_tasks import ns
 from release_tasks.tasks.reference import described_tasks, refreshed
+from tests.support.documented.pages import REPOSITORY
+from tests.support.documented.states import running
+from tests.support.documented.table import filled
+from tests.support.documented.worlds import World, make_template
 
 PAGES = sorted((REPOSITORY / "docs" / "tasks").glob("*.md"))
 PROMISES = ("Exit codes", "As JSON", "See also")

@@ -18,7 +18,7 @@ from typing import Any
 
 import pytest
 
-from release_tasks.gateway.home import GatewayHome
+from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.store import MessageStore
 
 pytestmark = pytest.mark.slow
@@ -240,9 +240,9 @@ def sink() -> Iterator[Sink]:
 
 
 @pytest.fixture
-def gateway(scratch: Any, sink: Sink) -> GatewayHome:
+def gateway(scratch: Any, sink: Sink) -> GatewayPaths:
     """A gateway's home with three queued messages and a delivery URL, released as v1."""
-    home = GatewayHome(scratch.root / "gw")
+    home = GatewayPaths(scratch.root / "gw")
     home.lay_out()
     settings = json.loads(home.settings.read_text())
     home.settings.write_text(json.dumps({**settings, "delivery": {"url": sink.url}}))
@@ -272,7 +272,7 @@ def started_for_drills() -> set[str]:
     return found
 
 
-def test_a_booted_gateway_delivers_nothing(scratch: Any, gateway: GatewayHome, sink: Sink) -> None:
+def test_a_booted_gateway_delivers_nothing(scratch: Any, gateway: GatewayPaths, sink: Sink) -> None:
     """Messages were queued when the snapshot was taken: healthy on them, and not one goes out, by no way."""
     scratch.variables["TELEGRAM_BOT_TOKEN"] = "secret"
     files = sorted(gateway.root.rglob("*"))
@@ -295,7 +295,7 @@ def test_a_booted_gateway_delivers_nothing(scratch: Any, gateway: GatewayHome, s
         assert live.execute("SELECT DISTINCT state FROM deliveries").fetchall() == [("queued",)]
 
 
-def test_a_gateway_that_is_no_rehearsal_does_deliver(gateway: GatewayHome, sink: Sink) -> None:
+def test_a_gateway_that_is_no_rehearsal_does_deliver(gateway: GatewayPaths, sink: Sink) -> None:
     """The test above would see it."""
     from release_tasks.gateway import process
 

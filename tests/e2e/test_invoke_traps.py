@@ -103,7 +103,7 @@ from suite import ns
 ReleaseProgram(ns, "1.2.3").run()
 """
 
-# Half a second of Invoke for each of many command lines; the adapter itself is tested in tests/test_executor.py.
+# Half a second of Invoke for each of many command lines; the adapter itself is tested in tests/tasks/test_executor.py.
 pytestmark = pytest.mark.slow
 
 Environment = Callable[..., dict[str, str]]

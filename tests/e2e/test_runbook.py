@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import requests
 
+from tests.support.health import Health
+
 
 class Gateway:
     """A scratch project whose service is the embedded gateway."""
@@ -152,7 +154,7 @@ def test_interface_gates_fail_alone(gateway: Gateway, taken_away: Callable[[Gate
 
 
 @pytest.mark.slow
-def test_port_that_is_taken_is_refused_in_a_sentence(scratch: Any, health: Any) -> None:
+def test_port_that_is_taken_is_refused_in_a_sentence(scratch: Any, health: Health) -> None:
     """Nothing is started and no home is left running."""
     port = health.url.split(":")[2].split("/")[0]
     done = scratch.run("gateway.start", "--port", port, "--root", "elsewhere")

@@ -21,6 +21,8 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
+from tests.support.project import Project
+
 pytestmark = pytest.mark.slow
 
 _ESCAPES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]")
@@ -165,7 +167,7 @@ def too_wide(line: str, columns: int) -> bool:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("columns", [80, 60])
-def test_every_answer_fits_the_terminal(project: Any, on_terminal: Callable[..., Shown], columns: int) -> None:
+def test_every_answer_fits_the_terminal(project: Project, on_terminal: Callable[..., Shown], columns: int) -> None:
     """No line is wider, and nothing but an answer comes out, whatever the verdict is."""
     for words in TASKS:
         shown = on_terminal(project, words, columns)
@@ -180,7 +182,7 @@ def test_every_answer_fits_the_terminal(project: Any, on_terminal: Callable[...,
     "variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"CI": "true"}], ids=lambda wish: "=".join(*wish.items())
 )
 def test_no_escape_where_none_is_wanted(
-    project: Any, on_terminal: Callable[..., Shown], variables: dict[str, str]
+    project: Project, on_terminal: Callable[..., Shown], variables: dict[str, str]
 ) -> None:
     """Progress is lines, and the answers have neither colours nor movements; they still fit."""
     for words in ("release.preflight", "release.prepare --release-id third", "release.status", "release.verify"):
@@ -197,7 +199,7 @@ def on_terminal_data(shown: Shown) -> bytes:
     return shown.data
 
 
-def test_letters_that_a_terminal_has_not_are_replaced(project: Any, on_terminal: Callable[..., Shown]) -> None:
+def test_letters_that_a_terminal_has_not_are_replaced(project: Project, on_terminal: Callable[..., Shown]) -> None:
     """Under the C locale and ASCII not one other byte comes out, whatever a gate says; JSON spells it in ASCII."""
     project.configuration["release"]["gates"]["fails"] = {"command": "echo 'caf\u00e9 \u65e5\u672c \u2713'; exit 1"}
     project.write()
@@ -212,7 +214,7 @@ def test_letters_that_a_terminal_has_not_are_replaced(project: Any, on_terminal:
     assert "caf\\u00e9" in piped.stdout.decode()
 
 
-def test_a_pipe_gets_a_line_a_row_and_no_escape(project: Any) -> None:
+def test_a_pipe_gets_a_line_a_row_and_no_escape(project: Project) -> None:
     """Ids stay whole on their row, times are complete: programs read this."""
     done = project.run("release.status")
     assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr
@@ -220,7 +222,7 @@ def test_a_pipe_gets_a_line_a_row_and_no_escape(project: Any) -> None:
     assert re.match(rf"{re.escape(RELEASE)}  ready +\S+T\S+Z  {re.escape(RELEASE)}_snapshot_\d+", row)
 
 
-def test_ctrl_c_gives_the_cursor_back(project: Any, on_terminal: Callable[..., Shown]) -> None:
+def test_ctrl_c_gives_the_cursor_back(project: Project, on_terminal: Callable[..., Shown]) -> None:
     """In the middle of a gate: 130, the display is gone, and the sentence stands below what is done."""
     project.configuration["release"]["gates"] = {"long": {"command": "sleep 60"}}
     project.write()
@@ -235,7 +237,7 @@ def test_ctrl_c_gives_the_cursor_back(project: Any, on_terminal: Callable[..., S
 RESTORED = "release.rollback --force"
 
 
-def test_a_rollback_whose_reader_went_away_is_restored(project: Any) -> None:
+def test_a_rollback_whose_reader_went_away_is_restored(project: Project) -> None:
     """stderr is a pipe that nobody reads any more, from the first line on: exit 0, and the state is back."""
     (project.root / "state.txt").write_text("three")
     reader, writer = os.pipe()
@@ -254,7 +256,7 @@ def test_a_rollback_whose_reader_went_away_is_restored(project: Any) -> None:
     assert (project.root / "state.txt").read_text() == "two"
 
 
-def test_a_rollback_whose_terminal_hangs_up_is_restored(project: Any) -> None:
+def test_a_rollback_whose_terminal_hangs_up_is_restored(project: Project) -> None:
     """The display gets EIO in the middle of it; what the service has is whole all the same."""
     (project.root / "state.txt").write_text("three")
     master, slave = pty.openpty()
@@ -274,7 +276,7 @@ def test_a_rollback_whose_terminal_hangs_up_is_restored(project: Any) -> None:
     assert (project.root / "state.txt").read_text() == "two"
 
 
-def test_the_tasks_are_listed_without_any_of_this(project: Any) -> None:
+def test_the_tasks_are_listed_without_any_of_this(project: Project) -> None:
     """rich is loaded when a stage runs, not by ``inv --list``."""
     code = "import sys; from release_tasks import ns; ns.task_names; print('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=project.variables, capture_output=True, text=True)

@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.damage import Watched, scratch_folder
-from harness.service import Service
-from harness.tracing import Driver
+
+from tests.support.faults.damage import Watched, scratch_folder
+from tests.support.faults.service import Service
+from tests.support.faults.tracing import Driver
+from tests.support.project import Project
 
 
 @pytest.fixture
@@ -51,7 +53,7 @@ def tried(record_property: Callable[[str, object], None]) -> Callable[[int], Non
 def steady() -> Callable[[Any], Any]:
     """Let a project read its configuration once: a thousand readings would take longer than a thousand rollbacks."""
 
-    def make_steady(project: Any) -> Any:
+    def make_steady(project: Project) -> Any:
         varying = project.__class__
         settings = functools.cached_property(lambda self: varying.settings.fget(self))
         project.__class__ = type("SteadyProject", (varying,), {"settings": settings})

@@ -20,7 +20,6 @@ from typing import Any
 
 import pytest
 from attrs import evolve, frozen
-from harness.stages import prepare
 
 import release_tasks
 from release_tasks.archive.pipeline import Pipeline
@@ -32,6 +31,7 @@ from release_tasks.core.records import AuditAnchor, PreflightReport
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
+from tests.support.faults.stages import prepare
 
 Tried = Callable[[int], None]
 

@@ -12,7 +12,15 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from harness.damage import (
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from release_tasks.archive.verify import verify_all
+from release_tasks.core.canonical import pretty_bytes
+from release_tasks.core.errors import ExitCode, StageFailed, UsageError
+from release_tasks.report.status import overview
+from release_tasks.stages.rollback.plan import plan_rollback
+from tests.support.faults.damage import (
     DEVICES,
     IN_PLACE,
     NEEDS_ROOT,
@@ -23,14 +31,6 @@ from harness.damage import (
     forge,
     reseal,
 )
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-
-from release_tasks.archive.verify import verify_all
-from release_tasks.core.canonical import pretty_bytes
-from release_tasks.core.errors import ExitCode, StageFailed, UsageError
-from release_tasks.report.status import overview
-from release_tasks.stages.rollback.plan import plan_rollback
 
 Document = dict[str, Any]
 Change = Callable[[Document], Any]
@@ -235,7 +235,9 @@ def write(watched: Watched, document: Document) -> None:
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))])
-def test_a_forged_document_is_refused_by_what_lies_below_its_checksum(watched: Watched, tried: Any, part: int) -> None:
+def test_a_forged_document_is_refused_by_what_lies_below_its_checksum(
+    watched: Watched, tried: Callable[[int], None], part: int
+) -> None:
     """Whoever makes all digests anew still cannot make a rollback read, write or call anything out of its place."""
     original = json.loads(watched.metadata.read_bytes())
     cases = list(FORGED.items())[part::4]
@@ -250,7 +252,9 @@ def test_a_forged_document_is_refused_by_what_lies_below_its_checksum(watched: W
     tried(len(cases))
 
 
-def test_the_same_changes_without_the_right_digests_are_found_by_the_checksum(watched: Watched, tried: Any) -> None:
+def test_the_same_changes_without_the_right_digests_are_found_by_the_checksum(
+    watched: Watched, tried: Callable[[int], None]
+) -> None:
     """Whatever the change is, and whether or not what lies below would find it too."""
     original = json.loads(watched.metadata.read_bytes())
     changes = {**{case: change for case, (change, _) in FORGED.items()}, **HARMLESS}
@@ -474,7 +478,9 @@ def flood(original: Document, assets: list[Any]) -> bytes:
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_documents_that_were_made_to_be_large_take_neither_time_nor_memory(watched: Watched, tried: Any) -> None:
+def test_documents_that_were_made_to_be_large_take_neither_time_nor_memory(
+    watched: Watched, tried: Callable[[int], None]
+) -> None:
     """100 MiB of JSON, a million errors, many assets: some seconds, less than 300 MiB, one short sentence."""
     original = json.loads(watched.metadata.read_bytes())
     entry, alone = file_entry(original), {"key": "a", "relativePath": "x", "kind": "file", "exists": True}
@@ -527,7 +533,9 @@ def test_a_snapshot_that_no_reader_would_take_is_never_published(watched: Watche
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_real_command_refuses_the_worst_documents_in_a_sentence(watched: Watched, tried: Any) -> None:
+def test_the_real_command_refuses_the_worst_documents_in_a_sentence(
+    watched: Watched, tried: Callable[[int], None]
+) -> None:
     """Exit 1 from rollback, plan and verify; status, audit and recover answer; nothing live has changed."""
     original = json.loads(watched.metadata.read_bytes())
     worst = ["100,000 levels", "a named pipe", "a folder", "100 MiB"]

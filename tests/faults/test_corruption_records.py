@@ -11,18 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.damage import (
-    DEVICES,
-    NEEDS_ROOT,
-    WRONG_DOCUMENTS,
-    Watched,
-    edited,
-    edits,
-    listing,
-    places,
-    reseal,
-)
-from harness.stages import passed_preflight, prepare
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -36,6 +24,18 @@ from release_tasks.report.status import overview
 from release_tasks.stages.rollback.plan import plan_rollback
 from release_tasks.stages.rollback.recovery import pending, recover
 from release_tasks.tasks.flags import with_flags
+from tests.support.faults.damage import (
+    DEVICES,
+    NEEDS_ROOT,
+    WRONG_DOCUMENTS,
+    Watched,
+    edited,
+    edits,
+    listing,
+    places,
+    reseal,
+)
+from tests.support.faults.stages import passed_preflight, prepare
 
 pytestmark = pytest.mark.slow
 
@@ -146,7 +146,7 @@ def hold_journal_refused(watched: Watched, case: str, thoroughly: bool = False) 
 
 @IN_TWO_PARTS
 def test_a_journal_that_cannot_be_read_stops_everything_that_could_make_it_worse(
-    watched: Watched, tried: Any, cases: list[str]
+    watched: Watched, tried: Callable[[int], None], cases: list[str]
 ) -> None:
     """In mid-swap, whatever became of it: nothing is guessed, and with the journal put back recovery ends whole."""
     path = crash_in_mid_swap(watched)
@@ -180,7 +180,7 @@ def changed(value: Any) -> Any:
     return value[:-1] if value else "x"
 
 
-def test_every_value_of_a_journal_is_covered_by_its_checksum(watched: Watched, tried: Any) -> None:
+def test_every_value_of_a_journal_is_covered_by_its_checksum(watched: Watched, tried: Callable[[int], None]) -> None:
     """Changed, dropped or added, at any depth: a step that is called done, or another inode, would make a mix."""
     path = crash_in_mid_swap(watched)
     text = path.read_text()
@@ -244,7 +244,9 @@ FORGED: dict[str, tuple[Change, str]] = {
 }
 
 
-def test_a_forged_journal_is_refused_by_what_lies_below_its_checksum(watched: Watched, tried: Any) -> None:
+def test_a_forged_journal_is_refused_by_what_lies_below_its_checksum(
+    watched: Watched, tried: Callable[[int], None]
+) -> None:
     """Whoever makes the checksum anew still cannot make recovery read or rename anything out of its place."""
     path = crash_in_mid_swap(watched)
     text = path.read_text()
@@ -277,7 +279,9 @@ ELSEWHERE: dict[str, Change] = {
 }
 
 
-def test_a_forged_journal_cannot_name_a_place_that_the_configuration_does_not(watched: Watched, tried: Any) -> None:
+def test_a_forged_journal_cannot_name_a_place_that_the_configuration_does_not(
+    watched: Watched, tried: Callable[[int], None]
+) -> None:
     """Where an asset lies is what release.assets says; the sentence names what it does not know."""
     path = crash_in_mid_swap(watched)
     text = path.read_text()
@@ -477,7 +481,9 @@ def write_record(path: Path, document: Document) -> None:
 
 
 @pytest.mark.parametrize("which", ["manifest", "latest", "state"])
-def test_every_value_of_a_record_is_covered_by_its_checksum(released: Watched, tried: Any, which: str) -> None:
+def test_every_value_of_a_record_is_covered_by_its_checksum(
+    released: Watched, tried: Callable[[int], None], which: str
+) -> None:
     """Changed, dropped or added, at any depth, the checksum itself too; no note of the past is quietly another one."""
     path = record_path(released, which)
     original = json.loads(path.read_bytes())
@@ -500,7 +506,7 @@ def test_every_value_of_a_record_is_covered_by_its_checksum(released: Watched, t
 @IN_TWO_PARTS
 @pytest.mark.parametrize("which", ["manifest", "latest", "state"])
 def test_a_record_that_cannot_be_read_keeps_no_command_from_answering(
-    released: Watched, tried: Any, which: str, cases: list[str]
+    released: Watched, tried: Callable[[int], None], which: str, cases: list[str]
 ) -> None:
     """Status says which one it is and why; nothing live changes, and the record is left as it is."""
     path = record_path(released, which)
@@ -599,7 +605,9 @@ IMPOSSIBLE: dict[str, tuple[Change, str]] = {
 }
 
 
-def test_a_manifest_that_cannot_be_one_is_listed_with_its_reason(released: Watched, tried: Any) -> None:
+def test_a_manifest_that_cannot_be_one_is_listed_with_its_reason(
+    released: Watched, tried: Callable[[int], None]
+) -> None:
     """And does nothing else: what it says of a snapshot, a sequence or an anchor counts for nothing."""
     path = record_path(released, "manifest")
     original = json.loads(path.read_bytes())
@@ -675,7 +683,9 @@ def add_a_row(watched: Watched) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("which", ["manifest", "latest", "state"])
-def test_the_real_command_answers_whatever_record_is_damaged(released: Watched, tried: Any, which: str) -> None:
+def test_the_real_command_answers_whatever_record_is_damaged(
+    released: Watched, tried: Callable[[int], None], which: str
+) -> None:
     """All that only reads ends with 0, a release with the documented code, and nothing with a traceback.
 
     A manifest that is not what was attested is what ``release.verify`` is there to find.
@@ -703,7 +713,7 @@ def test_the_real_command_answers_whatever_record_is_damaged(released: Watched, 
 
 
 @pytest.mark.timeout(600)
-def test_the_real_command_refuses_a_damaged_journal(watched: Watched, tried: Any) -> None:
+def test_the_real_command_refuses_a_damaged_journal(watched: Watched, tried: Callable[[int], None]) -> None:
     """recover, rollback, its plan and prepare end with 1 and the way on; status, verify and audit answer."""
     good = crash_in_mid_swap(watched).read_bytes()
     path = watched.pipeline.journal_path

@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.damage import DEVICES, IN_PLACE, NEEDS_ROOT, Watched
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +21,7 @@ from release_tasks.archive.verify import verify_all
 from release_tasks.core.canonical import InvalidDocument, parse_object
 from release_tasks.core.errors import ExitCode, StageFailed
 from release_tasks.stages.rollback.plan import plan_rollback
+from tests.support.faults.damage import DEVICES, IN_PLACE, NEEDS_ROOT, Watched
 
 FILES = {
     "assets/database/app.db": "database",
@@ -89,7 +89,7 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_altered_bytes_are_refused_with_both_digests(watched: Watched, tried: Any, name: str) -> None:
+def test_altered_bytes_are_refused_with_both_digests(watched: Watched, tried: Callable[[int], None], name: str) -> None:
     """Size and times may be what they were; the sentence tells the recorded digest, the one found, and a good copy."""
     path, key = watched.snapshot / name, FILES[name]
     recorded = hashlib.sha256(path.read_bytes()).hexdigest()
@@ -108,7 +108,9 @@ def test_altered_bytes_are_refused_with_both_digests(watched: Watched, tried: An
     "kind", [*IN_PLACE, *(pytest.param(kind, marks=[pytest.mark.root, NEEDS_ROOT]) for kind in DEVICES)]
 )
 @pytest.mark.slow
-def test_what_is_no_file_or_folder_in_the_place_of_one_is_refused(watched: Watched, tried: Any, kind: str) -> None:
+def test_what_is_no_file_or_folder_in_the_place_of_one_is_refused(
+    watched: Watched, tried: Callable[[int], None], kind: str
+) -> None:
     """Nothing waits for a pipe or reads a device, and a link is refused although it leads to the very same bytes."""
     everywhere = {**FILES, **FOLDERS, **LINKS}
     for name, key in everywhere.items():
@@ -156,7 +158,7 @@ NAMES: dict[str, tuple[dict[str, str], Callable[[Path], Any]]] = {
 
 @pytest.mark.parametrize("case", NAMES)
 def test_a_name_that_is_missing_or_stands_for_something_else_is_refused(
-    watched: Watched, tried: Any, case: str
+    watched: Watched, tried: Callable[[int], None], case: str
 ) -> None:
     """What was recorded is named, where there is a digest of it."""
     names, change = NAMES[case]
@@ -174,7 +176,7 @@ def test_a_name_that_is_missing_or_stands_for_something_else_is_refused(
     ["assets/database/app.db-wal", "assets/database/app.db-journal", "assets/database/app.db-shm", "assets/mcp/more",
      "assets/identity/more", "assets/identity/identity/more", "assets/identity/identity/keys/empty/more"],
 )  # fmt: skip
-def test_anything_more_is_refused(watched: Watched, tried: Any, name: str) -> None:
+def test_anything_more_is_refused(watched: Watched, tried: Callable[[int], None], name: str) -> None:
     """A file, a folder, a link or a pipe that nobody recorded, beside an asset or inside it."""
     kinds = [Path.touch, Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/etc")]
     for index, make in enumerate(kinds):
@@ -316,7 +318,9 @@ def test_any_edit_of_any_stored_file_is_found(watched: Watched, data: st.DataObj
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_real_command_refuses_each_kind_of_damage_in_a_sentence(watched: Watched, tried: Any) -> None:
+def test_the_real_command_refuses_each_kind_of_damage_in_a_sentence(
+    watched: Watched, tried: Callable[[int], None]
+) -> None:
     """Exit 1 from rollback, its plan and verify; status and audit answer as ever; one document with --json."""
     worst: dict[str, Callable[[], Any]] = {
         "flipped": lambda: replaced(path, flipped(path.read_bytes(), 100)),

@@ -14,9 +14,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.scene import BarredScene, OverlayScene, Scene, change_config, damage_header
-from harness.service import Service
-from harness.tracing import STRACE, Driver, Point
+
+from tests.support.faults.scene import BarredScene, OverlayScene, Scene, change_config, damage_header
+from tests.support.faults.service import Service
+from tests.support.faults.tracing import STRACE, Driver, Point
 
 pytestmark = pytest.mark.skipif(STRACE is None, reason="NOT TESTED: no strace here (Debian: apt install strace)")
 

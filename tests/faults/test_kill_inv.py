@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.scene import Scene
-from harness.tracing import CHANGING, STRACE, Driver
+
+from tests.support.faults.scene import Scene
+from tests.support.faults.tracing import CHANGING, STRACE, Driver
 
 pytestmark = [
     pytest.mark.slow,

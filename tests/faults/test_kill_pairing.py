@@ -11,12 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.tracing import STRACE, Driver
 
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.errors import StageFailed
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
+from tests.support.faults.tracing import STRACE, Driver
 
 pytestmark = [
     pytest.mark.slow,

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.disks import DiskScene, why_not
-from harness.scene import BarredScene, Scene, change_config, damage_header
-from harness.tracing import MARK, STRACE, Driver, Point
 
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from tests.support.faults.disks import DiskScene, why_not
+from tests.support.faults.scene import BarredScene, Scene, change_config, damage_header
+from tests.support.faults.tracing import MARK, STRACE, Driver, Point
+from tests.support.project import Project
 
 pytestmark = [
     pytest.mark.slow,
@@ -121,7 +122,7 @@ def project(memory: Path, project_at: Callable[..., Any], steady: Callable[[Any]
 
 
 @pytest.fixture
-def disks(request: pytest.FixtureRequest, project: Any, driver: Driver) -> Iterator[DiskScene]:
+def disks(request: pytest.FixtureRequest, project: Project, driver: Driver) -> Iterator[DiskScene]:
     """The scene that the test's parameter names, on ext4."""
     made = SCENES[request.param](project, driver)
     try:
@@ -219,7 +220,9 @@ def kills_until_found(scene: Scene, mutant: str, check: Callable[[object], objec
     return 0
 
 
-def test_without_the_journal_a_kill_leaves_a_mix(project: Any, driver: Driver, tried: Callable[[int], None]) -> None:
+def test_without_the_journal_a_kill_leaves_a_mix(
+    project: Project, driver: Driver, tried: Callable[[int], None]
+) -> None:
     """Nobody knows then what was to be done."""
     scene = Scene(project, driver)
     number = kills_until_found(scene, "the journal", scene.check_recovered)
@@ -228,7 +231,7 @@ def test_without_the_journal_a_kill_leaves_a_mix(project: Any, driver: Driver, t
 
 
 def test_without_the_note_that_a_database_is_begun_it_is_not_undone(
-    project: Any, driver: Driver, tried: Callable[[int], None]
+    project: Project, driver: Driver, tried: Callable[[int], None]
 ) -> None:
     """A kill between the commit of SQLite and the note that it is done, and the snapshot lost before the recovery."""
     scene = Scene(project, driver)
@@ -237,7 +240,7 @@ def test_without_the_note_that_a_database_is_begun_it_is_not_undone(
     tried(number)
 
 
-def test_without_the_look_at_inodes_a_recovery_undoes_what_was_done(project: Any, driver: Driver) -> None:
+def test_without_the_look_at_inodes_a_recovery_undoes_what_was_done(project: Project, driver: Driver) -> None:
     """Killed after the first exchange and before its note, it exchanges again."""
     scene = Scene(project, driver)
     scene.fresh()
@@ -250,7 +253,7 @@ def test_without_the_look_at_inodes_a_recovery_undoes_what_was_done(project: Any
         assert (scene.state() == "new") is expected
 
 
-def test_without_setting_it_aside_a_stale_wal_mixes_in(project: Any, driver: Driver) -> None:
+def test_without_setting_it_aside_a_stale_wal_mixes_in(project: Project, driver: Driver) -> None:
     """The WAL of another database beside a damaged one."""
     scene = Scene(project, driver, damage=damage_header)
     for mutant, expected in ((None, True), ("setting a stale WAL aside", False)):
@@ -263,7 +266,7 @@ def test_without_setting_it_aside_a_stale_wal_mixes_in(project: Any, driver: Dri
         assert is_new is expected
 
 
-def test_without_undoing_a_rollback_that_fails_leaves_a_mix(project: Any, driver: Driver) -> None:
+def test_without_undoing_a_rollback_that_fails_leaves_a_mix(project: Project, driver: Driver) -> None:
     """The last asset cannot be removed."""
     scene = BarredScene(project, driver)
     try:
@@ -275,7 +278,7 @@ def test_without_undoing_a_rollback_that_fails_leaves_a_mix(project: Any, driver
         scene.close()
 
 
-def test_without_its_wal_a_captured_copy_lacks_rows(project: Any, driver: Driver) -> None:
+def test_without_its_wal_a_captured_copy_lacks_rows(project: Project, driver: Driver) -> None:
     """Rows that a crashed service has left in its WAL are in the safety snapshot, and come back with it."""
     scene = Scene(project, driver, damage=leave_rows_in_wal)
     for mutant, expected in ((None, True), ("the WAL in a captured copy", False)):
@@ -303,7 +306,7 @@ def test_without_the_flushes_of_sqlite_a_power_cut_leaves_a_mix(disks: DiskScene
     tried(len(points[::-7]))
 
 
-def leave_rows_in_wal(project: Any) -> None:
+def leave_rows_in_wal(project: Project) -> None:
     """Commit a transfer that only the WAL holds, as a service that was killed leaves it."""
     database = sqlite3.connect(project.database)
     database.execute("PRAGMA journal_mode = WAL")

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.disks import KINDS, DiskScene, why_not
-from harness.scene import change_config, damage_header
-from harness.tracing import STRACE, Driver, Point
 
 from release_tasks.stages.rollback.recovery import recover
+from tests.support.faults.disks import KINDS, DiskScene, why_not
+from tests.support.faults.scene import change_config, damage_header
+from tests.support.faults.tracing import STRACE, Driver, Point
 
 pytestmark = [
     pytest.mark.slow,
@@ -216,7 +216,7 @@ def test_what_a_command_has_reported_survives_a_power_cut(scene: DiskScene) -> N
 
 def test_disks_lose_what_was_not_flushed(kind: str, memory: Path) -> None:
     """The cut itself works: of two files only the flushed one has its bytes afterwards."""
-    from harness.disks import Disk
+    from tests.support.faults.disks import Disk
 
     place = memory / "disk"
     place.mkdir()

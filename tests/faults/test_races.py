@@ -28,7 +28,6 @@ from typing import Any
 
 import pytest
 from attrs import frozen
-from harness.stages import prepare
 
 import release_tasks
 from release_tasks.archive.pipeline import Pipeline
@@ -37,6 +36,8 @@ from release_tasks.core.errors import LockHeld
 from release_tasks.core.lock import FileLock, current_holder, run_lock
 from release_tasks.core.records import PreflightReport, SnapshotMetadata
 from release_tasks.stages.rollback.recovery import recover
+from tests.support.faults.stages import prepare
+from tests.support.project import Project
 
 # One job a line on stdin, each in a child of its own that says its pid, waits for one byte and acts.
 RACER = """
@@ -169,7 +170,7 @@ class Answer:
 class Racer:
     """A process with everything imported, that runs each job in a child."""
 
-    def __init__(self, project: Any) -> None:
+    def __init__(self, project: Project) -> None:
         command = [sys.executable, "-B", "-c", RACER, str(project.folder), json.dumps(project.raw)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self.job: dict[str, Any] = {}
@@ -216,7 +217,7 @@ class Racer:
 class Scene:
     """A project that has been in three states, each prepared as a release; the third is live."""
 
-    def __init__(self, project: Any, start_writer: Any) -> None:
+    def __init__(self, project: Project, start_writer: Callable[..., subprocess.Popen[str]]) -> None:
         self.project = project
         self.start_writer = start_writer
         self.settings = project.settings
@@ -390,7 +391,7 @@ def files_of(snapshot: SnapshotMetadata) -> dict[str, Any]:
 
 
 @pytest.fixture
-def scene(memory: Path, project_at: Callable[..., Any], start_writer: Any) -> Scene:
+def scene(memory: Path, project_at: Callable[..., Any], start_writer: Callable[..., subprocess.Popen[str]]) -> Scene:
     """A project in the third of three states, each of them a release."""
     folder = memory / "project"
     folder.mkdir()

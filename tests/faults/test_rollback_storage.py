@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.telling import at_steps
 
 from release_tasks.assets import base
 from release_tasks.core.errors import StageFailed
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from tests.support.faults.telling import at_steps
+from tests.support.project import Project
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,7 +27,7 @@ pytestmark = [
 ]
 
 
-def roll(project: Any, snapshot_id: str | None = None, **flags: Any) -> Any:
+def roll(project: Project, snapshot_id: str | None = None, **flags: Any) -> Any:
     return rollback(project.settings, RollbackRequest(snapshot_id=snapshot_id, **flags))
 
 
@@ -143,7 +144,7 @@ def test_a_read_only_state_folder_is_failed_and_touches_nothing(
 
 
 @pytest.mark.parametrize("name", ["app.db", "identity", "mcp.json", "extra.json"])
-def test_one_asset_that_cannot_be_changed_fails_all_of_them(project: Any, mounts: Any, name: str) -> None:
+def test_one_asset_that_cannot_be_changed_fails_all_of_them(project: Project, mounts: Any, name: str) -> None:
     """chattr +i on one: all is as before, or all is restored around it."""
     good = project.content()
     project.capture()
@@ -161,7 +162,7 @@ def test_one_asset_that_cannot_be_changed_fails_all_of_them(project: Any, mounts
     assert project.strays() == []
 
 
-def test_a_file_inside_a_folder_that_cannot_be_removed_bars_nothing(project: Any, mounts: Any) -> None:
+def test_a_file_inside_a_folder_that_cannot_be_removed_bars_nothing(project: Project, mounts: Any) -> None:
     """The exchange went well and only the old folder cannot be discarded: restored, with a remark; the next one too."""
     good = project.content()
     project.capture()
@@ -181,7 +182,7 @@ def test_a_file_inside_a_folder_that_cannot_be_removed_bars_nothing(project: Any
                 subprocess.run(["chattr", "-i", str(path)], check=True)
 
 
-def test_an_immutable_folder_fails_before_anything_moves(project: Any, mounts: Any) -> None:
+def test_an_immutable_folder_fails_before_anything_moves(project: Project, mounts: Any) -> None:
     """chattr +i on the folder that holds the assets."""
     project.capture()
     project.damage()
@@ -195,7 +196,7 @@ def test_an_immutable_folder_fails_before_anything_moves(project: Any, mounts: A
     assert roll(project).status == "restored"
 
 
-def test_an_append_only_audit_log_is_enough(project: Any, mounts: Any) -> None:
+def test_an_append_only_audit_log_is_enough(project: Project, mounts: Any) -> None:
     """The log is only ever appended to."""
     project.capture()
     project.damage()
@@ -206,14 +207,14 @@ def test_an_append_only_audit_log_is_enough(project: Any, mounts: Any) -> None:
     assert project.pipeline.audit.verify(project.pipeline.anchors()).intact
 
 
-def bind_file(project: Any, mounts: Any, path: Path) -> None:
+def bind_file(project: Project, mounts: Any, path: Path) -> None:
     """Put a bind mount over a file, as a container does with a single config file."""
     source = project.folder / f"outside-{path.name}"
     shutil.copy2(path, source)
     mounts.bind(source, path)
 
 
-def test_a_bind_mounted_file_is_restored_and_goes_back(project: Any, mounts: Any) -> None:
+def test_a_bind_mounted_file_is_restored_and_goes_back(project: Project, mounts: Any) -> None:
     """EBUSY at the exchange: the content is written in place; the way back works as well."""
     good = project.content()
     project.capture()
@@ -232,7 +233,7 @@ def test_a_bind_mounted_file_is_restored_and_goes_back(project: Any, mounts: Any
 
 
 def test_a_bind_mounted_file_goes_back_when_a_later_step_fails(
-    project: Any, mounts: Any, monkeypatch: pytest.MonkeyPatch
+    project: Project, mounts: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Undone from the safety snapshot, since the inode is the same one all along."""
     project.overrides["assets"] = {
@@ -262,7 +263,7 @@ def test_a_bind_mounted_file_goes_back_when_a_later_step_fails(
     assert project.strays() == []
 
 
-def test_a_bind_mounted_file_that_should_be_absent_fails_all(project: Any, mounts: Any) -> None:
+def test_a_bind_mounted_file_that_should_be_absent_fails_all(project: Project, mounts: Any) -> None:
     """It cannot be removed: a sentence, and everything as it was."""
     project.capture()
     project.extra.write_text("{}")
@@ -276,7 +277,7 @@ def test_a_bind_mounted_file_that_should_be_absent_fails_all(project: Any, mount
     assert project.strays() == []
 
 
-def test_a_folder_that_is_a_mount_point_is_restored_and_goes_back(project: Any, mounts: Any) -> None:
+def test_a_folder_that_is_a_mount_point_is_restored_and_goes_back(project: Project, mounts: Any) -> None:
     """A volume mounted as identity/: written in place, modes, links and empty folders too."""
     good = project.content()
     project.capture()

@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.stages import passed_preflight, prepare
 
 from release_tasks.assets.sqlite import database as store
 from release_tasks.core.errors import StageFailed
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from tests.support.faults.stages import passed_preflight, prepare
+from tests.support.project import Project
 
 pytestmark = pytest.mark.slow
 
@@ -44,11 +45,11 @@ class PowerCut(BaseException):
     """Ends a rollback as a crash does."""
 
 
-def roll(project: Any, **flags: Any) -> Any:
+def roll(project: Project, **flags: Any) -> Any:
     return rollback(project.settings, RollbackRequest(**flags))
 
 
-def make_release(project: Any, release_id: str = "v2") -> Any:
+def make_release(project: Project, release_id: str = "v2") -> Any:
     return prepare(project.settings, passed_preflight(), release_id)
 
 
@@ -338,7 +339,7 @@ def test_an_empty_file_is_a_database_without_tables_to_both(make: Callable[[str]
 
 
 def test_a_database_that_cannot_be_opened_for_a_reason_of_the_system_is_not_called_damaged(
-    project: Any, monkeypatch: pytest.MonkeyPatch
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It would be replaced under the service that has it open: failed, the file untouched, and no remains kept."""
     import apsw

@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from failing_calls import CHANGING, OPENING, READING, Ended, FailingCalls, why_not
-from harness.scene import OverlayScene, Scene, damage_header
 
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from tests.support.faults.failing_calls import CHANGING, OPENING, READING, Ended, FailingCalls, why_not
+from tests.support.faults.scene import OverlayScene, Scene, damage_header
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"NOT TESTED: {why_not()}")
 

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from harness.stages import passed_preflight, prepare
 
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.errors import StageFailed
@@ -24,6 +23,8 @@ from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.flags import with_flags
+from tests.support.faults.stages import passed_preflight, prepare
+from tests.support.project import Project
 
 pytestmark = [
     pytest.mark.root,
@@ -40,7 +41,7 @@ class PowerCut(BaseException):
 class Room:
     """A project of which one folder lies on a small filesystem, laid out anew for each try."""
 
-    def __init__(self, project: Any, mounts: Any, place: Path, kind: str, template: Path) -> None:
+    def __init__(self, project: Project, mounts: Any, place: Path, kind: str, template: Path) -> None:
         self.project, self.place, self.template = project, place, template
         self.new = project.content()
         kept = template / "kept"

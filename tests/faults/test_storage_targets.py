@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from harness.stages import passed_preflight, prepare
-from harness.telling import at_steps
 
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Event
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
+from tests.support.faults.stages import passed_preflight, prepare
+from tests.support.faults.telling import at_steps
+from tests.support.project import Project
 
 needs_root = [
     pytest.mark.root,
@@ -47,7 +48,7 @@ def make(make_project: Callable[..., Any], steady: Callable[[Any], Any]) -> Call
     return lambda name, mode="delete": steady(make_project(name, mode))
 
 
-def roll(project: Any, **flags: Any) -> Any:
+def roll(project: Project, **flags: Any) -> Any:
     return rollback(project.settings, RollbackRequest(**flags))
 
 
@@ -72,7 +73,7 @@ def cut_after(notes: int) -> Iterator[None]:
         swap.Swap._note = note  # type: ignore[method-assign]
 
 
-def change(project: Any) -> None:
+def change(project: Project) -> None:
     """Change every asset where it is, as a service on mounts can."""
     database = sqlite3.connect(project.database, timeout=30)
     database.execute("UPDATE accounts SET balance = balance + 1")
@@ -88,7 +89,7 @@ def change(project: Any) -> None:
 class Layout:
     """A project whose assets a test puts on mounts, and what it holds in either state."""
 
-    def __init__(self, project: Any) -> None:
+    def __init__(self, project: Project) -> None:
         self.project = project
         self.new = project.content()
         project.capture()
@@ -108,7 +109,7 @@ class Layout:
         assert pipeline.audit.verify(pipeline.anchors()).intact, point
 
 
-def own_filesystems(project: Any, mounts: Any) -> None:
+def own_filesystems(project: Project, mounts: Any) -> None:
     """Put every asset on a filesystem of its own, the pipeline on the disk."""
     places = {"database": "app.db", "identity": "identity", "mcp": "mcp.json", "extra": "extra.json"}
     for key, name in places.items():
@@ -122,7 +123,7 @@ def own_filesystems(project: Any, mounts: Any) -> None:
         project.overrides[f"assets.{key}"] = {kind: f"state/of-{key}/{places[key]}", "required": key != "extra"}
 
 
-def mount_points(project: Any, mounts: Any) -> None:
+def mount_points(project: Project, mounts: Any) -> None:
     """Make the file, the folder and the database mount points, as a container does with single volumes."""
     for path in (project.database, project.identity, project.mcp):
         source = project.folder / f"outside-{path.name}"
@@ -131,7 +132,7 @@ def mount_points(project: Any, mounts: Any) -> None:
         mounts.bind(source, path)
 
 
-def lower_layer(project: Any, mounts: Any) -> None:
+def lower_layer(project: Project, mounts: Any) -> None:
     """Make all of it the lower layer of an overlay, as an image does."""
     layer = project.folder / "layer"
     shutil.move(project.state, layer)
@@ -195,7 +196,7 @@ class TestMounts:
         layout.hold(notes)
 
     def test_a_database_in_a_lower_layer_is_restored_under_a_service_at_work(
-        self, project: Any, mounts: Any, start_writer: Callable[..., Any]
+        self, project: Project, mounts: Any, start_writer: Callable[..., Any]
     ) -> None:
         """Opened for writing, it is copied up once, so the service and the restore see one file."""
         lower_layer(project, mounts)
@@ -474,14 +475,14 @@ def hold_under_limits(make: Callable[[str], Any], kind: int, values: list[int]) 
     assert told["prepare StageFailed"] + told["prepare blocked"], told
 
 
-def recover_status(project: Any) -> str:
+def recover_status(project: Project) -> str:
     try:
         return recover(project.settings).status
     except StageFailed:
         return "StageFailed"
 
 
-def prepare_status(project: Any) -> str:
+def prepare_status(project: Project) -> str:
     try:
         return prepare(project.settings, passed_preflight(), "v2").status
     except StageFailed:

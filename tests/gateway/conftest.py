@@ -17,7 +17,7 @@ from psutil import Process
 
 from release_tasks.core.process.find import is_running
 from release_tasks.gateway import process
-from release_tasks.gateway.home import GatewayHome
+from release_tasks.gateway.paths import GatewayPaths
 
 SECRETS = (
     "API_SECRET",
@@ -33,7 +33,7 @@ SECRETS = (
 class Running:
     """One gateway that runs in ``home``."""
 
-    home: GatewayHome
+    home: GatewayPaths
     url: str
     pid: int
     process: Process
@@ -75,7 +75,7 @@ def wait_for() -> Callable[..., Any]:
 
 
 def _start(root: Path, **options: Any) -> Running:
-    home = GatewayHome(root)
+    home = GatewayPaths(root)
     status = process.start(home, port=0, **options)
     assert status.url is not None and status.pid is not None
     return Running(home, status.url, status.pid, Process(status.pid))

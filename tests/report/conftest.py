@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import pytest
-from harness.stages import prepare
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.core.records import Check, PreflightReport
 from release_tasks.report.html.page import find_release, gather
 from release_tasks.report.html.render import render
+from tests.support.faults.stages import prepare
+from tests.support.project import Project
 
 HOSTILE = (
     "</title></style></pre></code></textarea><script>document.title='owned';alert(1)</script>"
@@ -21,7 +21,7 @@ HOSTILE = (
 
 
 @pytest.fixture
-def hostile_page(project: Any, monkeypatch: pytest.MonkeyPatch) -> bytes:
+def hostile_page(project: Project, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """The page of a release whose gates, logs, health, files, people and watches are all hostile."""
     monkeypatch.setenv("SUDO_USER", HOSTILE.replace("\x00", ""))
     project.overrides["app.name"] = project.overrides["app.version"] = HOSTILE.replace("\x00", "")

@@ -26,6 +26,7 @@ from release_tasks.report.github import GroupedLines, annotation_lines, tell_git
 from release_tasks.report.markdown import step_summary
 from release_tasks.report.screen import Screen
 from release_tasks.tasks.executor import UsageExit
+from tests.support.health import Health
 
 REGISTERED = {
     "add-mask", "add-matcher", "add-path", "debug", "echo", "endgroup", "error", "group", "notice", "remove-matcher",
@@ -425,7 +426,7 @@ def test_a_summary_alone_is_always_small_enough() -> None:
 
 
 @pytest.fixture
-def project(tmp_path: Path, health: Any) -> dict[str, Any]:
+def project(tmp_path: Path, health: Health) -> dict[str, Any]:
     """A project of somebody else in which everything that can be printed is hostile."""
     everything = "\n".join(HOSTILE)
     health.status, health.body = 503, everything.encode()

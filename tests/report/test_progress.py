@@ -18,8 +18,8 @@ from release_tasks.core.events import (
     GateBegan,
     GateEnded,
     HealthAnswered,
-    LookTaken,
     Noted,
+    SampleTaken,
     StepBegan,
     shielded,
 )
@@ -98,7 +98,9 @@ def tell_everything(display: Callable[..., None]) -> None:
     display(GateBegan("build"))
     display(GateEnded(check("build", "failed", "exit code 1")))
     display(HealthAnswered(REFUSED, 0, 3, 57.0))
-    display(LookTaken(time="2026-11-22T08:37:41.000Z", finding="bad", health="failed", latency_ms=12, why=["HTTP 500"]))
+    display(
+        SampleTaken(time="2026-11-22T08:37:41.000Z", finding="bad", health="failed", latency_ms=12, why=["HTTP 500"])
+    )
     display(StepBegan("swap"))
     display(GateBegan("tests"))
     display(BytesMoved("restore", "database", MIB, 4 * MIB))

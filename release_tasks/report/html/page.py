@@ -31,7 +31,7 @@ from release_tasks.report.html.history import (
 )
 from release_tasks.report.html.snapshot import RollbackOptions, Snapshot, reference_of, rollback_options_of, snapshot_of
 from release_tasks.report.html.timeline import Timeline, timeline_of
-from release_tasks.report.html.verdict import Fact, ReleaseVerdict, facts_of, notices_of, verdict_of
+from release_tasks.report.html.verdict import Fact, ReleaseVerdict, facts_of, notifications_of, verdict_of
 from release_tasks.report.values import actor_of, text
 from release_tasks.report.words import Meaning, meaning_of
 
@@ -145,7 +145,7 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
         prepared_by=actor_of(prepared[-1]) if prepared else "",
         generated_at=timestamp(),
         verdict=verdict_of(file, own, events, release_id in degraded),
-        notices=notices_of(pipeline, files, file),
+        notices=notifications_of(pipeline, files, file),
         facts=facts_of(manifest, snapshot, audit, len(events)),
         timeline=timeline_of(manifest, events, _drills(pipeline, snapshot_id), own),
         gates=gates_of(checks, pipeline.logs / release_id),

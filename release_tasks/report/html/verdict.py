@@ -18,7 +18,7 @@ from release_tasks.report.html.snapshot import Snapshot
 from release_tasks.report.values import text, texts
 from release_tasks.report.words import Meaning, meaning_of
 
-__all__ = ["Fact", "ReleaseVerdict", "facts_of", "notices_of", "verdict_of"]
+__all__ = ["Fact", "ReleaseVerdict", "facts_of", "notifications_of", "verdict_of"]
 
 _MOST_REASONS = 20
 
@@ -82,7 +82,7 @@ def _rolled_back(rollbacks: Sequence[Rollback]) -> str:
     return f"It was taken back by {last.actor}, and the service did not get well on the state before it."
 
 
-def notices_of(pipeline: Pipeline, files: Sequence[ManifestFile], this: ManifestFile) -> list[str]:
+def notifications_of(pipeline: Pipeline, files: Sequence[ManifestFile], this: ManifestFile) -> list[str]:
     """Return what is going on around the release that may make this page out of date."""
     notices = []
     holder = current_holder(pipeline.root)

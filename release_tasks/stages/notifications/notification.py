@@ -18,18 +18,18 @@ from release_tasks.core.printable import printable
 from release_tasks.core.redact import Redactor
 
 __all__ = [
-    "NOTICE_VERSION",
+    "NOTIFICATION_VERSION",
     "Concerned",
     "Delivery",
-    "Notice",
+    "Notification",
     "Occasion",
     "SendAttempt",
-    "new_notice",
-    "notice_bytes",
-    "notice_redactor",
+    "new_notification",
+    "notification_bytes",
+    "notification_redactor",
 ]
 
-NOTICE_VERSION = 1
+NOTIFICATION_VERSION = 1
 Occasion = Literal["prepared", "blocked", "restored", "failed", "degraded"]
 
 _LONGEST_TEXT = 1000  # characters; a health endpoint or a gate may have answered with far more
@@ -45,7 +45,7 @@ class Concerned:
 
 
 @frozen(kw_only=True)
-class Notice:
+class Notification:
     """One occasion. ``id`` is the same in every attempt and for every receiver; ``next`` is the command to type.
 
     ``text`` says all of it in a sentence, for receivers that show nothing else.
@@ -69,7 +69,7 @@ class Notice:
     diagnostics: list[str] = field(factory=list)
 
 
-def new_notice(
+def new_notification(
     settings: Settings,
     occasion: Occasion,
     *,
@@ -82,16 +82,16 @@ def new_notice(
     snapshot_id: str | None = None,
     next: str | None = None,
     diagnostics: list[str] | None = None,
-) -> Notice:
+) -> Notification:
     """Return what is to be said now, with whoever types it and where; ``text`` comes behind the application's name."""
-    redactor = notice_redactor(settings)
+    redactor = notification_redactor(settings)
 
     def safe(text: str) -> str:
         return excerpt(printable(redactor.redact_text(text)), _LONGEST_TEXT)
 
     name = settings.release.app.name
-    return Notice(
-        notice_version=NOTICE_VERSION,
+    return Notification(
+        notice_version=NOTIFICATION_VERSION,
         id=f"{compact()}-{secrets.token_hex(8)}",
         time=timestamp(),
         occasion=occasion,
@@ -129,11 +129,11 @@ class Delivery:
     detail: str
 
 
-def notice_bytes(notice: Notice) -> bytes:
+def notification_bytes(notice: Notification) -> bytes:
     """Return the document as it is sent, byte for byte."""
     return canonical_bytes(encode(notice))
 
 
-def notice_redactor(settings: Settings) -> Redactor:
+def notification_redactor(settings: Settings) -> Redactor:
     """Return what knows the secrets that a sentence or a command's output may hold."""
     return Redactor.from_environment(os.environ, settings.release.secret_variables)

@@ -16,12 +16,18 @@ from typing import Any
 from attrs import define, field
 
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.config.schema import NoticeConfig, Settings
+from release_tasks.config.schema import NotificationConfig, Settings
 from release_tasks.core.errors import Interrupted
 from release_tasks.core.interrupt import LONGEST_WAIT, next_item, uninterrupted
-from release_tasks.stages.notifications.notification import Delivery, Notice, SendAttempt, notice_bytes, notice_redactor
+from release_tasks.stages.notifications.notification import (
+    Delivery,
+    Notification,
+    SendAttempt,
+    notification_bytes,
+    notification_redactor,
+)
 
-__all__ = ["LONGEST", "Notices"]
+__all__ = ["LONGEST", "Notices", "Notifications"]
 
 LONGEST = 120.0  # seconds from the occasion until everything about it is given up, whatever is configured
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 8.0  # seconds before another attempt, doubled each time
@@ -35,9 +41,9 @@ class _Sending:
     ``before`` is what the same receiver is told first: what happened first must not arrive last.
     """
 
-    notice: Notice
+    notice: Notification
     name: str
-    config: NoticeConfig
+    config: NotificationConfig
     until: float
     before: _Sending | None
     is_over: threading.Event = field(factory=threading.Event)
@@ -46,7 +52,7 @@ class _Sending:
         return Delivery(name=self.name, status="failed", attempts=attempts, detail=detail)
 
 
-class Notices:
+class Notifications:
     """The notices of one run of a stage. ``tell`` is given a sentence for whoever looks on.
 
     As a context it waits at its end, and gives up what is on its way when a signal ends it.
@@ -67,7 +73,7 @@ class Notices:
         self._done: list[tuple[_Sending, Delivery]] = []
         self._results: queue.SimpleQueue[tuple[_Sending, Delivery]] = queue.SimpleQueue()
 
-    def __enter__(self) -> Notices:
+    def __enter__(self) -> Notifications:
         return self
 
     def __exit__(self, _: Any, error: BaseException | None, __: Any) -> None:
@@ -76,7 +82,7 @@ class Notices:
         else:
             self.finish()
 
-    def announce(self, make: Callable[[], Notice | None]) -> None:
+    def announce(self, make: Callable[[], Notification | None]) -> None:
         """Begin to send what ``make`` returns to everybody who wants to know. Returns at once and raises nothing."""
         if not self._settings.release.notices:
             return
@@ -139,7 +145,7 @@ class Notices:
         """Try until it is delivered, or another attempt would be in vain or too late."""
         if self._cancelled.is_set():
             return sending.failed(0, "stopped before it began")
-        body = notice_bytes(sending.notice)
+        body = notification_bytes(sending.notice)
         attempts, pause = 0, _FIRST_PAUSE
         while True:
             left = sending.until - time.monotonic()
@@ -154,7 +160,7 @@ class Notices:
 
     def _attempt(self, sending: _Sending, body: bytes, timeout: float) -> SendAttempt:
         config, notice = sending.config, sending.notice
-        redactor = notice_redactor(self._settings)
+        redactor = notification_redactor(self._settings)
         # Imported where they are needed: the start gate of a service does not wait for a library that speaks HTTP.
         if config.command is not None:
             from release_tasks.stages.notifications.command import tell_command
@@ -225,3 +231,6 @@ class Notices:
     def _say(self, sentence: str) -> None:
         with contextlib.suppress(Exception):
             self._tell(sentence)
+
+
+Notices = Notifications  # the former name, for programs that import it

@@ -8,18 +8,18 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageError
 from release_tasks.core.records import Manifest, RollbackOutcome
-from release_tasks.stages.notifications.notification import Notice, new_notice
+from release_tasks.stages.notifications.notification import Notification, new_notification
 
 __all__ = ["about_degraded", "about_failure", "about_manifest", "about_rollback"]
 
 
-def about_manifest(settings: Settings, manifest: Manifest) -> Notice:
+def about_manifest(settings: Settings, manifest: Manifest) -> Notification:
     """Say that a release is prepared, or what blocks it."""
     is_ready = manifest.status == "ready"
     why = manifest.diagnostics[0] if manifest.diagnostics else ""
     failed = [check for check in manifest.preflight.checks if check.status == "failed" and check.blocks]
     first = str(failed[0].diagnostics.get("next", "inv release.preflight")) if failed else "inv release.diagnose"
-    return new_notice(
+    return new_notification(
         settings,
         "prepared" if is_ready else "blocked",
         stage="release.prepare",
@@ -36,7 +36,7 @@ def about_manifest(settings: Settings, manifest: Manifest) -> Notice:
 
 def about_rollback(
     settings: Settings, pipeline: Pipeline, outcome: RollbackOutcome, *, stage: str = "release.rollback"
-) -> Notice | None:
+) -> Notification | None:
     """Say that a rollback restored its snapshot, or why it failed; nothing of one that found all in place."""
     if outcome.status == "noop":
         return None
@@ -46,7 +46,7 @@ def about_rollback(
     health = outcome.health_check
     told = f"health: {health.status}" if health else "health was not asked"
     why = outcome.diagnostics[0] if outcome.diagnostics else "no reason was given"
-    return new_notice(
+    return new_notification(
         settings,
         "restored" if is_restored else "failed",
         stage=stage,
@@ -63,11 +63,11 @@ def about_rollback(
 
 def about_degraded(
     settings: Settings, release: Manifest | None, reasons: list[str], snapshot_id: str | None, *, goes_back: bool
-) -> Notice:
+) -> Notification:
     """Say that a watched release is degraded, and whether it is rolled back now; ``snapshot_id`` is where to."""
     watched = f"release {release.release_id}" if release else "the service"
     back = f"inv release.rollback --snapshot {snapshot_id}" if snapshot_id else "inv release.diagnose"
-    return new_notice(
+    return new_notification(
         settings,
         "degraded",
         stage="release.watch",
@@ -90,9 +90,9 @@ def about_failure(
     release_id: str | None = None,
     snapshot_id: str | None = None,
     diagnostics: list[str] | None = None,
-) -> Notice:
+) -> Notification:
     """Say that a stage could not be carried out."""
-    return new_notice(
+    return new_notification(
         settings,
         "failed",
         stage=stage,

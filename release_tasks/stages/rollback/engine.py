@@ -20,7 +20,7 @@ from release_tasks.core.events import Emit, StepBegan, ignore
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.records import HealthReport, JournalStep, RollbackJournal, RollbackOutcome, SnapshotMetadata
 from release_tasks.service.wait import ask_health
-from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_rollback
 from release_tasks.stages.rollback.adoption import adopt_legacy
 from release_tasks.stages.rollback.amendment import amend_target, find_amended, foresee
@@ -49,7 +49,7 @@ def roll_back(
     force: bool = False,
     wait: float = 0.0,
     emit: Emit = ignore,
-    notices: Notices | None = None,
+    notices: Notifications | None = None,
 ) -> RollbackOutcome:
     """Restore a snapshot whole, the newest of a release unless one is named, restart the service and judge its health.
 

@@ -22,7 +22,7 @@ from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import JournalStep, RollbackJournal, SnapshotMetadata
-from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.rollback.journal import clear_journal, read_journal
 from release_tasks.stages.rollback.recorder import Recorder
 from release_tasks.stages.rollback.swap import Swap
@@ -47,7 +47,7 @@ class RecoveryReport:
 
 
 def recover(
-    settings: Settings, *, look_only: bool = False, emit: Emit = ignore, notices: Notices | None = None
+    settings: Settings, *, look_only: bool = False, emit: Emit = ignore, notices: Notifications | None = None
 ) -> RecoveryReport:
     """Finish or undo what an interrupted run left; quick and harmless when there is nothing to do.
 

@@ -18,7 +18,7 @@ from release_tasks.core.errors import ExitCode, Interrupted, LockHeld, StageErro
 from release_tasks.core.events import Emit
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.records import Baseline, Manifest, RollbackOutcome
-from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_degraded
 from release_tasks.stages.rollback.attempt import Precondition, precondition_now
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
@@ -89,7 +89,7 @@ def respond(
     samples: list[Sample],
     stop: Interrupted | None,
     emit: Emit,
-    sending: Notices,
+    sending: Notifications,
 ) -> Response:
     """Answer a verdict: for ``degraded`` write the evidence down, announce it, and roll back if that is wanted.
 

@@ -14,7 +14,7 @@ from release_tasks.config.schema import ReleaseConfig
 from release_tasks.core.clock import timestamp
 from release_tasks.core.codec import encode
 from release_tasks.core.errors import StageFailed
-from release_tasks.core.events import LookTaken
+from release_tasks.core.events import SampleTaken
 from release_tasks.core.interrupt import wait_for
 from release_tasks.core.records import Baseline, Pressure, ReliabilityReport
 from release_tasks.core.redact import Redactor
@@ -47,9 +47,9 @@ class Sample:
         """Return numbers and status words alone: what a service wrote may be anything, also a person's message."""
         return {key: value for key, value in encode(self).items() if key not in ("why", "detail") and value is not None}
 
-    def event(self) -> LookTaken:
+    def event(self) -> SampleTaken:
         """Return the event that tells of this look."""
-        return LookTaken(**{each.name: getattr(self, each.name) for each in fields(LookTaken)})
+        return SampleTaken(**{each.name: getattr(self, each.name) for each in fields(SampleTaken)})
 
 
 def take_sample(config: ReleaseConfig, baseline: Baseline | None) -> Sample:

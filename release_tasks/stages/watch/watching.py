@@ -16,8 +16,8 @@ from release_tasks.core.interrupt import wait_for
 from release_tasks.core.lock import current_holder
 from release_tasks.core.records import Baseline, RollbackOutcome
 from release_tasks.core.units import show_duration
-from release_tasks.stages.notifications.notification import Notice
-from release_tasks.stages.notifications.sending import Notices
+from release_tasks.stages.notifications.notification import Notification
+from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_failure, about_rollback
 from release_tasks.stages.stage import stage
 from release_tasks.stages.watch.judgement import Counts, VerdictStatus, count, degradation, judge
@@ -78,7 +78,7 @@ def watch_release(
     *,
     clock: Clock | None = None,
     emit: Emit = ignore,
-    notices: Notices | None = None,
+    notices: Notifications | None = None,
 ) -> WatchReport:
     """Watch a release after its deploy, as ``release.watch`` says, and judge it; roll back once if that is wanted.
 
@@ -196,7 +196,7 @@ def _remarks(config: ReleaseConfig, ground: Ground) -> list[str]:
     return told
 
 
-def _about_response(settings: Settings, pipeline: Pipeline, report: WatchReport) -> Notice | None:
+def _about_response(settings: Settings, pipeline: Pipeline, report: WatchReport) -> Notification | None:
     """Say how the rollback ended, or that there was none though one was wanted."""
     if report.rollback is not None:
         return about_rollback(settings, pipeline, report.rollback, stage=_STAGE)

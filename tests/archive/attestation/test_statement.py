@@ -1,0 +1,345 @@
+"""The statement beside each manifest: what it says, and that a release which does not match it any more is found."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from release_tasks.archive.attestation.statement import gates_digest
+from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
+from release_tasks.archive.pipeline import Pipeline, manifest_bytes
+from release_tasks.archive.seal import sealed_document
+from release_tasks.core.canonical import canonical_bytes
+from release_tasks.core.records import Check, Manifest, PreflightReport
+from release_tasks.stages.rollback.recovery import recover
+from release_tasks.tasks.project import load_settings
+from tests.support.faults.stages import prepare
+from tests.support.project import Project
+
+PASSED = Check(id="build", subsystem="build", status="passed", detail="exit 0")
+FAILED = Check(id="tests", subsystem="tests", status="failed", detail="exit 1")
+ADVISORY = evolve(FAILED, id="lint", advisory=True)
+SKIPPED = evolve(FAILED, id="gui", status="skipped")
+
+
+def release(project: Project, release_id: str = "v1", *checks: Check) -> Manifest:
+    checks = checks or (PASSED,)
+    failed = [check.id for check in checks if check.blocks]
+    report = PreflightReport(passed=not failed, checks=list(checks), failed_checks=failed)
+    return prepare(project.settings, report, release_id)
+
+
+def line(project: Project, release_id: str = "v1") -> bytes:
+    data: bytes = project.pipeline.statement_path(release_id).read_bytes()
+    return data
+
+
+def statement(project: Project, release_id: str = "v1") -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(line(project, release_id))
+    return document
+
+
+def verdict(project: Project, release_id: str = "v1") -> AttestationVerdict:
+    (found,) = (
+        each for each in verify_attestations(project.settings, project.pipeline) if each.release_id == release_id
+    )
+    return found
+
+
+def rewrite(project: Project, change: Callable[[dict[str, Any]], Any], release_id: str = "v1") -> None:
+    """Alter the statement of a release, by hand and in its form."""
+    document = statement(project, release_id)
+    change(document)
+    project.pipeline.statement_path(release_id).write_bytes(canonical_bytes(document) + b"\n")
+
+
+def test_a_ready_release_is_attested_with_every_file_by_sha256(project: Project) -> None:
+    """Each subject but the snapshot's own digest is a file below the pipeline folder, as it lies there."""
+    manifest = release(project)
+    document = statement(project)
+    assert document["_type"] == "https://in-toto.io/Statement/v1"
+    assert document["predicateType"] == "https://in-toto.io/attestation/test-result/v0.1"
+    subjects = {subject["name"]: subject["digest"]["sha256"] for subject in document["subject"]}
+    assert manifest.snapshot is not None
+    snapshot = manifest.snapshot.snapshot_id
+    assert subjects.pop(snapshot) == manifest.snapshot.digest
+    place = f"snapshots/{snapshot}"
+    assert set(subjects) == {
+        "manifests/v1.json",
+        f"{place}/metadata.json",
+        f"{place}/assets/database/app.db",
+        f"{place}/assets/mcp/mcp.json",
+    }
+    for name, digest in subjects.items():
+        assert hashlib.sha256((project.pipeline.root / name).read_bytes()).hexdigest() == digest
+    assert verdict(project).status == "unsigned"
+
+
+@pytest.mark.parametrize(
+    ("checks", "result", "passed", "warned", "failed"),
+    [
+        ((PASSED,), "PASSED", ["build"], [], []),
+        ((PASSED, ADVISORY), "WARNED", ["build"], ["lint"], []),
+        ((PASSED, FAILED, SKIPPED, ADVISORY), "FAILED", ["build"], ["lint"], ["tests", "gui"]),
+    ],
+)
+def test_the_predicate_names_each_gate_by_its_result(
+    project: Project, checks: tuple[Check, ...], result: str, passed: list[str], warned: list[str], failed: list[str]
+) -> None:
+    """Ready or blocked, there is a statement."""
+    release(project, "v1", *checks)
+    predicate = statement(project)["predicate"]
+    assert (predicate["result"], predicate["passedTests"]) == (result, passed)
+    assert (predicate["warnedTests"], predicate["failedTests"]) == (warned, failed)
+    assert predicate["configuration"] == [
+        {"name": "release.gates", "digest": {"sha256": gates_digest(project.settings)}}
+    ]
+    assert verdict(project).status == "unsigned"
+
+
+def test_a_release_blocked_in_spite_of_its_gates_failed(project: Project) -> None:
+    """A policy that asks for PASSED must not let it through."""
+    project.mcp.unlink()
+    assert release(project).status == "blocked"
+    predicate = statement(project)["predicate"]
+    assert (predicate["result"], predicate["failedTests"]) == ("FAILED", ["release.prepare"])
+
+
+@pytest.mark.slow
+def test_a_commit_is_named_when_the_files_were_as_in_it(project: Project) -> None:
+    """With a change that is not committed, the gates ran on something else."""
+    for command in (
+        ["init", "-q"],
+        ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "--allow-empty", "-m", "one"],
+    ):
+        subprocess.run(["git", *command], cwd=project.folder, check=True)
+    head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=project.folder, capture_output=True, text=True, check=True)
+    release(project, "clean")
+    assert {"name": "git", "digest": {"gitCommit": head.stdout.strip()}} in statement(project, "clean")["subject"]
+    subprocess.run(["git", "add", "state/mcp.json"], cwd=project.folder, check=True)
+    release(project, "dirty")
+    assert "gitCommit" not in line(project, "dirty").decode()
+    assert {each.status for each in verify_attestations(project.settings, project.pipeline)} == {"unsigned"}
+
+
+def test_the_run_of_ci_is_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever reads the statement finds the log."""
+    for name, value in (("SERVER_URL", "https://github.com"), ("REPOSITORY", "o/r"), ("RUN_ID", "7")):
+        monkeypatch.setenv(f"GITHUB_{name}", value)
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    release(project, "v1")
+    assert statement(project)["predicate"]["url"] == "https://github.com/o/r/actions/runs/7"
+    monkeypatch.delenv("GITHUB_ACTIONS")
+    monkeypatch.setenv("GITLAB_CI", "true")
+    monkeypatch.setenv("CI_JOB_URL", "https://gitlab.com/o/r/-/jobs/9")
+    release(project, "v2")
+    assert statement(project, "v2")["predicate"]["url"] == "https://gitlab.com/o/r/-/jobs/9"
+
+
+def test_equal_gates_have_one_digest_wherever_the_project_lies(tmp_path: Path) -> None:
+    """And other gates another one."""
+    gates: dict[str, Any] = {
+        "a": {"command": "true", "cwd": "sub"},
+        "b": {"http": "http://x/", "expect": {"json": "k", "equals": {1: "x", "y": float("nan")}}},
+    }
+    first, second, other = (
+        gates_digest(load_settings({"release": {"gates": {**gates, **more}}}, tmp_path / name))
+        for name, more in (("one", {}), ("two", {}), ("one", {"a": {"command": "false", "cwd": "sub"}}))
+    )
+    assert first == second != other
+
+
+def altered(document: dict[str, Any]) -> None:
+    document["subject"][0]["digest"]["sha256"] = "0" * 64
+
+
+ALTERATIONS: dict[str, tuple[Callable[[Any], Any], str, str]] = {
+    "manifest": (lambda p: p.pipeline.manifest_path("v1").write_bytes(b"{}"), "manifests/v1.json", "was altered"),
+    "manifest gone bad": (lambda p: p.pipeline.manifest_path("v1").write_text("{"), "manifests/v1.json", "was altered"),
+    "manifest made anew": (
+        lambda p: p.pipeline.manifest_path("v1").write_bytes(
+            manifest_bytes(evolve(p.pipeline.read_manifests()[0].manifest, app_version="9"))
+        ),
+        "manifests/v1.json",
+        "was altered",
+    ),
+    "statement's digest": (lambda p: rewrite(p, altered), "manifests/v1.json", "was altered"),
+    "statement's result": (
+        lambda p: rewrite(p, lambda d: d["predicate"].update(result="FAILED")),
+        "manifests/v1.json.intoto.jsonl",
+        "says of result what its manifest does not",
+    ),
+    "subject added": (
+        lambda p: rewrite(p, lambda d: d["subject"].append({"name": "x", "digest": {"sha256": "0" * 64}})),
+        "x",
+        "is not what was attested",
+    ),
+    "subject taken away": (lambda p: rewrite(p, lambda d: d["subject"].pop()), "/assets/mcp/mcp.json", "is not what"),
+    "no statement": (
+        lambda p: p.pipeline.statement_path("v1").unlink(),
+        "manifests/v1.json.intoto.jsonl",
+        "is missing",
+    ),
+    "no JSON": (lambda p: p.pipeline.statement_path("v1").write_text("x"), "manifests/v1.json.intoto.jsonl", "refused"),
+    "another document": (
+        lambda p: p.pipeline.statement_path("v1").write_text('{"_type": "https://in-toto.io/Statement/v0.1"}'),
+        "manifests/v1.json.intoto.jsonl",
+        "it is no in-toto Statement",
+    ),
+    "two subjects of one name": (
+        lambda p: rewrite(p, lambda d: d["subject"].append(d["subject"][0])),
+        "manifests/v1.json.intoto.jsonl",
+        "has not the form",
+    ),
+    "a pipe for a statement": (
+        lambda p: [p.pipeline.statement_path("v1").unlink(), os.mkfifo(p.pipeline.statement_path("v1"))],
+        "manifests/v1.json.intoto.jsonl",
+        "named pipe",
+    ),
+}
+
+
+@pytest.mark.parametrize("alteration", list(ALTERATIONS))
+def test_a_release_that_does_not_match_its_statement_is_found(project: Project, alteration: str) -> None:
+    """The finding names the file, and both digests where there are two."""
+    change, file, sentence = ALTERATIONS[alteration]
+    release(project)
+    change(project)
+    found = verdict(project)
+    assert found.status == "damaged"
+    told = str(found.findings[0])
+    assert found.findings[0].file.endswith(file) and sentence in told, told
+    if "altered" in sentence:
+        assert told.count("sha256:") == 2, told
+
+
+def test_a_snapshot_taken_anew_under_its_id_is_found(project: Project) -> None:
+    """Sound in itself, and not the one that was released."""
+    manifest = release(project)
+    assert manifest.snapshot is not None
+    folder = project.pipeline.catalogue.path(manifest.snapshot.snapshot_id)
+    project.mcp.write_text('{"mcpServers": {"forged": {}}}')
+    other = release(project, "v2")
+    assert other.snapshot is not None
+    forged = project.pipeline.catalogue.path(other.snapshot.snapshot_id)
+    document = json.loads((forged / "metadata.json").read_text())
+    document["snapshotId"] = manifest.snapshot.snapshot_id
+    del document["checksum"]
+    (folder / "metadata.json").write_text(json.dumps(sealed_document(document)))
+    (folder / "assets/mcp/mcp.json").write_bytes((forged / "assets/mcp/mcp.json").read_bytes())
+    files = {finding.file for finding in verdict(project).findings}
+    place = f"snapshots/{manifest.snapshot.snapshot_id}"
+    assert {manifest.snapshot.snapshot_id, f"{place}/metadata.json", f"{place}/assets/mcp/mcp.json"} <= files
+
+
+def test_what_retention_removed_is_missed_by_nobody(project: Project) -> None:
+    """The manifest's own digest still holds."""
+    project.overrides["retention"] = 1
+    for release_id in ("v1", "v2"):
+        release(project, release_id)
+    assert len(project.pipeline.catalogue.published()[0]) == 1
+    assert [each.status for each in verify_attestations(project.settings, project.pipeline)] == ["unsigned", "unsigned"]
+
+
+def test_releases_without_a_statement_by_rights_are_no_finding(project: Project) -> None:
+    """They are from before, or from the older tool."""
+    manifest = release(project)
+    project.pipeline.statement_path("v1").unlink()
+    project.pipeline.manifest_path("v1").write_bytes(manifest_bytes(evolve(manifest, attestation=None)))
+    assert verdict(project).status == "none"
+
+
+def test_a_blocked_attempt_is_kept_aside_with_its_statement(project: Project) -> None:
+    """Each attempt beside its own."""
+    for detail in ("one", "two"):
+        release(project, "v1", evolve(FAILED, detail=detail))
+    release(project)
+    names = sorted(path.name for path in project.pipeline.manifests.glob("v1*"))
+    assert names == [f"v1{aside}.json{end}" for aside in ("", "~1", "~2") for end in ("", ".intoto.jsonl")]
+    assert not project.pipeline.has_leftovers()
+    assert verdict(project).status == "unsigned"
+
+
+def test_a_statement_whose_manifest_was_never_written_is_removed(project: Project) -> None:
+    """A kill between the two leaves one; the next command cleans up."""
+    release(project)
+    lone = project.pipeline.statement_path("v2")
+    lone.write_bytes(line(project))
+    assert project.pipeline.has_leftovers()
+    assert recover(project.settings).removed == [lone.name]
+    assert not lone.exists() and verdict(project).status == "unsigned"
+
+
+def test_a_statement_set_aside_ahead_of_its_manifest_is_put_back(project: Project) -> None:
+    """A kill between the two renames leaves it there."""
+    release(project, "v1", FAILED)
+    home = project.pipeline.statement_path("v1")
+    aside = home.with_name("v1~1.json.intoto.jsonl")
+    home.rename(aside)
+    assert project.pipeline.has_leftovers()
+    recover(project.settings)
+    assert (home.exists(), aside.exists()) == (True, False)
+    assert verdict(project).status == "unsigned"
+
+
+def test_a_statement_that_cannot_be_written_blocks_the_release(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No release without one: nothing is published, and the sentence names the file."""
+    real = Pipeline.write_statement
+
+    def full(self: Pipeline, release_id: str, data: bytes) -> None:
+        monkeypatch.setattr(Pipeline, "write_statement", real)
+        raise OSError(28, "No space left on device", str(self.statement_path(release_id)))
+
+    monkeypatch.setattr(Pipeline, "write_statement", full)
+    manifest = release(project)
+    assert manifest.status == "blocked"
+    assert "v1.json.intoto.jsonl: No space left on device" in manifest.diagnostics[0]
+    assert project.pipeline.catalogue.published() == ([], [])
+    assert project.strays() == [] and verdict(project).status == "unsigned"
+
+
+def test_a_manifest_that_cannot_be_written_leaves_no_statement(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ready and blocked attempts both fail; what is left goes with the next command."""
+
+    def full(self: Pipeline, manifest: Manifest) -> None:
+        raise OSError(28, "No space left on device", "manifests")
+
+    with monkeypatch.context() as patch, pytest.raises(Exception, match="No space left"):
+        patch.setattr(Pipeline, "write_manifest", full)
+        release(project)
+    recover(project.settings)
+    assert list(project.pipeline.manifests.iterdir()) == []
+    assert release(project).status == "ready"
+
+
+def test_one_release_can_be_looked_at_alone(project: Project) -> None:
+    """By its snapshot, as ``release.verify --snapshot`` does."""
+    first, second = release(project, "v1"), release(project, "v2")
+    assert first.snapshot is not None and second.snapshot is not None
+    found = verify_attestations(project.settings, project.pipeline, second.snapshot.snapshot_id)
+    assert [each.release_id for each in found] == ["v2"]
+
+
+@pytest.mark.slow
+def test_every_statement_is_one_by_in_totos_own_library(project: Project) -> None:
+    """Their protobuf types parse it, and find nothing missing."""
+    json_format = importlib.import_module("google.protobuf.json_format")  # they come without types
+    library = importlib.import_module("in_toto_attestation.v1.statement")
+    release(project, "v1")
+    release(project, "v2", PASSED, FAILED)
+    for release_id in ("v1", "v2"):
+        message = json_format.Parse(line(project, release_id), library.spb.Statement())
+        library.Statement.copy_from_pb(message).validate()

@@ -1,0 +1,172 @@
+"""What differs between two releases is told, and no secret with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import sqlite3
+from typing import Any
+
+import pytest
+
+from release_tasks.archive.diff import Comparison, compare
+from release_tasks.core.errors import StageFailed, UsageError
+from release_tasks.core.records import Check, PreflightReport
+from tests.support.faults.stages import prepare
+from tests.support.project import Project
+
+GATE = Check(id="always", subsystem="always", status="passed", detail="exit code 0")
+
+
+def release(project: Project, release_id: str, report: PreflightReport | None = None) -> None:
+    report = report or PreflightReport(passed=True, checks=[GATE], failed_checks=[])
+    prepare(project.settings, report, release_id)
+
+
+def compared(project: Project) -> dict[tuple[str, str], tuple[str, str | None, str | None]]:
+    found = compare(project.pipeline, "v1", "v2")
+    assert found.notes == []
+    return {(d.where, d.what): (d.how, d.before, d.after) for d in found.differences}
+
+
+def test_equal_releases_differ_in_nothing(project: Project) -> None:
+    """Although they were prepared at different times."""
+    release(project, "v1")
+    release(project, "v2")
+    assert compare(project.pipeline, "v1", "v2") == Comparison(before="v1", after="v2")
+
+
+def test_everything_that_differs_is_named(project: Project) -> None:
+    """Version, configuration keys, servers, schema, rows, files, modes, presence; what is equal is not."""
+    secret = "hunter2-of-the-first-release"
+    project.mcp.write_text(
+        json.dumps(
+            {
+                "mcpServers": {"files": {"command": "a", "env": {"HOME": "/x"}}, "old": {"command": "b"}},
+                "botToken": secret,
+                "limits": {"queued": 5, "kept": 1},
+                "providers": [{"password": secret}, {"args": ["--api-key", secret]}, {"url": f"https://x/?k={secret}"}],
+                "auth": secret,
+            }
+        )
+    )
+    release(project, "v1")
+    project.overrides["app.version"] = "2.0"
+    project.mcp.write_text(
+        json.dumps(
+            {
+                "mcpServers": {"files": {"command": "a", "env": {"HOME": "/private"}}},
+                "botToken": "another-" + secret,
+                "limits": {"queued": 6, "kept": 1},
+                "since": "now",
+                "providers": [{"password": "x"}, {"args": ["--api-key", "x"]}, {"url": f"https://x/?k={secret}x"}],
+                "auth": "x" + secret,
+            }
+        )
+    )
+    database = sqlite3.connect(project.database)
+    database.execute("DELETE FROM accounts WHERE id > 9")
+    database.execute("CREATE TABLE more(x)")
+    database.execute("CREATE INDEX by_amount ON ledger(amount)")
+    database.commit()
+    database.close()
+    (project.identity / "identity.json").write_text("{}")
+    (project.identity / "new").write_text("x")
+    os.chmod(project.identity, 0o700)
+    project.extra.write_text("not JSON")
+    release(project, "v2")
+    found = compared(project)
+    shown = json.dumps(list(found.items()))
+    assert secret not in shown and "/private" not in shown
+    expected = {
+        ("version", ""): ("changed", "1.0", "2.0"),
+        ("mcp", "mcpServers.files.env.HOME"): ("changed", "[REDACTED]", "[REDACTED]"),
+        ("mcp", "mcpServers.old.command"): ("removed", '"b"', None),
+        ("mcp", "botToken"): ("changed", "[REDACTED]", "[REDACTED]"),
+        ("mcp", "auth"): ("changed", "[REDACTED]", "[REDACTED]"),
+        ("mcp", "providers.0.password"): ("changed", "[REDACTED]", "[REDACTED]"),
+        ("mcp", "providers.1.args.1"): ("changed", "[REDACTED]", "[REDACTED]"),
+        ("mcp", "providers.2.url"): ("changed", '"https://x/?[REDACTED]"', '"https://x/?[REDACTED]"'),
+        ("mcp", "limits.queued"): ("changed", "5", "6"),
+        ("mcp", "since"): ("added", None, '"now"'),
+        ("database rows", "accounts"): ("changed", "50", "10"),
+        ("database rows", "more"): ("added", None, "0"),
+        ("database schema", "table more"): ("added", None, None),
+        ("database schema", "index by_amount"): ("added", None, None),
+        ("identity", "identity.json"): ("changed", None, None),
+        ("identity", "new"): ("added", None, None),
+        ("identity", "mode"): ("changed", "755", "700"),
+        ("extra", ""): ("added", None, "8 bytes"),
+    }
+    assert {key: value for key, value in found.items() if key[1] != "bytes"} == expected
+    assert {where for where, what in found if what == "bytes"} == {"mcp", "database", "identity"}
+
+
+def test_what_cannot_be_named_still_differs(project: Project) -> None:
+    """A value in a row that leaves size and counts as they were."""
+    release(project, "v1")
+    database = sqlite3.connect(project.database)
+    database.execute("UPDATE accounts SET balance = 7 WHERE id = 3")
+    database.commit()
+    database.close()
+    release(project, "v2")
+    assert compared(project) == {("database", "content"): ("changed", None, None)}
+
+
+@pytest.mark.slow
+def test_state_that_a_plugin_captured_is_not_shown(project: Project, install_kind: Any) -> None:
+    """It differs, and by how much; what is in it is nobody's configuration, even where it is JSON."""
+    install_kind()
+    project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json"}
+    release(project, "v1")
+    project.mcp.write_text('{"message": "meet me"}')
+    release(project, "v2")
+    assert compared(project) == {
+        ("mcp", "bytes"): ("changed", "18", "22"),
+        ("mcp", "content"): ("changed", None, None),
+    }
+
+
+def test_a_blocked_release_is_compared_by_its_manifest(project: Project) -> None:
+    """It has no snapshot, which is said; the gates that failed are a difference."""
+    release(project, "v1")
+    failed = Check(id="always", subsystem="always", status="failed", detail="exit code 1")
+    release(project, "v2", PreflightReport(passed=False, checks=[failed], failed_checks=["always"]))
+    found = compare(project.pipeline, "v1", "v2")
+    assert [(d.where, d.before, d.after) for d in found.differences] == [
+        ("status", "ready", "blocked"),
+        ("gates", "always passed", "always failed"),
+    ]
+    assert found.notes == ["v2 was blocked and has no snapshot; only manifests are compared"]
+
+
+def test_what_is_gone_or_damaged_is_a_note(project: Project) -> None:
+    """A snapshot that retention removed; a stored database that cannot be read."""
+    for number in (1, 2, 3):
+        project.mcp.write_text(json.dumps({"number": number}))
+        release(project, f"v{number}")
+    folder = project.pipeline.catalogue.store.folder
+    stored = next(folder.glob("v3_*")) / "assets/database/app.db"
+    stored.write_bytes(b"\0" * stored.stat().st_size)
+    database = sqlite3.connect(project.database)
+    database.execute("DELETE FROM accounts")
+    database.commit()
+    database.close()
+    release(project, "v4")
+    found = compare(project.pipeline, "v3", "v4")
+    assert len(found.notes) == 1 and found.notes[0].startswith("database cannot be compared")
+    next(folder.glob("v1_*")).rename(folder / "elsewhere.bak")
+    found = compare(project.pipeline, "v1", "v2")
+    assert found.differences == [] and found.notes[0].startswith("the snapshot of v1 is not there any more")
+
+
+def test_an_unknown_release_is_a_usage_error(project: Project) -> None:
+    """It names those that there are."""
+    release(project, "v1")
+    with pytest.raises(UsageError, match=r"There is no release 'v9'.*v1"):
+        compare(project.pipeline, "v1", "v9")
+    with pytest.raises(UsageError):
+        compare(project.pipeline, "../x", "v1")
+    (project.pipeline.manifests / "v2.json").write_text("{")
+    with pytest.raises(StageFailed, match="cannot be read"):
+        compare(project.pipeline, "v1", "v2")

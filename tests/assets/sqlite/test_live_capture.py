@@ -1,0 +1,379 @@
+"""Capture of a database while other processes use it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from release_tasks.assets.sqlite import database as sqlite
+from release_tasks.assets.sqlite.database import (
+    DamagedDatabase,
+    capture_database,
+    check_database,
+    content_digest,
+    is_sound,
+)
+from release_tasks.core.errors import StageFailed
+from tests.support.project import Project
+
+TOTAL = 5000  # 50 accounts of 100
+
+
+def count_transfers(database: Path) -> int:
+    """Count the committed rows, and be gone again before anything else opens the file in this process."""
+    connection = sqlite3.connect(database, timeout=30)
+    try:
+        return int(connection.execute("SELECT count(*) FROM ledger").fetchone()[0])
+    finally:
+        connection.close()
+
+
+def read_copy(copy: Path) -> tuple[int, bool, list[Any]]:
+    """Return the number of transfers in a copy, whether the books balance, and what integrity_check says."""
+    connection = sqlite3.connect(f"file:{copy}?immutable=1", uri=True)
+    try:
+        accounts = dict(connection.execute("SELECT id, balance FROM accounts"))
+        expected = dict.fromkeys(accounts, 100)
+        transfers = connection.execute("SELECT a, b, amount FROM ledger").fetchall()
+        for giver, taker, amount in transfers:
+            expected[giver] -= amount
+            expected[taker] += amount
+        balanced = expected == accounts and sum(accounts.values()) == TOTAL
+        return len(transfers), balanced, connection.execute("PRAGMA integrity_check").fetchall()
+    finally:
+        connection.close()
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        if condition():
+            return True
+        time.sleep(0.001)
+    return False
+
+
+@pytest.mark.parametrize("journal_mode", ["wal", "delete"])
+def test_capture_under_a_writer_is_whole(
+    make_project: Callable[..., Any], start_writer: Callable[..., Any], journal_mode: str
+) -> None:
+    """Twenty times: every row committed before is in, none half, and the file needs nothing beside it."""
+    project = make_project(journal_mode, journal_mode)
+    # Without pauses a writer in rollback-journal mode starves every reader, ours and the test's.
+    start_writer(project.database, journal_mode, pause=0.001 if journal_mode == "wal" else 0.01)
+    seen = 0
+    for run in range(20):
+        committed = count_transfers(project.database)
+        project.capture(f"run{run}")
+        stored = project.pipeline.catalogue.path(f"run{run}_snapshot") / "assets" / "database" / "app.db"
+        assert os.listdir(stored.parent) == ["app.db"]
+        captured, balanced, integrity = read_copy(stored)
+        assert balanced, run
+        assert captured >= committed, run
+        assert integrity == [("ok",)], run
+        assert captured >= seen
+        seen = captured
+    assert wait_until(lambda: count_transfers(project.database) > seen)
+
+
+def test_writers_commit_while_the_capture_is_at_work(project: Project, start_writer: Callable[..., Any]) -> None:
+    """In WAL mode the pinned reader holds nobody up, and what is committed meanwhile is not in the copy."""
+    filler = sqlite3.connect(project.database)
+    filler.execute("CREATE TABLE filler(x)")
+    filler.executemany("INSERT INTO filler VALUES (randomblob(4000))", [()] * 5000)
+    filler.commit()
+    filler.close()
+    start_writer(project.database)
+    wal = Path(f"{project.database}-wal")
+    went_on: list[bool] = []
+    steps: list[tuple[int, int]] = []
+
+    def progress(done: int, total: int) -> None:
+        steps.append((done, total))
+        before = wal.stat().st_mtime_ns
+        went_on.append(wait_until(lambda: wal.stat().st_mtime_ns != before))
+
+    copy = project.folder / "copy.db"
+    capture_database(project.database, copy, progress)
+    assert len(steps) > 1 and steps[-1][0] == steps[-1][1]
+    assert all(went_on)
+    captured, balanced, integrity = read_copy(copy)
+    assert balanced and integrity == [("ok",)]
+    assert count_transfers(project.database) > captured
+
+
+def test_capture_leaves_the_side_files_of_a_running_service_alone(
+    project: Project, start_writer: Callable[..., Any]
+) -> None:
+    """The very same -wal and -shm are there afterwards, not new ones."""
+    start_writer(project.database)
+    paths = [Path(f"{project.database}{suffix}") for suffix in ("", "-wal", "-shm")]
+    before = [path.stat().st_ino for path in paths]
+    names = sorted(os.listdir(project.state))
+    project.capture()
+    assert [path.stat().st_ino for path in paths] == before
+    assert sorted(os.listdir(project.state)) == names
+
+
+def test_capture_of_a_killed_service_takes_its_wal_along_and_leaves_it(
+    project: Project, start_writer: Callable[..., Any]
+) -> None:
+    """Committed rows that are only in the WAL are captured; database and WAL stay byte for byte what they were."""
+    writer = start_writer(project.database)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait(timeout=10)
+    paths = [project.database, Path(f"{project.database}-wal")]
+    names = sorted(os.listdir(project.state))
+    before = [path.read_bytes() for path in paths]
+    assert len(before[1]) > 0
+    copy = project.folder / "copy.db"
+    capture_database(project.database, copy)
+    assert [path.read_bytes() for path in paths] == before
+    assert sorted(os.listdir(project.state)) == names
+    captured, balanced, _ = read_copy(copy)
+    assert balanced
+    assert captured == count_transfers(project.database) > 0
+
+
+def test_capture_of_a_service_at_rest_leaves_nothing_beside_its_database(project: Project) -> None:
+    """A WAL database that was closed properly has no side files, before and after; its bytes stay."""
+    before, names = project.database.read_bytes(), sorted(os.listdir(project.state))
+    project.capture()
+    assert sorted(os.listdir(project.state)) == names
+    assert project.database.read_bytes() == before
+
+
+def test_a_wal_without_its_shm_is_left_as_found(project: Project) -> None:
+    """As after a copy of the state from another machine: a -wal, and no -shm."""
+    connection = sqlite3.connect(project.database)
+    connection.execute("INSERT INTO ledger(a, b, amount) VALUES (1, 2, 0)")
+    connection.commit()
+    moved = project.folder / "moved"
+    moved.mkdir()
+    for name in ("app.db", "app.db-wal"):
+        shutil.copy(project.state / name, moved / name)
+    connection.close()
+    shutil.copy(moved / "app.db-wal", project.folder / "wal-before")
+    capture_database(moved / "app.db", project.folder / "copy.db")
+    # SQLite builds a -shm to read the WAL by; removing it again could hit somebody who opened the database meanwhile.
+    assert set(os.listdir(moved)) - {"app.db-shm"} == {"app.db", "app.db-wal"}
+    assert (moved / "app.db-wal").read_bytes() == (project.folder / "wal-before").read_bytes()
+
+
+def test_an_interrupted_transaction_is_not_in_the_copy(project: Project) -> None:
+    """A rollback journal that a crash left is played back, as the service itself would do."""
+    crash = (
+        "import os, sqlite3, sys\n"
+        "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('PRAGMA journal_mode = DELETE'); db.execute('PRAGMA cache_size = 2'); db.execute('BEGIN')\n"
+        "db.execute('UPDATE accounts SET balance = 0')\n"
+        "db.executemany('INSERT INTO ledger(a) VALUES (?)', [(1,)] * 20000)\n"
+        "os._exit(0)"
+    )
+    subprocess.run([sys.executable, "-c", crash, str(project.database)], check=True)
+    assert Path(f"{project.database}-journal").exists()
+    copy = project.folder / "copy.db"
+    capture_database(project.database, copy)
+    assert read_copy(copy) == (0, True, [("ok",)])
+
+
+def test_the_copy_is_a_rollback_journal_database(project: Project) -> None:
+    """Header bytes 18 and 19 say 1; the journal mode of the live one is kept beside, in the record."""
+    copy = project.folder / "copy.db"
+    journal_mode, digest = capture_database(project.database, copy)
+    assert journal_mode == "wal"
+    assert copy.read_bytes()[18:20] == b"\x01\x01"
+    assert content_digest(copy) == digest
+    connection = sqlite3.connect(project.database)
+    assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+    connection.close()
+
+
+@pytest.mark.parametrize(
+    "statement", ["PRAGMA page_size = 65536", "PRAGMA encoding = 'UTF-16le'", "PRAGMA auto_vacuum = 1"]
+)
+def test_unusual_databases_are_captured(project: Project, statement: str) -> None:
+    """Large pages, another encoding, pointer maps."""
+    source, copy = project.state / "other.db", project.folder / "copy.db"
+    connection = sqlite3.connect(source)
+    connection.execute(statement)
+    connection.execute("CREATE TABLE t(x)")
+    connection.execute("INSERT INTO t VALUES ('text \u00e4')")
+    connection.execute("PRAGMA user_version = 7")
+    connection.commit()
+    connection.close()
+    capture_database(source, copy)
+    connection = sqlite3.connect(f"file:{copy}?immutable=1", uri=True)
+    assert connection.execute("SELECT x FROM t").fetchone() == ("text \u00e4",)
+    assert connection.execute("PRAGMA user_version").fetchone() == (7,)
+    connection.close()
+
+
+def test_an_empty_file_is_an_empty_database(project: Project) -> None:
+    """SQLite takes a file of no bytes for a database without tables."""
+    (project.state / "empty.db").touch()
+    copy = project.folder / "copy.db"
+    capture_database(project.state / "empty.db", copy)
+    check_database(copy, thorough=True)
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        pytest.param("CREATE TABLE t(x TEXT COLLATE theirs); CREATE INDEX i ON t(x)", id="collation"),
+        pytest.param("CREATE TABLE t(x); CREATE INDEX i ON t(theirs(x))", id="index-function"),
+        pytest.param("CREATE TABLE t(x CHECK (theirs(x)))", id="check-function"),
+        pytest.param("CREATE TABLE t(x TEXT COLLATE theirs PRIMARY KEY) WITHOUT ROWID", id="primary-key"),
+        pytest.param("CREATE TABLE t(x, y AS (theirs(x)) NOT NULL)", id="generated-column"),
+        pytest.param('CREATE TABLE t(x TEXT COLLATE "de-DE"); CREATE INDEX i ON t(x)', id="quoted-name"),
+    ],
+)
+def test_a_schema_that_needs_the_service_itself_is_captured(project: Project, schema: str) -> None:
+    """Services register collations and functions of their own; the database is sound all the same."""
+    connection = sqlite3.connect(project.database)
+    names = ["theirs"]
+    if "de-DE" in schema:
+        if sys.version_info < (3, 11):
+            pytest.skip("Python 3.10's sqlite3 makes no collation of that name")
+        names.append("de-DE")
+    for name in names:
+        connection.create_collation(name, lambda a, b: (a < b) - (a > b))
+    connection.create_function("theirs", 1, lambda x: x, deterministic=True)
+    connection.executescript(schema)
+    connection.execute("INSERT INTO t(x) VALUES (1), (2), (3)")
+    connection.commit()
+    connection.close()
+    project.capture()
+    copy = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "database" / "app.db"
+    check_database(copy, thorough=True)
+
+
+def damage_page(path: Path) -> None:
+    """Overwrite a b-tree page in the middle of the file; header and schema stay readable."""
+    with path.open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 2048)
+
+
+@pytest.mark.parametrize(
+    "how",
+    [
+        "text",
+        "short",
+        "folder",
+        "link",
+        "absent",
+        "page",
+    ],
+)
+def test_a_damaged_database_is_refused(project: Project, how: str) -> None:
+    """The sentence names the live file, the one that the operator has to look at."""
+    database = project.database
+    data = database.read_bytes()
+    if how == "page":
+        damage_page(database)
+    elif how == "text":
+        database.write_text("this is no database, and longer than a header is " * 50)
+    elif how == "short":
+        database.write_bytes(data[:5000])
+    else:
+        database.unlink()
+        if how == "folder":
+            database.mkdir()
+        elif how == "link":
+            (project.state / "real.db").write_bytes(data)
+            database.symlink_to("real.db")
+    copy = project.folder / "copy.db"
+    with pytest.raises(DamagedDatabase) as error:
+        capture_database(database, copy)
+    assert str(database) in error.value.message
+    assert str(copy) not in error.value.message
+
+
+@pytest.mark.parametrize(
+    "look", [capture_database, lambda database, _: is_sound(database)], ids=["capture", "is_sound"]
+)
+@pytest.mark.parametrize(
+    "damage",
+    [
+        pytest.param(lambda data: data[:5000], id="cut short"),
+        pytest.param(lambda data: b"no database " * 1000, id="overwritten"),
+        pytest.param(lambda data: bytes(100) + data[100:], id="header zeroed"),
+        pytest.param(lambda data: b"", id="emptied"),
+    ],
+)
+def test_looking_at_a_damaged_database_destroys_nothing(
+    project: Project, start_writer: Callable[..., Any], damage: Callable[[bytes], bytes], look: Callable[..., Any]
+) -> None:
+    """What is left of it, above all the rows in its WAL, is byte for byte there afterwards."""
+    writer = start_writer(project.database)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait(timeout=10)
+    project.database.write_bytes(damage(project.database.read_bytes()))
+    paths = [project.database, Path(f"{project.database}-wal")]
+    before = [path.read_bytes() for path in paths]
+    with contextlib.suppress(DamagedDatabase):
+        look(project.database, project.folder / "copy.db")
+    assert [path.read_bytes() if path.exists() else None for path in paths] == before
+
+
+def test_an_emptied_database_with_a_wal_is_damaged(project: Project, start_writer: Callable[..., Any]) -> None:
+    """Truncated to nothing under its WAL it is no new database, and no release is ready on it."""
+    writer = start_writer(project.database)
+    writer.send_signal(signal.SIGKILL)
+    writer.wait(timeout=10)
+    os.truncate(project.database, 0)
+    with pytest.raises(DamagedDatabase):
+        capture_database(project.database, project.folder / "copy.db")
+
+
+def test_a_database_that_stays_locked_is_a_sentence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a wait for ever: the operator reads what to do about it."""
+    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.2)
+    script = (
+        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
+        "db.execute('PRAGMA journal_mode = DELETE'); db.execute('BEGIN EXCLUSIVE'); print('held', flush=True)\n"
+        "sys.stdin.readline()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(project.database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
+    try:
+        with pytest.raises(StageFailed, match=r"app\.db stayed locked by another process for 0\.2 s") as error:
+            project.capture()
+        assert not isinstance(error.value, DamagedDatabase)
+    finally:
+        holder.communicate("\n", timeout=10)
+    assert project.pipeline.catalogue.published() == ([], [])
+    assert project.strays() == []
+
+
+def test_memory_does_not_grow_with_the_database(project: Project) -> None:
+    """A database of 64 MiB is captured in far less than that."""
+    connection = sqlite3.connect(project.database)
+    connection.execute("CREATE TABLE filler(x)")
+    connection.executemany("INSERT INTO filler VALUES (zeroblob(1000000))", [()] * 64)
+    connection.commit()
+    connection.close()
+    script = (
+        "import resource, sys; from pathlib import Path\n"
+        "from release_tasks.assets.sqlite.database import capture_database\n"
+        "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+        "capture_database(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+    )
+    command = [sys.executable, "-c", script, str(project.database), str(project.folder / "copy.db")]
+    grown_kib = int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    assert grown_kib < 40 << 10

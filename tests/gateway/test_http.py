@@ -1,0 +1,233 @@
+"""What the service takes and answers over HTTP: always JSON, never more than it should."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import hmac
+import json
+import socket
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from release_tasks.gateway import service
+from release_tasks.gateway.paths import GatewayPaths
+
+MESSAGE = {"channel": "telegram", "to": "4711", "text": "a text that nobody else may read"}
+
+
+def _signed(secret: str, body: bytes) -> dict[str, str]:
+    digest = hmac.new(secret.encode(), body, hashlib.sha256).hexdigest()
+    return {"X-Signature": f"sha256={digest}"}
+
+
+def test_message_is_taken_and_listed_newest_last(shared: Any) -> None:
+    """A message gets an id, is there at once, and the limit counts from the newest."""
+    ids = []
+    for number in range(3):
+        answer = shared.post("/messages", json={**MESSAGE, "text": f"number {number}"})
+        assert answer.status_code == 202 and answer.json()["ok"] is True
+        ids.append(answer.json()["data"]["id"])
+    listed = shared.get("/messages", params={"limit": "2"}).json()["data"]["messages"]
+    assert [message["id"] for message in listed] == ids[1:]
+    assert {"id", "channel", "to", "text", "state"} <= set(listed[-1])
+    assert listed[-1]["text"] == "number 2"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"{",
+        b"[]",
+        b"null",
+        b"[" * 30_000,
+        b'{"channel": "telegram", "to": "1"}',
+        b'{"channel": "telegram", "to": "", "text": "x"}',
+        b'{"channel": "telegram", "to": 1, "text": "x"}',
+        b'{"channel": "../x", "to": "1", "text": "x"}',
+        b'{"channel": "telegram", "to": "1", "text": "\\ud800"}',
+        b'{"channel": "telegram", "to": "1", "text": "\xff"}',
+        json.dumps({**MESSAGE, "text": "x" * 16_385}).encode(),
+    ],
+)
+def test_bad_message_is_refused_as_json(shared: Any, body: bytes) -> None:
+    """Whatever is wrong with it, the answer is 400, in JSON, with a sentence."""
+    answer = shared.post("/messages", data=body)
+    assert answer.status_code == 400
+    assert answer.json()["ok"] is False and answer.json()["error"]["message"]
+
+
+def test_large_body_is_refused_without_being_kept(shared: Any) -> None:
+    """A body over the cap ends with 413, also when it comes in chunks of unknown number."""
+    assert shared.post("/messages", data=b"x" * 100_000).status_code == 413
+    assert shared.post("/messages", data=iter([b"x" * 50_000] * 3)).status_code == 413
+
+
+@pytest.mark.parametrize("limit", ["0", "501", "-1", "x", "", "9" * 40, "\u0661"])
+def test_bad_limit_is_refused(shared: Any, limit: str) -> None:
+    """Only 1 to 500 is a limit."""
+    assert shared.get("/messages", params={"limit": limit}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [("GET", "/nowhere", 404), ("POST", "/health", 405), ("GET", "/callback", 405)],
+)
+def test_unknown_paths_and_methods_are_json_too(shared: Any, method: str, path: str, status: int) -> None:
+    """Nothing answers with HTML but the page."""
+    answer = (shared.get if method == "GET" else shared.post)(path)
+    assert answer.status_code == status and answer.json()["ok"] is False
+
+
+def test_unexpected_error_is_json_and_logged_under_its_correlation_id(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Even a fault of our own is an envelope, does not tell its cause, and can be found again."""
+
+    def fail(parts: Any) -> Any:
+        raise RuntimeError("an inner detail")
+
+    monkeypatch.setattr(service, "examine", fail)
+    app = service.create_app(GatewayPaths(tmp_path))
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": b"", "more_body": False}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "GET",
+        "path": "/health",
+        "query_string": b"",
+        "headers": [(b"host", b"localhost"), (b"x-correlation-id", b"find-me-again")],
+        "client": ("127.0.0.1", 1),
+    }
+    # Starlette answers first, and then hands the error on to the server, which logs its traceback.
+    with pytest.raises(RuntimeError):
+        asyncio.run(app(scope, receive, send))
+    answer = json.loads(sent[1]["body"])
+    assert sent[0]["status"] == 500 and answer["ok"] is False
+    assert answer["correlationId"] == "find-me-again" and "inner detail" not in str(answer)
+    assert "find-me-again" in caplog.text
+
+
+def test_callback_is_accepted_once(shared: Any) -> None:
+    """The same key again is a duplicate, with other content a rejection, and each is counted."""
+    before = shared.get("/reliability").json()["data"]["callbacks"]
+    callback = {"key": "delivery-1", "state": "read"}
+    first, again = shared.post("/callback", json=callback), shared.post("/callback", json=callback)
+    assert (first.status_code, again.status_code) == (202, 200)
+    assert not first.json()["data"]["duplicate"] and again.json()["data"]["duplicate"]
+    assert shared.post("/callback", json={**callback, "state": "failed"}).status_code == 409
+    assert shared.post("/callback", json={"state": "keyless"}).status_code == 400
+    header = {"Idempotency-Key": "delivery-2"}
+    assert shared.post("/callback", json={"state": "x"}, headers=header).status_code == 202
+    assert shared.post("/callback", json={"state": "x"}, headers=header).status_code == 200
+    assert shared.post("/callback", json={"key": "other"}, headers=header).status_code == 400
+    after = shared.get("/reliability").json()["data"]["callbacks"]
+    assert {key: after[key] - before[key] for key in after} == {
+        "totalAccepted": 2,
+        "totalDuplicate": 2,
+        "totalRejected": 3,
+    }
+
+
+def test_callback_is_accepted_once_under_a_race(shared: Any) -> None:
+    """Of many that arrive at the same time exactly one is accepted."""
+    with ThreadPoolExecutor(8) as pool:
+        answers = list(pool.map(lambda _: shared.post("/callback", json={"key": "race"}), range(24)))
+    assert sorted(answer.status_code for answer in answers) == [200] * 23 + [202]
+
+
+def test_reliability_without_a_secret_is_served_on_loopback(shared: Any) -> None:
+    """It has the predecessor's shape, and no text of any message."""
+    shared.post("/messages", json=MESSAGE)
+    answer = shared.get("/reliability")
+    assert answer.status_code == 200 and MESSAGE["text"] not in answer.text
+    assert set(answer.json()["data"]["queue"]) == {
+        "totalQueued",
+        "totalDispatching",
+        "totalSent",
+        "totalFailed",
+        "totalDeadLetters",
+    }
+
+
+def test_reliability_with_a_secret_must_be_signed(
+    start_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """401 unsigned, 403 wrongly signed; a bodyless and a JSON body both work when signed right."""
+    monkeypatch.setenv("API_SECRET", "s3cret")
+    gateway = start_gateway()
+    assert gateway.get("/reliability").status_code == 401
+    for wrong in ("sha256=00", "x", "sha256=\u00e9", *_signed("other", b"").values()):
+        headers = {"X-Signature": wrong.encode("latin-1")}
+        assert gateway.get("/reliability", headers=headers).status_code == 403
+    assert gateway.get("/reliability", headers=_signed("s3cret", b"{}")).status_code == 403
+    assert gateway.get("/reliability", headers=_signed("s3cret", b"")).status_code == 200
+    signed = {**_signed("s3cret", b"{}"), "Content-Type": "application/json"}
+    assert gateway.get("/reliability", data=b"{}", headers=signed).status_code == 200
+    assert gateway.get("/health").status_code == 200
+    body = b'{"key": "signed"}'
+    wrong_callback = gateway.post("/callback", data=body, headers=_signed("other", body))
+    right_callback = gateway.post("/callback", data=body, headers=_signed("s3cret", body))
+    assert (wrong_callback.status_code, right_callback.status_code) == (403, 202)
+
+
+@pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}])
+def test_pages_of_other_origins_are_kept_out(shared: Any, headers: dict[str, str]) -> None:
+    """Neither a rebound name nor a foreign page can read or post anything."""
+    assert shared.get("/messages", headers=headers).status_code == 403
+    assert shared.post("/messages", json=MESSAGE, headers=headers).status_code == 403
+
+
+def test_own_page_may_call(shared: Any) -> None:
+    """The page's own origin is let in."""
+    assert shared.get("/health", headers={"Origin": shared.url}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "request_bytes",
+    [b"garbage\r\n\r\n", b"GET /health HTTP/1.1\r\nHost: [::\r\nConnection: close\r\n\r\n"],
+)
+def test_broken_requests_end_without_harm(shared: Any, request_bytes: bytes) -> None:
+    """The service answers 400 or 403 to what is no request, and goes on."""
+    port = int(shared.url.rpartition(":")[2])
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
+        client.sendall(request_bytes)
+        assert client.recv(64).split()[1] in (b"400", b"403")
+    assert shared.health()["status"] == "ok"
+
+
+def test_page_is_whole_and_needs_nothing_from_elsewhere(shared: Any) -> None:
+    """It carries its marker, names no other host, and its policy allows none."""
+    answer = shared.get("/")
+    assert answer.headers["Content-Type"].startswith("text/html")
+    assert '<meta name="generator" content="release-tasks gateway">' in answer.text
+    links = answer.text.replace("http://www.w3.org/2000/svg", "")  # a namespace, never fetched
+    assert "http://" not in links and "https://" not in links and "src=" not in links
+    assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
+
+
+def test_last_release_comes_from_the_newest_manifest(start_gateway: Callable[..., Any], tmp_path: Path) -> None:
+    """None yet, then the manifest's fields, then an unreadable one is said to be that."""
+    gateway = start_gateway(release_root=tmp_path)
+    assert gateway.get("/release/last").json()["data"] == {"release": None, "detail": "none yet"}
+    latest = tmp_path / "manifests" / "latest.json"
+    latest.parent.mkdir()
+    manifest = {"releaseId": "v1", "status": "ready", "snapshot": {"snapshotId": "s1"}}
+    latest.write_text(json.dumps(manifest))
+    release = gateway.get("/release/last").json()["data"]["release"]
+    assert (release["releaseId"], release["status"], release["snapshotId"]) == ("v1", "ready", "s1")
+    latest.write_text("{")
+    data = gateway.get("/release/last").json()["data"]
+    assert data["release"] is None and "not valid JSON" in data["detail"]

@@ -1,0 +1,285 @@
+"""The gateway in the background: one at a time, seen as it is, and gone without a trace."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from attrs import evolve
+from psutil import Process
+
+from release_tasks.core.process.find import children_of, is_running, start_ticks
+from release_tasks.gateway import process
+from release_tasks.gateway.errors import GatewayError
+from release_tasks.gateway.paths import GatewayPaths
+from release_tasks.gateway.pidfile import PidFile
+
+linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+
+
+def _below(pid: int, count: int, wait_for: Callable[..., Any]) -> list[Process]:
+    """Wait until the gateway has its worker and its MCP server, and return them."""
+    found = wait_for(lambda: (below := children_of(pid)) and len(below) >= count and below)
+    assert isinstance(found, list)
+    return found
+
+
+def test_start_returns_once_it_answers(start_gateway: Callable[..., Any]) -> None:
+    """Start returns once the gateway answers, and says which process that is."""
+    began = time.monotonic()
+    gateway = start_gateway()
+    assert time.monotonic() - began < 5  # generous: other tests may run beside this one
+    assert gateway.get("/health/live").json()["data"] == {"status": "alive", "pid": gateway.pid}
+
+
+def test_first_start_lays_out_a_private_home(gateway: Any) -> None:
+    """Everything of a new home is there, and nobody else can read it."""
+    home = gateway.home
+    for path in (home.database, home.mcp_servers, home.settings, home.gui, home.pid_file):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    for path in (home.identity / "identity.json", home.identity / "soul.md", home.log_file):
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
+    for folder in (home.root, home.identity, home.gui.parent):
+        assert stat.S_IMODE(folder.stat().st_mode) == 0o700, folder
+    assert json.loads(home.settings.read_text())["version"] == "1.0.0"
+
+
+@pytest.mark.slow
+def test_later_start_recreates_nothing(start_gateway: Callable[..., Any]) -> None:
+    """A part that got lost while the gateway was stopped is named by health, not replaced."""
+    gateway = start_gateway()
+    process.stop(gateway.home)
+    (gateway.home.identity / "identity.json").unlink()
+    gateway.home.mcp_servers.unlink()
+    gateway.home.database.unlink()
+    gateway = start_gateway()
+    answer = gateway.get("/health")
+    assert answer.status_code == 503 and answer.json()["ok"] is False
+    data = answer.json()["data"]
+    assert data["identity"]["status"] == data["mcpConfig"]["status"] == "missing"
+    assert "gateway.db is missing" in data["database"]["detail"]
+    assert not gateway.home.database.exists()
+
+
+def test_interrupted_first_start_is_finished_by_the_next(tmp_path: Path) -> None:
+    """A home whose lay-out was cut short is completed, with what was there already kept."""
+    home = GatewayPaths(tmp_path / "gateway")
+    home.lay_out()
+    identity = (home.identity / "identity.json").read_bytes()
+    (home.root / ".laying-out").touch()
+    home.settings.unlink()
+    home.database.unlink()
+    assert home.lay_out() is True
+    assert home.settings.exists() and home.database.exists()
+    assert (home.identity / "identity.json").read_bytes() == identity
+    assert home.lay_out() is False
+
+
+def test_second_start_returns_the_running_one(gateway: Any) -> None:
+    """Starting twice is harmless and says so."""
+    again = process.start(gateway.home, port=0)
+    assert again.pid == gateway.pid and again.url == gateway.url
+    assert "already running" in again.detail
+
+
+def test_two_gateways_cannot_share_a_home(gateway: Any, wait_for: Callable[..., Any]) -> None:
+    """Even with the pid file lost, a second service is refused in a sentence."""
+    gateway.home.pid_file.unlink()
+    with pytest.raises(GatewayError, match="already running in"):
+        process.start(gateway.home, port=0)
+    os.kill(gateway.pid, signal.SIGTERM)
+    wait_for(lambda: not is_running(gateway.pid))
+
+
+@linux_only
+def test_stop_leaves_no_process_and_no_pid_file(gateway: Any, wait_for: Callable[..., Any]) -> None:
+    """Within 2 s the service, its dispatcher and its MCP server are gone, and so is the WAL."""
+    below = _below(gateway.pid, 2, wait_for)
+    began = time.monotonic()
+    status = process.stop(gateway.home)
+    assert time.monotonic() - began < 5
+    assert not status.running and status.detail == "Stopped."
+    assert not is_running(gateway.pid)
+    assert not any(map(is_running, below))
+    assert not gateway.home.pid_file.exists()
+    assert not gateway.home.database.with_name("gateway.db-wal").exists()
+    assert "was not running" in process.stop(gateway.home).detail
+
+
+@linux_only
+def test_stop_folds_the_wal_in_after_a_dispatcher_that_hangs(gateway: Any, wait_for: Callable[..., Any]) -> None:
+    """A dispatcher that has to be killed closes no database: the service closes its own after it, and the WAL goes."""
+    below = _below(gateway.pid, 2, wait_for)
+    dispatcher = next(found for found in below if "release_tasks.gateway.dispatcher" in found.cmdline())
+    wait_for(lambda: any(Path(file.path) == gateway.home.database for file in dispatcher.open_files()))
+    dispatcher.suspend()
+    assert process.stop(gateway.home).detail == "Stopped."
+    assert not is_running(dispatcher)
+    assert not gateway.home.database.with_name("gateway.db-wal").exists()
+
+
+@linux_only
+def test_killed_gateway_leaves_no_orphan(gateway: Any, wait_for: Callable[..., Any]) -> None:
+    """After SIGKILL the dispatcher and the MCP server end by themselves, and status sees it."""
+    below = _below(gateway.pid, 2, wait_for)
+    os.kill(gateway.pid, signal.SIGKILL)
+    wait_for(lambda: not any(map(is_running, below)))
+    status = process.status(gateway.home)
+    assert not status.running and "stale" in status.detail
+
+
+@linux_only
+def test_hung_gateway_is_killed_with_everything_below_it(gateway: Any, wait_for: Callable[..., Any]) -> None:
+    """A gateway that ignores SIGTERM, as a stopped process does, is killed after the timeout."""
+    below = _below(gateway.pid, 2, wait_for)
+    os.kill(gateway.pid, signal.SIGSTOP)
+    assert "was killed" in process.stop(gateway.home, timeout=0.3).detail
+    assert not is_running(gateway.pid)
+    assert not any(map(is_running, below))
+
+
+def test_start_after_a_kill_sees_through_the_stale_pid_file(
+    start_gateway: Callable[..., Any],
+) -> None:
+    """A pid file of a dead gateway does not keep the next one from starting."""
+    first = start_gateway()
+    os.kill(first.pid, signal.SIGKILL)
+    second = start_gateway()
+    assert second.pid != first.pid and second.health()["status"] == "ok"
+
+
+@linux_only
+def test_reused_pid_is_never_taken_for_the_gateway(tmp_path: Path) -> None:
+    """A pid file that names a living process with another start is stale, and stop spares it."""
+    home = GatewayPaths(tmp_path)
+    bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        ticks = start_ticks(bystander.pid)
+        assert ticks is not None
+        record = PidFile(pid=bystander.pid, start_ticks=ticks - 1, host="127.0.0.1", port=1, started_at="")
+        record.write(home.pid_file)
+        assert not process.status(home).running
+        # Without a start time the command line decides.
+        evolve(record, start_ticks=None).write(home.pid_file)
+        assert not process.status(home).running
+        assert not process.stop(home).running
+        assert bystander.poll() is None
+        assert not home.pid_file.exists()
+    finally:
+        bystander.communicate(b"\n")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x"}', '{"pid": 1}', '{"pid": -1}'])
+def test_senseless_pid_file_means_not_running(tmp_path: Path, text: str) -> None:
+    """Whatever a pid file holds, it kills nobody and hides nothing."""
+    home = GatewayPaths(tmp_path)
+    home.pid_file.write_text(text)
+    assert not process.status(home).running
+    assert "was not running" in process.stop(home).detail
+
+
+def test_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """The sentence names the port; no home is made."""
+    home = GatewayPaths(tmp_path / "gateway")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(GatewayError, match=f"port {port} on 127.0.0.1 is already in use"):
+            process.start(home, port=port)
+    assert not home.root.exists()
+
+
+def test_port_lost_in_the_race_is_refused_in_the_same_sentence(tmp_path: Path) -> None:
+    """The service itself says that the port is taken, when it was free a moment before."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        command = [sys.executable, "-m", "release_tasks.gateway", "--root", str(tmp_path / "g")]
+        ended = subprocess.run([*command, "--port", str(port)], capture_output=True, text=True, timeout=30)
+    assert ended.returncode == 1
+    assert f"port {port} on 127.0.0.1 is already in use" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
+def test_only_loopback_unless_told_otherwise(tmp_path: Path, host: str) -> None:
+    """A host that others could reach is refused before anything starts."""
+    with pytest.raises(GatewayError, match="other machines could reach it"):
+        process.start(GatewayPaths(tmp_path / "gateway"), host=host, port=0)
+    assert not (tmp_path / "gateway").exists()
+
+
+def test_remote_host_is_served_when_allowed(start_gateway: Callable[..., Any]) -> None:
+    """With the explicit permission it listens on every address."""
+    gateway = start_gateway(host="0.0.0.0", allow_remote=True)
+    assert gateway.url.startswith("http://127.0.0.1:")
+    assert gateway.health()["status"] == "ok"
+
+
+def test_missing_extra_is_said_with_the_command_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without starlette or uvicorn the error names the extra."""
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(GatewayError, match=r"pip install 'release-tasks\[gateway\]'"):
+        process.start(GatewayPaths(tmp_path / "gateway"), port=0)
+
+
+def test_start_gate_runs_before_anything_is_opened(start_gateway: Callable[..., Any], tmp_path: Path) -> None:
+    """The gate sees a home without a database, and the gateway starts after it."""
+    code = "import os,sys; sys.exit(os.path.exists(sys.argv[1]))"
+    database = tmp_path / "gateway" / "gateway.db"
+    gateway = start_gateway(start_gate=[sys.executable, "-c", code, str(database)])
+    assert gateway.health()["status"] == "ok"
+
+
+def test_failed_start_gate_refuses_the_start(tmp_path: Path) -> None:
+    """A gate that fails keeps the gateway from opening anything, and is named."""
+    home = GatewayPaths(tmp_path / "gateway")
+    with pytest.raises(GatewayError, match=r"its start gate `.*` ended with 3"):
+        process.start(home, port=0, start_gate=[sys.executable, "-c", "raise SystemExit(3)"])
+    with pytest.raises(GatewayError, match="cannot be run"):
+        process.start(home, port=0, start_gate=["no-such-command-anywhere"])
+    assert not home.database.exists() and not home.pid_file.exists()
+
+
+@pytest.mark.slow
+def test_gate_that_never_ends_is_given_up_with_the_start(tmp_path: Path) -> None:
+    """A start that takes too long ends with a sentence, and neither gate nor gateway stay."""
+    home, mark = GatewayPaths(tmp_path / "gateway"), tmp_path / "gate.pid"
+    code = "import os,sys,time; open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(600)"
+    with pytest.raises(GatewayError, match="did not answer within"):
+        process.start(home, port=0, start_gate=[sys.executable, "-c", code, str(mark)], timeout=1.0)
+    assert not is_running(int(mark.read_text()))
+    assert not process.status(home).running
+
+
+def test_gateway_that_dies_early_is_reported_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the child said last is in the error."""
+    broken = tmp_path / "path" / "uvicorn"
+    broken.mkdir(parents=True)
+    (broken / "__init__.py").write_text("raise RuntimeError('this uvicorn is broken')\n")
+    monkeypatch.setenv("PYTHONPATH", str(broken.parent))
+    with pytest.raises(GatewayError, match="this uvicorn is broken") as caught:
+        process.start(GatewayPaths(tmp_path / "gateway"), port=0)
+    assert "ended with exit code 1" in caught.value.message
+
+
+def test_status_tells_a_gateway_that_does_not_answer(gateway: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running process that hangs is unreachable, not stopped, and start says what to do."""
+    monkeypatch.setattr(process, "_REQUEST_SECONDS", 0.2)
+    os.kill(gateway.pid, signal.SIGSTOP)
+    try:
+        status = process.status(gateway.home)
+        with pytest.raises(GatewayError, match="does not answer; stop it first"):
+            process.start(gateway.home, port=0, timeout=0.1)
+    finally:
+        os.kill(gateway.pid, signal.SIGCONT)
+    assert status.running and status.health == "unreachable"

@@ -1,0 +1,68 @@
+"""What is being released: its version, its commit, and an id when nobody gave one."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import Any
+
+import pytest
+from attrs import evolve
+
+from release_tasks.core.ids import is_valid_id
+from release_tasks.service.application import default_release_id, describe_application
+from tests.support.project import Project
+
+VERSIONS: list[Any] = [
+    ("2.5", "2.5"),
+    ({"command": "echo 3.1; echo more"}, "3.1"),
+    ({"file": "package.json", "key": "meta.version"}, "4.0.0"),
+    ({"distribution": "attrs"}, "any"),
+    ({"command": "exit 3"}, None),
+    ({"command": "true"}, None),
+    ({"command": "printf '\\377'"}, None),
+    ({"file": "gone.json", "key": "version"}, None),
+    ({"file": "package.json", "key": "meta.nothing"}, None),
+    ({"distribution": "no-such-distribution-here"}, None),
+]
+
+
+@pytest.mark.parametrize(("config", "expected"), VERSIONS)
+def test_the_version_is_read_or_its_absence_explained(project: Project, config: Any, expected: str | None) -> None:
+    """A version that cannot be read is no error, and the reason is kept for the diagnostics."""
+    (project.folder / "package.json").write_text('{"meta": {"version": "4.0.0"}}')
+    project.overrides["app.version"] = config
+    application = describe_application(project.settings)
+    assert (application.version is None) == (expected is None)
+    if expected not in (None, "any"):
+        assert application.version == expected
+    assert (application.problem is None) == (expected is not None)
+
+
+def test_commit_and_dirtiness_are_recorded(project: Project) -> None:
+    """From git, where the project is a checkout; nothing otherwise."""
+    assert (describe_application(project.settings).git_commit, describe_application(project.settings).git_dirty) == (
+        None,
+        None,
+    )
+
+    def run(*arguments: str) -> str:
+        command = ["git", "-c", "user.name=n", "-c", "user.email=e@x", *arguments]
+        return subprocess.run(command, cwd=project.folder, check=True, capture_output=True, text=True).stdout.strip()
+
+    (project.folder / "tracked").write_text("1")
+    run("init", "-q")
+    run("add", "tracked")
+    run("commit", "-q", "-m", "first")
+    clean = describe_application(project.settings)
+    assert clean.git_commit == run("rev-parse", "HEAD")
+    assert clean.git_dirty is False
+    (project.folder / "tracked").write_text("2")
+    assert describe_application(project.settings).git_dirty is True
+
+
+@pytest.mark.parametrize("version", ["1.2.3", "v 1/2", "../..", "\u00e4", "", "-x", "a" * 500])
+def test_a_release_nobody_named_gets_a_valid_id(project: Project, version: str) -> None:
+    """Whatever the version looks like."""
+    application = evolve(describe_application(project.settings), version=version)
+    assert is_valid_id(default_release_id(application))
+    assert len(default_release_id(application)) <= 96

@@ -1,0 +1,192 @@
+"""A service started on restored state is watched, judged by its health, and gone afterwards with all it started."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from release_tasks.stages.drill import boot as booting
+from release_tasks.stages.drill import engine
+from release_tasks.stages.drill.boot import Service
+from release_tasks.stages.drill.engine import run_drill
+from release_tasks.stages.drill.outcome import BootOutcome, DrillOutcome
+from release_tasks.stages.drill.scratch import processes_of
+from tests.support.project import Project
+
+# Answers health from the restored database, and writes down who it is and what it was told.
+SERVICE = """
+import http.server, json, os, signal, sqlite3, sys
+mode = sys.argv[1]
+note = {key: value for key, value in os.environ.items() if key.startswith("RELEASE_TASKS_DRILL")}
+note.update(pid=os.getpid(), cwd=os.getcwd())
+if mode == "stubborn":
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    import subprocess
+    sleeper = [sys.executable, "-c", "import signal, time; signal.signal(15, signal.SIG_IGN); time.sleep(600)"]
+    note["children"] = [
+        subprocess.Popen(sleeper).pid,
+        subprocess.Popen(sleeper, start_new_session=True).pid,
+    ]
+if mode == "daemon" and os.fork():
+    os._exit(0)
+if mode == "trespasser":
+    held = open(sys.argv[3], "rb")
+with open(sys.argv[2], "a") as file:
+    file.write(json.dumps(note) + "\\n")
+if mode == "dies":
+    print("no such table: accounts", flush=True)
+    sys.exit(3)
+if mode == "leaves":
+    sys.exit(0)
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        database = sqlite3.connect(os.environ["RELEASE_TASKS_DRILL_ASSET_DATABASE"])
+        rows = database.execute("SELECT count(*) FROM accounts").fetchone()[0]
+        status = 503 if mode == "ill" else 200
+        body = json.dumps({"status": "ok" if rows == 50 else "failed"}).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+        if mode == "floods":
+            print("x" * 100_000, flush=True)
+    def log_message(self, *_):
+        pass
+port = int(os.environ["RELEASE_TASKS_DRILL_PORT"])
+http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
+"""
+
+
+def is_running(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+class Booted:
+    """A drill of a project's newest snapshot with the service above."""
+
+    def __init__(self, project: Project, folder: Path) -> None:
+        self.project = project
+        self.notes = folder / "notes"
+        self.script = folder / "service.py"
+        self.script.write_text(SERVICE)
+        project.capture()
+
+    def run(self, mode: str, timeout: float = 30.0) -> DrillOutcome:
+        words = [sys.executable, str(self.script), mode, str(self.notes), str(self.project.database)]
+        service = Service(
+            shown=mode,
+            arguments=lambda settings, port: words,
+            health="http://127.0.0.1:{port}/health",
+            timeout=timeout,
+            environment=os.environ,
+        )
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(engine, "service_of", lambda settings: service)
+            return run_drill(self.project.settings, boot=True)
+
+    def told(self) -> dict[str, Any]:
+        """What the service wrote down, once the drill is over: none of its processes runs any more."""
+        import json
+
+        note: dict[str, Any] = json.loads(self.notes.read_text())
+        assert not any(is_running(pid) for pid in [note["pid"], *note.get("children", [])])
+        assert processes_of(Path(note["RELEASE_TASKS_DRILL_ROOT"])).search() == set()
+        assert not Path(note["RELEASE_TASKS_DRILL_ROOT"]).exists()
+        return note
+
+
+@pytest.fixture
+def booted(project: Project, tmp_path_factory: pytest.TempPathFactory) -> Booted:
+    return Booted(project, tmp_path_factory.mktemp("service"))
+
+
+def result_of(outcome: DrillOutcome) -> BootOutcome:
+    assert outcome.boot is not None
+    return outcome.boot
+
+
+def test_a_service_gets_healthy_on_the_restored_state(booted: Booted, live_tree: Callable[..., Any]) -> None:
+    """It is told where everything is, reads the restored rows, and is gone when the drill ends."""
+    before = live_tree(booted.project)
+    outcome = booted.run("well")
+    boot = result_of(outcome)
+    assert (outcome.status, boot.passed, boot.output_tail) == ("passed", True, [])
+    note = booted.told()
+    root = note["RELEASE_TASKS_DRILL_ROOT"]
+    assert note["cwd"] == root
+    assert note["RELEASE_TASKS_DRILL_ASSET_DATABASE"] == f"{root}/state/app.db"
+    assert note["RELEASE_TASKS_DRILL_ASSET_EXTRA"] == f"{root}/state/extra.json"
+    assert boot.url == f"http://127.0.0.1:{note['RELEASE_TASKS_DRILL_PORT']}/health"
+    assert live_tree(booted.project) == before
+
+
+def test_a_service_that_goes_into_the_background_counts(booted: Booted) -> None:
+    """The command ends with 0, its child serves: healthy, and the child is ended."""
+    outcome = booted.run("daemon")
+    assert outcome.status == "passed", outcome
+    booted.told()
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [
+        ("ill", "it did not get healthy: not healthy within 1s"),
+        ("dies", "it ended with exit code 3"),
+        ("leaves", "it ended with exit code 0 and left nothing running"),
+        ("trespasser", "which is live"),
+    ],
+)
+def test_a_service_that_does_not_come_up_fails_the_drill(booted: Booted, mode: str, told: str) -> None:
+    """The snapshot was restored, and still this is no proof."""
+    outcome = booted.run(mode, timeout=1.0)
+    boot = result_of(outcome)
+    assert (outcome.status, boot.passed) == ("failed", False)
+    assert told in boot.detail
+    assert told in outcome.diagnostics[0]
+    booted.told()
+    if mode == "dies":
+        assert boot.output_tail == ["no such table: accounts"]
+    (event,) = booted.project.pipeline.drill_audit.verify().events
+    assert (event["event"], event["booted"], event["checks"]["database"]) == ("drill.failed", False, "restored")
+
+
+def test_stubborn_processes_are_killed(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM ignored, a child in the group, another in a session of its own: none of them is left."""
+    monkeypatch.setattr(booting, "_GRACE_SECONDS", 0.2)
+    outcome = booted.run("stubborn")
+    assert outcome.status == "passed", outcome
+    assert len(booted.told()["children"]) == 2
+
+
+def test_endless_output_ends_the_boot(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would fill the disk that the live service is on."""
+    monkeypatch.setattr(booting, "_MOST_OUTPUT", 50_000)
+    monkeypatch.setattr(booting, "ask_health", _asks_twice(booting.ask_health))
+    assert "it printed more than" in result_of(booted.run("floods")).detail
+    booted.told()
+
+
+def _asks_twice(ask: Any) -> Any:
+    return lambda health, *, passes, **options: ask(health, passes=3, **options)
+
+
+def test_a_command_that_is_not_there_is_a_failed_boot(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No exception, a sentence."""
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    assert "it could not be started: No such file or directory" in result_of(booted.run("well")).detail
+
+
+def test_nothing_is_started_on_what_was_not_restored(booted: Booted) -> None:
+    """A damaged snapshot: no boot at all."""
+    folder = booted.project.pipeline.catalogue.path("v1_snapshot")
+    (folder / "assets" / "mcp" / "mcp.json").write_text("{}")
+    outcome = booted.run("well")
+    assert (outcome.status, outcome.boot, booted.notes.exists()) == ("failed", None, False)

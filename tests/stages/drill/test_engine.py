@@ -1,0 +1,473 @@
+"""A drill proves that a snapshot comes back, and touches nothing that is live."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import json
+import os
+import shutil
+import sqlite3
+import stat
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from release_tasks.archive.capture import CaptureRequest, capture_snapshot
+from release_tasks.archive.restore_tests import proofs
+from release_tasks.archive.seal import sealed_document
+from release_tasks.core.errors import ExitCode, Interrupted, UsageError
+from release_tasks.core.lock import run_lock
+from release_tasks.pairing.channels import Channel
+from release_tasks.stages.drill import engine
+from release_tasks.stages.drill.engine import run_drill
+from release_tasks.stages.drill.outcome import DrillOutcome
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.tasks.project import load_settings
+from tests.support.faults.telling import at_steps
+from tests.support.project import Project
+
+
+def rehearse(project: Project, snapshot_id: str | None = None, **options: Any) -> DrillOutcome:
+    progress = options.pop("progress", lambda step: None)
+    return run_drill(project.settings, snapshot_id=snapshot_id, **options, emit=at_steps(progress))
+
+
+def events(project: Project) -> list[dict[str, Any]]:
+    """What the drill log holds; its chain is whole."""
+    verdict = project.pipeline.drill_audit.verify()
+    assert verdict.intact
+    return verdict.events
+
+
+def left(project: Project) -> list[str]:
+    folder = project.pipeline.drills
+    return os.listdir(folder) if folder.exists() else []
+
+
+def test_a_good_snapshot_passes_and_nothing_live_is_touched(project: Project, live_tree: Callable[..., Any]) -> None:
+    """Inodes, digests, modes and times of state and pipeline are what they were; the drill log is all that grew."""
+    snapshot = project.capture()
+    project.damage()
+    before = live_tree(project)
+    outcome = rehearse(project)
+    assert (outcome.status, outcome.snapshot_id, outcome.digest) == ("passed", snapshot.snapshot_id, snapshot.digest)
+    assert {check.key: check.status for check in outcome.assets} == {
+        "database": "restored",
+        "identity": "restored",
+        "mcp": "restored",
+        "extra": "absent",
+    }
+    assert [(d.key, d.integrity, d.tables) for d in outcome.databases] == [
+        ("database", "ok", {"accounts": 50, "ledger": 0})
+    ]
+    assert outcome.boot is None
+    assert live_tree(project) == before
+    assert left(project) == []
+    (event,) = events(project)
+    assert (event["event"], event["snapshotId"], event["digest"]) == (
+        "drill.passed",
+        snapshot.snapshot_id,
+        snapshot.digest,
+    )
+    assert event["durationMs"] == outcome.duration_ms
+
+
+def test_nothing_live_is_touched_while_a_writer_is_at_work(
+    project: Project, live_tree: Callable[..., Any], start_writer: Callable[..., Any]
+) -> None:
+    """The writer goes on through the whole drill; only what it writes itself changes."""
+    project.capture()
+    database = [project.database.with_name(project.database.name + suffix) for suffix in ("", "-wal", "-shm")]
+    writer = start_writer(project.database)
+    inode = project.database.stat().st_ino
+    before = live_tree(project, *database)
+    assert rehearse(project).status == "passed"
+    assert live_tree(project, *database) == before
+    assert writer.poll() is None
+    assert project.database.stat().st_ino == inode
+    accounts, ledger = project.rows()
+    assert sum(balance for _, balance in accounts) == 50 * 100 and ledger
+
+
+def alter(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+DAMAGE: dict[str, Callable[[Path], None]] = {
+    "database: altered": lambda assets: alter(assets / "database" / "app.db"),
+    "database: cut short": lambda assets: os.truncate(assets / "database" / "app.db", 4096),
+    "database: missing": lambda assets: (assets / "database" / "app.db").unlink(),
+    "identity: altered": lambda assets: alter(assets / "identity" / "identity" / "keys" / "private.pem"),
+    "identity: missing": lambda assets: (assets / "identity" / "identity" / "identity.json").unlink(),
+    "identity: added": lambda assets: (assets / "identity" / "identity" / "more").touch(),
+    "identity: link": lambda assets: (
+        (assets / "identity" / "identity" / "current").unlink(),
+        os.symlink("identity.json", assets / "identity" / "identity" / "current"),
+    )[0],
+    "mcp: altered": lambda assets: alter(assets / "mcp" / "mcp.json"),
+    "extra: added": lambda assets: (
+        (assets / "extra").mkdir(),
+        (assets / "extra" / "extra.json").write_text("{}"),
+    )[0],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_damaged_content_fails_and_names_the_asset(
+    project: Project, live_tree: Callable[..., Any], damage: str
+) -> None:
+    """Whatever was done to the stored bytes: the drill fails, nothing live is touched, and the failure is on record."""
+    snapshot = project.capture()
+    DAMAGE[damage](project.pipeline.catalogue.path(snapshot.snapshot_id) / "assets")
+    before = live_tree(project)
+    outcome = rehearse(project)
+    assert outcome.status == "failed"
+    assert f"asset {damage.partition(':')[0]}:" in outcome.diagnostics[0]
+    assert live_tree(project) == before
+    assert left(project) == []
+    assert [(event["event"], event["conclusive"]) for event in events(project)] == [("drill.failed", True)]
+    assert proofs(project.pipeline).by_snapshot[snapshot.snapshot_id].status == "failed"
+
+
+def test_altered_metadata_fails(project: Project) -> None:
+    """Both the document whose checksum no longer fits and the one that was sealed anew."""
+    snapshot = project.capture()
+    path = project.pipeline.catalogue.path(snapshot.snapshot_id) / "metadata.json"
+    document = json.loads(path.read_text())
+    document["assets"][0]["mode"] = 0o777
+    path.write_text(json.dumps(document))
+    outcome = rehearse(project, snapshot.snapshot_id)
+    assert (outcome.status, "checksum" in outcome.diagnostics[0]) == ("failed", True)
+    path.write_text(json.dumps(sealed_document({k: v for k, v in document.items() if k != "checksum"})))
+    outcome = rehearse(project, snapshot.snapshot_id)
+    assert (outcome.status, "records of the assets were altered" in outcome.diagnostics[0]) == ("failed", True)
+
+
+def test_a_snapshot_that_does_not_exist_is_a_usage_error(project: Project) -> None:
+    """Nothing is written for a typing mistake; that there is none at all is a failed drill."""
+    project.capture()
+    with pytest.raises(UsageError, match="There is no snapshot 'nope'"):
+        rehearse(project, "nope")
+    assert not project.pipeline.drill_audit.path.exists()
+    shutil.rmtree(project.pipeline.catalogue.store.folder)
+    assert "no release snapshot" in rehearse(project).diagnostics[0]
+
+
+def test_a_snapshot_without_digests_fails(project: Project) -> None:
+    """The older tool's snapshots can be restored with --force and proved by nobody."""
+    folder = project.pipeline.catalogue.path("old")
+    (folder / "assets").mkdir(parents=True)
+    (folder / "assets" / "mcp.json").write_text("{}")
+    asset = {"key": "mcp", "relativePath": "mcp.json", "kind": "file", "exists": True}
+    document = {"snapshotId": "old", "releaseId": "old", "createdAt": "x", "retentionLimit": 5, "metadataPath": "x"}
+    (folder / "metadata.json").write_text(json.dumps({**document, "assets": [asset]}))
+    outcome = rehearse(project, "old")
+    assert (outcome.status, outcome.digest) == ("failed", None)
+    assert "has no digests" in outcome.diagnostics[0]
+    assert proofs(project.pipeline).by_snapshot == {}
+
+
+def test_remains_of_a_damaged_database_fail(project: Project) -> None:
+    """A safety snapshot of a broken database is no way back."""
+    project.database.write_bytes(b"no database at all" * 100)
+    request = CaptureRequest(
+        snapshot_id="safety_1", release_id=None, kind="safety", retention_limit=5, allow_damaged=True
+    )
+    capture_snapshot(project.pipeline.catalogue, project.settings.release.assets, request)
+    outcome = rehearse(project, "safety_1")
+    assert (outcome.status, "holds only remains of database" in outcome.diagnostics[0]) == ("failed", True)
+
+
+def test_a_database_whose_index_lost_rows_fails(project: Project) -> None:
+    """What a capture's quick_check does not see, integrity_check does."""
+    database = sqlite3.connect(project.database)
+    database.execute("CREATE INDEX by_balance ON accounts(balance)")
+    database.execute("PRAGMA writable_schema = ON")
+    database.execute(
+        "UPDATE sqlite_schema SET sql = 'CREATE INDEX by_balance ON accounts(id)' WHERE name = 'by_balance'"
+    )
+    database.commit()
+    database.close()
+    project.capture()
+    outcome = rehearse(project)
+    assert outcome.status == "failed"
+    assert "integrity check" in outcome.diagnostics[0]
+    (check,) = outcome.databases
+    assert (check.integrity != "ok", check.tables) == (True, {})
+
+
+@pytest.mark.parametrize(
+    "step", ["verify v1_snapshot", "copy", "rollback: recover", "rollback: swap", "integrity_check"]
+)
+def test_a_snapshot_removed_meanwhile_proves_nothing(project: Project, step: str) -> None:
+    """Retention at any moment of the drill: it went away, and earlier proofs stay what they are."""
+    project.capture("v0")
+    project.capture("v1")
+    assert rehearse(project, "v0_snapshot").status == "passed"
+
+    def retain(at: str) -> None:
+        if at == step:
+            assert project.pipeline.catalogue.retain(1, {"v0_snapshot"}) == ["v1_snapshot"]
+
+    project.pipeline.catalogue.retain(5, set())
+    project.capture("v2")
+    outcome = rehearse(project, "v1_snapshot", progress=retain)
+    assert outcome.status == "failed"
+    assert "went away during the drill" in outcome.diagnostics[0]
+    assert left(project) == []
+    assert events(project)[-1]["conclusive"] is False
+    assert list(proofs(project.pipeline).by_snapshot) == ["v0_snapshot"]
+
+
+def test_a_rollback_is_not_barred_by_a_drill_nor_a_drill_by_a_run(project: Project) -> None:
+    """Live, somebody rolls back while the drill is in the middle of its own; and a drill passes under a held lock."""
+    project.capture()
+    project.damage()
+    ended: list[str] = []
+
+    def roll_back(step: str) -> None:
+        if step == "rollback: stage":
+            ended.append(rollback(project.settings, RollbackRequest()).status)
+
+    assert rehearse(project, progress=roll_back).status == "passed"
+    assert ended == ["restored"]
+    with run_lock(project.pipeline.root, "somebody"):
+        assert rehearse(project).status == "passed"
+    assert project.pipeline.audit.verify().intact
+
+
+def test_two_drills_at_once_do_not_meet(project: Project) -> None:
+    """Both are in the middle at the same moment, each in a folder of its own."""
+    project.capture()
+    meeting = threading.Barrier(2, timeout=30)
+    seen: list[set[str]] = []
+    outcomes: list[DrillOutcome] = []
+
+    def meet(step: str) -> None:
+        if step == "compare":
+            meeting.wait()
+            seen.append(set(left(project)))
+            meeting.wait()
+
+    threads = [threading.Thread(target=lambda: outcomes.append(rehearse(project, progress=meet))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert [outcome.status for outcome in outcomes] == ["passed", "passed"]
+    assert [len(folders) for folders in seen] == [2, 2]
+    assert left(project) == []
+    assert len(events(project)) == 2
+
+
+def test_what_a_killed_drill_left_is_removed_and_nothing_else(project: Project) -> None:
+    """A folder that nobody claims goes; one at work, one of another name and a file stay."""
+    project.capture()
+    drills = project.pipeline.drills
+    abandoned, at_work, foreign = (
+        drills / name for name in ("release-drill-20260101000000-aaaaaa", "release-drill-20260101000000-bbbbbb", "mine")
+    )
+    for folder in (abandoned, at_work, foreign):
+        (folder / "project").mkdir(parents=True)
+    (abandoned / "project").chmod(0o500)
+    (drills / "release-drill-20260101000000-cccccc").write_text("")
+    claim = os.open(at_work, os.O_RDONLY)
+    fcntl.flock(claim, fcntl.LOCK_EX)
+    assert rehearse(project).status == "passed"
+    os.close(claim)
+    assert sorted(left(project)) == sorted([at_work.name, foreign.name, "release-drill-20260101000000-cccccc"])
+
+
+def test_a_folder_that_cannot_be_locked_proves_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on some network filesystems: a sentence, after a few attempts, and no folder stays."""
+
+    flock = fcntl.flock
+
+    def refuse_folders(descriptor: int, operation: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EBADF, os.strerror(errno.EBADF))
+        flock(descriptor, operation)
+
+    project.capture()
+    monkeypatch.setattr(fcntl, "flock", refuse_folders)
+    outcome = rehearse(project)
+    assert (outcome.status, "can be locked" in outcome.diagnostics[0]) == ("failed", True)
+    assert left(project) == []
+
+
+def test_an_interrupted_drill_leaves_nothing(project: Project, live_tree: Callable[..., Any]) -> None:
+    """Neither a folder nor an event, wherever the signal comes."""
+    project.capture()
+    before = live_tree(project)
+    steps: list[str] = []
+    rehearse(project, progress=steps.append)
+    project.pipeline.drill_audit.path.unlink()
+    for wanted in steps:
+
+        def interrupt(step: str, wanted: str = wanted) -> None:
+            if step == wanted:
+                raise Interrupted(ExitCode.SIGINT)
+
+        with pytest.raises(Interrupted):
+            rehearse(project, progress=interrupt)
+        assert left(project) == []
+    assert not project.pipeline.drill_audit.path.exists()
+    assert live_tree(project) == before
+
+
+def test_a_scratch_folder_of_choice(project: Project, tmp_path_factory: pytest.TempPathFactory, live_tree: Any) -> None:
+    """On another filesystem where there is one; nothing but the log is made in the pipeline folder."""
+    shared = Path("/dev/shm")
+    scratch = shared if shared.is_dir() else tmp_path_factory.mktemp("scratch")
+    project.capture()
+    before, there = live_tree(project), set(os.listdir(scratch))
+    seen: list[Path] = []
+    outcome = rehearse(
+        project,
+        scratch=scratch,
+        progress=lambda step: seen.extend(scratch.glob("release-drill-*/project/state/app.db")),
+    )
+    assert outcome.status == "passed"
+    assert seen
+    assert {name for name in os.listdir(scratch) if name.startswith("release-drill-")} <= there
+    assert not project.pipeline.drills.exists()
+    assert live_tree(project) == before
+
+
+def test_a_scratch_folder_that_is_live_is_refused(project: Project) -> None:
+    """Inside an asset, by a link too, inside the pipeline, or not there at all: usage errors, and nothing happens."""
+    project.capture()
+    (project.folder / "link").symlink_to(project.identity)
+    for folder in (project.identity, project.identity / "keys", project.pipeline.root, project.folder / "link"):
+        with pytest.raises(UsageError, match="live"):
+            rehearse(project, scratch=folder)
+    with pytest.raises(UsageError, match="is no folder"):
+        rehearse(project, scratch=project.folder / "nowhere")
+    assert not project.pipeline.drill_audit.path.exists()
+
+
+def test_the_scratch_folder_is_private(project: Project) -> None:
+    """0700 from the drills folder down to the project, whatever the umask says."""
+    project.capture()
+    modes: set[int] = set()
+
+    def look(step: str) -> None:
+        for pattern in ("drills", "drills/*", "drills/*/*", "drills/*/pipeline/snapshots"):
+            modes.update(path.stat().st_mode & 0o777 for path in project.pipeline.root.glob(pattern) if path.is_dir())
+
+    before = os.umask(0)
+    try:
+        assert rehearse(project, progress=look).status == "passed"
+    finally:
+        os.umask(before)
+    assert modes == {0o700}
+
+
+def test_assets_outside_of_the_project_stay_outside_of_it(
+    project: Project, tmp_path_factory: Any, live_tree: Any
+) -> None:
+    """What lies together elsewhere lies together in the scratch folder, and the live paths are not touched."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere")
+    (elsewhere / "one.json").write_text("1")
+    (elsewhere / "two").mkdir()
+    (elsewhere / "two" / "deep").write_text("2")
+    project.overrides["assets.one"] = {"file": str(elsewhere / "one.json")}
+    project.overrides["assets.two"] = {"directory": str(elsewhere / "two")}
+    project.capture()
+    before = {path: path.lstat() for path in [elsewhere, *elsewhere.rglob("*")]}
+    found: list[list[str]] = []
+
+    def look(step: str) -> None:
+        if step == "compare":
+            (folder,) = project.pipeline.drills.glob(f"*/outside{elsewhere}")
+            found.append(sorted(path.name for path in folder.iterdir()))
+
+    assert rehearse(project, progress=look).status == "passed"
+    assert found == [["one.json", "two"]]
+    assert {path: path.lstat() for path in [elsewhere, *elsewhere.rglob("*")]} == before
+
+
+def test_pairing_stores_in_a_snapshot_are_restored_as_they_are(project: Project, live_tree: Callable[..., Any]) -> None:
+    """The live stores and their log, which a rollback would look at and write to, are left out of it."""
+    from release_tasks.pairing.store import Store
+
+    credentials = project.state / "credentials"
+    store = Store(credentials)
+    credentials.mkdir()
+    store.approved_path(Channel.TELEGRAM).write_text('{"senderIds": ["1", "2"]}')
+    store.audit.append("pairing.approved", status="granted", detail="")
+    project.overrides["assets.credentials"] = {"directory": "state/credentials"}
+    raw = {"release": project.raw, "pairing": {"credentials": "state/credentials"}}
+    settings = load_settings(raw, project.folder)
+    project.capture()
+    store.approved_path(Channel.TELEGRAM).write_text('{"senderIds": ["1"]}')
+    before = live_tree(project)
+    assert run_drill(settings).status == "passed"
+    assert live_tree(project) == before
+
+
+def test_assets_that_only_one_side_knows_are_told(project: Project) -> None:
+    """As a rollback would: what the snapshot does not hold is left, what the configuration lost is not restored."""
+    project.capture()
+    project.overrides["assets.late"] = {"file": "state/late.json", "required": False}
+    outcome = rehearse(project)
+    assert (outcome.status, len(outcome.diagnostics)) == ("passed", 1)
+    assert outcome.diagnostics[0].startswith("late:")
+    project.overrides["assets"] = {"other": {"file": "state/other.json"}}
+    del project.overrides["assets.late"]
+    outcome = rehearse(project)
+    assert (outcome.status, "holds none of the assets" in outcome.diagnostics[0]) == ("failed", True)
+
+
+def lose_rows(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("DELETE FROM accounts")
+
+
+MUTANTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
+    "content": ("mcp: its content differs", lambda state: (state / "mcp.json").write_text("[]")),
+    "mode": ("mcp: its mode is 777", lambda state: (state / "mcp.json").chmod(0o777)),
+    "missing": ("mcp: it was not restored", lambda state: (state / "mcp.json").unlink()),
+    "too much": ("extra: it is there", lambda state: (state / "extra.json").touch()),
+    "entry": ("identity: its content differs", lambda state: (state / "identity" / "more").touch()),
+    "kind": ("mcp: it should be a file", lambda state: ((state / "mcp.json").unlink(), (state / "mcp.json").mkdir())),
+    "rows": (
+        "database: its content differs",
+        lambda state: lose_rows(state / "app.db"),
+    ),
+    "stray": ("database: app.db-journal lies beside it", lambda state: (state / "app.db-journal").touch()),
+}
+
+
+@pytest.mark.parametrize("mutant", MUTANTS)
+def test_a_restore_that_went_wrong_is_found(project: Project, monkeypatch: pytest.MonkeyPatch, mutant: str) -> None:
+    """A rollback that leaves one thing different from the metadata does not pass."""
+    told, spoil = MUTANTS[mutant]
+    project.capture()
+
+    def spoiled(settings: Any, *arguments: Any) -> Any:
+        outcome = rollback(settings, *arguments)
+        if outcome.status == "restored":
+            spoil(settings.project / "state")
+        return outcome
+
+    monkeypatch.setattr(engine, "rollback", spoiled)
+    outcome = rehearse(project)
+    assert outcome.status == "failed"
+    assert any(told in sentence for sentence in outcome.diagnostics), outcome.diagnostics
+
+
+def test_a_drill_that_cannot_be_written_down_proves_nothing(project: Project) -> None:
+    """The log is a folder: failed, with the file in the sentence."""
+    project.capture()
+    project.pipeline.drill_audit.path.mkdir()
+    outcome = rehearse(project)
+    assert outcome.status == "failed"
+    assert "drill-audit.log" in outcome.diagnostics[0]

@@ -1,0 +1,250 @@
+"""Notices to a webhook: signed, tried again when that may help, bounded, and quiet about what is secret."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.config.schema import Settings
+from release_tasks.stages.notifications.notification import Delivery, Notification, notification_bytes
+from release_tasks.stages.notifications.sending import Notifications
+from release_tasks.stages.notifications.webhook import shown_origin
+
+Receiver = Any  # see conftest.py
+Make = Callable[[Settings], Notification]
+SettingsWith = Callable[..., Settings]
+KEY = "kept-between-the-two-of-us"
+
+
+def send(settings: Settings, make: Make) -> list[Delivery]:
+    notices = Notifications(settings)
+    notices.announce(lambda: make(settings))
+    return notices.finish()
+
+
+def events(settings: Settings) -> list[dict[str, Any]]:
+    verdict = Pipeline(settings.release.root).audit.verify()
+    assert verdict.intact
+    return verdict.events
+
+
+def test_a_receiver_can_verify_the_exact_bytes(
+    receiver: Receiver, settings_with: SettingsWith, failed: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The signature covers the body as it was sent; time and id stand in it and in headers."""
+    monkeypatch.setenv("NOTICE_SECRET", KEY)
+    settings = settings_with(chat={"webhook": receiver.url, "hmac_secret_env": "NOTICE_SECRET"})
+    (delivery,) = send(settings, failed)
+    assert (delivery.status, delivery.attempts) == ("sent", 1)
+    (body,), (headers,), (document,) = receiver.bodies, receiver.headers, receiver.documents()
+    assert headers["X-Signature"] == "sha256=" + hmac.new(KEY.encode(), body, hashlib.sha256).hexdigest()
+    assert (headers["X-Notice-Id"], headers["X-Notice-Time"]) == (document["id"], document["time"])
+    assert headers["Content-Type"] == "application/json"
+    assert receiver.paths == ["/hooks/T0SECRETPATH?token=querysecret"]
+
+
+def test_the_document_says_all_that_is_needed(receiver: Receiver, settings_with: SettingsWith, failed: Make) -> None:
+    """Occasion, release, snapshot, reason, what to type next, who and where."""
+    settings = settings_with(chat={"webhook": receiver.url})
+    send(settings, failed)
+    (document,) = receiver.documents()
+    assert document["noticeVersion"] == 1
+    assert document["occasion"] == "failed"
+    assert document["text"] == "demo: the rollback to v1_snapshot failed: no room"
+    assert document["next"] == "inv release.diagnose"
+    assert document["application"] == {"name": "demo", "version": None}
+    assert (document["releaseId"], document["snapshotId"]) == ("v1", "v1_snapshot")
+    assert document["project"] == str(settings.project)
+    assert document["host"] and document["actor"]
+    assert "X-Signature" not in receiver.headers[0]
+
+
+@pytest.mark.parametrize("first", [500, 503, 429, 408, "reset"])
+@pytest.mark.usefixtures("no_pauses")
+def test_what_may_pass_is_tried_again(
+    first: int | str, receiver: Receiver, settings_with: SettingsWith, failed: Make
+) -> None:
+    """Two failures and then 200: delivered, three times the same bytes."""
+    receiver.script = [first, first, 200]
+    (delivery,) = send(settings_with(chat={"webhook": receiver.url}), failed)
+    assert (delivery.status, delivery.attempts) == ("sent", 3)
+    assert len(set(receiver.bodies)) == 1
+
+
+@pytest.mark.parametrize("answer", [400, 401, 404, 410, 304])
+@pytest.mark.usefixtures("no_pauses")
+def test_a_refusal_is_not_asked_twice(
+    answer: int, receiver: Receiver, settings_with: SettingsWith, failed: Make
+) -> None:
+    """A receiver that does not want it would not want it a second time."""
+    receiver.script = [answer]
+    (delivery,) = send(settings_with(chat={"webhook": receiver.url}), failed)
+    assert (delivery.status, delivery.attempts, len(receiver.bodies)) == ("failed", 1, 1)
+    assert f"HTTP {answer}" in delivery.detail
+
+
+def test_retries_wait_longer_each_time(
+    receiver: Receiver, settings_with: SettingsWith, failed: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The pauses grow; after the last attempt there is none."""
+    from release_tasks.stages.notifications import sending
+
+    monkeypatch.setattr(sending, "_FIRST_PAUSE", 0.03)
+    arrived: list[float] = []
+    answer = receiver.answer
+
+    def noted(request: Any, status: int | str) -> None:
+        arrived.append(time.monotonic())
+        answer(request, status)
+
+    monkeypatch.setattr(receiver, "answer", noted)
+    receiver.script = [500]
+    (delivery,) = send(settings_with(chat={"webhook": receiver.url, "retries": 2}), failed)
+    assert (delivery.status, delivery.attempts) == ("failed", 3)
+    assert arrived[1] - arrived[0] >= 0.03 and arrived[2] - arrived[1] >= 0.06
+
+
+@pytest.mark.parametrize("fault", ["hang", "drip"])
+def test_a_receiver_without_end_is_given_up(
+    fault: str, receiver: Receiver, settings_with: SettingsWith, failed: Make
+) -> None:
+    """One that hangs, or sends a byte now and then, costs its timeout and no more."""
+    receiver.script = [fault]
+    began = time.monotonic()
+    settings = settings_with(chat={"webhook": receiver.url, "timeout": "100ms", "retries": 0})
+    (delivery,) = send(settings, failed)
+    # The first bytes of a drip are an answer with its status, but not a complete one.
+    assert (delivery.status, delivery.attempts) == ("failed", 1)
+    assert "within 100ms" in delivery.detail
+    assert time.monotonic() - began < 20
+
+
+def test_a_huge_answer_is_not_read(receiver: Receiver, settings_with: SettingsWith, failed: Make) -> None:
+    """Of ten gigabytes some kilobytes are read, and the notice is delivered."""
+    receiver.script = ["huge"]
+    (delivery,) = send(settings_with(chat={"webhook": receiver.url}), failed)
+    assert delivery.status == "sent"
+    assert receiver.sent < 64 << 20  # what the buffers of both ends hold
+
+
+def test_another_host_gets_nothing(
+    receiver: Receiver, make_receiver: Callable[[], Receiver], settings_with: SettingsWith, failed: Make
+) -> None:
+    """A redirect elsewhere is not followed: whoever it leads to has no business with the document."""
+    other = make_receiver()
+    receiver.script = [f"{other.base}/stolen?secret=inTheLocation"]
+    (delivery,) = send(settings_with(chat={"webhook": receiver.url}), failed)
+    assert (delivery.status, delivery.attempts) == ("failed", 1)
+    assert other.bodies == []
+    assert "inTheLocation" not in delivery.detail
+
+
+def test_the_same_host_may_redirect(receiver: Receiver, settings_with: SettingsWith, failed: Make) -> None:
+    """The body goes along, byte for byte."""
+    receiver.script = ["/moved", 200]
+    (delivery,) = send(settings_with(chat={"webhook": receiver.url}), failed)
+    assert delivery.status == "sent"
+    assert receiver.paths[1] == "/moved" and receiver.bodies[0] == receiver.bodies[1]
+
+
+def test_nobody_there(free_port: int, settings_with: SettingsWith, failed: Make, no_pauses: None) -> None:
+    """A refused connection is tried again, and then said."""
+    settings = settings_with(chat={"webhook": f"http://127.0.0.1:{free_port}/x?token=querysecret", "retries": 1})
+    (delivery,) = send(settings, failed)
+    assert (delivery.status, delivery.attempts) == ("failed", 2)
+    assert delivery.detail.startswith(f"http://127.0.0.1:{free_port} refused the connection")
+
+
+def test_without_its_secret_nothing_is_sent(receiver: Receiver, settings_with: SettingsWith, failed: Make) -> None:
+    """Who asked for signatures gets no unsigned notice."""
+    settings = settings_with(chat={"webhook": receiver.url, "hmac_secret_env": "NOTICE_SECRET_THAT_IS_NOT_SET"})
+    (delivery,) = send(settings, failed)
+    assert delivery.status == "failed" and "NOTICE_SECRET_THAT_IS_NOT_SET" in delivery.detail
+    assert receiver.bodies == []
+
+
+def test_the_url_may_be_a_secret(
+    receiver: Receiver, settings_with: SettingsWith, failed: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A chat's webhook is a password: it is read from the environment then."""
+    monkeypatch.setenv("CHAT_URL", receiver.url)
+    (delivery,) = send(settings_with(chat={"webhook_env": "CHAT_URL"}), failed)
+    assert delivery.status == "sent" and len(receiver.bodies) == 1
+
+
+@pytest.mark.parametrize("answer", [204, 404, "reset", "http://127.0.0.1:9/elsewhere", "hang"])
+@pytest.mark.usefixtures("no_pauses")
+def test_no_url_reaches_the_audit_log(
+    answer: int | str, receiver: Receiver, settings_with: SettingsWith, failed: Make
+) -> None:
+    """Path and query are often the password; the host is enough to know what was meant."""
+    receiver.script = [answer]
+    settings = settings_with(chat={"webhook": receiver.url, "timeout": "100ms", "retries": 0})
+    told: list[str] = []
+    notices = Notifications(settings, told.append)
+    notices.announce(lambda: failed(settings))
+    notices.finish()
+    (event,) = events(settings)
+    assert event["event"] == ("notice.sent" if answer == 204 else "notice.failed")
+    assert (event["notice"], event["occasion"], event["attempts"]) == ("chat", "failed", 1)
+    written = json.dumps(event) + " ".join(told)
+    assert "T0SECRETPATH" not in written and "querysecret" not in written
+
+
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("https://user:password@hooks.example:8443/T0/B0?x=1#y", "https://hooks.example:8443"),
+        ("https://[::1]:80/x", "https://[::1]:80"),
+        ("https://hooks.example", "https://hooks.example"),
+        ("https://[broken/x", "the webhook's URL"),
+        ("https://h:99999999/x", "the webhook's URL"),
+        ("", "the webhook's URL"),
+    ],
+)
+def test_of_a_url_the_host_is_shown(url: str, shown: str) -> None:
+    """Neither who logs in nor what for."""
+    assert shown_origin(url) == shown
+
+
+def test_secrets_are_blanked_in_what_is_said(
+    settings_with: SettingsWith, failed: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a health endpoint or a gate answered may hold one."""
+    monkeypatch.setenv("API_TOKEN", "hunter2hunter2")
+    settings = settings_with(chat={"command": "true"})
+
+    from release_tasks.stages.notifications.wording import about_failure
+
+    notice = about_failure(settings, "release.recover", "answered hunter2hunter2\x1b[2J\u202e" + "x" * 5000)
+    body = notification_bytes(notice)
+    assert b"hunter2" not in body and b"\\u001b" not in body and b"\\u202e" not in body
+    assert len(body) < 8192
+
+
+def test_the_document_stays_small(settings_with: SettingsWith) -> None:
+    """However much a stage has to say."""
+    from release_tasks.stages.notifications.wording import about_failure
+
+    settings = settings_with(chat={"command": "true"})
+    notice = about_failure(settings, "release.rollback", "y" * 9999, diagnostics=["\N{PILE OF POO}" * 9999] * 999)
+    assert len(notification_bytes(notice)) < 512 << 10 and len(notice.diagnostics) == 20
+
+
+def test_the_page_shows_every_key(settings_with: SettingsWith, failed: Make) -> None:
+    """docs/notifications.md has an example of the document and explains each key of it."""
+    page = (Path(__file__).parents[3] / "docs" / "notifications.md").read_text()
+    (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
+    document = json.loads(notification_bytes(failed(settings_with(chat={"command": "true"}))))
+    assert json.loads(example).keys() == document.keys()
+    explained = set(re.findall(r"`(\w+)`", page.partition("## What is said")[2].partition("```json")[0]))
+    assert document.keys() <= explained

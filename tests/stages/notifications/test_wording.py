@@ -1,0 +1,114 @@
+"""What each occasion says, from the records that stages return."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from release_tasks.archive.pipeline import Pipeline
+from release_tasks.config.schema import Settings
+from release_tasks.core.records import (
+    Check,
+    HealthReport,
+    Manifest,
+    PreflightReport,
+    RollbackOutcome,
+    SnapshotReference,
+)
+from release_tasks.stages.notifications.wording import about_degraded, about_failure, about_manifest, about_rollback
+from tests.support.health import Health
+
+THEN = "2026-11-22T18:00:00.000Z"
+
+
+@pytest.fixture
+def settings(settings_with: Any) -> Settings:
+    made: Settings = settings_with()
+    return made
+
+
+def manifest(*checks: Check, status: Any = "ready", diagnostics: list[str] | None = None) -> Manifest:
+    reference = SnapshotReference(snapshot_id="v2_snapshot", metadata_path="/x") if status == "ready" else None
+    return Manifest(
+        manifest_version=1,
+        release_id="v2",
+        generated_at=THEN,
+        app_version="2.0",
+        status=status,
+        preflight=PreflightReport(passed=status == "ready", checks=list(checks), failed_checks=[]),
+        snapshot=reference,
+        artifacts=[],
+        diagnostics=diagnostics or [],
+        manifest_path="/x",
+    )
+
+
+def check(name: str, status: Any, advisory: bool = False) -> Check:
+    told = {"next": f"inv gate.run {name}"}
+    return Check(id=name, subsystem=name, status=status, detail="d", advisory=advisory, diagnostics=told)
+
+
+def outcome(status: Any, *diagnostics: str, health: Health = None) -> RollbackOutcome:
+    return RollbackOutcome(
+        status=status,
+        snapshot_id="v2_snapshot",
+        started_at=THEN,
+        completed_at=THEN,
+        health_check=health,
+        diagnostics=list(diagnostics),
+    )
+
+
+def test_a_release_that_is_ready(settings: Settings) -> None:
+    """Its version, its snapshot, and that it is watched next."""
+    notice = about_manifest(settings, manifest())
+    assert (notice.occasion, notice.status, notice.text) == ("prepared", "ready", "demo: release v2 is ready")
+    assert (notice.application.version, notice.snapshot_id, notice.next) == ("2.0", "v2_snapshot", "inv release.watch")
+
+
+def test_a_release_that_is_blocked(settings: Settings) -> None:
+    """The first reason, and the command of the first gate that bars it; one that only advises does not."""
+    checks = [check("lint", "failed", advisory=True), check("build", "passed"), check("tests", "failed")]
+    notice = about_manifest(settings, manifest(*checks, status="blocked", diagnostics=["tests: exit code 3", "more"]))
+    assert (notice.occasion, notice.text) == ("blocked", "demo: release v2 is blocked: tests: exit code 3")
+    assert (notice.next, notice.snapshot_id) == ("inv gate.run tests", None)
+    assert notice.diagnostics == ["tests: exit code 3", "more"]
+    other = about_manifest(settings, manifest(status="blocked", diagnostics=["database: no room"]))
+    assert other.next == "inv release.diagnose"
+
+
+def test_a_rollback(settings: Settings) -> None:
+    """Restored with what health said, failed with the first reason, and silence where all was in place."""
+    well = HealthReport(passed=True, status="ok", url="http://h", detail="ok")
+    restored = about_rollback(settings, Pipeline(settings.release.root), outcome("restored", health=well))
+    failed = about_rollback(settings, Pipeline(settings.release.root), outcome("failed", "no room", "To go back: ..."))
+    assert restored is not None and failed is not None
+    assert restored.text == "demo: rolled back to v2_snapshot, health: ok"
+    assert (restored.occasion, failed.occasion) == ("restored", "failed")
+    assert failed.text == "demo: the rollback to v2_snapshot failed: no room"
+    assert failed.next == "inv release.diagnose" and failed.diagnostics[1] == "To go back: ..."
+    assert about_rollback(settings, Pipeline(settings.release.root), outcome("noop")) is None
+
+
+@pytest.mark.parametrize(
+    ("snapshot_id", "goes_back", "said", "next_command"),
+    [
+        ("v2_snapshot", True, "is degraded, rolling back now: 3 bad", "inv release.status"),
+        ("v2_snapshot", False, "is degraded: 3 bad", "inv release.rollback --snapshot v2_snapshot"),
+        (None, False, "is degraded: 3 bad", "inv release.diagnose"),
+    ],
+)
+def test_a_degraded_release(
+    settings: Settings, snapshot_id: str | None, goes_back: bool, said: str, next_command: str
+) -> None:
+    """Whether it is rolled back already, or what to type to do that."""
+    notice = about_degraded(settings, manifest(), ["3 bad"], snapshot_id, goes_back=goes_back)
+    assert notice.text == f"demo: release v2 {said}" and notice.next == next_command
+
+
+def test_a_stage_that_could_not_be_carried_out(settings: Settings) -> None:
+    """Which one, and why."""
+    notice = about_failure(settings, "release.recover", "The journal is unreadable.")
+    assert notice.text == "demo: release.recover failed: The journal is unreadable."
+    assert (notice.occasion, notice.stage, notice.release_id) == ("failed", "release.recover", None)

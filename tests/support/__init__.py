@@ -1,0 +1,1 @@
+"""What several test folders share: projects, services, fault injection, the documentation pages."""
