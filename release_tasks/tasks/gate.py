@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from invoke import Collection, Context
+from invoke import Config, Context
 
 from release_tasks.core.errors import UsageError
 from release_tasks.tasks.executor import StageTask, stage
 from release_tasks.tasks.flags import with_flags
+from release_tasks.tasks.listing import ListedCollection, configured_gates
 from release_tasks.tasks.release import run_gates, show_preflight
 from release_tasks.tasks.session import session
 
 __all__ = ["collection"]
+
+_INTERFACES = ("gui", "dispatcher", "mcp-config")
 
 
 def _gate_task(name: str, summary: str) -> StageTask:
@@ -37,7 +40,7 @@ def api_health(ctx: Context, health_url: str | None = None, strict: bool = False
 @stage()
 def interfaces(ctx: Context, json: bool = False) -> None:
     """Run the interface readiness gates alone: gui, dispatcher, mcp-config."""
-    _run(ctx, ["gui", "dispatcher", "mcp-config"], json)
+    _run(ctx, list(_INTERFACES), json)
 
 
 @stage(help={"name": "The gate, as release.gates names it."})
@@ -66,7 +69,12 @@ def _run(ctx: Context, names: list[str], as_json: bool, health_url: str | None =
         show_preflight(current, evolve(run, report=evolve(run.report, checks=ran)))
 
 
-collection = Collection("gate")
+def _is_configured(name: str, config: Config) -> bool:
+    needed = {"run": (), "interfaces": _INTERFACES}.get(name, (name,))
+    return set(needed) <= configured_gates(config)
+
+
+collection = ListedCollection("gate", _is_configured)
 for _task in (
     _gate_task("build", "Run the gate build alone."),
     _gate_task("tests", "Run the gate tests alone."),

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from invoke import Collection, Context
+from invoke import Context
 
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.tasks.executor import stage
 from release_tasks.tasks.flags import number_flag
+from release_tasks.tasks.listing import ListedCollection, has_section
 from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
@@ -168,6 +169,6 @@ def _show(current: Session, found: GatewayStatus) -> None:
             current.screen.note("To start it: inv gateway.start")
 
 
-collection = Collection("gateway")
+collection = ListedCollection("gateway", lambda _, config: has_section(config, "gateway"))
 for _task in (start, stop, restart, status, break_):
     collection.add_task(_task)

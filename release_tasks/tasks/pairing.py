@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from invoke import Collection, Context
+from invoke import Context
 
 from release_tasks.core.errors import StageFailed
 from release_tasks.tasks.executor import stage
+from release_tasks.tasks.listing import ListedCollection, has_section
 from release_tasks.tasks.release import answer_audit
 from release_tasks.tasks.session import Session, session
 
@@ -149,6 +150,7 @@ def _show_decision(current: Session, channel: Channel, status: str, sender: str,
     current.answer(document, lambda screen: screen.verdict(status, sentence))
 
 
-collection = Collection("pairing")
+# A gateway always has pairing, with or without a section of its own.
+collection = ListedCollection("pairing", lambda _, config: has_section(config, "pairing", "gateway"))
 for _task in (list_, approve, reject, revoke, audit):
     collection.add_task(_task)
