@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from release_tasks.archive.attestation.verification import AttestationVerdict
 from release_tasks.archive.verify import SnapshotVerdict
 from release_tasks.core.audit import AuditVerdict
-from release_tasks.core.records import Manifest, PreflightReport, RollbackOutcome
+from release_tasks.core.records import Check, Manifest, PreflightReport, RollbackOutcome
 from release_tasks.core.units import show_count, show_seconds
 from release_tasks.report.screen import Screen
-from release_tasks.report.values import list_of
+from release_tasks.report.values import list_of, tail_of
 
 __all__ = [
     "after_preflight",
@@ -21,31 +22,69 @@ __all__ = [
     "show_drill",
     "show_manifest",
     "show_outcome",
+    "show_preflight",
     "show_verdicts",
     "show_watch",
 ]
 
 
-def show_checks(screen: Screen, report: PreflightReport) -> None:
-    """Show every gate, then for each that failed what was run, what came of it and what to type next."""
+def show_checks(screen: Screen, report: PreflightReport, advice: str = "") -> None:
+    """Show every gate with its reason, then the evidence of each failed gate: command or URL, output, next command.
+
+    ``advice`` is the last line of the answer; no gate repeats the command in it.
+    """
+    has_subsystems = any(check.subsystem != check.id for check in report.checks)
+    columns = ("GATE", "RESULT", *(["SUBSYSTEM"] if has_subsystems else []), "TIME", "REASON")
     rows = []
     for check in report.checks:
-        took, detail = f"{check.duration_ms / 1000:.1f}s", "".join(check.detail.splitlines()[:1])
-        rows.append((check.id, check.status, check.subsystem, took, detail))
-    screen.table(("GATE", "RESULT", "SUBSYSTEM", "TIME", "DETAIL"), rows)
+        took, reason = f"{check.duration_ms / 1000:.1f}s", "".join(check.detail.splitlines()[:1])
+        rows.append((check.id, check.status, *([check.subsystem] if has_subsystems else []), took, reason))
+    screen.table(columns, rows)
     for check in report.checks:
-        if check.status != "failed":
-            continue
-        found = check.diagnostics
+        if check.status == "failed":
+            screen.line()
+            screen.verdict("advisory" if check.advisory else "failed", check.id)
+            screen.note(*_evidence(check, advice))
+
+
+def _evidence(check: Check, advice: str) -> Iterator[str]:
+    """Yield what the table does not show of a failed gate."""
+    found = check.diagnostics
+    yield from check.detail.splitlines()[1:]
+    url = found.get("url")
+    if url:
+        yield f"url: {url}"
+    elif check.command:
+        yield f"command: {check.command}"
+    for label, key in (("exit code", "exitCode"), ("signal", "signal"), ("HTTP status", "httpStatus")):
+        value = found.get(key)
+        if value is not None and not re.search(rf"\b{re.escape(str(value))}\b", check.detail):
+            yield f"{label}: {value}"
+    yield from map(str, list_of(found, "problems")[1:])
+    yield from (f"| {line}" for line in tail_of(found))
+    if found.get("logPath"):
+        yield f"log: {found['logPath']}"
+    # A gate's next command may end with a comment that names its log.
+    following = str(found.get("next") or "").partition("  #")[0]
+    if following and not advice.endswith(f" {following}"):
+        yield f"next: {following}"
+
+
+def show_preflight(screen: Screen, report: PreflightReport) -> None:
+    """Show the gates of a preflight that no release follows, its verdict and what to type."""
+    advice = after_preflight(report)
+    show_checks(screen, report, advice)
+    ran = [check for check in report.checks if not check.is_left_out]
+    left_out = len(report.checks) - len(ran)
+    if report.passed:
         screen.line()
-        screen.verdict("advisory" if check.advisory else "failed", f"{check.id} ({check.subsystem}): {check.detail}")
-        asked = {"asked": "url", "exit code": "exitCode", "signal": "signal", "HTTP status": "httpStatus"}
-        facts = {"ran": check.command or None, **{label: found.get(key) for label, key in asked.items()}}
-        screen.note(*(f"{label}: {fact}" for label, fact in facts.items() if fact is not None))
-        screen.note(*map(str, list_of(found, "problems")[1:]))
-        screen.note(*(f"| {line}" for line in list_of(found, "outputTail")))
-        if found.get("next"):
-            screen.note(f"next: {found['next']}")
+        screen.verdict("passed", f"every gate passed but {left_out} left out" if left_out else "every gate passed")
+    elif [check.status for check in ran] != ["failed"]:  # the failure of a single gate is the verdict
+        screen.line()
+        count = len(report.failed_checks)
+        screen.verdict("failed", f"{count} of {show_count(len(ran), 'gate')} did not pass")
+    if advice:
+        screen.note(advice)
 
 
 def after_preflight(report: PreflightReport) -> str:
@@ -53,76 +92,82 @@ def after_preflight(report: PreflightReport) -> str:
     if report.passed:
         return ""
     alone = f"inv gate.run {report.failed_checks[0]}" if len(report.failed_checks) == 1 else "inv release.preflight"
-    return f"Mend that, then: {alone}"
+    return f"Fix it, then run: {alone}"
 
 
 def show_manifest(screen: Screen, manifest: Manifest) -> None:
-    """Show a release: its gates, its verdict, what blocks it, where manifest and snapshot are."""
+    """Show a release: its gates, its verdict, what else blocks it, where manifest and snapshot are."""
     show_checks(screen, manifest.preflight)
     screen.line()
     version = manifest.app_version or "unknown version"
     screen.verdict(manifest.status, f"{manifest.release_id} ({manifest.app_name} {version})")
-    screen.note(*manifest.diagnostics)
+    shown = {f"{check.id}: {check.detail}" for check in manifest.preflight.checks}
+    screen.note(*(reason for reason in manifest.diagnostics if reason not in shown))
     snapshot = manifest.snapshot
     if snapshot is None:
         screen.note(
             f"manifest {manifest.manifest_path}",
-            f"Nothing was captured. Mend that, then: inv release.prepare --release-id {manifest.release_id}",
+            f"Nothing was captured. Fix it, then run: inv release.prepare --release-id {manifest.release_id}",
         )
         return
     for artifact in manifest.artifacts:
         size = f"{artifact.size} bytes" if artifact.exists else "absent"
         screen.note(f"{artifact.id}: {size}  {artifact.path}")
     screen.note(
-        f"snapshot {snapshot.snapshot_id}",
         f"digest   {snapshot.digest}",
         f"manifest {manifest.manifest_path}",
-        f"To go back to it: inv release.rollback --snapshot {snapshot.snapshot_id}",
+        f"To restore this snapshot: inv release.rollback --snapshot {snapshot.snapshot_id}",
     )
 
 
 def show_outcome(screen: Screen, outcome: RollbackOutcome) -> None:
-    """Show what a rollback did to each asset, how health is, and how to undo it."""
+    """Show what a rollback did to each asset, the health after it, and how to undo it."""
     is_restart = outcome.status == "restored" and not (outcome.restored_assets or outcome.removed_assets)
-    live = f"snapshot {outcome.snapshot_id} is live"
-    if is_restart and outcome.restart_command:
-        screen.verdict("restarted", f"{live} already; its data was left alone")
+    is_restart = is_restart and bool(outcome.restart_command)
+    live = f"snapshot {outcome.snapshot_id} is"
+    if is_restart:
+        screen.verdict("restarted", f"{live} already live; no data was changed")
     elif outcome.status == "restored":
-        screen.verdict("restored", live)
+        screen.verdict("restored", f"{live} live")
     elif outcome.status == "noop":
-        screen.verdict("noop", f"{live} already and the service is healthy; nothing was changed")
+        screen.verdict("noop", f"{live} already live; nothing was changed")
     else:
-        screen.verdict("failed", f"rollback to {outcome.snapshot_id or 'the newest snapshot'}")
-    changes = {"restored": outcome.restored_assets, "removed": outcome.removed_assets}
-    for word, keys in {**changes, "left as it was": outcome.skipped_assets}.items():
-        if keys:
-            screen.note(f"{word}: {', '.join(keys)}")
+        screen.verdict("failed", f"rollback to {outcome.snapshot_id or 'the latest snapshot'}")
+    if outcome.status in ("restored", "failed") and not is_restart:
+        changes = (outcome.restored_assets, outcome.removed_assets, outcome.skipped_assets)
+        for word, keys in zip(("restored", "removed", "unchanged"), changes, strict=True):
+            if keys:
+                screen.note(f"{word}: {', '.join(keys)}")
     if outcome.restart_command:
         screen.note(f"restarted with: {outcome.restart_command}")
-    if (health := outcome.health_check) is not None:
+    health = outcome.health_check
+    # A diagnostic that reports failed health names the URL too.
+    if health is not None and not (health.url and any(health.url in text for text in outcome.diagnostics)):
         parts = f" ({', '.join(health.degraded)})" if health.degraded else ""
         screen.note(f"health: {health.status}{parts} at {health.url}")
     screen.note(*outcome.diagnostics)
     safety = outcome.safety_snapshot_id
-    if safety and outcome.status == "restored" and not is_restart:
-        if outcome.damaged_assets:
-            screen.note(
-                f"Damaged before, and replaced by new files: {', '.join(outcome.damaged_assets)}. "
-                "Restart whatever still has the old ones open.",
-                f"What was left of them is kept in {safety}; there is no way back to it.",
-            )
-        else:
-            screen.note(f"The state before is kept. To go back to it: inv release.rollback --snapshot {safety}")
+    did_restore = outcome.status == "restored" and bool(outcome.restored_assets or outcome.removed_assets)
+    if safety and did_restore and outcome.damaged_assets:
+        screen.note(
+            f"Damaged before the rollback, replaced by new files: {', '.join(outcome.damaged_assets)}. "
+            "Restart every process that still has the old files open.",
+            f"The remains of the damaged files are in {safety}; they cannot be restored.",
+        )
+    elif safety and did_restore:
+        screen.note(f"To undo this rollback: inv release.rollback --snapshot {safety}")
     if outcome.status == "failed" and not _names_command(outcome.diagnostics):
         screen.note("See what is live and what can be restored: inv release.status")
 
 
 def show_watch(screen: Screen, report: dict[str, Any], outcome: RollbackOutcome | None) -> None:
     """Show how a watch ended and why, its rollback, and what comes next; ``report`` is what ``--json`` prints."""
-    counts = report["counts"]
-    numbers = ", ".join(f"{counts[word]} {word}" for word in ("ok", "bad", "unknown"))
-    release = f"release {report['releaseId']}" if report["releaseId"] else "the service"
-    screen.verdict(report["status"], f"{release}: {show_count(counts['looks'], 'look')}, {numbers}")
+    counts = {word: report["counts"][word] for word in ("ok", "bad", "unknown")}
+    subject = f"release {report['releaseId']}" if report["releaseId"] else "the service"
+    if report["status"] != "healthy":  # the reason of a healthy watch names the counts
+        numbers = ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+        subject += f": {show_count(report['counts']['looks'], 'sample')}{f', {numbers}' if numbers else ''}"
+    screen.verdict(report["status"], subject)
     screen.note(*report["reasons"])
     if outcome is not None:
         show_outcome(screen, outcome)
@@ -134,7 +179,7 @@ def show_watch(screen: Screen, report: dict[str, Any], outcome: RollbackOutcome 
 def show_drill(screen: Screen, found: dict[str, Any]) -> None:
     """Show what a drill found, given as its JSON document."""
     rows = [(asset["key"], asset["kind"], asset["status"], asset["detail"]) for asset in found["assets"]]
-    screen.table(("ASSET", "KIND", "RESULT", "DETAIL"), rows)
+    screen.table(("ASSET", "KIND", "RESULT", "REASON"), rows)
     for database in found["databases"]:
         tables = ", ".join(f"{name} {'?' if rows is None else rows}" for name, rows in database["tables"].items())
         screen.note(f"{database['key']}: integrity_check {database['integrity']}; rows: {tables or 'none'}")
@@ -193,12 +238,12 @@ def show_audit(screen: Screen, verdict: AuditVerdict, limit: int) -> None:
     """Show the newest events and whether the chain holds."""
     rows = []
     for event in verdict.events[-limit:]:
-        concerns = event.get("snapshotId") or event.get("releaseId") or ""
+        subject = event.get("snapshotId") or event.get("releaseId") or ""
         if "channel" in event:
-            concerns = f"{event['channel']} {event.get('senderId', '')}".rstrip()
+            subject = f"{event['channel']} {event.get('senderId', '')}".rstrip()
         when = (event.get(key, "") for key in ("time", "event", "status"))
-        rows.append([str(cell) for cell in (event["seq"], *when, concerns, event.get("actor", ""))])
-    screen.table(("SEQ", "TIME", "EVENT", "STATUS", "CONCERNS", "ACTOR"), rows)
+        rows.append([str(cell) for cell in (event["seq"], *when, subject, event.get("actor", ""))])
+    screen.table(("SEQ", "TIME", "EVENT", "STATUS", "SUBJECT", "ACTOR"), rows)
     screen.verdict("intact" if verdict.intact else "broken", show_count(len(verdict.events), "event"))
     screen.note(*map(str, [*verdict.problems, *verdict.notes]))
     if not verdict.intact:

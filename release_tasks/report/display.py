@@ -1,4 +1,4 @@
-"""Which display a person sees while a stage runs."""
+"""The choice of the display that a person sees while a stage runs."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ from release_tasks.report.screen import Screen
 __all__ = ["display_for"]
 
 
-def display_for(screen: Screen) -> AbstractContextManager[Emit]:
-    """Return what shows events here: that of a runner goes before the two of a terminal and a log."""
+def display_for(screen: Screen, *, answers_here: bool = False) -> AbstractContextManager[Emit]:
+    """Return the display of events: for a CI runner that listens, for a terminal, or for a log.
+
+    ``answers_here`` says that the answer follows on ``screen``, with the result of each gate.
+    """
     if is_listening():
         return nullcontext(GroupedLines(screen))
     if (console := screen.live()) is not None:
-        return LiveDisplay(console, screen.progress_look)
+        is_repeated = answers_here and screen.terminal.width is not None
+        return LiveDisplay(console, screen.progress_terminal, keeps_gates=not is_repeated)
     return nullcontext(PlainLines(screen))

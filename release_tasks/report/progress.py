@@ -31,7 +31,7 @@ from release_tasks.core.events import (
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.printable import printable
 from release_tasks.core.records import Check
-from release_tasks.core.units import rough_span, show_count, show_counter, show_seconds
+from release_tasks.core.units import rough_span, show_counter, show_seconds
 from release_tasks.report.screen import Screen, Terminal
 from release_tasks.report.table import fitting_lines, shortened, wrapped
 from release_tasks.report.words import SIGNS, meaning_of, style_of
@@ -45,7 +45,7 @@ _TICK = 0.1  # seconds between two drawings
 _GRACE = 2.0  # seconds that a terminal which takes nothing is waited for in the end
 _MOST_GATES = 12
 _LEAST_BAR, _MOST_BAR = 5, 16
-_COLUMNS = ("TIME", "LOOK", "HEALTH", "LATENCY", "BECAUSE")
+_COLUMNS = ("TIME", "SAMPLE", "HEALTH", "LATENCY", "REASON")
 
 
 class Transfers(Progress):
@@ -115,7 +115,7 @@ def health_line(event: HealthAnswered, waited: float = 0.0) -> str:
 def look_cells(look: SampleTaken) -> tuple[str, str, str, str]:
     """Return finding, health, latency and the reason of one look."""
     because = "; ".join(look.why)
-    if look.detail:
+    if look.detail and look.detail not in because:
         because = f"{because} ({look.detail})" if because else look.detail
     latency = f"{look.latency_ms} ms" if look.latency_ms is not None else ""
     return look.finding, look.health or "", latency, printable(" ".join(because.split()))
@@ -186,24 +186,27 @@ class _Column(ProgressColumn):
 class LiveDisplay:
     """Shows events on a terminal. A thread of its own does all the writing.
 
-    So the emitter of an event goes on at once, in mid-swap too, also while the terminal takes nothing (Ctrl-S).
+    So the emitter of an event never waits for the terminal, not even while Ctrl-S stops its output. The results of
+    finished gates disappear at the end unless ``keeps_gates`` is set or an exception ends the block.
     """
 
-    def __init__(self, console: Console, look: Terminal) -> None:
+    def __init__(self, console: Console, terminal: Terminal, *, keeps_gates: bool = True) -> None:
         self._events: deque[tuple[float, Event]] = deque()
         self._is_over = threading.Event()
         self._thread = threading.Thread(target=self._run, name="display", daemon=True)
         # What follows is the thread's own.
         self._console = console
-        self._is_unicode = look.is_unicode
+        self._keeps_gates = keeps_gates
+        self._is_unicode = terminal.is_unicode
         # One cell less than there are: a full line makes some terminals begin another one.
-        self._width = (look.width or console.width) - 1
+        self._width = (terminal.width or console.width) - 1
         self._now = time.monotonic()
         self._asked: dict[str | None, tuple[float, HealthAnswered]] = {}
         self._looks: deque[SampleTaken] = deque(maxlen=10)
         self._total = 0
         self._settled: list[Text] = []
-        spinner = SpinnerColumn("dots" if look.is_unicode else "line", style="")
+        self._finished_gates: list[Text] = []
+        spinner = SpinnerColumn("dots" if terminal.is_unicode else "line", style="")
         took = _Column(lambda task: self._cut(f" {task.elapsed:.0f} s"), gives_way=False)
         step = _Column(lambda task: self._cut(task.description))
         self._step = Progress(spinner, step, took, auto_refresh=False, get_time=lambda: self._now)
@@ -216,7 +219,9 @@ class LiveDisplay:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: object, *_: object) -> None:
+        if kind is not None:  # no answer follows
+            self._keeps_gates = True
         with uninterrupted():  # the cursor has to come back
             self._is_over.set()
             self._thread.join(_GRACE)
@@ -257,6 +262,8 @@ class LiveDisplay:
                     live.refresh()
         finally:
             live.stop()
+        if self._keeps_gates:
+            self._settled += self._finished_gates
         self._settle()
         self._write_settled()
 
@@ -308,7 +315,8 @@ class LiveDisplay:
             result += f"  {' '.join(printable(check.detail).split())}"
         sign = SIGNS[meaning_of(check.status)][0 if self._is_unicode else 1]
         line = self._shortened(f"{sign} {result}", self._width)
-        self._settled.append(Text.assemble((sign, style_of(check.status)), line.removeprefix(sign)))
+        lines = self._settled if self._keeps_gates else self._finished_gates
+        lines.append(Text.assemble((sign, style_of(check.status)), line.removeprefix(sign)))
 
     def _settle_sentence(self, text: str, style: str = "") -> None:
         self._settled += [Text(line, style=style) for line in wrapped(f"> {text}", self._width + 1, "  ")]
@@ -319,7 +327,7 @@ class LiveDisplay:
         self._total = 0
 
     def _drawn(self) -> list[RenderableType]:
-        drawn: list[RenderableType] = [*self._look_lines()]
+        drawn: list[RenderableType] = [*self._look_lines(), *self._finished_gates[-_MOST_GATES:]]
         if self._step.tasks:
             drawn.append(self._step.get_renderable())
         if self._gates.tasks:
@@ -366,4 +374,6 @@ class LiveDisplay:
         left = max(self._width - others, 8)
         shown = [[*cells, self._shortened(because, left)] for *cells, because in rows]
         lines = fitting_lines(_COLUMNS, shown, max(self._width, others + left))
-        return [Text(show_count(self._total, "look")), *(Text.assemble(*parts) for parts in lines)]
+        hidden = self._total - len(rows)
+        title = [Text(f"the last {len(rows)} of {self._total} samples")] if hidden else []
+        return [*title, *(Text.assemble(*parts) for parts in lines)]

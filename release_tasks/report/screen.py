@@ -58,19 +58,19 @@ class Screen:
     """Writes answers to ``stream``, and what happens meanwhile to stderr."""
 
     def __init__(self, stream: IO[str]) -> None:
-        self.look = terminal_of(stream, os.environ)
-        self._out = _console(stream, self.look)
-        self.progress_look = terminal_of(sys.stderr, os.environ)
-        self._err = _console(unfailing(sys.stderr), self.progress_look)
+        self.terminal = terminal_of(stream, os.environ)
+        self._out = _console(stream, self.terminal)
+        self.progress_terminal = terminal_of(sys.stderr, os.environ)
+        self._err = _console(unfailing(sys.stderr), self.progress_terminal)
 
     def line(self, text: str = "") -> None:
         """Write one line as it is, as far as it fits."""
-        _print(self._out, self.look, text)
+        _print(self._out, self.terminal, text)
 
     def verdict(self, status: str, sentence: str) -> None:
         """Write the result of a stage: its word, then what it means."""
         word = status.upper()
-        first, *others = _broken(self.look, f"{word}  {sentence}", "  ")
+        first, *others = _broken(self.terminal, f"{word}  {sentence}", "  ")
         self._out.print(Text.assemble((word, style_of(status) or "bold"), first[len(word) :]))
         for line in others:
             self._out.print(Text(line))
@@ -78,34 +78,34 @@ class Screen:
     def note(self, *texts: str) -> None:
         """Write what has to be known, each text on lines of its own, indented below what it belongs to."""
         for line in (line for text in texts for line in text.splitlines() or [""]):
-            _print(self._out, self.look, f"  {line}", "  ")
+            _print(self._out, self.terminal, f"  {line}", "  ")
 
     def step(self, text: str) -> None:
         """Write on stderr what is being done now."""
-        _print(self._err, self.progress_look, f"> {text}", "  ")
+        _print(self._err, self.progress_terminal, f"> {text}", "  ")
 
     def live(self) -> Console | None:
         """Return the console of stderr for a display that is redrawn, or None where only lines can be written."""
-        return self._err if self.progress_look.is_live else None
+        return self._err if self.progress_terminal.is_live else None
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
         """Write rows under their headings; in a pipe, one line a row with the columns aligned."""
         if not rows:
             return
         cells = [[printable(str(cell)) for cell in row] for row in rows]
-        if self.look.width is None:
+        if self.terminal.width is None:
             for line in aligned_lines(columns, cells):
                 self._out.print(Text(line))
             return
         shown = [[_TIME.sub(r"\1 \2", " ".join(cell.split())) for cell in row] for row in cells]
-        for parts in fitting_lines(columns, shown, self.look.width):
+        for parts in fitting_lines(columns, shown, self.terminal.width):
             self._out.print(Text.assemble(*parts))
 
 
 def for_person(sentence: str, environ: Mapping[str, str]) -> str:
     """Return a sentence as it fits on stderr, for a caller that writes there itself."""
-    look = terminal_of(sys.stderr, environ)
-    return inert("\n".join(part for line in printable(sentence).splitlines() for part in _broken(look, line)))
+    terminal = terminal_of(sys.stderr, environ)
+    return inert("\n".join(part for line in printable(sentence).splitlines() for part in _broken(terminal, line)))
 
 
 def unfailing(stream: IO[str]) -> IO[str]:
@@ -113,25 +113,25 @@ def unfailing(stream: IO[str]) -> IO[str]:
     return cast("IO[str]", _Unfailing(stream))
 
 
-def _print(console: Console, look: Terminal, text: str, indent: str = "") -> None:
-    for line in _broken(look, text, indent):
+def _print(console: Console, terminal: Terminal, text: str, indent: str = "") -> None:
+    for line in _broken(terminal, text, indent):
         console.print(Text(line))
 
 
-def _broken(look: Terminal, text: str, indent: str = "") -> list[str]:
+def _broken(terminal: Terminal, text: str, indent: str = "") -> list[str]:
     text = printable(text)
-    return [text] if look.width is None else wrapped(text.expandtabs(), look.width, indent)
+    return [text] if terminal.width is None else wrapped(text.expandtabs(), terminal.width, indent)
 
 
-def _console(stream: IO[str], look: Terminal) -> Console:
+def _console(stream: IO[str], terminal: Terminal) -> Console:
     """Return what writes to ``stream``; it breaks no line itself, and without colours there is no escape at all."""
     return Console(
         file=cast("IO[str]", _Encodable(stream)),
-        color_system="standard" if look.is_live else None,
-        force_terminal=look.is_live,
-        force_interactive=look.is_live,
-        no_color=not look.is_live,
-        width=look.width,
+        color_system="standard" if terminal.is_live else None,
+        force_terminal=terminal.is_live,
+        force_interactive=terminal.is_live,
+        no_color=not terminal.is_live,
+        width=terminal.width,
         highlight=False,
         markup=False,
         emoji=False,

@@ -1,30 +1,35 @@
-"""Where the pipeline stands: releases, snapshots, the last rollback, who is at work."""
+"""What ``release.status`` answers: the current state, one line for each release, and the totals."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 from release_tasks.archive import legacy
 from release_tasks.archive.pipeline import ManifestFile
 from release_tasks.archive.restore_tests import RestoreTest
-from release_tasks.archive.status import release_status
+from release_tasks.archive.status import ReleaseStatus, release_status
 from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import seconds_since
 from release_tasks.core.codec import encode
 from release_tasks.core.records import Manifest, SnapshotMetadata
-from release_tasks.core.units import rough_span
+from release_tasks.core.units import rough_span, show_count, show_size
 from release_tasks.report.screen import Screen
 
 __all__ = ["overview", "show_overview"]
 
+_ShowTime = Callable[[str | None], str]
 
-def overview(settings: Settings, limit: int) -> dict[str, Any]:
-    """Return the newest ``limit`` releases and snapshots, newest first, and what else there is, as JSON values."""
-    found = release_status(settings)
-    proved = found.proofs
-    shown = [_snapshot(snapshot, proved.by_snapshot.get(snapshot.snapshot_id)) for snapshot in found.snapshots]
+
+def overview(settings: Settings, limit: int, found: ReleaseStatus | None = None) -> dict[str, Any]:
+    """Return the latest ``limit`` releases and snapshots, latest first, and the rest of the state, as JSON values.
+
+    ``found`` is the state where the caller has read it already.
+    """
+    found = found or release_status(settings)
+    shown = _snapshots(found)
     rollback = encode(found.rollback) if found.rollback else None
     if found.rollback_problem:
         rollback = {"status": "unreadable", "detail": found.rollback_problem}
@@ -33,7 +38,7 @@ def overview(settings: Settings, limit: int) -> dict[str, Any]:
         "current": _current(found.current, shown),
         "releases": [_release(file) for file in reversed(found.manifests[-limit:])],
         "snapshots": shown[::-1][:limit],
-        "proofProblem": proved.problem,
+        "proofProblem": found.proofs.problem,
         "unreadable": [{"snapshotId": bad.snapshot_id, "reason": bad.reason} for bad in found.unreadable],
         "rollback": rollback,
         "interrupted": found.is_interrupted,
@@ -42,71 +47,120 @@ def overview(settings: Settings, limit: int) -> dict[str, Any]:
     }
 
 
-def show_overview(screen: Screen, found: dict[str, Any]) -> None:
-    """Show what ``overview`` found: first how things stand, then history."""
-    _show_current(screen, found["current"])
-    if found["interrupted"]:
-        screen.verdict("failed", "A rollback was interrupted in mid-swap. Run: inv release.recover")
-    if found["proofProblem"]:
-        screen.verdict("broken", found["proofProblem"])
-    for plugin in found["plugins"]:
+def show_overview(screen: Screen, found: ReleaseStatus, document: dict[str, Any]) -> None:
+    """Show the current state, one line for each release and each safety snapshot of ``document``, and the totals.
+
+    A terminal shows ages, which leave space for ids; a pipe or a log gets complete times.
+    """
+    is_terminal = screen.terminal.width is not None
+    show_time = _show_age if is_terminal else _show_time
+    _show_current(screen, document["current"], show_time)
+    if document["interrupted"]:
+        screen.verdict("failed", "A rollback was interrupted while it changed files. Run: inv release.recover")
+    if document["proofProblem"]:
+        screen.verdict("broken", document["proofProblem"])
+    for plugin in document["plugins"]:
         if plugin["problem"]:
-            screen.verdict("missing", f"{plugin['asset']}: {plugin['problem']}. No release can be prepared until then.")
-    for bad in found["unreadable"]:
+            screen.verdict("missing", f"{plugin['asset']}: {plugin['problem']}. Until then no release can be prepared.")
+    for bad in document["unreadable"]:
         screen.verdict("unreadable", f"{bad['snapshotId']}: {bad['reason']}")
-        screen.note(f"A rollback refuses it. What is wrong with it: inv release.verify --snapshot {bad['snapshotId']}")
-    _show_last_rollback(screen, found["rollback"])
-    if lock := found["lock"]:
-        screen.line(f"At work now: {lock['command']} (pid {lock['pid']} on {lock['host']}, since {lock['since']})")
-    if found["releases"]:
+        screen.note(f"A rollback refuses this snapshot. See why: inv release.verify --snapshot {bad['snapshotId']}")
+    _show_last_rollback(screen, document["rollback"], show_time)
+    if lock := document["lock"]:
+        screen.line(f"Running now: {lock['command']} (pid {lock['pid']} on {lock['host']}, since {lock['since']})")
+    if rows := _rows(found, document, show_time):
         screen.line()
-        rows = [
-            (r["releaseId"], r["status"], r["generatedAt"] or "", r["snapshotId"] or "", r["detail"])
-            for r in found["releases"]
-        ]
-        screen.table(("RELEASE", "STATUS", "WHEN", "SNAPSHOT", "DETAIL"), rows)
-    if found["snapshots"]:
-        screen.line()
-        columns = ("SNAPSHOT", "KIND", "WHEN", "BYTES", "STATUS", "PROVED")
-        shown = [
-            (s["snapshotId"], s["kind"], s["createdAt"], str(s["size"]), s["status"], _proved(s["proof"]))
-            for s in found["snapshots"]
-        ]
-        screen.table(columns, shown)
+        when = "AGE" if is_terminal else "TIME"
+        screen.table(("RELEASE", when, "VERDICT", "SIZE", "RESTORE-TESTED", "SNAPSHOT"), rows)
+    _show_totals(screen, found, document)
 
 
-def _show_current(screen: Screen, current: dict[str, Any] | None) -> None:
+def _show_current(screen: Screen, current: dict[str, Any] | None, show_time: _ShowTime) -> None:
     if current is None:
-        screen.line("No release is ready: inv release.prepare")
+        screen.line("No release is ready. Prepare one: inv release.prepare")
         return
     version = current["appVersion"] or "unknown version"
-    age = "" if current["ageSeconds"] is None else f", {rough_span(current['ageSeconds'])} ago"
-    screen.verdict("ready", f"{current['releaseId']} ({version}), prepared {current['generatedAt']}{age}")
-    screen.note(f"gates: {current['gates']}")
-    snapshot = current["snapshot"]
-    if snapshot is None:
-        screen.note(f"its snapshot {current['snapshotId']} is not there any more")
-        return
-    how = f"not proved: inv release.drill --snapshot {snapshot['snapshotId']}"
-    if snapshot["provedAt"]:
-        how = f"restorable, proved at {snapshot['provedAt']}"
-    screen.note(f"snapshot: {snapshot['snapshotId']}, {snapshot['size']} bytes, {snapshot['status']}, {how}")
+    time = show_time(current["generatedAt"])
+    screen.verdict("ready", f"{current['releaseId']} ({version}), prepared {time}; gates: {current['gates']}")
 
 
-def _show_last_rollback(screen: Screen, last: dict[str, Any] | None) -> None:
+def _show_last_rollback(screen: Screen, last: dict[str, Any] | None, show_time: _ShowTime) -> None:
     if last is None:
-        screen.line("No rollback so far.")
         return
-    screen.verdict(last["status"], f"last rollback: to {last.get('snapshotId')} at {last.get('updatedAt')}")
-    screen.note(str(last.get("detail", "")))
-    if last.get("safetySnapshotId"):
-        screen.note(f"the state before it: {last['safetySnapshotId']}")
+    time = show_time(last.get("updatedAt"))
+    screen.verdict(last["status"], f"last rollback: to {last.get('snapshotId')}, {time}")
+    detail = str(last.get("detail") or "")
+    if detail != "restored":  # the detail of every rollback that succeeded
+        screen.note(detail)
     if last["status"] in ("failed", "unreadable"):
-        screen.note("What to do now: inv release.diagnose")
+        screen.note("See what to do: inv release.diagnose")
+
+
+def _rows(found: ReleaseStatus, document: dict[str, Any], show_time: _ShowTime) -> list[tuple[str, ...]]:
+    """Return a row for each release of ``document``, then one for each snapshot of it that no manifest names."""
+    rows: list[tuple[str, ...]] = []
+    snapshots = {snapshot["snapshotId"]: snapshot for snapshot in _snapshots(found)}
+    for release in document["releases"]:
+        name = release["snapshotId"]
+        snapshot = snapshots.get(name)
+        place = name if snapshot else f"deleted ({name})" if name else f"none ({release['detail']})"
+        time = show_time(release["generatedAt"]).removesuffix(" ago")
+        rows.append((release["releaseId"], time, release["status"], *_measures(snapshot, show_time), place))
+    named = {_release(file)["snapshotId"] for file in found.manifests}
+    for snapshot in document["snapshots"]:
+        if snapshot["snapshotId"] not in named:
+            word = "safety" if snapshot["kind"] == "safety" else "no manifest"
+            time = show_time(snapshot["createdAt"]).removesuffix(" ago")
+            rows.append(
+                (snapshot["releaseId"] or "", time, word, *_measures(snapshot, show_time), snapshot["snapshotId"])
+            )
+    return rows
+
+
+def _measures(snapshot: dict[str, Any] | None, show_time: _ShowTime) -> tuple[str, str]:
+    """Return the size of a snapshot, and when its last drill passed or failed."""
+    if snapshot is None:
+        return "", ""
+    size, last = show_size(snapshot["size"]), snapshot["proof"]
+    if snapshot["status"] != "sealed":
+        size += f" ({snapshot['status']})"
+    if last is None:
+        return size, "never"
+    failed = "" if last["status"] == "passed" else "FAILED "
+    return size, f"{failed}{show_time(last['at'])}{' (booted)' if last['booted'] else ''}"
+
+
+def _show_age(time: str | None) -> str:
+    seconds = None if time is None else seconds_since(time)
+    return _show_time(time) if seconds is None else f"{rough_span(seconds)} ago"
+
+
+def _show_time(time: str | None) -> str:
+    return time or "at an unknown time"
+
+
+def _show_totals(screen: Screen, found: ReleaseStatus, document: dict[str, Any]) -> None:
+    snapshots = _snapshots(found)
+    if not (found.manifests or snapshots):
+        return
+    releases = show_count(len(found.manifests), "release")
+    if len(found.manifests) > len(document["releases"]):
+        releases += f" ({len(document['releases'])} shown)"
+    size = show_size(sum(snapshot["size"] for snapshot in snapshots))
+    totals = f"{releases}, {show_count(len(snapshots), 'snapshot')} of {size}"
+    screen.line(totals if document["rollback"] else f"{totals}, no rollback yet")
+    current = document["current"]
+    snapshot = current["snapshot"] if current is not None else None
+    if snapshot is not None and not snapshot["provedAt"]:
+        screen.line(f"Test the rollback to the current release: inv release.drill --snapshot {snapshot['snapshotId']}")
+
+
+def _snapshots(found: ReleaseStatus) -> list[dict[str, Any]]:
+    return [_snapshot(snapshot, found.proofs.by_snapshot.get(snapshot.snapshot_id)) for snapshot in found.snapshots]
 
 
 def _current(manifest: Manifest | None, snapshots: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """Return the release that latest.json names, with its snapshot as far as it is still there."""
+    """Return the release that latest.json names, with its snapshot if that still exists."""
     if manifest is None:
         return None
     counts = Counter("left out" if check.is_left_out else check.status for check in manifest.preflight.checks)
@@ -136,13 +190,6 @@ def _release(file: ManifestFile) -> dict[str, Any]:
         "snapshotId": manifest.snapshot.snapshot_id if manifest.snapshot else None,
         "detail": manifest.diagnostics[0] if manifest.diagnostics else "",
     }
-
-
-def _proved(proof: dict[str, Any] | None) -> str:
-    if proof is None:
-        return "never"
-    how = "" if proof["status"] == "passed" else "FAILED "
-    return f"{how}{proof['at']}{' (booted)' if proof['booted'] else ''}"
 
 
 def _snapshot(snapshot: SnapshotMetadata, proof: RestoreTest | None) -> dict[str, Any]:

@@ -61,6 +61,7 @@ def _show(screen: Screen, diagnosis: Diagnosis, rows: list[tuple[str, str, str]]
         screen.verdict("healthy", "Nothing to do.")
     for finding in diagnosis.findings:
         screen.verdict(finding.severity, finding.meaning)
-        screen.note(finding.detail)
+        if not any(finding.detail in detail for _, _, detail in rows):
+            screen.note(finding.detail)
         for command in finding.commands:
             screen.note(f"type: {command}")

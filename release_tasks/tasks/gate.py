@@ -8,7 +8,7 @@ from release_tasks.core.errors import UsageError
 from release_tasks.tasks.executor import StageTask, stage
 from release_tasks.tasks.flags import with_flags
 from release_tasks.tasks.listing import ListedCollection, configured_gates
-from release_tasks.tasks.release import run_gates, show_preflight
+from release_tasks.tasks.release import answer_preflight, run_gates
 from release_tasks.tasks.session import session
 
 __all__ = ["collection"]
@@ -66,7 +66,7 @@ def _run(ctx: Context, names: list[str], as_json: bool, health_url: str | None =
                 raise UsageError(f"no gate is called {name!r}; release.gates has: {known}")
         run = run_gates(current, f"gate-{compact()}", names)
         ran = [check for check in run.report.checks if not check.is_left_out]
-        show_preflight(current, evolve(run, report=evolve(run.report, checks=ran)))
+        answer_preflight(current, evolve(run, report=evolve(run.report, checks=ran)))
 
 
 def _is_configured(name: str, config: Config) -> bool:

@@ -163,7 +163,8 @@ def _show(current: Session, found: GatewayStatus) -> None:
     word = "running" if found.running else "stopped"
     current.answer(found, status=word, url=found.url)
     if not current.as_json:
-        where = f"{found.url} (pid {found.pid}, health {found.health})  " if found.running else ""
+        health = "" if found.health == "ok" else f", health {found.health}"
+        where = f"{found.url} (pid {found.pid}{health})  " if found.running else ""
         current.screen.verdict(word, f"{where}{found.detail}")
         if not found.running:
             current.screen.note("To start it: inv gateway.start")

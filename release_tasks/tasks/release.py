@@ -77,7 +77,7 @@ def preflight(
         if junit:
             _write_junit(run, Path(junit))
         if not deferred:
-            show_preflight(current, run)
+            answer_preflight(current, run)
 
 
 @stage(
@@ -171,10 +171,13 @@ def recover(ctx: Context, json: bool = False) -> None:
 def status(ctx: Context, limit: str = "10", json: bool = False) -> None:
     """Show releases, snapshots, the last rollback and who holds the lock."""
     with session(ctx, json) as current:
+        from release_tasks.archive.status import release_status
         from release_tasks.report.status import overview, show_overview
 
-        found = overview(current.settings, number_flag("limit", limit))
-        current.answer(found, lambda screen: show_overview(screen, found))
+        count = number_flag("limit", limit)
+        found = release_status(current.settings)
+        document = overview(current.settings, count, found)
+        current.answer(document, lambda screen: show_overview(screen, found, document))
 
 
 @stage(help={"before": "The id of the earlier release.", "after": "The id of the later release."})
@@ -193,7 +196,7 @@ def diff(ctx: Context, before: str, after: str, json: bool = False) -> None:
 
 def _show_differences(screen: Screen, found: Comparison) -> None:
     rows = [(each.where, each.what, each.how, each.before or "", each.after or "") for each in found.differences]
-    screen.table(("WHERE", "WHAT", "HOW", "BEFORE", "AFTER"), rows)
+    screen.table(("WHERE", "SUBJECT", "CHANGE", "BEFORE", "AFTER"), rows)
     if not rows:
         screen.line(f"{found.before} and {found.after} differ in nothing that was recorded.")
     for note in found.notes:
@@ -246,22 +249,14 @@ def run_gates(
         return run_preflight(current.settings, release_id=release_id, only=only or [], skip=skip or [], emit=emit)
 
 
-def show_preflight(current: Session, run: PreflightRun) -> None:
-    """Show a preflight that nobody else judges, and end with 1 when it did not pass."""
+def answer_preflight(current: Session, run: PreflightRun) -> None:
+    """Answer with a preflight that no release follows, and end with 1 when it did not pass."""
     from release_tasks.core.codec import encode
-    from release_tasks.report.answers import after_preflight, show_checks
+    from release_tasks.report.answers import show_preflight
 
     word = "passed" if run.report.passed else "failed"
-    current.answer({"status": word, **encode(run.report), "logDirectory": str(run.log_directory)})
-    if not current.as_json:
-        show_checks(current.screen, run.report)
-        current.screen.line()
-        failed = ", ".join(run.report.failed_checks)
-        left_out = sum(check.is_left_out for check in run.report.checks)
-        told = f"every gate passed but {left_out} left out" if left_out else "every gate passed"
-        current.screen.verdict(word, told if run.report.passed else f"not passed: {failed}")
-        if advice := after_preflight(run.report):
-            current.screen.note(advice)
+    document = {"status": word, **encode(run.report), "logDirectory": str(run.log_directory)}
+    current.answer(document, lambda screen: show_preflight(screen, run.report))
     current.fail_unless(run.report.passed)
 
 
@@ -323,7 +318,7 @@ def _show_plan(current: Session, typed: dict[str, Any]) -> None:
     if not current.as_json:
         current.screen.verdict("planned", f"rollback to {plan.snapshot_id}; nothing was changed")
         current.screen.table(
-            ("ASSET", "ACTION", "BECAUSE"), [(change.key, change.action, change.detail) for change in plan.changes]
+            ("ASSET", "ACTION", "REASON"), [(change.key, change.action, change.detail) for change in plan.changes]
         )
         for sentence in plan.diagnostics:
             current.screen.note(sentence)

@@ -63,7 +63,7 @@ class Session:
         """Show on stderr what a stage tells while the block runs; what comes after it is written below."""
         from release_tasks.report.display import display_for
 
-        with display_for(self.screen) as display:
+        with display_for(self.screen, answers_here=not self.as_json) as display:
             yield display
 
     @functools.cached_property

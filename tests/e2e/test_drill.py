@@ -114,7 +114,7 @@ def test_drill_by_hand_and_as_a_document(versioned: Any) -> None:
     stored.write_text("six")
     document = prepared.document("release.drill", code=1)
     assert (document["status"], "was altered" in document["diagnostics"][0]) == ("failed", True)
-    assert "FAILED" in prepared.run("release.status").stdout.split("PROVED")[1]
+    assert "FAILED" in prepared.run("release.status").stdout.split("RESTORE-TESTED")[1]
 
 
 def test_dry_says_what_it_would_do_and_does_nothing(prepared: Any) -> None:

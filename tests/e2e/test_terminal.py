@@ -219,7 +219,7 @@ def test_a_pipe_gets_a_line_a_row_and_no_escape(project: Project) -> None:
     done = project.run("release.status")
     assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith(RELEASE))
-    assert re.match(rf"{re.escape(RELEASE)}  ready +\S+T\S+Z  {re.escape(RELEASE)}_snapshot_\d+", row)
+    assert re.match(rf"{re.escape(RELEASE)}  \S+T\S+Z +ready  .+  {re.escape(RELEASE)}_snapshot_\d+", row)
 
 
 def test_ctrl_c_gives_the_cursor_back(project: Project, on_terminal: Callable[..., Shown]) -> None:

@@ -18,6 +18,7 @@ from release_tasks.report.answers import (
     show_drill,
     show_manifest,
     show_outcome,
+    show_preflight,
     show_verdicts,
     show_watch,
 )
@@ -77,9 +78,9 @@ def test_a_stage_that_says_itself_what_to_type_has_the_last_word() -> None:
 
 def test_a_preflight_names_the_gate_or_the_whole_of_it() -> None:
     """One that failed is run alone."""
-    assert after_preflight(BLOCKED.preflight) == "Mend that, then: inv gate.run build"
+    assert after_preflight(BLOCKED.preflight) == "Fix it, then run: inv gate.run build"
     two = evolve(BLOCKED.preflight, failed_checks=["build", "tests"])
-    assert after_preflight(two) == "Mend that, then: inv release.preflight"
+    assert after_preflight(two) == "Fix it, then run: inv release.preflight"
     assert after_preflight(evolve(BLOCKED.preflight, passed=True, failed_checks=[])) == ""
 
 
@@ -87,7 +88,7 @@ def test_a_restart_alone_is_not_called_a_restore() -> None:
     """The data was left alone, and nothing says that a state before it was kept."""
     outcome = evolve(OUTCOME, status="restored", skipped_assets=["database"], restart_command="true")
     lines = shown(show_outcome, evolve(outcome, safety_snapshot_id="safety_1", health_check=WELL))
-    assert lines[0] == "RESTARTED  snapshot v1_snapshot is live already; its data was left alone"
+    assert lines[0] == "RESTARTED  snapshot v1_snapshot is already live; no data was changed"
     assert not any("safety_1" in line or "RESTORED" in line for line in lines)
 
 
@@ -97,13 +98,13 @@ def test_a_restore_over_damage_promises_no_way_back() -> None:
     assert "inv release.rollback --snapshot safety_1" in shown(show_outcome, outcome)[-1]
     lines = shown(show_outcome, evolve(outcome, damaged_assets=["database"]))
     assert lines[0] == "RESTORED  snapshot v1_snapshot is live"
-    assert "replaced by new files: database. Restart" in lines[-2] and "no way back" in lines[-1]
+    assert "replaced by new files: database. Restart" in lines[-2] and "they cannot be restored" in lines[-1]
     assert not any("inv release.rollback" in line for line in lines)
 
 
 def test_one_is_one() -> None:
-    """One look, one event; two are more."""
-    assert "1 look," in shown(show_watch, {**WATCH, "status": "healthy", "diagnostics": []}, None)[0]
+    """One sample, one event; two are more."""
+    assert "1 sample," in shown(show_watch, {**WATCH, "status": "degraded", "diagnostics": []}, None)[0]
     event = {"seq": 1}
     assert shown(show_audit, AuditVerdict(events=[event], problems=[], notes=[]), 5)[-1] == "INTACT  1 event"
     assert shown(show_audit, AuditVerdict(events=[event, event], problems=[], notes=[]), 5)[-1] == "INTACT  2 events"
@@ -120,3 +121,60 @@ def test_damage_names_the_newest_snapshot_that_is_whole() -> None:
     ]
     assert "the newest whole one is v2_snapshot" in shown(show_verdicts, verdicts)[-1]
     assert shown(show_verdicts, verdicts[:2])[-1] == "VERIFIED  v2_snapshot"
+
+
+EVIDENCE = {
+    "exitCode": 1,
+    "outputTail": ["compiling", "error"],
+    "logPath": "/x/build.log",
+    "next": "inv gate.run build  # full output: /x/build.log",
+}
+
+
+def test_a_failed_gate_is_shown_once() -> None:
+    """Reason, command, output, log and next command each stand on one line, alone or before a release."""
+    failed = evolve(FAILED, command="make", diagnostics=EVIDENCE)
+    report = evolve(BLOCKED.preflight, checks=[failed])
+    block = ["FAILED  build", "  command: make", "  | compiling", "  | error", "  log: /x/build.log"]
+    gate = ["GATE   RESULT  TIME  REASON", "build  failed  0.0s  exit code 1", ""]
+    assert shown(show_preflight, report) == [*gate, *block, "  Fix it, then run: inv gate.run build"]
+    assert shown(show_manifest, evolve(BLOCKED, preflight=report)) == [
+        *gate,
+        *block,
+        "  next: inv gate.run build",
+        "",
+        "BLOCKED  v1 ( unknown version)",
+        "  manifest /x/v1.json",
+        "  Nothing was captured. Fix it, then run: inv release.prepare --release-id v1",
+    ]
+
+
+def test_evidence_that_the_reason_does_not_name_is_shown() -> None:
+    """A code in other words, a URL, an answer's body; a subsystem where one has another name than its gate."""
+    found = {"url": "http://x", "httpStatus": 503, "bodyTail": ["no database"], "next": "curl http://x"}
+    check = evolve(FAILED, subsystem="web", detail="unhealthy\nfor a minute", command="GET http://x", diagnostics=found)
+    report = evolve(BLOCKED.preflight, checks=[check, evolve(check, id="gui", status="skipped")])
+    assert shown(show_preflight, report) == [
+        "GATE   RESULT   SUBSYSTEM  TIME  REASON",
+        "build  failed   web        0.0s  unhealthy",
+        "gui    skipped  web        0.0s  unhealthy",
+        "",
+        "FAILED  build",
+        "  for a minute",
+        "  url: http://x",
+        "  HTTP status: 503",
+        "  | no database",
+        "  next: curl http://x",
+        "",
+        "FAILED  1 of 2 gates did not pass",
+        "  Fix it, then run: inv gate.run build",
+    ]
+
+
+def test_failed_health_is_shown_once() -> None:
+    """The sentence that reports it has the URL; a noop names the health and no list of unchanged assets."""
+    ill = evolve(WELL, passed=False, status="failed")
+    lines = shown(show_outcome, evolve(OUTCOME, health_check=ill, diagnostics=["Health at http://x: HTTP 503"]))
+    assert sum("http://x" in line for line in lines) == 1
+    lines = shown(show_outcome, evolve(OUTCOME, status="noop", skipped_assets=["database"], health_check=WELL))
+    assert lines == ["NOOP  snapshot v1_snapshot is already live; nothing was changed", "  health: ok at http://x"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import os
 import pty
@@ -159,6 +160,31 @@ def test_a_terminal_keeps_lines_and_gets_its_cursor_back(
     assert "restore database" in shown and "1.0 of 4.0 MiB" in shown
     settled = shown[shown.rindex("\x1b[?25h") :]
     assert "restore" not in settled and "> swap" in settled
+
+
+@pytest.mark.parametrize("follows", [True, False])
+def test_gate_lines_go_where_the_answer_repeats_them(terminal: Callable[..., Terminal], follows: bool) -> None:
+    """While gates run the terminal shows the finished ones; with the table on the same terminal they do not stay."""
+    seen = terminal()
+    with display_for(Screen(seen.stream), answers_here=follows) as display:
+        display(GateEnded(check("build", "failed", "exit code 1")))
+        seen.wait_for("exit code 1")
+        display(Noted("the end"))
+    shown = seen.close().decode()
+    settled = shown[shown.rindex("\x1b[?25h") :] if follows else shown
+    assert ("gate build: failed" in settled) is not follows
+    assert "the end" in shown
+
+
+def test_gate_lines_stay_where_an_error_ends_the_run(terminal: Callable[..., Terminal]) -> None:
+    """No answer follows then."""
+    seen = terminal()
+    with contextlib.suppress(KeyboardInterrupt), display_for(Screen(seen.stream), answers_here=True) as display:
+        display(GateEnded(check("build", "failed", "exit code 1")))
+        seen.wait_for("exit code 1")
+        raise KeyboardInterrupt
+    shown = seen.close().decode()
+    assert "gate build: failed" in shown[shown.rindex("\x1b[?25h") :]
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
