@@ -1,4 +1,4 @@
-"""What a person reads of each stage once it is over; the last line of a bad answer is what to type."""
+"""The answer of each stage on a screen; the last line of a negative answer contains the command to type."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def _evidence(check: Check, advice: str) -> Iterator[str]:
 
 
 def show_preflight(screen: Screen, report: PreflightReport) -> None:
-    """Show the gates of a preflight that no release follows, its verdict and what to type."""
+    """Show the gates of a preflight, its verdict and the command to type, where no release follows."""
     advice = after_preflight(report)
     show_checks(screen, report, advice)
     ran = [check for check in report.checks if not check.is_left_out]
@@ -88,7 +88,7 @@ def show_preflight(screen: Screen, report: PreflightReport) -> None:
 
 
 def after_preflight(report: PreflightReport) -> str:
-    """Return what to type after a preflight; nothing after one that passed."""
+    """Return the command to type after a failed preflight; empty after one that passed."""
     if report.passed:
         return ""
     alone = f"inv gate.run {report.failed_checks[0]}" if len(report.failed_checks) == 1 else "inv release.preflight"
@@ -96,7 +96,7 @@ def after_preflight(report: PreflightReport) -> str:
 
 
 def show_manifest(screen: Screen, manifest: Manifest) -> None:
-    """Show a release: its gates, its verdict, what else blocks it, where manifest and snapshot are."""
+    """Show a release: its gates, its verdict, other blockers, and the paths of manifest and snapshot."""
     show_checks(screen, manifest.preflight)
     screen.line()
     version = manifest.app_version or "unknown version"
@@ -177,7 +177,7 @@ def show_watch(screen: Screen, report: dict[str, Any], outcome: RollbackOutcome 
 
 
 def show_drill(screen: Screen, found: dict[str, Any]) -> None:
-    """Show what a drill found, given as its JSON document."""
+    """Show the result of a drill; ``found`` is its JSON document."""
     rows = [(asset["key"], asset["kind"], asset["status"], asset["detail"]) for asset in found["assets"]]
     screen.table(("ASSET", "KIND", "RESULT", "REASON"), rows)
     for database in found["databases"]:
@@ -187,25 +187,25 @@ def show_drill(screen: Screen, found: dict[str, Any]) -> None:
     if boot is not None:
         screen.note(f"started: {boot['command']}; {boot['url']}: {boot['detail']}")
         screen.note(*(f"| {line}" for line in boot["outputTail"]))
-    snapshot = found["snapshotId"] or "the newest snapshot"
+    snapshot = found["snapshotId"] or "the latest snapshot"
     took = show_seconds(found["durationMs"] / 1000)
     if found["status"] == "passed":
-        also = " and a service got healthy on it" if boot else ""
-        screen.verdict("passed", f"{snapshot} can be restored{also}; it took {took}, and nothing live was touched")
+        booted = " and a service started on it is healthy" if boot else ""
+        screen.verdict("passed", f"{snapshot} can be restored{booted}; the drill took {took} and changed nothing live")
     else:
         screen.verdict("failed", f"drill of {snapshot}, after {took}")
     screen.note(*found["diagnostics"])
     if found["status"] != "passed" and not _names_command(found["diagnostics"]):
         screen.note(
-            "See which snapshots are whole: inv release.verify. "
-            "While the service is well, take one: inv release.prepare"
+            "See which snapshots are undamaged: inv release.verify. "
+            "While the service is healthy, take a snapshot: inv release.prepare"
         )
 
 
 def show_verdicts(
     screen: Screen, verdicts: Sequence[SnapshotVerdict], attestations: Iterable[AttestationVerdict] = ()
 ) -> None:
-    """Show the verification of each snapshot and of what is attested of each release, and every finding."""
+    """Show the verdict on each snapshot and on the attestation of each release, with every finding."""
     for verdict in verdicts:
         screen.verdict(verdict.status, verdict.snapshot_id)
         screen.note(*map(str, verdict.findings), *verdict.notes)
@@ -215,16 +215,16 @@ def show_verdicts(
             screen.verdict(attestation.status, f"release {attestation.release_id}{key}")
         screen.note(*map(str, attestation.findings))
     if any(verdict.status == "damaged" for verdict in verdicts):
-        whole = [verdict.snapshot_id for verdict in verdicts if verdict.status == "verified"]
-        newest = f"the newest whole one is {whole[-1]}" if whole else "no whole one was found"
+        verified = [verdict.snapshot_id for verdict in verdicts if verdict.status == "verified"]
+        latest = f"The latest verified snapshot is {verified[-1]}" if verified else "No verified snapshot exists"
         screen.note(
-            f"A rollback refuses what is damaged; {newest}. "
-            "While the service is well, take a new one: inv release.prepare"
+            f"A rollback refuses a damaged snapshot. {latest}. "
+            "While the service is healthy, take a new snapshot: inv release.prepare"
         )
 
 
 def audit_document(verdict: AuditVerdict, limit: int) -> dict[str, Any]:
-    """Return what ``--json`` says of an audit log: its verdict and its newest events."""
+    """Return the ``--json`` document of an audit log: its verdict and its latest events."""
     return {
         "status": "intact" if verdict.intact else "broken",
         "events": verdict.events[-limit:],
@@ -235,7 +235,7 @@ def audit_document(verdict: AuditVerdict, limit: int) -> dict[str, Any]:
 
 
 def show_audit(screen: Screen, verdict: AuditVerdict, limit: int) -> None:
-    """Show the newest events and whether the chain holds."""
+    """Show the latest events and whether the chain is intact."""
     rows = []
     for event in verdict.events[-limit:]:
         subject = event.get("snapshotId") or event.get("releaseId") or ""
@@ -249,10 +249,10 @@ def show_audit(screen: Screen, verdict: AuditVerdict, limit: int) -> None:
     if not verdict.intact:
         screen.note(
             "The log was altered or damaged. Keep a copy of the pipeline folder and find out who can write to it. "
-            "Rollbacks work all the same. "
-            f"Every event that is left: inv release.audit --limit {max(len(verdict.events), 1)}"
+            "Rollbacks still work. "
+            f"See all remaining events: inv release.audit --limit {max(len(verdict.events), 1)}"
         )
 
 
-def _names_command(sentences: Iterable[str]) -> bool:
-    return any("inv " in sentence for sentence in sentences)
+def _names_command(messages: Iterable[str]) -> bool:
+    return any("inv " in message for message in messages)

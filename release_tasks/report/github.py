@@ -1,6 +1,6 @@
-"""What GitHub Actions shows of a task: groups, annotations, the summary of the step, its outputs.
+"""Output for GitHub Actions: groups, annotations, the summary of the step and its outputs.
 
-All of it is made of the task's JSON document. A file that cannot be written is a note and changes no result.
+The source is the task's JSON document. A file that cannot be written is reported in a note and changes no result.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from release_tasks.report.progress import PlainLines
 from release_tasks.report.screen import unfailing
 from release_tasks.report.values import checks_of, list_of, tail_of
 
-__all__ = ["GroupedLines", "annotation_lines", "outputs", "tell_github"]
+__all__ = ["GroupedLines", "annotation_lines", "outputs", "report_to_github"]
 
-_MOST_ANNOTATIONS = 10  # of each kind for one step; the runner drops the others without a word
-_OUTPUT_BYTES = 256 << 10  # of a gate's log that a group shows
-_SUMMARY_BYTES = 1 << 20  # of all that the tasks of one step write; one byte more, and nothing of it is shown
+_MOST_ANNOTATIONS = 10  # of each kind for one step; the runner drops the others silently
+_OUTPUT_BYTES = 256 << 10  # the end of a gate's log that a group shows
+_SUMMARY_BYTES = 1 << 20  # for all tasks of one step together; the runner shows no summary that is larger
 
 
 class GroupedLines(PlainLines):
-    """Lines as everywhere, and after each gate what it printed, in a group that is folded."""
+    """Plain lines, and the output of each finished gate in a folded group."""
 
     def __call__(self, event: Event) -> None:
-        """Write the line of one event, and the group that belongs to it."""
+        """Write the line of one event, and the group of a finished gate."""
         super().__call__(event)
         if isinstance(event, GateEnded) and (lines := _output_of(event.check)):
             check = event.check
@@ -44,10 +44,10 @@ class GroupedLines(PlainLines):
                 _write(unfailing(sys.stderr), [command("group", printable(title)), *shown, command("endgroup")])
 
 
-def tell_github(document: Mapping[str, Any], exit_code: int, stream: IO[str], environ: Mapping[str, str]) -> None:
-    """Annotate the step on ``stream``, and append to the files of its summary and its outputs.
+def report_to_github(document: Mapping[str, Any], exit_code: int, stream: IO[str], environ: Mapping[str, str]) -> None:
+    """Annotate the step on ``stream``, and append to the files for its summary and its outputs.
 
-    Raises BrokenPipeError when the stream has no reader any more; nothing else.
+    Raises BrokenPipeError when the reader of the stream is gone; nothing else.
     """
     _write(stream, annotation_lines(document, exit_code))
     if summary := step_summary(document, exit_code):
@@ -62,15 +62,15 @@ def tell_github(document: Mapping[str, Any], exit_code: int, stream: IO[str], en
 
 
 def annotation_lines(document: Mapping[str, Any], exit_code: int) -> list[str]:
-    """Return the commands that annotate the step: the verdict, each failed gate, and whatever else blocks."""
-    errors = [_annotation("error", title_of(document), _sentence_of(document))] if exit_code else []
+    """Return the commands that annotate the step: the verdict, each failed gate, and every other blocker."""
+    errors = [_annotation("error", title_of(document), _reason_of(document))] if exit_code else []
     warnings: list[str] = []
     checks = checks_of(document)
     for check in checks:
         if check.get("status") == "failed":
             message = str(check.get("detail"))
-            if following := (check.get("diagnostics") or {}).get("next"):
-                message += f"\nnext: {following}"
+            if next_command := (check.get("diagnostics") or {}).get("next"):
+                message += f"\nnext: {next_command}"
             kind, found = ("warning", warnings) if check.get("advisory") else ("error", errors)
             found.append(_annotation(kind, f"gate {check.get('id')}", message))
     if document.get("status") == "blocked":
@@ -81,7 +81,7 @@ def annotation_lines(document: Mapping[str, Any], exit_code: int) -> list[str]:
 
 
 def outputs(document: Mapping[str, Any], exit_code: int) -> dict[str, str]:
-    """Return the outputs of the step by name; only those that this document has."""
+    """Return the outputs of the step by name; only those that the document contains."""
     snapshot = document.get("snapshot")
     snapshot = snapshot if isinstance(snapshot, Mapping) else {}
     values = {
@@ -98,14 +98,14 @@ def outputs(document: Mapping[str, Any], exit_code: int) -> dict[str, str]:
 
 
 def _append(variable: str, text: str, environ: Mapping[str, str], limit: int | None = None) -> None:
-    """Append to the file that a variable names, in one write; what bars it is a note on stderr."""
+    """Append to the file that a variable names, in one write; report a failure in a note on stderr."""
     path = environ.get(variable)
     if not path:
         _note(f"{variable} is not set, so nothing was written to it.")
         return
     data = text.encode("utf-8", "replace")
     try:
-        # The runner has made the file; a pipe put in its place must not make us wait.
+        # The runner creates the file. O_NONBLOCK: opening a FIFO in its place must not wait.
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             if limit is not None and os.fstat(fd).st_size + len(data) > limit:
@@ -125,7 +125,7 @@ def _note(sentence: str) -> None:
 
 
 def _write(stream: IO[str], lines: list[str]) -> None:
-    """Write whole lines at once; a stream that takes no letter of some language gets a question mark for it."""
+    """Write whole lines in one write; a character that the encoding does not have becomes a question mark."""
     if not lines:
         return
     encoding = getattr(stream, "encoding", None) or "utf-8"
@@ -135,7 +135,7 @@ def _write(stream: IO[str], lines: list[str]) -> None:
         stream.flush()
     except BrokenPipeError:
         raise
-    except (OSError, ValueError):  # a full disk behind it, or closed
+    except (OSError, ValueError):  # the disk is full, or the stream is closed
         return
 
 
@@ -143,8 +143,8 @@ def _annotation(kind: str, title: str, message: str) -> str:
     return command(kind, excerpt(printable(message), 1000), title=excerpt(printable(title)).replace("\n", " "))
 
 
-def _sentence_of(document: Mapping[str, Any]) -> str:
-    """Return what a document says of why it is not good."""
+def _reason_of(document: Mapping[str, Any]) -> str:
+    """Return the reason for a negative result from its document."""
     if isinstance(document.get("message"), str):
         return str(document["message"])
     for key in ("reasons", "diagnostics", "problems"):
@@ -156,11 +156,11 @@ def _sentence_of(document: Mapping[str, Any]) -> str:
     for part in (*list_of(document, "snapshots"), *list_of(document, "attestations")):
         if isinstance(part, Mapping) and part.get("status") == "damaged":
             return f"{part.get('snapshotId') or part.get('releaseId')} is damaged: inv release.verify"
-    return str(document.get("status") or document.get("detail") or "not good")
+    return str(document.get("status") or document.get("detail") or "negative result")
 
 
 def _output_of(check: Check) -> list[str]:
-    """Return what a gate printed: the end of its log, or the lines that its result holds."""
+    """Return the output of a gate: the end of its log, or the lines in its result."""
     path = check.diagnostics.get("logPath")
     if isinstance(path, str):
         try:

@@ -1,4 +1,4 @@
-"""A preflight as JUnit XML, the format that every CI system shows."""
+"""A preflight as JUnit XML, which CI systems display."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from release_tasks.report.values import list_of, tail_of
 
 __all__ = ["junit_xml"]
 
-# Everything that XML 1.0 cannot hold, not even escaped.
+# Characters that XML 1.0 does not allow, not even escaped.
 _FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
 def junit_xml(report: PreflightReport, name: str) -> bytes:
     """Return the checks of ``report`` as one JUnit test suite called ``name``, in UTF-8.
 
-    An advisory failure is a skipped test: it is shown and turns nothing red.
+    An advisory failure is a skipped test: it is shown and does not fail the run.
     """
     failures = sum(_is_failure(check) for check in report.checks)
     skipped = sum(check.status != "passed" for check in report.checks) - failures
@@ -28,7 +28,7 @@ def junit_xml(report: PreflightReport, name: str) -> bytes:
         "failures": str(failures),
         "errors": "0",
         "skipped": str(skipped),
-        # Gates run side by side: the sum of their times would be longer than the run.
+        # Gates run in parallel, so the sum of their times would exceed the duration of the run.
         "time": _seconds(max((check.duration_ms for check in report.checks), default=0)),
     }
     root = ElementTree.Element("testsuites")

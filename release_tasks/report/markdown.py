@@ -1,4 +1,4 @@
-"""A task's JSON document as a page of Markdown, for the summary of a step in CI."""
+"""The JSON document of a task as Markdown, for the summary of a CI step."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ _FACTS = (
 
 
 def step_summary(document: Mapping[str, Any], exit_code: int) -> str:
-    """Return the page of a stage, or of whatever failed; empty for a task that only shows something."""
+    """Return the summary of a stage or of a failed task; empty for a task that only shows information."""
     if exit_code == 0 and _stage_of(document) is None:
         return ""
     return "\n".join(_lines(document, exit_code)) + "\n\n"
 
 
 def title_of(document: Mapping[str, Any]) -> str:
-    """Return in a few words what a document is about, and its status."""
+    """Return the subject of a document and its status."""
     return f"{_stage_of(document) or 'release-tasks'}: {document.get('status') or 'done'}"
 
 
 def _stage_of(document: Mapping[str, Any]) -> str | None:
-    """Return which stage a document is of, known by a key that only its documents have."""
+    """Return the stage that wrote a document, identified by a key that only its documents have."""
     stages = {
         "preflight": f"release {document.get('releaseId')}",
         "checks": "preflight",
@@ -55,10 +55,10 @@ def _lines(document: Mapping[str, Any], exit_code: int) -> Iterator[str]:
     if exit_code:
         yield f"Exit code {exit_code}."
         yield ""
-    sentences = [document["message"]] if isinstance(document.get("message"), str) else []
-    sentences += [text for key in ("reasons", "diagnostics", "problems") for text in list_of(document, key)]
-    yield from (f"- {_text(sentence)}" for sentence in sentences[:20])
-    if sentences:
+    messages = [document["message"]] if isinstance(document.get("message"), str) else []
+    messages += [text for key in ("reasons", "diagnostics", "problems") for text in list_of(document, key)]
+    yield from (f"- {_text(message)}" for message in messages[:20])
+    if messages:
         yield ""
     if checks := checks_of(document):
         yield from _gates(checks)
@@ -72,7 +72,7 @@ def _lines(document: Mapping[str, Any], exit_code: int) -> Iterator[str]:
         yield from (f"| {label} | {_text(value)} |" for label, value in facts if value)
         yield ""
     if document.get("status") == "ready" and (snapshot_id := values.get("snapshotId")) is not None:
-        yield f"To go back to it: <code>{_text(f'inv release.rollback --snapshot {snapshot_id}')}</code>"
+        yield f"To restore this snapshot: <code>{_text(f'inv release.rollback --snapshot {snapshot_id}')}</code>"
 
 
 def _gates(checks: list[Mapping[str, Any]]) -> Iterator[str]:
@@ -92,7 +92,7 @@ def _gates(checks: list[Mapping[str, Any]]) -> Iterator[str]:
     for check in failed[:20]:
         if tail := tail_of(check.get("diagnostics")):
             yield f"<details><summary>{_text(check.get('id'))}</summary>"
-            yield ""  # without this line the block would end at the first empty line of the output
+            yield ""  # without this line an empty line in the output would end the block
             text = printable("\n".join(tail))
             yield f"<pre>{html.escape(text[-2000:])}</pre>"
             yield ""
@@ -101,6 +101,6 @@ def _gates(checks: list[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    """Return text of others on one line, with everything spelled by number that Markdown or HTML gives a meaning."""
+    """Return untrusted text on one line, with every character escaped that has a meaning in Markdown or HTML."""
     line = " ".join(excerpt(printable(str(value)), 300).split())
     return re.sub(r"[!-/:-@\[-`{-~]", lambda found: f"&#{ord(found[0])};", line)

@@ -1,4 +1,4 @@
-"""What a person sees while a stage runs: redrawn at the bottom of a terminal, or lines in a log."""
+"""The progress of a stage: redrawn at the bottom of a terminal, or as lines in a log."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ from release_tasks.report.words import SIGNS, meaning_of, style_of
 
 __all__ = ["LiveDisplay", "PlainLines", "Transfers"]
 
-_WINDOW = 5.0  # seconds that a rate is taken over: calm enough to be read, and quick to notice a stall
-_GRAIN = 0.2  # seconds between two samples of a rate: a folder of small files would fill the window in no time
-_QUIET = 10.0  # seconds between two lines in a log of something that goes on and on
-_TICK = 0.1  # seconds between two drawings
-_GRACE = 2.0  # seconds that a terminal which takes nothing is waited for in the end
+_WINDOW = 5.0  # seconds over which a rate is measured: steady enough to read, short enough to show a stall
+_SAMPLING = 0.2  # seconds between two samples of a rate: each small file of a folder would be a sample otherwise
+_QUIET = 10.0  # seconds between two lines in a log about one long action
+_TICK = 0.1  # seconds between two frames
+_GRACE = 2.0  # seconds to wait at the end for a terminal that accepts no output
 _MOST_GATES = 12
 _LEAST_BAR, _MOST_BAR = 5, 16
 _COLUMNS = ("TIME", "SAMPLE", "HEALTH", "LATENCY", "REASON")
@@ -58,39 +58,39 @@ class Transfers(Progress):
         super().__init__(*columns, auto_refresh=False, speed_estimate_period=_WINDOW, get_time=get_time)
 
     def take(self, event: BytesMoved) -> Task:
-        """Take one event in; returns the task of its action."""
+        """Record one event; returns the task of its action."""
         task = next((task for task in self.tasks if task.description == event.action), None)
         if task is None:
             self.add_task(event.action, total=0, assets={}, sampled=-math.inf)
             task = self.tasks[-1]
         task.fields["assets"][event.key] = (event.done, event.total)
-        # Not by update(), which forgets the rate when a total changes, as it does with each asset and a live one.
+        # Not by update(), which resets the rate when the total changes, as it does with each new asset.
         task.total = sum(total for _, total in task.fields["assets"].values())
         self.sample(task)
         return task
 
     def sample(self, task: Task) -> None:
-        """Take a sample of a rate, when it is time to; also while nothing moves, so that a stall is noticed."""
-        if self.get_time() - task.fields["sampled"] >= _GRAIN:
+        """Sample the rate if the last sample is old enough; call it during a stall too, so that the rate falls."""
+        if self.get_time() - task.fields["sampled"] >= _SAMPLING:
             self.update(task.id, completed=done_of(task), sampled=self.get_time())
 
     def moved(self) -> int:
-        """Return the bytes of the action that moved most: what was read once, however often it was checked."""
+        """Return the bytes of the action that moved most, so that bytes read by several actions count once."""
         return max(map(done_of, self.tasks), default=0)
 
 
 def done_of(task: Task) -> int:
-    """Return the bytes that an action has moved, of all assets."""
+    """Return the bytes that an action has moved, over all assets."""
     return sum(done for done, _ in task.fields["assets"].values())
 
 
 def keys_of(task: Task) -> list[str]:
-    """Return the assets of an action that are not done."""
+    """Return the unfinished assets of an action."""
     return [key for key, (done, total) in task.fields["assets"].items() if done < total]
 
 
 def numbers_of(task: Task) -> str:
-    """Return bytes, rate and time left of an action, as far as anything can be said of them."""
+    """Return bytes, rate and remaining time of an action, as far as they are known."""
     done, total = done_of(task), int(task.total or 0)
     line = f"{show_counter(done, total)} of {show_counter(total)}"
     if task.speed:
@@ -101,28 +101,28 @@ def numbers_of(task: Task) -> str:
 
 
 def health_line(event: HealthAnswered, waited: float = 0.0) -> str:
-    """Return how asking stands, ``waited`` seconds after the answer: attempt, what it was, time to the deadline."""
+    """Return attempt, time to the deadline and answer of a health check, ``waited`` seconds after the answer."""
     report = event.report
     line = f"attempt {report.attempts}"
     if event.streak and event.needed > 1:
         line += f", {event.streak} of {event.needed} in a row"
     left = max(event.left - waited, 0.0)
-    if left:  # before what was answered, which may be long and is cut off
+    if left:  # before the answer, which may be long and is cut off
         line += f", {left:.0f} s left"
     return f"{line}: {' '.join(report.detail.split())}"
 
 
-def look_cells(look: SampleTaken) -> tuple[str, str, str, str]:
-    """Return finding, health, latency and the reason of one look."""
-    because = "; ".join(look.why)
-    if look.detail and look.detail not in because:
-        because = f"{because} ({look.detail})" if because else look.detail
-    latency = f"{look.latency_ms} ms" if look.latency_ms is not None else ""
-    return look.finding, look.health or "", latency, printable(" ".join(because.split()))
+def sample_cells(sample: SampleTaken) -> tuple[str, str, str, str]:
+    """Return finding, health, latency and reason of one sample."""
+    reason = "; ".join(sample.why)
+    if sample.detail and sample.detail not in reason:
+        reason = f"{reason} ({sample.detail})" if reason else sample.detail
+    latency = f"{sample.latency_ms} ms" if sample.latency_ms is not None else ""
+    return sample.finding, sample.health or "", latency, printable(" ".join(reason.split()))
 
 
 class PlainLines:
-    """A line for each thing that begins or ends, and every ten seconds one for what takes long."""
+    """Writes a line for each start and end of an action, and one every ten seconds for a long action."""
 
     def __init__(self, screen: Screen, clock: Callable[[], float] = time.monotonic) -> None:
         self._screen = screen
@@ -144,14 +144,14 @@ class PlainLines:
                 case GateEnded(check):
                     self._screen.step(f"gate {check.id}: {check.status}")
                 case SampleTaken():
-                    self._screen.step("  ".join(cell for cell in (event.time, *look_cells(event)) if cell))
+                    self._screen.step("  ".join(cell for cell in (event.time, *sample_cells(event)) if cell))
                 case BytesMoved():
                     task = self._transfers.take(event)
-                    self._now_and_then(lambda: f"{event.action}: {numbers_of(task)}")
+                    self._write_rarely(lambda: f"{event.action}: {numbers_of(task)}")
                 case HealthAnswered():
-                    self._now_and_then(lambda: f"{event.gate or 'health'}: {health_line(event)}")
+                    self._write_rarely(lambda: f"{event.gate or 'health'}: {health_line(event)}")
 
-    def _now_and_then(self, line: Callable[[], str]) -> None:
+    def _write_rarely(self, line: Callable[[], str]) -> None:
         now = self._clock()
         if now - self._last >= _QUIET:
             self._last = now
@@ -160,7 +160,7 @@ class PlainLines:
 
 @frozen
 class _Cell:
-    """What ``text`` returns for the cells that there are, of which it needs at most ``most``."""
+    """Text that adapts to its width: ``text`` returns it for a number of cells, and it needs at most ``most``."""
 
     text: Callable[[int], str]
     most: int
@@ -173,10 +173,10 @@ class _Cell:
 
 
 class _Column(ProgressColumn):
-    """A column of cells, which give way where there are too few, or not."""
+    """A column of cells; it gets narrower on a narrow terminal if it ``shrinks``."""
 
-    def __init__(self, cell: Callable[[Task], _Cell], *, gives_way: bool = True) -> None:
-        super().__init__(Column(no_wrap=not gives_way))
+    def __init__(self, cell: Callable[[Task], _Cell], *, shrinks: bool = True) -> None:
+        super().__init__(Column(no_wrap=not shrinks))
         self._cell = cell
 
     def render(self, task: Task) -> _Cell:
@@ -192,22 +192,22 @@ class LiveDisplay:
 
     def __init__(self, console: Console, terminal: Terminal, *, keeps_gates: bool = True) -> None:
         self._events: deque[tuple[float, Event]] = deque()
-        self._is_over = threading.Event()
+        self._is_done = threading.Event()
         self._thread = threading.Thread(target=self._run, name="display", daemon=True)
-        # What follows is the thread's own.
+        # Only the thread uses the attributes below.
         self._console = console
         self._keeps_gates = keeps_gates
         self._is_unicode = terminal.is_unicode
-        # One cell less than there are: a full line makes some terminals begin another one.
+        # One cell fewer than the terminal has: some terminals start another line after a full one.
         self._width = (terminal.width or console.width) - 1
         self._now = time.monotonic()
-        self._asked: dict[str | None, tuple[float, HealthAnswered]] = {}
-        self._looks: deque[SampleTaken] = deque(maxlen=10)
+        self._answers: dict[str | None, tuple[float, HealthAnswered]] = {}
+        self._samples: deque[SampleTaken] = deque(maxlen=10)
         self._total = 0
         self._settled: list[Text] = []
         self._finished_gates: list[Text] = []
         spinner = SpinnerColumn("dots" if terminal.is_unicode else "line", style="")
-        took = _Column(lambda task: self._cut(f" {task.elapsed:.0f} s"), gives_way=False)
+        took = _Column(lambda task: self._cut(f" {task.elapsed:.0f} s"), shrinks=False)
         step = _Column(lambda task: self._cut(task.description))
         self._step = Progress(spinner, step, took, auto_refresh=False, get_time=lambda: self._now)
         gate = _Column(lambda task: self._cut(printable(f"gate {task.description}")))
@@ -222,17 +222,17 @@ class LiveDisplay:
     def __exit__(self, kind: object, *_: object) -> None:
         if kind is not None:  # no answer follows
             self._keeps_gates = True
-        with uninterrupted():  # the cursor has to come back
-            self._is_over.set()
+        with uninterrupted():  # the cursor must be restored
+            self._is_done.set()
             self._thread.join(_GRACE)
 
     def __call__(self, event: Event) -> None:
-        """Show one event, soon."""
+        """Show one event at the next frame."""
         self._events.append((time.monotonic(), event))  # atomic, as popleft is
 
     def _new_transfers(self) -> Transfers:
         keys = _Column(lambda task: self._cut(f"  {task.description} {self._shortened(', '.join(keys_of(task)), 20)}"))
-        numbers = _Column(lambda task: self._cut(f" {numbers_of(task)}"), gives_way=False)
+        numbers = _Column(lambda task: self._cut(f" {numbers_of(task)}"), shrinks=False)
         return Transfers(keys, _Column(self._bar), numbers, get_time=lambda: self._now)
 
     def _run(self) -> None:
@@ -244,16 +244,16 @@ class LiveDisplay:
             redirect_stderr=False,
             vertical_overflow="crop",
         )
-        is_over = False
+        is_done = False
         try:
-            while not is_over:
-                # Not at each event: waking up for every file of a folder takes longer than to capture it.
-                is_over = self._is_over.wait(_TICK)
+            while not is_done:
+                # Not at each event: a wake-up for every file of a folder takes longer than its capture.
+                is_done = self._is_done.wait(_TICK)
                 while self._events:
                     self._now, event = self._events.popleft()
                     self._take(event)
                 self._now = time.monotonic()
-                drawn = [] if is_over else self._drawn()
+                drawn = [] if is_done else self._drawn()
                 if drawn and not live.is_started:
                     live.start()
                 live.update(Constrain(Group(*drawn), self._width))
@@ -277,9 +277,9 @@ class LiveDisplay:
             case StepBegan():
                 self._settle()
                 self._step.add_task(printable(str(event)), total=None)
-            case Noted(sentence):
-                self._settle_looks()
-                self._settle_sentence(printable(sentence))
+            case Noted(message):
+                self._settle_samples()
+                self._settle_message(printable(message))
             case GateBegan(gate):
                 self._gates.add_task(gate, total=None)
             case GateEnded(check):
@@ -287,24 +287,24 @@ class LiveDisplay:
             case BytesMoved():
                 self._bytes.take(event)
             case HealthAnswered():
-                self._asked[event.gate] = self._now, event
+                self._answers[event.gate] = self._now, event
             case SampleTaken():
-                self._looks.append(event)
+                self._samples.append(event)
                 self._total += 1
 
     def _settle(self) -> None:
-        """Write what is done for good."""
-        self._settle_looks()
+        """Write the lines of finished samples and steps, which are not redrawn any more."""
+        self._settle_samples()
         for task in self._step.tasks:
             moved = self._bytes.moved()
             size = f"{show_counter(moved)}, " if moved else ""
-            self._settle_sentence(f"{task.description}  {size}{show_seconds(task.elapsed or 0)}", "dim")
+            self._settle_message(f"{task.description}  {size}{show_seconds(task.elapsed or 0)}", "dim")
             self._step.remove_task(task.id)
         self._bytes = self._new_transfers()
-        self._asked.pop(None, None)
+        self._answers.pop(None, None)
 
     def _settle_gate(self, check: Check) -> None:
-        self._asked.pop(check.id, None)
+        self._answers.pop(check.id, None)
         took = ""
         for task in self._gates.tasks:
             if task.description == check.id:
@@ -318,23 +318,23 @@ class LiveDisplay:
         lines = self._settled if self._keeps_gates else self._finished_gates
         lines.append(Text.assemble((sign, style_of(check.status)), line.removeprefix(sign)))
 
-    def _settle_sentence(self, text: str, style: str = "") -> None:
+    def _settle_message(self, text: str, style: str = "") -> None:
         self._settled += [Text(line, style=style) for line in wrapped(f"> {text}", self._width + 1, "  ")]
 
-    def _settle_looks(self) -> None:
-        self._settled += self._look_lines()
-        self._looks.clear()
+    def _settle_samples(self) -> None:
+        self._settled += self._sample_lines()
+        self._samples.clear()
         self._total = 0
 
     def _drawn(self) -> list[RenderableType]:
-        drawn: list[RenderableType] = [*self._look_lines(), *self._finished_gates[-_MOST_GATES:]]
+        drawn: list[RenderableType] = [*self._sample_lines(), *self._finished_gates[-_MOST_GATES:]]
         if self._step.tasks:
             drawn.append(self._step.get_renderable())
         if self._gates.tasks:
             drawn.append(self._gates.make_tasks_table(self._gates.tasks[:_MOST_GATES]))
         if len(self._gates.tasks) > _MOST_GATES:
             drawn.append(Text(f"  and {len(self._gates.tasks) - _MOST_GATES} more"))
-        if None in self._asked:
+        if None in self._answers:
             drawn.append(self._health(None, "  "))
         if moving := [task for task in self._bytes.tasks if keys_of(task)]:
             for task in moving:
@@ -349,14 +349,14 @@ class LiveDisplay:
         return shortened(text, width, "\u2026" if self._is_unicode else "...")
 
     def _health(self, gate: str | None, indent: str) -> _Cell:
-        if gate not in self._asked:
+        if gate not in self._answers:
             return self._cut("")
-        at, event = self._asked[gate]
+        at, event = self._answers[gate]
         return self._cut(indent + printable(health_line(event, self._now - at)))
 
     def _bar(self, task: Task) -> _Cell:
-        # Not a BarColumn: both parts of it are the same character, so only their colours differ; and it draws
-        # non-ASCII characters wherever the encoding is UTF-8, in the C locale too.
+        # Not a BarColumn: its two parts are the same character in different colours, and it draws non-ASCII
+        # characters wherever the encoding is UTF-8, even in the C locale.
         full, empty = ("\u2501", "\u2500") if self._is_unicode else ("#", ".")
 
         def drawn(width: int) -> str:
@@ -365,14 +365,14 @@ class LiveDisplay:
 
         return _Cell(drawn, _MOST_BAR)
 
-    def _look_lines(self) -> list[Text]:
-        if not self._looks:
+    def _sample_lines(self) -> list[Text]:
+        if not self._samples:
             return []
-        rows = [(look.time[11:19], *look_cells(look)) for look in self._looks]
-        # A line a look: its reason is cut off to what the other columns leave.
+        rows = [(sample.time[11:19], *sample_cells(sample)) for sample in self._samples]
+        # One line for each sample: its reason is cut to the width that the other columns leave.
         others = sum(max(map(len, column)) + 2 for column in list(zip(_COLUMNS, *rows, strict=True))[:-1])
         left = max(self._width - others, 8)
-        shown = [[*cells, self._shortened(because, left)] for *cells, because in rows]
+        shown = [[*cells, self._shortened(reason, left)] for *cells, reason in rows]
         lines = fitting_lines(_COLUMNS, shown, max(self._width, others + left))
         hidden = self._total - len(rows)
         title = [Text(f"the last {len(rows)} of {self._total} samples")] if hidden else []

@@ -1,4 +1,4 @@
-"""What a terminal, a log or a pipe can show, and the one place that writes to it."""
+"""The output to a terminal, a log or a pipe, and what each of them can show."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from release_tasks.report.words import style_of
 
 __all__ = ["Screen", "Terminal", "for_person", "terminal_of", "unfailing"]
 
-# RFC 3339 as we write it, in UTC. To the second it is as much as a person compares; programs get it whole.
+# RFC 3339 in UTC. A terminal shows seconds, without fractions; programs get the complete time.
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 
 
 @frozen(kw_only=True)
 class Terminal:
-    """What a stream can show. ``width`` is in cells, None for a log or a pipe.
+    """What a stream can show.
 
-    ``is_live`` says that it may be redrawn and coloured.
+    ``width`` is in cells, None for a log or a pipe. A stream that ``is_live`` may be redrawn and coloured.
     """
 
     is_live: bool
@@ -37,25 +37,25 @@ class Terminal:
 
 
 def terminal_of(stream: IO[str], environ: Mapping[str, str]) -> Terminal:
-    """Return what ``stream`` can show: a terminal that takes it all, a poor one, a log, a pipe."""
+    """Return what ``stream`` can show: it may be a full terminal, a dumb terminal, a log or a pipe."""
     is_terminal = False
-    with contextlib.suppress(ValueError):  # it is closed
+    with contextlib.suppress(ValueError):  # the stream is closed
         is_terminal = stream.isatty()
-    is_poor = environ.get("TERM") in (None, "", "dumb")
-    is_plain = bool(environ.get("NO_COLOR"))  # https://no-color.org: present and not empty
+    is_dumb = environ.get("TERM") in (None, "", "dumb")
+    is_plain = bool(environ.get("NO_COLOR"))  # https://no-color.org: set and not empty
     is_ci = environ.get("CI", "").lower() not in ("", "0", "false")
     locale = environ.get("LC_ALL") or environ.get("LC_CTYPE") or environ.get("LANG") or ""
     encoding = (getattr(stream, "encoding", None) or "utf-8").lower().replace("_", "-")
     return Terminal(
-        is_live=is_terminal and not (is_poor or is_plain or is_ci),
-        # In the C locale Python may write UTF-8 all the same (PEP 540), which says nothing about the terminal.
+        is_live=is_terminal and not (is_dumb or is_plain or is_ci),
+        # In the C locale Python may write UTF-8 (PEP 540) to a terminal that does not support it.
         is_unicode=encoding in ("utf-8", "utf8") and locale not in ("C", "POSIX"),
         width=_width(stream, environ) if is_terminal else None,
     )
 
 
 class Screen:
-    """Writes answers to ``stream``, and what happens meanwhile to stderr."""
+    """Writes answers to ``stream`` and progress to stderr."""
 
     def __init__(self, stream: IO[str]) -> None:
         self.terminal = terminal_of(stream, os.environ)
@@ -64,11 +64,11 @@ class Screen:
         self._err = _console(unfailing(sys.stderr), self.progress_terminal)
 
     def line(self, text: str = "") -> None:
-        """Write one line as it is, as far as it fits."""
+        """Write one line, wrapped to the width of the terminal."""
         _print(self._out, self.terminal, text)
 
     def verdict(self, status: str, sentence: str) -> None:
-        """Write the result of a stage: its word, then what it means."""
+        """Write the result of a stage: its status word, then a sentence."""
         word = status.upper()
         first, *others = _broken(self.terminal, f"{word}  {sentence}", "  ")
         self._out.print(Text.assemble((word, style_of(status) or "bold"), first[len(word) :]))
@@ -76,20 +76,20 @@ class Screen:
             self._out.print(Text(line))
 
     def note(self, *texts: str) -> None:
-        """Write what has to be known, each text on lines of its own, indented below what it belongs to."""
+        """Write each text on its own lines, indented below the line that it belongs to."""
         for line in (line for text in texts for line in text.splitlines() or [""]):
             _print(self._out, self.terminal, f"  {line}", "  ")
 
     def step(self, text: str) -> None:
-        """Write on stderr what is being done now."""
+        """Write the current step on stderr."""
         _print(self._err, self.progress_terminal, f"> {text}", "  ")
 
     def live(self) -> Console | None:
-        """Return the console of stderr for a display that is redrawn, or None where only lines can be written."""
+        """Return the console of stderr for a live display, or None where stderr takes only lines."""
         return self._err if self.progress_terminal.is_live else None
 
     def table(self, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-        """Write rows under their headings; in a pipe, one line a row with the columns aligned."""
+        """Write rows under their headings; a pipe gets one line for each row, with aligned columns."""
         if not rows:
             return
         cells = [[printable(str(cell)) for cell in row] for row in rows]
@@ -103,13 +103,13 @@ class Screen:
 
 
 def for_person(sentence: str, environ: Mapping[str, str]) -> str:
-    """Return a sentence as it fits on stderr, for a caller that writes there itself."""
+    """Return a sentence wrapped for stderr, for a caller that writes there itself."""
     terminal = terminal_of(sys.stderr, environ)
     return inert("\n".join(part for line in printable(sentence).splitlines() for part in _broken(terminal, line)))
 
 
 def unfailing(stream: IO[str]) -> IO[str]:
-    """Return ``stream`` such that a terminal that hung up or a reader that went away raises nothing."""
+    """Return a wrapper of ``stream`` that raises nothing when the terminal or the reader is gone."""
     return cast("IO[str]", _Unfailing(stream))
 
 
@@ -124,7 +124,7 @@ def _broken(terminal: Terminal, text: str, indent: str = "") -> list[str]:
 
 
 def _console(stream: IO[str], terminal: Terminal) -> Console:
-    """Return what writes to ``stream``; it breaks no line itself, and without colours there is no escape at all."""
+    """Return a console that writes to ``stream``; it breaks no lines, and writes no escapes unless ``is_live``."""
     return Console(
         file=cast("IO[str]", _Encodable(stream)),
         color_system="standard" if terminal.is_live else None,
@@ -149,7 +149,7 @@ def _width(stream: IO[str], environ: Mapping[str, str]) -> int:
 
 
 class _Wrapper:
-    """A stream in front of another one."""
+    """A stream that passes everything to another stream."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -159,9 +159,9 @@ class _Wrapper:
 
 
 class _Encodable(_Wrapper):
-    """Replaces what the encoding of the stream does not have, where Python would raise.
+    """Replaces characters that the encoding of the stream does not have, where Python would raise.
 
-    Lines come here whole and as they are printed, so this is where none of them may command the runner of a CI system.
+    Every printed line passes here whole, so this class also removes commands to the runner of a CI system.
     """
 
     def write(self, text: str) -> int:
@@ -171,7 +171,7 @@ class _Encodable(_Wrapper):
 
 
 class _Unfailing(_Wrapper):
-    """Drops what a closed terminal or pipe does not take: the stage goes on all the same."""
+    """Drops output that a closed terminal or pipe refuses, so that the stage continues."""
 
     def write(self, text: str) -> int:
         with self._ignored():
@@ -186,10 +186,10 @@ class _Unfailing(_Wrapper):
     def _ignored(self) -> Iterator[None]:
         try:
             yield
-        except ValueError:  # it is closed
+        except ValueError:  # the stream is closed
             pass
         except OSError:
-            # What could not be written waits in a buffer, and would end the program with 120 when it is flushed then.
+            # The unwritten output stays in a buffer; flushing it at exit would end the program with 120.
             with contextlib.suppress(OSError, ValueError):
                 nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
                 os.dup2(nowhere, self._stream.fileno())

@@ -1,4 +1,4 @@
-"""What ``release.status`` answers: the current state, one line for each release, and the totals."""
+"""The answer of ``release.status``: the current state, one line for each release, and the totals."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def show_overview(screen: Screen, found: ReleaseStatus, document: dict[str, Any]
     show_time = _show_age if is_terminal else _show_time
     _show_current(screen, document["current"], show_time)
     if document["interrupted"]:
-        screen.verdict("failed", "A rollback was interrupted while it changed files. Run: inv release.recover")
+        screen.verdict("failed", "A rollback was interrupted while it changed files. First run: inv release.recover")
     if document["proofProblem"]:
         screen.verdict("broken", document["proofProblem"])
     for plugin in document["plugins"]:

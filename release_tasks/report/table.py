@@ -1,4 +1,4 @@
-"""Where lines are broken and how columns share a line; pure, and measured in the cells of a terminal."""
+"""Line breaks and column widths, measured in the cells of a terminal; without side effects."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ __all__ = ["Line", "aligned_lines", "fitting_lines", "shortened", "wrapped"]
 
 _GAP = "  "
 _INDENT = "  "
-_LEAST_PROSE = 24  # cells below which sentences are not read any more
-# A command is typed as one line, so it stays on one: the first half of a rollback to a snapshot is a rollback as well.
+_LEAST_PROSE = 24  # cells: a sentence in a narrower column cannot be read
+# A command stays on one line, for it is copied as one: the first half of a rollback to a snapshot is a rollback too.
 _COMMAND = re.compile(
     r"`[^`]+`"
     r"|\binv [\w-]+\.[\w-]+"
@@ -24,11 +24,11 @@ _COMMAND = re.compile(
 _GLUE = "\x00"
 
 
-Line = list[tuple[str, str]]  # pieces of text, each with its style, as rich assembles them
+Line = list[tuple[str, str]]  # pieces of text with their styles, the input of rich.text.Text.assemble
 
 
 def aligned_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return a line for the headings and one for each row, as wide as they are."""
+    """Return a line for the headings and a line for each row, with aligned columns of full width."""
     widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
     return [
         _GAP.join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
@@ -37,10 +37,9 @@ def aligned_lines(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> list
 
 
 def wrapped(text: str, width: int, indent: str = "") -> list[str]:
-    """Return ``text`` in lines of at most ``width`` cells, the later ones after ``indent``.
+    """Return ``text`` in lines of at most ``width`` cells; ``indent`` begins each line after the first.
 
-    Broken between words; a word or a command that is longer than a line stays whole, to be copied as it is, and the
-    terminal breaks it.
+    Lines break between words. A word or a command that is longer than a line is not broken, so that it can be copied.
     """
     if cell_len(text) <= width:
         return [text]
@@ -58,15 +57,15 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
 
 
 def shortened(text: str, width: int, ellipsis: str) -> str:
-    """Return ``text`` cut off after ``width`` cells, with ``ellipsis`` for what is missing."""
+    """Return ``text`` cut to ``width`` cells, with ``ellipsis`` at the end if it was cut."""
     return text if cell_len(text) <= width else _head(text, max(width - cell_len(ellipsis), 0)) + ellipsis
 
 
 def fitting_lines(columns: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[Line]:
-    """Return headings and rows in lines of at most ``width`` cells, every piece in the style of its whole cell.
+    """Return headings and rows in lines of at most ``width`` cells, each piece in the style of its cell.
 
-    What gives way, in this order: sentences are wrapped; the widest column leaves the line, the first one to a line
-    above the row and any other to one below, with its name. A word is broken only where it is longer than a line.
+    Sentences are wrapped first. If that is not enough, the widest columns move out of the row: the first column to a
+    line above it, any other to a line below it, with its name. Only a word that is longer than a line is broken.
     """
     cells = [(heading, *(row[index] for row in rows)) for index, heading in enumerate(columns)]
     needs = [_need(column) for column in cells]
@@ -113,25 +112,25 @@ def _row_lines(row: Sequence[str], widths: dict[int, int], lead: str, is_heading
 
 
 def _need(cells: Sequence[str]) -> int:
-    """Return how narrow a column may be: its longest word, and for sentences what lets them be read."""
+    """Return the smallest width of a column: its longest word, and for sentences at least ``_LEAST_PROSE``."""
     longest = max(cell_len(word) for cell in cells for word in cell.split(" "))
     return max(longest, min(max(map(cell_len, cells)), _LEAST_PROSE))
 
 
 def _shared(natural: dict[int, int], needs: dict[int, int], space: int) -> dict[int, int]:
-    """Return the width of each column: what it needs, and of what is left as much as it can use, evenly."""
+    """Return the width of each column: its need, and an even share of the remaining space up to its natural width."""
     space -= len(_GAP) * (len(natural) - 1)
     widths = {index: min(need, space) for index, need in needs.items()}
     spare = space - sum(widths.values())
-    while spare > 0 and (hungry := [index for index in widths if widths[index] < natural[index]]):
-        for index in hungry[:spare]:
+    while spare > 0 and (growing := [index for index in widths if widths[index] < natural[index]]):
+        for index in growing[:spare]:
             widths[index] += 1
             spare -= 1
     return widths
 
 
 def _folded(text: str, width: int, indent: str = "") -> list[str]:
-    """Return ``text`` in lines of at most ``width`` cells, broken between words where there are any."""
+    """Return ``text`` in lines of at most ``width`` cells; a longer word is broken."""
     folded = []
     for line in wrapped(text, width, indent):
         while cell_len(line) > width:
@@ -142,6 +141,6 @@ def _folded(text: str, width: int, indent: str = "") -> list[str]:
 
 
 def _head(text: str, width: int) -> str:
-    """Return as many letters of ``text`` as fit into ``width`` cells, at least one."""
+    """Return as many characters of ``text`` as fit into ``width`` cells, at least one."""
     sizes = accumulate(map(cell_len, text))
     return text[: next((index for index, size in enumerate(sizes) if size > width and index), None)]

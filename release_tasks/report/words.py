@@ -1,4 +1,4 @@
-"""What a status word means to its reader, and how a terminal shows that; CSS classes of the page are the meanings."""
+"""The meaning of each status word, with its style on a terminal. The meanings are also the CSS classes of the page."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ _MEANINGS: dict[str, Meaning] = {
     "rollback unfinished": "bad",
 }
 _STYLES: dict[Meaning, str] = {"good": "green", "bad": "bold red", "warn": "yellow", "quiet": ""}
-# The sign before a result, and the one where there is only ASCII.
+# The sign before a result: in Unicode, and in ASCII.
 SIGNS: dict[Meaning, tuple[str, str]] = {"good": ("\u2713", "+"), "bad": ("\u2717", "x"), "warn": ("-", "-")}
 
 
 def meaning_of(word: str) -> Meaning:
-    """Return what a status word means; ``quiet`` for every other text."""
+    """Return the meaning of a status word; ``quiet`` for any other text."""
     return _MEANINGS.get(word, "quiet")
 
 
 def style_of(word: str) -> str:
-    """Return the style of a status word or a ``heading`` on a terminal; none for another text."""
+    """Return the terminal style of a status word or a ``heading``; empty for any other text."""
     return "bold" if word == "heading" else _STYLES[meaning_of(word)]

@@ -100,11 +100,11 @@ class Session:
     def tell_runner(self) -> None:
         """Tell the runner of GitHub Actions, where one listens, how it ended."""
         if is_listening() and self._answer is not None and not self.is_dry:
-            from release_tasks.report.github import tell_github
+            from release_tasks.report.github import report_to_github
             from release_tasks.report.screen import unfailing
 
             stream = unfailing(sys.stderr) if self.as_json else sys.stdout
-            tell_github(self._answer, int(self.exit_code), stream, os.environ)
+            report_to_github(self._answer, int(self.exit_code), stream, os.environ)
 
     def fail_unless(self, is_good: bool) -> None:
         """End with 1 when the verdict is negative, once everything is shown."""

@@ -119,7 +119,7 @@ def test_damage_names_the_newest_snapshot_that_is_whole() -> None:
             snapshot_id="v3_snapshot", status="damaged", findings=[AssetFinding(key="a", what="is missing")]
         ),
     ]
-    assert "the newest whole one is v2_snapshot" in shown(show_verdicts, verdicts)[-1]
+    assert "The latest verified snapshot is v2_snapshot" in shown(show_verdicts, verdicts)[-1]
     assert shown(show_verdicts, verdicts[:2])[-1] == "VERIFIED  v2_snapshot"
 
 

@@ -22,7 +22,7 @@ import release_tasks
 from release_tasks.core.events import GateEnded
 from release_tasks.core.records import Check
 from release_tasks.core.runner import command, inert, inert_json
-from release_tasks.report.github import GroupedLines, annotation_lines, tell_github
+from release_tasks.report.github import GroupedLines, annotation_lines, report_to_github
 from release_tasks.report.markdown import step_summary
 from release_tasks.report.screen import Screen
 from release_tasks.tasks.executor import UsageExit
@@ -366,7 +366,7 @@ def files(tmp_path: Path) -> Files:
 @pytest.mark.parametrize("text", HOSTILE)
 def test_outputs_are_as_they_are_whatever_is_in_them(files: Files, text: str) -> None:
     """Many lines too, and none of them another output; what stood there stays."""
-    tell_github(blocked(text), 1, io.StringIO(), files.environ)
+    report_to_github(blocked(text), 1, io.StringIO(), files.environ)
     found = assignments(files.output.read_bytes().decode())
     assert found == {
         "before": "1", "status": "blocked", "exit_code": "1", "release_id": text, "version": text, "manifest": text,
@@ -376,7 +376,7 @@ def test_outputs_are_as_they_are_whatever_is_in_them(files: Files, text: str) ->
 
 def test_a_name_that_is_no_text_is_written_all_the_same(files: Files) -> None:
     """A path that is not UTF-8."""
-    tell_github({"status": "ready", "manifestPath": "/srv/\udcff"}, 0, io.StringIO(), files.environ)
+    report_to_github({"status": "ready", "manifestPath": "/srv/\udcff"}, 0, io.StringIO(), files.environ)
     assert assignments(files.output.read_text())["manifest"] == "/srv/?"
 
 
@@ -395,7 +395,7 @@ BARRED = {
 def test_files_that_cannot_be_written_are_a_note(files: Files, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     """On stderr, one for each; nothing is raised, and nothing is made in their place."""
     BARRED[kind](files)
-    tell_github(blocked("x"), 1, io.StringIO(), files.environ)
+    report_to_github(blocked("x"), 1, io.StringIO(), files.environ)
     notes = capsys.readouterr().err.splitlines()
     assert [note.split()[0] for note in notes] == ["GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"]
     assert not files.output.is_file() or files.output.read_text() == "before=1\n"
@@ -404,7 +404,7 @@ def test_files_that_cannot_be_written_are_a_note(files: Files, kind: str, capsys
 def test_a_summary_that_is_full_is_left_as_it_is(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
     """One byte over 1 MiB, and the runner would show nothing of it."""
     files.summary.write_bytes(b"x" * (1 << 20))
-    tell_github(blocked("x"), 1, io.StringIO(), files.environ)
+    report_to_github(blocked("x"), 1, io.StringIO(), files.environ)
     assert files.summary.stat().st_size == 1 << 20
     assert "GITHUB_STEP_SUMMARY is full" in capsys.readouterr().err
 

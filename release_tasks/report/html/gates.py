@@ -1,4 +1,4 @@
-"""Gates with their evidence: what was run or asked, what came of it, and the end of its log."""
+"""Gates with their evidence: command or URL, result, and the end of the log."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ __all__ = ["Gate", "gates_of", "tone_of_check"]
 
 _MOST_GATES = 60
 _LOG_BYTES = 64 << 10
-_ALL_LOGS_BYTES = 512 << 10  # of the whole page: it is mailed, and opened on a phone
+_ALL_LOGS_BYTES = 512 << 10  # for the whole page, which must stay small enough for mail and phones
 _TAIL_TEXT = 4 << 10
 _LABELS = (
-    ("url", "Asked"),
+    ("url", "URL"),
     ("path", "File"),
     ("exitCode", "Exit code"),
     ("signal", "Signal"),
@@ -32,12 +32,12 @@ _LABELS = (
     ("leftBehind", "Processes left behind"),
     ("logProblem", "Log"),
 )
-_LISTS = (("problems", "Problem"), ("degraded", "Not well"), ("needs", "Needs"))
+_LISTS = (("problems", "Problem"), ("degraded", "Degraded"), ("needs", "Needs"))
 
 
 @frozen(kw_only=True)
 class Log:
-    """The end of a gate's log; ``problem`` says why there is none. ``size`` and ``shown`` are bytes."""
+    """The end of a gate's log. ``problem`` is the reason why it cannot be read; ``size`` and ``shown`` are in bytes."""
 
     path: str
     text: str = ""
@@ -48,21 +48,21 @@ class Log:
 
 @frozen
 class Gate:
-    """A result with the end of its log."""
+    """The result of a gate with the end of its log."""
 
     check: Check
     log: Log | None
 
     @property
     def facts(self) -> list[tuple[str, str]]:
-        """Pairs of a label and what the gate recorded under it."""
+        """Pairs of a label and a value that the gate recorded."""
         found = self.check.diagnostics
         facts = [(label, text(found[key], 300)) for key, label in _LABELS if found.get(key) is not None]
         return facts + [(label, item) for key, label in _LISTS for item in texts(found.get(key), most=10, limit=300)]
 
     @property
     def tail(self) -> list[str]:
-        """The last lines of what it printed or was answered."""
+        """The last lines of the gate's output, or of the HTTP response that it received."""
         lines = self.check.diagnostics.get("outputTail") or self.check.diagnostics.get("bodyTail")
         tail = texts(lines[-20:], most=20, limit=1000) if isinstance(lines, list) else []
         while sum(len(line) for line in tail) > _TAIL_TEXT:
@@ -71,7 +71,7 @@ class Gate:
 
 
 def gates_of(checks: Sequence[Check], logs: Path) -> list[Gate]:
-    """Return the first gates of a release, in configured order; ``logs`` is the folder that their logs lie in."""
+    """Return the first gates of a release, in configured order; ``logs`` is the folder that contains their logs."""
     left = _ALL_LOGS_BYTES
     gates = []
     for check in checks[:_MOST_GATES]:
@@ -82,7 +82,7 @@ def gates_of(checks: Sequence[Check], logs: Path) -> list[Gate]:
 
 
 def tone_of_check(check: Check) -> Meaning:
-    """Return what the result of a gate means for the release that it was run for."""
+    """Return the meaning of a gate's result for the release that it checked."""
     if check.status == "passed":
         return "good"
     if check.is_left_out and check.advisory:
@@ -97,7 +97,7 @@ def _log(path: Path, most: int) -> Log | None:
         try:
             info = os.fstat(fd)
             if not stat.S_ISREG(info.st_mode):
-                return Log(path=str(path), problem="it is no file")
+                return Log(path=str(path), problem="it is not a regular file")
             data = os.pread(fd, most, max(info.st_size - most, 0)) if most > 0 else b""
         finally:
             os.close(fd)
@@ -106,5 +106,5 @@ def _log(path: Path, most: int) -> Log | None:
     except OSError as error:
         return Log(path=str(path), problem=error.strerror or str(error))
     if len(data) < info.st_size:
-        data = data[data.find(b"\n") + 1 :]  # a line that begins in its middle misleads
+        data = data[data.find(b"\n") + 1 :]  # drop the first line, which is incomplete
     return Log(path=str(path), text="\n".join(output_lines(data)), size=info.st_size, shown=len(data))

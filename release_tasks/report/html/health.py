@@ -1,4 +1,4 @@
-"""How health was: every attempt that a gate, a watch or a rollback recorded."""
+"""The health checks that gates, watches and rollbacks recorded."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ class AttemptBar:
 
 @frozen(kw_only=True)
 class HealthStrip:
-    """The attempts at health of one gate, watch or rollback, oldest first, of ``total`` that were made.
+    """The health checks of one gate, watch or rollback, oldest first; it made ``total`` of them.
 
-    ``unit`` is what one of them is called there.
+    ``unit`` is the name of one check: an attempt or a sample.
     """
 
     title: str
@@ -50,7 +50,7 @@ class HealthStrip:
 def strips_of(
     checks: Sequence[Check], events: Sequence[dict[str, Any]], rollbacks: Sequence[Rollback]
 ) -> list[HealthStrip]:
-    """Return a strip for each gate, watch and rollback that asked for health, in the order of time."""
+    """Return a strip for each gate, watch and rollback that checked health, by time."""
     strips = []
     for check in checks:
         found = check.diagnostics
@@ -61,9 +61,9 @@ def strips_of(
     for event in events:
         if event.get("event") == "watch.degraded":
             counts = event.get("counts")
-            looks = counts.get("looks") if isinstance(counts, dict) else None
-            found = {"detail": event.get("detail"), "history": event.get("samples"), "attempts": looks}
-            strips.append(_strip("Watch after the deploy", "bad", found, unit="look"))
+            samples = counts.get("looks") if isinstance(counts, dict) else None
+            found = {"detail": event.get("detail"), "history": event.get("samples"), "attempts": samples}
+            strips.append(_strip("Watch after the deploy", "bad", found, unit="sample"))
     for rollback in rollbacks:
         if isinstance(rollback.health, dict):
             found = rollback.health
@@ -101,5 +101,5 @@ def _attempt(item: dict[str, Any], slowest: int) -> AttemptBar:
         latency_ms=latency,
         http_status=number(item.get("httpStatus")),
         detail=text(item.get("detail"), 200),
-        height=min(max((latency or 0) / slowest if slowest > 0 else 0.0, 0.08), 1.0),  # a fast answer is still seen
+        height=min(max((latency or 0) / slowest if slowest > 0 else 0.0, 0.08), 1.0),  # a fast answer stays visible
     )

@@ -1,4 +1,4 @@
-"""The newest releases and the rollbacks in the audit log: what was taken back, and how long that took."""
+"""The latest releases and the rollbacks in the audit log: which releases were rolled back, and how long that took."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["ReleaseHistory", "Rollback", "degraded_releases", "history_of", "rea
 
 @frozen(kw_only=True)
 class Rollback:
-    """One rollback; ``seconds`` is the time to restore, None until it has ended."""
+    """One rollback; ``seconds`` is the time to restore, None until it has finished."""
 
     rollback_id: str
     release_id: str
@@ -38,29 +38,29 @@ class Rollback:
 
 
 def read_rollbacks(events: Sequence[dict[str, Any]]) -> list[Rollback]:
-    """Return every rollback that began, and those that found nothing to do, in the order of the log."""
+    """Return every rollback that started, and each rollback that was a noop, in the order of the log."""
     found: dict[str, Rollback] = {}
     for event in events:
         kind = event.get("event")
         if kind == "rollback.started":
-            found[text(event.get("rollbackId"))] = _begun(event)
+            found[text(event.get("rollbackId"))] = _started(event)
         elif kind in ("rollback.finished", "rollback.recovered", "rollback.refused"):
             rollback = found.get(text(event.get("rollbackId")))
             if rollback is None and kind == "rollback.refused":
-                rollback = _given_up(event, found)
+                rollback = _abandoned(event, found)
             if rollback is None and kind == "rollback.finished":
-                rollback = evolve(_begun(event), started_at=None)  # with the snapshot in place already nothing begins
+                rollback = evolve(_started(event), started_at=None)  # a noop records no start
             if rollback is not None:
-                found[rollback.rollback_id] = _ended(rollback, event)
+                found[rollback.rollback_id] = _finished(rollback, event)
     return list(found.values())
 
 
 def rollbacks_of(rollbacks: Sequence[Rollback], release_id: str, snapshot_id: str | None) -> list[Rollback]:
-    """Return those that took this release back, or tried to."""
+    """Return the rollbacks that rolled this release back, or tried to."""
     return [r for r in rollbacks if r.release_id == release_id or (snapshot_id and r.snapshot_id == snapshot_id)]
 
 
-def _begun(event: dict[str, Any]) -> Rollback:
+def _started(event: dict[str, Any]) -> Rollback:
     return Rollback(
         rollback_id=text(event.get("rollbackId")),
         release_id=text(event.get("releaseId")),
@@ -71,18 +71,19 @@ def _begun(event: dict[str, Any]) -> Rollback:
     )
 
 
-def _given_up(event: dict[str, Any], known: dict[str, Rollback]) -> Rollback | None:
-    # The end of one that changed nothing live does not name it; a run that was turned away meanwhile ended none.
+def _abandoned(event: dict[str, Any], known: dict[str, Rollback]) -> Rollback | None:
+    # The end of a rollback that changed nothing live has no rollback id. A run that was refused because another run
+    # held the lock is the end of no rollback.
     is_end = event.get("status") == "failed" or text(event.get("detail")).startswith("Interrupted")
-    begun = [rollback for rollback in known.values() if rollback.status == "in_progress"]
-    return begun[-1] if begun and is_end else None
+    started = [rollback for rollback in known.values() if rollback.status == "in_progress"]
+    return started[-1] if started and is_end else None
 
 
-def _ended(rollback: Rollback, event: dict[str, Any]) -> Rollback:
+def _finished(rollback: Rollback, event: dict[str, Any]) -> Rollback:
     status, kind = text(event.get("status")), event.get("event")
     is_named_end = kind == "rollback.finished" or (kind == "rollback.refused" and "rollbackId" in event)
     if status in ("failed", "refused") and is_named_end:
-        status = "live"  # the snapshot went live, and the service did not get well on it
+        status = "live"  # the snapshot went live, but the service is unhealthy on it
     return evolve(
         rollback,
         status=status,
@@ -95,28 +96,29 @@ def _ended(rollback: Rollback, event: dict[str, Any]) -> Rollback:
 
 
 @frozen(kw_only=True)
-class Past:
-    """One release in the history; ``snapshot`` is ``kept`` or ``gone``, empty when it never had one."""
+class PastRelease:
+    """One release in the history; ``snapshot`` is ``stored`` or ``deleted``, empty for a release without one."""
 
     file: ManifestFile
     word: str
     snapshot: str
-    taken_back: bool
+    rolled_back: bool
     seconds_to_restore: float | None
 
 
 @frozen(kw_only=True)
 class ReleaseHistory:
-    """The newest releases, newest first, of ``total``. ``failed_share`` is taken back of ready; None without one.
+    """The latest releases, latest first, of ``total``.
 
-    ``problem`` says why the audit log cannot be relied on.
+    ``failed_share`` is the share of the ready releases that were rolled back, None without a ready one. ``problem`` is
+    the reason why the audit log is unreliable.
     """
 
-    rows: list[Past]
+    rows: list[PastRelease]
     total: int
     ready: int
     blocked: int
-    taken_back: int
+    rolled_back: int
     failed_share: float | None
     median_seconds: float | None
     longest_seconds: float | None
@@ -135,43 +137,43 @@ def history_of(
 ) -> ReleaseHistory:
     """Return the last 20 releases.
 
-    ``snapshots`` are those that are still there, ``degraded`` the releases that a watch found so. A release failed
-    when its snapshot went live again, whether or not the service got well on it.
+    ``snapshots`` are the ids of the existing snapshots; ``degraded`` are the releases that a watch found degraded. A
+    release failed when its snapshot went live again, whether or not the service was healthy on it.
     """
     rows = [_past(file, rollbacks, snapshots, degraded) for file in files[::-1][:20]]
     statuses = [row.file.manifest.status for row in rows if row.file.manifest is not None]
     ready, blocked = statuses.count("ready"), statuses.count("blocked")
-    taken_back = sum(row.taken_back for row in rows)
+    rolled_back = sum(row.rolled_back for row in rows)
     seconds = [row.seconds_to_restore for row in rows if row.seconds_to_restore is not None]
     return ReleaseHistory(
         rows=rows,
         total=len(files),
         ready=ready,
         blocked=blocked,
-        taken_back=taken_back,
-        failed_share=taken_back / ready if ready else None,
+        rolled_back=rolled_back,
+        failed_share=rolled_back / ready if ready else None,
         median_seconds=statistics.median(seconds) if seconds else None,
         longest_seconds=max(seconds, default=None),
         problem=problem,
     )
 
 
-def _past(file: ManifestFile, rollbacks: Sequence[Rollback], snapshots: set[str], degraded: set[str]) -> Past:
+def _past(file: ManifestFile, rollbacks: Sequence[Rollback], snapshots: set[str], degraded: set[str]) -> PastRelease:
     manifest = file.manifest
     snapshot_id = manifest.snapshot.snapshot_id if manifest is not None and manifest.snapshot is not None else None
     own = rollbacks_of(rollbacks, file.release_id, snapshot_id) if manifest is not None else []
     restored = [r.seconds for r in own if r.status == "restored" and r.seconds is not None]
-    return Past(
+    return PastRelease(
         file=file,
         word=word_of(manifest, own, is_degraded=file.release_id in degraded),
-        snapshot="" if snapshot_id is None else "kept" if snapshot_id in snapshots else "gone",
-        taken_back=manifest is not None and manifest.status == "ready" and any(r.took_effect for r in own),
+        snapshot="" if snapshot_id is None else "stored" if snapshot_id in snapshots else "deleted",
+        rolled_back=manifest is not None and manifest.status == "ready" and any(r.took_effect for r in own),
         seconds_to_restore=restored[-1] if restored else None,
     )
 
 
 def word_of(manifest: Manifest | None, rollbacks: Sequence[Rollback], *, is_degraded: bool) -> str:
-    """Return the one word for how a release stands; ``rollbacks`` are those of this release."""
+    """Return the state of a release in one word; ``rollbacks`` are the rollbacks of this release."""
     if manifest is None:
         return "unreadable"
     if manifest.status == "blocked":

@@ -1,6 +1,6 @@
-"""What the page of a release shows, read from the pipeline folder; nothing is changed.
+"""The content of the page of a release, read from the pipeline folder, which stays unchanged.
 
-This module knows nothing of HTML, and any text in it may be hostile.
+This module does not know HTML. Any text in the content may be hostile.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ from release_tasks.report.html.history import (
 )
 from release_tasks.report.html.snapshot import RollbackOptions, Snapshot, reference_of, rollback_options_of, snapshot_of
 from release_tasks.report.html.timeline import Timeline, timeline_of
-from release_tasks.report.html.verdict import Fact, ReleaseVerdict, facts_of, notifications_of, verdict_of
+from release_tasks.report.html.verdict import Fact, ReleaseVerdict, facts_of, verdict_of, warnings_of
 from release_tasks.report.values import actor_of, text
 from release_tasks.report.words import Meaning, meaning_of
 
 __all__ = ["ReleasePage", "find_release", "gather"]
 
 _ATTESTED = {
-    "signed": "The statement beside it is signed by a key that is trusted here, and matches.",
-    "unchecked": "The statement beside it matches; it is signed, and no key is configured here to check that by.",
-    "unsigned": "The statement beside it matches. It is not signed.",
-    "none": "There is no statement beside it.",
-    "damaged": "The statement beside it and what it is about do not match.",
+    "signed": "The statement of this release matches and is signed with a trusted key.",
+    "unchecked": "The statement of this release matches. It is signed, but no key is configured to check that.",
+    "unsigned": "The statement of this release matches. It is not signed.",
+    "none": "This release has no statement.",
+    "damaged": "The statement does not match this release.",
 }
 
 
 @frozen(kw_only=True)
 class ReleasePage:
-    """Everything that the page of one release shows. Times are RFC 3339 in UTC.
+    """The content of the page of one release. Times are RFC 3339 in UTC.
 
-    ``differences`` are those to the newest ready release before it, None without one; ``events`` those of the audit
-    log that concern it, oldest first. ``manifest_digest`` says why there is none unless ``is_digested``; ``attested``
-    is what the statement beside the manifest says of it. ``versions`` are those of what made the page.
+    ``differences`` compares it with the latest ready release before it, None without one. ``events`` are its audit
+    events, oldest first. ``manifest_digest`` is the reason for a missing digest unless ``is_digested``. ``attested``
+    is the verdict on its statement. ``versions`` are the versions of the software that made the page.
     """
 
     file: ManifestFile
@@ -60,7 +60,7 @@ class ReleasePage:
     prepared_by: str
     generated_at: str
     verdict: ReleaseVerdict
-    notices: list[str]
+    warnings: list[str]
     facts: list[Fact]
     timeline: Timeline
     gates: list[Gate]
@@ -79,13 +79,13 @@ class ReleasePage:
 
 
 def find_release(pipeline: Pipeline, release_id: str | None) -> ManifestFile:
-    """Return the manifest of a release, readable or not; without an id the newest one.
+    """Return the manifest of a release, readable or not; the latest one without an id.
 
     Raises UsageError when there is none.
     """
     files = pipeline.read_manifests()
     if not files:
-        raise UsageError("There is no release to report on yet. `inv release.prepare` makes one.")
+        raise UsageError("There is no release to report on yet. Prepare one: `inv release.prepare`.")
     if release_id is None:
         return files[-1]
     pipeline.manifest_path(release_id)
@@ -93,22 +93,22 @@ def find_release(pipeline: Pipeline, release_id: str | None) -> ManifestFile:
     if found is None:
         known = ", ".join(file.release_id for file in files[-5:])
         raise UsageError(
-            f"There is no release {release_id!r}. The newest are: {known}. "
+            f"There is no release {release_id!r}. The latest are: {known}. "
             "Type one of them, or leave --release-id out; `inv release.status` shows more."
         )
     return found
 
 
 def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
-    """Read what there is to say of a release. What cannot be read is said on the page; nothing is raised for it."""
+    """Read the content of the page of a release. The page reports what cannot be read; nothing is raised for it."""
     import apsw
 
     pipeline = Pipeline(settings.release.root)
     release_id, manifest, files = file.release_id, file.manifest, pipeline.read_manifests()
     checks = manifest.preflight.checks if manifest is not None else []
-    named = reference_of(pipeline, file)
-    snapshot_id = named.snapshot_id if named is not None else None
-    snapshot = snapshot_of(pipeline, named)
+    reference = reference_of(pipeline, file)
+    snapshot_id = reference.snapshot_id if reference is not None else None
+    snapshot = snapshot_of(pipeline, reference)
     try:
         audit = pipeline.audit.verify(pipeline.anchors())
     except (StageError, OSError) as error:
@@ -145,7 +145,7 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
         prepared_by=actor_of(prepared[-1]) if prepared else "",
         generated_at=timestamp(),
         verdict=verdict_of(file, own, events, release_id in degraded),
-        notices=notifications_of(pipeline, files, file),
+        warnings=warnings_of(pipeline, files, file),
         facts=facts_of(manifest, snapshot, audit, len(events)),
         timeline=timeline_of(manifest, events, _drills(pipeline, snapshot_id), own),
         gates=gates_of(checks, pipeline.logs / release_id),
@@ -169,12 +169,12 @@ def _drills(pipeline: Pipeline, snapshot_id: str | None) -> list[dict[str, Any]]
         return []
     try:
         return [e for e in pipeline.drill_audit.verify().events if e.get("snapshotId") == snapshot_id]
-    except OSError:  # the proof of the snapshot says so
+    except OSError:  # the restore test of the snapshot reports this error
         return []
 
 
 def _release_before(files: list[ManifestFile], manifest: Manifest | None) -> Manifest | None:
-    """Return the newest ready release that was prepared before this one."""
+    """Return the latest ready release that was prepared before this one."""
     if manifest is None:
         return None
     age = (manifest.sequence, manifest.generated_at)
@@ -195,8 +195,8 @@ def _attested(settings: Settings, pipeline: Pipeline, release_id: str) -> tuple[
     try:
         verdicts = verify_attestations(settings, pipeline)
     except (StageError, OSError) as error:
-        return "warn", f"The statement beside it was not checked: {text(describe_error(error), 500)}", []
-    none = AttestationVerdict(release_id=release_id, status="none")
-    verdict = next((found for found in verdicts if found.release_id == release_id), none)
+        return "warn", f"The statement of this release was not checked: {text(describe_error(error), 500)}", []
+    missing = AttestationVerdict(release_id=release_id, status="none")
+    verdict = next((found for found in verdicts if found.release_id == release_id), missing)
     findings = [text(finding, 500) for finding in verdict.findings[:5]]
     return meaning_of(verdict.status), _ATTESTED[verdict.status], findings

@@ -1,4 +1,4 @@
-"""The page of a release as HTML: one file that runs nothing and fetches nothing."""
+"""The page of a release as one HTML file, without scripts and without external resources."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ICON = '<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 16 16"><circle cx=
 
 
 def render(page: ReleasePage) -> bytes:
-    """Return the page as UTF-8; its policy lets nothing run and nothing be fetched but the one style block in it."""
+    """Return the page in UTF-8; its content security policy allows only its own style block."""
     style = (files(_TEMPLATES) / "templates" / "page.css").read_text("utf-8")
     digest = base64.b64encode(hashlib.sha256(style.encode()).digest()).decode()
     template = _environment().get_template("page.html")
@@ -60,18 +60,18 @@ def _environment() -> jinja2.Environment:
 
 
 def _shown(value: Any) -> Any:
-    # Jinja calls this for every value that a template prints, so no foreign text can be forgotten.
+    # Jinja calls this for every value that a template prints, so all untrusted text passes here.
     return value if isinstance(value, Markup) else printable(str(value))
 
 
 def _clock(value: str | None) -> str:
-    """Return a time as a person reads it, to the second; what is no time comes back as it is."""
+    """Return a time for people, to the second; any other text unchanged."""
     found = moment(value)
     return f"{found:%Y-%m-%d %H:%M:%S}" if found else value or "unknown"
 
 
 def _ago(value: str | None, generated: str) -> str:
-    """Return how long before the page was made that was."""
+    """Return the age of a time when the page was made."""
     found, made = moment(value), moment(generated)
     if found is None or made is None:
         return ""
@@ -80,6 +80,6 @@ def _ago(value: str | None, generated: str) -> str:
 
 
 def _offset(value: str | None, since: str | None) -> str:
-    """Return how long after ``since`` that was."""
+    """Return the time from ``since`` to ``value``."""
     seconds = seconds_between(since, value)
     return "" if seconds is None else show_span(seconds)

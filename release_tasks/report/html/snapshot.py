@@ -1,4 +1,4 @@
-"""The snapshot of a release, digested again asset by asset, what a drill has proved of it, and how to go back to it."""
+"""The snapshot of a release, verified again, its last restore test, and the rollback options."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ from release_tasks.report.words import Meaning, meaning_of
 __all__ = ["RollbackOptions", "Snapshot", "reference_of", "rollback_options_of", "snapshot_of"]
 
 _MOST_ASSETS = 100
-_OTHERS = [("See what else there is to go back to", "inv release.status")]
+_OTHERS = [("See the other snapshots", "inv release.status")]
 _VERIFIED = {
-    "verified": "Every byte was digested again for this page, and is as it was recorded.",
-    "damaged": "Digested again for this page, and not as it was recorded. A rollback to it is refused.",
-    "unverifiable": "Taken by an older tool, without digests: there is nothing to verify it by.",
+    "verified": "Every byte was digested again for this page and matches the record.",
+    "damaged": "It was digested again for this page and does not match the record. A rollback to it is refused.",
+    "unverifiable": "An older tool took it without digests, so it cannot be verified.",
 }
 
 
 @frozen(kw_only=True)
 class Snapshot:
-    """The snapshot that a manifest names, as it is found now; ``metadata`` is None when it cannot be read or is gone.
+    """The current state of the snapshot that a manifest names.
 
-    ``damaged`` says of each asset that is not as recorded what is wrong; ``proof`` and ``proof_at`` are those of its
-    last drill.
+    ``metadata`` is None when the snapshot cannot be read or was deleted. ``damaged`` describes the damage of each
+    damaged asset. ``test`` and ``tested_at`` are the result and the time of the last drill.
     """
 
     snapshot_id: str
     folder: str
     digest: str
-    is_there: bool = True
+    exists: bool = True
     tone: Meaning
     finding: str
     metadata: SnapshotMetadata | None = None
@@ -47,35 +47,35 @@ class Snapshot:
     needs_force: bool = False
     findings: list[str] = field(factory=list)
     damaged: dict[str, str] = field(factory=dict)
-    proof_tone: Meaning = "quiet"
-    proof: str = ""
-    proof_at: str | None = None
+    test_tone: Meaning = "quiet"
+    test: str = ""
+    tested_at: str | None = None
 
     @property
     def assets(self) -> list[AssetRecord]:
-        """The assets that the page shows."""
+        """The assets on the page."""
         return self.metadata.assets[:_MOST_ASSETS] if self.metadata is not None else []
 
     @property
     def size(self) -> int:
-        """Bytes over all assets."""
+        """The size of all assets, in bytes."""
         return sum(asset.size for asset in self.metadata.assets) if self.metadata is not None else 0
 
     def found(self, record: AssetRecord) -> tuple[Meaning, str]:
-        """Return what is found of an asset now, and what that means."""
+        """Return the current state of an asset and its meaning."""
         if record.key in self.damaged:
             return "bad", text(self.damaged[record.key], 300)
         if record.damaged:
             return "warn", "remains of a damaged asset"
         if not record.exists:
-            return "quiet", "absent, and absent after a restore"
+            return "quiet", "absent; a restore removes it"
         if record.plugin_problem is not None:
-            return "warn", f"a plain copy: {text(record.plugin_problem, 300)}"
-        return ("good", "as recorded") if self.is_verified else ("quiet", "not verified")
+            return "warn", f"restored as a plain copy: {text(record.plugin_problem, 300)}"
+        return ("good", "matches the record") if self.is_verified else ("quiet", "not verified")
 
 
 def reference_of(pipeline: Pipeline, file: ManifestFile) -> SnapshotReference | None:
-    """Return which snapshot belongs to a release; of one whose manifest cannot be read, what the catalogue says."""
+    """Return the snapshot of a release; from the catalogue where the manifest cannot be read."""
     if file.manifest is not None:
         return file.manifest.snapshot
     try:
@@ -88,30 +88,30 @@ def reference_of(pipeline: Pipeline, file: ManifestFile) -> SnapshotReference | 
     return None
 
 
-def snapshot_of(pipeline: Pipeline, named: SnapshotReference | None) -> Snapshot | None:
-    """Return the snapshot that ``named`` names, verified byte by byte; None when there is none."""
-    if named is None:
+def snapshot_of(pipeline: Pipeline, reference: SnapshotReference | None) -> Snapshot | None:
+    """Return the referenced snapshot, verified byte by byte; None without a reference."""
+    if reference is None:
         return None
     unread = Snapshot(
-        snapshot_id=named.snapshot_id,
-        folder=str(pipeline.catalogue.path(named.snapshot_id)),
-        digest=text(named.digest, 64),
+        snapshot_id=reference.snapshot_id,
+        folder=str(pipeline.catalogue.path(reference.snapshot_id)),
+        digest=text(reference.digest, 64),
         tone="bad",
         finding="",
     )
     try:
-        metadata = pipeline.catalogue.get(named.snapshot_id)
+        metadata = pipeline.catalogue.get(reference.snapshot_id)
         verdict = verify_snapshot(pipeline.catalogue, metadata)
     except UsageError:
-        gone = "It is not there any more: retention removed it, or somebody did."
-        return evolve(unread, is_there=False, tone="warn", finding=gone)
+        deleted = "It does not exist any more: retention or a person deleted it."
+        return evolve(unread, exists=False, tone="warn", finding=deleted)
     except (StageFailed, OSError) as error:
         return evolve(unread, finding=text(describe_error(error)))
     tone, finding = meaning_of(verdict.status), _VERIFIED[verdict.status]
-    is_altered = bool(named.digest) and named.digest != metadata.digest
+    is_altered = bool(reference.digest) and reference.digest != metadata.digest
     if is_altered:
-        tone, finding = "bad", "It is not the snapshot that the manifest names: their digests differ."
-    proof_tone, proof, proof_at = _proof(pipeline, metadata)
+        tone, finding = "bad", "It is not the snapshot of the manifest: their digests differ."
+    test_tone, test, tested_at = _restore_test(pipeline, metadata)
     return evolve(
         unread,
         digest=text(metadata.digest, 64),
@@ -123,32 +123,32 @@ def snapshot_of(pipeline: Pipeline, named: SnapshotReference | None) -> Snapshot
         needs_force=legacy.is_legacy(metadata),
         findings=[text(finding, 500) for finding in verdict.findings[:20]],
         damaged={finding.key: finding.what for finding in verdict.findings},
-        proof_tone=proof_tone,
-        proof=proof,
-        proof_at=proof_at,
+        test_tone=test_tone,
+        test=test,
+        tested_at=tested_at,
     )
 
 
-def _proof(pipeline: Pipeline, metadata: SnapshotMetadata) -> tuple[Meaning, str, str | None]:
+def _restore_test(pipeline: Pipeline, metadata: SnapshotMetadata) -> tuple[Meaning, str, str | None]:
     try:
-        proved = proofs(pipeline)
+        tests = proofs(pipeline)
     except (StageError, OSError) as error:
         return "bad", text(describe_error(error)), None
-    if proved.problem:
-        return "bad", text(proved.problem), None
-    proof = proved.by_snapshot.get(metadata.snapshot_id)
-    if proof is None:
-        return "warn", "Nobody has seen it come back yet.", None
-    at = text(proof.at, 40)
-    if proof.status != "passed":
-        return "bad", f"Its last drill failed: {text(proof.detail, 500)}", at
-    and_so = "a service got healthy on it" if proof.booted else "every asset came back as recorded"
-    return "good", f"A drill restored it into a scratch folder, and {and_so}.", at
+    if tests.problem:
+        return "bad", text(tests.problem), None
+    last = tests.by_snapshot.get(metadata.snapshot_id)
+    if last is None:
+        return "warn", "This snapshot has never been test-restored.", None
+    at = text(last.at, 40)
+    if last.status != "passed":
+        return "bad", f"Its last drill failed: {text(last.detail, 500)}", at
+    result = "a service started on it was healthy" if last.booted else "every asset matches the record"
+    return "good", f"A drill restored it into a scratch folder, and {result}.", at
 
 
 @frozen
 class RollbackOptions:
-    """How to get back to the state before the release. ``commands`` are pairs of a purpose and what to type."""
+    """The ways to restore the state before the release. ``commands`` are pairs of a purpose and a command."""
 
     tone: Meaning
     sentence: str
@@ -163,39 +163,42 @@ def rollback_options_of(
     snapshot: Snapshot | None,
     rollbacks: Sequence[Rollback],
 ) -> RollbackOptions:
-    """Return what to type; ``before`` is the release whose code belongs to the state that comes back."""
+    """Return the rollback options; ``before`` is the release whose code belongs to the restored state."""
     if snapshot is None and manifest is None:
-        sentence = "Which snapshot belongs to this release cannot be told, as its manifest cannot be read."
+        sentence = "The snapshot of this release is unknown, because its manifest cannot be read."
         return RollbackOptions("warn", sentence, _OTHERS)
     if snapshot is None:
         assert manifest is not None
-        sentence = "Nothing was captured, so there is nothing to go back to; nothing live was changed."
-        again = ("Try again, once it is mended", f"inv release.prepare --release-id {manifest.release_id}")
+        sentence = "Nothing was captured and nothing live was changed, so there is nothing to restore."
+        again = ("Fix it, then prepare again", f"inv release.prepare --release-id {manifest.release_id}")
         return RollbackOptions("quiet", sentence, [again])
-    if not snapshot.is_there:
-        return RollbackOptions("warn", f"Its snapshot {snapshot.snapshot_id} is gone.", _OTHERS)
+    if not snapshot.exists:
+        return RollbackOptions("warn", f"Its snapshot {snapshot.snapshot_id} was deleted.", _OTHERS)
     if not snapshot.is_restorable:
-        verify = ("What is wrong with it", f"inv release.verify --snapshot {snapshot.snapshot_id}")
-        sentence = "A rollback to its snapshot is refused before anything is touched."
+        verify = ("See the damage", f"inv release.verify --snapshot {snapshot.snapshot_id}")
+        sentence = "A rollback to its snapshot is refused before anything is changed."
         return RollbackOptions("bad", sentence, [verify, *_OTHERS])
     command = f"inv release.rollback --snapshot {snapshot.snapshot_id}"
     commands = [
-        ("Go back to the state before this release", command + (" --force" if snapshot.needs_force else "")),
-        ("See first what would change", f"{command} --plan"),
-        ("Rehearse it, nothing live touched", f"inv release.drill --snapshot {snapshot.snapshot_id}"),
+        ("Restore the state before this release", command + (" --force" if snapshot.needs_force else "")),
+        ("See the changes first", f"{command} --plan"),
+        (
+            "Rehearse the rollback in a scratch copy",
+            f"inv release.drill --snapshot {snapshot.snapshot_id}",
+        ),
     ]
-    kept = "What was written since it was taken is not in it; a rollback keeps that in a safety snapshot first."
-    code = "Put the code that belongs to it back yourself."
+    newer = "The snapshot does not contain later writes; a rollback first stores them in a safety snapshot."
+    code = "Deploy the code that belongs to it yourself."
     if before is not None:
         commit = f"commit {before.git_commit[:12]}" if before.git_commit else ""
         known = (text(before.app_version, 100) or "unknown version", commit)
         details = ", ".join(part for part in known if part and part != before.release_id)
-        code = f"Put that of {before.release_id}{f' ({details})' if details else ''} back first."
-    notes = [f"A rollback restores state, not code. {code}", kept]
+        code = f"Deploy the code of {before.release_id}{f' ({details})' if details else ''} first."
+    notes = [f"A rollback restores state, not code. {code}", newer]
     effective = [rollback for rollback in rollbacks if rollback.took_effect]
     if not effective:
         names = ", ".join(text(asset.key, 128) for asset in snapshot.assets)
-        return RollbackOptions("good", f"Restores {names}, whole or not at all.", commands, notes)
+        return RollbackOptions("good", f"Restores {names}, all or nothing.", commands, notes)
     safety = effective[-1].safety_snapshot_id
     if safety and pipeline.catalogue.store.folder.joinpath(safety, "metadata.json").is_file():
         commands.insert(0, ("Undo the rollback", f"inv release.rollback --snapshot {safety}"))

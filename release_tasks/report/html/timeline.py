@@ -1,4 +1,4 @@
-"""The timeline of a release: the phases of its prepare, and what happened to it since."""
+"""The timeline of a release: the phases of its prepare, and the later drills, watches and rollbacks."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ __all__ = ["Timeline", "timeline_of"]
 
 _ROLLBACKS = {
     "restored": "Rolled back to the state before it",
-    "live": "Rolled back, and the service did not get well",
-    "noop": "Rollback found the state in place",
-    "in_progress": "Rollback began, and its end is not recorded",
+    "live": "Rolled back, but the service is unhealthy",
+    "noop": "Rollback found the state already live",
+    "in_progress": "Rollback started, and its end is not recorded",
 }
 
 
 @frozen(kw_only=True)
 class Bar:
-    """A phase of the prepare, or a gate within preflight. ``begin`` and ``length`` are shares of the whole time."""
+    """A phase of the prepare, or a gate of its preflight. ``begin`` and ``length`` are shares of the whole time."""
 
     name: str
     tone: Meaning
@@ -37,7 +37,7 @@ class Bar:
 
 @frozen
 class Step:
-    """Something that happened to the release after its prepare; ``seconds`` is how long it took, if known."""
+    """A drill, watch or rollback after the prepare; ``seconds`` is its duration, None if unknown."""
 
     at: str
     what: str
@@ -48,7 +48,7 @@ class Step:
 
 @frozen(kw_only=True)
 class Timeline:
-    """What the prepare spent its ``seconds`` on, then what happened to the release."""
+    """The phases of the prepare, which took ``seconds``, and the steps after it."""
 
     bars: list[Bar]
     steps: list[Step]
@@ -61,15 +61,15 @@ def timeline_of(
     drills: Sequence[dict[str, Any]],
     rollbacks: Sequence[Rollback],
 ) -> Timeline:
-    """Return what the prepare did when, then drills, watches and rollbacks of the release in the order of time."""
+    """Return the phases of the prepare, then the drills, watches and rollbacks of the release by time."""
     steps = []
     for event in events:
-        # A watch that found a release degraded has two events, with the rollback between them: the first one is shown.
-        is_over = event.get("event") == "watch.finished" and event.get("status") != "degraded"
-        if is_over or event.get("event") == "watch.degraded":
+        # A watch that found a release degraded has two events, before and after its rollback. The first one is shown.
+        is_end = event.get("event") == "watch.finished" and event.get("status") != "degraded"
+        if is_end or event.get("event") == "watch.degraded":
             steps.append(_step(event, "Watched: "))
     for event in drills:
-        booted = ", and a service got healthy on it" if event.get("booted") is True else ""
+        booted = ", and a service started on it was healthy" if event.get("booted") is True else ""
         took = number(event.get("durationMs"))
         steps.append(_step(event, "Drill ", booted, took / 1000 if took is not None else None))
     for rollback in rollbacks:
@@ -83,7 +83,7 @@ def timeline_of(
 
 
 def _bars(manifest: Manifest | None) -> tuple[list[Bar], float]:
-    """Return phases and gates with their times, the gates below the preflight that ran them, and the whole time."""
+    """Return phases and gates with their times, the gates after their preflight, and the whole time."""
     if manifest is None:
         return [], 0.0
     phases = [(text(p.name, 64), None, p.started_at, p.completed_at) for p in manifest.phases]

@@ -99,7 +99,7 @@ def test_failure_rate_and_time_to_restore_are_of_the_last_twenty(project: Projec
     told = [("v1", "restored", 50.0), ("v5", "restored", 4.0), ("v6", "restored", 8.0), ("v7", "live", 30.0)]
     rollbacks = [_rollback(release_id, status, seconds) for release_id, status, seconds in told]
     history = history_of(files, rollbacks, set(), {"v9"}, "")
-    assert (len(history.rows), history.total, history.ready, history.taken_back) == (20, 22, 20, 3)
+    assert (len(history.rows), history.total, history.ready, history.rolled_back) == (20, 22, 20, 3)
     assert history.failed_share == pytest.approx(0.15)
     assert (history.median_seconds, history.longest_seconds) == (6.0, 8.0)
     words = {row.file.release_id: row.word for row in history.rows}
@@ -185,7 +185,7 @@ def test_a_log_that_is_no_file_is_not_followed(tmp_path: Path) -> None:
     (tmp_path / "tests.log").mkdir()
     linked, folder, outside = gates_of([PASSED, FAILED, evolve(PASSED, id="../secret")], tmp_path)
     assert linked.log is not None and linked.log.problem and not linked.log.text
-    assert folder.log is not None and folder.log.problem == "it is no file"
+    assert folder.log is not None and folder.log.problem == "it is not a regular file"
     assert outside.log is None
 
 
@@ -219,12 +219,12 @@ def test_a_prepare_of_before_has_the_times_of_its_gates(project: Project) -> Non
 
 def test_the_newest_release_is_chosen_and_an_unknown_one_refused(project: Project) -> None:
     """Also a blocked one is the newest; whoever types another id learns which there are."""
-    with pytest.raises(UsageError, match=r"no release to report on yet. `inv release.prepare`"):
+    with pytest.raises(UsageError, match=r"no release to report on yet. Prepare one: `inv release.prepare`"):
         find_release(project.pipeline, None)
     release(project, "v1")
     release(project, "v2", FAILED)
     assert find_release(project.pipeline, None).release_id == "v2"
-    with pytest.raises(UsageError, match=r"no release 'v3'. The newest are: v1, v2"):
+    with pytest.raises(UsageError, match=r"no release 'v3'. The latest are: v1, v2"):
         find_release(project.pipeline, "v3")
     with pytest.raises(UsageError):
         find_release(project.pipeline, "../v1")
@@ -237,11 +237,11 @@ def test_a_ready_release_tells_its_way_back(project: Project) -> None:
     page = page_of(project)
     assert (page.verdict.word, page.snapshot and page.snapshot.tone) == ("ready", "good")
     command = f"inv release.rollback --snapshot {manifest.snapshot.snapshot_id}"
-    assert page.rollback_options.commands[0] == ("Go back to the state before this release", command)
+    assert page.rollback_options.commands[0] == ("Restore the state before this release", command)
     project.damage()
     outcome = rollback(project.settings, RollbackRequest())
     page = page_of(project)
-    assert (page.verdict.word, page.history.taken_back) == ("rolled back", 1)
+    assert (page.verdict.word, page.history.rolled_back) == ("rolled back", 1)
     undo = f"inv release.rollback --snapshot {outcome.safety_snapshot_id}"
     assert page.rollback_options.commands[0] == ("Undo the rollback", undo)
     assert [step.what for step in page.timeline.steps] == ["Rolled back to the state before it"]
@@ -333,13 +333,13 @@ def _log_is_a_folder(project: Project) -> None:
     ("damage", "told"),
     [
         (_alter_manifest, "was altered"),
-        (_remove_snapshot, "not there any more"),
-        (_alter_snapshot, "not as it was recorded"),
+        (_remove_snapshot, "does not exist any more"),
+        (_alter_snapshot, "does not match the record"),
         (_alter_metadata, "not valid JSON"),
         (_break_chain, "altered, or no record of this log"),
         (_cut_log, "cut short"),
         (_log_is_a_folder, "Is a directory"),
-        (_alter_statement, "do not match"),
+        (_alter_statement, "does not match this release"),
     ],
 )
 def test_the_page_comes_out_whatever_is_damaged(project: Project, damage: Damage, told: str) -> None:
