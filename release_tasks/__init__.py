@@ -1,7 +1,7 @@
-"""Carry a stateful service through a release and safely back: as Invoke tasks, or from a program of your own.
+"""Release a stateful service and roll it back safely, with Invoke tasks or from a Python program.
 
 ``from release_tasks import ns`` in a tasks.py gives a project every task of the suite. The stages behind the tasks are
-functions of this package, listed in ``release_tasks.api``. Everything is loaded when it is first asked for.
+functions of this package, listed in ``release_tasks.api``. Everything is loaded on first use.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # Built on first use: the gateway's processes import this package too, and have no need of Invoke.
+    # Built on first use: the processes of the gateway import this package too, without Invoke.
     if name == "ns":
         from release_tasks.tasks.suite import suite
 
@@ -37,5 +37,5 @@ def __dir__() -> list[str]:
 
 
 def _api() -> dict[str, Any]:
-    offered = vars(importlib.import_module("release_tasks.api"))
-    return {name: value for name, value in offered.items() if not name.startswith("_")}
+    public = vars(importlib.import_module("release_tasks.api"))
+    return {name: value for name, value in public.items() if not name.startswith("_")}

@@ -1,6 +1,6 @@
-"""The stages as functions, their records and their errors, for other programs: each name once, where it comes from.
+"""The public API for Python programs: the stages as functions, their records and their errors.
 
-``from release_tasks import prepare_release`` finds it here. docs/library.md shows how to use them.
+``from release_tasks import prepare_release`` looks names up here. docs/library.md shows how to use them.
 """
 
 from release_tasks.archive.diff import Comparison as Comparison

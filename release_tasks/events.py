@@ -1,4 +1,4 @@
-"""The events that a stage emits, under their public name."""
+"""The events that a stage emits, under their public names."""
 
 from release_tasks.core.events import *  # noqa: F403
 from release_tasks.core.events import __all__ as __all__

@@ -1,7 +1,6 @@
-"""What a package of yours needs to offer a gate or an asset kind; docs/plugins.md says how.
+"""The public API for plugins that provide a gate or an asset kind; docs/plugins.md explains it.
 
-This module is the whole public face for authors of plugins: what is in it stays. Nothing else of this package is
-promised to them.
+The names in this module are stable. Plugins must not rely on any other name of this package.
 """
 
 from __future__ import annotations
@@ -18,9 +17,9 @@ __all__ = ["AssetContext", "AssetKind", "Gate", "GateContext", "PluginError", "V
 
 
 def gate_context(project: Path, options: Mapping[str, Any] | None = None, name: str = "gate") -> GateContext:
-    """Return a context such as a gate of this name gets in ``project``: for the tests of a plugin.
+    """Return the context that a gate of this name gets in ``project``, for the tests of a plugin.
 
-    Raises ConfigError for options that invoke.yaml could not hold.
+    Raises ConfigError for options that invoke.yaml could not contain.
     """
     from release_tasks.tasks.project import load_settings
 

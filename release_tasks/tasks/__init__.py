@@ -1,1 +1,1 @@
-"""What an operator types: one module per task collection, and everything that knows Invoke."""
+"""The tasks: one module for each collection, and all code that uses Invoke."""

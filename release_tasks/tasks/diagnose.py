@@ -1,4 +1,4 @@
-"""``release.diagnose``: what every signal says, what it means, and the next command."""
+"""The task ``release.diagnose``: every signal, its meaning, and the next command."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ __all__ = ["diagnose"]
 
 @stage(
     help={
-        "health_url": "Ask this URL instead of release.health.url.",
-        "reliability_url": "Ask this URL instead of release.reliability.url.",
+        "health_url": "Use this URL instead of release.health.url.",
+        "reliability_url": "Use this URL instead of release.reliability.url.",
     }
 )
 def diagnose(
     ctx: Context, health_url: str | None = None, reliability_url: str | None = None, json: bool = False
 ) -> None:
-    """Read every signal, say what to do and why; exit 1 when there is something to do."""
+    """Read every signal, report what to do and why; exit 1 when there is something to do."""
     with session(ctx, json) as current:
         from release_tasks.stages.diagnose.guide import diagnose_service
         from release_tasks.stages.diagnose.summary import summary

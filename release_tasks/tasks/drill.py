@@ -1,4 +1,4 @@
-"""The task ``release.drill``: the rollback, rehearsed."""
+"""The task ``release.drill``: a rehearsal of the rollback in a scratch folder."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ __all__ = ["drill"]
 
 @stage(
     help={
-        "snapshot": "The snapshot to rehearse; the newest release snapshot when left out.",
-        "boot": "Also start the service on what was restored, on a free port, and ask its health.",
-        "scratch": "Make the scratch folder in this one instead of the pipeline folder's drills/.",
+        "snapshot": "The snapshot to rehearse; the latest release snapshot when left out.",
+        "boot": "Also start the service on the restored state, on a free port, and check its health.",
+        "scratch": "Create the scratch folder in this folder instead of drills/ in the pipeline folder.",
     }
 )
 def drill(
     ctx: Context, snapshot: str | None = None, boot: bool = False, scratch: str | None = None, json: bool = False
 ) -> None:
-    """Rehearse a rollback in a scratch copy, nothing live touched; exit 1 when the snapshot is not restorable."""
+    """Rehearse a rollback in a scratch copy, without live changes; exit 1 when the snapshot cannot be restored."""
     with session(ctx, json) as current:
         from release_tasks.core.codec import encode
         from release_tasks.report.answers import show_drill
@@ -46,13 +46,13 @@ def _show_dry(current: Session, snapshot_id: str | None, folder: Path | None, bo
     from release_tasks.stages.drill.engine import service_of
     from release_tasks.stages.drill.scratch import require_safe_parent
 
-    started = service_of(current.settings).shown if boot else None
+    command = service_of(current.settings).shown if boot else None
     parent = current.pipeline.drills if folder is None else require_safe_parent(current.settings, folder)
     found = current.pipeline.catalogue.find(snapshot_id)
     size = sum(asset.size for asset in found.assets)
     current.answer(
-        {"status": "dry", "snapshotId": found.snapshot_id, "size": size, "scratch": str(parent), "boot": started}
+        {"status": "dry", "snapshotId": found.snapshot_id, "size": size, "scratch": str(parent), "boot": command}
     )
     if not current.as_json:
-        current.screen.line(f"Would restore {found.snapshot_id} ({size} bytes) into a new folder below {parent},")
-        current.screen.line(f"compare it{f', start {started} on it' if started else ''} and remove the folder again.")
+        current.screen.line(f"Would restore {found.snapshot_id} ({size} bytes) into a new folder in {parent},")
+        current.screen.line(f"compare it{f', start {command} on it' if command else ''} and delete the folder.")

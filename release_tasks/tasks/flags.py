@@ -1,4 +1,4 @@
-"""Typed flags: how each is read, and how what was typed takes the place of what is configured."""
+"""The parsers of flags, and how flags replace configured values."""
 
 from __future__ import annotations
 
@@ -28,10 +28,10 @@ def with_flags(
     interval: float | None = None,
     rollback: bool | None = None,
 ) -> Settings:
-    """Return ``settings`` with what was typed in its place; None stands for a flag that was not typed.
+    """Return ``settings`` with the values of flags in place; None means that a flag was not given.
 
-    ``length`` and ``interval`` are those of the watch, in seconds; ``rollback`` lets it roll back, and ``strict`` fails
-    the health gate of a degraded service. Raises UsageError, which names the flag.
+    ``length`` and ``interval`` belong to the watch, in seconds; ``rollback`` allows it to roll back. ``strict`` makes
+    the health gate fail for a degraded service. Raises UsageError, which names the flag.
     """
     from attrs import evolve
 
@@ -55,14 +55,14 @@ def with_flags(
 
 
 def duration_flag(name: str, value: str | None) -> float | None:
-    """Return seconds for a typed duration, or None when the flag was not typed; raises UsageError that names it."""
+    """Return a duration in seconds, or None when the flag was not given; raises UsageError, which names the flag."""
     from release_tasks.core.units import parse_duration
 
     return None if value is None else _parsed(name, value, parse_duration)
 
 
 def number_flag(name: str, value: str, least: int = 1) -> int:
-    """Return a typed whole number of at least ``least``; raises UsageError that names the flag."""
+    """Return a whole number of at least ``least``; raises UsageError, which names the flag."""
     from release_tasks.core.units import parse_integer
 
     return _parsed(name, value, lambda typed: parse_integer(typed, least))
@@ -76,27 +76,27 @@ def _parsed(name: str, value: str, parse: Callable[[str], T]) -> T:
 
 
 def text_flag(name: str, value: str | None) -> str | None:
-    """Return a typed text, or None when the flag was not typed; raises UsageError for an empty one."""
+    """Return a text, or None when the flag was not given; raises UsageError for an empty text."""
     if value is not None and not value.strip():
         raise UsageError(f"--{name}: expected a value, got nothing.")
     return value
 
 
 def path_flag(name: str, value: str, what: str) -> Path:
-    """Return a typed path, absolute; raises UsageError where it is no ``what``: the ~ of a user who is not known."""
+    """Return an absolute path; raises UsageError, which names ``what`` it should be, for the ~ of an unknown user."""
     try:
         return Path(value).expanduser().absolute()
     except RuntimeError as error:
-        raise UsageError(f"--{name}: {value!r} is no {what}: {error}") from None
+        raise UsageError(f"--{name}: {value!r} is not a {what}: {error}") from None
 
 
 def url_flag(name: str, value: str | None) -> str | None:
-    """Return a typed URL, or None when the flag was not typed; raises UsageError for anything else."""
+    """Return a URL, or None when the flag was not given; raises UsageError for any other text."""
     if value is not None and not value.startswith(("http://", "https://")):
         raise UsageError(f"--{name}: expected an http:// or https:// URL, got {value!r}.")
     return value
 
 
 def words_flag(values: list[str] | None) -> list[str]:
-    """Return the words of a flag that may be repeated and may hold several, with commas between them."""
+    """Return the words of a flag that may be repeated and may contain several words separated by commas."""
     return [word.strip() for value in values or [] for word in value.split(",") if word.strip()]

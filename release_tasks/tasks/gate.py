@@ -1,4 +1,4 @@
-"""The collection ``gate``: one gate alone, for whoever mends what it found."""
+"""The collection ``gate``: one gate alone, to check a fix."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def _gate_task(name: str, summary: str) -> StageTask:
 @stage(
     name="api-health",
     help={
-        "health_url": "Ask this URL instead of release.health.url.",
-        "strict": "A degraded service fails.",
+        "health_url": "Use this URL instead of release.health.url.",
+        "strict": "Fail for a degraded service.",
     },
 )
 def api_health(ctx: Context, health_url: str | None = None, strict: bool = False, json: bool = False) -> None:
@@ -43,9 +43,9 @@ def interfaces(ctx: Context, json: bool = False) -> None:
     _run(ctx, list(_INTERFACES), json)
 
 
-@stage(help={"name": "The gate, as release.gates names it."})
+@stage(help={"name": "The name of the gate in release.gates."})
 def run(ctx: Context, name: str, json: bool = False) -> None:
-    """Run any one gate alone, by its name."""
+    """Run one gate alone, by its name."""
     _run(ctx, [name], json)
 
 

@@ -1,4 +1,4 @@
-"""The collection ``gateway``: the embedded reference gateway, in the background."""
+"""The collection ``gateway``: the embedded reference gateway, as a background process."""
 
 from __future__ import annotations
 
@@ -22,37 +22,37 @@ if TYPE_CHECKING:
 __all__ = ["collection"]
 
 _HELP = {
-    "port": "Listen here instead of gateway.port; 0 takes any free port.",
-    "root": "The home instead of gateway.root.",
+    "port": "Listen on this port instead of gateway.port; 0 takes any free port.",
+    "root": "The folder of the gateway instead of gateway.root.",
 }
 _ROOT_HELP = {"root": _HELP["root"]}
 
 
 @stage(help=_HELP)
 def start(ctx: Context, port: str | None = None, root: str | None = None, json: bool = False) -> None:
-    """Start the embedded gateway in the background; one that runs already is left running."""
+    """Start the embedded gateway in the background, unless it is already running."""
     with session(ctx, json) as current:
         number = None if port is None else number_flag("port", port, 0)
-        if _would(current, f"start the gateway in {_root(current, root)}"):
+        if _is_dry(current, f"start the gateway in {_root(current, root)}"):
             return
         _show(current, _start(current, number, root))
 
 
 @stage(help=_ROOT_HELP)
 def stop(ctx: Context, root: str | None = None, json: bool = False) -> None:
-    """Stop the embedded gateway and every process that it started."""
+    """Stop the embedded gateway and all processes that it started."""
     with session(ctx, json) as current:
-        if _would(current, f"stop the gateway in {_root(current, root)}"):
+        if _is_dry(current, f"stop the gateway in {_root(current, root)}"):
             return
         _show(current, _stop(current, root))
 
 
 @stage(help=_HELP)
 def restart(ctx: Context, port: str | None = None, root: str | None = None, json: bool = False) -> None:
-    """Stop the embedded gateway and start it again, on the port it had unless another is given."""
+    """Stop the embedded gateway and start it again, on the same port unless another is given."""
     with session(ctx, json) as current:
         number = None if port is None else number_flag("port", port, 0)
-        if _would(current, f"restart the gateway in {_root(current, root)}"):
+        if _is_dry(current, f"restart the gateway in {_root(current, root)}"):
             return
         before = _status(current, root)
         _stop(current, root)
@@ -61,7 +61,7 @@ def restart(ctx: Context, port: str | None = None, root: str | None = None, json
 
 @stage(help=_ROOT_HELP)
 def status(ctx: Context, root: str | None = None, json: bool = False) -> None:
-    """Say whether the embedded gateway runs, where, and how it is; exit 1 when it does not run."""
+    """Show whether the embedded gateway runs, with its URL and health; exit 1 when it does not run."""
     with session(ctx, json) as current:
         found = _status(current, root)
         _show(current, found)
@@ -76,16 +76,16 @@ def status(ctx: Context, root: str | None = None, json: bool = False) -> None:
     },
 )
 def break_(ctx: Context, what: str, root: str | None = None, json: bool = False) -> None:
-    """Break the embedded gateway on purpose, as a bad release would; a rollback brings it back."""
+    """Break the embedded gateway on purpose, like a bad release; a rollback repairs it."""
     with session(ctx, json) as current:
         from release_tasks.gateway.breaking import FAULTS, break_gateway
         from release_tasks.gateway.paths import GatewayPaths
 
         if what not in FAULTS:
-            raise UsageError(f"There is no way to break {what!r}: use {', '.join(FAULTS)}.")
-        if _would(current, f"break {what} of the gateway in {_root(current, root)}"):
+            raise UsageError(f"{what!r} is not a fault: use one of {', '.join(FAULTS)}.")
+        if _is_dry(current, f"break {what} of the gateway in {_root(current, root)}"):
             return
-        with _explained():
+        with _gateway_errors():
             fault = break_gateway(GatewayPaths(_root(current, root)), what)
         current.answer(
             {"status": "broken", "what": what, "seen": fault.seen},
@@ -94,7 +94,7 @@ def break_(ctx: Context, what: str, root: str | None = None, json: bool = False)
 
 
 @contextlib.contextmanager
-def _explained() -> Iterator[None]:
+def _gateway_errors() -> Iterator[None]:
     from release_tasks.gateway.errors import GatewayError
 
     try:
@@ -108,7 +108,7 @@ def _start(current: Session, port: int | None, root: str | None) -> GatewayStatu
     from release_tasks.gateway.process import start as start_gateway
 
     settings = current.settings
-    with _explained():
+    with _gateway_errors():
         return start_gateway(
             GatewayPaths(_root(current, root)),
             host=settings.gateway.host,
@@ -121,9 +121,9 @@ def _start(current: Session, port: int | None, root: str | None) -> GatewayStatu
 
 
 def _start_gate(current: Session) -> list[str]:
-    """Return the command that runs before the gateway opens anything, as systemd's ExecStartPre would.
+    """Return the command that runs before the gateway opens any file, like systemd's ExecStartPre.
 
-    It puts right what an interrupted rollback left, with the configuration of this very command line.
+    It recovers an interrupted rollback with the configuration of this command line.
     """
     from release_tasks.tasks.project import runtime_file
 
@@ -138,7 +138,7 @@ def _stop(current: Session, root: str | None) -> GatewayStatus:
     from release_tasks.gateway.paths import GatewayPaths
     from release_tasks.gateway.process import stop as stop_gateway
 
-    with _explained():
+    with _gateway_errors():
         return stop_gateway(GatewayPaths(_root(current, root)))
 
 
@@ -153,7 +153,7 @@ def _root(current: Session, typed: str | None) -> Path:
     return Path(typed).absolute() if typed else current.settings.gateway.root
 
 
-def _would(current: Session, what: str) -> bool:
+def _is_dry(current: Session, what: str) -> bool:
     if current.is_dry:
         current.answer({"status": "dry", "would": what}, lambda screen: screen.line(f"Would {what}."))
     return current.is_dry
@@ -167,7 +167,7 @@ def _show(current: Session, found: GatewayStatus) -> None:
         where = f"{found.url} (pid {found.pid}{health})  " if found.running else ""
         current.screen.verdict(word, f"{where}{found.detail}")
         if not found.running:
-            current.screen.note("To start it: inv gateway.start")
+            current.screen.note("Start it: inv gateway.start")
 
 
 collection = ListedCollection("gateway", lambda _, config: has_section(config, "gateway"))

@@ -1,4 +1,4 @@
-"""The collection ``pairing``: an operator decides who may write to the service."""
+"""The collection ``pairing``: an operator approves the senders who may write to the service."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ if TYPE_CHECKING:
 __all__ = ["collection"]
 
 _CHANNEL_HELP = "The channel: telegram or whatsapp."
-_CODE_HELP = "The code that the sender was given; in any case, with spaces or dashes."
+_CODE_HELP = "The code that the sender received; in any case, with or without spaces and dashes."
 
 
-@stage(name="list", help={"channel": _CHANNEL_HELP, "approved": "Show who is approved instead of who waits."})
+@stage(
+    name="list",
+    help={"channel": _CHANNEL_HELP, "approved": "Show the approved senders, not the pending requests."},
+)
 def list_(ctx: Context, channel: str, approved: bool = False, json: bool = False) -> None:
-    """Show who waits for approval on a channel, with code, age and time left; or who is approved."""
+    """Show the pending requests of a channel with code, age and remaining time, or the approved senders."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
         if approved:
@@ -36,47 +39,47 @@ def list_(ctx: Context, channel: str, approved: bool = False, json: bool = False
 
 @stage(help={"channel": _CHANNEL_HELP, "code": _CODE_HELP})
 def approve(ctx: Context, channel: str, code: str, json: bool = False) -> None:
-    """Admit the sender whose pending request has this code; a running service knows at once."""
+    """Approve the sender whose pending request has this code; effective immediately in a running service."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
         if not _may_decide(current, chosen, "approve", lambda: pairing.look_up(chosen, code)):
             return
         found = pairing.approve(chosen, code)
-        told = f"{found.sender} is admitted on {chosen.value}"
-        before = ", and had been approved before" if found.was_admitted else ""
-        _show_decision(current, chosen, "approved", found.sender, f"{told}{before}.", wasAdmitted=found.was_admitted)
+        before = " already" if found.was_admitted else ""
+        message = f"{found.sender} was{before} approved on {chosen.value}."
+        _show_decision(current, chosen, "approved", found.sender, message, wasAdmitted=found.was_admitted)
 
 
 @stage(help={"channel": _CHANNEL_HELP, "code": _CODE_HELP})
 def reject(ctx: Context, channel: str, code: str, json: bool = False) -> None:
-    """Remove the pending request that has this code; its sender stays blocked and may ask again."""
+    """Remove the pending request that has this code; its sender stays blocked and may request again."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
         if not _may_decide(current, chosen, "reject", lambda: pairing.look_up(chosen, code)):
             return
         sender = pairing.reject(chosen, code)
-        _show_decision(current, chosen, "rejected", sender, f"The request of {sender} on {chosen.value} is gone.")
+        _show_decision(current, chosen, "rejected", sender, f"The request of {sender} on {chosen.value} was removed.")
 
 
 @stage(
     help={
         "channel": _CHANNEL_HELP,
-        "sender": "The sender as `pairing.list CHANNEL --approved` shows them.",
+        "sender": "The sender as `pairing.list CHANNEL --approved` shows it.",
     }
 )
 def revoke(ctx: Context, channel: str, sender: str, json: bool = False) -> None:
-    """Take an approval back; a running service blocks the sender from the next message on."""
+    """Revoke an approval; a running service blocks the sender from the next message on."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
         if not _may_decide(current, chosen, "revoke", lambda: pairing.look_up_approved(chosen, sender)):
             return
-        person = pairing.revoke(chosen, sender)
-        _show_decision(current, chosen, "revoked", person, f"{person} is blocked on {chosen.value} from now on.")
+        revoked = pairing.revoke(chosen, sender)
+        _show_decision(current, chosen, "revoked", revoked, f"{revoked} is now blocked on {chosen.value}.")
 
 
-@stage(help={"limit": "Show this many events, the newest ones."})
+@stage(help={"limit": "Show this many of the latest events."})
 def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
-    """Verify the chain of the pairing audit log and show its newest events; exit 1 when it is broken."""
+    """Verify the chain of the pairing audit log and show its latest events; exit 1 when it is broken."""
     with session(ctx, json) as current:
         from release_tasks.pairing.policy import Pairing
 
@@ -91,9 +94,9 @@ def _opened(current: Session, channel: str) -> tuple[Channel, Pairing]:
 
 
 def _may_decide(current: Session, channel: Channel, action: str, look_up: Callable[[], str]) -> bool:
-    """Say whether a decision may be carried out; a dry run only shows whom ``look_up`` finds that it would concern.
+    """Return whether a decision may be carried out; a dry run only shows the sender that ``look_up`` returns.
 
-    Raises StageFailed while an interrupted rollback waits that would overwrite it once it is finished.
+    Raises StageFailed after an interrupted rollback, whose recovery would overwrite the decision.
     """
     from release_tasks.stages.rollback.amendment import covers_pairing
 
@@ -106,7 +109,7 @@ def _may_decide(current: Session, channel: Channel, action: str, look_up: Callab
         return False
     if covers_pairing(current.settings) and current.pipeline.has_journal():
         raise StageFailed(
-            "A rollback that restores the pairing stores was interrupted: run `inv release.recover` first."
+            "A rollback that restores the pairing stores was interrupted. First run: `inv release.recover`."
         )
     return True
 
@@ -132,9 +135,9 @@ def _show_pending(current: Session, channel: Channel, requests: list[PendingRequ
     rows = [(r.code, r.sender, rough_span(r.age), rough_span(r.time_left)) for r in requests]
     current.screen.table(("CODE", "SENDER", "AGE", "TIME LEFT"), rows)
     if rows:
-        current.screen.line(f"To admit one: inv pairing.approve {channel.value} CODE")
+        current.screen.line(f"Approve one: inv pairing.approve {channel.value} CODE")
     else:
-        current.screen.line(f"Nobody waits for approval on {channel.value}.")
+        current.screen.line(f"There are no pending requests on {channel.value}.")
 
 
 def _show_approved(current: Session, channel: Channel, senders: list[str]) -> None:
@@ -142,12 +145,12 @@ def _show_approved(current: Session, channel: Channel, senders: list[str]) -> No
     if not current.as_json:
         current.screen.table(("SENDER",), [(sender,) for sender in senders])
         if not senders:
-            current.screen.line(f"Nobody is approved on {channel.value}.")
+            current.screen.line(f"There are no approved senders on {channel.value}.")
 
 
-def _show_decision(current: Session, channel: Channel, status: str, sender: str, sentence: str, **more: Any) -> None:
+def _show_decision(current: Session, channel: Channel, status: str, sender: str, message: str, **more: Any) -> None:
     document = {"status": status, "channel": channel.value, "sender": sender, **more}
-    current.answer(document, lambda screen: screen.verdict(status, sentence))
+    current.answer(document, lambda screen: screen.verdict(status, message))
 
 
 # A gateway always has pairing, with or without a section of its own.

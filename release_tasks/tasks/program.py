@@ -1,4 +1,4 @@
-"""The ``release-tasks`` binary: the suite's tasks in a folder that has no tasks.py."""
+"""The ``release-tasks`` command: the tasks of the suite in a folder without a tasks.py."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _LIST_FORMATS = ("flat", "nested", "json")
 
 
 class ReleaseProgram(Program):
-    """Invoke's Program with the project in the working folder, and with our exit codes.
+    """Invoke's Program with the working folder as the project, and with the exit codes of this package.
 
-    What cannot be parsed or loaded ends with 2 and one sentence, Ctrl-C with 130.
+    An error in the command line or in a configuration file ends with 2 and one message, Ctrl-C ends with 130.
     """
 
     def __init__(self, namespace: Collection, version: str) -> None:
@@ -38,17 +38,17 @@ class ReleaseProgram(Program):
         )
 
     def create_config(self) -> None:
-        """Load the configuration of the system and of the user."""
+        """Load the configuration files of the system and of the user."""
         with self._loading("/etc/invoke.* or ~/.invoke.*"):
             super().create_config()
 
     def parse_core(self, argv: list[str] | None) -> None:
-        """Parse the options that stand before the first task."""
+        """Parse the options before the first task."""
         with self._parsing():
             super().parse_core(argv)
 
     def parse_collection(self) -> None:
-        """Load ./invoke.yaml, .yml, .json or .py, which Invoke does only beside a tasks.py."""
+        """Load ./invoke.yaml, .yml, .json or .py; Invoke itself loads it only next to a tasks.py."""
         here = Path.cwd()
         names = (f"invoke.{suffix}" for suffix in ("yaml", "yml", "json", "py"))
         with self._loading(next((name for name in names if (here / name).exists()), "invoke.*")):
@@ -71,16 +71,16 @@ class ReleaseProgram(Program):
             super().parse_cleanup()
 
     def update_config(self, merge: bool = True) -> None:
-        """Load what ``--config`` names, and the options that stand for settings."""
+        """Load the file of ``--config``, and the options that override settings."""
         named = self.args.config.value or os.environ.get("INVOKE_RUNTIME_CONFIG")
         with self._loading(named or "options"):
-            # Invoke passes over a file that is not there, and would act on other settings.
+            # Invoke ignores a missing file and would continue with other settings.
             if named and not Path(named).expanduser().is_file():
-                raise FileNotFoundError("no such file; --config takes the path of one")
+                raise FileNotFoundError("no such file; --config takes the path of a file")
             super().update_config(merge)
 
     def execute(self) -> None:
-        """Run the tasks; Ctrl-C ends with 130 whichever executor the configuration chose."""
+        """Run the tasks; Ctrl-C ends with 130 under every executor."""
         try:
             super().execute()
         except KeyboardInterrupt:
@@ -90,9 +90,9 @@ class ReleaseProgram(Program):
     def _parsing(self) -> Iterator[None]:
         try:
             yield
-        except (ParseError, ValueError) as error:  # int("x") of Invoke's own --list-depth
+        except (ParseError, ValueError) as error:  # a ValueError comes from Invoke's own --list-depth
             hint = "see release-tasks --list and release-tasks --help TASK"
-            refuse(f"{_sentence(error)} ({hint})", as_json=self._wants_json)
+            refuse(f"{_message_of(error)} ({hint})", as_json=self._wants_json)
         except Exit as error:
             if error.message and not isinstance(error, UsageExit):
                 refuse(error.message, as_json=self._wants_json)
@@ -102,22 +102,22 @@ class ReleaseProgram(Program):
     def _loading(self, source: str) -> Iterator[None]:
         try:
             yield
-        # A configuration file may be a Python program: it can fail with anything.
+        # A configuration file may be a Python program, which may raise any exception.
         except Exception as error:
             debug("cannot load %s", source, exc_info=True)
-            refuse(f"{source}: cannot be used: {_sentence(error)}", as_json=self._wants_json)
+            refuse(f"{source}: cannot be used: {_message_of(error)}", as_json=self._wants_json)
 
     @property
     def _wants_json(self) -> bool:
         return "--json" in (self.argv or sys.argv)
 
 
-def _sentence(error: Exception) -> str:
+def _message_of(error: Exception) -> str:
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def main() -> None:
-    """Run the suite's tasks on the command line's words, and exit."""
+    """Run the tasks of the command line, and exit."""
     try:
         ReleaseProgram(suite(), __version__).run()
     except KeyboardInterrupt:

@@ -1,4 +1,4 @@
-"""The configuration of a project, as ``inv`` merges it there and this package checks it."""
+"""The configuration of a project: merged like ``inv`` does, and checked."""
 
 from __future__ import annotations
 
@@ -18,42 +18,42 @@ from release_tasks.stages.preflight.gates.kinds import GATE_KINDS
 __all__ = ["KINDS", "load_project", "load_settings", "runtime_file", "settings_of"]
 
 KINDS = Kinds(assets=ASSET_KINDS, gates=GATE_KINDS)
-# Invoke's configuration levels that somebody wrote, strongest first; "_runtime_path" and its like name the file.
+# Invoke's configuration levels with values from users, highest priority first; "_runtime_path" etc. name the files.
 _LEVELS = ("_overrides", "_runtime", "_project", "_user", "_system")
 
 
 def load_project(folder: str | os.PathLike[str] = ".", overrides: Mapping[str, Any] | None = None) -> Settings:
-    """Return the settings of the project in ``folder``: what ``inv`` would act on there.
+    """Return the settings that ``inv`` would use in the project in ``folder``.
 
-    Its invoke.yaml (.yml, .json, .py), the files of user and system, and INVOKE_* variables; ``overrides`` wins over
-    all of the files, e.g. ``{"release": {"retention": 3}}``. Raises ConfigError with every mistake, UsageError for a
-    folder that does not exist.
+    The sources are its invoke.yaml (.yml, .json, .py), the files of user and system, and INVOKE_* variables.
+    ``overrides``, for example ``{"release": {"retention": 3}}``, take precedence over all files. Raises ConfigError
+    with all mistakes, UsageError for a folder that does not exist.
     """
     project = Path(os.path.abspath(folder))
     if not project.is_dir():
-        raise UsageError(f"{project} is no folder, so there is no project in it.")
+        raise UsageError(f"{project} is not a directory.")
     try:
         config = Config(project_location=project, overrides=_plain(overrides or {}))
         config.load_project()
-    # A configuration file may be a Python program: it can fail with anything.
+    # A configuration file may be a Python program, which may raise any exception.
     except Exception as error:
-        told = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError([f"{project}: its configuration cannot be used: {told}"]) from error
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ConfigError([f"{project}: its configuration cannot be used: {reason}"]) from error
     return _settings_from(config, project)
 
 
 def settings_of(ctx: Context) -> Settings:
-    """Check the configuration of this command line; raises ConfigError with every mistake, UsageError inside a drill.
+    """Check the configuration of this command line; raises ConfigError with all mistakes, UsageError inside a drill.
 
-    Its project is the folder that holds tasks.py, or the working folder when there is none.
+    The project is the folder that contains tasks.py, or the working folder without a tasks.py.
     """
-    # Invoke keeps it here, under 2.2 and 3.0 alike, and offers no public name for it.
+    # Invoke 2.2 and 3.0 store the folder here and offer no public name for it.
     prefix = getattr(ctx.config, "_project_prefix", None)
     return _settings_from(ctx.config, Path(os.path.abspath(prefix or ".")))
 
 
 def runtime_file(ctx: Context) -> Path | None:
-    """Return the file that ``inv -f`` or INVOKE_RUNTIME_CONFIG named, absolute, or None."""
+    """Return the absolute path of the file from ``inv -f`` or INVOKE_RUNTIME_CONFIG, or None."""
     path = getattr(ctx.config, "_runtime_path", None)
     return Path(path).absolute() if path else None
 
@@ -68,17 +68,17 @@ def _settings_from(config: Config, project: Path) -> Settings:
 def load_settings(
     raw: Mapping[str, Any], project: Path, source_of: Callable[[str], str] = lambda path: "invoke.yaml"
 ) -> Settings:
-    """Check the sections of ``raw`` with the kinds of this package; see ``config.load.load_settings``."""
+    """Check the sections of ``raw`` with the kinds of this package, like ``config.load.load_settings``."""
     return load.load_settings(raw, project, source_of, kinds=KINDS)
 
 
 def _refuse_live_project_in_drill(project: Path) -> None:
-    """Raise UsageError where a drill's service types ``inv``: Invoke looks upwards, and finds the live project."""
+    """Raise UsageError when the service of a drill runs ``inv``: Invoke searches upwards and finds the live project."""
     root = os.environ.get("RELEASE_TASKS_DRILL_ROOT")
     if root and not Path(os.path.realpath(project)).is_relative_to(os.path.realpath(root)):
         raise UsageError(
-            f"This runs in a drill, and the project in {project} is live. Start the service itself on the state below "
-            "RELEASE_TASKS_DRILL_ROOT, without inv."
+            f"This command runs in a drill, but the project in {project} is live. Start the service without inv, on "
+            "the state in RELEASE_TASKS_DRILL_ROOT."
         )
 
 
@@ -89,9 +89,9 @@ def _plain(value: Any) -> Any:
 
 
 def _apply_environment(raw: dict[str, Any], known: dict[str, Any]) -> set[str]:
-    """Put ``INVOKE_RELEASE_RETENTION`` and its like into ``raw`` as text; returns the dotted paths that it set.
+    """Copy variables such as ``INVOKE_RELEASE_RETENTION`` into ``raw`` as text; returns the dotted paths that it set.
 
-    Invoke would cast by the type of what it replaces, which turns ``false`` into True and ``soon`` into a traceback.
+    Invoke would cast a value to the type of the default: ``false`` would become True and ``soon`` a traceback.
     """
     overridden: set[str] = set()
     for path in {*_leaves(known), *_leaves(raw)}:
@@ -120,7 +120,7 @@ def _source_of(config: Config, path: str, overridden: set[str]) -> str:
         return "environment variable INVOKE_" + path.replace(".", "_").upper()
     best, name = 0, "configuration"
     for level in _LEVELS:
-        depth, tree = 0, getattr(config, level, None)  # how far down the path this level has anything to say
+        depth, tree = 0, getattr(config, level, None)  # the length of the path that this level defines
         for part in path.split("."):
             if not isinstance(tree, Mapping) or part not in tree:
                 break

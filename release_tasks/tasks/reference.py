@@ -1,4 +1,4 @@
-"""What docs/tasks/ says of each task by itself: its sentence, its usage and its flags, written between two comments."""
+"""The generated part of docs/tasks/: summary, usage and flags of each task, between two comments."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ def described_tasks(page: str) -> list[str]:
 
 
 def refreshed(page: str, namespace: Collection) -> str:
-    """Return a page with each of its blocks written anew; raises KeyError for a task that is not there."""
+    """Return a page with all its blocks regenerated; raises KeyError for a task that does not exist."""
     return _BLOCK.sub(lambda found: task_block(found["name"], namespace[found["name"]]), page)
 
 
 def task_block(name: str, task: StageTask) -> str:
-    """Return the comments of a task with what the code says of it between them, as Markdown."""
-    sentence = (task.__doc__ or "").strip().splitlines()[0]
-    lines = [sentence, "", "```text", *_usage(task.usage(name)), "```", ""]
+    """Return the generated block of a task as Markdown, with its two comments."""
+    summary = (task.__doc__ or "").strip().splitlines()[0]
+    lines = [summary, "", "```text", *_usage(task.usage(name)), "```", ""]
     lines += ["| flag | default | meaning |", "| --- | --- | --- |"]
     for argument in sorted(task.get_arguments(), key=lambda argument: not argument.positional):
         spelled = task.spelled(argument.attr_name or str(argument.name))
@@ -37,7 +37,7 @@ def task_block(name: str, task: StageTask) -> str:
 
 
 def _usage(line: str, width: int = 100) -> list[str]:
-    """Return a usage as lines, broken between flags."""
+    """Return a usage in lines, broken between flags."""
     rows = ["inv"]
     for word in re.findall(r"\[[^]]*\]|\S+", line):
         if len(rows[-1]) + len(word) >= width:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
 __all__ = ["collection"]
 
-_HEALTH_HELP = "Ask this URL instead of release.health.url."
-_STRICT_HELP = "A degraded service fails its health gate."
-_JUNIT_HELP = "Write the results of the gates as JUnit XML to this file."
-# What is typed on prepare reaches the preflight before it, so that a mistake is refused before any gate has run.
+_HEALTH_HELP = "Use this URL instead of release.health.url."
+_STRICT_HELP = "Fail the health gate for a degraded service."
+_JUNIT_HELP = "Write the results of the gates to this file, as JUnit XML."
+# Flags of prepare reach the preflight before it, so that a mistake is refused before any gate runs.
 _SHARED = ("health_url", "strict", "json", "release_id", "retention")
 _EXECUTOR_LINE = "tasks: {executor_class: release_tasks.executor.StageExecutor}"
 
@@ -39,8 +39,8 @@ _EXECUTOR_LINE = "tasks: {executor_class: release_tasks.executor.StageExecutor}"
     iterable=["only", "skip"],
     help={
         "health_url": _HEALTH_HELP,
-        "only": "Run only these gates; may be repeated, commas separate.",
-        "skip": "Leave these gates out; a release cannot be prepared then.",
+        "only": "Run only these gates; repeat the flag or separate names with commas.",
+        "skip": "Leave these gates out; no release can be prepared with them left out.",
         "junit": _JUNIT_HELP,
         "strict": _STRICT_HELP,
     },
@@ -58,8 +58,8 @@ def preflight(
     retention: str | None = None,
 ) -> None:
     """Run every gate: build, tests, health, interfaces; exit 1 when one fails."""
-    # Deferred means that a prepare follows, which shows the gates and gives the verdict on them. An id that is taken is
-    # refused before any gate has run.
+    # Deferred means that a prepare follows, which shows the gates and their verdict. An id that already exists is
+    # refused before any gate runs.
     with session(ctx, json) as current:
         _apply_flags(current, health_url, strict, retention)
         if current.is_dry:
@@ -71,7 +71,7 @@ def preflight(
             from release_tasks.stages.prepare import begin_release
 
             with current.progress() as emit:
-                chosen = begin_release(current.settings, release_id, emit=emit, notices=current.notices)
+                chosen = begin_release(current.settings, release_id, emit=emit, notices=current.notifications)
         run = run_gates(current, chosen, words_flag(only), words_flag(skip))
         record(ctx, "preflight", (run, (health_url, strict)))
         if junit:
@@ -85,8 +85,8 @@ def preflight(
     shares=_SHARED,
     help={
         "health_url": _HEALTH_HELP,
-        "release_id": "The release's id; made of version and time when left out.",
-        "retention": "Keep this many release snapshots instead of release.retention.",
+        "release_id": "The id of the release; generated from version and time when left out.",
+        "retention": "Retain this many release snapshots instead of release.retention.",
         "junit": _JUNIT_HELP,
         "strict": _STRICT_HELP,
     },
@@ -114,7 +114,7 @@ def prepare(
 
         with current.progress() as emit:
             manifest = prepare_release(
-                current.settings, preflight=run, release_id=release_id, emit=emit, notices=current.notices
+                current.settings, preflight=run, release_id=release_id, emit=emit, notices=current.notifications
             )
         current.answer(manifest, lambda screen: show_manifest(screen, manifest))
         current.fail_unless(manifest.status == "ready")
@@ -122,12 +122,12 @@ def prepare(
 
 @stage(
     help={
-        "snapshot": "The snapshot to restore; the newest release snapshot when left out.",
+        "snapshot": "The snapshot to restore; the latest release snapshot when left out.",
         "health_url": _HEALTH_HELP,
         "restart_command": "Start the service with this instead of release.restart.command.",
-        "plan": "Say exactly what would change, and change nothing.",
-        "force": "Restore even if the snapshot is live already, or cannot be verified because an older tool took it.",
-        "wait": "Wait this long for another run's lock, e.g. 10m.",
+        "plan": "Show exactly what would change, and change nothing.",
+        "force": "Restore even if the snapshot is already live, or cannot be verified because an older tool took it.",
+        "wait": "Wait this long for the lock of another run, e.g. 10m.",
     },
 )
 def rollback(
@@ -140,7 +140,7 @@ def rollback(
     wait: str | None = None,
     json: bool = False,
 ) -> None:
-    """Restore the newest or a given snapshot whole, restart, ask health, and write it down."""
+    """Restore the latest or a given snapshot completely, restart, check health, and record it."""
     with session(ctx, json) as current:
         from release_tasks.report.answers import show_outcome
         from release_tasks.stages.rollback.engine import roll_back
@@ -151,23 +151,23 @@ def rollback(
             _show_plan(current, typed)
             return
         with current.progress() as emit:
-            outcome = roll_back(current.settings, **typed, emit=emit, notices=current.notices)
+            outcome = roll_back(current.settings, **typed, emit=emit, notices=current.notifications)
         current.answer(outcome, lambda screen: show_outcome(screen, outcome))
         current.fail_unless(outcome.status != "failed")
 
 
 @stage()
 def recover(ctx: Context, json: bool = False) -> None:
-    """Finish or undo an interrupted rollback; quick and harmless when there is nothing to do."""
+    """Finish or undo an interrupted rollback; fast, and without effect when there is none."""
     with session(ctx, json) as current:
         from release_tasks.stages.rollback.recovery import recover
 
         with current.progress() as emit:
-            report = recover(current.settings, look_only=current.is_dry, emit=emit, notices=current.notices)
+            report = recover(current.settings, look_only=current.is_dry, emit=emit, notices=current.notifications)
         current.answer(report, lambda screen: screen.verdict(report.status, report.detail))
 
 
-@stage(help={"limit": "Show this many releases and snapshots, the newest ones."})
+@stage(help={"limit": "Show this many of the latest releases and snapshots."})
 def status(ctx: Context, limit: str = "10", json: bool = False) -> None:
     """Show releases, snapshots, the last rollback and who holds the lock."""
     with session(ctx, json) as current:
@@ -198,14 +198,14 @@ def _show_differences(screen: Screen, found: Comparison) -> None:
     rows = [(each.where, each.what, each.how, each.before or "", each.after or "") for each in found.differences]
     screen.table(("WHERE", "SUBJECT", "CHANGE", "BEFORE", "AFTER"), rows)
     if not rows:
-        screen.line(f"{found.before} and {found.after} differ in nothing that was recorded.")
+        screen.line(f"No recorded value of {found.before} and {found.after} differs.")
     for note in found.notes:
         screen.note(note)
 
 
 @stage(help={"snapshot": "Verify only this snapshot."})
 def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> None:
-    """Digest every snapshot again, check its databases and what is attested; exit 1 when a byte is not as recorded."""
+    """Verify digests, databases and attestations of every snapshot; exit 1 when a byte does not match the record."""
     with session(ctx, json) as current:
         from release_tasks.report.answers import show_verdicts
         from release_tasks.stages.verify import verify_snapshots
@@ -216,13 +216,13 @@ def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> Non
         if not current.as_json:
             show_verdicts(current.screen, found.snapshots, found.attestations)
             if not found.snapshots:
-                current.screen.line("There are no snapshots yet.")
+                current.screen.line("There are no snapshots yet. Take one: inv release.prepare")
         current.fail_unless(found.is_good)
 
 
-@stage(help={"limit": "Show this many events, the newest ones."})
+@stage(help={"limit": "Show this many of the latest events."})
 def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
-    """Verify the chain of the audit log and show its newest events; exit 1 when it is broken."""
+    """Verify the chain of the audit log and show its latest events; exit 1 when it is broken."""
     with session(ctx, json) as current:
         from release_tasks.stages.verify import verify_audit
 
@@ -230,7 +230,7 @@ def audit(ctx: Context, limit: str = "20", json: bool = False) -> None:
 
 
 def answer_audit(current: Session, limit: str, verify: Callable[[], AuditVerdict]) -> None:
-    """Answer with the newest events of the log that ``verify`` reads, and end with 1 when its chain is broken."""
+    """Answer with the latest events of the log that ``verify`` reads, and end with 1 when its chain is broken."""
     from release_tasks.report.answers import audit_document, show_audit
 
     count = number_flag("limit", limit)
@@ -242,7 +242,7 @@ def answer_audit(current: Session, limit: str, verify: Callable[[], AuditVerdict
 def run_gates(
     current: Session, release_id: str | None, only: list[str] | None = None, skip: list[str] | None = None
 ) -> PreflightRun:
-    """Run gates with progress on stderr; what ``gate.*`` and ``release.preflight`` have in common."""
+    """Run gates with progress on stderr, for ``gate.*`` and ``release.preflight``."""
     from release_tasks.stages.preflight.engine import run_preflight
 
     with current.progress() as emit:
@@ -270,16 +270,16 @@ def _apply_flags(current: Session, health_url: str | None, strict: bool, retenti
 
 
 def _preflight_of(ctx: Context, typed: tuple[str | None, bool]) -> PreflightRun:
-    """Return the preflight that ran before; refuses one that ran with another --health-url or --strict."""
+    """Return the preflight that ran before; raises UsageError if it ran with another --health-url or --strict."""
     recorded = cast("tuple[PreflightRun, tuple[str | None, bool]] | None", recall(ctx, "preflight"))
     if recorded is None:
-        raise UsageError("release.prepare needs release.preflight to run before it, as its pre-task.")
+        raise UsageError("release.preflight must run before release.prepare, as its pre-task.")
     run, used = recorded
     if used != typed:
         hint = "" if runs_under_stage_executor(ctx) else f" Add this to invoke.yaml: {_EXECUTOR_LINE}"
         raise UsageError(
             f"release.prepare was given --health-url {typed[0]} and --strict {typed[1]}, but its gates ran with "
-            f"{used[0]} and {used[1]}, because Invoke's own executor passes no flags on.{hint}"
+            f"{used[0]} and {used[1]}, because Invoke's own executor does not pass flags on.{hint}"
         )
     return run
 
@@ -304,7 +304,7 @@ def _show_dry_prepare(current: Session) -> None:
     assets = {key: str(asset.path) for key, asset in current.settings.release.assets.items()}
     current.answer({"status": "dry", "assets": assets})
     if not current.as_json:
-        current.screen.line("Would capture, once every gate has passed:")
+        current.screen.line("Would capture, after every gate has passed:")
         for key, path in assets.items():
             current.screen.note(f"{key}: {path}")
 
@@ -320,8 +320,7 @@ def _show_plan(current: Session, typed: dict[str, Any]) -> None:
         current.screen.table(
             ("ASSET", "ACTION", "REASON"), [(change.key, change.action, change.detail) for change in plan.changes]
         )
-        for sentence in plan.diagnostics:
-            current.screen.note(sentence)
+        current.screen.note(*plan.diagnostics)
 
 
 collection = Collection("release")

@@ -1,4 +1,4 @@
-"""``release.report``: a release as one page for a browser."""
+"""The task ``release.report``: one release as an HTML page."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ __all__ = ["report"]
 
 @stage(
     help={
-        "release_id": "The release to report on; the newest one when left out, also a blocked one.",
+        "release_id": "The release to report on; the latest one, ready or blocked, when left out.",
         "output": "Write the page to this file instead of reports/ in the pipeline folder.",
     }
 )
 def report(ctx: Context, release_id: str | None = None, output: str | None = None, json: bool = False) -> None:
-    """Write a self-contained HTML page of a release: gates, health, snapshot, way back, history, audit."""
+    """Write a self-contained HTML page of a release: gates, health, snapshot, rollback options, history, audit."""
     with session(ctx, json) as current:
         if importlib.util.find_spec("jinja2") is None:
             raise UsageError("release.report needs an extra: pip install 'release-tasks[report]'")
@@ -41,7 +41,7 @@ def report(ctx: Context, release_id: str | None = None, output: str | None = Non
             current.answer({"status": "dry", "releaseId": file.release_id, "output": str(target)})
             current.screen.line(f"Would write the page of {file.release_id} to {target}")
             return
-        current.screen.step(f"read what is known of {file.release_id}, and digest its snapshot again")
+        current.screen.step(f"read the records of {file.release_id} and verify its snapshot")
         page = gather(current.settings, file)
         write_atomic(target, render(page))
         word = page.verdict.word
@@ -52,12 +52,12 @@ def report(ctx: Context, release_id: str | None = None, output: str | None = Non
 
 
 def _target(pipeline: Pipeline, typed: str | None, release_id: str) -> Path:
-    """Return where the page goes; raises UsageError where none can be written."""
+    """Return the path of the page; raises UsageError for a path that cannot be written."""
     if typed is None:
         return pipeline.root / "reports" / f"{release_id}.html"
     target = path_flag("output", typed, "file")
     if target.is_dir() or typed.endswith("/"):
-        raise UsageError(f"--output: {typed!r} is a folder. Name a file in it, such as {release_id}.html.")
+        raise UsageError(f"--output: {typed!r} is a directory. Name a file in it, such as {release_id}.html.")
     if not target.parent.is_dir():
-        raise UsageError(f"--output: the folder {target.parent} does not exist. Make it, or name a file elsewhere.")
+        raise UsageError(f"--output: {target.parent} does not exist. Create this directory, or name a file elsewhere.")
     return target

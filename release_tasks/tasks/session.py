@@ -1,4 +1,4 @@
-"""What every task does around its stage: signals, exit codes, one JSON document or a readable answer."""
+"""The frame of every task: signals, exit codes, and one answer, as a JSON document or for people."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ __all__ = ["Session", "session"]
 
 
 class Session:
-    """One task at work: its settings, what a person follows it on, and its one answer."""
+    """One running task: its settings, its screen, and its one answer."""
 
     def __init__(self, ctx: Context, as_json: bool) -> None:
         self.ctx = ctx
         self.as_json = as_json
-        self.is_dry = bool(ctx.config.run.dry)  # Invoke itself only silences ``ctx.run`` then
+        self.is_dry = bool(ctx.config.run.dry)  # Invoke's own --dry only affects ``ctx.run``
         self.exit_code = ExitCode.DONE
         self._answer: dict[str, Any] | None = None
 
@@ -53,30 +53,30 @@ class Session:
 
     @functools.cached_property
     def screen(self) -> Screen:
-        """Where a person reads along; with ``--json`` all of it goes to stderr."""
+        """The output for people; with ``--json`` all of it goes to stderr."""
         from release_tasks.report.screen import Screen
 
         return Screen(sys.stderr if self.as_json else sys.stdout)
 
     @contextlib.contextmanager
     def progress(self) -> Iterator[Emit]:
-        """Show on stderr what a stage tells while the block runs; what comes after it is written below."""
+        """Show the events of a stage on stderr while the block runs."""
         from release_tasks.report.display import display_for
 
         with display_for(self.screen, answers_here=not self.as_json) as display:
             yield display
 
     @functools.cached_property
-    def notices(self) -> Notifications:
-        """What the stage announces with; the task waits for it once its own answer is given."""
+    def notifications(self) -> Notifications:
+        """The notifications of the stage; the task waits for them after its answer."""
         from release_tasks.stages.notifications.sending import Notifications
 
         return Notifications(self.settings, self.screen.step, pipeline=self.pipeline)
 
     def answer(self, document: object, show: Callable[[Screen], None] | None = None, **first: Any) -> None:
-        """Answer with ``document``, a record or JSON values, after the keys of ``first``: printed when the task ends.
+        """Answer with the keys of ``first``, then ``document``: a record or JSON values, printed when the task ends.
 
-        Without ``--json`` a person reads at once what ``show`` writes.
+        Without ``--json``, ``show`` writes the answer for people immediately.
         """
         from release_tasks.core.codec import encode
 
@@ -85,20 +85,20 @@ class Session:
             show(self.screen)
 
     def print_document(self) -> None:
-        """Print it; stdout must be the task's own again."""
+        """Print the document; stdout must not be redirected any more."""
         if self.as_json and self._answer is not None:
             from release_tasks.core.canonical import canonical_bytes, pretty_bytes
 
             text = pretty_bytes(self._answer).decode()
             try:
                 text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
-            except UnicodeEncodeError:  # JSON can spell every letter in ASCII
+            except UnicodeEncodeError:  # JSON can escape every character in ASCII
                 text = canonical_bytes(self._answer).decode() + "\n"
             sys.stdout.write(inert_json(text))
             sys.stdout.flush()
 
-    def tell_runner(self) -> None:
-        """Tell the runner of GitHub Actions, where one listens, how it ended."""
+    def report_to_runner(self) -> None:
+        """Report the answer to the runner of GitHub Actions, if there is one."""
         if is_listening() and self._answer is not None and not self.is_dry:
             from release_tasks.report.github import report_to_github
             from release_tasks.report.screen import unfailing
@@ -107,51 +107,51 @@ class Session:
             report_to_github(self._answer, int(self.exit_code), stream, os.environ)
 
     def fail_unless(self, is_good: bool) -> None:
-        """End with 1 when the verdict is negative, once everything is shown."""
+        """Set exit code 1 for a negative verdict."""
         if not is_good:
             self.exit_code = ExitCode.NEGATIVE
 
 
 @contextlib.contextmanager
 def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
-    """Run one task: turn what can go wrong into a sentence, one document and the documented exit code.
+    """Run one task: turn errors into one message, one document and the documented exit code.
 
-    Raises invoke.Exit with a code other than 0 for everything an operator or a service can cause; a traceback of
-    it is shown only with INVOKE_DEBUG set. Defects of this package come through as they are.
+    Raises invoke.Exit with a nonzero code for every error that an operator or a service can cause; its traceback is
+    shown only when INVOKE_DEBUG is set. Exceptions from defects of this package are not caught.
     """
     current = Session(ctx, as_json)
-    ended: Exit | None = None
+    exit_: Exit | None = None
     try:
-        with interruptible(), _stdout_kept_free() if as_json else contextlib.nullcontext():
+        with interruptible(), _stdout_reserved() if as_json else contextlib.nullcontext():
             yield current
         current.print_document()
-        current.tell_runner()
+        current.report_to_runner()
     except UsageExit:
         raise
     except StageError as error:
-        ended = _ended(current, error.exit_code, error.message)
+        exit_ = _error_exit(current, error.exit_code, error.message)
     except (Interrupted, KeyboardInterrupt) as error:
-        if "notices" in vars(current):
-            current.notices.give_up()
-        ended = _ended(current, _code_of(error), "Interrupted; nothing is left half-done.")
+        if "notifications" in vars(current):
+            current.notifications.give_up()
+        exit_ = _error_exit(current, _code_of(error), "Interrupted; nothing is left half-done.")
     except BrokenPipeError:
-        # The reader of our output went away; pointing stdout elsewhere keeps Python from complaining at exit.
+        # The reader of stdout is gone. Redirect stdout, or Python would report an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        ended = Exit(code=int(current.exit_code))
+        exit_ = Exit(code=int(current.exit_code))
     except OSError as error:
-        ended = _ended(current, ExitCode.NEGATIVE, describe_error(error))
-    if ended is None and current.exit_code is not ExitCode.DONE:
-        ended = Exit(code=int(current.exit_code))
+        exit_ = _error_exit(current, ExitCode.NEGATIVE, describe_error(error))
+    if exit_ is None and current.exit_code is not ExitCode.DONE:
+        exit_ = Exit(code=int(current.exit_code))
     try:
-        if "notices" in vars(current):
+        if "notifications" in vars(current):
             with interruptible():
-                current.notices.finish()
+                current.notifications.finish()
     except (Interrupted, KeyboardInterrupt) as error:
-        # The result stands, but nothing may go on after a run that was stopped, such as a deploy after a prepare.
-        sentence = "Interrupted while notices were sent; the result above stands."
-        ended = ended or Exit(message=sentence, code=int(_code_of(error)))
-    if ended is not None:
-        raise ended
+        # The result is final, but nothing may follow an interrupted run, such as a deploy after a prepare.
+        message = "Interrupted while notifications were sent; the result above is final."
+        exit_ = exit_ or Exit(message=message, code=int(_code_of(error)))
+    if exit_ is not None:
+        raise exit_
 
 
 def _code_of(error: Interrupted | KeyboardInterrupt) -> ExitCode:
@@ -159,13 +159,13 @@ def _code_of(error: Interrupted | KeyboardInterrupt) -> ExitCode:
 
 
 @contextlib.contextmanager
-def _stdout_kept_free() -> Iterator[None]:
-    """Send to stderr whatever a plugin prints, also below Python or in a process of its own.
+def _stdout_reserved() -> Iterator[None]:
+    """Redirect stdout to stderr, for Python code, C libraries and child processes alike.
 
-    With ``--json`` stdout belongs to the document alone.
+    With ``--json`` stdout must contain only the document, although a plugin may print.
     """
     with contextlib.ExitStack() as undo:
-        with contextlib.suppress(OSError, ValueError):  # a stream that is no file has no number
+        with contextlib.suppress(OSError, ValueError):  # a stream that is not a file has no descriptor
             stdout, stderr = sys.stdout.fileno(), sys.stderr.fileno()
             sys.stdout.flush()
             kept = os.dup(stdout)
@@ -176,14 +176,14 @@ def _stdout_kept_free() -> Iterator[None]:
         yield
 
 
-def _ended(current: Session, code: ExitCode, message: str) -> Exit:
+def _error_exit(current: Session, code: ExitCode, message: str) -> Exit:
     if os.environ.get("INVOKE_DEBUG"):
         traceback.print_exc()
     current.exit_code = code
     current.answer({"status": "error", "exitCode": int(code), "message": message})
     current.print_document()
     with contextlib.suppress(BrokenPipeError):
-        current.tell_runner()
+        current.report_to_runner()
     from release_tasks.report.screen import for_person
 
     return Exit(message=for_person(message, os.environ), code=int(code))

@@ -1,4 +1,4 @@
-"""The words an operator types: one module per collection, and the whole suite as one namespace."""
+"""The namespace of the whole suite."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["suite"]
 
 @functools.cache
 def suite() -> Collection:
-    """Return the namespace with every task; importing it loads nothing that a task would only need later."""
+    """Return the namespace with every task, without the libraries that only a running task needs."""
     from release_tasks.tasks.gate import collection as gate
     from release_tasks.tasks.gateway import collection as gateway
     from release_tasks.tasks.pairing import collection as pairing

@@ -1,4 +1,4 @@
-"""The task ``release.watch``: the time after a deploy."""
+"""The task ``release.watch``: health after a deploy."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ __all__ = ["watch"]
 @stage(
     help={
         "for_": "Watch this long instead of release.watch.for, e.g. 10m.",
-        "interval": "Look this often instead of release.watch.interval, e.g. 10s.",
-        "rollback": "When the release is degraded, roll back once to the state before it.",
-        "health_url": "Ask this URL instead of release.health.url.",
+        "interval": "Take a sample this often instead of release.watch.interval, e.g. 10s.",
+        "rollback": "Roll back once to the state before the release if it is degraded.",
+        "health_url": "Use this URL instead of release.health.url.",
     },
 )
 def watch(
@@ -50,7 +50,7 @@ def watch(
             _show_dry(current, settings)
             return
         with current.progress() as emit:
-            report = watch_release(settings, emit=emit, notices=current.notices)
+            report = watch_release(settings, emit=emit, notices=current.notifications)
         document = encode(report)
         current.answer(document, lambda screen: show_watch(screen, document, report.rollback))
         current.exit_code = ExitCode(report.exit_code)
@@ -68,7 +68,7 @@ def _show_dry(current: Session, settings: Settings) -> None:
     times = {"for": show_duration(rules.for_), "interval": show_duration(rules.interval)}
     current.answer({"status": "dry", "releaseId": release, **times, "rollbackTo": target})
     if not current.as_json:
-        watched = f"release {release}" if release else "the service, of which there is no ready release"
-        current.screen.line(f"Would look at {watched} every {times['interval']} for {times['for']}.")
+        subject = f"release {release}" if release else "the service, which has no ready release"
+        current.screen.line(f"Would watch {subject} every {times['interval']} for {times['for']}.")
         if rules.rollback:
             current.screen.line(f"Would roll back to {target} if it is degraded." if target else ground.hindrance)

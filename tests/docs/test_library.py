@@ -202,7 +202,7 @@ def test_overrides_are_named_in_their_mistakes(folder: Path) -> None:
 
 def test_a_project_that_is_not_there(tmp_path: Path) -> None:
     """A typing mistake is no project with nothing in it."""
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a directory"):
         load_project(tmp_path / "projct")
 
 

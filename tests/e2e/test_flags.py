@@ -71,7 +71,7 @@ def test_left_out_gate_blocks_the_release(scratch):
 
 
 REFUSED = [
-    ("gate.run --help", "--help stands where a value is expected"),
+    ("gate.run --help", "expected a value, got --help"),
     ("gate.run nonesuch", "nonesuch"),
     ("release.preflight --only nonesuch", "nonesuch"),
     ("release.rollback --snapshot nonesuch", "nonesuch"),

@@ -58,7 +58,7 @@ def test_from_a_request_to_a_revocation(scratch: Any, credentials: Path, ask: Ca
     assert (again.returncode, again.stdout) == (1, "")
     assert "inv pairing.list telegram" in again.stderr
     revoked = scratch.run("pairing.revoke", "telegram", "4711")
-    assert (revoked.returncode, revoked.stdout) == (0, "REVOKED  4711 is blocked on telegram from now on.\n")
+    assert (revoked.returncode, revoked.stdout) == (0, "REVOKED  4711 is now blocked on telegram.\n")
     assert not Pairing(PairingConfig(credentials=credentials)).is_admitted(Channel.TELEGRAM, "4711")
     log = scratch.document("pairing.audit")
     kinds = ["pairing.requested", "pairing.approved", "pairing.refused", "pairing.revoked"]
@@ -123,7 +123,7 @@ def test_an_expired_code_is_refused_and_says_what_to_do(scratch: Any, credential
     done = scratch.run("pairing.approve", "telegram", found.code)
     assert (done.returncode, done.stdout) == (1, "")
     assert "The code of 4711 has expired. Let the sender write again to get a new one." in done.stderr
-    assert "Nobody waits" in scratch.run("pairing.list", "telegram").stdout
+    assert "no pending requests" in scratch.run("pairing.list", "telegram").stdout
     log = AuditLog(folder / "pairing-audit.log").verify()
     assert log.intact and log.events[-1]["event"] == "pairing.refused"
 

@@ -37,7 +37,7 @@ def test_a_report_on_nothing_says_what_to_type(scratch: Any) -> None:
     for words, told in (
         (("--release-id", "v9"), "There is no release 'v9'. The newest are: v1."),
         (("--release-id", "../v1"), "../v1"),
-        (("--output", "."), "is a folder. Name a file in it, such as v1.html."),
+        (("--output", "."), "is a directory. Name a file in it, such as v1.html."),
         (("--output", "new/"), "is a folder."),
         (("--output", "none/page.html"), f"the folder {scratch.root / 'none'} does not exist."),
         (("--output", ""), "--output: expected a value"),

@@ -111,7 +111,7 @@ def test_dry_says_what_it_would_do_and_changes_nothing(deployed):
     before, asked = deployed.tree(), deployed.health.requests
     done = deployed.run("--dry", "release.watch", "--rollback", "--for", "1m", "--interval", "5s")
     assert done.returncode == 0
-    assert "Would look at release v1 every 5s for 1m." in done.stdout
+    assert "Would watch release v1 every 5s for 1m." in done.stdout
     assert "Would roll back to v1_snapshot_" in done.stdout
     assert (deployed.tree(), deployed.health.requests) == (before, asked)
 

@@ -1,7 +1,7 @@
-"""Invoke adapter: stages are tasks whose flags and results travel along pre/post edges.
+"""Invoke adapter: stages are tasks that share flags and results with their pre- and post-tasks.
 
-Chosen by ``tasks.executor_class: release_tasks.executor.StageExecutor`` in invoke.yaml. Imports
-nothing but Invoke and the standard library, so that ``inv --list`` stays fast.
+invoke.yaml selects it with ``tasks.executor_class: release_tasks.executor.StageExecutor``. It imports only Invoke and
+the standard library, so that ``inv --list`` stays fast.
 """
 
 from __future__ import annotations
@@ -29,98 +29,98 @@ __all__ = [
 
 
 class StageExecutor(Executor):
-    """Runs each stage once per command line, with the flags typed on the stages around it.
+    """Runs each stage once per command line, with the flags given to the stages that share them.
 
-    Plain tasks keep Invoke's own rules.
+    Other tasks follow Invoke's own rules.
     """
 
     wants_json = False
 
     def execute(self, *tasks: str | tuple[str, dict[str, Any]] | ParserContext) -> dict[Task[Any], Any]:
-        """Run the tasks; what ``Executor.execute`` takes and returns.
+        """Run the tasks; parameters and result are those of ``Executor.execute``.
 
         Raises:
-            UsageExit: typed values contradict each other or cannot be; nothing ran.
-            Exit: with code 130 or 143, a signal ended the run.
+            UsageExit: given values are invalid or contradict each other; nothing ran.
+            Exit: a signal ended the run; the code is 130 or 143.
         """
         with ledger_of_run(self.config):
             try:
-                self._try_environment()
+                self._check_environment()
                 return super().execute(*tasks)
             except (AmbiguousEnvVar, UncastableEnvVar) as error:
                 refuse(f"environment: {error}", as_json=self.wants_json)
-            except KeyboardInterrupt:  # which Program.run would turn into exit code 1
+            except KeyboardInterrupt:  # Program.run would turn it into exit code 1
                 raise Exit(code=int(ExitCode.SIGINT)) from None
             except Interrupted as stop:
                 raise Exit(code=int(stop.exit_code)) from None
 
-    def _try_environment(self) -> None:
-        # Invoke casts INVOKE_* variables by the type of the value they replace, and lets int("soon") through.
+    def _check_environment(self) -> None:
+        # Invoke casts INVOKE_* variables to the type of the value that they replace, without catching ValueError.
         try:
             self.config.load_shell_env()
         except ValueError as error:
             refuse(f"environment: an INVOKE_* variable does not fit its key: {error}", as_json=self.wants_json)
         except TypeError:
-            # It makes a variable's name of every key, and YAML reads a bare on or yes, or digits, as something else.
-            path = _key_that_is_no_text(self.config)
+            # Invoke makes a variable name of every key, and YAML reads on, yes or digits as other types than text.
+            path = _non_text_key(self.config)
             if path is None:
                 raise
             why = "YAML reads a bare on, off, yes or no as true or false, and digits as a number"
             refuse(f"configuration: {path}: a key that is not text; {why}", as_json=self.wants_json)
 
     def normalize(self, tasks: tuple[str | tuple[str, dict[str, Any]] | ParserContext, ...]) -> list[Call]:
-        """Make calls of what was asked for, and remember what of it was typed."""
+        """Return the calls of the command line, with the arguments that were given explicitly."""
         calls = super().normalize(tasks)
-        asked = tasks or ("",) * len(calls)  # a collection's default task was not asked for
+        requested = tasks or ("",) * len(calls)  # a collection's default task has no arguments
         return [
-            StageCall(call.task, call.called_as, call.args, call.kwargs, _typed(what), is_direct=True)
+            StageCall(call.task, call.called_as, call.args, call.kwargs, _given(request), is_direct=True)
             if isinstance(call.task, StageTask)
             else call
-            for call, what in zip(calls, asked, strict=True)
+            for call, request in zip(calls, requested, strict=True)
         ]
 
     def expand_calls(self, calls: list[Call]) -> list[Call]:
         """Add pre- and post-tasks, and merge all calls of one stage.
 
-        Done here and not in ``dedupe``, which ``--no-dedupe`` leaves out: a release that is
-        prepared or rolled back twice by one command line is never what was meant.
+        This happens here and not in ``dedupe``, which ``--no-dedupe`` skips: one command line must never prepare a
+        release or roll back twice.
         """
         plan = Plan(calls, self.label)
         self.wants_json = plan.wants_json
         try:
-            plan.settle()
+            plan.resolve()
         except UsageError as error:
             refuse(error.message, as_json=self.wants_json)
         return plan.in_order()
 
     def label(self, stage: StageTask) -> str:
-        """The dotted name of a stage, also of one that only a pre or post list mentions."""
+        """Return the dotted name of a stage, even if only a pre or post list mentions it."""
         for name in self.collection.task_names:
             if self.collection[name] == stage:
                 return name
         return stage.name
 
 
-def _key_that_is_no_text(tree: Any, above: str = "") -> str | None:
-    """Return the dotted path of the first key that Invoke cannot make a name of, if there is one."""
+def _non_text_key(tree: Any, above: str = "") -> str | None:
+    """Return the dotted path of the first key that is not text, or None."""
     for key, value in tree.items():
         if not isinstance(key, str):
             return f"{above}{key}"
-        found = _key_that_is_no_text(value, f"{above}{key}.") if hasattr(value, "items") else None
+        found = _non_text_key(value, f"{above}{key}.") if hasattr(value, "items") else None
         if found is not None:
             return found
     return None
 
 
-def _typed(asked: str | tuple[str, dict[str, Any]] | ParserContext) -> dict[str, Any]:
-    """The arguments that somebody spelled out, without those that are only defaults."""
-    if isinstance(asked, str):
+def _given(request: str | tuple[str, dict[str, Any]] | ParserContext) -> dict[str, Any]:
+    """Return the arguments that were given explicitly, without defaults."""
+    if isinstance(request, str):
         return {}
-    if not isinstance(asked, ParserContext):
-        return dict(asked[1])
+    if not isinstance(request, ParserContext):
+        return dict(request[1])
     return {
         argument.name: argument.value
-        for argument in asked.args.values()
-        # A counting flag starts out as its default, and so always "got" a value.
+        for argument in request.args.values()
+        # A counting flag starts as its default, so Invoke reports that it always got a value.
         if argument.got_value and not (argument.incrementable and argument.value == argument.default)
     }

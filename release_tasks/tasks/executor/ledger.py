@@ -1,4 +1,4 @@
-"""Results that one stage leaves for the stages that run after it in the same command line."""
+"""Results that a stage records for later stages of the same command line."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ class _Ledger:
     results: dict[str, object] = field(default_factory=dict)
 
 
-# The Config is the one object that all tasks of a run have in common under any executor. It keeps
-# its own attributes beside its settings, in __dict__; a clone of it starts without a ledger.
+# The Config is the only object that all tasks of a run share under every executor. Its __dict__ contains its own
+# attributes apart from the settings; a clone starts without a ledger.
 _LEDGER = "_release_ledger"
 
 
 @contextmanager
 def ledger_of_run(config: Config) -> Iterator[None]:
-    """Give a run under StageExecutor a ledger of its own, empty at first and gone afterwards."""
+    """Provide a new ledger for a run under StageExecutor, and remove it afterwards."""
     outer = vars(config).get(_LEDGER)
     vars(config)[_LEDGER] = _Ledger(is_stage_executor=True)
     try:
@@ -34,7 +34,7 @@ def ledger_of_run(config: Config) -> Iterator[None]:
 
 
 def record(ctx: Context, name: str, value: object) -> None:
-    """Leave a result for the stages that run later in this command line."""
+    """Record a result for later stages of this command line."""
     ledger = vars(ctx.config).get(_LEDGER)
     if ledger is None:
         ledger = vars(ctx.config)[_LEDGER] = _Ledger()
@@ -42,12 +42,12 @@ def record(ctx: Context, name: str, value: object) -> None:
 
 
 def recall(ctx: Context, name: str) -> object | None:
-    """What an earlier stage of this command line recorded under this name, or None."""
+    """Return the result that an earlier stage of this command line recorded under this name, or None."""
     ledger = vars(ctx.config).get(_LEDGER)
     return None if ledger is None else ledger.results.get(name)
 
 
 def runs_under_stage_executor(ctx: Context) -> bool:
-    """Whether flags travel and stages run once; False under Invoke's stock executor."""
+    """Return whether StageExecutor runs the tasks; False under Invoke's own executor."""
     ledger = vars(ctx.config).get(_LEDGER)
     return ledger is not None and ledger.is_stage_executor

@@ -1,4 +1,4 @@
-"""What one command line runs: every stage once, with the values typed on the stages around it."""
+"""The plan of one command line: every stage runs once, with the values given to the stages that share them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Plan", "StageCall"]
 
 
 class StageCall(Call):
-    """A call whose ``typed`` arguments are told apart from those that are only defaults."""
+    """A call that separates the ``given`` arguments from defaults."""
 
     def __init__(
         self,
@@ -23,31 +23,31 @@ class StageCall(Call):
         called_as: str | None = None,
         args: tuple[Any, ...] | None = None,
         kwargs: dict[str, Any] | None = None,
-        typed: dict[str, Any] | None = None,
+        given: dict[str, Any] | None = None,
         is_direct: bool = False,
     ) -> None:
         super().__init__(task, called_as=called_as, kwargs=task.by_name(args or (), kwargs or {}))
-        self.typed = dict(self.kwargs) if typed is None else typed
+        self.given = dict(self.kwargs) if given is None else given
         self.is_direct = is_direct
 
 
 @dataclass(eq=False)
 class _Node:
-    """What runs once: a stage with all its calls merged, or one call of a plain task."""
+    """A unit that runs once: a stage with all its calls merged, or one call of another task."""
 
     call: Call
     after: list[_Node] = field(default_factory=list)
-    typed: list[tuple[str, Any]] = field(default_factory=list)
+    given: list[tuple[str, Any]] = field(default_factory=list)
 
     @property
     def stage(self) -> StageTask:
-        """The stage of a node that is one."""
+        """The stage, for the node of a stage."""
         assert isinstance(self.call.task, StageTask)
         return self.call.task
 
 
 class Plan:
-    """The calls of one command line, with every stage merged into one node."""
+    """The calls of one command line, with all calls of a stage merged into one node."""
 
     def __init__(self, calls: Iterable[Call], label: Callable[[StageTask], str]) -> None:
         self.label = label
@@ -57,69 +57,68 @@ class Plan:
         for call in calls:
             self.add(call, None)
 
-    def add(self, call: Call | Task[Any], above: _Node | None) -> _Node:
-        """Enter a call and its pre- and post-calls; ``above`` is the nearest stage around it."""
+    def add(self, call: Call | Task[Any], parent: _Node | None) -> _Node:
+        """Add a call with its pre- and post-calls; ``parent`` is the nearest stage that lists it."""
         if isinstance(call, Task):
             call = Call(call)
         if isinstance(call.task, StageTask):
             is_new = call.task not in self.stages
             node = self.merged(call, call.task)
-            if above is not None:
-                self.links.append((above, node))
+            if parent is not None:
+                self.links.append((parent, node))
             if not is_new:
                 return node
-            above = node
+            parent = node
         else:
             node = _Node(call)
-        # Invoke annotates both lists as strings; they hold tasks and calls.
+        # Invoke annotates both lists as strings; they contain tasks and calls.
         pre, post = cast("tuple[list[Any], list[Any]]", (call.task.pre, call.task.post))
-        before = [self.add(task, above) for task in pre]
+        before = [self.add(task, parent) for task in pre]
         self.nodes.append(node)
         node.after.extend(before)
         for task in post:
-            self.add(task, above).after.append(node)
+            self.add(task, parent).after.append(node)
         return node
 
     def merged(self, call: Call, stage: StageTask) -> _Node:
-        """The node of the call's stage, which now knows this call's values too."""
+        """Return the node of the call's stage, with the values of this call added."""
         if not isinstance(call, StageCall):
             call = StageCall(stage, call.called_as, call.args, call.kwargs)
         node = self.stages.setdefault(stage, _Node(call))
-        # A direct call knows the name that the collection's configuration is found by.
+        # Only a direct call has the name by which Invoke finds the configuration of the collection.
         if call.is_direct and not node.call.is_direct:
             node.call = call
-        node.typed.extend(call.typed.items())
+        node.given.extend(call.given.items())
         return node
 
     @property
     def wants_json(self) -> bool:
-        """Whether any stage on the command line was asked for a document."""
-        return any(("json", True) in node.typed for node in self.stages.values())
+        """Whether any stage of the command line has --json."""
+        return any(("json", True) in node.given for node in self.stages.values())
 
-    def settle(self) -> None:
-        """Give every stage the values that were typed for it, here or along the edges.
+    def resolve(self) -> None:
+        """Set the given values on every stage, including values given to stages that share them.
 
         Raises:
-            UsageError: two typed values differ, one looks like a flag, or two stages would
-                write a JSON document.
+            UsageError: two given values differ, a value looks like a flag, or two stages would write a JSON document.
         """
-        settled: dict[tuple[_Node, str], tuple[_Node, Any]] = {}
+        resolved: dict[tuple[_Node, str], tuple[_Node, Any]] = {}
         for node in self.stages.values():
-            for name, value in node.typed:
+            for name, value in node.given:
                 for member in self.sharing(node, name):
-                    first, known = settled.setdefault((member, name), (node, value))
+                    first, known = resolved.setdefault((member, name), (node, value))
                     if known != value:
-                        said = " and ".join(
-                            f"{self.label(each.stage)} {each.stage.spelled(name)} {typed!r}"
-                            for each, typed in ((first, known), (node, value))
+                        values = " and ".join(
+                            f"{self.label(each.stage)} {each.stage.spelled(name)} {given!r}"
+                            for each, given in ((first, known), (node, value))
                         )
-                        raise UsageError(f"{said} contradict each other; give one value")
-        for (member, name), (_, value) in settled.items():
+                        raise UsageError(f"{values} contradict each other; give one value")
+        for (member, name), (_, value) in resolved.items():
             member.call.kwargs[name] = value
         self.check()
 
     def check(self) -> None:
-        """Refuse, with a UsageError, values that no stage may run with."""
+        """Raise UsageError for values that a stage must not run with."""
         writers = []
         for node in self.stages.values():
             name, values = self.label(node.stage), node.call.kwargs
@@ -131,12 +130,12 @@ class Plan:
                 writers.append(name)
         if len(writers) > 1:
             raise UsageError(
-                f"--json: standard output takes one document, and {' and '.join(writers)} would "
-                "each write one; run them in command lines of their own"
+                f"--json: stdout takes one document, but {' and '.join(writers)} would each write one; "
+                "run them in separate command lines"
             )
 
     def sharing(self, node: _Node, name: str) -> list[_Node]:
-        """The stages that have one value of this parameter with ``node``, itself included."""
+        """Return the stages that share the value of this parameter with ``node``, including ``node``."""
         reached = [node]
         for member in reached:
             if name not in member.stage.shares:
@@ -149,11 +148,11 @@ class Plan:
         return reached
 
     def in_order(self) -> list[Call]:
-        """The calls as typed, pre-tasks before and post-tasks after what they belong to."""
+        """Return the calls in order, each after its pre-tasks and before its post-tasks."""
         done: list[_Node] = []
         pending = list(self.nodes)
         while pending:
-            # A task that is to run both before and after another runs first, as in Invoke.
+            # A task that must run both before and after another one runs first, as in Invoke.
             ready = (node for node in pending if all(other in done for other in node.after))
             node = next(ready, pending[0])
             pending.remove(node)

@@ -1,4 +1,4 @@
-"""A stage as an Invoke task: what it declares, and the values it refuses."""
+"""A stage as an Invoke task: its declarations, and the values that it refuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ class UsageExit(UsageError, Exit):
     message: str
 
     def __init__(self, message: str) -> None:
-        super().__init__(inert(printable(message)))  # Invoke prints it as it is
+        super().__init__(inert(printable(message)))  # Invoke prints it unchanged
 
     @property
     def code(self) -> int:
@@ -31,7 +31,7 @@ class UsageExit(UsageError, Exit):
 
 
 def refuse(message: str, *, as_json: bool = False) -> NoReturn:
-    """End the command line with exit code 2, ``as_json`` with one document on stdout too.
+    """End the command line with exit code 2; with ``as_json`` also print a document on stdout.
 
     Raises:
         UsageExit: always.
@@ -43,7 +43,7 @@ def refuse(message: str, *, as_json: bool = False) -> NoReturn:
 
 
 class _PositionalName(str):
-    """A parameter's name, which says what to type where Invoke complains that its value is missing."""
+    """A parameter's name that adds the usage to Invoke's message about a missing value."""
 
     usage: str
 
@@ -52,7 +52,7 @@ class _PositionalName(str):
 
 
 class _StageArgument(Argument):
-    """A flag whose bad value ends with 2 while the command line is still being parsed."""
+    """A flag that ends the command line with 2 for a bad value, during parsing."""
 
     def __init__(self, task: StageTask, **options: Any) -> None:
         super().__init__(**options)
@@ -65,18 +65,18 @@ class _StageArgument(Argument):
         plain = super().name
         if plain is None or not self.positional:
             return plain
-        spelled = _PositionalName(plain)
-        spelled.usage = self.usage
-        return spelled
+        name = _PositionalName(plain)
+        name.usage = self.usage
+        return name
 
     def set_value(self, value: Any, cast: bool = True) -> None:
-        # Only these two are refused here: shell completion parses half-typed flags, and what
-        # else starts with "-" is refused before the stage runs, when --json is known.
+        # Only these two are refused here, because shell completion parses incomplete flags. Other values that start
+        # with "-" are refused before the stage runs, when --json is known.
         if self.positional and value in ("--help", "-h"):
-            raise UsageExit(f"{self.task_name}: {value} stands where a value is expected; usage: {self.usage}")
+            raise UsageExit(f"{self.task_name}: expected a value, got {value}; usage: {self.usage}")
         try:
             super().set_value(value, cast)
-        except ValueError:  # Invoke lets int("soon") through to the shell as a traceback
+        except ValueError:  # Invoke does not catch int("soon")
             raise UsageExit(
                 f"{self.task_name}: --{self.names[0]}: expected a number, got {value!r}; usage: {self.usage}"
             ) from None
@@ -86,13 +86,11 @@ class StageTask(Task[Any]):
     """An Invoke task that shares flags with other stages and runs once per command line.
 
     Args:
-        shares: parameters whose typed values travel along pre/post edges, both ways, between
-            stages that both share them.
-        internal: parameters that are no flags; ``invoke.call`` in a pre or post list sets them.
+        shares: parameters whose given values a stage shares with its pre- and post-tasks that share them too.
+        internal: parameters that are not flags; ``invoke.call`` in a pre or post list sets them.
 
     Raises:
-        ValueError: ``shares`` or ``internal`` names no parameter, or an internal one lacks a
-            default.
+        ValueError: ``shares`` or ``internal`` names an unknown parameter, or an internal parameter has no default.
     """
 
     def __init__(
@@ -115,8 +113,7 @@ class StageTask(Task[Any]):
             if self.parameters[name].default is inspect.Parameter.empty:
                 raise ValueError(f"{self.name}: the internal parameter {name} needs a default")
 
-    # Invoke compares code objects, so that the tasks of one factory are all equal and the stock
-    # executor drops every one but the first.
+    # Invoke compares code objects, so all tasks of one factory are equal and its own executor runs only the first.
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, StageTask):
             return False
@@ -126,7 +123,7 @@ class StageTask(Task[Any]):
         return hash((id(self.body), self.name))
 
     def __deepcopy__(self, memo: object) -> StageTask:
-        # Collection.from_module copies every task, but not those in pre and post lists.
+        # Collection.from_module copies every task, but not the tasks in pre and post lists.
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -142,23 +139,23 @@ class StageTask(Task[Any]):
         return super().__call__(*args, **kwargs)
 
     def by_name(self, args: Iterable[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        """Arguments as a call gives them, positional ones under their parameter's name."""
+        """Return the arguments of a call by parameter name."""
         return {**dict(zip(self.parameters, args, strict=False)), **kwargs}
 
     def get_arguments(self, ignore_unknown_help: bool | None = None) -> list[Argument]:
-        """The command-line arguments, without the internal parameters."""
+        """Return the command-line arguments, without the internal parameters."""
         texts = self.help.copy()
         arguments = super().get_arguments(ignore_unknown_help)
-        self.help = texts  # Invoke empties it, and a second parser would show no help
-        taken = ("names", "kind", "default", "help", "positional", "optional", "incrementable", "attr_name")
+        self.help = texts  # Invoke empties it; a second parser would show no help
+        copied = ("names", "kind", "default", "help", "positional", "optional", "incrementable", "attr_name")
         return [
-            _StageArgument(self, **{name: getattr(argument, name) for name in taken})
+            _StageArgument(self, **{name: getattr(argument, name) for name in copied})
             for argument in arguments
             if argument.name not in self.internal
         ]
 
     def spelled(self, name: str) -> str:
-        """A parameter as an operator types it: ``--health-url``, or ``CODE`` if positional."""
+        """Return a parameter as it is typed: ``--health-url``, or ``CODE`` if positional."""
         if name in self.internal:
             return name
         dashed = name.strip("_").replace("_", "-")
@@ -167,7 +164,7 @@ class StageTask(Task[Any]):
         return f"-{dashed}" if len(dashed) == 1 else f"--{dashed}"
 
     def usage(self, called_as: str | None = None) -> str:
-        """One line such as ``pairing.approve CHANNEL CODE [--json]``."""
+        """Return a usage line such as ``pairing.approve CHANNEL CODE [--json]``."""
         words = [called_as or self.name, *(self.spelled(name) for name in self.positional)]
         for name, parameter in self.parameters.items():
             if name not in self.internal and name not in self.positional:
@@ -176,9 +173,9 @@ class StageTask(Task[Any]):
         return " ".join(words)
 
     def flaglike_value(self, values: Mapping[str, Any], called_as: str | None = None) -> str | None:
-        """The sentence that refuses the first value which starts with ``-``, if there is one.
+        """Return the message that refuses the first value which starts with ``-``, or None.
 
-        Invoke hands over what follows a task as its positional value, even ``--help``.
+        Invoke takes any word after a task as its positional value, even ``--help``.
         """
         for name, value in values.items():
             for item in value if isinstance(value, (list, tuple)) else (value,):
@@ -193,7 +190,7 @@ class StageTask(Task[Any]):
 def stage(
     *, shares: Iterable[str] = (), internal: Iterable[str] = (), **options: Any
 ) -> Callable[[Callable[..., Any]], StageTask]:
-    """Decorator that makes a StageTask; takes what ``invoke.task`` takes, knows ``--json``, and has no short flags."""
+    """Return a decorator that makes a StageTask; like ``invoke.task``, with help for ``--json`` and no short flags."""
 
     def decorate(body: Callable[..., Any]) -> StageTask:
         texts = dict(options.get("help", {}))

@@ -157,7 +157,7 @@ _STATES: dict[tuple[str, str], State] = {
 
 # Outputs that stand apart from the command that prints them: how they begin, the state, the command and its exit code.
 _OUTPUTS: tuple[tuple[str, str, State, str, int], ...] = (
-    (_RUNBOOK, "GATE        RESULT   TIME", states.build_fails, "inv release.preflight", 1),
+    (_RUNBOOK, "GATE        RESULT   SUBSYSTEM", states.build_fails, "inv release.preflight", 1),
     (_RUNBOOK, "BLOCKED  r3", states.blocked, "inv release.prepare --release-id r3", 1),
     (_RUNBOOK, "DEGRADED  release 1.4.0", states.degraded_release, "inv release.watch --for 10m --rollback", 1),
     (_RUNBOOK, "FAILED  rollback to r2", states.down_and_changed, "inv release.rollback", 1),
