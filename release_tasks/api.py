@@ -1,6 +1,6 @@
 """The public API for Python programs: the stages as functions, their records and their errors.
 
-``from release_tasks import prepare_release`` looks names up here. docs/library.md shows how to use them.
+``from release_tasks import prepare_release`` imports from here. docs/library.md shows how to use them.
 """
 
 from release_tasks.archive.diff import Comparison as Comparison

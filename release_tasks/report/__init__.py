@@ -1,1 +1,1 @@
-"""What people and other programs look at: one module per format."""
+"""Output for people and other programs: one module for each format."""

@@ -161,7 +161,7 @@ def show_outcome(screen: Screen, outcome: RollbackOutcome) -> None:
 
 
 def show_watch(screen: Screen, report: dict[str, Any], outcome: RollbackOutcome | None) -> None:
-    """Show how a watch ended and why, its rollback, and what comes next; ``report`` is what ``--json`` prints."""
+    """Show the verdict of a watch, its reasons and its rollback; ``report`` is its JSON document."""
     counts = {word: report["counts"][word] for word in ("ok", "bad", "unknown")}
     subject = f"release {report['releaseId']}" if report["releaseId"] else "the service"
     if report["status"] != "healthy":  # the reason of a healthy watch names the counts

@@ -16,7 +16,7 @@ __all__ = ["display_for"]
 def display_for(screen: Screen, *, answers_here: bool = False) -> AbstractContextManager[Emit]:
     """Return the display of events: for a CI runner that listens, for a terminal, or for a log.
 
-    ``answers_here`` says that the answer follows on ``screen``, with the result of each gate.
+    With ``answers_here`` the answer follows on ``screen``, with the result of each gate.
     """
     if is_listening():
         return nullcontext(GroupedLines(screen))

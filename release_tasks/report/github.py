@@ -47,7 +47,7 @@ class GroupedLines(PlainLines):
 def report_to_github(document: Mapping[str, Any], exit_code: int, stream: IO[str], environ: Mapping[str, str]) -> None:
     """Annotate the step on ``stream``, and append to the files for its summary and its outputs.
 
-    Raises BrokenPipeError when the reader of the stream is gone; nothing else.
+    Raises BrokenPipeError when the reader of the stream has exited; nothing else.
     """
     _write(stream, annotation_lines(document, exit_code))
     if summary := step_summary(document, exit_code):
@@ -120,8 +120,8 @@ def _append(variable: str, text: str, environ: Mapping[str, str], limit: int | N
         _note(f"{variable} names {path}, which cannot be written: {reason}.")
 
 
-def _note(sentence: str) -> None:
-    _write(unfailing(sys.stderr), [inert(printable(sentence))])
+def _note(message: str) -> None:
+    _write(unfailing(sys.stderr), [inert(printable(message))])
 
 
 def _write(stream: IO[str], lines: list[str]) -> None:

@@ -204,7 +204,7 @@ class LiveDisplay:
         self._answers: dict[str | None, tuple[float, HealthAnswered]] = {}
         self._samples: deque[SampleTaken] = deque(maxlen=10)
         self._total = 0
-        self._settled: list[Text] = []
+        self._lines: list[Text] = []
         self._finished_gates: list[Text] = []
         spinner = SpinnerColumn("dots" if terminal.is_unicode else "line", style="")
         took = _Column(lambda task: self._cut(f" {task.elapsed:.0f} s"), shrinks=False)
@@ -257,33 +257,33 @@ class LiveDisplay:
                 if drawn and not live.is_started:
                     live.start()
                 live.update(Constrain(Group(*drawn), self._width))
-                self._write_settled()
+                self._write_lines()
                 if live.is_started:
                     live.refresh()
         finally:
             live.stop()
         if self._keeps_gates:
-            self._settled += self._finished_gates
-        self._settle()
-        self._write_settled()
+            self._lines += self._finished_gates
+        self._finish_step()
+        self._write_lines()
 
-    def _write_settled(self) -> None:
-        for line in self._settled:
+    def _write_lines(self) -> None:
+        for line in self._lines:
             self._console.print(line, soft_wrap=True)
-        self._settled.clear()
+        self._lines.clear()
 
     def _take(self, event: Event) -> None:
         match event:
             case StepBegan():
-                self._settle()
+                self._finish_step()
                 self._step.add_task(printable(str(event)), total=None)
             case Noted(message):
-                self._settle_samples()
-                self._settle_message(printable(message))
+                self._finish_samples()
+                self._add_message(printable(message))
             case GateBegan(gate):
                 self._gates.add_task(gate, total=None)
             case GateEnded(check):
-                self._settle_gate(check)
+                self._finish_gate(check)
             case BytesMoved():
                 self._bytes.take(event)
             case HealthAnswered():
@@ -292,18 +292,18 @@ class LiveDisplay:
                 self._samples.append(event)
                 self._total += 1
 
-    def _settle(self) -> None:
+    def _finish_step(self) -> None:
         """Write the lines of finished samples and steps, which are not redrawn any more."""
-        self._settle_samples()
+        self._finish_samples()
         for task in self._step.tasks:
             moved = self._bytes.moved()
             size = f"{show_counter(moved)}, " if moved else ""
-            self._settle_message(f"{task.description}  {size}{show_seconds(task.elapsed or 0)}", "dim")
+            self._add_message(f"{task.description}  {size}{show_seconds(task.elapsed or 0)}", "dim")
             self._step.remove_task(task.id)
         self._bytes = self._new_transfers()
         self._answers.pop(None, None)
 
-    def _settle_gate(self, check: Check) -> None:
+    def _finish_gate(self, check: Check) -> None:
         self._answers.pop(check.id, None)
         took = ""
         for task in self._gates.tasks:
@@ -315,14 +315,14 @@ class LiveDisplay:
             result += f"  {' '.join(printable(check.detail).split())}"
         sign = SIGNS[meaning_of(check.status)][0 if self._is_unicode else 1]
         line = self._shortened(f"{sign} {result}", self._width)
-        lines = self._settled if self._keeps_gates else self._finished_gates
+        lines = self._lines if self._keeps_gates else self._finished_gates
         lines.append(Text.assemble((sign, style_of(check.status)), line.removeprefix(sign)))
 
-    def _settle_message(self, text: str, style: str = "") -> None:
-        self._settled += [Text(line, style=style) for line in wrapped(f"> {text}", self._width + 1, "  ")]
+    def _add_message(self, text: str, style: str = "") -> None:
+        self._lines += [Text(line, style=style) for line in wrapped(f"> {text}", self._width + 1, "  ")]
 
-    def _settle_samples(self) -> None:
-        self._settled += self._sample_lines()
+    def _finish_samples(self) -> None:
+        self._lines += self._sample_lines()
         self._samples.clear()
         self._total = 0
 

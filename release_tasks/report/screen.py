@@ -67,10 +67,10 @@ class Screen:
         """Write one line, wrapped to the width of the terminal."""
         _print(self._out, self.terminal, text)
 
-    def verdict(self, status: str, sentence: str) -> None:
-        """Write the result of a stage: its status word, then a sentence."""
+    def verdict(self, status: str, message: str) -> None:
+        """Write the result of a stage: its status word, then a message."""
         word = status.upper()
-        first, *others = _broken(self.terminal, f"{word}  {sentence}", "  ")
+        first, *others = _broken(self.terminal, f"{word}  {message}", "  ")
         self._out.print(Text.assemble((word, style_of(status) or "bold"), first[len(word) :]))
         for line in others:
             self._out.print(Text(line))
@@ -102,14 +102,14 @@ class Screen:
             self._out.print(Text.assemble(*parts))
 
 
-def for_person(sentence: str, environ: Mapping[str, str]) -> str:
-    """Return a sentence wrapped for stderr, for a caller that writes there itself."""
+def for_person(message: str, environ: Mapping[str, str]) -> str:
+    """Return a message wrapped for stderr, for a caller that writes there itself."""
     terminal = terminal_of(sys.stderr, environ)
-    return inert("\n".join(part for line in printable(sentence).splitlines() for part in _broken(terminal, line)))
+    return inert("\n".join(part for line in printable(message).splitlines() for part in _broken(terminal, line)))
 
 
 def unfailing(stream: IO[str]) -> IO[str]:
-    """Return a wrapper of ``stream`` that raises nothing when the terminal or the reader is gone."""
+    """Return a wrapper of ``stream`` that raises nothing after the terminal or the reader has closed."""
     return cast("IO[str]", _Unfailing(stream))
 
 

@@ -40,7 +40,7 @@ def with_flags(
             raise UsageError(f"--{name}: expected a duration above 0.")
     if retention is not None and retention < 1:
         raise UsageError(f"--retention: expected a whole number, 1 or more, got {retention}.")
-    typed: dict[str, dict[str, Any]] = {
+    overrides: dict[str, dict[str, Any]] = {
         "health": {"url": url_flag("health-url", health_url), "strict": strict},
         "reliability": {"url": url_flag("reliability-url", reliability_url)},
         "restart": {"command": text_flag("restart-command", restart_command)},
@@ -48,7 +48,7 @@ def with_flags(
     }
     release = settings.release
     changed: dict[str, Any] = {} if retention is None else {"retention": retention}
-    for section, options in typed.items():
+    for section, options in overrides.items():
         given = {key: value for key, value in options.items() if value is not None}
         changed[section] = evolve(getattr(release, section), **given)
     return evolve(settings, release=evolve(release, **changed))
@@ -65,7 +65,7 @@ def number_flag(name: str, value: str, least: int = 1) -> int:
     """Return a whole number of at least ``least``; raises UsageError, which names the flag."""
     from release_tasks.core.units import parse_integer
 
-    return _parsed(name, value, lambda typed: parse_integer(typed, least))
+    return _parsed(name, value, lambda text: parse_integer(text, least))
 
 
 def _parsed(name: str, value: str, parse: Callable[[str], T]) -> T:

@@ -149,8 +149,8 @@ def _status(current: Session, root: str | None) -> GatewayStatus:
     return gateway_status(GatewayPaths(_root(current, root)))
 
 
-def _root(current: Session, typed: str | None) -> Path:
-    return Path(typed).absolute() if typed else current.settings.gateway.root
+def _root(current: Session, given: str | None) -> Path:
+    return Path(given).absolute() if given else current.settings.gateway.root
 
 
 def _is_dry(current: Session, what: str) -> bool:

@@ -22,8 +22,8 @@ class ListedCollection(Collection):
         self._is_listed = is_listed
         super().__init__(name)
 
-    # Invoke builds the namespace before it reads the configuration, keeps only the attribute `tasks` of a collection,
-    # and reads that attribute for the parser as well as for the listing.
+    # Invoke builds the namespace before it reads the configuration, and reads the attribute `tasks` of a collection
+    # both for the parser and for the listing.
     @property
     def tasks(self) -> Lexicon:
         """The tasks by name; while Invoke lists tasks, those to be listed."""

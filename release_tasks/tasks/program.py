@@ -92,10 +92,10 @@ class ReleaseProgram(Program):
             yield
         except (ParseError, ValueError) as error:  # a ValueError comes from Invoke's own --list-depth
             hint = "see release-tasks --list and release-tasks --help TASK"
-            refuse(f"{_message_of(error)} ({hint})", as_json=self._wants_json)
+            refuse(f"{_message_of(error)} ({hint})", as_json=self._has_json)
         except Exit as error:
             if error.message and not isinstance(error, UsageExit):
-                refuse(error.message, as_json=self._wants_json)
+                refuse(error.message, as_json=self._has_json)
             raise
 
     @contextmanager
@@ -105,10 +105,10 @@ class ReleaseProgram(Program):
         # A configuration file may be a Python program, which may raise any exception.
         except Exception as error:
             debug("cannot load %s", source, exc_info=True)
-            refuse(f"{source}: cannot be used: {_message_of(error)}", as_json=self._wants_json)
+            refuse(f"{source}: cannot be used: {_message_of(error)}", as_json=self._has_json)
 
     @property
-    def _wants_json(self) -> bool:
+    def _has_json(self) -> bool:
         return "--json" in (self.argv or sys.argv)
 
 

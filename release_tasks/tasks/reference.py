@@ -30,9 +30,9 @@ def task_block(name: str, task: StageTask) -> str:
     lines = [summary, "", "```text", *_usage(task.usage(name)), "```", ""]
     lines += ["| flag | default | meaning |", "| --- | --- | --- |"]
     for argument in sorted(task.get_arguments(), key=lambda argument: not argument.positional):
-        spelled = task.spelled(argument.attr_name or str(argument.name))
+        flag = task.flag_name(argument.attr_name or str(argument.name))
         default = f"`{argument.default}`" if argument.default else ""
-        lines.append(f"| `{spelled}` | {'required' if argument.positional else default} | {argument.help} |")
+        lines.append(f"| `{flag}` | {'required' if argument.positional else default} | {argument.help} |")
     return _BEGINS.format(name=name) + "\n".join([*lines, _ENDS])
 
 

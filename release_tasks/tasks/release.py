@@ -146,12 +146,12 @@ def rollback(
         from release_tasks.stages.rollback.engine import roll_back
 
         current.settings = with_flags(current.settings, health_url=health_url, restart_command=restart_command)
-        typed: dict[str, Any] = {"snapshot_id": snapshot, "force": force, "wait": duration_flag("wait", wait) or 0.0}
+        given: dict[str, Any] = {"snapshot_id": snapshot, "force": force, "wait": duration_flag("wait", wait) or 0.0}
         if plan or current.is_dry:
-            _show_plan(current, typed)
+            _show_plan(current, given)
             return
         with current.progress() as emit:
-            outcome = roll_back(current.settings, **typed, emit=emit, notices=current.notifications)
+            outcome = roll_back(current.settings, **given, emit=emit, notices=current.notifications)
         current.answer(outcome, lambda screen: show_outcome(screen, outcome))
         current.fail_unless(outcome.status != "failed")
 
@@ -169,7 +169,7 @@ def recover(ctx: Context, json: bool = False) -> None:
 
 @stage(help={"limit": "Show this many of the latest releases and snapshots."})
 def status(ctx: Context, limit: str = "10", json: bool = False) -> None:
-    """Show releases, snapshots, the last rollback and who holds the lock."""
+    """Show releases, snapshots, the last rollback and the lock holder."""
     with session(ctx, json) as current:
         from release_tasks.archive.status import release_status
         from release_tasks.report.status import overview, show_overview
@@ -269,16 +269,16 @@ def _apply_flags(current: Session, health_url: str | None, strict: bool, retenti
     )
 
 
-def _preflight_of(ctx: Context, typed: tuple[str | None, bool]) -> PreflightRun:
+def _preflight_of(ctx: Context, given: tuple[str | None, bool]) -> PreflightRun:
     """Return the preflight that ran before; raises UsageError if it ran with another --health-url or --strict."""
     recorded = cast("tuple[PreflightRun, tuple[str | None, bool]] | None", recall(ctx, "preflight"))
     if recorded is None:
         raise UsageError("release.preflight must run before release.prepare, as its pre-task.")
     run, used = recorded
-    if used != typed:
+    if used != given:
         hint = "" if runs_under_stage_executor(ctx) else f" Add this to invoke.yaml: {_EXECUTOR_LINE}"
         raise UsageError(
-            f"release.prepare was given --health-url {typed[0]} and --strict {typed[1]}, but its gates ran with "
+            f"release.prepare was given --health-url {given[0]} and --strict {given[1]}, but its gates ran with "
             f"{used[0]} and {used[1]}, because Invoke's own executor does not pass flags on.{hint}"
         )
     return run
@@ -309,11 +309,11 @@ def _show_dry_prepare(current: Session) -> None:
             current.screen.note(f"{key}: {path}")
 
 
-def _show_plan(current: Session, typed: dict[str, Any]) -> None:
+def _show_plan(current: Session, given: dict[str, Any]) -> None:
     from release_tasks.stages.rollback.plan import plan_rollback
 
     with current.progress() as emit:
-        plan = plan_rollback(current.settings, **typed, emit=emit)
+        plan = plan_rollback(current.settings, **given, emit=emit)
     current.answer(plan, status="planned")
     if not current.as_json:
         current.screen.verdict("planned", f"rollback to {plan.snapshot_id}; nothing was changed")

@@ -51,13 +51,13 @@ def report(ctx: Context, release_id: str | None = None, output: str | None = Non
         )
 
 
-def _target(pipeline: Pipeline, typed: str | None, release_id: str) -> Path:
+def _target(pipeline: Pipeline, given: str | None, release_id: str) -> Path:
     """Return the path of the page; raises UsageError for a path that cannot be written."""
-    if typed is None:
+    if given is None:
         return pipeline.root / "reports" / f"{release_id}.html"
-    target = path_flag("output", typed, "file")
-    if target.is_dir() or typed.endswith("/"):
-        raise UsageError(f"--output: {typed!r} is a directory. Name a file in it, such as {release_id}.html.")
+    target = path_flag("output", given, "file")
+    if target.is_dir() or given.endswith("/"):
+        raise UsageError(f"--output: {given!r} is a directory. Name a file in it, such as {release_id}.html.")
     if not target.parent.is_dir():
         raise UsageError(f"--output: {target.parent} does not exist. Create this directory, or name a file elsewhere.")
     return target

@@ -135,7 +135,7 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
             current.notifications.give_up()
         exit_ = _error_exit(current, _code_of(error), "Interrupted; nothing is left half-done.")
     except BrokenPipeError:
-        # The reader of stdout is gone. Redirect stdout, or Python would report an error at exit.
+        # The reader of stdout has exited. Redirect stdout, or Python would report an error at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         exit_ = Exit(code=int(current.exit_code))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The namespace of the whole suite."""
+"""The namespace with all tasks of the suite."""
 
 from __future__ import annotations
 

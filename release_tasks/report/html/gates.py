@@ -19,7 +19,7 @@ __all__ = ["Gate", "gates_of", "tone_of_check"]
 
 _MOST_GATES = 60
 _LOG_BYTES = 64 << 10
-_ALL_LOGS_BYTES = 512 << 10  # for the whole page, which must stay small enough for mail and phones
+_ALL_LOGS_BYTES = 512 << 10  # for the complete page, which must stay small enough for mail and phones
 _TAIL_TEXT = 4 << 10
 _LABELS = (
     ("url", "URL"),

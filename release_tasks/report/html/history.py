@@ -24,7 +24,7 @@ class Rollback:
     snapshot_id: str
     status: str
     started_at: str | None
-    ended_at: str | None = None
+    finished_at: str | None = None
     seconds: float | None = None
     detail: str = ""
     actor: str
@@ -87,7 +87,7 @@ def _finished(rollback: Rollback, event: dict[str, Any]) -> Rollback:
     return evolve(
         rollback,
         status=status,
-        ended_at=text(event.get("time")),
+        finished_at=text(event.get("time")),
         seconds=seconds_between(rollback.started_at, text(event.get("time"))),
         detail=text(event.get("detail")),
         safety_snapshot_id=text(event.get("safetySnapshotId")) or None,

@@ -151,7 +151,7 @@ class RollbackOptions:
     """The ways to restore the state before the release. ``commands`` are pairs of a purpose and a command."""
 
     tone: Meaning
-    sentence: str
+    message: str
     commands: list[tuple[str, str]]
     notes: list[str] = field(factory=list)
 
@@ -165,19 +165,19 @@ def rollback_options_of(
 ) -> RollbackOptions:
     """Return the rollback options; ``before`` is the release whose code belongs to the restored state."""
     if snapshot is None and manifest is None:
-        sentence = "The snapshot of this release is unknown, because its manifest cannot be read."
-        return RollbackOptions("warn", sentence, _OTHERS)
+        message = "The snapshot of this release is unknown, because its manifest cannot be read."
+        return RollbackOptions("warn", message, _OTHERS)
     if snapshot is None:
         assert manifest is not None
-        sentence = "Nothing was captured and nothing live was changed, so there is nothing to restore."
+        message = "Nothing was captured and nothing live was changed, so there is nothing to restore."
         again = ("Fix it, then prepare again", f"inv release.prepare --release-id {manifest.release_id}")
-        return RollbackOptions("quiet", sentence, [again])
+        return RollbackOptions("quiet", message, [again])
     if not snapshot.exists:
         return RollbackOptions("warn", f"Its snapshot {snapshot.snapshot_id} was deleted.", _OTHERS)
     if not snapshot.is_restorable:
         verify = ("See the damage", f"inv release.verify --snapshot {snapshot.snapshot_id}")
-        sentence = "A rollback to its snapshot is refused before anything is changed."
-        return RollbackOptions("bad", sentence, [verify, *_OTHERS])
+        message = "A rollback to its snapshot is refused before anything is changed."
+        return RollbackOptions("bad", message, [verify, *_OTHERS])
     command = f"inv release.rollback --snapshot {snapshot.snapshot_id}"
     commands = [
         ("Restore the state before this release", command + (" --force" if snapshot.needs_force else "")),

@@ -25,7 +25,7 @@ _ROLLBACKS = {
 
 @frozen(kw_only=True)
 class Bar:
-    """A phase of the prepare, or a gate of its preflight. ``begin`` and ``length`` are shares of the whole time."""
+    """A phase of the prepare, or a gate of its preflight. ``begin`` and ``length`` are shares of the total time."""
 
     name: str
     tone: Meaning
@@ -74,7 +74,7 @@ def timeline_of(
         steps.append(_step(event, "Drill ", booted, took / 1000 if took is not None else None))
     for rollback in rollbacks:
         detail = "" if rollback.detail in ("", rollback.status) else f": {rollback.detail}"
-        at = rollback.started_at or rollback.ended_at or ""
+        at = rollback.started_at or rollback.finished_at or ""
         what = _ROLLBACKS.get(rollback.status, f"Rollback {rollback.status}")
         tone: Meaning = "warn" if rollback.status == "restored" else meaning_of(rollback.status)
         steps.append(Step(at, what, tone, f"by {rollback.actor}{detail}", rollback.seconds))
@@ -83,7 +83,7 @@ def timeline_of(
 
 
 def _bars(manifest: Manifest | None) -> tuple[list[Bar], float]:
-    """Return phases and gates with their times, the gates after their preflight, and the whole time."""
+    """Return phases and gates with their times, the gates after their preflight, and the total time."""
     if manifest is None:
         return [], 0.0
     phases = [(text(p.name, 64), None, p.started_at, p.completed_at) for p in manifest.phases]
@@ -98,19 +98,19 @@ def _bars(manifest: Manifest | None) -> tuple[list[Bar], float]:
     if not spans:
         return [], 0.0
     first = min(span[2] for span in spans)
-    whole = seconds_between(first, max(span[3] for span in spans)) or 0.0
+    total = seconds_between(first, max(span[3] for span in spans)) or 0.0
     bars = [
         Bar(
             name=name,
             tone="quiet" if check is None else tone_of_check(check),
             seconds=seconds,
-            begin=(seconds_between(first, start) or 0.0) / whole if whole else 0.0,
-            length=seconds / whole if whole else 1.0,
+            begin=(seconds_between(first, start) or 0.0) / total if total else 0.0,
+            length=seconds / total if total else 1.0,
             is_gate=check is not None,
         )
         for name, check, start, _, seconds in spans
     ]
-    return bars, whole
+    return bars, total
 
 
 def _step(event: dict[str, Any], what: str, more: str = "", seconds: float | None = None) -> Step:

@@ -25,10 +25,10 @@ _MOST_REASONS = 20
 
 @frozen
 class ReleaseVerdict:
-    """The verdict on a release: one word, a sentence, and the reasons."""
+    """The verdict on a release: one word, a message, and the reasons."""
 
     word: str
-    sentence: str
+    message: str
     reasons: list[str]
 
 
@@ -50,26 +50,26 @@ def verdict_of(
     manifest = file.manifest
     word = word_of(manifest, rollbacks, is_degraded=is_degraded)
     if manifest is None:
-        sentence = "Its manifest cannot be read, so its gates and its snapshot are unknown."
-        return ReleaseVerdict(word, sentence, [text(file.reason)])
+        message = "Its manifest cannot be read, so its gates and its snapshot are unknown."
+        return ReleaseVerdict(word, message, [text(file.reason)])
     reasons = texts(manifest.diagnostics, _MOST_REASONS)
     if word == "blocked":
         *others, last = [check.id for check in manifest.preflight.checks if check.blocks] or [""]
         names = f"{', '.join(others)} and {last}" if others else last
-        sentence = f"Do not deploy it: {names} did not pass." if names else "Do not deploy it."
+        message = f"Do not deploy it: {names} did not pass." if names else "Do not deploy it."
     elif word == "ready":
         checks = manifest.preflight.checks
         passed = sum(check.status == "passed" for check in checks)
-        sentence = f"{passed} of {len(checks)} gates passed, and a snapshot of the state before the release was taken."
+        message = f"{passed} of {len(checks)} gates passed, and a snapshot of the state before the release was taken."
         if watches := [event for event in events if event.get("event") == "watch.finished"]:
-            sentence += f" The watch after the deploy found it {text(watches[-1].get('status'), 40)}."
+            message += f" The watch after the deploy found it {text(watches[-1].get('status'), 40)}."
     else:
         watches = [event for event in events if event.get("event") == "watch.degraded"]
         reasons = (texts(watches[-1].get("reasons"), _MOST_REASONS) if watches else []) + reasons
-        sentence = "The watch after the deploy found it degraded. It was not rolled back."
+        message = "The watch after the deploy found it degraded. It was not rolled back."
         if word != "degraded":
-            sentence = _rolled_back(rollbacks)
-    return ReleaseVerdict(word, text(sentence), reasons)
+            message = _rolled_back(rollbacks)
+    return ReleaseVerdict(word, text(message), reasons)
 
 
 def _rolled_back(rollbacks: Sequence[Rollback]) -> str:

@@ -34,7 +34,7 @@ class StageExecutor(Executor):
     Other tasks follow Invoke's own rules.
     """
 
-    wants_json = False
+    has_json = False
 
     def execute(self, *tasks: str | tuple[str, dict[str, Any]] | ParserContext) -> dict[Task[Any], Any]:
         """Run the tasks; parameters and result are those of ``Executor.execute``.
@@ -48,7 +48,7 @@ class StageExecutor(Executor):
                 self._check_environment()
                 return super().execute(*tasks)
             except (AmbiguousEnvVar, UncastableEnvVar) as error:
-                refuse(f"environment: {error}", as_json=self.wants_json)
+                refuse(f"environment: {error}", as_json=self.has_json)
             except KeyboardInterrupt:  # Program.run would turn it into exit code 1
                 raise Exit(code=int(ExitCode.SIGINT)) from None
             except Interrupted as stop:
@@ -59,14 +59,14 @@ class StageExecutor(Executor):
         try:
             self.config.load_shell_env()
         except ValueError as error:
-            refuse(f"environment: an INVOKE_* variable does not fit its key: {error}", as_json=self.wants_json)
+            refuse(f"environment: an INVOKE_* variable does not fit its key: {error}", as_json=self.has_json)
         except TypeError:
             # Invoke makes a variable name of every key, and YAML reads on, yes or digits as other types than text.
             path = _non_text_key(self.config)
             if path is None:
                 raise
             why = "YAML reads a bare on, off, yes or no as true or false, and digits as a number"
-            refuse(f"configuration: {path}: a key that is not text; {why}", as_json=self.wants_json)
+            refuse(f"configuration: {path}: a key that is not text; {why}", as_json=self.has_json)
 
     def normalize(self, tasks: tuple[str | tuple[str, dict[str, Any]] | ParserContext, ...]) -> list[Call]:
         """Return the calls of the command line, with the arguments that were given explicitly."""
@@ -86,11 +86,11 @@ class StageExecutor(Executor):
         release or roll back twice.
         """
         plan = Plan(calls, self.label)
-        self.wants_json = plan.wants_json
+        self.has_json = plan.has_json
         try:
             plan.resolve()
         except UsageError as error:
-            refuse(error.message, as_json=self.wants_json)
+            refuse(error.message, as_json=self.has_json)
         return plan.in_order()
 
     def label(self, stage: StageTask) -> str:

@@ -92,7 +92,7 @@ class Plan:
         return node
 
     @property
-    def wants_json(self) -> bool:
+    def has_json(self) -> bool:
         """Whether any stage of the command line has --json."""
         return any(("json", True) in node.given for node in self.stages.values())
 
@@ -109,7 +109,7 @@ class Plan:
                     first, known = resolved.setdefault((member, name), (node, value))
                     if known != value:
                         values = " and ".join(
-                            f"{self.label(each.stage)} {each.stage.spelled(name)} {given!r}"
+                            f"{self.label(each.stage)} {each.stage.flag_name(name)} {given!r}"
                             for each, given in ((first, known), (node, value))
                         )
                         raise UsageError(f"{values} contradict each other; give one value")

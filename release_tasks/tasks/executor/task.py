@@ -154,7 +154,7 @@ class StageTask(Task[Any]):
             if argument.name not in self.internal
         ]
 
-    def spelled(self, name: str) -> str:
+    def flag_name(self, name: str) -> str:
         """Return a parameter as it is typed: ``--health-url``, or ``CODE`` if positional."""
         if name in self.internal:
             return name
@@ -165,11 +165,11 @@ class StageTask(Task[Any]):
 
     def usage(self, called_as: str | None = None) -> str:
         """Return a usage line such as ``pairing.approve CHANNEL CODE [--json]``."""
-        words = [called_as or self.name, *(self.spelled(name) for name in self.positional)]
+        words = [called_as or self.name, *(self.flag_name(name) for name in self.positional)]
         for name, parameter in self.parameters.items():
             if name not in self.internal and name not in self.positional:
                 takes_value = not isinstance(parameter.default, bool)
-                words.append(f"[{self.spelled(name)}{' VALUE' if takes_value else ''}]")
+                words.append(f"[{self.flag_name(name)}{' VALUE' if takes_value else ''}]")
         return " ".join(words)
 
     def flaglike_value(self, values: Mapping[str, Any], called_as: str | None = None) -> str | None:
@@ -181,7 +181,7 @@ class StageTask(Task[Any]):
             for item in value if isinstance(value, (list, tuple)) else (value,):
                 if isinstance(item, str) and item.startswith("-"):
                     return (
-                        f"{called_as or self.name}: {self.spelled(name)}: a value may not start "
+                        f"{called_as or self.name}: {self.flag_name(name)}: a value may not start "
                         f"with '-', got {item!r}; usage: {self.usage(called_as)}"
                     )
         return None

@@ -119,7 +119,7 @@ def _rollback(release_id: str, status: str, seconds: float | None) -> Rollback:
         snapshot_id="",
         status=status,
         started_at=None,
-        ended_at=None,
+        finished_at=None,
         seconds=seconds,
         detail="",
         actor="ann@vm",
@@ -153,7 +153,7 @@ def test_a_release_that_a_watch_found_degraded_is_not_called_ready(project: Proj
     assert (page.verdict.word, page.verdict.reasons) == ("degraded", ["3 looks were slow."])
     assert [row.word for row in page.history.rows] == ["degraded"]
     log.append("watch.finished", status="healthy", detail="", release_id="v1")
-    assert page_of(project).verdict.sentence.endswith("The watch after the deploy found it healthy.")
+    assert page_of(project).verdict.message.endswith("The watch after the deploy found it healthy.")
     assert page_of(project).verdict.word == "ready"
 
 
