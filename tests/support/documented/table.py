@@ -152,7 +152,7 @@ _STATES: dict[tuple[str, str], State] = {
     (_RUNBOOK, "A damaged journal"): states.damaged_journal,
     (_RUNBOOK, "The live database is corrupt"): states.corrupt_database,
     (_RUNBOOK, "Snapshots of the older tool"): states.older_snapshot,
-    (_RUNBOOK, "By hand, without the tool"): states.stopped,
+    (_RUNBOOK, "Manual restore, without the tool"): states.stopped,
 }
 
 # Outputs that stand apart from the command that prints them: how they begin, the state, the command and its exit code.
@@ -188,7 +188,7 @@ def before(command: Command) -> State | None:
 
 
 # Commands that end otherwise than with 0, by page, heading ("" for all) and how they begin.
-_CODES: tuple[tuple[str, str, str, int], ...] = (("docs/quick-start.md", "The way back", "inv gate.api-health", 1),)
+_CODES: tuple[tuple[str, str, str, int], ...] = (("docs/quick-start.md", "Roll back", "inv gate.api-health", 1),)
 
 
 def project_of(page: str) -> State:
