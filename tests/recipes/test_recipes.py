@@ -150,8 +150,8 @@ def test_github_prepares_deploys_and_watches(site: Any, recipe: Recipe) -> None:
     assert job.outcomes == {
         "prepare": "success",
         "deploy": "success",
-        "Watch, and go back once if it is degraded": "success",
-        "Check what was signed": "success",
+        "Watch, and roll back at most once if it is degraded": "success",
+        "Verify the signed statements": "success",
     }, job.printed
     assert site.was_deployed
     assert manifest(site)["attestation"]["keyId"] is not None
@@ -171,8 +171,8 @@ def test_github_goes_back_when_the_deploy_fails(site: Any, recipe: Recipe) -> No
     assert job.outcomes == {
         "prepare": "success",
         "deploy": "failure",
-        "Go back, because the deploy failed": "success",
-        "Check what was signed": "success",
+        "Roll back, because the deploy failed": "success",
+        "Verify the signed statements": "success",
     }, job.printed
     assert site.identity.read_bytes() == before
     assert any("rollback&#58; restored" in summary for summary in job.summaries)
@@ -184,7 +184,7 @@ def test_github_deploys_nothing_that_is_blocked(site: Any, recipe: Recipe) -> No
     site.variables["INVOKE_RELEASE_GATES_TESTS_COMMAND"] = "echo it broke; exit 3"
     job = GithubJob(site, recipe("github.yml")["jobs"]["release"])
     job.run()
-    assert job.outcomes == {"prepare": "failure", "Check what was signed": "success"}, job.printed
+    assert job.outcomes == {"prepare": "failure", "Verify the signed statements": "success"}, job.printed
     assert not site.was_deployed
     assert "::error title=gate tests::exit code 3" in job.printed
     assert gates(site)["tests"] == "failure"
