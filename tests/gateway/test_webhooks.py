@@ -279,7 +279,7 @@ def test_content_of_an_approved_sender_is_queued(admitted: Service, changes: dic
 
 
 def test_whatsapp_messages_need_an_approval_too(service: Service) -> None:
-    """The first message gets an answer; after the approval each message is queued once, in any spelling of the number."""
+    """The first message gets an answer; after the approval each message is queued once, with any spelling."""
     before = len(service.inbound())
     stranger = service.message("15557000009")
     assert service.whatsapp(stranger).json()["data"] == {"queued": 0}
