@@ -212,23 +212,15 @@ def test_defaults_are_those_of_the_design() -> None:
     settings = load_settings({}, PROJECT)
     release, pairing = settings.release, settings.pairing
     health = release.health
-    assert (health.timeout, health.deadline, health.interval, health.passes, health.passes_after_restore) == (
-        5,
-        60,
-        1,
-        1,
-        3,
-    )
-    assert (release.retention, release.restart.command, release.restart.settle) == (5, None, 2)
-    assert (release.watch.for_, release.watch.interval, release.watch.failures, release.watch.rollback) == (
-        600,
-        10,
-        3,
-        False,
-    )
+    times = (health.timeout, health.deadline, health.interval, release.restart.settle, pairing.ttl)
+    assert [float(time) for time in times] == [5, 60, 1, 2, 3600]
+    assert (health.passes, health.passes_after_restore, release.retention) == (1, 3, 5)
+    assert release.restart.command is None
+    watch = release.watch
+    assert (float(watch.for_), float(watch.interval), watch.failures, watch.rollback) == (600, 10, 3, False)
     limits = release.reliability.limits
     assert (limits.queued, limits.failed, limits.dead_letters, limits.rejected_callbacks) == (25, 10, 0, 3)
-    assert (pairing.ttl, pairing.max_pending) == (3600, 3)
+    assert pairing.max_pending == 3
     assert (settings.gateway.host, settings.gateway.port) == ("127.0.0.1", 3100)
 
 
