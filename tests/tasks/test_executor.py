@@ -481,8 +481,7 @@ def test_any_graph_runs_each_stage_once_in_order_with_the_typed_value(graph: Gra
     executed: list[tuple[str, Any]] = []
     tasks = [make(f"t{i}", lambda name, url: executed.append((name, url))) for i in range(len(below))]
     for one, pre, post in zip(tasks, below, above, strict=True):
-        one.pre.extend(tasks[i] for i in pre)
-        one.post.extend(tasks[i] for i in post)
+        vars(one).update(pre=[tasks[i] for i in pre], post=[tasks[i] for i in post])
     words = [f"t{i}" + (" --url U" if at == typed else "") for at, i in enumerate(line)]
     run(Collection(*tasks), " ".join(words))
 
