@@ -11,9 +11,13 @@ import pytest
 from release_tasks import ns
 from release_tasks.config.reference import configuration_page
 from release_tasks.tasks.project import KINDS
+from tests.support.documented.pages import all_pages
 
 REPOSITORY = Path(__file__).parents[2]
-PAGES = ["README.md", *(str(path.relative_to(REPOSITORY)) for path in sorted((REPOSITORY / "docs").rglob("*.md")))]
+PAGES = all_pages()
+OF_THIS_REPOSITORY = {
+    f"dev.{name}" for name in ("build", "check", "coverage", "docs", "release", "screenshots", "site")
+}
 
 
 @pytest.mark.smoke
@@ -34,7 +38,7 @@ def test_every_task_and_flag_explains_itself() -> None:
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_name_only_tasks_that_exist(page: str) -> None:
     """No page sends an operator to a task that is not there."""
-    own = {"demo", "deploy", "dev.build", "dev.docs", "dev.check", "dev.site", "dev.screenshots"}
+    own = {"demo", "deploy", *OF_THIS_REPOSITORY}
     text = (REPOSITORY / page).read_text()
     named = set(re.findall(r"\binv ((?:release|gate|gateway|pairing|dev)\.[a-z-]+)", text))
     assert named <= set(ns.task_names) | own, named - set(ns.task_names) - own
