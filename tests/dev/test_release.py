@@ -71,7 +71,7 @@ def clone(tmp_path: Path) -> Clone:
 
 @pytest.mark.slow
 def test_a_release_is_built_checked_committed_and_tagged(clone: Clone) -> None:
-    """The version stands in the file, the changelog, the wheel, the sdist and the tag; the tree is clean."""
+    """The version is in the file, the changelog, the wheel, the sdist and the tag; the tree is clean."""
     head = clone.git("rev-parse", "HEAD")
     done = clone.release("0.2.0")
     assert done.returncode == 0, done.stdout + done.stderr
