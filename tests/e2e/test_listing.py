@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.invoke_project import InvokeProject
+
 COMMAND = {"command": "true"}
 INTERFACES = dict.fromkeys(("gui", "dispatcher", "mcp-config"), COMMAND)
 ALWAYS = {"gate.run", "release.status"}
@@ -16,7 +18,7 @@ OPTIONAL = {"gate.build", "gate.tests", "gate.api-health", "gate.interfaces", "g
 PROGRAM = [sys.executable, "-m", "release_tasks.tasks.program"]
 
 
-def listed(project: Any, *words: str) -> set[str]:
+def listed(project: InvokeProject, *words: str) -> set[str]:
     """Return the tasks of ALWAYS and OPTIONAL that the listing contains."""
     done = project.run("--list", *words)
     assert (done.returncode, done.stderr) == (0, ""), done
@@ -36,7 +38,7 @@ def listed(project: Any, *words: str) -> set[str]:
     ],
 )
 def test_the_list_contains_what_is_configured(
-    versioned: Any,
+    versioned: InvokeProject,
     command: list[str] | None,
     gates: dict[str, Any],
     sections: dict[str, Any],
@@ -49,7 +51,7 @@ def test_the_list_contains_what_is_configured(
     assert listed(versioned) == ALWAYS | expected
 
 
-def test_json_and_a_subfolder_list_the_same(scratch: Any) -> None:
+def test_json_and_a_subfolder_list_the_same(scratch: InvokeProject) -> None:
     """A list for programs leaves the same tasks out, and Invoke finds the project from a folder below it."""
     scratch.configuration["release"]["gates"] = {"build": COMMAND}
     done = scratch.run("--list", "--list-format", "json")
@@ -62,7 +64,7 @@ def test_json_and_a_subfolder_list_the_same(scratch: Any) -> None:
     assert "gate.build" in done.stdout and "gate.tests" not in done.stdout, done
 
 
-def test_a_task_that_is_not_listed_runs_when_typed(versioned: Any) -> None:
+def test_a_task_that_is_not_listed_runs_when_typed(versioned: InvokeProject) -> None:
     """It says what is missing, as it does where it is listed; its collection lists it by name."""
     done = versioned.run("gate.build")
     assert (done.returncode, done.stderr.strip()) == (2, "no gate is called 'build'; release.gates has: count")
@@ -73,23 +75,28 @@ def test_a_task_that_is_not_listed_runs_when_typed(versioned: Any) -> None:
 
 
 @pytest.mark.parametrize("release", ["text", ["a list"], {"gates": "text"}, {"gates": ["a list"]}, None])
-def test_a_configuration_that_cannot_be_used_hides_nothing(versioned: Any, release: object) -> None:
+def test_a_configuration_that_cannot_be_used_hides_nothing(versioned: InvokeProject, release: object) -> None:
     """What is wrong with it is for the task to report."""
     versioned.configuration["release"] = release
     assert listed(versioned) == ALWAYS | OPTIONAL
 
 
-def test_a_file_that_cannot_be_read_is_one_sentence(versioned: Any) -> None:
+def test_a_file_that_cannot_be_read_is_one_sentence(versioned: InvokeProject) -> None:
     """Invoke itself ends with the YAML error; the binary names the file. No line of this package is in a traceback."""
-    versioned.write = lambda: (versioned.root / "invoke.yaml").write_text("a: [1\n")
-    done = versioned.run("--list")
+    (versioned.root / "invoke.yaml").write_text("a: [1\n")
+    done = _run_as_it_is(versioned, *versioned.command)
     assert done.returncode == 1 and "listing.py" not in done.stderr, done
-    versioned.command = PROGRAM
-    done = versioned.run("--list")
+    done = _run_as_it_is(versioned, *PROGRAM)
     assert done.returncode == 2 and done.stderr.startswith("invoke.yaml: cannot be used: "), done
 
 
-def test_a_runtime_file_may_configure_what_the_project_does_not(versioned: Any) -> None:
+def _run_as_it_is(project: InvokeProject, *command: str) -> subprocess.CompletedProcess[str]:
+    """List the tasks with the invoke.yaml that the test wrote."""
+    line = [*command, "--list"]
+    return subprocess.run(line, cwd=project.root, env=project.variables, capture_output=True, text=True)
+
+
+def test_a_runtime_file_may_configure_what_the_project_does_not(versioned: InvokeProject) -> None:
     """Invoke reads it after it has listed the tasks, so everything is listed."""
     (versioned.root / "other.yaml").write_text("gateway: {port: 3100}\n")
     assert listed(versioned, "-f", "other.yaml") == ALWAYS | OPTIONAL
@@ -97,7 +104,7 @@ def test_a_runtime_file_may_configure_what_the_project_does_not(versioned: Any) 
     assert listed(versioned) == ALWAYS | OPTIONAL
 
 
-def test_the_list_loads_no_library_of_a_stage(scratch: Any) -> None:
+def test_the_list_loads_no_library_of_a_stage(scratch: InvokeProject) -> None:
     """Invoke and the standard library are enough."""
     heavy = ("requests", "cattrs", "attrs", "rich", "apsw", "psutil", "starlette")
     code = "import sys; from invoke import Program; Program().run('inv --list', exit=False); "
