@@ -37,8 +37,8 @@ def show_checks(screen: Screen, report: PreflightReport, advice: str = "") -> No
     columns = ("GATE", "RESULT", *(["SUBSYSTEM"] if has_subsystems else []), "TIME", "REASON")
     rows = []
     for check in report.checks:
-        took, reason = f"{check.duration_ms / 1000:.1f}s", "".join(check.detail.splitlines()[:1])
-        rows.append((check.id, check.status, *([check.subsystem] if has_subsystems else []), took, reason))
+        duration, reason = f"{check.duration_ms / 1000:.1f}s", "".join(check.detail.splitlines()[:1])
+        rows.append((check.id, check.status, *([check.subsystem] if has_subsystems else []), duration, reason))
     screen.table(columns, rows)
     for check in report.checks:
         if check.status == "failed":
@@ -188,12 +188,14 @@ def show_drill(screen: Screen, found: dict[str, Any]) -> None:
         screen.note(f"started: {boot['command']}; {boot['url']}: {boot['detail']}")
         screen.note(*(f"| {line}" for line in boot["outputTail"]))
     snapshot = found["snapshotId"] or "the latest snapshot"
-    took = show_seconds(found["durationMs"] / 1000)
+    duration = show_seconds(found["durationMs"] / 1000)
     if found["status"] == "passed":
         booted = " and a service started on it is healthy" if boot else ""
-        screen.verdict("passed", f"{snapshot} can be restored{booted}; the drill took {took} and changed nothing live")
+        screen.verdict(
+            "passed", f"{snapshot} can be restored{booted}; the drill took {duration} and changed nothing live"
+        )
     else:
-        screen.verdict("failed", f"drill of {snapshot}, after {took}")
+        screen.verdict("failed", f"drill of {snapshot}, after {duration}")
     screen.note(*found["diagnostics"])
     if found["status"] != "passed" and not _names_command(found["diagnostics"]):
         screen.note(

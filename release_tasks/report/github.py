@@ -20,7 +20,7 @@ from release_tasks.core.runner import command, inert
 from release_tasks.core.units import show_seconds
 from release_tasks.report.markdown import step_summary, title_of
 from release_tasks.report.progress import PlainLines
-from release_tasks.report.screen import unfailing
+from release_tasks.report.screen import error_tolerant
 from release_tasks.report.values import checks_of, list_of, tail_of
 
 __all__ = ["GroupedLines", "annotation_lines", "outputs", "report_to_github"]
@@ -41,7 +41,7 @@ class GroupedLines(PlainLines):
             title = f"gate {check.id}: {check.status} in {show_seconds(check.duration_ms / 1000)}"
             shown = [inert(printable(line)) for line in lines]
             with self._lock:
-                _write(unfailing(sys.stderr), [command("group", printable(title)), *shown, command("endgroup")])
+                _write(error_tolerant(sys.stderr), [command("group", printable(title)), *shown, command("endgroup")])
 
 
 def report_to_github(document: Mapping[str, Any], exit_code: int, stream: IO[str], environ: Mapping[str, str]) -> None:
@@ -121,7 +121,7 @@ def _append(variable: str, text: str, environ: Mapping[str, str], limit: int | N
 
 
 def _note(message: str) -> None:
-    _write(unfailing(sys.stderr), [inert(printable(message))])
+    _write(error_tolerant(sys.stderr), [inert(printable(message))])
 
 
 def _write(stream: IO[str], lines: list[str]) -> None:

@@ -81,8 +81,8 @@ def _gates(checks: list[Mapping[str, Any]]) -> Iterator[str]:
     failed = [check for check in checks if check.get("status") == "failed"]
     for check in checks[:_MOST_ROWS]:
         result = "advisory" if check.get("advisory") and check in failed else check.get("status")
-        took = check.get("durationMs")
-        shown = show_seconds(took / 1000) if isinstance(took, int) else ""
+        duration = check.get("durationMs")
+        shown = show_seconds(duration / 1000) if isinstance(duration, int) else ""
         cells = (check.get("id"), result, shown, check.get("detail"))
         yield f"| {' | '.join(map(_text, cells))} |"
     yield ""

@@ -207,12 +207,12 @@ class LiveDisplay:
         self._lines: list[Text] = []
         self._finished_gates: list[Text] = []
         spinner = SpinnerColumn("dots" if terminal.is_unicode else "line", style="")
-        took = _Column(lambda task: self._cut(f" {task.elapsed:.0f} s"), shrinks=False)
+        duration = _Column(lambda task: self._cut(f" {task.elapsed:.0f} s"), shrinks=False)
         step = _Column(lambda task: self._cut(task.description))
-        self._step = Progress(spinner, step, took, auto_refresh=False, get_time=lambda: self._now)
+        self._step = Progress(spinner, step, duration, auto_refresh=False, get_time=lambda: self._now)
         gate = _Column(lambda task: self._cut(printable(f"gate {task.description}")))
         health = _Column(lambda task: self._health(task.description, " "))
-        self._gates = Progress(spinner, gate, took, health, auto_refresh=False, get_time=lambda: self._now)
+        self._gates = Progress(spinner, gate, duration, health, auto_refresh=False, get_time=lambda: self._now)
         self._bytes = self._new_transfers()
 
     def __enter__(self) -> LiveDisplay:
@@ -305,12 +305,12 @@ class LiveDisplay:
 
     def _finish_gate(self, check: Check) -> None:
         self._answers.pop(check.id, None)
-        took = ""
+        duration = ""
         for task in self._gates.tasks:
             if task.description == check.id:
-                took = f"  {show_seconds(task.elapsed or 0)}"
+                duration = f"  {show_seconds(task.elapsed or 0)}"
                 self._gates.remove_task(task.id)
-        result = f"gate {check.id}: {check.status}{took}"
+        result = f"gate {check.id}: {check.status}{duration}"
         if check.status != "passed":
             result += f"  {' '.join(printable(check.detail).split())}"
         sign = SIGNS[meaning_of(check.status)][0 if self._is_unicode else 1]

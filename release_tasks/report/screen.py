@@ -18,7 +18,7 @@ from release_tasks.core.runner import inert
 from release_tasks.report.table import aligned_lines, fitting_lines, wrapped
 from release_tasks.report.words import style_of
 
-__all__ = ["Screen", "Terminal", "for_person", "terminal_of", "unfailing"]
+__all__ = ["Screen", "Terminal", "error_tolerant", "terminal_of", "wrapped_for_stderr"]
 
 # RFC 3339 in UTC. A terminal shows seconds, without fractions; programs get the complete time.
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
@@ -61,7 +61,7 @@ class Screen:
         self.terminal = terminal_of(stream, os.environ)
         self._out = _console(stream, self.terminal)
         self.progress_terminal = terminal_of(sys.stderr, os.environ)
-        self._err = _console(unfailing(sys.stderr), self.progress_terminal)
+        self._err = _console(error_tolerant(sys.stderr), self.progress_terminal)
 
     def line(self, text: str = "") -> None:
         """Write one line, wrapped to the width of the terminal."""
@@ -70,7 +70,7 @@ class Screen:
     def verdict(self, status: str, message: str) -> None:
         """Write the result of a stage: its status word, then a message."""
         word = status.upper()
-        first, *others = _broken(self.terminal, f"{word}  {message}", "  ")
+        first, *others = _wrapped_lines(self.terminal, f"{word}  {message}", "  ")
         self._out.print(Text.assemble((word, style_of(status) or "bold"), first[len(word) :]))
         for line in others:
             self._out.print(Text(line))
@@ -102,23 +102,23 @@ class Screen:
             self._out.print(Text.assemble(*parts))
 
 
-def for_person(message: str, environ: Mapping[str, str]) -> str:
+def wrapped_for_stderr(message: str, environ: Mapping[str, str]) -> str:
     """Return a message wrapped for stderr, for a caller that writes there itself."""
     terminal = terminal_of(sys.stderr, environ)
-    return inert("\n".join(part for line in printable(message).splitlines() for part in _broken(terminal, line)))
+    return inert("\n".join(part for line in printable(message).splitlines() for part in _wrapped_lines(terminal, line)))
 
 
-def unfailing(stream: IO[str]) -> IO[str]:
+def error_tolerant(stream: IO[str]) -> IO[str]:
     """Return a wrapper of ``stream`` that raises nothing after the terminal or the reader has closed."""
-    return cast("IO[str]", _Unfailing(stream))
+    return cast("IO[str]", _ErrorTolerant(stream))
 
 
 def _print(console: Console, terminal: Terminal, text: str, indent: str = "") -> None:
-    for line in _broken(terminal, text, indent):
+    for line in _wrapped_lines(terminal, text, indent):
         console.print(Text(line))
 
 
-def _broken(terminal: Terminal, text: str, indent: str = "") -> list[str]:
+def _wrapped_lines(terminal: Terminal, text: str, indent: str = "") -> list[str]:
     text = printable(text)
     return [text] if terminal.width is None else wrapped(text.expandtabs(), terminal.width, indent)
 
@@ -170,7 +170,7 @@ class _Encodable(_Wrapper):
         return self._stream.write(text.encode(encoding, "replace").decode(encoding))
 
 
-class _Unfailing(_Wrapper):
+class _ErrorTolerant(_Wrapper):
     """Drops output that a closed terminal or pipe refuses, so that the stage continues."""
 
     def write(self, text: str) -> int:

@@ -101,9 +101,9 @@ class Session:
         """Report the answer to the runner of GitHub Actions, if there is one."""
         if is_listening() and self._answer is not None and not self.is_dry:
             from release_tasks.report.github import report_to_github
-            from release_tasks.report.screen import unfailing
+            from release_tasks.report.screen import error_tolerant
 
-            stream = unfailing(sys.stderr) if self.as_json else sys.stdout
+            stream = error_tolerant(sys.stderr) if self.as_json else sys.stdout
             report_to_github(self._answer, int(self.exit_code), stream, os.environ)
 
     def fail_unless(self, is_good: bool) -> None:
@@ -184,6 +184,6 @@ def _error_exit(current: Session, code: ExitCode, message: str) -> Exit:
     current.print_document()
     with contextlib.suppress(BrokenPipeError):
         current.report_to_runner()
-    from release_tasks.report.screen import for_person
+    from release_tasks.report.screen import wrapped_for_stderr
 
-    return Exit(message=for_person(message, os.environ), code=int(code))
+    return Exit(message=wrapped_for_stderr(message, os.environ), code=int(code))

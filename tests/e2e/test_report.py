@@ -32,7 +32,7 @@ def test_the_latest_release_gets_a_private_page(scratch: InvokeProject) -> None:
 
 def test_a_report_without_a_release_says_what_to_type(scratch: InvokeProject) -> None:
     """Exit 2 and a message for an unknown release, a malformed id, no release at all, and an unusable path."""
-    assert "`inv release.prepare` makes one" in scratch.document("release.report", code=2)["message"]
+    assert "Prepare one: `inv release.prepare`" in scratch.document("release.report", code=2)["message"]
     scratch.document("release.prepare", "--release-id", "v1")
     before = scratch.tree()
     for words, reported in (

@@ -70,8 +70,8 @@ def timeline_of(
             steps.append(_step(event, "Watched: "))
     for event in drills:
         booted = ", and a service started on it was healthy" if event.get("booted") is True else ""
-        took = number(event.get("durationMs"))
-        steps.append(_step(event, "Drill ", booted, took / 1000 if took is not None else None))
+        duration = number(event.get("durationMs"))
+        steps.append(_step(event, "Drill ", booted, duration / 1000 if duration is not None else None))
     for rollback in rollbacks:
         detail = "" if rollback.detail in ("", rollback.status) else f": {rollback.detail}"
         at = rollback.started_at or rollback.finished_at or ""
