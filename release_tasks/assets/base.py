@@ -25,8 +25,8 @@ from release_tasks.assets.files import (
     scan_file,
     scan_tree,
 )
-from release_tasks.assets.overwrite import put_remains_back, remove_live
-from release_tasks.assets.placing import discard_staged, give_name, inode_of, staged_path
+from release_tasks.assets.overwrite import remove_live, restore_raw_copy
+from release_tasks.assets.placing import discard_staged, inode_of, rename_into_place, staged_path
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.durable import fsync_directory, fsync_tree, make_private_directory, remove_tree
 from release_tasks.core.errors import StageFailed
@@ -40,11 +40,11 @@ __all__ = [
     "AssetFinding",
     "AssetKind",
     "Damaged",
-    "Examined",
+    "Examination",
     "Inspection",
     "Listing",
     "Move",
-    "Sound",
+    "Soundness",
     "State",
     "is_folder",
     "stored_path",
@@ -83,7 +83,7 @@ class AssetConfig:
         return evolve(self, options=evolve(self.options, **{self.kind.path_option: path}))
 
     def takes(self, record: AssetRecord) -> bool:
-        """Say whether a captured asset can be restored to this one."""
+        """Return whether a captured asset can be restored to this one."""
         return record.kind in self.kind.restores
 
 
@@ -104,15 +104,15 @@ class AssetFinding:
 
 
 @frozen(kw_only=True)
-class Sound:
-    """Whether live state can be used as it is; ``doubt`` says what could not be examined."""
+class Soundness:
+    """Whether live state can be used as it is; ``issue`` says what could not be examined."""
 
     is_sound: bool
-    doubt: str | None = None
+    issue: str | None = None
 
 
 @frozen(kw_only=True)
-class Examined:
+class Examination:
     """What a check beyond the bytes found in a copy. ``unchecked`` says why it could not run, None when it could."""
 
     problems: list[str]
@@ -195,7 +195,7 @@ class AssetKind:
     restores: ClassVar[frozenset[str]]
     records_as: ClassVar[Literal["sqlite", "file", "directory"]]
     soundness_cost: ClassVar[int] = 0  # kinds of less cost are asked first whether they are in place
-    may_be_plugins: ClassVar[bool] = True  # whether a plugin may have taken the copy of such a record
+    allows_plugins: ClassVar[bool] = True  # whether a plugin may have taken the copy of such a record
 
     @property
     def path_option(self) -> str:
@@ -226,16 +226,16 @@ class AssetKind:
         """
         raise TypeError(f"assets of kind {self.name} have no capture")
 
-    def remains(self, asset: AssetConfig) -> list[Path]:
+    def raw_paths(self, asset: AssetConfig) -> list[Path]:
         """Return the names whose bytes are kept when the asset is damaged."""
         return [asset.path]
 
-    def keep_remains(self, asset: AssetConfig, record: AssetRecord, copy: Path, emit: Emit = ignore) -> AssetRecord:
+    def capture_raw(self, asset: AssetConfig, record: AssetRecord, copy: Path, emit: Emit = ignore) -> AssetRecord:
         """Keep what stands in the place of an asset and cannot be read as one, byte for byte."""
         meter = Meter(emit, "capture", record.key, 0)
         remove_tree(copy)
         os.mkdir(copy, 0o700)
-        for path in self.remains(asset):
+        for path in self.raw_paths(asset):
             try:
                 mode = os.lstat(path).st_mode
             except FileNotFoundError:
@@ -272,14 +272,14 @@ class AssetKind:
                 findings = [
                     AssetFinding(key=record.key, what="was altered", expected=record.sha256, found=entry.sha256)
                 ]
-        wrong = self.impossible(record)
+        wrong = self.invalid_value(record)
         if not is_tree and entry.size != record.size:
             wrong = f"a size of {record.size} for {entry.size} bytes"
         if findings or not wrong:
             return findings
         return [AssetFinding(key=record.key, what=f"its record was altered: it has {wrong}")]
 
-    def impossible(self, record: AssetRecord) -> str | None:
+    def invalid_value(self, record: AssetRecord) -> str | None:
         """Say what no capture writes: a checksum can be forged, and the modes of a record steer ``chmod``."""
         entries = record.entries or []
         if not all(mode is not None and 0 <= mode <= _ALL_BITS for mode in (record.mode, *(e.mode for e in entries))):
@@ -288,7 +288,7 @@ class AssetKind:
             return "a content digest that is not that of its bytes"
         if is_folder(record) and record.size != sum(entry.size for entry in entries):
             return "a size that is not the sum of its entries"
-        has_none = record.damaged or record.plugin_problem is not None or not self.may_be_plugins
+        has_none = record.damaged or record.plugin_problem is not None or not self.allows_plugins
         if record.plugin is not None and has_none:
             return "a plugin that cannot have taken it"
         if len({entry.path for entry in entries}) != len(entries):
@@ -296,14 +296,14 @@ class AssetKind:
         return None
 
     def may_have_content_digest(self, record: AssetRecord) -> bool:
-        """Say whether the content digest of a record is one that a capture writes."""
+        """Return whether the content digest of a record is one that a capture writes."""
         return False
 
     def check_legacy(self, record: AssetRecord, stored: Path) -> list[AssetFinding]:
         """Return what is wrong with a copy of the older tool, which has no digests."""
         return []
 
-    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> Examined | None:
+    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> Examination | None:
         """Check a copy beyond its bytes, with the options of ``asset`` where it is configured; None: not possible."""
         return None
 
@@ -319,7 +319,7 @@ class AssetKind:
         """Return the digest of state that nothing else uses, to be compared with that of ``record``."""
         return scan_file(path).sha256
 
-    def strays(self, path: Path) -> list[Path]:
+    def side_files(self, path: Path) -> list[Path]:
         """Return the names beside ``path`` that belong to the service and must not outlive a restore."""
         return []
 
@@ -336,19 +336,19 @@ class AssetKind:
         """Return what people read of a captured asset."""
         return record.kind if record.plugin is None else f"{record.kind}, captured by {record.plugin}"
 
-    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> Sound:
-        """Say whether a restored asset is still in place, so that a repeated rollback leaves it alone.
+    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> Soundness:
+        """Return whether a restored asset is still in place, so that a repeated rollback leaves it alone.
 
         Files and folders must be as recorded, byte for byte. ``scratch`` does not exist and may be made.
         """
         if record.kind not in self.restores:
-            return Sound(is_sound=False)
+            return Soundness(is_sound=False)
         try:
             mode = os.lstat(asset.path).st_mode
         except FileNotFoundError:
-            return Sound(is_sound=not record.exists)
+            return Soundness(is_sound=not record.exists)
         is_of_form = record.exists and stat.S_ISDIR(mode) == is_folder(record)
-        return Sound(is_sound=is_of_form and self._is_equal(record, asset.path))
+        return Soundness(is_sound=is_of_form and self._is_equal(record, asset.path))
 
     # A rollback, in the order of its steps
 
@@ -424,7 +424,7 @@ class AssetKind:
 
     def exchange(self, move: Move) -> bool:
         """Give the name to the file or folder that is to have it; False where no rename can do that."""
-        return give_name(move.live, move.staged, move.wanted)
+        return rename_into_place(move.live, move.staged, move.wanted)
 
     def overwrite(self, record: AssetRecord, stored: Path, live: Path) -> None:
         """Make ``live`` equal to stored state without renaming it, and flush it.
@@ -438,9 +438,9 @@ class AssetKind:
         elif not record.exists:
             remove_live(live)
         elif record.damaged:
-            put_remains_back(stored, live)
+            restore_raw_copy(stored, live)
         else:
-            self.write_over(record, stored, live)
+            self.overwrite_content(record, stored, live)
         if live.parent.is_dir():
             fsync_directory(live.parent)
 
@@ -450,13 +450,13 @@ class AssetKind:
         except (OSError, StageFailed):
             return False
 
-    def write_over(self, record: AssetRecord, stored: Path, live: Path) -> None:
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
         """Write stored content into ``live``, whatever that holds. Raises StageFailed, OSError."""
         raise TypeError(f"assets of kind {self.name} cannot be written in place")
 
 
 def is_folder(record: AssetRecord) -> bool:
-    """Say whether a captured asset lies in its snapshot as a folder; remains of a damaged one do, too."""
+    """Return whether a captured asset lies in its snapshot as a folder; raw_paths of a damaged one do, too."""
     return record.kind == "directory" or record.damaged
 
 

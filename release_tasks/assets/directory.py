@@ -10,7 +10,7 @@ from attrs import NOTHING, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetKind, Damaged, Listing
 from release_tasks.assets.files import capture_tree, entries_digest, scan_tree, tree_size
-from release_tasks.assets.overwrite import write_over_tree
+from release_tasks.assets.overwrite import overwrite_tree
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.options import option
@@ -80,9 +80,9 @@ class DirectoryKind(AssetKind):
         ]
         return "; ".join(named) or f"mode {live.mode:o} instead of {record.mode:o}"
 
-    def write_over(self, record: AssetRecord, stored: Path, live: Path) -> None:
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
         """Make the folder equal to the stored one, entry by entry."""
-        write_over_tree(record, stored, live)
+        overwrite_tree(record, stored, live)
 
 
 def with_entries(record: AssetRecord, entries: list[AssetEntry]) -> AssetRecord:

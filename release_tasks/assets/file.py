@@ -10,7 +10,7 @@ from attrs import NOTHING, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetKind, Damaged
 from release_tasks.assets.files import capture_file, scan_file
-from release_tasks.assets.overwrite import write_over
+from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Emit, Meter, ignore
@@ -47,10 +47,10 @@ class FileKind(AssetKind):
         meter.finish()
         return evolve(record, exists=True, size=entry.size, sha256=entry.sha256)
 
-    def write_over(self, record: AssetRecord, stored: Path, live: Path) -> None:
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
         """Write the stored bytes into the file, and read them again."""
         assert record.mode is not None
-        write_over(stored, live)
+        overwrite_file(stored, live)
         os.chmod(live, record.mode)
         if scan_file(live).sha256 != record.sha256:
             raise StageFailed(f"{live} does not hold what was written to it.")

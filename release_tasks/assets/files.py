@@ -46,13 +46,13 @@ _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the
 
 
 def capture_file(
-    source: Path, destination: Path, count: Count | None = None, *, must_hold_still: bool = True
+    source: Path, destination: Path, count: Count | None = None, *, must_be_stable: bool = True
 ) -> AssetEntry:
     """Copy one regular file to ``destination`` (0600) and return its entry; a link is refused.
 
     Raises StageFailed for a file that is still being written after several readings, unless it need not hold still.
     """
-    entry = _copy_stable(source.name, source, destination, count=count, must_hold_still=must_hold_still)
+    entry = _copy_stable(source.name, source, destination, count=count, must_be_stable=must_be_stable)
     keep_owner_and_time(os.lstat(source), destination)
     return entry
 
@@ -63,7 +63,7 @@ def capture_tree(
     left_out: list[str] | None = None,
     count: Count | None = None,
     *,
-    must_hold_still: bool = True,
+    must_be_stable: bool = True,
 ) -> list[AssetEntry]:
     """Copy the folder ``source`` to ``destination`` (0700/0600 inside) and return its entries, sorted by path.
 
@@ -72,7 +72,7 @@ def capture_tree(
     ``left_out`` that takes their paths.
     """
     os.mkdir(destination, 0o700)
-    return _read_tree(source, destination, left_out, count, must_hold_still=must_hold_still)
+    return _read_tree(source, destination, left_out, count, must_be_stable=must_be_stable)
 
 
 def scan_file(path: Path, count: Count | None = None) -> AssetEntry:
@@ -91,7 +91,7 @@ def _read_tree(
     left_out: list[str] | None,
     count: Count | None,
     *,
-    must_hold_still: bool = True,
+    must_be_stable: bool = True,
 ) -> list[AssetEntry]:
     """Return the entries of ``source``, sorted by path; they are copied unless ``destination`` is None."""
     entries: list[AssetEntry] = []
@@ -113,7 +113,7 @@ def _read_tree(
                 place_link(target, copy)
         else:
             try:
-                entry = _copy_stable(relative, path, copy, dir_fd=fd, count=count, must_hold_still=must_hold_still)
+                entry = _copy_stable(relative, path, copy, dir_fd=fd, count=count, must_be_stable=must_be_stable)
             except FileNotFoundError:
                 if copy is None:
                     raise
@@ -180,7 +180,7 @@ def place_link(target: str, path: Path) -> None:
 
 
 def can_share_blocks(source: Path, folder: Path) -> bool:
-    """Say whether a copy of the file ``source`` below ``folder`` shares its blocks, and so takes no room of its own."""
+    """Return whether a copy of ``source`` below ``folder`` can share its blocks and so needs no disk space."""
     with source.open("rb") as original, tempfile.TemporaryFile(dir=folder) as copy:
         return _clone(original.fileno(), copy.fileno())
 
@@ -227,7 +227,7 @@ def _copy_stable(
     *,
     dir_fd: int | None = None,
     count: Count | None = None,
-    must_hold_still: bool = True,
+    must_be_stable: bool = True,
 ) -> AssetEntry:
     """Read a regular file, again if it changed meanwhile, and copy it unless ``copy`` is None.
 
@@ -254,7 +254,7 @@ def _copy_stable(
         is_still = stamps == (size, after.st_mtime_ns, after.st_ctime_ns)
         # Older kernels stamp files in steps of a clock tick: two writes within one look like none.
         is_sure = is_still and time.time_ns() - after.st_ctime_ns >= _CLOCK_TICK_NS
-        if is_sure or (attempt == 0 and not must_hold_still):
+        if is_sure or (attempt == 0 and not must_be_stable):
             mode = stat.S_IMODE(before.st_mode)
             return AssetEntry(path=relative, kind="file", mode=mode, size=size, sha256=digest)
         if is_still:

@@ -16,7 +16,7 @@ from release_tasks.core.durable import fsync_directory, fsync_file, remove_tree
 from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.records import AssetEntry, AssetRecord
 
-__all__ = ["put_remains_back", "remove_live", "write_over", "write_over_tree"]
+__all__ = ["overwrite_file", "overwrite_tree", "remove_live", "restore_raw_copy"]
 
 _MARK = ".release-tasks-mirror"
 
@@ -37,18 +37,18 @@ def remove_live(live: Path) -> None:
         raise StageFailed(f"{live} should not exist and cannot be removed: {error.strerror}.") from error
 
 
-def put_remains_back(stored: Path, live: Path) -> None:
-    """Write the remains of a damaged database, and of its side files, over what is there."""
-    for remains in sorted(stored.iterdir()):
-        target = live.with_name(remains.name)
-        if not remains.is_file() or target.is_dir():
-            raise StageFailed(f"{remains} cannot be put back in place of {target}.")
-        if not os.path.lexists(target) or scan_file(target).sha256 != scan_file(remains).sha256:
-            write_over(remains, target)
+def restore_raw_copy(stored: Path, live: Path) -> None:
+    """Write the raw_paths of a damaged database, and of its side files, over what is there."""
+    for raw_paths in sorted(stored.iterdir()):
+        target = live.with_name(raw_paths.name)
+        if not raw_paths.is_file() or target.is_dir():
+            raise StageFailed(f"{raw_paths} cannot be put back in place of {target}.")
+        if not os.path.lexists(target) or scan_file(target).sha256 != scan_file(raw_paths).sha256:
+            overwrite_file(raw_paths, target)
         fsync_file(target)
 
 
-def write_over(stored: Path, live: Path) -> None:
+def overwrite_file(stored: Path, live: Path) -> None:
     """Write the bytes of a stored file into ``live``, which keeps its inode; what is no file there is removed first."""
     if os.path.lexists(live) and not stat.S_ISREG(os.lstat(live).st_mode):
         remove_tree(live)
@@ -57,7 +57,7 @@ def write_over(stored: Path, live: Path) -> None:
         target.truncate()
 
 
-def write_over_tree(record: AssetRecord, stored: Path, live: Path) -> None:
+def overwrite_tree(record: AssetRecord, stored: Path, live: Path) -> None:
     """Make a folder equal to a stored one, entry by entry, and flush it; what is no folder there is removed first."""
     if not os.path.lexists(live) or not stat.S_ISDIR(os.lstat(live).st_mode):
         remove_tree(live)

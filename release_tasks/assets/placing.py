@@ -13,7 +13,15 @@ from attrs import evolve
 from release_tasks.core.durable import exchange, fsync_directory, remove_tree
 from release_tasks.core.records import Inode, JournalStep
 
-__all__ = ["discard_staged", "give_name", "inode_of", "leftovers", "renumbered", "spare_path", "staged_path"]
+__all__ = [
+    "discard_staged",
+    "displaced_path",
+    "inode_of",
+    "leftovers",
+    "rename_into_place",
+    "staged_path",
+    "with_current_devices",
+]
 
 _MARK = ".release-tasks-"
 # What renameat2 answers where names cannot be exchanged: no such call, no such flag on this filesystem,
@@ -27,7 +35,7 @@ def staged_path(target: Path, rollback_id: str) -> Path:
     return target.with_name(f".{target.name}{_MARK}{rollback_id}")
 
 
-def spare_path(staged: Path) -> Path:
+def displaced_path(staged: Path) -> Path:
     """Return the third name, for what has to leave the target before the staged copy takes it."""
     return staged.with_name(staged.name + ".before")
 
@@ -41,7 +49,7 @@ def inode_of(path: Path) -> Inode | None:
     return Inode(device=info.st_dev, number=info.st_ino)
 
 
-def renumbered(step: JournalStep) -> JournalStep:
+def with_current_devices(step: JournalStep) -> JournalStep:
     """Return the step with the device numbers of today: a reboot may give a disk another one, and inodes stay.
 
     What lay on another device than its folder (a mount point, a layer of an overlay) keeps the number it had.
@@ -56,13 +64,13 @@ def renumbered(step: JournalStep) -> JournalStep:
     return evolve(step, new=of_today(step.new), old=of_today(step.old), folder=now)
 
 
-def give_name(live: Path, staged: Path, wanted: Inode | None) -> bool:
+def rename_into_place(live: Path, staged: Path, wanted: Inode | None) -> bool:
     """Give the name ``live`` to the inode ``wanted``, or to none; False where no rename can do that.
 
     Reads inodes before it acts, because two exchanges would undo each other. Whatever held the name before lies
     at ``staged`` or beside it afterwards, until the journal is cleared.
     """
-    spare = spare_path(staged)
+    spare = displaced_path(staged)
     if inode_of(live) == wanted:
         if live.parent.is_dir():
             fsync_directory(live.parent)  # a crash may have come between the rename and its flush
@@ -93,7 +101,7 @@ def _swap_names(live: Path, holder: Path) -> None:
         if error.errno not in _NO_EXCHANGE:
             raise
         # Two renames: between them the name is missing, and the inode numbers tell recovery what is left to do.
-        os.rename(live, spare_path(holder))
+        os.rename(live, displaced_path(holder))
         os.rename(holder, live)
 
 

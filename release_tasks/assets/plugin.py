@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import NOTHING, Factory, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig, AssetKind, Examined, Listing, Move, Sound, is_folder
+from release_tasks.assets.base import AssetConfig, AssetKind, Examination, Listing, Move, Soundness, is_folder
 from release_tasks.assets.directory import DIRECTORY, with_entries
 from release_tasks.assets.file import FILE
 from release_tasks.assets.files import capture_file, capture_tree, keep_owner_and_time, scan_file, scan_tree, tree_size
@@ -28,7 +28,7 @@ from release_tasks.core.records import AssetRecord
 __all__ = ["PLUGIN", "PluginAssetOptions", "PluginKind", "capture_through_plugin"]
 
 _TIMEOUT = 60.0
-_MOST_TOLD = 3
+_MAX_SHOWN = 3
 
 
 @frozen(kw_only=True)
@@ -87,51 +87,51 @@ class PluginKind(AssetKind):
         mode = os.lstat(asset.path).st_mode
         if stat.S_ISDIR(mode):
             left_out: list[str] = []
-            entries = capture_tree(asset.path, copy, left_out, meter.add, must_hold_still=False)
+            entries = capture_tree(asset.path, copy, left_out, meter.add, must_be_stable=False)
             record = with_entries(evolve(record, left_out=left_out or None), entries)
         elif stat.S_ISREG(mode):
-            entry = capture_file(asset.path, copy, meter.add, must_hold_still=False)
+            entry = capture_file(asset.path, copy, meter.add, must_be_stable=False)
             record = evolve(record, kind="file", exists=True, size=entry.size, sha256=entry.sha256)
         else:
-            return self.keep_remains(asset, record, copy, emit)
+            return self.capture_raw(asset, record, copy, emit)
         meter.finish()
         return evolve(record, mode=stat.S_IMODE(mode))
 
-    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> Examined | None:
+    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> Examination | None:
         """Let the plugin that took a copy check it, with the options of ``asset`` where that is configured for it."""
         if record.plugin is None:
             return None
         if asset is None or asset.plugin != record.plugin:
             asset = AssetConfig(kind=self, options=PluginAssetOptions(python=record.plugin, path=copy))
         try:
-            return Examined(problems=check_copy(_call(record.key, asset), copy))
+            return Examination(problems=check_copy(_call(record.key, asset), copy))
         except KindFailed as error:
-            return Examined(problems=[error.message] if error.is_judged else [], unchecked=error.message)
+            return Examination(problems=[error.message] if error.is_state_bad else [], unchecked=error.message)
 
-    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> Sound:
-        """Say whether the asset is there and the plugin finds nothing wrong with a copy of it.
+    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> Soundness:
+        """Return whether the asset is there and the plugin finds nothing wrong with a copy of it.
 
         A plugin that is missing or broken cannot tell, and is no reason to throw away what the service wrote.
         """
         try:
             info = os.lstat(asset.path)
         except (FileNotFoundError, NotADirectoryError):
-            return Sound(is_sound=not record.exists)
+            return Soundness(is_sound=not record.exists)
         is_of_form = stat.S_ISDIR(info.st_mode) if is_folder(record) else stat.S_ISREG(info.st_mode)
         if not record.exists or not asset.takes(record) or not is_of_form:
-            return Sound(is_sound=False)
+            return Soundness(is_sound=False)
         try:
             os.makedirs(scratch, 0o700)
             capture_through_plugin(record, asset, scratch / asset.path.name, Meter(ignore, "capture", record.key, 0))
         except (StageFailed, OSError) as error:
-            if isinstance(error, KindFailed) and error.is_judged:
-                return Sound(is_sound=False)
-            doubt = f"{record.key} could not be examined and was left as it is: {error} --force restores it, too."
-            return Sound(is_sound=True, doubt=doubt)
+            if isinstance(error, KindFailed) and error.is_state_bad:
+                return Soundness(is_sound=False)
+            issue = f"{record.key} could not be examined and was left as it is: {error} --force restores it, too."
+            return Soundness(is_sound=True, issue=issue)
         finally:
             with contextlib.suppress(OSError):  # the next run clears it away
                 remove_tree(scratch)
-        return Sound(is_sound=True)
+        return Soundness(is_sound=True)
 
     def outline(self, record: AssetRecord, copy: Path) -> list[Listing]:
         """Return the entries of a folder."""
@@ -160,9 +160,9 @@ class PluginKind(AssetKind):
                 move.emit(Noted(f"{move.live} is restored from its copy: {error.message}"))
         super().commit(move)
 
-    def write_over(self, record: AssetRecord, stored: Path, live: Path) -> None:
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
         """Write the copy over what is there."""
-        _form(record).write_over(record, stored, live)
+        _form(record).overwrite_content(record, stored, live)
 
 
 def _form(record: AssetRecord) -> AssetKind:
@@ -189,13 +189,15 @@ def capture_through_plugin(record: AssetRecord, asset: AssetConfig, copy: Path, 
         captured = _take_over(evolve(record, plugin=asset.options.python), asset, copy, before)
         problems = check_copy(call, copy, lambda done, total: meter.reach(meter.done, meter.total))
         if problems:
-            told = "; ".join(problems[:_MOST_TOLD])
-            raise KindFailed(f"the asset kind {asset.options.python!r} finds its own copy bad: {told}", is_judged=True)
+            told = "; ".join(problems[:_MAX_SHOWN])
+            raise KindFailed(
+                f"the asset kind {asset.options.python!r} finds its own copy bad: {told}", is_state_bad=True
+            )
         if _digested(captured, copy) != _digested_as_recorded(captured) or _strays(copy):
             raise KindFailed(f"the asset kind {asset.options.python!r} changed the copy that it was to check")
     except KindFailed as error:
         told = f"{asset.path} (asset {record.key}): {error.message}"
-        raise KindFailed(f"{told.rstrip('.')}.", is_judged=error.is_judged) from error
+        raise KindFailed(f"{told.rstrip('.')}.", is_state_bad=error.is_state_bad) from error
     meter.finish()
     return captured
 
@@ -215,8 +217,8 @@ def _take_over(record: AssetRecord, asset: AssetConfig, copy: Path, live: os.sta
         raise KindFailed(f"{who} wrote nothing") from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or stat.S_ISDIR(mode) != stat.S_ISDIR(live.st_mode):
         raise KindFailed(f"{who} should have written {form} and did not")
-    if strays := _strays(copy):
-        raise KindFailed(f"{who} wrote {strays[0]} beside its copy")
+    if side_files := _strays(copy):
+        raise KindFailed(f"{who} wrote {side_files[0]} beside its copy")
     try:
         _require_own_files(copy)
         captured = _digested(record, copy)

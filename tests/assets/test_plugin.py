@@ -332,7 +332,9 @@ def test_verify_lets_the_plugin_look_and_says_where_it_could_not(custom: Any, in
     install_kind(check="raise ValueError('broken')")
     verdict = verified(custom)
     assert (verdict.status, len(verdict.notes)) == ("verified", 1)
-    assert verdict.notes[0].startswith("mcp is as recorded, byte for byte, and was not checked further: the asset kind")
+    assert verdict.notes[0].startswith(
+        "mcp: every byte is as recorded, but its plugin could not check it: the asset kind"
+    )
     install_kind(value="custom_kind", before="import nonesuch")
     assert "No module named 'nonesuch'" in verified(custom).notes[0]
 

@@ -244,5 +244,5 @@ def test_without_the_key_nothing_begins(site: Any) -> None:
     """A person who types the chain on the machine is told before the gates run."""
     done = site.run("make --no-print-directory release RELEASE=v1")
     assert done.returncode == 2
-    assert "RELEASE_KEY, and that variable is not set" in done.stderr
+    assert "the variable RELEASE_KEY, which is not set" in done.stderr
     assert "gate build" not in done.stderr and not site.was_deployed

@@ -40,11 +40,11 @@ Report = Callable[[int, int], None]
 
 
 class KindFailed(StageFailed):
-    """An asset kind did not do its work. ``is_judged``: it found the state bad, and is not itself to blame."""
+    """An asset kind did not do its work. ``is_state_bad``: it found the state bad, and is not itself to reported_as."""
 
-    def __init__(self, message: str, *, is_judged: bool = False) -> None:
+    def __init__(self, message: str, *, is_state_bad: bool = False) -> None:
         super().__init__(message)
-        self.is_judged = is_judged
+        self.is_state_bad = is_state_bad
 
 
 @frozen(kw_only=True)
@@ -98,7 +98,7 @@ def _run(call: KindCall, request: dict[str, Any], report: Report) -> list[str]:
         raise KindFailed(f"the asset kind {call.plugin!r} ended in {request['action']} without a result ({how})")
     if "failed" in message:
         advice = f". Type: {message['next']}" if message.get("next") else ""
-        raise KindFailed(_shown(message["failed"]) + advice, is_judged=bool(message.get("isJudged")))
+        raise KindFailed(_shown(message["failed"]) + advice, is_state_bad=bool(message.get("isJudged")))
     return [_shown(problem) for problem in message["problems"]]
 
 
@@ -163,5 +163,5 @@ def _end(process: CommandProcess) -> int:
     until = time.monotonic() + _GRACE
     while not process.has_exited() and time.monotonic() < until:
         process.read(_STEP / 5)
-    process.end_rest(0.0)
+    process.kill_remaining(0.0)
     return process.reap()

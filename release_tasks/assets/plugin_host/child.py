@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from release_tasks.assets.plugin_host.contract import AssetContext
-from release_tasks.assets.plugin_host.lookup import ASSETS, Plugin, PluginUnusable, find_plugin, shown_error
+from release_tasks.assets.plugin_host.lookup import ASSETS, Plugin, PluginUnusable, describe_exception, find_plugin
 from release_tasks.core.errors import PluginError
 
 __all__ = ["main"]
@@ -40,7 +40,7 @@ def main() -> None:
             name = str(find_plugin(ASSETS, request["plugin"]))
         except PluginUnusable:
             name = f"the asset kind {request['plugin']!r}"
-        _answer(answers, {"failed": f"{name} broke in {request['action']}: {shown_error(error)}{at}"})
+        _answer(answers, {"failed": f"{name} broke in {request['action']}: {describe_exception(error)}{at}"})
     os._exit(0)  # does not wait for threads that the plugin left
 
 

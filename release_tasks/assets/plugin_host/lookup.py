@@ -14,7 +14,7 @@ from release_tasks.core.errors import StageFailed
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["ASSETS", "GATES", "Plugin", "PluginUnusable", "find_plugin", "shown_error"]
+__all__ = ["ASSETS", "GATES", "Plugin", "PluginUnusable", "describe_exception", "find_plugin"]
 
 GATES = "release_tasks.gates"
 ASSETS = "release_tasks.assets"
@@ -52,7 +52,7 @@ class Plugin:
         except (Exception, SystemExit) as error:
             is_import = isinstance(error, ImportError)
             raise PluginUnusable(
-                f"{self} cannot be loaded ({self.point.value}): {shown_error(error)}",
+                f"{self} cannot be loaded ({self.point.value}): {describe_exception(error)}",
                 _pip("check") if is_import else self.ask,
             ) from error
 
@@ -78,7 +78,7 @@ def find_plugin(group: str, name: str) -> Plugin:
     return found[0]
 
 
-def shown_error(error: BaseException) -> str:
+def describe_exception(error: BaseException) -> str:
     """Return an exception as its kind and the first line of what it says."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {excerpt(lines[0], _LONGEST)}" if lines else type(error).__name__

@@ -29,7 +29,7 @@ from release_tasks.core.errors import StageFailed, with_path
 __all__ = [
     "SIDE_FILES",
     "DamagedDatabase",
-    "DiskTrouble",
+    "DiskError",
     "capture_database",
     "check_database",
     "content_digest",
@@ -64,7 +64,7 @@ class DamagedDatabase(Damaged):
     """The file cannot be read as a database, or fails its integrity check."""
 
 
-class DiskTrouble(StageFailed):
+class DiskError(StageFailed):
     """SQLite had an error from the disk; a commit that it came in may or may not have taken place."""
 
 
@@ -80,7 +80,7 @@ def capture_database(
     for 30 s or a disk, a permission or a limit is in the way.
     ``progress`` gets (bytes done, bytes in all) of the copying, ``checked`` each number of bytes that was digested.
     """
-    with _explained(source), _reader(source) as live:
+    with translated_errors(source), _reader(source) as live:
         journal_mode = str(_value(live, "PRAGMA journal_mode"))
         live.execute("BEGIN")
         _value(live, "SELECT count(*) FROM sqlite_schema")
@@ -94,7 +94,7 @@ def capture_database(
     with ThreadPoolExecutor(2) as pool:
         digest = pool.submit(sha256_file, destination, checked)
         flushed = pool.submit(fsync_file, destination)
-        check_database(destination, blame=source)
+        check_database(destination, reported_as=source)
         flushed.result()
         return journal_mode, digest.result()
 
@@ -104,11 +104,11 @@ def restore_database(copy: Path, live: Path, progress: Progress | None = None) -
 
     Other connections, old and new, see the old content until it commits and the new content from then on. Raises
     DamagedDatabase when ``live`` is no usable database, StageFailed or OSError when it stays locked for 30 s or its
-    disk is full or read-only; in each case its content is what it was. After DiskTrouble it is all old or all new.
+    disk is full or read-only; in each case its content is what it was. After DiskError it is all old or all new.
     ``progress`` gets (bytes done, bytes in all).
     """
     _require_database(live)
-    with _explained(live), _connection(live, apsw.SQLITE_OPEN_READWRITE) as target, _immutable(copy) as source:
+    with translated_errors(live), _connection(live, apsw.SQLITE_OPEN_READWRITE) as target, _immutable(copy) as source:
         # EXTRA: with FULL the removal of a rollback journal, which is the commit, may not survive a power cut.
         target.execute("PRAGMA synchronous = EXTRA")
         mode = str(_value(target, "PRAGMA journal_mode"))
@@ -131,17 +131,17 @@ def restore_database(copy: Path, live: Path, progress: Progress | None = None) -
                 _value(target, "PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def check_database(path: Path, thorough: bool = False, blame: Path | None = None) -> None:
+def check_database(path: Path, thorough: bool = False, reported_as: Path | None = None) -> None:
     """Run ``quick_check`` (or ``integrity_check``) on a database nobody else uses.
 
-    Raises DamagedDatabase, which names ``blame`` (the file that ``path`` is a copy of) or ``path``.
+    Raises DamagedDatabase, which names ``reported_as`` (the file that ``path`` is a copy of) or ``path``.
     """
     # Of a copy that is only stored, nothing better can be said than that it cannot be read.
-    trouble = DamagedDatabase if blame is None else StageFailed
-    with _explained(blame or path, trouble), _immutable(path) as database:
+    trouble = DamagedDatabase if reported_as is None else StageFailed
+    with translated_errors(reported_as or path, trouble), _immutable(path) as database:
         found = _findings(database, "integrity_check(5)" if thorough else "quick_check(5)")
     if found != ["ok"]:
-        raise DamagedDatabase(f"{blame or path} fails SQLite's integrity check: {'; '.join(found)}.")
+        raise DamagedDatabase(f"{reported_as or path} fails SQLite's integrity check: {'; '.join(found)}.")
 
 
 def count_rows(path: Path) -> dict[str, int | None]:
@@ -150,7 +150,7 @@ def count_rows(path: Path) -> dict[str, int | None]:
     That are tables of a module that only the service has. Raises DamagedDatabase, StageFailed.
     """
     rows: dict[str, int | None] = {}
-    with _explained(path), _immutable(path) as database:
+    with translated_errors(path), _immutable(path) as database:
         found = database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
         for name in (str(row[0]) for row in found if not str(row[0]).startswith("sqlite_")):
             quoted = name.replace('"', '""')
@@ -165,15 +165,15 @@ def read_schema(path: Path) -> dict[str, str]:
 
     Raises DamagedDatabase, StageFailed.
     """
-    with _explained(path), _immutable(path) as database:
+    with translated_errors(path), _immutable(path) as database:
         found = database.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
     return {f"{kind} {name}": str(sql) for kind, name, sql in found}
 
 
 def is_sound(path: Path) -> bool:
-    """Say whether a database that others may have open can be read and passes ``quick_check``."""
+    """Return whether a database that others may have open can be read and passes ``quick_check``."""
     try:
-        with _explained(path), _reader(path) as live:
+        with translated_errors(path), _reader(path) as live:
             _require_whole_pages(live, path)
             return _findings(live, "quick_check(1)") == ["ok"]
     except DamagedDatabase:
@@ -215,15 +215,15 @@ def _patch(path: Path, fields: Any) -> None:
 
 def _findings(database: apsw.Connection, check: str) -> list[str]:
     """Run a check; collations and functions that only the service has are stood in for."""
-    stood_in: set[str] = set()
+    stubs: set[str] = set()
     while True:
         try:
             found = [str(row[0]) for row in database.execute(f"PRAGMA {check}")]
         except apsw.SQLError as error:
             missing = _MISSING.search(str(error))
-            if missing is None or missing[0] in stood_in:
+            if missing is None or missing[0] in stubs:
                 raise
-            stood_in.add(missing[0])
+            stubs.add(missing[0])
             if missing["kind"] == "collation":
                 database.create_collation(missing["name"], lambda a, b: (a > b) - (a < b))
             else:
@@ -330,7 +330,7 @@ def _has_content(path: Path, suffix: str) -> bool:
 
 
 @contextlib.contextmanager
-def _explained(path: Path, trouble: type[StageFailed] = StageFailed) -> Iterator[None]:
+def translated_errors(path: Path, trouble: type[StageFailed] = StageFailed) -> Iterator[None]:
     """Turn SQLite's errors on ``path`` into sentences; ``trouble`` is for what says nothing about the content."""
     try:
         yield
@@ -357,7 +357,7 @@ def _explained(path: Path, trouble: type[StageFailed] = StageFailed) -> Iterator
         if extended == apsw.SQLITE_IOERR_SHORT_READ:
             raise DamagedDatabase(f"{path} cannot be read as a SQLite database: {code}.") from error
         if trouble is StageFailed:
-            trouble = DiskTrouble
+            trouble = DiskError
         raise trouble(
             f"SQLite could not read or write {path} or the copy of it ({code}). "
             "See whether a disk of theirs, or a quota, is full or failing, and run this again."

@@ -9,13 +9,13 @@ from pathlib import Path
 
 from attrs import NOTHING, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig, AssetFinding, AssetKind, Inspection, Listing, Move, Sound, State
-from release_tasks.assets.overwrite import write_over
+from release_tasks.assets.base import AssetConfig, AssetFinding, AssetKind, Inspection, Listing, Move, Soundness, State
+from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.assets.placing import inode_of
 from release_tasks.assets.sqlite.database import (
     SIDE_FILES,
     DamagedDatabase,
-    DiskTrouble,
+    DiskError,
     capture_database,
     check_database,
     content_digest,
@@ -49,7 +49,7 @@ class SqliteKind(AssetKind):
     restores = frozenset({"sqlite"})
     records_as = "sqlite"
     soundness_cost = 1  # every page is read
-    may_be_plugins = False
+    allows_plugins = False
 
     def capture(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
@@ -67,7 +67,7 @@ class SqliteKind(AssetKind):
         size = copy.stat().st_size
         return evolve(record, exists=True, size=size, sha256=digest, content_digest=digest, journal_mode=journal_mode)
 
-    def remains(self, asset: AssetConfig) -> list[Path]:
+    def raw_paths(self, asset: AssetConfig) -> list[Path]:
         """Return the database and its side files: together they may hold what SQLite cannot read any more."""
         return [asset.path, *side_files(asset.path)]
 
@@ -110,13 +110,13 @@ class SqliteKind(AssetKind):
         """Return the digest of the content, without the header fields that a restore changes."""
         return content_digest(path)
 
-    def strays(self, path: Path) -> list[Path]:
+    def side_files(self, path: Path) -> list[Path]:
         """Return the names of side files: one of another database would be mixed into this one."""
         return side_files(path)
 
-    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> Sound:
-        """Say whether the live database can be read: what is in it since the restore is the service's own."""
-        return Sound(is_sound=is_sound(asset.path) if record.exists else not asset.path.exists())
+    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> Soundness:
+        """Return whether the live database can be read: what is in it since the restore is the service's own."""
+        return Soundness(is_sound=is_sound(asset.path) if record.exists else not asset.path.exists())
 
     def stage(
         self, asset: AssetConfig, record: AssetRecord, stored: Path, rollback_id: str, *, is_usable: bool, emit: Emit
@@ -152,7 +152,7 @@ class SqliteKind(AssetKind):
             restore_database(move.stored, move.live, Meter(move.emit, "restore", move.step.key, 0).reach)
         except StageFailed as error:
             # An error from the disk may come after the commit, when the journal's removal is flushed.
-            if move.is_forward and not was_begun and not isinstance(error, DiskTrouble):
+            if move.is_forward and not was_begun and not isinstance(error, DiskError):
                 # SQLite has rolled it back, so there is nothing to take back; only this process knows.
                 move.amend(evolve(move.step, begun=False))
             raise
@@ -180,10 +180,10 @@ class SqliteKind(AssetKind):
     def _is_equal(self, record: AssetRecord, live: Path) -> bool:
         return False  # never read raw: another process may have it open
 
-    def write_over(self, record: AssetRecord, stored: Path, live: Path) -> None:
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
         """Write the stored file into the name, with its journal mode."""
         assert record.mode is not None
-        write_over(stored, live)
+        overwrite_file(stored, live)
         os.chmod(live, record.mode)
         set_journal_mode(live, record.journal_mode)
         fsync_file(live)

@@ -152,7 +152,7 @@ def find_in_place(settings: Settings, pipeline: Pipeline, target: SnapshotMetada
         found = asset.kind.is_sound(asset, record, scratch)
         if not found.is_sound:
             return None
-        doubts += [found.doubt] if found.doubt else []
+        doubts += [found.issue] if found.issue else []
     return InPlace(target=target, doubts=doubts)
 
 

@@ -390,7 +390,7 @@ def test_a_restore_of_a_plugin_is_undone_with_the_others(
     """A later step fails: the live state of before is written back, whatever the plugin had written."""
     install_kind(restore=IN_PLACE)
     before = restoring.content()
-    monkeypatch.setattr(base, "give_name", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    monkeypatch.setattr(base, "rename_into_place", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
     assert roll(restoring).status == "failed"
     monkeypatch.undo()
     assert recover(restoring.settings).status in ("undone", "clean")

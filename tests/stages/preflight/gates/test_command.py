@@ -70,7 +70,7 @@ def test_command_that_is_not_executable_is_named(check: Checker, tmp_path: Path)
 def test_death_by_signal_is_named(check: Checker) -> None:
     """A crash is told from an exit code."""
     result = check({"command": "kill -SEGV $$"})
-    assert (result.status, result.detail) == ("failed", "ended by SIGSEGV")
+    assert (result.status, result.detail) == ("failed", "killed by SIGSEGV")
     assert result.diagnostics["signal"] == "SIGSEGV"
     assert "exitCode" not in result.diagnostics
     inner = check({"command": "sh -c 'kill -KILL $$'; exit $?"})
@@ -118,7 +118,7 @@ def test_timeout_kills_the_whole_group(check: Checker, tag: str, nothing_left: C
     assert time.monotonic() - began < 10
     assert (result.status, result.detail) == (
         "failed",
-        "no result after 300ms (timeout); it was ended",
+        "no result after 300ms (timeout); it was stopped",
     )
     assert result.diagnostics["outputTail"][0] == "begun"
     nothing_left()
@@ -151,7 +151,7 @@ def test_child_that_holds_the_pipe_does_not_hold_the_gate(
     assert time.monotonic() - began < 10
     assert result.status == "passed"
     assert result.detail.startswith("exit code 0; it left ")
-    assert "running, ended now" in result.detail
+    assert "running, killed now" in result.detail
     assert result.diagnostics["outputTail"] == ["done"]
     nothing_left()
 
@@ -176,7 +176,7 @@ def test_child_in_a_session_of_its_own_is_found(
     command = f"(setsid sh -c 'sleep 60; : {tag}' {redirect} &) ; echo done"
     result = check({"command": command})
     assert result.status == "passed"
-    assert "ended now" in result.detail
+    assert "killed now" in result.detail
     nothing_left()
 
 
