@@ -410,7 +410,7 @@ def test_a_mirrored_folder_that_cannot_be_finished_is_put_right_by_recover(
         pass
 
     calls = 0
-    real = overwrite._renew
+    real = overwrite._replace_entry
 
     def renew(*args: Any) -> None:
         nonlocal calls
@@ -420,7 +420,7 @@ def test_a_mirrored_folder_that_cannot_be_finished_is_put_right_by_recover(
         real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(overwrite, "_renew", renew)
+        patch.setattr(overwrite, "_replace_entry", renew)
         with pytest.raises(PowerCut):
             roll(project)
     assert project.content() not in (good, bad)
@@ -442,7 +442,7 @@ def test_a_mirrored_folder_goes_back_when_it_fails(
     before = project.content()
     mounts.overlay(layer, tmp_path / "overlay", project.state)
     calls = 0
-    real = overwrite._renew
+    real = overwrite._replace_entry
 
     def renew(*args: Any) -> None:
         nonlocal calls
@@ -452,7 +452,7 @@ def test_a_mirrored_folder_goes_back_when_it_fails(
         real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(overwrite, "_renew", renew)
+        patch.setattr(overwrite, "_replace_entry", renew)
         assert roll(project).status == "failed"
     assert project.content() == before
     assert project.strays() == []

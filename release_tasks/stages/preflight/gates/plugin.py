@@ -41,15 +41,15 @@ def _check(context: GateContext) -> Verdict:
         return _broken(f"{GATES}:{name}", error.message, error.next)
     value = plugin.point.value
     if not callable(check):
-        return _broken(value, f"{plugin} is no function but {type(check).__name__} ({value})", plugin.ask)
+        return _broken(value, f"{plugin} is no function but {type(check).__name__} ({value})", plugin.show_command)
     try:
         verdict = check(context)
     except PluginError as error:
         return Verdict(passed=False, detail=error.message, command=value)
     except BaseException as error:  # SystemExit too: the run waits for a result
-        return _broken(value, f"{plugin} broke: {describe_exception(error)}", plugin.ask)
+        return _broken(value, f"{plugin} broke: {describe_exception(error)}", plugin.show_command)
     problem = _problem_of(verdict)
-    return _broken(value, f"{plugin} returned {problem}", plugin.ask) if problem else verdict
+    return _broken(value, f"{plugin} returned {problem}", plugin.show_command) if problem else verdict
 
 
 def _author(context: GateContext) -> str:
