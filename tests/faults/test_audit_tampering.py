@@ -466,7 +466,7 @@ def test_an_earlier_copy_in_its_place_is_found_by_each_kind_of_witness(
         newer = [source for source, anchor in anchors if anchor.seq > verdict.events[-1]["seq"]]
         assert verdict.intact is not bool(newer)
         for source, finding in zip(newer, verdict.problems, strict=True):
-            assert source in str(finding) and "cut short" in str(finding)
+            assert source in str(finding) and "the end of the log is missing" in str(finding)
         found += bool(newer)
     assert found
 
@@ -509,7 +509,7 @@ def test_an_altered_record_is_not_called_a_log_cut_short(record: Record, specime
         told = [str(finding) for finding in specimen.read(joined(lines)).problems]
         assert f"line {line}: altered, or not a record of this log" in told
         assert f"record {anchor.seq} is missing: {source} was written after it" in told
-        assert not any("cut short" in sentence for sentence in told)
+        assert not any("the end of the log is missing" in sentence for sentence in told)
 
 
 def test_what_follows_the_newest_anchor_can_be_cut_off_unseen(record: Record, specimen: Specimen) -> None:

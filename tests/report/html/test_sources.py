@@ -337,7 +337,7 @@ def _log_is_a_folder(project: Project) -> None:
         (_alter_snapshot, "not as it was recorded"),
         (_alter_metadata, "not valid JSON"),
         (_break_chain, "altered, or not a record of this log"),
-        (_cut_log, "cut short"),
+        (_cut_log, "the end of the log is missing"),
         (_log_is_a_folder, "Is a directory"),
         (_alter_statement, "do not match"),
     ],
