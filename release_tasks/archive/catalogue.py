@@ -128,7 +128,9 @@ class Catalogue:
         elif type(version) is not int or version < 1:
             raise InvalidDocument(f"{name} has no valid formatVersion")
         elif version > FORMAT_VERSION:
-            raise InvalidDocument(f"{name} has format {version}; this release reads up to {FORMAT_VERSION}")
+            raise InvalidDocument(
+                f"{name} has format {version}; this version of release-tasks reads up to {FORMAT_VERSION}"
+            )
         elif not is_sealed(document):
             raise InvalidDocument(f"{name} was altered: its checksum does not match")
         else:

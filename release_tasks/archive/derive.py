@@ -101,8 +101,8 @@ def derive_snapshot(
 ) -> SnapshotMetadata:
     """Publish a copy of ``source`` with some files replaced; recorded modes and journal modes stay the same.
 
-    Raises StageFailed when a copied byte differs from its record, OSError when the copy cannot be written. Both leave
-    no files.
+    Raises StageFailed when a copied byte differs from its record, OSError when the copy cannot be written; no files
+    stay behind then.
     """
     records = with_replacements(source, replacements)
 

@@ -16,9 +16,9 @@ def is_legacy(metadata: SnapshotMetadata) -> bool:
 
 
 def has_older_form(document: dict[str, Any]) -> bool:
-    """Return whether a document has no key that only this package writes.
+    """Return whether a document has none of the keys that only this package writes.
 
-    A document of this package that lost only its version has other such keys.
+    A document of this package whose version was removed still has other such keys.
     """
     return not {"formatVersion", "checksum", "digest", "sequence"} & document.keys()
 

@@ -138,7 +138,7 @@ class Pipeline:
         return f"{max(snapshots, default=0)}/{max(manifests, default=0)}"
 
     def was_prepared_since(self, lineage: str | None) -> bool:
-        """Return whether a release was prepared after ``lineage``; a lower lineage, after a loss of files, is none."""
+        """Return whether a release was prepared after ``lineage``, so that one of the sequences has increased."""
         try:
             before = [int(number) for number in (lineage or "").split("/")]
         except ValueError:
@@ -278,7 +278,9 @@ def _decode_manifest(path: Path) -> Manifest:
     if type(version) is not int or version < 1:
         raise InvalidDocument(f"{path.name} has no valid manifestVersion")
     if version > MANIFEST_VERSION:
-        raise InvalidDocument(f"{path.name} has version {version}; this release reads up to {MANIFEST_VERSION}")
+        raise InvalidDocument(
+            f"{path.name} has version {version}; this version of release-tasks reads up to {MANIFEST_VERSION}"
+        )
     _require_unaltered(document, path.name)
     manifest = decode(Manifest, readable_manifest(document), path.name)
     if manifest.sequence < 0 or (manifest.snapshot is not None and not is_valid_id(manifest.snapshot.snapshot_id)):

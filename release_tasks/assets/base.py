@@ -161,7 +161,7 @@ class Move:
 
     @property
     def staged(self) -> Path:
-        """The path of the staged copy; after the exchange, of the old state."""
+        """The path of the staged copy; after the exchange, the path of the old state."""
         return staged_path(self.live, self.rollback_id)
 
     @property
@@ -499,7 +499,7 @@ def _verify_tree(record: AssetRecord, stored: Path, meter: Meter) -> list[AssetF
             what, expected, found = "was added", "nothing", path
         elif now is None:
             what, expected, found = "is missing", before.sha256 or before.kind, None
-        # Modes of the stored copies are 0600/0700; the recorded ones are covered by the digest of the entries.
+        # Stored copies have the modes 0600 and 0700. The digest of the entries covers the recorded modes.
         elif (before.kind, before.sha256, before.size, before.target) != (now.kind, now.sha256, now.size, now.target):
             what, expected = "was altered", before.sha256 or before.target or before.kind
             found = now.sha256 or now.target or now.kind

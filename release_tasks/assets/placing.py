@@ -24,7 +24,7 @@ __all__ = [
 ]
 
 _MARK = ".release-tasks-"
-# Errors of renameat2. No exchange possible: the system has no such call, or the filesystem no such flag.
+# Errors of renameat2. No exchange possible: the system or the filesystem does not support it.
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 # No rename possible: an overlay's lower folder, another filesystem, or a mount point.
 _NO_RENAME = (errno.EXDEV, errno.EBUSY)

@@ -98,7 +98,7 @@ class PluginKind(AssetKind):
         return evolve(record, mode=stat.S_IMODE(mode))
 
     def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> Examination | None:
-        """Let the plugin that captured a copy check it; with the options of ``asset`` when it has the same plugin."""
+        """Let the plugin that captured a copy check it; use the options of ``asset`` when its plugin is the same."""
         if record.plugin is None:
             return None
         if asset is None or asset.plugin != record.plugin:
@@ -140,11 +140,11 @@ class PluginKind(AssetKind):
         return _form(record).outline(record, copy)
 
     def digest(self, record: AssetRecord, path: Path) -> str | None:
-        """Return the digest of a file or of a folder, as the plugin's copy is one."""
+        """Return the digest of a file or of a folder, depending on the plugin's copy."""
         return _form(record).digest(record, path)
 
     def compare(self, record: AssetRecord, live: AssetRecord) -> str:
-        """Compare as a file or as a folder, as the plugin's copy is one."""
+        """Compare as a file or as a folder, depending on the plugin's copy."""
         return _form(record).compare(record, live)
 
     def commit(self, move: Move) -> None:

@@ -49,7 +49,7 @@ class AuditFinding:
 
 @frozen(kw_only=True)
 class AuditVerdict:
-    """The result of reading the whole log. ``notes`` are findings that are no tampering, such as traces of a crash."""
+    """The result of reading the whole log. ``notes`` are findings that do not mean tampering, such as a crash."""
 
     events: list[dict[str, Any]] = field(factory=list)
     problems: list[AuditFinding] = field(factory=list)
@@ -86,8 +86,8 @@ class AuditLog:
     ) -> AuditAnchor:
         """Write one event to disk and return its anchor.
 
-        Raises OSError when the event cannot be written completely. The next append then covers the incomplete line by
-        an ``audit.torn`` record.
+        Raises OSError when the event cannot be written completely. The next append then records the incomplete line in
+        an ``audit.torn`` event.
         """
         record = _record(event, status, detail, **more)
         if release_id is not None:
@@ -209,7 +209,7 @@ def _leftover_record(tail: _Tail) -> dict[str, Any]:
 
 
 def _may_be_torn(fragment: bytes) -> bool:
-    """Return whether a crash can have left ``fragment``: a crash leaves the start of a line, never a whole object."""
+    """Return whether ``fragment`` can come from a crash: a crash leaves the start of a line, never a whole object."""
     try:
         return not isinstance(json.JSONDecoder().raw_decode(fragment.decode("latin-1"))[0], dict)
     except (ValueError, RecursionError):

@@ -40,7 +40,7 @@ EntryKind = Literal["file", "directory", "symlink"]
 
 @frozen(kw_only=True)
 class AuditAnchor:
-    """The last audit event when a record was written. A log that is cut off before this event is detected."""
+    """The last audit event when a record was written. A log without this event was truncated or altered."""
 
     seq: int
     hash: str
@@ -105,7 +105,7 @@ class Artifact:
 class Pressure:
     """The load of a service: counts of messages and callbacks. A count that the service does not report is None.
 
-    ``queued`` counts messages that wait or are being sent. ``rejected_callbacks`` counts since the service started.
+    ``queued`` counts messages that wait or are being sent. ``rejected_callbacks`` is a total that only grows.
     """
 
     queued: int | None = None
@@ -244,7 +244,7 @@ class RollbackState:
     """The last rollback. ``restored`` is True when its snapshot went live, even if the health check failed afterwards.
 
     ``restored_snapshot_id`` is the snapshot that went live last, in this rollback or an earlier one. ``lineage`` is the
-    sequence of the latest release at that time: while it is unchanged, no release was prepared since.
+    pair of the latest sequences at that time: when none has increased, no release was prepared since.
     """
 
     snapshot_id: str

@@ -232,7 +232,7 @@ def test_check_that_finds_or_changes_something_blocks(
         ({"form": "pipe"}, "its form should be 'file' or 'directory' (custom_kind)"),
         ({"value": "custom_kind:form"}, "its form should be 'file' or 'directory' (custom_kind:form)"),
         ({"before": "class Kind:\n    form = 'file'", "value": "custom_kind:Kind"}, "has no function capture"),
-        ({"form": "directory"}, "captures a folder, and "),
+        ({"form": "directory"}, "captures a folder, but "),
     ],
 )
 def test_package_that_is_no_asset_kind_says_whose_it_is_and_what_to_type(
