@@ -10,30 +10,30 @@ from __future__ import annotations
 import os
 import re
 
-__all__ = ["command", "inert", "inert_json", "is_listening"]
+__all__ = ["command", "escape_commands", "escape_commands_in_json", "is_github_actions"]
 
 _COMMAND = re.compile(r"(?m)^([^\S\n]*:)(?=:)")
 _OLDER_COMMAND = "##["
 
 
-def is_listening() -> bool:
+def is_github_actions() -> bool:
     """Return whether a GitHub Actions runner reads the output of this process."""
     return os.environ.get("GITHUB_ACTIONS") == "true"
 
 
-def inert(text: str) -> str:
+def escape_commands(text: str) -> str:
     """Return ``text``; when a runner reads it, with a space inserted wherever the runner would find a command."""
-    if not is_listening():
+    if not is_github_actions():
         return text
     return _COMMAND.sub(r"\1 ", text.replace("\r", "\n")).replace(_OLDER_COMMAND, "## [")
 
 
-def inert_json(document: str) -> str:
+def escape_commands_in_json(document: str) -> str:
     """Return the same JSON document, escaped so that no line of it is a command.
 
     No line of a JSON document starts with a colon, and the older form can only appear inside a string.
     """
-    return document.replace(_OLDER_COMMAND, "##\\u005b") if is_listening() else document
+    return document.replace(_OLDER_COMMAND, "##\\u005b") if is_github_actions() else document
 
 
 def command(name: str, data: str = "", **properties: str) -> str:
