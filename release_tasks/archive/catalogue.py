@@ -64,12 +64,12 @@ class Catalogue:
         """Return one snapshot. Raises UsageError when there is none with that id, StageFailed when it is unreadable."""
         path = self.path(snapshot_id)
         if path.is_symlink() or not path.is_dir():
-            raise UsageError(f"There is no snapshot {snapshot_id!r}. {self._known()}")
+            raise UsageError(f"There is no snapshot {snapshot_id!r}. {self._known_snapshots()}")
         try:
             return self._read(snapshot_id)
         except FileNotFoundError:
             raise UsageError(
-                f"There is no snapshot {snapshot_id!r}: its folder has no metadata.json. {self._known()}"
+                f"There is no snapshot {snapshot_id!r}: its folder has no metadata.json. {self._known_snapshots()}"
             ) from None
         except InvalidDocument as error:
             raise StageFailed(
@@ -90,7 +90,7 @@ class Catalogue:
             first = unreadable[0]
             raise StageFailed(
                 f"The latest snapshot cannot be determined, because {first.snapshot_id} is unreadable "
-                f"({first.reason}). Choose a snapshot with --snapshot. {self._known()}"
+                f"({first.reason}). Choose a snapshot with --snapshot. {self._known_snapshots()}"
             )
         releases = [snapshot for snapshot in snapshots if snapshot.kind == "release"]
         if not releases:
@@ -141,7 +141,7 @@ class Catalogue:
             raise InvalidDocument(f"{name} belongs to snapshot {excerpt(metadata.snapshot_id)!r}")
         return metadata
 
-    def _known(self) -> str:
+    def _known_snapshots(self) -> str:
         snapshots, _ = self.published()
         if not snapshots:
             return "No snapshot exists yet. To create one: inv release.prepare"

@@ -77,7 +77,7 @@ def compare(pipeline: Pipeline, before: str, after: str) -> Comparison:
     for key in dict.fromkeys(asset.key for asset in [*old.assets, *new.assets]):
         sides = [_stored(pipeline, snapshot, key) for snapshot in (old, new)]
         try:
-            comparison.differences.extend(_of_asset(key, *sides))
+            comparison.differences.extend(_asset_differences(key, *sides))
         except (StageFailed, OSError) as error:
             comparison.notes.append(f"{key} cannot be compared: {error}")
     return comparison
@@ -127,7 +127,7 @@ def _stored(pipeline: Pipeline, snapshot: SnapshotMetadata, key: str) -> _Stored
     return record, stored_path(pipeline.catalogue.path(snapshot.snapshot_id), record)
 
 
-def _of_asset(key: str, old: _Stored | None, new: _Stored | None) -> Iterator[Difference]:
+def _asset_differences(key: str, old: _Stored | None, new: _Stored | None) -> Iterator[Difference]:
     if old is None or new is None:
         if old != new:
             sizes = [None if side is None else f"{side[0].size} bytes" for side in (old, new)]
@@ -139,26 +139,26 @@ def _of_asset(key: str, old: _Stored | None, new: _Stored | None) -> Iterator[Di
     digests = [record.content_digest or record.sha256 for record in (before, after)]
     if digests[0] == digests[1] and digests[0] is not None:
         return
-    found = [*_of_contents(key, old, new)]
+    found = [*_content_differences(key, old, new)]
     if before.size != after.size:
         found.insert(0, _difference(key, "bytes", str(before.size), str(after.size)))
     # The contents differ even when no part is named: values in rows, the order of keys.
     yield from found or [Difference(where=key, what="content", how="changed")]
 
 
-def _of_contents(key: str, old: _Stored, new: _Stored) -> Iterator[Difference]:
+def _content_differences(key: str, old: _Stored, new: _Stored) -> Iterator[Difference]:
     before, after = (kind_of(record).outline(record, path) for record, path in (old, new))
     if before and [listing.name for listing in before] == [listing.name for listing in after]:
         for listing, other in zip(before, after, strict=True):
             where = f"{key} {listing.name}".rstrip()
-            yield from _of_names(where, listing.values, other.values, is_shown=listing.is_shown)
+            yield from _name_differences(where, listing.values, other.values, is_shown=listing.is_shown)
     elif old[0].plugin or new[0].plugin:
         yield Difference(where=key, what="content", how="changed")  # state of a service, not configuration to show
     else:
-        yield from _of_files(key, old[1], new[1])
+        yield from _file_differences(key, old[1], new[1])
 
 
-def _of_files(key: str, old: Path, new: Path) -> Iterator[Difference]:
+def _file_differences(key: str, old: Path, new: Path) -> Iterator[Difference]:
     before, after = _configuration(old), _configuration(new)
     if before is None or after is None:
         yield Difference(where=key, what="content", how="changed")
@@ -198,7 +198,7 @@ def _shown(path: tuple[str, ...], value: str | None) -> str | None:
     return excerpt(_QUERY.sub(rf"\1?{REDACTED}", Redactor.from_environment(os.environ).redact_text(value)))
 
 
-def _of_names(where: str, old: dict[str, str], new: dict[str, str], *, is_shown: bool) -> Iterator[Difference]:
+def _name_differences(where: str, old: dict[str, str], new: dict[str, str], *, is_shown: bool) -> Iterator[Difference]:
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if before != after:

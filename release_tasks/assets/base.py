@@ -410,17 +410,17 @@ class AssetKind:
 
     def commit(self, move: Move) -> None:
         """Put the new state in place; may be repeated. Raises StageFailed, OSError; ``abort`` undoes it."""
-        self._carry_out(move)
+        self._apply(move)
 
     def abort(self, move: Move) -> None:
         """Put the old state back in place after any part of ``commit``; may be repeated."""
-        self._carry_out(move)
+        self._apply(move)
 
     def finish(self, asset: AssetConfig) -> list[Path]:
         """Remove the staged files next to the asset, when no journal needs them any more; return the removed paths."""
         return discard_staged(asset.path)
 
-    def _carry_out(self, move: Move) -> None:
+    def _apply(self, move: Move) -> None:
         if move.step.mirrored or not self.exchange(move):
             # Write this to the journal first: after an overwrite, the inode does not show whether the state is new.
             move.note(evolve(move.step, mirrored=True))

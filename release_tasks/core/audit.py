@@ -237,7 +237,7 @@ class _Verification:
             if record is None:
                 self.pending.append((number, line))
             else:
-                self._take(number, record)
+                self._check_record(number, record)
         self._explain_pending(None)
         if incomplete:
             self.verdict.notes.append(AuditFinding(len(lines) + 1, "incomplete line, left by a crash"))
@@ -256,7 +256,7 @@ class _Verification:
             problem = f"record {seq} is missing: {source} was written after it"
         self.verdict.problems.append(AuditFinding(0, problem))
 
-    def _take(self, number: int, record: dict[str, Any]) -> None:
+    def _check_record(self, number: int, record: dict[str, Any]) -> None:
         """Check that the record on line ``number`` follows the previous record or the last record ``in_place``."""
         if not self.pending and record.get("event") in _LEFTOVER_EVENTS:
             problem = f"the lines that record {record['seq']} found before it are missing"

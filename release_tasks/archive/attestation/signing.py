@@ -24,7 +24,7 @@ __all__ = ["PAYLOAD_TYPE", "Signer", "open_envelope", "pre_authentication", "sig
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _MAX_KEY_BYTES = 64 << 10
-_HOW = "openssl genpkey -algorithm ed25519 -out release.key"
+_KEYGEN_COMMAND = "openssl genpkey -algorithm ed25519 -out release.key"
 
 
 @frozen
@@ -62,11 +62,11 @@ def signer_of(settings: Settings) -> Signer | None:
     if not value.strip():
         raise UsageError(
             f"Statements cannot be signed: release.attestation.key_env names the variable {name}, which is not set. "
-            f"Set it to a private Ed25519 key in PEM, or to the path of one. To make a key: {_HOW}"
+            f"Set it to a private Ed25519 key in PEM, or to the path of one. To make a key: {_KEYGEN_COMMAND}"
         )
     from_text = "-----BEGIN" in value
     data = value.encode("utf-8", "surrogateescape") if from_text else _read(settings.project / value, name)
-    with _usable(f"the key in {name}" if from_text else f"the key in the file that {name} names"):
+    with _key_errors(f"the key in {name}" if from_text else f"the key in the file that {name} names"):
         return _signer(data)
 
 
@@ -78,7 +78,7 @@ def trusted_keys(settings: Settings) -> dict[str, Ed25519PublicKey]:
     config = settings.release.attestation
     keys: dict[str, Ed25519PublicKey] = {}
     for path in config.public_keys:
-        with _usable(f"release.attestation.public_keys: {path}"):
+        with _key_errors(f"release.attestation.public_keys: {path}"):
             key = _public_key(_read(path, "release.attestation.public_keys"))
             keys[_key_id(key)] = key
     if config.key_env and (os.environ.get(config.key_env) or not keys):
@@ -144,7 +144,7 @@ def _read(path: Path, source: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _usable(what: str) -> Iterator[None]:
+def _key_errors(what: str) -> Iterator[None]:
     """Turn an error of the cryptography library into a UsageError about the key ``what``."""
     try:
         yield
@@ -152,10 +152,10 @@ def _usable(what: str) -> Iterator[None]:
         raise UsageError("Signatures need the package cryptography: pip install 'release-tasks[sign]'") from None
     except TypeError:
         raise UsageError(
-            f"{what} cannot be used: it is encrypted. Use a key without a passphrase. To make one: {_HOW}"
+            f"{what} cannot be used: it is encrypted. Use a key without a passphrase. To make one: {_KEYGEN_COMMAND}"
         ) from None
     except ValueError as error:
-        raise UsageError(f"{what} cannot be used: {error}. To make a key: {_HOW}") from None
+        raise UsageError(f"{what} cannot be used: {error}. To make a key: {_KEYGEN_COMMAND}") from None
 
 
 def _signer(data: bytes) -> Signer:

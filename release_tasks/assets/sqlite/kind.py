@@ -144,9 +144,9 @@ class SqliteKind(AssetKind):
             return "old"
         return super().state_of(step)
 
-    def _carry_out(self, move: Move) -> None:
+    def _apply(self, move: Move) -> None:
         if move.step.action != "database":
-            super()._carry_out(move)
+            super()._apply(move)
             return
         was_begun = move.step.begun
         if not was_begun:

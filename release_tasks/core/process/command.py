@@ -136,7 +136,7 @@ class CommandResult:
     is_timed_out: bool
     is_cancelled: bool
     is_status_lost: bool
-    is_output_held: bool
+    is_output_open: bool
     left_behind: int
 
     @property
@@ -155,7 +155,7 @@ class CommandResult:
         if self.left_behind:
             processes = "1 process" if self.left_behind == 1 else f"{self.left_behind} processes"
             message += f"; it left {processes} running, killed now"
-        if self.is_output_held:
+        if self.is_output_open:
             message += "; a process that it started still has its output open"
         return message
 
@@ -204,7 +204,7 @@ def supervise(
             is_timed_out=is_timed_out,
             is_cancelled=is_cancelled,
             is_status_lost=process.is_status_lost,
-            is_output_held=not process.is_at_end,
+            is_output_open=not process.is_at_end,
             left_behind=0 if is_stopped else left_behind,
         )
     finally:

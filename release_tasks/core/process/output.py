@@ -45,7 +45,7 @@ class OutputLog:
             self._fd = os.open(path, flags, 0o600)
             os.fchmod(self._fd, 0o600)
         except OSError as error:
-            self._give_up(error)
+            self._disable(error)
 
     def write(self, data: bytes) -> None:
         """Add the next part of the output."""
@@ -122,9 +122,9 @@ class OutputLog:
             while view and self._fd is not None:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
-            self._give_up(error)
+            self._disable(error)
 
-    def _give_up(self, error: OSError) -> None:
+    def _disable(self, error: OSError) -> None:
         self.problem = f"the log could not be written: {error.strerror}"
         if self._fd is not None:
             os.close(self._fd)
