@@ -39,13 +39,13 @@ __all__ = [
     "AssetConfig",
     "AssetFinding",
     "AssetKind",
+    "CopyCheck",
     "Damaged",
-    "Examination",
     "Inspection",
     "Listing",
     "Move",
-    "Soundness",
     "State",
+    "StateCheck",
     "is_folder",
     "stored_path",
 ]
@@ -104,7 +104,7 @@ class AssetFinding:
 
 
 @frozen(kw_only=True)
-class Soundness:
+class StateCheck:
     """Whether restored state is still in place. ``issue`` names a check that could not run."""
 
     is_sound: bool
@@ -112,7 +112,7 @@ class Soundness:
 
 
 @frozen(kw_only=True)
-class Examination:
+class CopyCheck:
     """The result of a plugin's check of a copy. ``unchecked`` is the reason why the check could not run, or None."""
 
     problems: list[str]
@@ -194,7 +194,7 @@ class AssetKind:
     options: ClassVar[type]
     restores: ClassVar[frozenset[str]]
     records_as: ClassVar[Literal["sqlite", "file", "directory"]]
-    soundness_cost: ClassVar[int] = 0  # ``is_sound`` of kinds with a lower cost is called first
+    state_check_cost: ClassVar[int] = 0  # ``is_sound`` of kinds with a lower cost is called first
     allows_plugins: ClassVar[bool] = True  # whether a plugin may have captured the copy of such a record
 
     @property
@@ -306,7 +306,7 @@ class AssetKind:
         """Return the problems of a copy of the older tool, which has no digests."""
         return []
 
-    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> Examination | None:
+    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> CopyCheck | None:
         """Let the plugin that captured a copy check it, with the options of ``asset``; None when no plugin did."""
         return None
 
@@ -339,19 +339,19 @@ class AssetKind:
         """Return the text that describes a captured asset to the operator."""
         return record.kind if record.plugin is None else f"{record.kind}, captured by {record.plugin}"
 
-    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> Soundness:
+    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> StateCheck:
         """Return whether a restored asset is still in place, so that a repeated rollback can skip it.
 
         Files and folders must equal their record, byte for byte. ``scratch`` is a path that may be created.
         """
         if record.kind not in self.restores:
-            return Soundness(is_sound=False)
+            return StateCheck(is_sound=False)
         try:
             mode = os.lstat(asset.path).st_mode
         except FileNotFoundError:
-            return Soundness(is_sound=not record.exists)
+            return StateCheck(is_sound=not record.exists)
         has_type = record.exists and stat.S_ISDIR(mode) == is_folder(record)
-        return Soundness(is_sound=has_type and self._is_equal(record, asset.path))
+        return StateCheck(is_sound=has_type and self._is_equal(record, asset.path))
 
     # A rollback, in the order of its steps
 

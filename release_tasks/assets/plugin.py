@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import NOTHING, Factory, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig, AssetKind, Examination, Listing, Move, Soundness, is_folder
+from release_tasks.assets.base import AssetConfig, AssetKind, CopyCheck, Listing, Move, StateCheck, is_folder
 from release_tasks.assets.directory import DIRECTORY, with_entries
 from release_tasks.assets.file import FILE
 from release_tasks.assets.files import capture_file, capture_tree, keep_owner_and_time, scan_file, scan_tree, tree_size
@@ -54,7 +54,7 @@ class PluginKind(AssetKind):
     path_option = "path"
     restores = frozenset({"file", "directory"})
     records_as = "file"
-    soundness_cost = 2  # the plugin makes a copy
+    state_check_cost = 2  # the plugin makes a copy
 
     def capture_blockers(self, key: str, asset: AssetConfig) -> list[str]:
         """Return a message with the command to type when the plugin is missing or broken."""
@@ -97,19 +97,19 @@ class PluginKind(AssetKind):
         meter.finish()
         return evolve(record, mode=stat.S_IMODE(mode))
 
-    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> Examination | None:
+    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> CopyCheck | None:
         """Let the plugin that captured a copy check it; use the options of ``asset`` when its plugin is the same."""
         if record.plugin is None:
             return None
         if asset is None or asset.plugin != record.plugin:
             asset = AssetConfig(kind=self, options=PluginAssetOptions(python=record.plugin, path=copy))
         try:
-            return Examination(problems=check_copy(_call(record.key, asset), copy))
+            return CopyCheck(problems=check_copy(_call(record.key, asset), copy))
         except KindFailed as error:
             problems = [error.message] if error.is_state_bad else []
-            return Examination(problems=problems, unchecked=error.message)
+            return CopyCheck(problems=problems, unchecked=error.message)
 
-    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> Soundness:
+    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> StateCheck:
         """Return whether the asset exists and the plugin finds no problem in a new copy of it.
 
         When the plugin is missing or broken, the asset counts as sound: a restore would remove data that the service
@@ -118,22 +118,22 @@ class PluginKind(AssetKind):
         try:
             info = os.lstat(asset.path)
         except (FileNotFoundError, NotADirectoryError):
-            return Soundness(is_sound=not record.exists)
+            return StateCheck(is_sound=not record.exists)
         has_type = stat.S_ISDIR(info.st_mode) if is_folder(record) else stat.S_ISREG(info.st_mode)
         if not record.exists or not asset.takes(record) or not has_type:
-            return Soundness(is_sound=False)
+            return StateCheck(is_sound=False)
         try:
             os.makedirs(scratch, 0o700)
             capture_through_plugin(record, asset, scratch / asset.path.name, Meter(ignore, "capture", record.key, 0))
         except (StageFailed, OSError) as error:
             if isinstance(error, KindFailed) and error.is_state_bad:
-                return Soundness(is_sound=False)
+                return StateCheck(is_sound=False)
             issue = f"{record.key} could not be checked and was not restored: {error} To restore it too, add --force."
-            return Soundness(is_sound=True, issue=issue)
+            return StateCheck(is_sound=True, issue=issue)
         finally:
             with contextlib.suppress(OSError):  # the next run removes it
                 remove_tree(scratch)
-        return Soundness(is_sound=True)
+        return StateCheck(is_sound=True)
 
     def outline(self, record: AssetRecord, copy: Path) -> list[Listing]:
         """Return the entries of a folder."""

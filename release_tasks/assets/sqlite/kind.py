@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import NOTHING, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig, AssetFinding, AssetKind, Inspection, Listing, Move, Soundness, State
+from release_tasks.assets.base import AssetConfig, AssetFinding, AssetKind, Inspection, Listing, Move, State, StateCheck
 from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.assets.placing import inode_of
 from release_tasks.assets.sqlite.database import (
@@ -51,7 +51,7 @@ class SqliteKind(AssetKind):
     options = SqliteOptions
     restores = frozenset({"sqlite"})
     records_as = "sqlite"
-    soundness_cost = 1  # every page is read
+    state_check_cost = 1  # every page is read
     allows_plugins = False
 
     def capture(
@@ -117,9 +117,9 @@ class SqliteKind(AssetKind):
         """Return the side files: SQLite would apply the WAL or journal of another database to this one."""
         return side_files(path)
 
-    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> Soundness:
+    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> StateCheck:
         """Return whether the live database can be read. The service may have changed its content since the restore."""
-        return Soundness(is_sound=is_sound(asset.path) if record.exists else not asset.path.exists())
+        return StateCheck(is_sound=is_sound(asset.path) if record.exists else not asset.path.exists())
 
     def stage(
         self, asset: AssetConfig, record: AssetRecord, stored: Path, rollback_id: str, *, is_usable: bool, emit: Emit

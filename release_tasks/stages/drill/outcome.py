@@ -9,7 +9,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from release_tasks.assets.base import AssetConfig, Examination, is_folder
+from release_tasks.assets.base import AssetConfig, CopyCheck, is_folder
 from release_tasks.assets.kinds import kind_of
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.records import AssetRecord, HealthReport, SnapshotMetadata
@@ -105,7 +105,7 @@ def check_databases(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig
     return checks
 
 
-def check_plugins(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig]) -> dict[str, Examination]:
+def check_plugins(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig]) -> dict[str, CopyCheck]:
     """Let each plugin that took a copy check what was restored of it."""
     found = {
         key: kind_of(record).examine(record, asset, asset.path)

@@ -145,7 +145,7 @@ def find_in_place(settings: Settings, pipeline: Pipeline, target: SnapshotMetada
         return None
     doubts: list[str] = []
     # Most rollbacks find a file that differs, and then no database is read for nothing.
-    for key, asset in sorted(settings.release.assets.items(), key=lambda item: item[1].kind.soundness_cost):
+    for key, asset in sorted(settings.release.assets.items(), key=lambda item: item[1].kind.state_check_cost):
         if (record := target.asset(key)) is None:
             continue
         scratch = pipeline.catalogue.store.partial_path(f"examined_{secrets.token_hex(6)}")
