@@ -152,8 +152,8 @@ def test_github_prepares_deploys_and_watches(host: ServiceHost, recipe: Recipe) 
     assert job.outcomes == {
         "prepare": "success",
         "deploy": "success",
-        "Watch, and go back once if it is degraded": "success",
-        "Check what was signed": "success",
+        "Watch, and roll back at most once if it is degraded": "success",
+        "Verify the signed statements": "success",
     }, job.printed
     assert host.was_deployed
     assert manifest(host)["attestation"]["keyId"] is not None
@@ -173,8 +173,8 @@ def test_github_rolls_back_when_the_deploy_fails(host: ServiceHost, recipe: Reci
     assert job.outcomes == {
         "prepare": "success",
         "deploy": "failure",
-        "Go back, because the deploy failed": "success",
-        "Check what was signed": "success",
+        "Roll back, because the deploy failed": "success",
+        "Verify the signed statements": "success",
     }, job.printed
     assert host.identity.read_bytes() == before
     assert any("rollback&#58; restored" in summary for summary in job.summaries)
@@ -186,7 +186,7 @@ def test_github_deploys_nothing_that_is_blocked(host: ServiceHost, recipe: Recip
     host.variables["INVOKE_RELEASE_GATES_TESTS_COMMAND"] = "echo it broke; exit 3"
     job = GithubJob(host, recipe("github.yml")["jobs"]["release"])
     job.run()
-    assert job.outcomes == {"prepare": "failure", "Check what was signed": "success"}, job.printed
+    assert job.outcomes == {"prepare": "failure", "Verify the signed statements": "success"}, job.printed
     assert not host.was_deployed
     assert "::error title=gate tests::exit code 3" in job.printed
     assert gates(host)["tests"] == "failure"

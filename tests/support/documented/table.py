@@ -154,7 +154,7 @@ _STATES: dict[tuple[str, str], State] = {
     (_RUNBOOK, "A damaged journal"): states.damaged_journal,
     (_RUNBOOK, "The live database is corrupt"): states.corrupt_database,
     (_RUNBOOK, "Snapshots of the older tool"): states.older_snapshot,
-    (_RUNBOOK, "By hand, without the tool"): states.stopped,
+    (_RUNBOOK, "Manual restore, without the tool"): states.stopped,
 }
 
 # Outputs that do not follow their command: first words, state, command and exit code.
@@ -194,7 +194,7 @@ def before(command: Command) -> State | None:
 
 
 # Commands with another exit code than 0, by page, heading ("" for all) and first words.
-_CODES: tuple[tuple[str, str, str, int], ...] = (("docs/quick-start.md", "The way back", "inv gate.api-health", 1),)
+_CODES: tuple[tuple[str, str, str, int], ...] = (("docs/quick-start.md", "Roll back", "inv gate.api-health", 1),)
 
 
 def project_of(page: str) -> State:
