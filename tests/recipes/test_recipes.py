@@ -107,20 +107,24 @@ def test_the_page_shows_each_recipe_unchanged(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "options", "word"),
+    ("name", "schema", "key"),
     [
-        ("github.yml", ["--builtin-schema", "vendor.github-workflows"], "runs-on"),
-        ("gitlab-ci.yml", ["--builtin-schema", "vendor.gitlab-ci", "--data-transform", "gitlab-ci"], "script"),
+        ("docs/recipes/github.yml", "vendor.github-workflows", "runs-on"),
+        ("docs/recipes/gitlab-ci.yml", "vendor.gitlab-ci", "script"),
+        (".github/workflows/ci.yml", "vendor.github-workflows", "runs-on"),
+        (".github/ISSUE_TEMPLATE/bug.yml", "vendor.github-issue-forms", "attributes"),
+        (".github/ISSUE_TEMPLATE/feature.yml", "vendor.github-issue-forms", "attributes"),
+        (".github/ISSUE_TEMPLATE/config.yml", "vendor.github-issue-config", "blank_issues_enabled"),
     ],
 )
-def test_recipes_are_valid_by_the_schema_of_their_host(
-    name: str, options: list[str], word: str, tmp_path: Path
-) -> None:
-    """The schema is that of editors; a recipe without a required key is refused."""
-    text = (DOCS / "recipes" / name).read_text()
-    for content, expected in ((text, 0), (text.replace(f" {word}:", " misspelt:"), 1)):
-        (tmp_path / name).write_text(content)
-        command = [sys.executable, "-m", "check_jsonschema", *options, str(tmp_path / name)]
+def test_files_for_a_code_host_are_valid_by_its_schema(name: str, schema: str, key: str, tmp_path: Path) -> None:
+    """Editors use the same schemas. A file with a misspelt key is refused."""
+    text = (DOCS.parent / name).read_text()
+    transform = ["--data-transform", "gitlab-ci"] if schema == "vendor.gitlab-ci" else []
+    for content, expected in ((text, 0), (re.sub(rf"(?m)^( *){key}:", r"\1misspelt:", text), 1)):
+        copy = tmp_path / Path(name).name
+        copy.write_text(content)
+        command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *transform, str(copy)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == expected, done.stdout + done.stderr
 
