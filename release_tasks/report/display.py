@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractContextManager, nullcontext
 
 from release_tasks.core.events import Emit
-from release_tasks.core.runner import is_listening
+from release_tasks.core.runner import is_github_actions
 from release_tasks.report.github import GroupedLines
 from release_tasks.report.progress import LiveDisplay, PlainLines
 from release_tasks.report.screen import Screen
@@ -18,7 +18,7 @@ def display_for(screen: Screen, *, answers_here: bool = False) -> AbstractContex
 
     With ``answers_here`` the answer follows on ``screen``, with the result of each gate.
     """
-    if is_listening():
+    if is_github_actions():
         return nullcontext(GroupedLines(screen))
     if (console := screen.live()) is not None:
         is_repeated = answers_here and screen.terminal.width is not None

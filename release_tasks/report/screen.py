@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from release_tasks.core.printable import printable
-from release_tasks.core.runner import inert
+from release_tasks.core.runner import escape_commands
 from release_tasks.report.table import aligned_lines, fitting_lines, wrapped
 from release_tasks.report.words import style_of
 
@@ -105,7 +105,9 @@ class Screen:
 def wrapped_for_stderr(message: str, environ: Mapping[str, str]) -> str:
     """Return a message wrapped for stderr, for a caller that writes there itself."""
     terminal = terminal_of(sys.stderr, environ)
-    return inert("\n".join(part for line in printable(message).splitlines() for part in _wrapped_lines(terminal, line)))
+    return escape_commands(
+        "\n".join(part for line in printable(message).splitlines() for part in _wrapped_lines(terminal, line))
+    )
 
 
 def error_tolerant(stream: IO[str]) -> IO[str]:
@@ -165,7 +167,7 @@ class _Encodable(_Wrapper):
     """
 
     def write(self, text: str) -> int:
-        text = inert(text)
+        text = escape_commands(text)
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         return self._stream.write(text.encode(encoding, "replace").decode(encoding))
 

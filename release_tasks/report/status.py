@@ -38,7 +38,7 @@ def overview(settings: Settings, limit: int, found: ReleaseStatus | None = None)
         "current": _current(found.current, shown),
         "releases": [_release(file) for file in reversed(found.manifests[-limit:])],
         "snapshots": shown[::-1][:limit],
-        "proofProblem": found.proofs.problem,
+        "proofProblem": found.restore_tests.problem,
         "unreadable": [{"snapshotId": bad.snapshot_id, "reason": bad.reason} for bad in found.unreadable],
         "rollback": rollback,
         "interrupted": found.is_interrupted,
@@ -156,7 +156,9 @@ def _show_totals(screen: Screen, found: ReleaseStatus, document: dict[str, Any])
 
 
 def _snapshots(found: ReleaseStatus) -> list[dict[str, Any]]:
-    return [_snapshot(snapshot, found.proofs.by_snapshot.get(snapshot.snapshot_id)) for snapshot in found.snapshots]
+    return [
+        _snapshot(snapshot, found.restore_tests.by_snapshot.get(snapshot.snapshot_id)) for snapshot in found.snapshots
+    ]
 
 
 def _current(manifest: Manifest | None, snapshots: list[dict[str, Any]]) -> dict[str, Any] | None:
