@@ -14,15 +14,18 @@ def test_diagnose_names_the_next_command_until_the_service_is_healthy(scratch: I
     first = scratch.document("release.diagnose")
     assert (first["status"], first["verdict"], first["next"]) == ("healthy", None, [])
     assert [finding["key"] for finding in first["findings"]] == ["no-release", "nobody-asked"]
-    assert "No release is ready: inv release.prepare" in scratch.run("release.status").stdout
+    assert "No release is ready. Prepare one: inv release.prepare" in scratch.run("release.status").stdout
     scratch.document("release.prepare", "--release-id", "v1")
     keys = [finding["key"] for finding in scratch.document("release.diagnose")["findings"]]
     assert keys == ["unproved", "nobody-asked"]
     shown = scratch.run("release.status").stdout
-    assert "READY  v1 (2.1), prepared " in shown and " s ago" in shown
-    assert "gates: 1 passed" in shown and "not proved: inv release.drill --snapshot v1_snapshot_" in shown
+    prepared_at = scratch.document("release.status")["current"]["generatedAt"]
+    assert f"READY  v1 (2.1), prepared {prepared_at}; gates: 1 passed" in shown
+    assert "  never  " in shown and "inv release.drill --snapshot v1_snapshot_" in shown
     assert scratch.document("release.drill")["status"] == "passed"
-    assert "restorable, proved at" in scratch.run("release.status").stdout
+    (snapshot,) = scratch.document("release.status")["snapshots"]
+    shown = scratch.run("release.status").stdout
+    assert snapshot["provedAt"] in shown and "inv release.drill" not in shown
     url = "http://127.0.0.1:9/health"
     unwell = scratch.document("release.diagnose", "--health-url", url, code=1)
     assert (unwell["verdict"], unwell["next"]) == ("unhealthy", ["inv release.rollback --plan", "inv release.rollback"])
@@ -64,6 +67,6 @@ def test_watch_and_recover_refuse_where_they_cannot_work(scratch: InvokeProject)
 @pytest.mark.slow
 def test_break_refuses_an_unknown_fault_and_a_missing_gateway(scratch: InvokeProject) -> None:
     """Both are usage errors."""
-    assert "use mcp, queue, identity" in scratch.document("gateway.break", "everything", code=2)["message"]
+    assert "use one of mcp, queue, identity" in scratch.document("gateway.break", "everything", code=2)["message"]
     assert "inv gateway.start" in scratch.document("gateway.break", "mcp", code=1)["message"]
     assert scratch.run("--dry", "gateway.break", "mcp").stdout.startswith("Would break mcp of the gateway in ")
