@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from invoke import Config, Context
+from invoke import Context
 
 from release_tasks.core.errors import UsageError
 from release_tasks.tasks.executor import StageTask, stage
 from release_tasks.tasks.flags import with_flags
-from release_tasks.tasks.listing import ListedCollection, configured_gates
+from release_tasks.tasks.listing import Configured, ListedCollection
 from release_tasks.tasks.release import answer_preflight, run_gates
 from release_tasks.tasks.session import session
 
@@ -69,12 +69,12 @@ def _run(ctx: Context, names: list[str], as_json: bool, health_url: str | None =
         answer_preflight(current, evolve(run, report=evolve(run.report, checks=ran)))
 
 
-def _is_configured(name: str, config: Config) -> bool:
+def _is_listed(name: str, configured: Configured) -> bool:
     needed = {"run": (), "interfaces": _INTERFACES}.get(name, (name,))
-    return set(needed) <= configured_gates(config)
+    return set(needed) <= configured.gates
 
 
-collection = ListedCollection("gate", _is_configured)
+collection = ListedCollection("gate", _is_listed)
 for _task in (
     _gate_task("build", "Run the gate build alone."),
     _gate_task("tests", "Run the gate tests alone."),

@@ -13,7 +13,7 @@ from invoke import Context
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.tasks.executor import stage
 from release_tasks.tasks.flags import number_flag
-from release_tasks.tasks.listing import ListedCollection, has_section
+from release_tasks.tasks.listing import ListedCollection
 from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
@@ -170,6 +170,6 @@ def _show(current: Session, found: GatewayStatus) -> None:
             current.screen.note("Start it: inv gateway.start")
 
 
-collection = ListedCollection("gateway", lambda _, config: has_section(config, "gateway"))
+collection = ListedCollection("gateway", lambda _, configured: "gateway" in configured.sections)
 for _task in (start, stop, restart, status, break_):
     collection.add_task(_task)

@@ -5,20 +5,30 @@ from __future__ import annotations
 import inspect
 import os
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
-from invoke import Collection, Config, Program
+from invoke import Collection, Program
 from invoke.util import Lexicon
 
-__all__ = ["ListedCollection", "configured_gates", "has_section"]
+__all__ = ["Configured", "ListedCollection"]
+
+
+@dataclass(frozen=True)
+class Configured:
+    """The top-level sections of a project's configuration, and the names in ``release.gates``."""
+
+    sections: set[str]
+    gates: set[str]
 
 
 class ListedCollection(Collection):
     """A collection whose listing contains only the tasks for which ``is_listed`` is true; every task still runs.
 
-    ``is_listed`` takes the name of a task and the configuration that Invoke has loaded.
+    ``is_listed`` takes the name of a task and what is configured.
     """
 
-    def __init__(self, name: str, is_listed: Callable[[str, Config], bool]) -> None:
+    def __init__(self, name: str, is_listed: Callable[[str, Configured], bool]) -> None:
         self._is_listed = is_listed
         super().__init__(name)
 
@@ -27,11 +37,11 @@ class ListedCollection(Collection):
     @property
     def tasks(self) -> Lexicon:
         """The tasks by name; while Invoke lists tasks, those to be listed."""
-        config = _config_of_listing()
-        if config is None:
+        configured = _configured_for_listing()
+        if configured is None:
             return self._tasks
         listed = Lexicon()  # type: ignore[no-untyped-call]  # Invoke does not annotate it
-        listed.update({name: task for name, task in self._tasks.items() if self._is_listed(name, config)})
+        listed.update({name: task for name, task in self._tasks.items() if self._is_listed(name, configured)})
         return listed
 
     @tasks.setter
@@ -39,21 +49,8 @@ class ListedCollection(Collection):
         self._tasks = tasks
 
 
-def has_section(config: Config, *names: str) -> bool:
-    """Return whether the configuration has one of these top-level sections."""
-    return any(name in config for name in names)
-
-
-def configured_gates(config: Config) -> set[str]:
-    """Return the names in ``release.gates``; none where the configuration has no gates.
-
-    Raises AttributeError where one of the two is no mapping.
-    """
-    return set((config.get("release", {}).get("gates", {})).keys())
-
-
-def _config_of_listing() -> Config | None:
-    """Return the configuration of the Invoke program that lists its tasks at the moment.
+def _configured_for_listing() -> Configured | None:
+    """Return what is configured for the Invoke program that lists its tasks at the moment.
 
     None where everything is to be listed: for ``--list COLLECTION``, for a depth (which lists counts), for a
     configuration that cannot be used, and with a runtime file, which Invoke reads only after it has listed the tasks.
@@ -66,9 +63,13 @@ def _config_of_listing() -> Config | None:
         return None
     if program.args.config.value or os.environ.get("INVOKE_RUNTIME_CONFIG"):
         return None
-    config: Config = program.config
+    # The files, and `ns.configure` in a tasks.py.
+    sources: tuple[Any, ...] = (program.config, program.collection.configuration())
+    sections, gates = set[str](), set[str]()
     try:
-        configured_gates(config)
-    except AttributeError:
+        for source in sources:
+            sections |= set(source)
+            gates |= set(source.get("release", {}).get("gates", {}).keys())
+    except AttributeError:  # a section that is not a mapping
         return None
-    return config
+    return Configured(sections, gates)

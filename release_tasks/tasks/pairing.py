@@ -9,7 +9,7 @@ from invoke import Context
 
 from release_tasks.core.errors import StageFailed
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.listing import ListedCollection, has_section
+from release_tasks.tasks.listing import ListedCollection
 from release_tasks.tasks.release import answer_audit
 from release_tasks.tasks.session import Session, session
 
@@ -154,6 +154,6 @@ def _show_decision(current: Session, channel: Channel, status: str, sender: str,
 
 
 # A gateway always has pairing, with or without a section of its own.
-collection = ListedCollection("pairing", lambda _, config: has_section(config, "pairing", "gateway"))
+collection = ListedCollection("pairing", lambda _, configured: bool({"pairing", "gateway"} & configured.sections))
 for _task in (list_, approve, reject, revoke, audit):
     collection.add_task(_task)

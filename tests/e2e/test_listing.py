@@ -51,6 +51,13 @@ def test_the_list_contains_what_is_configured(
     assert listed(versioned) == ALWAYS | expected
 
 
+def test_a_tasks_file_may_configure_gates(scratch: InvokeProject) -> None:
+    """``ns.configure`` counts like invoke.yaml."""
+    line = 'ns.configure({"release": {"gates": {"tests": {"command": "true"}}}, "gateway": {}})'
+    (scratch.root / "tasks.py").write_text(f"from release_tasks import ns\n{line}\n")
+    assert listed(scratch) == ALWAYS | {"gate.tests", "gateway.start", "pairing.list"}
+
+
 def test_json_and_a_subfolder_list_the_same(scratch: InvokeProject) -> None:
     """A list for programs leaves the same tasks out, and Invoke finds the project from a folder below it."""
     scratch.configuration["release"]["gates"] = {"build": COMMAND}

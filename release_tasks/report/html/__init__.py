@@ -1,1 +1,1 @@
-"""A release as one HTML page: what it shows (``page``, with a module for each section) and how (``render``)."""
+"""The HTML page of a release: its content (``page``, with a module for each section) and its rendering (``render``)."""
