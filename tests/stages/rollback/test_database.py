@@ -369,7 +369,7 @@ def test_another_page_size_under_an_open_service_in_wal_mode_is_all_or_nothing(
     make_project: Callable[..., Project], roll: Any, start_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite cannot do that online: it ends failed with a sentence and everything as before, or restored."""
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     project = make_project("p", "wal")
     project.capture()
     resize(project, "wal")
@@ -394,7 +394,7 @@ def test_a_database_that_stays_locked_fails_after_the_busy_time_and_nothing_is_t
     monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:  # fmt: skip
     """BEGIN EXCLUSIVE in the service: a sentence, the live state as it was, and a way on afterwards."""
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     project = make_project("p", mode)
     project.capture()
     project.damage()
@@ -419,7 +419,7 @@ def test_a_reader_that_never_ends_does_not_stop_a_restore_in_wal_mode(
     project: Project, roll: Any, start_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It keeps its old view until its transaction ends; then it sees the snapshot."""
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.5)
     project.capture()
     service = start_service(project.database)
     service.ask("INSERT INTO ledger(a, b, amount) VALUES (1, 2, 3)")
@@ -436,7 +436,7 @@ def test_a_reader_that_never_ends_fails_a_restore_in_rollback_mode_whole(
     make_project: Callable[..., Project], roll: Any, start_service: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There the commit needs it gone: failed, everything as before."""
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     project = make_project("p", "delete")
     project.capture()
     project.damage()

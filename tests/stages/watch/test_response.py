@@ -9,7 +9,7 @@ import pytest
 from release_tasks.core.lock import run_lock
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.watch.watching import watch_release
-from tests.support.faults.telling import at_looks
+from tests.support.faults.listeners import on_samples
 from tests.support.project import Project
 from tests.support.watched_service import MakeRelease, ReadEvents, SetClock, WatchedService
 
@@ -34,7 +34,7 @@ def at(number, act):
         if len(seen) == number:
             act()
 
-    return at_looks(look)
+    return on_samples(look)
 
 
 def names(events: ReadEvents, project: Project):
@@ -183,7 +183,7 @@ def test_of_many_watches_one_rolls_back(
                 is_first = False
                 barrier.wait(20)
 
-        reports.append(watch_release(failing.settings, emit=at_looks(together)))
+        reports.append(watch_release(failing.settings, emit=on_samples(together)))
 
     threads = [threading.Thread(target=one) for _ in range(4)]
     for thread in threads:

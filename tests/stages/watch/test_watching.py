@@ -17,7 +17,7 @@ from release_tasks.core.events import Noted
 from release_tasks.core.interrupt import interruptible
 from release_tasks.core.records import Pressure
 from release_tasks.stages.watch.watching import Clock, watch_release
-from tests.support.faults.telling import at_looks
+from tests.support.faults.listeners import on_samples
 from tests.support.project import Project
 from tests.support.watched_service import MakeRelease, ReadEvents, SetClock, WatchedService
 
@@ -189,7 +189,7 @@ def test_a_sleep_while_a_look_is_shown_is_noticed_too(
         shown.append(sample)
         clock.time += 60.0 if len(shown) == 5 else 0.0
 
-    report = watch_release(watched.settings, clock=clock, emit=at_looks(show))
+    report = watch_release(watched.settings, clock=clock, emit=on_samples(show))
     assert findings(report)[:8] == "ooobbbbo"
     assert report.samples[5].unseen_ms >= 50_000
 
@@ -205,7 +205,7 @@ def test_a_sleep_while_the_last_look_is_shown_counts_as_unseen(
         shown.append(sample)
         clock.time += 3600.0 if len(shown) == 6 else 0.0
 
-    report = watch_release(watched.settings, clock=clock, emit=at_looks(show))
+    report = watch_release(watched.settings, clock=clock, emit=on_samples(show))
     assert (report.status, report.exit_code) == ("inconclusive", 1)
     assert report.reasons[0].startswith("Nobody looked for ")
 
