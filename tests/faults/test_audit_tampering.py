@@ -381,19 +381,23 @@ def test_inserted_line_is_found_at_its_position(
 ) -> None:
     """Lines of the same log, of another chain and of no chain: at every position the finding names only that line."""
     adopted, fragment = original.number("audit.adopted"), original.number("fragment")
-    for place in range(1, len(original.lines) + 2):
+    for position in range(1, len(original.lines) + 2):
         for inserted in [*original.lines, *foreign_lines]:
             lines = original.lines
-            lines.insert(place - 1, inserted)
+            lines.insert(position - 1, inserted)
             named = tampered.named(joined(lines))
-            if place <= adopted:
-                assert named and named <= set(range(1, adopted + 2)), (place, inserted, named)
-            elif place == fragment + 1:  # between a fragment and its record
-                assert named and named <= {place - 1, place, place + 1, place + 2}, (place, inserted, named)
-            elif inserted in lines[place : place + 2]:  # of two equal lines the second is the copy
-                assert named and named <= {place, place + 1, place + 2}, (place, inserted, named)
+            if position <= adopted:
+                assert named and named <= set(range(1, adopted + 2)), (position, inserted, named)
+            elif position == fragment + 1:  # between a fragment and its record
+                assert named and named <= {position - 1, position, position + 1, position + 2}, (
+                    position,
+                    inserted,
+                    named,
+                )
+            elif inserted in lines[position : position + 2]:  # of two equal lines the second is the copy
+                assert named and named <= {position, position + 1, position + 2}, (position, inserted, named)
             else:
-                assert named == {place}, (place, inserted, named)
+                assert named == {position}, (position, inserted, named)
     report_points(tampered.readings)
 
 

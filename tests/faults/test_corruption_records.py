@@ -188,12 +188,12 @@ def test_every_value_of_a_journal_is_covered_by_its_checksum(
     path = crash_in_swap(damaged)
     text = path.read_text()
     original = json.loads(text)
-    found = [place for place in paths_in(original) if not isinstance(value_at(original, place), dict)]
-    for place in found:
-        path.write_text(json.dumps(edited(original, [(place, "set", changed(value_at(original, place)))])))
-        assert_journal_refused(damaged, f"{place} changed")
-        path.write_text(json.dumps(edited(original, [(place, "drop", None)])))
-        assert_journal_refused(damaged, f"{place} dropped")
+    found = [keys for keys in paths_in(original) if not isinstance(value_at(original, keys), dict)]
+    for keys in found:
+        path.write_text(json.dumps(edited(original, [(keys, "set", changed(value_at(original, keys)))])))
+        assert_journal_refused(damaged, f"{keys} changed")
+        path.write_text(json.dumps(edited(original, [(keys, "drop", None)])))
+        assert_journal_refused(damaged, f"{keys} dropped")
     path.write_text(json.dumps({**original, "more": 1}))
     assert_journal_refused(damaged, "a key more")
     path.write_text(text)
@@ -484,9 +484,9 @@ def test_every_value_of_a_record_is_covered_by_its_checksum(
     """A value changed, dropped or added at any depth, or a changed checksum, makes the record unreadable."""
     path = record_path(released, which)
     original = json.loads(path.read_bytes())
-    found = [place for place in paths_in(original) if not isinstance(value_at(original, place), (dict, list))]
-    documents = [edited(original, [(place, "set", changed(value_at(original, place)))]) for place in found]
-    documents += [edited(original, [(place, "drop", None)]) for place in found]
+    found = [keys for keys in paths_in(original) if not isinstance(value_at(original, keys), (dict, list))]
+    documents = [edited(original, [(keys, "set", changed(value_at(original, keys)))]) for keys in found]
+    documents += [edited(original, [(keys, "drop", None)]) for keys in found]
     documents += [{**original, "more": 1}, {**original, "checksum": None}]
     for document in documents:
         path.write_text(json.dumps(document))
