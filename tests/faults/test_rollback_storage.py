@@ -18,7 +18,7 @@ from release_tasks.core.records import Inode
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from tests.support.crash import PowerCut, fail_at
-from tests.support.faults.listeners import at_steps
+from tests.support.faults.listeners import on_steps
 from tests.support.faults.marks import MOUNTS
 from tests.support.faults.mounts import Mounts
 from tests.support.project import MakeProject, Project
@@ -437,7 +437,7 @@ def test_state_volume_that_disappears_in_the_swap_fails_with_a_message(tmpfs_pro
         if step == "swap":
             subprocess.run(["umount", "-l", str(project.state)], check=True)
 
-    outcome = rollback(project.settings, RollbackRequest(), at_steps(unmount))
+    outcome = rollback(project.settings, RollbackRequest(), on_steps(unmount))
     assert outcome.status == "failed", outcome
     subprocess.run(["mount", "--bind", str(hidden), str(project.state)], check=True)
     recover(project.settings)

@@ -22,7 +22,7 @@ from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.journal import write_journal
 from release_tasks.stages.rollback.recovery import recover
 from tests.support.crash import call_at, crash_after_journal_writes
-from tests.support.faults.listeners import at_steps
+from tests.support.faults.listeners import on_steps
 from tests.support.faults.marks import MOUNTS
 from tests.support.faults.mounts import Mounts
 from tests.support.faults.stages import passed_preflight, prepare
@@ -309,7 +309,7 @@ class TestUnmountedVolume:
         layout = volume.layout
         project = layout.project
         outcome = rollback(
-            project.settings, RollbackRequest(), at_steps(lambda name: volume.unmount() if name == step else None)
+            project.settings, RollbackRequest(), on_steps(lambda name: volume.unmount() if name == step else None)
         )
         volume.mount()
         # Before the live state is read, a rollback finds no state and restores it: into the empty mount point.

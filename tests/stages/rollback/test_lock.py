@@ -19,7 +19,7 @@ from release_tasks.core.events import Emit
 from release_tasks.core.interrupt import interruptible
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import PreflightReport
-from tests.support.faults.listeners import at_steps
+from tests.support.faults.listeners import on_steps
 from tests.support.faults.stages import prepare
 from tests.support.health import Health
 from tests.support.project import Project
@@ -159,7 +159,7 @@ def interrupt_at(step: str) -> Emit:
         if told.startswith(step):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return at_steps(progress)
+    return on_steps(progress)
 
 
 @pytest.mark.parametrize("step", ["recover", "verify", "safety", "stage"])

@@ -27,7 +27,7 @@ from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.plan import plan_rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
-from tests.support.faults.listeners import at_steps
+from tests.support.faults.listeners import on_steps
 from tests.support.project import Project
 
 pytestmark = pytest.mark.slow
@@ -520,7 +520,7 @@ def test_a_signal_after_the_swap_lets_what_it_took_back_count(as_file: Paired, r
             raise Interrupted(ExitCode.SIGTERM)
 
     with pytest.raises(Interrupted):
-        rollback(project.settings, RollbackRequest(), at_steps(progress))
+        rollback(project.settings, RollbackRequest(), on_steps(progress))
     assert as_file.approved == [ANNA, BERT]
     roll(project, project.pipeline.read_state().safety_snapshot_id)
     assert as_file.approved == [ANNA, BERT, CARL]
@@ -571,7 +571,7 @@ def test_a_revocation_while_a_rollback_is_at_work_is_not_lost(paired: Paired, st
         elif revoking and told == "swap" and step in ("safety snapshot", "stage"):
             held.append(revoking[0].poll())
 
-    assert rollback(project.settings, RollbackRequest(), at_steps(progress)).status == "restored"
+    assert rollback(project.settings, RollbackRequest(), on_steps(progress)).status == "restored"
     assert held == ([None] if step in ("safety snapshot", "stage") else []), "the stores were not held"
     assert revoking[0].wait(timeout=30) == 0
     assert paired.approved == [ANNA]

@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 from release_tasks.core.events import Emit, Event, StepBegan
 
-__all__ = ["at_steps"]
+__all__ = ["on_steps"]
 
 
-def at_steps(act: Callable[[str], object]) -> Emit:
+def on_steps(act: Callable[[str], object]) -> Emit:
     """Return a consumer that calls ``act`` with the text of each step that starts."""
 
     def emit(event: Event) -> None:
