@@ -116,9 +116,7 @@ def check_rollback_result(scenario: Scenario, ended: Ended, inode: int, point: o
         assert ended.result == "failed", (point, ended)
         assert_message(ended, point)
         message = " ".join(ended.messages)
-        if (
-            "Undoing it failed too" in message
-        ):  # strace counts the calls of each thread, so two threads can get the error
+        if "Undoing it failed too" in message:  # strace counts the calls of each thread, so two of them can fail
             assert scenario.project.pipeline.journal_path.exists() and "inv release.recover" in message, (point, ended)
             return left
         assert left in ("old", "new"), (point, left, ended)
@@ -127,11 +125,7 @@ def check_rollback_result(scenario: Scenario, ended: Ended, inode: int, point: o
         has_journal = scenario.project.pipeline.journal_path.exists()
         assert not has_journal or "is live" in message or "inv release.recover" in message, (point, ended)
     if inode:
-        assert scenario.project.database.stat().st_ino == inode, (
-            point,
-            "a sound database was replaced by another file",
-            ended,
-        )
+        assert scenario.project.database.stat().st_ino == inode, (point, "a sound database was replaced", ended)
     return left
 
 
