@@ -402,12 +402,12 @@ def runners(scenario: RaceScenario) -> Iterator[tuple[StageRunner, StageRunner]]
         runner.close()
 
 
-def jobs_of(kind: str, number: int, scenario: RaceScenario, chance: random.Random) -> list[dict[str, Any]]:
+def jobs_of(kind: str, number: int, scenario: RaceScenario, chooser: random.Random) -> list[dict[str, Any]]:
     """Return the two jobs of one round in random order; every fifth round has pauses, half of the rollbacks wait."""
     rollback: dict[str, Any] = {"what": "rollback", "wait": 30.0 if number % 4 < 2 else 0.0}
     release: dict[str, Any] = {"what": "prepare"}
     if number % 5 == 0:
-        rollback["pause"] = (chance.choice(ROLLBACK_STEPS), 0.35)
+        rollback["pause"] = (chooser.choice(ROLLBACK_STEPS), 0.35)
         release["pause"] = ("database", 0.35)
     to_first = {**rollback, "snapshot": scenario.snapshots[1]}
     to_second = {**rollback, "snapshot": scenario.snapshots[2]}
@@ -418,9 +418,9 @@ def jobs_of(kind: str, number: int, scenario: RaceScenario, chance: random.Rando
         "rollback and retention": [to_first, {**fourth, "retention": 1}],
         "two prepares": [fourth, fourth if number % 3 == 0 else {**release, "release": "v5"}],
         # Every other recovery starts during the rollback: the files it finds then are not leftovers.
-        "rollback and recover": [to_first, {"what": "recover", "after": (number % 2) * chance.uniform(0, 0.1)}],
+        "rollback and recover": [to_first, {"what": "recover", "after": (number % 2) * chooser.uniform(0, 0.1)}],
     }[kind]
-    return jobs if chance.random() < 0.5 else jobs[::-1]
+    return jobs if chooser.random() < 0.5 else jobs[::-1]
 
 
 def run_round(
