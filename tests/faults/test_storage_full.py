@@ -35,7 +35,7 @@ BLOCK = 4096
 
 @frozen
 class Case:
-    """``where`` is the folder on the small disk: ``state`` or ``pipeline``; ``is_every`` tries each number of blocks."""
+    """``where`` is the folder on the small disk (``state`` or ``pipeline``); ``is_every`` tries every block count."""
 
     where: str
     filesystem: str
