@@ -9,6 +9,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from attrs import frozen
 
 from release_tasks.assets import base, overwrite
 from release_tasks.assets.files import place_file
@@ -332,26 +333,35 @@ def test_damaged_bind_mounted_database_is_undone_when_a_later_step_fails(
     assert project.mcp.read_text() == "{}"
 
 
+@frozen
+class Overlay:
+    """A project with a state that becomes the lower layer of an overlay, as in the image of a container."""
+
+    project: Project
+    mounts: Mounts
+    folder: Path
+
+    def mount(self) -> None:
+        """Mount the overlay over the state. No file is opened, because the first open for writing copies it up."""
+        shutil.copytree(self.project.state, self.folder / "layer", symlinks=True)
+        self.mounts.overlay(self.folder / "layer", self.folder / "overlay", self.project.state)
+
+
 @pytest.fixture
-def lower(make_project: MakeProject, tmp_path: Path) -> tuple[Project, Path]:
-    """A project and the folder for the lower layer of its state."""
-    project = make_project("p", "delete")
-    layer = tmp_path / "layer"
-    return project, layer
+def overlay(make_project: MakeProject, mounts: Mounts, tmp_path: Path) -> Overlay:
+    """A project and the overlay over its state, not mounted yet."""
+    return Overlay(make_project("p", "delete"), mounts, tmp_path)
 
 
-def test_folder_in_a_lower_layer_is_restored_and_rolled_back(
-    lower: tuple[Project, Path], mounts: Mounts, tmp_path: Path
-) -> None:
+def test_folder_in_a_lower_layer_is_restored_and_rolled_back(overlay: Overlay) -> None:
     """The exchange gives EXDEV, as in a container whose image contains identity/."""
-    project, layer = lower
+    project = overlay.project
     good = project.content()
     project.capture()
     (project.identity / "identity.json").write_text('{"id": "other"}')
     (project.identity / "intruder").write_text("x")
-    shutil.copytree(project.state, layer, symlinks=True)
     bad = project.content()
-    mounts.overlay(layer, tmp_path / "overlay", project.state)
+    overlay.mount()
     assert project.content() == bad
     with pytest.raises(OSError, match="cross-device"):
         os.rename(project.identity, project.state / "elsewhere")
@@ -364,35 +374,30 @@ def test_folder_in_a_lower_layer_is_restored_and_rolled_back(
     assert project.leftovers() == []
 
 
-def test_folder_in_a_lower_layer_that_was_absent_is_removed(
-    lower: tuple[Project, Path], mounts: Mounts, tmp_path: Path
-) -> None:
+def test_folder_in_a_lower_layer_that_was_absent_is_removed(overlay: Overlay) -> None:
     """It cannot be renamed, but it can be removed."""
-    project, layer = lower
+    project = overlay.project
     project.overrides["assets.more"] = {"directory": "state/more", "required": False}
     project.capture()
     (project.state / "more").mkdir()
     (project.state / "more" / "file").write_text("x")
-    shutil.copytree(project.state, layer, symlinks=True)
-    mounts.overlay(layer, tmp_path / "overlay", project.state)
+    overlay.mount()
     outcome = project.roll_back()
     assert outcome.status == "restored", outcome.diagnostics
     assert not (project.state / "more").exists()
 
 
 def test_interrupted_overwrite_of_a_folder_is_finished_by_recover(
-    lower: tuple[Project, Path], mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    overlay: Overlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An overwrite in place is not atomic; the journal records it and recover finishes it."""
-    project, layer = lower
+    project = overlay.project
     good = project.content()
     project.capture()
     (project.identity / "identity.json").write_text('{"id": "other"}')
     (project.identity / "intruder").write_text("x")
-    shutil.copytree(project.state, layer, symlinks=True)
     bad = project.content()
-    mounts.overlay(layer, tmp_path / "overlay", project.state)
-
+    overlay.mount()
     with monkeypatch.context() as patch:
         patch.setattr(overwrite, "place_file", fail_at(1, place_file, PowerCut()))
         with pytest.raises(PowerCut):
@@ -403,16 +408,13 @@ def test_interrupted_overwrite_of_a_folder_is_finished_by_recover(
     assert project.leftovers() == []
 
 
-def test_failed_overwrite_of_a_folder_is_undone(
-    lower: tuple[Project, Path], mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_overwrite_of_a_folder_is_undone(overlay: Overlay, monkeypatch: pytest.MonkeyPatch) -> None:
     """A failure in the middle of an overwrite in place ends in the old state."""
-    project, layer = lower
+    project = overlay.project
     project.capture()
     project.damage()
-    shutil.copytree(project.state, layer, symlinks=True)
     before = project.content()
-    mounts.overlay(layer, tmp_path / "overlay", project.state)
+    overlay.mount()
     with monkeypatch.context() as patch:
         patch.setattr(overwrite, "place_file", fail_at(1, place_file, StageFailed("it cannot be done.")))
         assert project.roll_back().status == "failed"
