@@ -418,7 +418,7 @@ def check_tail_cut(original: OriginalLog, tampered: TamperedLog, length: int) ->
     messages = [finding.what for finding in verdict.problems if not finding.line]
     assert len(messages) == len(missing)
     for source, seq in missing:
-        assert f"the log is cut short: {source} was written when it held record {seq}" in messages
+        assert f"the end of the log is missing: {source} was written after record {seq}" in messages
     assert verdict.intact is not bool(missing)
 
 
@@ -479,7 +479,7 @@ def test_replacement_by_an_earlier_copy_is_found_by_each_kind_of_anchor(
         newer = [source for source, anchor in anchors if anchor.seq > verdict.events[-1]["seq"]]
         assert verdict.intact is not bool(newer)
         for source, finding in zip(newer, verdict.problems, strict=True):
-            assert source in str(finding) and "cut short" in str(finding)
+            assert source in str(finding) and "the end of the log is missing" in str(finding)
         found += bool(newer)
     assert found
 
@@ -498,7 +498,7 @@ def test_replacement_by_an_earlier_copy_is_found_after_new_events(original: Orig
         messages = sorted(finding.what for finding in verdict.problems)
         assert last > original.anchored
         assert messages == sorted(
-            f"record {anchor.seq} is not the one that {source} was written after"
+            f"record {anchor.seq} was replaced: {source} contains another hash of it"
             for source, anchor in original.anchors
             if anchor.seq > kept
         )
@@ -520,9 +520,9 @@ def test_altered_record_is_not_reported_as_a_log_cut_short(original: OriginalLog
         lines = original.lines[:-1]  # so that one anchored record is the last
         lines[line - 1] = lines[line - 1].replace(b'"seq"', b'"Seq"')
         messages = [str(finding) for finding in tampered.read(joined(lines)).problems]
-        assert f"line {line}: altered, or no record of this log" in messages
-        assert f"record {anchor.seq}, after which {source} was written, is gone" in messages
-        assert not any("cut short" in message for message in messages)
+        assert f"line {line}: altered, or not a record of this log" in messages
+        assert f"record {anchor.seq} is missing: {source} was written after it" in messages
+        assert not any("the end of the log is missing" in message for message in messages)
 
 
 def test_events_after_the_latest_anchor_can_be_removed_unnoticed(original: OriginalLog, tampered: TamperedLog) -> None:
@@ -615,7 +615,7 @@ def altered(original: OriginalLog) -> tuple[bytes, str]:
     number = next(n for n, text in enumerate(original.lines, 1) if b'"noop"' in text)
     data = original.data.replace(b'"status":"noop"', b'"status":"nope"')
     assert data != original.data
-    return data, f"line {number}: altered, or no record of this log"
+    return data, f"line {number}: altered, or not a record of this log"
 
 
 def test_inv_names_the_altered_line_and_ends_with_1(original: OriginalLog, audit_command: AuditCommand) -> None:
@@ -634,7 +634,7 @@ def test_inv_ends_with_1_for_every_kind_of_tampering(
 ) -> None:
     """The text and the JSON name the line, or the record and its anchor; an unchanged log ends with 0."""
     line, lines = original.number("prepare.blocked"), original.lines
-    cut_short = f"the log is cut short: manifest v4 was written when it held record {original.anchored}"
+    cut_short = f"the end of the log is missing: manifest v4 was written after record {original.anchored}"
     data, message = {
         "altered": altered(original),
         "removed": (joined(lines[: line - 1] + lines[line:]), f"line {line}: record"),
@@ -646,7 +646,7 @@ def test_inv_ends_with_1_for_every_kind_of_tampering(
         "cut": (joined(lines[:line]), cut_short),
         "earlier": (original.earlier[0], cut_short),
         "gone": (None, cut_short),
-        "unchanged": (original.data, "unfinished line, left by a crash and set aside"),
+        "unchanged": (original.data, "incomplete line, left by a crash and recorded since"),
     }[change]
     code = 0 if change == "unchanged" else 1
     done = audit_command.run(data)

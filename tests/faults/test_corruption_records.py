@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import verify_all
 from release_tasks.assets import base
-from release_tasks.assets.placing import give_name
+from release_tasks.assets.placing import rename_into_place
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.errors import ExitCode, StageError, StageFailed, UsageError
 from release_tasks.core.records import Manifest
@@ -87,7 +87,7 @@ def release(damaged: DamagedProject, release_id: str, retention: int | None = No
 def crash_in_swap(damaged: DamagedProject, exchanges: int = 2) -> Path:
     """End a rollback to v1 after the database is restored and two files are exchanged; returns the journal's path."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "give_name", fail_at(exchanges + 1, give_name, PowerCut()))
+        patch.setattr(base, "rename_into_place", fail_at(exchanges + 1, rename_into_place, PowerCut()))
         with pytest.raises(PowerCut):
             damaged.roll_back()
     assert damaged.state().startswith("a mix")

@@ -100,7 +100,7 @@ def test_altered_bytes_are_refused_with_both_digests(
         found = hashlib.sha256(overwrite(path, change(path.read_bytes()))).hexdigest()
         message = assert_found(damaged, key, case)
         assert f"(recorded {recorded}, found {found})" in message, (case, message)
-        assert f"A good copy of {key} is in: v0_snapshot." in message, (case, message)
+        assert f"An intact copy of {key} is in: v0_snapshot." in message, (case, message)
         damaged.repair_snapshots()
     assert damaged.roll_back().status == "restored"
     assert damaged.state() == "new"

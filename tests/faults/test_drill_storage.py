@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from release_tasks.archive.restore_tests import proofs
+from release_tasks.archive.restore_tests import read_restore_tests
 from release_tasks.core.events import Event, StepBegan
 from release_tasks.stages.drill.engine import run_drill
 from tests.support.faults.marks import MOUNTS
@@ -38,7 +38,7 @@ def test_drill_on_a_small_disk_fails_before_it_copies(large: Project, mounts: Mo
     assert "has 20 MiB free" in outcome.diagnostics[0]
     assert [str(event) for event in seen if isinstance(event, StepBegan)] == ["verify v1_snapshot"]
     assert os.listdir(small) == []
-    assert proofs(large.pipeline).by_snapshot["v1_snapshot"].status == "passed"
+    assert read_restore_tests(large.pipeline).by_snapshot["v1_snapshot"].status == "passed"
 
 
 @pytest.mark.parametrize("size", ["1m", "4m", "5m", "6m"])
@@ -53,4 +53,4 @@ def test_drill_on_a_disk_that_fills_up_leaves_nothing(
     assert outcome.status == "failed"
     assert "space" in outcome.diagnostics[0] or "full" in outcome.diagnostics[0]
     assert os.listdir(small) == []
-    assert proofs(large.pipeline).by_snapshot["v1_snapshot"].status == "passed"
+    assert read_restore_tests(large.pipeline).by_snapshot["v1_snapshot"].status == "passed"

@@ -13,7 +13,7 @@ from attrs import frozen
 
 from release_tasks.assets import base, overwrite
 from release_tasks.assets.files import place_file
-from release_tasks.assets.placing import give_name
+from release_tasks.assets.placing import rename_into_place
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import Inode
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
@@ -242,10 +242,10 @@ def test_bind_mounted_file_is_undone_when_a_later_step_fails(
     def fail_for_identity(live: Path, staged: Path, inode: Inode | None) -> bool:
         if live == project.identity:
             raise OSError(5, "Input/output error", str(live))
-        return give_name(live, staged, inode)
+        return rename_into_place(live, staged, inode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(base, "give_name", fail_for_identity)
+        patch.setattr(base, "rename_into_place", fail_for_identity)
         outcome = project.roll_back()
         assert outcome.status == "failed"
         assert project.mcp.read_text() == '{"other": true}' or project.pipeline.journal_path.exists()
@@ -323,10 +323,10 @@ def test_damaged_bind_mounted_database_is_undone_when_a_later_step_fails(
     def fail_for_mcp(live: Path, staged: Path, inode: Inode | None) -> bool:
         if live == project.mcp:
             raise OSError(5, "Input/output error", str(live))
-        return give_name(live, staged, inode)
+        return rename_into_place(live, staged, inode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(base, "give_name", fail_for_mcp)
+        patch.setattr(base, "rename_into_place", fail_for_mcp)
         assert project.roll_back().status == "failed"
     recover(project.settings)
     assert project.database.read_bytes() == remains

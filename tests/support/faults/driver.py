@@ -56,7 +56,7 @@ def _run(job: dict[str, Any], start: int, end: int, close: tuple[int, int]) -> N
             os.close(descriptor)
         flushes = apply_mutant(job.get("mutant"))
         if job.get("many") is not None:
-            replace(durable, "MANY_FILES", job["many"])
+            replace(durable, "SYNCFS_THRESHOLD", job["many"])
         if job.get("serial", True):
             stages.make_serial()
         stage: Callable[..., Any] = stages.STAGES[job["stage"]]

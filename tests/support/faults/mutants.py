@@ -105,7 +105,7 @@ def _without_inode_check() -> None:
         durable.fsync_directory(live.parent)
         return True
 
-    replace(base, "give_name", exchange_blindly)
+    replace(base, "rename_into_place", exchange_blindly)
 
 
 def _without_setting_side_files_aside() -> None:
