@@ -247,14 +247,14 @@ class TestMounts:
         layout.assert_intact("writable again")
 
     def test_read_only_state_blocks_a_release_only_in_wal_mode(self, make: Make, mounts: Mounts) -> None:
-        """SQLite needs to write side files in WAL mode; the message says that the folder is read-only."""
+        """SQLite needs to write side files in WAL mode; the message says to make the folder writable."""
         for mode, expected in (("delete", "ready"), ("wal", "blocked")):
             project = make(mode, mode)
             mounts.read_only(project.state)
             manifest = prepare(project.settings, passed_preflight(), "v1")
             assert manifest.status == expected, manifest.diagnostics
             mounts.clear()
-            assert expected == "ready" or "read-only" in manifest.diagnostics[0]
+            assert expected == "ready" or "writable" in manifest.diagnostics[0]
             assert project.leftovers() == []
 
 
