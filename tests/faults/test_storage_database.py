@@ -95,7 +95,7 @@ def test_a_transaction_that_never_ends_bars_what_it_must_and_no_more(
     make: Callable[[str], Any], hold: Any, monkeypatch: pytest.MonkeyPatch, mode: str, kind: str
 ) -> None:
     """A reader bars no capture, a writer bars no capture in WAL mode; what is barred says so, and changes nothing."""
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     release, restore = LOCKS[mode, kind]
     project = make(mode)
     new = project.content()
@@ -125,7 +125,7 @@ def test_a_transaction_that_never_ends_keeps_a_recovery_open_until_it_does(
     make: Callable[[str], Any], hold: Any, monkeypatch: pytest.MonkeyPatch, mode: str, notes: int
 ) -> None:
     """Begun, or done and to be undone: never called finished while it is not, and finished by the next."""
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     project = make(mode)
     new = project.content()
     project.capture()

@@ -247,7 +247,7 @@ def test_a_store_that_another_process_keeps_locked_is_a_sentence(
     pairing: Pairing, credentials: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Exit 75 after a while; nothing is written, and reading is not held up."""
-    monkeypatch.setattr(store_module, "_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(store_module, "WAIT_SECONDS", 0.2)
     lock = FileLock(credentials / "telegram-pairing.lock")
     assert lock.acquire(1)
     try:

@@ -188,7 +188,7 @@ def test_a_report_that_did_not_pass_blocks_even_without_a_failed_check(project: 
 
 def test_a_database_that_is_locked_blocks_in_a_sentence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the time that was waited, and what to do."""
-    monkeypatch.setattr("release_tasks.assets.sqlite.database._BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("release_tasks.assets.sqlite.database.BUSY_SECONDS", 0.2)
     script = (
         "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "db.execute('PRAGMA locking_mode = EXCLUSIVE'); db.execute('BEGIN EXCLUSIVE'); print('held', flush=True)\n"

@@ -27,6 +27,7 @@ from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed, with_path
 
 __all__ = [
+    "BUSY_SECONDS",
     "SIDE_FILES",
     "DamagedDatabase",
     "DiskTrouble",
@@ -44,7 +45,7 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 
 _PAGES_A_STEP = 2048  # 8 MiB at the default page size: often enough to notice a signal
 _CACHE_KIB = 8192
-_BUSY_SECONDS = 30.0
+BUSY_SECONDS = 30.0  # how long a transaction of another process is waited for; tests set it
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\0"
 # Header fields that change although the content does not (https://sqlite.org/fileformat.html#the_database_header):
@@ -238,7 +239,7 @@ def _findings(database: apsw.Connection, check: str) -> list[str]:
 
 
 def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Progress | None) -> None:
-    give_up = time.monotonic() + _BUSY_SECONDS
+    give_up = time.monotonic() + BUSY_SECONDS
     page = int(_value(source, "PRAGMA page_size")) if progress is not None else 0
     with target.backup("main", source, "main") as backup:
         while not backup.done:
@@ -259,7 +260,7 @@ def _connection(path: Path, flags: int, *, keeps_wal: bool = False) -> Iterator[
     try:
         # Before the first statement reads the file: closing after a failed one would fold the WAL in as well.
         database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
-        database.set_busy_timeout(int(_BUSY_SECONDS * 1000))
+        database.set_busy_timeout(int(BUSY_SECONDS * 1000))
         database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         yield database
     finally:
@@ -336,7 +337,7 @@ def _explained(path: Path, trouble: type[StageFailed] = StageFailed) -> Iterator
         yield
     except (apsw.BusyError, apsw.LockedError) as error:
         raise StageFailed(
-            f"{path} stayed locked by another process for {_BUSY_SECONDS:g} s. "
+            f"{path} stayed locked by another process for {BUSY_SECONDS:g} s. "
             "End the transaction that holds it, or stop the service, and run this again."
         ) from error
     except apsw.FullError as error:

@@ -340,7 +340,7 @@ def test_an_emptied_database_with_a_wal_is_damaged(project: Project, start_write
 
 def test_a_database_that_stays_locked_is_a_sentence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a wait for ever: the operator reads what to do about it."""
-    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.2)
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
     script = (
         "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
         "db.execute('PRAGMA journal_mode = DELETE'); db.execute('BEGIN EXCLUSIVE'); print('held', flush=True)\n"

@@ -12,11 +12,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import apsw
 import pytest
 
 from release_tasks.assets.sqlite import database as store
+from tests.support.factories import MakeProject, StartWriter
 from tests.support.health import Health
 from tests.support.project import Project
+from tests.support.rollback import audit_events, file_tree, roll_back, safety_folder, safety_id
+from tests.support.scripts import StartService
 
 MODES = ["wal", "delete"]
 
@@ -43,7 +47,7 @@ def journal_mode(database: Path) -> str:
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_service_that_keeps_its_database_open_sees_the_snapshot_at_once(
-    make_project: Callable[..., Project], roll: Any, start_service: Any, mode: str
+    make_project: MakeProject, start_service: StartService, mode: str
 ) -> None:
     """Its old connection and a new one; what it writes next is there after its restart."""
     project = make_project("p", mode)
@@ -54,7 +58,7 @@ def test_a_service_that_keeps_its_database_open_sees_the_snapshot_at_once(
     service.ask("UPDATE accounts SET balance = balance + 1")
     service.ask("CREATE TABLE later(x)")
     service.ask("INSERT INTO ledger(a, b, amount) VALUES (9, 9, 9)")
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "restored"
     for connection in ("old", "new"):
         assert service.ask("SELECT sum(balance), max(balance) FROM accounts", connection) == [[5000, 100]]
@@ -72,7 +76,7 @@ def test_a_service_that_keeps_its_database_open_sees_the_snapshot_at_once(
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_reader_never_sees_a_mix(make_project: Callable[..., Project], roll: Any, mode: str) -> None:
+def test_a_reader_never_sees_a_mix(make_project: MakeProject, mode: str) -> None:
     """While it is restored every reading is all old or all new."""
     project = make_project("p", mode)
     project.capture()
@@ -100,7 +104,7 @@ def test_a_reader_never_sees_a_mix(make_project: Callable[..., Project], roll: A
     )
     assert process.stdout is not None and process.stdout.readline() == "go\n"
     try:
-        assert roll(project).status == "restored"
+        assert roll_back(project).status == "restored"
     finally:
         answer, _ = process.communicate("\n", timeout=30)
     assert {int(word) for word in answer.split()} <= {50, 5000}
@@ -109,13 +113,13 @@ def test_a_reader_never_sees_a_mix(make_project: Callable[..., Project], roll: A
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_writer_at_full_speed_does_not_break_it(
-    make_project: Callable[..., Project], roll: Any, start_writer: Callable[..., subprocess.Popen[str]], mode: str
+    make_project: MakeProject, start_writer: StartWriter, mode: str
 ) -> None:
     """The sum holds, the service writes on, and the database is whole."""
     project = make_project("p", mode)
     project.capture()
     writer = start_writer(project.database, mode, 0.001)
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "restored", outcome.diagnostics
     writer.terminate()
     writer.wait(timeout=30)
@@ -126,7 +130,7 @@ def test_a_writer_at_full_speed_does_not_break_it(
     connection.close()
     assert ids == list(range(1, len(ids) + 1)), "rows of before the restore have come through"
     assert integrity(project.database) == "ok"
-    safety = project.pipeline.catalogue.path(outcome.safety_snapshot_id) / "assets" / "database" / "app.db"
+    safety = safety_folder(project, outcome) / "assets" / "database" / "app.db"
     connection = sqlite3.connect(f"file:{safety}?immutable=1", uri=True)
     assert connection.execute("SELECT sum(balance) FROM accounts").fetchone() == (5000,)
     connection.close()
@@ -159,7 +163,7 @@ def foreign(tmp_path: Path, mode: str) -> Path:
 @pytest.mark.parametrize("live", ["present", "missing", "zeroed"])
 @pytest.mark.parametrize("kind", MODES)
 def test_a_stale_side_file_of_another_database_never_mixes_in(
-    make_project: Callable[..., Project], roll: Any, tmp_path: Path, mode: str, live: str, kind: str
+    make_project: MakeProject, tmp_path: Path, mode: str, live: str, kind: str
 ) -> None:
     """Whatever lies beside the name: after the restore old and new connections read the snapshot, and only it."""
     project = make_project("p", mode)
@@ -174,7 +178,7 @@ def test_a_stale_side_file_of_another_database_never_mixes_in(
             file.write(bytes(100))
     goal = side(project.database, "-wal" if kind == "wal" else "-journal")
     shutil.copy(stale, goal)
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "restored", outcome.diagnostics
     assert project.content() == before
     assert integrity(project.database) == "ok"
@@ -221,7 +225,7 @@ DAMAGES = [zero_header, truncate, rubbish, folder, corrupt_page]
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("damage", [*DAMAGES, empty, Path.unlink, link], ids=lambda f: f.__name__)
 def test_a_database_too_damaged_to_be_opened_is_replaced_whole(
-    make_project: Callable[..., Project], roll: Any, mode: str, damage: Any
+    make_project: MakeProject, mode: str, damage: Callable[[Path], None]
 ) -> None:
     """Rows, mode and journal mode are the snapshot's."""
     project = make_project("p", mode)
@@ -229,21 +233,19 @@ def test_a_database_too_damaged_to_be_opened_is_replaced_whole(
     project.capture()
     project.damage()
     damage(project.database)
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "restored", outcome.diagnostics
     assert "database" in outcome.restored_assets
     assert project.content() == before
     assert integrity(project.database) == "ok"
     assert project.strays() == []
-    assert roll(project).status == "noop"
+    assert roll_back(project).status == "noop"
     if damage is not empty:
         assert journal_mode(project.database) == mode
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
-def test_its_remains_are_kept_in_the_safety_snapshot(
-    make_project: Callable[..., Project], roll: Any, damage: Any
-) -> None:
+def test_its_remains_are_kept_in_the_safety_snapshot(make_project: MakeProject, damage: Callable[[Path], None]) -> None:
     """Byte for byte, for whoever wants to repair them."""
     project = make_project("p", "delete")
     project.capture()
@@ -251,41 +253,41 @@ def test_its_remains_are_kept_in_the_safety_snapshot(
     damage(project.database)
     files = [project.database] if project.database.is_file() else [project.database / "inside"]
     remains = {path.relative_to(project.state): path.read_bytes() for path in files}
-    outcome = roll(project)
-    kept = project.pipeline.catalogue.path(outcome.safety_snapshot_id) / "assets" / "database" / "app.db"
+    outcome = roll_back(project)
+    kept = safety_folder(project, outcome) / "assets" / "database" / "app.db"
     assert {path: (kept / path).read_bytes() for path in remains} == remains
-    record = project.pipeline.catalogue.get(outcome.safety_snapshot_id).asset("database")
-    assert record.damaged
+    record = project.pipeline.catalogue.get(safety_id(outcome)).asset("database")
+    assert record is not None and record.damaged
 
 
-def test_remains_are_never_restored_as_a_database(project: Project, roll: Any, tree: Any) -> None:
+def test_remains_are_never_restored_as_a_database(project: Project) -> None:
     """Going back to a safety snapshot that holds remains is refused with a sentence."""
     project.capture()
     zero_header(project.database)
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "restored"
-    before = tree(project.state)
-    back = roll(project, outcome.safety_snapshot_id)
+    before = file_tree(project.state)
+    back = roll_back(project, outcome.safety_snapshot_id)
     assert back.status == "failed"
     assert "remains" in back.diagnostics[0]
-    assert tree(project.state) == before
+    assert file_tree(project.state) == before
 
 
-def test_the_way_back_is_not_promised_where_there_is_none(project: Project, roll: Any, health: Health) -> None:
+def test_the_way_back_is_not_promised_where_there_is_none(project: Project, health: Health) -> None:
     """A command that is named to an operator works, or is not named."""
     project.overrides["health.url"] = health.url
     project.overrides["health.deadline"] = "200ms"
     health.status = 500
     project.capture()
     zero_header(project.database)
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "failed"
     if any("--snapshot safety" in sentence for sentence in outcome.diagnostics):
         health.status = 200
-        assert roll(project, outcome.safety_snapshot_id).status == "restored"
+        assert roll_back(project, outcome.safety_snapshot_id).status == "restored"
 
 
-def test_the_wal_of_a_database_emptied_by_accident_is_kept(project: Project, roll: Any, start_service: Any) -> None:
+def test_the_wal_of_a_database_emptied_by_accident_is_kept(project: Project, start_service: StartService) -> None:
     """Committed rows that live in the WAL only are remains, too."""
     project.capture()
     service = start_service(project.database)
@@ -294,28 +296,28 @@ def test_the_wal_of_a_database_emptied_by_accident_is_kept(project: Project, rol
     wal = side(project.database, "-wal").read_bytes()
     assert wal
     os.truncate(project.database, 0)
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "restored"
-    kept = project.pipeline.catalogue.path(outcome.safety_snapshot_id) / "assets" / "database"
+    kept = safety_folder(project, outcome) / "assets" / "database"
     assert any(path.read_bytes() == wal for path in kept.rglob("*-wal"))
 
 
 def test_rows_that_a_crash_left_in_the_wal_are_in_the_safety_snapshot(
-    project: Project, roll: Any, start_service: Any
+    project: Project, start_service: StartService
 ) -> None:
     """Committed and not yet folded in: kept, and back with the safety snapshot."""
     project.capture()
     service = start_service(project.database)
     service.ask("INSERT INTO ledger(a, b, amount) VALUES (1, 2, 4242)")
     service.crash()
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert project.rows()[1] == []
-    assert roll(project, outcome.safety_snapshot_id).status == "restored"
+    assert roll_back(project, outcome.safety_snapshot_id).status == "restored"
     assert project.rows()[1] == [(1, 1, 2, 4242)]
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_another_page_size_comes_back(make_project: Callable[..., Project], roll: Any, mode: str) -> None:
+def test_another_page_size_comes_back(make_project: MakeProject, mode: str) -> None:
     """VACUUM with another page size since the snapshot, in both directions."""
     project = make_project("p", mode)
     before = project.content()
@@ -328,11 +330,11 @@ def test_another_page_size_comes_back(make_project: Callable[..., Project], roll
     database.execute("INSERT INTO ledger(a, b, amount) VALUES (1, 2, 3)")
     database.close()
     bad = project.content()
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "restored", outcome.diagnostics
     assert project.content() == before
     assert journal_mode(project.database) == mode
-    assert roll(project, outcome.safety_snapshot_id).status == "restored"
+    assert roll_back(project, outcome.safety_snapshot_id).status == "restored"
     assert project.content() == bad
     assert integrity(project.database) == "ok"
 
@@ -347,7 +349,7 @@ def resize(project: Project, mode: str) -> None:
 
 
 def test_another_page_size_under_an_open_service_in_rollback_mode(
-    make_project: Callable[..., Project], roll: Any, start_service: Any
+    make_project: MakeProject, start_service: StartService
 ) -> None:
     """Its old connection follows the new page size."""
     project = make_project("p", "delete")
@@ -355,7 +357,7 @@ def test_another_page_size_under_an_open_service_in_rollback_mode(
     resize(project, "delete")
     service = start_service(project.database)
     service.ask("UPDATE accounts SET balance = 0")
-    assert roll(project).status == "restored"
+    assert roll_back(project).status == "restored"
     for connection in ("old", "new"):
         assert service.ask("SELECT sum(balance) FROM accounts", connection) == [[5000]]
     assert service.ask("INSERT INTO ledger(a, b, amount) VALUES (1, 2, 3)") == []
@@ -366,10 +368,10 @@ def test_another_page_size_under_an_open_service_in_rollback_mode(
 
 
 def test_another_page_size_under_an_open_service_in_wal_mode_is_all_or_nothing(
-    make_project: Callable[..., Project], roll: Any, start_service: Any, monkeypatch: pytest.MonkeyPatch
+    make_project: MakeProject, start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite cannot do that online: it ends failed with a sentence and everything as before, or restored."""
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     project = make_project("p", "wal")
     project.capture()
     resize(project, "wal")
@@ -377,55 +379,55 @@ def test_another_page_size_under_an_open_service_in_wal_mode_is_all_or_nothing(
     service.ask("UPDATE accounts SET balance = 0")
     project.damage()
     before = project.content()
-    outcome = roll(project)
+    outcome = roll_back(project)
     if outcome.status == "failed":
         assert "stop the service" in outcome.diagnostics[0]
         assert project.content() == before
         assert service.ask("SELECT sum(balance) FROM accounts") == [[50]]
         assert journal_mode(project.database) == "wal"
         service.stop()
-        assert roll(project).status == "restored"
+        assert roll_back(project).status == "restored"
     assert project.rows()[1] == []
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_database_that_stays_locked_fails_after_the_busy_time_and_nothing_is_touched(
-    make_project: Callable[..., Project], roll: Any, tree: Any, events: Any, start_service: Any,
+    make_project: MakeProject, start_service: StartService,
     monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:  # fmt: skip
     """BEGIN EXCLUSIVE in the service: a sentence, the live state as it was, and a way on afterwards."""
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     project = make_project("p", mode)
     project.capture()
     project.damage()
     service = start_service(project.database)
     service.ask("SELECT count(*) FROM ledger")
     service.ask("BEGIN EXCLUSIVE")
-    before = {k: v for k, v in tree(project.state).items() if not k.startswith("app.db-")}
+    before = {k: v for k, v in file_tree(project.state).items() if not k.startswith("app.db-")}
     began = time.monotonic()
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert time.monotonic() - began < 5
     assert outcome.status == "failed"
     assert "locked" in outcome.diagnostics[0]
-    assert {k: v for k, v in tree(project.state).items() if not k.startswith("app.db-")} == before
+    assert {k: v for k, v in file_tree(project.state).items() if not k.startswith("app.db-")} == before
     assert not project.pipeline.journal_path.exists()
     assert project.strays() == []
-    assert events(project)[-1] == ("rollback.refused", "failed")
+    assert audit_events(project)[-1] == ("rollback.refused", "failed")
     service.ask("ROLLBACK")
-    assert roll(project).status == "restored"
+    assert roll_back(project).status == "restored"
 
 
 def test_a_reader_that_never_ends_does_not_stop_a_restore_in_wal_mode(
-    project: Project, roll: Any, start_service: Any, monkeypatch: pytest.MonkeyPatch
+    project: Project, start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It keeps its old view until its transaction ends; then it sees the snapshot."""
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.5)
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.5)
     project.capture()
     service = start_service(project.database)
     service.ask("INSERT INTO ledger(a, b, amount) VALUES (1, 2, 3)")
     service.ask("BEGIN")
     assert service.ask("SELECT count(*) FROM ledger") == [[1]]
-    assert roll(project).status == "restored"
+    assert roll_back(project).status == "restored"
     assert service.ask("SELECT count(*) FROM ledger") == [[1]]
     assert service.ask("SELECT count(*) FROM ledger", "new") == [[0]]
     service.ask("COMMIT")
@@ -433,10 +435,10 @@ def test_a_reader_that_never_ends_does_not_stop_a_restore_in_wal_mode(
 
 
 def test_a_reader_that_never_ends_fails_a_restore_in_rollback_mode_whole(
-    make_project: Callable[..., Project], roll: Any, start_service: Any, monkeypatch: pytest.MonkeyPatch
+    make_project: MakeProject, start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """There the commit needs it gone: failed, everything as before."""
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.3)
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     project = make_project("p", "delete")
     project.capture()
     project.damage()
@@ -444,16 +446,16 @@ def test_a_reader_that_never_ends_fails_a_restore_in_rollback_mode_whole(
     service.ask("BEGIN")
     service.ask("SELECT count(*) FROM ledger")
     before = project.content()
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "failed"
     assert project.content() == before
     assert "locked" in outcome.diagnostics[0]
     service.ask("COMMIT")
-    assert roll(project).status == "restored"
+    assert roll_back(project).status == "restored"
 
 
 def test_a_database_absent_at_snapshot_time_goes_with_its_side_files(
-    project: Project, roll: Any, start_service: Any
+    project: Project, start_service: StartService
 ) -> None:
     """No -wal of it stays to be taken for another's; the safety snapshot has its rows."""
     project.overrides["assets.second"] = {"sqlite": "state/second.db", "required": False}
@@ -462,11 +464,11 @@ def test_a_database_absent_at_snapshot_time_goes_with_its_side_files(
     shutil.copy(project.database, second)
     service = start_service(second)
     service.ask("INSERT INTO ledger(a, b, amount) VALUES (1, 2, 77)")
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.removed_assets == ["second"]
     service.crash()
     assert [path.name for path in project.state.iterdir() if path.name.startswith("second")] == []
-    back = roll(project, outcome.safety_snapshot_id)
+    back = roll_back(project, outcome.safety_snapshot_id)
     assert back.status == "restored"
     database = sqlite3.connect(second)
     assert database.execute("SELECT amount FROM ledger").fetchall() == [(77,)]
@@ -475,7 +477,7 @@ def test_a_database_absent_at_snapshot_time_goes_with_its_side_files(
 
 
 def test_a_hot_journal_of_a_crashed_service_is_played_back_not_restored_over(
-    make_project: Callable[..., Project], roll: Any, tmp_path: Path
+    make_project: MakeProject, tmp_path: Path
 ) -> None:
     """An unfinished transaction of the service is no state: the safety snapshot holds what was committed."""
     project = make_project("p", "delete")
@@ -494,38 +496,45 @@ def test_a_hot_journal_of_a_crashed_service_is_played_back_not_restored_over(
     )
     subprocess.run([sys.executable, "-c", script, str(project.database)], check=False)
     assert side(project.database, "-journal").stat().st_size > 512
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "restored"
-    assert roll(project, outcome.safety_snapshot_id).status == "restored"
+    assert roll_back(project, outcome.safety_snapshot_id).status == "restored"
     assert project.content() == committed
 
 
 @pytest.mark.parametrize("statement", ["PRAGMA journal_mode = WAL", "backup"])
 def test_a_failure_around_a_change_of_page_size_ends_all_old_or_all_new(
-    project: Project, roll: Any, monkeypatch: pytest.MonkeyPatch, statement: str
+    project: Project, monkeypatch: pytest.MonkeyPatch, statement: str
 ) -> None:
     """Leaving WAL mode, copying and entering it again are three steps: a lock at each of them, and no mix."""
-    import apsw
-
     new = project.content()
     project.capture()
     resize(project, "wal")
     project.damage()
     old = project.content()
-    name = "_value" if statement != "backup" else "_run_backup"
-    real = getattr(store, name)
     is_armed = True
 
-    def fail_once(database: Any, given: Any, *rest: Any) -> Any:
+    class BusyOnce(apsw.Connection):
+        """Answers one statement, or one copy into the live database, with SQLITE_BUSY."""
+
+        def execute(self, statements: str, *arguments: Any, **options: Any) -> apsw.Cursor:
+            if statements == statement:
+                disarm()
+            return super().execute(statements, *arguments, **options)
+
+        def backup(self, name: str, source: Any, source_name: str) -> apsw.Backup:
+            if statement == "backup" and self.filename == str(project.database):
+                disarm()
+            return super().backup(name, source, source_name)
+
+    def disarm() -> None:
         nonlocal is_armed
-        is_backup = name == "_run_backup" and "restore_database" in sys._getframe(1).f_code.co_name
-        if is_armed and (is_backup or given == statement):
+        if is_armed:
             is_armed = False
             raise apsw.BusyError("database is locked")
-        return real(database, given, *rest)
 
-    monkeypatch.setattr(store, name, fail_once)
-    outcome = roll(project)
+    monkeypatch.setattr(apsw, "Connection", BusyOnce)
+    outcome = roll_back(project)
     assert not is_armed
     assert project.content() == (new if outcome.status == "restored" else old)
     assert journal_mode(project.database) == "wal"

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -19,12 +19,12 @@ from release_tasks.pairing.policy import Pairing
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.plan import plan_rollback
 from release_tasks.stages.rollback.recovery import recover
+from tests.support.factories import InstallKind
 from tests.support.project import Project
+from tests.support.rollback import roll_back, safety_id
 
 pytestmark = pytest.mark.slow
 
-Install = Callable[..., None]
-Roll = Callable[..., RollbackOutcome]
 COPY_FOLDER = "shutil.copytree(source, copy, symlinks=True)"
 # What keeps a plugin from doing its work, and a part of the sentence about it.
 BROKEN = {
@@ -49,18 +49,23 @@ with open(sys.argv[1], "ab", buffering=0) as file:
 
 
 @pytest.fixture
-def custom(project: Project, install_kind: Install) -> Any:
+def original(project: Project) -> dict[str, Any]:
+    """Return the content of the project before anything happens to it."""
+    return project.content()
+
+
+@pytest.fixture
+def custom(project: Project, install_kind: InstallKind, original: dict[str, Any]) -> Project:
     """Return a damaged project whose mcp.json was captured by the plugin ``custom``."""
     project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json"}
     install_kind()
-    project.before = project.content()
     project.capture()
     project.damage()
     project.mcp.write_text('{"live": true}')
     return project
 
 
-def break_plugin(install_kind: Install, project: Project, way: str) -> str:
+def break_plugin(install_kind: InstallKind, project: Project, way: str) -> str:
     """Break the plugin in one way and return what is said of it."""
     setup, sentence = BROKEN[way]
     if way == "missing":
@@ -75,37 +80,42 @@ def break_plugin(install_kind: Install, project: Project, way: str) -> str:
 
 def safety_of(project: Project, outcome: RollbackOutcome) -> AssetRecord:
     """Return the record of mcp.json as it was before the rollback."""
-    record: AssetRecord = project.pipeline.catalogue.get(outcome.safety_snapshot_id).asset("mcp")
+    record = project.pipeline.catalogue.get(safety_id(outcome)).asset("mcp")
+    assert record is not None
     return record
 
 
-def test_with_its_plugin_it_comes_back_and_the_way_back_is_captured_too(custom: Any, roll: Roll) -> None:
+def test_with_its_plugin_it_comes_back_and_the_way_back_is_captured_too(
+    custom: Project, original: dict[str, Any]
+) -> None:
     """Restored whole; the safety snapshot was taken through the plugin, and leads back."""
     damaged = custom.content()
-    outcome = roll(custom)
+    outcome = roll_back(custom)
     assert (outcome.status, outcome.diagnostics) == ("restored", [])
-    assert custom.content() == custom.before
+    assert custom.content() == original
     safety = safety_of(custom, outcome)
     assert (safety.plugin, safety.plugin_problem) == ("custom", None)
-    assert roll(custom, snapshot_id=outcome.safety_snapshot_id).status == "restored"
+    assert roll_back(custom, snapshot_id=outcome.safety_snapshot_id).status == "restored"
     assert custom.content() == damaged
     assert custom.strays() == []
 
 
 @pytest.mark.parametrize("way", BROKEN)
-def test_no_restore_needs_the_plugin(custom: Any, roll: Roll, install_kind: Install, way: str) -> None:
+def test_no_restore_needs_the_plugin(
+    custom: Project, original: dict[str, Any], install_kind: InstallKind, way: str
+) -> None:
     """However broken it is: restored; the safety copy is a plain one, is said to be, and leads back byte for byte."""
     sentence = break_plugin(install_kind, custom, way)
     damaged = custom.content()
-    outcome = roll(custom)
+    outcome = roll_back(custom)
     assert outcome.status == "restored"
-    assert custom.content() == custom.before
+    assert custom.content() == original
     safety = safety_of(custom, outcome)
     assert (safety.kind, safety.plugin) == ("file", None)
     assert safety.plugin_problem is not None and sentence in safety.plugin_problem
     (told,) = outcome.diagnostics
     assert told.startswith(f"mcp: the copy in {outcome.safety_snapshot_id} is a plain one.") and sentence in told
-    back = roll(custom, snapshot_id=outcome.safety_snapshot_id)
+    back = roll_back(custom, snapshot_id=outcome.safety_snapshot_id)
     assert back.status == "restored"
     assert any("may end in the middle of a record" in told for told in back.diagnostics)
     assert custom.content() == damaged
@@ -113,7 +123,7 @@ def test_no_restore_needs_the_plugin(custom: Any, roll: Roll, install_kind: Inst
 
 
 @pytest.fixture
-def busy(custom: Any) -> Iterator[None]:
+def busy(custom: Project) -> Iterator[None]:
     """Let a process append to mcp.json as fast as it can."""
     command = [sys.executable, "-c", WRITER, str(custom.mcp)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -123,16 +133,16 @@ def busy(custom: Any) -> Iterator[None]:
 
 
 def test_a_file_that_never_holds_still_does_not_keep_a_rollback_without_its_plugin(
-    custom: Any, roll: Roll, install_kind: Install, busy: None
+    custom: Project, original: dict[str, Any], install_kind: InstallKind, busy: None
 ) -> None:
     """The plain copy takes what it gets; of an asset of kind ``file`` that would be refused."""
     break_plugin(install_kind, custom, "missing")
-    assert roll(custom).status == "restored"
-    assert custom.content()["files"]["mcp.json"] == custom.before["files"]["mcp.json"]
+    assert roll_back(custom).status == "restored"
+    assert custom.content()["files"]["mcp.json"] == original["files"]["mcp.json"]
 
 
 def test_folder_of_a_plugin_comes_back_without_it_over_whatever_is_there(
-    custom: Any, roll: Roll, install_kind: Install
+    custom: Project, install_kind: InstallKind
 ) -> None:
     """Also where a file, a link or nothing has taken its place."""
     custom.overrides["assets.mcp"] = {"file": "state/mcp.json"}
@@ -149,61 +159,65 @@ def test_folder_of_a_plugin_comes_back_without_it_over_whatever_is_there(
     ):
         custom.identity.rename(aside)
         take_place()
-        assert roll(custom, snapshot_id="v2_snapshot", force=True).status == "restored"
+        assert roll_back(custom, snapshot_id="v2_snapshot", force=True).status == "restored"
         assert custom.content() == before
         subprocess.run(["rm", "-r", str(aside)], check=True)
 
 
-def test_what_was_absent_goes_and_what_is_missing_comes(custom: Any, roll: Roll, install_kind: Install) -> None:
+def test_what_was_absent_goes_and_what_is_missing_comes(
+    custom: Project, original: dict[str, Any], install_kind: InstallKind
+) -> None:
     """Neither needs the plugin."""
     custom.mcp.unlink()
     custom.capture("v2")
     custom.mcp.write_text("new")
     break_plugin(install_kind, custom, "missing")
-    assert roll(custom, snapshot_id="v2_snapshot").removed_assets == ["mcp"]
+    assert roll_back(custom, snapshot_id="v2_snapshot").removed_assets == ["mcp"]
     assert not custom.mcp.exists()
-    assert "mcp" in roll(custom, snapshot_id="v1_snapshot").restored_assets
-    assert custom.content() == custom.before
+    assert "mcp" in roll_back(custom, snapshot_id="v1_snapshot").restored_assets
+    assert custom.content() == original
 
 
 # A second rollback
 
 
-def test_what_the_service_wrote_since_is_left_alone(custom: Any, roll: Roll) -> None:
+def test_what_the_service_wrote_since_is_left_alone(custom: Project, original: dict[str, Any]) -> None:
     """``noop`` although the bytes differ, as for a database; ``--force`` restores."""
-    assert roll(custom).status == "restored"
+    assert roll_back(custom).status == "restored"
     custom.mcp.write_text('{"written": "since"}')
-    outcome = roll(custom)
+    outcome = roll_back(custom)
     assert (outcome.status, outcome.diagnostics) == ("noop", [])
     assert custom.mcp.read_text() == '{"written": "since"}'
     assert any("is a noop" in told for told in plan_rollback(custom.settings).diagnostics)
-    assert roll(custom, force=True).status == "restored"
-    assert custom.content() == custom.before
+    assert roll_back(custom, force=True).status == "restored"
+    assert custom.content() == original
 
 
 @pytest.mark.parametrize("way", ["finding it bad", "told so"])
-def test_what_the_plugin_finds_bad_is_restored_again(custom: Any, roll: Roll, install_kind: Install, way: str) -> None:
+def test_what_the_plugin_finds_bad_is_restored_again(
+    custom: Project, original: dict[str, Any], install_kind: InstallKind, way: str
+) -> None:
     """As a database that fails its check is; a PluginError says the same."""
-    assert roll(custom).status == "restored"
+    assert roll_back(custom).status == "restored"
     custom.mcp.write_text("bad")
     bad = "open(copy).read() == 'bad'"
     if way == "told so":
         install_kind("if open(source).read() == 'bad': raise PluginError('It is torn.')\nopen(copy, 'w')")
     else:
         install_kind(check=f"return ['torn'] if {bad} else []")
-    assert roll(custom).status == "restored"
-    assert custom.content() == custom.before
+    assert roll_back(custom).status == "restored"
+    assert custom.content() == original
 
 
 @pytest.mark.parametrize("way", [way for way in BROKEN if way not in ("finding it bad", "of another form")])
 def test_what_a_broken_plugin_cannot_examine_is_left_alone(
-    custom: Any, roll: Roll, install_kind: Install, way: str
+    custom: Project, install_kind: InstallKind, way: str
 ) -> None:
     """What the service wrote is not thrown away for a plugin's sake; it is said, with the flag that restores."""
-    assert roll(custom).status == "restored"
+    assert roll_back(custom).status == "restored"
     custom.mcp.write_text('{"written": "since"}')
     sentence = break_plugin(install_kind, custom, way)
-    outcome = roll(custom)
+    outcome = roll_back(custom)
     assert outcome.status == "noop"
     assert custom.mcp.read_text() == '{"written": "since"}'
     (told,) = outcome.diagnostics
@@ -212,49 +226,47 @@ def test_what_a_broken_plugin_cannot_examine_is_left_alone(
 
 
 @pytest.mark.parametrize("damage", ["gone", "a folder"])
-def test_what_is_not_there_is_restored_again(custom: Any, roll: Roll, damage: str) -> None:
+def test_what_is_not_there_is_restored_again(custom: Project, original: dict[str, Any], damage: str) -> None:
     """No plugin has to be asked for that."""
-    assert roll(custom).status == "restored"
+    assert roll_back(custom).status == "restored"
     custom.mcp.unlink()
     if damage == "a folder":
         custom.mcp.mkdir()
-    assert roll(custom).status == "restored"
-    assert custom.content() == custom.before
+    assert roll_back(custom).status == "restored"
+    assert custom.content() == original
 
 
 # The configuration has changed since
 
 
-def test_other_kinds_since_take_the_copy_as_it_is_or_say_no(custom: Any, roll: Roll) -> None:
+def test_other_kinds_since_take_the_copy_as_it_is_or_say_no(custom: Project, original: dict[str, Any]) -> None:
     """A plugin of another name, or none: bytes are bytes. A database is none."""
     custom.overrides["assets.mcp"] = {"python": "other", "path": "state/mcp.json"}
-    outcome = roll(custom)
+    outcome = roll_back(custom)
     assert outcome.status == "restored"
     assert "mcp: custom took this copy, other is configured now; it is restored as it is." in outcome.diagnostics
     custom.mcp.write_text("again")
     custom.overrides["assets.mcp"] = {"file": "state/mcp.json"}
-    assert roll(custom).status == "restored"
-    assert custom.content() == custom.before
+    assert roll_back(custom).status == "restored"
+    assert custom.content() == original
     custom.overrides["assets.mcp"] = {"directory": "state/mcp.json"}
     custom.mcp.write_text("again")
-    outcome = roll(custom)
+    outcome = roll_back(custom)
     assert "Asset mcp is configured as directory, but snapshot v1_snapshot holds a file." in outcome.diagnostics[0]
 
 
-def test_a_file_asset_of_before_can_be_restored_to_a_plugins(
-    project: Project, roll: Roll, install_kind: Install
-) -> None:
+def test_a_file_asset_of_before_can_be_restored_to_a_plugins(project: Project, install_kind: InstallKind) -> None:
     """The snapshots of the time before the plugin stay good."""
     before = project.content()
     project.capture()
     project.damage()
     install_kind()
     project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json"}
-    assert roll(project).status == "restored"
+    assert roll_back(project).status == "restored"
     assert project.content() == before
 
 
-def test_a_snapshot_of_the_older_tool_is_taken_over_without_the_plugin(project: Project, roll: Roll) -> None:
+def test_a_snapshot_of_the_older_tool_is_taken_over_without_the_plugin(project: Project) -> None:
     """What lies in it is no live state: it is read as the file it is."""
     project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json"}
     snapshot_id = "v0_snapshot_20240101000000"
@@ -264,12 +276,12 @@ def test_a_snapshot_of_the_older_tool_is_taken_over_without_the_plugin(project: 
     asset = {"key": "mcp-servers", "relativePath": "state/mcp.json", "kind": "file", "exists": True}
     document = {"snapshotId": snapshot_id, "releaseId": "v0", "createdAt": "2024-01-01T00:00:00Z", "assets": [asset]}
     (folder / "metadata.json").write_text(json.dumps({**document, "metadataPath": str(folder / "metadata.json")}))
-    outcome = roll(project, snapshot_id=snapshot_id, force=True)
+    outcome = roll_back(project, snapshot_id=snapshot_id, force=True)
     assert outcome.status == "restored", outcome.diagnostics
     assert project.mcp.read_text() == "of the older tool"
 
 
-def test_a_plan_says_what_the_way_back_would_be(custom: Any, install_kind: Install) -> None:
+def test_a_plan_says_what_the_way_back_would_be(custom: Project, install_kind: InstallKind) -> None:
     """Before anything is done."""
     sentence = break_plugin(install_kind, custom, "missing")
     told = plan_rollback(custom.settings).diagnostics
@@ -281,7 +293,7 @@ def test_a_plan_says_what_the_way_back_would_be(custom: Any, install_kind: Insta
 
 
 def test_who_was_revoked_since_stays_out_of_stores_that_a_plugin_captured(
-    project: Project, roll: Roll, install_kind: Install
+    project: Project, install_kind: InstallKind
 ) -> None:
     """A plugin's folder is amended as any other."""
     install_kind(COPY_FOLDER, form="directory")
@@ -295,14 +307,14 @@ def test_who_was_revoked_since_stays_out_of_stores_that_a_plugin_captured(
     project.capture()
     pairing.revoke(Channel.TELEGRAM, "1002")
     project.damage()
-    assert roll(project).status == "restored"
+    assert roll_back(project).status == "restored"
     assert pairing.approved(Channel.TELEGRAM) == ["1001"]
 
 
 # Interrupted
 
 
-def test_signals_reach_a_rollback_while_a_plugin_is_at_work(custom: Any, roll: Roll, install_kind: Install) -> None:
+def test_signals_reach_a_rollback_while_a_plugin_is_at_work(custom: Project, install_kind: InstallKind) -> None:
     """Nothing is left of it, neither in the pipeline nor as a process."""
     began = custom.folder / "began"
     install_kind(f"open({str(began)!r}, 'w').close()\ntime.sleep(60)")
@@ -349,29 +361,31 @@ MISDEEDS = {
 
 
 @pytest.fixture
-def restoring(custom: Any) -> Any:
+def restoring(custom: Project) -> Project:
     """Let the plugin put mcp.json back itself."""
     custom.overrides["assets.mcp.restore"] = True
     custom.overrides["assets.mcp.timeout"] = "2s"
     return custom
 
 
-def test_a_plugin_restores_its_own_state_in_place(restoring: Any, roll: Roll, install_kind: Install) -> None:
+def test_a_plugin_restores_its_own_state_in_place(
+    restoring: Project, original: dict[str, Any], install_kind: InstallKind
+) -> None:
     """The file that its service has open gets the content; no other file takes the name."""
     install_kind(restore=IN_PLACE)
     inode = restoring.mcp.stat().st_ino
-    outcome = roll(restoring)
+    outcome = roll_back(restoring)
     assert outcome.status == "restored", outcome.diagnostics
     assert restoring.mcp.stat().st_ino == inode
-    assert restoring.content() == restoring.before
+    assert restoring.content() == original
     assert restoring.strays() == [] and not restoring.pipeline.journal_path.exists()
-    assert roll(restoring, outcome.safety_snapshot_id).status == "restored"
+    assert roll_back(restoring, outcome.safety_snapshot_id).status == "restored"
     assert restoring.mcp.read_text() == '{"live": true}'
 
 
 @pytest.mark.parametrize("way", MISDEEDS)
 def test_whatever_a_restore_of_a_plugin_does_the_state_comes_back(
-    restoring: Any, roll: Roll, install_kind: Install, way: str
+    restoring: Project, original: dict[str, Any], install_kind: InstallKind, way: str
 ) -> None:
     """What it left undone is written from the snapshot, and the database beside it is not touched by it."""
     body, sentence = MISDEEDS[way]
@@ -379,26 +393,26 @@ def test_whatever_a_restore_of_a_plugin_does_the_state_comes_back(
     noted: list[str] = []
     outcome = rollback(restoring.settings, RollbackRequest(), lambda event: noted.append(str(event)))
     assert outcome.status == "restored", outcome.diagnostics
-    assert restoring.content() == restoring.before
+    assert restoring.content() == original
     assert restoring.strays() == []
     assert bool(sentence) == any(sentence and sentence in line for line in noted)
 
 
 def test_a_restore_of_a_plugin_is_undone_with_the_others(
-    restoring: Any, roll: Roll, install_kind: Install, monkeypatch: pytest.MonkeyPatch
+    restoring: Project, install_kind: InstallKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A later step fails: the live state of before is written back, whatever the plugin had written."""
     install_kind(restore=IN_PLACE)
     before = restoring.content()
     monkeypatch.setattr(base, "give_name", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
-    assert roll(restoring).status == "failed"
+    assert roll_back(restoring).status == "failed"
     monkeypatch.undo()
     assert recover(restoring.settings).status in ("undone", "clean")
     assert restoring.content() == before
 
 
 def test_a_kill_while_a_plugin_restores_is_finished_by_recovery(
-    restoring: Any, roll: Roll, install_kind: Install, monkeypatch: pytest.MonkeyPatch
+    restoring: Project, original: dict[str, Any], install_kind: InstallKind, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Half of its state is written when the run is killed; recovery needs no plugin to finish."""
 
@@ -412,7 +426,7 @@ def test_a_kill_while_a_plugin_restores_is_finished_by_recovery(
     with monkeypatch.context() as patch:
         patch.setattr(plugin, "restore_copy", half)
         with pytest.raises(Killed):
-            roll(restoring)
+            roll_back(restoring)
     break_plugin(install_kind, restoring, "missing")
     assert recover(restoring.settings).status == "finished"
-    assert restoring.content() == restoring.before
+    assert restoring.content() == original

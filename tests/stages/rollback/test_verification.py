@@ -13,6 +13,7 @@ import pytest
 
 from release_tasks.core.digests import sha256_file
 from tests.support.project import Project
+from tests.support.rollback import audit_events, file_tree, roll_back, safety_folder
 
 STORED = {
     "database": "database/app.db",
@@ -57,7 +58,7 @@ DAMAGES = [flip, truncate, append, Path.unlink, replace_by_link, replace_by_fold
 @pytest.mark.parametrize("key", STORED)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
 def test_a_damaged_asset_is_refused_before_anything_is_touched(
-    project: Project, roll: Any, tree: Any, events: Any, key: str, damage: Callable[[Path], None]
+    project: Project, key: str, damage: Callable[[Path], None]
 ) -> None:
     """The sentence names the asset and the recorded digest; live files keep their inodes; the attempt is audited."""
     project.capture()
@@ -65,20 +66,20 @@ def test_a_damaged_asset_is_refused_before_anything_is_touched(
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / STORED[key]
     recorded = sha256_file(stored)
     damage(stored)
-    before = tree(project.state)
-    outcome = roll(project)
+    before = file_tree(project.state)
+    outcome = roll_back(project)
     assert outcome.status == "failed"
     assert f"asset {key}" in outcome.diagnostics[0]
     assert recorded in outcome.diagnostics[0]
     if damage in (flip, truncate, append):
         assert sha256_file(stored) in outcome.diagnostics[0]
     assert outcome.safety_snapshot_id is None
-    assert tree(project.state) == before
-    assert events(project) == [("rollback.refused", "failed")]
+    assert file_tree(project.state) == before
+    assert audit_events(project) == [("rollback.refused", "failed")]
     assert project.strays() == []
 
 
-def test_the_message_names_another_snapshot_with_a_good_copy(project: Project, roll: Any) -> None:
+def test_the_message_names_another_snapshot_with_a_good_copy(project: Project) -> None:
     """And only one that really is good: a damaged and a different one are not offered; following it works."""
     before = project.content()
     for release in ("v1", "v2", "v3"):
@@ -88,60 +89,60 @@ def test_the_message_names_another_snapshot_with_a_good_copy(project: Project, r
     catalogue = project.pipeline.catalogue
     flip(catalogue.path("v3_snapshot") / "assets" / STORED["mcp"])
     flip(catalogue.path("v2_snapshot") / "assets" / STORED["mcp"])
-    outcome = roll(project, "v3_snapshot")
+    outcome = roll_back(project, "v3_snapshot")
     assert outcome.status == "failed"
     assert "is in: v1_snapshot." in outcome.diagnostics[0]
-    assert roll(project, "v1_snapshot").status == "restored"
+    assert roll_back(project, "v1_snapshot").status == "restored"
     assert project.content() == before
 
 
 @pytest.mark.smoke
-def test_an_added_file_inside_a_folder_is_refused(project: Project, roll: Any, tree: Any) -> None:
+def test_an_added_file_inside_a_folder_is_refused(project: Project) -> None:
     """A key that somebody slipped into a stored identity never goes live."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "identity" / "identity"
     (stored / "keys" / "backdoor").write_text("x")
-    before = tree(project.state)
-    outcome = roll(project, force=True)
+    before = file_tree(project.state)
+    outcome = roll_back(project, force=True)
     assert outcome.status == "failed"
     assert "keys/backdoor" in outcome.diagnostics[0]
-    assert tree(project.state) == before
+    assert file_tree(project.state) == before
 
 
-def test_a_link_that_points_elsewhere_is_refused(project: Project, roll: Any) -> None:
+def test_a_link_that_points_elsewhere_is_refused(project: Project) -> None:
     """The target of a link is covered by the digest."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "identity" / "identity" / "current"
     stored.unlink()
     os.symlink("/etc/passwd", stored)
-    outcome = roll(project, force=True)
+    outcome = roll_back(project, force=True)
     assert outcome.status == "failed"
     assert "identity" in outcome.diagnostics[0]
 
 
-def test_a_copy_of_what_was_absent_is_refused(project: Project, roll: Any) -> None:
+def test_a_copy_of_what_was_absent_is_refused(project: Project) -> None:
     """What is recorded as absent may not be found there."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "extra"
     stored.mkdir()
     (stored / "extra.json").write_text("{}")
-    outcome = roll(project, force=True)
+    outcome = roll_back(project, force=True)
     assert outcome.status == "failed"
     assert "extra" in outcome.diagnostics[0]
 
 
 @pytest.mark.parametrize("name", ["assets/database/app.db-wal", "assets/mcp/other.json", "assets/more/thing", "thing"])
-def test_a_file_added_beside_the_assets_is_refused(project: Project, roll: Any, name: str) -> None:
+def test_a_file_added_beside_the_assets_is_refused(project: Project, name: str) -> None:
     """No byte that was not there when it was taken."""
     project.capture()
     path = project.pipeline.catalogue.path("v1_snapshot") / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("x")
-    assert roll(project, force=True).status == "failed"
+    assert roll_back(project, force=True).status == "failed"
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-journal"])
-def test_a_side_file_beside_a_stored_database_never_goes_live(project: Project, roll: Any, suffix: str) -> None:
+def test_a_side_file_beside_a_stored_database_never_goes_live(project: Project, suffix: str) -> None:
     """Whatever is made of it, the rows are the recorded ones, or it is refused."""
     before = project.content()
     project.capture()
@@ -149,7 +150,7 @@ def test_a_side_file_beside_a_stored_database_never_goes_live(project: Project, 
     project.damage()
     damaged = project.content()
     stored.with_name(stored.name + suffix).write_bytes(os.urandom(8192))
-    status = roll(project).status
+    status = roll_back(project).status
     assert project.content() == (before if status == "restored" else damaged)
 
 
@@ -164,9 +165,7 @@ def test_a_side_file_beside_a_stored_database_never_goes_live(project: Project, 
     ],
     ids=["digest of an asset", "digest", "newer format", "another id", "path"],
 )
-def test_altered_metadata_is_refused(
-    project: Project, roll: Any, tree: Any, events: Any, change: Callable[[Any], None], told: str
-) -> None:
+def test_altered_metadata_is_refused(project: Project, change: Callable[[Any], None], told: str) -> None:
     """The metadata is sealed; the refusal is audited."""
     project.capture()
     project.damage()
@@ -174,12 +173,12 @@ def test_altered_metadata_is_refused(
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
-    before = tree(project.state)
-    outcome = roll(project, "v1_snapshot")
+    before = file_tree(project.state)
+    outcome = roll_back(project, "v1_snapshot")
     assert outcome.status == "failed"
     assert told in outcome.diagnostics[0]
-    assert tree(project.state) == before
-    assert events(project) == [("rollback.refused", "failed")]
+    assert file_tree(project.state) == before
+    assert audit_events(project) == [("rollback.refused", "failed")]
 
 
 def reseal(path: Path, change: Callable[[Any], None]) -> None:
@@ -198,21 +197,19 @@ def reseal(path: Path, change: Callable[[Any], None]) -> None:
 @pytest.mark.parametrize(
     "relative", ["../../../../outside/mcp.json", "assets/mcp/..", "/etc/passwd", "assets/identity/mcp.json", ""]
 )
-def test_a_resealed_path_that_leaves_its_place_is_refused(
-    project: Project, roll: Any, tree: Any, relative: str
-) -> None:
+def test_a_resealed_path_that_leaves_its_place_is_refused(project: Project, relative: str) -> None:
     """A hostile but consistent document still cannot point anywhere else."""
     project.capture()
     project.damage()
     path = project.pipeline.catalogue.path("v1_snapshot") / "metadata.json"
     reseal(path, lambda d: d["assets"][2].update(relativePath=relative))
-    before = tree(project.state)
-    assert roll(project, "v1_snapshot").status == "failed"
-    assert tree(project.state) == before
+    before = file_tree(project.state)
+    assert roll_back(project, "v1_snapshot").status == "failed"
+    assert file_tree(project.state) == before
 
 
 @pytest.mark.parametrize("entry", ["../../../outside", "/tmp/outside", "keys/../../../outside"])
-def test_a_resealed_entry_that_leaves_its_folder_is_refused(project: Project, roll: Any, tree: Any, entry: str) -> None:
+def test_a_resealed_entry_that_leaves_its_folder_is_refused(project: Project, entry: str) -> None:
     """Nor can an entry of a folder."""
     from release_tasks.assets.files import entries_digest
     from release_tasks.core.codec import decode
@@ -228,12 +225,12 @@ def test_a_resealed_entry_that_leaves_its_folder_is_refused(project: Project, ro
         asset["sha256"] = entries_digest([decode(AssetEntry, e, "entry") for e in asset["entries"]])
 
     reseal(path, change)
-    before = tree(project.state)
-    assert roll(project, "v1_snapshot").status == "failed"
-    assert tree(project.state) == before
+    before = file_tree(project.state)
+    assert roll_back(project, "v1_snapshot").status == "failed"
+    assert file_tree(project.state) == before
 
 
-def test_a_snapshot_folder_that_is_a_link_is_none(project: Project, roll: Any, tmp_path: Path) -> None:
+def test_a_snapshot_folder_that_is_a_link_is_none(project: Project, tmp_path: Path) -> None:
     """What lies elsewhere is no snapshot of ours."""
     from release_tasks.core.errors import UsageError
 
@@ -242,11 +239,11 @@ def test_a_snapshot_folder_that_is_a_link_is_none(project: Project, roll: Any, t
     shutil.move(folder, tmp_path / "moved")
     os.symlink(tmp_path / "moved", folder)
     with pytest.raises(UsageError):
-        roll(project, "v1_snapshot")
+        roll_back(project, "v1_snapshot")
 
 
 @pytest.mark.parametrize("what", ["folder", "link", "socket inside"])
-def test_what_took_an_assets_place_does_not_bar_the_way_back(project: Project, roll: Any, what: str) -> None:
+def test_what_took_an_assets_place_does_not_bar_the_way_back(project: Project, what: str) -> None:
     """A folder or a link where the config should be, a socket in identity/: replaced, and kept as remains."""
     import socket
 
@@ -264,11 +261,11 @@ def test_what_took_an_assets_place_does_not_bar_the_way_back(project: Project, r
             (project.mcp / "inside").write_text("x")
         else:
             project.mcp.symlink_to("/etc/hostname")
-    outcome = roll(project)
+    outcome = roll_back(project)
     listener.close()
     assert outcome.status == "restored", outcome.diagnostics
     assert project.content() == good
     assert not (project.identity / "agent").exists()
-    safety = project.pipeline.catalogue.path(outcome.safety_snapshot_id)
+    safety = safety_folder(project, outcome)
     if what == "folder":
         assert (safety / "assets/mcp/mcp.json/mcp.json/inside").read_text() == "x"

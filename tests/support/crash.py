@@ -1,0 +1,68 @@
+"""Crashes of a rollback: an error or the end of the process at one call of a chosen function."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal, ParamSpec, TypeAlias, TypeVar
+
+import pytest
+
+from release_tasks.assets import base, placing
+from release_tasks.assets.sqlite import database
+from release_tasks.assets.sqlite import kind as sqlite
+from release_tasks.core import durable
+from release_tasks.stages.rollback import journal, swap
+from tests.support.project import Project
+from tests.support.rollback import roll_back
+
+__all__ = ["PowerCut", "SwapCall", "crash_at", "crash_in_mid_swap", "fail_at"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+SwapCall: TypeAlias = Literal["write_journal", "restore_database", "give_name", "fsync_directory"]
+
+
+class PowerCut(BaseException):
+    """Ends a run immediately, as SIGKILL does: no handler of the package catches it."""
+
+
+def fail_at(number: int, real: Callable[P, R], error: BaseException, *, after: bool = False) -> Callable[P, R]:
+    """Return ``real`` with ``error`` raised at its call ``number`` (from 1), before or after the call itself."""
+    calls = 0
+
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        nonlocal calls
+        calls += 1
+        if calls == number and not after:
+            raise error
+        result = real(*args, **kwargs)
+        if calls == number:
+            raise error
+        return result
+
+    return call
+
+
+def crash_at(
+    patch: pytest.MonkeyPatch, name: SwapCall, number: int, *, after: bool, error: BaseException | None = None
+) -> None:
+    """Let the swap end at one call of one of the four functions it is made of: by a power cut, or by ``error``."""
+    error = PowerCut() if error is None else error
+    if name == "write_journal":
+        patch.setattr(swap, name, fail_at(number, journal.write_journal, error, after=after))
+    elif name == "restore_database":
+        patch.setattr(sqlite, name, fail_at(number, database.restore_database, error, after=after))
+    elif name == "give_name":
+        patch.setattr(base, name, fail_at(number, placing.give_name, error, after=after))
+    else:
+        patch.setattr(placing, name, fail_at(number, durable.fsync_directory, error, after=after))
+
+
+def crash_in_mid_swap(project: Project, name: SwapCall, number: int, *, after: bool) -> None:
+    """Leave the journal of an interrupted rollback behind, as a kill at that call does."""
+    with pytest.MonkeyPatch.context() as patch:
+        crash_at(patch, name, number, after=after)
+        with pytest.raises(PowerCut):
+            roll_back(project)
+    assert project.pipeline.journal_path.exists()
