@@ -20,6 +20,7 @@ import pytest
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.assets.files import capture_file, capture_tree, place_tree, scan_tree
 from release_tasks.core.errors import StageFailed, UsageError
+from tests.support.factories import MakeProject
 from tests.support.project import Project
 
 METADATA_KEYS = {
@@ -136,7 +137,7 @@ def copy_database_over_itself(project: Project) -> None:
 
 
 @pytest.mark.parametrize("change", [flip_journal_mode, touch, copy_database_over_itself, lambda project: None])
-def test_equal_state_gives_an_equal_digest(project: Project, change: Callable[[Any], None]) -> None:
+def test_equal_state_gives_an_equal_digest(project: Project, change: Callable[[Project], object]) -> None:
     """Journal mode, times and change counters are no content."""
     first = project.capture("v1")
     change(project)
@@ -159,7 +160,7 @@ def test_a_checkpoint_does_not_change_the_digest(project: Project) -> None:
 
 
 def test_a_moved_project_with_another_retention_has_the_same_digest(
-    project: Project, make_project: Callable[..., Any]
+    project: Project, make_project: MakeProject
 ) -> None:
     """Neither place nor time nor policy is content: equal state, equal digest, on any machine."""
     other = make_project("somewhere-else")
@@ -180,7 +181,7 @@ def link_becomes_file(project: Project) -> None:
     (project.identity / "current").write_text("keys/private.pem")
 
 
-DIFFERENCES: dict[str, Callable[[Any], Any]] = {
+DIFFERENCES: dict[str, Callable[[Project], object]] = {
     "row": add_row,
     "bytes of a file": lambda p: p.mcp.write_text('{"mcpServers": {} }'),
     "bytes in a folder": lambda p: (p.identity / "identity.json").write_text('{"id": "two"}'),

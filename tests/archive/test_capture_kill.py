@@ -58,7 +58,7 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def larger(project: Project) -> Any:
+def larger(project: Project) -> Project:
     """Return a project of 8 MiB of rows and 40 files."""
     connection = sqlite3.connect(project.database)
     connection.execute("CREATE TABLE filler(x)")
@@ -101,7 +101,7 @@ class Capturing:
 
 
 @pytest.fixture
-def capturing(larger: Any) -> Iterator[Capturing]:
+def capturing(larger: Project) -> Iterator[Capturing]:
     """Run a process that captures the larger project on demand."""
     started = Capturing(larger)
     yield started
@@ -109,7 +109,7 @@ def capturing(larger: Any) -> Iterator[Capturing]:
 
 
 @pytest.mark.slow
-def test_a_capture_killed_at_any_moment_leaves_no_snapshot(larger: Any, capturing: Capturing) -> None:
+def test_a_capture_killed_at_any_moment_leaves_no_snapshot(larger: Project, capturing: Capturing) -> None:
     """Twenty kills: what is published is whole and verified, all else goes with the next clean-up."""
     chance = random.Random(11)
     catalogue = larger.pipeline.catalogue
@@ -134,7 +134,7 @@ def test_a_capture_killed_at_any_moment_leaves_no_snapshot(larger: Any, capturin
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_capture_cleans_up_itself(larger: Any, capturing: Capturing, number: int, code: int) -> None:
+def test_an_interrupted_capture_cleans_up_itself(larger: Project, capturing: Capturing, number: int, code: int) -> None:
     """Nothing is left that a next run would have to remove, and the exit code says what happened."""
     catalogue = larger.pipeline.catalogue
     ends = []

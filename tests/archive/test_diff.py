@@ -5,22 +5,15 @@ from __future__ import annotations
 import json
 import os
 import sqlite3
-from typing import Any
 
 import pytest
+from attrs import evolve
 
 from release_tasks.archive.diff import Comparison, compare
 from release_tasks.core.errors import StageFailed, UsageError
-from release_tasks.core.records import Check, PreflightReport
-from tests.support.faults.stages import prepare
+from tests.support.factories import InstallKind
 from tests.support.project import Project
-
-GATE = Check(id="always", subsystem="always", status="passed", detail="exit code 0")
-
-
-def release(project: Project, release_id: str, report: PreflightReport | None = None) -> None:
-    report = report or PreflightReport(passed=True, checks=[GATE], failed_checks=[])
-    prepare(project.settings, report, release_id)
+from tests.support.releases import PASSED, release
 
 
 def compared(project: Project) -> dict[tuple[str, str], tuple[str, str | None, str | None]]:
@@ -114,7 +107,7 @@ def test_what_cannot_be_named_still_differs(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_state_that_a_plugin_captured_is_not_shown(project: Project, install_kind: Any) -> None:
+def test_state_that_a_plugin_captured_is_not_shown(project: Project, install_kind: InstallKind) -> None:
     """It differs, and by how much; what is in it is nobody's configuration, even where it is JSON."""
     install_kind()
     project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json"}
@@ -130,12 +123,12 @@ def test_state_that_a_plugin_captured_is_not_shown(project: Project, install_kin
 def test_a_blocked_release_is_compared_by_its_manifest(project: Project) -> None:
     """It has no snapshot, which is said; the gates that failed are a difference."""
     release(project, "v1")
-    failed = Check(id="always", subsystem="always", status="failed", detail="exit code 1")
-    release(project, "v2", PreflightReport(passed=False, checks=[failed], failed_checks=["always"]))
+    failed = evolve(PASSED, status="failed", detail="exit 1")
+    release(project, "v2", failed)
     found = compare(project.pipeline, "v1", "v2")
     assert [(d.where, d.before, d.after) for d in found.differences] == [
         ("status", "ready", "blocked"),
-        ("gates", "always passed", "always failed"),
+        ("gates", "build passed", "build failed"),
     ]
     assert found.notes == ["v2 was blocked and has no snapshot; only manifests are compared"]
 

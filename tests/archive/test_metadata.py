@@ -18,18 +18,7 @@ from release_tasks.assets.base import stored_path
 from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.errors import StageFailed
 from tests.support.project import Project
-
-
-@pytest.fixture
-def catalogue(project: Project) -> Catalogue:
-    """Return a catalogue with one snapshot, v1_snapshot."""
-    project.capture()
-    found: Catalogue = project.pipeline.catalogue
-    return found
-
-
-def snapshot(catalogue: Catalogue) -> Path:
-    return catalogue.path("v1_snapshot")
+from tests.support.snapshots import v1_folder, write_older_metadata
 
 
 def change_value(value: Any) -> Any:
@@ -66,7 +55,7 @@ def every_change(document: Any) -> list[tuple[str, Callable[[Any], Any]]]:
 
 def test_every_altered_metadata_field_is_found(catalogue: Catalogue) -> None:
     """The document has a checksum of its own: no key, at any depth, can be changed or dropped alone."""
-    path = snapshot(catalogue) / "metadata.json"
+    path = v1_folder(catalogue) / "metadata.json"
     original = json.loads(path.read_text())
     changes = every_change(original)
     assert len(changes) > 60
@@ -87,7 +76,7 @@ def test_every_altered_metadata_field_is_found(catalogue: Catalogue) -> None:
 )
 def test_a_metadata_key_that_was_dropped_is_found(catalogue: Catalogue, key: str) -> None:
     """Without its version a document of ours does not turn into an old one that nobody can verify."""
-    path = snapshot(catalogue) / "metadata.json"
+    path = v1_folder(catalogue) / "metadata.json"
     document = json.loads(path.read_text())
     del document[key]
     path.write_text(json.dumps(document))
@@ -117,10 +106,10 @@ def test_a_path_from_metadata_never_leads_out_of_its_place(catalogue: Catalogue,
     def forge(document: dict[str, Any]) -> None:
         document["assets"][2]["relativePath"] = relative
 
-    reseal(snapshot(catalogue) / "metadata.json", forge)
+    reseal(v1_folder(catalogue) / "metadata.json", forge)
     metadata = catalogue.get("v1_snapshot")
     with pytest.raises(StageFailed):
-        stored_path(snapshot(catalogue), metadata.assets[2])
+        stored_path(v1_folder(catalogue), metadata.assets[2])
     with pytest.raises(StageFailed, match="refused"):
         require_intact(catalogue, metadata)
 
@@ -141,14 +130,14 @@ def test_records_that_were_forged_with_a_fresh_checksum_are_found(
     catalogue: Catalogue, forge: Callable[[dict[str, Any]], Any]
 ) -> None:
     """The digest of the state covers what the records say."""
-    reseal(snapshot(catalogue) / "metadata.json", forge)
+    reseal(v1_folder(catalogue) / "metadata.json", forge)
     with pytest.raises(StageFailed, match="refused"):
         require_intact(catalogue, catalogue.get("v1_snapshot"))
 
 
 def test_a_database_that_rots_before_its_digest_is_taken_is_found(catalogue: Catalogue) -> None:
     """With databases checked, also a copy that is as recorded but no sound database is refused."""
-    path = snapshot(catalogue) / "assets" / "database" / "app.db"
+    path = v1_folder(catalogue) / "assets" / "database" / "app.db"
     data = bytearray(path.read_bytes())
     data[4096:6000] = b"\xff" * (6000 - 4096)
     path.write_bytes(data)
@@ -157,7 +146,7 @@ def test_a_database_that_rots_before_its_digest_is_taken_is_found(catalogue: Cat
     def forge(document: dict[str, Any]) -> None:
         document["assets"][0].update(sha256=digest, contentDigest=digest)
 
-    reseal(snapshot(catalogue) / "metadata.json", forge)
+    reseal(v1_folder(catalogue) / "metadata.json", forge)
     (verdict,) = verify_all(catalogue)
     assert [finding.key for finding in verdict.findings] == ["*", "database"]
     assert "SQLite" in str(verdict.findings[1])
@@ -183,7 +172,7 @@ def test_unreadable_metadata_is_one_damaged_snapshot_among_others(project: Proje
 
 def test_an_overflowing_number_in_metadata_is_one_damaged_snapshot(catalogue: Catalogue) -> None:
     """Not a traceback in every command that lists snapshots."""
-    path = snapshot(catalogue) / "metadata.json"
+    path = v1_folder(catalogue) / "metadata.json"
     path.write_text(path.read_text().replace('"retentionLimit": 5', '"retentionLimit": 1e999'))
     assert [verdict.status for verdict in verify_all(catalogue)] == ["damaged"]
 
@@ -197,11 +186,7 @@ def older_snapshot(catalogue: Catalogue, name: str, **changes: Any) -> None:
         "key": "mcp", "relativePath": "mcp-servers.json", "kind": "file", "exists": True,
         "sourcePath": "/srv/app/mcp-servers.json", "snapshotPath": f"/srv/app/{name}/assets/mcp-servers.json",
     }  # fmt: skip
-    document = {
-        "snapshotId": name, "releaseId": "old", "createdAt": "2025-01-01T00:00:00.000Z", "retentionLimit": 5,
-        "assets": [asset], "metadataPath": f"/srv/app/{name}/metadata.json", **changes,
-    }  # fmt: skip
-    (folder / "metadata.json").write_text(json.dumps(document))
+    write_older_metadata(folder, **{"assets": [asset], "releaseId": "old", **changes})
 
 
 def test_a_snapshot_of_the_older_tool_is_never_verified(catalogue: Catalogue) -> None:
@@ -245,7 +230,7 @@ def test_hostile_metadata_of_the_older_form_is_refused(catalogue: Catalogue, cha
 
 def test_a_snapshot_under_another_name_is_refused(catalogue: Catalogue) -> None:
     """A copied folder is not a second snapshot."""
-    shutil.copytree(snapshot(catalogue), catalogue.store.folder / "copy", symlinks=True)
+    shutil.copytree(v1_folder(catalogue), catalogue.store.folder / "copy", symlinks=True)
     assert [folder.reason for folder in catalogue.published()[1]] == [
         "copy/metadata.json belongs to snapshot 'v1_snapshot'"
     ]

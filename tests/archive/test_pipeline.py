@@ -19,8 +19,7 @@ from tests.support.project import Project
 @pytest.fixture
 def pipeline(project: Project) -> Pipeline:
     """Return the pipeline of a project in which nothing has happened."""
-    found: Pipeline = project.pipeline
-    return found
+    return project.pipeline
 
 
 def manifest(release_id: str = "v1", sequence: int = 1, **changes: Any) -> Manifest:

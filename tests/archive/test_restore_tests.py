@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-from typing import Any
 
 import pytest
 
@@ -19,7 +18,7 @@ def prove(project: Project, snapshot_id: str) -> str:
 
 
 @pytest.fixture
-def proved(project: Project) -> Any:
+def proved(project: Project) -> Project:
     """A project with two snapshots, the first of them drilled."""
     project.capture("v1")
     assert prove(project, "v1_snapshot") == "passed"
@@ -29,7 +28,7 @@ def proved(project: Project) -> Any:
     return project
 
 
-def test_the_newest_drill_of_each_snapshot_counts(proved: Any) -> None:
+def test_the_newest_drill_of_each_snapshot_counts(proved: Project) -> None:
     """A failed one after a passed one takes the proof away; no drill, no proof."""
     proof = proofs(proved.pipeline).by_snapshot["v1_snapshot"]
     assert (proof.status, proof.booted) == ("passed", False)
@@ -45,14 +44,14 @@ def test_the_newest_drill_of_each_snapshot_counts(proved: Any) -> None:
     assert proofs(proved.pipeline).by_snapshot["v1_snapshot"].status == "passed"
 
 
-def test_another_snapshot_under_the_same_name_is_not_proved(proved: Any) -> None:
+def test_another_snapshot_under_the_same_name_is_not_proved(proved: Project) -> None:
     """The digest is what was proved, not the name."""
     shutil.rmtree(proved.pipeline.catalogue.path("v1_snapshot"))
     proved.capture("v1")
     assert proofs(proved.pipeline).by_snapshot == {}
 
 
-def test_of_an_altered_log_nothing_counts(proved: Any) -> None:
+def test_of_an_altered_log_nothing_counts(proved: Project) -> None:
     """A failed drill that somebody turned into a passed one, or any other change: no proofs, and why."""
     assert prove(proved, "v2_snapshot") == "passed"
     path = proved.pipeline.drill_audit.path
@@ -67,7 +66,7 @@ def test_of_an_altered_log_nothing_counts(proved: Any) -> None:
     assert [snapshot["proof"] for snapshot in shown["snapshots"]] == [None, None]
 
 
-def test_the_overview_shows_what_is_proved(proved: Any) -> None:
+def test_the_overview_shows_what_is_proved(proved: Project) -> None:
     """Newest first: v2 never, v1 at its time."""
     newest, oldest = overview(proved.settings, 10)["snapshots"]
     assert (newest["snapshotId"], newest["proof"], newest["provedAt"]) == ("v2_snapshot", None, None)

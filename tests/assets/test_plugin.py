@@ -9,7 +9,6 @@ import sys
 import textwrap
 import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +19,19 @@ from release_tasks.archive.verify import SnapshotVerdict, verify_all
 from release_tasks.core.errors import ConfigError, StageFailed
 from release_tasks.core.events import BytesMoved, Event
 from release_tasks.core.records import PreflightReport, SnapshotMetadata
+from tests.support.factories import InstallKind
 from tests.support.faults.stages import prepare
 from tests.support.project import Project
 
 pytestmark = pytest.mark.slow
 
-Install = Callable[..., None]
 WHO = "the asset kind 'custom'"
 COPY = "open(copy, 'wb').write(open(source, 'rb').read())"
 COPY_FOLDER = "shutil.copytree(source, copy, symlinks=True)"
 
 
 @pytest.fixture
-def custom(project: Project) -> Any:
+def custom(project: Project) -> Project:
     """Return a project in which mcp.json is captured by the plugin ``custom``."""
     project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json"}
     return project
@@ -69,7 +68,7 @@ def stored(project: Project, snapshot: SnapshotMetadata, key: str) -> Path:
     return path
 
 
-def test_copy_of_a_plugin_is_a_file_like_any_other(custom: Any, install_kind: Install) -> None:
+def test_copy_of_a_plugin_is_a_file_like_any_other(custom: Project, install_kind: InstallKind) -> None:
     """Digested, private, with the live mode and its plugin on record; the snapshot's digest is that of a file asset."""
     os.chmod(custom.mcp, 0o640)
     install_kind()
@@ -83,25 +82,28 @@ def test_copy_of_a_plugin_is_a_file_like_any_other(custom: Any, install_kind: In
     assert custom.capture("v2").digest == snapshot.digest
 
 
-def test_folder_of_a_plugin_keeps_modes_links_and_empty_folders(custom: Any, install_kind: Install) -> None:
+def test_folder_of_a_plugin_keeps_modes_links_and_empty_folders(custom: Project, install_kind: InstallKind) -> None:
     """What it wrote is what is recorded: the same entries that a folder asset has."""
     install_kind(COPY_FOLDER, form="directory")
     as_folder(custom)
-    through_plugin = custom.capture("v1").asset("identity")
+    by_plugin = custom.capture("v1").asset("identity")
     custom.overrides["assets.identity"] = {"directory": "state/identity"}
-    assert through_plugin.entries == custom.capture("v2").asset("identity").entries
-    assert through_plugin.plugin == "custom"
+    by_suite = custom.capture("v2").asset("identity")
+    assert by_plugin is not None and by_suite is not None
+    assert by_plugin.entries == by_suite.entries
+    assert by_plugin.plugin == "custom"
 
 
-def test_absent_asset_is_recorded_as_absent_without_the_plugin(custom: Any, install_kind: Install) -> None:
+def test_absent_asset_is_recorded_as_absent_without_the_plugin(custom: Project, install_kind: InstallKind) -> None:
     """There is nothing that it could copy."""
     install_kind("raise AssertionError")
     custom.mcp.unlink()
     record = custom.capture().asset("mcp")
+    assert record is not None
     assert (record.exists, record.plugin) == (False, None)
 
 
-def test_options_progress_and_class_reach_their_places(custom: Any, install_kind: Install) -> None:
+def test_options_progress_and_class_reach_their_places(custom: Project, install_kind: InstallKind) -> None:
     """What stands under ``with`` arrives; what it reports is told; a class is as good as a module."""
     before = textwrap.dedent("""
         class Kind:
@@ -144,7 +146,7 @@ def test_options_progress_and_class_reach_their_places(custom: Any, install_kind
     ],
 )  # fmt: skip
 def test_capture_that_does_something_else_blocks_and_leaves_nothing(
-    custom: Any, install_kind: Install, capture: str, sentence: str
+    custom: Project, install_kind: InstallKind, capture: str, sentence: str
 ) -> None:
     """Nothing, another form, links, strays, exceptions, crashes and prints: a sentence that names the asset."""
     install_kind(capture)
@@ -169,7 +171,7 @@ def test_capture_that_does_something_else_blocks_and_leaves_nothing(
     ],
 )
 def test_folder_with_what_cannot_be_kept_blocks_and_leaves_nothing(
-    custom: Any, install_kind: Install, capture: str, sentence: str
+    custom: Project, install_kind: InstallKind, capture: str, sentence: str
 ) -> None:
     """No link out, no device, pipe or socket, no file with another name outside."""
     install_kind(capture, form="directory")
@@ -189,7 +191,7 @@ def test_folder_with_what_cannot_be_kept_blocks_and_leaves_nothing(
     ],
 )
 def test_capture_that_changes_the_live_state_blocks_where_it_shows(
-    custom: Any, install_kind: Install, capture: str, sentence: str
+    custom: Project, install_kind: InstallKind, capture: str, sentence: str
 ) -> None:
     """What cannot be its service's doing is told: gone, of another form, of another mode."""
     install_kind(capture)
@@ -212,7 +214,7 @@ def test_capture_that_changes_the_live_state_blocks_where_it_shows(
     ],
 )
 def test_check_that_finds_or_changes_something_blocks(
-    custom: Any, install_kind: Install, check: str, sentence: str
+    custom: Project, install_kind: InstallKind, check: str, sentence: str
 ) -> None:
     """A copy that is not sound, or no longer the one that was digested, is never published."""
     install_kind(check=check)
@@ -233,7 +235,7 @@ def test_check_that_finds_or_changes_something_blocks(
     ],
 )
 def test_package_that_is_no_asset_kind_says_whose_it_is_and_what_to_type(
-    custom: Any, install_kind: Install, setup: dict[str, str], sentence: str
+    custom: Project, install_kind: InstallKind, setup: dict[str, str], sentence: str
 ) -> None:
     """An import that fails, a form that is none, a function that is missing."""
     install_kind(**setup)
@@ -242,7 +244,7 @@ def test_package_that_is_no_asset_kind_says_whose_it_is_and_what_to_type(
     assert f"Type: {sys.executable} -m pip" in told or "captures a folder" in sentence
 
 
-def test_plugin_that_is_missing_names_the_command(custom: Any) -> None:
+def test_plugin_that_is_missing_names_the_command(custom: Project) -> None:
     """Nobody offers it: what to type stands in the sentence."""
     told = refused(custom)
     assert "no installed package offers the asset kind 'custom' (offered: none)" in told
@@ -259,7 +261,7 @@ def test_plugin_that_is_missing_names_the_command(custom: Any) -> None:
     ],
 )
 def test_capture_that_never_ends_is_ended_with_all_that_it_started(
-    custom: Any, install_kind: Install, capture: str
+    custom: Project, install_kind: InstallKind, capture: str
 ) -> None:
     """At its timeout; the sentence names the key that sets it."""
     tag = uuid.uuid4().hex
@@ -273,7 +275,7 @@ def test_capture_that_never_ends_is_ended_with_all_that_it_started(
             assert tag.encode() not in path.read_bytes()
 
 
-def test_capture_that_is_given_up_ends_within_a_second(custom: Any, install_kind: Install) -> None:
+def test_capture_that_is_given_up_ends_within_a_second(custom: Project, install_kind: InstallKind) -> None:
     """Another asset that fails does not wait for it; it is told, and has half a second."""
     install_kind("open(copy, 'w').write('x')\ncontext.cancelled.wait(60)")
     os.mkfifo(custom.identity / "pipe")
@@ -284,7 +286,9 @@ def test_capture_that_is_given_up_ends_within_a_second(custom: Any, install_kind
     assert custom.strays() == []
 
 
-def test_a_plugin_cannot_outlive_the_run_that_started_it(custom: Any, install_kind: Install, tmp_path: Path) -> None:
+def test_a_plugin_cannot_outlive_the_run_that_started_it(
+    custom: Project, install_kind: InstallKind, tmp_path: Path
+) -> None:
     """Its process ends with its parent, also with one that is killed."""
     beat = tmp_path / "beat"
     install_kind(f"while True:\n    open({str(beat)!r}, 'a').write('x')\n    time.sleep(0.01)")
@@ -306,7 +310,9 @@ def test_a_plugin_cannot_outlive_the_run_that_started_it(custom: Any, install_ki
     assert time.monotonic() < until, "it still writes"
 
 
-def test_prepare_is_blocked_while_the_plugin_is_missing_and_ready_with_it(custom: Any, install_kind: Install) -> None:
+def test_prepare_is_blocked_while_the_plugin_is_missing_and_ready_with_it(
+    custom: Project, install_kind: InstallKind
+) -> None:
     """The manifest names the asset, the key and the command; nothing is captured until then."""
     report = PreflightReport(passed=True, checks=[], failed_checks=[])
     manifest = prepare(custom.settings, report, "v1")
@@ -322,7 +328,7 @@ def test_prepare_is_blocked_while_the_plugin_is_missing_and_ready_with_it(custom
 # Verified later
 
 
-def test_verify_lets_the_plugin_look_and_says_where_it_could_not(custom: Any, install_kind: Install) -> None:
+def test_verify_lets_the_plugin_look_and_says_where_it_could_not(custom: Project, install_kind: InstallKind) -> None:
     """Found bad is damaged; missing or broken is a note, for every byte is as recorded."""
     install_kind()
     custom.capture()
@@ -337,7 +343,7 @@ def test_verify_lets_the_plugin_look_and_says_where_it_could_not(custom: Any, in
     assert "No module named 'nonesuch'" in verified(custom).notes[0]
 
 
-def test_verify_finds_a_check_that_changed_the_stored_copy(custom: Any, install_kind: Install) -> None:
+def test_verify_finds_a_check_that_changed_the_stored_copy(custom: Project, install_kind: InstallKind) -> None:
     """A later version of the plugin that writes into a snapshot does not go unseen."""
     install_kind()
     custom.capture()

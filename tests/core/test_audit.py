@@ -17,20 +17,6 @@ from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.records import AuditAnchor
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> AuditLog:
-    """Return a log that has no file yet."""
-    return AuditLog(tmp_path / "pipeline" / "rollback-audit.log")
-
-
-@pytest.fixture
-def filled(log: AuditLog) -> AuditLog:
-    """Return a log of four records."""
-    for number in range(4):
-        log.append("rollback", status="restored", detail=f"number {number}", release_id="v1", snapshot_id="v1_snapshot")
-    return log
-
-
 def lines_of(log: AuditLog) -> list[bytes]:
     return log.path.read_bytes().splitlines(keepends=True)
 

@@ -27,20 +27,6 @@ for number in range(count):
 """
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> AuditLog:
-    """Return a log that has no file yet."""
-    return AuditLog(tmp_path / "pipeline" / "rollback-audit.log")
-
-
-@pytest.fixture
-def filled(log: AuditLog) -> AuditLog:
-    """Return a log of four records."""
-    for number in range(4):
-        log.append("rollback", status="restored", detail=f"number {number}", release_id="v1", snapshot_id="v1_snapshot")
-    return log
-
-
 def start_appender(log: AuditLog, name: str, count: int) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-c", APPENDER, str(log.path), name, str(count)], stdout=subprocess.PIPE

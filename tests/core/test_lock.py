@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -15,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from release_tasks.core import lock
 from release_tasks.core.durable import exchange
 from release_tasks.core.errors import ExitCode, Interrupted, LockHeld
 from release_tasks.core.interrupt import interruptible
@@ -202,7 +202,7 @@ def test_a_lock_in_a_folder_that_changed_hands_is_taken_anew(
     other.mkdir()
     path = folder / "lock"
     path.touch()
-    real = lock.fcntl.flock
+    real = fcntl.flock
     is_changed = False
 
     def flock(descriptor: int, operation: int) -> None:
@@ -215,7 +215,7 @@ def test_a_lock_in_a_folder_that_changed_hands_is_taken_anew(
                 shutil.rmtree(folder)
         real(descriptor, operation)
 
-    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with FileLock(path).held(1, 0.001) as is_held:
         assert is_held and is_changed
         assert not FileLock(path).acquire()

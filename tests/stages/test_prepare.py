@@ -21,14 +21,15 @@ from release_tasks.archive.verify import verify_all
 from release_tasks.core.errors import ExitCode, LockHeld, StageFailed, UsageError
 from release_tasks.core.events import BytesMoved, Event
 from release_tasks.core.lock import run_lock
-from release_tasks.core.records import Check, Manifest, PreflightReport, RollbackState
+from release_tasks.core.records import Check, PreflightReport, RollbackState
 from release_tasks.stages.prepare import require_new_release_id
 from release_tasks.tasks.flags import with_flags
 from tests.support.faults.stages import prepare
 from tests.support.health import Health
 from tests.support.project import Project
+from tests.support.releases import PASSED, preflight_report, release
+from tests.support.scripts import locked_database
 
-PASSED = Check(id="build", subsystem="build", status="passed", detail="exit 0", command="true")
 FAILED = Check(id="tests", subsystem="tests", status="failed", detail="exit 1", command="false")
 LEFT_OUT = Check(id="tests", subsystem="tests", status="skipped", detail="left out", diagnostics={"leftOut": True})
 
@@ -63,35 +64,26 @@ prepare_release(load_settings({"release": raw}, project), preflight=run)
 """
 
 
-def report(*checks: Check) -> PreflightReport:
-    failed = [check.id for check in checks if check.blocks]
-    return PreflightReport(passed=not failed, checks=list(checks), failed_checks=failed)
-
-
-def release(project: Project, release_id: str = "v1", *checks: Check, retention: int | None = None) -> Manifest:
-    settings = with_flags(project.settings, retention=retention)
-    return prepare(settings, report(*(checks or (PASSED,))), release_id)
-
-
 def manifest_file(project: Project, name: str = "v1") -> dict[str, Any]:
     document: dict[str, Any] = json.loads((project.pipeline.manifests / f"{name}.json").read_text())
     return document
 
 
-def snapshots(project: Project) -> list[str]:
+def snapshots(project: Project) -> list[str | None]:
     return [snapshot.release_id for snapshot in project.pipeline.catalogue.published()[0]]
 
 
 def test_a_manifest_says_when_it_did_what(project: Project) -> None:
     """Preflight lasts from its first gate to its last, then capture and publish; a blocked one has no capture."""
-    times = {"started_at": "2026-01-31T03:00:01.000Z", "completed_at": "2026-01-31T03:00:09.000Z"}
     early = evolve(PASSED, id="early", started_at="2026-01-31T03:00:00.000Z", completed_at="2026-01-31T03:00:02.000Z")
-    phases = release(project, "v1", early, evolve(PASSED, **times)).phases
+    late = evolve(PASSED, started_at="2026-01-31T03:00:01.000Z", completed_at="2026-01-31T03:00:09.000Z")
+    failed = evolve(FAILED, started_at=late.started_at, completed_at=late.completed_at)
+    phases = release(project, "v1", early, late).phases
     assert [phase.name for phase in phases] == ["preflight", "capture", "publish"]
-    assert (phases[0].started_at, phases[0].completed_at) == (early.started_at, times["completed_at"])
+    assert (phases[0].started_at, phases[0].completed_at) == (early.started_at, late.completed_at)
     assert phases[1].started_at <= phases[1].completed_at <= phases[2].started_at <= phases[2].completed_at
     assert [phase["name"] for phase in manifest_file(project)["phases"]] == ["preflight", "capture", "publish"]
-    assert [phase.name for phase in release(project, "v2", evolve(FAILED, **times)).phases] == ["preflight", "publish"]
+    assert [phase.name for phase in release(project, "v2", failed).phases] == ["preflight", "publish"]
     assert [phase.name for phase in release(project, "v3").phases] == ["capture", "publish"]
 
 
@@ -125,20 +117,25 @@ def test_artifacts_record_the_live_assets(project: Project) -> None:
     assert (artifacts["extra"]["exists"], artifacts["extra"]["sha256"]) == (False, None)
 
 
+def replace_by_dangling_link(project: Project) -> None:
+    project.mcp.unlink()
+    project.mcp.symlink_to("gone")
+
+
 def damage_database(project: Project) -> None:
     with project.database.open("r+b") as file:
         file.seek(4096)
         file.write(b"\xff" * 3000)
 
 
-BLOCKERS: dict[str, tuple[Callable[[Any], Any], tuple[Check, ...], str]] = {
+BLOCKERS: dict[str, tuple[Callable[[Project], object], tuple[Check, ...], str]] = {
     "failed gate": (lambda p: None, (PASSED, FAILED), "tests: exit 1"),
     "skipped gate": (lambda p: None, (evolve(FAILED, status="skipped", detail="needs build"),), "tests: needs build"),
     "left-out gate": (lambda p: None, (PASSED, LEFT_OUT), "tests: was left out"),
     "missing file": (lambda p: p.mcp.unlink(), (PASSED,), "mcp: {mcp} does not exist and is required"),
     "missing folder": (lambda p: shutil.rmtree(p.identity), (PASSED,), "identity: {identity} does not exist"),
     "missing database": (lambda p: p.database.unlink(), (PASSED,), "database: {database} does not exist"),
-    "dangling link": (lambda p: [p.mcp.unlink(), p.mcp.symlink_to("gone")], (PASSED,), "snapshot: {mcp} is a symbolic link"),  # noqa: E501
+    "dangling link": (replace_by_dangling_link, (PASSED,), "snapshot: {mcp} is a symbolic link"),
     "damaged database": (damage_database, (PASSED,), "snapshot: "),
     "text for a database": (lambda p: p.database.write_text("x" * 500), (PASSED,), "snapshot: {database} cannot be read"),  # noqa: E501
     "pipe in a folder": (lambda p: os.mkfifo(p.identity / "pipe"), (PASSED,), "snapshot: {identity}/pipe is a named pipe"),  # noqa: E501
@@ -189,18 +186,8 @@ def test_a_report_that_did_not_pass_blocks_even_without_a_failed_check(project: 
 def test_a_database_that_is_locked_blocks_in_a_sentence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """With the time that was waited, and what to do."""
     monkeypatch.setattr("release_tasks.assets.sqlite.database.BUSY_SECONDS", 0.2)
-    script = (
-        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-        "db.execute('PRAGMA locking_mode = EXCLUSIVE'); db.execute('BEGIN EXCLUSIVE'); print('held', flush=True)\n"
-        "sys.stdin.readline()"
-    )
-    command = [sys.executable, "-c", script, str(project.database)]
-    holder = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    try:
+    with locked_database(project.database, "PRAGMA locking_mode = EXCLUSIVE"):
         manifest = release(project)
-    finally:
-        holder.communicate("\n", timeout=10)
     assert manifest.status == "blocked"
     assert "stayed locked by another process for 0.2 s" in manifest.diagnostics[0]
 
@@ -315,7 +302,7 @@ def test_without_assets_there_is_nothing_to_prepare(project: Project) -> None:
     with pytest.raises(UsageError, match=r"release\.assets"):
         prepare(
             evolve(settings, release=evolve(settings.release, assets={})),
-            report(PASSED),
+            preflight_report(PASSED),
             "v1",
         )
 
@@ -363,7 +350,7 @@ def test_a_release_that_cannot_be_recorded_leaves_no_snapshot(
 ) -> None:
     """The disk is full when the event is written: no event, no manifest, so no snapshot either."""
 
-    def full(*_: Any, **__: Any) -> None:
+    def full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("release_tasks.core.audit.AuditLog.append", full)
@@ -414,7 +401,7 @@ def test_the_log_is_anchored_in_manifest_and_snapshot(project: Project) -> None:
 def test_every_byte_of_a_capture_is_told(project: Project) -> None:
     """Asset by asset, up to the last byte: the copying, and the digesting of the database's copy."""
     told: list[Event] = []
-    manifest = prepare(project.settings, report(PASSED), "v1", told.append)
+    manifest = prepare(project.settings, preflight_report(PASSED), "v1", told.append)
     assert str(told[0]).startswith("capture v1_snapshot_")
     last = {(event.action, event.key): (event.done, event.total) for event in told if isinstance(event, BytesMoved)}
     sizes = {artifact.id: artifact.size for artifact in manifest.artifacts}
@@ -436,9 +423,9 @@ def test_a_version_that_cannot_be_read_is_in_the_diagnostics(project: Project) -
 def test_the_baseline_is_of_the_url_that_was_typed(project: Project, health: Health, free_port: int) -> None:
     """The gates ran on it, and a watch will compare with it."""
     project.overrides["health.url"] = f"http://127.0.0.1:{free_port}/health"
-    manifest = prepare(with_flags(project.settings, health_url=health.url), report(), "v1")
+    manifest = prepare(with_flags(project.settings, health_url=health.url), preflight_report(), "v1")
     assert manifest.baseline is not None and manifest.baseline.health == "ok"
-    manifest = prepare(project.settings, report(), "v2")
+    manifest = prepare(project.settings, preflight_report(), "v2")
     assert manifest.baseline is not None and manifest.baseline.health == "unreachable"
 
 

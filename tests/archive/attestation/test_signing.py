@@ -29,17 +29,10 @@ from release_tasks.archive.attestation.verification import AttestationVerdict, v
 from release_tasks.archive.pipeline import manifest_bytes
 from release_tasks.core.canonical import InvalidDocument, canonical_bytes
 from release_tasks.core.errors import ExitCode, UsageError
-from release_tasks.core.records import Check, Manifest, PreflightReport
 from release_tasks.stages.preflight.engine import run_preflight
-from tests.support.faults.stages import prepare
+from tests.support.keys import KeyPair, MakeKey
 from tests.support.project import Project
-
-PASSED = Check(id="build", subsystem="build", status="passed", detail="exit 0")
-
-
-def release(project: Project, release_id: str = "v1") -> Manifest:
-    report = PreflightReport(passed=True, checks=[PASSED], failed_checks=[])
-    return prepare(project.settings, report, release_id)
+from tests.support.releases import release
 
 
 def envelope(project: Project, release_id: str = "v1") -> dict[str, Any]:
@@ -56,12 +49,12 @@ def verdicts(project: Project) -> dict[str, AttestationVerdict]:
 
 
 @pytest.fixture
-def key(make_key: Callable[[str], Any]) -> Any:
+def key(make_key: MakeKey) -> KeyPair:
     return make_key("ours")
 
 
 @pytest.fixture
-def signed(project: Project, key: Any, monkeypatch: pytest.MonkeyPatch) -> Any:
+def signed(project: Project, key: KeyPair, monkeypatch: pytest.MonkeyPatch) -> Project:
     """A project that signs with a key in a file and believes its public half."""
     monkeypatch.setenv("RELEASE_KEY", str(key.private))
     project.overrides["attestation"] = {"key_env": "RELEASE_KEY", "public_keys": [str(key.public)]}
@@ -74,7 +67,9 @@ def test_the_bytes_that_are_signed_are_those_of_the_specification() -> None:
     assert pre_authentication("http://example.com/HelloWorld", b"hello world") == expected
 
 
-def test_a_signed_release_is_verified_by_its_public_key(signed: Any, key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signed_release_is_verified_by_its_public_key(
+    signed: Project, key: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """On a machine that has only that."""
     manifest = release(signed)
     monkeypatch.delenv("RELEASE_KEY")
@@ -85,7 +80,7 @@ def test_a_signed_release_is_verified_by_its_public_key(signed: Any, key: Any, m
 
 
 @pytest.mark.slow
-def test_the_id_of_a_key_is_what_openssl_and_sha256sum_make_of_it(signed: Any, key: Any) -> None:
+def test_the_id_of_a_key_is_what_openssl_and_sha256sum_make_of_it(signed: Project, key: KeyPair) -> None:
     """As docs/ci.md says."""
     manifest = release(signed)
     der = subprocess.run(
@@ -96,7 +91,7 @@ def test_the_id_of_a_key_is_what_openssl_and_sha256sum_make_of_it(signed: Any, k
 
 
 @pytest.mark.slow
-def test_openssl_verifies_the_signature_without_us(signed: Any, key: Any, tmp_path: Path) -> None:
+def test_openssl_verifies_the_signature_without_us(signed: Project, key: KeyPair, tmp_path: Path) -> None:
     """Over the bytes of the specification, with the public key alone."""
     release(signed)
     document = envelope(signed)
@@ -124,7 +119,9 @@ def test_the_key_pair_that_the_documentation_makes_works(
     assert verdicts(project)["v1"].status == "signed"
 
 
-def test_the_key_may_stand_in_the_variable_itself(signed: Any, key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_may_stand_in_the_variable_itself(
+    signed: Project, key: KeyPair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """As the secret stores of CI hand it over; nothing of it is written anywhere."""
     monkeypatch.setenv("RELEASE_KEY", key.text)
     release(signed)
@@ -134,14 +131,14 @@ def test_the_key_may_stand_in_the_variable_itself(signed: Any, key: Any, monkeyp
     assert written and not [path for path in written if secret.encode() in path.read_bytes()]
 
 
-def test_without_public_keys_the_private_one_is_enough(signed: Any) -> None:
+def test_without_public_keys_the_private_one_is_enough(signed: Project) -> None:
     """Its public half is derived from it."""
     del signed.overrides["attestation"]["public_keys"]
     release(signed)
     assert verdicts(signed)["v1"].status == "signed"
 
 
-def test_where_no_key_is_configured_a_signature_is_not_checked(signed: Any) -> None:
+def test_where_no_key_is_configured_a_signature_is_not_checked(signed: Project) -> None:
     """It is said so; digests are compared all the same."""
     release(signed)
     del signed.overrides["attestation"]
@@ -151,7 +148,7 @@ def test_where_no_key_is_configured_a_signature_is_not_checked(signed: Any) -> N
 
 
 def test_releases_of_an_earlier_key_stay_believed(
-    signed: Any, make_key: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    signed: Project, make_key: MakeKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """As long as its public half is named."""
     release(signed, "v1")
@@ -182,7 +179,7 @@ ALTERATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
 
 
 @pytest.mark.parametrize("alteration", list(ALTERATIONS))
-def test_an_envelope_that_was_altered_is_refused(signed: Any, alteration: str) -> None:
+def test_an_envelope_that_was_altered_is_refused(signed: Project, alteration: str) -> None:
     """One finding, which names the file."""
     change, sentence = ALTERATIONS[alteration]
     release(signed)
@@ -213,7 +210,7 @@ def test_no_bit_of_a_payload_may_change(position: int, bit: int) -> None:
             opened(other, keys)
 
 
-def test_either_base64_and_any_key_id_is_accepted(signed: Any) -> None:
+def test_either_base64_and_any_key_id_is_accepted(signed: Project) -> None:
     """The specification asks that of verifiers: the id is a hint that nobody signed."""
     release(signed)
     document = envelope(signed)
@@ -225,7 +222,7 @@ def test_either_base64_and_any_key_id_is_accepted(signed: Any) -> None:
 
 
 def test_the_signature_of_a_stranger_is_a_finding(
-    signed: Any, make_key: Callable[[str], Any], monkeypatch: pytest.MonkeyPatch
+    signed: Project, make_key: MakeKey, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Well signed, by nobody we believe; both keys are named."""
     stranger = make_key("stranger")
@@ -236,7 +233,7 @@ def test_the_signature_of_a_stranger_is_a_finding(
     assert manifest.attestation is not None and str(manifest.attestation.key_id) in finding.what
 
 
-def test_an_envelope_cannot_be_replaced_by_an_unsigned_statement(signed: Any) -> None:
+def test_an_envelope_cannot_be_replaced_by_an_unsigned_statement(signed: Project) -> None:
     """The manifest says that it was signed."""
     release(signed)
     write(signed, json.loads(base64.b64decode(envelope(signed)["payload"])))
@@ -244,7 +241,7 @@ def test_an_envelope_cannot_be_replaced_by_an_unsigned_statement(signed: Any) ->
     assert finding.what == "is not signed" and finding.attested is not None
 
 
-def test_after_a_signed_release_an_unsigned_one_is_a_finding(signed: Any) -> None:
+def test_after_a_signed_release_an_unsigned_one_is_a_finding(signed: Project) -> None:
     """Whoever forges one would also write that it never was signed. Those before the first key are none."""
     attestation = signed.overrides.pop("attestation")
     release(signed, "before")
@@ -261,7 +258,7 @@ def test_after_a_signed_release_an_unsigned_one_is_a_finding(signed: Any) -> Non
     assert "although the release v1 before it is" in str(found["v2"].findings[0])
 
 
-def test_a_key_of_another_release_does_not_move_along(signed: Any) -> None:
+def test_a_key_of_another_release_does_not_move_along(signed: Project) -> None:
     """A good envelope beside the wrong manifest."""
     release(signed, "v1")
     release(signed, "v2")
@@ -269,7 +266,7 @@ def test_a_key_of_another_release_does_not_move_along(signed: Any) -> None:
     assert verdicts(signed)["v2"].status == "damaged"
 
 
-def written(folder: Path, key: Any, encryption: KeySerializationEncryption) -> str:
+def written(folder: Path, key: Ed25519PrivateKey | Ed448PrivateKey, encryption: KeySerializationEncryption) -> str:
     (folder / "x.key").write_bytes(key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, encryption))
     return "x.key"
 
@@ -314,14 +311,16 @@ def test_a_key_that_cannot_be_used_ends_with_2_before_anything(
     assert not project.pipeline.root.exists()
 
 
-def test_a_private_key_among_the_public_ones_is_refused(signed: Any, key: Any) -> None:
+def test_a_private_key_among_the_public_ones_is_refused(signed: Project, key: KeyPair) -> None:
     """It would be committed with the configuration."""
     signed.overrides["attestation"]["public_keys"] = [str(key.private)]
     with pytest.raises(UsageError, match="it is no public key in PEM"):
         verify_attestations(signed.settings, signed.pipeline)
 
 
-def test_signing_configured_and_no_key_to_check_by_is_a_mistake(signed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_signing_configured_and_no_key_to_check_by_is_a_mistake(
+    signed: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Unchecked must not look like verified."""
     monkeypatch.delenv("RELEASE_KEY")
     del signed.overrides["attestation"]["public_keys"]
@@ -329,17 +328,17 @@ def test_signing_configured_and_no_key_to_check_by_is_a_mistake(signed: Any, mon
         verify_attestations(signed.settings, signed.pipeline)
 
 
-def test_without_the_library_a_sentence_says_what_to_install(signed: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_the_library_a_sentence_says_what_to_install(signed: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is an extra: only those who sign need it."""
     for name in [name for name in sys.modules if name.partition(".")[0] == "cryptography"]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "cryptography", None)
-    for use, more in ((signer_of, ()), (verify_attestations, (signed.pipeline,))):
+    for use in (lambda: signer_of(signed.settings), lambda: verify_attestations(signed.settings, signed.pipeline)):
         with pytest.raises(UsageError, match=r"pip install 'release-tasks\[sign\]'"):
-            use(signed.settings, *more)
+            use()
 
 
-def test_the_key_is_in_no_output_of_a_gate(signed: Any, key: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_in_no_output_of_a_gate(signed: Project, key: KeyPair, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever its variable is called: neither in the result nor in the log."""
     monkeypatch.setenv("MATERIAL", key.text)
     signed.overrides["attestation"]["key_env"] = "MATERIAL"

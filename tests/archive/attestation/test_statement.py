@@ -19,23 +19,15 @@ from release_tasks.archive.attestation.verification import AttestationVerdict, v
 from release_tasks.archive.pipeline import Pipeline, manifest_bytes
 from release_tasks.archive.seal import sealed_document
 from release_tasks.core.canonical import canonical_bytes
-from release_tasks.core.records import Check, Manifest, PreflightReport
+from release_tasks.core.records import Check, Manifest
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
-from tests.support.faults.stages import prepare
 from tests.support.project import Project
+from tests.support.releases import PASSED, release
 
-PASSED = Check(id="build", subsystem="build", status="passed", detail="exit 0")
 FAILED = Check(id="tests", subsystem="tests", status="failed", detail="exit 1")
 ADVISORY = evolve(FAILED, id="lint", advisory=True)
 SKIPPED = evolve(FAILED, id="gui", status="skipped")
-
-
-def release(project: Project, release_id: str = "v1", *checks: Check) -> Manifest:
-    checks = checks or (PASSED,)
-    failed = [check.id for check in checks if check.blocks]
-    report = PreflightReport(passed=not failed, checks=list(checks), failed_checks=failed)
-    return prepare(project.settings, report, release_id)
 
 
 def line(project: Project, release_id: str = "v1") -> bytes:
@@ -55,7 +47,7 @@ def verdict(project: Project, release_id: str = "v1") -> AttestationVerdict:
     return found
 
 
-def rewrite(project: Project, change: Callable[[dict[str, Any]], Any], release_id: str = "v1") -> None:
+def rewrite(project: Project, change: Callable[[dict[str, Any]], object], release_id: str = "v1") -> None:
     """Alter the statement of a release, by hand and in its form."""
     document = statement(project, release_id)
     change(document)
@@ -158,17 +150,27 @@ def test_equal_gates_have_one_digest_wherever_the_project_lies(tmp_path: Path) -
     assert first == second != other
 
 
+def statement_replaced_by_pipe(project: Project) -> None:
+    path = project.pipeline.statement_path("v1")
+    path.unlink()
+    os.mkfifo(path)
+
+
+def made_anew(project: Project) -> None:
+    manifest = project.pipeline.read_manifests()[0].manifest
+    assert manifest is not None
+    project.pipeline.manifest_path("v1").write_bytes(manifest_bytes(evolve(manifest, app_version="9")))
+
+
 def altered(document: dict[str, Any]) -> None:
     document["subject"][0]["digest"]["sha256"] = "0" * 64
 
 
-ALTERATIONS: dict[str, tuple[Callable[[Any], Any], str, str]] = {
+ALTERATIONS: dict[str, tuple[Callable[[Project], object], str, str]] = {
     "manifest": (lambda p: p.pipeline.manifest_path("v1").write_bytes(b"{}"), "manifests/v1.json", "was altered"),
     "manifest gone bad": (lambda p: p.pipeline.manifest_path("v1").write_text("{"), "manifests/v1.json", "was altered"),
     "manifest made anew": (
-        lambda p: p.pipeline.manifest_path("v1").write_bytes(
-            manifest_bytes(evolve(p.pipeline.read_manifests()[0].manifest, app_version="9"))
-        ),
+        made_anew,
         "manifests/v1.json",
         "was altered",
     ),
@@ -201,7 +203,7 @@ ALTERATIONS: dict[str, tuple[Callable[[Any], Any], str, str]] = {
         "has not the form",
     ),
     "a pipe for a statement": (
-        lambda p: [p.pipeline.statement_path("v1").unlink(), os.mkfifo(p.pipeline.statement_path("v1"))],
+        statement_replaced_by_pipe,
         "manifests/v1.json.intoto.jsonl",
         "named pipe",
     ),

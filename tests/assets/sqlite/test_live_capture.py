@@ -25,7 +25,9 @@ from release_tasks.assets.sqlite.database import (
     is_sound,
 )
 from release_tasks.core.errors import StageFailed
+from tests.support.factories import MakeProject, StartWriter
 from tests.support.project import Project
+from tests.support.scripts import locked_database
 
 TOTAL = 5000  # 50 accounts of 100
 
@@ -66,7 +68,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
 
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
 def test_capture_under_a_writer_is_whole(
-    make_project: Callable[..., Any], start_writer: Callable[..., Any], journal_mode: str
+    make_project: MakeProject, start_writer: StartWriter, journal_mode: str
 ) -> None:
     """Twenty times: every row committed before is in, none half, and the file needs nothing beside it."""
     project = make_project(journal_mode, journal_mode)
@@ -87,7 +89,7 @@ def test_capture_under_a_writer_is_whole(
     assert wait_until(lambda: count_transfers(project.database) > seen)
 
 
-def test_writers_commit_while_the_capture_is_at_work(project: Project, start_writer: Callable[..., Any]) -> None:
+def test_writers_commit_while_the_capture_is_at_work(project: Project, start_writer: StartWriter) -> None:
     """In WAL mode the pinned reader holds nobody up, and what is committed meanwhile is not in the copy."""
     filler = sqlite3.connect(project.database)
     filler.execute("CREATE TABLE filler(x)")
@@ -113,9 +115,7 @@ def test_writers_commit_while_the_capture_is_at_work(project: Project, start_wri
     assert count_transfers(project.database) > captured
 
 
-def test_capture_leaves_the_side_files_of_a_running_service_alone(
-    project: Project, start_writer: Callable[..., Any]
-) -> None:
+def test_capture_leaves_the_side_files_of_a_running_service_alone(project: Project, start_writer: StartWriter) -> None:
     """The very same -wal and -shm are there afterwards, not new ones."""
     start_writer(project.database)
     paths = [Path(f"{project.database}{suffix}") for suffix in ("", "-wal", "-shm")]
@@ -127,7 +127,7 @@ def test_capture_leaves_the_side_files_of_a_running_service_alone(
 
 
 def test_capture_of_a_killed_service_takes_its_wal_along_and_leaves_it(
-    project: Project, start_writer: Callable[..., Any]
+    project: Project, start_writer: StartWriter
 ) -> None:
     """Committed rows that are only in the WAL are captured; database and WAL stay byte for byte what they were."""
     writer = start_writer(project.database)
@@ -236,18 +236,17 @@ def test_an_empty_file_is_an_empty_database(project: Project) -> None:
         pytest.param("CREATE TABLE t(x CHECK (theirs(x)))", id="check-function"),
         pytest.param("CREATE TABLE t(x TEXT COLLATE theirs PRIMARY KEY) WITHOUT ROWID", id="primary-key"),
         pytest.param("CREATE TABLE t(x, y AS (theirs(x)) NOT NULL)", id="generated-column"),
-        pytest.param('CREATE TABLE t(x TEXT COLLATE "de-DE"); CREATE INDEX i ON t(x)', id="quoted-name"),
+        pytest.param(
+            'CREATE TABLE t(x TEXT COLLATE "de-DE"); CREATE INDEX i ON t(x)',
+            id="quoted-name",
+            marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="sqlite3 of 3.10 refuses the collation's name"),
+        ),
     ],
 )
 def test_a_schema_that_needs_the_service_itself_is_captured(project: Project, schema: str) -> None:
     """Services register collations and functions of their own; the database is sound all the same."""
     connection = sqlite3.connect(project.database)
-    names = ["theirs"]
-    if "de-DE" in schema:
-        if sys.version_info < (3, 11):
-            pytest.skip("Python 3.10's sqlite3 makes no collation of that name")
-        names.append("de-DE")
-    for name in names:
+    for name in ["theirs", *(["de-DE"] if "de-DE" in schema else [])]:
         connection.create_collation(name, lambda a, b: (a < b) - (a > b))
     connection.create_function("theirs", 1, lambda x: x, deterministic=True)
     connection.executescript(schema)
@@ -314,7 +313,7 @@ def test_a_damaged_database_is_refused(project: Project, how: str) -> None:
     ],
 )
 def test_looking_at_a_damaged_database_destroys_nothing(
-    project: Project, start_writer: Callable[..., Any], damage: Callable[[bytes], bytes], look: Callable[..., Any]
+    project: Project, start_writer: StartWriter, damage: Callable[[bytes], bytes], look: Callable[[Path, Path], object]
 ) -> None:
     """What is left of it, above all the rows in its WAL, is byte for byte there afterwards."""
     writer = start_writer(project.database)
@@ -328,7 +327,7 @@ def test_looking_at_a_damaged_database_destroys_nothing(
     assert [path.read_bytes() if path.exists() else None for path in paths] == before
 
 
-def test_an_emptied_database_with_a_wal_is_damaged(project: Project, start_writer: Callable[..., Any]) -> None:
+def test_an_emptied_database_with_a_wal_is_damaged(project: Project, start_writer: StartWriter) -> None:
     """Truncated to nothing under its WAL it is no new database, and no release is ready on it."""
     writer = start_writer(project.database)
     writer.send_signal(signal.SIGKILL)
@@ -341,21 +340,10 @@ def test_an_emptied_database_with_a_wal_is_damaged(project: Project, start_write
 def test_a_database_that_stays_locked_is_a_sentence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a wait for ever: the operator reads what to do about it."""
     monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
-    script = (
-        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-        "db.execute('PRAGMA journal_mode = DELETE'); db.execute('BEGIN EXCLUSIVE'); print('held', flush=True)\n"
-        "sys.stdin.readline()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script, str(project.database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    try:
+    with locked_database(project.database, "PRAGMA journal_mode = DELETE"):
         with pytest.raises(StageFailed, match=r"app\.db stayed locked by another process for 0\.2 s") as error:
             project.capture()
         assert not isinstance(error.value, DamagedDatabase)
-    finally:
-        holder.communicate("\n", timeout=10)
     assert project.pipeline.catalogue.published() == ([], [])
     assert project.strays() == []
 

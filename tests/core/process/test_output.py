@@ -34,7 +34,8 @@ def written(path: Path, pieces: list[bytes]) -> tuple[OutputLog, bytes]:
 def test_no_cut_lets_a_secret_through(gaps: list[int], sizes: list[int], end: bytes) -> None:
     """Wherever a secret lies in a long line and however it arrives, no half of it is written."""
     data = b"".join(b"." * gap + SECRET + end for gap in gaps)
-    pieces, at = [], 0
+    pieces: list[bytes] = []
+    at = 0
     while at < len(data):
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(data[at : at + size])

@@ -17,6 +17,7 @@ from tests.support.factories import MakeProject
 from tests.support.project import Project
 from tests.support.rollback import audit_events, file_tree, roll_back
 from tests.support.scripts import StartService
+from tests.support.snapshots import write_older_metadata
 
 
 @pytest.mark.smoke
@@ -375,15 +376,7 @@ def legacy_snapshot(project: Project, *, with_database: bytes | None = None) -> 
             ("extra", "extra.json", "file", False),
         )
     ]
-    document = {
-        "snapshotId": snapshot_id,
-        "releaseId": "v0",
-        "createdAt": "2024-01-01T00:00:00.000Z",
-        "retentionLimit": 5,
-        "assets": assets,
-        "metadataPath": "/nowhere/metadata.json",
-    }
-    (folder / "metadata.json").write_text(json.dumps(document))
+    write_older_metadata(folder, *assets)
     return snapshot_id
 
 

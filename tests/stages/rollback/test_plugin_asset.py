@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from release_tasks.stages.rollback.recovery import recover
 from tests.support.factories import InstallKind
 from tests.support.project import Project
 from tests.support.rollback import roll_back, safety_id
+from tests.support.snapshots import write_older_metadata
 
 pytestmark = pytest.mark.slow
 
@@ -274,8 +274,7 @@ def test_a_snapshot_of_the_older_tool_is_taken_over_without_the_plugin(project: 
     (folder / "assets" / "state").mkdir(parents=True)
     (folder / "assets" / "state" / "mcp.json").write_text("of the older tool")
     asset = {"key": "mcp-servers", "relativePath": "state/mcp.json", "kind": "file", "exists": True}
-    document = {"snapshotId": snapshot_id, "releaseId": "v0", "createdAt": "2024-01-01T00:00:00Z", "assets": [asset]}
-    (folder / "metadata.json").write_text(json.dumps({**document, "metadataPath": str(folder / "metadata.json")}))
+    write_older_metadata(folder, asset)
     outcome = roll_back(project, snapshot_id=snapshot_id, force=True)
     assert outcome.status == "restored", outcome.diagnostics
     assert project.mcp.read_text() == "of the older tool"

@@ -29,6 +29,7 @@ from tests.support.faults.telling import at_steps
 from tests.support.project import Project
 from tests.support.rollback import audit_events, file_tree, roll_back, rollback_state
 from tests.support.scripts import Scripts
+from tests.support.snapshots import write_older_metadata
 
 pytestmark = pytest.mark.slow
 
@@ -714,15 +715,7 @@ def test_an_older_tools_snapshot_is_amended_after_it_was_taken_over(project: Pro
     stored = folder / "assets" / path
     stored.parent.mkdir(parents=True)
     (shutil.copytree if kind == "directory" else shutil.copy)(project.folder / path, stored)
-    document = {
-        "snapshotId": "v0_snapshot",
-        "releaseId": "v0",
-        "createdAt": "2024-01-01T00:00:00.000Z",
-        "retentionLimit": 5,
-        "assets": [{"key": key, "relativePath": path, "kind": kind, "exists": True}],
-        "metadataPath": "/nowhere/metadata.json",
-    }
-    (folder / "metadata.json").write_text(json.dumps(document))
+    write_older_metadata(folder, {"key": key, "relativePath": path, "kind": kind, "exists": True})
     paired.revoke(BERT)
     plan = plan_rollback(project.settings, "v0_snapshot", force=True)
     assert "revoked since would be left out" in " ".join(plan.diagnostics)

@@ -14,21 +14,13 @@ import pytest
 from release_tasks.core.digests import sha256_file
 from tests.support.project import Project
 from tests.support.rollback import audit_events, file_tree, roll_back, safety_folder
+from tests.support.snapshots import flip_bit
 
 STORED = {
     "database": "database/app.db",
     "identity": "identity/identity/keys/private.pem",
     "mcp": "mcp/mcp.json",
 }
-
-
-def flip(path: Path) -> None:
-    """Change one bit in the middle; size and time stay."""
-    info = path.stat()
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
 def truncate(path: Path) -> None:
@@ -52,7 +44,7 @@ def replace_by_folder(path: Path) -> None:
     path.mkdir()
 
 
-DAMAGES = [flip, truncate, append, Path.unlink, replace_by_link, replace_by_folder]
+DAMAGES = [flip_bit, truncate, append, Path.unlink, replace_by_link, replace_by_folder]
 
 
 @pytest.mark.parametrize("key", STORED)
@@ -71,7 +63,7 @@ def test_a_damaged_asset_is_refused_before_anything_is_touched(
     assert outcome.status == "failed"
     assert f"asset {key}" in outcome.diagnostics[0]
     assert recorded in outcome.diagnostics[0]
-    if damage in (flip, truncate, append):
+    if damage in (flip_bit, truncate, append):
         assert sha256_file(stored) in outcome.diagnostics[0]
     assert outcome.safety_snapshot_id is None
     assert file_tree(project.state) == before
@@ -87,8 +79,8 @@ def test_the_message_names_another_snapshot_with_a_good_copy(project: Project) -
     project.mcp.write_text('{"other": 1}')
     project.capture("v4")
     catalogue = project.pipeline.catalogue
-    flip(catalogue.path("v3_snapshot") / "assets" / STORED["mcp"])
-    flip(catalogue.path("v2_snapshot") / "assets" / STORED["mcp"])
+    flip_bit(catalogue.path("v3_snapshot") / "assets" / STORED["mcp"])
+    flip_bit(catalogue.path("v2_snapshot") / "assets" / STORED["mcp"])
     outcome = roll_back(project, "v3_snapshot")
     assert outcome.status == "failed"
     assert "is in: v1_snapshot." in outcome.diagnostics[0]
