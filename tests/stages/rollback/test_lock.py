@@ -1,4 +1,4 @@
-"""One at a time, and every attempt on record: held locks, killed holders, signals."""
+"""One command at a time, and an audit event for every attempt: held locks, killed holders, signals."""
 
 from __future__ import annotations
 
@@ -44,8 +44,8 @@ else:
 """
 
 
-def test_a_held_lock_ends_with_75_and_names_its_holder(project: Project, scripts: Scripts) -> None:
-    """Command, pid and since when; nothing is touched; the attempt is audited."""
+def test_held_lock_ends_with_75_and_names_the_holder(project: Project, scripts: Scripts) -> None:
+    """The message names command, pid and start time; no file changes; the attempt is audited."""
     project.capture()
     project.damage()
     holder = scripts.hold_lock(project.pipeline.root)
@@ -59,30 +59,30 @@ def test_a_held_lock_ends_with_75_and_names_its_holder(project: Project, scripts
     assert audit_events(project) == [("rollback.refused", "refused")]
 
 
-def test_wait_waits_for_the_holder(project: Project, scripts: Scripts) -> None:
-    """--wait: as soon as it is free, it goes on."""
+def test_wait_continues_as_soon_as_the_lock_is_free(project: Project, scripts: Scripts) -> None:
+    """--wait: the rollback starts when the holder releases the lock."""
     project.capture()
     project.damage()
     holder = scripts.hold_lock(project.pipeline.root)
     assert holder.stdin is not None
     threading.Timer(0.4, holder.stdin.close).start()
-    began = time.monotonic()
+    start = time.monotonic()
     assert roll_back(project, wait=30).status == "restored"
-    assert 0.3 < time.monotonic() - began < 20
+    assert 0.3 < time.monotonic() - start < 20
 
 
-def test_wait_ends_with_75_when_its_time_is_over(project: Project, scripts: Scripts) -> None:
-    """Not before and not much later."""
+def test_wait_ends_with_75_at_its_deadline(project: Project, scripts: Scripts) -> None:
+    """Neither before the deadline nor much later."""
     project.capture()
     scripts.hold_lock(project.pipeline.root)
-    began = time.monotonic()
+    start = time.monotonic()
     with pytest.raises(LockHeld):
         roll_back(project, wait=0.7)
-    assert 0.6 < time.monotonic() - began < 15
+    assert 0.6 < time.monotonic() - start < 15
 
 
-def test_a_killed_holder_blocks_nobody(project: Project, scripts: Scripts) -> None:
-    """The lock dies with it, whatever it wrote down."""
+def test_killed_holder_does_not_block_a_rollback(project: Project, scripts: Scripts) -> None:
+    """The kernel releases the lock with the process, whatever lock.json says."""
     project.capture()
     holder = scripts.hold_lock(project.pipeline.root)
     holder.kill()
@@ -92,8 +92,8 @@ def test_a_killed_holder_blocks_nobody(project: Project, scripts: Scripts) -> No
 
 
 @pytest.mark.slow
-def test_two_rollbacks_at_once_are_one_after_the_other_or_refused(project: Project, scripts: Scripts) -> None:
-    """Without --wait one of them is told 75; with it both restore; never a mix."""
+def test_concurrent_rollbacks_run_one_after_the_other_or_are_refused(project: Project, scripts: Scripts) -> None:
+    """Without --wait the later ones end with 75; with it all restore, and the state is never a mix."""
     before = project.content()
     project.capture()
     for wait, expected in ((0, {"restored", "75"}), (60, {"restored"})):
@@ -119,18 +119,18 @@ def test_two_rollbacks_at_once_are_one_after_the_other_or_refused(project: Proje
 
 
 def interrupt_at(step: str) -> Emit:
-    """Return a consumer that sends SIGTERM to this process when the rollback says ``step``."""
+    """Return an event consumer that sends SIGTERM to this process when the rollback starts ``step``."""
 
-    def progress(told: str) -> None:
-        if told.startswith(step):
+    def act(started: str) -> None:
+        if started.startswith(step):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return at_steps(progress)
+    return at_steps(act)
 
 
 @pytest.mark.parametrize("step", ["recover", "verify", "safety", "stage"])
-def test_a_signal_before_the_swap_leaves_everything_and_is_audited(project: Project, step: str) -> None:
-    """Interrupted comes through with 143; nothing live is touched, nothing lies about, the state is closed."""
+def test_signal_before_the_swap_changes_nothing_and_is_audited(project: Project, step: str) -> None:
+    """The run ends with 143, leaves live files unchanged and no leftover, and closes the recorded state."""
     project.capture()
     project.damage()
     before = file_tree(project.state)
@@ -154,8 +154,8 @@ from release_tasks.core.interrupt import interruptible
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 folder = Path(sys.argv[1])
 settings = load_settings({"release": json.loads(sys.argv[2])}, folder)
-def progress(told):
-    if str(told) == "swap":
+def progress(event):
+    if str(event) == "swap":
         os.kill(os.getpid(), signal.SIGTERM)
 try:
     with interruptible():
@@ -165,8 +165,8 @@ except Interrupted as error:
 """
 
 
-def test_a_signal_during_the_swap_acts_after_it(project: Project) -> None:
-    """The swap is not cut in two: all new, journal gone, and the next rollback has nothing left to do."""
+def test_signal_during_the_swap_acts_after_it(project: Project) -> None:
+    """The swap is completed: the new state is live, the journal is removed, and the next rollback is a noop."""
     before = project.content()
     project.capture()
     project.damage()
@@ -181,8 +181,8 @@ def test_a_signal_during_the_swap_acts_after_it(project: Project) -> None:
     assert roll_back(project).status == "noop"
 
 
-def test_a_signal_during_the_swap_acts_after_it_in_a_program_with_threads(project: Project) -> None:
-    """A stage may be called from any program, and Python runs the handler in the main thread whoever got it."""
+def test_signal_during_the_swap_acts_after_it_in_a_program_with_threads(project: Project) -> None:
+    """Any program may call a stage; Python runs the handler in the main thread, whichever thread got the signal."""
     before = project.content()
     project.capture()
     project.damage()
@@ -198,8 +198,8 @@ def test_a_signal_during_the_swap_acts_after_it_in_a_program_with_threads(projec
     assert project.content() == before
 
 
-def test_a_signal_during_health_keeps_the_restored_state(project: Project, health: Health) -> None:
-    """Ctrl-C while it waits for a service that does not come up."""
+def test_signal_during_the_health_check_keeps_the_restored_state(project: Project, health: Health) -> None:
+    """Ctrl-C while the rollback waits for a service that does not become healthy."""
     before = project.content()
     project.capture()
     project.damage()
@@ -213,8 +213,8 @@ def test_a_signal_during_health_keeps_the_restored_state(project: Project, healt
     assert rollback_state(project).restored
 
 
-def test_a_signal_while_waiting_for_the_lock_is_audited(project: Project, scripts: Scripts) -> None:
-    """Every attempt, also one that never got its turn."""
+def test_signal_during_the_wait_for_the_lock_is_audited(project: Project, scripts: Scripts) -> None:
+    """An attempt that never got the lock leaves an audit event too."""
     project.capture()
     scripts.hold_lock(project.pipeline.root)
     timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
@@ -225,7 +225,7 @@ def test_a_signal_while_waiting_for_the_lock_is_audited(project: Project, script
     assert [status for _, status in audit_events(project)] == ["refused"]
 
 
-def test_prepare_is_refused_while_a_journal_waits(project: Project) -> None:
+def test_prepare_is_refused_while_a_journal_exists(project: Project) -> None:
     """A mixed state is never captured as a release."""
     project.capture()
     project.pipeline.journal_path.write_text("{}")
@@ -234,8 +234,8 @@ def test_prepare_is_refused_while_a_journal_waits(project: Project) -> None:
         prepare(project.settings, report, "v2")
 
 
-def test_every_attempt_is_on_record_in_one_chain(project: Project) -> None:
-    """Restored, noop, forced, refused: one event at least for each, and the chain holds with all anchors."""
+def test_every_attempt_leaves_an_event_in_one_chain(project: Project) -> None:
+    """Restored, noop, forced and refused attempts are audited, and the chain matches all anchors."""
     project.capture()
     project.damage()
     roll_back(project)
