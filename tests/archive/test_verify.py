@@ -1,4 +1,4 @@
-"""Any byte of a snapshot that is not what it was is found and named."""
+"""Every changed byte of a snapshot is detected and named."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.smoke
-def test_an_untouched_snapshot_is_verified(catalogue: Catalogue) -> None:
-    """Verification says yes, with the databases checked too, and leaves nothing in the snapshot."""
+def test_unchanged_snapshot_is_verified(catalogue: Catalogue) -> None:
+    """Verification checks the databases too and leaves no file in the snapshot."""
     before = sorted(path.name for path in v1_folder(catalogue).rglob("*"))
     (verdict,) = verify_all(catalogue)
     assert (verdict.snapshot_id, verdict.status, verdict.findings) == ("v1_snapshot", "verified", [])
@@ -56,8 +56,8 @@ def test_an_untouched_snapshot_is_verified(catalogue: Catalogue) -> None:
 
 @pytest.mark.parametrize("damage", list(DAMAGES))
 @pytest.mark.parametrize("asset", list(ASSETS))
-def test_a_damaged_asset_is_found_and_named(catalogue: Catalogue, asset: str, damage: str) -> None:
-    """The refusal names the asset, what was recorded, and what is there."""
+def test_damaged_asset_is_named(catalogue: Catalogue, asset: str, damage: str) -> None:
+    """The message names the asset, the recorded digest and the present one."""
     path = v1_folder(catalogue) / ASSETS[asset]
     recorded = hashlib.sha256(path.read_bytes()).hexdigest()
     DAMAGES[damage](path)
@@ -74,8 +74,8 @@ def test_a_damaged_asset_is_found_and_named(catalogue: Catalogue, asset: str, da
 
 
 @pytest.mark.parametrize("position", [0, 18, 24, 40, 92, 99, 100, 4095, -1])
-def test_every_byte_of_the_database_counts(catalogue: Catalogue, position: int) -> None:
-    """Also those of the header that are masked when content is compared."""
+def test_every_byte_of_the_database_is_verified(catalogue: Catalogue, position: int) -> None:
+    """Header bytes that a comparison of content masks are verified too."""
     path = v1_folder(catalogue) / ASSETS["database"]
     data = bytearray(path.read_bytes())
     data[position] ^= 0x10
@@ -107,8 +107,8 @@ FOLDER_CHANGES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("change", list(FOLDER_CHANGES))
-def test_a_changed_folder_is_found(catalogue: Catalogue, change: str) -> None:
-    """Names, kinds and targets are as much content as bytes are."""
+def test_changed_folder_is_detected(catalogue: Catalogue, change: str) -> None:
+    """Names, kinds and link targets are content as bytes are."""
     FOLDER_CHANGES[change](v1_folder(catalogue) / "assets" / "identity" / "identity")
     verdict = verify_snapshot(catalogue, catalogue.get("v1_snapshot"))
     assert verdict.status == "damaged"
@@ -116,8 +116,8 @@ def test_a_changed_folder_is_found(catalogue: Catalogue, change: str) -> None:
 
 
 @pytest.mark.parametrize("place", ["assets", "assets/mcp", "assets/identity/identity", "assets/identity/identity/keys"])
-def test_a_folder_replaced_by_a_link_is_found(catalogue: Catalogue, place: str) -> None:
-    """Even when it leads to the very same bytes."""
+def test_folder_replaced_by_a_link_is_detected(catalogue: Catalogue, place: str) -> None:
+    """A link to the same bytes is damage too."""
     path = v1_folder(catalogue) / place
     away = catalogue.store.folder.parent / "away"
     path.rename(away)
@@ -125,8 +125,8 @@ def test_a_folder_replaced_by_a_link_is_found(catalogue: Catalogue, place: str) 
     assert verify_snapshot(catalogue, catalogue.get("v1_snapshot")).status == "damaged"
 
 
-def test_a_snapshot_replaced_by_a_link_is_none(catalogue: Catalogue, tmp_path: Path) -> None:
-    """Nothing outside the catalogue is ever taken for a snapshot."""
+def test_snapshot_replaced_by_a_link_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
+    """A folder outside the catalogue is never a snapshot."""
     away = tmp_path / "away"
     v1_folder(catalogue).rename(away)
     v1_folder(catalogue).symlink_to(away)
@@ -135,8 +135,8 @@ def test_a_snapshot_replaced_by_a_link_is_none(catalogue: Catalogue, tmp_path: P
         catalogue.get("v1_snapshot")
 
 
-def test_a_copy_of_what_was_absent_is_found(catalogue: Catalogue) -> None:
-    """extra.json did not exist at snapshot time; a file in its place was put there later."""
+def test_copy_of_an_absent_asset_is_detected(catalogue: Catalogue) -> None:
+    """extra.json did not exist at snapshot time, so its copy was added later."""
     path = v1_folder(catalogue) / "assets" / "extra" / "extra.json"
     path.parent.mkdir()
     path.write_text("{}")
@@ -148,14 +148,14 @@ def test_a_copy_of_what_was_absent_is_found(catalogue: Catalogue) -> None:
     "added",
     ["assets/database/app.db-journal", "assets/database/app.db-wal", "assets/mcp/other.json", "assets/stray", "stray"],
 )
-def test_a_file_added_beside_the_assets_is_found(catalogue: Catalogue, added: str) -> None:
-    """A journal beside a stored database changes what whoever opens it by hand will read."""
+def test_file_added_next_to_the_assets_is_detected(catalogue: Catalogue, added: str) -> None:
+    """A journal next to a stored database changes the rows that SQLite reads."""
     (v1_folder(catalogue) / added).write_bytes(b"x" * 600)
     assert verify_snapshot(catalogue, catalogue.get("v1_snapshot")).status == "damaged"
 
 
-def test_other_snapshots_with_a_good_copy_are_named(project: Project) -> None:
-    """Only those that hold the very content, intact."""
+def test_only_snapshots_with_an_intact_copy_are_named(project: Project) -> None:
+    """Snapshots with a damaged or a different copy are not named."""
     for release in ("v1", "v2", "v3"):
         project.capture(release)
     project.mcp.write_text('{"mcpServers": {"other": {}}}')
@@ -171,7 +171,7 @@ def test_other_snapshots_with_a_good_copy_are_named(project: Project) -> None:
 
 
 def test_good_copies_are_named_for_each_damaged_asset(project: Project) -> None:
-    """Two assets are damaged, and two snapshots each hold one of them."""
+    """Two assets are damaged, and two other snapshots each have a good copy of one."""
     project.capture("v1")
     original = project.mcp.read_text()
     project.mcp.write_text("{}")
@@ -188,6 +188,6 @@ def test_good_copies_are_named_for_each_damaged_asset(project: Project) -> None:
 
 
 def test_verify_of_an_unknown_snapshot_names_the_known_ones(catalogue: Catalogue) -> None:
-    """Exit 2, and the operator can pick one."""
+    """Exit code 2, and the message lists the snapshots."""
     with pytest.raises(UsageError, match=r"There is no snapshot 'v9'.*v1_snapshot"):
         verify_all(catalogue, "v9")

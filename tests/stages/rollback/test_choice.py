@@ -1,4 +1,4 @@
-"""Which snapshot is restored, what is written about it, and what a preview may not do."""
+"""Which snapshot is restored, what is recorded about the rollback, and what a preview must not do."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from tests.support.snapshots import write_older_metadata
 
 
 @pytest.mark.smoke
-def test_everything_comes_back_whole(project: Project) -> None:
+def test_every_asset_is_restored(project: Project) -> None:
     """Rows, bytes, modes, links, empty folders and absences are those of the snapshot."""
     before = project.content()
     project.capture()
@@ -34,8 +34,8 @@ def test_everything_comes_back_whole(project: Project) -> None:
     assert audit_events(project) == [("rollback.started", "in_progress"), ("rollback.finished", "restored")]
 
 
-def test_the_outcome_says_what_was_done_to_each_asset(project: Project) -> None:
-    """Restored, removed and skipped assets are told apart."""
+def test_outcome_lists_restored_removed_and_skipped_assets(project: Project) -> None:
+    """Each asset is in the list of what was done to it."""
     project.capture()
     project.damage()
     (project.identity / "identity.json").write_text('{"id": "one"}')
@@ -46,8 +46,8 @@ def test_the_outcome_says_what_was_done_to_each_asset(project: Project) -> None:
     assert outcome.skipped_assets == ["identity"]
 
 
-def test_the_newest_snapshot_is_the_one_taken_last_not_the_one_named_last(project: Project) -> None:
-    """v10 is newer than v9, whatever the names say."""
+def test_latest_snapshot_is_the_last_one_taken(project: Project) -> None:
+    """v10 is newer than v9: the order of the names does not count."""
     project.capture("v9")
     project.mcp.write_text('{"ten": 1}')
     project.capture("v10")
@@ -57,8 +57,8 @@ def test_the_newest_snapshot_is_the_one_taken_last_not_the_one_named_last(projec
     assert project.mcp.read_text() == '{"ten": 1}'
 
 
-def test_the_newest_snapshot_is_never_a_safety_snapshot(project: Project) -> None:
-    """A rollback without an id goes to a release, also right after another rollback."""
+def test_latest_snapshot_is_never_a_safety_snapshot(project: Project) -> None:
+    """A rollback without an id restores a release, also after another rollback."""
     project.capture("v1")
     project.damage()
     roll_back(project)
@@ -66,8 +66,8 @@ def test_the_newest_snapshot_is_never_a_safety_snapshot(project: Project) -> Non
     assert roll_back(project).snapshot_id == "v1_snapshot"
 
 
-def test_a_given_snapshot_is_restored_although_it_is_old(project: Project) -> None:
-    """--snapshot picks that one and no other."""
+def test_given_snapshot_is_restored_although_newer_ones_exist(project: Project) -> None:
+    """--snapshot selects exactly that snapshot."""
     before = project.content()
     project.capture("v1")
     project.damage()
@@ -77,24 +77,24 @@ def test_a_given_snapshot_is_restored_although_it_is_old(project: Project) -> No
     assert project.content() == before
 
 
-def test_the_safety_snapshot_restores_the_state_before(project: Project) -> None:
-    """A rollback can itself be rolled back, and that one again."""
-    good = project.content()
+def test_safety_snapshot_restores_the_state_before_the_rollback(project: Project) -> None:
+    """A rollback can itself be rolled back, again and again."""
+    original = project.content()
     project.capture()
     project.damage()
-    bad = project.content()
+    damaged = project.content()
     first = roll_back(project)
     assert first.safety_snapshot_id
     second = roll_back(project, first.safety_snapshot_id)
     assert second.status == "restored"
-    assert project.content() == bad
+    assert project.content() == damaged
     assert roll_back(project, second.safety_snapshot_id).status == "restored"
-    assert project.content() == good
+    assert project.content() == original
     assert project.strays() == []
 
 
-def test_the_state_names_the_restored_and_the_safety_snapshot(project: Project) -> None:
-    """rollback-state.json has the documented keys, with the audit log's position."""
+def test_recorded_state_names_the_restored_and_the_safety_snapshot(project: Project) -> None:
+    """rollback-state.json has the documented keys, with the position in the audit log."""
     project.capture()
     project.damage()
     outcome = roll_back(project)
@@ -108,8 +108,8 @@ def test_the_state_names_the_restored_and_the_safety_snapshot(project: Project) 
     assert oct(project.pipeline.state_path.stat().st_mode & 0o777) == "0o600"
 
 
-def test_a_preview_changes_nothing_and_says_what_would(project: Project) -> None:
-    """--plan names every change; not a byte, inode or name is another afterwards."""
+def test_plan_lists_every_change_and_changes_nothing(project: Project) -> None:
+    """After --plan each byte, inode and name is the same."""
     project.capture()
     roll_back(project, force=True)  # the lock file and the log are there from now on
     project.damage()
@@ -125,8 +125,8 @@ def test_a_preview_changes_nothing_and_says_what_would(project: Project) -> None
     assert "intruder" in next(change.detail for change in plan.changes if change.key == "identity")
 
 
-def test_a_first_preview_leaves_only_the_lock_file(project: Project) -> None:
-    """Where no command ran before, the lock is the one thing that appears."""
+def test_first_plan_creates_only_the_lock_file(project: Project) -> None:
+    """Before any other command ran, only the lock file appears."""
     project.capture()
     project.damage()
     before = file_tree(project.folder)
@@ -137,8 +137,8 @@ def test_a_first_preview_leaves_only_the_lock_file(project: Project) -> None:
     assert after == before
 
 
-def test_a_preview_leaves_an_unfolded_wal_alone(project: Project, start_service: StartService) -> None:
-    """What a crashed service left in its WAL is still there, byte for byte, and nothing beside it."""
+def test_plan_leaves_the_wal_of_a_crashed_service_unchanged(project: Project, start_service: StartService) -> None:
+    """The WAL is the same byte for byte, and no other file appears."""
     project.capture()
     roll_back(project, force=True)
     service = start_service(project.database)
@@ -154,10 +154,10 @@ def test_a_preview_leaves_an_unfolded_wal_alone(project: Project, start_service:
 
 
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
-def test_a_preview_does_not_disturb_a_running_service(
+def test_plan_does_not_disturb_a_running_service(
     make_project: MakeProject, start_service: StartService, journal_mode: str
 ) -> None:
-    """The connection that the service holds works on, and its locks still hold others off."""
+    """The connection of the service works, and its locks still exclude other writers."""
     project = make_project("p", journal_mode)
     project.capture()
     service = start_service(project.database)
@@ -172,8 +172,8 @@ def test_a_preview_does_not_disturb_a_running_service(
     assert service.ask("SELECT amount FROM ledger") == [[3]]
 
 
-def test_a_preview_of_a_damaged_snapshot_is_refused(project: Project) -> None:
-    """--plan verifies as the rollback does."""
+def test_plan_refuses_a_damaged_snapshot(project: Project) -> None:
+    """--plan verifies the snapshot as the rollback does."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "mcp" / "mcp.json"
     stored.write_text("{ }")
@@ -182,8 +182,8 @@ def test_a_preview_of_a_damaged_snapshot_is_refused(project: Project) -> None:
 
 
 @pytest.mark.smoke
-def test_an_unknown_snapshot_is_a_sentence_with_the_known_ones_and_audited(project: Project) -> None:
-    """Nothing is touched; the message names what there is; the attempt is on record."""
+def test_unknown_snapshot_is_refused_with_the_known_ones_and_audited(project: Project) -> None:
+    """Nothing is touched; the message lists the snapshots; the attempt is audited."""
     project.capture()
     before = file_tree(project.state)
     with pytest.raises(UsageError, match="v1_snapshot"):
@@ -195,8 +195,8 @@ def test_an_unknown_snapshot_is_a_sentence_with_the_known_ones_and_audited(proje
 @pytest.mark.parametrize(
     "snapshot_id", ["../v1_snapshot", "..", "a/b", "/etc", ".hidden", "", " ", "--force", "v1\n", "x" * 129]
 )
-def test_an_id_that_could_leave_the_catalogue_is_refused(project: Project, snapshot_id: str) -> None:
-    """Also an empty one: it never means the default."""
+def test_id_with_a_path_outside_the_catalogue_is_refused(project: Project, snapshot_id: str) -> None:
+    """An empty id is refused too, and never means the default."""
     project.capture()
     project.damage()
     before = file_tree(project.state)
@@ -206,8 +206,8 @@ def test_an_id_that_could_leave_the_catalogue_is_refused(project: Project, snaps
     assert audit_events(project) == [("rollback.refused", "refused")]
 
 
-def test_no_release_snapshot_at_all_is_failed_and_audited(project: Project) -> None:
-    """The sentence says which command takes one."""
+def test_rollback_without_any_snapshot_fails_and_is_audited(project: Project) -> None:
+    """The message names the command that takes a snapshot."""
     before = file_tree(project.state)
     outcome = roll_back(project)
     assert outcome.status == "failed"
@@ -216,8 +216,8 @@ def test_no_release_snapshot_at_all_is_failed_and_audited(project: Project) -> N
     assert audit_events(project) == [("rollback.refused", "failed")]
 
 
-def test_an_unreadable_newest_snapshot_is_not_stepped_over(project: Project) -> None:
-    """Which one is the newest cannot be told then; a given one can still be restored."""
+def test_unreadable_latest_snapshot_is_not_skipped(project: Project) -> None:
+    """The latest release is unknown then; a given snapshot can still be restored."""
     before = project.content()
     project.capture("v1")
     project.capture("v2")
@@ -230,8 +230,8 @@ def test_an_unreadable_newest_snapshot_is_not_stepped_over(project: Project) -> 
     assert project.content() == before
 
 
-def test_an_asset_that_changed_its_kind_is_refused(project: Project) -> None:
-    """A folder is never put where the configuration names a file."""
+def test_asset_with_another_kind_is_refused(project: Project) -> None:
+    """A folder is never restored where the configuration names a file."""
     project.capture()
     project.damage()
     project.overrides["assets"] = {"identity": {"file": "state/extra.json"}}
@@ -242,8 +242,8 @@ def test_an_asset_that_changed_its_kind_is_refused(project: Project) -> None:
     assert file_tree(project.state) == before
 
 
-def test_an_asset_the_snapshot_does_not_hold_is_left_alone_and_named(project: Project) -> None:
-    """What was added to the configuration later is no part of an old snapshot."""
+def test_asset_missing_in_the_snapshot_is_left_alone_and_named(project: Project) -> None:
+    """An asset that was configured later is not part of an old snapshot."""
     project.capture()
     project.damage()
     late = project.state / "late.json"
@@ -252,11 +252,11 @@ def test_an_asset_the_snapshot_does_not_hold_is_left_alone_and_named(project: Pr
     outcome = roll_back(project)
     assert outcome.status == "restored"
     assert late.read_text() == "late"
-    assert any("late" in sentence for sentence in outcome.diagnostics)
+    assert any("late" in message for message in outcome.diagnostics)
 
 
-def test_where_an_asset_goes_is_said_by_the_configuration(project: Project) -> None:
-    """A path in the metadata is no place to write to; an asset that moved is restored where it is now."""
+def test_configuration_decides_where_an_asset_is_restored(project: Project) -> None:
+    """A path in the metadata is never written to; a moved asset is restored at its present path."""
     project.capture()
     moved = project.folder / "moved" / "mcp.json"
     project.overrides["assets.mcp"] = {"file": "moved/mcp.json"}
@@ -266,8 +266,8 @@ def test_where_an_asset_goes_is_said_by_the_configuration(project: Project) -> N
     assert not project.mcp.exists()
 
 
-def test_modification_times_and_modes_come_back(project: Project) -> None:
-    """Also those of folders and of the database."""
+def test_modification_times_and_modes_are_restored(project: Project) -> None:
+    """Those of folders and of the database are restored too."""
     os.chmod(project.identity / "keys", 0o750)
     os.chmod(project.identity, 0o710)
     os.chmod(project.database, 0o640)
@@ -287,8 +287,8 @@ def test_modification_times_and_modes_come_back(project: Project) -> None:
         assert path.stat().st_mtime_ns == 10**18 + 5, path
 
 
-def test_a_link_is_restored_as_a_link_and_never_followed(project: Project, tmp_path: Path) -> None:
-    """What a link in the live folder points at outside is neither captured nor written nor removed."""
+def test_link_is_restored_as_a_link_and_never_followed(project: Project, tmp_path: Path) -> None:
+    """The target outside the live folder is neither captured nor written nor removed."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("precious")
@@ -300,8 +300,8 @@ def test_a_link_is_restored_as_a_link_and_never_followed(project: Project, tmp_p
     assert (outside / "precious").read_text() == "precious"
 
 
-def test_odd_names_come_back(project: Project) -> None:
-    """Newlines, quotes, non-ASCII and leading dashes in file names are names like others."""
+def test_file_names_with_special_characters_are_restored(project: Project) -> None:
+    """Newlines, quotes, non-ASCII letters and leading dashes are valid in file names."""
     for name in ("a\nb", "-rf", 'q"uote', "ünï", ".hidden", "x" * 200, "a%3fb?c#d"):
         (project.identity / name).write_text(name)
     before = project.content()
@@ -313,8 +313,8 @@ def test_odd_names_come_back(project: Project) -> None:
 
 
 @pytest.mark.parametrize("name", ["app?mode=memory.db", "a#b.db", "a%41.db", "with space.db", "ü.db", "-x.db"])
-def test_a_database_of_an_odd_name_comes_back(project: Project, name: str) -> None:
-    """A name is never read as a URI."""
+def test_database_name_is_never_read_as_a_uri(project: Project, name: str) -> None:
+    """A name with ``?``, ``#`` or ``%`` is restored under that name."""
     os.rename(project.database, project.state / name)
     project.database = project.state / name
     project.overrides["assets.database"] = {"sqlite": f"state/{name}"}
@@ -325,8 +325,8 @@ def test_a_database_of_an_odd_name_comes_back(project: Project, name: str) -> No
     assert project.content() == before
 
 
-def test_a_whole_state_folder_that_vanished_comes_back(project: Project) -> None:
-    """Nothing live is needed to restore."""
+def test_missing_state_folder_is_restored(project: Project) -> None:
+    """A restore needs no live file."""
     before = project.content()
     project.capture()
     shutil.rmtree(project.state)
@@ -334,8 +334,8 @@ def test_a_whole_state_folder_that_vanished_comes_back(project: Project) -> None
     assert project.content() == before
 
 
-def test_old_safety_snapshots_go_and_needed_ones_stay(project: Project) -> None:
-    """Retention runs after a rollback; the target, and the way back, are always there."""
+def test_retention_removes_old_safety_snapshots_and_keeps_needed_ones(project: Project) -> None:
+    """Retention runs after a rollback; the target and the last safety snapshot stay."""
     project.overrides["retention"] = 2
     project.capture("v1")
     for release in ("v2", "v3", "v4"):
@@ -350,8 +350,8 @@ def test_old_safety_snapshots_go_and_needed_ones_stay(project: Project) -> None:
     assert len([i for i in ids if i.startswith("safety")]) == 2
 
 
-def legacy_snapshot(project: Project, *, with_database: bytes | None = None) -> str:
-    """Lay down a snapshot as the older tool wrote them, with the state as it is now."""
+def older_snapshot(project: Project, *, with_database: bytes | None = None) -> str:
+    """Write a snapshot of the present state as the older tool did."""
     snapshot_id = "v0_snapshot_20240101000000"
     folder = project.pipeline.catalogue.store.folder / snapshot_id
     stored = folder / "assets" / "state"
@@ -380,9 +380,9 @@ def legacy_snapshot(project: Project, *, with_database: bytes | None = None) -> 
     return snapshot_id
 
 
-def test_an_older_tools_snapshot_is_refused_without_force(project: Project) -> None:
-    """It has no digests; the sentence says what to type."""
-    snapshot_id = legacy_snapshot(project)
+def test_snapshot_of_the_older_tool_is_refused_without_force(project: Project) -> None:
+    """It has no digests; the message says what to type."""
+    snapshot_id = older_snapshot(project)
     project.damage()
     before = file_tree(project.state)
     outcome = roll_back(project, snapshot_id)
@@ -392,9 +392,9 @@ def test_an_older_tools_snapshot_is_refused_without_force(project: Project) -> N
     assert audit_events(project) == [("rollback.refused", "failed")]
 
 
-def test_an_older_tools_snapshot_is_restored_with_force(project: Project) -> None:
-    """Its database, folder, file and absences come back; nothing outside is written."""
-    snapshot_id = legacy_snapshot(project)
+def test_snapshot_of_the_older_tool_is_restored_with_force(project: Project) -> None:
+    """Database, folder, file and absences are restored; nothing outside is written."""
+    snapshot_id = older_snapshot(project)
     rows = project.rows()
     project.damage()
     outcome = roll_back(project, snapshot_id, force=True)
@@ -406,28 +406,28 @@ def test_an_older_tools_snapshot_is_restored_with_force(project: Project) -> Non
     assert project.strays() == []
 
 
-def test_an_older_tools_snapshot_is_restored_twice_within_a_second(
+def test_snapshot_of_the_older_tool_is_restored_twice_within_a_second(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each adoption has an id of its own."""
+    """Each adoption has its own id."""
     monkeypatch.setattr("release_tasks.stages.rollback.adoption.compact", lambda: "20260101000000")
-    snapshot_id = legacy_snapshot(project)
+    snapshot_id = older_snapshot(project)
     for _ in range(2):
         project.mcp.write_text("{}")
         assert roll_back(project, snapshot_id, force=True).status == "restored"
 
 
-def test_an_older_tools_snapshot_with_a_broken_database_is_refused_even_with_force(project: Project) -> None:
-    """Its integrity check decides, before anything live is touched."""
-    snapshot_id = legacy_snapshot(project, with_database=b"SQLite format 3\0" + b"\xff" * 8000)
+def test_damaged_snapshot_of_the_older_tool_is_refused_even_with_force(project: Project) -> None:
+    """The integrity check of its database decides before anything live is touched."""
+    snapshot_id = older_snapshot(project, with_database=b"SQLite format 3\0" + b"\xff" * 8000)
     before = file_tree(project.state)
     outcome = roll_back(project, snapshot_id, force=True)
     assert outcome.status == "failed"
     assert file_tree(project.state) == before
 
 
-def test_force_does_not_skip_the_digests(project: Project) -> None:
-    """--force restores what is live already; it never restores what was altered."""
+def test_force_does_not_skip_verification(project: Project) -> None:
+    """--force restores a state that is already in place; it never restores an altered snapshot."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "mcp" / "mcp.json"
     stored.write_text('{"mcpServers": {"evil": 1}}')
@@ -436,8 +436,8 @@ def test_force_does_not_skip_the_digests(project: Project) -> None:
     assert file_tree(project.state) == before
 
 
-def test_an_unreadable_rollback_state_does_not_bar_the_way_back(project: Project) -> None:
-    """The state is a note, not the truth: with a torn one a rollback to a given snapshot still restores."""
+def test_unreadable_rollback_state_does_not_prevent_a_rollback(project: Project) -> None:
+    """With a truncated rollback-state.json a given snapshot is still restored."""
     before = project.content()
     project.capture()
     project.damage()
@@ -449,8 +449,10 @@ def test_an_unreadable_rollback_state_does_not_bar_the_way_back(project: Project
     assert project.content() == before
 
 
-def test_failed_attempts_do_not_pile_up_safety_snapshots(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Retention holds for what failed rollbacks leave, too."""
+def test_retention_counts_safety_snapshots_of_failed_attempts(
+    project: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Five failed rollbacks leave no more safety snapshots than retention allows."""
     project.overrides["retention"] = 2
     project.capture()
     project.damage()
@@ -465,10 +467,8 @@ def test_failed_attempts_do_not_pile_up_safety_snapshots(project: Project, monke
     assert len(safety) <= 3
 
 
-def test_clean_up_that_fails_afterwards_does_not_make_a_restore_failed(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An old snapshot that cannot be removed is a remark: the state is restored and the service well."""
+def test_failed_clean_up_does_not_fail_the_restore(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old snapshot that cannot be removed is a note: the state is restored and the service healthy."""
     project.overrides["retention"] = 1
     project.capture("v0")
     project.capture("v1")
@@ -483,8 +483,8 @@ def test_clean_up_that_fails_afterwards_does_not_make_a_restore_failed(
     assert audit_events(project)[-1] == ("rollback.finished", "restored")
 
 
-def test_an_asset_that_holds_the_pipeline_folder_is_refused(project: Project) -> None:
-    """A folder that contains the snapshots cannot be swapped: the configuration is wrong and says so."""
+def test_asset_that_contains_the_pipeline_folder_is_refused(project: Project) -> None:
+    """A folder that contains the snapshots cannot be swapped, so the configuration is refused."""
     from release_tasks.core.errors import ConfigError
 
     project.overrides["root"] = "state/identity/pipeline"
@@ -492,8 +492,8 @@ def test_an_asset_that_holds_the_pipeline_folder_is_refused(project: Project) ->
         project.settings  # noqa: B018
 
 
-def test_assets_that_lie_in_one_another_are_refused(project: Project) -> None:
-    """Two assets over the same files cannot both be exchanged."""
+def test_asset_inside_another_asset_is_refused(project: Project) -> None:
+    """Two assets with the same files cannot both be exchanged."""
     from release_tasks.core.errors import ConfigError
 
     project.overrides["assets.key"] = {"file": "state/identity/keys/private.pem"}

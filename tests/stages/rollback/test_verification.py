@@ -1,4 +1,4 @@
-"""A snapshot of which one byte is not as recorded is refused before anything live is touched."""
+"""A snapshot with one changed byte is refused before anything live is touched."""
 
 from __future__ import annotations
 
@@ -49,10 +49,10 @@ DAMAGES = [flip_bit, truncate, append, Path.unlink, replace_by_link, replace_by_
 
 @pytest.mark.parametrize("key", STORED)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
-def test_a_damaged_asset_is_refused_before_anything_is_touched(
+def test_damaged_asset_is_refused_before_anything_is_touched(
     project: Project, key: str, damage: Callable[[Path], None]
 ) -> None:
-    """The sentence names the asset and the recorded digest; live files keep their inodes; the attempt is audited."""
+    """The message names asset and recorded digest; live files keep their inodes; the attempt is audited."""
     project.capture()
     project.damage()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / STORED[key]
@@ -71,8 +71,8 @@ def test_a_damaged_asset_is_refused_before_anything_is_touched(
     assert project.strays() == []
 
 
-def test_the_message_names_another_snapshot_with_a_good_copy(project: Project) -> None:
-    """And only one that really is good: a damaged and a different one are not offered; following it works."""
+def test_message_names_only_snapshots_with_a_good_copy(project: Project) -> None:
+    """Snapshots with a damaged or a different copy are not named, and the named one restores."""
     before = project.content()
     for release in ("v1", "v2", "v3"):
         project.capture(release)
@@ -89,8 +89,8 @@ def test_the_message_names_another_snapshot_with_a_good_copy(project: Project) -
 
 
 @pytest.mark.smoke
-def test_an_added_file_inside_a_folder_is_refused(project: Project) -> None:
-    """A key that somebody slipped into a stored identity never goes live."""
+def test_added_file_inside_a_folder_is_refused(project: Project) -> None:
+    """A key that was added to a stored identity never goes live."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "identity" / "identity"
     (stored / "keys" / "backdoor").write_text("x")
@@ -101,8 +101,8 @@ def test_an_added_file_inside_a_folder_is_refused(project: Project) -> None:
     assert file_tree(project.state) == before
 
 
-def test_a_link_that_points_elsewhere_is_refused(project: Project) -> None:
-    """The target of a link is covered by the digest."""
+def test_changed_link_target_is_refused(project: Project) -> None:
+    """The digest covers the target of a link."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "identity" / "identity" / "current"
     stored.unlink()
@@ -112,8 +112,8 @@ def test_a_link_that_points_elsewhere_is_refused(project: Project) -> None:
     assert "identity" in outcome.diagnostics[0]
 
 
-def test_a_copy_of_what_was_absent_is_refused(project: Project) -> None:
-    """What is recorded as absent may not be found there."""
+def test_copy_of_an_absent_asset_is_refused(project: Project) -> None:
+    """An asset recorded as absent must have no stored copy."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "extra"
     stored.mkdir()
@@ -124,8 +124,8 @@ def test_a_copy_of_what_was_absent_is_refused(project: Project) -> None:
 
 
 @pytest.mark.parametrize("name", ["assets/database/app.db-wal", "assets/mcp/other.json", "assets/more/thing", "thing"])
-def test_a_file_added_beside_the_assets_is_refused(project: Project, name: str) -> None:
-    """No byte that was not there when it was taken."""
+def test_file_added_next_to_the_assets_is_refused(project: Project, name: str) -> None:
+    """The snapshot may contain no file that was not captured."""
     project.capture()
     path = project.pipeline.catalogue.path("v1_snapshot") / name
     path.parent.mkdir(exist_ok=True)
@@ -134,8 +134,8 @@ def test_a_file_added_beside_the_assets_is_refused(project: Project, name: str) 
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-journal"])
-def test_a_side_file_beside_a_stored_database_never_goes_live(project: Project, suffix: str) -> None:
-    """Whatever is made of it, the rows are the recorded ones, or it is refused."""
+def test_side_file_next_to_a_stored_database_never_goes_live(project: Project, suffix: str) -> None:
+    """The restored rows are the recorded ones, or the snapshot is refused."""
     before = project.content()
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / STORED["database"]
@@ -147,7 +147,7 @@ def test_a_side_file_beside_a_stored_database_never_goes_live(project: Project, 
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda d: d["assets"][0].update(sha256="0" * 64), "checksum"),
         (lambda d: d.update(digest="0" * 64), "checksum"),
@@ -157,8 +157,8 @@ def test_a_side_file_beside_a_stored_database_never_goes_live(project: Project, 
     ],
     ids=["digest of an asset", "digest", "newer format", "another id", "path"],
 )
-def test_altered_metadata_is_refused(project: Project, change: Callable[[Any], None], told: str) -> None:
-    """The metadata is sealed; the refusal is audited."""
+def test_altered_metadata_is_refused(project: Project, change: Callable[[Any], None], message: str) -> None:
+    """A checksum covers the metadata; the refusal is audited."""
     project.capture()
     project.damage()
     path = project.pipeline.catalogue.path("v1_snapshot") / "metadata.json"
@@ -168,13 +168,13 @@ def test_altered_metadata_is_refused(project: Project, change: Callable[[Any], N
     before = file_tree(project.state)
     outcome = roll_back(project, "v1_snapshot")
     assert outcome.status == "failed"
-    assert told in outcome.diagnostics[0]
+    assert message in outcome.diagnostics[0]
     assert file_tree(project.state) == before
     assert audit_events(project) == [("rollback.refused", "failed")]
 
 
 def reseal(path: Path, change: Callable[[Any], None]) -> None:
-    """Alter metadata as somebody who knows the format would: with digest and checksum made right again."""
+    """Change the metadata and compute digest and checksum again, as somebody who knows the format can."""
     from release_tasks.archive.seal import sealed, snapshot_digest
     from release_tasks.core.codec import decode, encode
     from release_tasks.core.records import SnapshotMetadata
@@ -189,8 +189,8 @@ def reseal(path: Path, change: Callable[[Any], None]) -> None:
 @pytest.mark.parametrize(
     "relative", ["../../../../outside/mcp.json", "assets/mcp/..", "/etc/passwd", "assets/identity/mcp.json", ""]
 )
-def test_a_resealed_path_that_leaves_its_place_is_refused(project: Project, relative: str) -> None:
-    """A hostile but consistent document still cannot point anywhere else."""
+def test_forged_path_outside_the_asset_is_refused(project: Project, relative: str) -> None:
+    """A consistent document still cannot name a path outside the folder of its asset."""
     project.capture()
     project.damage()
     path = project.pipeline.catalogue.path("v1_snapshot") / "metadata.json"
@@ -201,8 +201,8 @@ def test_a_resealed_path_that_leaves_its_place_is_refused(project: Project, rela
 
 
 @pytest.mark.parametrize("entry", ["../../../outside", "/tmp/outside", "keys/../../../outside"])
-def test_a_resealed_entry_that_leaves_its_folder_is_refused(project: Project, entry: str) -> None:
-    """Nor can an entry of a folder."""
+def test_forged_entry_outside_the_folder_is_refused(project: Project, entry: str) -> None:
+    """An entry of a folder cannot name a path outside that folder either."""
     from release_tasks.assets.files import entries_digest
     from release_tasks.core.codec import decode
     from release_tasks.core.records import AssetEntry
@@ -222,8 +222,8 @@ def test_a_resealed_entry_that_leaves_its_folder_is_refused(project: Project, en
     assert file_tree(project.state) == before
 
 
-def test_a_snapshot_folder_that_is_a_link_is_none(project: Project, tmp_path: Path) -> None:
-    """What lies elsewhere is no snapshot of ours."""
+def test_link_in_place_of_a_snapshot_folder_is_refused(project: Project, tmp_path: Path) -> None:
+    """A folder outside the catalogue is no snapshot."""
     from release_tasks.core.errors import UsageError
 
     project.capture()
@@ -235,17 +235,17 @@ def test_a_snapshot_folder_that_is_a_link_is_none(project: Project, tmp_path: Pa
 
 
 @pytest.mark.parametrize("what", ["folder", "link", "socket inside"])
-def test_what_took_an_assets_place_does_not_bar_the_way_back(project: Project, what: str) -> None:
-    """A folder or a link where the config should be, a socket in identity/: replaced, and kept as remains."""
+def test_folder_link_or_socket_in_place_of_an_asset_is_replaced(project: Project, what: str) -> None:
+    """A folder or link in place of mcp.json, or a socket in identity/, is replaced and kept as remains."""
     import socket
 
-    good = project.content()
+    original = project.content()
     project.capture()
     listener = socket.socket(socket.AF_UNIX)
     if what == "socket inside":
-        here = os.open(project.identity, os.O_RDONLY)
-        listener.bind(f"/proc/self/fd/{here}/agent")
-        os.close(here)
+        folder = os.open(project.identity, os.O_RDONLY)
+        listener.bind(f"/proc/self/fd/{folder}/agent")
+        os.close(folder)
     else:
         project.mcp.unlink()
         if what == "folder":
@@ -256,7 +256,7 @@ def test_what_took_an_assets_place_does_not_bar_the_way_back(project: Project, w
     outcome = roll_back(project)
     listener.close()
     assert outcome.status == "restored", outcome.diagnostics
-    assert project.content() == good
+    assert project.content() == original
     assert not (project.identity / "agent").exists()
     safety = safety_folder(project, outcome)
     if what == "folder":
