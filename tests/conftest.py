@@ -15,7 +15,6 @@ from typing import Any
 import hypothesis
 import pytest
 
-from tests.support.factories import InstallKind, MakeProject, StartWriter
 from tests.support.health import Health
 from tests.support.project import Project
 from tests.support.writer import WRITER
@@ -80,7 +79,7 @@ def project(tmp_path: Path) -> Project:
 
 
 @pytest.fixture
-def make_project(tmp_path: Path) -> MakeProject:
+def make_project(tmp_path: Path) -> Callable[..., Project]:
     """Return a maker of scratch projects: ``make_project("name", journal_mode="delete")``."""
 
     def make(name: str, journal_mode: str = "wal") -> Project:
@@ -120,7 +119,7 @@ def make_health() -> Iterator[Callable[[], Health]]:
 
 
 @pytest.fixture
-def start_writer() -> Iterator[StartWriter]:
+def start_writer() -> Iterator[Callable[..., subprocess.Popen[str]]]:
     """Return a starter of writer processes that move money between accounts; the sum never changes.
 
     ``start_writer(database, journal_mode="wal", pause=0.001)`` returns once the first transfer is committed.
@@ -148,7 +147,7 @@ def start_writer() -> Iterator[StartWriter]:
 
 
 @pytest.fixture
-def install_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InstallKind:
+def install_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Install a distribution whose asset kind ``custom`` has the given functions; again to change it."""
     site = tmp_path / "site"
     info = site / "custom_kind-1.0.dist-info"

@@ -27,7 +27,7 @@ __all__ = ["WAIT_SECONDS", "Change", "FileVersion", "Store", "StoreUnusable", "f
 
 T = TypeVar("T")
 
-WAIT_SECONDS = 10.0  # how long another change is waited for, which takes milliseconds; tests set it
+WAIT_SECONDS = 10.0  # a change takes milliseconds; tests shorten it
 _POLL_SECONDS = 0.005
 _SECOND = 1_000_000_000
 _SETTLED_NS = 20_000_000  # two ticks of the slowest kernel clock that stamps files, 100 Hz

@@ -100,10 +100,6 @@ class Project:
 
     def content(self) -> dict[str, Any]:
         """Everything that a restore is about: rows as SQLite reads them, and bytes, modes and links of the files."""
-        return {"rows": self.rows(), "files": self.files()}
-
-    def files(self) -> dict[str, Any]:
-        """Bytes, modes and links of identity/, mcp.json and extra.json, by path."""
         files: dict[str, Any] = {}
         for root in (self.identity, self.mcp, self.extra):
             paths = [root, *sorted(root.rglob("*"))] if root.is_dir() else [root]
@@ -117,7 +113,7 @@ class Project:
                     files[str(path.relative_to(self.state))] = ("folder", mode)
                 else:
                     files[str(path.relative_to(self.state))] = (path.read_bytes(), mode)
-        return files
+        return {"rows": self.rows(), "files": files}
 
     def rows(self) -> Any:
         """Every account and ledger row, as they stand at one moment."""

@@ -45,7 +45,7 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 
 _PAGES_A_STEP = 2048  # 8 MiB at the default page size: often enough to notice a signal
 _CACHE_KIB = 8192
-BUSY_SECONDS = 30.0  # how long a transaction of another process is waited for; tests set it
+BUSY_SECONDS = 30.0  # how long a lock of another process is waited for; tests shorten it
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\0"
 # Header fields that change although the content does not (https://sqlite.org/fileformat.html#the_database_header):

@@ -24,12 +24,12 @@ from release_tasks.stages.rollback.amendment import covers_pairing
 from release_tasks.stages.rollback.plan import plan_rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
-from tests.support.crash import crash_at
 from tests.support.faults.telling import at_steps
 from tests.support.project import Project
 from tests.support.rollback import audit_events, file_tree, roll_back, rollback_state
 from tests.support.scripts import Scripts
 from tests.support.snapshots import write_older_metadata
+from tests.support.swap_crash import crash_at
 
 pytestmark = pytest.mark.slow
 

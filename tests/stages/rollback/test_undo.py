@@ -21,11 +21,11 @@ from release_tasks.core.records import Inode, RollbackJournal
 from release_tasks.stages.rollback import engine, swap
 from release_tasks.stages.rollback.journal import read_journal, write_journal
 from release_tasks.stages.rollback.recovery import pending, recover
-from tests.support.crash import PowerCut, SwapCall, crash_at, crash_in_mid_swap, fail_at
 from tests.support.factories import MakeProject
 from tests.support.project import Project
 from tests.support.rollback import audit_events, file_tree, roll_back, rollback_state, safety_folder
 from tests.support.scripts import StartService
+from tests.support.swap_crash import PowerCut, SwapCall, crash_at, crash_in_mid_swap, fail_at
 
 
 def zero_header(project: Project) -> None:
@@ -34,9 +34,14 @@ def zero_header(project: Project) -> None:
         file.write(bytes(100))
 
 
-def files_and_database_bytes(project: Project) -> tuple[dict[str, Any], bytes | None]:
-    """Return the files of the project, and the database as bytes, because SQLite cannot open it."""
-    return project.files(), project.database.read_bytes() if project.database.is_file() else None
+def state_bytes(project: Project) -> dict[str, tuple[int, bytes | str | None]]:
+    """Return mode and bytes or link target of every file, for a database that SQLite cannot open."""
+    tree = file_tree(project.state)
+    return {
+        name: (mode, content[0] if isinstance(content, tuple) else content)
+        for name, (mode, _, content) in tree.items()
+        if not name.startswith("app.db-")
+    }
 
 
 ERRORS = [OSError(28, "No space left on device"), StageFailed("it cannot be done.")]
@@ -135,9 +140,9 @@ def test_failed_later_step_restores_a_damaged_database_byte_for_byte(
     project.damage()
     zero_header(project)
     crash_at(monkeypatch, "give_name", 3, after=False, error=OSError(5, "Input/output error"))
-    remains = files_and_database_bytes(project)
+    remains = state_bytes(project)
     assert roll_back(project).status == "failed"
-    assert files_and_database_bytes(project) == remains
+    assert state_bytes(project) == remains
     assert project.strays() == []
 
 
