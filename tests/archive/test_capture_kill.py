@@ -120,7 +120,7 @@ def test_killed_capture_leaves_no_snapshot(large_project: Project, capture_proce
     cut_short = 0
     for run in range(20):
         capture_process.start(f"run{run}")
-        time.sleep(chance.uniform(0, length))  # the moment of the kill is the point
+        time.sleep(chance.uniform(0, length))  # the kill comes at a random moment
         was_killed = capture_process.end(signal.SIGKILL) == -signal.SIGKILL
         cut_short += was_killed
         verdicts = verify_all(catalogue)

@@ -37,7 +37,7 @@ def test_every_difference_is_listed(project: Project) -> None:
             {
                 "mcpServers": {"files": {"command": "a", "env": {"HOME": "/x"}}, "old": {"command": "b"}},
                 "botToken": secret,
-                "limits": {"queued": 5, "kept": 1},
+                "limits": {"queued": 5, "failed": 1},
                 "providers": [{"password": secret}, {"args": ["--api-key", secret]}, {"url": f"https://x/?k={secret}"}],
                 "auth": secret,
             }
@@ -50,7 +50,7 @@ def test_every_difference_is_listed(project: Project) -> None:
             {
                 "mcpServers": {"files": {"command": "a", "env": {"HOME": "/private"}}},
                 "botToken": "another-" + secret,
-                "limits": {"queued": 6, "kept": 1},
+                "limits": {"queued": 6, "failed": 1},
                 "since": "now",
                 "providers": [{"password": "x"}, {"args": ["--api-key", "x"]}, {"url": f"https://x/?k={secret}x"}],
                 "auth": "x" + secret,

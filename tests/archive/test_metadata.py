@@ -88,7 +88,7 @@ def test_removed_metadata_key_is_detected(catalogue: Catalogue, key: str) -> Non
 
 
 def reseal(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the metadata and compute its checksum again, as somebody who knows the format can."""
+    """Change the metadata and compute its checksum again, as an attacker who knows the format can."""
     document = json.loads(path.read_text())
     change(document)
     del document["checksum"]

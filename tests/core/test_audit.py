@@ -141,12 +141,12 @@ def test_record_of_another_log_is_detected(filled: AuditLog, tmp_path: Path) -> 
     assert filled.verify().problems[0].line == 3
 
 
-@pytest.mark.parametrize("kept", [0, 1, 2, 3])
-def test_truncated_log_is_detected_by_its_anchors(filled: AuditLog, kept: int) -> None:
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_truncated_log_is_detected_by_its_anchors(filled: AuditLog, count: int) -> None:
     """The chain alone cannot show that its end is missing; anchors elsewhere can."""
     anchor = filled.anchor()
     assert anchor is not None
-    filled.path.write_bytes(b"".join(lines_of(filled)[:kept]))
+    filled.path.write_bytes(b"".join(lines_of(filled)[:count]))
     verdict = filled.verify([("manifest v1", anchor)])
     assert not verdict.intact
     assert "manifest v1" in str(verdict.problems[0])

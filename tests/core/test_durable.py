@@ -202,11 +202,11 @@ def test_exchange_swaps_two_names(tmp_path: Path) -> None:
 
 def test_exchange_with_a_missing_name_reports_the_name(tmp_path: Path) -> None:
     """The error has both names, and nothing moved."""
-    (tmp_path / "here").touch()
+    (tmp_path / "present").touch()
     with pytest.raises(FileNotFoundError) as error:
-        exchange(tmp_path / "here", tmp_path / "gone")
-    assert error.value.filename2 == str(tmp_path / "gone")
-    assert os.listdir(tmp_path) == ["here"]
+        exchange(tmp_path / "present", tmp_path / "missing")
+    assert error.value.filename2 == str(tmp_path / "missing")
+    assert os.listdir(tmp_path) == ["present"]
 
 
 def test_fsync_tree_flushes_every_file_and_folder(tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_secret_that_is_not_utf8_is_redacted() -> None:
 @pytest.mark.parametrize(
     "text",
     ["plain", os.fsdecode(b"\xff"), "\ud800"],
-    ids=["plain", "undecodable", "lone-surrogate"],
+    ids=["plain", "undecodable", "surrogate"],
 )  # fmt: skip
 def test_any_text_can_be_redacted(text: str) -> None:
     """Text of a JSON answer may contain characters that no encoding can represent."""

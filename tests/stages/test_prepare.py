@@ -119,7 +119,7 @@ def test_artifacts_record_the_live_assets(project: Project) -> None:
 
 def replace_by_dangling_link(project: Project) -> None:
     project.mcp.unlink()
-    project.mcp.symlink_to("gone")
+    project.mcp.symlink_to("missing")
 
 
 def damage_database(project: Project) -> None:
@@ -413,7 +413,7 @@ def test_progress_reports_every_byte_of_a_capture(project: Project) -> None:
 
 def test_unreadable_version_is_a_diagnostic(project: Project) -> None:
     """It does not block the release."""
-    project.overrides["app.version"] = {"file": "gone.json", "key": "version"}
+    project.overrides["app.version"] = {"file": "missing.json", "key": "version"}
     manifest = release(project)
     assert (manifest.status, manifest.app_version) == ("ready", None)
     assert manifest.diagnostics[0].startswith("the version of demo cannot be read: ")

@@ -100,7 +100,7 @@ class DatabaseClient:
         return process
 
     def ask(self, statement: str, connection: str = "old") -> Any:
-        """Return the rows of a statement, by the connection that is kept (``old``) or by one of its own (``new``)."""
+        """Return the rows of a statement, by the open connection (``old``) or by a new one (``new``)."""
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(json.dumps([connection, statement]) + "\n")
         self.process.stdin.flush()

@@ -321,7 +321,7 @@ def test_private_key_configured_as_public_key_is_refused(signing_project: Projec
 
 
 def test_signing_without_a_key_to_verify_is_refused(signing_project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """An unchecked signature must not look like a verified one."""
+    """An unchecked signature must differ from a verified one."""
     monkeypatch.delenv("RELEASE_KEY")
     del signing_project.overrides["attestation"]["public_keys"]
     with pytest.raises(UsageError, match="Signatures cannot be checked"):

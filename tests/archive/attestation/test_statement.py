@@ -274,7 +274,7 @@ def test_manifest_of_an_earlier_attempt_keeps_its_statement(project: Project) ->
         release(project, "v1", evolve(FAILED, detail=detail))
     release(project)
     names = sorted(path.name for path in project.pipeline.manifests.glob("v1*"))
-    assert names == [f"v1{aside}.json{end}" for aside in ("", "~1", "~2") for end in ("", ".intoto.jsonl")]
+    assert names == [f"v1{earlier}.json{end}" for earlier in ("", "~1", "~2") for end in ("", ".intoto.jsonl")]
     assert not project.pipeline.has_leftovers()
     assert verdict(project).status == "unsigned"
 
@@ -293,11 +293,11 @@ def test_statement_renamed_before_its_manifest_is_renamed_back(project: Project)
     """A kill between the two renames leaves it under the other name."""
     release(project, "v1", FAILED)
     final = project.pipeline.statement_path("v1")
-    aside = final.with_name("v1~1.json.intoto.jsonl")
-    final.rename(aside)
+    earlier = final.with_name("v1~1.json.intoto.jsonl")
+    final.rename(earlier)
     assert project.pipeline.has_leftovers()
     recover(project.settings)
-    assert (final.exists(), aside.exists()) == (True, False)
+    assert (final.exists(), earlier.exists()) == (True, False)
     assert verdict(project).status == "unsigned"
 
 

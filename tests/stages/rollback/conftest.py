@@ -1,4 +1,4 @@
-"""Fixtures of the rollback tests: services that keep a database open, and scripts that run beside a rollback."""
+"""Fixtures of the rollback tests: services that keep a database open, and scripts that run during a rollback."""
 
 from __future__ import annotations
 

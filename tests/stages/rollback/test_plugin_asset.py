@@ -34,8 +34,8 @@ BROKEN = {
     "crashing": ({"capture": "os._exit(9)"}, "ended in capture without a result (exit code 9)"),
     "hanging": ({"capture": "time.sleep(60)"}, "had no result in capture after 2s and was ended"),
     "writing nothing": ({"capture": "pass"}, "wrote nothing"),
-    "finding it bad": ({"check": "return ['record 3 is torn']"}, "finds its own copy bad: record 3 is torn"),
-    "of another form": ({"form": "directory"}, "captures a folder"),
+    "reporting damage": ({"check": "return ['record 3 is torn']"}, "finds its own copy bad: record 3 is torn"),
+    "another form": ({"form": "directory"}, "captures a folder"),
 }
 # The last record is incomplete between two writes.
 WRITER = """
@@ -151,17 +151,17 @@ def test_folder_of_a_plugin_is_restored_over_a_file_a_link_or_nothing(
     before = plugin_project.content()
     plugin_project.capture("v2")
     break_plugin(install_kind, plugin_project, "missing")
-    aside = plugin_project.folder / "aside"
+    moved = plugin_project.folder / "moved"
     for take_place in (
         lambda: plugin_project.identity.write_text("a file"),
         lambda: os.symlink("elsewhere", plugin_project.identity),
         lambda: None,
     ):
-        plugin_project.identity.rename(aside)
+        plugin_project.identity.rename(moved)
         take_place()
         assert roll_back(plugin_project, snapshot_id="v2_snapshot", force=True).status == "restored"
         assert plugin_project.content() == before
-        subprocess.run(["rm", "-r", str(aside)], check=True)
+        subprocess.run(["rm", "-r", str(moved)], check=True)
 
 
 def test_absent_asset_is_removed_and_missing_one_restored_without_the_plugin(
@@ -195,7 +195,7 @@ def test_rollback_is_a_noop_after_the_service_wrote_to_the_asset(
     assert plugin_project.content() == original
 
 
-@pytest.mark.parametrize("way", ["finding it bad", "by PluginError"])
+@pytest.mark.parametrize("way", ["reporting damage", "by PluginError"])
 def test_asset_that_the_plugin_finds_damaged_is_restored_again(
     plugin_project: Project, original: dict[str, Any], install_kind: InstallKind, way: str
 ) -> None:
@@ -211,7 +211,7 @@ def test_asset_that_the_plugin_finds_damaged_is_restored_again(
     assert plugin_project.content() == original
 
 
-@pytest.mark.parametrize("way", [way for way in BROKEN if way not in ("finding it bad", "of another form")])
+@pytest.mark.parametrize("way", [way for way in BROKEN if way not in ("reporting damage", "another form")])
 def test_broken_plugin_keeps_the_rollback_a_noop(plugin_project: Project, install_kind: InstallKind, way: str) -> None:
     """Bytes that the service wrote stay; the message names the flag that restores."""
     assert roll_back(plugin_project).status == "restored"
@@ -225,7 +225,7 @@ def test_broken_plugin_keeps_the_rollback_a_noop(plugin_project: Project, instal
     assert plugin_project.strays() == []
 
 
-@pytest.mark.parametrize("damage", ["gone", "a folder"])
+@pytest.mark.parametrize("damage", ["missing", "a folder"])
 def test_missing_asset_is_restored_again(plugin_project: Project, original: dict[str, Any], damage: str) -> None:
     """The plugin is not needed to see that the file is missing or a folder."""
     assert roll_back(plugin_project).status == "restored"
@@ -319,7 +319,7 @@ def test_revoked_sender_stays_revoked_in_stores_that_a_plugin_captured(
 
 def test_signal_ends_a_rollback_while_a_plugin_runs(plugin_project: Project, install_kind: InstallKind) -> None:
     """No file in the pipeline and no process is left."""
-    started = plugin_project.folder / "began"
+    started = plugin_project.folder / "started"
     install_kind(f"open({str(started)!r}, 'w').close()\ntime.sleep(60)")
     script = (
         "import sys; from pathlib import Path; from release_tasks.tasks.project import load_settings\n"

@@ -117,7 +117,7 @@ def test_command_killed_by_a_signal_fails_the_rollback(project: Project) -> None
 
 
 def test_output_of_64_mib_uses_no_memory_of_the_rollback(project: Project, health: Health, pids: Path) -> None:
-    """The output of the command goes to a file directly."""
+    """The command writes its output directly to a file."""
     import resource
 
     captured_and_damaged(project, health)

@@ -41,8 +41,8 @@ ASSETS: dict[str, dict[str, Any]] = {
     "folder above": {"memory": {"directory": "memory", "required": False}},
 }
 EMPTY = {
-    "plain": {"senderIds": [], "ours": {"kept": [1, 2]}},
-    "versioned": {"version": 1, "allowFrom": [], "ours": {"kept": [1, 2]}},
+    "plain": {"senderIds": [], "ours": {"extra": [1, 2]}},
+    "versioned": {"version": 1, "allowFrom": [], "ours": {"extra": [1, 2]}},
 }
 
 
@@ -127,7 +127,7 @@ def test_revoked_sender_stays_revoked(project: Project, asset: str, dialect: str
     assert project.content() == before
     assert any("revoked" in message and BERT in message for message in outcome.diagnostics), outcome.diagnostics
     found = json.loads(paired.allowed.read_text())
-    assert found["ours"] == {"kept": [1, 2]} and ("allowFrom" in found) == (dialect == "versioned")
+    assert found["ours"] == {"extra": [1, 2]} and ("allowFrom" in found) == (dialect == "versioned")
     assert paired.allowed.stat().st_mode & 0o777 == 0o640
     assert ("pairing.revoked", BERT) in paired.events
     assert audit_events(project)[-1] == ("rollback.finished", "restored")
@@ -427,7 +427,7 @@ def test_second_rollback_is_a_noop(paired: PairedProject) -> None:
 
 
 def test_unchanged_store_needs_no_amended_snapshot(paired: PairedProject) -> None:
-    """The target itself goes live."""
+    """The target itself is restored."""
     paired.project.capture()
     paired.project.damage()
     outcome = roll_back(paired.project)

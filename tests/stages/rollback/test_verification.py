@@ -90,7 +90,7 @@ def test_message_names_only_snapshots_with_a_good_copy(project: Project) -> None
 
 @pytest.mark.smoke
 def test_added_file_inside_a_folder_is_refused(project: Project) -> None:
-    """A key that was added to a stored identity never goes live."""
+    """A key that was added to a stored identity is never restored."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "identity" / "identity"
     (stored / "keys" / "backdoor").write_text("x")
@@ -174,7 +174,7 @@ def test_altered_metadata_is_refused(project: Project, change: Callable[[Any], N
 
 
 def reseal(path: Path, change: Callable[[Any], None]) -> None:
-    """Change the metadata and compute digest and checksum again, as somebody who knows the format can."""
+    """Change the metadata and compute digest and checksum again, as an attacker who knows the format can."""
     from release_tasks.archive.seal import sealed, snapshot_digest
     from release_tasks.core.codec import decode, encode
     from release_tasks.core.records import SnapshotMetadata
