@@ -70,12 +70,12 @@ def test_commands_of_other_tests_are_typed_there(page: str, test: str) -> None:
 @pytest.mark.slow
 def test_commands_that_are_not_run_are_reported(record_property: Callable[[str, object], None]) -> None:
     """They are few, and printed with the reason."""
-    told = []
+    reported = []
     for page in all_pages():
         blocks = [part for part in parts_of(page) if isinstance(part, Block) and part.language in SHELLS]
         for command in (command for block in blocks for command in commands_of(block)):
             reason = reason_not_run(command.text)
             if reason:
-                told.append(f"{command.place}: {command.text.splitlines()[0]} ({reason})")
-    record_property("not run", told)
-    assert len(told) <= 5
+                reported.append(f"{command.place}: {command.text.splitlines()[0]} ({reason})")
+    record_property("not run", reported)
+    assert len(reported) <= 5

@@ -126,9 +126,9 @@ def test_the_page_runs(folder: Path, health: Health, monkeypatch: pytest.MonkeyP
     namespace: dict[str, Any] = {}
     for block in BLOCKS:
         exec(compile(block, str(PAGE), "exec"), namespace)  # the page is ours
-    told = capsys.readouterr().out
-    assert "v1 is ready: v1_snapshot_" in told
-    assert "restored" in told and "noop" in told and "always passed" in told and "healthy" in told
+    reported = capsys.readouterr().out
+    assert "v1 is ready: v1_snapshot_" in reported
+    assert "restored" in reported and "noop" in reported and "always passed" in reported and "healthy" in reported
 
 
 @pytest.mark.slow
@@ -246,16 +246,16 @@ def test_a_held_lock_is_its_own_error(project: Project, folder: Path) -> None:
 @pytest.mark.slow
 def test_notifications_are_sent_from_a_program_too(project: Project, folder: Path) -> None:
     """Once, also for a stage that contains others; a stage that raises is notified as failed."""
-    told = {"pager": {"command": "cat >> told; echo >> told"}}
-    settings = load_project(folder, {"release": {"notices": told}})
+    reported = {"pager": {"command": "cat >> told; echo >> told"}}
+    settings = load_project(folder, {"release": {"notices": reported}})
     prepare_release(settings, release_id="v1")
     (settings.release.root / "rollback-journal.json").write_text("{}")
     with pytest.raises(StageFailed):
         prepare_release(settings, release_id="v2")
     with pytest.raises(StageFailed):
         recover(settings)
-    said = [json.loads(line) for line in (folder / "told").read_text().splitlines()]
-    assert [(each["occasion"], each["stage"]) for each in said] == [
+    printed = [json.loads(line) for line in (folder / "told").read_text().splitlines()]
+    assert [(each["occasion"], each["stage"]) for each in printed] == [
         ("prepared", "release.prepare"),
         ("failed", "release.prepare"),
         ("failed", "release.recover"),

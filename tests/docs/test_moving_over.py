@@ -121,8 +121,8 @@ def test_retention_ignores_older_snapshots(example: ExampleProject) -> None:
     """With a limit of one, both older snapshots stay next to our latest."""
     for release in ("v12", "v13"):
         example.inv("release.prepare", "--release-id", release, "--retention", "1")
-    kept = sorted(path.name.partition("_")[0] for path in (example.pipeline / "snapshots").iterdir())
-    assert kept == ["v10", "v13", "v9"]
+    stored = sorted(path.name.partition("_")[0] for path in (example.pipeline / "snapshots").iterdir())
+    assert stored == ["v10", "v13", "v9"]
     assert example.inv("release.drill")["snapshotId"].startswith("v13_")
     assert example.inv("release.rollback")["status"] == "restored"
 
@@ -134,8 +134,8 @@ def test_pairing_stores_keep_their_format(example: ExampleProject, channel: str)
     code = example.inv("pairing.list", channel)["requests"][0]["code"]
     sender = example.inv("pairing.approve", channel, code)["sender"]
     document: dict[str, Any] = json.loads((folder / f"{channel}-allowFrom.json").read_text())
-    wanted = sorted([PAIRED[channel], sender])
-    assert document == ({"senderIds": wanted} if channel == "telegram" else {"version": 1, "allowFrom": wanted})
+    expected = sorted([PAIRED[channel], sender])
+    assert document == ({"senderIds": expected} if channel == "telegram" else {"version": 1, "allowFrom": expected})
     requests: dict[str, Any] = json.loads((folder / f"{channel}-pairing.json").read_text())
     assert (requests["requests"], requests.get("version")) == ([], None if channel == "telegram" else 1)
 

@@ -45,9 +45,9 @@ def test_following_the_guide_ends_in_a_release(tmp_path: Path) -> None:
     for name, text in FILES.items():
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(text)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("INVOKE_", "PYTHON", "PYTEST"))}
+    stored = {key: value for key, value in os.environ.items() if not key.startswith(("INVOKE_", "PYTHON", "PYTEST"))}
     path = os.pathsep.join(map(str, [target, Path(release_tasks.__file__).parents[1]]))
-    variables = {**kept, "HOME": str(tmp_path), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    variables = {**stored, "HOME": str(tmp_path), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(*words: str) -> str:
         command = [sys.executable, "-m", *words]

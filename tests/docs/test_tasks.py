@@ -69,9 +69,9 @@ def test_a_task_has_exit_codes_keys_and_an_example(name: str) -> None:
 
 def documented_keys(name: str) -> set[str]:
     """Return the keys that a task's section lists, without the parts in brackets after them."""
-    told = re.search(r"- \*\*As JSON:\*\* (.*?)\.\n(?:- |\n)", sections()[name], re.DOTALL)
-    assert told, name
-    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", told[1].partition(";")[0])
+    reported = re.search(r"- \*\*As JSON:\*\* (.*?)\.\n(?:- |\n)", sections()[name], re.DOTALL)
+    assert reported, name
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", reported[1].partition(";")[0])
     return set(re.findall(r"`([A-Za-z]+)`", re.sub(r"\([^()]*\)", "", text)))
 
 
@@ -92,7 +92,7 @@ def test_documents_have_the_documented_keys(example: ExampleProject) -> None:
     wrong: dict[str, tuple[set[str], set[str]]] = {}
     for name in [*(name for name in sorted(ns.task_names) if name not in last), *last]:
         answer = example.run(filled(example, f"inv {LINES.get(name, name)} --json 2>/dev/null"))
-        keys, told = set(json.loads(answer.output)), documented_keys(name)
-        if keys != told:
-            wrong[name] = (keys - told, told - keys)
+        keys, reported = set(json.loads(answer.output)), documented_keys(name)
+        if keys != reported:
+            wrong[name] = (keys - reported, reported - keys)
     assert not wrong, "beside the documented keys, and documented without being there"

@@ -59,9 +59,9 @@ def environment() -> Callable[..., dict[str, str]]:
 
     def make(home: Path, *first: Path) -> dict[str, str]:
         package = Path(release_tasks.__file__).parent.parent
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "PYTHON"))}
+        stored = {k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "PYTHON"))}
         search = os.pathsep.join(map(str, [*first, package]))
-        return {**kept, "HOME": str(home), "PYTHONPATH": search, "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**stored, "HOME": str(home), "PYTHONPATH": search, "PYTHONDONTWRITEBYTECODE": "1"}
 
     return make
 

@@ -47,8 +47,8 @@ def test_verify_reports_the_signer_and_later_changes(signing: InvokeProject) -> 
     found = signing.document("release.verify", code=1)
     (finding,) = found["attestations"][0]["findings"]
     assert (found["status"], finding["file"]) == ("damaged", "manifests/v1.json")
-    told = signing.run("release.verify").stdout
-    assert f"attested {finding['attested']}" in told and f"found {finding['found']}" in told
+    reported = signing.run("release.verify").stdout
+    assert f"attested {finding['attested']}" in reported and f"found {finding['found']}" in reported
 
 
 def test_a_blocked_attempt_is_signed_and_can_be_prepared_again(signing: InvokeProject) -> None:

@@ -26,9 +26,9 @@ def test_diagnose_names_the_next_command_until_the_service_is_healthy(scratch: I
     url = "http://127.0.0.1:9/health"
     unwell = scratch.document("release.diagnose", "--health-url", url, code=1)
     assert (unwell["verdict"], unwell["next"]) == ("unhealthy", ["inv release.rollback --plan", "inv release.rollback"])
-    told = scratch.run("release.diagnose", "--health-url", url)
-    assert told.returncode == 1
-    assert "type: inv release.rollback --plan" in told.stdout and "Put the old code back" in told.stdout
+    reported = scratch.run("release.diagnose", "--health-url", url)
+    assert reported.returncode == 1
+    assert "type: inv release.rollback --plan" in reported.stdout and "Put the old code back" in reported.stdout
     assert scratch.run("release.diagnose", "--health-url", "ftp://x").returncode == 2
     assert scratch.document("release.status")["current"]["releaseId"] == "v1"
 

@@ -198,8 +198,8 @@ def assert_refused(result: subprocess.CompletedProcess[str], *parts: str) -> Non
 
 def test_the_intended_invoke_runs(invoke_folder: Path, stock: Project) -> None:
     """The versions are those of the parameters, with this package next to them."""
-    wanted = invoke_folder.name.rpartition("-")[2]
-    assert stock.run("--version").stdout.startswith(f"Invoke {wanted}.")
+    expected = invoke_folder.name.rpartition("-")[2]
+    assert stock.run("--version").stdout.startswith(f"Invoke {expected}.")
 
 
 @pytest.mark.parametrize(

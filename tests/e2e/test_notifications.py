@@ -162,7 +162,7 @@ FAULTS = {
     "closes-its-input": {"command": "exec <&-"},
     "ends-itself": {"command": "kill -TERM $$", "retries": 0},
     "repeats-it": {"command": "cat | tee /dev/stderr"},
-    "nobody-listens": {"webhook": "http://127.0.0.1:9/hook", "retries": 0},
+    "refused": {"webhook": "http://127.0.0.1:9/hook", "retries": 0},
     "no-secret": {"webhook": "http://127.0.0.1:9/hook", "hmac_secret_env": "NOT_SET_ANYWHERE"},
     "no-address": {"webhook_env": "NOT_SET_ANYWHERE"},
 }

@@ -90,7 +90,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "a username": (["pairing.revoke", "telegram", "@mallory"], 2, "a username can change hands"),
     "a wildcard": (["pairing.revoke", "whatsapp", "*"], 2, "a wildcard is never admitted"),
     "a group": (["pairing.revoke", "whatsapp", "12036304@g.us"], 2, "it is a group"),
-    "somebody who is not approved": (["pairing.revoke", "telegram", "99"], 1, "99 is not approved on telegram"),
+    "a sender without approval": (["pairing.revoke", "telegram", "99"], 1, "99 is not approved on telegram"),
     "no code": (["pairing.approve", "telegram"], 1, "code; usage: approve CHANNEL CODE"),
     "no channel": (["pairing.list"], 1, "channel; usage: list CHANNEL"),
     "a limit that is no number": (["pairing.audit", "--limit", "soon"], 2, "--limit"),
@@ -100,14 +100,14 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
 @pytest.mark.parametrize("case", MISTAKES)
 def test_a_mistake_is_one_message_and_changes_nothing(versioned: InvokeProject, case: str) -> None:
     """The exit code is the documented one under each Invoke; Invoke's own parse errors are 1."""
-    words, code, sentence = MISTAKES[case]
+    words, code, message = MISTAKES[case]
     credentials = versioned.root / "memory" / "credentials"
     pairing = Pairing(PairingConfig(credentials=credentials))
     pairing.request(Channel.TELEGRAM, "4711")
     stores = {path.name: path.read_bytes() for path in credentials.glob("*.json")}
     done = versioned.run(*words)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    assert sentence in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert {path.name: path.read_bytes() for path in credentials.glob("*.json")} == stores
 

@@ -112,7 +112,7 @@ def test_the_runbook_with_a_plugin_under_a_writer(queued: Queued) -> None:
     assert (drilled["status"], drilled["diagnostics"]) == ("passed", [])
 
     queued.stop()
-    kept = queued.stored.read_bytes()
+    stored = queued.stored.read_bytes()
     damaged = queued.queue.read_bytes()[:-9] + b'{"number": 1'
     queued.queue.write_bytes(damaged)
     (scratch.root / "state.txt").write_text("two")
@@ -126,7 +126,7 @@ def test_the_runbook_with_a_plugin_under_a_writer(queued: Queued) -> None:
 
     restored = scratch.document("release.rollback")
     assert (restored["status"], restored["restoredAssets"]) == ("restored", ["state", "queue"])
-    assert queued.queue.read_bytes() == kept
+    assert queued.queue.read_bytes() == stored
     assert "is no record" in restored["diagnostics"][0]  # the reason why the damaged queue was stored as a plain copy
     safety = scratch.root / "pipeline" / "snapshots" / restored["safetySnapshotId"]
     assert (safety / "assets" / "queue" / "queue.jsonl").read_bytes() == damaged
@@ -134,7 +134,7 @@ def test_the_runbook_with_a_plugin_under_a_writer(queued: Queued) -> None:
     queued.start()
     queued.stop()
     written = queued.queue.read_bytes()
-    assert len(written) > len(kept)
+    assert len(written) > len(stored)
     assert scratch.document("release.rollback")["status"] == "noop"
     assert queued.queue.read_bytes() == written
     assert scratch.document("release.verify")["status"] == "verified"
@@ -147,20 +147,20 @@ def test_without_the_plugin_only_prepare_is_blocked(queued: Queued) -> None:
     scratch = queued.scratch
     count = queued.prepare("v1")
     queued.stop()
-    kept = queued.stored.read_bytes()
+    stored = queued.stored.read_bytes()
     queued.install(False)
     blocked = scratch.document("release.prepare", "--release-id", "v2", code=1)
     assert blocked["status"] == "blocked"
     install = f"Type: {sys.executable} -m pip install PACKAGE"
-    assert any("offers the gate 'queue-depth'" in told for told in blocked["diagnostics"])
-    assert any("offers the asset kind 'jsonl-queue'" in told and install in told for told in blocked["diagnostics"])
+    assert any("offers the gate 'queue-depth'" in line for line in blocked["diagnostics"])
+    assert any("offers the asset kind 'jsonl-queue'" in line and install in line for line in blocked["diagnostics"])
     assert install in scratch.run("release.status").stdout
 
     queued.queue.write_text("ruin")
     restored = scratch.document("release.rollback")
     assert restored["status"] == "restored"
     assert "is a plain one" in restored["diagnostics"][0]
-    assert queued.queue.read_bytes() == kept and complete_records(queued.queue) == count
+    assert queued.queue.read_bytes() == stored and complete_records(queued.queue) == count
     verdicts = scratch.document("release.verify")["snapshots"]
     assert [verdict["status"] for verdict in verdicts] == ["verified", "verified"]
     assert "was not checked further" in verdicts[0]["notes"][0]

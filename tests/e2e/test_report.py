@@ -20,9 +20,9 @@ def test_the_latest_release_gets_a_private_page(scratch: InvokeProject) -> None:
     scratch.document("release.prepare", "--release-id", "v1")
     scratch.configuration["release"]["gates"]["count"] = {"command": "exit 1"}
     scratch.document("release.prepare", "--release-id", "v2", code=1)
-    told = scratch.document("release.report")
+    reported = scratch.document("release.report")
     page = scratch.root / "pipeline" / "reports" / "v2.html"
-    assert told == {"status": "written", "releaseId": "v2", "verdict": "blocked", "output": str(page)}
+    assert reported == {"status": "written", "releaseId": "v2", "verdict": "blocked", "output": str(page)}
     assert (stat.S_IMODE(page.stat().st_mode), stat.S_IMODE(page.parent.stat().st_mode)) == (0o600, 0o700)
     assert page.read_bytes().startswith(b"<!DOCTYPE html>")
     done = scratch.run("release.report", "--release-id", "v1", "--output", "mine.html")
@@ -35,7 +35,7 @@ def test_a_report_without_a_release_says_what_to_type(scratch: InvokeProject) ->
     assert "`inv release.prepare` makes one" in scratch.document("release.report", code=2)["message"]
     scratch.document("release.prepare", "--release-id", "v1")
     before = scratch.tree()
-    for words, told in (
+    for words, reported in (
         (("--release-id", "v9"), "There is no release 'v9'. The newest are: v1."),
         (("--release-id", "../v1"), "../v1"),
         (("--output", "."), "is a folder. Name a file in it, such as v1.html."),
@@ -43,7 +43,7 @@ def test_a_report_without_a_release_says_what_to_type(scratch: InvokeProject) ->
         (("--output", "none/page.html"), f"the folder {scratch.root / 'none'} does not exist."),
         (("--output", ""), "--output: expected a value"),
     ):
-        assert told in scratch.document("release.report", *words, code=2)["message"]
+        assert reported in scratch.document("release.report", *words, code=2)["message"]
     assert scratch.tree() == before
 
 
@@ -71,5 +71,5 @@ def test_an_unwritable_folder_is_exit_1(scratch: InvokeProject) -> None:
     """The message names the file, and no partial file stays."""
     scratch.document("release.prepare", "--release-id", "v1")
     Path(scratch.root, "pipeline", "reports").write_text("in the way")
-    told = scratch.document("release.report", code=1)["message"]
-    assert str(scratch.root / "pipeline" / "reports") in told and "Traceback" not in told
+    reported = scratch.document("release.report", code=1)["message"]
+    assert str(scratch.root / "pipeline" / "reports") in reported and "Traceback" not in reported

@@ -119,7 +119,7 @@ def test_rollback_when_the_service_is_down(gateway: Gateway) -> None:
     assert run.run("gateway.stop").returncode == 0
     failed = run.document("release.rollback", code=1)
     assert failed["status"] == "failed"
-    assert any("--restart-command" in sentence for sentence in failed["diagnostics"])
+    assert any("--restart-command" in message for message in failed["diagnostics"])
     mended = run.document("release.rollback", "--snapshot", snapshot, "--restart-command", "inv gateway.start")
     assert (mended["status"], mended["restoredAssets"]) == ("restored", [])
     assert gateway.texts() == ["one", "two"]

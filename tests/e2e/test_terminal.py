@@ -137,8 +137,8 @@ def on_terminal() -> Iterator[Callable[..., Shown]]:
     def start(scratch: InvokeProject, words: str, columns: int = 80, **variables: str) -> Shown:
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
-        kept = {k: v for k, v in scratch.variables.items() if k not in ("CI", "NO_COLOR", "LC_ALL", "COLUMNS")}
-        environment = {**kept, "TERM": "xterm-256color", "LANG": "C.UTF-8", **variables}
+        stored = {k: v for k, v in scratch.variables.items() if k not in ("CI", "NO_COLOR", "LC_ALL", "COLUMNS")}
+        environment = {**stored, "TERM": "xterm-256color", "LANG": "C.UTF-8", **variables}
         process = subprocess.Popen(
             [*scratch.command, *words.split()],
             cwd=scratch.root,

@@ -99,12 +99,12 @@ def test_keys_are_checked(scratch: InvokeProject) -> None:
     scratch.configuration["release"]["watch"] = {"error_rate": "most", "failures": 0, "for": "0s", "windw": 3}
     done = scratch.run("release.watch")
     assert done.returncode == 2
-    for told in (
+    for reported in (
         "release.watch.error_rate: expected a share such as 0.3 or 30%, got 'most'",
         "release.watch.failures: expected a whole number, 1 or more",
         "release.watch.windw: unknown key (did you mean 'window'?)",
     ):
-        assert told in done.stderr
+        assert reported in done.stderr
 
 
 def test_dry_shows_the_plan_and_changes_nothing(deployed: InvokeProject, health: Health) -> None:
@@ -121,9 +121,9 @@ def test_dry_shows_the_plan_and_changes_nothing(deployed: InvokeProject, health:
 def test_a_degraded_release_is_reported_with_the_next_command(deployed: InvokeProject, health: Health) -> None:
     """Without --rollback nothing is changed; the watch ends early."""
     health.status = 503
-    began = time.monotonic()
+    started = time.monotonic()
     done = deployed.run("release.watch", "--for", "10m", "--interval", "50ms")
-    assert (done.returncode, state(deployed), time.monotonic() - began < 30) == (1, "two", True)
+    assert (done.returncode, state(deployed), time.monotonic() - started < 30) == (1, "two", True)
     assert "DEGRADED  release v1: 3 looks, 0 ok, 3 bad, 0 unknown" in done.stdout
     assert "inv release.rollback --snapshot v1_snapshot_" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
@@ -174,10 +174,10 @@ def test_a_signal_ends_it_inconclusive(deployed: InvokeProject, number: signal.S
     """It ends immediately, with its document and its event."""
     process = deployed.start("release.watch", "--rollback", "--for", "10m", "--interval", "100ms", "--json")
     await_samples(process, "ok", 3)
-    began = time.monotonic()
+    started = time.monotonic()
     process.send_signal(number)
     out, err = process.communicate(timeout=20)
-    assert (process.returncode, time.monotonic() - began < 15) == (code, True), err
+    assert (process.returncode, time.monotonic() - started < 15) == (code, True), err
     document = json.loads(out)
     assert (document["status"], document["exitCode"]) == ("inconclusive", code)
     assert events(deployed)[-1] == "watch.finished"

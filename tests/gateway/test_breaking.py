@@ -39,10 +39,10 @@ def test_a_running_gateway_reports_the_fault_until_its_files_are_restored(
     gateway = start_gateway()
     wait_for(lambda: gateway.health()["status"] == "ok")
     files = ("identity", "mcp-servers.json", "gateway.json")
-    kept = tmp_path / "kept"
+    stored = tmp_path / "kept"
     shutil.copytree(
         gateway.home.root,
-        kept,
+        stored,
         ignore=lambda _, names: [n for n in names if n not in {*files, "identity.json", "soul.md"}],
     )
     break_gateway(gateway.home, what)
@@ -51,8 +51,8 @@ def test_a_running_gateway_reports_the_fault_until_its_files_are_restored(
         return
     for name in files:
         target = gateway.home.root / name
-        shutil.copytree(kept / name, target, dirs_exist_ok=True) if name == "identity" else shutil.copy(
-            kept / name, target
+        shutil.copytree(stored / name, target, dirs_exist_ok=True) if name == "identity" else shutil.copy(
+            stored / name, target
         )
     wait_for(lambda: gateway.health()["status"] == "ok" and not SEEN[what](gateway))
 

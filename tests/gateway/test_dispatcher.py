@@ -159,32 +159,32 @@ def test_a_restore_through_sqlite_is_visible_to_the_running_service(
 ) -> None:
     """Open connections read the restored rows immediately, and later writes are stored."""
     gateway = start_gateway()
-    kept = _send(gateway, "before the snapshot")
-    wait_for(lambda: _states(gateway)[kept] == "sent")
+    stored = _send(gateway, "before the snapshot")
+    wait_for(lambda: _states(gateway)[stored] == "sent")
     _copy(gateway.home.database, tmp_path / "snapshot.db")
     dropped = _send(gateway, "after the snapshot")
     wait_for(lambda: _states(gateway)[dropped] == "sent")
     _copy(tmp_path / "snapshot.db", gateway.home.database)
-    assert _states(gateway) == {kept: "sent"}
+    assert _states(gateway) == {stored: "sent"}
     later = _send(gateway, "after the restore")
     wait_for(lambda: _states(gateway).get(later) == "sent")
     process.stop(gateway.home)
     gateway = start_gateway()
-    assert _states(gateway) == {kept: "sent", later: "sent"}
+    assert _states(gateway) == {stored: "sent", later: "sent"}
 
 
 def test_a_replaced_database_file_is_reopened(
     gateway: RunningGateway, tmp_path: Path, wait_for: Callable[..., Any]
 ) -> None:
     """The service reads and writes a database that was renamed into place, never the old file."""
-    kept = _send(gateway, "in both")
-    wait_for(lambda: _states(gateway)[kept] == "sent")
+    stored = _send(gateway, "in both")
+    wait_for(lambda: _states(gateway)[stored] == "sent")
     _copy(gateway.home.database, tmp_path / "other.db")
     _send(gateway, "in the old file alone")
     for name in ("gateway.db-wal", "gateway.db-shm"):
         gateway.home.database.with_name(name).unlink()
     os.replace(tmp_path / "other.db", gateway.home.database)
-    assert _states(gateway) == {kept: "sent"}
+    assert _states(gateway) == {stored: "sent"}
     later = _send(gateway, "in the new file")
     wait_for(lambda: _states(gateway).get(later) == "sent")
     assert gateway.health()["status"] == "ok"

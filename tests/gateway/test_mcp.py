@@ -132,14 +132,14 @@ def _server(tmp_path: Path, code: str) -> McpServer:
 )
 def test_a_bad_server_is_an_error_and_is_ended(tmp_path: Path, code: str, message: str, timeout: float) -> None:
     """Each failure is reported within the timeout, and no process stays."""
-    began = time.monotonic()
+    started = time.monotonic()
     session = McpSession(_server(tmp_path, code))
     try:
         with pytest.raises(McpError, match=message):
             session.handshake(timeout)
     finally:
         session.close()
-    assert time.monotonic() - began < timeout + 5
+    assert time.monotonic() - started < timeout + 5
     assert not is_running(session.pid)
 
 
@@ -213,9 +213,9 @@ def test_the_monitor_ends_its_processes(tmp_path: Path, wait_for: Callable[..., 
     assert _states(monitor)["slow"] == "connecting"
     session = monitor._links["slow"]._session
     assert isinstance(session, McpSession)
-    began = time.monotonic()
+    started = time.monotonic()
     monitor.stop()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
     assert not is_running(session.pid)
 
 

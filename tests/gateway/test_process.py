@@ -38,9 +38,9 @@ def _below(pid: int, count: int, wait_for: Callable[..., Any]) -> list[Process]:
 
 def test_start_returns_once_it_answers(start_gateway: Callable[..., Any]) -> None:
     """Start returns when the gateway answers, with its pid."""
-    began = time.monotonic()
+    started = time.monotonic()
     gateway = start_gateway()
-    assert time.monotonic() - began < 5  # generous: other tests may run at the same time
+    assert time.monotonic() - started < 5  # generous: other tests may run at the same time
     assert gateway.get("/health/live").json()["data"] == {"status": "alive", "pid": gateway.pid}
 
 
@@ -107,9 +107,9 @@ def test_two_gateways_cannot_share_a_folder(gateway: RunningGateway, wait_for: C
 def test_stop_removes_processes_and_pid_file(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
     """The service, its dispatcher, its MCP server and the WAL are gone within 2 s."""
     below = _below(gateway.pid, 2, wait_for)
-    began = time.monotonic()
+    started = time.monotonic()
     status = process.stop(gateway.home)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
     assert not status.running and status.detail == "Stopped."
     assert not is_running(gateway.pid)
     assert not any(map(is_running, below))

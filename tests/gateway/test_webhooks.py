@@ -395,15 +395,15 @@ def test_the_handshake_requires_the_token(service: Service) -> None:
 def test_a_damaged_store_admits_no_sender(admitted: Service) -> None:
     """The channel is asked to retry, health names the file, and the message is queued once the file is fixed."""
     before, path = len(admitted.inbound()), admitted.credentials / "telegram-allowFrom.json"
-    kept, update = path.read_bytes(), admitted.update(4715001, "meanwhile")
-    path.write_bytes(kept[:-4])
+    stored, update = path.read_bytes(), admitted.update(4715001, "meanwhile")
+    path.write_bytes(stored[:-4])
     try:
         assert admitted.telegram(update).status_code == 503
         assert str(path) in str(admitted.gateway.health()["problems"])
-        assert path.read_bytes() == kept[:-4]
+        assert path.read_bytes() == stored[:-4]
         assert admitted.whatsapp(admitted.message("15557000001", "elsewhere")).json()["data"] == {"queued": 1}
     finally:
-        path.write_bytes(kept)
+        path.write_bytes(stored)
     assert admitted.telegram(update).json()["data"] == {"queued": 1}
     assert [text for _, _, text in admitted.inbound()[before:]] == ["elsewhere", "meanwhile"]
 

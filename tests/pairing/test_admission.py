@@ -108,12 +108,12 @@ def test_a_missing_or_unreadable_file_admits_no_sender(credentials: Path, how: s
     set_old_mtime(path)
     pairing = Pairing(PairingConfig(credentials=credentials))
     assert pairing.is_admitted(TELEGRAM, "4711")
-    kept = path.read_bytes()
+    stored = path.read_bytes()
     path.unlink()
     if how == "removed":
         assert not pairing.is_admitted(TELEGRAM, "4711")
     else:
-        path.write_bytes(kept[:-1]) if how == "damaged" else path.mkdir()
+        path.write_bytes(stored[:-1]) if how == "damaged" else path.mkdir()
         with pytest.raises(StoreUnusable):
             pairing.is_admitted(TELEGRAM, "4711")
 

@@ -362,8 +362,8 @@ def test_every_decision_is_recorded_without_its_code(pairing: Pairing, clocks: C
     for code in (requests[2].code.lower(), "ZZZZ-ZZZZ"):
         with pytest.raises(StageFailed):
             pairing.approve(TELEGRAM, code)
-    told = [(event["event"], event["status"], event.get("senderId"), event["channel"]) for event in events(pairing)]
-    assert told == [
+    reported = [(event["event"], event["status"], event.get("senderId"), event["channel"]) for event in events(pairing)]
+    assert reported == [
         *(("pairing.requested", "pending", sender, "telegram") for sender in ("1", "2", "3")),
         ("pairing.approved", "granted", "1", "telegram"),
         ("pairing.rejected", "rejected", "2", "telegram"),

@@ -134,7 +134,7 @@ def test_eight_concurrent_processes_lose_no_decision(
     assert pairing.pending(TELEGRAM) == []
     verdict = pairing.audit.verify()
     assert verdict.intact and not verdict.notes
-    told = Counter((event["event"], event["senderId"]) for event in verdict.events)
+    reported = Counter((event["event"], event["senderId"]) for event in verdict.events)
     expected = Counter(("pairing.requested", str(sender)) for sender in everybody)
     for sender in everybody:
         if sender % 3 == 2:
@@ -142,7 +142,7 @@ def test_eight_concurrent_processes_lose_no_decision(
         else:
             expected["pairing.approved", str(sender)] += 1
             expected["pairing.revoked", str(sender)] += sender % 3 == 1
-    assert told == +expected
+    assert reported == +expected
     assert leftovers(credentials) == []
 
 
@@ -193,15 +193,15 @@ def test_a_kill_at_any_moment_loses_no_decision(
     for number in range(25):
         process = start(ENDLESS, 1000 * (number + 1))
         assert process.stdout is not None
-        told = [process.stdout.readline()]
+        reported = [process.stdout.readline()]
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=chance.uniform(0, 0.08))
         process.send_signal(signal.SIGKILL)
-        told += process.stdout.read().splitlines(keepends=True)
+        reported += process.stdout.read().splitlines(keepends=True)
         process.wait(timeout=10)
         assert process.returncode == -signal.SIGKILL
         check_after_kill(
-            pairing, [line.split() for line in told if line.endswith("\n")]
+            pairing, [line.split() for line in reported if line.endswith("\n")]
         )  # the kill may truncate a line
         assert pairing.audit.verify().intact
         assert leftovers(credentials) == []
@@ -290,8 +290,8 @@ def test_leftovers_of_a_killed_write_are_removed_by_the_next_change(
     """Only temporary files of this channel are removed; those of the other channel may be in use."""
     put(".telegram-pairing.json.abc123.tmp", {})
     put(".telegram-allowFrom.json.abc123.tmp", {})
-    kept = [put(".whatsapp-pairing.json.abc123.tmp", {}), put("telegram-pairing.json.42.tmp", {})]
+    stored = [put(".whatsapp-pairing.json.abc123.tmp", {}), put("telegram-pairing.json.42.tmp", {})]
     assert pairing.pending(TELEGRAM) == []
     pairing.request(TELEGRAM, "111")
-    assert leftovers(credentials) == sorted(path.name for path in kept)
-    assert json.loads(kept[0].read_text()) == {}
+    assert leftovers(credentials) == sorted(path.name for path in stored)
+    assert json.loads(stored[0].read_text()) == {}

@@ -52,8 +52,8 @@ class GithubJob:
             done = self.host.run(step["run"], **host, **variables)
             self.printed += done.stdout + done.stderr
             self.outcomes[name] = "failure" if done.returncode else "success"
-            told = files["GITHUB_OUTPUT"].read_text().splitlines()
-            self.outputs[name] = dict(line.split("=", 1) for line in told)
+            reported = files["GITHUB_OUTPUT"].read_text().splitlines()
+            self.outputs[name] = dict(line.split("=", 1) for line in reported)
             self.summaries.append(files["GITHUB_STEP_SUMMARY"].read_text())
 
     def _is_due(self, condition: str) -> bool:

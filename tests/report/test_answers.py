@@ -78,8 +78,8 @@ def test_a_negative_answer_ends_with_a_command(lines: list[str], command: str) -
 
 def test_the_command_of_the_stage_comes_last() -> None:
     """Nothing is added after it."""
-    sentence = "The restored state was kept. Go back: inv release.rollback --snapshot safety"
-    assert shown(show_outcome, evolve(OUTCOME, diagnostics=[sentence]))[-1] == f"  {sentence}"
+    message = "The restored state was kept. Go back: inv release.rollback --snapshot safety"
+    assert shown(show_outcome, evolve(OUTCOME, diagnostics=[message]))[-1] == f"  {message}"
 
 
 def test_a_preflight_names_the_failed_gate() -> None:

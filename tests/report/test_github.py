@@ -182,8 +182,8 @@ def test_no_text_is_a_command_on_a_screen(text: str) -> None:
 def test_a_command_has_exactly_its_data_and_title(data: str, title: str) -> None:
     """One line, one command, unchanged data and property; the runner strips trailing white space."""
     (found,) = parse_commands(command("warning", data, title=title))
-    kept = re.sub(r"[^\S\r\n]+\Z", "", title)  # an end of line is escaped and stays
-    assert found == Command("warning", {"title": kept} if kept else {}, data)
+    stored = re.sub(r"[^\S\r\n]+\Z", "", title)  # an end of line is escaped and stays
+    assert found == Command("warning", {"title": stored} if stored else {}, data)
 
 
 def check(text: str, **more: Any) -> Check:

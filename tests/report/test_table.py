@@ -77,7 +77,7 @@ def test_text_is_broken_between_words_only(text: str, width: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("sentence", "command"),
+    ("message", "command"),
     [
         (f"To go back to the state before: inv release.rollback --snapshot {SNAPSHOT}", None),
         (f"To restore: inv release.rollback --snapshot {SNAPSHOT} --force and so on", "--force"),
@@ -87,12 +87,12 @@ def test_text_is_broken_between_words_only(text: str, width: int) -> None:
         ("With the service's own restart: inv release.rollback --restart-command CMD", None),
     ],
 )
-def test_a_command_stays_on_one_line(sentence: str, command: str | None) -> None:
+def test_a_command_stays_on_one_line(message: str, command: str | None) -> None:
     """Half of a command may be another command: a rollback to the latest snapshot instead of the named one."""
-    end = len(sentence) if command is None else sentence.rindex(command) + len(command)
-    whole = sentence[sentence.index("inv ") : end]
+    end = len(message) if command is None else message.rindex(command) + len(command)
+    whole = message[message.index("inv ") : end]
     for width in (30, 40, 60, 80):
-        assert any(whole in line for line in wrapped(sentence, width, "  ")), width
+        assert any(whole in line for line in wrapped(message, width, "  ")), width
 
 
 def test_truncated_text_is_marked() -> None:

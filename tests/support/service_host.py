@@ -31,9 +31,9 @@ class ServiceHost:
         self.folder = folder
         self.identity = folder / "memory" / "gateway" / "identity" / "identity.json"
         settings = {**SETTINGS, "GATEWAY_PORT": str(port), "RELEASE_HEALTH_URL": f"http://127.0.0.1:{port}/health"}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        stored = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         self.variables = {
-            **kept,
+            **stored,
             **{f"INVOKE_{name}": value for name, value in settings.items()},
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "PYTHONPATH": str(Path(release_tasks.__file__).parents[1]),

@@ -175,10 +175,10 @@ def block_on_health(service: ReleasedService) -> None:
 
 
 def block_on_an_asset(service: ReleasedService) -> None:
-    kept = service.project.mcp.read_bytes()
+    stored = service.project.mcp.read_bytes()
     service.project.mcp.unlink()
     assert service.release("v2").status == "blocked"
-    service.project.mcp.write_bytes(kept)
+    service.project.mcp.write_bytes(stored)
 
 
 def test_every_row_of_the_guide_has_a_case() -> None:

@@ -318,10 +318,10 @@ def test_an_interrupted_drill_leaves_nothing(project: Project, live_tree: Callab
     steps: list[str] = []
     rehearse(project, progress=steps.append)
     project.pipeline.drill_audit.path.unlink()
-    for wanted in steps:
+    for expected in steps:
 
-        def interrupt(step: str, wanted: str = wanted) -> None:
-            if step == wanted:
+        def interrupt(step: str, expected: str = expected) -> None:
+            if step == expected:
                 raise Interrupted(ExitCode.SIGINT)
 
         with pytest.raises(Interrupted):

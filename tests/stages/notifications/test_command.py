@@ -95,20 +95,20 @@ def test_a_missing_command_is_reported_once(settings_with: SettingsWith, failed:
 def test_a_hanging_command_is_ended_with_its_children(command: str, settings_with: SettingsWith, failed: Make) -> None:
     """This also holds when it ignores SIGTERM."""
     word = f"tag{uuid.uuid4().hex}"
-    began = time.monotonic()
+    started = time.monotonic()
     settings = settings_with(pager={"command": f": {word}; {command}; :", "timeout": "300ms", "retries": 0})
     (delivery,) = send(settings, failed)
     assert delivery.status == "failed" and "300ms (timeout)" in delivery.detail
-    assert time.monotonic() - began < 50
+    assert time.monotonic() - started < 50
     assert marked(word) == []
 
 
 def test_a_background_child_has_a_grace_period(settings_with: SettingsWith, failed: Make) -> None:
     """The child has two more seconds, then it is ended."""
-    began = time.monotonic()
+    started = time.monotonic()
     (delivery,) = send(settings_with(pager={"command": "sleep 86399 & true"}), failed)
     assert delivery.status == "sent" and "left 1 process running" in delivery.detail
-    assert time.monotonic() - began < 50
+    assert time.monotonic() - started < 50
     assert marked("86399") == []
 
 
@@ -171,11 +171,11 @@ def test_a_signal_stops_delivery(number: signal.Signals, settings_with: Settings
             time.sleep(0.01)
         os.kill(os.getpid(), number)
 
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(Interrupted), interruptible(), Notifications(settings) as notifications:
         notifications.announce(lambda: failed(settings))
         threading.Thread(target=interrupt).start()
-    assert time.monotonic() - began < 50
+    assert time.monotonic() - started < 50
     assert marked(word) == []
     (event,) = events(settings)
     assert (event["event"], event["detail"]) == ("notice.failed", "stopped before it had a result")
@@ -187,10 +187,10 @@ def test_delivery_has_a_total_time_limit(
     """This holds for any number of retries and any timeout."""
     monkeypatch.setattr(sending, "LONGEST", 0.5)
     settings = settings_with(pager={"command": "sleep 100", "timeout": "1h", "retries": 1000})
-    began = time.monotonic()
+    started = time.monotonic()
     (delivery,) = send(settings, failed)
     assert delivery.status == "failed"
-    assert time.monotonic() - began < 50
+    assert time.monotonic() - started < 50
 
 
 def test_an_unwritable_audit_log_changes_nothing(settings_with: SettingsWith, failed: Make) -> None:
@@ -220,7 +220,7 @@ def test_a_defect_is_reported_and_not_raised(settings_with: SettingsWith) -> Non
 def test_a_failing_listener_changes_nothing(settings_with: SettingsWith, failed: Make) -> None:
     """A closed terminal is an example."""
 
-    def hung_up(sentence: str) -> None:
+    def hung_up(message: str) -> None:
         raise BrokenPipeError
 
     settings = settings_with(pager={"command": "false", "retries": 0})

@@ -118,13 +118,13 @@ def test_an_endless_answer_is_given_up(
 ) -> None:
     """A receiver that hangs or sends a byte at a time costs one timeout."""
     receiver.script = [fault]
-    began = time.monotonic()
+    started = time.monotonic()
     settings = settings_with(chat={"webhook": receiver.url, "timeout": "100ms", "retries": 0})
     (delivery,) = send(settings, failed)
     # The first bytes of a drip are an answer with its status, and not a complete one.
     assert (delivery.status, delivery.attempts) == ("failed", 1)
     assert "within 100ms" in delivery.detail
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - started < 20
 
 
 def test_a_huge_answer_is_not_read(receiver: Receiver, settings_with: SettingsWith, failed: Make) -> None:
@@ -190,14 +190,14 @@ def test_no_url_reaches_the_audit_log(
     """Path and query may be a password; the log has the host only."""
     receiver.script = [answer]
     settings = settings_with(chat={"webhook": receiver.url, "timeout": "100ms", "retries": 0})
-    told: list[str] = []
-    notices = Notifications(settings, told.append)
+    reported: list[str] = []
+    notices = Notifications(settings, reported.append)
     notices.announce(lambda: failed(settings))
     notices.finish()
     (event,) = events(settings)
     assert event["event"] == ("notice.sent" if answer == 204 else "notice.failed")
     assert (event["notice"], event["occasion"], event["attempts"]) == ("chat", "failed", 1)
-    written = json.dumps(event) + " ".join(told)
+    written = json.dumps(event) + " ".join(reported)
     assert "T0SECRETPATH" not in written and "querysecret" not in written
 
 

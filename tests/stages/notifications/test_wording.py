@@ -92,17 +92,19 @@ def test_rollback(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("snapshot_id", "goes_back", "said", "next_command"),
+    ("snapshot_id", "goes_back", "printed", "next_command"),
     [
         ("v2_snapshot", True, "is degraded, rolling back now: 3 bad", "inv release.status"),
         ("v2_snapshot", False, "is degraded: 3 bad", "inv release.rollback --snapshot v2_snapshot"),
         (None, False, "is degraded: 3 bad", "inv release.diagnose"),
     ],
 )
-def test_degraded(settings: Settings, snapshot_id: str | None, goes_back: bool, said: str, next_command: str) -> None:
+def test_degraded(
+    settings: Settings, snapshot_id: str | None, goes_back: bool, printed: str, next_command: str
+) -> None:
     """The text says whether a rollback runs, or what to type."""
     notice = about_degraded(settings, manifest(), ["3 bad"], snapshot_id, goes_back=goes_back)
-    assert notice.text == f"demo: release v2 {said}" and notice.next == next_command
+    assert notice.text == f"demo: release v2 {printed}" and notice.next == next_command
 
 
 def test_a_stage_that_failed(settings: Settings) -> None:

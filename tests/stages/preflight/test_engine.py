@@ -33,9 +33,9 @@ def statuses(run: PreflightRun) -> dict[str, str]:
 @pytest.mark.slow
 def test_independent_gates_run_in_parallel(run: Run) -> None:
     """Three gates of two seconds do not take six."""
-    began = time.monotonic()
+    started = time.monotonic()
     result = run({name: {"command": "sleep 2"} for name in "abc"})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
     assert result.report.passed
     assert all(2000 <= check.duration_ms < 5000 for check in result.report.checks)
 
@@ -221,13 +221,13 @@ def test_a_signal_to_the_process_alone_leaves_no_orphan(
         until = time.monotonic() + 20
         while not ready.exists() and time.monotonic() < until and process.poll() is None:
             time.sleep(0.01)
-        began = time.monotonic()
+        started = time.monotonic()
         process.send_signal(number)
         if is_repeated:
             time.sleep(0.1)
             process.send_signal(number)
         _, errors = process.communicate(timeout=10)
-        took = time.monotonic() - began
+        took = time.monotonic() - started
     finally:
         process.kill()
         process.wait()
@@ -245,10 +245,10 @@ def test_an_exception_of_a_consumer_ends_every_gate(run: Run, tag: str, nothing_
             raise Interrupted(ExitCode.SIGTERM)
 
     gates = {"long": {"command": f"sleep 60; : {tag}"}, "short": {"command": "true"}}
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(Interrupted):
         run(gates, emit=explode)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10
     nothing_left()
 
 

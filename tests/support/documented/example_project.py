@@ -135,11 +135,11 @@ class ExampleProject:
     @property
     def variables(self) -> dict[str, str]:
         """Return the environment of an operator: the tool on the PATH, stand-ins before everything else."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "PYTHON", "GITHUB_", "CI_"))}
-        path = [str(self.folder / "bin"), str(Path(sys.executable).parent), kept["PATH"]]
+        stored = {k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "PYTHON", "GITHUB_", "CI_"))}
+        path = [str(self.folder / "bin"), str(Path(sys.executable).parent), stored["PATH"]]
         package = str(Path(release_tasks.__file__).parent.parent)
         return {
-            **kept,
+            **stored,
             "HOME": str(self.folder),
             "PATH": os.pathsep.join(path),
             "PYTHONPATH": package,

@@ -89,10 +89,10 @@ class Reader:
         calls = len(example.calls())
         line = filled(example, command.text)
         answer = example.run(line)
-        wanted = documented_code(command)
-        if answer.code != wanted:
-            told = answer.output.strip()[-700:]
-            self.problems.append(f"{command.place}: {line}\n  ended with {answer.code}, not {wanted}:\n{told}")
+        expected = documented_code(command)
+        if answer.code != expected:
+            reported = answer.output.strip()[-700:]
+            self.problems.append(f"{command.place}: {line}\n  ended with {answer.code}, not {expected}:\n{reported}")
         if "Traceback" in answer.output:
             self.problems.append(f"{command.place}: {line}\n  shows a traceback")
         if program_names(command.text) & {*STAND_INS, "./deploy.sh"} and len(example.calls()) == calls:
@@ -109,8 +109,8 @@ class Reader:
                 f"{block.place}: a text block that no command stands before, and the table does not know"
             )
         elif not any(re.search(pattern_of(block.text), output, re.DOTALL) for output in outputs):
-            told = "\nor\n".join(outputs)
-            self.problems.append(f"{block.place}: the page shows\n{block.text}and it is\n{told}")
+            reported = "\nor\n".join(outputs)
+            self.problems.append(f"{block.place}: the page shows\n{block.text}and it is\n{reported}")
 
     def output_of(self, state: Callable[[ExampleProject], None], command: str, code: int) -> str:
         """Return what a command prints in a fresh project in ``state``."""

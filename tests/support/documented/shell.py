@@ -56,10 +56,10 @@ class Shell:
         if not select.select([self._read], [], [], SECONDS)[0]:
             self.close(signal.SIGKILL)
             raise TimeoutError(f"still at work after {SECONDS:g} s: {command}\n{self._shown.read_text()[-2000:]}")
-        told = os.read(self._read, 16)
-        if not told:
+        reported = os.read(self._read, 16)
+        if not reported:
             raise AssertionError(f"the shell ended with: {command}\n{self._shown.read_text()[-2000:]}")
-        return Answer(int(told), self._shown.read_text(errors="replace"))
+        return Answer(int(reported), self._shown.read_text(errors="replace"))
 
     def close(self, number: int = signal.SIGTERM) -> None:
         """End the shell and its processes in its session."""

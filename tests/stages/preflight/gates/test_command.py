@@ -112,10 +112,10 @@ def test_a_command_has_no_input_and_no_terminal(check: Checker) -> None:
 
 def test_a_timeout_ends_the_whole_group(check: Checker, tag: str, nothing_left: Callable[[], None]) -> None:
     """No process of the command stays, and the result has the reason."""
-    began = time.monotonic()
+    started = time.monotonic()
     command = f"echo begun; sh -c 'sleep 60; : {tag}' & sh -c 'sleep 60; : {tag}'"
     result = check({"command": command, "timeout": "300ms"})
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10
     assert (result.status, result.detail) == (
         "failed",
         "no result after 300ms (timeout); it was ended",
@@ -126,10 +126,10 @@ def test_a_timeout_ends_the_whole_group(check: Checker, tag: str, nothing_left: 
 
 def test_a_command_that_ignores_sigterm_is_killed(check: Checker, tag: str, nothing_left: Callable[[], None]) -> None:
     """SIGKILL follows a second after SIGTERM."""
-    began = time.monotonic()
+    started = time.monotonic()
     command = f"trap '' TERM; while :; do sleep 0.05; done; : {tag}"
     result = check({"command": command, "timeout": "200ms"})
-    assert 1 < time.monotonic() - began < 10
+    assert 1 < time.monotonic() - started < 10
     assert "no result after 200ms" in result.detail
     nothing_left()
 
@@ -146,9 +146,9 @@ def test_a_child_that_holds_the_pipe_does_not_hold_the_gate(
     check: Checker, tag: str, nothing_left: Callable[[], None]
 ) -> None:
     """A background child is ended half a second after its parent, and is reported."""
-    began = time.monotonic()
+    started = time.monotonic()
     result = check({"command": f"sh -c 'sleep 60; : {tag}' & echo done"})
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10
     assert result.status == "passed"
     assert result.detail.startswith("exit code 0; it left ")
     assert "running, ended now" in result.detail
@@ -160,9 +160,9 @@ def test_a_child_that_floods_the_pipe_does_not_hold_the_gate(
     check: Checker, tag: str, nothing_left: Callable[[], None]
 ) -> None:
     """A background child that never stops writing is ended too."""
-    began = time.monotonic()
+    started = time.monotonic()
     result = check({"command": f"yes {tag} & echo done; exit 4"})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
     assert result.detail.startswith("exit code 4; it left 1 process running")
     nothing_left()
 
@@ -197,9 +197,9 @@ def test_a_child_that_ends_by_itself_is_not_reported(check: Checker) -> None:
 
 def test_a_command_that_closes_its_output_is_awaited(check: Checker) -> None:
     """The end of the output is not the end of the command."""
-    began = time.monotonic()
+    started = time.monotonic()
     result = check({"command": "exec >&- 2>&-; sleep 0.3; exit 5"})
-    assert time.monotonic() - began >= 0.3
+    assert time.monotonic() - started >= 0.3
     assert result.detail == "exit code 5"
 
 

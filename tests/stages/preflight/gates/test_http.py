@@ -75,9 +75,9 @@ def test_a_bad_answer_fails_immediately(
     """A negative answer fails without a wait and names status, answer and next command."""
     release = health(body, status)
     release["health"]["deadline"] = "30s"
-    began = time.monotonic()
+    started = time.monotonic()
     result = check({"http": "health"}, release=release)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
     assert result.status == "failed"
     assert detail in result.detail
     assert result.diagnostics["httpStatus"] == status
@@ -100,9 +100,9 @@ def test_a_degraded_service_passes_unless_strict(check: Checker, health: Callabl
 
 def test_a_refused_connection_waits_for_the_deadline(check: Checker, unused_url: str) -> None:
     """A service that is down fails at the deadline."""
-    began = time.monotonic()
+    started = time.monotonic()
     result = check({"http": "health"}, release={"health": {"url": unused_url}})
-    assert 0.5 <= time.monotonic() - began < 10
+    assert 0.5 <= time.monotonic() - started < 10
     assert result.status == "failed"
     assert "not healthy within 500ms" in result.detail
     assert f"{unused_url} refused the connection: nothing listens there." in result.detail
@@ -112,9 +112,9 @@ def test_a_refused_connection_waits_for_the_deadline(check: Checker, unused_url:
 def test_the_timeout_of_the_gate_is_its_deadline(check: Checker, unused_url: str) -> None:
     """It limits the start of the service."""
     release = {"health": {"url": unused_url, "deadline": "60s"}}
-    began = time.monotonic()
+    started = time.monotonic()
     assert check({"http": "health", "timeout": "200ms"}, release=release).status == "failed"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10
 
 
 def test_a_redirect_to_another_host_is_not_followed(
@@ -172,9 +172,9 @@ def test_the_own_url_of_a_gate_is_awaited(check: Checker, unused_url: str) -> No
 
 def test_an_own_url_that_stays_down_fails_at_the_timeout(check: Checker, unused_url: str) -> None:
     """The gate's timeout ends the retries."""
-    began = time.monotonic()
+    started = time.monotonic()
     result = check({"http": unused_url, "timeout": "300ms"})
-    assert 0.3 <= time.monotonic() - began < 10
+    assert 0.3 <= time.monotonic() - started < 10
     assert result.detail == f"{unused_url} refused the connection: nothing listens there."
     assert result.diagnostics["next"] == f"curl -sS -i --max-time 0.3 {unused_url}"
 
