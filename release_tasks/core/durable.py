@@ -18,7 +18,9 @@ from pathlib import Path
 from release_tasks.core.errors import with_path
 
 __all__ = [
+    "MANY_FILES",
     "exchange",
+    "flush_filesystem",
     "fsync_directory",
     "fsync_file",
     "fsync_tree",
@@ -30,7 +32,7 @@ __all__ = [
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
-_MANY = 200
+MANY_FILES = 200  # above this number of files one syncfs replaces the single flushes; tests lower it
 
 
 def fsync_directory(path: Path) -> None:
@@ -71,7 +73,7 @@ def fsync_tree(root: Path) -> None:
             path = Path(folder, name)
             if stat.S_ISREG(os.lstat(path).st_mode):
                 files.append(path)
-    if len(files) + len(folders) > _MANY and _flush_filesystem(root):
+    if len(files) + len(folders) > MANY_FILES and flush_filesystem(root):
         return
     for path in files:
         fsync_file(path)
@@ -79,7 +81,7 @@ def fsync_tree(root: Path) -> None:
         fsync_directory(directory)
 
 
-def _flush_filesystem(path: Path) -> bool:
+def flush_filesystem(path: Path) -> bool:
     """Flush the whole filesystem that holds ``path``: ten times as fast as thousands of single flushes.
 
     Reports errors as fsync does since Linux 5.8 (syncfs(2)); False where the system has no such call.

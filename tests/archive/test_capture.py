@@ -20,8 +20,7 @@ import pytest
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.assets.files import capture_file, capture_tree, place_tree, scan_tree
 from release_tasks.core.errors import StageFailed, UsageError
-from tests.support.factories import MakeProject
-from tests.support.project import Project
+from tests.support.project import MakeProject, Project
 
 METADATA_KEYS = {
     "formatVersion", "snapshotId", "releaseId", "kind", "createdAt", "retentionLimit", "digest", "assets", "metadataPath",  # noqa: E501
@@ -258,7 +257,7 @@ def test_pipe_or_socket_is_refused_by_name(project: Project, kind: str, monkeypa
             server.bind("special")
     with pytest.raises(StageFailed, match=rf"{path} is a .*{kind}"):
         project.capture()
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 @pytest.mark.parametrize("asset", ["identity", "mcp"])
@@ -355,7 +354,7 @@ def test_existing_snapshot_id_is_refused(project: Project) -> None:
         project.capture()
     snapshots, unreadable = project.pipeline.catalogue.published()
     assert (snapshots, unreadable) == ([first], [])
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 @pytest.mark.parametrize("snapshot_id", ["../x", "a/b", "..", "", ".hidden"])
@@ -364,7 +363,7 @@ def test_snapshot_id_with_a_path_outside_the_catalogue_is_refused(project: Proje
     request = CaptureRequest(snapshot_id=snapshot_id, release_id="v1", kind="release", retention_limit=5)
     with pytest.raises(UsageError):
         capture_snapshot(project.pipeline.catalogue, project.settings.release.assets, request)
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 @pytest.mark.parametrize("suffix", ["-journal", "-wal"])

@@ -128,7 +128,7 @@ def test_killed_capture_leaves_no_snapshot(large_project: Project, capture_proce
         assert was_killed or f"run{run}" in [verdict.snapshot_id for verdict in verdicts]
         catalogue.store.clean_up()
         assert sorted(os.listdir(catalogue.store.folder)) == sorted(verdict.snapshot_id for verdict in verdicts)
-        assert large_project.strays() == []
+        assert large_project.leftovers() == []
         catalogue.retain(1, set())
     assert cut_short >= 5
 
@@ -148,7 +148,7 @@ def test_interrupted_capture_removes_its_files(
             time.sleep(0.0005)
         exit_codes.append(capture_process.end(number))
         assert not catalogue.store.leftovers()
-        assert large_project.strays() == []
+        assert large_project.leftovers() == []
         published = [verdict.snapshot_id for verdict in verify_all(catalogue) if verdict.status == "verified"]
         assert (f"run{run}" in published) == (exit_codes[-1] == 0)
         if code in exit_codes:

@@ -11,7 +11,7 @@ from attrs import evolve
 
 from release_tasks.archive.diff import Comparison, compare
 from release_tasks.core.errors import StageFailed, UsageError
-from tests.support.factories import InstallKind
+from tests.support.asset_kind import InstallKind
 from tests.support.project import Project
 from tests.support.releases import PASSED, release
 

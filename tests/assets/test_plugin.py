@@ -19,7 +19,7 @@ from release_tasks.archive.verify import SnapshotVerdict, verify_all
 from release_tasks.core.errors import ConfigError, StageFailed
 from release_tasks.core.events import BytesMoved, Event
 from release_tasks.core.records import PreflightReport, SnapshotMetadata
-from tests.support.factories import InstallKind
+from tests.support.asset_kind import InstallKind
 from tests.support.faults.stages import prepare
 from tests.support.project import Project
 
@@ -49,7 +49,7 @@ def refusal(project: Project) -> str:
     with pytest.raises(StageFailed) as error:
         project.capture()
     assert project.content() == before
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert project.pipeline.catalogue.published() == ([], [])
     return error.value.message
 
@@ -204,7 +204,7 @@ def test_capture_that_changes_the_live_state_blocks(
     with pytest.raises(StageFailed, match=expected):
         plugin_project.capture()
     assert plugin_project.pipeline.catalogue.published() == ([], [])
-    assert plugin_project.strays() == []
+    assert plugin_project.leftovers() == []
 
 
 @pytest.mark.parametrize(
@@ -291,7 +291,7 @@ def test_cancelled_capture_ends_within_a_second(plugin_project: Project, install
     with pytest.raises(StageFailed, match="named pipe"):
         plugin_project.capture()
     assert time.monotonic() - start < 4
-    assert plugin_project.strays() == []
+    assert plugin_project.leftovers() == []
 
 
 def test_plugin_ends_with_the_run_that_started_it(

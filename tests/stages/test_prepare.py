@@ -157,7 +157,7 @@ def test_blocked_release_has_a_manifest_and_no_snapshot(project: Project, blocke
     assert [check["id"] for check in document["preflight"]["checks"]] == [check.id for check in checks]
     assert manifest_file(project, "latest")["releaseId"] == "good"
     assert snapshots(project) == ["good"]
-    assert project.strays() == []
+    assert project.leftovers() == []
     events = project.pipeline.audit.verify().events
     assert [(event["event"], event["releaseId"]) for event in events] == [
         ("prepare.ready", "good"),
@@ -313,7 +313,7 @@ def test_next_run_removes_partial_snapshots(project: Project) -> None:
     for name in (".v0_snapshot.partial", ".v00_snapshot.deleted"):
         (folder / name / "assets").mkdir(parents=True)
     release(project)
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert snapshots(project) == ["v1"]
 
 
@@ -343,7 +343,7 @@ def test_next_run_removes_temporary_files_of_a_killed_write(project: Project) ->
     """The killed run left a temporary file."""
     prepare_and_kill(project, "inside a write")
     release(project, "v2")
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 def test_release_that_cannot_be_recorded_leaves_no_snapshot(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,11 +1,8 @@
-"""A rollback in one call, and what a test reads after it: state, audit events, safety snapshot and live files."""
+"""A rollback in one call, and what a test reads after it: recorded state, audit events, safety snapshot."""
 
 from __future__ import annotations
 
-import os
-import stat
 from pathlib import Path
-from typing import TypeAlias
 
 from attrs import evolve
 
@@ -14,10 +11,7 @@ from release_tasks.core.records import RollbackOutcome, RollbackState
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from tests.support.project import Project
 
-__all__ = ["FileTree", "audit_events", "file_tree", "roll_back", "rollback_state", "safety_folder", "safety_id"]
-
-# Relative path -> (mode, inode, bytes and modification time of a file, or the target of a link).
-FileTree: TypeAlias = dict[str, tuple[int, int, tuple[bytes, int] | str | None]]
+__all__ = ["audit_events", "roll_back", "rollback_state", "safety_folder", "safety_id"]
 
 
 def roll_back(
@@ -61,17 +55,3 @@ def audit_events(project: Project) -> list[tuple[str, str]]:
     verdict = project.pipeline.audit.verify(project.pipeline.anchors())
     assert verdict.intact, verdict.problems
     return [(event["event"], event["status"]) for event in verdict.events]
-
-
-def file_tree(root: Path) -> FileTree:
-    """Return everything below ``root``, so that two calls compare equal only when no file changed in between."""
-    found: FileTree = {}
-    for path in sorted(root.rglob("*")):
-        info = os.lstat(path)
-        content: tuple[bytes, int] | str | None = None
-        if stat.S_ISREG(info.st_mode):
-            content = (path.read_bytes(), info.st_mtime_ns)
-        elif stat.S_ISLNK(info.st_mode):
-            content = os.readlink(path)
-        found[str(path.relative_to(root))] = (info.st_mode, info.st_ino, content)
-    return found

@@ -1,4 +1,4 @@
-"""Python processes that a test starts, waits for and ends: scripts, a lock holder, a database client."""
+"""Python processes that a test starts, waits for and ends: scripts, and services that keep a database open."""
 
 from __future__ import annotations
 
@@ -11,15 +11,6 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 __all__ = ["DatabaseClient", "Scripts", "StartService", "locked_database"]
-
-_LOCK_HOLDER = """
-import sys
-from pathlib import Path
-from release_tasks.core.lock import run_lock
-with run_lock(Path(sys.argv[1]), "release.prepare"):
-    print("ready", flush=True)
-    sys.stdin.read()
-"""
 
 _DATABASE_CLIENT = """
 import json, sqlite3, sys
@@ -65,10 +56,6 @@ class Scripts:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         return process
-
-    def hold_lock(self, root: Path) -> subprocess.Popen[str]:
-        """Start a process that holds the run lock of a pipeline folder until its stdin is closed."""
-        return self.start(_LOCK_HOLDER, str(root))
 
     def close(self) -> None:
         """Kill every process that still runs."""

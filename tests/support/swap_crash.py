@@ -1,9 +1,8 @@
-"""Crashes of a rollback: an error or the end of the process at one call of a chosen function."""
+"""A swap that ends at one call of a function it is made of, by an error or by a power cut."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, ParamSpec, TypeAlias, TypeVar
+from typing import Literal, TypeAlias
 
 import pytest
 
@@ -12,36 +11,13 @@ from release_tasks.assets.sqlite import database
 from release_tasks.assets.sqlite import kind as sqlite
 from release_tasks.core import durable
 from release_tasks.stages.rollback import journal, swap
+from tests.support.crash import PowerCut, fail_at
 from tests.support.project import Project
 from tests.support.rollback import roll_back
 
-__all__ = ["PowerCut", "SwapCall", "crash_at", "crash_in_mid_swap", "fail_at"]
-
-P = ParamSpec("P")
-R = TypeVar("R")
+__all__ = ["SwapCall", "crash_at", "crash_in_mid_swap"]
 
 SwapCall: TypeAlias = Literal["write_journal", "restore_database", "give_name", "fsync_directory"]
-
-
-class PowerCut(BaseException):
-    """Ends a run immediately, as SIGKILL does: no handler of the package catches it."""
-
-
-def fail_at(number: int, real: Callable[P, R], error: BaseException, *, after: bool = False) -> Callable[P, R]:
-    """Return ``real`` with ``error`` raised at its call ``number`` (from 1), before or after the call itself."""
-    calls = 0
-
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        nonlocal calls
-        calls += 1
-        if calls == number and not after:
-            raise error
-        result = real(*args, **kwargs)
-        if calls == number:
-            raise error
-        return result
-
-    return call
 
 
 def crash_at(

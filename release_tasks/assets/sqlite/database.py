@@ -39,6 +39,7 @@ __all__ = [
     "read_schema",
     "restore_database",
     "set_journal_mode",
+    "write_canonical_header",
 ]
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
@@ -91,7 +92,7 @@ def capture_database(
             _value(copy, "PRAGMA journal_mode = OFF")
             _run_backup(copy, live, progress)
     os.chmod(destination, 0o600)
-    _write_canonical_header(destination)
+    write_canonical_header(destination)
     with ThreadPoolExecutor(2) as pool:
         digest = pool.submit(sha256_file, destination, checked)
         flushed = pool.submit(fsync_file, destination)
@@ -203,7 +204,8 @@ def set_journal_mode(path: Path, journal_mode: str | None) -> None:
     _patch(path, [(18, bytes((version, version)))])
 
 
-def _write_canonical_header(path: Path) -> None:
+def write_canonical_header(path: Path) -> None:
+    """Overwrite the header fields that change although the content does not."""
     if path.stat().st_size >= _HEADER_BYTES:
         _patch(path, _CANONICAL_FIELDS)
 

@@ -31,7 +31,7 @@ from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.options import option
 from release_tasks.core.records import AssetRecord, JournalStep
 
-__all__ = ["SQLITE", "SqliteKind", "SqliteOptions", "side_files"]
+__all__ = ["SQLITE", "SqliteKind", "SqliteOptions", "set_side_files_aside", "side_files"]
 
 
 @frozen(kw_only=True)
@@ -167,7 +167,7 @@ class SqliteKind(AssetKind):
         # At no moment a foreign WAL lies beside the database under its name. Once the wanted file is there, what lies
         # beside it is its own.
         if inode_of(live) != move.wanted:
-            _set_side_files_aside(live, staged if move.is_forward else None)
+            set_side_files_aside(live, staged if move.is_forward else None)
         if not super().exchange(move):
             return False
         if not move.is_forward:
@@ -194,7 +194,7 @@ def side_files(database: Path) -> list[Path]:
     return [database.with_name(database.name + suffix) for suffix in SIDE_FILES]
 
 
-def _set_side_files_aside(live: Path, staged: Path | None) -> None:
+def set_side_files_aside(live: Path, staged: Path | None) -> None:
     """Move ``-wal``, ``-shm`` and ``-journal`` from beside ``live`` to beside ``staged``, or remove them."""
     for index, path in enumerate(side_files(live)):
         goal = side_files(staged)[index] if staged is not None else None

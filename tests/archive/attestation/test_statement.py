@@ -314,7 +314,7 @@ def test_statement_that_cannot_be_written_blocks_the_release(project: Project, m
     assert manifest.status == "blocked"
     assert "v1.json.intoto.jsonl: No space left on device" in manifest.diagnostics[0]
     assert project.pipeline.catalogue.published() == ([], [])
-    assert project.strays() == [] and verdict(project).status == "unsigned"
+    assert project.leftovers() == [] and verdict(project).status == "unsigned"
 
 
 def test_manifest_that_cannot_be_written_leaves_no_statement(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,9 +25,9 @@ from release_tasks.assets.sqlite.database import (
     is_sound,
 )
 from release_tasks.core.errors import StageFailed
-from tests.support.factories import MakeProject, StartWriter
-from tests.support.project import Project
+from tests.support.project import MakeProject, Project
 from tests.support.scripts import locked_database
+from tests.support.writer import StartWriter
 
 TOTAL = 5000  # 50 accounts of 100
 
@@ -345,7 +345,7 @@ def test_locked_database_ends_with_a_message(project: Project, monkeypatch: pyte
             project.capture()
         assert not isinstance(error.value, DamagedDatabase)
     assert project.pipeline.catalogue.published() == ([], [])
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 def test_memory_does_not_grow_with_the_database(project: Project) -> None:

@@ -13,9 +13,9 @@ import pytest
 
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.stages.rollback.plan import plan_rollback
-from tests.support.factories import MakeProject
-from tests.support.project import Project
-from tests.support.rollback import audit_events, file_tree, roll_back
+from tests.support.files import file_tree
+from tests.support.project import MakeProject, Project
+from tests.support.rollback import audit_events, roll_back
 from tests.support.scripts import StartService
 from tests.support.snapshots import write_older_metadata
 
@@ -29,7 +29,7 @@ def test_every_asset_is_restored(project: Project) -> None:
     outcome = roll_back(project)
     assert outcome.status == "restored"
     assert project.content() == before
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert not project.pipeline.journal_path.exists()
     assert audit_events(project) == [("rollback.started", "in_progress"), ("rollback.finished", "restored")]
 
@@ -90,7 +90,7 @@ def test_safety_snapshot_restores_the_state_before_the_rollback(project: Project
     assert project.content() == damaged
     assert roll_back(project, second.safety_snapshot_id).status == "restored"
     assert project.content() == original
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 def test_recorded_state_names_the_restored_and_the_safety_snapshot(project: Project) -> None:
@@ -403,7 +403,7 @@ def test_snapshot_of_the_older_tool_is_restored_with_force(project: Project) -> 
     assert project.mcp.read_text() == '{"mcpServers": {}}'
     assert not project.extra.exists()
     assert sorted(p.name for p in project.identity.iterdir()) == ["identity.json"]
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 def test_snapshot_of_the_older_tool_is_restored_twice_within_a_second(

@@ -16,11 +16,12 @@ import apsw
 import pytest
 
 from release_tasks.assets.sqlite import database as store
-from tests.support.factories import MakeProject, StartWriter
+from tests.support.files import file_tree
 from tests.support.health import Health
-from tests.support.project import Project
-from tests.support.rollback import audit_events, file_tree, roll_back, safety_folder, safety_id
+from tests.support.project import MakeProject, Project
+from tests.support.rollback import audit_events, roll_back, safety_folder, safety_id
 from tests.support.scripts import StartService
+from tests.support.writer import StartWriter
 
 MODES = ["wal", "delete"]
 
@@ -182,7 +183,7 @@ def test_stale_side_file_never_changes_the_restored_rows(
     assert outcome.status == "restored", outcome.diagnostics
     assert project.content() == before
     assert integrity(project.database) == "ok"
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 def zero_header(database: Path) -> None:
@@ -239,7 +240,7 @@ def test_database_that_cannot_be_opened_is_replaced(
     assert "database" in outcome.restored_assets
     assert project.content() == before
     assert integrity(project.database) == "ok"
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert roll_back(project).status == "noop"
     if damage is not truncate_to_zero:
         assert journal_mode(project.database) == mode
@@ -414,7 +415,7 @@ def test_locked_database_fails_after_the_busy_time_and_changes_nothing(
     assert "locked" in outcome.diagnostics[0]
     assert {k: v for k, v in file_tree(project.state).items() if not k.startswith("app.db-")} == before
     assert not project.pipeline.journal_path.exists()
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert audit_events(project)[-1] == ("rollback.refused", "failed")
     service.ask("ROLLBACK")
     assert roll_back(project).status == "restored"
@@ -476,7 +477,7 @@ def test_database_absent_at_snapshot_time_is_removed_with_its_side_files(
     database = sqlite3.connect(second)
     assert database.execute("SELECT amount FROM ledger").fetchall() == [(77,)]
     database.close()
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 def test_hot_journal_of_a_crashed_service_is_played_back_first(make_project: MakeProject, tmp_path: Path) -> None:

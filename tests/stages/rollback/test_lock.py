@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -17,11 +18,13 @@ from release_tasks.core.events import Emit
 from release_tasks.core.interrupt import interruptible
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import PreflightReport
+from tests.support.faults.listeners import on_steps
 from tests.support.faults.stages import prepare
-from tests.support.faults.telling import at_steps
+from tests.support.files import file_tree
 from tests.support.health import Health
+from tests.support.lock_holder import lock_holder
 from tests.support.project import Project
-from tests.support.rollback import audit_events, file_tree, roll_back, rollback_state
+from tests.support.rollback import audit_events, roll_back, rollback_state
 from tests.support.scripts import Scripts
 
 ROLLBACK = """
@@ -44,51 +47,51 @@ else:
 """
 
 
-def test_held_lock_ends_with_75_and_names_the_holder(project: Project, scripts: Scripts) -> None:
+def test_held_lock_ends_with_75_and_names_the_holder(project: Project) -> None:
     """The message names command, pid and start time; no file changes; the attempt is audited."""
     project.capture()
     project.damage()
-    holder = scripts.hold_lock(project.pipeline.root)
     before = file_tree(project.state)
-    with pytest.raises(LockHeld) as caught:
+    with lock_holder(project.pipeline.root) as pid, pytest.raises(LockHeld) as caught:
         roll_back(project)
     assert caught.value.exit_code is ExitCode.LOCKED and int(ExitCode.LOCKED) == 75
-    assert f"pid {holder.pid}" in caught.value.message
+    assert f"pid {pid}" in caught.value.message
     assert "release.prepare" in caught.value.message and "since 20" in caught.value.message
     assert file_tree(project.state) == before
     assert audit_events(project) == [("rollback.refused", "refused")]
 
 
-def test_wait_continues_as_soon_as_the_lock_is_free(project: Project, scripts: Scripts) -> None:
+def test_wait_continues_as_soon_as_the_lock_is_free(project: Project) -> None:
     """--wait: the rollback starts when the holder releases the lock."""
     project.capture()
     project.damage()
-    holder = scripts.hold_lock(project.pipeline.root)
-    assert holder.stdin is not None
-    threading.Timer(0.4, holder.stdin.close).start()
-    start = time.monotonic()
-    assert roll_back(project, wait=30).status == "restored"
-    assert 0.3 < time.monotonic() - start < 20
+    with contextlib.ExitStack() as holder:
+        holder.enter_context(lock_holder(project.pipeline.root))
+        release = threading.Timer(0.4, holder.close)
+        release.start()
+        start = time.monotonic()
+        assert roll_back(project, wait=30).status == "restored"
+        assert 0.3 < time.monotonic() - start < 20
+        release.join()
 
 
-def test_wait_ends_with_75_at_its_deadline(project: Project, scripts: Scripts) -> None:
+def test_wait_ends_with_75_at_its_deadline(project: Project) -> None:
     """Neither before the deadline nor much later."""
     project.capture()
-    scripts.hold_lock(project.pipeline.root)
-    start = time.monotonic()
-    with pytest.raises(LockHeld):
-        roll_back(project, wait=0.7)
-    assert 0.6 < time.monotonic() - start < 15
+    with lock_holder(project.pipeline.root):
+        start = time.monotonic()
+        with pytest.raises(LockHeld):
+            roll_back(project, wait=0.7)
+        assert 0.6 < time.monotonic() - start < 15
 
 
-def test_killed_holder_does_not_block_a_rollback(project: Project, scripts: Scripts) -> None:
+def test_killed_holder_does_not_block_a_rollback(project: Project) -> None:
     """The kernel releases the lock with the process, whatever lock.json says."""
     project.capture()
-    holder = scripts.hold_lock(project.pipeline.root)
-    holder.kill()
-    holder.wait()
+    with lock_holder(project.pipeline.root) as pid:
+        os.kill(pid, signal.SIGKILL)
     assert roll_back(project).status == "restored"
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 @pytest.mark.slow
@@ -114,7 +117,7 @@ def test_concurrent_rollbacks_run_one_after_the_other_or_are_refused(project: Pr
         assert {answer.split()[0] for answer in answers} <= expected, answers
         if wait:
             assert project.content() == before
-            assert project.strays() == []
+            assert project.leftovers() == []
     assert audit_events(project)[-1] == ("rollback.finished", "restored")
 
 
@@ -125,7 +128,7 @@ def interrupt_at(step: str) -> Emit:
         if started.startswith(step):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return at_steps(act)
+    return on_steps(act)
 
 
 @pytest.mark.parametrize("step", ["recover", "verify", "safety", "stage"])
@@ -138,7 +141,7 @@ def test_signal_before_the_swap_changes_nothing_and_is_audited(project: Project,
         roll_back(project, emit=interrupt_at(step))
     assert caught.value.exit_code == 143
     assert file_tree(project.state) == before
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert not project.pipeline.journal_path.exists()
     assert audit_events(project)[-1] == ("rollback.refused", "refused")
     state = project.pipeline.read_state()
@@ -174,7 +177,7 @@ def test_signal_during_the_swap_acts_after_it(project: Project) -> None:
     assert subprocess.run(command, check=False, timeout=60).returncode == 143
     assert project.content() == before
     assert not project.pipeline.journal_path.exists()
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert audit_events(project)[-1][0] == "rollback.refused"
     state = rollback_state(project)
     assert state.status == "failed" and state.restored
@@ -213,15 +216,15 @@ def test_signal_during_the_health_check_keeps_the_restored_state(project: Projec
     assert rollback_state(project).restored
 
 
-def test_signal_during_the_wait_for_the_lock_is_audited(project: Project, scripts: Scripts) -> None:
+def test_signal_during_the_wait_for_the_lock_is_audited(project: Project) -> None:
     """An attempt that never got the lock leaves an audit event too."""
     project.capture()
-    scripts.hold_lock(project.pipeline.root)
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
-    with pytest.raises(Interrupted), interruptible():
-        roll_back(project, wait=30)
-    timer.join()
+    with lock_holder(project.pipeline.root):
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        with pytest.raises(Interrupted), interruptible():
+            roll_back(project, wait=30)
+        timer.join()
     assert [status for _, status in audit_events(project)] == ["refused"]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from release_tasks.core.records import RollbackOutcome
-from tests.support.faults.telling import at_steps
+from tests.support.faults.listeners import on_steps
 from tests.support.health import Health
 from tests.support.project import Project
 from tests.support.rollback import audit_events, roll_back, rollback_state, safety_folder
@@ -226,7 +226,7 @@ def test_restart_command_of_the_decision_guide_keeps_the_rows(project: Project, 
         if step.startswith("health"):
             health.status = 200 if marker.exists() else 503
 
-    outcome = roll_back(project, "v1_snapshot", restart_command="touch restarted", emit=at_steps(answer_after_restart))
+    outcome = roll_back(project, "v1_snapshot", restart_command="touch restarted", emit=on_steps(answer_after_restart))
     assert marker.exists()
     assert outcome.status == "restored", outcome.diagnostics
     assert outcome.restart_command == "touch restarted"

@@ -18,7 +18,7 @@ from release_tasks.pairing.policy import Pairing
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.plan import plan_rollback
 from release_tasks.stages.rollback.recovery import recover
-from tests.support.factories import InstallKind
+from tests.support.asset_kind import InstallKind
 from tests.support.project import Project
 from tests.support.rollback import roll_back, safety_id
 from tests.support.snapshots import write_older_metadata
@@ -97,7 +97,7 @@ def test_asset_of_a_plugin_is_restored_and_captured_in_the_safety_snapshot(
     assert (safety.plugin, safety.plugin_problem) == ("custom", None)
     assert roll_back(plugin_project, snapshot_id=outcome.safety_snapshot_id).status == "restored"
     assert plugin_project.content() == damaged
-    assert plugin_project.strays() == []
+    assert plugin_project.leftovers() == []
 
 
 @pytest.mark.parametrize("way", BROKEN)
@@ -119,7 +119,7 @@ def test_restore_works_with_a_broken_plugin(
     assert again.status == "restored"
     assert any("may end in the middle of a record" in message for message in again.diagnostics)
     assert plugin_project.content() == damaged
-    assert plugin_project.strays() == []
+    assert plugin_project.leftovers() == []
 
 
 @pytest.fixture
@@ -222,7 +222,7 @@ def test_broken_plugin_keeps_the_rollback_a_noop(plugin_project: Project, instal
     assert plugin_project.mcp.read_text() == '{"written": "since"}'
     (message,) = outcome.diagnostics
     assert expected in message and message.endswith("--force restores it, too.")
-    assert plugin_project.strays() == []
+    assert plugin_project.leftovers() == []
 
 
 @pytest.mark.parametrize("damage", ["missing", "a folder"])
@@ -289,7 +289,7 @@ def test_plan_reports_that_the_safety_copy_would_be_plain(plugin_project: Projec
     assert any(
         message.startswith("mcp: the way back would be a plain copy.") and expected in message for message in messages
     )
-    assert plugin_project.strays() == []
+    assert plugin_project.leftovers() == []
 
 
 # Approvals
@@ -339,7 +339,7 @@ def test_signal_ends_a_rollback_while_a_plugin_runs(plugin_project: Project, ins
         _, errors = process.communicate(timeout=5)
     assert b"Interrupted" in errors
     assert plugin_project.content() == live
-    assert plugin_project.strays() == []
+    assert plugin_project.leftovers() == []
 
 
 IN_PLACE = """
@@ -381,7 +381,7 @@ def test_plugin_restores_its_state_in_place(
     assert outcome.status == "restored", outcome.diagnostics
     assert restoring_project.mcp.stat().st_ino == inode
     assert restoring_project.content() == original
-    assert restoring_project.strays() == [] and not restoring_project.pipeline.journal_path.exists()
+    assert restoring_project.leftovers() == [] and not restoring_project.pipeline.journal_path.exists()
     assert roll_back(restoring_project, outcome.safety_snapshot_id).status == "restored"
     assert restoring_project.mcp.read_text() == '{"live": true}'
 
@@ -397,7 +397,7 @@ def test_state_is_restored_whatever_the_restore_of_a_plugin_does(
     outcome = rollback(restoring_project.settings, RollbackRequest(), lambda event: messages.append(str(event)))
     assert outcome.status == "restored", outcome.diagnostics
     assert restoring_project.content() == original
-    assert restoring_project.strays() == []
+    assert restoring_project.leftovers() == []
     assert bool(expected) == any(expected and expected in message for message in messages)
 
 

@@ -24,9 +24,10 @@ from release_tasks.stages.rollback.amendment import covers_pairing
 from release_tasks.stages.rollback.plan import plan_rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
-from tests.support.faults.telling import at_steps
+from tests.support.faults.listeners import on_steps
+from tests.support.files import file_tree
 from tests.support.project import Project
-from tests.support.rollback import audit_events, file_tree, roll_back, rollback_state
+from tests.support.rollback import audit_events, roll_back, rollback_state
 from tests.support.scripts import Scripts
 from tests.support.snapshots import write_older_metadata
 from tests.support.swap_crash import crash_at
@@ -131,7 +132,7 @@ def test_revoked_sender_stays_revoked(project: Project, asset: str, dialect: str
     assert paired.allowed.stat().st_mode & 0o777 == 0o640
     assert ("pairing.revoked", BERT) in paired.events
     assert audit_events(project)[-1] == ("rollback.finished", "restored")
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 def test_amended_snapshot_restores_the_journal_mode_of_a_database(as_file: PairedProject) -> None:
@@ -512,7 +513,7 @@ def test_withdrawal_counts_when_a_signal_ends_the_run_after_the_swap(as_file: Pa
             raise Interrupted(ExitCode.SIGTERM)
 
     with pytest.raises(Interrupted):
-        roll_back(project, emit=at_steps(interrupt))
+        roll_back(project, emit=on_steps(interrupt))
     assert as_file.approved == [ANNA, BERT]
     roll_back(project, rollback_state(project).safety_snapshot_id)
     assert as_file.approved == [ANNA, BERT, CARL]
@@ -546,12 +547,12 @@ def test_revocation_during_a_rollback_is_not_lost(paired: PairedProject, scripts
         elif revoking and started == "swap" and step in ("safety snapshot", "stage"):
             held.append(revoking[0].poll())
 
-    assert roll_back(project, emit=at_steps(act)).status == "restored"
+    assert roll_back(project, emit=on_steps(act)).status == "restored"
     assert held == ([None] if step in ("safety snapshot", "stage") else []), "the stores were not held"
     assert revoking[0].wait(timeout=30) == 0
     assert paired.approved == [ANNA]
     assert ("pairing.revoked", BERT) in paired.events
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 @pytest.mark.parametrize("asset", ["folder", "folder above"])
@@ -659,7 +660,7 @@ def test_recovery_after_a_kill_during_the_swap_leaves_the_revoked_out(
     assert paired.approved == [ANNA]
     assert project.content() == before
     assert [event for event in paired.events if event[1] in (BERT, CARL)][-1] == ("pairing.withdrawn", CARL)
-    assert project.strays() == []
+    assert project.leftovers() == []
     roll_back(project, rollback_state(project).safety_snapshot_id)
     assert paired.approved == [ANNA, CARL]
 

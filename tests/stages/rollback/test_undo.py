@@ -21,27 +21,18 @@ from release_tasks.core.records import Inode, RollbackJournal
 from release_tasks.stages.rollback import engine, swap
 from release_tasks.stages.rollback.journal import read_journal, write_journal
 from release_tasks.stages.rollback.recovery import pending, recover
-from tests.support.factories import MakeProject
-from tests.support.project import Project
-from tests.support.rollback import audit_events, file_tree, roll_back, rollback_state, safety_folder
+from tests.support.crash import PowerCut, fail_at
+from tests.support.files import file_tree
+from tests.support.project import MakeProject, Project
+from tests.support.rollback import audit_events, roll_back, rollback_state, safety_folder
 from tests.support.scripts import StartService
-from tests.support.swap_crash import PowerCut, SwapCall, crash_at, crash_in_mid_swap, fail_at
+from tests.support.swap_crash import SwapCall, crash_at, crash_in_mid_swap
 
 
 def zero_header(project: Project) -> None:
     """Overwrite the header of the live database, so that SQLite cannot open it."""
     with project.database.open("r+b") as file:
         file.write(bytes(100))
-
-
-def state_bytes(project: Project) -> dict[str, tuple[int, bytes | str | None]]:
-    """Return mode and bytes or link target of every file, for a database that SQLite cannot open."""
-    tree = file_tree(project.state)
-    return {
-        name: (mode, content[0] if isinstance(content, tuple) else content)
-        for name, (mode, _, content) in tree.items()
-        if not name.startswith("app.db-")
-    }
 
 
 ERRORS = [OSError(28, "No space left on device"), StageFailed("it cannot be done.")]
@@ -62,7 +53,7 @@ def test_failed_file_step_undoes_the_steps_before_it(
     assert "as it was before" in outcome.diagnostics[0]
     assert project.content() == before
     assert not project.pipeline.journal_path.exists()
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert roll_back(project).status == "restored"
 
 
@@ -140,10 +131,10 @@ def test_failed_later_step_restores_a_damaged_database_byte_for_byte(
     project.damage()
     zero_header(project)
     crash_at(monkeypatch, "give_name", 3, after=False, error=OSError(5, "Input/output error"))
-    remains = state_bytes(project)
+    remains = project.content(database_as_bytes=True)
     assert roll_back(project).status == "failed"
-    assert state_bytes(project) == remains
-    assert project.strays() == []
+    assert project.content(database_as_bytes=True) == remains
+    assert project.leftovers() == []
 
 
 @pytest.mark.parametrize("is_undone", [False, True])
@@ -194,7 +185,7 @@ def test_failed_undo_keeps_the_journal_and_recover_completes_it(
     monkeypatch.undo()
     assert recover(project.settings).status == "undone"
     assert project.content() == before
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert audit_events(project)[-1] == ("rollback.recovered", "failed")
 
 
@@ -222,7 +213,7 @@ def test_recover_finishes_a_run_that_ended_during_the_swap(
     assert pending(project.settings, project.pipeline).status == "pending"
     assert recover(project.settings).status == "finished"
     assert project.content() == new
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert not project.pipeline.journal_path.exists()
     assert audit_events(project)[-1] == ("rollback.recovered", "restored")
     assert recover(project.settings).status == "clean"
@@ -252,7 +243,7 @@ def test_recover_undoes_a_run_that_ended_during_the_undo(
     was_undoing = json.loads(project.pipeline.journal_path.read_text())["direction"] == "back"
     status = recover(project.settings).status
     assert status == ("undone" if was_undoing else "finished")
-    assert project.strays() == []
+    assert project.leftovers() == []
     if was_undoing:
         assert project.content() == before
 
@@ -269,12 +260,12 @@ def test_recover_discards_a_run_that_ended_before_the_journal(
         patch.setattr(base, "discard_staged", lambda target: [])
         with pytest.raises(PowerCut):
             roll_back(project)
-    assert project.strays() != []
+    assert project.leftovers() != []
     assert pending(project.settings, project.pipeline).status == "pending"
     report = recover(project.settings)
     assert report.status == "discarded" and report.removed
     assert project.content() == before
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert audit_events(project)[-1][0] == "rollback.recovered"
     assert rollback_state(project).status == "failed"
 
@@ -352,7 +343,7 @@ def test_recovery_accepts_changed_device_numbers(
     monkeypatch.setattr(base.AssetKind, "overwrite", overwrite)
     assert recover(project.settings).status == ("undone" if is_undone else "finished")
     assert project.content() == (old if is_undone else new)
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 def test_undo_after_a_device_number_change_restores_the_wal(project: Project, start_service: StartService) -> None:
@@ -411,7 +402,7 @@ def test_recovery_replaces_a_file_that_the_service_rewrote_after_the_crash(proje
     project.extra.write_text("{}")
     assert recover(project.settings).status == "finished"
     assert project.content() == new
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 def test_without_rename_exchange_two_renames_restore_and_undo(
@@ -431,13 +422,13 @@ def test_without_rename_exchange_two_renames_restore_and_undo(
         crash_at(patch, "give_name", 3, after=False, error=OSError(5, "Input/output error"))
         assert roll_back(project).status == "failed"
     assert project.content() == bad
-    assert project.strays() == []
+    assert project.leftovers() == []
     outcome = roll_back(project)
     assert outcome.status == "restored"
     assert project.content() == good
     assert roll_back(project, outcome.safety_snapshot_id).status == "restored"
     assert project.content() == bad
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 @pytest.mark.parametrize("number", [1, 2])
@@ -474,7 +465,7 @@ def test_recover_finishes_a_run_that_ended_between_the_two_renames(
             roll_back(project)
     assert recover(project.settings).status == "finished"
     assert project.content() == new
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 def test_recover_with_nothing_to_do_changes_nothing(project: Project) -> None:
@@ -516,7 +507,7 @@ def test_recover_leaves_files_of_a_running_command_alone(project: Project) -> No
     report = recover(project.settings)
     assert report.status == "discarded"
     assert len(report.removed) == 2
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 JOURNALS = {

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from release_tasks.core.digests import sha256_file
+from tests.support.files import file_tree
 from tests.support.project import Project
-from tests.support.rollback import audit_events, file_tree, roll_back, safety_folder
+from tests.support.rollback import audit_events, roll_back, safety_folder
 from tests.support.snapshots import flip_bit
 
 STORED = {
@@ -68,7 +69,7 @@ def test_damaged_asset_is_refused_before_anything_is_touched(
     assert outcome.safety_snapshot_id is None
     assert file_tree(project.state) == before
     assert audit_events(project) == [("rollback.refused", "failed")]
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 def test_message_names_only_snapshots_with_a_good_copy(project: Project) -> None:
