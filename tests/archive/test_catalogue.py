@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -13,11 +13,11 @@ from release_tasks.core.errors import ExitCode, StageFailed, UsageError
 from tests.support.project import Project
 
 
-def take(project: Project, *snapshot_ids: str, kind: str = "release") -> None:
+def take(project: Project, *snapshot_ids: str, kind: Literal["release", "safety"] = "release") -> None:
     """Capture snapshots of a small asset, one after the other."""
     assets = {"mcp": project.settings.release.assets["mcp"]}
     for snapshot_id in snapshot_ids:
-        request = CaptureRequest(snapshot_id=snapshot_id, release_id=snapshot_id, kind=kind, retention_limit=5)  # type: ignore[arg-type]
+        request = CaptureRequest(snapshot_id=snapshot_id, release_id=snapshot_id, kind=kind, retention_limit=5)
         capture_snapshot(project.pipeline.catalogue, assets, request)
 
 

@@ -63,7 +63,7 @@ def test_manifests_are_listed_by_sequence(pipeline: Pipeline) -> None:
         ["build", "interface-readiness"],
     ],
 )
-def test_manifest_of_the_older_tool_is_read_with_any_form_of_checks(pipeline: Pipeline, checks: Any) -> None:
+def test_manifest_of_the_older_tool_is_read_with_any_form_of_checks(pipeline: Pipeline, checks: list[object]) -> None:
     """Only the ids of its checks and the list of failed checks are used."""
     document = {"manifestVersion": 1, "releaseId": "v0", "generatedAt": "2024-01-01T00:00:00.000Z", "appVersion": "0.9"}
     document |= {"gitCommit": None, "status": "blocked", "manifestPath": "/x", "diagnostics": [], "artifacts": []}
