@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.faults.damage import DamagedProject, scratch_folder
 from tests.support.faults.mounts import Mounts, mounted
+from tests.support.faults.scenario import MakeScenarioProject
 from tests.support.faults.service import Service
 from tests.support.faults.tracing import Driver
 from tests.support.project import Project
@@ -23,6 +24,18 @@ def memory(tmp_path: Path) -> Iterator[Path]:
     folder = Path(tempfile.mkdtemp(prefix="release-tasks-", dir=shared if shared.is_dir() else tmp_path))
     yield folder
     shutil.rmtree(folder)
+
+
+@pytest.fixture
+def make_scenario_project(memory: Path) -> MakeScenarioProject:
+    """Return the function that makes the project of a test in memory; its configuration is read once."""
+
+    def make(journal_mode: str) -> Project:
+        folder = memory / "project"
+        folder.mkdir()
+        return Project(folder, journal_mode, cache_settings=True)
+
+    return make
 
 
 @pytest.fixture

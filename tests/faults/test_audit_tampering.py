@@ -53,7 +53,7 @@ from pathlib import Path
 from release_tasks.tasks.project import load_settings
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 settings = load_settings({"release": json.loads(sys.argv[2])}, Path(sys.argv[1]))
-restarting = {**json.loads(sys.argv[2]), "restart": {"command": "true"}}
+with_restart = {**json.loads(sys.argv[2]), "restart": {"command": "true"}}
 def run(moment):
     if moment == "torn":
         limit = settings.release.root.joinpath("rollback-audit.log").stat().st_size + 40
@@ -62,7 +62,7 @@ def run(moment):
     def progress(step):
         if str(step) == moment:
             os.kill(os.getpid(), signal.SIGKILL)
-    rollback(load_settings({"release": restarting}, Path(sys.argv[1])), RollbackRequest(force=True), progress)
+    rollback(load_settings({"release": with_restart}, Path(sys.argv[1])), RollbackRequest(force=True), progress)
 for line in sys.stdin:
     child = os.fork()
     if child == 0:
@@ -143,7 +143,7 @@ def write_every_event(folder: Path) -> Iterator[None]:
             state.write_text(content)
         assert prepare(settings, passed_preflight(), release_id).status == status
 
-    def roll(snapshot: str | None = None) -> str:
+    def roll_back(snapshot: str | None = None) -> str:
         return rollback(settings, RollbackRequest(snapshot_id=snapshot)).status
 
     with interrupting(folder) as interrupt:
@@ -151,11 +151,11 @@ def write_every_event(folder: Path) -> Iterator[None]:
         yield
         prepare_release("v2", None, "blocked")
         yield
-        assert (roll(), roll()) == ("restored", "noop")
+        assert (roll_back(), roll_back()) == ("restored", "noop")
         yield
         assert interrupt("torn") == 7
         with pytest.raises(UsageError):
-            roll("nowhere")
+            roll_back("nowhere")
         prepare_release("v3", "three", "ready")
         yield
         for moment, status in (("stage", "failed"), ("restart", "restored")):
@@ -167,7 +167,7 @@ def write_every_event(folder: Path) -> Iterator[None]:
         prepare_release("v4", "four", "ready")
         yield
         with pytest.raises(UsageError):
-            roll("nowhere")
+            roll_back("nowhere")
         yield
 
 
@@ -254,22 +254,22 @@ def positions(original: OriginalLog) -> Iterator[tuple[int, int, int]]:
 
 def check_change(original: OriginalLog, tampered: TamperedLog, position: int, line: int, other: int) -> None:
     data = bytearray(original.data)
-    touches_newline = 0x0A in (data[position], other)
+    changes_newline = 0x0A in (data[position], other)
     data[position] = other
     named = tampered.named(bytes(data))
     assert line in named, (position, other, named)
-    reach = original.covered_with(line) | (
-        original.next_in_chain(line) | original.next_in_chain(line + 1) if touches_newline else set()
+    allowed = original.covered_with(line) | (
+        original.next_in_chain(line) | original.next_in_chain(line + 1) if changes_newline else set()
     )
-    assert named <= reach, (position, other, line, named)
+    assert named <= allowed, (position, other, line, named)
 
 
 def test_changed_byte_is_found_with_its_line(original: OriginalLog, tampered: TamperedLog) -> None:
     """All newlines and a sample of the other bytes; the slow tests change every byte."""
-    chance = random.Random(3)
+    chooser = random.Random(3)
     for position, line, byte in positions(original):
-        if byte == 0x0A or chance.random() < 0.08:
-            check_change(original, tampered, position, line, byte ^ chance.randrange(1, 256))
+        if byte == 0x0A or chooser.random() < 0.08:
+            check_change(original, tampered, position, line, byte ^ chooser.randrange(1, 256))
 
 
 @pytest.mark.slow
@@ -307,17 +307,17 @@ def test_every_byte_of_a_line_changed_to_every_other_byte_is_found(
 
 def test_inserted_or_removed_byte_is_found_with_its_line(original: OriginalLog, tampered: TamperedLog) -> None:
     """One byte more or less at any position; only the last newline may be missing after a crash."""
-    chance = random.Random(4)
+    chooser = random.Random(4)
     for position, line, byte in positions(original):
-        if byte != 0x0A and chance.random() > 0.04:
+        if byte != 0x0A and chooser.random() > 0.04:
             continue
-        reach = original.covered_with(line) | original.next_in_chain(line) | original.next_in_chain(line + 1)
+        allowed = original.covered_with(line) | original.next_in_chain(line) | original.next_in_chain(line + 1)
         shorter = original.data[:position] + original.data[position + 1 :]
         if position < len(original.data) - 1:
-            assert line in tampered.named(shorter) <= reach
-        longer = original.data[:position] + bytes([chance.choice(b' \n0"}')]) + original.data[position:]
+            assert line in tampered.named(shorter) <= allowed
+        longer = original.data[:position] + bytes([chooser.choice(b' \n0"}')]) + original.data[position:]
         named = tampered.named(longer)
-        assert named & {line, line + 1} and named <= reach, (position, named)
+        assert named & {line, line + 1} and named <= allowed, (position, named)
 
 
 def test_removed_line_is_found_at_its_position(original: OriginalLog, tampered: TamperedLog) -> None:
@@ -361,8 +361,8 @@ def test_swapped_lines_are_found_at_their_positions(
             lines[first - 1], lines[second - 1] = lines[second - 1], lines[first - 1]
             named = tampered.named(joined(lines))
             near = {first, second} | original.next_in_chain(first) | original.next_in_chain(second)
-            reach = {line for position in near if position <= count for line in original.covered_with(position)}
-            assert named <= reach and named & original.covered_with(first), (first, second, named)
+            allowed = {line for position in near if position <= count for line in original.covered_with(position)}
+            assert named <= allowed and named & original.covered_with(first), (first, second, named)
     report_points(tampered.readings)
 
 
@@ -381,19 +381,23 @@ def test_inserted_line_is_found_at_its_position(
 ) -> None:
     """Lines of the same log, of another chain and of no chain: at every position the finding names only that line."""
     adopted, fragment = original.number("audit.adopted"), original.number("fragment")
-    for place in range(1, len(original.lines) + 2):
+    for position in range(1, len(original.lines) + 2):
         for inserted in [*original.lines, *foreign_lines]:
             lines = original.lines
-            lines.insert(place - 1, inserted)
+            lines.insert(position - 1, inserted)
             named = tampered.named(joined(lines))
-            if place <= adopted:
-                assert named and named <= set(range(1, adopted + 2)), (place, inserted, named)
-            elif place == fragment + 1:  # between a fragment and its record
-                assert named and named <= {place - 1, place, place + 1, place + 2}, (place, inserted, named)
-            elif inserted in lines[place : place + 2]:  # of two equal lines the second is the copy
-                assert named and named <= {place, place + 1, place + 2}, (place, inserted, named)
+            if position <= adopted:
+                assert named and named <= set(range(1, adopted + 2)), (position, inserted, named)
+            elif position == fragment + 1:  # between a fragment and its record
+                assert named and named <= {position - 1, position, position + 1, position + 2}, (
+                    position,
+                    inserted,
+                    named,
+                )
+            elif inserted in lines[position : position + 2]:  # of two equal lines the second is the copy
+                assert named and named <= {position, position + 1, position + 2}, (position, inserted, named)
             else:
-                assert named == {place}, (place, inserted, named)
+                assert named == {position}, (position, inserted, named)
     report_points(tampered.readings)
 
 

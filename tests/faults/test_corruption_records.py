@@ -48,12 +48,12 @@ pytestmark = pytest.mark.slow
 Document = dict[str, Any]
 Change = Callable[[Document], Any]
 
-EVERY_WAY = {**WRONG_DOCUMENTS, **(DEVICES if os.geteuid() == 0 else {})}
+EVERY_DAMAGE = {**WRONG_DOCUMENTS, **(DEVICES if os.geteuid() == 0 else {})}
 # One of each kind, for tests that are too slow for all of them.
 WORST = ["half of it", "NaN", "100,000 levels", "a folder", "a named pipe", "a link to the moved original"]
 DANGLING = ["a link to nowhere", "a link to itself"]
-OTHERS = [case for case in EVERY_WAY if case not in (*WORST, *DANGLING)]
-IN_TWO_PARTS = pytest.mark.parametrize(
+OTHERS = [case for case in EVERY_DAMAGE if case not in (*WORST, *DANGLING)]
+CASES_IN_TWO_PARTS = pytest.mark.parametrize(
     "cases", [WORST, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["the worst", "the others"]
 )
 
@@ -145,7 +145,7 @@ def assert_journal_refused(damaged: DamagedProject, case: str, thoroughly: bool 
     assert (before.st_ino, before.st_mode, before.st_mtime_ns) == (after.st_ino, after.st_mode, after.st_mtime_ns), case
 
 
-@IN_TWO_PARTS
+@CASES_IN_TWO_PARTS
 def test_unreadable_journal_stops_every_command_that_changes_state(
     damaged: DamagedProject, report_points: Callable[[int], None], cases: list[str]
 ) -> None:
@@ -155,7 +155,7 @@ def test_unreadable_journal_stops_every_command_that_changes_state(
     path.rename(good)
     for case in cases:
         shutil.copy(good, path)
-        EVERY_WAY[case](path)
+        EVERY_DAMAGE[case](path)
         assert_journal_refused(damaged, case, thoroughly=True)
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (damaged.folder / "neighbour" / "moved").unlink(missing_ok=True)
@@ -169,7 +169,7 @@ def test_unreadable_journal_stops_every_command_that_changes_state(
 def test_journal_that_is_a_dangling_link_still_stops_commands(damaged: DamagedProject, case: str) -> None:
     """``exists`` is false for such a link, and a release would then capture the mix."""
     path = crash_in_swap(damaged)
-    EVERY_WAY[case](path)
+    EVERY_DAMAGE[case](path)
     assert_journal_refused(damaged, case, thoroughly=True)
 
 
@@ -188,12 +188,12 @@ def test_every_value_of_a_journal_is_covered_by_its_checksum(
     path = crash_in_swap(damaged)
     text = path.read_text()
     original = json.loads(text)
-    found = [place for place in paths_in(original) if not isinstance(value_at(original, place), dict)]
-    for place in found:
-        path.write_text(json.dumps(edited(original, [(place, "set", changed(value_at(original, place)))])))
-        assert_journal_refused(damaged, f"{place} changed")
-        path.write_text(json.dumps(edited(original, [(place, "drop", None)])))
-        assert_journal_refused(damaged, f"{place} dropped")
+    found = [keys for keys in paths_in(original) if not isinstance(value_at(original, keys), dict)]
+    for keys in found:
+        path.write_text(json.dumps(edited(original, [(keys, "set", changed(value_at(original, keys)))])))
+        assert_journal_refused(damaged, f"{keys} changed")
+        path.write_text(json.dumps(edited(original, [(keys, "drop", None)])))
+        assert_journal_refused(damaged, f"{keys} dropped")
     path.write_text(json.dumps({**original, "more": 1}))
     assert_journal_refused(damaged, "a key more")
     path.write_text(text)
@@ -484,9 +484,9 @@ def test_every_value_of_a_record_is_covered_by_its_checksum(
     """A value changed, dropped or added at any depth, or a changed checksum, makes the record unreadable."""
     path = record_path(released, which)
     original = json.loads(path.read_bytes())
-    found = [place for place in paths_in(original) if not isinstance(value_at(original, place), (dict, list))]
-    documents = [edited(original, [(place, "set", changed(value_at(original, place)))]) for place in found]
-    documents += [edited(original, [(place, "drop", None)]) for place in found]
+    found = [keys for keys in paths_in(original) if not isinstance(value_at(original, keys), (dict, list))]
+    documents = [edited(original, [(keys, "set", changed(value_at(original, keys)))]) for keys in found]
+    documents += [edited(original, [(keys, "drop", None)]) for keys in found]
     documents += [{**original, "more": 1}, {**original, "checksum": None}]
     for document in documents:
         path.write_text(json.dumps(document))
@@ -500,7 +500,7 @@ def test_every_value_of_a_record_is_covered_by_its_checksum(
     report_points(len(documents))
 
 
-@IN_TWO_PARTS
+@CASES_IN_TWO_PARTS
 @pytest.mark.parametrize("which", ["manifest", "latest", "state"])
 def test_unreadable_record_stops_no_reading_command(
     released: DamagedProject, report_points: Callable[[int], None], which: str, cases: list[str]
@@ -511,7 +511,7 @@ def test_unreadable_record_stops_no_reading_command(
     path.rename(good)
     for case in [*cases, *DANGLING]:
         shutil.copy(good, path)
-        EVERY_WAY[case](path)
+        EVERY_DAMAGE[case](path)
         content, before = released.project.content(), os.lstat(path)
         assert_reading_works(released, case)
         found = overview(released.settings, 10)
@@ -537,7 +537,7 @@ def test_unreadable_record_stops_no_reading_command(
 @pytest.mark.parametrize("which", ["manifest", "latest", "state"])
 def test_unreadable_record_blocks_no_rollback(released: DamagedProject, which: str, case: str) -> None:
     """Rollback and release succeed, or fail without a change; the target of a link is never written."""
-    EVERY_WAY[case](record_path(released, which))
+    EVERY_DAMAGE[case](record_path(released, which))
     moved = released.folder / "neighbour" / "moved"
     before = moved.read_bytes() if moved.exists() else None
     live = released.live()
@@ -566,7 +566,7 @@ def test_retention_keeps_snapshots_that_an_unreadable_record_may_name(
     latest = released.pipeline.latest_ready()
     assert state is not None and latest is not None and latest.snapshot is not None
     path = record_path(released, which)
-    path.unlink() if case == "removed" else EVERY_WAY[case](path)
+    path.unlink() if case == "removed" else EVERY_DAMAGE[case](path)
     for number in range(3):
         released.project.mcp.write_text(str(number))
         released.project.capture(f"x{number}")
@@ -693,7 +693,7 @@ def test_inv_works_with_any_damaged_record(
     verified = ExitCode.NEGATIVE if which == "manifest" else ExitCode.DONE
     for case in cases:
         released.reset()
-        EVERY_WAY[case](record_path(released, which))
+        EVERY_DAMAGE[case](record_path(released, which))
         content = released.project.content()
         done = released.inv("release.recover", "release.status", "release.audit")
         assert done.returncode == ExitCode.DONE, (case, done)
@@ -719,7 +719,7 @@ def test_inv_refuses_a_damaged_journal(damaged: DamagedProject, report_points: C
     worst = ["100,000 levels", "a named pipe", "a folder", "a link to nowhere"]
     live = damaged.live()
     for case in worst:
-        EVERY_WAY[case](path)
+        EVERY_DAMAGE[case](path)
         for words in (["recover"], ["rollback", "--force"], ["rollback", "--plan"], ["prepare"]):
             done = damaged.inv(f"release.{words[0]}", *words[1:])
             assert done.returncode == ExitCode.NEGATIVE, (case, words, done)

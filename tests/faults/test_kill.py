@@ -8,16 +8,21 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
 from tests.support.faults.marks import MOUNTS, NEEDS_STRACE
-from tests.support.faults.scenario import BlockedScenario, OverlayScenario, Scenario, change_config, damage_header
+from tests.support.faults.scenario import (
+    BlockedScenario,
+    MakeScenarioProject,
+    OverlayScenario,
+    Scenario,
+    change_config,
+    damage_header,
+)
 from tests.support.faults.service import Service
 from tests.support.faults.tracing import Driver, Point
-from tests.support.project import Project
 
 pytestmark = NEEDS_STRACE
 
@@ -25,14 +30,8 @@ slow = [pytest.mark.slow, pytest.mark.timeout(1500)]
 as_root = [*slow, *MOUNTS]
 
 
-class MakeCaseProject(Protocol):
-    """Make the project of a scenario, its database in this journal mode."""
-
-    def __call__(self, journal_mode: str) -> Project: ...
-
-
 TWO = ("v1", "v2")
-SCENARIOS: dict[str, Callable[[MakeCaseProject, Driver, Callable[[], Service]], Scenario]] = {
+SCENARIOS: dict[str, Callable[[MakeScenarioProject, Driver, Callable[[], Service]], Scenario]] = {
     "wal": lambda project, driver, service: Scenario(project("wal"), driver),
     "wal, service writing": lambda project, driver, service: Scenario(project("wal"), driver, service=service()),
     "delete": lambda project, driver, service: Scenario(project("delete"), driver),
@@ -54,21 +53,16 @@ MOUNTED = ("lower layer of an overlay", "rollback undone")
 @pytest.fixture
 def scenario(
     request: pytest.FixtureRequest,
-    memory: Path,
     driver: Driver,
+    make_scenario_project: MakeScenarioProject,
 ) -> Iterator[Scenario]:
     """The scenario of the test's parameter, ready for its first run."""
-
-    def project(journal_mode: str) -> Project:
-        folder = memory / "project"
-        folder.mkdir()
-        return Project(folder, journal_mode, cache_settings=True)
 
     def service() -> Service:
         started: Service = request.getfixturevalue("service")
         return started
 
-    made = SCENARIOS[request.param](project, driver, service)
+    made = SCENARIOS[request.param](make_scenario_project, driver, service)
     made.restore_files()
     driver.warm_up(made.job("rollback"))
     yield made

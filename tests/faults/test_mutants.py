@@ -17,7 +17,7 @@ from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from tests.support.faults.disks import DiskScenario, why_not
 from tests.support.faults.marks import NEEDS_STRACE
-from tests.support.faults.scenario import BlockedScenario, Scenario, change_config, damage_header
+from tests.support.faults.scenario import BlockedScenario, MakeScenarioProject, Scenario, change_config, damage_header
 from tests.support.faults.tracing import MARK, Driver, Point
 from tests.support.project import Project
 
@@ -116,11 +116,9 @@ SCENARIOS: dict[str, Callable[[Project, Driver], DiskScenario]] = {
 
 
 @pytest.fixture
-def project(memory: Path) -> Project:
+def project(make_scenario_project: MakeScenarioProject) -> Project:
     """The project of a test, its database in rollback-journal mode."""
-    folder = memory / "project"
-    folder.mkdir()
-    return Project(folder, "delete", cache_settings=True)
+    return make_scenario_project("delete")
 
 
 @pytest.fixture

@@ -10,16 +10,15 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import pytest
 
 from release_tasks.stages.rollback.recovery import recover
 from tests.support.faults.disks import FILESYSTEMS, Disk, DiskScenario, why_not
 from tests.support.faults.marks import NEEDS_STRACE
-from tests.support.faults.scenario import change_config, damage_header
+from tests.support.faults.scenario import MakeScenarioProject, change_config, damage_header
 from tests.support.faults.tracing import Driver, Point
-from tests.support.project import Project
 
 pytestmark = [
     pytest.mark.slow,
@@ -29,13 +28,7 @@ pytestmark = [
 ]
 
 
-class MakeCaseProject(Protocol):
-    """Make the project of a scenario, its database in this journal mode."""
-
-    def __call__(self, journal_mode: str) -> Project: ...
-
-
-SCENARIOS: dict[str, Callable[[MakeCaseProject, Driver], DiskScenario]] = {
+SCENARIOS: dict[str, Callable[[MakeScenarioProject, Driver], DiskScenario]] = {
     "wal": lambda project, driver: DiskScenario(project("wal"), driver),
     "delete": lambda project, driver: DiskScenario(project("delete"), driver),
     "database damaged": lambda project, driver: DiskScenario(project("delete"), driver, damage=damage_header),
@@ -61,17 +54,12 @@ def filesystem(request: pytest.FixtureRequest) -> str:
 def scenario(
     request: pytest.FixtureRequest,
     filesystem: str,
-    memory: Path,
     driver: Driver,
+    make_scenario_project: MakeScenarioProject,
 ) -> Iterator[DiskScenario]:
     """The scenario of the test's parameter, on disks of its own."""
 
-    def project(journal_mode: str) -> Project:
-        folder = memory / "project"
-        folder.mkdir()
-        return Project(folder, journal_mode, cache_settings=True)
-
-    made = SCENARIOS[request.param](project, driver)
+    made = SCENARIOS[request.param](make_scenario_project, driver)
     try:
         made.move_to_disks(filesystem)
         driver.warm_up(made.job("rollback"))

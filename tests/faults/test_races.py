@@ -402,12 +402,12 @@ def runners(scenario: RaceScenario) -> Iterator[tuple[StageRunner, StageRunner]]
         runner.close()
 
 
-def jobs_of(kind: str, number: int, scenario: RaceScenario, chance: random.Random) -> list[dict[str, Any]]:
+def jobs_of(kind: str, number: int, scenario: RaceScenario, chooser: random.Random) -> list[dict[str, Any]]:
     """Return the two jobs of one round in random order; every fifth round has pauses, half of the rollbacks wait."""
     rollback: dict[str, Any] = {"what": "rollback", "wait": 30.0 if number % 4 < 2 else 0.0}
     release: dict[str, Any] = {"what": "prepare"}
     if number % 5 == 0:
-        rollback["pause"] = (chance.choice(ROLLBACK_STEPS), 0.35)
+        rollback["pause"] = (chooser.choice(ROLLBACK_STEPS), 0.35)
         release["pause"] = ("database", 0.35)
     to_first = {**rollback, "snapshot": scenario.snapshots[1]}
     to_second = {**rollback, "snapshot": scenario.snapshots[2]}
@@ -418,9 +418,9 @@ def jobs_of(kind: str, number: int, scenario: RaceScenario, chance: random.Rando
         "rollback and retention": [to_first, {**fourth, "retention": 1}],
         "two prepares": [fourth, fourth if number % 3 == 0 else {**release, "release": "v5"}],
         # Every other recovery starts during the rollback: the files it finds then are not leftovers.
-        "rollback and recover": [to_first, {"what": "recover", "after": (number % 2) * chance.uniform(0, 0.1)}],
+        "rollback and recover": [to_first, {"what": "recover", "after": (number % 2) * chooser.uniform(0, 0.1)}],
     }[kind]
-    return jobs if chance.random() < 0.5 else jobs[::-1]
+    return jobs if chooser.random() < 0.5 else jobs[::-1]
 
 
 def run_round(
@@ -671,25 +671,37 @@ def test_inv_commands_started_together_run_one_after_the_other(scenario: RaceSce
         scenario.check(results)
 
 
+@contextlib.contextmanager
+def stopped_rollback(scenario: RaceScenario, runner: StageRunner) -> Iterator[int]:
+    """Stop a rollback that holds the lock, before its swap, while the block runs; yields its process id."""
+    job = {"what": "rollback", "snapshot": scenario.snapshots[1], "pause": ("recover", 0.2)}
+    assert start_and_wait_for_lock(scenario, runner, job)
+    pid = runner.pid
+    with stopped(pid):
+        yield pid
+    assert runner.result().status == "restored"
+
+
+def assert_names_rollback(result: Result, pid: int) -> None:
+    """Fail unless a command ended with 75 and a message that names the rollback with this process id."""
+    assert (result.code, result.status) == (75, "error")
+    held = HELD.search(result.message)
+    assert held is not None and (held["command"], int(held["pid"])) == ("rollback", pid)
+
+
 @pytest.mark.slow
 def test_wait_that_times_out_ends_with_75_and_names_the_holder(
     scenario: RaceScenario, runners: tuple[StageRunner, StageRunner]
 ) -> None:
     """While a rollback is stopped, ``inv`` waits for the time of ``--wait``, names the holder and changes nothing."""
     inv = Inv(scenario)
-    holder, _ = runners
-    job = {"what": "rollback", "snapshot": scenario.snapshots[1], "pause": ("recover", 0.2)}
-    assert start_and_wait_for_lock(scenario, holder, job)
-    with stopped(holder.pid):
+    with stopped_rollback(scenario, runners[0]) as pid:
         before = scenario.project.content()
         started = time.monotonic()
         result = inv.run("release.rollback", "--wait", "400ms", "--snapshot", scenario.snapshots[2])
         assert time.monotonic() - started > 0.4
-        assert (result.code, result.status) == (75, "error")
-        held = HELD.search(result.message)
-        assert held is not None and (held["command"], int(held["pid"])) == ("rollback", holder.pid)
+        assert_names_rollback(result, pid)
         assert scenario.project.content() == before
-    assert holder.result().status == "restored"
     assert scenario.state_of(scenario.project.content(), False) == 1
 
 
@@ -699,17 +711,9 @@ def test_other_commands_name_the_holder_or_do_nothing(
 ) -> None:
     """While a rollback is stopped before its swap, prepare ends with 75 before any gate; recover has nothing to do."""
     inv = Inv(scenario)
-    holder, _ = runners
-    job = {"what": "rollback", "snapshot": scenario.snapshots[1], "pause": ("recover", 0.2)}
-    assert start_and_wait_for_lock(scenario, holder, job)
-    pid = holder.pid
-    with stopped(pid):
-        result = inv.run("release.prepare", "--release-id", "v4")
-        held = HELD.search(result.message)
-        assert result.code == 75
-        assert held is not None and (held["command"], int(held["pid"])) == ("rollback", pid)
+    with stopped_rollback(scenario, runners[0]) as pid:
+        assert_names_rollback(inv.run("release.prepare", "--release-id", "v4"), pid)
         assert inv.run("release.recover").status == "clean"
-    assert holder.result().status == "restored"
     scenario.check([Result(what="rollback", pid=pid, code=0, status="restored")])
 
 

@@ -20,8 +20,7 @@ from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from tests.support.faults.failing_calls import CHANGING, OPENING, READING, Ended, FailingCalls, why_not
 from tests.support.faults.marks import MOUNTS
-from tests.support.faults.scenario import OverlayScenario, Scenario, damage_header
-from tests.support.project import Project
+from tests.support.faults.scenario import MakeScenarioProject, OverlayScenario, Scenario, damage_header
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"NOT TESTED: {why_not()}")
 
@@ -47,14 +46,12 @@ class StartFailing(Protocol):
 
 
 @pytest.fixture
-def make_scenario(memory: Path) -> Iterator[MakeScenario]:
+def make_scenario(make_scenario_project: MakeScenarioProject) -> Iterator[MakeScenario]:
     """Return a maker of scenarios on a filesystem in memory."""
     made: list[Scenario] = []
 
     def make(kind: str, *, releases: tuple[str, ...] = ()) -> Scenario:
-        folder = memory / "project"
-        folder.mkdir()
-        project = Project(folder, "wal" if kind == "wal" else "delete", cache_settings=True)
+        project = make_scenario_project("wal" if kind == "wal" else "delete")
         if releases:
             project.overrides["assets.mcp"] = {"file": "state/mcp.json", "required": False}
         scenario_class = OverlayScenario if kind == "overlay" else Scenario
@@ -119,9 +116,7 @@ def check_rollback_result(scenario: Scenario, ended: Ended, inode: int, point: o
         assert ended.result == "failed", (point, ended)
         assert_message(ended, point)
         message = " ".join(ended.messages)
-        if (
-            "Undoing it failed too" in message
-        ):  # strace counts the calls of each thread, so two threads can get the error
+        if "Undoing it failed too" in message:  # strace counts the calls of each thread, so two of them can fail
             assert scenario.project.pipeline.journal_path.exists() and "inv release.recover" in message, (point, ended)
             return left
         assert left in ("old", "new"), (point, left, ended)
@@ -130,11 +125,7 @@ def check_rollback_result(scenario: Scenario, ended: Ended, inode: int, point: o
         has_journal = scenario.project.pipeline.journal_path.exists()
         assert not has_journal or "is live" in message or "inv release.recover" in message, (point, ended)
     if inode:
-        assert scenario.project.database.stat().st_ino == inode, (
-            point,
-            "a sound database was replaced by another file",
-            ended,
-        )
+        assert scenario.project.database.stat().st_ino == inode, (point, "a sound database was replaced", ended)
     return left
 
 

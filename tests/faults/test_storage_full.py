@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+from attrs import frozen
 
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.errors import StageFailed
@@ -30,6 +31,16 @@ from tests.support.project import MakeProject, Project
 pytestmark = MOUNTS
 every_block = [pytest.mark.slow, pytest.mark.timeout(600)]
 BLOCK = 4096
+
+
+@frozen
+class Case:
+    """``where`` is the folder on the small disk (``state`` or ``pipeline``); ``is_every`` tries every block count."""
+
+    where: str
+    filesystem: str
+    journal_mode: str
+    is_every: bool = False
 
 
 class SmallDisk:
@@ -102,61 +113,53 @@ class SmallDisk:
 
 
 class MakeSmallDisk(Protocol):
-    """Make a project with its ``state`` or its ``pipeline`` on a small filesystem."""
+    """Make the project of a case."""
 
-    def __call__(self, where: str, filesystem: str, journal_mode: str) -> SmallDisk: ...
+    def __call__(self, case: Case) -> SmallDisk: ...
 
 
 @pytest.fixture
 def make_small_disk(make_project: MakeProject, mounts: Mounts, tmp_path: Path) -> MakeSmallDisk:
-    """Return a maker of projects on a small disk: ``make_small_disk("pipeline", "ext4", "wal")``."""
+    """Return a maker of projects on a small disk."""
 
-    def make(where: str, filesystem: str, journal_mode: str) -> SmallDisk:
-        project = make_project("p", journal_mode, cache_settings=True)
+    def make(case: Case) -> SmallDisk:
+        project = make_project("p", case.journal_mode, cache_settings=True)
         template = tmp_path / "template"
         template.mkdir()
-        folder = project.state if where == "state" else project.pipeline.root
-        return SmallDisk(project, mounts, folder, filesystem, template)
+        folder = project.state if case.where == "state" else project.pipeline.root
+        return SmallDisk(project, mounts, folder, case.filesystem, template)
 
     return make
 
 
-def cases() -> pytest.MarkDecorator:
-    """Every block on both filesystems, and some blocks in memory for the fast selection."""
-    return pytest.mark.parametrize(
-        ("where", "filesystem", "journal_mode", "is_every"),
-        [
-            pytest.param("pipeline", "tmpfs", "delete", False, id="pipeline, some blocks"),
-            pytest.param("state", "tmpfs", "wal", False, marks=pytest.mark.slow, id="state, some blocks"),
-            pytest.param("pipeline", "tmpfs", "wal", True, marks=every_block, id="pipeline, every block, wal"),
-            pytest.param("state", "tmpfs", "delete", True, marks=every_block, id="state, every block, delete"),
-            pytest.param("pipeline", "ext4", "delete", True, marks=every_block, id="pipeline, ext4, every block"),
-            pytest.param("state", "ext4", "wal", True, marks=every_block, id="state, ext4, every block"),
-        ],
-    )
+# Every number of blocks on both filesystems, and some numbers in memory for the fast selection.
+cases = pytest.mark.parametrize(
+    "case",
+    [
+        pytest.param(Case("pipeline", "tmpfs", "delete"), id="pipeline, some blocks"),
+        pytest.param(Case("state", "tmpfs", "wal"), marks=pytest.mark.slow, id="state, some blocks"),
+        pytest.param(Case("pipeline", "tmpfs", "wal", True), marks=every_block, id="pipeline, every block, wal"),
+        pytest.param(Case("state", "tmpfs", "delete", True), marks=every_block, id="state, every block, delete"),
+        pytest.param(Case("pipeline", "ext4", "delete", True), marks=every_block, id="pipeline, ext4, every block"),
+        pytest.param(Case("state", "ext4", "wal", True), marks=every_block, id="state, ext4, every block"),
+    ],
+)
 
 
-@cases()
+@cases
 def test_rollback_with_any_free_space_leaves_all_old_or_all_new(
-    make_small_disk: MakeSmallDisk,
-    report_points: Callable[[int], None],
-    where: str,
-    filesystem: str,
-    journal_mode: str,
-    is_every: bool,
+    make_small_disk: MakeSmallDisk, report_points: Callable[[int], None], case: Case
 ) -> None:
     """It gives an outcome and no exception; with free space the next rollback restores."""
-    disk = make_small_disk(where, filesystem, journal_mode)
+    disk = make_small_disk(case)
     ended: Counter[str] = Counter()
-    for free in disk.amounts(is_every):
+    for free in disk.amounts(case.is_every):
         outcome = rollback(disk.project.settings, RollbackRequest())
         message = " ".join(outcome.diagnostics)
         disk.empty()  # on a full disk SQLite cannot read a WAL either
         found = disk.state()
-        assert found == "new" if outcome.status == "restored" or "is live" in message else found == "old", (
-            free,
-            outcome,
-        )
+        is_new = outcome.status == "restored" or "is live" in message
+        assert found == ("new" if is_new else "old"), (free, outcome)
         has_journal = disk.project.pipeline.journal_path.exists()
         assert not has_journal or "is live" in message or "inv release.recover" in message, (free, outcome)
         recover(disk.project.settings)
@@ -169,20 +172,15 @@ def test_rollback_with_any_free_space_leaves_all_old_or_all_new(
     assert ended["failed"] > 1, ended
 
 
-@cases()
+@cases
 def test_recovery_with_any_free_space_finishes_undoes_or_fails(
-    make_small_disk: MakeSmallDisk,
-    report_points: Callable[[int], None],
-    where: str,
-    filesystem: str,
-    journal_mode: str,
-    is_every: bool,
+    make_small_disk: MakeSmallDisk, report_points: Callable[[int], None], case: Case
 ) -> None:
     """It reports success only when the state is whole; with free space the next recovery succeeds."""
-    disk = make_small_disk(where, filesystem, journal_mode)
+    disk = make_small_disk(case)
     settings = disk.project.settings
     ended: Counter[str] = Counter()
-    for free in disk.amounts(is_every):
+    for free in disk.amounts(case.is_every):
         disk.empty()
         with crash_after_journal_writes(sum(ended.values()) % 5):
             rollback(settings, RollbackRequest())
@@ -206,23 +204,18 @@ def test_recovery_with_any_free_space_finishes_undoes_or_fails(
         if ended["finished"] == 5:
             break
     report_points(sum(ended.values()))
-    assert ended["StageFailed"] or where == "state", ended
+    assert ended["StageFailed"] or case.where == "state", ended
 
 
-@cases()
+@cases
 def test_prepare_with_any_free_space_makes_a_whole_release_or_none(
-    make_small_disk: MakeSmallDisk,
-    report_points: Callable[[int], None],
-    where: str,
-    filesystem: str,
-    journal_mode: str,
-    is_every: bool,
+    make_small_disk: MakeSmallDisk, report_points: Callable[[int], None], case: Case
 ) -> None:
     """It is ready, or blocked with a message; the earlier releases exist and the live state is unchanged."""
-    disk = make_small_disk(where, filesystem, journal_mode)
+    disk = make_small_disk(case)
     pipeline, settings = disk.project.pipeline, disk.project.settings
     ended: Counter[str] = Counter()
-    for free in disk.amounts(is_every):
+    for free in disk.amounts(case.is_every):
         try:
             manifest = prepare(with_flags(settings, retention=2), passed_preflight(), "v3")
             status, message = str(manifest.status), " ".join(manifest.diagnostics)
@@ -232,7 +225,7 @@ def test_prepare_with_any_free_space_makes_a_whole_release_or_none(
         latest = pipeline.latest_ready()
         assert latest is not None and latest.snapshot is not None, free
         manifests = pipeline.read_manifests()
-        ready = [file.release_id for file in manifests if file.manifest and file.manifest.status == "ready"]
+        ready = [file.release_id for file in manifests if file.manifest is None or file.manifest.status == "ready"]
         if status == "ready":
             assert ready == ["v1", "v2", "v3"] and latest.release_id == "v3", free
         else:
@@ -254,12 +247,12 @@ def test_prepare_with_any_free_space_makes_a_whole_release_or_none(
         if ended["ready"] == 2:
             break
     report_points(sum(ended.values()))
-    assert where == "state" or ended["blocked"] + ended["StageFailed"] > 1, ended
+    assert case.where == "state" or ended["blocked"] + ended["StageFailed"] > 1, ended
 
 
 def test_reading_commands_work_on_a_full_disk(make_small_disk: MakeSmallDisk) -> None:
     """status, verify and audit, when no byte can be written."""
-    disk = make_small_disk("pipeline", "tmpfs", "wal")
+    disk = make_small_disk(Case("pipeline", "tmpfs", "wal"))
     pipeline = disk.project.pipeline
     disk.fill(0)
     found = overview(disk.project.settings, 10)

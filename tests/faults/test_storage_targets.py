@@ -6,7 +6,6 @@ import contextlib
 import os
 import resource
 import shutil
-import sqlite3
 import subprocess
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -62,11 +61,7 @@ def make(make_project: MakeProject) -> Make:
 
 def change(project: Project) -> None:
     """Change every asset in place, as a service on mounts can."""
-    database = sqlite3.connect(project.database, timeout=30)
-    database.execute("UPDATE accounts SET balance = balance + 1")
-    database.execute("INSERT INTO ledger(a, b, amount) VALUES (0, 0, 999999)")
-    database.commit()
-    database.close()
+    project.damage_rows()
     (project.identity / "identity.json").write_text('{"id": "other"}')
     (project.identity / "intruder").write_text("x")
     project.mcp.write_text('{"other": true}')

@@ -107,15 +107,19 @@ class Project:
 
     def damage(self) -> None:
         """Change every asset: rows, a key, a file removed, a file added that was absent."""
+        self.damage_rows()
+        (self.identity / "identity.json").write_text('{"id": "other"}')
+        (self.identity / "intruder").write_text("x")
+        self.mcp.unlink()
+        self.extra.write_text("{}")
+
+    def damage_rows(self) -> None:
+        """Change every balance and add a row to the ledger."""
         database = sqlite3.connect(self.database, timeout=30)
         database.execute("UPDATE accounts SET balance = balance + 1")
         database.execute("INSERT INTO ledger(a, b, amount) VALUES (0, 0, 999999)")
         database.commit()
         database.close()
-        (self.identity / "identity.json").write_text('{"id": "other"}')
-        (self.identity / "intruder").write_text("x")
-        self.mcp.unlink()
-        self.extra.write_text("{}")
 
     def content(self, *, database_as_bytes: bool = False) -> dict[str, Any]:
         """Return all state that a restore brings back: the rows as SQLite reads them; bytes, modes and links of files.

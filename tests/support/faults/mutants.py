@@ -22,6 +22,7 @@ from release_tasks.core import durable
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.records import Inode, JournalStep, RollbackJournal
 from release_tasks.stages.rollback import engine, swap
+from tests.support.faults import stages
 from tests.support.faults.replace import replace
 from tests.support.faults.tracing import MARK
 
@@ -79,6 +80,8 @@ def _call_site(frame: FrameType | None) -> str:
         if module.startswith("release_tasks."):
             names.append(frame.f_code.co_name)
             outside += module != durable.__name__
+        elif names and module == stages.__name__:
+            break  # an inline executor ran the function; with threads the stack starts here
         frame = frame.f_back
     return " < ".join(names)
 

@@ -7,7 +7,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from release_tasks.archive.attestation.verification import verify_attestations
 from release_tasks.archive.verify import verify_all
@@ -22,6 +22,7 @@ from tests.support.project import Project
 
 __all__ = [
     "BlockedScenario",
+    "MakeScenarioProject",
     "OverlayScenario",
     "Scenario",
     "change_config",
@@ -30,6 +31,12 @@ __all__ = [
 ]
 
 Rows = tuple[list[tuple[int, int]], list[tuple[int, ...]]]
+
+
+class MakeScenarioProject(Protocol):
+    """The fixture ``make_scenario_project``: make a project in memory, its database in this journal mode."""
+
+    def __call__(self, journal_mode: str) -> Project: ...
 
 
 class Scenario:
