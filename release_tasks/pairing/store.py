@@ -23,11 +23,11 @@ from release_tasks.core.lock import FileLock
 from release_tasks.pairing.channels import Channel, is_shared_id, persons
 from release_tasks.pairing.dialects import PLAIN, ApprovedDocument, Request, RequestsDocument
 
-__all__ = ["Change", "FileVersion", "Store", "StoreUnusable", "file_version"]
+__all__ = ["WAIT_SECONDS", "Change", "FileVersion", "Store", "StoreUnusable", "file_version"]
 
 T = TypeVar("T")
 
-_WAIT_SECONDS = 10.0  # a change takes milliseconds
+WAIT_SECONDS = 10.0  # a change takes milliseconds; tests shorten it
 _POLL_SECONDS = 0.005
 _SECOND = 1_000_000_000
 _SETTLED_NS = 20_000_000  # two ticks of the slowest kernel clock that stamps files, 100 Hz
@@ -160,8 +160,8 @@ class Store:
         with contextlib.ExitStack() as locks:
             for channel in sorted(channels, key=lambda channel: channel.value):
                 path = self.lock_path(channel)
-                if not locks.enter_context(FileLock(path).held(_WAIT_SECONDS, _POLL_SECONDS)):
-                    waited = f"{_WAIT_SECONDS:.0f} s"
+                if not locks.enter_context(FileLock(path).held(WAIT_SECONDS, _POLL_SECONDS)):
+                    waited = f"{WAIT_SECONDS:.0f} s"
                     raise LockHeld(f"{path} has been locked by another process for {waited}. Try again.")
             yield
 

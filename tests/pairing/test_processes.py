@@ -249,7 +249,7 @@ def test_a_store_locked_by_another_process_ends_with_75(
     pairing: Pairing, credentials: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is written, and reading does not wait."""
-    monkeypatch.setattr(store_module, "_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(store_module, "WAIT_SECONDS", 0.2)
     lock = FileLock(credentials / "telegram-pairing.lock")
     assert lock.acquire(1)
     try:

@@ -6,9 +6,12 @@ import os
 import socket
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
-__all__ = ["contents", "listing", "make_socket"]
+__all__ = ["FileTree", "contents", "file_tree", "listing", "make_socket"]
+
+# Relative path -> mode, inode, modification time of a file, and bytes or link target.
+FileTree: TypeAlias = dict[str, tuple[int, int, int | None, bytes | str | None]]
 
 
 def listing(root: Path) -> dict[str, Any]:
@@ -27,6 +30,19 @@ def contents(root: Path) -> dict[str, tuple[int, bytes | str | None]]:
     for path in sorted(root.rglob("*")):
         info = os.lstat(path)
         found[str(path.relative_to(root))] = (info.st_mode, _content(path, info))
+    return found
+
+
+def file_tree(root: Path) -> FileTree:
+    """Return all paths below a folder with mode, inode, time of files, and bytes or link target.
+
+    The times of folders are left out: SQLite and a lock file change them without any change that counts.
+    """
+    found: FileTree = {}
+    for path in sorted(root.rglob("*")):
+        info = os.lstat(path)
+        modified = info.st_mtime_ns if stat.S_ISREG(info.st_mode) else None
+        found[str(path.relative_to(root))] = (info.st_mode, info.st_ino, modified, _content(path, info))
     return found
 
 

@@ -163,8 +163,6 @@ class Project:
             found += [str(p) for p in statements if not p.with_name(p.name.removesuffix(".intoto.jsonl")).exists()]
         return found
 
-    strays = leftovers  # the name that some tests still use
-
 
 class MakeProject(Protocol):
     """The fixture ``make_project``: make a scratch project in a folder of this name."""
