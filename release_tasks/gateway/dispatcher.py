@@ -24,7 +24,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from release_tasks.config.gateway import SENDING, child_environment
+from release_tasks.config.gateway import DELIVERY_TOKENS, child_environment
 from release_tasks.core.clock import timestamp
 from release_tasks.gateway.channels import Call, channel_call
 from release_tasks.gateway.errors import GatewayError, SettingsError, StoreError
@@ -190,7 +190,7 @@ class Worker:
     def start(self) -> None:
         """Start the process; its log lines go where the service's go."""
         command = [sys.executable, "-m", "release_tasks.gateway.dispatcher", "--root", str(self._home.root)]
-        environment = child_environment(SENDING)
+        environment = child_environment(DELIVERY_TOKENS)
         self._started = time.monotonic()
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment)
         assert self._process.stdin is not None

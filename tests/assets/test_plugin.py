@@ -354,11 +354,11 @@ def test_verify_finds_a_check_that_changed_the_stored_copy(custom: Any, install_
     [
         ({"python": "custom"}, "release.assets.a: path: goes with python, and python with path"),
         ({"file": "x", "path": "y"}, "release.assets.a: path: goes with python, and python with path"),
-        ({"file": "x", "with": {"a": 1}}, "release.assets.a: with: goes with python only"),
-        ({"file": "x", "timeout": "1s"}, "release.assets.a: timeout: goes with python only"),
+        ({"file": "x", "with": {"a": 1}}, "release.assets.a: with: allowed only with python"),
+        ({"file": "x", "timeout": "1s"}, "release.assets.a: timeout: allowed only with python"),
         ({"python": "custom", "path": "x", "file": "y"}, "got file and python"),
         ({"python": "custom", "path": 7}, "release.assets.a.path: expected a path, got 7"),
-        ({"python": "custom", "path": "pipeline/x"}, "and release.assets.a lie in one another"),
+        ({"python": "custom", "path": "pipeline/x"}, "overlaps with release.assets.a"),
     ],
 )  # fmt: skip
 def test_asset_of_a_plugin_that_is_configured_wrongly_is_explained(

@@ -230,7 +230,7 @@ def test_mistakes_are_told_before_anything_runs(project):
     project.configuration["release"]["notices"]["pager"]["when"] = ["restord"]
     done = project.run("release.prepare")
     assert done.returncode == 2
-    assert "release.notices.pager: when: expected some of prepared, blocked" in done.stderr
+    assert "release.notices.pager: when: expected one or more of prepared, blocked" in done.stderr
     assert "did you mean 'restored'?" in done.stderr
     assert project.gate_runs() == 0
 
