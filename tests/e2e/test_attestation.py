@@ -7,11 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.invoke_project import InvokeProject
+
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def signing(scratch: Any) -> Any:
+def signing(scratch: InvokeProject) -> Any:
     """A project that signs with a key of its own."""
     subprocess.run("openssl genpkey -algorithm ed25519 -out release.key".split(), cwd=scratch.root, check=True)
     scratch.variables["RELEASE_KEY"] = "release.key"

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+
+from tests.support.invoke_project import InvokeProject
 
 pytestmark = pytest.mark.slow
 
 
-def test_an_operator_is_told_what_to_type_until_all_is_well(scratch: Any) -> None:
+def test_an_operator_is_told_what_to_type_until_all_is_well(scratch: InvokeProject) -> None:
     """Nothing prepared, prepared, rehearsed, health gone, rolled back."""
     first = scratch.document("release.diagnose")
     assert (first["status"], first["verdict"], first["next"]) == ("healthy", None, [])
@@ -33,7 +33,7 @@ def test_an_operator_is_told_what_to_type_until_all_is_well(scratch: Any) -> Non
     assert scratch.document("release.status")["current"]["releaseId"] == "v1"
 
 
-def test_two_releases_are_compared(scratch: Any) -> None:
+def test_two_releases_are_compared(scratch: InvokeProject) -> None:
     """By their ids; an unknown one is a usage error that names those that there are."""
     scratch.document("release.prepare", "--release-id", "v1")
     (scratch.root / "state.txt").write_text("two")
@@ -48,7 +48,7 @@ def test_two_releases_are_compared(scratch: Any) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_judged_or_recovered_where_it_cannot_be(scratch: Any) -> None:
+def test_nothing_is_judged_or_recovered_where_it_cannot_be(scratch: InvokeProject) -> None:
     """A watch while a rollback waits to be finished; a start gate in a folder without a configuration."""
     scratch.configuration["release"]["health"]["url"] = "http://127.0.0.1:9/health"
     scratch.configuration["release"]["gates"] = {"count": {"command": "true"}}
@@ -62,7 +62,7 @@ def test_nothing_is_judged_or_recovered_where_it_cannot_be(scratch: Any) -> None
 
 
 @pytest.mark.slow
-def test_what_does_not_exist_cannot_be_broken(scratch: Any) -> None:
+def test_what_does_not_exist_cannot_be_broken(scratch: InvokeProject) -> None:
     """Neither a fault that is none nor a gateway that is not there."""
     assert "use mcp, queue, identity" in scratch.document("gateway.break", "everything", code=2)["message"]
     assert "inv gateway.start" in scratch.document("gateway.break", "mcp", code=1)["message"]

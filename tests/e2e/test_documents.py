@@ -7,6 +7,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.support.invoke_project import InvokeProject
+
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
@@ -32,14 +34,14 @@ import pytest
         ("release.status --json release.audit --json", 2),
     ],
 )
-def test_stdout_is_exactly_one_document(scratch, line, code):
+def test_stdout_is_exactly_one_document(scratch: InvokeProject, line: str, code: int) -> None:
     """Also when gates print, also on failure, also for a chain."""
     done = scratch.run(*line.split())
     assert done.returncode == code, done
     assert isinstance(json.loads(done.stdout), dict)
 
 
-def test_failed_gates_are_in_the_document_of_a_blocked_release(scratch):
+def test_failed_gates_are_in_the_document_of_a_blocked_release(scratch: InvokeProject) -> None:
     """A blocked release is a document too, with the gate's output tail in it."""
     scratch.configuration["release"]["gates"]["bad"] = {"command": "echo some reason; exit 3", "subsystem": "engine"}
     manifest = scratch.document("release.prepare", code=1)
@@ -63,7 +65,7 @@ def test_prepare_writes_the_gates_as_junit(scratch, executor):
     ]
 
 
-def test_both_verdicts_are_readable_without_json(scratch):
+def test_both_verdicts_are_readable_without_json(scratch: InvokeProject) -> None:
     """A person sees gates, verdict and the way back; plain text in a pipe."""
     scratch.configuration["release"]["gates"]["bad"] = {"command": "echo some reason; exit 3", "advisory": True}
     done = scratch.run("release.prepare", "--release-id", "v1")
@@ -92,7 +94,7 @@ DRY = [
 
 
 @pytest.mark.slow
-def test_dry_changes_nothing_anywhere(scratch):
+def test_dry_changes_nothing_anywhere(scratch: InvokeProject) -> None:
     """Not a byte, not a mode, not a name; with a release there, and with state that a rollback would change."""
     assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
     (scratch.root / "state.txt").write_text("two")
@@ -103,7 +105,7 @@ def test_dry_changes_nothing_anywhere(scratch):
         assert scratch.tree() == before, line
 
 
-def test_plan_says_what_would_change_and_changes_nothing(scratch):
+def test_plan_says_what_would_change_and_changes_nothing(scratch: InvokeProject) -> None:
     """--plan is exact, and leaves no trace, not even in the audit log."""
     assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
     (scratch.root / "state.txt").write_text("two")
@@ -114,7 +116,7 @@ def test_plan_says_what_would_change_and_changes_nothing(scratch):
 
 
 @pytest.mark.slow
-def test_unknown_gates_and_collections_do_not_pass_in_silence(scratch):
+def test_unknown_gates_and_collections_do_not_pass_in_silence(scratch: InvokeProject) -> None:
     """No gates configured is a mistake, not a pass."""
     scratch.configuration["release"]["gates"] = {}
     assert scratch.run("release.preflight").returncode == 2

@@ -20,6 +20,7 @@ import pytest
 
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.store import MessageStore
+from tests.support.invoke_project import InvokeProject
 
 pytestmark = pytest.mark.slow
 
@@ -57,13 +58,13 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def left(scratch: Any) -> list[str]:
+def left(scratch: InvokeProject) -> list[str]:
     drills = scratch.root / "pipeline" / "drills"
     return os.listdir(drills) if drills.exists() else []
 
 
 @pytest.fixture
-def prepared(scratch: Any) -> Any:
+def prepared(scratch: InvokeProject) -> Any:
     """A project with one release, whose state has changed since."""
     assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
     (scratch.root / "state.txt").write_text("two")
@@ -90,7 +91,7 @@ def note_of(path: Path) -> tuple[list[int], Path]:
     return [service, child], Path(root)
 
 
-def test_drill_by_hand_and_as_a_document(versioned: Any) -> None:
+def test_drill_by_hand_and_as_a_document(versioned: InvokeProject) -> None:
     """0 and a table, 1 and a sentence, 2 for an id that nobody has; status shows what is proved."""
     prepared = versioned
     assert prepared.run("release.prepare", "--release-id", "v1").returncode == 0
@@ -240,7 +241,7 @@ def sink() -> Iterator[Sink]:
 
 
 @pytest.fixture
-def gateway(scratch: Any, sink: Sink) -> GatewayPaths:
+def gateway(scratch: InvokeProject, sink: Sink) -> GatewayPaths:
     """A gateway's home with three queued messages and a delivery URL, released as v1."""
     home = GatewayPaths(scratch.root / "gw")
     home.lay_out()
@@ -272,7 +273,7 @@ def started_for_drills() -> set[str]:
     return found
 
 
-def test_a_booted_gateway_delivers_nothing(scratch: Any, gateway: GatewayPaths, sink: Sink) -> None:
+def test_a_booted_gateway_delivers_nothing(scratch: InvokeProject, gateway: GatewayPaths, sink: Sink) -> None:
     """Messages were queued when the snapshot was taken: healthy on them, and not one goes out, by no way."""
     scratch.variables["TELEGRAM_BOT_TOKEN"] = "secret"
     files = sorted(gateway.root.rglob("*"))

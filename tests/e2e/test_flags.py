@@ -6,6 +6,8 @@ import json
 
 import pytest
 
+from tests.support.invoke_project import InvokeProject
+
 
 def snapshots(scratch) -> list[str]:
     folder = scratch.root / "pipeline" / "snapshots"
@@ -13,7 +15,7 @@ def snapshots(scratch) -> list[str]:
 
 
 @pytest.fixture
-def asking(versioned):
+def asking(versioned: InvokeProject):
     """A project with a health gate whose configured endpoint does not exist."""
     versioned.configuration["release"]["health"]["url"] = "http://127.0.0.1:9/health"
     versioned.configuration["release"]["gates"]["api-health"] = {"http": "health"}
@@ -54,13 +56,13 @@ def test_stock_executor_never_acts_on_gates_that_ran_with_other_arguments(asking
     assert not (asking.root / "pipeline" / "manifests").exists()
 
 
-def test_stock_executor_prepares_when_nothing_was_typed(versioned):
+def test_stock_executor_prepares_when_nothing_was_typed(versioned: InvokeProject) -> None:
     """The suite works without the executor line as long as no flag has to travel."""
     del versioned.configuration["tasks"]
     assert versioned.document("release.prepare")["status"] == "ready"
 
 
-def test_left_out_gate_blocks_the_release(scratch):
+def test_left_out_gate_blocks_the_release(scratch: InvokeProject) -> None:
     """What --skip left out was not checked, so nothing may be released on it."""
     scratch.configuration["release"]["gates"]["other"] = {"command": "true"}
     done = scratch.run("release.preflight", "--skip", "count", "release.prepare", "--release-id", "v1")
@@ -119,7 +121,7 @@ def test_wrong_configuration_names_file_and_path(scratch, key, value, said):
 
 
 @pytest.mark.slow
-def test_environment_overrides_are_read_as_they_are_meant(scratch):
+def test_environment_overrides_are_read_as_they_are_meant(scratch: InvokeProject) -> None:
     """``false`` is not true, a number is a number, and a wrong one is named after its variable."""
     scratch.configuration["release"]["gates"]["bad"] = {"command": "false", "advisory": True}
     assert scratch.run("release.preflight").returncode == 0

@@ -23,7 +23,7 @@ from invoke import Collection, call, task
 from release_tasks.tasks.executor import recall, record, runs_under_stage_executor, stage
 
 
-def ran(line):
+def ran(line: str):
     with Path("ran.log").open("a") as log:
         print(line, file=log)
 
@@ -196,7 +196,7 @@ def assert_refused(result: subprocess.CompletedProcess[str], *parts: str) -> Non
     assert all(part in result.stderr for part in parts), result.stderr
 
 
-def test_the_intended_invoke_runs(invoke_folder, stock):
+def test_the_intended_invoke_runs(invoke_folder: Path, stock: Project) -> None:
     """The versions are those that the names promise, with this package beside them."""
     wanted = invoke_folder.name.rpartition("-")[2]
     assert stock.run("--version").stdout.startswith(f"Invoke {wanted}.")
@@ -211,24 +211,24 @@ def test_the_intended_invoke_runs(invoke_folder, stock):
         "--no-dedupe release.preflight --health-url U release.prepare",
     ],
 )
-def test_gates_run_once_with_the_url_typed_anywhere(staged, line):
+def test_gates_run_once_with_the_url_typed_anywhere(staged: Project, line: str) -> None:
     """A flag reaches the pre-task, and a chain runs the gates once."""
     assert staged.done(*line.split()) == ["preflight U True", "prepare U U True"]
 
 
-def test_own_task_runs_prepare_first(staged):
+def test_own_task_runs_prepare_first(staged: Project) -> None:
     """``pre=[release.prepare]`` of a plain task works, also after stages typed before it."""
     expected = ["preflight U True", "prepare U U True", "deploy"]
     assert staged.done("release.prepare", "--health-url", "U", "deploy") == expected
 
 
-def test_stock_executor_is_seen_by_prepare(stock):
+def test_stock_executor_is_seen_by_prepare(stock: Project) -> None:
     """Without StageExecutor the URL stays behind, and prepare can tell."""
     ran = stock.done("release.prepare", "--health-url", "U")
     assert ran == ["preflight None True", "prepare U None False"]
 
 
-def test_contradicting_values_end_with_2_and_nothing_ran(staged):
+def test_contradicting_values_end_with_2_and_nothing_ran(staged: Project) -> None:
     """Two URLs for one probe are refused by name."""
     words = ["release.preflight", "--health-url", "A", "release.prepare", "--health-url", "B"]
     result = staged.run(*words)
@@ -244,7 +244,7 @@ def test_contradicting_values_end_with_2_and_nothing_ran(staged):
     assert staged.ran() == []
 
 
-def test_two_documents_are_refused_with_one(staged):
+def test_two_documents_are_refused_with_one(staged: Project) -> None:
     """stdout is exactly one JSON document, and two stages cannot both write it."""
     result = staged.run("release.prepare", "--json", "release.status", "--json")
     assert_refused(result, "--json", "one document", "release.prepare and release.status")
@@ -252,12 +252,12 @@ def test_two_documents_are_refused_with_one(staged):
     assert staged.ran() == []
 
 
-def test_two_tasks_of_one_factory_both_run(either):
+def test_two_tasks_of_one_factory_both_run(either: Project) -> None:
     """No gate is dropped because another has the same code object."""
     assert either.done("gates") == ["first gate", "second gate"]
 
 
-def test_flaglike_values_are_refused_with_the_usage(either):
+def test_flaglike_values_are_refused_with_the_usage(either: Project) -> None:
     """``--help`` where a code is expected is no code, and nothing is approved."""
     usage = "usage: approve CHANNEL CODE [--json]"
     assert_refused(either.run("approve", "telegram", "--help"), "--help", usage)
@@ -268,19 +268,19 @@ def test_flaglike_values_are_refused_with_the_usage(either):
     assert either.ran() == []
 
 
-def test_flaglike_word_stops_what_was_typed_before_it(staged):
+def test_flaglike_word_stops_what_was_typed_before_it(staged: Project) -> None:
     """The whole command line is checked before its first task runs."""
     assert_refused(staged.run("release.status", "approve", "telegram", "--force"), "approve: CODE")
     assert staged.ran() == []
 
 
-def test_bad_number_is_refused(stock):
+def test_bad_number_is_refused(stock: Project) -> None:
     """No traceback of Invoke's own for a number that is none."""
     assert_refused(stock.run("release.prepare", "--limit", "soon"), "--limit", "number", "'soon'")
     assert stock.ran() == []
 
 
-def test_help_and_list_show_flags_and_no_internals(staged):
+def test_help_and_list_show_flags_and_no_internals(staged: Project) -> None:
     """``inv --help TASK`` and ``inv --list`` are what Invoke makes of any task."""
     shown = staged.run("--help", "release.preflight").stdout
     assert "--health-url=STRING" in shown
@@ -301,7 +301,7 @@ def either_program(request: pytest.FixtureRequest, staged: Project, binary: Proj
     return staged if request.param == "inv" else binary
 
 
-def test_ctrl_c_ends_with_130(either_program):
+def test_ctrl_c_ends_with_130(either_program: Project) -> None:
     """A signal to the one process is its exit code, without a traceback."""
     project = either_program
     with subprocess.Popen(
@@ -331,20 +331,20 @@ def test_ctrl_c_ends_with_130(either_program):
         ("invoke.py", "origin = 'here'\n"),
     ],
 )
-def test_binary_reads_the_working_folders_configuration(own_binary, name, text):
+def test_binary_reads_the_working_folders_configuration(own_binary: Project, name: str, text: str) -> None:
     """release-tasks needs no tasks.py to find invoke.yaml."""
     (own_binary.root / name).write_text(text)
     assert own_binary.run("settings").stdout == "here False\n"
 
 
-def test_binary_keeps_invokes_core_flags(binary):
+def test_binary_keeps_invokes_core_flags(binary: Project) -> None:
     """``--dry`` and ``-f`` are what they are under inv, over the folder's configuration."""
     (binary.root / "invoke.yaml").write_text("origin: here\n")
     (binary.root / "other.yaml").write_text("origin: there\n")
     assert binary.run("--dry", "-f", "other.yaml", "settings").stdout == "there True\n"
 
 
-def test_binary_runs_stages_under_the_stage_executor(binary):
+def test_binary_runs_stages_under_the_stage_executor(binary: Project) -> None:
     """No line in any configuration is needed."""
     expected = ["preflight U True", "prepare U U True"]
     assert binary.done("release.prepare", "--health-url", "U") == expected
@@ -367,7 +367,7 @@ def test_binary_runs_stages_under_the_stage_executor(binary):
         ("-f notes.txt release.status", "notes.txt"),
     ],
 )
-def test_binary_ends_with_2_for_what_it_cannot_parse(own_binary, line, part):
+def test_binary_ends_with_2_for_what_it_cannot_parse(own_binary: Project, line: str, part: str) -> None:
     """One sentence, nothing ran, and one document where one was asked for."""
     (own_binary.root / "notes.txt").write_text("")
     assert_refused(own_binary.run(*line.split()), part)
@@ -388,14 +388,14 @@ def test_binary_ends_with_2_for_what_it_cannot_parse(own_binary, line, part):
         ("invoke.py", "1 / 0\n"),
     ],
 )
-def test_binary_names_the_configuration_it_cannot_use(own_binary, name, text):
+def test_binary_names_the_configuration_it_cannot_use(own_binary: Project, name: str, text: str) -> None:
     """A broken file is one sentence that names it."""
     (own_binary.root / name).write_text(text)
     assert_refused(own_binary.run("release.status"), f"{name}: cannot be used: ")
     assert own_binary.ran() == []
 
 
-def test_module_is_the_binary(own_binary):
+def test_module_is_the_binary(own_binary: Project) -> None:
     """``python -m release_tasks.tasks.program`` is the command that pip installs, with the suite."""
     own_binary.inv = [sys.executable, "-m", "release_tasks.tasks.program"]
     version = f"release-tasks {release_tasks.__version__}\n"

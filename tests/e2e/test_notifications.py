@@ -8,34 +8,37 @@ import time
 
 import pytest
 
+from tests.support.health import Health
+from tests.support.invoke_project import InvokeProject
+
 pytestmark = pytest.mark.slow
 
 TOLD = "cat >> told; echo >> told"
 
 
 @pytest.fixture
-def project(scratch):
+def project(scratch: InvokeProject):
     """Return a project whose pager appends what it is told to the file ``told``."""
     scratch.configuration["release"]["notices"] = {"pager": {"command": TOLD}}
     return scratch
 
 
-def told(project):
+def told(project: InvokeProject):
     file = project.root / "told"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def occasions(project):
+def occasions(project: InvokeProject):
     return [document["occasion"] for document in told(project)]
 
 
-def notice_events(project):
+def notice_events(project: InvokeProject):
     document = project.document("release.audit", "--limit", "100")
     assert document["status"] == "intact"
     return [event for event in document["events"] if event["event"].startswith("notice.")]
 
 
-def test_prepared_and_restored(project):
+def test_prepared_and_restored(project: InvokeProject) -> None:
     """A release and a rollback to it are told once each; a rollback that finds all in place tells nobody."""
     project.document("release.prepare", "--release-id", "v1")
     (project.root / "state.txt").write_text("two")
@@ -60,7 +63,7 @@ def test_prepared_and_restored(project):
     assert [event["noticeId"] for event in events] == [first["id"], second["id"]]
 
 
-def test_blocked_names_the_gate_and_what_to_type(project):
+def test_blocked_names_the_gate_and_what_to_type(project: InvokeProject) -> None:
     """The next command is the one that the failed gate names."""
     project.configuration["release"]["gates"] = {"tests": {"command": "exit 3"}}
     assert project.document("release.prepare", "--release-id", "v1", code=1)["status"] == "blocked"
@@ -69,7 +72,7 @@ def test_blocked_names_the_gate_and_what_to_type(project):
     assert document["next"].startswith("inv gate.run tests")
 
 
-def test_failed_and_who_does_not_want_to_know(project):
+def test_failed_and_who_does_not_want_to_know(project: InvokeProject) -> None:
     """A rollback whose service does not get well is told to those who asked for that."""
     project.configuration["release"]["notices"] = {
         "pager": {"command": TOLD, "when": ["failed"]},
@@ -84,7 +87,7 @@ def test_failed_and_who_does_not_want_to_know(project):
     assert told(project)[0]["next"] == "inv release.diagnose"
 
 
-def test_degraded_is_told_while_it_is_rolled_back(project, health):
+def test_degraded_is_told_while_it_is_rolled_back(project: InvokeProject, health: Health) -> None:
     """The first notice is not held up by the rollback, nor the rollback by a pager that hangs."""
     release = project.configuration["release"]
     release["health"].update(url=health.url, deadline="300ms")
@@ -118,7 +121,7 @@ def test_degraded_is_told_while_it_is_rolled_back(project, health):
     assert newest_first[:3] == ["notice.sent"] * 3  # all of them after the account of the rollback
 
 
-def test_a_rollback_that_a_watch_owes_is_told(project, health):
+def test_a_rollback_that_a_watch_owes_is_told(project: InvokeProject, health: Health) -> None:
     """Degraded, to be rolled back, and nothing to go back to: somebody has to come."""
     project.configuration["release"]["health"]["url"] = health.url
     health.status = 500
@@ -129,7 +132,7 @@ def test_a_rollback_that_a_watch_owes_is_told(project, health):
     assert "was to be rolled back, but was not" in failure["text"]
 
 
-def test_an_interrupted_rollback_that_cannot_be_finished_is_told(project):
+def test_an_interrupted_rollback_that_cannot_be_finished_is_told(project: InvokeProject) -> None:
     """The start gate of the service fails, and says so to more than the journal of the system."""
     project.document("release.prepare", "--release-id", "v1")
     (project.root / "pipeline" / "rollback-journal.json").write_text("{}")
@@ -141,7 +144,7 @@ def test_an_interrupted_rollback_that_cannot_be_finished_is_told(project):
 @pytest.mark.parametrize(
     "line", ["--dry release.prepare", "--dry release.rollback", "release.rollback --plan", "release.drill"]
 )
-def test_rehearsals_are_silent(project, line):
+def test_rehearsals_are_silent(project: InvokeProject, line: str) -> None:
     """What changes nothing tells nobody."""
     project.document("release.prepare", "--release-id", "v1")
     (project.root / "state.txt").write_text("two")
@@ -164,7 +167,7 @@ FAULTS = {
 }
 
 
-def test_no_notice_changes_a_result(scratch):
+def test_no_notice_changes_a_result(scratch: InvokeProject) -> None:
     """Status, document and exit code of good and of bad ends are those without any notice, whatever goes wrong."""
     plain = scratch.document("release.prepare", "--release-id", "v1")
     scratch.configuration["release"]["notices"] = FAULTS
@@ -183,7 +186,9 @@ def test_no_notice_changes_a_result(scratch):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("is_blocked", [False, True])
-def test_a_signal_while_a_pager_hangs(scratch, number, code, is_blocked):
+def test_a_signal_while_a_pager_hangs(
+    scratch: InvokeProject, number: signal.Signals, code: int, is_blocked: bool
+) -> None:
     """The result is shown already and stands; a negative one keeps its code, after a good one nothing else begins."""
     scratch.configuration["release"]["notices"] = {"pager": {"command": "touch begun; sleep 600", "timeout": "1m"}}
     if is_blocked:
@@ -205,7 +210,7 @@ def test_a_signal_while_a_pager_hangs(scratch, number, code, is_blocked):
     assert (event["event"], event["detail"]) == ("notice.failed", "stopped before it had a result")
 
 
-def test_no_answer_waits_for_a_pager(scratch):
+def test_no_answer_waits_for_a_pager(scratch: InvokeProject) -> None:
     """What an operator wants to read at three in the morning is there before the pager has been given up."""
     scratch.configuration["release"]["notices"] = {"pager": {"command": "sleep 600", "timeout": "1h"}}
     process = scratch.start("release.prepare", "--release-id", "v1", "--json")
@@ -225,7 +230,7 @@ def read_document(stream):
     return "".join(lines)
 
 
-def test_mistakes_are_told_before_anything_runs(project):
+def test_mistakes_are_told_before_anything_runs(project: InvokeProject) -> None:
     """With the file, the path, and what was probably meant."""
     project.configuration["release"]["notices"]["pager"]["when"] = ["restord"]
     done = project.run("release.prepare")
@@ -235,7 +240,7 @@ def test_mistakes_are_told_before_anything_runs(project):
     assert project.gate_runs() == 0
 
 
-def test_a_bare_on_is_no_key(versioned):
+def test_a_bare_on_is_no_key(versioned: InvokeProject) -> None:
     """YAML takes it for true, and Invoke would end with a traceback: it is named, under each Invoke."""
     versioned.write()
     text = (

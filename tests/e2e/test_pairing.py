@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,12 +13,13 @@ from release_tasks.config.schema import PairingConfig
 from release_tasks.core.audit import AuditLog
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
+from tests.support.invoke_project import InvokeProject
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def credentials(scratch: Any) -> Path:
+def credentials(scratch: InvokeProject) -> Path:
     folder: Path = scratch.root / "memory" / "credentials"
     return folder
 
@@ -36,7 +36,7 @@ def ask(credentials: Path) -> Callable[..., str]:
     return request
 
 
-def test_from_a_request_to_a_revocation(scratch: Any, credentials: Path, ask: Callable[..., str]) -> None:
+def test_from_a_request_to_a_revocation(scratch: InvokeProject, credentials: Path, ask: Callable[..., str]) -> None:
     """What an operator types in the life of one sender, as documents and for a person, and the log of it."""
     code = ask("4711")
     listed = scratch.document("pairing.list", "telegram")
@@ -68,7 +68,7 @@ def test_from_a_request_to_a_revocation(scratch: Any, credentials: Path, ask: Ca
     assert "telegram 4711" in table and "INTACT" in table
 
 
-def test_a_rejected_sender_may_ask_again(scratch: Any, credentials: Path, ask: Callable[..., str]) -> None:
+def test_a_rejected_sender_may_ask_again(scratch: InvokeProject, credentials: Path, ask: Callable[..., str]) -> None:
     """The code is dead; the next message brings another one."""
     code = ask("15551234567", Channel.WHATSAPP)
     rejected = scratch.document("pairing.reject", "whatsapp", code)
@@ -96,7 +96,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_sentence_and_changes_nothing(versioned: Any, case: str) -> None:
+def test_a_mistake_is_one_sentence_and_changes_nothing(versioned: InvokeProject, case: str) -> None:
     """With the documented exit code, under each supported Invoke; what Invoke itself parses is its own 1."""
     words, code, sentence = MISTAKES[case]
     credentials = versioned.root / "memory" / "credentials"
@@ -110,7 +110,7 @@ def test_a_mistake_is_one_sentence_and_changes_nothing(versioned: Any, case: str
     assert {path.name: path.read_bytes() for path in credentials.glob("*.json")} == stores
 
 
-def test_an_expired_code_is_refused_and_says_what_to_do(scratch: Any, credentials: Path) -> None:
+def test_an_expired_code_is_refused_and_says_what_to_do(scratch: InvokeProject, credentials: Path) -> None:
     """The life is the configured one, from invoke.yaml or the environment."""
     scratch.configuration["pairing"] = {"ttl": "1h", "credentials": "elsewhere"}
     folder = scratch.root / "elsewhere"
@@ -128,7 +128,9 @@ def test_an_expired_code_is_refused_and_says_what_to_do(scratch: Any, credential
     assert log.intact and log.events[-1]["event"] == "pairing.refused"
 
 
-def test_a_damaged_store_is_named_and_left_alone(scratch: Any, credentials: Path, ask: Callable[..., str]) -> None:
+def test_a_damaged_store_is_named_and_left_alone(
+    scratch: InvokeProject, credentials: Path, ask: Callable[..., str]
+) -> None:
     """Every task says which file it is and what is wrong with it; none writes over it."""
     code = ask("4711")
     path = credentials / "telegram-pairing.json"
@@ -141,7 +143,7 @@ def test_a_damaged_store_is_named_and_left_alone(scratch: Any, credentials: Path
     assert scratch.document("pairing.list", "whatsapp")["requests"] == []
 
 
-def test_a_change_waits_for_no_interrupted_rollback(scratch: Any, ask: Callable[..., str]) -> None:
+def test_a_change_waits_for_no_interrupted_rollback(scratch: InvokeProject, ask: Callable[..., str]) -> None:
     """Where a rollback restores the stores, an unfinished one would write over the change when it is recovered."""
     code = ask("4711")
     scratch.configuration["release"]["assets"]["allow"] = {

@@ -9,9 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.support.invoke_project import InvokeProject
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -38,7 +39,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 class Queued:
     """A scratch project whose state is a queue that a real process writes to."""
 
-    def __init__(self, scratch: Any, site: Path) -> None:
+    def __init__(self, scratch: InvokeProject, site: Path) -> None:
         self.scratch = scratch
         self.queue = scratch.root / "state" / "queue.jsonl"
         self.queue.parent.mkdir()
@@ -92,7 +93,7 @@ def whole_records(path: Path) -> int:
 
 
 @pytest.fixture
-def queued(scratch: Any, site: Path) -> Iterator[Queued]:
+def queued(scratch: InvokeProject, site: Path) -> Iterator[Queued]:
     """Return the project, with its writer at work."""
     project = Queued(scratch, site)
     project.start()
@@ -184,7 +185,7 @@ def check(context):
 
 
 def test_nothing_that_a_plugin_prints_reaches_the_document(
-    scratch: Any, tmp_path: Path, environment: Callable[..., dict[str, str]]
+    scratch: InvokeProject, tmp_path: Path, environment: Callable[..., dict[str, str]]
 ) -> None:
     """With ``--json`` stdout is exactly one document, also for what is written below Python or by a child."""
     info = tmp_path / "loud" / "loud-1.dist-info"

@@ -11,6 +11,8 @@ from typing import Any
 
 import pytest
 
+from tests.support.invoke_project import InvokeProject
+
 REPOSITORY = Path(__file__).parents[2]
 
 OWN_TASK = """
@@ -26,12 +28,12 @@ ns.add_task(deploy)
 """
 
 
-def was_deployed(scratch: Any) -> bool:
+def was_deployed(scratch: InvokeProject) -> bool:
     return (scratch.root / "deployed.log").exists()
 
 
 @pytest.mark.slow
-def test_own_task_runs_after_a_ready_release_only(versioned: Any) -> None:
+def test_own_task_runs_after_a_ready_release_only(versioned: InvokeProject) -> None:
     """``pre=[release.prepare]`` in a foreign tasks.py: the release comes first, and blocks when it is blocked."""
     (versioned.root / "tasks.py").write_text(OWN_TASK)
     done = versioned.run("deploy")
@@ -42,7 +44,7 @@ def test_own_task_runs_after_a_ready_release_only(versioned: Any) -> None:
     assert not was_deployed(versioned)
 
 
-def test_chain_with_own_task_runs_the_gates_once(versioned: Any) -> None:
+def test_chain_with_own_task_runs_the_gates_once(versioned: InvokeProject) -> None:
     """``inv release.preflight release.prepare deploy`` is one run of the gates and one release."""
     (versioned.root / "tasks.py").write_text(OWN_TASK)
     done = versioned.run("release.preflight", "release.prepare", "--release-id", "v1", "deploy")
@@ -50,7 +52,7 @@ def test_chain_with_own_task_runs_the_gates_once(versioned: Any) -> None:
     assert len(list((versioned.root / "pipeline" / "snapshots").iterdir())) == 1
 
 
-def test_tasks_work_from_a_folder_below_the_project(scratch: Any) -> None:
+def test_tasks_work_from_a_folder_below_the_project(scratch: InvokeProject) -> None:
     """Relative paths start at the folder of tasks.py, wherever ``inv`` is typed."""
     below = scratch.root / "deep" / "down"
     below.mkdir(parents=True)
@@ -63,7 +65,7 @@ def test_tasks_work_from_a_folder_below_the_project(scratch: Any) -> None:
     assert list(below.iterdir()) == []
 
 
-def test_binary_needs_no_tasks_file(scratch: Any) -> None:
+def test_binary_needs_no_tasks_file(scratch: InvokeProject) -> None:
     """``release-tasks`` reads invoke.yaml in the working folder and offers the same tasks."""
     (scratch.root / "tasks.py").unlink()
     scratch.command = [sys.executable, "-m", "release_tasks.tasks.program"]
@@ -76,7 +78,7 @@ def test_binary_needs_no_tasks_file(scratch: Any) -> None:
 
 
 @pytest.mark.slow
-def test_wheel_holds_everything_a_project_needs(scratch: Any, tmp_path: Path, free_port: int) -> None:
+def test_wheel_holds_everything_a_project_needs(scratch: InvokeProject, tmp_path: Path, free_port: int) -> None:
     """From the built wheel, away from the checkout: page and types are in it, the gateway starts, a release works."""
     build = [sys.executable, "-m", "invoke", "dev.build", "--output", str(tmp_path / "wheel")]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)

@@ -5,16 +5,17 @@ from __future__ import annotations
 import stat
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.support.invoke_project import InvokeProject
 
 pytestmark = pytest.mark.slow
 
 WITHOUT_JINJA = "import sys; sys.modules['jinja2'] = None; from invoke.main import program; program.run()"
 
 
-def test_the_newest_release_gets_a_private_page(scratch: Any) -> None:
+def test_the_newest_release_gets_a_private_page(scratch: InvokeProject) -> None:
     """A blocked one too; exit 0, a file of 0600 in a folder of 0700, and where it lies is said."""
     scratch.document("release.prepare", "--release-id", "v1")
     scratch.configuration["release"]["gates"]["count"] = {"command": "exit 1"}
@@ -29,7 +30,7 @@ def test_the_newest_release_gets_a_private_page(scratch: Any) -> None:
     assert stat.S_IMODE((scratch.root / "mine.html").stat().st_mode) == 0o600
 
 
-def test_a_report_on_nothing_says_what_to_type(scratch: Any) -> None:
+def test_a_report_on_nothing_says_what_to_type(scratch: InvokeProject) -> None:
     """Exit 2 and a sentence for an unknown release, an impossible id, no release at all, and a file that cannot be."""
     assert "`inv release.prepare` makes one" in scratch.document("release.report", code=2)["message"]
     scratch.document("release.prepare", "--release-id", "v1")
@@ -46,7 +47,7 @@ def test_a_report_on_nothing_says_what_to_type(scratch: Any) -> None:
     assert scratch.tree() == before
 
 
-def test_dry_writes_nothing(scratch: Any) -> None:
+def test_dry_writes_nothing(scratch: InvokeProject) -> None:
     """It says where the page would go, and refuses what it would refuse."""
     scratch.document("release.prepare", "--release-id", "v1")
     before = scratch.tree()
@@ -57,7 +58,7 @@ def test_dry_writes_nothing(scratch: Any) -> None:
     assert scratch.tree() == before
 
 
-def test_without_the_extra_it_says_what_to_install(scratch: Any) -> None:
+def test_without_the_extra_it_says_what_to_install(scratch: InvokeProject) -> None:
     """One sentence and exit 2; every other task works without it."""
     scratch.command = [sys.executable, "-c", WITHOUT_JINJA]
     scratch.document("release.prepare", "--release-id", "v1")
@@ -66,7 +67,7 @@ def test_without_the_extra_it_says_what_to_install(scratch: Any) -> None:
     assert done.stderr == "release.report needs an extra: pip install 'release-tasks[report]'\n"
 
 
-def test_a_folder_that_cannot_be_written_is_exit_1(scratch: Any) -> None:
+def test_a_folder_that_cannot_be_written_is_exit_1(scratch: InvokeProject) -> None:
     """The stage ran and could not write: a sentence with the file's name, and nothing half-written."""
     scratch.document("release.prepare", "--release-id", "v1")
     Path(scratch.root, "pipeline", "reports").write_text("in the way")

@@ -15,12 +15,13 @@ import pytest
 import requests
 
 from tests.support.health import Health
+from tests.support.invoke_project import InvokeProject
 
 
 class Gateway:
     """A scratch project whose service is the embedded gateway."""
 
-    def __init__(self, scratch: Any, port: int) -> None:
+    def __init__(self, scratch: InvokeProject, port: int) -> None:
         self.scratch = scratch
         self.url = f"http://127.0.0.1:{port}"
         self.home: Path = scratch.root / "home"
@@ -70,7 +71,7 @@ class Gateway:
 
 
 @pytest.fixture
-def gateway(scratch: Any, free_port: int) -> Iterator[Gateway]:
+def gateway(scratch: InvokeProject, free_port: int) -> Iterator[Gateway]:
     """A gateway that runs, and is stopped afterwards whatever happens."""
     made = Gateway(scratch, free_port)
     started = scratch.run("gateway.start")
@@ -154,7 +155,7 @@ def test_interface_gates_fail_alone(gateway: Gateway, taken_away: Callable[[Gate
 
 
 @pytest.mark.slow
-def test_port_that_is_taken_is_refused_in_a_sentence(scratch: Any, health: Health) -> None:
+def test_port_that_is_taken_is_refused_in_a_sentence(scratch: InvokeProject, health: Health) -> None:
     """Nothing is started and no home is left running."""
     port = health.url.split(":")[2].split("/")[0]
     done = scratch.run("gateway.start", "--port", port, "--root", "elsewhere")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.invoke_project import InvokeProject
+
 
 def await_file(path: Path) -> str:
     deadline = time.monotonic() + 30
@@ -30,7 +32,9 @@ def is_running(pid: int) -> bool:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("line", ["release.preflight", "release.prepare --json"])
 @pytest.mark.slow
-def test_signal_to_inv_alone_during_a_gate(scratch, number, code, line):
+def test_signal_to_inv_alone_during_a_gate(
+    scratch: InvokeProject, number: signal.Signals, code: int, line: str
+) -> None:
     """The gate ignores SIGTERM and has a child in the background; both are gone, and no manifest was written."""
     scratch.configuration["release"]["gates"] = {
         "stubborn": {"command": "trap '' TERM; sleep 600 & echo $! $$ > pids; while :; do sleep 1; done"}
@@ -49,7 +53,7 @@ def test_signal_to_inv_alone_during_a_gate(scratch, number, code, line):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.slow
-def test_signal_while_health_is_awaited_after_a_restore(scratch, number):
+def test_signal_while_health_is_awaited_after_a_restore(scratch: InvokeProject, number: signal.Signals) -> None:
     """The restore stays whole, the lock is free, and the account says what was not reached."""
     assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
     (scratch.root / "state.txt").write_text("two")

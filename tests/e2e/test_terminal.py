@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from tests.support.project import Project
+from tests.support.invoke_project import InvokeProject
 
 pytestmark = pytest.mark.slow
 
@@ -111,7 +111,7 @@ def healthy() -> Iterator[str]:
 
 
 @pytest.fixture
-def project(scratch: Any, healthy: str) -> Any:
+def project(scratch: InvokeProject, healthy: str) -> Any:
     """A project of two releases with long names, a database and a gate that fails."""
     release = scratch.configuration["release"]
     release["health"]["url"] = healthy
@@ -134,7 +134,7 @@ def on_terminal() -> Iterator[Callable[..., Shown]]:
     """Return a starter of command lines on a terminal; every one is ended with the test."""
     started: list[Shown] = []
 
-    def start(scratch: Any, words: str, columns: int = 80, **variables: str) -> Shown:
+    def start(scratch: InvokeProject, words: str, columns: int = 80, **variables: str) -> Shown:
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
         kept = {k: v for k, v in scratch.variables.items() if k not in ("CI", "NO_COLOR", "LC_ALL", "COLUMNS")}
@@ -167,7 +167,9 @@ def too_wide(line: str, columns: int) -> bool:
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("columns", [80, 60])
-def test_every_answer_fits_the_terminal(project: Project, on_terminal: Callable[..., Shown], columns: int) -> None:
+def test_every_answer_fits_the_terminal(
+    project: InvokeProject, on_terminal: Callable[..., Shown], columns: int
+) -> None:
     """No line is wider, and nothing but an answer comes out, whatever the verdict is."""
     for words in TASKS:
         shown = on_terminal(project, words, columns)
@@ -182,7 +184,7 @@ def test_every_answer_fits_the_terminal(project: Project, on_terminal: Callable[
     "variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"CI": "true"}], ids=lambda wish: "=".join(*wish.items())
 )
 def test_no_escape_where_none_is_wanted(
-    project: Project, on_terminal: Callable[..., Shown], variables: dict[str, str]
+    project: InvokeProject, on_terminal: Callable[..., Shown], variables: dict[str, str]
 ) -> None:
     """Progress is lines, and the answers have neither colours nor movements; they still fit."""
     for words in ("release.preflight", "release.prepare --release-id third", "release.status", "release.verify"):
@@ -199,7 +201,9 @@ def on_terminal_data(shown: Shown) -> bytes:
     return shown.data
 
 
-def test_letters_that_a_terminal_has_not_are_replaced(project: Project, on_terminal: Callable[..., Shown]) -> None:
+def test_letters_that_a_terminal_has_not_are_replaced(
+    project: InvokeProject, on_terminal: Callable[..., Shown]
+) -> None:
     """Under the C locale and ASCII not one other byte comes out, whatever a gate says; JSON spells it in ASCII."""
     project.configuration["release"]["gates"]["fails"] = {"command": "echo 'caf\u00e9 \u65e5\u672c \u2713'; exit 1"}
     project.write()
@@ -214,7 +218,7 @@ def test_letters_that_a_terminal_has_not_are_replaced(project: Project, on_termi
     assert "caf\\u00e9" in piped.stdout.decode()
 
 
-def test_a_pipe_gets_a_line_a_row_and_no_escape(project: Project) -> None:
+def test_a_pipe_gets_a_line_a_row_and_no_escape(project: InvokeProject) -> None:
     """Ids stay whole on their row, times are complete: programs read this."""
     done = project.run("release.status")
     assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr
@@ -222,7 +226,7 @@ def test_a_pipe_gets_a_line_a_row_and_no_escape(project: Project) -> None:
     assert re.match(rf"{re.escape(RELEASE)}  ready +\S+T\S+Z  {re.escape(RELEASE)}_snapshot_\d+", row)
 
 
-def test_ctrl_c_gives_the_cursor_back(project: Project, on_terminal: Callable[..., Shown]) -> None:
+def test_ctrl_c_gives_the_cursor_back(project: InvokeProject, on_terminal: Callable[..., Shown]) -> None:
     """In the middle of a gate: 130, the display is gone, and the sentence stands below what is done."""
     project.configuration["release"]["gates"] = {"long": {"command": "sleep 60"}}
     project.write()
@@ -237,7 +241,7 @@ def test_ctrl_c_gives_the_cursor_back(project: Project, on_terminal: Callable[..
 RESTORED = "release.rollback --force"
 
 
-def test_a_rollback_whose_reader_went_away_is_restored(project: Project) -> None:
+def test_a_rollback_whose_reader_went_away_is_restored(project: InvokeProject) -> None:
     """stderr is a pipe that nobody reads any more, from the first line on: exit 0, and the state is back."""
     (project.root / "state.txt").write_text("three")
     reader, writer = os.pipe()
@@ -256,7 +260,7 @@ def test_a_rollback_whose_reader_went_away_is_restored(project: Project) -> None
     assert (project.root / "state.txt").read_text() == "two"
 
 
-def test_a_rollback_whose_terminal_hangs_up_is_restored(project: Project) -> None:
+def test_a_rollback_whose_terminal_hangs_up_is_restored(project: InvokeProject) -> None:
     """The display gets EIO in the middle of it; what the service has is whole all the same."""
     (project.root / "state.txt").write_text("three")
     master, slave = pty.openpty()
@@ -276,7 +280,7 @@ def test_a_rollback_whose_terminal_hangs_up_is_restored(project: Project) -> Non
     assert (project.root / "state.txt").read_text() == "two"
 
 
-def test_the_tasks_are_listed_without_any_of_this(project: Project) -> None:
+def test_the_tasks_are_listed_without_any_of_this(project: InvokeProject) -> None:
     """rich is loaded when a stage runs, not by ``inv --list``."""
     code = "import sys; from release_tasks import ns; ns.task_names; print('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=project.variables, capture_output=True, text=True)

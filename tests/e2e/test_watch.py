@@ -11,10 +11,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
 from release_tasks.core.lock import run_lock
+from tests.support.health import Health
+from tests.support.invoke_project import InvokeProject
 
 pytestmark = pytest.mark.slow
 
@@ -23,7 +26,7 @@ SHORT = ["--for", "2s", "--interval", "100ms"]
 
 
 @pytest.fixture
-def deployed(scratch, health):
+def deployed(scratch: InvokeProject, health: Health):
     """Return a project with release v1 prepared and its state changed since, and health at hand as ``.health``."""
     scratch.configuration["release"]["health"].update(url=health.url, deadline="300ms")
     assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
@@ -32,11 +35,11 @@ def deployed(scratch, health):
     return scratch
 
 
-def state(project):
+def state(project: InvokeProject):
     return (project.root / "state.txt").read_text()
 
 
-def events(project):
+def events(project: InvokeProject):
     document = project.document("release.audit", "--limit", "50")
     assert document["status"] == "intact"
     return [event["event"] for event in document["events"]]
@@ -52,7 +55,7 @@ def await_look(process: subprocess.Popen[str], word: str, times: int = 1) -> Non
     raise AssertionError(f"no {word} look was shown")
 
 
-def test_healthy_is_one_document_and_zero(deployed):
+def test_healthy_is_one_document_and_zero(deployed: InvokeProject) -> None:
     """Everything else is on stderr, a line a look; the verdict is by the baseline of v1."""
     done = deployed.run("release.watch", *SHORT, "--json")
     document = json.loads(done.stdout)
@@ -64,7 +67,7 @@ def test_healthy_is_one_document_and_zero(deployed):
     assert set(document) >= {"startedAt", "endedAt", "samples", "counts", "reasons"}
 
 
-def test_flags_are_spelled_alike_under_each_invoke(versioned, health):
+def test_flags_are_spelled_alike_under_each_invoke(versioned: InvokeProject, health: Health) -> None:
     """``for`` is a word of Python and a flag all the same; configuration and flags say the same."""
     versioned.configuration["release"]["health"]["url"] = health.url
     assert "--for=STRING" in versioned.run("--help", "release.watch").stdout
@@ -86,13 +89,13 @@ def test_flags_are_spelled_alike_under_each_invoke(versioned, health):
         ("release.watch --for 1s --health-url http://127.0.0.1:9/", "min_samples"),
     ],
 )
-def test_what_makes_no_sense_ends_with_two(scratch, line, word):
+def test_what_makes_no_sense_ends_with_two(scratch: InvokeProject, line: str, word: str) -> None:
     """Before the first look, with the key or flag to set."""
     done = scratch.run(*line.split())
     assert (done.returncode, word in done.stderr) == (2, True), done
 
 
-def test_keys_are_checked_like_all_others(scratch):
+def test_keys_are_checked_like_all_others(scratch: InvokeProject) -> None:
     """Each mistake with its path."""
     scratch.configuration["release"]["watch"] = {"error_rate": "most", "failures": 0, "for": "0s", "windw": 3}
     done = scratch.run("release.watch")
@@ -105,7 +108,7 @@ def test_keys_are_checked_like_all_others(scratch):
         assert told in done.stderr
 
 
-def test_dry_says_what_it_would_do_and_changes_nothing(deployed):
+def test_dry_says_what_it_would_do_and_changes_nothing(deployed: InvokeProject) -> None:
     """Also with --rollback, on a service that fails."""
     deployed.health.status = 503
     before, asked = deployed.tree(), deployed.health.requests
@@ -116,7 +119,7 @@ def test_dry_says_what_it_would_do_and_changes_nothing(deployed):
     assert (deployed.tree(), deployed.health.requests) == (before, asked)
 
 
-def test_a_failing_release_is_told_with_the_next_command(deployed):
+def test_a_failing_release_is_told_with_the_next_command(deployed: InvokeProject) -> None:
     """Without --rollback nothing is changed; it ends long before its time."""
     deployed.health.status = 503
     began = time.monotonic()
@@ -127,7 +130,7 @@ def test_a_failing_release_is_told_with_the_next_command(deployed):
     assert "\x1b" not in done.stdout + done.stderr
 
 
-def test_rollback_brings_the_state_before_the_release_back(deployed):
+def test_rollback_brings_the_state_before_the_release_back(deployed: InvokeProject) -> None:
     """Once, under the lock, with the evidence in the log; the audit log of it is intact."""
     deployed.configuration["release"]["restart"] = {"command": "echo restarted >> restarts", "settle": "100ms"}
     deployed.health.status = 503
@@ -140,7 +143,7 @@ def test_rollback_brings_the_state_before_the_release_back(deployed):
     assert deployed.document("release.status")["rollback"]["restored"] is True
 
 
-def test_of_two_watches_one_rolls_back(deployed):
+def test_of_two_watches_one_rolls_back(deployed: InvokeProject) -> None:
     """The other ends with 75 while the first is at it, with 1 after it."""
     deployed.configuration["release"]["restart"] = {"command": "echo restarted >> restarts", "settle": "300ms"}
     deployed.write()
@@ -157,7 +160,7 @@ def test_of_two_watches_one_rolls_back(deployed):
     assert (state(deployed), (deployed.root / "restarts").read_text()) == ("one", "restarted\n")
 
 
-def test_a_held_lock_ends_it_with_75(deployed):
+def test_a_held_lock_ends_it_with_75(deployed: InvokeProject) -> None:
     """Its own document, with who holds the lock; nothing was changed, nobody was waited for."""
     deployed.health.status = 503
     with run_lock(deployed.root / "pipeline", "release.prepare"):
@@ -168,7 +171,7 @@ def test_a_held_lock_ends_it_with_75(deployed):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_inconclusive(deployed, number, code):
+def test_a_signal_ends_it_inconclusive(deployed: InvokeProject, number: signal.Signals, code: int) -> None:
     """At once, with its document, and with the end on record."""
     process = deployed.start("release.watch", "--rollback", "--for", "10m", "--interval", "100ms", "--json")
     await_look(process, "ok", 3)
@@ -182,7 +185,7 @@ def test_a_signal_ends_it_inconclusive(deployed, number, code):
     assert state(deployed) == "two"
 
 
-def test_a_signal_during_its_rollback_leaves_the_state_whole(deployed):
+def test_a_signal_during_its_rollback_leaves_the_state_whole(deployed: InvokeProject) -> None:
     """The snapshot is live, health was not reached, and the document says where to look."""
     deployed.configuration["release"]["health"]["deadline"] = "60s"
     deployed.health.status = 503
@@ -200,7 +203,7 @@ def test_a_signal_during_its_rollback_leaves_the_state_whole(deployed):
 
 
 @pytest.mark.skipif(STRACE is None, reason="NOT TESTED: no strace here (Debian: apt install strace)")
-def test_a_kill_in_mid_swap_is_finished_by_recover(deployed):
+def test_a_kill_in_mid_swap_is_finished_by_recover(deployed: InvokeProject) -> None:
     """The watch is killed at the exchange of names; the next command completes what its journal says."""
     deployed.health.status = 503
     deployed.write()
@@ -218,7 +221,7 @@ def test_a_kill_in_mid_swap_is_finished_by_recover(deployed):
     assert (again["rollback"], "was restored already" in again["diagnostics"][0]) == (None, True)
 
 
-def test_a_process_that_stood_still_has_not_seen_that_time(deployed):
+def test_a_process_that_stood_still_has_not_seen_that_time(deployed: InvokeProject) -> None:
     """Stopped for longer than it watches: inconclusive, and the gap is told."""
     process = deployed.start("release.watch", "--for", "4s", "--interval", "200ms", "--json")
     await_look(process, "ok", 6)
@@ -231,7 +234,9 @@ def test_a_process_that_stood_still_has_not_seen_that_time(deployed):
     assert sum(sample["unseenMs"] for sample in document["samples"]) > 8000
 
 
-def test_a_service_that_restarts_for_a_moment_is_healthy(scratch, free_port, tmp_path):
+def test_a_service_that_restarts_for_a_moment_is_healthy(
+    scratch: InvokeProject, free_port: int, tmp_path: Path
+) -> None:
     """A real process, killed and started again in the middle of the watch; --rollback stays still."""
     (tmp_path / "health").write_text("ok")
     serving = [sys.executable, "-m", "http.server", str(free_port), "--bind", "127.0.0.1", "--directory", str(tmp_path)]
@@ -260,7 +265,7 @@ def test_a_service_that_restarts_for_a_moment_is_healthy(scratch, free_port, tmp
     assert 1 <= document["counts"]["bad"] <= 4
 
 
-def test_the_display_on_a_terminal_is_redrawn_and_stdout_is_left_alone(deployed):
+def test_the_display_on_a_terminal_is_redrawn_and_stdout_is_left_alone(deployed: InvokeProject) -> None:
     """The last looks as a table on stderr, the verdict on stdout."""
     deployed.write()
     main, side = pty.openpty()

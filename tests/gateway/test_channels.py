@@ -13,6 +13,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from release_tasks.gateway.paths import GatewayPaths
+from tests.support.gateway import RunningGateway
 
 TOKENS = {"TELEGRAM_BOT_TOKEN": "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw", "WHATSAPP_ACCESS_TOKEN": "EAAJB-token"}
 
@@ -32,7 +33,7 @@ def apis(httpserver: HTTPServer) -> list[tuple[str, dict[str, str], Any]]:
     return asked
 
 
-def point_at(gateway: Any, httpserver: HTTPServer) -> None:
+def point_at(gateway: RunningGateway, httpserver: HTTPServer) -> None:
     """Let the gateway send to the server here instead of to Telegram and Meta."""
     settings = json.loads(gateway.home.settings.read_text())
     settings["delivery"] = {
@@ -43,11 +44,11 @@ def point_at(gateway: Any, httpserver: HTTPServer) -> None:
     gateway.home.settings.write_text(json.dumps(settings))
 
 
-def states(gateway: Any) -> list[str]:
+def states(gateway: RunningGateway) -> list[str]:
     return [message["state"] for message in gateway.get("/messages").json()["data"]["messages"]]
 
 
-def send(gateway: Any, channel: str, to: str) -> None:
+def send(gateway: RunningGateway, channel: str, to: str) -> None:
     assert gateway.post("/messages", json={"channel": channel, "to": to, "text": "hello"}).status_code == 202
 
 
@@ -108,7 +109,7 @@ def test_a_channel_that_does_not_answer_is_named_without_its_token(
 
 
 def test_without_a_token_all_goes_to_the_outbox(
-    shared: Any, httpserver: HTTPServer, apis: list[Any], wait_for: Callable[..., Any]
+    shared: RunningGateway, httpserver: HTTPServer, apis: list[Any], wait_for: Callable[..., Any]
 ) -> None:
     """A gateway that nobody gave a token never tries to reach a channel."""
     point_at(shared, httpserver)

@@ -19,39 +19,40 @@ from werkzeug import Request, Response
 from release_tasks.gateway import process
 from release_tasks.gateway.connection import open_existing
 from release_tasks.gateway.store import MessageStore, create_database
+from tests.support.gateway import RunningGateway
 
 
 @pytest.fixture
-def settled(shared: Any) -> Iterator[Any]:
+def settled(shared: RunningGateway) -> Iterator[Any]:
     """The shared gateway, whose settings are put back after."""
     settings = shared.home.settings.read_bytes()
     yield shared
     shared.home.settings.write_bytes(settings)
 
 
-def _send(gateway: Any, text: str) -> str:
+def _send(gateway: RunningGateway, text: str) -> str:
     answer = gateway.post("/messages", json={"channel": "telegram", "to": "1", "text": text})
     assert answer.status_code == 202
     return str(answer.json()["data"]["id"])
 
 
-def _states(gateway: Any) -> dict[str, str]:
+def _states(gateway: RunningGateway) -> dict[str, str]:
     listed = gateway.get("/messages", params={"limit": "500"}).json()["data"]["messages"]
     return {message["id"]: message["state"] for message in listed}
 
 
-def _deliver_to(gateway: Any, url: str | None, attempts: int = 3) -> None:
+def _deliver_to(gateway: RunningGateway, url: str | None, attempts: int = 3) -> None:
     settings = json.loads(gateway.home.settings.read_text())
     settings["delivery"] = {"url": url, "timeoutSeconds": 2}
     settings["dispatcher"] = {"pollSeconds": 0.05, "maxAttempts": attempts, "backoffSeconds": 0.02}
     gateway.home.settings.write_text(json.dumps(settings))
 
 
-def _outbox(gateway: Any) -> list[dict[str, Any]]:
+def _outbox(gateway: RunningGateway) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gateway.home.outbox.read_text().splitlines()]
 
 
-def test_messages_reach_the_outbox_in_order(shared: Any, wait_for: Callable[..., Any]) -> None:
+def test_messages_reach_the_outbox_in_order(shared: RunningGateway, wait_for: Callable[..., Any]) -> None:
     """Each message is in the outbox once, in the order it came, and is marked sent."""
     ids = [_send(shared, f"text {number}") for number in range(10)]
     wait_for(lambda: {_states(shared)[message] for message in ids} == {"sent"})
@@ -62,7 +63,7 @@ def test_messages_reach_the_outbox_in_order(shared: Any, wait_for: Callable[...,
 
 
 def test_failing_target_ends_in_a_dead_letter(
-    settled: Any, httpserver: HTTPServer, wait_for: Callable[..., Any]
+    settled: RunningGateway, httpserver: HTTPServer, wait_for: Callable[..., Any]
 ) -> None:
     """After the configured attempts, not before, the message is dead and the next one goes on."""
     attempts: list[int] = []
@@ -85,7 +86,7 @@ def test_failing_target_ends_in_a_dead_letter(
 
 
 def test_delivery_is_tried_again_until_it_succeeds(
-    settled: Any, httpserver: HTTPServer, wait_for: Callable[..., Any]
+    settled: RunningGateway, httpserver: HTTPServer, wait_for: Callable[..., Any]
 ) -> None:
     """A target that fails once gets the message again, under the same key."""
     keys: list[str] = []
@@ -102,7 +103,7 @@ def test_delivery_is_tried_again_until_it_succeeds(
 
 
 @pytest.mark.slow
-def test_unreadable_settings_hold_delivery_back(settled: Any, wait_for: Callable[..., Any]) -> None:
+def test_unreadable_settings_hold_delivery_back(settled: RunningGateway, wait_for: Callable[..., Any]) -> None:
     """Nothing goes to the default target while the configured one cannot be read."""
     good = settled.home.settings.read_bytes()
     settled.home.settings.write_bytes(b"{")
@@ -130,7 +131,7 @@ def test_row_of_a_dead_worker_is_delivered_after_a_restart(
     assert delivered.count(message) == 1
 
 
-def test_torn_outbox_line_spoils_no_other(settled: Any, wait_for: Callable[..., Any]) -> None:
+def test_torn_outbox_line_spoils_no_other(settled: RunningGateway, wait_for: Callable[..., Any]) -> None:
     """A line that a crash cut short is kept apart from the next message."""
     wait_for(lambda: settled.health()["queue"]["dispatching"] == 0)
     with settled.home.outbox.open("a") as outbox:
@@ -170,7 +171,9 @@ def test_restore_through_sqlite_is_seen_by_the_running_service(
     assert _states(gateway) == {kept: "sent", later: "sent"}
 
 
-def test_file_swapped_under_the_service_is_followed(gateway: Any, tmp_path: Path, wait_for: Callable[..., Any]) -> None:
+def test_file_swapped_under_the_service_is_followed(
+    gateway: RunningGateway, tmp_path: Path, wait_for: Callable[..., Any]
+) -> None:
     """A database put in place by rename is read and written, never the old file behind it."""
     kept = _send(gateway, "in both")
     wait_for(lambda: _states(gateway)[kept] == "sent")
@@ -187,7 +190,7 @@ def test_file_swapped_under_the_service_is_followed(gateway: Any, tmp_path: Path
         assert connection.execute("SELECT count(*) FROM messages").fetchone() == (2,)
 
 
-def test_health_answers_while_a_writer_holds_the_lock(settled: Any) -> None:
+def test_health_answers_while_a_writer_holds_the_lock(settled: RunningGateway) -> None:
     """A long write transaction, as a restore is, stops neither health nor reading."""
     with contextlib.closing(open_existing(settled.home.database, busy_ms=0, read_only=False)) as db:
         db.execute("BEGIN IMMEDIATE")
@@ -237,7 +240,7 @@ def test_failed_row_waits_for_its_pause(store: MessageStore) -> None:
     assert store.delivery_totals()["failed"] == 1
 
 
-def test_health_answers_while_many_writers_wait(shared: Any) -> None:
+def test_health_answers_while_many_writers_wait(shared: RunningGateway) -> None:
     """Requests that wait for a restore's lock take no thread that health needs."""
     with (
         ThreadPoolExecutor(60) as pool,

@@ -13,12 +13,14 @@ from typing import Any
 
 import pytest
 
+from tests.support.gateway import RunningGateway
+
 
 def _parts_down(data: dict[str, Any]) -> set[str]:
     return {problem.partition(":")[0] for problem in data["problems"]}
 
 
-def test_whole_gateway_is_ok(shared: Any, wait_for: Callable[..., Any]) -> None:
+def test_whole_gateway_is_ok(shared: RunningGateway, wait_for: Callable[..., Any]) -> None:
     """Every key of the envelope is there, with real values."""
     wait_for(lambda: shared.health()["mcpServers"][0]["state"] == "connected")
     answer = shared.get("/health")
@@ -43,7 +45,7 @@ def test_whole_gateway_is_ok(shared: Any, wait_for: Callable[..., Any]) -> None:
     ]
 
 
-def test_live_and_ready(shared: Any) -> None:
+def test_live_and_ready(shared: RunningGateway) -> None:
     """Liveness and readiness answer in the predecessor's words."""
     assert shared.get("/health/live").json()["data"]["status"] == "alive"
     assert shared.get("/health/ready").json()["data"] == {"status": "ready"}
@@ -65,7 +67,7 @@ def test_live_and_ready(shared: Any) -> None:
     ],
 )
 def test_lost_or_broken_file_degrades_its_part_alone(
-    shared: Any, part: str, path: str, content: bytes | None, status: str
+    shared: RunningGateway, part: str, path: str, content: bytes | None, status: str
 ) -> None:
     """The part is named and nothing else is; put back, all is well again."""
     file = shared.home.root / path
@@ -84,7 +86,7 @@ def test_lost_or_broken_file_degrades_its_part_alone(
     assert shared.health()["status"] == "ok"
 
 
-def test_removed_page_takes_down_the_page_alone(shared: Any) -> None:
+def test_removed_page_takes_down_the_page_alone(shared: RunningGateway) -> None:
     """Without the gui only ``GET /`` fails, as JSON."""
     aside = shared.home.gui.with_suffix(".aside")
     shared.home.gui.rename(aside)
@@ -97,7 +99,7 @@ def test_removed_page_takes_down_the_page_alone(shared: Any) -> None:
     assert shared.get("/").status_code == 200
 
 
-def test_killed_dispatcher_shows_alone_and_stays_dead(gateway: Any, wait_for: Callable[..., Any]) -> None:
+def test_killed_dispatcher_shows_alone_and_stays_dead(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
     """The dead worker is named, is not restarted, and messages are still taken."""
     os.kill(gateway.health()["dispatcher"]["pid"], signal.SIGKILL)
     data = wait_for(lambda: (data := gateway.health()) and data["problems"] and data)
@@ -128,7 +130,7 @@ def _overwrite(database: Path) -> None:
     ],
 )
 def test_damaged_database_is_an_error_with_a_reason(
-    shared: Any, tmp_path: Path, damage: Callable[[Path], None], reason: str
+    shared: RunningGateway, tmp_path: Path, damage: Callable[[Path], None], reason: str
 ) -> None:
     """Health and readiness answer 503 as JSON until a good database is put back in its place."""
     good = tmp_path / "good.db"
@@ -160,7 +162,7 @@ def test_damaged_database_is_an_error_with_a_reason(
     assert shared.post("/messages", json=message).status_code == 202
 
 
-def test_damage_inside_a_page_is_found(gateway: Any) -> None:
+def test_damage_inside_a_page_is_found(gateway: RunningGateway) -> None:
     """A database whose header is whole and whose pages are not does not pass for healthy."""
     for _ in range(20):
         gateway.post("/messages", json={"channel": "c", "to": "1", "text": "x" * 4000})

@@ -16,6 +16,7 @@ import pytest
 
 from release_tasks.gateway import service
 from release_tasks.gateway.paths import GatewayPaths
+from tests.support.gateway import RunningGateway
 
 MESSAGE = {"channel": "telegram", "to": "4711", "text": "a text that nobody else may read"}
 
@@ -25,7 +26,7 @@ def _signed(secret: str, body: bytes) -> dict[str, str]:
     return {"X-Signature": f"sha256={digest}"}
 
 
-def test_message_is_taken_and_listed_newest_last(shared: Any) -> None:
+def test_message_is_taken_and_listed_newest_last(shared: RunningGateway) -> None:
     """A message gets an id, is there at once, and the limit counts from the newest."""
     ids = []
     for number in range(3):
@@ -55,21 +56,21 @@ def test_message_is_taken_and_listed_newest_last(shared: Any) -> None:
         json.dumps({**MESSAGE, "text": "x" * 16_385}).encode(),
     ],
 )
-def test_bad_message_is_refused_as_json(shared: Any, body: bytes) -> None:
+def test_bad_message_is_refused_as_json(shared: RunningGateway, body: bytes) -> None:
     """Whatever is wrong with it, the answer is 400, in JSON, with a sentence."""
     answer = shared.post("/messages", data=body)
     assert answer.status_code == 400
     assert answer.json()["ok"] is False and answer.json()["error"]["message"]
 
 
-def test_large_body_is_refused_without_being_kept(shared: Any) -> None:
+def test_large_body_is_refused_without_being_kept(shared: RunningGateway) -> None:
     """A body over the cap ends with 413, also when it comes in chunks of unknown number."""
     assert shared.post("/messages", data=b"x" * 100_000).status_code == 413
     assert shared.post("/messages", data=iter([b"x" * 50_000] * 3)).status_code == 413
 
 
 @pytest.mark.parametrize("limit", ["0", "501", "-1", "x", "", "9" * 40, "\u0661"])
-def test_bad_limit_is_refused(shared: Any, limit: str) -> None:
+def test_bad_limit_is_refused(shared: RunningGateway, limit: str) -> None:
     """Only 1 to 500 is a limit."""
     assert shared.get("/messages", params={"limit": limit}).status_code == 400
 
@@ -78,7 +79,7 @@ def test_bad_limit_is_refused(shared: Any, limit: str) -> None:
     ("method", "path", "status"),
     [("GET", "/nowhere", 404), ("POST", "/health", 405), ("GET", "/callback", 405)],
 )
-def test_unknown_paths_and_methods_are_json_too(shared: Any, method: str, path: str, status: int) -> None:
+def test_unknown_paths_and_methods_are_json_too(shared: RunningGateway, method: str, path: str, status: int) -> None:
     """Nothing answers with HTML but the page."""
     answer = (shared.get if method == "GET" else shared.post)(path)
     assert answer.status_code == status and answer.json()["ok"] is False
@@ -120,7 +121,7 @@ def test_unexpected_error_is_json_and_logged_under_its_correlation_id(
     assert "find-me-again" in caplog.text
 
 
-def test_callback_is_accepted_once(shared: Any) -> None:
+def test_callback_is_accepted_once(shared: RunningGateway) -> None:
     """The same key again is a duplicate, with other content a rejection, and each is counted."""
     before = shared.get("/reliability").json()["data"]["callbacks"]
     callback = {"key": "delivery-1", "state": "read"}
@@ -141,14 +142,14 @@ def test_callback_is_accepted_once(shared: Any) -> None:
     }
 
 
-def test_callback_is_accepted_once_under_a_race(shared: Any) -> None:
+def test_callback_is_accepted_once_under_a_race(shared: RunningGateway) -> None:
     """Of many that arrive at the same time exactly one is accepted."""
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: shared.post("/callback", json={"key": "race"}), range(24)))
     assert sorted(answer.status_code for answer in answers) == [200] * 23 + [202]
 
 
-def test_reliability_without_a_secret_is_served_on_loopback(shared: Any) -> None:
+def test_reliability_without_a_secret_is_served_on_loopback(shared: RunningGateway) -> None:
     """It has the predecessor's shape, and no text of any message."""
     shared.post("/messages", json=MESSAGE)
     answer = shared.get("/reliability")
@@ -184,13 +185,13 @@ def test_reliability_with_a_secret_must_be_signed(
 
 
 @pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}])
-def test_pages_of_other_origins_are_kept_out(shared: Any, headers: dict[str, str]) -> None:
+def test_pages_of_other_origins_are_kept_out(shared: RunningGateway, headers: dict[str, str]) -> None:
     """Neither a rebound name nor a foreign page can read or post anything."""
     assert shared.get("/messages", headers=headers).status_code == 403
     assert shared.post("/messages", json=MESSAGE, headers=headers).status_code == 403
 
 
-def test_own_page_may_call(shared: Any) -> None:
+def test_own_page_may_call(shared: RunningGateway) -> None:
     """The page's own origin is let in."""
     assert shared.get("/health", headers={"Origin": shared.url}).status_code == 200
 
@@ -199,7 +200,7 @@ def test_own_page_may_call(shared: Any) -> None:
     "request_bytes",
     [b"garbage\r\n\r\n", b"GET /health HTTP/1.1\r\nHost: [::\r\nConnection: close\r\n\r\n"],
 )
-def test_broken_requests_end_without_harm(shared: Any, request_bytes: bytes) -> None:
+def test_broken_requests_end_without_harm(shared: RunningGateway, request_bytes: bytes) -> None:
     """The service answers 400 or 403 to what is no request, and goes on."""
     port = int(shared.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
@@ -208,7 +209,7 @@ def test_broken_requests_end_without_harm(shared: Any, request_bytes: bytes) -> 
     assert shared.health()["status"] == "ok"
 
 
-def test_page_is_whole_and_needs_nothing_from_elsewhere(shared: Any) -> None:
+def test_page_is_whole_and_needs_nothing_from_elsewhere(shared: RunningGateway) -> None:
     """It carries its marker, names no other host, and its policy allows none."""
     answer = shared.get("/")
     assert answer.headers["Content-Type"].startswith("text/html")

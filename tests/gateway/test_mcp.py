@@ -20,6 +20,7 @@ from release_tasks.gateway import mcp_clock
 from release_tasks.gateway.errors import McpError, SettingsError
 from release_tasks.gateway.mcp import CircuitBreaker, McpMonitor, read_servers, usable_servers
 from release_tasks.gateway.mcp_session import McpSession
+from tests.support.gateway import RunningGateway
 
 # Real servers that hang, flood and die take their time.
 pytestmark = pytest.mark.slow
@@ -222,7 +223,9 @@ def _states(monitor: McpMonitor) -> dict[str, str]:
     return {state["id"]: state["state"] for state in monitor.snapshot(None)}
 
 
-def test_changed_config_is_followed_and_a_broken_server_is_named(gateway: Any, wait_for: Callable[..., Any]) -> None:
+def test_changed_config_is_followed_and_a_broken_server_is_named(
+    gateway: RunningGateway, wait_for: Callable[..., Any]
+) -> None:
     """A new server shows up without a restart; one that cannot be started degrades health."""
     wait_for(lambda: gateway.health()["mcpServers"][0]["state"] == "connected")
     config = {

@@ -24,6 +24,7 @@ from release_tasks.gateway import process
 from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.pidfile import PidFile
+from tests.support.gateway import RunningGateway
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
@@ -43,7 +44,7 @@ def test_start_returns_once_it_answers(start_gateway: Callable[..., Any]) -> Non
     assert gateway.get("/health/live").json()["data"] == {"status": "alive", "pid": gateway.pid}
 
 
-def test_first_start_lays_out_a_private_home(gateway: Any) -> None:
+def test_first_start_lays_out_a_private_home(gateway: RunningGateway) -> None:
     """Everything of a new home is there, and nobody else can read it."""
     home = gateway.home
     for path in (home.database, home.mcp_servers, home.settings, home.gui, home.pid_file):
@@ -86,14 +87,14 @@ def test_interrupted_first_start_is_finished_by_the_next(tmp_path: Path) -> None
     assert home.lay_out() is False
 
 
-def test_second_start_returns_the_running_one(gateway: Any) -> None:
+def test_second_start_returns_the_running_one(gateway: RunningGateway) -> None:
     """Starting twice is harmless and says so."""
     again = process.start(gateway.home, port=0)
     assert again.pid == gateway.pid and again.url == gateway.url
     assert "already running" in again.detail
 
 
-def test_two_gateways_cannot_share_a_home(gateway: Any, wait_for: Callable[..., Any]) -> None:
+def test_two_gateways_cannot_share_a_home(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
     """Even with the pid file lost, a second service is refused in a sentence."""
     gateway.home.pid_file.unlink()
     with pytest.raises(GatewayError, match="already running in"):
@@ -103,7 +104,7 @@ def test_two_gateways_cannot_share_a_home(gateway: Any, wait_for: Callable[..., 
 
 
 @linux_only
-def test_stop_leaves_no_process_and_no_pid_file(gateway: Any, wait_for: Callable[..., Any]) -> None:
+def test_stop_leaves_no_process_and_no_pid_file(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
     """Within 2 s the service, its dispatcher and its MCP server are gone, and so is the WAL."""
     below = _below(gateway.pid, 2, wait_for)
     began = time.monotonic()
@@ -118,7 +119,9 @@ def test_stop_leaves_no_process_and_no_pid_file(gateway: Any, wait_for: Callable
 
 
 @linux_only
-def test_stop_folds_the_wal_in_after_a_dispatcher_that_hangs(gateway: Any, wait_for: Callable[..., Any]) -> None:
+def test_stop_folds_the_wal_in_after_a_dispatcher_that_hangs(
+    gateway: RunningGateway, wait_for: Callable[..., Any]
+) -> None:
     """A dispatcher that has to be killed closes no database: the service closes its own after it, and the WAL goes."""
     below = _below(gateway.pid, 2, wait_for)
     dispatcher = next(found for found in below if "release_tasks.gateway.dispatcher" in found.cmdline())
@@ -130,7 +133,7 @@ def test_stop_folds_the_wal_in_after_a_dispatcher_that_hangs(gateway: Any, wait_
 
 
 @linux_only
-def test_killed_gateway_leaves_no_orphan(gateway: Any, wait_for: Callable[..., Any]) -> None:
+def test_killed_gateway_leaves_no_orphan(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
     """After SIGKILL the dispatcher and the MCP server end by themselves, and status sees it."""
     below = _below(gateway.pid, 2, wait_for)
     os.kill(gateway.pid, signal.SIGKILL)
@@ -140,7 +143,7 @@ def test_killed_gateway_leaves_no_orphan(gateway: Any, wait_for: Callable[..., A
 
 
 @linux_only
-def test_hung_gateway_is_killed_with_everything_below_it(gateway: Any, wait_for: Callable[..., Any]) -> None:
+def test_hung_gateway_is_killed_with_everything_below_it(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
     """A gateway that ignores SIGTERM, as a stopped process does, is killed after the timeout."""
     below = _below(gateway.pid, 2, wait_for)
     os.kill(gateway.pid, signal.SIGSTOP)
@@ -272,7 +275,7 @@ def test_gateway_that_dies_early_is_reported_with_its_log(tmp_path: Path, monkey
     assert "ended with exit code 1" in caught.value.message
 
 
-def test_status_tells_a_gateway_that_does_not_answer(gateway: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_status_tells_a_gateway_that_does_not_answer(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """A running process that hangs is unreachable, not stopped, and start says what to do."""
     monkeypatch.setattr(process, "_REQUEST_SECONDS", 0.2)
     os.kill(gateway.pid, signal.SIGSTOP)

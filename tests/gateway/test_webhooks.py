@@ -19,6 +19,7 @@ from attrs import define
 from release_tasks.config.schema import PairingConfig
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
+from tests.support.gateway import RunningGateway
 
 SECRET = "a-telegram-secret_123"
 APP_SECRET = "an app secret"
@@ -30,7 +31,7 @@ MARK = "words that no stranger gets in 7f3a"
 class Service:
     """A gateway with webhooks, and the pairing that an operator's shell would use."""
 
-    gateway: Any
+    gateway: RunningGateway
     pairing: Pairing
     credentials: Path
     number: int = 0
@@ -439,7 +440,7 @@ def test_no_callback_stands_for_a_message(admitted: Service) -> None:
     assert admitted.telegram(update).json()["data"] == {"queued": 1}
 
 
-def test_without_secrets_the_webhooks_are_closed(shared: Any) -> None:
+def test_without_secrets_the_webhooks_are_closed(shared: RunningGateway) -> None:
     """Also on loopback, since a proxy's requests all come from there."""
     for answer in (
         shared.post("/webhooks/telegram", json={}, headers={"X-Telegram-Bot-Api-Secret-Token": ""}),

@@ -20,6 +20,7 @@ from release_tasks.pairing.channels import Channel, SenderRefused
 from release_tasks.pairing.codes import ALPHABET, Moment, current_moment, is_same_code, new_code
 from release_tasks.pairing.policy import Pairing, PendingRequest
 from release_tasks.tasks.project import load_settings
+from tests.support.clocks import Clocks
 
 TELEGRAM, WHATSAPP = Channel.TELEGRAM, Channel.WHATSAPP
 HOUR = 3600.0
@@ -119,7 +120,7 @@ def test_codes_are_compared_in_constant_time(pairing: Pairing, monkeypatch: pyte
 
 
 def test_a_repeated_request_gets_its_code_again_and_no_longer_life(
-    pairing: Pairing, credentials: Path, clocks: Any
+    pairing: Pairing, credentials: Path, clocks: Clocks
 ) -> None:
     """Same code, same expiry, and not a byte is written for it."""
     first = asked(pairing, "111")
@@ -135,7 +136,9 @@ def test_a_repeated_request_gets_its_code_again_and_no_longer_life(
         pairing.approve(TELEGRAM, first.code)
 
 
-def test_the_fourth_request_stores_nothing_until_one_leaves(pairing: Pairing, credentials: Path, clocks: Any) -> None:
+def test_the_fourth_request_stores_nothing_until_one_leaves(
+    pairing: Pairing, credentials: Path, clocks: Clocks
+) -> None:
     """The cap holds per channel; a decision or an expiry makes room."""
     requests = []
     for sender in ("1", "2", "3"):
@@ -158,7 +161,7 @@ def test_the_fourth_request_stores_nothing_until_one_leaves(pairing: Pairing, cr
 
 
 def test_expired_requests_leave_the_file_with_a_decision(
-    pairing: Pairing, clocks: Any, stored: Callable[[str], Any]
+    pairing: Pairing, clocks: Clocks, stored: Callable[[str], Any]
 ) -> None:
     """A code that is dead does not stay on disk."""
     asked(pairing, "1")
@@ -170,7 +173,7 @@ def test_expired_requests_leave_the_file_with_a_decision(
     assert [request["senderId"] for request in stored("telegram-pairing.json")["requests"]] == ["2"]
 
 
-def test_life_and_cap_come_from_the_configuration(make_pairing: Callable[..., Pairing], clocks: Any) -> None:
+def test_life_and_cap_come_from_the_configuration(make_pairing: Callable[..., Pairing], clocks: Clocks) -> None:
     """A shorter life counts for requests made before, too; a longer one does not."""
     patient, hasty = make_pairing(ttl=7200.0, max_pending=1), make_pairing(ttl=60.0, max_pending=2)
     request = asked(patient, "1")
@@ -195,7 +198,7 @@ def test_a_life_of_nothing_is_a_mistake_in_the_configuration(tmp_path: Path) -> 
 @pytest.mark.parametrize("back", [1.0, 600.0, HOUR, 24 * HOUR])
 @pytest.mark.parametrize("looks_between", [True, False])
 def test_a_clock_that_goes_back_never_lengthens_a_life(
-    pairing: Pairing, clocks: Any, back: float, looks_between: bool
+    pairing: Pairing, clocks: Clocks, back: float, looks_between: bool
 ) -> None:
     """After a true hour the code is dead, whatever the wall clock says by then, and not before."""
     code = asked(pairing, "111").code
@@ -213,7 +216,7 @@ def test_a_clock_that_goes_back_never_lengthens_a_life(
     assert not pairing.is_admitted(TELEGRAM, "111")
 
 
-def test_a_clock_that_goes_forward_ends_a_life(pairing: Pairing, clocks: Any) -> None:
+def test_a_clock_that_goes_forward_ends_a_life(pairing: Pairing, clocks: Clocks) -> None:
     """An expiry that stands in the file has passed for every program that reads it."""
     code = asked(pairing, "111").code
     clocks.set_wall(HOUR)
@@ -221,7 +224,7 @@ def test_a_clock_that_goes_forward_ends_a_life(pairing: Pairing, clocks: Any) ->
         pairing.approve(TELEGRAM, code)
 
 
-def test_a_request_outlives_a_reboot_by_the_wall_clock(pairing: Pairing, clocks: Any) -> None:
+def test_a_request_outlives_a_reboot_by_the_wall_clock(pairing: Pairing, clocks: Clocks) -> None:
     """The other clock begins anew and is not asked; when the wall clock says 'not begun yet', the request is over."""
     code = asked(pairing, "111").code
     clocks.pass_time(60)
@@ -354,7 +357,7 @@ def test_a_half_done_approval_cannot_be_rejected_only_revoked(pairing: Pairing, 
         pairing.approve(TELEGRAM, code)
 
 
-def test_every_decision_is_on_record_and_no_code_is(pairing: Pairing, clocks: Any, credentials: Path) -> None:
+def test_every_decision_is_on_record_and_no_code_is(pairing: Pairing, clocks: Clocks, credentials: Path) -> None:
     """One chained event each, with channel, sender and who decided; no code, in no spelling."""
     requests = [asked(pairing, sender) for sender in ("1", "2", "3")]
     pairing.approve(TELEGRAM, requests[0].code)

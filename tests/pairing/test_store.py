@@ -27,6 +27,7 @@ from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.dialects import ApprovedDocument, RequestsDocument
 from release_tasks.pairing.policy import Pairing
 from release_tasks.pairing.store import StoreUnusable
+from tests.support.clocks import Clocks
 
 TELEGRAM, WHATSAPP = Channel.TELEGRAM, Channel.WHATSAPP
 
@@ -53,7 +54,7 @@ print(sorted(name for name in sys.modules if name.startswith("release_tasks.pair
 
 @pytest.mark.smoke
 def test_a_new_store_is_written_in_the_plain_dialect(
-    pairing: Pairing, stored: Callable[[str], Any], clocks: Any
+    pairing: Pairing, stored: Callable[[str], Any], clocks: Clocks
 ) -> None:
     """The keys are those of the format page, times are UTC with milliseconds, and approved senders are sorted."""
     first, second = (pairing.request(TELEGRAM, sender).request for sender in ("222", "111"))

@@ -26,12 +26,13 @@ from release_tasks.stages.rollback import engine
 from release_tasks.stages.rollback.journal import write_journal
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.flags import with_flags
+from tests.support.released_service import ReleasedService
 
 REPOSITORY = Path(__file__).parents[3]
 DOWN = {"ok": False, "data": {"status": "failed"}}
 
 
-def interrupt(site: Any) -> None:
+def interrupt(site: ReleasedService) -> None:
     """Let a rollback die after its journal is written."""
 
     class PowerCut(BaseException):
@@ -47,7 +48,7 @@ def interrupt(site: Any) -> None:
         site.roll_back()
 
 
-def fail_a_rollback(site: Any) -> None:
+def fail_a_rollback(site: ReleasedService) -> None:
     stored = site.project.pipeline.catalogue.path(site.signals().snapshot.snapshot_id) / "assets/mcp/mcp.json"
     kept = stored.read_bytes()
     stored.write_bytes(b"{}")
@@ -55,13 +56,13 @@ def fail_a_rollback(site: Any) -> None:
     stored.write_bytes(kept)
 
 
-def restore_a_service_that_stays_unwell(site: Any) -> None:
+def restore_a_service_that_stays_unwell(site: ReleasedService) -> None:
     site.project.damage()
     assert site.roll_back().status == "restored"
     site.health.body = DOWN
 
 
-def restore_without_health(site: Any) -> None:
+def restore_without_health(site: ReleasedService) -> None:
     site.project.damage()
     site.project.overrides["health.deadline"] = "100ms"
     site.health.body = DOWN
@@ -69,7 +70,7 @@ def restore_without_health(site: Any) -> None:
     site.calm()
 
 
-def tell_nobody(site: Any) -> None:
+def tell_nobody(site: ReleasedService) -> None:
     """Configure a pager that is not there, and let it be told."""
     site.project.overrides["notices"] = {"pager": {"command": "./no-such-pager"}}
     settings = site.settings
@@ -77,37 +78,37 @@ def tell_nobody(site: Any) -> None:
         notices.announce(lambda: about_failure(settings, "release.rollback", "no room"))
 
 
-def break_the_pairing_chain(site: Any) -> None:
+def break_the_pairing_chain(site: ReleasedService) -> None:
     ask_to_be_let_in(site)
     path = Pairing(site.settings.pairing).audit.path
     path.write_bytes(path.read_bytes().replace(b"15551234567", b"15551234568"))
 
 
-def block(site: Any, gate: dict[str, Any]) -> None:
+def block(site: ReleasedService, gate: dict[str, Any]) -> None:
     site.project.overrides["gates.extra"] = gate
     assert site.release("v2").status == "blocked"
 
 
-def start_unreleased(site: Any) -> None:
+def start_unreleased(site: ReleasedService) -> None:
     site.project.overrides["root"] = "elsewhere"
     site.health.body = DOWN
 
 
-def break_the_chain(site: Any) -> None:
+def break_the_chain(site: ReleasedService) -> None:
     path = site.project.pipeline.audit.path
     path.write_bytes(path.read_bytes().replace(b"prepare.ready", b"prepare.reads"))
 
 
-def damage_the_snapshot(site: Any) -> None:
+def damage_the_snapshot(site: ReleasedService) -> None:
     snapshot = site.project.pipeline.catalogue.path(site.signals().snapshot.snapshot_id)
     (snapshot / "assets/mcp/mcp.json").write_bytes(b"{}")
 
 
-def damage_a_manifest(site: Any) -> None:
+def damage_a_manifest(site: ReleasedService) -> None:
     (site.project.pipeline.manifests / "v0.json").write_text("{")
 
 
-def note_a_drill(site: Any, status: str) -> None:
+def note_a_drill(site: ReleasedService, status: str) -> None:
     """Write down how a drill of the newest snapshot ended."""
     snapshot = site.signals().snapshot
     site.project.pipeline.drill_audit.append(
@@ -119,15 +120,15 @@ def note_a_drill(site: Any, status: str) -> None:
     )
 
 
-def say(site: Any, **data: Any) -> None:
+def say(site: ReleasedService, **data: Any) -> None:
     site.health.body = {"ok": True, "data": {"status": "ok", **data}}
 
 
-def ask_to_be_let_in(site: Any) -> None:
+def ask_to_be_let_in(site: ReleasedService) -> None:
     Pairing(site.settings.pairing).request(Channel.WHATSAPP, "15551234567")
 
 
-def damage_the_pairing_store(site: Any) -> None:
+def damage_the_pairing_store(site: ReleasedService) -> None:
     ask_to_be_let_in(site)
     (site.settings.pairing.credentials / "whatsapp-pairing.json").write_text("{")
 
@@ -164,13 +165,13 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
-def block_on_health(site: Any) -> None:
+def block_on_health(site: ReleasedService) -> None:
     site.health.body = DOWN
     block(site, {"http": "health"})
     site.calm()
 
 
-def block_on_an_asset(site: Any) -> None:
+def block_on_an_asset(site: ReleasedService) -> None:
     kept = site.project.mcp.read_bytes()
     site.project.mcp.unlink()
     assert site.release("v2").status == "blocked"
@@ -195,7 +196,7 @@ with run_lock(Path(sys.argv[1]), "sleeping"):
 
 @pytest.mark.parametrize("key", CASES)
 def test_what_happened_is_found_first_and_says_what_to_type(
-    site: Any, key: str, monkeypatch: pytest.MonkeyPatch
+    site: ReleasedService, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is the first finding, names what was seen, and its commands are complete."""
     cause, seen = CASES[key]
@@ -226,7 +227,7 @@ def test_what_happened_is_found_first_and_says_what_to_type(
     assert json.dumps(summary(signals)).find("PRIVATE") == -1
 
 
-def test_a_healthy_site_has_no_findings(site: Any) -> None:
+def test_a_healthy_site_has_no_findings(site: ReleasedService) -> None:
     """Also after a rollback that went well, and after a failed one that a new release has superseded."""
     note_a_drill(site, "passed")
     assert site.diagnose().findings == []
@@ -252,7 +253,7 @@ def test_the_documentation_has_this_guide() -> None:
 
 
 @pytest.mark.parametrize("how", ["killed", "recovered"])
-def test_a_rollback_that_ended_while_health_was_asked_is_not_taken_for_healthy(site: Any, how: str) -> None:
+def test_a_rollback_that_ended_while_health_was_asked_is_not_taken_for_healthy(site: ReleasedService, how: str) -> None:
     """The snapshot is live, nobody wrote down how it ended, and the service is unwell."""
 
     class PowerCut(BaseException):
@@ -272,7 +273,7 @@ def test_a_rollback_that_ended_while_health_was_asked_is_not_taken_for_healthy(s
     assert first.key == {"killed": "interrupted", "recovered": "restored-unhealthy"}[how]
 
 
-def test_a_refused_attempt_makes_nothing_good(site: Any) -> None:
+def test_a_refused_attempt_makes_nothing_good(site: ReleasedService) -> None:
     """A mistyped id after a rollback that failed is not what happened last to the state."""
     fail_a_rollback(site)
     with pytest.raises(UsageError):
@@ -280,14 +281,14 @@ def test_a_refused_attempt_makes_nothing_good(site: Any) -> None:
     assert site.diagnose().first.key == "rollback-given-up"
 
 
-def test_a_restored_state_that_was_damaged_since_is_restored_again(site: Any) -> None:
+def test_a_restored_state_that_was_damaged_since_is_restored_again(site: ReleasedService) -> None:
     """It is no case for a restart alone: another rollback would bring it back."""
     restore_a_service_that_stays_unwell(site)
     site.project.damage()
     assert site.diagnose().first.key == "unhealthy"
 
 
-def test_unwell_is_never_healthy(site: Any) -> None:
+def test_unwell_is_never_healthy(site: ReleasedService) -> None:
     """Whatever else the signals say: a service that fails its health is something to do."""
     site.health.body = DOWN
     site.project.overrides["health.deadline"] = "100ms"
@@ -296,7 +297,7 @@ def test_unwell_is_never_healthy(site: Any) -> None:
         assert site.diagnose().status == "act"
 
 
-def test_the_most_urgent_comes_first(site: Any) -> None:
+def test_the_most_urgent_comes_first(site: ReleasedService) -> None:
     """With everything wrong at once, what may be mixed is mended first."""
     damage_the_pairing_store(site)
     site.counts(dead=1)
@@ -310,7 +311,7 @@ def test_the_most_urgent_comes_first(site: Any) -> None:
     )
 
 
-def test_no_endpoint_of_all_answers(site: Any, free_port: int) -> None:
+def test_no_endpoint_of_all_answers(site: ReleasedService, free_port: int) -> None:
     """Every signal that cannot be reached is a finding; none keeps the others from being read."""
     url = f"http://127.0.0.1:{free_port}/x"
     diagnosis = diagnose_service(with_flags(site.settings, health_url=url, reliability_url=url))[1]
@@ -318,7 +319,7 @@ def test_no_endpoint_of_all_answers(site: Any, free_port: int) -> None:
     assert "refused the connection" in diagnosis.findings[0].detail
 
 
-def test_callbacks_count_since_the_release(site: Any) -> None:
+def test_callbacks_count_since_the_release(site: ReleasedService) -> None:
     """Rejected ones of long ago are no pressure; the manifest keeps how many there were."""
     site.counts(rejected=1000)
     manifest = site.release("v2")
@@ -331,7 +332,7 @@ def test_callbacks_count_since_the_release(site: Any) -> None:
     assert finding.detail == "4 callbacks rejected since the release was prepared (limit 3)"
 
 
-def test_nothing_is_changed_by_looking(site: Any) -> None:
+def test_nothing_is_changed_by_looking(site: ReleasedService) -> None:
     """No file appears, changes or goes."""
 
     def tree() -> dict[str, Any]:

@@ -322,7 +322,9 @@ def test_an_interrupted_drill_leaves_nothing(project: Project, live_tree: Callab
     assert live_tree(project) == before
 
 
-def test_a_scratch_folder_of_choice(project: Project, tmp_path_factory: pytest.TempPathFactory, live_tree: Any) -> None:
+def test_a_scratch_folder_of_choice(
+    project: Project, tmp_path_factory: pytest.TempPathFactory, live_tree: Callable[..., dict[str, Any]]
+) -> None:
     """On another filesystem where there is one; nothing but the log is made in the pipeline folder."""
     shared = Path("/dev/shm")
     scratch = shared if shared.is_dir() else tmp_path_factory.mktemp("scratch")
@@ -371,7 +373,7 @@ def test_the_scratch_folder_is_private(project: Project) -> None:
 
 
 def test_assets_outside_of_the_project_stay_outside_of_it(
-    project: Project, tmp_path_factory: Any, live_tree: Any
+    project: Project, tmp_path_factory: pytest.TempPathFactory, live_tree: Callable[..., dict[str, Any]]
 ) -> None:
     """What lies together elsewhere lies together in the scratch folder, and the live paths are not touched."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")

@@ -25,7 +25,7 @@ def custom(project: Project, install_kind: Install) -> Any:
 
 
 def test_drill_checks_the_restored_copy_and_touches_nothing_live(
-    custom: Any, install_kind: Install, live_tree: Any
+    custom: Project, install_kind: Install, live_tree: Callable[..., dict[str, Any]]
 ) -> None:
     """With its plugin, without it, and where that finds what was restored bad."""
     seen = custom.folder / "seen"

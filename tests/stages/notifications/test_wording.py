@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ THEN = "2026-11-22T18:00:00.000Z"
 
 
 @pytest.fixture
-def settings(settings_with: Any) -> Settings:
+def settings(settings_with: Callable[..., Settings]) -> Settings:
     made: Settings = settings_with()
     return made
 

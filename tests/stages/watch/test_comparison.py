@@ -92,14 +92,14 @@ def test_pressure_counts_only_as_far_as_it_grew(now, before, finding, why):
     assert why in part.why
 
 
-def test_pressure_without_a_baseline_cannot_be_told():
+def test_pressure_without_a_baseline_cannot_be_told() -> None:
     """Over the limit and nothing to compare with: neither good nor bad."""
     assert compare_pressure(reliability(dead_letters=5), None, LIMITS).finding == "unknown"
     assert compare_pressure(reliability(dead_letters=5), Baseline(health="ok"), LIMITS).finding == "unknown"
     assert compare_pressure(reliability(dead_letters=0), None, LIMITS).finding == "ok"
 
 
-def test_reliability_that_is_not_to_be_had():
+def test_reliability_that_is_not_to_be_had() -> None:
     """Lost since the release: doubt. Not to be had before either: nobody's fault. Not configured: nothing."""
     lost = ReliabilityReport(status="unreachable", url="u", detail="d")
     assert compare_pressure(lost, Baseline(pressure=Pressure(failed=0)), LIMITS).finding == "unknown"

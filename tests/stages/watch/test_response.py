@@ -10,10 +10,12 @@ from release_tasks.core.lock import run_lock
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.watch.watching import watch_release
 from tests.support.faults.telling import at_looks
+from tests.support.project import Project
+from tests.support.watched_service import MakeRelease, ReadEvents, SetClock, WatchedService
 
 
 @pytest.fixture
-def failing(watched, service, release):
+def failing(watched: Project, service: WatchedService, release: MakeRelease):
     """Return a project with a release that was deployed, changed the state and fails; a watch may roll it back."""
     watched.overrides["watch"].update(rollback=True)
     watched.before = watched.content()
@@ -35,11 +37,13 @@ def at(number, act):
     return at_looks(look)
 
 
-def names(events, project):
+def names(events: ReadEvents, project: Project):
     return [event["event"] for event in events(project)]
 
 
-def test_it_rolls_back_once_to_the_state_before_the_release(failing, service, clock, events):
+def test_it_rolls_back_once_to_the_state_before_the_release(
+    failing: Project, service: WatchedService, clock: SetClock, events: ReadEvents
+) -> None:
     """State is back, the evidence stands in the log before the rollback, and the watch ends with 1."""
     service.script = [503, 503, 503, "ok"]
     report = watch_release(failing.settings, clock=clock)
@@ -62,7 +66,7 @@ def test_it_rolls_back_once_to_the_state_before_the_release(failing, service, cl
     assert "not code" in report.diagnostics[0]
 
 
-def test_a_rollback_on_which_health_fails_is_told_as_it_is(failing, clock):
+def test_a_rollback_on_which_health_fails_is_told_as_it_is(failing: Project, clock: SetClock) -> None:
     """The state is back, the service is not: failed, with what to look at."""
     report = watch_release(failing.settings, clock=clock)
     assert (report.rollback.status, report.exit_code) == ("failed", 1)
@@ -70,7 +74,9 @@ def test_a_rollback_on_which_health_fails_is_told_as_it_is(failing, clock):
     assert report.diagnostics == ["See what is live: inv release.status"]
 
 
-def test_healthy_and_inconclusive_never_roll_back(failing, service, clock, events):
+def test_healthy_and_inconclusive_never_roll_back(
+    failing: Project, service: WatchedService, clock: SetClock, events: ReadEvents
+) -> None:
     """Only `degraded` does."""
     for script in (["ok"], [*["ok"] * 18, 503]):
         service.script = script
@@ -78,7 +84,7 @@ def test_healthy_and_inconclusive_never_roll_back(failing, service, clock, event
     assert "rollback.started" not in names(events, failing)
 
 
-def test_it_never_rolls_back_twice(failing, clock, events):
+def test_it_never_rolls_back_twice(failing: Project, clock: SetClock, events: ReadEvents) -> None:
     """A second watch of the same release, after the first has gone back, leaves everything alone."""
     watch_release(failing.settings, clock=clock)
     failing.mcp.write_text("mended by hand")
@@ -89,7 +95,9 @@ def test_it_never_rolls_back_twice(failing, clock, events):
     assert names(events, failing).count("rollback.started") == 1
 
 
-def test_a_rollback_by_hand_during_the_watch_is_the_only_one(failing, service, clock, events):
+def test_a_rollback_by_hand_during_the_watch_is_the_only_one(
+    failing: Project, service: WatchedService, clock: SetClock, events: ReadEvents
+) -> None:
     """Somebody was faster: what they restored, and what was written since, stays."""
     report = watch_release(
         failing.settings, clock=clock, emit=at(2, lambda: rollback(failing.settings, RollbackRequest()))
@@ -101,7 +109,13 @@ def test_a_rollback_by_hand_during_the_watch_is_the_only_one(failing, service, c
     assert (refused["status"], "meanwhile" in refused["detail"]) == ("refused", True)
 
 
-def test_a_release_that_was_prepared_during_the_watch_is_left_alone(failing, service, clock, release, events):
+def test_a_release_that_was_prepared_during_the_watch_is_left_alone(
+    failing: Project,
+    service: WatchedService,
+    clock: SetClock,
+    release: MakeRelease,
+    events: ReadEvents,
+) -> None:
     """What fails may be the new one, and its snapshot is not that of the watched one."""
     failing.mcp.write_text("{}")
     live = failing.content()
@@ -112,7 +126,7 @@ def test_a_release_that_was_prepared_during_the_watch_is_left_alone(failing, ser
     assert "rollback.started" not in names(events, failing)
 
 
-def test_a_damaged_snapshot_is_not_restored(failing, clock, events):
+def test_a_damaged_snapshot_is_not_restored(failing: Project, clock: SetClock, events: ReadEvents) -> None:
     """Verified before anything is touched; failed, and said."""
     snapshot = failing.pipeline.latest_ready().snapshot.snapshot_id
     copy = failing.pipeline.catalogue.path(snapshot) / "assets" / "mcp" / "mcp.json"
@@ -125,7 +139,7 @@ def test_a_damaged_snapshot_is_not_restored(failing, clock, events):
     assert names(events, failing)[-2:] == ["rollback.refused", "watch.finished"]
 
 
-def test_a_snapshot_that_is_gone_is_said(failing, clock, events):
+def test_a_snapshot_that_is_gone_is_said(failing: Project, clock: SetClock, events: ReadEvents) -> None:
     """Somebody removed it: nothing is restored in its place."""
     catalogue = failing.pipeline.catalogue
     catalogue.path(failing.pipeline.latest_ready().snapshot.snapshot_id).rename(failing.folder / "elsewhere")
@@ -136,7 +150,7 @@ def test_a_snapshot_that_is_gone_is_said(failing, clock, events):
     assert failing.content() == live
 
 
-def test_a_run_that_holds_the_lock_is_not_waited_for(failing, clock, events):
+def test_a_run_that_holds_the_lock_is_not_waited_for(failing: Project, clock: SetClock, events: ReadEvents) -> None:
     """75, who holds it, and the command for later."""
     live = failing.content()
     with run_lock(failing.pipeline.root, "release.prepare"):
@@ -149,7 +163,12 @@ def test_a_run_that_holds_the_lock_is_not_waited_for(failing, clock, events):
 
 
 @pytest.mark.slow
-def test_of_many_watches_one_rolls_back(failing, service, events, release):
+def test_of_many_watches_one_rolls_back(
+    failing: Project,
+    service: WatchedService,
+    events: ReadEvents,
+    release: MakeRelease,
+) -> None:
     """All see the same, and act at the same moment."""
     failing.overrides["watch"].update({"for": "20s", "interval": "20ms", "failures": 5})
     barrier = threading.Barrier(4)

@@ -7,6 +7,7 @@ import signal
 import threading
 import time
 from datetime import datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 
@@ -17,13 +18,21 @@ from release_tasks.core.interrupt import interruptible
 from release_tasks.core.records import Pressure
 from release_tasks.stages.watch.watching import Clock, watch_release
 from tests.support.faults.telling import at_looks
+from tests.support.project import Project
+from tests.support.watched_service import MakeRelease, ReadEvents, SetClock, WatchedService
 
 
 def findings(report):
     return "".join(sample.finding[0] for sample in report.samples)
 
 
-def test_a_service_that_stays_well_is_healthy(watched, service, clock, release, events):
+def test_a_service_that_stays_well_is_healthy(
+    watched: Project,
+    service: WatchedService,
+    clock: SetClock,
+    release: MakeRelease,
+    events: ReadEvents,
+) -> None:
     """The whole time passes, every look is on record, and the baseline is that of the newest release."""
     manifest = release(watched)
     report = watch_release(watched.settings, clock=clock)
@@ -35,7 +44,9 @@ def test_a_service_that_stays_well_is_healthy(watched, service, clock, release, 
     assert (finished["event"], finished["status"], finished["releaseId"]) == ("watch.finished", "healthy", "v1")
 
 
-def test_one_bad_look_of_many_passes(watched, service, clock, release):
+def test_one_bad_look_of_many_passes(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """A restart of a moment is seen, and no more than that."""
     release(watched)
     service.script = [*["ok"] * 4, 503, *["ok"] * 4, "refused", "refused", "ok"]
@@ -43,7 +54,9 @@ def test_one_bad_look_of_many_passes(watched, service, clock, release):
     assert (report.status, findings(report)) == ("healthy", "oooob" + "oooo" + "bb" + "oooooooo")
 
 
-def test_a_flapping_service_does_not_pass(watched, service, clock, release):
+def test_a_flapping_service_does_not_pass(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """Never three in a row, and degraded all the same."""
     release(watched)
     service.script = [*["ok", 503] * 10, "ok"]
@@ -52,7 +65,13 @@ def test_a_flapping_service_does_not_pass(watched, service, clock, release):
     assert "more than 30%" in report.reasons[0]
 
 
-def test_three_bad_looks_in_a_row_end_it_at_once(watched, service, clock, release, events):
+def test_three_bad_looks_in_a_row_end_it_at_once(
+    watched: Project,
+    service: WatchedService,
+    clock: SetClock,
+    release: MakeRelease,
+    events: ReadEvents,
+) -> None:
     """Minutes before its time is over, with the evidence on record and nothing that the service wrote."""
     manifest = release(watched)
     service.script = ["ok", "ok", 503]
@@ -70,7 +89,9 @@ def test_three_bad_looks_in_a_row_end_it_at_once(watched, service, clock, releas
 
 
 @pytest.mark.slow
-def test_a_service_that_is_many_times_slower_is_degraded(watched, service, clock, release):
+def test_a_service_that_is_many_times_slower_is_degraded(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """By the median of prepare time, above a floor."""
     watched.overrides["watch"].update(latency_floor="100ms", latency_factor=1)
     release(watched)
@@ -80,7 +101,9 @@ def test_a_service_that_is_many_times_slower_is_degraded(watched, service, clock
     assert "health took " in report.reasons[0] and " ms before the release" in report.reasons[0]
 
 
-def test_only_pressure_that_grew_counts(watched, service, clock, release):
+def test_only_pressure_that_grew_counts(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """Dead letters of last year are no fault of this release; one more is."""
     watched.overrides["reliability.url"] = f"{service.base}/reliability"
     service.pressure = {"totalDeadLetters": 7, "totalRejected": 50}
@@ -93,7 +116,9 @@ def test_only_pressure_that_grew_counts(watched, service, clock, release):
     assert "8 messages given up (limit 0)" in report.reasons[0]
 
 
-def test_degraded_as_before_is_healthy(watched, service, clock, release):
+def test_degraded_as_before_is_healthy(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """A service that was degraded when the release was prepared is judged by that."""
     service.script = ["degraded"]
     release(watched)
@@ -106,7 +131,9 @@ def test_degraded_as_before_is_healthy(watched, service, clock, release):
     assert "it was ok before the release" in report.reasons[0]
 
 
-def test_reliability_alone_that_cannot_be_reached_is_inconclusive(watched, service, clock, release):
+def test_reliability_alone_that_cannot_be_reached_is_inconclusive(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """No look said anything, so nothing is known, and nothing is done."""
     watched.overrides.update({"reliability.url": f"{service.base}/reliability", "health.url": None})
     watched.overrides["watch"].update(rollback=True)
@@ -119,7 +146,9 @@ def test_reliability_alone_that_cannot_be_reached_is_inconclusive(watched, servi
 
 @pytest.mark.slow
 @pytest.mark.parametrize("trouble", ["silent", "dribble"])
-def test_a_look_that_hangs_is_over_with_its_timeout(watched, service, release, trouble):
+def test_a_look_that_hangs_is_over_with_its_timeout(
+    watched: Project, service: WatchedService, release: MakeRelease, trouble: str
+) -> None:
     """The watch ends within its time and one timeout, by the real clock."""
     watched.overrides["watch"] = {"for": "500ms", "interval": "100ms"}
     watched.overrides.update({"reliability.url": f"{service.base}/reliability", "reliability.timeout": "3s"})
@@ -133,7 +162,9 @@ def test_a_look_that_hangs_is_over_with_its_timeout(watched, service, release, t
     assert report.samples[0].health == "unreachable"
 
 
-def test_looks_before_and_after_a_sleep_are_not_consecutive(watched, service, clock, release):
+def test_looks_before_and_after_a_sleep_are_not_consecutive(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """Two bad looks before the machine slept and two after it are no four."""
     release(watched)
     service.script = ["ok", "ok", "ok", 503, 503, 503, 503, "ok"]
@@ -146,7 +177,9 @@ def test_looks_before_and_after_a_sleep_are_not_consecutive(watched, service, cl
     assert "4 bad" in report.reasons[0]
 
 
-def test_a_sleep_while_a_look_is_shown_is_noticed_too(watched, service, clock, release):
+def test_a_sleep_while_a_look_is_shown_is_noticed_too(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """Between a look and the wait after it."""
     release(watched)
     service.script = ["ok", "ok", "ok", 503, 503, 503, 503, "ok"]
@@ -161,7 +194,9 @@ def test_a_sleep_while_a_look_is_shown_is_noticed_too(watched, service, clock, r
     assert report.samples[5].unseen_ms >= 50_000
 
 
-def test_a_sleep_while_the_last_look_is_shown_counts_as_unseen(watched, service, clock, release):
+def test_a_sleep_while_the_last_look_is_shown_counts_as_unseen(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """The rest of the time is over when the machine wakes up."""
     release(watched)
     shown: list[object] = []
@@ -175,7 +210,9 @@ def test_a_sleep_while_the_last_look_is_shown_counts_as_unseen(watched, service,
     assert report.reasons[0].startswith("Nobody looked for ")
 
 
-def test_a_look_that_hangs_beyond_the_end_is_no_sleep(watched, service, clock, release):
+def test_a_look_that_hangs_beyond_the_end_is_no_sleep(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """Its time was allowed to it, and nothing of it counts as unseen."""
     watched.overrides["health.timeout"] = "60s"
     watched.overrides["watch"].update({"for": "65s"})
@@ -190,7 +227,9 @@ def test_a_look_that_hangs_beyond_the_end_is_no_sleep(watched, service, clock, r
     assert (findings(report), report.samples[-1].unseen_ms, report.status) == ("ooooooo", 0, "healthy")
 
 
-def test_a_machine_that_slept_through_it_has_seen_nothing(watched, service, clock, release):
+def test_a_machine_that_slept_through_it_has_seen_nothing(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """Woken after the time is over, it looks once more and has no verdict."""
     release(watched)
     clock.sleeps = {7: 3600.0}
@@ -199,7 +238,9 @@ def test_a_machine_that_slept_through_it_has_seen_nothing(watched, service, cloc
     assert report.reasons[0].startswith("Nobody looked for 1h of ")
 
 
-def test_a_sleep_in_the_middle_of_a_look_makes_it_void(watched, service, clock, release):
+def test_a_sleep_in_the_middle_of_a_look_makes_it_void(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """Its request failed because the machine slept, which says nothing of the service."""
     release(watched)
     service.script = [*["ok"] * 5, "refused", "ok"]
@@ -215,7 +256,9 @@ def test_a_sleep_in_the_middle_of_a_look_makes_it_void(watched, service, clock, 
     assert "in the middle of this look" in report.samples[5].why[0]
 
 
-def test_a_sleep_after_the_last_look_counts_as_unseen(watched, service, clock, release):
+def test_a_sleep_after_the_last_look_counts_as_unseen(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """The machine slept in the very last wait, so the end of the watch was not seen."""
     watched.overrides["watch"].update({"for": "65s"})
     release(watched)
@@ -224,7 +267,13 @@ def test_a_sleep_after_the_last_look_counts_as_unseen(watched, service, clock, r
     assert (report.status, report.counts.looks) == ("inconclusive", 7)
 
 
-def test_a_wall_clock_that_is_set_back_changes_nothing(watched, service, clock, release, monkeypatch):
+def test_a_wall_clock_that_is_set_back_changes_nothing(
+    watched: Project,
+    service: WatchedService,
+    clock: SetClock,
+    release: MakeRelease,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """Times are told by the wall clock, and nothing is measured by it."""
     release(watched)
     moments = (datetime(2026, 1, 1, tzinfo=timezone.utc) - timedelta(hours=n) for n in range(10_000))
@@ -234,7 +283,7 @@ def test_a_wall_clock_that_is_set_back_changes_nothing(watched, service, clock, 
     assert report.ended_at < report.started_at
 
 
-def test_the_clock_goes_on_by_itself():
+def test_the_clock_goes_on_by_itself() -> None:
     """The real clock waits as long as it says, and cannot be set."""
     clock = Clock()
     began, real = clock.now(), time.monotonic()
@@ -244,7 +293,9 @@ def test_the_clock_goes_on_by_itself():
     clock.wait(-1)
 
 
-def test_without_a_release_it_watches_and_says_so(watched, service, clock, events):
+def test_without_a_release_it_watches_and_says_so(
+    watched: Project, service: WatchedService, clock: SetClock, events: ReadEvents
+) -> None:
     """Nothing was prepared: there is a verdict, by what stands for itself, and nothing to go back to."""
     watched.overrides["watch"].update(rollback=True)
     told: list[str] = []
@@ -262,7 +313,9 @@ def test_without_a_release_it_watches_and_says_so(watched, service, clock, event
     assert [event["event"] for event in events(watched)] == ["watch.finished", "watch.degraded", "watch.finished"]
 
 
-def test_a_release_without_a_baseline_is_watched_and_that_is_said(watched, service, clock, release):
+def test_a_release_without_a_baseline_is_watched_and_that_is_said(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """Prepared when no endpoint was configured: health decides alone, and `degraded` cannot be told."""
     url = watched.overrides.pop("health.url")
     release(watched)
@@ -283,7 +336,7 @@ def test_a_release_without_a_baseline_is_watched_and_that_is_said(watched, servi
         ({"watch": {"rollback": True}, "assets": {}}, "release.assets names no state"),
     ],
 )
-def test_what_cannot_be_watched_is_refused(watched, overrides, sentence):
+def test_what_cannot_be_watched_is_refused(watched: Project, overrides: dict[str, Any], sentence: str) -> None:
     """Before the first look, with the key to set."""
     watched.overrides.update(overrides)
     with pytest.raises(UsageError, match=sentence):
@@ -291,7 +344,14 @@ def test_what_cannot_be_watched_is_refused(watched, overrides, sentence):
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_signal_ends_it_without_a_verdict(watched, service, release, number, code, events):
+def test_a_signal_ends_it_without_a_verdict(
+    watched: Project,
+    service: WatchedService,
+    release: MakeRelease,
+    number: signal.Signals,
+    code: int,
+    events: ReadEvents,
+) -> None:
     """In the middle of a look that hangs; the end is on record, and a failing release is left to whoever stopped it."""
     watched.overrides["watch"].update({"rollback": True, "interval": "50ms"})
     watched.overrides["health.timeout"] = "30s"
@@ -316,7 +376,9 @@ def test_a_signal_ends_it_without_a_verdict(watched, service, release, number, c
     assert [event["event"] for event in events(watched)][-1] == "watch.finished"
 
 
-def test_only_the_newest_looks_are_told(watched, service, clock, release):
+def test_only_the_newest_looks_are_told(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
     """Fifty of them; all are counted."""
     watched.overrides["watch"].update({"for": "10m"})
     release(watched)
@@ -324,7 +386,13 @@ def test_only_the_newest_looks_are_told(watched, service, clock, release):
     assert (len(report.samples), report.counts.looks) == (50, 61)
 
 
-def test_a_log_that_cannot_be_written_changes_no_verdict(watched, service, clock, release, monkeypatch):
+def test_a_log_that_cannot_be_written_changes_no_verdict(
+    watched: Project,
+    service: WatchedService,
+    clock: SetClock,
+    release: MakeRelease,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     """It is said; and what could not be put on record is not acted on."""
     watched.overrides["watch"].update(rollback=True)
     release(watched)
