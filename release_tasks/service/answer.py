@@ -1,4 +1,4 @@
-"""What a server answered, and why no usable answer came. Without the HTTP library, which most commands never load."""
+"""The answer to a request, or its error. Does not import the HTTP library, which most commands never need."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ProbeErrorKind = Literal["refused", "timeout", "redirect", "tls", "invalid", "ot
 
 
 class ProbeError(StageFailed):
-    """No usable answer came; ``kind`` says why and ``message`` says it in a sentence."""
+    """The request got no usable answer; ``kind`` is the reason and ``message`` describes it."""
 
     def __init__(self, kind: ProbeErrorKind, message: str) -> None:
         super().__init__(message)
@@ -23,7 +23,7 @@ class ProbeError(StageFailed):
 
 @frozen(kw_only=True)
 class Answer:
-    """What a server answered; ``body`` holds the first bytes only when it ``is_truncated``."""
+    """The answer of a server. When ``is_truncated``, ``body`` contains only the first bytes."""
 
     status: int
     content_type: str
@@ -34,5 +34,5 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body as text, with U+FFFD for what is not UTF-8."""
+        """The body as text, with U+FFFD for invalid UTF-8."""
         return self.body.decode("utf-8", "replace")

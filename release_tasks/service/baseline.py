@@ -1,4 +1,4 @@
-"""The state of a service at a release, to compare with later."""
+"""The baseline: the state of a service at prepare time, for later comparison."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _PROBES = 3
 
 
 def measure_baseline(config: ReleaseConfig) -> Baseline | None:
-    """Ask health a few times and reliability once; None where neither is configured. Nothing is raised."""
+    """Request health a few times and reliability once. Returns None when neither is configured. Raises nothing."""
     if config.health.url is None and config.reliability.url is None:
         return None
     health: str | None = None

@@ -158,7 +158,7 @@ def test_refused_is_said_in_a_sentence(unused_url: str) -> None:
     with pytest.raises(ProbeError) as caught:
         fetch(unused_url, timeout=5)
     assert caught.value.kind == "refused"
-    assert caught.value.message == f"{unused_url} refused the connection: nothing listens there."
+    assert caught.value.message == f"{unused_url} refused the connection: no process listens on this port."
 
 
 def test_silent_server_ends_at_the_timeout(serve: Serve) -> None:
@@ -407,9 +407,9 @@ def test_parts_that_are_not_well_are_named() -> None:
     assert parts == [
         "heartbeat: not running",
         "identity: soul.md is missing",
-        "mcpServers.b: in error",
+        "mcpServers.b: state error",
         "mcpServers.c: circuit half-open",
-        "mcpServers.d: in error",
+        "mcpServers.d: state error",
         "the disk is nearly full",
     ]
     assert all(part in detail for part in parts)
@@ -420,7 +420,7 @@ def test_sick_components_are_named() -> None:
     checks = {"db:time": [{"status": "warn"}, {"status": "pass"}]}
     assert read_health(answer(json.dumps({"status": "pass", "checks": checks}).encode())) == (
         "degraded",
-        "it says pass: checks.db:time: warn",
+        "status pass: checks.db:time: warn",
         ["checks.db:time: warn"],
     )
     body = {"status": "UP", "components": {"db": {"status": "DOWN"}, "disk": {"status": "UP"}}}
@@ -430,7 +430,7 @@ def test_sick_components_are_named() -> None:
 def test_terminal_controls_in_an_answer_are_removed() -> None:
     """A hostile answer writes nothing to the operator's terminal."""
     body = json.dumps({"ok": False, "error": {"message": "\x1b[2Jgone\n\u2028!"}}).encode()
-    assert read_health(answer(body))[1] == "it says ok: false ([2Jgone  !)"
+    assert read_health(answer(body))[1] == "the answer has ok: false ([2Jgone  !)"
     assert "\x1b" not in read_health(answer(b"\x1b[2J<html>"))[1]
 
 
@@ -590,7 +590,7 @@ def test_too_few_passes_by_the_deadline_fail(serve: Serve) -> None:
     url = serve(send_whole(response(b"ok")))
     report = ask_health(config(url), passes=1000, deadline=0.2)
     assert (report.passed, report.status) == (False, "ok")
-    assert "1000 are needed" in report.detail
+    assert " of 1000 consecutive healthy answers" in report.detail
 
 
 def test_deadline_zero_is_one_request(serve: Serve, unused_url: str) -> None:

@@ -46,14 +46,14 @@ def test_counts_are_read_and_texts_are_not(httpserver: HTTPServer) -> None:
         (b"<html>PRIVATE</html>", 200, "not JSON"),
         (b"\xff", 200, "not JSON"),
         (b"[" * 100_000, 200, "not JSON"),
-        ([], 200, "no known form"),
-        ({"ok": False, "data": {"queue": QUEUE}, "error": "PRIVATE"}, 200, "no known form"),
+        ([], 200, "unknown answer format"),
+        ({"ok": False, "data": {"queue": QUEUE}, "error": "PRIVATE"}, 200, "unknown answer format"),
         ({"ok": True, "data": {"queue": None, "callbacks": None}}, 200, "neither queue nor callbacks"),
         ({"ok": True, "data": {"queue": {}}}, 200, "no counts"),
         ({"ok": True, "data": {"queue": {"total_queued": 1}, "callbacks": {}}}, 200, "no counts"),
         ({"error": "PRIVATE"}, 500, "HTTP 500"),
-        ({}, 401, "does not accept our signature"),
-        ({}, 403, "does not accept our signature"),
+        ({}, 401, "the service rejected the signature"),
+        ({}, 403, "the service rejected the signature"),
         ({}, 503, "HTTP 503"),
         (b"x" * (2 << 20), 200, "not JSON"),
     ],
@@ -117,13 +117,13 @@ def test_limits_are_what_may_be_reached_and_not_passed() -> None:
     assert over_limits(at, limits) == []
     above = Pressure(queued=6, failed=6, dead_letters=1, rejected_callbacks=4)
     assert [text.split(" (")[0] for text in over_limits(above, limits)] == [
-        "6 messages waiting or on their way",
-        "6 messages failed",
-        "1 messages given up",
-        "4 callbacks rejected",
+        "6 queued messages",
+        "6 failed messages",
+        "1 dead letters",
+        "4 rejected callbacks",
     ]
-    assert over_limits(above, limits, Pressure(rejected_callbacks=1))[-1].startswith("1 messages given up")
+    assert over_limits(above, limits, Pressure(rejected_callbacks=1))[-1].startswith("1 dead letters")
     assert over_limits(Pressure(rejected_callbacks=4), limits, Pressure(rejected_callbacks=900)) == [
-        "4 callbacks rejected (limit 3)"
+        "4 rejected callbacks (limit 3)"
     ]
     assert over_limits(Pressure(), limits) == []

@@ -138,9 +138,9 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "interrupted": (interrupt, "nobody is at work"),
     "rollback-failed": (lambda site: restore_without_health(site), "Health at"),
     "rollback-given-up": (fail_a_rollback, "asset mcp"),
-    "restored-unhealthy": (restore_a_service_that_stays_unwell, "it says ok: false"),
-    "unhealthy": (lambda site: setattr(site.health, "body", DOWN), "release v1: it says ok: false"),
-    "unhealthy-unreleased": (start_unreleased, "it says ok: false"),
+    "restored-unhealthy": (restore_a_service_that_stays_unwell, "the answer has ok: false"),
+    "unhealthy": (lambda site: setattr(site.health, "body", DOWN), "release v1: the answer has ok: false"),
+    "unhealthy-unreleased": (start_unreleased, "the answer has ok: false"),
     "chain-broken": (break_the_chain, "line 1"),
     "snapshot-unrestorable": (damage_the_snapshot, "asset mcp"),
     "drill-failed": (lambda site: note_a_drill(site, "failed"), "it would not boot"),
@@ -148,7 +148,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "unreadable": (damage_a_manifest, "v0.json is not valid JSON"),
     "mcp-degraded": (lambda site: say(site, mcpServers=OPEN), "files: circuit open"),
     "degraded": (lambda site: say(site, heartbeat={"running": False}), "heartbeat: not running"),
-    "pressure": (lambda site: site.counts(queued=25), "26 messages waiting or on their way (limit 25)"),
+    "pressure": (lambda site: site.counts(queued=25), "26 queued messages (limit 25)"),
     "pressure-unknown": (lambda site: setattr(site.reliability, "status", 500), "HTTP 500"),
     "build-or-tests-failed": (lambda site: block(site, {"command": "exit 3"}), "gate extra: exit code 3"),
     "not-ready": (lambda site: block_on_health(site), "gate extra"),
@@ -329,7 +329,7 @@ def test_callbacks_count_since_the_release(site: ReleasedService) -> None:
     assert site.diagnose().first is None
     site.counts(rejected=1004)
     finding = site.diagnose().first
-    assert finding.detail == "4 callbacks rejected since the release was prepared (limit 3)"
+    assert finding.detail == "4 rejected callbacks since the release was prepared (limit 3)"
 
 
 def test_nothing_is_changed_by_looking(site: ReleasedService) -> None:

@@ -43,7 +43,7 @@ def test_healthy_service_passes(check: Checker, health: Callable[..., Any]) -> N
     release = health('{"ok":true,"data":{"status":"ok"}}')
     url = release["health"]["url"]
     result = check({"http": "health"}, release=release)
-    assert (result.status, result.detail) == ("passed", "HTTP 200, it says ok")
+    assert (result.status, result.detail) == ("passed", "HTTP 200, status ok")
     assert result.command == f"GET {url}"
     (attempt,) = result.diagnostics.pop("history")
     assert (attempt["status"], attempt["passed"], attempt["httpStatus"]) == ("ok", True, 200)
@@ -60,10 +60,10 @@ def test_healthy_service_passes(check: Checker, health: Callable[..., Any]) -> N
     ("body", "status", "detail"),
     [
         ("<h1>Internal error</h1>", 500, "HTTP 500"),
-        ("<html><title>Login</title>", 200, "HTTP 200, no known form of health answer"),
-        ('{"status": "o', 200, "no known form of health answer"),
-        ('{"hello": 1}', 200, "no known form of health answer"),
-        ('{"ok":false,"data":{"status":"ok"}}', 200, "HTTP 200, it says ok: false"),
+        ("<html><title>Login</title>", 200, "HTTP 200, unknown health answer"),
+        ('{"status": "o', 200, "unknown health answer"),
+        ('{"hello": 1}', 200, "unknown health answer"),
+        ('{"ok":false,"data":{"status":"ok"}}', 200, "HTTP 200, the answer has ok: false"),
         ('{"ok":false,"error":{"message":"no disk"}}', 503, "HTTP 503 (no disk)"),
         ("", 200, "the answer is empty"),
         ("x" * (2 << 20), 200, "larger than 1024 KiB"),
@@ -93,8 +93,8 @@ def test_degraded_parts_are_named_and_pass_unless_strict(check: Checker, health:
     release = health(json.dumps({"ok": True, "data": data}))
     result = check({"http": "health"}, release=release)
     assert (result.status, result.diagnostics["status"]) == ("passed", "degraded")
-    assert result.diagnostics["degraded"] == ["mcpServers.files: in error"]
-    assert "mcpServers.files: in error" in result.detail
+    assert result.diagnostics["degraded"] == ["mcpServers.files: state error"]
+    assert "mcpServers.files: state error" in result.detail
     assert check({"http": "health"}, release=release, strict=True).status == "failed"
 
 
@@ -105,7 +105,7 @@ def test_refused_connection_waits_for_the_deadline(check: Checker, unused_url: s
     assert 0.5 <= time.monotonic() - began < 10
     assert result.status == "failed"
     assert "not healthy within 500ms" in result.detail
-    assert f"{unused_url} refused the connection: nothing listens there." in result.detail
+    assert f"{unused_url} refused the connection: no process listens on this port." in result.detail
     assert result.diagnostics["httpStatus"] is None
 
 
@@ -122,7 +122,7 @@ def test_redirect_to_another_host_is_not_followed(check: Checker, health: Callab
     release = health("", 302, Location=unused_url)
     result = check({"http": "health"}, release=release)
     assert result.status == "failed"
-    assert f"redirects to another host, {unused_url}" in result.detail
+    assert f"redirects to another host: {unused_url}" in result.detail
 
 
 def test_missing_health_url_says_what_to_set(check: Checker) -> None:
@@ -173,7 +173,7 @@ def test_own_url_that_stays_down_fails_at_the_timeout(check: Checker, unused_url
     began = time.monotonic()
     result = check({"http": unused_url, "timeout": "300ms"})
     assert 0.3 <= time.monotonic() - began < 10
-    assert result.detail == f"{unused_url} refused the connection: nothing listens there."
+    assert result.detail == f"{unused_url} refused the connection: no process listens on this port."
     assert result.diagnostics["next"] == f"curl -sS -i --max-time 0.3 {unused_url}"
 
 
