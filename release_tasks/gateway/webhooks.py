@@ -101,9 +101,9 @@ def receive(message: DirectMessage, pairing: Pairing, store: MessageStore) -> Ve
     channel may send the message again.
     """
     channel = message.channel.value
-    if not pairing.is_admitted(message.channel, message.sender):
+    if not pairing.is_approved(message.channel, message.sender):
         outcome = pairing.request(message.channel, message.sender)
-        if outcome.status != "admitted":  # which they may be since a moment ago
+        if outcome.status != "approved":  # which they may be since a moment ago
             if outcome.request is None:
                 return "silent"
             # Also when they ask again: the first answer may not have been queued when something failed.

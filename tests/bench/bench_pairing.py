@@ -72,7 +72,7 @@ def write(folder: Path, writer: int, states: Any, is_over: Any, changes: Any) ->
             change()
             states[place] += 1
             is_approved = states[place] % 4 == 2
-            assert pairing.is_admitted(CHANNEL, sender) is is_approved, "a writer does not see its own change"
+            assert pairing.is_approved(CHANNEL, sender) is is_approved, "a writer does not see its own change"
             with changes.get_lock():
                 changes.value += 1
         number += 1
@@ -94,11 +94,11 @@ def under_writers(folder: Path, senders: int, seconds: float, writers: int) -> t
     started = time.perf_counter()
     while time.perf_counter() < started + seconds:
         number = chance.randrange(senders)
-        wrong += not pairing.is_admitted(CHANNEL, str(FIRST + number))
-        wrong += pairing.is_admitted(CHANNEL, str(FIRST + senders * 2 + number))
+        wrong += not pairing.is_approved(CHANNEL, str(FIRST + number))
+        wrong += pairing.is_approved(CHANNEL, str(FIRST + senders * 2 + number))
         place = chance.randrange(writers * OWN)
         before = states[place]
-        answer = pairing.is_admitted(CHANNEL, str(FIRST * 4 + place))
+        answer = pairing.is_approved(CHANNEL, str(FIRST * 4 + place))
         if states[place] == before and before % 2 == 0:  # nothing was under way while it was asked
             checked += 1
             wrong += answer is not (before % 4 == 2)
@@ -130,7 +130,7 @@ def main() -> None:
             peer.append(per_second(read_anew(path), options.senders, options.seconds / 5))
             pairing = pairing_in(folder)
             alone.append(
-                per_second(lambda s, p=pairing: p.is_admitted(CHANNEL, s), options.senders, options.seconds / 5)
+                per_second(lambda s, p=pairing: p.is_approved(CHANNEL, s), options.senders, options.seconds / 5)
             )
             found = under_writers(folder, options.senders, options.seconds, options.writers)
             busy.append(found[0])

@@ -45,7 +45,7 @@ def approvals(credentials: Path, *senders: str) -> Path:
 def settle(path: Path) -> None:
     """Let the file be old enough that any change shows in its times."""
     version = file_version(path)
-    while version is None or not version.is_settled():
+    while version is None or not version.is_stable():
         time.sleep(0.005)
 
 
@@ -54,8 +54,8 @@ def test_a_settled_file_is_read_once(credentials: Path, readings: list[Path]) ->
     settle(approvals(credentials, "4711", "4712"))
     pairing = Pairing(PairingConfig(credentials=credentials))
     for number in range(500):
-        assert pairing.is_admitted(TELEGRAM, "4711")
-        assert not pairing.is_admitted(TELEGRAM, str(9000 + number))
+        assert pairing.is_approved(TELEGRAM, "4711")
+        assert not pairing.is_approved(TELEGRAM, str(9000 + number))
     assert len(readings) == 1
 
 
@@ -68,9 +68,9 @@ def test_every_decision_of_another_process_counts_at_once(credentials: Path) -> 
         request = shell.request(TELEGRAM, sender).request
         assert request is not None
         shell.approve(TELEGRAM, request.code)
-        assert service.is_admitted(TELEGRAM, sender)
+        assert service.is_approved(TELEGRAM, sender)
         shell.revoke(TELEGRAM, sender)
-        assert not service.is_admitted(TELEGRAM, sender)
+        assert not service.is_approved(TELEGRAM, sender)
 
 
 @pytest.mark.parametrize("pause", [False, True])
@@ -82,10 +82,10 @@ def test_a_change_over_the_same_file_counts_at_once(credentials: Path, pause: bo
         path = approvals(credentials, "4711")
         if pause:
             settle(path)
-        assert pairing.is_admitted(TELEGRAM, "4711")
+        assert pairing.is_approved(TELEGRAM, "4711")
         approvals(credentials, "4712")
-        assert not pairing.is_admitted(TELEGRAM, "4711")
-        assert pairing.is_admitted(TELEGRAM, "4712")
+        assert not pairing.is_approved(TELEGRAM, "4711")
+        assert pairing.is_approved(TELEGRAM, "4712")
 
 
 def test_times_that_somebody_set_back_hide_no_change(credentials: Path) -> None:
@@ -94,10 +94,10 @@ def test_times_that_somebody_set_back_hide_no_change(credentials: Path) -> None:
     os.utime(path, (1_000_000_000, 1_000_000_000))
     settle(path)
     pairing = Pairing(PairingConfig(credentials=credentials))
-    assert pairing.is_admitted(TELEGRAM, "4711")
+    assert pairing.is_approved(TELEGRAM, "4711")
     approvals(credentials, "4712")
     os.utime(path, (1_000_000_000, 1_000_000_000))
-    assert not pairing.is_admitted(TELEGRAM, "4711")
+    assert not pairing.is_approved(TELEGRAM, "4711")
 
 
 @pytest.mark.parametrize("how", ["removed", "damaged", "replaced by a folder"])
@@ -106,15 +106,15 @@ def test_what_was_in_memory_does_not_outlive_the_file(credentials: Path, how: st
     path = approvals(credentials, "4711")
     settle(path)
     pairing = Pairing(PairingConfig(credentials=credentials))
-    assert pairing.is_admitted(TELEGRAM, "4711")
+    assert pairing.is_approved(TELEGRAM, "4711")
     kept = path.read_bytes()
     path.unlink()
     if how == "removed":
-        assert not pairing.is_admitted(TELEGRAM, "4711")
+        assert not pairing.is_approved(TELEGRAM, "4711")
     else:
         path.write_bytes(kept[:-1]) if how == "damaged" else path.mkdir()
         with pytest.raises(StoreUnusable):
-            pairing.is_admitted(TELEGRAM, "4711")
+            pairing.is_approved(TELEGRAM, "4711")
 
 
 def test_whoever_writes_and_writes_keeps_nobody_from_the_lock(
@@ -139,15 +139,15 @@ def test_looking_up_decides_nothing(make_pairing: Callable[..., Pairing], creden
     request = pairing.request(TELEGRAM, "1").request
     assert request is not None
     before = {path.name: path.read_bytes() for path in credentials.iterdir()}
-    assert pairing.look_up(TELEGRAM, request.code.lower()) == "1"
+    assert pairing.lookup(TELEGRAM, request.code.lower()) == "1"
     for wrong in ("AAAA2222", "", "*"):
         with pytest.raises(Exception, match=r"inv pairing\.list telegram"):
-            pairing.look_up(TELEGRAM, wrong)
+            pairing.lookup(TELEGRAM, wrong)
     with pytest.raises(Exception, match="1 is not approved on telegram"):
-        pairing.look_up_approved(TELEGRAM, "1")
+        pairing.lookup_approved(TELEGRAM, "1")
     assert {path.name: path.read_bytes() for path in credentials.iterdir()} == before
     pairing.approve(TELEGRAM, request.code)
-    assert pairing.look_up_approved(TELEGRAM, "1") == "1"
+    assert pairing.lookup_approved(TELEGRAM, "1") == "1"
 
 
 @pytest.mark.root

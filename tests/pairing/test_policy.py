@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.errors import ConfigError, ExitCode, StageFailed, UsageError
 from release_tasks.pairing.channels import Channel, SenderRefused
-from release_tasks.pairing.codes import ALPHABET, Moment, current_moment, is_same_code, new_code
+from release_tasks.pairing.codes import ALPHABET, ClockReading, is_same_code, new_code, read_clocks
 from release_tasks.pairing.policy import Pairing, PendingRequest
 from release_tasks.tasks.project import load_settings
 from tests.support.clocks import Clocks
@@ -42,20 +42,20 @@ def events(pairing: Pairing) -> list[dict[str, Any]]:
 @pytest.mark.smoke
 def test_a_stranger_is_let_in_by_approval_and_out_by_revocation(pairing: Pairing) -> None:
     """Unknown, pending, approved, revoked: only an approved sender is admitted, and only on that channel."""
-    assert not pairing.is_admitted(WHATSAPP, "15551234567")
+    assert not pairing.is_approved(WHATSAPP, "15551234567")
     outcome = pairing.request(WHATSAPP, "+1 555 123 4567")
     assert outcome.status == "created" and outcome.request is not None
     assert outcome.request.sender == "15551234567"
-    assert not pairing.is_admitted(WHATSAPP, "15551234567")
+    assert not pairing.is_approved(WHATSAPP, "15551234567")
     approval = pairing.approve(WHATSAPP, outcome.request.code)
-    assert (approval.sender, approval.was_admitted) == ("15551234567", False)
-    assert pairing.is_admitted(WHATSAPP, "15551234567:12@s.whatsapp.net")
-    assert not pairing.is_admitted(WHATSAPP, "15551234567@lid")
-    assert not pairing.is_admitted(TELEGRAM, "15551234567")
+    assert (approval.sender, approval.was_approved) == ("15551234567", False)
+    assert pairing.is_approved(WHATSAPP, "15551234567:12@s.whatsapp.net")
+    assert not pairing.is_approved(WHATSAPP, "15551234567@lid")
+    assert not pairing.is_approved(TELEGRAM, "15551234567")
     assert pairing.pending(WHATSAPP) == [] and pairing.approved(WHATSAPP) == ["15551234567"]
-    assert pairing.request(WHATSAPP, "15551234567").status == "admitted"
+    assert pairing.request(WHATSAPP, "15551234567").status == "approved"
     assert pairing.revoke(WHATSAPP, "0015551234567") == "15551234567"
-    assert not pairing.is_admitted(WHATSAPP, "15551234567")
+    assert not pairing.is_approved(WHATSAPP, "15551234567")
     assert pairing.approved(WHATSAPP) == []
 
 
@@ -213,7 +213,7 @@ def test_a_clock_that_goes_back_never_lengthens_a_life(
     assert "111" not in [request.sender for request in pairing.pending(TELEGRAM)]
     with pytest.raises(StageFailed, match="has expired"):
         pairing.approve(TELEGRAM, code)
-    assert not pairing.is_admitted(TELEGRAM, "111")
+    assert not pairing.is_approved(TELEGRAM, "111")
 
 
 def test_a_clock_that_goes_forward_ends_a_life(pairing: Pairing, clocks: Clocks) -> None:
@@ -265,19 +265,19 @@ def test_a_request_of_another_program_lives_by_its_times_and_never_longer_than_c
 
 def test_the_clocks_of_this_machine_are_the_default() -> None:
     """UTC, and an uptime that goes on between two looks."""
-    first, second = current_moment(), current_moment()
+    first, second = read_clocks(), read_clocks()
     assert abs((first.wall - datetime.now(timezone.utc)).total_seconds()) < 5
     assert first.wall.utcoffset() == timedelta(0)
-    assert first.shares_boot_with(second) or not first.boot_id
+    assert first.is_same_boot_as(second) or not first.boot_id
     assert 0 <= second.uptime_ms - first.uptime_ms < 5000
-    assert not Moment(wall=first.wall).shares_boot_with(Moment(wall=first.wall))
+    assert not ClockReading(wall=first.wall).is_same_boot_as(ClockReading(wall=first.wall))
 
 
 @pytest.mark.parametrize("sender", ["*", "@alice", "-1001234567890", "", "15551234567-1600000000@g.us"])
 def test_who_is_no_person_is_neither_admitted_nor_stored(pairing: Pairing, credentials: Path, sender: str) -> None:
     """Asking and revoking are refused as wrong usage, and nothing is made for it."""
     for channel in Channel:
-        assert not pairing.is_admitted(channel, sender)
+        assert not pairing.is_approved(channel, sender)
         for attempt in (pairing.request, pairing.revoke):
             with pytest.raises(SenderRefused) as refused:
                 attempt(channel, sender)
@@ -289,7 +289,7 @@ def test_a_request_of_a_username_cannot_be_approved(pairing: Pairing, put: Calla
     """What another program let ask is refused with the reason, and can be rejected."""
     entry = {"senderId": "@alice", "code": "ABCD2345", "requestedAt": "2026-03-01T11:50:00Z"}
     put("telegram-pairing.json", {"requests": [{**entry, "expiresAt": "2026-03-01T12:50:00Z"}]})
-    with pytest.raises(StageFailed, match="a username can change hands"):
+    with pytest.raises(StageFailed, match="a username can change its owner"):
         pairing.approve(TELEGRAM, "ABCD2345")
     assert pairing.approved(TELEGRAM) == []
     assert pairing.reject(TELEGRAM, "ABCD2345") == "@alice"
@@ -321,7 +321,7 @@ def test_every_spelling_of_an_approval_is_revoked(pairing: Pairing, put: Callabl
     """Another program may have stored the same person twice."""
     put("whatsapp-allowFrom.json", {"senderIds": ["+15551234567", "15551234567@c.us", "15551234567@lid"]})
     pairing.revoke(WHATSAPP, "15551234567")
-    assert not pairing.is_admitted(WHATSAPP, "15551234567")
+    assert not pairing.is_approved(WHATSAPP, "15551234567")
     assert pairing.approved(WHATSAPP) == ["15551234567@lid"]
 
 
@@ -335,11 +335,11 @@ def half_approved(pairing: Pairing, put: Callable[..., Path]) -> PendingRequest:
 def test_a_half_done_approval_is_repeated_with_the_same_code(pairing: Pairing, put: Callable[..., Path]) -> None:
     """Meanwhile the sender is admitted, no longer waits, and takes nobody's place in the queue."""
     code = half_approved(pairing, put).code
-    assert pairing.is_admitted(TELEGRAM, "111") and pairing.pending(TELEGRAM) == []
-    assert pairing.request(TELEGRAM, "111").status == "admitted"
+    assert pairing.is_approved(TELEGRAM, "111") and pairing.pending(TELEGRAM) == []
+    assert pairing.request(TELEGRAM, "111").status == "approved"
     assert [pairing.request(TELEGRAM, sender).status for sender in "2345"] == ["created"] * 3 + ["full"]
     approval = pairing.approve(TELEGRAM, code)
-    assert (approval.sender, approval.was_admitted) == ("111", True)
+    assert (approval.sender, approval.was_approved) == ("111", True)
     assert pairing.approved(TELEGRAM) == ["111"]
     with pytest.raises(StageFailed, match="No telegram request has this code"):
         pairing.approve(TELEGRAM, code)
@@ -348,11 +348,14 @@ def test_a_half_done_approval_is_repeated_with_the_same_code(pairing: Pairing, p
 def test_a_half_done_approval_cannot_be_rejected_only_revoked(pairing: Pairing, put: Callable[..., Path]) -> None:
     """A rejection would seem to keep the sender out who is in; a revocation takes the dead code along."""
     code = half_approved(pairing, put).code
-    with pytest.raises(StageFailed, match=r"approved on telegram already; `inv pairing.revoke telegram 111`"):
+    with pytest.raises(
+        StageFailed,
+        match=r"already approved on telegram. To revoke the approval, run `inv pairing.revoke telegram 111`",
+    ):
         pairing.reject(TELEGRAM, code)
-    assert pairing.is_admitted(TELEGRAM, "111")
+    assert pairing.is_approved(TELEGRAM, "111")
     pairing.revoke(TELEGRAM, "111")
-    assert not pairing.is_admitted(TELEGRAM, "111")
+    assert not pairing.is_approved(TELEGRAM, "111")
     with pytest.raises(StageFailed, match="No telegram request has this code"):
         pairing.approve(TELEGRAM, code)
 
@@ -395,7 +398,7 @@ class PairingModel(RuleBasedStateMachine):
         self.admitted: set[str] = set()
         self.true_ms = 0
         config = PairingConfig(credentials=Path(self.folder.name) / "credentials", ttl=HOUR)
-        self.pairing = Pairing(config, lambda: Moment(wall=self.wall, boot_id="b", uptime_ms=self.true_ms))
+        self.pairing = Pairing(config, lambda: ClockReading(wall=self.wall, boot_id="b", uptime_ms=self.true_ms))
 
     def teardown(self) -> None:
         self.folder.cleanup()
@@ -419,7 +422,7 @@ class PairingModel(RuleBasedStateMachine):
     def ask(self, sender: str) -> None:
         outcome = self.pairing.request(TELEGRAM, sender)
         if sender in self.admitted:
-            assert outcome.status == "admitted"
+            assert outcome.status == "approved"
         elif sender in self.codes and self.live(sender):
             assert outcome.status == "repeated" and outcome.request is not None
             assert outcome.request.code == self.codes[sender]
@@ -470,7 +473,7 @@ class PairingModel(RuleBasedStateMachine):
     def admits_exactly_the_approved(self) -> None:
         assert self.pairing.approved(TELEGRAM) == sorted(self.admitted)
         for sender in ("1", "2", "3", "4", "5"):
-            assert self.pairing.is_admitted(TELEGRAM, sender) == (sender in self.admitted)
+            assert self.pairing.is_approved(TELEGRAM, sender) == (sender in self.admitted)
 
     @invariant()
     def shows_exactly_the_live_requests(self) -> None:
