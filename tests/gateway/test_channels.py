@@ -138,7 +138,7 @@ def test_no_mcp_server_sees_a_secret(
         monkeypatch.setenv(name, "a value of this test")
     monkeypatch.setenv("HARMLESS", "x")
     home = tmp_path / "gateway"
-    GatewayPaths(home).lay_out()
+    GatewayPaths(home).initialise()
     seen = tmp_path / "seen"
     server = {"command": sys.executable, "args": ["-c", PRINT_NAMES, str(seen)]}
     GatewayPaths(home).mcp_servers.write_text(json.dumps({"mcpServers": {"spy": server}}))

@@ -123,8 +123,8 @@ def _server(tmp_path: Path, code: str) -> McpServer:
     ("code", "message", "timeout"),
     [
         ("raise SystemExit(3)", "ended with exit code 3", 20.0),
-        ("import time; time.sleep(60)", "no answer to initialize in time", 0.5),
-        ("import sys, time; sys.stdin.close(); print('x' * 10); time.sleep(60)", "in time|input", 0.5),
+        ("import time; time.sleep(60)", "timeout: no answer to initialize", 0.5),
+        ("import sys, time; sys.stdin.close(); print('x' * 10); time.sleep(60)", "timeout|input", 0.5),
         ('input(); print(\'{"id": 1, "result": {}}\', flush=True); input()', "protocolVersion", 20.0),
         ('input(); print(\'{"id": 1, "error": {"code": -1}}\', flush=True); input()', "-1", 20.0),
         ("import os\nwhile True: os.write(1, b'x' * 65536)", "more than 4 MiB", 20.0),
@@ -174,14 +174,14 @@ def test_server_with_a_url_is_listed_as_not_supported(tmp_path: Path) -> None:
     }
     config.write_text(json.dumps({"mcpServers": servers}))
     monitor = McpMonitor(config)
-    states = {state["id"]: state for state in monitor.snapshot(read_servers(config))}
+    states = {state["id"]: state for state in monitor.states(read_servers(config))}
     assert {key: state["state"] for key, state in states.items()} == {
         "url": "error",
         "variable": "error",
         "off": "disconnected",
         "both": "connecting",
     }
-    expected = "a server with a url is not supported: this gateway talks to MCP servers over stdio only"
+    expected = "a server with a url is not supported: this gateway supports only MCP servers over stdio"
     assert states["url"]["detail"] == states["variable"]["detail"] == expected
     assert states["url"]["health"] == {"circuit": "closed", "failureCount": 0, "remainingCooldownMs": 0}
 
@@ -220,7 +220,7 @@ def test_monitor_ends_what_it_started(tmp_path: Path, wait_for: Callable[..., An
 
 
 def _states(monitor: McpMonitor) -> dict[str, str]:
-    return {state["id"]: state["state"] for state in monitor.snapshot(None)}
+    return {state["id"]: state["state"] for state in monitor.states(None)}
 
 
 def test_changed_config_is_followed_and_a_broken_server_is_named(
@@ -244,7 +244,7 @@ def test_changed_config_is_followed_and_a_broken_server_is_named(
     assert data["status"] == "degraded" and states["off"] == "disconnected"
     assert data["problems"] == [
         "mcpServers.gone: the command 'no-such-mcp-server' was not found",
-        "mcpServers.web: a server with a url is not supported: this gateway talks to MCP servers over stdio only",
+        "mcpServers.web: a server with a url is not supported: this gateway supports only MCP servers over stdio",
     ]
     assert "t0ken" not in answer.text
     wait_for(lambda: gateway.health()["mcpServers"][0]["state"] == "connected")

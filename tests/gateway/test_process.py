@@ -76,15 +76,15 @@ def test_later_start_recreates_nothing(start_gateway: Callable[..., Any]) -> Non
 def test_interrupted_first_start_is_finished_by_the_next(tmp_path: Path) -> None:
     """A home whose lay-out was cut short is completed, with what was there already kept."""
     home = GatewayPaths(tmp_path / "gateway")
-    home.lay_out()
+    home.initialise()
     identity = (home.identity / "identity.json").read_bytes()
     (home.root / ".laying-out").touch()
     home.settings.unlink()
     home.database.unlink()
-    assert home.lay_out() is True
+    assert home.initialise() is True
     assert home.settings.exists() and home.database.exists()
     assert (home.identity / "identity.json").read_bytes() == identity
-    assert home.lay_out() is False
+    assert home.initialise() is False
 
 
 def test_second_start_returns_the_running_one(gateway: RunningGateway) -> None:
@@ -216,7 +216,7 @@ def test_port_lost_in_the_race_is_refused_in_the_same_sentence(tmp_path: Path) -
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_only_loopback_unless_told_otherwise(tmp_path: Path, host: str) -> None:
     """A host that others could reach is refused before anything starts."""
-    with pytest.raises(GatewayError, match="other machines could reach it"):
+    with pytest.raises(GatewayError, match="other machines could connect"):
         process.start(GatewayPaths(tmp_path / "gateway"), host=host, port=0)
     assert not (tmp_path / "gateway").exists()
 
@@ -246,7 +246,7 @@ def test_start_gate_runs_before_anything_is_opened(start_gateway: Callable[..., 
 def test_failed_start_gate_refuses_the_start(tmp_path: Path) -> None:
     """A gate that fails keeps the gateway from opening anything, and is named."""
     home = GatewayPaths(tmp_path / "gateway")
-    with pytest.raises(GatewayError, match=r"its start gate `.*` ended with 3"):
+    with pytest.raises(GatewayError, match=r"its start gate `.*` ended with exit code 3"):
         process.start(home, port=0, start_gate=[sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(GatewayError, match="cannot be run"):
         process.start(home, port=0, start_gate=["no-such-command-anywhere"])
@@ -281,7 +281,7 @@ def test_status_tells_a_gateway_that_does_not_answer(gateway: RunningGateway, mo
     os.kill(gateway.pid, signal.SIGSTOP)
     try:
         status = process.status(gateway.home)
-        with pytest.raises(GatewayError, match="does not answer; stop it first"):
+        with pytest.raises(GatewayError, match=r"does not answer\. To stop it, run `inv gateway\.stop`"):
             process.start(gateway.home, port=0, timeout=0.1)
     finally:
         os.kill(gateway.pid, signal.SIGCONT)

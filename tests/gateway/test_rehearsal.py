@@ -21,7 +21,7 @@ from release_tasks.gateway.store import MessageStore
 def rehearsal(tmp_path: Path, wait_for: Callable[..., Any]) -> Iterator[PidFile]:
     """A gateway with a message in its queue and an MCP server in its configuration, started with --rehearsal."""
     home = GatewayPaths(tmp_path / "gateway")
-    home.lay_out()
+    home.initialise()
     store = MessageStore(home.database)
     store.add_message("email", "somebody", "queued")
     store.close()
