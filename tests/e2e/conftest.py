@@ -1,4 +1,4 @@
-"""Both supported versions of Invoke, and a clean environment to run them in."""
+"""Both supported versions of Invoke, and an environment without the developer's settings."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ VERSIONS = {"2.2": "invoke>=2.2,<2.3", "3": "invoke>=3,<4"}
 
 
 def installed(requirement: str, into: Path) -> Path:
-    """The folder that holds this Invoke, installed once for all workers and sessions."""
+    """Return the folder with this version of Invoke, installed once for all workers and sessions."""
     with FileLock(into.with_name(f"{into.name}.lock")).held(wait=600) as is_held:
         assert is_held
         if not into.exists():
@@ -34,10 +34,10 @@ def installed(requirement: str, into: Path) -> Path:
     return into
 
 
-# The oldest one costs as much time as the newest and differs less often, so it is for CI.
+# The oldest version costs as much time as the latest and differs less often, so only CI runs it.
 @pytest.fixture(scope="session", params=[pytest.param("2.2", marks=pytest.mark.slow), "3"])
 def invoke_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder to put first on PYTHONPATH, for each version of Invoke."""
+    """Return a folder to put first on PYTHONPATH, for each version of Invoke."""
     cache = getattr(request.config, "cache", None)
     if cache is not None:
         parent = Path(cache.mkdir("invoke"))
@@ -45,30 +45,30 @@ def invoke_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempP
         parent = tmp_path_factory.getbasetemp()
         if "PYTEST_XDIST_WORKER" in os.environ:  # each worker has a folder below the session's
             parent = parent.parent
-    # The interpreter is part of the name, for the script's first line points at it.
+    # The interpreter is part of the name, because the first line of the script names it.
     python = re.sub(r"\W+", "_", sys.executable).strip("_")
     return installed(VERSIONS[request.param], parent / f"{python}-{request.param}")
 
 
 @pytest.fixture(scope="session")
 def environment() -> Callable[..., dict[str, str]]:
-    """Make an environment for a subprocess: ``environment(home, *folders)``.
+    """Return a maker of environments for a subprocess: ``environment(home, *folders)``.
 
-    The folders and this package come first on its path, and no configuration from around it is seen.
+    The folders and this package come first on its path, and the developer's configuration is hidden.
     """
 
     def make(home: Path, *first: Path) -> dict[str, str]:
         package = Path(release_tasks.__file__).parent.parent
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "PYTHON"))}
+        stored = {k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "PYTHON"))}
         search = os.pathsep.join(map(str, [*first, package]))
-        return {**kept, "HOME": str(home), "PYTHONPATH": search, "PYTHONDONTWRITEBYTECODE": "1"}
+        return {**stored, "HOME": str(home), "PYTHONPATH": search, "PYTHONDONTWRITEBYTECODE": "1"}
 
     return make
 
 
 @pytest.fixture
 def scratch(tmp_path: Path, environment: Callable[..., dict[str, str]]) -> InvokeProject:
-    """Return a scratch project that runs ``inv`` as it is installed here."""
+    """Return a scratch project that runs the installed ``inv``."""
     root = tmp_path / "theirs"
     root.mkdir()
     return InvokeProject(root, environment(tmp_path), [sys.executable, "-m", "invoke"])
@@ -76,7 +76,7 @@ def scratch(tmp_path: Path, environment: Callable[..., dict[str, str]]) -> Invok
 
 @pytest.fixture
 def versioned(tmp_path: Path, invoke_folder: Path, environment: Callable[..., dict[str, str]]) -> InvokeProject:
-    """Return the same under each supported version of Invoke."""
+    """Return a scratch project for each supported version of Invoke."""
     root = tmp_path / "theirs"
     root.mkdir()
     return InvokeProject(root, environment(tmp_path, invoke_folder), [sys.executable, "-m", "invoke"])

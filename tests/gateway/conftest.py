@@ -1,4 +1,4 @@
-"""A real gateway in a scratch home, and a way to wait for what it does."""
+"""A real gateway in a scratch folder, and a function that waits for a condition."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ SECRETS = (
 
 @pytest.fixture(autouse=True)
 def no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret of the developer's own would change what is served."""
+    """Hide the developer's own secrets: they change what the gateway serves."""
     for name in SECRETS:
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
 def wait_for() -> Callable[..., Any]:
-    """Return a function that asks until the answer is true, and fails after a while."""
+    """Return a function that polls a condition until it is true, and fails after a timeout."""
 
     def wait(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
         deadline = time.monotonic() + timeout
@@ -60,7 +60,7 @@ def _start(root: Path, **options: Any) -> RunningGateway:
 
 @pytest.fixture
 def start_gateway(tmp_path: Path) -> Iterator[Callable[..., RunningGateway]]:
-    """Return a function that starts a gateway below ``tmp_path``; all are stopped after."""
+    """Return a function that starts a gateway below ``tmp_path``; the fixture stops all of them."""
     started: list[RunningGateway] = []
 
     def start(root: Path | None = None, **options: Any) -> RunningGateway:
@@ -71,7 +71,7 @@ def start_gateway(tmp_path: Path) -> Iterator[Callable[..., RunningGateway]]:
     yield start
     for running in started:
         process.stop(running.home)
-        # One whose pid file the test took away: no failing test may leave a process behind.
+        # The test may have removed the pid file: no failing test may leave a process running.
         with contextlib.suppress(ProcessLookupError):
             if is_running(running.process):
                 os.kill(running.pid, signal.SIGKILL)
@@ -79,13 +79,13 @@ def start_gateway(tmp_path: Path) -> Iterator[Callable[..., RunningGateway]]:
 
 @pytest.fixture
 def gateway(start_gateway: Callable[..., RunningGateway]) -> RunningGateway:
-    """A gateway of this test's own, to be damaged."""
+    """Return a gateway for one test, which may damage it."""
     return start_gateway()
 
 
 @pytest.fixture(scope="module")
 def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RunningGateway]]:
-    """Return a function that starts a gateway for a whole module, with these variables in its environment."""
+    """Return a function that starts a gateway for a whole module, with ``variables`` in its environment."""
     assert "API_SECRET" not in os.environ
     started: list[RunningGateway] = []
 
@@ -103,5 +103,5 @@ def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 @pytest.fixture(scope="module")
 def shared(start_shared: Callable[..., RunningGateway]) -> RunningGateway:
-    """A gateway for the tests of a module that leave it whole."""
+    """Return a gateway for the tests of a module that change nothing."""
     return start_shared()

@@ -1,4 +1,4 @@
-"""A pairing with clocks that tests set, on a credentials folder of their own."""
+"""A pairing with clocks that tests set, and its own credentials folder."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def clocks() -> Clocks:
 
 @pytest.fixture
 def credentials(tmp_path: Path) -> Path:
-    """The credentials folder, not made yet."""
+    """Return the path of the credentials folder, which does not exist yet."""
     return tmp_path / "memory" / "credentials"
 
 
 @pytest.fixture
 def make_pairing(credentials: Path, clocks: Clocks) -> Callable[..., Pairing]:
-    """Return a maker of pairings on the one credentials folder: ``make_pairing(ttl=60.0, max_pending=1)``."""
+    """Return a maker of pairings on one credentials folder: ``make_pairing(ttl=60.0, max_pending=1)``."""
 
     def make(**options: Any) -> Pairing:
         return Pairing(PairingConfig(credentials=credentials, **options), clocks)
@@ -42,7 +42,7 @@ def pairing(make_pairing: Callable[..., Pairing]) -> Pairing:
 
 @pytest.fixture
 def put(credentials: Path) -> Callable[[str, Any], Path]:
-    """Return a function that writes a store file, as bytes or as JSON, the way another program would."""
+    """Return a function that writes a store file, as bytes or as JSON, as another program would."""
 
     def write(name: str, content: Any) -> Path:
         credentials.mkdir(parents=True, exist_ok=True)
@@ -55,7 +55,7 @@ def put(credentials: Path) -> Callable[[str, Any], Path]:
 
 @pytest.fixture
 def stored(credentials: Path) -> Callable[[str], Any]:
-    """Return a reader of a store file, as any other program would read it."""
+    """Return a reader of a store file, as another program would read it."""
 
     def read(name: str) -> Any:
         return json.loads((credentials / name).read_text(encoding="utf-8"))

@@ -10,7 +10,7 @@ __all__ = ["Clocks"]
 
 
 class Clocks:
-    """The two clocks of a machine: time passes on both, and the wall clock can be set besides."""
+    """The two clocks of a machine: time passes on both, and the test may set the wall clock."""
 
     def __init__(self) -> None:
         self.wall = datetime(2026, 3, 1, 12, 0, 0, 250_000, tzinfo=timezone.utc)
@@ -25,7 +25,7 @@ class Clocks:
         self.uptime_ms += int(seconds * 1000)
 
     def set_wall(self, seconds: float) -> None:
-        """Move the wall clock by that much, forward or back, while no time passes."""
+        """Set the wall clock ahead or back by ``seconds``, while no time passes."""
         self.wall += timedelta(seconds=seconds)
 
     def reboot(self) -> None:

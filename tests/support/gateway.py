@@ -15,7 +15,7 @@ __all__ = ["RunningGateway"]
 
 @define
 class RunningGateway:
-    """A gateway process, its files below ``home`` and its address."""
+    """A gateway process, its files below ``home``, and its address."""
 
     home: GatewayPaths
     url: str
@@ -29,7 +29,7 @@ class RunningGateway:
         return requests.post(self.url + path, timeout=10, **options)
 
     def health(self) -> dict[str, Any]:
-        """The ``data`` of the health answer, whatever its status code."""
+        """Return the ``data`` of the health answer, with any status code."""
         data = self.get("/health").json()["data"]
         assert isinstance(data, dict)
         return data

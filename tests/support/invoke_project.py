@@ -31,11 +31,11 @@ class InvokeProject:
         (root / "state.txt").write_text("one")
 
     def write(self) -> None:
-        """Write invoke.yaml as ``configuration`` stands; JSON is YAML too."""
+        """Write ``configuration`` to invoke.yaml; JSON is valid YAML."""
         (self.root / "invoke.yaml").write_text(json.dumps(self.configuration))
 
     def start(self, *words: str) -> subprocess.Popen[str]:
-        """Start a command line and return at once."""
+        """Start a command line and return immediately."""
         self.write()
         return subprocess.Popen(
             [*self.command, *words],
@@ -54,19 +54,19 @@ class InvokeProject:
         return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def document(self, *words: str, code: int = 0) -> dict[str, Any]:
-        """Run a command line with ``--json`` and return its one document; the exit code must be ``code``."""
+        """Run a command line with ``--json`` and return its document; the exit code must be ``code``."""
         done = self.run(*words, "--json")
         assert done.returncode == code, (done.returncode, done.stdout, done.stderr)
         document: dict[str, Any] = json.loads(done.stdout)
         return document
 
     def gate_runs(self) -> int:
-        """How often the gate ``count`` ran."""
+        """Return how often the gate ``count`` ran."""
         log = self.root / "gates.log"
         return len(log.read_text().splitlines()) if log.exists() else 0
 
     def tree(self) -> dict[str, Any]:
-        """Every path below the project with mode and content."""
+        """Return every path below the project with mode and content."""
         found: dict[str, Any] = {}
         for path in sorted(self.root.rglob("*")):
             if "__pycache__" in path.parts or path.name == "invoke.yaml":

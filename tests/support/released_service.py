@@ -1,12 +1,12 @@
-"""A service with a health and a reliability endpoint, its releases, and what an operator does with both."""
+"""A service with a health and a reliability endpoint, its releases, and the commands of an operator."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from release_tasks.config.schema import Settings
-from release_tasks.core.records import Manifest, RollbackOutcome
-from release_tasks.stages.diagnose.guide import Diagnosis, decide
+from release_tasks.core.records import Manifest, RollbackOutcome, SnapshotMetadata
+from release_tasks.stages.diagnose.guide import Diagnosis, GuideFinding, decide
 from release_tasks.stages.diagnose.signals import Signals, read_signals
 from release_tasks.stages.preflight.engine import run_preflight
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
@@ -18,7 +18,7 @@ __all__ = ["ReleasedService"]
 
 
 class ReleasedService:
-    """One service and its pipeline, and what an operator does with both."""
+    """One service and its pipeline."""
 
     def __init__(self, project: Project, health: Health, reliability: Health) -> None:
         self.project = project
@@ -26,25 +26,25 @@ class ReleasedService:
         self.reliability = reliability
         project.overrides["health.url"] = health.url
         project.overrides["reliability.url"] = reliability.url
-        self.calm()
+        self.reset()
 
     @property
     def settings(self) -> Settings:
         return self.project.settings
 
-    def calm(self) -> None:
+    def reset(self) -> None:
         self.health.body = {"ok": True, "data": {"status": "ok"}}
         self.counts()
 
     def counts(self, queued: int = 0, failed: int = 0, dead: int = 0, rejected: int = 0) -> None:
-        """Let the reliability endpoint say so, with texts that nobody may ever see."""
-        queue = {"totalQueued": queued, "totalDispatching": 1, "totalSent": 7, "totalFailed": failed}
+        """Set the counts of the reliability endpoint; its texts must never be printed."""
+        queue: dict[str, Any] = {"totalQueued": queued, "totalDispatching": 1, "totalSent": 7, "totalFailed": failed}
         queue |= {"totalDeadLetters": dead, "recentRecords": [{"text": "A PRIVATE TEXT", "code": "PRIVATE2"}]}
         callbacks = {"totalAccepted": 1, "totalDuplicate": 0, "totalRejected": rejected}
         self.reliability.body = {"ok": True, "data": {"queue": queue, "callbacks": callbacks}}
 
     def release(self, release_id: str = "v1") -> Manifest:
-        """Preflight and prepare, as the task does."""
+        """Run preflight and prepare, as the task does."""
         run = run_preflight(self.settings, release_id=release_id)
         return prepare(self.settings, run.report, release_id)
 
@@ -56,3 +56,15 @@ class ReleasedService:
 
     def diagnose(self) -> Diagnosis:
         return decide(self.signals())
+
+    def snapshot(self) -> SnapshotMetadata:
+        """Return the latest snapshot."""
+        snapshot = self.signals().snapshot
+        assert snapshot is not None
+        return snapshot
+
+    def first_finding(self) -> GuideFinding:
+        """Return the finding to act on first; there must be one."""
+        first = self.diagnose().first
+        assert first is not None
+        return first

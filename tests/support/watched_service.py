@@ -9,11 +9,12 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
+from release_tasks.core.events import Emit, Event, SampleTaken
 from release_tasks.core.records import Manifest
 from release_tasks.stages.watch.watching import Clock
 from tests.support.project import Project
 
-__all__ = ["MakeRelease", "ReadEvents", "SetClock", "WatchedService"]
+__all__ = ["MakeRelease", "ReadEvents", "SetClock", "WatchedService", "at_samples"]
 
 MakeRelease = Callable[..., Manifest]  # make(project, "v1")
 ReadEvents = Callable[[Project], list[dict[str, Any]]]
@@ -22,15 +23,15 @@ ReadEvents = Callable[[Project], list[dict[str, Any]]]
 class WatchedService:
     """A real service with /health and /reliability.
 
-    ``script`` holds an answer for each of the next looks at health and the last one for ever: a status word of the
-    envelope, an HTTP status, ``refused`` (it hangs up), ``silent`` (it never answers) or ``dribble``.
+    ``script`` has an answer for each of the next health requests; the last one repeats. An answer is a status word of
+    the envelope, an HTTP status, ``refused`` (it hangs up), ``silent`` (it never answers) or ``dribble``.
     """
 
     def __init__(self) -> None:
         self.script: list[Any] = ["ok"]
         self.pressure: dict[str, int] | str | None = {}
-        self.looks = 0
-        self.on_look: Callable[[int], None] = lambda number: None
+        self.requests = 0
+        self.on_request: Callable[[int], None] = lambda number: None
         self.closing = threading.Event()
         outer = self
 
@@ -52,9 +53,9 @@ class WatchedService:
         self.thread.start()
 
     def answer_health(self, request: BaseHTTPRequestHandler) -> None:
-        self.looks += 1
+        self.requests += 1
         answer = self.script.pop(0) if len(self.script) > 1 else self.script[0]
-        self.on_look(self.looks)
+        self.on_request(self.requests)
         if answer == "refused":
             return
         if answer == "silent":
@@ -96,16 +97,26 @@ def send(request: BaseHTTPRequestHandler, body: dict[str, Any], status: int = 20
 
 
 class SetClock(Clock):
-    """A clock that stands still but for waits; ``sleeps`` names waits, from 1, in which the machine sleeps as well."""
+    """A clock that only waits advance. ``suspends`` adds seconds of suspend to waits, numbered from 1."""
 
     def __init__(self) -> None:
         self.time = 1000.0
         self.waits = 0
-        self.sleeps: dict[int, float] = {}
+        self.suspends: dict[int, float] = {}
 
     def now(self) -> float:
         return self.time
 
     def wait(self, seconds: float) -> None:
         self.waits += 1
-        self.time += max(seconds, 0.0) + self.sleeps.get(self.waits, 0.0)
+        self.time += max(seconds, 0.0) + self.suspends.get(self.waits, 0.0)
+
+
+def at_samples(act: Callable[[SampleTaken], object]) -> Emit:
+    """Return a consumer of events that calls ``act`` with each sample of a watch."""
+
+    def emit(event: Event) -> None:
+        if isinstance(event, SampleTaken):
+            act(event)
+
+    return emit

@@ -13,9 +13,9 @@ __all__ = ["Receiver"]
 
 
 class Receiver:
-    """A webhook. ``script`` holds an answer for each of the next requests, and the last one for ever.
+    """A webhook. ``script`` has an answer for each of the next requests; the last one repeats.
 
-    An answer is an HTTP status, or ``hang``, ``drip`` (a byte now and then), ``reset``, ``huge`` or where to redirect.
+    An answer is an HTTP status, ``hang``, ``drip`` (a byte at a time), ``reset``, ``huge`` or a redirect target.
     """
 
     def __init__(self) -> None:

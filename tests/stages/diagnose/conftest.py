@@ -1,4 +1,4 @@
-"""A released project with a health and a reliability endpoint that tests can turn."""
+"""A released project with a health and a reliability endpoint whose answers tests set."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from tests.support.released_service import ReleasedService
 
 
 @pytest.fixture
-def site(project: Project, health: Health, make_health: Callable[[], Health]) -> ReleasedService:
-    """A site whose first release went well."""
+def service(project: Project, health: Health, make_health: Callable[[], Health]) -> ReleasedService:
+    """Return a service whose first release is ready."""
     made = ReleasedService(project, health, make_health())
     assert made.release().status == "ready"
     return made

@@ -1,4 +1,4 @@
-"""A real receiver of notices that answers as a script says, and a notice to send."""
+"""A real webhook receiver whose answers a script sets, and a notification to send."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ def make_receiver() -> Iterator[Callable[[], Receiver]]:
 
 @pytest.fixture
 def receiver(make_receiver: Callable[[], Receiver]) -> Receiver:
-    """Return a webhook that takes everything."""
+    """Return a webhook that accepts everything."""
     return make_receiver()
 
 
 @pytest.fixture
 def settings_with(tmp_path: Path) -> Callable[..., Settings]:
-    """Return a maker of settings with these notices, in a project of their own."""
+    """Return a maker of settings with these notifications, in a scratch project."""
 
     def make(**notices: Any) -> Settings:
         return load_settings({"release": {"root": "pipeline", "app": {"name": "demo"}, "notices": notices}}, tmp_path)
@@ -47,7 +47,7 @@ def settings_with(tmp_path: Path) -> Callable[..., Settings]:
 
 @pytest.fixture
 def failed() -> Callable[[Settings], Notification]:
-    """Return a maker of a notice: a rollback failed."""
+    """Return a maker of a notification about a failed rollback."""
 
     def make(settings: Settings) -> Notification:
         return new_notification(
@@ -68,5 +68,5 @@ def failed() -> Callable[[Settings], Notification]:
 
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Try again at once."""
+    """Retry without a pause."""
     monkeypatch.setattr(sending, "_FIRST_PAUSE", 0.01)

@@ -1,4 +1,4 @@
-"""What the watch's tests share: a service that answers as a script says, a clock that can be set, a release."""
+"""Fixtures of the watch's tests: a scripted service, a clock that the test sets, a release."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def service() -> Iterator[WatchedService]:
 
 @pytest.fixture
 def clock() -> SetClock:
-    """Return a clock that only waits move."""
+    """Return a clock that only waits advance."""
     return SetClock()
 
 
@@ -42,7 +42,7 @@ def release() -> Callable[..., Manifest]:
 
 @pytest.fixture
 def watched(project: Project, service: WatchedService) -> Project:
-    """Return a scratch project whose service is watched every 10 s for 3 minutes, 19 looks."""
+    """Return a scratch project whose service is watched every 10 s for 3 minutes, 19 samples."""
     project.overrides["health.url"] = f"{service.base}/health"
     project.overrides["health.timeout"] = "10s"
     project.overrides["health.deadline"] = "500ms"
