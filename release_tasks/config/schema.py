@@ -101,8 +101,8 @@ class HealthConfig:
     timeout: Duration = option("limit for one request", 5.0)
     deadline: Duration = option("the service must be healthy within this time", 60.0)
     interval: Duration = option("pause between two requests", 1.0)
-    passes: int = option("required consecutive healthy answers in preflight", 1, least=1)
-    passes_after_restore: int = option("required consecutive healthy answers after a restore", 3, least=1)
+    passes: int = option("required consecutive healthy responses in preflight", 1, least=1)
+    passes_after_restore: int = option("required consecutive healthy responses after a restore", 3, least=1)
     strict: bool = option("a degraded service fails the health gate", False)
 
 
@@ -167,9 +167,9 @@ class WatchConfig:
         "with fewer conclusive samples there is no error rate and the verdict is never `healthy`", 5, least=1
     )
     latency_factor: int = option(
-        "a sample is bad when the health answer takes so many times as long as at prepare time", 5, least=1
+        "a sample is bad when the health response takes so many times as long as at prepare time", 5, least=1
     )
-    latency_floor: Duration = option("a health answer within this time never makes a sample bad", 0.5)
+    latency_floor: Duration = option("a health response within this time never makes a sample bad", 0.5)
     rollback: bool = option("when `degraded`, roll back once", False)
 
     def __attrs_post_init__(self) -> None:

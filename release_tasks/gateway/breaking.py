@@ -88,6 +88,6 @@ FAULTS: dict[str, Fault] = {
         lambda paths: _rewrite(paths.settings, "faults", {"slowSeconds": _SLOW_SECONDS}),
     ),
     "flapping": Fault(
-        "every second health answer fails", lambda paths: _rewrite(paths.settings, "faults", {"isFlapping": True})
+        "every second health response fails", lambda paths: _rewrite(paths.settings, "faults", {"isFlapping": True})
     ),
 }

@@ -69,7 +69,7 @@ class _Demo:
         snapshot = self.prepare()
         broken = self.inv("gateway.break", "flapping")
         self.show("$ inv gateway.break flapping    # a deploy that goes wrong")
-        self.require(broken.returncode == 0, f"every second health answer fails\n{broken.stderr}")
+        self.require(broken.returncode == 0, f"every second health response fails\n{broken.stderr}")
         self.watch(snapshot)
         self.show_health("ok")
         self.damage()

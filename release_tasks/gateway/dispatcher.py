@@ -101,7 +101,7 @@ def _post(call: Call, timeout: float) -> None:
         raise DeliveryError(f"{type(error).__name__} at {call.name}") from None  # the text may contain a token
     with contextlib.closing(response):
         if not 200 <= response.status_code < 300:
-            raise DeliveryError(f"{call.name} answered HTTP {response.status_code}")
+            raise DeliveryError(f"{call.name} responded with HTTP {response.status_code}")
 
 
 class Dispatcher:
@@ -206,7 +206,7 @@ class Worker:
                 os.write(process.stdin.fileno(), b"\n")
 
     def state(self) -> dict[str, Any]:
-        """Return the state for the health answer; ``lastBeatSec`` is the age of the last heartbeat."""
+        """Return the state for the health response; ``lastBeatSec`` is the age of the last heartbeat."""
         process = self._process
         now = time.monotonic()
         is_running, detail = False, self._problem

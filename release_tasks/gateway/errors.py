@@ -9,7 +9,7 @@ REFUSAL = "gateway: refused: "
 
 
 class GatewayError(Exception):
-    """The gateway cannot start, stop or answer; ``message`` is for the operator."""
+    """The gateway cannot start, stop or respond; ``message`` is for the operator."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -29,4 +29,4 @@ class SettingsError(GatewayError):
 
 
 class McpError(GatewayError):
-    """An MCP server could not be started, or its answer does not follow the protocol."""
+    """An MCP server could not be started, or its response does not follow the protocol."""

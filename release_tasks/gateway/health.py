@@ -40,7 +40,7 @@ class Parts:
 
 
 def examine(parts: Parts) -> dict[str, Any]:
-    """Check every part and return the ``data`` of the health answer.
+    """Check every part and return the ``data`` of the health response.
 
     The ``status`` is ``ok``, ``degraded`` or ``failing``; ``failing`` means that the database does not work.
     """

@@ -1,4 +1,4 @@
-"""Checks of every request (host name, origin, signature, body size) and the JSON form of every answer."""
+"""Checks of every request (host name, origin, signature, body size) and the JSON form of every response."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class RequestGuard:
     """Middleware that gives every request a correlation id and rejects requests from web pages of other origins.
 
     Listening on loopback does not stop a browser on this machine: any web page could send a POST request to the
-    gateway, or read its answers by DNS rebinding (its own host name resolves to 127.0.0.1).
+    gateway, or read its responses by DNS rebinding (its own host name resolves to 127.0.0.1).
     """
 
     def __init__(self, app: ASGIApp, *, only_loopback: bool, public_prefix: str) -> None:
@@ -52,7 +52,7 @@ class RequestGuard:
         self._public_prefix = public_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a forbidden request with 403 and forward every other request."""
+        """Respond to a forbidden request with 403 and forward every other request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -153,23 +153,23 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def success(request: Request, data: dict[str, Any], status: int = 200) -> JSONResponse:
-    """Return the answer to a successful request."""
-    answer = {"ok": True, "data": data, "correlationId": _correlation(request), "timestamp": timestamp()}
-    return JSONResponse(answer, status, headers={"Cache-Control": "no-store"})
+    """Return the response to a successful request."""
+    response = {"ok": True, "data": data, "correlationId": _correlation(request), "timestamp": timestamp()}
+    return JSONResponse(response, status, headers={"Cache-Control": "no-store"})
 
 
 def failure(
     request: Request, status: int, code: str, message: str, /, *, headers: Mapping[str, str] | None = None, **more: Any
 ) -> JSONResponse:
-    """Return an error answer: a stable ``code`` for programs and a message for people."""
-    answer = {
+    """Return an error response: a stable ``code`` for programs and a message for people."""
+    response = {
         "ok": False,
         "error": {"code": code, "message": message},
         **more,
         "correlationId": _correlation(request),
         "timestamp": timestamp(),
     }
-    return JSONResponse(answer, status, headers=headers)
+    return JSONResponse(response, status, headers=headers)
 
 
 def _correlation(request: Request) -> str:

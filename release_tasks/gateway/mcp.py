@@ -55,7 +55,7 @@ def usable_servers(document: dict[str, Any], source: str) -> list[McpServer]:
 
 
 class CircuitBreaker:
-    """A circuit breaker: closed while a server answers, open after consecutive failures, half-open after a cooldown.
+    """A circuit breaker: closed while a server responds, open after consecutive failures, half-open after a cooldown.
 
     While it is open, no attempt is made. While it is half-open, one attempt is due or in progress.
     """
@@ -113,7 +113,7 @@ class ServerLink:
             self._thread.start()
 
     def state(self) -> dict[str, Any]:
-        """Return the last known state for the health answer."""
+        """Return the last known state for the health response."""
         return {
             "id": self.server.id,
             "name": self.server.name,
@@ -151,7 +151,7 @@ class ServerLink:
             self._stopping.wait(max(self._circuit.remaining, _RETRY_SECONDS))
 
     def _run_session(self) -> None:
-        """Connect and stay connected; raises McpError when the server does not answer."""
+        """Connect and stay connected; raises McpError when the server does not respond."""
         if self._state != "error":
             self._state = "connecting"
         session = McpSession(self.server)

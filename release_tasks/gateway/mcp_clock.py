@@ -13,7 +13,7 @@ from typing import Any
 
 from release_tasks.core.clock import timestamp
 
-__all__ = ["answer", "main"]
+__all__ = ["main", "respond"]
 
 PROTOCOL_VERSION = "2025-06-18"
 _TOOL = {
@@ -23,7 +23,7 @@ _TOOL = {
 }
 
 
-def answer(line: bytes) -> dict[str, Any] | None:
+def respond(line: bytes) -> dict[str, Any] | None:
     """Return the JSON-RPC response to one request line, or None for a notification."""
     try:
         request = json.loads(line)
@@ -63,7 +63,7 @@ def main() -> int:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for line in sys.stdin.buffer:
-            response = answer(line)
+            response = respond(line)
             if response is not None:
                 sys.stdout.write(json.dumps(response) + "\n")
                 sys.stdout.flush()

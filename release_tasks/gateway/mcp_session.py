@@ -71,7 +71,7 @@ class McpSession:
         }
         result = self.request("initialize", parameters, deadline)
         if not isinstance(result.get("protocolVersion"), str):
-            raise McpError("the answer to initialize contains no protocolVersion")
+            raise McpError("the response to initialize contains no protocolVersion")
         self._write({"jsonrpc": "2.0", "method": "notifications/initialized"}, deadline)
         return self.count_tools(deadline)
 
@@ -82,7 +82,7 @@ class McpSession:
             page = self.request("tools/list", {"cursor": cursor} if cursor else {}, deadline)
             tools = page.get("tools")
             if not isinstance(tools, list):
-                raise McpError("the answer to tools/list contains no list of tools")
+                raise McpError("the response to tools/list contains no list of tools")
             total, cursor = total + len(tools), page.get("nextCursor")
             if not cursor:
                 return total
@@ -95,19 +95,19 @@ class McpSession:
         while True:
             message = self._read(deadline)
             if message is None:
-                raise McpError(f"timeout: no answer to {method}")
+                raise McpError(f"timeout: no response to {method}")
             if message.get("id") == self._last_id and "method" not in message:
                 break
             self._answer(message)
         error, result = message.get("error"), message.get("result")
         if isinstance(error, dict):
-            raise McpError(f"{method} was answered with error {error.get('code')}")
+            raise McpError(f"{method} failed with error {error.get('code')}")
         if not isinstance(result, dict):
-            raise McpError(f"the answer to {method} has no result")
+            raise McpError(f"the response to {method} has no result")
         return result
 
     def listen(self, seconds: float) -> None:
-        """Read and answer messages of the server for this many seconds."""
+        """Read and handle messages of the server for this many seconds."""
         # Always read: a server blocks on a full pipe if its output is not read.
         deadline = time.monotonic() + seconds
         while (message := self._read(deadline)) is not None:
@@ -134,15 +134,15 @@ class McpSession:
         os.close(self._cancel_writer)
 
     def _answer(self, message: dict[str, Any]) -> None:
-        """Answer a request of the server: only ping is supported."""
+        """Respond to a request of the server: only ping is supported."""
         if "method" not in message or "id" not in message:
             return
-        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message["id"]}
+        response: dict[str, Any] = {"jsonrpc": "2.0", "id": message["id"]}
         if message["method"] == "ping":
-            answer["result"] = {}
+            response["result"] = {}
         else:
-            answer["error"] = {"code": -32601, "message": "Method not found"}
-        self._write(answer, time.monotonic() + 1.0)
+            response["error"] = {"code": -32601, "message": "Method not found"}
+        self._write(response, time.monotonic() + 1.0)
 
     def _write(self, message: dict[str, Any], deadline: float) -> None:
         rest = json.dumps(message).encode() + b"\n"

@@ -32,15 +32,15 @@ _REQUEST_SECONDS = 3.0
 _LEFTOVER_SECONDS = 1.5
 _TAIL_LINES = 10
 _MAX_LOG_BYTES = 8 * 1024 * 1024
-_MAX_ANSWER_BYTES = 1024 * 1024
+_MAX_RESPONSE_BYTES = 1024 * 1024
 
 
 @frozen
 class GatewayStatus:
     """The status of a gateway.
 
-    ``health`` is ``ok``, ``degraded``, ``failing``, ``unreachable`` (running, but no answer) or ``stopped``; ``detail``
-    is a description for people. ``since`` is RFC 3339.
+    ``health`` is ``ok``, ``degraded``, ``failing``, ``unreachable`` (running, but no response) or ``stopped``.
+    ``detail`` is a description for people. ``since`` is RFC 3339.
     """
 
     running: bool
@@ -68,11 +68,11 @@ def start(
     allow_remote: bool = False,
     timeout: float = 15.0,
 ) -> GatewayStatus:
-    """Start the gateway in its own session and return when it answers; port 0 selects a free port.
+    """Start the gateway in its own session and return when it responds; port 0 selects a free port.
 
     If a gateway already runs in the root folder, returns its status. ``start_gate`` is a command that must succeed
     before the gateway opens any file or port. Raises GatewayError, with the end of the log, when the gateway does not
-    answer within ``timeout`` seconds; then no process is left.
+    respond within ``timeout`` seconds; then no process is left.
     """
     check_host(host, allow_remote=allow_remote)
     if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
@@ -156,23 +156,23 @@ def status(paths: GatewayPaths) -> GatewayStatus:
     if running.url is None:
         return running
     try:
-        answer = _get_json(f"{running.url}/health")
+        response = _get_json(f"{running.url}/health")
     except (OSError, ValueError, http.client.HTTPException) as error:
-        return evolve(running, detail=f"It runs but does not answer: {error}")
-    data = answer.get("data")
+        return evolve(running, detail=f"It runs but does not respond: {error}")
+    data = response.get("data")
     data = data if isinstance(data, dict) else {}
     problems = data.get("problems")
     detail = "; ".join(str(problem) for problem in problems) if isinstance(problems, list) else ""
     health = str(data.get("status", "failing"))
-    failure = answer.get("error")
+    failure = response.get("error")
     reason = str(failure.get("message")) if isinstance(failure, dict) else "unknown reason"
     return evolve(running, health=health, detail=detail or ("Healthy." if health == "ok" else reason))
 
 
 def _wait_until_certain(paths: GatewayPaths, timeout: float) -> GatewayStatus:
-    """Return the status when the gateway answers or does not run; raises GatewayError after ``timeout`` seconds.
+    """Return the status when the gateway responds or does not run; raises GatewayError after ``timeout`` seconds.
 
-    A running gateway without an answer may be starting or stopping.
+    A running gateway without a response may be starting or stopping.
     """
     deadline = time.monotonic() + timeout
     while True:
@@ -181,13 +181,13 @@ def _wait_until_certain(paths: GatewayPaths, timeout: float) -> GatewayStatus:
             return current
         if time.monotonic() > deadline:
             raise GatewayError(
-                f"A gateway runs as process {current.pid} but does not answer. To stop it, run `inv gateway.stop`."
+                f"A gateway runs as process {current.pid} but does not respond. To stop it, run `inv gateway.stop`."
             )
         time.sleep(_POLL_SECONDS)
 
 
 def _wait_until_live(paths: GatewayPaths, child: subprocess.Popen[bytes], log_offset: int, timeout: float) -> None:
-    """Wait until the child answers; raises GatewayError when it ends first or after ``timeout`` seconds."""
+    """Wait until the child responds; raises GatewayError when it ends first or after ``timeout`` seconds."""
     deadline = time.monotonic() + timeout
     while True:
         code = child.poll()
@@ -196,7 +196,7 @@ def _wait_until_live(paths: GatewayPaths, child: subprocess.Popen[bytes], log_of
             refusal = next((line[len(REFUSAL) :] for line in lines if line.startswith(REFUSAL)), None)
             reason = f"signal {-code}" if code < 0 else f"exit code {code}"
             log_tail = _log_tail(paths.log_file, log_offset)
-            raise GatewayError(refusal or f"The gateway ended with {reason} before it answered.{log_tail}")
+            raise GatewayError(refusal or f"The gateway ended with {reason} before it responded.{log_tail}")
         record = PidFile.read(paths.pid_file)
         if record is not None and record.pid == child.pid and record.port is not None:
             with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
@@ -204,7 +204,7 @@ def _wait_until_live(paths: GatewayPaths, child: subprocess.Popen[bytes], log_of
                     return
         if time.monotonic() > deadline:
             log_tail = _log_tail(paths.log_file, log_offset)
-            raise GatewayError(f"The gateway did not answer within {timeout:g} s.{log_tail}")
+            raise GatewayError(f"The gateway did not respond within {timeout:g} s.{log_tail}")
         time.sleep(_POLL_SECONDS)
 
 
@@ -214,10 +214,10 @@ def _get_json(url: str) -> dict[str, Any]:
     connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_REQUEST_SECONDS)
     with contextlib.closing(connection):
         connection.request("GET", parts.path)
-        answer = json.loads(connection.getresponse().read(_MAX_ANSWER_BYTES))
-    if not isinstance(answer, dict):
-        raise ValueError("the answer is not a JSON object")
-    return answer
+        response = json.loads(connection.getresponse().read(_MAX_RESPONSE_BYTES))
+    if not isinstance(response, dict):
+        raise ValueError("the response is not a JSON object")
+    return response
 
 
 def _log_tail(log: Path, offset: int) -> str:

@@ -153,7 +153,7 @@ class _Endpoints:
             await asyncio.sleep(settings.slow)
             self._health_requests += 1
             if settings.is_flapping and self._health_requests % 2:
-                raise HTTPException(503, "flapping: every second health answer fails")
+                raise HTTPException(503, "flapping: every second health response fails")
         data = await run_in_threadpool(examine, self._parts)
         if data["status"] == "failing":
             return failure(request, 503, "failing", "; ".join(data["problems"]), data=data)
@@ -269,6 +269,6 @@ async def _store_error(request: Request, error: Exception) -> Response:
 
 
 async def _unexpected_error(request: Request, error: Exception) -> Response:
-    # Starlette raises the error again after this answer, so the log of the server contains the traceback.
+    # Starlette raises the error again after this response, so the log of the server contains the traceback.
     _LOG.error("%s %s: %s", getattr(request.state, "correlation_id", ""), request.url.path, type(error).__name__)
     return failure(request, 500, "internal", "unexpected error; search the log for this correlation id")

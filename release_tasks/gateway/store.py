@@ -90,10 +90,10 @@ def create_database(path: Path) -> None:
 
 
 class MessageStore:
-    """The database of one gateway, open from first use until ``close``; thread-safe.
+    """The database of one gateway, open from the first use until ``close``; thread-safe.
 
-    Reads have a connection of their own: in WAL mode they never wait for a writer, so health answers while a restore
-    holds the write lock. Every method raises StoreError.
+    Reads use a separate connection: in WAL mode they never wait for a writer, so health responds while a restore holds
+    the write lock. Every method raises StoreError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,9 +102,9 @@ class MessageStore:
         self._writer = Connection(path, read_only=False)
 
     def check(self) -> dict[str, Any]:
-        """Open the database afresh, query every table, and return what was found.
+        """Open a new connection, query every table, and return the result for the health response.
 
-        The kept connections may answer from pages they read before the file was damaged.
+        The open connections may use cached pages from before the file was damaged.
         """
         if not self._path.exists():
             raise StoreError(f"the database {self._path.name} is missing")
@@ -112,12 +112,12 @@ class MessageStore:
             with contextlib.closing(
                 open_existing(self._path, busy_ms=_PROBE_BUSY_MILLISECONDS, read_only=True)
             ) as probe:
-                found = _examine(probe)
+                result = _examine(probe)
         except sqlite3.Error as error:
             raise StoreError(str(error)) from error
-        with self._reader.use() as kept:
-            kept.execute(_PROBES[0]).fetchone()
-        return found
+        with self._reader.use() as connection:
+            connection.execute(_PROBES[0]).fetchone()
+        return result
 
     def add_message(self, channel: str, to: str, text: str) -> str:
         """Queue one message for delivery and return its id; the message is durable when this returns."""
@@ -126,12 +126,12 @@ class MessageStore:
 
     def add_message_once(self, key: str, channel: str, to: str, text: str) -> bool:
         """Queue a message unless the key was used before; return whether it was queued."""
-        known = "SELECT 1 FROM callbacks WHERE key = ?"
+        query = "SELECT 1 FROM callbacks WHERE key = ?"
         with self._reader.use() as connection:
-            if connection.execute(known, (key,)).fetchone() is not None:
+            if connection.execute(query, (key,)).fetchone() is not None:
                 return False
         with self._writer.transaction() as connection:
-            if connection.execute(known, (key,)).fetchone() is not None:
+            if connection.execute(query, (key,)).fetchone() is not None:
                 return False
             connection.execute(
                 "INSERT INTO callbacks (key, digest, payload, received_at) VALUES (?, ?, '', ?)",

@@ -59,7 +59,7 @@ class Webhooks:
         return await self._receive(request, [message] if message is not None else [])
 
     async def verify_whatsapp(self, request: Request) -> Response:
-        """Answer Meta's verification request for the webhook URL."""
+        """Respond to Meta's verification request for the webhook URL."""
         query = request.query_params
         received, expected = query.get("hub.verify_token"), self._secrets.whatsapp_verify
         require_credential("hub.verify_token", received, expected, secrets.WHATSAPP_VERIFY_TOKEN)
@@ -80,7 +80,7 @@ class Webhooks:
     async def _receive(self, request: Request, messages: list[DirectMessage]) -> Response:
         """Process each message. After an error the channel sends all messages again; none is queued twice.
 
-        The answer contains only the number of queued messages, because the client is the channel, not an operator.
+        The response contains only the number of queued messages, because the client is the channel, not an operator.
         """
         verdicts: Counter[str] = Counter()
         for message in messages:
@@ -106,7 +106,7 @@ def receive(message: DirectMessage, pairing: Pairing, store: MessageStore) -> Ve
         if outcome.status != "approved":  # the sender may have been approved in the meantime
             if outcome.request is None:
                 return "ignored"
-            # Also for a repeated request: after a failure, the first answer may not be queued.
+            # Also for a repeated request: after a failure, the first reply may be missing in the queue.
             key = f"{REPLIED}{channel}/{hashlib.sha256(outcome.request.code.encode()).hexdigest()[:32]}"
             is_new = store.add_message_once(key, channel, message.sender, _answer(message, outcome.request))
             return "code_sent" if is_new else "ignored"

@@ -6,10 +6,10 @@ import statistics
 
 from release_tasks.config.schema import ReleaseConfig
 from release_tasks.core.records import Baseline
-from release_tasks.service.answer import ProbeError
 from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
 from release_tasks.service.reliability import ask_reliability
+from release_tasks.service.response import ProbeError
 
 __all__ = ["measure_baseline"]
 
@@ -25,9 +25,9 @@ def measure_baseline(config: ReleaseConfig) -> Baseline | None:
     if config.health.url is not None:
         try:
             for _ in range(_PROBES):
-                answer = fetch(config.health.url, timeout=config.health.timeout)
-                health, _, _ = read_health(answer)
-                elapsed.append(answer.elapsed_ms)
+                response = fetch(config.health.url, timeout=config.health.timeout)
+                health, _, _ = read_health(response)
+                elapsed.append(response.elapsed_ms)
         except ProbeError:
             health, elapsed = "unreachable", []
     reliability = ask_reliability(config.reliability)

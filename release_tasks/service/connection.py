@@ -19,7 +19,7 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from release_tasks.core.units import show_duration
-from release_tasks.service.answer import Answer, ProbeError
+from release_tasks.service.response import HttpResponse, ProbeError
 
 __all__ = ["AbortableConnection", "origin", "probe_error", "send", "timeout_error"]
 
@@ -108,8 +108,8 @@ def send(
     body: bytes | None,
     timeout: float,
     max_bytes: int,
-) -> Answer:
-    """Send one request, follow its redirects on the same host, and return the answer.
+) -> HttpResponse:
+    """Send one request, follow its redirects on the same host, and return the response.
 
     Attaches each socket to ``abortable``. ``timeout``, in seconds, limits a wait between two bytes; the caller limits
     the whole request and aborts the connection. Raises ProbeError, or an error that ``probe_error`` translates.
@@ -138,7 +138,7 @@ def send(
                     session.close()  # some servers ignore "Connection: close"
                     continue
                 data = _read(response, max_bytes)
-                return Answer(
+                return HttpResponse(
                     status=response.status_code,
                     content_type=response.headers.get("Content-Type", ""),
                     body=bytes(data[:max_bytes]),
@@ -185,8 +185,8 @@ def _same_host(url: str, location: str) -> str:
 
 
 def timeout_error(url: str, timeout: float) -> ProbeError:
-    """Return the error for a request without a complete answer in ``timeout`` seconds."""
-    return ProbeError("timeout", f"{url} gave no complete answer within {show_duration(timeout)}.")
+    """Return the error for a request without a complete response in ``timeout`` seconds."""
+    return ProbeError("timeout", f"{url} gave no complete response within {show_duration(timeout)}.")
 
 
 def probe_error(error: BaseException, url: str, timeout: float) -> ProbeError:
@@ -211,9 +211,9 @@ def probe_error(error: BaseException, url: str, timeout: float) -> ProbeError:
         return ProbeError("invalid", f"{url!r} is not an http:// or https:// URL.")
     if has(ConnectionError, urllib3.exceptions.IncompleteRead):
         # A port forwarded to a service that is still starting behaves like this.
-        return ProbeError("refused", f"{url} closed the connection before its answer was complete.")
+        return ProbeError("refused", f"{url} closed the connection before its response was complete.")
     numbered = (c.strerror for c in causes if isinstance(c, OSError) and c.strerror and c.errno)
-    reason = next(numbered, "the answer is not valid HTTP")
+    reason = next(numbered, "the response is not valid HTTP")
     return ProbeError("other", f"The request to {url} failed: {reason}.")
 
 

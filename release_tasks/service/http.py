@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 
 from release_tasks.core.interrupt import wait_for
-from release_tasks.service.answer import Answer, ProbeError
+from release_tasks.service.response import HttpResponse, ProbeError
 
 __all__ = ["fetch"]
 
@@ -23,8 +23,8 @@ def fetch(
     method: str = "GET",
     body: bytes | None = None,
     cancelled: threading.Event | None = None,
-) -> Answer:
-    """Send one request and return the answer, with at most ``max_bytes`` of its body.
+) -> HttpResponse:
+    """Send one request and return the response, with at most ``max_bytes`` of its body.
 
     ``timeout``, in seconds, limits the whole exchange: name lookup, connecting, redirects on the same host and the
     body up to its last byte. Proxy settings of the environment are ignored. Setting ``cancelled`` ends the request.
@@ -35,7 +35,7 @@ def fetch(
 
     connection.origin(url)
     abortable = connection.AbortableConnection()
-    outcome: list[Answer | BaseException] = []
+    outcome: list[HttpResponse | BaseException] = []
     done = threading.Event()
 
     def work() -> None:
@@ -65,6 +65,6 @@ def fetch(
     finally:
         abortable.abort()
     (result,) = outcome
-    if isinstance(result, Answer):
+    if isinstance(result, HttpResponse):
         return result
     raise connection.probe_error(result, url, timeout) from None

@@ -1,6 +1,6 @@
 """The reliability endpoint: counts of a service's queues and callbacks, compared with the limits.
 
-An answer may contain message texts and pairing codes, so only the counts and the HTTP status are stored.
+A response may contain message texts and pairing codes, so only the counts and the HTTP status are stored.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from typing import Any
 from release_tasks.config.schema import LimitsConfig, ReliabilityConfig
 from release_tasks.core.records import Pressure, ReliabilityReport
 from release_tasks.core.redact import Redactor
-from release_tasks.service.answer import Answer, ProbeError
 from release_tasks.service.http import fetch
+from release_tasks.service.response import HttpResponse, ProbeError
 
 __all__ = ["ask_reliability", "over_limits"]
 
@@ -41,20 +41,20 @@ def ask_reliability(
     shown = Redactor.from_environment(environ).redact_text(url)
     headers = _headers(config, environ)
     try:
-        answer = fetch(url, timeout=config.timeout, headers=headers, body=_BODY if _SIGNATURE in headers else None)
+        response = fetch(url, timeout=config.timeout, headers=headers, body=_BODY if _SIGNATURE in headers else None)
     except ProbeError as error:
         return ReliabilityReport(status="unreachable", url=shown, detail=error.message.replace(url, shown))
-    pressure, problem = _read(answer)
+    pressure, problem = _read(response)
     if pressure is None:
         unset = [name for name in (config.hmac_secret_env, config.bearer_token_env) if name and not environ.get(name)]
         hint = f"; not set in this environment: {', '.join(unset)}" if unset else ""
-        return ReliabilityReport(status="unknown", url=shown, detail=f"{problem}{hint}", http_status=answer.status)
+        return ReliabilityReport(status="unknown", url=shown, detail=f"{problem}{hint}", http_status=response.status)
     over = over_limits(pressure, config.limits, before)
     return ReliabilityReport(
         status="pressure" if over else "ok",
         url=shown,
         detail="; ".join(over) or "within its limits",
-        http_status=answer.status,
+        http_status=response.status,
         pressure=pressure,
         over=over,
     )
@@ -90,21 +90,21 @@ def _headers(config: ReliabilityConfig, environ: Mapping[str, str]) -> dict[str,
     return headers
 
 
-def _read(answer: Answer) -> tuple[Pressure | None, str]:
-    if answer.status in (401, 403):
-        return None, f"HTTP {answer.status}: the service rejected the signature or token"
-    if answer.status != 200:
-        return None, f"HTTP {answer.status}"
+def _read(response: HttpResponse) -> tuple[Pressure | None, str]:
+    if response.status in (401, 403):
+        return None, f"HTTP {response.status}: the service rejected the signature or token"
+    if response.status != 200:
+        return None, f"HTTP {response.status}"
     try:
-        document = json.loads(answer.body.decode("utf-8-sig"))
+        document = json.loads(response.body.decode("utf-8-sig"))
     except (ValueError, RecursionError):
-        return None, "the answer is not JSON"
+        return None, "the response is not JSON"
     data = document.get("data") if isinstance(document, dict) else None
     if not isinstance(data, dict) or document.get("ok") is False:
-        return None, "unknown answer format"
+        return None, "unknown response format"
     queue, callbacks = (data[name] if isinstance(data.get(name), dict) else None for name in ("queue", "callbacks"))
     if queue is None and callbacks is None:
-        return None, "the answer contains neither queue nor callbacks"
+        return None, "the response contains neither queue nor callbacks"
     undelivered = [_count(queue, "totalQueued"), _count(queue, "totalDispatching")]
     pressure = Pressure(
         queued=None if undelivered == [None, None] else sum(count or 0 for count in undelivered),
@@ -112,7 +112,7 @@ def _read(answer: Answer) -> tuple[Pressure | None, str]:
         dead_letters=_count(queue, "totalDeadLetters"),
         rejected_callbacks=_count(callbacks, "totalRejected"),
     )
-    return (None, "the answer contains no counts") if pressure == Pressure() else (pressure, "")
+    return (None, "the response contains no counts") if pressure == Pressure() else (pressure, "")
 
 
 def _count(section: dict[str, Any] | None, name: str) -> int | None:

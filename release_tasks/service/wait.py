@@ -17,9 +17,9 @@ from release_tasks.core.interrupt import wait_for
 from release_tasks.core.records import HealthAttempt, HealthReport, HealthWord
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
-from release_tasks.service.answer import Answer, ProbeError, ProbeErrorKind
 from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
+from release_tasks.service.response import HttpResponse, ProbeError, ProbeErrorKind
 
 __all__ = ["ask_health"]
 
@@ -40,12 +40,12 @@ def ask_health(
     cancelled: threading.Event | None = None,
     emit: Emit = ignore,
     gate: str | None = None,
-    on_answer: Callable[[Answer], None] | None = None,
+    on_response: Callable[[HttpResponse], None] | None = None,
 ) -> HealthReport:
-    """Send requests until ``passes`` consecutive answers are healthy or ``deadline`` seconds are over.
+    """Send requests until ``passes`` consecutive responses are healthy or ``deadline`` seconds are over.
 
     ``degraded`` is healthy unless ``strict``. With a deadline of 0, one request decides. With ``fail_fast``, an
-    unhealthy answer ends the polling; a refused connection or a timeout does not. Always returns a report; raises
+    unhealthy response ends the polling; a refused connection or a timeout does not. Always returns a report; raises
     nothing. Emits HealthAnswered for each request; ``gate`` is the id of the calling gate.
     """
     url = health.url
@@ -62,7 +62,7 @@ def ask_health(
         remaining = started + limit - time.monotonic()
         timeout = health.timeout if limit <= 0 else min(health.timeout, max(remaining, _MIN_TIMEOUT))
         at, request_started = timestamp(), time.monotonic()
-        result, error_kind = _request_once(url, timeout, strict, cancelled, on_answer)
+        result, error_kind = _request_once(url, timeout, strict, cancelled, on_response)
         attempt = HealthAttempt(
             at=at,
             status=result.status,
@@ -85,11 +85,11 @@ def ask_health(
             return report
         if remaining <= 0:
             requests = f"{attempts} request{'' if attempts == 1 else 's'}"
-            progress = f"{streak} of {required} consecutive healthy answers; " if streak else ""
+            progress = f"{streak} of {required} consecutive healthy responses; " if streak else ""
             detail = f"not healthy within {show_duration(limit)} ({requests}): {progress}{report.detail}"
             return evolve(report, detail=detail)
         if wait_for(cancelled.wait, max(min(health.interval, remaining), _MIN_INTERVAL)):
-            return evolve(report, detail=f"stopped while waiting; last answer: {report.detail}")
+            return evolve(report, detail=f"stopped while waiting; last response: {report.detail}")
 
 
 def _request_once(
@@ -97,18 +97,18 @@ def _request_once(
     timeout: float,
     strict: bool,
     cancelled: threading.Event,
-    on_answer: Callable[[Answer], None] | None,
+    on_response: Callable[[HttpResponse], None] | None,
 ) -> tuple[HealthReport, ProbeErrorKind | None]:
     """Return the redacted report of one request, and the kind of its error, if any."""
     redact = Redactor.from_environment(os.environ).redact_text
     try:
-        answer = fetch(url, timeout=timeout, cancelled=cancelled)
+        response = fetch(url, timeout=timeout, cancelled=cancelled)
     except ProbeError as error:
         status: HealthWord = "failed" if error.kind == "redirect" else "unreachable"
         return HealthReport(passed=False, status=status, url=redact(url), detail=redact(error.message)), error.kind
-    if on_answer is not None:
-        on_answer(answer)
-    status, detail, degraded = read_health(answer)
+    if on_response is not None:
+        on_response(response)
+    status, detail, degraded = read_health(response)
     if status == "degraded" and strict:
         detail = f"{detail}; degraded fails with --strict"
     report = HealthReport(
@@ -116,7 +116,7 @@ def _request_once(
         status=status,
         url=redact(url),
         detail=redact(detail),
-        http_status=answer.status,
+        http_status=response.status,
         degraded=[redact(part) for part in degraded],
     )
     return report, None

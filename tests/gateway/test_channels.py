@@ -83,7 +83,7 @@ def test_each_channel_gets_its_own_request(
     outbox = [json.loads(line)["to"] for line in gateway.home.outbox.read_text().splitlines()]
     assert outbox == ["somebody"]
     log = gateway.home.log_file.read_text()
-    assert "the Telegram Bot API answered HTTP 403" in log
+    assert "the Telegram Bot API responded with HTTP 403" in log
     for path in gateway.home.root.rglob("*"):
         if path.is_file():
             assert not any(token.encode() in path.read_bytes() for token in TOKENS.values()), path

@@ -109,7 +109,7 @@ def test_clock_speaks_the_protocol() -> None:
 @pytest.mark.parametrize("line", [b"{", b"[]", b'"x"', b"{}", b"[" * 5000])
 def test_the_clock_server_answers_malformed_requests(line: bytes) -> None:
     """A malformed request gets an error response."""
-    response = mcp_clock.answer(line)
+    response = mcp_clock.respond(line)
     assert response is not None and response["error"]["code"] in (-32600, -32700)
 
 
@@ -123,7 +123,7 @@ def _server(tmp_path: Path, code: str) -> McpServer:
     ("code", "message", "timeout"),
     [
         ("raise SystemExit(3)", "ended with exit code 3", 20.0),
-        ("import time; time.sleep(60)", "timeout: no answer to initialize", 0.5),
+        ("import time; time.sleep(60)", "timeout: no response to initialize", 0.5),
         ("import sys, time; sys.stdin.close(); print('x' * 10); time.sleep(60)", "timeout|input", 0.5),
         ('input(); print(\'{"id": 1, "result": {}}\', flush=True); input()', "protocolVersion", 20.0),
         ('input(); print(\'{"id": 1, "error": {"code": -1}}\', flush=True); input()', "-1", 20.0),

@@ -258,7 +258,7 @@ def test_a_hanging_start_gate_ends_with_the_start_timeout(tmp_path: Path) -> Non
     """The start ends with a message, and neither gate nor gateway stays."""
     home, mark = GatewayPaths(tmp_path / "gateway"), tmp_path / "gate.pid"
     code = "import os,sys,time; open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(600)"
-    with pytest.raises(GatewayError, match="did not answer within"):
+    with pytest.raises(GatewayError, match="did not respond within"):
         process.start(home, port=0, start_gate=[sys.executable, "-c", code, str(mark)], timeout=1.0)
     assert not is_running(int(mark.read_text()))
     assert not process.status(home).running
@@ -281,7 +281,7 @@ def test_status_of_a_hanging_gateway_is_unreachable(gateway: RunningGateway, mon
     os.kill(gateway.pid, signal.SIGSTOP)
     try:
         status = process.status(gateway.home)
-        with pytest.raises(GatewayError, match=r"does not answer\. To stop it, run `inv gateway\.stop`"):
+        with pytest.raises(GatewayError, match=r"does not respond\. To stop it, run `inv gateway\.stop`"):
             process.start(gateway.home, port=0, timeout=0.1)
     finally:
         os.kill(gateway.pid, signal.SIGCONT)

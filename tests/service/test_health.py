@@ -21,17 +21,17 @@ from release_tasks.config.schema import HealthConfig
 from release_tasks.core.events import Event, HealthAnswered
 from release_tasks.core.options import Duration
 from release_tasks.core.records import HealthReport
-from release_tasks.service.answer import Answer, ProbeError
 from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
+from release_tasks.service.response import HttpResponse, ProbeError
 from release_tasks.service.wait import ask_health
 
 Serve = Callable[[Callable[[socket.socket], object]], str]
 
 
-def answer(body: bytes, status: int = 200, content_type: str = "application/json") -> Answer:
+def answer(body: bytes, status: int = 200, content_type: str = "application/json") -> HttpResponse:
     """Return an answer as fetch returns it."""
-    return Answer(
+    return HttpResponse(
         status=status,
         content_type=content_type,
         body=body,
@@ -168,7 +168,7 @@ def test_a_silent_server_ends_at_the_timeout(serve: Serve) -> None:
         fetch(url, timeout=0.3)
     assert caught.value.kind == "timeout"
     assert time.monotonic() - started < 8
-    assert caught.value.message == f"{url} gave no complete answer within 300ms."
+    assert caught.value.message == f"{url} gave no complete response within 300ms."
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"])
@@ -429,7 +429,7 @@ def test_unhealthy_components_are_named() -> None:
 def test_terminal_controls_in_an_answer_are_removed() -> None:
     """An answer cannot write control sequences to the terminal."""
     body = json.dumps({"ok": False, "error": {"message": "\x1b[2Jgone\n\u2028!"}}).encode()
-    assert read_health(answer(body))[1] == "the answer has ok: false ([2Jgone  !)"
+    assert read_health(answer(body))[1] == "the response has ok: false ([2Jgone  !)"
     assert "\x1b" not in read_health(answer(b"\x1b[2J<html>"))[1]
 
 
@@ -589,7 +589,7 @@ def test_too_few_passes_by_the_deadline_fail(serve: Serve) -> None:
     url = serve(send_all(response(b"ok")))
     report = ask_health(config(url), passes=1000, deadline=0.2)
     assert (report.passed, report.status) == (False, "ok")
-    assert " of 1000 consecutive healthy answers" in report.detail
+    assert " of 1000 consecutive healthy responses" in report.detail
 
 
 def test_deadline_zero_is_one_request(serve: Serve, unused_url: str) -> None:

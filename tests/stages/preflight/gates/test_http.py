@@ -14,7 +14,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from release_tasks.core.records import Check
-from release_tasks.service.answer import Answer
+from release_tasks.service.response import HttpResponse
 from release_tasks.stages.preflight.gates.http import ExpectConfig, unmet_expectation
 
 Checker = Callable[..., Check]
@@ -60,12 +60,12 @@ def test_a_healthy_service_passes(check: Checker, health: Callable[..., Any]) ->
     ("body", "status", "detail"),
     [
         ("<h1>Internal error</h1>", 500, "HTTP 500"),
-        ("<html><title>Login</title>", 200, "HTTP 200, unknown health answer"),
-        ('{"status": "o', 200, "unknown health answer"),
-        ('{"hello": 1}', 200, "unknown health answer"),
-        ('{"ok":false,"data":{"status":"ok"}}', 200, "HTTP 200, the answer has ok: false"),
+        ("<html><title>Login</title>", 200, "HTTP 200, unknown health response"),
+        ('{"status": "o', 200, "unknown health response"),
+        ('{"hello": 1}', 200, "unknown health response"),
+        ('{"ok":false,"data":{"status":"ok"}}', 200, "HTTP 200, the response has ok: false"),
         ('{"ok":false,"error":{"message":"no disk"}}', 503, "HTTP 503 (no disk)"),
-        ("", 200, "the answer is empty"),
+        ("", 200, "the response is empty"),
         ("x" * (2 << 20), 200, "larger than 1024 KiB"),
     ],
 )
@@ -190,7 +190,7 @@ def test_an_own_url_that_hangs_fails_at_the_timeout(check: Checker, httpserver: 
     httpserver.expect_request("/slow").respond_with_handler(slow)
     result = check({"http": httpserver.url_for("/slow"), "timeout": "300ms"})
     released.set()
-    assert "gave no complete answer within 300ms" in result.detail
+    assert "gave no complete response within 300ms" in result.detail
 
 
 def test_an_unmet_expectation_fails_with_its_answer(check: Checker, httpserver: HTTPServer) -> None:
@@ -228,7 +228,7 @@ def test_an_unmet_expectation_fails_with_its_answer(check: Checker, httpserver: 
 )
 def test_every_expectation_must_hold(status: int, body: bytes, expect: dict[str, Any], problem: str | None) -> None:
     """Status, text and field fail separately."""
-    answer = Answer(
+    answer = HttpResponse(
         status=status,
         content_type="",
         body=body,

@@ -1,4 +1,4 @@
-"""The answer to a request, or its error. Does not import the HTTP library, which most commands never need."""
+"""The response to a request, or its error. Does not import the HTTP library, which most commands never need."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from attrs import frozen
 
 from release_tasks.core.errors import StageFailed
 
-__all__ = ["Answer", "ProbeError", "ProbeErrorKind"]
+__all__ = ["HttpResponse", "ProbeError", "ProbeErrorKind"]
 
 ProbeErrorKind = Literal["refused", "timeout", "redirect", "tls", "invalid", "other"]
 
 
 class ProbeError(StageFailed):
-    """The request got no usable answer; ``kind`` is the reason and ``message`` describes it."""
+    """The request got no usable response; ``kind`` is the reason and ``message`` describes it."""
 
     def __init__(self, kind: ProbeErrorKind, message: str) -> None:
         super().__init__(message)
@@ -22,8 +22,8 @@ class ProbeError(StageFailed):
 
 
 @frozen(kw_only=True)
-class Answer:
-    """The answer of a server. When ``is_truncated``, ``body`` contains only the first bytes."""
+class HttpResponse:
+    """The response of a server. When ``is_truncated``, ``body`` contains only the first bytes."""
 
     status: int
     content_type: str
