@@ -8,7 +8,7 @@ from release_tasks.config.schema import ReleaseConfig
 from release_tasks.core.records import Baseline
 from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
-from release_tasks.service.reliability import ask_reliability
+from release_tasks.service.reliability import fetch_reliability
 from release_tasks.service.response import ProbeError
 
 __all__ = ["measure_baseline"]
@@ -30,7 +30,7 @@ def measure_baseline(config: ReleaseConfig) -> Baseline | None:
                 elapsed.append(response.elapsed_ms)
         except ProbeError:
             health, elapsed = "unreachable", []
-    reliability = ask_reliability(config.reliability)
+    reliability = fetch_reliability(config.reliability)
     return Baseline(
         health=health,
         latency_ms=round(statistics.median(elapsed)) if elapsed else None,

@@ -18,13 +18,13 @@ from release_tasks.core.redact import Redactor
 from release_tasks.service.http import fetch
 from release_tasks.service.response import HttpResponse, ProbeError
 
-__all__ = ["ask_reliability", "over_limits"]
+__all__ = ["fetch_reliability", "over_limits"]
 
 _SIGNATURE = "X-Signature"
 _BODY = b"{}"  # some services fail on a signed request without a body
 
 
-def ask_reliability(
+def fetch_reliability(
     config: ReliabilityConfig,
     *,
     before: Pressure | None = None,

@@ -21,7 +21,7 @@ from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
 from release_tasks.service.response import HttpResponse, ProbeError, ProbeErrorKind
 
-__all__ = ["ask_health"]
+__all__ = ["poll_health"]
 
 _MIN_TIMEOUT = 1.0  # for a request that starts just before the deadline
 _MIN_INTERVAL = 0.01
@@ -30,7 +30,7 @@ _FIRST_STORED, _MAX_STORED = 5, 50  # the first and the latest attempts are the 
 _MAX_DETAIL = 120
 
 
-def ask_health(
+def poll_health(
     health: HealthConfig,
     *,
     passes: int,

@@ -13,7 +13,7 @@ from werkzeug import Request, Response
 
 from release_tasks.config.schema import LimitsConfig, ReliabilityConfig
 from release_tasks.core.records import Pressure, ReliabilityReport
-from release_tasks.service.reliability import ask_reliability, over_limits
+from release_tasks.service.reliability import fetch_reliability, over_limits
 
 QUEUE = {"totalQueued": 2, "totalDispatching": 1, "totalSent": 9, "totalFailed": 4, "totalDeadLetters": 0}
 CALLBACKS = {"totalAccepted": 5, "totalDuplicate": 1, "totalRejected": 2}
@@ -26,7 +26,7 @@ def answer(server: HTTPServer, body: Any, status: int = 200) -> str:
 
 
 def ask(url: str, **options: Any) -> ReliabilityReport:
-    report = ask_reliability(ReliabilityConfig(url=url, **options.pop("config", {})), **options)
+    report = fetch_reliability(ReliabilityConfig(url=url, **options.pop("config", {})), **options)
     assert report is not None
     return report
 
@@ -104,7 +104,7 @@ def test_a_secret_of_any_bytes_signs(httpserver: HTTPServer) -> None:
 
 def test_a_refused_connection_is_unreachable(free_port: int) -> None:
     """Without a URL no request is sent; a password in the URL is not shown."""
-    assert ask_reliability(ReliabilityConfig()) is None
+    assert fetch_reliability(ReliabilityConfig()) is None
     report = ask(f"http://somebody:a-password@127.0.0.1:{free_port}/reliability")
     assert report.status == "unreachable"
     assert "refused the connection" in report.detail and "a-password" not in str(report)

@@ -267,7 +267,7 @@ def test_a_rollback_that_ended_during_its_health_check_is_not_healthy(service: R
 
     service.project.damage()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(engine, "ask_health", die)
+        patch.setattr(engine, "poll_health", die)
         service.roll_back()
     service.health.body = DOWN
     if how == "recovered":

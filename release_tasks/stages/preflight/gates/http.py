@@ -16,7 +16,7 @@ from release_tasks.core.options import option
 from release_tasks.core.process.output import last_lines
 from release_tasks.service.http import fetch
 from release_tasks.service.response import HttpResponse, ProbeError
-from release_tasks.service.wait import ask_health
+from release_tasks.service.wait import poll_health
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
 
 __all__ = ["KIND", "ExpectConfig", "HttpOptions", "unmet_expectation"]
@@ -64,7 +64,7 @@ def _check(context: GateContext) -> Verdict:
         return _check_url(context, options)
     health = context.settings.release.health
     answers: deque[HttpResponse] = deque(maxlen=1)
-    report = ask_health(
+    report = poll_health(
         health,
         passes=health.passes,
         strict=health.strict,
