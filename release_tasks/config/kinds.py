@@ -51,17 +51,17 @@ def split(flat: Any, cls: Any, kinds: tuple[Kind, ...]) -> Any:
     """
     exactly_one(flat, tuple(kind.name for kind in kinds))
     chosen = next(kind for kind in kinds if getattr(flat, kind.name) is not None)
-    own = attrs.fields_dict(chosen.options)
+    fields = attrs.fields_dict(chosen.options)
     common = [a.name for a in common_fields(cls)]
     unset = type(flat)()
     for a in attrs.fields(type(flat)):
         is_set = getattr(flat, a.name) != getattr(unset, a.name)
-        is_missing = a.name in own and own[a.name].default is attrs.NOTHING and not is_set
-        if is_missing or (is_set and a.name not in own and a.name not in common):
+        is_missing = a.name in fields and fields[a.name].default is attrs.NOTHING and not is_set
+        if is_missing or (is_set and a.name not in fields and a.name not in common):
             owners = [kind.name for kind in kinds if a.name in attrs.fields_dict(kind.options)]
             problem = a.metadata["elsewhere"] or f"allowed only with {' or '.join(owners)}"
             raise ValueError(f"{a.name.rstrip('_')}: {problem}")
-    options = chosen.options(**{name: getattr(flat, name) for name in own})
+    options = chosen.options(**{name: getattr(flat, name) for name in fields})
     return cls(kind=chosen, options=options, **{name: getattr(flat, name) for name in common})
 
 

@@ -223,7 +223,7 @@ class AttestationConfig:
         "the environment variable with a private Ed25519 key in PEM, or with the path of the key; signs the statement"
     )
     public_keys: list[Path] = option(
-        "PEM files with further keys that `release.verify` accepts, in addition to the project's own key", Factory(list)
+        "PEM files with additional public keys that `release.verify` accepts", Factory(list)
     )
 
 

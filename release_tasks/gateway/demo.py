@@ -127,11 +127,13 @@ class _Demo:
         return self.content()
 
     def prepare(self) -> str:
-        done, manifest = self.inv_json("release.prepare", "--release-id", "demo-1")
+        result, manifest = self.inv_json("release.prepare", "--release-id", "demo-1")
         self.show("$ inv release.prepare --release-id demo-1")
         for check in manifest.get("preflight", {}).get("checks", []):
             self.show(f"    {check['id']:<12}{check['status']:<8}{check['durationMs'] / 1000:5.1f}s  {check['detail']}")
-        self.require(done.returncode == 0 and manifest.get("status") == "ready", f"the release is ready\n{done.stderr}")
+        self.require(
+            result.returncode == 0 and manifest.get("status") == "ready", f"the release is ready\n{result.stderr}"
+        )
         snapshot: str = manifest["snapshot"]["snapshotId"]
         self.show(f"    snapshot {snapshot}")
         return snapshot
@@ -152,9 +154,9 @@ class _Demo:
 
     def roll_back(self, snapshot: str, expected: str) -> None:
         started = time.monotonic()
-        done, outcome = self.inv_json("release.rollback")
+        result, outcome = self.inv_json("release.rollback")
         self.show(f"$ inv release.rollback    ({time.monotonic() - started:.1f}s)")
-        is_expected = done.returncode == 0 and outcome.get("snapshotId") == snapshot
+        is_expected = result.returncode == 0 and outcome.get("snapshotId") == snapshot
         self.require(
             is_expected and outcome.get("status") == expected,
             f"the rollback reports {expected}\n{outcome.get('diagnostics')}",
@@ -164,12 +166,12 @@ class _Demo:
 
     def watch(self, snapshot: str) -> None:
         started = time.monotonic()
-        done, report = self.inv_json("release.watch", "--for", "30s", "--interval", "200ms", "--rollback")
+        result, report = self.inv_json("release.watch", "--for", "30s", "--interval", "200ms", "--rollback")
         self.show(f"$ inv release.watch --for 30s --interval 200ms --rollback    ({time.monotonic() - started:.1f}s)")
         for reason in report.get("reasons", []):
             self.show(f"    {reason}")
-        is_degraded = done.returncode == 1 and report.get("status") == "degraded"
-        self.require(is_degraded, f"the watch reports degraded\n{done.stdout}{done.stderr}")
+        is_degraded = result.returncode == 1 and report.get("status") == "degraded"
+        self.require(is_degraded, f"the watch reports degraded\n{result.stdout}{result.stderr}")
         outcome = report.get("rollback") or {}
         is_restored = outcome.get("status") == "restored" and outcome.get("snapshotId") == snapshot
         self.require(is_restored, f"the watch rolled back once\n{report}")
@@ -205,11 +207,11 @@ class _Demo:
         return subprocess.run(command, cwd=self.project, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
     def inv_json(self, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-        done = self.inv(*arguments, "--json")
+        result = self.inv(*arguments, "--json")
         try:
-            return done, json.loads(done.stdout)
+            return result, json.loads(result.stdout)
         except ValueError:
-            raise DemoFailed(f"the task did not print a JSON document: {done.stdout}{done.stderr}") from None
+            raise DemoFailed(f"the task did not print a JSON document: {result.stdout}{result.stderr}") from None
 
     def gateway_processes(self) -> list[str]:
         """Return the command lines of all processes that mention the scratch folder."""

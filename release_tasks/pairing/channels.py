@@ -101,15 +101,16 @@ def sender_of(channel: Channel, entry: str) -> str:
 
 def senders_of(channel: Channel, entries: Iterable[str]) -> set[str]:
     """Return the normalised senders of the entries of a store, without invalid and shared ids."""
-    plain = _TELEGRAM_ID if channel is Channel.TELEGRAM else _PHONE  # most entries match and are already normalised
-    found: set[str] = set()
+    # Most entries match and are already normalised.
+    common_format = _TELEGRAM_ID if channel is Channel.TELEGRAM else _PHONE
+    senders: set[str] = set()
     for entry in entries:
-        if plain.fullmatch(entry):
-            found.add(entry)
+        if common_format.fullmatch(entry):
+            senders.add(entry)
             continue
         with contextlib.suppress(SenderRefused):
-            found.add(normalise_sender(channel, entry))
-    return found
+            senders.add(normalise_sender(channel, entry))
+    return senders
 
 
 def _is_plain_number(text: str) -> bool:

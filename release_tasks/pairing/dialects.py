@@ -110,14 +110,14 @@ class RequestsDocument:
         dialect = VERSIONED if is_versioned else PLAIN
         _require_known_version(value, dialect, name)
         decode(_VersionedRequests if is_versioned else _PlainRequests, value, name)
-        found: list[Request] = []
+        parsed: list[Request] = []
         codes: set[str] = set()
         for index, raw in enumerate(value["requests"]):
-            found.append(_request(dialect, raw, f"{name}: requests.{index}"))
+            parsed.append(_request(dialect, raw, f"{name}: requests.{index}"))
             if (code := plain_code(raw["code"])) in codes:
                 raise InvalidDocument(f"{name}: requests.{index}.code is already the code of another request")
             codes.add(code)
-        return cls(dialect, found, value)
+        return cls(dialect, parsed, value)
 
     def new_request(self, sender: str, code: str, now: ClockReading, lifetime: float) -> Request:
         """Return a request in the format of this file, created ``now`` and valid for ``lifetime`` seconds."""
@@ -148,10 +148,10 @@ class ApprovedDocument:
     @classmethod
     def parse(cls, value: dict[str, Any], name: str) -> ApprovedDocument:
         """Read parsed JSON; raises InvalidDocument, which names ``name`` and every wrong key."""
-        found = [dialect for dialect in (PLAIN, VERSIONED) if dialect.approved in value]
-        if len(found) > 1:
+        dialects = [dialect for dialect in (PLAIN, VERSIONED) if dialect.approved in value]
+        if len(dialects) > 1:
             raise InvalidDocument(f"{name} does not have the expected form (it contains both senderIds and allowFrom)")
-        dialect = found[0] if found else PLAIN
+        dialect = dialects[0] if dialects else PLAIN
         _require_known_version(value, dialect, name)
         entries = value.get(dialect.approved)
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):

@@ -143,7 +143,7 @@ class Pairing:
             if outcome is not None:
                 return outcome
             taken = {plain_code(request.code) for request in change.requests}
-            new = change.found_requests.new_request(sender, new_code(taken), now, self._ttl)
+            new = change.requests_document.new_request(sender, new_code(taken), now, self._ttl)
             change.requests.append(new)
             self._commit(channel, change, "pairing.requested", "pending", sender)
             return RequestOutcome(status="created", request=self._pending_request(channel, new, now))

@@ -42,24 +42,24 @@ class StoreUnusable(StageFailed):
 class Change:
     """A channel's store under its lock: set ``requests`` and ``approved``, then commit.
 
-    ``excluded`` names the shared ids of the found files. They belong to more than one person and are not written again.
+    ``excluded`` names the shared ids in the files: they belong to more than one person and are not written again.
     """
 
     requests: list[Request]
     approved: list[str]
     excluded: list[str]
-    found_requests: RequestsDocument
-    found_approved: ApprovedDocument
+    requests_document: RequestsDocument
+    approved_document: ApprovedDocument
     write: Callable[[str, dict[str, Any]], None]
 
     def commit(self) -> None:
         """Write the changed files durably, approvals first. Raises OSError, also between the two files."""
-        if self.approved != self.found_approved.entries:
-            self.found_approved.entries = self.approved
-            self.write("allowFrom", self.found_approved.value())
-        if self.requests != self.found_requests.requests:
-            self.found_requests.requests = self.requests
-            self.write("pairing", self.found_requests.value())
+        if self.approved != self.approved_document.entries:
+            self.approved_document.entries = self.approved
+            self.write("allowFrom", self.approved_document.value())
+        if self.requests != self.requests_document.requests:
+            self.requests_document.requests = self.requests
+            self.write("pairing", self.requests_document.value())
 
 
 @frozen
@@ -186,8 +186,8 @@ class Store:
             requests=[request for request in requests.requests if request.sender not in shared_ids],
             approved=[entry for entry in approved.entries if entry not in shared_ids],
             excluded=sorted({excerpt(entry) for entry in shared_ids}),
-            found_requests=requests,
-            found_approved=approved,
+            requests_document=requests,
+            approved_document=approved,
             write=lambda kind, value: write_atomic(self._path(channel, kind), pretty_bytes(value)),
         )
 
@@ -216,8 +216,8 @@ def _read(path: Path, parse: Callable[[dict[str, Any], str], T], effect: str) ->
 def _match_owner(folder: Path, path: Path) -> None:
     """Give a file that root wrote to the owner of the folder, whose service could not read it otherwise."""
     with contextlib.suppress(FileNotFoundError):
-        owner, found = os.stat(folder), os.lstat(path)
-        if os.geteuid() == 0 and stat.S_ISREG(found.st_mode) and found.st_uid != owner.st_uid:
+        owner, current = os.stat(folder), os.lstat(path)
+        if os.geteuid() == 0 and stat.S_ISREG(current.st_mode) and current.st_uid != owner.st_uid:
             os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 

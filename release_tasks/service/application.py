@@ -57,7 +57,7 @@ def _read_version(config: VersionConfig, project: Path) -> str:
     if config.distribution is not None:
         return metadata.version(config.distribution)
     if config.command is not None:
-        done = subprocess.run(
+        completed = subprocess.run(
             config.command,
             shell=True,
             cwd=project,
@@ -67,9 +67,9 @@ def _read_version(config: VersionConfig, project: Path) -> str:
             text=True,
             timeout=_TIMEOUT_SECONDS,
         )
-        lines = done.stdout.strip().splitlines()
-        if done.returncode != 0 or not lines:
-            raise ValueError(f"{config.command!r} ended with exit code {done.returncode} and {len(lines)} lines")
+        lines = completed.stdout.strip().splitlines()
+        if completed.returncode != 0 or not lines:
+            raise ValueError(f"{config.command!r} ended with exit code {completed.returncode} and {len(lines)} lines")
         return lines[0].strip()
     assert config.file is not None and config.key is not None
     value: object = read_document(config.file)
@@ -82,7 +82,7 @@ def _read_version(config: VersionConfig, project: Path) -> str:
 
 def _git(project: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
+        completed = subprocess.run(
             ["git", *arguments],
             cwd=project,
             stdin=subprocess.DEVNULL,
@@ -92,4 +92,4 @@ def _git(project: Path, *arguments: str) -> str | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return completed.stdout.strip() if completed.returncode == 0 else None

@@ -36,7 +36,7 @@ def fetch(
     connection.origin(url)
     abortable = connection.AbortableConnection()
     outcome: list[HttpResponse | BaseException] = []
-    done = threading.Event()
+    finished = threading.Event()
 
     def work() -> None:
         # The main thread handles these signals, and may defer them.
@@ -51,14 +51,14 @@ def fetch(
             outcome.append(error)
         finally:
             abortable.close()
-            done.set()
+            finished.set()
 
     # A thread, because a socket timeout restarts with every byte and a name lookup has no timeout.
     threading.Thread(target=work, name="probe", daemon=True).start()
     stopped = cancelled or threading.Event()
     try:
-        wait_for(lambda seconds: done.wait(seconds) or stopped.is_set(), timeout)
-        if not done.is_set():
+        wait_for(lambda seconds: finished.wait(seconds) or stopped.is_set(), timeout)
+        if not finished.is_set():
             if stopped.is_set():
                 raise ProbeError("other", f"The request to {url} was cancelled: the run was stopped.")
             raise connection.timeout_error(url, timeout)
