@@ -26,7 +26,7 @@ current folder. Durations are written `500ms`, `30s`, `10m`, `1h`. An unknown ke
 reported together.
 
 An environment variable overrides a single value: `INVOKE_RELEASE_HEALTH_URL` overrides `release.health.url`.
-The file contains no secrets: a key that ends in `_env` names the environment variable with the secret.
+Never write a secret in the file: a key that ends in `_env` names the environment variable with the secret.
 
 The file must also contain these lines. Without them, flags such as `--health-url` do not reach the gates of a release:
 

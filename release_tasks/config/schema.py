@@ -158,18 +158,18 @@ class WatchConfig:
 
     for_: Duration = option("the duration of the watch", 600.0, validator=_positive_duration)
     interval: Duration = option("the time between two samples", 10.0, validator=_positive_duration)
-    failures: int = option("so many bad samples in a row make the release `degraded`", 3, least=1)
+    failures: int = option("the number of bad samples in a row that makes the release `degraded`", 3, least=1)
     error_rate: Share = option(
-        "a larger share of bad samples in `window` makes the release `degraded`, if at least `failures` are bad", 0.3
+        "the release is `degraded` when a larger share of the samples in `window` is bad, but at least `failures`", 0.3
     )
-    window: int = option("the error rate counts so many of the latest samples", 30, least=1)
+    window: int = option("the error rate is computed from this number of latest samples", 30, least=1)
     min_samples: int = option(
-        "with fewer conclusive samples there is no error rate and the verdict is never `healthy`", 5, least=1
+        "the number of conclusive samples that an error rate and the verdict `healthy` require", 5, least=1
     )
     latency_factor: int = option(
-        "a sample is bad when the health response takes so many times as long as at prepare time", 5, least=1
+        "a sample is bad when the health response takes this many times the duration at prepare time", 5, least=1
     )
-    latency_floor: Duration = option("a health response within this time never makes a sample bad", 0.5)
+    latency_floor: Duration = option("a health response within this time is never too slow", 0.5)
     rollback: bool = option("when `degraded`, roll back once", False)
 
     def __attrs_post_init__(self) -> None:
@@ -182,8 +182,8 @@ class DrillConfig:
     """The start of the service on restored state by `release.drill --boot`."""
 
     command: str | None = option(
-        "a shell command that starts the service on the paths and the port in the `RELEASE_TASKS_DRILL_...` variables "
-        "and without external effects; without a command, the drill starts the embedded gateway"
+        "a shell command that starts the service with the paths and the port in the `RELEASE_TASKS_DRILL_...` "
+        "variables; it must have no external effects. Without a command, the drill starts the embedded gateway"
     )
     health: str = option(
         "the health endpoint of the started service", "http://127.0.0.1:{port}/health", validator=_valid_port_url
@@ -217,10 +217,11 @@ class NotificationConfig:
 
 @frozen(kw_only=True)
 class AttestationConfig:
-    """The signed statement next to each manifest."""
+    """The attestation statement next to each manifest."""
 
     key_env: str | None = option(
-        "the environment variable with a private Ed25519 key in PEM, or with the path of the key; signs the statement"
+        "the environment variable with a private Ed25519 key in PEM, or with the path of the key file; statements are "
+        "unsigned while it is unset"
     )
     public_keys: list[Path] = option(
         "PEM files with additional public keys that `release.verify` accepts", Factory(list)

@@ -1,4 +1,4 @@
-"""A demonstration of the runbook on the embedded gateway: about a minute, with the public tasks only."""
+"""A demonstration of the runbook on the embedded gateway, in less than a minute and only with public tasks."""
 
 from __future__ import annotations
 
