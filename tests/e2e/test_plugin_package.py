@@ -127,7 +127,7 @@ def test_the_runbook_with_a_plugin_under_a_writer(queued: Queued) -> None:
     restored = scratch.document("release.rollback")
     assert (restored["status"], restored["restoredAssets"]) == ("restored", ["state", "queue"])
     assert queued.queue.read_bytes() == stored
-    assert "is no record" in restored["diagnostics"][0]  # the reason why the damaged queue was stored as a plain copy
+    assert "is not a record" in restored["diagnostics"][0]  # why the damaged queue was stored as a plain copy
     safety = scratch.root / "pipeline" / "snapshots" / restored["safetySnapshotId"]
     assert (safety / "assets" / "queue" / "queue.jsonl").read_bytes() == damaged
 
