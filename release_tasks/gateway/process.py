@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from attrs import evolve, frozen
 
 from release_tasks.config.schema import PairingConfig
-from release_tasks.core.process.find import children_of, end_processes
-from release_tasks.core.process.output import end_of_file
+from release_tasks.core.process.find import children_of, wait_or_kill
+from release_tasks.core.process.output import read_log_tail
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.network import base_url, bind, check_host
 from release_tasks.gateway.paths import GatewayPaths
@@ -140,7 +140,7 @@ def stop(paths: GatewayPaths, *, timeout: float = 10.0) -> GatewayStatus:
         _kill_group(record.pid)
         _wait_for_end(record, timeout)
         detail = f"It did not stop within {timeout:g} s and was killed."
-    end_processes(children, _LEFTOVER_SECONDS)
+    wait_or_kill(children, _LEFTOVER_SECONDS)
     record.remove(paths.pid_file)
     return GatewayStatus(False, "stopped", detail)
 
@@ -192,7 +192,7 @@ def _wait_until_live(paths: GatewayPaths, child: subprocess.Popen[bytes], log_of
     while True:
         code = child.poll()
         if code is not None:
-            lines = reversed(end_of_file(paths.log_file, log_offset))
+            lines = reversed(read_log_tail(paths.log_file, log_offset))
             refusal = next((line[len(REFUSAL) :] for line in lines if line.startswith(REFUSAL)), None)
             reason = f"signal {-code}" if code < 0 else f"exit code {code}"
             log_tail = _log_tail(paths.log_file, log_offset)
@@ -221,7 +221,7 @@ def _get_json(url: str) -> dict[str, Any]:
 
 
 def _log_tail(log: Path, offset: int) -> str:
-    lines = end_of_file(log, offset)[-_TAIL_LINES:]
+    lines = read_log_tail(log, offset)[-_TAIL_LINES:]
     return f" The log is {log}." + "".join(f"\n    {line}" for line in lines)
 
 
@@ -245,7 +245,7 @@ def _stop_child(child: subprocess.Popen[bytes], paths: GatewayPaths) -> None:
         except subprocess.TimeoutExpired:
             _kill_group(child.pid)
             child.wait()
-    end_processes(children, _LEFTOVER_SECONDS)
+    wait_or_kill(children, _LEFTOVER_SECONDS)
     record = PidFile.read(paths.pid_file)
     if record is not None and record.pid == child.pid:
         record.remove(paths.pid_file)

@@ -257,5 +257,5 @@ def test_without_the_key_no_gate_runs(host: ServiceHost) -> None:
     """An operator who types the chain gets the message before the gates run."""
     done = host.run("make --no-print-directory release RELEASE=v1")
     assert done.returncode == 2
-    assert "RELEASE_KEY, and that variable is not set" in done.stderr
+    assert "the variable RELEASE_KEY, which is not set" in done.stderr
     assert "gate build" not in done.stderr and not host.was_deployed

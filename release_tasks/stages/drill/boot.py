@@ -20,8 +20,8 @@ from release_tasks.core.errors import Interrupted, UsageError
 from release_tasks.core.events import Emit, Event
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.options import Duration
-from release_tasks.core.process.find import opened_below, start_ticks
-from release_tasks.core.process.output import end_of_file
+from release_tasks.core.process.find import find_open_path, start_ticks
+from release_tasks.core.process.output import read_log_tail
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration, show_size
 from release_tasks.service.wait import poll_health
@@ -87,7 +87,7 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
     if health is not None and not trouble and not passed:
         trouble = f"it did not get healthy: {health.detail}"
     redactor = Redactor.from_environment(os.environ)
-    tail = [] if passed else end_of_file(scratch.boot_log)[-_TAIL_LINES:]
+    tail = [] if passed else read_log_tail(scratch.boot_log)[-_TAIL_LINES:]
     return BootOutcome(
         passed=passed,
         detail=trouble or f"healthy, started and ended within {show_duration(round(duration, 1))}",
@@ -104,18 +104,18 @@ def _running(
     service: Service, scratch: Scratch, settings: Settings, port: int, live: Collection[Path]
 ) -> Iterator[_Attempt]:
     """Start the service, and let nothing of it run on after the block."""
-    attempt, patience = None, _GRACE_SECONDS
+    attempt, grace_period = None, _GRACE_SECONDS
     try:
         environment = _environment(service, scratch, settings, port)
         attempt = _Attempt(service.arguments(settings, port), environment, scratch, live)
         yield attempt
     except Interrupted:
-        patience = _HURRIED_SECONDS
+        grace_period = _HURRIED_SECONDS
         raise
     finally:
         with uninterrupted():
             if attempt is not None:
-                attempt.end(patience)
+                attempt.end(grace_period)
 
 
 class _Attempt:
@@ -152,15 +152,15 @@ class _Attempt:
                 self.is_over.set()
         return self._trouble
 
-    def end(self, patience: float) -> None:
+    def end(self, grace_period: float) -> None:
         """Let nothing of it run on."""
         # Before it is waited for: while it is a zombie, no other process gets its number.
-        self._started.end(patience)
+        self._started.terminate(grace_period)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_GRACE_SECONDS)
 
     def _find_trouble(self) -> str:
-        opened = opened_below(self._started.search(), self.live)
+        opened = find_open_path(self._started.search(), self.live)
         if opened is not None:
             return f"it opened {opened}, which is live; it must take every path from the drill's variables"
         code = _exit_code(self.process.pid)

@@ -39,7 +39,7 @@ def tell_command(
     except (OSError, ValueError) as error:
         return SendAttempt(is_delivered=False, detail=f"cannot be started: {getattr(error, 'strerror', None) or error}")
     log = OutputLog(log_path, redactor)
-    ended = supervise(process, log, timeout, cancelled, patience=_PATIENCE)
+    ended = supervise(process, log, timeout, cancelled, grace_period=_PATIENCE)
     detail = ended.describe(command, timeout, log.tail())
-    is_final = ended.cannot_begin or ended.is_status_lost
+    is_final = ended.cannot_start or ended.is_status_lost
     return SendAttempt(is_delivered=ended.succeeded, detail=redactor.redact_text(detail), is_final=is_final)

@@ -145,14 +145,14 @@ def find_in_place(settings: Settings, pipeline: Pipeline, target: SnapshotMetada
         return None
     doubts: list[str] = []
     # Most rollbacks find a file that differs, and then no database is read for nothing.
-    for key, asset in sorted(settings.release.assets.items(), key=lambda item: item[1].kind.soundness_cost):
+    for key, asset in sorted(settings.release.assets.items(), key=lambda item: item[1].kind.state_check_cost):
         if (record := target.asset(key)) is None:
             continue
         scratch = pipeline.catalogue.store.partial_path(f"examined_{secrets.token_hex(6)}")
         found = asset.kind.is_sound(asset, record, scratch)
         if not found.is_sound:
             return None
-        doubts += [found.doubt] if found.doubt else []
+        doubts += [found.issue] if found.issue else []
     return InPlace(target=target, doubts=doubts)
 
 

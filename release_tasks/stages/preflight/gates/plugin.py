@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import NOTHING, Factory, frozen
 
-from release_tasks.assets.plugin_host.lookup import GATES, PluginUnusable, find_plugin, shown_error
+from release_tasks.assets.plugin_host.lookup import GATES, PluginUnusable, describe_exception, find_plugin
 from release_tasks.core.errors import PluginError
 from release_tasks.core.options import option, valid_options
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
@@ -41,15 +41,15 @@ def _check(context: GateContext) -> Verdict:
         return _broken(f"{GATES}:{name}", error.message, error.next)
     value = plugin.point.value
     if not callable(check):
-        return _broken(value, f"{plugin} is no function but {type(check).__name__} ({value})", plugin.ask)
+        return _broken(value, f"{plugin} is no function but {type(check).__name__} ({value})", plugin.show_command)
     try:
         verdict = check(context)
     except PluginError as error:
         return Verdict(passed=False, detail=error.message, command=value)
     except BaseException as error:  # SystemExit too: the run waits for a result
-        return _broken(value, f"{plugin} broke: {shown_error(error)}", plugin.ask)
+        return _broken(value, f"{plugin} broke: {describe_exception(error)}", plugin.show_command)
     problem = _problem_of(verdict)
-    return _broken(value, f"{plugin} returned {problem}", plugin.ask) if problem else verdict
+    return _broken(value, f"{plugin} returned {problem}", plugin.show_command) if problem else verdict
 
 
 def _author(context: GateContext) -> str:
@@ -74,7 +74,7 @@ def _problem_of(verdict: Any) -> str:
     try:
         size = len(verdict.detail) + len(json.dumps({"all": list(verdict.diagnostics.items())}, default=str))
     except (ValueError, TypeError, RecursionError) as error:
-        return f"diagnostics that cannot be written down: {shown_error(error)}"
+        return f"diagnostics that cannot be written down: {describe_exception(error)}"
     if size > _MOST_BYTES:
         return f"a Verdict of {size} bytes, at most {_MOST_BYTES}: long output belongs into context.log_path"
     return ""
