@@ -373,11 +373,11 @@ def test_verify_detects_a_check_that_changed_the_stored_copy(
     [
         ({"python": "custom"}, "release.assets.a: path: needs the key python, and python needs path"),
         ({"file": "x", "path": "y"}, "release.assets.a: path: needs the key python, and python needs path"),
-        ({"file": "x", "with": {"a": 1}}, "release.assets.a: with: goes with python only"),
-        ({"file": "x", "timeout": "1s"}, "release.assets.a: timeout: goes with python only"),
+        ({"file": "x", "with": {"a": 1}}, "release.assets.a: with: allowed only with python"),
+        ({"file": "x", "timeout": "1s"}, "release.assets.a: timeout: allowed only with python"),
         ({"python": "custom", "path": "x", "file": "y"}, "got file and python"),
         ({"python": "custom", "path": 7}, "release.assets.a.path: expected a path, got 7"),
-        ({"python": "custom", "path": "pipeline/x"}, "and release.assets.a lie in one another"),
+        ({"python": "custom", "path": "pipeline/x"}, "overlaps with release.assets.a"),
     ],
 )  # fmt: skip
 def test_wrong_configuration_of_a_plugin_asset_is_explained(

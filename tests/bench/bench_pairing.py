@@ -72,7 +72,7 @@ def write(
             change()
             states[index] += 1
             is_approved = states[index] % 4 == 2
-            assert pairing.is_admitted(CHANNEL, sender) is is_approved, "a writer does not see its own change"
+            assert pairing.is_approved(CHANNEL, sender) is is_approved, "a writer does not see its own change"
             with changes.get_lock():
                 changes.value += 1
         number += 1
@@ -94,11 +94,11 @@ def under_writers(folder: Path, senders: int, seconds: float, writers: int) -> t
     started = time.perf_counter()
     while time.perf_counter() < started + seconds:
         number = chooser.randrange(senders)
-        wrong += not pairing.is_admitted(CHANNEL, str(FIRST + number))
-        wrong += pairing.is_admitted(CHANNEL, str(FIRST + senders * 2 + number))
+        wrong += not pairing.is_approved(CHANNEL, str(FIRST + number))
+        wrong += pairing.is_approved(CHANNEL, str(FIRST + senders * 2 + number))
         index = chooser.randrange(writers * OWN)
         before = states[index]
-        answer = pairing.is_admitted(CHANNEL, str(FIRST * 4 + index))
+        answer = pairing.is_approved(CHANNEL, str(FIRST * 4 + index))
         if states[index] == before and before % 2 == 0:  # no change during the question
             checked += 1
             wrong += answer is not (before % 4 == 2)
@@ -129,7 +129,7 @@ def main() -> None:
             path = folder / f"{CHANNEL.value}-allowFrom.json"
             peer.append(per_second(read_each_time(path), options.senders, options.seconds / 5))
             pairing = pairing_in(folder)
-            alone.append(per_second(partial(pairing.is_admitted, CHANNEL), options.senders, options.seconds / 5))
+            alone.append(per_second(partial(pairing.is_approved, CHANNEL), options.senders, options.seconds / 5))
             found = under_writers(folder, options.senders, options.seconds, options.writers)
             busy.append(found[0])
             changes, checked, wrong = changes + found[1], checked + found[2], wrong + found[3]

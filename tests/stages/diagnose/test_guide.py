@@ -130,9 +130,9 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "interrupted": (interrupt_rollback, "nobody is at work"),
     "rollback-failed": (lambda service: restore_without_health(service), "Health at"),
     "rollback-given-up": (fail_a_rollback, "asset mcp"),
-    "restored-unhealthy": (restore_an_unhealthy_service, "it says ok: false"),
-    "unhealthy": (lambda service: setattr(service.health, "body", DOWN), "release v1: it says ok: false"),
-    "unhealthy-unreleased": (start_unreleased, "it says ok: false"),
+    "restored-unhealthy": (restore_an_unhealthy_service, "the response has ok: false"),
+    "unhealthy": (lambda service: setattr(service.health, "body", DOWN), "release v1: the response has ok: false"),
+    "unhealthy-unreleased": (start_unreleased, "the response has ok: false"),
     "chain-broken": (break_the_chain, "line 1"),
     "snapshot-unrestorable": (damage_the_snapshot, "asset mcp"),
     "drill-failed": (lambda service: record_drill(service, "failed"), "it would not boot"),
@@ -140,7 +140,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "unreadable": (damage_a_manifest, "v0.json is not valid JSON"),
     "mcp-degraded": (lambda service: set_health(service, mcpServers=OPEN), "files: circuit open"),
     "degraded": (lambda service: set_health(service, heartbeat={"running": False}), "heartbeat: not running"),
-    "pressure": (lambda service: service.counts(queued=25), "26 messages waiting or on their way (limit 25)"),
+    "pressure": (lambda service: service.counts(queued=25), "26 queued messages (limit 25)"),
     "pressure-unknown": (lambda service: setattr(service.reliability, "status", 500), "HTTP 500"),
     "build-or-tests-failed": (lambda service: block(service, {"command": "exit 3"}), "gate extra: exit code 3"),
     "not-ready": (lambda service: block_on_health(service), "gate extra"),
@@ -240,7 +240,7 @@ def test_a_rollback_that_ended_during_its_health_check_is_not_healthy(service: R
 
     service.project.damage()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(engine, "ask_health", die)
+        patch.setattr(engine, "poll_health", die)
         service.roll_back()
     service.health.body = DOWN
     if how == "recovered":
@@ -309,7 +309,7 @@ def test_rejected_callbacks_count_since_the_release(service: ReleasedService) ->
     service.counts(rejected=1003)
     assert service.diagnose().first is None
     service.counts(rejected=1004)
-    assert service.first_finding().detail == "4 callbacks rejected since the release was prepared (limit 3)"
+    assert service.first_finding().detail == "4 rejected callbacks since the release was prepared (limit 3)"
 
 
 def test_diagnose_changes_nothing(service: ReleasedService) -> None:
