@@ -42,12 +42,12 @@ def approve(ctx: Context, channel: str, code: str, json: bool = False) -> None:
     """Approve the sender whose pending request has this code; effective immediately in a running service."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
-        if not _may_decide(current, chosen, "approve", lambda: pairing.look_up(chosen, code)):
+        if not _may_decide(current, chosen, "approve", lambda: pairing.lookup(chosen, code)):
             return
         found = pairing.approve(chosen, code)
-        before = " already" if found.was_admitted else ""
+        before = " already" if found.was_approved else ""
         message = f"{found.sender} was{before} approved on {chosen.value}."
-        _show_decision(current, chosen, "approved", found.sender, message, wasAdmitted=found.was_admitted)
+        _show_decision(current, chosen, "approved", found.sender, message, wasAdmitted=found.was_approved)
 
 
 @stage(help={"channel": _CHANNEL_HELP, "code": _CODE_HELP})
@@ -55,7 +55,7 @@ def reject(ctx: Context, channel: str, code: str, json: bool = False) -> None:
     """Remove the pending request that has this code; its sender stays blocked and may request again."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
-        if not _may_decide(current, chosen, "reject", lambda: pairing.look_up(chosen, code)):
+        if not _may_decide(current, chosen, "reject", lambda: pairing.lookup(chosen, code)):
             return
         sender = pairing.reject(chosen, code)
         _show_decision(current, chosen, "rejected", sender, f"The request of {sender} on {chosen.value} was removed.")
@@ -71,7 +71,7 @@ def revoke(ctx: Context, channel: str, sender: str, json: bool = False) -> None:
     """Revoke an approval; a running service blocks the sender from the next message on."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
-        if not _may_decide(current, chosen, "revoke", lambda: pairing.look_up_approved(chosen, sender)):
+        if not _may_decide(current, chosen, "revoke", lambda: pairing.lookup_approved(chosen, sender)):
             return
         revoked = pairing.revoke(chosen, sender)
         _show_decision(current, chosen, "revoked", revoked, f"{revoked} is now blocked on {chosen.value}.")
@@ -93,15 +93,15 @@ def _opened(current: Session, channel: str) -> tuple[Channel, Pairing]:
     return parse_channel(channel), Pairing(current.settings.pairing)
 
 
-def _may_decide(current: Session, channel: Channel, action: str, look_up: Callable[[], str]) -> bool:
-    """Return whether a decision may be carried out; a dry run only shows the sender that ``look_up`` returns.
+def _may_decide(current: Session, channel: Channel, action: str, lookup: Callable[[], str]) -> bool:
+    """Return whether a decision may be carried out; a dry run only shows the sender that ``lookup`` returns.
 
     Raises StageFailed after an interrupted rollback, whose recovery would overwrite the decision.
     """
     from release_tasks.stages.rollback.amendment import covers_pairing
 
     if current.is_dry:
-        sender = look_up()
+        sender = lookup()
         current.answer(
             {"status": "dry", "channel": channel.value, "action": action, "sender": sender},
             lambda screen: screen.line(f"Would {action} {sender} on {channel.value}."),

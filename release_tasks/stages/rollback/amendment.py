@@ -192,7 +192,7 @@ def _rollbacks_in_effect(pipeline: Pipeline) -> set[str]:
 
 def _live_entries(store: Store, channel: Channel) -> list[str] | None:
     try:
-        return store.known_approved(channel)
+        return store.approved_entries(channel)
     except StoreUnusable:
         return None
 
@@ -232,19 +232,19 @@ def _write_events(log: AuditLog, amendment: Amendment, rollback_id: str) -> None
 def _told(channel: Channel, restored: RestoredStore, history: History, stored: Path) -> list[str]:
     """Say what becomes of the approvals of a channel, in words that fit before and after."""
     name, told = channel.value, []
-    if restored.is_blind:
+    if restored.has_unknown_revocations:
         told.append(
             f"{name}: neither the live approvals nor the pairing log can be read, so nothing tells who was revoked "
             f"since the snapshot, and nobody is admitted. Its approvals lie in {stored}; "
             f"`inv pairing.approve {name} CODE` admits whom you know."
         )
-    elif restored.left_out:
+    elif restored.excluded:
         why = (
             "not approved now, and the pairing log is broken"
             if history.status == "broken"
             else "revoked or removed since"
         )
-        told.append(f"{name}: left out of the snapshot's approvals, {why}: {_named(restored.left_out)}.")
+        told.append(f"{name}: left out of the snapshot's approvals, {why}: {_named(restored.excluded)}.")
     if restored.shared_ids:
         told.append(f"{name}: left out because they stand for more than one person: {_named(restored.shared_ids)}.")
     if restored.withdrawn:
