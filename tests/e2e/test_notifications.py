@@ -194,7 +194,7 @@ def test_a_signal_while_a_pager_hangs(scratch, number, code, is_blocked):
         time.sleep(0.01)
     assert process.stderr is not None
     for line in process.stderr:
-        if "notices: pager" in line:
+        if "sending notifications: pager" in line:
             break
     process.send_signal(number)
     out, err = process.communicate(timeout=60)

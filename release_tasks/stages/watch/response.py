@@ -119,9 +119,11 @@ def respond(
     except OSError as error:
         problem = f"The evidence could not be written down: {describe_error(error)}"
     # Sending begins before the rollback, so that people do not learn of it only minutes later.
-    goes_back = is_acted_on and problem is None
+    is_rolled_back = is_acted_on and problem is None
     sending.announce(
-        lambda: about_degraded(settings, ground.release, verdict.reasons, ground.snapshot_id, goes_back=goes_back)
+        lambda: about_degraded(
+            settings, ground.release, verdict.reasons, ground.snapshot_id, is_rolled_back=is_rolled_back
+        )
     )
     if problem is not None:
         return Response(diagnostics=[f"{problem} Therefore it was not rolled back." if is_wanted else problem])

@@ -134,7 +134,7 @@ def damage_the_pairing_store(site: Any) -> None:
 
 OPEN = [{"id": "files", "state": "connected", "health": {"circuit": "open", "failureCount": 5}}]
 CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "interrupted": (interrupt, "nobody is at work"),
+    "interrupted": (interrupt, "no command is running"),
     "rollback-failed": (lambda site: restore_without_health(site), "Health at"),
     "rollback-given-up": (fail_a_rollback, "asset mcp"),
     "restored-unhealthy": (restore_a_service_that_stays_unwell, "it says ok: false"),

@@ -87,7 +87,7 @@ def test_a_command_that_is_not_there(settings_with: SettingsWith, failed: Make) 
     (delivery,) = send(settings_with(pager={"command": "./page-nobody --now"}), failed, told)
     assert (delivery.status, delivery.attempts) == ("failed", 1)
     assert "command not found: ./page-nobody" in delivery.detail
-    assert told[-1] == f"notice pager was not delivered (1 attempt): {delivery.detail}"
+    assert told[-1] == f"notification to pager was not delivered (1 attempt): {delivery.detail}"
 
 
 @pytest.mark.parametrize("command", ["sleep 100", "trap '' TERM; sleep 100 & wait; sleep 100"])
@@ -199,7 +199,7 @@ def test_an_audit_log_that_cannot_be_written_changes_nothing(settings_with: Sett
     told: list[str] = []
     (delivery,) = send(settings, failed, told)
     assert delivery.status == "sent"
-    assert told[-1].startswith("notice pager: the audit log could not be written: ")
+    assert told[-1].startswith("notification to pager: the audit log cannot be written: ")
 
 
 def test_a_defect_is_told_and_not_raised(settings_with: SettingsWith) -> None:
@@ -213,7 +213,7 @@ def test_a_defect_is_told_and_not_raised(settings_with: SettingsWith) -> None:
     notices = Notifications(settings, told.append)
     notices.announce(broken)
     assert notices.finish() == []
-    assert told == ["notices: ZeroDivisionError: no such thing"]
+    assert told == ["notifications: ZeroDivisionError: no such thing"]
 
 
 def test_a_listener_that_fails_changes_nothing(settings_with: SettingsWith, failed: Make) -> None:

@@ -103,7 +103,7 @@ def test_a_degraded_release(
     settings: Settings, snapshot_id: str | None, goes_back: bool, said: str, next_command: str
 ) -> None:
     """Whether it is rolled back already, or what to type to do that."""
-    notice = about_degraded(settings, manifest(), ["3 bad"], snapshot_id, goes_back=goes_back)
+    notice = about_degraded(settings, manifest(), ["3 bad"], snapshot_id, is_rolled_back=goes_back)
     assert notice.text == f"demo: release v2 {said}" and notice.next == next_command
 
 
