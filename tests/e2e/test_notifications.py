@@ -126,7 +126,7 @@ def test_a_rollback_that_a_watch_owes_is_told(project, health):
     assert project.document(*line, code=1)["status"] == "degraded"
     assert sorted(occasions(project)) == ["degraded", "failed"]
     (failure,) = [document for document in told(project) if document["occasion"] == "failed"]
-    assert "was to be rolled back, but was not" in failure["text"]
+    assert "the requested rollback did not happen" in failure["text"]
 
 
 def test_an_interrupted_rollback_that_cannot_be_finished_is_told(project):

@@ -70,7 +70,7 @@ def test_flags_are_spelled_alike_under_each_invoke(versioned, health):
     assert "--for=STRING" in versioned.run("--help", "release.watch").stdout
     done = versioned.run("release.watch", "--for", "2s", "--interval=100ms")
     assert (done.returncode, "HEALTHY  the service: " in done.stdout) == (0, True), done
-    assert "nothing to compare" in done.stdout
+    assert "no baseline to compare with" in done.stdout
     versioned.configuration["release"]["watch"] = {"for": "2s", "interval": "100ms"}
     assert versioned.document("release.watch")["status"] == "healthy"
 
@@ -227,7 +227,7 @@ def test_a_process_that_stood_still_has_not_seen_that_time(deployed):
     process.send_signal(signal.SIGCONT)
     document = json.loads(process.communicate(timeout=20)[0])
     assert (process.returncode, document["status"]) == (1, "inconclusive")
-    assert document["reasons"][0].startswith("Nobody looked for ")
+    assert document["reasons"][0].startswith("No sample was taken for ")
     assert sum(sample["unseenMs"] for sample in document["samples"]) > 8000
 
 

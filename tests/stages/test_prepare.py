@@ -134,8 +134,8 @@ def damage_database(project: Project) -> None:
 BLOCKERS: dict[str, tuple[Callable[[Any], Any], tuple[Check, ...], str]] = {
     "failed gate": (lambda p: None, (PASSED, FAILED), "tests: exit 1"),
     "skipped gate": (lambda p: None, (evolve(FAILED, status="skipped", detail="needs build"),), "tests: needs build"),
-    "left-out gate": (lambda p: None, (PASSED, LEFT_OUT), "tests: was left out"),
-    "missing file": (lambda p: p.mcp.unlink(), (PASSED,), "mcp: {mcp} does not exist and is required"),
+    "left-out gate": (lambda p: None, (PASSED, LEFT_OUT), "tests: was excluded"),
+    "missing file": (lambda p: p.mcp.unlink(), (PASSED,), "mcp: {mcp} is required but does not exist"),
     "missing folder": (lambda p: shutil.rmtree(p.identity), (PASSED,), "identity: {identity} does not exist"),
     "missing database": (lambda p: p.database.unlink(), (PASSED,), "database: {database} does not exist"),
     "dangling link": (lambda p: [p.mcp.unlink(), p.mcp.symlink_to("gone")], (PASSED,), "snapshot: {mcp} is a symbolic link"),  # noqa: E501

@@ -59,7 +59,7 @@ def test_it_rolls_back_once_to_the_state_before_the_release(failing, service, cl
     assert len(evidence["samples"]) == 3
     assert (last["status"], last["rollback"]) == ("degraded", "restored")
     assert "inv gate.api-health" in report.diagnostics[-1]
-    assert "not code" in report.diagnostics[0]
+    assert "but not the code" in report.diagnostics[0]
 
 
 def test_a_rollback_on_which_health_fails_is_told_as_it_is(failing, clock):
@@ -67,7 +67,7 @@ def test_a_rollback_on_which_health_fails_is_told_as_it_is(failing, clock):
     report = watch_release(failing.settings, clock=clock)
     assert (report.rollback.status, report.exit_code) == ("failed", 1)
     assert failing.content() == failing.before
-    assert report.diagnostics == ["See what is live: inv release.status"]
+    assert report.diagnostics == ["Check what is live: inv release.status"]
 
 
 def test_healthy_and_inconclusive_never_roll_back(failing, service, clock, events):
@@ -84,7 +84,7 @@ def test_it_never_rolls_back_twice(failing, clock, events):
     failing.mcp.write_text("mended by hand")
     report = watch_release(failing.settings, clock=clock)
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 1, None)
-    assert "was restored already, and a watch never goes back twice" in report.diagnostics[0]
+    assert "was restored already, and watch rolls back at most once" in report.diagnostics[0]
     assert failing.mcp.read_text() == "mended by hand"
     assert names(events, failing).count("rollback.started") == 1
 
@@ -95,7 +95,7 @@ def test_a_rollback_by_hand_during_the_watch_is_the_only_one(failing, service, c
         failing.settings, clock=clock, emit=at(2, lambda: rollback(failing.settings, RollbackRequest()))
     )
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 1, None)
-    assert "It was not rolled back: Another rollback was at work meanwhile" in report.diagnostics[0]
+    assert "watch did not roll back: Another rollback was at work meanwhile" in report.diagnostics[0]
     assert names(events, failing).count("rollback.started") == 1
     refused = next(event for event in events(failing) if event["event"] == "rollback.refused")
     assert (refused["status"], "meanwhile" in refused["detail"]) == ("refused", True)
@@ -132,7 +132,7 @@ def test_a_snapshot_that_is_gone_is_said(failing, clock, events):
     live = failing.content()
     report = watch_release(failing.settings, clock=clock)
     assert (report.exit_code, report.rollback) == (1, None)
-    assert "It was not rolled back:" in report.diagnostics[0]
+    assert "watch did not roll back:" in report.diagnostics[0]
     assert failing.content() == live
 
 
@@ -143,7 +143,7 @@ def test_a_run_that_holds_the_lock_is_not_waited_for(failing, clock, events):
         report = watch_release(failing.settings, clock=clock)
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 75, None)
     assert "is locked by 'release.prepare' (pid " in report.diagnostics[0]
-    assert report.diagnostics[1].startswith("By hand: inv release.rollback --snapshot v1_snapshot_")
+    assert report.diagnostics[1].startswith("To roll back manually: inv release.rollback --snapshot v1_snapshot_")
     assert failing.content() == live
     assert names(events, failing)[-3:] == ["watch.degraded", "rollback.refused", "watch.finished"]
 

@@ -58,8 +58,8 @@ def test_three_bad_looks_in_a_row_end_it_at_once(watched, service, clock, releas
     service.script = ["ok", "ok", 503]
     report = watch_release(watched.settings, clock=clock)
     assert (report.status, findings(report), clock.time) == ("degraded", "oobbb", 1040.0)
-    assert report.reasons[0] == "3 looks in a row were bad: health failed, HTTP 503."
-    assert report.diagnostics == [f"To go back: inv release.rollback --snapshot {manifest.snapshot.snapshot_id}"]
+    assert report.reasons[0] == "3 samples in a row were bad: health failed, HTTP 503."
+    assert report.diagnostics == [f"To roll back: inv release.rollback --snapshot {manifest.snapshot.snapshot_id}"]
     degraded, finished = [event for event in events(watched) if event["event"].startswith("watch.")]
     assert (degraded["event"], degraded["reasons"]) == ("watch.degraded", report.reasons)
     assert degraded["counts"] == {"looks": 5, "ok": 2, "bad": 3, "unknown": 0}
@@ -141,7 +141,7 @@ def test_looks_before_and_after_a_sleep_are_not_consecutive(watched, service, cl
     report = watch_release(watched.settings, clock=clock)
     assert findings(report)[:8] == "ooobbbbo"
     assert report.samples[5].unseen_ms == 60_000
-    assert "nobody looked for 1m before" in report.samples[5].why
+    assert "no sample was taken for 1m before this one" in report.samples[5].why
     assert (report.status, report.counts.bad) == ("inconclusive", 4)
     assert "4 bad" in report.reasons[0]
 
@@ -172,7 +172,7 @@ def test_a_sleep_while_the_last_look_is_shown_counts_as_unseen(watched, service,
 
     report = watch_release(watched.settings, clock=clock, emit=at_looks(show))
     assert (report.status, report.exit_code) == ("inconclusive", 1)
-    assert report.reasons[0].startswith("Nobody looked for ")
+    assert report.reasons[0].startswith("No sample was taken for ")
 
 
 def test_a_look_that_hangs_beyond_the_end_is_no_sleep(watched, service, clock, release):
@@ -196,7 +196,7 @@ def test_a_machine_that_slept_through_it_has_seen_nothing(watched, service, cloc
     clock.sleeps = {7: 3600.0}
     report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.exit_code, findings(report)) == ("inconclusive", 1, "o" * 8)
-    assert report.reasons[0].startswith("Nobody looked for 1h of ")
+    assert report.reasons[0].startswith("No sample was taken for 1h of ")
 
 
 def test_a_sleep_in_the_middle_of_a_look_makes_it_void(watched, service, clock, release):
@@ -212,7 +212,7 @@ def test_a_sleep_in_the_middle_of_a_look_makes_it_void(watched, service, clock, 
     report = watch_release(watched.settings, clock=clock)
     assert findings(report)[4:7] == "ouo"
     assert report.samples[5].unseen_ms == 90_000
-    assert "in the middle of this look" in report.samples[5].why[0]
+    assert "during this sample" in report.samples[5].why[0]
 
 
 def test_a_sleep_after_the_last_look_counts_as_unseen(watched, service, clock, release):
@@ -252,13 +252,14 @@ def test_without_a_release_it_watches_and_says_so(watched, service, clock, event
         watched.settings, clock=clock, emit=lambda event: told.append(str(event)) if isinstance(event, Noted) else None
     )
     assert (report.status, report.release_id, report.baseline) == ("healthy", None, None)
-    assert "nothing to compare" in report.diagnostics[0] and "no snapshot to go back to" in report.diagnostics[1]
+    assert "no baseline to compare with" in report.diagnostics[0]
+    assert "no snapshot to roll back to" in report.diagnostics[1]
     assert told == report.diagnostics
     service.script = [503]
     report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 1, None)
-    assert "It was not rolled back: There is no ready release here" in report.diagnostics[-1]
-    assert sum("no snapshot to go back to" in sentence for sentence in report.diagnostics) == 1
+    assert "watch did not roll back: There is no ready release" in report.diagnostics[-1]
+    assert sum("no snapshot to roll back to" in sentence for sentence in report.diagnostics) == 1
     assert [event["event"] for event in events(watched)] == ["watch.finished", "watch.degraded", "watch.finished"]
 
 
@@ -269,7 +270,7 @@ def test_a_release_without_a_baseline_is_watched_and_that_is_said(watched, servi
     watched.overrides["health.url"] = url
     report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.baseline) == ("healthy", None)
-    assert report.diagnostics[0].startswith("Release v1 was prepared without a look at the service")
+    assert report.diagnostics[0].startswith("Release v1 was prepared without a baseline")
     service.script = ["degraded"]
     report = watch_release(watched.settings, clock=clock)
     assert report.status == "inconclusive"
@@ -279,8 +280,8 @@ def test_a_release_without_a_baseline_is_watched_and_that_is_said(watched, servi
     ("overrides", "sentence"),
     [
         ({"health.url": None}, "set release.health.url"),
-        ({"watch": {"for": "30s", "interval": "10s"}}, "looks 3 times, and release.watch.min_samples asks for 5"),
-        ({"watch": {"rollback": True}, "assets": {}}, "release.assets names no state"),
+        ({"watch": {"for": "30s", "interval": "10s"}}, "takes 3 samples, but release.watch.min_samples requires 5"),
+        ({"watch": {"rollback": True}, "assets": {}}, "release.assets is empty"),
     ],
 )
 def test_what_cannot_be_watched_is_refused(watched, overrides, sentence):
@@ -311,7 +312,7 @@ def test_a_signal_ends_it_without_a_verdict(watched, service, release, number, c
         report = watch_release(watched.settings)
     assert time.monotonic() - began < 10
     assert (report.status, report.exit_code, findings(report)) == ("inconclusive", code, "ooobb")
-    assert report.reasons[0].startswith("A signal ended it after")
+    assert report.reasons[0].startswith("A signal ended the watch after")
     assert report.rollback is None
     assert [event["event"] for event in events(watched)][-1] == "watch.finished"
 
@@ -332,9 +333,9 @@ def test_a_log_that_cannot_be_written_changes_no_verdict(watched, service, clock
     log = watched.pipeline.audit.path
     log.rename(log.with_suffix(".old"))
     log.mkdir()
-    assert "could not be written down" in watch_release(watched.settings, clock=clock).diagnostics[0]
+    assert "could not be written to the audit log" in watch_release(watched.settings, clock=clock).diagnostics[0]
     service.script = [503]
     report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.rollback) == ("degraded", None)
-    assert "Therefore it was not rolled back." in report.diagnostics[0]
+    assert "Therefore watch did not roll back." in report.diagnostics[0]
     assert watched.content() == before
