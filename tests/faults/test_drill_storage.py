@@ -50,7 +50,7 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing(
     large: Any, mounts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
 ) -> None:
     """There was room when it was looked at: the copy or the restore fails, in a sentence, and all of it is removed."""
-    monkeypatch.setattr("release_tasks.stages.drill.engine.require_room", lambda *_: None)
+    monkeypatch.setattr("release_tasks.stages.drill.engine.require_space", lambda *_: None)
     small = tmp_path / "small"
     mounts.tmpfs(small, size)
     outcome = run_drill(large.settings, scratch=small)

@@ -136,8 +136,8 @@ BLOCKERS: dict[str, tuple[Callable[[Any], Any], tuple[Check, ...], str]] = {
     "skipped gate": (lambda p: None, (evolve(FAILED, status="skipped", detail="needs build"),), "tests: needs build"),
     "left-out gate": (lambda p: None, (PASSED, LEFT_OUT), "tests: was excluded"),
     "missing file": (lambda p: p.mcp.unlink(), (PASSED,), "mcp: {mcp} is required but does not exist"),
-    "missing folder": (lambda p: shutil.rmtree(p.identity), (PASSED,), "identity: {identity} does not exist"),
-    "missing database": (lambda p: p.database.unlink(), (PASSED,), "database: {database} does not exist"),
+    "missing folder": (lambda p: shutil.rmtree(p.identity), (PASSED,), "identity: {identity} is required"),
+    "missing database": (lambda p: p.database.unlink(), (PASSED,), "database: {database} is required"),
     "dangling link": (lambda p: [p.mcp.unlink(), p.mcp.symlink_to("gone")], (PASSED,), "snapshot: {mcp} is a symbolic link"),  # noqa: E501
     "damaged database": (damage_database, (PASSED,), "snapshot: "),
     "text for a database": (lambda p: p.database.write_text("x" * 500), (PASSED,), "snapshot: {database} cannot be read"),  # noqa: E501

@@ -138,10 +138,10 @@ def test_a_service_that_goes_into_the_background_counts(booted: Booted) -> None:
 @pytest.mark.parametrize(
     ("mode", "told"),
     [
-        ("ill", "it did not get healthy: not healthy within 1s"),
+        ("ill", "it did not become healthy: not healthy within 1s"),
         ("dies", "it ended with exit code 3"),
-        ("leaves", "it ended with exit code 0 and left nothing running"),
-        ("trespasser", "which is live"),
+        ("leaves", "it ended with exit code 0 and left no process running"),
+        ("trespasser", "it opened the live path"),
     ],
 )
 def test_a_service_that_does_not_come_up_fails_the_drill(booted: Booted, mode: str, told: str) -> None:
@@ -168,7 +168,7 @@ def test_stubborn_processes_are_killed(booted: Booted, monkeypatch: pytest.Monke
 
 def test_endless_output_ends_the_boot(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
     """It would fill the disk that the live service is on."""
-    monkeypatch.setattr(booting, "_MOST_OUTPUT", 50_000)
+    monkeypatch.setattr(booting, "_MAX_OUTPUT", 50_000)
     monkeypatch.setattr(booting, "ask_health", _asks_twice(booting.ask_health))
     assert "it printed more than" in result_of(booted.run("floods")).detail
     booted.told()
@@ -181,7 +181,7 @@ def _asks_twice(ask: Any) -> Any:
 def test_a_command_that_is_not_there_is_a_failed_boot(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
     """No exception, a sentence."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert "it could not be started: No such file or directory" in result_of(booted.run("well")).detail
+    assert "it cannot be started: No such file or directory" in result_of(booted.run("well")).detail
 
 
 def test_nothing_is_started_on_what_was_not_restored(booted: Booted) -> None:
