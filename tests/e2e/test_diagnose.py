@@ -28,7 +28,7 @@ def test_an_operator_is_told_what_to_type_until_all_is_well(scratch: Any) -> Non
     assert (unwell["verdict"], unwell["next"]) == ("unhealthy", ["inv release.rollback --plan", "inv release.rollback"])
     told = scratch.run("release.diagnose", "--health-url", url)
     assert told.returncode == 1
-    assert "type: inv release.rollback --plan" in told.stdout and "Put the old code back" in told.stdout
+    assert "type: inv release.rollback --plan" in told.stdout and "Deploy the old code" in told.stdout
     assert scratch.run("release.diagnose", "--health-url", "ftp://x").returncode == 2
     assert scratch.document("release.status")["current"]["releaseId"] == "v1"
 
@@ -58,7 +58,7 @@ def test_nothing_is_judged_or_recovered_where_it_cannot_be(scratch: Any) -> None
     assert "inv release.recover" in document["message"]
     del scratch.configuration["release"]["assets"]
     document = scratch.document("release.recover", code=2)
-    assert str(scratch.root) in document["message"] and "release.assets names nothing" in document["message"]
+    assert str(scratch.root) in document["message"] and "release.assets is empty" in document["message"]
 
 
 @pytest.mark.slow

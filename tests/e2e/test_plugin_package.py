@@ -158,7 +158,7 @@ def test_without_the_plugin_nothing_is_released_and_everything_can_be_restored(q
     queued.queue.write_text("ruin")
     restored = scratch.document("release.rollback")
     assert restored["status"] == "restored"
-    assert "is a plain one" in restored["diagnostics"][0]
+    assert "contains a plain copy" in restored["diagnostics"][0]
     assert queued.queue.read_bytes() == kept and whole_records(queued.queue) == count
     verdicts = scratch.document("release.verify")["snapshots"]
     assert [verdict["status"] for verdict in verdicts] == ["verified", "verified"]

@@ -346,7 +346,7 @@ class TestVanishing:
         come()
         told = " ".join(outcome.diagnostics)
         if outcome.status == "failed" and layout.state() == "mixed":
-            assert "part old, part new" in told, outcome
+            assert "may be mixed" in told, outcome
         recover(project.settings)
         assert layout.state() in ("old", "new"), outcome
         layout.hold(notes)

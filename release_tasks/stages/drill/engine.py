@@ -167,9 +167,7 @@ class _Rehearsal:
         for key, examined in check_plugins(snapshot, settings.release.assets).items():
             self.problems += [f"{key}: {problem}." for problem in examined.problems]
             if examined.unchecked is not None and not examined.problems:
-                self.notes.append(
-                    f"{key} was restored as recorded, and not checked further: {examined.unchecked}."
-                )
+                self.notes.append(f"{key} was restored as recorded, and not checked further: {examined.unchecked}.")
 
     def repeat(self, settings: Settings, snapshot_id: str) -> None:
         """Roll back a second time, which must be a ``noop``."""

@@ -104,7 +104,7 @@ def test_no_restore_needs_the_plugin(custom: Any, roll: Roll, install_kind: Inst
     assert (safety.kind, safety.plugin) == ("file", None)
     assert safety.plugin_problem is not None and sentence in safety.plugin_problem
     (told,) = outcome.diagnostics
-    assert told.startswith(f"mcp: the copy in {outcome.safety_snapshot_id} is a plain one.") and sentence in told
+    assert told.startswith(f"mcp: {outcome.safety_snapshot_id} contains a plain copy.") and sentence in told
     back = roll(custom, snapshot_id=outcome.safety_snapshot_id)
     assert back.status == "restored"
     assert any("may end in the middle of a record" in told for told in back.diagnostics)
@@ -230,7 +230,10 @@ def test_other_kinds_since_take_the_copy_as_it_is_or_say_no(custom: Any, roll: R
     custom.overrides["assets.mcp"] = {"python": "other", "path": "state/mcp.json"}
     outcome = roll(custom)
     assert outcome.status == "restored"
-    assert "mcp: custom took this copy, other is configured now; it is restored as it is." in outcome.diagnostics
+    assert (
+        "mcp: plugin custom took this copy, but other is configured now; the copy is restored unchanged."
+        in outcome.diagnostics
+    )
     custom.mcp.write_text("again")
     custom.overrides["assets.mcp"] = {"file": "state/mcp.json"}
     assert roll(custom).status == "restored"
@@ -238,7 +241,7 @@ def test_other_kinds_since_take_the_copy_as_it_is_or_say_no(custom: Any, roll: R
     custom.overrides["assets.mcp"] = {"directory": "state/mcp.json"}
     custom.mcp.write_text("again")
     outcome = roll(custom)
-    assert "Asset mcp is configured as directory, but snapshot v1_snapshot holds a file." in outcome.diagnostics[0]
+    assert "Asset mcp is configured as directory, but snapshot v1_snapshot contains a file." in outcome.diagnostics[0]
 
 
 def test_a_file_asset_of_before_can_be_restored_to_a_plugins(
@@ -273,7 +276,9 @@ def test_a_plan_says_what_the_way_back_would_be(custom: Any, install_kind: Insta
     """Before anything is done."""
     sentence = break_plugin(install_kind, custom, "missing")
     told = plan_rollback(custom.settings).diagnostics
-    assert any(one.startswith("mcp: the way back would be a plain copy.") and sentence in one for one in told)
+    assert any(
+        one.startswith("mcp: the safety snapshot would contain a plain copy.") and sentence in one for one in told
+    )
     assert custom.strays() == []
 
 

@@ -77,7 +77,7 @@ def test_a_file_step_that_fails_undoes_those_before(
     monkeypatch.setattr(base, "give_name", fail_at(number, base.give_name, error))
     outcome = roll(project)
     assert outcome.status == "failed"
-    assert "as it was before" in outcome.diagnostics[0]
+    assert "the live state is unchanged" in outcome.diagnostics[0]
     assert project.content() == before
     assert not project.pipeline.journal_path.exists()
     assert project.strays() == []

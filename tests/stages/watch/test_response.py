@@ -95,7 +95,7 @@ def test_a_rollback_by_hand_during_the_watch_is_the_only_one(failing, service, c
         failing.settings, clock=clock, emit=at(2, lambda: rollback(failing.settings, RollbackRequest()))
     )
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 1, None)
-    assert "watch did not roll back: Another rollback was at work meanwhile" in report.diagnostics[0]
+    assert "watch did not roll back: Another rollback ran meanwhile" in report.diagnostics[0]
     assert names(events, failing).count("rollback.started") == 1
     refused = next(event for event in events(failing) if event["event"] == "rollback.refused")
     assert (refused["status"], "meanwhile" in refused["detail"]) == ("refused", True)
