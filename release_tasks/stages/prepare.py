@@ -41,7 +41,7 @@ from release_tasks.stages.stage import stage
 __all__ = ["begin_release", "prepare_release", "require_new_release_id"]
 
 _STAGE = "release.prepare"
-_ID_LENGTH = 96  # the id of a snapshot is longer than the id of its release
+_ID_LENGTH = 96  # below the limit for ids, because the snapshot id extends it
 
 
 def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
@@ -195,7 +195,7 @@ def _captured(
 
 @contextlib.contextmanager
 def _withdrawn_on_error(pipeline: Pipeline, ready: Manifest) -> Iterator[None]:
-    """Withdraw manifest, latest.json and snapshot when one of them cannot be written: each refers to another."""
+    """Withdraw manifest, latest.json and snapshot when one of them cannot be written, so that no reference dangles."""
     latest = pipeline.manifests / "latest.json"
     before = latest.read_bytes() if latest.is_file() else None
     try:

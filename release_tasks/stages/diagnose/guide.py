@@ -176,7 +176,7 @@ def _restored_unhealthy(signals: Signals) -> Iterator[Evidence]:
 )
 def _rollback_failed(signals: Signals) -> Iterator[Evidence]:
     attempt = signals.attempt
-    if attempt is not None and attempt.status == "failed" and not attempt.is_given_up and not signals.is_interrupted:
+    if attempt is not None and attempt.status == "failed" and not attempt.had_no_effect and not signals.is_interrupted:
         snapshot = attempt.snapshot_id or (signals.snapshot.snapshot_id if signals.snapshot is not None else "ID")
         yield Evidence(attempt.detail, {"snapshot": snapshot})
 
@@ -188,7 +188,7 @@ def _rollback_failed(signals: Signals) -> Iterator[Evidence]:
 )
 def _rollback_given_up(signals: Signals) -> Iterator[Evidence]:
     attempt = signals.attempt
-    if attempt is not None and attempt.status == "failed" and attempt.is_given_up and not signals.is_interrupted:
+    if attempt is not None and attempt.status == "failed" and attempt.had_no_effect and not signals.is_interrupted:
         yield Evidence(attempt.detail)
 
 
@@ -332,7 +332,7 @@ def _gate_failed(signals: Signals) -> Iterator[Evidence]:
 
 @_act(
     symptom="the latest release is blocked, and no gate failed",
-    meaning="All gates passed, but the release is blocked for another reason. Fix that reason.",
+    meaning="All gates passed, but the release is blocked for another reason. Fix the cause.",
     commands=("inv release.prepare",),
 )
 def _blocked(signals: Signals) -> Iterator[Evidence]:

@@ -52,7 +52,7 @@ class LastRollback:
     status: str
     snapshot_id: str | None
     detail: str
-    is_given_up: bool  # failed before it changed anything live, or was undone
+    had_no_effect: bool  # failed before it changed anything live, or was undone
 
 
 @define(kw_only=True)
@@ -152,7 +152,7 @@ def _last_attempt(events: list[dict[str, Any]]) -> LastRollback | None:
                 status=str(event.get("status", "")),
                 snapshot_id=str(snapshot) if snapshot else None,
                 detail=str(event.get("detail", "")),
-                is_given_up=kind == "rollback.refused",
+                had_no_effect=kind == "rollback.refused",
             )
     return None
 

@@ -189,14 +189,14 @@ def _environment(service: Service, scratch: Scratch, settings: Settings, port: i
     for key, asset in settings.release.assets.items():
         name = "RELEASE_TASKS_DRILL_ASSET_" + re.sub(r"[^A-Za-z0-9]", "_", key).upper()
         if name in assets:
-            raise UsageError(f"Two assets have the same variable {name}: rename {key!r} in release.assets.")
+            raise UsageError(f"Two assets would have the same variable {name}: rename {key!r} in release.assets.")
         assets[name] = str(asset.path)
     own = {ROOT_VARIABLE: str(scratch.project), "RELEASE_TASKS_DRILL_PORT": str(port)}
     return {**service.environment, **assets, **own}
 
 
 def _free_port() -> int:
-    """Return an unused port, below the range of ports that the system assigns itself."""
+    """Return an unused port below the ephemeral port range."""
     for port in (*random.SystemRandom().sample(_PORTS, 50), 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))

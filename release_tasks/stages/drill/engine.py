@@ -192,7 +192,7 @@ class _Rehearsal:
 
 @contextlib.contextmanager
 def _inconclusive_if_removed(catalogue: Catalogue, snapshot: SnapshotMetadata) -> Iterator[None]:
-    """Raise Inconclusive if the snapshot was removed during the block, also when the block failed or succeeded."""
+    """Raise Inconclusive if the snapshot was removed during the block, whether the block succeeded or failed."""
     removed = Inconclusive(
         f"Snapshot {snapshot.snapshot_id} was removed during the drill, for instance by retention. "
         "The drill has no result; drill another snapshot."

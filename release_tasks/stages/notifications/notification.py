@@ -32,8 +32,8 @@ __all__ = [
 NOTIFICATION_VERSION = 1
 NotificationEvent = Literal["prepared", "blocked", "restored", "failed", "degraded"]
 
-_LONGEST_TEXT = 1000  # characters; the answer of a health endpoint or a gate may be much longer
-_MOST_DIAGNOSTICS = 20
+_MAX_TEXT = 1000  # characters; the answer of a health endpoint or a gate may be much longer
+_MAX_DIAGNOSTICS = 20
 
 
 @frozen(kw_only=True)
@@ -87,7 +87,7 @@ def new_notification(
     redactor = notification_redactor(settings)
 
     def safe(text: str) -> str:
-        return excerpt(printable(redactor.redact_text(text)), _LONGEST_TEXT)
+        return excerpt(printable(redactor.redact_text(text)), _MAX_TEXT)
 
     name = settings.release.app.name
     return Notification(
@@ -106,7 +106,7 @@ def new_notification(
         host=socket.gethostname(),
         actor=safe(actor()),
         project=safe(str(settings.project)),
-        diagnostics=[safe(message) for message in (diagnostics or [])[:_MOST_DIAGNOSTICS]],
+        diagnostics=[safe(message) for message in (diagnostics or [])[:_MAX_DIAGNOSTICS]],
     )
 
 

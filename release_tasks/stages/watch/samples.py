@@ -91,7 +91,7 @@ def _start(work: Callable[[], ReliabilityReport | None]) -> Callable[[], Reliabi
     results: list[ReliabilityReport | None] = []
 
     def run() -> None:
-        # Signals are delivered to the main thread only.
+        # Blocked here, so that the main thread receives them.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         results.append(work())
 
