@@ -1,4 +1,4 @@
-"""Kinds are handed to the loader: one more is a class with its own keys, and nothing else knows of it."""
+"""Kinds are passed to the loader: a new kind is a class with its own keys."""
 
 # ruff: noqa: RUF009  (option() declares a field)
 
@@ -59,8 +59,8 @@ def load(gate: dict[str, Any]) -> GateConfig:
     return settings.release.gates["gate"]
 
 
-def test_a_kind_from_elsewhere_is_read_with_its_own_keys() -> None:
-    """Paths start at the project, durations and numbers are parsed, defaults hold."""
+def test_a_new_kind_is_read_with_its_own_keys() -> None:
+    """Paths are relative to the project, durations and numbers are parsed, defaults apply."""
     gate = load({"socket": "run/app.sock", "greeting": "hello", "pause": "2m", "needs": []})
     assert gate.kind is OWN.gates[0]
     assert gate.options == SocketOptions(socket=Path("/srv/app/run/app.sock"), greeting="hello", pause=Duration(120.0))
@@ -84,15 +84,15 @@ def test_a_kind_from_elsewhere_is_read_with_its_own_keys() -> None:
     ],
 )
 def test_keys_of_another_kind_are_mistakes(gate: dict[str, Any], problem: str) -> None:
-    """Each sentence comes from the declarations of the kinds."""
+    """Each message comes from the declarations of the kinds."""
     with pytest.raises(ConfigError) as error:
         load(gate)
     assert error.value.problems[0].startswith(f"invoke.yaml: release.gates.{problem}")
     assert len(error.value.problems) == 1
 
 
-def test_the_page_shows_the_kinds_it_is_given() -> None:
-    """And no other one."""
+def test_the_page_shows_the_given_kinds_only() -> None:
+    """The generated page lists no other kind."""
     page = configuration_page(OWN)
     assert "| `dns` | `tries` | number | `3` | how often it is asked |" in page
     assert "`command` | `cwd`" not in page
@@ -106,7 +106,7 @@ def test_the_page_shows_the_kinds_it_is_given() -> None:
         {"python": "custom", "with": {"a": [1]}, "needs": []},
     ],
 )
-def test_a_section_flattened_and_split_again_is_the_same(gate: dict[str, Any], tmp_path: Path) -> None:
-    """What the file spells side by side, and what the program keeps apart, say the same."""
+def test_flatten_and_split_round_trip(gate: dict[str, Any], tmp_path: Path) -> None:
+    """The flat form of the file and the nested form of the program have the same content."""
     config = load_with_all_kinds({"release": {"gates": {"gate": gate}}}, tmp_path).release.gates["gate"]
     assert split(flatten(config, KINDS.gates), GateConfig, KINDS.gates) == config

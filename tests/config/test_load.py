@@ -1,4 +1,4 @@
-"""The configuration: every mistake at once, each with its source, its path and what was expected."""
+"""Loading: all mistakes are reported together, each with its source, its path and the expected value."""
 
 # ruff: noqa: E501  (the table of sentences is read line by line)
 
@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from release_tasks.config.load import defaults
 from release_tasks.core.errors import ConfigError, ExitCode
 from release_tasks.tasks.project import load_settings
-from tests.support.health import Health
 
 PROJECT = Path("/srv/app")
 
@@ -92,15 +91,15 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("raw", "sentence"), SENTENCES, ids=lambda v: v if isinstance(v, str) else "")
-def test_each_mistake_has_its_sentence(raw: dict[str, Any], sentence: str) -> None:
-    """Source, dotted path, expectation, and nothing else."""
-    assert problems_of(raw) == [f"invoke.yaml: {sentence}"]
+@pytest.mark.parametrize(("raw", "message"), SENTENCES, ids=lambda v: v if isinstance(v, str) else "")
+def test_each_mistake_has_its_message(raw: dict[str, Any], message: str) -> None:
+    """The message has source, dotted path and expected value only."""
+    assert problems_of(raw) == [f"invoke.yaml: {message}"]
 
 
 @pytest.mark.smoke
 def test_all_mistakes_are_reported_at_once() -> None:
-    """Three sections, values, unknown keys and kinds: one run shows them all."""
+    """Three sections, values, unknown keys and kinds are reported in one run."""
     raw = {
         "release": {
             "retention": "many",
@@ -118,13 +117,13 @@ def test_all_mistakes_are_reported_at_once() -> None:
 
 
 def test_contradictions_are_reported_together_with_wrong_values() -> None:
-    """A mistyped duration does not hide that two assets overlap."""
+    """A wrong duration does not hide that two assets overlap."""
     raw = release(retention=0, assets={"a": {"file": "x"}, "b": {"file": "x"}})
     assert len(problems_of(raw)) == 2
 
 
 def test_the_source_of_each_mistake_is_named() -> None:
-    """An environment variable is blamed for what it says, not invoke.yaml."""
+    """The message names the environment variable and not invoke.yaml."""
     sources = {"release.retention": "INVOKE_RELEASE_RETENTION"}
     with pytest.raises(ConfigError) as error:
         load_settings(release(retention="x", asets=1), PROJECT, lambda path: sources.get(path, "invoke.yaml"))
@@ -134,29 +133,29 @@ def test_the_source_of_each_mistake_is_named() -> None:
     ]
 
 
-def test_needs_that_go_in_a_circle_are_found() -> None:
-    """Each gate of the circle is named."""
+def test_circular_needs_are_found() -> None:
+    """The message names each gate of the cycle."""
     circle = {"a": ["b"], "b": ["c"], "c": ["a"], "d": ["a"]}
     raw = release(gates={name: {"command": "x", "needs": needs} for name, needs in circle.items()})
     assert [problem.split(": ")[1] for problem in problems_of(raw)] == [f"release.gates.{name}.needs" for name in "abc"]
 
 
-def test_needs_that_meet_again_are_no_circle() -> None:
-    """A diamond is fine."""
+def test_needs_that_share_a_gate_are_accepted() -> None:
+    """A diamond is not a cycle."""
     needs = {"a": [], "b": ["a"], "c": ["a"], "d": ["b", "c"]}
     raw = release(gates={name: {"command": "x", "needs": needed} for name, needed in needs.items()})
     assert list(load_settings(raw, PROJECT).release.gates) == ["a", "b", "c", "d"]
 
 
-def test_needs_written_as_text_is_one_mistake() -> None:
-    """`needs: build` instead of `needs: [build]` is a common slip."""
+def test_needs_as_text_is_one_mistake() -> None:
+    """`needs: build` instead of `needs: [build]` is a common mistake."""
     raw = release(gates={"build": {"command": "x"}, "tests": {"command": "x", "needs": "build"}})
     problems = problems_of(raw)
     assert len(problems) == 1
     assert "release.gates.tests.needs: expected a list" in problems[0]
 
 
-def test_a_gate_whose_name_holds_for_is_named_in_full() -> None:
+def test_a_gate_name_is_shown_in_full() -> None:
     """Paths are shown as they were written."""
     raw = release(gates={"for_build": {"command": "x", "timeout": "soon"}})
     assert problems_of(raw)[0].startswith("invoke.yaml: release.gates.for_build.timeout: ")
@@ -173,32 +172,32 @@ def test_names_that_could_leave_a_folder_are_refused(kind: str, name: str) -> No
 
 @pytest.mark.parametrize("version", [1.0, 2])
 def test_a_version_without_quotes_is_a_version(version: Any) -> None:
-    """YAML reads `version: 1.0` as a number; every other text key takes numbers."""
+    """YAML reads `version: 1.0` as a number; every text key accepts numbers."""
     settings = load_settings(release(app={"version": version}), PROJECT)
     assert settings.release.app.version is not None
     assert settings.release.app.version.text == str(version)
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:3100/health", "ftp://host/x", "health"])
-def test_a_health_url_that_is_none_is_a_mistake(url: str) -> None:
-    """Found when it is read, not in the middle of a rollback."""
+def test_a_malformed_health_url_is_a_mistake(url: str) -> None:
+    """It is found when the configuration is loaded, not during a rollback."""
     assert problems_of(release(health={"url": url}))[0].startswith("invoke.yaml: release.health")
 
 
-def test_a_port_that_cannot_be_is_a_mistake() -> None:
-    """65535 is the last one."""
+def test_a_port_out_of_range_is_a_mistake() -> None:
+    """65535 is the largest port."""
     (problem,) = problems_of({"gateway": {"port": 65536}})
     assert problem.endswith("port: expected a port, 0 to 65535, got 65536")
     assert load_settings({"gateway": {"port": 65535}}, PROJECT).gateway.port == 65535
 
 
 def test_expect_without_http_is_a_mistake() -> None:
-    """An expectation that nothing checks gives a false sense of safety."""
+    """An expectation that is never checked would be misleading."""
     problems_of(gates(command="x", expect={"status": 200}))
 
 
-def test_paths_start_at_the_project_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not where inv was typed; absolute ones and ~ stay what they are."""
+def test_paths_are_relative_to_the_project_root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The working folder of inv does not matter; absolute paths and ~ are unchanged."""
     monkeypatch.chdir(tmp_path)
     assets = {"a": {"file": "x/y.json"}, "b": {"file": "/etc/app.json"}, "c": {"file": "~/c.json"}}
     settings = load_settings(release(assets=assets), PROJECT)
@@ -209,38 +208,29 @@ def test_paths_start_at_the_project_root(tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def test_defaults_are_those_of_the_design() -> None:
-    """An empty configuration is a valid one."""
+    """An empty configuration is valid."""
     settings = load_settings({}, PROJECT)
-    release: Any = settings.release
-    health: Health = release.health
-    pairing: Any = settings.pairing
-    assert (health.timeout, health.deadline, health.interval, health.passes, health.passes_after_restore) == (
-        5,
-        60,
-        1,
-        1,
-        3,
-    )
-    assert (release.retention, release.restart.command, release.restart.settle) == (5, None, 2)
-    assert (release.watch.for_, release.watch.interval, release.watch.failures, release.watch.rollback) == (
-        600,
-        10,
-        3,
-        False,
-    )
+    release, pairing = settings.release, settings.pairing
+    health = release.health
+    times = (health.timeout, health.deadline, health.interval, release.restart.settle, pairing.ttl)
+    assert [float(time) for time in times] == [5, 60, 1, 2, 3600]
+    assert (health.passes, health.passes_after_restore, release.retention) == (1, 3, 5)
+    assert release.restart.command is None
+    watch = release.watch
+    assert (float(watch.for_), float(watch.interval), watch.failures, watch.rollback) == (600, 10, 3, False)
     limits = release.reliability.limits
     assert (limits.queued, limits.failed, limits.dead_letters, limits.rejected_callbacks) == (25, 10, 0, 3)
-    assert (pairing.ttl, pairing.max_pending) == (3600, 3)
+    assert pairing.max_pending == 3
     assert (settings.gateway.host, settings.gateway.port) == ("127.0.0.1", 3100)
 
 
-def test_defaults_given_back_as_configuration_change_nothing() -> None:
-    """What Invoke merges underneath is what is meant without it."""
+def test_defaults_given_as_configuration_change_nothing() -> None:
+    """Invoke merges the defaults underneath, with the same meaning."""
     assert load_settings(defaults(), PROJECT) == load_settings({}, PROJECT)
 
 
-def test_text_from_the_environment_is_read_as_its_type() -> None:
-    """Everything arrives as a string there."""
+def test_text_from_the_environment_is_converted() -> None:
+    """Every value of the environment is text."""
     raw = {
         "release": {"retention": "7", "watch": {"rollback": "false"}, "health": {"timeout": "2.5"}},
         "gateway": {"port": "3999", "allow_remote": "yes"},
@@ -252,14 +242,14 @@ def test_text_from_the_environment_is_read_as_its_type() -> None:
     assert (settings.gateway.port, settings.gateway.allow_remote) == (3999, True)
 
 
-def test_an_asset_is_required_unless_it_says_otherwise() -> None:
-    """Missing state blocks by default."""
+def test_an_asset_is_required_by_default() -> None:
+    """A missing asset blocks a release."""
     settings = load_settings(release(assets={"a": {"file": "a"}, "b": {"file": "b", "required": "no"}}), PROJECT)
     assert [asset.required for asset in settings.release.assets.values()] == [True, False]
 
 
-def test_other_sections_are_none_of_our_business() -> None:
-    """Invoke's own and other people's keys pass."""
+def test_other_sections_are_ignored() -> None:
+    """Keys of Invoke and of other packages pass."""
     theirs = {"tasks": {"executor_class": "x"}, "run": {"echo": True}, "theirs": 7}
     assert load_settings(theirs, PROJECT) == load_settings({}, PROJECT)
 
@@ -274,8 +264,8 @@ ANYTHING = st.recursive(
 
 @settings(max_examples=50, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(raw=st.dictionaries(st.sampled_from(list(defaults()["release"])), ANYTHING, max_size=4))
-def test_any_configuration_gives_settings_or_sentences(raw: dict[str, Any]) -> None:
-    """YAML can hold anything; nothing of it is a traceback."""
+def test_any_configuration_gives_settings_or_messages(raw: dict[str, Any]) -> None:
+    """No YAML value causes a traceback."""
     try:
         load_settings({"release": raw}, PROJECT)
     except ConfigError as error:
@@ -283,5 +273,5 @@ def test_any_configuration_gives_settings_or_sentences(raw: dict[str, Any]) -> N
 
 
 def test_the_scratch_project_is_valid(make_project: Callable[..., Any]) -> None:
-    """The fixture that every other test stands on."""
+    """Other tests use this fixture."""
     assert list(make_project("a").settings.release.assets) == ["database", "identity", "mcp", "extra"]

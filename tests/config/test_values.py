@@ -1,4 +1,4 @@
-"""Durations, numbers and switches as they may be written."""
+"""Durations, numbers and booleans in every accepted form."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ ANYTHING = st.none() | st.booleans() | st.integers() | st.floats() | st.text() |
     [("30s", 30), ("10m", 600), ("1h", 3600), ("500ms", 0.5), ("2d", 172800), ("1.5s", 1.5), ("7", 7), (7, 7),
      (0.25, 0.25), (" 5 s ", 5), ("0", 0)],
 )  # fmt: skip
-def test_durations_are_read_as_written(text: Any, seconds: float) -> None:
-    """Every unit, spaces and bare seconds."""
+def test_accepted_durations(text: Any, seconds: float) -> None:
+    """Every unit, spaces and plain seconds."""
     assert parse_duration(text) == seconds
 
 
@@ -36,21 +36,21 @@ def test_durations_are_read_as_written(text: Any, seconds: float) -> None:
     ["soon", "", "s", "-1s", "1 0s", "10S", "1e3", "10 m 5 s", "inf", "nan", None, True, [], {}, -1, float("nan"),
      float("inf"), 1e10, "9" * 400],
 )  # fmt: skip
-def test_anything_else_is_no_duration(text: Any) -> None:
-    """The sentence shows two that are."""
+def test_refused_durations(text: Any) -> None:
+    """The message shows two accepted forms."""
     with pytest.raises(ValueError, match="expected a duration such as 30s or 10m, got"):
         parse_duration(text)
 
 
 @given(st.integers(0, 10**9).map(lambda ms: ms / 1000 if ms < 10**6 else ms // 1000))
 def test_durations_round_trip(seconds: float) -> None:
-    """What is shown can be typed and means the same, to the millisecond."""
+    """A shown duration can be typed and has the same value, to the millisecond."""
     assert math.isclose(parse_duration(show_duration(seconds)), seconds, abs_tol=0.0005)
 
 
 @pytest.mark.parametrize("seconds", [12345.678, 1234567.25])
 def test_long_durations_with_fractions_round_trip(seconds: float) -> None:
-    """Also when there are more than six digits."""
+    """This holds with more than six digits too."""
     assert parse_duration(show_duration(seconds)) == seconds
 
 
@@ -58,14 +58,14 @@ def test_long_durations_with_fractions_round_trip(seconds: float) -> None:
     ("seconds", "text"),
     [(90, "90s"), (600, "10m"), (3600, "1h"), (86400, "1d"), (0.25, "250ms"), (1.5, "1.5s"), (0, "0s")],
 )
-def test_durations_are_shown_as_an_operator_would_type_them(seconds: float, text: str) -> None:
-    """In the largest unit that fits."""
+def test_durations_are_shown_in_the_largest_unit(seconds: float, text: str) -> None:
+    """The largest unit that divides the value is used."""
     assert show_duration(seconds) == text
 
 
 @given(ANYTHING)
-def test_values_raise_nothing_but_value_error(value: Any) -> None:
-    """Whatever YAML or the environment hands over, there is a value or a sentence."""
+def test_values_raise_value_error_only(value: Any) -> None:
+    """Any value of YAML or of the environment gives a result or a message."""
     for parse, kind in ((parse_duration, float), (parse_integer, int), (parse_boolean, bool), (parse_share, float)):
         try:
             assert isinstance(parse(value), kind)
@@ -78,20 +78,20 @@ def test_values_raise_nothing_but_value_error(value: Any) -> None:
     [("true", True), ("TRUE", True), ("yes", True), ("on", True), ("1", True), (1, True), (" on ", True),
      ("false", False), ("No", False), ("off", False), ("0", False), (0, False), (False, False)],
 )  # fmt: skip
-def test_switches_from_the_environment_mean_what_they_say(value: Any, expected: bool) -> None:
+def test_accepted_booleans(value: Any, expected: bool) -> None:
     """The text false is not true."""
     assert parse_boolean(value) is expected
 
 
 @pytest.mark.parametrize("value", ["", "maybe", 2, 1.0, None, []])
-def test_anything_else_is_no_switch(value: Any) -> None:
-    """No guessing."""
+def test_refused_booleans(value: Any) -> None:
+    """There is no guess."""
     with pytest.raises(ValueError, match="expected true or false"):
         parse_boolean(value)
 
 
-def test_whole_numbers_have_a_least() -> None:
-    """Digits as text are fine, fractions, signs and switches are not."""
+def test_integers_have_a_minimum() -> None:
+    """Digits as text are accepted; fractions, signs and booleans are refused."""
     assert [parse_integer(value) for value in (0, "7", " 8 ")] == [0, 7, 8]
     for value in (-1, "-1", "1.5", 1.5, True, "", None, "9" * 30):
         with pytest.raises(ValueError, match="expected a whole number, 0 or more"):
@@ -103,14 +103,14 @@ def test_whole_numbers_have_a_least() -> None:
 @pytest.mark.parametrize(
     ("text", "share"), [("30%", 0.3), ("0.3", 0.3), (0.3, 0.3), (1, 1.0), ("100 %", 1.0), (0, 0.0)]
 )
-def test_shares_are_read_as_written_and_shown_as_percentages(text: Any, share: float) -> None:
-    """Both spellings, both ends; what is shown means the same."""
+def test_accepted_shares(text: Any, share: float) -> None:
+    """Both forms and both limits; the shown form has the same value."""
     assert parse_share(text) == share
     assert parse_share(show_share(share)) == share
 
 
 @pytest.mark.parametrize("text", ["most", "", "%", "30", "101%", -0.1, 1.1, True, None, [], float("nan"), "9" * 400])
-def test_anything_else_is_no_share(text: Any) -> None:
-    """The sentence shows two that are."""
+def test_refused_shares(text: Any) -> None:
+    """The message shows two accepted forms."""
     with pytest.raises(ValueError, match=r"expected a share such as 0.3 or 30%, got"):
         parse_share(text)

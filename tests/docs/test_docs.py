@@ -1,4 +1,4 @@
-"""The documentation says what the code does."""
+"""The documentation agrees with the code."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ def test_configuration_page_is_current() -> None:
     assert (REPOSITORY / "docs" / "configuration.md").read_text() == configuration_page(KINDS)
 
 
-def test_every_task_and_flag_explains_itself() -> None:
-    """``inv --list`` and ``inv --help TASK`` have a sentence for everything."""
+def test_every_task_and_flag_has_a_help_text() -> None:
+    """``inv --list`` and ``inv --help TASK`` have a sentence for each."""
     for name in ns.task_names:
         task = ns[name]
         assert task.__doc__ and task.__doc__.strip().endswith("."), name
@@ -33,7 +33,7 @@ def test_every_task_and_flag_explains_itself() -> None:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_pages_name_only_tasks_that_exist(page: str) -> None:
-    """No page sends an operator to a task that is not there."""
+    """Every task that a page names exists."""
     own = {"demo", "deploy", "dev.build", "dev.docs", "dev.check", "dev.site", "dev.screenshots"}
     text = (REPOSITORY / page).read_text()
     named = set(re.findall(r"\binv ((?:release|gate|gateway|pairing|dev)\.[a-z-]+)", text))
@@ -41,7 +41,7 @@ def test_pages_name_only_tasks_that_exist(page: str) -> None:
 
 
 def test_the_architecture_page_draws_the_layers_of_the_import_contract() -> None:
-    """Package for package and layer for layer, from the top; and no package is missing in either."""
+    """The packages of each layer are the same, from the top."""
     contract = configparser.ConfigParser()
     contract.read(REPOSITORY / "setup.cfg")
     layers = contract["importlinter:contract:layers"]["layers"].split("\n")

@@ -1,4 +1,4 @@
-"""The package as a library: every stage a function, typed, light to import, and the same code as the tasks."""
+"""The package as a library: every stage is a function, typed, light to import, and the code of the tasks."""
 
 from __future__ import annotations
 
@@ -43,29 +43,29 @@ BLOCKS = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)
 
 @pytest.fixture
 def folder(project: Project) -> Path:
-    """A project as somebody would have it on disk, with an invoke.yaml."""
+    """Return the folder of a project with an invoke.yaml."""
     (project.folder / "invoke.yaml").write_text(json.dumps({"release": project.raw}))
     root: Path = project.folder
     return root
 
 
-def test_everything_that_is_offered_is_there() -> None:
-    """``__all__``, ``dir()`` and what can be imported are one."""
+def test_every_exported_name_exists() -> None:
+    """``__all__``, ``dir()`` and the importable names are the same."""
     for name in release_tasks.__all__:
         assert getattr(release_tasks, name) is not None
         assert name in dir(release_tasks)
     with pytest.raises(AttributeError, match="no attribute 'rolback'"):
-        _ = release_tasks.rolback  # type: ignore[attr-defined]
+        _ = release_tasks.rolback
 
 
-def test_no_module_stands_in_the_place_of_a_function() -> None:
-    """An imported module becomes an attribute of its package, and would replace a name that is loaded lazily."""
+def test_no_module_hides_a_function() -> None:
+    """An imported module becomes an attribute of its package, and would hide a lazy name."""
     modules = {module.name for module in pkgutil.iter_modules(release_tasks.__path__)}
     assert not modules & set(release_tasks.__all__)
 
 
 def test_each_name_is_listed_once() -> None:
-    """``api`` is a list of imports, and what it lists is what the package offers."""
+    """``api`` is a list of imports, and the package exports exactly these names."""
     listed = re.findall(
         r"^from release_tasks[\w.]* import (\w+) as (\w+)$", Path(api.__file__).read_text(), re.MULTILINE
     )
@@ -75,7 +75,7 @@ def test_each_name_is_listed_once() -> None:
 
 @pytest.mark.slow
 def test_every_name_is_typed(tmp_path: Path) -> None:
-    """A type checker finds each name in the package, and knows what it is."""
+    """A type checker finds each name in the package and knows its type."""
     pytest.importorskip("mypy", reason="types are checked with the extra dev: pip install -e '.[dev]'")
     revealed = "".join(f"reveal_type(release_tasks.{name})\n" for name in release_tasks.__all__)
     output = checked(tmp_path, f"import release_tasks\nfrom release_tasks import *\n{revealed}")
@@ -85,7 +85,7 @@ def test_every_name_is_typed(tmp_path: Path) -> None:
 
 
 def checked(folder: Path, source: str) -> str:
-    """Return what mypy --strict says of a program that uses the package as it is installed."""
+    """Return the output of mypy --strict for a program that uses the installed package."""
     (folder / "page.py").write_text(source)
     options = ["--strict", "--follow-imports=silent", "--cache-dir", str(folder / "cache")]
     done = subprocess.run(
@@ -98,7 +98,7 @@ def checked(folder: Path, source: str) -> str:
     return done.stdout
 
 
-def test_every_stage_says_what_it_returns_and_raises() -> None:
+def test_every_stage_documents_results_and_errors() -> None:
     """``help()`` is the reference of the library."""
     for name in release_tasks.__all__:
         offered = getattr(release_tasks, name)
@@ -110,7 +110,7 @@ def test_every_stage_says_what_it_returns_and_raises() -> None:
 
 @pytest.mark.slow
 def test_the_import_alone_is_light() -> None:
-    """Neither Invoke nor any other library is loaded before something is asked for."""
+    """Neither Invoke nor another library is loaded before it is used."""
     code = "import release_tasks, sys; print(*[m for m in sys.modules if not m.startswith('_')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {name.partition(".")[0] for name in done.stdout.split()}
@@ -118,22 +118,22 @@ def test_the_import_alone_is_light() -> None:
 
 
 @pytest.mark.slow
-def test_the_page_runs_as_it_stands(folder: Path, health: Health, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    """One block after the other, in a project."""
+def test_the_page_runs(folder: Path, health: Health, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+    """The blocks run one after the other, in a project."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("INVOKE_RELEASE_HEALTH_URL", health.url)
     assert len(BLOCKS) == 5
     namespace: dict[str, Any] = {}
     for block in BLOCKS:
         exec(compile(block, str(PAGE), "exec"), namespace)  # the page is ours
-    told = capsys.readouterr().out
-    assert "v1 is ready: v1_snapshot_" in told
-    assert "restored" in told and "noop" in told and "always passed" in told and "healthy" in told
+    reported = capsys.readouterr().out
+    assert "v1 is ready: v1_snapshot_" in reported
+    assert "restored" in reported and "noop" in reported and "always passed" in reported and "healthy" in reported
 
 
 @pytest.mark.slow
 def test_the_page_is_typed(tmp_path: Path) -> None:
-    """mypy --strict finds nothing in it, knows what each function returns, and finds a mistake."""
+    """mypy --strict finds no error in it, knows the types of results, and finds a mistake."""
     pytest.importorskip("mypy", reason="types are checked with the extra dev: pip install -e '.[dev]'")
     revealed = """
 reveal_type(prepare_release(settings))
@@ -157,7 +157,7 @@ roll_back(settings, wait="soon")
 
 
 def test_a_project_is_read_as_inv_reads_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """File, then overrides, then the environment; paths start at the folder, wherever one stands."""
+    """File, then overrides, then the environment; paths are relative to the folder."""
     monkeypatch.chdir("/")
     settings = load_project(folder, {"release": {"retention": 3, "app": {"name": "other"}}})
     assert (settings.project, settings.release.root) == (folder, folder / "pipeline")
@@ -168,8 +168,8 @@ def test_a_project_is_read_as_inv_reads_it(folder: Path, monkeypatch: pytest.Mon
     assert load_project(str(folder)).release.gates.keys() == {"always"}
 
 
-def test_a_project_may_be_written_as_json_or_python(tmp_path: Path) -> None:
-    """Whatever Invoke reads."""
+def test_a_project_may_use_json_or_python(tmp_path: Path) -> None:
+    """Every format of Invoke is read."""
     (tmp_path / "invoke.json").write_text('{"release": {"retention": 2}}')
     assert load_project(tmp_path).release.retention == 2
     (tmp_path / "invoke.json").unlink()
@@ -178,7 +178,7 @@ def test_a_project_may_be_written_as_json_or_python(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "text", "told"),
+    ("name", "text", "message"),
     [
         ("invoke.yaml", "release: {retention: none}", "invoke.yaml: release.retention: expected a whole number"),
         ("invoke.yaml", "release: [", "its configuration cannot be used: "),
@@ -187,28 +187,28 @@ def test_a_project_may_be_written_as_json_or_python(tmp_path: Path) -> None:
         ("invoke.yaml", "release: {notices: {p: {command: x, on: [failed]}}}", "True: unknown key"),
     ],
 )
-def test_a_project_that_cannot_be_used(tmp_path: Path, name: str, text: str, told: str) -> None:
-    """A sentence with the file, never another exception."""
+def test_a_project_that_cannot_be_loaded(tmp_path: Path, name: str, text: str, message: str) -> None:
+    """The message names the file, and no other exception is raised."""
     (tmp_path / name).write_text(text)
-    with pytest.raises(ConfigError, match=re.escape(told)):
+    with pytest.raises(ConfigError, match=re.escape(message)):
         load_project(tmp_path)
 
 
 def test_overrides_are_named_in_their_mistakes(folder: Path) -> None:
-    """Not the file, which is right."""
+    """The message does not blame the file."""
     with pytest.raises(ConfigError, match=r"^overrides: release\.retention: "):
         load_project(folder, {"release": {"retention": "many"}})
 
 
-def test_a_project_that_is_not_there(tmp_path: Path) -> None:
-    """A typing mistake is no project with nothing in it."""
+def test_a_missing_project_is_an_error(tmp_path: Path) -> None:
+    """A mistyped folder is not an empty project."""
     with pytest.raises(UsageError, match="is no folder"):
         load_project(tmp_path / "projct")
 
 
 @pytest.mark.slow
-def test_a_release_and_back(project: Project, folder: Path) -> None:
-    """The whole runbook, from a program."""
+def test_a_release_and_a_rollback(project: Project, folder: Path) -> None:
+    """The complete runbook in a program."""
     settings = load_project(folder)
     before = project.content()
     manifest = prepare_release(settings, release_id="v1")
@@ -228,34 +228,34 @@ def test_a_release_and_back(project: Project, folder: Path) -> None:
     assert manifest.snapshot is not None and manifest.snapshot.snapshot_id in status.proofs.by_snapshot
 
 
-def test_a_release_is_blocked_by_its_own_gates(project: Project, folder: Path) -> None:
-    """Without a preflight at hand the gates are run, and their verdict counts."""
+def test_a_release_runs_its_own_gates(project: Project, folder: Path) -> None:
+    """Without a given preflight the gates are run, and their verdict decides."""
     settings = load_project(folder, {"release": {"gates": {"always": {"command": None, "path": "not-there"}}}})
     manifest = prepare_release(settings)
     assert manifest.status == "blocked" and manifest.snapshot is None
     assert manifest.release_id.startswith("1.0-")
 
 
-def test_another_run_is_an_error_of_its_own(project: Project, folder: Path) -> None:
-    """Whoever calls can wait and try again."""
+def test_a_held_lock_is_its_own_error(project: Project, folder: Path) -> None:
+    """The caller can wait and retry."""
     settings = load_project(folder)
     with run_lock(settings.release.root, "somebody else"), pytest.raises(LockHeld, match="somebody else"):
         prepare_release(settings)
 
 
 @pytest.mark.slow
-def test_notices_are_sent_from_a_program_too(project: Project, folder: Path) -> None:
-    """Once, also where a stage is made of others; a stage that cannot be carried out is told as failed."""
-    told = {"pager": {"command": "cat >> told; echo >> told"}}
-    settings = load_project(folder, {"release": {"notices": told}})
+def test_notifications_are_sent_from_a_program_too(project: Project, folder: Path) -> None:
+    """Once, also for a stage that contains others; a stage that raises is notified as failed."""
+    reported = {"pager": {"command": "cat >> told; echo >> told"}}
+    settings = load_project(folder, {"release": {"notices": reported}})
     prepare_release(settings, release_id="v1")
     (settings.release.root / "rollback-journal.json").write_text("{}")
     with pytest.raises(StageFailed):
         prepare_release(settings, release_id="v2")
     with pytest.raises(StageFailed):
         recover(settings)
-    said = [json.loads(line) for line in (folder / "told").read_text().splitlines()]
-    assert [(each["occasion"], each["stage"]) for each in said] == [
+    printed = [json.loads(line) for line in (folder / "told").read_text().splitlines()]
+    assert [(each["occasion"], each["stage"]) for each in printed] == [
         ("prepared", "release.prepare"),
         ("failed", "release.prepare"),
         ("failed", "release.recover"),
@@ -263,8 +263,8 @@ def test_notices_are_sent_from_a_program_too(project: Project, folder: Path) -> 
 
 
 @pytest.mark.slow
-def test_no_handler_is_left_behind(project: Project, folder: Path) -> None:
-    """What a program does with its signals is its own affair, before, during and after."""
+def test_no_signal_handler_is_left(project: Project, folder: Path) -> None:
+    """The signal handlers of a program are the same before, during and after a stage."""
     settings = load_project(folder)
     heard: list[int] = []
     before = signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
@@ -281,7 +281,7 @@ def test_no_handler_is_left_behind(project: Project, folder: Path) -> None:
 
 @pytest.mark.slow
 def test_interruptible_ends_a_stage_in_order(project: Project, folder: Path) -> None:
-    """A gate that would take a minute is ended by SIGTERM, and no manifest was written."""
+    """SIGTERM ends a gate of a minute, and no manifest is written."""
     gates = {"always": {"command": "touch begun; sleep 60"}}
     settings = load_project(folder, {"release": {"gates": gates}})
 

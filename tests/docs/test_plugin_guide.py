@@ -1,4 +1,4 @@
-"""The guide for authors of plugins: its files are those of the package that tests build, and following it works."""
+"""The guide for authors of plugins: its files are those of the tested package, and its commands work."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ FILES = dict(re.findall(r"^`([\w./]+)`\n\n```\w+\n(.*?)^```$", GUIDE, re.MULTILI
 
 
 @pytest.mark.smoke
-def test_guide_shows_the_package_that_tests_build() -> None:
-    """All of it, and as it is; ``inv dev.docs`` brings it up to date."""
+def test_the_guide_shows_the_tested_package() -> None:
+    """The files are complete and unchanged; ``inv dev.docs`` updates them."""
     sources = {str(path.relative_to(PACKAGE)) for kind in ("*.toml", "*.py") for path in PACKAGE.rglob(kind)}
     assert {name for name in FILES if name != "invoke.yaml"} == sources
     for name in sources:
         assert FILES[name] == (PACKAGE / name).read_text(), name
 
 
-def test_what_authors_import_is_what_the_guide_names() -> None:
-    """The public face is small, and each name of it is explained."""
+def test_the_guide_explains_every_public_name() -> None:
+    """The public interface is small."""
     assert plugins.__all__ == [
         "AssetContext", "AssetKind", "Gate", "GateContext", "PluginError", "Verdict", "gate_context",
     ]  # fmt: skip
@@ -40,14 +40,14 @@ def test_what_authors_import_is_what_the_guide_names() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_following_the_guide_ends_in_a_release(tmp_path: Path) -> None:
-    """Its files in an empty folder: the package's own tests pass, it installs, and the commands of the page do."""
+    """With its files in an empty folder, the tests of the package pass, it installs, and the commands work."""
     project, target = tmp_path / "jsonl-queue", tmp_path / "site"
     for name, text in FILES.items():
         (project / name).parent.mkdir(parents=True, exist_ok=True)
         (project / name).write_text(text)
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("INVOKE_", "PYTHON", "PYTEST"))}
+    stored = {key: value for key, value in os.environ.items() if not key.startswith(("INVOKE_", "PYTHON", "PYTEST"))}
     path = os.pathsep.join(map(str, [target, Path(release_tasks.__file__).parents[1]]))
-    variables = {**kept, "HOME": str(tmp_path), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    variables = {**stored, "HOME": str(tmp_path), "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
 
     def run(*words: str) -> str:
         command = [sys.executable, "-m", *words]

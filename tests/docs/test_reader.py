@@ -1,4 +1,4 @@
-"""The reader of the pages finds what is wrong with a page: it is what holds all of them."""
+"""The reader of the pages finds errors on a page."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.documented.example_project import ExampleProject
 from tests.support.documented.pages import Block, Command, commands_of, parts_of, program_names
 from tests.support.documented.reader import Reader, pattern_of
-from tests.support.documented.worlds import World
 
 
 def page(folder: Path, text: str) -> list[Block | Command]:
@@ -17,22 +17,23 @@ def page(folder: Path, text: str) -> list[Block | Command]:
     return parts_of(str(folder / "page.md"))
 
 
-def test_blocks_and_spans_come_in_order_with_their_lines(tmp_path: Path) -> None:
-    """Tables, lines that are broken in a span, fences inside lists; what is no command is left alone."""
+def test_blocks_and_spans_are_in_order_with_their_lines(tmp_path: Path) -> None:
+    """Tables, spans over two lines, fences inside lists; text that is not a command is ignored."""
     text = "# Top\n\nType `inv one\ntwo` or `ls`.\n\n1. a\n\n    ```sh\n    inv three\n    ```\n\n| `inv a\\|b` |\n"
     found = [(type(part).__name__, part.line, part.text) for part in page(tmp_path, text)]
     assert found == [("Command", 3, "inv one two"), ("Block", 9, "inv three\n"), ("Command", 12, "inv a|b")]
 
 
-def test_an_output_answers_the_block_right_before_it_only(tmp_path: Path) -> None:
-    """A sentence between them, or a heading, and it stands alone."""
+def test_an_output_belongs_to_the_block_right_before_it(tmp_path: Path) -> None:
+    """With a sentence or a heading between them it belongs to no command."""
     fence = "```sh\ntrue\n```\n\n{}```text\nout\n```\n"
     between = ["", "And so:\n\n", "## Next\n\n"]
-    assert [page(tmp_path, fence.format(text))[1].answers for text in between] == [True, False, False]
+    outputs = [page(tmp_path, fence.format(text))[1] for text in between]
+    assert [isinstance(block, Block) and block.answers for block in outputs] == [True, False, False]
 
 
 def test_a_block_is_read_as_a_shell_reads_it(tmp_path: Path) -> None:
-    """Here-documents, strings over lines and lines that go on are one command; comments are none."""
+    """Here-documents, strings over lines and continued lines are one command; comments are none."""
     script = "# first\ncat > x <<'EOF'\nrm -rf it\nEOF\npython3 -c \"\nprint(1)\n\" a\nls \\\n  -l  # all\n"
     (block,) = page(tmp_path, f"```sh\n{script}```\n")
     assert isinstance(block, Block)
@@ -54,8 +55,8 @@ def test_a_block_is_read_as_a_shell_reads_it(tmp_path: Path) -> None:
         ("X=$(mktemp -d)", {"mktemp"}),
     ],
 )
-def test_programs_of_a_line_are_known_before_it_is_typed(command: str, names: set[str]) -> None:
-    """What stands in quotes and here-documents is no program, what a substitution starts is one."""
+def test_the_programs_of_a_line_are_known_before_it_is_typed(command: str, names: set[str]) -> None:
+    """Text in quotes and here-documents is not a program, the program of a substitution is."""
     assert program_names(command) == names
 
 
@@ -71,14 +72,14 @@ def test_programs_of_a_line_are_known_before_it_is_typed(command: str, names: se
         ("3 looks, 0 bad", "3 looks, 0 worse", False),
     ],
 )
-def test_an_output_may_differ_in_numbers_and_names_and_in_nothing_else(shown: str, real: str, agrees: bool) -> None:
-    """Words are words."""
+def test_an_output_may_differ_in_numbers_and_ids_only(shown: str, real: str, agrees: bool) -> None:
+    """Words must be equal."""
     assert bool(re.search(pattern_of(shown), f"> before\n{real}\nafter", re.DOTALL)) is agrees
 
 
 @pytest.mark.slow
-def test_what_is_wrong_on_a_page_is_told_with_its_line(tmp_path: Path) -> None:
-    """An unknown program is not typed at all; a wrong exit code, a wrong output and a stray one are named."""
+def test_errors_on_a_page_are_reported_with_their_line(tmp_path: Path) -> None:
+    """An unknown program is not typed; a wrong exit code, a wrong output and an unexpected one are named."""
     text = (
         "# A page\n\n```sh\nshutdown -h now\ncat nonesuch\necho yes\n```\n\n```text\nno\n```\n\n"
         "Then:\n\n```text\nno command printed this\n```\n"
@@ -86,7 +87,7 @@ def test_what_is_wrong_on_a_page_is_told_with_its_line(tmp_path: Path) -> None:
     template = tmp_path / "template"
     template.mkdir()
     reader = Reader(template, tmp_path)
-    reader.world = World(tmp_path / "world")
+    reader.example = ExampleProject(tmp_path / "example")
     reader.heading = "A page"
     try:
         reader.follow(page(tmp_path, text))

@@ -1,4 +1,4 @@
-"""docs/tasks/ has every task, says of each what its code says, and what it prints."""
+"""docs/tasks/ documents every task, its exit codes and its output."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import pytest
 
 from release_tasks import ns
 from release_tasks.tasks.reference import described_tasks, refreshed
+from tests.support.documented.example_project import ExampleProject, make_template
 from tests.support.documented.pages import REPOSITORY
 from tests.support.documented.states import running
 from tests.support.documented.table import filled
-from tests.support.documented.worlds import World, make_template
 
 PAGES = sorted((REPOSITORY / "docs" / "tasks").glob("*.md"))
 PROMISES = ("Exit codes", "As JSON", "See also")
-# A line that gives each task something to do; without one the task's name is the line.
+# A command line for each task that needs one; the default is the task's name.
 LINES = {
     "gate.run": "gate.run gui",
     "gateway.break": "gateway.break mcp",
@@ -33,7 +33,7 @@ LINES = {
 
 
 def sections() -> dict[str, str]:
-    """What the pages say of each task."""
+    """Return the section of each task."""
     found = {}
     for page in PAGES:
         for part in re.split(r"(?m)^## ", page.read_text())[1:]:
@@ -43,23 +43,23 @@ def sections() -> dict[str, str]:
 
 
 @pytest.mark.smoke
-def test_what_comes_from_the_code_is_current() -> None:
-    """Sentence, usage and flags are what ``inv dev.docs`` writes today."""
+def test_generated_parts_are_current() -> None:
+    """Description, usage and flags are what ``inv dev.docs`` writes today."""
     for page in PAGES:
         assert page.read_text() == refreshed(page.read_text(), ns), f"{page.name} is stale: inv dev.docs"
 
 
 @pytest.mark.smoke
 def test_every_task_is_described_once() -> None:
-    """Whoever adds a task is told to describe it, below a heading that is its name."""
+    """A new task needs a section below a heading with its name."""
     described = [name for page in PAGES for name in described_tasks(page.read_text())]
     assert sorted(described) == sorted(ns.task_names)
     assert {name for name, text in sections().items() if "from the code: inv dev.docs" in text} == set(ns.task_names)
 
 
 @pytest.mark.parametrize("name", sorted(ns.task_names))
-def test_a_task_says_how_it_ends_what_it_prints_and_where_to_go_on(name: str) -> None:
-    """Exit codes, the keys of its document, an example that is typed, and a way on."""
+def test_a_task_has_exit_codes_keys_and_an_example(name: str) -> None:
+    """Exit codes, the keys of its document, an example command, and a next command."""
     text = sections()[name]
     for promise in PROMISES:
         assert f"- **{promise}:** " in text, (name, promise)
@@ -68,31 +68,31 @@ def test_a_task_says_how_it_ends_what_it_prints_and_where_to_go_on(name: str) ->
 
 
 def documented_keys(name: str) -> set[str]:
-    """The keys that a task's section gives its document, without what stands in brackets after them."""
-    told = re.search(r"- \*\*As JSON:\*\* (.*?)\.\n(?:- |\n)", sections()[name], re.DOTALL)
-    assert told, name
-    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", told[1].partition(";")[0])
+    """Return the keys that a task's section lists, without the parts in brackets after them."""
+    reported = re.search(r"- \*\*As JSON:\*\* (.*?)\.\n(?:- |\n)", sections()[name], re.DOTALL)
+    assert reported, name
+    text = re.sub(r"\[([^]]*)\]\([^)]*\)", r"\1", reported[1].partition(";")[0])
     return set(re.findall(r"`([A-Za-z]+)`", re.sub(r"\([^()]*\)", "", text)))
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    """A project with two releases, whose gateway runs."""
+def example(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ExampleProject]:
+    """Return a project with two releases and a running gateway."""
     folder: Path = tmp_path_factory.mktemp("tasks")
-    with contextlib.closing(World(folder / "world", make_template(folder / "template"))) as made:
+    with contextlib.closing(ExampleProject(folder / "example", make_template(folder / "template"))) as made:
         running(made)
         yield made
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_documents_have_the_keys_that_the_pages_name(world: World) -> None:
-    """Each task's ``--json`` has exactly the documented keys: a script may rely on them."""
+def test_documents_have_the_documented_keys(example: ExampleProject) -> None:
+    """The ``--json`` of each task has exactly these keys: scripts may rely on them."""
     last = ("gateway.stop",)
     wrong: dict[str, tuple[set[str], set[str]]] = {}
     for name in [*(name for name in sorted(ns.task_names) if name not in last), *last]:
-        answer = world.run(filled(world, f"inv {LINES.get(name, name)} --json 2>/dev/null"))
-        keys, told = set(json.loads(answer.output)), documented_keys(name)
-        if keys != told:
-            wrong[name] = (keys - told, told - keys)
+        answer = example.run(filled(example, f"inv {LINES.get(name, name)} --json 2>/dev/null"))
+        keys, reported = set(json.loads(answer.output)), documented_keys(name)
+        if keys != reported:
+            wrong[name] = (keys - reported, reported - keys)
     assert not wrong, "beside the documented keys, and documented without being there"

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import subprocess
-from typing import Any
 
 import pytest
+
+from tests.support.invoke_project import InvokeProject
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def signing(scratch: Any) -> Any:
-    """A project that signs with a key of its own."""
+def signing(scratch: InvokeProject) -> InvokeProject:
+    """Return a project that signs with its own key."""
     subprocess.run("openssl genpkey -algorithm ed25519 -out release.key".split(), cwd=scratch.root, check=True)
     scratch.variables["RELEASE_KEY"] = "release.key"
     scratch.configuration["release"]["attestation"] = {"key_env": "RELEASE_KEY"}
@@ -20,8 +21,8 @@ def signing(scratch: Any) -> Any:
 
 
 @pytest.mark.parametrize("value", [None, "nonesuch.key", "state.txt"])
-def test_a_key_that_cannot_be_used_is_refused_before_any_gate(signing: Any, value: str | None) -> None:
-    """Exit 2, one sentence, nothing written."""
+def test_an_unusable_key_is_refused_before_any_gate(signing: InvokeProject, value: str | None) -> None:
+    """Exit 2, one message, and nothing is written."""
     del signing.variables["RELEASE_KEY"]
     if value is not None:
         signing.variables["RELEASE_KEY"] = value
@@ -31,8 +32,8 @@ def test_a_key_that_cannot_be_used_is_refused_before_any_gate(signing: Any, valu
     assert (signing.gate_runs(), (signing.root / "pipeline" / "manifests").exists()) == (0, False)
 
 
-def test_verify_tells_what_was_signed_and_what_was_altered_since(signing: Any) -> None:
-    """Exit 0 and the key, then exit 1 and the file with both digests."""
+def test_verify_reports_the_signer_and_later_changes(signing: InvokeProject) -> None:
+    """Exit 0 and the key; after a change exit 1 and the file with both digests."""
     manifest = signing.document("release.prepare", "--release-id", "v1")
     key_id = manifest["attestation"]["keyId"]
     found = signing.document("release.verify")
@@ -46,12 +47,12 @@ def test_verify_tells_what_was_signed_and_what_was_altered_since(signing: Any) -
     found = signing.document("release.verify", code=1)
     (finding,) = found["attestations"][0]["findings"]
     assert (found["status"], finding["file"]) == ("damaged", "manifests/v1.json")
-    told = signing.run("release.verify").stdout
-    assert f"attested {finding['attested']}" in told and f"found {finding['found']}" in told
+    reported = signing.run("release.verify").stdout
+    assert f"attested {finding['attested']}" in reported and f"found {finding['found']}" in reported
 
 
-def test_a_blocked_attempt_is_signed_and_may_be_prepared_again(signing: Any) -> None:
-    """Each attempt keeps its own statement."""
+def test_a_blocked_attempt_is_signed_and_can_be_prepared_again(signing: InvokeProject) -> None:
+    """Each attempt has its own statement."""
     signing.configuration["release"]["gates"]["bad"] = {"command": "false"}
     assert signing.document("release.prepare", "--release-id", "v1", code=1)["attestation"]["keyId"]
     del signing.configuration["release"]["gates"]["bad"]

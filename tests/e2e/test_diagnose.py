@@ -1,16 +1,16 @@
-"""``release.diagnose``, ``status`` and ``diff`` from the shell: what they say, in words and as documents."""
+"""``release.diagnose``, ``status`` and ``diff`` at the command line, as text and as documents."""
 
 from __future__ import annotations
 
-from typing import Any
-
 import pytest
+
+from tests.support.invoke_project import InvokeProject
 
 pytestmark = pytest.mark.slow
 
 
-def test_an_operator_is_told_what_to_type_until_all_is_well(scratch: Any) -> None:
-    """Nothing prepared, prepared, rehearsed, health gone, rolled back."""
+def test_diagnose_names_the_next_command_until_the_service_is_healthy(scratch: InvokeProject) -> None:
+    """No release, prepared, rehearsed, unhealthy, rolled back."""
     first = scratch.document("release.diagnose")
     assert (first["status"], first["verdict"], first["next"]) == ("healthy", None, [])
     assert [finding["key"] for finding in first["findings"]] == ["no-release", "nobody-asked"]
@@ -26,15 +26,15 @@ def test_an_operator_is_told_what_to_type_until_all_is_well(scratch: Any) -> Non
     url = "http://127.0.0.1:9/health"
     unwell = scratch.document("release.diagnose", "--health-url", url, code=1)
     assert (unwell["verdict"], unwell["next"]) == ("unhealthy", ["inv release.rollback --plan", "inv release.rollback"])
-    told = scratch.run("release.diagnose", "--health-url", url)
-    assert told.returncode == 1
-    assert "type: inv release.rollback --plan" in told.stdout and "Deploy the old code" in told.stdout
+    reported = scratch.run("release.diagnose", "--health-url", url)
+    assert reported.returncode == 1
+    assert "type: inv release.rollback --plan" in reported.stdout and "Deploy the old code" in reported.stdout
     assert scratch.run("release.diagnose", "--health-url", "ftp://x").returncode == 2
     assert scratch.document("release.status")["current"]["releaseId"] == "v1"
 
 
-def test_two_releases_are_compared(scratch: Any) -> None:
-    """By their ids; an unknown one is a usage error that names those that there are."""
+def test_two_releases_are_compared(scratch: InvokeProject) -> None:
+    """An unknown id is a usage error that lists the known ones."""
     scratch.document("release.prepare", "--release-id", "v1")
     (scratch.root / "state.txt").write_text("two")
     scratch.document("release.prepare", "--release-id", "v2")
@@ -48,8 +48,8 @@ def test_two_releases_are_compared(scratch: Any) -> None:
 
 
 @pytest.mark.slow
-def test_nothing_is_judged_or_recovered_where_it_cannot_be(scratch: Any) -> None:
-    """A watch while a rollback waits to be finished; a start gate in a folder without a configuration."""
+def test_watch_and_recover_refuse_where_they_cannot_work(scratch: InvokeProject) -> None:
+    """A watch during an interrupted rollback; a start gate in a folder without a configuration."""
     scratch.configuration["release"]["health"]["url"] = "http://127.0.0.1:9/health"
     scratch.configuration["release"]["gates"] = {"count": {"command": "true"}}
     scratch.document("release.prepare", "--release-id", "v1")
@@ -62,8 +62,8 @@ def test_nothing_is_judged_or_recovered_where_it_cannot_be(scratch: Any) -> None
 
 
 @pytest.mark.slow
-def test_what_does_not_exist_cannot_be_broken(scratch: Any) -> None:
-    """Neither a fault that is none nor a gateway that is not there."""
+def test_break_refuses_an_unknown_fault_and_a_missing_gateway(scratch: InvokeProject) -> None:
+    """Both are usage errors."""
     assert "use mcp, queue, identity" in scratch.document("gateway.break", "everything", code=2)["message"]
     assert "inv gateway.start" in scratch.document("gateway.break", "mcp", code=1)["message"]
     assert scratch.run("--dry", "gateway.break", "mcp").stdout.startswith("Would break mcp of the gateway in ")

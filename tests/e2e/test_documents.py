@@ -1,4 +1,4 @@
-"""``--json``: exactly one document on stdout, whatever happens; ``--dry``: nothing anywhere."""
+"""``--json`` prints exactly one document on stdout; ``--dry`` changes nothing."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 from xml.etree import ElementTree
 
 import pytest
+
+from tests.support.invoke_project import InvokeProject
 
 
 @pytest.mark.slow
@@ -32,15 +34,15 @@ import pytest
         ("release.status --json release.audit --json", 2),
     ],
 )
-def test_stdout_is_exactly_one_document(scratch, line, code):
-    """Also when gates print, also on failure, also for a chain."""
+def test_stdout_is_exactly_one_document(scratch: InvokeProject, line: str, code: int) -> None:
+    """This holds when gates print, on failure, and for a chain."""
     done = scratch.run(*line.split())
     assert done.returncode == code, done
     assert isinstance(json.loads(done.stdout), dict)
 
 
-def test_failed_gates_are_in_the_document_of_a_blocked_release(scratch):
-    """A blocked release is a document too, with the gate's output tail in it."""
+def test_the_document_of_a_blocked_release_has_its_failed_gates(scratch: InvokeProject) -> None:
+    """It includes the last lines of the gate's output."""
     scratch.configuration["release"]["gates"]["bad"] = {"command": "echo some reason; exit 3", "subsystem": "engine"}
     manifest = scratch.document("release.prepare", code=1)
     check = next(check for check in manifest["preflight"]["checks"] if check["id"] == "bad")
@@ -51,8 +53,8 @@ def test_failed_gates_are_in_the_document_of_a_blocked_release(scratch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("executor", ["release_tasks.executor.StageExecutor", "invoke.executor.Executor"])
-def test_prepare_writes_the_gates_as_junit(scratch, executor):
-    """Also of a blocked release, and whatever executor runs it."""
+def test_prepare_writes_the_gates_as_junit(scratch: InvokeProject, executor: str) -> None:
+    """This holds for a blocked release and under both executors."""
     scratch.configuration["tasks"]["executor_class"] = executor
     scratch.configuration["release"]["gates"]["bad"] = {"command": "exit 3"}
     assert scratch.run("release.prepare", "--junit", "reports/gates.xml").returncode == 1
@@ -63,8 +65,8 @@ def test_prepare_writes_the_gates_as_junit(scratch, executor):
     ]
 
 
-def test_both_verdicts_are_readable_without_json(scratch):
-    """A person sees gates, verdict and the way back; plain text in a pipe."""
+def test_both_verdicts_are_readable_without_json(scratch: InvokeProject) -> None:
+    """The text has gates, verdict and the rollback command, without escapes in a pipe."""
     scratch.configuration["release"]["gates"]["bad"] = {"command": "echo some reason; exit 3", "advisory": True}
     done = scratch.run("release.prepare", "--release-id", "v1")
     assert done.returncode == 0
@@ -92,8 +94,8 @@ DRY = [
 
 
 @pytest.mark.slow
-def test_dry_changes_nothing_anywhere(scratch):
-    """Not a byte, not a mode, not a name; with a release there, and with state that a rollback would change."""
+def test_dry_changes_nothing(scratch: InvokeProject) -> None:
+    """No byte, mode or name changes, with a release and with a state that a rollback would change."""
     assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
     (scratch.root / "state.txt").write_text("two")
     before = scratch.tree()
@@ -103,8 +105,8 @@ def test_dry_changes_nothing_anywhere(scratch):
         assert scratch.tree() == before, line
 
 
-def test_plan_says_what_would_change_and_changes_nothing(scratch):
-    """--plan is exact, and leaves no trace, not even in the audit log."""
+def test_plan_lists_the_changes_and_makes_none(scratch: InvokeProject) -> None:
+    """--plan is exact and leaves no trace, not even in the audit log."""
     assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
     (scratch.root / "state.txt").write_text("two")
     before = scratch.tree()
@@ -114,8 +116,8 @@ def test_plan_says_what_would_change_and_changes_nothing(scratch):
 
 
 @pytest.mark.slow
-def test_unknown_gates_and_collections_do_not_pass_in_silence(scratch):
-    """No gates configured is a mistake, not a pass."""
+def test_unknown_gates_and_missing_gates_are_errors(scratch: InvokeProject) -> None:
+    """A project without gates is a mistake and does not pass."""
     scratch.configuration["release"]["gates"] = {}
     assert scratch.run("release.preflight").returncode == 2
     scratch.configuration["release"]["assets"] = {}

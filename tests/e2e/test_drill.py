@@ -1,4 +1,4 @@
-"""``inv release.drill`` as it is typed: exit codes, documents, signals, kills, and services that are started."""
+"""``inv release.drill`` at the command line: exit codes, documents, signals, kills, and started services."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ import pytest
 
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.store import MessageStore
+from tests.support.invoke_project import InvokeProject
 
 pytestmark = pytest.mark.slow
 
@@ -57,22 +58,22 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def left(scratch: Any) -> list[str]:
+def left(scratch: InvokeProject) -> list[str]:
     drills = scratch.root / "pipeline" / "drills"
     return os.listdir(drills) if drills.exists() else []
 
 
 @pytest.fixture
-def prepared(scratch: Any) -> Any:
-    """A project with one release, whose state has changed since."""
+def prepared(scratch: InvokeProject) -> Any:
+    """Return a project with one release whose state has changed since."""
     assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
     (scratch.root / "state.txt").write_text("two")
     return scratch
 
 
 @pytest.fixture
-def serving(prepared: Any, tmp_path: Path) -> Callable[[str], Path]:
-    """Return a function that configures the stubborn service above; it returns the file that the service writes."""
+def serving(prepared: InvokeProject, tmp_path: Path) -> Callable[[str], Path]:
+    """Return a function that configures the service above and returns the file that the service writes."""
 
     def configure(mode: str) -> Path:
         script, note = tmp_path / "service.py", tmp_path / "note"
@@ -90,8 +91,8 @@ def note_of(path: Path) -> tuple[list[int], Path]:
     return [service, child], Path(root)
 
 
-def test_drill_by_hand_and_as_a_document(versioned: Any) -> None:
-    """0 and a table, 1 and a sentence, 2 for an id that nobody has; status shows what is proved."""
+def test_drill_as_text_and_as_a_document(versioned: InvokeProject) -> None:
+    """0 and a table, 1 and a message, 2 for an unknown id; status shows which snapshots are restore-tested."""
     prepared = versioned
     assert prepared.run("release.prepare", "--release-id", "v1").returncode == 0
     (prepared.root / "state.txt").write_text("two")
@@ -117,8 +118,8 @@ def test_drill_by_hand_and_as_a_document(versioned: Any) -> None:
     assert "FAILED" in prepared.run("release.status").stdout.split("PROVED")[1]
 
 
-def test_dry_says_what_it_would_do_and_does_nothing(prepared: Any) -> None:
-    """No folder, no log."""
+def test_dry_shows_the_steps_and_changes_nothing(prepared: InvokeProject) -> None:
+    """No folder and no log is created."""
     before = prepared.tree()
     done = prepared.run("--dry", "release.drill")
     assert (done.returncode, "Would restore v1_snapshot_" in done.stdout) == (0, True)
@@ -126,8 +127,8 @@ def test_dry_says_what_it_would_do_and_does_nothing(prepared: Any) -> None:
     assert prepared.tree() == before
 
 
-def test_flags_that_make_no_sense(prepared: Any) -> None:
-    """Exit 2, and a sentence that says what to configure."""
+def test_useless_flags_are_refused(prepared: InvokeProject) -> None:
+    """Exit 2, and the message names the key to configure."""
     done = prepared.run("release.drill", "--boot")
     assert (done.returncode, "release.drill.command" in done.stderr) == (2, True)
     done = prepared.run("release.drill", "--scratch", "nowhere")
@@ -137,8 +138,8 @@ def test_flags_that_make_no_sense(prepared: Any) -> None:
     assert (done.returncode, "release.drill" in done.stderr, "{port}" in done.stderr) == (2, True, True)
 
 
-def test_boot_of_a_stubborn_service(prepared: Any, serving: Callable[[str], Path]) -> None:
-    """Healthy; it and its child ignore SIGTERM and are killed after ten seconds."""
+def test_boot_of_a_service_that_ignores_sigterm(prepared: InvokeProject, serving: Callable[[str], Path]) -> None:
+    """It is healthy; it and its child are killed after ten seconds."""
     note = serving("well")
     document = prepared.document("release.drill", "--boot")
     assert (document["status"], document["boot"]["passed"]) == ("passed", True)
@@ -151,10 +152,10 @@ def test_boot_of_a_stubborn_service(prepared: Any, serving: Callable[[str], Path
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_during_a_boot_leaves_nothing(
-    prepared: Any, serving: Callable[[str], Path], number: signal.Signals, code: int
+def test_a_signal_during_a_boot_leaves_nothing(
+    prepared: InvokeProject, serving: Callable[[str], Path], number: signal.Signals, code: int
 ) -> None:
-    """The service never answers and ignores SIGTERM: out within some seconds, no process, no folder, no event."""
+    """The service never answers and ignores SIGTERM: the command ends within seconds and leaves nothing."""
     note = serving("silent")
     process = prepared.start("release.drill", "--boot")
     pids, root = note_of(note)
@@ -168,8 +169,8 @@ def test_signal_during_a_boot_leaves_nothing(
     assert not (prepared.root / "pipeline" / "drill-audit.log").exists()
 
 
-def test_the_next_drill_clears_up_after_a_kill(prepared: Any, serving: Callable[[str], Path]) -> None:
-    """kill -9 in mid-boot: folder and service stay behind until a drill begins, which then passes."""
+def test_the_next_drill_cleans_up_after_a_kill(prepared: InvokeProject, serving: Callable[[str], Path]) -> None:
+    """After kill -9 during the boot, folder and service stay until the next drill, which then passes."""
     note = serving("silent")
     process = prepared.start("release.drill", "--boot")
     pids, root = note_of(note)
@@ -183,8 +184,8 @@ def test_the_next_drill_clears_up_after_a_kill(prepared: Any, serving: Callable[
 
 
 @pytest.mark.parametrize("step", ["copy", *(pytest.param(s, marks=pytest.mark.slow) for s in SLOW_STEPS)])
-def test_a_kill_at_any_step_is_cleared_up(prepared: Any, step: str) -> None:
-    """kill -9 in mid-drill: nothing live is touched, no run is barred, and the next drill passes and clears up."""
+def test_a_kill_at_any_step_is_cleaned_up(prepared: InvokeProject, step: str) -> None:
+    """After kill -9 live state is untouched, no run is blocked, and the next drill passes and cleans up."""
     prepared.write()
     before = {path: state for path, state in prepared.tree().items() if not path.startswith("pipeline/drills")}
     process = prepared.start("release.drill")
@@ -193,15 +194,15 @@ def test_a_kill_at_any_step_is_cleared_up(prepared: Any, step: str) -> None:
     process.kill()
     process.communicate(timeout=9)
     after = {path: state for path, state in prepared.tree().items() if not path.startswith("pipeline/drills")}
-    after.pop("pipeline/drill-audit.log", None)  # it may have come to its end first
+    after.pop("pipeline/drill-audit.log", None)  # the drill may have ended before the kill
     assert after == before
     assert prepared.document("release.recover")["status"] == "clean"
     assert prepared.document("release.drill")["status"] == "passed"
     assert left(prepared) == []
 
 
-def test_inv_inside_a_drill_refuses_the_live_project(prepared: Any) -> None:
-    """The scratch folder lies below the live project, where ``inv`` would find the live tasks.py."""
+def test_inv_inside_a_drill_refuses_the_live_project(prepared: InvokeProject) -> None:
+    """The scratch folder is below the live project, where ``inv`` would find the live tasks.py."""
     command = f"{sys.executable} -m invoke release.rollback"
     prepared.configuration["release"]["drill"] = {"command": command, "timeout": "30s"}
     document = prepared.document("release.drill", "--boot", code=1)
@@ -211,7 +212,7 @@ def test_inv_inside_a_drill_refuses_the_live_project(prepared: Any) -> None:
 
 
 class Sink:
-    """Where a gateway delivers to; counts what comes."""
+    """The target of a gateway's deliveries; it counts the requests."""
 
     def __init__(self) -> None:
         self.bodies: list[bytes] = []
@@ -240,8 +241,8 @@ def sink() -> Iterator[Sink]:
 
 
 @pytest.fixture
-def gateway(scratch: Any, sink: Sink) -> GatewayPaths:
-    """A gateway's home with three queued messages and a delivery URL, released as v1."""
+def gateway(scratch: InvokeProject, sink: Sink) -> GatewayPaths:
+    """Return a gateway's folder with three queued messages and a delivery URL, released as v1."""
     home = GatewayPaths(scratch.root / "gw")
     home.lay_out()
     settings = json.loads(home.settings.read_text())
@@ -261,8 +262,8 @@ def gateway(scratch: Any, sink: Sink) -> GatewayPaths:
     return home
 
 
-def started_for_drills() -> set[str]:
-    """The command lines of all processes that belong to a drill's service."""
+def drill_processes() -> set[str]:
+    """Return the command lines of all processes of a drill's service."""
     found = set()
     for folder in Path("/proc").iterdir():
         if folder.name.isdigit():
@@ -272,14 +273,14 @@ def started_for_drills() -> set[str]:
     return found
 
 
-def test_a_booted_gateway_delivers_nothing(scratch: Any, gateway: GatewayPaths, sink: Sink) -> None:
-    """Messages were queued when the snapshot was taken: healthy on them, and not one goes out, by no way."""
+def test_a_booted_gateway_delivers_nothing(scratch: InvokeProject, gateway: GatewayPaths, sink: Sink) -> None:
+    """The snapshot has queued messages: the gateway is healthy, and delivers none of them in any way."""
     scratch.variables["TELEGRAM_BOT_TOKEN"] = "secret"
     files = sorted(gateway.root.rglob("*"))
     process = scratch.start("release.drill", "--boot", "--json")
     seen: set[str] = set()
-    while process.poll() is None:  # a worker would take longer to start than this takes to look
-        seen |= started_for_drills()
+    while process.poll() is None:  # a worker takes longer to start than one pass of this loop
+        seen |= drill_processes()
     out, _ = process.communicate()
     document = json.loads(out)
     assert (process.returncode, document["status"], document["boot"]["passed"]) == (0, "passed", True)
@@ -295,8 +296,8 @@ def test_a_booted_gateway_delivers_nothing(scratch: Any, gateway: GatewayPaths, 
         assert live.execute("SELECT DISTINCT state FROM deliveries").fetchall() == [("queued",)]
 
 
-def test_a_gateway_that_is_no_rehearsal_does_deliver(gateway: GatewayPaths, sink: Sink) -> None:
-    """The test above would see it."""
+def test_a_gateway_without_rehearsal_delivers(gateway: GatewayPaths, sink: Sink) -> None:
+    """The test above would notice a delivery."""
     from release_tasks.gateway import process
 
     process.start(gateway, port=0)

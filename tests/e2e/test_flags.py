@@ -1,42 +1,46 @@
-"""What is typed on the command line reaches what it is meant for, or ends with 2 and one sentence."""
+"""Each flag reaches the stage it is meant for, or the command ends with 2 and one message."""
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
+from tests.support.health import Health
+from tests.support.invoke_project import InvokeProject
 
-def snapshots(scratch) -> list[str]:
+
+def snapshots(scratch: InvokeProject) -> list[str]:
     folder = scratch.root / "pipeline" / "snapshots"
     return sorted(path.name for path in folder.iterdir()) if folder.exists() else []
 
 
 @pytest.fixture
-def asking(versioned):
-    """A project with a health gate whose configured endpoint does not exist."""
+def asking(versioned: InvokeProject) -> InvokeProject:
+    """Return a project with a health gate whose configured endpoint does not exist."""
     versioned.configuration["release"]["health"]["url"] = "http://127.0.0.1:9/health"
     versioned.configuration["release"]["gates"]["api-health"] = {"http": "health"}
     return versioned
 
 
-def test_health_url_typed_on_prepare_is_probed_by_its_preflight(asking, health):
-    """--health-url reaches the pre-task, and the manifest says which URL was asked."""
+def test_health_url_on_prepare_reaches_its_preflight(asking: InvokeProject, health: Health) -> None:
+    """--health-url reaches the pre-task, and the manifest has the requested URL."""
     manifest = asking.document("release.prepare", "--health-url", health.url)
     asked = next(check for check in manifest["preflight"]["checks"] if check["id"] == "api-health")
     assert (manifest["status"], asked["diagnostics"]["url"]) == ("ready", health.url)
     assert health.requests > 0
 
 
-def test_chain_runs_the_gates_once_with_the_typed_url(asking, health):
-    """``release.preflight release.prepare --health-url URL`` is one run of the gates."""
+def test_a_chain_runs_the_gates_once_with_the_given_url(asking: InvokeProject, health: Health) -> None:
+    """``release.preflight release.prepare --health-url URL`` runs the gates once."""
     manifest = asking.document("release.preflight", "release.prepare", "--health-url", health.url)
     assert manifest["status"] == "ready"
     assert asking.gate_runs() == 1
 
 
-def test_two_different_urls_end_with_2_before_anything_runs(asking, health):
-    """Contradicting flags are a mistake, not a choice."""
+def test_two_different_urls_end_with_2_before_any_gate(asking: InvokeProject, health: Health) -> None:
+    """Contradicting flags are an error."""
     done = asking.run("release.preflight", "--health-url", health.url, "release.prepare", "--health-url", "http://x/")
     assert done.returncode == 2
     assert len(done.stderr.strip().splitlines()) == 1
@@ -44,8 +48,8 @@ def test_two_different_urls_end_with_2_before_anything_runs(asking, health):
 
 
 @pytest.mark.slow
-def test_stock_executor_never_acts_on_gates_that_ran_with_other_arguments(asking, health):
-    """Without the executor line prepare refuses, says the line, and publishes nothing."""
+def test_the_stock_executor_refuses_gates_run_with_other_arguments(asking: InvokeProject, health: Health) -> None:
+    """Without the executor line prepare refuses, shows the line, and publishes nothing."""
     del asking.configuration["tasks"]
     done = asking.run("release.prepare", "--health-url", health.url)
     assert done.returncode == 2
@@ -54,14 +58,14 @@ def test_stock_executor_never_acts_on_gates_that_ran_with_other_arguments(asking
     assert not (asking.root / "pipeline" / "manifests").exists()
 
 
-def test_stock_executor_prepares_when_nothing_was_typed(versioned):
-    """The suite works without the executor line as long as no flag has to travel."""
+def test_the_stock_executor_prepares_without_flags(versioned: InvokeProject) -> None:
+    """The suite works without the executor line when no flag has to reach a pre-task."""
     del versioned.configuration["tasks"]
     assert versioned.document("release.prepare")["status"] == "ready"
 
 
-def test_left_out_gate_blocks_the_release(scratch):
-    """What --skip left out was not checked, so nothing may be released on it."""
+def test_a_skipped_gate_blocks_the_release(scratch: InvokeProject) -> None:
+    """A gate in --skip was not checked, so the release is blocked."""
     scratch.configuration["release"]["gates"]["other"] = {"command": "true"}
     done = scratch.run("release.preflight", "--skip", "count", "release.prepare", "--release-id", "v1")
     assert done.returncode == 1
@@ -91,18 +95,18 @@ REFUSED = [
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("line", "said"), REFUSED)
-def test_senseless_input_ends_with_2_and_one_sentence(scratch, line, said):
-    """Nothing runs, nothing is captured, and there is no traceback."""
+@pytest.mark.parametrize(("line", "message"), REFUSED)
+def test_useless_input_ends_with_2_and_one_message(scratch: InvokeProject, line: str, message: str) -> None:
+    """No gate runs, nothing is captured, and there is no traceback."""
     done = scratch.run(*line.split())
     said_lines = [text for text in done.stderr.strip().splitlines() if not text.startswith(">")]
     assert done.returncode == 2, done
-    assert len(said_lines) == 1 and said in said_lines[0], done.stderr
+    assert len(said_lines) == 1 and message in said_lines[0], done.stderr
     assert (scratch.gate_runs(), snapshots(scratch)) == (0, [])
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "said"),
+    ("key", "value", "message"),
     [
         ("retention", "many", "invoke.yaml: release.retention: expected a whole number"),
         ("retentoin", 3, "did you mean 'retention'"),
@@ -111,16 +115,16 @@ def test_senseless_input_ends_with_2_and_one_sentence(scratch, line, said):
     ],
 )
 @pytest.mark.slow
-def test_wrong_configuration_names_file_and_path(scratch, key, value, said):
-    """Exit 2 with the source, the dotted path and what was expected."""
+def test_a_wrong_configuration_names_file_and_path(scratch: InvokeProject, key: str, value: Any, message: str) -> None:
+    """Exit 2 with the source, the dotted path and the expected value."""
     scratch.configuration["release"][key] = value
     done = scratch.run("release.status")
-    assert (done.returncode, said in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
+    assert (done.returncode, message in done.stderr, "Traceback" in done.stderr) == (2, True, False), done.stderr
 
 
 @pytest.mark.slow
-def test_environment_overrides_are_read_as_they_are_meant(scratch):
-    """``false`` is not true, a number is a number, and a wrong one is named after its variable."""
+def test_environment_overrides_are_converted(scratch: InvokeProject) -> None:
+    """``false`` is false, digits are a number, and a wrong value is reported with its variable."""
     scratch.configuration["release"]["gates"]["bad"] = {"command": "false", "advisory": True}
     assert scratch.run("release.preflight").returncode == 0
     scratch.variables["INVOKE_RELEASE_GATES_BAD_ADVISORY"] = "false"

@@ -1,4 +1,4 @@
-"""Invoke's traps, each with a real ``inv`` process, under the oldest and the newest Invoke."""
+"""Special cases of Invoke, each with a real ``inv`` process, under the oldest and the latest Invoke."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from invoke import Collection, call, task
 from release_tasks.tasks.executor import recall, record, runs_under_stage_executor, stage
 
 
-def ran(line):
+def ran(line: str):
     with Path("ran.log").open("a") as log:
         print(line, file=log)
 
@@ -103,7 +103,7 @@ from suite import ns
 ReleaseProgram(ns, "1.2.3").run()
 """
 
-# Half a second of Invoke for each of many command lines; the adapter itself is tested in tests/tasks/test_executor.py.
+# Invoke needs half a second for each command line; tests/tasks/test_executor.py tests the adapter itself.
 pytestmark = pytest.mark.slow
 
 Environment = Callable[..., dict[str, str]]
@@ -112,7 +112,7 @@ EXECUTOR = "tasks:\n  executor_class: release_tasks.executor.StageExecutor\n"
 
 @dataclass
 class Project:
-    """A folder with tasks in it, and one Invoke to run them with."""
+    """A folder with tasks, and one version of Invoke to run them with."""
 
     root: Path
     environment: dict[str, str]
@@ -130,21 +130,21 @@ class Project:
             timeout=60,
         )
 
-    def done(self, *words: str) -> list[str]:
-        """Run a command line that succeeds; what ran, in order."""
+    def succeed(self, *words: str) -> list[str]:
+        """Run a command line that must succeed; return the executed tasks in order."""
         result = self.run(*words)
         assert (result.returncode, result.stderr) == (0, "")
-        return self.ran()
+        return self.executed()
 
-    def ran(self) -> list[str]:
-        """What ran so far, in order."""
+    def executed(self) -> list[str]:
+        """Return the tasks executed so far, in order."""
         log = self.root / "ran.log"
         return log.read_text().splitlines() if log.exists() else []
 
 
 @pytest.fixture
 def stock(invoke_folder: Path, environment: Environment, tmp_path: Path) -> Project:
-    """A project under Invoke's stock executor."""
+    """Return a project under Invoke's stock executor."""
     root = tmp_path / "project"
     root.mkdir()
     (root / "tasks.py").write_text(TASKS)
@@ -154,21 +154,21 @@ def stock(invoke_folder: Path, environment: Environment, tmp_path: Path) -> Proj
 
 @pytest.fixture
 def staged(stock: Project) -> Project:
-    """A project under StageExecutor."""
+    """Return a project under StageExecutor."""
     (stock.root / "invoke.yaml").write_text(EXECUTOR)
     return stock
 
 
 @pytest.fixture(params=["stock", "staged"])
 def either(request: pytest.FixtureRequest, stock: Project) -> Project:
-    """A project under each of the two executors."""
+    """Return a project under each of the two executors."""
     if request.param == "staged":
         (stock.root / "invoke.yaml").write_text(EXECUTOR)
     return stock
 
 
 def binary_in(tmp_path: Path, variables: dict[str, str]) -> Project:
-    """A folder without tasks.py, and the release-tasks program on the same tasks."""
+    """Return a folder without tasks.py, and the release-tasks program with the same tasks."""
     home, root = tmp_path / "elsewhere", tmp_path / "folder"
     home.mkdir()
     root.mkdir()
@@ -179,27 +179,27 @@ def binary_in(tmp_path: Path, variables: dict[str, str]) -> Project:
 
 @pytest.fixture
 def binary(invoke_folder: Path, environment: Environment, tmp_path: Path) -> Project:
-    """The release-tasks program under each version of Invoke."""
+    """Return the release-tasks program under each version of Invoke."""
     return binary_in(tmp_path, environment(tmp_path, invoke_folder))
 
 
 @pytest.fixture
 def own_binary(environment: Environment, tmp_path: Path) -> Project:
-    """The release-tasks program under the Invoke that is installed beside it."""
+    """Return the release-tasks program under the installed Invoke."""
     return binary_in(tmp_path, environment(tmp_path))
 
 
 def assert_refused(result: subprocess.CompletedProcess[str], *parts: str) -> None:
-    """Exit code 2, and one line on stderr that says these things."""
+    """Expect exit code 2, and one line on stderr with these parts."""
     assert result.returncode == 2, result
     assert len(result.stderr.splitlines()) == 1
     assert all(part in result.stderr for part in parts), result.stderr
 
 
-def test_the_intended_invoke_runs(invoke_folder, stock):
-    """The versions are those that the names promise, with this package beside them."""
-    wanted = invoke_folder.name.rpartition("-")[2]
-    assert stock.run("--version").stdout.startswith(f"Invoke {wanted}.")
+def test_the_intended_invoke_runs(invoke_folder: Path, stock: Project) -> None:
+    """The versions are those of the parameters, with this package next to them."""
+    expected = invoke_folder.name.rpartition("-")[2]
+    assert stock.run("--version").stdout.startswith(f"Invoke {expected}.")
 
 
 @pytest.mark.parametrize(
@@ -211,25 +211,25 @@ def test_the_intended_invoke_runs(invoke_folder, stock):
         "--no-dedupe release.preflight --health-url U release.prepare",
     ],
 )
-def test_gates_run_once_with_the_url_typed_anywhere(staged, line):
+def test_gates_run_once_with_the_url_of_any_stage(staged: Project, line: str) -> None:
     """A flag reaches the pre-task, and a chain runs the gates once."""
-    assert staged.done(*line.split()) == ["preflight U True", "prepare U U True"]
+    assert staged.succeed(*line.split()) == ["preflight U True", "prepare U U True"]
 
 
-def test_own_task_runs_prepare_first(staged):
-    """``pre=[release.prepare]`` of a plain task works, also after stages typed before it."""
+def test_own_task_runs_prepare_first(staged: Project) -> None:
+    """``pre=[release.prepare]`` of a plain task works, also after other stages."""
     expected = ["preflight U True", "prepare U U True", "deploy"]
-    assert staged.done("release.prepare", "--health-url", "U", "deploy") == expected
+    assert staged.succeed("release.prepare", "--health-url", "U", "deploy") == expected
 
 
-def test_stock_executor_is_seen_by_prepare(stock):
-    """Without StageExecutor the URL stays behind, and prepare can tell."""
-    ran = stock.done("release.prepare", "--health-url", "U")
+def test_prepare_detects_the_stock_executor(stock: Project) -> None:
+    """Without StageExecutor the URL does not reach the gates, and prepare detects it."""
+    ran = stock.succeed("release.prepare", "--health-url", "U")
     assert ran == ["preflight None True", "prepare U None False"]
 
 
-def test_contradicting_values_end_with_2_and_nothing_ran(staged):
-    """Two URLs for one probe are refused by name."""
+def test_contradicting_values_end_with_2(staged: Project) -> None:
+    """Two URLs for one parameter are refused by name, and no task runs."""
     words = ["release.preflight", "--health-url", "A", "release.prepare", "--health-url", "B"]
     result = staged.run(*words)
     assert_refused(result, "release.preflight --health-url 'A'", "release.prepare --health-url 'B'")
@@ -241,68 +241,68 @@ def test_contradicting_values_end_with_2_and_nothing_ran(staged):
         "exitCode": 2,
         "message": result.stderr.rstrip("\n"),
     }
-    assert staged.ran() == []
+    assert staged.executed() == []
 
 
-def test_two_documents_are_refused_with_one(staged):
+def test_two_documents_are_refused_with_one(staged: Project) -> None:
     """stdout is exactly one JSON document, and two stages cannot both write it."""
     result = staged.run("release.prepare", "--json", "release.status", "--json")
     assert_refused(result, "--json", "one document", "release.prepare and release.status")
     assert json.loads(result.stdout)["exitCode"] == 2
-    assert staged.ran() == []
+    assert staged.executed() == []
 
 
-def test_two_tasks_of_one_factory_both_run(either):
+def test_two_tasks_of_one_factory_both_run(either: Project) -> None:
     """No gate is dropped because another has the same code object."""
-    assert either.done("gates") == ["first gate", "second gate"]
+    assert either.succeed("gates") == ["first gate", "second gate"]
 
 
-def test_flaglike_values_are_refused_with_the_usage(either):
-    """``--help`` where a code is expected is no code, and nothing is approved."""
+def test_values_like_flags_are_refused_with_the_usage(either: Project) -> None:
+    """``--help`` instead of a code is refused, and no request is approved."""
     usage = "usage: approve CHANNEL CODE [--json]"
     assert_refused(either.run("approve", "telegram", "--help"), "--help", usage)
     assert_refused(either.run("approve", "--help"), "--help", usage)
     result = either.run("approve", "telegram", "--force", "--json")
     assert_refused(result, "CODE", "'--force'", usage)
     assert json.loads(result.stdout)["exitCode"] == 2
-    assert either.ran() == []
+    assert either.executed() == []
 
 
-def test_flaglike_word_stops_what_was_typed_before_it(staged):
-    """The whole command line is checked before its first task runs."""
+def test_a_value_like_a_flag_stops_the_whole_line(staged: Project) -> None:
+    """The command line is checked before its first task runs."""
     assert_refused(staged.run("release.status", "approve", "telegram", "--force"), "approve: CODE")
-    assert staged.ran() == []
+    assert staged.executed() == []
 
 
-def test_bad_number_is_refused(stock):
-    """No traceback of Invoke's own for a number that is none."""
+def test_a_malformed_number_is_refused(stock: Project) -> None:
+    """No traceback of Invoke is printed."""
     assert_refused(stock.run("release.prepare", "--limit", "soon"), "--limit", "number", "'soon'")
-    assert stock.ran() == []
+    assert stock.executed() == []
 
 
-def test_help_and_list_show_flags_and_no_internals(staged):
-    """``inv --help TASK`` and ``inv --list`` are what Invoke makes of any task."""
+def test_help_and_list_show_flags_and_no_internals(staged: Project) -> None:
+    """``inv --help TASK`` and ``inv --list`` have the form of any Invoke task."""
     shown = staged.run("--help", "release.preflight").stdout
     assert "--health-url=STRING" in shown
     assert "what to ask" in shown
     assert "deferred" not in shown
     assert staged.run("release.preflight", "--help").stdout == shown
     refused = staged.run("release.preflight", "--deferred")
-    assert refused.returncode == 1  # Invoke's own code for what it cannot parse
+    assert refused.returncode == 1  # Invoke's own code for a parse error
     listed = staged.run("--list").stdout
     assert "release.prepare" in listed
     assert "Write the manifest." in listed
-    assert staged.ran() == []
+    assert staged.executed() == []
 
 
 @pytest.fixture(params=["inv", "release-tasks"])
 def either_program(request: pytest.FixtureRequest, staged: Project, binary: Project) -> Project:
-    """The same tasks behind both programs."""
+    """Return the same tasks for both programs."""
     return staged if request.param == "inv" else binary
 
 
-def test_ctrl_c_ends_with_130(either_program):
-    """A signal to the one process is its exit code, without a traceback."""
+def test_ctrl_c_ends_with_130(either_program: Project) -> None:
+    """A signal to the process gives its exit code, without a traceback."""
     project = either_program
     with subprocess.Popen(
         [*project.inv, "wait"],
@@ -331,23 +331,23 @@ def test_ctrl_c_ends_with_130(either_program):
         ("invoke.py", "origin = 'here'\n"),
     ],
 )
-def test_binary_reads_the_working_folders_configuration(own_binary, name, text):
-    """release-tasks needs no tasks.py to find invoke.yaml."""
+def test_the_binary_reads_the_configuration_of_the_working_folder(own_binary: Project, name: str, text: str) -> None:
+    """release-tasks finds invoke.yaml without a tasks.py."""
     (own_binary.root / name).write_text(text)
     assert own_binary.run("settings").stdout == "here False\n"
 
 
-def test_binary_keeps_invokes_core_flags(binary):
-    """``--dry`` and ``-f`` are what they are under inv, over the folder's configuration."""
+def test_the_binary_keeps_the_core_flags_of_invoke(binary: Project) -> None:
+    """``--dry`` and ``-f`` work as under inv, over the folder's configuration."""
     (binary.root / "invoke.yaml").write_text("origin: here\n")
     (binary.root / "other.yaml").write_text("origin: there\n")
     assert binary.run("--dry", "-f", "other.yaml", "settings").stdout == "there True\n"
 
 
-def test_binary_runs_stages_under_the_stage_executor(binary):
-    """No line in any configuration is needed."""
+def test_the_binary_uses_the_stage_executor(binary: Project) -> None:
+    """No line in a configuration is needed."""
     expected = ["preflight U True", "prepare U U True"]
-    assert binary.done("release.prepare", "--health-url", "U") == expected
+    assert binary.succeed("release.prepare", "--health-url", "U") == expected
     assert binary.run("--version").stdout == "release-tasks 1.2.3\n"
     assert "release.prepare" in binary.run("--list").stdout
 
@@ -367,15 +367,15 @@ def test_binary_runs_stages_under_the_stage_executor(binary):
         ("-f notes.txt release.status", "notes.txt"),
     ],
 )
-def test_binary_ends_with_2_for_what_it_cannot_parse(own_binary, line, part):
-    """One sentence, nothing ran, and one document where one was asked for."""
+def test_the_binary_ends_with_2_for_a_parse_error(own_binary: Project, line: str, part: str) -> None:
+    """One message, no task runs, and one document where one was requested."""
     (own_binary.root / "notes.txt").write_text("")
     assert_refused(own_binary.run(*line.split()), part)
     if "release.prepare " in line:
         result = own_binary.run(*line.split()[:1], "--json", *line.split()[1:])
         assert_refused(result, part)
         assert json.loads(result.stdout)["exitCode"] == 2
-    assert own_binary.ran() == []
+    assert own_binary.executed() == []
 
 
 @pytest.mark.parametrize(
@@ -388,14 +388,14 @@ def test_binary_ends_with_2_for_what_it_cannot_parse(own_binary, line, part):
         ("invoke.py", "1 / 0\n"),
     ],
 )
-def test_binary_names_the_configuration_it_cannot_use(own_binary, name, text):
-    """A broken file is one sentence that names it."""
+def test_the_binary_names_an_unusable_configuration(own_binary: Project, name: str, text: str) -> None:
+    """A malformed file is one message with its name."""
     (own_binary.root / name).write_text(text)
     assert_refused(own_binary.run("release.status"), f"{name}: cannot be used: ")
-    assert own_binary.ran() == []
+    assert own_binary.executed() == []
 
 
-def test_module_is_the_binary(own_binary):
+def test_the_module_is_the_binary(own_binary: Project) -> None:
     """``python -m release_tasks.tasks.program`` is the command that pip installs, with the suite."""
     own_binary.inv = [sys.executable, "-m", "release_tasks.tasks.program"]
     version = f"release-tasks {release_tasks.__version__}\n"

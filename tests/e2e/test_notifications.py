@@ -1,48 +1,52 @@
-"""Notices as they are configured: who is told what when ``inv`` ends, and that it can change nothing about that end."""
+"""Configured notifications: the recipients when ``inv`` ends, and that they cannot change its result."""
 
 from __future__ import annotations
 
 import json
 import signal
 import time
+from typing import IO, Any
 
 import pytest
 
+from tests.support.health import Health
+from tests.support.invoke_project import InvokeProject
+
 pytestmark = pytest.mark.slow
 
-TOLD = "cat >> told; echo >> told"
+APPEND = "cat >> received; echo >> received"
 
 
 @pytest.fixture
-def project(scratch):
-    """Return a project whose pager appends what it is told to the file ``told``."""
-    scratch.configuration["release"]["notices"] = {"pager": {"command": TOLD}}
+def project(scratch: InvokeProject) -> InvokeProject:
+    """Return a project whose notification command appends each document to the file ``received``."""
+    scratch.configuration["release"]["notices"] = {"pager": {"command": APPEND}}
     return scratch
 
 
-def told(project):
-    file = project.root / "told"
+def received(project: InvokeProject) -> list[dict[str, Any]]:
+    file = project.root / "received"
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
-def occasions(project):
-    return [document["occasion"] for document in told(project)]
+def occasions(project: InvokeProject) -> list[str]:
+    return [document["occasion"] for document in received(project)]
 
 
-def notice_events(project):
+def notice_events(project: InvokeProject) -> list[dict[str, Any]]:
     document = project.document("release.audit", "--limit", "100")
     assert document["status"] == "intact"
     return [event for event in document["events"] if event["event"].startswith("notice.")]
 
 
-def test_prepared_and_restored(project):
-    """A release and a rollback to it are told once each; a rollback that finds all in place tells nobody."""
+def test_prepared_and_restored(project: InvokeProject) -> None:
+    """A release and a rollback notify once each; a noop rollback sends nothing."""
     project.document("release.prepare", "--release-id", "v1")
     (project.root / "state.txt").write_text("two")
     outcome = project.document("release.rollback")
     assert outcome["status"] == "restored"
     assert project.document("release.rollback")["status"] == "noop"
-    first, second = told(project)
+    first, second = received(project)
     assert (first["occasion"], first["stage"], first["status"]) == ("prepared", "release.prepare", "ready")
     assert first["application"] == {"name": "theirs", "version": "2.1"}
     assert (first["releaseId"], first["next"]) == ("v1", "inv release.watch")
@@ -60,19 +64,19 @@ def test_prepared_and_restored(project):
     assert [event["noticeId"] for event in events] == [first["id"], second["id"]]
 
 
-def test_blocked_names_the_gate_and_what_to_type(project):
-    """The next command is the one that the failed gate names."""
+def test_blocked_names_the_gate_and_the_next_command(project: InvokeProject) -> None:
+    """The next command is that of the failed gate."""
     project.configuration["release"]["gates"] = {"tests": {"command": "exit 3"}}
     assert project.document("release.prepare", "--release-id", "v1", code=1)["status"] == "blocked"
-    (document,) = told(project)
+    (document,) = received(project)
     assert (document["occasion"], document["detail"]) == ("blocked", "tests: exit code 3")
     assert document["next"].startswith("inv gate.run tests")
 
 
-def test_failed_and_who_does_not_want_to_know(project):
-    """A rollback whose service does not get well is told to those who asked for that."""
+def test_failed_is_sent_to_subscribers_of_failed_only(project: InvokeProject) -> None:
+    """A rollback whose service stays unhealthy notifies the receivers of `failed`."""
     project.configuration["release"]["notices"] = {
-        "pager": {"command": TOLD, "when": ["failed"]},
+        "pager": {"command": APPEND, "when": ["failed"]},
         "chat": {"command": "touch chat", "when": ["prepared"]},
     }
     project.document("release.prepare", "--release-id", "v1")
@@ -81,15 +85,15 @@ def test_failed_and_who_does_not_want_to_know(project):
     project.configuration["release"]["health"].update(url="http://127.0.0.1:9/health", deadline="300ms")
     assert project.document("release.rollback", code=1)["status"] == "failed"
     assert occasions(project) == ["failed"] and not (project.root / "chat").exists()
-    assert told(project)[0]["next"] == "inv release.diagnose"
+    assert received(project)[0]["next"] == "inv release.diagnose"
 
 
-def test_degraded_is_told_while_it_is_rolled_back(project, health):
-    """The first notice is not held up by the rollback, nor the rollback by a pager that hangs."""
+def test_degraded_is_sent_while_the_rollback_runs(project: InvokeProject, health: Health) -> None:
+    """The rollback does not delay the first notification, and a hanging command does not delay the rollback."""
     release = project.configuration["release"]
     release["health"].update(url=health.url, deadline="300ms")
     release["notices"] = {
-        "pager": {"command": TOLD},
+        "pager": {"command": APPEND},
         "slow": {
             "command": "touch begun; until test -e go; do sleep 0.05; done",
             "when": ["degraded"],
@@ -109,40 +113,40 @@ def test_degraded_is_told_while_it_is_rolled_back(project, health):
     (project.root / "go").touch()  # only now: the rollback did not wait for it
     out, _ = process.communicate(timeout=60)
     assert json.loads(out)["rollback"] is not None
-    documents = {document["occasion"]: document for document in told(project)}
+    documents = {document["occasion"]: document for document in received(project)}
     assert "rolling back now" in documents["degraded"]["text"]
     assert documents["degraded"]["stage"] == "release.watch"
     assert set(documents) in ({"prepared", "degraded", "restored"}, {"prepared", "degraded", "failed"})
     kinds = [event["event"] for event in project.document("release.audit", "--limit", "50")["events"]]
     newest_first = kinds[::-1] if kinds.index("prepare.ready") < kinds.index("rollback.started") else kinds
-    assert newest_first[:3] == ["notice.sent"] * 3  # all of them after the account of the rollback
+    assert newest_first[:3] == ["notice.sent"] * 3  # all of them after the event of the rollback
 
 
-def test_a_rollback_that_a_watch_owes_is_told(project, health):
-    """Degraded, to be rolled back, and nothing to go back to: somebody has to come."""
+def test_degraded_without_a_snapshot_is_sent(project: InvokeProject, health: Health) -> None:
+    """The watch is to roll back and has no snapshot: an operator must act."""
     project.configuration["release"]["health"]["url"] = health.url
     health.status = 500
     line = ["release.watch", "--for", "1m", "--interval", "100ms", "--rollback"]
     assert project.document(*line, code=1)["status"] == "degraded"
     assert sorted(occasions(project)) == ["degraded", "failed"]
-    (failure,) = [document for document in told(project) if document["occasion"] == "failed"]
+    (failure,) = [document for document in received(project) if document["occasion"] == "failed"]
     assert "the requested rollback did not happen" in failure["text"]
 
 
-def test_an_interrupted_rollback_that_cannot_be_finished_is_told(project):
-    """The start gate of the service fails, and says so to more than the journal of the system."""
+def test_an_interrupted_rollback_that_cannot_be_finished_is_sent(project: InvokeProject) -> None:
+    """The start gate of the service fails, and notifies besides the journal of the system."""
     project.document("release.prepare", "--release-id", "v1")
     (project.root / "pipeline" / "rollback-journal.json").write_text("{}")
     project.document("release.recover", code=1)
     assert occasions(project) == ["prepared", "failed"]
-    assert told(project)[1]["stage"] == "release.recover"
+    assert received(project)[1]["stage"] == "release.recover"
 
 
 @pytest.mark.parametrize(
     "line", ["--dry release.prepare", "--dry release.rollback", "release.rollback --plan", "release.drill"]
 )
-def test_rehearsals_are_silent(project, line):
-    """What changes nothing tells nobody."""
+def test_commands_that_change_nothing_send_nothing(project: InvokeProject, line: str) -> None:
+    """No notification is sent."""
     project.document("release.prepare", "--release-id", "v1")
     (project.root / "state.txt").write_text("two")
     assert project.run(*line.split()).returncode == 0
@@ -158,14 +162,14 @@ FAULTS = {
     "closes-its-input": {"command": "exec <&-"},
     "ends-itself": {"command": "kill -TERM $$", "retries": 0},
     "repeats-it": {"command": "cat | tee /dev/stderr"},
-    "nobody-listens": {"webhook": "http://127.0.0.1:9/hook", "retries": 0},
+    "refused": {"webhook": "http://127.0.0.1:9/hook", "retries": 0},
     "no-secret": {"webhook": "http://127.0.0.1:9/hook", "hmac_secret_env": "NOT_SET_ANYWHERE"},
     "no-address": {"webhook_env": "NOT_SET_ANYWHERE"},
 }
 
 
-def test_no_notice_changes_a_result(scratch):
-    """Status, document and exit code of good and of bad ends are those without any notice, whatever goes wrong."""
+def test_no_notification_changes_a_result(scratch: InvokeProject) -> None:
+    """Status, document and exit code are those without notifications, for good and bad results and every fault."""
     plain = scratch.document("release.prepare", "--release-id", "v1")
     scratch.configuration["release"]["notices"] = FAULTS
     ready = scratch.document("release.prepare", "--release-id", "v2")
@@ -183,8 +187,10 @@ def test_no_notice_changes_a_result(scratch):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("is_blocked", [False, True])
-def test_a_signal_while_a_pager_hangs(scratch, number, code, is_blocked):
-    """The result is shown already and stands; a negative one keeps its code, after a good one nothing else begins."""
+def test_a_signal_while_a_notification_command_hangs(
+    scratch: InvokeProject, number: signal.Signals, code: int, is_blocked: bool
+) -> None:
+    """The result is already printed; a negative one keeps its code, after a good one no other task starts."""
     scratch.configuration["release"]["notices"] = {"pager": {"command": "touch begun; sleep 600", "timeout": "1m"}}
     if is_blocked:
         scratch.configuration["release"]["gates"] = {"tests": {"command": "exit 3"}}
@@ -205,8 +211,8 @@ def test_a_signal_while_a_pager_hangs(scratch, number, code, is_blocked):
     assert (event["event"], event["detail"]) == ("notice.failed", "stopped before it had a result")
 
 
-def test_no_answer_waits_for_a_pager(scratch):
-    """What an operator wants to read at three in the morning is there before the pager has been given up."""
+def test_the_answer_does_not_wait_for_a_hanging_notification(scratch: InvokeProject) -> None:
+    """The operator reads the result before the notification is given up."""
     scratch.configuration["release"]["notices"] = {"pager": {"command": "sleep 600", "timeout": "1h"}}
     process = scratch.start("release.prepare", "--release-id", "v1", "--json")
     assert process.stdout is not None
@@ -216,8 +222,8 @@ def test_no_answer_waits_for_a_pager(scratch):
     process.communicate(timeout=60)
 
 
-def read_document(stream):
-    lines = []
+def read_document(stream: IO[str]) -> str:
+    lines: list[str] = []
     for line in stream:
         lines.append(line)
         if line == "}\n":
@@ -225,8 +231,8 @@ def read_document(stream):
     return "".join(lines)
 
 
-def test_mistakes_are_told_before_anything_runs(project):
-    """With the file, the path, and what was probably meant."""
+def test_mistakes_are_reported_before_any_stage(project: InvokeProject) -> None:
+    """The message has the file, the path and the probable key."""
     project.configuration["release"]["notices"]["pager"]["when"] = ["restord"]
     done = project.run("release.prepare")
     assert done.returncode == 2
@@ -235,14 +241,14 @@ def test_mistakes_are_told_before_anything_runs(project):
     assert project.gate_runs() == 0
 
 
-def test_a_bare_on_is_no_key(versioned):
-    """YAML takes it for true, and Invoke would end with a traceback: it is named, under each Invoke."""
+def test_a_bare_on_key_is_reported(versioned: InvokeProject, monkeypatch: pytest.MonkeyPatch) -> None:
+    """YAML reads `on` as true, and Invoke would end with a traceback: the key is named, under each Invoke."""
     versioned.write()
     text = (
         "tasks: {executor_class: release_tasks.executor.StageExecutor}\n"
         "release: {notices: {pager: {command: x, on: [failed]}}}\n"
     )
-    versioned.write = lambda: (versioned.root / "invoke.yaml").write_text(text)
+    monkeypatch.setattr(versioned, "write", lambda: (versioned.root / "invoke.yaml").write_text(text))
     done = versioned.run("release.status")
     assert done.returncode == 2
     assert "release.notices.pager.True: a key that is not text" in done.stderr and "Traceback" not in done.stderr

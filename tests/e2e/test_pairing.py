@@ -1,4 +1,4 @@
-"""Pairing from the shell, with real ``inv`` processes: who waits, who gets in, and what a mistake is answered with."""
+"""Pairing at the command line with real ``inv`` processes: requests, approvals and mistakes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -14,19 +13,20 @@ from release_tasks.config.schema import PairingConfig
 from release_tasks.core.audit import AuditLog
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
+from tests.support.invoke_project import InvokeProject
 
 pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-def credentials(scratch: Any) -> Path:
+def credentials(scratch: InvokeProject) -> Path:
     folder: Path = scratch.root / "memory" / "credentials"
     return folder
 
 
 @pytest.fixture
 def ask(credentials: Path) -> Callable[..., str]:
-    """Return what a running service does when a stranger writes: ``ask("4711") -> code``."""
+    """Return what a running service does with a message of an unknown sender: ``ask("4711") -> code``."""
 
     def request(sender: str, channel: Channel = Channel.TELEGRAM) -> str:
         found = Pairing(PairingConfig(credentials=credentials)).request(channel, sender).request
@@ -36,8 +36,8 @@ def ask(credentials: Path) -> Callable[..., str]:
     return request
 
 
-def test_from_a_request_to_a_revocation(scratch: Any, credentials: Path, ask: Callable[..., str]) -> None:
-    """What an operator types in the life of one sender, as documents and for a person, and the log of it."""
+def test_from_a_request_to_a_revocation(scratch: InvokeProject, credentials: Path, ask: Callable[..., str]) -> None:
+    """Every command for one sender, as documents and as text, and its log."""
     code = ask("4711")
     listed = scratch.document("pairing.list", "telegram")
     (request,) = listed["requests"]
@@ -68,8 +68,10 @@ def test_from_a_request_to_a_revocation(scratch: Any, credentials: Path, ask: Ca
     assert "telegram 4711" in table and "INTACT" in table
 
 
-def test_a_rejected_sender_may_ask_again(scratch: Any, credentials: Path, ask: Callable[..., str]) -> None:
-    """The code is dead; the next message brings another one."""
+def test_a_rejected_sender_may_request_again(
+    scratch: InvokeProject, credentials: Path, ask: Callable[..., str]
+) -> None:
+    """The code is invalid; the next message creates another one."""
     code = ask("15551234567", Channel.WHATSAPP)
     rejected = scratch.document("pairing.reject", "whatsapp", code)
     assert rejected == {"status": "rejected", "channel": "whatsapp", "sender": "15551234567"}
@@ -88,7 +90,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "a username": (["pairing.revoke", "telegram", "@mallory"], 2, "a username can change hands"),
     "a wildcard": (["pairing.revoke", "whatsapp", "*"], 2, "a wildcard is never admitted"),
     "a group": (["pairing.revoke", "whatsapp", "12036304@g.us"], 2, "it is a group"),
-    "somebody who is not approved": (["pairing.revoke", "telegram", "99"], 1, "99 is not approved on telegram"),
+    "a sender without approval": (["pairing.revoke", "telegram", "99"], 1, "99 is not approved on telegram"),
     "no code": (["pairing.approve", "telegram"], 1, "code; usage: approve CHANNEL CODE"),
     "no channel": (["pairing.list"], 1, "channel; usage: list CHANNEL"),
     "a limit that is no number": (["pairing.audit", "--limit", "soon"], 2, "--limit"),
@@ -96,22 +98,22 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
 
 
 @pytest.mark.parametrize("case", MISTAKES)
-def test_a_mistake_is_one_sentence_and_changes_nothing(versioned: Any, case: str) -> None:
-    """With the documented exit code, under each supported Invoke; what Invoke itself parses is its own 1."""
-    words, code, sentence = MISTAKES[case]
+def test_a_mistake_is_one_message_and_changes_nothing(versioned: InvokeProject, case: str) -> None:
+    """The exit code is the documented one under each Invoke; Invoke's own parse errors are 1."""
+    words, code, message = MISTAKES[case]
     credentials = versioned.root / "memory" / "credentials"
     pairing = Pairing(PairingConfig(credentials=credentials))
     pairing.request(Channel.TELEGRAM, "4711")
     stores = {path.name: path.read_bytes() for path in credentials.glob("*.json")}
     done = versioned.run(*words)
     assert (done.returncode, done.stdout) == (code, ""), done.stderr
-    assert sentence in done.stderr
+    assert message in done.stderr
     assert "Traceback" not in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert {path.name: path.read_bytes() for path in credentials.glob("*.json")} == stores
 
 
-def test_an_expired_code_is_refused_and_says_what_to_do(scratch: Any, credentials: Path) -> None:
-    """The life is the configured one, from invoke.yaml or the environment."""
+def test_an_expired_code_is_refused_with_the_next_step(scratch: InvokeProject, credentials: Path) -> None:
+    """The lifetime is configured in invoke.yaml or the environment."""
     scratch.configuration["pairing"] = {"ttl": "1h", "credentials": "elsewhere"}
     folder = scratch.root / "elsewhere"
     found = Pairing(PairingConfig(credentials=folder)).request(Channel.TELEGRAM, "4711").request
@@ -128,8 +130,10 @@ def test_an_expired_code_is_refused_and_says_what_to_do(scratch: Any, credential
     assert log.intact and log.events[-1]["event"] == "pairing.refused"
 
 
-def test_a_damaged_store_is_named_and_left_alone(scratch: Any, credentials: Path, ask: Callable[..., str]) -> None:
-    """Every task says which file it is and what is wrong with it; none writes over it."""
+def test_a_damaged_store_is_named_and_left_alone(
+    scratch: InvokeProject, credentials: Path, ask: Callable[..., str]
+) -> None:
+    """Every task names the file and its error; none overwrites it."""
     code = ask("4711")
     path = credentials / "telegram-pairing.json"
     path.write_bytes(path.read_bytes()[:-3])
@@ -141,8 +145,8 @@ def test_a_damaged_store_is_named_and_left_alone(scratch: Any, credentials: Path
     assert scratch.document("pairing.list", "whatsapp")["requests"] == []
 
 
-def test_a_change_waits_for_no_interrupted_rollback(scratch: Any, ask: Callable[..., str]) -> None:
-    """Where a rollback restores the stores, an unfinished one would write over the change when it is recovered."""
+def test_a_change_is_refused_during_an_interrupted_rollback(scratch: InvokeProject, ask: Callable[..., str]) -> None:
+    """Where a rollback restores the stores, its recovery would overwrite the change."""
     code = ask("4711")
     scratch.configuration["release"]["assets"]["allow"] = {
         "file": "memory/credentials/telegram-allowFrom.json",

@@ -1,4 +1,4 @@
-"""The package of tests/plugin_package, built and installed as anybody's is, at work in real ``inv`` processes."""
+"""The package of tests/plugin_package, built and installed, in real ``inv`` processes."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+
+from tests.support.invoke_project import InvokeProject
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -22,7 +23,7 @@ OFFLINE = ["--no-index", "--no-deps"]
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a folder that the wheel of the package is installed into; no network is asked."""
+    """Return a folder with the installed wheel of the package; no network is used."""
     folder = tmp_path_factory.mktemp("plugin")
     sources = shutil.copytree(PACKAGE, folder / "sources", ignore=shutil.ignore_patterns("__pycache__"))
     wheels, target = folder / "wheels", folder / "site"
@@ -36,9 +37,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Queued:
-    """A scratch project whose state is a queue that a real process writes to."""
+    """A scratch project whose state is a queue that a real process writes."""
 
-    def __init__(self, scratch: Any, site: Path) -> None:
+    def __init__(self, scratch: InvokeProject, site: Path) -> None:
         self.scratch = scratch
         self.queue = scratch.root / "state" / "queue.jsonl"
         self.queue.parent.mkdir()
@@ -51,17 +52,17 @@ class Queued:
         self.writer: subprocess.Popen[str] | None = None
 
     def install(self, is_installed: bool) -> None:
-        """Let later commands find the plugin, or not."""
+        """Make the plugin available to later commands, or not."""
         self.scratch.variables = self.with_plugin if is_installed else self.without
 
     def start(self) -> None:
-        """Start the writer; returns once its first record is in."""
+        """Start the writer; return when its first record is written."""
         command = [sys.executable, "-m", "jsonl_queue.writer", str(self.queue)]
         self.writer = subprocess.Popen(command, env=self.with_plugin, stdout=subprocess.PIPE, text=True)
         assert self.writer.stdout is not None and self.writer.stdout.readline() == "writing\n"
 
     def stop(self) -> None:
-        """End the writer between two records."""
+        """Stop the writer between two records."""
         if self.writer is not None:
             self.writer.terminate()
             self.writer.communicate(timeout=20)
@@ -70,20 +71,20 @@ class Queued:
 
     @property
     def stored(self) -> Path:
-        """The queue in the newest release snapshot."""
+        """Return the queue in the latest release snapshot."""
         manifest = json.loads((self.scratch.root / "pipeline" / "manifests" / "latest.json").read_text())
         folder = self.scratch.root / "pipeline" / "snapshots" / manifest["snapshot"]["snapshotId"]
         return Path(folder, "assets", "queue", "queue.jsonl")
 
     def prepare(self, release_id: str) -> int:
-        """Prepare a release and return how many whole records its snapshot holds."""
+        """Prepare a release and return the number of complete records in its snapshot."""
         document = self.scratch.document("release.prepare", "--release-id", release_id)
         assert document["status"] == "ready", document
-        return whole_records(self.stored)
+        return complete_records(self.stored)
 
 
-def whole_records(path: Path) -> int:
-    """Return how many records a queue holds; all must be whole and in order, judged without the plugin."""
+def complete_records(path: Path) -> int:
+    """Return the number of records in a queue; all must be complete and in order, checked without the plugin."""
     data = path.read_bytes()
     assert data.endswith(b"\n")
     numbers = [json.loads(line)["number"] for line in data.splitlines()]
@@ -92,16 +93,16 @@ def whole_records(path: Path) -> int:
 
 
 @pytest.fixture
-def queued(scratch: Any, site: Path) -> Iterator[Queued]:
-    """Return the project, with its writer at work."""
+def queued(scratch: InvokeProject, site: Path) -> Iterator[Queued]:
+    """Return the project while its writer runs."""
     project = Queued(scratch, site)
     project.start()
     yield project
     project.stop()
 
 
-def test_the_whole_runbook_with_a_plugin_under_a_writer(queued: Queued) -> None:
-    """Captured while it is written, damaged, restored, left alone, verified and rehearsed."""
+def test_the_runbook_with_a_plugin_under_a_writer(queued: Queued) -> None:
+    """The queue is captured under the writer, damaged, restored, left alone, verified and rehearsed."""
     scratch = queued.scratch
     counts = [queued.prepare(f"v{number}") for number in (1, 2, 3)]
     assert counts == sorted(counts) and counts[0] < counts[-1]
@@ -111,7 +112,7 @@ def test_the_whole_runbook_with_a_plugin_under_a_writer(queued: Queued) -> None:
     assert (drilled["status"], drilled["diagnostics"]) == ("passed", [])
 
     queued.stop()
-    kept = queued.stored.read_bytes()
+    stored = queued.stored.read_bytes()
     damaged = queued.queue.read_bytes()[:-9] + b'{"number": 1'
     queued.queue.write_bytes(damaged)
     (scratch.root / "state.txt").write_text("two")
@@ -125,15 +126,15 @@ def test_the_whole_runbook_with_a_plugin_under_a_writer(queued: Queued) -> None:
 
     restored = scratch.document("release.rollback")
     assert (restored["status"], restored["restoredAssets"]) == ("restored", ["state", "queue"])
-    assert queued.queue.read_bytes() == kept
-    assert "is no record" in restored["diagnostics"][0]  # why the damaged queue was kept as a plain copy
+    assert queued.queue.read_bytes() == stored
+    assert "is no record" in restored["diagnostics"][0]  # the reason why the damaged queue was stored as a plain copy
     safety = scratch.root / "pipeline" / "snapshots" / restored["safetySnapshotId"]
     assert (safety / "assets" / "queue" / "queue.jsonl").read_bytes() == damaged
 
     queued.start()
     queued.stop()
     written = queued.queue.read_bytes()
-    assert len(written) > len(kept)
+    assert len(written) > len(stored)
     assert scratch.document("release.rollback")["status"] == "noop"
     assert queued.queue.read_bytes() == written
     assert scratch.document("release.verify")["status"] == "verified"
@@ -141,25 +142,25 @@ def test_the_whole_runbook_with_a_plugin_under_a_writer(queued: Queued) -> None:
     assert shown == [{"asset": "queue", "plugin": "jsonl-queue", "package": "jsonl-queue 1.2", "problem": None}]
 
 
-def test_without_the_plugin_nothing_is_released_and_everything_can_be_restored(queued: Queued) -> None:
-    """Blocked with the command to type; rollback, verify and drill do without, and say so."""
+def test_without_the_plugin_only_prepare_is_blocked(queued: Queued) -> None:
+    """prepare is blocked with the command to type; rollback, verify and drill work without the plugin and say so."""
     scratch = queued.scratch
     count = queued.prepare("v1")
     queued.stop()
-    kept = queued.stored.read_bytes()
+    stored = queued.stored.read_bytes()
     queued.install(False)
     blocked = scratch.document("release.prepare", "--release-id", "v2", code=1)
     assert blocked["status"] == "blocked"
     install = f"Type: {sys.executable} -m pip install PACKAGE"
-    assert any("offers the gate 'queue-depth'" in told for told in blocked["diagnostics"])
-    assert any("offers the asset kind 'jsonl-queue'" in told and install in told for told in blocked["diagnostics"])
+    assert any("offers the gate 'queue-depth'" in line for line in blocked["diagnostics"])
+    assert any("offers the asset kind 'jsonl-queue'" in line and install in line for line in blocked["diagnostics"])
     assert install in scratch.run("release.status").stdout
 
     queued.queue.write_text("ruin")
     restored = scratch.document("release.rollback")
     assert restored["status"] == "restored"
     assert "contains a plain copy" in restored["diagnostics"][0]
-    assert queued.queue.read_bytes() == kept and whole_records(queued.queue) == count
+    assert queued.queue.read_bytes() == stored and complete_records(queued.queue) == count
     verdicts = scratch.document("release.verify")["snapshots"]
     assert [verdict["status"] for verdict in verdicts] == ["verified", "verified"]
     assert "was not checked further" in verdicts[0]["notes"][0]
@@ -183,10 +184,10 @@ def check(context):
 """
 
 
-def test_nothing_that_a_plugin_prints_reaches_the_document(
-    scratch: Any, tmp_path: Path, environment: Callable[..., dict[str, str]]
+def test_output_of_a_plugin_never_reaches_the_document(
+    scratch: InvokeProject, tmp_path: Path, environment: Callable[..., dict[str, str]]
 ) -> None:
-    """With ``--json`` stdout is exactly one document, also for what is written below Python or by a child."""
+    """With ``--json`` stdout is exactly one document, also when a child or C code prints."""
     info = tmp_path / "loud" / "loud-1.dist-info"
     info.mkdir(parents=True)
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: loud\nVersion: 1\n")

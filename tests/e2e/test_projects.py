@@ -1,4 +1,4 @@
-"""Other people's projects: the suite as a plugin, as a binary, from a wheel, and this repository itself."""
+"""The suite in other projects: as a plugin, as a binary, from a wheel, and in this repository."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from tests.support.invoke_project import InvokeProject
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -26,13 +28,13 @@ ns.add_task(deploy)
 """
 
 
-def was_deployed(scratch: Any) -> bool:
+def was_deployed(scratch: InvokeProject) -> bool:
     return (scratch.root / "deployed.log").exists()
 
 
 @pytest.mark.slow
-def test_own_task_runs_after_a_ready_release_only(versioned: Any) -> None:
-    """``pre=[release.prepare]`` in a foreign tasks.py: the release comes first, and blocks when it is blocked."""
+def test_own_task_runs_after_a_ready_release_only(versioned: InvokeProject) -> None:
+    """``pre=[release.prepare]`` in a project: the release comes first, and a blocked release blocks the task."""
     (versioned.root / "tasks.py").write_text(OWN_TASK)
     done = versioned.run("deploy")
     assert (done.returncode, was_deployed(versioned)) == (0, True), done
@@ -42,15 +44,15 @@ def test_own_task_runs_after_a_ready_release_only(versioned: Any) -> None:
     assert not was_deployed(versioned)
 
 
-def test_chain_with_own_task_runs_the_gates_once(versioned: Any) -> None:
-    """``inv release.preflight release.prepare deploy`` is one run of the gates and one release."""
+def test_a_chain_with_an_own_task_runs_the_gates_once(versioned: InvokeProject) -> None:
+    """``inv release.preflight release.prepare deploy`` runs the gates once and makes one release."""
     (versioned.root / "tasks.py").write_text(OWN_TASK)
     done = versioned.run("release.preflight", "release.prepare", "--release-id", "v1", "deploy")
     assert (done.returncode, versioned.gate_runs(), was_deployed(versioned)) == (0, 1, True), done
     assert len(list((versioned.root / "pipeline" / "snapshots").iterdir())) == 1
 
 
-def test_tasks_work_from_a_folder_below_the_project(scratch: Any) -> None:
+def test_tasks_work_from_a_folder_below_the_project(scratch: InvokeProject) -> None:
     """Relative paths start at the folder of tasks.py, wherever ``inv`` is typed."""
     below = scratch.root / "deep" / "down"
     below.mkdir(parents=True)
@@ -63,7 +65,7 @@ def test_tasks_work_from_a_folder_below_the_project(scratch: Any) -> None:
     assert list(below.iterdir()) == []
 
 
-def test_binary_needs_no_tasks_file(scratch: Any) -> None:
+def test_the_binary_needs_no_tasks_file(scratch: InvokeProject) -> None:
     """``release-tasks`` reads invoke.yaml in the working folder and offers the same tasks."""
     (scratch.root / "tasks.py").unlink()
     scratch.command = [sys.executable, "-m", "release_tasks.tasks.program"]
@@ -76,8 +78,8 @@ def test_binary_needs_no_tasks_file(scratch: Any) -> None:
 
 
 @pytest.mark.slow
-def test_wheel_holds_everything_a_project_needs(scratch: Any, tmp_path: Path, free_port: int) -> None:
-    """From the built wheel, away from the checkout: page and types are in it, the gateway starts, a release works."""
+def test_the_wheel_is_complete(scratch: InvokeProject, tmp_path: Path, free_port: int) -> None:
+    """From the built wheel, outside of the checkout: page and types are there, the gateway starts, a release works."""
     build = [sys.executable, "-m", "invoke", "dev.build", "--output", str(tmp_path / "wheel")]
     subprocess.run(build, cwd=REPOSITORY, check=True, capture_output=True)
     (wheel,) = (tmp_path / "wheel").glob("release_tasks-*.whl")
@@ -107,8 +109,8 @@ def test_wheel_holds_everything_a_project_needs(scratch: Any, tmp_path: Path, fr
 
 
 @pytest.mark.slow
-def test_demo_holds_what_it_shows_and_leaves_nothing(tmp_path: Path, environment: Any) -> None:
-    """``inv demo`` ends with 0, and no file is left in the checkout or in the temporary folder."""
+def test_the_demo_succeeds_and_leaves_nothing(tmp_path: Path, environment: Any) -> None:
+    """``inv demo`` ends with 0, and leaves no file in the checkout or in the temporary folder."""
 
     def listing() -> set[str]:
         ignored = {".git", ".pytest_cache", ".venv", ".hypothesis", ".mypy_cache", ".ruff_cache"}

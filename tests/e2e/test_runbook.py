@@ -1,4 +1,4 @@
-"""The whole runbook with real processes on the embedded gateway, which stays up and keeps its database open."""
+"""The complete runbook with real processes on the embedded gateway, which stays up and keeps its database open."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ import pytest
 import requests
 
 from tests.support.health import Health
+from tests.support.invoke_project import InvokeProject
 
 
 class Gateway:
     """A scratch project whose service is the embedded gateway."""
 
-    def __init__(self, scratch: Any, port: int) -> None:
+    def __init__(self, scratch: InvokeProject, port: int) -> None:
         self.scratch = scratch
         self.url = f"http://127.0.0.1:{port}"
         self.home: Path = scratch.root / "home"
@@ -70,8 +71,8 @@ class Gateway:
 
 
 @pytest.fixture
-def gateway(scratch: Any, free_port: int) -> Iterator[Gateway]:
-    """A gateway that runs, and is stopped afterwards whatever happens."""
+def gateway(scratch: InvokeProject, free_port: int) -> Iterator[Gateway]:
+    """Return a running gateway, which is stopped afterwards."""
     made = Gateway(scratch, free_port)
     started = scratch.run("gateway.start")
     assert started.returncode == 0, started
@@ -81,8 +82,8 @@ def gateway(scratch: Any, free_port: int) -> Iterator[Gateway]:
 
 
 @pytest.mark.slow
-def test_release_damage_rollback_and_on(gateway: Gateway) -> None:
-    """State, files and health come back under the running service, which goes on writing; twice is a noop."""
+def test_release_damage_rollback_and_continue(gateway: Gateway) -> None:
+    """State, files and health are restored under the running service, which writes on; a second rollback is a noop."""
     run = gateway.scratch
     gateway.post("before the release")
     gateway.await_status("ok")
@@ -102,13 +103,13 @@ def test_release_damage_rollback_and_on(gateway: Gateway) -> None:
     assert run.document("release.audit")["status"] == "intact"
     assert run.document("release.verify")["status"] == "verified"
     back = run.document("release.rollback", "--snapshot", outcome["safetySnapshotId"])
-    # The way back is whole as well: the damage is there again, and health says so.
+    # The safety snapshot is complete too: restoring it brings the damage back, and health reports it.
     assert (back["healthCheck"]["status"], gateway.texts()) == ("degraded", [])
 
 
 @pytest.mark.slow
-def test_rollback_by_runbook_when_the_service_is_down(gateway: Gateway) -> None:
-    """Noop but health failed: rerun with explicit snapshot and restart command; data since then is kept."""
+def test_rollback_when_the_service_is_down(gateway: Gateway) -> None:
+    """In place but health failed: run again with explicit snapshot and restart command; later data stays."""
     run = gateway.scratch
     gateway.post("one")
     snapshot = run.document("release.prepare", "--release-id", "v1")["snapshot"]["snapshotId"]
@@ -118,7 +119,7 @@ def test_rollback_by_runbook_when_the_service_is_down(gateway: Gateway) -> None:
     assert run.run("gateway.stop").returncode == 0
     failed = run.document("release.rollback", code=1)
     assert failed["status"] == "failed"
-    assert any("--restart-command" in sentence for sentence in failed["diagnostics"])
+    assert any("--restart-command" in message for message in failed["diagnostics"])
     mended = run.document("release.rollback", "--snapshot", snapshot, "--restart-command", "inv gateway.start")
     assert (mended["status"], mended["restoredAssets"]) == ("restored", [])
     assert gateway.texts() == ["one", "two"]
@@ -141,12 +142,12 @@ def drop_mcp_config(gateway: Gateway) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("taken_away", "gate"), [(drop_gui, "gui"), (kill_dispatcher, "dispatcher"), (drop_mcp_config, "mcp-config")]
+    ("remove", "gate"), [(drop_gui, "gui"), (kill_dispatcher, "dispatcher"), (drop_mcp_config, "mcp-config")]
 )
-def test_interface_gates_fail_alone(gateway: Gateway, taken_away: Callable[[Gateway], None], gate: str) -> None:
-    """Each readiness gate checks something real: its own interface, and nothing else's."""
+def test_interface_gates_fail_alone(gateway: Gateway, remove: Callable[[Gateway], None], gate: str) -> None:
+    """Each readiness gate checks its own interface only."""
     gateway.await_status("ok")
-    taken_away(gateway)
+    remove(gateway)
     report = gateway.scratch.document("release.preflight", code=1)
     assert report["failedChecks"] == [gate]
     alone = gateway.scratch.document("gate.interfaces", code=1)
@@ -154,8 +155,8 @@ def test_interface_gates_fail_alone(gateway: Gateway, taken_away: Callable[[Gate
 
 
 @pytest.mark.slow
-def test_port_that_is_taken_is_refused_in_a_sentence(scratch: Any, health: Health) -> None:
-    """Nothing is started and no home is left running."""
+def test_a_port_in_use_is_refused(scratch: InvokeProject, health: Health) -> None:
+    """The gateway does not start, and nothing stays running."""
     port = health.url.split(":")[2].split("/")[0]
     done = scratch.run("gateway.start", "--port", port, "--root", "elsewhere")
     assert (done.returncode, port in done.stderr, "Traceback" in done.stderr) == (1, True, False)
@@ -164,7 +165,7 @@ def test_port_that_is_taken_is_refused_in_a_sentence(scratch: Any, health: Healt
 
 @pytest.mark.slow
 def test_start_recovers_an_interrupted_rollback_first(gateway: Gateway) -> None:
-    """A journal left by a crash is finished before the gateway opens its database."""
+    """The rollback that a crash interrupted is finished before the gateway opens its database."""
     run = gateway.scratch
     gateway.post("one")
     run.document("release.prepare", "--release-id", "v1")

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM to ``inv`` alone: out within two seconds, nothing left running, nothing half-done."""
+"""Ctrl-C and SIGTERM to ``inv`` alone: it ends within two seconds, without processes or partial results."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
+
+from tests.support.invoke_project import InvokeProject
 
 
 def await_file(path: Path) -> str:
@@ -30,15 +32,17 @@ def is_running(pid: int) -> bool:
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 @pytest.mark.parametrize("line", ["release.preflight", "release.prepare --json"])
 @pytest.mark.slow
-def test_signal_to_inv_alone_during_a_gate(scratch, number, code, line):
-    """The gate ignores SIGTERM and has a child in the background; both are gone, and no manifest was written."""
+def test_a_signal_to_inv_alone_during_a_gate(
+    scratch: InvokeProject, number: signal.Signals, code: int, line: str
+) -> None:
+    """The gate ignores SIGTERM and has a background child; both end, and no manifest is written."""
     scratch.configuration["release"]["gates"] = {
         "stubborn": {"command": "trap '' TERM; sleep 600 & echo $! $$ > pids; while :; do sleep 1; done"}
     }
     process = scratch.start(*line.split())
     pids = [int(word) for word in await_file(scratch.root / "pids").split()]
     process.send_signal(number)
-    process.communicate(timeout=20)  # the gate itself would go on for ever
+    process.communicate(timeout=20)  # the gate itself would never end
     assert process.returncode == code
     deadline = time.monotonic() + 1
     while any(is_running(pid) for pid in pids) and time.monotonic() < deadline:
@@ -49,8 +53,8 @@ def test_signal_to_inv_alone_during_a_gate(scratch, number, code, line):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 @pytest.mark.slow
-def test_signal_while_health_is_awaited_after_a_restore(scratch, number):
-    """The restore stays whole, the lock is free, and the account says what was not reached."""
+def test_a_signal_during_the_health_check_after_a_restore(scratch: InvokeProject, number: signal.Signals) -> None:
+    """The restore is complete, the lock is released, and the event says that health is unknown."""
     assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0
     (scratch.root / "state.txt").write_text("two")
     scratch.configuration["release"]["health"].update(url="http://127.0.0.1:9/health", deadline="60s")

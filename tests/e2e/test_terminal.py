@@ -1,4 +1,4 @@
-"""Real tasks on a pseudo-terminal: what fits, what stays plain, and what a terminal that hangs up changes: nothing."""
+"""Real tasks on a pseudo-terminal: width, plain output, and a terminal that hangs up, which changes nothing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from rich.cells import cell_len
 
-from tests.support.project import Project
+from tests.support.invoke_project import InvokeProject
 
 pytestmark = pytest.mark.slow
 
@@ -51,7 +51,7 @@ TASKS = [
 
 
 class Shown:
-    """What one command line did on a terminal of its own."""
+    """One command line on its own terminal."""
 
     def __init__(self, process: subprocess.Popen[bytes], master: int) -> None:
         self.process = process
@@ -64,35 +64,35 @@ class Shown:
         while True:
             try:
                 data = os.read(self._master, 65536)
-            except OSError:  # EIO: the last one that had it open is gone
+            except OSError:  # EIO: the last process that had it open has ended
                 break
             self.data += data
         os.close(self._master)
 
     def wait_for(self, text: str) -> None:
-        """Wait until this was shown."""
+        """Wait until ``text`` was printed."""
         until = time.monotonic() + 60
         while text.encode() not in self.data:
             assert time.monotonic() < until, self.data
             time.sleep(0.01)
 
     def end(self) -> int:
-        """Wait for its end and return the exit code."""
+        """Wait for the end of the command and return the exit code."""
         code = self.process.wait(timeout=90)
         self._thread.join()
         return code
 
     def lines(self) -> list[str]:
-        """Every line that was ever drawn, without what moves the cursor and colours."""
+        """Return every line that was ever drawn, without cursor movements and colours."""
         text = _ESCAPES.sub("\r", self.data.decode())
         return [line for line in re.split(r"[\r\n]+", text) if line]
 
 
 @pytest.fixture
 def healthy() -> Iterator[str]:
-    """The URL of a service that is well."""
+    """Return the URL of a healthy service."""
 
-    class Well(BaseHTTPRequestHandler):
+    class Healthy(BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             self.send_response(200)
             self.end_headers()
@@ -101,7 +101,7 @@ def healthy() -> Iterator[str]:
         def log_message(self, *args: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Well)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Healthy)
     thread = threading.Thread(target=server.serve_forever, args=(0.01,))
     thread.start()
     yield f"http://127.0.0.1:{server.server_address[1]}/health"
@@ -111,8 +111,8 @@ def healthy() -> Iterator[str]:
 
 
 @pytest.fixture
-def project(scratch: Any, healthy: str) -> Any:
-    """A project of two releases with long names, a database and a gate that fails."""
+def project(scratch: InvokeProject, healthy: str) -> Any:
+    """Return a project of two releases with long names, a database and a gate that fails."""
     release = scratch.configuration["release"]
     release["health"]["url"] = healthy
     release["reliability"] = {"url": healthy.replace("health", "reliability")}
@@ -131,14 +131,14 @@ def project(scratch: Any, healthy: str) -> Any:
 
 @pytest.fixture
 def on_terminal() -> Iterator[Callable[..., Shown]]:
-    """Return a starter of command lines on a terminal; every one is ended with the test."""
+    """Return a function that starts command lines on a terminal; the fixture ends each."""
     started: list[Shown] = []
 
-    def start(scratch: Any, words: str, columns: int = 80, **variables: str) -> Shown:
+    def start(scratch: InvokeProject, words: str, columns: int = 80, **variables: str) -> Shown:
         master, slave = pty.openpty()
         fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", 30, columns, 0, 0))
-        kept = {k: v for k, v in scratch.variables.items() if k not in ("CI", "NO_COLOR", "LC_ALL", "COLUMNS")}
-        environment = {**kept, "TERM": "xterm-256color", "LANG": "C.UTF-8", **variables}
+        stored = {k: v for k, v in scratch.variables.items() if k not in ("CI", "NO_COLOR", "LC_ALL", "COLUMNS")}
+        environment = {**stored, "TERM": "xterm-256color", "LANG": "C.UTF-8", **variables}
         process = subprocess.Popen(
             [*scratch.command, *words.split()],
             cwd=scratch.root,
@@ -160,15 +160,17 @@ def on_terminal() -> Iterator[Callable[..., Shown]]:
 
 
 def too_wide(line: str, columns: int) -> bool:
-    """Whether a line that could have been broken was not; a command and a word stay whole, to be copied."""
+    """Return whether a line that could have been broken was not; a command and a word are never broken."""
     text = re.sub(r"inv [\w.]+( --[\w-]+( [\w.-]+)?)*", lambda found: found[0].replace(" ", "_"), line.strip())
     return cell_len(line) > columns and " " in text.rstrip(".:")
 
 
 @pytest.mark.timeout(400)
 @pytest.mark.parametrize("columns", [80, 60])
-def test_every_answer_fits_the_terminal(project: Project, on_terminal: Callable[..., Shown], columns: int) -> None:
-    """No line is wider, and nothing but an answer comes out, whatever the verdict is."""
+def test_every_answer_fits_the_terminal(
+    project: InvokeProject, on_terminal: Callable[..., Shown], columns: int
+) -> None:
+    """No line is too wide, and only the answer is printed, for every verdict."""
     for words in TASKS:
         shown = on_terminal(project, words, columns)
         assert shown.end() in (0, 1, 2), words
@@ -181,10 +183,10 @@ def test_every_answer_fits_the_terminal(project: Project, on_terminal: Callable[
 @pytest.mark.parametrize(
     "variables", [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"CI": "true"}], ids=lambda wish: "=".join(*wish.items())
 )
-def test_no_escape_where_none_is_wanted(
-    project: Project, on_terminal: Callable[..., Shown], variables: dict[str, str]
+def test_no_escapes_where_they_are_disabled(
+    project: InvokeProject, on_terminal: Callable[..., Shown], variables: dict[str, str]
 ) -> None:
-    """Progress is lines, and the answers have neither colours nor movements; they still fit."""
+    """Progress is printed in lines, and the answers have neither colours nor cursor movements; they still fit."""
     for words in ("release.preflight", "release.prepare --release-id third", "release.status", "release.verify"):
         shown = on_terminal(project, words, **variables)
         shown.end()
@@ -194,13 +196,15 @@ def test_no_escape_where_none_is_wanted(
 
 
 def on_terminal_data(shown: Shown) -> bytes:
-    """What it showed until its end."""
+    """Return what it printed until its end."""
     shown.end()
     return shown.data
 
 
-def test_letters_that_a_terminal_has_not_are_replaced(project: Project, on_terminal: Callable[..., Shown]) -> None:
-    """Under the C locale and ASCII not one other byte comes out, whatever a gate says; JSON spells it in ASCII."""
+def test_characters_outside_of_the_encoding_are_replaced(
+    project: InvokeProject, on_terminal: Callable[..., Shown]
+) -> None:
+    """Under the C locale and ASCII every printed byte is ASCII, whatever a gate prints; JSON escapes it."""
     project.configuration["release"]["gates"]["fails"] = {"command": "echo 'caf\u00e9 \u65e5\u672c \u2713'; exit 1"}
     project.write()
     for words in ("release.preflight", "gate.run fails", "release.status", "release.preflight --json"):
@@ -214,16 +218,16 @@ def test_letters_that_a_terminal_has_not_are_replaced(project: Project, on_termi
     assert "caf\\u00e9" in piped.stdout.decode()
 
 
-def test_a_pipe_gets_a_line_a_row_and_no_escape(project: Project) -> None:
-    """Ids stay whole on their row, times are complete: programs read this."""
+def test_a_pipe_gets_one_line_per_row_without_escapes(project: InvokeProject) -> None:
+    """Ids and times are complete on their row, for programs."""
     done = project.run("release.status")
     assert done.returncode == 0 and "\x1b" not in done.stdout + done.stderr
     row = next(line for line in done.stdout.splitlines() if line.startswith(RELEASE))
     assert re.match(rf"{re.escape(RELEASE)}  ready +\S+T\S+Z  {re.escape(RELEASE)}_snapshot_\d+", row)
 
 
-def test_ctrl_c_gives_the_cursor_back(project: Project, on_terminal: Callable[..., Shown]) -> None:
-    """In the middle of a gate: 130, the display is gone, and the sentence stands below what is done."""
+def test_ctrl_c_restores_the_cursor(project: InvokeProject, on_terminal: Callable[..., Shown]) -> None:
+    """During a gate: 130, the display is cleared, and the message is below the finished lines."""
     project.configuration["release"]["gates"] = {"long": {"command": "sleep 60"}}
     project.write()
     shown = on_terminal(project, "release.preflight")
@@ -237,8 +241,8 @@ def test_ctrl_c_gives_the_cursor_back(project: Project, on_terminal: Callable[..
 RESTORED = "release.rollback --force"
 
 
-def test_a_rollback_whose_reader_went_away_is_restored(project: Project) -> None:
-    """stderr is a pipe that nobody reads any more, from the first line on: exit 0, and the state is back."""
+def test_a_rollback_without_a_reader_is_restored(project: InvokeProject) -> None:
+    """stderr is a closed pipe from the first line on: exit 0, and the state is restored."""
     (project.root / "state.txt").write_text("three")
     reader, writer = os.pipe()
     process = subprocess.Popen(
@@ -256,8 +260,8 @@ def test_a_rollback_whose_reader_went_away_is_restored(project: Project) -> None
     assert (project.root / "state.txt").read_text() == "two"
 
 
-def test_a_rollback_whose_terminal_hangs_up_is_restored(project: Project) -> None:
-    """The display gets EIO in the middle of it; what the service has is whole all the same."""
+def test_a_rollback_whose_terminal_hangs_up_is_restored(project: InvokeProject) -> None:
+    """The display gets EIO during the rollback; the state is restored."""
     (project.root / "state.txt").write_text("three")
     master, slave = pty.openpty()
     process = subprocess.Popen(
@@ -276,8 +280,8 @@ def test_a_rollback_whose_terminal_hangs_up_is_restored(project: Project) -> Non
     assert (project.root / "state.txt").read_text() == "two"
 
 
-def test_the_tasks_are_listed_without_any_of_this(project: Project) -> None:
-    """rich is loaded when a stage runs, not by ``inv --list``."""
+def test_list_loads_no_display(project: InvokeProject) -> None:
+    """A stage loads rich, and ``inv --list`` does not."""
     code = "import sys; from release_tasks import ns; ns.task_names; print('rich' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=project.variables, capture_output=True, text=True)
     assert done.stdout == "False\n", done.stderr

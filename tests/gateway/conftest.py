@@ -1,4 +1,4 @@
-"""A real gateway in a scratch home, and a way to wait for what it does."""
+"""A real gateway in a scratch folder, and a function that waits for a condition."""
 
 from __future__ import annotations
 
@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
-from attrs import define
 from psutil import Process
 
 from release_tasks.core.process.find import is_running
 from release_tasks.gateway import process
 from release_tasks.gateway.paths import GatewayPaths
+from tests.support.gateway import RunningGateway
 
 SECRETS = (
     "API_SECRET",
@@ -29,38 +28,16 @@ SECRETS = (
 )
 
 
-@define
-class Running:
-    """One gateway that runs in ``home``."""
-
-    home: GatewayPaths
-    url: str
-    pid: int
-    process: Process
-
-    def get(self, path: str, **options: Any) -> requests.Response:
-        return requests.get(self.url + path, timeout=10, **options)
-
-    def post(self, path: str, **options: Any) -> requests.Response:
-        return requests.post(self.url + path, timeout=10, **options)
-
-    def health(self) -> dict[str, Any]:
-        """The ``data`` of the health answer, whatever its status code."""
-        data = self.get("/health").json()["data"]
-        assert isinstance(data, dict)
-        return data
-
-
 @pytest.fixture(autouse=True)
 def no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret of the developer's own would change what is served."""
+    """Hide the developer's own secrets: they change what the gateway serves."""
     for name in SECRETS:
         monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture(scope="session")
 def wait_for() -> Callable[..., Any]:
-    """Return a function that asks until the answer is true, and fails after a while."""
+    """Return a function that polls a condition until it is true, and fails after a timeout."""
 
     def wait(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
         deadline = time.monotonic() + timeout
@@ -74,19 +51,19 @@ def wait_for() -> Callable[..., Any]:
     return wait
 
 
-def _start(root: Path, **options: Any) -> Running:
+def _start(root: Path, **options: Any) -> RunningGateway:
     home = GatewayPaths(root)
     status = process.start(home, port=0, **options)
     assert status.url is not None and status.pid is not None
-    return Running(home, status.url, status.pid, Process(status.pid))
+    return RunningGateway(home, status.url, status.pid, Process(status.pid))
 
 
 @pytest.fixture
-def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Running]]:
-    """Return a function that starts a gateway below ``tmp_path``; all are stopped after."""
-    started: list[Running] = []
+def start_gateway(tmp_path: Path) -> Iterator[Callable[..., RunningGateway]]:
+    """Return a function that starts a gateway below ``tmp_path``; the fixture stops all of them."""
+    started: list[RunningGateway] = []
 
-    def start(root: Path | None = None, **options: Any) -> Running:
+    def start(root: Path | None = None, **options: Any) -> RunningGateway:
         root = root or tmp_path / "gateway"
         started.append(_start(root, **options))
         return started[-1]
@@ -94,25 +71,25 @@ def start_gateway(tmp_path: Path) -> Iterator[Callable[..., Running]]:
     yield start
     for running in started:
         process.stop(running.home)
-        # One whose pid file the test took away: no failing test may leave a process behind.
+        # The test may have removed the pid file: no failing test may leave a process running.
         with contextlib.suppress(ProcessLookupError):
             if is_running(running.process):
                 os.kill(running.pid, signal.SIGKILL)
 
 
 @pytest.fixture
-def gateway(start_gateway: Callable[..., Running]) -> Running:
-    """A gateway of this test's own, to be damaged."""
+def gateway(start_gateway: Callable[..., RunningGateway]) -> RunningGateway:
+    """Return a gateway for one test, which may damage it."""
     return start_gateway()
 
 
 @pytest.fixture(scope="module")
-def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Running]]:
-    """Return a function that starts a gateway for a whole module, with these variables in its environment."""
+def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., RunningGateway]]:
+    """Return a function that starts a gateway for a whole module, with ``variables`` in its environment."""
     assert "API_SECRET" not in os.environ
-    started: list[Running] = []
+    started: list[RunningGateway] = []
 
-    def start(variables: dict[str, str] | None = None, **options: Any) -> Running:
+    def start(variables: dict[str, str] | None = None, **options: Any) -> RunningGateway:
         with pytest.MonkeyPatch.context() as patch:
             for name, value in (variables or {}).items():
                 patch.setenv(name, value)
@@ -125,6 +102,6 @@ def start_shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[
 
 
 @pytest.fixture(scope="module")
-def shared(start_shared: Callable[..., Running]) -> Running:
-    """A gateway for the tests of a module that leave it whole."""
+def shared(start_shared: Callable[..., RunningGateway]) -> RunningGateway:
+    """Return a gateway for the tests of a module that change nothing."""
     return start_shared()

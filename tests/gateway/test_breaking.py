@@ -1,4 +1,4 @@
-"""A gateway that is broken on purpose shows it, and its files put back mend it."""
+"""A gateway that is broken on purpose reports the fault, and restored files fix it."""
 
 from __future__ import annotations
 
@@ -26,39 +26,39 @@ SEEN: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def test_every_fault_is_tried_here() -> None:
-    """A new one needs a look at what it does."""
+def test_every_fault_has_a_case() -> None:
+    """A new fault needs a case."""
     assert set(SEEN) == set(FAULTS)
 
 
 @pytest.mark.parametrize("what", SEEN)
-def test_a_running_gateway_shows_the_fault_until_its_files_are_back(
+def test_a_running_gateway_reports_the_fault_until_its_files_are_restored(
     start_gateway: Callable[..., Any], tmp_path: Path, wait_for: Callable[..., Any], what: str
 ) -> None:
-    """As after a rollback: nothing of it is kept anywhere but in the state."""
+    """As after a rollback: the fault is stored nowhere but in the state."""
     gateway = start_gateway()
     wait_for(lambda: gateway.health()["status"] == "ok")
     files = ("identity", "mcp-servers.json", "gateway.json")
-    kept = tmp_path / "kept"
+    stored = tmp_path / "kept"
     shutil.copytree(
         gateway.home.root,
-        kept,
+        stored,
         ignore=lambda _, names: [n for n in names if n not in {*files, "identity.json", "soul.md"}],
     )
     break_gateway(gateway.home, what)
     wait_for(lambda: SEEN[what](gateway))
-    if what in ("database", "queue"):  # their way back is the database's
+    if what in ("database", "queue"):  # their fix is the database
         return
     for name in files:
         target = gateway.home.root / name
-        shutil.copytree(kept / name, target, dirs_exist_ok=True) if name == "identity" else shutil.copy(
-            kept / name, target
+        shutil.copytree(stored / name, target, dirs_exist_ok=True) if name == "identity" else shutil.copy(
+            stored / name, target
         )
     wait_for(lambda: gateway.health()["status"] == "ok" and not SEEN[what](gateway))
 
 
-def test_a_busy_database_breaks_for_good(start_gateway: Callable[..., Any], wait_for: Callable[..., Any]) -> None:
-    """With its first page in the WAL, which would stand in for what is overwritten and mend it when it is closed."""
+def test_a_busy_database_stays_damaged(start_gateway: Callable[..., Any], wait_for: Callable[..., Any]) -> None:
+    """Its first page is in the WAL, which would otherwise replace the damaged page when the database is closed."""
     gateway = start_gateway()
     for number in range(40):
         gateway.post("/messages", json={"channel": "x", "to": "1", "text": f"message {number}"})
@@ -68,8 +68,8 @@ def test_a_busy_database_breaks_for_good(start_gateway: Callable[..., Any], wait
     assert gateway.home.database.read_bytes()[:16] == bytes(16)
 
 
-def test_what_is_not_there_cannot_be_broken(tmp_path: Path) -> None:
-    """A home that nobody laid out yet is left alone."""
+def test_a_missing_file_cannot_be_broken(tmp_path: Path) -> None:
+    """A folder without a gateway is left alone."""
     with pytest.raises(GatewayError, match=r"inv gateway\.start"):
         break_gateway(GatewayPaths(tmp_path / "none"), "mcp")
     assert not (tmp_path / "none").exists()

@@ -1,4 +1,4 @@
-"""Messages go out through the channel of their recipient, and its token goes nowhere else."""
+"""Messages go out through the channel of their recipient, and each token goes to its own channel only."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from release_tasks.gateway.paths import GatewayPaths
+from tests.support.gateway import RunningGateway
 
 TOKENS = {"TELEGRAM_BOT_TOKEN": "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw", "WHATSAPP_ACCESS_TOKEN": "EAAJB-token"}
 
 
 @pytest.fixture
 def apis(httpserver: HTTPServer) -> list[tuple[str, dict[str, str], Any]]:
-    """What both APIs were asked: path, headers, body. The recipient 403 is refused."""
+    """Return the requests to both APIs: path, headers, body. The recipient 403 is refused."""
     asked: list[tuple[str, dict[str, str], Any]] = []
 
     def answer(request: Request) -> Response:
@@ -32,8 +33,8 @@ def apis(httpserver: HTTPServer) -> list[tuple[str, dict[str, str], Any]]:
     return asked
 
 
-def point_at(gateway: Any, httpserver: HTTPServer) -> None:
-    """Let the gateway send to the server here instead of to Telegram and Meta."""
+def point_at(gateway: RunningGateway, httpserver: HTTPServer) -> None:
+    """Let the gateway send to the test server instead of to Telegram and Meta."""
     settings = json.loads(gateway.home.settings.read_text())
     settings["delivery"] = {
         "telegram": {"api": httpserver.url_for("/telegram")},
@@ -43,23 +44,23 @@ def point_at(gateway: Any, httpserver: HTTPServer) -> None:
     gateway.home.settings.write_text(json.dumps(settings))
 
 
-def states(gateway: Any) -> list[str]:
+def states(gateway: RunningGateway) -> list[str]:
     return [message["state"] for message in gateway.get("/messages").json()["data"]["messages"]]
 
 
-def send(gateway: Any, channel: str, to: str) -> None:
+def send(gateway: RunningGateway, channel: str, to: str) -> None:
     assert gateway.post("/messages", json={"channel": channel, "to": to, "text": "hello"}).status_code == 202
 
 
 @pytest.mark.slow
-def test_each_channel_gets_its_own_call(
+def test_each_channel_gets_its_own_request(
     start_gateway: Callable[..., Any],
     monkeypatch: pytest.MonkeyPatch,
     httpserver: HTTPServer,
     apis: list[Any],
     wait_for: Callable[..., Any],
 ) -> None:
-    """As the Bot API and the Cloud API want them; what they refuse is tried again and given up in the open."""
+    """As the Bot API and the Cloud API define it; a refused message is retried and becomes a dead letter."""
     for name, value in TOKENS.items():
         monkeypatch.setenv(name, value)
     gateway = start_gateway()
@@ -89,10 +90,10 @@ def test_each_channel_gets_its_own_call(
 
 
 @pytest.mark.slow
-def test_a_channel_that_does_not_answer_is_named_without_its_token(
+def test_an_unreachable_channel_is_reported_without_its_token(
     start_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]
 ) -> None:
-    """The error of the HTTP library holds the URL, and with it the token."""
+    """The error of the HTTP library contains the URL, and the URL contains the token."""
     for name, value in TOKENS.items():
         monkeypatch.setenv(name, value)
     gateway = start_gateway()
@@ -107,10 +108,10 @@ def test_a_channel_that_does_not_answer_is_named_without_its_token(
     assert TOKENS["TELEGRAM_BOT_TOKEN"] not in log
 
 
-def test_without_a_token_all_goes_to_the_outbox(
-    shared: Any, httpserver: HTTPServer, apis: list[Any], wait_for: Callable[..., Any]
+def test_without_a_token_all_messages_go_to_the_outbox(
+    shared: RunningGateway, httpserver: HTTPServer, apis: list[Any], wait_for: Callable[..., Any]
 ) -> None:
-    """A gateway that nobody gave a token never tries to reach a channel."""
+    """A gateway without a token never connects to a channel."""
     point_at(shared, httpserver)
     send(shared, "telegram", "4711")
     send(shared, "whatsapp", "15551234567")
@@ -131,7 +132,7 @@ pathlib.Path(sys.argv[1]).write_text("\\n".join(sorted(os.environ)))
 def test_no_mcp_server_sees_a_secret(
     start_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wait_for: Callable[..., Any]
 ) -> None:
-    """Its environment is the gateway's without what belongs to the channels."""
+    """Its environment is that of the gateway without the variables of the channels."""
     names = ("TELEGRAM_WEBHOOK_SECRET", "WHATSAPP_APP_SECRET", "WHATSAPP_VERIFY_TOKEN", "API_SECRET", *TOKENS)
     for name in names:
         monkeypatch.setenv(name, "a value of this test")

@@ -1,4 +1,4 @@
-"""Health says what is: each part that is taken away shows, alone, and comes back when it does."""
+"""Health reports each missing or damaged part by itself, and recovers with it."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from typing import Any
 
 import pytest
 
+from tests.support.gateway import RunningGateway
+
 
 def _parts_down(data: dict[str, Any]) -> set[str]:
     return {problem.partition(":")[0] for problem in data["problems"]}
 
 
-def test_whole_gateway_is_ok(shared: Any, wait_for: Callable[..., Any]) -> None:
-    """Every key of the envelope is there, with real values."""
+def test_a_complete_gateway_is_ok(shared: RunningGateway, wait_for: Callable[..., Any]) -> None:
+    """Every key of the envelope is there with a real value."""
     wait_for(lambda: shared.health()["mcpServers"][0]["state"] == "connected")
     answer = shared.get("/health")
     body = answer.json()
@@ -43,8 +45,8 @@ def test_whole_gateway_is_ok(shared: Any, wait_for: Callable[..., Any]) -> None:
     ]
 
 
-def test_live_and_ready(shared: Any) -> None:
-    """Liveness and readiness answer in the predecessor's words."""
+def test_live_and_ready(shared: RunningGateway) -> None:
+    """Liveness and readiness have the predecessor's words."""
     assert shared.get("/health/live").json()["data"]["status"] == "alive"
     assert shared.get("/health/ready").json()["data"] == {"status": "ready"}
 
@@ -64,10 +66,10 @@ def test_live_and_ready(shared: Any) -> None:
         ("settings", "gateway.json", None, "missing"),
     ],
 )
-def test_lost_or_broken_file_degrades_its_part_alone(
-    shared: Any, part: str, path: str, content: bytes | None, status: str
+def test_a_lost_or_damaged_file_degrades_its_part_alone(
+    shared: RunningGateway, part: str, path: str, content: bytes | None, status: str
 ) -> None:
-    """The part is named and nothing else is; put back, all is well again."""
+    """Health names this part only, and is ok again when the file is restored."""
     file = shared.home.root / path
     good = file.read_bytes()
     try:
@@ -84,8 +86,8 @@ def test_lost_or_broken_file_degrades_its_part_alone(
     assert shared.health()["status"] == "ok"
 
 
-def test_removed_page_takes_down_the_page_alone(shared: Any) -> None:
-    """Without the gui only ``GET /`` fails, as JSON."""
+def test_a_removed_page_affects_the_page_alone(shared: RunningGateway) -> None:
+    """Without the GUI only ``GET /`` fails, with a JSON answer."""
     aside = shared.home.gui.with_suffix(".aside")
     shared.home.gui.rename(aside)
     try:
@@ -97,8 +99,8 @@ def test_removed_page_takes_down_the_page_alone(shared: Any) -> None:
     assert shared.get("/").status_code == 200
 
 
-def test_killed_dispatcher_shows_alone_and_stays_dead(gateway: Any, wait_for: Callable[..., Any]) -> None:
-    """The dead worker is named, is not restarted, and messages are still taken."""
+def test_a_killed_dispatcher_is_not_restarted(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
+    """Health names the worker, and messages are still accepted."""
     os.kill(gateway.health()["dispatcher"]["pid"], signal.SIGKILL)
     data = wait_for(lambda: (data := gateway.health()) and data["problems"] and data)
     assert data["status"] == "degraded" and _parts_down(data) == {"dispatcher"}
@@ -127,17 +129,17 @@ def _overwrite(database: Path) -> None:
         (_overwrite, "not a database|malformed|damaged|disk I/O error"),
     ],
 )
-def test_damaged_database_is_an_error_with_a_reason(
-    shared: Any, tmp_path: Path, damage: Callable[[Path], None], reason: str
+def test_a_damaged_database_is_an_error_with_a_reason(
+    shared: RunningGateway, tmp_path: Path, damage: Callable[[Path], None], reason: str
 ) -> None:
-    """Health and readiness answer 503 as JSON until a good database is put back in its place."""
+    """Health and readiness answer 503 as JSON until a good database is restored."""
     good = tmp_path / "good.db"
     with (
         contextlib.closing(sqlite3.connect(shared.home.database)) as connection,
         contextlib.closing(sqlite3.connect(good)) as copy,
     ):
         connection.backup(copy)
-        # With the WAL folded in, the damage is what SQLite reads next.
+        # After the checkpoint, SQLite reads the damaged page next.
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
     damage(shared.home.database)
     answer = shared.get("/health")
@@ -160,8 +162,8 @@ def test_damaged_database_is_an_error_with_a_reason(
     assert shared.post("/messages", json=message).status_code == 202
 
 
-def test_damage_inside_a_page_is_found(gateway: Any) -> None:
-    """A database whose header is whole and whose pages are not does not pass for healthy."""
+def test_damage_inside_a_page_is_found(gateway: RunningGateway) -> None:
+    """A database with an intact header and damaged pages is not healthy."""
     for _ in range(20):
         gateway.post("/messages", json={"channel": "c", "to": "1", "text": "x" * 4000})
     with contextlib.closing(sqlite3.connect(gateway.home.database)) as connection:

@@ -1,4 +1,4 @@
-"""What the service takes and answers over HTTP: always JSON, never more than it should."""
+"""HTTP requests and answers of the service: always JSON, always limited."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 
 from release_tasks.gateway import service
 from release_tasks.gateway.paths import GatewayPaths
+from tests.support.gateway import RunningGateway
 
 MESSAGE = {"channel": "telegram", "to": "4711", "text": "a text that nobody else may read"}
 
@@ -25,8 +26,8 @@ def _signed(secret: str, body: bytes) -> dict[str, str]:
     return {"X-Signature": f"sha256={digest}"}
 
 
-def test_message_is_taken_and_listed_newest_last(shared: Any) -> None:
-    """A message gets an id, is there at once, and the limit counts from the newest."""
+def test_a_message_is_stored_and_listed_last(shared: RunningGateway) -> None:
+    """A message gets an id and is listed immediately; the limit counts from the latest."""
     ids = []
     for number in range(3):
         answer = shared.post("/messages", json={**MESSAGE, "text": f"number {number}"})
@@ -55,22 +56,22 @@ def test_message_is_taken_and_listed_newest_last(shared: Any) -> None:
         json.dumps({**MESSAGE, "text": "x" * 16_385}).encode(),
     ],
 )
-def test_bad_message_is_refused_as_json(shared: Any, body: bytes) -> None:
-    """Whatever is wrong with it, the answer is 400, in JSON, with a sentence."""
+def test_a_bad_message_is_refused_as_json(shared: RunningGateway, body: bytes) -> None:
+    """The answer is 400, in JSON, with a message."""
     answer = shared.post("/messages", data=body)
     assert answer.status_code == 400
     assert answer.json()["ok"] is False and answer.json()["error"]["message"]
 
 
-def test_large_body_is_refused_without_being_kept(shared: Any) -> None:
-    """A body over the cap ends with 413, also when it comes in chunks of unknown number."""
+def test_a_large_body_is_refused(shared: RunningGateway) -> None:
+    """A body over the limit ends with 413, also with chunked encoding."""
     assert shared.post("/messages", data=b"x" * 100_000).status_code == 413
     assert shared.post("/messages", data=iter([b"x" * 50_000] * 3)).status_code == 413
 
 
 @pytest.mark.parametrize("limit", ["0", "501", "-1", "x", "", "9" * 40, "\u0661"])
-def test_bad_limit_is_refused(shared: Any, limit: str) -> None:
-    """Only 1 to 500 is a limit."""
+def test_bad_limit_is_refused(shared: RunningGateway, limit: str) -> None:
+    """The limit is 1 to 500."""
     assert shared.get("/messages", params={"limit": limit}).status_code == 400
 
 
@@ -78,8 +79,8 @@ def test_bad_limit_is_refused(shared: Any, limit: str) -> None:
     ("method", "path", "status"),
     [("GET", "/nowhere", 404), ("POST", "/health", 405), ("GET", "/callback", 405)],
 )
-def test_unknown_paths_and_methods_are_json_too(shared: Any, method: str, path: str, status: int) -> None:
-    """Nothing answers with HTML but the page."""
+def test_unknown_paths_and_methods_are_json_too(shared: RunningGateway, method: str, path: str, status: int) -> None:
+    """Only the page is HTML."""
     answer = (shared.get if method == "GET" else shared.post)(path)
     assert answer.status_code == status and answer.json()["ok"] is False
 
@@ -87,7 +88,7 @@ def test_unknown_paths_and_methods_are_json_too(shared: Any, method: str, path: 
 def test_unexpected_error_is_json_and_logged_under_its_correlation_id(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Even a fault of our own is an envelope, does not tell its cause, and can be found again."""
+    """An internal error is an envelope without its cause; the log has both under the same id."""
 
     def fail(parts: Any) -> Any:
         raise RuntimeError("an inner detail")
@@ -111,7 +112,7 @@ def test_unexpected_error_is_json_and_logged_under_its_correlation_id(
         "headers": [(b"host", b"localhost"), (b"x-correlation-id", b"find-me-again")],
         "client": ("127.0.0.1", 1),
     }
-    # Starlette answers first, and then hands the error on to the server, which logs its traceback.
+    # Starlette answers first and then passes the error to the server, which logs its traceback.
     with pytest.raises(RuntimeError):
         asyncio.run(app(scope, receive, send))
     answer = json.loads(sent[1]["body"])
@@ -120,8 +121,8 @@ def test_unexpected_error_is_json_and_logged_under_its_correlation_id(
     assert "find-me-again" in caplog.text
 
 
-def test_callback_is_accepted_once(shared: Any) -> None:
-    """The same key again is a duplicate, with other content a rejection, and each is counted."""
+def test_a_callback_is_accepted_once(shared: RunningGateway) -> None:
+    """The same key again is a duplicate, with other content a rejection; each is counted."""
     before = shared.get("/reliability").json()["data"]["callbacks"]
     callback = {"key": "delivery-1", "state": "read"}
     first, again = shared.post("/callback", json=callback), shared.post("/callback", json=callback)
@@ -141,15 +142,15 @@ def test_callback_is_accepted_once(shared: Any) -> None:
     }
 
 
-def test_callback_is_accepted_once_under_a_race(shared: Any) -> None:
-    """Of many that arrive at the same time exactly one is accepted."""
+def test_concurrent_callbacks_are_accepted_once(shared: RunningGateway) -> None:
+    """One of many simultaneous callbacks is accepted."""
     with ThreadPoolExecutor(8) as pool:
         answers = list(pool.map(lambda _: shared.post("/callback", json={"key": "race"}), range(24)))
     assert sorted(answer.status_code for answer in answers) == [200] * 23 + [202]
 
 
-def test_reliability_without_a_secret_is_served_on_loopback(shared: Any) -> None:
-    """It has the predecessor's shape, and no text of any message."""
+def test_reliability_without_a_secret_is_served_on_loopback(shared: RunningGateway) -> None:
+    """The answer has the predecessor's shape and no text of a message."""
     shared.post("/messages", json=MESSAGE)
     answer = shared.get("/reliability")
     assert answer.status_code == 200 and MESSAGE["text"] not in answer.text
@@ -165,7 +166,7 @@ def test_reliability_without_a_secret_is_served_on_loopback(shared: Any) -> None
 def test_reliability_with_a_secret_must_be_signed(
     start_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """401 unsigned, 403 wrongly signed; a bodyless and a JSON body both work when signed right."""
+    """401 unsigned, 403 wrongly signed; a request without a body and one with JSON both pass when signed correctly."""
     monkeypatch.setenv("API_SECRET", "s3cret")
     gateway = start_gateway()
     assert gateway.get("/reliability").status_code == 401
@@ -184,14 +185,14 @@ def test_reliability_with_a_secret_must_be_signed(
 
 
 @pytest.mark.parametrize("headers", [{"Host": "evil.example"}, {"Origin": "http://evil.example"}])
-def test_pages_of_other_origins_are_kept_out(shared: Any, headers: dict[str, str]) -> None:
-    """Neither a rebound name nor a foreign page can read or post anything."""
+def test_requests_of_other_origins_are_refused(shared: RunningGateway, headers: dict[str, str]) -> None:
+    """Neither a rebound name nor a foreign page can read or post."""
     assert shared.get("/messages", headers=headers).status_code == 403
     assert shared.post("/messages", json=MESSAGE, headers=headers).status_code == 403
 
 
-def test_own_page_may_call(shared: Any) -> None:
-    """The page's own origin is let in."""
+def test_the_own_page_may_call(shared: RunningGateway) -> None:
+    """Requests with the origin of the page itself are accepted."""
     assert shared.get("/health", headers={"Origin": shared.url}).status_code == 200
 
 
@@ -199,8 +200,8 @@ def test_own_page_may_call(shared: Any) -> None:
     "request_bytes",
     [b"garbage\r\n\r\n", b"GET /health HTTP/1.1\r\nHost: [::\r\nConnection: close\r\n\r\n"],
 )
-def test_broken_requests_end_without_harm(shared: Any, request_bytes: bytes) -> None:
-    """The service answers 400 or 403 to what is no request, and goes on."""
+def test_malformed_requests_are_refused(shared: RunningGateway, request_bytes: bytes) -> None:
+    """The service answers 400 or 403 and stays up."""
     port = int(shared.url.rpartition(":")[2])
     with socket.create_connection(("127.0.0.1", port), timeout=5) as client:
         client.sendall(request_bytes)
@@ -208,18 +209,18 @@ def test_broken_requests_end_without_harm(shared: Any, request_bytes: bytes) -> 
     assert shared.health()["status"] == "ok"
 
 
-def test_page_is_whole_and_needs_nothing_from_elsewhere(shared: Any) -> None:
-    """It carries its marker, names no other host, and its policy allows none."""
+def test_the_page_loads_nothing_from_other_hosts(shared: RunningGateway) -> None:
+    """It has its marker, names no other host, and its policy allows no other host."""
     answer = shared.get("/")
     assert answer.headers["Content-Type"].startswith("text/html")
     assert '<meta name="generator" content="release-tasks gateway">' in answer.text
-    links = answer.text.replace("http://www.w3.org/2000/svg", "")  # a namespace, never fetched
+    links = answer.text.replace("http://www.w3.org/2000/svg", "")  # a namespace, not a request
     assert "http://" not in links and "https://" not in links and "src=" not in links
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
 
 
-def test_last_release_comes_from_the_newest_manifest(start_gateway: Callable[..., Any], tmp_path: Path) -> None:
-    """None yet, then the manifest's fields, then an unreadable one is said to be that."""
+def test_last_release_comes_from_the_latest_manifest(start_gateway: Callable[..., Any], tmp_path: Path) -> None:
+    """No release yet, then the fields of the manifest, then a note that the manifest is unreadable."""
     gateway = start_gateway(release_root=tmp_path)
     assert gateway.get("/release/last").json()["data"] == {"release": None, "detail": "none yet"}
     latest = tmp_path / "manifests" / "latest.json"

@@ -1,4 +1,4 @@
-"""MCP servers: read in every shape, known by a real handshake, and never left behind."""
+"""MCP servers: every form of configuration is read, a handshake proves a server, and every process is ended."""
 
 from __future__ import annotations
 
@@ -20,8 +20,9 @@ from release_tasks.gateway import mcp_clock
 from release_tasks.gateway.errors import McpError, SettingsError
 from release_tasks.gateway.mcp import CircuitBreaker, McpMonitor, read_servers, usable_servers
 from release_tasks.gateway.mcp_session import McpSession
+from tests.support.gateway import RunningGateway
 
-# Real servers that hang, flood and die take their time.
+# Real servers that hang, flood and crash take their time.
 pytestmark = pytest.mark.slow
 
 ENTRY = {"command": "run", "args": ["-x"]}
@@ -38,8 +39,8 @@ CLOCK = {"command": sys.executable, "args": ["-m", "release_tasks.gateway.mcp_cl
         {"servers": {"a": {"command": ["run", "-x"]}}},
     ],
 )
-def test_every_shape_in_the_wild_is_read(config: dict[str, Any]) -> None:
-    """The same server comes out of each."""
+def test_every_known_form_is_read(config: dict[str, Any]) -> None:
+    """Each form gives the same server."""
     (server,) = usable_servers(config, "mcp.json")
     assert (server.id, server.name, server.command, server.args) == ("a", "a", "run", ("-x",))
 
@@ -59,7 +60,7 @@ def test_every_shape_in_the_wild_is_read(config: dict[str, Any]) -> None:
     ],
 )
 def test_wrong_config_is_refused_with_its_path(config: dict[str, Any], message: str) -> None:
-    """The sentence says which entry is wrong and how."""
+    """The message says which entry is wrong and why."""
     with pytest.raises(SettingsError) as caught:
         usable_servers(config, "mcp.json")
     assert message in caught.value.message
@@ -82,7 +83,7 @@ _JSON = st.recursive(
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from(["mcpServers", "servers"]), _JSON))
 def test_any_json_is_read_or_refused(config: dict[str, Any]) -> None:
-    """No config ends in anything but servers or a SettingsError."""
+    """Each configuration gives servers or a SettingsError."""
     try:
         servers = usable_servers(config, "mcp.json")
     except SettingsError:
@@ -91,7 +92,7 @@ def test_any_json_is_read_or_refused(config: dict[str, Any]) -> None:
 
 
 def test_clock_speaks_the_protocol() -> None:
-    """A real session with the bundled server lists its tool, calls it, and ends it."""
+    """A real session with the bundled server lists its tool, calls it, and ends."""
     session = McpSession(McpServer(id="clock", name="clock", command=sys.executable, args=tuple(CLOCK["args"])))
     try:
         assert session.handshake(10) == 1
@@ -106,8 +107,8 @@ def test_clock_speaks_the_protocol() -> None:
 
 
 @pytest.mark.parametrize("line", [b"{", b"[]", b'"x"', b"{}", b"[" * 5000])
-def test_clock_outlasts_nonsense(line: bytes) -> None:
-    """What is no request gets an error response."""
+def test_the_clock_server_answers_malformed_requests(line: bytes) -> None:
+    """A malformed request gets an error response."""
     response = mcp_clock.answer(line)
     assert response is not None and response["error"]["code"] in (-32600, -32700)
 
@@ -129,21 +130,21 @@ def _server(tmp_path: Path, code: str) -> McpServer:
         ("import os\nwhile True: os.write(1, b'x' * 65536)", "more than 4 MiB", 20.0),
     ],
 )
-def test_bad_server_is_an_error_and_gone(tmp_path: Path, code: str, message: str, timeout: float) -> None:
-    """Each way to fail is said, within the timeout, and nothing of it stays."""
-    began = time.monotonic()
+def test_a_bad_server_is_an_error_and_is_ended(tmp_path: Path, code: str, message: str, timeout: float) -> None:
+    """Each failure is reported within the timeout, and no process stays."""
+    started = time.monotonic()
     session = McpSession(_server(tmp_path, code))
     try:
         with pytest.raises(McpError, match=message):
             session.handshake(timeout)
     finally:
         session.close()
-    assert time.monotonic() - began < timeout + 5
+    assert time.monotonic() - started < timeout + 5
     assert not is_running(session.pid)
 
 
-def test_server_that_ignores_every_request_to_end_is_killed(tmp_path: Path) -> None:
-    """Neither the end of its input nor SIGTERM moves it; its child goes with it."""
+def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
+    """It ignores the end of its input and SIGTERM; its child is killed too."""
     code = """
     import os, signal, time
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
@@ -163,7 +164,7 @@ def test_server_that_ignores_every_request_to_end_is_killed(tmp_path: Path) -> N
 
 
 def test_server_with_a_url_is_listed_as_not_supported(tmp_path: Path) -> None:
-    """Its state says so; the others are talked to, and a command beside a url is preferred."""
+    """Its state says so; the other servers are used, and a command wins over a URL in the same entry."""
     config = tmp_path / "mcp.json"
     servers = {
         "url": {"url": "https://mcp.example.com/sse", "headers": {"Authorization": "t0ken"}},
@@ -185,8 +186,8 @@ def test_server_with_a_url_is_listed_as_not_supported(tmp_path: Path) -> None:
     assert states["url"]["health"] == {"circuit": "closed", "failureCount": 0, "remainingCooldownMs": 0}
 
 
-def test_circuit_opens_after_failures_and_tries_again() -> None:
-    """Closed, open with a cooldown, half-open after it, open again, closed by a success."""
+def test_the_circuit_opens_after_failures_and_retries() -> None:
+    """Closed, open with a cooldown, half-open, open again, closed by a success."""
     circuit = CircuitBreaker(failures_to_open=2, cooldown=0.05)
     circuit.failed()
     assert circuit.state == "closed"
@@ -200,7 +201,7 @@ def test_circuit_opens_after_failures_and_tries_again() -> None:
     assert circuit.state == "closed" and circuit.failures == 0
 
 
-def test_monitor_ends_what_it_started(tmp_path: Path, wait_for: Callable[..., Any]) -> None:
+def test_the_monitor_ends_its_processes(tmp_path: Path, wait_for: Callable[..., Any]) -> None:
     """A stop is quick, also while a server does not answer the handshake."""
     slow = _server(tmp_path, "import time; time.sleep(600)")
     config = tmp_path / "mcp.json"
@@ -212,9 +213,9 @@ def test_monitor_ends_what_it_started(tmp_path: Path, wait_for: Callable[..., An
     assert _states(monitor)["slow"] == "connecting"
     session = monitor._links["slow"]._session
     assert isinstance(session, McpSession)
-    began = time.monotonic()
+    started = time.monotonic()
     monitor.stop()
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
     assert not is_running(session.pid)
 
 
@@ -222,8 +223,8 @@ def _states(monitor: McpMonitor) -> dict[str, str]:
     return {state["id"]: state["state"] for state in monitor.snapshot(None)}
 
 
-def test_changed_config_is_followed_and_a_broken_server_is_named(gateway: Any, wait_for: Callable[..., Any]) -> None:
-    """A new server shows up without a restart; one that cannot be started degrades health."""
+def test_a_changed_configuration_is_reloaded(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
+    """A new server appears without a restart; a server that cannot be started degrades health."""
     wait_for(lambda: gateway.health()["mcpServers"][0]["state"] == "connected")
     config = {
         "servers": [

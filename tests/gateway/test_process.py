@@ -1,4 +1,4 @@
-"""The gateway in the background: one at a time, seen as it is, and gone without a trace."""
+"""The gateway in the background: one per folder, its status is true, and it ends completely."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ from release_tasks.gateway import process
 from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.pidfile import PidFile
+from tests.support.gateway import RunningGateway
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
@@ -36,15 +37,15 @@ def _below(pid: int, count: int, wait_for: Callable[..., Any]) -> list[Process]:
 
 
 def test_start_returns_once_it_answers(start_gateway: Callable[..., Any]) -> None:
-    """Start returns once the gateway answers, and says which process that is."""
-    began = time.monotonic()
+    """Start returns when the gateway answers, with its pid."""
+    started = time.monotonic()
     gateway = start_gateway()
-    assert time.monotonic() - began < 5  # generous: other tests may run beside this one
+    assert time.monotonic() - started < 5  # generous: other tests may run at the same time
     assert gateway.get("/health/live").json()["data"] == {"status": "alive", "pid": gateway.pid}
 
 
-def test_first_start_lays_out_a_private_home(gateway: Any) -> None:
-    """Everything of a new home is there, and nobody else can read it."""
+def test_the_first_start_creates_a_private_folder(gateway: RunningGateway) -> None:
+    """The folder is complete, and other users cannot read it."""
     home = gateway.home
     for path in (home.database, home.mcp_servers, home.settings, home.gui, home.pid_file):
         assert stat.S_IMODE(path.stat().st_mode) == 0o600, path
@@ -56,8 +57,8 @@ def test_first_start_lays_out_a_private_home(gateway: Any) -> None:
 
 
 @pytest.mark.slow
-def test_later_start_recreates_nothing(start_gateway: Callable[..., Any]) -> None:
-    """A part that got lost while the gateway was stopped is named by health, not replaced."""
+def test_a_later_start_recreates_nothing(start_gateway: Callable[..., Any]) -> None:
+    """Health names a file that was lost while the gateway was stopped; start does not replace it."""
     gateway = start_gateway()
     process.stop(gateway.home)
     (gateway.home.identity / "identity.json").unlink()
@@ -72,8 +73,8 @@ def test_later_start_recreates_nothing(start_gateway: Callable[..., Any]) -> Non
     assert not gateway.home.database.exists()
 
 
-def test_interrupted_first_start_is_finished_by_the_next(tmp_path: Path) -> None:
-    """A home whose lay-out was cut short is completed, with what was there already kept."""
+def test_an_interrupted_first_start_is_completed(tmp_path: Path) -> None:
+    """The next start completes the folder and retains existing files."""
     home = GatewayPaths(tmp_path / "gateway")
     home.lay_out()
     identity = (home.identity / "identity.json").read_bytes()
@@ -86,15 +87,15 @@ def test_interrupted_first_start_is_finished_by_the_next(tmp_path: Path) -> None
     assert home.lay_out() is False
 
 
-def test_second_start_returns_the_running_one(gateway: Any) -> None:
-    """Starting twice is harmless and says so."""
+def test_a_second_start_returns_the_running_gateway(gateway: RunningGateway) -> None:
+    """It reports that the gateway was running already."""
     again = process.start(gateway.home, port=0)
     assert again.pid == gateway.pid and again.url == gateway.url
     assert "already running" in again.detail
 
 
-def test_two_gateways_cannot_share_a_home(gateway: Any, wait_for: Callable[..., Any]) -> None:
-    """Even with the pid file lost, a second service is refused in a sentence."""
+def test_two_gateways_cannot_share_a_folder(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
+    """A second service is refused with a message, even without the pid file."""
     gateway.home.pid_file.unlink()
     with pytest.raises(GatewayError, match="already running in"):
         process.start(gateway.home, port=0)
@@ -103,12 +104,12 @@ def test_two_gateways_cannot_share_a_home(gateway: Any, wait_for: Callable[..., 
 
 
 @linux_only
-def test_stop_leaves_no_process_and_no_pid_file(gateway: Any, wait_for: Callable[..., Any]) -> None:
-    """Within 2 s the service, its dispatcher and its MCP server are gone, and so is the WAL."""
+def test_stop_removes_processes_and_pid_file(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
+    """The service, its dispatcher, its MCP server and the WAL are gone within 2 s."""
     below = _below(gateway.pid, 2, wait_for)
-    began = time.monotonic()
+    started = time.monotonic()
     status = process.stop(gateway.home)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
     assert not status.running and status.detail == "Stopped."
     assert not is_running(gateway.pid)
     assert not any(map(is_running, below))
@@ -118,8 +119,10 @@ def test_stop_leaves_no_process_and_no_pid_file(gateway: Any, wait_for: Callable
 
 
 @linux_only
-def test_stop_folds_the_wal_in_after_a_dispatcher_that_hangs(gateway: Any, wait_for: Callable[..., Any]) -> None:
-    """A dispatcher that has to be killed closes no database: the service closes its own after it, and the WAL goes."""
+def test_stop_checkpoints_the_wal_after_a_hanging_dispatcher(
+    gateway: RunningGateway, wait_for: Callable[..., Any]
+) -> None:
+    """A killed dispatcher does not close its database: the service closes its own after it, which removes the WAL."""
     below = _below(gateway.pid, 2, wait_for)
     dispatcher = next(found for found in below if "release_tasks.gateway.dispatcher" in found.cmdline())
     wait_for(lambda: any(Path(file.path) == gateway.home.database for file in dispatcher.open_files()))
@@ -130,8 +133,8 @@ def test_stop_folds_the_wal_in_after_a_dispatcher_that_hangs(gateway: Any, wait_
 
 
 @linux_only
-def test_killed_gateway_leaves_no_orphan(gateway: Any, wait_for: Callable[..., Any]) -> None:
-    """After SIGKILL the dispatcher and the MCP server end by themselves, and status sees it."""
+def test_a_killed_gateway_leaves_no_orphan(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
+    """After SIGKILL the dispatcher and the MCP server end by themselves, and the status is correct."""
     below = _below(gateway.pid, 2, wait_for)
     os.kill(gateway.pid, signal.SIGKILL)
     wait_for(lambda: not any(map(is_running, below)))
@@ -140,8 +143,8 @@ def test_killed_gateway_leaves_no_orphan(gateway: Any, wait_for: Callable[..., A
 
 
 @linux_only
-def test_hung_gateway_is_killed_with_everything_below_it(gateway: Any, wait_for: Callable[..., Any]) -> None:
-    """A gateway that ignores SIGTERM, as a stopped process does, is killed after the timeout."""
+def test_a_hanging_gateway_is_killed_with_its_children(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
+    """A gateway that ignores SIGTERM, such as a stopped process, is killed after the timeout."""
     below = _below(gateway.pid, 2, wait_for)
     os.kill(gateway.pid, signal.SIGSTOP)
     assert "was killed" in process.stop(gateway.home, timeout=0.3).detail
@@ -149,10 +152,10 @@ def test_hung_gateway_is_killed_with_everything_below_it(gateway: Any, wait_for:
     assert not any(map(is_running, below))
 
 
-def test_start_after_a_kill_sees_through_the_stale_pid_file(
+def test_a_stale_pid_file_does_not_prevent_a_start(
     start_gateway: Callable[..., Any],
 ) -> None:
-    """A pid file of a dead gateway does not keep the next one from starting."""
+    """A dead gateway left its pid file."""
     first = start_gateway()
     os.kill(first.pid, signal.SIGKILL)
     second = start_gateway()
@@ -160,8 +163,8 @@ def test_start_after_a_kill_sees_through_the_stale_pid_file(
 
 
 @linux_only
-def test_reused_pid_is_never_taken_for_the_gateway(tmp_path: Path) -> None:
-    """A pid file that names a living process with another start is stale, and stop spares it."""
+def test_a_reused_pid_is_not_the_gateway(tmp_path: Path) -> None:
+    """A pid file of a live process with another start time is stale, and stop leaves that process alone."""
     home = GatewayPaths(tmp_path)
     bystander = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
@@ -181,16 +184,16 @@ def test_reused_pid_is_never_taken_for_the_gateway(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"pid": "x"}', '{"pid": 1}', '{"pid": -1}'])
-def test_senseless_pid_file_means_not_running(tmp_path: Path, text: str) -> None:
-    """Whatever a pid file holds, it kills nobody and hides nothing."""
+def test_a_malformed_pid_file_means_not_running(tmp_path: Path, text: str) -> None:
+    """With any content of the file, stop kills no process."""
     home = GatewayPaths(tmp_path)
     home.pid_file.write_text(text)
     assert not process.status(home).running
     assert "was not running" in process.stop(home).detail
 
 
-def test_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
-    """The sentence names the port; no home is made."""
+def test_a_port_in_use_is_refused_before_the_start(tmp_path: Path) -> None:
+    """The message names the port; no folder is created."""
     home = GatewayPaths(tmp_path / "gateway")
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
@@ -199,8 +202,8 @@ def test_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
     assert not home.root.exists()
 
 
-def test_port_lost_in_the_race_is_refused_in_the_same_sentence(tmp_path: Path) -> None:
-    """The service itself says that the port is taken, when it was free a moment before."""
+def test_a_port_lost_in_a_race_is_refused_with_the_same_message(tmp_path: Path) -> None:
+    """The service itself reports that the port was taken in the meantime."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         command = [sys.executable, "-m", "release_tasks.gateway", "--root", str(tmp_path / "g")]
@@ -211,37 +214,37 @@ def test_port_lost_in_the_race_is_refused_in_the_same_sentence(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
-def test_only_loopback_unless_told_otherwise(tmp_path: Path, host: str) -> None:
-    """A host that others could reach is refused before anything starts."""
+def test_only_loopback_by_default(tmp_path: Path, host: str) -> None:
+    """A host that others can reach is refused before the start."""
     with pytest.raises(GatewayError, match="other machines could reach it"):
         process.start(GatewayPaths(tmp_path / "gateway"), host=host, port=0)
     assert not (tmp_path / "gateway").exists()
 
 
-def test_remote_host_is_served_when_allowed(start_gateway: Callable[..., Any]) -> None:
-    """With the explicit permission it listens on every address."""
+def test_a_remote_host_is_served_when_allowed(start_gateway: Callable[..., Any]) -> None:
+    """With --allow-remote the gateway listens on every address."""
     gateway = start_gateway(host="0.0.0.0", allow_remote=True)
     assert gateway.url.startswith("http://127.0.0.1:")
     assert gateway.health()["status"] == "ok"
 
 
-def test_missing_extra_is_said_with_the_command_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without starlette or uvicorn the error names the extra."""
+def test_a_missing_extra_is_reported_with_the_command_to_type(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without starlette or uvicorn the message names the extra."""
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(GatewayError, match=r"pip install 'release-tasks\[gateway\]'"):
         process.start(GatewayPaths(tmp_path / "gateway"), port=0)
 
 
-def test_start_gate_runs_before_anything_is_opened(start_gateway: Callable[..., Any], tmp_path: Path) -> None:
-    """The gate sees a home without a database, and the gateway starts after it."""
+def test_the_start_gate_runs_before_any_file_is_opened(start_gateway: Callable[..., Any], tmp_path: Path) -> None:
+    """The gate runs in a folder without a database, and the gateway starts after it."""
     code = "import os,sys; sys.exit(os.path.exists(sys.argv[1]))"
     database = tmp_path / "gateway" / "gateway.db"
     gateway = start_gateway(start_gate=[sys.executable, "-c", code, str(database)])
     assert gateway.health()["status"] == "ok"
 
 
-def test_failed_start_gate_refuses_the_start(tmp_path: Path) -> None:
-    """A gate that fails keeps the gateway from opening anything, and is named."""
+def test_a_failed_start_gate_refuses_the_start(tmp_path: Path) -> None:
+    """The gateway opens nothing and names the gate."""
     home = GatewayPaths(tmp_path / "gateway")
     with pytest.raises(GatewayError, match=r"its start gate `.*` ended with 3"):
         process.start(home, port=0, start_gate=[sys.executable, "-c", "raise SystemExit(3)"])
@@ -251,8 +254,8 @@ def test_failed_start_gate_refuses_the_start(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_gate_that_never_ends_is_given_up_with_the_start(tmp_path: Path) -> None:
-    """A start that takes too long ends with a sentence, and neither gate nor gateway stay."""
+def test_a_hanging_start_gate_ends_with_the_start_timeout(tmp_path: Path) -> None:
+    """The start ends with a message, and neither gate nor gateway stays."""
     home, mark = GatewayPaths(tmp_path / "gateway"), tmp_path / "gate.pid"
     code = "import os,sys,time; open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(600)"
     with pytest.raises(GatewayError, match="did not answer within"):
@@ -261,8 +264,8 @@ def test_gate_that_never_ends_is_given_up_with_the_start(tmp_path: Path) -> None
     assert not process.status(home).running
 
 
-def test_gateway_that_dies_early_is_reported_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What the child said last is in the error."""
+def test_a_gateway_that_ends_early_is_reported_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The message has the last lines of the child's log."""
     broken = tmp_path / "path" / "uvicorn"
     broken.mkdir(parents=True)
     (broken / "__init__.py").write_text("raise RuntimeError('this uvicorn is broken')\n")
@@ -272,8 +275,8 @@ def test_gateway_that_dies_early_is_reported_with_its_log(tmp_path: Path, monkey
     assert "ended with exit code 1" in caught.value.message
 
 
-def test_status_tells_a_gateway_that_does_not_answer(gateway: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A running process that hangs is unreachable, not stopped, and start says what to do."""
+def test_status_of_a_hanging_gateway_is_unreachable(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running process that hangs is not `stopped`, and start says what to do."""
     monkeypatch.setattr(process, "_REQUEST_SECONDS", 0.2)
     os.kill(gateway.pid, signal.SIGSTOP)
     try:

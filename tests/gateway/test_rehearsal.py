@@ -1,4 +1,4 @@
-"""A gateway in a rehearsal serves, and acts on nothing outside."""
+"""A gateway in a rehearsal serves requests and acts on nothing outside."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from release_tasks.gateway.store import MessageStore
 
 @pytest.fixture
 def rehearsal(tmp_path: Path, wait_for: Callable[..., Any]) -> Iterator[PidFile]:
-    """A gateway with a message in its queue and an MCP server in its configuration, started with --rehearsal."""
+    """Return a gateway, started with --rehearsal, that has a queued message and a configured MCP server."""
     home = GatewayPaths(tmp_path / "gateway")
     home.lay_out()
     store = MessageStore(home.database)
@@ -44,7 +44,7 @@ def rehearsal(tmp_path: Path, wait_for: Callable[..., Any]) -> Iterator[PidFile]
 
 
 def test_a_rehearsal_is_healthy_without_worker_and_servers(rehearsal: PidFile) -> None:
-    """Worker and MCP servers are children of the service from before it answers; here there are none."""
+    """Worker and MCP servers are normally children of the service from its start; a rehearsal has none."""
     health = requests.get(f"http://127.0.0.1:{rehearsal.port}/health", timeout=5).json()["data"]
     assert (health["status"], health["problems"]) == ("ok", [])
     assert (health["dispatcher"]["running"], health["dispatcher"]["pid"]) == (None, None)
@@ -52,8 +52,8 @@ def test_a_rehearsal_is_healthy_without_worker_and_servers(rehearsal: PidFile) -
     assert children_of(rehearsal.pid) == []
 
 
-def test_what_is_posted_to_a_rehearsal_stays_in_its_queue(rehearsal: PidFile) -> None:
-    """Nobody is woken to deliver it."""
+def test_messages_posted_to_a_rehearsal_stay_queued(rehearsal: PidFile) -> None:
+    """No worker delivers them."""
     url = f"http://127.0.0.1:{rehearsal.port}/messages"
     assert requests.post(url, json={"channel": "email", "to": "x", "text": "y"}, timeout=5).status_code == 202
     assert children_of(rehearsal.pid) == []

@@ -1,4 +1,4 @@
-"""Direct messages at a running gateway: strangers get a code and nothing in, approved messages come in once."""
+"""Direct messages at a running gateway: unknown senders are blocked, approved messages are queued once."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from attrs import define
 from release_tasks.config.schema import PairingConfig
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
+from tests.support.gateway import RunningGateway
 
 SECRET = "a-telegram-secret_123"
 APP_SECRET = "an app secret"
@@ -28,15 +29,15 @@ MARK = "words that no stranger gets in 7f3a"
 
 @define
 class Service:
-    """A gateway with webhooks, and the pairing that an operator's shell would use."""
+    """A gateway with webhooks, and the pairing of an operator's shell."""
 
-    gateway: Any
+    gateway: RunningGateway
     pairing: Pairing
     credentials: Path
     number: int = 0
 
-    def update(self, sender: int, text: str = MARK, **changes: Any) -> dict[str, Any]:
-        """A Telegram update as Telegram sends it, with some of its message's fields changed."""
+    def update(self, sender: int, text: str | None = MARK, /, **changes: Any) -> dict[str, Any]:
+        """Return a Telegram update in Telegram's form, with some fields of its message changed."""
         self.number += 1
         person = {"id": sender, "is_bot": False, "first_name": MARK, "language_code": "en"}
         chat = {"id": sender, "first_name": MARK, "type": "private"}
@@ -49,8 +50,8 @@ class Service:
         answer: requests.Response = self.gateway.post("/webhooks/telegram", data=body, headers=headers, **options)
         return answer
 
-    def message(self, sender: str, text: str = MARK, **changes: Any) -> dict[str, Any]:
-        """One message of a WhatsApp notification."""
+    def message(self, sender: str, text: Any = MARK, **changes: Any) -> dict[str, Any]:
+        """Return one message of a WhatsApp notification."""
         self.number += 1
         identity = {"from": sender, "id": f"wamid.{self.number:08}", "timestamp": "1793000000"}
         return {**identity, "type": "text", "text": {"body": text}, **changes}
@@ -74,7 +75,7 @@ class Service:
         return answer
 
     def queued(self) -> list[dict[str, Any]]:
-        """All messages in the queue, oldest first."""
+        """Return all queued messages, oldest first."""
         listed = self.gateway.get("/messages", params={"limit": "500"}).json()["data"]["messages"]
         assert isinstance(listed, list)
         return listed
@@ -88,15 +89,15 @@ class Service:
     def replies(self, sender: str) -> list[str]:
         return [m["text"] for m in self.queued() if m["channel"] in ("telegram", "whatsapp") and m["to"] == sender]
 
-    def holds(self, text: str) -> list[str]:
-        """Every file of the gateway and of the pairing stores that holds a text, database pages included."""
+    def files_with(self, text: str) -> list[str]:
+        """Return the files of the gateway and of the pairing stores that contain ``text``."""
         files = [path for folder in (self.gateway.home.root, self.credentials) for path in folder.rglob("*")]
         return [path.name for path in files if path.is_file() and text.encode() in path.read_bytes()]
 
 
 @pytest.fixture(scope="module")
 def running(start_shared: Callable[..., Any], tmp_path_factory: pytest.TempPathFactory) -> Service:
-    """The one gateway of this module."""
+    """Return the gateway of this module."""
     config = PairingConfig(credentials=tmp_path_factory.mktemp("pairing") / "credentials")
     variables = {
         "TELEGRAM_WEBHOOK_SECRET": SECRET,
@@ -108,13 +109,13 @@ def running(start_shared: Callable[..., Any], tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture
 def service(running: Service) -> Service:
-    """The gateway with empty stores."""
+    """Return the gateway with empty stores."""
     shutil.rmtree(running.credentials, ignore_errors=True)
     return running
 
 
-def test_a_stranger_gets_one_code_and_nothing_in(service: Service) -> None:
-    """The first message is answered with the code and the command; repeats, retries and the over-cap with silence."""
+def test_an_unknown_sender_gets_one_code_and_is_blocked(service: Service) -> None:
+    """The first message is answered with the code and the command; repeats, retries and others over the cap are not."""
     update = service.update(4711001)
     assert service.telegram(update).json()["data"] == {"queued": 0}
     (waiting,) = service.pairing.pending(Channel.TELEGRAM)
@@ -128,11 +129,11 @@ def test_a_stranger_gets_one_code_and_nothing_in(service: Service) -> None:
     assert len(service.pairing.pending(Channel.TELEGRAM)) == 3
     assert [len(service.replies(str(4711000 + number))) for number in range(1, 6)] == [1, 1, 1, 0, 0]
     assert service.inbound() == []
-    assert service.holds(MARK) == []
+    assert service.files_with(MARK) == []
 
 
-def test_an_approval_from_the_shell_counts_from_the_next_message_on(service: Service) -> None:
-    """Without a restart; a revocation as well. A message that came before the approval stays out."""
+def test_an_approval_applies_from_the_next_message(service: Service) -> None:
+    """No restart is needed; a revocation works the same way. A message from before the approval is not queued."""
     sender = 4712001
     before = len(service.inbound())
     service.telegram(service.update(sender, "before"))
@@ -140,16 +141,16 @@ def test_an_approval_from_the_shell_counts_from_the_next_message_on(service: Ser
     service.pairing.approve(Channel.TELEGRAM, waiting.code)
     update = service.update(sender, "after")
     assert service.telegram(update).json()["data"] == {"queued": 1}
-    assert service.telegram(update).json()["data"] == {"queued": 0}  # Telegram's retry
+    assert service.telegram(update).json()["data"] == {"queued": 0}  # a retry by Telegram
     assert service.inbound()[before:] == [("inbound.telegram", str(sender), "after")]
     service.pairing.revoke(Channel.TELEGRAM, str(sender))
     assert service.telegram(service.update(sender, "too late")).json()["data"] == {"queued": 0}
     assert len(service.inbound()) == before + 1
-    assert len(service.replies(str(sender))) == 2  # a stranger again, with a new code
+    assert len(service.replies(str(sender))) == 2  # unknown again, with a new code
 
 
-def test_a_message_is_queued_once_under_a_race(service: Service) -> None:
-    """The same update eight times at once."""
+def test_concurrent_copies_of_a_message_are_queued_once(service: Service) -> None:
+    """The same update arrives eight times at the same moment."""
     service.telegram(service.update(4713001))
     service.pairing.approve(Channel.TELEGRAM, service.pairing.pending(Channel.TELEGRAM)[0].code)
     before, update = len(service.inbound()), service.update(4713001, "once")
@@ -159,7 +160,7 @@ def test_a_message_is_queued_once_under_a_race(service: Service) -> None:
     assert len(service.inbound()) == before + 1
 
 
-def test_strangers_who_write_at_once_get_no_more_than_the_cap(service: Service) -> None:
+def test_concurrent_unknown_senders_stay_within_the_cap(service: Service) -> None:
     """Twenty at the same time: three codes, three replies."""
     before = len(service.queued())
     with ThreadPoolExecutor(8) as pool:
@@ -171,7 +172,7 @@ def test_strangers_who_write_at_once_get_no_more_than_the_cap(service: Service) 
 
 @pytest.fixture
 def admitted(service: Service) -> Service:
-    """The gateway with one approved sender on each channel, so that only the form can keep a message out."""
+    """Return the gateway with one approved sender on each channel, so that only the form can block a message."""
     for channel, sender in ((Channel.TELEGRAM, "4715001"), (Channel.WHATSAPP, "15557000001")):
         request = service.pairing.request(channel, sender).request
         assert request is not None
@@ -180,13 +181,13 @@ def admitted(service: Service) -> Service:
 
 
 PERSON = {"id": 4715001, "is_bot": False}
-NO_DIRECT_MESSAGES: dict[str, Callable[[Service], Any]] = {
+NOT_DIRECT_MESSAGES: dict[str, Callable[[Service], Any]] = {
     "a group": lambda s: s.update(4715001, chat={"id": -100, "type": "group"}),
     "a supergroup": lambda s: s.update(4715001, chat={"id": -1001, "type": "supergroup"}),
     "a group that has the sender's id": lambda s: s.update(4715001, chat={"id": 4715001, "type": "group"}),
-    "a private chat of somebody else": lambda s: s.update(4715001, chat={"id": 1, "type": "private"}),
+    "a private chat of another person": lambda s: s.update(4715001, chat={"id": 1, "type": "private"}),
     "a bot": lambda s: s.update(4715001, **{"from": {"id": 4715001, "is_bot": True}}),
-    "nobody knows whether a bot": lambda s: s.update(4715001, **{"from": {"id": 4715001}}),
+    "an unknown bot flag": lambda s: s.update(4715001, **{"from": {"id": 4715001}}),
     "no sender": lambda s: s.update(4715001, **{"from": None}),
     "an id that is text": lambda s: s.update(4715001, **{"from": {**PERSON, "id": "4715001"}}),
     "an id that is true": lambda s: s.update(
@@ -198,7 +199,7 @@ NO_DIRECT_MESSAGES: dict[str, Callable[[Service], Any]] = {
     "a channel post": lambda s: {"update_id": 1, "channel_post": s.update(4715001)["message"]},
     "a business message": lambda s: {"update_id": 1, "business_message": s.update(4715001)["message"]},
     "a button": lambda s: {"update_id": 1, "callback_query": {"id": "1", "from": PERSON, "data": "x"}},
-    "a join": lambda s: s.update(4715001, text=None, new_chat_members=[PERSON]),
+    "a join": lambda s: s.update(4715001, None, new_chat_members=[PERSON]),
     "no update id": lambda s: {"message": s.update(4715001)["message"]},
     "an update id that is text": lambda s: {**s.update(4715001), "update_id": "1"},
     "a message that is text": lambda s: {"update_id": 1, "message": "hello"},
@@ -206,11 +207,11 @@ NO_DIRECT_MESSAGES: dict[str, Callable[[Service], Any]] = {
 }
 
 
-@pytest.mark.parametrize("case", NO_DIRECT_MESSAGES)
-def test_what_is_no_direct_message_of_a_person_does_not_get_in(admitted: Service, case: str) -> None:
-    """Telegram is told that it was taken, or it would send it again and again."""
+@pytest.mark.parametrize("case", NOT_DIRECT_MESSAGES)
+def test_only_direct_messages_of_a_person_are_queued(admitted: Service, case: str) -> None:
+    """The answer is 200, or Telegram would send the update again."""
     before = admitted.ids()
-    answer = admitted.telegram(NO_DIRECT_MESSAGES[case](admitted))
+    answer = admitted.telegram(NOT_DIRECT_MESSAGES[case](admitted))
     assert (answer.status_code, answer.json()["data"]) == (200, {"queued": 0})
     assert admitted.ids() == before
     assert admitted.pairing.pending(Channel.TELEGRAM) == []
@@ -228,8 +229,8 @@ def test_what_is_no_direct_message_of_a_person_does_not_get_in(admitted: Service
     ],
     ids=["none", "empty", "longer", "shorter", "other case", "not ASCII"],
 )
-def test_without_the_secret_nothing_is_looked_at(admitted: Service, headers: Any, status: int) -> None:
-    """Not even the form: the answer to rubbish is the same."""
+def test_without_the_secret_the_body_is_not_parsed(admitted: Service, headers: Any, status: int) -> None:
+    """A malformed body gets the same answer."""
     before = admitted.ids()
     for update in (admitted.update(4715001), b"rubbish", b"x" * 2_000_000):
         answer = admitted.telegram(update, headers=headers)
@@ -244,8 +245,8 @@ def test_without_the_secret_nothing_is_looked_at(admitted: Service, headers: Any
      (b'{"update_id": ' + b"9" * 5000 + b"}", 400), (b"[" * 200_000, 400), (b"x" * (1024 * 1024 + 1), 413)],
     ids=["empty", "cut", "a list", "no UTF-8", "half a character", "a huge number", "deep", "over 1 MiB"],
 )  # fmt: skip
-def test_a_body_that_is_none_is_refused(admitted: Service, body: bytes, status: int) -> None:
-    """In JSON, with a sentence, and nothing gets in; on both channels."""
+def test_a_malformed_body_is_refused(admitted: Service, body: bytes, status: int) -> None:
+    """The answer is JSON with a message and nothing is queued, on both channels."""
     before = admitted.ids()
     for answer in (admitted.telegram(body), admitted.signed(body)):
         assert answer.status_code == status, answer.text
@@ -253,8 +254,8 @@ def test_a_body_that_is_none_is_refused(admitted: Service, body: bytes, status: 
     assert admitted.ids() == before
 
 
-def test_a_body_of_almost_a_megabyte_is_taken(admitted: Service) -> None:
-    """The limit is what the channel may send, not less."""
+def test_a_body_of_almost_a_megabyte_is_accepted(admitted: Service) -> None:
+    """The limit is the largest body that the channel may send."""
     before = len(admitted.inbound())
     answer = admitted.telegram(admitted.update(4715001, "long", filler="x" * 1_000_000))
     assert answer.json()["data"] == {"queued": 1}
@@ -271,31 +272,31 @@ def test_a_body_of_almost_a_megabyte_is_taken(admitted: Service) -> None:
     ],
     ids=["a caption", "a voice message", "a lone surrogate", "control characters"],
 )
-def test_content_of_an_approved_sender_comes_in(admitted: Service, changes: dict[str, Any], text: str) -> None:
-    """Whatever it is; where it has no words, the queue says what it was."""
+def test_content_of_an_approved_sender_is_queued(admitted: Service, changes: dict[str, Any], text: str) -> None:
+    """Content without text is queued with the name of its type."""
     assert admitted.telegram(admitted.update(4715001, **changes)).json()["data"] == {"queued": 1}
     assert admitted.inbound()[-1] == ("inbound.telegram", "4715001", text)
 
 
-def test_whatsapp_messages_pass_the_same_gate(service: Service) -> None:
-    """A stranger's first is answered; once approved, each message comes in once, however the number is spelled."""
+def test_whatsapp_messages_need_an_approval_too(service: Service) -> None:
+    """The first message gets an answer; after the approval each message is queued once, with any spelling."""
     before = len(service.inbound())
     stranger = service.message("15557000009")
     assert service.whatsapp(stranger).json()["data"] == {"queued": 0}
     (waiting,) = service.pairing.pending(Channel.WHATSAPP)
     (reply,) = service.replies("15557000009")
     assert f"inv pairing.approve whatsapp {waiting.code}" in reply
-    assert service.holds(MARK) == []
+    assert service.files_with(MARK) == []
     service.pairing.approve(Channel.WHATSAPP, waiting.code)
     first, second = service.message("15557000009", "one"), service.message("+1 555 700 0009", "two")
     assert service.whatsapp(first, second, first).json()["data"] == {"queued": 2}
     assert service.whatsapp(first, second).json()["data"] == {"queued": 0}
     assert [text for _, _, text in service.inbound()[before:]] == ["one", "two"]
-    assert service.whatsapp(stranger).json()["data"] == {"queued": 1}  # never taken before: Meta sends it again
+    assert service.whatsapp(stranger).json()["data"] == {"queued": 1}  # it was not queued before: Meta sends it again
 
 
-def test_a_person_without_a_phone_number_is_another_sender(service: Service) -> None:
-    """Equal digits under another kind of id are somebody else, and an approval of one is none of the other."""
+def test_a_sender_without_a_phone_number_is_another_sender(service: Service) -> None:
+    """The same digits as another kind of id are another sender, with an approval of its own."""
     admit = service.pairing.request(Channel.WHATSAPP, "15557000003").request
     assert admit is not None
     service.pairing.approve(Channel.WHATSAPP, admit.code)
@@ -315,8 +316,8 @@ NO_WHATSAPP_MESSAGES: dict[str, Callable[[Service], dict[str, Any]]] = {
     "a reaction": lambda s: s.message("15557000001", type="reaction", reaction={"emoji": "x"}),
     "an unsupported kind": lambda s: s.message("15557000001", type="unsupported", errors=[{"code": 131051}]),
     "an edit": lambda s: s.message("15557000001", type="edit"),
-    "a kind that is no text": lambda s: s.message("15557000001", type=["text"]),
-    "a text that is none": lambda s: s.message("15557000001", text=["x"]),
+    "a type that is a list": lambda s: s.message("15557000001", type=["text"]),
+    "a text that is a list": lambda s: s.message("15557000001", text=["x"]),
     "no id": lambda s: s.message("15557000001", id=None),
     "an empty id": lambda s: s.message("15557000001", id=""),
     "a sender that is a number": lambda s: s.message(15557000001),  # type: ignore[arg-type]
@@ -325,8 +326,8 @@ NO_WHATSAPP_MESSAGES: dict[str, Callable[[Service], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("case", NO_WHATSAPP_MESSAGES)
-def test_what_is_no_whatsapp_message_of_a_person_does_not_get_in(admitted: Service, case: str) -> None:
-    """It is taken from Meta, which would send it again otherwise, and left out."""
+def test_only_whatsapp_messages_of_a_person_are_queued(admitted: Service, case: str) -> None:
+    """The answer is 200, or Meta would send the notification again."""
     before = admitted.ids()
     answer = admitted.whatsapp(NO_WHATSAPP_MESSAGES[case](admitted))
     assert (answer.status_code, answer.json()["data"]) == (200, {"queued": 0})
@@ -341,13 +342,13 @@ def test_what_is_no_whatsapp_message_of_a_person_does_not_get_in(admitted: Servi
         {"object": "whatsapp_business_account", "entry": [1, {"changes": [1, {"field": "messages", "value": 1}]}]},
     ],
 )
-def test_notifications_of_another_form_are_left_out(admitted: Service, notification: Any) -> None:
-    """Whatever stands where entries, changes or values should."""
+def test_malformed_notifications_are_ignored(admitted: Service, notification: Any) -> None:
+    """Entries, changes or values have a wrong type."""
     assert admitted.signed(notification).json()["data"] == {"queued": 0}
 
 
 def test_statuses_and_other_fields_are_left_out(admitted: Service) -> None:
-    """What was sent, delivered or read is no message, and messages below another field are none of ours."""
+    """A status (sent, delivered, read) is not a message, and messages of another field are ignored."""
     before = admitted.ids()
     statuses = [{"id": "wamid.1", "status": "read", "recipient_id": "15557000001"}]
     assert admitted.whatsapp(statuses=statuses).json()["data"] == {"queued": 0}
@@ -357,8 +358,8 @@ def test_statuses_and_other_fields_are_left_out(admitted: Service) -> None:
     assert admitted.ids() == before
 
 
-def test_a_signature_covers_every_byte(admitted: Service) -> None:
-    """One byte more, a digest of another secret, none at all: refused before it is parsed."""
+def test_the_signature_covers_every_byte(admitted: Service) -> None:
+    """One more byte, a digest with another secret, or no signature: refused before the body is parsed."""
     before = admitted.ids()
     body = json.dumps({"object": "whatsapp_business_account", "entry": []}).encode()
     right = "sha256=" + hmac.new(APP_SECRET.encode(), body, hashlib.sha256).hexdigest()
@@ -373,8 +374,8 @@ def test_a_signature_covers_every_byte(admitted: Service) -> None:
     assert admitted.ids() == before
 
 
-def test_the_handshake_needs_the_token(service: Service) -> None:
-    """The challenge comes back as plain text, and only for who knows the token."""
+def test_the_handshake_requires_the_token(service: Service) -> None:
+    """The challenge is returned as plain text to a request with the token."""
     query = {"hub.mode": "subscribe", "hub.verify_token": VERIFY_TOKEN, "hub.challenge": "1158201444"}
 
     def ask(**changes: str | None) -> requests.Response:
@@ -391,46 +392,46 @@ def test_the_handshake_needs_the_token(service: Service) -> None:
         assert ask(**{"hub.challenge": challenge}).status_code == 400
 
 
-def test_a_damaged_store_admits_nobody_and_says_so(admitted: Service) -> None:
-    """The channel is told to come again, health names the file, and once it is mended the message comes in."""
+def test_a_damaged_store_admits_no_sender(admitted: Service) -> None:
+    """The channel is asked to retry, health names the file, and the message is queued once the file is fixed."""
     before, path = len(admitted.inbound()), admitted.credentials / "telegram-allowFrom.json"
-    kept, update = path.read_bytes(), admitted.update(4715001, "meanwhile")
-    path.write_bytes(kept[:-4])
+    stored, update = path.read_bytes(), admitted.update(4715001, "meanwhile")
+    path.write_bytes(stored[:-4])
     try:
         assert admitted.telegram(update).status_code == 503
         assert str(path) in str(admitted.gateway.health()["problems"])
-        assert path.read_bytes() == kept[:-4]
+        assert path.read_bytes() == stored[:-4]
         assert admitted.whatsapp(admitted.message("15557000001", "elsewhere")).json()["data"] == {"queued": 1}
     finally:
-        path.write_bytes(kept)
+        path.write_bytes(stored)
     assert admitted.telegram(update).json()["data"] == {"queued": 1}
     assert [text for _, _, text in admitted.inbound()[before:]] == ["elsewhere", "meanwhile"]
 
 
-def test_only_the_webhooks_may_be_called_by_a_public_name(admitted: Service) -> None:
-    """They come through a proxy; everything else stays on loopback names."""
+def test_only_the_webhooks_accept_a_public_host_name(admitted: Service) -> None:
+    """They are called through a proxy; all other paths require loopback names."""
     public = {"Host": "bot.example.org"}
     assert admitted.telegram(admitted.update(4715001, "x"), headers=public).status_code == 200
     for path in ("/health", "/messages", "/webhooksx"):
         assert admitted.gateway.get(path, headers=public).status_code == 403
 
 
-def test_nobody_else_may_queue_as_if_it_came_in(admitted: Service) -> None:
-    """What a webhook lets in is told by its channel."""
+def test_the_messages_endpoint_cannot_queue_inbound_messages(admitted: Service) -> None:
+    """Only a webhook sets the channel of a message."""
     forged = {"channel": "inbound.telegram", "to": "4715001", "text": "x"}
     assert admitted.gateway.post("/messages", json=forged).status_code == 400
 
 
-def test_an_answer_that_could_not_be_queued_is_given_the_next_time(service: Service) -> None:
-    """The request was stored and the process failed before its answer was queued; then each code is answered once."""
+def test_a_reply_that_could_not_be_queued_is_sent_the_next_time(service: Service) -> None:
+    """The process failed between storing the request and queueing the reply; later each code is answered once."""
     assert service.pairing.request(Channel.TELEGRAM, "4716001").status == "created"
     for _ in range(3):
         assert service.telegram(service.update(4716001)).status_code == 200
     assert len(service.replies("4716001")) == 1
 
 
-def test_no_callback_stands_for_a_message(admitted: Service) -> None:
-    """The keys of messages and of callbacks lie in one table."""
+def test_a_callback_key_does_not_hide_a_message(admitted: Service) -> None:
+    """The keys of messages and of callbacks are in one table."""
     update = admitted.update(4715001, "not swallowed")
     for prefix in ("inbound.", "replied."):
         key = {"key": f"{prefix}telegram/{update['update_id']}"}
@@ -439,8 +440,8 @@ def test_no_callback_stands_for_a_message(admitted: Service) -> None:
     assert admitted.telegram(update).json()["data"] == {"queued": 1}
 
 
-def test_without_secrets_the_webhooks_are_closed(shared: Any) -> None:
-    """Also on loopback, since a proxy's requests all come from there."""
+def test_without_secrets_the_webhooks_are_closed(shared: RunningGateway) -> None:
+    """This also holds on loopback, because the requests of a proxy come from there."""
     for answer in (
         shared.post("/webhooks/telegram", json={}, headers={"X-Telegram-Bot-Api-Secret-Token": ""}),
         shared.post("/webhooks/whatsapp", json={}, headers={"X-Hub-Signature-256": "sha256="}),

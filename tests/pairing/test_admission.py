@@ -1,4 +1,4 @@
-"""Admission is answered from memory, and never with what the file does not say any more."""
+"""Admission is answered from memory, and every change of the file counts."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from release_tasks.config.schema import PairingConfig
+from release_tasks.core import canonical
 from release_tasks.core.lock import FileLock
 from release_tasks.pairing import store as pairing_store
 from release_tasks.pairing.channels import Channel
@@ -22,9 +23,9 @@ TELEGRAM = Channel.TELEGRAM
 
 @pytest.fixture
 def readings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
-    """Every store file that was read, in order."""
+    """Return the store files that were read, in order."""
     found: list[Path] = []
-    read = pairing_store.read_document
+    read = canonical.read_document
 
     def counted(path: Path) -> dict[str, object]:
         found.append(path)
@@ -35,23 +36,23 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[Path]:
 
 
 def approvals(credentials: Path, *senders: str) -> Path:
-    """Write the approvals as another program would: over the same file."""
+    """Write the approvals as another program would: into the same file."""
     credentials.mkdir(parents=True, exist_ok=True)
     path = credentials / "telegram-allowFrom.json"
     path.write_text(json.dumps({"senderIds": senders}))
     return path
 
 
-def settle(path: Path) -> None:
-    """Let the file be old enough that any change shows in its times."""
+def set_old_mtime(path: Path) -> None:
+    """Make the file old enough that any later change shows in its times."""
     version = file_version(path)
     while version is None or not version.is_settled():
         time.sleep(0.005)
 
 
-def test_a_settled_file_is_read_once(credentials: Path, readings: list[Path]) -> None:
-    """A thousand messages of senders and strangers, one reading."""
-    settle(approvals(credentials, "4711", "4712"))
+def test_an_old_file_is_read_once(credentials: Path, readings: list[Path]) -> None:
+    """A thousand messages of approved and unknown senders cause one read."""
+    set_old_mtime(approvals(credentials, "4711", "4712"))
     pairing = Pairing(PairingConfig(credentials=credentials))
     for number in range(500):
         assert pairing.is_admitted(TELEGRAM, "4711")
@@ -60,8 +61,8 @@ def test_a_settled_file_is_read_once(credentials: Path, readings: list[Path]) ->
 
 
 @pytest.mark.slow
-def test_every_decision_of_another_process_counts_at_once(credentials: Path) -> None:
-    """A hundred approvals and revocations as fast as they go, each seen by the next message."""
+def test_decisions_of_another_process_count_immediately(credentials: Path) -> None:
+    """The next message sees each of a hundred fast approvals and revocations."""
     service, shell = (Pairing(PairingConfig(credentials=credentials)) for _ in range(2))
     for number in range(100):
         sender = str(4711 + number % 3)
@@ -75,24 +76,24 @@ def test_every_decision_of_another_process_counts_at_once(credentials: Path) -> 
 
 @pytest.mark.parametrize("pause", [False, True])
 @pytest.mark.slow
-def test_a_change_over_the_same_file_counts_at_once(credentials: Path, pause: bool) -> None:
-    """Also one of equal length within the same tick of the clock, on the same inode."""
+def test_a_change_in_place_counts_immediately(credentials: Path, pause: bool) -> None:
+    """This includes a change of equal length within one tick of the clock, on the same inode."""
     pairing = Pairing(PairingConfig(credentials=credentials))
     for _ in range(50):
         path = approvals(credentials, "4711")
         if pause:
-            settle(path)
+            set_old_mtime(path)
         assert pairing.is_admitted(TELEGRAM, "4711")
         approvals(credentials, "4712")
         assert not pairing.is_admitted(TELEGRAM, "4711")
         assert pairing.is_admitted(TELEGRAM, "4712")
 
 
-def test_times_that_somebody_set_back_hide_no_change(credentials: Path) -> None:
-    """``touch`` sets the time of the last change of content; that of the inode cannot be set."""
+def test_an_mtime_set_back_does_not_hide_a_change(credentials: Path) -> None:
+    """``touch`` sets the time of the last change of the content, and not that of the inode."""
     path = approvals(credentials, "4711")
     os.utime(path, (1_000_000_000, 1_000_000_000))
-    settle(path)
+    set_old_mtime(path)
     pairing = Pairing(PairingConfig(credentials=credentials))
     assert pairing.is_admitted(TELEGRAM, "4711")
     approvals(credentials, "4712")
@@ -101,26 +102,24 @@ def test_times_that_somebody_set_back_hide_no_change(credentials: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["removed", "damaged", "replaced by a folder"])
-def test_what_was_in_memory_does_not_outlive_the_file(credentials: Path, how: str) -> None:
-    """Nobody is admitted by a file that is not there or cannot be read, whatever it said before."""
+def test_a_missing_or_unreadable_file_admits_no_sender(credentials: Path, how: str) -> None:
+    """The content in memory does not count when the file is missing or cannot be read."""
     path = approvals(credentials, "4711")
-    settle(path)
+    set_old_mtime(path)
     pairing = Pairing(PairingConfig(credentials=credentials))
     assert pairing.is_admitted(TELEGRAM, "4711")
-    kept = path.read_bytes()
+    stored = path.read_bytes()
     path.unlink()
     if how == "removed":
         assert not pairing.is_admitted(TELEGRAM, "4711")
     else:
-        path.write_bytes(kept[:-1]) if how == "damaged" else path.mkdir()
+        path.write_bytes(stored[:-1]) if how == "damaged" else path.mkdir()
         with pytest.raises(StoreUnusable):
             pairing.is_admitted(TELEGRAM, "4711")
 
 
-def test_whoever_writes_and_writes_keeps_nobody_from_the_lock(
-    credentials: Path, make_pairing: Callable[..., Pairing]
-) -> None:
-    """A stranger who waits already, or who comes when the channel is full, is answered while the lock is taken."""
+def test_a_busy_writer_does_not_delay_other_senders(credentials: Path, make_pairing: Callable[..., Pairing]) -> None:
+    """A sender who has a request, or who comes when the channel is full, is answered while the lock is held."""
     pairing = make_pairing(max_pending=1)
     code = pairing.request(TELEGRAM, "1").request
     lock = FileLock(credentials / "telegram-pairing.lock")
@@ -133,8 +132,8 @@ def test_whoever_writes_and_writes_keeps_nobody_from_the_lock(
         lock.release()
 
 
-def test_looking_up_decides_nothing(make_pairing: Callable[..., Pairing], credentials: Path) -> None:
-    """Neither for a request nor for an approval; no file changes."""
+def test_a_lookup_changes_nothing(make_pairing: Callable[..., Pairing], credentials: Path) -> None:
+    """A lookup of a request or an approval changes no file."""
     pairing = make_pairing()
     request = pairing.request(TELEGRAM, "1").request
     assert request is not None
@@ -152,8 +151,8 @@ def test_looking_up_decides_nothing(make_pairing: Callable[..., Pairing], creden
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can act for another user")
-def test_what_root_decides_belongs_to_the_service(credentials: Path, make_pairing: Callable[..., Pairing]) -> None:
-    """An approval typed as root leaves every file readable for the user whom the folder belongs to."""
+def test_files_written_by_root_belong_to_the_service(credentials: Path, make_pairing: Callable[..., Pairing]) -> None:
+    """After an approval typed as root, the owner of the folder can read every file."""
     pairing = make_pairing()
     pairing.request(TELEGRAM, "1")
     for path in (credentials, *credentials.iterdir()):

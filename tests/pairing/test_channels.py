@@ -1,4 +1,4 @@
-"""One spelling for each person, and nobody who is not one person."""
+"""Normalisation: one spelling for each sender, and shared ids are refused."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ REFUSALS = [
 
 @pytest.mark.smoke
 @pytest.mark.parametrize(("channel", "text", "sender"), SPELLINGS)
-def test_each_spelling_of_a_person_becomes_the_one_sender(channel: Channel, text: str, sender: str) -> None:
-    """Prefixes, spaces, device suffixes and server names go; the kind of id stays."""
+def test_each_spelling_of_a_sender_is_normalised(channel: Channel, text: str, sender: str) -> None:
+    """Prefixes, spaces, device suffixes and server names are removed; the kind of id stays."""
     assert normalise_sender(channel, text) == sender
     assert is_spelling_of(channel, text, sender)
     assert not is_shared_id(channel, text)
@@ -96,8 +96,8 @@ def test_each_spelling_of_a_person_becomes_the_one_sender(channel: Channel, text
 
 @pytest.mark.smoke
 @pytest.mark.parametrize(("channel", "text", "reason"), REFUSALS)
-def test_what_names_no_single_person_is_refused_with_the_reason(channel: Channel, text: str, reason: str) -> None:
-    """The sentence names what was given, the channel and why not; it counts as wrong usage."""
+def test_a_shared_or_malformed_id_is_refused_with_the_reason(channel: Channel, text: str, reason: str) -> None:
+    """The message has the given id, the channel and the reason; it is a usage error."""
     with pytest.raises(SenderRefused) as refused:
         normalise_sender(channel, text)
     assert reason in refused.value.reason
@@ -107,8 +107,8 @@ def test_what_names_no_single_person_is_refused_with_the_reason(channel: Channel
     assert is_shared_id(channel, text) == is_many
 
 
-def test_ids_of_equal_digits_and_different_kinds_stay_different_people() -> None:
-    """A phone number, a linked id, business-scoped ids of two countries: five senders, and a group is none."""
+def test_equal_digits_of_different_kinds_are_different_senders() -> None:
+    """A phone number, a linked id, business-scoped ids of two countries: five senders, and a group is refused."""
     digits = "13491208655302"
     kinds = (digits, f"{digits}@lid", f"US.{digits}", f"DE.{digits}", f"US.ENT.{digits}")
     assert len({normalise_sender(WHATSAPP, kind) for kind in kinds}) == 5
@@ -116,10 +116,10 @@ def test_ids_of_equal_digits_and_different_kinds_stay_different_people() -> None
         normalise_sender(WHATSAPP, f"{digits}@g.us")
 
 
-# A busy machine draws slowly; that is no finding.
+# A slow draw on a busy machine is not a failure.
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
-# People, by what really tells one from another, and every way in which each of them may be written down.
+# Senders by their distinguishing parts, and every spelling of each.
 PHONES = st.from_regex(r"[1-9][0-9]{4,14}", fullmatch=True)
 LIDS = st.from_regex(r"[1-9][0-9]{0,19}", fullmatch=True)
 BUSINESS_SCOPED = st.from_regex(r"[A-Z]{2}\.(ENT\.)?[A-Za-z0-9]{1,40}", fullmatch=True)
@@ -150,10 +150,10 @@ def spellings(draw: st.DrawFn, person: tuple[str, str]) -> str:
 
 @PATIENT
 @given(data=st.data(), first=PEOPLE, second=PEOPLE)
-def test_two_different_people_never_become_one(
+def test_two_senders_never_have_one_normal_form(
     data: st.DataObject, first: tuple[str, str], second: tuple[str, str]
 ) -> None:
-    """However both are spelled, the normal forms are equal exactly when the people are."""
+    """The normal forms are equal exactly when the senders are."""
     forms = [normalise_sender(WHATSAPP, data.draw(spellings(person))) for person in (first, first, second)]
     assert forms[0] == forms[1]
     assert (forms[0] == forms[2]) == (first == second)
@@ -168,8 +168,8 @@ ANY_TEXT = st.one_of(
 
 @PATIENT
 @given(channel=st.sampled_from(Channel), text=ANY_TEXT)
-def test_normalising_twice_changes_nothing(channel: Channel, text: str) -> None:
-    """A normal form is its own normal form, plain ASCII without spaces, and no shared id; else there is a reason."""
+def test_normalisation_is_idempotent(channel: Channel, text: str) -> None:
+    """A normal form is its own normal form, ASCII without spaces, and not a shared id; all else has a reason."""
     try:
         sender = normalise_sender(channel, text)
     except SenderRefused as refused:
@@ -183,8 +183,8 @@ def test_normalising_twice_changes_nothing(channel: Channel, text: str) -> None:
 
 @PATIENT
 @given(channel=st.sampled_from(Channel), text=ANY_TEXT, sender=ANY_TEXT)
-def test_looking_for_a_sender_agrees_with_normalising(channel: Channel, text: str, sender: str) -> None:
-    """The quick comparison that searches a store says what comparing normal forms says."""
+def test_searching_a_store_agrees_with_normalising(channel: Channel, text: str, sender: str) -> None:
+    """The quick comparison that searches a store has the result of comparing normal forms."""
     try:
         expected = normalise_sender(channel, sender)
     except SenderRefused:
@@ -196,8 +196,8 @@ def test_looking_for_a_sender_agrees_with_normalising(channel: Channel, text: st
     assert is_spelling_of(channel, text, expected) == (actual == expected)
 
 
-def test_a_channel_is_one_of_the_known_ones() -> None:
-    """Any other name is wrong usage, and the sentence lists the names."""
+def test_an_unknown_channel_is_refused() -> None:
+    """It is a usage error, and the message lists the channels."""
     assert parse_channel("telegram") is TELEGRAM
     assert parse_channel(" WhatsApp ") is WHATSAPP
     with pytest.raises(UsageError, match="There is no channel 'signal': use telegram or whatsapp"):

@@ -1,4 +1,4 @@
-"""Who is let in, for how long a code is good, and what is on record of it."""
+"""Who is admitted, how long a code is valid, and which audit events are written."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.errors import ConfigError, ExitCode, StageFailed, UsageError
+from release_tasks.core.options import Duration
 from release_tasks.pairing.channels import Channel, SenderRefused
 from release_tasks.pairing.codes import ALPHABET, Moment, current_moment, is_same_code, new_code
 from release_tasks.pairing.policy import Pairing, PendingRequest
 from release_tasks.tasks.project import load_settings
+from tests.support.clocks import Clocks
 
 TELEGRAM, WHATSAPP = Channel.TELEGRAM, Channel.WHATSAPP
 HOUR = 3600.0
 
 
-def asked(pairing: Pairing, sender: str, channel: Channel = TELEGRAM) -> PendingRequest:
-    """Ask, and expect a code."""
+def request_code(pairing: Pairing, sender: str, channel: Channel = TELEGRAM) -> PendingRequest:
+    """Request a pairing, and expect a code."""
     request = pairing.request(channel, sender).request
     assert request is not None
     return request
@@ -39,7 +41,7 @@ def events(pairing: Pairing) -> list[dict[str, Any]]:
 
 
 @pytest.mark.smoke
-def test_a_stranger_is_let_in_by_approval_and_out_by_revocation(pairing: Pairing) -> None:
+def test_a_sender_is_admitted_from_approval_to_revocation(pairing: Pairing) -> None:
     """Unknown, pending, approved, revoked: only an approved sender is admitted, and only on that channel."""
     assert not pairing.is_admitted(WHATSAPP, "15551234567")
     outcome = pairing.request(WHATSAPP, "+1 555 123 4567")
@@ -58,8 +60,8 @@ def test_a_stranger_is_let_in_by_approval_and_out_by_revocation(pairing: Pairing
     assert pairing.approved(WHATSAPP) == []
 
 
-def test_codes_are_eight_of_the_thirty_two_signs() -> None:
-    """All signs come up, in every place, and a code that is taken is not given again."""
+def test_codes_are_eight_of_thirty_two_characters() -> None:
+    """Each character occurs at each position, and a code in use is not given again."""
     assert len(ALPHABET) == len(set(ALPHABET)) == 32 and not set("01IO") & set(ALPHABET)
     codes = [new_code(()) for _ in range(2000)]
     assert all(re.fullmatch(f"[{ALPHABET}]{{8}}", code) for code in codes)
@@ -68,8 +70,8 @@ def test_codes_are_eight_of_the_thirty_two_signs() -> None:
     assert len(set(codes)) == len(codes)
 
 
-def test_a_taken_code_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another is drawn when chance repeats itself."""
+def test_a_code_in_use_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another code is drawn when the random generator repeats itself."""
     letters = iter("AAAAAAAABBBBBBBB")
     monkeypatch.setattr("release_tasks.pairing.codes.secrets.choice", lambda _: next(letters))
     assert new_code({"AAAAAAAA"}) == "BBBBBBBB"
@@ -77,16 +79,16 @@ def test_a_taken_code_is_not_given_again(monkeypatch: pytest.MonkeyPatch) -> Non
 
 @pytest.mark.smoke
 @pytest.mark.parametrize("typed", ["abcd2345", "ABCD 2345", " aBcD-2345\n", "ab cd 23 45", "ABCD\u20132345"])
-def test_a_code_is_accepted_however_it_is_typed(typed: str) -> None:
-    """Any case, with spaces, with a dash or what a phone makes of one."""
+def test_a_code_is_accepted_in_any_usual_spelling(typed: str) -> None:
+    """Any case, with spaces, with a dash or the dash of a phone's keyboard."""
     assert is_same_code(typed, "ABCD2345")
 
 
 @pytest.mark.parametrize(
     "typed", ["", "-", "ABCD234", "ABCD23456", "ABCD2346", "ABCD_2345", "\ud800", "ABCD2345\u0301"]
 )
-def test_anything_else_is_another_code(pairing: Pairing, put: Callable[..., Path], typed: str) -> None:
-    """It is refused in one sentence that says what to type, and is on record without the code."""
+def test_a_wrong_code_is_refused(pairing: Pairing, put: Callable[..., Path], typed: str) -> None:
+    """The message says what to type, and the audit event does not have the code."""
     moment = {"requestedAt": "2026-03-01T11:50:00.000Z", "expiresAt": "2026-03-01T12:50:00.000Z"}
     put("telegram-pairing.json", {"requests": [{"senderId": "111", "code": "ABCD2345", **moment}]})
     for decide in (pairing.approve, pairing.reject):
@@ -103,26 +105,24 @@ def test_anything_else_is_another_code(pairing: Pairing, put: Callable[..., Path
 
 
 def test_codes_are_compared_in_constant_time(pairing: Pairing, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every pending code goes through the constant-time comparison, also after one has matched."""
-    from release_tasks.pairing import codes
+    """Every pending code goes through the constant-time comparison, also after a match."""
+    import hmac
 
-    requests = [asked(pairing, sender) for sender in ("1", "2", "3")]
+    requests = [request_code(pairing, sender) for sender in ("1", "2", "3")]
     compared: list[bytes] = []
 
     def compare(typed: bytes, code: bytes) -> bool:
         compared.append(code)
         return typed == code
 
-    monkeypatch.setattr(codes.hmac, "compare_digest", compare)
+    monkeypatch.setattr(hmac, "compare_digest", compare)
     pairing.approve(TELEGRAM, requests[0].code)
     assert compared == [request.code.encode() for request in requests]
 
 
-def test_a_repeated_request_gets_its_code_again_and_no_longer_life(
-    pairing: Pairing, credentials: Path, clocks: Any
-) -> None:
-    """Same code, same expiry, and not a byte is written for it."""
-    first = asked(pairing, "111")
+def test_a_repeated_request_gets_the_same_code_and_expiry(pairing: Pairing, credentials: Path, clocks: Clocks) -> None:
+    """The repeated request writes nothing."""
+    first = request_code(pairing, "111")
     before = (credentials / "telegram-pairing.json").stat().st_ino, len(events(pairing))
     clocks.pass_time(3000)
     again = pairing.request(TELEGRAM, " 111 ")
@@ -135,11 +135,11 @@ def test_a_repeated_request_gets_its_code_again_and_no_longer_life(
         pairing.approve(TELEGRAM, first.code)
 
 
-def test_the_fourth_request_stores_nothing_until_one_leaves(pairing: Pairing, credentials: Path, clocks: Any) -> None:
-    """The cap holds per channel; a decision or an expiry makes room."""
+def test_a_request_over_the_cap_is_not_stored(pairing: Pairing, credentials: Path, clocks: Clocks) -> None:
+    """The cap holds per channel; a decision or an expiry frees a place."""
     requests = []
     for sender in ("1", "2", "3"):
-        requests.append(asked(pairing, sender))
+        requests.append(request_code(pairing, sender))
         clocks.pass_time(1000)
     before = {path.name: path.read_bytes() for path in credentials.iterdir()}
     for _ in range(2):
@@ -157,23 +157,21 @@ def test_the_fourth_request_stores_nothing_until_one_leaves(pairing: Pairing, cr
     assert b'"1"' not in (credentials / "telegram-pairing.json").read_bytes()
 
 
-def test_expired_requests_leave_the_file_with_a_decision(
-    pairing: Pairing, clocks: Any, stored: Callable[[str], Any]
-) -> None:
-    """A code that is dead does not stay on disk."""
-    asked(pairing, "1")
+def test_a_decision_removes_expired_requests(pairing: Pairing, clocks: Clocks, stored: Callable[[str], Any]) -> None:
+    """An expired code does not stay on disk."""
+    request_code(pairing, "1")
     clocks.pass_time(1800)
-    asked(pairing, "2")
-    code = asked(pairing, "3").code
+    request_code(pairing, "2")
+    code = request_code(pairing, "3").code
     clocks.pass_time(1800)
     pairing.approve(TELEGRAM, code)
     assert [request["senderId"] for request in stored("telegram-pairing.json")["requests"]] == ["2"]
 
 
-def test_life_and_cap_come_from_the_configuration(make_pairing: Callable[..., Pairing], clocks: Any) -> None:
-    """A shorter life counts for requests made before, too; a longer one does not."""
+def test_lifetime_and_cap_come_from_the_configuration(make_pairing: Callable[..., Pairing], clocks: Clocks) -> None:
+    """A shorter lifetime also applies to older requests; a longer one does not."""
     patient, hasty = make_pairing(ttl=7200.0, max_pending=1), make_pairing(ttl=60.0, max_pending=2)
-    request = asked(patient, "1")
+    request = request_code(patient, "1")
     assert (request.expires_at - request.requested_at).total_seconds() == 7200
     assert patient.request(TELEGRAM, "2").status == "full"
     assert hasty.request(TELEGRAM, "2").status == "created"
@@ -186,19 +184,19 @@ def test_life_and_cap_come_from_the_configuration(make_pairing: Callable[..., Pa
     assert patient.approve(TELEGRAM, request.code).sender == "1"
 
 
-def test_a_life_of_nothing_is_a_mistake_in_the_configuration(tmp_path: Path) -> None:
-    """Every code would be dead before anybody could type it."""
+def test_a_lifetime_of_zero_is_refused(tmp_path: Path) -> None:
+    """Every code would expire immediately."""
     with pytest.raises(ConfigError, match="pairing: ttl: expected a duration above 0"):
         load_settings({"pairing": {"ttl": "0s"}}, tmp_path)
 
 
 @pytest.mark.parametrize("back", [1.0, 600.0, HOUR, 24 * HOUR])
 @pytest.mark.parametrize("looks_between", [True, False])
-def test_a_clock_that_goes_back_never_lengthens_a_life(
-    pairing: Pairing, clocks: Any, back: float, looks_between: bool
+def test_a_clock_set_back_never_extends_a_lifetime(
+    pairing: Pairing, clocks: Clocks, back: float, looks_between: bool
 ) -> None:
-    """After a true hour the code is dead, whatever the wall clock says by then, and not before."""
-    code = asked(pairing, "111").code
+    """The code expires after an hour of real time, and not before, whatever the wall clock shows."""
+    code = request_code(pairing, "111").code
     clocks.pass_time(1800)
     clocks.set_wall(-back)
     if looks_between:
@@ -213,17 +211,17 @@ def test_a_clock_that_goes_back_never_lengthens_a_life(
     assert not pairing.is_admitted(TELEGRAM, "111")
 
 
-def test_a_clock_that_goes_forward_ends_a_life(pairing: Pairing, clocks: Any) -> None:
-    """An expiry that stands in the file has passed for every program that reads it."""
-    code = asked(pairing, "111").code
+def test_a_clock_set_ahead_ends_a_lifetime(pairing: Pairing, clocks: Clocks) -> None:
+    """The stored expiry has then passed for every program that reads it."""
+    code = request_code(pairing, "111").code
     clocks.set_wall(HOUR)
     with pytest.raises(StageFailed, match="has expired"):
         pairing.approve(TELEGRAM, code)
 
 
-def test_a_request_outlives_a_reboot_by_the_wall_clock(pairing: Pairing, clocks: Any) -> None:
-    """The other clock begins anew and is not asked; when the wall clock says 'not begun yet', the request is over."""
-    code = asked(pairing, "111").code
+def test_a_request_survives_a_reboot_by_the_wall_clock(pairing: Pairing, clocks: Clocks) -> None:
+    """The uptime restarts and is not used; a request from the future, by the wall clock, has expired."""
+    code = request_code(pairing, "111").code
     clocks.pass_time(60)
     clocks.reboot()
     clocks.pass_time(60)
@@ -246,10 +244,10 @@ def test_a_request_outlives_a_reboot_by_the_wall_clock(pairing: Pairing, clocks:
     ],
     ids=["just alive", "just over", "another zone", "from the future", "a long life", "over before it began"],
 )
-def test_a_request_of_another_program_lives_by_its_times_and_never_longer_than_configured(
+def test_a_request_of_another_program_expires_by_its_times(
     pairing: Pairing, put: Callable[..., Path], requested: str, expires: str, is_live: bool
 ) -> None:
-    """It says nothing of uptimes, so what seems not to have begun yet is over."""
+    """It has no uptime; a request from the future has expired, and no lifetime exceeds the configured one."""
     entry = {"senderId": "111", "code": "ABCD2345", "requestedAt": requested, "expiresAt": expires}
     put("telegram-pairing.json", {"requests": [entry]})
     assert [request.sender for request in pairing.pending(TELEGRAM)] == ["111"][:is_live]
@@ -261,7 +259,7 @@ def test_a_request_of_another_program_lives_by_its_times_and_never_longer_than_c
 
 
 def test_the_clocks_of_this_machine_are_the_default() -> None:
-    """UTC, and an uptime that goes on between two looks."""
+    """UTC, and an uptime that increases between two reads."""
     first, second = current_moment(), current_moment()
     assert abs((first.wall - datetime.now(timezone.utc)).total_seconds()) < 5
     assert first.wall.utcoffset() == timedelta(0)
@@ -271,8 +269,8 @@ def test_the_clocks_of_this_machine_are_the_default() -> None:
 
 
 @pytest.mark.parametrize("sender", ["*", "@alice", "-1001234567890", "", "15551234567-1600000000@g.us"])
-def test_who_is_no_person_is_neither_admitted_nor_stored(pairing: Pairing, credentials: Path, sender: str) -> None:
-    """Asking and revoking are refused as wrong usage, and nothing is made for it."""
+def test_a_shared_id_is_neither_admitted_nor_stored(pairing: Pairing, credentials: Path, sender: str) -> None:
+    """A request or revocation for it is a usage error, and nothing is written."""
     for channel in Channel:
         assert not pairing.is_admitted(channel, sender)
         for attempt in (pairing.request, pairing.revoke):
@@ -283,7 +281,7 @@ def test_who_is_no_person_is_neither_admitted_nor_stored(pairing: Pairing, crede
 
 
 def test_a_request_of_a_username_cannot_be_approved(pairing: Pairing, put: Callable[..., Path]) -> None:
-    """What another program let ask is refused with the reason, and can be rejected."""
+    """A request that another program stored for it is refused with the reason, and can be rejected."""
     entry = {"senderId": "@alice", "code": "ABCD2345", "requestedAt": "2026-03-01T11:50:00Z"}
     put("telegram-pairing.json", {"requests": [{**entry, "expiresAt": "2026-03-01T12:50:00Z"}]})
     with pytest.raises(StageFailed, match="a username can change hands"):
@@ -293,20 +291,20 @@ def test_a_request_of_a_username_cannot_be_approved(pairing: Pairing, put: Calla
     assert [event["status"] for event in events(pairing)] == ["refused", "rejected"]
 
 
-def test_a_rejected_sender_may_ask_again_with_a_new_code(pairing: Pairing) -> None:
-    """The old code is dead."""
-    old = asked(pairing, "111").code
+def test_a_rejected_sender_may_request_again(pairing: Pairing) -> None:
+    """The old code is invalid."""
+    old = request_code(pairing, "111").code
     pairing.reject(TELEGRAM, old)
     assert pairing.pending(TELEGRAM) == []
-    new = asked(pairing, "111").code
+    new = request_code(pairing, "111").code
     assert new != old
     with pytest.raises(StageFailed, match="No telegram request has this code"):
         pairing.approve(TELEGRAM, old)
     pairing.approve(TELEGRAM, new)
 
 
-def test_revoking_who_is_not_approved_says_so(pairing: Pairing) -> None:
-    """Exit 1, and the attempt is on record."""
+def test_revoking_an_unapproved_sender_is_reported(pairing: Pairing) -> None:
+    """The exit code is 1, and the attempt is recorded."""
     with pytest.raises(StageFailed, match="111 is not approved on telegram") as failed:
         pairing.revoke(TELEGRAM, "111")
     assert failed.value.exit_code is ExitCode.NEGATIVE
@@ -315,7 +313,7 @@ def test_revoking_who_is_not_approved_says_so(pairing: Pairing) -> None:
 
 
 def test_every_spelling_of_an_approval_is_revoked(pairing: Pairing, put: Callable[..., Path]) -> None:
-    """Another program may have stored the same person twice."""
+    """Another program may have stored the same sender twice."""
     put("whatsapp-allowFrom.json", {"senderIds": ["+15551234567", "15551234567@c.us", "15551234567@lid"]})
     pairing.revoke(WHATSAPP, "15551234567")
     assert not pairing.is_admitted(WHATSAPP, "15551234567")
@@ -323,14 +321,14 @@ def test_every_spelling_of_an_approval_is_revoked(pairing: Pairing, put: Callabl
 
 
 def half_approved(pairing: Pairing, put: Callable[..., Path]) -> PendingRequest:
-    """What a kill between grant and removal leaves: the sender is approved, the request still there."""
-    request = asked(pairing, "111")
+    """Store what a kill between grant and removal leaves: an approved sender whose request is still there."""
+    request = request_code(pairing, "111")
     put("telegram-allowFrom.json", {"senderIds": ["111"]})
     return request
 
 
-def test_a_half_done_approval_is_repeated_with_the_same_code(pairing: Pairing, put: Callable[..., Path]) -> None:
-    """Meanwhile the sender is admitted, no longer waits, and takes nobody's place in the queue."""
+def test_an_interrupted_approval_is_repeated_with_the_same_code(pairing: Pairing, put: Callable[..., Path]) -> None:
+    """Meanwhile the sender is admitted, is not pending, and does not count for the cap."""
     code = half_approved(pairing, put).code
     assert pairing.is_admitted(TELEGRAM, "111") and pairing.pending(TELEGRAM) == []
     assert pairing.request(TELEGRAM, "111").status == "admitted"
@@ -342,8 +340,8 @@ def test_a_half_done_approval_is_repeated_with_the_same_code(pairing: Pairing, p
         pairing.approve(TELEGRAM, code)
 
 
-def test_a_half_done_approval_cannot_be_rejected_only_revoked(pairing: Pairing, put: Callable[..., Path]) -> None:
-    """A rejection would seem to keep the sender out who is in; a revocation takes the dead code along."""
+def test_an_interrupted_approval_can_be_revoked_and_not_rejected(pairing: Pairing, put: Callable[..., Path]) -> None:
+    """A rejection would not remove the approval; a revocation also removes the code."""
     code = half_approved(pairing, put).code
     with pytest.raises(StageFailed, match=r"approved on telegram already; `inv pairing.revoke telegram 111`"):
         pairing.reject(TELEGRAM, code)
@@ -354,9 +352,9 @@ def test_a_half_done_approval_cannot_be_rejected_only_revoked(pairing: Pairing, 
         pairing.approve(TELEGRAM, code)
 
 
-def test_every_decision_is_on_record_and_no_code_is(pairing: Pairing, clocks: Any, credentials: Path) -> None:
-    """One chained event each, with channel, sender and who decided; no code, in no spelling."""
-    requests = [asked(pairing, sender) for sender in ("1", "2", "3")]
+def test_every_decision_is_recorded_without_its_code(pairing: Pairing, clocks: Clocks, credentials: Path) -> None:
+    """One chained event for each, with channel, sender and actor; no spelling of the code."""
+    requests = [request_code(pairing, sender) for sender in ("1", "2", "3")]
     pairing.approve(TELEGRAM, requests[0].code)
     pairing.reject(TELEGRAM, requests[1].code)
     pairing.revoke(TELEGRAM, "1")
@@ -364,8 +362,8 @@ def test_every_decision_is_on_record_and_no_code_is(pairing: Pairing, clocks: An
     for code in (requests[2].code.lower(), "ZZZZ-ZZZZ"):
         with pytest.raises(StageFailed):
             pairing.approve(TELEGRAM, code)
-    told = [(event["event"], event["status"], event.get("senderId"), event["channel"]) for event in events(pairing)]
-    assert told == [
+    reported = [(event["event"], event["status"], event.get("senderId"), event["channel"]) for event in events(pairing)]
+    assert reported == [
         *(("pairing.requested", "pending", sender, "telegram") for sender in ("1", "2", "3")),
         ("pairing.approved", "granted", "1", "telegram"),
         ("pairing.rejected", "rejected", "2", "telegram"),
@@ -380,7 +378,7 @@ def test_every_decision_is_on_record_and_no_code_is(pairing: Pairing, clocks: An
 
 
 class PairingModel(RuleBasedStateMachine):
-    """The policy against a model that knows the true time: who is admitted, who waits, which codes are good."""
+    """The policy against a model that knows the real time: admitted senders, pending requests, valid codes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -391,13 +389,13 @@ class PairingModel(RuleBasedStateMachine):
         self.codes: dict[str, str] = {}
         self.admitted: set[str] = set()
         self.true_ms = 0
-        config = PairingConfig(credentials=Path(self.folder.name) / "credentials", ttl=HOUR)
+        config = PairingConfig(credentials=Path(self.folder.name) / "credentials", ttl=Duration(HOUR))
         self.pairing = Pairing(config, lambda: Moment(wall=self.wall, boot_id="b", uptime_ms=self.true_ms))
 
     def teardown(self) -> None:
         self.folder.cleanup()
 
-    def live(self, sender: str) -> bool:
+    def is_pending(self, sender: str) -> bool:
         is_young = self.true_ms - self.begun_true[sender] < HOUR * 1000
         return is_young and self.wall - self.begun_wall[sender] < timedelta(seconds=HOUR)
 
@@ -408,8 +406,8 @@ class PairingModel(RuleBasedStateMachine):
     senders = st.sampled_from(["1", "2", "3", "4", "5"])
 
     def forget_expired(self) -> None:
-        """What a change of the file does; until then, a wall clock set right again brings a request back."""
-        for sender in [sender for sender in self.codes if not self.live(sender)]:
+        """Remove expired requests, as a change does; until then, a corrected wall clock restores a request."""
+        for sender in [sender for sender in self.codes if not self.is_pending(sender)]:
             self.forget(sender)
 
     @rule(sender=senders)
@@ -417,10 +415,10 @@ class PairingModel(RuleBasedStateMachine):
         outcome = self.pairing.request(TELEGRAM, sender)
         if sender in self.admitted:
             assert outcome.status == "admitted"
-        elif sender in self.codes and self.live(sender):
+        elif sender in self.codes and self.is_pending(sender):
             assert outcome.status == "repeated" and outcome.request is not None
             assert outcome.request.code == self.codes[sender]
-        elif sum(map(self.live, self.codes)) >= 3:
+        elif sum(map(self.is_pending, self.codes)) >= 3:
             assert outcome.status == "full"
         else:
             self.forget_expired()
@@ -435,7 +433,7 @@ class PairingModel(RuleBasedStateMachine):
         code = self.codes[sender]
         typed = data.draw(st.sampled_from([code, code.lower(), f"{code[:4]}-{code[4:]}", f" {code[:4]} {code[4:]}"]))
         decide: Callable[..., Any] = self.pairing.approve if is_approval else self.pairing.reject
-        if not self.live(sender):
+        if not self.is_pending(sender):
             with pytest.raises(StageFailed):
                 decide(TELEGRAM, typed)
             return
@@ -472,10 +470,10 @@ class PairingModel(RuleBasedStateMachine):
     @invariant()
     def shows_exactly_the_live_requests(self) -> None:
         shown = {request.sender: request.code for request in self.pairing.pending(TELEGRAM)}
-        assert shown == {sender: code for sender, code in self.codes.items() if self.live(sender)}
+        assert shown == {sender: code for sender, code in self.codes.items() if self.is_pending(sender)}
 
     @invariant()
-    def the_record_agrees(self) -> None:
+    def the_log_agrees(self) -> None:
         admitted: set[str] = set()
         for event in events(self.pairing):
             if event["event"] == "pairing.approved":

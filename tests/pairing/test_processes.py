@@ -1,4 +1,4 @@
-"""Several processes on one store, and processes killed in the middle of a change."""
+"""Several processes on one store, and processes killed during a change."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ pairing = Pairing(PairingConfig(credentials=Path(sys.argv[1]), max_pending=1000)
 channel = Channel.TELEGRAM
 """
 
-# Asks for people of its own; approves two of three, rejects the third, and revokes one of the approved.
+# Requests for its own senders; approves two of three, rejects the third, and revokes one of the approved.
 OPERATOR = (
     SETUP
     + """
@@ -53,7 +53,7 @@ for sender in range(first, first + count):
 """
 )
 
-# Asks once, where three may wait.
+# Requests once; the cap is three.
 STRANGER = (
     SETUP.replace("1000", "3")
     + """
@@ -63,7 +63,7 @@ print(pairing.request(channel, sys.argv[2]).status)
 """
 )
 
-# Asks, approves and now and then revokes until it is killed; says each thing before it begins and once it is done.
+# Requests, approves and sometimes revokes until it is killed; prints each action before it starts and after it ends.
 ENDLESS = (
     SETUP
     + """
@@ -82,13 +82,13 @@ for sender in range(int(sys.argv[2]), 10**9):
 
 @pytest.fixture
 def pairing(credentials: Path) -> Pairing:
-    """The pairing that the processes work on, by the clocks of this machine."""
+    """Return the pairing that the processes work on, with the clocks of this machine."""
     return Pairing(PairingConfig(credentials=credentials, max_pending=1000))
 
 
 @pytest.fixture
 def start(credentials: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Return a starter of processes on the store: ``start(script, 1, 2)``; they are ended after the test."""
+    """Return a function that starts processes on the store: ``start(script, 1, 2)``; they are ended after the test."""
     started: list[subprocess.Popen[str]] = []
 
     def run(script: str, *arguments: int) -> subprocess.Popen[str]:
@@ -112,10 +112,10 @@ def leftovers(credentials: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_eight_processes_at_once_lose_nothing(
+def test_eight_concurrent_processes_lose_no_decision(
     pairing: Pairing, credentials: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    """Everybody approved is in, everybody rejected or revoked is out, and each decision is one event of one chain."""
+    """Approved senders are admitted, rejected and revoked ones are not, and each decision is one event of one chain."""
     count = 12
     processes = [start(OPERATOR, 1000 + index * count, count) for index in range(8)]
     for process in processes:
@@ -134,7 +134,7 @@ def test_eight_processes_at_once_lose_nothing(
     assert pairing.pending(TELEGRAM) == []
     verdict = pairing.audit.verify()
     assert verdict.intact and not verdict.notes
-    told = Counter((event["event"], event["senderId"]) for event in verdict.events)
+    reported = Counter((event["event"], event["senderId"]) for event in verdict.events)
     expected = Counter(("pairing.requested", str(sender)) for sender in everybody)
     for sender in everybody:
         if sender % 3 == 2:
@@ -142,12 +142,12 @@ def test_eight_processes_at_once_lose_nothing(
         else:
             expected["pairing.approved", str(sender)] += 1
             expected["pairing.revoked", str(sender)] += sender % 3 == 1
-    assert told == +expected
+    assert reported == +expected
     assert leftovers(credentials) == []
 
 
 class Watcher:
-    """A gateway that looks without a lock, all the while: it never sees half a store, and never admits a stranger."""
+    """A gateway that reads without a lock: it never reads a partial store, and never admits an unknown sender."""
 
     def __init__(self, pairing: Pairing) -> None:
         self.problems: list[BaseException] = []
@@ -171,8 +171,8 @@ class Watcher:
 
 
 @pytest.mark.slow
-def test_the_cap_holds_between_processes(start: Callable[..., subprocess.Popen[str]]) -> None:
-    """Eight strangers at the same moment: three get a code, five get nothing."""
+def test_the_cap_holds_across_processes(start: Callable[..., subprocess.Popen[str]]) -> None:
+    """Eight unknown senders at the same moment: three get a code, five get nothing."""
     processes = [start(STRANGER, number) for number in range(1, 9)]
     for process in processes:
         assert process.stdout is not None and process.stdout.readline() == "ready\n"
@@ -188,25 +188,27 @@ def test_the_cap_holds_between_processes(start: Callable[..., subprocess.Popen[s
 def test_a_kill_at_any_moment_loses_no_decision(
     pairing: Pairing, credentials: Path, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
-    """SIGKILL: what was said to be done is done, what was begun is complete or can be repeated with the same code."""
+    """After SIGKILL, a finished action is stored; an unfinished one is complete or can be repeated."""
     chance = random.Random(11)
     for number in range(25):
         process = start(ENDLESS, 1000 * (number + 1))
         assert process.stdout is not None
-        told = [process.stdout.readline()]
+        reported = [process.stdout.readline()]
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(timeout=chance.uniform(0, 0.08))
         process.send_signal(signal.SIGKILL)
-        told += process.stdout.read().splitlines(keepends=True)
+        reported += process.stdout.read().splitlines(keepends=True)
         process.wait(timeout=10)
         assert process.returncode == -signal.SIGKILL
-        check_after_kill(pairing, [line.split() for line in told if line.endswith("\n")])  # the kill may cut a line
+        check_after_kill(
+            pairing, [line.split() for line in reported if line.endswith("\n")]
+        )  # the kill may truncate a line
         assert pairing.audit.verify().intact
         assert leftovers(credentials) == []
 
 
 def check_after_kill(pairing: Pairing, told: list[list[str]]) -> None:
-    """Hold what the killed process said against the store, then finish what it had begun."""
+    """Compare the output of the killed process with the store, then finish its last action."""
     codes: dict[str, str] = {}
     approved: set[str] = set()
     revoking = ""
@@ -237,16 +239,16 @@ def check_after_kill(pairing: Pairing, told: list[list[str]]) -> None:
         assert not pairing.is_admitted(TELEGRAM, revoking)
         revocations = [e for e in pairing.audit.verify().events if e["event"] == "pairing.revoked"]
         assert revoking in {event["senderId"] for event in revocations}
-    # A next change clears away what the kill left; whoever the kill caught while asking may ask again.
+    # The next change removes leftovers of the kill; a sender whose request was killed may request again.
     for request in pairing.pending(TELEGRAM):
         pairing.reject(TELEGRAM, request.code)
     assert pairing.request(TELEGRAM, "1").request is not None
 
 
-def test_a_store_that_another_process_keeps_locked_is_a_sentence(
+def test_a_store_locked_by_another_process_ends_with_75(
     pairing: Pairing, credentials: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Exit 75 after a while; nothing is written, and reading is not held up."""
+    """Nothing is written, and reading does not wait."""
     monkeypatch.setattr(store_module, "_WAIT_SECONDS", 0.2)
     lock = FileLock(credentials / "telegram-pairing.lock")
     assert lock.acquire(1)
@@ -261,10 +263,10 @@ def test_a_store_that_another_process_keeps_locked_is_a_sentence(
     assert pairing.request(TELEGRAM, "111").status == "created"
 
 
-def test_a_signal_in_the_middle_of_a_change_waits_for_its_end(
+def test_a_signal_during_a_change_waits_for_its_end(
     pairing: Pairing, monkeypatch: pytest.MonkeyPatch, stored: Callable[[str], Any]
 ) -> None:
-    """Ctrl-C after the record is written: the approval is completed before it acts."""
+    """Ctrl-C arrives after the audit event: the approval is completed before the signal takes effect."""
     request = pairing.request(TELEGRAM, "111").request
     assert request is not None
     append = pairing.audit.append
@@ -282,14 +284,14 @@ def test_a_signal_in_the_middle_of_a_change_waits_for_its_end(
     assert stored("telegram-pairing.json") == {"requests": []}
 
 
-def test_what_a_killed_write_left_is_cleared_away_by_the_next_change(
+def test_leftovers_of_a_killed_write_are_removed_by_the_next_change(
     pairing: Pairing, put: Callable[..., Path], credentials: Path
 ) -> None:
-    """Only this channel's own temporary files go; those of the other channel may be in use."""
+    """Only temporary files of this channel are removed; those of the other channel may be in use."""
     put(".telegram-pairing.json.abc123.tmp", {})
     put(".telegram-allowFrom.json.abc123.tmp", {})
-    kept = [put(".whatsapp-pairing.json.abc123.tmp", {}), put("telegram-pairing.json.42.tmp", {})]
+    stored = [put(".whatsapp-pairing.json.abc123.tmp", {}), put("telegram-pairing.json.42.tmp", {})]
     assert pairing.pending(TELEGRAM) == []
     pairing.request(TELEGRAM, "111")
-    assert leftovers(credentials) == sorted(path.name for path in kept)
-    assert json.loads(kept[0].read_text()) == {}
+    assert leftovers(credentials) == sorted(path.name for path in stored)
+    assert json.loads(stored[0].read_text()) == {}

@@ -1,4 +1,4 @@
-"""What the pairing log says of each sender, and which approvals a restored store keeps by it."""
+"""The history of each sender in the pairing log, and the approvals that a restored store retains."""
 
 from __future__ import annotations
 
@@ -41,10 +41,13 @@ def kept(history: History, live: list[str] | None, *senders: str, channel: Chann
     return left
 
 
-APPROVED, REVOKED, REQUESTED = ("pairing.approved", {}), ("pairing.revoked", {}), ("pairing.requested", {})
+LogEvent = tuple[str, dict[str, Any]]
+APPROVED: LogEvent = ("pairing.approved", {})
+REVOKED: LogEvent = ("pairing.revoked", {})
+REQUESTED: LogEvent = ("pairing.requested", {})
 WITHDRAWN, RETURNED = ("pairing.withdrawn", DONE), ("pairing.returned", DONE)
 
-# Events, whether the sender is kept where the live list has not got them, and where there is no live list.
+# Events, whether the sender is retained when the live list lacks it, and whether it is when there is no live list.
 LAST_WORDS = [
     ([], False, True),
     ([APPROVED], False, True),
@@ -58,15 +61,15 @@ LAST_WORDS = [
     ([WITHDRAWN, ("pairing.rejected", {})], False, False),
     ([WITHDRAWN, ("pairing.refused", {"action": "revoke"})], False, False),
     ([WITHDRAWN, ("pairing.refused", {"action": "approve"})], True, True),
-    # What a rollback wrote that never took effect.
+    # Events of a rollback that never took effect.
     ([APPROVED, ("pairing.withdrawn", UNDONE)], False, True),
     ([REVOKED, ("pairing.returned", UNDONE)], False, False),
     ([WITHDRAWN, ("pairing.returned", UNDONE)], True, True),
     ([("pairing.withdrawn", {})], False, True),
-    # A decision that could not be written: an approval is none, a revocation was meant all the same.
+    # A decision that could not be written: an approval does not count, a revocation does.
     ([REVOKED, APPROVED, ("pairing.failed", {"detail": "pairing.approved: No space left"})], False, False),
     ([APPROVED, REVOKED, ("pairing.failed", {"detail": "pairing.revoked: No space left"})], False, False),
-    # Of somebody else.
+    # Events of another sender.
     ([REVOKED, ("pairing.approved", {"senderId": "1002"})], False, False),
     ([REVOKED, ("pairing.approved", {"channel": "whatsapp"})], False, False),
     ([APPROVED, ("pairing.revoked", {"channel": "whatsapp"})], False, True),
@@ -74,10 +77,10 @@ LAST_WORDS = [
 
 
 @pytest.mark.parametrize(("events", "without_entry", "without_list"), LAST_WORDS)
-def test_the_last_word_about_a_sender_counts(
+def test_the_last_event_of_a_sender_counts(
     log: AuditLog, events: list[Any], without_entry: bool, without_list: bool
 ) -> None:
-    """Whoever is approved now stays in any case."""
+    """A sender who is approved live is always retained."""
     write(log, *events)
     history = history_of(log)
     assert kept(history, ["1001"], "1001") == ["1001"]
@@ -86,8 +89,8 @@ def test_the_last_word_about_a_sender_counts(
         assert kept(history, None, "1001") == (["1001"] if without_list else [])
 
 
-def test_a_list_that_a_rollback_took_away_is_an_empty_one(log: AuditLog) -> None:
-    """Until somebody is approved on that channel again: then a list that is missing was lost."""
+def test_a_list_removed_by_a_rollback_is_empty(log: AuditLog) -> None:
+    """This holds until the next approval on that channel; after it, a missing list was lost."""
     write(log, APPROVED, ("pairing.emptied", DONE), ("pairing.approved", {"channel": "whatsapp"}))
     assert kept(history_of(log), None, "1001") == []
     assert kept(history_of(log), None, "15551234567", channel=WHATSAPP) == ["15551234567"]
@@ -95,14 +98,14 @@ def test_a_list_that_a_rollback_took_away_is_an_empty_one(log: AuditLog) -> None
     assert kept(history_of(log), None, "1001", "1002") == ["1001", "1002"]
 
 
-def test_a_list_that_an_undone_rollback_would_have_taken_away_is_none_of_these(log: AuditLog) -> None:
-    """It was there afterwards, so one that is missing now was lost."""
+def test_a_list_of_an_undone_rollback_was_lost(log: AuditLog) -> None:
+    """The list existed afterwards, so it is missing for another reason."""
     write(log, APPROVED, ("pairing.emptied", UNDONE))
     assert kept(history_of(log), None, "1001") == ["1001"]
 
 
-def test_a_log_that_does_not_go_on_from_the_snapshots_is_broken(log: AuditLog, tmp_path: Path) -> None:
-    """Cut, or begun anew: it verifies by itself, and may have lost any revocation."""
+def test_a_log_that_does_not_continue_the_snapshots_is_broken(log: AuditLog, tmp_path: Path) -> None:
+    """A truncated or restarted log has a valid chain and may lack a revocation."""
     write(log, APPROVED, APPROVED)
     stored = log.anchor()
     assert history_of(log, stored).status == "intact"
@@ -113,8 +116,8 @@ def test_a_log_that_does_not_go_on_from_the_snapshots_is_broken(log: AuditLog, t
     assert history_of(log, stored).status == "broken"
 
 
-def test_a_log_over_something_unknown_is_no_witness_where_there_is_no_list(log: AuditLog) -> None:
-    """What was there before the chain began may have been its revocations."""
+def test_a_log_after_unknown_content_proves_nothing_without_a_list(log: AuditLog) -> None:
+    """The content before the chain may have had revocations."""
     log.path.write_text("somebody's own notes\n")
     write(log, APPROVED, WITHDRAWN)
     history = history_of(log)
@@ -124,8 +127,8 @@ def test_a_log_over_something_unknown_is_no_witness_where_there_is_no_list(log: 
 
 
 @pytest.mark.parametrize("what", ["folder", "link"])
-def test_something_else_in_the_place_of_the_log_is_broken(log: AuditLog, what: str) -> None:
-    """A folder, or a link, also one to nowhere."""
+def test_a_folder_or_link_instead_of_the_log_is_broken(log: AuditLog, what: str) -> None:
+    """A folder, or a link, also a dangling one."""
     if what == "folder":
         log.path.mkdir()
     else:
@@ -138,8 +141,8 @@ SPELLINGS = ["15551234567", "+1 555 123 4567", "15551234567@s.whatsapp.net", "15
 
 @pytest.mark.parametrize("stored", SPELLINGS)
 @pytest.mark.parametrize("live", SPELLINGS)
-def test_a_person_is_the_same_in_every_spelling(stored: str, live: str) -> None:
-    """A number and the same digits with @lid are two."""
+def test_a_sender_is_the_same_in_every_spelling(stored: str, live: str) -> None:
+    """A number and the same digits with @lid are two senders."""
     nobody = History(status="intact")
     restored = restore_store(
         WHATSAPP, json.dumps({"senderIds": [stored, "15551234567@lid"]}).encode(), [live], nobody, "the store"
@@ -148,8 +151,8 @@ def test_a_person_is_the_same_in_every_spelling(stored: str, live: str) -> None:
     assert restored.left_out == ["15551234567@lid"] and restored.withdrawn == []
 
 
-def test_a_store_that_nothing_is_taken_from_keeps_its_bytes() -> None:
-    """Order and spelling are those of whoever wrote it."""
+def test_a_store_that_loses_no_sender_keeps_its_bytes() -> None:
+    """Order and spelling are those of the program that wrote it."""
     stored = b'{"senderIds":["1002",  "1001"]}'
     restored = restore_store(TELEGRAM, stored, ["1001", "1002"], History(status="intact"), "the store")
     assert restored.data == stored
@@ -167,14 +170,14 @@ senders = st.lists(st.sampled_from(["1001", "1002", "1003", "@name", "*", "-100"
     ),
     status=st.sampled_from(["intact", "missing", "broken"]),
 )
-def test_nobody_whose_last_word_is_a_revocation_is_admitted_anew(
+def test_a_revoked_sender_is_never_admitted_again(
     tmp_path_factory: pytest.TempPathFactory,
     stored: list[str],
     live: list[str] | None,
     events: list[tuple[str, str]],
     status: str,
 ) -> None:
-    """Whatever the files hold: what comes back is in the snapshot, no shared id, and live or not revoked."""
+    """Every restored sender is in the snapshot, is not a shared id, and is live or not revoked."""
     history = History(status=status)  # type: ignore[arg-type]
     if status == "intact":
         log = AuditLog(tmp_path_factory.mktemp("log") / "log")

@@ -1,4 +1,4 @@
-"""The files of a channel: two dialects, private, whole or refused."""
+"""The files of a channel: two formats, private, complete or refused."""
 
 from __future__ import annotations
 
@@ -27,6 +27,7 @@ from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.dialects import ApprovedDocument, RequestsDocument
 from release_tasks.pairing.policy import Pairing
 from release_tasks.pairing.store import StoreUnusable
+from tests.support.clocks import Clocks
 
 TELEGRAM, WHATSAPP = Channel.TELEGRAM, Channel.WHATSAPP
 
@@ -52,8 +53,8 @@ print(sorted(name for name in sys.modules if name.startswith("release_tasks.pair
 
 
 @pytest.mark.smoke
-def test_a_new_store_is_written_in_the_plain_dialect(
-    pairing: Pairing, stored: Callable[[str], Any], clocks: Any
+def test_a_new_store_is_written_in_the_plain_format(
+    pairing: Pairing, stored: Callable[[str], Any], clocks: Clocks
 ) -> None:
     """The keys are those of the format page, times are UTC with milliseconds, and approved senders are sorted."""
     first, second = (pairing.request(TELEGRAM, sender).request for sender in ("222", "111"))
@@ -74,10 +75,10 @@ def test_a_new_store_is_written_in_the_plain_dialect(
     assert stored("telegram-allowFrom.json") == {"senderIds": ["111", "222"]}
 
 
-def test_a_versioned_store_is_read_and_written_in_its_own_dialect(
+def test_a_versioned_store_is_read_and_written_in_its_own_format(
     pairing: Pairing, put: Callable[..., Path], stored: Callable[[str], Any]
 ) -> None:
-    """Requests and approvals of the other dialect count, and what is added to them is spelled as theirs."""
+    """Requests and approvals of the other format count, and new entries have its form."""
     put("telegram-pairing.json", {"version": 1, "requests": [VERSIONED_REQUEST]})
     put("telegram-allowFrom.json", {"version": 1, "allowFrom": ["999", "333"]})
     assert [request.sender for request in pairing.pending(TELEGRAM)] == ["111"]
@@ -106,7 +107,7 @@ def test_a_versioned_store_is_read_and_written_in_its_own_dialect(
         ("telegram-allowFrom.json", {"senderIds": []}, "senderIds"),
     ],
 )
-def test_a_file_that_is_not_there_yet_takes_the_dialect_of_the_other(
+def test_a_missing_file_gets_the_format_of_the_other(
     pairing: Pairing,
     put: Callable[..., Path],
     stored: Callable[[str], Any],
@@ -114,7 +115,7 @@ def test_a_file_that_is_not_there_yet_takes_the_dialect_of_the_other(
     content: dict[str, Any],
     approved: str,
 ) -> None:
-    """The gateway that owns the one file finds the other in the form that it knows."""
+    """The gateway that owns one file finds the other in the format that it knows."""
     put(name, content)
     request = pairing.request(TELEGRAM, "444").request
     assert request is not None
@@ -126,7 +127,7 @@ def test_a_file_that_is_not_there_yet_takes_the_dialect_of_the_other(
         assert ("version" in stored("telegram-pairing.json")) == (approved == "allowFrom")
 
 
-# A busy machine draws and writes slowly; that is no finding.
+# A slow draw or write on a busy machine is not a failure.
 PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 JSON_VALUES = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(2**63), 2**63), st.text(max_size=8)),
@@ -141,7 +142,7 @@ EXTRAS = st.dictionaries(st.text(max_size=8).filter(lambda name: name not in KNO
 @PATIENT
 @given(extras=EXTRAS, inner=EXTRAS, is_versioned=st.booleans())
 def test_unknown_fields_survive_a_rewrite(extras: dict[str, Any], inner: dict[str, Any], is_versioned: bool) -> None:
-    """Whatever else a file or a request in it holds is there again after a change, at its place."""
+    """Other fields of a file or of a request are unchanged after a change."""
     requests = {"requests": [{**(VERSIONED_REQUEST if is_versioned else PLAIN_REQUEST), **inner}], **extras}
     approved = {("allowFrom" if is_versioned else "senderIds"): ["5", "4"], **extras}
     if is_versioned:
@@ -154,10 +155,10 @@ def test_unknown_fields_survive_a_rewrite(extras: dict[str, Any], inner: dict[st
     assert entries.value() == {**approved, entries.dialect.approved: ["3", "4", "5"]}
 
 
-def test_unknown_fields_survive_every_change_of_the_files(
+def test_unknown_fields_survive_every_action(
     pairing: Pairing, put: Callable[..., Path], stored: Callable[[str], Any]
 ) -> None:
-    """Asking, rejecting, approving and revoking keep the notes of another program."""
+    """Requesting, rejecting, approving and revoking retain the fields of another program."""
     kept = {**PLAIN_REQUEST, "note": {"by": ["\u00fc", None, 1]}}
     put("telegram-pairing.json", {"owner": "x", "requests": [kept, {**PLAIN_REQUEST, "senderId": "5", "code": "B"}]})
     put("telegram-allowFrom.json", {"owner": "y", "senderIds": ["6", "7"]})
@@ -170,10 +171,10 @@ def test_unknown_fields_survive_every_change_of_the_files(
     assert stored("telegram-allowFrom.json") == {"owner": "y", "senderIds": ["444", "7"]}
 
 
-def test_groups_and_wildcards_in_a_store_are_neither_admitted_nor_written_again(
+def test_groups_and_wildcards_are_neither_admitted_nor_written_again(
     pairing: Pairing, put: Callable[..., Path], stored: Callable[[str], Any]
 ) -> None:
-    """They leave with the next change, which says so on record; what is merely unknown here stays for its owner."""
+    """The next change removes and records them; unknown fields stay."""
     entries = ["*", "15551234567-1600000000@g.us", "status@broadcast", "+15551234567", "17@hosted.lid"]
     put("whatsapp-allowFrom.json", {"senderIds": entries})
     put("whatsapp-pairing.json", {"requests": [{**PLAIN_REQUEST, "senderId": "120363012345678901@g.us"}]})
@@ -191,10 +192,10 @@ def test_groups_and_wildcards_in_a_store_are_neither_admitted_nor_written_again(
     assert event["leftOut"] == sorted([*entries[:3], "120363012345678901@g.us"])
 
 
-def test_what_existed_wider_is_made_private_by_the_next_change(
+def test_existing_files_become_private_with_the_next_change(
     pairing: Pairing, credentials: Path, put: Callable[..., Path]
 ) -> None:
-    """Folder 0700, every file 0600, also the one that this change does not write."""
+    """Folder 0700, every file 0600, including files that this change does not write."""
     names = ["telegram-allowFrom.json", "telegram-pairing.lock", "pairing-audit.log"]
     for name, content in zip(names, ({"senderIds": []}, b"", b""), strict=True):
         put(name, content).chmod(0o666)
@@ -205,10 +206,10 @@ def test_what_existed_wider_is_made_private_by_the_next_change(
     assert stat.S_IMODE(credentials.stat().st_mode) == 0o700
 
 
-def test_a_credentials_folder_that_is_a_link_is_made_private_where_it_leads(
+def test_the_target_of_a_linked_credentials_folder_becomes_private(
     pairing: Pairing, credentials: Path, tmp_path: Path
 ) -> None:
-    """A folder on another disk is used as any other."""
+    """A folder on another disk works as any other."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.mkdir(mode=0o755)
     credentials.parent.mkdir()
@@ -218,8 +219,8 @@ def test_a_credentials_folder_that_is_a_link_is_made_private_where_it_leads(
     assert credentials.is_symlink() and (elsewhere / "telegram-pairing.json").exists()
 
 
-def test_new_folders_and_files_are_private_whatever_the_umask(pairing: Pairing, credentials: Path) -> None:
-    """Every name below the project is 0700 or 0600 from its first moment on."""
+def test_new_folders_and_files_are_private_with_any_umask(pairing: Pairing, credentials: Path) -> None:
+    """Every name below the project is 0700 or 0600 from its creation."""
     before = os.umask(0)
     try:
         request = pairing.request(TELEGRAM, "444").request
@@ -275,7 +276,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("name", "content", "fault"), CASES)
-def test_a_damaged_store_admits_nobody_and_is_left_as_it_is(
+def test_a_damaged_store_admits_no_sender_and_is_unchanged(
     pairing: Pairing,
     put: Callable[..., Path],
     credentials: Path,
@@ -283,7 +284,7 @@ def test_a_damaged_store_admits_nobody_and_is_left_as_it_is(
     content: Any,
     fault: str,
 ) -> None:
-    """The sentence names the file and what is wrong with it; no change goes through, no byte of it changes."""
+    """The message names the file and the error; no change is made, and no byte differs."""
     put("telegram-allowFrom.json", {"senderIds": ["333"]})
     put("telegram-pairing.json", {"requests": [PLAIN_REQUEST]})
     path = put(name, content)
@@ -307,16 +308,16 @@ def test_a_damaged_store_admits_nobody_and_is_left_as_it_is(
         assert unusable.value.exit_code is ExitCode.NEGATIVE
     assert (path.read_bytes(), path.stat().st_ino) == before
     assert not pairing.audit.path.exists()
-    assert pairing.pending(WHATSAPP) == []  # the other channel is none of it
+    assert pairing.pending(WHATSAPP) == []  # the other channel is unaffected
     assert not [left for left in credentials.iterdir() if left.name.endswith(".tmp")]
 
 
 @pytest.mark.parametrize("kind", ["folder", "link", "dangling link", "pipe"])
 @pytest.mark.parametrize("name", BOTH)
-def test_something_else_in_the_place_of_a_store_is_refused(
+def test_a_file_of_another_type_is_refused(
     pairing: Pairing, credentials: Path, put: Callable[..., Path], tmp_path: Path, name: str, kind: str
 ) -> None:
-    """A link is never followed, out of the folder or at all, and a pipe does not hang."""
+    """A link is never followed, and a pipe does not hang."""
     elsewhere = tmp_path / "elsewhere.json"
     elsewhere.write_text('{"senderIds": ["333"], "requests": []}')
     credentials.mkdir(parents=True)
@@ -338,12 +339,12 @@ def test_something_else_in_the_place_of_a_store_is_refused(
 
 @PATIENT
 @given(data=st.data())
-def test_no_damage_to_a_store_is_a_crash(data: st.DataObject) -> None:
-    """Whatever JSON stands in the file is read or refused with a sentence, never anything else."""
+def test_no_damaged_store_causes_a_crash(data: st.DataObject) -> None:
+    """Any JSON is read, or refused with a message."""
     value = data.draw(st.dictionaries(st.sampled_from(sorted(KNOWN_KEYS)), JSON_VALUES, max_size=4))
     if data.draw(st.booleans()):
         pieces = st.dictionaries(st.sampled_from(sorted(KNOWN_KEYS)), JSON_VALUES, max_size=6)
-        mixed = data.draw(st.sampled_from([PLAIN_REQUEST, VERSIONED_REQUEST]))
+        mixed: dict[str, Any] = data.draw(st.sampled_from([PLAIN_REQUEST, VERSIONED_REQUEST]))
         value["requests"] = [{**mixed, **piece} for piece in data.draw(st.lists(pieces, max_size=3))]
     for parse in (RequestsDocument.parse, ApprovedDocument.parse):
         try:
@@ -352,8 +353,8 @@ def test_no_damage_to_a_store_is_a_crash(data: st.DataObject) -> None:
             assert str(error).startswith("file")
 
 
-def test_a_long_entry_of_a_store_does_not_fill_the_log(pairing: Pairing, put: Callable[..., Path]) -> None:
-    """What another program wrote is quoted shortened, in the sentence and on record."""
+def test_a_long_entry_does_not_fill_the_log(pairing: Pairing, put: Callable[..., Path]) -> None:
+    """Text of another program is shortened, in the message and in the audit event."""
     long = "@" + "a" * 1_000_000
     put("telegram-pairing.json", {"requests": [{**PLAIN_REQUEST, "senderId": long}]})
     put("telegram-allowFrom.json", {"senderIds": ["*" * 1_000_000]})
@@ -364,15 +365,15 @@ def test_a_long_entry_of_a_store_does_not_fill_the_log(pairing: Pairing, put: Ca
     assert pairing.audit.path.stat().st_size < 5000
 
 
-def test_nothing_is_made_by_looking(pairing: Pairing, credentials: Path) -> None:
-    """Without any file nobody is admitted, nobody waits, and no folder appears."""
+def test_reading_creates_nothing(pairing: Pairing, credentials: Path) -> None:
+    """Without files no sender is admitted, no request is pending, and no folder is created."""
     assert not pairing.is_admitted(TELEGRAM, "333")
     assert pairing.approved(TELEGRAM) == [] and pairing.pending(TELEGRAM) == []
     assert not credentials.exists()
 
 
-def test_a_credentials_folder_that_is_a_file_is_one_sentence(pairing: Pairing, credentials: Path) -> None:
-    """Reading refuses as for a damaged store, changing with the system's error that names the path."""
+def test_a_file_instead_of_the_credentials_folder_is_reported(pairing: Pairing, credentials: Path) -> None:
+    """Reading refuses as for a damaged store; a change fails with the system's error, which names the path."""
     credentials.parent.mkdir()
     credentials.write_text("")
     with pytest.raises(StoreUnusable, match="Not a directory"):
@@ -385,10 +386,10 @@ def test_a_credentials_folder_that_is_a_file_is_one_sentence(pairing: Pairing, c
 
 
 @pytest.mark.parametrize("failing", ["telegram-allowFrom.json", "telegram-pairing.json"])
-def test_an_approval_that_cannot_be_written_can_be_repeated(
+def test_a_failed_approval_can_be_repeated(
     pairing: Pairing, monkeypatch: pytest.MonkeyPatch, stored: Callable[[str], Any], failing: str
 ) -> None:
-    """A disk that is full for either file: the grant comes before the removal, and the same code works again."""
+    """The disk is full for either file: the grant comes before the removal, and the same code works again."""
     request = pairing.request(TELEGRAM, "444").request
     assert request is not None
 
@@ -411,8 +412,8 @@ def test_an_approval_that_cannot_be_written_can_be_repeated(
     assert events == ["pairing.requested", "pairing.approved", "pairing.failed", "pairing.approved"]
 
 
-def test_there_is_no_grant_without_a_record(pairing: Pairing, monkeypatch: pytest.MonkeyPatch) -> None:
-    """While the log cannot be written, nobody is let in, and nobody's approval is taken back."""
+def test_no_decision_without_its_audit_event(pairing: Pairing, monkeypatch: pytest.MonkeyPatch) -> None:
+    """While the log cannot be written, no sender is approved and none is revoked."""
     request, waiting = (pairing.request(TELEGRAM, sender).request for sender in ("444", "555"))
     assert request is not None and waiting is not None
     pairing.approve(TELEGRAM, request.code)
@@ -437,8 +438,8 @@ print(pairing.approve(Channel.TELEGRAM, sys.argv[2]).sender)
 STEP = re.compile(r"(fsync|rename)\(.*/([^/>\"]+)")
 
 
-def test_an_approval_is_flushed_step_by_step(credentials: Path, tmp_path: Path) -> None:
-    """On disk, in this order: the record, the grant with its folder, the removal with its folder."""
+def test_an_approval_is_flushed_in_order(credentials: Path, tmp_path: Path) -> None:
+    """The order on disk is: the event, the grant with its folder, the removal with its folder."""
     if shutil.which("strace") is None:
         pytest.skip("NOT TESTED: strace is not installed")
     request = Pairing(PairingConfig(credentials=credentials)).request(TELEGRAM, "444").request
@@ -459,6 +460,6 @@ def test_an_approval_is_flushed_step_by_step(credentials: Path, tmp_path: Path) 
 
 
 def test_importing_the_package_does_not_load_pairing() -> None:
-    """A listing of tasks stays as fast as it was."""
+    """A listing of tasks stays fast."""
     done = subprocess.run([sys.executable, "-c", IMPORT_CHECK], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"

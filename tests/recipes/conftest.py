@@ -1,11 +1,7 @@
-"""A project made of the recipes, with the bundled gateway as its service, and what stands in for the host of CI."""
+"""Fixtures: the recipes, and a machine on which their jobs run."""
 
 from __future__ import annotations
 
-import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,68 +9,7 @@ from typing import Any
 import pytest
 from ruamel.yaml import YAML
 
-import release_tasks
-
-RECIPES = Path(__file__).parents[2] / "docs" / "recipes"
-SETTINGS = {
-    "RELEASE_GATES_BUILD_COMMAND": "echo built",
-    "RELEASE_GATES_TESTS_COMMAND": "echo tested",
-    "RELEASE_HEALTH_INTERVAL": "100ms",
-    "RELEASE_RESTART_COMMAND": "true",  # the gateway reads what was restored without a restart
-    "RELEASE_RESTART_SETTLE": "100ms",
-    "RELEASE_WATCH_FOR": "2s",
-    "RELEASE_WATCH_INTERVAL": "200ms",
-    "RELEASE_WATCH_MIN_SAMPLES": "1",  # a busy machine is no degraded release
-    "RELEASE_WATCH_LATENCY_FLOOR": "1m",
-}
-
-
-class Site:
-    """The machine of the service: its folder, and the environment that jobs on it get."""
-
-    def __init__(self, folder: Path, port: int) -> None:
-        self.folder = folder
-        self.identity = folder / "memory" / "gateway" / "identity" / "identity.json"
-        settings = {**SETTINGS, "GATEWAY_PORT": str(port), "RELEASE_HEALTH_URL": f"http://127.0.0.1:{port}/health"}
-        kept = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
-        self.variables = {
-            **kept,
-            **{f"INVOKE_{name}": value for name, value in settings.items()},
-            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "PYTHONPATH": str(Path(release_tasks.__file__).parents[1]),
-        }
-        for name in ("tasks.py", "invoke.yaml", "Makefile"):
-            shutil.copy(RECIPES / name, folder)
-        self.deploys("echo deployed >> deployed.log")
-        self.run("openssl genpkey -algorithm ed25519 -out release.key")
-        self.run("openssl pkey -in release.key -pubout -out release.pub")
-        self.key = (folder / "release.key").read_text()
-
-    def deploys(self, command: str) -> None:
-        """Let ``./deploy.sh`` do this."""
-        script = self.folder / "deploy.sh"
-        script.write_text(f"#!/bin/sh\n{command}\n")
-        script.chmod(0o755)
-
-    def fails_to_deploy(self) -> None:
-        """Let ``./deploy.sh`` damage the state and fail."""
-        self.deploys(f"echo broken > {self.identity}; exit 1")
-
-    def run(self, command: str, **variables: str) -> subprocess.CompletedProcess[str]:
-        """Run a shell command as the hosts of CI do: the first failure ends it."""
-        return subprocess.run(
-            ["bash", "-eo", "pipefail", "-c", command],
-            cwd=self.folder,
-            env={**self.variables, **variables},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=90,
-        )
-
-    @property
-    def was_deployed(self) -> bool:
-        return (self.folder / "deployed.log").exists()
+from tests.support.service_host import RECIPES, ServiceHost
 
 
 @pytest.fixture
@@ -84,15 +19,15 @@ def recipe() -> Callable[[str], Any]:
 
 
 @pytest.fixture
-def bare_site(tmp_path: Path, free_port: int) -> Site:
-    """A machine on which no service runs."""
-    return Site(tmp_path, free_port)
+def idle_host(tmp_path: Path, free_port: int) -> ServiceHost:
+    """Return a machine without a running service."""
+    return ServiceHost(tmp_path, free_port)
 
 
 @pytest.fixture
-def site(bare_site: Site) -> Iterator[Site]:
-    """A machine on which the gateway runs."""
-    started = bare_site.run("inv gateway.start")
+def host(idle_host: ServiceHost) -> Iterator[ServiceHost]:
+    """Return a machine on which the gateway runs."""
+    started = idle_host.run("inv gateway.start")
     assert started.returncode == 0, started
-    yield bare_site
-    assert bare_site.run("inv gateway.stop").returncode == 0
+    yield idle_host
+    assert idle_host.run("inv gateway.stop").returncode == 0

@@ -1,4 +1,4 @@
-"""The recipes of docs/ci.md: valid by the schemas of their hosts, and every command of them run, but for installing."""
+"""The recipes of docs/ci.md: valid by the schemas of their hosts, and every command is run, except installation."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from xml.etree import ElementTree
 
 import pytest
 
+from tests.support.service_host import ServiceHost
+
 DOCS = Path(__file__).parents[2] / "docs"
 RECIPES = sorted(path.name for path in (DOCS / "recipes").iterdir())
 
@@ -20,10 +22,10 @@ Recipe = Callable[[str], Any]
 
 
 class GithubJob:
-    """Runs the steps of a job as GitHub's runner does, and knows of its expressions those that the recipe has."""
+    """Runs the steps of a job as GitHub's runner does; it knows the expressions of the recipe."""
 
-    def __init__(self, site: Any, job: dict[str, Any]) -> None:
-        self.site, self.steps = site, job["steps"]
+    def __init__(self, host: ServiceHost, job: dict[str, Any]) -> None:
+        self.host, self.steps = host, job["steps"]
         self.outcomes: dict[str, str] = {}
         self.outputs: dict[str, dict[str, str]] = {}
         self.summaries: list[str] = []
@@ -34,24 +36,24 @@ class GithubJob:
         return "failure" in self.outcomes.values()
 
     def run(self) -> None:
-        """Run each step that is to run, from the first to the last."""
+        """Run each step whose condition holds, in order."""
         for number, step in enumerate(self.steps):
             name = step.get("id") or step.get("name") or str(number)
-            is_installing = "pip install" in step.get("run", "")  # what is installed here is what is tested
+            is_installing = "pip install" in step.get("run", "")  # the installed package is the one to test
             if "run" not in step or is_installing or not self._is_due(step.get("if", "success()")):
                 continue
-            folder = self.site.folder / f"runner-{number}"
+            folder = self.host.folder / f"runner-{number}"
             folder.mkdir()
             files = {f"GITHUB_{kind}": folder / kind.lower() for kind in ("OUTPUT", "STEP_SUMMARY", "PATH")}
             for path in files.values():
                 path.touch()
             variables = {key: self._value(value) for key, value in step.get("env", {}).items()}
             host = {"CI": "true", "GITHUB_ACTIONS": "true", **{key: str(path) for key, path in files.items()}}
-            done = self.site.run(step["run"], **host, **variables)
+            done = self.host.run(step["run"], **host, **variables)
             self.printed += done.stdout + done.stderr
             self.outcomes[name] = "failure" if done.returncode else "success"
-            told = files["GITHUB_OUTPUT"].read_text().splitlines()
-            self.outputs[name] = dict(line.split("=", 1) for line in told)
+            reported = files["GITHUB_OUTPUT"].read_text().splitlines()
+            self.outputs[name] = dict(line.split("=", 1) for line in reported)
             self.summaries.append(files["GITHUB_STEP_SUMMARY"].read_text())
 
     def _is_due(self, condition: str) -> bool:
@@ -66,7 +68,7 @@ class GithubJob:
         def evaluated(found: re.Match[str]) -> str:
             match found[1].split("."):
                 case ["secrets", "RELEASE_KEY"]:
-                    return str(self.site.key)
+                    return str(self.host.key)
                 case ["github", "ref_name"]:
                     return "v1"
                 case ["steps", step, "outputs", name]:
@@ -77,27 +79,27 @@ class GithubJob:
 
 
 def gitlab_script(job: dict[str, Any]) -> str:
-    """Return what GitLab's runner makes of a job: one script, without the installation."""
+    """Return the job as GitLab's runner runs it: one script, without the installation."""
     lines = [*job.get("before_script", []), *job["script"]]
     return "\n".join(line for line in lines if "pip install" not in line and ".venv" not in line)
 
 
-def manifest(site: Any, release_id: str = "v1") -> dict[str, Any]:
+def manifest(host: ServiceHost, release_id: str = "v1") -> dict[str, Any]:
     document: dict[str, Any] = json.loads(
-        (site.folder / "memory/release-pipeline/manifests" / f"{release_id}.json").read_text()
+        (host.folder / "memory/release-pipeline/manifests" / f"{release_id}.json").read_text()
     )
     return document
 
 
-def gates(site: Any) -> dict[str, str]:
-    """The gates of the JUnit report, by what came of them."""
-    suite = ElementTree.parse(site.folder / "reports" / "gates.xml").getroot()[0]
+def gates(host: ServiceHost) -> dict[str, str]:
+    """Return the gates of the JUnit report with their results."""
+    suite = ElementTree.parse(host.folder / "reports" / "gates.xml").getroot()[0]
     return {case.attrib["name"]: case[0].tag if len(case) else "passed" for case in suite}
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_the_page_shows_each_recipe_as_it_is(name: str) -> None:
-    """Whoever copies from the page copies what is tested."""
+def test_the_page_shows_each_recipe_unchanged(name: str) -> None:
+    """The page has the tested text."""
     text = (DOCS / "recipes" / name).read_text()
     blocks = re.findall(r"^```\w*\n(.*?)^```$", (DOCS / "ci.md").read_text(), flags=re.MULTILINE | re.DOTALL)
     assert text in blocks
@@ -114,7 +116,7 @@ def test_the_page_shows_each_recipe_as_it_is(name: str) -> None:
 def test_recipes_are_valid_by_the_schema_of_their_host(
     name: str, options: list[str], word: str, tmp_path: Path
 ) -> None:
-    """By the one that editors use; without a key that it asks for a recipe is refused."""
+    """The schema is that of editors; a recipe without a required key is refused."""
     text = (DOCS / "recipes" / name).read_text()
     for content, expected in ((text, 0), (text.replace(f" {word}:", " misspelt:"), 1)):
         (tmp_path / name).write_text(content)
@@ -124,28 +126,28 @@ def test_recipes_are_valid_by_the_schema_of_their_host(
 
 
 def test_no_recipe_puts_an_expression_into_a_command(recipe: Recipe) -> None:
-    """A branch can be named like a command; in the environment it stays a name."""
+    """A branch name may contain shell code; in the environment it stays text."""
     for job in recipe("github.yml")["jobs"].values():
         assert not [step for step in job["steps"] if "${{" in step.get("run", "")]
 
 
 @pytest.mark.slow
-def test_the_gates_of_a_pull_request_need_neither_service_nor_key(bare_site: Any, recipe: Recipe) -> None:
-    """On both hosts, and their reports are there."""
-    job = GithubJob(bare_site, recipe("github.yml")["jobs"]["gates"])
+def test_the_gates_of_a_pull_request_need_neither_service_nor_key(idle_host: ServiceHost, recipe: Recipe) -> None:
+    """This holds on both hosts, and the reports exist."""
+    job = GithubJob(idle_host, recipe("github.yml")["jobs"]["gates"])
     job.run()
     assert list(job.outcomes.values()) == ["success"], job.printed
-    assert gates(bare_site) == {"build": "system-out", "tests": "system-out", "api-health": "skipped"}
-    (bare_site.folder / "reports" / "gates.xml").unlink()
-    done = bare_site.run(gitlab_script(recipe("gitlab-ci.yml")["gates"]), CI="true", GITLAB_CI="true")
+    assert gates(idle_host) == {"build": "system-out", "tests": "system-out", "api-health": "skipped"}
+    (idle_host.folder / "reports" / "gates.xml").unlink()
+    done = idle_host.run(gitlab_script(recipe("gitlab-ci.yml")["gates"]), CI="true", GITLAB_CI="true")
     assert done.returncode == 0, done
-    assert len(gates(bare_site)) == 3
+    assert len(gates(idle_host)) == 3
 
 
 @pytest.mark.slow
-def test_github_prepares_deploys_and_watches(site: Any, recipe: Recipe) -> None:
-    """Signed, deployed, healthy, verified; each step that should run has run, and the run has its summaries."""
-    job = GithubJob(site, recipe("github.yml")["jobs"]["release"])
+def test_github_prepares_deploys_and_watches(host: ServiceHost, recipe: Recipe) -> None:
+    """Signed, deployed, healthy, verified; each step whose condition holds has run, and the run has its summaries."""
+    job = GithubJob(host, recipe("github.yml")["jobs"]["release"])
     job.run()
     assert job.outcomes == {
         "prepare": "success",
@@ -153,20 +155,20 @@ def test_github_prepares_deploys_and_watches(site: Any, recipe: Recipe) -> None:
         "Watch, and go back once if it is degraded": "success",
         "Check what was signed": "success",
     }, job.printed
-    assert site.was_deployed
-    assert manifest(site)["attestation"]["keyId"] is not None
-    assert job.outputs["prepare"]["snapshot_id"] == manifest(site)["snapshot"]["snapshotId"]
+    assert host.was_deployed
+    assert manifest(host)["attestation"]["keyId"] is not None
+    assert job.outputs["prepare"]["snapshot_id"] == manifest(host)["snapshot"]["snapshotId"]
     assert "release v1&#58; ready" in job.summaries[0]
     assert "::group::gate build: passed" in job.printed
-    assert site.key.splitlines()[1] not in job.printed
+    assert host.key.splitlines()[1] not in job.printed
 
 
 @pytest.mark.slow
-def test_github_goes_back_when_the_deploy_fails(site: Any, recipe: Recipe) -> None:
-    """By the snapshot that its first step has named; nobody watches what is not there."""
-    before = site.identity.read_bytes()
-    site.fails_to_deploy()
-    job = GithubJob(site, recipe("github.yml")["jobs"]["release"])
+def test_github_rolls_back_when_the_deploy_fails(host: ServiceHost, recipe: Recipe) -> None:
+    """The first step has named the snapshot; no watch runs."""
+    before = host.identity.read_bytes()
+    host.let_deploy_fail()
+    job = GithubJob(host, recipe("github.yml")["jobs"]["release"])
     job.run()
     assert job.outcomes == {
         "prepare": "success",
@@ -174,75 +176,82 @@ def test_github_goes_back_when_the_deploy_fails(site: Any, recipe: Recipe) -> No
         "Go back, because the deploy failed": "success",
         "Check what was signed": "success",
     }, job.printed
-    assert site.identity.read_bytes() == before
+    assert host.identity.read_bytes() == before
     assert any("rollback&#58; restored" in summary for summary in job.summaries)
 
 
 @pytest.mark.slow
-def test_github_deploys_nothing_that_is_blocked(site: Any, recipe: Recipe) -> None:
-    """A gate fails, and the job says which."""
-    site.variables["INVOKE_RELEASE_GATES_TESTS_COMMAND"] = "echo it broke; exit 3"
-    job = GithubJob(site, recipe("github.yml")["jobs"]["release"])
+def test_github_deploys_nothing_that_is_blocked(host: ServiceHost, recipe: Recipe) -> None:
+    """A gate fails, and the job names it."""
+    host.variables["INVOKE_RELEASE_GATES_TESTS_COMMAND"] = "echo it broke; exit 3"
+    job = GithubJob(host, recipe("github.yml")["jobs"]["release"])
     job.run()
     assert job.outcomes == {"prepare": "failure", "Check what was signed": "success"}, job.printed
-    assert not site.was_deployed
+    assert not host.was_deployed
     assert "::error title=gate tests::exit code 3" in job.printed
-    assert gates(site)["tests"] == "failure"
+    assert gates(host)["tests"] == "failure"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
-def test_gitlab_prepares_deploys_and_watches_or_goes_back(site: Any, recipe: Recipe, fails: bool) -> None:
-    """One script; its end is that of the job."""
-    before = site.identity.read_bytes()
+def test_gitlab_prepares_deploys_and_watches_or_rolls_back(host: ServiceHost, recipe: Recipe, fails: bool) -> None:
+    """The result of the script is that of the job."""
+    before = host.identity.read_bytes()
     if fails:
-        site.fails_to_deploy()
-    host = {"CI": "true", "GITLAB_CI": "true", "CI_COMMIT_TAG": "v1", "RELEASE_KEY": str(site.folder / "release.key")}
-    done = site.run(gitlab_script(recipe("gitlab-ci.yml")["release"]), CI_JOB_URL="https://gitlab.example/1", **host)
+        host.let_deploy_fail()
+    variables = {
+        "CI": "true",
+        "GITLAB_CI": "true",
+        "CI_COMMIT_TAG": "v1",
+        "RELEASE_KEY": str(host.folder / "release.key"),
+    }
+    done = host.run(
+        gitlab_script(recipe("gitlab-ci.yml")["release"]), CI_JOB_URL="https://gitlab.example/1", **variables
+    )
     assert done.returncode == fails, done
-    assert site.was_deployed is not fails
-    assert site.identity.read_bytes() == before
-    assert "tests" in gates(site)
-    statement = site.folder / "memory/release-pipeline/manifests/v1.json.intoto.jsonl"
+    assert host.was_deployed is not fails
+    assert host.identity.read_bytes() == before
+    assert "tests" in gates(host)
+    statement = host.folder / "memory/release-pipeline/manifests/v1.json.intoto.jsonl"
     assert json.loads(statement.read_text())["signatures"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("fails", [False, True])
-def test_make_releases_step_by_step_or_goes_back(site: Any, fails: bool) -> None:
+def test_make_releases_step_by_step_or_rolls_back(host: ServiceHost, fails: bool) -> None:
     """Real make, with the targets of the recipe."""
-    before = site.identity.read_bytes()
+    before = host.identity.read_bytes()
     if fails:
-        site.fails_to_deploy()
-    done = site.run("make --no-print-directory release RELEASE=v1", RELEASE_KEY=site.key)
+        host.let_deploy_fail()
+    done = host.run("make --no-print-directory release RELEASE=v1", RELEASE_KEY=host.key)
     assert done.returncode == (2 if fails else 0), done
     assert "READY  v1" in done.stdout
     assert ("HEALTHY" in done.stdout) is not fails
     assert ("RESTORED" in done.stdout) is fails
-    assert (site.was_deployed, site.identity.read_bytes()) == (not fails, before)
-    site.identity.write_text("broken later")
-    assert site.run("make --no-print-directory gates back").returncode == 0
-    assert site.identity.read_bytes() == before
+    assert (host.was_deployed, host.identity.read_bytes()) == (not fails, before)
+    host.identity.write_text("broken later")
+    assert host.run("make --no-print-directory gates back").returncode == 0
+    assert host.identity.read_bytes() == before
 
 
 @pytest.mark.slow
-def test_stages_chain_like_recipes(site: Any) -> None:
-    """One command line: the gates run once, and the deploy comes last."""
-    log = site.folder / "gates.log"
-    site.variables["INVOKE_RELEASE_GATES_BUILD_COMMAND"] = f"echo built >> {log}"
-    done = site.run("inv release.preflight release.prepare --release-id v1 deploy", RELEASE_KEY=site.key)
+def test_stages_chain_like_recipes(host: ServiceHost) -> None:
+    """One command line: the gates run once, and the deploy is last."""
+    log = host.folder / "gates.log"
+    host.variables["INVOKE_RELEASE_GATES_BUILD_COMMAND"] = f"echo built >> {log}"
+    done = host.run("inv release.preflight release.prepare --release-id v1 deploy", RELEASE_KEY=host.key)
     assert done.returncode == 0, done
-    assert (log.read_text(), site.was_deployed) == ("built\n", True)
-    site.variables["INVOKE_RELEASE_GATES_TESTS_COMMAND"] = "false"
-    (site.folder / "deployed.log").unlink()
-    done = site.run("inv release.preflight release.prepare --release-id v2 deploy", RELEASE_KEY=site.key)
-    assert (done.returncode, site.was_deployed, manifest(site, "v2")["status"]) == (1, False, "blocked")
+    assert (log.read_text(), host.was_deployed) == ("built\n", True)
+    host.variables["INVOKE_RELEASE_GATES_TESTS_COMMAND"] = "false"
+    (host.folder / "deployed.log").unlink()
+    done = host.run("inv release.preflight release.prepare --release-id v2 deploy", RELEASE_KEY=host.key)
+    assert (done.returncode, host.was_deployed, manifest(host, "v2")["status"]) == (1, False, "blocked")
 
 
 @pytest.mark.slow
-def test_without_the_key_nothing_begins(site: Any) -> None:
-    """A person who types the chain on the machine is told before the gates run."""
-    done = site.run("make --no-print-directory release RELEASE=v1")
+def test_without_the_key_no_gate_runs(host: ServiceHost) -> None:
+    """An operator who types the chain gets the message before the gates run."""
+    done = host.run("make --no-print-directory release RELEASE=v1")
     assert done.returncode == 2
     assert "RELEASE_KEY, and that variable is not set" in done.stderr
-    assert "gate build" not in done.stderr and not site.was_deployed
+    assert "gate build" not in done.stderr and not host.was_deployed

@@ -1,4 +1,4 @@
-"""A release in which every text that somebody else may have written tries to be more than text."""
+"""A release in which every text of another party tries to be markup or a command."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HOSTILE = (
 
 @pytest.fixture
 def hostile_page(project: Project, monkeypatch: pytest.MonkeyPatch) -> bytes:
-    """The page of a release whose gates, logs, health, files, people and watches are all hostile."""
+    """Return the page of a release whose gates, logs, health, files, actors and watches are all hostile."""
     monkeypatch.setenv("SUDO_USER", HOSTILE.replace("\x00", ""))
     project.overrides["app.name"] = project.overrides["app.version"] = HOSTILE.replace("\x00", "")
     prepare(project.settings, _report(), "v1")
@@ -43,14 +43,14 @@ def hostile_page(project: Project, monkeypatch: pytest.MonkeyPatch) -> bytes:
 
 def _report() -> PreflightReport:
     attempt = {"at": HOSTILE, "status": HOSTILE, "passed": False, "latencyMs": 5, "detail": HOSTILE}
-    told = {
+    diagnostics = {
         "outputTail": [HOSTILE],
         "problems": [HOSTILE],
         "next": HOSTILE,
         "url": f"javascript:{HOSTILE}",
         "history": [attempt],
     }
-    common = {"subsystem": HOSTILE, "detail": HOSTILE, "command": HOSTILE, "diagnostics": told}
+    common = {"subsystem": HOSTILE, "detail": HOSTILE, "command": HOSTILE, "diagnostics": diagnostics}
     checks = [
         Check(id="hostile", status="passed", **common),  # type: ignore[arg-type]
         Check(id=HOSTILE, status="failed", advisory=True, **common),  # type: ignore[arg-type]

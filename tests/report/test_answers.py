@@ -1,4 +1,4 @@
-"""Answers end with what to type: whatever went wrong, and in words that say what happened."""
+"""Each answer ends with the command to type and says what happened."""
 
 from __future__ import annotations
 
@@ -35,13 +35,20 @@ BLOCKED = Manifest(
     manifest_path="/x/v1.json",
 )
 OUTCOME = RollbackOutcome(status="failed", snapshot_id="v1_snapshot", started_at="", completed_at="")
-WELL = HealthReport(passed=True, status="ok", url="http://x", detail="")
-DRILL = {"assets": [], "databases": [], "boot": None, "snapshotId": "v1_snapshot", "durationMs": 5, "status": "failed"}
+HEALTHY = HealthReport(passed=True, status="ok", url="http://x", detail="")
+DRILL: dict[str, Any] = {
+    "assets": [],
+    "databases": [],
+    "boot": None,
+    "snapshotId": "v1_snapshot",
+    "durationMs": 5,
+    "status": "failed",
+}
 WATCH = {"counts": {"looks": 1, "ok": 0, "bad": 1, "unknown": 0}, "releaseId": "v1", "reasons": ["HTTP 500"]}
 
 
 def shown(show: Any, *values: Any) -> list[str]:
-    """The lines of an answer."""
+    """Return the lines of an answer."""
     out = io.StringIO()
     show(Screen(out), *values)
     return out.getvalue().splitlines()
@@ -64,19 +71,19 @@ def shown(show: Any, *values: Any) -> list[str]:
         (shown(show_watch, {**WATCH, "status": "degraded", "diagnostics": []}, None), "inv release.diagnose"),
     ],
 )
-def test_a_bad_answer_ends_with_a_command(lines: list[str], command: str) -> None:
-    """Also where the stage did not know what to say."""
+def test_a_negative_answer_ends_with_a_command(lines: list[str], command: str) -> None:
+    """This holds when the stage itself names no command too."""
     assert lines[-1].endswith(command)
 
 
-def test_a_stage_that_says_itself_what_to_type_has_the_last_word() -> None:
-    """Nothing is added then."""
-    sentence = "The restored state was kept. Go back: inv release.rollback --snapshot safety"
-    assert shown(show_outcome, evolve(OUTCOME, diagnostics=[sentence]))[-1] == f"  {sentence}"
+def test_the_command_of_the_stage_comes_last() -> None:
+    """Nothing is added after it."""
+    message = "The restored state was kept. Go back: inv release.rollback --snapshot safety"
+    assert shown(show_outcome, evolve(OUTCOME, diagnostics=[message]))[-1] == f"  {message}"
 
 
-def test_a_preflight_names_the_gate_or_the_whole_of_it() -> None:
-    """One that failed is run alone."""
+def test_a_preflight_names_the_failed_gate() -> None:
+    """One failed gate is run alone."""
     assert after_preflight(BLOCKED.preflight) == "Mend that, then: inv gate.run build"
     two = evolve(BLOCKED.preflight, failed_checks=["build", "tests"])
     assert after_preflight(two) == "Mend that, then: inv release.preflight"
@@ -84,15 +91,15 @@ def test_a_preflight_names_the_gate_or_the_whole_of_it() -> None:
 
 
 def test_a_restart_alone_is_not_called_a_restore() -> None:
-    """The data was left alone, and nothing says that a state before it was kept."""
+    """The data was left alone, and no earlier state was stored."""
     outcome = evolve(OUTCOME, status="restored", skipped_assets=["database"], restart_command="true")
-    lines = shown(show_outcome, evolve(outcome, safety_snapshot_id="safety_1", health_check=WELL))
+    lines = shown(show_outcome, evolve(outcome, safety_snapshot_id="safety_1", health_check=HEALTHY))
     assert lines[0] == "RESTARTED  snapshot v1_snapshot is live already; its data was left alone"
     assert not any("safety_1" in line or "RESTORED" in line for line in lines)
 
 
-def test_a_restore_over_damage_promises_no_way_back() -> None:
-    """What holds the old file open has to be restarted; of the state before there are only remains."""
+def test_a_restore_over_damage_offers_no_rollback_of_it() -> None:
+    """Processes with the old file open must be restarted; the safety snapshot has a damaged database."""
     outcome = evolve(OUTCOME, status="restored", restored_assets=["database"], safety_snapshot_id="safety_1")
     assert "inv release.rollback --snapshot safety_1" in shown(show_outcome, outcome)[-1]
     lines = shown(show_outcome, evolve(outcome, damaged_assets=["database"]))
@@ -101,16 +108,16 @@ def test_a_restore_over_damage_promises_no_way_back() -> None:
     assert not any("inv release.rollback" in line for line in lines)
 
 
-def test_one_is_one() -> None:
-    """One look, one event; two are more."""
+def test_singular_and_plural() -> None:
+    """One sample, one event; two have a plural."""
     assert "1 look," in shown(show_watch, {**WATCH, "status": "healthy", "diagnostics": []}, None)[0]
     event = {"seq": 1}
     assert shown(show_audit, AuditVerdict(events=[event], problems=[], notes=[]), 5)[-1] == "INTACT  1 event"
     assert shown(show_audit, AuditVerdict(events=[event, event], problems=[], notes=[]), 5)[-1] == "INTACT  2 events"
 
 
-def test_damage_names_the_newest_snapshot_that_is_whole() -> None:
-    """So that nobody has to find it in the list above."""
+def test_damage_names_the_latest_intact_snapshot() -> None:
+    """The operator need not search the list."""
     verdicts = [
         SnapshotVerdict(snapshot_id="v1_snapshot", status="verified"),
         SnapshotVerdict(snapshot_id="v2_snapshot", status="verified"),

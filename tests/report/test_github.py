@@ -1,4 +1,4 @@
-"""GitHub Actions is told how a task ended, and takes no command from anybody else's text."""
+"""GitHub Actions gets the result of a task, and no text of another party is a command."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -36,29 +37,29 @@ REGISTERED = {
 
 @frozen
 class Command:
-    """What a runner would do."""
+    """A command that a runner would execute."""
 
     name: str
     properties: dict[str, str]
     data: str
 
 
-def heard(printed: str) -> list[Command]:
-    """Read output as the runner does: line by line, both forms, names in any case, a stop of commands included."""
+def parse_commands(printed: str) -> list[Command]:
+    """Read output as the runner does: line by line, both forms, names in any case, stop-commands included."""
     found: list[Command] = []
     known = set(REGISTERED)
     stopped_by = ""
     for line in re.split(r"\r\n|\r|\n", printed):
-        told = _command(line, known) or _older_command(line, known)
-        if told is None or (stopped_by and told.name != stopped_by):
+        command = _command(line, known) or _older_command(line, known)
+        if command is None or (stopped_by and command.name != stopped_by):
             continue
-        if told.name == stopped_by:
+        if command.name == stopped_by:
             known.discard(stopped_by)
             stopped_by = ""
-        if told.name == "stop-commands":
-            stopped_by = told.data.lower()
+        if command.name == "stop-commands":
+            stopped_by = command.data.lower()
             known.add(stopped_by)
-        found.append(told)
+        found.append(command)
     return found
 
 
@@ -138,12 +139,12 @@ hostile = st.lists(pieces, max_size=12).map("".join) | st.text(max_size=20)
 
 @pytest.fixture(autouse=True)
 def runner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A runner listens, also to what hypothesis makes up."""
+    """Simulate a runner, for tests with hypothesis too."""
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
 
 
 def shown(text: str) -> str:
-    """Everything that a Screen prints of ``text``."""
+    """Return everything that a Screen prints of ``text``."""
     out = io.StringIO()
     screen = Screen(out)
     screen.line(text)
@@ -154,35 +155,35 @@ def shown(text: str) -> str:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_the_table_of_hostile_texts_would_be_heard_or_is_near_it(text: str) -> None:
-    """The parser of this file is no paper tiger, and a Screen lets none of it through."""
-    assert heard(shown(text)) == []
-    assert heard(UsageExit(text).message) == []
-    assert heard(inert_json(json.dumps({"a": text}, indent=2, ensure_ascii=False))) == []
+def test_the_hostile_texts_are_commands_or_nearly(text: str) -> None:
+    """The parser of this file finds them, and a Screen prints none of them."""
+    assert parse_commands(shown(text)) == []
+    assert parse_commands(UsageExit(text).message) == []
+    assert parse_commands(inert_json(json.dumps({"a": text}, indent=2, ensure_ascii=False))) == []
     assert json.loads(inert_json(json.dumps({"a": text}))) == {"a": text}
 
 
 def test_without_a_runner_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """And the parser does hear what it should."""
+    """The parser finds a command when there is one."""
     monkeypatch.delenv("GITHUB_ACTIONS")
     assert inert("::error::x") == "::error::x" and inert_json('"##[error]"') == '"##[error]"'
-    commands = [told.name for text in HOSTILE for told in heard(shown(text))]
+    commands = [each.name for text in HOSTILE for each in parse_commands(shown(text))]
     assert len(commands) > len(HOSTILE)
     assert {"error", "add-mask", "set-output", "stop-commands", "endgroup"} <= set(commands)
 
 
 @given(hostile)
 def test_no_text_is_a_command_on_a_screen(text: str) -> None:
-    """Whatever is in it, and wherever it is printed."""
-    assert heard(shown(text)) == []
+    """This holds for any text and any position."""
+    assert parse_commands(shown(text)) == []
 
 
 @given(hostile, hostile)
-def test_a_command_says_what_it_was_given_and_nothing_else(data: str, title: str) -> None:
-    """One line, one command, data and property as they were; white space at its end, the runner takes away."""
-    (told,) = heard(command("warning", data, title=title))
-    kept = re.sub(r"[^\S\r\n]+\Z", "", title)  # an end of line is escaped, and stays
-    assert told == Command("warning", {"title": kept} if kept else {}, data)
+def test_a_command_has_exactly_its_data_and_title(data: str, title: str) -> None:
+    """One line, one command, unchanged data and property; the runner strips trailing white space."""
+    (found,) = parse_commands(command("warning", data, title=title))
+    stored = re.sub(r"[^\S\r\n]+\Z", "", title)  # an end of line is escaped and stays
+    assert found == Command("warning", {"title": stored} if stored else {}, data)
 
 
 def check(text: str, **more: Any) -> Check:
@@ -193,7 +194,7 @@ def check(text: str, **more: Any) -> Check:
 
 
 def blocked(text: str) -> dict[str, Any]:
-    """The document of a blocked release in which everything is ``text``."""
+    """Return the document of a blocked release in which everything is ``text``."""
     return {
         "status": "blocked",
         "releaseId": text,
@@ -220,45 +221,47 @@ def blocked(text: str) -> dict[str, Any]:
 
 
 @given(hostile)
-def test_annotations_are_ours_alone(text: str) -> None:
-    """One for the verdict, one for each failed gate, one for whatever else blocks; a warning for the advisory one."""
-    found = heard("\n".join(annotation_lines(blocked(text), 1)))
-    assert [told.name for told in found] == ["error", "error", "error", "warning"]
+def test_annotations_are_ours_only(text: str) -> None:
+    """One for the verdict, one for each failed gate and other reason; a warning for an advisory gate."""
+    found = parse_commands("\n".join(annotation_lines(blocked(text), 1)))
+    assert [each.name for each in found] == ["error", "error", "error", "warning"]
     assert found[1].properties["title"] == "gate build"
     assert found[2].properties["title"] == "blocked"
 
 
-def test_an_annotation_tells_what_failed_and_what_to_type() -> None:
-    """As the terminal does."""
-    found = heard("\n".join(annotation_lines(blocked("text"), 1)))
+def test_an_annotation_has_the_reason_and_the_command() -> None:
+    """The text is that of the terminal."""
+    found = parse_commands("\n".join(annotation_lines(blocked("text"), 1)))
     assert found[0] == Command("error", {"title": "release text: blocked"}, "build: text")
     assert found[1] == Command("error", {"title": "gate build"}, "text\nnext: text")
     assert annotation_lines({"status": "ready", "preflight": {"checks": []}}, 0) == []
 
 
-def test_no_more_annotations_than_the_runner_shows() -> None:
-    """The verdict is among the ten."""
+def test_the_number_of_annotations_is_limited() -> None:
+    """The runner shows ten, and the verdict is one of them."""
     checks = [{"id": f"g{number}", "status": "failed", "detail": ""} for number in range(30)]
-    found = heard("\n".join(annotation_lines({"status": "failed", "checks": checks, "failedChecks": ["g0"]}, 1)))
+    found = parse_commands(
+        "\n".join(annotation_lines({"status": "failed", "checks": checks, "failedChecks": ["g0"]}, 1))
+    )
     assert len(found) == 10 and found[0].properties["title"] == "preflight: failed"
 
 
 @given(hostile)
 def test_the_output_of_a_gate_is_in_one_group(text: str) -> None:
-    """Opened once, closed once, by us."""
+    """The group is opened once and closed once, by us."""
     error = io.StringIO()
     before, sys.stderr = sys.stderr, error
     try:
         GroupedLines(Screen(io.StringIO()))(GateEnded(check(text, duration_ms=1200)))
     finally:
         sys.stderr = before
-    found = heard(error.getvalue())
-    assert [told.name for told in found] == ["group", "endgroup"]
+    found = parse_commands(error.getvalue())
+    assert [each.name for each in found] == ["group", "endgroup"]
     assert found[0].data == "gate build: failed in 1.2 s"
 
 
-def test_a_group_shows_the_log_and_of_a_long_one_its_end(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The log itself is gone with the machine."""
+def test_a_group_shows_the_end_of_a_long_log(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The log itself is deleted with the machine."""
     log = tmp_path / "build.log"
     log.write_bytes(b"".join(b"line %d\n" % number for number in range(40_000)))
     GroupedLines(Screen(io.StringIO()))(
@@ -287,7 +290,7 @@ class Elements(HTMLParser):
 
 
 def page(text: str) -> Elements:
-    """The summary of a blocked release as GitHub renders it."""
+    """Return the summary of a blocked release as GitHub renders it."""
     rendered = Elements()
     rendered.feed(
         markdown_it.MarkdownIt("gfm-like", {"linkify": False, "html": True}).render(step_summary(blocked(text), 1))
@@ -304,7 +307,7 @@ MARKDOWN = (
 
 
 @pytest.mark.parametrize("text", [*MARKDOWN, *HOSTILE])
-def test_the_summary_has_no_element_of_anybody_else(text: str) -> None:
+def test_the_summary_has_no_element_of_a_text(text: str) -> None:
     """Markup in texts stays text: the page has the same elements as with a harmless word."""
     assert page(text).tags == page("harmless").tags
     letters = "".join(filter(str.isalnum, text))
@@ -316,12 +319,12 @@ def test_the_summary_has_no_element_of_anybody_else(text: str) -> None:
         "".join
     )
 )
-def test_no_mixture_of_markup_gets_through(text: str) -> None:
-    """As above, for whatever they are together."""
+def test_no_combination_of_markup_is_rendered(text: str) -> None:
+    """The same for combinations of hostile texts."""
     assert page(text + "x").tags == page("harmless").tags
 
 
-def test_the_summary_of_a_ready_release_says_how_to_go_back() -> None:
+def test_the_summary_of_a_ready_release_has_the_rollback_command() -> None:
     """Verdict, gates, snapshot, digest, manifest, and the command."""
     document = {
         "status": "ready",
@@ -334,21 +337,21 @@ def test_the_summary_of_a_ready_release_says_how_to_go_back() -> None:
     rendered.feed(
         markdown_it.MarkdownIt("gfm-like", {"linkify": False, "html": True}).render(step_summary(document, 0))
     )
-    for told in (
+    for text in (
         "release v1: ready", "build", "passed", "1.5 s", "d" * 64, "/srv/manifests/v1.json",
         "inv release.rollback --snapshot v1_snapshot_1",
     ):  # fmt: skip
-        assert told in rendered.text
+        assert text in rendered.text
     assert rendered.tags.count("table") == 2
 
 
-def test_tasks_that_only_show_something_leave_no_summary() -> None:
+def test_tasks_that_only_read_write_no_summary() -> None:
     """A step may type many of them."""
     assert step_summary({"status": "intact", "events": []}, 0) == ""
     assert "broken" in step_summary({"status": "broken", "problems": ["line 7"]}, 1)
 
 
-class Files:
+class RunnerFiles:
     """The two files that a runner names."""
 
     def __init__(self, folder: Path) -> None:
@@ -359,13 +362,13 @@ class Files:
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Files:
-    return Files(tmp_path)
+def files(tmp_path: Path) -> RunnerFiles:
+    return RunnerFiles(tmp_path)
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_outputs_are_as_they_are_whatever_is_in_them(files: Files, text: str) -> None:
-    """Many lines too, and none of them another output; what stood there stays."""
+def test_outputs_are_unchanged_for_any_text(files: RunnerFiles, text: str) -> None:
+    """Many lines too, and none is another output; existing content stays."""
     tell_github(blocked(text), 1, io.StringIO(), files.environ)
     found = assignments(files.output.read_bytes().decode())
     assert found == {
@@ -374,35 +377,42 @@ def test_outputs_are_as_they_are_whatever_is_in_them(files: Files, text: str) ->
     assert files.summary.read_text().startswith("before\n## release")
 
 
-def test_a_name_that_is_no_text_is_written_all_the_same(files: Files) -> None:
-    """A path that is not UTF-8."""
+def test_a_path_that_is_not_utf8_is_written(files: RunnerFiles) -> None:
+    """Its bytes are replaced."""
     tell_github({"status": "ready", "manifestPath": "/srv/\udcff"}, 0, io.StringIO(), files.environ)
     assert assignments(files.output.read_text())["manifest"] == "/srv/?"
 
 
-BARRED = {
+def replace(files: RunnerFiles, make: Callable[[Path], object]) -> None:
+    """Replace both files by what ``make`` creates."""
+    for path in (files.summary, files.output):
+        path.unlink()
+        make(path)
+
+
+UNWRITABLE: dict[str, Callable[[RunnerFiles], None]] = {
     "not set": lambda files: files.environ.clear(),
-    "not there": lambda files: [files.summary.unlink(), files.output.unlink()],
-    "folders": lambda files: [step() for path in (files.summary, files.output) for step in (path.unlink, path.mkdir)],
-    "pipes": lambda files: [
-        step() for path in (files.summary, files.output) for step in (path.unlink, lambda path=path: os.mkfifo(path))
-    ],
-    "of no path": lambda files: files.environ.update(GITHUB_OUTPUT="a\x00b", GITHUB_STEP_SUMMARY="/dev/null/x"),
+    "missing": lambda files: replace(files, lambda path: None),
+    "folders": lambda files: replace(files, Path.mkdir),
+    "pipes": lambda files: replace(files, os.mkfifo),
+    "malformed paths": lambda files: files.environ.update(GITHUB_OUTPUT="a\x00b", GITHUB_STEP_SUMMARY="/dev/null/x"),
 }
 
 
-@pytest.mark.parametrize("kind", list(BARRED))
-def test_files_that_cannot_be_written_are_a_note(files: Files, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """On stderr, one for each; nothing is raised, and nothing is made in their place."""
-    BARRED[kind](files)
+@pytest.mark.parametrize("kind", list(UNWRITABLE))
+def test_files_that_cannot_be_written_are_a_note(
+    files: RunnerFiles, kind: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One note for each on stderr; nothing is raised or created."""
+    UNWRITABLE[kind](files)
     tell_github(blocked("x"), 1, io.StringIO(), files.environ)
     notes = capsys.readouterr().err.splitlines()
     assert [note.split()[0] for note in notes] == ["GITHUB_STEP_SUMMARY", "GITHUB_OUTPUT"]
     assert not files.output.is_file() or files.output.read_text() == "before=1\n"
 
 
-def test_a_summary_that_is_full_is_left_as_it_is(files: Files, capsys: pytest.CaptureFixture[str]) -> None:
-    """One byte over 1 MiB, and the runner would show nothing of it."""
+def test_a_full_summary_is_left_unchanged(files: RunnerFiles, capsys: pytest.CaptureFixture[str]) -> None:
+    """The runner shows nothing of a file larger than 1 MiB."""
     files.summary.write_bytes(b"x" * (1 << 20))
     tell_github(blocked("x"), 1, io.StringIO(), files.environ)
     assert files.summary.stat().st_size == 1 << 20
@@ -411,7 +421,7 @@ def test_a_summary_that_is_full_is_left_as_it_is(files: Files, capsys: pytest.Ca
 
 @pytest.mark.slow
 def test_a_summary_alone_is_always_small_enough() -> None:
-    """Hundreds of gates that all have much to say."""
+    """It has hundreds of gates with long texts."""
     checks = [
         {
             "id": f"g{number}",
@@ -427,7 +437,7 @@ def test_a_summary_alone_is_always_small_enough() -> None:
 
 @pytest.fixture
 def project(tmp_path: Path, health: Health) -> dict[str, Any]:
-    """A project of somebody else in which everything that can be printed is hostile."""
+    """Return a project in which everything that can be printed is hostile."""
     everything = "\n".join(HOSTILE)
     health.status, health.body = 503, everything.encode()
     (tmp_path / "tasks.py").write_text("from release_tasks import ns\n")
@@ -446,7 +456,9 @@ def project(tmp_path: Path, health: Health) -> dict[str, Any]:
     return {"tasks": executor, "release": {**release, "gates": gates, "assets": assets}}
 
 
-def run(folder: Path, files: Files, configuration: dict[str, Any], *words: str) -> subprocess.CompletedProcess[str]:
+def run(
+    folder: Path, files: RunnerFiles, configuration: dict[str, Any], *words: str
+) -> subprocess.CompletedProcess[str]:
     (folder / "invoke.yaml").write_text(json.dumps(configuration))
     variables = {**os.environ, **files.environ, "PYTHONPATH": str(Path(release_tasks.__file__).parents[1])}
     return subprocess.run(
@@ -456,17 +468,17 @@ def run(folder: Path, files: Files, configuration: dict[str, Any], *words: str) 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_run_among_enemies_commands_nothing_but_what_we_say(
-    tmp_path: Path, files: Files, project: dict[str, Any], as_json: bool
+def test_a_hostile_run_has_our_commands_only(
+    tmp_path: Path, files: RunnerFiles, project: dict[str, Any], as_json: bool
 ) -> None:
     """Gate output, health body, file names, application and configuration, with and without ``--json``."""
     words = ["release.prepare", "--release-id", "v1", *(["--json"] if as_json else [])]
     done = run(tmp_path, files, project, *words)
     assert done.returncode == 1, done
-    groups = [told.name for told in heard(done.stderr) if told.name in ("group", "endgroup")]
+    groups = [each.name for each in parse_commands(done.stderr) if each.name in ("group", "endgroup")]
     assert groups == ["group", "endgroup"] * 4
-    found = [told for told in heard(done.stderr if as_json else done.stdout) if "group" not in told.name]
-    assert [(told.name, told.properties["title"]) for told in found] == [
+    found = [each for each in parse_commands(done.stderr if as_json else done.stdout) if "group" not in each.name]
+    assert [(each.name, each.properties["title"]) for each in found] == [
         ("error", "release v1: blocked"),
         ("error", "gate build"),
         ("error", "gate gui"),
@@ -476,33 +488,31 @@ def test_a_run_among_enemies_commands_nothing_but_what_we_say(
         ("warning", "gate lint"),
     ]
     if as_json:
-        assert heard(done.stdout) == []
+        assert parse_commands(done.stdout) == []
         assert json.loads(done.stdout)["appVersion"] == "##[error]1"
     else:
-        assert [told for told in heard(done.stderr) if "group" not in told.name] == []
+        assert [each for each in parse_commands(done.stderr) if "group" not in each.name] == []
     assert assignments(files.output.read_text())["manifest"] == str(tmp_path / "pipeline/manifests/v1.json")
     assert "release v1&#58; blocked" in files.summary.read_text()
 
 
 @pytest.mark.slow
-def test_a_mistake_in_the_configuration_is_annotated_and_commands_nothing(
-    tmp_path: Path, files: Files, project: dict[str, Any]
-) -> None:
-    """The sentence quotes what somebody wrote."""
+def test_a_configuration_error_is_annotated(tmp_path: Path, files: RunnerFiles, project: dict[str, Any]) -> None:
+    """The message quotes hostile text, which stays text."""
     project["release"]["##[error]key"] = 1
     project["release"]["retention"] = "x\n::error::forged"
     done = run(tmp_path, files, project, "release.prepare")
     assert done.returncode == 2
-    assert [told.properties["title"] for told in heard(done.stdout)] == ["release-tasks: error"]
-    assert heard(done.stderr) == []
+    assert [each.properties["title"] for each in parse_commands(done.stdout)] == ["release-tasks: error"]
+    assert parse_commands(done.stderr) == []
     assert assignments(files.output.read_text()) == {"before": "1", "status": "error", "exit_code": "2"}
 
 
 @pytest.mark.slow
-def test_a_ready_release_and_a_rollback_tell_their_outputs(
-    tmp_path: Path, files: Files, project: dict[str, Any]
+def test_a_ready_release_and_a_rollback_write_their_outputs(
+    tmp_path: Path, files: RunnerFiles, project: dict[str, Any]
 ) -> None:
-    """What the next step of a job needs; a dry run tells nothing."""
+    """The next step of a job needs them; a dry run writes nothing."""
     project["release"].update(
         gates={"build": {"command": "true"}}, assets={"state": {"file": "hostile"}}, health={}, app={"version": "1"}
     )
@@ -517,8 +527,8 @@ def test_a_ready_release_and_a_rollback_tell_their_outputs(
     )
     (tmp_path / "hostile").write_text("changed")
     done = run(tmp_path, files, project, "release.rollback")
-    assert (done.returncode, heard(done.stdout)) == (0, [])
-    told = assignments(files.output.read_text())
-    assert (told["status"], told["snapshot_id"]) == ("restored", prepared["snapshot_id"])
-    assert told["safety_snapshot_id"].startswith("safety_snapshot_")
+    assert (done.returncode, parse_commands(done.stdout)) == (0, [])
+    outputs = assignments(files.output.read_text())
+    assert (outputs["status"], outputs["snapshot_id"]) == ("restored", prepared["snapshot_id"])
+    assert outputs["safety_snapshot_id"].startswith("safety_snapshot_")
     assert "rollback&#58; restored" in files.summary.read_text()

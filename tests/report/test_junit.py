@@ -1,4 +1,4 @@
-"""JUnit XML that every CI system reads, whatever a gate says."""
+"""JUnit XML that every CI system reads, with any text of a gate."""
 
 from __future__ import annotations
 
@@ -49,8 +49,8 @@ def report(*checks: Check) -> PreflightReport:
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_hostile_texts_stay_text(text: str) -> None:
-    """One testcase for each gate, valid by the schema, with no element of anybody else's."""
+def test_hostile_text_stays_text(text: str) -> None:
+    """One testcase for each gate, valid by the schema, and no other element."""
     check = Check(
         id=text,
         subsystem=text,
@@ -67,7 +67,7 @@ def test_hostile_texts_stay_text(text: str) -> None:
 
 @given(checks)
 def test_every_report_is_valid_by_the_schema(found: list[Check]) -> None:
-    """With one testcase a gate, in order, and counts that add up."""
+    """One testcase for each gate, in order, with correct counts."""
     document = junit_xml(report(*found), "release.preflight")
     SCHEMA.validate(document.decode())
     suite = ElementTree.fromstring(document)[0]
@@ -76,8 +76,8 @@ def test_every_report_is_valid_by_the_schema(found: list[Check]) -> None:
     assert len(suite.findall("testcase/skipped")) == int(suite.attrib["skipped"])
 
 
-def test_the_schema_refuses_what_is_no_junit() -> None:
-    """Or the tests above would prove nothing."""
+def test_the_schema_refuses_other_xml() -> None:
+    """Otherwise the tests above would prove nothing."""
     good = junit_xml(report(Check(id="a", subsystem="s", status="failed", detail="d")), "n").decode()
     SCHEMA.validate(good)
     for old, new in (("testcase", "test"), ('time="0.000"', ""), ('message="d"', ""), ('tests="1"', 'tests="x"')):

@@ -1,4 +1,4 @@
-"""Which display there is, and what it writes: lines in a log, and on a terminal nothing that stays but lines."""
+"""The displays: lines in a log, and a live display on a terminal that leaves lines only."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ REFUSED = HealthReport(passed=False, status="unreachable", url="http://x", detai
 
 
 class Terminal:
-    """A pseudo-terminal, of which ``stream`` is what a program writes to."""
+    """A pseudo-terminal; a program writes to ``stream``."""
 
     def __init__(self, encoding: str = "utf-8") -> None:
         self.master, slave = pty.openpty()
@@ -47,18 +47,18 @@ class Terminal:
         while True:
             try:
                 data = os.read(self.master, 65536)
-            except OSError:  # nobody writes any more
+            except OSError:  # every writer has closed it
                 return
             self.shown += data
 
     def wait_for(self, text: str) -> None:
-        """Wait until this was shown."""
+        """Wait until ``text`` was printed."""
         until = time.monotonic() + 10
         while text.encode() not in self.shown and time.monotonic() < until:
             time.sleep(0.01)
 
     def close(self) -> bytes:
-        """Return everything that was shown."""
+        """Return everything that was printed."""
         if not self.stream.closed:
             self.stream.close()
         self._reader.join()
@@ -67,7 +67,7 @@ class Terminal:
 
 @pytest.fixture
 def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Terminal]]:
-    """Return a maker of terminals that take the place of stderr, each in an environment of its own."""
+    """Return a maker of terminals that replace stderr, each with its own environment."""
     opened: list[Terminal] = []
 
     def make(encoding: str = "utf-8", **variables: str) -> Terminal:
@@ -86,12 +86,12 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Terminal
 
 
 def check(gate: str, status: str = "passed", detail: str = "") -> Check:
-    """A result."""
+    """Return a check with this result."""
     return Check(id=gate, subsystem=gate, status=status, detail=detail)  # type: ignore[arg-type]
 
 
-def tell_everything(display: Callable[..., None]) -> None:
-    """Tell one event of each kind, and two that are still going on."""
+def emit_everything(display: Callable[..., None]) -> None:
+    """Emit one event of each kind, and start two steps that do not end."""
     display(Noted("There is no ready release here."))
     display(StepBegan("verify", "v1_snapshot"))
     display(BytesMoved("verify", "database", 3 * MIB, 4 * MIB))
@@ -111,11 +111,13 @@ def tell_everything(display: Callable[..., None]) -> None:
     [{"NO_COLOR": "1"}, {"TERM": "dumb"}, {"TERM": ""}, {"CI": "true"}],
     ids=lambda variables: "=".join(*variables.items()),
 )
-def test_a_terminal_that_wants_lines_gets_lines(terminal: Callable[..., Terminal], variables: dict[str, str]) -> None:
-    """Not one escape, and a line for each thing that begins or ends."""
+def test_a_terminal_without_live_display_gets_lines(
+    terminal: Callable[..., Terminal], variables: dict[str, str]
+) -> None:
+    """There is no escape, and a line for each start and end."""
     seen = terminal(**variables)
     with display_for(Screen(io.StringIO())) as display:
-        tell_everything(display)
+        emit_everything(display)
     shown = seen.close()
     assert b"\x1b" not in shown
     assert shown.decode().splitlines() == [
@@ -130,22 +132,22 @@ def test_a_terminal_that_wants_lines_gets_lines(terminal: Callable[..., Terminal
 
 
 @pytest.mark.parametrize("variables", [{"NO_COLOR": ""}, {"CI": "false"}, {"CI": ""}], ids=str)
-def test_an_empty_wish_is_none(terminal: Callable[..., Terminal], variables: dict[str, str]) -> None:
-    """NO_COLOR counts when it is not empty, CI when it does not say no."""
+def test_an_empty_variable_does_not_count(terminal: Callable[..., Terminal], variables: dict[str, str]) -> None:
+    """NO_COLOR counts when it is not empty, CI when it is not false."""
     terminal(**variables)
     assert isinstance(display_for(Screen(io.StringIO())), LiveDisplay)
 
 
 @pytest.mark.parametrize("error", [None, KeyboardInterrupt, ValueError])
-def test_a_terminal_keeps_lines_and_gets_its_cursor_back(
+def test_a_terminal_keeps_lines_and_its_cursor(
     terminal: Callable[..., Terminal], error: type[BaseException] | None
 ) -> None:
-    """What is done stays; what was redrawn is gone in the end, however that came."""
+    """Finished lines stay; the live display is cleared at the end, however it ends."""
     seen = terminal()
     raised = None
     try:
         with display_for(Screen(io.StringIO())) as display:
-            tell_everything(display)
+            emit_everything(display)
             display(HealthAnswered(REFUSED, 0, 3, 57.0))
             seen.wait_for("restore database")
             if error is not None:
@@ -162,11 +164,11 @@ def test_a_terminal_keeps_lines_and_gets_its_cursor_back(
 
 
 @pytest.mark.parametrize("encoding", ["ascii", "latin-1", "utf-8"])
-def test_only_ascii_reaches_a_terminal_that_knows_no_more(terminal: Callable[..., Terminal], encoding: str) -> None:
-    """Bars, spinner and marks too; a letter that the encoding has not is replaced."""
+def test_an_ascii_terminal_gets_ascii_only(terminal: Callable[..., Terminal], encoding: str) -> None:
+    """This includes bars, spinner and marks; other characters are replaced."""
     seen = terminal(encoding, LC_ALL="C")
     with display_for(Screen(io.StringIO())) as display:
-        tell_everything(display)
+        emit_everything(display)
         display(StepBegan("verify", "caf\u00e9 \u65e5"))
         display(GateEnded(check("lint")))
     shown = seen.close().decode(encoding)
@@ -177,8 +179,8 @@ def test_only_ascii_reaches_a_terminal_that_knows_no_more(terminal: Callable[...
     assert "+ gate lint: passed" in plain and "x gate build: failed" in plain
 
 
-def test_a_log_gets_a_line_every_ten_seconds_of_what_takes_long(capsys: pytest.CaptureFixture[str]) -> None:
-    """Of a capture of a minute that tells of every MiB six lines, with numbers."""
+def test_a_log_gets_a_line_every_ten_seconds(capsys: pytest.CaptureFixture[str]) -> None:
+    """A capture of a minute, with an event for each MiB, prints six lines with numbers."""
     now = 0.0
     lines = PlainLines(Screen(io.StringIO()), lambda: now)
     lines(StepBegan("capture", "v1_snapshot"))
@@ -189,16 +191,16 @@ def test_a_log_gets_a_line_every_ten_seconds_of_what_takes_long(capsys: pytest.C
     for attempt in range(30):
         now += 1
         lines(HealthAnswered(REFUSED, 0, 1, 60.0 - attempt))
-    told = capsys.readouterr().err.splitlines()
-    assert told[:2] == ["> capture v1_snapshot", "> capture: 100.0 of 600.0 MiB, 10.0 MiB/s, 50 s left"]
-    assert len([line for line in told if "MiB" in line]) == 5
-    assert next(line for line in told if "attempt" in line) == "> health: attempt 4, 51 s left: refused"
-    assert len([line for line in told if "attempt" in line]) == 3
+    printed = capsys.readouterr().err.splitlines()
+    assert printed[:2] == ["> capture v1_snapshot", "> capture: 100.0 of 600.0 MiB, 10.0 MiB/s, 50 s left"]
+    assert len([line for line in printed if "MiB" in line]) == 5
+    assert next(line for line in printed if "attempt" in line) == "> health: attempt 4, 51 s left: refused"
+    assert len([line for line in printed if "attempt" in line]) == 3
 
 
 @pytest.mark.parametrize("gone", ["reader", "terminal", "file"])
-def test_a_stream_that_takes_nothing_more_is_not_missed(monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
-    """EPIPE of a pipe, EIO of a terminal, EBADF: nothing is raised, and what was left to write harms nobody."""
+def test_a_closed_stream_is_ignored(monkeypatch: pytest.MonkeyPatch, gone: str) -> None:
+    """EPIPE of a pipe, EIO of a terminal, EBADF: nothing is raised."""
     for name, value in TERMINAL.items():
         monkeypatch.setenv(name, value)
     monkeypatch.delenv("CI", raising=False)
@@ -212,12 +214,12 @@ def test_a_stream_that_takes_nothing_more_is_not_missed(monkeypatch: pytest.Monk
         os.close(reader)
         if gone == "file":
             os.dup2(os.open(os.devnull, os.O_RDONLY), writer)
-        tell_everything(display)
+        emit_everything(display)
     stream.close()
 
 
-def test_no_consumer_can_fail_who_tells_it() -> None:
-    """What it raises is dropped, but for what ends a program."""
+def test_a_failing_consumer_does_not_end_a_stage() -> None:
+    """Its exception is dropped, except one that ends a program."""
 
     def explode(event: object) -> None:
         raise KeyboardInterrupt if event == StepBegan("stop") else RuntimeError

@@ -1,4 +1,4 @@
-"""What is shown to a person does nothing to their terminal."""
+"""Printed text cannot control the terminal."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ HOSTILE = "a\x1b[2Jb\x1b]0;title\x07c\u202ed\u200be\x9bf\udcff\r\x00"
 
 @pytest.mark.parametrize("write", ["line", "verdict", "note", "table", "step"])
 def test_hostile_text_stays_text(write: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Escape sequences, carriage returns and marks that turn the writing direction are shown as what they are not."""
+    """Escape sequences, carriage returns and direction marks are shown as text."""
     out = io.StringIO()
     screen = Screen(out)
     if write == "table":

@@ -1,8 +1,9 @@
-"""Lines and columns: what fits, what gives way, and what is never broken."""
+"""Lines and columns: how a table is fitted to the width, and what is never broken."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
@@ -17,18 +18,18 @@ COLUMNS = ("SNAPSHOT", "KIND", "WHEN", "DETAIL")
 TEXT = st.text(st.sampled_from("ab z日é-."), max_size=60)
 
 
-def texts(columns: tuple[str, ...], rows: list[tuple[str, ...]], width: int) -> list[str]:
-    """The lines of a table, without their styles."""
+def texts(columns: tuple[str, ...], rows: Sequence[tuple[str, ...]], width: int) -> list[str]:
+    """Return the lines of a table without their styles."""
     return ["".join(text for text, _ in line) for line in fitting_lines(columns, rows, width)]
 
 
-def test_a_table_that_fits_is_as_it_is_in_a_pipe() -> None:
-    """One line a row, each column as wide as its widest cell."""
+def test_a_table_that_fits_has_one_line_per_row() -> None:
+    """Each column is as wide as its widest cell."""
     rows = [("v1", "release", "today", ""), ("v22", "safety", "", "fine")]
     assert [line.rstrip() for line in texts(COLUMNS, rows, 80)] == aligned_lines(COLUMNS, rows)
 
 
-def test_an_id_that_does_not_fit_stands_above_its_row_whole() -> None:
+def test_an_id_that_does_not_fit_is_on_its_own_line() -> None:
     """The other columns follow below it, indented and aligned."""
     rows = [(SNAPSHOT, "release", "2026-11-22 08:37:42", "proved and booted"), ("v2", "safety", "now", "")]
     assert texts(COLUMNS, rows, 60) == [
@@ -41,7 +42,7 @@ def test_an_id_that_does_not_fit_stands_above_its_row_whole() -> None:
     ]
 
 
-def test_an_id_in_the_middle_stands_below_its_row_with_its_name() -> None:
+def test_an_id_in_the_middle_is_below_its_row_with_its_name() -> None:
     """A row without it has no such line."""
     rows = [("12", "restored", SNAPSHOT, "a reason that is long enough to be wrapped here"), ("13", "noop", "", "")]
     assert texts(("SEQ", "STATUS", "CONCERNS", "WHY"), rows, 56) == [
@@ -57,8 +58,8 @@ def test_an_id_in_the_middle_stands_below_its_row_with_its_name() -> None:
     rows=st.lists(st.tuples(TEXT, TEXT, TEXT, TEXT), min_size=1, max_size=4),
     width=st.integers(min_value=20, max_value=120),
 )
-def test_no_line_of_a_table_is_too_wide_and_no_letter_is_lost(rows: list[tuple[str, ...]], width: int) -> None:
-    """Whatever the cells hold, wide letters too; folding adds only spaces and names of columns."""
+def test_no_line_is_too_wide_and_no_character_is_lost(rows: list[tuple[str, ...]], width: int) -> None:
+    """For any cells, wide characters too, wrapping adds only spaces and column names."""
     lines = texts(COLUMNS, rows, width)
     assert all(cell_len(line) <= width for line in lines)
     shown = sorted(re.sub(r"\s", "", "".join(lines)))
@@ -67,8 +68,8 @@ def test_no_line_of_a_table_is_too_wide_and_no_letter_is_lost(rows: list[tuple[s
 
 
 @given(text=st.text(st.sampled_from("ab z日"), max_size=200), width=st.integers(min_value=4, max_value=60))
-def test_a_sentence_is_broken_between_words_alone(text: str, width: int) -> None:
-    """Only a word that is longer than a line makes one that is too wide; all words are there, in order."""
+def test_text_is_broken_between_words_only(text: str, width: int) -> None:
+    """Only a word longer than the line makes a line too wide; all words are there in order."""
     lines = wrapped(text, width)
     assert " ".join(lines).split() == text.split()
     for line in lines:
@@ -76,7 +77,7 @@ def test_a_sentence_is_broken_between_words_alone(text: str, width: int) -> None
 
 
 @pytest.mark.parametrize(
-    ("sentence", "command"),
+    ("message", "command"),
     [
         (f"To go back to the state before: inv release.rollback --snapshot {SNAPSHOT}", None),
         (f"To restore: inv release.rollback --snapshot {SNAPSHOT} --force and so on", "--force"),
@@ -86,16 +87,16 @@ def test_a_sentence_is_broken_between_words_alone(text: str, width: int) -> None
         ("With the service's own restart: inv release.rollback --restart-command CMD", None),
     ],
 )
-def test_a_command_stays_on_one_line(sentence: str, command: str | None) -> None:
-    """Half of one, pasted, may be another command: a rollback to the newest snapshot instead of this one."""
-    end = len(sentence) if command is None else sentence.rindex(command) + len(command)
-    whole = sentence[sentence.index("inv ") : end]
+def test_a_command_stays_on_one_line(message: str, command: str | None) -> None:
+    """Half of a command may be another command: a rollback to the latest snapshot instead of the named one."""
+    end = len(message) if command is None else message.rindex(command) + len(command)
+    whole = message[message.index("inv ") : end]
     for width in (30, 40, 60, 80):
-        assert any(whole in line for line in wrapped(sentence, width, "  ")), width
+        assert any(whole in line for line in wrapped(message, width, "  ")), width
 
 
-def test_what_is_cut_off_is_shown_as_cut_off() -> None:
-    """In cells, not letters, and not at all where it fits."""
+def test_truncated_text_is_marked() -> None:
+    """The width is counted in cells, and text that fits is unchanged."""
     assert shortened("abcdef", 6, "...") == "abcdef"
     assert shortened("abcdefg", 6, "...") == "abc..."
     assert shortened("日本語日本語", 6, "…") == "日本…"

@@ -1,4 +1,4 @@
-"""What is being released: its version, its commit, and an id when nobody gave one."""
+"""The application to release: its version, its commit, and a default release id."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ VERSIONS: list[Any] = [
 
 @pytest.mark.parametrize(("config", "expected"), VERSIONS)
 def test_the_version_is_read_or_its_absence_explained(project: Project, config: Any, expected: str | None) -> None:
-    """A version that cannot be read is no error, and the reason is kept for the diagnostics."""
+    """An unreadable version is not an error, and the diagnostics have the reason."""
     (project.folder / "package.json").write_text('{"meta": {"version": "4.0.0"}}')
     project.overrides["app.version"] = config
     application = describe_application(project.settings)
@@ -38,8 +38,8 @@ def test_the_version_is_read_or_its_absence_explained(project: Project, config: 
     assert (application.problem is None) == (expected is not None)
 
 
-def test_commit_and_dirtiness_are_recorded(project: Project) -> None:
-    """From git, where the project is a checkout; nothing otherwise."""
+def test_commit_and_dirty_flag_are_recorded(project: Project) -> None:
+    """Both come from git when the project is a checkout."""
     assert (describe_application(project.settings).git_commit, describe_application(project.settings).git_dirty) == (
         None,
         None,
@@ -61,8 +61,8 @@ def test_commit_and_dirtiness_are_recorded(project: Project) -> None:
 
 
 @pytest.mark.parametrize("version", ["1.2.3", "v 1/2", "../..", "\u00e4", "", "-x", "a" * 500])
-def test_a_release_nobody_named_gets_a_valid_id(project: Project, version: str) -> None:
-    """Whatever the version looks like."""
+def test_the_default_release_id_is_valid(project: Project, version: str) -> None:
+    """This holds for any version text."""
     application = evolve(describe_application(project.settings), version=version)
     assert is_valid_id(default_release_id(application))
     assert len(default_release_id(application)) <= 96

@@ -1,4 +1,4 @@
-"""The probe against real servers that refuse, hang, dribble, lie and flood."""
+"""Health requests to real servers that refuse, hang, dribble, flood and answer wrongly."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
 from release_tasks.service.wait import ask_health
 
-Serve = Callable[[Callable[[socket.socket], None]], str]
+Serve = Callable[[Callable[[socket.socket], object]], str]
 
 
 def answer(body: bytes, status: int = 200, content_type: str = "application/json") -> Answer:
-    """An answer as fetch returns it."""
+    """Return an answer as fetch returns it."""
     return Answer(
         status=status,
         content_type=content_type,
@@ -41,20 +41,19 @@ def answer(body: bytes, status: int = 200, content_type: str = "application/json
     )
 
 
-def config(url: str | None = None, **values: float) -> HealthConfig:
-    """A health configuration with short times."""
-    times = {"timeout": 1.0, "deadline": 2.0, "interval": 0.05, **values}
-    return HealthConfig(url=url, **{name: Duration(value) for name, value in times.items()})
+def config(url: str | None = None, timeout: float = 1.0, deadline: float = 2.0, interval: float = 0.05) -> HealthConfig:
+    """Return a health configuration with short times."""
+    return HealthConfig(url=url, timeout=Duration(timeout), deadline=Duration(deadline), interval=Duration(interval))
 
 
 def response(body: bytes, status: str = "200 OK", *headers: str) -> bytes:
-    """The bytes of a whole HTTP response."""
+    """Return the bytes of a complete HTTP response."""
     lines = [f"HTTP/1.1 {status}", f"Content-Length: {len(body)}", *headers]
     return "\r\n".join(lines).encode() + b"\r\n\r\n" + body
 
 
 def read_request(connection: socket.socket) -> bytes:
-    """Read until the end of the request's head."""
+    """Read until the end of the request's header."""
     data = b""
     while b"\r\n\r\n" not in data:
         piece = connection.recv(65536)
@@ -64,8 +63,8 @@ def read_request(connection: socket.socket) -> bytes:
     return data
 
 
-def send_whole(*answers: bytes) -> Callable[[socket.socket], None]:
-    """A conversation that sends the next of ``answers``, the last one for ever."""
+def send_all(*answers: bytes) -> Callable[[socket.socket], object]:
+    """Return a conversation that sends the next of ``answers``; the last one repeats."""
     left = list(answers)
     lock = threading.Lock()
 
@@ -80,16 +79,16 @@ def send_whole(*answers: bytes) -> Callable[[socket.socket], None]:
 
 @pytest.fixture
 def serve() -> Iterator[Serve]:
-    """Start servers on free ports; each connection is handed to a function, then closed."""
+    """Start servers on free ports; a function gets each connection, which is closed after it."""
     listeners: list[socket.socket] = []
     threads: list[threading.Thread] = []
     open_connections: list[socket.socket] = []
 
-    def one(talk: Callable[[socket.socket], None], connection: socket.socket) -> None:
+    def one(talk: Callable[[socket.socket], object], connection: socket.socket) -> None:
         with connection, contextlib.suppress(OSError):
             talk(connection)
 
-    def start(talk: Callable[[socket.socket], None]) -> str:
+    def start(talk: Callable[[socket.socket], object]) -> str:
         listener = socket.create_server(("127.0.0.1", 0))
         listeners.append(listener)
 
@@ -123,7 +122,7 @@ def serve() -> Iterator[Serve]:
 
 @pytest.fixture
 def unused_url() -> str:
-    """A URL that nothing listens on."""
+    """Return a URL that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}/health"
 
@@ -131,16 +130,16 @@ def unused_url() -> str:
 # One request
 
 
-def test_answer_carries_status_type_and_body(serve: Serve) -> None:
-    """What was sent is what is returned."""
+def test_an_answer_has_status_type_and_body(serve: Serve) -> None:
+    """The values are those that were sent."""
     sent = response(b'{"a":1}', "201 Created", "Content-Type: application/json")
-    got = fetch(serve(send_whole(sent)), timeout=5)
+    got = fetch(serve(send_all(sent)), timeout=5)
     assert (got.status, got.content_type, got.body) == (201, "application/json", b'{"a":1}')
     assert not got.is_truncated
 
 
 def test_method_body_and_headers_are_sent(serve: Serve) -> None:
-    """A signed request reaches the server as it was given."""
+    """A signed request reaches the server unchanged."""
     seen: list[bytes] = []
 
     def talk(connection: socket.socket) -> None:
@@ -153,28 +152,28 @@ def test_method_body_and_headers_are_sent(serve: Serve) -> None:
     assert b"Connection: close\r\n" in seen[0]
 
 
-def test_refused_is_said_in_a_sentence(unused_url: str) -> None:
-    """A refused connection has its own kind, and no library's repr in its message."""
+def test_a_refused_connection_is_a_message(unused_url: str) -> None:
+    """It has its own kind, and no repr of a library in its message."""
     with pytest.raises(ProbeError) as caught:
         fetch(unused_url, timeout=5)
     assert caught.value.kind == "refused"
     assert caught.value.message == f"{unused_url} refused the connection: nothing listens there."
 
 
-def test_silent_server_ends_at_the_timeout(serve: Serve) -> None:
-    """A server that accepts and says nothing costs the timeout, not more."""
+def test_a_silent_server_ends_at_the_timeout(serve: Serve) -> None:
+    """A server that accepts and sends nothing costs one timeout."""
     url = serve(lambda connection: connection.recv(1 << 20) and connection.recv(1))
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(ProbeError) as caught:
         fetch(url, timeout=0.3)
     assert caught.value.kind == "timeout"
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - started < 8
     assert caught.value.message == f"{url} gave no complete answer within 300ms."
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"])
-def test_dribbling_server_ends_at_the_timeout(serve: Serve, head: bytes) -> None:
-    """One byte at a time, in the head or in the body, does not stretch the timeout."""
+def test_a_slow_server_ends_at_the_timeout(serve: Serve, head: bytes) -> None:
+    """One byte at a time, in header or body, does not extend the timeout."""
     hung_up = threading.Event()
 
     def talk(connection: socket.socket) -> None:
@@ -187,16 +186,16 @@ def test_dribbling_server_ends_at_the_timeout(serve: Serve, head: bytes) -> None
         except OSError:
             hung_up.set()
 
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(ProbeError) as caught:
         fetch(serve(talk), timeout=0.4)
     assert caught.value.kind == "timeout"
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - started < 8
     assert hung_up.wait(5), "the connection was left open"
 
 
-def test_huge_body_is_read_up_to_the_cap(serve: Serve) -> None:
-    """Of 100 MiB, 1 MiB is read, and the server sees the connection go."""
+def test_a_huge_body_is_read_up_to_the_limit(serve: Serve) -> None:
+    """1 MiB of 100 MiB is read, and the connection is closed."""
     sent = 0
     hung_up = threading.Event()
 
@@ -217,22 +216,22 @@ def test_huge_body_is_read_up_to_the_cap(serve: Serve) -> None:
     assert sent < 100 << 20
 
 
-def test_body_that_breaks_off_is_no_answer(serve: Serve) -> None:
-    """Half a body is not half believed."""
+def test_a_truncated_body_is_an_error(serve: Serve) -> None:
+    """Half a body is not parsed."""
     half = response(b'{"status":"ok"}' * 100)[:-50]
     with pytest.raises(ProbeError, match="closed the connection") as caught:
-        fetch(serve(send_whole(half)), timeout=5)
+        fetch(serve(send_all(half)), timeout=5)
     assert caught.value.kind == "refused"
 
 
-def test_garbage_instead_of_http_is_said(serve: Serve) -> None:
-    """A port that speaks something else is named, not raised as an exception."""
+def test_a_response_that_is_not_http_is_an_error(serve: Serve) -> None:
+    """The message names the port; no exception of a library is raised."""
     with pytest.raises(ProbeError, match="not valid HTTP") as caught:
-        fetch(serve(send_whole(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")), timeout=5)
+        fetch(serve(send_all(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")), timeout=5)
     assert caught.value.kind == "other"
 
 
-def test_tls_failure_has_its_own_kind(serve: Serve) -> None:
+def test_a_tls_failure_has_its_own_kind(serve: Serve) -> None:
     """https on a plain port is a TLS failure."""
     url = serve(lambda connection: connection.sendall(response(b"ok")))
     url = url.replace("http://", "https://")
@@ -241,21 +240,21 @@ def test_tls_failure_has_its_own_kind(serve: Serve) -> None:
     assert caught.value.kind == "tls"
 
 
-def test_redirect_on_the_same_host_is_followed(serve: Serve) -> None:
+def test_a_redirect_on_the_same_host_is_followed(serve: Serve) -> None:
     """A relative redirect is followed to its end."""
     moved = response(b"", "302 Found", "Location: /other")
-    url = serve(send_whole(moved, response(b"ok")))
+    url = serve(send_all(moved, response(b"ok")))
     got = fetch(url, timeout=5)
     assert (got.status, got.body) == (200, b"ok")
     assert got.url == url.replace("/health", "/other")
 
 
-def test_redirect_to_another_host_is_refused(serve: Serve) -> None:
-    """Neither another port nor another scheme is followed, and both places are named."""
+def test_a_redirect_to_another_host_is_refused(serve: Serve) -> None:
+    """Another port or scheme is refused too, and the message has both addresses."""
     asked: list[bytes] = []
     elsewhere = serve(lambda connection: asked.append(read_request(connection)))
     for target in (elsewhere, "//localhost/health", "file:///etc/passwd", "http://[bad"):
-        url = serve(send_whole(response(b"", "302 Found", f"Location: {target}")))
+        url = serve(send_all(response(b"", "302 Found", f"Location: {target}")))
         with pytest.raises(ProbeError) as caught:
             fetch(url, timeout=5)
         assert caught.value.kind == "redirect"
@@ -264,8 +263,8 @@ def test_redirect_to_another_host_is_refused(serve: Serve) -> None:
     assert not asked
 
 
-def test_body_of_a_redirect_is_not_read(serve: Serve) -> None:
-    """A redirect that floods costs nothing."""
+def test_the_body_of_a_redirect_is_not_read(serve: Serve) -> None:
+    """A redirect with an endless body costs nothing."""
 
     def talk(connection: socket.socket) -> None:
         path = read_request(connection).split()[1]
@@ -279,9 +278,9 @@ def test_body_of_a_redirect_is_not_read(serve: Serve) -> None:
     assert fetch(serve(talk), timeout=5).body == b"ok"
 
 
-def test_redirect_loop_ends(serve: Serve) -> None:
-    """After five redirects it is enough."""
-    url = serve(send_whole(response(b"", "301 Moved", "Location: /health")))
+def test_a_redirect_loop_ends(serve: Serve) -> None:
+    """The limit is five redirects."""
+    url = serve(send_all(response(b"", "301 Moved", "Location: /health")))
     with pytest.raises(ProbeError, match="more than 5 times"):
         fetch(url, timeout=5)
 
@@ -289,33 +288,33 @@ def test_redirect_loop_ends(serve: Serve) -> None:
 def test_proxies_of_the_environment_are_not_used(
     serve: Serve, unused_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A proxy that is down does not stand between us and a local service."""
+    """A proxy that is down does not affect a local service."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, unused_url)
     monkeypatch.delenv("no_proxy", raising=False)
-    assert fetch(serve(send_whole(response(b"ok"))), timeout=5).body == b"ok"
+    assert fetch(serve(send_all(response(b"ok"))), timeout=5).body == b"ok"
 
 
 @pytest.mark.parametrize(
     "url",
     ["", "localhost:3100", "ftp://x/", "http://", "http://a:99999/", "http://[::1/", "http://a b/"],
 )
-def test_what_is_no_url_is_said(url: str) -> None:
-    """A mistyped URL is invalid, not an exception of a library."""
+def test_a_malformed_url_is_a_message(url: str) -> None:
+    """No exception of a library is raised."""
     with pytest.raises(ProbeError, match="is not an http") as caught:
         fetch(url, timeout=1)
     assert caught.value.kind == "invalid"
 
 
-def test_unknown_host_is_said() -> None:
-    """A name that nobody knows is named."""
+def test_an_unknown_host_is_named() -> None:
+    """The message has the host name."""
     with pytest.raises(ProbeError, match=r"nowhere\.invalid") as caught:
         fetch("http://nowhere.invalid/", timeout=5)
     assert caught.value.kind in ("other", "timeout")
 
 
-def test_no_thread_is_left_after_a_timeout(serve: Serve) -> None:
-    """The thread that asked ends with the request."""
+def test_no_thread_stays_after_a_timeout(serve: Serve) -> None:
+    """The thread of the request ends with it."""
     url = serve(lambda connection: connection.recv(1 << 20) and connection.recv(1))
     for _ in range(3):
         with pytest.raises(ProbeError):
@@ -326,7 +325,7 @@ def test_no_thread_is_left_after_a_timeout(serve: Serve) -> None:
             assert not thread.is_alive()
 
 
-# What an answer means
+# Reading an answer
 
 
 @pytest.mark.parametrize(
@@ -365,29 +364,29 @@ def test_no_thread_is_left_after_a_timeout(serve: Serve) -> None:
         (b'{"status":' + b"9" * 10_000 + b"}", "unknown"),
     ],
 )
-def test_only_known_forms_are_believed(body: bytes, status: str) -> None:
-    """Known forms say what they say; everything else is unknown."""
+def test_only_known_forms_have_a_status(body: bytes, status: str) -> None:
+    """Every other form is unknown."""
     assert read_health(answer(body))[0] == status
 
 
 @pytest.mark.parametrize("code", [199, 304, 400, 401, 404, 500, 503])
 @pytest.mark.parametrize("body", [b"ok", b'{"ok":true,"data":{"status":"ok"}}', b'{"status":"UP"}'])
-def test_http_status_beats_the_body(code: int, body: bytes) -> None:
-    """An error status fails whatever the body says."""
+def test_the_http_status_wins_over_the_body(code: int, body: bytes) -> None:
+    """An error status is a failure with any body."""
     status, detail, _ = read_health(answer(body, status=code))
     assert status == "failed"
     assert f"HTTP {code}" in detail
 
 
-def test_truncated_answer_is_unknown() -> None:
-    """An answer too large to be read is not believed."""
+def test_a_truncated_answer_is_unknown() -> None:
+    """An answer over the size limit is not parsed."""
     status, detail, _ = read_health(attrs.evolve(answer(b"ok" * 1024), is_truncated=True))
     assert status == "unknown"
     assert "larger than 2 KiB" in detail
 
 
-def test_parts_that_are_not_well_are_named() -> None:
-    """A status of ok with sick parts is degraded, and each part is named."""
+def test_unhealthy_parts_are_named() -> None:
+    """A status of ok with unhealthy parts is degraded, and each part is named."""
     data = {
         "status": "ok",
         "heartbeat": {"running": False},
@@ -415,8 +414,8 @@ def test_parts_that_are_not_well_are_named() -> None:
     assert all(part in detail for part in parts)
 
 
-def test_sick_components_are_named() -> None:
-    """The parts of health+json and of UP/DOWN endpoints are named too."""
+def test_unhealthy_components_are_named() -> None:
+    """This holds for the parts of health+json and of UP/DOWN endpoints too."""
     checks = {"db:time": [{"status": "warn"}, {"status": "pass"}]}
     assert read_health(answer(json.dumps({"status": "pass", "checks": checks}).encode())) == (
         "degraded",
@@ -428,7 +427,7 @@ def test_sick_components_are_named() -> None:
 
 
 def test_terminal_controls_in_an_answer_are_removed() -> None:
-    """A hostile answer writes nothing to the operator's terminal."""
+    """An answer cannot write control sequences to the terminal."""
     body = json.dumps({"ok": False, "error": {"message": "\x1b[2Jgone\n\u2028!"}}).encode()
     assert read_health(answer(body))[1] == "it says ok: false ([2Jgone  !)"
     assert "\x1b" not in read_health(answer(b"\x1b[2J<html>"))[1]
@@ -451,31 +450,31 @@ _JSON = st.recursive(
 
 
 @given(_JSON)
-def test_no_json_breaks_the_reader(value: object) -> None:
-    """Lists where maps are expected, and any other shape, lead to a verdict."""
+def test_any_json_has_a_status(value: object) -> None:
+    """Lists instead of maps, and any other form, have a status."""
     status, detail, parts = read_health(answer(json.dumps(value).encode()))
     assert status in ("ok", "degraded", "failed", "unknown")
     assert all(isinstance(text, str) and text.isprintable() for text in [detail, *parts])
 
 
 @given(st.binary(max_size=200), st.integers(100, 599))
-def test_no_bytes_break_the_reader(body: bytes, status: int) -> None:
-    """Any bytes with any status lead to a verdict."""
+def test_any_bytes_have_a_status(body: bytes, status: int) -> None:
+    """Any bytes with any HTTP status have a status."""
     assert read_health(answer(body, status=status))[0] in ("ok", "degraded", "failed", "unknown")
 
 
-# Asking until it is well
+# Waiting until the service is healthy
 
 
-def test_without_a_url_nothing_is_asked() -> None:
-    """No URL is a failure that says what to do."""
+def test_without_a_url_nothing_is_requested() -> None:
+    """A missing URL is a failure that names the key to set."""
     report = ask_health(config(), passes=1)
     assert (report.passed, report.status, report.attempts) == (False, "unknown", 0)
     assert report.detail == ("no health URL is configured: set release.health.url or type --health-url")
 
 
-def test_refused_counts_as_starting(unused_url: str) -> None:
-    """A service that comes up before the deadline passes, also with fail_fast."""
+def test_a_refused_connection_counts_as_starting(unused_url: str) -> None:
+    """A service that starts before the deadline passes, also with fail_fast."""
     port = int(unused_url.split(":")[2].split("/")[0])
     seen: list[HealthReport] = []
     streaks: list[int] = []
@@ -517,23 +516,23 @@ def test_refused_counts_as_starting(unused_url: str) -> None:
     assert streaks == [0, 0, 1, 2]
 
 
-def test_refused_fails_at_the_deadline(unused_url: str) -> None:
-    """A service that stays down fails at the deadline, with the number of attempts."""
-    began = time.monotonic()
+def test_a_refused_connection_fails_at_the_deadline(unused_url: str) -> None:
+    """The message has the number of attempts."""
+    started = time.monotonic()
     report = ask_health(config(unused_url), passes=1, deadline=3)
-    assert 3 <= time.monotonic() - began < 8
+    assert 3 <= time.monotonic() - started < 8
     assert (report.passed, report.status) == (False, "unreachable")
     assert report.attempts > 2
     assert f"not healthy within 3s ({report.attempts} requests)" in report.detail
     assert "refused the connection" in report.detail
 
 
-def test_hanging_service_ends_at_the_deadline(serve: Serve) -> None:
-    """Requests that hang are repeated, and end with the deadline and a bit."""
+def test_a_hanging_service_fails_at_the_deadline(serve: Serve) -> None:
+    """Hanging requests are repeated and end shortly after the deadline."""
     url = serve(lambda connection: connection.recv(1 << 20) and connection.recv(1))
-    began = time.monotonic()
+    started = time.monotonic()
     report = ask_health(config(url, timeout=0.2), passes=1, deadline=0.5, fail_fast=True)
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - started < 8
     assert report.status == "unreachable"
     assert report.attempts >= 2
 
@@ -547,16 +546,16 @@ def test_hanging_service_ends_at_the_deadline(serve: Serve) -> None:
         response(b"", "302 Found", "Location: http://192.0.2.1/"),
     ],
 )
-def test_negative_answer_ends_it_at_once_when_asked_to(serve: Serve, reply: bytes) -> None:
-    """With fail_fast a definite no is not repeated; without, it is."""
-    url = serve(send_whole(reply))
+def test_a_negative_answer_ends_the_wait_with_fail_fast(serve: Serve, reply: bytes) -> None:
+    """With fail_fast a negative answer is not repeated; without, it is."""
+    url = serve(send_all(reply))
     assert ask_health(config(url), passes=1, fail_fast=True).attempts == 1
     assert ask_health(config(url), passes=1, deadline=0.2).attempts > 1
 
 
-def test_every_attempt_is_told(serve: Serve) -> None:
-    """What each request met, when, and how long it took; secrets and long words are not in it."""
-    url = serve(send_whole(response(b"", "503 Unavailable"), response(b"ok")))
+def test_every_attempt_is_recorded(serve: Serve) -> None:
+    """Each has its result, time and duration, without secrets and long texts."""
+    url = serve(send_all(response(b"", "503 Unavailable"), response(b"ok")))
     report = ask_health(config(url, deadline=5), passes=2)
     assert [(a.status, a.passed, a.http_status) for a in report.history] == [
         ("failed", False, 503),
@@ -568,69 +567,69 @@ def test_every_attempt_is_told(serve: Serve) -> None:
 
 
 @pytest.mark.slow
-def test_of_many_attempts_the_first_and_the_last_are_told(serve: Serve) -> None:
-    """An endless wait leaves a record of bounded size: 5 attempts from its beginning, 45 from its end."""
+def test_the_first_and_last_attempts_are_recorded(serve: Serve) -> None:
+    """The record is limited: 5 attempts from the start, 45 from the end."""
     bad, good = response(b"", "503 Unavailable"), response(b"ok")
-    url = serve(send_whole(*[bad] * 4, *[good] * 80))
+    url = serve(send_all(*[bad] * 4, *[good] * 80))
     report = ask_health(config(url, interval=0.01, deadline=30), passes=70)
     assert report.attempts == 74
     assert [a.passed for a in report.history] == [False] * 4 + [True] * 46
 
 
 def test_passes_must_be_consecutive(serve: Serve) -> None:
-    """A failure in between starts the count anew."""
+    """A failure in between resets the count."""
     good, bad = response(b"ok"), response(b"", "503 Unavailable")
-    url = serve(send_whole(good, good, bad, good))
+    url = serve(send_all(good, good, bad, good))
     report = ask_health(config(url, deadline=5), passes=3)
     assert (report.passed, report.attempts) == (True, 6)
 
 
 def test_too_few_passes_by_the_deadline_fail(serve: Serve) -> None:
-    """Healthy, but not often enough, is said as it is."""
-    url = serve(send_whole(response(b"ok")))
+    """The message says how many passes there were."""
+    url = serve(send_all(response(b"ok")))
     report = ask_health(config(url), passes=1000, deadline=0.2)
     assert (report.passed, report.status) == (False, "ok")
     assert "1000 are needed" in report.detail
 
 
 def test_deadline_zero_is_one_request(serve: Serve, unused_url: str) -> None:
-    """With a deadline of 0 the first answer decides."""
-    healthy = ask_health(config(serve(send_whole(response(b"ok")))), passes=3, deadline=0)
+    """The first answer decides."""
+    healthy = ask_health(config(serve(send_all(response(b"ok")))), passes=3, deadline=0)
     assert (healthy.passed, healthy.attempts) == (True, 1)
     down = ask_health(config(unused_url), passes=1, deadline=0)
     assert (down.passed, down.attempts) == (False, 1)
 
 
 def test_degraded_passes_unless_strict(serve: Serve) -> None:
-    """Strict turns degraded into a failure."""
-    url = serve(send_whole(response(b'{"ok":true,"data":{"status":"degraded"}}')))
+    """With strict, degraded is a failure."""
+    url = serve(send_all(response(b'{"ok":true,"data":{"status":"degraded"}}')))
     assert ask_health(config(url), passes=1).passed
     report = ask_health(config(url), passes=1, strict=True, fail_fast=True)
     assert (report.passed, report.status) == (False, "degraded")
     assert "--strict" in report.detail
 
 
-def test_invalid_url_is_not_repeated() -> None:
-    """What can never become right ends at once, without an exception."""
+def test_a_malformed_url_is_not_retried() -> None:
+    """It ends immediately, without an exception."""
     report = ask_health(config("http://"), passes=1)
     assert (report.passed, report.status, report.attempts) == (False, "unreachable", 1)
 
 
 @pytest.mark.parametrize("is_silent", [True, False])
-def test_cancelling_acts_at_once(serve: Serve, unused_url: str, is_silent: bool) -> None:
-    """In a pause and in a request, cancelling is felt within a moment."""
+def test_cancelling_takes_effect_immediately(serve: Serve, unused_url: str, is_silent: bool) -> None:
+    """This holds in a pause and in a request."""
     silent = serve(lambda connection: connection.recv(1 << 20) and connection.recv(1))
     cancelled = threading.Event()
     timer = threading.Timer(0.2, cancelled.set)
     timer.start()
-    began = time.monotonic()
+    started = time.monotonic()
     report = ask_health(
         config(silent if is_silent else unused_url, timeout=30, deadline=60, interval=30),
         passes=1,
         cancelled=cancelled,
     )
     timer.join()
-    assert time.monotonic() - began < 8
+    assert time.monotonic() - started < 8
     assert not report.passed
 
 
@@ -638,13 +637,13 @@ def test_secrets_in_an_answer_are_redacted(serve: Serve, monkeypatch: pytest.Mon
     """A service that repeats a secret does not get it into the record."""
     monkeypatch.setenv("MY_API_TOKEN", "correct-horse")
     body = b'{"ok":false,"error":{"message":"bad key correct-horse"}}'
-    report = ask_health(config(serve(send_whole(response(body)))), passes=1, deadline=0)
+    report = ask_health(config(serve(send_all(response(body)))), passes=1, deadline=0)
     assert "correct-horse" not in report.detail
     assert "[REDACTED]" in report.detail
 
 
-def test_a_stage_that_asks_nobody_loads_no_http_library() -> None:
-    """The start gate of a service is a recover, and a service waits for it."""
+def test_a_stage_without_requests_loads_no_http_library() -> None:
+    """The start gate of a service is a recover, and the service waits for it."""
     stages = "release_tasks.stages.rollback.engine, release_tasks.stages.rollback.recovery"
     code = f"import sys, {stages}; print('requests' in sys.modules, 'urllib3' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

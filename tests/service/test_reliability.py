@@ -1,4 +1,4 @@
-"""What a reliability endpoint says is taken as counts, and nothing else of it is."""
+"""The reliability endpoint: its counts are read, its texts are not."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def ask(url: str, **options: Any) -> ReliabilityReport:
 
 
 def test_counts_are_read_and_texts_are_not(httpserver: HTTPServer) -> None:
-    """Records of messages and codes stand in the same answer."""
+    """The same answer has records of messages and codes."""
     queue = {**QUEUE, "recentRecords": [{"text": "PRIVATE"}], "deadLetterRecords": [{"code": "PRIVATE2"}]}
     report = ask(answer(httpserver, {"ok": True, "data": {"queue": queue, "callbacks": CALLBACKS}}))
     assert (report.status, report.over) == ("ok", [])
@@ -58,23 +58,23 @@ def test_counts_are_read_and_texts_are_not(httpserver: HTTPServer) -> None:
         (b"x" * (2 << 20), 200, "not JSON"),
     ],
 )
-def test_what_is_no_answer_is_unknown(httpserver: HTTPServer, body: Any, status: int, detail: str) -> None:
-    """In a few words, none of which are the server's."""
+def test_a_malformed_answer_is_unknown(httpserver: HTTPServer, body: Any, status: int, detail: str) -> None:
+    """The detail has no text of the server."""
     report = ask(answer(httpserver, body, status))
     assert (report.status, report.pressure) == ("unknown", None)
     assert detail in report.detail and "PRIVATE" not in str(report)
 
 
 @pytest.mark.parametrize("count", [True, -1, 1.5, "3", None, 10**400, [3]])
-def test_a_count_that_is_none_is_not_known(httpserver: HTTPServer, count: Any) -> None:
+def test_a_malformed_count_is_unknown(httpserver: HTTPServer, count: Any) -> None:
     """It is neither zero nor an error: the other counts are still read."""
     queue = {**QUEUE, "totalFailed": count, "totalQueued": count, "totalDispatching": count}
     report = ask(answer(httpserver, {"ok": True, "data": {"queue": queue}}))
     assert report.pressure == Pressure(queued=None, failed=None, dead_letters=0, rejected_callbacks=None)
 
 
-def test_requests_are_signed_and_named_with_what_the_environment_holds(httpserver: HTTPServer) -> None:
-    """A signed request has a body; without a secret there is neither, and the answer says what was missing."""
+def test_requests_are_signed_with_the_secret_of_the_environment(httpserver: HTTPServer) -> None:
+    """A signed request has a body; without a secret it has neither, and the detail names the variable."""
     seen: list[Request] = []
 
     def check(request: Request) -> Response:
@@ -94,24 +94,24 @@ def test_requests_are_signed_and_named_with_what_the_environment_holds(httpserve
     assert report.detail.endswith("not set in this environment: KEY_NAME, TOKEN_NAME")
 
 
-def test_a_secret_that_is_no_text_signs_as_its_bytes(httpserver: HTTPServer) -> None:
-    """The environment may hold any bytes."""
+def test_a_secret_of_any_bytes_signs(httpserver: HTTPServer) -> None:
+    """An environment variable may have any bytes."""
     url = answer(httpserver, {"ok": True, "data": {"queue": QUEUE}})
     assert ask(url, config={"hmac_secret_env": "KEY_NAME"}, environ={"KEY_NAME": "abc\udcff"}).status == "ok"
     sent = httpserver.log[0][0].headers["X-Signature"]
     assert sent == "sha256=" + hmac.new(b"abc\xff", b"{}", hashlib.sha256).hexdigest()
 
 
-def test_nobody_there_is_unreachable(free_port: int) -> None:
-    """Without a URL nobody is asked; a password in one is not shown."""
+def test_a_refused_connection_is_unreachable(free_port: int) -> None:
+    """Without a URL no request is sent; a password in the URL is not shown."""
     assert ask_reliability(ReliabilityConfig()) is None
     report = ask(f"http://somebody:a-password@127.0.0.1:{free_port}/reliability")
     assert report.status == "unreachable"
     assert "refused the connection" in report.detail and "a-password" not in str(report)
 
 
-def test_limits_are_what_may_be_reached_and_not_passed() -> None:
-    """Rejected callbacks count since the release; where they became fewer, a restore has begun them anew."""
+def test_a_count_at_its_limit_passes() -> None:
+    """Rejected callbacks count since the release; after a restore that lowered them they count from zero."""
     limits = LimitsConfig(queued=5, failed=5, dead_letters=0, rejected_callbacks=3)
     at = Pressure(queued=5, failed=5, dead_letters=0, rejected_callbacks=3)
     assert over_limits(at, limits) == []

@@ -1,4 +1,4 @@
-"""A service with a past, told by the real stages on scratch data: what pages are made of in tests and screenshots."""
+"""A service with nine days of releases, made by the real stages on scratch data, for pages in tests and screenshots."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from release_tasks.stages.watch.watching import watch_release
 from release_tasks.tasks.project import load_settings
 from tests.support.faults.stages import prepare
 
-__all__ = ["Story", "story"]
+__all__ = ["ExampleHistory", "example_history"]
 
 _BUILD = """printf '%s\\n' '> gateway@1.7.0 build' '> tsc -p . && vite build' '' 'transforming 214 modules' \
     'dist/index.html   0.46 kB' 'dist/assets/index-4f2a.js   188.20 kB' 'built in 0.31s'; sleep 0.35"""
@@ -32,8 +32,8 @@ _LICENCES = """printf '%s\\n' 'checking 412 packages' 'left-pad@1.3.0: WTFPL is 
     'colour-map@2.0.1: no licence named' '2 of 412 packages need a look'; sleep 0.15; exit 3"""
 
 
-class Story:
-    """A service in ``folder`` and what happens to it; ``at`` sets the clock that records are stamped with."""
+class ExampleHistory:
+    """A service in ``folder`` and its releases; ``at`` sets the clock of its records."""
 
     def __init__(self, folder: Path, url: str, answers: list[tuple[int, dict[str, Any]]]) -> None:
         self.folder = folder
@@ -57,7 +57,7 @@ class Story:
 
     @property
     def settings(self) -> Settings:
-        """The checked configuration, as it is at the moment."""
+        """Return the current checked configuration."""
         release = {
             "root": "pipeline",
             "app": {"name": "gateway", "version": self.version},
@@ -75,7 +75,7 @@ class Story:
 
     @property
     def pipeline(self) -> Pipeline:
-        """The pipeline folder of the service."""
+        """Return the pipeline folder of the service."""
         return Pipeline(self.settings.release.root)
 
     @contextlib.contextmanager
@@ -94,11 +94,11 @@ class Story:
             database.executemany(statement, rows) if rows is not None else database.execute(statement)
 
     def write_messages(self, count: int) -> None:
-        """Let the service have more rows."""
+        """Add rows to the service's database."""
         self.sql("INSERT INTO messages(body) VALUES (?)", [(f"message {n} " * 20,) for n in range(count)])
 
     def write_servers(self) -> None:
-        """Write the MCP configuration as ``servers`` stands."""
+        """Write ``servers`` to the MCP configuration."""
         (self.folder / "state" / "mcp-servers.json").write_text(json.dumps({"mcpServers": self.servers}))
 
     def prepare(self, release_id: str) -> Manifest:
@@ -108,23 +108,23 @@ class Story:
         return prepare(self.settings, run.report, release_id)
 
     def answer(self, *statuses: int) -> None:
-        """Answer the next requests for health like this; afterwards it is well."""
+        """Answer the next health requests with ``statuses``; afterwards the service is healthy."""
         self.answers += [(status, _UNWELL if status == 503 else _DEGRADED) for status in statuses]
 
     def roll_back(self, snapshot_id: str | None = None) -> RollbackOutcome:
-        """Roll back to a snapshot, the newest one by default."""
+        """Roll back to a snapshot, by default the latest one."""
         return rollback(self.settings, RollbackRequest(snapshot_id=snapshot_id, force=True))
 
     def drill(self) -> str:
-        """Rehearse the newest snapshot; returns how that went."""
+        """Rehearse the latest snapshot; return the result."""
         return run_drill(self.settings).status
 
     def watch(self) -> str:
-        """Watch the newest release, with a rollback when it is degraded; returns the verdict."""
+        """Watch the latest release, with a rollback when it is degraded; return the verdict."""
         return watch_release(self.settings).status
 
-    def tell_past(self) -> None:
-        """Live through nine days of releases: ready ones, a blocked one, one that was taken back."""
+    def add_past_releases(self) -> None:
+        """Make nine days of releases: ready ones, a blocked one, one that was rolled back."""
         with self.at(days=9, hours=4):
             self.prepare("1.3.0")
         self.gates["tests"] = {"command": "echo 'not ok 31 - keeps the order'; exit 1", "needs": ["build"]}
@@ -142,8 +142,8 @@ class Story:
             with self.at(days=days, hours=3):
                 self.prepare(release_id)
 
-    def tell_bad_release(self) -> Manifest:
-        """Prepare 1.7.0, drill it, deploy it badly, and let the watch take it back."""
+    def add_bad_release(self) -> Manifest:
+        """Prepare 1.7.0, drill it, deploy it with a fault, and let the watch roll it back."""
         self.sql("CREATE TABLE receipts(id INTEGER PRIMARY KEY, at TEXT)")
         self.write_messages(12)
         self.servers["search"] = {
@@ -170,8 +170,8 @@ _UNWELL = {"ok": False, "error": {"message": "migrating: receipts"}}
 
 
 @contextlib.contextmanager
-def story(folder: Path) -> Iterator[Story]:
-    """Serve the health endpoint of a scratch service in ``folder`` and yield its story, nothing told yet."""
+def example_history(folder: Path) -> Iterator[ExampleHistory]:
+    """Serve the health endpoint of a scratch service in ``folder`` and yield its history, which is still empty."""
     answers: list[tuple[int, dict[str, Any]]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -190,7 +190,7 @@ def story(folder: Path) -> Iterator[Story]:
     thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
     thread.start()
     try:
-        yield Story(folder, f"http://127.0.0.1:{server.server_address[1]}/health", answers)
+        yield ExampleHistory(folder, f"http://127.0.0.1:{server.server_address[1]}/health", answers)
     finally:
         server.shutdown()
         server.server_close()

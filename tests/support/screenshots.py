@@ -1,4 +1,4 @@
-"""Takes the pictures of docs/report.md: ``python tests/support/screenshots.py docs/images``."""
+"""Takes the pictures of docs/report.md: ``python -m tests.support.screenshots docs/images``."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from playwright.sync_api import sync_playwright
 
 from release_tasks.report.html.page import find_release, gather
 from release_tasks.report.html.render import render
-from tests.support.example_history import story
+from tests.support.example_history import example_history
 
-_PROJECT = "/srv/gateway"  # where the scratch folder is said to be
+_PROJECT = "/srv/gateway"  # the folder name on the pictures
 _DESK: dict[str, Any] = {"viewport": {"width": 1180, "height": 1240}}
 _PHONE: dict[str, Any] = {"viewport": {"width": 390, "height": 1180}, "device_scale_factor": 1.5}
 
 
 def main(images: Path) -> None:
-    """Tell the story, then take its page by light, by night and on a phone."""
+    """Make the example history, then take its page in light, in dark and on a phone."""
     chromium = shutil.which("chromium")
     if chromium is None:
         raise SystemExit("There is no chromium: apt-get install chromium")
@@ -47,11 +47,11 @@ def _page(folder: Path) -> bytes:
     folder.mkdir()
     os.environ["SUDO_USER"] = "mara"
     socket.gethostname = lambda: "gateway-eu-1"
-    with story(folder) as past:
-        past.tell_past()
-        past.tell_bad_release()
-        html = render(gather(past.settings, find_release(past.pipeline, None)))
-        port = past.url.split(":")[2].split("/")[0]
+    with example_history(folder) as history:
+        history.add_past_releases()
+        history.add_bad_release()
+        html = render(gather(history.settings, find_release(history.pipeline, None)))
+        port = history.url.split(":")[2].split("/")[0]
     return html.replace(str(folder).encode(), _PROJECT.encode()).replace(f":{port}/".encode(), b":3100/")
 
 

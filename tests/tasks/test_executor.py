@@ -1,4 +1,4 @@
-"""The Invoke adapter in one process: merging, sharing, refusing, and results along edges."""
+"""The executor in one process: merging, sharing, refusing, and results passed between stages."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from release_tasks.tasks.executor import (
     stage,
 )
 
-Ran = list[tuple[str, dict[str, Any]]]
+Executed = list[tuple[str, dict[str, Any]]]
 
 
 def run(namespace: Collection, line: str, executor: type[Executor] = StageExecutor) -> None:
@@ -35,53 +35,55 @@ def run(namespace: Collection, line: str, executor: type[Executor] = StageExecut
 
 
 @pytest.fixture
-def ran() -> Ran:
-    """What ran, in order, with the arguments it had."""
+def executed() -> Executed:
+    """Return the executed tasks, in order, with their arguments."""
     return []
 
 
 @pytest.fixture
-def suite(ran: Ran) -> Collection:
-    """Tasks of the suite's shape under ``release``, and a project's own plain tasks."""
+def suite(executed: Executed) -> Collection:
+    """Return tasks like those of the suite under ``release``, and plain tasks of a project."""
 
     @stage(shares=("health_url",), internal=("deferred",))
-    def preflight(ctx, health_url=None, only=None, json=False, deferred=False):
-        ran.append(("preflight", {"url": health_url, "only": only, "deferred": deferred}))
+    def preflight(
+        ctx: Context, health_url: str | None = None, only: str | None = None, json: bool = False, deferred: bool = False
+    ) -> None:
+        executed.append(("preflight", {"url": health_url, "only": only, "deferred": deferred}))
 
     @stage(pre=[call(preflight, deferred=True)], shares=("health_url",))
-    def prepare(ctx, health_url=None, strict=True, json=False):
-        ran.append(("prepare", {"url": health_url, "strict": strict}))
+    def prepare(ctx: Context, health_url: str | None = None, strict: bool = True, json: bool = False) -> None:
+        executed.append(("prepare", {"url": health_url, "strict": strict}))
 
     @stage(pre=[prepare], shares=("health_url",))
-    def watch(ctx, health_url=None):
-        ran.append(("watch", {"url": health_url}))
+    def watch(ctx: Context, health_url: str | None = None) -> None:
+        executed.append(("watch", {"url": health_url}))
 
     @stage()
-    def status(ctx, health_url=None, json=False):
-        ran.append(("status", {"url": health_url}))
+    def status(ctx: Context, health_url: str | None = None, json: bool = False) -> None:
+        executed.append(("status", {"url": health_url}))
 
     @stage()
-    def approve(ctx, channel, code, json=False):
-        ran.append(("approve", {"channel": channel, "code": code}))
+    def approve(ctx: Context, channel: str, code: int, json: bool = False) -> None:
+        executed.append(("approve", {"channel": channel, "code": code}))
 
     @task(pre=[prepare], post=[status])
-    def deploy(ctx, host="a"):
-        ran.append(("deploy", {"host": host}))
+    def deploy(ctx: Context, host: str = "a") -> None:
+        executed.append(("deploy", {"host": host}))
 
     @stage(pre=[deploy], shares=("health_url",))
-    def ship(ctx, health_url=None):
-        ran.append(("ship", {"url": health_url}))
+    def ship(ctx: Context, health_url: str | None = None) -> None:
+        executed.append(("ship", {"url": health_url}))
 
     release = Collection("release", preflight, prepare, watch, status)
     return Collection(deploy, ship, approve, release=release)
 
 
-def names(ran: Ran) -> list[str]:
-    return [name for name, _ in ran]
+def names(executed: Executed) -> list[str]:
+    return [name for name, _ in executed]
 
 
-def urls(ran: Ran) -> dict[str, Any]:
-    return {name: values["url"] for name, values in ran if "url" in values}
+def urls(executed: Executed) -> dict[str, Any]:
+    return {name: values["url"] for name, values in executed if "url" in values}
 
 
 @pytest.mark.parametrize(
@@ -94,38 +96,38 @@ def urls(ran: Ran) -> dict[str, Any]:
         "release.preflight --health-url U release.prepare --health-url U",
     ],
 )
-def test_typed_flag_reaches_both_ends_of_an_edge(suite, ran, line):
-    """Wherever the URL is typed, gates and prepare run once, in order, with it."""
+def test_a_flag_reaches_both_ends_of_an_edge(suite: Collection, executed: Executed, line: str) -> None:
+    """Gates and prepare run once, in order, with the URL, wherever it is typed."""
     run(suite, line)
-    assert names(ran) == ["preflight", "prepare"]
-    assert urls(ran) == {"preflight": "U", "prepare": "U"}
-    assert ran[0][1]["deferred"] is True
+    assert names(executed) == ["preflight", "prepare"]
+    assert urls(executed) == {"preflight": "U", "prepare": "U"}
+    assert executed[0][1]["deferred"] is True
 
 
-def test_flag_travels_through_a_chain_of_stages(suite, ran):
+def test_a_flag_reaches_every_stage_of_a_chain(suite: Collection, executed: Executed) -> None:
     """Every stage of a chain has the value that was typed at its end."""
     run(suite, "release.watch --health-url U")
-    assert urls(ran) == {"preflight": "U", "prepare": "U", "watch": "U"}
+    assert urls(executed) == {"preflight": "U", "prepare": "U", "watch": "U"}
 
 
-def test_plain_task_between_stages_is_no_obstacle(suite, ran):
+def test_a_plain_task_between_stages_passes_a_flag_on(suite: Collection, executed: Executed) -> None:
     """A value passes a project's own task on its way to the stages below it."""
     run(suite, "ship --health-url U")
-    assert names(ran) == ["preflight", "prepare", "deploy", "status", "ship"]
-    assert urls(ran) == {"preflight": "U", "prepare": "U", "status": None, "ship": "U"}
+    assert names(executed) == ["preflight", "prepare", "deploy", "status", "ship"]
+    assert urls(executed) == {"preflight": "U", "prepare": "U", "status": None, "ship": "U"}
 
 
-def test_flag_stays_where_no_edge_leads_or_it_is_not_shared(suite, ran):
+def test_a_flag_reaches_connected_stages_that_share_it_only(suite: Collection, executed: Executed) -> None:
     """A stage without an edge, and a flag that is not shared, keep their defaults."""
     run(suite, "release.status --health-url S release.prepare release.preflight --only tests")
-    assert urls(ran) == {"status": "S", "preflight": None, "prepare": None}
-    assert ran[1][1]["only"] == "tests"
+    assert urls(executed) == {"status": "S", "preflight": None, "prepare": None}
+    assert executed[1][1]["only"] == "tests"
 
 
-def test_inverse_flag_counts_as_typed(suite, ran):
+def test_an_inverse_flag_counts_as_typed(suite: Collection, executed: Executed) -> None:
     """``--no-strict`` is a typed value although it is false."""
     run(suite, "release.watch release.prepare --no-strict")
-    assert dict(ran)["prepare"]["strict"] is False
+    assert dict(executed)["prepare"]["strict"] is False
 
 
 @pytest.mark.parametrize(
@@ -146,32 +148,36 @@ def test_inverse_flag_counts_as_typed(suite, ran):
         ("approve telegram X approve telegram Y", ["approve CODE 'X'", "approve CODE 'Y'"]),
     ],
 )
-def test_contradicting_values_end_with_2_before_anything_ran(suite, ran, capsys, line, words):
-    """Two typed values for one parameter are refused by name, and nothing runs."""
-    with pytest.raises(UsageError) as refused:
+def test_contradicting_values_end_with_2_before_any_task(
+    suite: Collection, executed: Executed, capsys: pytest.CaptureFixture[str], line: str, words: tuple[str, ...]
+) -> None:
+    """Two typed values for one parameter are refused by name, and no task runs."""
+    with pytest.raises(Exit) as refused:  # Invoke's program exits with its code
         run(suite, line)
-    assert isinstance(refused.value, Exit)
     assert refused.value.code == 2
-    assert all(word in refused.value.message for word in words)
-    assert ran == []
+    assert refused.errisinstance(UsageError)
+    assert all(word in str(refused.value) for word in words)
+    assert executed == []
     assert capsys.readouterr().out == ""
 
 
-def test_two_documents_on_one_stdout_are_refused_with_one(suite, ran, capsys):
-    """Two stages that would each write JSON end with 2, and stdout holds the error's document."""
+def test_two_documents_on_one_stdout_are_refused_with_one(
+    suite: Collection, executed: Executed, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two stages that would each write JSON end with 2, and stdout has the error's document."""
     with pytest.raises(UsageError, match="one document"):
         run(suite, "release.status --json release.prepare --json")
     document = json.loads(capsys.readouterr().out)
     assert document["status"] == "error"
     assert document["exitCode"] == 2
     assert "release.status and release.prepare" in document["message"]
-    assert ran == []
+    assert executed == []
 
 
-def test_deferred_stage_leaves_the_document_to_the_other(suite, ran):
-    """Preflight deferred to prepare writes no document of its own."""
+def test_a_deferred_stage_leaves_the_document_to_the_other(suite: Collection, executed: Executed) -> None:
+    """Preflight deferred to prepare writes no document."""
     run(suite, "release.preflight --json release.prepare --json")
-    assert names(ran) == ["preflight", "prepare"]
+    assert names(executed) == ["preflight", "prepare"]
 
 
 @pytest.mark.parametrize(
@@ -182,55 +188,55 @@ def test_deferred_stage_leaves_the_document_to_the_other(suite, ran):
         "release.status approve telegram --force",
     ],
 )
-def test_value_that_looks_like_a_flag_is_refused_with_the_usage(suite, ran, line):
-    """What starts with ``-`` is no value, neither as a word nor of a flag."""
+def test_a_value_like_a_flag_is_refused_with_the_usage(suite: Collection, executed: Executed, line: str) -> None:
+    """A value must not start with ``-``, neither as a word nor as the value of a flag."""
     with pytest.raises(UsageError, match=r"may not start with '-'.*usage: ") as refused:
         run(suite, line)
     assert refused.value.exit_code == ExitCode.USAGE
-    assert ran == []
+    assert executed == []
 
 
-def test_help_in_a_positional_place_shows_the_usage(suite, ran):
+def test_help_instead_of_a_value_shows_the_usage(suite: Collection, executed: Executed) -> None:
     """``--help`` is never a code, even where a second value is still missing."""
     for line in ("approve --help", "approve telegram --help", "approve telegram -h"):
         with pytest.raises(UsageError, match=r"usage: approve CHANNEL CODE \[--json\]"):
             run(suite, line)
-    assert ran == []
+    assert executed == []
 
 
-def test_called_stage_itself_refuses_flaglike_values(suite, ran):
-    """The stock executor, or a caller in Python, gets no further."""
+def test_a_called_stage_refuses_values_like_flags(suite: Collection, executed: Executed) -> None:
+    """The stock executor, or a caller in Python, is refused too."""
     for arguments in (("telegram", "--help"), ("-x", "C")):
         with pytest.raises(UsageError, match="usage: approve CHANNEL CODE"):
             suite["approve"](Context(Config(lazy=True)), *arguments)
     with pytest.raises(UsageError, match="--health-url"):
         suite["release.prepare"](Context(Config(lazy=True)), health_url="--json")
-    assert ran == []
+    assert executed == []
 
 
-def test_bad_number_is_one_sentence_and_2():
-    """Invoke's int("soon") never reaches the shell as a traceback."""
+def test_a_malformed_number_is_one_message_and_2() -> None:
+    """Invoke's int("soon") does not reach the shell as a traceback."""
 
     @stage()
-    def show(ctx, limit=10):
-        raise AssertionError("ran")
+    def show(ctx: Context, limit: int = 10) -> None:
+        raise AssertionError("executed")
 
     with pytest.raises(UsageError, match="--limit: expected a number, got 'soon'"):
         run(Collection(show), "show --limit soon")
 
 
-def test_internal_parameter_is_no_flag(suite):
-    """The parser and the usage line know nothing of it."""
+def test_an_internal_parameter_is_not_a_flag(suite: Collection) -> None:
+    """The parser and the usage line do not have it."""
     preflight = suite["release.preflight"]
     assert "deferred" not in [argument.name for argument in preflight.get_arguments()]
     assert preflight.usage() == "preflight [--health-url VALUE] [--only VALUE] [--json]"
 
 
-def test_copied_task_is_the_same_task_with_the_same_help():
+def test_a_copied_task_is_the_same_task_with_the_same_help() -> None:
     """Invoke copies the tasks of a module, and reads their help once per parser."""
 
     class Body:
-        def __call__(self, ctx, health_url=None):
+        def __call__(self, ctx: Context, health_url: str | None = None) -> None:
             pass
 
     show = stage(name="show", help={"health-url": "what to ask"})(Body())
@@ -239,8 +245,8 @@ def test_copied_task_is_the_same_task_with_the_same_help():
         assert [argument.help for argument in show.get_arguments()] == ["what to ask"]
 
 
-def test_declaration_that_names_no_parameter_is_an_error():
-    """A typo in ``shares`` or ``internal`` shows when the module is imported."""
+def test_a_declaration_without_its_parameter_is_an_error() -> None:
+    """A typo in ``shares`` or ``internal`` fails when the module is imported."""
     with pytest.raises(ValueError, match="no such parameter: helth_url"):
         stage(shares=("helth_url",))(lambda ctx, health_url=None: None)
     with pytest.raises(ValueError, match="needs a default"):
@@ -248,101 +254,103 @@ def test_declaration_that_names_no_parameter_is_an_error():
 
 
 @pytest.mark.parametrize("executor", [Executor, StageExecutor])
-def test_tasks_of_one_factory_are_different_tasks(ran, executor):
+def test_tasks_of_one_factory_are_different_tasks(executed: Executed, executor: type[Executor]) -> None:
     """Two gates with one code object both run, also where Invoke would drop the second."""
 
     def gate(text: str) -> StageTask:
         @stage(name="gate")
-        def body(ctx):
-            ran.append((text, {}))
+        def body(ctx: Context) -> None:
+            executed.append((text, {}))
 
         return body
 
     first, second = gate("first"), gate("second")
 
     @stage(pre=[first, second, first])
-    def every(ctx):
+    def every(ctx: Context) -> None:
         pass
 
     run(Collection(every), "every", executor)
-    assert names(ran) == ["first", "second"]
+    assert names(executed) == ["first", "second"]
     assert first != second
     assert len({first, second, first}) == 2
 
 
 @pytest.mark.parametrize("dedupe", [True, False])
-def test_plain_tasks_keep_invokes_own_rules(ran, dedupe):
-    """Plain tasks run as often as Invoke says; a stage once, whatever dedupe says."""
+def test_plain_tasks_keep_the_rules_of_invoke(executed: Executed, dedupe: bool) -> None:
+    """Plain tasks run as often as Invoke says; a stage runs once, with any dedupe setting."""
 
     @stage()
-    def check(ctx):
-        ran.append(("check", {}))
+    def check(ctx: Context) -> None:
+        executed.append(("check", {}))
 
     @task(pre=[check])
-    def build(ctx, target="x"):
-        ran.append(("build " + target, {}))
+    def build(ctx: Context, target: str = "x") -> None:
+        executed.append(("build " + target, {}))
 
     namespace = Collection(build, check)
     config = Config(overrides={"tasks": {"dedupe": dedupe}}, lazy=True)
     words = [("build", {"target": "x"}), ("build", {"target": "y"}), ("build", {"target": "x"})]
     StageExecutor(namespace, config).execute(*words)
     again = [] if dedupe else ["build x"]
-    assert names(ran) == ["check", "build x", "build y", *again]
+    assert names(executed) == ["check", "build x", "build y", *again]
 
 
-def test_post_stage_typed_first_still_runs_after(ran):
-    """A post-task keeps its place although it was typed before what it follows."""
+def test_a_post_stage_typed_first_still_runs_after(executed: Executed) -> None:
+    """A post-task runs after its task, although it was typed before it."""
 
     @stage()
-    def report(ctx):
-        ran.append(("report", {}))
+    def report(ctx: Context) -> None:
+        executed.append(("report", {}))
 
     @stage(post=[report])
-    def release(ctx):
-        ran.append(("release", {}))
+    def release(ctx: Context) -> None:
+        executed.append(("release", {}))
 
     run(Collection(report, release), "report release")
-    assert names(ran) == ["release", "report"]
+    assert names(executed) == ["release", "report"]
 
 
-def test_stage_both_before_and_after_runs_first(ran):
-    """Around a project's task a stage runs once, in front, as under stock dedupe."""
+def test_a_stage_both_before_and_after_runs_first(executed: Executed) -> None:
+    """A stage that is pre-task and post-task of one task runs once, before it, as with stock dedupe."""
 
     @stage()
-    def status(ctx):
-        ran.append(("status", {}))
+    def status(ctx: Context) -> None:
+        executed.append(("status", {}))
 
     @task(pre=[status], post=[status])
-    def deploy(ctx):
-        ran.append(("deploy", {}))
+    def deploy(ctx: Context) -> None:
+        executed.append(("deploy", {}))
 
     run(Collection(deploy), "deploy")
-    assert names(ran) == ["status", "deploy"]
+    assert names(executed) == ["status", "deploy"]
 
 
-def test_programs_values_and_default_task_work(suite, ran, capsys):
+def test_default_values_and_default_tasks_work(
+    suite: Collection, executed: Executed, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Tuples count as typed, names alone as not typed, and autoprint and defaults are Invoke's."""
     StageExecutor(suite, Config(lazy=True)).execute(("release.prepare", {"health_url": "U"}), "release.preflight")
-    assert urls(ran) == {"preflight": "U", "prepare": "U"}
+    assert urls(executed) == {"preflight": "U", "prepare": "U"}
 
     @stage(default=True, autoprint=True)
-    def show(ctx, word="shown"):
+    def show(ctx: Context, word: str = "shown") -> str:
         return word
 
     StageExecutor(Collection(show), Config(lazy=True)).execute()
     assert capsys.readouterr().out == "shown\n"
 
 
-def test_stage_typed_after_its_dependant_has_its_collections_configuration():
-    """The one run of a stage is the one that was asked for by name."""
+def test_a_stage_typed_after_its_dependent_has_the_configuration_of_its_collection() -> None:
+    """The single run of a stage is the one that was named."""
     seen = []
 
     @stage()
-    def first(ctx):
+    def first(ctx: Context) -> None:
         seen.append(ctx.config.get("origin"))
 
     @stage(pre=[first])
-    def second(ctx):
+    def second(ctx: Context) -> None:
         pass
 
     inner = Collection("inner", first, second)
@@ -351,43 +359,43 @@ def test_stage_typed_after_its_dependant_has_its_collections_configuration():
     assert seen == ["inner"]
 
 
-def test_counting_flag_that_nobody_typed_contradicts_nothing(ran):
-    """A counting flag starts out with a value, which is only its default."""
+def test_an_untyped_counting_flag_contradicts_nothing(executed: Executed) -> None:
+    """A counting flag starts with a value, which is its default."""
 
     @stage(incrementable=("verbose",), shares=("verbose",))
-    def inner(ctx, verbose=0):
-        ran.append(("inner", {"verbose": verbose}))
+    def inner(ctx: Context, verbose: int = 0) -> None:
+        executed.append(("inner", {"verbose": verbose}))
 
     @stage(pre=[inner], incrementable=("verbose",), shares=("verbose",))
-    def outer(ctx, verbose=0):
-        ran.append(("outer", {"verbose": verbose}))
+    def outer(ctx: Context, verbose: int = 0) -> None:
+        executed.append(("outer", {"verbose": verbose}))
 
     run(Collection(inner, outer), "inner outer --verbose --verbose")
-    assert ran == [("inner", {"verbose": 2}), ("outer", {"verbose": 2})]
+    assert executed == [("inner", {"verbose": 2}), ("outer", {"verbose": 2})]
 
 
-def test_positional_values_of_a_call_have_their_names(suite, ran):
+def test_positional_values_of_a_call_have_their_names(suite: Collection, executed: Executed) -> None:
     """``call(task, value)`` in a pre list and a typed flag are the same parameter."""
     preflight = suite["release.preflight"]
     suite.add_task(stage(pre=[call(preflight, "A")], name="outer")(lambda ctx: None))
     run(suite, "outer")
-    assert urls(ran) == {"preflight": "A"}
+    assert urls(executed) == {"preflight": "A"}
     with pytest.raises(UsageError, match="'A'"):
         run(suite, "outer release.preflight --health-url B")
 
 
 @pytest.mark.parametrize("executor", [Executor, StageExecutor])
-def test_results_travel_to_later_stages_and_no_further(executor):
-    """recall gives what record left in this run, under either executor, and nothing next time."""
+def test_results_reach_later_stages_of_the_run_only(executor: type[Executor]) -> None:
+    """recall returns what record stored in this run, under either executor, and nothing in the next run."""
     seen = []
 
     @stage()
-    def first(ctx):
+    def first(ctx: Context) -> None:
         seen.append(recall(ctx, "gates"))
         record(ctx, "gates", ["passed"])
 
     @task(pre=[first])
-    def second(ctx):
+    def second(ctx: Context) -> None:
         seen.append(recall(ctx, "gates"))
         seen.append(runs_under_stage_executor(ctx))
 
@@ -396,17 +404,17 @@ def test_results_travel_to_later_stages_and_no_further(executor):
     assert seen == [None, ["passed"], executor is StageExecutor] * 2
 
 
-def test_run_inside_a_run_has_a_ledger_of_its_own():
+def test_a_run_inside_a_run_has_its_own_ledger() -> None:
     """A stage that starts the executor again on the same Config keeps its own results."""
     seen = []
 
     @stage()
-    def inner(ctx):
+    def inner(ctx: Context) -> None:
         seen.append(recall(ctx, "x"))
         record(ctx, "x", "inner")
 
     @stage()
-    def outer(ctx):
+    def outer(ctx: Context) -> None:
         record(ctx, "x", "outer")
         StageExecutor(Collection(inner), ctx.config).execute("inner")
         seen.append(recall(ctx, "x"))
@@ -419,11 +427,11 @@ def test_run_inside_a_run_has_a_ledger_of_its_own():
     ("raised", "code"),
     [(KeyboardInterrupt(), 130), (Interrupted(ExitCode.SIGTERM), 143)],
 )
-def test_signal_that_ends_a_stage_is_the_exit_code(raised, code):
-    """Program.run would say 1 for Ctrl-C."""
+def test_a_signal_that_ends_a_stage_is_the_exit_code(raised: BaseException, code: int) -> None:
+    """Program.run would return 1 for Ctrl-C."""
 
     @stage()
-    def wait(ctx):
+    def wait(ctx: Context) -> None:
         raise raised
 
     with pytest.raises(Exit) as ended:
@@ -432,21 +440,24 @@ def test_signal_that_ends_a_stage_is_the_exit_code(raised, code):
     assert ended.value.message is None
 
 
-def test_environment_that_cannot_be_cast_is_one_sentence(monkeypatch):
+def test_an_environment_value_that_cannot_be_cast_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
     """INVOKE_... for a list-valued setting ends with 2."""
     monkeypatch.setenv("INVOKE_RUN_WATCHERS", "x")
 
     @stage()
-    def show(ctx):
-        raise AssertionError("ran")
+    def show(ctx: Context) -> None:
+        raise AssertionError("executed")
 
     with pytest.raises(UsageError, match="environment: "):
         run(Collection(show), "show")
 
 
+Graph = tuple[list[list[int]], list[list[int]], list[int], int]
+
+
 @st.composite
-def graphs(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]], list[int], int]:
-    """Pre lists point to lower numbers and post lists to higher ones, so some order exists."""
+def graphs(draw: st.DrawFn) -> Graph:
+    """Pre lists point to lower numbers and post lists to higher ones, so an order exists."""
     size = draw(st.integers(1, 6))
     below = [draw(st.lists(st.integers(0, i - 1), max_size=2)) if i else [] for i in range(size)]
     above = [draw(st.lists(st.integers(i + 1, size - 1), max_size=1)) if i + 1 < size else [] for i in range(size)]
@@ -456,28 +467,28 @@ def graphs(draw: st.DrawFn) -> tuple[list[list[int]], list[list[int]], list[int]
 
 def make(name: str, log: Callable[[str, Any], None]) -> StageTask:
     @stage(name=name, shares=("url",))
-    def body(ctx, url=None):
+    def body(ctx: Context, url: str | None = None) -> None:
         log(name, url)
 
     return body
 
 
-@settings(deadline=None)  # a busy machine is no fault of the order
+@settings(deadline=None)  # a busy machine is slow
 @given(graphs())
-def test_any_graph_runs_each_stage_once_in_order_with_the_typed_value(graph):
-    """Once each, pre before and post after, and connected stages agree on what was typed."""
+def test_any_graph_runs_each_stage_once_in_order_with_the_typed_value(graph: Graph) -> None:
+    """Pre-tasks run before and post-tasks after, each once, and connected stages have the same typed value."""
     below, above, line, typed = graph
-    ran: list[tuple[str, Any]] = []
-    tasks = [make(f"t{i}", lambda name, url: ran.append((name, url))) for i in range(len(below))]
+    executed: list[tuple[str, Any]] = []
+    tasks = [make(f"t{i}", lambda name, url: executed.append((name, url))) for i in range(len(below))]
     for one, pre, post in zip(tasks, below, above, strict=True):
-        one.pre, one.post = [tasks[i] for i in pre], [tasks[i] for i in post]
+        vars(one).update(pre=[tasks[i] for i in pre], post=[tasks[i] for i in post])
     words = [f"t{i}" + (" --url U" if at == typed else "") for at, i in enumerate(line)]
     run(Collection(*tasks), " ".join(words))
 
-    order = [int(name[1:]) for name, _ in ran]
+    order = [int(name[1:]) for name, _ in executed]
     assert len(order) == len(set(order))
     assert set(line) <= set(order)
-    with_value = {int(name[1:]) for name, url in ran if url == "U"}
+    with_value = {int(name[1:]) for name, url in executed if url == "U"}
     assert line[typed] in with_value
     for i in order:
         for j in below[i]:
@@ -488,8 +499,8 @@ def test_any_graph_runs_each_stage_once_in_order_with_the_typed_value(graph):
             assert (i in with_value) == (j in with_value)
 
 
-def test_import_stays_cheap():
-    """``inv --list`` pays for Invoke alone."""
+def test_import_stays_cheap() -> None:
+    """``inv --list`` loads Invoke and no other library."""
     heavy = "requests", "cattrs", "attrs", "rich", "starlette", "uvicorn", "apsw"
     program = f"import sys, release_tasks.tasks.executor; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)

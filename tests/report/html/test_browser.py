@@ -1,7 +1,8 @@
-"""The page of a release in a real Chromium: phone and desk, light and dark, without JavaScript, on paper."""
+"""The page of a release in a real Chromium: phone and desktop, light and dark, without JavaScript, in print."""
 
 from __future__ import annotations
 
+import importlib
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -12,7 +13,7 @@ import pytest
 
 from release_tasks.report.html.page import find_release, gather
 from release_tasks.report.html.render import render
-from tests.support.example_history import story
+from tests.support.example_history import example_history
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -22,7 +23,7 @@ Open = Callable[..., Any]
 
 
 def missing(what: str) -> None:
-    """Skip, and say why; in CI the browser has to be there."""
+    """Skip with the reason; in CI the browser must be there."""
     if os.environ.get("CI"):
         pytest.fail(f"{what}, and in CI these tests must run", pytrace=False)
     pytest.skip(f"{what}: the page is not seen in a browser")
@@ -30,7 +31,7 @@ def missing(what: str) -> None:
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Any]:
-    """Debian's Chromium, driven by Playwright."""
+    """Return Debian's Chromium, driven by Playwright."""
     path = shutil.which("chromium")
     if path is None:
         missing("there is no chromium (apt-get install chromium)")
@@ -39,28 +40,32 @@ def chromium() -> Iterator[Any]:
     except ImportError:
         missing("playwright is not installed (pip install -e '.[browser]')")
     with sync_playwright() as playwright:
-        # As root Chromium refuses to start inside its sandbox; what it opens here is ours.
+        # As root Chromium refuses to start inside its sandbox; it opens our own pages only.
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
         yield browser
         browser.close()
 
 
-class Seen:
-    """What a browser asked for and complained about while a page was open."""
+class Recorded:
+    """Requests and console messages of a browser while a page is open."""
 
     def __init__(self, page: Any) -> None:
         self.requests: list[str] = []
-        self.complaints: list[str] = []
+        self.messages: list[str] = []
         page.on("request", lambda request: self.requests.append(request.url))
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("dialog", lambda dialog: (self.complaints.append(f"dialog {dialog.message}"), dialog.dismiss()))
-        page.on("popup", lambda popup: self.complaints.append("popup"))
+        page.on("console", lambda message: self.messages.append(message.text))
+        page.on("pageerror", lambda error: self.messages.append(str(error)))
+        page.on("dialog", self._dismiss)
+        page.on("popup", lambda popup: self.messages.append("popup"))
+
+    def _dismiss(self, dialog: Any) -> None:
+        self.messages.append(f"dialog {dialog.message}")
+        dialog.dismiss()
 
 
 @pytest.fixture
 def opened(chromium: Any) -> Iterator[Open]:
-    """Open a file: ``opened(path, width=390, dark=True, scripts=False)`` gives the page, with ``seen`` on it."""
+    """Open a file: ``opened(path, width=390, dark=True, scripts=False)`` returns the page; ``seen`` is its Recorded."""
     contexts = []
 
     def open_(path: Path, *, width: int = DESK, dark: bool = False, scripts: bool = True, bypass: bool = False) -> Any:
@@ -72,7 +77,7 @@ def opened(chromium: Any) -> Iterator[Open]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.seen = Seen(page)
+        page.seen = Recorded(page)
         page.goto(path.as_uri())
         return page
 
@@ -82,14 +87,14 @@ def opened(chromium: Any) -> Iterator[Open]:
 
 
 @pytest.fixture(scope="module")
-def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The page of a release with a failed gate, a drill, a watch that found it degraded, and a rollback."""
-    folder = tmp_path_factory.mktemp("story")
-    with story(folder) as past:
-        past.gates = {**past.gates, **QUICK}
-        past.prepare("1.6.0")
-        past.tell_bad_release()
-        page = gather(past.settings, find_release(past.pipeline, None))
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the page of a release with a failed gate, a drill, a degraded watch and a rollback."""
+    folder = tmp_path_factory.mktemp("example_history")
+    with example_history(folder) as history:
+        history.gates = {**history.gates, **QUICK}
+        history.prepare("1.6.0")
+        history.add_bad_release()
+        page = gather(history.settings, find_release(history.pipeline, None))
     assert page.verdict.word == "rolled back" and len(page.health) == 3
     file = folder / "page.html"
     file.write_bytes(render(page))
@@ -98,35 +103,35 @@ def told(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """The page that a test is about, by its name."""
-    if request.param == "told":
-        path: Path = request.getfixturevalue("told")
+    """Return the page of the test's parameter."""
+    if request.param == "example":
+        path: Path = request.getfixturevalue("example")
         return path
     target = tmp_path / "hostile.html"
     target.write_bytes(request.getfixturevalue("hostile_page"))
     return target
 
 
-both = pytest.mark.parametrize("file", ["told", "hostile"], indirect=True)
+both = pytest.mark.parametrize("file", ["example", "hostile"], indirect=True)
 
 
 @both
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [DESK, PHONE])
-def test_it_shows_itself_without_overflow_or_complaint(opened: Open, file: Path, width: int, dark: bool) -> None:
-    """Nothing is wider than the window, opened or not; nothing is asked for, nothing is complained about."""
+def test_it_fits_the_window_and_loads_nothing(opened: Open, file: Path, width: int, dark: bool) -> None:
+    """Nothing is wider than the window, with and without open sections; there is no request and no console message."""
     page = opened(file, width=width, dark=dark)
     for _ in range(2):
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
     assert page.locator("h1").is_visible()
-    assert page.seen.complaints == []
+    assert page.seen.messages == []
     assert [url for url in page.seen.requests if url != file.as_uri()] == []
 
 
 @both
 def test_it_needs_no_javascript(opened: Open, file: Path) -> None:
-    """The same words with and without it, and what is folded opens by a click."""
+    """The text is the same without it, and a click opens a section."""
     with_scripts, without = opened(file), opened(file, scripts=False)
     assert without.locator("body").inner_text() == with_scripts.locator("body").inner_text()
     folded = without.locator("details.gate:not([open])").first
@@ -140,14 +145,14 @@ def test_it_needs_no_javascript(opened: Open, file: Path) -> None:
 @pytest.mark.parametrize("dark", [False, True])
 @pytest.mark.parametrize("width", [DESK, PHONE])
 def test_axe_finds_no_serious_fault(opened: Open, file: Path, width: int, dark: bool) -> None:
-    """Contrast, names, landmarks, tables, focus: whoever uses the page otherwise than by eye and mouse can use it."""
+    """Contrast, names, landmarks, tables, focus: the page works with a screen reader and a keyboard."""
     try:
-        from axe_playwright_python.sync_playwright import Axe
+        axe_module = importlib.import_module("axe_playwright_python.sync_playwright")  # it has no types
     except ImportError:
         missing("axe-playwright-python is not installed (pip install -e '.[browser]')")
     page = opened(file, width=width, dark=dark, bypass=True)
     page.evaluate("document.querySelectorAll('details').forEach(d => d.open = true)")
-    found = Axe().run(page).response
+    found = axe_module.Axe().run(page).response
     assert len(found["passes"]) > 10
     faults = [
         (fault["id"], fault["impact"], [node["html"][:200] for node in fault["nodes"][:3]])
@@ -158,7 +163,7 @@ def test_axe_finds_no_serious_fault(opened: Open, file: Path, width: int, dark: 
 
 
 def test_hostile_text_does_nothing(opened: Open, hostile_page: bytes, tmp_path: Path) -> None:
-    """Its title is the release's, nothing was run, and no element of it is there, even where no policy forbids it."""
+    """The title is that of the release, no script runs, and no element comes from the text, even without a policy."""
     file = tmp_path / "hostile.html"
     file.write_bytes(hostile_page)
     page = opened(file, bypass=True)
@@ -168,12 +173,12 @@ def test_hostile_text_does_nothing(opened: Open, hostile_page: bytes, tmp_path: 
         page.evaluate("document.querySelectorAll('script, img, textarea, [onclick], [onload], [onerror]').length") == 0
     )
     assert page.evaluate("document.querySelectorAll('svg[class=\"sprite\"]').length") == 1
-    assert page.seen.complaints == []
+    assert page.seen.messages == []
 
 
-def test_commands_and_digests_are_copied_whole(opened: Open, told: Path) -> None:
-    """A click selects all of a command and of a digest, also where the eye sees the beginning of it only."""
-    page = opened(told, width=PHONE)
+def test_commands_and_digests_are_copied_completely(opened: Open, example: Path) -> None:
+    """A click selects the whole command or digest, also where only its start is visible."""
+    page = opened(example, width=PHONE)
     for selector in (".command .line", ".digest"):
         element = page.locator(selector).first
         element.click()
@@ -182,9 +187,9 @@ def test_commands_and_digests_are_copied_whole(opened: Open, told: Path) -> None
     assert len(page.locator("footer .digest").text_content()) == 64
 
 
-def test_the_keyboard_reaches_what_scrolls(opened: Open, told: Path) -> None:
-    """The first stop leads to the verdict, and a table that is wider than a phone can be focused, which is seen."""
-    page = opened(told, width=PHONE)
+def test_the_keyboard_reaches_scrollable_parts(opened: Open, example: Path) -> None:
+    """The first stop leads to the verdict, and a table wider than a phone can be focused visibly."""
+    page = opened(example, width=PHONE)
     page.keyboard.press("Tab")
     assert page.evaluate("document.activeElement.textContent") == "Skip to the verdict"
     names = []
@@ -202,7 +207,7 @@ def test_the_keyboard_reaches_what_scrolls(opened: Open, told: Path) -> None:
 
 @both
 def test_it_prints(opened: Open, file: Path) -> None:
-    """On paper it is light, whole digests included, with nothing cut off at the right."""
+    """The print is light, with complete digests and nothing cut off on the right."""
     page = opened(file, dark=True)
     assert page.pdf(format="A4").startswith(b"%PDF-")
     page.emulate_media(media="print", color_scheme="dark")
@@ -211,4 +216,4 @@ def test_it_prints(opened: Open, file: Path) -> None:
     assert page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
     shown = page.locator(".facts-list .digest").first
     assert shown.evaluate("d => d.scrollWidth <= d.clientWidth + 1")
-    assert page.seen.complaints == []
+    assert page.seen.messages == []

@@ -1,4 +1,4 @@
-"""The page of a release is one file that runs nothing and asks nobody, whatever it has to show."""
+"""The page of a release is one file that runs nothing and loads nothing, with any content."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def plain_page(project: Project, *checks: Check) -> bytes:
 
 
 def test_hostile_text_stays_text(hostile_page: bytes) -> None:
-    """No element, attribute or address comes from it; it can be read where it stands, and turns no direction."""
+    """It adds no element, attribute or address, is readable in place, and does not change the text direction."""
     html = hostile_page.decode()
     page = Page(html)
     assert {tag for tag, _ in page.elements} <= ALLOWED
@@ -72,8 +72,8 @@ def test_hostile_text_stays_text(hostile_page: bytes) -> None:
 
 
 @pytest.mark.parametrize("which", ["plain", "hostile"])
-def test_the_page_needs_and_runs_nothing(which: str, project: Project, request: pytest.FixtureRequest) -> None:
-    """Its policy forbids all but its own style by its hash, and there is nothing that it would have to forbid."""
+def test_the_page_loads_and_runs_nothing(which: str, project: Project, request: pytest.FixtureRequest) -> None:
+    """Its policy allows only its own style, by hash, and the page has nothing else."""
     html = (request.getfixturevalue("hostile_page") if which == "hostile" else plain_page(project)).decode()
     page = Page(html)
     policy = next(a["content"] for _, a in page.elements if a.get("http-equiv") == "Content-Security-Policy")
@@ -86,7 +86,7 @@ def test_the_page_needs_and_runs_nothing(which: str, project: Project, request: 
     assert "url(" not in page.style and "@import" not in page.style
 
 
-def test_what_is_pointed_at_is_there(hostile_page: bytes) -> None:
+def test_every_link_has_its_target(hostile_page: bytes) -> None:
     """Every link and label leads to one element of the page."""
     page = Page(hostile_page.decode())
     ids = Counter(page.all("id"))
@@ -95,8 +95,8 @@ def test_what_is_pointed_at_is_there(hostile_page: bytes) -> None:
     assert pointed | set(page.all("aria-labelledby")) <= set(ids)
 
 
-def test_digests_are_whole_and_commands_are_exact(project: Project) -> None:
-    """What is shortened for the eye is whole in the page, and a command is one text."""
+def test_digests_are_complete_and_commands_are_exact(project: Project) -> None:
+    """A shortened digest is complete in the page, and a command is one text."""
     html = plain_page(project).decode()
     page = Page(html)
     manifest = project.pipeline.manifests / "v1.json"
@@ -109,19 +109,29 @@ def test_digests_are_whole_and_commands_are_exact(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_a_page_stays_small_whatever_is_recorded(project: Project) -> None:
-    """Hundreds of gates with endless details, logs and histories do not make a page that no phone opens."""
+def test_a_page_stays_small(project: Project) -> None:
+    """Hundreds of gates with long details, logs and histories do not make a page that a phone cannot open."""
     endless = "<" * 20_000
     attempt = {"at": endless, "status": endless, "passed": False, "latencyMs": 5, "detail": endless}
-    told = {"outputTail": [endless] * 50, "problems": [endless] * 50, "next": endless, "history": [attempt] * 100}
-    check = Check(id="gate", subsystem=endless, status="passed", detail=endless, command=endless, diagnostics=told)
+    diagnostics = {
+        "outputTail": [endless] * 50,
+        "problems": [endless] * 50,
+        "next": endless,
+        "history": [attempt] * 100,
+    }
+    check = Check(
+        id="gate", subsystem=endless, status="passed", detail=endless, command=endless, diagnostics=diagnostics
+    )
     logs = project.pipeline.logs / "v1"
     logs.mkdir(parents=True)
-    checks = [evolve(check, id=f"gate-{number}", diagnostics=told if number < 100 else {}) for number in range(300)]
+    checks = [
+        evolve(check, id=f"gate-{number}", diagnostics=diagnostics if number < 100 else {}) for number in range(300)
+    ]
     for one in checks:
         (logs / f"{one.id}.log").write_text("\n" + "<" * (80 << 10))
     assert len(plain_page(project, *checks[:1])) < 1 << 20
     (file,) = project.pipeline.read_manifests()
+    assert file.manifest is not None
     crowded = evolve(file.manifest, preflight=PreflightReport(passed=True, checks=checks, failed_checks=[]))
     page = gather(project.settings, evolve(file, manifest=crowded))
     assert len(page.gates) == 60 and b"240 more gates are in the manifest" in render(page)

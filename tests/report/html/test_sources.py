@@ -1,4 +1,4 @@
-"""What the page of a release is made of: read from records that may be damaged, hostile, huge or older than this."""
+"""The sources of the page: records that may be damaged, hostile, huge or from an older version."""
 
 from __future__ import annotations
 
@@ -76,28 +76,26 @@ STARTED = event("started", 0, rollbackId="r1", releaseId="v1", snapshotId="s1")
         ([event("finished", 3, rollbackId="r2", status="noop", releaseId="v1")], "noop", None),
     ],
 )
-def test_a_rollback_is_read_from_its_beginning_to_its_end(
-    events: list[dict[str, Any]], status: str, seconds: float | None
-) -> None:
-    """However it ended: finished, recovered, given up, interrupted, or not at all; another run's refusal ends none."""
+def test_a_rollback_is_read_from_start_to_end(events: list[dict[str, Any]], status: str, seconds: float | None) -> None:
+    """Finished, recovered, given up, interrupted or open; a refusal of another run ends none."""
     (found,) = read_rollbacks(events)
     assert (found.status, found.seconds, found.release_id) == (status, seconds, "v1")
     assert found.took_effect == (status in ("restored", "live"))
 
 
-def test_a_refusal_alone_is_no_rollback() -> None:
-    """An unknown id or a held lock changed nothing, and does not count as a release that failed."""
+def test_a_refusal_alone_is_not_a_rollback() -> None:
+    """An unknown id or a held lock changed nothing, and does not count as a failed release."""
     assert read_rollbacks([event("refused", 1, status="refused"), event("recovered", 2, rollbackId="x")]) == []
 
 
-def test_failure_rate_and_time_to_restore_are_of_the_last_twenty(project: Project) -> None:
-    """Of 22 ready releases 20 count; three of those were taken back, and only a whole restore has a time."""
+def test_failure_rate_and_time_to_restore_cover_the_last_twenty(project: Project) -> None:
+    """20 of 22 ready releases count; three of them were rolled back, and only a complete restore has a time."""
     files = [evolve(found, release_id=f"v{n}") for n in range(22) for found in [_ready(project)]]
     files = [
         type(file)(file.release_id, evolve(file.manifest, release_id=file.release_id, snapshot=None)) for file in files
     ]
-    told = [("v1", "restored", 50.0), ("v5", "restored", 4.0), ("v6", "restored", 8.0), ("v7", "live", 30.0)]
-    rollbacks = [_rollback(release_id, status, seconds) for release_id, status, seconds in told]
+    expected = [("v1", "restored", 50.0), ("v5", "restored", 4.0), ("v6", "restored", 8.0), ("v7", "live", 30.0)]
+    rollbacks = [_rollback(release_id, status, seconds) for release_id, status, seconds in expected]
     history = history_of(files, rollbacks, set(), {"v9"}, "")
     assert (len(history.rows), history.total, history.ready, history.taken_back) == (20, 22, 20, 3)
     assert history.failed_share == pytest.approx(0.15)
@@ -126,8 +124,8 @@ def _rollback(release_id: str, status: str, seconds: float | None) -> Rollback:
     )
 
 
-def test_the_word_for_a_release(project: Project) -> None:
-    """The last rollback that took effect decides; one that found nothing to do changes nothing."""
+def test_the_status_word_of_a_release(project: Project) -> None:
+    """The last rollback that took effect decides; a noop changes nothing."""
     manifest = release(project, "v1")
     taken_back = [_rollback("v1", "live", 1), _rollback("v1", "restored", 1)]
     for rollbacks, is_degraded, word in (
@@ -143,8 +141,8 @@ def test_the_word_for_a_release(project: Project) -> None:
     assert word_of(None, [], is_degraded=False) == "unreadable" and meaning_of("unreadable") == "bad"
 
 
-def test_a_release_that_a_watch_found_degraded_is_not_called_ready(project: Project) -> None:
-    """Also without a rollback; a later watch that found it healthy is the one that counts."""
+def test_a_degraded_release_is_not_called_ready(project: Project) -> None:
+    """This holds without a rollback too; a later healthy watch counts."""
     release(project, "v1")
     log = project.pipeline.audit
     log.append("watch.degraded", status="degraded", detail="slow", release_id="v1", reasons=["3 looks were slow."])
@@ -157,8 +155,8 @@ def test_a_release_that_a_watch_found_degraded_is_not_called_ready(project: Proj
     assert page_of(project).verdict.word == "ready"
 
 
-def test_a_log_is_shown_from_its_end_and_says_what_was_cut(tmp_path: Path) -> None:
-    """At most 64 KiB of each, whole lines, colours gone; the size of the whole stands beside it."""
+def test_the_end_of_a_log_is_shown_with_its_size(tmp_path: Path) -> None:
+    """At most 64 KiB of each, in complete lines, without colours; the full size is next to it."""
     line = "\x1b[31mline\x1b[0m of a log \n"
     (tmp_path / "build.log").write_text(line * 10_000)
     (gate,) = gates_of([PASSED], tmp_path)
@@ -169,7 +167,7 @@ def test_a_log_is_shown_from_its_end_and_says_what_was_cut(tmp_path: Path) -> No
 
 
 def test_all_logs_together_have_a_limit(tmp_path: Path) -> None:
-    """Of many gates the first have their logs on the page, the others say where theirs lie."""
+    """The first gates have their logs on the page, the others show the path of theirs."""
     checks = [evolve(PASSED, id=f"gate-{number}") for number in range(20)]
     for check in checks:
         (tmp_path / f"{check.id}.log").write_text("x" * 100 + "\n" + "y" * (70 << 10))
@@ -178,8 +176,8 @@ def test_all_logs_together_have_a_limit(tmp_path: Path) -> None:
     assert logs[-1] is not None and not logs[-1].text and logs[-1].size > 0
 
 
-def test_a_log_that_is_no_file_is_not_followed(tmp_path: Path) -> None:
-    """A link in the place of a log shows nobody's secrets, and an id that is no name opens nothing."""
+def test_a_link_instead_of_a_log_is_not_followed(tmp_path: Path) -> None:
+    """The page shows no other file, and a malformed id opens none."""
     (tmp_path / "secret").write_text("key material")
     (tmp_path / "build.log").symlink_to(tmp_path / "secret")
     (tmp_path / "tests.log").mkdir()
@@ -189,8 +187,8 @@ def test_a_log_that_is_no_file_is_not_followed(tmp_path: Path) -> None:
     assert outside.log is None
 
 
-def test_records_of_any_shape_lead_to_a_gate_and_a_strip(tmp_path: Path) -> None:
-    """What a plugin or a forged manifest put into the diagnostics is shown or passed over."""
+def test_records_of_any_form_are_shown_or_skipped(tmp_path: Path) -> None:
+    """The diagnostics come from a plugin or a forged manifest."""
     strange: dict[str, Any] = {
         "exitCode": {"a": [1]},
         "problems": "none",
@@ -208,8 +206,8 @@ def test_records_of_any_shape_lead_to_a_gate_and_a_strip(tmp_path: Path) -> None
     assert all(0 < attempt.height <= 1 for attempt in strip.attempts)
 
 
-def test_a_prepare_of_before_has_the_times_of_its_gates(project: Project) -> None:
-    """Manifests without phases still say when the gates ran; one without any time says nothing."""
+def test_a_manifest_without_phases_has_the_times_of_its_gates(project: Project) -> None:
+    """Older manifests have no phases; one without any time shows none."""
     manifest = release(project, "v1", PASSED)
     timeline = timeline_of(evolve(manifest, phases=[]), [], [], [])
     assert [(bar.name, bar.begin, bar.length) for bar in timeline.bars] == [("build", 0.0, 1.0)]
@@ -217,8 +215,8 @@ def test_a_prepare_of_before_has_the_times_of_its_gates(project: Project) -> Non
     assert timeline_of(none, [], [], []).bars == []
 
 
-def test_the_newest_release_is_chosen_and_an_unknown_one_refused(project: Project) -> None:
-    """Also a blocked one is the newest; whoever types another id learns which there are."""
+def test_the_latest_release_is_the_default(project: Project) -> None:
+    """It may be a blocked one; an unknown id is refused with the known ones."""
     with pytest.raises(UsageError, match=r"no release to report on yet. `inv release.prepare`"):
         find_release(project.pipeline, None)
     release(project, "v1")
@@ -231,8 +229,8 @@ def test_the_newest_release_is_chosen_and_an_unknown_one_refused(project: Projec
 
 
 @pytest.mark.smoke
-def test_a_ready_release_tells_its_way_back(project: Project) -> None:
-    """The exact command, verified on the spot; after it was used, also the command that undoes it."""
+def test_a_ready_release_shows_its_rollback_command(project: Project) -> None:
+    """The exact command, verified at that moment; after it was used, also the command that undoes it."""
     manifest = release(project, "v1")
     page = page_of(project)
     assert (page.verdict.word, page.snapshot and page.snapshot.tone) == ("ready", "good")
@@ -247,8 +245,8 @@ def test_a_ready_release_tells_its_way_back(project: Project) -> None:
     assert [step.what for step in page.timeline.steps] == ["Rolled back to the state before it"]
 
 
-def test_gathering_changes_nothing(project: Project) -> None:
-    """Not a byte and not a name, also of the databases that are compared and the snapshot that is digested."""
+def test_reading_changes_nothing(project: Project) -> None:
+    """No byte and no name changes, also of the databases that are compared and the snapshot that is digested."""
     release(project, "v1")
     project.damage()
     project.mcp.write_text("{}")
@@ -265,7 +263,7 @@ def _tree(folder: Path) -> dict[str, bytes | None]:
 
 
 def test_the_history_marks_the_release_of_the_page(project: Project) -> None:
-    """That one row, whichever release the page is of."""
+    """One row is marked, for any release."""
     for release_id in ("v1", "v2", "v3"):
         release(project, release_id)
     for release_id in ("v1", "v3"):
@@ -274,8 +272,8 @@ def test_the_history_marks_the_release_of_the_page(project: Project) -> None:
         assert f'aria-current="true"><th scope="row"><bdi>{release_id}</bdi>' in html
 
 
-def test_a_blocked_release_says_why_and_offers_no_rollback(project: Project) -> None:
-    """There is nothing to go back to, and what differs from the ready release before it is still told."""
+def test_a_blocked_release_has_its_reason_and_no_rollback(project: Project) -> None:
+    """There is no snapshot of it, and the differences from the ready release before it are shown."""
     release(project, "v1")
     release(project, "v2", PASSED, FAILED)
     page = page_of(project)
@@ -330,7 +328,7 @@ def _log_is_a_folder(project: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         (_alter_manifest, "was altered"),
         (_remove_snapshot, "not there any more"),
@@ -342,14 +340,14 @@ def _log_is_a_folder(project: Project) -> None:
         (_alter_statement, "do not match"),
     ],
 )
-def test_the_page_comes_out_whatever_is_damaged(project: Project, damage: Damage, told: str) -> None:
-    """A manifest, snapshot or log that cannot be read is said on the page, and the rest of it is there."""
+def test_the_page_is_written_with_any_damage(project: Project, damage: Damage, message: str) -> None:
+    """The page names a manifest, snapshot or log that cannot be read, and shows the rest."""
     release(project, "v0")
     release(project, "v1")
     damage(project)
     page = page_of(project, "v1")
     html = render(page).decode()
-    assert told in html
+    assert message in html
     assert page.history.total == 2
     if damage in (_remove_snapshot, _alter_snapshot, _alter_metadata):
         rollbacks = [line for _, line in page.rollback_options.commands if "release.rollback" in line]
@@ -359,8 +357,8 @@ def test_the_page_comes_out_whatever_is_damaged(project: Project, damage: Damage
         assert "Chain broken" in html
 
 
-def test_the_snapshot_of_an_unreadable_release_is_still_found(project: Project) -> None:
-    """Its own record says which release it belongs to; without one nothing is claimed of it."""
+def test_the_snapshot_of_an_unreadable_release_is_found(project: Project) -> None:
+    """Its own record names the release; without the record nothing is claimed."""
     command = f"inv release.rollback --snapshot {release(project, 'v1').snapshot.snapshot_id}"
     _alter_manifest(project)
     page = page_of(project)
@@ -371,8 +369,8 @@ def test_the_snapshot_of_an_unreadable_release_is_still_found(project: Project) 
     assert [fact.value for fact in page.facts if fact.label == "Snapshot"] == ["unknown"]
 
 
-def test_a_snapshot_that_was_exchanged_is_no_way_back(project: Project) -> None:
-    """A whole snapshot under the right name, with another digest than the manifest names, is not offered."""
+def test_a_replaced_snapshot_is_not_offered(project: Project) -> None:
+    """A complete snapshot with the right name and another digest than in the manifest is not offered."""
     manifest = release(project, "v1")
     path = project.pipeline.manifests / "v1.json"
     document = json.loads(path.read_text())
@@ -393,7 +391,7 @@ def test_a_snapshot_that_was_exchanged_is_no_way_back(project: Project) -> None:
     ("count", "shown"), [(0, "0 bytes"), (1, "1 byte"), (1023, "1023 bytes"), (40960, "40 KiB"), (1 << 31, "2 GiB")]
 )
 def test_sizes_are_readable(count: int, shown: str) -> None:
-    """Bytes as they are, larger sizes in the unit that suits them."""
+    """Small sizes in bytes, larger ones in a larger unit."""
     assert show_size(count) == shown
 
 
@@ -401,13 +399,13 @@ def test_sizes_are_readable(count: int, shown: str) -> None:
     ("seconds", "shown"),
     [(0.34, "340 ms"), (12.34, "12.3 s"), (59.99, "1 min 00 s"), (125, "2 min 05 s"), (3900, "1 h 05 min")],
 )
-def test_spans_are_readable(seconds: float, shown: str) -> None:
-    """As precise as it matters."""
+def test_durations_are_readable(seconds: float, shown: str) -> None:
+    """The precision depends on the length."""
     assert show_span(seconds) == shown
 
 
-def test_times_that_are_none_are_passed_over() -> None:
-    """A record may hold anything where a time belongs."""
+def test_malformed_times_are_skipped() -> None:
+    """A record may have any value instead of a time."""
     assert moment("soon") is None and moment(None) is None and moment("9999-12-31T23:59:59-23:59") is None
     assert seconds_between("2026-01-31T03:00:02Z", "2026-01-31T03:00:01Z") is None
     assert seconds_between("2026-01-31T03:00:01", "2026-01-31T03:00:02.500+00:00") == 1.5

@@ -1,68 +1,19 @@
-"""A released project with a health and a reliability endpoint that tests can turn."""
+"""A released project with a health and a reliability endpoint whose answers tests set."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
-from release_tasks.config.schema import Settings
-from release_tasks.core.records import Manifest, RollbackOutcome
-from release_tasks.stages.diagnose.guide import Diagnosis, decide
-from release_tasks.stages.diagnose.signals import Signals, read_signals
-from release_tasks.stages.preflight.engine import run_preflight
-from release_tasks.stages.rollback.engine import RollbackRequest, rollback
-from tests.support.faults.stages import prepare
 from tests.support.health import Health
 from tests.support.project import Project
-
-
-class Site:
-    """One service and its pipeline, and what an operator does with both."""
-
-    def __init__(self, project: Project, health: Health, reliability: Any) -> None:
-        self.project = project
-        self.health = health
-        self.reliability = reliability
-        project.overrides["health.url"] = health.url
-        project.overrides["reliability.url"] = reliability.url
-        self.calm()
-
-    @property
-    def settings(self) -> Settings:
-        settings: Settings = self.project.settings
-        return settings
-
-    def calm(self) -> None:
-        self.health.body = {"ok": True, "data": {"status": "ok"}}
-        self.counts()
-
-    def counts(self, queued: int = 0, failed: int = 0, dead: int = 0, rejected: int = 0) -> None:
-        """Let the reliability endpoint say so, with texts that nobody may ever see."""
-        queue = {"totalQueued": queued, "totalDispatching": 1, "totalSent": 7, "totalFailed": failed}
-        queue |= {"totalDeadLetters": dead, "recentRecords": [{"text": "A PRIVATE TEXT", "code": "PRIVATE2"}]}
-        callbacks = {"totalAccepted": 1, "totalDuplicate": 0, "totalRejected": rejected}
-        self.reliability.body = {"ok": True, "data": {"queue": queue, "callbacks": callbacks}}
-
-    def release(self, release_id: str = "v1") -> Manifest:
-        """Preflight and prepare, as the task does."""
-        run = run_preflight(self.settings, release_id=release_id)
-        return prepare(self.settings, run.report, release_id)
-
-    def roll_back(self, **flags: Any) -> RollbackOutcome:
-        return rollback(self.settings, RollbackRequest(**flags))
-
-    def signals(self) -> Signals:
-        return read_signals(self.settings, self.project.pipeline)
-
-    def diagnose(self) -> Diagnosis:
-        return decide(self.signals())
+from tests.support.released_service import ReleasedService
 
 
 @pytest.fixture
-def site(project: Project, health: Health, make_health: Callable[[], Any]) -> Site:
-    """A site whose first release went well."""
-    made = Site(project, health, make_health())
+def service(project: Project, health: Health, make_health: Callable[[], Health]) -> ReleasedService:
+    """Return a service whose first release is ready."""
+    made = ReleasedService(project, health, make_health())
     assert made.release().status == "ready"
     return made

@@ -1,4 +1,4 @@
-"""What is live, photographed: digests, inodes, modes and times of everything that a drill must not touch."""
+"""The recorded state of everything that a drill must not change: digests, inodes, modes and times."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ import pytest
 from tests.support.project import Project
 
 
-def photograph(folder: Path, *besides: Path) -> dict[str, Any]:
-    """Every path below ``folder`` with inode, mode, owner, mtime and content, but for ``besides`` and what is in them.
+def record_tree(folder: Path, *exclude: Path) -> dict[str, Any]:
+    """Return inode, mode, owner, mtime and content of the paths below ``folder``, without the trees in ``exclude``.
 
-    The folder that holds drill-audit.log has its listing changed by that, so its own mtime is left out.
+    The drill appends to drill-audit.log, so the mtime of its folder is left out.
     """
     found: dict[str, Any] = {}
     for path in [folder, *sorted(folder.rglob("*"))]:
-        if any(path == other or other in path.parents for other in besides):
+        if any(path == other or other in path.parents for other in exclude):
             continue
         info = path.lstat()
         content: Any = None
@@ -28,7 +28,7 @@ def photograph(folder: Path, *besides: Path) -> dict[str, Any]:
             content = os.readlink(path)
         elif path.is_file():
             content = hashlib.sha256(path.read_bytes()).hexdigest()
-        is_written_in = any(other.parent == path for other in besides)
+        is_written_in = any(other.parent == path for other in exclude)
         mtime = None if is_written_in else info.st_mtime_ns
         found[str(path)] = (info.st_ino, info.st_mode, info.st_uid, mtime, info.st_size if content else None, content)
     return found
@@ -36,10 +36,10 @@ def photograph(folder: Path, *besides: Path) -> dict[str, Any]:
 
 @pytest.fixture
 def live_tree() -> Callable[..., dict[str, Any]]:
-    """Return a function that photographs a whole project; only drill-audit.log and the folder drills/ may differ."""
+    """Return a function that records a whole project, without drill-audit.log and the folder drills/."""
 
-    def take(project: Project, *besides: Path) -> dict[str, Any]:
+    def record(project: Project, *exclude: Path) -> dict[str, Any]:
         pipeline = project.pipeline
-        return photograph(project.folder, pipeline.drill_audit.path, pipeline.drills, *besides)
+        return record_tree(project.folder, pipeline.drill_audit.path, pipeline.drills, *exclude)
 
-    return take
+    return record

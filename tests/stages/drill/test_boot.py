@@ -1,4 +1,4 @@
-"""A service started on restored state is watched, judged by its health, and gone afterwards with all it started."""
+"""A service started on the restored state is judged by its health, and all its processes end with the drill."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from release_tasks.core.records import HealthReport
+from release_tasks.service import wait
 from release_tasks.stages.drill import boot as booting
 from release_tasks.stages.drill import engine
 from release_tasks.stages.drill.boot import Service
@@ -18,7 +20,7 @@ from release_tasks.stages.drill.outcome import BootOutcome, DrillOutcome
 from release_tasks.stages.drill.scratch import processes_of
 from tests.support.project import Project
 
-# Answers health from the restored database, and writes down who it is and what it was told.
+# Answers health from the restored database, and writes its pid and its environment to a file.
 SERVICE = """
 import http.server, json, os, signal, sqlite3, sys
 mode = sys.argv[1]
@@ -70,7 +72,7 @@ def is_running(pid: int) -> bool:
 
 
 class Booted:
-    """A drill of a project's newest snapshot with the service above."""
+    """A drill of a project's latest snapshot that starts the service above."""
 
     def __init__(self, project: Project, folder: Path) -> None:
         self.project = project
@@ -92,8 +94,8 @@ class Booted:
             patch.setattr(engine, "service_of", lambda settings: service)
             return run_drill(self.project.settings, boot=True)
 
-    def told(self) -> dict[str, Any]:
-        """What the service wrote down, once the drill is over: none of its processes runs any more."""
+    def reported(self) -> dict[str, Any]:
+        """Return what the service wrote; none of its processes runs any more."""
         import json
 
         note: dict[str, Any] = json.loads(self.notes.read_text())
@@ -113,13 +115,13 @@ def result_of(outcome: DrillOutcome) -> BootOutcome:
     return outcome.boot
 
 
-def test_a_service_gets_healthy_on_the_restored_state(booted: Booted, live_tree: Callable[..., Any]) -> None:
-    """It is told where everything is, reads the restored rows, and is gone when the drill ends."""
+def test_a_service_becomes_healthy_on_the_restored_state(booted: Booted, live_tree: Callable[..., Any]) -> None:
+    """The service gets its paths, reads the restored rows, and has ended when the drill ends."""
     before = live_tree(booted.project)
     outcome = booted.run("well")
     boot = result_of(outcome)
     assert (outcome.status, boot.passed, boot.output_tail) == ("passed", True, [])
-    note = booted.told()
+    note = booted.reported()
     root = note["RELEASE_TASKS_DRILL_ROOT"]
     assert note["cwd"] == root
     assert note["RELEASE_TASKS_DRILL_ASSET_DATABASE"] == f"{root}/state/app.db"
@@ -128,15 +130,15 @@ def test_a_service_gets_healthy_on_the_restored_state(booted: Booted, live_tree:
     assert live_tree(booted.project) == before
 
 
-def test_a_service_that_goes_into_the_background_counts(booted: Booted) -> None:
-    """The command ends with 0, its child serves: healthy, and the child is ended."""
+def test_a_daemonized_service_is_judged_and_ended(booted: Booted) -> None:
+    """The command ends with 0 and its child serves: healthy, and the child is ended."""
     outcome = booted.run("daemon")
     assert outcome.status == "passed", outcome
-    booted.told()
+    booted.reported()
 
 
 @pytest.mark.parametrize(
-    ("mode", "told"),
+    ("mode", "message"),
     [
         ("ill", "it did not become healthy: not healthy within 1s"),
         ("dies", "it ended with exit code 3"),
@@ -144,48 +146,48 @@ def test_a_service_that_goes_into_the_background_counts(booted: Booted) -> None:
         ("trespasser", "it opened the live path"),
     ],
 )
-def test_a_service_that_does_not_come_up_fails_the_drill(booted: Booted, mode: str, told: str) -> None:
-    """The snapshot was restored, and still this is no proof."""
+def test_a_service_that_does_not_start_fails_the_drill(booted: Booted, mode: str, message: str) -> None:
+    """The snapshot was restored, and it still does not count as restore-tested."""
     outcome = booted.run(mode, timeout=1.0)
     boot = result_of(outcome)
     assert (outcome.status, boot.passed) == ("failed", False)
-    assert told in boot.detail
-    assert told in outcome.diagnostics[0]
-    booted.told()
+    assert message in boot.detail
+    assert message in outcome.diagnostics[0]
+    booted.reported()
     if mode == "dies":
         assert boot.output_tail == ["no such table: accounts"]
     (event,) = booted.project.pipeline.drill_audit.verify().events
     assert (event["event"], event["booted"], event["checks"]["database"]) == ("drill.failed", False, "restored")
 
 
-def test_stubborn_processes_are_killed(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """SIGTERM ignored, a child in the group, another in a session of its own: none of them is left."""
+def test_processes_that_ignore_sigterm_are_killed(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SIGTERM is ignored, one child is in the group, another in its own session: all end."""
     monkeypatch.setattr(booting, "_GRACE_SECONDS", 0.2)
     outcome = booted.run("stubborn")
     assert outcome.status == "passed", outcome
-    assert len(booted.told()["children"]) == 2
+    assert len(booted.reported()["children"]) == 2
 
 
 def test_endless_output_ends_the_boot(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It would fill the disk that the live service is on."""
+    """Endless output would fill the disk of the live service."""
     monkeypatch.setattr(booting, "_MAX_OUTPUT", 50_000)
-    monkeypatch.setattr(booting, "ask_health", _asks_twice(booting.ask_health))
+    monkeypatch.setattr(booting, "ask_health", _with_three_passes(wait.ask_health))
     assert "it printed more than" in result_of(booted.run("floods")).detail
-    booted.told()
+    booted.reported()
 
 
-def _asks_twice(ask: Any) -> Any:
+def _with_three_passes(ask: Callable[..., HealthReport]) -> Callable[..., HealthReport]:
     return lambda health, *, passes, **options: ask(health, passes=3, **options)
 
 
 def test_a_command_that_is_not_there_is_a_failed_boot(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No exception, a sentence."""
+    """The result is a message, not an exception."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
     assert "it cannot be started: No such file or directory" in result_of(booted.run("well")).detail
 
 
-def test_nothing_is_started_on_what_was_not_restored(booted: Booted) -> None:
-    """A damaged snapshot: no boot at all."""
+def test_nothing_is_started_after_a_failed_restore(booted: Booted) -> None:
+    """A damaged snapshot is not booted."""
     folder = booted.project.pipeline.catalogue.path("v1_snapshot")
     (folder / "assets" / "mcp" / "mcp.json").write_text("{}")
     outcome = booted.run("well")

@@ -1,4 +1,4 @@
-"""A drill proves that a snapshot comes back, and touches nothing that is live."""
+"""A drill restores a snapshot and does not touch live state."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def rehearse(project: Project, snapshot_id: str | None = None, **options: Any) -
 
 
 def events(project: Project) -> list[dict[str, Any]]:
-    """What the drill log holds; its chain is whole."""
+    """Return the events of the drill log, whose chain must be intact."""
     verdict = project.pipeline.drill_audit.verify()
     assert verdict.intact
     return verdict.events
@@ -49,8 +49,8 @@ def left(project: Project) -> list[str]:
     return os.listdir(folder) if folder.exists() else []
 
 
-def test_a_good_snapshot_passes_and_nothing_live_is_touched(project: Project, live_tree: Callable[..., Any]) -> None:
-    """Inodes, digests, modes and times of state and pipeline are what they were; the drill log is all that grew."""
+def test_a_good_snapshot_passes_and_live_state_is_untouched(project: Project, live_tree: Callable[..., Any]) -> None:
+    """Inodes, digests, modes and times of state and pipeline are unchanged; only the drill log has grown."""
     snapshot = project.capture()
     project.damage()
     before = live_tree(project)
@@ -77,10 +77,10 @@ def test_a_good_snapshot_passes_and_nothing_live_is_touched(project: Project, li
     assert event["durationMs"] == outcome.duration_ms
 
 
-def test_nothing_live_is_touched_while_a_writer_is_at_work(
+def test_a_drill_under_a_writer_leaves_live_state_alone(
     project: Project, live_tree: Callable[..., Any], start_writer: Callable[..., Any]
 ) -> None:
-    """The writer goes on through the whole drill; only what it writes itself changes."""
+    """The writer runs during the whole drill; only its own writes change the state."""
     project.capture()
     database = [project.database.with_name(project.database.name + suffix) for suffix in ("", "-wal", "-shm")]
     writer = start_writer(project.database)
@@ -100,22 +100,31 @@ def alter(path: Path) -> None:
     path.write_bytes(data)
 
 
-DAMAGE: dict[str, Callable[[Path], None]] = {
+def replace_link(link: Path, target: str) -> None:
+    link.unlink()
+    link.symlink_to(target)
+
+
+def add_file(path: Path) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text("{}")
+
+
+def replace_by_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+
+
+DAMAGE: dict[str, Callable[[Path], object]] = {
     "database: altered": lambda assets: alter(assets / "database" / "app.db"),
     "database: cut short": lambda assets: os.truncate(assets / "database" / "app.db", 4096),
     "database: missing": lambda assets: (assets / "database" / "app.db").unlink(),
     "identity: altered": lambda assets: alter(assets / "identity" / "identity" / "keys" / "private.pem"),
     "identity: missing": lambda assets: (assets / "identity" / "identity" / "identity.json").unlink(),
     "identity: added": lambda assets: (assets / "identity" / "identity" / "more").touch(),
-    "identity: link": lambda assets: (
-        (assets / "identity" / "identity" / "current").unlink(),
-        os.symlink("identity.json", assets / "identity" / "identity" / "current"),
-    )[0],
+    "identity: link": lambda assets: replace_link(assets / "identity" / "identity" / "current", "identity.json"),
     "mcp: altered": lambda assets: alter(assets / "mcp" / "mcp.json"),
-    "extra: added": lambda assets: (
-        (assets / "extra").mkdir(),
-        (assets / "extra" / "extra.json").write_text("{}"),
-    )[0],
+    "extra: added": lambda assets: add_file(assets / "extra" / "extra.json"),
 }
 
 
@@ -123,7 +132,7 @@ DAMAGE: dict[str, Callable[[Path], None]] = {
 def test_damaged_content_fails_and_names_the_asset(
     project: Project, live_tree: Callable[..., Any], damage: str
 ) -> None:
-    """Whatever was done to the stored bytes: the drill fails, nothing live is touched, and the failure is on record."""
+    """The drill fails, live state is untouched, and the failure is recorded."""
     snapshot = project.capture()
     DAMAGE[damage](project.pipeline.catalogue.path(snapshot.snapshot_id) / "assets")
     before = live_tree(project)
@@ -137,7 +146,7 @@ def test_damaged_content_fails_and_names_the_asset(
 
 
 def test_altered_metadata_fails(project: Project) -> None:
-    """Both the document whose checksum no longer fits and the one that was sealed anew."""
+    """Both a document with a wrong checksum and one that was sealed again fail."""
     snapshot = project.capture()
     path = project.pipeline.catalogue.path(snapshot.snapshot_id) / "metadata.json"
     document = json.loads(path.read_text())
@@ -151,7 +160,7 @@ def test_altered_metadata_fails(project: Project) -> None:
 
 
 def test_a_snapshot_that_does_not_exist_is_a_usage_error(project: Project) -> None:
-    """Nothing is written for a typing mistake; that there is none at all is a failed drill."""
+    """A mistyped id records nothing; a project without snapshots is a failed drill."""
     project.capture()
     with pytest.raises(UsageError, match="There is no snapshot 'nope'"):
         rehearse(project, "nope")
@@ -161,7 +170,7 @@ def test_a_snapshot_that_does_not_exist_is_a_usage_error(project: Project) -> No
 
 
 def test_a_snapshot_without_digests_fails(project: Project) -> None:
-    """The older tool's snapshots can be restored with --force and proved by nobody."""
+    """Snapshots of the older tool can be restored with --force and cannot be verified."""
     folder = project.pipeline.catalogue.path("old")
     (folder / "assets").mkdir(parents=True)
     (folder / "assets" / "mcp.json").write_text("{}")
@@ -174,8 +183,8 @@ def test_a_snapshot_without_digests_fails(project: Project) -> None:
     assert proofs(project.pipeline).by_snapshot == {}
 
 
-def test_remains_of_a_damaged_database_fail(project: Project) -> None:
-    """A safety snapshot of a broken database is no way back."""
+def test_a_safety_snapshot_of_a_damaged_database_fails(project: Project) -> None:
+    """A safety snapshot of a damaged database cannot be restored."""
     project.database.write_bytes(b"no database at all" * 100)
     request = CaptureRequest(
         snapshot_id="safety_1", release_id=None, kind="safety", retention_limit=5, allow_damaged=True
@@ -186,7 +195,7 @@ def test_remains_of_a_damaged_database_fail(project: Project) -> None:
 
 
 def test_a_database_whose_index_lost_rows_fails(project: Project) -> None:
-    """What a capture's quick_check does not see, integrity_check does."""
+    """integrity_check finds what the quick_check of a capture does not."""
     database = sqlite3.connect(project.database)
     database.execute("CREATE INDEX by_balance ON accounts(balance)")
     database.execute("PRAGMA writable_schema = ON")
@@ -206,8 +215,8 @@ def test_a_database_whose_index_lost_rows_fails(project: Project) -> None:
 @pytest.mark.parametrize(
     "step", ["verify v1_snapshot", "copy", "rollback: recover", "rollback: swap", "integrity_check"]
 )
-def test_a_snapshot_removed_meanwhile_proves_nothing(project: Project, step: str) -> None:
-    """Retention at any moment of the drill: it went away, and earlier proofs stay what they are."""
+def test_a_snapshot_removed_during_the_drill_is_not_restore_tested(project: Project, step: str) -> None:
+    """Retention removes it at any step; earlier restore tests keep their status."""
     project.capture("v0")
     project.capture("v1")
     assert rehearse(project, "v0_snapshot").status == "passed"
@@ -226,8 +235,8 @@ def test_a_snapshot_removed_meanwhile_proves_nothing(project: Project, step: str
     assert list(proofs(project.pipeline).by_snapshot) == ["v0_snapshot"]
 
 
-def test_a_rollback_is_not_barred_by_a_drill_nor_a_drill_by_a_run(project: Project) -> None:
-    """Live, somebody rolls back while the drill is in the middle of its own; and a drill passes under a held lock."""
+def test_a_drill_and_a_rollback_do_not_block_each_other(project: Project) -> None:
+    """A rollback runs in the middle of a drill, and a drill passes while the lock is held."""
     project.capture()
     project.damage()
     ended: list[str] = []
@@ -243,8 +252,8 @@ def test_a_rollback_is_not_barred_by_a_drill_nor_a_drill_by_a_run(project: Proje
     assert project.pipeline.audit.verify().intact
 
 
-def test_two_drills_at_once_do_not_meet(project: Project) -> None:
-    """Both are in the middle at the same moment, each in a folder of its own."""
+def test_two_concurrent_drills_use_separate_folders(project: Project) -> None:
+    """Both run at the same moment, each in its own folder."""
     project.capture()
     meeting = threading.Barrier(2, timeout=30)
     seen: list[set[str]] = []
@@ -267,8 +276,8 @@ def test_two_drills_at_once_do_not_meet(project: Project) -> None:
     assert len(events(project)) == 2
 
 
-def test_what_a_killed_drill_left_is_removed_and_nothing_else(project: Project) -> None:
-    """A folder that nobody claims goes; one at work, one of another name and a file stay."""
+def test_the_folder_of_a_killed_drill_is_removed(project: Project) -> None:
+    """A folder without an owner is removed; a folder in use, one of another name, and a file stay."""
     project.capture()
     drills = project.pipeline.drills
     abandoned, at_work, foreign = (
@@ -285,8 +294,8 @@ def test_what_a_killed_drill_left_is_removed_and_nothing_else(project: Project) 
     assert sorted(left(project)) == sorted([at_work.name, foreign.name, "release-drill-20260101000000-cccccc"])
 
 
-def test_a_folder_that_cannot_be_locked_proves_nothing(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """As on some network filesystems: a sentence, after a few attempts, and no folder stays."""
+def test_a_folder_that_cannot_be_locked_is_a_failed_drill(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some network filesystems refuse locks: the drill fails after a few attempts, and no folder stays."""
 
     flock = fcntl.flock
 
@@ -303,16 +312,16 @@ def test_a_folder_that_cannot_be_locked_proves_nothing(project: Project, monkeyp
 
 
 def test_an_interrupted_drill_leaves_nothing(project: Project, live_tree: Callable[..., Any]) -> None:
-    """Neither a folder nor an event, wherever the signal comes."""
+    """No folder and no event stays, wherever the signal arrives."""
     project.capture()
     before = live_tree(project)
     steps: list[str] = []
     rehearse(project, progress=steps.append)
     project.pipeline.drill_audit.path.unlink()
-    for wanted in steps:
+    for expected in steps:
 
-        def interrupt(step: str, wanted: str = wanted) -> None:
-            if step == wanted:
+        def interrupt(step: str, expected: str = expected) -> None:
+            if step == expected:
                 raise Interrupted(ExitCode.SIGINT)
 
         with pytest.raises(Interrupted):
@@ -322,8 +331,10 @@ def test_an_interrupted_drill_leaves_nothing(project: Project, live_tree: Callab
     assert live_tree(project) == before
 
 
-def test_a_scratch_folder_of_choice(project: Project, tmp_path_factory: pytest.TempPathFactory, live_tree: Any) -> None:
-    """On another filesystem where there is one; nothing but the log is made in the pipeline folder."""
+def test_a_requested_scratch_folder_is_used(
+    project: Project, tmp_path_factory: pytest.TempPathFactory, live_tree: Callable[..., dict[str, Any]]
+) -> None:
+    """It may be on another filesystem; the pipeline folder gets only the log."""
     shared = Path("/dev/shm")
     scratch = shared if shared.is_dir() else tmp_path_factory.mktemp("scratch")
     project.capture()
@@ -341,8 +352,8 @@ def test_a_scratch_folder_of_choice(project: Project, tmp_path_factory: pytest.T
     assert live_tree(project) == before
 
 
-def test_a_scratch_folder_that_is_live_is_refused(project: Project) -> None:
-    """Inside an asset, by a link too, inside the pipeline, or not there at all: usage errors, and nothing happens."""
+def test_a_scratch_folder_within_live_state_is_refused(project: Project) -> None:
+    """Inside an asset, also through a link, inside the pipeline, or missing: usage errors without any change."""
     project.capture()
     (project.folder / "link").symlink_to(project.identity)
     for folder in (project.identity, project.identity / "keys", project.pipeline.root, project.folder / "link"):
@@ -354,7 +365,7 @@ def test_a_scratch_folder_that_is_live_is_refused(project: Project) -> None:
 
 
 def test_the_scratch_folder_is_private(project: Project) -> None:
-    """0700 from the drills folder down to the project, whatever the umask says."""
+    """The mode is 0700 from the drills folder down to the project, with any umask."""
     project.capture()
     modes: set[int] = set()
 
@@ -370,10 +381,10 @@ def test_the_scratch_folder_is_private(project: Project) -> None:
     assert modes == {0o700}
 
 
-def test_assets_outside_of_the_project_stay_outside_of_it(
-    project: Project, tmp_path_factory: Any, live_tree: Any
+def test_assets_outside_of_the_project_are_restored_in_the_scratch_folder(
+    project: Project, tmp_path_factory: pytest.TempPathFactory, live_tree: Callable[..., dict[str, Any]]
 ) -> None:
-    """What lies together elsewhere lies together in the scratch folder, and the live paths are not touched."""
+    """Paths that are next to each other elsewhere are so in the scratch folder, and the live paths are untouched."""
     elsewhere = tmp_path_factory.mktemp("elsewhere")
     (elsewhere / "one.json").write_text("1")
     (elsewhere / "two").mkdir()
@@ -394,8 +405,8 @@ def test_assets_outside_of_the_project_stay_outside_of_it(
     assert {path: path.lstat() for path in [elsewhere, *elsewhere.rglob("*")]} == before
 
 
-def test_pairing_stores_in_a_snapshot_are_restored_as_they_are(project: Project, live_tree: Callable[..., Any]) -> None:
-    """The live stores and their log, which a rollback would look at and write to, are left out of it."""
+def test_pairing_stores_in_a_snapshot_are_restored_unchanged(project: Project, live_tree: Callable[..., Any]) -> None:
+    """The drill does not read or write the live stores and their log."""
     from release_tasks.pairing.store import Store
 
     credentials = project.state / "credentials"
@@ -413,8 +424,8 @@ def test_pairing_stores_in_a_snapshot_are_restored_as_they_are(project: Project,
     assert live_tree(project) == before
 
 
-def test_assets_that_only_one_side_knows_are_told(project: Project) -> None:
-    """As a rollback would: what the snapshot does not hold is left, what the configuration lost is not restored."""
+def test_assets_known_to_one_side_only_are_reported(project: Project) -> None:
+    """As in a rollback: an asset that the snapshot lacks is left alone, one without configuration is not restored."""
     project.capture()
     project.overrides["assets.late"] = {"file": "state/late.json", "required": False}
     outcome = rehearse(project)
@@ -437,7 +448,7 @@ MUTANTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "missing": ("mcp: it was not restored", lambda state: (state / "mcp.json").unlink()),
     "too much": ("extra: it exists", lambda state: (state / "extra.json").touch()),
     "entry": ("identity: its content differs", lambda state: (state / "identity" / "more").touch()),
-    "kind": ("mcp: it is not a file", lambda state: ((state / "mcp.json").unlink(), (state / "mcp.json").mkdir())),
+    "kind": ("mcp: it is not a file", lambda state: replace_by_folder(state / "mcp.json")),
     "rows": (
         "database: its content differs",
         lambda state: lose_rows(state / "app.db"),
@@ -447,9 +458,9 @@ MUTANTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
 
 
 @pytest.mark.parametrize("mutant", MUTANTS)
-def test_a_restore_that_went_wrong_is_found(project: Project, monkeypatch: pytest.MonkeyPatch, mutant: str) -> None:
-    """A rollback that leaves one thing different from the metadata does not pass."""
-    told, spoil = MUTANTS[mutant]
+def test_a_faulty_restore_is_found(project: Project, monkeypatch: pytest.MonkeyPatch, mutant: str) -> None:
+    """A restore with one difference from the metadata does not pass."""
+    message, spoil = MUTANTS[mutant]
     project.capture()
 
     def spoiled(settings: Any, *arguments: Any) -> Any:
@@ -461,11 +472,11 @@ def test_a_restore_that_went_wrong_is_found(project: Project, monkeypatch: pytes
     monkeypatch.setattr(engine, "rollback", spoiled)
     outcome = rehearse(project)
     assert outcome.status == "failed"
-    assert any(told in sentence for sentence in outcome.diagnostics), outcome.diagnostics
+    assert any(message in sentence for sentence in outcome.diagnostics), outcome.diagnostics
 
 
-def test_a_drill_that_cannot_be_written_down_proves_nothing(project: Project) -> None:
-    """The log is a folder: failed, with the file in the sentence."""
+def test_an_unwritable_drill_log_is_a_failed_drill(project: Project) -> None:
+    """The log is a folder: the drill fails and the message names the file."""
     project.capture()
     project.pipeline.drill_audit.path.mkdir()
     outcome = rehearse(project)

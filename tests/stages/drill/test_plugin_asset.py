@@ -17,7 +17,7 @@ Install = Callable[..., None]
 
 @pytest.fixture
 def custom(project: Project, install_kind: Install) -> Any:
-    """Return a project whose mcp.json was captured by the plugin ``custom``."""
+    """Return a project whose mcp.json the plugin ``custom`` captured."""
     project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json"}
     install_kind()
     project.capture()
@@ -25,9 +25,9 @@ def custom(project: Project, install_kind: Install) -> Any:
 
 
 def test_drill_checks_the_restored_copy_and_touches_nothing_live(
-    custom: Any, install_kind: Install, live_tree: Any
+    custom: Project, install_kind: Install, live_tree: Callable[..., dict[str, Any]]
 ) -> None:
-    """With its plugin, without it, and where that finds what was restored bad."""
+    """With the plugin, without it, and with a plugin that rejects the restored copy."""
     seen = custom.folder / "seen"
     asked = f"open({str(seen)!r}, 'a').write(f'{{source}}\\n')\nopen(copy, 'wb').write(open(source, 'rb').read())"
     install_kind(asked)

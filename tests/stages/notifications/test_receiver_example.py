@@ -1,4 +1,4 @@
-"""The receiver that docs/notifications.md offers: it takes what is sent, and nothing else."""
+"""The receiver of docs/notifications.md accepts our notifications and nothing else."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ KEY = "kept-between-the-two-of-us"
 
 @pytest.fixture
 def running(tmp_path: Path, free_port: int) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    """Run the example as it stands in the page; yields its URL and the process."""
+    """Run the example of the page; yield its URL and the process."""
     (source,) = [
         block for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL) if "do_POST" in block
     ]
@@ -49,7 +49,7 @@ def running(tmp_path: Path, free_port: int) -> Iterator[tuple[str, subprocess.Po
     from release_tasks.config.schema import HealthConfig
     from release_tasks.core.options import Duration
 
-    # Any answer shows that it listens: a GET is refused with 501.
+    # Any answer shows that it listens: it refuses a GET with 501.
     asked = HealthConfig(url=url, timeout=Duration(2), deadline=Duration(30), interval=Duration(0.02))
     while ask_health(asked, passes=1, deadline=0.0).http_status is None:
         assert process.poll() is None
@@ -69,13 +69,13 @@ def post(url: str, body: bytes, signature: str) -> int:
             return error.code
 
 
-def test_the_example_takes_what_is_sent(
+def test_the_example_accepts_our_notifications(
     running: tuple[str, Any],
     settings_with: Callable[..., Settings],
     failed: Callable[[Settings], Notification],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A notice as it is sent is taken, once; a copy, a forgery, an old one and a long one are not acted on."""
+    """A notification is accepted once; a copy, a forgery, an old one and a long one are refused."""
     url, process = running
     monkeypatch.setenv("NOTICE_SECRET", KEY)
     settings = settings_with(chat={"webhook": url, "hmac_secret_env": "NOTICE_SECRET"})
@@ -85,7 +85,7 @@ def test_the_example_takes_what_is_sent(
     body = notification_bytes(notice)
     assert process.stdout.readline() == f"failed {notice.text} -> {notice.next}\n"
 
-    assert post(url, body, signature_of(body, KEY)) == 200  # a replay: not to be sent again, and not printed
+    assert post(url, body, signature_of(body, KEY)) == 200  # a replay is accepted and not printed
     assert post(url, body, signature_of(body, "guessed")) == 403
     assert post(url, body, "") == 403
     other = body.replace(b'"failed"', b'"prepared"')
@@ -103,4 +103,4 @@ def test_the_example_takes_what_is_sent(
         refused.value.close()
     fresh = evolve(notice, id="another")
     assert post(url, notification_bytes(fresh), signature_of(notification_bytes(fresh), KEY)) == 204
-    assert process.stdout.readline() == f"failed {notice.text} -> {notice.next}\n"  # the second line in all
+    assert process.stdout.readline() == f"failed {notice.text} -> {notice.next}\n"  # the second line of two

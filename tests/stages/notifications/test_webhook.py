@@ -1,4 +1,4 @@
-"""Notices to a webhook: signed, tried again when that may help, bounded, and quiet about what is secret."""
+"""Notifications to a webhook: signed, retried, limited in time and size, without secrets."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import re
 import time
 from collections.abc import Callable
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -18,17 +19,17 @@ from release_tasks.config.schema import Settings
 from release_tasks.stages.notifications.notification import Delivery, Notification, notification_bytes
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.webhook import shown_origin
+from tests.support.webhook_receiver import Receiver
 
-Receiver = Any  # see conftest.py
 Make = Callable[[Settings], Notification]
 SettingsWith = Callable[..., Settings]
 KEY = "kept-between-the-two-of-us"
 
 
 def send(settings: Settings, make: Make) -> list[Delivery]:
-    notices = Notifications(settings)
-    notices.announce(lambda: make(settings))
-    return notices.finish()
+    notifications = Notifications(settings)
+    notifications.announce(lambda: make(settings))
+    return notifications.finish()
 
 
 def events(settings: Settings) -> list[dict[str, Any]]:
@@ -40,7 +41,7 @@ def events(settings: Settings) -> list[dict[str, Any]]:
 def test_a_receiver_can_verify_the_exact_bytes(
     receiver: Receiver, settings_with: SettingsWith, failed: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The signature covers the body as it was sent; time and id stand in it and in headers."""
+    """The signature covers the exact body; time and id are in the body and in headers."""
     monkeypatch.setenv("NOTICE_SECRET", KEY)
     settings = settings_with(chat={"webhook": receiver.url, "hmac_secret_env": "NOTICE_SECRET"})
     (delivery,) = send(settings, failed)
@@ -52,8 +53,8 @@ def test_a_receiver_can_verify_the_exact_bytes(
     assert receiver.paths == ["/hooks/T0SECRETPATH?token=querysecret"]
 
 
-def test_the_document_says_all_that_is_needed(receiver: Receiver, settings_with: SettingsWith, failed: Make) -> None:
-    """Occasion, release, snapshot, reason, what to type next, who and where."""
+def test_the_document_is_complete(receiver: Receiver, settings_with: SettingsWith, failed: Make) -> None:
+    """Event, release, snapshot, reason, the next command, host and project."""
     settings = settings_with(chat={"webhook": receiver.url})
     send(settings, failed)
     (document,) = receiver.documents()
@@ -70,10 +71,10 @@ def test_the_document_says_all_that_is_needed(receiver: Receiver, settings_with:
 
 @pytest.mark.parametrize("first", [500, 503, 429, 408, "reset"])
 @pytest.mark.usefixtures("no_pauses")
-def test_what_may_pass_is_tried_again(
+def test_a_temporary_failure_is_retried(
     first: int | str, receiver: Receiver, settings_with: SettingsWith, failed: Make
 ) -> None:
-    """Two failures and then 200: delivered, three times the same bytes."""
+    """Two failures and then 200: delivered, with the same bytes three times."""
     receiver.script = [first, first, 200]
     (delivery,) = send(settings_with(chat={"webhook": receiver.url}), failed)
     assert (delivery.status, delivery.attempts) == ("sent", 3)
@@ -82,10 +83,8 @@ def test_what_may_pass_is_tried_again(
 
 @pytest.mark.parametrize("answer", [400, 401, 404, 410, 304])
 @pytest.mark.usefixtures("no_pauses")
-def test_a_refusal_is_not_asked_twice(
-    answer: int, receiver: Receiver, settings_with: SettingsWith, failed: Make
-) -> None:
-    """A receiver that does not want it would not want it a second time."""
+def test_a_refusal_is_not_retried(answer: int, receiver: Receiver, settings_with: SettingsWith, failed: Make) -> None:
+    """A 4xx answer is final."""
     receiver.script = [answer]
     (delivery,) = send(settings_with(chat={"webhook": receiver.url}), failed)
     assert (delivery.status, delivery.attempts, len(receiver.bodies)) == ("failed", 1, 1)
@@ -95,18 +94,18 @@ def test_a_refusal_is_not_asked_twice(
 def test_retries_wait_longer_each_time(
     receiver: Receiver, settings_with: SettingsWith, failed: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The pauses grow; after the last attempt there is none."""
+    """The pauses grow; the last attempt has no pause after it."""
     from release_tasks.stages.notifications import sending
 
     monkeypatch.setattr(sending, "_FIRST_PAUSE", 0.03)
     arrived: list[float] = []
     answer = receiver.answer
 
-    def noted(request: Any, status: int | str) -> None:
+    def record(request: BaseHTTPRequestHandler, status: int | str) -> None:
         arrived.append(time.monotonic())
         answer(request, status)
 
-    monkeypatch.setattr(receiver, "answer", noted)
+    monkeypatch.setattr(receiver, "answer", record)
     receiver.script = [500]
     (delivery,) = send(settings_with(chat={"webhook": receiver.url, "retries": 2}), failed)
     assert (delivery.status, delivery.attempts) == ("failed", 3)
@@ -114,32 +113,32 @@ def test_retries_wait_longer_each_time(
 
 
 @pytest.mark.parametrize("fault", ["hang", "drip"])
-def test_a_receiver_without_end_is_given_up(
+def test_an_endless_answer_is_given_up(
     fault: str, receiver: Receiver, settings_with: SettingsWith, failed: Make
 ) -> None:
-    """One that hangs, or sends a byte now and then, costs its timeout and no more."""
+    """A receiver that hangs or sends a byte at a time costs one timeout."""
     receiver.script = [fault]
-    began = time.monotonic()
+    started = time.monotonic()
     settings = settings_with(chat={"webhook": receiver.url, "timeout": "100ms", "retries": 0})
     (delivery,) = send(settings, failed)
-    # The first bytes of a drip are an answer with its status, but not a complete one.
+    # The first bytes of a drip are an answer with its status, and not a complete one.
     assert (delivery.status, delivery.attempts) == ("failed", 1)
     assert "within 100ms" in delivery.detail
-    assert time.monotonic() - began < 20
+    assert time.monotonic() - started < 20
 
 
 def test_a_huge_answer_is_not_read(receiver: Receiver, settings_with: SettingsWith, failed: Make) -> None:
-    """Of ten gigabytes some kilobytes are read, and the notice is delivered."""
+    """Some kilobytes of ten gigabytes are read, and the notification is delivered."""
     receiver.script = ["huge"]
     (delivery,) = send(settings_with(chat={"webhook": receiver.url}), failed)
     assert delivery.status == "sent"
-    assert receiver.sent < 64 << 20  # what the buffers of both ends hold
+    assert receiver.sent < 64 << 20  # the buffers of both ends
 
 
 def test_another_host_gets_nothing(
     receiver: Receiver, make_receiver: Callable[[], Receiver], settings_with: SettingsWith, failed: Make
 ) -> None:
-    """A redirect elsewhere is not followed: whoever it leads to has no business with the document."""
+    """A redirect to another host is not followed."""
     other = make_receiver()
     receiver.script = [f"{other.base}/stolen?secret=inTheLocation"]
     (delivery,) = send(settings_with(chat={"webhook": receiver.url}), failed)
@@ -149,23 +148,25 @@ def test_another_host_gets_nothing(
 
 
 def test_the_same_host_may_redirect(receiver: Receiver, settings_with: SettingsWith, failed: Make) -> None:
-    """The body goes along, byte for byte."""
+    """The body is sent again, byte for byte."""
     receiver.script = ["/moved", 200]
     (delivery,) = send(settings_with(chat={"webhook": receiver.url}), failed)
     assert delivery.status == "sent"
     assert receiver.paths[1] == "/moved" and receiver.bodies[0] == receiver.bodies[1]
 
 
-def test_nobody_there(free_port: int, settings_with: SettingsWith, failed: Make, no_pauses: None) -> None:
-    """A refused connection is tried again, and then said."""
+def test_a_refused_connection_is_retried_and_reported(
+    free_port: int, settings_with: SettingsWith, failed: Make, no_pauses: None
+) -> None:
+    """The message names the host."""
     settings = settings_with(chat={"webhook": f"http://127.0.0.1:{free_port}/x?token=querysecret", "retries": 1})
     (delivery,) = send(settings, failed)
     assert (delivery.status, delivery.attempts) == ("failed", 2)
     assert delivery.detail.startswith(f"http://127.0.0.1:{free_port} refused the connection")
 
 
-def test_without_its_secret_nothing_is_sent(receiver: Receiver, settings_with: SettingsWith, failed: Make) -> None:
-    """Who asked for signatures gets no unsigned notice."""
+def test_without_its_key_nothing_is_sent(receiver: Receiver, settings_with: SettingsWith, failed: Make) -> None:
+    """A receiver with a signing key never gets an unsigned notification."""
     settings = settings_with(chat={"webhook": receiver.url, "hmac_secret_env": "NOTICE_SECRET_THAT_IS_NOT_SET"})
     (delivery,) = send(settings, failed)
     assert delivery.status == "failed" and "NOTICE_SECRET_THAT_IS_NOT_SET" in delivery.detail
@@ -175,7 +176,7 @@ def test_without_its_secret_nothing_is_sent(receiver: Receiver, settings_with: S
 def test_the_url_may_be_a_secret(
     receiver: Receiver, settings_with: SettingsWith, failed: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A chat's webhook is a password: it is read from the environment then."""
+    """The webhook's URL may contain a password, so it can be read from the environment."""
     monkeypatch.setenv("CHAT_URL", receiver.url)
     (delivery,) = send(settings_with(chat={"webhook_env": "CHAT_URL"}), failed)
     assert delivery.status == "sent" and len(receiver.bodies) == 1
@@ -186,17 +187,17 @@ def test_the_url_may_be_a_secret(
 def test_no_url_reaches_the_audit_log(
     answer: int | str, receiver: Receiver, settings_with: SettingsWith, failed: Make
 ) -> None:
-    """Path and query are often the password; the host is enough to know what was meant."""
+    """Path and query may be a password; the log has the host only."""
     receiver.script = [answer]
     settings = settings_with(chat={"webhook": receiver.url, "timeout": "100ms", "retries": 0})
-    told: list[str] = []
-    notices = Notifications(settings, told.append)
+    reported: list[str] = []
+    notices = Notifications(settings, reported.append)
     notices.announce(lambda: failed(settings))
     notices.finish()
     (event,) = events(settings)
     assert event["event"] == ("notice.sent" if answer == 204 else "notice.failed")
     assert (event["notice"], event["occasion"], event["attempts"]) == ("chat", "failed", 1)
-    written = json.dumps(event) + " ".join(told)
+    written = json.dumps(event) + " ".join(reported)
     assert "T0SECRETPATH" not in written and "querysecret" not in written
 
 
@@ -211,15 +212,15 @@ def test_no_url_reaches_the_audit_log(
         ("", "the webhook's URL"),
     ],
 )
-def test_of_a_url_the_host_is_shown(url: str, shown: str) -> None:
-    """Neither who logs in nor what for."""
+def test_only_the_host_of_a_url_is_shown(url: str, shown: str) -> None:
+    """User name, password, path and query are left out."""
     assert shown_origin(url) == shown
 
 
-def test_secrets_are_blanked_in_what_is_said(
+def test_secrets_are_redacted_in_messages(
     settings_with: SettingsWith, failed: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a health endpoint or a gate answered may hold one."""
+    """The answer of a health endpoint or a gate may contain a secret."""
     monkeypatch.setenv("API_TOKEN", "hunter2hunter2")
     settings = settings_with(chat={"command": "true"})
 
@@ -232,7 +233,7 @@ def test_secrets_are_blanked_in_what_is_said(
 
 
 def test_the_document_stays_small(settings_with: SettingsWith) -> None:
-    """However much a stage has to say."""
+    """The limit holds for any number of diagnostics."""
     from release_tasks.stages.notifications.wording import about_failure
 
     settings = settings_with(chat={"command": "true"})
@@ -241,7 +242,7 @@ def test_the_document_stays_small(settings_with: SettingsWith) -> None:
 
 
 def test_the_page_shows_every_key(settings_with: SettingsWith, failed: Make) -> None:
-    """docs/notifications.md has an example of the document and explains each key of it."""
+    """docs/notifications.md has an example of the document and explains each key."""
     page = (Path(__file__).parents[3] / "docs" / "notifications.md").read_text()
     (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     document = json.loads(notification_bytes(failed(settings_with(chat={"command": "true"}))))

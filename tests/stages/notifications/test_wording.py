@@ -1,7 +1,8 @@
-"""What each occasion says, from the records that stages return."""
+"""The text of each event, from the records that stages return."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -17,13 +18,12 @@ from release_tasks.core.records import (
     SnapshotReference,
 )
 from release_tasks.stages.notifications.wording import about_degraded, about_failure, about_manifest, about_rollback
-from tests.support.health import Health
 
 THEN = "2026-11-22T18:00:00.000Z"
 
 
 @pytest.fixture
-def settings(settings_with: Any) -> Settings:
+def settings(settings_with: Callable[..., Settings]) -> Settings:
     made: Settings = settings_with()
     return made
 
@@ -45,11 +45,11 @@ def manifest(*checks: Check, status: Any = "ready", diagnostics: list[str] | Non
 
 
 def check(name: str, status: Any, advisory: bool = False) -> Check:
-    told = {"next": f"inv gate.run {name}"}
-    return Check(id=name, subsystem=name, status=status, detail="d", advisory=advisory, diagnostics=told)
+    diagnostics = {"next": f"inv gate.run {name}"}
+    return Check(id=name, subsystem=name, status=status, detail="d", advisory=advisory, diagnostics=diagnostics)
 
 
-def outcome(status: Any, *diagnostics: str, health: Health = None) -> RollbackOutcome:
+def outcome(status: Any, *diagnostics: str, health: HealthReport | None = None) -> RollbackOutcome:
     return RollbackOutcome(
         status=status,
         snapshot_id="v2_snapshot",
@@ -60,15 +60,15 @@ def outcome(status: Any, *diagnostics: str, health: Health = None) -> RollbackOu
     )
 
 
-def test_a_release_that_is_ready(settings: Settings) -> None:
-    """Its version, its snapshot, and that it is watched next."""
+def test_prepared(settings: Settings) -> None:
+    """The text has the version and the snapshot; the next command is the watch."""
     notice = about_manifest(settings, manifest())
     assert (notice.occasion, notice.status, notice.text) == ("prepared", "ready", "demo: release v2 is ready")
     assert (notice.application.version, notice.snapshot_id, notice.next) == ("2.0", "v2_snapshot", "inv release.watch")
 
 
-def test_a_release_that_is_blocked(settings: Settings) -> None:
-    """The first reason, and the command of the first gate that bars it; one that only advises does not."""
+def test_blocked(settings: Settings) -> None:
+    """The first reason, and the command of the first mandatory gate that failed."""
     checks = [check("lint", "failed", advisory=True), check("build", "passed"), check("tests", "failed")]
     notice = about_manifest(settings, manifest(*checks, status="blocked", diagnostics=["tests: exit code 3", "more"]))
     assert (notice.occasion, notice.text) == ("blocked", "demo: release v2 is blocked: tests: exit code 3")
@@ -78,8 +78,8 @@ def test_a_release_that_is_blocked(settings: Settings) -> None:
     assert other.next == "inv release.diagnose"
 
 
-def test_a_rollback(settings: Settings) -> None:
-    """Restored with what health said, failed with the first reason, and silence where all was in place."""
+def test_rollback(settings: Settings) -> None:
+    """Restored with the health result, failed with the first reason, no notification for a noop."""
     well = HealthReport(passed=True, status="ok", url="http://h", detail="ok")
     restored = about_rollback(settings, Pipeline(settings.release.root), outcome("restored", health=well))
     failed = about_rollback(settings, Pipeline(settings.release.root), outcome("failed", "no room", "To go back: ..."))
@@ -92,23 +92,23 @@ def test_a_rollback(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("snapshot_id", "goes_back", "said", "next_command"),
+    ("snapshot_id", "goes_back", "printed", "next_command"),
     [
         ("v2_snapshot", True, "is degraded, rolling back now: 3 bad", "inv release.status"),
         ("v2_snapshot", False, "is degraded: 3 bad", "inv release.rollback --snapshot v2_snapshot"),
         (None, False, "is degraded: 3 bad", "inv release.diagnose"),
     ],
 )
-def test_a_degraded_release(
-    settings: Settings, snapshot_id: str | None, goes_back: bool, said: str, next_command: str
+def test_degraded(
+    settings: Settings, snapshot_id: str | None, goes_back: bool, printed: str, next_command: str
 ) -> None:
-    """Whether it is rolled back already, or what to type to do that."""
+    """The text says whether a rollback runs, or what to type."""
     notice = about_degraded(settings, manifest(), ["3 bad"], snapshot_id, is_rolled_back=goes_back)
-    assert notice.text == f"demo: release v2 {said}" and notice.next == next_command
+    assert notice.text == f"demo: release v2 {printed}" and notice.next == next_command
 
 
-def test_a_stage_that_could_not_be_carried_out(settings: Settings) -> None:
-    """Which one, and why."""
+def test_a_stage_that_failed(settings: Settings) -> None:
+    """The text names the stage and the reason."""
     notice = about_failure(settings, "release.recover", "The journal is unreadable.")
     assert notice.text == "demo: release.recover failed: The journal is unreadable."
     assert (notice.occasion, notice.stage, notice.release_id) == ("failed", "release.recover", None)

@@ -1,4 +1,4 @@
-"""A scratch project, its gates, and ways to see which processes are still there."""
+"""A scratch project, its gates, and functions that find processes."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ Run = Callable[..., PreflightRun]
 
 
 def settings_of(project: Path, gates: dict[str, Any], **release: Any) -> Settings:
-    """Settings of a project with these gates; health is quick to give up."""
+    """Return settings of a project with these gates; health checks have short deadlines."""
     health = {"timeout": "1s", "deadline": "500ms", "interval": "50ms", **release.pop("health", {})}
     return load_settings({"release": {"gates": gates, "health": health, **release}}, project)
 
 
 @pytest.fixture
 def run(tmp_path: Path) -> Run:
-    """Run gates given as invoke.yaml would give them."""
+    """Return a function that runs gates given as in invoke.yaml."""
 
     def start(gates: dict[str, Any], **options: Any) -> PreflightRun:
         release = options.pop("release", {})
@@ -41,7 +41,7 @@ def run(tmp_path: Path) -> Run:
 
 @pytest.fixture
 def check(run: Run) -> Callable[..., Check]:
-    """Run one gate and return its result."""
+    """Return a function that runs one gate and returns its result."""
 
     def start(gate: dict[str, Any], **options: Any) -> Check:
         (result,) = run({"gate": gate}, **options).report.checks
@@ -52,12 +52,12 @@ def check(run: Run) -> Callable[..., Check]:
 
 @pytest.fixture
 def tag() -> str:
-    """A word that no other process has on its command line."""
+    """Return a word that no other process has on its command line."""
     return f"tag{uuid.uuid4().hex}"
 
 
 def processes_with(word: str) -> list[int]:
-    """Processes that live and have ``word`` on their command line."""
+    """Return the processes with ``word`` on their command line."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) != os.getpid():
@@ -72,15 +72,15 @@ def processes_with(word: str) -> list[int]:
 
 @pytest.fixture
 def nothing_left(tag: str) -> Iterator[Callable[[], None]]:
-    """Assert, at will and in the end, that no process with the tag lives."""
+    """Assert, on call and at the end, that no process with the tag exists."""
 
-    def look() -> None:
+    def wait() -> None:
         until = time.monotonic() + 2
         while processes_with(tag) and time.monotonic() < until:
             time.sleep(0.01)
         assert processes_with(tag) == []
 
-    yield look
+    yield wait
     left = processes_with(tag)
     for pid in left:
         os.kill(pid, 9)

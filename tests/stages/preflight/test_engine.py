@@ -1,4 +1,4 @@
-"""The engine: side by side, in order, every result kept, and stopped without a trace."""
+"""The engine: gates run in parallel, every result is recorded, and a stop leaves no process."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ Run = Callable[..., PreflightRun]
 
 
 def statuses(run: PreflightRun) -> dict[str, str]:
-    """The status of each check, in order."""
+    """Return the status of each check, in order."""
     return {check.id: check.status for check in run.report.checks}
 
 
 @pytest.mark.slow
-def test_independent_gates_run_side_by_side(run: Run) -> None:
+def test_independent_gates_run_in_parallel(run: Run) -> None:
     """Three gates of two seconds do not take six."""
-    began = time.monotonic()
+    started = time.monotonic()
     result = run({name: {"command": "sleep 2"} for name in "abc"})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
     assert result.report.passed
     assert all(2000 <= check.duration_ms < 5000 for check in result.report.checks)
 
 
-def test_results_stand_in_configured_order(run: Run) -> None:
-    """Whoever ends first, the report's order is that of the configuration."""
+def test_results_have_the_configured_order(run: Run) -> None:
+    """The order of the report is that of the configuration, not that of completion."""
     ended: list[str] = []
     result = run(
         {"slow": {"command": "sleep 0.4"}, "mid": {"command": "sleep 0.2"}, "fast": {"path": "."}},
@@ -52,7 +52,7 @@ def test_results_stand_in_configured_order(run: Run) -> None:
 
 
 def test_every_gate_runs_even_after_a_failure(run: Run) -> None:
-    """A failed gate keeps nobody but its dependants from running."""
+    """Only gates that need the failed one do not run."""
     result = run(
         {
             "build": {"command": "exit 1"},
@@ -75,8 +75,8 @@ def test_every_gate_runs_even_after_a_failure(run: Run) -> None:
     assert held["package"].detail == ("not run: it needs tests, which was skipped and gui, which failed")
 
 
-def test_needs_are_waited_for(run: Run, tmp_path: Path) -> None:
-    """A gate starts only when what it needs has passed, whatever the order in the file."""
+def test_a_gate_waits_for_its_needs(run: Run, tmp_path: Path) -> None:
+    """A gate starts only when its needs have passed, in any order of the file."""
     result = run(
         {
             "last": {"path": "made", "needs": ["first"]},
@@ -86,7 +86,7 @@ def test_needs_are_waited_for(run: Run, tmp_path: Path) -> None:
     assert statuses(result) == {"last": "passed", "first": "passed"}
 
 
-def test_advisory_failures_are_shown_and_do_not_block(run: Run) -> None:
+def test_advisory_failures_do_not_block(run: Run) -> None:
     """An advisory gate fails in the report and not in the verdict."""
     result = run({"lint": {"command": "exit 1", "advisory": True}, "gui": {"command": "true"}})
     assert statuses(result)["lint"] == "failed"
@@ -95,8 +95,8 @@ def test_advisory_failures_are_shown_and_do_not_block(run: Run) -> None:
     assert result.report.failed_checks == []
 
 
-def test_left_out_gates_are_recorded_and_hold_nobody_back(run: Run) -> None:
-    """--skip and --only leave a trace, do not fail preflight, and count as no failed need."""
+def test_skipped_gates_are_recorded_and_block_no_other(run: Run) -> None:
+    """--skip and --only are recorded, do not fail preflight, and do not count as failed needs."""
     gates: dict[str, Any] = {
         "build": {"command": "exit 1"},
         "tests": {"command": "true", "needs": ["build"]},
@@ -124,10 +124,10 @@ def test_left_out_gates_are_recorded_and_hold_nobody_back(run: Run) -> None:
         ({"release_id": "../x"}, "release id '../x' is not a valid id"),
     ],
 )
-def test_wrong_arguments_are_refused_before_anything_runs(
+def test_wrong_arguments_are_refused_before_any_gate_runs(
     run: Run, tmp_path: Path, options: dict[str, Any], message: str
 ) -> None:
-    """An unknown gate, a wrong URL or id: one sentence, nothing done."""
+    """An unknown gate, a wrong URL or id: one message, and no gate runs."""
     gates = {"build": {"command": "touch ran"}, "tests": {"command": "touch ran"}}
     with pytest.raises(UsageError) as caught:
         run(gates, **options)
@@ -135,14 +135,14 @@ def test_wrong_arguments_are_refused_before_anything_runs(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_no_gates_at_all_is_refused(run: Run) -> None:
-    """A preflight that checks nothing is no preflight."""
+def test_a_preflight_without_gates_is_refused(run: Run) -> None:
+    """A preflight must have a gate."""
     with pytest.raises(UsageError, match="no gates are configured"):
         run({})
 
 
-def test_beginnings_and_results_are_told_in_the_calling_thread(run: Run) -> None:
-    """In the order in which they happen."""
+def test_events_are_emitted_in_the_calling_thread(run: Run) -> None:
+    """The order is that in which they happen."""
     threads: list[tuple[Event, threading.Thread]] = []
     run(
         {"a": {"command": "true"}, "b": {"command": "true", "needs": ["a"]}},
@@ -152,8 +152,8 @@ def test_beginnings_and_results_are_told_in_the_calling_thread(run: Run) -> None
     assert {thread for _, thread in threads} == {threading.current_thread()}
 
 
-def test_report_fits_the_manifest(run: Run, tmp_path: Path) -> None:
-    """Every result is plain JSON, with times."""
+def test_the_report_fits_the_manifest(run: Run, tmp_path: Path) -> None:
+    """Every result is plain JSON with times."""
     result = run({"a": {"command": "exit 1"}, "b": {"json": "x"}, "c": {"path": "x"}})
     document = encode(result.report)
     assert json.loads(json.dumps(document, allow_nan=False)) == document
@@ -200,14 +200,14 @@ except Interrupted as error:
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("is_repeated", [False, True])
 @pytest.mark.slow
-def test_signal_to_the_process_alone_leaves_no_orphan(
+def test_a_signal_to_the_process_alone_leaves_no_orphan(
     tmp_path: Path,
     tag: str,
     nothing_left: Callable[[], None],
     number: signal.Signals,
     is_repeated: bool,
 ) -> None:
-    """Within 2 s of the signal everything has ended, also when it comes twice."""
+    """All processes end within 2 s of the signal, also when it comes twice."""
     ready = tmp_path / "ready"
     gates = GATES.format(tag=tag, ready=ready)
     script = SCRIPT.format(gates=gates, project=str(tmp_path), port=9)
@@ -221,13 +221,13 @@ def test_signal_to_the_process_alone_leaves_no_orphan(
         until = time.monotonic() + 20
         while not ready.exists() and time.monotonic() < until and process.poll() is None:
             time.sleep(0.01)
-        began = time.monotonic()
+        started = time.monotonic()
         process.send_signal(number)
         if is_repeated:
             time.sleep(0.1)
             process.send_signal(number)
         _, errors = process.communicate(timeout=10)
-        took = time.monotonic() - began
+        took = time.monotonic() - started
     finally:
         process.kill()
         process.wait()
@@ -237,26 +237,26 @@ def test_signal_to_the_process_alone_leaves_no_orphan(
     nothing_left()
 
 
-def test_a_signal_while_something_is_told_stops_all(run: Run, tag: str, nothing_left: Callable[[], None]) -> None:
-    """Whatever ends the caller, no gate goes on behind its back."""
+def test_an_exception_of_a_consumer_ends_every_gate(run: Run, tag: str, nothing_left: Callable[[], None]) -> None:
+    """No gate runs on after the caller has ended."""
 
     def explode(event: Event) -> None:
         if isinstance(event, GateEnded):
             raise Interrupted(ExitCode.SIGTERM)
 
     gates = {"long": {"command": f"sleep 60; : {tag}"}, "short": {"command": "true"}}
-    began = time.monotonic()
+    started = time.monotonic()
     with pytest.raises(Interrupted):
         run(gates, emit=explode)
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10
     nothing_left()
 
 
 # JUnit
 
 
-def test_junit_shows_every_check(run: Run) -> None:
-    """Failures are red, advisory and skipped ones are shown, output is attached."""
+def test_junit_has_every_check(run: Run) -> None:
+    """Failures are failures, advisory and skipped gates are skipped, output is attached."""
     result = run(
         {
             "build": {"command": "echo '<oops> & \x01'; exit 2", "subsystem": "core"},

@@ -1,13 +1,20 @@
-"""One look against the baseline: what counts against a release, what was there before, what cannot be told."""
+"""One sample against the baseline: ok, bad or unknown."""
 
 from __future__ import annotations
 
 import pytest
 
 from release_tasks.config.schema import LimitsConfig, WatchConfig
-from release_tasks.core.records import Baseline, HealthReport, Pressure, ReliabilityReport
+from release_tasks.core.records import Baseline, HealthReport, HealthWord, Pressure, ReliabilityReport
 from release_tasks.service.reliability import over_limits
-from release_tasks.stages.watch.comparison import Part, combine, compare_health, compare_latency, compare_pressure
+from release_tasks.stages.watch.comparison import (
+    Finding,
+    Part,
+    combine,
+    compare_health,
+    compare_latency,
+    compare_pressure,
+)
 
 LIMITS = LimitsConfig()
 
@@ -32,8 +39,8 @@ LIMITS = LimitsConfig()
         ("unknown", None, "unknown"),
     ],
 )
-def test_health_counts_by_what_it_was(now, before, finding):
-    """No worse than before is no fault of the release; silence and failure always count."""
+def test_health_is_compared_with_the_baseline(now: HealthWord, before: HealthWord | None, finding: str) -> None:
+    """Health that is no worse than before is ok; `failed` and `unreachable` need no baseline."""
     report = HealthReport(passed=False, status=now, url="u", detail="what the service wrote")
     part = compare_health(report, Baseline(health=before))
     assert part.finding == finding
@@ -55,13 +62,15 @@ def test_health_counts_by_what_it_was(now, before, finding):
         (None, 2, None),
     ],
 )
-def test_latency_counts_by_factor_above_a_floor(now, before, finding):
-    """Five times as long, and never below half a second."""
+def test_latency_is_compared_by_a_factor_and_a_lower_limit(
+    now: int | None, before: int | None, finding: str | None
+) -> None:
+    """Bad is more than five times the baseline and more than half a second."""
     assert compare_latency(now, Baseline(latency_ms=before), WatchConfig()).finding == finding
     assert compare_latency(now, None, WatchConfig()).finding is None
 
 
-def reliability(**counts):
+def reliability(**counts: int) -> ReliabilityReport:
     pressure = Pressure(**counts)
     over = over_limits(pressure, LIMITS)
     return ReliabilityReport(status="pressure" if over else "ok", url="u", detail="", pressure=pressure, over=over)
@@ -85,22 +94,22 @@ def reliability(**counts):
         ({"failed": 11, "dead_letters": 5}, {"failed": 0}, "bad", "11 messages failed"),
     ],
 )
-def test_pressure_counts_only_as_far_as_it_grew(now, before, finding, why):
-    """What was over its limit at prepare time counts when it is more."""
+def test_only_increased_pressure_counts(now: dict[str, int], before: dict[str, int], finding: str, why: str) -> None:
+    """A count over its limit at prepare time is bad only when it has increased."""
     part = compare_pressure(reliability(**now), Baseline(pressure=Pressure(**before)), LIMITS)
     assert part.finding == finding
     assert why in part.why
 
 
-def test_pressure_without_a_baseline_cannot_be_told():
-    """Over the limit and nothing to compare with: neither good nor bad."""
+def test_pressure_over_its_limit_without_a_baseline_is_unknown() -> None:
+    """There is nothing to compare with."""
     assert compare_pressure(reliability(dead_letters=5), None, LIMITS).finding == "unknown"
     assert compare_pressure(reliability(dead_letters=5), Baseline(health="ok"), LIMITS).finding == "unknown"
     assert compare_pressure(reliability(dead_letters=0), None, LIMITS).finding == "ok"
 
 
-def test_reliability_that_is_not_to_be_had():
-    """Lost since the release: doubt. Not to be had before either: nobody's fault. Not configured: nothing."""
+def test_an_unreachable_reliability_endpoint() -> None:
+    """Unknown when it was reachable at prepare time or has no baseline; no finding when it was unreachable then."""
     lost = ReliabilityReport(status="unreachable", url="u", detail="d")
     assert compare_pressure(lost, Baseline(pressure=Pressure(failed=0)), LIMITS).finding == "unknown"
     assert compare_pressure(lost, None, LIMITS).finding == "unknown"
@@ -109,7 +118,7 @@ def test_reliability_that_is_not_to_be_had():
 
 
 @pytest.mark.parametrize(
-    ("findings", "whole"),
+    ("findings", "combined"),
     [
         (["ok", None, None], "ok"),
         (["ok", "ok", "ok"], "ok"),
@@ -119,6 +128,6 @@ def test_reliability_that_is_not_to_be_had():
         ([None, None, None], "unknown"),
     ],
 )
-def test_one_bad_part_is_enough(findings, whole):
-    """Bad before doubt, doubt before good; nothing at all is doubt."""
-    assert combine([Part(finding) for finding in findings]) == whole
+def test_the_worst_part_decides(findings: list[Finding | None], combined: Finding) -> None:
+    """Bad beats unknown, unknown beats ok; no finding at all is unknown."""
+    assert combine([Part(finding) for finding in findings]) == combined

@@ -1,8 +1,9 @@
-"""Looks in, verdict out: every rule by itself, and what holds for all sequences of looks."""
+"""From samples to a verdict: each rule by itself, and properties of all sequences of samples."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import pytest
 from attrs import evolve
@@ -10,16 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from release_tasks.config.schema import WatchConfig
+from release_tasks.core.options import Share
+from release_tasks.stages.watch.comparison import Finding
 from release_tasks.stages.watch.judgement import WatchVerdict, degradation, judge
 from release_tasks.stages.watch.samples import Sample
 
 RULES = WatchConfig()
-LETTERS = {"o": "ok", "b": "bad", "u": "unknown"}
+LETTERS: dict[str, Finding] = {"o": "ok", "b": "bad", "u": "unknown"}
 ORDER = ["degraded", "inconclusive", "healthy"]
 
 
-def looks(letters: str) -> list[Sample]:
-    """Make looks of ``o``, ``b`` and ``u``; ``|`` stands for a time in which nobody looked."""
+def samples_of(letters: str) -> list[Sample]:
+    """Make samples from ``o``, ``b`` and ``u``; ``|`` is a time without samples."""
     made: list[Sample] = []
     unseen = 0
     for letter in letters:
@@ -31,14 +34,14 @@ def looks(letters: str) -> list[Sample]:
     return made
 
 
-def lived(samples: Iterable[Sample], rules: WatchConfig = RULES, **ending: float) -> WatchVerdict:
-    """Judge as the watch does: after each look, and at the end."""
+def verdict_on(samples: Iterable[Sample], rules: WatchConfig = RULES, **end: Any) -> WatchVerdict:
+    """Judge as the watch does: after each sample, and at the end."""
     seen: list[Sample] = []
     for sample in samples:
         seen.append(sample)
         if degradation(seen, rules):
             break
-    return judge(seen, rules, **{"watched": 600.0, **ending})
+    return judge(seen, rules, **{"watched": 600.0, **end})
 
 
 @pytest.mark.smoke
@@ -70,40 +73,42 @@ def lived(samples: Iterable[Sample], rules: WatchConfig = RULES, **ending: float
 )
 def test_each_rule(letters: str, status: str, reason: str) -> None:
     """The verdict and the first reason for it."""
-    verdict = lived(looks(letters))
+    verdict = verdict_on(samples_of(letters))
     assert verdict.status == status, verdict
-    assert any(reason in sentence for sentence in verdict.reasons), verdict.reasons
+    assert any(reason in line for line in verdict.reasons), verdict.reasons
 
 
-def test_rules_are_those_of_the_configuration() -> None:
-    """Other numbers, other verdicts."""
-    assert lived(looks("oooob"), evolve(RULES, failures=1)).status == "degraded"
-    assert lived(looks("ooobbbbooooo"), evolve(RULES, failures=5, error_rate=0.5)).status == "healthy"
-    assert lived(looks("obobobobobo"), evolve(RULES, error_rate=1.0)).status == "healthy"
-    assert lived(looks("obooo"), evolve(RULES, error_rate=0.0)).status == "inconclusive"
-    # An early stretch of bad looks is forgotten by a short window, which the whole watch is not.
-    assert lived(looks("obobo" + "o" * 20), evolve(RULES, window=5, error_rate=0.4)).status == "healthy"
+def test_the_configuration_sets_the_rules() -> None:
+    """The verdict follows failures, window and error rate."""
+    assert verdict_on(samples_of("oooob"), evolve(RULES, failures=1)).status == "degraded"
+    assert verdict_on(samples_of("ooobbbbooooo"), evolve(RULES, failures=5, error_rate=Share(0.5))).status == "healthy"
+    assert verdict_on(samples_of("obobobobobo"), evolve(RULES, error_rate=Share(1.0))).status == "healthy"
+    assert verdict_on(samples_of("obooo"), evolve(RULES, error_rate=Share(0.0))).status == "inconclusive"
+    # A short window does not include bad samples from the start.
+    assert (
+        verdict_on(samples_of("obobo" + "o" * 20), evolve(RULES, window=5, error_rate=Share(0.4))).status == "healthy"
+    )
 
 
 @pytest.mark.parametrize(("unseen", "status"), [(0.0, "healthy"), (299.0, "healthy"), (301.0, "inconclusive")])
-def test_most_of_the_time_has_to_be_seen(unseen: float, status: str) -> None:
-    """A machine that slept through most of a watch has watched nothing."""
-    verdict = lived(looks("oooooo|oooooo"), unseen=unseen)
+def test_most_of_the_time_must_be_observed(unseen: float, status: str) -> None:
+    """A watch on a machine that was suspended for most of it is inconclusive."""
+    verdict = verdict_on(samples_of("oooooo|oooooo"), unseen=unseen)
     assert verdict.status == status
     if unseen > 300:
         assert verdict.reasons[0].startswith("No sample was taken for 301s of 10m")
 
 
-def test_what_a_signal_ended_is_never_healthy() -> None:
-    """Whoever stops a watch has no verdict, but for one that stands already."""
-    assert lived(looks("oooooooo"), is_cut_short=True).status == "inconclusive"
-    assert lived(looks("bbb"), is_cut_short=True).status == "degraded"
+def test_an_interrupted_watch_is_never_healthy() -> None:
+    """It is inconclusive, unless it was degraded before the signal."""
+    assert verdict_on(samples_of("oooooooo"), is_cut_short=True).status == "inconclusive"
+    assert verdict_on(samples_of("bbb"), is_cut_short=True).status == "degraded"
 
 
-LOOKS = st.text(alphabet="oooobu|", max_size=60)
+SAMPLES = st.text(alphabet="oooobu|", max_size=60)
 CONFIGS = st.builds(
     lambda failures, rate, least, more: WatchConfig(
-        failures=failures, error_rate=rate, min_samples=least, window=least + more
+        failures=failures, error_rate=Share(rate), min_samples=least, window=least + more
     ),
     st.integers(1, 5),
     st.floats(0, 1),
@@ -112,31 +117,31 @@ CONFIGS = st.builds(
 )
 
 
-@given(LOOKS, CONFIGS, st.data())
-def test_a_look_that_turns_bad_never_makes_the_verdict_better(
+@given(SAMPLES, CONFIGS, st.data())
+def test_a_sample_that_turns_bad_never_improves_the_verdict(
     letters: str, rules: WatchConfig, data: st.DataObject
 ) -> None:
-    """Whatever the rules: bad in the place of good is worse or the same."""
+    """With any rules, a bad sample instead of an ok one gives the same or a worse verdict."""
     good = [index for index, letter in enumerate(letters) if letter == "o"]
     if not good:
         return
-    place = data.draw(st.sampled_from(good))
-    worse = letters[:place] + "b" + letters[place + 1 :]
-    before, after = lived(looks(letters), rules), lived(looks(worse), rules)
+    index = data.draw(st.sampled_from(good))
+    worse = letters[:index] + "b" + letters[index + 1 :]
+    before, after = verdict_on(samples_of(letters), rules), verdict_on(samples_of(worse), rules)
     assert ORDER.index(after.status) <= ORDER.index(before.status), (letters, worse, before, after)
 
 
 @given(st.integers(0, 40), st.integers(0, 40), CONFIGS)
-def test_a_single_bad_look_is_never_degraded(before: int, after: int, rules: WatchConfig) -> None:
-    """Wherever it stands, however few there are; but somebody may ask for exactly that with `failures: 1`."""
-    verdict = lived(looks("o" * before + "b" + "o" * after), evolve(rules, failures=max(rules.failures, 2)))
+def test_a_single_bad_sample_is_never_degraded(before: int, after: int, rules: WatchConfig) -> None:
+    """At any position and with few samples; only `failures: 1` makes one bad sample degraded."""
+    verdict = verdict_on(samples_of("o" * before + "b" + "o" * after), evolve(rules, failures=max(rules.failures, 2)))
     assert verdict.status != "degraded"
 
 
-@given(LOOKS, CONFIGS)
-def test_every_verdict_says_why(letters: str, rules: WatchConfig) -> None:
-    """Healthy needs enough good looks and a good last one; degraded needs enough bad ones."""
-    verdict = lived(looks(letters), rules)
+@given(SAMPLES, CONFIGS)
+def test_every_verdict_has_reasons(letters: str, rules: WatchConfig) -> None:
+    """Healthy needs enough ok samples and an ok last sample; degraded needs enough bad samples."""
+    verdict = verdict_on(samples_of(letters), rules)
     assert verdict.reasons and all(reason.endswith(".") for reason in verdict.reasons)
     if verdict.status == "healthy":
         assert letters.rstrip("|").endswith("o")
@@ -145,8 +150,8 @@ def test_every_verdict_says_why(letters: str, rules: WatchConfig) -> None:
         assert letters.count("b") >= rules.failures
 
 
-@given(LOOKS, LOOKS, CONFIGS)
-def test_only_the_newest_looks_decide_on_degraded(older: str, newer: str, rules: WatchConfig) -> None:
-    """What lies before a time in which nobody looked is not added to what comes after it."""
-    if newer and newer[0] != "|":
-        assert degradation(looks(f"{older}|{newer}"), rules) == degradation(looks(newer), rules)
+@given(SAMPLES, SAMPLES, CONFIGS)
+def test_only_samples_after_a_gap_decide_on_degraded(before: str, after: str, rules: WatchConfig) -> None:
+    """Samples before a time without samples do not count."""
+    if after and after[0] != "|":
+        assert degradation(samples_of(f"{before}|{after}"), rules) == degradation(samples_of(after), rules)

@@ -1,1 +1,1 @@
-"""What the tests of this folder stand on: the pages taken apart, a shell, and projects in the states spoken of."""
+"""What the tests of the pages share: parsed pages, a shell, and projects in the documented states."""

@@ -1,4 +1,4 @@
-"""A gateway with the older tool's files on disk, as it wrote them: manifests, snapshots, state, log, pairing."""
+"""A gateway with the older tool's files: manifests, snapshots, state, log, pairing."""
 
 from __future__ import annotations
 
@@ -9,20 +9,20 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
-__all__ = ["AUDIT_LINES", "PAIRED", "lay_down"]
+__all__ = ["AUDIT_LINES", "PAIRED", "write_older_project"]
 
-# One JSON object a line, without any chain.
+# One JSON object per line, without a chain.
 AUDIT_LINES = (
     '{"timestamp":"2025-02-01T10:00:00.000Z","event":"rollback","snapshotId":"v9_snapshot_20250201090000","ok":true}\n'
     '{"timestamp":"2025-03-02T10:00:00.000Z","event":"rollback","snapshotId":"v10_snapshot_20250301120000","ok":false}\n'
 )
-# Who is approved: Telegram in the plain dialect, WhatsApp in the versioned one.
+# Approved senders: Telegram in the plain format, WhatsApp in the versioned one.
 PAIRED = {"telegram": "417299031", "whatsapp": "15551234567"}
 _WAITING = {"telegram": ("417299032", "BR9VL5CR"), "whatsapp": ("15557654321", "K7MN2QXA")}
 
 
-def lay_down(root: Path, now: str, later: str) -> None:
-    """Make the project: releases v9, v10 and the blocked v11; a pairing request lives from ``now`` to ``later``."""
+def write_older_project(root: Path, now: str, later: str) -> None:
+    """Make the project: releases v9, v10 and the blocked v11; a pairing request is valid from ``now`` to ``later``."""
     pipeline = root / "memory" / "release-pipeline"
     for folder in ("identity", "gui", "src/interfaces", "memory/credentials"):
         (root / folder).mkdir(parents=True, exist_ok=True)
@@ -54,7 +54,7 @@ def lay_down(root: Path, now: str, later: str) -> None:
 
 
 def _snapshot(root: Path, pipeline: Path, release: str, taken: str) -> None:
-    """Copy the assets below ``assets/`` at their places, with no digest of any."""
+    """Copy the assets to their places below ``assets/``, without digests."""
     digits = "".join(filter(str.isdigit, taken))
     folder = pipeline / "snapshots" / f"{release}_snapshot_{digits}"
     stored = folder / "assets"

@@ -1,4 +1,4 @@
-"""The pages taken apart: every fenced block and every command in the running text, with the place where it stands."""
+"""Parsed pages: every fenced block and every command in the running text, with its position."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _HEREDOC = re.compile(r"<<-?\s*(['\"]?)(\w+)\1([^\n]*)\n.*?^\2$", re.DOTALL | re
 
 @frozen
 class Block:
-    """A fenced block; ``answers`` says that a shell's block stands right before it, with nothing between."""
+    """A fenced block; ``answers`` says that it directly follows a shell block."""
 
     page: str
     line: int
@@ -40,7 +40,7 @@ class Block:
 
 @frozen
 class Command:
-    """One command as it stands, whether in a shell's block or in the running text."""
+    """One command, from a shell block or from the running text."""
 
     page: str
     line: int
@@ -55,17 +55,18 @@ class Command:
 
 
 def all_pages() -> list[str]:
-    """README.md and every page of docs/, relative to the repository."""
+    """Return README.md and every page of docs/, relative to the repository."""
     return ["README.md", *sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs").rglob("*.md"))]
 
 
 def parts_of(page: str) -> list[Block | Command]:
     """Return blocks, and commands in the running text, in the order of the page.
 
-    An HTML comment counts as text: what it says is for whoever edits the page.
+    An HTML comment counts as text: it is for editors of the page.
     """
     found: list[Block | Command] = []
-    chapter, heading, prose, prose_line, last = "", "", [], 1, None
+    prose: list[str] = []
+    chapter, heading, prose_line, last = "", "", 1, None
     lines = (REPOSITORY / page).read_text().split("\n")
     number = 0
     while number < len(lines):
@@ -103,7 +104,7 @@ def _spans(place: tuple[str, int, str, str], prose: list[str]) -> Iterator[Comma
 
 
 def commands_of(block: Block) -> list[Command]:
-    """Return a shell's block as the commands that a shell would read one after the other."""
+    """Return the commands of a shell block, split as a shell does."""
     found: list[Command] = []
     pending: list[str] = []
     start = block.line
@@ -131,7 +132,7 @@ def _is_complete(text: str) -> bool:
 
 
 def program_names(command: str) -> set[str]:
-    """Return the programs that a command line starts, as far as one can tell without being a shell."""
+    """Return the programs that a command line starts, as far as this is known without a shell."""
     text = _HEREDOC.sub(r"\3", command + "\n")
     text = re.sub(r"'[^']*'", "'q'", text)
     text = re.sub(r'"(?:\\.|[^"\\])*"', _only_substitutions, text, flags=re.DOTALL)

@@ -1,4 +1,4 @@
-"""Somebody who follows a page from top to bottom, types what it says and compares what comes with what it shows."""
+"""A reader of a page, who types its commands and compares their output with the page."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.support.documented.example_project import STAND_INS, ExampleProject
 from tests.support.documented.pages import SHELLS, Block, Command, commands_of, program_names
 from tests.support.documented.table import (
     NOT_COMMANDS,
@@ -21,15 +22,14 @@ from tests.support.documented.table import (
     reason_not_run,
     state_of,
 )
-from tests.support.documented.worlds import STAND_INS, World
 
 __all__ = ["Reader", "pattern_of"]
 
 
 def pattern_of(text: str) -> str:
-    """Turn an output on a page into what the real one must look like: numbers, ids and digests may be others.
+    """Turn an output on a page into a pattern for the real one: numbers, ids and digests may differ.
 
-    ``...`` stands for anything, and lines may be broken elsewhere.
+    ``...`` matches anything, and line breaks may differ.
     """
     pieces = []
     for word in text.split():
@@ -49,12 +49,12 @@ def pattern_of(text: str) -> str:
 
 
 class Reader:
-    """Somebody who follows a page from top to bottom and types what it says."""
+    """Follows a page from top to bottom and types its commands."""
 
     def __init__(self, template: Path, folder: Path) -> None:
         self.template = template
         self.folder = folder
-        self.world: World | None = None
+        self.example: ExampleProject | None = None
         self.heading: str | None = None
         self.is_special = False
         self.problems: list[str] = []
@@ -72,35 +72,35 @@ class Reader:
                 self.compare(part, shown)
 
     def type(self, command: Command) -> str:
-        """Type one command; returns what it printed."""
+        """Type one command; return what it printed."""
         if command.text in NOT_COMMANDS or reason_not_run(command.text):
             return ""
         unknown = program_names(command.text) - PROGRAMS
         if unknown:
             self.problems.append(f"{command.place}: the table knows nothing of {', '.join(sorted(unknown))}")
             return ""
-        world = self.world_for(command)
+        example = self.project_for(command)
         if command.is_span and command.text in self.typed:
             return ""
         self.typed.add(command.text)
         prepared = before(command)
         if prepared:
-            prepared(world)
-        calls = len(world.calls())
-        line = filled(world, command.text)
-        answer = world.run(line)
-        wanted = documented_code(command)
-        if answer.code != wanted:
-            told = answer.output.strip()[-700:]
-            self.problems.append(f"{command.place}: {line}\n  ended with {answer.code}, not {wanted}:\n{told}")
+            prepared(example)
+        calls = len(example.calls())
+        line = filled(example, command.text)
+        answer = example.run(line)
+        expected = documented_code(command)
+        if answer.code != expected:
+            reported = answer.output.strip()[-700:]
+            self.problems.append(f"{command.place}: {line}\n  ended with {answer.code}, not {expected}:\n{reported}")
         if "Traceback" in answer.output:
             self.problems.append(f"{command.place}: {line}\n  shows a traceback")
-        if program_names(command.text) & {*STAND_INS, "./deploy.sh"} and len(world.calls()) == calls:
+        if program_names(command.text) & {*STAND_INS, "./deploy.sh"} and len(example.calls()) == calls:
             self.problems.append(f"{command.place}: {line}\n  called nothing")
         return answer.output
 
     def compare(self, block: Block, shown: str) -> None:
-        """Hold that an output on the page is the output's real form."""
+        """Check an output on the page against the printed one."""
         if reason_not_output(block):
             return
         outputs = [shown] if block.answers else [self.output_of(*known) for known in outputs_like(block)]
@@ -109,37 +109,37 @@ class Reader:
                 f"{block.place}: a text block that no command stands before, and the table does not know"
             )
         elif not any(re.search(pattern_of(block.text), output, re.DOTALL) for output in outputs):
-            told = "\nor\n".join(outputs)
-            self.problems.append(f"{block.place}: the page shows\n{block.text}and it is\n{told}")
+            reported = "\nor\n".join(outputs)
+            self.problems.append(f"{block.place}: the page shows\n{block.text}and it is\n{reported}")
 
-    def output_of(self, state: Callable[[World], None], command: str, code: int) -> str:
-        """What a command prints in a project of its own, brought into a state for it."""
+    def output_of(self, state: Callable[[ExampleProject], None], command: str, code: int) -> str:
+        """Return what a command prints in a fresh project in ``state``."""
         self.number += 1
-        with contextlib.closing(World(self.folder / f"world-{self.number}", self.template)) as world:
-            state(world)
-            line = filled(world, command)
-            answer = world.run(line)
+        with contextlib.closing(ExampleProject(self.folder / f"example-{self.number}", self.template)) as example:
+            state(example)
+            line = filled(example, command)
+            answer = example.run(line)
         if answer.code != code:
             self.problems.append(f"{line}\n  ended with {answer.code}, not {code}:\n{answer.output}")
         return answer.output
 
-    def world_for(self, command: Command) -> World:
-        """The project in the state that the heading speaks of, kept for as long as headings speak of no other."""
+    def project_for(self, command: Command) -> ExampleProject:
+        """Return the project in the state of the heading; it is used until a heading names another state."""
         if command.heading != self.heading:
             self.heading = command.heading
             state = state_of(command.page, command.heading)
             if state or self.is_special:
                 self.leave()
             self.is_special = state is not None
-        if self.world is None:
+        if self.example is None:
             self.number += 1
             self.typed.clear()
-            self.world = World(self.folder / f"world-{self.number}", self.template)
-            (state_of(command.page, command.heading) or project_of(command.page))(self.world)
-        return self.world
+            self.example = ExampleProject(self.folder / f"example-{self.number}", self.template)
+            (state_of(command.page, command.heading) or project_of(command.page))(self.example)
+        return self.example
 
     def leave(self) -> None:
-        if self.world is not None:
-            self.world.close()
-            shutil.rmtree(self.world.folder)
-            self.world = None
+        if self.example is not None:
+            self.example.close()
+            shutil.rmtree(self.example.folder)
+            self.example = None

@@ -1,4 +1,4 @@
-"""One shell that stays: what a page sets in one block is there in the next."""
+"""A persistent shell: variables of one block are set in the next."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ SECONDS = 90.0
 
 @frozen
 class Answer:
-    """How a command ended, and everything that it wrote."""
+    """The exit code and the complete output of a command."""
 
     code: int
     output: str
 
 
 class Shell:
-    """A bash in a project's folder; ``run`` is what an operator types and reads."""
+    """A bash in a project's folder; ``run`` types a command and reads its output."""
 
     def __init__(self, folder: Path, variables: dict[str, str], scratch: Path) -> None:
         scratch.mkdir(parents=True, exist_ok=True)
@@ -46,23 +46,23 @@ class Shell:
         os.close(write)
 
     def run(self, command: str) -> Answer:
-        """Run it to its end; raises TimeoutError, with the shell and all that it runs ended."""
+        """Run a command to its end; raise TimeoutError, with the shell and its processes ended."""
         assert self._process.stdin is not None
         self._typed.write_text(command + "\n")
-        # The commands themselves must not hold the pipe: a service started in the background would keep it.
+        # The commands must not hold the pipe: a service in the background would keep it open.
         line = f". '{self._typed}' >'{self._shown}' 2>&1 </dev/null {self._report}>&-"
         self._process.stdin.write(f"{line}; echo $? >&{self._report}\n")
         self._process.stdin.flush()
         if not select.select([self._read], [], [], SECONDS)[0]:
             self.close(signal.SIGKILL)
             raise TimeoutError(f"still at work after {SECONDS:g} s: {command}\n{self._shown.read_text()[-2000:]}")
-        told = os.read(self._read, 16)
-        if not told:
+        reported = os.read(self._read, 16)
+        if not reported:
             raise AssertionError(f"the shell ended with: {command}\n{self._shown.read_text()[-2000:]}")
-        return Answer(int(told), self._shown.read_text(errors="replace"))
+        return Answer(int(reported), self._shown.read_text(errors="replace"))
 
     def close(self, number: int = signal.SIGTERM) -> None:
-        """End the shell and what it left in its own session."""
+        """End the shell and its processes in its session."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, number)
         self._process.kill()

@@ -1,4 +1,4 @@
-"""What the tests know of the pages: placeholders, programs, states, exit codes, and what cannot be run."""
+"""What the tests know of the pages: placeholders, programs, states, exit codes, and commands that cannot be run."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable
 
 from release_tasks.pairing.channels import Channel
 from tests.support.documented import states
+from tests.support.documented.example_project import STAND_INS, ExampleProject
 from tests.support.documented.pages import REPOSITORY, Block, Command
-from tests.support.documented.worlds import STAND_INS, World
 
 __all__ = [
     "NOT_COMMANDS",
@@ -24,9 +24,9 @@ __all__ = [
     "state_of",
 ]
 
-State = Callable[[World], None]
+State = Callable[[ExampleProject], None]
 
-# Programs that a page may name: of this machine, of the shell, and stand-ins. Anything else fails the test.
+# Programs that a page may use: of this machine, of the shell, and stand-ins. Any other program fails the test.
 PROGRAMS = {
     *(
         "inv",
@@ -45,7 +45,7 @@ PROGRAMS = {
     *STAND_INS,
 }
 
-# Code spans that name an option of Invoke, and are no command line.
+# Code spans with an option of Invoke, which are not command lines.
 NOT_COMMANDS = {"inv --dry", "inv -f"}
 
 _NOT_RUN = (
@@ -59,10 +59,10 @@ def reason_not_run(command: str) -> str | None:
     return next((reason for pattern, reason in _NOT_RUN if re.search(pattern, command)), None)
 
 
-# Pages whose blocks another test types, from the folder that the page begins with.
+# Pages whose blocks another test types, from the folder that the page starts with.
 TYPED_ELSEWHERE = {"docs/plugins.md": "tests/docs/test_plugin_guide.py"}
 
-# Text blocks that show no command's output, by how they begin.
+# Text blocks that are not the output of a command, by their first words.
 _NOT_OUTPUT: tuple[tuple[str, str, str], ...] = (
     ("docs/tasks/", "inv ", "the usage of a task"),
     ("docs/index.md", "preflight ", "a picture"),
@@ -82,29 +82,29 @@ _NOT_OUTPUT: tuple[tuple[str, str, str], ...] = (
 
 
 def reason_not_output(block: Block) -> str | None:
-    """Return what a text block is, when it is no output of a command, or None."""
+    """Return what a text block is when it is not the output of a command, or None."""
     for page, beginning, reason in _NOT_OUTPUT:
         if block.page.startswith(page) and block.text.lstrip().startswith(beginning):
             return reason
     return None
 
 
-def filled(world: World, command: str) -> str:
-    """Return a command with this world's values for its placeholders, its example ids, port and durations."""
-    text = re.sub(r"\b3100\b", str(world.port), command)
+def filled(example: ExampleProject, command: str) -> str:
+    """Return a command with this project's values for its placeholders, example ids, port and durations."""
+    text = re.sub(r"\b3100\b", str(example.port), command)
     channel = Channel.WHATSAPP if "whatsapp" in text else Channel.TELEGRAM
     rules: tuple[tuple[str, Callable[[], str]], ...] = (
-        (r"(?<=--snapshot )(?:ID|SNAPSHOT)\b", lambda: world.snapshots()[0]),
-        (r"(?<=--snapshot )OTHER_ID\b", lambda: world.snapshots()[1]),
-        (r"(?<=--snapshot )SAFETY_ID\b", lambda: world.snapshots("safety")[0]),
+        (r"(?<=--snapshot )(?:ID|SNAPSHOT)\b", lambda: example.snapshots()[0]),
+        (r"(?<=--snapshot )OTHER_ID\b", lambda: example.snapshots()[1]),
+        (r"(?<=--snapshot )SAFETY_ID\b", lambda: example.snapshots("safety")[0]),
         (r"(?<=release\.report --release-id )ID\b", lambda: "r2"),
-        (r"(?<=--release-id )ID\b", world.fresh_id),
-        (r"\bCODE\b", lambda: world.code(channel)),
-        (r"\bSENDER\b", lambda: world.sender(channel)),
+        (r"(?<=--release-id )ID\b", example.fresh_id),
+        (r"\bCODE\b", lambda: example.code(channel)),
+        (r"\bSENDER\b", lambda: example.sender(channel)),
         (r"\bCHANNEL\b", lambda: channel.value),
         (r"(?<=gate\.run )(?:GATE|NAME)\b", lambda: "gui"),
-        (r"\bURL\b", lambda: f"http://127.0.0.1:{world.port}/health"),
-        (r"(?<=[ =])/tmp(?=/)", lambda: str(world.folder)),
+        (r"\bURL\b", lambda: f"http://127.0.0.1:{example.port}/health"),
+        (r"(?<=[ =])/tmp(?=/)", lambda: str(example.folder)),
         (r"\bTASK\b", lambda: "release.status"),
         (r"\bCMD\b", lambda: "'inv gateway.start'"),
         (r"(?<=release\.diff )A B\b", lambda: "r1 r2"),
@@ -114,25 +114,27 @@ def filled(world: World, command: str) -> str:
     for pattern, value in rules:
         if re.search(pattern, text):
             text = re.sub(pattern, value(), text)
-    # This repository's own tasks write into the checkout; what they write is held by tests/docs/test_docs.py.
+    # Tasks of this repository write into the checkout; tests/docs/test_docs.py checks their output.
     text = re.sub(r"^inv (?=demo$|dev\.)", f"inv --dry -r {REPOSITORY} ", text)
-    return re.sub(r"\b(?:safety|[A-Za-z0-9.-]+)_snapshot_\d{14}(?:-[0-9a-f]{6})?", lambda m: _known(world, m[0]), text)
+    return re.sub(
+        r"\b(?:safety|[A-Za-z0-9.-]+)_snapshot_\d{14}(?:-[0-9a-f]{6})?", lambda m: _known(example, m[0]), text
+    )
 
 
-def _known(world: World, example: str) -> str:
-    """Return the snapshot of this world that an example's id stands for."""
-    if (world.pipeline / "snapshots" / example).exists():
-        return example
-    if example.startswith("safety_"):
-        return world.snapshots("safety")[0]
-    name = example.partition("_snapshot_")[0]
-    ids = [found for found in world.snapshots() if found.startswith(f"{name}_snapshot_")]
-    return ids[0] if ids else world.snapshots()[0]
+def _known(project: ExampleProject, snapshot_id: str) -> str:
+    """Return the snapshot of this project for the id of an example."""
+    if (project.pipeline / "snapshots" / snapshot_id).exists():
+        return snapshot_id
+    if snapshot_id.startswith("safety_"):
+        return project.snapshots("safety")[0]
+    name = snapshot_id.partition("_snapshot_")[0]
+    ids = [found for found in project.snapshots() if found.startswith(f"{name}_snapshot_")]
+    return ids[0] if ids else project.snapshots()[0]
 
 
 _RUNBOOK = "docs/runbook.md"
 
-# Pages that speak of another project than a prepared one whose service runs.
+# Pages that describe another project than a prepared one with a running service.
 _PROJECTS: dict[str, State] = {
     "docs/moving-over.md": states.older_project,
     "docs/quick-start.md": states.empty_folder,
@@ -155,7 +157,7 @@ _STATES: dict[tuple[str, str], State] = {
     (_RUNBOOK, "By hand, without the tool"): states.stopped,
 }
 
-# Outputs that stand apart from the command that prints them: how they begin, the state, the command and its exit code.
+# Outputs that do not follow their command: first words, state, command and exit code.
 _OUTPUTS: tuple[tuple[str, str, State, str, int], ...] = (
     (_RUNBOOK, "GATE        RESULT   SUBSYSTEM", states.build_fails, "inv release.preflight", 1),
     (_RUNBOOK, "BLOCKED  r3", states.blocked, "inv release.prepare --release-id r3", 1),
@@ -170,39 +172,43 @@ _OUTPUTS: tuple[tuple[str, str, State, str, int], ...] = (
 
 
 def outputs_like(block: Block) -> list[tuple[State, str, int]]:
-    """Return what prints an output that stands apart from its command: a state, the command, its exit code."""
+    """Return the state, the command and the exit code of outputs that do not follow their command."""
     text = block.text.lstrip()
-    return [tuple(rest) for page, beginning, *rest in _OUTPUTS if page == block.page and text.startswith(beginning)]
+    return [
+        (state, command, code)
+        for page, start, state, command, code in _OUTPUTS
+        if page == block.page and text.startswith(start)
+    ]
 
 
-# What the text asks to be done by other means before a command.
+# Actions that the text asks for before a command.
 _BEFORE: dict[tuple[str, str, str], State] = {
-    (_RUNBOOK, "An interrupted rollback, or a power cut", "inv release.rollback"): World.start,
+    (_RUNBOOK, "An interrupted rollback, or a power cut", "inv release.rollback"): ExampleProject.start,
     ("docs/quick-start.md", "Where to go from here", "inv release.watch --for 10m"): states.notebook_again,
 }
 
 
 def before(command: Command) -> State | None:
-    """Return what has to be done to the project before a command is typed, or None."""
+    """Return what to do to the project before a command is typed, or None."""
     return _BEFORE.get((command.page, command.heading, command.text))
 
 
-# Commands that end otherwise than with 0, by page, heading ("" for all) and how they begin.
+# Commands with another exit code than 0, by page, heading ("" for all) and first words.
 _CODES: tuple[tuple[str, str, str, int], ...] = (("docs/quick-start.md", "The way back", "inv gate.api-health", 1),)
 
 
 def project_of(page: str) -> State:
-    """Return what makes the project that a page begins with."""
+    """Return the function that makes the project of a page."""
     return _PROJECTS.get(page, states.running)
 
 
 def state_of(page: str, heading: str) -> State | None:
-    """Return what brings a fresh project into the state that is spoken of below a heading; None: as it was before."""
+    """Return the function that brings a fresh project into the state of a heading; None: no change."""
     return _STATES.get((page, heading))
 
 
 def documented_code(command: Command) -> int:
-    """Return the exit code that the page lets expect."""
+    """Return the exit code that the page documents."""
     for page, heading, beginning, code in _CODES:
         if command.page == page and heading in ("", command.heading) and command.text.startswith(beginning):
             return code

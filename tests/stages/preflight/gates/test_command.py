@@ -1,4 +1,4 @@
-"""Command gates against commands as bad as they come; real processes throughout."""
+"""Command gates with real processes that fail, hang, flood and leave children."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ LINUX = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
 
 
 def log_of(result: Check) -> bytes:
-    """The gate's whole log."""
+    """Return the complete log of the gate."""
     return Path(result.diagnostics["logPath"]).read_bytes()
 
 
 def test_success_has_its_exit_code_and_output(check: Checker, tmp_path: Path) -> None:
-    """What passed says so too, and both streams are in the log in order."""
+    """The result has the exit code, and the log has both streams in order."""
     result = check({"command": "echo one; echo two >&2; echo three", "subsystem": "the build"})
     assert (result.status, result.detail) == ("passed", "exit code 0")
     assert result.command == "echo one; echo two >&2; echo three"
@@ -42,8 +42,8 @@ def test_success_has_its_exit_code_and_output(check: Checker, tmp_path: Path) ->
     assert stat.S_IMODE(log.parent.stat().st_mode) == 0o700
 
 
-def test_failure_names_exit_code_tail_and_next_command(check: Checker) -> None:
-    """A failed build has everything an operator asks for next."""
+def test_failure_has_exit_code_tail_and_next_command(check: Checker) -> None:
+    """A failed build has what an operator needs next."""
     result = check({"command": "seq 1 100; echo broken >&2; exit 3"})
     assert (result.status, result.detail) == ("failed", "exit code 3")
     assert result.diagnostics["exitCode"] == 3
@@ -53,22 +53,22 @@ def test_failure_names_exit_code_tail_and_next_command(check: Checker) -> None:
 
 
 @pytest.mark.parametrize("command", ["nosuch-tool --fast", "echo starts; sh -c nosuch-tool"])
-def test_command_that_is_not_found_is_named(check: Checker, command: str) -> None:
-    """127 is explained, with the name of what is missing."""
+def test_a_missing_command_is_named(check: Checker, command: str) -> None:
+    """127 is explained with the name of the missing program."""
     result = check({"command": command})
     assert result.detail == "command not found: nosuch-tool (exit code 127)"
     assert result.diagnostics["exitCode"] == 127
 
 
-def test_command_that_is_not_executable_is_named(check: Checker, tmp_path: Path) -> None:
+def test_a_command_without_execute_permission_is_named(check: Checker, tmp_path: Path) -> None:
     """126 is explained."""
     (tmp_path / "build.sh").write_text("exit 0")
     result = check({"command": "./build.sh"})
     assert result.detail == "cannot be executed: ./build.sh (exit code 126)"
 
 
-def test_death_by_signal_is_named(check: Checker) -> None:
-    """A crash is told from an exit code."""
+def test_a_signal_is_named(check: Checker) -> None:
+    """A crash is reported as a signal and not as an exit code."""
     result = check({"command": "kill -SEGV $$"})
     assert (result.status, result.detail) == ("failed", "ended by SIGSEGV")
     assert result.diagnostics["signal"] == "SIGSEGV"
@@ -77,21 +77,21 @@ def test_death_by_signal_is_named(check: Checker) -> None:
     assert inner.detail == "exit code 137, as after SIGKILL"
 
 
-def test_missing_working_folder_is_said(check: Checker, tmp_path: Path) -> None:
-    """A wrong cwd is no traceback."""
+def test_a_missing_working_folder_is_reported(check: Checker, tmp_path: Path) -> None:
+    """A wrong cwd is a message and not a traceback."""
     result = check({"command": "true", "cwd": "nowhere"})
     assert result.detail == f"the working folder {tmp_path}/nowhere is missing"
 
 
-def test_impossible_command_is_said(check: Checker) -> None:
-    """What the system refuses to start is a failed gate."""
+def test_a_command_that_cannot_start_is_a_failed_gate(check: Checker) -> None:
+    """The system refuses to start it."""
     result = check({"command": ": " + "x" * (3 << 20)})
     assert result.status == "failed"
     assert result.detail == "cannot be started: Argument list too long"
 
 
 def test_environment_and_folder_are_the_configured_ones(check: Checker, tmp_path: Path) -> None:
-    """env and cwd arrive, and tools beside the running Python are found."""
+    """env and cwd apply, and tools next to the running Python are found."""
     (tmp_path / "sub").mkdir()
     command = 'echo "$COLOR"; pwd; command -v python; echo "${PATH%%:*}"'
     result = check({"command": command, "cwd": "sub", "env": {"COLOR": "green"}})
@@ -104,18 +104,18 @@ def test_environment_and_folder_are_the_configured_ones(check: Checker, tmp_path
     ]
 
 
-def test_there_is_no_input_and_no_terminal(check: Checker) -> None:
-    """A command that asks a question gets an end of file, not the operator's keyboard."""
+def test_a_command_has_no_input_and_no_terminal(check: Checker) -> None:
+    """A command that asks a question gets an end of file."""
     result = check({"command": "cat; ( : < /dev/tty ) 2>/dev/null || echo no terminal"})
     assert result.diagnostics["outputTail"] == ["no terminal"]
 
 
-def test_timeout_kills_the_whole_group(check: Checker, tag: str, nothing_left: Callable[[], None]) -> None:
-    """After its timeout nothing of a command is left, and the result says why."""
-    began = time.monotonic()
+def test_a_timeout_ends_the_whole_group(check: Checker, tag: str, nothing_left: Callable[[], None]) -> None:
+    """No process of the command stays, and the result has the reason."""
+    started = time.monotonic()
     command = f"echo begun; sh -c 'sleep 60; : {tag}' & sh -c 'sleep 60; : {tag}'"
     result = check({"command": command, "timeout": "300ms"})
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10
     assert (result.status, result.detail) == (
         "failed",
         "no result after 300ms (timeout); it was ended",
@@ -124,31 +124,31 @@ def test_timeout_kills_the_whole_group(check: Checker, tag: str, nothing_left: C
     nothing_left()
 
 
-def test_ignored_sigterm_does_not_help(check: Checker, tag: str, nothing_left: Callable[[], None]) -> None:
-    """Who ignores SIGTERM is killed a second later."""
-    began = time.monotonic()
+def test_a_command_that_ignores_sigterm_is_killed(check: Checker, tag: str, nothing_left: Callable[[], None]) -> None:
+    """SIGKILL follows a second after SIGTERM."""
+    started = time.monotonic()
     command = f"trap '' TERM; while :; do sleep 0.05; done; : {tag}"
     result = check({"command": command, "timeout": "200ms"})
-    assert 1 < time.monotonic() - began < 10
+    assert 1 < time.monotonic() - started < 10
     assert "no result after 200ms" in result.detail
     nothing_left()
 
 
-def test_clean_up_on_sigterm_is_given_its_second(check: Checker) -> None:
-    """What a command writes while it ends is still in the log."""
+def test_cleanup_on_sigterm_has_a_second(check: Checker) -> None:
+    """Output of the cleanup is in the log."""
     command = "trap 'echo cleaned up; exit 0' TERM; while :; do sleep 0.02; done"
     result = check({"command": command, "timeout": "200ms"})
     assert result.status == "failed"
     assert result.diagnostics["outputTail"][-1] == "cleaned up"
 
 
-def test_child_that_holds_the_pipe_does_not_hold_the_gate(
+def test_a_child_that_holds_the_pipe_does_not_hold_the_gate(
     check: Checker, tag: str, nothing_left: Callable[[], None]
 ) -> None:
-    """A background child is ended half a second after its parent, and is mentioned."""
-    began = time.monotonic()
+    """A background child is ended half a second after its parent, and is reported."""
+    started = time.monotonic()
     result = check({"command": f"sh -c 'sleep 60; : {tag}' & echo done"})
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10
     assert result.status == "passed"
     assert result.detail.startswith("exit code 0; it left ")
     assert "running, ended now" in result.detail
@@ -156,20 +156,20 @@ def test_child_that_holds_the_pipe_does_not_hold_the_gate(
     nothing_left()
 
 
-def test_child_that_floods_the_pipe_does_not_hold_the_gate(
+def test_a_child_that_floods_the_pipe_does_not_hold_the_gate(
     check: Checker, tag: str, nothing_left: Callable[[], None]
 ) -> None:
-    """A background child that never stops writing is ended just the same."""
-    began = time.monotonic()
+    """A background child that never stops writing is ended too."""
+    started = time.monotonic()
     result = check({"command": f"yes {tag} & echo done; exit 4"})
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
     assert result.detail.startswith("exit code 4; it left 1 process running")
     nothing_left()
 
 
 @LINUX
 @pytest.mark.parametrize("redirect", ["", ">/dev/null 2>&1"])
-def test_child_in_a_session_of_its_own_is_found(
+def test_a_child_in_its_own_session_is_found(
     check: Checker, tag: str, nothing_left: Callable[[], None], redirect: str
 ) -> None:
     """setsid and a double fork do not hide a process."""
@@ -181,37 +181,37 @@ def test_child_in_a_session_of_its_own_is_found(
 
 
 @LINUX
-def test_child_in_a_session_of_its_own_ends_with_the_timeout(
+def test_a_child_in_its_own_session_ends_with_the_timeout(
     check: Checker, tag: str, nothing_left: Callable[[], None]
 ) -> None:
-    """A timeout reaches processes outside the group, too."""
+    """A timeout also ends processes outside the group."""
     command = f"setsid sh -c 'trap \"\" TERM; sleep 60; : {tag}' & sleep 60"
     assert check({"command": command, "timeout": "200ms"}).status == "failed"
     nothing_left()
 
 
-def test_child_that_ends_by_itself_is_not_mentioned(check: Checker) -> None:
-    """What is gone within half a second was not left behind."""
+def test_a_child_that_ends_by_itself_is_not_reported(check: Checker) -> None:
+    """A child that ends within half a second was not left behind."""
     assert check({"command": "sleep 0.2 >/dev/null 2>&1 & exit 0"}).detail == "exit code 0"
 
 
-def test_command_that_closes_its_output_is_waited_for(check: Checker) -> None:
+def test_a_command_that_closes_its_output_is_awaited(check: Checker) -> None:
     """The end of the output is not the end of the command."""
-    began = time.monotonic()
+    started = time.monotonic()
     result = check({"command": "exec >&- 2>&-; sleep 0.3; exit 5"})
-    assert time.monotonic() - began >= 0.3
+    assert time.monotonic() - started >= 0.3
     assert result.detail == "exit code 5"
 
 
-def test_last_output_is_never_lost(check: Checker) -> None:
-    """All that was written before the exit is read, also when it is a pipe full."""
+def test_the_last_output_is_never_lost(check: Checker) -> None:
+    """All output from before the exit is read, also a full pipe."""
     result = check({"command": "head -c 900000 /dev/zero | tr '\\0' x; echo; echo end"})
     assert result.diagnostics["outputTail"][-1] == "end"
     assert result.diagnostics["outputBytes"] == 900_005
 
 
-def test_secret_is_in_no_result_and_no_log(check: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Secrets of the environment, of the gate and of known shapes are blanked out everywhere."""
+def test_no_result_and_no_log_has_a_secret(check: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Secrets of the environment, of the gate and of known forms are redacted everywhere."""
     monkeypatch.setenv("DEPLOY_TOKEN", "from-the-environment")
     monkeypatch.setenv("HOOK", "named-in-the-config")
     monkeypatch.setenv("SSH_PRIVATE_KEY", "-----BEGIN KEY-----\nAAAAB3NzaC1yc2E\n-----END KEY-----")
@@ -235,8 +235,8 @@ def test_secret_is_in_no_result_and_no_log(check: Checker, monkeypatch: pytest.M
     assert result.diagnostics["outputTail"][0] == "[REDACTED]"
 
 
-def test_secret_written_in_pieces_is_found(check: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A secret that arrives byte by byte is still one."""
+def test_a_secret_written_in_pieces_is_redacted(check: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It arrives byte by byte."""
     monkeypatch.setenv("MY_SECRET", "tortoise")
     script = (
         "import os, time\n"
@@ -249,14 +249,14 @@ def test_secret_written_in_pieces_is_found(check: Checker, monkeypatch: pytest.M
     assert log_of(result) == b"[REDACTED]\n"
 
 
-def test_output_cannot_write_to_the_terminal(check: Checker) -> None:
-    """Colours, cursor movements and progress bars leave plain lines in the result."""
+def test_output_cannot_control_the_terminal(check: Checker) -> None:
+    """Colours, cursor movements and progress bars become plain lines in the result."""
     command = r"printf '\033[31mred\033[0m\n10%%\r50%%\r100%%\n\033]0;title\007bell\007\n'"
     assert check({"command": command}).diagnostics["outputTail"] == ["red", "100%", "bell\ufffd"]
 
 
-def test_log_that_cannot_be_written_does_not_stop_the_gate(check: Checker, tmp_path: Path) -> None:
-    """The verdict is the command's, and the lost log is mentioned."""
+def test_an_unwritable_log_does_not_change_the_verdict(check: Checker, tmp_path: Path) -> None:
+    """The result mentions the log."""
     (tmp_path / "memory").mkdir()
     (tmp_path / "memory/release-pipeline").write_text("not a folder")
     result = check({"command": "echo fine"})
@@ -265,8 +265,8 @@ def test_log_that_cannot_be_written_does_not_stop_the_gate(check: Checker, tmp_p
     assert result.diagnostics["outputTail"] == ["fine"]
 
 
-def test_link_in_the_place_of_the_log_is_not_followed(check: Checker, tmp_path: Path) -> None:
-    """A planted link does not make preflight overwrite something else."""
+def test_a_link_instead_of_the_log_is_not_followed(check: Checker, tmp_path: Path) -> None:
+    """A planted link does not make preflight overwrite another file."""
     logs = tmp_path / "memory/release-pipeline/logs/v1"
     logs.mkdir(parents=True)
     (tmp_path / "precious").write_text("precious")
@@ -275,8 +275,8 @@ def test_link_in_the_place_of_the_log_is_not_followed(check: Checker, tmp_path: 
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-def test_lost_exit_code_is_no_success(tmp_path: Path) -> None:
-    """Where SIGCHLD is ignored the kernel keeps no exit code, and 0 would be a guess."""
+def test_a_lost_exit_code_is_a_failure(tmp_path: Path) -> None:
+    """Where SIGCHLD is ignored the kernel discards the exit code, and 0 would be a guess."""
     script = f"""
 import signal, pathlib
 signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -291,10 +291,10 @@ print(check.status, "/", check.detail)
     assert done.stdout.startswith("failed / its exit code was lost"), done.stdout + done.stderr
 
 
-def test_gate_inside_a_gate_leaves_nothing(
+def test_a_gate_inside_a_gate_leaves_no_process(
     check: Checker, tmp_path: Path, tag: str, nothing_left: Callable[[], None]
 ) -> None:
-    """What a killed inner run started is found by the outer one, which marked it first."""
+    """The outer run finds the processes that a killed inner run started."""
     (tmp_path / "p").mkdir()
     inner = tmp_path / "inner.py"
     inner.write_text(f"""
@@ -339,8 +339,8 @@ print(check.status, check.diagnostics["outputBytes"], peak() - before)
         ("yes a rather long line with a key and a token in it", "3s", "failed"),
     ],
 )
-def test_flood_of_output_costs_no_memory(tmp_path: Path, command: str, timeout: str, status: str) -> None:
-    """1 GiB in one line, 1 GiB in lines and output without end: read, capped, at no memory."""
+def test_endless_output_needs_little_memory(tmp_path: Path, command: str, timeout: str, status: str) -> None:
+    """1 GiB in one line, 1 GiB in lines and endless output are read and limited."""
     done = subprocess.run(
         [sys.executable, "-c", _FLOOD, str(tmp_path), command.replace("\\\\", "\\"), timeout],
         capture_output=True,
@@ -358,8 +358,8 @@ def test_flood_of_output_costs_no_memory(tmp_path: Path, command: str, timeout: 
         assert b"bytes were left out here]\n" in log.read_bytes()[16 << 20 :]
 
 
-def test_files_and_signals_of_the_parent_are_untouched(check: Checker) -> None:
-    """A gate leaves no open file descriptor behind."""
+def test_a_gate_leaves_no_open_file(check: Checker) -> None:
+    """No file descriptor stays open, and the signal handlers are unchanged."""
     check({"command": "true"})
     before = len(os.listdir("/dev/fd"))
     for _ in range(5):
@@ -369,8 +369,8 @@ def test_files_and_signals_of_the_parent_are_untouched(check: Checker) -> None:
     assert resource.getrlimit(resource.RLIMIT_NOFILE)[0] > 0
 
 
-def test_unset_variables_do_not_matter(check: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Without PATH there is still one."""
+def test_unset_variables_have_defaults(check: Checker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without PATH a default PATH is used."""
     monkeypatch.delenv("PATH")
     gate: dict[str, Any] = {"command": "ls / >/dev/null"}
     assert check(gate).status == "passed"

@@ -1,4 +1,4 @@
-"""Gates that look at files: path, json and mcp."""
+"""Gates that check files: path, json and mcp."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ Checker = Callable[..., Check]
 # path
 
 
-def test_file_and_folder_with_something_in_them_pass(check: Checker, tmp_path: Path) -> None:
-    """What is there is named with its kind."""
+def test_a_file_and_a_folder_with_content_pass(check: Checker, tmp_path: Path) -> None:
+    """The detail names the kind."""
     (tmp_path / "gui").mkdir()
     (tmp_path / "gui/package.json").write_text("{}")
     assert check({"path": "gui"}).detail == "gui is a folder"
@@ -31,7 +31,7 @@ def test_file_and_folder_with_something_in_them_pass(check: Checker, tmp_path: P
 
 
 def test_missing_empty_and_dangling_paths_fail(check: Checker, tmp_path: Path) -> None:
-    """Each way of not being there has its sentence."""
+    """Each case has its message."""
     (tmp_path / "empty").write_text("")
     (tmp_path / "bare").mkdir()
     (tmp_path / "link").symlink_to("gone")
@@ -52,7 +52,7 @@ def test_missing_empty_and_dangling_paths_fail(check: Checker, tmp_path: Path) -
 
 @pytest.mark.parametrize("text", ["{}", "[1]", '"x"', '{"a": {"b": [null, 1.5]}}'])
 def test_valid_json_passes(check: Checker, tmp_path: Path, text: str) -> None:
-    """Any JSON value is valid JSON, also behind a link."""
+    """Any JSON value is valid, also through a link."""
     (tmp_path / "real.json").write_text(text)
     (tmp_path / "a.json").symlink_to("real.json")
     assert check({"json": "a.json"}).detail == "a.json is valid JSON"
@@ -71,8 +71,8 @@ def test_valid_json_passes(check: Checker, tmp_path: Path, text: str) -> None:
         (b"9" * 10_000, "a.json is not valid JSON: "),
     ],
 )
-def test_broken_json_fails(check: Checker, tmp_path: Path, data: bytes, detail: str) -> None:
-    """Where it is broken is said by line and column."""
+def test_malformed_json_fails(check: Checker, tmp_path: Path, data: bytes, detail: str) -> None:
+    """The message has line and column."""
     (tmp_path / "a.json").write_bytes(data)
     result = check({"json": "a.json"})
     if data == b"9" * 10_000 and result.status == "passed":
@@ -82,8 +82,8 @@ def test_broken_json_fails(check: Checker, tmp_path: Path, data: bytes, detail: 
     assert "Traceback" not in repr(result)
 
 
-def test_what_is_no_file_fails(check: Checker, tmp_path: Path) -> None:
-    """A folder, a pipe that nobody writes to and nothing at all are named; none hangs."""
+def test_a_path_of_another_type_fails(check: Checker, tmp_path: Path) -> None:
+    """A folder, a pipe without a writer and a missing file are named; none hangs."""
     (tmp_path / "folder").mkdir()
     os.mkfifo(tmp_path / "pipe")
     assert check({"json": "folder"}).detail == "folder is not a file"
@@ -97,7 +97,7 @@ def test_what_is_no_file_fails(check: Checker, tmp_path: Path) -> None:
 
 @pytest.fixture
 def mcp(check: Checker, tmp_path: Path) -> Callable[[Any], Check]:
-    """Check an MCP configuration given as a value."""
+    """Return a function that checks an MCP configuration given as a value."""
 
     def start(value: Any) -> Check:
         (tmp_path / "mcp.json").write_text(json.dumps(value))
@@ -118,7 +118,7 @@ GOOD = {"command": "sh", "args": ["-c", "true"], "env": {"A": "b"}}
         {"servers": [{"name": "a", **GOOD}]},
     ],
 )
-def test_every_shape_in_the_wild_passes(mcp: Callable[[Any], Check], value: Any) -> None:
+def test_every_known_form_passes(mcp: Callable[[Any], Check], value: Any) -> None:
     """Both maps and the list are read."""
     result = mcp(value)
     assert (result.status, result.detail) == ("passed", "mcp.json: 1 server can be started")
@@ -126,16 +126,16 @@ def test_every_shape_in_the_wild_passes(mcp: Callable[[Any], Check], value: Any)
 
 
 @pytest.mark.parametrize("value", [{}, {"server": {}}, [], 3, None, {"mcpServers": "x"}])
-def test_no_known_shape_fails_and_names_them(mcp: Callable[[Any], Check], value: Any) -> None:
-    """A file of no known shape is refused with the shapes that are known."""
+def test_an_unknown_form_fails_and_lists_the_known_ones(mcp: Callable[[Any], Check], value: Any) -> None:
+    """The message lists the known forms."""
     result = mcp(value)
     assert result.status == "failed"
     assert "a map 'mcpServers', a map 'servers' or a list 'servers'" in result.detail
 
 
 @pytest.mark.parametrize("value", [{"mcpServers": {}}, {"servers": []}])
-def test_no_servers_pass(mcp: Callable[[Any], Check], value: Any) -> None:
-    """Nothing to start is nothing wrong."""
+def test_a_file_without_servers_passes(mcp: Callable[[Any], Check], value: Any) -> None:
+    """There is no server to check."""
     result = mcp(value)
     assert (result.status, result.detail) == ("passed", "mcp.json: no servers configured")
 
@@ -163,17 +163,17 @@ def test_no_servers_pass(mcp: Callable[[Any], Check], value: Any) -> None:
         (None, "is not a JSON object"),
     ],
 )
-def test_server_that_cannot_start_is_named(
+def test_a_server_that_cannot_start_is_named(
     mcp: Callable[[Any], Check], tmp_path: Path, server: Any, problem: str
 ) -> None:
-    """Each fault is said with the server's id."""
+    """Each message has the id of the server."""
     (tmp_path / "plain.txt").write_text("x")
     result = mcp({"mcpServers": {"bad": server}})
     assert (result.status, result.detail) == ("failed", f"mcp.json: server 'bad' {problem}")
 
 
 def test_commands_are_looked_up_as_the_service_does(mcp: Callable[[Any], Check], tmp_path: Path) -> None:
-    """Beside the running Python, on the server's own PATH, in its folder, by absolute path."""
+    """Next to the running Python, on the server's own PATH, in its folder, by absolute path."""
     (tmp_path / "tools").mkdir()
     tool = tmp_path / "tools/my-tool"
     tool.write_text("#!/bin/sh\n")
@@ -194,7 +194,7 @@ def test_commands_are_looked_up_as_the_service_does(mcp: Callable[[Any], Check],
 
 
 def test_disabled_servers_are_not_checked(mcp: Callable[[Any], Check]) -> None:
-    """What is switched off need not start."""
+    """A disabled server need not start."""
     bad = {"command": "nosuch-server"}
     result = mcp({"servers": {"a": {**bad, "disabled": True}, "b": {**bad, "enabled": False}, "c": GOOD}})
     assert (result.status, result.detail) == (
@@ -203,10 +203,10 @@ def test_disabled_servers_are_not_checked(mcp: Callable[[Any], Check]) -> None:
     )
 
 
-def test_duplicates_are_found_and_every_problem_is_listed(
+def test_duplicates_and_all_other_problems_are_listed(
     mcp: Callable[[Any], Check], check: Checker, tmp_path: Path
 ) -> None:
-    """Two servers of one id, as list entries or as keys, are found along with all the rest."""
+    """Two servers with one id, as list entries or as keys, are found along with all other problems."""
     servers = [{"id": "a", **GOOD}, {"name": "a", **GOOD}, {}, 5, {"id": "b"}]
     result = mcp({"servers": servers})
     assert result.diagnostics["problems"] == [
@@ -220,8 +220,8 @@ def test_duplicates_are_found_and_every_problem_is_listed(
     assert check({"mcp": "mcp.json"}).detail == "mcp.json: duplicate key 'a'"
 
 
-def test_broken_mcp_json_has_line_and_column(check: Checker, tmp_path: Path) -> None:
-    """A syntax error is shown where it is."""
+def test_malformed_mcp_json_has_line_and_column(check: Checker, tmp_path: Path) -> None:
+    """The message has the position of the syntax error."""
     (tmp_path / "mcp.json").write_text('{"mcpServers": {\n  "a": {"command": "sh"},\n}}')
     result = check({"mcp": "mcp.json"})
     assert result.status == "failed"

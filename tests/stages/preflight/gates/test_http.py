@@ -1,4 +1,4 @@
-"""HTTP gates against real servers, good and bad."""
+"""HTTP gates with real servers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Checker = Callable[..., Check]
 
 @pytest.fixture
 def health(httpserver: HTTPServer) -> Callable[..., dict[str, Any]]:
-    """Serve one answer at /health; returns the release settings that point at it."""
+    """Serve one answer at /health; return the release settings with its URL."""
 
     def serve(body: str, status: int = 200, **headers: str) -> dict[str, Any]:
         httpserver.expect_request("/health").respond_with_data(body, status, headers)
@@ -33,13 +33,13 @@ def health(httpserver: HTTPServer) -> Callable[..., dict[str, Any]]:
 
 @pytest.fixture
 def unused_url() -> str:
-    """A URL that nothing listens on."""
+    """Return a URL that nothing listens on."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         return f"http://127.0.0.1:{listener.getsockname()[1]}/health"
 
 
-def test_healthy_service_passes(check: Checker, health: Callable[..., Any]) -> None:
-    """The envelope with status ok is a pass, with everything that was learned."""
+def test_a_healthy_service_passes(check: Checker, health: Callable[..., Any]) -> None:
+    """The envelope with status ok passes, and the result has all details."""
     release = health('{"ok":true,"data":{"status":"ok"}}')
     url = release["health"]["url"]
     result = check({"http": "health"}, release=release)
@@ -69,15 +69,15 @@ def test_healthy_service_passes(check: Checker, health: Callable[..., Any]) -> N
         ("x" * (2 << 20), 200, "larger than 1024 KiB"),
     ],
 )
-def test_bad_answers_fail_at_once(
+def test_a_bad_answer_fails_immediately(
     check: Checker, health: Callable[..., Any], body: str, status: int, detail: str
 ) -> None:
-    """A negative answer fails without waiting, and names status, answer and next command."""
+    """A negative answer fails without a wait and names status, answer and next command."""
     release = health(body, status)
     release["health"]["deadline"] = "30s"
-    began = time.monotonic()
+    started = time.monotonic()
     result = check({"http": "health"}, release=release)
-    assert time.monotonic() - began < 5
+    assert time.monotonic() - started < 5
     assert result.status == "failed"
     assert detail in result.detail
     assert result.diagnostics["httpStatus"] == status
@@ -87,8 +87,8 @@ def test_bad_answers_fail_at_once(
         assert result.diagnostics["bodyTail"][-1].endswith(body[-10:])
 
 
-def test_degraded_parts_are_named_and_pass_unless_strict(check: Checker, health: Callable[..., Any]) -> None:
-    """degraded passes with its parts named, and fails with strict."""
+def test_a_degraded_service_passes_unless_strict(check: Checker, health: Callable[..., Any]) -> None:
+    """The message names the degraded parts; with strict the gate fails."""
     data = {"status": "degraded", "mcpServers": [{"id": "files", "state": "error"}]}
     release = health(json.dumps({"ok": True, "data": data}))
     result = check({"http": "health"}, release=release)
@@ -98,42 +98,44 @@ def test_degraded_parts_are_named_and_pass_unless_strict(check: Checker, health:
     assert check({"http": "health"}, release=release, strict=True).status == "failed"
 
 
-def test_refused_connection_waits_for_the_deadline(check: Checker, unused_url: str) -> None:
-    """A service that is down fails at the deadline, in a sentence."""
-    began = time.monotonic()
+def test_a_refused_connection_waits_for_the_deadline(check: Checker, unused_url: str) -> None:
+    """A service that is down fails at the deadline."""
+    started = time.monotonic()
     result = check({"http": "health"}, release={"health": {"url": unused_url}})
-    assert 0.5 <= time.monotonic() - began < 10
+    assert 0.5 <= time.monotonic() - started < 10
     assert result.status == "failed"
     assert "not healthy within 500ms" in result.detail
     assert f"{unused_url} refused the connection: nothing listens there." in result.detail
     assert result.diagnostics["httpStatus"] is None
 
 
-def test_timeout_of_the_gate_is_its_deadline(check: Checker, unused_url: str) -> None:
-    """A gate's own timeout says how long a service may take to come up."""
+def test_the_timeout_of_the_gate_is_its_deadline(check: Checker, unused_url: str) -> None:
+    """It limits the start of the service."""
     release = {"health": {"url": unused_url, "deadline": "60s"}}
-    began = time.monotonic()
+    started = time.monotonic()
     assert check({"http": "health", "timeout": "200ms"}, release=release).status == "failed"
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - started < 10
 
 
-def test_redirect_to_another_host_is_not_followed(check: Checker, health: Callable[..., Any], unused_url: str) -> None:
-    """A login page elsewhere says nothing about the service."""
+def test_a_redirect_to_another_host_is_not_followed(
+    check: Checker, health: Callable[..., Any], unused_url: str
+) -> None:
+    """A login page on another host is not the service."""
     release = health("", 302, Location=unused_url)
     result = check({"http": "health"}, release=release)
     assert result.status == "failed"
     assert f"redirects to another host, {unused_url}" in result.detail
 
 
-def test_missing_health_url_says_what_to_set(check: Checker) -> None:
-    """Without a URL the gate fails and says where to write one."""
+def test_a_missing_health_url_names_the_key_to_set(check: Checker) -> None:
+    """The gate fails without a URL."""
     result = check({"http": "health"})
     assert result.status == "failed"
     assert result.detail == ("no health URL is configured: set release.health.url or type --health-url")
 
 
-def test_health_url_of_the_command_line_wins(check: Checker, health: Callable[..., Any], unused_url: str) -> None:
-    """--health-url is the one that is asked."""
+def test_the_health_url_of_the_command_line_wins(check: Checker, health: Callable[..., Any], unused_url: str) -> None:
+    """The gate requests --health-url."""
     url = health("ok")["health"]["url"]
     result = check({"http": "health"}, health_url=url, release={"health": {"url": unused_url}})
     assert (result.status, result.diagnostics["url"]) == ("passed", url)
@@ -142,7 +144,7 @@ def test_health_url_of_the_command_line_wins(check: Checker, health: Callable[..
 def test_secrets_in_url_and_body_are_redacted(
     check: Checker, health: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Neither a password in the URL nor a secret in the body is recorded."""
+    """A password in the URL and a secret in the body are not recorded."""
     monkeypatch.setenv("ADMIN_PASSWORD", "correct-horse")
     release = health("boom correct-horse", 500)
     url = release["health"]["url"].replace("http://", "http://me:battery-staple@")
@@ -152,8 +154,8 @@ def test_secrets_in_url_and_body_are_redacted(
     assert result.diagnostics["bodyTail"] == ["boom [REDACTED]"]
 
 
-def test_own_url_is_asked_once_it_can_be_reached(check: Checker, unused_url: str) -> None:
-    """A URL of the gate's own is waited for while it refuses, until the timeout."""
+def test_the_own_url_of_a_gate_is_awaited(check: Checker, unused_url: str) -> None:
+    """A URL that refuses connections is retried until the timeout."""
     port = int(unused_url.split(":")[2].split("/")[0])
     server = HTTPServer(port=port)
     server.expect_request("/health").respond_with_data("welcome")
@@ -168,16 +170,16 @@ def test_own_url_is_asked_once_it_can_be_reached(check: Checker, unused_url: str
     assert result.diagnostics["attempts"] > 1
 
 
-def test_own_url_that_stays_down_fails_at_the_timeout(check: Checker, unused_url: str) -> None:
-    """The gate's timeout ends the waiting."""
-    began = time.monotonic()
+def test_an_own_url_that_stays_down_fails_at_the_timeout(check: Checker, unused_url: str) -> None:
+    """The gate's timeout ends the retries."""
+    started = time.monotonic()
     result = check({"http": unused_url, "timeout": "300ms"})
-    assert 0.3 <= time.monotonic() - began < 10
+    assert 0.3 <= time.monotonic() - started < 10
     assert result.detail == f"{unused_url} refused the connection: nothing listens there."
     assert result.diagnostics["next"] == f"curl -sS -i --max-time 0.3 {unused_url}"
 
 
-def test_own_url_that_hangs_fails_at_the_timeout(check: Checker, httpserver: HTTPServer) -> None:
+def test_an_own_url_that_hangs_fails_at_the_timeout(check: Checker, httpserver: HTTPServer) -> None:
     """A page that takes too long is a failed gate."""
     released = threading.Event()
 
@@ -191,14 +193,15 @@ def test_own_url_that_hangs_fails_at_the_timeout(check: Checker, httpserver: HTT
     assert "gave no complete answer within 300ms" in result.detail
 
 
-def test_unmet_expectation_fails_with_its_answer(check: Checker, httpserver: HTTPServer) -> None:
-    """What was expected and what came are both in the result."""
+def test_an_unmet_expectation_fails_with_its_answer(check: Checker, httpserver: HTTPServer) -> None:
+    """The result has the expectation and the answer."""
     httpserver.expect_request("/v").respond_with_json({"build": {"tags": ["a", "b"]}})
-    gate = {"http": httpserver.url_for("/v"), "expect": {"json": "build.tags.1", "equals": "c"}}
+    expect = {"json": "build.tags.1", "equals": "c"}
+    gate = {"http": httpserver.url_for("/v"), "expect": expect}
     result = check(gate)
     assert result.detail == 'HTTP 200, but build.tags.1 is "b", expected "c"'
     assert "tags" in "".join(result.diagnostics["bodyTail"])
-    gate["expect"]["equals"] = "b"
+    expect["equals"] = "b"
     assert check(gate).status == "passed"
 
 
@@ -223,8 +226,8 @@ def test_unmet_expectation_fails_with_its_answer(check: Checker, httpserver: HTT
         (200, b'{"a":"x"}', {"text": "x", "json": "a", "equals": "x"}, None),
     ],
 )
-def test_every_expectation_is_held(status: int, body: bytes, expect: dict[str, Any], problem: str | None) -> None:
-    """Status, text and field each fail alone, and all given must hold."""
+def test_every_expectation_must_hold(status: int, body: bytes, expect: dict[str, Any], problem: str | None) -> None:
+    """Status, text and field fail separately."""
     answer = Answer(
         status=status,
         content_type="",

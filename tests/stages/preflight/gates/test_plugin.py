@@ -1,4 +1,4 @@
-"""Gates of other packages: what they are given, and that a broken one is a clear verdict and nothing else."""
+"""Gates of other packages: their input, and a faulty one is a failed gate only."""
 
 from __future__ import annotations
 
@@ -87,8 +87,8 @@ OF = "the gate 'custom' of custom-gate 1.0"
         ("return (", f"{OF} cannot be loaded (custom_gate:check): SyntaxError: "),
     ],
 )
-def test_gate_that_fails_or_breaks_says_who_it_is(install: Install, gate: Gate, body: str, detail: str) -> None:
-    """Whatever a gate of another package does there is a failed result that names it, and no traceback."""
+def test_a_failing_or_faulty_gate_is_named(install: Install, gate: Gate, body: str, detail: str) -> None:
+    """Any fault of the gate is a failed result with its name, and no traceback."""
     install(body)
     check = gate()
     assert check.status == "failed"
@@ -98,8 +98,8 @@ def test_gate_that_fails_or_breaks_says_who_it_is(install: Install, gate: Gate, 
 
 
 @pytest.mark.parametrize("body", ["time.sleep(3)", "context.cancelled.wait(5); time.sleep(0.2)"])
-def test_gate_that_never_ends_is_given_up_and_named(install: Install, run: Run, body: str) -> None:
-    """Its timeout ends the waiting, and the other gates have their results."""
+def test_a_hanging_gate_ends_with_its_timeout(install: Install, run: Run, body: str) -> None:
+    """The result names the gate, and the other gates have their results."""
     install(body)
     result = run({"gate": {"python": "custom", "timeout": "200ms"}, "other": {"command": "true"}})
     check, other = result.report.checks
@@ -116,26 +116,26 @@ def test_gate_that_never_ends_is_given_up_and_named(install: Install, run: Run, 
         ("", "{module}", f"{OF} is not a function but module (custom_gate)", "-m pip show custom-gate"),
     ],
 )
-def test_package_that_cannot_be_loaded_is_named_with_the_command_to_type(
+def test_a_package_that_cannot_be_loaded_is_named_with_the_command_to_type(
     install: Install, gate: Gate, before: str, value: str, detail: str, command: str
 ) -> None:
-    """An import that fails, an entry point that leads nowhere or to no function."""
+    """An import fails, or the entry point names no function."""
     install("return Verdict(passed=True, detail='')", value=value, before=before)
     check = gate()
     assert (check.status, OF in check.detail, check.detail.endswith(detail)) == ("failed", True, True), check.detail
     assert check.diagnostics["next"] == f"{sys.executable} {command}"
 
 
-def test_gate_that_nobody_offers_names_the_offered_ones(install: Install, run: Run) -> None:
-    """A name that nobody offers is a failed gate, with what to type."""
+def test_an_unknown_gate_lists_the_installed_ones(install: Install, run: Run) -> None:
+    """An unknown name is a failed gate, and the message says what to type."""
     install("return Verdict(passed=True, detail='')")
     (check,) = run({"gate": {"python": "costum"}}).report.checks
     assert check.detail == "no installed package offers the gate 'costum' (offered: custom)"
     assert check.diagnostics["next"] == f"{sys.executable} -m pip install PACKAGE"
 
 
-def test_gate_that_two_packages_offer_is_refused(install: Install, gate: Gate) -> None:
-    """Which of them was meant nobody can know: neither is run."""
+def test_a_gate_of_two_packages_is_refused(install: Install, gate: Gate) -> None:
+    """The name is ambiguous: neither is run."""
     for package in ("one-gate", "other-gate"):
         install("raise AssertionError('ran')", package=package)
     check = gate()
@@ -144,8 +144,8 @@ def test_gate_that_two_packages_offer_is_refused(install: Install, gate: Gate) -
     assert check.diagnostics["next"].startswith(f"{sys.executable} -m pip uninstall o")
 
 
-def test_gate_is_given_its_own_options(install: Install, gate: Gate) -> None:
-    """What stands under ``with`` arrives as it was written."""
+def test_a_gate_gets_its_own_options(install: Install, gate: Gate) -> None:
+    """The keys below ``with`` are passed unchanged."""
     install("return Verdict(passed=context.options['free'] == 3, detail=repr(dict(context.options)))")
     options = {"free": 3, "where": ["a", {"deep": None}], "share": 0.5, "on": True}
     assert gate(**{"with": options}).detail == repr(options)
@@ -164,19 +164,15 @@ def test_gate_is_given_its_own_options(install: Install, gate: Gate) -> None:
         ({"python": "custom", "with": {"a": [{1: 2}]}}, "got the int 1 (put it in quotes)"),
     ],
 )
-def test_options_that_make_no_sense_are_errors_of_the_configuration(
-    tmp_path: Path, gate: dict[str, Any], problem: str
-) -> None:
-    """``with`` is free inside; beside it unknown keys stay errors."""
+def test_unknown_keys_are_configuration_errors(tmp_path: Path, gate: dict[str, Any], problem: str) -> None:
+    """Keys below ``with`` are free; unknown keys next to it are errors."""
     with pytest.raises(ConfigError) as error:
         load_settings({"release": {"gates": {"gate": gate}}}, tmp_path)
     assert problem in str(error.value)
 
 
-def test_verdict_of_a_plugin_is_redacted_and_made_plain(
-    install: Install, gate: Gate, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whatever a plugin returns can be written as JSON, without secrets."""
+def test_the_verdict_of_a_plugin_is_redacted(install: Install, gate: Gate, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any returned value can be written as JSON, without secrets."""
     monkeypatch.setenv("THE_SECRET", "tortoise")
     install(
         "return Verdict(passed=True, detail='x tortoise', command='run tortoise', diagnostics="

@@ -1,4 +1,4 @@
-"""Projects in the states that the pages speak of: a real service, real releases, and what went wrong with them."""
+"""Projects in the documented states: a real service, real releases, and faults."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from release_tasks.tasks.project import load_settings
 from tests.support.documented.pages import REPOSITORY
 from tests.support.documented.shell import Answer, Shell
 
-__all__ = ["STAND_INS", "World", "make_template"]
+__all__ = ["STAND_INS", "ExampleProject", "make_template"]
 
-# Programs of other people that a page names and that must not act on this machine: each call is written down.
+# Stand-ins for programs that must not act on this machine: they record each call.
 STAND_INS = ("systemctl", "docker", "kubectl", "chattr", "pip", "npm", "fuser")
 _STAND_IN = '#!/bin/sh\necho "${0##*/} $*" >> "$STAND_IN_LOG"\n'
 _TASKS = '''
@@ -80,8 +80,8 @@ main()
 """
 
 
-class World:
-    """One scratch project with its own port and shell; ``snapshot``, ``code`` and the like fill in placeholders."""
+class ExampleProject:
+    """One scratch project with its own port and shell; ``snapshot``, ``code`` and others fill in placeholders."""
 
     def __init__(self, folder: Path, template: Path | None = None) -> None:
         self.folder = folder
@@ -92,7 +92,7 @@ class World:
         self.port = _free_port()
         self._children: list[subprocess.Popen[str]] = []
         self._shell: Shell | None = None
-        self._number = 0 if template is None else 50  # who asks here is nobody who was approved there
+        self._number = 0 if template is None else 50  # senders of a copied project must differ from the approved ones
         if template is None:
             self.root.mkdir(parents=True)
         else:
@@ -113,9 +113,9 @@ class World:
             venv.symlink_to(Path(sys.executable).parent.parent)
 
     def configure(self, **release: Any) -> None:
-        """Write invoke.yaml: that of this repository with quick gates, short times and a port of its own."""
+        """Write the invoke.yaml of this repository with quick gates, short times and its own port."""
         config = Config(lazy=True)
-        raw = config._load_yaml(str(REPOSITORY / "invoke.yaml"))  # Invoke brings the only YAML reader there is here
+        raw = config._load_yaml(REPOSITORY / "invoke.yaml")  # Invoke's own YAML reader
         section = json.loads(json.dumps(raw["release"]).replace(":3100", f":{self.port}"))
         section["health"] |= {"deadline": "10s", "interval": "50ms", "passes_after_restore": 1}
         section["gates"]["build"] |= {"command": "echo built"}
@@ -128,18 +128,18 @@ class World:
         (self.root / "ci.yaml").write_text(json.dumps({"release": {"retention": 9}}))
 
     def gates(self) -> dict[str, Any]:
-        """The gates as they are configured now."""
+        """Return the configured gates."""
         gates: dict[str, Any] = json.loads((self.root / "invoke.yaml").read_text())["release"]["gates"]
         return gates
 
     @property
     def variables(self) -> dict[str, str]:
-        """The environment of an operator: the tool on the PATH, stand-ins before everything else."""
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "PYTHON", "GITHUB_", "CI_"))}
-        path = [str(self.folder / "bin"), str(Path(sys.executable).parent), kept["PATH"]]
+        """Return the environment of an operator: the tool on the PATH, stand-ins before everything else."""
+        stored = {k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "PYTHON", "GITHUB_", "CI_"))}
+        path = [str(self.folder / "bin"), str(Path(sys.executable).parent), stored["PATH"]]
         package = str(Path(release_tasks.__file__).parent.parent)
         return {
-            **kept,
+            **stored,
             "HOME": str(self.folder),
             "PATH": os.pathsep.join(path),
             "PYTHONPATH": package,
@@ -153,13 +153,13 @@ class World:
 
     @property
     def shell(self) -> Shell:
-        """The operator's shell, in the project's folder."""
+        """Return the operator's shell in the project's folder."""
         if self._shell is None:
             self._shell = Shell(self.root, self.variables, self.folder / "shell")
         return self._shell
 
     def inv(self, *words: str, code: int = 0) -> dict[str, Any]:
-        """Run a task to bring the project into a state; returns its document."""
+        """Run a task to bring the project into a state; return its document."""
         line = [sys.executable, "-m", "invoke", *words, "--json"]
         done = subprocess.run(
             line,
@@ -175,7 +175,7 @@ class World:
         return document
 
     def start(self) -> None:
-        """Start the gateway as ``inv gateway.start`` does, without a second ``inv``; ``close`` stops it."""
+        """Start the gateway as ``inv gateway.start`` does, without another ``inv``; ``close`` stops it."""
         raw = json.loads((self.root / "invoke.yaml").read_text())
         settings = load_settings({name: raw.get(name, {}) for name in ("release", "pairing", "gateway")}, self.root)
         start(
@@ -193,13 +193,13 @@ class World:
         stop(GatewayPaths(self.home), timeout=60)
 
     def await_health(self) -> None:
-        """Wait until the gateway says that all of it is well."""
+        """Wait until the gateway is healthy."""
         deadline = time.monotonic() + 60
         while status(GatewayPaths(self.home)).health != "ok" and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def change_rows(self) -> None:
-        """Change the database, and nothing else."""
+        """Change the database only."""
         with closing(sqlite3.connect(self.home / "gateway.db", timeout=10)) as database, database:
             database.execute("CREATE TABLE IF NOT EXISTS left_by_the_release(id INTEGER)")
             database.execute("INSERT INTO left_by_the_release VALUES (1)")
@@ -211,20 +211,20 @@ class World:
         (self.home / "mcp-servers.json").write_text('{"mcpServers": ')
 
     def interrupt_rollback(self) -> None:
-        """Leave what a power cut in the middle of a swap leaves."""
+        """Leave the files of a power cut during a swap."""
         self.damage()
         done = subprocess.run([sys.executable, "-c", _CRASH], cwd=self.root, env=self.variables, capture_output=True)
         assert (done.returncode, (self.pipeline / "rollback-journal.json").exists()) == (9, True), done
 
     def hold_lock(self, seconds: float) -> None:
-        """Let another run hold the pipeline's lock for this long."""
+        """Let another run hold the pipeline's lock for ``seconds``."""
         line = [sys.executable, "-c", _LOCK_HOLDER, str(self.pipeline), str(seconds)]
         child = subprocess.Popen(line, env=self.variables, stdout=subprocess.PIPE, text=True)
         self._children.append(child)
         assert child.stdout is not None and child.stdout.readline().strip() == "held"
 
     def serve_health(self) -> None:
-        """Let a service answer on this world's port, in the words of the older gateway."""
+        """Serve health answers on this project's port in the form of the older gateway."""
         line = [sys.executable, "-c", _HEALTH, str(self.port)]
         child = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
         self._children.append(child)
@@ -235,7 +235,7 @@ class World:
         return document
 
     def snapshots(self, kind: str = "release") -> list[str]:
-        """Ids of the snapshots of a kind, newest first."""
+        """Return the ids of the snapshots of a kind, latest first."""
         found = []
         for path in (self.pipeline / "snapshots").glob("[!.]*/metadata.json"):
             document = json.loads(path.read_text())
@@ -247,7 +247,7 @@ class World:
         return Pairing(PairingConfig(credentials=self.root / "memory" / "credentials"))
 
     def code(self, channel: Channel = Channel.TELEGRAM) -> str:
-        """The code of somebody who waits; somebody new asks when nobody does."""
+        """Return the code of a pending request; without one, make a new request."""
         pending = self.pairing().pending(channel)
         if not pending:
             self._number += 1
@@ -257,27 +257,27 @@ class World:
         return pending[0].code
 
     def sender(self, channel: Channel = Channel.TELEGRAM) -> str:
-        """Somebody who is approved."""
+        """Return an approved sender."""
         pairing = self.pairing()
         if not pairing.approved(channel):
             pairing.approve(channel, self.code(channel))
         return pairing.approved(channel)[0]
 
     def fresh_id(self) -> str:
-        """A release id that nothing has yet."""
+        """Return an unused release id."""
         self._number += 1
         return f"v{self._number}"
 
     def run(self, command: str) -> Answer:
-        """Type a command as a page has it, with what this project has for its placeholders."""
+        """Type a command of a page, with this project's values for its placeholders."""
         return self.shell.run(command)
 
     def calls(self) -> list[str]:
-        """What stand-ins were called with."""
+        """Return the calls of stand-ins."""
         return self.log.read_text().splitlines()
 
     def close(self) -> None:
-        """Stop everything that was started here."""
+        """Stop every process of this project."""
         for child in self._children:
             child.kill()
             child.communicate()
@@ -289,23 +289,23 @@ class World:
 
 
 def make_template(folder: Path) -> Path:
-    """Make the project that every state begins with: two releases, a rollback, somebody approved, nobody running."""
-    with contextlib.closing(World(folder)) as world:
-        world.start()
-        world.inv("release.prepare", "--release-id", "r1")
-        (world.home / "gateway.json").write_text(_retouched((world.home / "gateway.json").read_text()))
-        world.inv("release.prepare", "--release-id", "r2")
-        world.inv("release.drill")
-        world.damage()
-        world.inv("release.rollback")
-        world.sender()
-        world.await_health()
-        world.stop()
-    return world.root
+    """Make the project that every state starts with: two releases, a rollback, an approved sender, no service."""
+    with contextlib.closing(ExampleProject(folder)) as example:
+        example.start()
+        example.inv("release.prepare", "--release-id", "r1")
+        (example.home / "gateway.json").write_text(_retouched((example.home / "gateway.json").read_text()))
+        example.inv("release.prepare", "--release-id", "r2")
+        example.inv("release.drill")
+        example.damage()
+        example.inv("release.rollback")
+        example.sender()
+        example.await_health()
+        example.stop()
+    return example.root
 
 
 def _retouched(settings: str) -> str:
-    """The same settings with one more line, so that two releases differ."""
+    """Return the settings with one more line, so that two releases differ."""
     return re.sub(r"\{", '{\n  "note": "second",', settings, count=1)
 
 
