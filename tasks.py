@@ -1,4 +1,4 @@
-"""This repository's own tasks: the suite, acting on the bundled gateway, and what its developers need besides."""
+"""The tasks of this repository: the suite, which acts on the bundled gateway, and `dev.*` for its developers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import re
 import shutil
 import sys
 import tempfile
+from datetime import datetime, timezone
 from pathlib import Path
 
 from invoke import Collection, Context, Exit, task
@@ -22,7 +23,7 @@ SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "release_tasks
 
 @task
 def demo(ctx: Context) -> None:
-    """Show the whole runbook on a scratch gateway: release, damage, roll back."""
+    """Show the runbook on a scratch gateway: release, damage, roll back."""
     from release_tasks.gateway.demo import DemoFailed, run_demo
 
     try:
@@ -31,9 +32,9 @@ def demo(ctx: Context) -> None:
         raise Exit(f"The demo failed: {error}", code=1) from None
 
 
-@task(auto_shortflags=False, help={"output": "The folder that receives the wheel."})
+@task(auto_shortflags=False, help={"output": "The folder for the wheel."})
 def build(ctx: Context, output: str = "memory/build") -> None:
-    """Build the wheel of this package from a copy of the sources, so that the checkout stays clean."""
+    """Build the wheel of this package from a copy of the sources; the checkout stays clean."""
     if ctx.config.run.dry:
         return
     with tempfile.TemporaryDirectory(prefix="release-tasks-build-") as copy:
@@ -51,7 +52,7 @@ def build(ctx: Context, output: str = "memory/build") -> None:
 
 @task
 def docs(ctx: Context) -> None:
-    """Generate what pages show of the code: configuration, decision guide, tasks, the plugin of the guide."""
+    """Generate the parts of the documentation that come from the code."""
     from release_tasks.config.reference import configuration_page
     from release_tasks.stages.diagnose.guide import guide_table
     from release_tasks.tasks.project import KINDS
@@ -69,34 +70,85 @@ def docs(ctx: Context) -> None:
 
 
 def _shown_file(block: re.Match[str]) -> str:
-    """Put a file of the plugin that tests build into the page that explains it."""
+    """Return the block of docs/plugins.md with the current text of its file in tests/plugin_package."""
     source = HERE / "tests" / "plugin_package" / block[1]
     return f"`{block[1]}`\n\n```{block[2]}\n{source.read_text() if source.exists() else block[3]}```"
 
 
-@task(auto_shortflags=False, help={"output": "The folder that receives the pages."})
+@task(auto_shortflags=False, help={"output": "The folder for the pages."})
 def site(ctx: Context, output: str = "memory/site") -> None:
-    """Build the documentation as a site; it needs the extra `docs`, and no network."""
+    """Build the documentation as a site; needs the extra `docs`, no network."""
     command = f"{sys.executable} -m mkdocs build --quiet --strict -d '{HERE / output}'"
     ctx.run(command, in_stream=False, env={"NO_MKDOCS_2_WARNING": "1"})
 
 
 @task
 def screenshots(ctx: Context) -> None:
-    """Take the pictures of docs/report.md anew; it needs the extra `browser`, and Chromium."""
+    """Take the screenshots of docs/report.md again; needs the extra `browser` and Chromium."""
     with ctx.cd(HERE):
         ctx.run(f"{sys.executable} -m tests.support.screenshots docs/images", in_stream=False)
 
 
 @task
 def check(ctx: Context) -> None:
-    """Run what CI runs before the tests: style, types, import walls."""
-    for command in ("ruff check .", "ruff format --check .", "mypy", "lint-imports --config setup.cfg"):
-        ctx.run(f"{sys.executable} -m {command}" if not command.startswith("lint") else command, in_stream=False)
+    """Check style, types and imports, as CI does; needs the extra `dev`."""
+    # lint-imports is the only one of them that `python -m` cannot run.
+    lint_imports = Path(sys.executable).with_name("lint-imports")
+    for command in ("-m ruff check .", "-m ruff format --check .", "-m mypy", lint_imports):
+        ctx.run(f"{sys.executable} {command}", in_stream=False)
+
+
+@task
+def coverage(ctx: Context) -> None:
+    """Show the line coverage of the last `pytest --cov=release_tasks`, one line per package."""
+    from coverage import CoverageException
+
+    from dev.coverage import coverage_table
+
+    if ctx.config.run.dry:
+        return
+    try:
+        print(coverage_table(HERE))
+    except CoverageException as error:
+        raise Exit(f"{error}\nRun first: pytest --cov=release_tasks -m 'not slow'", code=2) from None
+    print("Processes that a test starts are not counted.")
+
+
+@task(auto_shortflags=False, help={"version": "The new version, for example 0.2.0."})
+def release(ctx: Context, version: str) -> None:
+    """Release this package: preflight, build, check, commit and tag; uploads nothing. Needs the extra `dev`."""
+    from dev.release import ReleaseFailed, ReleaseRefused, make_release, plan_release
+
+    def run(command: str) -> None:
+        done = ctx.run(command, in_stream=False, echo=True, warn=True)
+        if done is None or not done.ok:
+            raise ReleaseFailed(command)
+
+    def write(path: Path, text: str) -> None:
+        print(f"write {path}")
+        if not ctx.config.run.dry:
+            path.write_text(text)
+
+    with ctx.cd(HERE):
+        try:
+            planned = plan_release(HERE, version, datetime.now(timezone.utc).date())
+            distributions = make_release(planned, run, write)
+        except ReleaseRefused as error:
+            raise Exit(f"{error}\nNothing was changed.", code=2) from None
+        except ReleaseFailed as error:
+            raise Exit(f"The command failed: {error}\nThe checkout is unchanged.", code=1) from None
+    if ctx.config.run.dry:
+        print(f"{planned.tag} was not released, because of --dry.")
+        return
+    print(f"Committed and tagged {planned.tag}. Built:")
+    for path in distributions:
+        print(f"  {path.relative_to(HERE)}")
+    print(f"Publish it:\n  git push --atomic origin main {planned.tag}")
+    print(f"  twine upload {' '.join(str(path.relative_to(HERE)) for path in distributions)}")
 
 
 ns = Collection()
 for collection in suite.collections.values():
     ns.add_collection(collection)
 ns.add_task(demo)
-ns.add_collection(Collection("dev", build=build, docs=docs, site=site, screenshots=screenshots, check=check))
+ns.add_collection(Collection("dev", build, check, coverage, docs, release, screenshots, site))

@@ -58,8 +58,9 @@ def pytest_terminal_summary(terminalreporter: Any) -> None:
 def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Hide the developer's own ~/.invoke.yaml, INVOKE_* variables and the host of CI from every test."""
     monkeypatch.setenv("HOME", str(tmp_path_factory.getbasetemp()))
+    hidden = ("INVOKE_", "GITHUB_", "GITLAB_", "CI_", "API_SECRET", "NO_COLOR", "PYTEST_ADDOPTS")
     for name in list(os.environ):
-        if name.startswith(("INVOKE_", "GITHUB_", "GITLAB_", "CI_")) or name in ("API_SECRET", "NO_COLOR"):
+        if name.startswith(hidden):
             monkeypatch.delenv(name)
 
 

@@ -1,4 +1,4 @@
-"""The tasks of release-tasks, and what this project does between them."""
+"""The tasks of release-tasks, and this project's own deploy."""
 
 from invoke import task
 

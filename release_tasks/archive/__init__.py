@@ -1,1 +1,1 @@
-"""Snapshots: capture, the catalogue that finds and keeps them, and their verification."""
+"""Snapshots and manifests on disk: capture, catalogue, retention, verification, comparison."""

@@ -1,4 +1,4 @@
-"""Live state into a new snapshot that appears whole or not at all."""
+"""Capture live state in a new snapshot, which is published completely or not at all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from attrs import evolve, frozen
 
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.seal import sealed, snapshot_digest
-from release_tasks.archive.verify import strays
+from release_tasks.archive.verify import unexpected_files
 from release_tasks.assets.base import AssetConfig, Damaged
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.clock import timestamp
@@ -30,8 +30,8 @@ __all__ = [
     "CaptureRequest",
     "capture_asset",
     "capture_snapshot",
-    "filled_snapshot",
-    "sealed_safety",
+    "new_snapshot",
+    "publish_safety_snapshot",
     "unpublished_snapshot",
 ]
 
@@ -40,22 +40,22 @@ _CAPTURE_THREADS = 2
 
 @frozen(kw_only=True)
 class CaptureRequest:
-    """What a new snapshot is to be called and for whom it is taken."""
+    """The metadata of a new snapshot that is known before its capture."""
 
     snapshot_id: str
     release_id: str | None
     kind: Literal["release", "safety"]
     retention_limit: int
     audit: AuditAnchor | None = None
-    allow_damaged: bool = False  # a safety snapshot keeps the remains of a database instead of refusing them
+    allow_damaged: bool = False  # a safety snapshot has a raw copy of an asset that cannot be read
 
 
 def capture_snapshot(
     catalogue: Catalogue, assets: Mapping[str, AssetConfig], request: CaptureRequest, emit: Emit = ignore
 ) -> SnapshotMetadata:
-    """Capture every asset and publish the snapshot; returns its metadata once all of it is on disk.
+    """Capture every asset, publish the snapshot durably and return its metadata.
 
-    Raises StageFailed or OSError when an asset cannot be captured; nothing is left then.
+    Raises StageFailed or OSError when an asset cannot be captured, and leaves no files then.
     """
     with unpublished_snapshot(catalogue, assets, request, emit) as metadata:
         catalogue.store.publish(metadata.snapshot_id)
@@ -66,28 +66,28 @@ def capture_snapshot(
 def unpublished_snapshot(
     catalogue: Catalogue, assets: Mapping[str, AssetConfig], request: CaptureRequest, emit: Emit = ignore
 ) -> Iterator[SnapshotMetadata]:
-    """Capture every asset, flushed, under a name that no reader takes for a snapshot.
+    """Capture every asset durably in a folder that no reader treats as a snapshot.
 
-    The block decides: ``publish`` of the store makes it one, and an exception removes it. Raises StageFailed or
-    OSError when an asset cannot be captured.
+    The block may call ``publish`` of the store to make it a snapshot; an exception in the block removes the folder.
+    Raises StageFailed or OSError when an asset cannot be captured.
     """
 
     def capture(partial: Path) -> list[AssetRecord]:
-        records = _capture_side_by_side(assets, partial, request.allow_damaged, emit)
-        for stray in strays(partial, records):  # a plugin may have lost its way
-            raise StageFailed(f"{stray} was written into the snapshot, and belongs to no asset.")
+        records = _capture_concurrently(assets, partial, request.allow_damaged, emit)
+        for path in unexpected_files(partial, records):  # a plugin may have written to a wrong path
+            raise StageFailed(f"{path} was written into the snapshot, but belongs to no asset.")
         return records
 
-    with filled_snapshot(catalogue, capture, request) as metadata:
+    with new_snapshot(catalogue, capture, request) as metadata:
         yield metadata
 
 
-def sealed_safety(
+def publish_safety_snapshot(
     catalogue: Catalogue, metadata: SnapshotMetadata, assets: Mapping[str, AssetConfig]
 ) -> SnapshotMetadata:
-    """Complete a safety snapshot while the assets are locked, and publish it; returns its metadata as it is then.
+    """Complete a safety snapshot while the assets are locked, publish it and return its final metadata.
 
-    Raises StageFailed or OSError when it cannot be completed; it is not published then.
+    Raises StageFailed or OSError when the snapshot cannot be completed, and does not publish it then.
     """
     partial = catalogue.store.partial_path(metadata.snapshot_id)
     records = [
@@ -103,10 +103,13 @@ def sealed_safety(
 
 
 @contextlib.contextmanager
-def filled_snapshot(
+def new_snapshot(
     catalogue: Catalogue, fill: Callable[[Path], list[AssetRecord]], request: CaptureRequest
 ) -> Iterator[SnapshotMetadata]:
-    """Do the same with whatever ``fill`` lays below the folder that it is given; it returns the records of that."""
+    """Make a snapshot of the files that ``fill`` writes below its argument; ``fill`` returns their records.
+
+    Otherwise the same as ``unpublished_snapshot``.
+    """
     make_private_directory(catalogue.store.folder)
     partial = catalogue.store.partial_path(request.snapshot_id)
     remove_tree(partial)
@@ -139,18 +142,18 @@ def filled_snapshot(
         raise
 
 
-def _capture_side_by_side(
+def _capture_concurrently(
     assets: Mapping[str, AssetConfig], partial: Path, allow_damaged: bool, emit: Emit
 ) -> list[AssetRecord]:
-    """Capture databases and files at the same time; returns the records in configured order."""
+    """Capture several assets at the same time; return the records in configured order."""
     is_cancelled = threading.Event()
 
-    def tell(event: Event) -> None:
+    def emit_unless_cancelled(event: Event) -> None:
         if is_cancelled.is_set():
-            raise StageFailed("The capture was given up.")
+            raise StageFailed("The capture was cancelled.")
         emit(event)
 
-    if emit is not ignore:  # all sizes first, so that the time left can be shown; without a display they are not needed
+    if emit is not ignore:  # report all sizes first, so that a display can estimate the remaining time
         for key, asset in assets.items():
             size = 0
             with contextlib.suppress(OSError):
@@ -158,16 +161,16 @@ def _capture_side_by_side(
             emit(BytesMoved("capture", key, 0, size))
     with ThreadPoolExecutor(_CAPTURE_THREADS) as pool:
         captures = [
-            pool.submit(capture_asset, key, asset, partial, emit=tell, allow_damaged=allow_damaged)
+            pool.submit(capture_asset, key, asset, partial, emit=emit_unless_cancelled, allow_damaged=allow_damaged)
             for key, asset in assets.items()
         ]
 
-        def has_ended(seconds: float) -> bool:
+        def has_finished(seconds: float) -> bool:
             done, running = wait(captures, timeout=seconds, return_when=FIRST_EXCEPTION)
             return not running or any(capture.exception() for capture in done)
 
         try:
-            wait_for(has_ended)
+            wait_for(has_finished)
             return [capture.result() for capture in captures if capture.done()]
         finally:
             is_cancelled.set()
@@ -180,7 +183,7 @@ def capture_asset(
 ) -> AssetRecord:
     """Copy one asset below ``snapshot`` and return its record; an absent asset is recorded as absent.
 
-    With ``allow_damaged`` what cannot be read as an asset of its kind is kept byte for byte.
+    With ``allow_damaged``, state that cannot be read as an asset of its kind is copied byte for byte.
     """
     kind = asset.kind
     relative = f"assets/{key}/{asset.path.name}"
@@ -197,4 +200,4 @@ def capture_asset(
     try:
         return kind.scan(asset, record, copy, emit=emit)
     except Damaged:
-        return kind.keep_remains(asset, record, copy, emit)
+        return kind.capture_raw(asset, record, copy, emit)

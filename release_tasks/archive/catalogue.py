@@ -1,6 +1,6 @@
-"""Which snapshots there are, in which order, and which of them may go.
+"""List snapshots in order, find one, and apply retention.
 
-Order is by the sequence that each snapshot recorded when it was taken, never by name or file time.
+The order is that of the sequence in each snapshot's metadata, never that of names or file times.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ __all__ = ["Catalogue", "Unreadable"]
 
 @frozen
 class Unreadable:
-    """A folder that has the place of a snapshot and cannot be read as one."""
+    """A folder in the place of a snapshot that cannot be read as a snapshot."""
 
     snapshot_id: str
     reason: str
 
 
 class Catalogue:
-    """The snapshots of one store; reads it anew at each call."""
+    """The snapshots of one store. Every call reads the store again."""
 
     def __init__(self, store: LocalStore) -> None:
         self.store = store
@@ -41,78 +41,79 @@ class Catalogue:
         return self.store.fetch(snapshot_id)
 
     def published(self) -> tuple[list[SnapshotMetadata], list[Unreadable]]:
-        """Return all snapshots, oldest first, and the folders that cannot be read as one."""
+        """Return all snapshots, oldest first, and the folders that cannot be read as a snapshot."""
         snapshots: list[SnapshotMetadata] = []
         unreadable: list[Unreadable] = []
         for name in sorted(self.store.list()):
             try:
                 snapshots.append(self._read(name))
             except FileNotFoundError:
-                if self._holds_assets(name):
+                if self._has_assets(name):
                     unreadable.append(Unreadable(name, f"{name}/metadata.json is missing"))
-                # Otherwise it is no snapshot, and never was: they are published with it, and removed, as a whole.
+                # A folder with neither is no snapshot: publishing and deleting always move both together.
             except InvalidDocument as error:
                 unreadable.append(Unreadable(name, str(error)))
         return sorted(snapshots, key=lambda s: (s.sequence, s.created_at, s.snapshot_id)), unreadable
 
-    def _holds_assets(self, name: str) -> bool:
+    def _has_assets(self, name: str) -> bool:
         with contextlib.suppress(OSError), os.scandir(self.store.fetch(name) / "assets") as entries:
             return any(entries)
         return False
 
     def get(self, snapshot_id: str) -> SnapshotMetadata:
-        """Return one snapshot; raises UsageError when none has that id, StageFailed when it is unreadable."""
+        """Return one snapshot. Raises UsageError when there is none with that id, StageFailed when it is unreadable."""
         path = self.path(snapshot_id)
         if path.is_symlink() or not path.is_dir():
-            raise UsageError(f"There is no snapshot {snapshot_id!r}. {self._known()}")
+            raise UsageError(f"There is no snapshot {snapshot_id!r}. {self._known_snapshots()}")
         try:
             return self._read(snapshot_id)
         except FileNotFoundError:
             raise UsageError(
-                f"There is no snapshot {snapshot_id!r}: its folder has no metadata.json. {self._known()}"
+                f"There is no snapshot {snapshot_id!r}: its folder has no metadata.json. {self._known_snapshots()}"
             ) from None
         except InvalidDocument as error:
-            told = f"Snapshot {snapshot_id} is refused: {error}."
-            raise StageFailed(f"{told} Which ones are whole: inv release.verify") from error
+            raise StageFailed(
+                f"Snapshot {snapshot_id} is refused: {error}. To list the intact snapshots: inv release.verify"
+            ) from error
 
     def find(self, snapshot_id: str | None) -> SnapshotMetadata:
-        """Return the snapshot with that id, the newest of a release when it is None; raises as ``get``, ``latest``."""
+        """Return the snapshot ``snapshot_id``, or ``latest()`` when it is None. Raises as ``get`` and ``latest`` do."""
         return self.latest() if snapshot_id is None else self.get(snapshot_id)
 
     def latest(self) -> SnapshotMetadata:
-        """Return the newest release snapshot.
+        """Return the latest release snapshot.
 
-        Raises StageFailed when there is none, or when one of the folders is unreadable: it might be the newest.
+        Raises StageFailed when there is none, or when a folder is unreadable: it might be the latest snapshot.
         """
         snapshots, unreadable = self.published()
         if unreadable:
-            bad = unreadable[0]
+            first = unreadable[0]
             raise StageFailed(
-                f"Which snapshot is the newest cannot be told: {bad.snapshot_id} is unreadable ({bad.reason}). "
-                f"Choose one yourself with --snapshot. {self._known()}"
+                f"The latest snapshot cannot be determined, because {first.snapshot_id} is unreadable "
+                f"({first.reason}). Choose a snapshot with --snapshot. {self._known_snapshots()}"
             )
         releases = [snapshot for snapshot in snapshots if snapshot.kind == "release"]
         if not releases:
-            raise StageFailed("There is no release snapshot to go back to. `inv release.prepare` takes one.")
+            raise StageFailed("There is no release snapshot yet. To create one: inv release.prepare")
         return releases[-1]
 
     def next_sequence(self) -> int:
-        """Return the sequence for a new snapshot: one more than any that is here."""
+        """Return the sequence for a new snapshot: one more than the highest existing sequence."""
         snapshots, _ = self.published()
         return max((snapshot.sequence for snapshot in snapshots), default=0) + 1
 
     def retain(self, limit: int, protected: set[str]) -> list[str]:
-        """Remove all but the newest ``limit`` of each kind, never a ``protected`` one; returns the ids removed."""
+        """Remove all but the latest ``limit`` of each kind and the ``protected`` ones; return the removed ids."""
         snapshots, _ = self.published()
         removed: list[str] = []
         for kind in ("release", "safety"):
-            ours = [snapshot for snapshot in snapshots if snapshot.kind == kind and snapshot.sequence > 0]
-            kept: list[str] = []
-            for snapshot in reversed(ours):
-                # Of equal safety snapshots one is enough, or repeated rollbacks would push the state before them out.
-                is_repeated = kind == "safety" and snapshot.digest in kept
-                if len(kept) < max(limit, 1) and not is_repeated:
-                    kept.append(snapshot.digest)
+            candidates = [snapshot for snapshot in snapshots if snapshot.kind == kind and snapshot.sequence > 0]
+            retained: list[str] = []
+            for snapshot in reversed(candidates):
+                # Retain one of several equal safety snapshots: repeated rollbacks must not push out an earlier state.
+                is_repeated = kind == "safety" and snapshot.digest in retained
+                if len(retained) < max(limit, 1) and not is_repeated:
+                    retained.append(snapshot.digest)
                 elif snapshot.snapshot_id not in protected:
                     self.store.delete(snapshot.snapshot_id)
                     removed.append(snapshot.snapshot_id)
@@ -127,20 +128,22 @@ class Catalogue:
         elif type(version) is not int or version < 1:
             raise InvalidDocument(f"{name} has no valid formatVersion")
         elif version > FORMAT_VERSION:
-            raise InvalidDocument(f"{name} has format {version}; this release reads up to {FORMAT_VERSION}")
+            raise InvalidDocument(
+                f"{name} has format {version}; this version of release-tasks reads up to {FORMAT_VERSION}"
+            )
         elif not is_sealed(document):
             raise InvalidDocument(f"{name} was altered: its checksum does not match")
         else:
             metadata = decode(SnapshotMetadata, document, name)
-            if metadata.sequence < 1:  # retention takes 0 for the older tool's, and would never let it go
+            if metadata.sequence < 1:  # 0 marks a snapshot of the older tool, which retention never removes
                 raise InvalidDocument(f"{name} has no valid sequence")
         if metadata.snapshot_id != snapshot_id:
             raise InvalidDocument(f"{name} belongs to snapshot {excerpt(metadata.snapshot_id)!r}")
         return metadata
 
-    def _known(self) -> str:
+    def _known_snapshots(self) -> str:
         snapshots, _ = self.published()
         if not snapshots:
-            return "There are none yet; `inv release.prepare` takes one."
-        newest = ", ".join(snapshot.snapshot_id for snapshot in reversed(snapshots[-5:]))
-        return f"The newest are: {newest} (`inv release.status` shows all)."
+            return "No snapshot exists yet. To create one: inv release.prepare"
+        latest = ", ".join(snapshot.snapshot_id for snapshot in reversed(snapshots[-5:]))
+        return f"The latest snapshots are {latest}. To list all: inv release.status"

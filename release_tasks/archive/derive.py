@@ -1,4 +1,4 @@
-"""A snapshot made from another one: the same state, but for a few files."""
+"""Make a snapshot from another snapshot, with a few files replaced."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from attrs import evolve, frozen
 
-from release_tasks.archive.capture import CaptureRequest, filled_snapshot
+from release_tasks.archive.capture import CaptureRequest, new_snapshot
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.assets.base import is_folder, stored_path
 from release_tasks.assets.files import capture_file, capture_tree, entries_digest
@@ -18,14 +18,14 @@ from release_tasks.core.durable import remove_tree
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import AssetEntry, AssetRecord, SnapshotMetadata
 
-__all__ = ["Place", "Replacement", "derive_snapshot", "stored_bytes", "with_replacements"]
+__all__ = ["Replacement", "StoredFile", "derive_snapshot", "stored_bytes", "with_replacements"]
 
 _FOLDER_MODE = 0o700
 
 
 @frozen(order=True)
-class Place:
-    """A file of a snapshot: an asset, and the file's path inside it; "" is the asset itself."""
+class StoredFile:
+    """A file of a snapshot: the key of an asset, and the path of the file inside it ("" is the asset itself)."""
 
     key: str
     inside: str = ""
@@ -33,35 +33,35 @@ class Place:
 
 @frozen(kw_only=True)
 class Replacement:
-    """What a file is to hold instead; None: it is not to be there. ``mode`` and ``owner`` are for one that is new."""
+    """The new content of a file; None removes the file. ``mode`` and ``owner`` are for a file that did not exist."""
 
     data: bytes | None
     mode: int = 0o600
     owner: tuple[int, int] | None = None
 
 
-Replacements = Mapping[Place, Replacement]
+Replacements = Mapping[StoredFile, Replacement]
 
 
-def stored_bytes(folder: Path, snapshot: SnapshotMetadata, place: Place) -> bytes | None:
-    """Return what the snapshot in ``folder`` holds at ``place``, or None when it holds no file there."""
-    record = snapshot.asset(place.key)
+def stored_bytes(folder: Path, snapshot: SnapshotMetadata, file: StoredFile) -> bytes | None:
+    """Return the content of ``file`` in the snapshot in ``folder``, or None when there is no such file."""
+    record = snapshot.asset(file.key)
     if record is None or not record.exists:
         return None
-    if not place.inside:
+    if not file.inside:
         return stored_path(folder, record).read_bytes()
-    entry = next((entry for entry in record.entries or [] if entry.path == place.inside), None)
+    entry = next((entry for entry in record.entries or [] if entry.path == file.inside), None)
     if entry is None or entry.kind != "file":
         return None
-    return (stored_path(folder, record) / place.inside).read_bytes()
+    return (stored_path(folder, record) / file.inside).read_bytes()
 
 
 def with_replacements(snapshot: SnapshotMetadata, replacements: Replacements) -> list[AssetRecord]:
-    """Return the records of ``snapshot`` as they are once its files are replaced; equal content, equal records."""
+    """Return the records of ``snapshot`` with its files replaced; equal content gives equal records."""
     records = {record.key: record for record in snapshot.assets}
-    for place, replacement in replacements.items():
-        record = records[place.key]
-        records[place.key] = (_tree_with if place.inside else _file_with)(record, place.inside, replacement)
+    for file, replacement in replacements.items():
+        record = records[file.key]
+        records[file.key] = (_tree_with if file.inside else _file_with)(record, file.inside, replacement)
     return list(records.values())
 
 
@@ -99,60 +99,61 @@ def _tree_with(record: AssetRecord, inside: str, replacement: Replacement) -> As
 def derive_snapshot(
     catalogue: Catalogue, source: SnapshotMetadata, replacements: Replacements, request: CaptureRequest
 ) -> SnapshotMetadata:
-    """Publish a copy of ``source`` in which some files are replaced; modes and journal modes are as recorded there.
+    """Publish a copy of ``source`` with some files replaced; recorded modes and journal modes stay the same.
 
-    Raises StageFailed when a copied byte is not as recorded, OSError when it cannot be written; nothing is left then.
+    Raises StageFailed when a copied byte differs from its record, OSError when the copy cannot be written; no files
+    stay behind then.
     """
     records = with_replacements(source, replacements)
 
     def copy(partial: Path) -> list[AssetRecord]:
         for before, after in zip(source.assets, records, strict=True):
-            changes = {place.inside: change for place, change in replacements.items() if place.key == before.key}
+            changes = {file.inside: change for file, change in replacements.items() if file.key == before.key}
             if after.exists:
-                goal = partial / after.relative_path
-                os.mkdir(goal.parent, 0o700)
+                target = partial / after.relative_path
+                os.mkdir(target.parent, 0o700)
                 if before.exists:
-                    _copy_stored(stored_path(catalogue.path(source.snapshot_id), before), before, goal)
+                    _copy_stored(stored_path(catalogue.path(source.snapshot_id), before), before, target)
                 for inside, change in changes.items():
-                    _replace(goal, inside, change)
+                    _replace(target, inside, change)
         return records
 
-    with filled_snapshot(catalogue, copy, request) as metadata:
+    with new_snapshot(catalogue, copy, request) as metadata:
         catalogue.store.publish(metadata.snapshot_id)
     return metadata
 
 
-def _copy_stored(stored: Path, record: AssetRecord, goal: Path) -> None:
+def _copy_stored(stored: Path, record: AssetRecord, target: Path) -> None:
     if is_folder(record):
-        found = [_content(entry) for entry in capture_tree(stored, goal)]
+        found = [_content(entry) for entry in capture_tree(stored, target)]
         is_as_recorded = found == [_content(entry) for entry in record.entries or []]
     else:
-        is_as_recorded = capture_file(stored, goal).sha256 == record.sha256
+        is_as_recorded = capture_file(stored, target).sha256 == record.sha256
     if not is_as_recorded:
-        raise StageFailed(f"{stored} changed while it was being copied; nothing was changed.")
+        raise StageFailed(f"{stored} changed during the copy; the live state was not changed.")
 
 
 def _content(entry: AssetEntry) -> tuple[object, ...]:
-    # Without the mode: stored copies are 0600 and 0700, and the record says what they are to have.
+    # Without the mode: stored copies have 0600 and 0700, and the record has the original mode.
     return entry.path, entry.kind, entry.size, entry.sha256, entry.target
 
 
-def _replace(goal: Path, inside: str, change: Replacement) -> None:
-    path = goal / inside if inside else goal
+def _replace(target: Path, inside: str, change: Replacement) -> None:
+    path = target / inside if inside else target
     if change.data is None:
         remove_tree(path)
         return
     if path.is_symlink() or path.is_dir():
         remove_tree(path)
     if inside:
-        for folder in [goal, *(goal / above for above in _folders_above(inside))]:
+        for folder in [target, *(target / parent for parent in _folders_above(inside))]:
             with contextlib.suppress(FileExistsError):
                 os.mkdir(folder, 0o700)
     is_new = not path.exists()
     path.touch(0o600)
     path.write_bytes(change.data)
     if is_new and change.owner not in (None, (os.geteuid(), os.getegid())):
-        with contextlib.suppress(OSError):  # only root may give files away
+        with contextlib.suppress(OSError):  # only root may change the owner of a file
             os.chown(path, *change.owner)
 
 

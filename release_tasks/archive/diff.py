@@ -1,4 +1,4 @@
-"""What differs between two releases: what their manifests say, and what lies in their snapshots."""
+"""Compare two releases by their manifests and snapshots."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ __all__ = ["Comparison", "Difference", "compare", "compare_releases"]
 
 How = Literal["added", "removed", "changed"]
 _MAX_CONFIG_BYTES = 1 << 20
-_PRIVATE_SECTIONS = ("env", "headers", "args")  # of a server: what stands below is meant for nobody else
-_PRIVATE_NAMES = ("auth", "authorization", "key", "pat", "dsn")  # as the whole name of a key
-_Stored = tuple[AssetRecord, Path]  # where its copy lies
+_PRIVATE_SECTIONS = ("env", "headers", "args")  # of a server: values below these keys may be secret
+_PRIVATE_NAMES = ("auth", "authorization", "key", "pat", "dsn")  # the whole name of a key
+_Stored = tuple[AssetRecord, Path]  # the path of its copy
 _QUERY = re.compile(r"(https?://[^\s\"?#]*)[?#][^\s\"]*")
 
 
 @frozen(kw_only=True)
 class Difference:
-    """One thing that differs; ``where`` is ``version``, ``commit``, or an asset's key, ``what`` a part of it."""
+    """One difference. ``where`` is ``version``, ``commit`` or an asset's key, ``what`` the part that differs."""
 
     where: str
     what: str
@@ -43,7 +43,7 @@ class Difference:
 
 @frozen(kw_only=True)
 class Comparison:
-    """All differences from release ``before`` to release ``after``; ``notes`` say what could not be compared."""
+    """All differences from release ``before`` to release ``after``. ``notes`` name what could not be compared."""
 
     before: str
     after: str
@@ -52,14 +52,14 @@ class Comparison:
 
 
 def compare_releases(settings: Settings, before: str, after: str) -> Comparison:
-    """Return what differs between two releases; raises UsageError for one that does not exist."""
+    """Compare two releases of the configured pipeline folder; raises as ``compare`` does."""
     return compare(Pipeline(settings.release.root), before, after)
 
 
 def compare(pipeline: Pipeline, before: str, after: str) -> Comparison:
     """Compare two prepared releases by their ids.
 
-    Raises UsageError when there is no such release, StageFailed when one of them cannot be read.
+    Raises UsageError when a release does not exist, StageFailed when its manifest cannot be read.
     """
     first, second = _manifest(pipeline, before), _manifest(pipeline, after)
     comparison = Comparison(before=before, after=after)
@@ -77,7 +77,7 @@ def compare(pipeline: Pipeline, before: str, after: str) -> Comparison:
     for key in dict.fromkeys(asset.key for asset in [*old.assets, *new.assets]):
         sides = [_stored(pipeline, snapshot, key) for snapshot in (old, new)]
         try:
-            comparison.differences.extend(_of_asset(key, *sides))
+            comparison.differences.extend(_asset_differences(key, *sides))
         except (StageFailed, OSError) as error:
             comparison.notes.append(f"{key} cannot be compared: {error}")
     return comparison
@@ -88,23 +88,26 @@ def _manifest(pipeline: Pipeline, release_id: str) -> Manifest:
     files = pipeline.read_manifests()
     found = next((file for file in files if file.release_id == release_id), None)
     if found is None:
-        known = ", ".join(file.release_id for file in files[-5:]) or "none yet"
-        raise UsageError(f"There is no release {release_id!r}. The newest are: {known} (`inv release.status`).")
+        latest = ", ".join(file.release_id for file in files[-5:])
+        known = f"The latest releases are {latest}." if latest else "No release exists yet."
+        raise UsageError(f"There is no release {release_id!r}. {known} To list all: inv release.status")
     if found.manifest is None:
         raise StageFailed(
-            f"The manifest of {release_id} cannot be read: {found.reason}. Compare another one: inv release.status"
+            f"The manifest of {release_id} cannot be read: {found.reason}. To list the releases: inv release.status"
         )
     return found.manifest
 
 
 def _snapshot(pipeline: Pipeline, manifest: Manifest, notes: list[str]) -> SnapshotMetadata | None:
     if manifest.snapshot is None:
-        notes.append(f"{manifest.release_id} was {manifest.status} and has no snapshot; only manifests are compared")
+        notes.append(
+            f"{manifest.release_id} was {manifest.status} and has no snapshot; only the manifests are compared"
+        )
         return None
     try:
         return pipeline.catalogue.get(manifest.snapshot.snapshot_id)
     except (StageFailed, UsageError) as error:
-        notes.append(f"the snapshot of {manifest.release_id} is not there any more: {error}")
+        notes.append(f"the snapshot of {manifest.release_id} does not exist any more: {error}")
         return None
 
 
@@ -117,14 +120,14 @@ def _gates(manifest: Manifest) -> str:
 
 
 def _stored(pipeline: Pipeline, snapshot: SnapshotMetadata, key: str) -> _Stored | None:
-    """Return an asset of a snapshot with the place of its copy; None where it is absent or only remains were kept."""
+    """Return an asset of a snapshot with the path of its copy, or None when it is absent or only a raw copy exists."""
     record = snapshot.asset(key)
     if record is None or not record.exists or record.damaged:
         return None
     return record, stored_path(pipeline.catalogue.path(snapshot.snapshot_id), record)
 
 
-def _of_asset(key: str, old: _Stored | None, new: _Stored | None) -> Iterator[Difference]:
+def _asset_differences(key: str, old: _Stored | None, new: _Stored | None) -> Iterator[Difference]:
     if old is None or new is None:
         if old != new:
             sizes = [None if side is None else f"{side[0].size} bytes" for side in (old, new)]
@@ -136,38 +139,38 @@ def _of_asset(key: str, old: _Stored | None, new: _Stored | None) -> Iterator[Di
     digests = [record.content_digest or record.sha256 for record in (before, after)]
     if digests[0] == digests[1] and digests[0] is not None:
         return
-    found = [*_of_contents(key, old, new)]
+    found = [*_content_differences(key, old, new)]
     if before.size != after.size:
         found.insert(0, _difference(key, "bytes", str(before.size), str(after.size)))
-    # What is not named further still differs: values in rows, the order of keys.
+    # The contents differ even when no part is named: values in rows, the order of keys.
     yield from found or [Difference(where=key, what="content", how="changed")]
 
 
-def _of_contents(key: str, old: _Stored, new: _Stored) -> Iterator[Difference]:
+def _content_differences(key: str, old: _Stored, new: _Stored) -> Iterator[Difference]:
     before, after = (kind_of(record).outline(record, path) for record, path in (old, new))
     if before and [listing.name for listing in before] == [listing.name for listing in after]:
         for listing, other in zip(before, after, strict=True):
             where = f"{key} {listing.name}".rstrip()
-            yield from _of_names(where, listing.values, other.values, is_shown=listing.is_shown)
+            yield from _name_differences(where, listing.values, other.values, is_shown=listing.is_shown)
     elif old[0].plugin or new[0].plugin:
-        yield Difference(where=key, what="content", how="changed")  # state, and no configuration to show
+        yield Difference(where=key, what="content", how="changed")  # state of a service, not configuration to show
     else:
-        yield from _of_files(key, old[1], new[1])
+        yield from _file_differences(key, old[1], new[1])
 
 
-def _of_files(key: str, old: Path, new: Path) -> Iterator[Difference]:
+def _file_differences(key: str, old: Path, new: Path) -> Iterator[Difference]:
     before, after = _configuration(old), _configuration(new)
     if before is None or after is None:
         yield Difference(where=key, what="content", how="changed")
         return
     for path in sorted({*before, *after}):
         values = before.get(path), after.get(path)
-        if values[0] != values[1]:  # compared as they are, and shown without secrets
+        if values[0] != values[1]:  # compared with their secrets, shown without
             yield _difference(key, excerpt(".".join(path)), *(_shown(path, value) for value in values))
 
 
 def _configuration(path: Path) -> dict[tuple[str, ...], str] | None:
-    """Return the leaves of a JSON file, as JSON, by the keys that lead to them; None for any other file."""
+    """Return the values of a JSON file, as JSON, by their path of keys; None for any other file."""
     if path.stat().st_size > _MAX_CONFIG_BYTES:
         return None
     try:
@@ -177,12 +180,12 @@ def _configuration(path: Path) -> dict[tuple[str, ...], str] | None:
         return None
 
 
-def _leaves(value: Any, above: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
+def _leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
     if isinstance(value, (Mapping, list)) and value:
         for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
-            yield from _leaves(inner, (*above, str(name)))
+            yield from _leaves(inner, (*path, str(name)))
     else:
-        yield above, json.dumps(value, sort_keys=True)
+        yield path, json.dumps(value, sort_keys=True)
 
 
 def _shown(path: tuple[str, ...], value: str | None) -> str | None:
@@ -195,7 +198,7 @@ def _shown(path: tuple[str, ...], value: str | None) -> str | None:
     return excerpt(_QUERY.sub(rf"\1?{REDACTED}", Redactor.from_environment(os.environ).redact_text(value)))
 
 
-def _of_names(where: str, old: dict[str, str], new: dict[str, str], *, is_shown: bool) -> Iterator[Difference]:
+def _name_differences(where: str, old: dict[str, str], new: dict[str, str], *, is_shown: bool) -> Iterator[Difference]:
     for name in sorted({*old, *new}):
         before, after = old.get(name), new.get(name)
         if before != after:

@@ -1,4 +1,4 @@
-"""What the tool this one replaces wrote: snapshots without digests, never trusted unasked, and manifests."""
+"""Read snapshots and manifests of the tool that this package replaces. Its snapshots have no digests."""
 
 from __future__ import annotations
 
@@ -11,19 +11,22 @@ __all__ = ["has_older_form", "is_legacy", "read_metadata", "readable_manifest"]
 
 
 def is_legacy(metadata: SnapshotMetadata) -> bool:
-    """Say whether a snapshot has no digests to verify."""
+    """Return whether a snapshot has no digests to verify."""
     return metadata.format_version == 0
 
 
 def has_older_form(document: dict[str, Any]) -> bool:
-    """Say whether a document has none of the keys that only ours have; one that lost its version is no older one."""
+    """Return whether a document has none of the keys that only this package writes.
+
+    A document of this package whose version was removed still has other such keys.
+    """
     return not {"formatVersion", "checksum", "digest", "sequence"} & document.keys()
 
 
 def read_metadata(document: dict[str, Any], name: str) -> SnapshotMetadata:
-    """Read a metadata document without formatVersion; its sequence is 0, older than any of ours.
+    """Read a metadata document without formatVersion. Its sequence is 0, below every sequence of this package.
 
-    Raises InvalidDocument when a key that every such document had is missing or of another type.
+    Raises InvalidDocument when a required key is missing or has the wrong type.
     """
     try:
         assets = [_asset(raw) for raw in document["assets"]]
@@ -40,11 +43,11 @@ def read_metadata(document: dict[str, Any], name: str) -> SnapshotMetadata:
             metadata_path=_text(document, "metadataPath"),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InvalidDocument(f"{name} has neither our form nor that of the older tool ({error})") from error
+        raise InvalidDocument(f"{name} is no metadata of this tool or of the older tool ({error})") from error
 
 
 def readable_manifest(document: dict[str, Any]) -> dict[str, Any]:
-    """Return a manifest of the older tool with its checks in our form: of those only the ids are certain."""
+    """Return a manifest of the older tool with its checks converted; only the ids of those checks are certain."""
     preflight = document.get("preflight")
     if {"sequence", "checksum", "audit"} & document.keys() or not isinstance(preflight, dict):
         return document
@@ -72,7 +75,7 @@ def _check(raw: Any, failed: list[Any]) -> dict[str, Any]:
 def _asset(raw: dict[str, Any]) -> AssetRecord:
     relative = _text(raw, "relativePath")
     if relative.startswith("/") or ".." in relative.split("/"):
-        raise ValueError(f"path {relative!r} leaves the snapshot")
+        raise ValueError(f"path {relative!r} points outside the snapshot")
     kind: AssetKind = "directory" if raw["kind"] == "directory" else "file"
     if kind == "file" and relative.endswith((".db", ".sqlite", ".sqlite3")):
         kind = "sqlite"

@@ -1,4 +1,4 @@
-"""The pipeline folder: where manifests, snapshots, the rollback state and the audit log lie, and how to read them."""
+"""Read and write the pipeline folder: manifests, snapshots, the rollback state, the audit log."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from release_tasks.core.records import AuditAnchor, Manifest, RollbackState
 __all__ = ["MANIFEST_VERSION", "ManifestFile", "Pipeline", "manifest_bytes"]
 
 MANIFEST_VERSION = 1
-_STATEMENT = ".intoto.jsonl"  # in-toto's own ending for what concerns the file whose name stands before it
+_STATEMENT = ".intoto.jsonl"  # in-toto's suffix for attestations; the name of the attested file is before it
 
 
 @frozen
 class ManifestFile:
-    """A manifest as it was found; ``manifest`` is None when ``reason`` says why it cannot be read."""
+    """The manifest file of a release. When it cannot be read, ``manifest`` is None and ``reason`` is the error."""
 
     release_id: str
     manifest: Manifest | None
@@ -37,7 +37,7 @@ class ManifestFile:
 
 
 class Pipeline:
-    """The folder that ``release.root`` names; nothing is created before it is written to."""
+    """The folder ``release.root``. Files and folders are created by the first write."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -62,13 +62,13 @@ class Pipeline:
             raise StageFailed(f"The rollback state is unreadable: {error}.") from error
 
     def known_state(self) -> RollbackState | None:
-        """Return the last rollback, or None, also when the file is unreadable: it is a note, not the truth."""
+        """Return the last rollback, or None when there is none or its file is unreadable."""
         with contextlib.suppress(StageFailed):
             return self.read_state()
         return None
 
     def has_journal(self) -> bool:
-        """Say whether a rollback is being swapped in, or was; a link to nowhere in the journal's place counts too."""
+        """Return whether a journal exists: a swap runs or was interrupted. A dangling link counts as a journal."""
         return os.path.lexists(self.journal_path)
 
     def write_state(self, state: RollbackState) -> None:
@@ -76,66 +76,69 @@ class Pipeline:
         write_atomic(self.state_path, pretty_bytes(sealed_document(encode(state))))
 
     def manifest_path(self, release_id: str) -> Path:
-        """Return where the manifest of a release lies; raises UsageError for an invalid id."""
+        """Return the path of the manifest of a release; raises UsageError for an invalid id."""
         if release_id == "latest":
-            raise UsageError("release id 'latest' is taken: it always names the newest ready release. Choose another.")
+            raise UsageError("The release id 'latest' is reserved for the latest ready release. Choose another id.")
         return self.manifests / f"{require_id(release_id, 'release id')}.json"
 
     def statement_path(self, release_id: str) -> Path:
-        """Return where the statement on a release lies; raises UsageError for an invalid id."""
-        return _statement_beside(self.manifest_path(release_id))
+        """Return the path of the statement about a release; raises UsageError for an invalid id."""
+        return _statement_of(self.manifest_path(release_id))
 
     def read_manifests(self) -> list[ManifestFile]:
-        """Return every release's manifest, oldest first; unreadable ones come first of all."""
+        """Return the manifest of every release: unreadable manifests first, then the others, oldest first."""
         found: list[ManifestFile] = []
         with contextlib.suppress(FileNotFoundError):
             for name in os.listdir(self.manifests):
                 release_id = name.removesuffix(".json")
                 if name.endswith(".json") and name != "latest.json" and is_valid_id(release_id):
                     found.append(self._read_manifest(release_id))
-        return sorted(found, key=_age)
+        return sorted(found, key=_sort_key)
 
     def latest_ready(self) -> Manifest | None:
-        """Return the newest release that may go on, as ``latest.json`` names it, or None."""
+        """Return the latest ready release, as ``latest.json`` records it, or None."""
         try:
             manifest = _decode_manifest(self.manifests / "latest.json")
         except (FileNotFoundError, InvalidDocument):
             return None
-        return manifest if manifest.status == "ready" else None  # the older tool pointed it at blocked runs too
+        return manifest if manifest.status == "ready" else None  # the older tool wrote blocked releases to it too
 
     def write_statement(self, release_id: str, line: bytes) -> None:
-        """Write the statement on a release, before its manifest: a kill between them leaves one that is cleaned up."""
+        """Write the statement about a release.
+
+        Call it before ``write_manifest``: if the process is killed between them, ``clean_up`` removes the statement.
+        """
         write_atomic(self.statement_path(release_id), line)
 
     def write_manifest(self, manifest: Manifest) -> None:
-        """Write a release's manifest, and ``latest.json`` too when it is ready."""
+        """Write the manifest of a release; for a ready release also ``latest.json``."""
         data = manifest_bytes(manifest)
         write_atomic(self.manifest_path(manifest.release_id), data)
         if manifest.status == "ready":
             write_atomic(self.manifests / "latest.json", data)
 
     def set_aside(self, release_id: str) -> None:
-        """Keep manifest and statement of an earlier attempt, if there is one, under names that are no release ids."""
+        """Rename manifest and statement of an earlier attempt, if there is one, to names that are no release ids."""
         path = self.manifest_path(release_id)
         if not path.exists():
             return
         attempt = 1
         while (aside := path.with_name(f"{release_id}~{attempt}.json")).exists():
             attempt += 1
-        # The manifest last: until it has moved, a clean-up puts its statement back.
+        # Rename the manifest last: until then, ``clean_up`` renames the statement back.
         with contextlib.suppress(FileNotFoundError):
-            os.rename(_statement_beside(path), _statement_beside(aside))
+            os.rename(_statement_of(path), _statement_of(aside))
         os.rename(path, aside)
         fsync_directory(path.parent)
 
     def lineage(self) -> str:
-        """Return how far releases had come: the sequence of the newest release snapshot and of the newest manifest."""
+        """Return the sequence of the latest release snapshot and of the latest ready manifest, as ``3/3``."""
         snapshots = [s.sequence for s in self.catalogue.published()[0] if s.kind == "release"]
         manifests = [manifest.sequence for manifest in self._ready_manifests()]
         return f"{max(snapshots, default=0)}/{max(manifests, default=0)}"
 
     def was_prepared_since(self, lineage: str | None) -> bool:
-        """Say whether a release was prepared after ``lineage``; one that became unreadable since is no new one."""
+        """Return whether a release was prepared after ``lineage``, so that one of the sequences has increased."""
         try:
             before = [int(number) for number in (lineage or "").split("/")]
         except ValueError:
@@ -144,10 +147,11 @@ class Pipeline:
         return len(before) != len(now) or any(later > earlier for later, earlier in zip(now, before, strict=True))
 
     def protected_snapshots(self) -> set[str]:
-        """Return the snapshots that retention must keep: of the current deployment and of the last rollback.
+        """Return the ids of the snapshots that retention must not remove.
 
-        What cannot be read may name any of them. Without latest.json the newest ready manifest says what is deployed;
-        without the state every snapshot is kept.
+        They are the snapshot of the current deployment and the snapshots of the last rollback. When latest.json cannot
+        be read, the latest ready manifest is the current deployment. When the rollback state cannot be read, every
+        snapshot is protected.
         """
         protected: set[str] = set()
         latest = self.latest_ready() or next(reversed(self._ready_manifests()), None)
@@ -163,52 +167,55 @@ class Pipeline:
         return protected
 
     def clean_up(self) -> list[str]:
-        """Finish or remove what an interrupted prepare left, temporary files too; returns the names removed.
+        """Finish or remove the leftovers of an interrupted prepare and temporary files; return the removed names.
 
-        Call it with the lock held.
+        The caller must hold the lock.
         """
         committed = {m.snapshot.snapshot_id for m in self._ready_manifests() if m.snapshot is not None}
         removed = self.catalogue.store.clean_up(committed)
-        with contextlib.suppress(OSError):  # what bars it bars the next prepare, which says so
-            # A prepare may have been killed just before it let latest.json name its release.
+        with contextlib.suppress(OSError):  # the next prepare fails for the same reason and reports it
+            # A prepare may have been killed between its manifest and latest.json.
             ready, latest = self._ready_manifests(), self.latest_ready()
             if ready and (latest is None or latest.sequence < ready[-1].sequence):
                 write_atomic(self.manifests / "latest.json", manifest_bytes(ready[-1]))
         for path in self._temporary_files():
             path.unlink(missing_ok=True)
             removed.append(path.name)
-        return removed + self._settle_statements()
+        return removed + self._resolve_statements()
 
     def has_leftovers(self) -> bool:
-        """Say whether an interrupted run, or one that is at work, has something unfinished here."""
-        return bool(self.catalogue.store.leftovers() or self._temporary_files() or self._lone_statements())
+        """Return whether an interrupted run or a current run has unfinished files here."""
+        return bool(self.catalogue.store.leftovers() or self._temporary_files() or self._unmatched_statements())
 
-    def _lone_statements(self) -> list[Path]:
-        """Return the statements whose manifest is not there: it was never written, or has not been set aside yet."""
+    def _unmatched_statements(self) -> list[Path]:
+        """Return the statements without a manifest: it was never written, or ``set_aside`` has not renamed it yet."""
         names = self._manifest_names()
-        lone = (name for name in names if name.endswith(_STATEMENT) and name.removesuffix(_STATEMENT) not in names)
-        return sorted(self.manifests / name for name in lone)
+        found = (name for name in names if name.endswith(_STATEMENT) and name.removesuffix(_STATEMENT) not in names)
+        return sorted(self.manifests / name for name in found)
 
     def _manifest_names(self) -> set[str]:
-        """Return every name beside the manifests, as the folder lists them.
+        """Return every name in the folder of the manifests.
 
-        A name that cannot be looked at is not gone: on a failing disk asking for each would lose its statement. A link
-        to nowhere has the place of a manifest too, and is somebody else's doing.
+        Listing the folder is safer than a stat of each manifest: on a failing disk, a manifest whose stat fails still
+        exists, and its statement must stay. A dangling link also counts as a manifest.
         """
         try:
             return set(os.listdir(self.manifests))
         except (FileNotFoundError, NotADirectoryError):
             return set()
 
-    def _settle_statements(self) -> list[str]:
-        """Put back a statement that went ahead of its manifest, remove one without any; returns the names removed."""
+    def _resolve_statements(self) -> list[str]:
+        """Rename or remove the unmatched statements, and return the names of the removed ones.
+
+        A statement that was renamed without its manifest gets its name back.
+        """
         removed: list[str] = []
         names = self._manifest_names()
-        for path in self._lone_statements():
+        for path in self._unmatched_statements():
             manifest = path.with_name(path.name.partition("~")[0] + ".json")
-            home = _statement_beside(manifest)
-            if "~" in path.name and manifest.name in names and home.name not in names:
-                os.rename(path, home)
+            original = _statement_of(manifest)
+            if "~" in path.name and manifest.name in names and original.name not in names:
+                os.rename(path, original)
             else:
                 path.unlink()
                 removed.append(path.name)
@@ -218,7 +225,7 @@ class Pipeline:
         return [path for folder in (self.root, self.manifests) for path in folder.glob(".*.tmp")]
 
     def anchors(self) -> list[tuple[str, AuditAnchor]]:
-        """Return every place that recorded where the audit log stood, with what it recorded."""
+        """Return every recorded audit anchor, with the name of the document that contains it."""
         anchors: list[tuple[str, AuditAnchor]] = []
         for snapshot in self.catalogue.published()[0]:
             if snapshot.audit is not None:
@@ -245,22 +252,22 @@ class Pipeline:
 
 
 def manifest_bytes(manifest: Manifest) -> bytes:
-    """Return the file of a manifest, byte for byte."""
+    """Return the content of a manifest's file."""
     return pretty_bytes(sealed_document(encode(manifest)))
 
 
-def _statement_beside(manifest: Path) -> Path:
+def _statement_of(manifest: Path) -> Path:
     return manifest.with_name(manifest.name + _STATEMENT)
 
 
-def _age(file: ManifestFile) -> tuple[int, str, str]:
+def _sort_key(file: ManifestFile) -> tuple[int, str, str]:
     if file.manifest is None:
         return -1, "", file.release_id
     return file.manifest.sequence, file.manifest.generated_at, file.release_id
 
 
 def _require_unaltered(document: dict[str, Any], name: str) -> None:
-    # The older tool's have neither key, and without the first they would be a way past it.
+    # Documents of the older tool have neither key. Without the check of "audit", removing the checksum would pass.
     if {"checksum", "audit"} & document.keys() and not is_sealed(document):
         raise InvalidDocument(f"{name} was altered: its checksum does not match")
 
@@ -271,7 +278,9 @@ def _decode_manifest(path: Path) -> Manifest:
     if type(version) is not int or version < 1:
         raise InvalidDocument(f"{path.name} has no valid manifestVersion")
     if version > MANIFEST_VERSION:
-        raise InvalidDocument(f"{path.name} has version {version}; this release reads up to {MANIFEST_VERSION}")
+        raise InvalidDocument(
+            f"{path.name} has version {version}; this version of release-tasks reads up to {MANIFEST_VERSION}"
+        )
     _require_unaltered(document, path.name)
     manifest = decode(Manifest, readable_manifest(document), path.name)
     if manifest.sequence < 0 or (manifest.snapshot is not None and not is_valid_id(manifest.snapshot.snapshot_id)):

@@ -1,4 +1,4 @@
-"""Which snapshots a drill has proved restorable, as drill-audit.log tells it."""
+"""The restore test of each snapshot, read from the drills in drill-audit.log."""
 
 from __future__ import annotations
 
@@ -6,12 +6,12 @@ from attrs import field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
 
-__all__ = ["RestoreTest", "RestoreTests", "proofs"]
+__all__ = ["RestoreTest", "RestoreTests", "read_restore_tests"]
 
 
 @frozen(kw_only=True)
 class RestoreTest:
-    """How the newest drill of a snapshot ended. ``booted``: a service got healthy on what was restored."""
+    """The result of the latest drill of a snapshot. ``booted``: a service was healthy on the restored state."""
 
     status: str  # passed | failed
     at: str
@@ -21,35 +21,35 @@ class RestoreTest:
 
 @frozen(kw_only=True)
 class RestoreTests:
-    """Every proof by the id of its snapshot; ``problem`` says why there are none although drills were run."""
+    """The restore tests by snapshot id. ``problem`` is the reason why the recorded drills do not count."""
 
     by_snapshot: dict[str, RestoreTest] = field(factory=dict)
     problem: str | None = None
 
 
-def proofs(pipeline: Pipeline) -> RestoreTests:
-    """Read the newest drill of each snapshot that still has the digest it had then.
+def read_restore_tests(pipeline: Pipeline) -> RestoreTests:
+    """Read the latest drill of each snapshot that still has the digest of that drill.
 
-    A drill that could not be carried out (no room, the snapshot removed meanwhile) says nothing and is passed over.
-    Of a log that was altered nothing counts.
+    A drill without a result (disk full, snapshot removed meanwhile) is ignored. When the log was altered, no drill
+    counts.
     """
     verdict = pipeline.drill_audit.verify()
     if not verdict.intact:
-        found = f"{pipeline.drill_audit.path.name} is broken ({verdict.problems[0]})"
-        return RestoreTests(problem=f"{found}, so no drill in it counts. Run the drills again with the log moved away.")
-    newest = {
+        broken = f"{pipeline.drill_audit.path.name} is broken ({verdict.problems[0]}), so no drill in it counts."
+        return RestoreTests(problem=f"{broken} Move the log away and run the drills again: inv release.drill")
+    latest = {
         str(event.get("snapshotId")): event
         for event in verdict.events
         if event.get("event") in ("drill.passed", "drill.failed") and event.get("conclusive") is not False
     }
-    proved: dict[str, RestoreTest] = {}
+    by_snapshot: dict[str, RestoreTest] = {}
     for snapshot in pipeline.catalogue.published()[0]:
-        event = newest.get(snapshot.snapshot_id, {})
+        event = latest.get(snapshot.snapshot_id, {})
         if snapshot.digest and event.get("digest") == snapshot.digest:
-            proved[snapshot.snapshot_id] = RestoreTest(
+            by_snapshot[snapshot.snapshot_id] = RestoreTest(
                 status=str(event.get("status")),
                 at=str(event.get("time")),
                 booted=event.get("booted") is True,
                 detail=str(event.get("detail", "")),
             )
-    return RestoreTests(by_snapshot=proved)
+    return RestoreTests(by_snapshot=by_snapshot)

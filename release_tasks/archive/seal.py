@@ -1,4 +1,4 @@
-"""The two digests of a snapshot: of its content, and of its metadata document; the second also seals the journal."""
+"""The digest of a snapshot's content, and the checksum of documents such as its metadata and the journal."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ __all__ = ["is_sealed", "sealed", "sealed_document", "snapshot_digest"]
 
 
 def snapshot_digest(assets: list[AssetRecord]) -> str:
-    """Return the digest of captured state: equal state gives an equal digest, wherever and whenever it was captured.
+    """Return the digest of captured state: equal state gives an equal digest, on any machine and at any time.
 
-    It covers key, kind, presence, bytes and modes of every asset, and neither paths, owners, times nor journal modes.
+    The digest covers key, kind, presence, bytes and modes of every asset. It does not cover paths, owners, times and
+    journal modes.
     """
     return sha256_bytes(canonical_bytes([_content(asset) for asset in sorted(assets, key=lambda a: a.key)]))
 
@@ -26,26 +27,26 @@ def snapshot_digest(assets: list[AssetRecord]) -> str:
 def sealed(metadata: SnapshotMetadata) -> SnapshotMetadata:
     """Return ``metadata`` with its checksum over every other key.
 
-    Raises StageFailed when it holds more than a reader takes: a snapshot that nobody can read again is none.
+    Raises StageFailed when the document is larger than the limits of a reader.
     """
-    whole = evolve(metadata, checksum=_checksum(encode(metadata)))
+    result = evolve(metadata, checksum=_checksum(encode(metadata)))
     try:
-        parse_object(pretty_bytes(encode(whole)), "the metadata of the snapshot")
+        parse_object(pretty_bytes(encode(result)), "the metadata of the snapshot")
     except InvalidDocument as error:
         raise StageFailed(
-            f"The folders in release.assets hold more names than one snapshot can: {error}. Leave out those that "
-            "need not come back, for instance by naming the folders inside one by one."
+            f"The folders in release.assets contain too many files for one snapshot: {error}. Configure only the "
+            "subfolders that a rollback must restore, each as an asset of its own."
         ) from error
-    return whole
+    return result
 
 
 def sealed_document(document: dict[str, Any]) -> dict[str, Any]:
-    """Return ``document`` with a ``checksum`` over every other key, by which ``is_sealed`` knows it again."""
+    """Return ``document`` with a ``checksum`` over every other key, which ``is_sealed`` verifies."""
     return {**document, "checksum": _checksum(document)}
 
 
 def is_sealed(document: dict[str, Any]) -> bool:
-    """Say whether a parsed document still has the checksum it was written with."""
+    """Return whether the checksum of a parsed document is correct."""
     return document.get("checksum") == _checksum(document)
 
 

@@ -1,4 +1,4 @@
-"""How things stand: releases, snapshots, drills, the last rollback, who is at work."""
+"""The status of a pipeline folder: releases, snapshots, restore tests, the last rollback, the lock."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from attrs import frozen
 
 from release_tasks.archive.catalogue import Unreadable
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
-from release_tasks.archive.restore_tests import RestoreTests, proofs
+from release_tasks.archive.restore_tests import RestoreTests, read_restore_tests
 from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.lock import Holder, current_holder
@@ -19,10 +19,11 @@ __all__ = ["ReleaseStatus", "release_status"]
 
 @frozen(kw_only=True)
 class ReleaseStatus:
-    """How things stand. ``manifests`` and ``snapshots`` are oldest first; ``current`` is the release that is ready.
+    """The status of a pipeline folder. ``manifests`` and ``snapshots`` are oldest first.
 
-    ``rollback`` is the last one, unless ``rollback_problem`` says why it cannot be read. ``is_interrupted`` says that
-    one waits to be finished; ``holder`` is who is at work now.
+    ``current`` is the latest ready release. ``rollback`` is the last rollback, or None with ``rollback_problem`` when
+    its state cannot be read. ``is_interrupted``: a rollback was interrupted and is not finished. ``holder`` is the
+    process that holds the lock.
     """
 
     root: Path
@@ -30,15 +31,20 @@ class ReleaseStatus:
     manifests: list[ManifestFile]
     snapshots: list[SnapshotMetadata]
     unreadable: list[Unreadable]
-    proofs: RestoreTests
+    restore_tests: RestoreTests
     rollback: RollbackState | None
     rollback_problem: str
     is_interrupted: bool
     holder: Holder | None
 
+    @property
+    def proofs(self) -> RestoreTests:
+        """The former name of ``restore_tests``, for programs that use it."""
+        return self.restore_tests
+
 
 def release_status(settings: Settings) -> ReleaseStatus:
-    """Return how things stand: releases, snapshots, drills, the last rollback, who is at work. Nothing is changed."""
+    """Read releases, snapshots, restore tests, the last rollback and the lock. Nothing is changed."""
     pipeline = Pipeline(settings.release.root)
     snapshots, unreadable = pipeline.catalogue.published()
     holder = current_holder(pipeline.root)
@@ -53,7 +59,7 @@ def release_status(settings: Settings) -> ReleaseStatus:
         manifests=pipeline.read_manifests(),
         snapshots=snapshots,
         unreadable=unreadable,
-        proofs=proofs(pipeline),
+        restore_tests=read_restore_tests(pipeline),
         rollback=state,
         rollback_problem=problem,
         is_interrupted=pipeline.has_journal() and holder is None,

@@ -1,4 +1,4 @@
-"""Is every byte of a snapshot what it was when it was taken?"""
+"""Verify that every byte of a snapshot is unchanged since its capture."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from release_tasks.core.events import BytesMoved, Emit, Meter, StepBegan, ignore
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 
-__all__ = ["SnapshotVerdict", "require_intact", "strays", "verify_all", "verify_snapshot"]
+__all__ = ["SnapshotVerdict", "require_intact", "unexpected_files", "verify_all", "verify_snapshot"]
 
-_MOST_TOLD = 5
-_MOST_KEYS = 50  # a forged document can name a hundred thousand assets
+_MAX_SHOWN = 5
+_MAX_KEYS = 50  # a forged document can name a hundred thousand assets
 
 
 @frozen(kw_only=True)
 class SnapshotVerdict:
-    """The result for one snapshot. A legacy snapshot is never verified, whatever its files hold."""
+    """The result for one snapshot. A legacy snapshot has no digests and is always ``unverifiable``."""
 
     snapshot_id: str
     status: str  # verified | damaged | unverifiable
     findings: list[AssetFinding] = field(factory=list)
-    notes: list[str] = field(factory=list)  # what could not be looked at, and is no damage
+    notes: list[str] = field(factory=list)  # checks that could not run; not damage
 
 
 def verify_snapshot(
     catalogue: Catalogue, metadata: SnapshotMetadata, *, databases: bool = False, emit: Emit = ignore
 ) -> SnapshotVerdict:
-    """Digest every asset again and compare; with ``databases`` also run SQLite's integrity check on each."""
+    """Compare the digest of every asset with its record; with ``databases`` also run SQLite's integrity check."""
     folder = catalogue.path(metadata.snapshot_id)
     if legacy.is_legacy(metadata):
         findings = [f for asset in metadata.assets if asset.exists for f in _verify_legacy(folder, asset)]
@@ -57,11 +57,11 @@ def verify_snapshot(
         emit(BytesMoved("verify", asset.key, 0, max(asset.size, 0)))
     for asset in metadata.assets:
         findings += _verify_asset(folder, asset, databases, emit)
-    for stray in strays(folder, metadata.assets):
-        if stray == "metadata.json":
+    for path in unexpected_files(folder, metadata.assets):
+        if path == "metadata.json":
             continue
-        key = stray.split("/")[1] if stray.count("/") > 1 else "*"
-        findings.append(AssetFinding(key=key, what=f"{stray} was added", expected="nothing", found=stray))
+        key = path.split("/")[1] if path.count("/") > 1 else "*"
+        findings.append(AssetFinding(key=key, what=f"{path} was added", expected="nothing", found=path))
     status = "damaged" if findings else "verified"
     return SnapshotVerdict(snapshot_id=metadata.snapshot_id, status=status, findings=findings)
 
@@ -73,10 +73,10 @@ def verify_all(
     *,
     assets: Mapping[str, AssetConfig] | None = None,
 ) -> list[SnapshotVerdict]:
-    """Verify one snapshot or all, oldest first; a folder that cannot be read counts as damaged.
+    """Verify one snapshot or all snapshots, oldest first. A folder that cannot be read counts as damaged.
 
-    Databases are checked, and what a plugin captured is checked by it, with its options in ``assets``. Raises
-    UsageError when ``snapshot_id`` names none.
+    SQLite checks the databases. A plugin checks the copies that it captured, with its options in ``assets``. Raises
+    UsageError when there is no snapshot ``snapshot_id``.
     """
     emit = shielded(emit)
     snapshots, unreadable = catalogue.published()
@@ -101,7 +101,7 @@ def verify_all(
 def _with_plugins(
     catalogue: Catalogue, metadata: SnapshotMetadata, verdict: SnapshotVerdict, assets: Mapping[str, AssetConfig]
 ) -> SnapshotVerdict:
-    """Let plugins check the copies they took, where every byte is as recorded."""
+    """Let plugins check the copies that they captured, when every byte of the snapshot is as recorded."""
     if verdict.status != "verified":
         return verdict
     findings: list[AssetFinding] = []
@@ -109,43 +109,46 @@ def _with_plugins(
     folder = catalogue.path(metadata.snapshot_id)
     for asset in metadata.assets:
         copy = stored_path(folder, asset)
-        examined = kind_of(asset).examine(asset, assets.get(asset.key), copy) if asset.exists else None
-        if examined is None:
+        result = kind_of(asset).examine(asset, assets.get(asset.key), copy) if asset.exists else None
+        if result is None:
             continue
-        findings += [AssetFinding(key=asset.key, what=problem) for problem in examined.problems]
-        if examined.unchecked is not None and not examined.problems:
+        findings += [AssetFinding(key=asset.key, what=problem) for problem in result.problems]
+        if result.unchecked is not None and not result.problems:
             notes.append(
-                f"{asset.key} is as recorded, byte for byte, and was not checked further: {examined.unchecked}."
+                f"{asset.key}: every byte is as recorded, but its plugin could not check it: {result.unchecked}."
             )
-        findings += _verify_asset(folder, asset, False)  # a check must change nothing
+        findings += _verify_asset(folder, asset, False)  # the check of a plugin must not change the copy
     status = "damaged" if findings else "verified"
     return evolve(verdict, status=status, findings=findings, notes=notes)
 
 
 def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata, emit: Emit = ignore) -> None:
-    """Raise StageFailed, naming asset, both digests and other snapshots with a good copy, unless all is as recorded."""
+    """Raise StageFailed unless the snapshot is as recorded.
+
+    The message names the asset, both digests and the other snapshots that have an intact copy.
+    """
     verdict = verify_snapshot(catalogue, metadata, emit=emit)
     if verdict.status == "verified":
         return
     if not verdict.findings:
-        raise StageFailed(f"Snapshot {metadata.snapshot_id} is refused: it has no digests to verify it by.")
-    sentences = [f"Snapshot {metadata.snapshot_id} is refused, nothing was changed: {verdict.findings[0]}."]
-    sentences += [f"Also {finding}." for finding in verdict.findings[1:_MOST_TOLD]]
+        raise StageFailed(f"Snapshot {metadata.snapshot_id} is refused: it has no digests to verify.")
+    messages = [f"Snapshot {metadata.snapshot_id} is refused, nothing was changed: {verdict.findings[0]}."]
+    messages += [f"Also {finding}." for finding in verdict.findings[1:_MAX_SHOWN]]
     keys = list(dict.fromkeys(finding.key for finding in verdict.findings))
-    others = [] if len(keys) > _MOST_KEYS else catalogue.published()[0]
+    others = [] if len(keys) > _MAX_KEYS else catalogue.published()[0]
     for key in keys:
-        good = _other_good_copies(catalogue, metadata, others, key)
-        if good:
-            sentences.append(f"A good copy of {key} is in: {', '.join(good)}.")
-    sentences.append("Which ones are whole: inv release.verify")
-    raise StageFailed(" ".join(sentences))
+        intact = _other_intact_copies(catalogue, metadata, others, key)
+        if intact:
+            messages.append(f"An intact copy of {key} is in: {', '.join(intact)}.")
+    messages.append("To list the intact snapshots: inv release.verify")
+    raise StageFailed(" ".join(messages))
 
 
 def _verify_asset(folder: Path, asset: AssetRecord, databases: bool, emit: Emit = ignore) -> list[AssetFinding]:
     try:
         stored = stored_path(folder, asset)
         if not asset.exists:
-            what = "is recorded as absent, but there is a copy of it"
+            what = "is recorded as absent, but the snapshot has a copy of it"
             return [AssetFinding(key=asset.key, what=what)] if os.path.lexists(stored) else []
         return kind_of(asset).verify(asset, stored, Meter(emit, "verify", asset.key, asset.size), thorough=databases)
     except StageFailed as error:
@@ -164,32 +167,32 @@ def _verify_legacy(folder: Path, asset: AssetRecord) -> list[AssetFinding]:
     return kind_of(asset).check_legacy(asset, stored)
 
 
-def strays(folder: Path, assets: Iterable[AssetRecord]) -> list[str]:
-    """Return what lies in the folder of a snapshot and belongs to no record, as paths below it."""
+def unexpected_files(folder: Path, assets: Iterable[AssetRecord]) -> list[str]:
+    """Return the paths in the folder of a snapshot that belong to no record, relative to the folder."""
     expected = {"assets"}
-    places = [folder, folder / "assets"]
+    listed = [folder, folder / "assets"]
     for asset in assets:
-        if asset.exists and is_valid_id(asset.key):  # another key could lead out of the snapshot
+        if asset.exists and is_valid_id(asset.key):  # an invalid key could point outside the snapshot
             expected |= {f"assets/{asset.key}", asset.relative_path}
-            places.append(folder / "assets" / asset.key)
-    # A place that is a link, or no folder, is found as an asset that cannot be read.
-    folders = [place for place in dict.fromkeys(places) if place.is_dir() and not place.is_symlink()]
-    found = [os.path.relpath(place / name, folder) for place in folders for name in sorted(os.listdir(place))]
+            listed.append(folder / "assets" / asset.key)
+    # A link or a file in place of a folder is reported as an asset that cannot be read.
+    folders = [path for path in dict.fromkeys(listed) if path.is_dir() and not path.is_symlink()]
+    found = [os.path.relpath(path / name, folder) for path in folders for name in sorted(os.listdir(path))]
     return [path for path in found if path not in expected]
 
 
-def _other_good_copies(
+def _other_intact_copies(
     catalogue: Catalogue, metadata: SnapshotMetadata, others: list[SnapshotMetadata], key: str
 ) -> list[str]:
-    """Other snapshots that hold, intact, the very content of one asset that is damaged here."""
+    """Return the other snapshots that have an intact copy of the same content of the damaged asset ``key``."""
     damaged = metadata.asset(key)
-    wanted = (damaged.content_digest or damaged.sha256) if damaged else None
-    good: list[str] = []
+    expected = (damaged.content_digest or damaged.sha256) if damaged else None
+    intact: list[str] = []
     for other in others:
         asset = other.asset(key)
-        if wanted is None or asset is None or other.snapshot_id == metadata.snapshot_id or legacy.is_legacy(other):
+        if expected is None or asset is None or other.snapshot_id == metadata.snapshot_id or legacy.is_legacy(other):
             continue
-        is_same = (asset.content_digest or asset.sha256) == wanted
+        is_same = (asset.content_digest or asset.sha256) == expected
         if is_same and not _verify_asset(catalogue.path(other.snapshot_id), asset, False):
-            good.append(other.snapshot_id)
-    return good
+            intact.append(other.snapshot_id)
+    return intact

@@ -1,1 +1,1 @@
-"""The kinds of state that a release captures and a rollback restores, one file each."""
+"""The kinds of state that a release captures and a rollback restores, one module each."""

@@ -1,7 +1,7 @@
-"""The protocol of an asset kind: what invoke.yaml says of it, and how its state is captured, compared and restored.
+"""The protocol of an asset kind: its options in invoke.yaml, and how its state is captured, compared and restored.
 
-A kind is one file with an options class and a subclass of ``AssetKind``, and a line in ``kinds.py``. Capture, plan,
-swap, recovery, drill and verification ask the kind; nothing outside this package asks for its name.
+A kind is one module with an options class and a subclass of ``AssetKind``, and a line in ``kinds.py``. Capture, plan,
+swap, recovery, drill and verification call methods of the kind; no other package tests the name of a kind.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from release_tasks.assets.files import (
     scan_file,
     scan_tree,
 )
-from release_tasks.assets.overwrite import put_remains_back, remove_live
-from release_tasks.assets.placing import discard_staged, give_name, inode_of, staged_path
+from release_tasks.assets.overwrite import remove_live, restore_raw_copy
+from release_tasks.assets.placing import discard_staged, inode_of, rename_into_place, staged_path
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.durable import fsync_directory, fsync_tree, make_private_directory, remove_tree
 from release_tasks.core.errors import StageFailed
@@ -39,13 +39,13 @@ __all__ = [
     "AssetConfig",
     "AssetFinding",
     "AssetKind",
+    "CopyCheck",
     "Damaged",
-    "Examined",
     "Inspection",
     "Listing",
     "Move",
-    "Sound",
     "State",
+    "StateCheck",
     "is_folder",
     "stored_path",
 ]
@@ -56,12 +56,12 @@ _ALL_BITS = 0o7777
 
 
 class Damaged(StageFailed):
-    """What stands in the place of an asset cannot be read as one of its kind."""
+    """The live state of an asset cannot be read as an asset of its kind."""
 
 
 @frozen(kw_only=True)
 class AssetConfig:
-    """A piece of state that is captured and restored; exactly one kind."""
+    """A piece of state that is captured and restored; it has exactly one kind."""
 
     kind: AssetKind
     options: Any  # of the class ``kind.options``
@@ -69,27 +69,27 @@ class AssetConfig:
 
     @property
     def path(self) -> Path:
-        """Where the asset lives, absolute."""
+        """The absolute path of the live asset."""
         path: Path = getattr(self.options, self.kind.path_option)
         return path
 
     @property
     def plugin(self) -> str | None:
-        """The name of the installed package's asset kind that captures it, if one does."""
+        """The name of the plugin's asset kind that captures the asset, or None."""
         return getattr(self.options, "python", None)
 
     def at(self, path: Path) -> AssetConfig:
-        """Return the same asset in another place."""
+        """Return the same asset at another path."""
         return evolve(self, options=evolve(self.options, **{self.kind.path_option: path}))
 
     def takes(self, record: AssetRecord) -> bool:
-        """Say whether a captured asset can be restored to this one."""
+        """Return whether a captured asset can be restored to this one."""
         return record.kind in self.kind.restores
 
 
 @frozen(kw_only=True)
 class AssetFinding:
-    """One asset that is not what its record says. ``found`` is None when it is not there at all."""
+    """One difference between an asset and its record. ``found`` is None when the asset is missing."""
 
     key: str
     what: str
@@ -104,16 +104,16 @@ class AssetFinding:
 
 
 @frozen(kw_only=True)
-class Sound:
-    """Whether live state can be used as it is; ``doubt`` says what could not be examined."""
+class StateCheck:
+    """Whether restored state is still in place. ``issue`` names a check that could not run."""
 
     is_sound: bool
-    doubt: str | None = None
+    issue: str | None = None
 
 
 @frozen(kw_only=True)
-class Examined:
-    """What a check beyond the bytes found in a copy. ``unchecked`` says why it could not run, None when it could."""
+class CopyCheck:
+    """The result of a plugin's check of a copy. ``unchecked`` is the reason why the check could not run, or None."""
 
     problems: list[str]
     unchecked: str | None = None
@@ -121,7 +121,7 @@ class Examined:
 
 @frozen(kw_only=True)
 class Inspection:
-    """What a kind knows of the content of a copy: ``problem`` is empty for a sound one, ``rows`` counts its tables."""
+    """The result of reading the content of a copy. ``problem`` is empty for an intact copy; ``rows`` has row counts."""
 
     problem: str = ""
     rows: dict[str, int | None] = field(factory=dict)
@@ -129,7 +129,7 @@ class Inspection:
 
 @frozen
 class Listing:
-    """One side of a comparison: what stands under each name. ``is_shown`` says that the values may be printed."""
+    """The parts of a copy by name, to be compared with another copy. ``is_shown``: the values may be printed."""
 
     name: str
     values: dict[str, str]
@@ -138,10 +138,10 @@ class Listing:
 
 @frozen(kw_only=True)
 class Move:
-    """One journalled step that is carried out: forward to ``source``, the target, or back to the safety snapshot.
+    """The execution of one journal step: forward to the target snapshot, or back to the safety snapshot.
 
-    ``folder`` is where ``source`` lies. ``note`` writes a changed step into the journal, durably, and returns it;
-    ``amend`` keeps it in this process alone.
+    ``source`` is that snapshot and ``folder`` its folder. ``note`` writes a changed step to the journal durably and
+    returns it; ``amend`` changes the step in this process only.
     """
 
     asset: AssetConfig
@@ -156,22 +156,22 @@ class Move:
 
     @property
     def live(self) -> Path:
-        """The name that the asset has."""
+        """The path of the live asset."""
         return self.asset.path
 
     @property
     def staged(self) -> Path:
-        """Where the staged copy lies, or what it was exchanged for."""
+        """The path of the staged copy; after the exchange, the path of the old state."""
         return staged_path(self.live, self.rollback_id)
 
     @property
-    def wanted(self) -> Inode | None:
-        """The file or folder that is to have the name, None when none is to have it."""
+    def target_inode(self) -> Inode | None:
+        """The file or folder that the step puts at ``live``; None when the step removes ``live``."""
         return self.step.new if self.is_forward else self.step.old
 
     @property
     def record(self) -> AssetRecord:
-        """The state that is to become live; raises StageFailed where ``source`` has none."""
+        """The record of the asset in ``source``; raises StageFailed when ``source`` has no such asset."""
         record = self.source.asset(self.step.key)
         if record is None:
             raise StageFailed(f"Snapshot {self.source.snapshot_id} has no asset {self.step.key!r}.")
@@ -179,23 +179,23 @@ class Move:
 
     @property
     def stored(self) -> Path:
-        """Where that state lies in the snapshot."""
+        """The path of the asset's copy in ``source``."""
         return stored_path(self.folder, self.record)
 
 
 class AssetKind:
-    """A kind of state. The defaults are those of state that is copied and exchanged by name: files and folders.
+    """A kind of state. The default methods are for files and folders: they copy state and exchange names.
 
-    ``name`` is its key in invoke.yaml and ``options`` the attrs class of what stands beside that. ``restores`` names
-    the kinds of record that can be restored to such an asset, and ``records_as`` the one that stands for an absent one.
+    ``name`` is the kind's key in invoke.yaml, and ``options`` the attrs class of its keys. ``restores`` is the set of
+    record kinds that can be restored to such an asset. ``records_as`` is the record kind of an absent asset.
     """
 
     name: ClassVar[str]
     options: ClassVar[type]
     restores: ClassVar[frozenset[str]]
     records_as: ClassVar[Literal["sqlite", "file", "directory"]]
-    soundness_cost: ClassVar[int] = 0  # kinds of less cost are asked first whether they are in place
-    may_be_plugins: ClassVar[bool] = True  # whether a plugin may have taken the copy of such a record
+    state_check_cost: ClassVar[int] = 0  # ``is_sound`` of kinds with a lower cost is called first
+    allows_plugins: ClassVar[bool] = True  # whether a plugin may have captured the copy of such a record
 
     @property
     def path_option(self) -> str:
@@ -206,36 +206,36 @@ class AssetKind:
         """Return an asset of this kind at ``path``."""
         return AssetConfig(kind=self, options=self.options(**{self.path_option: path}), **common)
 
-    def missing(self, key: str, asset: AssetConfig) -> list[str]:
-        """Return what keeps the asset from being captured that the file system does not show, a sentence each."""
+    def capture_blockers(self, key: str, asset: AssetConfig) -> list[str]:
+        """Return the reasons why a capture would fail, apart from missing files; one message each."""
         return []
 
     # Capture
 
     def size(self, asset: AssetConfig) -> int:
-        """Return how many bytes a capture will read, as far as that can be seen. Raises OSError."""
+        """Return an estimate of the bytes that a capture will read. Raises OSError."""
         return os.lstat(asset.path).st_size
 
     def capture(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
     ) -> AssetRecord:
-        """Copy the live state to ``copy``, which does not exist yet, and return ``record`` completed.
+        """Copy the live state to ``copy``, which does not exist yet, and return the completed ``record``.
 
-        With ``allow_damaged``, for a safety snapshot, nothing is refused that can be kept in part. Raises Damaged for
-        what is no asset of this kind, StageFailed or OSError when it cannot be captured.
+        With ``allow_damaged``, for a safety snapshot, state that can only be captured in part is captured in part.
+        Raises Damaged when the state is no asset of this kind, StageFailed or OSError when it cannot be captured.
         """
         raise TypeError(f"assets of kind {self.name} have no capture")
 
-    def remains(self, asset: AssetConfig) -> list[Path]:
-        """Return the names whose bytes are kept when the asset is damaged."""
+    def raw_paths(self, asset: AssetConfig) -> list[Path]:
+        """Return the paths that ``capture_raw`` copies."""
         return [asset.path]
 
-    def keep_remains(self, asset: AssetConfig, record: AssetRecord, copy: Path, emit: Emit = ignore) -> AssetRecord:
-        """Keep what stands in the place of an asset and cannot be read as one, byte for byte."""
+    def capture_raw(self, asset: AssetConfig, record: AssetRecord, copy: Path, emit: Emit = ignore) -> AssetRecord:
+        """Copy live state that cannot be read as an asset of this kind, byte for byte."""
         meter = Meter(emit, "capture", record.key, 0)
         remove_tree(copy)
         os.mkdir(copy, 0o700)
-        for path in self.remains(asset):
+        for path in self.raw_paths(asset):
             try:
                 mode = os.lstat(path).st_mode
             except FileNotFoundError:
@@ -244,7 +244,7 @@ class AssetKind:
                 place_link(os.readlink(path), copy / path.name)
             elif stat.S_ISDIR(mode):
                 capture_tree(path, copy / path.name, left_out=[], count=meter.add)
-            elif stat.S_ISREG(mode):  # a socket or a device has no bytes to keep
+            elif stat.S_ISREG(mode):  # a socket or a device has no bytes to copy
                 capture_file(path, copy / path.name, meter.add)
         meter.finish()
         entries = scan_tree(copy)
@@ -254,14 +254,14 @@ class AssetKind:
     # Verification and comparison
 
     def verify(self, record: AssetRecord, stored: Path, meter: Meter, *, thorough: bool = False) -> list[AssetFinding]:
-        """Digest a stored copy again and compare it with its record; ``thorough`` checks its content too.
+        """Compare the digest of a stored copy with its record; with ``thorough`` also check its content.
 
-        Raises StageFailed or OSError for a copy that cannot be read.
+        Raises StageFailed or OSError when the copy cannot be read.
         """
         mode = os.lstat(stored).st_mode
         is_tree = is_folder(record)
         if is_tree != stat.S_ISDIR(mode) or not (is_tree or stat.S_ISREG(mode)):
-            raise StageFailed(f"should be a {'folder' if is_tree else 'regular file'} and is none")
+            raise StageFailed(f"is not a {'folder' if is_tree else 'regular file'}")
         if is_tree:
             findings = _verify_tree(record, stored, meter)
         else:
@@ -272,59 +272,62 @@ class AssetKind:
                 findings = [
                     AssetFinding(key=record.key, what="was altered", expected=record.sha256, found=entry.sha256)
                 ]
-        wrong = self.impossible(record)
+        invalid = self.invalid_value(record)
         if not is_tree and entry.size != record.size:
-            wrong = f"a size of {record.size} for {entry.size} bytes"
-        if findings or not wrong:
+            invalid = f"a size of {record.size} for {entry.size} bytes"
+        if findings or not invalid:
             return findings
-        return [AssetFinding(key=record.key, what=f"its record was altered: it has {wrong}")]
+        return [AssetFinding(key=record.key, what=f"its record was altered: it has {invalid}")]
 
-    def impossible(self, record: AssetRecord) -> str | None:
-        """Say what no capture writes: a checksum can be forged, and the modes of a record steer ``chmod``."""
+    def invalid_value(self, record: AssetRecord) -> str | None:
+        """Return a description of a value that no capture writes, or None.
+
+        The checksum of a record can be forged, and a restore calls ``chmod`` with the modes of a record.
+        """
         entries = record.entries or []
         if not all(mode is not None and 0 <= mode <= _ALL_BITS for mode in (record.mode, *(e.mode for e in entries))):
-            return "a mode that is none"
+            return "an invalid mode"
         if record.content_digest is not None and not self.may_have_content_digest(record):
-            return "a content digest that is not that of its bytes"
+            return "a content digest that differs from the digest of its bytes"
         if is_folder(record) and record.size != sum(entry.size for entry in entries):
             return "a size that is not the sum of its entries"
-        has_none = record.damaged or record.plugin_problem is not None or not self.may_be_plugins
-        if record.plugin is not None and has_none:
-            return "a plugin that cannot have taken it"
+        cannot_have_plugin = record.damaged or record.plugin_problem is not None or not self.allows_plugins
+        if record.plugin is not None and cannot_have_plugin:
+            return "a plugin that cannot have captured it"
         if len({entry.path for entry in entries}) != len(entries):
-            return "the same entry twice"
+            return "a duplicate entry"
         return None
 
     def may_have_content_digest(self, record: AssetRecord) -> bool:
-        """Say whether the content digest of a record is one that a capture writes."""
+        """Return whether a capture can have written the content digest of ``record``."""
         return False
 
     def check_legacy(self, record: AssetRecord, stored: Path) -> list[AssetFinding]:
-        """Return what is wrong with a copy of the older tool, which has no digests."""
+        """Return the problems of a copy of the older tool, which has no digests."""
         return []
 
-    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> Examined | None:
-        """Check a copy beyond its bytes, with the options of ``asset`` where it is configured; None: not possible."""
+    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> CopyCheck | None:
+        """Let the plugin that captured a copy check it, with the options of ``asset``; None when no plugin did."""
         return None
 
     def inspect(self, record: AssetRecord, copy: Path) -> Inspection | None:
-        """Read the content of a copy to its last page; None for a kind whose content has no structure of its own."""
+        """Read the whole content of a copy; None for a kind without a structure that could be checked."""
         return None
 
     def outline(self, record: AssetRecord, copy: Path) -> list[Listing]:
-        """Return what two copies are compared by, name for name; nothing for a kind that has no names in it."""
+        """Return the named parts of a copy, for a comparison with another copy; empty for a kind without such parts."""
         return []
 
     def digest(self, record: AssetRecord, path: Path) -> str | None:
-        """Return the digest of state that nothing else uses, to be compared with that of ``record``."""
+        """Return the digest of the state at ``path``, which no process uses, for a comparison with ``record``."""
         return scan_file(path).sha256
 
-    def strays(self, path: Path) -> list[Path]:
-        """Return the names beside ``path`` that belong to the service and must not outlive a restore."""
+    def side_files(self, path: Path) -> list[Path]:
+        """Return the paths next to ``path`` that belong to the live state and that a restore must remove."""
         return []
 
     def compare(self, record: AssetRecord, live: AssetRecord) -> str:
-        """Say how the live state differs from a captured one; an empty text when it does not."""
+        """Describe how the live state differs from a captured state; an empty text when it does not differ."""
         is_same = (live.content_digest or live.sha256) == (record.content_digest or record.sha256)
         if is_same and live.mode == record.mode:
             return ""
@@ -333,35 +336,36 @@ class AssetKind:
         return f"content differs ({live.size} bytes live, {record.size} in the snapshot)"
 
     def describe(self, record: AssetRecord) -> str:
-        """Return what people read of a captured asset."""
+        """Return the text that describes a captured asset to the operator."""
         return record.kind if record.plugin is None else f"{record.kind}, captured by {record.plugin}"
 
-    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> Sound:
-        """Say whether a restored asset is still in place, so that a repeated rollback leaves it alone.
+    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> StateCheck:
+        """Return whether a restored asset is still in place, so that a repeated rollback can skip it.
 
-        Files and folders must be as recorded, byte for byte. ``scratch`` does not exist and may be made.
+        Files and folders must equal their record, byte for byte. ``scratch`` is a path that may be created.
         """
         if record.kind not in self.restores:
-            return Sound(is_sound=False)
+            return StateCheck(is_sound=False)
         try:
             mode = os.lstat(asset.path).st_mode
         except FileNotFoundError:
-            return Sound(is_sound=not record.exists)
-        is_of_form = record.exists and stat.S_ISDIR(mode) == is_folder(record)
-        return Sound(is_sound=is_of_form and self._is_equal(record, asset.path))
+            return StateCheck(is_sound=not record.exists)
+        has_type = record.exists and stat.S_ISDIR(mode) == is_folder(record)
+        return StateCheck(is_sound=has_type and self._is_equal(record, asset.path))
 
     # A rollback, in the order of its steps
 
     def scan(self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore) -> AssetRecord:
-        """Read the live state before any lock is held: keep in ``copy`` what is needed to come back to it."""
+        """Capture the live state for the safety snapshot, before any lock is held."""
         return self.capture(asset, record, copy, emit=emit, allow_damaged=True)
 
     def stage(
         self, asset: AssetConfig, record: AssetRecord, stored: Path, rollback_id: str, *, is_usable: bool, emit: Emit
     ) -> JournalStep:
-        """Lay the new state beside the asset, complete and flushed, and return the step that puts it in place.
+        """Write the new state durably next to the asset, and return the journal step that puts it in place.
 
-        ``is_usable`` says that the asset is live and can be read. Nothing live is touched. Raises StageFailed, OSError.
+        ``is_usable``: the live asset exists and can be read. The live state stays unchanged. Raises StageFailed and
+        OSError.
         """
         new = None
         if record.exists:
@@ -383,64 +387,63 @@ class AssetKind:
             folder=inode_of(asset.path.parent),
         )
 
-    def place(self, record: AssetRecord, stored: Path, goal: Path, meter: Meter) -> None:
-        """Copy stored state to ``goal`` and check its bytes again. Raises StageFailed where they differ, OSError."""
+    def place(self, record: AssetRecord, stored: Path, target: Path, meter: Meter) -> None:
+        """Copy stored state to ``target`` and verify its bytes. Raises StageFailed when they differ, OSError."""
         assert record.mode is not None
         if is_folder(record):
-            place_tree(stored, goal, record.entries or [], record.mode, meter.add)
-        elif place_file(stored, goal, record.mode, meter.add) != record.sha256:
-            raise StageFailed(f"{stored} changed while it was being staged; nothing was changed.")
+            place_tree(stored, target, record.entries or [], record.mode, meter.add)
+        elif place_file(stored, target, record.mode, meter.add) != record.sha256:
+            raise StageFailed(f"{stored} changed while it was staged; the live state was not changed.")
 
     @contextlib.contextmanager
     def lock(self, asset: AssetConfig) -> Iterator[None]:
-        """Keep the service from changing the asset while the block runs. Files and folders cannot be locked."""
+        """Lock the asset against changes by the service while the block runs. Files and folders cannot be locked."""
         yield
 
     def seal_safety(self, asset: AssetConfig, record: AssetRecord, copy: Path) -> AssetRecord:
-        """Add to a scanned copy what changed until the lock was held; return its record as it is then."""
+        """Add the changes since ``scan`` to a copy, now that the lock is held, and return its final record."""
         return record
 
     def state_of(self, step: JournalStep) -> State:
-        """Say what a step has done so far: nothing, all of it, or what has to be carried out once more."""
+        """Return the progress of a step: ``old`` before it, ``new`` after it, ``partial`` when it must be repeated."""
         return "new" if step.done else "partial"
 
     def commit(self, move: Move) -> None:
-        """Put the new state in place; it may be repeated. Raises StageFailed, OSError; ``abort`` undoes it."""
-        self._carry_out(move)
+        """Put the new state in place; may be repeated. Raises StageFailed, OSError; ``abort`` undoes it."""
+        self._apply(move)
 
     def abort(self, move: Move) -> None:
-        """Put the state before back in place, whatever ``commit`` had reached; it may be repeated."""
-        self._carry_out(move)
+        """Put the old state back in place after any part of ``commit``; may be repeated."""
+        self._apply(move)
 
     def finish(self, asset: AssetConfig) -> list[Path]:
-        """Remove what the rollback left beside the asset, once no journal needs it; returns what was removed."""
+        """Remove the staged files next to the asset, when no journal needs them any more; return the removed paths."""
         return discard_staged(asset.path)
 
-    def _carry_out(self, move: Move) -> None:
+    def _apply(self, move: Move) -> None:
         if move.step.mirrored or not self.exchange(move):
-            # Written down first: afterwards the inode no longer tells old from new.
+            # Write this to the journal first: after an overwrite, the inode does not show whether the state is new.
             move.note(evolve(move.step, mirrored=True))
             self.overwrite(move.record, move.stored, move.live)
 
     def exchange(self, move: Move) -> bool:
-        """Give the name to the file or folder that is to have it; False where no rename can do that."""
-        return give_name(move.live, move.staged, move.wanted)
+        """Rename the target file or folder to the live path; return False when no rename can do that."""
+        return rename_into_place(move.live, move.staged, move.target_inode)
 
     def overwrite(self, record: AssetRecord, stored: Path, live: Path) -> None:
-        """Make ``live`` equal to stored state without renaming it, and flush it.
+        """Make ``live`` equal to stored state without a rename, and flush it.
 
-        What is equal already is not written: it may lie on a disk that takes no writes, and be undone for the sake of
-        another asset. Raises StageFailed when ``live`` must not exist but cannot be removed, OSError when it cannot be
-        written.
+        An equal ``live`` is not written: its disk may be read-only while a failure of another asset is undone. Raises
+        StageFailed when ``live`` must not exist but cannot be removed, OSError when ``live`` cannot be written.
         """
         if record.exists and not record.damaged and self._is_equal(record, live):
             fsync_tree(live)
         elif not record.exists:
             remove_live(live)
         elif record.damaged:
-            put_remains_back(stored, live)
+            restore_raw_copy(stored, live)
         else:
-            self.write_over(record, stored, live)
+            self.overwrite_content(record, stored, live)
         if live.parent.is_dir():
             fsync_directory(live.parent)
 
@@ -450,23 +453,23 @@ class AssetKind:
         except (OSError, StageFailed):
             return False
 
-    def write_over(self, record: AssetRecord, stored: Path, live: Path) -> None:
-        """Write stored content into ``live``, whatever that holds. Raises StageFailed, OSError."""
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
+        """Replace any content of ``live`` by stored content. Raises StageFailed, OSError."""
         raise TypeError(f"assets of kind {self.name} cannot be written in place")
 
 
 def is_folder(record: AssetRecord) -> bool:
-    """Say whether a captured asset lies in its snapshot as a folder; remains of a damaged one do, too."""
+    """Return whether the stored copy of an asset is a folder; the raw copy of a damaged asset is a folder too."""
     return record.kind == "directory" or record.damaged
 
 
 def stored_path(folder: Path, record: AssetRecord) -> Path:
-    """Return where an asset lies in the snapshot ``folder``; raises StageFailed for a record that points elsewhere."""
+    """Return the path of an asset in the snapshot ``folder``; raises StageFailed for a record with another path."""
     parts = record.relative_path.split("/")
     expected = len(parts) == 3 and parts[0] == "assets" and parts[1] == record.key and is_valid_id(record.key)
     if not expected or not _is_file_name(parts[2]):
         key, path = excerpt(record.key), excerpt(record.relative_path)
-        raise StageFailed(f"asset {key!r} has the path {path!r}, which is not its place.")
+        raise StageFailed(f"asset {key!r} has the path {path!r}, which is not a path of this asset.")
     for parent in (folder / "assets", folder / "assets" / record.key):
         if parent.is_symlink():
             raise StageFailed(f"{parent} is a symbolic link.")
@@ -476,7 +479,7 @@ def stored_path(folder: Path, record: AssetRecord) -> Path:
 def _is_file_name(name: str) -> bool:
     try:
         os.fsencode(name)
-    except UnicodeEncodeError:  # JSON can spell surrogates that stand for no byte
+    except UnicodeEncodeError:  # JSON can contain surrogates that represent no byte
         return False
     return name not in ("", ".", "..") and "\x00" not in name
 
@@ -496,7 +499,7 @@ def _verify_tree(record: AssetRecord, stored: Path, meter: Meter) -> list[AssetF
             what, expected, found = "was added", "nothing", path
         elif now is None:
             what, expected, found = "is missing", before.sha256 or before.kind, None
-        # Modes of the stored copies are 0600/0700; the recorded ones are covered by the digest of the entries.
+        # Stored copies have the modes 0600 and 0700. The digest of the entries covers the recorded modes.
         elif (before.kind, before.sha256, before.size, before.target) != (now.kind, now.sha256, now.size, now.target):
             what, expected = "was altered", before.sha256 or before.target or before.kind
             found = now.sha256 or now.target or now.kind

@@ -1,4 +1,4 @@
-"""A folder with everything in it: files, links, empty folders; exchanged by name."""
+"""The asset kind of one folder with its files, links and empty folders, restored by an exchange of names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attrs import NOTHING, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetKind, Damaged, Listing
 from release_tasks.assets.files import capture_tree, entries_digest, scan_tree, tree_size
-from release_tasks.assets.overwrite import write_over_tree
+from release_tasks.assets.overwrite import overwrite_tree
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.options import option
@@ -18,7 +18,7 @@ from release_tasks.core.records import AssetEntry, AssetRecord
 
 __all__ = ["DIRECTORY", "DirectoryKind", "DirectoryOptions", "with_entries"]
 
-_NAMED = 5
+_MAX_NAMES = 5
 
 
 @frozen(kw_only=True)
@@ -29,7 +29,7 @@ class DirectoryOptions:
 
 
 class DirectoryKind(AssetKind):
-    """A folder; sockets, pipes and devices in it are refused, and left out of a safety snapshot."""
+    """A folder. Sockets, pipes and devices in it are refused; a safety snapshot leaves them out."""
 
     name = "directory"
     options = DirectoryOptions
@@ -37,15 +37,15 @@ class DirectoryKind(AssetKind):
     records_as = "directory"
 
     def size(self, asset: AssetConfig) -> int:
-        """Return how many bytes the files in it hold."""
+        """Return the size of all files in the folder."""
         return tree_size(asset.path)
 
     def capture(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
     ) -> AssetRecord:
-        """Copy the folder; raises Damaged when a safety snapshot finds something else in its place."""
+        """Copy the folder; raises Damaged when the path is not a folder."""
         if not stat.S_ISDIR(os.lstat(asset.path).st_mode):
-            raise Damaged(f"{asset.path} (asset {record.key}) should be a folder and is none.")
+            raise Damaged(f"{asset.path} (asset {record.key}) is not a folder.")
         left_out: list[str] = []
         meter = Meter(emit, "capture", record.key, 0 if emit is ignore else tree_size(asset.path))
         entries = capture_tree(asset.path, copy, left_out if allow_damaged else None, meter.add)
@@ -53,7 +53,7 @@ class DirectoryKind(AssetKind):
         return evolve(with_entries(record, entries), left_out=left_out or None)
 
     def outline(self, record: AssetRecord, copy: Path) -> list[Listing]:
-        """Return the entries by their path."""
+        """Return the entries by path."""
         entries = record.entries or []
         values = {excerpt(e.path): f"{e.kind} {e.mode:o} {e.sha256 or e.target}" for e in entries}
         return [Listing("", values)]
@@ -63,7 +63,7 @@ class DirectoryKind(AssetKind):
         return entries_digest(scan_tree(path))
 
     def compare(self, record: AssetRecord, live: AssetRecord) -> str:
-        """Name the entries that were changed, that are missing and that were added."""
+        """Name the changed, the missing and the added entries."""
         if (live.sha256, live.mode) == (record.sha256, record.mode):
             return ""
         before = {entry.path: entry for entry in record.entries or []}
@@ -73,20 +73,20 @@ class DirectoryKind(AssetKind):
             "missing": sorted(before.keys() - now.keys()),
             "added": sorted(now.keys() - before.keys()),
         }
-        named = [
-            f"{word}: {', '.join(paths[:_NAMED])}{' ...' if len(paths) > _NAMED else ''}"
+        lists = [
+            f"{word}: {', '.join(paths[:_MAX_NAMES])}{' ...' if len(paths) > _MAX_NAMES else ''}"
             for word, paths in parts.items()
             if paths
         ]
-        return "; ".join(named) or f"mode {live.mode:o} instead of {record.mode:o}"
+        return "; ".join(lists) or f"mode {live.mode:o} instead of {record.mode:o}"
 
-    def write_over(self, record: AssetRecord, stored: Path, live: Path) -> None:
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
         """Make the folder equal to the stored one, entry by entry."""
-        write_over_tree(record, stored, live)
+        overwrite_tree(record, stored, live)
 
 
 def with_entries(record: AssetRecord, entries: list[AssetEntry]) -> AssetRecord:
-    """Return the record of a folder that holds ``entries``."""
+    """Return the record of a folder with ``entries``."""
     size = sum(entry.size for entry in entries)
     digest = entries_digest(entries)
     return evolve(record, kind="directory", exists=True, size=size, sha256=digest, entries=entries)

@@ -1,4 +1,4 @@
-"""One file: copied while it holds still, exchanged by name."""
+"""The asset kind of one file: copied while it does not change, restored by an exchange of names."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from attrs import NOTHING, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetKind, Damaged
 from release_tasks.assets.files import capture_file, scan_file
-from release_tasks.assets.overwrite import write_over
+from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Emit, Meter, ignore
@@ -38,22 +38,22 @@ class FileKind(AssetKind):
     def capture(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
     ) -> AssetRecord:
-        """Copy the file; raises Damaged when a safety snapshot finds something else in its place."""
+        """Copy the file; raises Damaged when, for a safety snapshot, the path is not a regular file."""
         info = os.lstat(asset.path)
         if allow_damaged and not stat.S_ISREG(info.st_mode):
-            raise Damaged(f"{asset.path} should be a regular file and is none.")
+            raise Damaged(f"{asset.path} is not a regular file.")
         meter = Meter(emit, "capture", record.key, info.st_size)
         entry = capture_file(asset.path, copy, meter.add)
         meter.finish()
         return evolve(record, exists=True, size=entry.size, sha256=entry.sha256)
 
-    def write_over(self, record: AssetRecord, stored: Path, live: Path) -> None:
-        """Write the stored bytes into the file, and read them again."""
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
+        """Write the stored bytes to the file, and verify them."""
         assert record.mode is not None
-        write_over(stored, live)
+        overwrite_file(stored, live)
         os.chmod(live, record.mode)
         if scan_file(live).sha256 != record.sha256:
-            raise StageFailed(f"{live} does not hold what was written to it.")
+            raise StageFailed(f"{live} does not contain the bytes that were written to it.")
         fsync_file(live)
 
 

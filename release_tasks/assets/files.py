@@ -1,7 +1,7 @@
-"""Files and folders in and out of a snapshot: bytes, modes, links as links, empty folders.
+"""Copy files and folders to a snapshot and back: bytes, modes, links as links, empty folders.
 
-Owner and modification time ride along on the copies themselves where the system permits; they are no part of any
-digest. Hard links, extended attributes and ACLs are not kept.
+The copies have the owner and the modification time of the originals where the system permits; no digest covers them.
+Hard links, extended attributes and ACLs are not preserved.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
     "tree_size",
 ]
 
-# Gets the number of bytes of each reading; less than 0 when a file is read again from its beginning.
+# Called with the number of bytes of each read; the number is negative when a file is read again from its start.
 Count = Callable[[int], None]
 
 _STEP_BYTES = 1 << 20
@@ -46,13 +46,13 @@ _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the
 
 
 def capture_file(
-    source: Path, destination: Path, count: Count | None = None, *, must_hold_still: bool = True
+    source: Path, destination: Path, count: Count | None = None, *, must_be_stable: bool = True
 ) -> AssetEntry:
     """Copy one regular file to ``destination`` (0600) and return its entry; a link is refused.
 
-    Raises StageFailed for a file that is still being written after several readings, unless it need not hold still.
+    Raises StageFailed when the file changes during each of several reads, unless ``must_be_stable`` is False.
     """
-    entry = _copy_stable(source.name, source, destination, count=count, must_hold_still=must_hold_still)
+    entry = _copy_stable(source.name, source, destination, count=count, must_be_stable=must_be_stable)
     keep_owner_and_time(os.lstat(source), destination)
     return entry
 
@@ -63,25 +63,24 @@ def capture_tree(
     left_out: list[str] | None = None,
     count: Count | None = None,
     *,
-    must_hold_still: bool = True,
+    must_be_stable: bool = True,
 ) -> list[AssetEntry]:
     """Copy the folder ``source`` to ``destination`` (0700/0600 inside) and return its entries, sorted by path.
 
-    Links are copied as links and never followed. Raises StageFailed for a file that is still being written after
-    several readings, unless it need not hold still, and for sockets, pipes and devices, unless there is a list
-    ``left_out`` that takes their paths.
+    Links are copied as links and never followed. Raises StageFailed as ``capture_file`` does, and for sockets, pipes
+    and devices, unless there is a list ``left_out``, which then gets their paths.
     """
     os.mkdir(destination, 0o700)
-    return _read_tree(source, destination, left_out, count, must_hold_still=must_hold_still)
+    return _read_tree(source, destination, left_out, count, must_be_stable=must_be_stable)
 
 
 def scan_file(path: Path, count: Count | None = None) -> AssetEntry:
-    """Digest one regular file where it lies."""
+    """Return the entry of one regular file without copying it."""
     return _copy_stable(path.name, path, None, count=count)
 
 
 def scan_tree(root: Path, count: Count | None = None) -> list[AssetEntry]:
-    """Digest the folder ``root`` where it lies; the same entries that ``capture_tree`` returns."""
+    """Return the entries of the folder ``root`` without copying it; ``capture_tree`` returns the same entries."""
     return _read_tree(root, None, None, count)
 
 
@@ -91,7 +90,7 @@ def _read_tree(
     left_out: list[str] | None,
     count: Count | None,
     *,
-    must_hold_still: bool = True,
+    must_be_stable: bool = True,
 ) -> list[AssetEntry]:
     """Return the entries of ``source``, sorted by path; they are copied unless ``destination`` is None."""
     entries: list[AssetEntry] = []
@@ -113,11 +112,11 @@ def _read_tree(
                 place_link(target, copy)
         else:
             try:
-                entry = _copy_stable(relative, path, copy, dir_fd=fd, count=count, must_hold_still=must_hold_still)
+                entry = _copy_stable(relative, path, copy, dir_fd=fd, count=count, must_be_stable=must_be_stable)
             except FileNotFoundError:
                 if copy is None:
                     raise
-                continue  # removed since its folder was listed
+                continue  # removed after its folder was listed
             entries.append(entry)
             if copy is not None:
                 keep_owner_and_time(info, copy)
@@ -128,7 +127,7 @@ def _read_tree(
 
 
 def tree_size(root: Path) -> int:
-    """Return how many bytes the files below ``root`` hold, as far as that can be seen."""
+    """Return the size of the files below ``root``; files that cannot be read count as 0."""
     size = 0
     with contextlib.suppress(OSError):
         for _, _, files, fd in os.fwalk(root, follow_symlinks=False):
@@ -140,7 +139,7 @@ def tree_size(root: Path) -> int:
 
 
 def place_file(stored: Path, destination: Path, mode: int, count: Count | None = None) -> str:
-    """Copy a stored file to ``destination`` with ``mode`` and the stored owner and time; returns the SHA-256 copied."""
+    """Copy a stored file to ``destination`` with ``mode`` and the stored owner and time; return its SHA-256."""
     entry = _copy_stable(stored.name, stored, destination, count=count)
     keep_owner_and_time(os.lstat(stored), destination)
     os.chmod(destination, mode)
@@ -151,7 +150,7 @@ def place_file(stored: Path, destination: Path, mode: int, count: Count | None =
 def place_tree(
     stored: Path, destination: Path, entries: list[AssetEntry], mode: int, count: Count | None = None
 ) -> None:
-    """Lay a stored folder out at ``destination``, exactly as ``entries`` say; raises StageFailed where bytes differ."""
+    """Copy a stored folder to ``destination`` as recorded in ``entries``; raises StageFailed when bytes differ."""
     os.mkdir(destination, 0o700)
     folders = [(stored, destination, mode)]
     for entry in sorted(entries, key=lambda entry: entry.path):
@@ -164,14 +163,14 @@ def place_tree(
             place_link(entry.target, copy)
             keep_owner_and_time(os.lstat(source), copy)
         elif place_file(source, copy, entry.mode, count) != entry.sha256:
-            raise StageFailed(f"{source} changed while it was being restored.")
+            raise StageFailed(f"{source} changed while it was restored.")
     for source, copy, folder_mode in reversed(folders):
         keep_owner_and_time(os.lstat(source), copy)
         os.chmod(copy, folder_mode)
 
 
 def place_link(target: str, path: Path) -> None:
-    """Make ``path`` a symbolic link to ``target``; an error names the link, where Python's would name the target."""
+    """Create the symbolic link ``path`` to ``target``; an OSError names the link instead of the target."""
     try:
         os.symlink(target, path)
     except OSError as error:
@@ -180,7 +179,7 @@ def place_link(target: str, path: Path) -> None:
 
 
 def can_share_blocks(source: Path, folder: Path) -> bool:
-    """Say whether a copy of the file ``source`` below ``folder`` shares its blocks, and so takes no room of its own."""
+    """Return whether a copy of ``source`` below ``folder`` can share its blocks and so needs no disk space."""
     with source.open("rb") as original, tempfile.TemporaryFile(dir=folder) as copy:
         return _clone(original.fileno(), copy.fileno())
 
@@ -193,14 +192,14 @@ def entries_digest(entries: list[AssetEntry]) -> str:
 def _walk(root: Path, left_out: list[str] | None = None) -> Iterator[tuple[str, os.stat_result, int]]:
     """Yield (path relative to root, lstat, descriptor of its folder), parents first, names in order.
 
-    Descriptors instead of paths: a folder that is swapped for a link meanwhile cannot lead the walk elsewhere.
+    Uses descriptors instead of paths, so that a folder that is replaced by a link during the walk is not followed.
     """
 
-    def give_up(error: OSError) -> None:
+    def raise_error(error: OSError) -> None:
         raise error
 
     with with_path(root):
-        for folder, subfolders, files, fd in os.fwalk(root, onerror=give_up, follow_symlinks=False):
+        for folder, subfolders, files, fd in os.fwalk(root, onerror=raise_error, follow_symlinks=False):
             subfolders.sort()
             inside = os.path.relpath(folder, root)
             for name in sorted(subfolders + files):
@@ -227,11 +226,11 @@ def _copy_stable(
     *,
     dir_fd: int | None = None,
     count: Count | None = None,
-    must_hold_still: bool = True,
+    must_be_stable: bool = True,
 ) -> AssetEntry:
-    """Read a regular file, again if it changed meanwhile, and copy it unless ``copy`` is None.
+    """Read a regular file, again if it changed during the read, and copy it unless ``copy`` is None.
 
-    With ``dir_fd``, the descriptor of its folder, only its name is looked up.
+    ``dir_fd`` is the descriptor of the file's folder; with it, only the file's name is looked up.
     """
     name = path if dir_fd is None else path.name
     for attempt in reversed(range(_ATTEMPTS)):
@@ -240,28 +239,28 @@ def _copy_stable(
                 source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
         except OSError as error:
             if error.errno == errno.ELOOP:
-                raise StageFailed(f"{path} is a symbolic link: name what it points at instead.") from error
+                raise StageFailed(f"{path} is a symbolic link. Configure the path of its target instead.") from error
             raise
         try:
             before = os.fstat(source)
             if not stat.S_ISREG(before.st_mode):
-                raise StageFailed(f"{path} should be a regular file and is none.")
+                raise StageFailed(f"{path} is not a regular file.")
             size, digest = _copy_once(source, path, copy, count)
             after = os.fstat(source)
         finally:
             os.close(source)
         stamps = before.st_size, before.st_mtime_ns, before.st_ctime_ns
-        is_still = stamps == (size, after.st_mtime_ns, after.st_ctime_ns)
-        # Older kernels stamp files in steps of a clock tick: two writes within one look like none.
-        is_sure = is_still and time.time_ns() - after.st_ctime_ns >= _CLOCK_TICK_NS
-        if is_sure or (attempt == 0 and not must_hold_still):
+        is_unchanged = stamps == (size, after.st_mtime_ns, after.st_ctime_ns)
+        # Older kernels count file times in clock ticks: a second write in the same tick does not change the time.
+        is_certain = is_unchanged and time.time_ns() - after.st_ctime_ns >= _CLOCK_TICK_NS
+        if is_certain or (attempt == 0 and not must_be_stable):
             mode = stat.S_IMODE(before.st_mode)
             return AssetEntry(path=relative, kind="file", mode=mode, size=size, sha256=digest)
-        if is_still:
+        if is_unchanged:
             time.sleep(_CLOCK_TICK_NS / 1e9)
         if count is not None:
             count(-size)
-    raise StageFailed(f"{path} kept changing while it was read; stop what writes it and run this again.")
+    raise StageFailed(f"{path} changed during each of {_ATTEMPTS} reads. Stop the program that writes it, and retry.")
 
 
 def _copy_once(source: int, path: Path, copy: Path | None, count: Count | None) -> tuple[int, str]:
@@ -308,9 +307,9 @@ def _clone(source: int, target: int) -> bool:
 
 
 def keep_owner_and_time(info: os.stat_result, copy: Path) -> None:
-    """Give a copy the owner, where that is permitted, and the times of what it is a copy of."""
+    """Give a copy the owner (where permitted) and the times of its original, whose stat result is ``info``."""
     if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
-        with contextlib.suppress(OSError):  # only root may give files away
+        with contextlib.suppress(OSError):  # only root may change the owner of a file
             os.chown(copy, info.st_uid, info.st_gid, follow_symlinks=False)
     with contextlib.suppress(OSError):
         os.utime(copy, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)

@@ -1,4 +1,4 @@
-"""The asset kinds of the suite, in the order in which messages name them. A new kind adds its line here."""
+"""The asset kinds of this package, in the order of messages. Add a new kind here."""
 
 from __future__ import annotations
 
@@ -17,5 +17,5 @@ _BY_RECORD = {kind.records_as: kind for kind in (SQLITE, DIRECTORY, FILE)}
 
 
 def kind_of(record: AssetRecord) -> AssetKind:
-    """Return the kind of a captured asset, whatever the configuration says of it now."""
+    """Return the kind of a captured asset; the current configuration may have another kind for it."""
     return PLUGIN if record.plugin is not None else _BY_RECORD[record.kind]

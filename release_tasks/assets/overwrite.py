@@ -1,6 +1,6 @@
-"""Write content in place where names cannot be exchanged: mount points, the lower layer of an overlay.
+"""Overwrite state in place where names cannot be exchanged: mount points, the lower layer of an overlay.
 
-It is not atomic for a reader, but it is repeatable, and it runs only under a journal.
+This is not atomic for a reader, but it can be repeated, and it runs only while a journal exists.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from release_tasks.core.durable import fsync_directory, fsync_file, remove_tree
 from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.records import AssetEntry, AssetRecord
 
-__all__ = ["put_remains_back", "remove_live", "write_over", "write_over_tree"]
+__all__ = ["overwrite_file", "overwrite_tree", "remove_live", "restore_raw_copy"]
 
 _MARK = ".release-tasks-mirror"
 
 
 def remove_live(live: Path) -> None:
-    """Remove what must not exist; a mount point stays, empty. Raises StageFailed when it cannot be removed."""
+    """Remove state that must not exist; a mount point stays as an empty folder. Raises StageFailed when this fails."""
     if not os.path.lexists(live):
         return
     if live.is_dir() and not live.is_symlink():
@@ -37,19 +37,19 @@ def remove_live(live: Path) -> None:
         raise StageFailed(f"{live} should not exist and cannot be removed: {error.strerror}.") from error
 
 
-def put_remains_back(stored: Path, live: Path) -> None:
-    """Write the remains of a damaged database, and of its side files, over what is there."""
-    for remains in sorted(stored.iterdir()):
-        target = live.with_name(remains.name)
-        if not remains.is_file() or target.is_dir():
-            raise StageFailed(f"{remains} cannot be put back in place of {target}.")
-        if not os.path.lexists(target) or scan_file(target).sha256 != scan_file(remains).sha256:
-            write_over(remains, target)
+def restore_raw_copy(stored: Path, live: Path) -> None:
+    """Overwrite a database and its side files with the raw copy of a damaged database."""
+    for copy in sorted(stored.iterdir()):
+        target = live.with_name(copy.name)
+        if not copy.is_file() or target.is_dir():
+            raise StageFailed(f"{copy} cannot be restored to {target}.")
+        if not os.path.lexists(target) or scan_file(target).sha256 != scan_file(copy).sha256:
+            overwrite_file(copy, target)
         fsync_file(target)
 
 
-def write_over(stored: Path, live: Path) -> None:
-    """Write the bytes of a stored file into ``live``, which keeps its inode; what is no file there is removed first."""
+def overwrite_file(stored: Path, live: Path) -> None:
+    """Write the bytes of a stored file to ``live`` without changing its inode; first remove what is not a file."""
     if os.path.lexists(live) and not stat.S_ISREG(os.lstat(live).st_mode):
         remove_tree(live)
     with with_path(live), stored.open("rb") as source, live.open("r+b" if live.exists() else "xb") as target:
@@ -57,46 +57,46 @@ def write_over(stored: Path, live: Path) -> None:
         target.truncate()
 
 
-def write_over_tree(record: AssetRecord, stored: Path, live: Path) -> None:
-    """Make a folder equal to a stored one, entry by entry, and flush it; what is no folder there is removed first."""
+def overwrite_tree(record: AssetRecord, stored: Path, live: Path) -> None:
+    """Make ``live`` equal to a stored folder, entry by entry, and flush it; first remove what is not a folder."""
     if not os.path.lexists(live) or not stat.S_ISDIR(os.lstat(live).st_mode):
         remove_tree(live)
         os.mkdir(live, 0o700)
     entries = {entry.path: entry for entry in record.entries or []}
 
-    def give_up(error: OSError) -> None:
-        raise error  # os.walk would leave out what it cannot list
+    def raise_error(error: OSError) -> None:
+        raise error  # by default, os.walk ignores a folder that it cannot list
 
-    for folder, subfolders, files in os.walk(live, topdown=False, onerror=give_up):
+    for folder, subfolders, files in os.walk(live, topdown=False, onerror=raise_error):
         for name in subfolders + files:
             if os.path.relpath(os.path.join(folder, name), live) not in entries:
                 remove_tree(Path(folder, name))
     folders = [(live, record.mode)]
     for path, entry in sorted(entries.items()):
-        goal = live / path
+        target = live / path
         if entry.kind == "directory":
-            if not goal.is_dir() or goal.is_symlink():
-                remove_tree(goal)
-                os.mkdir(goal, 0o700)
-            folders.append((goal, entry.mode))
+            if not target.is_dir() or target.is_symlink():
+                remove_tree(target)
+                os.mkdir(target, 0o700)
+            folders.append((target, entry.mode))
         else:
-            _renew(entry, stored / path, goal)
-    for goal, mode in reversed(folders):
+            _replace_entry(entry, stored / path, target)
+    for target, mode in reversed(folders):
         assert mode is not None
-        os.chmod(goal, mode)
-        fsync_directory(goal)
+        os.chmod(target, mode)
+        fsync_directory(target)
 
 
-def _renew(entry: AssetEntry, stored: Path, goal: Path) -> None:
-    temporary = goal.with_name(f".{goal.name}{_MARK}")
+def _replace_entry(entry: AssetEntry, stored: Path, target: Path) -> None:
+    temporary = target.with_name(f".{target.name}{_MARK}")
     remove_tree(temporary)
     if entry.kind == "symlink":
         assert entry.target is not None
         place_link(entry.target, temporary)
     else:
         if place_file(stored, temporary, entry.mode) != entry.sha256:
-            raise StageFailed(f"{stored} changed while it was being restored.")
+            raise StageFailed(f"{stored} changed while it was restored.")
         fsync_file(temporary)
-    if os.path.lexists(goal) and stat.S_ISDIR(os.lstat(goal).st_mode):
-        remove_tree(goal)
-    os.rename(temporary, goal)
+    if os.path.lexists(target) and stat.S_ISDIR(os.lstat(target).st_mode):
+        remove_tree(target)
+    os.rename(temporary, target)

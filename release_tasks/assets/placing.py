@@ -1,4 +1,4 @@
-"""Copies that wait beside their targets, complete and flushed, and the renames that give them the name."""
+"""Staged copies next to their targets, and the renames that put them in place."""
 
 from __future__ import annotations
 
@@ -13,27 +13,35 @@ from attrs import evolve
 from release_tasks.core.durable import exchange, fsync_directory, remove_tree
 from release_tasks.core.records import Inode, JournalStep
 
-__all__ = ["discard_staged", "give_name", "inode_of", "leftovers", "renumbered", "spare_path", "staged_path"]
+__all__ = [
+    "discard_staged",
+    "displaced_path",
+    "inode_of",
+    "leftovers",
+    "rename_into_place",
+    "staged_path",
+    "with_current_devices",
+]
 
 _MARK = ".release-tasks-"
-# What renameat2 answers where names cannot be exchanged: no such call, no such flag on this filesystem,
+# Errors of renameat2. No exchange possible: the system or the filesystem does not support it.
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
-# an overlay's lower folder or another filesystem, a mount point.
+# No rename possible: an overlay's lower folder, another filesystem, or a mount point.
 _NO_RENAME = (errno.EXDEV, errno.EBUSY)
 
 
 def staged_path(target: Path, rollback_id: str) -> Path:
-    """Return where the staged copy for ``target`` lies: in the same folder, so on the same filesystem."""
+    """Return the path of the staged copy for ``target``: in the same folder, and so on the same filesystem."""
     return target.with_name(f".{target.name}{_MARK}{rollback_id}")
 
 
-def spare_path(staged: Path) -> Path:
-    """Return the third name, for what has to leave the target before the staged copy takes it."""
+def displaced_path(staged: Path) -> Path:
+    """Return the path for the old state when an exchange is not possible and the old state must be renamed first."""
     return staged.with_name(staged.name + ".before")
 
 
 def inode_of(path: Path) -> Inode | None:
-    """Return which file or folder the name stands for, links not followed, or None when there is none."""
+    """Return the inode at ``path`` without following links, or None when ``path`` does not exist."""
     try:
         info = os.lstat(path)
     except (FileNotFoundError, NotADirectoryError):
@@ -41,43 +49,43 @@ def inode_of(path: Path) -> Inode | None:
     return Inode(device=info.st_dev, number=info.st_ino)
 
 
-def renumbered(step: JournalStep) -> JournalStep:
-    """Return the step with the device numbers of today: a reboot may give a disk another one, and inodes stay.
+def with_current_devices(step: JournalStep) -> JournalStep:
+    """Return the step with the current device numbers: a reboot can change device numbers, but not inode numbers.
 
-    What lay on another device than its folder (a mount point, a layer of an overlay) keeps the number it had.
+    The number of a file on another device than its folder (a mount point, a layer of an overlay) stays the same.
     """
     before, now = step.folder, inode_of(Path(step.path).parent)
     if before is None or now is None or now.number != before.number:
         return step
 
-    def of_today(inode: Inode | None) -> Inode | None:
+    def current(inode: Inode | None) -> Inode | None:
         return evolve(inode, device=now.device) if inode is not None and inode.device == before.device else inode
 
-    return evolve(step, new=of_today(step.new), old=of_today(step.old), folder=now)
+    return evolve(step, new=current(step.new), old=current(step.old), folder=now)
 
 
-def give_name(live: Path, staged: Path, wanted: Inode | None) -> bool:
-    """Give the name ``live`` to the inode ``wanted``, or to none; False where no rename can do that.
+def rename_into_place(live: Path, staged: Path, target: Inode | None) -> bool:
+    """Rename the file or folder with the inode ``target`` to ``live``; for None, rename ``live`` to another name.
 
-    Reads inodes before it acts, because two exchanges would undo each other. Whatever held the name before lies
-    at ``staged`` or beside it afterwards, until the journal is cleared.
+    Returns False when no rename can do that. Compares inodes first, because two exchanges would undo each other. The
+    old state stays at ``staged`` or at its ``displaced_path`` until the journal is removed.
     """
-    spare = spare_path(staged)
-    if inode_of(live) == wanted:
+    displaced = displaced_path(staged)
+    if inode_of(live) == target:
         if live.parent.is_dir():
-            fsync_directory(live.parent)  # a crash may have come between the rename and its flush
+            fsync_directory(live.parent)  # a crash may have happened between the rename and its flush
         return True
     try:
-        if wanted is None:
-            os.rename(live, staged if inode_of(staged) is None else spare)
+        if target is None:
+            os.rename(live, staged if inode_of(staged) is None else displaced)
         else:
-            holder = next((place for place in (staged, spare) if inode_of(place) == wanted), None)
-            if holder is None:
-                return False  # the file was replaced since a crash: its content has to be written anew
+            source = next((path for path in (staged, displaced) if inode_of(path) == target), None)
+            if source is None:
+                return False  # the staged file was replaced after a crash: its content must be written again
             if inode_of(live) is None:
-                os.rename(holder, live)
+                os.rename(source, live)
             else:
-                _swap_names(live, holder)
+                _swap_names(live, source)
     except OSError as error:
         if error.errno in _NO_RENAME:
             return False
@@ -86,19 +94,19 @@ def give_name(live: Path, staged: Path, wanted: Inode | None) -> bool:
     return True
 
 
-def _swap_names(live: Path, holder: Path) -> None:
+def _swap_names(live: Path, source: Path) -> None:
     try:
-        exchange(live, holder)
+        exchange(live, source)
     except OSError as error:
         if error.errno not in _NO_EXCHANGE:
             raise
-        # Two renames: between them the name is missing, and the inode numbers tell recovery what is left to do.
-        os.rename(live, spare_path(holder))
-        os.rename(holder, live)
+        # Two renames: the live name is missing between them. After a crash, recovery compares the inode numbers.
+        os.rename(live, displaced_path(source))
+        os.rename(source, live)
 
 
 def leftovers(target: Path) -> list[Path]:
-    """Return what rollbacks that ended early left beside ``target``. Raises OSError."""
+    """Return the files and folders that interrupted rollbacks left next to ``target``. Raises OSError."""
     prefix = f".{target.name}{_MARK}"
     try:
         is_folder = stat.S_ISDIR(os.stat(target.parent).st_mode)
@@ -109,10 +117,10 @@ def leftovers(target: Path) -> list[Path]:
 
 
 def discard_staged(target: Path) -> list[Path]:
-    """Remove every staged copy of ``target``; call it with the lock held and no journal present.
+    """Remove every staged copy of ``target`` and return the removed paths.
 
-    Returns what was removed. What cannot be found or removed (a folder that vanished, an immutable file, a disk that
-    went read-only) is left for another time: it harms nothing.
+    The caller must hold the lock, and no journal may exist. A copy that cannot be found or removed (missing folder,
+    immutable file, read-only disk) stays for a later call; it does no harm.
     """
     removed: list[Path] = []
     with contextlib.suppress(OSError):

@@ -1,6 +1,6 @@
-"""Assets whose copies an asset kind of another package takes: what it wrote is judged, digested and checked here.
+"""The asset kind of state that a plugin captures. This module validates, digests and checks the plugin's copy.
 
-From then on the copy is a file or a folder like any other. No restore needs the plugin again.
+Afterwards the copy is an ordinary file or folder, and a restore does not need the plugin.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from attrs import NOTHING, Factory, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig, AssetKind, Examined, Listing, Move, Sound, is_folder
+from release_tasks.assets.base import AssetConfig, AssetKind, CopyCheck, Listing, Move, StateCheck, is_folder
 from release_tasks.assets.directory import DIRECTORY, with_entries
 from release_tasks.assets.file import FILE
 from release_tasks.assets.files import capture_file, capture_tree, keep_owner_and_time, scan_file, scan_tree, tree_size
@@ -28,36 +28,36 @@ from release_tasks.core.records import AssetRecord
 __all__ = ["PLUGIN", "PluginAssetOptions", "PluginKind", "capture_through_plugin"]
 
 _TIMEOUT = 60.0
-_MOST_TOLD = 3
+_MAX_SHOWN = 3
 
 
 @frozen(kw_only=True)
 class PluginAssetOptions:
-    """State that an installed package captures."""
+    """State that a plugin captures."""
 
     python: str = option(
-        "state that another package captures, from the entry point group `release_tasks.assets`", NOTHING
+        "state that a plugin captures: its name in the entry point group `release_tasks.assets`", NOTHING
     )
     path: Path = option(
-        "where the state lives, a file or a folder", NOTHING, elsewhere="goes with python, and python with path"
+        "path of the state, a file or a folder", NOTHING, elsewhere="needs the key python, and python needs path"
     )
-    with_: dict[str, Any] = option("options of its own", Factory(dict), validator=valid_options)
-    timeout: Duration | None = option("how long its capture may take, and its check; 1m when left out")
-    restore: bool = option("let the package put the state back itself; where it fails, its copy is put back", False)
+    with_: dict[str, Any] = option("options of the plugin", Factory(dict), validator=valid_options)
+    timeout: Duration | None = option("timeout of the plugin's capture, and of its check; default 1m")
+    restore: bool = option("let the plugin restore the state; when it fails, its copy is restored", False)
 
 
 class PluginKind(AssetKind):
-    """State whose copy is taken and checked by a plugin; the copy is a file or a folder, and is put back as one."""
+    """State that a plugin captures and checks. The copy is a file or a folder, and is restored as such."""
 
     name = "python"
     options = PluginAssetOptions
     path_option = "path"
     restores = frozenset({"file", "directory"})
     records_as = "file"
-    soundness_cost = 2  # the plugin takes a copy
+    state_check_cost = 2  # the plugin makes a copy
 
-    def missing(self, key: str, asset: AssetConfig) -> list[str]:
-        """Say which package is missing or broken, and what to type."""
+    def capture_blockers(self, key: str, asset: AssetConfig) -> list[str]:
+        """Return a message with the command to type when the plugin is missing or broken."""
         try:
             find_plugin(ASSETS, asset.options.python)
         except PluginUnusable as error:
@@ -65,13 +65,13 @@ class PluginKind(AssetKind):
         return []
 
     def size(self, asset: AssetConfig) -> int:
-        """Return how many bytes are there, in a file or in a folder."""
+        """Return the size of the file, or of all files in the folder."""
         return tree_size(asset.path) if asset.path.is_dir() else super().size(asset)
 
     def capture(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
     ) -> AssetRecord:
-        """Let the plugin take a copy; a safety snapshot does without it where it fails: no rollback may need it."""
+        """Let the plugin make a copy. A safety snapshot gets an ordinary copy when the plugin fails."""
         meter = Meter(emit, "capture", record.key, os.lstat(asset.path).st_size)
         try:
             return capture_through_plugin(record, asset, copy, meter)
@@ -83,86 +83,89 @@ class PluginKind(AssetKind):
         os.mkdir(copy.parent, 0o700)
         meter.reach(0, meter.total)
         record = evolve(record, plugin_problem=problem)
-        # A copy of what is there, also while it is being written: better than nothing where the plugin fails.
+        # Copy the state even while it changes: when the plugin fails, this is better than no copy.
         mode = os.lstat(asset.path).st_mode
         if stat.S_ISDIR(mode):
             left_out: list[str] = []
-            entries = capture_tree(asset.path, copy, left_out, meter.add, must_hold_still=False)
+            entries = capture_tree(asset.path, copy, left_out, meter.add, must_be_stable=False)
             record = with_entries(evolve(record, left_out=left_out or None), entries)
         elif stat.S_ISREG(mode):
-            entry = capture_file(asset.path, copy, meter.add, must_hold_still=False)
+            entry = capture_file(asset.path, copy, meter.add, must_be_stable=False)
             record = evolve(record, kind="file", exists=True, size=entry.size, sha256=entry.sha256)
         else:
-            return self.keep_remains(asset, record, copy, emit)
+            return self.capture_raw(asset, record, copy, emit)
         meter.finish()
         return evolve(record, mode=stat.S_IMODE(mode))
 
-    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> Examined | None:
-        """Let the plugin that took a copy check it, with the options of ``asset`` where that is configured for it."""
+    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> CopyCheck | None:
+        """Let the plugin that captured a copy check it; use the options of ``asset`` when its plugin is the same."""
         if record.plugin is None:
             return None
         if asset is None or asset.plugin != record.plugin:
             asset = AssetConfig(kind=self, options=PluginAssetOptions(python=record.plugin, path=copy))
         try:
-            return Examined(problems=check_copy(_call(record.key, asset), copy))
+            return CopyCheck(problems=check_copy(_call(record.key, asset), copy))
         except KindFailed as error:
-            return Examined(problems=[error.message] if error.is_judged else [], unchecked=error.message)
+            problems = [error.message] if error.is_state_bad else []
+            return CopyCheck(problems=problems, unchecked=error.message)
 
-    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> Sound:
-        """Say whether the asset is there and the plugin finds nothing wrong with a copy of it.
+    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> StateCheck:
+        """Return whether the asset exists and the plugin finds no problem in a new copy of it.
 
-        A plugin that is missing or broken cannot tell, and is no reason to throw away what the service wrote.
+        When the plugin is missing or broken, the asset counts as sound: a restore would remove data that the service
+        wrote.
         """
         try:
             info = os.lstat(asset.path)
         except (FileNotFoundError, NotADirectoryError):
-            return Sound(is_sound=not record.exists)
-        is_of_form = stat.S_ISDIR(info.st_mode) if is_folder(record) else stat.S_ISREG(info.st_mode)
-        if not record.exists or not asset.takes(record) or not is_of_form:
-            return Sound(is_sound=False)
+            return StateCheck(is_sound=not record.exists)
+        has_type = stat.S_ISDIR(info.st_mode) if is_folder(record) else stat.S_ISREG(info.st_mode)
+        if not record.exists or not asset.takes(record) or not has_type:
+            return StateCheck(is_sound=False)
         try:
             os.makedirs(scratch, 0o700)
             capture_through_plugin(record, asset, scratch / asset.path.name, Meter(ignore, "capture", record.key, 0))
         except (StageFailed, OSError) as error:
-            if isinstance(error, KindFailed) and error.is_judged:
-                return Sound(is_sound=False)
-            doubt = f"{record.key} could not be examined and was left as it is: {error} --force restores it, too."
-            return Sound(is_sound=True, doubt=doubt)
+            if isinstance(error, KindFailed) and error.is_state_bad:
+                return StateCheck(is_sound=False)
+            issue = f"{record.key} could not be checked and was not restored: {error} To restore it too, add --force."
+            return StateCheck(is_sound=True, issue=issue)
         finally:
-            with contextlib.suppress(OSError):  # the next run clears it away
+            with contextlib.suppress(OSError):  # the next run removes it
                 remove_tree(scratch)
-        return Sound(is_sound=True)
+        return StateCheck(is_sound=True)
 
     def outline(self, record: AssetRecord, copy: Path) -> list[Listing]:
         """Return the entries of a folder."""
         return _form(record).outline(record, copy)
 
     def digest(self, record: AssetRecord, path: Path) -> str | None:
-        """Return the digest of the form that the plugin's copy has."""
+        """Return the digest of a file or of a folder, depending on the plugin's copy."""
         return _form(record).digest(record, path)
 
     def compare(self, record: AssetRecord, live: AssetRecord) -> str:
-        """Compare as a file or a folder, whichever was captured."""
+        """Compare as a file or as a folder, depending on the plugin's copy."""
         return _form(record).compare(record, live)
 
     def commit(self, move: Move) -> None:
-        """Let the plugin restore its state where that is configured, then make sure that it is as captured.
+        """Let the plugin restore the state when ``restore`` is configured; then make the state equal to the snapshot.
 
-        The plugin changes the live state in place, so afterwards only the content tells old from new: the step is
-        noted as one that writes in place, and whatever the plugin did not do is written from the snapshot.
+        The plugin changes the live state in place, and afterwards the inode does not show whether the state is new.
+        The journal therefore records an overwrite in place, and state that the plugin did not restore is overwritten
+        from the snapshot.
         """
-        is_own = move.asset.options.restore and move.asset.plugin == move.record.plugin
-        if is_own and move.is_forward and not move.step.mirrored and move.step.new and move.step.old:
+        plugin_restores = move.asset.options.restore and move.asset.plugin == move.record.plugin
+        if plugin_restores and move.is_forward and not move.step.mirrored and move.step.new and move.step.old:
             move = evolve(move, step=move.note(evolve(move.step, mirrored=True)))
             try:
                 restore_copy(_call(move.step.key, move.asset), move.staged, move.live)
             except KindFailed as error:
-                move.emit(Noted(f"{move.live} is restored from its copy: {error.message}"))
+                move.emit(Noted(f"{move.live} is restored from its copy, without the plugin: {error.message}"))
         super().commit(move)
 
-    def write_over(self, record: AssetRecord, stored: Path, live: Path) -> None:
-        """Write the copy over what is there."""
-        _form(record).write_over(record, stored, live)
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
+        """Overwrite the live state with the copy."""
+        _form(record).overwrite_content(record, stored, live)
 
 
 def _form(record: AssetRecord) -> AssetKind:
@@ -170,10 +173,10 @@ def _form(record: AssetRecord) -> AssetKind:
 
 
 def capture_through_plugin(record: AssetRecord, asset: AssetConfig, copy: Path, meter: Meter) -> AssetRecord:
-    """Let the asset's plugin write ``copy``, and return the record of it once it is known to be sound.
+    """Let the asset's plugin write and check ``copy``, and return its record.
 
-    Raises KindFailed when the plugin does not do what it must, or finds the copy bad; what it wrote stays for the
-    caller to remove. Raises whatever ``meter`` raises to give it up.
+    Raises KindFailed when the plugin fails or finds the copy damaged; the caller removes the files then. An exception
+    of ``meter`` cancels the capture and is raised.
     """
     call = _call(record.key, asset)
     before = os.lstat(asset.path)
@@ -182,20 +185,22 @@ def capture_through_plugin(record: AssetRecord, asset: AssetConfig, copy: Path, 
         try:
             after = os.lstat(asset.path)
         except FileNotFoundError:
-            raise KindFailed("it was gone after its capture") from None
-        # No more can be asked: new bytes may be its service's own.
+            raise KindFailed("it was missing after its capture") from None
+        # The content is not compared: the service may have changed it.
         if (after.st_mode, after.st_uid, after.st_gid) != (before.st_mode, before.st_uid, before.st_gid):
-            raise KindFailed("its mode, owner or form was another after its capture")
-        captured = _take_over(evolve(record, plugin=asset.options.python), asset, copy, before)
+            raise KindFailed("its mode, owner or type had changed after its capture")
+        captured = _accept_copy(evolve(record, plugin=asset.options.python), asset, copy, before)
         problems = check_copy(call, copy, lambda done, total: meter.reach(meter.done, meter.total))
         if problems:
-            told = "; ".join(problems[:_MOST_TOLD])
-            raise KindFailed(f"the asset kind {asset.options.python!r} finds its own copy bad: {told}", is_judged=True)
-        if _digested(captured, copy) != _digested_as_recorded(captured) or _strays(copy):
-            raise KindFailed(f"the asset kind {asset.options.python!r} changed the copy that it was to check")
+            shown = "; ".join(problems[:_MAX_SHOWN])
+            raise KindFailed(
+                f"the asset kind {asset.options.python!r} found problems in its own copy: {shown}", is_state_bad=True
+            )
+        if _with_content(captured, copy) != _with_stored_modes(captured) or _extra_files(copy):
+            raise KindFailed(f"the asset kind {asset.options.python!r} changed the copy during its check")
     except KindFailed as error:
-        told = f"{asset.path} (asset {record.key}): {error.message}"
-        raise KindFailed(f"{told.rstrip('.')}.", is_judged=error.is_judged) from error
+        message = f"{asset.path} (asset {record.key}): {error.message}"
+        raise KindFailed(f"{message.rstrip('.')}.", is_state_bad=error.is_state_bad) from error
     meter.finish()
     return captured
 
@@ -205,49 +210,50 @@ def _call(key: str, asset: AssetConfig) -> KindCall:
     return KindCall(plugin=asset.options.python, key=key, options=asset.options.with_, timeout=timeout)
 
 
-def _take_over(record: AssetRecord, asset: AssetConfig, copy: Path, live: os.stat_result) -> AssetRecord:
-    """Judge what the plugin wrote and make it a stored copy: digested, private, with the live owner and mode."""
-    form = "a folder" if stat.S_ISDIR(live.st_mode) else "a file"
-    who = f"the asset kind {asset.options.python!r}"
+def _accept_copy(record: AssetRecord, asset: AssetConfig, copy: Path, live: os.stat_result) -> AssetRecord:
+    """Validate the plugin's copy and make it a stored copy: with digests, private modes and the live owner."""
+    expected = "a folder" if stat.S_ISDIR(live.st_mode) else "a file"
+    plugin = f"the asset kind {asset.options.python!r}"
     try:
         mode = os.lstat(copy).st_mode
     except FileNotFoundError:
-        raise KindFailed(f"{who} wrote nothing") from None
+        raise KindFailed(f"{plugin} wrote no copy") from None
     if not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or stat.S_ISDIR(mode) != stat.S_ISDIR(live.st_mode):
-        raise KindFailed(f"{who} should have written {form} and did not")
-    if strays := _strays(copy):
-        raise KindFailed(f"{who} wrote {strays[0]} beside its copy")
+        raise KindFailed(f"{plugin} did not write {expected}")
+    if extra := _extra_files(copy):
+        raise KindFailed(f"{plugin} wrote {extra[0]} next to its copy")
     try:
-        _require_own_files(copy)
-        captured = _digested(record, copy)
+        _require_independent_files(copy)
+        captured = _with_content(record, copy)
     except StageFailed as error:
-        raise KindFailed(f"{who} wrote what cannot be kept: {error.message}") from error
+        raise KindFailed(f"{plugin} wrote an invalid copy: {error.message}") from error
     _make_private(copy)
     keep_owner_and_time(live, copy)
     return evolve(captured, exists=True, mode=stat.S_IMODE(live.st_mode))
 
 
-def _digested(record: AssetRecord, copy: Path) -> AssetRecord:
+def _with_content(record: AssetRecord, copy: Path) -> AssetRecord:
+    """Return the record with the size, digest and entries of ``copy``."""
     if copy.is_dir():
         return with_entries(record, scan_tree(copy))
     entry = scan_file(copy)
     return evolve(record, kind="file", size=entry.size, sha256=entry.sha256)
 
 
-def _digested_as_recorded(record: AssetRecord) -> AssetRecord:
-    """Return the record with the modes of stored copies, which those of the live files are not."""
+def _with_stored_modes(record: AssetRecord) -> AssetRecord:
+    """Return the record with the modes that stored copies have (0600 and 0700) instead of the live modes."""
     if record.entries is None:
         return record
     modes = {"file": 0o600, "directory": 0o700}
     return with_entries(record, [evolve(e, mode=modes.get(e.kind, e.mode)) for e in record.entries])
 
 
-def _strays(copy: Path) -> list[str]:
+def _extra_files(copy: Path) -> list[str]:
     return sorted(name for name in os.listdir(copy.parent) if name != copy.name)
 
 
-def _require_own_files(copy: Path) -> None:
-    """Raise StageFailed for links that lead out and for files that have other names: what they hold can change."""
+def _require_independent_files(copy: Path) -> None:
+    """Raise StageFailed for links out of the copy and for hard links: their content can change outside the copy."""
     top = os.path.normpath(copy)
     for folder, subfolders, files in os.walk(copy) if copy.is_dir() else [(str(copy.parent), [], [copy.name])]:
         for name in subfolders + files:
@@ -256,11 +262,11 @@ def _require_own_files(copy: Path) -> None:
             info = os.lstat(path)
             if stat.S_ISLNK(info.st_mode):
                 target = os.readlink(path)
-                goal = os.path.normpath(os.path.join(folder, target))
-                if os.path.isabs(target) or os.path.commonpath([goal, top]) != top:
-                    raise StageFailed(f"{shown} is a link that leads out of the copy ({target})")
+                resolved = os.path.normpath(os.path.join(folder, target))
+                if os.path.isabs(target) or os.path.commonpath([resolved, top]) != top:
+                    raise StageFailed(f"{shown} is a link to a path outside the copy ({target})")
             elif stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
-                raise StageFailed(f"{shown} is a hard link, and changes with its other name")
+                raise StageFailed(f"{shown} is a hard link to another file")
 
 
 def _make_private(copy: Path) -> None:

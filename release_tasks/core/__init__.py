@@ -1,1 +1,1 @@
-"""Durable writes, the lock, digests, canonical JSON and redaction: what every stage uses."""
+"""Code that every stage uses: durable writes, the lock, digests, canonical JSON, redaction."""

@@ -1,7 +1,7 @@
-"""The append-only log: every attempt leaves a line, and every line carries the hash of the one before it.
+"""The append-only audit log. Each line is one record and contains the hash of the previous record.
 
-One record a line, canonical JSON; ``hash`` is the SHA-256 of the record without it, ``prev`` the hash of the
-record before. The file is only ever appended to, so it works with ``chattr +a``.
+A record is canonical JSON. ``hash`` is the SHA-256 of the record without the key ``hash``, ``prev`` is the hash of the
+previous record. The file is only appended to, so it works with ``chattr +a``.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from release_tasks.core.records import AuditAnchor
 __all__ = ["GENESIS", "AuditFinding", "AuditLog", "AuditVerdict", "actor"]
 
 GENESIS = "0" * 64
-_SETS_ASIDE = ("audit.torn", "audit.adopted", "audit.foreign")
+_LEFTOVER_EVENTS = ("audit.torn", "audit.adopted", "audit.foreign")
 _TAIL_BYTES = 64 << 10
-_BEGINNING = AuditAnchor(seq=0, hash=GENESIS)
+_START = AuditAnchor(seq=0, hash=GENESIS)
 
 
 @frozen
 class AuditFinding:
-    """Something wrong in the log. ``line`` counts from 1; 0 is the file as a whole. ``last`` ends a run of lines."""
+    """A problem in the log. ``line`` counts from 1; 0 is the whole file. ``last`` is the last of several lines."""
 
     line: int
     what: str
@@ -49,7 +49,7 @@ class AuditFinding:
 
 @frozen(kw_only=True)
 class AuditVerdict:
-    """What a reading of the whole log found. ``notes`` are crashes that were set aside, not tampering."""
+    """The result of reading the whole log. ``notes`` are findings that do not mean tampering, such as a crash."""
 
     events: list[dict[str, Any]] = field(factory=list)
     problems: list[AuditFinding] = field(factory=list)
@@ -57,19 +57,19 @@ class AuditVerdict:
 
     @property
     def intact(self) -> bool:
-        """Whether the chain holds from its first record to its last."""
+        """Whether the hash chain is valid from the first record to the last."""
         return not self.problems
 
 
 @frozen(kw_only=True)
 class _Tail:
     anchor: AuditAnchor
-    leftover: bytes  # what follows the last record
+    leftover: bytes  # the bytes after the last record
     ends_with_newline: bool
 
 
 class AuditLog:
-    """The log at ``path``; every method opens the file anew, so several processes may share it."""
+    """The log at ``path``. Every method opens the file again, so several processes can use it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -84,9 +84,10 @@ class AuditLog:
         snapshot_id: str | None = None,
         **more: Any,
     ) -> AuditAnchor:
-        """Write one event and return its anchor, once it is on disk.
+        """Write one event to disk and return its anchor.
 
-        Raises OSError when it cannot be written whole; a torn line is set aside by the next append.
+        Raises OSError when the event cannot be written completely. The next append then records the incomplete line in
+        an ``audit.torn`` event.
         """
         record = _record(event, status, detail, **more)
         if release_id is not None:
@@ -94,11 +95,11 @@ class AuditLog:
         if snapshot_id is not None:
             record["snapshotId"] = snapshot_id
         make_private_directory(self.path.parent)
-        # The lock is held from reading the tail through the fsync, or two runs would share one prev.
+        # Hold the lock from reading the tail through the fsync; otherwise two runs would write the same prev.
         with self._opened(os.O_RDWR | os.O_APPEND | os.O_CREAT, fcntl.LOCK_EX) as fd:
             tail = _read_tail(fd)
             if tail.anchor.seq == 0:
-                # The process that created the file may have been killed before it flushed the name.
+                # The process that created the file may have been killed before it flushed the folder.
                 fsync_directory(self.path.parent)
             data, anchor = b"" if tail.ends_with_newline else b"\n", tail.anchor
             if tail.leftover:
@@ -113,7 +114,7 @@ class AuditLog:
         return anchor
 
     def anchor(self) -> AuditAnchor | None:
-        """Return the last record's anchor, or None when the log holds no record yet."""
+        """Return the anchor of the last record, or None when the log has no record yet."""
         try:
             with self._opened(os.O_RDONLY, fcntl.LOCK_SH) as fd:
                 tail = _read_tail(fd)
@@ -122,17 +123,17 @@ class AuditLog:
         return tail.anchor if tail.anchor.seq else None
 
     def verify(self, anchors: Iterable[tuple[str, AuditAnchor]] = ()) -> AuditVerdict:
-        """Read the whole log and check every record, and each (source, anchor) against it."""
+        """Read the whole log, check every record, and check that the record of each (source, anchor) exists."""
         try:
             with self._opened(os.O_RDONLY, fcntl.LOCK_SH) as fd:
                 data = _read_all(fd)
         except FileNotFoundError:
             data = b""
-        reading = _Reading()
-        reading.read(data)
+        verification = _Verification()
+        verification.read(data)
         for source, anchor in anchors:
-            reading.compare(source, anchor)
-        return reading.verdict
+            verification.compare(source, anchor)
+        return verification.verdict
 
     @contextlib.contextmanager
     def _opened(self, flags: int, lock: int) -> Iterator[int]:
@@ -157,7 +158,7 @@ def _sealed(record: dict[str, Any], before: AuditAnchor) -> tuple[bytes, AuditAn
 
 
 def _parse_record(line: bytes) -> dict[str, Any] | None:
-    """Return the record on ``line`` if it is one of ours, unaltered, down to its spelling."""
+    """Return the record on ``line``, or None when ``line`` is not an unaltered record in canonical form."""
     try:
         record = parse_object(line, "line")
     except InvalidDocument:
@@ -181,7 +182,7 @@ def _read_tail(fd: int) -> _Tail:
 
 
 def _last_record(data: bytes) -> _Tail:
-    """Find the last record in ``data``; what follows it was left by a crash or written by another program."""
+    """Find the last record in ``data``. Bytes after it were left by a crash or written by another program."""
     complete = data.endswith(b"\n") or not data
     lines = data.split(b"\n")
     if complete:
@@ -193,22 +194,22 @@ def _last_record(data: bytes) -> _Tail:
             leftover = b"\n".join(after) + (b"\n" if complete and after else b"")
             anchor = AuditAnchor(seq=record["seq"], hash=record["hash"])
             return _Tail(anchor=anchor, leftover=leftover, ends_with_newline=complete)
-    return _Tail(anchor=_BEGINNING, leftover=data, ends_with_newline=complete)
+    return _Tail(anchor=_START, leftover=data, ends_with_newline=complete)
 
 
 def _leftover_record(tail: _Tail) -> dict[str, Any]:
     torn = not tail.ends_with_newline and b"\n" not in tail.leftover and _may_be_torn(tail.leftover)
     if tail.anchor.seq == 0 and not torn:
-        event, detail = "audit.adopted", "the log that was here before this chain began"
+        event, detail = "audit.adopted", "the lines before this record are an earlier log"
     elif torn:
-        event, detail = "audit.torn", "a line that a crash left unfinished was set aside"
+        event, detail = "audit.torn", "the line before this record is incomplete, left by a crash"
     else:
-        event, detail = "audit.foreign", "lines that are no records of this log were found"
+        event, detail = "audit.foreign", "the lines before this record are not records of this log"
     return _record(event, "noted", detail, bytes=len(tail.leftover), sha256=sha256_bytes(tail.leftover))
 
 
 def _may_be_torn(fragment: bytes) -> bool:
-    """Say whether a crash can have left this: it leaves the beginning of a line, so never a whole object."""
+    """Return whether ``fragment`` can come from a crash: a crash leaves the start of a line, never a whole object."""
     try:
         return not isinstance(json.JSONDecoder().raw_decode(fragment.decode("latin-1"))[0], dict)
     except (ValueError, RecursionError):
@@ -216,95 +217,95 @@ def _may_be_torn(fragment: bytes) -> bool:
 
 
 @define
-class _Reading:
-    """One pass over the log, line by line; ``verdict`` is what it found so far."""
+class _Verification:
+    """Checks the log line by line; ``verdict`` is the result so far."""
 
     verdict: AuditVerdict = field(factory=AuditVerdict)
-    before: AuditAnchor = _BEGINNING
-    in_place: AuditAnchor = _BEGINNING  # the last record that stood where it belongs
+    before: AuditAnchor = _START
+    in_place: AuditAnchor = _START  # the last record with a valid position in the chain
     pending: list[tuple[int, bytes]] = field(factory=list)  # lines that are not records, until a record explains them
-    unexplained: int = 0  # how many of them no record explained
+    unexplained: int = 0  # the number of such lines that no record explained
 
     def read(self, data: bytes) -> None:
-        """Take every line; one without its newline counts too, unless a crash cut more off it than that."""
-        *lines, unfinished = data.split(b"\n")
-        if unfinished and not _may_be_torn(unfinished):
-            lines.append(unfinished)
-            unfinished = b""
+        """Check every line. A last line without a newline counts as a record when only its newline is missing."""
+        *lines, incomplete = data.split(b"\n")
+        if incomplete and not _may_be_torn(incomplete):
+            lines.append(incomplete)
+            incomplete = b""
         for number, line in enumerate(lines, start=1):
             record = _parse_record(line)
             if record is None:
                 self.pending.append((number, line))
             else:
-                self._take(number, record)
+                self._check_record(number, record)
         self._explain_pending(None)
-        if unfinished:
-            self.verdict.notes.append(AuditFinding(len(lines) + 1, "unfinished line, left by a crash"))
+        if incomplete:
+            self.verdict.notes.append(AuditFinding(len(lines) + 1, "incomplete line, left by a crash"))
 
     def compare(self, source: str, anchor: AuditAnchor) -> None:
-        """Check that the record is there after which ``source`` was written."""
+        """Check that the log has the record of ``anchor``, which ``source`` contains."""
         seen = {(event["seq"], event["hash"]) for event in self.verdict.events}
         seq, problem = anchor.seq, ""
         if (seq, anchor.hash) in seen:
             return
         if not seen or seq > max(number for number, _ in seen) + self.unexplained:
-            problem = f"the log is cut short: {source} was written when it held record {seq}"
+            problem = f"the end of the log is missing: {source} was written after record {seq}"
         elif any(number == seq for number, _ in seen):
-            problem = f"record {seq} is not the one that {source} was written after"
+            problem = f"record {seq} was replaced: {source} contains another hash of it"
         else:
-            problem = f"record {seq}, after which {source} was written, is gone"
+            problem = f"record {seq} is missing: {source} was written after it"
         self.verdict.problems.append(AuditFinding(0, problem))
 
-    def _take(self, number: int, record: dict[str, Any]) -> None:
-        """Check that the record on line ``number`` follows: the one before it, or the last one in its place."""
-        if not self.pending and record.get("event") in _SETS_ASIDE:
-            what = f"what record {record['seq']} found before it and set aside is gone"
-            self.verdict.problems.append(AuditFinding(number, what))
+    def _check_record(self, number: int, record: dict[str, Any]) -> None:
+        """Check that the record on line ``number`` follows the previous record or the last record ``in_place``."""
+        if not self.pending and record.get("event") in _LEFTOVER_EVENTS:
+            problem = f"the lines that record {record['seq']} found before it are missing"
+            self.verdict.problems.append(AuditFinding(number, problem))
         self._explain_pending(record)
         seq, before = record["seq"], self.before
         follows = any(seq == a.seq + 1 and record["prev"] == a.hash for a in (before, self.in_place))
-        # Altered lines before it are named already, and they are why it does not follow.
+        # A gap that altered lines explain is no second problem: each altered line is reported already.
         if follows or 0 < seq - before.seq - 1 <= self.unexplained:
             self.in_place = AuditAnchor(seq=seq, hash=record["hash"])
         elif seq == before.seq + 1:
-            self.verdict.problems.append(AuditFinding(number, f"record {seq} does not follow the one before it"))
+            problem = f"record {seq} does not contain the hash of the previous record"
+            self.verdict.problems.append(AuditFinding(number, problem))
         else:
-            what = f"record {seq} follows {before.seq}: one was removed, doubled or moved"
-            self.verdict.problems.append(AuditFinding(number, what))
+            problem = f"record {seq} follows record {before.seq}: a record was removed, duplicated or moved"
+            self.verdict.problems.append(AuditFinding(number, problem))
         self.verdict.events.append(record)
         self.before = AuditAnchor(seq=seq, hash=record["hash"])
 
     def _explain_pending(self, record: dict[str, Any] | None) -> None:
-        """Judge lines that are not records by what the record after them says about them."""
+        """Report the pending lines as notes when ``record``, which follows them, explains them, else as problems."""
         after, lines = record or {}, self.pending
         self.pending = []
         if after.get("event") == "audit.torn" and lines and _describes(after, lines[-1][1]):
             number, _ = lines.pop()
-            self.verdict.notes.append(AuditFinding(number, "unfinished line, left by a crash and set aside"))
+            self.verdict.notes.append(AuditFinding(number, "incomplete line, left by a crash and recorded since"))
         elif after.get("event") == "audit.adopted" and after.get("seq") == 1 and lines:
             body = b"\n".join(line for _, line in lines)
-            # Without a newline at its end it was adopted by a newline; an empty line at its end was its own.
+            # The adopted log may have had no newline at its end. An empty last line belonged to the adopted log.
             if _describes(after, body + b"\n") or (lines[-1][1] and _describes(after, body)):
-                what = "1 line" if len(lines) == 1 else f"{len(lines)} lines"
-                what += " from before this chain began, unaltered since"
-                self.verdict.notes.append(AuditFinding(lines[0][0], what))
+                count = "1 line" if len(lines) == 1 else f"{len(lines)} lines"
+                self.verdict.notes.append(AuditFinding(lines[0][0], f"{count} of an earlier log, unaltered"))
                 lines = []
         elif record is None and not self.verdict.events and lines and all(_is_of_older_tool(line) for _, line in lines):
-            # A log that was emptied of records and filled with such lines is missed by every anchor.
-            what = "no record of this log yet: lines of the older tool, which the first event adopts"
-            self.verdict.notes.append(AuditFinding(lines[0][0], what, last=lines[-1][0]))
+            # If the records of a log were replaced by such lines, ``compare`` reports every anchor.
+            note = "lines of the older tool; the first event adopts them"
+            self.verdict.notes.append(AuditFinding(lines[0][0], note, last=lines[-1][0]))
             lines = []
         self.unexplained = len(lines)
-        what = "altered, or no record of this log"
+        problem = "altered, or not a record of this log"
         if lines and not self.verdict.events:
-            # A record explains them only together, and there may be thousands.
-            self.verdict.problems.append(AuditFinding(lines[0][0], what, last=lines[-1][0]))
+            # One finding for all lines: there may be thousands of them.
+            self.verdict.problems.append(AuditFinding(lines[0][0], problem, last=lines[-1][0]))
         else:
-            self.verdict.problems.extend(AuditFinding(number, what) for number, _ in lines)
+            self.verdict.problems.extend(AuditFinding(number, problem) for number, _ in lines)
 
 
 def _is_of_older_tool(line: bytes) -> bool:
-    """Say whether a line is an object without any link of a chain; no altered record of ours loses all three."""
+    """Return whether a line is a JSON object with none of the three chain keys; an altered record still has one."""
     try:
         return not {"seq", "prev", "hash"} & parse_object(line, "line").keys()
     except InvalidDocument:
@@ -322,7 +323,7 @@ def _read_all(fd: int) -> bytes:
 
 
 def actor() -> str:
-    """Return who types: the person behind sudo, if there is one."""
+    """Return the name of the user, or under sudo the name of the user who called sudo."""
     name = os.environ.get("SUDO_USER")
     if name:
         return name

@@ -1,4 +1,4 @@
-"""JSON in one spelling to write, and a strict reader for files that may have been tampered with."""
+"""Write JSON in a canonical form, and read it strictly, because a file may have been tampered with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["InvalidDocument", "canonical_bytes", "excerpt", "parse_object", "pre
 
 _MAX_BYTES = 16 << 20
 _MAX_DEPTH = 64
-_MAX_VALUES = 1_000_000  # 16 MiB of empty lists are 5.6 million of them, 500 MiB of memory and ten seconds
+_MAX_VALUES = 1_000_000  # 16 MiB of empty lists are 5.6 million values, 500 MiB of memory and ten seconds
 _MAX_MESSAGE = 2000
 _MAX_DIGITS = 300
 _KINDS = {
@@ -29,20 +29,20 @@ _KINDS = {
 
 
 class InvalidDocument(ValueError):
-    """A file that should hold one JSON object does not; the message says what is wrong with it."""
+    """A file that should contain one JSON object does not; the message is the reason."""
 
     def __init__(self, message: str) -> None:
-        # What it quotes from the file may be as long as the file, and goes into the audit log.
+        # A quotation from the file may be as long as the file, and the message is written to the audit log.
         super().__init__(excerpt(message, _MAX_MESSAGE))
 
 
 def excerpt(text: str, limit: int = 200) -> str:
-    """Return ``text``, cut to ``limit`` characters, for messages that quote the text of others."""
+    """Return ``text``, cut to ``limit`` characters, for messages that quote text of unknown length."""
     return text if len(text) <= limit else f"{text[: limit - 3]}..."
 
 
 def canonical_bytes(value: Any) -> bytes:
-    """Return ``value`` as JSON with sorted keys, no spaces, ASCII only: equal values, equal bytes."""
+    """Return ``value`` as JSON with sorted keys, no spaces, ASCII only: equal values give equal bytes."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
     return text.encode("ascii")
 
@@ -52,19 +52,19 @@ def pretty_bytes(value: Any) -> bytes:
     try:
         return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except UnicodeEncodeError:
-        # A file name that is not UTF-8 holds lone surrogates (PEP 383); JSON can only spell them as escapes.
+        # A file name that is not UTF-8 contains surrogates (PEP 383); JSON can only have them as escapes.
         return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
 def read_document(path: Path) -> dict[str, Any]:
     """Read one JSON object from ``path``.
 
-    Raises InvalidDocument for anything else: over 16 MiB or a million values, not UTF-8, not JSON, a key that stands
-    twice, nesting over 64 levels, NaN or Infinity, a number of over 300 digits, a link, folder, pipe or device in its
-    place. Raises FileNotFoundError when it is not there.
+    Raises InvalidDocument for any other content: over 16 MiB or a million values, not UTF-8, not JSON, a duplicate key,
+    nesting over 64 levels, NaN or Infinity, a number of over 300 digits. Also raises InvalidDocument when ``path`` is a
+    link, folder, pipe or device, and FileNotFoundError when ``path`` does not exist.
     """
     try:
-        # Before it is opened, because opening alone makes a device act: a tape rewinds, a watchdog starts to count.
+        # Check before opening, because opening a device can have effects: a tape rewinds, a watchdog starts to count.
         _require_regular(path, os.lstat(path))
         fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
@@ -81,12 +81,12 @@ def read_document(path: Path) -> dict[str, Any]:
 
 
 def parse_object(data: bytes, name: str) -> dict[str, Any]:
-    """Parse one JSON object from ``data``; ``name`` is what the message calls it."""
+    """Parse one JSON object from ``data``; ``name`` is its name in error messages."""
     if len(data) > _MAX_BYTES:
         raise InvalidDocument(f"{name} is larger than {show_size(_MAX_BYTES)}")
-    # Before it is parsed, while it is bytes and no objects yet; what stands inside texts is counted as well.
+    # Count before parsing, because parsed values need more memory than bytes. Characters inside strings count too.
     if data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
-        raise InvalidDocument(f"{name} holds more than {_MAX_VALUES} values")
+        raise InvalidDocument(f"{name} contains more than {_MAX_VALUES} values")
     try:
         value = json.loads(
             data.decode("utf-8"),
@@ -102,7 +102,7 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
     except ValueError as error:
         raise InvalidDocument(f"{name} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise InvalidDocument(f"{name} should hold a JSON object, not {type(value).__name__}")
+        raise InvalidDocument(f"{name} should contain a JSON object, not {type(value).__name__}")
     if _depth_exceeds(value, _MAX_DEPTH):
         raise InvalidDocument(f"{name} is nested too deeply")
     return value
@@ -111,14 +111,14 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
 def _require_regular(path: Path, info: os.stat_result) -> None:
     if not stat.S_ISREG(info.st_mode):
         kind = _KINDS.get(stat.S_IFMT(info.st_mode), "something else")
-        raise InvalidDocument(f"{path} is {kind} and should be a file")
+        raise InvalidDocument(f"{path} is {kind}, and should be a file")
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result: dict[str, Any] = {}
     for key, value in pairs:
         if key in result:
-            raise ValueError(f"the key {excerpt(key)!r} stands twice")
+            raise ValueError(f"duplicate key {excerpt(key)!r}")
         result[key] = value
     return result
 
@@ -131,7 +131,7 @@ def _finite(text: str) -> float:
 
 
 def _bounded(text: str) -> int:
-    # Text to number takes the square of its length, and Python refuses to write what has more than 4300 digits.
+    # The time of the conversion grows with the square of the length, and Python prints at most 4300 digits.
     if len(text.lstrip("-")) > _MAX_DIGITS:
         raise ValueError(f"{excerpt(text, 40)} is too large a number")
     return int(text)

@@ -1,4 +1,4 @@
-"""The one clock that records are stamped with, and the name of the boot that other clocks count from."""
+"""The clock for timestamps in records, and the id of the current boot."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def compact(moment: datetime | None = None) -> str:
 
 
 def seconds_since(text: str) -> float | None:
-    """Return the seconds from an RFC 3339 time in UTC until now; None when it is no such time."""
+    """Return the seconds from an RFC 3339 time in UTC until now, or None when ``text`` is not such a time."""
     try:
         moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ")
     except ValueError:
@@ -37,7 +37,7 @@ def seconds_since(text: str) -> float | None:
 
 @functools.cache
 def boot_id() -> str:
-    """Return the id that the kernel gave to this boot, or an empty text where the system has no /proc."""
+    """Return the kernel's id of the current boot, or an empty text on a system without /proc."""
     with contextlib.suppress(OSError, UnicodeDecodeError):
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     return ""

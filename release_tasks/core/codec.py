@@ -1,4 +1,4 @@
-"""Records to camelCase JSON and back, with the path of everything that does not fit."""
+"""Convert records to camelCase JSON and back; an error names the path of each wrong value."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ __all__ = ["decode", "encode", "findings"]
 
 T = TypeVar("T")
 
-_MOST_TOLD = 5
-_STEP = re.compile(r"""\.(\w+)|\[('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^]]*)\]""")
+_MAX_SHOWN = 5
+_PATH_PART = re.compile(r"""\.(\w+)|\[('(?:[^'\\]|\\.)*'|"(?:[^"\\]|\\.)*"|[^]]*)\]""")
 
 
 def encode(record: Any) -> dict[str, Any]:
@@ -29,45 +29,45 @@ def encode(record: Any) -> dict[str, Any]:
 
 
 def decode(cls: type[T], value: dict[str, Any], name: str) -> T:
-    """Build a ``cls`` from parsed JSON; raises InvalidDocument, naming ``name`` and the first wrong keys."""
+    """Build a ``cls`` from parsed JSON. Raises InvalidDocument, which names ``name`` and the first wrong keys."""
     try:
         return _converter().structure(value, cls)
     except Exception as error:
         found = findings(error)
         wrong = [
-            f"{'.'.join(map(camel_case, path.split('.'))) or 'document'}: {excerpt(what)}"
-            for path, what in found[:_MOST_TOLD]
+            f"{'.'.join(map(camel_case, path.split('.'))) or 'document'}: {excerpt(problem)}"
+            for path, problem in found[:_MAX_SHOWN]
         ]
-        if len(found) > _MOST_TOLD:
+        if len(found) > _MAX_SHOWN:
             wrong.append("and more")
         raise InvalidDocument(f"{name} does not have the expected form ({'; '.join(wrong)})") from error
 
 
 def findings(error: BaseException, path: str = "") -> list[tuple[str, str]]:
-    """Flatten a cattrs validation error into (dotted path, what was wrong) pairs, all below ``path``."""
+    """Flatten a cattrs validation error into pairs of a dotted path and a problem, all below ``path``."""
     leaves: list[BaseException] = []
 
-    def keep(leaf: BaseException, _: type | None) -> str:
+    def collect(leaf: BaseException, _: type | None) -> str:
         leaves.append(leaf)
         return ""
 
     pairs: list[tuple[str, str]] = []
-    for place, leaf in zip(cattrs.transform_error(error, "", keep), leaves, strict=True):
-        where = ".".join(filter(None, [path, *_steps(place)]))
+    for cattrs_path, leaf in zip(cattrs.transform_error(error, "", collect), leaves, strict=True):
+        dotted = ".".join(filter(None, [path, *_path_parts(cattrs_path)]))
         if isinstance(leaf, ForbiddenExtraKeysError):
-            pairs += [(f"{where}.{name}", leaf.message or "unknown key") for name in sorted(leaf.extra_fields)]
-        elif isinstance(leaf, KeyError):  # cattrs has already put the missing key's name on the path
-            pairs.append((where or str(leaf.args[0]), "is missing"))
+            pairs += [(f"{dotted}.{name}", leaf.message or "unknown key") for name in sorted(leaf.extra_fields)]
+        elif isinstance(leaf, KeyError):  # cattrs has already appended the missing key's name to the path
+            pairs.append((dotted or str(leaf.args[0]), "is missing"))
         else:
-            pairs.append((where, str(leaf) or type(leaf).__name__))
+            pairs.append((dotted, str(leaf) or type(leaf).__name__))
     return pairs
 
 
-def _steps(place: str) -> list[str]:
-    """Return the names, indices and keys of a path as cattrs spells it, ``.gates['build'].needs[0]``."""
+def _path_parts(cattrs_path: str) -> list[str]:
+    """Return the names, indices and keys of a path in cattrs' notation, ``.gates['build'].needs[0]``."""
     return [
         name or (str(ast.literal_eval(index)) if index.startswith(("'", '"')) else index)
-        for name, index in _STEP.findall(place)
+        for name, index in _PATH_PART.findall(cattrs_path)
     ]
 
 
@@ -94,20 +94,20 @@ def _list_of(converter: cattrs.Converter, cls: Any) -> Any:
     def structure(value: Any, _: Any) -> Any:
         if not isinstance(value, list):
             raise ValueError(f"expected list, got {type(value).__name__}")
-        found: list[Any] = []
-        wrong: list[Exception] = []
+        structured: list[Any] = []
+        errors: list[Exception] = []
         for index, element in enumerate(value):
             try:
-                found.append(structure_element(element, kind))
+                structured.append(structure_element(element, kind))
             except Exception as error:
                 note = IterableValidationNote(f"Structuring {cls} @ index {index}", index, kind)
                 error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
-                wrong.append(error)
-                if len(wrong) > _MOST_TOLD:  # a file of nothing but wrong elements would fill gigabytes with errors
+                errors.append(error)
+                if len(errors) > _MAX_SHOWN:  # a large file of wrong elements would fill gigabytes with errors
                     break
-        if wrong:
-            raise cattrs.IterableValidationError(f"While structuring {cls}", wrong, cls)
-        return found
+        if errors:
+            raise cattrs.IterableValidationError(f"While structuring {cls}", errors, cls)
+        return structured
 
     return structure
 

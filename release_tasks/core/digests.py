@@ -1,4 +1,4 @@
-"""SHA-256 of files, read in fixed steps so that memory does not grow with the file."""
+"""SHA-256 of files, read in blocks of a fixed size so that memory use does not grow with the file."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sha256_bytes(data: bytes) -> str:
 def sha256_file(path: Path, count: Callable[[int], None] | None = None) -> str:
     """Return the SHA-256 of a regular file, as ``sha256sum`` prints it; links are not followed.
 
-    ``count`` gets the number of bytes of each reading.
+    ``count`` is called with the number of bytes of each read.
     """
     digest = hashlib.sha256()
     buffer = bytearray(_STEP_BYTES)

@@ -1,7 +1,7 @@
-"""Writes that are on disk when they return, and the few renames everything else is built from.
+"""Durable writes and renames: the data is on disk when a function returns.
 
-POSIX gives no atomic "write a file": a name must only ever point at bytes that were flushed before it,
-and a rename is only durable once its folder was flushed too.
+POSIX has no atomic "write a file". A name must only point at bytes that were flushed before, and a rename is durable
+only after its folder was flushed too.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = [
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
-_MANY = 200
+_SYNCFS_THRESHOLD = 200  # files and folders
 
 
 def fsync_directory(path: Path) -> None:
@@ -71,7 +71,7 @@ def fsync_tree(root: Path) -> None:
             path = Path(folder, name)
             if stat.S_ISREG(os.lstat(path).st_mode):
                 files.append(path)
-    if len(files) + len(folders) > _MANY and _flush_filesystem(root):
+    if len(files) + len(folders) > _SYNCFS_THRESHOLD and _flush_filesystem(root):
         return
     for path in files:
         fsync_file(path)
@@ -80,9 +80,9 @@ def fsync_tree(root: Path) -> None:
 
 
 def _flush_filesystem(path: Path) -> bool:
-    """Flush the whole filesystem that holds ``path``: ten times as fast as thousands of single flushes.
+    """Flush the whole filesystem of ``path``: ten times as fast as thousands of single flushes.
 
-    Reports errors as fsync does since Linux 5.8 (syncfs(2)); False where the system has no such call.
+    Reports errors as fsync does since Linux 5.8 (syncfs(2)). Returns False on a system without syncfs.
     """
     syncfs = getattr(_libc(), "syncfs", None)
     if syncfs is None:
@@ -95,7 +95,7 @@ def _flush_filesystem(path: Path) -> bool:
 
 
 def make_private_directory(path: Path) -> None:
-    """Make ``path`` and its missing parents, 0700, durably; an existing folder is left as it is."""
+    """Create ``path`` and its missing parents durably, with mode 0700. An existing folder stays unchanged."""
     missing: list[Path] = []
     probe = path
     while not probe.exists():
@@ -110,9 +110,10 @@ def make_private_directory(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, is_durable: bool = True) -> None:
-    """Replace ``path`` by ``data``: after a crash it holds the old bytes or the new ones, all of them.
+    """Replace the content of ``path`` by ``data``. After a crash the file has all old bytes or all new bytes.
 
-    Without ``is_durable`` that holds for a killed process only: for notes that mean nothing after a power cut.
+    Without ``is_durable`` this is true for a killed process, but not for a power cut: for files that have no meaning
+    after a reboot.
     """
     make_private_directory(path.parent)
     fd, temporary = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
@@ -127,7 +128,7 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, is_durable: bool
         try:
             os.replace(temporary, path)
         except OSError as error:
-            error.filename = str(path)  # not the temporary name, which is gone by then
+            error.filename = str(path)  # instead of the temporary file, which is removed below
             raise
     finally:
         os.close(fd)
@@ -138,14 +139,14 @@ def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, is_durable: bool
 
 
 def remove_durably(path: Path) -> None:
-    """Unlink ``path`` if it is there, and flush its folder either way."""
+    """Remove ``path`` if it exists, and flush its folder in either case."""
     with contextlib.suppress(FileNotFoundError):
         path.unlink()
     fsync_directory(path.parent)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a file, link or folder, also one whose folders were made read-only; absence is fine."""
+    """Remove a file, a link, or a folder, even when its folders are read-only. A missing path is not an error."""
     try:
         mode = os.lstat(path).st_mode
     except FileNotFoundError:
@@ -160,16 +161,16 @@ def remove_tree(path: Path) -> None:
 
 
 def exchange(first: Path, second: Path) -> None:
-    """Swap two names in one step, so that neither is ever missing (``renameat2(RENAME_EXCHANGE)``).
+    """Swap two names in one step, so that both names always exist (``renameat2(RENAME_EXCHANGE)``).
 
-    Raises OSError: ENOSYS where the system has no such call (macOS, old kernels), EINVAL where the
-    filesystem lacks it, EXDEV on an overlay's lower folder, EBUSY on a mount point.
+    Raises OSError: ENOSYS when the system has no such call (macOS, old kernels), EINVAL when the filesystem does not
+    support it, EXDEV on an overlay's lower folder, EBUSY on a mount point.
     """
     renameat2 = getattr(_libc(), "renameat2", None)
     if renameat2 is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(first), None, str(second))
-    done = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), ctypes.c_uint(_RENAME_EXCHANGE))
-    if done != 0:
+    result = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), ctypes.c_uint(_RENAME_EXCHANGE))
+    if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(first), None, str(second))
 

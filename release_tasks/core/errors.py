@@ -1,4 +1,4 @@
-"""What can end a stage: one sentence for the operator and the exit code that goes with it."""
+"""The errors that end a stage, each with a message for the operator and an exit code."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ __all__ = [
 
 
 class ExitCode(enum.IntEnum):
-    """The exit codes of every task; the same table stands in the README."""
+    """The exit codes of every task; the README has the same table."""
 
     DONE = 0
     NEGATIVE = 1
     USAGE = 2
-    LOCKED = 75  # EX_TEMPFAIL of sysexits.h: nothing is wrong, try again later
+    LOCKED = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure, try again later
     SIGINT = 130
     SIGTERM = 143
 
 
 class StageError(Exception):
-    """A stage cannot go on; ``message`` is a whole sentence an operator can act on."""
+    """A stage cannot continue. ``message`` is a whole sentence that an operator can act on."""
 
     exit_code = ExitCode.NEGATIVE
 
@@ -48,17 +48,17 @@ class StageFailed(StageError):
 
 
 class PluginError(StageFailed):
-    """Raised by a plugin: ``message`` is a whole sentence, shown as it is and without a traceback."""
+    """An error that a plugin raises. ``message`` is a whole sentence; it is shown unchanged, without a traceback."""
 
 
 class UsageError(StageError):
-    """A flag, an id or a path that was typed makes no sense (exit 2)."""
+    """A flag, an id or a path on the command line is invalid (exit 2)."""
 
     exit_code = ExitCode.USAGE
 
 
 class ConfigError(StageError):
-    """The configuration is wrong (exit 2); ``problems`` holds every finding, one line each."""
+    """The configuration is wrong (exit 2). ``problems`` contains every finding, one line each."""
 
     exit_code = ExitCode.USAGE
 
@@ -74,16 +74,16 @@ class LockHeld(StageError):
 
 
 def describe_error(error: StageError | OSError) -> str:
-    """Return what went wrong as one sentence; for the system's errors, with the file that it happened to."""
+    """Return the error as one sentence. The sentence for an OSError names the file."""
     if isinstance(error, StageError):
         return error.message
     return f"{error.filename or 'The system'}: {error.strerror or error}."
 
 
 class Interrupted(BaseException):
-    """A signal asked this run to stop.
+    """A signal requested this run to stop.
 
-    Derives from BaseException so that no ``except Exception`` on the way up takes it for a failure.
+    Derives from BaseException, so that no ``except Exception`` handles it as a failure.
     """
 
     def __init__(self, exit_code: ExitCode) -> None:
@@ -93,11 +93,11 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def with_path(path: Path) -> Iterator[None]:
-    """Let an error of the block name ``path``, where it would name a descriptor, a bare name or nothing at all."""
+    """Make an OSError of the block name ``path`` when it names no file, a descriptor or a relative name."""
     try:
         yield
     except OSError as error:
-        if error.errno is None:  # our own, a sentence that names it already
+        if error.errno is None:  # raised by this package, with a message that names the file
             raise
         if not isinstance(error.filename, str) or not os.path.isabs(error.filename):
             error.filename = str(path)

@@ -1,7 +1,7 @@
-"""What a stage reports while it runs, as values: stages emit them, displays decide how to show them.
+"""The events that a stage emits while it runs; a consumer, such as a display, decides how to show them.
 
-A consumer may be called from several threads at once, and late: by a gate that was given up. What it raises is
-dropped by the stages (see ``shielded``); only KeyboardInterrupt and Interrupted go on their way.
+A consumer may be called from several threads at the same time, and also late, by a gate that was abandoned. Stages
+ignore the exceptions of a consumer (see ``shielded``), except KeyboardInterrupt and Interrupted.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ Action = Literal["capture", "check", "verify", "copy", "stage", "restore"]
 
 @frozen
 class StepBegan:
-    """A stage begins its next step, which ends the one before: ``name`` says what, ``subject`` of what."""
+    """A stage starts a step, and its previous step is finished. ``name`` is the step, ``subject`` what it works on."""
 
     name: str
     subject: str = ""
@@ -47,7 +47,7 @@ class StepBegan:
 
 @frozen
 class Noted:
-    """Something to know before a stage goes on, as a whole sentence."""
+    """A message for the operator before a stage continues, as a whole sentence."""
 
     sentence: str
 
@@ -57,25 +57,25 @@ class Noted:
 
 @frozen
 class GateBegan:
-    """A gate begins to run."""
+    """A gate starts."""
 
     gate: str
 
 
 @frozen
 class GateEnded:
-    """A gate has its result; one that was held back has it without having begun."""
+    """A gate has a result. A gate that was skipped has a result without a start."""
 
     check: Check
 
 
 @frozen
 class BytesMoved:
-    """So much of one asset has been read: ``done`` of ``total`` bytes, both of them never less than 0.
+    """Progress of one asset: ``done`` of ``total`` bytes are read; both are 0 or more.
 
-    ``capture`` reads live state into a snapshot, ``check`` the copy just made, ``verify`` a stored snapshot, ``copy``
-    a snapshot into a scratch folder; ``stage`` and ``restore`` bring stored bytes back. A live asset may grow or
-    shrink, and ``total`` with it; with the last byte ``done`` is ``total``.
+    Actions: ``capture`` copies live state to a snapshot, ``check`` reads the new copy, ``verify`` reads a stored
+    snapshot, ``copy`` copies a snapshot to a scratch folder, ``stage`` and ``restore`` copy stored bytes back.
+    ``total`` changes when a live asset grows or shrinks. At the end, ``done`` equals ``total``.
     """
 
     action: Action
@@ -86,10 +86,11 @@ class BytesMoved:
 
 @frozen
 class HealthAnswered:
-    """One request to a health endpoint is over, answered or not.
+    """One request to a health endpoint has finished, with or without an answer.
 
-    ``streak`` is how many healthy answers came in a row and ``needed`` how many must; ``left`` is the time to the
-    deadline in seconds, 0 where one request decides. ``gate`` is the gate that asks, None outside of gates.
+    ``streak`` is the number of consecutive healthy answers, and ``needed`` the number that is required. ``left`` is the
+    time to the deadline in seconds, or 0 when a single request decides. ``gate`` is the gate that sent the request, or
+    None outside of gates.
     """
 
     report: HealthReport
@@ -101,7 +102,7 @@ class HealthAnswered:
 
 @frozen(kw_only=True)
 class SampleTaken:
-    """One sample of a watch, as ``--json`` has it: ``latency_ms`` in milliseconds, ``why`` in sentences."""
+    """One sample of a watch, as in ``--json``: ``latency_ms`` in milliseconds, ``why`` as whole sentences."""
 
     time: str
     finding: Literal["ok", "bad", "unknown"]
@@ -118,13 +119,13 @@ Emit = Callable[[Event], None]
 
 
 def ignore(event: Event) -> None:
-    """Do nothing: nothing is displayed."""
+    """Do nothing with the event."""
 
 
 def shielded(emit: Emit) -> Emit:
-    """Return ``emit`` such that a consumer that fails changes nothing for the stage.
+    """Return an ``emit`` that ignores exceptions of the consumer.
 
-    A terminal that hung up, a log on a full disk, a defect in a display must not end a restore in mid-swap.
+    A closed terminal, a log on a full disk or a bug in a display must not stop a restore during the swap.
     """
     if emit is ignore:
         return ignore
@@ -137,7 +138,7 @@ def shielded(emit: Emit) -> Emit:
 
 
 def within(outer: str, emit: Emit) -> Emit:
-    """Return ``emit`` for a stage inside another one: its steps are reported as steps of ``outer``."""
+    """Return an ``emit`` for a stage inside another stage: it reports the steps as steps of ``outer``."""
 
     def emit_named(event: Event) -> None:
         emit(evolve(event, name=f"{outer}: {event.name}") if isinstance(event, StepBegan) else event)
@@ -147,7 +148,7 @@ def within(outer: str, emit: Emit) -> Emit:
 
 @define(eq=False)
 class Meter:
-    """Counts the bytes of one asset for the display; ``total`` is what is expected. Not for use by several threads."""
+    """Counts the bytes of one asset for the display; ``total`` is the expected number. Not thread-safe."""
 
     _emit: Emit
     _action: Action
@@ -156,11 +157,11 @@ class Meter:
     done: int = field(default=0, init=False)
 
     def add(self, count: int) -> None:
-        """Report ``count`` more bytes; a negative count when a file is read again from its beginning."""
+        """Report ``count`` more bytes; the count is negative when a file is read again from the start."""
         self.reach(self.done + count, self.total)
 
     def reach(self, done: int, total: int) -> None:
-        """Report how far it is by now."""
+        """Report the progress."""
         self.done, self.total = done, max(done, total)
         self._emit(BytesMoved(self._action, self._key, self.done, self.total))
 

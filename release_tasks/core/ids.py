@@ -1,4 +1,4 @@
-"""What an id may look like, so that it can be part of a path without ever leaving its folder."""
+"""The form of a valid id. A valid id can be part of a path and never points outside its folder."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _ID = re.compile(rf"[A-Za-z0-9][A-Za-z0-9._-]{{0,{_LONGEST - 1}}}")
 
 
 def is_valid_id(text: str) -> bool:
-    """Say whether ``text`` is a letter or digit, then up to 127 letters, digits, dots, underscores or dashes."""
+    """Return whether ``text`` is a letter or digit, then up to 127 letters, digits, dots, underscores or dashes."""
     return _ID.fullmatch(text) is not None
 
 
 def require_id(text: str, what: str, most: int = _LONGEST) -> str:
     """Return ``text`` when it is a valid id of at most ``most`` characters.
 
-    Raises UsageError, naming ``what`` it should be, otherwise.
+    Otherwise raises UsageError; ``what`` names the id in the message.
     """
     if not is_valid_id(text) or len(text) > most:
         raise UsageError(

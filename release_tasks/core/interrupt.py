@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM as one exception, and stretches of work that they must not cut in two."""
+"""Turn SIGINT and SIGTERM into one exception, and delay them during work that must not be interrupted."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ __all__ = ["LONGEST_WAIT", "interruptible", "next_item", "uninterrupted", "wait_
 
 T = TypeVar("T")
 
-# The kernel may hand a signal to any thread, and Python acts on it when the main thread runs next. One that waits in a
-# single system call would not notice it until that call ends, so every wait is made of slices of so many seconds.
+# The kernel may deliver a signal to any thread, and Python handles it when the main thread runs next. A main thread
+# that waits in one system call would not handle it until that call returns, so a wait is split into slices of this
+# many seconds.
 LONGEST_WAIT = 0.05
 
 _EXIT_CODES = {signal.SIGINT: ExitCode.SIGINT, signal.SIGTERM: ExitCode.SIGTERM}
@@ -30,21 +31,21 @@ def _raise_interrupted(number: int, _: FrameType | None) -> None:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Turn SIGINT and SIGTERM into Interrupted while the block runs; only the main thread can."""
+    """Raise Interrupted for SIGINT and SIGTERM while the block runs; has no effect outside the main thread."""
     with _handled_by(_raise_interrupted):
         yield
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Hold SIGINT and SIGTERM back until the block is done, then let them act.
+    """Delay SIGINT and SIGTERM until the block has finished.
 
-    By handlers, not by a signal mask: another thread of the program could still take what this one masks. Outside the
-    main thread nothing is needed, because Python runs handlers in the main thread only.
+    Uses handlers and no signal mask: another thread could still get a signal that this thread masks. Outside the main
+    thread nothing is needed, because Python runs handlers in the main thread only.
     """
     arrived: list[int] = []
     try:
-        with _handled_by(lambda got, _: arrived.append(got)):
+        with _handled_by(lambda number, _: arrived.append(number)):
             yield
     finally:
         if arrived:
@@ -61,28 +62,28 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
         yield
     finally:
         for number, former in before.items():
-            if former is not None:  # None: set by C code, which Python cannot put back
+            if former is not None:  # None: the handler was set by C code, and Python cannot restore it
                 signal.signal(number, former)
 
 
 def wait_for(
     attempt: Callable[[float], T], seconds: float = float("inf"), now: Callable[[], float] = time.monotonic
 ) -> T:
-    """Wait until ``attempt`` returns something true, and return that; after ``seconds`` what it returned last.
+    """Call ``attempt`` until it returns a true value or ``seconds`` are over, and return its last value.
 
-    ``attempt(slice)`` waits for at most ``slice`` seconds, such as ``Event.wait``; it is called once more when the time
-    is over. ``now`` is the clock that ``seconds`` are measured with.
+    ``attempt(slice)`` waits for at most ``slice`` seconds, as ``Event.wait`` does. It is called once more when the time
+    is over. ``now`` is the clock that measures ``seconds``.
     """
-    until = now() + seconds
+    deadline = now() + seconds
     while True:
-        left = max(until - now(), 0.0)
-        result = attempt(min(left, LONGEST_WAIT))
-        if result or left <= 0:
+        remaining = max(deadline - now(), 0.0)
+        result = attempt(min(remaining, LONGEST_WAIT))
+        if result or remaining <= 0:
             return result
 
 
 def next_item(items: queue.SimpleQueue[T], seconds: float) -> T | None:
-    """Return the next item, or None when none comes within ``seconds``."""
+    """Return the next item, or None when there is no item within ``seconds``."""
 
     def attempt(seconds: float) -> T | None:
         with contextlib.suppress(queue.Empty):

@@ -1,4 +1,4 @@
-"""One run at a time: a lock between processes that dies with its holder, and the name of who has it."""
+"""The lock that lets one run at a time work on a pipeline folder, and the record of its holder."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _GRACE = 0.25  # seconds
 class FileLock:
     """A lock by ``flock`` on the file that has the name ``path``; not re-entrant.
 
-    It excludes other processes and other FileLocks of this process. The kernel drops it with its holder's last
-    descriptor, so a killed process blocks no other one, and children that are started get no descriptor (O_CLOEXEC).
-    The file is made if need be, 0600, with its folder, and it is never removed: a process that waits for it would lock
-    a file without a name.
+    The lock excludes other processes and other FileLocks of this process. The kernel releases it when the holder's last
+    descriptor closes, so a killed process blocks no other process. Child processes get no descriptor (O_CLOEXEC).
+    A missing file is created (0600), and its folder too. The file is never removed: a process that waits for the lock
+    would then lock a file without a name.
     """
 
     def __init__(self, path: Path) -> None:
@@ -37,50 +37,50 @@ class FileLock:
         self._descriptor: int | None = None
 
     def acquire(self, wait: float = 0.0, poll_interval: float = 0.05) -> bool:
-        """Take the lock and return True, or False when it stays taken for ``wait`` seconds. Raises OSError.
+        """Take the lock and return True, or return False when it is still taken after ``wait`` seconds. Raises OSError.
 
-        It is tried every ``poll_interval`` seconds. A blocking flock would not be interrupted by a signal that the
-        kernel hands to another thread.
+        Tries every ``poll_interval`` seconds: a blocking flock is not interrupted by a signal that the kernel delivers
+        to another thread.
         """
-        until = time.monotonic() + wait
+        deadline = time.monotonic() + wait
         while not self._try():
-            left = until - time.monotonic()
-            if left <= 0:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
                 return False
-            time.sleep(min(poll_interval, left))
+            time.sleep(min(poll_interval, remaining))
         return True
 
     def release(self) -> None:
-        """Release the lock, if this holds it."""
+        """Release the lock, if this object holds it."""
         descriptor, self._descriptor = self._descriptor, None
         if descriptor is not None:
             with contextlib.suppress(OSError):
-                # Closing alone leaves it to a child that another thread is just starting, until that child's exec.
+                # Closing alone is not enough: a child that another thread starts has the descriptor until its exec.
                 fcntl.flock(descriptor, fcntl.LOCK_UN)
             os.close(descriptor)
 
     @contextlib.contextmanager
     def held(self, wait: float = 0.0, poll_interval: float = 0.05) -> Iterator[bool]:
-        """Hold the lock while the block runs, which gets False when it stayed taken. Raises as ``acquire`` does."""
+        """Hold the lock while the block runs; yields the result of ``acquire`` and raises as ``acquire`` does."""
         try:
             yield self.acquire(wait, poll_interval)
         finally:
             self.release()
 
     def has_name(self, path: Path) -> bool:
-        """Say whether the locked file has the name ``path`` now. Raises FileNotFoundError when no file has it."""
+        """Return whether the locked file has the name ``path`` now. Raises FileNotFoundError when no file has it."""
         return self._descriptor is not None and os.path.samestat(os.fstat(self._descriptor), os.lstat(path))
 
     def _try(self) -> bool:
         try:
             descriptor = self._open()
-        except (FileNotFoundError, BlockingIOError):  # its folder was exchanged just now, or the file is leased
+        except (FileNotFoundError, BlockingIOError):  # the folder was just exchanged, or the file has a lease
             return False
         is_locked = False
         try:
             with with_path(self.path), contextlib.suppress(BlockingIOError, FileNotFoundError):
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # The name may have passed to another file, and a process that locks that one does not see this lock.
+                # Another file may have the name now, and a process that locks that file does not see this lock.
                 is_locked = os.path.samestat(os.fstat(descriptor), os.lstat(self.path))
         finally:
             if is_locked:
@@ -95,7 +95,7 @@ class FileLock:
 
 
 class FolderLock(FileLock):
-    """The same on a folder itself, which is not made: what does not exist cannot be locked."""
+    """A lock by ``flock`` on a folder. A missing folder is not created, and locking it fails."""
 
     def _open(self) -> int:
         return os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -103,7 +103,7 @@ class FolderLock(FileLock):
 
 @frozen(kw_only=True)
 class Holder:
-    """Who holds the lock, as they wrote it down themselves."""
+    """The process that holds the lock, as it recorded itself."""
 
     pid: int = field(converter=int)
     host: str = field(converter=str)
@@ -118,37 +118,38 @@ class Holder:
 def run_lock(root: Path, command: str, wait: float = 0.0) -> Iterator[None]:
     """Hold the lock of the pipeline folder ``root`` while the block runs.
 
-    Waits up to ``wait`` seconds; raises LockHeld, naming the holder, when it is still taken then.
+    Waits up to ``wait`` seconds. Raises LockHeld, which names the holder, when the lock is still taken then.
     """
-    lock, note = FileLock(root / "lock"), root / "lock.json"
-    # `current_holder` takes the lock for an instant, so do not give up at once. A process that is just taking or
-    # releasing the lock has no note, so try again without one.
+    lock, holder_file = FileLock(root / "lock"), root / "lock.json"
+    # `current_holder` takes the lock for an instant, so wait at least a moment. A process that is taking or releasing
+    # the lock has no holder file, so try once more when there is none.
     if not lock.acquire(max(wait, _GRACE)):
         holder = current_holder(root)
         if holder is not None or not lock.acquire(_GRACE):
             holder = holder or current_holder(root)
             by = f"by {holder}" if holder else "by another run"
-            retry = "Try again when it is done (release.rollback can wait: --wait 10m)."
+            retry = "Try again when that run has finished (release.rollback can wait: --wait 10m)."
             raise LockHeld(f"{root} is locked {by}. {retry}")
     try:
-        described = {
+        document = {
             "pid": os.getpid(),
             "host": socket.gethostname(),
             "command": command or " ".join(sys.argv),
             "since": timestamp(),
         }
-        with contextlib.suppress(OSError):  # on a full disk the lock has to do, without the note of a killed run
-            note.unlink(missing_ok=True)
-            write_atomic(note, pretty_bytes(described), is_durable=False)
+        # Remove the file of a killed run first. On a full disk the lock works without a holder file.
+        with contextlib.suppress(OSError):
+            holder_file.unlink(missing_ok=True)
+            write_atomic(holder_file, pretty_bytes(document), is_durable=False)
         yield
     finally:
         with contextlib.suppress(OSError):
-            note.unlink()
+            holder_file.unlink()
         lock.release()
 
 
 def current_holder(root: Path) -> Holder | None:
-    """Return who holds the lock of ``root`` now, or None when it is free or its holder left no note."""
+    """Return the current holder of the lock of ``root``, or None when the lock is free or has no holder file."""
     if not (root / "lock").exists():
         return None
     with FileLock(root / "lock").held() as is_free:

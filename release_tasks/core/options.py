@@ -1,4 +1,4 @@
-"""How a configuration key is declared: its line of documentation, its type, and what it takes."""
+"""Declare configuration keys with their documentation, type and limits."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, NewType, Protocol
 
 from attrs import Attribute, field
 
-from release_tasks.core.units import odd_values
+from release_tasks.core.units import non_json_values
 
 __all__ = ["Duration", "Kind", "Share", "did_you_mean", "exactly_one", "option", "valid_options"]
 
@@ -17,7 +17,7 @@ Share = NewType("Share", float)
 
 
 class Kind(Protocol):
-    """A kind of gate or of asset, as the configuration sees it."""
+    """A kind of gate or asset, as the configuration uses it."""
 
     @property
     def name(self) -> str:
@@ -25,14 +25,14 @@ class Kind(Protocol):
 
     @property
     def options(self) -> type[Any]:
-        """The attrs class of its keys, all declared with ``option``; the field ``name`` holds the value of that key."""
+        """The attrs class of the kind's keys, each declared with ``option``; the field ``name`` is the kind's key."""
 
 
 def option(doc: str, default: Any = None, *, least: int = 0, elsewhere: str = "", **options: Any) -> Any:
     """Declare one configuration key with its line of documentation.
 
-    ``least`` is the smallest number that it takes. ``elsewhere`` is what to say where the key of one kind stands in a
-    section of another kind; without it, the kinds that have the key are named.
+    ``least`` is the smallest valid number. ``elsewhere`` is the error message when the key of one kind is used in a
+    section of another kind; without it, the message names the kinds that have the key.
     """
     return field(default=default, metadata={"doc": doc, "least": least, "elsewhere": elsewhere}, **options)
 
@@ -46,17 +46,17 @@ def exactly_one(instance: Any, kinds: tuple[str, ...]) -> None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `` (did you mean 'build'?)`` for the one of ``known`` that is nearest to ``name``, or an empty text."""
-    near = difflib.get_close_matches(name, list(known), n=1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+    """Return `` (did you mean 'build'?)`` with the name in ``known`` that is most similar, or an empty text."""
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f" (did you mean {matches[0]!r}?)" if matches else ""
 
 
 def valid_options(_: Any, attribute: Attribute[Any], value: dict[str, Any]) -> None:
-    """Raise ValueError for options of a plugin that JSON cannot hold."""
-    # They reach a plugin through another process, and YAML makes dates and sets of what looks like one.
-    odd = next(odd_values(value), None)
-    if odd is not None:
+    """Raise ValueError for options of a plugin that JSON does not support."""
+    # A plugin in another process gets its options as JSON. YAML reads some unquoted texts as dates or sets.
+    found = next(non_json_values(value), None)
+    if found is not None:
         raise ValueError(
-            f"with: expected text, numbers, true, false, lists and mappings, got the {type(odd).__name__} {odd!r} "
+            f"with: expected text, numbers, true, false, lists and mappings, got the {type(found).__name__} {found!r} "
             "(put it in quotes)"
         )

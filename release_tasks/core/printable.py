@@ -1,4 +1,4 @@
-"""Text of others, made harmless: what a service, a file name or a command wrote, for people to read."""
+"""Make text of a service, a file name or a command safe to print on a terminal or a page."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import unicodedata
 __all__ = ["output_lines", "printable"]
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
-_UNSEEN = ("Cc", "Cf", "Cs")  # controls, formats such as the marks that turn the writing direction, lone surrogates
+_UNPRINTABLE = ("Cc", "Cf", "Cs")  # controls; formats, such as marks of the writing direction; surrogates
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with U+FFFD for everything that acts on a terminal or a page instead of being shown.
+    """Return ``text`` with U+FFFD for every character that controls a terminal or a page.
 
-    Tabs and newlines stay. A file name that is not UTF-8 holds lone surrogates (PEP 383), which no stream takes.
+    Tabs and newlines stay. A file name that is not UTF-8 contains surrogates (PEP 383), and no stream can encode those.
     """
     if text.isprintable():
         return text
-    return "".join(c if c in "\t\n" or unicodedata.category(c) not in _UNSEEN else _REPLACEMENT for c in text)
+    return "".join(c if c in "\t\n" or unicodedata.category(c) not in _UNPRINTABLE else _REPLACEMENT for c in text)
 
 
 def output_lines(data: bytes) -> list[str]:
-    """Return what a command wrote as lines that are safe to show: no escape sequences, no empty lines at the end."""
+    """Return the output of a command as printable lines: no escape sequences, no empty lines at the end."""
     text = _ESCAPES.sub("", data.decode("utf-8", "replace"))
-    # Of a line that a progress bar wrote again and again, only the last state is of interest.
+    # A progress bar writes its line many times, separated by \r; the last text is the one that stays visible.
     lines = [printable(line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()

@@ -1,6 +1,6 @@
-"""Everything that is written to disk, as values; docs/formats.md describes the same.
+"""The records that are written to disk; docs/formats.md describes the files.
 
-Keys are camelCase on disk. Readers ignore keys they do not know and refuse versions newer than theirs.
+Keys are camelCase on disk. A reader ignores unknown keys and refuses a version newer than its own.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ EntryKind = Literal["file", "directory", "symlink"]
 
 @frozen(kw_only=True)
 class AuditAnchor:
-    """Where the audit log stood when a record was written; a log cut shorter than this is found out."""
+    """The last audit event when a record was written. A log without this event was truncated or altered."""
 
     seq: int
     hash: str
@@ -63,12 +63,12 @@ class Check:
 
     @property
     def is_left_out(self) -> bool:
-        """Whether a flag kept this gate from running, so that it says nothing either way."""
+        """Whether a flag excluded this gate, so that it did not run and has no result."""
         return bool(self.diagnostics.get("leftOut"))
 
     @property
     def blocks(self) -> bool:
-        """Whether this result keeps a release from going on."""
+        """Whether this result blocks the release."""
         return self.status != "passed" and not self.advisory
 
 
@@ -83,16 +83,16 @@ class PreflightReport:
 
 @frozen(kw_only=True)
 class SnapshotReference:
-    """What a manifest says of the snapshot it was published with."""
+    """A manifest's reference to the snapshot that was published with it."""
 
     snapshot_id: str
     metadata_path: str
-    digest: str = ""  # the older tool had none
+    digest: str = ""  # empty in manifests of the older tool
 
 
 @frozen(kw_only=True)
 class Artifact:
-    """A live asset as it was recorded at the release. ``size`` is in bytes, over all files of a folder."""
+    """A live asset at the time of the release. ``size`` is in bytes; for a folder, the sum over all files."""
 
     id: str
     path: str
@@ -103,9 +103,9 @@ class Artifact:
 
 @frozen(kw_only=True)
 class Pressure:
-    """How much a service has before it: counts of messages and callbacks; None where it says nothing of them.
+    """The load of a service: counts of messages and callbacks. A count that the service does not report is None.
 
-    ``queued`` counts what waits and what is being sent. ``rejected_callbacks`` counts since the beginning.
+    ``queued`` counts messages that wait or are being sent. ``rejected_callbacks`` is a total that only grows.
     """
 
     queued: int | None = None
@@ -116,7 +116,7 @@ class Pressure:
 
 @frozen(kw_only=True)
 class ReliabilityReport:
-    """What a reliability endpoint answered. ``over`` names what is over its limit, in a sentence each."""
+    """The answer of a reliability endpoint. ``over`` has one message for each count that is over its limit."""
 
     status: Literal["ok", "pressure", "unknown", "unreachable"]
     url: str
@@ -128,7 +128,7 @@ class ReliabilityReport:
 
 @frozen(kw_only=True)
 class Baseline:
-    """The service when a release was prepared; what could not be measured is None. Latency is in milliseconds."""
+    """Measurements of the service when a release was prepared. A value that could not be measured is None."""
 
     health: str | None = None
     latency_ms: int | None = None
@@ -137,7 +137,7 @@ class Baseline:
 
 @frozen(kw_only=True)
 class Phase:
-    """A part of a prepare and when it ran: ``preflight``, ``capture``, ``publish``."""
+    """A phase of release.prepare (``preflight``, ``capture``, ``publish``) with its start and end."""
 
     name: str
     started_at: str
@@ -146,16 +146,16 @@ class Phase:
 
 @frozen(kw_only=True)
 class AttestationReference:
-    """That a statement lies beside a manifest, and by which key it is signed (None: by none)."""
+    """A manifest's reference to its statement. ``key_id`` is the signing key, None for an unsigned statement."""
 
     key_id: str | None = None
 
 
 @frozen(kw_only=True)
 class Manifest:
-    """A release: what was checked, what was captured, and whether it may go on.
+    """A release: its checks, its captured assets and whether it is ready or blocked.
 
-    What has a default here is missing in the manifests of the older tool, or may be.
+    Fields with a default may be missing in manifests of the older tool.
     """
 
     manifest_version: int
@@ -180,7 +180,7 @@ class Manifest:
 
 @frozen(kw_only=True)
 class AssetEntry:
-    """One name inside a directory asset; ``path`` is relative to it, with ``/`` between parts."""
+    """One file, folder or link in a directory asset. ``path`` is relative to the asset, with ``/`` between parts."""
 
     path: str
     kind: EntryKind
@@ -194,11 +194,11 @@ class AssetEntry:
 class AssetRecord:
     """One captured asset.
 
-    ``relative_path`` is where it lies below the snapshot's folder. ``sha256`` of a directory is that of its
-    canonical entries. ``damaged`` marks remains: what stood in the asset's place and could not be read as one.
-    ``left_out`` names the sockets, pipes and devices that a safety snapshot cannot hold. ``plugin`` is the asset kind
-    of another package that took and checked the copy; ``plugin_problem`` says why it did not, and a safety snapshot
-    holds a plain copy instead.
+    ``relative_path`` is the path of the copy below the snapshot's folder. ``sha256`` of a directory is the digest of
+    its canonical entries. ``damaged`` marks a raw copy: the live state could not be read as an asset of its kind.
+    ``left_out`` names the sockets, pipes and devices that a safety snapshot cannot contain. ``plugin`` is the plugin's
+    asset kind that captured and checked the copy. ``plugin_problem`` is the reason why the plugin failed; the safety
+    snapshot then contains an ordinary copy.
     """
 
     key: str
@@ -219,7 +219,7 @@ class AssetRecord:
 
 @frozen(kw_only=True)
 class SnapshotMetadata:
-    """What makes a folder a snapshot. ``checksum`` covers every other key of this document."""
+    """The metadata.json of a snapshot. ``checksum`` covers every other key of this document."""
 
     format_version: int
     snapshot_id: str
@@ -235,16 +235,16 @@ class SnapshotMetadata:
     checksum: str | None = None
 
     def asset(self, key: str) -> AssetRecord | None:
-        """Return the record of one asset, or None when this snapshot does not know it."""
+        """Return the record of one asset, or None when this snapshot has no such asset."""
         return next((asset for asset in self.assets if asset.key == key), None)
 
 
 @frozen(kw_only=True)
 class RollbackState:
-    """The last rollback. ``restored`` says whether its snapshot went live, whatever health said after it.
+    """The last rollback. ``restored`` is True when its snapshot went live, even if the health check failed afterwards.
 
-    ``restored_snapshot_id`` is the snapshot that went live last, in this rollback or one before it, and ``lineage``
-    says how far releases had come at that moment: while they are no further, nothing was prepared since.
+    ``restored_snapshot_id`` is the snapshot that went live last, in this rollback or an earlier one. ``lineage`` is the
+    pair of the latest sequences at that time: when none has increased, no release was prepared since.
     """
 
     snapshot_id: str
@@ -264,7 +264,7 @@ HealthWord = Literal["ok", "degraded", "failed", "unknown", "unreachable"]
 
 @frozen(kw_only=True)
 class HealthAttempt:
-    """One request to a health endpoint. ``latency_ms`` is how long it took until the answer, or until none came."""
+    """One request to a health endpoint. ``latency_ms`` is the time until the answer or until the request failed."""
 
     at: str
     status: HealthWord
@@ -276,9 +276,9 @@ class HealthAttempt:
 
 @frozen(kw_only=True)
 class HealthReport:
-    """What a health endpoint answered in the end. ``degraded`` names the unhealthy parts.
+    """The final answer of a health endpoint. ``degraded`` names the unhealthy parts.
 
-    ``history`` holds the attempts, oldest first; of many only the first and the last.
+    ``history`` contains the attempts, oldest first. When there are many, it contains only the first and last ones.
     """
 
     passed: bool
@@ -294,9 +294,9 @@ class HealthReport:
 
 @frozen(kw_only=True)
 class Inode:
-    """A file or folder itself, whatever its name: device and inode number.
+    """The identity of a file or folder, independent of its name: device number and inode number.
 
-    The number is on the disk. The device is what the kernel called it, and may be another one after a reboot.
+    The inode number is stored on the disk. The kernel assigns the device number, and may change it at a reboot.
     """
 
     device: int
@@ -305,12 +305,12 @@ class Inode:
 
 @frozen(kw_only=True)
 class JournalStep:
-    """What is to happen to one asset.
+    """The step of a rollback for one asset.
 
-    ``database``: its content is replaced through SQLite. ``place``: the staged inode takes the name, or the name goes
-    away when there is none; ``folder`` is the one in which both lie. ``mirrored`` says that the names could not be
-    exchanged and the content was written in place instead. ``begun`` says that the content of a database may have been
-    replaced, ``done`` that the step has reached the journal's direction.
+    Action ``database``: SQLite replaces the content. Action ``place``: the staged inode gets the asset's name, or the
+    name is removed when nothing is staged; ``folder`` is the folder of both names. ``mirrored``: the names could not be
+    exchanged, and the content was overwritten in place. ``begun``: the content of the database may have been replaced.
+    ``done``: the step is finished in the journal's direction.
     """
 
     key: str
@@ -326,7 +326,7 @@ class JournalStep:
 
 @frozen(kw_only=True)
 class RollbackJournal:
-    """Present while a rollback is being swapped in: the next command that finds it finishes what it says."""
+    """The journal of a running swap. It exists only during the swap; the next command finishes a swap that it finds."""
 
     journal_version: int
     rollback_id: str
@@ -340,7 +340,7 @@ class RollbackJournal:
 
 @frozen(kw_only=True)
 class RollbackOutcome:
-    """What a rollback did, as ``--json`` prints it."""
+    """The result of a rollback, as ``--json`` prints it."""
 
     status: Literal["restored", "noop", "failed"]
     snapshot_id: str | None
@@ -349,7 +349,7 @@ class RollbackOutcome:
     restored_assets: list[str] = field(factory=list)
     skipped_assets: list[str] = field(factory=list)
     removed_assets: list[str] = field(factory=list)
-    damaged_assets: list[str] = field(factory=list)  # before; of these the safety snapshot holds only remains
+    damaged_assets: list[str] = field(factory=list)  # before the rollback; the safety snapshot has raw copies of them
     safety_snapshot_id: str | None = None
     health_check: HealthReport | None = None
     restart_command: str | None = None

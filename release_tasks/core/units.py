@@ -1,4 +1,4 @@
-"""How single values are written: those of invoke.yaml, and the sizes, times and shares that people read."""
+"""Parse and format single values: durations, sizes, shares, counts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from typing import Any
 
 __all__ = [
-    "odd_values",
+    "non_json_values",
     "parse_boolean",
     "parse_duration",
     "parse_integer",
@@ -31,9 +31,9 @@ _SWITCH = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no
 
 
 def parse_duration(value: Any) -> float:
-    """Return seconds for ``30s``, ``10m``, ``1h``, ``500ms``, or a bare number of seconds.
+    """Return the seconds of ``30s``, ``10m``, ``1h``, ``500ms``, or of a number without a unit.
 
-    Raises ValueError for anything else, naming what was expected.
+    Raises ValueError for any other value.
     """
     if isinstance(value, (int, float)) and not isinstance(value, bool) and 0 <= value < 1e9:
         return float(value)
@@ -45,7 +45,7 @@ def parse_duration(value: Any) -> float:
 
 
 def show_duration(seconds: float) -> str:
-    """Return ``seconds`` as an operator would type it: 90s, 10m, 1h, 250ms."""
+    """Return ``seconds`` in the notation of invoke.yaml: 90s, 10m, 1h, 250ms."""
     for unit in ("d", "h", "m", "s"):
         if seconds >= _UNITS[unit] and seconds % _UNITS[unit] == 0:
             return f"{int(seconds / _UNITS[unit])}{unit}"
@@ -55,7 +55,7 @@ def show_duration(seconds: float) -> str:
 
 
 def parse_integer(value: Any, least: int = 0) -> int:
-    """Return a whole number of at least ``least``, also from its digits; raises ValueError otherwise."""
+    """Return a whole number of at least ``least`` from a number or a text of digits; raises ValueError otherwise."""
     if isinstance(value, str) and re.fullmatch(r"\d{1,9}", value.strip()):
         value = int(value)
     if not isinstance(value, int) or isinstance(value, bool) or value < least:
@@ -64,7 +64,7 @@ def parse_integer(value: Any, least: int = 0) -> int:
 
 
 def parse_share(value: Any) -> float:
-    """Return a share from 0 to 1, written as such or as ``30%``; raises ValueError for anything else."""
+    """Return a share from 0 to 1, given as a number or as ``30%``; raises ValueError for any other value."""
     match = _SHARE.fullmatch(value.strip()) if isinstance(value, str) else None
     share = float(match[1]) / (100 if match[2] else 1) if match else value
     if not isinstance(share, (int, float)) or isinstance(share, bool) or not 0 <= share <= 1:
@@ -78,7 +78,7 @@ def show_share(share: float) -> str:
 
 
 def parse_boolean(value: Any) -> bool:
-    """Return a switch from true/false, yes/no, on/off, 1/0; environment variables arrive as text."""
+    """Return a boolean from true/false, yes/no, on/off, 1/0; the value of an environment variable is text."""
     if isinstance(value, bool):
         return value
     known = _SWITCH.get(str(value).strip().lower()) if isinstance(value, (str, int)) else None
@@ -87,29 +87,29 @@ def parse_boolean(value: Any) -> bool:
     return known
 
 
-def odd_values(value: Any) -> Iterator[Any]:
-    """Yield what JSON does not have, keys included, from anywhere in ``value``: YAML makes dates of what looks so."""
+def non_json_values(value: Any) -> Iterator[Any]:
+    """Yield the values and keys at any depth of ``value`` that JSON does not support, for instance YAML's dates."""
     if isinstance(value, dict):
         yield from (key for key in value if not isinstance(key, str))
     if isinstance(value, (dict, list)):
         for inner in value.values() if isinstance(value, dict) else value:
-            yield from odd_values(inner)
+            yield from non_json_values(inner)
     elif not (value is None or isinstance(value, (str, bool, int, float))):
         yield value
 
 
 def show_count(count: int, noun: str) -> str:
-    """Return a number of things: ``1 event``, ``2 events``."""
+    """Return a number with its noun: ``1 event``, ``2 events``."""
     return f"{count} {noun}{'' if count == 1 else 's'}"
 
 
 def _power(count: int) -> int:
-    """Return how many times 1024 goes into ``count``: which of ``_SIZES`` suits it."""
+    """Return the index in ``_SIZES`` of the unit for ``count`` bytes."""
     return min(max(count.bit_length() - 1, 0) // 10, len(_SIZES) - 1)
 
 
 def show_size(count: int) -> str:
-    """Return a number of bytes as short as it may be: ``812 bytes``, ``40 KiB``, ``1.2 GiB``."""
+    """Return a number of bytes in a short form: ``812 bytes``, ``40 KiB``, ``1.2 GiB``."""
     power = _power(count)
     if power == 0:
         return show_count(count, "byte")
@@ -119,7 +119,7 @@ def show_size(count: int) -> str:
 
 
 def show_counter(count: int, of: int | None = None) -> str:
-    """Return a number of bytes that is still counted, ``1.0 MiB``; before ``of`` bytes in their unit, ``1.0``."""
+    """Return a number of bytes with one decimal: ``1.0 MiB``. With ``of``, use the unit of ``of`` but omit its name."""
     power = _power(count if of is None else of)
     number = f"{count / 1024**power:.1f}" if power else str(count)
     return f"{number} {_SIZES[power]}" if of is None else number
@@ -131,12 +131,12 @@ def show_mebibytes(count: int) -> str:
 
 
 def show_seconds(seconds: float) -> str:
-    """Return a time that was measured, in seconds: ``0.4 s``, ``125.0 s``."""
+    """Return a measured time in seconds: ``0.4 s``, ``125.0 s``."""
     return f"{seconds:.1f} s"
 
 
 def show_span(seconds: float) -> str:
-    """Return a length of time as precise as it matters: ``340 ms``, ``12.3 s``, ``2 min 05 s``, ``1 h 05 min``."""
+    """Return a length of time in a suitable unit: ``340 ms``, ``12.3 s``, ``2 min 05 s``, ``1 h 05 min``."""
     if seconds < 1:
         return f"{seconds * 1000:.0f} ms"
     if seconds < 59.95:
@@ -151,7 +151,7 @@ def show_span(seconds: float) -> str:
 
 
 def rough_span(seconds: float) -> str:
-    """Return a span of time as one says it: ``40 s``, ``12 min``, ``5 h``, ``3 days``; what lies ahead is ``0 s``."""
+    """Return a rounded length of time: ``40 s``, ``12 min``, ``5 h``, ``3 days``; a negative one is ``0 s``."""
     for unit, size in (("days", 2 * 86400), ("h", 3600), ("min", 60)):
         if seconds >= size:
             return f"{int(seconds // (86400 if unit == 'days' else size))} {unit}"

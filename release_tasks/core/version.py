@@ -1,4 +1,4 @@
-"""The version of this package, readable without importing anything else."""
+"""The version of this package, in a module that imports nothing else."""
 
 from __future__ import annotations
 

@@ -18,8 +18,8 @@ from urllib.parse import urlsplit
 from attrs import evolve, frozen
 
 from release_tasks.config.schema import PairingConfig
-from release_tasks.core.process.find import children_of, end_processes
-from release_tasks.core.process.output import end_of_file
+from release_tasks.core.process.find import children_of, wait_or_kill
+from release_tasks.core.process.output import read_log_tail
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.network import bind, check_host, url_of
 from release_tasks.gateway.paths import GatewayPaths
@@ -140,7 +140,7 @@ def stop(home: GatewayPaths, *, timeout: float = 10.0) -> GatewayStatus:
         _kill_group(record.pid)
         _await_end(record, timeout)
         detail = f"It did not end within {timeout:g} s and was killed."
-    end_processes(below, _LEFTOVER_SECONDS)
+    wait_or_kill(below, _LEFTOVER_SECONDS)
     record.remove(home.pid_file)
     return GatewayStatus(False, "stopped", detail)
 
@@ -190,7 +190,7 @@ def _await_answer(home: GatewayPaths, child: subprocess.Popen[bytes], written: i
     while True:
         code = child.poll()
         if code is not None:
-            lines = reversed(end_of_file(home.log_file, written))
+            lines = reversed(read_log_tail(home.log_file, written))
             refusal = next((line[len(REFUSAL) :] for line in lines if line.startswith(REFUSAL)), None)
             how = f"signal {-code}" if code < 0 else f"exit code {code}"
             raise GatewayError(
@@ -219,7 +219,7 @@ def _ask(url: str) -> dict[str, Any]:
 
 
 def _tail(log: Path, written: int) -> str:
-    lines = end_of_file(log, written)[-_TAIL_LINES:]
+    lines = read_log_tail(log, written)[-_TAIL_LINES:]
     return f" The log is {log}." + "".join(f"\n    {line}" for line in lines)
 
 
@@ -243,7 +243,7 @@ def _end_child(child: subprocess.Popen[bytes], home: GatewayPaths) -> None:
         except subprocess.TimeoutExpired:
             _kill_group(child.pid)
             child.wait()
-    end_processes(below, _LEFTOVER_SECONDS)
+    wait_or_kill(below, _LEFTOVER_SECONDS)
     record = PidFile.read(home.pid_file)
     if record is not None and record.pid == child.pid:
         record.remove(home.pid_file)

@@ -16,7 +16,7 @@ from release_tasks.core.canonical import excerpt
 from release_tasks.core.events import Event, GateEnded
 from release_tasks.core.printable import output_lines, printable
 from release_tasks.core.records import Check
-from release_tasks.core.runner import command, inert
+from release_tasks.core.runner import command, escape_commands
 from release_tasks.core.units import show_seconds
 from release_tasks.report.markdown import step_summary, title_of
 from release_tasks.report.progress import PlainLines
@@ -39,7 +39,7 @@ class GroupedLines(PlainLines):
         if isinstance(event, GateEnded) and (lines := _output_of(event.check)):
             check = event.check
             title = f"gate {check.id}: {check.status} in {show_seconds(check.duration_ms / 1000)}"
-            shown = [inert(printable(line)) for line in lines]
+            shown = [escape_commands(printable(line)) for line in lines]
             with self._lock:
                 _write(unfailing(sys.stderr), [command("group", printable(title)), *shown, command("endgroup")])
 
@@ -121,7 +121,7 @@ def _append(variable: str, text: str, environ: Mapping[str, str], limit: int | N
 
 
 def _note(sentence: str) -> None:
-    _write(unfailing(sys.stderr), [inert(printable(sentence))])
+    _write(unfailing(sys.stderr), [escape_commands(printable(sentence))])
 
 
 def _write(stream: IO[str], lines: list[str]) -> None:

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.text import Text
 
 from release_tasks.core.printable import printable
-from release_tasks.core.runner import inert
+from release_tasks.core.runner import escape_commands
 from release_tasks.report.table import aligned_lines, fitting_lines, wrapped
 from release_tasks.report.words import style_of
 
@@ -105,7 +105,7 @@ class Screen:
 def for_person(sentence: str, environ: Mapping[str, str]) -> str:
     """Return a sentence as it fits on stderr, for a caller that writes there itself."""
     look = terminal_of(sys.stderr, environ)
-    return inert("\n".join(part for line in printable(sentence).splitlines() for part in _broken(look, line)))
+    return escape_commands("\n".join(part for line in printable(sentence).splitlines() for part in _broken(look, line)))
 
 
 def unfailing(stream: IO[str]) -> IO[str]:
@@ -165,7 +165,7 @@ class _Encodable(_Wrapper):
     """
 
     def write(self, text: str) -> int:
-        text = inert(text)
+        text = escape_commands(text)
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         return self._stream.write(text.encode(encoding, "replace").decode(encoding))
 

@@ -23,7 +23,7 @@ __all__ = ["overview", "show_overview"]
 def overview(settings: Settings, limit: int) -> dict[str, Any]:
     """Return the newest ``limit`` releases and snapshots, newest first, and what else there is, as JSON values."""
     found = release_status(settings)
-    proved = found.proofs
+    proved = found.restore_tests
     shown = [_snapshot(snapshot, proved.by_snapshot.get(snapshot.snapshot_id)) for snapshot in found.snapshots]
     rollback = encode(found.rollback) if found.rollback else None
     if found.rollback_problem:

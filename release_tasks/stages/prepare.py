@@ -238,7 +238,7 @@ def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
     if not report.passed and not blockers:
         blockers.append("preflight: did not pass")
     for key, asset in settings.release.assets.items():
-        blockers += asset.kind.missing(key, asset)
+        blockers += asset.kind.capture_blockers(key, asset)
         try:
             os.lstat(asset.path)
         except (FileNotFoundError, NotADirectoryError):

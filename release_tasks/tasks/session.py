@@ -14,7 +14,7 @@ from invoke import Context, Exit
 
 from release_tasks.core.errors import ExitCode, Interrupted, StageError, describe_error
 from release_tasks.core.interrupt import interruptible
-from release_tasks.core.runner import inert_json, is_listening
+from release_tasks.core.runner import escape_commands_in_json, is_github_actions
 from release_tasks.tasks.executor import UsageExit
 
 if TYPE_CHECKING:
@@ -94,12 +94,12 @@ class Session:
                 text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
             except UnicodeEncodeError:  # JSON can spell every letter in ASCII
                 text = canonical_bytes(self._answer).decode() + "\n"
-            sys.stdout.write(inert_json(text))
+            sys.stdout.write(escape_commands_in_json(text))
             sys.stdout.flush()
 
     def tell_runner(self) -> None:
         """Tell the runner of GitHub Actions, where one listens, how it ended."""
-        if is_listening() and self._answer is not None and not self.is_dry:
+        if is_github_actions() and self._answer is not None and not self.is_dry:
             from release_tasks.report.github import tell_github
             from release_tasks.report.screen import unfailing
 

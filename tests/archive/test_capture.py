@@ -333,7 +333,7 @@ def test_a_file_that_never_rests_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         return data
 
     monkeypatch.setattr(os, "read", read_and_be_overtaken)
-    with pytest.raises(StageFailed, match="source kept changing while it was read"):
+    with pytest.raises(StageFailed, match="source changed during each of 5 reads"):
         capture_file(source, tmp_path / "copy")
 
 

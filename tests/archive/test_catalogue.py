@@ -136,7 +136,7 @@ def test_an_unknown_snapshot_is_a_sentence_with_the_known_ones(project: Project)
     with pytest.raises(UsageError) as error:
         project.pipeline.catalogue.get("c")
     assert error.value.exit_code == ExitCode.USAGE
-    assert error.value.message.startswith("There is no snapshot 'c'. The newest are: b, a")
+    assert error.value.message.startswith("There is no snapshot 'c'. The latest snapshots are b, a")
 
 
 def test_no_snapshot_at_all_is_a_sentence(project: Project) -> None:

@@ -137,7 +137,7 @@ def test_a_blocked_release_is_compared_by_its_manifest(project: Project) -> None
         ("status", "ready", "blocked"),
         ("gates", "always passed", "always failed"),
     ]
-    assert found.notes == ["v2 was blocked and has no snapshot; only manifests are compared"]
+    assert found.notes == ["v2 was blocked and has no snapshot; only the manifests are compared"]
 
 
 def test_what_is_gone_or_damaged_is_a_note(project: Project) -> None:
@@ -157,7 +157,7 @@ def test_what_is_gone_or_damaged_is_a_note(project: Project) -> None:
     assert len(found.notes) == 1 and found.notes[0].startswith("database cannot be compared")
     next(folder.glob("v1_*")).rename(folder / "elsewhere.bak")
     found = compare(project.pipeline, "v1", "v2")
-    assert found.differences == [] and found.notes[0].startswith("the snapshot of v1 is not there any more")
+    assert found.differences == [] and found.notes[0].startswith("the snapshot of v1 does not exist any more")
 
 
 def test_an_unknown_release_is_a_usage_error(project: Project) -> None:

@@ -78,7 +78,7 @@ def test_every_altered_metadata_field_is_found(catalogue: Catalogue) -> None:
         assert verdict.status == "damaged", name
         with pytest.raises(StageFailed, match=r"v1_snapshot"):
             catalogue.get("v1_snapshot")
-        with pytest.raises(StageFailed, match="cannot be told"):
+        with pytest.raises(StageFailed, match="cannot be determined"):
             catalogue.latest()
 
 

@@ -131,7 +131,7 @@ def test_a_manifest_of_a_newer_version_says_so(pipeline: Pipeline) -> None:
     pipeline.write_manifest(manifest("v1"))
     path = pipeline.manifest_path("v1")
     path.write_text(path.read_text().replace('"manifestVersion": 1', '"manifestVersion": 2'))
-    assert "version 2; this release reads up to 1" in pipeline.read_manifests()[0].reason
+    assert "version 2; this version of release-tasks reads up to 1" in pipeline.read_manifests()[0].reason
 
 
 @pytest.mark.parametrize("release_id", ["latest", "../x", "a/b", "", "..", "a~1"])

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from release_tasks.archive.restore_tests import proofs
+from release_tasks.archive.restore_tests import read_restore_tests
 from release_tasks.report.status import overview
 from release_tasks.stages.drill.engine import run_drill
 from tests.support.project import Project
@@ -31,25 +31,25 @@ def proved(project: Project) -> Any:
 
 def test_the_newest_drill_of_each_snapshot_counts(proved: Any) -> None:
     """A failed one after a passed one takes the proof away; no drill, no proof."""
-    proof = proofs(proved.pipeline).by_snapshot["v1_snapshot"]
+    proof = read_restore_tests(proved.pipeline).by_snapshot["v1_snapshot"]
     assert (proof.status, proof.booted) == ("passed", False)
     assert proof.at == proved.pipeline.drill_audit.verify().events[0]["time"]
-    assert list(proofs(proved.pipeline).by_snapshot) == ["v1_snapshot"]
+    assert list(read_restore_tests(proved.pipeline).by_snapshot) == ["v1_snapshot"]
     stored = proved.pipeline.catalogue.path("v1_snapshot") / "assets" / "mcp" / "mcp.json"
     good = stored.read_bytes()
     stored.write_bytes(b"[]")
     assert prove(proved, "v1_snapshot") == "failed"
-    assert proofs(proved.pipeline).by_snapshot["v1_snapshot"].status == "failed"
+    assert read_restore_tests(proved.pipeline).by_snapshot["v1_snapshot"].status == "failed"
     stored.write_bytes(good)
     assert prove(proved, "v1_snapshot") == "passed"
-    assert proofs(proved.pipeline).by_snapshot["v1_snapshot"].status == "passed"
+    assert read_restore_tests(proved.pipeline).by_snapshot["v1_snapshot"].status == "passed"
 
 
 def test_another_snapshot_under_the_same_name_is_not_proved(proved: Any) -> None:
     """The digest is what was proved, not the name."""
     shutil.rmtree(proved.pipeline.catalogue.path("v1_snapshot"))
     proved.capture("v1")
-    assert proofs(proved.pipeline).by_snapshot == {}
+    assert read_restore_tests(proved.pipeline).by_snapshot == {}
 
 
 def test_of_an_altered_log_nothing_counts(proved: Any) -> None:
@@ -59,7 +59,7 @@ def test_of_an_altered_log_nothing_counts(proved: Any) -> None:
     lines = path.read_text().splitlines()
     lines[0] = json.dumps({**json.loads(lines[0]), "booted": True}, sort_keys=True, separators=(",", ":"))
     path.write_text("\n".join(lines) + "\n")
-    found = proofs(proved.pipeline)
+    found = read_restore_tests(proved.pipeline)
     assert found.by_snapshot == {}
     assert found.problem is not None and "drill-audit.log is broken (line 1" in found.problem
     shown = overview(proved.settings, 10)

@@ -184,7 +184,7 @@ def test_other_snapshots_with_a_good_copy_are_named(project: Project) -> None:
     with pytest.raises(StageFailed) as error:
         require_intact(catalogue, catalogue.get("v1_snapshot"))
     assert error.value.message.endswith(
-        "A good copy of mcp is in: v2_snapshot. Which ones are whole: inv release.verify"
+        "An intact copy of mcp is in: v2_snapshot. To list the intact snapshots: inv release.verify"
     )
 
 

@@ -127,20 +127,20 @@ def test_options_progress_and_class_reach_their_places(custom: Any, install_kind
 @pytest.mark.parametrize(
     ("capture", "sentence"),
     [
-        ("pass", f"{WHO} wrote nothing"),
-        ("os.mkdir(copy)", f"{WHO} should have written a file and did not"),
-        ("os.symlink(source, copy)", f"{WHO} should have written a file and did not"),
-        ("os.link(source, copy)", f"{WHO} wrote what cannot be kept: mcp.json is a hard link"),
-        ("os.mkfifo(copy)", f"{WHO} should have written a file and did not"),
-        (f"{COPY}; open(str(copy) + '.lock', 'w')", f"{WHO} wrote mcp.json.lock beside its copy"),
+        ("pass", f"{WHO} wrote no copy"),
+        ("os.mkdir(copy)", f"{WHO} did not write a file"),
+        ("os.symlink(source, copy)", f"{WHO} did not write a file"),
+        ("os.link(source, copy)", f"{WHO} wrote an invalid copy: mcp.json is a hard link"),
+        ("os.mkfifo(copy)", f"{WHO} did not write a file"),
+        (f"{COPY}; open(str(copy) + '.lock', 'w')", f"{WHO} wrote mcp.json.lock next to its copy"),
         (f"{COPY}; os.mkdir(copy.parents[1] / 'stray')", "assets/stray was written into the snapshot"),
         (f"{COPY}; open(copy.parents[2] / 'stray', 'w')", "stray was written into the snapshot"),
-        ("raise ValueError('no luck')", "broke in capture: ValueError: no luck (custom_kind.py, line 6)"),
+        ("raise ValueError('no luck')", "failed in capture: ValueError: no luck (custom_kind.py, line 6)"),
         ("raise PluginError('Stop the importer first: importer stop')", "Stop the importer first: importer stop."),
-        ("sys.exit(0)", "the asset kind 'custom' of custom-kind 1.0 broke in capture: SystemExit: 0"),
-        ("os._exit(3)", f"{WHO} ended in capture without a result (exit code 3)"),
-        ("ctypes.string_at(0)", f"{WHO} ended in capture without a result (signal 11)"),
-        ("print('x' * 1_000_000); os.write(1, b'{}\\n'); os.write(2, b'loud')", f"{WHO} wrote nothing"),
+        ("sys.exit(0)", "the asset kind 'custom' of custom-kind 1.0 failed in capture: SystemExit: 0"),
+        ("os._exit(3)", f"{WHO} exited in capture without a result (exit code 3)"),
+        ("ctypes.string_at(0)", f"{WHO} exited in capture without a result (signal 11)"),
+        ("print('x' * 1_000_000); os.write(1, b'{}\\n'); os.write(2, b'loud')", f"{WHO} wrote no copy"),
     ],
 )  # fmt: skip
 def test_capture_that_does_something_else_blocks_and_leaves_nothing(
@@ -159,13 +159,13 @@ def test_capture_that_does_something_else_blocks_and_leaves_nothing(
     [
         (
             "os.mkdir(copy); os.symlink('/etc', copy / 'out')",
-            "identity/out is a link that leads out of the copy",
+            "identity/out is a link to a path outside the copy",
         ),
-        ("os.mkdir(copy); os.symlink('../../x', copy / 'out')", "identity/out is a link that leads out of the copy"),
+        ("os.mkdir(copy); os.symlink('../../x', copy / 'out')", "identity/out is a link to a path outside the copy"),
         ("os.mkdir(copy); os.mkfifo(copy / 'pipe')", "pipe is a named pipe: only files, folders and links"),
         ("os.mkdir(copy); os.chdir(copy); socket.socket(socket.AF_UNIX).bind('s')", "s is a socket"),
         ("os.mkdir(copy); os.link(source / 'identity.json', copy / 'same')", "identity/same is a hard link"),
-        ("open(copy, 'w')", f"{WHO} should have written a folder and did not"),
+        ("open(copy, 'w')", f"{WHO} did not write a folder"),
     ],
 )
 def test_folder_with_what_cannot_be_kept_blocks_and_leaves_nothing(
@@ -180,11 +180,11 @@ def test_folder_with_what_cannot_be_kept_blocks_and_leaves_nothing(
 @pytest.mark.parametrize(
     ("capture", "sentence"),
     [
-        ("os.rename(source, copy)", "it was gone after its capture"),
-        (f"{COPY}; os.chmod(source, 0o777)", "its mode, owner or form was another after its capture"),
+        ("os.rename(source, copy)", "it was missing after its capture"),
+        (f"{COPY}; os.chmod(source, 0o777)", "its mode, owner or type had changed after its capture"),
         (
             f"{COPY}; os.unlink(source); os.symlink('x', source)",
-            "its mode, owner or form was another after its capture",
+            "its mode, owner or type had changed after its capture",
         ),
     ],
 )
@@ -202,13 +202,16 @@ def test_capture_that_changes_the_live_state_blocks_where_it_shows(
 @pytest.mark.parametrize(
     ("check", "sentence"),
     [
-        ("return ['line 3 is torn', 'line 9 is torn']", "finds its own copy bad: line 3 is torn; line 9 is torn."),
+        (
+            "return ['line 3 is torn', 'line 9 is torn']",
+            "found problems in its own copy: line 3 is torn; line 9 is torn.",
+        ),
         ("return None", "check returned NoneType, expected a list of texts"),
         ("return [1]", "check returned list, expected a list of texts"),
-        ("raise OSError('cannot')", "broke in check: OSError: cannot"),
-        ("open(copy, 'a').write('x'); return []", "changed the copy that it was to check"),
-        ("os.chmod(copy, 0o640); return []", "changed the copy that it was to check"),
-        ("open(str(copy) + '-journal', 'w'); return []", "changed the copy that it was to check"),
+        ("raise OSError('cannot')", "failed in check: OSError: cannot"),
+        ("open(copy, 'a').write('x'); return []", "changed the copy during its check"),
+        ("os.chmod(copy, 0o640); return []", "changed the copy during its check"),
+        ("open(str(copy) + '-journal', 'w'); return []", "changed the copy during its check"),
     ],
 )
 def test_check_that_finds_or_changes_something_blocks(
@@ -226,10 +229,10 @@ def test_check_that_finds_or_changes_something_blocks(
     ("setup", "sentence"),
     [
         ({"before": "import nonesuch"}, "cannot be loaded (custom_kind): ModuleNotFoundError: No module named"),
-        ({"form": "pipe"}, "has no form that is 'file' or 'directory' (custom_kind)"),
-        ({"value": "custom_kind:form"}, "has no form that is 'file' or 'directory' (custom_kind:form)"),
+        ({"form": "pipe"}, "its form should be 'file' or 'directory' (custom_kind)"),
+        ({"value": "custom_kind:form"}, "its form should be 'file' or 'directory' (custom_kind:form)"),
         ({"before": "class Kind:\n    form = 'file'", "value": "custom_kind:Kind"}, "has no function capture"),
-        ({"form": "directory"}, "captures a folder, and "),
+        ({"form": "directory"}, "captures a folder, but "),
     ],
 )
 def test_package_that_is_no_asset_kind_says_whose_it_is_and_what_to_type(
@@ -266,7 +269,7 @@ def test_capture_that_never_ends_is_ended_with_all_that_it_started(
     install_kind(capture.replace("TAG", tag))
     custom.overrides["assets.mcp.timeout"] = "1s"
     began = time.monotonic()
-    assert f"{WHO} had no result in capture after 1s and was ended (release.assets.mcp.timeout)." in refused(custom)
+    assert f"{WHO} had no result in capture after 1s and was stopped (release.assets.mcp.timeout)." in refused(custom)
     assert time.monotonic() - began < 6
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
@@ -332,7 +335,9 @@ def test_verify_lets_the_plugin_look_and_says_where_it_could_not(custom: Any, in
     install_kind(check="raise ValueError('broken')")
     verdict = verified(custom)
     assert (verdict.status, len(verdict.notes)) == ("verified", 1)
-    assert verdict.notes[0].startswith("mcp is as recorded, byte for byte, and was not checked further: the asset kind")
+    assert verdict.notes[0].startswith(
+        "mcp: every byte is as recorded, but its plugin could not check it: the asset kind"
+    )
     install_kind(value="custom_kind", before="import nonesuch")
     assert "No module named 'nonesuch'" in verified(custom).notes[0]
 
@@ -352,8 +357,8 @@ def test_verify_finds_a_check_that_changed_the_stored_copy(custom: Any, install_
 @pytest.mark.parametrize(
     ("asset", "sentence"),
     [
-        ({"python": "custom"}, "release.assets.a: path: goes with python, and python with path"),
-        ({"file": "x", "path": "y"}, "release.assets.a: path: goes with python, and python with path"),
+        ({"python": "custom"}, "release.assets.a: path: needs the key python, and python needs path"),
+        ({"file": "x", "path": "y"}, "release.assets.a: path: needs the key python, and python needs path"),
         ({"file": "x", "with": {"a": 1}}, "release.assets.a: with: goes with python only"),
         ({"file": "x", "timeout": "1s"}, "release.assets.a: timeout: goes with python only"),
         ({"python": "custom", "path": "x", "file": "y"}, "got file and python"),

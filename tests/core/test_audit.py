@@ -257,7 +257,7 @@ def test_the_older_tools_log_is_no_broken_one_before_the_first_event(log: AuditL
     verdict = log.verify()
     assert (verdict.intact, [str(note) for note in verdict.notes]) == (
         True,
-        ["lines 1 to 2: no record of this log yet: lines of the older tool, which the first event adopts"],
+        ["lines 1 to 2: lines of the older tool; the first event adopts them"],
     )
     assert not log.verify([("manifest v1", AuditAnchor(seq=1, hash="0" * 64))]).intact
     log.path.write_bytes(LEGACY + b"no object\n")
@@ -330,4 +330,4 @@ def test_a_link_in_place_of_the_log_is_refused(log: AuditLog, tmp_path: Path) ->
 def test_an_anchor_for_another_record_is_named(filled: AuditLog) -> None:
     """The finding says which record and which witness disagree."""
     verdict = filled.verify([("snapshot v1_snapshot", AuditAnchor(seq=2, hash="0" * 64))])
-    assert str(verdict.problems[0]) == "record 2 is not the one that snapshot v1_snapshot was written after"
+    assert str(verdict.problems[0]) == "record 2 was replaced: snapshot v1_snapshot contains another hash of it"

@@ -225,7 +225,7 @@ def test_a_release_and_a_rollback(project: Project, folder: Path) -> None:
     status = release_status(settings)
     assert status.current is not None and status.current.release_id == "v1"
     assert status.rollback is not None and status.rollback.status == "success"
-    assert manifest.snapshot is not None and manifest.snapshot.snapshot_id in status.proofs.by_snapshot
+    assert manifest.snapshot is not None and manifest.snapshot.snapshot_id in status.restore_tests.by_snapshot
 
 
 def test_a_release_runs_its_own_gates(project: Project, folder: Path) -> None:

@@ -63,4 +63,4 @@ def test_following_the_guide_ends_in_a_release(tmp_path: Path) -> None:
     commands = re.findall(r"^inv (.+)$", GUIDE, re.MULTILINE)
     assert [command.split()[0] for command in commands] == ["release.preflight", "release.prepare", "release.verify"]
     shown = [run("invoke", *command.split()) for command in commands]
-    assert "1 waiting, at most 100000 may" in shown[0] and "READY" in shown[1] and "VERIFIED" in shown[2]
+    assert "1 waiting, at most 100000 allowed" in shown[0] and "READY" in shown[1] and "VERIFIED" in shown[2]

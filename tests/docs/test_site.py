@@ -74,6 +74,7 @@ def test_no_fence_or_table_is_shown_as_it_was_typed(built: Path) -> None:
         text = re.sub(r"<(pre|code)\b.*?</\1>", "", page.read_text(), flags=re.DOTALL)
         assert "```" not in text, page.name
         assert not re.search(r"\|\s*---", text), page.name
+        assert not re.search(r"<p>\|", text), f"{page.name}: a table has an empty line in it"
 
 
 @pytest.mark.slow

@@ -27,7 +27,10 @@ def installed(requirement: str, into: Path) -> Path:
             with tempfile.TemporaryDirectory(dir=into.parent) as scratch:
                 pip = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps"]
                 options = ["--disable-pip-version-check", "--target", f"{scratch}/invoke"]
-                done = subprocess.run([*pip, *options, requirement], capture_output=True, text=True, timeout=300)
+                # CI constrains the Invoke of its environment to one version; here another one is needed.
+                variables = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}
+                command = [*pip, *options, requirement]
+                done = subprocess.run(command, env=variables, capture_output=True, text=True, timeout=300)
                 if done.returncode:
                     pytest.fail(f"pip cannot install {requirement}: {done.stderr}", pytrace=False)
                 Path(scratch, "invoke").rename(into)

@@ -44,7 +44,7 @@ def test_two_releases_are_compared(scratch: InvokeProject) -> None:
     assert scratch.document("release.diff", "v2", "v2")["status"] == "equal"
     done = scratch.run("release.diff", "v1", "v9")
     assert (done.returncode, done.stdout) == (2, "")
-    assert "There is no release 'v9'. The newest are: v1, v2" in done.stderr
+    assert "There is no release 'v9'. The latest releases are v1, v2" in done.stderr
 
 
 @pytest.mark.slow

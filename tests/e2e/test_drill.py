@@ -10,7 +10,6 @@ import socketserver
 import sqlite3
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
@@ -21,6 +20,7 @@ import pytest
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.store import MessageStore
 from tests.support.invoke_project import InvokeProject
+from tests.support.processes import await_true, is_running
 
 pytestmark = pytest.mark.slow
 
@@ -41,21 +41,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
         self.wfile.write(b"ok")
 http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
-
-
-def await_true(condition: Callable[[], Any], seconds: float = 30.0) -> Any:
-    deadline = time.monotonic() + seconds
-    while not (answer := condition()):
-        assert time.monotonic() < deadline, "it did not come true in time"
-        time.sleep(0.01)
-    return answer
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 def left(scratch: InvokeProject) -> list[str]:

@@ -127,7 +127,7 @@ def test_the_runbook_with_a_plugin_under_a_writer(queued: Queued) -> None:
     restored = scratch.document("release.rollback")
     assert (restored["status"], restored["restoredAssets"]) == ("restored", ["state", "queue"])
     assert queued.queue.read_bytes() == stored
-    assert "is no record" in restored["diagnostics"][0]  # the reason why the damaged queue was stored as a plain copy
+    assert "is not a record" in restored["diagnostics"][0]  # why the damaged queue was stored as a plain copy
     safety = scratch.root / "pipeline" / "snapshots" / restored["safetySnapshotId"]
     assert (safety / "assets" / "queue" / "queue.jsonl").read_bytes() == damaged
 
@@ -163,7 +163,7 @@ def test_without_the_plugin_only_prepare_is_blocked(queued: Queued) -> None:
     assert queued.queue.read_bytes() == stored and complete_records(queued.queue) == count
     verdicts = scratch.document("release.verify")["snapshots"]
     assert [verdict["status"] for verdict in verdicts] == ["verified", "verified"]
-    assert "was not checked further" in verdicts[0]["notes"][0]
+    assert "its plugin could not check it" in verdicts[0]["notes"][0]
     drilled = scratch.document("release.drill")
     assert drilled["status"] == "passed" and "not checked further" in drilled["diagnostics"][0]
     assert scratch.run("release.rollback", "--snapshot", restored["safetySnapshotId"]).returncode == 0

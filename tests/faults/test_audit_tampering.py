@@ -407,7 +407,7 @@ def check_tail_cut(record: Record, specimen: Specimen, length: int) -> None:
     told = [finding.what for finding in verdict.problems if not finding.line]
     assert len(told) == len(missing)
     for source, seq in missing:
-        assert f"the log is cut short: {source} was written when it held record {seq}" in told
+        assert f"the end of the log is missing: {source} was written after record {seq}" in told
     assert verdict.intact is not bool(missing)
 
 
@@ -466,7 +466,7 @@ def test_an_earlier_copy_in_its_place_is_found_by_each_kind_of_witness(
         newer = [source for source, anchor in anchors if anchor.seq > verdict.events[-1]["seq"]]
         assert verdict.intact is not bool(newer)
         for source, finding in zip(newer, verdict.problems, strict=True):
-            assert source in str(finding) and "cut short" in str(finding)
+            assert source in str(finding) and "the end of the log is missing" in str(finding)
         found += bool(newer)
     assert found
 
@@ -485,7 +485,7 @@ def test_an_earlier_copy_is_found_also_when_the_log_went_on_from_it(record: Reco
         told = sorted(finding.what for finding in verdict.problems)
         assert last > record.anchored
         assert told == sorted(
-            f"record {anchor.seq} is not the one that {source} was written after"
+            f"record {anchor.seq} was replaced: {source} contains another hash of it"
             for source, anchor in record.anchors
             if anchor.seq > kept
         )
@@ -507,9 +507,9 @@ def test_an_altered_record_is_not_called_a_log_cut_short(record: Record, specime
         lines = record.lines[:-1]  # so that one of them is the last
         lines[line - 1] = lines[line - 1].replace(b'"seq"', b'"Seq"')
         told = [str(finding) for finding in specimen.read(joined(lines)).problems]
-        assert f"line {line}: altered, or no record of this log" in told
-        assert f"record {anchor.seq}, after which {source} was written, is gone" in told
-        assert not any("cut short" in sentence for sentence in told)
+        assert f"line {line}: altered, or not a record of this log" in told
+        assert f"record {anchor.seq} is missing: {source} was written after it" in told
+        assert not any("the end of the log is missing" in sentence for sentence in told)
 
 
 def test_what_follows_the_newest_anchor_can_be_cut_off_unseen(record: Record, specimen: Specimen) -> None:
@@ -615,7 +615,7 @@ def altered(record: Record) -> tuple[bytes, str]:
     number = next(n for n, text in enumerate(record.lines, 1) if b'"noop"' in text)
     data = record.data.replace(b'"status":"noop"', b'"status":"nope"')
     assert data != record.data
-    return data, f"line {number}: altered, or no record of this log"
+    return data, f"line {number}: altered, or not a record of this log"
 
 
 def test_inv_names_the_altered_line_and_ends_with_1(record: Record, theirs: Project) -> None:
@@ -632,7 +632,7 @@ def test_inv_names_the_altered_line_and_ends_with_1(record: Record, theirs: Proj
 def test_inv_ends_with_1_for_every_kind_of_tampering(record: Record, theirs: Project, what: str) -> None:
     """The line, or the record and its witness, is told to people and to machines; an untouched log ends with 0."""
     line, lines = record.number("prepare.blocked"), record.lines
-    cut_short = f"the log is cut short: manifest v4 was written when it held record {record.anchored}"
+    cut_short = f"the end of the log is missing: manifest v4 was written after record {record.anchored}"
     data, sentence = {
         "altered": altered(record),
         "removed": (joined(lines[: line - 1] + lines[line:]), f"line {line}: record"),
@@ -644,7 +644,7 @@ def test_inv_ends_with_1_for_every_kind_of_tampering(record: Record, theirs: Pro
         "cut": (joined(lines[:line]), cut_short),
         "earlier": (record.earlier[0], cut_short),
         "gone": (None, cut_short),
-        "untouched": (record.data, "unfinished line, left by a crash and set aside"),
+        "untouched": (record.data, "incomplete line, left by a crash and recorded since"),
     }[what]
     code = 0 if what == "untouched" else 1
     done = theirs.audit(data)

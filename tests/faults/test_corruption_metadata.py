@@ -71,7 +71,7 @@ def test_a_metadata_file_that_cannot_be_read_is_refused(watched: Watched, case: 
     live = watched.live()
     outcome = watched.roll(None)
     assert (outcome.status, watched.live()) == ("failed", live)
-    assert "Which snapshot is the newest cannot be told: v1_snapshot is unreadable" in outcome.diagnostics[0]
+    assert "The latest snapshot cannot be determined, because v1_snapshot is unreadable" in outcome.diagnostics[0]
     assert watched.roll("v0_snapshot").status == "restored"
     assert watched.is_whole() == "new"
 
@@ -92,7 +92,7 @@ def test_a_metadata_file_that_was_removed_is_found(watched: Watched) -> None:
     assert "v1_snapshot/metadata.json is missing" in str(found["v1_snapshot"].findings[0])
     outcome = watched.roll(None)
     assert (outcome.status, watched.live()) == ("failed", live)
-    assert "Which snapshot is the newest cannot be told: v1_snapshot is unreadable" in outcome.diagnostics[0]
+    assert "The latest snapshot cannot be determined, because v1_snapshot is unreadable" in outcome.diagnostics[0]
 
 
 def set_in(asset: int, **values: Any) -> Change:
@@ -125,30 +125,30 @@ def double(asset: int, **values: Any) -> Change:
 # What a forged document may try, all its digests made right: (what it says, what the refusal says).
 FORGED: dict[str, tuple[Change, str]] = {
     # Paths: only assets/<key>/<name> is ever read.
-    "a path out of the snapshot": (set_in(MCP, relativePath="../../../state/mcp.json"), "not its place"),
-    "a path out by its key": (set_in(MCP, relativePath="assets/mcp/../../../../../state/identity"), "not its place"),
-    "an absolute path": (set_in(MCP, relativePath="/etc/passwd"), "not its place"),
-    "another asset's path": (set_in(MCP, relativePath="assets/database/app.db"), "not its place"),
-    "a path inside another asset": (set_in(MCP, relativePath="assets/identity/identity/keys"), "not its place"),
-    "its own folder": (set_in(MCP, relativePath="assets/mcp/."), "not its place"),
-    "the folder above": (set_in(MCP, relativePath="assets/mcp/.."), "not its place"),
-    "a path that ends in a slash": (set_in(MCP, relativePath="assets/mcp/mcp.json/"), "not its place"),
-    "a doubled slash": (set_in(MCP, relativePath="assets//mcp/mcp.json"), "not its place"),
-    "metadata.json itself": (set_in(MCP, relativePath="metadata.json"), "not its place"),
-    "no path": (set_in(MCP, relativePath=""), "not its place"),
-    "a path with a zero": (set_in(MCP, relativePath="assets/mcp/mcp.json\x00"), "not its place"),
-    "a path that stands for no bytes": (set_in(MCP, relativePath="assets/mcp/\ud800"), "not its place"),
-    "a path of 5000 characters": (set_in(MCP, relativePath="x" * 5000), "not its place"),
+    "a path out of the snapshot": (set_in(MCP, relativePath="../../../state/mcp.json"), "not a path of"),
+    "a path out by its key": (set_in(MCP, relativePath="assets/mcp/../../../../../state/identity"), "not a path of"),
+    "an absolute path": (set_in(MCP, relativePath="/etc/passwd"), "not a path of"),
+    "another asset's path": (set_in(MCP, relativePath="assets/database/app.db"), "not a path of"),
+    "a path inside another asset": (set_in(MCP, relativePath="assets/identity/identity/keys"), "not a path of"),
+    "its own folder": (set_in(MCP, relativePath="assets/mcp/."), "not a path of"),
+    "the folder above": (set_in(MCP, relativePath="assets/mcp/.."), "not a path of"),
+    "a path that ends in a slash": (set_in(MCP, relativePath="assets/mcp/mcp.json/"), "not a path of"),
+    "a doubled slash": (set_in(MCP, relativePath="assets//mcp/mcp.json"), "not a path of"),
+    "metadata.json itself": (set_in(MCP, relativePath="metadata.json"), "not a path of"),
+    "no path": (set_in(MCP, relativePath=""), "not a path of"),
+    "a path with a zero": (set_in(MCP, relativePath="assets/mcp/mcp.json\x00"), "not a path of"),
+    "a path that stands for no bytes": (set_in(MCP, relativePath="assets/mcp/\ud800"), "not a path of"),
+    "a path of 5000 characters": (set_in(MCP, relativePath="x" * 5000), "not a path of"),
     "a name of 300 characters": (set_in(MCP, relativePath="assets/mcp/" + "x" * 300), "cannot be read"),
     "a name that is not there": (set_in(MCP, relativePath="assets/mcp/other.json"), "is missing"),
-    "two paths swapped": (swap_two, "not its place"),
+    "two paths swapped": (swap_two, "not a path of"),
     "a path that is a number": (set_in(MCP, relativePath=7), "expected str"),
     # Keys: they are folder names too.
-    "a key that leads out": (set_in(MCP, key="../../../state", relativePath="assets/../../../state"), "not its place"),
-    "a key that leads to the root": (set_in(MCP, key="../../../../../../../../etc"), "not its place"),
-    "a key that stands for no bytes": (set_in(MCP, key="\ud800"), "not its place"),
-    "another key": (set_in(MCP, key="other"), "not its place"),
-    "no key": (set_in(MCP, key=""), "not its place"),
+    "a key that leads out": (set_in(MCP, key="../../../state", relativePath="assets/../../../state"), "not a path of"),
+    "a key that leads to the root": (set_in(MCP, key="../../../../../../../../etc"), "not a path of"),
+    "a key that stands for no bytes": (set_in(MCP, key="\ud800"), "not a path of"),
+    "another key": (set_in(MCP, key="other"), "not a path of"),
+    "no key": (set_in(MCP, key=""), "not a path of"),
     "an asset twice": (double(MCP), "the records of the assets were altered"),
     "an asset twice, once absent": (double(MCP, exists=False), "the records of the assets were altered"),
     "a hundred assets that are not there": (
@@ -158,12 +158,12 @@ FORGED: dict[str, tuple[Change, str]] = {
     "an asset left out": (lambda d: d["assets"].pop(MCP), "assets/mcp was added"),
     "no assets": (lambda d: d.update(assets=[]), "was added"),
     # Kinds.
-    "a file that is a folder": (set_in(MCP, kind="directory"), "should be a folder and is none"),
-    "a folder that is a file": (set_in(IDENTITY, kind="file"), "should be a regular file and is none"),
-    "a folder that is a database": (set_in(IDENTITY, kind="sqlite"), "should be a regular file and is none"),
+    "a file that is a folder": (set_in(MCP, kind="directory"), "is not a folder"),
+    "a folder that is a file": (set_in(IDENTITY, kind="file"), "is not a regular file"),
+    "a folder that is a database": (set_in(IDENTITY, kind="sqlite"), "is not a regular file"),
     "a database that is a file": (set_in(DATABASE, kind="file"), "a content digest"),
     "a kind that is none": (set_in(MCP, kind="symlink"), "kind"),
-    "remains that are a file": (set_in(MCP, damaged=True), "should be a folder and is none"),
+    "remains that are a file": (set_in(MCP, damaged=True), "is not a folder"),
     "absent, with a copy": (set_in(MCP, exists=False), "recorded as absent"),
     "there, without a copy": (set_in(EXTRA, exists=True, mode=0o600, sha256="0" * 64), "is missing"),
     "there or not, as a number": (set_in(MCP, exists=1), "expected bool"),
@@ -182,7 +182,7 @@ FORGED: dict[str, tuple[Change, str]] = {
     "a content digest of a folder": (set_in(IDENTITY, contentDigest="0" * 64), "a content digest"),
     # Modes: they reach chmod.
     **{
-        f"a {what} with the mode {mode!r}": (set_in(asset, mode=mode), "a mode that is none" if told is None else told)
+        f"a {what} with the mode {mode!r}": (set_in(asset, mode=mode), "an invalid mode" if told is None else told)
         for what, asset in (("database", DATABASE), ("folder", IDENTITY), ("file", MCP))
         for mode, told in (
             (None, None), (-1, None), (0o10000, None), (2**31, None), (2**64, None), (10**299, None),
@@ -205,8 +205,8 @@ FORGED: dict[str, tuple[Change, str]] = {
     "a target of a file": (lambda d: file_entry(d).update(target="/etc/passwd"), "identity.json was altered"),
     "an entry's digest": (lambda d: file_entry(d).update(sha256="0" * 64), "was altered (recorded " + "0" * 64),
     "an entry's size": (lambda d: file_entry(d).update(size=5), "was altered"),
-    "an entry's mode below zero": (lambda d: file_entry(d).update(mode=-1), "a mode that is none"),
-    "an entry's mode too large": (lambda d: file_entry(d).update(mode=2**40), "a mode that is none"),
+    "an entry's mode below zero": (lambda d: file_entry(d).update(mode=-1), "an invalid mode"),
+    "an entry's mode too large": (lambda d: file_entry(d).update(mode=2**40), "an invalid mode"),
     "an entry without a mode": (lambda d: file_entry(d).update(mode=None), "expected int"),
     "an entry that is a list": (lambda d: d["assets"][IDENTITY]["entries"].append([]), "expected object"),
     # The document.
@@ -523,11 +523,11 @@ def test_a_snapshot_that_no_reader_would_take_is_never_published(watched: Watche
     for number in range(40):
         (watched.project.identity / f"name-{number}").touch()
     content = watched.project.content()
-    with pytest.raises(StageFailed, match="more names than one snapshot can"):
+    with pytest.raises(StageFailed, match="too many files for one snapshot"):
         watched.project.capture("v2")
     outcome = watched.roll("v0_snapshot")
     assert (outcome.status, watched.project.content()) == ("failed", content)
-    assert "more names than one snapshot can" in outcome.diagnostics[0]
+    assert "too many files for one snapshot" in outcome.diagnostics[0]
     assert sorted(os.listdir(watched.pipeline.catalogue.store.folder)) == ["v0_snapshot", "v1_snapshot"]
 
 

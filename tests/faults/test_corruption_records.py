@@ -80,7 +80,7 @@ def release(watched: Watched, release_id: str, retention: int | None = None) -> 
 
 def crash_in_mid_swap(watched: Watched, number: int = 2) -> Path:
     """End a rollback to v1 after so many files have changed places, the database before them; returns the journal."""
-    real, calls = base.give_name, 0
+    real, calls = base.rename_into_place, 0
 
     def place(*arguments: Any) -> bool:
         nonlocal calls
@@ -90,7 +90,7 @@ def crash_in_mid_swap(watched: Watched, number: int = 2) -> Path:
         return real(*arguments)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "give_name", place)
+        patch.setattr(base, "rename_into_place", place)
         with pytest.raises(PowerCut):
             watched.roll()
     assert watched.is_whole().startswith("a mix")

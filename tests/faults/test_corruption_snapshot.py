@@ -97,7 +97,7 @@ def test_altered_bytes_are_refused_with_both_digests(watched: Watched, tried: Ca
         found = hashlib.sha256(replaced(path, change(path.read_bytes()))).hexdigest()
         sentence = hold_found(watched, key, case)
         assert f"(recorded {recorded}, found {found})" in sentence, (case, sentence)
-        assert f"A good copy of {key} is in: v0_snapshot." in sentence, (case, sentence)
+        assert f"An intact copy of {key} is in: v0_snapshot." in sentence, (case, sentence)
         watched.mend()
     assert watched.roll().status == "restored"
     assert watched.is_whole() == "new"

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from release_tasks.archive.restore_tests import proofs
+from release_tasks.archive.restore_tests import read_restore_tests
 from release_tasks.core.events import StepBegan
 from release_tasks.stages.drill.engine import run_drill
 
@@ -42,7 +42,7 @@ def test_no_room_is_said_before_anything_is_copied(large: Any, mounts: Any, tmp_
     assert "has 20 MiB free" in outcome.diagnostics[0]
     assert [str(event) for event in seen if isinstance(event, StepBegan)] == ["verify v1_snapshot"]
     assert os.listdir(small) == []
-    assert proofs(large.pipeline).by_snapshot["v1_snapshot"].status == "passed"
+    assert read_restore_tests(large.pipeline).by_snapshot["v1_snapshot"].status == "passed"
 
 
 @pytest.mark.parametrize("size", ["1m", "4m", "5m", "6m"])
@@ -57,4 +57,4 @@ def test_a_disk_that_fills_up_meanwhile_leaves_nothing(
     assert outcome.status == "failed"
     assert "space" in outcome.diagnostics[0] or "full" in outcome.diagnostics[0]
     assert os.listdir(small) == []
-    assert proofs(large.pipeline).by_snapshot["v1_snapshot"].status == "passed"
+    assert read_restore_tests(large.pipeline).by_snapshot["v1_snapshot"].status == "passed"

@@ -246,7 +246,7 @@ def test_a_bind_mounted_file_goes_back_when_a_later_step_fails(
     project.mcp.write_text('{"other": true}')
     (project.identity / "identity.json").write_text('{"id": "other"}')
     before = project.content()
-    real = base.give_name
+    real = base.rename_into_place
 
     def place(live: Path, *rest: Any) -> bool:
         if live == project.identity:
@@ -254,7 +254,7 @@ def test_a_bind_mounted_file_goes_back_when_a_later_step_fails(
         return real(live, *rest)
 
     with monkeypatch.context() as patch:
-        patch.setattr(base, "give_name", place)
+        patch.setattr(base, "rename_into_place", place)
         outcome = roll(project)
         assert outcome.status == "failed"
         assert project.mcp.read_text() == '{"other": true}' or project.pipeline.journal_path.exists()
@@ -328,7 +328,7 @@ def test_a_damaged_bind_mounted_database_goes_back_when_a_later_step_fails(
     with project.database.open("r+b") as file:
         file.write(bytes(4096))
     remains = project.database.read_bytes()
-    real = base.give_name
+    real = base.rename_into_place
 
     def place(live: Path, staged: Path, wanted: Any) -> bool:
         if live == project.mcp:
@@ -336,7 +336,7 @@ def test_a_damaged_bind_mounted_database_goes_back_when_a_later_step_fails(
         return real(live, staged, wanted)
 
     with monkeypatch.context() as patch:
-        patch.setattr(base, "give_name", place)
+        patch.setattr(base, "rename_into_place", place)
         assert roll(project).status == "failed"
     recover(project.settings)
     assert project.database.read_bytes() == remains
@@ -410,7 +410,7 @@ def test_a_mirrored_folder_that_cannot_be_finished_is_put_right_by_recover(
         pass
 
     calls = 0
-    real = overwrite._renew
+    real = overwrite._replace_entry
 
     def renew(*args: Any) -> None:
         nonlocal calls
@@ -420,7 +420,7 @@ def test_a_mirrored_folder_that_cannot_be_finished_is_put_right_by_recover(
         real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(overwrite, "_renew", renew)
+        patch.setattr(overwrite, "_replace_entry", renew)
         with pytest.raises(PowerCut):
             roll(project)
     assert project.content() not in (good, bad)
@@ -442,7 +442,7 @@ def test_a_mirrored_folder_goes_back_when_it_fails(
     before = project.content()
     mounts.overlay(layer, tmp_path / "overlay", project.state)
     calls = 0
-    real = overwrite._renew
+    real = overwrite._replace_entry
 
     def renew(*args: Any) -> None:
         nonlocal calls
@@ -452,7 +452,7 @@ def test_a_mirrored_folder_goes_back_when_it_fails(
         real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(overwrite, "_renew", renew)
+        patch.setattr(overwrite, "_replace_entry", renew)
         assert roll(project).status == "failed"
     assert project.content() == before
     assert project.strays() == []

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -33,22 +32,6 @@ def no_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hide the developer's own secrets: they change what the gateway serves."""
     for name in SECRETS:
         monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture(scope="session")
-def wait_for() -> Callable[..., Any]:
-    """Return a function that polls a condition until it is true, and fails after a timeout."""
-
-    def wait(condition: Callable[[], Any], timeout: float = 10.0) -> Any:
-        deadline = time.monotonic() + timeout
-        while True:
-            answer = condition()
-            if answer:
-                return answer
-            assert time.monotonic() < deadline, "it did not come true in time"
-            time.sleep(0.02)
-
-    return wait
 
 
 def _start(root: Path, **options: Any) -> RunningGateway:

@@ -13,6 +13,7 @@ from release_tasks.gateway import process
 from release_tasks.gateway.breaking import FAULTS, break_gateway
 from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.paths import GatewayPaths
+from tests.support.processes import await_true
 
 pytestmark = pytest.mark.slow
 
@@ -33,11 +34,11 @@ def test_every_fault_has_a_case() -> None:
 
 @pytest.mark.parametrize("what", SEEN)
 def test_a_running_gateway_reports_the_fault_until_its_files_are_restored(
-    start_gateway: Callable[..., Any], tmp_path: Path, wait_for: Callable[..., Any], what: str
+    start_gateway: Callable[..., Any], tmp_path: Path, what: str
 ) -> None:
     """As after a rollback: the fault is stored nowhere but in the state."""
     gateway = start_gateway()
-    wait_for(lambda: gateway.health()["status"] == "ok")
+    await_true(lambda: gateway.health()["status"] == "ok")
     files = ("identity", "mcp-servers.json", "gateway.json")
     stored = tmp_path / "kept"
     shutil.copytree(
@@ -46,7 +47,7 @@ def test_a_running_gateway_reports_the_fault_until_its_files_are_restored(
         ignore=lambda _, names: [n for n in names if n not in {*files, "identity.json", "soul.md"}],
     )
     break_gateway(gateway.home, what)
-    wait_for(lambda: SEEN[what](gateway))
+    await_true(lambda: SEEN[what](gateway))
     if what in ("database", "queue"):  # their fix is the database
         return
     for name in files:
@@ -54,16 +55,16 @@ def test_a_running_gateway_reports_the_fault_until_its_files_are_restored(
         shutil.copytree(stored / name, target, dirs_exist_ok=True) if name == "identity" else shutil.copy(
             stored / name, target
         )
-    wait_for(lambda: gateway.health()["status"] == "ok" and not SEEN[what](gateway))
+    await_true(lambda: gateway.health()["status"] == "ok" and not SEEN[what](gateway))
 
 
-def test_a_busy_database_stays_damaged(start_gateway: Callable[..., Any], wait_for: Callable[..., Any]) -> None:
+def test_a_busy_database_stays_damaged(start_gateway: Callable[..., Any]) -> None:
     """Its first page is in the WAL, which would otherwise replace the damaged page when the database is closed."""
     gateway = start_gateway()
     for number in range(40):
         gateway.post("/messages", json={"channel": "x", "to": "1", "text": f"message {number}"})
     break_gateway(gateway.home, "database")
-    wait_for(lambda: gateway.get("/health").status_code == 503)
+    await_true(lambda: gateway.get("/health").status_code == 503)
     process.stop(gateway.home)
     assert gateway.home.database.read_bytes()[:16] == bytes(16)
 

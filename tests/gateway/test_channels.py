@@ -14,6 +14,7 @@ from werkzeug import Request, Response
 
 from release_tasks.gateway.paths import GatewayPaths
 from tests.support.gateway import RunningGateway
+from tests.support.processes import await_true
 
 TOKENS = {"TELEGRAM_BOT_TOKEN": "110201543:AAHdqTcvCH1vGWJxfSeofSAs0K5PALDsaw", "WHATSAPP_ACCESS_TOKEN": "EAAJB-token"}
 
@@ -58,7 +59,6 @@ def test_each_channel_gets_its_own_request(
     monkeypatch: pytest.MonkeyPatch,
     httpserver: HTTPServer,
     apis: list[Any],
-    wait_for: Callable[..., Any],
 ) -> None:
     """As the Bot API and the Cloud API define it; a refused message is retried and becomes a dead letter."""
     for name, value in TOKENS.items():
@@ -69,7 +69,7 @@ def test_each_channel_gets_its_own_request(
         send(gateway, channel, to)
     send(gateway, "telegram", "403")
     send(gateway, "elsewhere", "somebody")
-    wait_for(lambda: states(gateway) == ["sent", "sent", "sent", "dead", "sent"])
+    await_true(lambda: states(gateway) == ["sent", "sent", "sent", "dead", "sent"])
     text = {"messaging_product": "whatsapp", "type": "text", "text": {"body": "hello"}}
     assert [body for _, _, body in apis] == [
         {"chat_id": "4711", "text": "hello"},
@@ -91,7 +91,7 @@ def test_each_channel_gets_its_own_request(
 
 @pytest.mark.slow
 def test_an_unreachable_channel_is_reported_without_its_token(
-    start_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, wait_for: Callable[..., Any]
+    start_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The error of the HTTP library contains the URL, and the URL contains the token."""
     for name, value in TOKENS.items():
@@ -102,20 +102,20 @@ def test_an_unreachable_channel_is_reported_without_its_token(
     settings["dispatcher"] = {"pollSeconds": 0.05, "maxAttempts": 1, "backoffSeconds": 0.02}
     gateway.home.settings.write_text(json.dumps(settings))
     send(gateway, "telegram", "4711")
-    wait_for(lambda: states(gateway) == ["dead"])
+    await_true(lambda: states(gateway) == ["dead"])
     log = gateway.home.log_file.read_text()
     assert "ConnectionError at the Telegram Bot API" in log
     assert TOKENS["TELEGRAM_BOT_TOKEN"] not in log
 
 
 def test_without_a_token_all_messages_go_to_the_outbox(
-    shared: RunningGateway, httpserver: HTTPServer, apis: list[Any], wait_for: Callable[..., Any]
+    shared: RunningGateway, httpserver: HTTPServer, apis: list[Any]
 ) -> None:
     """A gateway without a token never connects to a channel."""
     point_at(shared, httpserver)
     send(shared, "telegram", "4711")
     send(shared, "whatsapp", "15551234567")
-    wait_for(lambda: states(shared) == ["sent", "sent"])
+    await_true(lambda: states(shared) == ["sent", "sent"])
     assert apis == []
     assert [json.loads(line)["channel"] for line in shared.home.outbox.read_text().splitlines()] == [
         "telegram",
@@ -130,7 +130,7 @@ pathlib.Path(sys.argv[1]).write_text("\\n".join(sorted(os.environ)))
 
 
 def test_no_mcp_server_sees_a_secret(
-    start_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path, wait_for: Callable[..., Any]
+    start_gateway: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """Its environment is that of the gateway without the variables of the channels."""
     names = ("TELEGRAM_WEBHOOK_SECRET", "WHATSAPP_APP_SECRET", "WHATSAPP_VERIFY_TOKEN", "API_SECRET", *TOKENS)
@@ -143,6 +143,6 @@ def test_no_mcp_server_sees_a_secret(
     server = {"command": sys.executable, "args": ["-c", PRINT_NAMES, str(seen)]}
     GatewayPaths(home).mcp_servers.write_text(json.dumps({"mcpServers": {"spy": server}}))
     start_gateway(home)
-    found = wait_for(lambda: seen.exists() and seen.read_text()).split("\n")
+    found = await_true(lambda: seen.exists() and seen.read_text()).split("\n")
     assert "HARMLESS" in found
     assert not set(names) & set(found)

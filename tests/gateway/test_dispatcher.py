@@ -20,6 +20,7 @@ from release_tasks.gateway import process
 from release_tasks.gateway.connection import open_existing
 from release_tasks.gateway.store import MessageStore, create_database
 from tests.support.gateway import RunningGateway
+from tests.support.processes import await_true
 
 
 @pytest.fixture
@@ -52,19 +53,17 @@ def _outbox(gateway: RunningGateway) -> list[dict[str, Any]]:
     return [json.loads(line) for line in gateway.home.outbox.read_text().splitlines()]
 
 
-def test_messages_reach_the_outbox_in_order(shared: RunningGateway, wait_for: Callable[..., Any]) -> None:
+def test_messages_reach_the_outbox_in_order(shared: RunningGateway) -> None:
     """Each message is in the outbox once, in order, and is marked sent."""
     ids = [_send(shared, f"text {number}") for number in range(10)]
-    wait_for(lambda: {_states(shared)[message] for message in ids} == {"sent"})
+    await_true(lambda: {_states(shared)[message] for message in ids} == {"sent"})
     lines = [line for line in _outbox(shared) if line["id"] in ids]
     assert [line["id"] for line in lines] == ids
     assert lines[3]["text"] == "text 3" and lines[3]["channel"] == "telegram"
     assert shared.get("/reliability").json()["data"]["queue"]["totalSent"] >= 10
 
 
-def test_a_failing_target_ends_in_a_dead_letter(
-    restored_settings: RunningGateway, httpserver: HTTPServer, wait_for: Callable[..., Any]
-) -> None:
+def test_a_failing_target_ends_in_a_dead_letter(restored_settings: RunningGateway, httpserver: HTTPServer) -> None:
     """After the configured attempts the message is dead, and the next one is delivered."""
     attempts: list[int] = []
 
@@ -75,19 +74,17 @@ def test_a_failing_target_ends_in_a_dead_letter(
     httpserver.expect_request("/deliver", method="POST").respond_with_handler(refuse)
     _deliver_to(restored_settings, httpserver.url_for("/deliver"))
     lost = _send(restored_settings, "nobody takes this")
-    wait_for(lambda: _states(restored_settings)[lost] == "dead")
+    await_true(lambda: _states(restored_settings)[lost] == "dead")
     assert attempts == [1, 2, 3]
     queue = restored_settings.get("/reliability").json()["data"]["queue"]
     assert queue["totalDeadLetters"] == 1 and queue["totalFailed"] == 0
     _deliver_to(restored_settings, None)
     taken = _send(restored_settings, "but this")
-    wait_for(lambda: _states(restored_settings)[taken] == "sent")
+    await_true(lambda: _states(restored_settings)[taken] == "sent")
     assert _states(restored_settings)[lost] == "dead"
 
 
-def test_delivery_is_retried_until_it_succeeds(
-    restored_settings: RunningGateway, httpserver: HTTPServer, wait_for: Callable[..., Any]
-) -> None:
+def test_delivery_is_retried_until_it_succeeds(restored_settings: RunningGateway, httpserver: HTTPServer) -> None:
     """A target that fails once gets the message again with the same key."""
     keys: list[str] = []
 
@@ -98,26 +95,24 @@ def test_delivery_is_retried_until_it_succeeds(
     httpserver.expect_request("/deliver", method="POST").respond_with_handler(recover)
     _deliver_to(restored_settings, httpserver.url_for("/deliver"))
     message = _send(restored_settings, "patience")
-    wait_for(lambda: _states(restored_settings)[message] == "sent")
+    await_true(lambda: _states(restored_settings)[message] == "sent")
     assert keys == [message, message]
 
 
 @pytest.mark.slow
-def test_unreadable_settings_pause_delivery(restored_settings: RunningGateway, wait_for: Callable[..., Any]) -> None:
+def test_unreadable_settings_pause_delivery(restored_settings: RunningGateway) -> None:
     """No message goes to the default target while the configured one cannot be read."""
     good = restored_settings.home.settings.read_bytes()
     restored_settings.home.settings.write_bytes(b"{")
     message = _send(restored_settings, "hold")
-    detail = wait_for(lambda: restored_settings.health()["dispatcher"]["detail"])
+    detail = await_true(lambda: restored_settings.health()["dispatcher"]["detail"])
     assert "not valid JSON" in detail and _states(restored_settings)[message] == "queued"
     restored_settings.home.settings.write_bytes(good)
-    wait_for(lambda: _states(restored_settings)[message] == "sent")
+    await_true(lambda: _states(restored_settings)[message] == "sent")
 
 
 @pytest.mark.slow
-def test_a_message_of_a_killed_worker_is_delivered_after_a_restart(
-    start_gateway: Callable[..., Any], wait_for: Callable[..., Any]
-) -> None:
+def test_a_message_of_a_killed_worker_is_delivered_after_a_restart(start_gateway: Callable[..., Any]) -> None:
     """The next gateway queues a message again whose dispatch was interrupted by a kill."""
     gateway = start_gateway()
     os.kill(gateway.health()["dispatcher"]["pid"], signal.SIGKILL)
@@ -126,20 +121,18 @@ def test_a_message_of_a_killed_worker_is_delivered_after_a_restart(
     with contextlib.closing(sqlite3.connect(gateway.home.database)) as connection, connection:
         connection.execute("UPDATE deliveries SET state = 'dispatching', claimed_by = 'gone'")
     gateway = start_gateway()
-    wait_for(lambda: _states(gateway)[message] == "sent")
+    await_true(lambda: _states(gateway)[message] == "sent")
     delivered = [json.loads(line)["id"] for line in gateway.home.outbox.read_text().splitlines()]
     assert delivered.count(message) == 1
 
 
-def test_a_truncated_outbox_line_damages_no_more(
-    restored_settings: RunningGateway, wait_for: Callable[..., Any]
-) -> None:
+def test_a_truncated_outbox_line_damages_no_more(restored_settings: RunningGateway) -> None:
     """The next message starts on a new line."""
-    wait_for(lambda: restored_settings.health()["queue"]["dispatching"] == 0)
+    await_true(lambda: restored_settings.health()["queue"]["dispatching"] == 0)
     with restored_settings.home.outbox.open("a") as outbox:
         outbox.write('{"id": "msg_to')
     message = _send(restored_settings, "whole")
-    wait_for(lambda: _states(restored_settings)[message] == "sent")
+    await_true(lambda: _states(restored_settings)[message] == "sent")
     torn, whole = restored_settings.home.outbox.read_text().splitlines()[-2:]
     restored_settings.home.outbox.write_text("")
     assert torn == '{"id": "msg_to' and json.loads(whole)["id"] == message
@@ -155,30 +148,28 @@ def _copy(source: Path, target: Path) -> None:
 
 @pytest.mark.slow
 def test_a_restore_through_sqlite_is_visible_to_the_running_service(
-    start_gateway: Callable[..., Any], tmp_path: Path, wait_for: Callable[..., Any]
+    start_gateway: Callable[..., Any], tmp_path: Path
 ) -> None:
     """Open connections read the restored rows immediately, and later writes are stored."""
     gateway = start_gateway()
     stored = _send(gateway, "before the snapshot")
-    wait_for(lambda: _states(gateway)[stored] == "sent")
+    await_true(lambda: _states(gateway)[stored] == "sent")
     _copy(gateway.home.database, tmp_path / "snapshot.db")
     dropped = _send(gateway, "after the snapshot")
-    wait_for(lambda: _states(gateway)[dropped] == "sent")
+    await_true(lambda: _states(gateway)[dropped] == "sent")
     _copy(tmp_path / "snapshot.db", gateway.home.database)
     assert _states(gateway) == {stored: "sent"}
     later = _send(gateway, "after the restore")
-    wait_for(lambda: _states(gateway).get(later) == "sent")
+    await_true(lambda: _states(gateway).get(later) == "sent")
     process.stop(gateway.home)
     gateway = start_gateway()
     assert _states(gateway) == {stored: "sent", later: "sent"}
 
 
-def test_a_replaced_database_file_is_reopened(
-    gateway: RunningGateway, tmp_path: Path, wait_for: Callable[..., Any]
-) -> None:
+def test_a_replaced_database_file_is_reopened(gateway: RunningGateway, tmp_path: Path) -> None:
     """The service reads and writes a database that was renamed into place, never the old file."""
     stored = _send(gateway, "in both")
-    wait_for(lambda: _states(gateway)[stored] == "sent")
+    await_true(lambda: _states(gateway)[stored] == "sent")
     _copy(gateway.home.database, tmp_path / "other.db")
     _send(gateway, "in the old file alone")
     for name in ("gateway.db-wal", "gateway.db-shm"):
@@ -186,7 +177,7 @@ def test_a_replaced_database_file_is_reopened(
     os.replace(tmp_path / "other.db", gateway.home.database)
     assert _states(gateway) == {stored: "sent"}
     later = _send(gateway, "in the new file")
-    wait_for(lambda: _states(gateway).get(later) == "sent")
+    await_true(lambda: _states(gateway).get(later) == "sent")
     assert gateway.health()["status"] == "ok"
     with contextlib.closing(sqlite3.connect(gateway.home.database)) as connection:
         assert connection.execute("SELECT count(*) FROM messages").fetchone() == (2,)

@@ -14,15 +14,16 @@ from typing import Any
 import pytest
 
 from tests.support.gateway import RunningGateway
+from tests.support.processes import await_true
 
 
 def _parts_down(data: dict[str, Any]) -> set[str]:
     return {problem.partition(":")[0] for problem in data["problems"]}
 
 
-def test_a_complete_gateway_is_ok(shared: RunningGateway, wait_for: Callable[..., Any]) -> None:
+def test_a_complete_gateway_is_ok(shared: RunningGateway) -> None:
     """Every key of the envelope is there with a real value."""
-    wait_for(lambda: shared.health()["mcpServers"][0]["state"] == "connected")
+    await_true(lambda: shared.health()["mcpServers"][0]["state"] == "connected")
     answer = shared.get("/health")
     body = answer.json()
     assert answer.status_code == 200 and body["ok"] is True
@@ -99,10 +100,10 @@ def test_a_removed_page_affects_the_page_alone(shared: RunningGateway) -> None:
     assert shared.get("/").status_code == 200
 
 
-def test_a_killed_dispatcher_is_not_restarted(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
+def test_a_killed_dispatcher_is_not_restarted(gateway: RunningGateway) -> None:
     """Health names the worker, and messages are still accepted."""
     os.kill(gateway.health()["dispatcher"]["pid"], signal.SIGKILL)
-    data = wait_for(lambda: (data := gateway.health()) and data["problems"] and data)
+    data = await_true(lambda: (data := gateway.health()) and data["problems"] and data)
     assert data["status"] == "degraded" and _parts_down(data) == {"dispatcher"}
     assert data["dispatcher"]["running"] is False and data["heartbeat"]["running"] is False
     assert "signal 9" in data["dispatcher"]["detail"]

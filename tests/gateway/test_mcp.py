@@ -6,7 +6,6 @@ import json
 import sys
 import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from release_tasks.gateway.errors import McpError, SettingsError
 from release_tasks.gateway.mcp import CircuitBreaker, McpMonitor, read_servers, usable_servers
 from release_tasks.gateway.mcp_session import McpSession
 from tests.support.gateway import RunningGateway
+from tests.support.processes import await_true
 
 # Real servers that hang, flood and crash take their time.
 pytestmark = pytest.mark.slow
@@ -201,7 +201,7 @@ def test_the_circuit_opens_after_failures_and_retries() -> None:
     assert circuit.state == "closed" and circuit.failures == 0
 
 
-def test_the_monitor_ends_its_processes(tmp_path: Path, wait_for: Callable[..., Any]) -> None:
+def test_the_monitor_ends_its_processes(tmp_path: Path) -> None:
     """A stop is quick, also while a server does not answer the handshake."""
     slow = _server(tmp_path, "import time; time.sleep(600)")
     config = tmp_path / "mcp.json"
@@ -209,7 +209,7 @@ def test_the_monitor_ends_its_processes(tmp_path: Path, wait_for: Callable[..., 
     config.write_text(json.dumps({"mcpServers": {"clock": CLOCK, "slow": entry}}))
     monitor = McpMonitor(config)
     monitor.start()
-    wait_for(lambda: {"clock": "connected"}.items() <= _states(monitor).items())
+    await_true(lambda: {"clock": "connected"}.items() <= _states(monitor).items())
     assert _states(monitor)["slow"] == "connecting"
     session = monitor._links["slow"]._session
     assert isinstance(session, McpSession)
@@ -223,9 +223,9 @@ def _states(monitor: McpMonitor) -> dict[str, str]:
     return {state["id"]: state["state"] for state in monitor.snapshot(None)}
 
 
-def test_a_changed_configuration_is_reloaded(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
+def test_a_changed_configuration_is_reloaded(gateway: RunningGateway) -> None:
     """A new server appears without a restart; a server that cannot be started degrades health."""
-    wait_for(lambda: gateway.health()["mcpServers"][0]["state"] == "connected")
+    await_true(lambda: gateway.health()["mcpServers"][0]["state"] == "connected")
     config = {
         "servers": [
             {"id": "clock", **CLOCK},
@@ -235,7 +235,9 @@ def test_a_changed_configuration_is_reloaded(gateway: RunningGateway, wait_for: 
         ]
     }
     gateway.home.mcp_servers.write_text(json.dumps(config))
-    wait_for(lambda: {"gone": "error"}.items() <= {s["id"]: s["state"] for s in gateway.health()["mcpServers"]}.items())
+    await_true(
+        lambda: {"gone": "error"}.items() <= {s["id"]: s["state"] for s in gateway.health()["mcpServers"]}.items()
+    )
     answer = gateway.get("/health")
     data = answer.json()["data"]
     states = {server["id"]: server["state"] for server in data["mcpServers"]}
@@ -245,6 +247,6 @@ def test_a_changed_configuration_is_reloaded(gateway: RunningGateway, wait_for: 
         "mcpServers.web: a server with a url is not supported: this gateway talks to MCP servers over stdio only",
     ]
     assert "t0ken" not in answer.text
-    wait_for(lambda: gateway.health()["mcpServers"][0]["state"] == "connected")
+    await_true(lambda: gateway.health()["mcpServers"][0]["state"] == "connected")
     gateway.home.mcp_servers.write_text(json.dumps({"mcpServers": {"clock": CLOCK}}))
-    wait_for(lambda: gateway.health()["status"] == "ok")
+    await_true(lambda: gateway.health()["status"] == "ok")

@@ -25,13 +25,14 @@ from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.pidfile import PidFile
 from tests.support.gateway import RunningGateway
+from tests.support.processes import await_true
 
 linux_only = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
 
 
-def _below(pid: int, count: int, wait_for: Callable[..., Any]) -> list[Process]:
+def _below(pid: int, count: int) -> list[Process]:
     """Wait until the gateway has its worker and its MCP server, and return them."""
-    found = wait_for(lambda: (below := children_of(pid)) and len(below) >= count and below)
+    found = await_true(lambda: (below := children_of(pid)) and len(below) >= count and below)
     assert isinstance(found, list)
     return found
 
@@ -94,19 +95,19 @@ def test_a_second_start_returns_the_running_gateway(gateway: RunningGateway) -> 
     assert "already running" in again.detail
 
 
-def test_two_gateways_cannot_share_a_folder(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
+def test_two_gateways_cannot_share_a_folder(gateway: RunningGateway) -> None:
     """A second service is refused with a message, even without the pid file."""
     gateway.home.pid_file.unlink()
     with pytest.raises(GatewayError, match="already running in"):
         process.start(gateway.home, port=0)
     os.kill(gateway.pid, signal.SIGTERM)
-    wait_for(lambda: not is_running(gateway.pid))
+    await_true(lambda: not is_running(gateway.pid))
 
 
 @linux_only
-def test_stop_removes_processes_and_pid_file(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
+def test_stop_removes_processes_and_pid_file(gateway: RunningGateway) -> None:
     """The service, its dispatcher, its MCP server and the WAL are gone within 2 s."""
-    below = _below(gateway.pid, 2, wait_for)
+    below = _below(gateway.pid, 2)
     started = time.monotonic()
     status = process.stop(gateway.home)
     assert time.monotonic() - started < 5
@@ -119,13 +120,11 @@ def test_stop_removes_processes_and_pid_file(gateway: RunningGateway, wait_for: 
 
 
 @linux_only
-def test_stop_checkpoints_the_wal_after_a_hanging_dispatcher(
-    gateway: RunningGateway, wait_for: Callable[..., Any]
-) -> None:
+def test_stop_checkpoints_the_wal_after_a_hanging_dispatcher(gateway: RunningGateway) -> None:
     """A killed dispatcher does not close its database: the service closes its own after it, which removes the WAL."""
-    below = _below(gateway.pid, 2, wait_for)
+    below = _below(gateway.pid, 2)
     dispatcher = next(found for found in below if "release_tasks.gateway.dispatcher" in found.cmdline())
-    wait_for(lambda: any(Path(file.path) == gateway.home.database for file in dispatcher.open_files()))
+    await_true(lambda: any(Path(file.path) == gateway.home.database for file in dispatcher.open_files()))
     dispatcher.suspend()
     assert process.stop(gateway.home).detail == "Stopped."
     assert not is_running(dispatcher)
@@ -133,19 +132,19 @@ def test_stop_checkpoints_the_wal_after_a_hanging_dispatcher(
 
 
 @linux_only
-def test_a_killed_gateway_leaves_no_orphan(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
+def test_a_killed_gateway_leaves_no_orphan(gateway: RunningGateway) -> None:
     """After SIGKILL the dispatcher and the MCP server end by themselves, and the status is correct."""
-    below = _below(gateway.pid, 2, wait_for)
+    below = _below(gateway.pid, 2)
     os.kill(gateway.pid, signal.SIGKILL)
-    wait_for(lambda: not any(map(is_running, below)))
+    await_true(lambda: not any(map(is_running, below)))
     status = process.status(gateway.home)
     assert not status.running and "stale" in status.detail
 
 
 @linux_only
-def test_a_hanging_gateway_is_killed_with_its_children(gateway: RunningGateway, wait_for: Callable[..., Any]) -> None:
+def test_a_hanging_gateway_is_killed_with_its_children(gateway: RunningGateway) -> None:
     """A gateway that ignores SIGTERM, such as a stopped process, is killed after the timeout."""
-    below = _below(gateway.pid, 2, wait_for)
+    below = _below(gateway.pid, 2)
     os.kill(gateway.pid, signal.SIGSTOP)
     assert "was killed" in process.stop(gateway.home, timeout=0.3).detail
     assert not is_running(gateway.pid)

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import requests
@@ -15,10 +14,11 @@ from release_tasks.core.process.find import children_of
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.pidfile import PidFile
 from release_tasks.gateway.store import MessageStore
+from tests.support.processes import await_true
 
 
 @pytest.fixture
-def rehearsal(tmp_path: Path, wait_for: Callable[..., Any]) -> Iterator[PidFile]:
+def rehearsal(tmp_path: Path) -> Iterator[PidFile]:
     """Return a gateway, started with --rehearsal, that has a queued message and a configured MCP server."""
     home = GatewayPaths(tmp_path / "gateway")
     home.lay_out()
@@ -38,7 +38,7 @@ def rehearsal(tmp_path: Path, wait_for: Callable[..., Any]) -> Iterator[PidFile]
             return None
         return record
 
-    yield wait_for(answers)
+    yield await_true(answers)
     process.terminate()
     assert process.wait(10) == 0
 

@@ -107,20 +107,24 @@ def test_the_page_shows_each_recipe_unchanged(name: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("name", "options", "word"),
+    ("name", "schema", "key"),
     [
-        ("github.yml", ["--builtin-schema", "vendor.github-workflows"], "runs-on"),
-        ("gitlab-ci.yml", ["--builtin-schema", "vendor.gitlab-ci", "--data-transform", "gitlab-ci"], "script"),
+        ("docs/recipes/github.yml", "vendor.github-workflows", "runs-on"),
+        ("docs/recipes/gitlab-ci.yml", "vendor.gitlab-ci", "script"),
+        (".github/workflows/ci.yml", "vendor.github-workflows", "runs-on"),
+        (".github/ISSUE_TEMPLATE/bug.yml", "vendor.github-issue-forms", "attributes"),
+        (".github/ISSUE_TEMPLATE/feature.yml", "vendor.github-issue-forms", "attributes"),
+        (".github/ISSUE_TEMPLATE/config.yml", "vendor.github-issue-config", "blank_issues_enabled"),
     ],
 )
-def test_recipes_are_valid_by_the_schema_of_their_host(
-    name: str, options: list[str], word: str, tmp_path: Path
-) -> None:
-    """The schema is that of editors; a recipe without a required key is refused."""
-    text = (DOCS / "recipes" / name).read_text()
-    for content, expected in ((text, 0), (text.replace(f" {word}:", " misspelt:"), 1)):
-        (tmp_path / name).write_text(content)
-        command = [sys.executable, "-m", "check_jsonschema", *options, str(tmp_path / name)]
+def test_files_for_a_code_host_are_valid_by_its_schema(name: str, schema: str, key: str, tmp_path: Path) -> None:
+    """Editors use the same schemas. A file with a misspelt key is refused."""
+    text = (DOCS.parent / name).read_text()
+    transform = ["--data-transform", "gitlab-ci"] if schema == "vendor.gitlab-ci" else []
+    for content, expected in ((text, 0), (re.sub(rf"(?m)^( *){key}:", r"\1misspelt:", text), 1)):
+        copy = tmp_path / Path(name).name
+        copy.write_text(content)
+        command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", schema, *transform, str(copy)]
         done = subprocess.run(command, capture_output=True, text=True)
         assert done.returncode == expected, done.stdout + done.stderr
 
@@ -152,8 +156,8 @@ def test_github_prepares_deploys_and_watches(host: ServiceHost, recipe: Recipe) 
     assert job.outcomes == {
         "prepare": "success",
         "deploy": "success",
-        "Watch, and go back once if it is degraded": "success",
-        "Check what was signed": "success",
+        "Watch, and roll back at most once if it is degraded": "success",
+        "Verify the signed statements": "success",
     }, job.printed
     assert host.was_deployed
     assert manifest(host)["attestation"]["keyId"] is not None
@@ -173,8 +177,8 @@ def test_github_rolls_back_when_the_deploy_fails(host: ServiceHost, recipe: Reci
     assert job.outcomes == {
         "prepare": "success",
         "deploy": "failure",
-        "Go back, because the deploy failed": "success",
-        "Check what was signed": "success",
+        "Roll back, because the deploy failed": "success",
+        "Verify the signed statements": "success",
     }, job.printed
     assert host.identity.read_bytes() == before
     assert any("rollback&#58; restored" in summary for summary in job.summaries)
@@ -186,7 +190,7 @@ def test_github_deploys_nothing_that_is_blocked(host: ServiceHost, recipe: Recip
     host.variables["INVOKE_RELEASE_GATES_TESTS_COMMAND"] = "echo it broke; exit 3"
     job = GithubJob(host, recipe("github.yml")["jobs"]["release"])
     job.run()
-    assert job.outcomes == {"prepare": "failure", "Check what was signed": "success"}, job.printed
+    assert job.outcomes == {"prepare": "failure", "Verify the signed statements": "success"}, job.printed
     assert not host.was_deployed
     assert "::error title=gate tests::exit code 3" in job.printed
     assert gates(host)["tests"] == "failure"
@@ -253,5 +257,5 @@ def test_without_the_key_no_gate_runs(host: ServiceHost) -> None:
     """An operator who types the chain gets the message before the gates run."""
     done = host.run("make --no-print-directory release RELEASE=v1")
     assert done.returncode == 2
-    assert "RELEASE_KEY, and that variable is not set" in done.stderr
+    assert "the variable RELEASE_KEY, which is not set" in done.stderr
     assert "gate build" not in done.stderr and not host.was_deployed

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 import release_tasks
 from release_tasks.core.events import GateEnded
 from release_tasks.core.records import Check
-from release_tasks.core.runner import command, inert, inert_json
+from release_tasks.core.runner import command, escape_commands, escape_commands_in_json
 from release_tasks.report.github import GroupedLines, annotation_lines, tell_github
 from release_tasks.report.markdown import step_summary
 from release_tasks.report.screen import Screen
@@ -159,14 +159,14 @@ def test_the_hostile_texts_are_commands_or_nearly(text: str) -> None:
     """The parser of this file finds them, and a Screen prints none of them."""
     assert parse_commands(shown(text)) == []
     assert parse_commands(UsageExit(text).message) == []
-    assert parse_commands(inert_json(json.dumps({"a": text}, indent=2, ensure_ascii=False))) == []
-    assert json.loads(inert_json(json.dumps({"a": text}))) == {"a": text}
+    assert parse_commands(escape_commands_in_json(json.dumps({"a": text}, indent=2, ensure_ascii=False))) == []
+    assert json.loads(escape_commands_in_json(json.dumps({"a": text}))) == {"a": text}
 
 
 def test_without_a_runner_nothing_is_changed(monkeypatch: pytest.MonkeyPatch) -> None:
     """The parser finds a command when there is one."""
     monkeypatch.delenv("GITHUB_ACTIONS")
-    assert inert("::error::x") == "::error::x" and inert_json('"##[error]"') == '"##[error]"'
+    assert escape_commands("::error::x") == "::error::x" and escape_commands_in_json('"##[error]"') == '"##[error]"'
     commands = [each.name for text in HOSTILE for each in parse_commands(shown(text))]
     assert len(commands) > len(HOSTILE)
     assert {"error", "add-mask", "set-output", "stop-commands", "endgroup"} <= set(commands)

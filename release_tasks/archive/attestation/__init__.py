@@ -1,1 +1,1 @@
-"""What lies beside each manifest: an in-toto Statement on the release, signed where a key is configured."""
+"""The statement next to each manifest: an in-toto Statement about the release, signed when a key is configured."""

@@ -1,4 +1,4 @@
-"""Ed25519 signatures in DSSE envelopes: github.com/secure-systems-lab/dsse, ``protocol.md`` and ``envelope.md``."""
+"""Sign and verify DSSE envelopes with Ed25519 (github.com/secure-systems-lab/dsse, protocol.md and envelope.md)."""
 
 from __future__ import annotations
 
@@ -20,22 +20,22 @@ from release_tasks.core.errors import UsageError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = ["PAYLOAD_TYPE", "Signer", "opened", "pre_authentication", "signer_of", "trusted_keys"]
+__all__ = ["PAYLOAD_TYPE", "Signer", "open_envelope", "pre_authentication", "signer_of", "trusted_keys"]
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _MAX_KEY_BYTES = 64 << 10
-_HOW = "openssl genpkey -algorithm ed25519 -out release.key"
+_KEYGEN_COMMAND = "openssl genpkey -algorithm ed25519 -out release.key"
 
 
 @frozen
 class Signer:
-    """A private key. ``key_id`` is the SHA-256 of its public half as DER (SubjectPublicKeyInfo)."""
+    """A private key. ``key_id`` is the SHA-256 of its public key as DER (SubjectPublicKeyInfo)."""
 
     key: Ed25519PrivateKey
     key_id: str
 
     def envelope(self, payload: bytes) -> dict[str, Any]:
-        """Return the DSSE envelope that carries ``payload``, signed."""
+        """Return a signed DSSE envelope with ``payload``."""
         signature = self.key.sign(pre_authentication(PAYLOAD_TYPE, payload))
         return {
             "payloadType": PAYLOAD_TYPE,
@@ -45,15 +45,15 @@ class Signer:
 
 
 def pre_authentication(payload_type: str, payload: bytes) -> bytes:
-    """Return the bytes that are signed: type and payload, each behind its length, so that neither can pose as both."""
+    """Return the bytes to sign: type and payload, each after its length, so that the border between them is signed."""
     kind = payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
 def signer_of(settings: Settings) -> Signer | None:
-    """Return what signs statements, or None when no key is configured.
+    """Return the signer of statements, or None when no key is configured.
 
-    Raises UsageError when the variable that ``release.attestation.key_env`` names holds no private Ed25519 key.
+    Raises UsageError when the variable that ``release.attestation.key_env`` names contains no private Ed25519 key.
     """
     name = settings.release.attestation.key_env
     if not name:
@@ -61,31 +61,32 @@ def signer_of(settings: Settings) -> Signer | None:
     value = os.environ.get(name, "")
     if not value.strip():
         raise UsageError(
-            f"release.attestation.key_env names {name}, and that variable is not set: statements cannot be signed. "
-            f"It has to hold a private Ed25519 key in PEM, or the path of one ({_HOW})."
+            f"Statements cannot be signed: release.attestation.key_env names the variable {name}, which is not set. "
+            f"Set it to a private Ed25519 key in PEM, or to the path of one. To make a key: {_KEYGEN_COMMAND}"
         )
     from_text = "-----BEGIN" in value
     data = value.encode("utf-8", "surrogateescape") if from_text else _read(settings.project / value, name)
-    with _usable(f"the key in {name}" if from_text else f"the key in the file that {name} names"):
+    with _key_errors(f"the key in {name}" if from_text else f"the key in the file that {name} names"):
         return _signer(data)
 
 
 def trusted_keys(settings: Settings) -> dict[str, Ed25519PublicKey]:
-    """Return the public keys by which envelopes are checked, by key id; none when signing is not configured.
+    """Return the public keys that can verify envelopes, by key id; no keys when signing is not configured.
 
-    Raises UsageError for a key that cannot be used, and when signing is configured and no key is to be had here.
+    Raises UsageError when a key cannot be used, or when signing is configured without any key to verify with.
     """
     config = settings.release.attestation
     keys: dict[str, Ed25519PublicKey] = {}
     for path in config.public_keys:
-        with _usable(f"release.attestation.public_keys: {path}"):
+        with _key_errors(f"release.attestation.public_keys: {path}"):
             key = _public_key(_read(path, "release.attestation.public_keys"))
             keys[_key_id(key)] = key
     if config.key_env and (os.environ.get(config.key_env) or not keys):
         if not os.environ.get(config.key_env):
             raise UsageError(
-                f"Signatures cannot be checked: release.attestation.public_keys names no key, and {config.key_env}, "
-                "from which one could be derived, is not set. Name the public key: openssl pkey -pubout."
+                f"Signatures cannot be checked: release.attestation.public_keys names no key, and {config.key_env} is "
+                "not set. Add the public key to release.attestation.public_keys. To make one from the private key: "
+                "openssl pkey -in release.key -pubout"
             )
         signer = signer_of(settings)
         assert signer is not None
@@ -93,14 +94,14 @@ def trusted_keys(settings: Settings) -> dict[str, Ed25519PublicKey]:
     return keys
 
 
-def opened(envelope: Mapping[str, Any], keys: Mapping[str, Ed25519PublicKey]) -> tuple[bytes, str | None]:
-    """Return what an envelope carries and the id of the key that signed it; without any ``keys`` nothing is checked.
+def open_envelope(envelope: Mapping[str, Any], keys: Mapping[str, Ed25519PublicKey]) -> tuple[bytes, str | None]:
+    """Return the payload of an envelope and the id of the key that signed it; without ``keys`` nothing is checked.
 
-    Raises InvalidDocument when it is no envelope, or none that one of ``keys`` signed.
+    Raises InvalidDocument when this is no envelope, or when none of ``keys`` signed it.
     """
     payload_type, payload, signatures = (envelope.get(name) for name in ("payloadType", "payload", "signatures"))
     if payload_type != PAYLOAD_TYPE:
-        raise InvalidDocument(f"its payloadType is {excerpt(str(payload_type))!r} and should be {PAYLOAD_TYPE}")
+        raise InvalidDocument(f"its payloadType is {excerpt(str(payload_type))!r}, expected {PAYLOAD_TYPE}")
     if not isinstance(payload, str) or not isinstance(signatures, list):
         raise InvalidDocument("it is no DSSE envelope")
     data = _base64(payload)
@@ -108,7 +109,7 @@ def opened(envelope: Mapping[str, Any], keys: Mapping[str, Ed25519PublicKey]) ->
         return data, None
     from cryptography.exceptions import InvalidSignature
 
-    # The key id in it is only a hint, and signed by nobody: every key is tried.
+    # The key id in the envelope is only a hint, and it is not signed: try every key.
     message = pre_authentication(PAYLOAD_TYPE, data)
     for signature in signatures:
         text = signature.get("sig") if isinstance(signature, dict) else None
@@ -119,40 +120,42 @@ def opened(envelope: Mapping[str, Any], keys: Mapping[str, Ed25519PublicKey]) ->
                 return data, key_id
     claimed = [str(signature.get("keyid")) for signature in signatures if isinstance(signature, dict)]
     raise InvalidDocument(
-        f"its signature (key {excerpt(', '.join(claimed), 150) or 'none'}) is not a valid one by any key that is "
-        f"believed ({', '.join(keys)})"
+        f"its signature (key {excerpt(', '.join(claimed), 150) or 'none'}) is not valid for any trusted key "
+        f"({', '.join(keys)})"
     )
 
 
 def _base64(text: str) -> bytes:
-    """Decode either alphabet, as the specification asks of verifiers."""
+    """Decode standard and URL-safe base64; the specification requires both of verifiers."""
     try:
         return base64.b64decode(text.translate(str.maketrans("-_", "+/")), validate=True)
     except (binascii.Error, ValueError):
-        raise InvalidDocument("it holds something that is no base64") from None
+        raise InvalidDocument("it contains invalid base64") from None
 
 
 def _read(path: Path, source: str) -> bytes:
-    # The value of a variable is never shown: it may be the key itself, in a form that is not understood.
+    # Do not show the value of the variable: it may be the key itself in an unknown format.
     try:
         with path.open("rb") as file:
             return file.read(_MAX_KEY_BYTES)
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no path"
-        raise UsageError(f"{source} names no file with a key that can be read: {reason}.") from None
+        reason = error.strerror if isinstance(error, OSError) else "invalid path"
+        raise UsageError(f"The key file that {source} names cannot be read: {reason}.") from None
 
 
 @contextlib.contextmanager
-def _usable(what: str) -> Iterator[None]:
-    """Turn what the library says of a key into a sentence about ``what``."""
+def _key_errors(what: str) -> Iterator[None]:
+    """Turn an error of the cryptography library into a UsageError about the key ``what``."""
     try:
         yield
     except ImportError:
         raise UsageError("Signatures need the package cryptography: pip install 'release-tasks[sign]'") from None
     except TypeError:
-        raise UsageError(f"{what} cannot be used: it is encrypted. Give one without a passphrase ({_HOW}).") from None
+        raise UsageError(
+            f"{what} cannot be used: it is encrypted. Use a key without a passphrase. To make one: {_KEYGEN_COMMAND}"
+        ) from None
     except ValueError as error:
-        raise UsageError(f"{what} cannot be used: {error}. Make one with: {_HOW}") from None
+        raise UsageError(f"{what} cannot be used: {error}. To make a key: {_KEYGEN_COMMAND}") from None
 
 
 def _signer(data: bytes) -> Signer:
@@ -163,7 +166,7 @@ def _signer(data: bytes) -> Signer:
     try:
         key = load_pem_private_key(data, password=None)
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError("it is no private key in PEM") from None
+        raise ValueError("it is not a private key in PEM") from None
     if not isinstance(key, Ed25519PrivateKey):
         raise ValueError("it is not an Ed25519 key")
     return Signer(key, _key_id(key.public_key()))
@@ -177,7 +180,7 @@ def _public_key(data: bytes) -> Ed25519PublicKey:
     try:
         key = load_pem_public_key(data)
     except (ValueError, UnsupportedAlgorithm):
-        raise ValueError("it is no public key in PEM") from None
+        raise ValueError("it is not a public key in PEM") from None
     if not isinstance(key, Ed25519PublicKey):
         raise ValueError("it is not an Ed25519 key")
     return key

@@ -1,6 +1,6 @@
-"""An in-toto Statement (v1) with the test-result predicate (v0.1): which gates passed, and for exactly which bytes.
+"""Make an in-toto Statement (v1) with the test-result predicate (v0.1): the results of the gates, and the digests.
 
-Both are specified in github.com/in-toto/attestation, below ``spec/``.
+github.com/in-toto/attestation specifies both below ``spec/``.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ __all__ = ["PREDICATE_TYPE", "STATEMENT_TYPE", "Attester", "gates_digest", "subj
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
-_WHOLE_RELEASE = "release.prepare"  # the test that fails when every gate passed and the release is blocked
+_WHOLE_RELEASE = "release.prepare"  # the failed test when every gate passed and the release is blocked
 
 
 @frozen
 class Attester:
-    """Makes the statements of one configuration, in an envelope where there is a key."""
+    """Makes the statements of one configuration; with a signing key, in a signed envelope."""
 
     settings: Settings
     signer: Signer | None
@@ -39,13 +39,13 @@ class Attester:
 
     @property
     def reference(self) -> AttestationReference:
-        """What a manifest says of the statement beside it."""
+        """The manifest's reference to its statement."""
         return AttestationReference(key_id=self.signer.key_id if self.signer else None)
 
     def line(
         self, manifest: Manifest, data: bytes, snapshot: SnapshotMetadata | None = None, folder: Path | None = None
     ) -> bytes:
-        """Return the statement on ``manifest``, whose file holds ``data``; the snapshot lies in ``folder`` by now."""
+        """Return the statement about ``manifest`` (its file contains ``data``) and the snapshot in ``folder``."""
         predicate = verdict_of(manifest)
         predicate["configuration"] = [{"name": "release.gates", "digest": {"sha256": gates_digest(self.settings)}}]
         url = _run_url()
@@ -65,20 +65,20 @@ class Attester:
 def subjects_of(
     manifest: Manifest, digest: str, snapshot: SnapshotMetadata | None, metadata_digest: str | None
 ) -> list[dict[str, Any]]:
-    """Return what the statement is about, each with its digest: manifest, snapshot, what ``sha256sum`` can check of it.
+    """Return the subjects of the statement with their digests: manifest, snapshot, and the files in the snapshot.
 
-    ``digest`` is that of the manifest's file, ``metadata_digest`` that of the snapshot's metadata.json.
-    Folders are covered by the snapshot's digest and its metadata. A commit is named only when the files were as in it.
+    ``digest`` is the digest of the manifest's file, ``metadata_digest`` that of the snapshot's metadata.json. The
+    digest and the metadata of the snapshot cover folders. The commit is a subject only when the worktree was clean.
     """
     found = {f"manifests/{manifest.release_id}.json": digest}
     if manifest.snapshot is not None:
         found[manifest.snapshot.snapshot_id] = snapshot.digest if snapshot else manifest.snapshot.digest
     if snapshot is not None and metadata_digest is not None:
-        place = f"snapshots/{snapshot.snapshot_id}"
-        found[f"{place}/metadata.json"] = metadata_digest
+        path = f"snapshots/{snapshot.snapshot_id}"
+        found[f"{path}/metadata.json"] = metadata_digest
         for asset in snapshot.assets:
             if asset.entries is None and asset.exists and asset.sha256 is not None:
-                found[f"{place}/{asset.relative_path}"] = asset.sha256
+                found[f"{path}/{asset.relative_path}"] = asset.sha256
     subjects: list[dict[str, Any]] = [{"name": name, "digest": {"sha256": value}} for name, value in found.items()]
     if manifest.git_commit is not None and manifest.git_dirty is False:
         subjects.append({"name": "git", "digest": {"gitCommit": manifest.git_commit}})
@@ -86,7 +86,7 @@ def subjects_of(
 
 
 def verdict_of(manifest: Manifest) -> dict[str, Any]:
-    """Return the part of the predicate that the manifest alone decides: its result, and the gates by theirs."""
+    """Return the part of the predicate that comes from the manifest: the result, and the gates by result."""
     checks = manifest.preflight.checks
     failed = [check.id for check in checks if check.blocks]
     warned = [check.id for check in checks if check.status != "passed" and check.advisory]
@@ -103,11 +103,11 @@ def verdict_of(manifest: Manifest) -> dict[str, Any]:
 
 
 def gates_digest(settings: Settings) -> str:
-    """Return a digest of ``release.gates`` as they took effect: equal gates give an equal one, in whatever folder."""
+    """Return a digest of the effective ``release.gates``: equal gates give an equal digest, in any folder."""
 
     def plain(_: Any, attribute: Any, value: Any) -> Any:
         if attribute is not None and attribute.name == "equals":
-            return repr(value)  # whatever YAML can say, dates and numbers as keys too
+            return repr(value)  # any YAML value, including dates, and numbers as keys
         return os.path.relpath(value, settings.project) if isinstance(value, Path) else value
 
     gates = {name: flatten(gate, settings.kinds.gates) for name, gate in settings.release.gates.items()}
@@ -115,7 +115,7 @@ def gates_digest(settings: Settings) -> str:
 
 
 def _run_url() -> str | None:
-    """Say where the run of CI that prepares this can be seen, where it says so itself."""
+    """Return the URL of the CI run that prepares this release, or None when the environment has no such URL."""
     server, repository, run = (os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID"))
     if os.environ.get("GITHUB_ACTIONS") == "true" and server and repository and run:
         return f"{server}/{repository}/actions/runs/{run}"

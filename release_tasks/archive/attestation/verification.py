@@ -1,4 +1,4 @@
-"""Does every release still match the statement beside its manifest, and has somebody we believe signed it?"""
+"""Verify that each release matches its statement, and that a trusted key signed the statement."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import evolve, field, frozen
 
-from release_tasks.archive.attestation.signing import opened, trusted_keys
+from release_tasks.archive.attestation.signing import open_envelope, trusted_keys
 from release_tasks.archive.attestation.statement import PREDICATE_TYPE, STATEMENT_TYPE, subjects_of, verdict_of
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.config.schema import Settings
@@ -27,7 +27,7 @@ __all__ = ["AttestationFinding", "AttestationVerdict", "verify_attestations"]
 
 @frozen(kw_only=True)
 class AttestationFinding:
-    """One thing that is not as attested. ``file`` is relative to the pipeline folder."""
+    """One difference from a statement. ``file`` is relative to the pipeline folder."""
 
     file: str
     what: str
@@ -35,18 +35,18 @@ class AttestationFinding:
     found: str | None = None
 
     def __str__(self) -> str:
-        told = f"{excerpt(self.file)}: {excerpt(self.what, 1000)}"
+        message = f"{excerpt(self.file)}: {excerpt(self.what, 1000)}"
         if self.attested is None and self.found is None:
-            return told
-        return f"{told} (attested {excerpt(self.attested or 'nothing')}, found {excerpt(self.found or 'nothing')})"
+            return message
+        return f"{message} (attested {excerpt(self.attested or 'nothing')}, found {excerpt(self.found or 'nothing')})"
 
 
 @frozen(kw_only=True)
 class AttestationVerdict:
     """The result for one release.
 
-    ``unchecked`` is signed, and no key is configured here to check it by; ``none`` is from a time or a tool that wrote
-    no statements.
+    ``unchecked``: the statement is signed, but no key is configured to check the signature. ``none``: the release has
+    no statement, because an older version or the older tool wrote it.
     """
 
     release_id: str
@@ -58,9 +58,9 @@ class AttestationVerdict:
 def verify_attestations(
     settings: Settings, pipeline: Pipeline, snapshot_id: str | None = None
 ) -> list[AttestationVerdict]:
-    """Verify the statement of every release, oldest first; with ``snapshot_id`` only those that name this snapshot.
+    """Verify the statement of every release, oldest first; with ``snapshot_id``, only of releases with this snapshot.
 
-    Raises UsageError when signing is configured and no key can be used to check it.
+    Raises UsageError when signing is configured and no key can check the signatures.
     """
     keys = trusted_keys(settings)
     verdicts: list[AttestationVerdict] = []
@@ -70,9 +70,9 @@ def verify_attestations(
         if verdict.status == "signed":
             first_signed = first_signed or file.release_id
         elif verdict.status in ("unsigned", "none") and first_signed is not None:
-            # Whoever can write here can write a manifest and an unsigned statement anew, and date them as they like.
-            what = f"is not signed, although the release {first_signed} before it is"
-            finding = AttestationFinding(file=f"manifests/{file.release_id}.json", what=what)
+            # A program that can write to this folder can forge a manifest and an unsigned statement with any date.
+            problem = f"is not signed, although the earlier release {first_signed} is"
+            finding = AttestationFinding(file=f"manifests/{file.release_id}.json", what=problem)
             verdict = evolve(verdict, status="damaged", findings=[finding])
         named = file.manifest.snapshot if file.manifest is not None else None
         if snapshot_id is None or (named is not None and named.snapshot_id == snapshot_id):
@@ -86,8 +86,8 @@ def _verified(pipeline: Pipeline, file: ManifestFile, keys: Mapping[str, Ed25519
     try:
         document = read_document(path)
         is_signed = "payloadType" in document
-        payload, key_id = opened(document, keys) if is_signed else (None, None)
-        statement = document if payload is None else parse_object(payload, "what it carries")
+        payload, key_id = open_envelope(document, keys) if is_signed else (None, None)
+        statement = document if payload is None else parse_object(payload, "its payload")
         attested = _attested(statement)
     except FileNotFoundError:
         if expected is None:
@@ -111,17 +111,17 @@ def _damaged(file: ManifestFile, *findings: AttestationFinding) -> AttestationVe
 
 
 def _attested(statement: Mapping[str, Any]) -> dict[str, str]:
-    """Return the digest of each subject by its name; raises InvalidDocument for anything but a statement of ours."""
+    """Return the digest of each subject by name; raises InvalidDocument when this is no statement of this package."""
     kinds = statement.get("_type"), statement.get("predicateType")
     subjects = statement.get("subject")
     if kinds != (STATEMENT_TYPE, PREDICATE_TYPE) or not isinstance(statement.get("predicate"), dict):
-        raise InvalidDocument("it is no in-toto Statement on test results")
+        raise InvalidDocument("it is no in-toto Statement with test results")
     attested: dict[str, str] = {}
     for subject in subjects if isinstance(subjects, list) else []:
         name = subject.get("name") if isinstance(subject, dict) else None
         digests = subject.get("digest") if isinstance(subject, dict) else None
         if not isinstance(name, str) or not isinstance(digests, dict) or len(digests) != 1 or name in attested:
-            raise InvalidDocument("one of its subjects has not the form it was written with")
+            raise InvalidDocument("one of its subjects is invalid")
         ((algorithm, digest),) = digests.items()
         attested[name] = f"{algorithm}:{digest}"
     return attested
@@ -130,21 +130,21 @@ def _attested(statement: Mapping[str, Any]) -> dict[str, str]:
 def _differences(
     pipeline: Pipeline, file: ManifestFile, statement: Mapping[str, Any], attested: dict[str, str]
 ) -> list[AttestationFinding]:
-    """Compare what is attested with what is there now; a snapshot that retention has removed is missed by nobody."""
-    place = f"manifests/{file.release_id}.json"
+    """Compare the statement with the files as they are now. A snapshot that retention has removed is no difference."""
+    name = f"manifests/{file.release_id}.json"
     path = pipeline.manifest_path(file.release_id)
     try:
         if not stat.S_ISREG(os.lstat(path).st_mode):  # opening a pipe would wait for its writer
-            raise OSError(f"{path.name} is no regular file")
+            raise OSError(f"{path.name} is not a regular file")
         digest = sha256_file(path)
     except (OSError, StageError) as error:
-        return [AttestationFinding(file=place, what=f"cannot be read: {error}", attested=attested.get(place))]
-    if attested.get(place) != f"sha256:{digest}":
+        return [AttestationFinding(file=name, what=f"cannot be read: {error}", attested=attested.get(name))]
+    if attested.get(name) != f"sha256:{digest}":
         return [
-            AttestationFinding(file=place, what="was altered", attested=attested.get(place), found=f"sha256:{digest}")
+            AttestationFinding(file=name, what="was altered", attested=attested.get(name), found=f"sha256:{digest}")
         ]
     if file.manifest is None:
-        return [AttestationFinding(file=place, what=f"is refused: {file.reason}")]
+        return [AttestationFinding(file=name, what=f"is refused: {file.reason}")]
     findings = []
     snapshot, metadata_digest = _snapshot_of(pipeline, file.manifest)
     subjects = subjects_of(file.manifest, digest, snapshot, metadata_digest)
@@ -152,19 +152,22 @@ def _differences(
     for name in [*expected, *(name for name in attested if name not in expected)]:
         is_gone = snapshot is None and name.startswith("snapshots/")
         if not is_gone and attested.get(name) != expected.get(name):
-            what, found = "is not what was attested", expected.get(name)
-            findings.append(AttestationFinding(file=name, what=what, attested=attested.get(name), found=found))
+            problem, found = "differs from its statement", expected.get(name)
+            findings.append(AttestationFinding(file=name, what=problem, attested=attested.get(name), found=found))
     for key, value in verdict_of(file.manifest).items():
-        said = statement["predicate"].get(key)
-        if said != value:
-            what = f"says of {key} what its manifest does not"
-            statement_file = _shown(pipeline.statement_path(file.release_id))
-            findings.append(AttestationFinding(file=statement_file, what=what, attested=str(said), found=str(value)))
+        stated = statement["predicate"].get(key)
+        if stated != value:
+            problem = f"{key} differs from the manifest"
+            path = pipeline.statement_path(file.release_id)
+            findings.append(AttestationFinding(file=_shown(path), what=problem, attested=str(stated), found=str(value)))
     return findings
 
 
 def _snapshot_of(pipeline: Pipeline, manifest: Manifest) -> tuple[SnapshotMetadata | None, str | None]:
-    """Return the snapshot's metadata and its digest as they are now; an unreadable one is told by its own verdict."""
+    """Return the snapshot's current metadata and its digest, or None for both when the snapshot cannot be read.
+
+    The verification of snapshots reports an unreadable snapshot.
+    """
     if manifest.snapshot is None:
         return None, None
     try:

@@ -1,1 +1,1 @@
-"""Where snapshots are kept, one file for each kind of place."""
+"""Storage for snapshots, one module for each kind of store."""

@@ -1,4 +1,4 @@
-"""What a place for snapshots can do. A new one is a new file beside this, and is given to the ``Catalogue``."""
+"""The protocol of a snapshot store. A new store is a new module in this package; pass it to ``Catalogue``."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ __all__ = ["SnapshotStore"]
 
 
 class SnapshotStore(Protocol):
-    """Snapshots by id, each with ``metadata.json`` and ``assets/``; the catalogue keeps order and retention."""
+    """Snapshots by id, each with ``metadata.json`` and ``assets/``. The catalogue decides order and retention."""
 
     def list(self) -> list[str]:
-        """Return the ids of everything that has the place of a snapshot, in no order."""
+        """Return the ids of all snapshots and of anything in the place of a snapshot, in no order."""
 
     def read(self, snapshot_id: str) -> dict[str, Any]:
-        """Return the metadata document as it is stored.
+        """Return the stored metadata document.
 
-        Raises FileNotFoundError when the snapshot has none, InvalidDocument when it cannot be read.
+        Raises FileNotFoundError when there is no such document, InvalidDocument when it cannot be read.
         """
 
     def fetch(self, snapshot_id: str) -> Path:
-        """Return a local folder that holds the snapshot; its bytes are verified by the caller."""
+        """Return a local folder that contains the snapshot; the caller verifies its bytes."""
 
     def publish(self, snapshot_id: str) -> None:
-        """Make the complete snapshot in ``partial_path`` visible, whole and durably. Raises OSError."""
+        """Publish the complete snapshot in ``partial_path`` atomically and durably. Raises OSError."""
 
     def delete(self, snapshot_id: str) -> None:
-        """Remove a snapshot such that no reader ever sees a part of it. Raises OSError."""
+        """Remove a snapshot so that a reader finds all of it or nothing. Raises OSError."""

@@ -1,4 +1,4 @@
-"""Snapshots as folders of the pipeline folder."""
+"""The store that has its snapshots as folders in the pipeline folder."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _PARTIAL = ".partial"
 
 
 class LocalStore(SnapshotStore):
-    """The snapshots below ``folder``, which is made with the first of them."""
+    """The snapshots below ``folder``, which is created with the first snapshot."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -34,7 +34,7 @@ class LocalStore(SnapshotStore):
         return []
 
     def read(self, snapshot_id: str) -> dict[str, Any]:
-        """Return what ``metadata.json`` holds; raises FileNotFoundError, InvalidDocument."""
+        """Return the content of ``metadata.json``; raises FileNotFoundError, InvalidDocument."""
         return read_document(self.fetch(snapshot_id) / "metadata.json")
 
     def fetch(self, snapshot_id: str) -> Path:
@@ -42,23 +42,23 @@ class LocalStore(SnapshotStore):
         return self.folder / require_id(snapshot_id, "snapshot")
 
     def partial_path(self, snapshot_id: str) -> Path:
-        """Return the folder in which a snapshot grows before it is published."""
+        """Return the folder of a snapshot before it is published."""
         return self.folder / f".{require_id(snapshot_id, 'snapshot')}{_PARTIAL}"
 
     def publish(self, snapshot_id: str) -> None:
-        """Give a complete snapshot its name; from here on it is one."""
+        """Rename the folder of a complete snapshot to the snapshot's id."""
         os.rename(self.partial_path(snapshot_id), self.fetch(snapshot_id))
         fsync_directory(self.folder)
 
     def delete(self, snapshot_id: str) -> None:
-        """Rename the folder away, then remove it: a crash leaves no published snapshot with files missing."""
-        doomed = self.folder / f".{snapshot_id}{_DELETED}"
-        os.rename(self.fetch(snapshot_id), doomed)
+        """Rename the folder, then remove it: after a crash no published snapshot has missing files."""
+        renamed = self.folder / f".{snapshot_id}{_DELETED}"
+        os.rename(self.fetch(snapshot_id), renamed)
         fsync_directory(self.folder)
-        remove_tree(doomed)
+        remove_tree(renamed)
 
     def leftovers(self) -> Names:
-        """Return the names that interrupted runs left, or that a running one has unpublished."""
+        """Return the names of unpublished and partly deleted snapshots, of interrupted runs or of a current one."""
         try:
             names = os.listdir(self.folder)
         except FileNotFoundError:
@@ -66,9 +66,9 @@ class LocalStore(SnapshotStore):
         return sorted(name for name in names if name.startswith(".") and name.endswith((_PARTIAL, _DELETED)))
 
     def clean_up(self, committed: Collection[str] = ()) -> Names:
-        """Remove what interrupted runs left; returns the names removed. Call it with the lock held.
+        """Remove the leftovers of interrupted runs and return their names. The caller must hold the lock.
 
-        A snapshot in ``committed`` was complete before its manifest was written: it gets its name instead.
+        A snapshot in ``committed`` is published instead: it was complete before its manifest was written.
         """
         removed: Names = []
         for name in self.leftovers():

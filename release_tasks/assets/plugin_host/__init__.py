@@ -1,1 +1,1 @@
-"""Plugins, the code of other packages: found by name, and asset kinds run in a process of their own."""
+"""Find plugins by name, and run a plugin's asset kind in a separate process."""

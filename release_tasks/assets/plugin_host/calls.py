@@ -1,7 +1,7 @@
-"""Calls of an asset kind of another package, each in a process of its own that can be ended at any time.
+"""Call a plugin's asset kind in a separate process, which can be killed at any time.
 
-In a thread it could not: one that never ends would go on writing, one that opens a database would drop the locks of
-this process, and one that crashes would take a rollback with it.
+A thread would not do: a plugin that never returns would continue to write, a plugin that opens a database would release
+the locks of this process, and a plugin that crashes would end the rollback.
 """
 
 from __future__ import annotations
@@ -29,27 +29,27 @@ from release_tasks.core.units import show_duration
 
 __all__ = ["KindCall", "KindFailed", "capture_copy", "check_copy", "restore_copy"]
 
-# The search path of this process and not of its environment: what is found here must be found there.
+# Use the module search path of this process, not of its environment: both must find the same plugins.
 _START = "import sys; sys.path[:] = sys.argv[1:]; from release_tasks.assets.plugin_host.child import main; main()"
 _STEP = 0.05  # seconds
 _GRACE = 0.5
-_LONGEST = 1000  # characters of a sentence
-_MOST_BYTES = 1 << 20  # of answers other than progress
+_MAX_MESSAGE = 1000  # characters
+_MAX_ANSWER = 1 << 20  # bytes of an answer
 
 Report = Callable[[int, int], None]
 
 
 class KindFailed(StageFailed):
-    """An asset kind did not do its work. ``is_judged``: it found the state bad, and is not itself to blame."""
+    """A plugin's asset kind failed. ``is_state_bad``: the plugin works, but it found the state damaged."""
 
-    def __init__(self, message: str, *, is_judged: bool = False) -> None:
+    def __init__(self, message: str, *, is_state_bad: bool = False) -> None:
         super().__init__(message)
-        self.is_judged = is_judged
+        self.is_state_bad = is_state_bad
 
 
 @frozen(kw_only=True)
 class KindCall:
-    """Which asset kind is called for which asset. ``timeout`` is in seconds, for each call."""
+    """The plugin's asset kind to call, and the asset to call it for. ``timeout`` is in seconds, for each call."""
 
     plugin: str
     key: str
@@ -58,20 +58,20 @@ class KindCall:
 
 
 def capture_copy(call: KindCall, source: Path, copy: Path, report: Report = lambda done, total: None) -> None:
-    """Let the asset kind take a copy; raises KindFailed, and whatever ``report`` raises to give it up.
+    """Let the asset kind make a copy. Raises KindFailed; an exception of ``report`` cancels the call and is raised.
 
-    ``report`` is called many times a second, with the bytes done and in all, as far as the asset kind reports them.
+    ``report`` is called many times a second with the done bytes and the total bytes that the asset kind reports.
     """
     _run(call, {"action": "capture", "source": str(source), "copy": str(copy)}, report)
 
 
 def check_copy(call: KindCall, copy: Path, report: Report = lambda done, total: None) -> list[str]:
-    """Return what the asset kind finds wrong with a copy, a sentence each; raises as ``capture_copy`` does."""
+    """Return the problems that the asset kind finds in a copy, one message each; raises as ``capture_copy`` does."""
     return _run(call, {"action": "check", "copy": str(copy)}, report)
 
 
 def restore_copy(call: KindCall, copy: Path, live: Path) -> None:
-    """Let the asset kind bring ``live`` to the state of a copy; raises KindFailed, also when it offers no restore."""
+    """Let the asset kind restore ``live`` from a copy. Raises KindFailed, also for a kind without ``restore``."""
     _run(call, {"action": "restore", "copy": str(copy), "source": str(live)}, lambda done, total: None)
 
 
@@ -82,28 +82,28 @@ def _run(call: KindCall, request: dict[str, Any], report: Report) -> list[str]:
         raise KindFailed(f"{error.message}. Type: {error.next}") from error
     line = json.dumps({"plugin": call.plugin, "key": call.key, "options": dict(call.options), **request})
     try:
-        process, orders = _start()
+        process, requests = _start()
     except (OSError, ValueError) as error:
         raise KindFailed(f"no process could be started for the asset kind {call.plugin!r}: {error}") from error
     message = None
-    with orders:
+    with requests:
         try:
-            with contextlib.suppress(BrokenPipeError):  # it ended at once; its exit code says why
-                orders.write(line.encode() + b"\n")
+            with contextlib.suppress(BrokenPipeError):  # the process has exited already; its exit code is the reason
+                requests.write(line.encode() + b"\n")
             message = _answer(process, call, request["action"], report)
         finally:
-            code = _end(process)
+            code = _stop(process)
     if message is None:
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        raise KindFailed(f"the asset kind {call.plugin!r} ended in {request['action']} without a result ({how})")
+        status = f"signal {-code}" if code < 0 else f"exit code {code}"
+        raise KindFailed(f"the asset kind {call.plugin!r} exited in {request['action']} without a result ({status})")
     if "failed" in message:
         advice = f". Type: {message['next']}" if message.get("next") else ""
-        raise KindFailed(_shown(message["failed"]) + advice, is_judged=bool(message.get("isJudged")))
+        raise KindFailed(_shown(message["failed"]) + advice, is_state_bad=bool(message.get("isStateBad")))
     return [_shown(problem) for problem in message["problems"]]
 
 
 def _start() -> tuple[CommandProcess, Any]:
-    """Start the process; returns with it the stream that it takes its orders from and ends with."""
+    """Start the process, and return it with the stream for requests; the process exits when the stream is closed."""
     path = [os.path.abspath(entry) for entry in sys.path]
     command = "exec " + shlex.join([sys.executable, "-c", _START, *path])
     reading, writing = os.pipe()
@@ -117,7 +117,7 @@ def _start() -> tuple[CommandProcess, Any]:
 
 
 def _answer(process: CommandProcess, call: KindCall, action: str, report: Report) -> dict[str, Any] | None:
-    """Wait for the line that says how it ended; None when none will come. Raises KindFailed when it takes too long."""
+    """Wait for the result; return None when the process exits without one. Raises KindFailed after the timeout."""
     deadline = time.monotonic() + call.timeout
     rest = b""
     progress = (0, 0)
@@ -134,12 +134,12 @@ def _answer(process: CommandProcess, call: KindCall, action: str, report: Report
         report(*progress)
         if answer is not None:
             return answer
-        if process.is_at_end or len(rest) > _MOST_BYTES:
+        if process.is_at_end or len(rest) > _MAX_ANSWER:
             return None
         if time.monotonic() >= deadline:
             raise KindFailed(
                 f"the asset kind {call.plugin!r} had no result in {action} after {show_duration(call.timeout)} and was "
-                f"ended (release.assets.{call.key}.timeout)"
+                f"stopped (release.assets.{call.key}.timeout)"
             )
 
 
@@ -147,21 +147,21 @@ def _parsed(line: bytes) -> dict[str, Any]:
     try:
         message = json.loads(line)
     except ValueError:
-        return {}  # what the interpreter says when it cannot even begin
+        return {}  # an error message of the Python interpreter
     return message if isinstance(message, dict) else {}
 
 
 def _shown(text: str) -> str:
     shown = Redactor.from_environment(os.environ).redact_text(printable(text))
-    return excerpt(" ".join(shown.split()), _LONGEST).rstrip(".")
+    return excerpt(" ".join(shown.split()), _MAX_MESSAGE).rstrip(".")
 
 
-def _end(process: CommandProcess) -> int:
-    """End it with everything that it started, and return its exit code, negative for a signal."""
+def _stop(process: CommandProcess) -> int:
+    """Stop the process and its children, and return its exit code, which is negative for a signal."""
     if not process.is_at_end:
         process.signal(signal.SIGTERM)
-    until = time.monotonic() + _GRACE
-    while not process.has_exited() and time.monotonic() < until:
+    deadline = time.monotonic() + _GRACE
+    while not process.has_exited() and time.monotonic() < deadline:
         process.read(_STEP / 5)
-    process.end_rest(0.0)
+    process.kill_remaining(0.0)
     return process.reap()

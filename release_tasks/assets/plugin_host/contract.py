@@ -1,7 +1,6 @@
-"""What an asset kind of another package is: how a consistent copy is taken, and how one is known to be sound.
+"""The protocol of a plugin's asset kind: it makes a consistent copy of its state, and it checks a copy.
 
-Where copies lie, how they are proved and how they are put back is the suite's own: it does the same as for a file or a
-folder of its own, and never needs the plugin for it.
+This package stores, verifies and restores the copies as it does for files and folders, without the plugin.
 """
 
 from __future__ import annotations
@@ -22,9 +21,9 @@ Form = Literal["file", "directory"]
 class AssetContext:
     """One call of an asset kind.
 
-    ``key`` is the asset's name, ``options`` what invoke.yaml says under ``with``. ``cancelled`` is set when the
-    call was given up: end within half a second of that. ``report(done, total)`` says how many bytes are copied; it may
-    be called as often as one likes, and need not be.
+    ``key`` is the asset's name, ``options`` the value of ``with`` in invoke.yaml. ``cancelled`` is set when the call is
+    cancelled: return within half a second then. ``report(done, total)`` reports how many bytes are copied; it may be
+    called often or never.
     """
 
     key: str = "asset"
@@ -34,25 +33,25 @@ class AssetContext:
 
 
 class AssetKind(Protocol):
-    """A module, an object, or a class that takes no arguments. It runs in a process of its own for each call.
+    """A module, an object, or a class without constructor arguments. Each call runs in a process of its own.
 
-    What it raises fails the call; a PluginError is shown as it is.
+    An exception makes the call fail; the message of a PluginError is shown unchanged.
 
-    A kind may also have ``restore(copy, live, context)``, which brings ``live`` to the state of ``copy`` while its
-    service has it open. It is called where invoke.yaml says ``restore: true``, and may be ended at any moment. What it
-    leaves is compared with the snapshot, byte for byte, and written from there where it differs: no rollback needs it.
+    A kind may also have ``restore(copy, live, context)``, which changes ``live`` to the state of ``copy`` while the
+    service has it open. It is called when invoke.yaml has ``restore: true``, and may be killed at any time. Afterwards
+    ``live`` is compared with the snapshot, byte for byte, and overwritten from the snapshot when it differs.
     """
 
     @property
     def form(self) -> Form:
-        """What an asset of this kind is on disk, live and copied."""
+        """Whether an asset of this kind, and its copy, is a file or a directory."""
 
     def capture(self, source: Path, copy: Path, context: AssetContext) -> None:
-        """Write to ``copy``, which does not exist yet, what is to take the place of ``source`` one day.
+        """Write a copy of ``source`` to ``copy``, which does not exist yet. A rollback restores the copy to ``source``.
 
-        ``source`` exists, in the right form, and its service is running. Nothing but ``copy`` may be written. Equal
-        state should give equal bytes.
+        ``source`` exists and has the right form; its service is running. Write only to ``copy``. Equal state should
+        give equal bytes.
         """
 
     def check(self, copy: Path, context: AssetContext) -> Sequence[str]:
-        """Return what is wrong with a copy, a sentence each; nothing when it is sound. Nothing may be written."""
+        """Return the problems of a copy, one message each; no messages when it is intact. Do not write anything."""

@@ -1,4 +1,4 @@
-"""What installed packages offer by name, and what is wrong with it in one sentence with the command to type."""
+"""Find and load the plugins of installed packages; an error has a message and the command to type."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from release_tasks.core.errors import StageFailed
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-__all__ = ["ASSETS", "GATES", "Plugin", "PluginUnusable", "find_plugin", "shown_error"]
+__all__ = ["ASSETS", "GATES", "Plugin", "PluginUnusable", "describe_exception", "find_plugin"]
 
 GATES = "release_tasks.gates"
 ASSETS = "release_tasks.assets"
 _NOUNS = {GATES: "gate", ASSETS: "asset kind"}
-_LONGEST = 300  # characters of what an exception says
+_MAX_MESSAGE = 300  # characters of an exception's message
 
 
 class PluginUnusable(StageFailed):
-    """A plugin is not there, there twice, or broken; ``next`` is the command that leads on."""
+    """A plugin is not installed, installed twice, or broken; ``next`` is the command to type."""
 
     def __init__(self, message: str, next_command: str) -> None:
         super().__init__(message)
@@ -32,7 +32,7 @@ class PluginUnusable(StageFailed):
 
 @frozen
 class Plugin:
-    """One entry point, not yet loaded: ``package`` is the name and version of the distribution it came with."""
+    """An entry point that is not loaded yet. ``package`` is the name and version of its distribution."""
 
     point: EntryPoint
     package: str
@@ -41,26 +41,26 @@ class Plugin:
         return f"the {_NOUNS[self.point.group]} {self.point.name!r} of {self.package}"
 
     @property
-    def ask(self) -> str:
-        """The command that says whose package this is."""
+    def show_command(self) -> str:
+        """The command that shows the package of the plugin."""
         return _pip("show", self.package.split()[0])
 
     def load(self) -> Any:
-        """Import it and return what the entry point names; raises PluginUnusable, whatever its import does."""
+        """Import the plugin and return the object of the entry point. Raises PluginUnusable when the import fails."""
         try:
             return self.point.load()
         except (Exception, SystemExit) as error:
             is_import = isinstance(error, ImportError)
             raise PluginUnusable(
-                f"{self} cannot be loaded ({self.point.value}): {shown_error(error)}",
-                _pip("check") if is_import else self.ask,
+                f"{self} cannot be loaded ({self.point.value}): {describe_exception(error)}",
+                _pip("check") if is_import else self.show_command,
             ) from error
 
 
 def find_plugin(group: str, name: str) -> Plugin:
-    """Return what is installed under ``name``; raises PluginUnusable when no package offers it, or several do.
+    """Return the plugin ``name`` without importing it.
 
-    Nothing of it is imported.
+    Raises PluginUnusable when no package or more than one package offers the plugin.
     """
     from importlib.metadata import entry_points
 
@@ -78,10 +78,10 @@ def find_plugin(group: str, name: str) -> Plugin:
     return found[0]
 
 
-def shown_error(error: BaseException) -> str:
-    """Return an exception as its kind and the first line of what it says."""
+def describe_exception(error: BaseException) -> str:
+    """Return the class of an exception and the first line of its message."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {excerpt(lines[0], _LONGEST)}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {excerpt(lines[0], _MAX_MESSAGE)}" if lines else type(error).__name__
 
 
 def _package_of(point: EntryPoint) -> str:

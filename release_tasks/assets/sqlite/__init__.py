@@ -1,1 +1,1 @@
-"""SQLite databases, captured and restored while other processes use them."""
+"""Capture and restore SQLite databases while other processes use them."""

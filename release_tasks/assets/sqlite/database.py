@@ -1,8 +1,8 @@
-"""A live SQLite database in and out of a snapshot, always through SQLite itself.
+"""Capture and restore live SQLite databases through SQLite.
 
-``apsw`` brings its own current SQLite: releases up to 3.51.2 can corrupt a WAL database when a checkpoint and a
-writer race (https://sqlite.org/wal.html, "The WAL-Reset Bug"). A live file is never read raw while a connection of
-this process is open on it, because closing any descriptor drops this process's POSIX locks on that file.
+``apsw`` includes a current SQLite: releases up to 3.51.2 can corrupt a WAL database when a checkpoint and a writer race
+(https://sqlite.org/wal.html, "The WAL-Reset Bug"). This process never reads the file of a live database while it has a
+connection to it: closing any descriptor of the file releases this process's POSIX locks on it.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from release_tasks.core.errors import StageFailed, with_path
 __all__ = [
     "SIDE_FILES",
     "DamagedDatabase",
-    "DiskTrouble",
+    "DiskError",
     "capture_database",
     "check_database",
     "content_digest",
@@ -42,17 +42,17 @@ __all__ = [
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
-_PAGES_A_STEP = 2048  # 8 MiB at the default page size: often enough to notice a signal
+_PAGES_A_STEP = 2048  # 8 MiB at the default page size: short enough to react to a signal
 _CACHE_KIB = 8192
 _BUSY_SECONDS = 30.0
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\0"
-# Header fields that change although the content does not (https://sqlite.org/fileformat.html#the_database_header):
+# Header fields that can change when the content does not (https://sqlite.org/fileformat.html#the_database_header):
 # read and write version (18-19), change counter (24-27), schema cookie (40-43), version-valid-for and the version
-# number of the library that wrote last (92-99). A copy carries the values below, so that equal content is equal bytes.
+# number of the library that wrote last (92-99). A copy has the values below, so that equal content gives equal bytes.
 _CANONICAL_FIELDS = ((18, b"\x01\x01"), (24, bytes(4)), (40, bytes(4)), (92, bytes(8)))
-# What only the content itself can cause. An I/O error, a refused permission or too many open files say nothing about
-# it, and a database that was called damaged for them would be replaced under the service that has it open.
+# Errors that only damaged content can cause. An I/O error, a denied permission or too many open files do not mean
+# damage: a restore would replace the file of a "damaged" database while the service has it open.
 _DAMAGED = (apsw.NotADBError, apsw.CorruptError, apsw.FormatError, apsw.SQLError)
 _CODE = re.compile(r"error code[= ]+(\d+)")  # "unable to get the page. error code=10"
 _MISSING = re.compile(r"(?:no such|unknown) (?P<kind>collation|function)(?: sequence)?: (?P<name>.+?)(?:\(\))?$")
@@ -61,26 +61,26 @@ Progress = Callable[[int, int], None]
 
 
 class DamagedDatabase(Damaged):
-    """The file cannot be read as a database, or fails its integrity check."""
+    """The file cannot be read as a database, or SQLite's check found errors."""
 
 
-class DiskTrouble(StageFailed):
-    """SQLite had an error from the disk; a commit that it came in may or may not have taken place."""
+class DiskError(StageFailed):
+    """SQLite got an error from the disk. When the error happened in a commit, the commit may or may not be done."""
 
 
 def capture_database(
     source: Path, destination: Path, progress: Progress | None = None, checked: Callable[[int], None] | None = None
 ) -> tuple[str, str]:
-    """Copy the committed content of a database in use; returns its journal mode and the SHA-256 of the copy.
+    """Copy the committed content of a database in use; return its journal mode and the SHA-256 of the copy.
 
-    One read transaction stays pinned over the whole copy, so it ends however busy the writers are, and holds every
-    row committed before it began and none committed after. The copy is a rollback-journal database (no ``-wal`` beside
-    it), has passed ``quick_check`` and is flushed; its header is canonical, so the digest of its bytes is that of its
-    content. Raises DamagedDatabase when the content of the source is none, StageFailed or OSError when it stays locked
-    for 30 s or a disk, a permission or a limit is in the way.
-    ``progress`` gets (bytes done, bytes in all) of the copying, ``checked`` each number of bytes that was digested.
+    One read transaction covers the whole copy. So the copy finishes also while other processes write, and it contains
+    exactly the rows that were committed before the transaction started. The copy is a rollback-journal database without
+    a WAL, has passed ``quick_check`` and is flushed. Its header is canonical, so the digest of its bytes is the digest
+    of its content. Raises DamagedDatabase when the source is damaged, StageFailed or OSError when it stays locked for
+    30 s or when a disk, a permission or a limit prevents the copy. ``progress`` is called with (copied bytes, total
+    bytes), ``checked`` with the number of bytes of each read for the digest.
     """
-    with _explained(source), _reader(source) as live:
+    with _translated_errors(source), _reader(source) as live:
         journal_mode = str(_value(live, "PRAGMA journal_mode"))
         live.execute("BEGIN")
         _value(live, "SELECT count(*) FROM sqlite_schema")
@@ -94,63 +94,63 @@ def capture_database(
     with ThreadPoolExecutor(2) as pool:
         digest = pool.submit(sha256_file, destination, checked)
         flushed = pool.submit(fsync_file, destination)
-        check_database(destination, blame=source)
+        check_database(destination, reported_as=source)
         flushed.result()
         return journal_mode, digest.result()
 
 
 def restore_database(copy: Path, live: Path, progress: Progress | None = None) -> None:
-    """Replace the content of the database ``live`` by that of ``copy`` in one write transaction.
+    """Replace the content of the database ``live`` by the content of ``copy`` in one write transaction.
 
-    Other connections, old and new, see the old content until it commits and the new content from then on. Raises
-    DamagedDatabase when ``live`` is no usable database, StageFailed or OSError when it stays locked for 30 s or its
-    disk is full or read-only; in each case its content is what it was. After DiskTrouble it is all old or all new.
-    ``progress`` gets (bytes done, bytes in all).
+    All other connections see the old content until the commit and the new content afterwards. Raises DamagedDatabase
+    when ``live`` is no usable database, StageFailed or OSError when it stays locked for 30 s or its disk is full or
+    read-only; its content is unchanged then. After a DiskError the content is all old or all new. ``progress`` gets
+    (copied bytes, total bytes).
     """
     _require_database(live)
-    with _explained(live), _connection(live, apsw.SQLITE_OPEN_READWRITE) as target, _immutable(copy) as source:
+    with _translated_errors(live), _connection(live, apsw.SQLITE_OPEN_READWRITE) as target, _immutable(copy) as source:
         # EXTRA: with FULL the removal of a rollback journal, which is the commit, may not survive a power cut.
         target.execute("PRAGMA synchronous = EXTRA")
         mode = str(_value(target, "PRAGMA journal_mode"))
         resized = mode == "wal" and _value(target, "PRAGMA page_size") != _value(source, "PRAGMA page_size")
         if resized:
-            # A WAL cannot change the page size; leaving WAL mode needs the database to itself.
+            # The page size cannot change in WAL mode, and leaving WAL mode needs exclusive access to the database.
             _value(target, "PRAGMA journal_mode = DELETE")
         try:
             _run_backup(target, source, progress)
         finally:
-            # The content is settled by then, so a lock that comes in between is waited for and never an error.
+            # The content is committed or rolled back here. A lock of another process is therefore no error: try again.
             for _ in range(3 if resized else 0):
                 with contextlib.suppress(apsw.Error):
                     _value(target, "PRAGMA journal_mode = WAL")
                     break
         if mode == "wal":
-            # Give the space of the WAL back; who is reading right now may prevent it, which harms nothing.
+            # Free the disk space of the WAL. A process that is reading may prevent this, which is harmless.
             target.set_busy_timeout(200)
             with contextlib.suppress(apsw.Error):
                 _value(target, "PRAGMA wal_checkpoint(TRUNCATE)")
 
 
-def check_database(path: Path, thorough: bool = False, blame: Path | None = None) -> None:
-    """Run ``quick_check`` (or ``integrity_check``) on a database nobody else uses.
+def check_database(path: Path, thorough: bool = False, reported_as: Path | None = None) -> None:
+    """Run ``quick_check``, or with ``thorough`` ``integrity_check``, on a database that no other process uses.
 
-    Raises DamagedDatabase, which names ``blame`` (the file that ``path`` is a copy of) or ``path``.
+    Raises DamagedDatabase. The message names ``reported_as`` (the original of the copy ``path``) or else ``path``.
     """
-    # Of a copy that is only stored, nothing better can be said than that it cannot be read.
-    trouble = DamagedDatabase if blame is None else StageFailed
-    with _explained(blame or path, trouble), _immutable(path) as database:
+    # A stored copy without an original counts as damaged when it cannot be read, whatever the reason is.
+    error_class = DamagedDatabase if reported_as is None else StageFailed
+    with _translated_errors(reported_as or path, error_class), _immutable(path) as database:
         found = _findings(database, "integrity_check(5)" if thorough else "quick_check(5)")
     if found != ["ok"]:
-        raise DamagedDatabase(f"{blame or path} fails SQLite's integrity check: {'; '.join(found)}.")
+        raise DamagedDatabase(f"{reported_as or path} fails SQLite's integrity check: {'; '.join(found)}.")
 
 
 def count_rows(path: Path) -> dict[str, int | None]:
-    """Return how many rows each table of a database that nobody else uses has; None for one that SQLite cannot count.
+    """Return the row count of each table of a database that no other process uses.
 
-    That are tables of a module that only the service has. Raises DamagedDatabase, StageFailed.
+    The count is None for a virtual table whose module only the service has. Raises DamagedDatabase, StageFailed.
     """
     rows: dict[str, int | None] = {}
-    with _explained(path), _immutable(path) as database:
+    with _translated_errors(path), _immutable(path) as database:
         found = database.execute("SELECT name FROM sqlite_schema WHERE type = 'table'").fetchall()
         for name in (str(row[0]) for row in found if not str(row[0]).startswith("sqlite_")):
             quoted = name.replace('"', '""')
@@ -161,19 +161,19 @@ def count_rows(path: Path) -> dict[str, int | None]:
 
 
 def read_schema(path: Path) -> dict[str, str]:
-    """Return the SQL of each table, index, view and trigger of a database that nobody else uses, by kind and name.
+    """Return the SQL of each table, index, view and trigger by kind and name; no other process may use the database.
 
     Raises DamagedDatabase, StageFailed.
     """
-    with _explained(path), _immutable(path) as database:
+    with _translated_errors(path), _immutable(path) as database:
         found = database.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
     return {f"{kind} {name}": str(sql) for kind, name, sql in found}
 
 
 def is_sound(path: Path) -> bool:
-    """Say whether a database that others may have open can be read and passes ``quick_check``."""
+    """Return whether a database that other processes may have open can be read and passes ``quick_check``."""
     try:
-        with _explained(path), _reader(path) as live:
+        with _translated_errors(path), _reader(path) as live:
             _require_whole_pages(live, path)
             return _findings(live, "quick_check(1)") == ["ok"]
     except DamagedDatabase:
@@ -181,7 +181,7 @@ def is_sound(path: Path) -> bool:
 
 
 def content_digest(path: Path) -> str:
-    """Return the SHA-256 of a database file nobody uses, with canonical values in the header's volatile fields."""
+    """Return the SHA-256 of a database file with canonical header fields; no process may use the file."""
     digest = hashlib.sha256()
     buffer = bytearray(1 << 20)
     view = memoryview(buffer)
@@ -197,7 +197,7 @@ def content_digest(path: Path) -> str:
 
 
 def set_journal_mode(path: Path, journal_mode: str | None) -> None:
-    """Mark a database file nobody uses as WAL or rollback-journal, in its header alone."""
+    """Set the journal mode in the header of a database file that no process uses: WAL or rollback journal."""
     version = 2 if journal_mode == "wal" else 1
     _patch(path, [(18, bytes((version, version)))])
 
@@ -214,38 +214,38 @@ def _patch(path: Path, fields: Any) -> None:
 
 
 def _findings(database: apsw.Connection, check: str) -> list[str]:
-    """Run a check; collations and functions that only the service has are stood in for."""
-    stood_in: set[str] = set()
+    """Run a check. Collations and functions that only the service has are replaced by stubs."""
+    stubs: set[str] = set()
     while True:
         try:
             found = [str(row[0]) for row in database.execute(f"PRAGMA {check}")]
         except apsw.SQLError as error:
             missing = _MISSING.search(str(error))
-            if missing is None or missing[0] in stood_in:
+            if missing is None or missing[0] in stubs:
                 raise
-            stood_in.add(missing[0])
+            stubs.add(missing[0])
             if missing["kind"] == "collation":
                 database.create_collation(missing["name"], lambda a, b: (a > b) - (a < b))
             else:
                 database.create_scalar_function(missing["name"], lambda *_: 1, -1, deterministic=True)
-            check = check.replace("integrity_check", "quick_check")  # a stand-in cannot look rows up in an index
+            check = check.replace("integrity_check", "quick_check")  # with a stub, index lookups would fail
             continue
         for code in (int(code) for finding in found for code in _CODE.findall(finding)):
-            # A finding on an error in reading, not on the content.
+            # This finding reports an error of the disk or of memory, not damaged content.
             if code & 0xFF in (apsw.SQLITE_IOERR, apsw.SQLITE_NOMEM) and code != apsw.SQLITE_IOERR_SHORT_READ:
                 raise apsw.IOError("; ".join(found))
         return found
 
 
 def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Progress | None) -> None:
-    give_up = time.monotonic() + _BUSY_SECONDS
+    deadline = time.monotonic() + _BUSY_SECONDS
     page = int(_value(source, "PRAGMA page_size")) if progress is not None else 0
     with target.backup("main", source, "main") as backup:
         while not backup.done:
             try:
                 backup.step(_PAGES_A_STEP)
             except (apsw.BusyError, apsw.LockedError):
-                if time.monotonic() >= give_up:
+                if time.monotonic() >= deadline:
                     raise
                 time.sleep(0.01)
                 continue
@@ -257,7 +257,7 @@ def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Prog
 def _connection(path: Path, flags: int, *, keeps_wal: bool = False) -> Iterator[apsw.Connection]:
     database = apsw.Connection(str(path), flags=flags)
     try:
-        # Before the first statement reads the file: closing after a failed one would fold the WAL in as well.
+        # Set this before the first statement reads the file: close() would checkpoint the WAL even after a failure.
         database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
         database.set_busy_timeout(int(_BUSY_SECONDS * 1000))
         database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -268,11 +268,11 @@ def _connection(path: Path, flags: int, *, keeps_wal: bool = False) -> Iterator[
 
 @contextlib.contextmanager
 def _reader(path: Path) -> Iterator[apsw.Connection]:
-    """Open a live database to read, and leave the file and its WAL as they were found."""
+    """Open a live database for reading, and leave the file and its WAL unchanged."""
     _require_database(path)
-    # A WAL that was there would be folded into the file when the last one closes; one of our own making has to go.
+    # Closing the last connection checkpoints and removes the WAL. Keep an existing WAL; let a new one be removed.
     had_wal = _has_content(path, "-wal")
-    # Not read-only: a WAL database whose side files are gone, or one with a hot journal, could not be opened at all.
+    # Not read-only: a WAL database without side files, or a database with a hot journal, could not be opened then.
     with _connection(path, apsw.SQLITE_OPEN_READWRITE, keeps_wal=had_wal) as live:
         live.execute("PRAGMA query_only = 1")
         yield live
@@ -280,7 +280,7 @@ def _reader(path: Path) -> Iterator[apsw.Connection]:
 
 @contextlib.contextmanager
 def _immutable(path: Path) -> Iterator[apsw.Connection]:
-    """Open a copy that nobody writes: no locks, no side files."""
+    """Open a copy that no process writes, without locks and side files."""
     uri = f"file:{quote(str(path))}?immutable=1"
     with _connection(Path(uri), apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI) as database:
         yield database
@@ -292,34 +292,38 @@ def _value(database: apsw.Connection, statement: str) -> Any:
 
 
 def _require_database(path: Path) -> None:
-    """Raise DamagedDatabase unless the file begins like a database.
+    """Raise DamagedDatabase unless the file starts with the header of a database.
 
-    SQLite would delete the WAL of a file that does not, and with it the last good copy of what it held.
+    SQLite would delete the WAL of a file without this header, and with it the last good copy of some rows.
     """
     try:
         mode = os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedDatabase(f"{path} cannot be read: {error.strerror}.") from error
     if not stat.S_ISREG(mode):
-        raise DamagedDatabase(f"{path} should be a SQLite database and is no regular file.")
+        raise DamagedDatabase(f"{path} should be a SQLite database, but is not a regular file.")
     for suffix in SIDE_FILES:
         with contextlib.suppress(FileNotFoundError):
             if not stat.S_ISREG(os.lstat(f"{path}{suffix}").st_mode):
-                raise DamagedDatabase(f"{path} cannot be opened: {path.name}{suffix} beside it is no regular file.")
+                raise DamagedDatabase(
+                    f"{path} cannot be opened: its side file {path.name}{suffix} is not a regular file."
+                )
     with with_path(path), path.open("rb", buffering=0) as file:
         start = file.read(len(_MAGIC))
     if not start and not any(_has_content(path, suffix) for suffix in ("-wal", "-journal")):
-        return  # no bytes at all are a database without tables
+        return  # an empty file is a database without tables
     if start != _MAGIC:
-        raise DamagedDatabase(f"{path} cannot be read as a SQLite database: its header is gone.")
+        raise DamagedDatabase(f"{path} cannot be read as a SQLite database: its header is missing.")
 
 
 def _require_whole_pages(live: apsw.Connection, path: Path) -> None:
-    """Raise DamagedDatabase for a file that ends inside a page: SQLite reads zeros there and finds nothing amiss."""
+    """Raise DamagedDatabase for a file that ends inside a page: SQLite reads zeros there and reports no error."""
     page, size = int(_value(live, "PRAGMA page_size")), os.stat(path).st_size
-    # Beside a WAL the last page may be the one that a checkpoint is writing.
+    # With a WAL, a checkpoint may be writing the last page.
     if size % page and not _has_content(path, "-wal"):
-        raise DamagedDatabase(f"{path} was cut short: its {size} bytes are no whole number of pages of {page}.")
+        raise DamagedDatabase(
+            f"{path} was truncated: its size of {size} bytes is not a multiple of the page size {page}."
+        )
 
 
 def _has_content(path: Path, suffix: str) -> bool:
@@ -330,35 +334,33 @@ def _has_content(path: Path, suffix: str) -> bool:
 
 
 @contextlib.contextmanager
-def _explained(path: Path, trouble: type[StageFailed] = StageFailed) -> Iterator[None]:
-    """Turn SQLite's errors on ``path`` into sentences; ``trouble`` is for what says nothing about the content."""
+def _translated_errors(path: Path, error_class: type[StageFailed] = StageFailed) -> Iterator[None]:
+    """Turn SQLite's errors about ``path`` into messages; ``error_class`` is for errors that do not mean damage."""
     try:
         yield
     except (apsw.BusyError, apsw.LockedError) as error:
         raise StageFailed(
             f"{path} stayed locked by another process for {_BUSY_SECONDS:g} s. "
-            "End the transaction that holds it, or stop the service, and run this again."
+            "End the transaction that holds the lock, or stop the service, and try again."
         ) from error
     except apsw.FullError as error:
-        raise trouble(f"The disk is full: {path} could not be copied or written.") from error
+        raise error_class(f"The disk is full: {path} could not be copied or written.") from error
     except apsw.ReadOnlyError as error:
-        raise trouble(f"{path} cannot be written: its file or folder is read-only.") from error
+        raise error_class(f"{path} cannot be written: its file or folder is read-only.") from error
     except _DAMAGED as error:
         raise DamagedDatabase(f"{path} cannot be read as a SQLite database: {error}.") from error
     except apsw.CantOpenError as error:
         is_writable = os.access(path.parent, os.W_OK)
-        look = "owners, modes and the limit of open files" if is_writable else f"{path.parent}, which is read-only"
-        raise trouble(
-            f"{path}, or a file that SQLite keeps beside it, cannot be opened. Look at {look}, and run this again."
-        ) from error
+        hint = "Check owners, modes and the limit of open files" if is_writable else f"Make {path.parent} writable"
+        raise error_class(f"{path} or a side file of it cannot be opened. {hint}, and try again.") from error
     except apsw.Error as error:
         extended = getattr(error, "extendedresult", 0)
         code = apsw.mapping_extended_result_codes.get(extended) or type(error).__name__
         if extended == apsw.SQLITE_IOERR_SHORT_READ:
             raise DamagedDatabase(f"{path} cannot be read as a SQLite database: {code}.") from error
-        if trouble is StageFailed:
-            trouble = DiskTrouble
-        raise trouble(
-            f"SQLite could not read or write {path} or the copy of it ({code}). "
-            "See whether a disk of theirs, or a quota, is full or failing, and run this again."
+        if error_class is StageFailed:
+            error_class = DiskError
+        raise error_class(
+            f"SQLite could not read or write {path} or its copy ({code}). "
+            "Check whether a disk or a quota is full, or a disk is failing, and try again."
         ) from error

@@ -1,4 +1,4 @@
-"""SQLite databases as assets: captured in use, restored through SQLite while others have them open."""
+"""The asset kind of a SQLite database: captured and restored through SQLite while other processes have it open."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 
 from attrs import NOTHING, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig, AssetFinding, AssetKind, Inspection, Listing, Move, Sound, State
-from release_tasks.assets.overwrite import write_over
+from release_tasks.assets.base import AssetConfig, AssetFinding, AssetKind, Inspection, Listing, Move, State, StateCheck
+from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.assets.placing import inode_of
 from release_tasks.assets.sqlite.database import (
     SIDE_FILES,
     DamagedDatabase,
-    DiskTrouble,
+    DiskError,
     capture_database,
     check_database,
     content_digest,
@@ -42,19 +42,22 @@ class SqliteOptions:
 
 
 class SqliteKind(AssetKind):
-    """A database that other processes have open: a readable one gets new content, a damaged one another file."""
+    """A database that other processes may have open.
+
+    A restore replaces the content of a readable database through SQLite, and the file of a damaged database.
+    """
 
     name = "sqlite"
     options = SqliteOptions
     restores = frozenset({"sqlite"})
     records_as = "sqlite"
-    soundness_cost = 1  # every page is read
-    may_be_plugins = False
+    state_check_cost = 1  # every page is read
+    allows_plugins = False
 
     def capture(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
     ) -> AssetRecord:
-        """Copy the committed content of the database; raises Damaged for one that cannot be read."""
+        """Copy the committed content of the database; raises Damaged when the database cannot be read."""
         copied = Meter(emit, "capture", record.key, 0)
         checked = Meter(emit, "check", record.key, 0)
         journal_mode, digest = capture_database(
@@ -62,28 +65,28 @@ class SqliteKind(AssetKind):
         )
         info = os.lstat(asset.path)
         if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
-            with contextlib.suppress(OSError):  # only root may give files away
+            with contextlib.suppress(OSError):  # only root may change the owner of a file
                 os.chown(copy, info.st_uid, info.st_gid)
         size = copy.stat().st_size
         return evolve(record, exists=True, size=size, sha256=digest, content_digest=digest, journal_mode=journal_mode)
 
-    def remains(self, asset: AssetConfig) -> list[Path]:
-        """Return the database and its side files: together they may hold what SQLite cannot read any more."""
+    def raw_paths(self, asset: AssetConfig) -> list[Path]:
+        """Return the database and its side files: their bytes may help to recover rows that SQLite cannot read."""
         return [asset.path, *side_files(asset.path)]
 
     def verify(self, record: AssetRecord, stored: Path, meter: Meter, *, thorough: bool = False) -> list[AssetFinding]:
-        """Compare the bytes with the record; ``thorough`` runs ``integrity_check`` on them."""
+        """Compare the bytes with the record; with ``thorough`` also run ``integrity_check``."""
         findings = super().verify(record, stored, meter)
         return self._integrity(record, stored) if thorough and not findings and not record.damaged else findings
 
     def may_have_content_digest(self, record: AssetRecord) -> bool:
-        """A copy carries the canonical header, so both digests are of the same bytes."""
+        """Return whether both digests are equal: a copy has the canonical header, so they are of the same bytes."""
         return not record.damaged and record.content_digest == record.sha256
 
     def check_legacy(self, record: AssetRecord, stored: Path) -> list[AssetFinding]:
-        """Run ``integrity_check``: it is all that can be known of a copy without digests."""
-        if not stat.S_ISREG(os.lstat(stored).st_mode):  # SQLite would wait for a writer of a pipe
-            return [AssetFinding(key=record.key, what="should be a regular file and is none")]
+        """Run ``integrity_check``, the only possible check of a copy without digests."""
+        if not stat.S_ISREG(os.lstat(stored).st_mode):  # SQLite would wait for the writer of a pipe
+            return [AssetFinding(key=record.key, what="is not a regular file")]
         return self._integrity(record, stored)
 
     def _integrity(self, record: AssetRecord, stored: Path) -> list[AssetFinding]:
@@ -102,48 +105,48 @@ class SqliteKind(AssetKind):
             return Inspection(problem=describe_error(error))
 
     def outline(self, record: AssetRecord, copy: Path) -> list[Listing]:
-        """Return the schema and how many rows each table has."""
+        """Return the schema and the row count of each table."""
         rows = {name: str(count) for name, count in count_rows(copy).items()}
         return [Listing("schema", read_schema(copy)), Listing("rows", rows, is_shown=True)]
 
     def digest(self, record: AssetRecord, path: Path) -> str | None:
-        """Return the digest of the content, without the header fields that a restore changes."""
+        """Return the digest of the content, without the header fields that change when the content does not."""
         return content_digest(path)
 
-    def strays(self, path: Path) -> list[Path]:
-        """Return the names of side files: one of another database would be mixed into this one."""
+    def side_files(self, path: Path) -> list[Path]:
+        """Return the side files: SQLite would apply the WAL or journal of another database to this one."""
         return side_files(path)
 
-    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> Sound:
-        """Say whether the live database can be read: what is in it since the restore is the service's own."""
-        return Sound(is_sound=is_sound(asset.path) if record.exists else not asset.path.exists())
+    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> StateCheck:
+        """Return whether the live database can be read. The service may have changed its content since the restore."""
+        return StateCheck(is_sound=is_sound(asset.path) if record.exists else not asset.path.exists())
 
     def stage(
         self, asset: AssetConfig, record: AssetRecord, stored: Path, rollback_id: str, *, is_usable: bool, emit: Emit
     ) -> JournalStep:
-        """Stage a file where no usable database is; else the content comes straight from the snapshot."""
+        """Stage a file when no usable database exists; otherwise SQLite copies the content from the snapshot."""
         if record.exists and is_usable:
-            # A process that has it open keeps it open: its content is replaced through SQLite.
+            # Processes may have the database open, so its content is replaced through SQLite.
             return JournalStep(key=record.key, path=str(asset.path), action="database")
         return super().stage(asset, record, stored, rollback_id, is_usable=is_usable, emit=emit)
 
-    def place(self, record: AssetRecord, stored: Path, goal: Path, meter: Meter) -> None:
-        """Copy the stored file and mark it with the journal mode that the database had."""
-        super().place(record, stored, goal, meter)
+    def place(self, record: AssetRecord, stored: Path, target: Path, meter: Meter) -> None:
+        """Copy the stored file and set the journal mode that the database had."""
+        super().place(record, stored, target, meter)
         assert record.mode is not None
-        os.chmod(goal, 0o600)
-        set_journal_mode(goal, record.journal_mode)
-        os.chmod(goal, record.mode)
+        os.chmod(target, 0o600)
+        set_journal_mode(target, record.journal_mode)
+        os.chmod(target, record.mode)
 
     def state_of(self, step: JournalStep) -> State:
-        """A database whose restore has not begun is what it was; of one that has begun SQLite alone knows."""
+        """Return ``old`` before the restore has started. After that, the state is ``partial`` until it is ``done``."""
         if step.action == "database" and not step.done and not step.begun:
             return "old"
         return super().state_of(step)
 
-    def _carry_out(self, move: Move) -> None:
+    def _apply(self, move: Move) -> None:
         if move.step.action != "database":
-            super()._carry_out(move)
+            super()._apply(move)
             return
         was_begun = move.step.begun
         if not was_begun:
@@ -151,9 +154,9 @@ class SqliteKind(AssetKind):
         try:
             restore_database(move.stored, move.live, Meter(move.emit, "restore", move.step.key, 0).reach)
         except StageFailed as error:
-            # An error from the disk may come after the commit, when the journal's removal is flushed.
-            if move.is_forward and not was_begun and not isinstance(error, DiskTrouble):
-                # SQLite has rolled it back, so there is nothing to take back; only this process knows.
+            # A disk error may happen after the commit, when SQLite flushes the removal of its journal.
+            if move.is_forward and not was_begun and not isinstance(error, DiskError):
+                # SQLite has rolled the transaction back, so there is nothing to undo. A crash loses this information.
                 move.amend(evolve(move.step, begun=False))
             raise
         mode = move.record.mode
@@ -162,47 +165,47 @@ class SqliteKind(AssetKind):
             fsync_file(move.live)
 
     def exchange(self, move: Move) -> bool:
-        """Exchange the files, with the side files of the old one out of the way before the new one has the name."""
+        """Exchange the files; before that, move the side files of the old database away."""
         live, staged = move.live, move.staged
-        # At no moment a foreign WAL lies beside the database under its name. Once the wanted file is there, what lies
-        # beside it is its own.
-        if inode_of(live) != move.wanted:
+        # The live database never has the WAL of another database next to it. When the target file is already in place,
+        # the side files belong to it.
+        if inode_of(live) != move.target_inode:
             _set_side_files_aside(live, staged if move.is_forward else None)
         if not super().exchange(move):
             return False
         if not move.is_forward:
-            for goal, path in zip(side_files(live), side_files(staged), strict=True):
+            for target, path in zip(side_files(live), side_files(staged), strict=True):
                 with contextlib.suppress(FileNotFoundError):
-                    os.rename(path, goal)
+                    os.rename(path, target)
             fsync_directory(live.parent)
         return True
 
     def _is_equal(self, record: AssetRecord, live: Path) -> bool:
-        return False  # never read raw: another process may have it open
+        return False  # do not read the file: another process may have the database open
 
-    def write_over(self, record: AssetRecord, stored: Path, live: Path) -> None:
-        """Write the stored file into the name, with its journal mode."""
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
+        """Overwrite the file with the stored file, and set its journal mode."""
         assert record.mode is not None
-        write_over(stored, live)
+        overwrite_file(stored, live)
         os.chmod(live, record.mode)
         set_journal_mode(live, record.journal_mode)
         fsync_file(live)
 
 
 def side_files(database: Path) -> list[Path]:
-    """Return the names that SQLite gives to the WAL, the shared memory and the rollback journal of a database."""
+    """Return the paths of the WAL, the shared memory and the rollback journal of a database."""
     return [database.with_name(database.name + suffix) for suffix in SIDE_FILES]
 
 
 def _set_side_files_aside(live: Path, staged: Path | None) -> None:
-    """Move ``-wal``, ``-shm`` and ``-journal`` from beside ``live`` to beside ``staged``, or remove them."""
+    """Rename the side files of ``live`` to the side files of ``staged``; remove them when ``staged`` is None."""
     for index, path in enumerate(side_files(live)):
-        goal = side_files(staged)[index] if staged is not None else None
+        target = side_files(staged)[index] if staged is not None else None
         with contextlib.suppress(FileNotFoundError):
-            if goal is None or os.path.lexists(goal):
+            if target is None or os.path.lexists(target):
                 path.unlink()
             else:
-                os.rename(path, goal)
+                os.rename(path, target)
     with contextlib.suppress(FileNotFoundError):
         fsync_directory(live.parent)
 

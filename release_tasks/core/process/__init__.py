@@ -1,1 +1,1 @@
-"""Shell commands of an operator: watched, timed, logged, and cleaned up with everything they start."""
+"""Run the operator's shell commands with a timeout and a log, and stop every process that they start."""

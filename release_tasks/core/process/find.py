@@ -1,4 +1,4 @@
-"""Processes of this machine, through psutil: found by what they have in common wherever they went, and ended."""
+"""Find processes through psutil by a mark in their environment, and terminate them."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ from attrs import define, field
 if TYPE_CHECKING:
     from psutil import Process
 
-__all__ = ["MarkedProcesses", "children_of", "end_processes", "is_running", "opened_below", "start_ticks"]
+__all__ = ["MarkedProcesses", "children_of", "find_open_path", "is_running", "start_ticks", "wait_or_kill"]
 
 _POLL_SECONDS = 0.02
 _PAUSE_SECONDS = 0.05  # between two searches, when a process may have been missed
 _LONGEST_EXEC = 0.2  # seconds that a process may be in the middle of an execve
-_LONGEST_KILL = 2.0  # seconds until the kernel has let go of killed processes
+_LONGEST_KILL = 2.0  # seconds until the kernel has removed killed processes
 
 
 @define(eq=False)
 class MarkedProcesses:
-    """Every process that was started for one purpose; zombies and the calling process do not count.
+    """The running processes that have one mark. Zombies and the calling process are not included.
 
-    A process belongs to it that has ``value`` in its environment variable ``variable``, alone or in a list joined with
-    ``:``, or that is in the process group or the session ``group``. So one that forks, changes its group and loses its
-    parent is still found. The caller keeps the leader of ``group`` unreaped: while it is a zombie, the kernel gives its
-    number to no other process. ``group`` may be set to None later.
+    A process has the mark when its environment variable ``variable`` contains ``value``, alone or in a list joined with
+    ``:``, or when it is in the process group or the session ``group``. A process that forks, changes its group and
+    loses its parent is therefore still found. The caller does not reap the leader of ``group``: while the leader is a
+    zombie, the kernel gives its number to no other process. ``group`` may be set to None later.
 
-    ``since`` is the start of the oldest of them in clock ticks since boot (see ``start_ticks``); a younger process
-    without an environment is asked again, because it may be in the middle of an execve. ``searches`` is how often
-    ``running`` searches before it returns an empty set: a process that forks during a search, and ends, hides its child
-    from that search.
+    ``since`` is the start of the first marked process in clock ticks since boot (see ``start_ticks``). A younger
+    process without an environment is checked again, because it may be in the middle of an execve. ``searches`` is the
+    number of searches before ``running`` returns an empty set: a process that forks during a search and then exits
+    hides its child from that search.
     """
 
     _variable: str
@@ -46,41 +46,41 @@ class MarkedProcesses:
     _searches: int = field(default=1, kw_only=True)
 
     def search(self) -> set[Process]:
-        """Search all processes once, and return those that run and belong to it."""
+        """Search all processes once, and return the running processes that have the mark."""
         return self._search()[0]
 
     def running(self) -> set[Process]:
-        """Return those that run; searches again before it returns an empty set."""
-        until = time.monotonic() + _LONGEST_EXEC
-        number = 0
+        """Return the running processes that have the mark. Searches again before it returns an empty set."""
+        deadline = time.monotonic() + _LONGEST_EXEC
+        searches = 0
         while True:
-            number += 1
-            found, is_unsure = self._search()
-            if found or (number >= self._searches and not (is_unsure and time.monotonic() < until)):
+            searches += 1
+            found, is_uncertain = self._search()
+            if found or (searches >= self._searches and not (is_uncertain and time.monotonic() < deadline)):
                 return found
             time.sleep(_PAUSE_SECONDS)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send a signal to the whole group at once."""
+        """Send a signal to the process group ``group``."""
         if self.group is not None:
             with contextlib.suppress(ProcessLookupError, PermissionError):
                 os.killpg(self.group, number)
 
-    def end(self, patience: float, *, is_asked: bool = True) -> set[Process]:
-        """Ask them to end (SIGTERM), wait up to ``patience`` seconds, kill the rest, and return what was killed.
+    def terminate(self, grace_period: float, *, with_sigterm: bool = True) -> set[Process]:
+        """Send SIGTERM, wait up to ``grace_period`` seconds, kill the processes that still run, and return those.
 
-        With ``is_asked`` False they are only waited for, and killed.
+        With ``with_sigterm`` False, no SIGTERM is sent.
         """
-        if is_asked:
+        if with_sigterm:
             self.signal(signal.SIGTERM)
             _send(self.search(), signal.SIGTERM)
-        until = time.monotonic() + patience
-        while (running := self.running()) and time.monotonic() < until:
+        deadline = time.monotonic() + grace_period
+        while (running := self.running()) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
         killed = set(running)
         self.signal(signal.SIGKILL)
-        until = time.monotonic() + _LONGEST_KILL
-        while running and time.monotonic() < until:
+        deadline = time.monotonic() + _LONGEST_KILL
+        while running and time.monotonic() < deadline:
             _send(running, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
             running = self.running()
@@ -88,32 +88,32 @@ class MarkedProcesses:
         return killed
 
     def _search(self) -> tuple[set[Process], bool]:
-        """Search all processes; also say whether there may be more that cannot be seen yet."""
+        """Search all processes once; the second value is True when the search may have missed a process."""
         import psutil
 
         found: set[Process] = set()
-        is_unsure = False
+        is_uncertain = False
         for pid in set(psutil.pids()) - {os.getpid()}:
-            # It ended meanwhile, or belongs to another user. psutil lets some errors of the kernel through.
+            # The process exited meanwhile, or belongs to another user. psutil passes some OSErrors of the kernel on.
             with contextlib.suppress(psutil.Error, OSError):
                 process = psutil.Process(pid)
-                is_own = self.group is not None and self.group in (os.getpgid(pid), os.getsid(pid))
-                if not is_own:
+                is_marked = self.group is not None and self.group in (os.getpgid(pid), os.getsid(pid))
+                if not is_marked:
                     environment = process.environ()
                     value = environment.get(self._variable, "")
-                    is_own = self._value == value or self._value in value.split(":")
+                    is_marked = self._value == value or self._value in value.split(":")
                     if not environment and self._since is not None and (start_ticks(pid) or 0) >= self._since:
                         # Kernel threads and zombies have no memory, and never an environment.
-                        is_unsure = is_unsure or process.memory_info().vms > 0
-                if is_own and is_running(process):
+                        is_uncertain = is_uncertain or process.memory_info().vms > 0
+                if is_marked and is_running(process):
                     found.add(process)
-        return found, is_unsure
+        return found, is_uncertain
 
 
 def is_running(process: Process | int) -> bool:
-    """Say whether a process runs: this very one, or whichever has a number now. A zombie does not run.
+    """Return whether ``process``, or the current process with that number, is running.
 
-    Except for one whose first thread has ended while others still hold its port and its locks.
+    A zombie is not running, unless other threads of it still have its port and its locks.
     """
     import psutil
 
@@ -130,7 +130,7 @@ def is_running(process: Process | int) -> bool:
 
 
 def children_of(pid: int) -> list[Process]:
-    """Return every process below ``pid``; empty when there is no such process."""
+    """Return every descendant of the process ``pid``; an empty list when there is no such process."""
     import psutil
 
     with contextlib.suppress(psutil.Error, OSError):
@@ -138,50 +138,50 @@ def children_of(pid: int) -> list[Process]:
     return []
 
 
-def end_processes(processes: Iterable[Process], patience: float) -> None:
-    """Wait up to ``patience`` seconds until these have ended, and kill the others.
+def wait_or_kill(processes: Iterable[Process], grace_period: float) -> None:
+    """Wait up to ``grace_period`` seconds until the processes have exited, and kill the others.
 
-    Not with ``psutil.wait_procs``: it takes the exit code of a child away from its Popen, and it waits for a zombie
-    until somebody reaps it.
+    ``psutil.wait_procs`` is not used: it takes the exit code of a child from the child's Popen, and it waits for a
+    zombie until the parent reaps it.
     """
-    left = list(processes)
-    for number, seconds in ((None, patience), (signal.SIGKILL, _LONGEST_KILL)):
+    running = list(processes)
+    for number, seconds in ((None, grace_period), (signal.SIGKILL, _LONGEST_KILL)):
         if number is not None:
-            _send(left, number)
-        until = time.monotonic() + seconds
-        while (left := [process for process in left if is_running(process)]) and time.monotonic() < until:
+            _send(running, number)
+        deadline = time.monotonic() + seconds
+        while (running := [process for process in running if is_running(process)]) and time.monotonic() < deadline:
             time.sleep(_POLL_SECONDS)
 
 
-def opened_below(processes: Iterable[Process], paths: Iterable[Path]) -> Path | None:
+def find_open_path(processes: Iterable[Process], paths: Iterable[Path]) -> Path | None:
     """Return a file or folder at or below one of ``paths`` that one of ``processes`` has open, or None."""
     import psutil
 
-    watched = [Path(os.path.realpath(path)) for path in paths]
+    real_paths = [Path(os.path.realpath(path)) for path in paths]
     for process in processes:
         with contextlib.suppress(psutil.Error, OSError):
-            for found in map(Path, _opened(process)):
-                if any(found == path or path in found.parents for path in watched):
+            for found in map(Path, _open_paths(process)):
+                if any(found == path or path in found.parents for path in real_paths):
                     return found
     return None
 
 
 def start_ticks(pid: int) -> int | None:
-    """Return when ``pid`` started, in clock ticks since boot, or None where that cannot be had.
+    """Return the start of the process ``pid`` in clock ticks since boot, or None when the system does not have it.
 
-    psutil has the same time as seconds since 1970, which changes when somebody sets the clock; this is written into pid
-    files and compared by other processes later.
+    psutil has the same time as seconds since 1970, and that value changes when the clock is set. The ticks are written
+    to pid files, and other processes compare them later.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
-        # The second field is the program's name in parentheses, and may itself hold any character.
+        # The second field is the program's name in parentheses, and may contain any character.
         return int(Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()[19])
     return None
 
 
-def _opened(process: Process) -> list[str]:
+def _open_paths(process: Process) -> list[str]:
     if sys.platform != "linux":
         return [file.path for file in process.open_files()]
-    # psutil leaves out open folders, FIFOs and deleted files, and a service may hold any of them in a live folder.
+    # psutil omits open folders, FIFOs and deleted files, and a service may have any of them open in a live folder.
     links = []
     for link in Path(f"/proc/{process.pid}/fd").iterdir():
         with contextlib.suppress(OSError):
@@ -194,4 +194,4 @@ def _send(processes: Iterable[Process], number: signal.Signals) -> None:
 
     for process in processes:
         with contextlib.suppress(psutil.Error, OSError):
-            process.send_signal(number)  # psutil checks first that the number is still this process's
+            process.send_signal(number)  # psutil checks first that the pid still belongs to this process

@@ -1,4 +1,4 @@
-"""The output of a command on its way to the log: redacted, capped, its last lines kept at hand."""
+"""Write the output of a command to a log: redacted, limited in size, with the last lines kept in memory."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from release_tasks.core.durable import make_private_directory
 from release_tasks.core.printable import output_lines
 from release_tasks.core.redact import Redactor
 
-__all__ = ["OutputLog", "end_of_file", "last_lines"]
+__all__ = ["OutputLog", "last_lines", "read_log_tail"]
 
-_KEPT_BYTES = 16 << 20
+_LOG_BYTES = 16 << 20
 _LONG_LINE = 64 << 10
 _OVERLAP = 16 << 10  # a secret is shorter than this
-_END_BYTES = 128 << 10  # of what is left out, this much of the end is kept after all
+_END_BYTES = 128 << 10  # when the output is larger than the log, the log also has this much of its end
 _TAIL_BYTES = 16 << 10
 _TAIL_LINES = 20
 _TAIL_TEXT = 4 << 10
@@ -23,18 +23,18 @@ _FILE_TAIL_BYTES = 8192
 
 
 class OutputLog:
-    """Takes output in pieces and writes it to ``path`` (0600): the first 16 MiB and the last lines.
+    """A log file at ``path`` (0600) that gets the first 16 MiB of the output and the last lines.
 
-    A file that cannot be written never stops a gate: ``problem`` says why. Memory does not grow
-    with the output.
+    A log that cannot be written does not stop the gate: ``problem`` is the reason. Memory use does not grow with the
+    output.
     """
 
-    def __init__(self, path: Path, redactor: Redactor, kept_bytes: int = _KEPT_BYTES) -> None:
+    def __init__(self, path: Path, redactor: Redactor, max_bytes: int = _LOG_BYTES) -> None:
         self.problem: str | None = None
         self.received = 0
         self.left_out = 0
         self._redactor = redactor
-        self._room = kept_bytes
+        self._free_bytes = max_bytes
         self._pending = bytearray()
         self._end = bytearray()
         self._tail = b""
@@ -45,27 +45,27 @@ class OutputLog:
             self._fd = os.open(path, flags, 0o600)
             os.fchmod(self._fd, 0o600)
         except OSError as error:
-            self._give_up(error)
+            self._disable(error)
 
     def write(self, data: bytes) -> None:
-        """Take the next piece of output."""
+        """Add the next part of the output."""
         self.received += len(data)
-        if self._room <= 0:
-            self._keep_end(data)
+        if self._free_bytes <= 0:
+            self._buffer_end(data)
             return
         self._pending += data
-        while self._room > 0 and (cut := self._next_cut()):
+        while self._free_bytes > 0 and (cut := self._next_cut()):
             self._store(self._redactor.redact(bytes(self._pending[:cut])))
             del self._pending[:cut]
-        if self._room <= 0:
-            self._keep_end(bytes(self._pending))
+        if self._free_bytes <= 0:
+            self._buffer_end(bytes(self._pending))
             self._pending.clear()
 
     def close(self) -> None:
-        """Write what is still held back and close the file."""
-        rest = self._pending if self._room > 0 else self._end
+        """Write the buffered output and close the file."""
+        rest = self._pending if self._free_bytes > 0 else self._end
         if self.left_out:
-            start = self._first_whole(rest)
+            start = self._first_whole_line(rest)
             self.left_out += start
             note = f"[{self.left_out} bytes were left out here]\n"
             self._store((b"" if self._tail.endswith(b"\n") else b"\n") + note.encode())
@@ -77,11 +77,11 @@ class OutputLog:
             self._fd = None
 
     def tail(self) -> list[str]:
-        """Return the last lines, at most 20 and 4 KiB, without escape sequences."""
+        """Return the last lines without escape sequences: at most 20 lines and 4 KiB."""
         return last_lines(self._tail)
 
     def _next_cut(self) -> int:
-        """Return how much of what is pending can go: whole lines, or most of a long one."""
+        """Return how many pending bytes can be written: whole lines, or most of a long line."""
         after_newline = self._pending.rfind(b"\n") + 1
         if after_newline or len(self._pending) < _LONG_LINE:
             return after_newline
@@ -92,13 +92,13 @@ class OutputLog:
         return len(self._pending) - _OVERLAP
 
     def _is_clean_cut(self, data: bytearray, cut: int) -> bool:
-        """Say whether no secret lies across ``cut``: both sides alone are redacted as together."""
+        """Return whether ``cut`` splits no secret: redacting both parts gives the same as redacting them together."""
         before, after = bytes(data[max(cut - _OVERLAP, 0) : cut]), bytes(data[cut : cut + _OVERLAP])
         redact = self._redactor.redact
         return redact(before + after) == redact(before) + redact(after)
 
-    def _first_whole(self, data: bytearray) -> int:
-        """Return where the first whole line starts: what is before may begin inside a secret."""
+    def _first_whole_line(self, data: bytearray) -> int:
+        """Return the start of the first whole line: the bytes before it may be the second half of a secret."""
         newline = data.find(b"\n")
         if 0 <= newline < len(data) - 1:
             return newline + 1
@@ -106,7 +106,7 @@ class OutputLog:
         clean = (start for start in starts if self._is_clean_cut(data, start))
         return min(next(clean, starts[-1]), len(data))
 
-    def _keep_end(self, data: bytes) -> None:
+    def _buffer_end(self, data: bytes) -> None:
         self._end += data[-_END_BYTES:]
         self.left_out += max(len(data) - _END_BYTES, 0)
         surplus = len(self._end) - _END_BYTES
@@ -115,16 +115,16 @@ class OutputLog:
             del self._end[:surplus]
 
     def _store(self, data: bytes) -> None:
-        self._room -= len(data)
+        self._free_bytes -= len(data)
         self._tail = (self._tail + data)[-_TAIL_BYTES:]
         view = memoryview(data)
         try:
             while view and self._fd is not None:
                 view = view[os.write(self._fd, view) :]
         except OSError as error:
-            self._give_up(error)
+            self._disable(error)
 
-    def _give_up(self, error: OSError) -> None:
+    def _disable(self, error: OSError) -> None:
         self.problem = f"the log could not be written: {error.strerror}"
         if self._fd is not None:
             os.close(self._fd)
@@ -132,15 +132,15 @@ class OutputLog:
 
 
 def last_lines(data: bytes) -> list[str]:
-    """Return the last lines of ``data`` as text that is safe to print: at most 20 and 4 KiB."""
+    """Return the last lines of ``data`` as text that is safe to print: at most 20 lines and 4 KiB."""
     lines = output_lines(data)[-_TAIL_LINES:]
     while len(lines) > 1 and sum(len(line) + 1 for line in lines) > _TAIL_TEXT:
         lines.pop(0)
     return [line[-_TAIL_TEXT:] for line in lines]
 
 
-def end_of_file(path: Path, start: int = 0) -> list[str]:
-    """Return the lines in the last 8 KiB of a log, from byte ``start`` on; empty when it cannot be read."""
+def read_log_tail(path: Path, start: int = 0) -> list[str]:
+    """Return the lines in the last 8 KiB of a log, from byte ``start`` on; no lines when the log cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(start, os.fstat(file.fileno()).st_size - _FILE_TAIL_BYTES))

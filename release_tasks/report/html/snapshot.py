@@ -8,7 +8,7 @@ from attrs import evolve, field, frozen
 
 from release_tasks.archive import legacy
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
-from release_tasks.archive.restore_tests import proofs
+from release_tasks.archive.restore_tests import read_restore_tests
 from release_tasks.archive.verify import verify_snapshot
 from release_tasks.core.errors import StageError, StageFailed, UsageError, describe_error
 from release_tasks.core.records import AssetRecord, Manifest, SnapshotMetadata, SnapshotReference
@@ -131,7 +131,7 @@ def snapshot_of(pipeline: Pipeline, named: SnapshotReference | None) -> Snapshot
 
 def _proof(pipeline: Pipeline, metadata: SnapshotMetadata) -> tuple[Meaning, str, str | None]:
     try:
-        proved = proofs(pipeline)
+        proved = read_restore_tests(pipeline)
     except (StageError, OSError) as error:
         return "bad", text(describe_error(error)), None
     if proved.problem:

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from attrs import define, field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.archive.restore_tests import RestoreTest, RestoreTests, proofs
+from release_tasks.archive.restore_tests import RestoreTest, RestoreTests, read_restore_tests
 from release_tasks.archive.verify import SnapshotVerdict, verify_all
 from release_tasks.config.schema import Settings
 from release_tasks.core.audit import AuditVerdict
@@ -121,7 +121,7 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
     if signals.snapshot is not None:
         name, assets = signals.snapshot.snapshot_id, release.assets
         signals.verdict = attempt("snapshots", lambda: verify_all(pipeline.catalogue, name, assets=assets)[0])
-        drills = attempt("drills", lambda: proofs(pipeline)) or RestoreTests()
+        drills = attempt("drills", lambda: read_restore_tests(pipeline)) or RestoreTests()
         signals.restore_test = drills.by_snapshot.get(name)
         signals.unread += [("drills", drills.problem)] if drills.problem else []
     signals.state = attempt("rollback", pipeline.read_state)

@@ -20,8 +20,8 @@ from release_tasks.core.errors import Interrupted, UsageError
 from release_tasks.core.events import Emit, Event
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.options import Duration
-from release_tasks.core.process.find import opened_below, start_ticks
-from release_tasks.core.process.output import end_of_file
+from release_tasks.core.process.find import find_open_path, start_ticks
+from release_tasks.core.process.output import read_log_tail
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration, show_size
 from release_tasks.service.wait import ask_health
@@ -87,7 +87,7 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
     if health is not None and not problem and not passed:
         problem = f"it did not become healthy: {health.detail}"
     redactor = Redactor.from_environment(os.environ)
-    tail = [] if passed else end_of_file(scratch.boot_log)[-_TAIL_LINES:]
+    tail = [] if passed else read_log_tail(scratch.boot_log)[-_TAIL_LINES:]
     return BootOutcome(
         passed=passed,
         detail=problem or f"healthy, started and ended within {show_duration(round(duration, 1))}",
@@ -155,12 +155,12 @@ class _Attempt:
     def end(self, grace_period: float) -> None:
         """End all processes of the service."""
         # Before wait(): the PID of a zombie cannot be given to another process.
-        self._processes.end(grace_period)
+        self._processes.terminate(grace_period)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_GRACE_SECONDS)
 
     def _find_problem(self) -> str:
-        opened = opened_below(self._processes.search(), self.live)
+        opened = find_open_path(self._processes.search(), self.live)
         if opened is not None:
             return f"it opened the live path {opened}; it must take every path from the drill's variables"
         code = _exit_code(self.process.pid)

@@ -9,7 +9,7 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from release_tasks.assets.base import AssetConfig, Examined, is_folder
+from release_tasks.assets.base import AssetConfig, CopyCheck, is_folder
 from release_tasks.assets.kinds import kind_of
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.records import AssetRecord, HealthReport, SnapshotMetadata
@@ -105,7 +105,7 @@ def check_databases(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig
     return checks
 
 
-def check_plugins(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig]) -> dict[str, Examined]:
+def check_plugins(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig]) -> dict[str, CopyCheck]:
     """Let each plugin check the restored copy that it took."""
     results = {
         key: kind_of(record).examine(record, asset, asset.path)
@@ -130,5 +130,5 @@ def _difference(asset: AssetConfig, record: AssetRecord) -> str:
     digest, expected = asset.kind.digest(record, asset.path), record.content_digest or record.sha256
     if digest != expected:
         return f"its content differs (recorded {expected}, restored {digest})"
-    extra = [path.name for path in asset.kind.strays(asset.path) if os.path.lexists(path)]
+    extra = [path.name for path in asset.kind.side_files(asset.path) if os.path.lexists(path)]
     return f"it has an extra side file {extra[0]}" if extra else ""

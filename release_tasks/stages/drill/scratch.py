@@ -175,7 +175,7 @@ def _clear_leftovers(parent: Path) -> None:
         if _NAME.fullmatch(path.name) is None or (claim := _claim(path)) is None:
             continue
         try:
-            processes_of(path / "project").end(_LEFTOVER_GRACE_SECONDS)
+            processes_of(path / "project").terminate(_LEFTOVER_GRACE_SECONDS)
             with contextlib.suppress(OSError):
                 remove_tree(path)
         finally:

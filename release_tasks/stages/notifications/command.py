@@ -40,7 +40,7 @@ def notify_command(
     except (OSError, ValueError) as error:
         return SendAttempt(is_delivered=False, detail=f"cannot be started: {getattr(error, 'strerror', None) or error}")
     log = OutputLog(log_path, redactor)
-    result = supervise(process, log, timeout, cancelled, patience=_GRACE_PERIOD)
+    result = supervise(process, log, timeout, cancelled, grace_period=_GRACE_PERIOD)
     detail = result.describe(command, timeout, log.tail())
-    is_final = result.cannot_begin or result.is_status_lost
+    is_final = result.cannot_start or result.is_status_lost
     return SendAttempt(is_delivered=result.succeeded, detail=redactor.redact_text(detail), is_final=is_final)

@@ -16,7 +16,7 @@ from pathlib import Path
 from attrs import evolve, field, frozen
 
 from release_tasks.archive.capture import CaptureRequest
-from release_tasks.archive.derive import Place, Replacement, derive_snapshot, stored_bytes, with_replacements
+from release_tasks.archive.derive import Replacement, StoredFile, derive_snapshot, stored_bytes, with_replacements
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.seal import snapshot_digest
 from release_tasks.archive.verify import verify_snapshot
@@ -54,7 +54,7 @@ class Amendment:
     """The planned changes of a snapshot, and the resulting approvals of each channel."""
 
     target: SnapshotMetadata
-    replacements: dict[Place, Replacement] = field(factory=dict)
+    replacements: dict[StoredFile, Replacement] = field(factory=dict)
     stores: dict[Channel, RestoredStore] = field(factory=dict)
     diagnostics: list[str] = field(factory=list)
 
@@ -86,7 +86,7 @@ def plan_amendment(settings: Settings, pipeline: Pipeline, target: SnapshotMetad
     tree = RestoredTree(settings.release.assets, target)
     log_place = tree.place(store.audit.path)
     history = _history(pipeline, store, target, log_place)
-    replacements: dict[Place, Replacement] = {}
+    replacements: dict[StoredFile, Replacement] = {}
     stores: dict[Channel, RestoredStore] = {}
     diagnostics: list[str] = []
     for channel in channels:
@@ -105,7 +105,7 @@ def plan_amendment(settings: Settings, pipeline: Pipeline, target: SnapshotMetad
     return _with_live_log(amendment, store, log_place, folder)
 
 
-def _with_live_log(amendment: Amendment, store: Store, place: Place | None, folder: Path) -> Amendment:
+def _with_live_log(amendment: Amendment, store: Store, place: StoredFile | None, folder: Path) -> Amendment:
     """Replace the log in the snapshot by the current live log."""
     if place is None:
         return amendment
@@ -167,7 +167,7 @@ def _existing(pipeline: Pipeline, amended: SnapshotMetadata) -> SnapshotMetadata
     return None
 
 
-def _history(pipeline: Pipeline, store: Store, target: SnapshotMetadata, log_place: Place | None) -> History:
+def _history(pipeline: Pipeline, store: Store, target: SnapshotMetadata, log_place: StoredFile | None) -> History:
     stored: AuditAnchor | None = None
     if log_place is not None:
         path = pipeline.catalogue.path(target.snapshot_id) / _relative(target, log_place)
@@ -207,7 +207,7 @@ def _live_log(path: Path) -> Replacement:
         return Replacement(data=file.read(), mode=stat.S_IMODE(info.st_mode), owner=(info.st_uid, info.st_gid))
 
 
-def _relative(target: SnapshotMetadata, place: Place) -> str:
+def _relative(target: SnapshotMetadata, place: StoredFile) -> str:
     record = target.asset(place.key)
     assert record is not None
     return f"{record.relative_path}/{place.inside}" if place.inside else record.relative_path

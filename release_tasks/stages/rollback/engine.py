@@ -9,7 +9,7 @@ from typing import Literal
 from attrs import evolve
 
 from release_tasks.archive import legacy
-from release_tasks.archive.capture import CaptureRequest, sealed_safety, unpublished_snapshot
+from release_tasks.archive.capture import CaptureRequest, publish_safety_snapshot, unpublished_snapshot
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
 from release_tasks.assets.base import stored_path
@@ -85,7 +85,7 @@ def rollback(
                 with safety_copy(run) as safety:
                     plan = plan_changes(target, run.assets, {record.key: record for record in safety.assets})
                     with staged(run, target, plan, stores) as steps, uninterrupted(), locked(run.assets, steps):
-                        safety = sealed_safety(run.pipeline.catalogue, safety, run.assets)
+                        safety = publish_safety_snapshot(run.pipeline.catalogue, safety, run.assets)
                         swap = commit(run, target, safety, steps)
                         swap_in(run, swap)
             plan = evolve(plan, diagnostics=plan.diagnostics + notes + notes_on_safety(safety))

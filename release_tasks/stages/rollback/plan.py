@@ -145,14 +145,14 @@ def find_in_place(settings: Settings, pipeline: Pipeline, target: SnapshotMetada
         return None
     warnings: list[str] = []
     # Cheap kinds first: usually a file differs, and then the databases need not be read.
-    for key, asset in sorted(settings.release.assets.items(), key=lambda item: item[1].kind.soundness_cost):
+    for key, asset in sorted(settings.release.assets.items(), key=lambda item: item[1].kind.state_check_cost):
         if (record := target.asset(key)) is None:
             continue
         scratch = pipeline.catalogue.store.partial_path(f"examined_{secrets.token_hex(6)}")
         soundness = asset.kind.is_sound(asset, record, scratch)
         if not soundness.is_sound:
             return None
-        warnings += [soundness.doubt] if soundness.doubt else []
+        warnings += [soundness.issue] if soundness.issue else []
     return InPlace(target=target, warnings=warnings)
 
 

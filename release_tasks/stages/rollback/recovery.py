@@ -14,7 +14,7 @@ from attrs import evolve, field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
-from release_tasks.assets.placing import leftovers, renumbered
+from release_tasks.assets.placing import leftovers, with_current_devices
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import timestamp
 from release_tasks.core.errors import LockHeld, StageError, StageFailed, describe_error, with_path
@@ -149,7 +149,7 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, 
     """Roll a journal forward; roll it back if that is its direction or if forward fails."""
     failure = ""
     is_forward = journal.direction == "forward"
-    journal = evolve(journal, steps=[renumbered(step) for step in journal.steps])
+    journal = evolve(journal, steps=[with_current_devices(step) for step in journal.steps])
     swap = Swap(pipeline=pipeline, assets=settings.release.assets, target=None, safety=None, journal=journal, emit=emit)
     if is_forward:
         try:

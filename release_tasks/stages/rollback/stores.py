@@ -9,7 +9,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from release_tasks.archive.derive import Place
+from release_tasks.archive.derive import StoredFile
 from release_tasks.assets.base import AssetConfig, is_folder
 from release_tasks.assets.placing import staged_path
 from release_tasks.config.schema import Settings
@@ -46,7 +46,7 @@ class RestoredTree:
     assets: Mapping[str, AssetConfig]
     target: SnapshotMetadata
 
-    def place(self, path: Path) -> Place | None:
+    def place(self, path: Path) -> StoredFile | None:
         """Return the place of ``path`` in the snapshot, None for a path outside the restored assets or below a file."""
         steps = _steps(path.parent, self._link)
         found = self._inside(steps[-1] / path.name) if steps else None
@@ -55,7 +55,7 @@ class RestoredTree:
         record, inside = found
         kinds = {entry.path: entry.kind for entry in record.entries or []}
         is_below_file = any(kinds.get(str(folder), "directory") != "directory" for folder in Path(inside).parents)
-        return None if is_below_file else Place(record.key, inside)
+        return None if is_below_file else StoredFile(record.key, inside)
 
     def _inside(self, path: Path) -> tuple[AssetRecord, str] | None:
         for root, key in _roots(self.assets).items():

@@ -10,7 +10,7 @@ from attrs import define, evolve, field
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.base import AssetConfig, Move
-from release_tasks.assets.placing import inode_of, spare_path, staged_path
+from release_tasks.assets.placing import displaced_path, inode_of, staged_path
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Emit, ignore
 from release_tasks.core.records import Inode, JournalStep, RollbackJournal, SnapshotMetadata
@@ -73,7 +73,7 @@ class Swap:
         """
         for step in self.journal.steps:
             staged = staged_path(Path(step.path), self.journal.rollback_id)
-            names = [Path(step.path), staged, spare_path(staged)]
+            names = [Path(step.path), staged, displaced_path(staged)]
             is_staged = step.new is not None and not step.mirrored
             if is_staged and not any(inode_of(name) for name in names):
                 raise StageFailed(f"Neither {step.path} nor its staged copy exists. Is the volume mounted?")

@@ -11,7 +11,7 @@ from invoke import Argument, Exit, Task
 
 from release_tasks.core.errors import ExitCode, UsageError
 from release_tasks.core.printable import printable
-from release_tasks.core.runner import inert, inert_json
+from release_tasks.core.runner import escape_commands, escape_commands_in_json
 
 __all__ = ["StageTask", "UsageExit", "refuse", "stage"]
 
@@ -22,7 +22,7 @@ class UsageExit(UsageError, Exit):
     message: str
 
     def __init__(self, message: str) -> None:
-        super().__init__(inert(printable(message)))  # Invoke prints it as it is
+        super().__init__(escape_commands(printable(message)))  # Invoke prints it as it is
 
     @property
     def code(self) -> int:
@@ -38,7 +38,7 @@ def refuse(message: str, *, as_json: bool = False) -> NoReturn:
     """
     if as_json:
         document = {"status": "error", "exitCode": int(ExitCode.USAGE), "message": message}
-        print(inert_json(json.dumps(document, indent=2)), flush=True)  # noqa: T201
+        print(escape_commands_in_json(json.dumps(document, indent=2)), flush=True)  # noqa: T201
     raise UsageExit(message)
 
 

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 from hypothesis import given
 from hypothesis import strategies as st
 
-from release_tasks.archive.attestation.signing import Signer, opened, pre_authentication, signer_of
+from release_tasks.archive.attestation.signing import Signer, open_envelope, pre_authentication, signer_of
 from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
 from release_tasks.archive.pipeline import manifest_bytes
 from release_tasks.core.canonical import InvalidDocument, canonical_bytes
@@ -170,14 +170,14 @@ def payload_changed(document: dict[str, Any]) -> None:
 
 
 ALTERATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "payload": (payload_changed, "is not a valid one by any key"),
+    "payload": (payload_changed, "is not valid for any trusted key"),
     "type": (lambda d: d.update(payloadType="application/json"), "its payloadType is 'application/json'"),
-    "signature of another": (lambda d: d["signatures"][0].update(sig="AAAA"), "is not a valid one by any key"),
-    "signature no base64": (lambda d: d["signatures"][0].update(sig="?"), "no base64"),
+    "signature of another": (lambda d: d["signatures"][0].update(sig="AAAA"), "is not valid for any trusted key"),
+    "signature no base64": (lambda d: d["signatures"][0].update(sig="?"), "invalid base64"),
     "no signatures": (lambda d: d.update(signatures=[]), "signature (key none)"),
-    "signatures of no form": (lambda d: d.update(signatures=[1, {}, {"sig": 7}]), "is not a valid one by any key"),
+    "signatures of no form": (lambda d: d.update(signatures=[1, {}, {"sig": 7}]), "is not valid for any trusted key"),
     "payload of no form": (lambda d: d.update(payload=7), "it is no DSSE envelope"),
-    "payload no base64": (lambda d: d.update(payload="%%%"), "no base64"),
+    "payload no base64": (lambda d: d.update(payload="%%%"), "invalid base64"),
 }
 
 
@@ -200,7 +200,7 @@ def test_no_bit_of_a_payload_may_change(position: int, bit: int) -> None:
     signer = Signer(Ed25519PrivateKey.from_private_bytes(bytes(32)), "id")
     document = signer.envelope(b'{"some": "statement"}')
     keys = {"id": signer.key.public_key()}
-    assert opened(document, keys) == (b'{"some": "statement"}', "id")
+    assert open_envelope(document, keys) == (b'{"some": "statement"}', "id")
     for name in ("payload", "sig"):
         place = document if name == "payload" else document["signatures"][0]
         data = bytearray(base64.b64decode(place[name]))
@@ -210,7 +210,7 @@ def test_no_bit_of_a_payload_may_change(position: int, bit: int) -> None:
             {**document, "payload": changed} if name == "payload" else {**document, "signatures": [{"sig": changed}]}
         )
         with pytest.raises(InvalidDocument):
-            opened(other, keys)
+            open_envelope(other, keys)
 
 
 def test_either_base64_and_any_key_id_is_accepted(signed: Any) -> None:
@@ -258,7 +258,7 @@ def test_after_a_signed_release_an_unsigned_one_is_a_finding(signed: Any) -> Non
     signed.overrides["attestation"] = attestation
     found = verdicts(signed)
     assert [found[name].status for name in ("before", "v1", "v2", "v3")] == ["unsigned", "signed", "damaged", "damaged"]
-    assert "although the release v1 before it is" in str(found["v2"].findings[0])
+    assert "although the earlier release v1 is" in str(found["v2"].findings[0])
 
 
 def test_a_key_of_another_release_does_not_move_along(signed: Any) -> None:
@@ -283,9 +283,9 @@ def of_another_kind(folder: Path) -> str:
 
 
 BAD_KEYS: dict[str, tuple[Callable[[Path], str | None], str]] = {
-    "not set": (lambda folder: None, "RELEASE_KEY, and that variable is not set"),
+    "not set": (lambda folder: None, "the variable RELEASE_KEY, which is not set"),
     "empty": (lambda folder: " ", "is not set"),
-    "no file": (lambda folder: "nonesuch.key", "RELEASE_KEY names no file with a key that can be read: No such file"),
+    "no file": (lambda folder: "nonesuch.key", "The key file that RELEASE_KEY names cannot be read: No such file"),
     "a folder": (lambda folder: str(folder), "Is a directory"),
     "the key itself, not in PEM": (lambda folder: "MC4CAQAwBQYDK2VwBCIEIOnm", "No such file"),
     "a broken text": (lambda folder: "-----BEGIN PRIVATE KEY-----\nAAAA\n", "the key in RELEASE_KEY cannot be used"),
@@ -317,7 +317,7 @@ def test_a_key_that_cannot_be_used_ends_with_2_before_anything(
 def test_a_private_key_among_the_public_ones_is_refused(signed: Any, key: Any) -> None:
     """It would be committed with the configuration."""
     signed.overrides["attestation"]["public_keys"] = [str(key.private)]
-    with pytest.raises(UsageError, match="it is no public key in PEM"):
+    with pytest.raises(UsageError, match="it is not a public key in PEM"):
         verify_attestations(signed.settings, signed.pipeline)
 
 

@@ -176,14 +176,14 @@ ALTERATIONS: dict[str, tuple[Callable[[Any], Any], str, str]] = {
     "statement's result": (
         lambda p: rewrite(p, lambda d: d["predicate"].update(result="FAILED")),
         "manifests/v1.json.intoto.jsonl",
-        "says of result what its manifest does not",
+        "result differs from the manifest",
     ),
     "subject added": (
         lambda p: rewrite(p, lambda d: d["subject"].append({"name": "x", "digest": {"sha256": "0" * 64}})),
         "x",
-        "is not what was attested",
+        "differs from its statement",
     ),
-    "subject taken away": (lambda p: rewrite(p, lambda d: d["subject"].pop()), "/assets/mcp/mcp.json", "is not what"),
+    "subject taken away": (lambda p: rewrite(p, lambda d: d["subject"].pop()), "/assets/mcp/mcp.json", "differs from"),
     "no statement": (
         lambda p: p.pipeline.statement_path("v1").unlink(),
         "manifests/v1.json.intoto.jsonl",
@@ -198,7 +198,7 @@ ALTERATIONS: dict[str, tuple[Callable[[Any], Any], str, str]] = {
     "two subjects of one name": (
         lambda p: rewrite(p, lambda d: d["subject"].append(d["subject"][0])),
         "manifests/v1.json.intoto.jsonl",
-        "has not the form",
+        "one of its subjects is invalid",
     ),
     "a pipe for a statement": (
         lambda p: [p.pipeline.statement_path("v1").unlink(), os.mkfifo(p.pipeline.statement_path("v1"))],

@@ -18,10 +18,10 @@ import pytest
 from release_tasks.core.process.find import (
     MarkedProcesses,
     children_of,
-    end_processes,
+    find_open_path,
     is_running,
-    opened_below,
     start_ticks,
+    wait_or_kill,
 )
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
@@ -83,7 +83,7 @@ def test_what_forks_changes_its_session_and_ignores_sigterm_is_killed(start: Sta
     child.wait()
     (found,) = marked().search()
     assert found.ppid() != os.getpid()
-    assert marked().end(0.1) == {found}
+    assert marked().terminate(0.1) == {found}
     assert not is_running(found) and marked().search() == set()
 
 
@@ -91,7 +91,7 @@ def test_what_ends_by_itself_is_not_killed(start: Start) -> None:
     """SIGTERM is enough for a process that takes it; the wait ends with the process."""
     start(SLEEPS)
     began = time.monotonic()
-    assert marked().end(10.0) == set()
+    assert marked().terminate(10.0) == set()
     assert time.monotonic() - began < 5
 
 
@@ -114,7 +114,7 @@ def test_group_finds_what_cleared_its_environment(start: Start) -> None:
     leader = start(code, mark=None)
     assert (line_of(leader), line_of(leader)) == ("ready", "ready")
     assert len(marked(leader.pid).search()) == 2
-    assert len(marked(leader.pid).end(0.0, is_asked=False)) == 2
+    assert len(marked(leader.pid).terminate(0.0, with_sigterm=False)) == 2
     assert marked(leader.pid).search() == set()
 
 
@@ -155,7 +155,7 @@ def test_process_whose_first_thread_has_ended_runs(start: Start) -> None:
         time.sleep(0.01)
     assert process.status() == psutil.STATUS_ZOMBIE
     assert is_running(process)
-    assert marked(child.pid).end(0.0, is_asked=False) == {process}
+    assert marked(child.pid).terminate(0.0, with_sigterm=False) == {process}
     assert not is_running(process)
 
 
@@ -177,9 +177,9 @@ def test_whatever_is_held_open_below_a_folder_is_found(start: Start, tmp_path: P
     if kind == "deleted":
         path.unlink()
     found = marked().search()
-    opened = opened_below(found, [live])
+    opened = find_open_path(found, [live])
     assert opened is not None and opened.parent == live
-    assert opened_below(found, [tmp_path / "elsewhere", live / "y"]) is None
+    assert find_open_path(found, [tmp_path / "elsewhere", live / "y"]) is None
 
 
 def test_tree_of_a_process_is_listed_and_ended(start: Start) -> None:
@@ -188,7 +188,7 @@ def test_tree_of_a_process_is_listed_and_ended(start: Start) -> None:
     assert line_of(child) == "ready"
     below = children_of(child.pid)
     assert len(below) == 1
-    end_processes(below, 0.1)
+    wait_or_kill(below, 0.1)
     assert not any(map(is_running, below))
     assert children_of(2**22 + 1) == []
 

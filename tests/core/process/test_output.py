@@ -18,7 +18,7 @@ KEPT = 100 << 10
 
 def written(path: Path, pieces: list[bytes]) -> tuple[OutputLog, bytes]:
     """Write the pieces to a log that keeps 100 KiB, and read it."""
-    log = OutputLog(path, Redactor([SECRET.decode()]), kept_bytes=KEPT)
+    log = OutputLog(path, Redactor([SECRET.decode()]), max_bytes=KEPT)
     for piece in pieces:
         log.write(piece)
     log.close()

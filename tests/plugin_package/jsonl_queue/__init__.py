@@ -1,4 +1,4 @@
-"""A queue in a file of JSON lines: one record a line, numbered from 1, under a lock beside it."""
+"""A queue in a file of JSON lines: one record a line, numbered from 1, with a lock file next to it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["append", "lock_path", "locked", "problems"]
 
 
 def lock_path(queue: Path) -> Path:
-    """Return the file whose lock every writer of ``queue`` holds."""
+    """Return the lock file that every writer of ``queue`` locks."""
     return queue.with_name(queue.name + ".lock")
 
 
@@ -26,7 +26,7 @@ def locked(queue: Path) -> Iterator[None]:
 
 
 def append(queue: Path, number: int, text: str) -> None:
-    """Add record ``number``. It reaches the file in two writes: who reads without the lock can find half of it."""
+    """Append record ``number`` in two writes, so that a reader without the lock can find half of it."""
     line = json.dumps({"number": number, "text": text}).encode() + b"\n"
     with locked(queue), queue.open("ab", buffering=0) as file:
         file.write(line[:7])
@@ -35,15 +35,15 @@ def append(queue: Path, number: int, text: str) -> None:
 
 
 def problems(queue: Path) -> list[str]:
-    """Return what is wrong with the records, the first of each kind; nothing when all are whole and in order."""
+    """Return the first problem of the records; an empty list when all are complete and in order."""
     with queue.open("rb") as file:
         for number, line in enumerate(file, start=1):
             try:
                 found = json.loads(line)["number"]
             except (ValueError, KeyError, TypeError):
-                return [f"line {number} is no record"]
+                return [f"line {number} is not a record"]
             if found != number:
-                return [f"line {number} holds record {found}"]
+                return [f"line {number} contains record {found}"]
             if not line.endswith(b"\n"):
-                return [f"line {number} has no end"]
+                return [f"line {number} has no newline"]
     return []

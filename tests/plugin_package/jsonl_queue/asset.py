@@ -1,4 +1,4 @@
-"""The asset kind ``jsonl-queue``: a queue, captured between two records while its writers go on."""
+"""The asset kind ``jsonl-queue``: a queue, captured between two records while its writers continue."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ _CHUNK = 1 << 20
 
 def capture(source: Path, copy: Path, context: AssetContext) -> None:
     """Copy the queue while no writer is in the middle of a record."""
-    with _writers_held_back(source, context), source.open("rb") as live, copy.open("xb") as stored:
+    with _writers_blocked(source, context), source.open("rb") as live, copy.open("xb") as stored:
         total = live.seek(0, 2)
         live.seek(0)
         while chunk := live.read(_CHUNK):
             if context.cancelled.is_set():
-                raise PluginError("the capture was given up")
+                raise PluginError("the capture was cancelled")
             stored.write(chunk)
             context.report(stored.tell(), total)
 
 
 def check(copy: Path, context: AssetContext) -> Sequence[str]:
-    """Every line is a whole record, and none is missing."""
+    """Check that every line is a complete record and that no record is missing."""
     return problems(copy)
 
 
 @contextmanager
-def _writers_held_back(queue: Path, context: AssetContext) -> Iterator[None]:
+def _writers_blocked(queue: Path, context: AssetContext) -> Iterator[None]:
     wait = context.options.get("wait", 10)
     if not isinstance(wait, (int, float)):
         raise PluginError(f"with.wait: expected seconds, got {wait!r}")
     path = lock_path(queue)
-    if not path.exists():  # nobody has ever written; and nothing but the copy may be made
+    if not path.exists():  # no writer ever ran; and a capture may create nothing but the copy
         yield
         return
     deadline = time.monotonic() + wait
@@ -53,7 +53,7 @@ def _writers_held_back(queue: Path, context: AssetContext) -> Iterator[None]:
                 break
             except BlockingIOError:
                 if time.monotonic() >= deadline:
-                    raise PluginError(f"a writer held {path} for {wait} s. See who it is: fuser {path}") from None
+                    raise PluginError(f"a writer held {path} for {wait} s. Find it with: fuser {path}") from None
             if context.cancelled.wait(0.02):
-                raise PluginError("the capture was given up")
+                raise PluginError("the capture was cancelled")
         yield

@@ -1,4 +1,4 @@
-"""A service of a kind: appends to a queue until it is ended. ``python -m jsonl_queue.writer QUEUE``."""
+"""A small service that appends to a queue until SIGTERM: ``python -m jsonl_queue.writer QUEUE``."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ __all__ = ["main"]
 
 
 def main(queue: Path) -> None:
-    """Go on from the last record that is there; say ``writing`` once the first new one is in."""
+    """Continue after the last record; print ``writing`` after the first new record."""
     number = queue.read_bytes().count(b"\n") if queue.exists() else 0
-    is_ended = False
+    is_stopped = False
 
-    def end(*_: object) -> None:
-        nonlocal is_ended
-        is_ended = True
+    def stop(*_: object) -> None:
+        nonlocal is_stopped
+        is_stopped = True
 
-    signal.signal(signal.SIGTERM, end)
-    is_new = True
-    while not is_ended:
+    signal.signal(signal.SIGTERM, stop)
+    is_first = True
+    while not is_stopped:
         number += 1
         append(queue, number, "x" * (number % 97))
-        if is_new:
+        if is_first:
             print("writing", flush=True)
-            is_new = False
+            is_first = False
         time.sleep(0.001)
 
 

@@ -18,6 +18,7 @@ from release_tasks.stages.drill.boot import Service
 from release_tasks.stages.drill.engine import run_drill
 from release_tasks.stages.drill.outcome import BootOutcome, DrillOutcome
 from release_tasks.stages.drill.scratch import processes_of
+from tests.support.processes import is_running
 from tests.support.project import Project
 
 # Answers health from the restored database, and writes its pid and its environment to a file.
@@ -62,13 +63,6 @@ class Handler(http.server.BaseHTTPRequestHandler):
 port = int(os.environ["RELEASE_TASKS_DRILL_PORT"])
 http.server.HTTPServer(("127.0.0.1", port), Handler).serve_forever()
 """
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except OSError:
-        return False
 
 
 class Booted:

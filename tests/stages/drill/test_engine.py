@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
-from release_tasks.archive.restore_tests import proofs
+from release_tasks.archive.restore_tests import read_restore_tests
 from release_tasks.archive.seal import sealed_document
 from release_tasks.core.errors import ExitCode, Interrupted, UsageError
 from release_tasks.core.lock import run_lock
@@ -142,7 +142,7 @@ def test_damaged_content_fails_and_names_the_asset(
     assert live_tree(project) == before
     assert left(project) == []
     assert [(event["event"], event["conclusive"]) for event in events(project)] == [("drill.failed", True)]
-    assert proofs(project.pipeline).by_snapshot[snapshot.snapshot_id].status == "failed"
+    assert read_restore_tests(project.pipeline).by_snapshot[snapshot.snapshot_id].status == "failed"
 
 
 def test_altered_metadata_fails(project: Project) -> None:
@@ -180,7 +180,7 @@ def test_a_snapshot_without_digests_fails(project: Project) -> None:
     outcome = rehearse(project, "old")
     assert (outcome.status, outcome.digest) == ("failed", None)
     assert "has no digests" in outcome.diagnostics[0]
-    assert proofs(project.pipeline).by_snapshot == {}
+    assert read_restore_tests(project.pipeline).by_snapshot == {}
 
 
 def test_a_safety_snapshot_of_a_damaged_database_fails(project: Project) -> None:
@@ -232,7 +232,7 @@ def test_a_snapshot_removed_during_the_drill_is_not_restore_tested(project: Proj
     assert "was removed during the drill" in outcome.diagnostics[0]
     assert left(project) == []
     assert events(project)[-1]["conclusive"] is False
-    assert list(proofs(project.pipeline).by_snapshot) == ["v0_snapshot"]
+    assert list(read_restore_tests(project.pipeline).by_snapshot) == ["v0_snapshot"]
 
 
 def test_a_drill_and_a_rollback_do_not_block_each_other(project: Project) -> None:

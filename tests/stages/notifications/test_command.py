@@ -21,6 +21,7 @@ from release_tasks.core.interrupt import interruptible
 from release_tasks.stages.notifications import sending
 from release_tasks.stages.notifications.notification import Delivery, Notification
 from release_tasks.stages.notifications.sending import Notifications
+from tests.support.processes import processes_with
 
 pytestmark = pytest.mark.slow
 
@@ -39,18 +40,6 @@ def events(settings: Settings) -> list[dict[str, Any]]:
     verdict = Pipeline(settings.release.root).audit.verify()
     assert verdict.intact
     return verdict.events
-
-
-def marked(word: str) -> list[str]:
-    """Return the processes that have ``word`` on their command line."""
-    found = []
-    for pid in filter(str.isdigit, os.listdir("/proc")):
-        try:
-            if word.encode() in Path("/proc", pid, "cmdline").read_bytes():
-                found.append(pid)
-        except OSError:
-            pass
-    return found
 
 
 def test_a_command_reads_the_document(settings_with: SettingsWith, failed: Make) -> None:
@@ -100,7 +89,7 @@ def test_a_hanging_command_is_ended_with_its_children(command: str, settings_wit
     (delivery,) = send(settings, failed)
     assert delivery.status == "failed" and "300ms (timeout)" in delivery.detail
     assert time.monotonic() - started < 50
-    assert marked(word) == []
+    assert processes_with(word) == []
 
 
 def test_a_background_child_has_a_grace_period(settings_with: SettingsWith, failed: Make) -> None:
@@ -109,7 +98,7 @@ def test_a_background_child_has_a_grace_period(settings_with: SettingsWith, fail
     (delivery,) = send(settings_with(pager={"command": "sleep 86399 & true"}), failed)
     assert delivery.status == "sent" and "left 1 process running" in delivery.detail
     assert time.monotonic() - started < 50
-    assert marked("86399") == []
+    assert processes_with("86399") == []
 
 
 def test_a_background_child_may_finish(settings_with: SettingsWith, failed: Make) -> None:
@@ -176,7 +165,7 @@ def test_a_signal_stops_delivery(number: signal.Signals, settings_with: Settings
         notifications.announce(lambda: failed(settings))
         threading.Thread(target=interrupt).start()
     assert time.monotonic() - started < 50
-    assert marked(word) == []
+    assert processes_with(word) == []
     (event,) = events(settings)
     assert (event["event"], event["detail"]) == ("notice.failed", "stopped before it had a result")
 

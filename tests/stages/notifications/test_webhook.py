@@ -247,5 +247,5 @@ def test_the_page_shows_every_key(settings_with: SettingsWith, failed: Make) -> 
     (example,) = re.findall(r"```json\n(.*?)```", page, re.DOTALL)
     document = json.loads(notification_bytes(failed(settings_with(chat={"command": "true"}))))
     assert json.loads(example).keys() == document.keys()
-    explained = set(re.findall(r"`(\w+)`", page.partition("## What is said")[2].partition("```json")[0]))
+    explained = set(re.findall(r"`(\w+)`", page.partition("## The document")[2].partition("```json")[0]))
     assert document.keys() <= explained

@@ -16,6 +16,7 @@ from release_tasks.core.records import Check
 from release_tasks.stages.preflight.engine import PreflightRun, run_preflight
 from release_tasks.tasks.flags import with_flags
 from release_tasks.tasks.project import load_settings
+from tests.support.processes import processes_with
 
 Run = Callable[..., PreflightRun]
 
@@ -54,20 +55,6 @@ def check(run: Run) -> Callable[..., Check]:
 def tag() -> str:
     """Return a word that no other process has on its command line."""
     return f"tag{uuid.uuid4().hex}"
-
-
-def processes_with(word: str) -> list[int]:
-    """Return the processes with ``word`` on their command line."""
-    found = []
-    for entry in os.listdir("/proc"):
-        if entry.isdigit() and int(entry) != os.getpid():
-            try:
-                command = Path("/proc", entry, "cmdline").read_bytes()
-            except OSError:
-                continue
-            if word.encode() in command:
-                found.append(int(entry))
-    return found
 
 
 @pytest.fixture

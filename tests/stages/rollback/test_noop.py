@@ -136,7 +136,7 @@ def test_an_undone_rollback_earns_no_noop(project: Project, roll: Any, monkeypat
     project.mcp.write_text("{}")
     with monkeypatch.context() as patch:
         patch.setattr(base.AssetKind, "overwrite", refuse)
-        patch.setattr(base, "give_name", lambda *_: False)
+        patch.setattr(base, "rename_into_place", lambda *_: False)
         assert roll(project).status == "failed"
     project.pipeline.journal_path.unlink(missing_ok=True)
     assert roll(project).status == "restored"

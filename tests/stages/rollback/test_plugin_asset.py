@@ -31,10 +31,10 @@ BROKEN = {
     "missing": ({"value": ""}, "no installed package offers the asset kind 'custom'"),
     "unloadable": ({"before": "import nonesuch"}, "No module named 'nonesuch'"),
     "raising": ({"capture": "raise ValueError('no luck')"}, "ValueError: no luck"),
-    "crashing": ({"capture": "os._exit(9)"}, "ended in capture without a result (exit code 9)"),
-    "hanging": ({"capture": "time.sleep(60)"}, "had no result in capture after 2s and was ended"),
-    "writing nothing": ({"capture": "pass"}, "wrote nothing"),
-    "finding it bad": ({"check": "return ['record 3 is torn']"}, "finds its own copy bad: record 3 is torn"),
+    "crashing": ({"capture": "os._exit(9)"}, "exited in capture without a result (exit code 9)"),
+    "hanging": ({"capture": "time.sleep(60)"}, "had no result in capture after 2s and was stopped"),
+    "writing nothing": ({"capture": "pass"}, "wrote no copy"),
+    "finding it bad": ({"check": "return ['record 3 is torn']"}, "found problems in its own copy: record 3 is torn"),
     "of another form": ({"form": "directory"}, "captures a folder"),
 }
 # After some writes there is half a record at the end for a while.
@@ -207,7 +207,7 @@ def test_what_a_broken_plugin_cannot_examine_is_left_alone(
     assert outcome.status == "noop"
     assert custom.mcp.read_text() == '{"written": "since"}'
     (told,) = outcome.diagnostics
-    assert sentence in told and told.endswith("--force restores it, too.")
+    assert sentence in told and told.endswith("To restore it too, add --force.")
     assert custom.strays() == []
 
 
@@ -342,8 +342,8 @@ MISDEEDS = {
     "missing": ("", "has no function restore"),
     "raising": ("raise ValueError('no luck')", "ValueError: no luck"),
     "judging": ("raise PluginError('the queue is in use.')", "the queue is in use"),
-    "crashing halfway": ("open(live, 'wb').write(b'half'); os._exit(9)", "ended in restore without a result"),
-    "hanging": ("time.sleep(60)", "had no result in restore after 2s and was ended"),
+    "crashing halfway": ("open(live, 'wb').write(b'half'); os._exit(9)", "exited in restore without a result"),
+    "hanging": ("time.sleep(60)", "had no result in restore after 2s and was stopped"),
     "writing something else": ("open(live, 'wb').write(b'something else')", ""),
     "removing it": ("os.unlink(live)", ""),
     "making a folder of it": ("os.unlink(live); os.makedirs(os.path.join(live, 'more'))", ""),
@@ -395,7 +395,7 @@ def test_a_restore_of_a_plugin_is_undone_with_the_others(
     """A later step fails: the live state of before is written back, whatever the plugin had written."""
     install_kind(restore=IN_PLACE)
     before = restoring.content()
-    monkeypatch.setattr(base, "give_name", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
+    monkeypatch.setattr(base, "rename_into_place", lambda *_: (_ for _ in ()).throw(OSError(5, "Input/output error")))
     assert roll(restoring).status == "failed"
     monkeypatch.undo()
     assert recover(restoring.settings).status in ("undone", "clean")

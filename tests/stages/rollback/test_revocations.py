@@ -617,7 +617,7 @@ def test_where_names_cannot_be_exchanged_the_revoked_stay_out(
     paired.revoke(BERT)
     paired.approve(CARL)
     project.damage()
-    monkeypatch.setattr(base, "give_name", lambda *_: False)
+    monkeypatch.setattr(base, "rename_into_place", lambda *_: False)
     outcome = roll(project)
     assert outcome.status == "restored", outcome.diagnostics
     assert paired.approved == [ANNA] and project.content() == before
@@ -653,7 +653,7 @@ from release_tasks.stages.rollback import engine
 from release_tasks.tasks.project import load_settings
 folder, number = Path(sys.argv[1]), int(sys.argv[3])
 settings = load_settings({"release": json.loads(sys.argv[2])}, folder)
-module, name = (engine, "write_journal") if number == 0 else (base, "give_name")
+module, name = (engine, "write_journal") if number == 0 else (base, "rename_into_place")
 real, calls = getattr(module, name), 0
 def call(*args):
     global calls

@@ -74,7 +74,7 @@ def test_a_file_step_that_fails_undoes_those_before(
     project.capture()
     project.damage()
     before = project.content()
-    monkeypatch.setattr(base, "give_name", fail_at(number, base.give_name, error))
+    monkeypatch.setattr(base, "rename_into_place", fail_at(number, base.rename_into_place, error))
     outcome = roll(project)
     assert outcome.status == "failed"
     assert "the live state is unchanged" in outcome.diagnostics[0]
@@ -164,7 +164,7 @@ def test_a_damaged_database_is_back_byte_for_byte_when_a_later_step_fails(
     project.capture()
     project.damage()
     zero_header(project)
-    monkeypatch.setattr(base, "give_name", fail_at(3, base.give_name, OSError(5, "Input/output error")))
+    monkeypatch.setattr(base, "rename_into_place", fail_at(3, base.rename_into_place, OSError(5, "Input/output error")))
     remains = exact(project)
     assert roll(project).status == "failed"
     assert exact(project) == remains
@@ -186,7 +186,9 @@ def test_a_damaged_database_and_its_wal_are_kept_as_they_were(
     remains = {path.name: path.read_bytes() for path in files}
     assert remains["app.db-wal"]
     if is_undone:
-        monkeypatch.setattr(base, "give_name", fail_at(2, base.give_name, OSError(5, "Input/output error")))
+        monkeypatch.setattr(
+            base, "rename_into_place", fail_at(2, base.rename_into_place, OSError(5, "Input/output error"))
+        )
     outcome = roll(project)
     assert outcome.status == ("failed" if is_undone else "restored")
     folder = project.state
@@ -203,7 +205,7 @@ def test_a_second_failure_while_undoing_keeps_the_journal_and_recover_ends_it(
     project.damage()
     before = project.content()
     calls = 0
-    real = base.give_name
+    real = base.rename_into_place
 
     def place(*args: Any) -> bool:
         nonlocal calls
@@ -212,7 +214,7 @@ def test_a_second_failure_while_undoing_keeps_the_journal_and_recover_ends_it(
             raise OSError(5, "Input/output error")
         return real(*args)
 
-    monkeypatch.setattr(base, "give_name", place)
+    monkeypatch.setattr(base, "rename_into_place", place)
     outcome = roll(project)
     assert outcome.status == "failed"
     assert project.pipeline.journal_path.exists()
@@ -223,10 +225,10 @@ def test_a_second_failure_while_undoing_keeps_the_journal_and_recover_ends_it(
     assert events(project)[-1] == ("rollback.recovered", "failed")
 
 
-HOMES = {"write_journal": swap, "restore_database": sqlite, "give_name": base, "fsync_directory": placing}
+HOMES = {"write_journal": swap, "restore_database": sqlite, "rename_into_place": base, "fsync_directory": placing}
 POINTS = [
     (name, number, after)
-    for name, count in (("write_journal", 4), ("restore_database", 1), ("give_name", 3), ("fsync_directory", 3))
+    for name, count in (("write_journal", 4), ("restore_database", 1), ("rename_into_place", 3), ("fsync_directory", 3))
     for number in range(1, count + 1)
     for after in (False, True)
 ]
@@ -273,7 +275,7 @@ def test_a_run_that_ends_while_it_undoes_is_undone_by_recover(
             return real_back(self, *journal)
 
         patch.setattr(swap.Swap, "back", back)
-        patch.setattr(base, "give_name", fail_at(3, base.give_name, OSError(5, "Input/output error")))
+        patch.setattr(base, "rename_into_place", fail_at(3, base.rename_into_place, OSError(5, "Input/output error")))
         with pytest.raises(PowerCut):
             roll(project)
     had_turned = json.loads(project.pipeline.journal_path.read_text())["direction"] == "back"
@@ -346,7 +348,7 @@ def test_recovery_goes_back_when_the_snapshot_has_vanished(project: Project, rol
     project.capture()
     project.damage()
     before = project.content()
-    crash_in_mid_swap(project, roll, "give_name", 2, after=True)
+    crash_in_mid_swap(project, roll, "rename_into_place", 2, after=True)
     shutil.rmtree(project.pipeline.catalogue.path("v1_snapshot"))
     assert recover(project.settings).status == "undone"
     assert project.content() == before
@@ -377,7 +379,7 @@ def test_a_disk_that_has_another_device_number_after_the_reboot_is_known(
     project.capture()
     project.damage()
     old = project.content()
-    crash_in_mid_swap(project, roll, "give_name", number, after=after)
+    crash_in_mid_swap(project, roll, "rename_into_place", number, after=after)
     reboot_with_other_devices(project)
     if is_undone:
         shutil.rmtree(project.pipeline.catalogue.path("v1_snapshot"))
@@ -402,7 +404,7 @@ def test_a_damaged_database_gets_its_wal_back_from_a_disk_with_another_device_nu
     zero_header(project)
     files = [project.database, Path(str(project.database) + "-wal")]
     remains = [path.read_bytes() for path in files]
-    crash_in_mid_swap(project, roll, "give_name", 1, after=True)
+    crash_in_mid_swap(project, roll, "rename_into_place", 1, after=True)
     reboot_with_other_devices(project)
     shutil.rmtree(project.pipeline.catalogue.path("v1_snapshot"))
     assert recover(project.settings).status == "undone"
@@ -445,7 +447,7 @@ def test_a_file_the_service_renewed_after_the_crash_is_made_right(project: Proje
     new = project.content()
     project.capture()
     project.damage()
-    crash_in_mid_swap(project, roll, "give_name", 1, after=False)
+    crash_in_mid_swap(project, roll, "rename_into_place", 1, after=False)
     fresh = project.state / "fresh"
     fresh.write_text('{"by": "service"}')
     fresh.replace(project.mcp)
@@ -469,7 +471,7 @@ def test_where_names_cannot_be_exchanged_two_renames_do_it(
     project.damage()
     bad = project.content()
     with monkeypatch.context() as patch:
-        patch.setattr(base, "give_name", fail_at(3, base.give_name, OSError(5, "Input/output error")))
+        patch.setattr(base, "rename_into_place", fail_at(3, base.rename_into_place, OSError(5, "Input/output error")))
         assert roll(project).status == "failed"
     assert project.content() == bad
     assert project.strays() == []
@@ -601,7 +603,7 @@ def test_a_journal_with_a_hostile_value_is_a_sentence(
     """An id from a file is checked before it becomes part of a path."""
     project.capture()
     project.damage()
-    crash_in_mid_swap(project, roll, "give_name", 1, after=False)
+    crash_in_mid_swap(project, roll, "rename_into_place", 1, after=False)
     document = json.loads(project.pipeline.journal_path.read_text())
     document[key] = value
     project.pipeline.journal_path.write_text(json.dumps(document))
@@ -615,7 +617,7 @@ def test_an_asset_taken_out_of_the_configuration_meanwhile_is_named(project: Pro
     """Recovery cannot finish what it may not touch, and says what to put back."""
     project.capture()
     project.damage()
-    crash_in_mid_swap(project, roll, "give_name", 1, after=True)
+    crash_in_mid_swap(project, roll, "rename_into_place", 1, after=True)
     section = project.raw["assets"]
     del section["identity"]
     project.overrides["assets"] = section

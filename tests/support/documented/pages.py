@@ -15,6 +15,7 @@ __all__ = ["REPOSITORY", "Block", "Command", "all_pages", "commands_of", "parts_
 REPOSITORY = Path(__file__).parents[3]
 SHELLS = ("sh", "console")
 
+_TOP = ("README.md", "CONTRIBUTING.md", "SECURITY.md")
 _FENCE = re.compile(r"^(?P<indent> *)(?P<mark>```+)(?P<language>[\w-]*) *$")
 _HEADING = re.compile(r"^(#{1,6}) +(.*?) *$")
 _SPAN = re.compile(r"(?<!`)`((?:inv|release-tasks) [^`]+)`(?!`)")
@@ -55,8 +56,8 @@ class Command:
 
 
 def all_pages() -> list[str]:
-    """Return README.md and every page of docs/, relative to the repository."""
-    return ["README.md", *sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs").rglob("*.md"))]
+    """Return README.md, CONTRIBUTING.md, SECURITY.md and every page of docs/, relative to the repository."""
+    return [*_TOP, *sorted(str(path.relative_to(REPOSITORY)) for path in (REPOSITORY / "docs").rglob("*.md"))]
 
 
 def parts_of(page: str) -> list[Block | Command]:

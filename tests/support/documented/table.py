@@ -32,6 +32,7 @@ PROGRAMS = {
         "inv",
         "release-tasks",
         ".venv/bin/inv",
+        "pytest",
         "./deploy.sh",
         "python3",
         "python",
@@ -49,7 +50,9 @@ PROGRAMS = {
 NOT_COMMANDS = {"inv --dry", "inv -f"}
 
 _NOT_RUN = (
+    (r"^python3 -m venv \.venv && \. ", "it installs the tools of a developer"),
     (r"^python3 -m venv \.venv && ", "CI runs it as it stands, before anything else (.ci/run)"),
+    (r"^inv (--dry )?dev\.release", "tests/dev/test_release.py runs it in a clone"),
     (r"https://api\.telegram\.org/", "it needs the Internet and a bot"),
 )
 
@@ -114,6 +117,10 @@ def filled(example: ExampleProject, command: str) -> str:
     for pattern, value in rules:
         if re.search(pattern, text):
             text = re.sub(pattern, value(), text)
+    # Collect the tests that a page names, but do not run them a second time.
+    text = re.sub(
+        r"^pytest (.*)", rf"(cd {REPOSITORY} && python -m pytest -p no:cacheprovider --collect-only \1)", text
+    )
     # Tasks of this repository write into the checkout; tests/docs/test_docs.py checks their output.
     text = re.sub(r"^inv (?=demo$|dev\.)", f"inv --dry -r {REPOSITORY} ", text)
     return re.sub(
@@ -154,7 +161,7 @@ _STATES: dict[tuple[str, str], State] = {
     (_RUNBOOK, "A damaged journal"): states.damaged_journal,
     (_RUNBOOK, "The live database is corrupt"): states.corrupt_database,
     (_RUNBOOK, "Snapshots of the older tool"): states.older_snapshot,
-    (_RUNBOOK, "By hand, without the tool"): states.stopped,
+    (_RUNBOOK, "Manual restore, without the tool"): states.stopped,
 }
 
 # Outputs that do not follow their command: first words, state, command and exit code.
@@ -194,7 +201,7 @@ def before(command: Command) -> State | None:
 
 
 # Commands with another exit code than 0, by page, heading ("" for all) and first words.
-_CODES: tuple[tuple[str, str, str, int], ...] = (("docs/quick-start.md", "The way back", "inv gate.api-health", 1),)
+_CODES: tuple[tuple[str, str, str, int], ...] = (("docs/quick-start.md", "Roll back", "inv gate.api-health", 1),)
 
 
 def project_of(page: str) -> State:

@@ -99,7 +99,7 @@ def _without_inode_check() -> None:
         durable.fsync_directory(live.parent)
         return True
 
-    base.give_name = exchange_blindly
+    base.rename_into_place = exchange_blindly
 
 
 def _without_setting_side_files_aside() -> None:

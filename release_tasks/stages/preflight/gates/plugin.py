@@ -11,7 +11,7 @@ from typing import Any
 
 from attrs import NOTHING, Factory, frozen
 
-from release_tasks.assets.plugin_host.lookup import GATES, PluginUnusable, find_plugin, shown_error
+from release_tasks.assets.plugin_host.lookup import GATES, PluginUnusable, describe_exception, find_plugin
 from release_tasks.core.errors import PluginError
 from release_tasks.core.options import option, valid_options
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
@@ -42,15 +42,15 @@ def _check(context: GateContext) -> Verdict:
         return _invalid(f"{GATES}:{name}", error.message, error.next)
     value = plugin.point.value
     if not callable(check):
-        return _invalid(value, f"{plugin} is not a function but {type(check).__name__} ({value})", plugin.ask)
+        return _invalid(value, f"{plugin} is not a function but {type(check).__name__} ({value})", plugin.show_command)
     try:
         verdict = check(context)
     except PluginError as error:
         return Verdict(passed=False, detail=error.message, command=value)
     except BaseException as error:  # also SystemExit: the engine waits for a result
-        return _invalid(value, f"{plugin} raised {shown_error(error)}", plugin.ask)
+        return _invalid(value, f"{plugin} raised {describe_exception(error)}", plugin.show_command)
     problem = _problem_of(verdict)
-    return _invalid(value, f"{plugin} returned {problem}", plugin.ask) if problem else verdict
+    return _invalid(value, f"{plugin} returned {problem}", plugin.show_command) if problem else verdict
 
 
 def _author(context: GateContext) -> str:
@@ -75,7 +75,7 @@ def _problem_of(verdict: Any) -> str:
     try:
         size = len(verdict.detail) + len(json.dumps({"all": list(verdict.diagnostics.items())}, default=str))
     except (ValueError, TypeError, RecursionError) as error:
-        return f"diagnostics that cannot be written as JSON: {shown_error(error)}"
+        return f"diagnostics that cannot be written as JSON: {describe_exception(error)}"
     if size > _MAX_BYTES:
         return f"a Verdict of {size} bytes, the limit is {_MAX_BYTES}: write long output to context.log_path"
     return ""

@@ -70,7 +70,7 @@ def test_a_command_without_execute_permission_is_named(check: Checker, tmp_path:
 def test_a_signal_is_named(check: Checker) -> None:
     """A crash is reported as a signal and not as an exit code."""
     result = check({"command": "kill -SEGV $$"})
-    assert (result.status, result.detail) == ("failed", "ended by SIGSEGV")
+    assert (result.status, result.detail) == ("failed", "killed by SIGSEGV")
     assert result.diagnostics["signal"] == "SIGSEGV"
     assert "exitCode" not in result.diagnostics
     inner = check({"command": "sh -c 'kill -KILL $$'; exit $?"})
@@ -118,7 +118,7 @@ def test_a_timeout_ends_the_whole_group(check: Checker, tag: str, nothing_left: 
     assert time.monotonic() - started < 10
     assert (result.status, result.detail) == (
         "failed",
-        "no result after 300ms (timeout); it was ended",
+        "no result after 300ms (timeout); it was stopped",
     )
     assert result.diagnostics["outputTail"][0] == "begun"
     nothing_left()
@@ -151,7 +151,7 @@ def test_a_child_that_holds_the_pipe_does_not_hold_the_gate(
     assert time.monotonic() - started < 10
     assert result.status == "passed"
     assert result.detail.startswith("exit code 0; it left ")
-    assert "running, ended now" in result.detail
+    assert "running, killed now" in result.detail
     assert result.diagnostics["outputTail"] == ["done"]
     nothing_left()
 
@@ -176,7 +176,7 @@ def test_a_child_in_its_own_session_is_found(
     command = f"(setsid sh -c 'sleep 60; : {tag}' {redirect} &) ; echo done"
     result = check({"command": command})
     assert result.status == "passed"
-    assert "ended now" in result.detail
+    assert "killed now" in result.detail
     nothing_left()
 
 
