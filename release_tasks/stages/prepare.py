@@ -67,7 +67,7 @@ def begin_release(
     """
     pipeline = Pipeline(settings.release.root)
     with stage(settings, pipeline, _STAGE, notices, release_id=release_id):
-        return _begin(settings, pipeline, release_id, emit)
+        return _new_release_id(settings, pipeline, release_id, emit)
 
 
 def prepare_release(
@@ -88,7 +88,7 @@ def prepare_release(
     pipeline, emit = Pipeline(settings.release.root), shielded(emit)
     with stage(settings, pipeline, _STAGE, notices, release_id=release_id) as notifications:
         if preflight is None:
-            new_id = _begin(settings, pipeline, release_id, emit)
+            new_id = _new_release_id(settings, pipeline, release_id, emit)
             preflight = run_preflight(settings, release_id=new_id, emit=emit)
         report, new_id = preflight.report, release_id or preflight.release_id
         attester = Attester.of(settings)
@@ -119,7 +119,7 @@ def prepare_release(
     return manifest
 
 
-def _begin(settings: Settings, pipeline: Pipeline, release_id: str | None, emit: Emit) -> str:
+def _new_release_id(settings: Settings, pipeline: Pipeline, release_id: str | None, emit: Emit) -> str:
     holder = current_holder(pipeline.root)
     if holder is not None:  # checked here, before the gates run for minutes
         raise LockHeld(f"Another command is running: {holder}. When it is done, type: inv release.prepare")
