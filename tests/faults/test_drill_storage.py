@@ -38,7 +38,7 @@ def test_no_room_is_said_before_anything_is_copied(large: Any, mounts: Any, tmp_
     seen: list[Any] = []
     outcome = run_drill(large.settings, scratch=small, emit=seen.append)
     assert outcome.status == "failed"
-    assert "it needs 23 MiB and" in outcome.diagnostics[0]
+    assert "it needs 23 MiB, and" in outcome.diagnostics[0]
     assert "has 20 MiB free" in outcome.diagnostics[0]
     assert [str(event) for event in seen if isinstance(event, StepBegan)] == ["verify v1_snapshot"]
     assert os.listdir(small) == []
