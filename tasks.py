@@ -147,8 +147,7 @@ def release(ctx: Context, version: str) -> None:
     print(f"  twine upload {' '.join(str(path.relative_to(HERE)) for path in distributions)}")
 
 
-ns = Collection()
+ns = Collection(demo)
 for collection in suite.collections.values():
     ns.add_collection(collection)
-ns.add_task(demo)
 ns.add_collection(Collection("dev", build, check, coverage, docs, release, screenshots, site))

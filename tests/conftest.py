@@ -1,4 +1,4 @@
-"""Fixtures that more than one room needs: a project with real state, a health endpoint, a busy writer."""
+"""Fixtures that several test folders use: a project with real state, a health endpoint, a writer process."""
 
 from __future__ import annotations
 
@@ -6,21 +6,19 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import hypothesis
 import pytest
 
-from tests.support.health import Health
-from tests.support.project import Project
-from tests.support.writer import WRITER
+from tests.support.asset_kind import InstallKind, install_kind_in
+from tests.support.health import Health, MakeHealth
+from tests.support.project import MakeProject, Project
+from tests.support.writer import StartWriter, start_writer_process
 
-# A developer's run tries fewer examples of each property than CI does, and both try the same ones each time;
-# ``pytest --hypothesis-profile=search`` is for looking for new ones.
+# A developer's run tries fewer examples of each property than CI. Both try the same examples in every run.
+# ``pytest --hypothesis-profile=search`` looks for new ones.
 hypothesis.settings.register_profile("quick", max_examples=20, derandomize=True)
 hypothesis.settings.register_profile("ci", max_examples=50, derandomize=True)
 hypothesis.settings.register_profile("search", max_examples=3000, derandomize=False)
@@ -28,25 +26,26 @@ hypothesis.settings.load_profile("ci" if "CI" in os.environ else "quick")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with the tests that may take longest, so that in the end no worker is alone with one."""
+    """Start the tests with the longest timeouts first, so that no worker runs alone at the end."""
 
-    def may_take(item: pytest.Item) -> float:
+    def timeout_of(item: pytest.Item) -> float:
         marker = item.get_closest_marker("timeout")
         return float(marker.args[0]) if marker is not None else 0.0
 
-    items.sort(key=may_take, reverse=True)
+    items.sort(key=timeout_of, reverse=True)
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """List how many points each fault test has tried, and what the pages show that nobody can run here."""
-    reports = terminalreporter.stats.get("passed", [])
-    told = [(report.nodeid, n) for report in reports for name, n in report.user_properties if name == "points tried"]
-    if told:
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """List the number of points of each fault test, and the documented commands that cannot run here."""
+    reports = [report for report in terminalreporter.stats.get("passed", []) if isinstance(report, pytest.TestReport)]
+    properties = [(report.nodeid, name, value) for report in reports for name, value in report.user_properties]
+    points = [(nodeid, value) for nodeid, name, value in properties if name == "points tried"]
+    if points:
         terminalreporter.section("points tried")
-        for nodeid, count in sorted(told):
+        for nodeid, count in sorted(points):
             terminalreporter.write_line(f"{count:6} {nodeid}")
     documented = [
-        line for report in reports for name, told in report.user_properties if name == "not run" for line in told
+        line for _, name, lines in properties if name == "not run" and isinstance(lines, list) for line in lines
     ]
     if documented:
         terminalreporter.section("documented, and not run")
@@ -66,7 +65,7 @@ def _no_configuration_from_outside(monkeypatch: pytest.MonkeyPatch, tmp_path_fac
 
 @pytest.fixture
 def free_port() -> int:
-    """Return a port that nothing listens on."""
+    """Return a port with no listener."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -75,26 +74,20 @@ def free_port() -> int:
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """Return a scratch project whose database is in WAL mode."""
+    """Return a scratch project with a database in WAL mode."""
     return Project(tmp_path)
 
 
 @pytest.fixture
-def make_project(tmp_path: Path) -> Callable[..., Project]:
+def make_project(tmp_path: Path) -> MakeProject:
     """Return a maker of scratch projects: ``make_project("name", journal_mode="delete")``."""
 
-    def make(name: str, journal_mode: str = "wal") -> Project:
+    def make(name: str, journal_mode: str = "wal", *, cache_settings: bool = False) -> Project:
         folder = tmp_path / name
         folder.mkdir()
-        return Project(folder, journal_mode)
+        return Project(folder, journal_mode, cache_settings=cache_settings)
 
     return make
-
-
-@pytest.fixture
-def project_at() -> Callable[..., Project]:
-    """Return a maker of scratch projects in a folder of choice: ``project_at(folder, "delete")``."""
-    return Project
 
 
 @pytest.fixture
@@ -106,37 +99,27 @@ def health() -> Iterator[Health]:
 
 
 @pytest.fixture
-def make_health() -> Iterator[Callable[[], Health]]:
-    """Return a maker of further endpoints of this kind."""
-    made: list[Health] = []
+def make_health() -> Iterator[MakeHealth]:
+    """Return a starter of more such endpoints."""
+    started: list[Health] = []
 
     def make() -> Health:
-        made.append(Health())
-        return made[-1]
+        started.append(Health())
+        return started[-1]
 
     yield make
-    for endpoint in made:
+    for endpoint in started:
         endpoint.close()
 
 
 @pytest.fixture
-def start_writer() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Return a starter of writer processes that move money between accounts; the sum never changes.
-
-    ``start_writer(database, journal_mode="wal", pause=0.001)`` returns once the first transfer is committed.
-    """
+def start_writer() -> Iterator[StartWriter]:
+    """Return a starter of processes that write to a project's database until the end of the test."""
     running: list[subprocess.Popen[str]] = []
 
     def start(database: Path, journal_mode: str = "wal", pause: float = 0.001) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(database), journal_mode, str(pause)],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        running.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "writing"
-        return process
+        running.append(start_writer_process(database, "--journal-mode", journal_mode, "--pause", str(pause)))
+        return running[-1]
 
     yield start
     for process in running:
@@ -148,29 +131,9 @@ def start_writer() -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 
 @pytest.fixture
-def install_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Install a distribution whose asset kind ``custom`` has the given functions; again to change it."""
+def install_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> InstallKind:
+    """Return the function that installs a distribution with the asset kind ``custom``, and changes it later."""
     site = tmp_path / "site"
-    info = site / "custom_kind-1.0.dist-info"
-    info.mkdir(parents=True)
-    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: custom-kind\nVersion: 1.0\n")
+    install = install_kind_in(site)
     monkeypatch.syspath_prepend(str(site))
-
-    def make(
-        capture: str = "open(copy, 'wb').write(open(source, 'rb').read())",
-        check: str = "return []",
-        form: str = "file",
-        before: str = "",
-        value: str = "custom_kind",
-        restore: str = "",
-    ) -> None:
-        (info / "entry_points.txt").write_text(f"[release_tasks.assets]\ncustom = {value}\n")
-        source = "import ctypes, os, shutil, socket, subprocess, sys, threading, time\n"
-        source += f"from release_tasks.plugins import PluginError\n{before}\nform = {form!r}\n"
-        source += "def capture(source, copy, context):\n" + textwrap.indent(capture, "    ")
-        source += "\ndef check(copy, context):\n" + textwrap.indent(check, "    ") + "\n"
-        if restore:
-            source += "def restore(copy, live, context):\n" + textwrap.indent(restore, "    ") + "\n"
-        (site / "custom_kind.py").write_text(source)
-
-    return make
+    return install

@@ -1,1 +1,1 @@
-"""What invoke.yaml may say: ``schema`` is the one list of keys, ``load`` reads and checks them."""
+"""The configuration in invoke.yaml: ``schema`` lists all keys, ``load`` reads and checks the values."""

@@ -1,4 +1,4 @@
-"""What is set of the embedded gateway: its keys in invoke.yaml, and the secrets that it takes from the environment."""
+"""Configuration of the embedded gateway: the keys in invoke.yaml and the environment variables that hold secrets."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from attrs import Attribute, frozen
 
 from release_tasks.core.options import option
 
-__all__ = ["DATABASE", "SENDING", "GatewayConfig", "child_environment"]
+__all__ = ["DATABASE", "DELIVERY_TOKENS", "GatewayConfig", "child_environment"]
 
-DATABASE = "gateway.db"  # below the gateway's root
+DATABASE = "gateway.db"  # relative to the gateway's root
 
 API_SECRET = "API_SECRET"
 TELEGRAM_SECRET = "TELEGRAM_WEBHOOK_SECRET"
@@ -22,8 +22,8 @@ WHATSAPP_SECRET = "WHATSAPP_APP_SECRET"
 WHATSAPP_VERIFY_TOKEN = "WHATSAPP_VERIFY_TOKEN"
 WHATSAPP_TOKEN = "WHATSAPP_ACCESS_TOKEN"
 
-SENDING = (TELEGRAM_TOKEN, WHATSAPP_TOKEN)  # what the dispatcher needs, and nobody else
-_ALL = (API_SECRET, TELEGRAM_SECRET, WHATSAPP_SECRET, WHATSAPP_VERIFY_TOKEN, *SENDING)
+DELIVERY_TOKENS = (TELEGRAM_TOKEN, WHATSAPP_TOKEN)  # only the dispatcher gets them
+_SECRETS = (API_SECRET, TELEGRAM_SECRET, WHATSAPP_SECRET, WHATSAPP_VERIFY_TOKEN, *DELIVERY_TOKENS)
 
 
 def _valid_port(_: Any, attribute: Attribute[Any], value: int) -> None:
@@ -33,19 +33,19 @@ def _valid_port(_: Any, attribute: Attribute[Any], value: int) -> None:
 
 @frozen(kw_only=True)
 class GatewayConfig:
-    """Everything under `gateway:`, the embedded gateway."""
+    """The embedded gateway."""
 
-    host: str = option("the address it listens on", "127.0.0.1")
-    port: int = option("the port it listens on", 3100, validator=_valid_port)
-    root: Path = option("its home: database, identity, configuration", "memory/gateway")
+    host: str = option("the address that the gateway listens on", "127.0.0.1")
+    port: int = option("the port that the gateway listens on", 3100, validator=_valid_port)
+    root: Path = option("the gateway's root folder: database, identity, configuration", "memory/gateway")
     allow_remote: bool = option("allow a `host` that other machines can reach", False)
 
     @property
     def database(self) -> Path:
-        """Where its messages, the delivery queue and callbacks are kept."""
+        """The SQLite database with messages, the delivery queue and callbacks."""
         return self.root / DATABASE
 
 
-def child_environment(kept: Collection[str] = ()) -> dict[str, str]:
-    """Return the environment for a child: without any secret but those in ``kept``."""
-    return {name: value for name, value in os.environ.items() if name not in _ALL or name in kept}
+def child_environment(allowed: Collection[str] = ()) -> dict[str, str]:
+    """Return the environment for a child process, without the gateway's secrets except those in ``allowed``."""
+    return {name: value for name, value in os.environ.items() if name not in _SECRETS or name in allowed}

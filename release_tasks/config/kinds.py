@@ -1,7 +1,8 @@
-"""Sections that are of exactly one kind each, such as ``release.gates.NAME``.
+"""Configuration sections that have exactly one kind each, such as ``release.gates.NAME``.
 
-invoke.yaml spells the keys of the kind and the common ones side by side. The program keeps them apart: a class for such
-a section has the fields ``kind`` and ``options`` beside the common ones. The flat class here is what stands between.
+In invoke.yaml, such a section lists the keys of its kind and the common keys together. The program separates them: the
+section's class has the fields ``kind`` and ``options`` in addition to the common fields. ``split`` and ``flatten``
+convert between both forms.
 """
 
 from __future__ import annotations
@@ -18,20 +19,20 @@ __all__ = ["common_fields", "flat_class", "flatten", "has_kinds", "split"]
 
 
 def has_kinds(cls: Any) -> bool:
-    """Say whether each instance of the attrs class ``cls`` is of one kind."""
+    """Return whether each instance of the attrs class ``cls`` has one kind."""
     return {"kind", "options"} <= set(attrs.fields_dict(cls))
 
 
 def common_fields(cls: Any) -> Iterator[attrs.Attribute[Any]]:
-    """The fields of ``cls`` that each of its kinds has."""
+    """Return the fields of ``cls`` that all of its kinds have."""
     return (a for a in attrs.fields(attrs.resolve_types(cls)) if a.name not in ("kind", "options"))
 
 
 @functools.cache
 def flat_class(cls: Any, kinds: tuple[Kind, ...]) -> Any:
-    """Return an attrs class with all keys that ``cls`` may have in invoke.yaml; without a value they are unset.
+    """Return an attrs class with all keys that ``cls`` may have in invoke.yaml; every key is optional.
 
-    The kinds come first, then the options of each, then the common keys. It checks nothing: ``split`` does.
+    The order is: the key of each kind, the other options of all kinds, the common keys. ``split`` checks the values.
     """
     options = [a for kind in kinds for a in attrs.fields(attrs.resolve_types(kind.options))]
     options.sort(key=lambda a: a.name not in [kind.name for kind in kinds])
@@ -44,28 +45,28 @@ def flat_class(cls: Any, kinds: tuple[Kind, ...]) -> Any:
 
 
 def split(flat: Any, cls: Any, kinds: tuple[Kind, ...]) -> Any:
-    """Return the ``cls`` that ``flat`` spells.
+    """Convert ``flat``, the section as written in invoke.yaml, to an instance of ``cls``.
 
-    Raises ValueError unless ``flat`` is of exactly one kind and right in itself, with no key of another kind.
+    Raises ValueError unless ``flat`` has exactly one kind, valid values and no key of another kind.
     """
     exactly_one(flat, tuple(kind.name for kind in kinds))
     chosen = next(kind for kind in kinds if getattr(flat, kind.name) is not None)
-    own = attrs.fields_dict(chosen.options)
+    fields = attrs.fields_dict(chosen.options)
     common = [a.name for a in common_fields(cls)]
     unset = type(flat)()
     for a in attrs.fields(type(flat)):
         is_set = getattr(flat, a.name) != getattr(unset, a.name)
-        is_missing = a.name in own and own[a.name].default is attrs.NOTHING and not is_set
-        if is_missing or (is_set and a.name not in own and a.name not in common):
+        is_missing = a.name in fields and fields[a.name].default is attrs.NOTHING and not is_set
+        if is_missing or (is_set and a.name not in fields and a.name not in common):
             owners = [kind.name for kind in kinds if a.name in attrs.fields_dict(kind.options)]
-            what = a.metadata["elsewhere"] or f"goes with {' or '.join(owners)} only"
-            raise ValueError(f"{a.name.rstrip('_')}: {what}")
-    options = chosen.options(**{name: getattr(flat, name) for name in own})
+            problem = a.metadata["elsewhere"] or f"allowed only with {' or '.join(owners)}"
+            raise ValueError(f"{a.name.rstrip('_')}: {problem}")
+    options = chosen.options(**{name: getattr(flat, name) for name in fields})
     return cls(kind=chosen, options=options, **{name: getattr(flat, name) for name in common})
 
 
 def flatten(config: Any, kinds: tuple[Kind, ...]) -> Any:
-    """Return ``config`` as invoke.yaml spells it: the opposite of ``split``."""
+    """Convert ``config`` to the form of invoke.yaml: the inverse of ``split``."""
     common = {a.name: getattr(config, a.name) for a in common_fields(type(config))}
     cls: Any = type(config)
     return flat_class(cls, kinds)(**attrs.asdict(config.options, recurse=False), **common)

@@ -1,4 +1,4 @@
-"""From Invoke's merged configuration to checked Settings, or every mistake at once."""
+"""Read Invoke's merged configuration into Settings; all mistakes are reported together."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ from release_tasks.core.units import parse_boolean, parse_duration, parse_intege
 
 __all__ = ["defaults", "load_settings", "written_name"]
 
-_WORDS_OF_PYTHON = {"for_": "for", "with_": "with"}
-_project: ContextVar[Path] = ContextVar("project")  # what the paths of the load under way are relative to
+_PYTHON_KEYWORDS = {"for_": "for", "with_": "with"}
+_project: ContextVar[Path] = ContextVar("project")  # base of relative paths during a load
 
 
 def load_settings(
@@ -39,8 +39,8 @@ def load_settings(
 ) -> schema.Settings:
     """Check the sections ``release``, ``pairing`` and ``gateway`` of ``raw`` and return them as Settings.
 
-    ``source_of`` names where a dotted path was written; ``kinds`` are those that assets and gates may be of. Raises
-    ConfigError with one line per mistake.
+    ``source_of`` returns the name of the file or variable that set a dotted path. ``kinds`` are the available kinds of
+    assets and gates. Raises ConfigError with one line for each mistake.
     """
     converter = _converter(kinds)
     sections: dict[str, Any] = {}
@@ -52,25 +52,25 @@ def load_settings(
             try:
                 sections[name] = converter.structure(merged[name], cls)
             except Exception as error:
-                problems += [(_as_written(path), what) for path, what in findings(error, name)]
+                problems += [(_as_written(path), problem) for path, problem in findings(error, name)]
         problems += _contradictions(converter, merged["release"])
     finally:
         _project.reset(token)
     if problems:
-        raise ConfigError([f"{source_of(path)}: {path}: {what}" for path, what in problems])
+        raise ConfigError([f"{source_of(path)}: {path}: {problem}" for path, problem in problems])
     return schema.Settings(project=project, kinds=kinds, **sections)
 
 
 def defaults() -> dict[str, Any]:
-    """Return every key with its default, as plain values.
+    """Return every key with its default value.
 
-    Invoke takes environment overrides only for keys that it already knows.
+    Invoke accepts an environment override only for a key that it already knows.
     """
     return {name: _plain(cls()) for name, cls in schema.SECTIONS.items()}
 
 
 def written_name(attribute: attrs.Attribute[Any]) -> str:
-    """Return a key as invoke.yaml spells it: ``for`` is a word of Python, so its field ends in an underscore."""
+    """Return the key in invoke.yaml: ``for`` is a Python keyword, so the attrs field is called ``for_``."""
     return attribute.name.rstrip("_")
 
 
@@ -82,16 +82,16 @@ def _plain(instance: Any) -> dict[str, Any]:
     return values
 
 
-def _merged(base: Any, over: Any) -> Any:
-    if not isinstance(base, Mapping) or not isinstance(over, Mapping):
-        return over
-    return {**base, **{name: _merged(base.get(name), value) for name, value in over.items()}}
+def _merged(base: Any, overlay: Any) -> Any:
+    if not isinstance(base, Mapping) or not isinstance(overlay, Mapping):
+        return overlay
+    return {**base, **{name: _merged(base.get(name), value) for name, value in overlay.items()}}
 
 
 def _contradictions(converter: cattrs.Converter, release: Any) -> list[tuple[str, str]]:
-    """What single values cannot show: unknown or circular needs, assets that lie in one another.
+    """Find mistakes between values: unknown or circular needs, nested asset paths.
 
-    Looks at every part that is right by itself, so that a mistake elsewhere hides nothing.
+    Every valid section is checked, even if another section has a mistake.
     """
 
     def part(name: str, kind: Any) -> Any:
@@ -107,23 +107,23 @@ def _contradictions(converter: cattrs.Converter, release: Any) -> list[tuple[str
     for name, gate in gates.items():
         for need in gate.needs:
             if need not in gates:
-                problems.append((f"release.gates.{name}.needs", f"no gate is called {need!r}"))
-            elif _leads_back(gates, need, name):
-                problems.append((f"release.gates.{name}.needs", f"{need!r} needs {name!r} in turn"))
-    places = [(f"release.assets.{key}", asset.path) for key, asset in assets.items()]
-    places += [("release.root", root)] if root else []
-    for index, (label, path) in enumerate(places):
-        for other_label, other in places[:index]:
+                problems.append((f"release.gates.{name}.needs", f"there is no gate {need!r}"))
+            elif _depends_on(gates, need, name):
+                problems.append((f"release.gates.{name}.needs", f"circular: {need!r} also needs {name!r}"))
+    paths = [(f"release.assets.{key}", asset.path) for key, asset in assets.items()]
+    paths += [("release.root", root)] if root else []
+    for index, (label, path) in enumerate(paths):
+        for other_label, other in paths[:index]:
             if path == other or path in other.parents or other in path.parents:
-                problems.append((label, f"{path} and {other_label} lie in one another"))
+                problems.append((label, f"{path} overlaps with {other_label}"))
     return problems
 
 
 def _as_written(path: str) -> str:
-    return ".".join(_WORDS_OF_PYTHON.get(part, part) for part in path.split("."))
+    return ".".join(_PYTHON_KEYWORDS.get(part, part) for part in path.split("."))
 
 
-def _leads_back(gates: Mapping[str, schema.GateConfig], start: str, goal: str) -> bool:
+def _depends_on(gates: Mapping[str, schema.GateConfig], start: str, goal: str) -> bool:
     seen: set[str] = set()
     pending = [start]
     while pending:
@@ -136,7 +136,7 @@ def _leads_back(gates: Mapping[str, schema.GateConfig], start: str, goal: str) -
     return False
 
 
-@functools.cache  # it writes a function for each class, which takes longer than reading a configuration
+@functools.cache  # cattrs generates a function for each class, which takes longer than reading a configuration
 def _converter(kinds: schema.Kinds) -> cattrs.Converter:
     converter = cattrs.Converter(detailed_validation=True)
 
@@ -156,7 +156,7 @@ def _converter(kinds: schema.Kinds) -> cattrs.Converter:
     value_hook(Share, parse_share)
     value_hook(Path, _absolute)
     container_hook(list, list_structure_factory, "a list such as [build]")
-    container_hook(dict, mapping_structure_factory, "a mapping of names")
+    container_hook(dict, mapping_structure_factory, "a mapping")
     converter.register_structure_hook_factory(attrs.has, functools.partial(_section_hook, converter, kinds))
     return converter
 
@@ -182,8 +182,8 @@ def _section_hook(converter: cattrs.Converter, kinds: schema.Kinds, cls: Any) ->
         if cls is schema.VersionConfig and isinstance(value, (str, int, float)) and not isinstance(value, bool):
             value = {"text": str(value)}  # YAML reads 1.0 as a number
         if not isinstance(value, Mapping):
-            raise ValueError(f"expected a mapping of keys, got {value!r}")
-        # cattrs forbids extra keys as well, but then it does not build the object, which finds more mistakes.
+            raise ValueError(f"expected a mapping, got {value!r}")
+        # cattrs can forbid extra keys too, but then it does not build the object, whose validators find more mistakes.
         errors: list[Exception] = [_unknown_key(str(name), known, cls) for name in value if name not in known]
         try:
             result = inner({k: v for k, v in value.items() if k in known}, flat)
@@ -200,8 +200,8 @@ def _section_hook(converter: cattrs.Converter, kinds: schema.Kinds, cls: Any) ->
 
 
 def _number_hook(attribute: attrs.Attribute[Any]) -> Any:
-    least = attribute.metadata["least"]
-    return (lambda value, _: parse_integer(value, least)) if least else None
+    minimum = attribute.metadata["least"]
+    return (lambda value, _: parse_integer(value, minimum)) if minimum else None
 
 
 def _unknown_key(name: str, known: list[str], cls: type) -> Exception:

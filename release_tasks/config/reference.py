@@ -1,4 +1,4 @@
-"""docs/configuration.md, generated from the schema."""
+"""Generator of docs/configuration.md from the schema."""
 
 from __future__ import annotations
 
@@ -20,31 +20,32 @@ __all__ = ["configuration_page"]
 _INTRODUCTION = """\
 # Configuration
 
-Everything below goes into `invoke.yaml` beside your `tasks.py` (or any other configuration source of Invoke; the file
-given with `inv -f` wins over it). Relative paths start at the folder that holds `tasks.py`, wherever `inv` is typed.
-Durations are written `500ms`, `30s`, `10m`, `1h`. Unknown keys are errors, and all mistakes are told at once.
+Write these keys in `invoke.yaml` next to your `tasks.py`. You can also use any other configuration source of Invoke;
+the file given with `inv -f` overrides `invoke.yaml`. A relative path starts at the folder of `tasks.py`, not at the
+current folder. Durations are written `500ms`, `30s`, `10m`, `1h`. An unknown key is an error. All mistakes are
+reported together.
 
-Every single value can be overridden from the environment: `release.health.url` is `INVOKE_RELEASE_HEALTH_URL`.
-Secrets are never written here; keys that end in `_env` name the environment variable that holds one.
+An environment variable overrides a single value: `INVOKE_RELEASE_HEALTH_URL` overrides `release.health.url`.
+Never write a secret in the file: a key that ends in `_env` names the environment variable with the secret.
 
-This must stand in the file too, or flags such as `--health-url` would not reach the gates that run before a release:
+The file must also contain these lines. Without them, flags such as `--health-url` do not reach the gates of a release:
 
 ```yaml
 tasks:
   executor_class: release_tasks.executor.StageExecutor
 ```
 
-This page is generated from `release_tasks/config/schema.py` and the kinds of gate and asset by `inv dev.docs`; a test
-fails when it is stale.
+`inv dev.docs` generates this page from `release_tasks/config/schema.py` and the kinds of gates and assets. A test fails
+when the page is out of date.
 """
 
-_WORDS: dict[Any, str] = {
+_TYPE_NAMES: dict[Any, str] = {
     Duration: "duration", Share: "share", Path: "path", str: "text", int: "number", bool: "true or false",
 }  # fmt: skip
 
 
 def configuration_page(kinds: schema.Kinds) -> str:
-    """Return the whole page as Markdown."""
+    """Return the page as Markdown."""
     parts = [_INTRODUCTION]
     for name, cls in schema.SECTIONS.items():
         parts += _section(kinds, name, cls)
@@ -56,20 +57,20 @@ def _section(kinds: schema.Kinds, path: str, cls: Any) -> Iterator[str]:
     keys = list(common_fields(cls))
     if has_kinds(cls):
         of_kinds = [(kind, attrs.fields(attrs.resolve_types(kind.options))) for kind in kinds.of(cls)]
-        yield f"{cls.__doc__.splitlines()[0]} Each kind has keys of its own:\n"
+        yield f"{cls.__doc__.splitlines()[0]} Each kind has its own keys:\n"
         yield "| kind | key | type | default | meaning |"
         yield "| --- | --- | --- | --- | --- |"
-        yield from (f"| `{kind.name}` {_row(a)}" for kind, own in of_kinds for a in own)
-        yield "\nThese keys go with every kind:\n"
-        inner = [a for _, own in of_kinds for a in own] + keys
+        yield from (f"| `{kind.name}` {_row(a)}" for kind, options in of_kinds for a in options)
+        yield "\nEvery kind has these keys:\n"
+        attributes = [a for _, options in of_kinds for a in options] + keys
     else:
         yield f"{cls.__doc__.splitlines()[0]}\n"
-        inner = keys
+        attributes = keys
     yield "| key | type | default | meaning |"
     yield "| --- | --- | --- | --- |"
     yield from map(_row, keys)
     yield ""
-    for a in inner:
+    for a in attributes:
         nested = _nested(a.type)
         if nested is not None:
             name = f"{path}.{written_name(a)}"
@@ -88,7 +89,7 @@ def _nested(kind: Any) -> Any:
 
 
 def _shown_type(kind: Any) -> str:
-    """Return the word for a type: that of ``T`` for ``T | None``."""
+    """Return the name of a type for the page; ``T | None`` has the name of ``T``."""
     nested = _nested(kind)
     if typing.get_origin(kind) is dict:
         return "names and values" if nested is None else "names and sections"
@@ -96,7 +97,7 @@ def _shown_type(kind: Any) -> str:
         return "list of paths" if Path in typing.get_args(kind) else "list of names"
     if nested is not None:
         return "text or section" if nested is schema.VersionConfig else "section"
-    return _WORDS.get((*typing.get_args(kind), kind)[0], "any value")
+    return _TYPE_NAMES.get((*typing.get_args(kind), kind)[0], "any value")
 
 
 def _shown_default(attribute: attrs.Attribute[Any]) -> str:

@@ -1,6 +1,6 @@
-"""The one list of configuration keys, as attrs classes; docs/configuration.md is generated from it.
+"""All configuration keys, as attrs classes; docs/configuration.md is generated from them.
 
-``Path`` fields arrive absolute: ``load`` has already joined them to the project root.
+``Path`` fields are absolute: ``load`` joins relative paths to the project folder.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from release_tasks.core.ids import is_valid_id
 from release_tasks.core.options import Duration, Kind, Share, did_you_mean, exactly_one, option
 
 __all__ = [
-    "OCCASIONS",
+    "NOTIFICATION_EVENTS",
     "SECTIONS",
     "AppConfig",
     "AttestationConfig",
@@ -35,13 +35,13 @@ __all__ = [
     "WatchConfig",
 ]
 
-OCCASIONS = ("prepared", "blocked", "restored", "failed", "degraded")
+NOTIFICATION_EVENTS = ("prepared", "blocked", "restored", "failed", "degraded")
 
 
 def _valid_keys(_: Any, attribute: Attribute[Any], value: dict[str, Any]) -> None:
     for name in value:
         if not is_valid_id(name):
-            raise ValueError(f"{name!r} is not a valid name for one of {attribute.name}")
+            raise ValueError(f"{name!r} is not a valid name in {attribute.name}")
 
 
 def _valid_url(_: Any, attribute: Attribute[Any], value: str | None) -> None:
@@ -50,9 +50,9 @@ def _valid_url(_: Any, attribute: Attribute[Any], value: str | None) -> None:
 
 
 def _valid_port_url(_: Any, attribute: Attribute[Any], value: str) -> None:
-    # Without the port in it, the live service would be asked.
+    # Without the placeholder, the drill would send its requests to the live service.
     if not value.startswith(("http://", "https://")) or "{port}" not in value:
-        raise ValueError(f"{attribute.name}: expected an http:// URL with {{port}} in it, got {value!r}")
+        raise ValueError(f"{attribute.name}: expected an http:// URL that contains {{port}}, got {value!r}")
 
 
 def _positive_duration(_: Any, attribute: Attribute[Any], value: float) -> None:
@@ -60,24 +60,24 @@ def _positive_duration(_: Any, attribute: Attribute[Any], value: float) -> None:
         raise ValueError(f"{attribute.name}: expected a duration above 0")
 
 
-def _known_occasions(_: Any, attribute: Attribute[Any], value: list[str]) -> None:
-    for occasion in value:
-        if occasion not in OCCASIONS:
-            hint = did_you_mean(occasion, OCCASIONS)
-            raise ValueError(f"{attribute.name}: expected some of {', '.join(OCCASIONS)}; got {occasion!r}{hint}")
+def _known_events(_: Any, attribute: Attribute[Any], value: list[str]) -> None:
+    expected = f"{attribute.name}: expected one or more of {', '.join(NOTIFICATION_EVENTS)}"
+    for event in value:
+        if event not in NOTIFICATION_EVENTS:
+            raise ValueError(f"{expected}; got {event!r}{did_you_mean(event, NOTIFICATION_EVENTS)}")
     if not value:
-        raise ValueError(f"{attribute.name}: expected at least one of {', '.join(OCCASIONS)}")
+        raise ValueError(f"{expected}; got an empty list")
 
 
 @frozen(kw_only=True)
 class VersionConfig:
-    """Where the version of the application is read; exactly one way."""
+    """The source of the application's version; set exactly one."""
 
-    file: Path | None = option("a JSON file, read at `key`")
-    key: str | None = option("the key in `file`, dots go deeper")
-    command: str | None = option("a command whose first line of output is the version")
+    file: Path | None = option("a JSON file that contains the version at `key`")
+    key: str | None = option("the key in `file`; dots separate nested keys")
+    command: str | None = option("a shell command; the first line of its output is the version")
     distribution: str | None = option("an installed Python distribution")
-    text: str | None = option("the version itself; the same as writing a plain string")
+    text: str | None = option("the version; the same as a string in place of this section")
 
     def __attrs_post_init__(self) -> None:
         exactly_one(self, ("file", "command", "distribution", "text"))
@@ -87,45 +87,47 @@ class VersionConfig:
 
 @frozen(kw_only=True)
 class AppConfig:
-    """The application that is released."""
+    """The released application."""
 
-    name: str = option("its name, shown and recorded", "app")
-    version: VersionConfig | None = option("where its version is read")
+    name: str = option("the name in output and records", "app")
+    version: VersionConfig | None = option("the source of the version")
 
 
 @frozen(kw_only=True)
 class HealthConfig:
-    """The health endpoint that gates a release and judges a restore."""
+    """The health endpoint, checked before a release and after a restore."""
 
-    url: str | None = option("the endpoint; without one nothing is asked", validator=_valid_url)
-    timeout: Duration = option("one request", 5.0)
-    deadline: Duration = option("by then it must be healthy", 60.0)
-    interval: Duration = option("between two requests", 1.0)
-    passes: int = option("consecutive healthy answers, in preflight", 1, least=1)
-    passes_after_restore: int = option("consecutive healthy answers, after a restore", 3, least=1)
-    strict: bool = option("a degraded service fails its health gate", False)
+    url: str | None = option("the endpoint; without a URL, health is not checked", validator=_valid_url)
+    timeout: Duration = option("limit for one request", 5.0)
+    deadline: Duration = option("the service must be healthy within this time", 60.0)
+    interval: Duration = option("pause between two requests", 1.0)
+    passes: int = option("required consecutive healthy responses in preflight", 1, least=1)
+    passes_after_restore: int = option("required consecutive healthy responses after a restore", 3, least=1)
+    strict: bool = option("a degraded service fails the health gate", False)
 
 
 @frozen(kw_only=True)
 class LimitsConfig:
-    """Above these the service counts as under pressure."""
+    """Limits of the reliability counts; above a limit the status is `pressure`."""
 
-    queued: int = option("messages waiting", 25)
-    failed: int = option("messages failed", 10)
-    dead_letters: int = option("messages given up", 0)
-    rejected_callbacks: int = option("callbacks refused", 3)
+    queued: int = option("queued messages", 25)
+    failed: int = option("failed messages", 10)
+    dead_letters: int = option("dead letters: messages without further attempts", 0)
+    rejected_callbacks: int = option("rejected callbacks", 3)
 
 
 @frozen(kw_only=True)
 class ReliabilityConfig:
     """The endpoint that reports queues and callbacks."""
 
-    url: str | None = option("the endpoint; without one nothing is asked", validator=_valid_url)
+    url: str | None = option("the endpoint; without a URL, reliability is not checked", validator=_valid_url)
     hmac_secret_env: str | None = option(
-        "the environment variable that holds the secret which signs requests, if it is set"
+        "the environment variable with the secret that signs requests; requests are not signed while it is unset"
     )
-    bearer_token_env: str | None = option("the environment variable that holds the bearer token, if it is set")
-    timeout: Duration = option("one request", 5.0)
+    bearer_token_env: str | None = option(
+        "the environment variable with the bearer token; requests carry no token while it is unset"
+    )
+    timeout: Duration = option("limit for one request", 5.0)
     limits: LimitsConfig = option("see `release.reliability.limits`", Factory(LimitsConfig))
 
 
@@ -134,36 +136,40 @@ class GateConfig:
     """A named check; exactly one kind."""
 
     kind: Kind
-    options: Any  # of the class ``kind.options``
-    subsystem: str | None = option("what the gate speaks for; its own name when left out")
-    timeout: Duration | None = option("command: 10m, everything else: the health timeout, when left out")
-    needs: list[str] = option("gates that must have passed before this one starts", Factory(list))
-    env: dict[str, str] = option("additional environment of a command", Factory(dict))
-    advisory: bool = option("a failure is shown and recorded, and does not block", False)
+    options: Any  # an instance of ``kind.options``
+    subsystem: str | None = option("the subsystem that the gate checks; default: the name of the gate")
+    timeout: Duration | None = option("default: 10m for a command, otherwise the health timeout")
+    needs: list[str] = option("gates that must pass before this gate starts", Factory(list))
+    env: dict[str, str] = option("additional environment variables of a command", Factory(dict))
+    advisory: bool = option("a failure is shown and recorded but does not block", False)
 
 
 @frozen(kw_only=True)
 class RestartConfig:
-    """How the service is restarted after a restore."""
+    """The restart of the service after a restore."""
 
-    command: str | None = option("a shell command; it may run for ever")
-    settle: Duration = option("how long an early exit of it is watched for", 2.0)
+    command: str | None = option("a shell command; it may keep running")
+    settle: Duration = option("how long to wait for an early exit of the command", 2.0)
 
 
 @frozen(kw_only=True)
 class WatchConfig:
     """The watch after a release."""
 
-    for_: Duration = option("how long", 600.0, validator=_positive_duration)
-    interval: Duration = option("from one look to the next", 10.0, validator=_positive_duration)
-    failures: int = option("this many bad looks in a row are `degraded`", 3, least=1)
-    error_rate: Share = option("more bad looks than this share of `window` are `degraded`, if at least `failures`", 0.3)
-    window: int = option("how many of the newest looks the error rate is taken over", 30, least=1)
-    min_samples: int = option("fewer looks that say something have no error rate and are never `healthy`", 5, least=1)
-    latency_factor: int = option(
-        "a look is bad when health takes this many times as long as at prepare time", 5, least=1
+    for_: Duration = option("the duration of the watch", 600.0, validator=_positive_duration)
+    interval: Duration = option("the time between two samples", 10.0, validator=_positive_duration)
+    failures: int = option("the number of bad samples in a row that makes the release `degraded`", 3, least=1)
+    error_rate: Share = option(
+        "the release is `degraded` when a larger share of the samples in `window` is bad, but at least `failures`", 0.3
     )
-    latency_floor: Duration = option("a look that takes no longer is never bad for its latency", 0.5)
+    window: int = option("the error rate is computed from this number of latest samples", 30, least=1)
+    min_samples: int = option(
+        "the number of conclusive samples that an error rate and the verdict `healthy` require", 5, least=1
+    )
+    latency_factor: int = option(
+        "a sample is bad when the health response takes this many times the duration at prepare time", 5, least=1
+    )
+    latency_floor: Duration = option("a health response within this time is never too slow", 0.5)
     rollback: bool = option("when `degraded`, roll back once", False)
 
     def __attrs_post_init__(self) -> None:
@@ -173,85 +179,88 @@ class WatchConfig:
 
 @frozen(kw_only=True)
 class DrillConfig:
-    """How `release.drill --boot` starts the service on restored state."""
+    """The start of the service on restored state by `release.drill --boot`."""
 
     command: str | None = option(
-        "a shell command that starts the service on what the `RELEASE_TASKS_DRILL_...` variables name, and that must "
-        "act on nothing outside; without one the embedded gateway is started"
+        "a shell command that starts the service with the paths and the port in the `RELEASE_TASKS_DRILL_...` "
+        "variables; it must have no external effects. Without a command, the drill starts the embedded gateway"
     )
-    health: str = option("where it answers then", "http://127.0.0.1:{port}/health", validator=_valid_port_url)
-    timeout: Duration = option("by then it must be healthy", 60.0, validator=_positive_duration)
+    health: str = option(
+        "the health endpoint of the started service", "http://127.0.0.1:{port}/health", validator=_valid_port_url
+    )
+    timeout: Duration = option("the service must be healthy within this time", 60.0, validator=_positive_duration)
 
 
 @frozen(kw_only=True)
 class NotificationConfig:
-    """Who is told how a stage ended; exactly one of command, webhook, webhook_env."""
+    """A notification about the result of a stage; exactly one of command, webhook, webhook_env."""
 
-    command: str | None = option("a shell command that gets the notice as JSON on its standard input")
-    webhook: str | None = option("a URL that the notice is POSTed to as JSON", validator=_valid_url)
-    webhook_env: str | None = option("the environment variable that holds such a URL, where the URL is a secret")
+    command: str | None = option("a shell command that gets the notification as JSON on standard input")
+    webhook: str | None = option("a URL that gets the notification as JSON in a POST request", validator=_valid_url)
+    webhook_env: str | None = option("the environment variable with the webhook URL, if the URL is secret")
     hmac_secret_env: str | None = option(
-        "the environment variable that holds the secret which signs what is POSTed; unset: nothing is sent"
+        "the environment variable with the secret that signs the request; while it is unset, nothing is sent"
     )
     when: list[str] = option(
-        "some of `prepared`, `blocked`, `restored`, `failed`, `degraded`; all of them when left out",
-        Factory(lambda: list(OCCASIONS)),
-        validator=_known_occasions,
+        "one or more of `prepared`, `blocked`, `restored`, `failed`, `degraded`; default: all",
+        Factory(lambda: list(NOTIFICATION_EVENTS)),
+        validator=_known_events,
     )
-    timeout: Duration = option("one attempt", 10.0, validator=_positive_duration)
-    retries: int = option("how often it is tried again; whatever is set, all is given up after 2m", 2)
+    timeout: Duration = option("limit for one attempt", 10.0, validator=_positive_duration)
+    retries: int = option("further attempts after a failure; all attempts end after 2m", 2)
 
     def __attrs_post_init__(self) -> None:
         exactly_one(self, ("command", "webhook", "webhook_env"))
         if self.hmac_secret_env is not None and self.command is not None:
-            raise ValueError("hmac_secret_env: goes with webhook or webhook_env only")
+            raise ValueError("hmac_secret_env: allowed only with webhook or webhook_env")
 
 
 @frozen(kw_only=True)
 class AttestationConfig:
-    """The statement that lies beside each manifest."""
+    """The attestation statement next to each manifest."""
 
     key_env: str | None = option(
-        "the environment variable that holds a private Ed25519 key in PEM, or the path of one; it signs, when given"
+        "the environment variable with a private Ed25519 key in PEM, or with the path of the key file; statements are "
+        "unsigned while it is unset"
     )
     public_keys: list[Path] = option(
-        "files in PEM: the keys that `release.verify` believes, beside its own", Factory(list)
+        "PEM files with additional public keys that `release.verify` accepts", Factory(list)
     )
 
 
 @frozen(kw_only=True)
 class ReleaseConfig:
-    """Everything under `release:`."""
+    """The release pipeline."""
 
-    root: Path = option("where manifests, snapshots, logs and the audit log live", "memory/release-pipeline")
+    root: Path = option("the folder of manifests, snapshots, logs and the audit log", "memory/release-pipeline")
     app: AppConfig = option("the application", Factory(AppConfig))
     health: HealthConfig = option("the health endpoint", Factory(HealthConfig))
     reliability: ReliabilityConfig = option("the reliability endpoint", Factory(ReliabilityConfig))
-    gates: dict[str, GateConfig] = option("name: gate", Factory(dict), validator=_valid_keys)
-    assets: dict[str, AssetConfig] = option("name: asset", Factory(dict), validator=_valid_keys)
-    retention: int = option("how many release snapshots are kept", 5, least=1)
-    restart: RestartConfig = option("the restart hook", Factory(RestartConfig))
+    gates: dict[str, GateConfig] = option("gates by name", Factory(dict), validator=_valid_keys)
+    assets: dict[str, AssetConfig] = option("assets by name", Factory(dict), validator=_valid_keys)
+    retention: int = option("how many release snapshots are retained", 5, least=1)
+    restart: RestartConfig = option("the restart after a restore", Factory(RestartConfig))
     drill: DrillConfig = option("the rehearsal of a rollback", Factory(DrillConfig))
-    watch: WatchConfig = option("the watch", Factory(WatchConfig))
-    attestation: AttestationConfig = option("how statements are signed", Factory(AttestationConfig))
-    notices: dict[str, NotificationConfig] = option("name: notice", Factory(dict), validator=_valid_keys)
+    watch: WatchConfig = option("the watch after a release", Factory(WatchConfig))
+    attestation: AttestationConfig = option("the signature of statements", Factory(AttestationConfig))
+    notices: dict[str, NotificationConfig] = option("notifications by name", Factory(dict), validator=_valid_keys)
 
     @property
     def secret_variables(self) -> list[str]:
-        """The environment variables that hold secrets, whatever they are called."""
-        asked = self.reliability
-        named = [asked.hmac_secret_env, asked.bearer_token_env, self.attestation.key_env]
-        named += [name for notice in self.notices.values() for name in (notice.hmac_secret_env, notice.webhook_env)]
-        return [name for name in named if name]
+        """The configured environment variables that contain secrets."""
+        names = [self.reliability.hmac_secret_env, self.reliability.bearer_token_env, self.attestation.key_env]
+        for notification in self.notices.values():
+            names += [notification.hmac_secret_env, notification.webhook_env]
+        return [name for name in names if name]
 
 
 @frozen(kw_only=True)
 class PairingConfig:
-    """Everything under `pairing:`."""
+    """The approval of direct-message senders by pairing codes."""
 
-    credentials: Path = option("the folder of the pairing stores and of their audit log", "memory/credentials")
-    ttl: Duration = option("how long a request waits for approval", 3600.0, validator=_positive_duration)
-    max_pending: int = option("how many requests of a channel may wait at once; 0 lets nobody ask", 3)
+    credentials: Path = option("the folder of the pairing stores and the pairing audit log", "memory/credentials")
+    ttl: Duration = option("the lifetime of a pairing request", 3600.0, validator=_positive_duration)
+    max_pending: int = option("the maximum of pending requests in a channel; 0 disables new requests", 3)
 
 
 SECTIONS: dict[str, type[Any]] = {"release": ReleaseConfig, "pairing": PairingConfig, "gateway": GatewayConfig}
@@ -259,19 +268,19 @@ SECTIONS: dict[str, type[Any]] = {"release": ReleaseConfig, "pairing": PairingCo
 
 @frozen(kw_only=True)
 class Kinds:
-    """The kinds that invoke.yaml may name, in the order in which messages list them."""
+    """The available kinds, in the order in which messages list them."""
 
     assets: tuple[Kind, ...] = ()
     gates: tuple[Kind, ...] = ()
 
     def of(self, cls: type[Any]) -> tuple[Kind, ...]:
-        """Return the kinds of GateConfig or of AssetConfig."""
+        """Return the kinds of ``cls``: GateConfig or AssetConfig."""
         return self.gates if cls is GateConfig else self.assets
 
 
 @frozen(kw_only=True)
 class Settings:
-    """The whole configuration of one run. ``project`` is the folder that relative paths start from."""
+    """The configuration of one run. ``project`` is the folder where relative paths start."""
 
     project: Path
     kinds: Kinds

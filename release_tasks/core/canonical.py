@@ -11,9 +11,17 @@ from typing import Any
 
 from release_tasks.core.units import show_size
 
-__all__ = ["InvalidDocument", "canonical_bytes", "excerpt", "parse_object", "pretty_bytes", "read_document"]
+__all__ = [
+    "MAX_BYTES",
+    "InvalidDocument",
+    "canonical_bytes",
+    "excerpt",
+    "parse_object",
+    "pretty_bytes",
+    "read_document",
+]
 
-_MAX_BYTES = 16 << 20
+MAX_BYTES = 16 << 20  # of one document; tests lower it
 _MAX_DEPTH = 64
 _MAX_VALUES = 1_000_000  # 16 MiB of empty lists are 5.6 million values, 500 MiB of memory and ten seconds
 _MAX_MESSAGE = 2000
@@ -70,7 +78,7 @@ def read_document(path: Path) -> dict[str, Any]:
         try:
             _require_regular(path, os.fstat(fd))
             with os.fdopen(fd, "rb", closefd=False) as file:
-                data = file.read(_MAX_BYTES + 1)
+                data = file.read(MAX_BYTES + 1)
         finally:
             os.close(fd)
     except FileNotFoundError:
@@ -82,8 +90,8 @@ def read_document(path: Path) -> dict[str, Any]:
 
 def parse_object(data: bytes, name: str) -> dict[str, Any]:
     """Parse one JSON object from ``data``; ``name`` is its name in error messages."""
-    if len(data) > _MAX_BYTES:
-        raise InvalidDocument(f"{name} is larger than {show_size(_MAX_BYTES)}")
+    if len(data) > MAX_BYTES:
+        raise InvalidDocument(f"{name} is larger than {show_size(MAX_BYTES)}")
     # Count before parsing, because parsed values need more memory than bytes. Characters inside strings count too.
     if data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
         raise InvalidDocument(f"{name} contains more than {_MAX_VALUES} values")

@@ -18,7 +18,9 @@ from pathlib import Path
 from release_tasks.core.errors import with_path
 
 __all__ = [
+    "SYNCFS_THRESHOLD",
     "exchange",
+    "flush_filesystem",
     "fsync_directory",
     "fsync_file",
     "fsync_tree",
@@ -30,7 +32,7 @@ __all__ = [
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
-_SYNCFS_THRESHOLD = 200  # files and folders
+SYNCFS_THRESHOLD = 200  # files and folders
 
 
 def fsync_directory(path: Path) -> None:
@@ -71,7 +73,7 @@ def fsync_tree(root: Path) -> None:
             path = Path(folder, name)
             if stat.S_ISREG(os.lstat(path).st_mode):
                 files.append(path)
-    if len(files) + len(folders) > _SYNCFS_THRESHOLD and _flush_filesystem(root):
+    if len(files) + len(folders) > SYNCFS_THRESHOLD and flush_filesystem(root):
         return
     for path in files:
         fsync_file(path)
@@ -79,7 +81,7 @@ def fsync_tree(root: Path) -> None:
         fsync_directory(directory)
 
 
-def _flush_filesystem(path: Path) -> bool:
+def flush_filesystem(path: Path) -> bool:
     """Flush the whole filesystem of ``path``: ten times as fast as thousands of single flushes.
 
     Reports errors as fsync does since Linux 5.8 (syncfs(2)). Returns False on a system without syncfs.

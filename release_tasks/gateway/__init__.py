@@ -1,1 +1,1 @@
-"""The embedded reference gateway: a small, real service for a release to act on."""
+"""The embedded reference gateway: a small service to try releases and rollbacks on."""

@@ -1,4 +1,4 @@
-"""Run one gateway in the foreground: ``python -m release_tasks.gateway --root HOME``."""
+"""Run one gateway in the foreground: ``python -m release_tasks.gateway --root FOLDER``."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from attrs import evolve
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.lock import FileLock
 from release_tasks.gateway.errors import REFUSAL, GatewayError
-from release_tasks.gateway.network import bind, check_host, is_loopback, url_of
+from release_tasks.gateway.network import base_url, bind, check_host, is_loopback
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.pidfile import PidFile
 
@@ -30,30 +30,30 @@ _LOG = logging.getLogger("gateway")
 _GATE_KILL_SECONDS = 1.0
 
 
-class _Ended(BaseException):
-    """SIGTERM or SIGINT; no ``except Exception`` may take it for a failure."""
+class _Terminated(BaseException):
+    """SIGTERM or SIGINT arrived. A BaseException, so that no ``except Exception`` catches it."""
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Serve until a signal (0); 1 when it cannot start, 2 for a wrong command line."""
+    """Serve until a signal and return 0; return 1 if the gateway cannot start. Usage errors exit with 2."""
     parser = argparse.ArgumentParser(
         prog="python -m release_tasks.gateway", description="The embedded reference gateway."
     )
-    parser.add_argument("--root", type=Path, required=True, help="home folder, laid out if new")
+    parser.add_argument("--root", type=Path, required=True, help="root folder of the gateway, initialised if new")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
-    parser.add_argument("--port", type=int, default=3100, help="0 takes any free port")
-    parser.add_argument("--allow-remote", action="store_true", help="listen beyond loopback")
-    parser.add_argument("--rehearsal", action="store_true", help="deliver nothing and start no MCP server")
-    parser.add_argument("--release-root", type=Path, help="folder that holds manifests/latest.json")
-    parser.add_argument("--credentials", type=Path, help="folder of the pairing stores (default: in the home)")
-    parser.add_argument("--pairing-ttl", type=float, default=3600.0, help="seconds that a pairing request lives")
-    parser.add_argument("--pairing-max-pending", type=int, default=3, help="pending pairing requests per channel")
+    parser.add_argument("--port", type=int, default=3100, help="port to listen on; 0 selects a free port")
+    parser.add_argument("--allow-remote", action="store_true", help="allow an address other than loopback")
+    parser.add_argument("--rehearsal", action="store_true", help="deliver no messages and start no MCP servers")
+    parser.add_argument("--release-root", type=Path, help="folder that contains manifests/latest.json")
+    parser.add_argument("--credentials", type=Path, help="folder of the pairing stores (default: in the root folder)")
+    parser.add_argument("--pairing-ttl", type=float, default=3600.0, help="lifetime of a pairing request in seconds")
+    parser.add_argument("--pairing-max-pending", type=int, default=3, help="maximum of pending requests per channel")
     parser.add_argument(
         "--start-gate",
         nargs=argparse.REMAINDER,
         default=[],
         metavar="COMMAND",
-        help="must succeed before anything is opened; takes the rest of the line",
+        help="command that must succeed before the gateway opens any file or port; must be the last option",
     )
     options = parser.parse_args(argv)
     os.umask(0o077)
@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, _stop)
     try:
         serve(options)
-    except _Ended:
-        _LOG.info("ended by a signal")
+    except _Terminated:
+        _LOG.info("stopped by a signal")
     except GatewayError as error:
         sys.stderr.write(f"{REFUSAL}{error.message}\n")
         return 1
@@ -71,42 +71,39 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def serve(options: argparse.Namespace) -> None:
-    """Run the gateway that the command line asks for until a signal ends it.
-
-    Raises GatewayError when it cannot start.
-    """
-    home = GatewayPaths(options.root.absolute())
+    """Run the gateway until a signal arrives; raises GatewayError if it cannot start."""
+    paths = GatewayPaths(options.root.absolute())
     check_host(options.host, allow_remote=options.allow_remote)
     try:
-        home.make_root()
-        # The kernel lets go of the lock however this process ends.
-        with FileLock(home.lock_file).held() as is_alone:
-            if not is_alone:
-                raise GatewayError(f"A gateway is already running in {home.root}.")
+        paths.make_root()
+        # The kernel releases the lock when this process ends, even after a kill.
+        with FileLock(paths.lock_file).held() as is_locked:
+            if not is_locked:
+                raise GatewayError(f"A gateway is already running in {paths.root}.")
             record = PidFile.of_this_process(options.host)
-            record.write(home.pid_file)
+            record.write(paths.pid_file)
             try:
                 if options.start_gate:
                     _pass_start_gate(options.start_gate)
-                home.lay_out()
+                paths.initialise()
                 with contextlib.closing(bind(options.host, options.port)) as listener:
                     port = listener.getsockname()[1]
-                    evolve(record, port=port).write(home.pid_file)
-                    _LOG.info("home %s, %s", home.root, url_of(options.host, port))
-                    _serve_http(home, options, listener)
+                    evolve(record, port=port).write(paths.pid_file)
+                    _LOG.info("root %s, %s", paths.root, base_url(options.host, port))
+                    _serve_http(paths, options, listener)
             finally:
-                record.remove(home.pid_file)
+                record.remove(paths.pid_file)
     except OSError as error:
         raise GatewayError(f"The gateway cannot start: {error}.") from error
 
 
 def _pass_start_gate(command: list[str]) -> None:
-    """Run the command that must succeed first; raises GatewayError when it does not."""
-    refusal = f"The gateway does not start: its start gate `{shlex.join(command)}`"
+    """Run the start gate; raises GatewayError when it fails."""
+    reason = f"The gateway does not start: its start gate `{shlex.join(command)}`"
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     except OSError as error:
-        raise GatewayError(f"{refusal} cannot be run: {error.strerror}.") from error
+        raise GatewayError(f"{reason} cannot be run: {error.strerror}.") from error
     try:
         code = process.wait()
     finally:
@@ -118,10 +115,10 @@ def _pass_start_gate(command: list[str]) -> None:
                 process.kill()
                 process.wait()
     if code != 0:
-        raise GatewayError(f"{refusal} ended with {code}; the log has its output.")
+        raise GatewayError(f"{reason} ended with exit code {code}. The log contains its output.")
 
 
-def _serve_http(home: GatewayPaths, options: argparse.Namespace, listener: socket.socket) -> None:
+def _serve_http(paths: GatewayPaths, options: argparse.Namespace, listener: socket.socket) -> None:
     try:
         import uvicorn
 
@@ -129,9 +126,9 @@ def _serve_http(home: GatewayPaths, options: argparse.Namespace, listener: socke
     except ModuleNotFoundError as error:
         raise GatewayError("The embedded gateway needs the extra: pip install 'release-tasks[gateway]'") from error
     app = create_app(
-        home,
+        paths,
         pairing=PairingConfig(
-            credentials=(options.credentials or home.credentials).absolute(),
+            credentials=(options.credentials or paths.credentials).absolute(),
             ttl=options.pairing_ttl,
             max_pending=options.pairing_max_pending,
         ),
@@ -143,7 +140,7 @@ def _serve_http(home: GatewayPaths, options: argparse.Namespace, listener: socke
         app,
         log_config=None,
         access_log=False,
-        proxy_headers=False,  # no header may claim to come from loopback
+        proxy_headers=False,  # a header must not make a remote client look like loopback
         server_header=False,
         ws="none",
         lifespan="on",
@@ -152,15 +149,15 @@ def _serve_http(home: GatewayPaths, options: argparse.Namespace, listener: socke
     server = uvicorn.Server(config)
     server.run(sockets=[listener])
     if not server.started:
-        raise GatewayError("The gateway did not start; its log says why.")
+        raise GatewayError("The gateway did not start; the reason is in its log.")
 
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
-    raise _Ended
+    raise _Terminated
 
 
 if __name__ == "__main__":
     status = main()
     sys.stderr.flush()
-    # Not sys.exit: it would wait for a thread that still waits for the database, and a stop takes 2 s at most.
+    # Not sys.exit: it waits for threads, which may wait for the database, and a stop may take at most 2 s.
     os._exit(status)

@@ -1,4 +1,4 @@
-"""Ways to break a gateway on purpose, as a bad release would: each changes its state, so a rollback brings it back."""
+"""Faults for demonstrations: each breaks the state of a gateway, as a bad release does, and a rollback repairs it."""
 
 from __future__ import annotations
 
@@ -27,41 +27,41 @@ _SLOW_SECONDS = 2.0
 
 @frozen
 class Fault:
-    """One way to break it, and what is seen then."""
+    """A fault and its symptom."""
 
-    seen: str
-    make: Callable[[GatewayPaths], None]
+    symptom: str
+    inject: Callable[[GatewayPaths], None]
 
 
-def break_gateway(home: GatewayPaths, what: str) -> Fault:
-    """Break ``what``, a key of FAULTS, whether the gateway runs or not; raises GatewayError when it cannot be done."""
-    fault = FAULTS[what]
-    if home.is_new:
-        raise GatewayError(f"There is no gateway in {home.root}; `inv gateway.start` lays one out.")
+def break_gateway(paths: GatewayPaths, name: str) -> Fault:
+    """Inject the fault ``name``, a key of FAULTS, in a running or stopped gateway; raises GatewayError on failure."""
+    fault = FAULTS[name]
+    if paths.is_new:
+        raise GatewayError(f"There is no gateway in {paths.root}. To create one, run `inv gateway.start`.")
     try:
-        fault.make(home)
+        fault.inject(paths)
     except (OSError, sqlite3.Error) as error:
-        raise GatewayError(f"{what} cannot be broken: {error}.") from error
+        raise GatewayError(f"The fault {name} cannot be injected: {error}.") from error
     return fault
 
 
-def _break_queue(home: GatewayPaths) -> None:
-    """Let deliveries go where nobody listens, one try each, and queue some."""
-    _rewrite(home.settings, "delivery", {"url": "http://127.0.0.1:9/nobody", "timeoutSeconds": 1})
-    _rewrite(home.settings, "dispatcher", {"pollSeconds": 0.1, "maxAttempts": 1, "backoffSeconds": 0})
-    with contextlib.closing(MessageStore(home.database)) as store:
+def _break_queue(paths: GatewayPaths) -> None:
+    """Set a delivery URL without a listener and one attempt per message, and queue messages."""
+    _rewrite(paths.settings, "delivery", {"url": "http://127.0.0.1:9/unreachable", "timeoutSeconds": 1})
+    _rewrite(paths.settings, "dispatcher", {"pollSeconds": 0.1, "maxAttempts": 1, "backoffSeconds": 0})
+    with contextlib.closing(MessageStore(paths.database)) as store:
         for number in range(_MESSAGES):
-            store.add_message("broken", "nobody", f"message {number} of a broken release")
+            store.add_message("broken", "unreachable", f"message {number} of a broken release")
 
 
-def _break_database(home: GatewayPaths) -> None:
-    """Overwrite the header, as a program does that takes the file for its own."""
-    with contextlib.closing(open_existing(home.database, busy_ms=_BUSY_MILLISECONDS, read_only=False)) as connection:
-        # What lies in the WAL would stand in for the page that is overwritten.
+def _break_database(paths: GatewayPaths) -> None:
+    """Overwrite the header of the database, as a faulty program could."""
+    with contextlib.closing(open_existing(paths.database, busy_ms=_BUSY_MILLISECONDS, read_only=False)) as connection:
+        # A page in the WAL would replace the overwritten page.
         is_busy = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()[0]
     if is_busy:
-        raise GatewayError("The database is in use just now; try again.")
-    with home.database.open("r+b") as file:
+        raise GatewayError("The database is in use. Try again.")
+    with paths.database.open("r+b") as file:
         file.write(b"\0" * 100)
         os.fsync(file.fileno())
 
@@ -73,21 +73,21 @@ def _rewrite(path: Path, key: str, value: object) -> None:
 FAULTS: dict[str, Fault] = {
     "mcp": Fault(
         "health is degraded: an MCP server cannot be started",
-        lambda home: _rewrite(
-            home.mcp_servers, "mcpServers", {"broken": {"command": "/nonexistent/mcp-server", "args": []}}
+        lambda paths: _rewrite(
+            paths.mcp_servers, "mcpServers", {"broken": {"command": "/nonexistent/mcp-server", "args": []}}
         ),
     ),
-    "queue": Fault("messages are given up, and /reliability counts them", _break_queue),
+    "queue": Fault("messages become dead letters, and /reliability counts them", _break_queue),
     "identity": Fault(
         "health is degraded: identity.json is missing",
-        lambda home: (home.identity / "identity.json").unlink(missing_ok=True),
+        lambda paths: (paths.identity / "identity.json").unlink(missing_ok=True),
     ),
     "database": Fault("health fails: the file is not a database", _break_database),
     "slow": Fault(
         f"health takes {_SLOW_SECONDS:g} s longer",
-        lambda home: _rewrite(home.settings, "faults", {"slowSeconds": _SLOW_SECONDS}),
+        lambda paths: _rewrite(paths.settings, "faults", {"slowSeconds": _SLOW_SECONDS}),
     ),
     "flapping": Fault(
-        "every second health answer fails", lambda home: _rewrite(home.settings, "faults", {"isFlapping": True})
+        "every second health response fails", lambda paths: _rewrite(paths.settings, "faults", {"isFlapping": True})
     ),
 }

@@ -1,4 +1,4 @@
-"""What the channels say and take: Telegram's updates, WhatsApp's notifications, and the call that sends a message."""
+"""The formats of the channels: Telegram updates, WhatsApp notifications, and the API call that sends a message."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from release_tasks.pairing.channels import Channel, SenderRefused, normalise_sen
 __all__ = ["Call", "DirectMessage", "channel_call", "read_notification", "read_update"]
 
 _MAX_KEY = 500
-# What a Telegram message may hold instead of text, and what is queued for it when it has no caption.
+# Contents of a Telegram message without text. Without a caption, the name of the content is queued as the text.
 _TELEGRAM_CONTENTS = (
     "photo", "voice", "video", "audio", "document", "sticker", "location", "venue", "contact", "animation",
     "video_note", "poll", "dice",
 )  # fmt: skip
-# Content that a person sends by WhatsApp. A changed number, a reaction, an edit, a deletion are none of these.
+# Contents of a WhatsApp message from a person; a changed number, a reaction, an edit or a deletion is ignored.
 _WHATSAPP_CONTENTS = (
     "image", "audio", "video", "document", "sticker", "location", "contacts", "interactive", "button", "order",
 )  # fmt: skip
@@ -27,7 +27,7 @@ _WHATSAPP_CONTENTS = (
 
 @frozen(kw_only=True)
 class DirectMessage:
-    """What one person wrote to the service alone; ``key`` is the channel's own id of it, the same at each retry."""
+    """A message from one person to the service; ``key`` is the channel's message id, the same at each retry."""
 
     channel: Channel
     sender: str
@@ -37,7 +37,7 @@ class DirectMessage:
 
 @frozen
 class Call:
-    """One POST; ``name`` is what a log may call it, since the URL or a header may hold a token."""
+    """One POST request; ``name`` is its name in logs, because the URL or a header may contain a token."""
 
     name: str
     url: str = field(repr=False)
@@ -48,7 +48,7 @@ class Call:
 def read_update(update: dict[str, Any]) -> DirectMessage | None:
     """Return the direct message of a Telegram update (``Update``, ``Message`` and ``Chat`` of the Bot API).
 
-    None for everything else: groups, channels, other bots, edits, joins and whatever is not content.
+    Returns None for every other update: groups, channels, bots, edits, joins and service messages.
     """
     number, message = update.get("update_id"), update.get("message")
     if not _is_number(number) or not isinstance(message, dict):
@@ -56,7 +56,7 @@ def read_update(update: dict[str, Any]) -> DirectMessage | None:
     chat, sender = message.get("chat"), message.get("from")
     if not isinstance(chat, dict) or not isinstance(sender, dict):
         return None
-    # In a private chat the chat's id is that of the person, so another sender that is named did not write it there.
+    # In a private chat, the id of the chat is the id of the person; a different sender id is not from this person.
     if chat.get("type") != "private" or not _is_number(sender.get("id")) or sender["id"] != chat.get("id"):
         return None
     if sender.get("is_bot") is not False or "sender_chat" in message:
@@ -68,29 +68,29 @@ def read_update(update: dict[str, Any]) -> DirectMessage | None:
 
 
 def read_notification(notification: dict[str, Any]) -> list[DirectMessage]:
-    """Return the direct messages of a notification of Meta's WhatsApp Cloud API (``messages``), in their order.
+    """Return the direct messages of a notification of Meta's WhatsApp Cloud API (``messages``), in order.
 
-    Statuses, groups and all else are left out.
+    Statuses, group messages and all other objects are ignored.
     """
     if notification.get("object") != "whatsapp_business_account":
         return []
-    found: list[DirectMessage | None] = []
+    messages: list[DirectMessage | None] = []
     for entry in _objects(notification.get("entry")):
         for change in _objects(entry.get("changes")):
             value = change.get("value")
             if change.get("field") == "messages" and isinstance(value, dict):
-                found += map(_whatsapp_message, _objects(value.get("messages")))
-    return [message for message in found if message is not None]
+                messages += map(_whatsapp_message, _objects(value.get("messages")))
+    return [message for message in messages if message is not None]
 
 
 def channel_call(channel: str, to: str, text: str, settings: GatewaySettings) -> Call | None:
-    """Return the call that sends ``text``, or None when it goes elsewhere: no such channel, or no token for it."""
+    """Return the API call that sends ``text``, or None for an unknown channel or without a token."""
     if channel == Channel.TELEGRAM.value and os.environ.get(TELEGRAM_TOKEN):
         url = f"{settings.telegram_api}/bot{os.environ[TELEGRAM_TOKEN]}/sendMessage"
         return Call("the Telegram Bot API", url, {"chat_id": to, "text": text}, {})
     number = settings.whatsapp_phone_number_id
     if channel == Channel.WHATSAPP.value and os.environ.get(WHATSAPP_TOKEN) and number:
-        # A person without a phone number is addressed by the id that this business knows them by.
+        # A sender without a visible phone number has a business-scoped user id.
         recipient = {"to": to} if to.isdigit() else {"recipient": to}
         body = {"messaging_product": "whatsapp", **recipient, "type": "text", "text": {"body": text}}
         headers = {"Authorization": f"Bearer {os.environ[WHATSAPP_TOKEN]}"}
@@ -107,14 +107,14 @@ def _objects(value: Any) -> list[dict[str, Any]]:
 
 
 def _whatsapp_message(message: dict[str, Any]) -> DirectMessage | None:
-    # A person who has taken a username shows no phone number, only an id that this business alone knows them by.
+    # The messages of a person with a username contain a business-scoped user id instead of a phone number.
     sender, key = message.get("from") or message.get("from_user_id"), message.get("id")
     if "group_id" in message or not isinstance(sender, str) or not isinstance(key, str):
         return None
     kind = message.get("type")
     content = message.get(kind) if isinstance(kind, str) else None
-    said = content.get("body" if kind == "text" else "caption") if isinstance(content, dict) else None
-    text = said if isinstance(said, str) else None
+    value = content.get("body" if kind == "text" else "caption") if isinstance(content, dict) else None
+    text = value if isinstance(value, str) else None
     if kind in _WHATSAPP_CONTENTS:
         text = text or f"[{kind}]"
     elif kind != "text":
@@ -123,13 +123,13 @@ def _whatsapp_message(message: dict[str, Any]) -> DirectMessage | None:
 
 
 def _direct_message(channel: Channel, sender: str, key: str, text: str) -> DirectMessage | None:
-    """Return the message with its sender normalised, or None when ``sender`` names no single person."""
+    """Return the message with a normalised sender, or None for an invalid or shared id."""
     try:
-        person = normalise_sender(channel, sender)
+        sender = normalise_sender(channel, sender)
     except SenderRefused:
         return None
     if not key or len(key) > _MAX_KEY:
         return None
-    # A lone surrogate is valid JSON, and nothing that a database or a socket takes.
+    # An unpaired surrogate is valid JSON, but a database or a socket cannot encode it.
     key, text = (value.encode("utf-8", "replace").decode() for value in (key, text))
-    return DirectMessage(channel=channel, sender=person, key=key, text=text)
+    return DirectMessage(channel=channel, sender=sender, key=key, text=text)

@@ -1,4 +1,4 @@
-"""One SQLite connection that follows the file behind a path, whatever a restore does to it."""
+"""An SQLite connection that reopens the database after a restore replaced the file."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ _LOCK_SECONDS = 15.0
 
 
 def open_existing(path: Path, *, busy_ms: int, read_only: bool) -> sqlite3.Connection:
-    """Open the database at ``path``, never creating it; raises sqlite3.Error."""
-    # mode=rw: the default would make an empty database where one is missing, and hide the loss. A reader gets it too,
+    """Open the database at ``path`` without creating it; raises sqlite3.Error."""
+    # mode=rw: the default creates an empty database if the file is missing, which hides the loss. A reader uses it too,
     # because a WAL database cannot always be opened with mode=ro.
     connection = sqlite3.connect(
         f"{path.absolute().as_uri()}?mode=rw",
@@ -42,11 +42,11 @@ def open_existing(path: Path, *, busy_ms: int, read_only: bool) -> sqlite3.Conne
 
 
 class Connection:
-    """A connection kept open for the life of the service, used by one thread at a time.
+    """A connection that stays open while the service runs; one thread uses it at a time.
 
-    A restore through SQLite is seen by itself. One that puts another file under the path is not: this connection would
-    go on reading, and writing to, the old file that nobody can see any more. So each use first compares the file behind
-    the path with the one that was opened, and opens the new one.
+    A restore through SQLite is visible to an open connection. A restore that replaces the file is not: the connection
+    would continue to read and write the old, unlinked file. So each use first compares device and inode of the path
+    with the opened file, and opens a new connection if they differ.
     """
 
     def __init__(self, path: Path, *, read_only: bool) -> None:
@@ -54,17 +54,17 @@ class Connection:
         self._read_only = read_only
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
-        self._opened: tuple[int, int] | None = None
+        self._opened: tuple[int, int] | None = None  # device and inode
 
     @contextlib.contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection, alone; every SQLite error becomes a StoreError with a sentence."""
+        """Yield the connection with exclusive access; converts every SQLite error to a StoreError."""
         if not self._lock.acquire(timeout=_LOCK_SECONDS):
             raise StoreError("the database is busy")
         try:
             yield self._current()
         except sqlite3.Error as error:
-            # SQLITE_CORRUPT and SQLITE_NOTADB come as the bare class; sqlite_errorcode is not there in 3.10.
+            # SQLITE_CORRUPT and SQLITE_NOTADB raise the base class; Python 3.10 has no sqlite_errorcode.
             if type(error) is sqlite3.DatabaseError or "disk I/O error" in str(error):
                 self._drop()
             raise StoreError(str(error)) from error
@@ -73,9 +73,9 @@ class Connection:
 
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """Yield the connection inside one write transaction: committed or rolled back."""
+        """Yield the connection in a write transaction, which is committed, or rolled back after an exception."""
         with self.use() as connection:
-            # IMMEDIATE: a deferred one that turns writer half-way cannot wait for another writer.
+            # IMMEDIATE: a deferred transaction that starts to write later cannot wait for another writer.
             connection.execute("BEGIN IMMEDIATE")
             try:
                 yield connection
@@ -86,7 +86,7 @@ class Connection:
                 raise
 
     def close(self, timeout: float) -> bool:
-        """Close it and return True, or give up when it is in use for ``timeout`` seconds."""
+        """Close the connection and return True, or return False if it is still in use after ``timeout`` seconds."""
         if not self._lock.acquire(timeout=timeout):
             return False
         try:
@@ -100,14 +100,14 @@ class Connection:
             status = os.stat(self._path)
         except OSError as error:
             self._drop()
-            reason = "is missing" if isinstance(error, FileNotFoundError) else "cannot be reached"
+            reason = "is missing" if isinstance(error, FileNotFoundError) else "is not accessible"
             raise StoreError(f"the database {self._path.name} {reason}") from error
-        found = (status.st_dev, status.st_ino)
-        if self._connection is not None and self._opened != found:
+        current = (status.st_dev, status.st_ino)
+        if self._connection is not None and self._opened != current:
             self._drop()
         if self._connection is None:
             self._connection = open_existing(self._path, busy_ms=_BUSY_MILLISECONDS, read_only=self._read_only)
-            self._opened = found
+            self._opened = current
         return self._connection
 
     def _drop(self) -> None:

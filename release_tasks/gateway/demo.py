@@ -1,4 +1,4 @@
-"""The whole runbook on the embedded gateway in under a minute, with the public tasks only."""
+"""A demonstration of the runbook on the embedded gateway, in less than a minute and only with public tasks."""
 
 from __future__ import annotations
 
@@ -23,20 +23,20 @@ from release_tasks.gateway.paths import GatewayPaths
 __all__ = ["DemoFailed", "run_demo"]
 
 _MESSAGES = 5
-_SECONDS = 20.0
+_DELIVERY_SECONDS = 20.0
 
 
 class DemoFailed(Exception):
-    """Something the demo shows turned out not to be so."""
+    """A check of the demonstration failed."""
 
 
-def run_demo(project: Path, say: Callable[[str], None]) -> None:
-    """Release, damage, roll back, and check each step; ``project`` holds the tasks.py and invoke.yaml to use.
+def run_demo(project: Path, show: Callable[[str], None]) -> None:
+    """Release, damage, roll back, and check each step; ``project`` contains tasks.py and invoke.yaml.
 
-    Works on a free port and in a scratch folder, leaves no process and no file. Raises DemoFailed.
+    Uses a free port and a scratch folder, and leaves no process and no file. ``show`` prints a line. Raises DemoFailed.
     """
     scratch = Path(tempfile.mkdtemp(prefix="release-tasks-demo-"))
-    demo = _Demo(project, scratch, say)
+    demo = _Demo(project, scratch, show)
     try:
         demo.run()
     finally:
@@ -44,16 +44,16 @@ def run_demo(project: Path, say: Callable[[str], None]) -> None:
         leftover = demo.gateway_processes()
         shutil.rmtree(scratch)
     if leftover:
-        raise DemoFailed(f"processes are left behind: {leftover}")
-    say("Stopped the gateway; no process and no file is left.")
+        raise DemoFailed(f"processes are still running: {leftover}")
+    show("Stopped the gateway; no process and no file is left.")
 
 
 class _Demo:
-    def __init__(self, project: Path, scratch: Path, say: Callable[[str], None]) -> None:
+    def __init__(self, project: Path, scratch: Path, show: Callable[[str], None]) -> None:
         self.project = project
         self.scratch = scratch
-        self.say = say
-        self.home = GatewayPaths(scratch / "gateway")
+        self.show = show
+        self.paths = GatewayPaths(scratch / "gateway")
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -63,55 +63,55 @@ class _Demo:
 
     def run(self) -> None:
         started = self.inv("gateway.start")
-        self.say(f"Started the gateway at {self.url} in a scratch folder.")
-        self.require(started.returncode == 0, f"gateway.start ends with 0 ({started.stderr.strip()})")
+        self.show(f"Started the gateway at {self.url} in a scratch folder.")
+        self.require(started.returncode == 0, f"gateway.start succeeds ({started.stderr.strip()})")
         before = self.write_data()
         snapshot = self.prepare()
         broken = self.inv("gateway.break", "flapping")
-        self.say("$ inv gateway.break flapping    # a deploy that goes wrong")
-        self.require(broken.returncode == 0, f"every second health answer fails now\n{broken.stderr}")
+        self.show("$ inv gateway.break flapping    # a deploy that goes wrong")
+        self.require(broken.returncode == 0, f"every second health response fails\n{broken.stderr}")
         self.watch(snapshot)
         self.show_health("ok")
         self.damage()
         self.show_health("degraded")
         self.roll_back(snapshot, "restored")
         self.show_health("ok")
-        self.require(self.content() == before, "messages, identity and MCP config are byte for byte as they were")
+        self.require(self.content() == before, "messages, identity and MCP config are restored byte for byte")
         self.roll_back(snapshot, "noop")
         audit = self.inv("release.audit")
-        self.say("$ inv release.audit")
+        self.show("$ inv release.audit")
         for line in audit.stdout.splitlines():
-            self.say(f"    {line}")
+            self.show(f"    {line}")
         self.require(audit.returncode == 0, "the audit chain is intact")
 
     def configuration(self) -> dict[str, Any]:
-        """What differs from the project's own invoke.yaml: every place and port is a scratch one."""
-        home = self.home
-        quiet = {
+        """Return the overrides of the project's invoke.yaml: scratch paths and a free port."""
+        paths = self.paths
+        scratch_env = {
             "PYTHONDONTWRITEBYTECODE": "1",
             "HYPOTHESIS_STORAGE_DIRECTORY": str(self.scratch / "hypothesis"),
             "PYTEST_ADDOPTS": f"--basetemp={self.scratch / 'pytest'}",
         }
         return {
             "pairing": {"credentials": str(self.scratch / "credentials")},
-            "gateway": {"port": self.port, "root": str(home.root)},
+            "gateway": {"port": self.port, "root": str(paths.root)},
             "release": {
                 "root": str(self.scratch / "pipeline"),
-                "app": {"version": {"file": str(home.settings)}},
+                "app": {"version": {"file": str(paths.settings)}},
                 "health": {"url": f"{self.url}/health"},
                 "reliability": {"url": f"{self.url}/reliability"},
                 "gates": {
-                    "build": {"command": f"inv dev.build --output {self.scratch / 'build'}", "env": quiet},
-                    "tests": {"env": quiet},
+                    "build": {"command": f"inv dev.build --output {self.scratch / 'build'}", "env": scratch_env},
+                    "tests": {"env": scratch_env},
                     "gui": {"http": f"{self.url}/"},
                     "dispatcher": {"http": f"{self.url}/health"},
-                    "mcp-config": {"mcp": str(home.mcp_servers)},
+                    "mcp-config": {"mcp": str(paths.mcp_servers)},
                 },
                 "assets": {
-                    "database": {"sqlite": str(home.database)},
-                    "identity": {"directory": str(home.identity)},
-                    "mcp": {"file": str(home.mcp_servers)},
-                    "settings": {"file": str(home.settings)},
+                    "database": {"sqlite": str(paths.database)},
+                    "identity": {"directory": str(paths.identity)},
+                    "mcp": {"file": str(paths.mcp_servers)},
+                    "settings": {"file": str(paths.settings)},
                 },
             },
         }
@@ -120,71 +120,74 @@ class _Demo:
         for number in range(_MESSAGES):
             message = {"channel": "telegram", "to": "1000", "text": f"message {number}"}
             requests.post(f"{self.url}/messages", json=message, timeout=5).raise_for_status()
-        deadline = time.monotonic() + _SECONDS
-        while not self.is_settled() and time.monotonic() < deadline:
+        deadline = time.monotonic() + _DELIVERY_SECONDS
+        while not self.is_idle() and time.monotonic() < deadline:
             time.sleep(0.05)
-        self.require(self.is_settled(), f"{_MESSAGES} messages are delivered, and health is ok")
+        self.require(self.is_idle(), f"{_MESSAGES} messages are delivered, and health is ok")
         return self.content()
 
     def prepare(self) -> str:
-        done, manifest = self.inv_json("release.prepare", "--release-id", "demo-1")
-        self.say("$ inv release.prepare --release-id demo-1")
+        result, manifest = self.inv_json("release.prepare", "--release-id", "demo-1")
+        self.show("$ inv release.prepare --release-id demo-1")
         for check in manifest.get("preflight", {}).get("checks", []):
-            self.say(f"    {check['id']:<12}{check['status']:<8}{check['durationMs'] / 1000:5.1f}s  {check['detail']}")
-        self.require(done.returncode == 0 and manifest.get("status") == "ready", f"the release is ready\n{done.stderr}")
+            self.show(f"    {check['id']:<12}{check['status']:<8}{check['durationMs'] / 1000:5.1f}s  {check['detail']}")
+        self.require(
+            result.returncode == 0 and manifest.get("status") == "ready", f"the release is ready\n{result.stderr}"
+        )
         snapshot: str = manifest["snapshot"]["snapshotId"]
-        self.say(f"    snapshot {snapshot}")
+        self.show(f"    snapshot {snapshot}")
         return snapshot
 
     def damage(self) -> None:
-        with closing(sqlite3.connect(self.home.database, timeout=10)) as database, database:
+        with closing(sqlite3.connect(self.paths.database, timeout=10)) as database, database:
             database.execute("DELETE FROM messages")
-        (self.home.identity / "identity.json").write_text("not JSON any more")
-        self.home.mcp_servers.write_text('{"mcpServers": ')
-        self.say("Damaged it: deleted all messages, overwrote the identity, broke the MCP config.")
-        self.require(self.messages() == [], "the messages are gone")
+        (self.paths.identity / "identity.json").write_text("not JSON")
+        self.paths.mcp_servers.write_text('{"mcpServers": ')
+        self.show("Damaged the state: deleted all messages, overwrote the identity, broke the MCP config.")
+        self.require(self.messages() == [], "the messages are deleted")
 
     def show_health(self, expected: str) -> None:
         data = self.get("/health")
-        self.require(data.get("status") == expected, f"health says {expected}")
+        self.require(data.get("status") == expected, f"health reports {expected}")
         for problem in data.get("problems", []):
-            self.say(f"    {problem}")
+            self.show(f"    {problem}")
 
     def roll_back(self, snapshot: str, expected: str) -> None:
         started = time.monotonic()
-        done, outcome = self.inv_json("release.rollback")
-        self.say(f"$ inv release.rollback    ({time.monotonic() - started:.1f}s)")
-        is_right = done.returncode == 0 and outcome.get("snapshotId") == snapshot
+        result, outcome = self.inv_json("release.rollback")
+        self.show(f"$ inv release.rollback    ({time.monotonic() - started:.1f}s)")
+        is_expected = result.returncode == 0 and outcome.get("snapshotId") == snapshot
         self.require(
-            is_right and outcome.get("status") == expected, f"it says {expected}\n{outcome.get('diagnostics')}"
+            is_expected and outcome.get("status") == expected,
+            f"the rollback reports {expected}\n{outcome.get('diagnostics')}",
         )
         if outcome.get("restoredAssets"):
-            self.say(f"    restored: {', '.join(outcome['restoredAssets'])}")
+            self.show(f"    restored: {', '.join(outcome['restoredAssets'])}")
 
     def watch(self, snapshot: str) -> None:
         started = time.monotonic()
-        done, report = self.inv_json("release.watch", "--for", "30s", "--interval", "200ms", "--rollback")
-        self.say(f"$ inv release.watch --for 30s --interval 200ms --rollback    ({time.monotonic() - started:.1f}s)")
+        result, report = self.inv_json("release.watch", "--for", "30s", "--interval", "200ms", "--rollback")
+        self.show(f"$ inv release.watch --for 30s --interval 200ms --rollback    ({time.monotonic() - started:.1f}s)")
         for reason in report.get("reasons", []):
-            self.say(f"    {reason}")
-        is_seen = done.returncode == 1 and report.get("status") == "degraded"
-        self.require(is_seen, f"the watch finds the release degraded\n{done.stdout}{done.stderr}")
+            self.show(f"    {reason}")
+        is_degraded = result.returncode == 1 and report.get("status") == "degraded"
+        self.require(is_degraded, f"the watch reports degraded\n{result.stdout}{result.stderr}")
         outcome = report.get("rollback") or {}
-        is_back = outcome.get("status") == "restored" and outcome.get("snapshotId") == snapshot
-        self.require(is_back, f"it has rolled back by itself, once\n{report}")
+        is_restored = outcome.get("status") == "restored" and outcome.get("snapshotId") == snapshot
+        self.require(is_restored, f"the watch rolled back once\n{report}")
 
-    def require(self, is_so: bool, what: str) -> None:
-        """Say that it is so, or end the demo."""
-        if not is_so:
-            raise DemoFailed(f"expected that {what}")
-        self.say(f"  ok: {what.splitlines()[0]}")
+    def require(self, condition: bool, expectation: str) -> None:
+        """Print the expectation if ``condition`` is true, else raise DemoFailed."""
+        if not condition:
+            raise DemoFailed(f"expected: {expectation}")
+        self.show(f"  ok: {expectation.splitlines()[0]}")
 
     def content(self) -> dict[str, Any]:
         return {
             "messages": self.messages(),
-            "identity": {path.name: path.read_bytes() for path in sorted(self.home.identity.iterdir())},
-            "mcp": self.home.mcp_servers.read_bytes(),
-            "settings": self.home.settings.read_bytes(),
+            "identity": {path.name: path.read_bytes() for path in sorted(self.paths.identity.iterdir())},
+            "mcp": self.paths.mcp_servers.read_bytes(),
+            "settings": self.paths.settings.read_bytes(),
         }
 
     def messages(self) -> list[Any]:
@@ -195,22 +198,22 @@ class _Demo:
         data: dict[str, Any] = requests.get(self.url + path, timeout=5).json().get("data", {})
         return data
 
-    def is_settled(self) -> bool:
+    def is_idle(self) -> bool:
         delivered = [message for message in self.messages() if message["state"] == "sent"]
         return len(delivered) == _MESSAGES and self.get("/health").get("status") == "ok"
 
-    def inv(self, *words: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "invoke", "-f", str(self.overlay), *words]
+    def inv(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "invoke", "-f", str(self.overlay), *arguments]
         return subprocess.run(command, cwd=self.project, stdin=subprocess.DEVNULL, capture_output=True, text=True)
 
-    def inv_json(self, *words: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
-        done = self.inv(*words, "--json")
+    def inv_json(self, *arguments: str) -> tuple[subprocess.CompletedProcess[str], dict[str, Any]]:
+        result = self.inv(*arguments, "--json")
         try:
-            return done, json.loads(done.stdout)
+            return result, json.loads(result.stdout)
         except ValueError:
-            raise DemoFailed(f"the task printed no JSON document: {done.stdout}{done.stderr}") from None
+            raise DemoFailed(f"the task did not print a JSON document: {result.stdout}{result.stderr}") from None
 
     def gateway_processes(self) -> list[str]:
-        """Return the command lines that still mention the scratch folder."""
+        """Return the command lines of all processes that mention the scratch folder."""
         lines = (" ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
         return [line for line in lines if str(self.scratch) in line]

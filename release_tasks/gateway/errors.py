@@ -1,15 +1,15 @@
-"""What keeps the gateway, or one request to it, from going on."""
+"""The errors of the gateway."""
 
 from __future__ import annotations
 
 __all__ = ["REFUSAL", "GatewayError", "McpError", "SettingsError", "StoreError"]
 
-# Marks the one line of the log that says why a gateway did not start.
+# Prefix of the log line with the reason why a gateway did not start.
 REFUSAL = "gateway: refused: "
 
 
 class GatewayError(Exception):
-    """The gateway cannot start, stop or answer; ``message`` is a sentence for the operator."""
+    """The gateway cannot start, stop or respond; ``message`` is for the operator."""
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -17,11 +17,11 @@ class GatewayError(Exception):
 
 
 class StoreError(GatewayError):
-    """The database does not answer: missing, damaged, locked, or without a table it should have."""
+    """The database is missing, damaged or locked, or a table is missing."""
 
 
 class SettingsError(GatewayError):
-    """A config file of the home is missing (``is_missing``) or does not say what it should."""
+    """A configuration file of the gateway is missing (``is_missing``) or invalid."""
 
     def __init__(self, message: str, *, is_missing: bool = False) -> None:
         super().__init__(message)
@@ -29,4 +29,4 @@ class SettingsError(GatewayError):
 
 
 class McpError(GatewayError):
-    """An MCP server could not be started, or did not answer as the protocol says."""
+    """An MCP server could not be started, or its response does not follow the protocol."""

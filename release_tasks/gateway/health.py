@@ -1,4 +1,4 @@
-"""How the gateway is, found out at each request: files, database, worker, MCP servers."""
+"""The health of the gateway, checked at each request: files, database, worker, MCP servers."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from release_tasks.pairing.policy import Pairing
 
 __all__ = ["Parts", "examine"]
 
-_REHEARSED: dict[str, Any] = {"running": None, "pid": None, "lastBeatSec": None, "detail": "left out of a rehearsal"}
+_NO_DISPATCHER: dict[str, Any] = {"running": None, "pid": None, "lastBeatSec": None, "detail": "not in a rehearsal"}
 
 
 @define
 class Parts:
-    """What a running gateway consists of."""
+    """The parts of a running gateway."""
 
-    home: GatewayPaths
+    paths: GatewayPaths
     store: MessageStore
     worker: Worker
     mcp: McpMonitor
@@ -40,15 +40,15 @@ class Parts:
 
 
 def examine(parts: Parts) -> dict[str, Any]:
-    """Examine every part now and return the ``data`` of the health answer.
+    """Check every part and return the ``data`` of the health response.
 
-    Its ``status`` is ``ok``, ``degraded``, or ``failing``, which only a database that does not answer makes it.
+    The ``status`` is ``ok``, ``degraded`` or ``failing``; ``failing`` means that the database does not work.
     """
     problems: list[str] = []
     servers: list[McpServer] | None = None
 
     def part(name: str, read: Callable[[], dict[str, Any] | None]) -> dict[str, Any]:
-        """Return what ``read`` returns of a part, or what keeps it from that."""
+        """Return the result of ``read``, or the status and detail of its error."""
         try:
             return {"status": "ok", **(read() or {})}
         except SettingsError as error:
@@ -61,23 +61,23 @@ def examine(parts: Parts) -> dict[str, Any]:
         return {"status": status, "detail": detail}
 
     def check_settings() -> dict[str, Any]:
-        found = read_settings(parts.home.settings)
-        return {"name": found.name, "version": found.version}
+        settings = read_settings(parts.paths.settings)
+        return {"name": settings.name, "version": settings.version}
 
     def check_mcp_config() -> dict[str, Any]:
         nonlocal servers
-        servers = read_servers(parts.home.mcp_servers)
+        servers = read_servers(parts.paths.mcp_servers)
         return {"detail": f"{len(servers)} configured"}
 
     settings = part("settings", check_settings)
-    identity = part("identity", lambda: read_identity(parts.home.identity))
+    identity = part("identity", lambda: read_identity(parts.paths.identity))
     database = part("database", parts.store.check)
     mcp_config = part("mcpConfig", check_mcp_config)
-    mcp_servers = parts.mcp.snapshot(servers)
+    mcp_servers = parts.mcp.states(servers)
     for server in mcp_servers:
         if server["state"] == "error" or server["health"]["circuit"] == "open":
-            problems.append(f"mcpServers.{server['id']}: {server['detail'] or 'its circuit is open'}")
-    dispatcher = _REHEARSED if parts.is_rehearsal else parts.worker.state()
+            problems.append(f"mcpServers.{server['id']}: {server['detail'] or 'the circuit is open'}")
+    dispatcher = _NO_DISPATCHER if parts.is_rehearsal else parts.worker.state()
     if dispatcher["running"] is False:
         problems.append(f"dispatcher: {dispatcher['detail']}")
     pairing = part("pairing", parts.pairing.check)

@@ -1,4 +1,4 @@
-"""What every request passes and every answer has: loopback names, origins, signatures, a body of limited size, JSON."""
+"""Checks of every request (host name, origin, signature, body size) and the JSON form of every response."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from release_tasks.gateway.network import is_loopback
 
 __all__ = [
     "RequestGuard",
+    "body_signature",
     "check_signature",
     "failure",
     "json_object",
     "read_body",
-    "require_proof",
-    "signature_of",
+    "require_credential",
     "success",
 ]
 
@@ -39,51 +39,52 @@ _BODY_SECONDS = 10.0
 
 
 class RequestGuard:
-    """Gives every request its correlation id, and keeps web pages of other origins out.
+    """Middleware that gives every request a correlation id and rejects requests from web pages of other origins.
 
-    Loopback keeps other machines out, not the browser on this one: any page it shows could post here, or point a name
-    of its own at 127.0.0.1 and read the answers.
+    Listening on loopback does not stop a browser on this machine: any web page could send a POST request to the
+    gateway, or read its responses by DNS rebinding (its own host name resolves to 127.0.0.1).
     """
 
-    def __init__(self, app: ASGIApp, *, only_loopback: bool, open_below: str) -> None:
+    def __init__(self, app: ASGIApp, *, only_loopback: bool, public_prefix: str) -> None:
         self._app = app
         self._only_loopback = only_loopback
-        self._open_below = open_below  # what is asked for through a proxy, under a public name, with a proof of its own
+        # Paths with this prefix are requested through a proxy under a public name, and check their own credentials.
+        self._public_prefix = public_prefix
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer a request that may not come in, hand every other one on."""
+        """Respond to a forbidden request with 403 and forward every other request."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         headers = Headers(scope=scope)
-        offered = headers.get("x-correlation-id", "")
-        # The caller's id if it is a sane token (it ends up in the log), else a new one.
+        received_id = headers.get("x-correlation-id", "")
+        # The caller's id if it is a valid token, because it appears in the log; else a new id.
         scope.setdefault("state", {})["correlation_id"] = (
-            offered if _CORRELATION_ID.match(offered) else uuid.uuid4().hex
+            received_id if _CORRELATION_ID.match(received_id) else uuid.uuid4().hex
         )
-        refusal = self._refusal(headers, str(scope["path"]).startswith(self._open_below))
+        refusal = self._refusal(headers, is_public=str(scope["path"]).startswith(self._public_prefix))
         if refusal is None:
             await self._app(scope, receive, send)
         else:
             await failure(Request(scope), 403, "forbidden", refusal)(scope, receive, send)
 
-    def _refusal(self, headers: Headers, is_open: bool) -> str | None:
+    def _refusal(self, headers: Headers, *, is_public: bool) -> str | None:
         host = headers.get("host", "")
-        if self._only_loopback and not is_open:
+        if self._only_loopback and not is_public:
             try:
                 name = urlsplit(f"//{host}").hostname or ""
             except ValueError:
                 name = ""
             if not is_loopback(name):
-                return "this gateway answers on loopback names only"
+                return "this gateway accepts only loopback host names"
         origin = headers.get("origin")
         if origin is not None and origin.partition("://")[2] != host:
-            return "pages of another origin may not call this gateway"
+            return "this gateway rejects requests from other origins"
         return None
 
 
 async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
-    """Return the whole body; raises HTTPException: 413 when it is too large, 408 when too slow."""
+    """Return the request body; raises HTTPException 413 if it is too large, 408 if it is too slow."""
 
     async def collect() -> bytes:
         body = bytearray()
@@ -96,53 +97,52 @@ async def read_body(request: Request, limit: int = MAX_BODY_BYTES) -> bytes:
     try:
         return await asyncio.wait_for(collect(), _BODY_SECONDS)
     except asyncio.TimeoutError:
-        raise HTTPException(408, "the body did not arrive in time") from None
+        raise HTTPException(408, "timeout while reading the body") from None
     except ClientDisconnect:
-        raise HTTPException(400, "the client went away") from None
+        raise HTTPException(400, "the client disconnected") from None
 
 
 def check_signature(request: Request, body: bytes, secret: str | None, *, always: bool) -> None:
     """Check ``X-Signature: sha256=HMAC-SHA256(secret, body)``; raises HTTPException.
 
-    With a secret, a request must be signed when ``always`` is set or it comes from another machine, and a signature
-    that is there must be right: 401 without, 403 for a wrong one. Without a secret only this machine is served; others
-    get 503.
+    With a secret, a request must be signed if ``always`` is set or if it comes from another machine: 401 without a
+    signature, 403 with an invalid signature. Without a secret, requests from other machines get 503.
     """
     is_local = request.client is not None and is_loopback(request.client.host)
     if not secret:
         if not is_local:
-            raise HTTPException(503, "API_SECRET is not set; only loopback is served without it")
+            raise HTTPException(503, "API_SECRET is not set; without it only loopback requests are accepted")
         return
-    offered = request.headers.get("x-signature")
-    if offered is None:
+    received = request.headers.get("x-signature")
+    if received is None:
         if always or not is_local:
             raise HTTPException(401, "the X-Signature header is missing")
         return
-    require_proof("X-Signature", offered, signature_of(body, secret), "API_SECRET")
+    require_credential("X-Signature", received, body_signature(body, secret), "API_SECRET")
 
 
-def signature_of(body: bytes, secret: str) -> str:
-    """Return what a signature header must say: ``sha256=`` and the HMAC-SHA256 of the raw body in hex."""
+def body_signature(body: bytes, secret: str) -> str:
+    """Return the expected signature header: ``sha256=`` and the HMAC-SHA256 of the raw body in hex."""
     return "sha256=" + hmac.new(os.fsencode(secret), body, hashlib.sha256).hexdigest()
 
 
-def require_proof(name: str, offered: str | None, expected: str | None, variable: str) -> None:
-    """Compare what a request offers as ``name`` with what is expected, in constant time.
+def require_credential(name: str, received: str | None, expected: str | None, variable: str) -> None:
+    """Compare the received credential ``name`` with the expected value in constant time.
 
-    Raises HTTPException: 503 when nothing is expected because ``variable`` is not set, 401 without an offer, 403 for a
-    wrong one.
+    Raises HTTPException: 503 if ``expected`` is None because ``variable`` is not set, 401 if the credential is missing,
+    403 if it is invalid.
     """
     if expected is None:
-        raise HTTPException(503, f"{variable} is not set; nothing is taken without it")
-    if offered is None:
+        raise HTTPException(503, f"{variable} is not set; without it all requests are rejected")
+    if received is None:
         raise HTTPException(401, f"{name} is missing")
-    # As bytes: compare_digest refuses text that is not ASCII.
-    if not hmac.compare_digest(offered.encode("utf-8", "replace"), os.fsencode(expected)):
-        raise HTTPException(403, f"{name} is wrong")
+    # As bytes: compare_digest rejects non-ASCII text.
+    if not hmac.compare_digest(received.encode("utf-8", "replace"), os.fsencode(expected)):
+        raise HTTPException(403, f"{name} is invalid")
 
 
 def json_object(body: bytes) -> dict[str, Any]:
-    """Return the JSON object that a body holds; raises HTTPException 400 for anything else."""
+    """Parse a body as a JSON object; raises HTTPException 400 if it is something else."""
     try:
         value = json.loads(body.decode("utf-8"))
     except (ValueError, RecursionError):
@@ -153,23 +153,23 @@ def json_object(body: bytes) -> dict[str, Any]:
 
 
 def success(request: Request, data: dict[str, Any], status: int = 200) -> JSONResponse:
-    """Return the answer to a request that went well."""
-    answer = {"ok": True, "data": data, "correlationId": _correlation(request), "timestamp": timestamp()}
-    return JSONResponse(answer, status, headers={"Cache-Control": "no-store"})
+    """Return the response to a successful request."""
+    response = {"ok": True, "data": data, "correlationId": _correlation(request), "timestamp": timestamp()}
+    return JSONResponse(response, status, headers={"Cache-Control": "no-store"})
 
 
 def failure(
     request: Request, status: int, code: str, message: str, /, *, headers: Mapping[str, str] | None = None, **more: Any
 ) -> JSONResponse:
-    """Return a refusal or a fault: a stable ``code`` for programs and a sentence for people."""
-    answer = {
+    """Return an error response: a stable ``code`` for programs and a message for people."""
+    response = {
         "ok": False,
         "error": {"code": code, "message": message},
         **more,
         "correlationId": _correlation(request),
         "timestamp": timestamp(),
     }
-    return JSONResponse(answer, status, headers=headers)
+    return JSONResponse(response, status, headers=headers)
 
 
 def _correlation(request: Request) -> str:

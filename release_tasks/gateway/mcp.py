@@ -1,6 +1,6 @@
-"""The state of each configured MCP server, kept up in the background by talking to it.
+"""The state of each configured MCP server, updated by a background thread per server.
 
-Nothing here waits on a server while health is asked: health reads the last known state.
+A health request reads the last known state and never waits for an MCP server.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ _FAILURES_TO_OPEN = 3
 _COOLDOWN_SECONDS = 30.0
 _RETRY_SECONDS = 1.0
 _STOP_SECONDS = 1.2
-_UNSUPPORTED = "a server with a url is not supported: this gateway talks to MCP servers over stdio only"
+_UNSUPPORTED = "a server with a url is not supported: this gateway supports only MCP servers over stdio"
 
 
 def read_servers(path: Path) -> list[McpServer]:
-    """Return the servers that ``path`` names; raises SettingsError."""
+    """Return the servers in the configuration file ``path``; raises SettingsError."""
     return usable_servers(read_json_object(path), path.name)
 
 
 def usable_servers(document: dict[str, Any], source: str) -> list[McpServer]:
-    """Return the servers that a configuration called ``source`` names.
+    """Return the servers of a configuration; ``source`` is its name in messages.
 
-    Raises SettingsError for a list, or an enabled command, of the wrong form. A server with a url alone is returned:
-    its state says that it is not supported.
+    Raises SettingsError for an invalid list or an enabled server with an invalid command. A server with only a url is
+    returned; its state is an error, because it is not supported.
     """
     try:
         servers, problems = parse_servers(document, source)
@@ -55,9 +55,9 @@ def usable_servers(document: dict[str, Any], source: str) -> list[McpServer]:
 
 
 class CircuitBreaker:
-    """Closed while a server answers; open for a while after some failures in a row; then half-open.
+    """A circuit breaker: closed while a server responds, open after consecutive failures, half-open after a cooldown.
 
-    While it is open the server is left alone; half-open means that one try is under way or due.
+    While it is open, no attempt is made. While it is half-open, one attempt is due or in progress.
     """
 
     def __init__(self, failures_to_open: int, cooldown: float) -> None:
@@ -68,7 +68,7 @@ class CircuitBreaker:
 
     @property
     def remaining(self) -> float:
-        """Seconds until the next try is allowed."""
+        """Seconds until the next attempt is allowed."""
         if self._opened is None:
             return 0.0
         return max(self._opened + self._cooldown - time.monotonic(), 0.0)
@@ -81,18 +81,18 @@ class CircuitBreaker:
         return "open" if self.remaining > 0 else "half-open"
 
     def succeeded(self) -> None:
-        """Close it."""
+        """Reset the failures and close the circuit."""
         self.failures, self._opened = 0, None
 
     def failed(self) -> None:
-        """Count a failure, which opens it once there are enough."""
+        """Count a failure; enough failures open the circuit."""
         self.failures += 1
         if self.failures >= self._failures_to_open:
             self._opened = time.monotonic()
 
 
 class ServerLink:
-    """One server's thread: connects, stays connected, and comes back after a failure."""
+    """The thread of one server: connects, stays connected, and reconnects after a failure."""
 
     def __init__(self, server: McpServer) -> None:
         self.server = server
@@ -108,12 +108,12 @@ class ServerLink:
         self._thread = threading.Thread(target=self._run, name=f"mcp-{server.id}", daemon=True)
 
     def start(self) -> None:
-        """Connect, in the background; a server that is disabled or not supported is left alone."""
+        """Connect in the background, unless the server is disabled or not supported."""
         if self._state == "connecting":
             self._thread.start()
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return the last known state."""
+    def state(self) -> dict[str, Any]:
+        """Return the last known state for the health response."""
         return {
             "id": self.server.id,
             "name": self.server.name,
@@ -127,31 +127,31 @@ class ServerLink:
             },
         }
 
-    def ask_to_stop(self) -> None:
-        """Make the thread end its conversation; see ``join``."""
+    def request_stop(self) -> None:
+        """Tell the thread to end its session; ``join`` waits for the end."""
         self._stopping.set()
         with self._lock, contextlib.suppress(OSError):
             if self._session is not None:
                 self._session.cancel()
 
     def join(self, timeout: float) -> None:
-        """Wait until the server's process is gone."""
+        """Wait until the process of the server ended."""
         if self._thread.ident is not None:
             self._thread.join(timeout)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
             try:
-                self._converse()
+                self._run_session()
             except McpError as error:
-                self._note_failure(error.message)
+                self._record_failure(error.message)
             except Exception:
                 _LOG.exception("MCP server %s", self.server.id)
-                self._note_failure("an unexpected error, see the log")
+                self._record_failure("unexpected error, see the log")
             self._stopping.wait(max(self._circuit.remaining, _RETRY_SECONDS))
 
-    def _converse(self) -> None:
-        """Connect and stay connected; raises McpError as soon as the server does not answer."""
+    def _run_session(self) -> None:
+        """Connect and stay connected; raises McpError when the server does not respond."""
         if self._state != "error":
             self._state = "connecting"
         session = McpSession(self.server)
@@ -159,21 +159,21 @@ class ServerLink:
             self._session = session
         try:
             if self._stopping.is_set():
-                return  # asked to while the command was being started
-            self._note_success(session.handshake(_HANDSHAKE_SECONDS))
+                return  # stopped while the command was starting
+            self._record_success(session.handshake(_HANDSHAKE_SECONDS))
             while not self._stopping.is_set():
                 session.listen(_REFRESH_SECONDS)
-                self._note_success(session.count_tools(time.monotonic() + _HANDSHAKE_SECONDS))
+                self._record_success(session.count_tools(time.monotonic() + _HANDSHAKE_SECONDS))
         finally:
             with self._lock:
                 self._session = None
             session.close()
 
-    def _note_success(self, tools: int) -> None:
+    def _record_success(self, tools: int) -> None:
         self._circuit.succeeded()
         self._state, self._tools, self._detail = "connected", tools, None
 
-    def _note_failure(self, detail: str) -> None:
+    def _record_failure(self, detail: str) -> None:
         if self._stopping.is_set():
             return
         self._circuit.failed()
@@ -183,68 +183,71 @@ class ServerLink:
 
 
 class McpMonitor:
-    """Keeps one link per server that the config file names now; a changed entry gets a new link."""
+    """The links to all servers in the configuration file, which is read again every second.
+
+    A changed entry gets a new link.
+    """
 
     def __init__(self, config: Path) -> None:
         self._config = config
         self._links: dict[str, ServerLink] = {}
         self._lock = threading.Lock()
-        self._woken = threading.Event()
+        self._wake = threading.Event()
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="mcp-monitor", daemon=True)
 
     def start(self) -> None:
-        """Follow the config file, in the background."""
+        """Follow the configuration file in the background."""
         self._thread.start()
 
-    def snapshot(self, servers: list[McpServer] | None) -> list[dict[str, Any]]:
-        """Return the state of each of ``servers``, or (None) of those known from before."""
+    def states(self, servers: list[McpServer] | None) -> list[dict[str, Any]]:
+        """Return the state of each of ``servers``; None means the servers that were configured last."""
         with self._lock:
             links = dict(self._links)
         if servers is None:
-            return [link.snapshot() for link in links.values()]
+            return [link.state() for link in links.values()]
         states = []
         for server in servers:
             link = links.get(server.id)
             if link is None or link.server != server:
-                self._woken.set()  # the file changed a moment ago
+                self._wake.set()  # the file has just changed
                 link = ServerLink(server)
-            states.append(link.snapshot())
+            states.append(link.state())
         return states
 
     def stop(self) -> None:
-        """End every conversation and every process that was started for one."""
+        """End every session and every process of an MCP server."""
         self._stopping.set()
-        self._woken.set()
+        self._wake.set()
         if self._thread.ident is not None:
             self._thread.join(_STOP_SECONDS)
         with self._lock:
             links, self._links = list(self._links.values()), {}
-        _end(links)
+        _stop_all(links)
 
     def _run(self) -> None:
         while not self._stopping.is_set():
-            # An unreadable file changes nothing: health reports it, and the servers it named go on.
+            # An unreadable file changes nothing: health reports it, and the known servers stay connected.
             with contextlib.suppress(SettingsError):
                 self._reconcile(read_servers(self._config))
-            self._woken.wait(_CONFIG_SECONDS)
-            self._woken.clear()
+            self._wake.wait(_CONFIG_SECONDS)
+            self._wake.clear()
 
     def _reconcile(self, servers: list[McpServer]) -> None:
-        wanted = {server.id: server for server in servers}
+        configured = {server.id: server for server in servers}
         with self._lock:
-            gone = [link for key, link in self._links.items() if wanted.get(key) != link.server]
-            kept = {key: link for key, link in self._links.items() if wanted.get(key) == link.server}
-            new = {key: ServerLink(server) for key, server in wanted.items() if key not in kept}
-            self._links = {key: kept.get(key) or new[key] for key in wanted}
+            removed = [link for key, link in self._links.items() if configured.get(key) != link.server]
+            unchanged = {key: link for key, link in self._links.items() if configured.get(key) == link.server}
+            new = {key: ServerLink(server) for key, server in configured.items() if key not in unchanged}
+            self._links = {key: unchanged.get(key) or new[key] for key in configured}
             for link in new.values():
                 link.start()
-        _end(gone)
+        _stop_all(removed)
 
 
-def _end(links: list[ServerLink]) -> None:
+def _stop_all(links: list[ServerLink]) -> None:
     for link in links:
-        link.ask_to_stop()
+        link.request_stop()
     deadline = time.monotonic() + _STOP_SECONDS
     for link in links:
         link.join(max(deadline - time.monotonic(), 0.0))

@@ -1,6 +1,6 @@
 """The bundled MCP server: one tool, ``clock.now``, over stdio.
 
-It ends when its input does, so that it never outlives the gateway, however that one ended.
+The server ends at the end of its input, so it never outlives the gateway, even after a kill.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from release_tasks.core.clock import timestamp
 
-__all__ = ["answer", "main"]
+__all__ = ["main", "respond"]
 
 PROTOCOL_VERSION = "2025-06-18"
 _TOOL = {
@@ -23,7 +23,7 @@ _TOOL = {
 }
 
 
-def answer(line: bytes) -> dict[str, Any] | None:
+def respond(line: bytes) -> dict[str, Any] | None:
     """Return the JSON-RPC response to one request line, or None for a notification."""
     try:
         request = json.loads(line)
@@ -59,16 +59,16 @@ def _error(request_id: Any, code: int, message: str) -> dict[str, Any]:
 
 
 def main() -> int:
-    """Serve until the input ends."""
+    """Serve until the end of the input."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         for line in sys.stdin.buffer:
-            response = answer(line)
+            response = respond(line)
             if response is not None:
                 sys.stdout.write(json.dumps(response) + "\n")
                 sys.stdout.flush()
     except BrokenPipeError:
-        # A usual exit would flush the broken pipe once more, and complain.
+        # A normal exit would flush the broken pipe again and print an error.
         os._exit(0)
     return 0
 

@@ -1,4 +1,4 @@
-"""A conversation with one MCP server (JSON-RPC 2.0) over its stdin and stdout."""
+"""A session with one MCP server: JSON-RPC 2.0 over its stdin and stdout."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ _END_SECONDS = 0.25
 
 
 class McpSession:
-    """A server that we started, one JSON message a line, in a process group of its own.
+    """A started MCP server in its own process group; each line is one JSON message.
 
-    The constructor and every method that talks raise McpError. A ``deadline`` is on the monotonic clock.
+    The constructor and every method that communicates raise McpError. A ``deadline`` is on the monotonic clock.
     """
 
     def __init__(self, server: McpServer) -> None:
         assert server.command is not None
-        # The gateway's own secret is nobody else's business.
+        # Without the secrets of the gateway.
         environment = {**child_environment(), **server.env}
         program = shutil.which(server.command, path=environment.get("PATH"))
         if program is None:
@@ -52,41 +52,41 @@ class McpSession:
         self._input, self._output = self._process.stdin, self._process.stdout
         self._last_id = 0
         self._pending = b""
-        self._cancelled, self._cancel = os.pipe()
-        # Non-blocking: a server that reads nothing must not hold up its thread for ever.
+        self._cancel_reader, self._cancel_writer = os.pipe()
+        # Non-blocking: a server that does not read its input must not block its thread forever.
         os.set_blocking(self._input.fileno(), False)
 
     @property
     def pid(self) -> int:
-        """The process (and group) that was started."""
+        """The id of the started process and of its process group."""
         return self._process.pid
 
     def handshake(self, timeout: float) -> int:
-        """Introduce ourselves and return how many tools the server offers."""
+        """Initialise the session and return the number of tools."""
         deadline = time.monotonic() + timeout
-        introduction = {
+        parameters = {
             "protocolVersion": _PROTOCOL_VERSION,
             "capabilities": {},
             "clientInfo": {"name": "release-tasks gateway", "version": "1.0.0"},
         }
-        result = self.request("initialize", introduction, deadline)
+        result = self.request("initialize", parameters, deadline)
         if not isinstance(result.get("protocolVersion"), str):
-            raise McpError("the answer to initialize names no protocolVersion")
+            raise McpError("the response to initialize contains no protocolVersion")
         self._write({"jsonrpc": "2.0", "method": "notifications/initialized"}, deadline)
         return self.count_tools(deadline)
 
     def count_tools(self, deadline: float) -> int:
-        """Return how many tools the server lists now, all pages together."""
+        """Return the number of tools on all pages of the server's list."""
         total, cursor = 0, None
         for _ in range(100):
             page = self.request("tools/list", {"cursor": cursor} if cursor else {}, deadline)
             tools = page.get("tools")
             if not isinstance(tools, list):
-                raise McpError("the answer to tools/list holds no list of tools")
+                raise McpError("the response to tools/list contains no list of tools")
             total, cursor = total + len(tools), page.get("nextCursor")
             if not cursor:
                 return total
-        raise McpError("tools/list never ends")
+        raise McpError("tools/list has too many pages")
 
     def request(self, method: str, params: dict[str, Any], deadline: float) -> dict[str, Any]:
         """Send one request and return its result."""
@@ -95,30 +95,30 @@ class McpSession:
         while True:
             message = self._read(deadline)
             if message is None:
-                raise McpError(f"no answer to {method} in time")
+                raise McpError(f"timeout: no response to {method}")
             if message.get("id") == self._last_id and "method" not in message:
                 break
             self._answer(message)
         error, result = message.get("error"), message.get("result")
         if isinstance(error, dict):
-            raise McpError(f"{method} was answered with error {error.get('code')}")
+            raise McpError(f"{method} failed with error {error.get('code')}")
         if not isinstance(result, dict):
-            raise McpError(f"the answer to {method} has no result")
+            raise McpError(f"the response to {method} has no result")
         return result
 
     def listen(self, seconds: float) -> None:
-        """Take what the server sends unasked, for so many seconds."""
-        # Read even with nothing asked: a server whose output is not taken blocks on a full pipe.
+        """Read and handle messages of the server for this many seconds."""
+        # Always read: a server blocks on a full pipe if its output is not read.
         deadline = time.monotonic() + seconds
         while (message := self._read(deadline)) is not None:
             self._answer(message)
 
     def cancel(self) -> None:
-        """Make a call that another thread waits in raise McpError soon."""
-        os.write(self._cancel, b"x")
+        """Make a waiting call in another thread raise McpError."""
+        os.write(self._cancel_writer, b"x")
 
     def close(self) -> None:
-        """End the server: asked by the end of its input, then by SIGTERM, then killed; its group goes with it."""
+        """End the server's process group: close its input, then send SIGTERM, then SIGKILL."""
         with contextlib.suppress(OSError):
             self._input.close()
         for number in (None, signal.SIGTERM, signal.SIGKILL):
@@ -130,19 +130,19 @@ class McpSession:
                 if number is not None:
                     break
         self._output.close()
-        os.close(self._cancelled)
-        os.close(self._cancel)
+        os.close(self._cancel_reader)
+        os.close(self._cancel_writer)
 
     def _answer(self, message: dict[str, Any]) -> None:
-        """Answer a server that asks something of us: it may ping, and we offer nothing else."""
+        """Respond to a request of the server: only ping is supported."""
         if "method" not in message or "id" not in message:
             return
-        answer: dict[str, Any] = {"jsonrpc": "2.0", "id": message["id"]}
+        response: dict[str, Any] = {"jsonrpc": "2.0", "id": message["id"]}
         if message["method"] == "ping":
-            answer["result"] = {}
+            response["result"] = {}
         else:
-            answer["error"] = {"code": -32601, "message": "Method not found"}
-        self._write(answer, time.monotonic() + 1.0)
+            response["error"] = {"code": -32601, "message": "Method not found"}
+        self._write(response, time.monotonic() + 1.0)
 
     def _write(self, message: dict[str, Any], deadline: float) -> None:
         rest = json.dumps(message).encode() + b"\n"
@@ -153,10 +153,10 @@ class McpSession:
                 if not self._is_ready(self._input, selectors.EVENT_WRITE, deadline):
                     raise McpError("the server does not read its input") from None
             except (OSError, ValueError) as error:
-                raise McpError(self._how_it_ended()) from error
+                raise McpError(self._end_reason()) from error
 
     def _read(self, deadline: float) -> dict[str, Any] | None:
-        """Return the next message, or None at the deadline; other lines are skipped."""
+        """Return the next JSON message, or None at the deadline; skip other lines."""
         while True:
             line, newline, rest = self._pending.partition(b"\n")
             if newline:
@@ -175,22 +175,22 @@ class McpSession:
             except (OSError, ValueError):
                 chunk = b""
             if not chunk:
-                raise McpError(self._how_it_ended())
+                raise McpError(self._end_reason())
             self._pending += chunk
 
     def _is_ready(self, pipe: IO[bytes], event: int, deadline: float) -> bool:
         with selectors.DefaultSelector() as selector:
             selector.register(pipe, event)
-            selector.register(self._cancelled, selectors.EVENT_READ)
+            selector.register(self._cancel_reader, selectors.EVENT_READ)
             ready = selector.select(max(deadline - time.monotonic(), 0.0))
-        if any(key.fd == self._cancelled for key, _ in ready):
-            raise McpError("the conversation was ended")
+        if any(key.fd == self._cancel_reader for key, _ in ready):
+            raise McpError("the session was cancelled")
         return bool(ready)
 
-    def _how_it_ended(self) -> str:
+    def _end_reason(self) -> str:
         try:
             code = self._process.wait(_END_SECONDS)
         except subprocess.TimeoutExpired:
             return "the server closed its output"
-        how = f"signal {-code}" if code < 0 else f"exit code {code}"
-        return f"the server's process ended with {how}"
+        status = f"signal {-code}" if code < 0 else f"exit code {code}"
+        return f"the server's process ended with {status}"

@@ -1,4 +1,4 @@
-"""Addresses: what counts as loopback, how a port is taken, what a URL looks like."""
+"""Network addresses: loopback check, listening socket, base URL."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ import socket
 
 from release_tasks.gateway.errors import GatewayError
 
-__all__ = ["bind", "check_host", "is_loopback", "url_of"]
+__all__ = ["base_url", "bind", "check_host", "is_loopback"]
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine reaches ``host``; of names, only localhost counts."""
+    """Return whether ``host`` is a loopback address or the name ``localhost``."""
     if host.lower() == "localhost":
         return True
     try:
@@ -24,45 +24,45 @@ def is_loopback(host: str) -> bool:
 
 
 def check_host(host: str, *, allow_remote: bool) -> None:
-    """Raise GatewayError when others could reach ``host`` and nobody said that they may."""
+    """Raise GatewayError when other machines could reach ``host`` and ``allow_remote`` is not set."""
     if not allow_remote and not is_loopback(host):
         raise GatewayError(
-            f"The gateway does not listen on {host}: other machines could reach it there."
-            " Use 127.0.0.1, or allow remote access explicitly."
+            f"The gateway does not listen on {host}: other machines could connect."
+            " Use 127.0.0.1, or set gateway.allow_remote."
         )
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Return a listening socket on ``host`` and ``port`` (0: any free one); raises GatewayError."""
-    where = f"port {port} on {host}"
+    """Return a listening socket on ``host`` and ``port`` (0: a free port); raises GatewayError."""
+    target = f"port {port} on {host}"
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
     except (OSError, OverflowError) as error:
-        raise GatewayError(f"The gateway cannot use {where}: the address is not known.") from error
+        raise GatewayError(f"The gateway cannot use {target}: the address cannot be resolved.") from error
     listener = socket.socket(family, kind, protocol)
     try:
-        # Without it a port stays taken for a minute after its last connection.
+        # Without this option, a port stays in use for a minute after its last connection (TIME_WAIT).
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(address)
-        # At once: two processes may both bind a port this way, and only one of them may listen.
+        # Immediately: with SO_REUSEADDR two processes can bind the same port, but only one can listen.
         listener.listen(128)
     except (OSError, OverflowError) as error:
         listener.close()
         code = error.errno if isinstance(error, OSError) else None
         if code == errno.EADDRINUSE:
-            reason = f"{where} is already in use. Stop what uses it, or choose another port."
+            reason = f"{target} is already in use. Stop the other process, or choose another port."
         elif code in (errno.EACCES, errno.EPERM):
-            reason = f"this user may not use {where}. Choose a port from 1024 on."
+            reason = f"permission denied for {target}. Choose a port from 1024 on."
         else:
-            reason = f"{where} cannot be used: {error if code is None else os.strerror(code)}."
+            reason = f"{target} cannot be used: {error if code is None else os.strerror(code)}."
         raise GatewayError(f"The gateway cannot start: {reason}") from error
     return listener
 
 
-def url_of(host: str, port: int) -> str:
-    """Return the base URL of a gateway on ``host``; a wildcard is reached by loopback."""
+def base_url(host: str, port: int) -> str:
+    """Return the base URL of a gateway on ``host``; for a wildcard address, a loopback URL."""
     with contextlib.suppress(ValueError):
         address = ipaddress.ip_address(host)
         if address.is_unspecified:

@@ -1,4 +1,4 @@
-"""The folder the gateway lives in: what is where, and how a brand-new one is laid out."""
+"""The files of a gateway in its root folder, and the initialisation of a new root folder."""
 
 from __future__ import annotations
 
@@ -16,12 +16,11 @@ from release_tasks.gateway.store import create_database
 
 __all__ = ["GatewayPaths"]
 
-_SOUL = """\
-# Who this gateway is
+_DESCRIPTION = """\
+# This gateway
 
-A small, patient post office. It takes every message it is given, delivers each at least once, in
-order, and says plainly when it cannot. It keeps no message it was not given and tells nobody's
-secrets.
+A small message gateway. It stores every message that it accepts, delivers each message at least once, and reports a
+delivery that fails. It does not log or forward secrets.
 """
 _DEFAULT_SETTINGS = {
     "name": "gateway",
@@ -32,51 +31,51 @@ _DEFAULT_SETTINGS = {
 
 
 class GatewayPaths:
-    """The paths of one gateway's home folder ``root``."""
+    """The paths of one gateway below its folder ``root``."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
         self.database = root / DATABASE  # messages, the delivery queue and callbacks
-        self.identity = root / "identity"  # who this gateway is: identity.json and soul.md
-        self.mcp_servers = root / "mcp-servers.json"  # the MCP servers this gateway talks to
+        self.identity = root / "identity"  # identity of this gateway: identity.json and soul.md
+        self.mcp_servers = root / "mcp-servers.json"  # the configured MCP servers
         self.settings = root / "gateway.json"  # name, version, dispatcher and delivery settings
         self.gui = root / "gui" / "index.html"  # the page that ``GET /`` serves
-        self.credentials = root / "credentials"  # who may write, unless the configuration names another folder
-        self.outbox = root / "outbox.jsonl"  # where messages are delivered to unless gateway.json names a URL
-        self.pid_file = root / "gateway.pid"  # who runs this home: see ``pidfile``
-        self.lock_file = root / "gateway.lock"  # held (flock) by the one gateway that runs in this home
-        self.log_file = root / "gateway.log"  # output of a gateway that runs in the background
-        self._unfinished = root / ".laying-out"  # lets a first start that was killed be finished by the next one
+        self.credentials = root / "credentials"  # pairing stores, unless the configuration names another folder
+        self.outbox = root / "outbox.jsonl"  # delivered messages, unless gateway.json names a URL
+        self.pid_file = root / "gateway.pid"  # the running process: see ``pidfile``
+        self.lock_file = root / "gateway.lock"  # locked (flock) by the running gateway
+        self.log_file = root / "gateway.log"  # output of a gateway in the background
+        self._incomplete = root / ".laying-out"  # exists during an initialisation; after a kill, the next start resumes
 
     @property
     def is_new(self) -> bool:
-        """Whether nothing of a gateway is here yet, or a first lay-out was cut short."""
+        """Return whether the root folder contains no gateway files, or an initialisation was interrupted."""
         parts = (self.database, self.identity, self.mcp_servers, self.settings, self.gui.parent)
-        return self._unfinished.exists() or not any(os.path.lexists(part) for part in parts)
+        return self._incomplete.exists() or not any(os.path.lexists(part) for part in parts)
 
     def make_root(self) -> None:
-        """Make the folder itself, 0700; one that exists keeps its mode."""
+        """Create the root folder with mode 0700; an existing folder is unchanged."""
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
 
-    def lay_out(self) -> bool:
-        """Fill a brand-new home and return whether that was done.
+    def initialise(self) -> bool:
+        """Create the files of a new gateway; return False without a change if the root folder is not new.
 
-        A home that was in use before is left as it is: a part that got lost must be restored, and putting a fresh one
-        in its place would hide the loss.
+        A missing file of an existing gateway is not created again: it must be restored, and a new file would hide the
+        loss.
         """
         self.make_root()
         if not self.is_new:
             return False
-        write_atomic(self._unfinished, b"")
+        write_atomic(self._incomplete, b"")
         self.identity.mkdir(mode=0o700, exist_ok=True)
         self.gui.parent.mkdir(mode=0o700, exist_ok=True)
         identity = {"id": f"gw_{secrets.token_hex(8)}", "name": "gateway", "createdAt": timestamp()}
-        # The interpreter's own path: a service started by a supervisor often has no venv on its PATH.
+        # The path of the interpreter: under a supervisor, PATH often does not contain the virtual environment.
         clock = {"command": sys.executable, "args": ["-m", "release_tasks.gateway.mcp_clock"]}
         page = resources.files("release_tasks.gateway") / "gui" / "index.html"
         for path, content in (
             (self.identity / "identity.json", pretty_bytes(identity)),
-            (self.identity / "soul.md", _SOUL.encode()),
+            (self.identity / "soul.md", _DESCRIPTION.encode()),
             (self.mcp_servers, pretty_bytes({"mcpServers": {"clock": clock}})),
             (self.settings, pretty_bytes(_DEFAULT_SETTINGS)),
             (self.gui, page.read_bytes()),
@@ -84,5 +83,5 @@ class GatewayPaths:
             if not path.exists():
                 write_atomic(path, content)
         create_database(self.database)
-        self._unfinished.unlink()
+        self._incomplete.unlink()
         return True

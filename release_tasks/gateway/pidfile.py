@@ -1,4 +1,4 @@
-"""Which process runs a home: the pid file, and how a stale one is seen through."""
+"""The pid file of a running gateway, and the detection of a stale pid file."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _MODULE = "release_tasks.gateway"
 
 @frozen(kw_only=True)
 class PidFile:
-    """One running gateway; its start and boot tell it from a later process of that number.
+    """The process of a running gateway. Start ticks and boot id distinguish it from a later process with the same pid.
 
-    Both are None where the system has no /proc. ``port`` is None until the service has bound it.
+    Both are None on a system without /proc. ``port`` is None until the service listens.
     """
 
     pid: int
@@ -36,26 +36,26 @@ class PidFile:
 
     @classmethod
     def of_this_process(cls, host: str) -> PidFile:
-        """Return a record of the calling process, without a port."""
+        """Return a record of the current process without a port."""
         pid = os.getpid()
         return cls(pid=pid, start_ticks=start_ticks(pid), boot_id=boot_id() or None, host=host, started_at=timestamp())
 
     @classmethod
     def read(cls, path: Path) -> PidFile | None:
-        """Return what the file says, or None when there is none or it makes no sense."""
+        """Return the record in the file, or None if the file is missing or invalid."""
         try:
             record = decode(cls, json.loads(path.read_bytes()), path.name)
         except (OSError, ValueError, RecursionError, InvalidDocument):
             return None
-        # To kill(2), 0 and negative numbers mean process groups; 1 is never ours to end.
+        # For kill(2), 0 and negative numbers are process groups; 1 is init.
         return record if record.pid > 1 else None
 
     def write(self, path: Path) -> None:
-        """Write it durably, 0600."""
+        """Write the record durably with mode 0600."""
         write_atomic(path, (json.dumps(encode(self)) + "\n").encode())
 
     def is_running(self) -> bool:
-        """Whether that very process is still there: same number, same start, and a gateway."""
+        """Return whether the recorded process still runs: same pid, same start, and a gateway."""
         import psutil
 
         if self.boot_id is not None and self.boot_id != boot_id():
@@ -69,8 +69,8 @@ class PidFile:
         return False
 
     def remove(self, path: Path) -> None:
-        """Remove the file, unless it names another process by now."""
-        found = PidFile.read(path)
-        if found is None or (found.pid, found.start_ticks) == (self.pid, self.start_ticks):
+        """Remove the file, unless it records another process now."""
+        current = PidFile.read(path)
+        if current is None or (current.pid, current.start_ticks) == (self.pid, self.start_ticks):
             with contextlib.suppress(FileNotFoundError):
                 path.unlink()

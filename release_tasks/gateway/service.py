@@ -1,4 +1,4 @@
-"""The gateway's HTTP service: an ASGI app over the store, the worker and the MCP servers."""
+"""The HTTP service of the gateway: an ASGI app for the message store, the worker and the MCP servers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ _T = TypeVar("_T")
 _LOG = logging.getLogger("gateway.service")
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _MAX_TO, _MAX_TEXT, _MAX_KEY, _MAX_LIMIT = 256, 16_384, 200, 500
-_MAX_WRITERS = 8  # they take turns at the database anyway
+_MAX_WRITERS = 8  # writes to the database are serialised anyway
 _PAGE_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline';"
@@ -52,22 +52,28 @@ _PAGE_HEADERS = {
 
 
 def create_app(
-    home: GatewayPaths,
+    paths: GatewayPaths,
     *,
     pairing: PairingConfig | None = None,
     release_root: Path | None = None,
     only_loopback: bool = True,
     is_rehearsal: bool = False,
 ) -> Starlette:
-    """Return the app for the gateway in ``home``; its lifespan holds worker and MCP links.
+    """Return the app of a gateway; its lifespan starts and stops the worker and the MCP servers.
 
-    ``pairing`` says where it is kept who may write, below the home when left out. ``release_root`` is the folder that
-    holds ``manifests/latest.json``, shown on the page. All secrets come from the environment. In a rehearsal it acts on
-    nothing outside: no message is delivered, no MCP server is started.
+    ``pairing`` defaults to stores in the root folder of the gateway. The page shows ``manifests/latest.json`` in
+    ``release_root``. All secrets come from the environment. In a rehearsal the gateway has no external effects: it
+    delivers no messages and starts no MCP servers.
     """
-    policy = Pairing(pairing or PairingConfig(credentials=home.credentials))
+    policy = Pairing(pairing or PairingConfig(credentials=paths.credentials))
     parts = Parts(
-        home, MessageStore(home.database), Worker(home), McpMonitor(home.mcp_servers), policy, Secrets(), is_rehearsal
+        paths,
+        MessageStore(paths.database),
+        Worker(paths),
+        McpMonitor(paths.mcp_servers),
+        policy,
+        Secrets(),
+        is_rehearsal,
     )
     endpoints = _Endpoints(parts, release_root)
     webhooks = Webhooks(parts, endpoints.write)
@@ -80,7 +86,7 @@ def create_app(
         try:
             yield
         finally:
-            # Not the pool that serves requests: it may be full of them, waiting for the database.
+            # Not the thread pool of the requests: all its threads may wait for the database.
             await asyncio.to_thread(_shut_down, parts)
 
     routes = [
@@ -96,21 +102,21 @@ def create_app(
     ]
     return Starlette(
         routes=[*routes, *webhooks.routes()],
-        middleware=[Middleware(RequestGuard, only_loopback=only_loopback, open_below=WEBHOOKS)],
-        exception_handlers={HTTPException: _refused, StoreError: _store_failed, Exception: _unexpected},
+        middleware=[Middleware(RequestGuard, only_loopback=only_loopback, public_prefix=WEBHOOKS)],
+        exception_handlers={HTTPException: _http_error, StoreError: _store_error, Exception: _unexpected_error},
         lifespan=lifespan,
     )
 
 
 def _shut_down(parts: Parts) -> None:
-    # Side by side: each has its own grace period, and a supervisor waits for the sum.
+    # In parallel: each has its own grace period, and a supervisor waits for both.
     with ThreadPoolExecutor(1) as pool:
         pool.submit(parts.mcp.stop)
-        # The worker first. Only the last process that closes the database folds its WAL in: a worker that is killed
-        # does not, and two that close at the same moment each find the other there.
+        # The worker stops before the store is closed: the last process that closes the database runs the checkpoint of
+        # the WAL, a killed worker does not, and with two simultaneous closes neither is the last.
         parts.worker.stop()
         if not parts.store.close(timeout=0.5):
-            _LOG.warning("the database is still in use; its WAL stays for the next start")
+            _LOG.warning("the database is still in use; the next start runs the checkpoint of its WAL")
 
 
 class _Endpoints:
@@ -121,18 +127,18 @@ class _Endpoints:
         self._release_root = release_root
         self._secret = parts.secrets.api
         self._writers: anyio.CapacityLimiter | None = None
-        self._requests = 0  # to health
+        self._health_requests = 0
 
     async def write(self, function: Callable[..., _T], *arguments: Any) -> _T:
-        """Run what may wait for the write lock, in threads that health does not need."""
-        if self._writers is None:  # it belongs to the event loop, which runs by now
+        """Run a function that may wait for the write lock, in threads that health does not use."""
+        if self._writers is None:  # the limiter belongs to the event loop, which runs now
             self._writers = anyio.CapacityLimiter(_MAX_WRITERS)
         return await anyio.to_thread.run_sync(function, *arguments, limiter=self._writers)
 
     async def page(self, request: Request) -> Response:
-        path = self._parts.home.gui
+        path = self._parts.paths.gui
         try:
-            # Asked first: a FIFO of that name would block the open for ever.
+            # Checked first: opening a FIFO would block forever.
             page = await run_in_threadpool(lambda: path.read_bytes() if path.is_file() else None)
         except OSError:
             page = None
@@ -141,13 +147,13 @@ class _Endpoints:
         return Response(page, media_type="text/html", headers=_PAGE_HEADERS)
 
     async def health(self, request: Request) -> Response:
-        # What ``breaking`` put into the settings for somebody who wants to see a release fail.
-        with contextlib.suppress(SettingsError):  # health itself reports it
-            settings = await run_in_threadpool(read_settings, self._parts.home.settings)
+        # The faults that ``breaking`` injects into the settings.
+        with contextlib.suppress(SettingsError):  # reported by ``examine``
+            settings = await run_in_threadpool(read_settings, self._parts.paths.settings)
             await asyncio.sleep(settings.slow)
-            self._requests += 1
-            if settings.is_flapping and self._requests % 2:
-                raise HTTPException(503, "it flaps: every second answer fails")
+            self._health_requests += 1
+            if settings.is_flapping and self._health_requests % 2:
+                raise HTTPException(503, "flapping: every second health response fails")
         data = await run_in_threadpool(examine, self._parts)
         if data["status"] == "failing":
             return failure(request, 503, "failing", "; ".join(data["problems"]), data=data)
@@ -190,8 +196,8 @@ class _Endpoints:
         limit = request.query_params.get("limit", "50")
         if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= _MAX_LIMIT):
             raise HTTPException(400, f"limit must be a number from 1 to {_MAX_LIMIT}")
-        found = await run_in_threadpool(self._parts.store.messages, int(limit))
-        return success(request, {"messages": found})
+        messages = await run_in_threadpool(self._parts.store.messages, int(limit))
+        return success(request, {"messages": messages})
 
     async def enqueue(self, request: Request) -> Response:
         body = await read_body(request)
@@ -199,9 +205,9 @@ class _Endpoints:
         message = json_object(body)
         channel = _text(message, "channel", 64)
         if not _CHANNEL.match(channel):
-            raise HTTPException(400, "channel must be letters, digits, '.', '_' or '-'")
+            raise HTTPException(400, "channel must consist of letters, digits, '.', '_' or '-'")
         if channel.startswith(INBOUND):
-            raise HTTPException(400, f"channels that begin with {INBOUND!r} are for what the webhooks let in")
+            raise HTTPException(400, f"channels that start with {INBOUND!r} are reserved for the webhooks")
         to, text = _text(message, "to", _MAX_TO), _text(message, "text", _MAX_TEXT)
         message_id = await self.write(self._parts.store.add_message, channel, to, text)
         self._parts.worker.wake()
@@ -217,50 +223,52 @@ class _Endpoints:
                 raise HTTPException(400, "the Idempotency-Key header and the body's key differ")
             key = _text({"key": header} if header is not None else callback, "key", _MAX_KEY)
             if key.startswith((INBOUND, REPLIED)):
-                raise HTTPException(400, f"keys that begin with {INBOUND!r} or {REPLIED!r} are the webhooks' own")
+                raise HTTPException(
+                    400, f"keys that start with {INBOUND!r} or {REPLIED!r} are reserved for the webhooks"
+                )
         except HTTPException:
             await self.write(store.count_rejected_callback)
             raise
         outcome = await self.write(store.accept_callback, key, body)
         if outcome == "rejected":
-            raise HTTPException(409, "this key was used before, for a callback with other content")
+            raise HTTPException(409, "this key was already used for a callback with other content")
         is_duplicate = outcome == "duplicate"
         return success(request, {"key": key, "duplicate": is_duplicate}, 200 if is_duplicate else 202)
 
     async def release(self, request: Request) -> Response:
         try:
-            found = await run_in_threadpool(last_release, self._release_root)
+            release = await run_in_threadpool(last_release, self._release_root)
         except SettingsError as error:
             return success(request, {"release": None, "detail": error.message})
-        return success(request, {"release": found, "detail": None if found else "none yet"})
+        return success(request, {"release": release, "detail": None if release else "none yet"})
 
 
-def _text(message: dict[str, Any], key: str, longest: int) -> str:
+def _text(message: dict[str, Any], key: str, max_length: int) -> str:
     value = message.get(key)
     if not isinstance(value, str) or not value.strip():
         raise HTTPException(400, f"{key} must be a non-empty string")
-    if len(value) > longest:
-        raise HTTPException(400, f"{key} is longer than {longest} characters")
+    if len(value) > max_length:
+        raise HTTPException(400, f"{key} is longer than {max_length} characters")
     try:
         value.encode()
-    except UnicodeEncodeError:  # a lone surrogate: valid JSON, but no text that SQLite could store
+    except UnicodeEncodeError:  # an unpaired surrogate is valid JSON, but SQLite cannot store it
         raise HTTPException(400, f"{key} is not valid Unicode text") from None
     return value
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     code = {401: "unauthorized", 403: "forbidden", 404: "not_found"}.get(error.status_code, "refused")
     return failure(request, error.status_code, code, error.detail, headers=error.headers)
 
 
-async def _store_failed(request: Request, error: Exception) -> Response:
+async def _store_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, StoreError)
     _LOG.error("%s %s: %s", request.state.correlation_id, request.url.path, error.message)
     return failure(request, 503, "database", error.message)
 
 
-async def _unexpected(request: Request, error: Exception) -> Response:
-    # Starlette raises it again once this is sent, so the server's log gets the traceback.
+async def _unexpected_error(request: Request, error: Exception) -> Response:
+    # Starlette raises the error again after this response, so the log of the server contains the traceback.
     _LOG.error("%s %s: %s", getattr(request.state, "correlation_id", ""), request.url.path, type(error).__name__)
-    return failure(request, 500, "internal", "an unexpected error; the log has it under this correlation id")
+    return failure(request, 500, "internal", "unexpected error; search the log for this correlation id")

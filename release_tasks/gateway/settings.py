@@ -1,4 +1,4 @@
-"""What a gateway reads: gateway.json and identity/ of its home, the last manifest, secrets of its environment."""
+"""Readers of gateway.json, the identity folder, the latest manifest and the secrets in the environment."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _secret(variable: str) -> Any:
 
 @frozen
 class Secrets:
-    """What incoming requests are checked with, from the environment; None where a variable is not set or empty."""
+    """The secrets for checking incoming requests; None if the environment variable is empty or not set."""
 
     api: str | None = _secret(API_SECRET)
     telegram: str | None = _secret(TELEGRAM_SECRET)
@@ -49,15 +49,15 @@ class Secrets:
     whatsapp_verify: str | None = _secret(WHATSAPP_VERIFY_TOKEN)
 
     def webhooks(self) -> dict[str, str]:
-        """Return by channel whether its webhook is ``open``, or ``closed`` for want of a secret to check with."""
-        checked = {"telegram": self.telegram, "whatsapp": self.whatsapp}
-        return {channel: "closed" if secret is None else "open" for channel, secret in checked.items()}
+        """Return for each channel ``open``, or ``closed`` without a secret for its webhook."""
+        secrets = {"telegram": self.telegram, "whatsapp": self.whatsapp}
+        return {channel: "closed" if secret is None else "open" for channel, secret in secrets.items()}
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in ``path``; raises SettingsError."""
     try:
-        if not path.is_file():  # a FIFO of that name would block the open for ever
+        if not path.is_file():  # opening a FIFO would block forever
             raise SettingsError(f"{path.name} is missing", is_missing=not path.exists())
         if path.stat().st_size > _MAX_BYTES:
             raise SettingsError(f"{path.name} is larger than 1 MiB")
@@ -69,12 +69,12 @@ def read_json_object(path: Path) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise SettingsError(f"{path.name} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
-        raise SettingsError(f"{path.name} must hold a JSON object, not {type(value).__name__}")
+        raise SettingsError(f"{path.name} must contain a JSON object, not {type(value).__name__}")
     return value
 
 
 def read_identity(folder: Path) -> dict[str, str]:
-    """Return the ``id`` and ``name`` of this gateway; raises SettingsError naming the part that is missing or wrong."""
+    """Return the ``id`` and ``name`` of this gateway; raises SettingsError with the missing or invalid part."""
     if not folder.is_dir():
         raise SettingsError(f"the folder {folder.name}/ is missing", is_missing=True)
     value = read_json_object(folder / "identity.json")
@@ -87,7 +87,7 @@ def read_identity(folder: Path) -> dict[str, str]:
 
 
 def read_settings(path: Path) -> GatewaySettings:
-    """Read gateway.json, with a default for every key it leaves out; raises SettingsError."""
+    """Read gateway.json, with a default for every missing key; raises SettingsError."""
     value = read_json_object(path)
     dispatcher = _section(path, value, "dispatcher")
     delivery = _section(path, value, "delivery")
@@ -96,11 +96,11 @@ def read_settings(path: Path) -> GatewaySettings:
     telegram, whatsapp = _section(path, delivery, "telegram"), _section(path, delivery, "whatsapp")
     attempts = _number(path, dispatcher, "dispatcher.maxAttempts", default.max_attempts)
     if attempts < 1 or attempts != int(attempts):
-        raise SettingsError(f"{path.name}: dispatcher.maxAttempts must be a whole number from 1")
+        raise SettingsError(f"{path.name}: dispatcher.maxAttempts must be an integer of at least 1")
     return GatewaySettings(
         name=_text(path, value, "name", default.name),
         version=_text(path, value, "version", default.version),
-        # A longer pause than this would look like a worker that hangs.
+        # With a longer pause, the worker would appear to hang.
         poll=min(max(_number(path, dispatcher, "dispatcher.pollSeconds", default.poll), 0.05), 5.0),
         max_attempts=int(attempts),
         backoff=_number(path, dispatcher, "dispatcher.backoffSeconds", default.backoff),
@@ -117,7 +117,7 @@ def read_settings(path: Path) -> GatewaySettings:
 
 
 def last_release(release_root: Path | None) -> dict[str, Any] | None:
-    """Return a few fields of ``manifests/latest.json``, or None if there is none; raises SettingsError."""
+    """Return some fields of ``manifests/latest.json``, or None without a manifest; raises SettingsError."""
     if release_root is None:
         return None
     try:
@@ -162,5 +162,5 @@ def _url(path: Path, section: dict[str, Any], dotted: str, default: str | None) 
 def _number(path: Path, section: dict[str, Any], dotted: str, default: float) -> float:
     number = section.get(dotted.rpartition(".")[2], default)
     if isinstance(number, bool) or not isinstance(number, (int, float)) or not 0 <= number < 1e9:
-        raise SettingsError(f"{path.name}: {dotted} must be a number from 0")
+        raise SettingsError(f"{path.name}: {dotted} must be a number of at least 0")
     return float(number)

@@ -1,6 +1,6 @@
-"""What the gateway keeps in SQLite: messages, their deliveries, and the callbacks it was sent.
+"""The SQLite store of the gateway: messages, their deliveries, and received callbacks.
 
-No row is cached: every answer is read from the database when it is asked for.
+Nothing is cached: every call reads the database.
 """
 
 from __future__ import annotations
@@ -64,13 +64,13 @@ _PROBES = (
     "SELECT key, digest, payload, received_at FROM callbacks LIMIT 1",
 )
 _PROBE_BUSY_MILLISECONDS = 2_000
-# Up to here a full check takes some 20 ms; a health request on a larger database runs the queries only.
+# Up to this size a full check takes about 20 ms. On a larger database, a health request runs only the queries.
 _CHECK_MAX_BYTES = 8 * 1024 * 1024
 
 
 @frozen
 class ClaimedMessage:
-    """One claimed message on its way out; ``attempt`` counts from 1."""
+    """A message claimed for delivery; ``attempt`` starts at 1."""
 
     seq: int
     id: str
@@ -81,8 +81,8 @@ class ClaimedMessage:
 
 
 def create_database(path: Path) -> None:
-    """Make a new, empty database, 0600; raises sqlite3.Error."""
-    # Made by hand first: SQLite would take the umask; -wal and -shm take the database's own mode.
+    """Create an empty database with mode 0600; raises sqlite3.Error."""
+    # The file is created first, because SQLite would use the umask; -wal and -shm get the mode of the database.
     with contextlib.suppress(FileExistsError):
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     with contextlib.closing(open_existing(path, busy_ms=2_000, read_only=False)) as connection:
@@ -90,10 +90,10 @@ def create_database(path: Path) -> None:
 
 
 class MessageStore:
-    """The database of one gateway, open from first use until ``close``; thread-safe.
+    """The database of one gateway, open from the first use until ``close``; thread-safe.
 
-    Reads have a connection of their own: in WAL mode they never wait for a writer, so health answers while a restore
-    holds the write lock. Every method raises StoreError.
+    Reads use a separate connection: in WAL mode they never wait for a writer, so health responds while a restore holds
+    the write lock. Every method raises StoreError.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,9 +102,9 @@ class MessageStore:
         self._writer = Connection(path, read_only=False)
 
     def check(self) -> dict[str, Any]:
-        """Open the database afresh, query every table, and return what was found.
+        """Open a new connection, query every table, and return the result for the health response.
 
-        The kept connections may answer from pages they read before the file was damaged.
+        The open connections may use cached pages from before the file was damaged.
         """
         if not self._path.exists():
             raise StoreError(f"the database {self._path.name} is missing")
@@ -112,26 +112,26 @@ class MessageStore:
             with contextlib.closing(
                 open_existing(self._path, busy_ms=_PROBE_BUSY_MILLISECONDS, read_only=True)
             ) as probe:
-                found = _examine(probe)
+                result = _examine(probe)
         except sqlite3.Error as error:
             raise StoreError(str(error)) from error
-        with self._reader.use() as kept:
-            kept.execute(_PROBES[0]).fetchone()
-        return found
+        with self._reader.use() as connection:
+            connection.execute(_PROBES[0]).fetchone()
+        return result
 
     def add_message(self, channel: str, to: str, text: str) -> str:
-        """Queue one message for delivery and return its id; it is on disk by then."""
+        """Queue one message for delivery and return its id; the message is durable when this returns."""
         with self._writer.transaction() as connection:
             return _queue(connection, channel, to, text)
 
     def add_message_once(self, key: str, channel: str, to: str, text: str) -> bool:
-        """Queue a message unless one came with this key before; returns whether it was queued."""
-        known = "SELECT 1 FROM callbacks WHERE key = ?"
+        """Queue a message unless the key was used before; return whether it was queued."""
+        query = "SELECT 1 FROM callbacks WHERE key = ?"
         with self._reader.use() as connection:
-            if connection.execute(known, (key,)).fetchone() is not None:
+            if connection.execute(query, (key,)).fetchone() is not None:
                 return False
         with self._writer.transaction() as connection:
-            if connection.execute(known, (key,)).fetchone() is not None:
+            if connection.execute(query, (key,)).fetchone() is not None:
                 return False
             connection.execute(
                 "INSERT INTO callbacks (key, digest, payload, received_at) VALUES (?, ?, '', ?)",
@@ -141,7 +141,7 @@ class MessageStore:
         return True
 
     def messages(self, limit: int) -> list[dict[str, Any]]:
-        """Return the last ``limit`` messages with the state of their delivery, newest last."""
+        """Return the last ``limit`` messages with their delivery states, oldest first."""
         with self._reader.use() as connection:
             rows = connection.execute(
                 'SELECT m.id, m.channel, m.recipient AS "to", m.text, d.state, d.attempts, m.created_at AS "createdAt"'
@@ -151,18 +151,18 @@ class MessageStore:
         return [dict(row) for row in reversed(rows)]
 
     def delivery_totals(self) -> dict[str, int]:
-        """Return how many deliveries are in each state."""
+        """Return the number of deliveries in each state."""
         with self._reader.use() as connection:
             return _totals(connection)
 
     def callback_totals(self) -> dict[str, int]:
-        """Return how many callbacks had each outcome, ever."""
+        """Return the total number of callbacks with each outcome."""
         with self._reader.use() as connection:
             rows = connection.execute("SELECT outcome, total FROM callback_totals").fetchall()
         return dict.fromkeys(CALLBACK_OUTCOMES, 0) | {row["outcome"]: row["total"] for row in rows}
 
     def accept_callback(self, key: str, payload: bytes) -> str:
-        """Take a callback once: ``accepted``, ``duplicate``, or ``rejected`` (new content)."""
+        """Store a callback and return ``accepted``, ``duplicate``, or ``rejected`` (same key, other content)."""
         digest = hashlib.sha256(payload).hexdigest()
         with self._writer.transaction() as connection:
             known = connection.execute("SELECT digest FROM callbacks WHERE key = ?", (key,)).fetchone()
@@ -178,18 +178,18 @@ class MessageStore:
         return outcome
 
     def count_rejected_callback(self) -> None:
-        """Count a callback that was refused before its key was looked at."""
+        """Count a callback that was rejected before its key was checked."""
         with self._writer.transaction() as connection:
             _count(connection, "rejected")
 
     def claim(self, worker: str) -> ClaimedMessage | None:
-        """Take the next due delivery for ``worker``, or None when there is none.
+        """Claim the next due delivery for ``worker``; returns None if no delivery is due.
 
-        One worker runs per home and takes one delivery at a time, so a row that is still being dispatched when it asks
-        for the next belongs to a dead worker or came back with a restore: it is queued again.
+        One worker runs per gateway and claims one delivery at a time. So a row in the state ``dispatching`` at this
+        moment belongs to a dead worker or comes from a restore: it is queued again.
         """
         with self._reader.use() as connection:
-            # Asked first without a write lock, so that an idle gateway leaves its database alone.
+            # Checked first without a write lock, so that an idle gateway does not write.
             if connection.execute(_DUE, (time.time(),)).fetchone() is None:
                 return None
         with self._writer.transaction() as connection:
@@ -209,12 +209,12 @@ class MessageStore:
             ).fetchone()
         return ClaimedMessage(**dict(row))
 
-    def settle(
+    def record_result(
         self, delivery: ClaimedMessage, worker: str, state: str, *, error: str | None = None, pause: float = 0.0
     ) -> bool:
-        """Write down how a claimed delivery went; ``pause`` is the seconds to the next try.
+        """Record the result of a claimed delivery; ``pause`` is the time in seconds until the next attempt.
 
-        Returns False when the claim is gone, because a restore took it away meanwhile.
+        Returns False if the claim no longer exists, because a restore removed it.
         """
         with self._writer.transaction() as connection:
             changed = connection.execute(
@@ -227,13 +227,13 @@ class MessageStore:
         return changed == 1
 
     def close(self, timeout: float = 1.0) -> bool:
-        """Close both connections, which folds the WAL in; returns whether both could be closed."""
-        # The reader first: the last one to close writes the checkpoint, and a query_only one cannot.
+        """Close both connections, which runs the checkpoint of the WAL; return whether both were closed."""
+        # The reader first: the last close runs the checkpoint, and a query_only connection cannot.
         reader = self._reader.close(timeout)
         return self._writer.close(timeout) and reader
 
 
-# Per state a range of the index; a dispatching row is due at once, see MessageStore.claim.
+# Uses one index range per state; a dispatching row is due immediately, see MessageStore.claim.
 _DUE = (
     "SELECT d.seq FROM deliveries d JOIN messages m USING (seq)"
     " WHERE d.state IN ('queued', 'failed', 'dispatching')"
@@ -266,7 +266,7 @@ def _examine(connection: sqlite3.Connection) -> dict[str, Any]:
 
 
 def _queue(connection: sqlite3.Connection, channel: str, to: str, text: str) -> str:
-    # Random, never counted: a rollback takes rows away, and a counted id would be given out twice.
+    # Random, not sequential: a rollback removes rows, and a sequential id would be used twice.
     message_id = f"msg_{secrets.token_hex(8)}"
     now = timestamp()
     seq = connection.execute(
@@ -283,6 +283,6 @@ def _totals(connection: sqlite3.Connection) -> dict[str, int]:
 
 
 def _count(connection: sqlite3.Connection, outcome: str) -> None:
-    # Two statements: the upsert syntax is younger than some of the SQLites that Python 3.10 comes with.
+    # Two statements: some SQLite versions that Python 3.10 supports have no upsert.
     connection.execute("INSERT OR IGNORE INTO callback_totals (outcome, total) VALUES (?, 0)", (outcome,))
     connection.execute("UPDATE callback_totals SET total = total + 1 WHERE outcome = ?", (outcome,))

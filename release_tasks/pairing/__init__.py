@@ -1,1 +1,1 @@
-"""Who may write to the service by direct message: policy, store, senders."""
+"""Approval of the senders of direct messages: policy, store, sender ids."""

@@ -1,7 +1,7 @@
-"""The channels that direct messages come in by, one spelling for each person on them, and only single persons admitted.
+"""The channels of direct messages and the normalised sender ids of each channel.
 
-Each kind of WhatsApp id keeps its own form, so that a phone number, an ``@lid`` id and a business-scoped id of
-equal digits stay three senders: 15551234567, 15551234567@lid, US.15551234567.
+Each kind of WhatsApp id has its own format: a phone number, an ``@lid`` id and a business-scoped id with the same
+digits are three different senders: 15551234567, 15551234567@lid, US.15551234567.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = [
     "is_spelling_of",
     "normalise_sender",
     "parse_channel",
-    "person_of",
-    "persons",
+    "sender_of",
+    "senders_of",
 ]
 
 _TELEGRAM_ID = re.compile(r"[1-9][0-9]{0,15}")  # at most 52 bits (Bot API, User.id)
@@ -31,7 +31,7 @@ _TELEGRAM_CHAT = re.compile(r"-[0-9]+")
 _PHONE = re.compile(r"[1-9][0-9]{4,14}")  # E.164: at most 15 digits, no country code begins with 0
 _DEVICE = re.compile(r"[0-9]{1,5}")
 _LID = re.compile(r"[1-9][0-9]{0,19}")
-_BUSINESS_SCOPED = re.compile(r"[A-Z]{2}\.(?:ENT\.)?[A-Za-z0-9]{1,128}")  # Meta's documentation of such user ids
+_BUSINESS_SCOPED = re.compile(r"[A-Z]{2}\.(?:ENT\.)?[A-Za-z0-9]{1,128}")  # Meta's documentation of user ids
 _PHONE_SERVERS = ("s.whatsapp.net", "c.us")
 _SHARED_IDS = {
     "g.us": "a group",
@@ -41,14 +41,14 @@ _SHARED_IDS = {
 
 
 class Channel(enum.Enum):
-    """A channel; its value is its name in commands, files and events."""
+    """A channel; the value is its name in commands, files and events."""
 
     TELEGRAM = "telegram"
     WHATSAPP = "whatsapp"
 
 
 def parse_channel(text: str) -> Channel:
-    """Return the channel that is called ``text``, in any case; raises UsageError when none is."""
+    """Return the channel with the name ``text``, in upper or lower case; raises UsageError for an unknown name."""
     try:
         return Channel(text.strip().lower())
     except ValueError:
@@ -57,26 +57,26 @@ def parse_channel(text: str) -> Channel:
 
 
 class SenderRefused(UsageError):
-    """The text names no sender that may be admitted; ``is_shared_id`` when it stands for more than one person."""
+    """The text is not a valid id of one sender; ``is_shared_id`` when the id belongs to more than one person."""
 
     def __init__(self, channel: Channel, text: str, reason: str, is_shared_id: bool = False) -> None:
-        super().__init__(f"{excerpt(text)!r} is no {channel.value} sender: {reason}.")
+        super().__init__(f"{excerpt(text)!r} is not a valid {channel.value} sender: {reason}.")
         self.reason = reason
         self.is_shared_id = is_shared_id
 
 
 def normalise_sender(channel: Channel, text: str) -> str:
-    """Return the one spelling of a sender; the result normalises to itself.
+    """Return the normalised id of a sender; a normalised id is unchanged.
 
-    Raises SenderRefused, with the reason, for whatever does not name exactly one person.
+    Raises SenderRefused, with the reason, unless ``text`` is the id of exactly one person.
     """
     if "*" in text:
-        raise SenderRefused(channel, text, "a wildcard is never admitted, approve each sender", is_shared_id=True)
+        raise SenderRefused(channel, text, "a wildcard cannot be approved; approve each sender", is_shared_id=True)
     return _telegram(text) if channel is Channel.TELEGRAM else _whatsapp(text)
 
 
 def is_shared_id(channel: Channel, text: str) -> bool:
-    """Say whether ``text`` stands for more than one person: a group, a channel, a wildcard."""
+    """Return whether ``text`` is an id of more than one person: a group, a channel, a wildcard."""
     if _is_plain_number(text):
         return False
     try:
@@ -87,33 +87,34 @@ def is_shared_id(channel: Channel, text: str) -> bool:
 
 
 def is_spelling_of(channel: Channel, text: str, sender: str) -> bool:
-    """Say whether ``text``, as another program wrote it, is the normalised ``sender``."""
-    return text == sender if _is_plain_number(text) else person_of(channel, text) == sender
+    """Return whether ``text``, which another program may have written, is an id of the normalised ``sender``."""
+    return text == sender if _is_plain_number(text) else sender_of(channel, text) == sender
 
 
-def person_of(channel: Channel, entry: str) -> str:
-    """Return the normalised sender; what is not one here may be one to another program, and keeps its spelling."""
+def sender_of(channel: Channel, entry: str) -> str:
+    """Return the normalised sender of an entry; an invalid id, which another program may accept, is unchanged."""
     try:
         return normalise_sender(channel, entry)
     except SenderRefused:
         return entry
 
 
-def persons(channel: Channel, entries: Iterable[str]) -> set[str]:
-    """Return whom the entries of a store name, each normalised; what names no single person is left out."""
-    plain = _TELEGRAM_ID if channel is Channel.TELEGRAM else _PHONE  # what most entries are, and is normal already
-    found: set[str] = set()
+def senders_of(channel: Channel, entries: Iterable[str]) -> set[str]:
+    """Return the normalised senders of the entries of a store, without invalid and shared ids."""
+    # Most entries match and are already normalised.
+    common_format = _TELEGRAM_ID if channel is Channel.TELEGRAM else _PHONE
+    senders: set[str] = set()
     for entry in entries:
-        if plain.fullmatch(entry):
-            found.add(entry)
+        if common_format.fullmatch(entry):
+            senders.add(entry)
             continue
         with contextlib.suppress(SenderRefused):
-            found.add(normalise_sender(channel, entry))
-    return found
+            senders.add(normalise_sender(channel, entry))
+    return senders
 
 
 def _is_plain_number(text: str) -> bool:
-    # Such a text is its own normal form or none; stores of many thousands of them have to be searched quickly.
+    # A plain number is either normalised or invalid. This shortcut keeps a search in a store of many thousands fast.
     return text.isascii() and text.isdigit() and text[0] != "0"
 
 
@@ -124,9 +125,9 @@ def _telegram(text: str) -> str:
     if _TELEGRAM_CHAT.fullmatch(name):
         raise SenderRefused(Channel.TELEGRAM, text, "a negative id is a group or a channel", is_shared_id=True)
     if name.startswith("@") or name[:1].isalpha():
-        reason = "a username can change hands; give the numeric user id"
+        reason = "a username can change its owner; use the numeric user id"
     else:
-        reason = "expected a user id, decimal digits that do not begin with 0"
+        reason = "expected a numeric user id without leading zeros"
     raise SenderRefused(Channel.TELEGRAM, text, reason)
 
 
@@ -144,16 +145,16 @@ def _whatsapp(text: str) -> str:
         return f"{number}@lid"
     if server in _SHARED_IDS:
         raise SenderRefused(Channel.WHATSAPP, text, f"it is {_SHARED_IDS[server]}", is_shared_id=True)
-    raise SenderRefused(Channel.WHATSAPP, text, f"ids that end in '@{excerpt(server)}' are not known")
+    raise SenderRefused(Channel.WHATSAPP, text, f"unknown id type '@{excerpt(server)}'")
 
 
 def _phone(text: str, user: str) -> str:
-    # Not str.isspace: two numbers on two lines must not become one.
+    # Not str.isspace: two numbers on two lines must not become one number.
     unspaced = "".join(c for c in user if c != "\t" and unicodedata.category(c) != "Zs")
     dialled = _without_device(text, unspaced)
     dialled = dialled[1:] if dialled.startswith("+") else dialled.removeprefix("00")
     if not _PHONE.fullmatch(dialled):
-        reason = "expected a phone number with its country code, 5 to 15 digits, as in +1 555 123 4567"
+        reason = "expected a phone number with country code, 5 to 15 digits, such as +1 555 123 4567"
         raise SenderRefused(Channel.WHATSAPP, text, reason)
     return dialled
 
@@ -161,5 +162,5 @@ def _phone(text: str, user: str) -> str:
 def _without_device(text: str, user: str) -> str:
     user, colon, device = user.partition(":")
     if colon and not _DEVICE.fullmatch(device):
-        raise SenderRefused(Channel.WHATSAPP, text, "expected the number of a device after ':'")
+        raise SenderRefused(Channel.WHATSAPP, text, "expected a device number after ':'")
     return user

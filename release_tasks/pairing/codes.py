@@ -1,6 +1,6 @@
-"""Pairing codes: made from a cryptographic source, compared in constant time, and valid for a limited time.
+"""Pairing codes: random, compared in constant time, and valid for a limited time.
 
-How long a request still lives does not depend on what is done to the wall clock meanwhile.
+A change of the wall clock cannot extend the lifetime of a request.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ __all__ = [
     "ALPHABET",
     "CODE_LENGTH",
     "Clock",
-    "Moment",
+    "ClockReading",
     "age",
-    "current_moment",
     "is_same_code",
     "new_code",
     "plain_code",
+    "read_clocks",
     "time_left",
 ]
 
@@ -36,7 +36,7 @@ _SEPARATORS = re.compile(r"[\s\u2010-\u2015-]")  # a phone turns a dash into one
 
 
 def new_code(taken: Collection[str]) -> str:
-    """Return a code that is none of ``taken``."""
+    """Return a random code that is not in ``taken``."""
     while True:
         code = "".join(secrets.choice(ALPHABET) for _ in range(CODE_LENGTH))
         if code not in taken:
@@ -44,57 +44,57 @@ def new_code(taken: Collection[str]) -> str:
 
 
 def plain_code(typed: str) -> str:
-    """Return a code as it is compared: upper case, without spaces and dashes."""
+    """Return a code in the form for comparison: upper case, without spaces and dashes."""
     return _SEPARATORS.sub("", typed).upper()
 
 
 def is_same_code(typed: str, code: str) -> bool:
-    """Say whether both are the same code however they are typed; the time it takes reveals nothing about ``code``."""
-    # As bytes: compare_digest refuses text that is not ASCII.
+    """Return whether both are the same code, ignoring case, spaces and dashes; compares in constant time."""
+    # As bytes: compare_digest rejects non-ASCII text.
     first, second = (plain_code(text).encode("utf-8", "surrogatepass") for text in (typed, code))
     return hmac.compare_digest(first, second)
 
 
 @frozen(kw_only=True)
-class Moment:
-    """A point in time by two clocks.
+class ClockReading:
+    """A point in time on two clocks.
 
-    ``wall`` may be set by anybody. ``uptime_ms`` counts milliseconds since the boot that ``boot_id`` names, sleep
-    included, and only forward; an empty ``boot_id`` says that this system does not name its boots.
+    The clock of ``wall`` can be set. ``uptime_ms`` is monotonic: milliseconds since the boot ``boot_id``, including
+    sleep. ``boot_id`` is empty on a system without boot ids.
     """
 
     wall: datetime
     boot_id: str = ""
     uptime_ms: int = 0
 
-    def shares_boot_with(self, other: Moment) -> bool:
-        """Say whether the two uptimes can be compared."""
+    def is_same_boot_as(self, other: ClockReading) -> bool:
+        """Return whether both readings are from the same boot, so that the uptimes can be compared."""
         return bool(self.boot_id) and self.boot_id == other.boot_id
 
 
-Clock = Callable[[], Moment]
+Clock = Callable[[], ClockReading]
 
 
-def current_moment() -> Moment:
-    """Return what the clocks of this system say."""
+def read_clocks() -> ClockReading:
+    """Read the clocks of this system."""
     uptime_ms = time.clock_gettime_ns(time.CLOCK_BOOTTIME) // 1_000_000 if boot_id() else 0
-    return Moment(wall=now(), boot_id=boot_id(), uptime_ms=uptime_ms)
+    return ClockReading(wall=now(), boot_id=boot_id(), uptime_ms=uptime_ms)
 
 
-def age(begun: Moment, moment: Moment) -> float:
-    """Return the seconds from ``begun`` to ``moment``; negative when a clock says that it has not begun yet."""
-    if moment.shares_boot_with(begun):
-        return (moment.uptime_ms - begun.uptime_ms) / 1000
-    return (moment.wall - begun.wall).total_seconds()
+def age(created: ClockReading, at: ClockReading) -> float:
+    """Return the seconds from ``created`` to ``at``; negative when the wall clock was set back."""
+    if at.is_same_boot_as(created):
+        return (at.uptime_ms - created.uptime_ms) / 1000
+    return (at.wall - created.wall).total_seconds()
 
 
-def time_left(begun: Moment, life: float, moment: Moment) -> float:
-    """Return how many of ``life`` seconds, counted from ``begun``, are left at ``moment``; 0 or less when none are.
+def time_left(created: ClockReading, lifetime: float, at: ClockReading) -> float:
+    """Return the remaining seconds of a ``lifetime`` that started at ``created``; 0 or less when it is over.
 
-    The clock that leaves less decides. What has not begun yet by its only clock is over: that clock was set
-    back, and it is unknown how long ago the request began.
+    The clock with the shorter remaining time decides. A creation in the future counts as expired: the wall clock was
+    set back and the real age is unknown.
     """
-    passed = age(begun, moment)
-    if passed < 0:
+    elapsed = age(created, at)
+    if elapsed < 0:
         return 0.0
-    return life - max(passed, (moment.wall - begun.wall).total_seconds())
+    return lifetime - max(elapsed, (at.wall - created.wall).total_seconds())

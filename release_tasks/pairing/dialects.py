@@ -1,6 +1,6 @@
-"""The two forms that pairing stores have on disk, and how to change a store without leaving its form.
+"""The two JSON formats of pairing stores; a change keeps the format of the store.
 
-A store keeps everything that it held before: unknown keys, of the file and of each request, are written back.
+Unknown keys of the file and of each request are written back unchanged.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from attrs import define, frozen
 from release_tasks.core.canonical import InvalidDocument
 from release_tasks.core.clock import timestamp
 from release_tasks.core.codec import decode
-from release_tasks.pairing.codes import Moment, plain_code
+from release_tasks.pairing.codes import ClockReading, plain_code
 
 __all__ = ["ApprovedDocument", "Dialect", "Request", "RequestsDocument"]
 
@@ -25,7 +25,7 @@ _TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d:\
 
 @frozen(kw_only=True)
 class Dialect:
-    """How one of the two forms spells things. The versioned form keeps no expiry: the configured life decides."""
+    """The keys of one of the two formats. The versioned format stores no expiry: the configured lifetime applies."""
 
     is_versioned: bool
     sender: str
@@ -33,7 +33,7 @@ class Dialect:
     approved: str
 
     def header(self) -> dict[str, Any]:
-        """Return what a new store of this form holds beside its entries."""
+        """Return the keys of a new store in addition to its entries."""
         return {"version": VERSION} if self.is_versioned else {}
 
 
@@ -43,12 +43,12 @@ VERSIONED = Dialect(is_versioned=True, sender="id", requested="createdAt", appro
 
 @frozen(kw_only=True)
 class Request:
-    """One request; ``raw`` is how it stands in the file. ``life`` is in seconds, None where the form keeps none."""
+    """One request; ``raw`` is its JSON object. ``lifetime`` is in seconds, None if the format stores no expiry."""
 
     sender: str
     code: str
-    begun: Moment
-    life: float | None
+    created: ClockReading
+    lifetime: float | None
     raw: dict[str, Any]
 
 
@@ -93,15 +93,15 @@ class _VersionedApproved:
 
 @define
 class RequestsDocument:
-    """A file of pending requests: its form, its requests, and whatever else it holds."""
+    """A file of pending requests: its format, its requests and its other keys."""
 
     dialect: Dialect
     requests: list[Request]
-    _rest: dict[str, Any]
+    _document: dict[str, Any]
 
     @classmethod
     def parse(cls, value: dict[str, Any], name: str) -> RequestsDocument:
-        """Read parsed JSON; raises InvalidDocument, naming ``name`` and every wrong key."""
+        """Read parsed JSON; raises InvalidDocument, which names ``name`` and every wrong key."""
         requests = value.get("requests")
         first = requests[0] if isinstance(requests, list) and requests else None
         is_versioned = "version" in value
@@ -110,83 +110,83 @@ class RequestsDocument:
         dialect = VERSIONED if is_versioned else PLAIN
         _require_known_version(value, dialect, name)
         decode(_VersionedRequests if is_versioned else _PlainRequests, value, name)
-        found: list[Request] = []
+        parsed: list[Request] = []
         codes: set[str] = set()
         for index, raw in enumerate(value["requests"]):
-            found.append(_request(dialect, raw, f"{name}: requests.{index}"))
+            parsed.append(_request(dialect, raw, f"{name}: requests.{index}"))
             if (code := plain_code(raw["code"])) in codes:
-                raise InvalidDocument(f"{name}: requests.{index}.code is that of another request, too")
+                raise InvalidDocument(f"{name}: requests.{index}.code is already the code of another request")
             codes.add(code)
-        return cls(dialect, found, value)
+        return cls(dialect, parsed, value)
 
-    def new_request(self, sender: str, code: str, moment: Moment, life: float) -> Request:
-        """Return a request that begins at ``moment`` and lives ``life`` seconds, as this file would spell it."""
-        requested_at = timestamp(moment.wall)
+    def new_request(self, sender: str, code: str, now: ClockReading, lifetime: float) -> Request:
+        """Return a request in the format of this file, created ``now`` and valid for ``lifetime`` seconds."""
+        requested_at = timestamp(now.wall)
         raw: dict[str, Any] = {self.dialect.sender: sender, "code": code, self.dialect.requested: requested_at}
         if self.dialect.is_versioned:
             raw["lastSeenAt"] = requested_at
         else:
-            raw["expiresAt"] = timestamp(moment.wall + timedelta(seconds=life))
-        if moment.boot_id:
-            # Extra keys of ours: with the wall clock alone, setting it back would give a request a second life.
-            raw |= {"bootId": moment.boot_id, "uptimeMs": moment.uptime_ms}
-        return Request(sender=sender, code=code, begun=moment, life=life, raw=raw)
+            raw["expiresAt"] = timestamp(now.wall + timedelta(seconds=lifetime))
+        if now.boot_id:
+            # Additional keys: with the wall clock alone, setting it back would extend the lifetime of a request.
+            raw |= {"bootId": now.boot_id, "uptimeMs": now.uptime_ms}
+        return Request(sender=sender, code=code, created=now, lifetime=lifetime, raw=raw)
 
     def value(self) -> dict[str, Any]:
-        """Return the whole file as JSON values."""
-        return {**self._rest, "requests": [request.raw for request in self.requests]}
+        """Return the JSON value of the file."""
+        return {**self._document, "requests": [request.raw for request in self.requests]}
 
 
 @define
 class ApprovedDocument:
-    """A file of approved senders: its form, its entries as they stand, and whatever else it holds."""
+    """A file of approved senders: its format, its unmodified entries and its other keys."""
 
     dialect: Dialect
     entries: list[str]
-    _rest: dict[str, Any]
+    _document: dict[str, Any]
 
     @classmethod
     def parse(cls, value: dict[str, Any], name: str) -> ApprovedDocument:
-        """Read parsed JSON; raises InvalidDocument, naming ``name`` and every wrong key."""
-        found = [dialect for dialect in (PLAIN, VERSIONED) if dialect.approved in value]
-        if len(found) > 1:
-            raise InvalidDocument(f"{name} does not have the expected form (it has both senderIds and allowFrom)")
-        dialect = found[0] if found else PLAIN
+        """Read parsed JSON; raises InvalidDocument, which names ``name`` and every wrong key."""
+        dialects = [dialect for dialect in (PLAIN, VERSIONED) if dialect.approved in value]
+        if len(dialects) > 1:
+            raise InvalidDocument(f"{name} does not have the expected form (it contains both senderIds and allowFrom)")
+        dialect = dialects[0] if dialects else PLAIN
         _require_known_version(value, dialect, name)
         entries = value.get(dialect.approved)
         if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-            decode(_VersionedApproved if dialect.is_versioned else _PlainApproved, value, name)  # says what is wrong
+            decode(_VersionedApproved if dialect.is_versioned else _PlainApproved, value, name)  # raises the details
         return cls(dialect, value[dialect.approved], value)
 
     def value(self) -> dict[str, Any]:
-        """Return the whole file as JSON values, its entries sorted."""
-        return {**self._rest, self.dialect.approved: sorted(self.entries)}
+        """Return the JSON value of the file, with sorted entries."""
+        return {**self._document, self.dialect.approved: sorted(self.entries)}
 
 
 def _require_known_version(value: dict[str, Any], dialect: Dialect, name: str) -> None:
     version = value.get("version", VERSION)
     if dialect.is_versioned and (type(version) is not int or version != VERSION):
-        raise InvalidDocument(f"{name} has version {version!r}; this release knows {VERSION}")
+        raise InvalidDocument(f"{name} has version {version!r}; this release supports version {VERSION}")
 
 
-def _request(dialect: Dialect, raw: dict[str, Any], place: str) -> Request:
+def _request(dialect: Dialect, raw: dict[str, Any], path: str) -> Request:
     if not plain_code(raw["code"]):
-        raise InvalidDocument(f"{place}.code is empty")
-    wall = _parse_time(raw[dialect.requested], f"{place}.{dialect.requested}")
-    life = None
+        raise InvalidDocument(f"{path}.code is empty")
+    wall = _parse_time(raw[dialect.requested], f"{path}.{dialect.requested}")
+    lifetime = None
     if not dialect.is_versioned:
-        life = (_parse_time(raw["expiresAt"], f"{place}.expiresAt") - wall).total_seconds()
-    begun = Moment(wall=wall, boot_id=raw.get("bootId", ""), uptime_ms=raw.get("uptimeMs", 0))
-    return Request(sender=raw[dialect.sender], code=raw["code"], begun=begun, life=life, raw=raw)
+        lifetime = (_parse_time(raw["expiresAt"], f"{path}.expiresAt") - wall).total_seconds()
+    created = ClockReading(wall=wall, boot_id=raw.get("bootId", ""), uptime_ms=raw.get("uptimeMs", 0))
+    return Request(sender=raw[dialect.sender], code=raw["code"], created=created, lifetime=lifetime, raw=raw)
 
 
-def _parse_time(text: str, place: str) -> datetime:
+def _parse_time(text: str, path: str) -> datetime:
     match = _TIME.fullmatch(text)
     try:
         if match is None:
             raise ValueError
         zone = "+00:00" if match[3] in "Zz" else match[3]
-        moment = datetime.fromisoformat(match[1].upper() + zone)
-        return moment + timedelta(seconds=float(match[2] or 0))
+        whole_seconds = datetime.fromisoformat(match[1].upper() + zone)
+        return whole_seconds + timedelta(seconds=float(match[2] or 0))
     except (ValueError, OverflowError):
-        raise InvalidDocument(f"{place}: expected a time such as 2026-01-31T03:00:00.123Z, got {text!r}") from None
+        raise InvalidDocument(f"{path}: expected a time such as 2026-01-31T03:00:00.123Z, got {text!r}") from None

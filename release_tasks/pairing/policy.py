@@ -1,7 +1,7 @@
-"""Who is admitted: strangers get a code, an operator approves it, and every decision is recorded.
+"""The approval of senders: an unknown sender gets a code, an operator approves it, and every decision is recorded.
 
-The event of a change is written before the change itself: there is no grant without a record of it. A kill between
-the two leaves a record whose change can be repeated, with the same code.
+The audit event is written before the change, so every approval has an event. After a kill between the two, the command
+can be repeated with the same code.
 """
 
 from __future__ import annotations
@@ -17,15 +17,22 @@ from release_tasks.config.schema import PairingConfig
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.interrupt import uninterrupted
-from release_tasks.pairing.channels import Channel, SenderRefused, is_spelling_of, normalise_sender, person_of, persons
+from release_tasks.pairing.channels import (
+    Channel,
+    SenderRefused,
+    is_spelling_of,
+    normalise_sender,
+    sender_of,
+    senders_of,
+)
 from release_tasks.pairing.codes import (
     Clock,
-    Moment,
+    ClockReading,
     age,
-    current_moment,
     is_same_code,
     new_code,
     plain_code,
+    read_clocks,
     time_left,
 )
 from release_tasks.pairing.dialects import Request
@@ -36,7 +43,7 @@ __all__ = ["Approval", "Pairing", "PendingRequest", "RequestOutcome"]
 
 @frozen(kw_only=True)
 class PendingRequest:
-    """A request that waits for an operator. ``age`` and ``time_left`` are in seconds."""
+    """A request that waits for the decision of an operator. ``age`` and ``time_left`` are in seconds."""
 
     sender: str
     code: str
@@ -48,219 +55,219 @@ class PendingRequest:
 
 @frozen(kw_only=True)
 class RequestOutcome:
-    """What a stranger's message led to; ``request`` is None when it was turned away or the sender is approved."""
+    """The result of a request; ``request`` is None for ``full`` and ``approved``."""
 
-    status: Literal["created", "repeated", "full", "admitted"]
+    status: Literal["created", "repeated", "full", "approved"]
     request: PendingRequest | None = None
 
 
 @frozen(kw_only=True)
 class Approval:
-    """An approved sender; ``was_admitted`` when they had been approved before."""
+    """An approved sender; ``was_approved`` if the sender was approved before."""
 
     sender: str
-    was_admitted: bool
+    was_approved: bool
 
 
 class Pairing:
-    """The pairing of one service. Safe to call from several processes and threads at once.
+    """The pairing of one service. Several processes and threads may use it at the same time.
 
-    Every method raises StoreUnusable when a file of the channel is damaged; those that change something also LockHeld
-    when another process keeps the lock, and OSError when it cannot be written.
+    Every method raises StoreUnusable when a file of the channel is damaged. A method that changes the store also raises
+    LockHeld when another process holds the lock, and OSError when the file cannot be written.
     """
 
-    def __init__(self, config: PairingConfig, clock: Clock = current_moment) -> None:
-        self._life = config.ttl
+    def __init__(self, config: PairingConfig, clock: Clock = read_clocks) -> None:
+        self._ttl = config.ttl
         self._max_pending = config.max_pending
         self._clock = clock
         self._store = Store(config.credentials)
         self.audit = self._store.audit
 
     def check(self) -> None:
-        """Read every store once; raises StoreUnusable for the first that cannot be used."""
+        """Read every store once; raises StoreUnusable for the first unusable store."""
         for channel in Channel:
-            self._store.approved_people(channel)
+            self._store.approved_senders(channel)
             self._store.requests(channel)
 
-    def is_admitted(self, channel: Channel, sender: str) -> bool:
-        """Say whether a message of this sender may be processed; what names no single person never is."""
+    def is_approved(self, channel: Channel, sender: str) -> bool:
+        """Return whether a message of this sender may be processed; False for an invalid or shared id."""
         try:
-            person = normalise_sender(channel, sender)
+            sender = normalise_sender(channel, sender)
         except SenderRefused:
             return False
-        return person in self._store.approved_people(channel)
+        return sender in self._store.approved_senders(channel)
 
     def approved(self, channel: Channel) -> list[str]:
-        """Return everybody who is admitted, sorted; entries that name no single person are left out."""
-        return sorted(self._store.approved_people(channel))
+        """Return the approved senders, sorted, without invalid and shared ids."""
+        return sorted(self._store.approved_senders(channel))
 
-    def look_up(self, channel: Channel, code: str) -> str:
-        """Return the sender whose live request has this code, without deciding; raises StageFailed when none has."""
+    def lookup(self, channel: Channel, code: str) -> str:
+        """Return the sender of the pending request with this code; raises StageFailed for an unknown code."""
         matching = [request.sender for request in self.pending(channel) if is_same_code(code, request.code)]
         if not matching:
             raise StageFailed(_unknown_code(channel))
         return matching[0]
 
-    def look_up_approved(self, channel: Channel, sender: str) -> str:
-        """Return an approved sender as they are stored; raises SenderRefused, or StageFailed when not approved."""
-        person = normalise_sender(channel, sender)
-        if person not in self._store.approved_people(channel):
-            raise StageFailed(_not_approved(channel, person))
-        return person
+    def lookup_approved(self, channel: Channel, sender: str) -> str:
+        """Return the normalised id of an approved sender; raises SenderRefused, or StageFailed if not approved."""
+        sender = normalise_sender(channel, sender)
+        if sender not in self._store.approved_senders(channel):
+            raise StageFailed(_not_approved(channel, sender))
+        return sender
 
     def pending(self, channel: Channel) -> list[PendingRequest]:
         """Return the requests that can still be approved, oldest first."""
-        requests, moment = self._store.requests(channel), self._clock()
-        approved = self._store.approved_people(channel)
-        # A killed approval leaves the request of a sender who is approved by now.
-        waiting = [request for request in self._live(channel, requests, moment) if request.sender not in approved]
-        return sorted(waiting, key=lambda request: (-request.age, request.sender))
+        requests, now = self._store.requests(channel), self._clock()
+        approved = self._store.approved_senders(channel)
+        # After a killed `approve`, the sender can be approved while the request still exists.
+        pending = [request for request in self._unexpired(channel, requests, now) if request.sender not in approved]
+        return sorted(pending, key=lambda request: (-request.age, request.sender))
 
     def request(self, channel: Channel, sender: str) -> RequestOutcome:
-        """Record that a stranger asks to be admitted; one who asks again gets the same code, and no more time for it.
+        """Create a pairing request; a second request returns the same code, and its expiry does not change.
 
-        Raises SenderRefused for what names no single person; nothing is stored then.
+        Raises SenderRefused for an invalid or shared id; then nothing is stored.
         """
-        person = normalise_sender(channel, sender)
-        # Checked without the lock first: a stranger who writes again and again must not keep an operator from it.
-        known = self._known(
-            channel, person, self._store.requests(channel), self._clock(), self._store.approved_people(channel)
+        sender = normalise_sender(channel, sender)
+        # First checked without the lock: a sender who writes many messages must not block an operator's command.
+        outcome = self._existing_outcome(
+            channel, sender, self._store.requests(channel), self._clock(), self._store.approved_senders(channel)
         )
-        if known is not None:
-            return known
+        if outcome is not None:
+            return outcome
         with self._store.change(channel) as change:
-            moment = self._clock()
-            change.requests = [r for r in change.requests if self._time_left(r, moment) > 0]
-            known = self._known(channel, person, change.requests, moment, persons(channel, change.approved))
-            if known is not None:
-                return known
+            now = self._clock()
+            change.requests = [r for r in change.requests if self._time_left(r, now) > 0]
+            approved = senders_of(channel, change.approved)
+            outcome = self._existing_outcome(channel, sender, change.requests, now, approved)
+            if outcome is not None:
+                return outcome
             taken = {plain_code(request.code) for request in change.requests}
-            new = change.found_requests.new_request(person, new_code(taken), moment, self._life)
+            new = change.requests_document.new_request(sender, new_code(taken), now, self._ttl)
             change.requests.append(new)
-            self._commit(channel, change, "pairing.requested", "pending", person)
-            return RequestOutcome(status="created", request=self._shown(channel, new, moment))
+            self._commit(channel, change, "pairing.requested", "pending", sender)
+            return RequestOutcome(status="created", request=self._pending_request(channel, new, now))
 
-    def _known(
-        self, channel: Channel, person: str, requests: list[Request], moment: Moment, approved: Collection[str]
+    def _existing_outcome(
+        self, channel: Channel, sender: str, requests: list[Request], now: ClockReading, approved: Collection[str]
     ) -> RequestOutcome | None:
-        """Return the outcome for a person who gets no new request, None for one who does."""
-        if person in approved:
-            return RequestOutcome(status="admitted")
-        live = self._live(channel, requests, moment)
-        for request in live:
-            if request.sender == person:
+        """Return the outcome if the sender gets no new request, else None."""
+        if sender in approved:
+            return RequestOutcome(status="approved")
+        unexpired = self._unexpired(channel, requests, now)
+        for request in unexpired:
+            if request.sender == sender:
                 return RequestOutcome(status="repeated", request=request)
-        is_full = sum(request.sender not in approved for request in live) >= self._max_pending
+        is_full = sum(request.sender not in approved for request in unexpired) >= self._max_pending
         return RequestOutcome(status="full") if is_full else None
 
     def approve(self, channel: Channel, code: str) -> Approval:
-        """Admit the sender whose pending request has this code; in any case, with spaces or dashes.
+        """Approve the sender of the pending request with this code; case, spaces and dashes do not matter.
 
-        Raises StageFailed when no live request has it. After a kill it can be repeated until the request expires.
+        Raises StageFailed for an unknown or expired code. After a kill, it can be repeated until the request expires.
         """
         with self._decision(channel, code, "approve") as (change, request):
             try:
-                person = normalise_sender(channel, request.sender)
+                sender = normalise_sender(channel, request.sender)
             except SenderRefused as refusal:
                 self._refuse(channel, "approve", str(refusal), request.sender)
-            was_admitted = person in persons(channel, change.approved)
-            if not was_admitted:
-                change.approved.append(person)
+            was_approved = sender in senders_of(channel, change.approved)
+            if not was_approved:
+                change.approved.append(sender)
             change.requests.remove(request)
-            detail = "had been approved before" if was_admitted else ""
-            self._commit(channel, change, "pairing.approved", "granted", person, detail)
-            return Approval(sender=person, was_admitted=was_admitted)
+            detail = "was already approved" if was_approved else ""
+            self._commit(channel, change, "pairing.approved", "granted", sender, detail)
+            return Approval(sender=sender, was_approved=was_approved)
 
     def reject(self, channel: Channel, code: str) -> str:
-        """Remove the pending request that has this code and return its sender, who may ask again.
+        """Remove the pending request with this code and return its sender, who may send a new request.
 
-        Raises StageFailed when no live request has it, or when its sender has been approved.
+        Raises StageFailed for an unknown or expired code, or when the sender is already approved.
         """
         with self._decision(channel, code, "reject") as (change, request):
-            person = person_of(channel, request.sender)
-            if person in change.approved or person in persons(channel, change.approved):
-                what = f"{person} has been approved on {channel.value} already"
-                how = f"`inv pairing.revoke {channel.value} {person}` takes it back"
-                self._refuse(channel, "reject", f"{what}; {how}.", person)
+            sender = sender_of(channel, request.sender)
+            if sender in change.approved or sender in senders_of(channel, change.approved):
+                command = f"inv pairing.revoke {channel.value} {sender}"
+                message = f"{sender} is already approved on {channel.value}. To revoke the approval, run `{command}`."
+                self._refuse(channel, "reject", message, sender)
             change.requests.remove(request)
-            self._commit(channel, change, "pairing.rejected", "rejected", person)
-            return person
+            self._commit(channel, change, "pairing.rejected", "rejected", sender)
+            return sender
 
     def revoke(self, channel: Channel, sender: str) -> str:
-        """Take an approval back and return the sender; their pending requests, if any, go too.
+        """Remove the approval and the pending requests of a sender and return the normalised id.
 
-        Raises SenderRefused for what names no single person, StageFailed when the sender is not approved.
+        Raises SenderRefused for an invalid or shared id, StageFailed when the sender is not approved.
         """
-        person = normalise_sender(channel, sender)
+        sender = normalise_sender(channel, sender)
         with self._store.change(channel) as change:
-            if person not in persons(channel, change.approved):
-                self._refuse(channel, "revoke", _not_approved(channel, person), person)
-            change.approved = [entry for entry in change.approved if not is_spelling_of(channel, entry, person)]
-            change.requests = [r for r in change.requests if not is_spelling_of(channel, r.sender, person)]
-            self._commit(channel, change, "pairing.revoked", "revoked", person)
-            return person
+            if sender not in senders_of(channel, change.approved):
+                self._refuse(channel, "revoke", _not_approved(channel, sender), sender)
+            change.approved = [entry for entry in change.approved if not is_spelling_of(channel, entry, sender)]
+            change.requests = [r for r in change.requests if not is_spelling_of(channel, r.sender, sender)]
+            self._commit(channel, change, "pairing.revoked", "revoked", sender)
+            return sender
 
     @contextlib.contextmanager
     def _decision(self, channel: Channel, code: str, action: str) -> Iterator[tuple[Change, Request]]:
-        """Find the live request that an operator decides over, under the lock; expired ones leave with it."""
+        """Yield the unexpired request with this code, under the lock, and remove expired requests."""
         with self._store.change(channel) as change:
-            moment = self._clock()
-            # Every code is compared, also after a match: the time it takes reveals nothing.
+            now = self._clock()
+            # Compares every code, also after a match, so that the duration reveals nothing.
             matching = [request for request in change.requests if is_same_code(code, request.code)]
             if not matching:
                 self._refuse(channel, action, _unknown_code(channel))
             request = matching[0]
-            if self._time_left(request, moment) <= 0:
-                again = "Let the sender write again to get a new one."
-                self._refuse(
-                    channel, action, f"The code of {excerpt(request.sender)} has expired. {again}", request.sender
-                )
-            change.requests = [r for r in change.requests if self._time_left(r, moment) > 0]
+            if self._time_left(request, now) <= 0:
+                message = f"The code of {excerpt(request.sender)} has expired."
+                hint = "Ask the sender to write again to get a new code."
+                self._refuse(channel, action, f"{message} {hint}", request.sender)
+            change.requests = [r for r in change.requests if self._time_left(r, now) > 0]
             yield change, request
 
     def _commit(self, channel: Channel, change: Change, event: str, status: str, sender: str, detail: str = "") -> None:
-        named: dict[str, Any] = {"channel": channel.value, "senderId": excerpt(sender)}
-        more = {**named, "leftOut": change.left_out} if change.left_out else named
+        fields: dict[str, Any] = {"channel": channel.value, "senderId": excerpt(sender)}
+        excluded: dict[str, Any] = {"leftOut": change.excluded} if change.excluded else {}
         with uninterrupted():
-            self.audit.append(event, status=status, detail=detail, **more)
+            self.audit.append(event, status=status, detail=detail, **fields, **excluded)
             try:
                 change.commit()
             except OSError as error:
                 with contextlib.suppress(OSError):
-                    self.audit.append("pairing.failed", status="failed", detail=f"{event}: {error.strerror}", **named)
+                    self.audit.append("pairing.failed", status="failed", detail=f"{event}: {error.strerror}", **fields)
                 raise
 
     def _refuse(self, channel: Channel, action: str, detail: str, sender: str | None = None) -> NoReturn:
-        named: dict[str, Any] = {"channel": channel.value}
+        fields: dict[str, Any] = {"channel": channel.value}
         if sender is not None:
-            named["senderId"] = excerpt(sender)
-        self.audit.append("pairing.refused", status="refused", detail=detail, action=action, **named)
+            fields["senderId"] = excerpt(sender)
+        self.audit.append("pairing.refused", status="refused", detail=detail, action=action, **fields)
         raise StageFailed(detail)
 
-    def _live(self, channel: Channel, requests: list[Request], moment: Moment) -> list[PendingRequest]:
-        return [self._shown(channel, request, moment) for request in requests if self._time_left(request, moment) > 0]
+    def _unexpired(self, channel: Channel, requests: list[Request], now: ClockReading) -> list[PendingRequest]:
+        return [self._pending_request(channel, r, now) for r in requests if self._time_left(r, now) > 0]
 
-    def _time_left(self, request: Request, moment: Moment) -> float:
-        return time_left(request.begun, self._life_of(request), moment)
+    def _time_left(self, request: Request, now: ClockReading) -> float:
+        return time_left(request.created, self._lifetime(request), now)
 
-    def _life_of(self, request: Request) -> float:
-        return self._life if request.life is None else min(request.life, self._life)
+    def _lifetime(self, request: Request) -> float:
+        return self._ttl if request.lifetime is None else min(request.lifetime, self._ttl)
 
-    def _shown(self, channel: Channel, request: Request, moment: Moment) -> PendingRequest:
+    def _pending_request(self, channel: Channel, request: Request, now: ClockReading) -> PendingRequest:
         return PendingRequest(
-            sender=person_of(channel, request.sender),
+            sender=sender_of(channel, request.sender),
             code=request.code,
-            requested_at=request.begun.wall,
-            expires_at=request.begun.wall + timedelta(seconds=self._life_of(request)),
-            age=age(request.begun, moment),
-            time_left=self._time_left(request, moment),
+            requested_at=request.created.wall,
+            expires_at=request.created.wall + timedelta(seconds=self._lifetime(request)),
+            age=age(request.created, now),
+            time_left=self._time_left(request, now),
         )
 
 
 def _unknown_code(channel: Channel) -> str:
-    where = f"`inv pairing.list {channel.value}` shows what is pending"
-    return f"No {channel.value} request has this code: mistyped or used; {where}."
+    command = f"`inv pairing.list {channel.value}`"
+    return f"No {channel.value} request has this code: mistyped or already used. {command} shows the pending requests."
 
 
-def _not_approved(channel: Channel, person: str) -> str:
-    return f"{person} is not approved on {channel.value}, so there is nothing to revoke."
+def _not_approved(channel: Channel, sender: str) -> str:
+    return f"{sender} is not approved on {channel.value}, so there is nothing to revoke."

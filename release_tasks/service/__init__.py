@@ -1,1 +1,1 @@
-"""The running service seen from outside: it answers on time, and no strange answer is believed."""
+"""Requests to the running service: health, reliability and version, with time limits and strict parsing."""

@@ -1,4 +1,4 @@
-"""What is being released: its version and the commit it is built from."""
+"""The released application: its version and its git commit."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from release_tasks.core.process.command import tool_environment
 
 __all__ = ["Application", "default_release_id", "describe_application"]
 
-_SECONDS = 10.0
+_TIMEOUT_SECONDS = 10.0
 
 
 @frozen(kw_only=True)
 class Application:
-    """The application as it stands in the project folder; ``problem`` says why its version is unknown."""
+    """The application in the project folder; ``problem`` is the reason if the version is unknown."""
 
     name: str
     version: str | None
@@ -31,7 +31,7 @@ class Application:
 
 
 def describe_application(settings: Settings) -> Application:
-    """Read version and commit; what cannot be read is None, never an error."""
+    """Read version and commit; a value is None if it cannot be read. Raises nothing."""
     config = settings.release.app
     version, problem = None, None
     if config.version is not None:
@@ -46,7 +46,7 @@ def describe_application(settings: Settings) -> Application:
 
 
 def default_release_id(application: Application) -> str:
-    """Return an id for a release without one: version (or name) and the time in UTC."""
+    """Return the default release id: version (or name) and the time in UTC."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", application.version or application.name).strip("-._")[:64]
     return f"{stem or 'release'}-{compact()}"
 
@@ -57,7 +57,7 @@ def _read_version(config: VersionConfig, project: Path) -> str:
     if config.distribution is not None:
         return metadata.version(config.distribution)
     if config.command is not None:
-        done = subprocess.run(
+        completed = subprocess.run(
             config.command,
             shell=True,
             cwd=project,
@@ -65,26 +65,31 @@ def _read_version(config: VersionConfig, project: Path) -> str:
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
-            timeout=_SECONDS,
+            timeout=_TIMEOUT_SECONDS,
         )
-        lines = done.stdout.strip().splitlines()
-        if done.returncode != 0 or not lines:
-            raise ValueError(f"{config.command!r} ended with {done.returncode} and {len(lines)} lines")
+        lines = completed.stdout.strip().splitlines()
+        if completed.returncode != 0 or not lines:
+            raise ValueError(f"{config.command!r} ended with exit code {completed.returncode} and {len(lines)} lines")
         return lines[0].strip()
     assert config.file is not None and config.key is not None
     value: object = read_document(config.file)
     for part in config.key.split("."):
         if not isinstance(value, dict) or part not in value:
-            raise LookupError(f"{config.file} has no key {config.key!r}")
+            raise LookupError(f"{config.file} does not contain the key {config.key!r}")
         value = value[part]
     return str(value)
 
 
 def _git(project: Path, *arguments: str) -> str | None:
     try:
-        done = subprocess.run(
-            ["git", *arguments], cwd=project, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=_SECONDS
+        completed = subprocess.run(
+            ["git", *arguments],
+            cwd=project,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=_TIMEOUT_SECONDS,
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return completed.stdout.strip() if completed.returncode == 0 else None

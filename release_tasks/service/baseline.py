@@ -1,4 +1,4 @@
-"""The state of a service at a release, to compare with later."""
+"""The baseline: the state of a service at prepare time, for later comparison."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import statistics
 
 from release_tasks.config.schema import ReleaseConfig
 from release_tasks.core.records import Baseline
-from release_tasks.service.answer import ProbeError
 from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
-from release_tasks.service.reliability import ask_reliability
+from release_tasks.service.reliability import fetch_reliability
+from release_tasks.service.response import ProbeError
 
 __all__ = ["measure_baseline"]
 
@@ -17,7 +17,7 @@ _PROBES = 3
 
 
 def measure_baseline(config: ReleaseConfig) -> Baseline | None:
-    """Ask health a few times and reliability once; None where neither is configured. Nothing is raised."""
+    """Request health a few times and reliability once. Returns None when neither is configured. Raises nothing."""
     if config.health.url is None and config.reliability.url is None:
         return None
     health: str | None = None
@@ -25,12 +25,12 @@ def measure_baseline(config: ReleaseConfig) -> Baseline | None:
     if config.health.url is not None:
         try:
             for _ in range(_PROBES):
-                answer = fetch(config.health.url, timeout=config.health.timeout)
-                health, _, _ = read_health(answer)
-                elapsed.append(answer.elapsed_ms)
+                response = fetch(config.health.url, timeout=config.health.timeout)
+                health, _, _ = read_health(response)
+                elapsed.append(response.elapsed_ms)
         except ProbeError:
             health, elapsed = "unreachable", []
-    reliability = ask_reliability(config.reliability)
+    reliability = fetch_reliability(config.reliability)
     return Baseline(
         health=health,
         latency_ms=round(statistics.median(elapsed)) if elapsed else None,

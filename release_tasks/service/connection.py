@@ -1,4 +1,4 @@
-"""The request itself, on a connection that can be closed at any moment; ``explain`` says what went wrong with it."""
+"""An HTTP request on a connection that another thread can abort, and the translation of its errors."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from release_tasks.core.units import show_duration
-from release_tasks.service.answer import Answer, ProbeError
+from release_tasks.service.response import HttpResponse, ProbeError
 
-__all__ = ["Line", "explain", "origin", "send", "timed_out"]
+__all__ = ["AbortableConnection", "origin", "probe_error", "send", "timeout_error"]
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
 
 
-class Line:
-    """The connection of a request; another thread can close it at any moment."""
+class AbortableConnection:
+    """The connection of a request, which another thread can abort."""
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._socket: socket.socket | None = None
-        self._is_cut = False
+        self._is_aborted = False
 
-    def connected(self, sock: socket.socket) -> None:
-        """Take note of a connection that was just made; one that comes after ``cut`` is cut too."""
+    def attach(self, sock: socket.socket) -> None:
+        """Register a new socket; after ``abort`` it is shut down immediately."""
         with self._lock:
-            # A duplicate, because TLS and http.client may close or detach their own at any time.
+            # A duplicate, because TLS and http.client may close or detach their own socket at any time.
             self.close()
             self._socket = socket.socket(fileno=os.dup(sock.fileno()))
-        if self._is_cut:
-            self.cut()
+        if self._is_aborted:
+            self.abort()
 
-    def cut(self) -> None:
+    def abort(self) -> None:
         """Shut the connection down, which wakes a thread that waits for the server. A second call does nothing."""
         with self._lock:
-            self._is_cut = True
+            self._is_aborted = True
             if self._socket is not None:
                 with contextlib.suppress(OSError):
                     self._socket.shutdown(socket.SHUT_RDWR)
 
     def close(self) -> None:
-        """Give the descriptor back."""
+        """Close the duplicated descriptor."""
         with self._lock:
             if self._socket is not None:
                 self._socket.close()
@@ -61,20 +61,20 @@ class Line:
 
 
 class _Adapter(HTTPAdapter):
-    """Passes every connection that is made to a Line."""
+    """An adapter that attaches every new socket to an AbortableConnection."""
 
-    def __init__(self, line: Line) -> None:
-        self._line = line
+    def __init__(self, abortable: AbortableConnection) -> None:
+        self._abortable = abortable
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, **options)
-        line = self._line
+        abortable = self._abortable
 
         def pool(pool_class: type, connection_class: type) -> type:
             def connect(self: Any) -> None:
                 connection_class.connect(self)  # type: ignore[attr-defined]
-                line.connected(self.sock)
+                abortable.attach(self.sock)
 
             connection = type("Connection", (connection_class,), {"connect": connect})
             return type("Pool", (pool_class,), {"ConnectionCls": connection})
@@ -86,21 +86,21 @@ class _Adapter(HTTPAdapter):
 
 
 class _Session(requests.Session):
-    """A session on a line, without settings of the environment; it follows no redirects, whose bodies it would read."""
+    """A session without settings of the environment. It follows no redirects, because requests reads their bodies."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, abortable: AbortableConnection) -> None:
         super().__init__()
         self.trust_env = False
         self.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
         for scheme in ("http://", "https://"):
-            self.mount(scheme, _Adapter(line))
+            self.mount(scheme, _Adapter(abortable))
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
 
 
 def send(
-    line: Line,
+    abortable: AbortableConnection,
     method: str,
     url: str,
     *,
@@ -108,16 +108,16 @@ def send(
     body: bytes | None,
     timeout: float,
     max_bytes: int,
-) -> Answer:
-    """Send one request, follow its redirects on the same host, and return the answer.
+) -> HttpResponse:
+    """Send one request, follow its redirects on the same host, and return the response.
 
-    Passes each connection to ``line``. ``timeout``, in seconds, is for a wait between two bytes; the holder of the
-    line ends the whole. Raises ProbeError, or what ``explain`` knows.
+    Attaches each socket to ``abortable``. ``timeout``, in seconds, limits a wait between two bytes; the caller limits
+    the whole request and aborts the connection. Raises ProbeError, or an error that ``probe_error`` translates.
     """
     started = time.monotonic()
-    # Without this a server may compress, and 1 MiB of that can unpack to a gigabyte.
+    # Without this header a server may compress, and 1 MiB of compressed data can expand to 1 GiB.
     headers = {"Accept-Encoding": "identity", "Connection": "close", **headers}
-    with _Session(line) as session:
+    with _Session(abortable) as session:
         current = url
         for _ in range(_MAX_REDIRECTS + 1):
             remaining = max(started + timeout - time.monotonic(), 0.001)
@@ -135,10 +135,10 @@ def send(
                     current = _same_host(current, target)
                     if response.status_code == 303:
                         method, body = "GET", None
-                    session.close()  # not every server closes the connection when it was asked to
+                    session.close()  # some servers ignore "Connection: close"
                     continue
                 data = _read(response, max_bytes)
-                return Answer(
+                return HttpResponse(
                     status=response.status_code,
                     content_type=response.headers.get("Content-Type", ""),
                     body=bytes(data[:max_bytes]),
@@ -160,14 +160,14 @@ def _read(response: requests.Response, max_bytes: int) -> bytearray:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port; raises ProbeError for what is no web address."""
+    """Return scheme, host and port; raises ProbeError unless ``url`` is an http(s) URL."""
     try:
         parts = urlsplit(url)
         port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
     except ValueError:
         parts, port = urlsplit(""), 0
-    is_web = parts.scheme in ("http", "https")
-    if not is_web or not parts.hostname or re.search(r"[\s\x00-\x1f]", url):
+    is_http = parts.scheme in ("http", "https")
+    if not is_http or not parts.hostname or re.search(r"[\s\x00-\x1f]", url):
         raise ProbeError("invalid", f"{url!r} is not an http:// or https:// URL.")
     return parts.scheme, parts.hostname.lower(), port
 
@@ -180,17 +180,17 @@ def _same_host(url: str, location: str) -> str:
     except (ProbeError, ValueError):
         is_same = False
     if not is_same:
-        raise ProbeError("redirect", f"{url} redirects to another host, {target[:300]}, which is not followed.")
+        raise ProbeError("redirect", f"{url} redirects to another host: {target[:300]}. The redirect is not followed.")
     return target
 
 
-def timed_out(url: str, timeout: float) -> ProbeError:
-    """Return what is raised when no answer was complete in ``timeout`` seconds."""
-    return ProbeError("timeout", f"{url} gave no complete answer within {show_duration(timeout)}.")
+def timeout_error(url: str, timeout: float) -> ProbeError:
+    """Return the error for a request without a complete response in ``timeout`` seconds."""
+    return ProbeError("timeout", f"{url} gave no complete response within {show_duration(timeout)}.")
 
 
-def explain(error: BaseException, url: str, timeout: float) -> ProbeError:
-    """Turn what requests, urllib3 and the socket raise, wrapped in one another, into a sentence."""
+def probe_error(error: BaseException, url: str, timeout: float) -> ProbeError:
+    """Translate an error of requests, urllib3 or the socket module, which may wrap one another."""
     if isinstance(error, ProbeError):
         return error
     causes = list(_causes(error))
@@ -202,19 +202,19 @@ def explain(error: BaseException, url: str, timeout: float) -> ProbeError:
         reason = next((c.verify_message for c in causes if hasattr(c, "verify_message")), "")
         return ProbeError("tls", f"{url}: the TLS connection failed{reason and f' ({reason})'}.")
     if has(ConnectionRefusedError):
-        return ProbeError("refused", f"{url} refused the connection: nothing listens there.")
+        return ProbeError("refused", f"{url} refused the connection: no process listens on this port.")
     if has(socket.gaierror):
-        return ProbeError("other", f"{url}: the host name {urlsplit(url).hostname} is not known.")
+        return ProbeError("other", f"{url}: the host name {urlsplit(url).hostname} cannot be resolved.")
     if has(requests.exceptions.Timeout, TimeoutError):
-        return timed_out(url, timeout)
+        return timeout_error(url, timeout)
     if has(requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
         return ProbeError("invalid", f"{url!r} is not an http:// or https:// URL.")
     if has(ConnectionError, urllib3.exceptions.IncompleteRead):
-        # A port that is forwarded to a service that still starts behaves like this.
-        return ProbeError("refused", f"{url} closed the connection before its answer was complete.")
+        # A port forwarded to a service that is still starting behaves like this.
+        return ProbeError("refused", f"{url} closed the connection before its response was complete.")
     numbered = (c.strerror for c in causes if isinstance(c, OSError) and c.strerror and c.errno)
-    reason = next(numbered, "the answer is not valid HTTP")
-    return ProbeError("other", f"{url} cannot be asked: {reason}.")
+    reason = next(numbered, "the response is not valid HTTP")
+    return ProbeError("other", f"The request to {url} failed: {reason}.")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

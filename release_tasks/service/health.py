@@ -1,4 +1,4 @@
-"""What a health answer means: ok, degraded, failed, or nothing that is known."""
+"""Parser of health responses: ok, degraded, failed or unknown."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, cast
 
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.records import HealthWord
-from release_tasks.service.answer import Answer
+from release_tasks.service.response import HttpResponse
 
 __all__ = ["read_health"]
 
@@ -30,42 +30,42 @@ _STATUS: dict[str, HealthWord] = {
 }
 
 
-def read_health(answer: Answer) -> tuple[HealthWord, str, list[str]]:
-    """Judge an answer: its status, a sentence's worth of detail, and the parts that are unhealthy.
+def read_health(response: HttpResponse) -> tuple[HealthWord, str, list[str]]:
+    """Return the status of a response, a description of it and the unhealthy parts.
 
-    Known are the envelope ``{"ok": true, "data": {"status": ...}}``, a top-level ``status`` as in
-    health+json or UP/DOWN, and the plain text ``ok``; everything else is ``unknown``.
+    The known formats are the envelope ``{"ok": true, "data": {"status": ...}}``, a top-level ``status`` as in
+    health+json or UP/DOWN, and the text ``ok``. Every other response is ``unknown``.
     """
-    payload, problem = _payload(answer)
+    payload, problem = _payload(response)
     fields = payload if isinstance(payload, dict) else {}
     data = fields.get("data") if isinstance(fields.get("data"), dict) else fields
     parts = _unhealthy_parts(cast("dict[str, Any]", data))
-    if not 200 <= answer.status < 300:
-        return "failed", f"HTTP {answer.status}{_reason(fields)}", parts
+    if not 200 <= response.status < 300:
+        return "failed", f"HTTP {response.status}{_reason(fields)}", parts
     if fields.get("ok") is False:
-        return "failed", f"it says ok: false{_reason(fields)}", parts
+        return "failed", f"the response has ok: false{_reason(fields)}", parts
     if problem:
         return "unknown", problem, parts
     word = payload if isinstance(payload, str) else cast("dict[str, Any]", data).get("status")
     is_envelope = fields.get("ok", True) is True
     status = _STATUS.get(word.strip().lower()) if isinstance(word, str) and is_envelope else None
     if status is None or (isinstance(payload, str) and status != "ok"):
-        return "unknown", f"no known form of health answer: {_clean(answer.text[:1000], 80)!r}", parts
+        return "unknown", f"unknown health response: {_clean(response.text[:1000], 80)!r}", parts
     if status == "ok" and parts:
         status = "degraded"
-    about = f": {'; '.join(parts)}" if parts else _reason(fields) if status != "ok" else ""
-    return status, f"it says {_clean(str(word))}{about}", parts
+    cause = f": {'; '.join(parts)}" if parts else _reason(fields) if status != "ok" else ""
+    return status, f"status {_clean(str(word))}{cause}", parts
 
 
-def _payload(answer: Answer) -> tuple[Any, str | None]:
-    if answer.is_truncated:
-        return None, f"the answer is larger than {len(answer.body) >> 10} KiB"
+def _payload(response: HttpResponse) -> tuple[Any, str | None]:
+    if response.is_truncated:
+        return None, f"the response is larger than {len(response.body) >> 10} KiB"
     try:
-        text = answer.body.decode("utf-8-sig").strip()
+        text = response.body.decode("utf-8-sig").strip()
     except UnicodeDecodeError:
-        return None, "the answer is not UTF-8 text"
+        return None, "the response is not UTF-8 text"
     if not text:
-        return None, "the answer is empty"
+        return None, "the response is empty"
     try:
         return json.loads(text), None
     except (ValueError, RecursionError):
@@ -85,13 +85,13 @@ def _unhealthy_parts(data: dict[str, Any]) -> list[str]:
         if circuit in ("open", "half-open"):
             parts[f"mcpServers.{name}"] = f"circuit {circuit}"
         if server.get("state") == "error":
-            parts[f"mcpServers.{name}"] = "in error"
+            parts[f"mcpServers.{name}"] = "state error"
     for group in ("checks", "components"):
         for name, check in _named(data.get(group)):
             _note_status(parts, f"{group}.{name}", check)
     for problem in data["problems"] if isinstance(data.get("problems"), list) else []:
         if isinstance(problem, str) and problem.strip():
-            # The service's own words for a part say more than its state does.
+            # The service's description of a problem is more precise than the part's state.
             part, _, text = problem.partition(": ")
             parts[part] = text
     lines = [f"{part}: {text}" if text else part for part, text in parts.items()]
@@ -99,7 +99,7 @@ def _unhealthy_parts(data: dict[str, Any]) -> list[str]:
 
 
 def _named(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (name, entry) of a map of entries, a map of lists of entries, or a list of entries."""
+    """Yield (name, entry) for a map of entries, a map of lists of entries, or a list of entries."""
     if isinstance(value, dict):
         for name, entry in value.items():
             for item in entry if isinstance(entry, list) else [entry]:
@@ -128,6 +128,6 @@ def _reason(fields: dict[str, Any]) -> str:
 
 
 def _clean(text: str, limit: int = 200) -> str:
-    # Neither control characters nor reversed text may reach a terminal.
+    # Control characters and text direction marks must not reach a terminal.
     shown = (letter if letter.isprintable() else " " for letter in text[: 4 * limit])
     return excerpt("".join(shown).strip(), limit)

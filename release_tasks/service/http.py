@@ -1,4 +1,4 @@
-"""One HTTP request that ends on time, whatever the server does."""
+"""An HTTP request with a time limit for the whole exchange."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import threading
 from collections.abc import Mapping
 
 from release_tasks.core.interrupt import wait_for
-from release_tasks.service.answer import Answer, ProbeError
+from release_tasks.service.response import HttpResponse, ProbeError
 
 __all__ = ["fetch"]
 
@@ -23,48 +23,48 @@ def fetch(
     method: str = "GET",
     body: bytes | None = None,
     cancelled: threading.Event | None = None,
-) -> Answer:
-    """Send one request and return the answer, with at most ``max_bytes`` of its body.
+) -> HttpResponse:
+    """Send one request and return the response, with at most ``max_bytes`` of its body.
 
-    ``timeout``, in seconds, is for the whole exchange: name lookup, connecting, redirects on the
-    same host and the last byte of the body. Proxies of the environment are not used. Raises
-    ProbeError.
+    ``timeout``, in seconds, limits the whole exchange: name lookup, connecting, redirects on the same host and the
+    body up to its last byte. Proxy settings of the environment are ignored. Setting ``cancelled`` ends the request.
+    Raises ProbeError.
     """
-    # Here, because requests takes longer to import than most commands take, and most of them send no request.
+    # Imported here: requests takes longer to import than most commands take to run, and few of them send a request.
     from release_tasks.service import connection
 
     connection.origin(url)
-    line = connection.Line()
-    outcome: list[Answer | BaseException] = []
-    done = threading.Event()
+    abortable = connection.AbortableConnection()
+    outcome: list[HttpResponse | BaseException] = []
+    finished = threading.Event()
 
     def work() -> None:
-        # Signals are the main thread's business, which may hold them back for a while.
+        # The main thread handles these signals, and may defer them.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         try:
             outcome.append(
                 connection.send(
-                    line, method, url, headers=headers or {}, body=body, timeout=timeout, max_bytes=max_bytes
+                    abortable, method, url, headers=headers or {}, body=body, timeout=timeout, max_bytes=max_bytes
                 )
             )
         except BaseException as error:
             outcome.append(error)
         finally:
-            line.close()
-            done.set()
+            abortable.close()
+            finished.set()
 
-    # A thread, because a socket timeout starts anew with every byte and a name lookup has none.
+    # A thread, because a socket timeout restarts with every byte and a name lookup has no timeout.
     threading.Thread(target=work, name="probe", daemon=True).start()
     stopped = cancelled or threading.Event()
     try:
-        wait_for(lambda seconds: done.wait(seconds) or stopped.is_set(), timeout)
-        if not done.is_set():
+        wait_for(lambda seconds: finished.wait(seconds) or stopped.is_set(), timeout)
+        if not finished.is_set():
             if stopped.is_set():
-                raise ProbeError("other", f"{url} was not asked to the end: the run was stopped.")
-            raise connection.timed_out(url, timeout)
+                raise ProbeError("other", f"The request to {url} was cancelled: the run was stopped.")
+            raise connection.timeout_error(url, timeout)
     finally:
-        line.cut()
+        abortable.abort()
     (result,) = outcome
-    if isinstance(result, Answer):
+    if isinstance(result, HttpResponse):
         return result
-    raise connection.explain(result, url, timeout) from None
+    raise connection.probe_error(result, url, timeout) from None

@@ -1,6 +1,6 @@
-"""What a service reports about its queues and callbacks: only the numbers of its answer.
+"""The reliability endpoint: counts of a service's queues and callbacks, compared with the limits.
 
-An answer may hold texts of messages and pairing codes, so nothing of it but counts and the HTTP status is kept.
+A response may contain message texts and pairing codes, so only the counts and the HTTP status are stored.
 """
 
 from __future__ import annotations
@@ -15,24 +15,25 @@ from typing import Any
 from release_tasks.config.schema import LimitsConfig, ReliabilityConfig
 from release_tasks.core.records import Pressure, ReliabilityReport
 from release_tasks.core.redact import Redactor
-from release_tasks.service.answer import Answer, ProbeError
 from release_tasks.service.http import fetch
+from release_tasks.service.response import HttpResponse, ProbeError
 
-__all__ = ["ask_reliability", "over_limits"]
+__all__ = ["fetch_reliability", "over_limits"]
 
 _SIGNATURE = "X-Signature"
-_BODY = b"{}"  # some services fail on a signed request that has no body
+_BODY = b"{}"  # some services fail on a signed request without a body
 
 
-def ask_reliability(
+def fetch_reliability(
     config: ReliabilityConfig,
     *,
     before: Pressure | None = None,
     environ: Mapping[str, str] = os.environ,
 ) -> ReliabilityReport | None:
-    """Ask once and compare with the limits, rejected callbacks with what they were ``before``.
+    """Send one request and compare the counts with the limits.
 
-    Returns None when no endpoint is configured. What goes wrong is in the report; nothing is raised.
+    Rejected callbacks are counted since ``before``. Returns None when no endpoint is configured. A failure is in the
+    report; nothing is raised.
     """
     url = config.url
     if url is None:
@@ -40,44 +41,44 @@ def ask_reliability(
     shown = Redactor.from_environment(environ).redact_text(url)
     headers = _headers(config, environ)
     try:
-        answer = fetch(url, timeout=config.timeout, headers=headers, body=_BODY if _SIGNATURE in headers else None)
+        response = fetch(url, timeout=config.timeout, headers=headers, body=_BODY if _SIGNATURE in headers else None)
     except ProbeError as error:
         return ReliabilityReport(status="unreachable", url=shown, detail=error.message.replace(url, shown))
-    pressure, problem = _read(answer)
+    pressure, problem = _read(response)
     if pressure is None:
         unset = [name for name in (config.hmac_secret_env, config.bearer_token_env) if name and not environ.get(name)]
-        about = f"; not set in this environment: {', '.join(unset)}" if unset else ""
-        return ReliabilityReport(status="unknown", url=shown, detail=f"{problem}{about}", http_status=answer.status)
+        hint = f"; not set in this environment: {', '.join(unset)}" if unset else ""
+        return ReliabilityReport(status="unknown", url=shown, detail=f"{problem}{hint}", http_status=response.status)
     over = over_limits(pressure, config.limits, before)
     return ReliabilityReport(
         status="pressure" if over else "ok",
         url=shown,
         detail="; ".join(over) or "within its limits",
-        http_status=answer.status,
+        http_status=response.status,
         pressure=pressure,
         over=over,
     )
 
 
 def over_limits(pressure: Pressure, limits: LimitsConfig, before: Pressure | None = None) -> list[str]:
-    """Return a few words for each count over its limit; rejected callbacks count since ``before``, if that is known."""
+    """Describe each count over its limit; rejected callbacks are counted since ``before``, if known."""
     rejected, since = pressure.rejected_callbacks, ""
     if rejected is not None and before is not None and before.rejected_callbacks is not None:
-        # Fewer than before: a restore brought older counts back, and all of them are new to it.
-        is_later = rejected >= before.rejected_callbacks
-        rejected = rejected - before.rejected_callbacks if is_later else rejected
-        since = " since the release was prepared" if is_later else ""
+        # Fewer than before: a restore reset the counter, so all of them are new.
+        is_continued = rejected >= before.rejected_callbacks
+        rejected = rejected - before.rejected_callbacks if is_continued else rejected
+        since = " since the release was prepared" if is_continued else ""
     counts = (
-        (pressure.queued, limits.queued, "messages waiting or on their way"),
-        (pressure.failed, limits.failed, "messages failed"),
-        (pressure.dead_letters, limits.dead_letters, "messages given up"),
-        (rejected, limits.rejected_callbacks, f"callbacks rejected{since}"),
+        (pressure.queued, limits.queued, "queued messages"),
+        (pressure.failed, limits.failed, "failed messages"),
+        (pressure.dead_letters, limits.dead_letters, "dead letters"),
+        (rejected, limits.rejected_callbacks, f"rejected callbacks{since}"),
     )
-    return [f"{count} {what} (limit {limit})" for count, limit, what in counts if count is not None and count > limit]
+    return [f"{count} {label} (limit {limit})" for count, limit, label in counts if count is not None and count > limit]
 
 
 def _headers(config: ReliabilityConfig, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers of signature and token; a request is also sent without them, when a secret is not set."""
+    """Return the headers with signature and token; each is omitted when its environment variable is not set."""
     headers = {"Accept": "application/json"}
     secret = environ.get(config.hmac_secret_env or "")
     if secret:
@@ -89,29 +90,29 @@ def _headers(config: ReliabilityConfig, environ: Mapping[str, str]) -> dict[str,
     return headers
 
 
-def _read(answer: Answer) -> tuple[Pressure | None, str]:
-    if answer.status in (401, 403):
-        return None, f"HTTP {answer.status}: it does not accept our signature or token"
-    if answer.status != 200:
-        return None, f"HTTP {answer.status}"
+def _read(response: HttpResponse) -> tuple[Pressure | None, str]:
+    if response.status in (401, 403):
+        return None, f"HTTP {response.status}: the service rejected the signature or token"
+    if response.status != 200:
+        return None, f"HTTP {response.status}"
     try:
-        document = json.loads(answer.body.decode("utf-8-sig"))
+        document = json.loads(response.body.decode("utf-8-sig"))
     except (ValueError, RecursionError):
-        return None, "the answer is not JSON"
+        return None, "the response is not JSON"
     data = document.get("data") if isinstance(document, dict) else None
     if not isinstance(data, dict) or document.get("ok") is False:
-        return None, "the answer has no known form"
+        return None, "unknown response format"
     queue, callbacks = (data[name] if isinstance(data.get(name), dict) else None for name in ("queue", "callbacks"))
     if queue is None and callbacks is None:
-        return None, "the answer names neither queue nor callbacks"
-    waiting = [_count(queue, "totalQueued"), _count(queue, "totalDispatching")]
+        return None, "the response contains neither queue nor callbacks"
+    undelivered = [_count(queue, "totalQueued"), _count(queue, "totalDispatching")]
     pressure = Pressure(
-        queued=None if waiting == [None, None] else sum(count or 0 for count in waiting),
+        queued=None if undelivered == [None, None] else sum(count or 0 for count in undelivered),
         failed=_count(queue, "totalFailed"),
         dead_letters=_count(queue, "totalDeadLetters"),
         rejected_callbacks=_count(callbacks, "totalRejected"),
     )
-    return (None, "the answer holds no counts") if pressure == Pressure() else (pressure, "")
+    return (None, "the response contains no counts") if pressure == Pressure() else (pressure, "")
 
 
 def _count(section: dict[str, Any] | None, name: str) -> int | None:

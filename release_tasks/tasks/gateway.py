@@ -87,8 +87,8 @@ def break_(ctx: Context, what: str, root: str | None = None, json: bool = False)
         with _explained():
             fault = break_gateway(GatewayPaths(_root(current, root)), what)
         current.answer(
-            {"status": "broken", "what": what, "seen": fault.seen},
-            lambda screen: screen.verdict("broken", f"{what}: {fault.seen}"),
+            {"status": "broken", "what": what, "seen": fault.symptom},
+            lambda screen: screen.verdict("broken", f"{what}: {fault.symptom}"),
         )
 
 

@@ -38,12 +38,12 @@ def approve(ctx: Context, channel: str, code: str, json: bool = False) -> None:
     """Admit the sender whose pending request has this code; a running service knows at once."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
-        if not _may_decide(current, chosen, "approve", lambda: pairing.look_up(chosen, code)):
+        if not _may_decide(current, chosen, "approve", lambda: pairing.lookup(chosen, code)):
             return
         found = pairing.approve(chosen, code)
         told = f"{found.sender} is admitted on {chosen.value}"
-        before = ", and had been approved before" if found.was_admitted else ""
-        _show_decision(current, chosen, "approved", found.sender, f"{told}{before}.", wasAdmitted=found.was_admitted)
+        before = ", and had been approved before" if found.was_approved else ""
+        _show_decision(current, chosen, "approved", found.sender, f"{told}{before}.", wasAdmitted=found.was_approved)
 
 
 @stage(help={"channel": _CHANNEL_HELP, "code": _CODE_HELP})
@@ -51,7 +51,7 @@ def reject(ctx: Context, channel: str, code: str, json: bool = False) -> None:
     """Remove the pending request that has this code; its sender stays blocked and may ask again."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
-        if not _may_decide(current, chosen, "reject", lambda: pairing.look_up(chosen, code)):
+        if not _may_decide(current, chosen, "reject", lambda: pairing.lookup(chosen, code)):
             return
         sender = pairing.reject(chosen, code)
         _show_decision(current, chosen, "rejected", sender, f"The request of {sender} on {chosen.value} is gone.")
@@ -67,7 +67,7 @@ def revoke(ctx: Context, channel: str, sender: str, json: bool = False) -> None:
     """Take an approval back; a running service blocks the sender from the next message on."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
-        if not _may_decide(current, chosen, "revoke", lambda: pairing.look_up_approved(chosen, sender)):
+        if not _may_decide(current, chosen, "revoke", lambda: pairing.lookup_approved(chosen, sender)):
             return
         person = pairing.revoke(chosen, sender)
         _show_decision(current, chosen, "revoked", person, f"{person} is blocked on {chosen.value} from now on.")
@@ -89,15 +89,15 @@ def _opened(current: Session, channel: str) -> tuple[Channel, Pairing]:
     return parse_channel(channel), Pairing(current.settings.pairing)
 
 
-def _may_decide(current: Session, channel: Channel, action: str, look_up: Callable[[], str]) -> bool:
-    """Say whether a decision may be carried out; a dry run only shows whom ``look_up`` finds that it would concern.
+def _may_decide(current: Session, channel: Channel, action: str, lookup: Callable[[], str]) -> bool:
+    """Say whether a decision may be carried out; a dry run only shows whom ``lookup`` finds that it would concern.
 
     Raises StageFailed while an interrupted rollback waits that would overwrite it once it is finished.
     """
     from release_tasks.stages.rollback.amendment import covers_pairing
 
     if current.is_dry:
-        sender = look_up()
+        sender = lookup()
         current.answer(
             {"status": "dry", "channel": channel.value, "action": action, "sender": sender},
             lambda screen: screen.line(f"Would {action} {sender} on {channel.value}."),

@@ -1,4 +1,4 @@
-"""What a snapshot holds, how it is recorded, and that equal state looks equal."""
+"""Content and records of a snapshot, and equal digests for equal state."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ import pytest
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.assets.files import capture_file, capture_tree, place_tree, scan_tree
 from release_tasks.core.errors import StageFailed, UsageError
-from tests.support.project import Project
+from tests.support.project import MakeProject, Project
 
 METADATA_KEYS = {
     "formatVersion", "snapshotId", "releaseId", "kind", "createdAt", "retentionLimit", "digest", "assets", "metadataPath",  # noqa: E501
@@ -28,19 +28,19 @@ METADATA_KEYS = {
 ASSET_KEYS = {"key", "relativePath", "kind", "exists", "size", "sha256", "mode"}
 
 
-def stored(project: Project, release_id: str = "v1") -> Path:
+def snapshot_folder(project: Project, release_id: str = "v1") -> Path:
     path: Path = project.pipeline.catalogue.path(f"{release_id}_snapshot")
     return path
 
 
 def metadata(project: Project, release_id: str = "v1") -> dict[str, Any]:
-    document: dict[str, Any] = json.loads((stored(project, release_id) / "metadata.json").read_text())
+    document: dict[str, Any] = json.loads((snapshot_folder(project, release_id) / "metadata.json").read_text())
     return document
 
 
 @pytest.mark.smoke
 def test_metadata_has_every_key_of_the_format(project: Project) -> None:
-    """Operators' tools read these names."""
+    """Tools of operators read these names."""
     project.capture()
     document = metadata(project)
     assert document.keys() >= METADATA_KEYS
@@ -52,11 +52,11 @@ def test_metadata_has_every_key_of_the_format(project: Project) -> None:
         "current", "identity.json", "keys", "keys/empty", "keys/private.pem",
     }  # fmt: skip
     assert (document["kind"], document["releaseId"], document["snapshotId"]) == ("release", "v1", "v1_snapshot")
-    assert document["metadataPath"] == str(stored(project) / "metadata.json")
+    assert document["metadataPath"] == str(snapshot_folder(project) / "metadata.json")
 
 
 def test_sha256sum_agrees_with_every_recorded_digest(project: Project) -> None:
-    """The operator's own tool confirms database, file and each file of a folder."""
+    """sha256sum confirms the database, the file and each file of a folder."""
     project.capture()
     recorded: dict[str, str] = {}
     for asset in metadata(project)["assets"]:
@@ -69,17 +69,17 @@ def test_sha256sum_agrees_with_every_recorded_digest(project: Project) -> None:
     done = subprocess.run(
         ["sha256sum", "--check", "--strict"],
         input="".join(f"{digest}  {path}\n" for path, digest in recorded.items()),
-        cwd=stored(project),
+        cwd=snapshot_folder(project),
         capture_output=True,
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_assets_are_plain_files_that_can_be_read_by_hand(project: Project) -> None:
-    """Bytes as they were, links as links, empty folders, and nothing for what was absent."""
+def test_assets_are_stored_as_plain_files(project: Project) -> None:
+    """Bytes are unchanged, links stay links, empty folders exist, and an absent asset has no copy."""
     project.capture()
-    assets = stored(project) / "assets"
+    assets = snapshot_folder(project) / "assets"
     assert (assets / "mcp" / "mcp.json").read_bytes() == project.mcp.read_bytes()
     identity = assets / "identity" / "identity"
     assert (identity / "keys" / "private.pem").read_text() == "key material"
@@ -90,8 +90,8 @@ def test_assets_are_plain_files_that_can_be_read_by_hand(project: Project) -> No
     assert (extra["exists"], extra["sha256"], extra["mode"]) == (False, None, None)
 
 
-def test_everything_in_the_snapshot_is_private(project: Project) -> None:
-    """0700 and 0600 throughout, even when the state is readable by all and the umask is 0."""
+def test_snapshot_is_private(project: Project) -> None:
+    """Modes are 0700 and 0600, although the state is readable by all and the umask is 0."""
     os.chmod(project.mcp, 0o666)
     os.chmod(project.identity, 0o777)
     os.chmod(project.database, 0o644)
@@ -136,21 +136,21 @@ def copy_database_over_itself(project: Project) -> None:
 
 
 @pytest.mark.parametrize("change", [flip_journal_mode, touch, copy_database_over_itself, lambda project: None])
-def test_equal_state_gives_an_equal_digest(project: Project, change: Callable[[Any], None]) -> None:
+def test_equal_state_gives_an_equal_digest(project: Project, change: Callable[[Project], object]) -> None:
     """Journal mode, times and change counters are no content."""
     first = project.capture("v1")
     change(project)
     assert project.capture("v2").digest == first.digest
 
 
-def test_a_checkpoint_does_not_change_the_digest(project: Project) -> None:
+def test_checkpoint_does_not_change_the_digest(project: Project) -> None:
     """Rows in the WAL and rows in the file are the same rows."""
     connection = sqlite3.connect(project.database)
     connection.execute("INSERT INTO ledger(a, b, amount) VALUES (1, 2, 3)")
     connection.commit()
     side = project.folder / "with-wal"
     shutil.copytree(project.state, side / "state", symlinks=True)
-    connection.close()  # the last one out folds the WAL into the file
+    connection.close()  # the last connection checkpoints the WAL
     assert not Path(f"{project.database}-wal").exists()
     assert (side / "state" / "app.db-wal").stat().st_size > 0
     elsewhere = copy.copy(project)
@@ -158,10 +158,8 @@ def test_a_checkpoint_does_not_change_the_digest(project: Project) -> None:
     assert elsewhere.capture("v1").digest == project.capture("v1").digest
 
 
-def test_a_moved_project_with_another_retention_has_the_same_digest(
-    project: Project, make_project: Callable[..., Any]
-) -> None:
-    """Neither place nor time nor policy is content: equal state, equal digest, on any machine."""
+def test_moved_project_with_another_retention_has_the_same_digest(project: Project, make_project: MakeProject) -> None:
+    """Path, time and policy are no content: equal state has an equal digest on any machine."""
     other = make_project("somewhere-else")
     catalogue, assets = other.pipeline.catalogue, other.settings.release.assets
     request = CaptureRequest(snapshot_id="x", release_id=None, kind="safety", retention_limit=99)
@@ -180,7 +178,7 @@ def link_becomes_file(project: Project) -> None:
     (project.identity / "current").write_text("keys/private.pem")
 
 
-DIFFERENCES: dict[str, Callable[[Any], Any]] = {
+DIFFERENCES: dict[str, Callable[[Project], object]] = {
     "row": add_row,
     "bytes of a file": lambda p: p.mcp.write_text('{"mcpServers": {} }'),
     "bytes in a folder": lambda p: (p.identity / "identity.json").write_text('{"id": "two"}'),
@@ -201,27 +199,27 @@ DIFFERENCES: dict[str, Callable[[Any], Any]] = {
 
 @pytest.mark.parametrize("difference", list(DIFFERENCES))
 def test_different_state_gives_a_different_digest(project: Project, difference: str) -> None:
-    """Everything a restore brings back is in the digest."""
+    """The digest covers everything that a restore brings back."""
     first = project.capture("v1")
     DIFFERENCES[difference](project)
     assert project.capture("v2").digest != first.digest
 
 
-def test_owner_and_time_ride_along(project: Project) -> None:
-    """They are kept on the copies, and are no part of the digest."""
+def test_owner_and_times_are_kept_on_the_copies(project: Project) -> None:
+    """They are not part of the digest."""
     os.utime(project.mcp, (1000, 2000))
     os.utime(project.identity / "keys", (1000, 3000))
     if os.geteuid() == 0:
         os.chown(project.mcp, 12345, 54321)
     project.capture()
-    copy = (stored(project) / "assets" / "mcp" / "mcp.json").stat()
+    copy = (snapshot_folder(project) / "assets" / "mcp" / "mcp.json").stat()
     assert copy.st_mtime == 2000
     assert (copy.st_uid, copy.st_gid) == (project.mcp.stat().st_uid, project.mcp.stat().st_gid)
-    assert (stored(project) / "assets" / "identity" / "identity" / "keys").stat().st_mtime == 3000
+    assert (snapshot_folder(project) / "assets" / "identity" / "identity" / "keys").stat().st_mtime == 3000
 
 
 def test_links_are_never_followed_out_of_the_asset(project: Project) -> None:
-    """A link to another place is recorded as what it is; what it points at stays outside."""
+    """A link is recorded as a link; its target outside is not captured."""
     outside = project.folder / "outside"
     outside.mkdir()
     (outside / "secret").write_text("s3cret")
@@ -229,15 +227,15 @@ def test_links_are_never_followed_out_of_the_asset(project: Project) -> None:
     (project.identity / "dangling").symlink_to("/nowhere/at/all")
     (project.identity / "loop").symlink_to("loop")
     project.capture()
-    identity = stored(project) / "assets" / "identity" / "identity"
+    identity = snapshot_folder(project) / "assets" / "identity" / "identity"
     assert os.readlink(identity / "away") == str(outside)
     assert os.readlink(identity / "loop") == "loop"
-    assert "secret" not in [path.name for path in stored(project).rglob("*")]
+    assert "secret" not in [path.name for path in snapshot_folder(project).rglob("*")]
 
 
 @pytest.mark.parametrize("asset", ["identity", "mcp", "database"])
-def test_an_asset_that_is_itself_a_link_is_refused(project: Project, asset: str) -> None:
-    """Where it points may be another folder tomorrow; the sentence names it."""
+def test_asset_that_is_a_link_is_refused(project: Project, asset: str) -> None:
+    """The link may lead to another folder later; the message names it."""
     path = getattr(project, asset)
     real = path.with_name(f"real-{path.name}")
     path.rename(real)
@@ -248,8 +246,8 @@ def test_an_asset_that_is_itself_a_link_is_refused(project: Project, asset: str)
 
 
 @pytest.mark.parametrize("kind", ["pipe", "socket"])
-def test_what_cannot_be_captured_is_named(project: Project, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A pipe does not make the capture wait, and nothing of the attempt is left."""
+def test_pipe_or_socket_is_refused_by_name(project: Project, kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe does not make the capture wait, and the attempt leaves no file."""
     path = project.identity / "special"
     if kind == "pipe":
         os.mkfifo(path)
@@ -259,12 +257,12 @@ def test_what_cannot_be_captured_is_named(project: Project, kind: str, monkeypat
             server.bind("special")
     with pytest.raises(StageFailed, match=rf"{path} is a .*{kind}"):
         project.capture()
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 @pytest.mark.parametrize("asset", ["identity", "mcp"])
-def test_an_asset_of_the_wrong_kind_is_named(project: Project, asset: str) -> None:
-    """A folder where a file should be, and the other way round."""
+def test_asset_of_the_wrong_kind_is_refused_by_name(project: Project, asset: str) -> None:
+    """A folder in place of a file, and a file in place of a folder."""
     path = getattr(project, asset)
     if path.is_dir():
         shutil.rmtree(path)
@@ -277,8 +275,8 @@ def test_an_asset_of_the_wrong_kind_is_named(project: Project, asset: str) -> No
 
 
 @pytest.mark.parametrize("name", ["with space", "\u00e4\u00f6", "new\nline", "-dash", "quote'\"", "~", "a" * 255])
-def test_odd_names_are_captured(project: Project, name: str) -> None:
-    """A folder may hold any name that the system allows."""
+def test_file_names_with_special_characters_are_captured(project: Project, name: str) -> None:
+    """A folder may contain any name that the system allows."""
     (project.identity / name).write_text("x")
     project.capture()
     entries = next(asset for asset in metadata(project)["assets"] if asset["key"] == "identity")["entries"]
@@ -287,7 +285,7 @@ def test_odd_names_are_captured(project: Project, name: str) -> None:
 
 @pytest.mark.parametrize("what", ["name", "target"])
 def test_names_that_are_not_utf8_are_captured(project: Project, what: str) -> None:
-    """Old archives hold them; at the least it has to be a sentence, not a traceback."""
+    """A file name or link target of arbitrary bytes causes no traceback."""
     path = os.fsencode(project.identity)
     if what == "name":
         with open(path + b"/caf\xe9", "w"):
@@ -298,8 +296,8 @@ def test_names_that_are_not_utf8_are_captured(project: Project, what: str) -> No
     assert project.pipeline.catalogue.published()[0]
 
 
-def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Copy and digest are of one state of the file, the newer one."""
+def test_file_that_changes_during_the_capture_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Copy and digest are of one state of the file, the later one."""
     source, copy = tmp_path / "source", tmp_path / "copy"
     source.write_bytes(b"a" * 3_000_000)
     read, reads = os.read, []
@@ -319,15 +317,15 @@ def test_a_file_that_changes_while_it_is_read_is_read_again(tmp_path: Path, monk
     assert entry.sha256 == hashlib.sha256(copy.read_bytes()).hexdigest()
 
 
-def test_a_file_that_never_rests_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Several readings that were all overtaken end in a sentence, not in a copy of something in between."""
+def test_file_that_keeps_changing_is_refused_by_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several attempts that a writer overtook end in a message, not in a mixed copy."""
     source = tmp_path / "source"
     source.write_bytes(b"a" * 100)
     read = os.read
 
     def read_and_be_overtaken(fd: int, count: int) -> bytes:
         data = read(fd, count)
-        if not data:  # the reading is at its end, and so is the rest of the file's peace
+        if not data:  # at the end of each read
             with source.open("ab") as file:
                 file.write(b"b")
         return data
@@ -337,8 +335,8 @@ def test_a_file_that_never_rests_is_named(tmp_path: Path, monkeypatch: pytest.Mo
         capture_file(source, tmp_path / "copy")
 
 
-def test_a_folder_can_be_captured_and_laid_out_again(project: Project) -> None:
-    """Capture, place, scan: the entries are the same each time, modes and all."""
+def test_captured_folder_is_placed_with_the_same_entries(project: Project) -> None:
+    """Capture, place and scan return the same entries, modes included."""
     os.chmod(project.identity / "keys", 0o550)
     copy, again = project.folder / "copy", project.folder / "again"
     entries = capture_tree(project.identity, copy)
@@ -348,29 +346,29 @@ def test_a_folder_can_be_captured_and_laid_out_again(project: Project) -> None:
     assert stat.S_IMODE(again.stat().st_mode) == 0o750
 
 
-def test_a_snapshot_id_that_is_taken_is_refused(project: Project) -> None:
-    """What is published is never overwritten, and no partial folder is left."""
+def test_existing_snapshot_id_is_refused(project: Project) -> None:
+    """A published snapshot is never overwritten, and no partial folder stays."""
     first = project.capture()
     add_row(project)
     with pytest.raises(OSError):
         project.capture()
     snapshots, unreadable = project.pipeline.catalogue.published()
     assert (snapshots, unreadable) == ([first], [])
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 @pytest.mark.parametrize("snapshot_id", ["../x", "a/b", "..", "", ".hidden"])
-def test_a_snapshot_id_that_leaves_the_catalogue_is_refused(project: Project, snapshot_id: str) -> None:
+def test_snapshot_id_with_a_path_outside_the_catalogue_is_refused(project: Project, snapshot_id: str) -> None:
     """Before anything is written."""
     request = CaptureRequest(snapshot_id=snapshot_id, release_id="v1", kind="release", retention_limit=5)
     with pytest.raises(UsageError):
         capture_snapshot(project.pipeline.catalogue, project.settings.release.assets, request)
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 @pytest.mark.parametrize("suffix", ["-journal", "-wal"])
-def test_the_remains_of_a_damaged_database_go_into_a_safety_snapshot(project: Project, suffix: str) -> None:
-    """Byte for byte, side files included, and marked as what they are."""
+def test_safety_snapshot_contains_the_bytes_of_a_damaged_database(project: Project, suffix: str) -> None:
+    """Side files are included, and the record is marked as damaged."""
     project.database.write_bytes(b"no database" * 100)
     Path(f"{project.database}{suffix}").write_bytes(b"the rest of it")
     request = CaptureRequest(snapshot_id="s", release_id=None, kind="safety", retention_limit=5, allow_damaged=True)

@@ -1,4 +1,4 @@
-"""A capture that is killed or interrupted leaves nothing that anybody would take for a snapshot."""
+"""A killed or interrupted capture leaves nothing that counts as a snapshot."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ assets = {
     "mcp": FILE.asset(state / "mcp.json"),
 }
 for line in sys.stdin:
-    # A child for each run: what is expensive to import is imported once.
+    # A child for each run: the expensive imports happen once.
     child = os.fork()
     if child:
         print(child, flush=True)
@@ -58,7 +58,7 @@ for line in sys.stdin:
 
 
 @pytest.fixture
-def larger(project: Project) -> Any:
+def large_project(project: Project) -> Project:
     """Return a project of 8 MiB of rows and 40 files."""
     connection = sqlite3.connect(project.database)
     connection.execute("CREATE TABLE filler(x)")
@@ -70,7 +70,7 @@ def larger(project: Project) -> Any:
     return project
 
 
-class Capturing:
+class CaptureProcess:
     """A process that forks a child for each capture, so that the child can be killed."""
 
     def __init__(self, project: Project) -> None:
@@ -83,7 +83,7 @@ class Capturing:
         return self.process.stdout.readline().strip()
 
     def start(self, snapshot_id: str) -> None:
-        """Begin a capture; it is at work when this returns."""
+        """Start a capture; it runs when this returns."""
         assert self.process.stdin is not None
         self.process.stdin.write(f"{snapshot_id}\n")
         self.process.stdin.flush()
@@ -94,71 +94,73 @@ class Capturing:
         return int(self._answer().removeprefix("ended "))
 
     def end(self, number: int) -> int:
-        """Send a signal to the capture and return how it ended; a capture that is done already ends with 0."""
+        """Send a signal to the capture and return how it ended; a finished capture exit_codes with 0."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.child, number)
         return self.wait()
 
 
 @pytest.fixture
-def capturing(larger: Any) -> Iterator[Capturing]:
-    """Run a process that captures the larger project on demand."""
-    started = Capturing(larger)
+def capture_process(large_project: Project) -> Iterator[CaptureProcess]:
+    """Run a process that captures the large project on request."""
+    started = CaptureProcess(large_project)
     yield started
     started.process.communicate(timeout=20)
 
 
 @pytest.mark.slow
-def test_a_capture_killed_at_any_moment_leaves_no_snapshot(larger: Any, capturing: Capturing) -> None:
-    """Twenty kills: what is published is whole and verified, all else goes with the next clean-up."""
+def test_killed_capture_leaves_no_snapshot(large_project: Project, capture_process: CaptureProcess) -> None:
+    """After each of 20 kills every published snapshot is verified, and the next clean-up removes all else."""
     chance = random.Random(11)
-    catalogue = larger.pipeline.catalogue
-    capturing.start("whole")
+    catalogue = large_project.pipeline.catalogue
+    capture_process.start("whole")
     start = time.monotonic()
-    assert capturing.wait() == 0
+    assert capture_process.wait() == 0
     length = time.monotonic() - start
     cut_short = 0
     for run in range(20):
-        capturing.start(f"run{run}")
-        time.sleep(chance.uniform(0, length))  # the moment of the kill is the point
-        was_killed = capturing.end(signal.SIGKILL) == -signal.SIGKILL
+        capture_process.start(f"run{run}")
+        time.sleep(chance.uniform(0, length))  # the kill comes at a random moment
+        was_killed = capture_process.end(signal.SIGKILL) == -signal.SIGKILL
         cut_short += was_killed
         verdicts = verify_all(catalogue)
         assert [verdict for verdict in verdicts if verdict.status != "verified"] == []
         assert was_killed or f"run{run}" in [verdict.snapshot_id for verdict in verdicts]
         catalogue.store.clean_up()
         assert sorted(os.listdir(catalogue.store.folder)) == sorted(verdict.snapshot_id for verdict in verdicts)
-        assert larger.strays() == []
+        assert large_project.leftovers() == []
         catalogue.retain(1, set())
     assert cut_short >= 5
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_an_interrupted_capture_cleans_up_itself(larger: Any, capturing: Capturing, number: int, code: int) -> None:
-    """Nothing is left that a next run would have to remove, and the exit code says what happened."""
-    catalogue = larger.pipeline.catalogue
-    ends = []
+def test_interrupted_capture_removes_its_files(
+    large_project: Project, capture_process: CaptureProcess, number: int, code: int
+) -> None:
+    """The next run has nothing to remove, and the exit code names the signal."""
+    catalogue = large_project.pipeline.catalogue
+    exit_codes = []
     for run in range(60):
-        capturing.start(f"run{run}")
-        at_work = catalogue.store.partial_path(f"run{run}") / "assets" / "database"
+        capture_process.start(f"run{run}")
+        captured = catalogue.store.partial_path(f"run{run}") / "assets" / "database"
         deadline = time.monotonic() + 20
-        while not at_work.exists() and not catalogue.path(f"run{run}").exists() and time.monotonic() < deadline:
+        while not captured.exists() and not catalogue.path(f"run{run}").exists() and time.monotonic() < deadline:
             time.sleep(0.0005)
-        ends.append(capturing.end(number))
+        exit_codes.append(capture_process.end(number))
         assert not catalogue.store.leftovers()
-        assert larger.strays() == []
-        taken = [verdict.snapshot_id for verdict in verify_all(catalogue) if verdict.status == "verified"]
-        assert (f"run{run}" in taken) == (ends[-1] == 0)
-        if code in ends:
+        assert large_project.leftovers() == []
+        published = [verdict.snapshot_id for verdict in verify_all(catalogue) if verdict.status == "verified"]
+        assert (f"run{run}" in published) == (exit_codes[-1] == 0)
+        if code in exit_codes:
             break
-    assert set(ends) <= {0, code}
-    assert code in ends
+    assert set(exit_codes) <= {0, code}
+    assert code in exit_codes
 
 
-def test_an_interruption_just_as_the_capture_begins_leaves_nothing(
+def test_signal_at_the_first_folder_of_a_capture_leaves_no_file(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The signal arrives with the very first folder."""
+    """The signal arrives while the partial folder is created."""
     mkdir = os.mkdir
 
     def mkdir_and_signal(path: Any, mode: int = 0o777, **options: Any) -> None:
@@ -172,8 +174,8 @@ def test_an_interruption_just_as_the_capture_begins_leaves_nothing(
     assert not project.pipeline.catalogue.store.leftovers()
 
 
-def test_nothing_appears_under_its_name_before_all_of_it_is_flushed(project: Project, tmp_path: Path) -> None:
-    """Every file and folder is fsynced before the rename that publishes, and the catalogue after it."""
+def test_snapshot_is_flushed_before_it_is_published(project: Project, tmp_path: Path) -> None:
+    """Every file and folder is flushed before the rename that publishes, and the catalogue after it."""
     project.pipeline.catalogue.store.folder.mkdir(parents=True)
     output = tmp_path / "trace"
     command = [sys.executable, "-c", CAPTURE, str(project.pipeline.root), str(project.state)]

@@ -1,9 +1,9 @@
-"""Order and retention follow what was recorded, never names or file times."""
+"""Order and retention follow the recorded sequence, never names or file times."""
 
 from __future__ import annotations
 
 import os
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
@@ -13,11 +13,11 @@ from release_tasks.core.errors import ExitCode, StageFailed, UsageError
 from tests.support.project import Project
 
 
-def take(project: Project, *snapshot_ids: str, kind: str = "release") -> None:
+def take(project: Project, *snapshot_ids: str, kind: Literal["release", "safety"] = "release") -> None:
     """Capture snapshots of a small asset, one after the other."""
     assets = {"mcp": project.settings.release.assets["mcp"]}
     for snapshot_id in snapshot_ids:
-        request = CaptureRequest(snapshot_id=snapshot_id, release_id=snapshot_id, kind=kind, retention_limit=5)  # type: ignore[arg-type]
+        request = CaptureRequest(snapshot_id=snapshot_id, release_id=snapshot_id, kind=kind, retention_limit=5)
         capture_snapshot(project.pipeline.catalogue, assets, request)
 
 
@@ -27,7 +27,7 @@ def ids(catalogue: Catalogue) -> list[str]:
 
 @pytest.mark.smoke
 def test_v10_is_newer_than_v9(project: Project) -> None:
-    """The tool before this one compared names and removed the snapshot just made."""
+    """The older tool compared names and removed the snapshot that it had just made."""
     take(project, "v9", "v10")
     catalogue = project.pipeline.catalogue
     assert ids(catalogue) == ["v9", "v10"]
@@ -37,7 +37,7 @@ def test_v10_is_newer_than_v9(project: Project) -> None:
 
 
 def test_order_does_not_depend_on_file_times_or_names(project: Project) -> None:
-    """Touched, renamed around, listed in any order: the sequence says."""
+    """The recorded sequence decides."""
     take(project, "zz", "a", "m", "B")
     catalogue = project.pipeline.catalogue
     for number, name in enumerate(["B", "m", "a", "zz"]):
@@ -47,16 +47,16 @@ def test_order_does_not_depend_on_file_times_or_names(project: Project) -> None:
     assert sorted(catalogue.retain(2, set())) == ["a", "zz"]
 
 
-def test_a_clock_that_was_set_back_does_not_change_the_order(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The sequence counts on, whatever the time says."""
+def test_clock_set_back_does_not_change_the_order(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sequence increases, whatever the clock says."""
     take(project, "first")
     monkeypatch.setattr("release_tasks.archive.capture.timestamp", lambda: "1999-01-01T00:00:00.000Z")
     take(project, "second")
     assert project.pipeline.catalogue.latest().snapshot_id == "second"
 
 
-def test_sequences_go_on_after_the_newest_was_removed_by_retention(project: Project) -> None:
-    """No two snapshots that are there share a number."""
+def test_sequence_increases_after_retention_removed_snapshots(project: Project) -> None:
+    """No two existing snapshots have the same number."""
     take(project, "a", "b", "c")
     catalogue = project.pipeline.catalogue
     catalogue.retain(1, set())
@@ -65,7 +65,7 @@ def test_sequences_go_on_after_the_newest_was_removed_by_retention(project: Proj
 
 
 def test_protected_snapshots_stay(project: Project) -> None:
-    """They are kept beside the newest, however old they are."""
+    """Retention keeps them in addition to the newest, whatever their age."""
     take(project, "a", "b", "c", "d")
     catalogue = project.pipeline.catalogue
     assert sorted(catalogue.retain(1, {"b"})) == ["a", "c"]
@@ -73,15 +73,15 @@ def test_protected_snapshots_stay(project: Project) -> None:
 
 
 @pytest.mark.parametrize("limit", [0, -3, 1])
-def test_the_newest_is_never_removed(project: Project, limit: int) -> None:
-    """Whatever number is asked for."""
+def test_newest_snapshot_is_never_removed(project: Project, limit: int) -> None:
+    """Retention keeps it with any limit."""
     take(project, "a", "b")
     project.pipeline.catalogue.retain(limit, set())
     assert ids(project.pipeline.catalogue) == ["b"]
 
 
-def test_safety_snapshots_are_counted_apart(project: Project) -> None:
-    """Rolling back often does not push releases out, and the other way round."""
+def test_safety_snapshots_are_counted_separately(project: Project) -> None:
+    """Frequent rollbacks remove no release, and releases remove no safety snapshot."""
     take(project, "r1", "r2")
     for snapshot_id in ("s1", "s2", "s3"):
         project.mcp.write_text(snapshot_id)
@@ -91,8 +91,8 @@ def test_safety_snapshots_are_counted_apart(project: Project) -> None:
     assert catalogue.latest().snapshot_id == "r2"
 
 
-def test_equal_safety_snapshots_push_nothing_out(project: Project) -> None:
-    """Rolling back again and again keeps the one state that differs."""
+def test_equal_safety_snapshots_do_not_remove_different_ones(project: Project) -> None:
+    """Repeated rollbacks keep the one state that differs."""
     take(project, "before", kind="safety")
     project.mcp.write_text("{}")
     take(project, "again1", "again2", "again3", kind="safety")
@@ -100,8 +100,8 @@ def test_equal_safety_snapshots_push_nothing_out(project: Project) -> None:
     assert ids(project.pipeline.catalogue) == ["before", "again3"]
 
 
-def test_a_removal_that_is_cut_short_leaves_no_half_snapshot(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The name goes first; the rest is cleaned up by the next run."""
+def test_interrupted_removal_leaves_no_partial_snapshot(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The name is removed first; the next run removes the rest."""
     take(project, "a", "b")
     catalogue = project.pipeline.catalogue
 
@@ -118,8 +118,8 @@ def test_a_removal_that_is_cut_short_leaves_no_half_snapshot(project: Project, m
     assert os.listdir(catalogue.store.folder) == ["b"]
 
 
-def test_a_folder_without_metadata_is_no_snapshot(project: Project) -> None:
-    """Neither for the list nor for the latest nor by its name."""
+def test_folder_without_metadata_is_no_snapshot(project: Project) -> None:
+    """It is not in the list, not the latest and not found by its name."""
     take(project, "a")
     catalogue = project.pipeline.catalogue
     (catalogue.store.folder / "b" / "assets").mkdir(parents=True)
@@ -130,8 +130,8 @@ def test_a_folder_without_metadata_is_no_snapshot(project: Project) -> None:
         catalogue.get("b")
 
 
-def test_an_unknown_snapshot_is_a_sentence_with_the_known_ones(project: Project) -> None:
-    """Exit 2."""
+def test_unknown_snapshot_is_refused_with_the_known_ones(project: Project) -> None:
+    """Exit code 2."""
     take(project, "a", "b")
     with pytest.raises(UsageError) as error:
         project.pipeline.catalogue.get("c")
@@ -139,8 +139,8 @@ def test_an_unknown_snapshot_is_a_sentence_with_the_known_ones(project: Project)
     assert error.value.message.startswith("There is no snapshot 'c'. The latest snapshots are b, a")
 
 
-def test_no_snapshot_at_all_is_a_sentence(project: Project) -> None:
-    """It says which command takes one; looking creates nothing."""
+def test_empty_catalogue_is_reported(project: Project) -> None:
+    """The message names the command that takes a snapshot; reading creates nothing."""
     with pytest.raises(StageFailed, match=r"inv release\.prepare"):
         project.pipeline.catalogue.latest()
     assert project.pipeline.catalogue.published() == ([], [])
@@ -149,8 +149,8 @@ def test_no_snapshot_at_all_is_a_sentence(project: Project) -> None:
 
 
 @pytest.mark.parametrize("snapshot_id", ["../a", "..", "a/../b", "/etc", "", "a\x00", "-x", ".a.partial"])
-def test_an_id_that_leaves_the_catalogue_is_refused(project: Project, snapshot_id: str) -> None:
-    """Exit 2, before anything is read."""
+def test_id_with_a_path_outside_the_catalogue_is_refused(project: Project, snapshot_id: str) -> None:
+    """Exit code 2, before anything is read."""
     take(project, "a")
     with pytest.raises(UsageError, match="is not a valid id"):
         project.pipeline.catalogue.get(snapshot_id)

@@ -1,50 +1,43 @@
-"""What differs between two releases is told, and no secret with it."""
+"""The differences between two releases are listed, and no secret is shown."""
 
 from __future__ import annotations
 
 import json
 import os
 import sqlite3
-from typing import Any
 
 import pytest
+from attrs import evolve
 
 from release_tasks.archive.diff import Comparison, compare
 from release_tasks.core.errors import StageFailed, UsageError
-from release_tasks.core.records import Check, PreflightReport
-from tests.support.faults.stages import prepare
+from tests.support.asset_kind import InstallKind
 from tests.support.project import Project
-
-GATE = Check(id="always", subsystem="always", status="passed", detail="exit code 0")
-
-
-def release(project: Project, release_id: str, report: PreflightReport | None = None) -> None:
-    report = report or PreflightReport(passed=True, checks=[GATE], failed_checks=[])
-    prepare(project.settings, report, release_id)
+from tests.support.releases import PASSED, release
 
 
-def compared(project: Project) -> dict[tuple[str, str], tuple[str, str | None, str | None]]:
+def differences(project: Project) -> dict[tuple[str, str], tuple[str, str | None, str | None]]:
     found = compare(project.pipeline, "v1", "v2")
     assert found.notes == []
     return {(d.where, d.what): (d.how, d.before, d.after) for d in found.differences}
 
 
-def test_equal_releases_differ_in_nothing(project: Project) -> None:
-    """Although they were prepared at different times."""
+def test_equal_releases_have_no_differences(project: Project) -> None:
+    """The times of the two releases differ and do not count."""
     release(project, "v1")
     release(project, "v2")
     assert compare(project.pipeline, "v1", "v2") == Comparison(before="v1", after="v2")
 
 
-def test_everything_that_differs_is_named(project: Project) -> None:
-    """Version, configuration keys, servers, schema, rows, files, modes, presence; what is equal is not."""
+def test_every_difference_is_listed(project: Project) -> None:
+    """Version, configuration keys, servers, schema, rows, files, modes and presence; equal values are not listed."""
     secret = "hunter2-of-the-first-release"
     project.mcp.write_text(
         json.dumps(
             {
                 "mcpServers": {"files": {"command": "a", "env": {"HOME": "/x"}}, "old": {"command": "b"}},
                 "botToken": secret,
-                "limits": {"queued": 5, "kept": 1},
+                "limits": {"queued": 5, "failed": 1},
                 "providers": [{"password": secret}, {"args": ["--api-key", secret]}, {"url": f"https://x/?k={secret}"}],
                 "auth": secret,
             }
@@ -57,7 +50,7 @@ def test_everything_that_differs_is_named(project: Project) -> None:
             {
                 "mcpServers": {"files": {"command": "a", "env": {"HOME": "/private"}}},
                 "botToken": "another-" + secret,
-                "limits": {"queued": 6, "kept": 1},
+                "limits": {"queued": 6, "failed": 1},
                 "since": "now",
                 "providers": [{"password": "x"}, {"args": ["--api-key", "x"]}, {"url": f"https://x/?k={secret}x"}],
                 "auth": "x" + secret,
@@ -75,7 +68,7 @@ def test_everything_that_differs_is_named(project: Project) -> None:
     os.chmod(project.identity, 0o700)
     project.extra.write_text("not JSON")
     release(project, "v2")
-    found = compared(project)
+    found = differences(project)
     shown = json.dumps(list(found.items()))
     assert secret not in shown and "/private" not in shown
     expected = {
@@ -102,46 +95,46 @@ def test_everything_that_differs_is_named(project: Project) -> None:
     assert {where for where, what in found if what == "bytes"} == {"mcp", "database", "identity"}
 
 
-def test_what_cannot_be_named_still_differs(project: Project) -> None:
-    """A value in a row that leaves size and counts as they were."""
+def test_difference_without_a_name_is_listed_as_content(project: Project) -> None:
+    """A changed value in a row leaves size and counts the same."""
     release(project, "v1")
     database = sqlite3.connect(project.database)
     database.execute("UPDATE accounts SET balance = 7 WHERE id = 3")
     database.commit()
     database.close()
     release(project, "v2")
-    assert compared(project) == {("database", "content"): ("changed", None, None)}
+    assert differences(project) == {("database", "content"): ("changed", None, None)}
 
 
 @pytest.mark.slow
-def test_state_that_a_plugin_captured_is_not_shown(project: Project, install_kind: Any) -> None:
-    """It differs, and by how much; what is in it is nobody's configuration, even where it is JSON."""
+def test_content_captured_by_a_plugin_is_not_shown(project: Project, install_kind: InstallKind) -> None:
+    """The difference and its size are listed; JSON inside is no configuration."""
     install_kind()
     project.overrides["assets.mcp"] = {"python": "custom", "path": "state/mcp.json"}
     release(project, "v1")
     project.mcp.write_text('{"message": "meet me"}')
     release(project, "v2")
-    assert compared(project) == {
+    assert differences(project) == {
         ("mcp", "bytes"): ("changed", "18", "22"),
         ("mcp", "content"): ("changed", None, None),
     }
 
 
-def test_a_blocked_release_is_compared_by_its_manifest(project: Project) -> None:
-    """It has no snapshot, which is said; the gates that failed are a difference."""
+def test_blocked_release_is_compared_by_its_manifest(project: Project) -> None:
+    """A note says that it has no snapshot; the failed gates are listed."""
     release(project, "v1")
-    failed = Check(id="always", subsystem="always", status="failed", detail="exit code 1")
-    release(project, "v2", PreflightReport(passed=False, checks=[failed], failed_checks=["always"]))
+    failed = evolve(PASSED, status="failed", detail="exit 1")
+    release(project, "v2", failed)
     found = compare(project.pipeline, "v1", "v2")
     assert [(d.where, d.before, d.after) for d in found.differences] == [
         ("status", "ready", "blocked"),
-        ("gates", "always passed", "always failed"),
+        ("gates", "build passed", "build failed"),
     ]
     assert found.notes == ["v2 was blocked and has no snapshot; only the manifests are compared"]
 
 
-def test_what_is_gone_or_damaged_is_a_note(project: Project) -> None:
-    """A snapshot that retention removed; a stored database that cannot be read."""
+def test_missing_or_damaged_snapshot_is_a_note(project: Project) -> None:
+    """Retention removed the snapshot, or its database cannot be read."""
     for number in (1, 2, 3):
         project.mcp.write_text(json.dumps({"number": number}))
         release(project, f"v{number}")
@@ -160,8 +153,8 @@ def test_what_is_gone_or_damaged_is_a_note(project: Project) -> None:
     assert found.differences == [] and found.notes[0].startswith("the snapshot of v1 does not exist any more")
 
 
-def test_an_unknown_release_is_a_usage_error(project: Project) -> None:
-    """It names those that there are."""
+def test_unknown_release_is_a_usage_error(project: Project) -> None:
+    """The message names the known releases."""
     release(project, "v1")
     with pytest.raises(UsageError, match=r"There is no release 'v9'.*v1"):
         compare(project.pipeline, "v1", "v9")

@@ -1,4 +1,4 @@
-"""What a metadata document says is believed only when nobody changed it."""
+"""Metadata of a snapshot is accepted only when it is unchanged."""
 
 from __future__ import annotations
 
@@ -18,21 +18,11 @@ from release_tasks.assets.base import stored_path
 from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.errors import StageFailed
 from tests.support.project import Project
-
-
-@pytest.fixture
-def catalogue(project: Project) -> Catalogue:
-    """Return a catalogue with one snapshot, v1_snapshot."""
-    project.capture()
-    found: Catalogue = project.pipeline.catalogue
-    return found
-
-
-def snapshot(catalogue: Catalogue) -> Path:
-    return catalogue.path("v1_snapshot")
+from tests.support.snapshots import v1_folder, write_older_metadata
 
 
 def change_value(value: Any) -> Any:
+    """Return a value of the same type that differs."""
     if isinstance(value, bool) or value is None:
         return not value
     if isinstance(value, int):
@@ -45,7 +35,7 @@ def change_value(value: Any) -> Any:
 
 
 def every_change(document: Any) -> list[tuple[str, Callable[[Any], Any]]]:
-    """Name each key at any depth, with a function that alters it in a document."""
+    """Return each key at any depth, with a function that changes it in a document."""
     found: list[tuple[str, Callable[[Any], Any]]] = []
 
     def visit(value: Any, path: tuple[Any, ...]) -> None:
@@ -64,9 +54,9 @@ def every_change(document: Any) -> list[tuple[str, Callable[[Any], Any]]]:
     return found
 
 
-def test_every_altered_metadata_field_is_found(catalogue: Catalogue) -> None:
-    """The document has a checksum of its own: no key, at any depth, can be changed or dropped alone."""
-    path = snapshot(catalogue) / "metadata.json"
+def test_every_altered_metadata_field_is_detected(catalogue: Catalogue) -> None:
+    """The checksum covers the document: no key at any depth can be changed or removed."""
+    path = v1_folder(catalogue) / "metadata.json"
     original = json.loads(path.read_text())
     changes = every_change(original)
     assert len(changes) > 60
@@ -85,9 +75,9 @@ def test_every_altered_metadata_field_is_found(catalogue: Catalogue) -> None:
 @pytest.mark.parametrize(
     "key", ["formatVersion", "checksum", "digest", "sequence", "kind", "assets", "snapshotId", "audit"]
 )
-def test_a_metadata_key_that_was_dropped_is_found(catalogue: Catalogue, key: str) -> None:
-    """Without its version a document of ours does not turn into an old one that nobody can verify."""
-    path = snapshot(catalogue) / "metadata.json"
+def test_removed_metadata_key_is_detected(catalogue: Catalogue, key: str) -> None:
+    """Without its format version a document does not count as one of the older tool."""
+    path = v1_folder(catalogue) / "metadata.json"
     document = json.loads(path.read_text())
     del document[key]
     path.write_text(json.dumps(document))
@@ -98,7 +88,7 @@ def test_a_metadata_key_that_was_dropped_is_found(catalogue: Catalogue, key: str
 
 
 def reseal(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Alter metadata as somebody would who knows how its checksum is made."""
+    """Change the metadata and compute its checksum again, as an attacker who knows the format can."""
     document = json.loads(path.read_text())
     change(document)
     del document["checksum"]
@@ -111,16 +101,16 @@ def reseal(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     ["../../../state/mcp.json", "/etc/passwd", "assets/mcp/../identity/identity", "assets/identity/mcp.json",
      "assets/mcp/..", "assets/mcp/.", "assets/mcp/", "assets//mcp.json", "metadata.json", "", "assets/mcp/a\x00b"],
 )  # fmt: skip
-def test_a_path_from_metadata_never_leads_out_of_its_place(catalogue: Catalogue, relative: str) -> None:
-    """Whatever a forged record says, only assets/<key>/<name> is read."""
+def test_forged_path_never_leaves_the_folder_of_its_asset(catalogue: Catalogue, relative: str) -> None:
+    """Only assets/<key>/<name> is read, whatever a forged record contains."""
 
     def forge(document: dict[str, Any]) -> None:
         document["assets"][2]["relativePath"] = relative
 
-    reseal(snapshot(catalogue) / "metadata.json", forge)
+    reseal(v1_folder(catalogue) / "metadata.json", forge)
     metadata = catalogue.get("v1_snapshot")
     with pytest.raises(StageFailed):
-        stored_path(snapshot(catalogue), metadata.assets[2])
+        stored_path(v1_folder(catalogue), metadata.assets[2])
     with pytest.raises(StageFailed, match="refused"):
         require_intact(catalogue, metadata)
 
@@ -137,18 +127,18 @@ def test_a_path_from_metadata_never_leads_out_of_its_place(catalogue: Catalogue,
         lambda d: d.update(digest="0" * 64),
     ],
 )
-def test_records_that_were_forged_with_a_fresh_checksum_are_found(
+def test_forged_records_with_a_new_checksum_are_detected(
     catalogue: Catalogue, forge: Callable[[dict[str, Any]], Any]
 ) -> None:
-    """The digest of the state covers what the records say."""
-    reseal(snapshot(catalogue) / "metadata.json", forge)
+    """The digest of the state covers the records."""
+    reseal(v1_folder(catalogue) / "metadata.json", forge)
     with pytest.raises(StageFailed, match="refused"):
         require_intact(catalogue, catalogue.get("v1_snapshot"))
 
 
-def test_a_database_that_rots_before_its_digest_is_taken_is_found(catalogue: Catalogue) -> None:
-    """With databases checked, also a copy that is as recorded but no sound database is refused."""
-    path = snapshot(catalogue) / "assets" / "database" / "app.db"
+def test_damaged_database_with_a_matching_digest_is_detected(catalogue: Catalogue) -> None:
+    """Verification runs the database check on the stored copy too."""
+    path = v1_folder(catalogue) / "assets" / "database" / "app.db"
     data = bytearray(path.read_bytes())
     data[4096:6000] = b"\xff" * (6000 - 4096)
     path.write_bytes(data)
@@ -157,7 +147,7 @@ def test_a_database_that_rots_before_its_digest_is_taken_is_found(catalogue: Cat
     def forge(document: dict[str, Any]) -> None:
         document["assets"][0].update(sha256=digest, contentDigest=digest)
 
-    reseal(snapshot(catalogue) / "metadata.json", forge)
+    reseal(v1_folder(catalogue) / "metadata.json", forge)
     (verdict,) = verify_all(catalogue)
     assert [finding.key for finding in verdict.findings] == ["*", "database"]
     assert "SQLite" in str(verdict.findings[1])
@@ -166,8 +156,8 @@ def test_a_database_that_rots_before_its_digest_is_taken_is_found(catalogue: Cat
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b"\xff", b'{"formatVersion": true}', b'{"formatVersion": 99}', b"{}"]
 )
-def test_unreadable_metadata_is_one_damaged_snapshot_among_others(project: Project, content: bytes) -> None:
-    """The others are verified all the same, and the latest is not guessed."""
+def test_unreadable_metadata_damages_only_its_snapshot(project: Project, content: bytes) -> None:
+    """The other snapshots are verified, and the latest one is not guessed."""
     for release in ("v1", "v2"):
         project.capture(release)
     catalogue = project.pipeline.catalogue
@@ -181,9 +171,9 @@ def test_unreadable_metadata_is_one_damaged_snapshot_among_others(project: Proje
         catalogue.latest()
 
 
-def test_an_overflowing_number_in_metadata_is_one_damaged_snapshot(catalogue: Catalogue) -> None:
-    """Not a traceback in every command that lists snapshots."""
-    path = snapshot(catalogue) / "metadata.json"
+def test_overflowing_number_damages_only_its_snapshot(catalogue: Catalogue) -> None:
+    """Commands that list snapshots show no traceback."""
+    path = v1_folder(catalogue) / "metadata.json"
     path.write_text(path.read_text().replace('"retentionLimit": 5', '"retentionLimit": 1e999'))
     assert [verdict.status for verdict in verify_all(catalogue)] == ["damaged"]
 
@@ -197,15 +187,11 @@ def older_snapshot(catalogue: Catalogue, name: str, **changes: Any) -> None:
         "key": "mcp", "relativePath": "mcp-servers.json", "kind": "file", "exists": True,
         "sourcePath": "/srv/app/mcp-servers.json", "snapshotPath": f"/srv/app/{name}/assets/mcp-servers.json",
     }  # fmt: skip
-    document = {
-        "snapshotId": name, "releaseId": "old", "createdAt": "2025-01-01T00:00:00.000Z", "retentionLimit": 5,
-        "assets": [asset], "metadataPath": f"/srv/app/{name}/metadata.json", **changes,
-    }  # fmt: skip
-    (folder / "metadata.json").write_text(json.dumps(document))
+    write_older_metadata(folder, **{"assets": [asset], "releaseId": "old", **changes})
 
 
-def test_a_snapshot_of_the_older_tool_is_never_verified(catalogue: Catalogue) -> None:
-    """It has no digests; it is shown as unverifiable, refused, and older than any of ours."""
+def test_snapshot_of_the_older_tool_is_unverifiable(catalogue: Catalogue) -> None:
+    """It has no digests and counts as older than any snapshot of this tool."""
     older_snapshot(catalogue, "zz_old_snapshot_20250101000000")
     snapshots, unreadable = catalogue.published()
     assert [s.snapshot_id for s in snapshots] == ["zz_old_snapshot_20250101000000", "v1_snapshot"]
@@ -214,8 +200,8 @@ def test_a_snapshot_of_the_older_tool_is_never_verified(catalogue: Catalogue) ->
     assert catalogue.latest().snapshot_id == "v1_snapshot"
 
 
-def test_an_undamaged_snapshot_of_the_older_tool_is_refused_in_a_sentence(catalogue: Catalogue) -> None:
-    """It cannot be verified, which is another reason than damage."""
+def test_snapshot_of_the_older_tool_is_refused(catalogue: Catalogue) -> None:
+    """The message says that it cannot be verified."""
     older_snapshot(catalogue, "old")
     with pytest.raises(StageFailed, match="refused"):
         require_intact(catalogue, catalogue.get("old"))
@@ -234,8 +220,8 @@ def test_an_undamaged_snapshot_of_the_older_tool_is_refused_in_a_sentence(catalo
         {"retentionLimit": []},
     ],
 )
-def test_hostile_metadata_of_the_older_form_is_refused(catalogue: Catalogue, changes: dict[str, Any]) -> None:
-    """A folder that claims another id or leads elsewhere is unreadable, and harms no other."""
+def test_forged_metadata_of_the_older_tool_is_refused(catalogue: Catalogue, changes: dict[str, Any]) -> None:
+    """A folder with another id or a path outside is unreadable and affects no other snapshot."""
     older_snapshot(catalogue, "old", **changes)
     snapshots, unreadable = catalogue.published()
     assert [s.snapshot_id for s in snapshots] == ["v1_snapshot"]
@@ -243,9 +229,9 @@ def test_hostile_metadata_of_the_older_form_is_refused(catalogue: Catalogue, cha
     assert {v.snapshot_id: v.status for v in verify_all(catalogue)} == {"old": "damaged", "v1_snapshot": "verified"}
 
 
-def test_a_snapshot_under_another_name_is_refused(catalogue: Catalogue) -> None:
-    """A copied folder is not a second snapshot."""
-    shutil.copytree(snapshot(catalogue), catalogue.store.folder / "copy", symlinks=True)
+def test_copied_snapshot_folder_is_refused(catalogue: Catalogue) -> None:
+    """A copy of a folder is no second snapshot."""
+    shutil.copytree(v1_folder(catalogue), catalogue.store.folder / "copy", symlinks=True)
     assert [folder.reason for folder in catalogue.published()[1]] == [
         "copy/metadata.json belongs to snapshot 'v1_snapshot'"
     ]

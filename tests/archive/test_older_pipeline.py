@@ -1,7 +1,7 @@
-"""A pipeline folder that an earlier version made is read, verified, compared, rehearsed and restored.
+"""A pipeline folder of version 0.1.0 is read, verified, compared, drilled and restored.
 
-``data/pipeline-0.1.0.tar.gz`` holds one: releases v1 and v2, a drill and a rollback to v1, written by the version
-before the layout of eight layers. Nothing of this test wrote a byte of it.
+``data/pipeline-0.1.0.tar.gz`` has releases v1 and v2, a drill and a rollback to v1, written by the version before the
+layout of eight layers. No code of this test wrote any byte of it.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ CONFIGURATION: dict[str, Any] = {
 
 @pytest.fixture
 def settings(tmp_path: Path) -> release_tasks.Settings:
-    """The settings of a project whose pipeline folder is the older one, and which has no state yet."""
+    """Return the settings of a project with the older pipeline folder and no live state."""
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(tmp_path, filter="data")
     (tmp_path / "state").mkdir()
@@ -50,8 +50,8 @@ def rows(folder: Path) -> list[tuple[int, str]]:
     return found
 
 
-def test_it_is_read_and_every_byte_and_record_verifies(settings: release_tasks.Settings) -> None:
-    """Snapshots, manifests with their statements, the rollback state, the drill and the chain of the log."""
+def test_older_pipeline_is_read_and_verified(settings: release_tasks.Settings) -> None:
+    """Snapshots, manifests with statements, rollback state, drill and audit chain of version 0.1.0 are accepted."""
     status = release_tasks.release_status(settings)
     assert [snapshot.snapshot_id for snapshot in status.snapshots] == [V1, V2, SAFETY]
     assert [file.release_id for file in status.manifests] == ["v1", "v2"]
@@ -72,8 +72,8 @@ def test_it_is_read_and_every_byte_and_record_verifies(settings: release_tasks.S
     ]
 
 
-def test_its_releases_are_compared(settings: release_tasks.Settings) -> None:
-    """Version, rows, a changed file and one that was added."""
+def test_older_releases_are_compared(settings: release_tasks.Settings) -> None:
+    """The version, the rows, a changed file and an added one are listed."""
     differences = release_tasks.compare_releases(settings, "v1", "v2").differences
     found = {(each.where, each.what): (each.how, each.before, each.after) for each in differences}
     assert found["version", ""] == ("changed", "1.0", "2.0")
@@ -83,10 +83,8 @@ def test_its_releases_are_compared(settings: release_tasks.Settings) -> None:
 
 
 @pytest.mark.parametrize(("snapshot", "orders", "version"), [(V1, 40, "1.0"), (V2, 41, "2.0"), (SAFETY, 41, "2.0")])
-def test_each_snapshot_is_restored_whole(
-    settings: release_tasks.Settings, snapshot: str, orders: int, version: str
-) -> None:
-    """Rows, bytes, modes, links, empty folders and absence, into a project that lost all of its state."""
+def test_older_snapshot_is_restored(settings: release_tasks.Settings, snapshot: str, orders: int, version: str) -> None:
+    """Rows, bytes, modes, links, empty folders and absences are restored into a project without state."""
     outcome = release_tasks.roll_back(settings, snapshot, force=True)
     assert outcome.status == "restored", outcome.diagnostics
     folder = settings.project
@@ -106,8 +104,8 @@ def test_each_snapshot_is_restored_whole(
 
 
 @pytest.mark.slow
-def test_its_snapshot_is_rehearsed(settings: release_tasks.Settings) -> None:
-    """A drill restores it in a scratch copy and finds every row."""
+def test_older_snapshot_passes_a_drill(settings: release_tasks.Settings) -> None:
+    """The drill restores it in a scratch copy and counts every row."""
     outcome = release_tasks.run_drill(settings, V2)
     assert outcome.status == "passed", outcome.diagnostics
     assert [check.tables for check in outcome.databases] == [{"orders": 41}]

@@ -1,4 +1,4 @@
-"""The pipeline folder: manifests, the rollback state and what retention must keep."""
+"""The pipeline folder: manifests, the rollback state and the snapshots that retention must keep."""
 
 from __future__ import annotations
 
@@ -18,9 +18,8 @@ from tests.support.project import Project
 
 @pytest.fixture
 def pipeline(project: Project) -> Pipeline:
-    """Return the pipeline of a project in which nothing has happened."""
-    found: Pipeline = project.pipeline
-    return found
+    """Return the pipeline of a project in which no command has run."""
+    return project.pipeline
 
 
 def manifest(release_id: str = "v1", sequence: int = 1, **changes: Any) -> Manifest:
@@ -48,7 +47,7 @@ STATE = RollbackState(snapshot_id="v1_snapshot", status="success", updated_at="t
 
 @pytest.mark.smoke
 def test_manifests_are_listed_by_sequence(pipeline: Pipeline) -> None:
-    """v10 after v9, and latest.json is the newest ready one."""
+    """v10 follows v9, and latest.json is the latest ready release."""
     for number, release_id in enumerate(["v9", "v10", "a"], start=1):
         pipeline.write_manifest(manifest(release_id, number))
     assert [file.release_id for file in pipeline.read_manifests()] == ["v9", "v10", "a"]
@@ -64,8 +63,8 @@ def test_manifests_are_listed_by_sequence(pipeline: Pipeline) -> None:
         ["build", "interface-readiness"],
     ],
 )
-def test_manifests_of_the_older_tool_are_read_whatever_their_checks_hold(pipeline: Pipeline, checks: Any) -> None:
-    """Of its checks only the ids are relied on, and the list of those that failed."""
+def test_manifest_of_the_older_tool_is_read_with_any_form_of_checks(pipeline: Pipeline, checks: list[object]) -> None:
+    """Only the ids of its checks and the list of failed checks are used."""
     document = {"manifestVersion": 1, "releaseId": "v0", "generatedAt": "2024-01-01T00:00:00.000Z", "appVersion": "0.9"}
     document |= {"gitCommit": None, "status": "blocked", "manifestPath": "/x", "diagnostics": [], "artifacts": []}
     document["preflight"] = {"passed": False, "checks": checks, "failedChecks": ["interface-readiness"]}
@@ -79,16 +78,16 @@ def test_manifests_of_the_older_tool_are_read_whatever_their_checks_hold(pipelin
     ]
 
 
-def test_latest_never_points_at_a_blocked_release(pipeline: Pipeline) -> None:
-    """A blocked manifest is kept under its own name only."""
+def test_latest_json_never_names_a_blocked_release(pipeline: Pipeline) -> None:
+    """A blocked manifest is stored under its own name only."""
     pipeline.write_manifest(manifest("good", 1))
     pipeline.write_manifest(manifest("bad", 2, status="blocked", snapshot=None))
     assert json.loads((pipeline.manifests / "latest.json").read_text())["releaseId"] == "good"
     assert len(pipeline.read_manifests()) == 2
 
 
-def test_a_blocked_latest_of_the_older_tool_is_not_believed(pipeline: Pipeline) -> None:
-    """That tool's latest.json points at blocked and drill runs."""
+def test_blocked_latest_json_of_the_older_tool_is_ignored(pipeline: Pipeline) -> None:
+    """The latest.json of that tool names blocked and drill runs too."""
     pipeline.write_manifest(manifest("bad", 1))
     path = pipeline.manifests / "latest.json"
     path.write_text(path.read_text().replace('"ready"', '"blocked"'))
@@ -103,8 +102,8 @@ OLDER = {
 }  # fmt: skip
 
 
-def test_a_manifest_of_the_older_tool_is_read(pipeline: Pipeline) -> None:
-    """Its operators have its files on disk; a release of theirs is no unreadable file."""
+def test_manifest_of_the_older_tool_is_read(pipeline: Pipeline) -> None:
+    """Its manifest without a version counts as a release."""
     pipeline.manifests.mkdir(parents=True)
     (pipeline.manifests / "old.json").write_text(json.dumps(OLDER))
     (file,) = pipeline.read_manifests()
@@ -116,8 +115,8 @@ def test_a_manifest_of_the_older_tool_is_read(pipeline: Pipeline) -> None:
     "content",
     ["", "[]", "{}", '{"manifestVersion": 2}', '{"manifestVersion": true}', '{"manifestVersion": "1"}', "\ud800{"],
 )
-def test_an_unreadable_manifest_is_listed_with_its_reason(pipeline: Pipeline, content: str) -> None:
-    """It comes first and hides no other."""
+def test_unreadable_manifest_is_listed_with_the_reason(pipeline: Pipeline, content: str) -> None:
+    """It comes first in the list and hides no other manifest."""
     pipeline.write_manifest(manifest("good"))
     (pipeline.manifests / "broken.json").write_bytes(content.encode("utf-8", "surrogatepass"))
     broken, good = pipeline.read_manifests()
@@ -126,8 +125,8 @@ def test_an_unreadable_manifest_is_listed_with_its_reason(pipeline: Pipeline, co
     assert good.manifest is not None
 
 
-def test_a_manifest_of_a_newer_version_says_so(pipeline: Pipeline) -> None:
-    """Readers refuse what they do not understand, and name both versions."""
+def test_manifest_of_a_newer_version_is_refused(pipeline: Pipeline) -> None:
+    """The reason names both versions."""
     pipeline.write_manifest(manifest("v1"))
     path = pipeline.manifest_path("v1")
     path.write_text(path.read_text().replace('"manifestVersion": 1', '"manifestVersion": 2'))
@@ -135,14 +134,14 @@ def test_a_manifest_of_a_newer_version_says_so(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("release_id", ["latest", "../x", "a/b", "", "..", "a~1"])
-def test_a_release_id_that_cannot_be_a_file_name_is_refused(pipeline: Pipeline, release_id: str) -> None:
-    """Also the one word that is a file name already."""
+def test_release_id_that_is_no_file_name_is_refused(pipeline: Pipeline, release_id: str) -> None:
+    """The reserved name ``latest`` is refused too."""
     with pytest.raises(UsageError):
         pipeline.manifest_path(release_id)
 
 
 def test_other_files_in_the_folder_are_ignored(pipeline: Pipeline) -> None:
-    """Notes, kept-aside attempts and temporary files are no releases."""
+    """Notes, manifests of earlier attempts and temporary files are no releases."""
     pipeline.write_manifest(manifest("v1"))
     for name in ("README.md", "v1~1.json", ".v1.json.abc.tmp", "no extension"):
         (pipeline.manifests / name).write_text("x")
@@ -150,7 +149,7 @@ def test_other_files_in_the_folder_are_ignored(pipeline: Pipeline) -> None:
 
 
 def test_rollback_state_round_trips(pipeline: Pipeline) -> None:
-    """What was written is read, and the file is private."""
+    """The written state is read back, and its file is private."""
     assert pipeline.read_state() is None
     state = evolve(STATE, safety_snapshot_id="s", restored=True, audit=AuditAnchor(seq=3, hash="h"))
     pipeline.write_state(state)
@@ -159,7 +158,7 @@ def test_rollback_state_round_trips(pipeline: Pipeline) -> None:
 
 
 def test_rollback_state_of_the_older_tool_is_read(pipeline: Pipeline) -> None:
-    """Its four keys are enough; it does not count as restored by us."""
+    """Its four keys are enough; it does not count as restored by this tool."""
     pipeline.root.mkdir()
     pipeline.state_path.write_text(
         json.dumps({"snapshotId": "old", "status": "success", "updatedAt": "2025", "detail": "ok"})
@@ -170,8 +169,8 @@ def test_rollback_state_of_the_older_tool_is_read(pipeline: Pipeline) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"snapshotId": 1}', b"[]"])
-def test_an_unreadable_rollback_state_is_a_sentence(pipeline: Pipeline, content: bytes) -> None:
-    """It stops what depends on it, and not the rest."""
+def test_unreadable_rollback_state_is_reported(pipeline: Pipeline, content: bytes) -> None:
+    """A message stops what depends on the state, and nothing else."""
     pipeline.root.mkdir()
     pipeline.state_path.write_bytes(content)
     with pytest.raises(StageFailed, match="rollback state is unreadable"):
@@ -181,7 +180,7 @@ def test_an_unreadable_rollback_state_is_a_sentence(pipeline: Pipeline, content:
 
 
 def test_current_release_and_last_rollback_protect_their_snapshots(pipeline: Pipeline) -> None:
-    """What is deployed, what was restored, and what goes back from there."""
+    """The deployed, the restored and the safety snapshot are protected."""
     pipeline.write_manifest(manifest("v1", 1))
     pipeline.write_manifest(manifest("v2", 2))
     pipeline.write_state(evolve(STATE, snapshot_id="old", safety_snapshot_id="safety"))
@@ -190,8 +189,8 @@ def test_current_release_and_last_rollback_protect_their_snapshots(pipeline: Pip
     assert pipeline.protected_snapshots() == {"v2_snapshot", "old"}
 
 
-def test_a_release_counts_as_prepared_since(project: Project, pipeline: Pipeline) -> None:
-    """From the first on; one that became unreadable afterwards is no new one."""
+def test_new_release_changes_the_lineage(project: Project, pipeline: Pipeline) -> None:
+    """A release that becomes unreadable later is no new release."""
     for sequence, release_id in enumerate(["v9", "v10"], start=1):
         before = pipeline.lineage()
         assert not pipeline.was_prepared_since(before)
@@ -204,8 +203,8 @@ def test_a_release_counts_as_prepared_since(project: Project, pipeline: Pipeline
     assert not pipeline.was_prepared_since(now)
 
 
-def test_a_blocked_attempt_prepares_nothing(project: Project, pipeline: Pipeline) -> None:
-    """Or the same rollback after it would restore again, and throw away what the service wrote since."""
+def test_blocked_attempt_does_not_change_the_lineage(project: Project, pipeline: Pipeline) -> None:
+    """Otherwise the same rollback after it would restore again and remove rows that the service wrote."""
     project.capture("v1")
     pipeline.write_manifest(manifest("v1", 1))
     before = pipeline.lineage()
@@ -214,14 +213,14 @@ def test_a_blocked_attempt_prepares_nothing(project: Project, pipeline: Pipeline
 
 
 @pytest.mark.parametrize("lineage", [None, "", "x", "1", "1/x", "v1_snapshot", "1/2/3"])
-def test_a_lineage_that_cannot_be_read_counts_as_prepared_since(pipeline: Pipeline, lineage: str | None) -> None:
-    """In doubt nothing is skipped."""
+def test_unreadable_lineage_counts_as_changed(pipeline: Pipeline, lineage: str | None) -> None:
+    """When the lineage is uncertain, the rollback skips nothing."""
     pipeline.write_manifest(manifest("v1", 1))
     assert pipeline.was_prepared_since(lineage)
 
 
 def test_anchors_come_from_manifests_snapshots_and_state(project: Project, pipeline: Pipeline) -> None:
-    """Each names its source, and together they show a log that was cut short."""
+    """Each anchor names its source, and together they reveal a truncated log."""
     anchor = pipeline.audit.append("one", status="ok")
     pipeline.write_manifest(manifest("v1", audit=anchor))
     pipeline.write_state(evolve(STATE, audit=pipeline.audit.append("two", status="ok")))
@@ -233,7 +232,7 @@ def test_anchors_come_from_manifests_snapshots_and_state(project: Project, pipel
 
 
 def test_reading_creates_nothing(pipeline: Pipeline) -> None:
-    """Status on a new project leaves no trace."""
+    """Reading a new project creates no file."""
     assert (pipeline.read_state(), pipeline.latest_ready(), pipeline.read_manifests()) == (None, None, [])
     assert (pipeline.anchors(), pipeline.protected_snapshots()) == ([], set())
     assert not pipeline.was_prepared_since(pipeline.lineage())

@@ -1,4 +1,4 @@
-"""Any byte of a snapshot that is not what it was is found and named."""
+"""Every changed byte of a snapshot is detected and named."""
 
 from __future__ import annotations
 
@@ -14,31 +14,13 @@ from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.verify import require_intact, verify_all, verify_snapshot
 from release_tasks.core.errors import StageFailed, UsageError
 from tests.support.project import Project
-
-
-@pytest.fixture
-def catalogue(project: Project) -> Catalogue:
-    """Return a catalogue with one snapshot, v1_snapshot."""
-    project.capture()
-    found: Catalogue = project.pipeline.catalogue
-    return found
-
-
-def snapshot(catalogue: Catalogue) -> Path:
-    return catalogue.path("v1_snapshot")
-
+from tests.support.snapshots import flip_bit, v1_folder
 
 ASSETS = {
     "database": "assets/database/app.db",
     "mcp": "assets/mcp/mcp.json",
     "identity": "assets/identity/identity/identity.json",
 }
-
-
-def flip(path: Path) -> None:
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
 
 
 def replace_by_link(path: Path) -> None:
@@ -52,7 +34,7 @@ def replace_by_folder(path: Path) -> None:
 
 
 DAMAGES: dict[str, Callable[[Path], Any]] = {
-    "flipped": flip,
+    "flipped": flip_bit,
     "truncated": lambda path: os.truncate(path, path.stat().st_size - 1),
     "emptied": lambda path: os.truncate(path, 0),
     "extended": lambda path: path.write_bytes(path.read_bytes() + b"\x00"),
@@ -63,20 +45,20 @@ DAMAGES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.smoke
-def test_an_untouched_snapshot_is_verified(catalogue: Catalogue) -> None:
-    """Verification says yes, with the databases checked too, and leaves nothing in the snapshot."""
-    before = sorted(path.name for path in snapshot(catalogue).rglob("*"))
+def test_unchanged_snapshot_is_verified(catalogue: Catalogue) -> None:
+    """Verification checks the databases too and leaves no file in the snapshot."""
+    before = sorted(path.name for path in v1_folder(catalogue).rglob("*"))
     (verdict,) = verify_all(catalogue)
     assert (verdict.snapshot_id, verdict.status, verdict.findings) == ("v1_snapshot", "verified", [])
     require_intact(catalogue, catalogue.get("v1_snapshot"))
-    assert sorted(path.name for path in snapshot(catalogue).rglob("*")) == before
+    assert sorted(path.name for path in v1_folder(catalogue).rglob("*")) == before
 
 
 @pytest.mark.parametrize("damage", list(DAMAGES))
 @pytest.mark.parametrize("asset", list(ASSETS))
-def test_a_damaged_asset_is_found_and_named(catalogue: Catalogue, asset: str, damage: str) -> None:
-    """The refusal names the asset, what was recorded, and what is there."""
-    path = snapshot(catalogue) / ASSETS[asset]
+def test_damaged_asset_is_named(catalogue: Catalogue, asset: str, damage: str) -> None:
+    """The message names the asset, the recorded digest and the present one."""
+    path = v1_folder(catalogue) / ASSETS[asset]
     recorded = hashlib.sha256(path.read_bytes()).hexdigest()
     DAMAGES[damage](path)
     (verdict,) = verify_all(catalogue)
@@ -92,9 +74,9 @@ def test_a_damaged_asset_is_found_and_named(catalogue: Catalogue, asset: str, da
 
 
 @pytest.mark.parametrize("position", [0, 18, 24, 40, 92, 99, 100, 4095, -1])
-def test_every_byte_of_the_database_counts(catalogue: Catalogue, position: int) -> None:
-    """Also those of the header that are masked when content is compared."""
-    path = snapshot(catalogue) / ASSETS["database"]
+def test_every_byte_of_the_database_is_verified(catalogue: Catalogue, position: int) -> None:
+    """Header bytes that a comparison of content masks are verified too."""
+    path = v1_folder(catalogue) / ASSETS["database"]
     data = bytearray(path.read_bytes())
     data[position] ^= 0x10
     path.write_bytes(data)
@@ -125,37 +107,37 @@ FOLDER_CHANGES: dict[str, Callable[[Path], Any]] = {
 
 
 @pytest.mark.parametrize("change", list(FOLDER_CHANGES))
-def test_a_changed_folder_is_found(catalogue: Catalogue, change: str) -> None:
-    """Names, kinds and targets are as much content as bytes are."""
-    FOLDER_CHANGES[change](snapshot(catalogue) / "assets" / "identity" / "identity")
+def test_changed_folder_is_detected(catalogue: Catalogue, change: str) -> None:
+    """Names, kinds and link targets are content as bytes are."""
+    FOLDER_CHANGES[change](v1_folder(catalogue) / "assets" / "identity" / "identity")
     verdict = verify_snapshot(catalogue, catalogue.get("v1_snapshot"))
     assert verdict.status == "damaged"
     assert {finding.key for finding in verdict.findings} == {"identity"}
 
 
 @pytest.mark.parametrize("place", ["assets", "assets/mcp", "assets/identity/identity", "assets/identity/identity/keys"])
-def test_a_folder_replaced_by_a_link_is_found(catalogue: Catalogue, place: str) -> None:
-    """Even when it leads to the very same bytes."""
-    path = snapshot(catalogue) / place
+def test_folder_replaced_by_a_link_is_detected(catalogue: Catalogue, place: str) -> None:
+    """A link to the same bytes is damage too."""
+    path = v1_folder(catalogue) / place
     away = catalogue.store.folder.parent / "away"
     path.rename(away)
     path.symlink_to(away)
     assert verify_snapshot(catalogue, catalogue.get("v1_snapshot")).status == "damaged"
 
 
-def test_a_snapshot_replaced_by_a_link_is_none(catalogue: Catalogue, tmp_path: Path) -> None:
-    """Nothing outside the catalogue is ever taken for a snapshot."""
+def test_snapshot_replaced_by_a_link_is_refused(catalogue: Catalogue, tmp_path: Path) -> None:
+    """A folder outside the catalogue is never a snapshot."""
     away = tmp_path / "away"
-    snapshot(catalogue).rename(away)
-    snapshot(catalogue).symlink_to(away)
+    v1_folder(catalogue).rename(away)
+    v1_folder(catalogue).symlink_to(away)
     assert catalogue.published() == ([], [])
     with pytest.raises(UsageError):
         catalogue.get("v1_snapshot")
 
 
-def test_a_copy_of_what_was_absent_is_found(catalogue: Catalogue) -> None:
-    """extra.json did not exist at snapshot time; a file in its place was put there later."""
-    path = snapshot(catalogue) / "assets" / "extra" / "extra.json"
+def test_copy_of_an_absent_asset_is_detected(catalogue: Catalogue) -> None:
+    """extra.json did not exist at snapshot time, so its copy was added later."""
+    path = v1_folder(catalogue) / "assets" / "extra" / "extra.json"
     path.parent.mkdir()
     path.write_text("{}")
     (verdict,) = verify_all(catalogue)
@@ -166,21 +148,21 @@ def test_a_copy_of_what_was_absent_is_found(catalogue: Catalogue) -> None:
     "added",
     ["assets/database/app.db-journal", "assets/database/app.db-wal", "assets/mcp/other.json", "assets/stray", "stray"],
 )
-def test_a_file_added_beside_the_assets_is_found(catalogue: Catalogue, added: str) -> None:
-    """A journal beside a stored database changes what whoever opens it by hand will read."""
-    (snapshot(catalogue) / added).write_bytes(b"x" * 600)
+def test_file_added_next_to_the_assets_is_detected(catalogue: Catalogue, added: str) -> None:
+    """A journal next to a stored database changes the rows that SQLite reads."""
+    (v1_folder(catalogue) / added).write_bytes(b"x" * 600)
     assert verify_snapshot(catalogue, catalogue.get("v1_snapshot")).status == "damaged"
 
 
-def test_other_snapshots_with_a_good_copy_are_named(project: Project) -> None:
-    """Only those that hold the very content, intact."""
+def test_only_snapshots_with_an_intact_copy_are_named(project: Project) -> None:
+    """Snapshots with a damaged or a different copy are not named."""
     for release in ("v1", "v2", "v3"):
         project.capture(release)
     project.mcp.write_text('{"mcpServers": {"other": {}}}')
     project.capture("v4")
     catalogue = project.pipeline.catalogue
     for release in ("v1", "v3"):
-        flip(catalogue.path(f"{release}_snapshot") / ASSETS["mcp"])
+        flip_bit(catalogue.path(f"{release}_snapshot") / ASSETS["mcp"])
     with pytest.raises(StageFailed) as error:
         require_intact(catalogue, catalogue.get("v1_snapshot"))
     assert error.value.message.endswith(
@@ -189,7 +171,7 @@ def test_other_snapshots_with_a_good_copy_are_named(project: Project) -> None:
 
 
 def test_good_copies_are_named_for_each_damaged_asset(project: Project) -> None:
-    """Two assets are damaged, and two snapshots each hold one of them."""
+    """Two assets are damaged, and two other snapshots each have a good copy of one."""
     project.capture("v1")
     original = project.mcp.read_text()
     project.mcp.write_text("{}")
@@ -199,13 +181,13 @@ def test_good_copies_are_named_for_each_damaged_asset(project: Project) -> None:
     project.capture("v3")
     catalogue = project.pipeline.catalogue
     for asset in ("mcp", "identity"):
-        flip(catalogue.path("v1_snapshot") / ASSETS[asset])
+        flip_bit(catalogue.path("v1_snapshot") / ASSETS[asset])
     with pytest.raises(StageFailed) as error:
         require_intact(catalogue, catalogue.get("v1_snapshot"))
     assert "v2_snapshot" in error.value.message and "v3_snapshot" in error.value.message
 
 
 def test_verify_of_an_unknown_snapshot_names_the_known_ones(catalogue: Catalogue) -> None:
-    """Exit 2, and the operator can pick one."""
+    """Exit code 2, and the message lists the snapshots."""
     with pytest.raises(UsageError, match=r"There is no snapshot 'v9'.*v1_snapshot"):
         verify_all(catalogue, "v9")

@@ -1,8 +1,8 @@
 """``inv --list`` of a project with the suite, against one with an empty tasks.py.
 
-    python tests/bench/bench_list.py [--runs 15]
+    python -m tests.bench.bench_list [--runs 15]
 
-Runs alternate, so that both see the same machine. Prints both medians and their ratio; asserts nothing.
+Runs alternate, so that both have the same load of the machine. Prints both medians and their ratio; asserts nothing.
 """
 
 from __future__ import annotations

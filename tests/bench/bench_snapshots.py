@@ -1,10 +1,10 @@
 """Capture and restore against ``sqlite3 .backup`` + ``cp -a``, restic and borg, in one run on one state.
 
-    python tests/bench/bench_snapshots.py [--megabytes 1024] [--files 2000] [--runs 5] [--folder DIR]
+    python -m tests.bench.bench_snapshots [--megabytes 1024] [--files 2000] [--runs 5] [--folder DIR]
 
 The state is a database in WAL mode, a folder of small files and six config files. Every program writes to the same
-filesystem and is flushed with ``sync`` inside its own time, because ours returns only when everything is on disk.
-Prints a Markdown table of medians, ratios and peak memory; asserts nothing.
+filesystem, and its time includes a ``sync``, because release-tasks returns only when everything is on disk. Prints a
+Markdown table of medians, ratios and peak memory; asserts nothing.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from pathlib import Path
 CONFIGS = 6
 SECRET = {"RESTIC_PASSWORD": "bench", "BORG_PASSPHRASE": "bench", "BORG_UNKNOWN_UNENCRYPTED_REPO_ACCESS_IS_OK": "yes"}
 
-# The kernel's high-water mark of this very program, in KiB.
+# Prints the peak memory of the process, in KiB.
 PEAK = """
 print(next(line.split()[1] for line in open("/proc/self/status") if line.startswith("VmHWM")))
 """
@@ -62,11 +62,11 @@ class Bench:
         self.megabytes = megabytes
         self.files = files
         self.environment = {**os.environ, **SECRET, "HOME": str(folder)}
-        self.serial = 0  # of our snapshots
-        self.archive = 0  # of borg's
+        self.snapshot = 0  # the number of the latest snapshot of release-tasks
+        self.archive = 0  # the number of the latest archive of borg
 
     def make_state(self) -> None:
-        """Random, incompressible rows: neither compression nor deduplication inside one copy helps anybody."""
+        """Write random rows, so that compression and deduplication have no effect."""
         (self.live / "identity").mkdir(parents=True)
         generator = random.Random(1)
         database = sqlite3.connect(self.live / "app.db")
@@ -91,7 +91,7 @@ class Bench:
         (self.folder / "bench.json").write_text(json.dumps(section))
 
     def change_one_percent(self) -> None:
-        """Touch rows all over the file, as a service does between two releases."""
+        """Change rows in all parts of the file, as a service does between two releases."""
         database = sqlite3.connect(self.live / "app.db")
         database.execute("UPDATE t SET key = key + 1 WHERE id % 100 = ?", (random.randrange(100),))
         database.commit()
@@ -104,16 +104,16 @@ class Bench:
         )
         return done.stdout
 
-    def ours(self, script: str, name: str) -> int:
-        """Run one of our stages in a process of its own; returns its peak memory in MiB."""
+    def run_stage(self, script: str, name: str) -> int:
+        """Run a stage of release-tasks in a process of its own; returns its peak memory in MiB."""
         return int(self.call(sys.executable, "-c", script + PEAK, str(self.folder), name)) // 1024
 
     def capture_ours(self) -> int:
-        self.serial += 1
-        return self.ours(CAPTURE, f"s{self.serial}")
+        self.snapshot += 1
+        return self.run_stage(CAPTURE, f"s{self.snapshot}")
 
     def rollback_ours(self) -> int:
-        return self.ours(ROLLBACK, f"s{self.serial}")
+        return self.run_stage(ROLLBACK, f"s{self.snapshot}")
 
     def capture_plain(self) -> None:
         copy = self.folder / "plain"
@@ -167,7 +167,7 @@ def timed(action: Callable[[], object]) -> float:
     return time.perf_counter() - started
 
 
-def fresh(bench: Bench, *names: str) -> None:
+def remove(bench: Bench, *names: str) -> None:
     for name in names:
         shutil.rmtree(bench.folder / name, ignore_errors=True)
 
@@ -182,13 +182,13 @@ def measure(bench: Bench, runs: int) -> dict[str, list[float]]:
 
     for number in range(runs):
         print(f"run {number + 1} of {runs}", file=sys.stderr)
-        fresh(bench, "pipeline", "restic", "borg")
+        remove(bench, "pipeline", "restic", "borg")
         note("first capture|release-tasks", bench.capture_ours)
         note("first capture|.backup + cp -a", bench.capture_plain)
         note("first capture|restic", bench.capture_restic)
         note("first capture|borg", bench.capture_borg)
         bench.change_one_percent()
-        # The same work for all: keep what is live now, then bring the older state back.
+        # The same work for all programs: save the live state, then restore the older state.
         note("rollback|release-tasks", bench.rollback_ours)
         bench.change_one_percent()
         note("capture again|.backup + cp -a", bench.capture_plain)
@@ -227,7 +227,7 @@ def main() -> None:
     try:
         bench.make_state()
         times = measure(bench, arguments.runs)
-        fresh(bench, "pipeline")
+        remove(bench, "pipeline")
         capture_peak = bench.capture_ours()
         bench.change_one_percent()
         rollback_peak = bench.rollback_ours()

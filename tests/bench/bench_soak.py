@@ -1,12 +1,12 @@
-"""Releases and rollbacks, one after the other, of a database that is written all the time: does anything drift?
+"""A soak test: releases and rollbacks one after the other while a process writes to the database.
 
-    python tests/bench/bench_soak.py [--minutes 10] [--commits 200] [--every 10] [--megabytes 8] [--folder DIR]
+    python -m tests.bench.bench_soak [--minutes 10] [--commits 200] [--every 10] [--megabytes 8] [--folder DIR]
 
-A writer process moves money between accounts, so that the sum never changes, and writes every transfer into a ledger.
-Every ``every`` seconds a release is prepared or a rollback is made in this process, chosen by a seeded generator. After
-each: the balances are what the ledger says, every file is of the one generation that is live, the audit chain holds,
-every snapshot verifies, nothing is left over, and no more is kept than retention allows. Prints a line a cycle and a
-table at the end; exits with 1 when something was violated, or when memory, open files or disk use grew.
+A writer process moves money between accounts, so that the sum never changes, and records every transfer in a ledger.
+Every ``every`` seconds this process prepares a release or rolls back; a seeded generator chooses. After each cycle it
+checks that the ledger explains the balances, that all files have the live generation, that the audit chain is intact,
+that every snapshot verifies, that there are no leftovers, and that retention is applied. Prints a line for each cycle
+and a table at the end. Exits with 1 when a check fails, or when memory, open files or disk use grow.
 """
 
 from __future__ import annotations
@@ -27,46 +27,21 @@ from pathlib import Path
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import verify_all
-from release_tasks.core.clock import timestamp
-from release_tasks.core.records import Check, PreflightReport
-from release_tasks.stages.preflight.engine import PreflightRun
-from release_tasks.stages.prepare import prepare_release
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
+from tests.support.faults.stages import passed_preflight, prepare
+from tests.support.writer import start_writer_process
 
 ACCOUNTS, BALANCE = 200, 1000
 RETENTION = 3
-# How much more than in the first cycles the later ones may need: the interpreter's own caches and arenas.
+# How much more the later cycles may need than the first ones, for caches and memory arenas of the interpreter.
 MEMORY_SLACK_MIB = 16
 FILES_SLACK = 2
 
-WRITER = """
-import random, signal, sqlite3, sys, time
-path, rate, accounts = sys.argv[1], float(sys.argv[2]), int(sys.argv[3])
-stop = []
-signal.signal(signal.SIGTERM, lambda *_: stop.append(1))
-db = sqlite3.connect(path, timeout=60, isolation_level=None)
-commits, due = 0, time.perf_counter()
-print("writing", flush=True)
-while not stop:
-    a, b = random.sample(range(accounts), 2)
-    amount = random.randint(1, 5)
-    db.execute("BEGIN IMMEDIATE")
-    db.execute("UPDATE accounts SET balance = balance - ? WHERE id = ?", (amount, a))
-    db.execute("UPDATE accounts SET balance = balance + ? WHERE id = ?", (amount, b))
-    db.execute("INSERT INTO ledger(a, b, amount) VALUES (?, ?, ?)", (a, b, amount))
-    db.execute("COMMIT")
-    commits += 1
-    due = max(due + 1 / rate, time.perf_counter() - 1)
-    time.sleep(max(0, due - time.perf_counter()))
-print(commits, flush=True)
-db.close()
-"""
-
 
 class Soak:
-    """The project, the writer, and what was found wrong."""
+    """The project, the writer, and the problems found."""
 
     def __init__(self, folder: Path, megabytes: int, commits: float, seed: int) -> None:
         self.folder = folder
@@ -117,13 +92,10 @@ class Soak:
             path.write_text(json.dumps({"generation": generation}))
 
     def start_writer(self) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", WRITER, str(self.database), str(self.commits), str(ACCOUNTS)]
-        writer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert writer.stdout is not None and writer.stdout.readline() == "writing\n"
-        return writer
+        return start_writer_process(self.database, "--rate", str(self.commits), "--accounts", str(ACCOUNTS))
 
     def deploy(self) -> None:
-        """Change every asset, as a deployment does: another generation from here on, everywhere."""
+        """Change the generation of every asset, as a deployment does."""
         self.generation = self.choose.randrange(1, 1 << 30)
         database = sqlite3.connect(self.database, timeout=60)
         database.execute("UPDATE generation SET number = ?", (self.generation,))
@@ -132,32 +104,17 @@ class Soak:
         self._mark_files(self.generation)
 
     def act(self, cycle: int) -> str:
-        """Prepare a release and deploy after it, or go back to one of the snapshots there are."""
+        """Prepare a release and deploy after it, or roll back to one of the snapshots."""
         if cycle == 0 or self.choose.random() < 0.5:
-            told = self._prepare(f"r{cycle}")
+            result = self._prepare(f"r{cycle}")
             self.deploy()
-            return told
+            return result
         snapshots = self.pipeline.catalogue.published()[0]
         target = self.choose.choice([None, *(snapshot.snapshot_id for snapshot in snapshots)])
         return self._roll_back(target)
 
     def _prepare(self, release_id: str) -> str:
-        now = timestamp()
-        check = Check(
-            id="always", subsystem="always", status="passed", detail="", started_at=now, completed_at=now, duration_ms=0
-        )
-        report = PreflightReport(passed=True, checks=[check], failed_checks=[])
-        logs = self.settings.release.root / "logs" / release_id
-        run = PreflightRun(
-            release_id=release_id,
-            report=report,
-            health_url=None,
-            only=(),
-            skip=(),
-            strict=False,
-            log_directory=logs,
-        )
-        manifest = prepare_release(self.settings, preflight=run)
+        manifest = prepare(self.settings, passed_preflight(), release_id)
         if manifest.status != "ready":
             self.problems.append(f"{release_id} is blocked: {manifest.diagnostics}")
         return f"prepare {manifest.status}"
@@ -171,7 +128,7 @@ class Soak:
         return f"rollback {outcome.status}"
 
     def check(self, cycle: int) -> None:
-        """Note whatever does not hold."""
+        """Record every problem."""
         found = self._wrong_rows() + self._wrong_pipeline()
         for path in (self.database.parent / "identity" / "id.json", self.database.parent / "config.json"):
             number = json.loads(path.read_text())["generation"]
@@ -196,7 +153,7 @@ class Soak:
             expected[a] -= amount
             expected[b] += amount
         if expected != balances:
-            found.append("the balances are not what the ledger says")
+            found.append("the ledger does not explain the balances")
         if [row[0] for row in ledger] != list(range(1, len(ledger) + 1)):
             found.append("the ledger has gaps")
         if numbers != [self.generation]:
@@ -211,32 +168,32 @@ class Soak:
         for each in verify_all(self.pipeline.catalogue):
             if each.status != "verified":
                 found.append(f"snapshot {each.snapshot_id} is {each.status}: {[str(one) for one in each.findings]}")
-        strays = [str(p) for p in self.database.parent.rglob("*") if ".release-tasks" in p.name]
-        strays += [str(p) for p in self.pipeline.root.rglob(".*")]
-        if strays or self.pipeline.journal_path.exists():
-            found.append(f"left over: {strays}")
+        leftovers = [str(p) for p in self.database.parent.rglob("*") if ".release-tasks" in p.name]
+        leftovers += [str(p) for p in self.pipeline.root.rglob(".*")]
+        if leftovers or self.pipeline.journal_path.exists():
+            found.append(f"leftovers: {leftovers}")
         if recover(self.settings).status != "clean":
             found.append("there was something to recover")
         snapshots = self.pipeline.catalogue.published()[0]
         protected = self.pipeline.protected_snapshots()
         for kind in ("release", "safety"):
-            kept = [s for s in snapshots if s.kind == kind and s.snapshot_id not in protected]
-            if len(kept) > RETENTION:
-                found.append(f"{len(kept)} {kind} snapshots are kept")
+            retained = [s for s in snapshots if s.kind == kind and s.snapshot_id not in protected]
+            if len(retained) > RETENTION:
+                found.append(f"{len(retained)} {kind} snapshots are retained")
         return found
 
     def measure(self) -> str:
-        """Note what this process and the disk hold, and return it as words."""
+        """Record memory, open files and disk use, and return them as text."""
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         self.memory.append(pages * os.sysconf("SC_PAGE_SIZE") >> 20)
         self.files.append(len(os.listdir("/proc/self/fd")))
-        # Without the logs of gates and manifests, which are never removed, and by what a block is worth on any disk.
+        # Without manifests, which are never removed.
         paths = [path for path in self.folder.rglob("*") if path.is_file() and "manifests" not in path.parts]
         self.disk.append(sum(path.stat().st_size for path in paths) >> 20)
         return f"{self.memory[-1]} MiB, {self.files[-1]} files open, {self.disk[-1]} MiB on disk"
 
     def judge_growth(self) -> None:
-        """Compare the last third of the cycles with the first third, past the first one."""
+        """Compare the last third of the cycles with the first third."""
         third = max(1, len(self.memory) // 3)
         for name, values, slack in (
             ("memory", self.memory, MEMORY_SLACK_MIB),
@@ -248,27 +205,27 @@ class Soak:
                 self.problems.append(f"{name} grew from {before} to {after}")
 
     def _disk_slack(self) -> int:
-        # Up to RETENTION snapshots of each kind and the protected ones, each as large as the state has become.
+        # Up to RETENTION snapshots of each kind and the protected ones, each as large as the present state.
         state = sum(p.stat().st_size for p in self.database.parent.rglob("*") if p.is_file()) >> 20
         return (2 * RETENTION + 4) * (state + 1)
 
 
 def run(soak: Soak, seconds: float, every: float) -> int:
-    """Do one cycle after the other until the time is over; returns how many commits the writer made."""
+    """Run cycles until the time is over; returns the number of the writer's commits."""
     writer = soak.start_writer()
     try:
-        begun = time.monotonic()
+        begin = time.monotonic()
         cycle = 0
-        while cycle == 0 or time.monotonic() - begun < seconds:
+        while cycle == 0 or time.monotonic() - begin < seconds:
             started = time.monotonic()
-            told = soak.act(cycle)
+            result = soak.act(cycle)
             took = time.monotonic() - started
-            soak.seconds.setdefault(told, []).append(took)
-            soak.done[told] += 1
+            soak.seconds.setdefault(result, []).append(took)
+            soak.done[result] += 1
             before = len(soak.problems)
             soak.check(cycle)
-            words = "all holds" if len(soak.problems) == before else "; ".join(soak.problems[before:])
-            print(f"{cycle:4} {told:18} {took:6.2f} s  {soak.measure()}  {words}", flush=True)
+            words = "no problems" if len(soak.problems) == before else "; ".join(soak.problems[before:])
+            print(f"{cycle:4} {result:18} {took:6.2f} s  {soak.measure()}  {words}", flush=True)
             cycle += 1
             time.sleep(max(0.0, started + every - time.monotonic()))
             if writer.poll() is not None:
@@ -277,8 +234,8 @@ def run(soak: Soak, seconds: float, every: float) -> int:
     finally:
         if writer.poll() is None:
             writer.send_signal(signal.SIGTERM)
-        told, _ = writer.communicate(timeout=60)
-    return int(told or 0)
+        printed, _ = writer.communicate(timeout=60)
+    return int(printed or 0)
 
 
 def main() -> int:
@@ -295,17 +252,17 @@ def main() -> int:
     folder.mkdir(parents=True)
     try:
         soak = Soak(folder, arguments.megabytes, arguments.commits, arguments.seed)
-        began = time.monotonic()
+        started = time.monotonic()
         commits = run(soak, arguments.minutes * 60, arguments.every)
-        elapsed = time.monotonic() - began
+        elapsed = time.monotonic() - started
         soak.judge_growth()
         events = len(soak.pipeline.audit.verify().events)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     print(f"\n| soak | {arguments.minutes:g} minutes, seed {arguments.seed} |\n| --- | --- |")
-    for told, values in sorted(soak.seconds.items()):
-        median, worst = statistics.median(values), max(values)
-        print(f"| {told} | {len(values)} times, median {median:.2f} s, longest {worst:.2f} s |")
+    for result, durations in sorted(soak.seconds.items()):
+        median, longest = statistics.median(durations), max(durations)
+        print(f"| {result} | {len(durations)} times, median {median:.2f} s, longest {longest:.2f} s |")
     print(f"| commits | {commits}, {commits / elapsed:.0f} a second |")
     print(f"| audit events | {events}, one chain |")
     for name, values in (("memory, MiB", soak.memory), ("open files", soak.files), ("disk use, MiB", soak.disk)):

@@ -1,9 +1,9 @@
-"""How long commits of a live service take while its database is captured and restored.
+"""Commit times of a live service while its database is captured and restored.
 
-    python tests/bench/bench_writers.py [--megabytes 1024] [--rate 100] [--folder DIR]
+    python -m tests.bench.bench_writers [--megabytes 1024] [--rate 100] [--folder DIR]
 
-A writer process commits ``rate`` times a second. Prints its median, p99 and worst commit in milliseconds while nothing
-else happens, during captures, and during a restore through SQLite; asserts nothing.
+A writer process commits ``rate`` times a second. Prints the median, p99 and longest commit time in milliseconds: idle,
+during a capture, and during a restore through SQLite. Asserts nothing.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from release_tasks.assets.sqlite.database import capture_database, restore_database
@@ -39,13 +40,13 @@ print(json.dumps(samples))
 """
 
 
-def commits_during(database: Path, rate: float, work: object) -> list[float]:
+def commits_during(database: Path, rate: float, work: Callable[[], object]) -> list[float]:
     writer = subprocess.Popen(
         [sys.executable, "-c", WRITER, str(database), str(rate)], stdout=subprocess.PIPE, text=True
     )
     assert writer.stdout is not None
     writer.stdout.readline()
-    work()  # type: ignore[operator]
+    work()
     writer.terminate()
     samples: list[float] = json.loads(writer.stdout.readline())
     writer.wait()

@@ -42,7 +42,7 @@ def notice(**fields: Any) -> dict[str, Any]:
 ONE_GATE = "expected exactly one of command, http, path, json, mcp, python; got"
 ONE_ASSET = "expected exactly one of sqlite, directory, file, python; got"
 ONE_NOTICE = "expected exactly one of command, webhook, webhook_env; got"
-OCCASIONS = "expected some of prepared, blocked, restored, failed, degraded; got"
+EVENTS = "expected one or more of prepared, blocked, restored, failed, degraded; got"
 SENTENCES: list[tuple[dict[str, Any], str]] = [
     (gates(command="x", timeout="soon"), "release.gates.build.timeout: expected a duration such as 30s or 10m, got 'soon'"),
     (release(assets={"db": {"file": "x", "requird": 1}}), "release.assets.db.requird: unknown key (did you mean 'required'?)"),
@@ -63,28 +63,28 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     (gates(command="a\x00b"), "release.gates.build.command: expected text without a NUL character"),
     (gates(path=""), "release.gates.build.path: expected a path, got ''"),
     (gates(path=7), "release.gates.build.path: expected a path, got 7"),
-    (gates(command="x", env=["A=1"]), "release.gates.build.env: expected a mapping of names, got ['A=1']"),
+    (gates(command="x", env=["A=1"]), "release.gates.build.env: expected a mapping, got ['A=1']"),
     (notice(), f"release.notices.pager: {ONE_NOTICE} none"),
     (notice(command="x", webhook="http://h"), f"release.notices.pager: {ONE_NOTICE} command and webhook"),
-    (notice(command="x", when=["faild"]), f"release.notices.pager: when: {OCCASIONS} 'faild' (did you mean 'failed'?)"),
+    (notice(command="x", when=["faild"]), f"release.notices.pager: when: {EVENTS} 'faild' (did you mean 'failed'?)"),
     (notice(command="x", on=["failed"]), "release.notices.pager.on: unknown key (known: command, webhook, webhook_env, hmac_secret_env, when, timeout, retries)"),
-    (notice(command="x", when=[]), "release.notices.pager: when: expected at least one of prepared, blocked, restored, failed, degraded"),
+    (notice(command="x", when=[]), f"release.notices.pager: when: {EVENTS} an empty list"),
     (notice(command="x", timeout="0s"), "release.notices.pager: timeout: expected a duration above 0"),
     (notice(webhook="hooks.example"), "release.notices.pager: webhook: expected an http:// or https:// URL, got 'hooks.example'"),
-    (notice(command="x", hmac_secret_env="A"), "release.notices.pager: hmac_secret_env: goes with webhook or webhook_env only"),
-    (gates(command="x", needs=["tests"]), "release.gates.build.needs: no gate is called 'tests'"),
-    (gates(command="x", needs=["build"]), "release.gates.build.needs: 'build' needs 'build' in turn"),
-    (release(gates=["build"]), "release.gates: expected a mapping of names, got ['build']"),
-    (release(gates={"build": "npm run build"}), "release.gates.build: expected a mapping of keys, got 'npm run build'"),
+    (notice(command="x", hmac_secret_env="A"), "release.notices.pager: hmac_secret_env: allowed only with webhook or webhook_env"),
+    (gates(command="x", needs=["tests"]), "release.gates.build.needs: there is no gate 'tests'"),
+    (gates(command="x", needs=["build"]), "release.gates.build.needs: circular: 'build' also needs 'build'"),
+    (release(gates=["build"]), "release.gates: expected a mapping, got ['build']"),
+    (release(gates={"build": "npm run build"}), "release.gates.build: expected a mapping, got 'npm run build'"),
     (release(assets={"db": {}}), f"release.assets.db: {ONE_ASSET} none"),
     (release(assets={"db": {"sqlite": "a", "file": "b"}}), f"release.assets.db: {ONE_ASSET} sqlite and file"),
-    (release(assets={"a": {"file": "x"}, "b": {"file": "x"}}), "release.assets.b: /srv/app/x and release.assets.a lie in one another"),
-    (release(assets={"a": {"directory": "x"}, "b": {"file": "x/y"}}), "release.assets.b: /srv/app/x/y and release.assets.a lie in one another"),
-    (release(assets={"a": {"file": "x/../y"}, "b": {"file": "./y"}}), "release.assets.b: /srv/app/y and release.assets.a lie in one another"),
-    (release(assets={"a": {"directory": "."}}), "release.root: /srv/app/memory/release-pipeline and release.assets.a lie in one another"),
+    (release(assets={"a": {"file": "x"}, "b": {"file": "x"}}), "release.assets.b: /srv/app/x overlaps with release.assets.a"),
+    (release(assets={"a": {"directory": "x"}, "b": {"file": "x/y"}}), "release.assets.b: /srv/app/x/y overlaps with release.assets.a"),
+    (release(assets={"a": {"file": "x/../y"}, "b": {"file": "./y"}}), "release.assets.b: /srv/app/y overlaps with release.assets.a"),
+    (release(assets={"a": {"directory": "."}}), "release.root: /srv/app/memory/release-pipeline overlaps with release.assets.a"),
     (release(app={"version": {"file": "package.json"}}), "release.app.version: expected file and key together"),
     (release(app={"version": {"file": "a", "key": "b", "command": "c"}}), "release.app.version: expected exactly one of file, command, distribution, text; got file and command"),
-    ({"release": "x"}, "release: expected a mapping of keys, got 'x'"),
+    ({"release": "x"}, "release: expected a mapping, got 'x'"),
     ({"gateway": {"port": "http"}}, "gateway.port: expected a whole number, 0 or more, got 'http'"),
     ({"gateway": {"portt": 1}}, "gateway.portt: unknown key (did you mean 'port'?)"),
     ({"pairing": {"ttl": "x"}}, "pairing.ttl: expected a duration such as 30s or 10m, got 'x'"),
@@ -167,7 +167,7 @@ def test_names_that_could_leave_a_folder_are_refused(kind: str, name: str) -> No
     """Gates and assets become file names."""
     one = {"command": "x"} if kind == "gates" else {"file": "x"}
     (problem,) = problems_of({"release": {kind: {name: one}}})
-    assert f"{name!r} is not a valid name for one of {kind}" in problem
+    assert f"{name!r} is not a valid name in {kind}" in problem
 
 
 @pytest.mark.parametrize("version", [1.0, 2])

@@ -1,4 +1,4 @@
-"""The audit log: what was written stays, and what was changed is found."""
+"""The audit log: events are never lost, and every change to a recorded event is detected."""
 
 from __future__ import annotations
 
@@ -17,27 +17,13 @@ from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.records import AuditAnchor
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> AuditLog:
-    """Return a log that has no file yet."""
-    return AuditLog(tmp_path / "pipeline" / "rollback-audit.log")
-
-
-@pytest.fixture
-def filled(log: AuditLog) -> AuditLog:
-    """Return a log of four records."""
-    for number in range(4):
-        log.append("rollback", status="restored", detail=f"number {number}", release_id="v1", snapshot_id="v1_snapshot")
-    return log
-
-
 def lines_of(log: AuditLog) -> list[bytes]:
     return log.path.read_bytes().splitlines(keepends=True)
 
 
 @pytest.mark.smoke
-def test_every_event_carries_the_hash_of_the_one_before(filled: AuditLog) -> None:
-    """The chain can be checked by hand: sha256 over the canonical record without its hash."""
+def test_every_event_has_the_hash_of_the_event_before(filled: AuditLog) -> None:
+    """``hash`` is the sha256 of the canonical record without ``hash``, so anyone can check the chain."""
     before = GENESIS
     for number, line in enumerate(lines_of(filled), start=1):
         record = json.loads(line)
@@ -49,8 +35,8 @@ def test_every_event_carries_the_hash_of_the_one_before(filled: AuditLog) -> Non
         before = digest
 
 
-def test_append_returns_where_the_event_stands(log: AuditLog) -> None:
-    """The anchor of an append is the one that the log reports afterwards."""
+def test_append_returns_the_position_of_the_event(log: AuditLog) -> None:
+    """The log reports the same anchor afterwards."""
     assert log.anchor() is None
     first = log.append("a", status="ok")
     second = log.append("b", status="ok")
@@ -60,14 +46,14 @@ def test_append_returns_where_the_event_stands(log: AuditLog) -> None:
 
 
 def test_reading_creates_nothing(log: AuditLog) -> None:
-    """Looking at a log that is not there leaves no file and no folder."""
+    """Reading a log that does not exist creates no file and no folder."""
     assert log.verify().intact
     assert log.anchor() is None
     assert not log.path.parent.exists()
 
 
-def test_log_is_readable_by_its_owner_alone(log: AuditLog) -> None:
-    """The file is 0600 and its folder 0700, whatever the umask says."""
+def test_log_is_private(log: AuditLog) -> None:
+    """The file has mode 0600 and its folder 0700, whatever the umask is."""
     before = os.umask(0)
     try:
         log.append("a", status="ok")
@@ -77,8 +63,8 @@ def test_log_is_readable_by_its_owner_alone(log: AuditLog) -> None:
     assert stat.S_IMODE(log.path.parent.stat().st_mode) == 0o700
 
 
-def test_every_changed_byte_is_found(filled: AuditLog) -> None:
-    """Whatever byte is replaced by whatever other, the log does not count as intact."""
+def test_every_changed_byte_is_detected(filled: AuditLog) -> None:
+    """With any byte replaced by another the log is not intact."""
     filled.path.write_bytes(b"".join(lines_of(filled)[:2]))
     data = filled.path.read_bytes()
     anchor = filled.anchor()
@@ -92,8 +78,8 @@ def test_every_changed_byte_is_found(filled: AuditLog) -> None:
     assert filled.verify([("manifest v1", anchor)]).intact
 
 
-def test_every_byte_removed_or_inserted_is_found(filled: AuditLog) -> None:
-    """A byte more or less is found, but for the last newline: a crash can leave a whole record without it."""
+def test_every_removed_or_inserted_byte_is_detected(filled: AuditLog) -> None:
+    """Except for the last newline: a crash can leave a complete record without it."""
     filled.path.write_bytes(b"".join(lines_of(filled)[:2]))
     data = filled.path.read_bytes()
     anchor = filled.anchor()
@@ -106,8 +92,8 @@ def test_every_byte_removed_or_inserted_is_found(filled: AuditLog) -> None:
 
 
 @pytest.mark.parametrize("line", [0, 1, 2])
-def test_a_removed_line_is_found(filled: AuditLog, line: int) -> None:
-    """The first finding names the line at which the chain breaks."""
+def test_removed_line_is_detected(filled: AuditLog, line: int) -> None:
+    """The first problem names the line at which the chain breaks."""
     lines = lines_of(filled)
     del lines[line]
     filled.path.write_bytes(b"".join(lines))
@@ -117,8 +103,8 @@ def test_a_removed_line_is_found(filled: AuditLog, line: int) -> None:
 
 
 @pytest.mark.parametrize("line", [0, 1, 2, 3])
-def test_a_doubled_line_is_found(filled: AuditLog, line: int) -> None:
-    """A record cannot stand twice."""
+def test_repeated_line_is_detected(filled: AuditLog, line: int) -> None:
+    """A record must not appear twice."""
     lines = lines_of(filled)
     lines.insert(line, lines[line])
     filled.path.write_bytes(b"".join(lines))
@@ -126,8 +112,8 @@ def test_a_doubled_line_is_found(filled: AuditLog, line: int) -> None:
 
 
 @pytest.mark.parametrize("line", [0, 1, 2])
-def test_swapped_lines_are_found(filled: AuditLog, line: int) -> None:
-    """Records cannot change places."""
+def test_swapped_lines_are_detected(filled: AuditLog, line: int) -> None:
+    """The order of the records is part of the chain."""
     lines = lines_of(filled)
     lines[line], lines[line + 1] = lines[line + 1], lines[line]
     filled.path.write_bytes(b"".join(lines))
@@ -136,16 +122,16 @@ def test_swapped_lines_are_found(filled: AuditLog, line: int) -> None:
 
 @pytest.mark.parametrize("line", [0, 1, 2, 3, 4])
 @pytest.mark.parametrize("inserted", [b"\n", b"{}\n", b"anything\n"])
-def test_an_inserted_line_is_found(filled: AuditLog, line: int, inserted: bytes) -> None:
-    """A line that is no record of ours is named by its number, wherever it stands."""
+def test_inserted_line_is_detected(filled: AuditLog, line: int, inserted: bytes) -> None:
+    """A line that is no record is named by its number, wherever it is."""
     lines = lines_of(filled)
     lines.insert(line, inserted)
     filled.path.write_bytes(b"".join(lines))
     assert line + 1 in [finding.line for finding in filled.verify().problems]
 
 
-def test_a_record_of_another_chain_is_found(filled: AuditLog, tmp_path: Path) -> None:
-    """A well-formed record with the right number, taken from another log, does not fit."""
+def test_record_of_another_log_is_detected(filled: AuditLog, tmp_path: Path) -> None:
+    """A valid record with the right number does not match the chain."""
     other = AuditLog(tmp_path / "other.log")
     for number in range(4):
         other.append("rollback", status="restored", detail=f"forged {number}")
@@ -155,27 +141,27 @@ def test_a_record_of_another_chain_is_found(filled: AuditLog, tmp_path: Path) ->
     assert filled.verify().problems[0].line == 3
 
 
-@pytest.mark.parametrize("kept", [0, 1, 2, 3])
-def test_a_log_cut_short_is_found_by_its_anchors(filled: AuditLog, kept: int) -> None:
-    """The chain alone cannot show that its end is missing; what was written elsewhere can."""
+@pytest.mark.parametrize("count", [0, 1, 2, 3])
+def test_truncated_log_is_detected_by_its_anchors(filled: AuditLog, count: int) -> None:
+    """The chain alone cannot show that its end is missing; anchors elsewhere can."""
     anchor = filled.anchor()
     assert anchor is not None
-    filled.path.write_bytes(b"".join(lines_of(filled)[:kept]))
+    filled.path.write_bytes(b"".join(lines_of(filled)[:count]))
     verdict = filled.verify([("manifest v1", anchor)])
     assert not verdict.intact
     assert "manifest v1" in str(verdict.problems[0])
 
 
-def test_a_log_that_was_removed_is_found_by_its_anchors(filled: AuditLog) -> None:
-    """No log at all is a log cut short."""
+def test_removed_log_is_detected_by_its_anchors(filled: AuditLog) -> None:
+    """A missing log is a truncated log."""
     anchor = filled.anchor()
     assert anchor is not None
     filled.path.unlink()
     assert not filled.verify([("manifest v1", anchor)]).intact
 
 
-def test_a_log_written_anew_is_found_by_its_anchors(filled: AuditLog) -> None:
-    """A fresh chain of the same length is not the chain that the manifest saw."""
+def test_rewritten_log_is_detected_by_its_anchors(filled: AuditLog) -> None:
+    """A new chain of the same length does not match the anchor of the manifest."""
     anchor = filled.anchor()
     assert anchor is not None
     filled.path.unlink()
@@ -185,8 +171,8 @@ def test_a_log_written_anew_is_found_by_its_anchors(filled: AuditLog) -> None:
     assert not filled.verify([("manifest v1", anchor)]).intact
 
 
-def test_a_torn_line_is_set_aside_wherever_it_was_torn(filled: AuditLog) -> None:
-    """After a crash in the middle of a write, the chain goes on and names the fragment."""
+def test_torn_line_is_set_aside(filled: AuditLog) -> None:
+    """After a crash during a write of any length the chain continues and records the fragment."""
     lines = lines_of(filled)
     head, last = b"".join(lines[:-1]), lines[-1]
     for length in range(1, len(last) - 1, 7):
@@ -200,8 +186,8 @@ def test_a_torn_line_is_set_aside_wherever_it_was_torn(filled: AuditLog) -> None
         assert (torn["event"], torn["bytes"], torn["sha256"]) == ("audit.torn", length, sha256_bytes(last[:length]))
 
 
-def test_a_complete_record_without_its_newline_is_adopted(filled: AuditLog) -> None:
-    """Nothing of it is missing, so it counts, before and after the next append."""
+def test_complete_record_without_its_newline_counts(filled: AuditLog) -> None:
+    """The record is complete, so it counts before and after the next append."""
     filled.path.write_bytes(filled.path.read_bytes()[:-1])
     assert len(filled.verify().events) == 4
     assert filled.append("after", status="ok").seq == 5
@@ -217,8 +203,8 @@ def test_a_complete_record_without_its_newline_is_adopted(filled: AuditLog) -> N
         "removed",
     ],
 )
-def test_a_fragment_that_was_set_aside_cannot_be_changed(filled: AuditLog, how: str) -> None:
-    """The record after a torn line names its length and digest, so the fragment belongs to the chain."""
+def test_changed_fragment_is_detected(filled: AuditLog, how: str) -> None:
+    """The record after a torn line has its length and digest, so the fragment is part of the chain."""
     with filled.path.open("ab") as file:
         file.write(b'{"actor":"mallory"')
     filled.append("after", status="ok")
@@ -237,7 +223,7 @@ LEGACY = b'{"event":"rollback","ok":true}\n{"event":"rollback","ok":false}\n'
     ids=["lines", "no-newline", "one", "one-open", "over-64-KiB", "binary"],
 )
 def test_lines_of_the_older_tool_are_kept_and_adopted(log: AuditLog, older: bytes) -> None:
-    """They stay as they are; the chain begins after them and names their length and digest."""
+    """The lines stay unchanged; the chain starts after them and records their length and digest."""
     log.path.parent.mkdir()
     log.path.write_bytes(older)
     log.append("first", status="ok")
@@ -250,8 +236,8 @@ def test_lines_of_the_older_tool_are_kept_and_adopted(log: AuditLog, older: byte
     assert [event["event"] for event in verdict.events[1:]] == ["first", "second"]
 
 
-def test_the_older_tools_log_is_no_broken_one_before_the_first_event(log: AuditLog) -> None:
-    """Whoever moves over is not told of a broken chain; whoever had one is: an anchor misses its record."""
+def test_log_of_the_older_tool_is_intact_before_the_first_event(log: AuditLog) -> None:
+    """Lines of the older tool are a note; with an anchor they are a broken chain, because a record is missing."""
     log.path.parent.mkdir()
     log.path.write_bytes(LEGACY)
     verdict = log.verify()
@@ -272,8 +258,8 @@ def test_the_older_tools_log_is_no_broken_one_before_the_first_event(log: AuditL
         "all removed",
     ],
 )
-def test_adopted_lines_cannot_be_changed(log: AuditLog, how: str) -> None:
-    """What the older tool recorded is part of the record from then on."""
+def test_changed_lines_of_the_older_tool_are_detected(log: AuditLog, how: str) -> None:
+    """Once adopted, they are part of the chain."""
     log.path.parent.mkdir()
     log.path.write_bytes(LEGACY)
     log.append("first", status="ok")
@@ -287,8 +273,8 @@ def test_adopted_lines_cannot_be_changed(log: AuditLog, how: str) -> None:
     assert not log.verify().intact
 
 
-def test_foreign_lines_at_the_end_are_found_and_the_chain_goes_on(filled: AuditLog) -> None:
-    """A line by another hand stays a problem after the next append, which still follows the last record."""
+def test_foreign_lines_at_the_end_are_detected_and_the_chain_continues(filled: AuditLog) -> None:
+    """They stay a problem after the next append, which follows the last record."""
     with filled.path.open("ab") as file:
         file.write(b"all is well\nreally\n")
     assert not filled.verify().intact
@@ -298,8 +284,8 @@ def test_foreign_lines_at_the_end_are_found_and_the_chain_goes_on(filled: AuditL
     assert verdict.events[-2]["event"] == "audit.foreign"
 
 
-def test_an_event_larger_than_the_tail_that_is_read_first_is_followed(log: AuditLog) -> None:
-    """The last record is found however long it is."""
+def test_event_larger_than_the_tail_buffer_is_found(log: AuditLog) -> None:
+    """The last record is found, whatever its length."""
     log.append("big", status="ok", detail="x" * 200_000)
     assert log.append("small", status="ok").seq == 2
     assert log.verify().intact
@@ -308,7 +294,7 @@ def test_an_event_larger_than_the_tail_that_is_read_first_is_followed(log: Audit
 @settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(detail=st.text(st.characters()), more=st.dictionaries(st.just("note"), st.text(st.characters())))
 def test_any_text_can_be_recorded(log: AuditLog, detail: str, more: dict[str, str]) -> None:
-    """Newlines, NUL, any alphabet and undecodable file names come back as they were."""
+    """Newlines, NUL, any alphabet and undecodable file names are read back unchanged."""
     log.append("event", status="ok", detail=detail, **more)
     verdict = log.verify()
     assert verdict.intact
@@ -316,8 +302,8 @@ def test_any_text_can_be_recorded(log: AuditLog, detail: str, more: dict[str, st
     assert verdict.events[-1].get("note") == more.get("note")
 
 
-def test_a_link_in_place_of_the_log_is_refused(log: AuditLog, tmp_path: Path) -> None:
-    """Events are never written through a link to somewhere else."""
+def test_link_in_place_of_the_log_is_refused(log: AuditLog, tmp_path: Path) -> None:
+    """An event is never written through a link."""
     elsewhere = tmp_path / "elsewhere"
     elsewhere.touch()
     log.path.parent.mkdir()
@@ -327,7 +313,7 @@ def test_a_link_in_place_of_the_log_is_refused(log: AuditLog, tmp_path: Path) ->
     assert elsewhere.read_bytes() == b""
 
 
-def test_an_anchor_for_another_record_is_named(filled: AuditLog) -> None:
-    """The finding says which record and which witness disagree."""
+def test_anchor_that_does_not_match_is_named(filled: AuditLog) -> None:
+    """The problem names the record and the source of the anchor."""
     verdict = filled.verify([("snapshot v1_snapshot", AuditAnchor(seq=2, hash="0" * 64))])
     assert str(verdict.problems[0]) == "record 2 was replaced: snapshot v1_snapshot contains another hash of it"

@@ -1,4 +1,4 @@
-"""The audit log under concurrent, killed and cut-off writers."""
+"""The audit log with concurrent, killed and interrupted writers."""
 
 from __future__ import annotations
 
@@ -27,20 +27,6 @@ for number in range(count):
 """
 
 
-@pytest.fixture
-def log(tmp_path: Path) -> AuditLog:
-    """Return a log that has no file yet."""
-    return AuditLog(tmp_path / "pipeline" / "rollback-audit.log")
-
-
-@pytest.fixture
-def filled(log: AuditLog) -> AuditLog:
-    """Return a log of four records."""
-    for number in range(4):
-        log.append("rollback", status="restored", detail=f"number {number}", release_id="v1", snapshot_id="v1_snapshot")
-    return log
-
-
 def start_appender(log: AuditLog, name: str, count: int) -> subprocess.Popen[bytes]:
     process = subprocess.Popen(
         [sys.executable, "-c", APPENDER, str(log.path), name, str(count)], stdout=subprocess.PIPE
@@ -53,7 +39,7 @@ def start_appender(log: AuditLog, name: str, count: int) -> subprocess.Popen[byt
 
 @pytest.mark.slow
 def test_concurrent_appends_make_one_chain(log: AuditLog) -> None:
-    """Eight processes at once: no event is lost, none breaks the chain."""
+    """Eight processes append: no event is lost, and the chain is intact."""
     processes = [start_appender(log, f"p{number}", 100) for number in range(8)]
     assert [process.wait(timeout=100) for process in processes] == [0] * 8
     verdict = log.verify()
@@ -62,8 +48,8 @@ def test_concurrent_appends_make_one_chain(log: AuditLog) -> None:
     assert sorted(event["detail"] for event in verdict.events) == sorted(expected)
 
 
-def test_a_killed_writer_breaks_nothing(log: AuditLog) -> None:
-    """SIGKILL at any moment of an append leaves a log that is intact and goes on."""
+def test_killed_writer_leaves_the_log_intact(log: AuditLog) -> None:
+    """After a SIGKILL at any moment of an append the chain continues."""
     chance = random.Random(7)
     for number in range(5):
         process = start_appender(log, f"p{number}", 1_000_000)
@@ -76,16 +62,16 @@ def test_a_killed_writer_breaks_nothing(log: AuditLog) -> None:
     assert len(log.verify().events) > 10
 
 
-def test_a_write_cut_by_a_full_disk_is_reported_and_set_aside(filled: AuditLog) -> None:
-    """The append that could not be written whole raises, and the next one repairs the chain."""
+def test_write_cut_by_a_full_disk_is_reported_and_set_aside(filled: AuditLog) -> None:
+    """The incomplete append raises, and the next append continues the chain."""
 
-    def leave_little_room() -> None:
+    def limit_file_size() -> None:
         limit = filled.path.stat().st_size + 40
         resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
 
     done = subprocess.run(
         [sys.executable, "-c", APPENDER, str(filled.path), "x", "1"],
-        preexec_fn=leave_little_room,
+        preexec_fn=limit_file_size,
         capture_output=True,
         text=True,
     )
@@ -99,7 +85,7 @@ def test_a_write_cut_by_a_full_disk_is_reported_and_set_aside(filled: AuditLog) 
 
 @pytest.fixture
 def append_only() -> Iterator[Callable[[Path], None]]:
-    """Return a function that sets the append-only attribute; it is taken off again after the test."""
+    """Return a function that sets the append-only attribute, which is removed after the test."""
     if os.geteuid() != 0 or shutil.which("chattr") is None:
         pytest.skip("NOT TESTED: the append-only attribute needs root and chattr")
     made: list[Path] = []
@@ -117,7 +103,7 @@ def append_only() -> Iterator[Callable[[Path], None]]:
 
 @pytest.mark.root
 def test_log_works_with_the_append_only_attribute(filled: AuditLog, append_only: Callable[[Path], None]) -> None:
-    """Nothing ever rewrites the file, not even after a torn line."""
+    """The file is never rewritten, also after a torn line."""
     append_only(filled.path)
     with pytest.raises(PermissionError):
         filled.path.write_bytes(b"")

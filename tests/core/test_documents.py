@@ -1,4 +1,4 @@
-"""JSON in one spelling, a strict reader, and records that come back as they were."""
+"""Canonical JSON, a strict reader, and records that are read back unchanged."""
 
 from __future__ import annotations
 
@@ -41,8 +41,8 @@ def test_canonical_json_does_not_depend_on_the_order_of_keys(value: dict[str, An
 
 @settings(max_examples=40, deadline=None)
 @given(OBJECTS)
-def test_canonical_and_pretty_json_come_back_as_they_were(value: dict[str, Any]) -> None:
-    """Both spellings are read by the strict reader; the canonical one is ASCII on one line."""
+def test_canonical_and_pretty_json_are_read_back_unchanged(value: dict[str, Any]) -> None:
+    """The strict reader reads both forms; the canonical form is ASCII on one line."""
     compact = canonical_bytes(value)
     assert parse_object(compact, "x") == value
     assert compact.isascii() and b"\n" not in compact
@@ -51,13 +51,13 @@ def test_canonical_and_pretty_json_come_back_as_they_were(value: dict[str, Any])
 
 @pytest.mark.smoke
 def test_canonical_json_is_sorted_without_spaces() -> None:
-    """The very bytes that hashes are made over."""
+    """Hashes are computed over these bytes."""
     assert canonical_bytes({"b": [1, True, None], "a": "\u00e9\n"}) == b'{"a":"\\u00e9\\n","b":[1,true,null]}'
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_what_is_not_json_is_never_written(value: float) -> None:
-    """NaN and Infinity have no spelling in JSON."""
+def test_nan_and_infinity_are_never_written(value: float) -> None:
+    """JSON has no form for NaN and Infinity."""
     with pytest.raises(ValueError):
         canonical_bytes({"x": value})
     with pytest.raises(ValueError):
@@ -65,15 +65,15 @@ def test_what_is_not_json_is_never_written(value: float) -> None:
 
 
 def test_names_that_are_not_utf8_can_be_written() -> None:
-    """A file name of arbitrary bytes arrives as text with surrogates and has to get into the metadata."""
+    """A file name of arbitrary bytes is text with surrogates in Python and is valid in metadata."""
     value = {"path": os.fsdecode(b"caf\xe9")}
     assert parse_object(pretty_bytes(value), "x") == value
 
 
 @settings(max_examples=100, deadline=None)
 @given(st.binary() | OBJECTS.map(lambda value: json.dumps(value).encode()[:-1]) | st.text().map(str.encode))
-def test_the_strict_reader_raises_nothing_but_invalid_document(data: bytes) -> None:
-    """Whatever the bytes are, the answer is an object or a sentence."""
+def test_strict_reader_raises_only_invalid_document(data: bytes) -> None:
+    """For any bytes the result is an object or a message."""
     try:
         assert isinstance(parse_object(data, "state.json"), dict)
     except InvalidDocument as error:
@@ -82,8 +82,8 @@ def test_the_strict_reader_raises_nothing_but_invalid_document(data: bytes) -> N
 
 @settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.binary())
-def test_reading_a_file_raises_nothing_but_invalid_document(tmp_path: Path, data: bytes) -> None:
-    """The same holds for files."""
+def test_reading_a_file_raises_only_invalid_document(tmp_path: Path, data: bytes) -> None:
+    """The same is true for files."""
     (tmp_path / "file.json").write_bytes(data)
     try:
         read_document(tmp_path / "file.json")
@@ -92,7 +92,7 @@ def test_reading_a_file_raises_nothing_but_invalid_document(tmp_path: Path, data
 
 
 @pytest.mark.parametrize(
-    ("data", "sentence"),
+    ("data", "message"),
     [
         (b"", "not valid JSON"),
         (b"[]", "should contain a JSON object, not list"),
@@ -111,32 +111,32 @@ def test_reading_a_file_raises_nothing_but_invalid_document(tmp_path: Path, data
     ],
     ids=lambda value: None if isinstance(value, bytes) else value,
 )
-def test_a_document_that_is_refused_says_why(data: bytes, sentence: str) -> None:
-    """Each kind of wrong has its sentence."""
+def test_refused_document_has_a_reason(data: bytes, message: str) -> None:
+    """Each kind of error has its message."""
     with pytest.raises(InvalidDocument, match=r"^state\.json ") as error:
         parse_object(data, "state.json")
-    assert sentence in str(error.value)
+    assert message in str(error.value)
 
 
-def test_a_document_of_64_levels_is_read() -> None:
-    """The limit on nesting is the one that is documented."""
+def test_document_of_64_levels_is_read() -> None:
+    """The documented limit of nesting is the real one."""
     assert parse_object(b'{"a":' * 64 + b"1" + b"}" * 64, "x")
 
 
-@pytest.mark.parametrize("obstacle", ["link", "folder", "pipe", "device", "large", "dangling"])
-def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path, obstacle: str) -> None:
-    """Neither a pipe nor a device can make the reader wait; links are not followed."""
+@pytest.mark.parametrize("existing", ["link", "folder", "pipe", "device", "large", "dangling"])
+def test_document_that_is_no_regular_file_is_refused_immediately(tmp_path: Path, existing: str) -> None:
+    """A pipe or a device does not make the reader wait; links are not followed."""
     path = tmp_path / "file.json"
-    if obstacle == "link":
+    if existing == "link":
         (tmp_path / "real").write_text("{}")
         path.symlink_to("real")
-    elif obstacle == "dangling":
+    elif existing == "dangling":
         path.symlink_to("nowhere")
-    elif obstacle == "folder":
+    elif existing == "folder":
         path.mkdir()
-    elif obstacle == "pipe":
+    elif existing == "pipe":
         os.mkfifo(path)
-    elif obstacle == "device":
+    elif existing == "device":
         path = Path("/dev/null")
     else:
         with path.open("wb") as file:
@@ -145,14 +145,14 @@ def test_what_is_no_plain_file_is_refused_at_once(tmp_path: Path, obstacle: str)
         read_document(path)
 
 
-def test_an_absent_document_is_its_own_case(tmp_path: Path) -> None:
-    """Absence is told from damage."""
+def test_missing_document_raises_file_not_found(tmp_path: Path) -> None:
+    """Absence differs from damage."""
     with pytest.raises(FileNotFoundError):
         read_document(tmp_path / "nothing.json")
 
 
 def test_refused_documents_leave_no_descriptor_open(tmp_path: Path) -> None:
-    """A long-running program that reads often does not run out of descriptors."""
+    """A long-running program does not run out of descriptors."""
     before = len(os.listdir("/proc/self/fd"))
     for _ in range(5):
         with pytest.raises(InvalidDocument):
@@ -163,8 +163,8 @@ def test_refused_documents_leave_no_descriptor_open(tmp_path: Path) -> None:
 @pytest.mark.parametrize("cls", RECORDS, ids=lambda cls: cls.__name__)
 @settings(max_examples=20, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(data=st.data())
-def test_decoding_raises_nothing_but_invalid_document(cls: type, data: st.DataObject) -> None:
-    """An object with the right keys and arbitrary values is a record or a sentence that names the document."""
+def test_decoding_raises_only_invalid_document(cls: type, data: st.DataObject) -> None:
+    """An object with the right keys and any values is a record or a message that names the document."""
     keys = list(encode(_smallest(cls)))
     value = data.draw(st.fixed_dictionaries({}, optional=dict.fromkeys(keys, VALUES)))
     try:
@@ -174,7 +174,7 @@ def test_decoding_raises_nothing_but_invalid_document(cls: type, data: st.DataOb
 
 
 @pytest.mark.parametrize("cls", RECORDS, ids=lambda cls: cls.__name__)
-def test_records_come_back_as_they_were_and_ignore_new_keys(cls: type) -> None:
+def test_records_are_read_back_unchanged_and_ignore_new_keys(cls: type) -> None:
     """A file of a later release with more keys is still read."""
     record = _smallest(cls)
     value = parse_object(canonical_bytes(encode(record)), "x")
@@ -184,7 +184,7 @@ def test_records_come_back_as_they_were_and_ignore_new_keys(cls: type) -> None:
 
 @pytest.mark.parametrize("cls", RECORDS, ids=lambda cls: cls.__name__)
 def test_keys_on_disk_are_camel_case(cls: type) -> None:
-    """No underscore, no capital at the front."""
+    """Keys have no underscore and start with a lower-case letter."""
     for key in encode(_smallest(cls)):
         assert key.isalnum() and key[0].islower(), key
 
@@ -202,8 +202,8 @@ def test_keys_on_disk_are_camel_case(cls: type) -> None:
         ({"audit": {"seq": 1}}, "audit.hash: is missing"),
     ],
 )
-def test_a_wrong_value_is_named(change: dict[str, Any], finding: str) -> None:
-    """Values are never bent into shape: true is no number, 1.0 no count, 7 no name."""
+def test_value_of_a_wrong_type_is_named(change: dict[str, Any], finding: str) -> None:
+    """Values are never converted: true is no number, 1.0 no count, 7 no name."""
     value = {"snapshotId": "s", "status": "success", "updatedAt": "t", "detail": ""}
     assert decode(records.RollbackState, value, "x").snapshot_id == "s"
     with pytest.raises(InvalidDocument) as error:
@@ -211,17 +211,17 @@ def test_a_wrong_value_is_named(change: dict[str, Any], finding: str) -> None:
     assert finding in str(error.value)
 
 
-def test_a_missing_key_is_named_as_the_file_spells_it() -> None:
-    """An operator can search the file for the name in the sentence."""
+def test_missing_key_is_named_as_in_the_file() -> None:
+    """An operator can search the file for the name."""
     with pytest.raises(InvalidDocument, match=r"snapshotId: is missing"):
         decode(records.RollbackState, {"status": "success", "updatedAt": "t", "detail": ""}, "x")
 
 
 def _smallest(cls: type) -> Any:
-    """Make a record of ``cls``, defaults where there are any."""
+    """Return a record of ``cls`` with defaults where they exist."""
     hints = typing.get_type_hints(cls)
-    wanted = [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING]
-    return cls(**{name: _sample(hints[name]) for name in wanted})
+    required = [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING]
+    return cls(**{name: _sample(hints[name]) for name in required})
 
 
 def _sample(kind: Any) -> Any:
@@ -232,5 +232,5 @@ def _sample(kind: Any) -> Any:
         return arguments[0]
     if typing.get_origin(kind) is list:
         return [_sample(arguments[0])]
-    plain = {str: "x", int: 1, bool: True}
-    return plain[kind] if kind in plain else _smallest(kind)
+    samples = {str: "x", int: 1, bool: True}
+    return samples[kind] if kind in samples else _smallest(kind)

@@ -1,4 +1,4 @@
-"""Writes that survive a kill, and renames in the order that a power cut asks for."""
+"""Writes that survive a kill, and the order of renames and flushes that a power cut requires."""
 
 from __future__ import annotations
 
@@ -52,8 +52,8 @@ def trace(tmp_path: Path, script: str) -> list[str]:
 
 
 @pytest.mark.smoke
-def test_write_atomic_replaces_all_of_the_file(tmp_path: Path) -> None:
-    """The new bytes are there, under mode 0600, and nothing else is left beside them."""
+def test_write_atomic_replaces_the_whole_file(tmp_path: Path) -> None:
+    """The file has the new bytes and mode 0600, and no other file is left."""
     path = tmp_path / "new" / "file.json"
     before = os.umask(0)
     try:
@@ -68,8 +68,8 @@ def test_write_atomic_replaces_all_of_the_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_killed_writer_leaves_the_old_or_the_new_bytes(tmp_path: Path) -> None:
-    """Ten kills at random moments: the file is never a mix, never short."""
+def test_killed_writer_leaves_the_old_or_the_new_bytes(tmp_path: Path) -> None:
+    """After ten kills at random moments the file is complete."""
     chance = random.Random(3)
     path = tmp_path / "file"
     write_atomic(path, b"a" * (1 << 20))
@@ -85,7 +85,7 @@ def test_a_killed_writer_leaves_the_old_or_the_new_bytes(tmp_path: Path) -> None
 
 
 def test_write_atomic_flushes_before_and_after_the_rename(tmp_path: Path) -> None:
-    """Bytes first, then the name, then the folder: any other order loses the file in a power cut."""
+    """First the bytes, then the name, then the folder: in another order a power cut loses the file."""
     path = tmp_path / "file"
     script = (
         "from pathlib import Path; from release_tasks.core.durable import write_atomic\n"
@@ -98,8 +98,8 @@ def test_write_atomic_flushes_before_and_after_the_rename(tmp_path: Path) -> Non
     assert f"<{tmp_path}>" in steps[2] or f"<{tmp_path}>" in steps[-1]
 
 
-def test_a_new_folder_is_flushed_into_its_parent(tmp_path: Path) -> None:
-    """Every level that was missing is made durable."""
+def test_new_folder_is_flushed_into_its_parent(tmp_path: Path) -> None:
+    """Every level that was created is durable."""
     deep = tmp_path / "a" / "b"
     script = (
         "from pathlib import Path; from release_tasks.core.durable import make_private_directory as m; "
@@ -110,7 +110,7 @@ def test_a_new_folder_is_flushed_into_its_parent(tmp_path: Path) -> None:
     assert any(f"<{tmp_path}/a>" in step for step in flushed)
 
 
-def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
+def test_failed_write_leaves_only_the_old_file(tmp_path: Path) -> None:
     """A full disk (here: a limit on file size) changes nothing."""
     path = tmp_path / "file"
     write_atomic(path, b"old")
@@ -126,18 +126,18 @@ def test_a_failed_write_leaves_the_old_file_and_no_other(tmp_path: Path) -> None
 
 
 def test_existing_folders_keep_their_mode(tmp_path: Path) -> None:
-    """What somebody else made is not ours to change; what we make is private."""
+    """Only folders that were created are private."""
     os.chmod(tmp_path, 0o755)
     make_private_directory(tmp_path / "a" / "b")
     modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path, tmp_path / "a", tmp_path / "a" / "b")]
     assert modes == [0o755, 0o700, 0o700]
 
 
-@pytest.mark.parametrize("obstacle", ["file", "dangling link"])
-def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path, obstacle: str) -> None:
-    """Nobody is told that a folder is there when it is none."""
+@pytest.mark.parametrize("existing", ["file", "dangling link"])
+def test_file_in_place_of_a_folder_is_an_error(tmp_path: Path, existing: str) -> None:
+    """A call never succeeds without a folder."""
     place = tmp_path / "place"
-    if obstacle == "file":
+    if existing == "file":
         place.touch()
     else:
         place.symlink_to(tmp_path / "nowhere")
@@ -145,8 +145,8 @@ def test_a_file_in_the_place_of_a_folder_is_an_error(tmp_path: Path, obstacle: s
         make_private_directory(place)
 
 
-def test_several_threads_may_make_the_same_folder(tmp_path: Path) -> None:
-    """Whoever comes second finds it there."""
+def test_several_threads_may_create_the_same_folder(tmp_path: Path) -> None:
+    """A thread that comes second finds the folder."""
     problems: list[BaseException] = []
 
     def make() -> None:
@@ -163,27 +163,27 @@ def test_several_threads_may_make_the_same_folder(tmp_path: Path) -> None:
     assert not problems
 
 
-def test_remove_tree_takes_all_of_it_and_follows_no_link(tmp_path: Path) -> None:
-    """Read-only folders go too; what a link points at stays."""
+def test_remove_tree_removes_everything_and_follows_no_link(tmp_path: Path) -> None:
+    """Read-only folders are removed too; the target of a link stays."""
     outside = tmp_path / "outside"
     outside.mkdir()
-    (outside / "precious").touch()
-    doomed = tmp_path / "doomed"
-    (doomed / "locked").mkdir(parents=True)
-    (doomed / "locked" / "file").touch()
-    (doomed / "link").symlink_to(outside)
-    os.chmod(doomed / "locked", 0o500)
-    os.chmod(doomed, 0o500)
-    remove_tree(doomed)
-    remove_tree(doomed)
-    assert not doomed.exists()
+    (outside / "target").touch()
+    tree = tmp_path / "tree"
+    (tree / "locked").mkdir(parents=True)
+    (tree / "locked" / "file").touch()
+    (tree / "link").symlink_to(outside)
+    os.chmod(tree / "locked", 0o500)
+    os.chmod(tree, 0o500)
+    remove_tree(tree)
+    remove_tree(tree)
+    assert not tree.exists()
     (tmp_path / "link").symlink_to(outside)
     remove_tree(tmp_path / "link")
-    assert (outside / "precious").exists()
+    assert (outside / "target").exists()
 
 
-def test_remove_durably_does_not_mind_absence(tmp_path: Path) -> None:
-    """It is about the name being gone."""
+def test_remove_durably_accepts_a_missing_file(tmp_path: Path) -> None:
+    """Afterwards the name does not exist."""
     (tmp_path / "file").touch()
     remove_durably(tmp_path / "file")
     remove_durably(tmp_path / "file")
@@ -191,7 +191,7 @@ def test_remove_durably_does_not_mind_absence(tmp_path: Path) -> None:
 
 
 def test_exchange_swaps_two_names(tmp_path: Path) -> None:
-    """A file and a folder change places, each with its inode."""
+    """A file and a folder swap names, and each keeps its inode."""
     (tmp_path / "file").write_text("x")
     (tmp_path / "folder").mkdir()
     inodes = [(tmp_path / name).stat().st_ino for name in ("file", "folder")]
@@ -200,17 +200,17 @@ def test_exchange_swaps_two_names(tmp_path: Path) -> None:
     assert (tmp_path / "file").is_dir()
 
 
-def test_exchange_with_a_missing_name_says_which(tmp_path: Path) -> None:
-    """The error carries both names, and nothing moved."""
-    (tmp_path / "here").touch()
+def test_exchange_with_a_missing_name_reports_the_name(tmp_path: Path) -> None:
+    """The error has both names, and nothing moved."""
+    (tmp_path / "present").touch()
     with pytest.raises(FileNotFoundError) as error:
-        exchange(tmp_path / "here", tmp_path / "gone")
-    assert error.value.filename2 == str(tmp_path / "gone")
-    assert os.listdir(tmp_path) == ["here"]
+        exchange(tmp_path / "present", tmp_path / "missing")
+    assert error.value.filename2 == str(tmp_path / "missing")
+    assert os.listdir(tmp_path) == ["present"]
 
 
-def test_fsync_tree_reaches_every_file_and_folder(tmp_path: Path) -> None:
-    """More files than threads, a dangling link, an empty folder: all of it is flushed, nothing is followed."""
+def test_fsync_tree_flushes_every_file_and_folder(tmp_path: Path) -> None:
+    """More files than threads, an empty folder and a dangling link, which is not followed."""
     root = tmp_path / "tree"
     (root / "empty").mkdir(parents=True)
     for number in range(12):

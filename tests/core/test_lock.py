@@ -1,7 +1,8 @@
-"""One run at a time, and a killed one blocks nobody."""
+"""One command at a time, and a killed command blocks no other."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import signal
@@ -15,7 +16,6 @@ from pathlib import Path
 
 import pytest
 
-from release_tasks.core import lock
 from release_tasks.core.durable import exchange
 from release_tasks.core.errors import ExitCode, Interrupted, LockHeld
 from release_tasks.core.interrupt import interruptible
@@ -44,8 +44,8 @@ for _ in range(10):
 """
 
 
-class Holding:
-    """A process that holds the lock until it is told to let go, with a child that outlives a kill."""
+class LockHolder:
+    """A process that holds the lock until it is released, with a child that survives a kill of the process."""
 
     def __init__(self, root: Path) -> None:
         self.process = subprocess.Popen(
@@ -67,72 +67,73 @@ class Holding:
 
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
+    """Return the pipeline folder, which does not exist yet."""
     return tmp_path / "pipeline"
 
 
 @pytest.fixture
-def hold(root: Path) -> Iterator[Callable[[], Holding]]:
+def start_holder(root: Path) -> Iterator[Callable[[], LockHolder]]:
     """Return a starter of processes that hold the lock."""
-    started: list[Holding] = []
+    started: list[LockHolder] = []
 
-    def start() -> Holding:
-        started.append(Holding(root))
+    def start() -> LockHolder:
+        started.append(LockHolder(root))
         return started[-1]
 
     yield start
-    for holding in started:
-        holding.release()
-        if holding.was_killed:
-            os.kill(holding.child, signal.SIGKILL)
+    for holder in started:
+        holder.release()
+        if holder.was_killed:
+            os.kill(holder.child, signal.SIGKILL)
 
 
-def test_a_held_lock_is_refused_with_75_and_the_name_of_its_holder(root: Path, hold: Callable[[], Holding]) -> None:
-    """The message says who holds it, since when, and what to type."""
-    holding = hold()
+def test_held_lock_ends_with_75_and_names_the_holder(root: Path, start_holder: Callable[[], LockHolder]) -> None:
+    """The message has the holder, its start time and what to type."""
+    process = start_holder().process
     holder = current_holder(root)
-    assert holder is not None and holder.pid == holding.process.pid
+    assert holder is not None and holder.pid == process.pid
     with pytest.raises(LockHeld) as held, run_lock(root, "release.prepare"):
-        pytest.fail("two runs at once")
+        pytest.fail("two runs hold the lock")
     assert held.value.exit_code is ExitCode.LOCKED
-    for part in (str(holding.process.pid), "release.rollback --snapshot v1", holder.since, holder.host, "--wait"):
+    for part in (str(process.pid), "release.rollback --snapshot v1", holder.since, holder.host, "--wait"):
         assert part in held.value.message
 
 
-def test_a_killed_holder_blocks_nobody(root: Path, hold: Callable[[], Holding]) -> None:
-    """Neither its stale name nor a child that it left behind keeps the lock."""
-    holding = hold()
-    holding.kill()
-    os.kill(holding.child, 0)
+def test_killed_holder_does_not_block_the_next_run(root: Path, start_holder: Callable[[], LockHolder]) -> None:
+    """Neither its lock.json nor a child that it left behind keeps the lock."""
+    holder = start_holder()
+    holder.kill()
+    os.kill(holder.child, 0)
     assert (root / "lock.json").exists()
     assert current_holder(root) is None
     with run_lock(root, "release.prepare"):
-        mine = current_holder(root)
-        assert mine is not None and mine.pid == os.getpid()
+        current = current_holder(root)
+        assert current is not None and current.pid == os.getpid()
 
 
-def test_a_run_that_waits_gets_the_lock_when_it_is_free(root: Path, hold: Callable[[], Holding]) -> None:
-    """With a time to wait, the second run goes on as soon as the first is done."""
-    holding = hold()
+def test_waiting_run_gets_the_lock_when_it_is_free(root: Path, start_holder: Callable[[], LockHolder]) -> None:
+    """The second run starts as soon as the first one ends."""
+    holder = start_holder()
     events: list[str] = []
-    trying = threading.Event()
+    waiting = threading.Event()
 
-    def wait_for_it() -> None:
-        trying.set()
+    def wait_for_lock() -> None:
+        waiting.set()
         with run_lock(root, "second", wait=30):
             events.append("second runs")
 
-    thread = threading.Thread(target=wait_for_it)
+    thread = threading.Thread(target=wait_for_lock)
     thread.start()
-    trying.wait()
+    waiting.wait()
     events.append("first ends")
-    holding.release()
+    holder.release()
     thread.join(timeout=10)
     assert events == ["first ends", "second runs"]
 
 
-def test_waiting_ends_when_the_time_is_up(root: Path, hold: Callable[[], Holding]) -> None:
+def test_wait_ends_at_its_deadline(root: Path, start_holder: Callable[[], LockHolder]) -> None:
     """The wait is neither cut short nor endless."""
-    hold()
+    start_holder()
     start = time.monotonic()
     with pytest.raises(LockHeld), run_lock(root, "second", wait=0.6):
         pass
@@ -140,8 +141,8 @@ def test_waiting_ends_when_the_time_is_up(root: Path, hold: Callable[[], Holding
 
 
 @pytest.mark.smoke
-def test_the_lock_is_free_after_an_error(root: Path) -> None:
-    """An exception in the block lets go of the lock and takes the holder's name away."""
+def test_lock_is_free_after_an_error(root: Path) -> None:
+    """An exception in the block releases the lock and removes lock.json."""
     with pytest.raises(ZeroDivisionError), run_lock(root, "fails"):
         raise ZeroDivisionError
     assert current_holder(root) is None
@@ -150,14 +151,14 @@ def test_the_lock_is_free_after_an_error(root: Path) -> None:
         pass
 
 
-def test_the_lock_is_not_reentrant(root: Path) -> None:
-    """A stage that starts another by mistake is refused instead of running inside itself."""
+def test_lock_is_not_reentrant(root: Path) -> None:
+    """A stage that starts another one by mistake is refused."""
     with run_lock(root, "outer"), pytest.raises(LockHeld), run_lock(root, "inner"):
         pass
 
 
-def test_concurrent_runs_take_turns(root: Path, tmp_path: Path) -> None:
-    """Four processes that read, add one and write back lose no count."""
+def test_concurrent_runs_lose_no_update(root: Path, tmp_path: Path) -> None:
+    """Four processes read, add one and write back."""
     counter = tmp_path / "counter"
     counter.write_text("0")
     processes = [subprocess.Popen([sys.executable, "-c", COUNTER, str(root), str(counter)]) for _ in range(4)]
@@ -166,23 +167,25 @@ def test_concurrent_runs_take_turns(root: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff", b'{"pid": "x", "host": 1, "command": [], "since": null}'])
-def test_a_damaged_name_of_the_holder_is_no_obstacle(root: Path, hold: Callable[[], Holding], content: bytes) -> None:
-    """The refusal is a sentence even when nobody can say who holds the lock."""
-    hold()
+def test_damaged_lock_json_still_gives_a_message(
+    root: Path, start_holder: Callable[[], LockHolder], content: bytes
+) -> None:
+    """The lock is refused with a message, although the holder is unknown."""
+    start_holder()
     (root / "lock.json").write_bytes(content)
     with pytest.raises(LockHeld) as held, run_lock(root, "second"):
         pass
     assert "another run" in held.value.message
 
 
-def test_nobody_holds_a_lock_that_was_never_taken(root: Path) -> None:
-    """Asking creates nothing."""
+def test_lock_that_was_never_taken_has_no_holder(root: Path) -> None:
+    """Reading the holder creates nothing."""
     assert current_holder(root) is None
     assert not root.exists()
 
 
 def test_lock_files_are_private(root: Path) -> None:
-    """0600 and 0700, whatever the umask says."""
+    """Modes are 0600 and 0700, whatever the umask is."""
     before = os.umask(0)
     try:
         with run_lock(root, "command with a secret"):
@@ -193,16 +196,16 @@ def test_lock_files_are_private(root: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["exchanged", "removed"])
-def test_a_lock_in_a_folder_that_changed_hands_is_taken_anew(
+def test_lock_file_replaced_before_flock_is_locked_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str
 ) -> None:
-    """Between opening the file and locking it: whoever holds the lock holds the file that has the name now."""
+    """The lock is taken on the file that has the name now, not on the one opened before."""
     folder, other = tmp_path / "folder", tmp_path / "other"
     folder.mkdir()
     other.mkdir()
     path = folder / "lock"
     path.touch()
-    real = lock.fcntl.flock
+    real = fcntl.flock
     is_changed = False
 
     def flock(descriptor: int, operation: int) -> None:
@@ -215,7 +218,7 @@ def test_a_lock_in_a_folder_that_changed_hands_is_taken_anew(
                 shutil.rmtree(folder)
         real(descriptor, operation)
 
-    monkeypatch.setattr(lock.fcntl, "flock", flock)
+    monkeypatch.setattr(fcntl, "flock", flock)
     with FileLock(path).held(1, 0.001) as is_held:
         assert is_held and is_changed
         assert not FileLock(path).acquire()
@@ -224,8 +227,8 @@ def test_a_lock_in_a_folder_that_changed_hands_is_taken_anew(
         assert is_held
 
 
-def test_a_name_that_stays_locked_is_told(tmp_path: Path) -> None:
-    """The block runs without it; nothing is left open."""
+def test_lock_that_stays_held_is_reported(tmp_path: Path) -> None:
+    """The block runs with False, and no descriptor stays open."""
     path = tmp_path / "made" / "lock"
     before = len(os.listdir("/proc/self/fd"))
     with FileLock(path).held() as is_held, FileLock(path).held(0.01, 0.001) as is_held_twice:
@@ -234,8 +237,8 @@ def test_a_name_that_stays_locked_is_told(tmp_path: Path) -> None:
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_the_lock_file_is_never_removed(tmp_path: Path) -> None:
-    """A process that waits for it would lock a file without a name, and a third one the next file beside it."""
+def test_lock_file_is_never_removed(tmp_path: Path) -> None:
+    """Otherwise a waiting process would lock a file without a name, and a third process the next file."""
     lock = FileLock(tmp_path / "lock")
     assert lock.acquire()
     first = os.stat(tmp_path / "lock")
@@ -247,28 +250,28 @@ def test_the_lock_file_is_never_removed(tmp_path: Path) -> None:
     lock.release()
 
 
-def test_a_signal_ends_the_wait_at_once(tmp_path: Path) -> None:
-    """Also one that the kernel hands to another thread: the wait is never one long system call."""
-    is_over = threading.Event()
-    other = threading.Thread(target=is_over.wait)
+def test_signal_ends_the_wait_immediately(tmp_path: Path) -> None:
+    """A signal delivered to another thread does too: the wait is never one long system call."""
+    done = threading.Event()
+    other = threading.Thread(target=done.wait)
     with FileLock(tmp_path / "lock").held() as is_held:
         assert is_held
         other.start()
         timer = threading.Timer(0.2, lambda: signal.pthread_kill(other.ident or 0, signal.SIGTERM))
-        began = time.monotonic()
+        start_time = time.monotonic()
         timer.start()
         try:
             with pytest.raises(Interrupted), interruptible():
                 FileLock(tmp_path / "lock").acquire(30)
         finally:
-            is_over.set()
-        assert time.monotonic() - began < 5
+            done.set()
+        assert time.monotonic() - start_time < 5
     timer.join()
     other.join()
 
 
-def test_a_lock_goes_when_it_is_released_even_if_a_forked_child_has_its_descriptor(tmp_path: Path) -> None:
-    """Between the fork and the exec of a child that another thread starts, the child has every descriptor."""
+def test_release_frees_the_lock_although_a_forked_child_has_its_descriptor(tmp_path: Path) -> None:
+    """Between fork and exec the child of another thread has every descriptor."""
     lock = FileLock(tmp_path / "lock")
     assert lock.acquire()
     reading, writing = os.pipe()
@@ -287,7 +290,7 @@ def test_a_lock_goes_when_it_is_released_even_if_a_forked_child_has_its_descript
         os.close(writing)
 
 
-# What version 0.1.0 does by filelock (UnixFileLock): it opens the file, flocks it without waiting, and keeps the file.
+# The lock of version 0.1.0 (UnixFileLock of filelock): it opens the file, flocks it without waiting, keeps the file.
 OLDER_VERSION = """
 import fcntl, os, sys
 descriptor = os.open(sys.argv[1], os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -303,8 +306,8 @@ os.close(descriptor)
 """
 
 
-def test_a_run_of_the_version_before_and_one_of_this_exclude_each_other(root: Path) -> None:
-    """An upgrade while the older version is still at work: both lock the same file in the same way."""
+def test_version_0_1_0_and_this_version_exclude_each_other(root: Path) -> None:
+    """During an upgrade both versions lock the same file in the same way."""
 
     def start() -> subprocess.Popen[str]:
         command = [sys.executable, "-c", OLDER_VERSION, str(root / "lock")]
@@ -322,8 +325,8 @@ def test_a_run_of_the_version_before_and_one_of_this_exclude_each_other(root: Pa
         pass
 
 
-def test_a_folder_can_be_locked_and_is_not_made(tmp_path: Path) -> None:
-    """Neither a missing folder nor one that another holds; a link or a file in its place is an error."""
+def test_folder_lock_locks_a_folder_and_never_creates_it(tmp_path: Path) -> None:
+    """A missing folder and a locked one are not acquired; a link or a file in its place is an error."""
     folder = tmp_path / "folder"
     assert not FolderLock(folder).acquire()
     assert not folder.exists()

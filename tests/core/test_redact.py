@@ -25,8 +25,8 @@ BAD_IDS = [
 
 
 @pytest.mark.parametrize("text", BAD_IDS)
-def test_an_id_that_could_leave_its_folder_is_refused(text: str) -> None:
-    """Exit 2, and the sentence shows what was typed and what is allowed."""
+def test_id_with_a_path_outside_its_folder_is_refused(text: str) -> None:
+    """Exit code 2, and the message shows the id and the allowed characters."""
     assert not is_valid_id(text)
     with pytest.raises(UsageError) as error:
         require_id(text, "snapshot")
@@ -35,15 +35,15 @@ def test_an_id_that_could_leave_its_folder_is_refused(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["v1", "1", "v1.2.3-rc.1_x", "A" * 128, "a..b"])
-def test_ordinary_ids_are_taken(text: str) -> None:
+def test_common_ids_are_accepted(text: str) -> None:
     """Versions, dates and names."""
     assert require_id(text, "release id") == text
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(st.characters(), max_size=140))
-def test_a_valid_id_never_leaves_its_folder(text: str) -> None:
-    """Whatever passes is one plain name."""
+def test_valid_id_never_leaves_its_folder(text: str) -> None:
+    """An accepted id is one path component."""
     if is_valid_id(text):
         assert os.path.normpath(f"/root/{text}") == f"/root/{text}"
         assert os.path.dirname(f"/root/{text}") == "/root"
@@ -51,7 +51,7 @@ def test_a_valid_id_never_leaves_its_folder(text: str) -> None:
 
 @pytest.mark.parametrize("size", [0, 1, 1 << 20, (1 << 20) + 1])
 def test_digests_agree_with_sha256sum(tmp_path: Path, size: int) -> None:
-    """The operator's own tool gives the same digits."""
+    """The tool of the operator prints the same digits."""
     path = tmp_path / "file"
     path.write_bytes(os.urandom(size))
     printed = subprocess.run(["sha256sum", str(path)], capture_output=True, text=True, check=True).stdout
@@ -59,7 +59,7 @@ def test_digests_agree_with_sha256sum(tmp_path: Path, size: int) -> None:
 
 
 def test_digests_follow_no_link(tmp_path: Path) -> None:
-    """What a link points at is not what is asked about."""
+    """The digest of a link's target is never returned for the link."""
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to("file")
     with pytest.raises(OSError):
@@ -69,7 +69,7 @@ def test_digests_follow_no_link(tmp_path: Path) -> None:
 @settings(max_examples=50, deadline=None)
 @given(st.datetimes(timezones=st.just(timezone.utc), min_value=datetime(1000, 1, 1)))
 def test_times_are_rfc_3339_in_utc(moment: datetime) -> None:
-    """They sort as text and come back to the millisecond."""
+    """They sort as text and parse to the same millisecond."""
     text = timestamp(moment)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", text)
     back = datetime.fromisoformat(text.replace("Z", "+00:00"))
@@ -97,8 +97,8 @@ def test_times_are_rfc_3339_in_utc(moment: datetime) -> None:
         "7123456789:hunter2hunter2hunter2hunter2hunter2",
     ],
 )
-def test_what_has_the_shape_of_a_secret_is_blanked(line: str) -> None:
-    """Also when nobody told us the value."""
+def test_text_in_the_form_of_a_secret_is_redacted(line: str) -> None:
+    """The value does not have to be known."""
     shown = Redactor().redact_text(f"before {line} after")
     assert "hunter2" not in shown
     assert REDACTED in shown
@@ -116,23 +116,23 @@ def test_what_has_the_shape_of_a_secret_is_blanked(line: str) -> None:
         "key=value",
     ],
 )
-def test_ordinary_output_is_left_alone(line: str) -> None:
-    """Redaction that eats the evidence helps nobody."""
+def test_other_output_is_not_redacted(line: str) -> None:
+    """Redaction must not remove the evidence."""
     assert Redactor().redact_text(line) == line
 
 
 @settings(max_examples=50, deadline=None)
 @given(st.text(min_size=6).filter(lambda text: text.strip()), st.text(), st.text())
-def test_a_known_value_never_shows(secret: str, before: str, after: str) -> None:
-    """Wherever it stands, whatever it is made of."""
+def test_known_value_is_always_redacted(secret: str, before: str, after: str) -> None:
+    """Its position and its characters do not matter."""
     if secret in REDACTED or secret in before + after:
         return
     shown = Redactor([secret]).redact_text(before + secret + after)
     assert secret not in shown.replace(REDACTED, "")
 
 
-def test_the_longer_of_two_values_goes_first() -> None:
-    """No tail of a secret is left because a shorter one is its beginning."""
+def test_longer_value_is_redacted_first() -> None:
+    """No end of a secret stays because a shorter secret is its beginning."""
     assert Redactor(["abcdef", "abcdefghi"]).redact(b"abcdefghi") == REDACTED.encode()
 
 
@@ -151,26 +151,26 @@ def test_the_longer_of_two_values_goes_first() -> None:
         "MYSQL_PWD",
     ],
 )
-def test_variables_named_like_secrets_are_known(name: str) -> None:
-    """Their values are blanked wherever they are printed."""
+def test_values_of_variables_named_like_secrets_are_redacted(name: str) -> None:
+    """The name of the variable is enough."""
     redactor = Redactor.from_environment({name: "hunter2hunter2", "PATH": "/usr/bin:/bin"})
     assert redactor.redact_text("x hunter2hunter2 /usr/bin:/bin") == f"x {REDACTED} /usr/bin:/bin"
 
 
-def test_variables_that_are_named_are_known() -> None:
-    """The configuration may name any variable as the one that holds a secret."""
+def test_values_of_configured_variables_are_redacted() -> None:
+    """The configuration may name any variable as a secret."""
     redactor = Redactor.from_environment({"PLAIN": "hunter2hunter2"}, named=["PLAIN", "UNSET"])
     assert redactor.redact_text("hunter2hunter2") == REDACTED
 
 
-def test_each_line_of_a_secret_is_known() -> None:
-    """Output is redacted line by line, and a private key has many."""
+def test_each_line_of_a_secret_is_redacted() -> None:
+    """Output is redacted line by line, and a private key has many lines."""
     redactor = Redactor.from_environment({"SIGNING_KEY": "-- BEGIN --\nfirst-half\nsecond-half\n"})
     assert redactor.redact_text("got second-half") == f"got {REDACTED}"
 
 
-def test_a_secret_that_is_not_utf8_is_known_too() -> None:
-    """Environment variables are bytes; Python hands undecodable ones over as surrogates."""
+def test_secret_that_is_not_utf8_is_redacted() -> None:
+    """Environment variables are bytes; Python decodes invalid ones as surrogates."""
     value = os.fsdecode(b"\xff\xfehunter2")
     assert b"hunter2" not in Redactor([value]).redact(b"x \xff\xfehunter2 y")
 
@@ -178,8 +178,8 @@ def test_a_secret_that_is_not_utf8_is_known_too() -> None:
 @pytest.mark.parametrize(
     "text",
     ["plain", os.fsdecode(b"\xff"), "\ud800"],
-    ids=["plain", "undecodable", "lone-surrogate"],
+    ids=["plain", "undecodable", "surrogate"],
 )  # fmt: skip
 def test_any_text_can_be_redacted(text: str) -> None:
-    """Text from a JSON answer may hold what no encoding can spell; it is still no reason to stop."""
+    """Text of a JSON answer may contain characters that no encoding can represent."""
     assert isinstance(Redactor(["hunter2hunter2"]).redact_text(text), str)

@@ -229,7 +229,7 @@ def sink() -> Iterator[Sink]:
 def gateway(scratch: InvokeProject, sink: Sink) -> GatewayPaths:
     """Return a gateway's folder with three queued messages and a delivery URL, released as v1."""
     home = GatewayPaths(scratch.root / "gw")
-    home.lay_out()
+    home.initialise()
     settings = json.loads(home.settings.read_text())
     home.settings.write_text(json.dumps({**settings, "delivery": {"url": sink.url}}))
     store = MessageStore(home.database)

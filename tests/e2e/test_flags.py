@@ -111,7 +111,7 @@ def test_useless_input_ends_with_2_and_one_message(scratch: InvokeProject, line:
         ("retention", "many", "invoke.yaml: release.retention: expected a whole number"),
         ("retentoin", 3, "did you mean 'retention'"),
         ("gates", {"build": {"command": "x", "path": "y"}}, "expected exactly one of"),
-        ("assets", {"a": {"file": "x"}, "b": {"file": "x"}}, "lie in one another"),
+        ("assets", {"a": {"file": "x"}, "b": {"file": "x"}}, "overlaps with"),
     ],
 )
 @pytest.mark.slow

@@ -236,7 +236,7 @@ def test_mistakes_are_reported_before_any_stage(project: InvokeProject) -> None:
     project.configuration["release"]["notices"]["pager"]["when"] = ["restord"]
     done = project.run("release.prepare")
     assert done.returncode == 2
-    assert "release.notices.pager: when: expected some of prepared, blocked" in done.stderr
+    assert "release.notices.pager: when: expected one or more of prepared, blocked" in done.stderr
     assert "did you mean 'restored'?" in done.stderr
     assert project.gate_runs() == 0
 

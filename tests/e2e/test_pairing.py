@@ -52,14 +52,14 @@ def test_from_a_request_to_a_revocation(scratch: InvokeProject, credentials: Pat
     spelled = f"{code[:4]}-{code[4:]}".lower()
     approved = scratch.document("pairing.approve", "telegram", spelled)
     assert approved == {"status": "approved", "channel": "telegram", "sender": "4711", "wasAdmitted": False}
-    assert Pairing(PairingConfig(credentials=credentials)).is_admitted(Channel.TELEGRAM, "4711")
+    assert Pairing(PairingConfig(credentials=credentials)).is_approved(Channel.TELEGRAM, "4711")
     assert scratch.document("pairing.list", "telegram", "--approved")["approved"] == ["4711"]
     again = scratch.run("pairing.approve", "telegram", code)
     assert (again.returncode, again.stdout) == (1, "")
     assert "inv pairing.list telegram" in again.stderr
     revoked = scratch.run("pairing.revoke", "telegram", "4711")
     assert (revoked.returncode, revoked.stdout) == (0, "REVOKED  4711 is blocked on telegram from now on.\n")
-    assert not Pairing(PairingConfig(credentials=credentials)).is_admitted(Channel.TELEGRAM, "4711")
+    assert not Pairing(PairingConfig(credentials=credentials)).is_approved(Channel.TELEGRAM, "4711")
     log = scratch.document("pairing.audit")
     kinds = ["pairing.requested", "pairing.approved", "pairing.refused", "pairing.revoked"]
     assert (log["status"], [event["event"] for event in log["events"]]) == ("intact", kinds)
@@ -87,8 +87,8 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "a dash for a code": (["pairing.approve", "telegram", "-"], 2, "pairing.approve CHANNEL CODE"),
     "a question for help": (["pairing.approve", "telegram", "--help"], 2, "CHANNEL CODE"),
     "a channel with a dash in front": (["pairing.list", "-x"], 2, "CHANNEL"),
-    "a username": (["pairing.revoke", "telegram", "@mallory"], 2, "a username can change hands"),
-    "a wildcard": (["pairing.revoke", "whatsapp", "*"], 2, "a wildcard is never admitted"),
+    "a username": (["pairing.revoke", "telegram", "@mallory"], 2, "a username can change its owner"),
+    "a wildcard": (["pairing.revoke", "whatsapp", "*"], 2, "a wildcard cannot be approved"),
     "a group": (["pairing.revoke", "whatsapp", "12036304@g.us"], 2, "it is a group"),
     "a sender without approval": (["pairing.revoke", "telegram", "99"], 1, "99 is not approved on telegram"),
     "no code": (["pairing.approve", "telegram"], 1, "code; usage: approve CHANNEL CODE"),
@@ -124,7 +124,7 @@ def test_an_expired_code_is_refused_with_the_next_step(scratch: InvokeProject, c
     (folder / "telegram-pairing.json").write_text(json.dumps(document))
     done = scratch.run("pairing.approve", "telegram", found.code)
     assert (done.returncode, done.stdout) == (1, "")
-    assert "The code of 4711 has expired. Let the sender write again to get a new one." in done.stderr
+    assert "The code of 4711 has expired. Ask the sender to write again to get a new code." in done.stderr
     assert "Nobody waits" in scratch.run("pairing.list", "telegram").stdout
     log = AuditLog(folder / "pairing-audit.log").verify()
     assert log.intact and log.events[-1]["event"] == "pairing.refused"

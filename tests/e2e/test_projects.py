@@ -128,7 +128,14 @@ def test_the_demo_succeeds_and_leaves_nothing(tmp_path: Path, environment: Any) 
         [sys.executable, "-m", "invoke", "demo"], cwd=REPOSITORY, env=variables, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    for shown in ("says degraded", "says ok", "it says restored", "it says noop", "byte for byte", "INTACT"):
+    for shown in (
+        "health reports degraded",
+        "health reports ok",
+        "reports restored",
+        "reports noop",
+        "byte for byte",
+        "INTACT",
+    ):
         assert shown in done.stdout
     assert listing() == before
     assert list(temporary.iterdir()) == []

@@ -1,4 +1,4 @@
-"""The audit log at work: many writers at once, and a name that outlives a power cut."""
+"""The audit log with many writers at the same time, and its name after a power cut."""
 
 from __future__ import annotations
 
@@ -25,8 +25,10 @@ for number in range(count):
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_eight_processes_append_ten_thousand_events_to_one_chain(tmp_path: Path, tried: Callable[[int], None]) -> None:
-    """Started together: nothing is lost, nothing stands twice, and each process finds its own order again."""
+def test_eight_processes_append_ten_thousand_events_to_one_chain(
+    tmp_path: Path, report_points: Callable[[int], None]
+) -> None:
+    """No event is lost or doubled, and the events of each process keep their order."""
     log = AuditLog(tmp_path / "pipeline" / "rollback-audit.log")
     command = [sys.executable, "-c", APPENDER, str(log.path)]
     processes = [
@@ -48,24 +50,24 @@ def test_eight_processes_append_ten_thousand_events_to_one_chain(tmp_path: Path,
     for number in range(8):
         ours = [event["detail"] for event in verdict.events if event["detail"].startswith(f"p{number}-")]
         assert ours == [f"p{number}-{count}" for count in range(1250)]
-    tried(len(verdict.events))
+    report_points(len(verdict.events))
 
 
-def test_a_link_to_nowhere_is_no_empty_log(tmp_path: Path) -> None:
-    """What stands in the log's place and cannot be read is an error, never a clean bill."""
+def test_log_that_is_a_dangling_link_is_an_error(tmp_path: Path) -> None:
+    """A log that cannot be read is not verified as an empty log."""
     log = AuditLog(tmp_path / "rollback-audit.log")
     log.path.symlink_to(tmp_path / "nowhere")
     with pytest.raises(OSError):
         log.verify()
 
 
-@pytest.mark.parametrize("is_there", [False, True], ids=["new", "left empty by a killed process"])
-def test_the_name_of_the_log_is_flushed_before_its_first_record(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_there: bool
+@pytest.mark.parametrize("exists", [False, True], ids=["new", "left empty by a killed process"])
+def test_name_of_the_log_is_flushed_before_its_first_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exists: bool
 ) -> None:
-    """Whoever created the file may have been killed before flushing its folder, so the first append always does."""
+    """The process that created the file may have been killed before it flushed the folder."""
     log = AuditLog(tmp_path / "rollback-audit.log")
-    if is_there:
+    if exists:
         log.path.touch()
     order: list[str] = []
     fsync, write = os.fsync, os.write

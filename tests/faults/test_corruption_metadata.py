@@ -1,4 +1,4 @@
-"""Whatever a snapshot's metadata.json says: refused before anything live changes, or harmless and kept in its place."""
+"""A damaged or forged metadata.json is refused before the live state changes, or has no effect on the rollback."""
 
 from __future__ import annotations
 
@@ -23,75 +23,75 @@ from release_tasks.stages.rollback.plan import plan_rollback
 from tests.support.faults.damage import (
     DEVICES,
     IN_PLACE,
-    NEEDS_ROOT,
     WRONG_DOCUMENTS,
-    Watched,
+    DamagedProject,
     edited,
     edits,
     forge,
     reseal,
 )
+from tests.support.faults.marks import NEEDS_ROOT
 
 Document = dict[str, Any]
 Change = Callable[[Document], Any]
 
-DATABASE, IDENTITY, MCP, EXTRA = range(4)  # where Project's assets stand in the list
+DATABASE, IDENTITY, MCP, EXTRA = range(4)  # the indexes of Project's assets in the list
 
 
-def hold_damaged(watched: Watched, case: str) -> str:
-    """Hold that every command answers with a sentence and refuses this snapshot alone; returns the sentence."""
-    sentence = watched.refused(case)
-    assert len(sentence) < 5000, (case, len(sentence))
+def assert_snapshot_refused(damaged: DamagedProject, case: str) -> str:
+    """Fail unless every command works or refuses this snapshot alone with a message; returns the message."""
+    message = damaged.assert_refused(case)
+    assert len(message) < 5000, (case, len(message))
     with pytest.raises(StageFailed) as error:
-        plan_rollback(watched.settings, snapshot_id="v1_snapshot")
-    assert error.value.message == sentence, case
-    verdicts = verify_all(watched.pipeline.catalogue)
+        plan_rollback(damaged.settings, snapshot_id="v1_snapshot")
+    assert error.value.message == message, case
+    verdicts = verify_all(damaged.pipeline.catalogue)
     assert {verdict.snapshot_id: verdict.status for verdict in verdicts} == {
         "v0_snapshot": "verified",
         "v1_snapshot": "damaged",
     }, case
     for finding in [finding for verdict in verdicts for finding in verdict.findings]:
         assert not finding.what.endswith(" was added") or ".." not in str(finding.found), (case, finding)
-    assert pretty_bytes(overview(watched.settings, 10)), case
-    assert watched.pipeline.audit.verify(watched.pipeline.anchors()).events, case
-    return sentence
+    assert pretty_bytes(overview(damaged.settings, 10)), case
+    assert damaged.pipeline.audit.verify(damaged.pipeline.anchors()).events, case
+    return message
 
 
 @pytest.mark.parametrize(
     "case", [*WRONG_DOCUMENTS, *(pytest.param(kind, marks=[pytest.mark.root, NEEDS_ROOT]) for kind in DEVICES)]
 )
 @pytest.mark.slow
-def test_a_metadata_file_that_cannot_be_read_is_refused(watched: Watched, case: str) -> None:
-    """At once and in a sentence, also when nobody chose a snapshot, because it might be the newest."""
-    {**WRONG_DOCUMENTS, **DEVICES}[case](watched.metadata)
-    sentence = hold_damaged(watched, case)
-    assert "v1_snapshot" in sentence
+def test_unreadable_metadata_is_refused(damaged: DamagedProject, case: str) -> None:
+    """Immediately and with a message; also without a chosen snapshot, because it may be the latest."""
+    {**WRONG_DOCUMENTS, **DEVICES}[case](damaged.metadata)
+    message = assert_snapshot_refused(damaged, case)
+    assert "v1_snapshot" in message
     if case in {**IN_PLACE, **DEVICES}:
-        assert "and should be a file" in sentence  # looked at, and not opened
-    live = watched.live()
-    outcome = watched.roll(None)
-    assert (outcome.status, watched.live()) == ("failed", live)
+        assert "and should be a file" in message  # lstat only, never opened
+    live = damaged.live()
+    outcome = damaged.roll_back(None)
+    assert (outcome.status, damaged.live()) == ("failed", live)
     assert "The latest snapshot cannot be determined, because v1_snapshot is unreadable" in outcome.diagnostics[0]
-    assert watched.roll("v0_snapshot").status == "restored"
-    assert watched.is_whole() == "new"
+    assert damaged.roll_back("v0_snapshot").status == "restored"
+    assert damaged.state() == "new"
 
 
-def test_a_metadata_file_that_was_removed_is_found(watched: Watched) -> None:
-    """It is not passed over for an older one: snapshots are published, and removed, as a whole."""
-    watched.metadata.unlink()
-    live = watched.live()
+def test_missing_metadata_is_found(damaged: DamagedProject) -> None:
+    """The rollback does not use an older snapshot instead: a published snapshot always has metadata.json."""
+    damaged.metadata.unlink()
+    live = damaged.live()
     with pytest.raises(UsageError, match=r"its folder has no metadata\.json"):
-        watched.roll()
-    assert watched.last_event()[:2] == ("rollback.refused", "refused")
-    assert watched.live() == live
-    found = {verdict.snapshot_id: verdict for verdict in verify_all(watched.pipeline.catalogue)}
+        damaged.roll_back()
+    assert damaged.last_event()[:2] == ("rollback.refused", "refused")
+    assert damaged.live() == live
+    found = {verdict.snapshot_id: verdict for verdict in verify_all(damaged.pipeline.catalogue)}
     assert {name: verdict.status for name, verdict in found.items()} == {
         "v0_snapshot": "verified",
         "v1_snapshot": "damaged",
     }
     assert "v1_snapshot/metadata.json is missing" in str(found["v1_snapshot"].findings[0])
-    outcome = watched.roll(None)
-    assert (outcome.status, watched.live()) == ("failed", live)
+    outcome = damaged.roll_back(None)
+    assert (outcome.status, damaged.live()) == ("failed", live)
     assert "The latest snapshot cannot be determined, because v1_snapshot is unreadable" in outcome.diagnostics[0]
 
 
@@ -122,7 +122,7 @@ def double(asset: int, **values: Any) -> Change:
     return lambda document: document["assets"].append({**document["assets"][asset], **values})
 
 
-# What a forged document may try, all its digests made right: (what it says, what the refusal says).
+# Forged documents with correct digests: (the change, a part of the message).
 FORGED: dict[str, tuple[Change, str]] = {
     # Paths: only assets/<key>/<name> is ever read.
     "a path out of the snapshot": (set_in(MCP, relativePath="../../../state/mcp.json"), "not a path of"),
@@ -182,9 +182,9 @@ FORGED: dict[str, tuple[Change, str]] = {
     "a content digest of a folder": (set_in(IDENTITY, contentDigest="0" * 64), "a content digest"),
     # Modes: they reach chmod.
     **{
-        f"a {what} with the mode {mode!r}": (set_in(asset, mode=mode), "an invalid mode" if told is None else told)
+        f"a {what} with the mode {mode!r}": (set_in(asset, mode=mode), reason or "an invalid mode")
         for what, asset in (("database", DATABASE), ("folder", IDENTITY), ("file", MCP))
-        for mode, told in (
+        for mode, reason in (
             (None, None), (-1, None), (0o10000, None), (2**31, None), (2**64, None), (10**299, None),
             (True, "expected int"), ("0600", "expected int"), (384.0, "expected int"),
         )
@@ -230,54 +230,54 @@ FORGED: dict[str, tuple[Change, str]] = {
 }  # fmt: skip
 
 
-def write(watched: Watched, document: Document) -> None:
-    watched.metadata.write_text(json.dumps(document))
+def write(damaged: DamagedProject, document: Document) -> None:
+    damaged.metadata.write_text(json.dumps(document))
 
 
 @pytest.mark.parametrize("part", [0, *(pytest.param(part, marks=pytest.mark.slow) for part in (1, 2, 3))])
-def test_a_forged_document_is_refused_by_what_lies_below_its_checksum(
-    watched: Watched, tried: Callable[[int], None], part: int
+def test_forged_document_with_correct_digests_is_refused(
+    damaged: DamagedProject, report_points: Callable[[int], None], part: int
 ) -> None:
-    """Whoever makes all digests anew still cannot make a rollback read, write or call anything out of its place."""
-    original = json.loads(watched.metadata.read_bytes())
+    """An attacker who computes all digests cannot make a rollback read or write outside the assets."""
+    original = json.loads(damaged.metadata.read_bytes())
     cases = list(FORGED.items())[part::4]
-    for case, (change, told) in cases:
+    for case, (change, reason) in cases:
         document = copy.deepcopy(original)
         change(document)
-        write(watched, forge(document))
-        sentence = hold_damaged(watched, case)
-        assert "v1_snapshot is refused" in sentence, (case, sentence)
-        assert told in sentence, (case, sentence)
-        assert "was altered: its checksum" not in sentence, (case, sentence)
-    tried(len(cases))
+        write(damaged, forge(document))
+        message = assert_snapshot_refused(damaged, case)
+        assert "v1_snapshot is refused" in message, (case, message)
+        assert reason in message, (case, message)
+        assert "was altered: its checksum" not in message, (case, message)
+    report_points(len(cases))
 
 
-def test_the_same_changes_without_the_right_digests_are_found_by_the_checksum(
-    watched: Watched, tried: Callable[[int], None]
+def test_same_changes_without_correct_digests_are_found_by_the_checksum(
+    damaged: DamagedProject, report_points: Callable[[int], None]
 ) -> None:
-    """Whatever the change is, and whether or not what lies below would find it too."""
-    original = json.loads(watched.metadata.read_bytes())
+    """The checksum covers every change, also those that have no effect on a rollback."""
+    original = json.loads(damaged.metadata.read_bytes())
     changes = {**{case: change for case, (change, _) in FORGED.items()}, **HARMLESS}
     for case, change in changes.items():
         document = copy.deepcopy(original)
         change(document)
-        write(watched, document)
-        (verdict,) = verify_all(watched.pipeline.catalogue, "v1_snapshot")
+        write(damaged, document)
+        (verdict,) = verify_all(damaged.pipeline.catalogue, "v1_snapshot")
         assert verdict.status == "damaged", case
         with pytest.raises(StageFailed, match="v1_snapshot is refused"):
-            watched.pipeline.catalogue.get("v1_snapshot")
-    tried(len(changes))
+            damaged.pipeline.catalogue.get("v1_snapshot")
+    report_points(len(changes))
 
 
-def test_a_digest_of_the_state_that_is_not_that_of_its_records_is_refused(watched: Watched) -> None:
-    """With the right checksum around it; both digests are named."""
-    original = json.loads(watched.metadata.read_bytes())
-    write(watched, reseal({**original, "digest": "0" * 64}))
-    sentence = hold_damaged(watched, "digest")
-    assert f"the records of the assets were altered (recorded {'0' * 64}, found {original['digest']})" in sentence
+def test_wrong_digest_of_the_state_is_refused(damaged: DamagedProject) -> None:
+    """With a correct checksum of the document; the message gives both digests."""
+    original = json.loads(damaged.metadata.read_bytes())
+    write(damaged, reseal({**original, "digest": "0" * 64}))
+    message = assert_snapshot_refused(damaged, "digest")
+    assert f"the records of the assets were altered (recorded {'0' * 64}, found {original['digest']})" in message
 
 
-# Forged values that nothing is steered by: the rollback is the same as without them.
+# Forged values without effect: the rollback is the same as without them.
 HARMLESS: dict[str, Change] = {
     "a release of any name": lambda d: d.update(releaseId="../../x"),
     "no release": lambda d: d.update(releaseId=None),
@@ -301,31 +301,31 @@ HARMLESS: dict[str, Change] = {
 
 @pytest.mark.parametrize("case", HARMLESS)
 @pytest.mark.slow
-def test_a_forged_value_that_steers_nothing_stays_in_its_place(watched: Watched, case: str) -> None:
-    """It is restored as it was captured; no path, size or time from the document reaches the live state."""
-    document = json.loads(watched.metadata.read_bytes())
+def test_forged_value_without_effect_restores_the_snapshot(damaged: DamagedProject, case: str) -> None:
+    """The captured state is restored; no path, size or time from the document reaches the live state."""
+    document = json.loads(damaged.metadata.read_bytes())
     HARMLESS[case](document)
-    write(watched, forge(document))
-    around = {path: kept for path, kept in watched.live().items() if path.startswith("neighbour")}
-    assert {verdict.status for verdict in verify_all(watched.pipeline.catalogue)} == {"verified"}
-    outcome = watched.roll()
+    write(damaged, forge(document))
+    outside = {path: info for path, info in damaged.live().items() if path.startswith("neighbour")}
+    assert {verdict.status for verdict in verify_all(damaged.pipeline.catalogue)} == {"verified"}
+    outcome = damaged.roll_back()
     assert (outcome.status, outcome.diagnostics) == ("restored", [])
-    assert watched.is_whole() == "new"
-    assert {path: kept for path, kept in watched.live().items() if path.startswith("neighbour")} == around
-    assert watched.strays() == []
-    assert watched.roll(outcome.safety_snapshot_id).status == "restored"
-    assert watched.is_whole() == "old"
+    assert damaged.state() == "new"
+    assert {path: info for path, info in damaged.live().items() if path.startswith("neighbour")} == outside
+    assert damaged.leftovers() == []
+    assert damaged.roll_back(outcome.safety_snapshot_id).status == "restored"
+    assert damaged.state() == "old"
 
 
-def test_a_forged_mode_is_a_mode(watched: Watched) -> None:
-    """What a document says within the bits that a mode has is what is restored, and verify has no way to tell."""
-    document = json.loads(watched.metadata.read_bytes())
+def test_forged_mode_is_restored(damaged: DamagedProject) -> None:
+    """A forged mode within the valid bits is restored; verify cannot find it."""
+    document = json.loads(damaged.metadata.read_bytes())
     set_in(MCP, mode=0o4751)(document)
-    write(watched, forge(document))
-    assert watched.roll().status == "restored"
-    assert os.stat(watched.project.mcp).st_mode & 0o7777 == 0o4751
-    os.chmod(watched.project.mcp, 0o644)
-    assert watched.is_whole() == "new"
+    write(damaged, forge(document))
+    assert damaged.roll_back().status == "restored"
+    assert os.stat(damaged.project.mcp).st_mode & 0o7777 == 0o4751
+    os.chmod(damaged.project.mcp, 0o644)
+    assert damaged.state() == "new"
 
 
 OLDER: Document = {
@@ -337,20 +337,20 @@ OLDER: Document = {
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("kind", ["a named pipe", "a socket", "a link to nowhere", "a folder"])
-def test_an_older_snapshot_makes_nobody_wait_for_a_pipe(watched: Watched, kind: str) -> None:
-    """It has no digests, so its database is looked at by SQLite, which would wait for somebody to write."""
-    folder = watched.pipeline.catalogue.store.folder / "old"
+def test_special_file_in_an_older_snapshot_never_blocks(damaged: DamagedProject, kind: str) -> None:
+    """The format has no digests, so SQLite opens its database, and would wait for a writer of a pipe."""
+    folder = damaged.pipeline.catalogue.store.folder / "old"
     (folder / "assets" / "state").mkdir(parents=True)
     (folder / "metadata.json").write_text(json.dumps(OLDER))
     WRONG_DOCUMENTS[kind](folder / "assets" / "state" / "app.db")
-    live = watched.live()
-    verdict = next(verdict for verdict in verify_all(watched.pipeline.catalogue) if verdict.snapshot_id == "old")
+    live = damaged.live()
+    verdict = next(verdict for verdict in verify_all(damaged.pipeline.catalogue) if verdict.snapshot_id == "old")
     assert verdict.status == "unverifiable"
     assert [finding.key for finding in verdict.findings] == ["database"]
-    outcome = watched.roll("old", force=True)
+    outcome = damaged.roll_back("old", force=True)
     assert outcome.status == "failed"
     assert "asset database" in outcome.diagnostics[0]
-    assert watched.live() == live
+    assert damaged.live() == live
 
 
 @pytest.mark.parametrize(
@@ -366,35 +366,35 @@ def test_an_older_snapshot_makes_nobody_wait_for_a_pipe(watched: Watched, kind: 
     ],
     ids=["an endless path", "a path that leads out", "no bytes", "a key", "an asset", "a limit", "an endless id"],
 )
-def test_an_older_document_is_read_as_strictly(watched: Watched, change: Change) -> None:
-    """What it holds is refused in a short sentence, and the snapshots beside it are no worse for it."""
-    folder = watched.pipeline.catalogue.store.folder / "old"
+def test_invalid_older_document_is_refused(damaged: DamagedProject, change: Change) -> None:
+    """The message is short, and the other snapshots still verify."""
+    folder = damaged.pipeline.catalogue.store.folder / "old"
     (folder / "assets" / "state").mkdir(parents=True)
     (folder / "assets" / "state" / "app.db").touch()
     document = copy.deepcopy(OLDER)
     change(document)
     (folder / "metadata.json").write_text(json.dumps(document))
-    live = watched.live()
-    outcome = watched.roll("old", force=True)
-    assert (outcome.status, watched.live()) == ("failed", live)
+    live = damaged.live()
+    outcome = damaged.roll_back("old", force=True)
+    assert (outcome.status, damaged.live()) == ("failed", live)
     assert len(outcome.diagnostics[0]) < 5000
-    verdicts = {verdict.snapshot_id: verdict for verdict in verify_all(watched.pipeline.catalogue)}
+    verdicts = {verdict.snapshot_id: verdict for verdict in verify_all(damaged.pipeline.catalogue)}
     assert verdicts["old"].findings and len(str(verdicts["old"].findings[0])) < 5000
     assert verdicts["v0_snapshot"].status == verdicts["v1_snapshot"].status == "verified"
 
 
 def stripped(document: Document) -> Document:
-    """Return a document of ours in the clothes of the older tool, which nothing verifies."""
+    """Return a document without digests, in the format of the older tool."""
     names = ("snapshotId", "releaseId", "createdAt", "retentionLimit", "assets", "metadataPath")
     return {name: document[name] for name in names}
 
 
-def test_a_document_without_its_digests_is_only_taken_with_force(watched: Watched) -> None:
-    """Dropping them is no way past the checksum: it is then a snapshot that cannot be verified, and says so."""
-    document = stripped(json.loads(watched.metadata.read_bytes()))
-    write(watched, document)
-    assert "cannot be verified" in watched.refused("stripped")
-    assert {v.snapshot_id: v.status for v in verify_all(watched.pipeline.catalogue)} == {
+def test_document_without_digests_needs_force(damaged: DamagedProject) -> None:
+    """Without its digests the snapshot counts as one that cannot be verified, and is refused."""
+    document = stripped(json.loads(damaged.metadata.read_bytes()))
+    write(damaged, document)
+    assert "cannot be verified" in damaged.assert_refused("stripped")
+    assert {v.snapshot_id: v.status for v in verify_all(damaged.pipeline.catalogue)} == {
         "v0_snapshot": "verified",
         "v1_snapshot": "unverifiable",
     }
@@ -402,55 +402,55 @@ def test_a_document_without_its_digests_is_only_taken_with_force(watched: Watche
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_any_edit_of_a_sealed_document_is_found(watched: Watched, data: st.DataObject) -> None:
-    """Values set to anything, dropped, doubled, up to three at once: another document is another checksum."""
-    original = json.loads((watched.template / watched.metadata.relative_to(watched.folder)).read_bytes())
+def test_any_edit_of_a_document_is_found_by_its_checksum(damaged: DamagedProject, data: st.DataObject) -> None:
+    """Up to three values are set, dropped or doubled; the checksum no longer matches."""
+    original = json.loads((damaged.template / damaged.metadata.relative_to(damaged.folder)).read_bytes())
     document = edited(original, data.draw(edits(original)))
-    write(watched, document)
+    write(damaged, document)
     if json.dumps(document, sort_keys=True) == json.dumps(original, sort_keys=True):
-        return  # true is not 1 there, and a key that was dropped and set again is as it was
-    (verdict,) = verify_all(watched.pipeline.catalogue, "v1_snapshot")
+        return  # the text differs for true and 1; a key that was dropped and set again is unchanged
+    (verdict,) = verify_all(damaged.pipeline.catalogue, "v1_snapshot")
     assert verdict.status == "damaged" or set(document) <= set(OLDER)
-    assert watched.refused("edited")
+    assert damaged.assert_refused("edited")
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
 def test_any_edit_of_a_forged_document_is_refused_or_restores_the_whole_snapshot(
-    watched: Watched, data: st.DataObject
+    damaged: DamagedProject, data: st.DataObject
 ) -> None:
-    """Nothing between, no exception that is no sentence, and nothing beside the assets is ever touched.
+    """There is no other result, no unexpected exception, and no change outside the assets.
 
-    An asset that the document does not hold any more is as one that was configured since: left as it is, and named.
+    An asset that is missing in the document stays unchanged and is reported, as one configured after the capture.
     """
-    original = json.loads((watched.template / watched.metadata.relative_to(watched.folder)).read_bytes())
+    original = json.loads((damaged.template / damaged.metadata.relative_to(damaged.folder)).read_bytes())
     document = forge(edited(original, data.draw(edits(original))))
     try:
-        write(watched, document)
-        around = {path: kept for path, kept in watched.live().items() if path.startswith("neighbour")}
-        live = watched.live()
-        is_verified = verify_all(watched.pipeline.catalogue, "v1_snapshot")[0].status == "verified"
-        assert pretty_bytes(overview(watched.settings, 10))
-        outcome = watched.roll()
+        write(damaged, document)
+        outside = {path: info for path, info in damaged.live().items() if path.startswith("neighbour")}
+        live = damaged.live()
+        is_verified = verify_all(damaged.pipeline.catalogue, "v1_snapshot")[0].status == "verified"
+        assert pretty_bytes(overview(damaged.settings, 10))
+        outcome = damaged.roll_back()
         if outcome.status == "failed":
-            assert watched.live() == live
+            assert damaged.live() == live
             assert len(outcome.diagnostics[0]) < 5000
         else:
             assert is_verified
-            left = set(by_asset(watched.new)) - {asset["key"] for asset in document["assets"]}
-            as_before = {key: kept for key, kept in by_asset(watched.old).items() if key in left}
-            assert by_asset(watched.project.content()) == {**by_asset(watched.new), **as_before}
+            left = set(by_asset(damaged.new)) - {asset["key"] for asset in document["assets"]}
+            unchanged = {key: content for key, content in by_asset(damaged.old).items() if key in left}
+            assert by_asset(damaged.project.content()) == {**by_asset(damaged.new), **unchanged}
             assert all(f"{key}: snapshot v1_snapshot does not hold it" in str(outcome.diagnostics) for key in left)
-        assert {path: kept for path, kept in watched.live().items() if path.startswith("neighbour")} == around
+        assert {path: info for path, info in damaged.live().items() if path.startswith("neighbour")} == outside
     finally:
-        watched.fresh()
+        damaged.reset()
 
 
-def by_asset(content: Any) -> dict[str, Any]:
-    """What each asset holds, without modes: what a mode may be, any mode is."""
+def by_asset(content: dict[str, Any]) -> dict[str, Any]:
+    """Return the content of each asset without modes, because a forged mode may be valid."""
     found: dict[str, Any] = {"database": content["rows"], "identity": {}, "mcp": {}, "extra": {}}
-    for path, kept in content["files"].items():
-        found[path.split("/")[0].split(".")[0]][path] = kept[0] if isinstance(kept[0], bytes) else kept[0:1]
+    for path, info in content["files"].items():
+        found[path.split("/")[0].split(".")[0]][path] = info[0] if isinstance(info[0], bytes) else info[0:1]
     return found
 
 
@@ -465,42 +465,42 @@ folder = Path(sys.argv[1])
 settings = load_settings({"release": json.loads((folder / "invoke.yaml").read_text())["release"]}, folder)
 outcome = rollback(settings, RollbackRequest(snapshot_id="v1_snapshot"))
 statuses = [verdict.status for verdict in verify_all(Pipeline(settings.release.root).catalogue)]
-told = {"status": outcome.status, "verdicts": sorted(statuses), "length": len(outcome.diagnostics[0])}
+report = {"status": outcome.status, "verdicts": sorted(statuses), "length": len(outcome.diagnostics[0])}
 most = re.search(r"VmHWM:\\s+(\\d+) kB", Path("/proc/self/status").read_text())[1]
-print(json.dumps({**told, "seconds": time.process_time(), "MiB": int(most) >> 10}))
+print(json.dumps({**report, "seconds": time.process_time(), "MiB": int(most) >> 10}))
 """
 
 
-def flood(original: Document, assets: list[Any]) -> bytes:
-    """A document with other assets, and all its digests right."""
+def with_assets(original: Document, assets: list[Any]) -> bytes:
+    """Return a document with other assets and correct digests."""
     return json.dumps(forge({**original, "assets": assets})).encode()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_documents_that_were_made_to_be_large_take_neither_time_nor_memory(
-    watched: Watched, tried: Callable[[int], None]
+def test_huge_documents_are_refused_in_bounded_time_and_memory(
+    damaged: DamagedProject, report_points: Callable[[int], None]
 ) -> None:
-    """100 MiB of JSON, a million errors, many assets: some seconds, less than 300 MiB, one short sentence."""
-    original = json.loads(watched.metadata.read_bytes())
-    entry, alone = file_entry(original), {"key": "a", "relativePath": "x", "kind": "file", "exists": True}
+    """100 MiB of JSON, a million errors or many assets take some seconds, less than 300 MiB and one short message."""
+    original = json.loads(damaged.metadata.read_bytes())
+    entry, small = file_entry(original), {"key": "a", "relativePath": "x", "kind": "file", "exists": True}
     many = {**original["assets"][IDENTITY], "entries": [{**entry, "path": str(n)} for n in range(60_000)]}
     key = b'"' + b"k" * (7 << 20) + b'": 1'
     large: dict[str, Callable[[], bytes]] = {
         "100 MiB of JSON": lambda: b'{"formatVersion": 1, "x": [' + b'{"a": 1},' * (11 << 20) + b"0]}",
         "16 MiB of lists": lambda: b'{"formatVersion": 1, "x": [' + b"[]," * ((16 << 20) // 3 - 100) + b"0]}",
-        "a million assets that are numbers": lambda: flood(original, [0] * 990_000),
-        "half a million assets without keys": lambda: flood(original, [{}] * 450_000),
-        "fifty thousand times the same asset": lambda: flood(original, [alone] * 50_000),
-        "many assets that are missing": lambda: flood(original, missing_assets(original, 20_000)),
-        "many entries that are missing": lambda: flood(original, [original["assets"][DATABASE], many]),
+        "a million assets that are numbers": lambda: with_assets(original, [0] * 990_000),
+        "half a million assets without keys": lambda: with_assets(original, [{}] * 450_000),
+        "fifty thousand times the same asset": lambda: with_assets(original, [small] * 50_000),
+        "many assets that are missing": lambda: with_assets(original, missing_assets(original, 20_000)),
+        "many entries that are missing": lambda: with_assets(original, [original["assets"][DATABASE], many]),
         "a text of 15 MiB": lambda: json.dumps(reseal({**original, "snapshotId": "x" * (15 << 20)})).encode(),
         "a key of 7 MiB twice": lambda: b"{" + key + b"," + key + b"}",
     }
     for case, make in large.items():
-        watched.metadata.write_bytes(make())
+        damaged.metadata.write_bytes(make())
         done = subprocess.run(
-            [sys.executable, "-c", LIMITED, str(watched.folder)],
+            [sys.executable, "-c", LIMITED, str(damaged.folder)],
             capture_output=True,
             text=True,
             timeout=110,
@@ -508,52 +508,54 @@ def test_documents_that_were_made_to_be_large_take_neither_time_nor_memory(
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_AS, (3 << 30, 3 << 30)),
         )
         assert done.returncode == 0, (case, done.stderr[-2000:])
-        told = json.loads(done.stdout)
-        print(case, told)
-        assert (told["status"], told["verdicts"]) == ("failed", ["damaged", "verified"]), (case, told)
-        assert told["length"] < 5000, (case, told)
-        assert told["MiB"] < 300, (case, told)
-        assert told["seconds"] < 30, (case, told)
-    tried(len(large))
+        report = json.loads(done.stdout)
+        print(case, report)
+        assert (report["status"], report["verdicts"]) == ("failed", ["damaged", "verified"]), (case, report)
+        assert report["length"] < 5000, (case, report)
+        assert report["MiB"] < 300, (case, report)
+        assert report["seconds"] < 30, (case, report)
+    report_points(len(large))
 
 
-def test_a_snapshot_that_no_reader_would_take_is_never_published(watched: Watched, monkeypatch: Any) -> None:
-    """A folder of so many names that its metadata is too large: refused when it is taken, not when it is needed."""
-    monkeypatch.setattr("release_tasks.core.canonical._MAX_BYTES", 5000)
+def test_snapshot_with_too_large_metadata_is_never_published(
+    damaged: DamagedProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder with too many names is refused at the capture, not at the rollback."""
+    monkeypatch.setattr("release_tasks.core.canonical.MAX_BYTES", 5000)
     for number in range(40):
-        (watched.project.identity / f"name-{number}").touch()
-    content = watched.project.content()
+        (damaged.project.identity / f"name-{number}").touch()
+    content = damaged.project.content()
     with pytest.raises(StageFailed, match="too many files for one snapshot"):
-        watched.project.capture("v2")
-    outcome = watched.roll("v0_snapshot")
-    assert (outcome.status, watched.project.content()) == ("failed", content)
+        damaged.project.capture("v2")
+    outcome = damaged.roll_back("v0_snapshot")
+    assert (outcome.status, damaged.project.content()) == ("failed", content)
     assert "too many files for one snapshot" in outcome.diagnostics[0]
-    assert sorted(os.listdir(watched.pipeline.catalogue.store.folder)) == ["v0_snapshot", "v1_snapshot"]
+    assert sorted(os.listdir(damaged.pipeline.catalogue.store.folder)) == ["v0_snapshot", "v1_snapshot"]
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_real_command_refuses_the_worst_documents_in_a_sentence(
-    watched: Watched, tried: Callable[[int], None]
+def test_inv_refuses_the_worst_documents_with_a_message(
+    damaged: DamagedProject, report_points: Callable[[int], None]
 ) -> None:
-    """Exit 1 from rollback, plan and verify; status, audit and recover answer; nothing live has changed."""
-    original = json.loads(watched.metadata.read_bytes())
+    """rollback, its plan and verify end with 1; status, audit and recover work; the live state is unchanged."""
+    original = json.loads(damaged.metadata.read_bytes())
     worst = ["100,000 levels", "a named pipe", "a folder", "100 MiB"]
     forged = ["a path that stands for no bytes", "a file with the mode None"]
     for case in [*worst, *forged]:
         if case in FORGED:
             document = copy.deepcopy(original)
             FORGED[case][0](document)
-            write(watched, forge(document))
+            write(damaged, forge(document))
         else:
-            WRONG_DOCUMENTS[case](watched.metadata)
-        live = watched.live()
+            WRONG_DOCUMENTS[case](damaged.metadata)
+        live = damaged.live()
         for words in (["rollback", "--snapshot", "v1_snapshot"], ["rollback", "--plan"], ["verify"]):
-            done = watched.inv(f"release.{words[0]}", *words[1:])
+            done = damaged.inv(f"release.{words[0]}", *words[1:])
             assert done.returncode == ExitCode.NEGATIVE, (case, words, done)
             assert "v1_snapshot" in done.stdout + done.stderr, (case, words, done)
-        done = watched.inv("release.recover", "release.status", "release.audit")
+        done = damaged.inv("release.recover", "release.status", "release.audit")
         assert done.returncode == ExitCode.DONE, (case, done)
-        assert watched.live() == live, case
-        watched.mend()
-    tried(len(worst) + len(forged))
+        assert damaged.live() == live, case
+        damaged.repair_snapshots()
+    report_points(len(worst) + len(forged))

@@ -1,4 +1,4 @@
-"""Manifests, latest.json, the rollback state and the journal, each damaged: a sentence, and no wrong thing is done."""
+"""Damaged manifests, latest.json, rollback state and journal: every command works or fails with a message."""
 
 from __future__ import annotations
 
@@ -6,7 +6,8 @@ import copy
 import json
 import os
 import shutil
-from collections.abc import Callable
+import sqlite3
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from hypothesis import strategies as st
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import verify_all
 from release_tasks.assets import base
+from release_tasks.assets.placing import rename_into_place
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.errors import ExitCode, StageError, StageFailed, UsageError
 from release_tasks.core.records import Manifest
@@ -24,84 +26,79 @@ from release_tasks.report.status import overview
 from release_tasks.stages.rollback.plan import plan_rollback
 from release_tasks.stages.rollback.recovery import pending, recover
 from release_tasks.tasks.flags import with_flags
+from tests.support.crash import PowerCut, fail_at
 from tests.support.faults.damage import (
     DEVICES,
-    NEEDS_ROOT,
     WRONG_DOCUMENTS,
-    Watched,
+    DamagedProject,
     edited,
     edits,
-    listing,
-    places,
+    paths_in,
     reseal,
+    scratch_folder,
+    value_at,
 )
+from tests.support.faults.marks import NEEDS_ROOT
 from tests.support.faults.stages import passed_preflight, prepare
+from tests.support.files import listing
+from tests.support.project import Project
 
 pytestmark = pytest.mark.slow
 
 Document = dict[str, Any]
 Change = Callable[[Document], Any]
 
-EVERY_WAY = {**WRONG_DOCUMENTS, **(DEVICES if os.geteuid() == 0 else {})}
-# One of each sort, for what is too slow to be tried with all of them.
-WORST = ["half of it", "NaN", "100,000 levels", "a folder", "a named pipe", "a link to the same elsewhere"]
-LEAD_NOWHERE = ["a link to nowhere", "a link to itself"]
-OTHERS = [case for case in EVERY_WAY if case not in (*WORST, *LEAD_NOWHERE)]
-IN_TWO_PARTS = pytest.mark.parametrize(
+EVERY_DAMAGE = {**WRONG_DOCUMENTS, **(DEVICES if os.geteuid() == 0 else {})}
+# One of each kind, for tests that are too slow for all of them.
+WORST = ["half of it", "NaN", "100,000 levels", "a folder", "a named pipe", "a link to the moved original"]
+DANGLING = ["a link to nowhere", "a link to itself"]
+OTHERS = [case for case in EVERY_DAMAGE if case not in (*WORST, *DANGLING)]
+CASES_IN_TWO_PARTS = pytest.mark.parametrize(
     "cases", [WORST, pytest.param(OTHERS, marks=pytest.mark.slow)], ids=["the worst", "the others"]
 )
 
 
-class PowerCut(BaseException):
-    """Ends a run at once, as SIGKILL would: no handler of the package knows it."""
-
-
-@pytest.fixture
-def released(kept: dict[str, Any], project_at: Callable[..., Any]) -> Watched:
-    """The same, rolled back once, at work since, and released: with manifest, latest.json and rollback state."""
-    if "released" not in kept:
-        folder = kept["folder"] / "released"
-        folder.mkdir()
-        made = kept["released"] = Watched(project_at(folder))
-        assert made.roll("v0_snapshot").status == "restored"
+@pytest.fixture(scope="module")
+def released_template() -> Iterator[DamagedProject]:
+    """The project of ``released``, made once for all tests of this module."""
+    with scratch_folder() as folder:
+        (folder / "released").mkdir()
+        made = DamagedProject(Project(folder / "released"))
+        assert made.roll_back("v0_snapshot").status == "restored"
         made.project.damage()
         made.project.mcp.write_text('{"since": 1}')
         assert release(made, "r1").status == "ready"
         made.old = made.project.content()
-        made.keep()
-    found: Watched = kept["released"]
-    found.fresh()
-    return found
+        made.save_template()
+        yield made
 
 
-def release(watched: Watched, release_id: str, retention: int | None = None) -> Manifest:
-    return prepare(with_flags(watched.settings, retention=retention), passed_preflight(), release_id)
+@pytest.fixture
+def released(released_template: DamagedProject) -> DamagedProject:
+    """A project with manifest, latest.json and rollback state: rolled back once, changed and released since then."""
+    released_template.reset()
+    return released_template
 
 
-def crash_in_mid_swap(watched: Watched, number: int = 2) -> Path:
-    """End a rollback to v1 after so many files have changed places, the database before them; returns the journal."""
-    real, calls = base.rename_into_place, 0
+def release(damaged: DamagedProject, release_id: str, retention: int | None = None) -> Manifest:
+    return prepare(with_flags(damaged.settings, retention=retention), passed_preflight(), release_id)
 
-    def place(*arguments: Any) -> bool:
-        nonlocal calls
-        calls += 1
-        if calls > number:
-            raise PowerCut
-        return real(*arguments)
 
+def crash_in_swap(damaged: DamagedProject, exchanges: int = 2) -> Path:
+    """End a rollback to v1 after the database is restored and two files are exchanged; returns the journal's path."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(base, "rename_into_place", place)
+        patch.setattr(base, "rename_into_place", fail_at(exchanges + 1, rename_into_place, PowerCut()))
         with pytest.raises(PowerCut):
-            watched.roll()
-    assert watched.is_whole().startswith("a mix")
-    return watched.pipeline.journal_path
+            damaged.roll_back()
+    assert damaged.state().startswith("a mix")
+    return damaged.pipeline.journal_path
 
 
-def around(watched: Watched) -> tuple[Any, Any]:
-    """What no recovery may touch: nobody's files, and the snapshots that were there before."""
-    stored = listing(watched.pipeline.catalogue.store.folder)
-    kept = {path: kept for path, kept in stored.items() if path.startswith(("v0_snapshot", "v1_snapshot"))}
-    return {path: kept for path, kept in watched.live().items() if path.startswith("neighbour/file")}, kept
+def unchanged_files(damaged: DamagedProject) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return a listing of what no recovery may change: a file that is no asset, and the earlier snapshots."""
+    stored = listing(damaged.pipeline.catalogue.store.folder)
+    snapshots = {path: info for path, info in stored.items() if path.startswith(("v0_snapshot", "v1_snapshot"))}
+    return {path: info for path, info in damaged.live().items() if path.startswith("neighbour/file")}, snapshots
 
 
 def set_step(number: int, **values: Any) -> Change:
@@ -111,69 +108,69 @@ def set_step(number: int, **values: Any) -> Change:
 # ---- the journal
 
 
-def hold_journal_refused(watched: Watched, case: str, thoroughly: bool = False) -> None:
-    """Hold that recovery says what is wrong and changes nothing; with ``thoroughly`` every other command too."""
-    live, stored = watched.live(), listing(watched.pipeline.catalogue.store.folder)
-    path = watched.pipeline.journal_path
+def assert_journal_refused(damaged: DamagedProject, case: str, thoroughly: bool = False) -> None:
+    """Fail unless recover refuses with a message and changes nothing; with ``thoroughly`` other commands too."""
+    live, stored = damaged.live(), listing(damaged.pipeline.catalogue.store.folder)
+    path = damaged.pipeline.journal_path
     before = os.lstat(path)
-    commands: dict[str, Callable[[], Any]] = {"recover": lambda: recover(watched.settings)}
+    commands: dict[str, Callable[[], Any]] = {"recover": lambda: recover(damaged.settings)}
     if thoroughly:
-        commands["pending"] = lambda: pending(watched.settings, watched.pipeline)
-        commands["plan"] = lambda: plan_rollback(watched.settings)
-        commands["prepare"] = lambda: release(watched, "later")
+        commands["pending"] = lambda: pending(damaged.settings, damaged.pipeline)
+        commands["plan"] = lambda: plan_rollback(damaged.settings)
+        commands["prepare"] = lambda: release(damaged, "later")
     for name, command in commands.items():
         with pytest.raises(StageFailed) as error:
             command()
-        told = error.value.message
+        message = error.value.message
         if name == "prepare":
-            assert "Run `inv release.recover` first" in told, (case, told)
+            assert "Run `inv release.recover` first" in message, (case, message)
         else:
-            assert f"move {path} away, then run `inv release.rollback --snapshot ID --force`" in told, (
+            assert f"move {path} away, then run `inv release.rollback --snapshot ID --force`" in message, (
                 case,
                 name,
-                told,
+                message,
             )
-            assert "Nothing was changed" in told, (case, name, told)
-            assert len(told) < 5000, (case, name, len(told))
+            assert "Nothing was changed" in message, (case, name, message)
+            assert len(message) < 5000, (case, name, len(message))
     if thoroughly:
-        outcome = watched.roll(force=True)
+        outcome = damaged.roll_back(force=True)
         assert outcome.status == "failed", case
         assert "its journal is damaged" in outcome.diagnostics[0], case
-        assert watched.last_event() == ("rollback.refused", "failed", outcome.diagnostics[0]), case
-        assert overview(watched.settings, 10)["interrupted"] is True, case
-        assert {verdict.status for verdict in verify_all(watched.pipeline.catalogue)} == {"verified"}, case
-    assert watched.live() == live, case
-    assert listing(watched.pipeline.catalogue.store.folder) == stored, case
+        assert damaged.last_event() == ("rollback.refused", "failed", outcome.diagnostics[0]), case
+        assert overview(damaged.settings, 10)["interrupted"] is True, case
+        assert {verdict.status for verdict in verify_all(damaged.pipeline.catalogue)} == {"verified"}, case
+    assert damaged.live() == live, case
+    assert listing(damaged.pipeline.catalogue.store.folder) == stored, case
     after = os.lstat(path)
     assert (before.st_ino, before.st_mode, before.st_mtime_ns) == (after.st_ino, after.st_mode, after.st_mtime_ns), case
 
 
-@IN_TWO_PARTS
-def test_a_journal_that_cannot_be_read_stops_everything_that_could_make_it_worse(
-    watched: Watched, tried: Callable[[int], None], cases: list[str]
+@CASES_IN_TWO_PARTS
+def test_unreadable_journal_stops_every_command_that_changes_state(
+    damaged: DamagedProject, report_points: Callable[[int], None], cases: list[str]
 ) -> None:
-    """In mid-swap, whatever became of it: nothing is guessed, and with the journal put back recovery ends whole."""
-    path = crash_in_mid_swap(watched)
+    """After a crash in the swap no command guesses; with the original journal recover finishes."""
+    path = crash_in_swap(damaged)
     good = path.with_name("good")
     path.rename(good)
     for case in cases:
         shutil.copy(good, path)
-        EVERY_WAY[case](path)
-        hold_journal_refused(watched, case, thoroughly=True)
+        EVERY_DAMAGE[case](path)
+        assert_journal_refused(damaged, case, thoroughly=True)
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        (watched.folder / "neighbour" / "moved").unlink(missing_ok=True)
+        (damaged.folder / "neighbour" / "moved").unlink(missing_ok=True)
     good.rename(path)
-    assert recover(watched.settings).status == "finished"
-    assert watched.is_whole() == "new"
-    tried(len(cases))
+    assert recover(damaged.settings).status == "finished"
+    assert damaged.state() == "new"
+    report_points(len(cases))
 
 
-@pytest.mark.parametrize("case", LEAD_NOWHERE)
-def test_a_journal_that_became_a_link_to_nowhere_is_still_in_the_way(watched: Watched, case: str) -> None:
-    """To whoever only asks whether it exists such a link looks like nothing, and a release would take the mix."""
-    path = crash_in_mid_swap(watched)
-    EVERY_WAY[case](path)
-    hold_journal_refused(watched, case, thoroughly=True)
+@pytest.mark.parametrize("case", DANGLING)
+def test_journal_that_is_a_dangling_link_still_stops_commands(damaged: DamagedProject, case: str) -> None:
+    """``exists`` is false for such a link, and a release would then capture the mix."""
+    path = crash_in_swap(damaged)
+    EVERY_DAMAGE[case](path)
+    assert_journal_refused(damaged, case, thoroughly=True)
 
 
 def changed(value: Any) -> Any:
@@ -184,35 +181,31 @@ def changed(value: Any) -> Any:
     return value[:-1] if value else "x"
 
 
-def test_every_value_of_a_journal_is_covered_by_its_checksum(watched: Watched, tried: Callable[[int], None]) -> None:
-    """Changed, dropped or added, at any depth: a step that is called done, or another inode, would make a mix."""
-    path = crash_in_mid_swap(watched)
+def test_every_value_of_a_journal_is_covered_by_its_checksum(
+    damaged: DamagedProject, report_points: Callable[[int], None]
+) -> None:
+    """A value changed, dropped or added at any depth is refused: a wrong inode or ``done`` would make a mix."""
+    path = crash_in_swap(damaged)
     text = path.read_text()
     original = json.loads(text)
-    found = [place for place in places(original) if not isinstance(at(original, place), dict)]
-    for place in found:
-        path.write_text(json.dumps(edited(original, [(place, "set", changed(at(original, place)))])))
-        hold_journal_refused(watched, f"{place} changed")
-        path.write_text(json.dumps(edited(original, [(place, "drop", None)])))
-        hold_journal_refused(watched, f"{place} dropped")
+    found = [keys for keys in paths_in(original) if not isinstance(value_at(original, keys), dict)]
+    for keys in found:
+        path.write_text(json.dumps(edited(original, [(keys, "set", changed(value_at(original, keys)))])))
+        assert_journal_refused(damaged, f"{keys} changed")
+        path.write_text(json.dumps(edited(original, [(keys, "drop", None)])))
+        assert_journal_refused(damaged, f"{keys} dropped")
     path.write_text(json.dumps({**original, "more": 1}))
-    hold_journal_refused(watched, "a key more")
+    assert_journal_refused(damaged, "a key more")
     path.write_text(text)
-    assert recover(watched.settings).status == "finished"
-    assert watched.is_whole() == "new"
+    assert recover(damaged.settings).status == "finished"
+    assert damaged.state() == "new"
     assert len(found) > 30
-    tried(2 * len(found) + 1)
-
-
-def at(value: Any, place: tuple[Any, ...]) -> Any:
-    for key in place:
-        value = value[key]
-    return value
+    report_points(2 * len(found) + 1)
 
 
 DATABASE, IDENTITY, MCP, EXTRA = range(4)  # the steps, in their order
 
-# With the right checksum: what no rollback writes is refused.
+# Journals with a correct checksum that no rollback writes: (the change, a part of the message).
 FORGED: dict[str, tuple[Change, str]] = {
     "a rollback that leads out": (lambda d: d.update(rollbackId="../../neighbour"), "invalid rollbackId"),
     "a rollback with a slash": (lambda d: d.update(rollbackId="a/b"), "invalid rollbackId"),
@@ -251,27 +244,27 @@ FORGED: dict[str, tuple[Change, str]] = {
 }
 
 
-def test_a_forged_journal_is_refused_by_what_lies_below_its_checksum(
-    watched: Watched, tried: Callable[[int], None]
+def test_forged_journal_with_a_correct_checksum_is_refused(
+    damaged: DamagedProject, report_points: Callable[[int], None]
 ) -> None:
-    """Whoever makes the checksum anew still cannot make recovery read or rename anything out of its place."""
-    path = crash_in_mid_swap(watched)
+    """An attacker who computes the checksum cannot make recover read or rename other files."""
+    path = crash_in_swap(damaged)
     text = path.read_text()
-    for case, (change, told) in FORGED.items():
+    for case, (change, reason) in FORGED.items():
         document = json.loads(text)
         change(document)
         path.write_text(json.dumps(reseal(document)))
-        hold_journal_refused(watched, case)
+        assert_journal_refused(damaged, case)
         with pytest.raises(StageFailed) as error:
-            pending(watched.settings, watched.pipeline)
-        assert told in error.value.message, (case, error.value.message)
+            pending(damaged.settings, damaged.pipeline)
+        assert reason in error.value.message, (case, error.value.message)
     path.write_text(text)
-    assert recover(watched.settings).status == "finished"
-    assert watched.is_whole() == "new"
-    tried(len(FORGED))
+    assert recover(damaged.settings).status == "finished"
+    assert damaged.state() == "new"
+    report_points(len(FORGED))
 
 
-ELSEWHERE: dict[str, Change] = {
+WRONG_PATHS: dict[str, Change] = {
     "an asset that is none": set_step(MCP, key="other"),
     "another asset's key": lambda d: (set_step(EXTRA, key="spare")(d), set_step(MCP, key="extra")(d)),
     "an absolute path": set_step(MCP, path="/etc/passwd"),
@@ -286,22 +279,22 @@ ELSEWHERE: dict[str, Change] = {
 }
 
 
-def test_a_forged_journal_cannot_name_a_place_that_the_configuration_does_not(
-    watched: Watched, tried: Callable[[int], None]
+def test_forged_journal_cannot_name_a_path_outside_the_configuration(
+    damaged: DamagedProject, report_points: Callable[[int], None]
 ) -> None:
-    """Where an asset lies is what release.assets says; the sentence names what it does not know."""
-    path = crash_in_mid_swap(watched)
+    """The path of an asset comes from release.assets; the message names the unknown path."""
+    path = crash_in_swap(damaged)
     text = path.read_text()
-    live = watched.live()
-    for case, change in ELSEWHERE.items():
+    live = damaged.live()
+    for case, change in WRONG_PATHS.items():
         document = json.loads(text)
         change(document)
         path.write_text(json.dumps(reseal(document)))
         with pytest.raises(StageFailed, match=r"which is no longer in release\.assets"):
-            recover(watched.settings)
-        assert watched.roll(force=True).status == "failed", case
-        assert watched.live() == live, case
-    tried(len(ELSEWHERE))
+            recover(damaged.settings)
+        assert damaged.roll_back(force=True).status == "failed", case
+        assert damaged.live() == live, case
+    report_points(len(WRONG_PATHS))
 
 
 def all_steps(**values: Any) -> Change:
@@ -314,8 +307,8 @@ def no_inodes(document: Document) -> None:
             step.update(new={"device": -1, "number": 10**200}, done=False)
 
 
-# Forged values that recovery stands: (what it says, what recovery reports, what is live then).
-STOOD: dict[str, tuple[Change, str, str]] = {
+# Forged values that recover accepts: (the change, the status of recover, the live state after it).
+ACCEPTED: dict[str, tuple[Change, str, str]] = {
     "the other direction": (lambda d: d.update(direction="back"), "undone", "old"),
     "a snapshot that is not there": (lambda d: d.update(snapshotId="nowhere"), "undone", "old"),
     "a snapshot that is the safety snapshot": (
@@ -325,7 +318,7 @@ STOOD: dict[str, tuple[Change, str, str]] = {
     "all of it mirrored": (
         lambda d: [step.update(mirrored=True) for step in d["steps"][IDENTITY:]], "finished", "new",
     ),
-    "inodes that nobody has": (no_inodes, "finished", "new"),
+    "inodes of no file": (no_inodes, "finished", "new"),
     "its steps in another order": (lambda d: d["steps"].reverse(), "finished", "new"),
     "a lineage of any kind": (lambda d: d.update(lineage="\ud800/-1"), "finished", "new"),
     "a time of any kind": (lambda d: d.update(startedAt="\x1b[2J"), "finished", "new"),
@@ -333,139 +326,139 @@ STOOD: dict[str, tuple[Change, str, str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("case", STOOD)
-def test_a_forged_journal_that_could_be_one_ends_whole(watched: Watched, case: str) -> None:
-    """The inodes and the snapshots are there to tell old from new, whatever the journal says of the way so far."""
-    change, status, state = STOOD[case]
-    path = crash_in_mid_swap(watched)
+@pytest.mark.parametrize("case", ACCEPTED)
+def test_plausible_forged_journal_ends_in_a_whole_state(damaged: DamagedProject, case: str) -> None:
+    """Recover finds old and new by the inodes and the snapshots, not by the progress in the journal."""
+    change, status, state = ACCEPTED[case]
+    path = crash_in_swap(damaged)
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(reseal(document)))
-    before = around(watched)
-    assert recover(watched.settings).status == status
-    assert state in watched.is_whole()
-    assert around(watched) == before
-    assert watched.strays() == []
-    assert watched.roll(force=True).status == "restored"
-    assert watched.is_whole() == "new"
+    before = unchanged_files(damaged)
+    assert recover(damaged.settings).status == status
+    assert state in damaged.state()
+    assert unchanged_files(damaged) == before
+    assert damaged.leftovers() == []
+    assert damaged.roll_back(force=True).status == "restored"
+    assert damaged.state() == "new"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_any_edit_of_a_forged_journal_leaves_a_way_on(watched: Watched, data: st.DataObject) -> None:
-    """It is a sentence or a report; nothing beside the assets is touched, and a forced rollback makes all of it whole.
+def test_any_edit_of_a_forged_journal_leaves_a_rollback_possible(damaged: DamagedProject, data: st.DataObject) -> None:
+    """Recover fails with a message or reports; only assets change; a forced rollback restores the whole snapshot.
 
-    What no program can tell is a journal that calls done what is not, sealed by somebody who wanted that.
+    Recover cannot find a false ``done`` with a correct checksum.
     """
-    watched.fresh()
-    path = crash_in_mid_swap(watched)
+    damaged.reset()
+    path = crash_in_swap(damaged)
     original = json.loads(path.read_text())
     path.write_text(json.dumps(reseal(edited(original, data.draw(edits(original))))))
-    live, before = watched.live(), around(watched)
+    live, before = damaged.live(), unchanged_files(damaged)
     try:
-        recover(watched.settings)
+        recover(damaged.settings)
     except StageError as error:
         if path.exists() and "could not be completed" not in error.message:
-            assert watched.live() == live
-    assert around(watched) == before
-    assert pretty_bytes(overview(watched.settings, 10))
+            assert damaged.live() == live
+    assert unchanged_files(damaged) == before
+    assert pretty_bytes(overview(damaged.settings, 10))
     path.unlink(missing_ok=True)
-    outcome = watched.roll(force=True)
+    outcome = damaged.roll_back(force=True)
     assert outcome.status == "restored", outcome
-    assert watched.is_whole() == "new"
-    assert watched.strays() == []
-    assert around(watched) == before
+    assert damaged.state() == "new"
+    assert damaged.leftovers() == []
+    assert unchanged_files(damaged) == before
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_any_edit_of_a_journal_is_found(watched: Watched, data: st.DataObject) -> None:
-    """Bytes put in, taken out or changed anywhere: refused, unless it still says the same."""
-    path = watched.pipeline.journal_path
+def test_any_edit_of_a_journal_is_found(damaged: DamagedProject, data: st.DataObject) -> None:
+    """After any change of bytes the journal is refused, unless its JSON is equal."""
+    path = damaged.pipeline.journal_path
     if not path.exists():
-        crash_in_mid_swap(watched)
-        shutil.copy(path, watched.folder.with_name("good-journal"))
-    good = watched.folder.with_name("good-journal").read_bytes()
-    place = data.draw(st.integers(0, len(good)))
+        crash_in_swap(damaged)
+        shutil.copy(path, damaged.folder.with_name("good-journal"))
+    good = damaged.folder.with_name("good-journal").read_bytes()
+    start = data.draw(st.integers(0, len(good)))
     new = data.draw(st.binary(max_size=5))
-    bad = good[:place] + new + good[place + data.draw(st.integers(0, 5)) :]
+    bad = good[:start] + new + good[start + data.draw(st.integers(0, 5)) :]
     path.write_bytes(bad)
     try:
         if json.loads(bad) == json.loads(good):
             return
     except ValueError:
         pass
-    hold_journal_refused(watched, repr(bad[place - 20 : place + 20]))
+    assert_journal_refused(damaged, repr(bad[start - 20 : start + 20]))
 
 
-def break_metadata(watched: Watched, snapshot_id: str) -> Callable[[], None]:
-    """Damage the metadata of a snapshot; returns what mends it."""
-    path = watched.pipeline.catalogue.path(snapshot_id) / "metadata.json"
+def break_metadata(damaged: DamagedProject, snapshot_id: str) -> Callable[[], object]:
+    """Damage the metadata of a snapshot; returns the function that repairs it."""
+    path = damaged.pipeline.catalogue.path(snapshot_id) / "metadata.json"
     good = path.read_bytes()
     path.write_bytes(good.replace(b'"sequence"', b'"sequences"'))
-    return lambda: path.write_bytes(good) and None
+    return lambda: path.write_bytes(good)
 
 
-def break_file(watched: Watched, snapshot_id: str) -> Callable[[], None]:
-    """Flip a bit of a stored file; returns what mends it."""
-    path = watched.pipeline.catalogue.path(snapshot_id) / "assets/identity/identity/identity.json"
+def break_file(damaged: DamagedProject, snapshot_id: str) -> Callable[[], object]:
+    """Flip a bit of a stored file; returns the function that repairs it."""
+    path = damaged.pipeline.catalogue.path(snapshot_id) / "assets/identity/identity/identity.json"
     good = path.read_bytes()
     path.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-    return lambda: path.write_bytes(good) and None
+    return lambda: path.write_bytes(good)
 
 
 BREAKS = {"metadata": break_metadata, "a stored file": break_file}
 
 
-def safety_of(watched: Watched) -> str:
-    found: str = json.loads(watched.pipeline.journal_path.read_text())["safetySnapshotId"]
+def safety_snapshot_of(damaged: DamagedProject) -> str:
+    found: str = json.loads(damaged.pipeline.journal_path.read_text())["safetySnapshotId"]
     return found
 
 
 @pytest.mark.parametrize("what", BREAKS)
-def test_recovery_goes_back_when_the_snapshot_is_damaged_by_then(watched: Watched, what: str) -> None:
-    """Its digests are taken again before anything is moved, and the state before is whole again."""
-    crash_in_mid_swap(watched)
-    BREAKS[what](watched, "v1_snapshot")
-    report = recover(watched.settings)
-    assert (report.status, watched.is_whole()) == ("undone", "old")
-    assert watched.strays() == []
+def test_recovery_undoes_when_the_snapshot_is_damaged(damaged: DamagedProject, what: str) -> None:
+    """Recover verifies the digests before it moves any file, and then restores the old state."""
+    crash_in_swap(damaged)
+    BREAKS[what](damaged, "v1_snapshot")
+    report = recover(damaged.settings)
+    assert (report.status, damaged.state()) == ("undone", "old")
+    assert damaged.leftovers() == []
 
 
 @pytest.mark.parametrize("what", BREAKS)
-def test_recovery_goes_forward_when_only_the_safety_snapshot_is_damaged(watched: Watched, what: str) -> None:
-    """The way forward does not need it, and there is no way back."""
-    crash_in_mid_swap(watched)
-    BREAKS[what](watched, safety_of(watched))
-    report = recover(watched.settings)
-    assert (report.status, watched.is_whole()) == ("finished", "new")
+def test_recovery_finishes_when_only_the_safety_snapshot_is_damaged(damaged: DamagedProject, what: str) -> None:
+    """Finishing does not need the safety snapshot; undoing would."""
+    crash_in_swap(damaged)
+    BREAKS[what](damaged, safety_snapshot_of(damaged))
+    report = recover(damaged.settings)
+    assert (report.status, damaged.state()) == ("finished", "new")
 
 
 @pytest.mark.parametrize("what", BREAKS)
-def test_recovery_moves_nothing_when_both_snapshots_are_damaged(watched: Watched, what: str) -> None:
-    """It says so, keeps the journal, and ends whole once one of them is mended."""
-    path = crash_in_mid_swap(watched)
-    safety = safety_of(watched)
-    live = watched.live()
+def test_recovery_changes_nothing_when_both_snapshots_are_damaged(damaged: DamagedProject, what: str) -> None:
+    """It reports both, keeps the journal, and finishes once one snapshot is repaired."""
+    path = crash_in_swap(damaged)
+    safety = safety_snapshot_of(damaged)
+    live = damaged.live()
     journal = path.read_bytes()
-    mend = BREAKS[what](watched, "v1_snapshot")
-    BREAKS[what](watched, safety)
+    repair = BREAKS[what](damaged, "v1_snapshot")
+    BREAKS[what](damaged, safety)
     for _ in range(2):
         with pytest.raises(StageFailed, match="may be mixed"):
-            recover(watched.settings)
-        assert watched.roll("v0_snapshot", force=True).status == "failed"
-        assert watched.live() == live
+            recover(damaged.settings)
+        assert damaged.roll_back("v0_snapshot", force=True).status == "failed"
+        assert damaged.live() == live
         assert path.read_bytes() == journal
-    mend()
-    assert recover(watched.settings).status == "finished"
-    assert watched.is_whole() == "new"
+    repair()
+    assert recover(damaged.settings).status == "finished"
+    assert damaged.state() == "new"
 
 
 # ---- manifests, latest.json and the rollback state
 
 
-def record_path(watched: Watched, which: str) -> Path:
-    pipeline = watched.pipeline
+def record_path(damaged: DamagedProject, which: str) -> Path:
+    pipeline = damaged.pipeline
     return {
         "manifest": pipeline.manifests / "r1.json",
         "latest": pipeline.manifests / "latest.json",
@@ -473,57 +466,57 @@ def record_path(watched: Watched, which: str) -> Path:
     }[which]
 
 
-def hold_readable(watched: Watched, case: str) -> None:
-    """Hold that every command that only reads answers."""
-    assert pretty_bytes(overview(watched.settings, 10)), case
-    assert {verdict.status for verdict in verify_all(watched.pipeline.catalogue)} == {"verified"}, case
-    assert watched.pipeline.audit.verify(watched.pipeline.anchors()).intact, case
-    assert plan_rollback(watched.settings, snapshot_id="v1_snapshot").changes, case
-    assert recover(watched.settings).status == "clean", case
+def assert_reading_works(damaged: DamagedProject, case: str) -> None:
+    """Fail unless every command that only reads works."""
+    assert pretty_bytes(overview(damaged.settings, 10)), case
+    assert {verdict.status for verdict in verify_all(damaged.pipeline.catalogue)} == {"verified"}, case
+    assert damaged.pipeline.audit.verify(damaged.pipeline.anchors()).intact, case
+    assert plan_rollback(damaged.settings, snapshot_id="v1_snapshot").changes, case
+    assert recover(damaged.settings).status == "clean", case
 
 
 def write_record(path: Path, document: Document) -> None:
-    """Write what somebody would who knows how checksums are made."""
+    """Write a document with a correct checksum, as an attacker does."""
     path.write_text(json.dumps(reseal(document)))
 
 
 @pytest.mark.parametrize("which", ["manifest", "latest", "state"])
 def test_every_value_of_a_record_is_covered_by_its_checksum(
-    released: Watched, tried: Callable[[int], None], which: str
+    released: DamagedProject, report_points: Callable[[int], None], which: str
 ) -> None:
-    """Changed, dropped or added, at any depth, the checksum itself too; no note of the past is quietly another one."""
+    """A value changed, dropped or added at any depth, or a changed checksum, makes the record unreadable."""
     path = record_path(released, which)
     original = json.loads(path.read_bytes())
-    found = [place for place in places(original) if not isinstance(at(original, place), (dict, list))]
-    documents = [edited(original, [(place, "set", changed(at(original, place)))]) for place in found]
-    documents += [edited(original, [(place, "drop", None)]) for place in found]
+    found = [keys for keys in paths_in(original) if not isinstance(value_at(original, keys), (dict, list))]
+    documents = [edited(original, [(keys, "set", changed(value_at(original, keys)))]) for keys in found]
+    documents += [edited(original, [(keys, "drop", None)]) for keys in found]
     documents += [{**original, "more": 1}, {**original, "checksum": None}]
     for document in documents:
         path.write_text(json.dumps(document))
-        told = overview(released.settings, 10)
+        status = overview(released.settings, 10)
         if which == "manifest":
-            assert told["releases"][0]["status"] == "unreadable", document
+            assert status["releases"][0]["status"] == "unreadable", document
         elif which == "state":
-            assert told["rollback"]["status"] == "unreadable", document
+            assert status["rollback"]["status"] == "unreadable", document
         else:
             assert released.pipeline.latest_ready() is None, document
-    tried(len(documents))
+    report_points(len(documents))
 
 
-@IN_TWO_PARTS
+@CASES_IN_TWO_PARTS
 @pytest.mark.parametrize("which", ["manifest", "latest", "state"])
-def test_a_record_that_cannot_be_read_keeps_no_command_from_answering(
-    released: Watched, tried: Callable[[int], None], which: str, cases: list[str]
+def test_unreadable_record_stops_no_reading_command(
+    released: DamagedProject, report_points: Callable[[int], None], which: str, cases: list[str]
 ) -> None:
-    """Status says which one it is and why; nothing live changes, and the record is left as it is."""
+    """Status names the record and the reason; the live state and the record stay unchanged."""
     path = record_path(released, which)
     good = path.with_name("good")
     path.rename(good)
-    for case in [*cases, *LEAD_NOWHERE]:
+    for case in [*cases, *DANGLING]:
         shutil.copy(good, path)
-        EVERY_WAY[case](path)
+        EVERY_DAMAGE[case](path)
         content, before = released.project.content(), os.lstat(path)
-        hold_readable(released, case)
+        assert_reading_works(released, case)
         found = overview(released.settings, 10)
         if which == "manifest":
             assert [r["status"] for r in found["releases"]] == ["unreadable"], case
@@ -539,42 +532,44 @@ def test_a_record_that_cannot_be_read_keeps_no_command_from_answering(
         assert os.lstat(path).st_ino == before.st_ino, case
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         (released.folder / "neighbour" / "moved").unlink(missing_ok=True)
-    tried(len(cases) + len(LEAD_NOWHERE))
+    report_points(len(cases) + len(DANGLING))
 
 
 @pytest.mark.timeout(60)
 @pytest.mark.parametrize("case", [*WORST, pytest.param("a device that is empty", marks=[pytest.mark.root, NEEDS_ROOT])])
 @pytest.mark.parametrize("which", ["manifest", "latest", "state"])
-def test_a_record_that_cannot_be_read_bars_no_way_back(released: Watched, which: str, case: str) -> None:
-    """A rollback and a release do what they would do, or fail whole; what a link led to is not written through."""
-    EVERY_WAY[case](record_path(released, which))
+def test_unreadable_record_blocks_no_rollback(released: DamagedProject, which: str, case: str) -> None:
+    """Rollback and release succeed, or fail without a change; the target of a link is never written."""
+    EVERY_DAMAGE[case](record_path(released, which))
     moved = released.folder / "neighbour" / "moved"
-    kept = moved.read_bytes() if moved.exists() else None
+    before = moved.read_bytes() if moved.exists() else None
     live = released.live()
-    outcome = released.roll()
+    outcome = released.roll_back()
     if (which, case) == ("state", "a folder"):
         assert (outcome.status, released.live()) == ("failed", live)
         assert str(released.pipeline.state_path) in outcome.diagnostics[0]
     else:
         assert outcome.status == "restored"
-        assert released.is_whole() == "new"
+        assert released.state() == "new"
     content = released.project.content()
     manifest = release(released, "r2")
     assert manifest.status == ("blocked" if (which, case) == ("latest", "a folder") else "ready"), manifest.diagnostics
     assert released.project.content() == content
-    assert (moved.read_bytes() if moved.exists() else None) == kept
-    assert released.strays() == []
+    assert (moved.read_bytes() if moved.exists() else None) == before
+    assert released.leftovers() == []
 
 
 @pytest.mark.parametrize("case", [*WORST, "removed"])
 @pytest.mark.parametrize("which", ["latest", "state"])
-def test_retention_keeps_what_an_unreadable_record_may_name(released: Watched, which: str, case: str) -> None:
-    """What is deployed is also in its own manifest; without a state nothing is let go at all."""
+def test_retention_keeps_snapshots_that_an_unreadable_record_may_name(
+    released: DamagedProject, which: str, case: str
+) -> None:
+    """The deployed release has its own manifest; with an unreadable rollback state retention deletes nothing."""
     state = released.pipeline.read_state()
     latest = released.pipeline.latest_ready()
     assert state is not None and latest is not None and latest.snapshot is not None
     path = record_path(released, which)
-    path.unlink() if case == "removed" else EVERY_WAY[case](path)
+    path.unlink() if case == "removed" else EVERY_DAMAGE[case](path)
     for number in range(3):
         released.project.mcp.write_text(str(number))
         released.project.capture(f"x{number}")
@@ -589,8 +584,8 @@ def test_retention_keeps_what_an_unreadable_record_may_name(released: Watched, w
     assert "x2_snapshot" in left
 
 
-# What a manifest may not say, as its file name and an id are checked.
-IMPOSSIBLE: dict[str, tuple[Change, str]] = {
+# Invalid manifests: (the change, a part of the reason).
+INVALID: dict[str, tuple[Change, str]] = {
     "another release": (lambda d: d.update(releaseId="r9"), "belongs to release 'r9'"),
     "a release that leads out": (lambda d: d.update(releaseId="../r1"), "belongs to release"),
     "a release of 100,000 characters": (lambda d: d.update(releaseId="x" * 100_000), "belongs to release"),
@@ -612,43 +607,45 @@ IMPOSSIBLE: dict[str, tuple[Change, str]] = {
 }
 
 
-def test_a_manifest_that_cannot_be_one_is_listed_with_its_reason(
-    released: Watched, tried: Callable[[int], None]
+def test_invalid_manifest_is_listed_with_its_reason(
+    released: DamagedProject, report_points: Callable[[int], None]
 ) -> None:
-    """And does nothing else: what it says of a snapshot, a sequence or an anchor counts for nothing."""
+    """Its snapshot, sequence and anchor have no effect."""
     path = record_path(released, "manifest")
     original = json.loads(path.read_bytes())
-    for case, (change, told) in IMPOSSIBLE.items():
+    for case, (change, reason) in INVALID.items():
         document = copy.deepcopy(original)
         change(document)
         write_record(path, document)
-        hold_readable(released, case)
+        assert_reading_works(released, case)
         (listed,) = overview(released.settings, 10)["releases"]
         assert (listed["releaseId"], listed["status"]) == ("r1", "unreadable"), case
-        assert told in listed["detail"] and len(listed["detail"]) < 5000, (case, listed)
+        assert reason in listed["detail"] and len(listed["detail"]) < 5000, (case, listed)
         assert released.pipeline.lineage().endswith("/0"), case
-    tried(len(IMPOSSIBLE))
+    report_points(len(INVALID))
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_any_edit_of_a_record_is_a_whole_rollback_or_a_sentence(released: Watched, data: st.DataObject) -> None:
-    """No manifest and no state, whatever it says, makes a rollback do anything but restore the snapshot or nothing."""
-    released.fresh()
+def test_any_edit_of_a_record_leaves_a_rollback_that_restores_the_snapshot(
+    released: DamagedProject, data: st.DataObject
+) -> None:
+    """No content of a manifest or of the rollback state makes a rollback restore anything else."""
+    released.reset()
     for which in data.draw(st.lists(st.sampled_from(["manifest", "latest", "state"]), min_size=1, max_size=2)):
         path = record_path(released, which)
         original = json.loads(path.read_bytes())
         write_record(path, edited(original, data.draw(edits(original))))
-    content, before = released.project.content(), around(released)
+    content, before = released.project.content(), unchanged_files(released)
     assert pretty_bytes(overview(released.settings, 10))
     released.pipeline.audit.verify(released.pipeline.anchors())
     recover(released.settings)
     assert released.project.content() == content
-    outcome = released.roll()
+    outcome = released.roll_back()
     assert outcome.status == "restored", outcome
-    assert released.is_whole() == "new"
-    assert around(released) == before
-    assert released.strays() == []
+    assert released.state() == "new"
+    assert unchanged_files(released) == before
+    assert released.leftovers() == []
 
 
 NOOP_STATE: dict[str, Change] = {
@@ -664,25 +661,23 @@ NOOP_STATE: dict[str, Change] = {
 
 
 @pytest.mark.parametrize("case", NOOP_STATE)
-def test_an_altered_state_earns_no_noop(watched: Watched, case: str) -> None:
-    """A release was prepared since: whatever became of the record, the snapshot is restored when asked for."""
-    assert watched.roll().status == "restored"
-    assert watched.roll().status == "noop"
-    watched.project.capture("v2")
-    rows = watched.project.rows()
-    add_a_row(watched)
-    path = watched.pipeline.state_path
+def test_altered_rollback_state_gives_no_noop(damaged: DamagedProject, case: str) -> None:
+    """A release was prepared since the rollback, so the next rollback restores the snapshot again."""
+    assert damaged.roll_back().status == "restored"
+    assert damaged.roll_back().status == "noop"
+    damaged.project.capture("v2")
+    rows = damaged.project.rows()
+    add_a_row(damaged)
+    path = damaged.pipeline.state_path
     document = json.loads(path.read_bytes())
     NOOP_STATE[case](document)
     path.write_text(json.dumps(document))
-    assert watched.roll().status == "restored"
-    assert watched.project.rows() == rows
+    assert damaged.roll_back().status == "restored"
+    assert damaged.project.rows() == rows
 
 
-def add_a_row(watched: Watched) -> None:
-    import sqlite3
-
-    database = sqlite3.connect(watched.project.database)
+def add_a_row(damaged: DamagedProject) -> None:
+    database = sqlite3.connect(damaged.project.database)
     database.execute("INSERT INTO ledger(a, b, amount) VALUES (1, 2, 3)")
     database.commit()
     database.close()
@@ -690,18 +685,18 @@ def add_a_row(watched: Watched) -> None:
 
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("which", ["manifest", "latest", "state"])
-def test_the_real_command_answers_whatever_record_is_damaged(
-    released: Watched, tried: Callable[[int], None], which: str
+def test_inv_works_with_any_damaged_record(
+    released: DamagedProject, report_points: Callable[[int], None], which: str
 ) -> None:
-    """All that only reads ends with 0, a release with the documented code, and nothing with a traceback.
+    """Reading commands end with 0, a release with the documented code, and no command prints a traceback.
 
-    A manifest that is not what was attested is what ``release.verify`` is there to find.
+    ``release.verify`` finds a manifest that differs from its attestation.
     """
     cases = ["100,000 levels", "a named pipe", "a folder"]
     verified = ExitCode.NEGATIVE if which == "manifest" else ExitCode.DONE
     for case in cases:
-        released.fresh()
-        EVERY_WAY[case](record_path(released, which))
+        released.reset()
+        EVERY_DAMAGE[case](record_path(released, which))
         content = released.project.content()
         done = released.inv("release.recover", "release.status", "release.audit")
         assert done.returncode == ExitCode.DONE, (case, done)
@@ -716,26 +711,26 @@ def test_the_real_command_answers_whatever_record_is_damaged(
             ("blocked", ExitCode.NEGATIVE) if (which, case) == ("latest", "a folder") else ("ready", ExitCode.DONE)
         )
         assert (json.loads(done.stdout)["status"], done.returncode) == expected, (case, done)
-    tried(len(cases))
+    report_points(len(cases))
 
 
 @pytest.mark.timeout(600)
-def test_the_real_command_refuses_a_damaged_journal(watched: Watched, tried: Callable[[int], None]) -> None:
-    """recover, rollback, its plan and prepare end with 1 and the way on; status, verify and audit answer."""
-    good = crash_in_mid_swap(watched).read_bytes()
-    path = watched.pipeline.journal_path
+def test_inv_refuses_a_damaged_journal(damaged: DamagedProject, report_points: Callable[[int], None]) -> None:
+    """recover, rollback, its plan and prepare end with 1 and the next command; status, verify and audit work."""
+    good = crash_in_swap(damaged).read_bytes()
+    path = damaged.pipeline.journal_path
     worst = ["100,000 levels", "a named pipe", "a folder", "a link to nowhere"]
-    live = watched.live()
+    live = damaged.live()
     for case in worst:
-        EVERY_WAY[case](path)
+        EVERY_DAMAGE[case](path)
         for words in (["recover"], ["rollback", "--force"], ["rollback", "--plan"], ["prepare"]):
-            done = watched.inv(f"release.{words[0]}", *words[1:])
+            done = damaged.inv(f"release.{words[0]}", *words[1:])
             assert done.returncode == ExitCode.NEGATIVE, (case, words, done)
             assert "its journal is damaged" in done.stdout + done.stderr, (case, words, done)
-        assert watched.inv("release.status", "release.verify", "release.audit").returncode == ExitCode.DONE, case
-        assert watched.live() == live, case
+        assert damaged.inv("release.status", "release.verify", "release.audit").returncode == ExitCode.DONE, case
+        assert damaged.live() == live, case
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         path.write_bytes(good)
-    assert watched.inv("release.recover").returncode == ExitCode.DONE
-    assert watched.is_whole() == "new"
-    tried(len(worst))
+    assert damaged.inv("release.recover").returncode == ExitCode.DONE
+    assert damaged.state() == "new"
+    report_points(len(worst))

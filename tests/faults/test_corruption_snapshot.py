@@ -1,6 +1,6 @@
-"""Whatever is wrong with a snapshot's files: refused before anything live changes, named, on record, found by verify.
+"""A snapshot with damaged files is refused before the live state changes, is audited, and is found by verify.
 
-Existing bytes and names are altered here; what its metadata.json says is altered in test_corruption_metadata.
+These tests change bytes and names; test_corruption_metadata.py changes the content of metadata.json.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ from hypothesis import strategies as st
 
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.canonical import InvalidDocument, parse_object
-from release_tasks.core.errors import ExitCode, StageFailed
+from release_tasks.core.errors import ExitCode, StageFailed, UsageError
 from release_tasks.stages.rollback.plan import plan_rollback
-from tests.support.faults.damage import DEVICES, IN_PLACE, NEEDS_ROOT, Watched
+from tests.support.faults.damage import DEVICES, IN_PLACE, DamagedProject
+from tests.support.faults.marks import NEEDS_ROOT
 
 FILES = {
     "assets/database/app.db": "database",
@@ -41,41 +42,41 @@ FOLDERS = {
 LINKS = {"assets/identity/identity/current": "identity"}
 
 
-def hold_found(watched: Watched, key: str, case: str) -> str:
-    """Hold that a rollback, its plan and verify all refuse the snapshot for this asset; returns the sentence."""
-    sentence = watched.refused(case)
-    assert sentence.startswith("Snapshot v1_snapshot is refused, nothing was changed: asset "), (case, sentence)
-    assert f"asset {key}:" in sentence, (case, sentence)
+def assert_found(damaged: DamagedProject, key: str, case: str) -> str:
+    """Fail unless a rollback, its plan and verify all refuse the snapshot for this asset; returns the message."""
+    message = damaged.assert_refused(case)
+    assert message.startswith("Snapshot v1_snapshot is refused, nothing was changed: asset "), (case, message)
+    assert f"asset {key}:" in message, (case, message)
     with pytest.raises(StageFailed) as error:
-        plan_rollback(watched.settings, snapshot_id="v1_snapshot")
-    assert (error.value.exit_code, error.value.message) == (ExitCode.NEGATIVE, sentence), case
-    verdicts = {verdict.snapshot_id: verdict for verdict in verify_all(watched.pipeline.catalogue)}
+        plan_rollback(damaged.settings, snapshot_id="v1_snapshot")
+    assert (error.value.exit_code, error.value.message) == (ExitCode.NEGATIVE, message), case
+    verdicts = {verdict.snapshot_id: verdict for verdict in verify_all(damaged.pipeline.catalogue)}
     assert {name: verdict.status for name, verdict in verdicts.items()} == {
         "v0_snapshot": "verified",
         "v1_snapshot": "damaged",
     }, case
     assert key in [finding.key for finding in verdicts["v1_snapshot"].findings], case
-    return sentence
+    return message
 
 
-def replaced(path: Path, data: bytes) -> bytes:
-    """Write other bytes with the times of those before; returns them."""
+def overwrite(path: Path, data: bytes) -> bytes:
+    """Overwrite the file and keep its times; returns the new bytes."""
     info = path.stat()
     path.write_bytes(data)
     os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
     return data
 
 
-def flipped(data: bytes, position: int) -> bytes:
+def flip_bit(data: bytes, position: int) -> bytes:
     changed = bytearray(data)
     changed[position] ^= 1
     return bytes(changed)
 
 
 BYTES: dict[str, Callable[[bytes], bytes]] = {
-    "its first bit flipped": lambda data: flipped(data, 0),
-    "a bit in the middle flipped": lambda data: flipped(data, len(data) // 2),
-    "its last bit flipped": lambda data: flipped(data, -1),
+    "its first bit flipped": lambda data: flip_bit(data, 0),
+    "a bit in the middle flipped": lambda data: flip_bit(data, len(data) // 2),
+    "its last bit flipped": lambda data: flip_bit(data, -1),
     "its last byte missing": lambda data: data[:-1],
     "its first byte missing": lambda data: data[1:],
     "half of it": lambda data: data[: len(data) // 2],
@@ -83,42 +84,44 @@ BYTES: dict[str, Callable[[bytes], bytes]] = {
     "a zero after it": lambda data: data + b"\0",
     "itself after it": lambda data: data + data,
     "zeros of the same length": lambda data: bytes(len(data)),
-    "a byte put in": lambda data: data[:3] + b"x" + data[3:],
+    "a byte inserted": lambda data: data[:3] + b"x" + data[3:],
     "two bytes swapped": lambda data: data[1::-1] + data[2:],
 }
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_altered_bytes_are_refused_with_both_digests(watched: Watched, tried: Callable[[int], None], name: str) -> None:
-    """Size and times may be what they were; the sentence tells the recorded digest, the one found, and a good copy."""
-    path, key = watched.snapshot / name, FILES[name]
+def test_altered_bytes_are_refused_with_both_digests(
+    damaged: DamagedProject, report_points: Callable[[int], None], name: str
+) -> None:
+    """Also with the same size and times; the message gives the recorded digest, the digest found and a good copy."""
+    path, key = damaged.snapshot / name, FILES[name]
     recorded = hashlib.sha256(path.read_bytes()).hexdigest()
     for case, change in BYTES.items():
-        found = hashlib.sha256(replaced(path, change(path.read_bytes()))).hexdigest()
-        sentence = hold_found(watched, key, case)
-        assert f"(recorded {recorded}, found {found})" in sentence, (case, sentence)
-        assert f"An intact copy of {key} is in: v0_snapshot." in sentence, (case, sentence)
-        watched.mend()
-    assert watched.roll().status == "restored"
-    assert watched.is_whole() == "new"
-    tried(len(BYTES))
+        found = hashlib.sha256(overwrite(path, change(path.read_bytes()))).hexdigest()
+        message = assert_found(damaged, key, case)
+        assert f"(recorded {recorded}, found {found})" in message, (case, message)
+        assert f"An intact copy of {key} is in: v0_snapshot." in message, (case, message)
+        damaged.repair_snapshots()
+    assert damaged.roll_back().status == "restored"
+    assert damaged.state() == "new"
+    report_points(len(BYTES))
 
 
 @pytest.mark.parametrize(
     "kind", [*IN_PLACE, *(pytest.param(kind, marks=[pytest.mark.root, NEEDS_ROOT]) for kind in DEVICES)]
 )
 @pytest.mark.slow
-def test_what_is_no_file_or_folder_in_the_place_of_one_is_refused(
-    watched: Watched, tried: Callable[[int], None], kind: str
+def test_special_file_in_place_of_a_file_or_folder_is_refused(
+    damaged: DamagedProject, report_points: Callable[[int], None], kind: str
 ) -> None:
-    """Nothing waits for a pipe or reads a device, and a link is refused although it leads to the very same bytes."""
+    """No command waits for a pipe or reads a device; a link is refused even when it leads to the same bytes."""
     everywhere = {**FILES, **FOLDERS, **LINKS}
     for name, key in everywhere.items():
-        {**IN_PLACE, **DEVICES}[kind](watched.snapshot / name)
-        hold_found(watched, key, name)
-        shutil.rmtree(watched.folder / "neighbour" / "moved", ignore_errors=True)
-        watched.mend()
-    tried(len(everywhere))
+        {**IN_PLACE, **DEVICES}[kind](damaged.snapshot / name)
+        assert_found(damaged, key, name)
+        shutil.rmtree(damaged.folder / "neighbour" / "moved", ignore_errors=True)
+        damaged.repair_snapshots()
+    report_points(len(everywhere))
 
 
 def as_folder(path: Path) -> None:
@@ -157,18 +160,18 @@ NAMES: dict[str, tuple[dict[str, str], Callable[[Path], Any]]] = {
 
 
 @pytest.mark.parametrize("case", NAMES)
-def test_a_name_that_is_missing_or_stands_for_something_else_is_refused(
-    watched: Watched, tried: Callable[[int], None], case: str
+def test_missing_or_replaced_name_is_refused(
+    damaged: DamagedProject, report_points: Callable[[int], None], case: str
 ) -> None:
-    """What was recorded is named, where there is a digest of it."""
+    """The message gives the recorded digest of a file."""
     names, change = NAMES[case]
     for name, key in names.items():
-        path = watched.snapshot / name
+        path = damaged.snapshot / name
         recorded = hashlib.sha256(path.read_bytes()).hexdigest() if name in FILES else ""
         change(path)
-        assert recorded in hold_found(watched, key, name), name
-        watched.mend()
-    tried(len(names))
+        assert recorded in assert_found(damaged, key, name), name
+        damaged.repair_snapshots()
+    report_points(len(names))
 
 
 @pytest.mark.parametrize(
@@ -176,87 +179,87 @@ def test_a_name_that_is_missing_or_stands_for_something_else_is_refused(
     ["assets/database/app.db-wal", "assets/database/app.db-journal", "assets/database/app.db-shm", "assets/mcp/more",
      "assets/identity/more", "assets/identity/identity/more", "assets/identity/identity/keys/empty/more"],
 )  # fmt: skip
-def test_anything_more_is_refused(watched: Watched, tried: Callable[[int], None], name: str) -> None:
-    """A file, a folder, a link or a pipe that nobody recorded, beside an asset or inside it."""
-    kinds = [Path.touch, Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/etc")]
+def test_extra_file_is_refused(damaged: DamagedProject, report_points: Callable[[int], None], name: str) -> None:
+    """An unrecorded file, folder, link or pipe, next to an asset or inside it."""
+    kinds: list[Callable[[Path], object]] = [Path.touch, Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/etc")]
     for index, make in enumerate(kinds):
-        make(watched.snapshot / name)  # type: ignore[operator]
-        hold_found(watched, name.split("/")[1], f"{name} {index}")
-        watched.mend()
-    tried(len(kinds))
+        make(damaged.snapshot / name)
+        assert_found(damaged, name.split("/")[1], f"{name} {index}")
+        damaged.repair_snapshots()
+    report_points(len(kinds))
 
 
-def test_two_assets_that_changed_places_are_refused(watched: Watched) -> None:
-    """Each is whole, and neither is where it belongs; both are named."""
-    database, mcp = watched.snapshot / "assets/database/app.db", watched.snapshot / "assets/mcp/mcp.json"
+def test_swapped_assets_are_refused(damaged: DamagedProject) -> None:
+    """Both files are intact and in the wrong place; the message names both assets."""
+    database, mcp = damaged.snapshot / "assets/database/app.db", damaged.snapshot / "assets/mcp/mcp.json"
     one, other = database.read_bytes(), mcp.read_bytes()
-    replaced(database, other)
-    replaced(mcp, one)
-    sentence = hold_found(watched, "database", "swapped")
+    overwrite(database, other)
+    overwrite(mcp, one)
+    message = assert_found(damaged, "database", "swapped")
     for data in (one, other):
-        assert sentence.count(hashlib.sha256(data).hexdigest()) == 2
-    assert "Also asset mcp: was altered" in sentence
+        assert message.count(hashlib.sha256(data).hexdigest()) == 2
+    assert "Also asset mcp: was altered" in message
 
 
-def test_the_whole_of_another_snapshot_in_its_place_is_refused(watched: Watched) -> None:
-    """Even one of ours, whole and sealed: it says another id."""
-    (watched.project.mcp).write_text("{}")
-    watched.project.capture("v2")
-    shutil.rmtree(watched.snapshot)
-    shutil.copytree(watched.pipeline.catalogue.path("v2_snapshot"), watched.snapshot, symlinks=True)
-    assert "belongs to snapshot 'v2_snapshot'" in watched.refused("replaced")
+def test_another_snapshot_in_its_place_is_refused(damaged: DamagedProject) -> None:
+    """An intact snapshot with another id is refused too."""
+    (damaged.project.mcp).write_text("{}")
+    damaged.project.capture("v2")
+    shutil.rmtree(damaged.snapshot)
+    shutil.copytree(damaged.pipeline.catalogue.path("v2_snapshot"), damaged.snapshot, symlinks=True)
+    assert "belongs to snapshot 'v2_snapshot'" in damaged.assert_refused("replaced")
 
 
 @pytest.mark.parametrize("way", ["a link", "a file", "a named pipe"])
-def test_what_stands_where_the_snapshot_should_be_is_none(watched: Watched, way: str) -> None:
-    """It is not followed, not read, and the other snapshots are no worse for it."""
-    live = watched.live()
-    moved = watched.snapshot.with_name(".moved")
-    watched.snapshot.rename(moved)
+def test_link_file_or_pipe_in_place_of_a_snapshot_is_not_a_snapshot(damaged: DamagedProject, way: str) -> None:
+    """It is not followed or read, and the other snapshots still verify."""
+    live = damaged.live()
+    moved = damaged.snapshot.with_name(".moved")
+    damaged.snapshot.rename(moved)
     if way == "a link":
-        watched.snapshot.symlink_to(moved)
+        damaged.snapshot.symlink_to(moved)
     elif way == "a file":
-        watched.snapshot.touch()
+        damaged.snapshot.touch()
     else:
-        os.mkfifo(watched.snapshot)
-    with pytest.raises(Exception, match="There is no snapshot 'v1_snapshot'") as error:
-        watched.roll()
-    assert error.value.exit_code == ExitCode.USAGE  # type: ignore[attr-defined]
-    assert watched.last_event()[:2] == ("rollback.refused", "refused")
-    assert watched.live() == live
-    assert [(v.snapshot_id, v.status) for v in verify_all(watched.pipeline.catalogue)] == [("v0_snapshot", "verified")]
+        os.mkfifo(damaged.snapshot)
+    with pytest.raises(UsageError, match="There is no snapshot 'v1_snapshot'") as error:
+        damaged.roll_back()
+    assert error.value.exit_code == ExitCode.USAGE
+    assert damaged.last_event()[:2] == ("rollback.refused", "refused")
+    assert damaged.live() == live
+    assert [(v.snapshot_id, v.status) for v in verify_all(damaged.pipeline.catalogue)] == [("v0_snapshot", "verified")]
 
 
-def test_a_safety_snapshot_is_verified_as_strictly(watched: Watched) -> None:
-    """The way back from a rollback is refused as well when a byte of it is not what it was."""
-    outcome = watched.roll()
+def test_damaged_safety_snapshot_is_refused(damaged: DamagedProject) -> None:
+    """A rollback to a safety snapshot with one altered byte is refused too."""
+    outcome = damaged.roll_back()
     assert outcome.status == "restored"
-    safety = watched.pipeline.catalogue.path(outcome.safety_snapshot_id or "")
+    safety = damaged.pipeline.catalogue.path(outcome.safety_snapshot_id or "")
     path = safety / "assets/database/app.db"
-    replaced(path, flipped(path.read_bytes(), 5000))
-    live = watched.live()
-    again = watched.roll(outcome.safety_snapshot_id)
-    assert (again.status, watched.live()) == ("failed", live)
+    overwrite(path, flip_bit(path.read_bytes(), 5000))
+    live = damaged.live()
+    again = damaged.roll_back(outcome.safety_snapshot_id)
+    assert (again.status, damaged.live()) == ("failed", live)
     assert "asset database: was altered" in again.diagnostics[0]
-    assert {v.snapshot_id: v.status for v in verify_all(watched.pipeline.catalogue)}[safety.name] == "damaged"
+    assert {v.snapshot_id: v.status for v in verify_all(damaged.pipeline.catalogue)}[safety.name] == "damaged"
 
 
-def test_a_file_with_another_of_its_names_elsewhere_is_what_its_bytes_are(watched: Watched) -> None:
-    """A hard link, another mode, another time: none of them is content, and what is restored is as recorded."""
-    path = watched.snapshot / "assets/mcp/mcp.json"
-    os.link(path, watched.folder / "neighbour" / "linked")
+def test_hard_link_mode_and_time_of_a_stored_file_are_not_content(damaged: DamagedProject) -> None:
+    """The snapshot verifies, and the rollback restores the recorded mode to a file with one name."""
+    path = damaged.snapshot / "assets/mcp/mcp.json"
+    os.link(path, damaged.folder / "neighbour" / "linked")
     os.chmod(path, 0o777)
     os.utime(path, (0, 0))
-    assert {v.status for v in verify_all(watched.pipeline.catalogue)} == {"verified"}
-    assert watched.roll().status == "restored"
-    assert watched.is_whole() == "new"
-    assert os.stat(watched.project.mcp).st_nlink == 1
+    assert {v.status for v in verify_all(damaged.pipeline.catalogue)} == {"verified"}
+    assert damaged.roll_back().status == "restored"
+    assert damaged.state() == "new"
+    assert os.stat(damaged.project.mcp).st_nlink == 1
 
 
-def stored_files(watched: Watched) -> list[str]:
+def stored_files(damaged: DamagedProject) -> list[str]:
     return sorted(
-        str(path.relative_to(watched.snapshot))
-        for path in watched.snapshot.rglob("*")
+        str(path.relative_to(damaged.snapshot))
+        for path in damaged.snapshot.rglob("*")
         if path.is_file() and not path.is_symlink()
     )
 
@@ -273,8 +276,8 @@ EDITS = st.lists(
 
 
 def with_edits(data: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
-    for how, place, new in changes:
-        at = place % (len(data) + 1)
+    for how, position, new in changes:
+        at = position % (len(data) + 1)
         if how == "flip" and data:
             data = data[: at % len(data)] + bytes([data[at % len(data)] ^ (new[0] or 1)]) + data[at % len(data) + 1 :]
         elif how == "replace":
@@ -289,7 +292,7 @@ def with_edits(data: bytes, changes: list[tuple[str, int, bytes]]) -> bytes:
 
 
 def means_the_same(name: str, before: bytes, after: bytes) -> bool:
-    """Spaces between the values of metadata.json are nobody's content."""
+    """White space between the values of metadata.json is not content."""
     if name != "metadata.json":
         return before == after
     try:
@@ -300,48 +303,48 @@ def means_the_same(name: str, before: bytes, after: bytes) -> bool:
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(data=st.data())
-def test_any_edit_of_any_stored_file_is_found(watched: Watched, data: st.DataObject) -> None:
-    """Whatever bytes change, in whichever file: verify calls it damaged, a rollback refuses it, nothing changes."""
-    name = data.draw(st.sampled_from(stored_files(watched)))
-    path = watched.snapshot / name
+def test_any_edit_of_any_stored_file_is_found(damaged: DamagedProject, data: st.DataObject) -> None:
+    """After any change of bytes in any file verify reports damage, and a rollback refuses and changes nothing."""
+    name = data.draw(st.sampled_from(stored_files(damaged)))
+    path = damaged.snapshot / name
     before = path.read_bytes()
     after = with_edits(before, data.draw(EDITS))
     assume(not means_the_same(name, before, after))
-    replaced(path, after)
+    overwrite(path, after)
     try:
-        statuses = {verdict.snapshot_id: verdict.status for verdict in verify_all(watched.pipeline.catalogue)}
+        statuses = {verdict.snapshot_id: verdict.status for verdict in verify_all(damaged.pipeline.catalogue)}
         assert statuses == {"v0_snapshot": "verified", "v1_snapshot": "damaged"}
-        assert "refused" in watched.refused(name)
+        assert "refused" in damaged.assert_refused(name)
     finally:
-        replaced(path, before)
+        overwrite(path, before)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_the_real_command_refuses_each_kind_of_damage_in_a_sentence(
-    watched: Watched, tried: Callable[[int], None]
+def test_inv_refuses_each_kind_of_damage_with_a_message(
+    damaged: DamagedProject, report_points: Callable[[int], None]
 ) -> None:
-    """Exit 1 from rollback, its plan and verify; status and audit answer as ever; one document with --json."""
+    """rollback, its plan and verify end with 1; status and audit work; --json prints one document."""
     worst: dict[str, Callable[[], Any]] = {
-        "flipped": lambda: replaced(path, flipped(path.read_bytes(), 100)),
+        "flipped": lambda: overwrite(path, flip_bit(path.read_bytes(), 100)),
         "a pipe": lambda: IN_PLACE["a named pipe"](path),
         "a folder": lambda: as_folder(path),
-        "a socket inside": lambda: IN_PLACE["a socket"](watched.snapshot / "assets/identity/identity/identity.json"),
-        "all of it removed": lambda: shutil.rmtree(watched.snapshot / "assets"),
+        "a socket inside": lambda: IN_PLACE["a socket"](damaged.snapshot / "assets/identity/identity/identity.json"),
+        "all of it removed": lambda: shutil.rmtree(damaged.snapshot / "assets"),
     }
-    path = watched.snapshot / "assets/database/app.db"
+    path = damaged.snapshot / "assets/database/app.db"
     for case, damage in worst.items():
         damage()
-        live = watched.live()
+        live = damaged.live()
         for words in (["release.rollback", "--force"], ["release.rollback", "--plan"]):
-            done = watched.inv(*words)
-            told = " ".join((done.stdout + done.stderr).split())
+            done = damaged.inv(*words)
+            printed = " ".join((done.stdout + done.stderr).split())
             assert done.returncode == ExitCode.NEGATIVE, (case, words, done)
-            assert "Snapshot v1_snapshot is refused, nothing was changed: asset " in told, (case, words, done)
-        verdict = watched.inv("release.verify", "--json")
+            assert "Snapshot v1_snapshot is refused, nothing was changed: asset " in printed, (case, words, done)
+        verdict = damaged.inv("release.verify", "--json")
         assert verdict.returncode == ExitCode.NEGATIVE, (case, verdict)
         assert json.loads(verdict.stdout)["status"] == "damaged", case
-        assert watched.inv("release.recover", "release.status", "release.audit").returncode == ExitCode.DONE, case
-        assert watched.live() == live, case
-        watched.mend()
-    tried(len(worst))
+        assert damaged.inv("release.recover", "release.status", "release.audit").returncode == ExitCode.DONE, case
+        assert damaged.live() == live, case
+        damaged.repair_snapshots()
+    report_points(len(worst))

@@ -1,29 +1,25 @@
-"""Drills where there is no room: on real filesystems, as root."""
+"""Drills on a full disk: on real filesystems, as root."""
 
 from __future__ import annotations
 
 import os
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from release_tasks.archive.restore_tests import read_restore_tests
-from release_tasks.core.events import StepBegan
+from release_tasks.core.events import Event, StepBegan
 from release_tasks.stages.drill.engine import run_drill
+from tests.support.faults.marks import MOUNTS
+from tests.support.faults.mounts import Mounts
+from tests.support.project import MakeProject, Project
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="NOT TESTED: needs root on Linux to mount"),
-]
+pytestmark = [pytest.mark.slow, *MOUNTS]
 
 
 @pytest.fixture
-def large(make_project: Callable[..., Any]) -> Any:
-    """A project whose snapshot takes 3 MiB, proved once."""
+def large(make_project: MakeProject) -> Project:
+    """A project with a snapshot of 3 MiB that is restore-tested."""
     project = make_project("p")
     (project.identity / "large").write_bytes(os.urandom(3 << 20))
     project.capture()
@@ -31,11 +27,11 @@ def large(make_project: Callable[..., Any]) -> Any:
     return project
 
 
-def test_no_room_is_said_before_anything_is_copied(large: Any, mounts: Any, tmp_path: Path) -> None:
-    """The sentence has both numbers; what was proved before stays proved."""
+def test_drill_on_a_small_disk_fails_before_it_copies(large: Project, mounts: Mounts, tmp_path: Path) -> None:
+    """The message gives the size needed and the size free; the earlier restore test stays recorded."""
     small = tmp_path / "small"
     mounts.tmpfs(small, "20m")
-    seen: list[Any] = []
+    seen: list[Event] = []
     outcome = run_drill(large.settings, scratch=small, emit=seen.append)
     assert outcome.status == "failed"
     assert "it needs 23 MiB, and" in outcome.diagnostics[0]
@@ -46,10 +42,10 @@ def test_no_room_is_said_before_anything_is_copied(large: Any, mounts: Any, tmp_
 
 
 @pytest.mark.parametrize("size", ["1m", "4m", "5m", "6m"])
-def test_a_disk_that_fills_up_meanwhile_leaves_nothing(
-    large: Any, mounts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
+def test_drill_on_a_disk_that_fills_up_leaves_nothing(
+    large: Project, mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
 ) -> None:
-    """There was room when it was looked at: the copy or the restore fails, in a sentence, and all of it is removed."""
+    """The check of free space passed: the copy or the restore fails with a message, and the scratch copy is removed."""
     monkeypatch.setattr("release_tasks.stages.drill.engine.require_space", lambda *_: None)
     small = tmp_path / "small"
     mounts.tmpfs(small, size)

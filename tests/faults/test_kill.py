@@ -1,199 +1,201 @@
-"""SIGKILL at the entry of every system call that changes a disk: all old or all new, never a mix, nothing left over.
+"""SIGKILL at the entry of every system call that changes a disk leaves all old or all new, and no leftovers.
 
-A recording run finds the calls; then each gets a run of its own that ends there. The stages run in children of one
-process that has everything imported, on a filesystem in memory.
+A first run records the calls. Then one run for each call is killed at that call. The stages run in children of one
+process that has all imports done, on a filesystem in memory.
 """
 
 from __future__ import annotations
 
-import os
 import random
-import sys
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.faults.scene import BarredScene, OverlayScene, Scene, change_config, damage_header
+from tests.support.faults.marks import MOUNTS, NEEDS_STRACE
+from tests.support.faults.scenario import (
+    BlockedScenario,
+    MakeScenarioProject,
+    OverlayScenario,
+    Scenario,
+    change_config,
+    damage_header,
+)
 from tests.support.faults.service import Service
-from tests.support.faults.tracing import STRACE, Driver, Point
+from tests.support.faults.tracing import Driver, Point
 
-pytestmark = pytest.mark.skipif(STRACE is None, reason="NOT TESTED: no strace here (Debian: apt install strace)")
+pytestmark = NEEDS_STRACE
 
 slow = [pytest.mark.slow, pytest.mark.timeout(1500)]
-as_root = [
-    *slow,
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="NOT TESTED: needs root on Linux to mount"),
-]
+as_root = [*slow, *MOUNTS]
+
 
 TWO = ("v1", "v2")
-SCENES: dict[str, Callable[..., Scene]] = {
-    "wal": lambda project, driver, service: Scene(project("wal"), driver),
-    "wal, service at work": lambda project, driver, service: Scene(project("wal"), driver, service=service()),
-    "delete": lambda project, driver, service: Scene(project("delete"), driver),
-    "delete, service at work": lambda project, driver, service: Scene(project("delete"), driver, service=service()),
-    "database damaged": lambda project, driver, service: Scene(project("delete"), driver, damage=damage_header),
-    "two releases": lambda project, driver, service: Scene(project("wal"), driver, damage=change_config, releases=TWO),
-    "two releases, service at work": lambda project, driver, service: Scene(
+SCENARIOS: dict[str, Callable[[MakeScenarioProject, Driver, Callable[[], Service]], Scenario]] = {
+    "wal": lambda project, driver, service: Scenario(project("wal"), driver),
+    "wal, service writing": lambda project, driver, service: Scenario(project("wal"), driver, service=service()),
+    "delete": lambda project, driver, service: Scenario(project("delete"), driver),
+    "delete, service writing": lambda project, driver, service: Scenario(project("delete"), driver, service=service()),
+    "database damaged": lambda project, driver, service: Scenario(project("delete"), driver, damage=damage_header),
+    "two releases": lambda project, driver, service: Scenario(
+        project("wal"), driver, damage=change_config, releases=TWO
+    ),
+    "two releases, service writing": lambda project, driver, service: Scenario(
         project("wal"), driver, damage=change_config, releases=TWO, service=service()
     ),
-    "lower layer of an overlay": lambda project, driver, service: OverlayScene(project("wal"), driver),
-    "rollback undone": lambda project, driver, service: BarredScene(project("wal"), driver),
+    "lower layer of an overlay": lambda project, driver, service: OverlayScenario(project("wal"), driver),
+    "rollback undone": lambda project, driver, service: BlockedScenario(project("wal"), driver),
 }
-EXHAUSTIVE = ("wal", "wal, service at work", "delete")
+EXHAUSTIVE = ("wal", "wal, service writing", "delete")
 MOUNTED = ("lower layer of an overlay", "rollback undone")
 
 
 @pytest.fixture
-def scene(
+def scenario(
     request: pytest.FixtureRequest,
-    memory: Path,
     driver: Driver,
-    project_at: Callable[..., Any],
-    steady: Callable[[Any], Any],
-) -> Iterator[Scene]:
-    """The scene that the test's parameter names, ready for its first run."""
-
-    def project(journal_mode: str) -> Any:
-        folder = memory / "project"
-        folder.mkdir()
-        return steady(project_at(folder, journal_mode))
+    make_scenario_project: MakeScenarioProject,
+) -> Iterator[Scenario]:
+    """The scenario of the test's parameter, ready for its first run."""
 
     def service() -> Service:
         started: Service = request.getfixturevalue("service")
         return started
 
-    made = SCENES[request.param](project, driver, service)
-    made.lay_out()
+    made = SCENARIOS[request.param](make_scenario_project, driver, service)
+    made.restore_files()
     driver.warm_up(made.job("rollback"))
     yield made
     if made.service is not None:
-        made.service.let_go()
+        made.service.close_database()
     made.close()
 
 
-def scenes(*names: str) -> pytest.MarkDecorator:
-    """Run a test on these scenes."""
+def scenarios(*names: str) -> pytest.MarkDecorator:
+    """Run a test on these scenarios."""
     marked = [pytest.param(name, marks=as_root if name in MOUNTED else slow, id=name) for name in names]
-    return pytest.mark.parametrize("scene", marked, indirect=True)
+    return pytest.mark.parametrize("scenario", marked, indirect=True)
 
 
-def of_scene(points: list[Point], request: pytest.FixtureRequest) -> list[Point]:
-    """Return all points of a scene that stands for itself, every third of one that shares them with such a scene."""
+def points_to_kill(points: list[Point], request: pytest.FixtureRequest) -> list[Point]:
+    """Return all points of an exhaustive scenario, and every third of the others: most of their points are the same."""
     return points if request.node.callspec.id in EXHAUSTIVE else points[::3]
 
 
-def kill(scene: Scene, job: dict[str, Any], point: Point) -> bool:
-    """Lay the scene out, run the job and kill it there; says whether it got that far."""
-    scene.fresh()
-    run = scene.driver.kill(job, point)
+def kill(scenario: Scenario, job: dict[str, Any], point: Point) -> bool:
+    """Reset the scenario, run the job and kill it at the point; return whether it reached the point."""
+    scenario.reset()
+    run = scenario.driver.kill(job, point)
     assert run.was_killed or run.code == 0, (point, run.traceback)
     return run.was_killed
 
 
-@scenes(*EXHAUSTIVE, "delete, service at work", "database damaged", "two releases", *MOUNTED)
-def test_a_rollback_killed_at_any_call_is_finished_or_undone(
-    scene: Scene, request: pytest.FixtureRequest, tried: Callable[[int], None]
+@scenarios(*EXHAUSTIVE, "delete, service writing", "database damaged", "two releases", *MOUNTED)
+def test_rollback_killed_at_any_call_is_finished_or_undone(
+    scenario: Scenario, request: pytest.FixtureRequest, report_points: Callable[[int], None]
 ) -> None:
-    """Whether the next command is a recover, another rollback, or a recover whose snapshot is lost meanwhile.
+    """The next command is a recover, another rollback, or a recover after the snapshot is lost.
 
-    A flush changes nothing that a kill could show, so it is no point here. The scenes that share most of their calls
-    with another are killed at every third.
+    A kill cannot show a missing flush, so flushes are not points here.
     """
-    scene.fresh()
-    job = scene.job("rollback")
-    points = [point for point in scene.driver.record(job, scene.places) if not point.is_flush]
+    scenario.reset()
+    job = scenario.job("rollback")
+    points = [point for point in scenario.driver.record(job, scenario.folders) if not point.is_flush]
     assert len(points) > 120
-    points = of_scene(points, request)
-    killed, found = 0, set()
+    points = points_to_kill(points, request)
+    killed, states = 0, set()
     for index, point in enumerate(points):
-        killed += kill(scene, job, point)
-        found.add(scene.check_in_turn(index, point))
-    tried(len(points))
-    # A service at work changes how often SQLite writes; without one every call is there again.
-    assert killed == len(points) if scene.service is None else killed > 0.9 * len(points)
-    assert found == ({"old"} if scene.outcomes == ("failed",) else {"old", "new"})
+        killed += kill(scenario, job, point)
+        states.add(scenario.check_in_turn(index, point))
+    report_points(len(points))
+    # A service changes the number of SQLite's writes. Without a service every run makes the same calls.
+    assert killed == len(points) if scenario.service is None else killed > 0.9 * len(points)
+    assert states == ({"old"} if scenario.outcomes == ("failed",) else {"old", "new"})
 
 
-@scenes("wal, service at work", "database damaged", "rollback undone")
-def test_a_recovery_killed_at_any_call_is_finished_by_the_next(
-    scene: Scene, request: pytest.FixtureRequest, tried: Callable[[int], None]
+@scenarios("wal, service writing", "database damaged", "rollback undone")
+def test_recovery_killed_at_any_call_is_finished_by_the_next(
+    scenario: Scenario, request: pytest.FixtureRequest, report_points: Callable[[int], None]
 ) -> None:
-    """A rollback is killed between journal and clean-up, and its recovery at one call after the other.
+    """A rollback is killed while its journal exists, and then its recovery is killed at its calls.
 
-    Neighbouring calls leave nearly the same to recover. So the recovery with most to do is killed at each of its calls,
-    in scenes that share them at every third, and of the others, after every third call, a seeded sample is.
+    Kills at neighbouring calls leave nearly the same work to recover. Therefore only every third kill of the rollback
+    is tried; the longest recovery is killed at all its points, the others at a seeded sample.
     """
-    scene.fresh()
-    job, again = scene.job("rollback"), scene.job("recover")
-    begun = [point for point in scene.driver.record(job, scene.places) if not point.is_flush]
+    scenario.reset()
+    job, again = scenario.job("rollback"), scenario.job("recover")
+    calls = [point for point in scenario.driver.record(job, scenario.folders) if not point.is_flush]
     journalled: list[tuple[Point, list[Point]]] = []
-    for point in begun[::3]:
-        if kill(scene, job, point) and scene.project.pipeline.journal_path.exists():
-            recovery = scene.driver.record(again, scene.places)
+    for point in calls[::3]:
+        if kill(scenario, job, point) and scenario.project.pipeline.journal_path.exists():
+            recovery = scenario.driver.record(again, scenario.folders)
             journalled.append((point, [call for call in recovery if not call.is_flush]))
     assert len(journalled) > 8
     longest = max(journalled, key=lambda each: len(each[1]))
-    chosen = [(longest[0], call) for call in of_scene(longest[1], request)]
+    chosen = [(longest[0], call) for call in points_to_kill(longest[1], request)]
     others = [(point, call) for point, recovery in journalled for call in recovery]
     chosen += random.Random(7).sample(others, min(20, len(others)))
     for point, call in chosen:
-        kill(scene, job, point)
-        scene.driver.kill(again, call)
-        scene.check_recovered((point, "and then", call))
-    tried(len(chosen))
+        kill(scenario, job, point)
+        scenario.driver.kill(again, call)
+        scenario.check_recovered((point, "and then", call))
+    report_points(len(chosen))
 
 
-@scenes("two releases", "two releases, service at work")
-def test_a_prepare_killed_at_any_call_is_published_or_gone(scene: Scene, tried: Callable[[int], None]) -> None:
-    """Manifest, snapshot and retention: the next command finds a whole release or none, and the state untouched.
+@scenarios("two releases", "two releases, service writing")
+def test_prepare_killed_at_any_call_publishes_a_whole_release_or_none(
+    scenario: Scenario, report_points: Callable[[int], None]
+) -> None:
+    """Manifest, snapshot and retention are complete after the next command, or absent; the state is unchanged.
 
-    With a service at work it makes the same calls, and is killed at every third.
+    With a service the calls are the same, so every third is tried.
     """
-    scene.fresh()
-    job = scene.job("prepare", release_id="killed")
-    points = [point for point in scene.driver.record(job, scene.places) if not point.is_flush]
+    scenario.reset()
+    job = scenario.job("prepare", release_id="killed")
+    points = [point for point in scenario.driver.record(job, scenario.folders) if not point.is_flush]
     assert len(points) > 60
-    points = points if scene.service is None else points[::3]
+    points = points if scenario.service is None else points[::3]
     for point in points:
-        kill(scene, job, point)
-        scene.check_prepare(point)
-    tried(len(points))
+        kill(scenario, job, point)
+        scenario.check_prepare(point)
+    report_points(len(points))
 
 
-@scenes("delete")
-def test_an_audit_append_killed_at_any_call_leaves_one_chain(scene: Scene, tried: Callable[[int], None]) -> None:
-    """The event is there or not, the chain holds, and the next append follows."""
-    log = scene.project.pipeline.audit
+@scenarios("delete")
+def test_audit_append_killed_at_any_call_leaves_one_chain(
+    scenario: Scenario, report_points: Callable[[int], None]
+) -> None:
+    """The event is present or absent, the chain is intact, and the next append continues it."""
+    log = scenario.project.pipeline.audit
     points = []
-    for before in (0, 3):  # the first event of all, which makes the file, and a later one
-        scene.lay_out()
-        points = scene.driver.record(scene.job("append"), scene.places)
+    for before in (0, 3):  # the first event, which creates the file, and a later event
+        scenario.restore_files()
+        points = scenario.driver.record(scenario.job("append"), scenario.folders)
         for point in points:
-            scene.lay_out()
+            scenario.restore_files()
             for _ in range(before):
                 log.append("before", status="ok")
-            scene.driver.kill(scene.job("append"), point)
+            scenario.driver.kill(scenario.job("append"), point)
             events = len(log.verify().events)
             assert events in (before, before + 1), point
             assert log.append("after", status="ok").seq == events + 1, point
             assert log.verify().intact, (point, log.verify().problems)
-        tried(len(points))
+        report_points(len(points))
     assert points
 
 
 @pytest.mark.timeout(120)
-@pytest.mark.parametrize("scene", ["wal"], indirect=True)
-def test_a_rollback_killed_at_a_few_calls_is_finished_or_undone(scene: Scene, tried: Callable[[int], None]) -> None:
-    """A few of the same, so that the fast selection has it too: the journal, each exchange, the last write."""
-    scene.fresh()
-    job = scene.job("rollback")
-    points = scene.driver.record(job, scene.places)
+@pytest.mark.parametrize("scenario", ["wal"], indirect=True)
+def test_rollback_killed_at_some_calls_is_finished_or_undone(
+    scenario: Scenario, report_points: Callable[[int], None]
+) -> None:
+    """The journal, each exchange and the last write: some of the points above, for the fast selection."""
+    scenario.reset()
+    job = scenario.job("rollback")
+    points = scenario.driver.record(job, scenario.folders)
     chosen = [point for point in points if point.name.startswith("rename")][4:]
     for point in chosen:
-        assert kill(scene, job, point)
-        scene.check_rollback(point)
-    tried(len(chosen))
+        assert kill(scenario, job, point)
+        scenario.check_rollback(point)
+    report_points(len(chosen))
     assert len(chosen) >= 8

@@ -1,7 +1,7 @@
-"""The power is cut at every system call: what comes back after the reboot is all old or all new.
+"""A power cut at every system call leaves all old or all new after the reboot.
 
-State and pipeline lie on a filesystem each, ext4 or XFS on an image, that is shut down as it stands and mounted again.
-A kill finds a wrong order of writes; only this finds a missing flush.
+State and pipeline have separate filesystems, ext4 or XFS on an image, which are stopped immediately and mounted again.
+A kill finds a wrong order of writes; only a power cut finds a missing flush.
 """
 
 from __future__ import annotations
@@ -15,32 +15,34 @@ from typing import Any
 import pytest
 
 from release_tasks.stages.rollback.recovery import recover
-from tests.support.faults.disks import KINDS, DiskScene, why_not
-from tests.support.faults.scene import change_config, damage_header
-from tests.support.faults.tracing import STRACE, Driver, Point
+from tests.support.faults.disks import FILESYSTEMS, Disk, DiskScenario, why_not
+from tests.support.faults.marks import NEEDS_STRACE
+from tests.support.faults.scenario import MakeScenarioProject, change_config, damage_header
+from tests.support.faults.tracing import Driver, Point
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.root,
     pytest.mark.timeout(1500),
-    pytest.mark.skipif(STRACE is None, reason="NOT TESTED: no strace here (Debian: apt install strace)"),
+    NEEDS_STRACE,
 ]
 
-SCENES: dict[str, Callable[..., DiskScene]] = {
-    "wal": lambda project, driver: DiskScene(project("wal"), driver),
-    "delete": lambda project, driver: DiskScene(project("delete"), driver),
-    "database damaged": lambda project, driver: DiskScene(project("delete"), driver, damage=damage_header),
-    "two releases": lambda project, driver: DiskScene(
+
+SCENARIOS: dict[str, Callable[[MakeScenarioProject, Driver], DiskScenario]] = {
+    "wal": lambda project, driver: DiskScenario(project("wal"), driver),
+    "delete": lambda project, driver: DiskScenario(project("delete"), driver),
+    "database damaged": lambda project, driver: DiskScenario(project("delete"), driver, damage=damage_header),
+    "two releases": lambda project, driver: DiskScenario(
         project("wal"), driver, damage=change_config, releases=("v1", "v2")
     ),
 }
 Moments = Callable[[list[Point]], list[tuple[Point, bool]]]
-NAMING = ("rename", "link", "symlink", "unlink", "mkdir", "rmdir", "open")
+NAME_CHANGES = ("rename", "link", "symlink", "unlink", "mkdir", "rmdir", "open")
 
 
-@pytest.fixture(params=KINDS)
-def kind(request: pytest.FixtureRequest) -> str:
-    """A kind of filesystem that can be made and mounted here."""
+@pytest.fixture(params=FILESYSTEMS)
+def filesystem(request: pytest.FixtureRequest) -> str:
+    """A filesystem that can be made and mounted here."""
     reason = why_not(request.param)
     if reason is not None:
         pytest.skip(f"NOT TESTED: power cuts on {request.param}: {reason}")
@@ -49,65 +51,59 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 
 @pytest.fixture
-def scene(
+def scenario(
     request: pytest.FixtureRequest,
-    kind: str,
-    memory: Path,
+    filesystem: str,
     driver: Driver,
-    project_at: Callable[..., Any],
-    steady: Callable[[Any], Any],
-) -> Iterator[DiskScene]:
-    """The scene that the test's parameter names, on disks of its own."""
+    make_scenario_project: MakeScenarioProject,
+) -> Iterator[DiskScenario]:
+    """The scenario of the test's parameter, on disks of its own."""
 
-    def project(journal_mode: str) -> Any:
-        folder = memory / "project"
-        folder.mkdir()
-        return steady(project_at(folder, journal_mode))
-
-    made = SCENES[request.param](project, driver)
+    made = SCENARIOS[request.param](make_scenario_project, driver)
     try:
-        made.put_on(kind)
+        made.move_to_disks(filesystem)
         driver.warm_up(made.job("rollback"))
         yield made
     finally:
         made.close()
 
 
-def scenes(*names: str) -> pytest.MarkDecorator:
-    """Run a test on these scenes, on each kind of filesystem."""
-    return pytest.mark.parametrize("scene", names, indirect=True)
+def scenarios(*names: str) -> pytest.MarkDecorator:
+    """Run a test on these scenarios, on each filesystem."""
+    return pytest.mark.parametrize("scenario", names, indirect=True)
 
 
 def cuts(*cases: tuple[str, str, Moments]) -> pytest.MarkDecorator:
-    """Run a test on these filesystems and scenes, cut at these moments.
+    """Run a test on these filesystems and scenarios, cut at these moments.
 
-    Between two flushes nothing reaches a disk by itself here, so that a cut after each stands for all calls between.
+    Between two flushes the kernel writes nothing here, so one cut after each flush covers all calls in between.
     """
-    ids = [f"{kind}, {scene}, {moments.__name__}" for kind, scene, moments in cases]
-    return pytest.mark.parametrize(("kind", "scene", "moments"), cases, ids=ids, indirect=["kind", "scene"])
+    ids = [f"{filesystem}, {scenario}, {moments.__name__}" for filesystem, scenario, moments in cases]
+    names = ("filesystem", "scenario", "moments")
+    return pytest.mark.parametrize(names, cases, ids=ids, indirect=["filesystem", "scenario"])
 
 
 def every_call(points: list[Point]) -> list[tuple[Point, bool]]:
-    """Return each call, and those around a changed name again, to be cut once the kernel has written its journal."""
-    return [(point, False) for point in points] + [(point, True) for point in _after(points, NAMING)]
+    """Return each call; the call after each changed name again, with a cut after the kernel has written its journal."""
+    return [(point, False) for point in points] + [(point, True) for point in _after(points, NAME_CHANGES)]
 
 
 def around_flushes(points: list[Point]) -> list[tuple[Point, bool]]:
-    """Return the call after each flush, and the one after each changed name, as ``every_call`` does."""
+    """Return the call after each flush; the call after each changed name again, as ``every_call`` does."""
     flushed = [point for before, point in itertools.pairwise(points) if before.is_flush]
-    return [(point, False) for point in flushed] + [(point, True) for point in _after(points, NAMING)]
+    return [(point, False) for point in flushed] + [(point, True) for point in _after(points, NAME_CHANGES)]
 
 
 def _after(points: list[Point], names: tuple[str, ...]) -> list[Point]:
     return [point for before, point in itertools.pairwise(points) if before.name.startswith(names)]
 
 
-def cut(scene: DiskScene, job: dict[str, Any], point: Point, after_names: bool = False) -> None:
-    """Lay the scene out, run the job up to that call, and cut the power there."""
-    scene.fresh()
-    run = scene.driver.kill(job, point)
+def cut(scenario: DiskScenario, job: dict[str, Any], point: Point, after_names: bool = False) -> None:
+    """Reset the scenario, run the job up to the call, and cut the power."""
+    scenario.reset()
+    run = scenario.driver.kill(job, point)
     assert run.was_killed, (point, run.traceback)
-    scene.cut_power(after_names=after_names)
+    scenario.cut_power(after_names=after_names)
 
 
 @cuts(
@@ -116,115 +112,118 @@ def cut(scene: DiskScene, job: dict[str, Any], point: Point, after_names: bool =
     ("ext4", "delete", around_flushes),
     ("xfs", "database damaged", around_flushes),
 )
-def test_a_rollback_cut_at_any_call_is_finished_or_undone(
-    scene: DiskScene, moments: Moments, tried: Callable[[int], None]
+def test_power_cut_in_rollback_is_finished_or_undone(
+    scenario: DiskScenario, moments: Moments, report_points: Callable[[int], None]
 ) -> None:
-    """Whether the next command is a recover, another rollback, or a recover whose snapshot is lost meanwhile."""
-    scene.fresh()
-    job = scene.job("rollback")
-    points = scene.driver.record(job, scene.places)
+    """The next command is a recover, another rollback, or a recover after the snapshot is lost."""
+    scenario.reset()
+    job = scenario.job("rollback")
+    points = scenario.driver.record(job, scenario.folders)
     chosen = moments(points)
     found = set()
     for index, (point, after_names) in enumerate(chosen):
-        cut(scene, job, point, after_names)
-        found.add(scene.check_in_turn(index, (point, after_names)))
-    tried(len(chosen))
+        cut(scenario, job, point, after_names)
+        found.add(scenario.check_in_turn(index, (point, after_names)))
+    report_points(len(chosen))
     assert found == {"old", "new"}
     assert len(points) > 150
 
 
 @cuts(("ext4", "wal", around_flushes))
-def test_a_rollback_that_flushes_by_filesystem_is_finished_or_undone(
-    scene: DiskScene, moments: Moments, tried: Callable[[int], None]
+def test_power_cut_in_rollback_with_many_files_is_finished_or_undone(
+    scenario: DiskScenario, moments: Moments, report_points: Callable[[int], None]
 ) -> None:
-    """With many files one syncfs takes the place of their single flushes."""
-    scene.fresh()
-    job = {**scene.job("rollback"), "many": 3}
-    points = scene.driver.record(job, scene.places)
+    """With many files one syncfs replaces the single flushes."""
+    scenario.reset()
+    job = {**scenario.job("rollback"), "many": 3}
+    points = scenario.driver.record(job, scenario.folders)
     assert [point for point in points if point.name == "syncfs"]
     chosen = moments(points)
     for point, after_names in chosen:
-        cut(scene, job, point, after_names)
-        scene.check_rollback((point, after_names))
-    tried(len(chosen))
+        cut(scenario, job, point, after_names)
+        scenario.check_rollback((point, after_names))
+    report_points(len(chosen))
 
 
 @cuts(("ext4", "wal", around_flushes), ("xfs", "database damaged", around_flushes))
-def test_a_recovery_cut_at_any_call_is_finished_by_the_next(
-    scene: DiskScene, moments: Moments, tried: Callable[[int], None]
+def test_power_cut_in_recovery_is_finished_by_the_next(
+    scenario: DiskScenario, moments: Moments, report_points: Callable[[int], None]
 ) -> None:
-    """A rollback is cut at its first exchange, and its recovery at moments of its own."""
-    scene.fresh()
-    job = scene.job("rollback")
-    first = next(point for point in scene.driver.record(job, scene.places) if point.name == "renameat2")
-    cut(scene, job, first)
-    assert scene.project.pipeline.journal_path.exists()
-    chosen = moments(scene.driver.record(scene.job("recover"), scene.places))
+    """The power is cut at the first exchange of a rollback, and then during its recovery."""
+    scenario.reset()
+    job = scenario.job("rollback")
+    first = next(point for point in scenario.driver.record(job, scenario.folders) if point.name == "renameat2")
+    cut(scenario, job, first)
+    assert scenario.project.pipeline.journal_path.exists()
+    chosen = moments(scenario.driver.record(scenario.job("recover"), scenario.folders))
     for again, after_names in chosen:
-        cut(scene, job, first)
-        run = scene.driver.kill(scene.job("recover"), again)
+        cut(scenario, job, first)
+        run = scenario.driver.kill(scenario.job("recover"), again)
         assert run.was_killed, (again, run.traceback)
-        scene.cut_power(after_names=after_names)
-        scene.check_recovered((first, "and then", again, after_names))
-    tried(len(chosen))
+        scenario.cut_power(after_names=after_names)
+        scenario.check_recovered((first, "and then", again, after_names))
+    report_points(len(chosen))
     assert len(chosen) > 20
 
 
 @cuts(("ext4", "two releases", every_call), ("xfs", "two releases", around_flushes))
-def test_a_prepare_cut_at_any_call_is_published_or_gone(
-    scene: DiskScene, moments: Moments, tried: Callable[[int], None]
+def test_power_cut_in_prepare_publishes_a_whole_release_or_none(
+    scenario: DiskScenario, moments: Moments, report_points: Callable[[int], None]
 ) -> None:
-    """Manifest, snapshot and retention: a whole release or none, and the state untouched."""
-    scene.fresh()
-    job = scene.job("prepare", release_id="cut")
-    chosen = moments(scene.driver.record(job, scene.places))
+    """Manifest, snapshot and retention are complete or absent; the state is unchanged."""
+    scenario.reset()
+    job = scenario.job("prepare", release_id="cut")
+    chosen = moments(scenario.driver.record(job, scenario.folders))
     for point, after_names in chosen:
-        cut(scene, job, point, after_names)
-        scene.check_prepare((point, after_names))
-    tried(len(chosen))
+        cut(scenario, job, point, after_names)
+        scenario.check_prepare((point, after_names))
+    report_points(len(chosen))
     assert len(chosen) > 60
 
 
-@scenes("delete")
-def test_an_audit_append_cut_at_any_call_leaves_one_chain(scene: DiskScene, tried: Callable[[int], None]) -> None:
-    """The event is there or not, the chain holds, and the next append follows."""
-    scene.fresh()
-    log = scene.project.pipeline.audit
-    points = scene.driver.record(scene.job("append"), scene.places)
+@scenarios("delete")
+def test_power_cut_in_audit_append_leaves_one_chain(
+    scenario: DiskScenario, report_points: Callable[[int], None]
+) -> None:
+    """The event is present or absent, the chain is intact, and the next append continues it."""
+    scenario.reset()
+    log = scenario.project.pipeline.audit
+    points = scenario.driver.record(scenario.job("append"), scenario.folders)
     for point in points:
-        cut(scene, scene.job("append"), point)
+        cut(scenario, scenario.job("append"), point)
         events = len(log.verify().events)
         assert events in (0, 1), point
         assert log.append("after", status="ok").seq == events + 1, point
         assert log.verify().intact, (point, log.verify().problems)
-    tried(len(points))
+    report_points(len(points))
 
 
-@scenes("two releases")
-def test_what_a_command_has_reported_survives_a_power_cut(scene: DiskScene) -> None:
-    """The power goes the moment after the command ended: release, state and audit events are all there."""
-    for job, expected in ((scene.job("prepare", release_id="done"), "ready"), (scene.job("rollback"), "restored")):
-        scene.fresh()
-        assert scene.driver.run(job).told == expected
-        told = scene.reported()
-        scene.cut_power()
-        assert scene.reported() == told
-        assert scene.state() == ("old" if expected == "ready" else "new")
-        recover(scene.project.settings)  # what was being deleted may have come back
-        scene.hold_pipeline(expected)
+@scenarios("two releases")
+def test_power_cut_after_a_command_loses_nothing_reported(scenario: DiskScenario) -> None:
+    """Release, state and audit events are on the disk when the command ends."""
+    for job, expected in (
+        (scenario.job("prepare", release_id="done"), "ready"),
+        (scenario.job("rollback"), "restored"),
+    ):
+        scenario.reset()
+        assert scenario.driver.run(job).result == expected
+        before = scenario.reported()
+        scenario.cut_power()
+        assert scenario.reported() == before
+        assert scenario.state() == ("old" if expected == "ready" else "new")
+        recover(scenario.project.settings)  # deleted files may have come back
+        scenario.assert_pipeline_intact(expected)
 
 
-def test_disks_lose_what_was_not_flushed(kind: str, memory: Path) -> None:
-    """The cut itself works: of two files only the flushed one has its bytes afterwards."""
-    from tests.support.faults.disks import Disk
-
-    place = memory / "disk"
-    place.mkdir()
-    disk = Disk(kind, memory / "image", place)
+def test_disk_loses_unflushed_bytes_in_a_power_cut(filesystem: str, memory: Path) -> None:
+    """Of two files only the flushed one has its bytes after the cut."""
+    folder = memory / "disk"
+    folder.mkdir()
+    disk = Disk(filesystem, memory / "image", folder)
     disk.mount()
     try:
-        for name in ("flushed", "forgotten"):
-            with (place / name).open("wb") as file:
+        for name in ("flushed", "unflushed"):
+            with (folder / name).open("wb") as file:
                 file.write(b"x" * 10_000)
                 if name == "flushed":
                     file.flush()
@@ -232,8 +231,8 @@ def test_disks_lose_what_was_not_flushed(kind: str, memory: Path) -> None:
         disk.cut()
         disk.unmount()
         disk.mount()
-        assert (place / "flushed").read_bytes() == b"x" * 10_000
-        forgotten = place / "forgotten"
-        assert not forgotten.exists() or forgotten.read_bytes() != b"x" * 10_000
+        assert (folder / "flushed").read_bytes() == b"x" * 10_000
+        unflushed = folder / "unflushed"
+        assert not unflushed.exists() or unflushed.read_bytes() != b"x" * 10_000
     finally:
         disk.unmount()

@@ -1,8 +1,8 @@
-"""Stages that are started at the same moment: one acts, the other waits or is told who is at work, nothing is mixed.
+"""Of two stages started at the same time one acts, and the other waits or reports the holder of the lock.
 
-Each round is two real processes that wait for one byte on stdin. Afterwards the audit log says in which order they
-acted, and every snapshot and the live state must be exactly what that order makes of them. The same rounds are run with
-the lock taken out, and then the same checks must fail.
+Each round has two real processes that wait for one byte on stdin. The audit log gives the order in which they acted;
+every snapshot and the live state must follow from that order. The same rounds run without the lock, and then the same
+checks must fail.
 """
 
 from __future__ import annotations
@@ -29,18 +29,20 @@ from typing import Any
 import pytest
 from attrs import frozen
 
-import release_tasks
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.errors import LockHeld
 from release_tasks.core.lock import FileLock, current_holder, run_lock
-from release_tasks.core.records import PreflightReport, SnapshotMetadata
+from release_tasks.core.records import SnapshotMetadata
 from release_tasks.stages.rollback.recovery import recover
-from tests.support.faults.stages import prepare
-from tests.support.project import Project
+from tests.support.commands import start_inv, write_project_files
+from tests.support.faults.stages import passed_preflight, prepare
+from tests.support.lock_holder import lock_holder, stopped
+from tests.support.project import Ledger, Project
+from tests.support.writer import StartWriter
 
-# One job a line on stdin, each in a child of its own that says its pid, waits for one byte and acts.
-RACER = """
+# Reads one job a line from stdin. Each runs in a child, which prints its pid, waits for one byte and acts.
+RUNNER = """
 import contextlib, importlib, json, os, signal, sys, time, traceback
 from pathlib import Path
 from release_tasks.tasks.project import load_settings
@@ -51,7 +53,7 @@ from release_tasks.stages.prepare import prepare_release
 from release_tasks.core.records import PreflightReport
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
-from release_tasks.stages.rollback.swap import Swap
+from release_tasks.stages.rollback import swap
 from release_tasks.tasks.flags import with_flags
 
 settings = load_settings({"release": json.loads(sys.argv[2])}, Path(sys.argv[1]))
@@ -66,28 +68,32 @@ def read_line():
         line += byte
     return line
 
-def die_after_one_step():
-    carry_out = Swap._carry_out
-    def one(self, step, act, source):
-        carry_out(self, step, act, source)
-        os.kill(os.getpid(), signal.SIGKILL)
-    Swap._carry_out = one
+def die_after_the_database():
+    write, count = swap.write_journal, 0
+    def counted(*arguments):
+        nonlocal count
+        count += 1
+        journal = write(*arguments)
+        if count == 2:  # the database is noted as begun, then as done
+            os.kill(os.getpid(), signal.SIGKILL)
+        return journal
+    swap.write_journal = counted
 
 def die_before_writing(name):
     module = importlib.import_module("release_tasks.archive.pipeline")
     write = module.write_atomic
-    def one(path, *more):
+    def checked(path, *more):
         if path.name == name:
             os.kill(os.getpid(), signal.SIGKILL)
         write(path, *more)
-    module.write_atomic = one
+    module.write_atomic = checked
 
 def act(job):
-    linger = [job.get("linger")]
+    pause = [job.get("pause")]
     def progress(event):
         step = event.key if isinstance(event, BytesMoved) and event.done else str(event)
-        if linger[0] and step.startswith(linger[0][0]):
-            seconds, linger[0] = linger[0][1], None
+        if pause[0] and step.startswith(pause[0][0]):
+            seconds, pause[0] = pause[0][1], None
             time.sleep(seconds)
     if job["what"] == "recover":
         return recover(settings).status
@@ -96,8 +102,8 @@ def act(job):
             release_id=job["release"], report=report, health_url=None, only=(), skip=(), strict=False,
             log_directory=Path(sys.argv[1]),
         )
-        wanted = with_flags(settings, retention=job.get("retention"))
-        return prepare_release(wanted, preflight=run, emit=progress).status
+        changed = with_flags(settings, retention=job.get("retention"))
+        return prepare_release(changed, preflight=run, emit=progress).status
     request = RollbackRequest(snapshot_id=job["snapshot"], force=True, wait=job.get("wait", 0.0))
     outcome = rollback(settings, request, progress)
     assert outcome.status == "restored", outcome.diagnostics
@@ -108,26 +114,26 @@ def no_lock(root, *_, **__):
     try:
         yield
     finally:
-        root.joinpath("lock.json").unlink(missing_ok=True)  # a killed run may have left its name, as with the lock
+        root.joinpath("lock.json").unlink(missing_ok=True)  # a killed run may leave the file, as with the lock
 
 def run(job):
     if job.get("unlocked"):
         for name in ("prepare", "rollback.attempt", "rollback.recovery"):
             importlib.import_module(f"release_tasks.stages.{name}").run_lock = no_lock
     if job["what"] == "crash":
-        die_after_one_step()
+        die_after_the_database()
     if "dies_before" in job:
         die_before_writing(job["dies_before"])
     print("ready", os.getpid(), flush=True)
     os.read(0, 1)
     time.sleep(job.get("after", 0))
     try:
-        answer = {"code": 0, "status": act(job)}
+        result = {"code": 0, "status": act(job)}
     except StageError as error:
-        answer = {"code": int(error.exit_code), "status": "error", "message": error.message}
+        result = {"code": int(error.exit_code), "status": "error", "message": error.message}
     except BaseException:
-        answer = {"code": None, "status": "defect", "message": traceback.format_exc()}
-    print(json.dumps(answer), flush=True)
+        result = {"code": None, "status": "defect", "message": traceback.format_exc()}
+    print(json.dumps(result), flush=True)
 
 while True:
     job = json.loads(read_line())
@@ -141,24 +147,13 @@ while True:
     print("exit", code, flush=True)
 """
 
-# Holds the lock with no room on its disk to write down who it is.
-NAMELESS = """
-import resource, sys
-from pathlib import Path
-from release_tasks.core.lock import run_lock
-resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
-with run_lock(Path(sys.argv[1]), "release.prepare"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
 HELD = re.compile(r"'release\.(?P<command>\w+)' \(pid (?P<pid>\d+) on \S+, since 20\d\d-\d\d-\d\dT[\d:.]+Z\)")
 ROLLBACK_STEPS = ("recover", "verify", "safety", "stage", "swap")
 
 
 @frozen(kw_only=True)
-class Answer:
-    """How a stage ended: its exit code (negative: killed), its status, its sentence."""
+class Result:
+    """How a stage ended: its exit code (negative: killed), its status and its message."""
 
     what: str
     pid: int
@@ -167,11 +162,11 @@ class Answer:
     message: str = ""
 
 
-class Racer:
-    """A process with everything imported, that runs each job in a child."""
+class StageRunner:
+    """A process with all imports done that runs each job in a child."""
 
     def __init__(self, project: Project) -> None:
-        command = [sys.executable, "-B", "-c", RACER, str(project.folder), json.dumps(project.raw)]
+        command = [sys.executable, "-B", "-c", RUNNER, str(project.folder), json.dumps(project.raw)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0)
         self.job: dict[str, Any] = {}
         self.pid = 0
@@ -180,32 +175,33 @@ class Racer:
         assert self.process.stdout is not None
         return self.process.stdout.readline().decode()
 
-    def order(self, job: dict[str, Any]) -> None:
-        """Let a child get ready for ``job``; it waits for ``go``."""
+    def prepare_job(self, job: dict[str, Any]) -> None:
+        """Start a child for ``job``; it waits for ``start``."""
         assert self.process.stdin is not None
         self.process.stdin.write(json.dumps(job).encode() + b"\n")
         word, pid = self._line().split()
         assert word == "ready"
         self.job, self.pid = job, int(pid)
 
-    def go(self) -> None:
+    def start(self) -> None:
         assert self.process.stdin is not None
         self.process.stdin.write(b"!")
 
     def kill(self) -> None:
-        """Kill the child that is at work; does nothing when it has ended already."""
+        """Kill the running child; does nothing when it has ended already."""
         with contextlib.suppress(ProcessLookupError):
             os.kill(self.pid, signal.SIGKILL)
 
-    def answer(self) -> Answer:
-        """Wait for the child's end."""
-        line, told = self._line(), {}
+    def result(self) -> Result:
+        """Wait for the end of the child."""
+        line = self._line()
+        report: dict[str, Any] = {}
         if line.startswith("{"):
-            told, end = json.JSONDecoder().raw_decode(line)
+            report, end = json.JSONDecoder().raw_decode(line)
             line = line[end:].strip() or self._line()  # a kill may come before the end of the line
         code = int(line.split()[1])
         self.pid, pid = 0, self.pid
-        return Answer(what=self.job["what"], pid=pid, **(told if code == 0 else {"code": code}))
+        return Result(what=self.job["what"], pid=pid, **(report if code == 0 else {"code": code}))
 
     def close(self) -> None:
         if self.pid:
@@ -214,25 +210,25 @@ class Racer:
         self.process.communicate()
 
 
-class Scene:
-    """A project that has been in three states, each prepared as a release; the third is live."""
+class RaceScenario:
+    """A project with three states, each prepared as a release; the third is live."""
 
-    def __init__(self, project: Project, start_writer: Callable[..., subprocess.Popen[str]]) -> None:
+    def __init__(self, project: Project, start_writer: StartWriter) -> None:
         self.project = project
         self.start_writer = start_writer
         self.settings = project.settings
         self.pipeline = Pipeline(self.settings.release.root)
-        self.states: dict[int, Any] = {}
+        self.states: dict[int, dict[str, Any]] = {}
         self.digests: dict[int, dict[str, Any]] = {}
         self.snapshots: dict[int, str] = {}
         for number in (1, 2, 3):
-            self.become(number)
+            self.enter_state(number)
         self.prepared = len(self.pipeline.audit.verify().events)
         self.template = project.folder.with_name("template")
         shutil.copytree(project.folder, self.template, symlinks=True)
 
-    def become(self, number: int) -> None:
-        """Bring every asset to a state that differs from the other two, and prepare a release of it."""
+    def enter_state(self, number: int) -> None:
+        """Bring every asset to a state of its own and prepare a release of it."""
         project = self.project
         with contextlib.closing(sqlite3.connect(project.database)) as database:
             database.execute("DELETE FROM ledger")
@@ -247,23 +243,22 @@ class Scene:
             project.extra.write_text("{}")
         else:
             project.extra.unlink(missing_ok=True)
-        passed = PreflightReport(passed=True, checks=[], failed_checks=[])
-        manifest = prepare(self.settings, passed, f"v{number}")
+        manifest = prepare(self.settings, passed_preflight(), f"v{number}")
         assert manifest.snapshot is not None
         snapshot = self.pipeline.catalogue.get(manifest.snapshot.snapshot_id)
         self.states[number] = project.content()
         self.digests[number] = files_of(snapshot)
         self.snapshots[number] = snapshot.snapshot_id
 
-    def fresh(self) -> None:
-        """Lay everything out as it was before the first round."""
+    def reset(self) -> None:
+        """Bring everything back to the start of the first round."""
         shutil.rmtree(self.project.folder)
         shutil.copytree(self.template, self.project.folder, symlinks=True)
 
     @contextlib.contextmanager
-    def writer(self, is_wanted: bool) -> Iterator[None]:
-        """Let a service write at a thousand transfers a second; it has ended afterwards."""
-        process = self.start_writer(self.project.database) if is_wanted else None
+    def writer(self, has_writer: bool) -> Iterator[None]:
+        """Let a service write while the block runs, at most a thousand transfers a second."""
+        process = self.start_writer(self.project.database) if has_writer else None
         try:
             yield
         finally:
@@ -273,65 +268,65 @@ class Scene:
 
     # What is checked after every round
 
-    def check(self, answers: list[Answer], *, wrote: bool = False, keeps: int = 5) -> None:
-        """Fail unless one acted after the other, as they say themselves, and all is as that order makes it."""
-        self.check_answers(answers)
-        live = self.follow(wrote, [answer for answer in answers if answer.code is not None and answer.code < 0])
-        assert self.state_of(self.project.content(), wrote) == live
+    def check(self, results: list[Result], *, has_writer: bool = False, keeps: int = 5) -> None:
+        """Fail unless the stages acted one after the other and the files are what that order makes of them."""
+        self.check_results(results)
+        live = self.follow(has_writer, [result for result in results if result.code is not None and result.code < 0])
+        assert self.state_of(self.project.content(), has_writer) == live
         self.check_folder(keeps)
         assert not [path for path in self.project.folder.rglob("*") if path.name.startswith(".")]
         assert not self.pipeline.journal_path.exists()
         assert not (self.pipeline.root / "lock.json").exists()
         assert recover(self.settings).detail == "Nothing to recover."
 
-    def check_answers(self, answers: list[Answer]) -> None:
-        """At least one acted; who did not says who held the lock, or what the other had taken away."""
-        assert any(answer.code == 0 for answer in answers), answers
-        for answer, other in zip(answers, reversed(answers), strict=True):
-            if answer.code == 75:
-                held = HELD.search(answer.message)
-                assert held is not None, answer
-                assert (held["command"], int(held["pid"])) == (other.what, other.pid), (answer, other)
-            elif answer.code == 2:
-                assert other.what == "prepare" and other.code == 0, (answer, other)
-                assert re.match(r"There is no snapshot 'v1|release id 'v4' was prepared already", answer.message)
+    def check_results(self, results: list[Result]) -> None:
+        """Fail unless one stage acted, and the other acted too or reports the holder or what the first one removed."""
+        assert any(result.code == 0 for result in results), results
+        for result, other in zip(results, reversed(results), strict=True):
+            if result.code == 75:
+                held = HELD.search(result.message)
+                assert held is not None, result
+                assert (held["command"], int(held["pid"])) == (other.what, other.pid), (result, other)
+            elif result.code == 2:
+                assert other.what == "prepare" and other.code == 0, (result, other)
+                assert re.match(r"There is no snapshot 'v1|release id 'v4' was prepared already", result.message)
             else:
-                assert answer.code is not None and answer.code <= 0, answer
+                assert result.code is not None and result.code <= 0, result
                 expected = {"rollback": {"restored"}, "prepare": {"ready"}, "recover": {"clean", "finished"}}
-                assert answer.code < 0 or answer.status in expected[answer.what], answer
+                assert result.code < 0 or result.status in expected[result.what], result
 
-    def follow(self, wrote: bool, killed: list[Answer]) -> int:
-        """Read the round's audit events as a story; returns the state in which it ends.
+    def follow(self, has_writer: bool, killed: list[Result]) -> int:
+        """Follow the round's audit events in their order; returns the state after the last one.
 
-        Each rollback is told to its end before anything else begins, and what each captured is the state of then.
+        Each rollback ends before the next event starts, and each capture contains the state of its time.
         """
         verdict = self.pipeline.audit.verify(self.pipeline.anchors())
         assert verdict.intact and not verdict.notes, verdict
-        live, under_way = 3, ""
+        live, running = 3, ""
         for event in verdict.events[self.prepared :]:
             name, rollback = event["event"], event.get("rollbackId", "")
             snapshot = event.get("snapshotId", "")
             if name == "rollback.refused":
                 continue
-            assert not under_way or rollback == under_way or killed, (event, under_way)
+            assert not running or rollback == running or killed, (event, running)
             if name == "prepare.ready":
                 assert killed or self.is_published(snapshot)
                 if self.is_published(snapshot):
-                    assert self.state_in(snapshot, wrote) == live, event
+                    assert self.state_in(snapshot, has_writer) == live, event
             elif name == "rollback.started":
-                under_way = rollback
+                running = rollback
             else:
                 assert name in ("rollback.finished", "rollback.recovered"), event
-                under_way = ""
+                running = ""
                 if event.get("safetySnapshotId") and name == "rollback.finished":
-                    assert self.state_in(event["safetySnapshotId"], wrote) == live, event
+                    assert self.state_in(event["safetySnapshotId"], has_writer) == live, event
                 if event["status"] == "restored":
                     live = next(number for number, known in self.snapshots.items() if known == snapshot)
-        assert not under_way
+        assert not running
         return live
 
     def check_folder(self, keeps: int) -> None:
-        """Every snapshot verifies, and what manifests and the state point at is there."""
+        """Fail unless every snapshot verifies and the snapshots of manifests and rollback state exist."""
         verdicts = verify_all(self.pipeline.catalogue)
         assert {verdict.status for verdict in verdicts} == {"verified"}, verdicts
         snapshots, unreadable = self.pipeline.catalogue.published()
@@ -354,25 +349,25 @@ class Scene:
     def is_published(self, snapshot_id: str) -> bool:
         return (self.pipeline.catalogue.path(snapshot_id) / "metadata.json").exists()
 
-    def state_of(self, content: Any, wrote: bool) -> int:
-        """The one state that files and rows are of; rows may have gone on from it by a writer's whole transfers."""
+    def state_of(self, content: dict[str, Any], has_writer: bool) -> int:
+        """Return the state of files and rows; rows may also contain whole transfers of a writer since then."""
         numbers = [number for number, state in self.states.items() if state["files"] == content["files"]]
         assert len(numbers) == 1, content["files"]
-        self.check_rows(content["rows"], numbers[0], wrote)
+        self.check_rows(content["rows"], numbers[0], has_writer)
         return numbers[0]
 
-    def check_rows(self, rows: Any, number: int, wrote: bool) -> None:
-        (accounts, ledger), (began, before) = rows, self.states[number]["rows"]
+    def check_rows(self, rows: Ledger, number: int, has_writer: bool) -> None:
+        (accounts, ledger), (balances_before, before) = rows, self.states[number]["rows"]
         assert ledger[: len(before)] == before, (number, ledger[:3])
-        assert wrote or len(ledger) == len(before), number
-        balances = dict(began)
+        assert has_writer or len(ledger) == len(before), number
+        balances = dict(balances_before)
         for _, giver, taker, amount in ledger[len(before) :]:
             balances[giver] -= amount
             balances[taker] += amount
         assert dict(accounts) == balances, number
 
-    def state_in(self, snapshot_id: str, wrote: bool) -> int:
-        """The one state that a snapshot holds."""
+    def state_in(self, snapshot_id: str, has_writer: bool) -> int:
+        """Return the state that a snapshot contains."""
         snapshot = self.pipeline.catalogue.get(snapshot_id)
         numbers = [number for number, digests in self.digests.items() if digests == files_of(snapshot)]
         assert len(numbers) == 1, snapshot
@@ -380,9 +375,9 @@ class Scene:
         assert record is not None
         stored = self.pipeline.catalogue.path(snapshot_id) / record.relative_path
         with contextlib.closing(sqlite3.connect(f"file:{stored}?immutable=1", uri=True)) as database:
-            tables = ("SELECT * FROM accounts ORDER BY id", "SELECT * FROM ledger ORDER BY id")
-            rows = tuple(database.execute(table).fetchall() for table in tables)
-        self.check_rows(rows, numbers[0], wrote)
+            accounts = database.execute("SELECT * FROM accounts ORDER BY id").fetchall()
+            ledger = database.execute("SELECT * FROM ledger ORDER BY id").fetchall()
+        self.check_rows((accounts, ledger), numbers[0], has_writer)
         return numbers[0]
 
 
@@ -391,343 +386,339 @@ def files_of(snapshot: SnapshotMetadata) -> dict[str, Any]:
 
 
 @pytest.fixture
-def scene(memory: Path, project_at: Callable[..., Any], start_writer: Callable[..., subprocess.Popen[str]]) -> Scene:
+def scenario(memory: Path, start_writer: StartWriter) -> RaceScenario:
     """A project in the third of three states, each of them a release."""
     folder = memory / "project"
     folder.mkdir()
-    return Scene(project_at(folder), start_writer)
+    return RaceScenario(Project(folder), start_writer)
 
 
 @pytest.fixture
-def racers(scene: Scene) -> Iterator[tuple[Racer, Racer]]:
-    """Two processes that are ready to act on the scene."""
-    pair = (Racer(scene.project), Racer(scene.project))
+def runners(scenario: RaceScenario) -> Iterator[tuple[StageRunner, StageRunner]]:
+    """Two processes that are ready to run stages of the scenario."""
+    pair = (StageRunner(scenario.project), StageRunner(scenario.project))
     yield pair
-    for racer in pair:
-        racer.close()
+    for runner in pair:
+        runner.close()
 
 
-def jobs_of(kind: str, number: int, scene: Scene, chance: random.Random) -> list[dict[str, Any]]:
-    """The two jobs of one round, in any order; in one of five they linger, and half of the rollbacks would wait."""
+def jobs_of(kind: str, number: int, scenario: RaceScenario, chooser: random.Random) -> list[dict[str, Any]]:
+    """Return the two jobs of one round in random order; every fifth round has pauses, half of the rollbacks wait."""
     rollback: dict[str, Any] = {"what": "rollback", "wait": 30.0 if number % 4 < 2 else 0.0}
     release: dict[str, Any] = {"what": "prepare"}
     if number % 5 == 0:
-        rollback["linger"] = (chance.choice(ROLLBACK_STEPS), 0.35)
-        release["linger"] = ("database", 0.35)
-    to_first = {**rollback, "snapshot": scene.snapshots[1]}
-    to_second = {**rollback, "snapshot": scene.snapshots[2]}
+        rollback["pause"] = (chooser.choice(ROLLBACK_STEPS), 0.35)
+        release["pause"] = ("database", 0.35)
+    to_first = {**rollback, "snapshot": scenario.snapshots[1]}
+    to_second = {**rollback, "snapshot": scenario.snapshots[2]}
     fourth = {**release, "release": "v4"}
     jobs = {
         "two rollbacks": [to_first, to_second],
         "rollback and prepare": [to_first, fourth],
         "rollback and retention": [to_first, {**fourth, "retention": 1}],
         "two prepares": [fourth, fourth if number % 3 == 0 else {**release, "release": "v5"}],
-        # Every other recovery comes when the rollback has begun: what it finds then is no leftover.
-        "rollback and recover": [to_first, {"what": "recover", "after": (number % 2) * chance.uniform(0, 0.1)}],
+        # Every other recovery starts during the rollback: the files it finds then are not leftovers.
+        "rollback and recover": [to_first, {"what": "recover", "after": (number % 2) * chooser.uniform(0, 0.1)}],
     }[kind]
-    return jobs if chance.random() < 0.5 else jobs[::-1]
+    return jobs if chooser.random() < 0.5 else jobs[::-1]
 
 
-def play(
-    scene: Scene,
-    racers: tuple[Racer, Racer],
+def run_round(
+    scenario: RaceScenario,
+    runners: tuple[StageRunner, StageRunner],
     kind: str,
     number: int,
     *,
     is_locked: bool = True,
-    at_once: bool = True,
-) -> tuple[list[Answer], Callable[[], None]]:
-    """Run one round; returns the answers and the check of what it left."""
-    scene.fresh()
-    jobs = jobs_of(kind, number, scene, random.Random(f"{kind} {number}"))
-    wrote = number % 2 == 1
-    with scene.writer(wrote):
+    together: bool = True,
+) -> tuple[list[Result], Callable[[], None]]:
+    """Run one round; returns the results and the check of the files it left."""
+    scenario.reset()
+    jobs = jobs_of(kind, number, scenario, random.Random(f"{kind} {number}"))
+    has_writer = number % 2 == 1
+    with scenario.writer(has_writer):
         if kind == "rollback and recover" and number % 4 == 0:
-            racers[0].order({"what": "crash", "snapshot": scene.snapshots[2]})
-            racers[0].go()
-            assert racers[0].answer().code == -signal.SIGKILL
-            assert scene.pipeline.journal_path.exists()
-        for racer, job in zip(racers, jobs, strict=True):
-            racer.order({**job, "unlocked": not is_locked})
-        answers = []
-        for racer in racers:
-            racer.go()
-            if not at_once:
-                answers.append(racer.answer())
-        answers = answers or [racer.answer() for racer in racers]
+            runners[0].prepare_job({"what": "crash", "snapshot": scenario.snapshots[2]})
+            runners[0].start()
+            assert runners[0].result().code == -signal.SIGKILL
+            assert scenario.pipeline.journal_path.exists()
+        for runner, job in zip(runners, jobs, strict=True):
+            runner.prepare_job({**job, "unlocked": not is_locked})
+        results = []
+        for runner in runners:
+            runner.start()
+            if not together:
+                results.append(runner.result())
+        results = results or [runner.result() for runner in runners]
     keeps = 1 if kind == "rollback and retention" else 5
-    return answers, functools.partial(scene.check, answers, wrote=wrote, keeps=keeps)
+    return results, functools.partial(scenario.check, results, has_writer=has_writer, keeps=keeps)
 
 
 KINDS = ("two rollbacks", "rollback and prepare", "rollback and retention", "two prepares", "rollback and recover")
 
 
 @pytest.mark.slow
-def test_stages_started_together_act_one_after_the_other(scene: Scene, racers: tuple[Racer, Racer]) -> None:
-    """One round of each kind, so that the fast selection has this too."""
+def test_stages_started_together_run_one_after_the_other(
+    scenario: RaceScenario, runners: tuple[StageRunner, StageRunner]
+) -> None:
+    """One round of each kind, for a quick run of this file."""
     for kind in KINDS:
-        _, check = play(scene, racers, kind, 1)
+        _, check = run_round(scenario, runners, kind, 1)
         check()
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
-def test_fifty_rounds_never_mix_anything(
-    scene: Scene, racers: tuple[Racer, Racer], kind: str, tried: Callable[[int], None]
+def test_fifty_rounds_leave_no_mix(
+    scenario: RaceScenario, runners: tuple[StageRunner, StageRunner], kind: str, report_points: Callable[[int], None]
 ) -> None:
-    """Half of them with a service that writes, a fifth with one that lingers in the middle of its work."""
+    """Half of the rounds have a service that writes; a fifth have a stage that pauses in the middle."""
     codes: Counter[int | None] = Counter()
     for number in range(50):
-        answers, check = play(scene, racers, kind, number)
+        results, check = run_round(scenario, runners, kind, number)
         check()
-        codes.update(answer.code for answer in answers)
-    tried(50)
-    if kind != "rollback and recover":  # recover has nothing to do while another run is at work
+        codes.update(result.code for result in results)
+    report_points(50)
+    if kind != "rollback and recover":  # recover has nothing to do while another command runs
         assert codes[75] > 0, codes
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("kind", KINDS)
-def test_without_the_lock_the_same_checks_fail(scene: Scene, racers: tuple[Racer, Racer], kind: str) -> None:
-    """The lock replaced by nothing: the very same checks find what it prevents, most often within five rounds.
+def test_without_the_lock_the_same_checks_fail(
+    scenario: RaceScenario, runners: tuple[StageRunner, StageRunner], kind: str
+) -> None:
+    """Without the lock the checks find a fault, most often within five rounds.
 
-    A recovery and a rollback meet in a short moment only; on a busy machine that took more than fifty rounds once.
+    A recovery and a rollback rarely collide; on a busy machine it once took more than fifty rounds.
     """
     for number in range(300):
-        _, check = play(scene, racers, kind, number, is_locked=False)
+        _, check = run_round(scenario, runners, kind, number, is_locked=False)
         try:
             check()
         except Exception as error:
             print(f"{kind}: without the lock, round {number} fails: {error!r:.300}")
             return
-    pytest.fail(f"{kind}: 300 rounds without a lock, and no check found anything")
+    pytest.fail(f"{kind}: 300 rounds without a lock, and no check found a fault")
 
 
 @pytest.mark.slow
-def test_without_the_lock_but_one_after_the_other_the_checks_pass(scene: Scene, racers: tuple[Racer, Racer]) -> None:
-    """So it is the race that the test above finds, and not the missing lock itself."""
+def test_without_the_lock_but_one_after_the_other_the_checks_pass(
+    scenario: RaceScenario, runners: tuple[StageRunner, StageRunner]
+) -> None:
+    """The test above finds the race, not the missing lock itself."""
     for kind in KINDS:
         for number in (1, 2):
-            _, check = play(scene, racers, kind, number, is_locked=False, at_once=False)
+            _, check = run_round(scenario, runners, kind, number, is_locked=False, together=False)
             check()
 
 
-def lock_is_held_by(scene: Scene, pid: int) -> bool:
-    holder = current_holder(scene.pipeline.root)
+def lock_is_held_by(scenario: RaceScenario, pid: int) -> bool:
+    holder = current_holder(scenario.pipeline.root)
     return holder is not None and holder.pid == pid
 
 
-def start_and_wait_for_lock(scene: Scene, racer: Racer, job: dict[str, Any]) -> bool:
-    """Start a job and return once it holds the lock; False when it had ended before that was seen."""
-    racer.order(job)
-    racer.go()
-    assert racer.process.stdout is not None
-    while not lock_is_held_by(scene, racer.pid):
-        if not os.path.exists(f"/proc/{racer.pid}"):
+def start_and_wait_for_lock(scenario: RaceScenario, runner: StageRunner, job: dict[str, Any]) -> bool:
+    """Start a job and return True once it holds the lock, False when it ended before that was observed."""
+    runner.prepare_job(job)
+    runner.start()
+    assert runner.process.stdout is not None
+    while not lock_is_held_by(scenario, runner.pid):
+        if not os.path.exists(f"/proc/{runner.pid}"):
             return False
     return True
 
 
-def job_to_kill(scene: Scene, number: int) -> dict[str, Any]:
+def job_to_kill(scenario: RaceScenario, number: int) -> dict[str, Any]:
     if number % 3 == 0:
         return {"what": "prepare", "release": "v4"}
-    return {"what": "rollback", "snapshot": scene.snapshots[1]}
+    return {"what": "rollback", "snapshot": scenario.snapshots[1]}
 
 
-def measure(scene: Scene, racers: tuple[Racer, Racer]) -> list[float]:
-    """How long each of the jobs holds the lock when nobody kills it."""
+def measure(scenario: RaceScenario, runners: tuple[StageRunner, StageRunner]) -> list[float]:
+    """Return for each job how long it holds the lock when it is not killed."""
     seconds = []
     for number in range(3):
-        scene.fresh()
-        assert start_and_wait_for_lock(scene, racers[0], job_to_kill(scene, number))
-        began = time.monotonic()
-        assert racers[0].answer().code == 0
-        seconds.append(time.monotonic() - began)
+        scenario.reset()
+        assert start_and_wait_for_lock(scenario, runners[0], job_to_kill(scenario, number))
+        started = time.monotonic()
+        assert runners[0].result().code == 0
+        seconds.append(time.monotonic() - started)
     return seconds
 
 
-def kill_the_holder(scene: Scene, racers: tuple[Racer, Racer], number: int, seconds: float) -> bool:
-    """Kill a rollback or a prepare at a random moment, with a rollback waiting for it; says whether it was cut off."""
-    scene.fresh()
-    wrote = number % 2 == 1
-    holder, waiter = racers
-    with scene.writer(wrote):
-        waiter.order({"what": "rollback", "snapshot": scene.snapshots[2], "wait": 60.0})
-        start_and_wait_for_lock(scene, holder, job_to_kill(scene, number))
-        waiter.go()
+def kill_the_holder(
+    scenario: RaceScenario, runners: tuple[StageRunner, StageRunner], number: int, seconds: float
+) -> bool:
+    """Kill a rollback or a prepare at a random moment while a rollback waits; return whether it was running."""
+    scenario.reset()
+    has_writer = number % 2 == 1
+    holder, waiter = runners
+    with scenario.writer(has_writer):
+        waiter.prepare_job({"what": "rollback", "snapshot": scenario.snapshots[2], "wait": 60.0})
+        start_and_wait_for_lock(scenario, holder, job_to_kill(scenario, number))
+        waiter.start()
         time.sleep(random.Random(number).uniform(0, seconds))
         holder.kill()
-        answers = [holder.answer(), waiter.answer()]
-    assert answers[1].status == "restored", answers
-    scene.check(answers, wrote=wrote)
-    assert scene.state_of(scene.project.content(), wrote) == 2
-    return answers[0].code == -signal.SIGKILL
+        results = [holder.result(), waiter.result()]
+    assert results[1].status == "restored", results
+    scenario.check(results, has_writer=has_writer)
+    assert scenario.state_of(scenario.project.content(), has_writer) == 2
+    return results[0].code == -signal.SIGKILL
 
 
 @pytest.mark.slow
-def test_a_killed_holder_lets_the_waiter_recover_and_go_on(scene: Scene, racers: tuple[Racer, Racer]) -> None:
-    """Three kills, so that the fast selection has this too."""
-    for number, seconds in enumerate(measure(scene, racers)):
-        kill_the_holder(scene, racers, number, seconds)
+def test_waiter_recovers_and_continues_after_the_holder_is_killed(
+    scenario: RaceScenario, runners: tuple[StageRunner, StageRunner]
+) -> None:
+    """Three kills, for a quick run of this file."""
+    for number, seconds in enumerate(measure(scenario, runners)):
+        kill_the_holder(scenario, runners, number, seconds)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-def test_fifty_killed_holders_let_the_waiter_recover_and_go_on(
-    scene: Scene, racers: tuple[Racer, Racer], tried: Callable[[int], None]
+def test_waiter_recovers_and_continues_after_fifty_killed_holders(
+    scenario: RaceScenario, runners: tuple[StageRunner, StageRunner], report_points: Callable[[int], None]
 ) -> None:
-    """SIGKILL at random moments, with and without a service that writes: the waiter ends in ``restored``, whole."""
-    seconds = measure(scene, racers)
-    killed = sum(kill_the_holder(scene, racers, number, seconds[number % 3]) for number in range(50))
+    """SIGKILL at random moments, with and without a service that writes: the waiter ends in ``restored``."""
+    seconds = measure(scenario, runners)
+    killed = sum(kill_the_holder(scenario, runners, number, seconds[number % 3]) for number in range(50))
     assert killed >= 15
-    tried(killed)
+    report_points(killed)
 
 
 @pytest.mark.slow
-def test_a_prepare_killed_before_it_is_the_latest_is_the_latest_after_the_next_command(
-    scene: Scene, racers: tuple[Racer, Racer]
+def test_prepare_killed_before_latest_json_is_latest_after_the_next_command(
+    scenario: RaceScenario, runners: tuple[StageRunner, StageRunner]
 ) -> None:
-    """Its manifest makes it a release, so ``latest.json`` and the snapshot follow it, whoever comes next."""
-    racers[0].order({"what": "prepare", "release": "v4", "dies_before": "latest.json"})
-    racers[0].go()
-    killed = racers[0].answer()
+    """The manifest makes it a release; any next command updates ``latest.json`` and keeps the snapshot."""
+    runners[0].prepare_job({"what": "prepare", "release": "v4", "dies_before": "latest.json"})
+    runners[0].start()
+    killed = runners[0].result()
     assert killed.code == -signal.SIGKILL
-    assert recover(scene.settings).status in ("clean", "discarded")
-    latest = scene.pipeline.latest_ready()
+    assert recover(scenario.settings).status in ("clean", "discarded")
+    latest = scenario.pipeline.latest_ready()
     assert latest is not None and latest.release_id == "v4"
-    assert latest.snapshot is not None and scene.state_in(latest.snapshot.snapshot_id, False) == 3
+    assert latest.snapshot is not None and scenario.state_in(latest.snapshot.snapshot_id, False) == 3
 
 
 @pytest.mark.slow
-def test_a_recovery_waits_for_a_rollback_that_has_begun_to_swap_meanwhile(
-    scene: Scene, racers: tuple[Racer, Racer]
+def test_recovery_waits_for_a_rollback_that_starts_its_swap(
+    scenario: RaceScenario, runners: tuple[StageRunner, StageRunner]
 ) -> None:
-    """The start gate of a service: it opens after the swap, also when it was asked just before it."""
-    with contextlib.closing(sqlite3.connect(scene.project.database, isolation_level=None)) as service:
-        service.execute("BEGIN IMMEDIATE")  # the swap cannot be done as long as this one writes
-        racers[1].order({"what": "recover"})
-        job = {"what": "rollback", "snapshot": scene.snapshots[1], "linger": ("swap", 0.15)}
-        assert start_and_wait_for_lock(scene, racers[0], job)
-        while not list(scene.project.state.glob(".mcp.json.*")):
+    """As the start gate of a service it ends after the swap, also when it started just before it."""
+    with contextlib.closing(sqlite3.connect(scenario.project.database, isolation_level=None)) as service:
+        service.execute("BEGIN IMMEDIATE")  # the swap waits for this transaction
+        runners[1].prepare_job({"what": "recover"})
+        job = {"what": "rollback", "snapshot": scenario.snapshots[1], "pause": ("swap", 0.15)}
+        assert start_and_wait_for_lock(scenario, runners[0], job)
+        while not list(scenario.project.state.glob(".mcp.json.*")):
             pass  # until everything is staged
-        racers[1].go()
-        select.select([racers[1].process.stdout], [], [], 1.0)
+        runners[1].start()
+        assert runners[1].process.stdout is not None
+        select.select([runners[1].process.stdout], [], [], 1.0)
         service.execute("ROLLBACK")
-    answers = [racer.answer() for racer in racers]
-    assert [answer.code for answer in answers] == [0, 0], answers
-    scene.check(answers)
+    results = [runner.result() for runner in runners]
+    assert [result.code for result in results] == [0, 0], results
+    scenario.check(results)
 
 
-class Invoke:
-    """Real ``inv`` processes in the scene's project."""
+class Inv:
+    """Real ``inv`` processes in the project of the scenario."""
 
-    def __init__(self, scene: Scene) -> None:
-        self.folder = scene.project.folder
-        self.configuration = {
-            "tasks": {"executor_class": "release_tasks.executor.StageExecutor"},
-            "release": scene.project.raw,
-        }
-        package = Path(release_tasks.__file__).parent.parent
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("INVOKE_", "PYTHON"))}
-        self.variables = {**kept, "PYTHONPATH": str(package), "PYTHONDONTWRITEBYTECODE": "1"}
+    def __init__(self, scenario: RaceScenario) -> None:
+        self.project = scenario.project
 
-    def start(self, *words: str) -> subprocess.Popen[str]:
-        (self.folder / "tasks.py").write_text("from release_tasks import ns\n")
-        (self.folder / "invoke.yaml").write_text(json.dumps(self.configuration))
-        return subprocess.Popen(
-            [sys.executable, "-m", "invoke", *words, "--json"],
-            cwd=self.folder,
-            env=self.variables,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+    def start(self, command: str, *words: str) -> subprocess.Popen[str]:
+        write_project_files(self.project.folder, self.project.raw)
+        return start_inv(self.project.folder, command, *words, "--json")
 
-    def answer(self, process: subprocess.Popen[str]) -> Answer:
+    def result(self, command: str, process: subprocess.Popen[str]) -> Result:
         """Wait for the end of a process and read its document."""
         out, err = process.communicate(timeout=90)
         assert "Traceback" not in err
         document = json.loads(out)
-        what = str(process.args[3]).removeprefix("release.")  # type: ignore[index]
-        return Answer(
-            what=what,
+        return Result(
+            what=command.removeprefix("release."),
             pid=process.pid,
             code=process.returncode,
             status=document["status"],
             message=document.get("message", ""),
         )
 
-    def run(self, *words: str) -> Answer:
-        return self.answer(self.start(*words))
+    def run(self, command: str, *words: str) -> Result:
+        return self.result(command, self.start(command, *words))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("wait", ["0s", "60s"])
-def test_real_commands_started_together_act_one_after_the_other(scene: Scene, wait: str) -> None:
-    """Six rounds of ``inv``: exit 0, or 75 with a document that names the holder; the same checks hold."""
-    to_first = ("release.rollback", "--force", "--wait", wait, "--snapshot", scene.snapshots[1])
-    to_second = ("release.rollback", "--force", "--wait", wait, "--snapshot", scene.snapshots[2])
-    for other in (to_second, ("release.prepare", "--release-id", "v4"), ("release.recover",)):
-        scene.fresh()
-        inv = Invoke(scene)
-        processes = [inv.start(*to_first), inv.start(*other)]
-        answers = [inv.answer(process) for process in processes]
+def test_inv_commands_started_together_run_one_after_the_other(scenario: RaceScenario, wait: str) -> None:
+    """Six rounds of ``inv`` end with exit 0, or with 75 and a document that names the holder; the checks pass."""
+    to_first = ("release.rollback", "--force", "--wait", wait, "--snapshot", scenario.snapshots[1])
+    to_second = ("release.rollback", "--force", "--wait", wait, "--snapshot", scenario.snapshots[2])
+    others: list[tuple[str, ...]] = [to_second, ("release.prepare", "--release-id", "v4"), ("release.recover",)]
+    for other in others:
+        scenario.reset()
+        inv = Inv(scenario)
+        processes = [inv.start(*words) for words in (to_first, other)]
+        results = [inv.result(words[0], process) for words, process in zip((to_first, other), processes, strict=True)]
         if wait != "0s":
-            assert answers[0].code == 0
-        scene.check(answers)
+            assert results[0].code == 0
+        scenario.check(results)
+
+
+@contextlib.contextmanager
+def stopped_rollback(scenario: RaceScenario, runner: StageRunner) -> Iterator[int]:
+    """Stop a rollback that holds the lock, before its swap, while the block runs; yields its process id."""
+    job = {"what": "rollback", "snapshot": scenario.snapshots[1], "pause": ("recover", 0.2)}
+    assert start_and_wait_for_lock(scenario, runner, job)
+    pid = runner.pid
+    with stopped(pid):
+        yield pid
+    assert runner.result().status == "restored"
+
+
+def assert_names_rollback(result: Result, pid: int) -> None:
+    """Fail unless a command ended with 75 and a message that names the rollback with this process id."""
+    assert (result.code, result.status) == (75, "error")
+    held = HELD.search(result.message)
+    assert held is not None and (held["command"], int(held["pid"])) == ("rollback", pid)
 
 
 @pytest.mark.slow
-def test_a_wait_that_is_over_ends_with_75_and_names_the_holder(scene: Scene, racers: tuple[Racer, Racer]) -> None:
-    """A rollback stopped in the middle: ``inv`` waits as long as it was told, says who it is, and touches nothing."""
-    inv = Invoke(scene)
-    holder, _ = racers
-    job = {"what": "rollback", "snapshot": scene.snapshots[1], "linger": ("recover", 0.2)}
-    assert start_and_wait_for_lock(scene, holder, job)
-    pid = holder.pid
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        before = scene.project.content()
-        began = time.monotonic()
-        answer = inv.run("release.rollback", "--wait", "400ms", "--snapshot", scene.snapshots[2])
-        assert time.monotonic() - began > 0.4
-        assert (answer.code, answer.status) == (75, "error")
-        held = HELD.search(answer.message)
-        assert held is not None and (held["command"], int(held["pid"])) == ("rollback", pid)
-        assert scene.project.content() == before
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    assert holder.answer().status == "restored"
-    assert scene.state_of(scene.project.content(), False) == 1
+def test_wait_that_times_out_ends_with_75_and_names_the_holder(
+    scenario: RaceScenario, runners: tuple[StageRunner, StageRunner]
+) -> None:
+    """While a rollback is stopped, ``inv`` waits for the time of ``--wait``, names the holder and changes nothing."""
+    inv = Inv(scenario)
+    with stopped_rollback(scenario, runners[0]) as pid:
+        before = scenario.project.content()
+        started = time.monotonic()
+        result = inv.run("release.rollback", "--wait", "400ms", "--snapshot", scenario.snapshots[2])
+        assert time.monotonic() - started > 0.4
+        assert_names_rollback(result, pid)
+        assert scenario.project.content() == before
+    assert scenario.state_of(scenario.project.content(), False) == 1
 
 
 @pytest.mark.slow
-def test_every_other_command_names_the_holder_too_or_leaves_it_alone(scene: Scene, racers: tuple[Racer, Racer]) -> None:
-    """Beside a rollback stopped before its swap: prepare ends with 75 before any gate, recover has nothing to do."""
-    inv = Invoke(scene)
-    holder, _ = racers
-    job = {"what": "rollback", "snapshot": scene.snapshots[1], "linger": ("recover", 0.2)}
-    assert start_and_wait_for_lock(scene, holder, job)
-    pid = holder.pid
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        answer = inv.run("release.prepare", "--release-id", "v4")
-        held = HELD.search(answer.message)
-        assert answer.code == 75
-        assert held is not None and (held["command"], int(held["pid"])) == ("rollback", pid)
+def test_other_commands_name_the_holder_or_do_nothing(
+    scenario: RaceScenario, runners: tuple[StageRunner, StageRunner]
+) -> None:
+    """While a rollback is stopped before its swap, prepare ends with 75 before any gate; recover has nothing to do."""
+    inv = Inv(scenario)
+    with stopped_rollback(scenario, runners[0]) as pid:
+        assert_names_rollback(inv.run("release.prepare", "--release-id", "v4"), pid)
         assert inv.run("release.recover").status == "clean"
-    finally:
-        os.kill(pid, signal.SIGCONT)
-    assert holder.answer().status == "restored"
-    scene.check([Answer(what="rollback", pid=pid, code=0, status="restored")])
+    scenario.check([Result(what="rollback", pid=pid, code=0, status="restored")])
 
 
-def test_a_holder_that_is_just_letting_go_is_waited_for(tmp_path: Path) -> None:
-    """Between removing its name and dropping the lock it cannot be named, so it is given another moment."""
+def test_lock_is_waited_for_while_its_holder_releases_it(tmp_path: Path) -> None:
+    """A holder has no name between the removal of lock.json and the release of the lock, so a run waits a moment."""
     lock = FileLock(tmp_path / "lock")
     assert lock.acquire()
     timer = threading.Timer(0.35, lock.release)
@@ -740,16 +731,12 @@ def test_a_holder_that_is_just_letting_go_is_waited_for(tmp_path: Path) -> None:
         timer.join()
 
 
-def test_a_holder_without_room_for_its_name_is_not_given_that_of_a_killed_run(tmp_path: Path) -> None:
-    """A full disk: the refusal names nobody rather than a process that is gone."""
+def test_holder_without_a_name_does_not_get_the_name_of_a_killed_run(tmp_path: Path) -> None:
+    """On a full disk lock.json still names a dead process; the message must not name it."""
     document = {"pid": 1, "host": "gone", "command": "release.drill", "since": "2020-01-01T00:00:00.000Z"}
     (tmp_path / "lock.json").write_text(json.dumps(document))
-    command = [sys.executable, "-c", NAMELESS, str(tmp_path)]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() == "held"
+    with lock_holder(tmp_path, is_nameless=True):
         with pytest.raises(LockHeld) as caught, run_lock(tmp_path, "second"):
             pass
         assert "by another run" in caught.value.message
         assert "release.drill" not in caught.value.message
-        process.communicate()

@@ -1,4 +1,4 @@
-"""Disks that are full, folders that cannot be written, names that cannot be exchanged: as root, on real mounts."""
+"""Rollbacks on full disks, read-only folders and mount points: as root, on real mounts."""
 
 from __future__ import annotations
 
@@ -6,50 +6,46 @@ import contextlib
 import os
 import shutil
 import subprocess
-import sys
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
+from attrs import frozen
 
-from release_tasks.assets import base
+from release_tasks.assets import base, overwrite
+from release_tasks.assets.files import place_file
+from release_tasks.assets.placing import rename_into_place
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.records import Inode
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
-from tests.support.faults.telling import at_steps
-from tests.support.project import Project
+from tests.support.crash import PowerCut, fail_at
+from tests.support.faults.listeners import on_steps
+from tests.support.faults.marks import MOUNTS
+from tests.support.faults.mounts import Mounts
+from tests.support.project import MakeProject, Project
 
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="NOT TESTED: needs root on Linux to mount"),
-]
-
-
-def roll(project: Project, snapshot_id: str | None = None, **flags: Any) -> Any:
-    return rollback(project.settings, RollbackRequest(snapshot_id=snapshot_id, **flags))
+pytestmark = [pytest.mark.slow, *MOUNTS]
 
 
 def fill(folder: Path, leave: int) -> None:
-    """Take all of a filesystem's space but ``leave`` bytes."""
+    """Fill a filesystem up to its last ``leave`` bytes."""
     stat = os.statvfs(folder)
     with (folder / "filler").open("wb") as file:
         file.write(b"\0" * max(stat.f_bavail * stat.f_frsize - leave, 0))
 
 
 @pytest.fixture
-def tmpfs_project(make_project: Callable[..., Any], mounts: Any, tmp_path: Path) -> Any:
-    """A project whose state lies on a small filesystem of its own, its pipeline on another."""
+def tmpfs_project(make_project: MakeProject, mounts: Mounts, tmp_path: Path) -> Project:
+    """A project with its state on a small filesystem and its pipeline on another filesystem."""
     project = make_project("p", "delete")
-    shutil.move(project.state, tmp_path / "kept")
+    shutil.move(project.state, tmp_path / "original")
     mounts.tmpfs(project.state, "2m")
-    shutil.copytree(tmp_path / "kept", project.state, symlinks=True, dirs_exist_ok=True)
+    shutil.copytree(tmp_path / "original", project.state, symlinks=True, dirs_exist_ok=True)
     return project
 
 
-def test_a_full_disk_under_the_state_is_failed_and_touches_nothing(tmpfs_project: Any) -> None:
-    """A restored folder that does not fit is not half there; with room again it restores."""
+def test_full_state_disk_fails_and_changes_nothing(tmpfs_project: Project) -> None:
+    """A folder that does not fit is not restored in part; with free space it is restored."""
     project = tmpfs_project
     (project.identity / "large").write_bytes(os.urandom(400_000))
     good = project.content()
@@ -58,38 +54,38 @@ def test_a_full_disk_under_the_state_is_failed_and_touches_nothing(tmpfs_project
     (project.identity / "large").unlink()
     before = project.content()
     fill(project.state, 100_000)
-    outcome = roll(project)
+    outcome = project.roll_back()
     assert outcome.status == "failed"
     assert "space" in outcome.diagnostics[0]
     (project.state / "filler").unlink()
     assert project.content() == before
-    assert project.strays() == []
-    assert roll(project).status == "restored"
+    assert project.leftovers() == []
+    assert project.roll_back().status == "restored"
     assert project.content() == good
 
 
 @pytest.mark.parametrize("leave", [0, 4096, 8192, 16384, 32768, 65536])
-def test_whatever_room_there_is_it_is_restored_or_as_before(tmpfs_project: Any, leave: int) -> None:
-    """The disk fills up at another moment each time: in staging, in SQLite's journal, nowhere."""
+def test_any_free_space_leaves_all_old_or_all_new(tmpfs_project: Project, leave: int) -> None:
+    """The disk fills up at different moments: while staging, in SQLite's journal, never."""
     project = tmpfs_project
     good = project.content()
     project.capture()
     project.damage()
     before = project.content()
     fill(project.state, leave)
-    outcome = roll(project)
+    outcome = project.roll_back()
     (project.state / "filler").unlink()
     expected = good if outcome.status == "restored" else before
     assert project.content() == expected, outcome
     assert not project.pipeline.journal_path.exists()
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 @pytest.mark.parametrize("leave", [0, 4096, 8192, 12288, 16384, 20480, 24576, 40960, 90112, 131072])
-def test_a_full_disk_under_the_pipeline_is_failed_or_restored_never_mixed(
-    make_project: Callable[..., Any], mounts: Any, tmp_path: Path, leave: int
+def test_full_pipeline_disk_leaves_all_old_or_all_new(
+    make_project: MakeProject, mounts: Mounts, tmp_path: Path, leave: int
 ) -> None:
-    """No room for lock note, safety snapshot, journal or state: all old or all new after the next command."""
+    """Without space for lock.json, safety snapshot, journal or state, the next command ends in all old or all new."""
     project = make_project("p", "delete")
     mounts.tmpfs(project.pipeline.root, "2m")
     good = project.content()
@@ -97,73 +93,69 @@ def test_a_full_disk_under_the_pipeline_is_failed_or_restored_never_mixed(
     project.damage()
     before = project.content()
     fill(project.pipeline.root, leave)
-    with contextlib.suppress(OSError):  # has a test of its own
-        roll(project)
+    with contextlib.suppress(OSError):  # the next test covers it
+        project.roll_back()
     (project.pipeline.root / "filler").unlink()
     recover(project.settings)
     assert project.content() in (good, before)
     assert not project.pipeline.journal_path.exists()
-    assert roll(project).status in ("restored", "noop")
+    assert project.roll_back().status in ("restored", "noop")
     assert project.content() == good
 
 
 @pytest.mark.parametrize("leave", [0, 4096])
-def test_a_full_disk_under_the_pipeline_is_an_outcome(
-    make_project: Callable[..., Any], mounts: Any, leave: int
-) -> None:
-    """``failed`` with a sentence, not an exception, also when nothing at all can be written."""
+def test_full_pipeline_disk_gives_a_failed_outcome(make_project: MakeProject, mounts: Mounts, leave: int) -> None:
+    """``failed`` with a message and no exception, even when no byte can be written."""
     project = make_project("p", "delete")
     mounts.tmpfs(project.pipeline.root, "2m")
     project.capture()
     project.damage()
     fill(project.pipeline.root, leave)
-    outcome = roll(project)
+    outcome = project.roll_back()
     assert outcome.status == "failed"
     assert "space" in outcome.diagnostics[0]
 
 
 @pytest.mark.parametrize("mode", ["wal", "delete"])
-def test_a_read_only_state_folder_is_failed_and_touches_nothing(
-    make_project: Callable[..., Any], mounts: Any, mode: str
-) -> None:
-    """A filesystem that went read-only: a sentence, and it works once it is writable."""
+def test_read_only_state_folder_fails_and_changes_nothing(make_project: MakeProject, mounts: Mounts, mode: str) -> None:
+    """On a read-only filesystem the rollback fails with a message; once it is writable, it restores."""
     project = make_project("p", mode)
     good = project.content()
     project.capture()
     project.damage()
     before = project.content()
     mounts.read_only(project.state)
-    outcome = roll(project)
+    outcome = project.roll_back()
     mounts.clear()
     assert outcome.status == "failed"
-    assert "ead-only" in outcome.diagnostics[0]
+    assert "ead-only" in outcome.diagnostics[0] or "writable" in outcome.diagnostics[0]
     assert project.content() == before
-    assert project.strays() == []
-    assert roll(project).status == "restored"
+    assert project.leftovers() == []
+    assert project.roll_back().status == "restored"
     assert project.content() == good
 
 
 @pytest.mark.parametrize("name", ["app.db", "identity", "mcp.json", "extra.json"])
-def test_one_asset_that_cannot_be_changed_fails_all_of_them(project: Project, mounts: Any, name: str) -> None:
-    """chattr +i on one: all is as before, or all is restored around it."""
+def test_immutable_asset_leaves_all_old_or_all_new(project: Project, mounts: Mounts, name: str) -> None:
+    """With ``chattr +i`` on one asset all assets stay unchanged or all are restored."""
     good = project.content()
     project.capture()
     project.damage()
     project.mcp.write_text("{}")
     before = project.content()
     mounts.immutable(project.state / name)
-    outcome = roll(project)
+    outcome = project.roll_back()
     mounts.clear()
     recover(project.settings)
     now = project.content()
     assert now == (good if outcome.status == "restored" else before), outcome
-    assert roll(project).status in ("restored", "noop")
+    assert project.roll_back().status in ("restored", "noop")
     assert project.content() == good
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
-def test_a_file_inside_a_folder_that_cannot_be_removed_bars_nothing(project: Project, mounts: Any) -> None:
-    """The exchange went well and only the old folder cannot be discarded: restored, with a remark; the next one too."""
+def test_immutable_file_in_a_folder_does_not_block_a_rollback(project: Project, mounts: Mounts) -> None:
+    """Only the old folder cannot be removed after the exchange: this rollback and the next one restore."""
     good = project.content()
     project.capture()
     project.damage()
@@ -171,10 +163,10 @@ def test_a_file_inside_a_folder_that_cannot_be_removed_bars_nothing(project: Pro
     inode = file.stat().st_ino
     mounts.immutable(file)
     try:
-        outcome = roll(project)
+        outcome = project.roll_back()
         assert project.content() == good
         assert outcome.status == "restored", outcome.diagnostics
-        assert roll(project, force=True).status == "restored"
+        assert project.roll_back(force=True).status == "restored"
         recover(project.settings)
     finally:
         for path in project.state.rglob("*"):
@@ -182,60 +174,60 @@ def test_a_file_inside_a_folder_that_cannot_be_removed_bars_nothing(project: Pro
                 subprocess.run(["chattr", "-i", str(path)], check=True)
 
 
-def test_an_immutable_folder_fails_before_anything_moves(project: Project, mounts: Any) -> None:
-    """chattr +i on the folder that holds the assets."""
+def test_immutable_state_folder_fails_before_any_rename(project: Project, mounts: Mounts) -> None:
+    """``chattr +i`` on the folder that contains the assets."""
     project.capture()
     project.damage()
     before = project.content()
     mounts.immutable(project.state)
-    outcome = roll(project)
+    outcome = project.roll_back()
     mounts.clear()
     assert outcome.status == "failed"
     assert project.content() == before
     assert not project.pipeline.journal_path.exists()
-    assert roll(project).status == "restored"
+    assert project.roll_back().status == "restored"
 
 
-def test_an_append_only_audit_log_is_enough(project: Project, mounts: Any) -> None:
-    """The log is only ever appended to."""
+def test_append_only_audit_log_is_enough(project: Project, mounts: Mounts) -> None:
+    """A rollback only appends to the log."""
     project.capture()
     project.damage()
-    roll(project)
+    project.roll_back()
     log = project.pipeline.root / "rollback-audit.log"
     mounts.run(["chattr", "+a", str(log)], ["chattr", "-a", str(log)])
-    assert roll(project, force=True).status == "restored"
+    assert project.roll_back(force=True).status == "restored"
     assert project.pipeline.audit.verify(project.pipeline.anchors()).intact
 
 
-def bind_file(project: Project, mounts: Any, path: Path) -> None:
+def bind_file(project: Project, mounts: Mounts, path: Path) -> None:
     """Put a bind mount over a file, as a container does with a single config file."""
     source = project.folder / f"outside-{path.name}"
     shutil.copy2(path, source)
     mounts.bind(source, path)
 
 
-def test_a_bind_mounted_file_is_restored_and_goes_back(project: Project, mounts: Any) -> None:
-    """EBUSY at the exchange: the content is written in place; the way back works as well."""
+def test_bind_mounted_file_is_restored_and_rolled_back(project: Project, mounts: Mounts) -> None:
+    """The exchange gives EBUSY, so the content is overwritten in place, also from the safety snapshot."""
     good = project.content()
     project.capture()
     bind_file(project, mounts, project.mcp)
     project.mcp.write_text('{"a much longer": "content than it had before, so that it has to be cut"}')
     (project.identity / "identity.json").write_text('{"id": "other"}')
     bad = project.content()
-    outcome = roll(project)
+    outcome = project.roll_back()
     assert outcome.status == "restored", outcome.diagnostics
     assert project.content() == good
     assert (project.folder / "outside-mcp.json").read_text() == '{"mcpServers": {}}'
-    assert roll(project).status == "noop"
-    assert roll(project, outcome.safety_snapshot_id).status == "restored"
+    assert project.roll_back().status == "noop"
+    assert project.roll_back(outcome.safety_snapshot_id).status == "restored"
     assert project.content() == bad
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
-def test_a_bind_mounted_file_goes_back_when_a_later_step_fails(
-    project: Project, mounts: Any, monkeypatch: pytest.MonkeyPatch
+def test_bind_mounted_file_is_undone_when_a_later_step_fails(
+    project: Project, mounts: Mounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Undone from the safety snapshot, since the inode is the same one all along."""
+    """The undo copies from the safety snapshot, because the inode never changes."""
     project.overrides["assets"] = {
         "database": {"sqlite": "state/app.db"},
         "mcp": {"file": "state/mcp.json"},
@@ -246,39 +238,38 @@ def test_a_bind_mounted_file_goes_back_when_a_later_step_fails(
     project.mcp.write_text('{"other": true}')
     (project.identity / "identity.json").write_text('{"id": "other"}')
     before = project.content()
-    real = base.rename_into_place
 
-    def place(live: Path, *rest: Any) -> bool:
+    def fail_for_identity(live: Path, staged: Path, inode: Inode | None) -> bool:
         if live == project.identity:
             raise OSError(5, "Input/output error", str(live))
-        return real(live, *rest)
+        return rename_into_place(live, staged, inode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(base, "rename_into_place", place)
-        outcome = roll(project)
+        patch.setattr(base, "rename_into_place", fail_for_identity)
+        outcome = project.roll_back()
         assert outcome.status == "failed"
         assert project.mcp.read_text() == '{"other": true}' or project.pipeline.journal_path.exists()
     recover(project.settings)
     assert project.content() == before
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
-def test_a_bind_mounted_file_that_should_be_absent_fails_all(project: Project, mounts: Any) -> None:
-    """It cannot be removed: a sentence, and everything as it was."""
+def test_bind_mounted_file_that_must_be_removed_fails_all(project: Project, mounts: Mounts) -> None:
+    """It cannot be removed: the rollback fails with a message and all assets stay unchanged."""
     project.capture()
     project.extra.write_text("{}")
     bind_file(project, mounts, project.extra)
     (project.identity / "identity.json").write_text('{"id": "other"}')
     before = project.content()
-    outcome = roll(project)
+    outcome = project.roll_back()
     assert outcome.status == "failed"
     assert "extra.json" in outcome.diagnostics[0]
     assert project.content() == before
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
-def test_a_folder_that_is_a_mount_point_is_restored_and_goes_back(project: Project, mounts: Any) -> None:
-    """A volume mounted as identity/: written in place, modes, links and empty folders too."""
+def test_folder_that_is_a_mount_point_is_restored_and_rolled_back(project: Project, mounts: Mounts) -> None:
+    """A volume mounted as identity/ is overwritten in place, with modes, links and empty folders."""
     good = project.content()
     project.capture()
     source = project.folder / "volume"
@@ -293,34 +284,34 @@ def test_a_folder_that_is_a_mount_point_is_restored_and_goes_back(project: Proje
     shutil.rmtree(project.identity / "keys" / "empty")
     os.chmod(project.identity / "keys", 0o777)
     bad = project.content()
-    outcome = roll(project)
+    outcome = project.roll_back()
     assert outcome.status == "restored", outcome.diagnostics
     assert project.content() == good
-    assert roll(project, outcome.safety_snapshot_id).status == "restored"
+    assert project.roll_back(outcome.safety_snapshot_id).status == "restored"
     assert project.content() == bad
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
-def test_a_bind_mounted_database_is_restored(make_project: Callable[..., Any], mounts: Any) -> None:
-    """Sound, through SQLite; too damaged, written in place."""
+def test_bind_mounted_database_is_restored(make_project: MakeProject, mounts: Mounts) -> None:
+    """A sound database is restored through SQLite, a damaged one is overwritten in place."""
     project = make_project("p", "delete")
     good = project.content()
     project.capture()
     bind_file(project, mounts, project.database)
     project.damage()
-    assert roll(project).status == "restored"
+    assert project.roll_back().status == "restored"
     assert project.content() == good
     with project.database.open("r+b") as file:
         file.write(bytes(4096))
-    assert roll(project).status == "restored"
+    assert project.roll_back().status == "restored"
     assert project.content() == good
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
-def test_a_damaged_bind_mounted_database_goes_back_when_a_later_step_fails(
-    make_project: Callable[..., Any], mounts: Any, monkeypatch: pytest.MonkeyPatch
+def test_damaged_bind_mounted_database_is_undone_when_a_later_step_fails(
+    make_project: MakeProject, mounts: Mounts, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its remains are written back in place."""
+    """The undo overwrites it with its remains."""
     project = make_project("p", "delete")
     project.capture()
     bind_file(project, mounts, project.database)
@@ -328,141 +319,112 @@ def test_a_damaged_bind_mounted_database_goes_back_when_a_later_step_fails(
     with project.database.open("r+b") as file:
         file.write(bytes(4096))
     remains = project.database.read_bytes()
-    real = base.rename_into_place
 
-    def place(live: Path, staged: Path, wanted: Any) -> bool:
+    def fail_for_mcp(live: Path, staged: Path, inode: Inode | None) -> bool:
         if live == project.mcp:
             raise OSError(5, "Input/output error", str(live))
-        return real(live, staged, wanted)
+        return rename_into_place(live, staged, inode)
 
     with monkeypatch.context() as patch:
-        patch.setattr(base, "rename_into_place", place)
-        assert roll(project).status == "failed"
+        patch.setattr(base, "rename_into_place", fail_for_mcp)
+        assert project.roll_back().status == "failed"
     recover(project.settings)
     assert project.database.read_bytes() == remains
     assert project.mcp.read_text() == "{}"
 
 
+@frozen
+class Overlay:
+    """A project with a state that becomes the lower layer of an overlay, as in the image of a container."""
+
+    project: Project
+    mounts: Mounts
+    folder: Path
+
+    def mount(self) -> None:
+        """Mount the overlay over the state. No file is opened, because the first open for writing copies it up."""
+        shutil.copytree(self.project.state, self.folder / "layer", symlinks=True)
+        self.mounts.overlay(self.folder / "layer", self.folder / "overlay", self.project.state)
+
+
 @pytest.fixture
-def lower(make_project: Callable[..., Any], tmp_path: Path) -> tuple[Any, Path]:
-    """A project and the folder that becomes the lower layer of its state."""
-    project = make_project("p", "delete")
-    layer = tmp_path / "layer"
-    return project, layer
+def overlay(make_project: MakeProject, mounts: Mounts, tmp_path: Path) -> Overlay:
+    """A project and the overlay over its state, not mounted yet."""
+    return Overlay(make_project("p", "delete"), mounts, tmp_path)
 
 
-def test_an_overlays_lower_folder_is_restored_and_goes_back(
-    lower: tuple[Any, Path], mounts: Any, tmp_path: Path
-) -> None:
-    """EXDEV at the exchange, as in a container whose identity/ came with the image."""
-    project, layer = lower
+def test_folder_in_a_lower_layer_is_restored_and_rolled_back(overlay: Overlay) -> None:
+    """The exchange gives EXDEV, as in a container whose image contains identity/."""
+    project = overlay.project
     good = project.content()
     project.capture()
     (project.identity / "identity.json").write_text('{"id": "other"}')
     (project.identity / "intruder").write_text("x")
-    shutil.copytree(project.state, layer, symlinks=True)
     bad = project.content()
-    mounts.overlay(layer, tmp_path / "overlay", project.state)
+    overlay.mount()
     assert project.content() == bad
     with pytest.raises(OSError, match="cross-device"):
         os.rename(project.identity, project.state / "elsewhere")
-    outcome = roll(project)
+    outcome = project.roll_back()
     assert outcome.status == "restored", outcome.diagnostics
     assert project.content() == good
-    assert roll(project).status == "noop"
-    assert roll(project, outcome.safety_snapshot_id).status == "restored"
+    assert project.roll_back().status == "noop"
+    assert project.roll_back(outcome.safety_snapshot_id).status == "restored"
     assert project.content() == bad
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
-def test_an_overlays_lower_folder_that_was_absent_is_absent_again(
-    lower: tuple[Any, Path], mounts: Any, tmp_path: Path
-) -> None:
-    """It cannot be renamed away, but it can be removed."""
-    project, layer = lower
+def test_folder_in_a_lower_layer_that_was_absent_is_removed(overlay: Overlay) -> None:
+    """It cannot be renamed, but it can be removed."""
+    project = overlay.project
     project.overrides["assets.more"] = {"directory": "state/more", "required": False}
     project.capture()
     (project.state / "more").mkdir()
     (project.state / "more" / "file").write_text("x")
-    shutil.copytree(project.state, layer, symlinks=True)
-    mounts.overlay(layer, tmp_path / "overlay", project.state)
-    outcome = roll(project)
+    overlay.mount()
+    outcome = project.roll_back()
     assert outcome.status == "restored", outcome.diagnostics
     assert not (project.state / "more").exists()
 
 
-def test_a_mirrored_folder_that_cannot_be_finished_is_put_right_by_recover(
-    lower: tuple[Any, Path], mounts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_interrupted_overwrite_of_a_folder_is_finished_by_recover(
+    overlay: Overlay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Written in place is not atomic: the journal says so, and a run that ended in it is finished."""
-    from release_tasks.assets import overwrite
-
-    project, layer = lower
+    """An overwrite in place is not atomic; the journal records it and recover finishes it."""
+    project = overlay.project
     good = project.content()
     project.capture()
     (project.identity / "identity.json").write_text('{"id": "other"}')
     (project.identity / "intruder").write_text("x")
-    shutil.copytree(project.state, layer, symlinks=True)
     bad = project.content()
-    mounts.overlay(layer, tmp_path / "overlay", project.state)
-
-    class PowerCut(BaseException):
-        pass
-
-    calls = 0
-    real = overwrite._replace_entry
-
-    def renew(*args: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise PowerCut
-        real(*args)
-
+    overlay.mount()
     with monkeypatch.context() as patch:
-        patch.setattr(overwrite, "_replace_entry", renew)
+        patch.setattr(overwrite, "place_file", fail_at(1, place_file, PowerCut()))
         with pytest.raises(PowerCut):
-            roll(project)
+            project.roll_back()
     assert project.content() not in (good, bad)
     assert recover(project.settings).status == "finished"
     assert project.content() == good
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
-def test_a_mirrored_folder_goes_back_when_it_fails(
-    lower: tuple[Any, Path], mounts: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """A failure in the middle of writing in place ends in the state before."""
-    from release_tasks.assets import overwrite
-
-    project, layer = lower
+def test_failed_overwrite_of_a_folder_is_undone(overlay: Overlay, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A failure in the middle of an overwrite in place ends in the old state."""
+    project = overlay.project
     project.capture()
     project.damage()
-    shutil.copytree(project.state, layer, symlinks=True)
     before = project.content()
-    mounts.overlay(layer, tmp_path / "overlay", project.state)
-    calls = 0
-    real = overwrite._replace_entry
-
-    def renew(*args: Any) -> None:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise StageFailed("it cannot be done.")
-        real(*args)
-
+    overlay.mount()
     with monkeypatch.context() as patch:
-        patch.setattr(overwrite, "_replace_entry", renew)
-        assert roll(project).status == "failed"
+        patch.setattr(overwrite, "place_file", fail_at(1, place_file, StageFailed("it cannot be done.")))
+        assert project.roll_back().status == "failed"
     assert project.content() == before
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert not project.pipeline.journal_path.exists()
 
 
-def test_a_state_folder_that_vanished_mid_way_ends_in_a_sentence(
-    tmpfs_project: Any, mounts: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The volume goes away between staging and swap; once it is back, recover ends all old or all new."""
+def test_state_volume_that_disappears_in_the_swap_fails_with_a_message(tmpfs_project: Project, mounts: Mounts) -> None:
+    """The volume is unmounted between staging and swap; once it is back, recover ends in all old or all new."""
     project = tmpfs_project
     good = project.content()
     project.capture()
@@ -473,13 +435,13 @@ def test_a_state_folder_that_vanished_mid_way_ends_in_a_sentence(
     subprocess.run(["mount", "--bind", str(project.state), str(hidden)], check=True)
     mounts.undo.append(["umount", "-l", str(hidden)])
 
-    def vanish(step: str) -> None:
+    def unmount(step: str) -> None:
         if step == "swap":
             subprocess.run(["umount", "-l", str(project.state)], check=True)
 
-    outcome = rollback(project.settings, RollbackRequest(), at_steps(vanish))
+    outcome = rollback(project.settings, RollbackRequest(), on_steps(unmount))
     assert outcome.status == "failed", outcome
     subprocess.run(["mount", "--bind", str(hidden), str(project.state)], check=True)
     recover(project.settings)
     assert project.content() in (good, before)
-    assert project.strays() == []
+    assert project.leftovers() == []

@@ -1,27 +1,28 @@
-"""Databases that are locked for good, damaged in every way, or lie beside another's files: the documented result."""
+"""Databases that are locked permanently, damaged, or next to side files of another database."""
 
 from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sqlite3
 import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
+import apsw
 import pytest
 
 from release_tasks.assets.sqlite import database as store
 from release_tasks.core.errors import StageFailed
-from release_tasks.stages.rollback import swap
-from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.core.records import AssetRecord, Manifest
 from release_tasks.stages.rollback.recovery import recover
+from tests.support.crash import crash_after_journal_writes
 from tests.support.faults.stages import passed_preflight, prepare
-from tests.support.project import Project
+from tests.support.files import contents, make_socket
+from tests.support.project import MakeProject, Project
 
 pytestmark = pytest.mark.slow
 
@@ -41,27 +42,43 @@ database.close()
 """
 
 
-class PowerCut(BaseException):
-    """Ends a rollback as a crash does."""
+class Make(Protocol):
+    """Make a project, its database in this journal mode."""
+
+    def __call__(self, mode: str) -> Project: ...
 
 
-def roll(project: Project, **flags: Any) -> Any:
-    return rollback(project.settings, RollbackRequest(**flags))
+class Hold(Protocol):
+    """Let another process hold a transaction of this kind open; returns the function that ends it."""
+
+    def __call__(self, database: Path, kind: str) -> Callable[[], None]: ...
 
 
-def make_release(project: Project, release_id: str = "v2") -> Any:
+def make_release(project: Project, release_id: str = "v2") -> Manifest:
     return prepare(project.settings, passed_preflight(), release_id)
 
 
-@pytest.fixture
-def make(make_project: Callable[..., Any], steady: Callable[[Any], Any]) -> Callable[[str], Any]:
-    """Return a maker of projects in a journal mode."""
-    return lambda mode: steady(make_project("p", mode))
+def damaged_copy(project: Project, safety_snapshot_id: str | None) -> tuple[AssetRecord, Path]:
+    """Return the record and the folder of the damaged database in a safety snapshot."""
+    assert safety_snapshot_id is not None
+    record = project.pipeline.catalogue.get(safety_snapshot_id).asset("database")
+    assert record is not None
+    return record, project.pipeline.catalogue.path(safety_snapshot_id) / record.relative_path
 
 
 @pytest.fixture
-def hold() -> Iterator[Callable[[Path, str], Callable[[], None]]]:
-    """Return a function that lets another process hold a transaction open; what it returns ends that."""
+def make(make_project: MakeProject) -> Make:
+    """Return a maker of projects."""
+
+    def call(mode: str) -> Project:
+        return make_project("p", mode, cache_settings=True)
+
+    return call
+
+
+@pytest.fixture
+def hold() -> Iterator[Hold]:
+    """Return a starter of processes that hold a transaction open; all end with the test."""
     running: list[subprocess.Popen[str]] = []
 
     def end() -> None:
@@ -79,7 +96,7 @@ def hold() -> Iterator[Callable[[Path, str], Callable[[], None]]]:
     end()
 
 
-# What a transaction that never ends leaves possible: (journal mode, kind) -> (a release, a rollback).
+# The results beside a transaction that never ends: (journal mode, kind) -> (prepare, rollback).
 LOCKS = {
     ("wal", "DEFERRED"): ("ready", "restored"),
     ("wal", "IMMEDIATE"): ("ready", "failed"),
@@ -91,11 +108,11 @@ LOCKS = {
 
 
 @pytest.mark.parametrize(("mode", "kind"), LOCKS)
-def test_a_transaction_that_never_ends_bars_what_it_must_and_no_more(
-    make: Callable[[str], Any], hold: Any, monkeypatch: pytest.MonkeyPatch, mode: str, kind: str
+def test_endless_transaction_blocks_only_what_it_must(
+    make: Make, hold: Hold, monkeypatch: pytest.MonkeyPatch, mode: str, kind: str
 ) -> None:
-    """A reader bars no capture, a writer bars no capture in WAL mode; what is barred says so, and changes nothing."""
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.3)
+    """A blocked command names the database and changes nothing; in WAL mode a capture is never blocked."""
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     release, restore = LOCKS[mode, kind]
     project = make(mode)
     new = project.content()
@@ -103,62 +120,51 @@ def test_a_transaction_that_never_ends_bars_what_it_must_and_no_more(
     project.damage()
     project.mcp.write_text("{}")
     files = project.content()["files"]
-    let_go = hold(project.database, kind)
+    end_transaction = hold(project.database, kind)
     manifest = make_release(project)
     assert manifest.status == release, manifest.diagnostics
-    outcome = roll(project, snapshot_id="v1_snapshot")
+    outcome = project.roll_back(snapshot_id="v1_snapshot")
     assert outcome.status == restore, outcome.diagnostics
-    for told in [manifest.diagnostics] * (release == "blocked") + [outcome.diagnostics] * (restore == "failed"):
-        assert "stayed locked" in told[0] and str(project.database) in told[0]
-    let_go()
+    for messages in [manifest.diagnostics] * (release == "blocked") + [outcome.diagnostics] * (restore == "failed"):
+        assert "stayed locked" in messages[0] and str(project.database) in messages[0]
+    end_transaction()
     if restore == "failed":
         assert project.content()["files"] == files
         assert not project.pipeline.journal_path.exists()
-    assert roll(project, snapshot_id="v1_snapshot").status in ("restored", "noop")
+    assert project.roll_back(snapshot_id="v1_snapshot").status in ("restored", "noop")
     assert project.content() == new
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("notes", [1, 3])
-def test_a_transaction_that_never_ends_keeps_a_recovery_open_until_it_does(
-    make: Callable[[str], Any], hold: Any, monkeypatch: pytest.MonkeyPatch, mode: str, notes: int
+@pytest.mark.parametrize("journal_writes", [1, 3])
+def test_recovery_is_unfinished_until_a_blocking_transaction_ends(
+    make: Make, hold: Hold, monkeypatch: pytest.MonkeyPatch, mode: str, journal_writes: int
 ) -> None:
-    """Begun, or done and to be undone: never called finished while it is not, and finished by the next."""
-    monkeypatch.setattr(store, "_BUSY_SECONDS", 0.3)
+    """A crash while the database is restored, or after it: recover never reports an unfinished restore as finished."""
+    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     project = make(mode)
     new = project.content()
     project.capture()
     project.damage()
     old = project.content()
-    note, count = swap.Swap._note, 0
-
-    def noted(self: Any, step: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count > notes:
-            raise PowerCut
-        return note(self, step)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(swap.Swap, "_note", noted)
-        with pytest.raises(PowerCut):
-            roll(project)
-    let_go = hold(project.database, "EXCLUSIVE")
-    if notes == 1:
+    with crash_after_journal_writes(journal_writes):
+        project.roll_back()
+    end_transaction = hold(project.database, "EXCLUSIVE")
+    if journal_writes == 1:
         with pytest.raises(StageFailed, match="stayed locked") as error:
             recover(project.settings)
         assert "inv release.recover" in error.value.message
         assert project.pipeline.journal_path.exists()
-        let_go()
+        end_transaction()
         assert recover(project.settings).status in ("finished", "undone")
     else:
         assert recover(project.settings).status == "finished"  # the database was done before
-        let_go()
+        end_transaction()
     assert project.content() in (old, new)
-    assert roll(project).status in ("restored", "noop")
+    assert project.roll_back().status in ("restored", "noop")
     assert project.content() == new
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 def zeroed(database: Path) -> None:
@@ -193,10 +199,7 @@ def pipe(database: Path) -> None:
 
 def listening_socket(database: Path) -> None:
     database.unlink()
-    with socket.socket(socket.AF_UNIX) as server:
-        here = os.open(database.parent, os.O_RDONLY)
-        server.bind(f"/proc/self/fd/{here}/{database.name}")  # the whole path may be too long for a socket
-        os.close(here)
+    make_socket(database)
 
 
 def link(database: Path) -> None:
@@ -210,7 +213,7 @@ def dangling_link(database: Path) -> None:
 
 
 def emptied_under_its_wal(database: Path) -> None:
-    """Commit, die without closing, and lose every byte of the file itself."""
+    """Commit, end the process with SIGKILL, and truncate the file to zero bytes."""
     script = (
         "import os, sqlite3, sys\n"
         "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -222,88 +225,73 @@ def emptied_under_its_wal(database: Path) -> None:
     os.truncate(database, 0)
 
 
-def folder_in_the_place_of_a_side_file(suffix: str) -> Callable[[Path], None]:
+def folder_as_side_file(suffix: str) -> Callable[[Path], None]:
     def damage(database: Path) -> None:
         Path(f"{database}{suffix}").mkdir()
 
-    damage.__name__ = f"folder_in_the_place_of_{suffix[1:]}"
+    damage.__name__ = f"folder_as_{suffix[1:]}"
     return damage
 
 
 DAMAGES = [
     *(zeroed, garbage, magic_alone, page_of_zeroes, folder, pipe, listening_socket, link, dangling_link),
     emptied_under_its_wal,
-    *(folder_in_the_place_of_a_side_file(suffix) for suffix in ("-wal", "-journal")),
+    *(folder_as_side_file(suffix) for suffix in ("-wal", "-journal")),
 ]
 
 
 @pytest.mark.parametrize("mode", ONE_FAST)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_a_damaged_database_blocks_a_release_and_is_replaced_whole_by_a_rollback(
-    make: Callable[[str], Any], mode: str, damage: Callable[[Path], None]
+def test_damaged_database_blocks_a_release_and_a_rollback_replaces_it(
+    make: Make, mode: str, damage: Callable[[Path], None]
 ) -> None:
-    """Prepare touches nothing; a rollback brings it back and keeps the remains, and the next release is ready."""
+    """Prepare changes nothing; a rollback restores the database and keeps its remains; the next release is ready."""
     project = make(mode)
     new = project.content()
     project.capture()
     project.damage()
     project.mcp.write_text("{}")
     damage(project.database)
-    before = everything(project.state)
+    before = contents(project.state)
     manifest = make_release(project)
     assert manifest.status == "blocked", damage.__name__
     assert manifest.diagnostics[0].startswith("snapshot: ") and str(project.database) in manifest.diagnostics[0]
-    assert everything(project.state) == before
-    outcome = roll(project)
+    assert contents(project.state) == before
+    outcome = project.roll_back()
     assert outcome.status == "restored", outcome.diagnostics
     assert project.content() == new
-    record = project.pipeline.catalogue.get(outcome.safety_snapshot_id).asset("database")
+    record, remains = damaged_copy(project, outcome.safety_snapshot_id)
     assert record.damaged
-    kept = project.pipeline.catalogue.path(outcome.safety_snapshot_id) / record.relative_path
-    hold_remains(before, kept)
-    assert roll(project).status == "noop"
+    assert_remains_kept(before, remains)
+    assert project.roll_back().status == "noop"
     assert make_release(project, "v3").status == "ready"
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
-def everything(root: Path) -> dict[str, Any]:
-    """Return kind, mode and bytes or target of everything below a folder."""
-    found: dict[str, Any] = {}
-    for path in sorted(root.rglob("*")):
-        info = os.lstat(path)
-        kept: Any = None
-        if stat.S_ISREG(info.st_mode):
-            kept = path.read_bytes()
-        elif stat.S_ISLNK(info.st_mode):
-            kept = os.readlink(path)
-        found[str(path.relative_to(root))] = (info.st_mode, kept)
-    return found
-
-
-def hold_remains(before: dict[str, Any], kept: Path) -> None:
-    """Every file and link that stood in the database's place, or beside it, is in the safety snapshot."""
+def assert_remains_kept(before: dict[str, tuple[int, bytes | str | None]], remains: Path) -> None:
+    """Fail unless the safety snapshot contains every file and link of the database and its side files."""
     for name in ("app.db", "app.db-wal", "app.db-journal", "app.db/inside"):
         mode, content = before.get(name, (0, None))
         if stat.S_ISREG(mode):
-            assert (kept / name).read_bytes() == content, name
+            assert (remains / name).read_bytes() == content, name
         elif stat.S_ISLNK(mode):
-            assert os.readlink(kept / name) == content, name
+            assert os.readlink(remains / name) == content, name
 
 
-ODD_SIZES = [1, 15, 16, 50, 99, 100, 101, 512, 1000, 4095, 4097, 8191, 8193, 12287]
+UNALIGNED_SIZES = [1, 15, 16, 50, 99, 100, 101, 512, 1000, 4095, 4097, 8191, 8193, 12287]
 PAGES = [4096, 8192]
 
 
 @pytest.mark.parametrize("mode", MODES)
-@pytest.mark.parametrize("sizes", [pytest.param(PAGES, id="pages"), pytest.param(ODD_SIZES, id="odd sizes",
+@pytest.mark.parametrize("sizes", [pytest.param(PAGES, id="pages"), pytest.param(UNALIGNED_SIZES, id="unaligned sizes",
                                                                                 marks=pytest.mark.slow)])  # fmt: skip
-def test_a_database_truncated_anywhere_blocks_a_release_and_is_replaced_by_a_rollback(
-    make: Callable[[str], Any],
-    tried: Callable[[int], None],
+def test_truncated_database_blocks_a_release_and_a_rollback_replaces_it(
+    make: Make,
+    report_points: Callable[[int], None],
     mode: str,
     sizes: list[int],
 ) -> None:
-    """At every page and in the middle of them; what is left of it is kept byte for byte."""
+    """Truncated between pages and inside them; the remains are kept byte for byte."""
     project = make(mode)
     new = project.content()
     assert project.database.stat().st_size == 12288
@@ -316,37 +304,34 @@ def test_a_database_truncated_anywhere_blocks_a_release_and_is_replaced_by_a_rol
         manifest = make_release(project)
         assert manifest.status == "blocked", size
         assert project.database.read_bytes() == remains, size
-        outcome = roll(project)
+        outcome = project.roll_back()
         assert outcome.status == "restored", (size, outcome.diagnostics)
         assert project.content() == new, size
-        record = project.pipeline.catalogue.get(outcome.safety_snapshot_id).asset("database")
-        kept = project.pipeline.catalogue.path(outcome.safety_snapshot_id) / record.relative_path
-        assert (kept / "app.db").read_bytes() == remains, size
-        assert project.strays() == [], size
-    tried(len(sizes))
+        _, copy = damaged_copy(project, outcome.safety_snapshot_id)
+        assert (copy / "app.db").read_bytes() == remains, size
+        assert project.leftovers() == [], size
+    report_points(len(sizes))
 
 
-def test_an_empty_file_is_a_database_without_tables_to_both(make: Callable[[str], Any]) -> None:
-    """SQLite says so; a release of it is ready, and a rollback restores over it."""
+def test_empty_file_counts_as_a_database_without_tables(make: Make) -> None:
+    """As in SQLite: a release of it is ready, and a rollback replaces its content."""
     project = make("wal")
     new = project.content()
     project.capture()
     os.truncate(project.database, 0)
     manifest = make_release(project)
     assert manifest.status == "ready", manifest.diagnostics
-    assert roll(project, snapshot_id="v1_snapshot").status == "restored"
+    assert project.roll_back(snapshot_id="v1_snapshot").status == "restored"
     assert project.content() == new
 
 
-def test_a_database_that_cannot_be_opened_for_a_reason_of_the_system_is_not_called_damaged(
+def test_database_that_the_system_cannot_open_is_not_reported_as_damaged(
     project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It would be replaced under the service that has it open: failed, the file untouched, and no remains kept."""
-    import apsw
-
+    """A damaged database is replaced while the service has it open; here the rollback fails and changes nothing."""
     project.capture()
     project.damage()
-    before = everything(project.state)
+    before = contents(project.state)
 
     class Unopened(apsw.Connection):
         def __init__(self, path: str, **options: Any) -> None:
@@ -356,16 +341,16 @@ def test_a_database_that_cannot_be_opened_for_a_reason_of_the_system_is_not_call
 
     with monkeypatch.context() as patch:
         patch.setattr(apsw, "Connection", Unopened)
-        outcome = roll(project)
+        outcome = project.roll_back()
         assert make_release(project).status == "blocked"
     assert outcome.status == "failed"
     assert "limit of open files" in outcome.diagnostics[0] and str(project.database) in outcome.diagnostics[0]
-    assert everything(project.state) == before
-    assert roll(project).status == "restored"
+    assert contents(project.state) == before
+    assert project.roll_back().status == "restored"
 
 
 def side_of_another(folder: Path, suffix: str) -> bytes:
-    """Return a WAL, a shared memory or a hot journal of another database, as a crash of its process leaves it."""
+    """Return a WAL, a shared memory file or a hot journal of another database after a crash of its process."""
     other = folder / "other.db"
     journal_mode = "delete" if suffix == "-journal" else "wal"
     script = (
@@ -388,8 +373,8 @@ def side_of_another(folder: Path, suffix: str) -> bytes:
     return found
 
 
-def as_sqlite_reads_it(database: Path, copy: Path) -> Any:
-    """Return what SQLite makes of the file and all that lies beside it, or None when it cannot."""
+def accounts_as_sqlite_reads_them(database: Path, copy: Path) -> list[tuple[int, int]] | None:
+    """Return the accounts as SQLite reads the file with its side files, or None when it cannot."""
     copy.mkdir()
     for path in database.parent.glob(f"{database.name}*"):
         shutil.copy(path, copy)
@@ -407,10 +392,10 @@ def as_sqlite_reads_it(database: Path, copy: Path) -> Any:
 @pytest.mark.parametrize("mode", ONE_FAST)
 @pytest.mark.parametrize("live", ["healthy", "damaged", "missing"])
 @pytest.mark.parametrize("suffix", ["-wal", "-shm", "-journal"])
-def test_a_side_file_of_another_database_is_captured_as_sqlite_reads_it_and_never_restored_into(
-    make: Callable[[str], Any], tmp_path: Path, mode: str, live: str, suffix: str
+def test_side_file_of_another_database_never_survives_a_rollback(
+    make: Make, tmp_path: Path, mode: str, live: str, suffix: str
 ) -> None:
-    """A release holds what the service would read, or is blocked; after a rollback only the snapshot is read."""
+    """A release contains what SQLite reads, or is blocked; after a rollback SQLite reads only the snapshot."""
     project = make(mode)
     new = project.content()
     project.capture()
@@ -421,10 +406,11 @@ def test_a_side_file_of_another_database_is_captured_as_sqlite_reads_it_and_neve
     elif live == "damaged":
         zeroed(project.database)
     Path(f"{project.database}{suffix}").write_bytes(side_of_another(tmp_path, suffix))
-    expected = as_sqlite_reads_it(project.database, tmp_path / "copy") if live == "healthy" else None
+    expected = accounts_as_sqlite_reads_them(project.database, tmp_path / "copy") if live == "healthy" else None
     manifest = make_release(project)
     if live == "healthy" and expected is not None:
         assert manifest.status == "ready", manifest.diagnostics
+        assert manifest.snapshot is not None
         folder = project.pipeline.catalogue.path(manifest.snapshot.snapshot_id)
         captured = sqlite3.connect(f"file:{folder}/assets/database/app.db?immutable=1", uri=True)
         assert captured.execute("SELECT id, balance FROM accounts ORDER BY id").fetchall() == expected
@@ -432,10 +418,10 @@ def test_a_side_file_of_another_database_is_captured_as_sqlite_reads_it_and_neve
     else:
         assert manifest.status == "blocked", manifest
         assert project.pipeline.catalogue.latest().snapshot_id == "v1_snapshot"
-    outcome = roll(project, snapshot_id="v1_snapshot")
+    outcome = project.roll_back(snapshot_id="v1_snapshot")
     assert outcome.status == "restored", outcome.diagnostics
     assert project.content() == new
-    assert roll(project, snapshot_id="v1_snapshot").status in ("noop", "restored")
+    assert project.roll_back(snapshot_id="v1_snapshot").status in ("noop", "restored")
     assert project.content() == new
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert make_release(project, "v3").status == "ready"

@@ -1,6 +1,6 @@
-"""One system call fails, with one error, at any point of a stage: ``failed`` in a sentence, and the state is whole.
+"""A stage in which any one system call fails ends in ``failed`` with a message, and the state is whole.
 
-Some sweeps try a seeded share of the calls; with EVERY_CALL in the environment all of them try every call.
+Some tests try a seeded share of the calls. With EVERY_CALL in the environment all tests try every call.
 """
 
 from __future__ import annotations
@@ -8,61 +8,70 @@ from __future__ import annotations
 import os
 import random
 import re
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import pytest
+from _pytest.mark import ParameterSet
 
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from tests.support.faults.failing_calls import CHANGING, OPENING, READING, Ended, FailingCalls, why_not
-from tests.support.faults.scene import OverlayScene, Scene, damage_header
+from tests.support.faults.marks import MOUNTS
+from tests.support.faults.scenario import MakeScenarioProject, OverlayScenario, Scenario, damage_header
 
 pytestmark = pytest.mark.skipif(why_not() is not None, reason=f"NOT TESTED: {why_not()}")
 
 slow = [pytest.mark.slow, pytest.mark.timeout(900)]
-as_root = [
-    *slow,
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="NOT TESTED: needs root on Linux to mount"),
-]
+as_root = [*slow, *MOUNTS]
 CHANGES = CHANGING + OPENING
-SENTENCE = re.compile(r"[.?]$|: inv [a-z]+\.[a-z]+[^.]*$")  # it ends as one, or with what to type
+MESSAGE = re.compile(r"[.?]$|: inv [a-z]+\.[a-z]+[^.]*$")  # it ends as a sentence, or with a command
 SEED = 20261
 
 
-@pytest.fixture
-def make_scene(
-    memory: Path, project_at: Callable[..., Any], steady: Callable[[Any], Any]
-) -> Iterator[Callable[..., Scene]]:
-    """Return a maker of scenes on a filesystem in memory."""
-    made: list[Scene] = []
+class MakeScenario(Protocol):
+    """Make a scenario: ``wal``, ``delete``, ``damaged`` or ``overlay``."""
 
-    def make(kind: str, **options: Any) -> Scene:
-        folder = memory / "project"
-        folder.mkdir()
-        project = steady(project_at(folder, "wal" if kind == "wal" else "delete"))
-        if options.get("releases"):
+    def __call__(self, kind: str, *, releases: tuple[str, ...] = ()) -> Scenario: ...
+
+
+class StartFailing(Protocol):
+    """Start a process that runs stages in which a call of ``names`` fails with ``error``."""
+
+    def __call__(
+        self, error: str, names: Sequence[str], job: dict[str, Any], *, is_lasting: bool = False
+    ) -> FailingCalls: ...
+
+
+@pytest.fixture
+def make_scenario(make_scenario_project: MakeScenarioProject) -> Iterator[MakeScenario]:
+    """Return a maker of scenarios on a filesystem in memory."""
+    made: list[Scenario] = []
+
+    def make(kind: str, *, releases: tuple[str, ...] = ()) -> Scenario:
+        project = make_scenario_project("wal" if kind == "wal" else "delete")
+        if releases:
             project.overrides["assets.mcp"] = {"file": "state/mcp.json", "required": False}
-        scene_of = OverlayScene if kind == "overlay" else Scene
-        made.append(scene_of(project, None, damage=damage_header if kind == "damaged" else None, **options))
+        scenario_class = OverlayScenario if kind == "overlay" else Scenario
+        damage = damage_header if kind == "damaged" else None
+        made.append(scenario_class(project, damage=damage, releases=releases))
         return made[0]
 
     yield make
-    for scene in made:
-        scene.close()
+    for scenario in made:
+        scenario.close()
 
 
 @pytest.fixture
-def failing(tmp_path: Path) -> Iterator[Callable[..., FailingCalls]]:
+def failing(tmp_path: Path) -> Iterator[StartFailing]:
     """Return a starter of processes that run stages with a failing call."""
     started: list[FailingCalls] = []
 
-    def start(error: str, names: Sequence[str], job: dict[str, Any], **options: Any) -> FailingCalls:
-        started.append(FailingCalls(error, names, job, tmp_path / f"trace-{len(started)}", **options))
+    def start(error: str, names: Sequence[str], job: dict[str, Any], *, is_lasting: bool = False) -> FailingCalls:
+        trace = tmp_path / f"trace-{len(started)}"
+        started.append(FailingCalls(error, names, job, trace, is_lasting=is_lasting))
         return started[-1]
 
     yield start
@@ -70,14 +79,15 @@ def failing(tmp_path: Path) -> Iterator[Callable[..., FailingCalls]]:
         process.close()
 
 
-def points(scene: Scene, calls: FailingCalls, job: dict[str, Any], share: float) -> list[tuple[str, int]]:
-    """Run the job undisturbed and return every call that it makes, or a seeded share of them in no order.
+def points(scenario: Scenario, calls: FailingCalls, job: dict[str, Any], share: float) -> list[tuple[str, int]]:
+    """Run the job without a failure and return its calls, or a seeded share of them in random order.
 
-    Three times, and what it makes in each: a file that was written an instant ago is read twice.
+    The job runs three times, and calls that are not in each run do not count: a file that has just been written is
+    sometimes read twice.
     """
     counted: list[Counter[str]] = []
     for _ in range(3):
-        scene.fresh()
+        scenario.reset()
         counted.append(calls.run(job).calls)
     return share_of(counted[0] & counted[1] & counted[2], share)
 
@@ -90,58 +100,58 @@ def share_of(counted: Counter[str], share: float) -> list[tuple[str, int]]:
     return random.Random(SEED).sample(every, max(1, int(len(every) * share)))
 
 
-def hold_sentence(ended: Ended, point: object) -> None:
-    """A sentence at least, and no traceback."""
+def assert_message(ended: Ended, point: object) -> None:
+    """Fail unless the stage ended with a message and without a traceback."""
     assert not ended.traceback, (point, ended)
-    assert ended.sentences and (SENTENCE.search(ended.sentences[0]) or ended.told == "blocked"), (point, ended)
+    assert ended.messages and (MESSAGE.search(ended.messages[0]) or ended.result == "blocked"), (point, ended)
 
 
-def hold_rollback(scene: Scene, ended: Ended, inode: int, point: object) -> str:
-    """Hold what is promised of the rollback itself; returns the state that it left."""
+def check_rollback_result(scenario: Scenario, ended: Ended, inode: int, point: object) -> str:
+    """Check the promises of the rollback itself; returns the state after it."""
     assert not ended.traceback, (point, ended)
-    left = scene.state()
-    if ended.told in ("restored", "noop"):
+    left = scenario.state()
+    if ended.result in ("restored", "noop"):
         assert left == "new", (point, left, ended)
     else:
-        assert ended.told == "failed", (point, ended)
-        hold_sentence(ended, point)
-        told = " ".join(ended.sentences)
-        if "The undo also failed" in told:  # each thread counts its calls, so the error can come once to two of them
-            assert scene.project.pipeline.journal_path.exists() and "inv release.recover" in told, (point, ended)
+        assert ended.result == "failed", (point, ended)
+        assert_message(ended, point)
+        message = " ".join(ended.messages)
+        if "The undo also failed" in message:  # strace counts the calls of each thread, so two of them can fail
+            assert scenario.project.pipeline.journal_path.exists() and "inv release.recover" in message, (point, ended)
             return left
         assert left in ("old", "new"), (point, left, ended)
-        assert left == "old" or "is live" in told, (point, ended)
-        assert left == "new" or "is live" not in told, (point, ended)
-        has_journal = scene.project.pipeline.journal_path.exists()
-        assert not has_journal or "is live" in told or "inv release.recover" in told, (point, ended)
+        assert left == "old" or "is live" in message, (point, ended)
+        assert left == "new" or "is live" not in message, (point, ended)
+        has_journal = scenario.project.pipeline.journal_path.exists()
+        assert not has_journal or "is live" in message or "inv release.recover" in message, (point, ended)
     if inode:
-        assert scene.project.database.stat().st_ino == inode, (point, "a sound database was replaced whole", ended)
+        assert scenario.project.database.stat().st_ino == inode, (point, "a sound database was replaced", ended)
     return left
 
 
-def hold_the_way_on(scene: Scene, left: str, point: object, number: int) -> None:
-    """The next command works and changes what it says: a recover, or at every other point another rollback."""
-    settings = scene.project.settings
+def check_next_command(scenario: Scenario, left: str, point: object, number: int) -> None:
+    """Check the next command: a recover, or at every other point another rollback."""
+    settings = scenario.project.settings
     if number % 2:
-        had_journal = scene.project.pipeline.journal_path.exists()
+        had_journal = scenario.project.pipeline.journal_path.exists()
         recover(settings)
-        now = scene.state()
+        now = scenario.state()
         assert now == left or (had_journal and now in ("old", "new")), (point, left, now)
     assert rollback(settings, RollbackRequest()).status in ("restored", "noop"), point
-    assert scene.state() == "new", (point, scene.state())
-    verdict = scene.project.pipeline.audit.verify(scene.project.pipeline.anchors())
+    assert scenario.state() == "new", (point, scenario.state())
+    verdict = scenario.project.pipeline.audit.verify(scenario.project.pipeline.anchors())
     assert verdict.intact, (point, verdict.problems)
-    assert scene.project.strays() == [], point
+    assert scenario.project.leftovers() == [], point
     if number % 10 == 0:
-        scene.hold_pipeline(point)
+        scenario.assert_pipeline_intact(point)
 
 
-def rollbacks(*, kind: str, error: str, names: Sequence[str], share: float) -> Any:
-    """Describe one sweep over a rollback."""
+def rollbacks(*, kind: str, error: str, names: Sequence[str], share: float) -> ParameterSet:
+    """Return the parameters of one rollback test: the share of its calls that fail, one at a time."""
     marks = as_root if kind == "overlay" else slow
-    parts = {"changing": CHANGING, "opening": OPENING, "changing or opening": CHANGES, "reading": READING}
-    part = next((word for word, group in parts.items() if group is names), ",".join(names))
-    return pytest.param(kind, error, names, share, marks=marks, id=f"{kind}, {error}, {part}")
+    groups = {"changing": CHANGING, "opening": OPENING, "changing or opening": CHANGES, "reading": READING}
+    group = next((word for word, calls in groups.items() if calls is names), ",".join(names))
+    return pytest.param(kind, error, names, share, marks=marks, id=f"{kind}, {error}, {group}")
 
 
 @pytest.mark.parametrize(
@@ -162,57 +172,57 @@ def rollbacks(*, kind: str, error: str, names: Sequence[str], share: float) -> A
         rollbacks(kind="delete", error="EIO", names=READING, share=0.04),
     ],
 )
-def test_a_rollback_whose_call_fails_is_failed_with_all_old_or_restored(
-    make_scene: Callable[..., Scene],
-    failing: Callable[..., FailingCalls],
-    tried: Callable[[int], None],
+def test_rollback_with_a_failing_call_leaves_all_old_or_all_new(
+    make_scenario: MakeScenario,
+    failing: StartFailing,
+    report_points: Callable[[int], None],
     kind: str,
     error: str,
     names: Sequence[str],
     share: float,
 ) -> None:
-    """Never a mix, never a sound database replaced under its service, a sentence that names the place, and a way on."""
-    scene = make_scene(kind)
-    scene.fresh()
-    job = scene.job("rollback")
+    """No mix, no replacement of a sound database file, a message, and a next command that works."""
+    scenario = make_scenario(kind)
+    scenario.reset()
+    job = scenario.job("rollback")
     calls = failing(error, names, job)
-    chosen = points(scene, calls, job, share)
+    chosen = points(scenario, calls, job, share)
     failed = done = 0
     for index, (name, number) in enumerate(chosen):
-        scene.fresh()
-        inode = scene.project.database.stat().st_ino if kind in ("wal", "delete") else 0
+        scenario.reset()
+        inode = scenario.project.database.stat().st_ino if kind in ("wal", "delete") else 0
         ended = calls.run(job, name, number)
         point = (name, number, ended.failed_call)
-        if not came(ended, name, point):
+        if not has_failed_call(ended, name, point):
             continue
-        left = hold_rollback(scene, ended, inode, point)
-        hold_the_way_on(scene, left, point, index)
-        failed += ended.told == "failed"
+        left = check_rollback_result(scenario, ended, inode, point)
+        check_next_command(scenario, left, point, index)
+        failed += ended.result == "failed"
         done += 1
-    tried(done)
+    report_points(done)
     assert done > len(chosen) * 0.9
     assert failed > len(chosen) / 10
 
 
 @pytest.mark.slow
-def test_a_rollback_with_a_failing_call_of_each_kind_is_failed_with_all_old_or_restored(
-    make_scene: Callable[..., Scene], failing: Callable[..., FailingCalls], tried: Callable[[int], None]
+def test_rollback_with_a_failing_call_of_each_kind_leaves_all_old_or_all_new(
+    make_scenario: MakeScenario, failing: StartFailing, report_points: Callable[[int], None]
 ) -> None:
-    """A few of the same, so that the fast selection has it too: reads and writes of databases, renames, flushes."""
-    scene = make_scene("wal")
-    scene.fresh()
-    job = scene.job("rollback")
+    """Reads and writes of databases, renames and flushes: some of the points above, for a quick run."""
+    scenario = make_scenario("wal")
+    scenario.reset()
+    job = scenario.job("rollback")
     calls = failing("EIO", ["pread64", "pwrite64", "renameat2", "rename", "fdatasync"], job)
-    counted: Counter[str] = Counter(name for name, _ in points(scene, calls, job, 1))
+    counted: Counter[str] = Counter(name for name, _ in points(scenario, calls, job, 1))
     chosen = [(name, count - count // 3) for name, count in sorted(counted.items())]
     for index, (name, number) in enumerate([*chosen, ("pread64", 5)]):
-        scene.fresh()
-        inode = scene.project.database.stat().st_ino
+        scenario.reset()
+        inode = scenario.project.database.stat().st_ino
         ended = calls.run(job, name, number)
         point = (name, number, ended.failed_call)
-        left = hold_rollback(scene, ended, inode, point)
-        hold_the_way_on(scene, left, point, index)
-    tried(len(chosen) + 1)
+        left = check_rollback_result(scenario, ended, inode, point)
+        check_next_command(scenario, left, point, index)
+    report_points(len(chosen) + 1)
 
 
 @pytest.mark.slow
@@ -228,83 +238,83 @@ def test_a_rollback_with_a_failing_call_of_each_kind_is_failed_with_all_old_or_r
         ("EMFILE", "openat"),
     ],
 )
-def test_a_rollback_on_a_disk_that_fails_for_good_says_what_to_run_and_is_put_right_on_a_sound_one(
-    make_scene: Callable[..., Scene],
-    failing: Callable[..., FailingCalls],
-    tried: Callable[[int], None],
+def test_rollback_on_a_failing_disk_is_recovered_on_a_working_disk(
+    make_scenario: MakeScenario,
+    failing: StartFailing,
+    report_points: Callable[[int], None],
     error: str,
     name: str,
 ) -> None:
-    """From one moment on every such call fails, those of undoing too; once they work again, one command mends it."""
-    scene = make_scene("wal")
-    scene.fresh()
-    job = scene.job("rollback")
+    """From one call on every such call fails, also while undoing; the message names the command that recovers."""
+    scenario = make_scenario("wal")
+    scenario.reset()
+    job = scenario.job("rollback")
     calls = failing(error, [name], job, is_lasting=True)
-    chosen = points(scene, calls, job, 1)
+    chosen = points(scenario, calls, job, 1)
     states: Counter[str] = Counter()
     for _, number in chosen[:: max(1, len(chosen) // 30)]:
-        scene.fresh()
+        scenario.reset()
         ended = calls.run(job, name, number)
         point = (name, number, ended.failed_call)
-        left = scene.state()
+        left = scenario.state()
         assert not ended.traceback, (point, ended)
-        if ended.told == "failed":
-            hold_sentence(ended, point)
-            told = " ".join(ended.sentences)
-            has_journal = scene.project.pipeline.journal_path.exists()
-            assert left in ("old", "new") or (has_journal and "may be mixed" in told), (point, left, ended)
-            assert not has_journal or "is live" in told or "inv release.recover" in told, (point, left, ended)
+        if ended.result == "failed":
+            assert_message(ended, point)
+            message = " ".join(ended.messages)
+            has_journal = scenario.project.pipeline.journal_path.exists()
+            assert left in ("old", "new") or (has_journal and "may be mixed" in message), (point, left, ended)
+            assert not has_journal or "is live" in message or "inv release.recover" in message, (point, left, ended)
         else:
             assert left == "new", (point, left, ended)
         states[left if left in ("old", "new") else "mixed"] += 1
-        scene.check_rollback(point, directly=number % 2 == 0)
-    tried(sum(states.values()))
+        scenario.check_rollback(point, directly=number % 2 == 0)
+    report_points(sum(states.values()))
     assert states["old"] and (states["new"] or name == "pwrite64"), states
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-def test_an_error_names_the_file_that_it_happened_to(
-    make_scene: Callable[..., Scene], failing: Callable[..., FailingCalls], tried: Callable[[int], None]
+def test_error_names_its_file(
+    make_scenario: MakeScenario, failing: StartFailing, report_points: Callable[[int], None]
 ) -> None:
-    """Also where the call is about a descriptor: "Input/output error" alone sends nobody to the right disk."""
-    scene = make_scene("delete")
-    scene.fresh()
-    job = scene.job("rollback")
+    """Also for calls with a descriptor: "Input/output error" alone does not tell which disk has failed."""
+    scenario = make_scenario("delete")
+    scenario.reset()
+    job = scenario.job("rollback")
     calls = failing("EIO", ["write", "fsync", "fchmod", "flock", "read", "pread64", "getdents64", "readlinkat"], job)
-    folder = str(scene.project.folder)
-    chosen = points(scene, calls, job, 0.4)
+    folder = str(scenario.project.folder)
+    chosen = points(scenario, calls, job, 0.4)
     nameless = []
     for name, number in chosen:
-        scene.fresh()
+        scenario.reset()
         ended = calls.run(job, name, number)
-        # A snapshot that cannot be read is called by its id.
-        if ended.told == "failed" and not any(word in ended.sentences[0] for word in (folder, "Snapshot", "snapshot")):
-            nameless.append((name, number, ended.failed_call, ended.sentences))
-    tried(len(chosen))
+        # A snapshot that cannot be read is named by its id.
+        if ended.result == "failed" and not any(word in ended.messages[0] for word in (folder, "Snapshot", "snapshot")):
+            nameless.append((name, number, ended.failed_call, ended.messages))
+    report_points(len(chosen))
     assert not nameless, nameless
 
 
-def came(ended: Ended, name: str, point: object) -> bool:
-    """Say whether the call came at all; only how often something is read depends on how busy the machine is."""
-    assert ended.failed_call or name in READING, (point, "did not come")
+def has_failed_call(ended: Ended, name: str, point: object) -> bool:
+    """Return whether strace failed the call; the number of reads depends on the load of the machine."""
+    assert ended.failed_call or name in READING, (point, "the call was not made")
     return bool(ended.failed_call)
 
 
-def hold_prepare(scene: Scene, ended: Ended, point: object) -> None:
-    """Hold what is promised of the prepare itself: a whole release or none, and the state untouched either way."""
-    pipeline = scene.project.pipeline
-    assert scene.state() == "old", (point, "the live state was touched", ended)
-    newest = pipeline.latest_ready()
-    assert newest is not None and newest.snapshot is not None, (point, ended)
+def check_prepare_result(scenario: Scenario, ended: Ended, point: object) -> None:
+    """Check the promises of the prepare itself: a whole release or none, and an unchanged state."""
+    pipeline = scenario.project.pipeline
+    assert scenario.state() == "old", (point, "the live state was changed", ended)
+    latest = pipeline.latest_ready()
+    assert latest is not None and latest.snapshot is not None, (point, ended)
     snapshots = [snapshot.snapshot_id for snapshot in pipeline.catalogue.published()[0]]
-    assert newest.snapshot.snapshot_id in snapshots, (point, "the newest release names a snapshot that is gone", ended)
-    if ended.told == "ready":
-        assert newest.release_id == "failing", (point, ended)
+    assert latest.snapshot.snapshot_id in snapshots, (point, "the snapshot of the latest release does not exist", ended)
+    if ended.result == "ready":
+        assert latest.release_id == "failing", (point, ended)
         return
-    assert ended.told in ("blocked", "StageFailed"), (point, ended)
-    hold_sentence(ended, point)
-    assert newest.release_id == "v2", (point, ended)
+    assert ended.result in ("blocked", "StageFailed"), (point, ended)
+    assert_message(ended, point)
+    assert latest.release_id == "v2", (point, ended)
     ready = [file.release_id for file in pipeline.read_manifests() if file.manifest and file.manifest.status == "ready"]
     assert ready == ["v1", "v2"], (point, ready, ended)
     assert [name for name in snapshots if name.startswith("failing")] == [], (point, ended)
@@ -321,39 +331,39 @@ def hold_prepare(scene: Scene, ended: Ended, point: object) -> None:
         pytest.param("EROFS", CHANGES, 0.04, id="EROFS, changing or opening"),
     ],
 )
-def test_a_prepare_whose_call_fails_leaves_a_whole_release_or_none(
-    make_scene: Callable[..., Scene],
-    failing: Callable[..., FailingCalls],
-    tried: Callable[[int], None],
+def test_prepare_with_a_failing_call_makes_a_whole_release_or_none(
+    make_scenario: MakeScenario,
+    failing: StartFailing,
+    report_points: Callable[[int], None],
     error: str,
     names: Sequence[str],
     share: float,
 ) -> None:
-    """Blocked in a sentence or ready; latest.json never names what is gone, and the next prepare is ready."""
-    scene = make_scene("wal", releases=("v1", "v2"))
-    scene.fresh()
-    job = scene.job("prepare", release_id="failing")
+    """It is ready, or blocked with a message; the snapshot in latest.json exists, and the next prepare is ready."""
+    scenario = make_scenario("wal", releases=("v1", "v2"))
+    scenario.reset()
+    job = scenario.job("prepare", release_id="failing")
     calls = failing(error, names, job)
-    chosen = points(scene, calls, job, share)
-    told: Counter[str] = Counter()
+    chosen = points(scenario, calls, job, share)
+    results: Counter[str] = Counter()
     for name, number in chosen:
-        scene.fresh()
+        scenario.reset()
         ended = calls.run(job, name, number)
         point = (name, number, ended.failed_call)
-        if not came(ended, name, point):
+        if not has_failed_call(ended, name, point):
             continue
-        hold_prepare(scene, ended, point)
-        scene.check_prepare(point)
-        told[ended.told] += 1
-    tried(told.total())
-    assert told.total() > len(chosen) * 0.9
-    assert told["blocked"] > len(chosen) / 10, told
+        check_prepare_result(scenario, ended, point)
+        scenario.check_prepare(point)
+        results[ended.result] += 1
+    report_points(results.total())
+    assert results.total() > len(chosen) * 0.9
+    assert results["blocked"] > len(chosen) / 10, results
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize(
-    ("kind", "notes", "error", "names", "share"),
+    ("kind", "journal_writes", "error", "names", "share"),
     [
         pytest.param("wal", 4, "EIO", CHANGES, 0.25, id="wal, EIO, changing or opening"),
         pytest.param("wal", 4, "EIO", READING, 0.15, id="wal, EIO, reading"),
@@ -362,46 +372,46 @@ def test_a_prepare_whose_call_fails_leaves_a_whole_release_or_none(
         pytest.param("damaged", 1, "EIO", CHANGES, 0.2, id="damaged, EIO, changing or opening"),
     ],
 )
-def test_a_recovery_whose_call_fails_is_finished_by_the_next_and_never_called_done(
-    make_scene: Callable[..., Scene],
-    failing: Callable[..., FailingCalls],
-    tried: Callable[[int], None],
+def test_recovery_with_a_failing_call_is_finished_by_the_next(
+    make_scenario: MakeScenario,
+    failing: StartFailing,
+    report_points: Callable[[int], None],
     kind: str,
-    notes: int,
+    journal_writes: int,
     error: str,
     names: Sequence[str],
     share: float,
 ) -> None:
-    """The start gate of the service: it says that all is well only when it is, or fails in a sentence."""
-    scene = make_scene(kind)
-    scene.fresh()
-    cut, job = scene.job("cut rollback", notes=notes), scene.job("recover")
-    calls = failing(error, names, scene.job("rollback"))
+    """It reports success only when the state is whole, or fails with a message."""
+    scenario = make_scenario(kind)
+    scenario.reset()
+    killed, job = scenario.job("killed rollback", journal_writes=journal_writes), scenario.job("recover")
+    calls = failing(error, names, scenario.job("rollback"))
 
-    def fresh() -> None:
-        scene.lay_out()
-        calls.run(cut)
-        assert scene.project.pipeline.journal_path.exists()
+    def reset() -> None:
+        scenario.restore_files()
+        calls.run(killed)
+        assert scenario.project.pipeline.journal_path.exists()
 
-    fresh()
+    reset()
     chosen = share_of(calls.run(job).calls, share)
-    told: Counter[str] = Counter()
+    results: Counter[str] = Counter()
     for name, number in chosen:
-        fresh()
+        reset()
         ended = calls.run(job, name, number)
         point = (name, number, ended.failed_call)
-        if not came(ended, name, point):
+        if not has_failed_call(ended, name, point):
             continue
-        hold_sentence(ended, point)
-        left = scene.state()
-        if ended.told == "StageFailed":
-            assert left in ("old", "new") or scene.project.pipeline.journal_path.exists(), (point, left, ended)
+        assert_message(ended, point)
+        left = scenario.state()
+        if ended.result == "StageFailed":
+            assert left in ("old", "new") or scenario.project.pipeline.journal_path.exists(), (point, left, ended)
         else:
-            assert ended.told in ("finished", "undone"), (point, ended)
-            assert left == {"finished": "new", "undone": "old"}[ended.told], (point, left, ended)
-        scene.check_rollback(point)
-        told[ended.told] += 1
-    tried(told.total())
-    assert told.total() > len(chosen) * 0.9
-    assert told["StageFailed"], told
-    assert told["finished"] and (told["undone"] or names is READING), told
+            assert ended.result in ("finished", "undone"), (point, ended)
+            assert left == {"finished": "new", "undone": "old"}[ended.result], (point, left, ended)
+        scenario.check_rollback(point)
+        results[ended.result] += 1
+    report_points(results.total())
+    assert results.total() > len(chosen) * 0.9
+    assert results["StageFailed"], results
+    assert results["finished"] and (results["undone"] or names is READING), results

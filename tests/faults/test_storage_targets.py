@@ -1,4 +1,4 @@
-"""Targets that are mounts, that are read-only, that vanish, and limits of the process: all old, or all new."""
+"""Assets on mounts, on read-only or unmounted volumes, and limits of the process leave all old or all new."""
 
 from __future__ import annotations
 
@@ -6,80 +6,62 @@ import contextlib
 import os
 import resource
 import shutil
-import sqlite3
 import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
-from typing import Any
+from pathlib import Path
+from typing import Protocol
 
 import pytest
+from attrs import frozen
 
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Event
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.journal import write_journal
 from release_tasks.stages.rollback.recovery import recover
+from tests.support.crash import call_at, crash_after_journal_writes
+from tests.support.faults.listeners import on_steps
+from tests.support.faults.marks import MOUNTS
+from tests.support.faults.mounts import Mounts
 from tests.support.faults.stages import passed_preflight, prepare
-from tests.support.faults.telling import at_steps
-from tests.support.project import Project
-
-needs_root = [
-    pytest.mark.root,
-    pytest.mark.skipif(os.geteuid() != 0 or sys.platform != "linux", reason="NOT TESTED: needs root on Linux to mount"),
-]
+from tests.support.project import MakeProject, Project
+from tests.support.writer import StartWriter
 
 slow = pytest.mark.slow
-# The notes that the journal of a rollback gets: two for the database, one for each file or folder.
-every_note = pytest.mark.parametrize("notes", [pytest.param(n, marks=[] if n == 2 else slow) for n in range(5)])
+# The swap writes the journal twice for the database and once for each file or folder.
+every_journal_write = pytest.mark.parametrize(
+    "journal_writes", [pytest.param(n, marks=[] if n == 2 else slow) for n in range(5)]
+)
 modes = pytest.mark.parametrize("mode", [pytest.param("wal", marks=slow), "delete"])
 
 
 LATE_STEPS = ["safety snapshot", "swap"]
 
 
-class PowerCut(BaseException):
-    """Ends a rollback as a crash does."""
+class Make(Protocol):
+    """Make a project, its database in this journal mode."""
+
+    def __call__(self, name: str, mode: str = "delete") -> Project: ...
+
+
+Arrange = Callable[[Project, Mounts], None]
 
 
 @pytest.fixture
-def make(make_project: Callable[..., Any], steady: Callable[[Any], Any]) -> Callable[..., Any]:
+def make(make_project: MakeProject) -> Make:
     """Return a maker of projects that read their configuration once."""
-    return lambda name, mode="delete": steady(make_project(name, mode))
 
+    def call(name: str, mode: str = "delete") -> Project:
+        return make_project(name, mode, cache_settings=True)
 
-def roll(project: Project, **flags: Any) -> Any:
-    return rollback(project.settings, RollbackRequest(**flags))
-
-
-@contextlib.contextmanager
-def cut_after(notes: int) -> Iterator[None]:
-    """End the rollback in the block once its journal was rewritten so many times."""
-    note = swap.Swap._note
-    count = 0
-
-    def noted(self: Any, step: Any) -> Any:
-        nonlocal count
-        count += 1
-        if count > notes:
-            raise PowerCut
-        return note(self, step)
-
-    swap.Swap._note = noted  # type: ignore[method-assign]
-    try:
-        with pytest.raises(PowerCut):
-            yield
-    finally:
-        swap.Swap._note = note  # type: ignore[method-assign]
+    return call
 
 
 def change(project: Project) -> None:
-    """Change every asset where it is, as a service on mounts can."""
-    database = sqlite3.connect(project.database, timeout=30)
-    database.execute("UPDATE accounts SET balance = balance + 1")
-    database.execute("INSERT INTO ledger(a, b, amount) VALUES (0, 0, 999999)")
-    database.commit()
-    database.close()
+    """Change every asset in place, as a service on mounts can."""
+    project.damage_rows()
     (project.identity / "identity.json").write_text('{"id": "other"}')
     (project.identity / "intruder").write_text("x")
     project.mcp.write_text('{"other": true}')
@@ -87,7 +69,7 @@ def change(project: Project) -> None:
 
 
 class Layout:
-    """A project whose assets a test puts on mounts, and what it holds in either state."""
+    """A project with assets on mounts, and its content in the old and the new state."""
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -100,19 +82,19 @@ class Layout:
         now = self.project.content()
         return "old" if now == self.old else "new" if now == self.new else "mixed"
 
-    def hold(self, point: object) -> None:
-        """All new after another rollback, nothing left over, one chain."""
-        assert roll(self.project).status in ("restored", "noop"), point
+    def assert_intact(self, point: object) -> None:
+        """Fail unless a rollback ends in all new, without leftovers and with an intact audit chain."""
+        assert self.project.roll_back().status in ("restored", "noop"), point
         assert self.state() == "new", point
-        assert self.project.strays() == [], point
+        assert self.project.leftovers() == [], point
         pipeline = self.project.pipeline
         assert pipeline.audit.verify(pipeline.anchors()).intact, point
 
 
-def own_filesystems(project: Project, mounts: Any) -> None:
-    """Put every asset on a filesystem of its own, the pipeline on the disk."""
-    places = {"database": "app.db", "identity": "identity", "mcp": "mcp.json", "extra": "extra.json"}
-    for key, name in places.items():
+def own_filesystems(project: Project, mounts: Mounts) -> None:
+    """Put every asset on a filesystem of its own; the pipeline stays on the disk."""
+    names = {"database": "app.db", "identity": "identity", "mcp": "mcp.json", "extra": "extra.json"}
+    for key, name in names.items():
         folder = project.state / f"of-{key}"
         mounts.tmpfs(folder, "2m")
         if (project.state / name).exists():
@@ -120,11 +102,11 @@ def own_filesystems(project: Project, mounts: Any) -> None:
         setattr(project, key, folder / name)
     kinds = {"database": "sqlite", "identity": "directory", "mcp": "file", "extra": "file"}
     for key, kind in kinds.items():
-        project.overrides[f"assets.{key}"] = {kind: f"state/of-{key}/{places[key]}", "required": key != "extra"}
+        project.overrides[f"assets.{key}"] = {kind: f"state/of-{key}/{names[key]}", "required": key != "extra"}
 
 
-def mount_points(project: Project, mounts: Any) -> None:
-    """Make the file, the folder and the database mount points, as a container does with single volumes."""
+def mount_points(project: Project, mounts: Mounts) -> None:
+    """Make a file, the folder and the database mount points, as a container does with single volumes."""
     for path in (project.database, project.identity, project.mcp):
         source = project.folder / f"outside-{path.name}"
         shutil.move(path, source)
@@ -132,8 +114,8 @@ def mount_points(project: Project, mounts: Any) -> None:
         mounts.bind(source, path)
 
 
-def lower_layer(project: Project, mounts: Any) -> None:
-    """Make all of it the lower layer of an overlay, as an image does."""
+def lower_layer(project: Project, mounts: Mounts) -> None:
+    """Make the whole state the lower layer of an overlay, as an image does."""
     layer = project.folder / "layer"
     shutil.move(project.state, layer)
     project.state.mkdir()
@@ -147,107 +129,106 @@ arrangements = pytest.mark.parametrize("arrange", ARRANGEMENTS, ids=lambda funct
 class TestMounts:
     """Assets on mounts of every kind."""
 
-    pytestmark = needs_root
+    pytestmark = MOUNTS
 
     @arrangements
     @modes
-    def test_a_release_is_captured_from_mounts_and_equals_one_without(
-        self, make_project: Callable[..., Any], mounts: Any, arrange: Callable[..., None], mode: str
+    def test_release_captured_from_mounts_has_the_same_digest(
+        self, make_project: MakeProject, mounts: Mounts, arrange: Arrange, mode: str
     ) -> None:
-        """Prepare is ready, and the digest of the state is the same as before it lay on mounts."""
+        """Prepare is ready, and the digest of the state is the same as without mounts."""
         project = make_project("p", mode)
         before = prepare(project.settings, passed_preflight(), "before")
         arrange(project, mounts)
         now = prepare(project.settings, passed_preflight(), "now")
         assert (before.status, now.status) == ("ready", "ready"), (before.diagnostics, now.diagnostics)
+        assert now.snapshot is not None and before.snapshot is not None
         assert now.snapshot.digest == before.snapshot.digest
-        assert project.strays() == []
+        assert project.leftovers() == []
 
     @arrangements
     @modes
-    def test_mounts_are_restored_and_go_back(
-        self, make: Callable[..., Any], mounts: Any, arrange: Callable[..., None], mode: str
+    def test_assets_on_mounts_are_restored_and_rolled_back(
+        self, make: Make, mounts: Mounts, arrange: Arrange, mode: str
     ) -> None:
-        """Restored, nothing to do the second time, and the safety snapshot brings back what was."""
+        """The first rollback restores, the second is a noop, and the safety snapshot brings the old state back."""
         project = make("p", mode)
         arrange(project, mounts)
         layout = Layout(project)
-        outcome = roll(project)
+        outcome = project.roll_back()
         assert outcome.status == "restored", outcome.diagnostics
         assert layout.state() == "new"
-        assert roll(project).status == "noop"
-        assert roll(project, snapshot_id=outcome.safety_snapshot_id).status == "restored"
+        assert project.roll_back().status == "noop"
+        assert project.roll_back(outcome.safety_snapshot_id).status == "restored"
         assert layout.state() == "old"
-        layout.hold("after going back")
+        layout.assert_intact("after the rollback to the safety snapshot")
 
     @arrangements
-    @every_note
-    def test_a_crash_between_any_two_steps_on_mounts_is_recovered(
-        self, make: Callable[..., Any], mounts: Any, arrange: Callable[..., None], notes: int
+    @every_journal_write
+    def test_crash_between_any_two_steps_on_mounts_is_recovered(
+        self, make: Make, mounts: Mounts, arrange: Arrange, journal_writes: int
     ) -> None:
-        """Also where names cannot be exchanged and the content is written in place."""
+        """Also where names cannot be exchanged and the content is overwritten in place."""
         project = make("p", "delete")
         arrange(project, mounts)
         layout = Layout(project)
-        with cut_after(notes):
-            roll(project)
+        with crash_after_journal_writes(journal_writes):
+            project.roll_back()
         assert recover(project.settings).status == "finished"
         assert layout.state() == "new"
-        layout.hold(notes)
+        layout.assert_intact(journal_writes)
 
-    def test_a_database_in_a_lower_layer_is_restored_under_a_service_at_work(
-        self, project: Project, mounts: Any, start_writer: Callable[..., Any]
+    def test_database_in_a_lower_layer_is_restored_while_a_service_writes(
+        self, project: Project, mounts: Mounts, start_writer: StartWriter
     ) -> None:
-        """Opened for writing, it is copied up once, so the service and the restore see one file."""
+        """The first open for writing copies it up, so the service and the restore see the same file."""
         lower_layer(project, mounts)
         project.capture()
         writer = start_writer(project.database)
-        outcome = roll(project)
+        outcome = project.roll_back()
         assert outcome.status == "restored", outcome.diagnostics
         writer.terminate()
         assert writer.wait(timeout=30) == 0
         accounts, ledger = project.rows()
         assert sum(balance for _, balance in accounts) == 5000
-        assert [row[0] for row in ledger] == list(range(1, len(ledger) + 1)), "rows of before the restore came through"
+        assert [row[0] for row in ledger] == list(range(1, len(ledger) + 1)), (
+            "rows from before the restore are in the ledger"
+        )
 
     @pytest.mark.parametrize("name", ["database", "identity", "mcp", "extra"])
-    def test_one_asset_on_a_read_only_mount_fails_all_and_works_when_it_is_writable(
-        self, make: Callable[..., Any], mounts: Any, name: str
+    def test_asset_on_a_read_only_mount_fails_all_until_it_is_writable(
+        self, make: Make, mounts: Mounts, name: str
     ) -> None:
-        """The others are as before, too; the sentence names the asset."""
+        """The other assets stay unchanged too; the message names the asset."""
         project = make("p", "delete")
         layout = Layout(project)
-        path = getattr(project, name)
+        path: Path = getattr(project, name)
         mounts.read_only(path)
-        outcome = roll(project)
+        outcome = project.roll_back()
         assert outcome.status == "failed"
         assert path.name in outcome.diagnostics[0], outcome.diagnostics
         assert layout.state() == "old"
-        assert project.strays() == []
+        assert project.leftovers() == []
         mounts.clear()
-        layout.hold(name)
+        layout.assert_intact(name)
 
-    def test_a_read_only_pipeline_is_failed_for_what_writes_and_read_by_what_reads(
-        self, make: Callable[..., Any], mounts: Any
-    ) -> None:
-        """A disk that the kernel has made read-only: sentences, and the start gate stays open."""
+    def test_read_only_pipeline_fails_commands_that_write_and_not_recover(self, make: Make, mounts: Mounts) -> None:
+        """On a disk that the kernel made read-only rollback and prepare fail with a message; recover ends clean."""
         project = make("p", "wal")
         layout = Layout(project)
         mounts.read_only(project.pipeline.root)
         assert recover(project.settings).status == "clean"
-        outcome = roll(project)
+        outcome = project.roll_back()
         assert outcome.status == "failed"
         assert "ead-only" in outcome.diagnostics[0] and str(project.pipeline.root) in outcome.diagnostics[0]
         with pytest.raises(StageFailed, match="ead-only"):
             prepare(project.settings, passed_preflight(), "v2")
         assert layout.state() == "old"
         mounts.clear()
-        layout.hold("writable again")
+        layout.assert_intact("writable again")
 
-    def test_a_read_only_pipeline_with_leftovers_does_not_keep_the_service_down(
-        self, make: Callable[..., Any], mounts: Any
-    ) -> None:
-        """What an interrupted capture left concerns no live state; what was swapped halfway does."""
+    def test_read_only_pipeline_blocks_recover_only_with_a_journal(self, make: Make, mounts: Mounts) -> None:
+        """Leftovers of a capture do not concern the live state, so recover is clean; an interrupted swap does."""
         project = make("p", "wal")
         layout = Layout(project)
         leftover = project.pipeline.root / "snapshots" / ".v2_snapshot.partial"
@@ -256,54 +237,66 @@ class TestMounts:
         report = recover(project.settings)
         assert report.status == "clean" and "ead-only" in report.detail
         mounts.clear()
-        with cut_after(3):
-            roll(project)
+        with crash_after_journal_writes(3):
+            project.roll_back()
         mounts.read_only(project.pipeline.root)
         with pytest.raises(StageFailed, match=r"inv release\.recover"):
             recover(project.settings)
         mounts.clear()
         assert recover(project.settings).status == "finished"
-        layout.hold("writable again")
+        layout.assert_intact("writable again")
 
-    def test_a_read_only_state_blocks_a_release_only_where_the_database_needs_to_write(
-        self, make: Callable[..., Any], mounts: Any
-    ) -> None:
-        """With a rollback journal it is read; in WAL mode it wants its side files, and the sentence says so."""
+    def test_read_only_state_blocks_a_release_only_in_wal_mode(self, make: Make, mounts: Mounts) -> None:
+        """SQLite needs to write side files in WAL mode; the message says to make the folder writable."""
         for mode, expected in (("delete", "ready"), ("wal", "blocked")):
             project = make(mode, mode)
             mounts.read_only(project.state)
             manifest = prepare(project.settings, passed_preflight(), "v1")
             assert manifest.status == expected, manifest.diagnostics
             mounts.clear()
-            assert expected == "ready" or "read-only" in manifest.diagnostics[0]
-            assert project.strays() == []
+            assert expected == "ready" or "writable" in manifest.diagnostics[0]
+            assert project.leftovers() == []
 
 
-class TestVanishing:
-    """A volume that goes away, and comes back."""
+@frozen
+class Volume:
+    """A layout with its ``state`` or its ``pipeline`` on a volume that a test unmounts and mounts."""
 
-    pytestmark = needs_root
+    layout: Layout
+    which: str
+    folder: Path
+    source: Path
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", "-l", str(self.folder)], check=True)
+
+    def mount(self) -> None:
+        """Mount the volume again, over an empty folder."""
+        for path in self.folder.iterdir():
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        subprocess.run(["mount", "--bind", str(self.source), str(self.folder)], check=True)
+
+    def is_restored_below(self, step: str) -> bool:
+        """Return whether a rollback that loses the volume at this step restores into the empty mount point."""
+        return self.which == "state" and step in ("recover", "verify v1_snapshot", "safety snapshot")
+
+
+class TestUnmountedVolume:
+    """A volume that is unmounted during a command and mounted again afterwards."""
+
+    pytestmark = MOUNTS
 
     @pytest.fixture
-    def volume(self, make: Callable[..., Any], mounts: Any, request: pytest.FixtureRequest) -> Any:
-        """The layout, and how its volume goes and comes back; the parameter says which folder is on it."""
+    def volume(self, make: Make, mounts: Mounts, request: pytest.FixtureRequest) -> Volume:
+        """The volume with the folder of the parameter."""
         project = make("p", "delete")
         layout = Layout(project)
-        place = project.state if request.param == "state" else project.pipeline.root
-        volume = project.folder / "volume"
-        shutil.move(place, volume)
-        place.mkdir()
-        mounts.bind(volume, place)
-
-        def go() -> None:
-            subprocess.run(["umount", "-l", str(place)], check=True)
-
-        def come() -> None:
-            for path in place.iterdir():  # what was written while it was away
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
-            subprocess.run(["mount", "--bind", str(volume), str(place)], check=True)
-
-        return layout, go, come, request.param
+        folder = project.state if request.param == "state" else project.pipeline.root
+        source = project.folder / "volume"
+        shutil.move(folder, source)
+        folder.mkdir()
+        mounts.bind(source, folder)
+        return Volume(layout, request.param, folder, source)
 
     volumes = pytest.mark.parametrize("volume", ["state", "pipeline"], indirect=True)
 
@@ -311,102 +304,89 @@ class TestVanishing:
     @pytest.mark.parametrize(
         "step", [*(pytest.param(step, marks=slow) for step in ("recover", "verify v1_snapshot", "stage")), *LATE_STEPS]
     )
-    def test_a_volume_that_vanishes_at_a_step_leaves_all_old_or_all_new(self, volume: Any, step: str) -> None:
-        """Failed in a sentence; once it is back, recover ends all old or all new."""
-        layout, go, come, _ = volume
+    def test_volume_unmounted_at_a_step_leaves_all_old_or_all_new(self, volume: Volume, step: str) -> None:
+        """The rollback fails with a message; once the volume is mounted, recover ends in all old or all new."""
+        layout = volume.layout
         project = layout.project
-        outcome = rollback(project.settings, RollbackRequest(), at_steps(lambda told: go() if told == step else None))
-        come()
-        # Without any state left, before it was looked at, a rollback restores all of it: into the empty mount point.
-        assert outcome.status == ("restored" if is_restored_beneath(volume, step) else "failed"), outcome
+        outcome = rollback(
+            project.settings, RollbackRequest(), on_steps(lambda name: volume.unmount() if name == step else None)
+        )
+        volume.mount()
+        # Before the live state is read, a rollback finds no state and restores it: into the empty mount point.
+        assert outcome.status == ("restored" if volume.is_restored_below(step) else "failed"), outcome
         recover(project.settings)
         assert layout.state() == "old" or (outcome.status == "failed" and layout.state() == "new"), outcome
-        layout.hold(step)
+        layout.assert_intact(step)
 
     @volumes
-    @every_note
-    def test_a_volume_that_vanishes_between_two_steps_of_the_swap_is_put_right(
-        self, volume: Any, notes: int, monkeypatch: pytest.MonkeyPatch
+    @every_journal_write
+    def test_volume_unmounted_between_two_steps_of_the_swap_is_recovered(
+        self, volume: Volume, journal_writes: int, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """Whatever was reached: recover brings all of it to one side."""
-        layout, go, come, _ = volume
+        """After any step recover ends in all old or all new."""
+        layout = volume.layout
         project = layout.project
-        note, count = swap.Swap._note, 0
-
-        def noted(self: Any, step: Any) -> Any:
-            nonlocal count
-            count += 1
-            if count == notes + 1:
-                go()
-            return note(self, step)
-
         with monkeypatch.context() as patch:
-            patch.setattr(swap.Swap, "_note", noted)
-            outcome = roll(project)
-        come()
-        told = " ".join(outcome.diagnostics)
+            patch.setattr(swap, "write_journal", call_at(journal_writes + 1, write_journal, volume.unmount))
+            outcome = project.roll_back()
+        volume.mount()
+        message = " ".join(outcome.diagnostics)
         if outcome.status == "failed" and layout.state() == "mixed":
-            assert "may be mixed" in told, outcome
+            assert "may be mixed" in message, outcome
         recover(project.settings)
         assert layout.state() in ("old", "new"), outcome
-        layout.hold(notes)
+        layout.assert_intact(journal_writes)
 
     @volumes
-    def test_a_volume_that_is_away_before_the_command_changes_nothing(self, volume: Any) -> None:
-        """Nothing to go back to, or nothing to prepare; the state is as it was when it is back."""
-        layout, go, come, which = volume
+    def test_volume_unmounted_before_the_command_changes_nothing(self, volume: Volume) -> None:
+        """There is no snapshot to restore or no state to prepare; the state is unchanged once the volume is mounted."""
+        layout = volume.layout
         project = layout.project
-        go()
-        if which == "state":
+        volume.unmount()
+        if volume.which == "state":
             manifest = prepare(project.settings, passed_preflight(), "v2")
             assert manifest.status == "blocked" and "does not exist" in manifest.diagnostics[0]
         else:
-            outcome = roll(project)
+            outcome = project.roll_back()
             assert outcome.status == "failed" and "no release snapshot" in outcome.diagnostics[0]
-        come()
+        volume.mount()
         assert recover(project.settings).status == "clean"
         assert layout.state() == "old"
-        layout.hold("back")
+        layout.assert_intact("mounted again")
 
     @volumes
-    def test_a_volume_that_vanishes_while_a_release_is_captured_makes_none(self, volume: Any) -> None:
-        """Blocked, or captured whole before it went."""
-        layout, go, come, _ = volume
+    def test_volume_unmounted_during_a_capture_publishes_no_partial_release(self, volume: Volume) -> None:
+        """The release is blocked, or complete when the capture ended before."""
+        layout = volume.layout
         project = layout.project
-        is_gone = False
+        is_unmounted = False
 
-        def vanish(event: Event) -> None:
-            nonlocal is_gone
-            if isinstance(event, BytesMoved) and event.done and not is_gone:
-                is_gone = True
-                go()
+        def unmount(event: Event) -> None:
+            nonlocal is_unmounted
+            if isinstance(event, BytesMoved) and event.done and not is_unmounted:
+                is_unmounted = True
+                volume.unmount()
 
-        told = ""
         try:
-            manifest = prepare(project.settings, passed_preflight(), "v2", vanish)
-            told = manifest.status
+            status: str = prepare(project.settings, passed_preflight(), "v2", unmount).status
         except StageFailed:
-            told = "failed"
-        come()
+            status = "failed"
+        volume.mount()
         recover(project.settings)
         snapshots = [snapshot.snapshot_id for snapshot in project.pipeline.catalogue.published()[0]]
         assert layout.state() == "old"
-        if told == "ready":
-            outcome = roll(project)
+        if status == "ready":
+            outcome = project.roll_back()
             assert outcome.status == "restored", outcome.diagnostics
             assert layout.state() == "old"
         else:
             assert snapshots == ["v1_snapshot"]
-            layout.hold(told)
-
-
-def is_restored_beneath(volume: Any, step: str) -> bool:
-    return volume[3] == "state" and step in ("recover", "verify v1_snapshot", "safety snapshot")
+            layout.assert_intact(status)
 
 
 @contextlib.contextmanager
 def limited(kind: int, value: int) -> Iterator[None]:
-    """Give this process less of something while the block runs."""
+    """Lower a resource limit of this process while the block runs."""
     soft, hard = resource.getrlimit(kind)
     resource.setrlimit(kind, (value, hard))
     try:
@@ -416,63 +396,63 @@ def limited(kind: int, value: int) -> Iterator[None]:
 
 
 class TestLimits:
-    """Limits of the process: the size of a file, as a quota is, and the number of open files."""
+    """Limits of the process: the size of a file, as a quota has, and the number of open files."""
 
     @pytest.mark.slow
     @pytest.mark.parametrize("mode", ["wal", "delete"])
-    def test_a_limit_on_the_size_of_files_ends_in_all_old_or_all_new(
-        self, make: Callable[..., Any], tried: Callable[[int], None], mode: str
+    def test_limit_on_the_size_of_files_leaves_all_old_or_all_new(
+        self, make: Make, report_points: Callable[[int], None], mode: str
     ) -> None:
-        """EFBIG at another write each time: prepare, rollback and recover."""
+        """EFBIG at different writes of prepare, rollback and recover."""
         sizes = [0, 100, 600, 1024, 2000, 4096, 5000, 8192, 9000, 12288, 13000, 16384, 33000, 1 << 20]
-        tried(3 * len(sizes))
-        hold_under_limits(lambda name: make(name, mode), resource.RLIMIT_FSIZE, sizes)
+        report_points(3 * len(sizes))
+        assert_whole_under_limits(lambda name: make(name, mode), resource.RLIMIT_FSIZE, sizes)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("mode", ["wal", "delete"])
-    def test_a_limit_on_open_files_ends_in_all_old_or_all_new(
-        self, make: Callable[..., Any], tried: Callable[[int], None], mode: str
+    def test_limit_on_open_files_leaves_all_old_or_all_new(
+        self, make: Make, report_points: Callable[[int], None], mode: str
     ) -> None:
-        """EMFILE at another call each time; a sound database is never taken for a damaged one."""
+        """EMFILE at different calls; a sound database is never treated as damaged."""
         lowest = os.open(os.devnull, os.O_RDONLY)
         os.close(lowest)
         limits = [lowest + more for more in (*range(13), 16, 20, 40)]
-        tried(3 * len(limits))
-        hold_under_limits(lambda name: make(name, mode), resource.RLIMIT_NOFILE, limits)
+        report_points(3 * len(limits))
+        assert_whole_under_limits(lambda name: make(name, mode), resource.RLIMIT_NOFILE, limits)
 
 
-def hold_under_limits(make: Callable[[str], Any], kind: int, values: list[int]) -> None:
-    """Roll back, recover and prepare under each limit, and then without."""
-    told: Counter[str] = Counter()
+def assert_whole_under_limits(make: Callable[[str], Project], kind: int, values: list[int]) -> None:
+    """Roll back, recover and prepare under each limit, and then without it."""
+    ended: Counter[str] = Counter()
     for value in values:
         project = make(f"p{value}")
         layout = Layout(project)
         inode = project.database.stat().st_ino
         with limited(kind, value):
-            outcome = roll(project)
+            outcome = project.roll_back()
         is_new = outcome.status == "restored" or "is live" in " ".join(outcome.diagnostics)
         assert layout.state() == ("new" if is_new else "old"), outcome
         assert project.database.stat().st_ino == inode, outcome
-        told[f"rollback {outcome.status}"] += 1
+        ended[f"rollback {outcome.status}"] += 1
         recover(project.settings)
-        layout.hold(value)
+        layout.assert_intact(value)
         change(project)
-        with cut_after(2):
-            roll(project, force=True)
+        with crash_after_journal_writes(2):
+            project.roll_back(force=True)
         with limited(kind, value):
-            told[f"recover {recover_status(project)}"] += 1
+            ended[f"recover {recover_status(project)}"] += 1
         recover(project.settings)
-        layout.hold(value)
+        layout.assert_intact(value)
         with limited(kind, value):
             status = prepare_status(project)
-        told[f"prepare {status}"] += 1
+        ended[f"prepare {status}"] += 1
         recover(project.settings)
         assert layout.state() == "new", value
-        assert project.strays() == [], value
+        assert project.leftovers() == [], value
         assert (project.pipeline.latest_ready() is not None) == (status == "ready"), (value, status)
-    well = ("rollback failed", "rollback restored", "recover finished", "prepare ready", "recover StageFailed")
-    assert all(told[word] for word in well), told
-    assert told["prepare StageFailed"] + told["prepare blocked"], told
+    expected = ("rollback failed", "rollback restored", "recover finished", "prepare ready", "recover StageFailed")
+    assert all(ended[word] for word in expected), ended
+    assert ended["prepare StageFailed"] + ended["prepare blocked"], ended
 
 
 def recover_status(project: Project) -> str:

@@ -83,7 +83,7 @@ def test_each_channel_gets_its_own_request(
     outbox = [json.loads(line)["to"] for line in gateway.home.outbox.read_text().splitlines()]
     assert outbox == ["somebody"]
     log = gateway.home.log_file.read_text()
-    assert "the Telegram Bot API answered HTTP 403" in log
+    assert "the Telegram Bot API responded with HTTP 403" in log
     for path in gateway.home.root.rglob("*"):
         if path.is_file():
             assert not any(token.encode() in path.read_bytes() for token in TOKENS.values()), path
@@ -138,7 +138,7 @@ def test_no_mcp_server_sees_a_secret(
         monkeypatch.setenv(name, "a value of this test")
     monkeypatch.setenv("HARMLESS", "x")
     home = tmp_path / "gateway"
-    GatewayPaths(home).lay_out()
+    GatewayPaths(home).initialise()
     seen = tmp_path / "seen"
     server = {"command": sys.executable, "args": ["-c", PRINT_NAMES, str(seen)]}
     GatewayPaths(home).mcp_servers.write_text(json.dumps({"mcpServers": {"spy": server}}))

@@ -207,7 +207,7 @@ def test_a_row_is_claimed_once(store: MessageStore) -> None:
     claimed = store.claim("worker")
     assert claimed is not None and claimed.attempt == 1
     assert store.delivery_totals()["dispatching"] == 1
-    assert store.settle(claimed, "worker", "sent")
+    assert store.record_result(claimed, "worker", "sent")
     assert store.claim("worker") is None
 
 
@@ -216,7 +216,7 @@ def test_finishing_a_claim_that_a_restore_removed_changes_nothing(store: Message
     store.add_message("telegram", "1", "hello")
     claimed = store.claim("worker")
     assert claimed is not None
-    assert not store.settle(claimed, "another", "sent")
+    assert not store.record_result(claimed, "another", "sent")
     assert store.delivery_totals()["dispatching"] == 1
 
 
@@ -225,7 +225,7 @@ def test_a_failed_row_waits_for_its_pause(store: MessageStore) -> None:
     store.add_message("telegram", "1", "first")
     claimed = store.claim("worker")
     assert claimed is not None
-    store.settle(claimed, "worker", "failed", error="no", pause=60)
+    store.record_result(claimed, "worker", "failed", error="no", pause=60)
     assert store.claim("worker") is None
     store.add_message("telegram", "1", "second")
     following = store.claim("worker")

@@ -49,12 +49,12 @@ def test_every_known_form_is_read(config: dict[str, Any]) -> None:
     ("config", "message"),
     [
         ({}, "mcp.json names no MCP servers: expected a map 'mcpServers'"),
-        ({"servers": 1}, "mcp.json: 'servers' is of no known form"),
+        ({"servers": 1}, "mcp.json: 'servers' has an unknown format"),
         ({"servers": {"a": {}}}, "mcp.json: server 'a' has neither a command nor a url"),
         ({"servers": {"a": 7}}, "mcp.json: server 'a' is not a JSON object"),
         ({"servers": {"a": {"command": ""}}}, "mcp.json: server 'a' has an empty command"),
-        ({"servers": {"a": {"command": "x", "args": "y"}}}, "server 'a' has args that are not a list of texts"),
-        ({"servers": {"a": {"command": "x", "env": {"A": 1}}}}, "server 'a' has an env that is not a map of texts"),
+        ({"servers": {"a": {"command": "x", "args": "y"}}}, "server 'a' has args that are not a list of strings"),
+        ({"servers": {"a": {"command": "x", "env": {"A": 1}}}}, "server 'a' has an env that is not a map of strings"),
         ({"servers": [{"id": "a", **ENTRY}] * 2}, "mcp.json: two servers have the id 'a'"),
         ({"servers": [ENTRY]}, "mcp.json: entry 1 of 'servers' has neither an id nor a name"),
     ],
@@ -109,7 +109,7 @@ def test_clock_speaks_the_protocol() -> None:
 @pytest.mark.parametrize("line", [b"{", b"[]", b'"x"', b"{}", b"[" * 5000])
 def test_the_clock_server_answers_malformed_requests(line: bytes) -> None:
     """A malformed request gets an error response."""
-    response = mcp_clock.answer(line)
+    response = mcp_clock.respond(line)
     assert response is not None and response["error"]["code"] in (-32600, -32700)
 
 
@@ -123,8 +123,8 @@ def _server(tmp_path: Path, code: str) -> McpServer:
     ("code", "message", "timeout"),
     [
         ("raise SystemExit(3)", "ended with exit code 3", 20.0),
-        ("import time; time.sleep(60)", "no answer to initialize in time", 0.5),
-        ("import sys, time; sys.stdin.close(); print('x' * 10); time.sleep(60)", "in time|input", 0.5),
+        ("import time; time.sleep(60)", "timeout: no response to initialize", 0.5),
+        ("import sys, time; sys.stdin.close(); print('x' * 10); time.sleep(60)", "timeout|input", 0.5),
         ('input(); print(\'{"id": 1, "result": {}}\', flush=True); input()', "protocolVersion", 20.0),
         ('input(); print(\'{"id": 1, "error": {"code": -1}}\', flush=True); input()', "-1", 20.0),
         ("import os\nwhile True: os.write(1, b'x' * 65536)", "more than 4 MiB", 20.0),
@@ -174,14 +174,14 @@ def test_server_with_a_url_is_listed_as_not_supported(tmp_path: Path) -> None:
     }
     config.write_text(json.dumps({"mcpServers": servers}))
     monitor = McpMonitor(config)
-    states = {state["id"]: state for state in monitor.snapshot(read_servers(config))}
+    states = {state["id"]: state for state in monitor.states(read_servers(config))}
     assert {key: state["state"] for key, state in states.items()} == {
         "url": "error",
         "variable": "error",
         "off": "disconnected",
         "both": "connecting",
     }
-    expected = "a server with a url is not supported: this gateway talks to MCP servers over stdio only"
+    expected = "a server with a url is not supported: this gateway supports only MCP servers over stdio"
     assert states["url"]["detail"] == states["variable"]["detail"] == expected
     assert states["url"]["health"] == {"circuit": "closed", "failureCount": 0, "remainingCooldownMs": 0}
 
@@ -220,7 +220,7 @@ def test_the_monitor_ends_its_processes(tmp_path: Path) -> None:
 
 
 def _states(monitor: McpMonitor) -> dict[str, str]:
-    return {state["id"]: state["state"] for state in monitor.snapshot(None)}
+    return {state["id"]: state["state"] for state in monitor.states(None)}
 
 
 def test_a_changed_configuration_is_reloaded(gateway: RunningGateway) -> None:
@@ -244,7 +244,7 @@ def test_a_changed_configuration_is_reloaded(gateway: RunningGateway) -> None:
     assert data["status"] == "degraded" and states["off"] == "disconnected"
     assert data["problems"] == [
         "mcpServers.gone: the command 'no-such-mcp-server' was not found",
-        "mcpServers.web: a server with a url is not supported: this gateway talks to MCP servers over stdio only",
+        "mcpServers.web: a server with a url is not supported: this gateway supports only MCP servers over stdio",
     ]
     assert "t0ken" not in answer.text
     await_true(lambda: gateway.health()["mcpServers"][0]["state"] == "connected")

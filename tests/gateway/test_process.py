@@ -77,15 +77,15 @@ def test_a_later_start_recreates_nothing(start_gateway: Callable[..., Any]) -> N
 def test_an_interrupted_first_start_is_completed(tmp_path: Path) -> None:
     """The next start completes the folder and retains existing files."""
     home = GatewayPaths(tmp_path / "gateway")
-    home.lay_out()
+    home.initialise()
     identity = (home.identity / "identity.json").read_bytes()
     (home.root / ".laying-out").touch()
     home.settings.unlink()
     home.database.unlink()
-    assert home.lay_out() is True
+    assert home.initialise() is True
     assert home.settings.exists() and home.database.exists()
     assert (home.identity / "identity.json").read_bytes() == identity
-    assert home.lay_out() is False
+    assert home.initialise() is False
 
 
 def test_a_second_start_returns_the_running_gateway(gateway: RunningGateway) -> None:
@@ -215,7 +215,7 @@ def test_a_port_lost_in_a_race_is_refused_with_the_same_message(tmp_path: Path) 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.org"])
 def test_only_loopback_by_default(tmp_path: Path, host: str) -> None:
     """A host that others can reach is refused before the start."""
-    with pytest.raises(GatewayError, match="other machines could reach it"):
+    with pytest.raises(GatewayError, match="other machines could connect"):
         process.start(GatewayPaths(tmp_path / "gateway"), host=host, port=0)
     assert not (tmp_path / "gateway").exists()
 
@@ -245,7 +245,7 @@ def test_the_start_gate_runs_before_any_file_is_opened(start_gateway: Callable[.
 def test_a_failed_start_gate_refuses_the_start(tmp_path: Path) -> None:
     """The gateway opens nothing and names the gate."""
     home = GatewayPaths(tmp_path / "gateway")
-    with pytest.raises(GatewayError, match=r"its start gate `.*` ended with 3"):
+    with pytest.raises(GatewayError, match=r"its start gate `.*` ended with exit code 3"):
         process.start(home, port=0, start_gate=[sys.executable, "-c", "raise SystemExit(3)"])
     with pytest.raises(GatewayError, match="cannot be run"):
         process.start(home, port=0, start_gate=["no-such-command-anywhere"])
@@ -257,7 +257,7 @@ def test_a_hanging_start_gate_ends_with_the_start_timeout(tmp_path: Path) -> Non
     """The start ends with a message, and neither gate nor gateway stays."""
     home, mark = GatewayPaths(tmp_path / "gateway"), tmp_path / "gate.pid"
     code = "import os,sys,time; open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(600)"
-    with pytest.raises(GatewayError, match="did not answer within"):
+    with pytest.raises(GatewayError, match="did not respond within"):
         process.start(home, port=0, start_gate=[sys.executable, "-c", code, str(mark)], timeout=1.0)
     assert not is_running(int(mark.read_text()))
     assert not process.status(home).running
@@ -280,7 +280,7 @@ def test_status_of_a_hanging_gateway_is_unreachable(gateway: RunningGateway, mon
     os.kill(gateway.pid, signal.SIGSTOP)
     try:
         status = process.status(gateway.home)
-        with pytest.raises(GatewayError, match="does not answer; stop it first"):
+        with pytest.raises(GatewayError, match=r"does not respond\. To stop it, run `inv gateway\.stop`"):
             process.start(gateway.home, port=0, timeout=0.1)
     finally:
         os.kill(gateway.pid, signal.SIGCONT)

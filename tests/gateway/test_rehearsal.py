@@ -21,7 +21,7 @@ from tests.support.processes import await_true
 def rehearsal(tmp_path: Path) -> Iterator[PidFile]:
     """Return a gateway, started with --rehearsal, that has a queued message and a configured MCP server."""
     home = GatewayPaths(tmp_path / "gateway")
-    home.lay_out()
+    home.initialise()
     store = MessageStore(home.database)
     store.add_message("email", "somebody", "queued")
     store.close()

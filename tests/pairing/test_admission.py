@@ -46,7 +46,7 @@ def approvals(credentials: Path, *senders: str) -> Path:
 def set_old_mtime(path: Path) -> None:
     """Make the file old enough that any later change shows in its times."""
     version = file_version(path)
-    while version is None or not version.is_settled():
+    while version is None or not version.is_stable():
         time.sleep(0.005)
 
 
@@ -55,8 +55,8 @@ def test_an_old_file_is_read_once(credentials: Path, readings: list[Path]) -> No
     set_old_mtime(approvals(credentials, "4711", "4712"))
     pairing = Pairing(PairingConfig(credentials=credentials))
     for number in range(500):
-        assert pairing.is_admitted(TELEGRAM, "4711")
-        assert not pairing.is_admitted(TELEGRAM, str(9000 + number))
+        assert pairing.is_approved(TELEGRAM, "4711")
+        assert not pairing.is_approved(TELEGRAM, str(9000 + number))
     assert len(readings) == 1
 
 
@@ -69,9 +69,9 @@ def test_decisions_of_another_process_count_immediately(credentials: Path) -> No
         request = shell.request(TELEGRAM, sender).request
         assert request is not None
         shell.approve(TELEGRAM, request.code)
-        assert service.is_admitted(TELEGRAM, sender)
+        assert service.is_approved(TELEGRAM, sender)
         shell.revoke(TELEGRAM, sender)
-        assert not service.is_admitted(TELEGRAM, sender)
+        assert not service.is_approved(TELEGRAM, sender)
 
 
 @pytest.mark.parametrize("pause", [False, True])
@@ -83,10 +83,10 @@ def test_a_change_in_place_counts_immediately(credentials: Path, pause: bool) ->
         path = approvals(credentials, "4711")
         if pause:
             set_old_mtime(path)
-        assert pairing.is_admitted(TELEGRAM, "4711")
+        assert pairing.is_approved(TELEGRAM, "4711")
         approvals(credentials, "4712")
-        assert not pairing.is_admitted(TELEGRAM, "4711")
-        assert pairing.is_admitted(TELEGRAM, "4712")
+        assert not pairing.is_approved(TELEGRAM, "4711")
+        assert pairing.is_approved(TELEGRAM, "4712")
 
 
 def test_an_mtime_set_back_does_not_hide_a_change(credentials: Path) -> None:
@@ -95,10 +95,10 @@ def test_an_mtime_set_back_does_not_hide_a_change(credentials: Path) -> None:
     os.utime(path, (1_000_000_000, 1_000_000_000))
     set_old_mtime(path)
     pairing = Pairing(PairingConfig(credentials=credentials))
-    assert pairing.is_admitted(TELEGRAM, "4711")
+    assert pairing.is_approved(TELEGRAM, "4711")
     approvals(credentials, "4712")
     os.utime(path, (1_000_000_000, 1_000_000_000))
-    assert not pairing.is_admitted(TELEGRAM, "4711")
+    assert not pairing.is_approved(TELEGRAM, "4711")
 
 
 @pytest.mark.parametrize("how", ["removed", "damaged", "replaced by a folder"])
@@ -107,15 +107,15 @@ def test_a_missing_or_unreadable_file_admits_no_sender(credentials: Path, how: s
     path = approvals(credentials, "4711")
     set_old_mtime(path)
     pairing = Pairing(PairingConfig(credentials=credentials))
-    assert pairing.is_admitted(TELEGRAM, "4711")
+    assert pairing.is_approved(TELEGRAM, "4711")
     stored = path.read_bytes()
     path.unlink()
     if how == "removed":
-        assert not pairing.is_admitted(TELEGRAM, "4711")
+        assert not pairing.is_approved(TELEGRAM, "4711")
     else:
         path.write_bytes(stored[:-1]) if how == "damaged" else path.mkdir()
         with pytest.raises(StoreUnusable):
-            pairing.is_admitted(TELEGRAM, "4711")
+            pairing.is_approved(TELEGRAM, "4711")
 
 
 def test_a_busy_writer_does_not_delay_other_senders(credentials: Path, make_pairing: Callable[..., Pairing]) -> None:
@@ -138,15 +138,15 @@ def test_a_lookup_changes_nothing(make_pairing: Callable[..., Pairing], credenti
     request = pairing.request(TELEGRAM, "1").request
     assert request is not None
     before = {path.name: path.read_bytes() for path in credentials.iterdir()}
-    assert pairing.look_up(TELEGRAM, request.code.lower()) == "1"
+    assert pairing.lookup(TELEGRAM, request.code.lower()) == "1"
     for wrong in ("AAAA2222", "", "*"):
         with pytest.raises(Exception, match=r"inv pairing\.list telegram"):
-            pairing.look_up(TELEGRAM, wrong)
+            pairing.lookup(TELEGRAM, wrong)
     with pytest.raises(Exception, match="1 is not approved on telegram"):
-        pairing.look_up_approved(TELEGRAM, "1")
+        pairing.lookup_approved(TELEGRAM, "1")
     assert {path.name: path.read_bytes() for path in credentials.iterdir()} == before
     pairing.approve(TELEGRAM, request.code)
-    assert pairing.look_up_approved(TELEGRAM, "1") == "1"
+    assert pairing.lookup_approved(TELEGRAM, "1") == "1"
 
 
 @pytest.mark.root

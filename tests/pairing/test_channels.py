@@ -48,15 +48,15 @@ REFUSALS = [
     (TELEGRAM, "-1001234567890", "group"),
     (TELEGRAM, "-5", "group"),
     (TELEGRAM, "*", "wildcard"),
-    (TELEGRAM, "", "decimal digits"),
-    (TELEGRAM, "0", "decimal digits"),
-    (TELEGRAM, "007", "decimal digits"),
-    (TELEGRAM, "+15551234567", "decimal digits"),
-    (TELEGRAM, "12 34", "decimal digits"),
-    (TELEGRAM, "1.0", "decimal digits"),
-    (TELEGRAM, "1e3", "decimal digits"),
-    (TELEGRAM, "1\u0662\u0663", "decimal digits"),
-    (TELEGRAM, "12345678901234567", "decimal digits"),
+    (TELEGRAM, "", "numeric user id without leading zeros"),
+    (TELEGRAM, "0", "numeric user id without leading zeros"),
+    (TELEGRAM, "007", "numeric user id without leading zeros"),
+    (TELEGRAM, "+15551234567", "numeric user id without leading zeros"),
+    (TELEGRAM, "12 34", "numeric user id without leading zeros"),
+    (TELEGRAM, "1.0", "numeric user id without leading zeros"),
+    (TELEGRAM, "1e3", "numeric user id without leading zeros"),
+    (TELEGRAM, "1\u0662\u0663", "numeric user id without leading zeros"),
+    (TELEGRAM, "12345678901234567", "numeric user id without leading zeros"),
     (WHATSAPP, "*", "wildcard"),
     (WHATSAPP, "1555*", "wildcard"),
     (WHATSAPP, "15551234567-1600000000@g.us", "group"),
@@ -65,9 +65,9 @@ REFUSALS = [
     (WHATSAPP, "status@broadcast", "status"),
     (WHATSAPP, "15551234567@broadcast", "broadcast"),
     (WHATSAPP, "120363012345678901@newsletter", "newsletter"),
-    (WHATSAPP, "15551234567@example.org", "not known"),
-    (WHATSAPP, "15551234567@", "not known"),
-    (WHATSAPP, "15551234567@lid@c.us", "not known"),
+    (WHATSAPP, "15551234567@example.org", "unknown id type"),
+    (WHATSAPP, "15551234567@", "unknown id type"),
+    (WHATSAPP, "15551234567@lid@c.us", "unknown id type"),
     (WHATSAPP, "", "phone number"),
     (WHATSAPP, "0171 1234567", "phone number"),
     (WHATSAPP, "+0015551234567", "phone number"),
@@ -101,7 +101,7 @@ def test_a_shared_or_malformed_id_is_refused_with_the_reason(channel: Channel, t
     with pytest.raises(SenderRefused) as refused:
         normalise_sender(channel, text)
     assert reason in refused.value.reason
-    assert refused.value.message.startswith(f"{text!r} is no {channel.value} sender: ")
+    assert refused.value.message.startswith(f"{text!r} is not a valid {channel.value} sender: ")
     assert refused.value.exit_code is ExitCode.USAGE
     is_many = reason in ("group", "wildcard", "status", "broadcast", "newsletter")
     assert is_shared_id(channel, text) == is_many

@@ -18,7 +18,7 @@ from release_tasks.config.schema import PairingConfig
 from release_tasks.core.errors import ConfigError, ExitCode, StageFailed, UsageError
 from release_tasks.core.options import Duration
 from release_tasks.pairing.channels import Channel, SenderRefused
-from release_tasks.pairing.codes import ALPHABET, Moment, current_moment, is_same_code, new_code
+from release_tasks.pairing.codes import ALPHABET, ClockReading, is_same_code, new_code, read_clocks
 from release_tasks.pairing.policy import Pairing, PendingRequest
 from release_tasks.tasks.project import load_settings
 from tests.support.clocks import Clocks
@@ -43,20 +43,20 @@ def events(pairing: Pairing) -> list[dict[str, Any]]:
 @pytest.mark.smoke
 def test_a_sender_is_admitted_from_approval_to_revocation(pairing: Pairing) -> None:
     """Unknown, pending, approved, revoked: only an approved sender is admitted, and only on that channel."""
-    assert not pairing.is_admitted(WHATSAPP, "15551234567")
+    assert not pairing.is_approved(WHATSAPP, "15551234567")
     outcome = pairing.request(WHATSAPP, "+1 555 123 4567")
     assert outcome.status == "created" and outcome.request is not None
     assert outcome.request.sender == "15551234567"
-    assert not pairing.is_admitted(WHATSAPP, "15551234567")
+    assert not pairing.is_approved(WHATSAPP, "15551234567")
     approval = pairing.approve(WHATSAPP, outcome.request.code)
-    assert (approval.sender, approval.was_admitted) == ("15551234567", False)
-    assert pairing.is_admitted(WHATSAPP, "15551234567:12@s.whatsapp.net")
-    assert not pairing.is_admitted(WHATSAPP, "15551234567@lid")
-    assert not pairing.is_admitted(TELEGRAM, "15551234567")
+    assert (approval.sender, approval.was_approved) == ("15551234567", False)
+    assert pairing.is_approved(WHATSAPP, "15551234567:12@s.whatsapp.net")
+    assert not pairing.is_approved(WHATSAPP, "15551234567@lid")
+    assert not pairing.is_approved(TELEGRAM, "15551234567")
     assert pairing.pending(WHATSAPP) == [] and pairing.approved(WHATSAPP) == ["15551234567"]
-    assert pairing.request(WHATSAPP, "15551234567").status == "admitted"
+    assert pairing.request(WHATSAPP, "15551234567").status == "approved"
     assert pairing.revoke(WHATSAPP, "0015551234567") == "15551234567"
-    assert not pairing.is_admitted(WHATSAPP, "15551234567")
+    assert not pairing.is_approved(WHATSAPP, "15551234567")
     assert pairing.approved(WHATSAPP) == []
 
 
@@ -208,7 +208,7 @@ def test_a_clock_set_back_never_extends_a_lifetime(
     assert "111" not in [request.sender for request in pairing.pending(TELEGRAM)]
     with pytest.raises(StageFailed, match="has expired"):
         pairing.approve(TELEGRAM, code)
-    assert not pairing.is_admitted(TELEGRAM, "111")
+    assert not pairing.is_approved(TELEGRAM, "111")
 
 
 def test_a_clock_set_ahead_ends_a_lifetime(pairing: Pairing, clocks: Clocks) -> None:
@@ -260,19 +260,19 @@ def test_a_request_of_another_program_expires_by_its_times(
 
 def test_the_clocks_of_this_machine_are_the_default() -> None:
     """UTC, and an uptime that increases between two reads."""
-    first, second = current_moment(), current_moment()
+    first, second = read_clocks(), read_clocks()
     assert abs((first.wall - datetime.now(timezone.utc)).total_seconds()) < 5
     assert first.wall.utcoffset() == timedelta(0)
-    assert first.shares_boot_with(second) or not first.boot_id
+    assert first.is_same_boot_as(second) or not first.boot_id
     assert 0 <= second.uptime_ms - first.uptime_ms < 5000
-    assert not Moment(wall=first.wall).shares_boot_with(Moment(wall=first.wall))
+    assert not ClockReading(wall=first.wall).is_same_boot_as(ClockReading(wall=first.wall))
 
 
 @pytest.mark.parametrize("sender", ["*", "@alice", "-1001234567890", "", "15551234567-1600000000@g.us"])
 def test_a_shared_id_is_neither_admitted_nor_stored(pairing: Pairing, credentials: Path, sender: str) -> None:
     """A request or revocation for it is a usage error, and nothing is written."""
     for channel in Channel:
-        assert not pairing.is_admitted(channel, sender)
+        assert not pairing.is_approved(channel, sender)
         for attempt in (pairing.request, pairing.revoke):
             with pytest.raises(SenderRefused) as refused:
                 attempt(channel, sender)
@@ -284,7 +284,7 @@ def test_a_request_of_a_username_cannot_be_approved(pairing: Pairing, put: Calla
     """A request that another program stored for it is refused with the reason, and can be rejected."""
     entry = {"senderId": "@alice", "code": "ABCD2345", "requestedAt": "2026-03-01T11:50:00Z"}
     put("telegram-pairing.json", {"requests": [{**entry, "expiresAt": "2026-03-01T12:50:00Z"}]})
-    with pytest.raises(StageFailed, match="a username can change hands"):
+    with pytest.raises(StageFailed, match="a username can change its owner"):
         pairing.approve(TELEGRAM, "ABCD2345")
     assert pairing.approved(TELEGRAM) == []
     assert pairing.reject(TELEGRAM, "ABCD2345") == "@alice"
@@ -316,7 +316,7 @@ def test_every_spelling_of_an_approval_is_revoked(pairing: Pairing, put: Callabl
     """Another program may have stored the same sender twice."""
     put("whatsapp-allowFrom.json", {"senderIds": ["+15551234567", "15551234567@c.us", "15551234567@lid"]})
     pairing.revoke(WHATSAPP, "15551234567")
-    assert not pairing.is_admitted(WHATSAPP, "15551234567")
+    assert not pairing.is_approved(WHATSAPP, "15551234567")
     assert pairing.approved(WHATSAPP) == ["15551234567@lid"]
 
 
@@ -330,11 +330,11 @@ def half_approved(pairing: Pairing, put: Callable[..., Path]) -> PendingRequest:
 def test_an_interrupted_approval_is_repeated_with_the_same_code(pairing: Pairing, put: Callable[..., Path]) -> None:
     """Meanwhile the sender is admitted, is not pending, and does not count for the cap."""
     code = half_approved(pairing, put).code
-    assert pairing.is_admitted(TELEGRAM, "111") and pairing.pending(TELEGRAM) == []
-    assert pairing.request(TELEGRAM, "111").status == "admitted"
+    assert pairing.is_approved(TELEGRAM, "111") and pairing.pending(TELEGRAM) == []
+    assert pairing.request(TELEGRAM, "111").status == "approved"
     assert [pairing.request(TELEGRAM, sender).status for sender in "2345"] == ["created"] * 3 + ["full"]
     approval = pairing.approve(TELEGRAM, code)
-    assert (approval.sender, approval.was_admitted) == ("111", True)
+    assert (approval.sender, approval.was_approved) == ("111", True)
     assert pairing.approved(TELEGRAM) == ["111"]
     with pytest.raises(StageFailed, match="No telegram request has this code"):
         pairing.approve(TELEGRAM, code)
@@ -343,11 +343,14 @@ def test_an_interrupted_approval_is_repeated_with_the_same_code(pairing: Pairing
 def test_an_interrupted_approval_can_be_revoked_and_not_rejected(pairing: Pairing, put: Callable[..., Path]) -> None:
     """A rejection would not remove the approval; a revocation also removes the code."""
     code = half_approved(pairing, put).code
-    with pytest.raises(StageFailed, match=r"approved on telegram already; `inv pairing.revoke telegram 111`"):
+    with pytest.raises(
+        StageFailed,
+        match=r"already approved on telegram\. To revoke the approval, run `inv pairing.revoke telegram 111`",
+    ):
         pairing.reject(TELEGRAM, code)
-    assert pairing.is_admitted(TELEGRAM, "111")
+    assert pairing.is_approved(TELEGRAM, "111")
     pairing.revoke(TELEGRAM, "111")
-    assert not pairing.is_admitted(TELEGRAM, "111")
+    assert not pairing.is_approved(TELEGRAM, "111")
     with pytest.raises(StageFailed, match="No telegram request has this code"):
         pairing.approve(TELEGRAM, code)
 
@@ -390,7 +393,7 @@ class PairingModel(RuleBasedStateMachine):
         self.admitted: set[str] = set()
         self.true_ms = 0
         config = PairingConfig(credentials=Path(self.folder.name) / "credentials", ttl=Duration(HOUR))
-        self.pairing = Pairing(config, lambda: Moment(wall=self.wall, boot_id="b", uptime_ms=self.true_ms))
+        self.pairing = Pairing(config, lambda: ClockReading(wall=self.wall, boot_id="b", uptime_ms=self.true_ms))
 
     def teardown(self) -> None:
         self.folder.cleanup()
@@ -414,7 +417,7 @@ class PairingModel(RuleBasedStateMachine):
     def ask(self, sender: str) -> None:
         outcome = self.pairing.request(TELEGRAM, sender)
         if sender in self.admitted:
-            assert outcome.status == "admitted"
+            assert outcome.status == "approved"
         elif sender in self.codes and self.is_pending(sender):
             assert outcome.status == "repeated" and outcome.request is not None
             assert outcome.request.code == self.codes[sender]
@@ -465,7 +468,7 @@ class PairingModel(RuleBasedStateMachine):
     def admits_exactly_the_approved(self) -> None:
         assert self.pairing.approved(TELEGRAM) == sorted(self.admitted)
         for sender in ("1", "2", "3", "4", "5"):
-            assert self.pairing.is_admitted(TELEGRAM, sender) == (sender in self.admitted)
+            assert self.pairing.is_approved(TELEGRAM, sender) == (sender in self.admitted)
 
     @invariant()
     def shows_exactly_the_live_requests(self) -> None:

@@ -158,7 +158,7 @@ class Watcher:
     def _watch(self, pairing: Pairing) -> None:
         try:
             while not self._is_over.is_set():
-                assert not pairing.is_admitted(TELEGRAM, "999")
+                assert not pairing.is_approved(TELEGRAM, "999")
                 assert all(int(sender) % 3 != 2 for sender in pairing.approved(TELEGRAM))
                 pairing.pending(TELEGRAM)
         except BaseException as problem:
@@ -222,21 +222,21 @@ def check_after_kill(pairing: Pairing, told: list[list[str]]) -> None:
         else:
             approved.remove(sender)
             revoking = ""
-            assert not pairing.is_admitted(TELEGRAM, sender)
+            assert not pairing.is_approved(TELEGRAM, sender)
     for sender in approved - {revoking}:
-        assert pairing.is_admitted(TELEGRAM, sender), told
+        assert pairing.is_approved(TELEGRAM, sender), told
     last = told[-1]
     if last[0] == "code":
-        was_admitted = pairing.is_admitted(TELEGRAM, last[1])
+        was_approved = pairing.is_approved(TELEGRAM, last[1])
         try:
-            assert pairing.approve(TELEGRAM, last[2]).was_admitted == was_admitted
+            assert pairing.approve(TELEGRAM, last[2]).was_approved == was_approved
         except StageFailed:
-            assert was_admitted, "the grant and the code are both lost"
-        assert pairing.is_admitted(TELEGRAM, last[1])
+            assert was_approved, "the grant and the code are both lost"
+        assert pairing.is_approved(TELEGRAM, last[1])
     if revoking:
-        if pairing.is_admitted(TELEGRAM, revoking):
+        if pairing.is_approved(TELEGRAM, revoking):
             pairing.revoke(TELEGRAM, revoking)
-        assert not pairing.is_admitted(TELEGRAM, revoking)
+        assert not pairing.is_approved(TELEGRAM, revoking)
         revocations = [e for e in pairing.audit.verify().events if e["event"] == "pairing.revoked"]
         assert revoking in {event["senderId"] for event in revocations}
     # The next change removes leftovers of the kill; a sender whose request was killed may request again.
@@ -249,14 +249,14 @@ def test_a_store_locked_by_another_process_ends_with_75(
     pairing: Pairing, credentials: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is written, and reading does not wait."""
-    monkeypatch.setattr(store_module, "_WAIT_SECONDS", 0.2)
+    monkeypatch.setattr(store_module, "WAIT_SECONDS", 0.2)
     lock = FileLock(credentials / "telegram-pairing.lock")
     assert lock.acquire(1)
     try:
         with pytest.raises(LockHeld, match=r"telegram-pairing\.lock has been locked by another process") as held:
             pairing.request(TELEGRAM, "111")
         assert held.value.exit_code is ExitCode.LOCKED
-        assert not pairing.is_admitted(TELEGRAM, "111")
+        assert not pairing.is_approved(TELEGRAM, "111")
         assert pairing.request(Channel.WHATSAPP, "15551234567").status == "created"
     finally:
         lock.release()

@@ -148,7 +148,7 @@ def test_a_sender_is_the_same_in_every_spelling(stored: str, live: str) -> None:
         WHATSAPP, json.dumps({"senderIds": [stored, "15551234567@lid"]}).encode(), [live], nobody, "the store"
     )
     assert json.loads(restored.data or b"")["senderIds"] == [stored]
-    assert restored.left_out == ["15551234567@lid"] and restored.withdrawn == []
+    assert restored.excluded == ["15551234567@lid"] and restored.withdrawn == []
 
 
 def test_a_store_that_loses_no_sender_keeps_its_bytes() -> None:

@@ -82,7 +82,7 @@ def test_a_versioned_store_is_read_and_written_in_its_own_format(
     put("telegram-pairing.json", {"version": 1, "requests": [VERSIONED_REQUEST]})
     put("telegram-allowFrom.json", {"version": 1, "allowFrom": ["999", "333"]})
     assert [request.sender for request in pairing.pending(TELEGRAM)] == ["111"]
-    assert pairing.is_admitted(TELEGRAM, "333")
+    assert pairing.is_approved(TELEGRAM, "333")
     asked = pairing.request(TELEGRAM, "444").request
     assert asked is not None
     document = stored("telegram-pairing.json")
@@ -179,9 +179,9 @@ def test_groups_and_wildcards_are_neither_admitted_nor_written_again(
     put("whatsapp-allowFrom.json", {"senderIds": entries})
     put("whatsapp-pairing.json", {"requests": [{**PLAIN_REQUEST, "senderId": "120363012345678901@g.us"}]})
     assert pairing.approved(WHATSAPP) == ["15551234567"]
-    assert pairing.is_admitted(WHATSAPP, "15551234567@s.whatsapp.net")
+    assert pairing.is_approved(WHATSAPP, "15551234567@s.whatsapp.net")
     for sender in (*entries[:3], "17@hosted.lid", "15559999999", "anything"):
-        assert not pairing.is_admitted(WHATSAPP, sender)
+        assert not pairing.is_approved(WHATSAPP, sender)
     assert pairing.pending(WHATSAPP) == []
     with pytest.raises(StageFailed, match="No whatsapp request has this code"):
         pairing.approve(WHATSAPP, "ABCD2345")
@@ -260,7 +260,7 @@ DAMAGES = [
     (BOTH[1:], "no code", plain(code=None), "requests.0.code: expected str"),
     (BOTH[1:], "an empty code", plain(code=" -"), "requests.0.code is empty"),
     (BOTH[1:], "a code twice", {"requests": [PLAIN_REQUEST, {**PLAIN_REQUEST, "senderId": "2", "code": "abcd-2345"}]},
-     "requests.1.code is that of another request"),
+     "requests.1.code is already the code of another request"),
     (BOTH[1:], "no expiry", plain(expiresAt="never"), "requests.0.expiresAt: expected a time"),
     (BOTH[1:], "no time", plain(requestedAt="2026-13-01T00:00:00Z"), "requests.0.requestedAt: expected a time"),
     (BOTH[1:], "no zone", {"version": 1, "requests": [{**VERSIONED_REQUEST, "createdAt": "2026-03-01T11:50:00"}]},
@@ -297,12 +297,12 @@ def test_a_damaged_store_admits_no_sender_and_is_unchanged(
         lambda: pairing.pending(TELEGRAM),
     ]
     if name == "telegram-allowFrom.json":
-        attempts += [lambda: pairing.is_admitted(TELEGRAM, "333"), lambda: pairing.approved(TELEGRAM)]
+        attempts += [lambda: pairing.is_approved(TELEGRAM, "333"), lambda: pairing.approved(TELEGRAM)]
     for attempt in attempts:
         with pytest.raises(StoreUnusable) as unusable:
             attempt()
         assert str(path) in unusable.value.message and fault in unusable.value.message
-        effect = "nobody is admitted" if "allowFrom" in path.name else "nobody new can be admitted"
+        effect = "no sender is approved" if "allowFrom" in path.name else "no new sender can be approved"
         assert effect in unusable.value.message
         assert "ABCD2345" not in unusable.value.message
         assert unusable.value.exit_code is ExitCode.NEGATIVE
@@ -333,7 +333,7 @@ def test_a_file_of_another_type_is_refused(
             attempt()
     if "allowFrom" in name:
         with pytest.raises(StoreUnusable, match=re.escape(str(path))):
-            pairing.is_admitted(TELEGRAM, "333")
+            pairing.is_approved(TELEGRAM, "333")
     assert elsewhere.read_text() == '{"senderIds": ["333"], "requests": []}'
 
 
@@ -367,7 +367,7 @@ def test_a_long_entry_does_not_fill_the_log(pairing: Pairing, put: Callable[...,
 
 def test_reading_creates_nothing(pairing: Pairing, credentials: Path) -> None:
     """Without files no sender is admitted, no request is pending, and no folder is created."""
-    assert not pairing.is_admitted(TELEGRAM, "333")
+    assert not pairing.is_approved(TELEGRAM, "333")
     assert pairing.approved(TELEGRAM) == [] and pairing.pending(TELEGRAM) == []
     assert not credentials.exists()
 
@@ -377,7 +377,7 @@ def test_a_file_instead_of_the_credentials_folder_is_reported(pairing: Pairing, 
     credentials.parent.mkdir()
     credentials.write_text("")
     with pytest.raises(StoreUnusable, match="Not a directory"):
-        pairing.is_admitted(TELEGRAM, "333")
+        pairing.is_approved(TELEGRAM, "333")
     with pytest.raises(StoreUnusable, match="Not a directory"):
         pairing.request(TELEGRAM, "333")
     with pytest.raises(NotADirectoryError) as refused:
@@ -401,13 +401,13 @@ def test_a_failed_approval_can_be_repeated(
     monkeypatch.setattr(store_module, "write_atomic", full_disk)
     with pytest.raises(OSError, match="No space left"):
         pairing.approve(TELEGRAM, request.code)
-    assert pairing.is_admitted(TELEGRAM, "444") == (failing == "telegram-pairing.json")
+    assert pairing.is_approved(TELEGRAM, "444") == (failing == "telegram-pairing.json")
     assert [entry["code"] for entry in stored("telegram-pairing.json")["requests"]] == [request.code]
     monkeypatch.undo()
     approval = pairing.approve(TELEGRAM, request.code)
     assert approval.sender == "444"
-    assert approval.was_admitted == (failing == "telegram-pairing.json")
-    assert pairing.is_admitted(TELEGRAM, "444") and stored("telegram-pairing.json") == {"requests": []}
+    assert approval.was_approved == (failing == "telegram-pairing.json")
+    assert pairing.is_approved(TELEGRAM, "444") and stored("telegram-pairing.json") == {"requests": []}
     events = [event["event"] for event in pairing.audit.verify().events]
     assert events == ["pairing.requested", "pairing.approved", "pairing.failed", "pairing.approved"]
 

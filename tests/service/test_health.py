@@ -21,17 +21,17 @@ from release_tasks.config.schema import HealthConfig
 from release_tasks.core.events import Event, HealthAnswered
 from release_tasks.core.options import Duration
 from release_tasks.core.records import HealthReport
-from release_tasks.service.answer import Answer, ProbeError
 from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
-from release_tasks.service.wait import ask_health
+from release_tasks.service.response import HttpResponse, ProbeError
+from release_tasks.service.wait import poll_health
 
 Serve = Callable[[Callable[[socket.socket], object]], str]
 
 
-def answer(body: bytes, status: int = 200, content_type: str = "application/json") -> Answer:
+def answer(body: bytes, status: int = 200, content_type: str = "application/json") -> HttpResponse:
     """Return an answer as fetch returns it."""
-    return Answer(
+    return HttpResponse(
         status=status,
         content_type=content_type,
         body=body,
@@ -157,7 +157,7 @@ def test_a_refused_connection_is_a_message(unused_url: str) -> None:
     with pytest.raises(ProbeError) as caught:
         fetch(unused_url, timeout=5)
     assert caught.value.kind == "refused"
-    assert caught.value.message == f"{unused_url} refused the connection: nothing listens there."
+    assert caught.value.message == f"{unused_url} refused the connection: no process listens on this port."
 
 
 def test_a_silent_server_ends_at_the_timeout(serve: Serve) -> None:
@@ -168,7 +168,7 @@ def test_a_silent_server_ends_at_the_timeout(serve: Serve) -> None:
         fetch(url, timeout=0.3)
     assert caught.value.kind == "timeout"
     assert time.monotonic() - started < 8
-    assert caught.value.message == f"{url} gave no complete answer within 300ms."
+    assert caught.value.message == f"{url} gave no complete response within 300ms."
 
 
 @pytest.mark.parametrize("head", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\n"])
@@ -406,9 +406,9 @@ def test_unhealthy_parts_are_named() -> None:
     assert parts == [
         "heartbeat: not running",
         "identity: soul.md is missing",
-        "mcpServers.b: in error",
+        "mcpServers.b: state error",
         "mcpServers.c: circuit half-open",
-        "mcpServers.d: in error",
+        "mcpServers.d: state error",
         "the disk is nearly full",
     ]
     assert all(part in detail for part in parts)
@@ -419,7 +419,7 @@ def test_unhealthy_components_are_named() -> None:
     checks = {"db:time": [{"status": "warn"}, {"status": "pass"}]}
     assert read_health(answer(json.dumps({"status": "pass", "checks": checks}).encode())) == (
         "degraded",
-        "it says pass: checks.db:time: warn",
+        "status pass: checks.db:time: warn",
         ["checks.db:time: warn"],
     )
     body = {"status": "UP", "components": {"db": {"status": "DOWN"}, "disk": {"status": "UP"}}}
@@ -429,7 +429,7 @@ def test_unhealthy_components_are_named() -> None:
 def test_terminal_controls_in_an_answer_are_removed() -> None:
     """An answer cannot write control sequences to the terminal."""
     body = json.dumps({"ok": False, "error": {"message": "\x1b[2Jgone\n\u2028!"}}).encode()
-    assert read_health(answer(body))[1] == "it says ok: false ([2Jgone  !)"
+    assert read_health(answer(body))[1] == "the response has ok: false ([2Jgone  !)"
     assert "\x1b" not in read_health(answer(b"\x1b[2J<html>"))[1]
 
 
@@ -468,7 +468,7 @@ def test_any_bytes_have_a_status(body: bytes, status: int) -> None:
 
 def test_without_a_url_nothing_is_requested() -> None:
     """A missing URL is a failure that names the key to set."""
-    report = ask_health(config(), passes=1)
+    report = poll_health(config(), passes=1)
     assert (report.passed, report.status, report.attempts) == (False, "unknown", 0)
     assert report.detail == ("no health URL is configured: set release.health.url or type --health-url")
 
@@ -500,7 +500,7 @@ def test_a_refused_connection_counts_as_starting(unused_url: str) -> None:
             up.append(server)
 
     try:
-        report = ask_health(
+        report = poll_health(
             config(unused_url, deadline=10),
             passes=2,
             fail_fast=True,
@@ -519,7 +519,7 @@ def test_a_refused_connection_counts_as_starting(unused_url: str) -> None:
 def test_a_refused_connection_fails_at_the_deadline(unused_url: str) -> None:
     """The message has the number of attempts."""
     started = time.monotonic()
-    report = ask_health(config(unused_url), passes=1, deadline=3)
+    report = poll_health(config(unused_url), passes=1, deadline=3)
     assert 3 <= time.monotonic() - started < 8
     assert (report.passed, report.status) == (False, "unreachable")
     assert report.attempts > 2
@@ -531,7 +531,7 @@ def test_a_hanging_service_fails_at_the_deadline(serve: Serve) -> None:
     """Hanging requests are repeated and end shortly after the deadline."""
     url = serve(lambda connection: connection.recv(1 << 20) and connection.recv(1))
     started = time.monotonic()
-    report = ask_health(config(url, timeout=0.2), passes=1, deadline=0.5, fail_fast=True)
+    report = poll_health(config(url, timeout=0.2), passes=1, deadline=0.5, fail_fast=True)
     assert time.monotonic() - started < 8
     assert report.status == "unreachable"
     assert report.attempts >= 2
@@ -549,14 +549,14 @@ def test_a_hanging_service_fails_at_the_deadline(serve: Serve) -> None:
 def test_a_negative_answer_ends_the_wait_with_fail_fast(serve: Serve, reply: bytes) -> None:
     """With fail_fast a negative answer is not repeated; without, it is."""
     url = serve(send_all(reply))
-    assert ask_health(config(url), passes=1, fail_fast=True).attempts == 1
-    assert ask_health(config(url), passes=1, deadline=0.2).attempts > 1
+    assert poll_health(config(url), passes=1, fail_fast=True).attempts == 1
+    assert poll_health(config(url), passes=1, deadline=0.2).attempts > 1
 
 
 def test_every_attempt_is_recorded(serve: Serve) -> None:
     """Each has its result, time and duration, without secrets and long texts."""
     url = serve(send_all(response(b"", "503 Unavailable"), response(b"ok")))
-    report = ask_health(config(url, deadline=5), passes=2)
+    report = poll_health(config(url, deadline=5), passes=2)
     assert [(a.status, a.passed, a.http_status) for a in report.history] == [
         ("failed", False, 503),
         ("ok", True, 200),
@@ -571,7 +571,7 @@ def test_the_first_and_last_attempts_are_recorded(serve: Serve) -> None:
     """The record is limited: 5 attempts from the start, 45 from the end."""
     bad, good = response(b"", "503 Unavailable"), response(b"ok")
     url = serve(send_all(*[bad] * 4, *[good] * 80))
-    report = ask_health(config(url, interval=0.01, deadline=30), passes=70)
+    report = poll_health(config(url, interval=0.01, deadline=30), passes=70)
     assert report.attempts == 74
     assert [a.passed for a in report.history] == [False] * 4 + [True] * 46
 
@@ -580,38 +580,38 @@ def test_passes_must_be_consecutive(serve: Serve) -> None:
     """A failure in between resets the count."""
     good, bad = response(b"ok"), response(b"", "503 Unavailable")
     url = serve(send_all(good, good, bad, good))
-    report = ask_health(config(url, deadline=5), passes=3)
+    report = poll_health(config(url, deadline=5), passes=3)
     assert (report.passed, report.attempts) == (True, 6)
 
 
 def test_too_few_passes_by_the_deadline_fail(serve: Serve) -> None:
     """The message says how many passes there were."""
     url = serve(send_all(response(b"ok")))
-    report = ask_health(config(url), passes=1000, deadline=0.2)
+    report = poll_health(config(url), passes=1000, deadline=0.2)
     assert (report.passed, report.status) == (False, "ok")
-    assert "1000 are needed" in report.detail
+    assert " of 1000 consecutive healthy responses" in report.detail
 
 
 def test_deadline_zero_is_one_request(serve: Serve, unused_url: str) -> None:
     """The first answer decides."""
-    healthy = ask_health(config(serve(send_all(response(b"ok")))), passes=3, deadline=0)
+    healthy = poll_health(config(serve(send_all(response(b"ok")))), passes=3, deadline=0)
     assert (healthy.passed, healthy.attempts) == (True, 1)
-    down = ask_health(config(unused_url), passes=1, deadline=0)
+    down = poll_health(config(unused_url), passes=1, deadline=0)
     assert (down.passed, down.attempts) == (False, 1)
 
 
 def test_degraded_passes_unless_strict(serve: Serve) -> None:
     """With strict, degraded is a failure."""
     url = serve(send_all(response(b'{"ok":true,"data":{"status":"degraded"}}')))
-    assert ask_health(config(url), passes=1).passed
-    report = ask_health(config(url), passes=1, strict=True, fail_fast=True)
+    assert poll_health(config(url), passes=1).passed
+    report = poll_health(config(url), passes=1, strict=True, fail_fast=True)
     assert (report.passed, report.status) == (False, "degraded")
     assert "--strict" in report.detail
 
 
 def test_a_malformed_url_is_not_retried() -> None:
     """It ends immediately, without an exception."""
-    report = ask_health(config("http://"), passes=1)
+    report = poll_health(config("http://"), passes=1)
     assert (report.passed, report.status, report.attempts) == (False, "unreachable", 1)
 
 
@@ -623,7 +623,7 @@ def test_cancelling_takes_effect_immediately(serve: Serve, unused_url: str, is_s
     timer = threading.Timer(0.2, cancelled.set)
     timer.start()
     started = time.monotonic()
-    report = ask_health(
+    report = poll_health(
         config(silent if is_silent else unused_url, timeout=30, deadline=60, interval=30),
         passes=1,
         cancelled=cancelled,
@@ -637,7 +637,7 @@ def test_secrets_in_an_answer_are_redacted(serve: Serve, monkeypatch: pytest.Mon
     """A service that repeats a secret does not get it into the record."""
     monkeypatch.setenv("MY_API_TOKEN", "correct-horse")
     body = b'{"ok":false,"error":{"message":"bad key correct-horse"}}'
-    report = ask_health(config(serve(send_all(response(body)))), passes=1, deadline=0)
+    report = poll_health(config(serve(send_all(response(body)))), passes=1, deadline=0)
     assert "correct-horse" not in report.detail
     assert "[REDACTED]" in report.detail
 

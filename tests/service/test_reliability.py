@@ -13,7 +13,7 @@ from werkzeug import Request, Response
 
 from release_tasks.config.schema import LimitsConfig, ReliabilityConfig
 from release_tasks.core.records import Pressure, ReliabilityReport
-from release_tasks.service.reliability import ask_reliability, over_limits
+from release_tasks.service.reliability import fetch_reliability, over_limits
 
 QUEUE = {"totalQueued": 2, "totalDispatching": 1, "totalSent": 9, "totalFailed": 4, "totalDeadLetters": 0}
 CALLBACKS = {"totalAccepted": 5, "totalDuplicate": 1, "totalRejected": 2}
@@ -26,7 +26,7 @@ def answer(server: HTTPServer, body: Any, status: int = 200) -> str:
 
 
 def ask(url: str, **options: Any) -> ReliabilityReport:
-    report = ask_reliability(ReliabilityConfig(url=url, **options.pop("config", {})), **options)
+    report = fetch_reliability(ReliabilityConfig(url=url, **options.pop("config", {})), **options)
     assert report is not None
     return report
 
@@ -46,14 +46,14 @@ def test_counts_are_read_and_texts_are_not(httpserver: HTTPServer) -> None:
         (b"<html>PRIVATE</html>", 200, "not JSON"),
         (b"\xff", 200, "not JSON"),
         (b"[" * 100_000, 200, "not JSON"),
-        ([], 200, "no known form"),
-        ({"ok": False, "data": {"queue": QUEUE}, "error": "PRIVATE"}, 200, "no known form"),
+        ([], 200, "unknown response format"),
+        ({"ok": False, "data": {"queue": QUEUE}, "error": "PRIVATE"}, 200, "unknown response format"),
         ({"ok": True, "data": {"queue": None, "callbacks": None}}, 200, "neither queue nor callbacks"),
         ({"ok": True, "data": {"queue": {}}}, 200, "no counts"),
         ({"ok": True, "data": {"queue": {"total_queued": 1}, "callbacks": {}}}, 200, "no counts"),
         ({"error": "PRIVATE"}, 500, "HTTP 500"),
-        ({}, 401, "does not accept our signature"),
-        ({}, 403, "does not accept our signature"),
+        ({}, 401, "the service rejected the signature"),
+        ({}, 403, "the service rejected the signature"),
         ({}, 503, "HTTP 503"),
         (b"x" * (2 << 20), 200, "not JSON"),
     ],
@@ -104,7 +104,7 @@ def test_a_secret_of_any_bytes_signs(httpserver: HTTPServer) -> None:
 
 def test_a_refused_connection_is_unreachable(free_port: int) -> None:
     """Without a URL no request is sent; a password in the URL is not shown."""
-    assert ask_reliability(ReliabilityConfig()) is None
+    assert fetch_reliability(ReliabilityConfig()) is None
     report = ask(f"http://somebody:a-password@127.0.0.1:{free_port}/reliability")
     assert report.status == "unreachable"
     assert "refused the connection" in report.detail and "a-password" not in str(report)
@@ -117,13 +117,13 @@ def test_a_count_at_its_limit_passes() -> None:
     assert over_limits(at, limits) == []
     above = Pressure(queued=6, failed=6, dead_letters=1, rejected_callbacks=4)
     assert [text.split(" (")[0] for text in over_limits(above, limits)] == [
-        "6 messages waiting or on their way",
-        "6 messages failed",
-        "1 messages given up",
-        "4 callbacks rejected",
+        "6 queued messages",
+        "6 failed messages",
+        "1 dead letters",
+        "4 rejected callbacks",
     ]
-    assert over_limits(above, limits, Pressure(rejected_callbacks=1))[-1].startswith("1 messages given up")
+    assert over_limits(above, limits, Pressure(rejected_callbacks=1))[-1].startswith("1 dead letters")
     assert over_limits(Pressure(rejected_callbacks=4), limits, Pressure(rejected_callbacks=900)) == [
-        "4 callbacks rejected (limit 3)"
+        "4 rejected callbacks (limit 3)"
     ]
     assert over_limits(Pressure(), limits) == []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
-from release_tasks.pairing.codes import Moment
+from release_tasks.pairing.codes import ClockReading
 
 __all__ = ["Clocks"]
 
@@ -17,8 +17,8 @@ class Clocks:
         self.uptime_ms = 5_000_000
         self.boot_id = "00000000-0000-4000-8000-000000000001"
 
-    def __call__(self) -> Moment:
-        return Moment(wall=self.wall, boot_id=self.boot_id, uptime_ms=self.uptime_ms)
+    def __call__(self) -> ClockReading:
+        return ClockReading(wall=self.wall, boot_id=self.boot_id, uptime_ms=self.uptime_ms)
 
     def pass_time(self, seconds: float) -> None:
         self.wall += timedelta(seconds=seconds)

@@ -1,19 +1,21 @@
-"""A real health endpoint whose answer a test sets."""
+"""A real health endpoint with an answer that a test sets."""
 
 from __future__ import annotations
 
 import json
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, Protocol
+
+__all__ = ["Health", "MakeHealth"]
 
 
 class Health:
-    """A real health endpoint whose answer a test may change at any time."""
+    """A health endpoint on a free loopback port; a test may change ``status`` and ``body`` at any time."""
 
     def __init__(self) -> None:
         self.status = 200
-        self.body: Any = {"ok": True, "data": {"status": "ok"}}
+        self.body: Any = {"ok": True, "data": {"status": "ok"}}  # JSON, or bytes that are sent unchanged
         self.requests = 0
         outer = self
 
@@ -27,7 +29,7 @@ class Health:
                 self.end_headers()
                 self.wfile.write(body)
 
-            def log_message(self, *_: Any) -> None:
+            def log_message(self, *_: object) -> None:
                 pass
 
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -39,3 +41,9 @@ class Health:
         self.server.shutdown()
         self.server.server_close()
         self.thread.join()
+
+
+class MakeHealth(Protocol):
+    """The fixture ``make_health``: start one more endpoint."""
+
+    def __call__(self) -> Health: ...

@@ -5,22 +5,30 @@ from __future__ import annotations
 import os
 import sqlite3
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
-from release_tasks.core.records import SnapshotMetadata
+from release_tasks.core.records import RollbackOutcome, SnapshotMetadata
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.tasks.project import load_settings
+
+__all__ = ["ACCOUNTS", "BALANCE", "Ledger", "MakeProject", "Project"]
 
 ACCOUNTS = 50
 BALANCE = 100
 
+Ledger = tuple[list[tuple[int, int]], list[tuple[int, int, int, int]]]  # rows of accounts, rows of ledger
+
 
 class Project:
-    """A scratch project: a database of constant sum, identity/, mcp.json and, absent at first, extra.json."""
+    """A scratch project: a database of constant sum, identity/, mcp.json and, absent at first, extra.json.
 
-    def __init__(self, folder: Path, journal_mode: str = "wal") -> None:
+    With ``cache_settings`` the configuration is read once: a thousand readings take longer than a thousand rollbacks.
+    """
+
+    def __init__(self, folder: Path, journal_mode: str = "wal", *, cache_settings: bool = False) -> None:
         self.folder = folder
         self.state = folder / "state"
         self.database = self.state / "app.db"
@@ -28,9 +36,11 @@ class Project:
         self.mcp = self.state / "mcp.json"
         self.extra = self.state / "extra.json"
         self.overrides: dict[str, Any] = {}
-        self._fill(journal_mode)
+        self._caches_settings = cache_settings
+        self._cached_settings: Settings | None = None
+        self._write_state(journal_mode)
 
-    def _fill(self, journal_mode: str) -> None:
+    def _write_state(self, journal_mode: str) -> None:
         (self.identity / "keys" / "empty").mkdir(parents=True)
         (self.identity / "identity.json").write_text('{"id": "one"}')
         (self.identity / "keys" / "private.pem").write_text("key material")
@@ -62,44 +72,60 @@ class Project:
             "restart": {"settle": "300ms"},
         }
         for path, value in self.overrides.items():
-            place = section
-            *above, last = path.split(".")
-            for part in above:
-                place = place.setdefault(part, {})
-            place[last] = value
+            target = section
+            *parents, last = path.split(".")
+            for part in parents:
+                target = target.setdefault(part, {})
+            target[last] = value
         return section
 
     @property
     def settings(self) -> Settings:
-        """The checked configuration; set ``overrides["health.url"]`` and the like before."""
-        return load_settings({"release": self.raw}, self.folder)
+        """The checked configuration; set ``overrides["health.url"]`` and the like before the first use."""
+        if self._cached_settings is not None:
+            return self._cached_settings
+        settings = load_settings({"release": self.raw}, self.folder)
+        if self._caches_settings:
+            self._cached_settings = settings
+        return settings
 
     @property
     def pipeline(self) -> Pipeline:
         return Pipeline(self.settings.release.root)
 
     def capture(self, release_id: str = "v1") -> SnapshotMetadata:
-        """Publish a release snapshot of the state as it is, without gates or manifest."""
+        """Publish a release snapshot of the live state, without gates or manifest."""
         settings = self.settings
         request = CaptureRequest(
             snapshot_id=f"{release_id}_snapshot", release_id=release_id, kind="release", retention_limit=5
         )
         return capture_snapshot(self.pipeline.catalogue, settings.release.assets, request)
 
+    def roll_back(self, snapshot_id: str | None = None, *, force: bool = False, wait: float = 0.0) -> RollbackOutcome:
+        """Roll back to a snapshot, or to the latest one."""
+        return rollback(self.settings, RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait))
+
     def damage(self) -> None:
         """Change every asset: rows, a key, a file removed, a file added that was absent."""
-        database = sqlite3.connect(self.database, timeout=30)
-        database.execute("UPDATE accounts SET balance = balance + 1")
-        database.execute("INSERT INTO ledger(a, b, amount) VALUES (0, 0, 999999)")
-        database.commit()
-        database.close()
+        self.damage_rows()
         (self.identity / "identity.json").write_text('{"id": "other"}')
         (self.identity / "intruder").write_text("x")
         self.mcp.unlink()
         self.extra.write_text("{}")
 
-    def content(self) -> dict[str, Any]:
-        """Everything that a restore is about: rows as SQLite reads them, and bytes, modes and links of the files."""
+    def damage_rows(self) -> None:
+        """Change every balance and add a row to the ledger."""
+        database = sqlite3.connect(self.database, timeout=30)
+        database.execute("UPDATE accounts SET balance = balance + 1")
+        database.execute("INSERT INTO ledger(a, b, amount) VALUES (0, 0, 999999)")
+        database.commit()
+        database.close()
+
+    def content(self, *, database_as_bytes: bool = False) -> dict[str, Any]:
+        """Return all state that a restore brings back: the rows as SQLite reads them; bytes, modes and links of files.
+
+        With ``database_as_bytes`` the bytes of the database file take the place of the rows: SQLite may not open it.
+        """
         files: dict[str, Any] = {}
         for root in (self.identity, self.mcp, self.extra):
             paths = [root, *sorted(root.rglob("*"))] if root.is_dir() else [root]
@@ -113,10 +139,10 @@ class Project:
                     files[str(path.relative_to(self.state))] = ("folder", mode)
                 else:
                     files[str(path.relative_to(self.state))] = (path.read_bytes(), mode)
-        return {"rows": self.rows(), "files": files}
+        return {"rows": self.database.read_bytes() if database_as_bytes else self.rows(), "files": files}
 
-    def rows(self) -> Any:
-        """Every account and ledger row, as they stand at one moment."""
+    def rows(self) -> Ledger:
+        """Return every row of accounts and ledger, read in one transaction."""
         database = sqlite3.connect(self.database, timeout=30, isolation_level=None)
         try:
             database.execute("BEGIN")
@@ -127,8 +153,8 @@ class Project:
         finally:
             database.close()
 
-    def strays(self) -> list[str]:
-        """Names in the state folder and the catalogue that nobody but a crashed run could have left."""
+    def leftovers(self) -> list[str]:
+        """Return the temporary files of crashed runs in the state folder and the pipeline."""
         found = [str(p) for p in self.state.rglob("*") if ".release-tasks" in p.name or p.name.endswith(".tmp")]
         root = self.settings.release.root
         if root.exists():
@@ -136,3 +162,9 @@ class Project:
             statements = (root / "manifests").glob("*.intoto.jsonl")
             found += [str(p) for p in statements if not p.with_name(p.name.removesuffix(".intoto.jsonl")).exists()]
         return found
+
+
+class MakeProject(Protocol):
+    """The fixture ``make_project``: make a scratch project in a folder of this name."""
+
+    def __call__(self, name: str, journal_mode: str = "wal", *, cache_settings: bool = False) -> Project: ...

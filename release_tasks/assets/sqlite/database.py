@@ -27,6 +27,7 @@ from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed, with_path
 
 __all__ = [
+    "BUSY_SECONDS",
     "SIDE_FILES",
     "DamagedDatabase",
     "DiskError",
@@ -38,13 +39,14 @@ __all__ = [
     "read_schema",
     "restore_database",
     "set_journal_mode",
+    "write_canonical_header",
 ]
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
 
 _PAGES_A_STEP = 2048  # 8 MiB at the default page size: short enough to react to a signal
 _CACHE_KIB = 8192
-_BUSY_SECONDS = 30.0
+BUSY_SECONDS = 30.0  # how long a lock of another process is waited for; tests shorten it
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\0"
 # Header fields that can change when the content does not (https://sqlite.org/fileformat.html#the_database_header):
@@ -90,7 +92,7 @@ def capture_database(
             _value(copy, "PRAGMA journal_mode = OFF")
             _run_backup(copy, live, progress)
     os.chmod(destination, 0o600)
-    _write_canonical_header(destination)
+    write_canonical_header(destination)
     with ThreadPoolExecutor(2) as pool:
         digest = pool.submit(sha256_file, destination, checked)
         flushed = pool.submit(fsync_file, destination)
@@ -202,7 +204,8 @@ def set_journal_mode(path: Path, journal_mode: str | None) -> None:
     _patch(path, [(18, bytes((version, version)))])
 
 
-def _write_canonical_header(path: Path) -> None:
+def write_canonical_header(path: Path) -> None:
+    """Overwrite the header fields that change although the content does not."""
     if path.stat().st_size >= _HEADER_BYTES:
         _patch(path, _CANONICAL_FIELDS)
 
@@ -238,7 +241,7 @@ def _findings(database: apsw.Connection, check: str) -> list[str]:
 
 
 def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Progress | None) -> None:
-    deadline = time.monotonic() + _BUSY_SECONDS
+    deadline = time.monotonic() + BUSY_SECONDS
     page = int(_value(source, "PRAGMA page_size")) if progress is not None else 0
     with target.backup("main", source, "main") as backup:
         while not backup.done:
@@ -259,7 +262,7 @@ def _connection(path: Path, flags: int, *, keeps_wal: bool = False) -> Iterator[
     try:
         # Set this before the first statement reads the file: close() would checkpoint the WAL even after a failure.
         database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
-        database.set_busy_timeout(int(_BUSY_SECONDS * 1000))
+        database.set_busy_timeout(int(BUSY_SECONDS * 1000))
         database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         yield database
     finally:
@@ -340,7 +343,7 @@ def _translated_errors(path: Path, error_class: type[StageFailed] = StageFailed)
         yield
     except (apsw.BusyError, apsw.LockedError) as error:
         raise StageFailed(
-            f"{path} stayed locked by another process for {_BUSY_SECONDS:g} s. "
+            f"{path} stayed locked by another process for {BUSY_SECONDS:g} s. "
             "End the transaction that holds the lock, or stop the service, and try again."
         ) from error
     except apsw.FullError as error:

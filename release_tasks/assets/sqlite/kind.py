@@ -31,7 +31,7 @@ from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.options import option
 from release_tasks.core.records import AssetRecord, JournalStep
 
-__all__ = ["SQLITE", "SqliteKind", "SqliteOptions", "side_files"]
+__all__ = ["SQLITE", "SqliteKind", "SqliteOptions", "set_side_files_aside", "side_files"]
 
 
 @frozen(kw_only=True)
@@ -170,7 +170,7 @@ class SqliteKind(AssetKind):
         # The live database never has the WAL of another database next to it. When the target file is already in place,
         # the side files belong to it.
         if inode_of(live) != move.target_inode:
-            _set_side_files_aside(live, staged if move.is_forward else None)
+            set_side_files_aside(live, staged if move.is_forward else None)
         if not super().exchange(move):
             return False
         if not move.is_forward:
@@ -197,7 +197,7 @@ def side_files(database: Path) -> list[Path]:
     return [database.with_name(database.name + suffix) for suffix in SIDE_FILES]
 
 
-def _set_side_files_aside(live: Path, staged: Path | None) -> None:
+def set_side_files_aside(live: Path, staged: Path | None) -> None:
     """Rename the side files of ``live`` to the side files of ``staged``; remove them when ``staged`` is None."""
     for index, path in enumerate(side_files(live)):
         target = side_files(staged)[index] if staged is not None else None

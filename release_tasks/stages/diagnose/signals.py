@@ -27,8 +27,8 @@ from release_tasks.core.records import (
 )
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
-from release_tasks.service.reliability import ask_reliability
-from release_tasks.service.wait import ask_health
+from release_tasks.service.reliability import fetch_reliability
+from release_tasks.service.wait import poll_health
 from release_tasks.stages.rollback.plan import find_in_place
 
 __all__ = ["Disk", "Signals", "read_signals"]
@@ -105,7 +105,7 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
             return None
 
     if release.health.url:
-        signals.health = ask_health(release.health, passes=1, deadline=0.0)
+        signals.health = poll_health(release.health, passes=1, deadline=0.0)
     signals.holder = attempt("lock", lambda: current_holder(pipeline.root))
     files = attempt("manifests", pipeline.read_manifests) or []
     manifests = [file.manifest for file in files if file.manifest is not None]
@@ -114,7 +114,7 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
     ready = [manifest for manifest in manifests if manifest.status == "ready"]
     signals.ready = pipeline.latest_ready() or (ready[-1] if ready else None)
     before = signals.ready.baseline.pressure if signals.ready is not None and signals.ready.baseline else None
-    signals.reliability = ask_reliability(release.reliability, before=before)
+    signals.reliability = fetch_reliability(release.reliability, before=before)
     snapshots, unreadable = attempt("snapshots", pipeline.catalogue.published) or ([], [])
     signals.unread += [("snapshots", f"{entry.snapshot_id}: {entry.reason}") for entry in unreadable]
     signals.snapshot = next((found for found in reversed(snapshots) if found.kind == "release"), None)

@@ -24,7 +24,7 @@ from release_tasks.core.process.find import find_open_path, start_ticks
 from release_tasks.core.process.output import read_log_tail
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration, show_size
-from release_tasks.service.wait import ask_health
+from release_tasks.service.wait import poll_health
 from release_tasks.stages.drill.outcome import BootOutcome
 from release_tasks.stages.drill.scratch import ROOT_VARIABLE, Scratch, processes_of
 
@@ -78,7 +78,7 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
                 deadline=Duration(service.timeout),
                 interval=Duration(_INTERVAL_SECONDS),
             )
-            health = ask_health(config, passes=1, cancelled=attempt.has_failed, emit=check_and_emit)
+            health = poll_health(config, passes=1, cancelled=attempt.has_failed, emit=check_and_emit)
             problem = attempt.check()
     except OSError as error:
         problem = f"it cannot be started: {error.strerror or error}"

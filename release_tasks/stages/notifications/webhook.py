@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from release_tasks.core.redact import Redactor
 from release_tasks.core.version import __version__
-from release_tasks.service.answer import ProbeError
 from release_tasks.service.http import fetch
+from release_tasks.service.response import ProbeError
 from release_tasks.stages.notifications.notification import SendAttempt
 
 __all__ = ["SIGNATURE", "notify_webhook", "shown_origin", "signature_of"]

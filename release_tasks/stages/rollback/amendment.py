@@ -192,7 +192,7 @@ def _rollbacks_in_effect(pipeline: Pipeline) -> set[str]:
 
 def _live_entries(store: Store, channel: Channel) -> list[str] | None:
     try:
-        return store.known_approved(channel)
+        return store.approved_entries(channel)
     except StoreUnusable:
         return None
 
@@ -234,19 +234,19 @@ def _write_events(log: AuditLog, amendment: Amendment, rollback_id: str) -> None
 def _diagnostics(channel: Channel, restored: RestoredStore, history: History, stored: Path) -> list[str]:
     """Return notes on the changed approvals of a channel, worded for a plan and for an outcome."""
     name, notes = channel.value, []
-    if restored.is_blind:
+    if restored.has_unknown_revocations:
         notes.append(
             f"{name}: neither the live approvals nor the pairing log can be read, so the revocations since the "
             f"snapshot are unknown, and no sender is approved. The approvals of the snapshot are in {stored}; "
             f"`inv pairing.approve {name} CODE` approves a sender."
         )
-    elif restored.left_out:
+    elif restored.excluded:
         reason = (
             "not approved now, and the pairing log is broken"
             if history.status == "broken"
             else "revoked or removed since"
         )
-        notes.append(f"{name}: removed from the snapshot's approvals, {reason}: {_listed(restored.left_out)}.")
+        notes.append(f"{name}: removed from the snapshot's approvals, {reason}: {_listed(restored.excluded)}.")
     if restored.shared_ids:
         notes.append(f"{name}: not approved, because several people share the id: {_listed(restored.shared_ids)}.")
     if restored.withdrawn:

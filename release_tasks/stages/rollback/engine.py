@@ -19,7 +19,7 @@ from release_tasks.core.errors import StageError, StageFailed, describe_error
 from release_tasks.core.events import Emit, StepBegan, ignore
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.records import HealthReport, JournalStep, RollbackJournal, RollbackOutcome, SnapshotMetadata
-from release_tasks.service.wait import ask_health
+from release_tasks.service.wait import poll_health
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_rollback
 from release_tasks.stages.rollback.adoption import adopt_legacy
@@ -253,7 +253,7 @@ def await_health(run: RollbackAttempt, restart: Restart | None, *, is_first: boo
     # One request is enough if the restart failed, or before any restart.
     once = is_first or (restart is not None and restart.failed)
     passes, deadline = (1, 0.0) if once else (health.passes_after_restore, None)
-    return ask_health(health, passes=passes, deadline=deadline, emit=run.emit)
+    return poll_health(health, passes=passes, deadline=deadline, emit=run.emit)
 
 
 def record(

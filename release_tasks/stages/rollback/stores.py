@@ -110,7 +110,7 @@ def hold_stores(settings: Settings) -> Iterator[HeldStores]:
     store = Store(settings.pairing.credentials)
     with contextlib.ExitStack() as locks:
         if channels and store.folder.is_dir():
-            locks.enter_context(store.held(channels))
+            locks.enter_context(store.locked(channels))
         yield HeldStores(settings, channels, locks)
 
 

@@ -18,9 +18,9 @@ from release_tasks.core.events import SampleTaken
 from release_tasks.core.interrupt import wait_for
 from release_tasks.core.records import Baseline, Pressure, ReliabilityReport
 from release_tasks.core.redact import Redactor
-from release_tasks.service.answer import Answer
-from release_tasks.service.reliability import ask_reliability
-from release_tasks.service.wait import ask_health
+from release_tasks.service.reliability import fetch_reliability
+from release_tasks.service.response import HttpResponse
+from release_tasks.service.wait import poll_health
 from release_tasks.stages.watch.comparison import Finding, combine, compare_health, compare_latency, compare_pressure
 
 __all__ = ["Sample", "take_sample"]
@@ -59,11 +59,11 @@ def take_sample(config: ReleaseConfig, baseline: Baseline | None) -> Sample:
     """
     taken_at = timestamp()
     before = baseline.pressure if baseline else None
-    reliability_result = _start(lambda: ask_reliability(config.reliability, before=before))
-    answers: list[Answer] = []
+    reliability_result = _start(lambda: fetch_reliability(config.reliability, before=before))
+    answers: list[HttpResponse] = []
     health = None
     if config.health.url is not None:
-        health = ask_health(config.health, passes=1, deadline=0.0, on_answer=answers.append)
+        health = poll_health(config.health, passes=1, deadline=0.0, on_response=answers.append)
     latency_ms = answers[0].elapsed_ms if answers else None
     reliability = reliability_result()
     # Details of an unhealthy answer, or of a failed request.

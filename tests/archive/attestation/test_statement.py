@@ -1,4 +1,4 @@
-"""The statement beside each manifest: what it says, and that a release which does not match it any more is found."""
+"""The statement next to each manifest: its content, and detection of a release that does not match it."""
 
 from __future__ import annotations
 
@@ -19,32 +19,24 @@ from release_tasks.archive.attestation.verification import AttestationVerdict, v
 from release_tasks.archive.pipeline import Pipeline, manifest_bytes
 from release_tasks.archive.seal import sealed_document
 from release_tasks.core.canonical import canonical_bytes
-from release_tasks.core.records import Check, Manifest, PreflightReport
+from release_tasks.core.records import Check, Manifest
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
-from tests.support.faults.stages import prepare
 from tests.support.project import Project
+from tests.support.releases import PASSED, release
 
-PASSED = Check(id="build", subsystem="build", status="passed", detail="exit 0")
 FAILED = Check(id="tests", subsystem="tests", status="failed", detail="exit 1")
 ADVISORY = evolve(FAILED, id="lint", advisory=True)
 SKIPPED = evolve(FAILED, id="gui", status="skipped")
 
 
-def release(project: Project, release_id: str = "v1", *checks: Check) -> Manifest:
-    checks = checks or (PASSED,)
-    failed = [check.id for check in checks if check.blocks]
-    report = PreflightReport(passed=not failed, checks=list(checks), failed_checks=failed)
-    return prepare(project.settings, report, release_id)
-
-
-def line(project: Project, release_id: str = "v1") -> bytes:
+def statement_bytes(project: Project, release_id: str = "v1") -> bytes:
     data: bytes = project.pipeline.statement_path(release_id).read_bytes()
     return data
 
 
 def statement(project: Project, release_id: str = "v1") -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(line(project, release_id))
+    document: dict[str, Any] = json.loads(statement_bytes(project, release_id))
     return document
 
 
@@ -55,15 +47,15 @@ def verdict(project: Project, release_id: str = "v1") -> AttestationVerdict:
     return found
 
 
-def rewrite(project: Project, change: Callable[[dict[str, Any]], Any], release_id: str = "v1") -> None:
-    """Alter the statement of a release, by hand and in its form."""
+def rewrite_statement(project: Project, change: Callable[[dict[str, Any]], object], release_id: str = "v1") -> None:
+    """Change the statement of a release and keep its form."""
     document = statement(project, release_id)
     change(document)
     project.pipeline.statement_path(release_id).write_bytes(canonical_bytes(document) + b"\n")
 
 
-def test_a_ready_release_is_attested_with_every_file_by_sha256(project: Project) -> None:
-    """Each subject but the snapshot's own digest is a file below the pipeline folder, as it lies there."""
+def test_statement_lists_every_file_of_a_release_by_sha256(project: Project) -> None:
+    """Each subject except the digest of the snapshot is a file below the pipeline folder."""
     manifest = release(project)
     document = statement(project)
     assert document["_type"] == "https://in-toto.io/Statement/v1"
@@ -92,10 +84,10 @@ def test_a_ready_release_is_attested_with_every_file_by_sha256(project: Project)
         ((PASSED, FAILED, SKIPPED, ADVISORY), "FAILED", ["build"], ["lint"], ["tests", "gui"]),
     ],
 )
-def test_the_predicate_names_each_gate_by_its_result(
+def test_predicate_lists_each_gate_by_its_result(
     project: Project, checks: tuple[Check, ...], result: str, passed: list[str], warned: list[str], failed: list[str]
 ) -> None:
-    """Ready or blocked, there is a statement."""
+    """Ready and blocked releases both have a statement."""
     release(project, "v1", *checks)
     predicate = statement(project)["predicate"]
     assert (predicate["result"], predicate["passedTests"]) == (result, passed)
@@ -106,8 +98,8 @@ def test_the_predicate_names_each_gate_by_its_result(
     assert verdict(project).status == "unsigned"
 
 
-def test_a_release_blocked_in_spite_of_its_gates_failed(project: Project) -> None:
-    """A policy that asks for PASSED must not let it through."""
+def test_blocked_release_with_passed_gates_has_result_failed(project: Project) -> None:
+    """A policy that requires PASSED must not accept it."""
     project.mcp.unlink()
     assert release(project).status == "blocked"
     predicate = statement(project)["predicate"]
@@ -115,8 +107,8 @@ def test_a_release_blocked_in_spite_of_its_gates_failed(project: Project) -> Non
 
 
 @pytest.mark.slow
-def test_a_commit_is_named_when_the_files_were_as_in_it(project: Project) -> None:
-    """With a change that is not committed, the gates ran on something else."""
+def test_commit_is_a_subject_only_when_the_work_tree_is_clean(project: Project) -> None:
+    """With an uncommitted change the gates checked other files."""
     for command in (
         ["init", "-q"],
         ["-c", "user.name=t", "-c", "user.email=t@example.org", "commit", "-q", "--allow-empty", "-m", "one"],
@@ -127,12 +119,12 @@ def test_a_commit_is_named_when_the_files_were_as_in_it(project: Project) -> Non
     assert {"name": "git", "digest": {"gitCommit": head.stdout.strip()}} in statement(project, "clean")["subject"]
     subprocess.run(["git", "add", "state/mcp.json"], cwd=project.folder, check=True)
     release(project, "dirty")
-    assert "gitCommit" not in line(project, "dirty").decode()
+    assert "gitCommit" not in statement_bytes(project, "dirty").decode()
     assert {each.status for each in verify_attestations(project.settings, project.pipeline)} == {"unsigned"}
 
 
-def test_the_run_of_ci_is_named(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whoever reads the statement finds the log."""
+def test_statement_has_the_url_of_the_ci_run(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The reader of the statement finds the log by it."""
     for name, value in (("SERVER_URL", "https://github.com"), ("REPOSITORY", "o/r"), ("RUN_ID", "7")):
         monkeypatch.setenv(f"GITHUB_{name}", value)
     monkeypatch.setenv("GITHUB_ACTIONS", "true")
@@ -145,8 +137,8 @@ def test_the_run_of_ci_is_named(project: Project, monkeypatch: pytest.MonkeyPatc
     assert statement(project, "v2")["predicate"]["url"] == "https://gitlab.com/o/r/-/jobs/9"
 
 
-def test_equal_gates_have_one_digest_wherever_the_project_lies(tmp_path: Path) -> None:
-    """And other gates another one."""
+def test_equal_gates_have_an_equal_digest_in_any_folder(tmp_path: Path) -> None:
+    """Other gates have another digest."""
     gates: dict[str, Any] = {
         "a": {"command": "true", "cwd": "sub"},
         "b": {"http": "http://x/", "expect": {"json": "k", "equals": {1: "x", "y": float("nan")}}},
@@ -158,32 +150,50 @@ def test_equal_gates_have_one_digest_wherever_the_project_lies(tmp_path: Path) -
     assert first == second != other
 
 
-def altered(document: dict[str, Any]) -> None:
+def replace_statement_by_pipe(project: Project) -> None:
+    path = project.pipeline.statement_path("v1")
+    path.unlink()
+    os.mkfifo(path)
+
+
+def rewrite_manifest(project: Project) -> None:
+    manifest = project.pipeline.read_manifests()[0].manifest
+    assert manifest is not None
+    project.pipeline.manifest_path("v1").write_bytes(manifest_bytes(evolve(manifest, app_version="9")))
+
+
+def alter_digest(document: dict[str, Any]) -> None:
     document["subject"][0]["digest"]["sha256"] = "0" * 64
 
 
-ALTERATIONS: dict[str, tuple[Callable[[Any], Any], str, str]] = {
+ALTERATIONS: dict[str, tuple[Callable[[Project], object], str, str]] = {
     "manifest": (lambda p: p.pipeline.manifest_path("v1").write_bytes(b"{}"), "manifests/v1.json", "was altered"),
-    "manifest gone bad": (lambda p: p.pipeline.manifest_path("v1").write_text("{"), "manifests/v1.json", "was altered"),
-    "manifest made anew": (
-        lambda p: p.pipeline.manifest_path("v1").write_bytes(
-            manifest_bytes(evolve(p.pipeline.read_manifests()[0].manifest, app_version="9"))
-        ),
+    "manifest truncated": (
+        lambda p: p.pipeline.manifest_path("v1").write_text("{"),
         "manifests/v1.json",
         "was altered",
     ),
-    "statement's digest": (lambda p: rewrite(p, altered), "manifests/v1.json", "was altered"),
+    "manifest rewritten": (
+        rewrite_manifest,
+        "manifests/v1.json",
+        "was altered",
+    ),
+    "statement's digest": (lambda p: rewrite_statement(p, alter_digest), "manifests/v1.json", "was altered"),
     "statement's result": (
-        lambda p: rewrite(p, lambda d: d["predicate"].update(result="FAILED")),
+        lambda p: rewrite_statement(p, lambda d: d["predicate"].update(result="FAILED")),
         "manifests/v1.json.intoto.jsonl",
         "result differs from the manifest",
     ),
     "subject added": (
-        lambda p: rewrite(p, lambda d: d["subject"].append({"name": "x", "digest": {"sha256": "0" * 64}})),
+        lambda p: rewrite_statement(p, lambda d: d["subject"].append({"name": "x", "digest": {"sha256": "0" * 64}})),
         "x",
         "differs from its statement",
     ),
-    "subject taken away": (lambda p: rewrite(p, lambda d: d["subject"].pop()), "/assets/mcp/mcp.json", "differs from"),
+    "subject taken away": (
+        lambda p: rewrite_statement(p, lambda d: d["subject"].pop()),
+        "/assets/mcp/mcp.json",
+        "differs from",
+    ),
     "no statement": (
         lambda p: p.pipeline.statement_path("v1").unlink(),
         "manifests/v1.json.intoto.jsonl",
@@ -196,12 +206,12 @@ ALTERATIONS: dict[str, tuple[Callable[[Any], Any], str, str]] = {
         "it is no in-toto Statement",
     ),
     "two subjects of one name": (
-        lambda p: rewrite(p, lambda d: d["subject"].append(d["subject"][0])),
+        lambda p: rewrite_statement(p, lambda d: d["subject"].append(d["subject"][0])),
         "manifests/v1.json.intoto.jsonl",
         "one of its subjects is invalid",
     ),
     "a pipe for a statement": (
-        lambda p: [p.pipeline.statement_path("v1").unlink(), os.mkfifo(p.pipeline.statement_path("v1"))],
+        replace_statement_by_pipe,
         "manifests/v1.json.intoto.jsonl",
         "named pipe",
     ),
@@ -209,21 +219,21 @@ ALTERATIONS: dict[str, tuple[Callable[[Any], Any], str, str]] = {
 
 
 @pytest.mark.parametrize("alteration", list(ALTERATIONS))
-def test_a_release_that_does_not_match_its_statement_is_found(project: Project, alteration: str) -> None:
-    """The finding names the file, and both digests where there are two."""
-    change, file, sentence = ALTERATIONS[alteration]
+def test_release_that_does_not_match_its_statement_is_detected(project: Project, alteration: str) -> None:
+    """The finding names the file, and both digests where two exist."""
+    change, file, expected = ALTERATIONS[alteration]
     release(project)
     change(project)
     found = verdict(project)
     assert found.status == "damaged"
-    told = str(found.findings[0])
-    assert found.findings[0].file.endswith(file) and sentence in told, told
-    if "altered" in sentence:
-        assert told.count("sha256:") == 2, told
+    finding = str(found.findings[0])
+    assert found.findings[0].file.endswith(file) and expected in finding, finding
+    if "altered" in expected:
+        assert finding.count("sha256:") == 2, finding
 
 
-def test_a_snapshot_taken_anew_under_its_id_is_found(project: Project) -> None:
-    """Sound in itself, and not the one that was released."""
+def test_other_snapshot_under_the_same_id_is_detected(project: Project) -> None:
+    """The snapshot is valid, but it is not the released one."""
     manifest = release(project)
     assert manifest.snapshot is not None
     folder = project.pipeline.catalogue.path(manifest.snapshot.snapshot_id)
@@ -241,8 +251,8 @@ def test_a_snapshot_taken_anew_under_its_id_is_found(project: Project) -> None:
     assert {manifest.snapshot.snapshot_id, f"{place}/metadata.json", f"{place}/assets/mcp/mcp.json"} <= files
 
 
-def test_what_retention_removed_is_missed_by_nobody(project: Project) -> None:
-    """The manifest's own digest still holds."""
+def test_snapshot_removed_by_retention_is_no_finding(project: Project) -> None:
+    """The digest of the manifest is still verified."""
     project.overrides["retention"] = 1
     for release_id in ("v1", "v2"):
         release(project, release_id)
@@ -250,51 +260,49 @@ def test_what_retention_removed_is_missed_by_nobody(project: Project) -> None:
     assert [each.status for each in verify_attestations(project.settings, project.pipeline)] == ["unsigned", "unsigned"]
 
 
-def test_releases_without_a_statement_by_rights_are_no_finding(project: Project) -> None:
-    """They are from before, or from the older tool."""
+def test_release_from_before_statements_is_no_finding(project: Project) -> None:
+    """It was written by an earlier version or by the older tool."""
     manifest = release(project)
     project.pipeline.statement_path("v1").unlink()
     project.pipeline.manifest_path("v1").write_bytes(manifest_bytes(evolve(manifest, attestation=None)))
     assert verdict(project).status == "none"
 
 
-def test_a_blocked_attempt_is_kept_aside_with_its_statement(project: Project) -> None:
-    """Each attempt beside its own."""
+def test_manifest_of_an_earlier_attempt_keeps_its_statement(project: Project) -> None:
+    """Each attempt has its own statement."""
     for detail in ("one", "two"):
         release(project, "v1", evolve(FAILED, detail=detail))
     release(project)
     names = sorted(path.name for path in project.pipeline.manifests.glob("v1*"))
-    assert names == [f"v1{aside}.json{end}" for aside in ("", "~1", "~2") for end in ("", ".intoto.jsonl")]
+    assert names == [f"v1{earlier}.json{end}" for earlier in ("", "~1", "~2") for end in ("", ".intoto.jsonl")]
     assert not project.pipeline.has_leftovers()
     assert verdict(project).status == "unsigned"
 
 
-def test_a_statement_whose_manifest_was_never_written_is_removed(project: Project) -> None:
-    """A kill between the two leaves one; the next command cleans up."""
+def test_statement_without_a_manifest_is_removed(project: Project) -> None:
+    """A kill between the two writes leaves one; the next command removes it."""
     release(project)
-    lone = project.pipeline.statement_path("v2")
-    lone.write_bytes(line(project))
+    orphan = project.pipeline.statement_path("v2")
+    orphan.write_bytes(statement_bytes(project))
     assert project.pipeline.has_leftovers()
-    assert recover(project.settings).removed == [lone.name]
-    assert not lone.exists() and verdict(project).status == "unsigned"
+    assert recover(project.settings).removed == [orphan.name]
+    assert not orphan.exists() and verdict(project).status == "unsigned"
 
 
-def test_a_statement_set_aside_ahead_of_its_manifest_is_put_back(project: Project) -> None:
-    """A kill between the two renames leaves it there."""
+def test_statement_renamed_before_its_manifest_is_renamed_back(project: Project) -> None:
+    """A kill between the two renames leaves it under the other name."""
     release(project, "v1", FAILED)
-    home = project.pipeline.statement_path("v1")
-    aside = home.with_name("v1~1.json.intoto.jsonl")
-    home.rename(aside)
+    final = project.pipeline.statement_path("v1")
+    earlier = final.with_name("v1~1.json.intoto.jsonl")
+    final.rename(earlier)
     assert project.pipeline.has_leftovers()
     recover(project.settings)
-    assert (home.exists(), aside.exists()) == (True, False)
+    assert (final.exists(), earlier.exists()) == (True, False)
     assert verdict(project).status == "unsigned"
 
 
-def test_a_statement_that_cannot_be_written_blocks_the_release(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """No release without one: nothing is published, and the sentence names the file."""
+def test_statement_that_cannot_be_written_blocks_the_release(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is published, and the message names the file."""
     real = Pipeline.write_statement
 
     def full(self: Pipeline, release_id: str, data: bytes) -> None:
@@ -306,13 +314,11 @@ def test_a_statement_that_cannot_be_written_blocks_the_release(
     assert manifest.status == "blocked"
     assert "v1.json.intoto.jsonl: No space left on device" in manifest.diagnostics[0]
     assert project.pipeline.catalogue.published() == ([], [])
-    assert project.strays() == [] and verdict(project).status == "unsigned"
+    assert project.leftovers() == [] and verdict(project).status == "unsigned"
 
 
-def test_a_manifest_that_cannot_be_written_leaves_no_statement(
-    project: Project, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Ready and blocked attempts both fail; what is left goes with the next command."""
+def test_manifest_that_cannot_be_written_leaves_no_statement(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ready and blocked attempts both fail; the next command removes the leftovers."""
 
     def full(self: Pipeline, manifest: Manifest) -> None:
         raise OSError(28, "No space left on device", "manifests")
@@ -325,7 +331,7 @@ def test_a_manifest_that_cannot_be_written_leaves_no_statement(
     assert release(project).status == "ready"
 
 
-def test_one_release_can_be_looked_at_alone(project: Project) -> None:
+def test_one_release_can_be_verified_alone(project: Project) -> None:
     """By its snapshot, as ``release.verify --snapshot`` does."""
     first, second = release(project, "v1"), release(project, "v2")
     assert first.snapshot is not None and second.snapshot is not None
@@ -334,12 +340,12 @@ def test_one_release_can_be_looked_at_alone(project: Project) -> None:
 
 
 @pytest.mark.slow
-def test_every_statement_is_one_by_in_totos_own_library(project: Project) -> None:
-    """Their protobuf types parse it, and find nothing missing."""
-    json_format = importlib.import_module("google.protobuf.json_format")  # they come without types
+def test_statements_are_valid_for_the_in_toto_library(project: Project) -> None:
+    """Its protobuf types parse each statement and validate it."""
+    json_format = importlib.import_module("google.protobuf.json_format")  # the package has no types
     library = importlib.import_module("in_toto_attestation.v1.statement")
     release(project, "v1")
     release(project, "v2", PASSED, FAILED)
     for release_id in ("v1", "v2"):
-        message = json_format.Parse(line(project, release_id), library.spb.Statement())
+        message = json_format.Parse(statement_bytes(project, release_id), library.spb.Statement())
         library.Statement.copy_from_pb(message).validate()

@@ -25,13 +25,15 @@ from release_tasks.assets.sqlite.database import (
     is_sound,
 )
 from release_tasks.core.errors import StageFailed
-from tests.support.project import Project
+from tests.support.project import MakeProject, Project
+from tests.support.scripts import locked_database
+from tests.support.writer import StartWriter
 
 TOTAL = 5000  # 50 accounts of 100
 
 
 def count_transfers(database: Path) -> int:
-    """Count the committed rows, and be gone again before anything else opens the file in this process."""
+    """Count the committed rows, and close the file before this process opens it by another SQLite library."""
     connection = sqlite3.connect(database, timeout=30)
     try:
         return int(connection.execute("SELECT count(*) FROM ledger").fetchone()[0])
@@ -40,17 +42,17 @@ def count_transfers(database: Path) -> int:
 
 
 def read_copy(copy: Path) -> tuple[int, bool, list[Any]]:
-    """Return the number of transfers in a copy, whether the books balance, and what integrity_check says."""
+    """Return the number of transfers in a copy, whether the balances match them, and the result of integrity_check."""
     connection = sqlite3.connect(f"file:{copy}?immutable=1", uri=True)
     try:
         accounts = dict(connection.execute("SELECT id, balance FROM accounts"))
         expected = dict.fromkeys(accounts, 100)
         transfers = connection.execute("SELECT a, b, amount FROM ledger").fetchall()
-        for giver, taker, amount in transfers:
-            expected[giver] -= amount
-            expected[taker] += amount
-        balanced = expected == accounts and sum(accounts.values()) == TOTAL
-        return len(transfers), balanced, connection.execute("PRAGMA integrity_check").fetchall()
+        for payer, payee, amount in transfers:
+            expected[payer] -= amount
+            expected[payee] += amount
+        is_balanced = expected == accounts and sum(accounts.values()) == TOTAL
+        return len(transfers), is_balanced, connection.execute("PRAGMA integrity_check").fetchall()
     finally:
         connection.close()
 
@@ -65,12 +67,12 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
 
 
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
-def test_capture_under_a_writer_is_whole(
-    make_project: Callable[..., Any], start_writer: Callable[..., Any], journal_mode: str
+def test_capture_under_a_writer_is_consistent(
+    make_project: MakeProject, start_writer: StartWriter, journal_mode: str
 ) -> None:
-    """Twenty times: every row committed before is in, none half, and the file needs nothing beside it."""
+    """Each of 20 copies has every row committed before, no partial transfer, and needs no side file."""
     project = make_project(journal_mode, journal_mode)
-    # Without pauses a writer in rollback-journal mode starves every reader, ours and the test's.
+    # In rollback-journal mode a writer without pauses blocks every reader.
     start_writer(project.database, journal_mode, pause=0.001 if journal_mode == "wal" else 0.01)
     seen = 0
     for run in range(20):
@@ -78,8 +80,8 @@ def test_capture_under_a_writer_is_whole(
         project.capture(f"run{run}")
         stored = project.pipeline.catalogue.path(f"run{run}_snapshot") / "assets" / "database" / "app.db"
         assert os.listdir(stored.parent) == ["app.db"]
-        captured, balanced, integrity = read_copy(stored)
-        assert balanced, run
+        captured, is_balanced, integrity = read_copy(stored)
+        assert is_balanced, run
         assert captured >= committed, run
         assert integrity == [("ok",)], run
         assert captured >= seen
@@ -87,8 +89,8 @@ def test_capture_under_a_writer_is_whole(
     assert wait_until(lambda: count_transfers(project.database) > seen)
 
 
-def test_writers_commit_while_the_capture_is_at_work(project: Project, start_writer: Callable[..., Any]) -> None:
-    """In WAL mode the pinned reader holds nobody up, and what is committed meanwhile is not in the copy."""
+def test_writers_commit_during_the_capture(project: Project, start_writer: StartWriter) -> None:
+    """In WAL mode the pinned reader blocks no writer, and later commits are not in the copy."""
     filler = sqlite3.connect(project.database)
     filler.execute("CREATE TABLE filler(x)")
     filler.executemany("INSERT INTO filler VALUES (randomblob(4000))", [()] * 5000)
@@ -96,27 +98,25 @@ def test_writers_commit_while_the_capture_is_at_work(project: Project, start_wri
     filler.close()
     start_writer(project.database)
     wal = Path(f"{project.database}-wal")
-    went_on: list[bool] = []
+    commits: list[bool] = []
     steps: list[tuple[int, int]] = []
 
     def progress(done: int, total: int) -> None:
         steps.append((done, total))
         before = wal.stat().st_mtime_ns
-        went_on.append(wait_until(lambda: wal.stat().st_mtime_ns != before))
+        commits.append(wait_until(lambda: wal.stat().st_mtime_ns != before))
 
     copy = project.folder / "copy.db"
     capture_database(project.database, copy, progress)
     assert len(steps) > 1 and steps[-1][0] == steps[-1][1]
-    assert all(went_on)
-    captured, balanced, integrity = read_copy(copy)
-    assert balanced and integrity == [("ok",)]
+    assert all(commits)
+    captured, is_balanced, integrity = read_copy(copy)
+    assert is_balanced and integrity == [("ok",)]
     assert count_transfers(project.database) > captured
 
 
-def test_capture_leaves_the_side_files_of_a_running_service_alone(
-    project: Project, start_writer: Callable[..., Any]
-) -> None:
-    """The very same -wal and -shm are there afterwards, not new ones."""
+def test_capture_leaves_the_side_files_of_a_running_service_alone(project: Project, start_writer: StartWriter) -> None:
+    """The -wal and -shm keep their inodes."""
     start_writer(project.database)
     paths = [Path(f"{project.database}{suffix}") for suffix in ("", "-wal", "-shm")]
     before = [path.stat().st_ino for path in paths]
@@ -126,10 +126,10 @@ def test_capture_leaves_the_side_files_of_a_running_service_alone(
     assert sorted(os.listdir(project.state)) == names
 
 
-def test_capture_of_a_killed_service_takes_its_wal_along_and_leaves_it(
-    project: Project, start_writer: Callable[..., Any]
+def test_capture_of_a_killed_service_includes_its_wal_and_leaves_it_unchanged(
+    project: Project, start_writer: StartWriter
 ) -> None:
-    """Committed rows that are only in the WAL are captured; database and WAL stay byte for byte what they were."""
+    """Committed rows that are only in the WAL are captured; database and WAL stay the same byte for byte."""
     writer = start_writer(project.database)
     writer.send_signal(signal.SIGKILL)
     writer.wait(timeout=10)
@@ -141,21 +141,21 @@ def test_capture_of_a_killed_service_takes_its_wal_along_and_leaves_it(
     capture_database(project.database, copy)
     assert [path.read_bytes() for path in paths] == before
     assert sorted(os.listdir(project.state)) == names
-    captured, balanced, _ = read_copy(copy)
-    assert balanced
+    captured, is_balanced, _ = read_copy(copy)
+    assert is_balanced
     assert captured == count_transfers(project.database) > 0
 
 
-def test_capture_of_a_service_at_rest_leaves_nothing_beside_its_database(project: Project) -> None:
-    """A WAL database that was closed properly has no side files, before and after; its bytes stay."""
+def test_capture_of_a_closed_database_creates_no_side_file(project: Project) -> None:
+    """A WAL database that was closed has no side files before and after; its bytes stay the same."""
     before, names = project.database.read_bytes(), sorted(os.listdir(project.state))
     project.capture()
     assert sorted(os.listdir(project.state)) == names
     assert project.database.read_bytes() == before
 
 
-def test_a_wal_without_its_shm_is_left_as_found(project: Project) -> None:
-    """As after a copy of the state from another machine: a -wal, and no -shm."""
+def test_wal_without_a_shm_is_left_unchanged(project: Project) -> None:
+    """A copy of the state from another machine has a -wal and no -shm."""
     connection = sqlite3.connect(project.database)
     connection.execute("INSERT INTO ledger(a, b, amount) VALUES (1, 2, 0)")
     connection.commit()
@@ -166,13 +166,13 @@ def test_a_wal_without_its_shm_is_left_as_found(project: Project) -> None:
     connection.close()
     shutil.copy(moved / "app.db-wal", project.folder / "wal-before")
     capture_database(moved / "app.db", project.folder / "copy.db")
-    # SQLite builds a -shm to read the WAL by; removing it again could hit somebody who opened the database meanwhile.
+    # SQLite builds a -shm to read the WAL by; removing it could break another process that opened the database since.
     assert set(os.listdir(moved)) - {"app.db-shm"} == {"app.db", "app.db-wal"}
     assert (moved / "app.db-wal").read_bytes() == (project.folder / "wal-before").read_bytes()
 
 
-def test_an_interrupted_transaction_is_not_in_the_copy(project: Project) -> None:
-    """A rollback journal that a crash left is played back, as the service itself would do."""
+def test_interrupted_transaction_is_not_in_the_copy(project: Project) -> None:
+    """The rollback journal of a crash is played back, as the service itself would do."""
     crash = (
         "import os, sqlite3, sys\n"
         "db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
@@ -188,8 +188,8 @@ def test_an_interrupted_transaction_is_not_in_the_copy(project: Project) -> None
     assert read_copy(copy) == (0, True, [("ok",)])
 
 
-def test_the_copy_is_a_rollback_journal_database(project: Project) -> None:
-    """Header bytes 18 and 19 say 1; the journal mode of the live one is kept beside, in the record."""
+def test_copy_is_a_rollback_journal_database(project: Project) -> None:
+    """Header bytes 18 and 19 are 1; the record has the journal mode of the live database."""
     copy = project.folder / "copy.db"
     journal_mode, digest = capture_database(project.database, copy)
     assert journal_mode == "wal"
@@ -203,7 +203,7 @@ def test_the_copy_is_a_rollback_journal_database(project: Project) -> None:
 @pytest.mark.parametrize(
     "statement", ["PRAGMA page_size = 65536", "PRAGMA encoding = 'UTF-16le'", "PRAGMA auto_vacuum = 1"]
 )
-def test_unusual_databases_are_captured(project: Project, statement: str) -> None:
+def test_uncommon_databases_are_captured(project: Project, statement: str) -> None:
     """Large pages, another encoding, pointer maps."""
     source, copy = project.state / "other.db", project.folder / "copy.db"
     connection = sqlite3.connect(source)
@@ -220,8 +220,8 @@ def test_unusual_databases_are_captured(project: Project, statement: str) -> Non
     connection.close()
 
 
-def test_an_empty_file_is_an_empty_database(project: Project) -> None:
-    """SQLite takes a file of no bytes for a database without tables."""
+def test_empty_file_is_an_empty_database(project: Project) -> None:
+    """SQLite opens a file of no bytes as a database without tables."""
     (project.state / "empty.db").touch()
     copy = project.folder / "copy.db"
     capture_database(project.state / "empty.db", copy)
@@ -236,18 +236,17 @@ def test_an_empty_file_is_an_empty_database(project: Project) -> None:
         pytest.param("CREATE TABLE t(x CHECK (theirs(x)))", id="check-function"),
         pytest.param("CREATE TABLE t(x TEXT COLLATE theirs PRIMARY KEY) WITHOUT ROWID", id="primary-key"),
         pytest.param("CREATE TABLE t(x, y AS (theirs(x)) NOT NULL)", id="generated-column"),
-        pytest.param('CREATE TABLE t(x TEXT COLLATE "de-DE"); CREATE INDEX i ON t(x)', id="quoted-name"),
+        pytest.param(
+            'CREATE TABLE t(x TEXT COLLATE "de-DE"); CREATE INDEX i ON t(x)',
+            id="quoted-name",
+            marks=pytest.mark.skipif(sys.version_info < (3, 11), reason="sqlite3 of 3.10 refuses the collation's name"),
+        ),
     ],
 )
-def test_a_schema_that_needs_the_service_itself_is_captured(project: Project, schema: str) -> None:
-    """Services register collations and functions of their own; the database is sound all the same."""
+def test_schema_with_collations_and_functions_of_the_service_is_captured(project: Project, schema: str) -> None:
+    """Only the service registers them; the database is sound all the same."""
     connection = sqlite3.connect(project.database)
-    names = ["theirs"]
-    if "de-DE" in schema:
-        if sys.version_info < (3, 11):
-            pytest.skip("Python 3.10's sqlite3 makes no collation of that name")
-        names.append("de-DE")
-    for name in names:
+    for name in ["theirs", *(["de-DE"] if "de-DE" in schema else [])]:
         connection.create_collation(name, lambda a, b: (a < b) - (a > b))
     connection.create_function("theirs", 1, lambda x: x, deterministic=True)
     connection.executescript(schema)
@@ -277,8 +276,8 @@ def damage_page(path: Path) -> None:
         "page",
     ],
 )
-def test_a_damaged_database_is_refused(project: Project, how: str) -> None:
-    """The sentence names the live file, the one that the operator has to look at."""
+def test_damaged_database_is_refused(project: Project, how: str) -> None:
+    """The message names the live file and not the copy."""
     database = project.database
     data = database.read_bytes()
     if how == "page":
@@ -302,7 +301,7 @@ def test_a_damaged_database_is_refused(project: Project, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "look", [capture_database, lambda database, _: is_sound(database)], ids=["capture", "is_sound"]
+    "read", [capture_database, lambda database, _: is_sound(database)], ids=["capture", "is_sound"]
 )
 @pytest.mark.parametrize(
     "damage",
@@ -313,10 +312,10 @@ def test_a_damaged_database_is_refused(project: Project, how: str) -> None:
         pytest.param(lambda data: b"", id="emptied"),
     ],
 )
-def test_looking_at_a_damaged_database_destroys_nothing(
-    project: Project, start_writer: Callable[..., Any], damage: Callable[[bytes], bytes], look: Callable[..., Any]
+def test_reading_a_damaged_database_changes_no_byte(
+    project: Project, start_writer: StartWriter, damage: Callable[[bytes], bytes], read: Callable[[Path, Path], object]
 ) -> None:
-    """What is left of it, above all the rows in its WAL, is byte for byte there afterwards."""
+    """The rows in its WAL are the last good copy, so the WAL stays the same byte for byte."""
     writer = start_writer(project.database)
     writer.send_signal(signal.SIGKILL)
     writer.wait(timeout=10)
@@ -324,12 +323,12 @@ def test_looking_at_a_damaged_database_destroys_nothing(
     paths = [project.database, Path(f"{project.database}-wal")]
     before = [path.read_bytes() for path in paths]
     with contextlib.suppress(DamagedDatabase):
-        look(project.database, project.folder / "copy.db")
+        read(project.database, project.folder / "copy.db")
     assert [path.read_bytes() if path.exists() else None for path in paths] == before
 
 
-def test_an_emptied_database_with_a_wal_is_damaged(project: Project, start_writer: Callable[..., Any]) -> None:
-    """Truncated to nothing under its WAL it is no new database, and no release is ready on it."""
+def test_emptied_database_with_a_wal_is_damaged(project: Project, start_writer: StartWriter) -> None:
+    """A database truncated under its WAL is no new database, and no release is ready on it."""
     writer = start_writer(project.database)
     writer.send_signal(signal.SIGKILL)
     writer.wait(timeout=10)
@@ -338,30 +337,19 @@ def test_an_emptied_database_with_a_wal_is_damaged(project: Project, start_write
         capture_database(project.database, project.folder / "copy.db")
 
 
-def test_a_database_that_stays_locked_is_a_sentence(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Not a wait for ever: the operator reads what to do about it."""
-    monkeypatch.setattr(sqlite, "_BUSY_SECONDS", 0.2)
-    script = (
-        "import sqlite3, sys; db = sqlite3.connect(sys.argv[1], isolation_level=None)\n"
-        "db.execute('PRAGMA journal_mode = DELETE'); db.execute('BEGIN EXCLUSIVE'); print('held', flush=True)\n"
-        "sys.stdin.readline()"
-    )
-    holder = subprocess.Popen(
-        [sys.executable, "-c", script, str(project.database)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert holder.stdout is not None and holder.stdout.readline() == "held\n"
-    try:
+def test_locked_database_ends_with_a_message(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The capture does not wait for ever, and the message says what to do."""
+    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
+    with locked_database(project.database, "PRAGMA journal_mode = DELETE"):
         with pytest.raises(StageFailed, match=r"app\.db stayed locked by another process for 0\.2 s") as error:
             project.capture()
         assert not isinstance(error.value, DamagedDatabase)
-    finally:
-        holder.communicate("\n", timeout=10)
     assert project.pipeline.catalogue.published() == ([], [])
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
 def test_memory_does_not_grow_with_the_database(project: Project) -> None:
-    """A database of 64 MiB is captured in far less than that."""
+    """A database of 64 MiB is captured with far less memory."""
     connection = sqlite3.connect(project.database)
     connection.execute("CREATE TABLE filler(x)")
     connection.executemany("INSERT INTO filler VALUES (zeroblob(1000000))", [()] * 64)

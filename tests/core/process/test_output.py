@@ -1,4 +1,4 @@
-"""The log of a command: nothing secret in it, however the output is cut up, and bounded in size."""
+"""The log of a command: secrets are redacted wherever the output is split, and its size is bounded."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from release_tasks.core.process.output import OutputLog, last_lines
 from release_tasks.core.redact import Redactor
 
 SECRET = b"zebra-crossing-0123456789"
-KEPT = 100 << 10
+LIMIT = 100 << 10
 
 
-def written(path: Path, pieces: list[bytes]) -> tuple[OutputLog, bytes]:
-    """Write the pieces to a log that keeps 100 KiB, and read it."""
-    log = OutputLog(path, Redactor([SECRET.decode()]), max_bytes=KEPT)
+def write_log(path: Path, pieces: list[bytes]) -> tuple[OutputLog, bytes]:
+    """Write the pieces to a log that keeps 100 KiB, and return the log with its content."""
+    log = OutputLog(path, Redactor([SECRET.decode()]), max_bytes=LIMIT)
     for piece in pieces:
         log.write(piece)
     log.close()
@@ -31,16 +31,17 @@ def written(path: Path, pieces: list[bytes]) -> tuple[OutputLog, bytes]:
     st.lists(st.integers(1, 60_000), min_size=1, max_size=6),
     st.sampled_from([b"", b"\n"]),
 )
-def test_no_cut_lets_a_secret_through(gaps: list[int], sizes: list[int], end: bytes) -> None:
-    """Wherever a secret lies in a long line and however it arrives, no half of it is written."""
+def test_secret_is_redacted_wherever_the_output_is_split(gaps: list[int], sizes: list[int], end: bytes) -> None:
+    """For any position of the secret and any size of the pieces, no half of the secret is written."""
     data = b"".join(b"." * gap + SECRET + end for gap in gaps)
-    pieces, at = [], 0
+    pieces: list[bytes] = []
+    at = 0
     while at < len(data):
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(data[at : at + size])
         at += size
     with tempfile.TemporaryDirectory() as folder:
-        log, content = written(Path(folder, "x.log"), pieces)
+        log, content = write_log(Path(folder, "x.log"), pieces)
     for text in (content, "\n".join(log.tail()).encode()):
         assert SECRET[:8] not in text
         assert SECRET[-8:] not in text
@@ -48,8 +49,8 @@ def test_no_cut_lets_a_secret_through(gaps: list[int], sizes: list[int], end: by
 
 
 @given(st.lists(st.binary(max_size=50), max_size=20))
-def test_output_that_fits_is_kept_whole(pieces: list[bytes]) -> None:
-    """Below the cap, what is written is what was received."""
+def test_output_below_the_limit_is_kept(pieces: list[bytes]) -> None:
+    """The log contains exactly the output."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "x.log")
         log = OutputLog(path, Redactor())
@@ -59,17 +60,17 @@ def test_output_that_fits_is_kept_whole(pieces: list[bytes]) -> None:
         assert path.read_bytes() == Redactor().redact(b"".join(pieces))
 
 
-def test_flood_keeps_beginning_and_end_and_counts_the_rest(tmp_path: Path) -> None:
-    """The log says exactly how many bytes it lacks."""
+def test_output_above_the_limit_keeps_start_and_end_and_counts_the_rest(tmp_path: Path) -> None:
+    """The log states how many bytes were left out."""
     lines = [b"%07d\n" % number for number in range(200_000)]
     data = b"".join(lines)
     pieces = [data[at : at + 7777] for at in range(0, len(data), 7777)]
-    log, content = written(tmp_path / "x.log", pieces)
+    log, content = write_log(tmp_path / "x.log", pieces)
     head, note, rest = content.partition(b"[%d bytes were left out here]\n" % log.left_out)
     assert note
     assert data.startswith(head) and data.endswith(rest)
     assert len(head) + len(rest) + log.left_out == len(data)
-    assert KEPT <= len(content) < KEPT + (300 << 10)
+    assert LIMIT <= len(content) < LIMIT + (300 << 10)
     assert log.tail() == [line.decode().strip() for line in lines[-20:]]
 
 
@@ -88,5 +89,5 @@ def test_flood_keeps_beginning_and_end_and_counts_the_rest(tmp_path: Path) -> No
     ],
 )
 def test_last_lines_are_few_and_printable(data: bytes, lines: list[str]) -> None:
-    """At most 20 lines and 4 KiB, without anything that acts on a terminal."""
+    """At most 20 lines and 4 KiB, without control sequences."""
     assert last_lines(data) == lines

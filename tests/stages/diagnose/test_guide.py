@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,8 @@ from release_tasks.stages.rollback import engine
 from release_tasks.stages.rollback.journal import write_journal
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.flags import with_flags
+from tests.support.crash import PowerCut, fail_at
+from tests.support.lock_holder import lock_holder
 from tests.support.released_service import ReleasedService
 
 REPOSITORY = Path(__file__).parents[3]
@@ -34,17 +34,9 @@ DOWN = {"ok": False, "data": {"status": "failed"}}
 
 def interrupt_rollback(service: ReleasedService) -> None:
     """Let a rollback end after its journal is written."""
-
-    class PowerCut(BaseException):
-        pass
-
-    def die(*arguments: Any) -> None:
-        write_journal(*arguments)
-        raise PowerCut
-
     service.project.damage()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(engine, "write_journal", die)
+        patch.setattr(engine, "write_journal", fail_at(1, write_journal, PowerCut(), after=True))
         service.roll_back()
 
 
@@ -138,9 +130,9 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "interrupted": (interrupt_rollback, "no command is running"),
     "rollback-failed": (lambda service: restore_without_health(service), "Health at"),
     "rollback-given-up": (fail_a_rollback, "asset mcp"),
-    "restored-unhealthy": (restore_an_unhealthy_service, "it says ok: false"),
-    "unhealthy": (lambda service: setattr(service.health, "body", DOWN), "release v1: it says ok: false"),
-    "unhealthy-unreleased": (start_unreleased, "it says ok: false"),
+    "restored-unhealthy": (restore_an_unhealthy_service, "the response has ok: false"),
+    "unhealthy": (lambda service: setattr(service.health, "body", DOWN), "release v1: the response has ok: false"),
+    "unhealthy-unreleased": (start_unreleased, "the response has ok: false"),
     "chain-broken": (break_the_chain, "line 1"),
     "snapshot-unrestorable": (damage_the_snapshot, "asset mcp"),
     "drill-failed": (lambda service: record_drill(service, "failed"), "it would not boot"),
@@ -148,7 +140,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "unreadable": (damage_a_manifest, "v0.json is not valid JSON"),
     "mcp-degraded": (lambda service: set_health(service, mcpServers=OPEN), "files: circuit open"),
     "degraded": (lambda service: set_health(service, heartbeat={"running": False}), "heartbeat: not running"),
-    "pressure": (lambda service: service.counts(queued=25), "26 messages waiting or on their way (limit 25)"),
+    "pressure": (lambda service: service.counts(queued=25), "26 queued messages (limit 25)"),
     "pressure-unknown": (lambda service: setattr(service.reliability, "status", 500), "HTTP 500"),
     "build-or-tests-failed": (lambda service: block(service, {"command": "exit 3"}), "gate extra: exit code 3"),
     "not-ready": (lambda service: block_on_health(service), "gate extra"),
@@ -187,16 +179,6 @@ def test_every_row_of_the_guide_has_a_case() -> None:
     assert set(CASES) == {row.key for row in GUIDE}
 
 
-HOLDER = """
-import sys, time
-from pathlib import Path
-from release_tasks.core.lock import run_lock
-with run_lock(Path(sys.argv[1]), "sleeping"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-
-
 @pytest.mark.parametrize("key", CASES)
 def test_each_situation_is_the_first_finding_and_says_what_to_type(
     service: ReleasedService, key: str, monkeypatch: pytest.MonkeyPatch
@@ -210,14 +192,8 @@ def test_each_situation_is_the_first_finding_and_says_what_to_type(
     if key == "low-disk":  # a test cannot fill the disk in a moment
         signals.disks = [Disk(path=service.project.folder, free=1, needed=5 << 20)]
     if key == "locked":
-        holder = subprocess.Popen(
-            [sys.executable, "-c", HOLDER, str(service.settings.release.root)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-        )
-        assert holder.stdout is not None and holder.stdout.readline() == b"held\n"
-        signals = service.signals()
-        holder.communicate()
+        with lock_holder(service.settings.release.root, "sleeping"):
+            signals = service.signals()
     diagnosis = decide(signals)
     row = next(row for row in GUIDE if row.key == key)
     finding = next(finding for finding in diagnosis.findings if finding.key == key)
@@ -259,15 +235,12 @@ def test_the_documentation_has_this_guide() -> None:
 def test_a_rollback_that_ended_during_its_health_check_is_not_healthy(service: ReleasedService, how: str) -> None:
     """The snapshot is live, no event records how the rollback ended, and the service is unhealthy."""
 
-    class PowerCut(BaseException):
-        pass
-
     def die(*arguments: Any, **options: Any) -> None:
         raise PowerCut
 
     service.project.damage()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(PowerCut):
-        patch.setattr(engine, "ask_health", die)
+        patch.setattr(engine, "poll_health", die)
         service.roll_back()
     service.health.body = DOWN
     if how == "recovered":
@@ -336,7 +309,7 @@ def test_rejected_callbacks_count_since_the_release(service: ReleasedService) ->
     service.counts(rejected=1003)
     assert service.diagnose().first is None
     service.counts(rejected=1004)
-    assert service.first_finding().detail == "4 callbacks rejected since the release was prepared (limit 3)"
+    assert service.first_finding().detail == "4 rejected callbacks since the release was prepared (limit 3)"
 
 
 def test_diagnose_changes_nothing(service: ReleasedService) -> None:

@@ -165,7 +165,7 @@ def test_processes_that_ignore_sigterm_are_killed(booted: Booted, monkeypatch: p
 def test_endless_output_ends_the_boot(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Endless output would fill the disk of the live service."""
     monkeypatch.setattr(booting, "_MAX_OUTPUT", 50_000)
-    monkeypatch.setattr(booting, "ask_health", _with_three_passes(wait.ask_health))
+    monkeypatch.setattr(booting, "poll_health", _with_three_passes(wait.poll_health))
     assert "it printed more than" in result_of(booted.run("floods")).detail
     booted.reported()
 

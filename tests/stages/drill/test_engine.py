@@ -28,13 +28,13 @@ from release_tasks.stages.drill.engine import run_drill
 from release_tasks.stages.drill.outcome import DrillOutcome
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.tasks.project import load_settings
-from tests.support.faults.telling import at_steps
+from tests.support.faults.listeners import on_steps
 from tests.support.project import Project
 
 
 def rehearse(project: Project, snapshot_id: str | None = None, **options: Any) -> DrillOutcome:
     progress = options.pop("progress", lambda step: None)
-    return run_drill(project.settings, snapshot_id=snapshot_id, **options, emit=at_steps(progress))
+    return run_drill(project.settings, snapshot_id=snapshot_id, **options, emit=on_steps(progress))
 
 
 def events(project: Project) -> list[dict[str, Any]]:

@@ -19,7 +19,7 @@ from attrs import evolve
 
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import now, timestamp
-from release_tasks.service.wait import ask_health
+from release_tasks.service.wait import poll_health
 from release_tasks.stages.notifications.notification import Notification, notification_bytes
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.webhook import signature_of
@@ -51,7 +51,7 @@ def running(tmp_path: Path, free_port: int) -> Iterator[tuple[str, subprocess.Po
 
     # Any answer shows that it listens: it refuses a GET with 501.
     asked = HealthConfig(url=url, timeout=Duration(2), deadline=Duration(30), interval=Duration(0.02))
-    while ask_health(asked, passes=1, deadline=0.0).http_status is None:
+    while poll_health(asked, passes=1, deadline=0.0).http_status is None:
         assert process.poll() is None
     yield url, process
     process.kill()

@@ -1,4 +1,4 @@
-"""Which snapshot is restored, what is written about it, and what a preview may not do."""
+"""Which snapshot is restored, what is recorded about the rollback, and what a preview must not do."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import sqlite3
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,87 +13,91 @@ import pytest
 
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.stages.rollback.plan import plan_rollback
-from tests.support.project import Project
+from tests.support.files import file_tree
+from tests.support.project import MakeProject, Project
+from tests.support.rollback import audit_events, roll_back
+from tests.support.scripts import StartService
+from tests.support.snapshots import write_older_metadata
 
 
 @pytest.mark.smoke
-def test_everything_comes_back_whole(project: Project, roll: Any, events: Any) -> None:
+def test_every_asset_is_restored(project: Project) -> None:
     """Rows, bytes, modes, links, empty folders and absences are those of the snapshot."""
     before = project.content()
     project.capture()
     project.damage()
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "restored"
     assert project.content() == before
-    assert project.strays() == []
+    assert project.leftovers() == []
     assert not project.pipeline.journal_path.exists()
-    assert events(project) == [("rollback.started", "in_progress"), ("rollback.finished", "restored")]
+    assert audit_events(project) == [("rollback.started", "in_progress"), ("rollback.finished", "restored")]
 
 
-def test_the_outcome_says_what_was_done_to_each_asset(project: Project, roll: Any) -> None:
-    """Restored, removed and skipped assets are told apart."""
+def test_outcome_lists_restored_removed_and_skipped_assets(project: Project) -> None:
+    """Each asset is in the list of what was done to it."""
     project.capture()
     project.damage()
     (project.identity / "identity.json").write_text('{"id": "one"}')
     (project.identity / "intruder").unlink()
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert sorted(outcome.restored_assets) == ["database", "mcp"]
     assert outcome.removed_assets == ["extra"]
     assert outcome.skipped_assets == ["identity"]
 
 
-def test_the_newest_snapshot_is_the_one_taken_last_not_the_one_named_last(project: Project, roll: Any) -> None:
-    """v10 is newer than v9, whatever the names say."""
+def test_latest_snapshot_is_the_last_one_taken(project: Project) -> None:
+    """v10 is newer than v9: the order of the names does not count."""
     project.capture("v9")
     project.mcp.write_text('{"ten": 1}')
     project.capture("v10")
     project.mcp.write_text("{}")
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.snapshot_id == "v10_snapshot"
     assert project.mcp.read_text() == '{"ten": 1}'
 
 
-def test_the_newest_snapshot_is_never_a_safety_snapshot(project: Project, roll: Any) -> None:
-    """A rollback without an id goes to a release, also right after another rollback."""
+def test_latest_snapshot_is_never_a_safety_snapshot(project: Project) -> None:
+    """A rollback without an id restores a release, also after another rollback."""
     project.capture("v1")
     project.damage()
-    roll(project)
+    roll_back(project)
     project.damage()
-    assert roll(project).snapshot_id == "v1_snapshot"
+    assert roll_back(project).snapshot_id == "v1_snapshot"
 
 
-def test_a_given_snapshot_is_restored_although_it_is_old(project: Project, roll: Any) -> None:
-    """--snapshot picks that one and no other."""
+def test_given_snapshot_is_restored_although_newer_ones_exist(project: Project) -> None:
+    """--snapshot selects exactly that snapshot."""
     before = project.content()
     project.capture("v1")
     project.damage()
     project.capture("v2")
-    outcome = roll(project, "v1_snapshot")
+    outcome = roll_back(project, "v1_snapshot")
     assert (outcome.status, outcome.snapshot_id) == ("restored", "v1_snapshot")
     assert project.content() == before
 
 
-def test_the_safety_snapshot_restores_the_state_before(project: Project, roll: Any) -> None:
-    """A rollback can itself be rolled back, and that one again."""
-    good = project.content()
+def test_safety_snapshot_restores_the_state_before_the_rollback(project: Project) -> None:
+    """A rollback can itself be rolled back, again and again."""
+    original = project.content()
     project.capture()
     project.damage()
-    bad = project.content()
-    first = roll(project)
+    damaged = project.content()
+    first = roll_back(project)
     assert first.safety_snapshot_id
-    second = roll(project, first.safety_snapshot_id)
+    second = roll_back(project, first.safety_snapshot_id)
     assert second.status == "restored"
-    assert project.content() == bad
-    assert roll(project, second.safety_snapshot_id).status == "restored"
-    assert project.content() == good
-    assert project.strays() == []
+    assert project.content() == damaged
+    assert roll_back(project, second.safety_snapshot_id).status == "restored"
+    assert project.content() == original
+    assert project.leftovers() == []
 
 
-def test_the_state_names_the_restored_and_the_safety_snapshot(project: Project, roll: Any) -> None:
-    """rollback-state.json has the documented keys, with the audit log's position."""
+def test_recorded_state_names_the_restored_and_the_safety_snapshot(project: Project) -> None:
+    """rollback-state.json has the documented keys, with the position in the audit log."""
     project.capture()
     project.damage()
-    outcome = roll(project)
+    outcome = roll_back(project)
     state = json.loads(project.pipeline.state_path.read_text())
     assert state["status"] == "success"
     assert state["snapshotId"] == "v1_snapshot"
@@ -105,14 +108,14 @@ def test_the_state_names_the_restored_and_the_safety_snapshot(project: Project, 
     assert oct(project.pipeline.state_path.stat().st_mode & 0o777) == "0o600"
 
 
-def test_a_preview_changes_nothing_and_says_what_would(project: Project, tree: Any, roll: Any) -> None:
-    """--plan names every change; not a byte, inode or name is another afterwards."""
+def test_plan_lists_every_change_and_changes_nothing(project: Project) -> None:
+    """After --plan each byte, inode and name is the same."""
     project.capture()
-    roll(project, force=True)  # the lock file and the log are there from now on
+    roll_back(project, force=True)  # the lock file and the log are there from now on
     project.damage()
-    before = tree(project.folder)
+    before = file_tree(project.folder)
     plan = plan_rollback(project.settings)
-    assert tree(project.folder) == before
+    assert file_tree(project.folder) == before
     assert {change.key: change.action for change in plan.changes} == {
         "database": "restore",
         "identity": "restore",
@@ -122,39 +125,39 @@ def test_a_preview_changes_nothing_and_says_what_would(project: Project, tree: A
     assert "intruder" in next(change.detail for change in plan.changes if change.key == "identity")
 
 
-def test_a_first_preview_leaves_only_the_lock_file(project: Project, tree: Any) -> None:
-    """Where no command ran before, the lock is the one thing that appears."""
+def test_first_plan_creates_only_the_lock_file(project: Project) -> None:
+    """Before any other command ran, only the lock file appears."""
     project.capture()
     project.damage()
-    before = tree(project.folder)
+    before = file_tree(project.folder)
     plan_rollback(project.settings)
-    after = tree(project.folder)
+    after = file_tree(project.folder)
     assert set(after) - set(before) <= {"pipeline/lock"}
     after.pop("pipeline/lock", None)
     assert after == before
 
 
-def test_a_preview_leaves_an_unfolded_wal_alone(project: Project, tree: Any, roll: Any, start_service: Any) -> None:
-    """What a crashed service left in its WAL is still there, byte for byte, and nothing beside it."""
+def test_plan_leaves_the_wal_of_a_crashed_service_unchanged(project: Project, start_service: StartService) -> None:
+    """The WAL is the same byte for byte, and no other file appears."""
     project.capture()
-    roll(project, force=True)
+    roll_back(project, force=True)
     service = start_service(project.database)
     service.ask("INSERT INTO ledger(a, b, amount) VALUES (1, 1, 1)")
     service.crash()
     Path(str(project.database) + "-shm").unlink(missing_ok=True)
     assert Path(str(project.database) + "-wal").stat().st_size
-    before = tree(project.state)
+    before = file_tree(project.state)
     plan_rollback(project.settings)
-    after = tree(project.state)
+    after = file_tree(project.state)
     after.pop("app.db-shm", None)  # an index of the WAL that any reader makes
     assert after == before
 
 
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
-def test_a_preview_does_not_disturb_a_running_service(
-    make_project: Callable[..., Project], start_service: Any, journal_mode: str
+def test_plan_does_not_disturb_a_running_service(
+    make_project: MakeProject, start_service: StartService, journal_mode: str
 ) -> None:
-    """The connection that the service holds works on, and its locks still hold others off."""
+    """The connection of the service works, and its locks still exclude other writers."""
     project = make_project("p", journal_mode)
     project.capture()
     service = start_service(project.database)
@@ -169,8 +172,8 @@ def test_a_preview_does_not_disturb_a_running_service(
     assert service.ask("SELECT amount FROM ledger") == [[3]]
 
 
-def test_a_preview_of_a_damaged_snapshot_is_refused(project: Project) -> None:
-    """--plan verifies as the rollback does."""
+def test_plan_refuses_a_damaged_snapshot(project: Project) -> None:
+    """--plan verifies the snapshot as the rollback does."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "mcp" / "mcp.json"
     stored.write_text("{ }")
@@ -179,96 +182,92 @@ def test_a_preview_of_a_damaged_snapshot_is_refused(project: Project) -> None:
 
 
 @pytest.mark.smoke
-def test_an_unknown_snapshot_is_a_sentence_with_the_known_ones_and_audited(
-    project: Project, roll: Any, tree: Any, events: Any
-) -> None:
-    """Nothing is touched; the message names what there is; the attempt is on record."""
+def test_unknown_snapshot_is_refused_with_the_known_ones_and_audited(project: Project) -> None:
+    """Nothing is touched; the message lists the snapshots; the attempt is audited."""
     project.capture()
-    before = tree(project.state)
+    before = file_tree(project.state)
     with pytest.raises(UsageError, match="v1_snapshot"):
-        roll(project, "v2_snapshot")
-    assert tree(project.state) == before
-    assert events(project) == [("rollback.refused", "refused")]
+        roll_back(project, "v2_snapshot")
+    assert file_tree(project.state) == before
+    assert audit_events(project) == [("rollback.refused", "refused")]
 
 
 @pytest.mark.parametrize(
     "snapshot_id", ["../v1_snapshot", "..", "a/b", "/etc", ".hidden", "", " ", "--force", "v1\n", "x" * 129]
 )
-def test_an_id_that_could_leave_the_catalogue_is_refused(
-    project: Project, roll: Any, tree: Any, events: Any, snapshot_id: str
-) -> None:
-    """Also an empty one: it never means the default."""
+def test_id_with_a_path_outside_the_catalogue_is_refused(project: Project, snapshot_id: str) -> None:
+    """An empty id is refused too, and never means the default."""
     project.capture()
     project.damage()
-    before = tree(project.state)
+    before = file_tree(project.state)
     with pytest.raises(UsageError):
-        roll(project, snapshot_id)
-    assert tree(project.state) == before
-    assert events(project) == [("rollback.refused", "refused")]
+        roll_back(project, snapshot_id)
+    assert file_tree(project.state) == before
+    assert audit_events(project) == [("rollback.refused", "refused")]
 
 
-def test_no_release_snapshot_at_all_is_failed_and_audited(project: Project, roll: Any, tree: Any, events: Any) -> None:
-    """The sentence says which command takes one."""
-    before = tree(project.state)
-    outcome = roll(project)
+def test_rollback_without_any_snapshot_fails_and_is_audited(project: Project) -> None:
+    """The message names the command that takes a snapshot."""
+    before = file_tree(project.state)
+    outcome = roll_back(project)
     assert outcome.status == "failed"
     assert "release.prepare" in outcome.diagnostics[0]
-    assert tree(project.state) == before
-    assert events(project) == [("rollback.refused", "failed")]
+    assert file_tree(project.state) == before
+    assert audit_events(project) == [("rollback.refused", "failed")]
 
 
-def test_an_unreadable_newest_snapshot_is_not_stepped_over(project: Project, roll: Any) -> None:
-    """Which one is the newest cannot be told then; a given one can still be restored."""
+def test_unreadable_latest_snapshot_is_not_skipped(project: Project) -> None:
+    """The latest release is unknown then; a given snapshot can still be restored."""
     before = project.content()
     project.capture("v1")
     project.capture("v2")
     (project.pipeline.catalogue.path("v2_snapshot") / "metadata.json").write_text("{")
     project.damage()
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "failed"
     assert "v2_snapshot" in outcome.diagnostics[0] and "--snapshot" in outcome.diagnostics[0]
-    assert roll(project, "v1_snapshot").status == "restored"
+    assert roll_back(project, "v1_snapshot").status == "restored"
     assert project.content() == before
 
 
-def test_an_asset_that_changed_its_kind_is_refused(project: Project, roll: Any, tree: Any) -> None:
-    """A folder is never put where the configuration names a file."""
+def test_asset_with_another_kind_is_refused(project: Project) -> None:
+    """A folder is never restored where the configuration names a file."""
     project.capture()
     project.damage()
     project.overrides["assets"] = {"identity": {"file": "state/extra.json"}}
-    before = tree(project.state)
-    outcome = roll(project, "v1_snapshot")
+    before = file_tree(project.state)
+    outcome = roll_back(project, "v1_snapshot")
     assert outcome.status == "failed"
     assert "identity" in outcome.diagnostics[0]
-    assert tree(project.state) == before
+    assert file_tree(project.state) == before
 
 
-def test_an_asset_the_snapshot_does_not_hold_is_left_alone_and_named(project: Project, roll: Any) -> None:
-    """What was added to the configuration later is no part of an old snapshot."""
+def test_asset_missing_in_the_snapshot_is_left_alone_and_named(project: Project) -> None:
+    """An asset that was configured later is not part of an old snapshot."""
     project.capture()
     project.damage()
     late = project.state / "late.json"
     late.write_text("late")
     project.overrides["assets.late"] = {"file": "state/late.json"}
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "restored"
     assert late.read_text() == "late"
-    assert any("late" in sentence for sentence in outcome.diagnostics)
+    assert any("late" in message for message in outcome.diagnostics)
 
 
-def test_where_an_asset_goes_is_said_by_the_configuration(project: Project, roll: Any) -> None:
-    """A path in the metadata is no place to write to; an asset that moved is restored where it is now."""
+def test_configuration_decides_where_an_asset_is_restored(project: Project) -> None:
+    """A path in the metadata is never written to; a moved asset is restored at its present path."""
     project.capture()
     moved = project.folder / "moved" / "mcp.json"
     project.overrides["assets.mcp"] = {"file": "moved/mcp.json"}
     project.mcp.unlink()
-    assert roll(project).status == "restored"
+    assert roll_back(project).status == "restored"
     assert moved.read_text() == '{"mcpServers": {}}'
     assert not project.mcp.exists()
 
 
-def test_modification_times_and_modes_come_back(project: Project, roll: Any) -> None:
-    """Also those of folders and of the database."""
+def test_modification_times_and_modes_are_restored(project: Project) -> None:
+    """Those of folders and of the database are restored too."""
     os.chmod(project.identity / "keys", 0o750)
     os.chmod(project.identity, 0o710)
     os.chmod(project.database, 0o640)
@@ -281,62 +280,62 @@ def test_modification_times_and_modes_come_back(project: Project, roll: Any) -> 
     pem.write_text("other")
     for path in (project.identity / "keys", project.identity, project.database):
         os.chmod(path, 0o700)
-    assert roll(project).status == "restored"
+    assert roll_back(project).status == "restored"
     assert project.content() == before
     assert project.database.stat().st_mode & 0o777 == 0o640
     for path in (pem, project.mcp, project.identity / "keys", project.identity):
         assert path.stat().st_mtime_ns == 10**18 + 5, path
 
 
-def test_a_link_is_restored_as_a_link_and_never_followed(project: Project, roll: Any, tmp_path: Path) -> None:
-    """What a link in the live folder points at outside is neither captured nor written nor removed."""
+def test_link_is_restored_as_a_link_and_never_followed(project: Project, tmp_path: Path) -> None:
+    """The target outside the live folder is neither captured nor written nor removed."""
     outside = tmp_path / "outside"
     outside.mkdir()
     (outside / "precious").write_text("precious")
     project.capture()
     (project.identity / "current").unlink()
     os.symlink(outside, project.identity / "current")
-    assert roll(project).status == "restored"
+    assert roll_back(project).status == "restored"
     assert os.readlink(project.identity / "current") == "keys/private.pem"
     assert (outside / "precious").read_text() == "precious"
 
 
-def test_odd_names_come_back(project: Project, roll: Any) -> None:
-    """Newlines, quotes, non-ASCII and leading dashes in file names are names like others."""
+def test_file_names_with_special_characters_are_restored(project: Project) -> None:
+    """Newlines, quotes, non-ASCII letters and leading dashes are valid in file names."""
     for name in ("a\nb", "-rf", 'q"uote', "ünï", ".hidden", "x" * 200, "a%3fb?c#d"):
         (project.identity / name).write_text(name)
     before = project.content()
     project.capture()
     for name in ("a\nb", "-rf", "ünï"):
         (project.identity / name).unlink()
-    assert roll(project).status == "restored"
+    assert roll_back(project).status == "restored"
     assert project.content() == before
 
 
 @pytest.mark.parametrize("name", ["app?mode=memory.db", "a#b.db", "a%41.db", "with space.db", "ü.db", "-x.db"])
-def test_a_database_of_an_odd_name_comes_back(project: Project, roll: Any, name: str) -> None:
-    """A name is never read as a URI."""
+def test_database_name_is_never_read_as_a_uri(project: Project, name: str) -> None:
+    """A name with ``?``, ``#`` or ``%`` is restored under that name."""
     os.rename(project.database, project.state / name)
     project.database = project.state / name
     project.overrides["assets.database"] = {"sqlite": f"state/{name}"}
     before = project.content()
     project.capture()
     project.damage()
-    assert roll(project).status == "restored"
+    assert roll_back(project).status == "restored"
     assert project.content() == before
 
 
-def test_a_whole_state_folder_that_vanished_comes_back(project: Project, roll: Any) -> None:
-    """Nothing live is needed to restore."""
+def test_missing_state_folder_is_restored(project: Project) -> None:
+    """A restore needs no live file."""
     before = project.content()
     project.capture()
     shutil.rmtree(project.state)
-    assert roll(project).status == "restored"
+    assert roll_back(project).status == "restored"
     assert project.content() == before
 
 
-def test_old_safety_snapshots_go_and_needed_ones_stay(project: Project, roll: Any) -> None:
-    """Retention runs after a rollback; the target, and the way back, are always there."""
+def test_retention_removes_old_safety_snapshots_and_keeps_needed_ones(project: Project) -> None:
+    """Retention runs after a rollback; the target and the last safety snapshot stay."""
     project.overrides["retention"] = 2
     project.capture("v1")
     for release in ("v2", "v3", "v4"):
@@ -344,15 +343,15 @@ def test_old_safety_snapshots_go_and_needed_ones_stay(project: Project, roll: An
     for number in range(4):
         project.damage()
         project.mcp.write_text(str(number))
-        outcome = roll(project, "v1_snapshot")
+        outcome = roll_back(project, "v1_snapshot")
         assert outcome.status == "restored"
     ids = [snapshot.snapshot_id for snapshot in project.pipeline.catalogue.published()[0]]
     assert "v1_snapshot" in ids and "v4_snapshot" in ids and outcome.safety_snapshot_id in ids
     assert len([i for i in ids if i.startswith("safety")]) == 2
 
 
-def legacy_snapshot(project: Project, *, with_database: bytes | None = None) -> str:
-    """Lay down a snapshot as the older tool wrote them, with the state as it is now."""
+def older_snapshot(project: Project, *, with_database: bytes | None = None) -> str:
+    """Write a snapshot of the present state as the older tool did."""
     snapshot_id = "v0_snapshot_20240101000000"
     folder = project.pipeline.catalogue.store.folder / snapshot_id
     stored = folder / "assets" / "state"
@@ -377,93 +376,83 @@ def legacy_snapshot(project: Project, *, with_database: bytes | None = None) -> 
             ("extra", "extra.json", "file", False),
         )
     ]
-    document = {
-        "snapshotId": snapshot_id,
-        "releaseId": "v0",
-        "createdAt": "2024-01-01T00:00:00.000Z",
-        "retentionLimit": 5,
-        "assets": assets,
-        "metadataPath": "/nowhere/metadata.json",
-    }
-    (folder / "metadata.json").write_text(json.dumps(document))
+    write_older_metadata(folder, *assets)
     return snapshot_id
 
 
-def test_an_older_tools_snapshot_is_refused_without_force(project: Project, roll: Any, tree: Any, events: Any) -> None:
-    """It has no digests; the sentence says what to type."""
-    snapshot_id = legacy_snapshot(project)
+def test_snapshot_of_the_older_tool_is_refused_without_force(project: Project) -> None:
+    """It has no digests; the message says what to type."""
+    snapshot_id = older_snapshot(project)
     project.damage()
-    before = tree(project.state)
-    outcome = roll(project, snapshot_id)
+    before = file_tree(project.state)
+    outcome = roll_back(project, snapshot_id)
     assert outcome.status == "failed"
     assert "--force" in outcome.diagnostics[0]
-    assert tree(project.state) == before
-    assert events(project) == [("rollback.refused", "failed")]
+    assert file_tree(project.state) == before
+    assert audit_events(project) == [("rollback.refused", "failed")]
 
 
-def test_an_older_tools_snapshot_is_restored_with_force(project: Project, roll: Any) -> None:
-    """Its database, folder, file and absences come back; nothing outside is written."""
-    snapshot_id = legacy_snapshot(project)
+def test_snapshot_of_the_older_tool_is_restored_with_force(project: Project) -> None:
+    """Database, folder, file and absences are restored; nothing outside is written."""
+    snapshot_id = older_snapshot(project)
     rows = project.rows()
     project.damage()
-    outcome = roll(project, snapshot_id, force=True)
+    outcome = roll_back(project, snapshot_id, force=True)
     assert outcome.status == "restored", outcome
     assert project.rows() == rows
     assert project.mcp.read_text() == '{"mcpServers": {}}'
     assert not project.extra.exists()
     assert sorted(p.name for p in project.identity.iterdir()) == ["identity.json"]
-    assert project.strays() == []
+    assert project.leftovers() == []
 
 
-def test_an_older_tools_snapshot_is_restored_twice_within_a_second(
-    project: Project, roll: Any, monkeypatch: pytest.MonkeyPatch
+def test_snapshot_of_the_older_tool_is_restored_twice_within_a_second(
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each adoption has an id of its own."""
+    """Each adoption has its own id."""
     monkeypatch.setattr("release_tasks.stages.rollback.adoption.compact", lambda: "20260101000000")
-    snapshot_id = legacy_snapshot(project)
+    snapshot_id = older_snapshot(project)
     for _ in range(2):
         project.mcp.write_text("{}")
-        assert roll(project, snapshot_id, force=True).status == "restored"
+        assert roll_back(project, snapshot_id, force=True).status == "restored"
 
 
-def test_an_older_tools_snapshot_with_a_broken_database_is_refused_even_with_force(
-    project: Project, roll: Any, tree: Any
-) -> None:
-    """Its integrity check decides, before anything live is touched."""
-    snapshot_id = legacy_snapshot(project, with_database=b"SQLite format 3\0" + b"\xff" * 8000)
-    before = tree(project.state)
-    outcome = roll(project, snapshot_id, force=True)
+def test_damaged_snapshot_of_the_older_tool_is_refused_even_with_force(project: Project) -> None:
+    """The integrity check of its database decides before anything live is touched."""
+    snapshot_id = older_snapshot(project, with_database=b"SQLite format 3\0" + b"\xff" * 8000)
+    before = file_tree(project.state)
+    outcome = roll_back(project, snapshot_id, force=True)
     assert outcome.status == "failed"
-    assert tree(project.state) == before
+    assert file_tree(project.state) == before
 
 
-def test_force_does_not_skip_the_digests(project: Project, roll: Any, tree: Any) -> None:
-    """--force restores what is live already; it never restores what was altered."""
+def test_force_does_not_skip_verification(project: Project) -> None:
+    """--force restores a state that is already in place; it never restores an altered snapshot."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "mcp" / "mcp.json"
     stored.write_text('{"mcpServers": {"evil": 1}}')
-    before = tree(project.state)
-    assert roll(project, force=True).status == "failed"
-    assert tree(project.state) == before
+    before = file_tree(project.state)
+    assert roll_back(project, force=True).status == "failed"
+    assert file_tree(project.state) == before
 
 
-def test_an_unreadable_rollback_state_does_not_bar_the_way_back(project: Project, roll: Any, events: Any) -> None:
-    """The state is a note, not the truth: with a torn one a rollback to a given snapshot still restores."""
+def test_unreadable_rollback_state_does_not_prevent_a_rollback(project: Project) -> None:
+    """With a truncated rollback-state.json a given snapshot is still restored."""
     before = project.content()
     project.capture()
     project.damage()
-    roll(project)
+    roll_back(project)
     project.damage()
     project.pipeline.state_path.write_text('{"snapshotId": "v1_')
-    outcome = roll(project, "v1_snapshot", force=True)
+    outcome = roll_back(project, "v1_snapshot", force=True)
     assert outcome.status == "restored"
     assert project.content() == before
 
 
-def test_failed_attempts_do_not_pile_up_safety_snapshots(
-    project: Project, roll: Any, monkeypatch: pytest.MonkeyPatch
+def test_retention_counts_safety_snapshots_of_failed_attempts(
+    project: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Retention holds for what failed rollbacks leave, too."""
+    """Five failed rollbacks leave no more safety snapshots than retention allows."""
     project.overrides["retention"] = 2
     project.capture()
     project.damage()
@@ -473,15 +462,13 @@ def test_failed_attempts_do_not_pile_up_safety_snapshots(
 
     monkeypatch.setattr("release_tasks.assets.sqlite.kind.restore_database", refuse)
     for _ in range(5):
-        assert roll(project).status == "failed"
+        assert roll_back(project).status == "failed"
     safety = [s for s in project.pipeline.catalogue.published()[0] if s.kind == "safety"]
     assert len(safety) <= 3
 
 
-def test_clean_up_that_fails_afterwards_does_not_make_a_restore_failed(
-    project: Project, roll: Any, monkeypatch: pytest.MonkeyPatch, events: Any
-) -> None:
-    """An old snapshot that cannot be removed is a remark: the state is restored and the service well."""
+def test_failed_clean_up_does_not_fail_the_restore(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An old snapshot that cannot be removed is a note: the state is restored and the service healthy."""
     project.overrides["retention"] = 1
     project.capture("v0")
     project.capture("v1")
@@ -491,13 +478,13 @@ def test_clean_up_that_fails_afterwards_does_not_make_a_restore_failed(
         raise PermissionError(1, "Operation not permitted", "old")
 
     monkeypatch.setattr("release_tasks.archive.stores.local.remove_tree", refuse)
-    outcome = roll(project)
+    outcome = roll_back(project)
     assert outcome.status == "restored", outcome.diagnostics
-    assert events(project)[-1] == ("rollback.finished", "restored")
+    assert audit_events(project)[-1] == ("rollback.finished", "restored")
 
 
-def test_an_asset_that_holds_the_pipeline_folder_is_refused(project: Project, roll: Any, tree: Any) -> None:
-    """A folder that contains the snapshots cannot be swapped: the configuration is wrong and says so."""
+def test_asset_that_contains_the_pipeline_folder_is_refused(project: Project) -> None:
+    """A folder that contains the snapshots cannot be swapped, so the configuration is refused."""
     from release_tasks.core.errors import ConfigError
 
     project.overrides["root"] = "state/identity/pipeline"
@@ -505,8 +492,8 @@ def test_an_asset_that_holds_the_pipeline_folder_is_refused(project: Project, ro
         project.settings  # noqa: B018
 
 
-def test_assets_that_lie_in_one_another_are_refused(project: Project) -> None:
-    """Two assets over the same files cannot both be exchanged."""
+def test_asset_inside_another_asset_is_refused(project: Project) -> None:
+    """Two assets with the same files cannot both be exchanged."""
     from release_tasks.core.errors import ConfigError
 
     project.overrides["assets.key"] = {"file": "state/identity/keys/private.pem"}

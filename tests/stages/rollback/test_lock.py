@@ -1,7 +1,8 @@
-"""One at a time, and every attempt on record: held locks, killed holders, signals."""
+"""One command at a time, and an audit event for every attempt: held locks, killed holders, signals."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -9,29 +10,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
-from release_tasks.core.errors import ExitCode, Interrupted, LockHeld
+from release_tasks.core.errors import ExitCode, Interrupted, LockHeld, StageFailed, UsageError
 from release_tasks.core.events import Emit
 from release_tasks.core.interrupt import interruptible
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import PreflightReport
+from tests.support.faults.listeners import on_steps
 from tests.support.faults.stages import prepare
-from tests.support.faults.telling import at_steps
+from tests.support.files import file_tree
 from tests.support.health import Health
+from tests.support.lock_holder import lock_holder
 from tests.support.project import Project
-
-HOLDER = """
-import sys, time
-from pathlib import Path
-from release_tasks.core.lock import run_lock
-with run_lock(Path(sys.argv[1]), "release.prepare"):
-    print("held", flush=True)
-    sys.stdin.read()
-"""
+from tests.support.rollback import audit_events, roll_back, rollback_state
+from tests.support.scripts import Scripts
 
 ROLLBACK = """
 import json, sys
@@ -52,88 +46,63 @@ else:
     print(outcome.status, outcome.diagnostics)
 """
 
-Start = Callable[..., subprocess.Popen[str]]
 
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Return a starter of Python processes that are ended with the test."""
-    running: list[subprocess.Popen[str]] = []
-
-    def run(script: str, *arguments: str) -> subprocess.Popen[str]:
-        process = subprocess.Popen(
-            [sys.executable, "-c", script, *arguments], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
-        running.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline().strip() in ("held", "ready")
-        return process
-
-    yield run
-    for process in running:
-        process.kill()
-        process.communicate()
-
-
-def test_a_held_lock_ends_with_75_and_names_its_holder(
-    project: Project, roll: Any, tree: Any, events: Any, start: Start
-) -> None:
-    """Command, pid and since when; nothing is touched; the attempt is audited."""
+def test_held_lock_ends_with_75_and_names_the_holder(project: Project) -> None:
+    """The message names command, pid and start time; no file changes; the attempt is audited."""
     project.capture()
     project.damage()
-    holder = start(HOLDER, str(project.pipeline.root))
-    before = tree(project.state)
-    with pytest.raises(LockHeld) as caught:
-        roll(project)
-    assert caught.value.exit_code == ExitCode.LOCKED == 75
-    assert f"pid {holder.pid}" in caught.value.message
+    before = file_tree(project.state)
+    with lock_holder(project.pipeline.root) as pid, pytest.raises(LockHeld) as caught:
+        roll_back(project)
+    assert caught.value.exit_code is ExitCode.LOCKED and int(ExitCode.LOCKED) == 75
+    assert f"pid {pid}" in caught.value.message
     assert "release.prepare" in caught.value.message and "since 20" in caught.value.message
-    assert tree(project.state) == before
-    assert events(project) == [("rollback.refused", "refused")]
+    assert file_tree(project.state) == before
+    assert audit_events(project) == [("rollback.refused", "refused")]
 
 
-def test_wait_waits_for_the_holder(project: Project, roll: Any, start: Start) -> None:
-    """--wait: as soon as it is free, it goes on."""
+def test_wait_continues_as_soon_as_the_lock_is_free(project: Project) -> None:
+    """--wait: the rollback starts when the holder releases the lock."""
     project.capture()
     project.damage()
-    holder = start(HOLDER, str(project.pipeline.root))
-    assert holder.stdin is not None
-    threading.Timer(0.4, holder.stdin.close).start()
-    began = time.monotonic()
-    assert roll(project, wait=30).status == "restored"
-    assert 0.3 < time.monotonic() - began < 20
-    holder.stdin = None
+    with contextlib.ExitStack() as holder:
+        holder.enter_context(lock_holder(project.pipeline.root))
+        release = threading.Timer(0.4, holder.close)
+        release.start()
+        start = time.monotonic()
+        assert roll_back(project, wait=30).status == "restored"
+        assert 0.3 < time.monotonic() - start < 20
+        release.join()
 
 
-def test_wait_ends_with_75_when_its_time_is_over(project: Project, roll: Any, start: Start) -> None:
-    """Not before and not much later."""
+def test_wait_ends_with_75_at_its_deadline(project: Project) -> None:
+    """Neither before the deadline nor much later."""
     project.capture()
-    start(HOLDER, str(project.pipeline.root))
-    began = time.monotonic()
-    with pytest.raises(LockHeld):
-        roll(project, wait=0.7)
-    assert 0.6 < time.monotonic() - began < 15
+    with lock_holder(project.pipeline.root):
+        start = time.monotonic()
+        with pytest.raises(LockHeld):
+            roll_back(project, wait=0.7)
+        assert 0.6 < time.monotonic() - start < 15
 
 
-def test_a_killed_holder_blocks_nobody(project: Project, roll: Any, start: Start) -> None:
-    """The lock dies with it, whatever it wrote down."""
+def test_killed_holder_does_not_block_a_rollback(project: Project) -> None:
+    """The kernel releases the lock with the process, whatever lock.json says."""
     project.capture()
-    holder = start(HOLDER, str(project.pipeline.root))
-    holder.kill()
-    holder.wait()
-    assert roll(project).status == "restored"
-    assert project.strays() == []
+    with lock_holder(project.pipeline.root) as pid:
+        os.kill(pid, signal.SIGKILL)
+    assert roll_back(project).status == "restored"
+    assert project.leftovers() == []
 
 
 @pytest.mark.slow
-def test_two_rollbacks_at_once_are_one_after_the_other_or_refused(project: Project, start: Start, events: Any) -> None:
-    """Without --wait one of them is told 75; with it both restore; never a mix."""
+def test_concurrent_rollbacks_run_one_after_the_other_or_are_refused(project: Project, scripts: Scripts) -> None:
+    """Without --wait the later ones end with 75; with it all restore, and the state is never a mix."""
     before = project.content()
     project.capture()
     for wait, expected in ((0, {"restored", "75"}), (60, {"restored"})):
         project.mcp.touch()
         project.damage()
-        runs = [start(ROLLBACK, str(project.folder), json.dumps(project.raw), str(wait)) for _ in range(3)]
+        runs = [scripts.start(ROLLBACK, str(project.folder), json.dumps(project.raw), str(wait)) for _ in range(3)]
         with run_lock(project.pipeline.root, "the test", 10):
             for run in runs:
                 assert run.stdin is not None
@@ -148,37 +117,33 @@ def test_two_rollbacks_at_once_are_one_after_the_other_or_refused(project: Proje
         assert {answer.split()[0] for answer in answers} <= expected, answers
         if wait:
             assert project.content() == before
-            assert project.strays() == []
-    assert events(project)[-1] == ("rollback.finished", "restored")
+            assert project.leftovers() == []
+    assert audit_events(project)[-1] == ("rollback.finished", "restored")
 
 
 def interrupt_at(step: str) -> Emit:
-    """Return a consumer that sends SIGTERM to this process when the rollback says ``step``."""
+    """Return an event consumer that sends SIGTERM to this process when the rollback starts ``step``."""
 
-    def progress(told: str) -> None:
-        if told.startswith(step):
+    def act(started: str) -> None:
+        if started.startswith(step):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    return at_steps(progress)
+    return on_steps(act)
 
 
 @pytest.mark.parametrize("step", ["recover", "verify", "safety", "stage"])
-def test_a_signal_before_the_swap_leaves_everything_and_is_audited(
-    project: Project, tree: Any, events: Any, step: str
-) -> None:
-    """Interrupted comes through with 143; nothing live is touched, nothing lies about, the state is closed."""
-    from release_tasks.stages.rollback.engine import RollbackRequest, rollback
-
+def test_signal_before_the_swap_changes_nothing_and_is_audited(project: Project, step: str) -> None:
+    """The run ends with 143, leaves live files unchanged and no leftover, and closes the recorded state."""
     project.capture()
     project.damage()
-    before = tree(project.state)
+    before = file_tree(project.state)
     with pytest.raises(Interrupted) as caught, interruptible():
-        rollback(project.settings, RollbackRequest(), interrupt_at(step))
+        roll_back(project, emit=interrupt_at(step))
     assert caught.value.exit_code == 143
-    assert tree(project.state) == before
-    assert project.strays() == []
+    assert file_tree(project.state) == before
+    assert project.leftovers() == []
     assert not project.pipeline.journal_path.exists()
-    assert events(project)[-1] == ("rollback.refused", "refused")
+    assert audit_events(project)[-1] == ("rollback.refused", "refused")
     state = project.pipeline.read_state()
     assert state is None or state.status == "failed"
 
@@ -192,8 +157,8 @@ from release_tasks.core.interrupt import interruptible
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 folder = Path(sys.argv[1])
 settings = load_settings({"release": json.loads(sys.argv[2])}, folder)
-def progress(told):
-    if str(told) == "swap":
+def progress(event):
+    if str(event) == "swap":
         os.kill(os.getpid(), signal.SIGTERM)
 try:
     with interruptible():
@@ -203,8 +168,8 @@ except Interrupted as error:
 """
 
 
-def test_a_signal_during_the_swap_acts_after_it(project: Project, roll: Any, events: Any) -> None:
-    """The swap is not cut in two: all new, journal gone, and the next rollback has nothing left to do."""
+def test_signal_during_the_swap_acts_after_it(project: Project) -> None:
+    """The swap is completed: the new state is live, the journal is removed, and the next rollback is a noop."""
     before = project.content()
     project.capture()
     project.damage()
@@ -212,17 +177,15 @@ def test_a_signal_during_the_swap_acts_after_it(project: Project, roll: Any, eve
     assert subprocess.run(command, check=False, timeout=60).returncode == 143
     assert project.content() == before
     assert not project.pipeline.journal_path.exists()
-    assert project.strays() == []
-    assert events(project)[-1][0] == "rollback.refused"
-    state = project.pipeline.read_state()
+    assert project.leftovers() == []
+    assert audit_events(project)[-1][0] == "rollback.refused"
+    state = rollback_state(project)
     assert state.status == "failed" and state.restored
-    assert roll(project).status == "noop"
+    assert roll_back(project).status == "noop"
 
 
-def test_a_signal_during_the_swap_acts_after_it_in_a_program_with_threads(project: Project) -> None:
-    """A stage may be called from any program, and Python runs the handler in the main thread whoever got it."""
-    from release_tasks.stages.rollback.engine import RollbackRequest, rollback
-
+def test_signal_during_the_swap_acts_after_it_in_a_program_with_threads(project: Project) -> None:
+    """Any program may call a stage; Python runs the handler in the main thread, whichever thread got the signal."""
     before = project.content()
     project.capture()
     project.damage()
@@ -231,19 +194,15 @@ def test_a_signal_during_the_swap_acts_after_it_in_a_program_with_threads(projec
     thread.start()
     try:
         with pytest.raises(Interrupted), interruptible():
-            rollback(project.settings, RollbackRequest(), interrupt_at("swap"))
+            roll_back(project, emit=interrupt_at("swap"))
     finally:
         done.set()
         thread.join()
     assert project.content() == before
 
 
-def test_a_signal_during_health_keeps_the_restored_state(
-    project: Project, roll: Any, health: Health, events: Any
-) -> None:
-    """Ctrl-C while it waits for a service that does not come up."""
-    from release_tasks.stages.rollback.engine import RollbackRequest, rollback
-
+def test_signal_during_the_health_check_keeps_the_restored_state(project: Project, health: Health) -> None:
+    """Ctrl-C while the rollback waits for a service that does not become healthy."""
     before = project.content()
     project.capture()
     project.damage()
@@ -251,28 +210,26 @@ def test_a_signal_during_health_keeps_the_restored_state(
     project.overrides["health.deadline"] = "60s"
     health.status = 500
     with pytest.raises(Interrupted), interruptible():
-        rollback(project.settings, RollbackRequest(), interrupt_at("health"))
+        roll_back(project, emit=interrupt_at("health"))
     assert project.content() == before
-    assert events(project)[-1][0] == "rollback.refused"
-    assert project.pipeline.read_state().restored
+    assert audit_events(project)[-1][0] == "rollback.refused"
+    assert rollback_state(project).restored
 
 
-def test_a_signal_while_waiting_for_the_lock_is_audited(project: Project, roll: Any, events: Any, start: Start) -> None:
-    """Every attempt, also one that never got its turn."""
+def test_signal_during_the_wait_for_the_lock_is_audited(project: Project) -> None:
+    """An attempt that never got the lock leaves an audit event too."""
     project.capture()
-    start(HOLDER, str(project.pipeline.root))
-    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
-    timer.start()
-    with pytest.raises(Interrupted), interruptible():
-        roll(project, wait=30)
-    timer.join()
-    assert [status for _, status in events(project)] == ["refused"]
+    with lock_holder(project.pipeline.root):
+        timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGTERM))
+        timer.start()
+        with pytest.raises(Interrupted), interruptible():
+            roll_back(project, wait=30)
+        timer.join()
+    assert [status for _, status in audit_events(project)] == ["refused"]
 
 
-def test_prepare_is_refused_while_a_journal_waits(project: Project) -> None:
+def test_prepare_is_refused_while_a_journal_exists(project: Project) -> None:
     """A mixed state is never captured as a release."""
-    from release_tasks.core.errors import StageFailed
-
     project.capture()
     project.pipeline.journal_path.write_text("{}")
     report = PreflightReport(passed=True, checks=[], failed_checks=[])
@@ -280,18 +237,16 @@ def test_prepare_is_refused_while_a_journal_waits(project: Project) -> None:
         prepare(project.settings, report, "v2")
 
 
-def test_every_attempt_is_on_record_in_one_chain(project: Project, roll: Any, events: Any) -> None:
-    """Restored, noop, forced, refused: one event at least for each, and the chain holds with all anchors."""
-    from release_tasks.core.errors import UsageError
-
+def test_every_attempt_leaves_an_event_in_one_chain(project: Project) -> None:
+    """Restored, noop, forced and refused attempts are audited, and the chain matches all anchors."""
     project.capture()
     project.damage()
-    roll(project)
-    roll(project)
-    roll(project, force=True)
+    roll_back(project)
+    roll_back(project)
+    roll_back(project, force=True)
     with pytest.raises(UsageError):
-        roll(project, "nowhere")
-    assert events(project) == [
+        roll_back(project, "nowhere")
+    assert audit_events(project) == [
         ("rollback.started", "in_progress"),
         ("rollback.finished", "restored"),
         ("rollback.finished", "noop"),

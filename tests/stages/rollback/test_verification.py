@@ -1,4 +1,4 @@
-"""A snapshot of which one byte is not as recorded is refused before anything live is touched."""
+"""A snapshot with one changed byte is refused before anything live is touched."""
 
 from __future__ import annotations
 
@@ -12,22 +12,16 @@ from typing import Any
 import pytest
 
 from release_tasks.core.digests import sha256_file
+from tests.support.files import file_tree
 from tests.support.project import Project
+from tests.support.rollback import audit_events, roll_back, safety_folder
+from tests.support.snapshots import flip_bit
 
 STORED = {
     "database": "database/app.db",
     "identity": "identity/identity/keys/private.pem",
     "mcp": "mcp/mcp.json",
 }
-
-
-def flip(path: Path) -> None:
-    """Change one bit in the middle; size and time stay."""
-    info = path.stat()
-    data = bytearray(path.read_bytes())
-    data[len(data) // 2] ^= 1
-    path.write_bytes(data)
-    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
 def truncate(path: Path) -> None:
@@ -51,110 +45,110 @@ def replace_by_folder(path: Path) -> None:
     path.mkdir()
 
 
-DAMAGES = [flip, truncate, append, Path.unlink, replace_by_link, replace_by_folder]
+DAMAGES = [flip_bit, truncate, append, Path.unlink, replace_by_link, replace_by_folder]
 
 
 @pytest.mark.parametrize("key", STORED)
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda f: f.__name__)
-def test_a_damaged_asset_is_refused_before_anything_is_touched(
-    project: Project, roll: Any, tree: Any, events: Any, key: str, damage: Callable[[Path], None]
+def test_damaged_asset_is_refused_before_anything_is_touched(
+    project: Project, key: str, damage: Callable[[Path], None]
 ) -> None:
-    """The sentence names the asset and the recorded digest; live files keep their inodes; the attempt is audited."""
+    """The message names asset and recorded digest; live files keep their inodes; the attempt is audited."""
     project.capture()
     project.damage()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / STORED[key]
     recorded = sha256_file(stored)
     damage(stored)
-    before = tree(project.state)
-    outcome = roll(project)
+    before = file_tree(project.state)
+    outcome = roll_back(project)
     assert outcome.status == "failed"
     assert f"asset {key}" in outcome.diagnostics[0]
     assert recorded in outcome.diagnostics[0]
-    if damage in (flip, truncate, append):
+    if damage in (flip_bit, truncate, append):
         assert sha256_file(stored) in outcome.diagnostics[0]
     assert outcome.safety_snapshot_id is None
-    assert tree(project.state) == before
-    assert events(project) == [("rollback.refused", "failed")]
-    assert project.strays() == []
+    assert file_tree(project.state) == before
+    assert audit_events(project) == [("rollback.refused", "failed")]
+    assert project.leftovers() == []
 
 
-def test_the_message_names_another_snapshot_with_a_good_copy(project: Project, roll: Any) -> None:
-    """And only one that really is good: a damaged and a different one are not offered; following it works."""
+def test_message_names_only_snapshots_with_a_good_copy(project: Project) -> None:
+    """Snapshots with a damaged or a different copy are not named, and the named one restores."""
     before = project.content()
     for release in ("v1", "v2", "v3"):
         project.capture(release)
     project.mcp.write_text('{"other": 1}')
     project.capture("v4")
     catalogue = project.pipeline.catalogue
-    flip(catalogue.path("v3_snapshot") / "assets" / STORED["mcp"])
-    flip(catalogue.path("v2_snapshot") / "assets" / STORED["mcp"])
-    outcome = roll(project, "v3_snapshot")
+    flip_bit(catalogue.path("v3_snapshot") / "assets" / STORED["mcp"])
+    flip_bit(catalogue.path("v2_snapshot") / "assets" / STORED["mcp"])
+    outcome = roll_back(project, "v3_snapshot")
     assert outcome.status == "failed"
     assert "is in: v1_snapshot." in outcome.diagnostics[0]
-    assert roll(project, "v1_snapshot").status == "restored"
+    assert roll_back(project, "v1_snapshot").status == "restored"
     assert project.content() == before
 
 
 @pytest.mark.smoke
-def test_an_added_file_inside_a_folder_is_refused(project: Project, roll: Any, tree: Any) -> None:
-    """A key that somebody slipped into a stored identity never goes live."""
+def test_added_file_inside_a_folder_is_refused(project: Project) -> None:
+    """A key that was added to a stored identity is never restored."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "identity" / "identity"
     (stored / "keys" / "backdoor").write_text("x")
-    before = tree(project.state)
-    outcome = roll(project, force=True)
+    before = file_tree(project.state)
+    outcome = roll_back(project, force=True)
     assert outcome.status == "failed"
     assert "keys/backdoor" in outcome.diagnostics[0]
-    assert tree(project.state) == before
+    assert file_tree(project.state) == before
 
 
-def test_a_link_that_points_elsewhere_is_refused(project: Project, roll: Any) -> None:
-    """The target of a link is covered by the digest."""
+def test_changed_link_target_is_refused(project: Project) -> None:
+    """The digest covers the target of a link."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "identity" / "identity" / "current"
     stored.unlink()
     os.symlink("/etc/passwd", stored)
-    outcome = roll(project, force=True)
+    outcome = roll_back(project, force=True)
     assert outcome.status == "failed"
     assert "identity" in outcome.diagnostics[0]
 
 
-def test_a_copy_of_what_was_absent_is_refused(project: Project, roll: Any) -> None:
-    """What is recorded as absent may not be found there."""
+def test_copy_of_an_absent_asset_is_refused(project: Project) -> None:
+    """An asset recorded as absent must have no stored copy."""
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / "extra"
     stored.mkdir()
     (stored / "extra.json").write_text("{}")
-    outcome = roll(project, force=True)
+    outcome = roll_back(project, force=True)
     assert outcome.status == "failed"
     assert "extra" in outcome.diagnostics[0]
 
 
 @pytest.mark.parametrize("name", ["assets/database/app.db-wal", "assets/mcp/other.json", "assets/more/thing", "thing"])
-def test_a_file_added_beside_the_assets_is_refused(project: Project, roll: Any, name: str) -> None:
-    """No byte that was not there when it was taken."""
+def test_file_added_next_to_the_assets_is_refused(project: Project, name: str) -> None:
+    """The snapshot may contain no file that was not captured."""
     project.capture()
     path = project.pipeline.catalogue.path("v1_snapshot") / name
     path.parent.mkdir(exist_ok=True)
     path.write_text("x")
-    assert roll(project, force=True).status == "failed"
+    assert roll_back(project, force=True).status == "failed"
 
 
 @pytest.mark.parametrize("suffix", ["-wal", "-journal"])
-def test_a_side_file_beside_a_stored_database_never_goes_live(project: Project, roll: Any, suffix: str) -> None:
-    """Whatever is made of it, the rows are the recorded ones, or it is refused."""
+def test_side_file_next_to_a_stored_database_never_goes_live(project: Project, suffix: str) -> None:
+    """The restored rows are the recorded ones, or the snapshot is refused."""
     before = project.content()
     project.capture()
     stored = project.pipeline.catalogue.path("v1_snapshot") / "assets" / STORED["database"]
     project.damage()
     damaged = project.content()
     stored.with_name(stored.name + suffix).write_bytes(os.urandom(8192))
-    status = roll(project).status
+    status = roll_back(project).status
     assert project.content() == (before if status == "restored" else damaged)
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda d: d["assets"][0].update(sha256="0" * 64), "checksum"),
         (lambda d: d.update(digest="0" * 64), "checksum"),
@@ -164,26 +158,24 @@ def test_a_side_file_beside_a_stored_database_never_goes_live(project: Project, 
     ],
     ids=["digest of an asset", "digest", "newer format", "another id", "path"],
 )
-def test_altered_metadata_is_refused(
-    project: Project, roll: Any, tree: Any, events: Any, change: Callable[[Any], None], told: str
-) -> None:
-    """The metadata is sealed; the refusal is audited."""
+def test_altered_metadata_is_refused(project: Project, change: Callable[[Any], None], message: str) -> None:
+    """A checksum covers the metadata; the refusal is audited."""
     project.capture()
     project.damage()
     path = project.pipeline.catalogue.path("v1_snapshot") / "metadata.json"
     document = json.loads(path.read_text())
     change(document)
     path.write_text(json.dumps(document))
-    before = tree(project.state)
-    outcome = roll(project, "v1_snapshot")
+    before = file_tree(project.state)
+    outcome = roll_back(project, "v1_snapshot")
     assert outcome.status == "failed"
-    assert told in outcome.diagnostics[0]
-    assert tree(project.state) == before
-    assert events(project) == [("rollback.refused", "failed")]
+    assert message in outcome.diagnostics[0]
+    assert file_tree(project.state) == before
+    assert audit_events(project) == [("rollback.refused", "failed")]
 
 
 def reseal(path: Path, change: Callable[[Any], None]) -> None:
-    """Alter metadata as somebody who knows the format would: with digest and checksum made right again."""
+    """Change the metadata and compute digest and checksum again, as an attacker who knows the format can."""
     from release_tasks.archive.seal import sealed, snapshot_digest
     from release_tasks.core.codec import decode, encode
     from release_tasks.core.records import SnapshotMetadata
@@ -198,22 +190,20 @@ def reseal(path: Path, change: Callable[[Any], None]) -> None:
 @pytest.mark.parametrize(
     "relative", ["../../../../outside/mcp.json", "assets/mcp/..", "/etc/passwd", "assets/identity/mcp.json", ""]
 )
-def test_a_resealed_path_that_leaves_its_place_is_refused(
-    project: Project, roll: Any, tree: Any, relative: str
-) -> None:
-    """A hostile but consistent document still cannot point anywhere else."""
+def test_forged_path_outside_the_asset_is_refused(project: Project, relative: str) -> None:
+    """A consistent document still cannot name a path outside the folder of its asset."""
     project.capture()
     project.damage()
     path = project.pipeline.catalogue.path("v1_snapshot") / "metadata.json"
     reseal(path, lambda d: d["assets"][2].update(relativePath=relative))
-    before = tree(project.state)
-    assert roll(project, "v1_snapshot").status == "failed"
-    assert tree(project.state) == before
+    before = file_tree(project.state)
+    assert roll_back(project, "v1_snapshot").status == "failed"
+    assert file_tree(project.state) == before
 
 
 @pytest.mark.parametrize("entry", ["../../../outside", "/tmp/outside", "keys/../../../outside"])
-def test_a_resealed_entry_that_leaves_its_folder_is_refused(project: Project, roll: Any, tree: Any, entry: str) -> None:
-    """Nor can an entry of a folder."""
+def test_forged_entry_outside_the_folder_is_refused(project: Project, entry: str) -> None:
+    """An entry of a folder cannot name a path outside that folder either."""
     from release_tasks.assets.files import entries_digest
     from release_tasks.core.codec import decode
     from release_tasks.core.records import AssetEntry
@@ -228,13 +218,13 @@ def test_a_resealed_entry_that_leaves_its_folder_is_refused(project: Project, ro
         asset["sha256"] = entries_digest([decode(AssetEntry, e, "entry") for e in asset["entries"]])
 
     reseal(path, change)
-    before = tree(project.state)
-    assert roll(project, "v1_snapshot").status == "failed"
-    assert tree(project.state) == before
+    before = file_tree(project.state)
+    assert roll_back(project, "v1_snapshot").status == "failed"
+    assert file_tree(project.state) == before
 
 
-def test_a_snapshot_folder_that_is_a_link_is_none(project: Project, roll: Any, tmp_path: Path) -> None:
-    """What lies elsewhere is no snapshot of ours."""
+def test_link_in_place_of_a_snapshot_folder_is_refused(project: Project, tmp_path: Path) -> None:
+    """A folder outside the catalogue is no snapshot."""
     from release_tasks.core.errors import UsageError
 
     project.capture()
@@ -242,21 +232,21 @@ def test_a_snapshot_folder_that_is_a_link_is_none(project: Project, roll: Any, t
     shutil.move(folder, tmp_path / "moved")
     os.symlink(tmp_path / "moved", folder)
     with pytest.raises(UsageError):
-        roll(project, "v1_snapshot")
+        roll_back(project, "v1_snapshot")
 
 
 @pytest.mark.parametrize("what", ["folder", "link", "socket inside"])
-def test_what_took_an_assets_place_does_not_bar_the_way_back(project: Project, roll: Any, what: str) -> None:
-    """A folder or a link where the config should be, a socket in identity/: replaced, and kept as remains."""
+def test_folder_link_or_socket_in_place_of_an_asset_is_replaced(project: Project, what: str) -> None:
+    """A folder or link in place of mcp.json, or a socket in identity/, is replaced and kept as remains."""
     import socket
 
-    good = project.content()
+    original = project.content()
     project.capture()
     listener = socket.socket(socket.AF_UNIX)
     if what == "socket inside":
-        here = os.open(project.identity, os.O_RDONLY)
-        listener.bind(f"/proc/self/fd/{here}/agent")
-        os.close(here)
+        folder = os.open(project.identity, os.O_RDONLY)
+        listener.bind(f"/proc/self/fd/{folder}/agent")
+        os.close(folder)
     else:
         project.mcp.unlink()
         if what == "folder":
@@ -264,11 +254,11 @@ def test_what_took_an_assets_place_does_not_bar_the_way_back(project: Project, r
             (project.mcp / "inside").write_text("x")
         else:
             project.mcp.symlink_to("/etc/hostname")
-    outcome = roll(project)
+    outcome = roll_back(project)
     listener.close()
     assert outcome.status == "restored", outcome.diagnostics
-    assert project.content() == good
+    assert project.content() == original
     assert not (project.identity / "agent").exists()
-    safety = project.pipeline.catalogue.path(outcome.safety_snapshot_id)
+    safety = safety_folder(project, outcome)
     if what == "folder":
         assert (safety / "assets/mcp/mcp.json/mcp.json/inside").read_text() == "x"

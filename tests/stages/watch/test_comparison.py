@@ -81,17 +81,17 @@ def reliability(**counts: int) -> ReliabilityReport:
     [
         ({"dead_letters": 5}, {"dead_letters": 5}, "ok", ""),
         ({"dead_letters": 4}, {"dead_letters": 5}, "ok", ""),
-        ({"dead_letters": 6}, {"dead_letters": 5}, "bad", "6 messages given up (limit 0)"),
+        ({"dead_letters": 6}, {"dead_letters": 5}, "bad", "6 dead letters (limit 0)"),
         ({"failed": 9}, {"failed": 0}, "ok", ""),
-        ({"failed": 11}, {"failed": 10}, "bad", "11 messages failed (limit 10)"),
+        ({"failed": 11}, {"failed": 10}, "bad", "11 failed messages (limit 10)"),
         ({"queued": 30}, {"queued": 40}, "ok", ""),
-        ({"queued": 41}, {"queued": 40}, "bad", "41 messages waiting"),
+        ({"queued": 41}, {"queued": 40}, "bad", "41 queued messages"),
         ({"rejected_callbacks": 103}, {"rejected_callbacks": 100}, "ok", ""),
-        ({"rejected_callbacks": 104}, {"rejected_callbacks": 100}, "bad", "4 callbacks rejected since"),
-        ({"rejected_callbacks": 4}, {"rejected_callbacks": 100}, "bad", "4 callbacks rejected"),
+        ({"rejected_callbacks": 104}, {"rejected_callbacks": 100}, "bad", "4 rejected callbacks since"),
+        ({"rejected_callbacks": 4}, {"rejected_callbacks": 100}, "bad", "4 rejected callbacks"),
         ({"dead_letters": 5}, {"failed": 0}, "unknown", "is unknown"),
         ({"dead_letters": 0}, {"failed": 0}, "unknown", "no longer reports a count"),
-        ({"failed": 11, "dead_letters": 5}, {"failed": 0}, "bad", "11 messages failed"),
+        ({"failed": 11, "dead_letters": 5}, {"failed": 0}, "bad", "11 failed messages"),
     ],
 )
 def test_only_increased_pressure_counts(now: dict[str, int], before: dict[str, int], finding: str, why: str) -> None:

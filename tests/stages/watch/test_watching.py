@@ -116,7 +116,7 @@ def test_only_pressure_that_grew_counts(
     service.on_request = lambda number: pressure.update(totalDeadLetters=8)
     report = watch_release(watched.settings, clock=clock)
     assert report.status == "degraded"
-    assert "8 messages given up (limit 0)" in report.reasons[0]
+    assert "8 dead letters (limit 0)" in report.reasons[0]
 
 
 def test_degraded_as_before_is_healthy(

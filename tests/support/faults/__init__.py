@@ -1,1 +1,1 @@
-"""What the proofs of this folder stand on: stages run in processes of their own, stopped at a system call of choice."""
+"""Tools of the fault tests: stages in processes of their own, which a test stops or fails at any system call."""

@@ -1,6 +1,6 @@
-"""A project whose stored files go wrong, in every way a file can, and what must not change when a command meets that.
+"""A project with damaged stored files, the kinds of damage, and the checks of what a refusal must not change.
 
-The digests of a forged document are made here as docs/formats.md says, not with the code that is under test.
+The digests of a forged document are computed here from docs/formats.md, not with the code under test.
 """
 
 from __future__ import annotations
@@ -11,45 +11,44 @@ import hashlib
 import json
 import os
 import shutil
-import socket
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import pytest
 from hypothesis import strategies as st
 
-import release_tasks
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.core.records import RollbackOutcome
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from tests.support.commands import run_inv, write_project_files
+from tests.support.files import listing, make_socket
 from tests.support.project import Project
 
 __all__ = [
     "DEVICES",
     "IN_PLACE",
-    "NEEDS_ROOT",
     "WRONG_DOCUMENTS",
-    "Watched",
+    "DamagedProject",
     "edited",
     "edits",
     "forge",
-    "listing",
-    "places",
+    "paths_in",
     "reseal",
     "scratch_folder",
+    "value_at",
 ]
 
 Damage = Callable[[Path], None]
-NEEDS_ROOT = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root makes devices")
 
 
-class Watched:
-    """A project with the equal snapshots v0 and v1 whose live state is another, and whatever must stay as it is."""
+class DamagedProject:
+    """A project with the equal snapshots v0 and v1, of which a test damages v1, and another live state.
+
+    ``new`` is the content of the snapshots, ``old`` the live content before a rollback.
+    """
 
     def __init__(self, project: Project) -> None:
         self.project = project
@@ -59,15 +58,13 @@ class Watched:
             project.capture(release)
         project.damage()
         (self.folder / "neighbour").mkdir()
-        (self.folder / "neighbour" / "file").write_text("nobody's asset")
-        section = {"tasks": {"executor_class": "release_tasks.executor.StageExecutor"}, "release": project.raw}
-        (self.folder / "invoke.yaml").write_text(json.dumps(section))
-        (self.folder / "tasks.py").write_text("from release_tasks import ns\n")
+        (self.folder / "neighbour" / "file").write_text("no asset")
+        write_project_files(self.folder, project.raw)
         self.old = project.content()
         self.settings = project.settings
         self.pipeline = Pipeline(self.settings.release.root)
         self.template = self.folder.with_name(self.folder.name + "-template")
-        self.keep()
+        self.save_template()
 
     @property
     def snapshot(self) -> Path:
@@ -79,18 +76,18 @@ class Watched:
         """Its metadata.json."""
         return self.snapshot / "metadata.json"
 
-    def keep(self) -> None:
-        """Make what is here now what ``fresh`` brings back."""
+    def save_template(self) -> None:
+        """Save the present content of the folder as the template of ``reset``."""
         shutil.rmtree(self.template, ignore_errors=True)
         shutil.copytree(self.folder, self.template, symlinks=True)
 
-    def fresh(self) -> None:
-        """Bring everything back as it was before the first damage."""
+    def reset(self) -> None:
+        """Bring the whole folder back to the template."""
         shutil.rmtree(self.folder)
         shutil.copytree(self.template, self.folder, symlinks=True)
 
-    def mend(self) -> None:
-        """Bring the snapshots back as they were, and leave the rest, which no refusal may have changed."""
+    def repair_snapshots(self) -> None:
+        """Bring the snapshots back to the template, and nothing else: a refusal must not have changed anything else."""
         shutil.rmtree(self.pipeline.catalogue.store.folder)
         shutil.copytree(
             self.template / self.pipeline.catalogue.store.folder.relative_to(self.folder),
@@ -99,96 +96,69 @@ class Watched:
         )
 
     def live(self) -> dict[str, Any]:
-        """Everything in the project's folder that is not the pipeline's."""
-        return {path: kept for path, kept in listing(self.folder).items() if path.partition("/")[0] != "pipeline"}
+        """Return a listing of the project's folder without the pipeline."""
+        return {path: info for path, info in listing(self.folder).items() if path.partition("/")[0] != "pipeline"}
 
-    def is_whole(self) -> str:
-        """Say ``old`` or ``new`` when every asset is, else what there is."""
+    def state(self) -> str:
+        """Return ``old`` or ``new`` when all assets have that state, else a description of the mix."""
         now = self.project.content()
         return "old" if now == self.old else "new" if now == self.new else f"a mix: {now}"
 
-    def roll(self, snapshot_id: str | None = "v1_snapshot", **flags: Any) -> RollbackOutcome:
+    def roll_back(self, snapshot_id: str | None = "v1_snapshot", *, force: bool = False) -> RollbackOutcome:
         """Roll back to the damaged snapshot."""
-        return rollback(self.settings, RollbackRequest(snapshot_id=snapshot_id, **flags))
+        return rollback(self.settings, RollbackRequest(snapshot_id=snapshot_id, force=force))
 
-    def refused(self, case: object) -> str:
-        """Hold that a rollback is refused, on record, with not an inode or a time changed; returns the sentence."""
+    def assert_refused(self, case: object) -> str:
+        """Fail unless a rollback is refused and audited, with no inode or time changed; returns the message."""
         live, stored = self.live(), listing(self.pipeline.catalogue.store.folder)
-        outcome = self.roll()
+        outcome = self.roll_back()
         assert (outcome.status, outcome.safety_snapshot_id, outcome.restored_assets) == ("failed", None, []), case
         assert self.live() == live, case
         assert listing(self.pipeline.catalogue.store.folder) == stored, case
         assert self.last_event() == ("rollback.refused", "failed", outcome.diagnostics[0]), case
         assert not self.pipeline.journal_path.exists(), case
-        assert self.strays() == [], case
+        assert self.leftovers() == [], case
         return outcome.diagnostics[0]
 
-    def strays(self) -> list[str]:
-        """Names that nobody but a run that ended early could have left."""
+    def leftovers(self) -> list[str]:
+        """Return the temporary files of interrupted runs."""
         found = [path.relative_to(self.folder) for path in self.folder.rglob("*")]
         return [str(path) for path in found if path.name.startswith(".") or path.name.endswith(".tmp")]
 
     def last_event(self) -> tuple[str, str, str]:
-        """The newest event of an audit log that holds, as event, status and detail."""
+        """Return event, status and detail of the latest audit event; fails when the log is not intact."""
         verdict = self.pipeline.audit.verify()
         assert verdict.intact, verdict.problems
         event = verdict.events[-1]
         return event["event"], event["status"], event["detail"]
 
     def inv(self, *words: str) -> subprocess.CompletedProcess[str]:
-        """Run the real ``inv`` in the project; it must end within a minute, and never with a traceback."""
-        kept = {key: value for key, value in os.environ.items() if not key.startswith(("INVOKE_", "PYTHON"))}
-        package = str(Path(release_tasks.__file__).parent.parent)
-        done = subprocess.run(
-            [sys.executable, "-m", "invoke", *words],
-            cwd=self.folder,
-            env={**kept, "PYTHONPATH": package, "PYTHONDONTWRITEBYTECODE": "1"},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-        assert "Traceback" not in done.stderr + done.stdout, done
-        return done
+        """Run the real ``inv`` in the project; it must end within a minute and print no traceback."""
+        return run_inv(self.folder, *words)
 
 
 @contextlib.contextmanager
 def scratch_folder() -> Iterator[Path]:
-    """A folder that is gone afterwards, in memory where there is such a place."""
+    """Yield a folder, in memory where possible, and remove it."""
     shared = Path("/dev/shm")
     with tempfile.TemporaryDirectory(prefix="release-tasks-", dir=shared if shared.is_dir() else None) as name:
         yield Path(name)
 
 
-def listing(root: Path) -> dict[str, Any]:
-    """Everything at and below a folder: mode, inode, owner, time, and bytes or link target."""
-    found: dict[str, Any] = {}
-    for path in [root, *sorted(root.rglob("*"))]:
-        info = os.lstat(path)
-        kept: Any = None
-        if stat.S_ISREG(info.st_mode):
-            kept = path.read_bytes()
-        elif stat.S_ISLNK(info.st_mode):
-            kept = os.readlink(path)
-        found[str(path.relative_to(root))] = (info.st_mode, info.st_ino, info.st_uid, info.st_mtime_ns, kept)
-    return found
-
-
-def _elsewhere(path: Path) -> Path:
+def _outside_pipeline(path: Path) -> Path:
     pipeline = next(folder for folder in path.parents if folder.name == "pipeline")
     return pipeline.parent / "neighbour" / "moved"
 
 
-def _link_to_the_same(path: Path) -> None:
-    away = _elsewhere(path)
-    shutil.rmtree(away, ignore_errors=True)
-    away.unlink(missing_ok=True)
-    path.rename(away)
-    path.symlink_to(away)
+def _move_and_link(path: Path) -> None:
+    target = _outside_pipeline(path)
+    shutil.rmtree(target, ignore_errors=True)
+    target.unlink(missing_ok=True)
+    path.rename(target)
+    path.symlink_to(target)
 
 
-def _instead(make: Callable[[Path], Any]) -> Damage:
+def _replace_with(make: Callable[[Path], Any]) -> Damage:
     def replace(path: Path) -> None:
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -199,27 +169,17 @@ def _instead(make: Callable[[Path], Any]) -> Damage:
     return replace
 
 
-def _socket(path: Path) -> None:
-    # A socket's path has at most 107 bytes, a test's folder more.
-    here = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        with socket.socket(socket.AF_UNIX) as listener:
-            listener.bind(f"/proc/self/fd/{here}/{path.name}")
-    finally:
-        os.close(here)
-
-
 def _device(kind: int, major: int, minor: int) -> Damage:
-    return _instead(lambda path: os.mknod(path, kind | 0o600, os.makedev(major, minor)))
+    return _replace_with(lambda path: os.mknod(path, kind | 0o600, os.makedev(major, minor)))
 
 
-# What can stand where a file or folder should be.
+# What can be found in place of a file or folder.
 IN_PLACE: dict[str, Damage] = {
-    "a link to the same elsewhere": _link_to_the_same,
-    "a link to nowhere": _instead(lambda path: path.symlink_to("nowhere")),
-    "a link to itself": _instead(lambda path: path.symlink_to(path.name)),
-    "a named pipe": _instead(os.mkfifo),
-    "a socket": _instead(_socket),
+    "a link to the moved original": _move_and_link,
+    "a link to nowhere": _replace_with(lambda path: path.symlink_to("nowhere")),
+    "a link to itself": _replace_with(lambda path: path.symlink_to(path.name)),
+    "a named pipe": _replace_with(os.mkfifo),
+    "a socket": _replace_with(make_socket),
 }
 DEVICES: dict[str, Damage] = {
     "a device that is empty": _device(stat.S_IFCHR, 1, 3),
@@ -230,7 +190,7 @@ DEVICES: dict[str, Damage] = {
 
 
 def _add(text: bytes) -> Damage:
-    """Write a key more into the outermost object, as text."""
+    """Add a key to the outermost object, as text."""
     return lambda path: _write(path, b"{" + text + b"," + path.read_bytes().lstrip()[1:])
 
 
@@ -238,12 +198,12 @@ def _write(path: Path, data: bytes) -> None:
     path.write_bytes(data)
 
 
-def _double_a_key(path: Path) -> None:
+def _repeat_a_key(path: Path) -> None:
     first = next(iter(json.loads(path.read_bytes()).items()))
     _add(json.dumps({first[0]: first[1]})[1:-1].encode())(path)
 
 
-# What can be wrong with a file of JSON whatever it says: no reader may take any of these.
+# Damage that makes any JSON file invalid: no reader may accept it.
 WRONG_DOCUMENTS: dict[str, Damage] = {
     "no bytes": lambda path: _write(path, b""),
     "half of it": lambda path: _write(path, path.read_bytes()[: path.stat().st_size // 2]),
@@ -259,7 +219,7 @@ WRONG_DOCUMENTS: dict[str, Damage] = {
     "1e999": _add(b'"note": 1e999'),
     "a number of 4000 digits": _add(b'"note": ' + b"9" * 4000),
     "a number of a million digits": _add(b'"note": -' + b"9" * 1_000_000),
-    "a key twice": _double_a_key,
+    "a key twice": _repeat_a_key,
     "a key twice, far down": _add(b'"note": {"a": [{"b": 1, "b": 1}]}'),
     "a long key twice": _add(b'"%(k)s": 1, "%(k)s": 2' % {b"k": b"k" * 1_000_000}),
     "100,000 levels": _add(b'"note": ' + b"[" * 100_000 + b"]" * 100_000),
@@ -270,19 +230,19 @@ WRONG_DOCUMENTS: dict[str, Damage] = {
     "a list": lambda path: _write(path, b"[" + path.read_bytes() + b"]"),
     "null": lambda path: _write(path, b"null"),
     "an object without keys": lambda path: _write(path, b"{}"),
-    "a folder": _instead(os.mkdir),
+    "a folder": _replace_with(os.mkdir),
     **IN_PLACE,
 }
 
 
 def reseal(document: dict[str, Any]) -> dict[str, Any]:
-    """Give a document the checksum that belongs to what it says now."""
+    """Return the document with the checksum of its present content."""
     unsealed = {key: value for key, value in document.items() if key != "checksum"}
     return {**unsealed, "checksum": _sha256(unsealed)}
 
 
 def forge(document: dict[str, Any]) -> dict[str, Any]:
-    """Give metadata every digest that belongs to what it says now, as somebody would who has read the formats."""
+    """Return metadata with every digest of its present content, as an attacker who knows the formats computes them."""
     document = copy.deepcopy(document)
     assets = document.get("assets")
     if isinstance(assets, list) and all(isinstance(asset, dict) for asset in assets):
@@ -302,12 +262,12 @@ def _sha256(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def places(value: Any, above: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """Yield the place of every value at any depth: the keys and indexes that lead to it."""
+def paths_in(value: Any, parents: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Yield the path of every value at any depth: its keys and indexes."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, inner in items:
-        yield (*above, key)
-        yield from places(inner, (*above, key))
+        yield (*parents, key)
+        yield from paths_in(inner, (*parents, key))
 
 
 _TEXTS = ["", ".", "..", "../../neighbour/file", "/etc/passwd", "a\x00b", "\ud800", "x" * 5000, "assets/mcp/mcp.json"]
@@ -321,31 +281,31 @@ _VALUES = st.recursive(
 
 @st.composite
 def edits(draw: st.DrawFn, document: dict[str, Any]) -> list[tuple[tuple[Any, ...], str, Any]]:
-    """Draw one to three edits of a document: a place, what happens there, and with which value."""
-    found = list(places(document))
-    other = st.sampled_from(found).map(lambda place: _at(document, place))
+    """Draw one to three edits of a document: a path, an operation (set, drop, double) and a value."""
+    found = list(paths_in(document))
+    other = st.sampled_from(found).map(lambda path: value_at(document, path))
     edit = st.tuples(st.sampled_from(found), st.sampled_from(["set", "set", "set", "drop", "double"]), _VALUES | other)
     return draw(st.lists(edit, min_size=1, max_size=3))
 
 
 def edited(document: dict[str, Any], changes: list[tuple[tuple[Any, ...], str, Any]]) -> dict[str, Any]:
-    """Return a copy with the edits made, as far as the places are still there after those before."""
+    """Return a copy with the edits applied; an edit of a path that no longer exists is skipped."""
     document = copy.deepcopy(document)
-    for place, how, value in changes:
+    for path, how, value in changes:
         try:
-            target = _at(document, place[:-1])
+            target = value_at(document, path[:-1])
             if how == "set":
-                target[place[-1]] = copy.deepcopy(value)
+                target[path[-1]] = copy.deepcopy(value)
             elif how == "drop":
-                del target[place[-1]]
+                del target[path[-1]]
             elif isinstance(target, list):
-                target.append(copy.deepcopy(target[place[-1]]))
+                target.append(copy.deepcopy(target[path[-1]]))
         except (KeyError, IndexError, TypeError):
             continue
     return document
 
 
-def _at(value: Any, place: tuple[Any, ...]) -> Any:
-    for key in place:
+def value_at(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
         value = value[key]
     return value

@@ -1,6 +1,6 @@
-"""Filesystems on image files whose power can be cut: what was not flushed is gone when they are mounted again.
+"""Filesystems on image files that can lose power: after the next mount, everything that was not flushed is gone.
 
-On ext4 and XFS an ioctl stops the filesystem where it stands, without writing back its cache or its journal
+On ext4 and XFS an ioctl stops the filesystem immediately, without writing back its cache or its journal
 (``EXT4_IOC_SHUTDOWN`` in fs/ext4/ext4.h, ``XFS_IOC_GOINGDOWN`` in fs/xfs/libxfs/xfs_fs.h: one number). Mounting then
 replays the journal, as after a real power cut.
 """
@@ -14,15 +14,15 @@ import struct
 import subprocess
 from pathlib import Path
 
-from tests.support.faults.scene import Scene
+from tests.support.faults.scenario import Scenario, run_command
 
-__all__ = ["KINDS", "Disk", "DiskScene", "why_not"]
+__all__ = ["FILESYSTEMS", "Disk", "DiskScenario", "why_not"]
 
 _SHUTDOWN = 0x8004587D
 _NO_LOG_FLUSH = 2
 
-# noauto_da_alloc: ext4 flushes a file by itself when it is renamed over another, and would hide a missing fsync.
-KINDS = {
+# noauto_da_alloc: without it ext4 flushes a file that is renamed over another one, which hides a missing fsync.
+FILESYSTEMS = {
     "ext4": (["mkfs.ext4", "-q", "-F", "-E", "lazy_itable_init=0", "-m", "0"], "noauto_da_alloc,commit=600"),
     "xfs": (["mkfs.xfs", "-q", "-f"], "nouuid"),
 }
@@ -30,44 +30,44 @@ _SIZES = {"ext4": 16 << 20, "xfs": 300 << 20}  # mkfs.xfs makes none smaller tha
 
 
 class Disk:
-    """One filesystem of a kind on a sparse image, mounted at ``place``."""
+    """One filesystem on a sparse image, mounted at ``folder``."""
 
-    def __init__(self, kind: str, image: Path, place: Path) -> None:
-        self.kind, self.image, self.place = kind, image, place
+    def __init__(self, filesystem: str, image: Path, folder: Path) -> None:
+        self.filesystem, self.image, self.folder = filesystem, image, folder
         self.is_mounted = False
         with image.open("wb") as file:
-            file.truncate(_SIZES[kind])
-        _call([*KINDS[kind][0], str(image)])
+            file.truncate(_SIZES[filesystem])
+        run_command([*FILESYSTEMS[filesystem][0], str(image)])
 
     @classmethod
-    def filled(cls, kind: str, image: Path, folder: Path) -> Disk:
-        """Return an unmounted disk that holds what ``folder`` holds and is to be mounted over it."""
-        disk = cls(kind, image, folder)
-        kept = folder.with_name(folder.name + ".kept")
-        folder.rename(kept)
+    def filled(cls, filesystem: str, image: Path, folder: Path) -> Disk:
+        """Return an unmounted disk with the content of ``folder``, to be mounted over it."""
+        disk = cls(filesystem, image, folder)
+        original = folder.with_name(folder.name + ".original")
+        folder.rename(original)
         folder.mkdir()
         disk.mount()
-        shutil.copytree(kept, folder, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(original, folder, symlinks=True, dirs_exist_ok=True)
         disk.unmount()
-        shutil.rmtree(kept)
+        shutil.rmtree(original)
         return disk
 
     def mount(self) -> None:
-        _call(["mount", "-o", f"loop,{KINDS[self.kind][1]}", str(self.image), str(self.place)])
+        run_command(["mount", "-o", f"loop,{FILESYSTEMS[self.filesystem][1]}", str(self.image), str(self.folder)])
         self.is_mounted = True
 
     def unmount(self) -> None:
         if self.is_mounted:
-            _call(["umount", str(self.place)])
+            run_command(["umount", str(self.folder)])
             self.is_mounted = False
 
     def cut(self, *, after_names: bool = False) -> None:
-        """Cut the power: nothing that is not on the disk by now will ever be.
+        """Cut the power: everything that is not on the disk yet is lost.
 
-        With ``after_names`` the kernel has just written its journal of its own accord: names, sizes and modes have
-        arrived, and bytes that nobody flushed have not.
+        With ``after_names`` the kernel writes its journal first: names, sizes and modes are on the disk, and bytes that
+        were not flushed are not.
         """
-        descriptor = os.open(self.place, os.O_RDONLY | os.O_DIRECTORY)
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
             if after_names:
                 os.fsync(descriptor)
@@ -76,30 +76,30 @@ class Disk:
             os.close(descriptor)
 
 
-class DiskScene(Scene):
-    """A scene whose state and whose pipeline lie on a disk each, so that no flush of one helps the other."""
+class DiskScenario(Scenario):
+    """A scenario with state and pipeline on separate disks, so that no flush of one flushes the other."""
 
     disks: tuple[Disk, ...] = ()
 
-    def put_on(self, kind: str) -> None:
-        """Move the scene onto new disks of a kind and keep these as what ``fresh`` brings back."""
-        super().lay_out()
+    def move_to_disks(self, filesystem: str) -> None:
+        """Move state and pipeline onto new disks, and save these disks as the template of ``reset``."""
+        super().restore_files()
         folder = self.project.folder
-        for place in (self.project.state, self.project.pipeline.root):
-            image = folder.with_name(f"{folder.name}-{place.name}.image")
-            self.disks += (Disk.filled(kind, image, place),)
+        for target in (self.project.state, self.project.pipeline.root):
+            image = folder.with_name(f"{folder.name}-{target.name}.image")
+            self.disks += (Disk.filled(filesystem, image, target),)
         for disk in self.disks:
-            _copy_sparse(disk.image, _kept(disk))
-        self.lay_out()
+            _copy_sparse(disk.image, _template_of(disk))
+        self.restore_files()
 
-    def lay_out(self) -> None:
+    def restore_files(self) -> None:
         for disk in self.disks:
             disk.unmount()
-            _copy_sparse(_kept(disk), disk.image)
+            _copy_sparse(_template_of(disk), disk.image)
             disk.mount()
 
     def cut_power(self, *, after_names: bool = False) -> None:
-        """Cut both disks at once and bring them back as a reboot would, with device numbers that may be others."""
+        """Cut both disks and mount them again as after a reboot; their device numbers may change."""
         for disk in self.disks:
             disk.cut(after_names=after_names)
         for disk in self.disks:
@@ -112,33 +112,28 @@ class DiskScene(Scene):
             disk.unmount()
 
 
-def _kept(disk: Disk) -> Path:
-    return disk.image.with_suffix(".kept")
+def _template_of(disk: Disk) -> Path:
+    return disk.image.with_suffix(".template")
 
 
-def _copy_sparse(source: Path, goal: Path) -> None:
-    # To a new file, because a loop device may be slow to let go of the one that was unmounted: mount would take that
-    # device again, with what it remembers of the disk before.
-    goal.unlink(missing_ok=True)
-    _call(["cp", "--sparse=always", str(source), str(goal)])
+def _copy_sparse(source: Path, target: Path) -> None:
+    # To a new file: a loop device may keep the unmounted file for a while, and mount would reuse that device with its
+    # cache of the old content.
+    target.unlink(missing_ok=True)
+    run_command(["cp", "--sparse=always", str(source), str(target)])
 
 
-def why_not(kind: str) -> str | None:
-    """Say why disks of a kind cannot be had here, or None."""
+def why_not(filesystem: str) -> str | None:
+    """Return why this filesystem cannot be made and mounted here, or None."""
     if os.geteuid() != 0:
         return "mounting needs root"
-    tool = KINDS[kind][0][0]
+    tool = FILESYSTEMS[filesystem][0][0]
     if shutil.which(tool) is None:
         return f"{tool} is not installed"
-    if kind not in Path("/proc/filesystems").read_text().split():
-        _ = subprocess.run(["modprobe", kind], capture_output=True, check=False)
-        if kind not in Path("/proc/filesystems").read_text().split():
-            return f"this kernel has no {kind}"
+    if filesystem not in Path("/proc/filesystems").read_text().split():
+        _ = subprocess.run(["modprobe", filesystem], capture_output=True, check=False)
+        if filesystem not in Path("/proc/filesystems").read_text().split():
+            return f"this kernel has no {filesystem}"
     if not Path("/dev/loop-control").exists():
         return "there are no loop devices"
     return None
-
-
-def _call(command: list[str]) -> None:
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"

@@ -1,7 +1,7 @@
-"""Runs stages for the fault tests, each in a child that has everything imported already.
+"""Runs stages for the fault tests, each in a child that has all imports done already.
 
-Started as a script. Takes one JSON object a line on stdin, forks, prints the child's pid, lets the child begin at the
-next line, and prints how it ended. A child costs milliseconds, where a fresh interpreter costs half a second.
+Run with ``python -m``. Reads one JSON object a line from stdin, forks, prints the child's pid, lets the child start at
+the next line, and prints how it ended. A child costs milliseconds; a new interpreter costs half a second.
 """
 
 from __future__ import annotations
@@ -21,57 +21,58 @@ import requests  # noqa: F401
 from release_tasks.core import durable
 from tests.support.faults import stages
 from tests.support.faults.mutants import apply_mutant
+from tests.support.faults.replace import replace
 
 
 def main() -> None:
-    """Serve until stdin ends."""
+    """Serve until stdin is closed."""
     for line in sys.stdin:
         job = json.loads(line)
         if job.get("here"):
-            # Once in this process: what is compiled at first use is ready in every child from then on.
+            # Once in this process, so that every later child inherits what is compiled at first use.
             stages.STAGES[job["stage"]](job["raw"], Path(job["folder"]), **job.get("options", {}))
             print("done", flush=True)
             continue
-        begin, ended = os.pipe(), os.pipe()
+        start, end = os.pipe(), os.pipe()
         child = os.fork()
         if child == 0:
-            _work(job, begin[0], ended[1], close=(begin[1], ended[0]))
-        os.close(begin[0])
-        os.close(ended[1])
+            _run(job, start[0], end[1], close=(start[1], end[0]))
+        os.close(start[0])
+        os.close(end[1])
         print(child, flush=True)
         sys.stdin.readline()
-        os.write(begin[1], b"g")
-        os.close(begin[1])
-        with os.fdopen(ended[0], "rb") as pipe:
-            told = pipe.read()
+        os.write(start[1], b"g")
+        os.close(start[1])
+        with os.fdopen(end[0], "rb") as pipe:
+            report = pipe.read()
         code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(json.dumps({"code": code, **(json.loads(told) if told else {})}), flush=True)
+        print(json.dumps({"code": code, **(json.loads(report) if report else {})}), flush=True)
 
 
-def _work(job: dict[str, Any], begin: int, ended: int, close: tuple[int, int]) -> None:
+def _run(job: dict[str, Any], start: int, end: int, close: tuple[int, int]) -> None:
     code = 1
     try:
         for descriptor in close:
             os.close(descriptor)
         flushes = apply_mutant(job.get("mutant"))
         if job.get("many") is not None:
-            durable._MANY = job["many"]
+            replace(durable, "SYNCFS_THRESHOLD", job["many"])
         if job.get("serial", True):
             stages.make_serial()
         stage: Callable[..., Any] = stages.STAGES[job["stage"]]
-        os.read(begin, 1)
-        told = stage(job["raw"], Path(job["folder"]), **job.get("options", {}))
-        _tell(ended, {"told": told, "flushes": flushes.seen})
+        os.read(start, 1)
+        result = stage(job["raw"], Path(job["folder"]), **job.get("options", {}))
+        _report(end, {"result": result, "flushes": flushes.seen})
         code = 0
     except BaseException:
-        _tell(ended, {"traceback": traceback.format_exc()})
+        _report(end, {"traceback": traceback.format_exc()})
     finally:
         os._exit(code)
 
 
-def _tell(pipe: int, what: dict[str, Any]) -> None:
+def _report(pipe: int, report: dict[str, Any]) -> None:
     with os.fdopen(os.dup(pipe), "wb") as file:
-        file.write(json.dumps(what).encode())
+        file.write(json.dumps(report).encode())
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""Stages in which one system call of choice fails: the process that runs them under strace, and how tests talk to it.
+"""Stages in which one chosen system call fails: the process that runs them under strace, and its client.
 
-strace fails one call of each name that a process makes, that of a fixed number. A stage runs in a child of its own,
-which counts from zero and first makes as many calls without effect as it takes for the N-th of the stage to be that
-one. So one strace serves a thousand runs, and each costs little more than its stage.
+strace fails the call number T of each name in each process, where T is fixed. Each stage runs in a child, where the
+count starts at zero. The child first makes T - N calls without effect, so that the N-th call of the stage fails. One
+strace therefore serves a thousand runs.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import subprocess
 import sys
 import traceback
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,18 @@ from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageError
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.journal import write_journal
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.flags import with_flags
 from release_tasks.tasks.project import load_settings
+from tests.support.crash import call_at
 from tests.support.faults import stages
+from tests.support.faults.replace import replace
 from tests.support.faults.stages import prepare
 
 __all__ = ["CHANGING", "OPENING", "READING", "Ended", "FailingCalls", "why_not"]
 
-# What a stage calls besides cannot fail (close), or is not about files.
+# The other calls of a stage cannot fail (close) or do not concern files.
 CHANGING = (
     *("write", "pwrite64", "ftruncate", "fallocate", "fsync", "fdatasync", "syncfs", "rename", "renameat2", "unlink"),
     *("rmdir", "mkdir", "symlink", "chmod", "fchmod", "utimensat", "fchown", "lchown"),
@@ -63,7 +66,7 @@ _THRESHOLD = 700  # more calls of one name than any stage makes
 
 
 def why_not() -> str | None:
-    """Say why calls cannot be made to fail here, or None."""
+    """Return why calls cannot be made to fail on this machine, or None."""
     if shutil.which("strace") is None:
         return "there is no strace (Debian: apt install strace)"
     if sys.platform != "linux" or platform.machine() != "x86_64":
@@ -73,10 +76,13 @@ def why_not() -> str | None:
 
 @frozen(kw_only=True)
 class Ended:
-    """How a stage ended: its status or what it raised, what it said, and the call that strace failed, if it came."""
+    """How a stage ended.
 
-    told: str
-    sentences: list[str] = field(factory=list)
+    ``result`` is its status or the name of its error; ``failed_call`` is empty when strace failed no call.
+    """
+
+    result: str
+    messages: list[str] = field(factory=list)
     traceback: str = ""
     failed_call: str = ""
     calls: Counter[str] = field(factory=Counter)
@@ -85,7 +91,7 @@ class Ended:
 class FailingCalls:
     """A process that forks a child for each stage, under an strace that fails calls of ``names`` with ``error``.
 
-    ``job`` is run in the process itself first, so that every later child starts warm.
+    ``job`` runs in the process itself first, so that every later child has all modules loaded.
     """
 
     def __init__(
@@ -94,8 +100,8 @@ class FailingCalls:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self.socket = ours
         command = [sys.executable, "-B", "-m", __name__, str(theirs.fileno())]
-        places = [str(Path(__file__).absolute().parents[3]), os.environ.get("PYTHONPATH", "")]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, places))}
+        paths = [str(Path(__file__).absolute().parents[3]), os.environ.get("PYTHONPATH", "")]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
         self.process = subprocess.Popen(command, pass_fds=[theirs.fileno()], env=environment)
         theirs.close()
         self.socket.send(json.dumps({**job, "here": True}).encode())
@@ -119,7 +125,7 @@ class FailingCalls:
         self.lines.close()
 
     def run(self, job: dict[str, Any], name: str | None = None, number: int = 0) -> Ended:
-        """Run a stage, and fail its ``number``-th call of one name, if it makes so many."""
+        """Run a stage and fail its ``number``-th call of one name, if it makes that many."""
         return self._ask({**job, "name": name, "number": number})
 
     def _ask(self, job: dict[str, Any]) -> Ended:
@@ -133,12 +139,12 @@ class FailingCalls:
             thread, _, call = line.partition(" ")
             if thread != str(answer["pid"]):
                 continue
-            if (found := re.match(r"\s*(\w+)\(", call)) is not None:  # not where an unfinished one is resumed
+            if (found := re.match(r"\s*(\w+)\(", call)) is not None:  # no match where strace resumes an unfinished call
                 calls[found[1]] += 1
             failed = failed or (call if "(INJECTED)" in call else "")
         return Ended(
-            told=answer["told"],
-            sentences=answer.get("sentences", []),
+            result=answer["result"],
+            messages=answer.get("messages", []),
             traceback=answer.get("traceback", ""),
             failed_call=failed.strip(),
             calls=calls,
@@ -155,18 +161,9 @@ def _rollback(settings: Settings) -> tuple[str, list[str]]:
     return outcome.status, outcome.diagnostics
 
 
-def _cut_rollback(settings: Settings, notes: int) -> tuple[str, list[str]]:
-    """Begin a rollback and end the process, as a kill does, once the journal was rewritten so many times."""
-    note = swap.Swap._note
-
-    def noted(self: Any, step: Any) -> Any:
-        nonlocal notes
-        if notes == 0:
-            os._exit(0)
-        notes -= 1
-        return note(self, step)
-
-    swap.Swap._note = noted  # type: ignore[method-assign]
+def _killed_rollback(settings: Settings, journal_writes: int) -> tuple[str, list[str]]:
+    """Start a rollback and end the process, as SIGKILL does, after so many journal writes of its swap."""
+    replace(swap, "write_journal", call_at(journal_writes + 1, write_journal, lambda: os._exit(0)))
     return _rollback(settings)
 
 
@@ -180,13 +177,18 @@ def _prepare(settings: Settings, release_id: str) -> tuple[str, list[str]]:
     return manifest.status, manifest.diagnostics
 
 
-_STAGES = {"rollback": _rollback, "cut rollback": _cut_rollback, "recover": _recover, "prepare": _prepare}
+_STAGES: dict[str, Callable[..., tuple[str, list[str]]]] = {
+    "rollback": _rollback,
+    "killed rollback": _killed_rollback,
+    "recover": _recover,
+    "prepare": _prepare,
+}
 
 
 def _serve() -> None:
-    """Answer JSON documents on the socket whose number is given, until it is closed.
+    """Answer JSON documents on the socket with the given descriptor, until it is closed.
 
-    Not over a pipe: reads and writes of this process would count.
+    A pipe does not serve: strace would count the reads and writes of this process.
     """
     channel = socket.socket(fileno=int(sys.argv[1]))
     stages.make_serial()
@@ -210,11 +212,11 @@ def _run_in_child(job: dict[str, Any]) -> dict[str, Any]:
         while part := ours.recv(1 << 16):
             data += part
     os.waitpid(child, 0)
-    return json.loads(data) if data else {"told": "ended without a word", "pid": child}
+    return json.loads(data) if data else {"result": "ended without an answer", "pid": child}
 
 
 def _fail_later(name: str | None, number: int) -> None:
-    """Make calls that fail by themselves, so many that the ``number``-th from here on reaches the threshold."""
+    """Make calls without effect until the ``number``-th call from here on reaches the threshold."""
     if name is None:
         return
     call, code = ctypes.CDLL(None).syscall, _NUMBERS[name]
@@ -227,12 +229,12 @@ def _run(job: dict[str, Any]) -> dict[str, Any]:
     answer: dict[str, Any] = {"pid": os.getpid()}
     try:
         settings = _settings(json.dumps(job["raw"]), Path(job["folder"]))
-        told, sentences = _STAGES[job["stage"]](settings, **job["options"])
-        return {**answer, "told": told, "sentences": sentences}
+        result, messages = _STAGES[job["stage"]](settings, **job["options"])
+        return {**answer, "result": result, "messages": messages}
     except StageError as error:
-        return {**answer, "told": type(error).__name__, "sentences": [error.message]}
+        return {**answer, "result": type(error).__name__, "messages": [error.message]}
     except BaseException as error:
-        return {**answer, "told": repr(error), "traceback": traceback.format_exc()}
+        return {**answer, "result": repr(error), "traceback": traceback.format_exc()}
 
 
 if __name__ == "__main__":

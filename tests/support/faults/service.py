@@ -8,29 +8,34 @@ from pathlib import Path
 
 __all__ = ["Service"]
 
+_REPOSITORY = Path(__file__).absolute().parents[3]
+
 
 class Service:
-    """Holds at most one database open at a time; see ``writer.py``."""
+    """The process of ``database_user.py``; it holds at most one database open at a time."""
 
     def __init__(self) -> None:
-        script = Path(__file__).with_name("writer.py")
         self.process = subprocess.Popen(
-            [sys.executable, "-B", str(script)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, "-B", "-m", "tests.support.faults.database_user"],
+            cwd=_REPOSITORY,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
 
     def open(self, database: Path) -> None:
-        """Open it and commit once; it writes on from then."""
-        self._tell(f"open {database}")
+        """Open a database, commit once and go on writing."""
+        self._send(f"open {database}")
 
-    def let_go(self) -> None:
-        """Close what is open."""
-        self._tell("close")
+    def close_database(self) -> None:
+        """Close the database that is open."""
+        self._send("close")
 
     def end(self) -> None:
         """End the process."""
         self.process.communicate(timeout=60)
 
-    def _tell(self, line: str) -> None:
+    def _send(self, line: str) -> None:
         assert self.process.stdin is not None and self.process.stdout is not None
         self.process.stdin.write(line + "\n")
         self.process.stdin.flush()

@@ -1,11 +1,11 @@
-"""The stages as the driver calls them: on a scratch project, straight through their public functions."""
+"""The stages as the driver calls them: the public functions, on a scratch project."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
 from release_tasks.archive import capture
 from release_tasks.archive.pipeline import Pipeline
@@ -21,8 +21,12 @@ from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.flags import with_flags
 from release_tasks.tasks.project import load_settings
+from tests.support.faults.replace import replace
 
 __all__ = ["STAGES", "make_serial", "passed_preflight", "prepare"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def passed_preflight() -> PreflightReport:
@@ -41,7 +45,7 @@ def passed_preflight() -> PreflightReport:
 
 
 def prepare(settings: Settings, report: PreflightReport, release_id: str, emit: Emit = ignore) -> Manifest:
-    """Prepare a release on gates that have run already."""
+    """Prepare a release on the report of gates that ran before."""
     run = PreflightRun(
         release_id=release_id,
         report=report,
@@ -72,8 +76,8 @@ def _append(raw: dict[str, Any], folder: Path) -> int:
     return Pipeline(settings.release.root).audit.append("test", status="ok", detail="one more").seq
 
 
-def _pairing(_: dict[str, Any], folder: Path, change: str, about: str) -> None:
-    getattr(Pairing(PairingConfig(credentials=folder)), change)(Channel.TELEGRAM, about)
+def _pairing(_: dict[str, Any], folder: Path, change: str, argument: str) -> None:
+    getattr(Pairing(PairingConfig(credentials=folder)), change)(Channel.TELEGRAM, argument)
 
 
 STAGES: dict[str, Callable[..., Any]] = {
@@ -85,20 +89,20 @@ STAGES: dict[str, Callable[..., Any]] = {
 }
 
 
-class _AtOnce:
-    """An executor that does what is submitted there and then, so that every call of a run has one place in order."""
+class _InlineExecutor:
+    """An executor that runs each function when it is submitted, so that the order of system calls is fixed."""
 
     def __init__(self, _: int) -> None:
         pass
 
-    def __enter__(self) -> _AtOnce:
+    def __enter__(self) -> _InlineExecutor:
         return self
 
     def __exit__(self, *_: object) -> None:
         pass
 
-    def submit(self, work: Callable[..., Any], *arguments: Any, **named: Any) -> Future[Any]:
-        done: Future[Any] = Future()
+    def submit(self, work: Callable[P, R], *arguments: P.args, **named: P.kwargs) -> Future[R]:
+        done: Future[R] = Future()
         try:
             done.set_result(work(*arguments, **named))
         except BaseException as error:
@@ -107,6 +111,6 @@ class _AtOnce:
 
 
 def make_serial() -> None:
-    """Let captures work in the calling thread alone: strace counts calls for each thread by itself."""
-    capture.ThreadPoolExecutor = _AtOnce  # type: ignore[misc,assignment]
-    sqlite.ThreadPoolExecutor = _AtOnce  # type: ignore[misc,assignment]
+    """Run captures in the calling thread, because strace counts the calls of each thread separately."""
+    replace(capture, "ThreadPoolExecutor", _InlineExecutor)
+    replace(sqlite, "ThreadPoolExecutor", _InlineExecutor)

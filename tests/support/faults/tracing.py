@@ -1,4 +1,4 @@
-"""One stage under strace: which calls it makes that change a disk, and the same run ended at one of them."""
+"""One stage under strace: its system calls that change a disk, and the same run killed at one of them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["MARK", "STRACE", "Driver", "Point", "Run"]
 
 STRACE = shutil.which("strace")
 
-# Calls of Linux that change what a disk holds, or that order such changes.
+# System calls of Linux that change the content of a disk.
 CHANGING = frozenset(
     """
     write pwrite64 writev pwritev pwritev2 truncate ftruncate fallocate copy_file_range sendfile splice
@@ -27,7 +27,7 @@ CHANGING = frozenset(
     """.split()
 )
 FLUSHING = frozenset("fsync fdatasync syncfs sync sync_file_range msync".split())
-# Calls that may concern a file of the project and leave it as it is.
+# System calls that may concern a file of the project and do not change it.
 HARMLESS = frozenset(
     """
     read pread64 readv preadv lseek close fstat newfstatat stat lstat statx statfs fstatfs access faccessat faccessat2
@@ -35,7 +35,7 @@ HARMLESS = frozenset(
     epoll_ctl epoll_wait getxattr lgetxattr fgetxattr listxattr umask inotify_init1
     """.split()
 )
-MARK = "/left-out"  # where a mutant did not flush
+MARK = "/skipped-flush"  # a mutant accesses this path where it skips a flush
 _FICLONE = re.compile(r"FICLONE|BTRFS_IOC_CLONE|0x40049409|_IOC\(_IOC_WRITE, 0x94, 0x9, 0x4\)")
 _LINE = re.compile(r"^(?P<thread>\d+) +(?P<name>\w+)\((?P<rest>.*)")
 
@@ -55,10 +55,10 @@ class Point:
 
 @frozen
 class Run:
-    """How a stage ended: ``code`` as from waitpid, ``told`` what the stage function returned, and who flushed."""
+    """How a stage ended: ``code`` as from waitpid, ``result`` of the stage function, and the call sites of flushes."""
 
     code: int
-    told: Any = None
+    result: Any = None
     traceback: str = ""
     flushes: list[str] = field(factory=list)
 
@@ -68,7 +68,7 @@ class Run:
 
 
 class Driver:
-    """The process that forks a child for each stage; see ``driver.py``."""
+    """The process of ``driver.py``, which forks a child for each stage."""
 
     def __init__(self, scratch: Path) -> None:
         self.scratch = scratch
@@ -81,7 +81,7 @@ class Driver:
         self.process.communicate(timeout=30)
 
     def warm_up(self, job: dict[str, Any]) -> None:
-        """Run a stage once in the driver itself, so that every later child starts warm."""
+        """Run a stage once in the driver itself, so that every later child has all modules loaded."""
         self._send(json.dumps({**job, "here": True}))
         assert self._line() == "done\n"
 
@@ -90,10 +90,10 @@ class Driver:
         self._start(job)
         return self._finish()
 
-    def record(self, job: dict[str, Any], places: list[Path]) -> list[Point]:
-        """Run a stage and return its calls that change or flush something below ``places``, in order.
+    def record(self, job: dict[str, Any], folders: list[Path]) -> list[Point]:
+        """Run a stage and return its calls that change or flush something below ``folders``, in order.
 
-        Fails on a call there that is in none of the lists above: nobody has thought about it yet.
+        Fails on a call there that is in none of the lists above, which then has to be added to one of them.
         """
         trace = self.scratch / "trace"
         with self._traced(job, ["-y", "-s", "0", "-o", str(trace), "-e", "trace=%file,%desc,%network"]) as run:
@@ -111,7 +111,7 @@ class Driver:
             if MARK in rest:
                 points.append(Point(name, counts[main_thread, name], what=MARK))
                 continue
-            if not any(str(place) in rest for place in places):
+            if not any(str(folder) in rest for folder in folders):
                 continue
             is_opening = name in ("open", "openat", "openat2", "creat")
             if is_opening and not re.search(r"O_CREAT|O_TRUNC", rest):
@@ -120,13 +120,15 @@ class Driver:
                 continue
             if name in HARMLESS:
                 continue
-            assert is_opening or name == "ioctl" or name in CHANGING | FLUSHING, f"what does {line} do?"
-            assert match["thread"] == main_thread, f"counted for another thread: {line}"
-            points.append(Point(name, counts[main_thread, name], name in FLUSHING, _shortened(rest, places)))
+            assert is_opening or name == "ioctl" or name in CHANGING | FLUSHING, (
+                f"add this call to CHANGING, FLUSHING or HARMLESS: {line}"
+            )
+            assert match["thread"] == main_thread, f"a call of another thread: {line}"
+            points.append(Point(name, counts[main_thread, name], name in FLUSHING, _shortened(rest, folders)))
         return points
 
     def kill(self, job: dict[str, Any], point: Point) -> Run:
-        """Run a stage and end it with SIGKILL at the entry of one call."""
+        """Run a stage and kill it with SIGKILL at the entry of one call."""
         inject = f"inject={point.name}:signal=SIGKILL:when={point.number}"
         with self._traced(job, ["-o", "/dev/null", "-e", f"trace={point.name}", "-e", inject]) as run:
             return run
@@ -141,7 +143,7 @@ class Driver:
     def _finish(self) -> Run:
         self._send("go")
         ended = json.loads(self._line())
-        return Run(ended["code"], ended.get("told"), ended.get("traceback", ""), ended.get("flushes", []))
+        return Run(ended["code"], ended.get("result"), ended.get("traceback", ""), ended.get("flushes", []))
 
     def _send(self, line: str) -> None:
         assert self.process.stdin is not None
@@ -171,7 +173,7 @@ class _Traced:
         self.tracer.communicate(timeout=30)
 
 
-def _shortened(rest: str, places: list[Path]) -> str:
-    for place in places:
-        rest = rest.replace(f"{place}/", "")
+def _shortened(rest: str, folders: list[Path]) -> str:
+    for folder in folders:
+        rest = rest.replace(f"{folder}/", "")
     return re.sub(r"\s+", " ", rest)[:100]

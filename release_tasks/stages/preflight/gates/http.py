@@ -14,9 +14,9 @@ from attrs import NOTHING, frozen
 from release_tasks.core.codec import encode
 from release_tasks.core.options import option
 from release_tasks.core.process.output import last_lines
-from release_tasks.service.answer import Answer, ProbeError
 from release_tasks.service.http import fetch
-from release_tasks.service.wait import ask_health
+from release_tasks.service.response import HttpResponse, ProbeError
+from release_tasks.service.wait import poll_health
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
 
 __all__ = ["KIND", "ExpectConfig", "HttpOptions", "unmet_expectation"]
@@ -63,15 +63,15 @@ def _check(context: GateContext) -> Verdict:
     if not options.asks_health:
         return _check_url(context, options)
     health = context.settings.release.health
-    answers: deque[Answer] = deque(maxlen=1)
-    report = ask_health(
+    answers: deque[HttpResponse] = deque(maxlen=1)
+    report = poll_health(
         health,
         passes=health.passes,
         strict=health.strict,
         deadline=context.config.timeout,
         fail_fast=True,
         cancelled=context.cancelled,
-        on_answer=answers.append,
+        on_response=answers.append,
         emit=context.emit,
         gate=context.name,
     )
@@ -98,7 +98,7 @@ def _check_url(context: GateContext, options: HttpOptions) -> Verdict:
     url, health = options.http, context.settings.release.health
     timeout = health.timeout if context.config.timeout is None else context.config.timeout
     diagnostics: dict[str, Any] = {"url": url, "httpStatus": None, "attempts": 0}
-    answers: list[Answer] = []
+    answers: list[HttpResponse] = []
     deadline = time.monotonic() + timeout
     while True:
         diagnostics["attempts"] += 1
@@ -123,7 +123,7 @@ def _check_url(context: GateContext, options: HttpOptions) -> Verdict:
     return Verdict(passed=False, detail=problem, command=command, diagnostics=diagnostics)
 
 
-def unmet_expectation(answer: Answer, expect: ExpectConfig) -> str | None:
+def unmet_expectation(answer: HttpResponse, expect: ExpectConfig) -> str | None:
     """Return a message about the first expectation that is not met, or None."""
     is_success = 200 <= answer.status < 300
     if expect.status is None and not is_success:
@@ -165,7 +165,7 @@ def _short(value: Any) -> str:
     return text if len(text) <= 100 else text[:97] + "..."
 
 
-def _body_tail(context: GateContext, answers: Sequence[Answer]) -> list[str]:
+def _body_tail(context: GateContext, answers: Sequence[HttpResponse]) -> list[str]:
     body = context.redactor.redact(answers[-1].body) if answers else b""
     return last_lines(body[-_BODY_TAIL:])
 

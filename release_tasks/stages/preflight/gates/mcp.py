@@ -10,7 +10,7 @@ from typing import Any
 
 from attrs import NOTHING, frozen
 
-from release_tasks.config.mcp_servers import McpServer, fill_variables, parse_servers
+from release_tasks.config.mcp_servers import McpServer, expand_variables, parse_servers
 from release_tasks.core.canonical import InvalidDocument
 from release_tasks.core.options import option
 from release_tasks.core.process.command import search_path
@@ -65,7 +65,7 @@ def _start_problems(server: McpServer, project: Path, config_folder: Path) -> li
     if server.command is None:
         return []
     environment = {**os.environ, **server.env}
-    program = os.path.expanduser(fill_variables(server.command, environment))
+    program = os.path.expanduser(expand_variables(server.command, environment))
     if "${" in program:  # a variable that is set only in the environment of the service
         return []
     if "/" not in program:

@@ -14,7 +14,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from release_tasks.core.records import Check
-from release_tasks.service.answer import Answer
+from release_tasks.service.response import HttpResponse
 from release_tasks.stages.preflight.gates.http import ExpectConfig, unmet_expectation
 
 Checker = Callable[..., Check]
@@ -43,7 +43,7 @@ def test_a_healthy_service_passes(check: Checker, health: Callable[..., Any]) ->
     release = health('{"ok":true,"data":{"status":"ok"}}')
     url = release["health"]["url"]
     result = check({"http": "health"}, release=release)
-    assert (result.status, result.detail) == ("passed", "HTTP 200, it says ok")
+    assert (result.status, result.detail) == ("passed", "HTTP 200, status ok")
     assert result.command == f"GET {url}"
     (attempt,) = result.diagnostics.pop("history")
     assert (attempt["status"], attempt["passed"], attempt["httpStatus"]) == ("ok", True, 200)
@@ -60,12 +60,12 @@ def test_a_healthy_service_passes(check: Checker, health: Callable[..., Any]) ->
     ("body", "status", "detail"),
     [
         ("<h1>Internal error</h1>", 500, "HTTP 500"),
-        ("<html><title>Login</title>", 200, "HTTP 200, no known form of health answer"),
-        ('{"status": "o', 200, "no known form of health answer"),
-        ('{"hello": 1}', 200, "no known form of health answer"),
-        ('{"ok":false,"data":{"status":"ok"}}', 200, "HTTP 200, it says ok: false"),
+        ("<html><title>Login</title>", 200, "HTTP 200, unknown health response"),
+        ('{"status": "o', 200, "unknown health response"),
+        ('{"hello": 1}', 200, "unknown health response"),
+        ('{"ok":false,"data":{"status":"ok"}}', 200, "HTTP 200, the response has ok: false"),
         ('{"ok":false,"error":{"message":"no disk"}}', 503, "HTTP 503 (no disk)"),
-        ("", 200, "the answer is empty"),
+        ("", 200, "the response is empty"),
         ("x" * (2 << 20), 200, "larger than 1024 KiB"),
     ],
 )
@@ -93,8 +93,8 @@ def test_a_degraded_service_passes_unless_strict(check: Checker, health: Callabl
     release = health(json.dumps({"ok": True, "data": data}))
     result = check({"http": "health"}, release=release)
     assert (result.status, result.diagnostics["status"]) == ("passed", "degraded")
-    assert result.diagnostics["degraded"] == ["mcpServers.files: in error"]
-    assert "mcpServers.files: in error" in result.detail
+    assert result.diagnostics["degraded"] == ["mcpServers.files: state error"]
+    assert "mcpServers.files: state error" in result.detail
     assert check({"http": "health"}, release=release, strict=True).status == "failed"
 
 
@@ -105,7 +105,7 @@ def test_a_refused_connection_waits_for_the_deadline(check: Checker, unused_url:
     assert 0.5 <= time.monotonic() - started < 10
     assert result.status == "failed"
     assert "not healthy within 500ms" in result.detail
-    assert f"{unused_url} refused the connection: nothing listens there." in result.detail
+    assert f"{unused_url} refused the connection: no process listens on this port." in result.detail
     assert result.diagnostics["httpStatus"] is None
 
 
@@ -124,7 +124,7 @@ def test_a_redirect_to_another_host_is_not_followed(
     release = health("", 302, Location=unused_url)
     result = check({"http": "health"}, release=release)
     assert result.status == "failed"
-    assert f"redirects to another host, {unused_url}" in result.detail
+    assert f"redirects to another host: {unused_url}" in result.detail
 
 
 def test_a_missing_health_url_names_the_key_to_set(check: Checker) -> None:
@@ -175,7 +175,7 @@ def test_an_own_url_that_stays_down_fails_at_the_timeout(check: Checker, unused_
     started = time.monotonic()
     result = check({"http": unused_url, "timeout": "300ms"})
     assert 0.3 <= time.monotonic() - started < 10
-    assert result.detail == f"{unused_url} refused the connection: nothing listens there."
+    assert result.detail == f"{unused_url} refused the connection: no process listens on this port."
     assert result.diagnostics["next"] == f"curl -sS -i --max-time 0.3 {unused_url}"
 
 
@@ -190,7 +190,7 @@ def test_an_own_url_that_hangs_fails_at_the_timeout(check: Checker, httpserver: 
     httpserver.expect_request("/slow").respond_with_handler(slow)
     result = check({"http": httpserver.url_for("/slow"), "timeout": "300ms"})
     released.set()
-    assert "gave no complete answer within 300ms" in result.detail
+    assert "gave no complete response within 300ms" in result.detail
 
 
 def test_an_unmet_expectation_fails_with_its_answer(check: Checker, httpserver: HTTPServer) -> None:
@@ -228,7 +228,7 @@ def test_an_unmet_expectation_fails_with_its_answer(check: Checker, httpserver: 
 )
 def test_every_expectation_must_hold(status: int, body: bytes, expect: dict[str, Any], problem: str | None) -> None:
     """Status, text and field fail separately."""
-    answer = Answer(
+    answer = HttpResponse(
         status=status,
         content_type="",
         body=body,

@@ -155,8 +155,8 @@ def test_a_gate_gets_its_own_options(install: Install, gate: Gate) -> None:
     ("gate", "problem"),
     [
         ({"python": "custom", "free": 3}, "release.gates.gate.free: unknown key"),
-        ({"command": "true", "with": {"a": 1}}, "release.gates.gate: with: goes with python only"),
-        ({"python": "custom", "with": [1]}, "release.gates.gate.with: expected a mapping of names, got [1]"),
+        ({"command": "true", "with": {"a": 1}}, "release.gates.gate: with: allowed only with python"),
+        ({"python": "custom", "with": [1]}, "release.gates.gate.with: expected a mapping, got [1]"),
         (
             {"python": "custom", "with": {"since": {"when": b"x"}}},
             "release.gates.gate: with: expected text, numbers, true, false, lists and mappings, got the bytes b'x'",

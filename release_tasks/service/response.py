@@ -1,4 +1,4 @@
-"""What a server answered, and why no usable answer came. Without the HTTP library, which most commands never load."""
+"""The response to a request, or its error. Does not import the HTTP library, which most commands never need."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from attrs import frozen
 
 from release_tasks.core.errors import StageFailed
 
-__all__ = ["Answer", "ProbeError", "ProbeErrorKind"]
+__all__ = ["HttpResponse", "ProbeError", "ProbeErrorKind"]
 
 ProbeErrorKind = Literal["refused", "timeout", "redirect", "tls", "invalid", "other"]
 
 
 class ProbeError(StageFailed):
-    """No usable answer came; ``kind`` says why and ``message`` says it in a sentence."""
+    """The request got no usable response; ``kind`` is the reason and ``message`` describes it."""
 
     def __init__(self, kind: ProbeErrorKind, message: str) -> None:
         super().__init__(message)
@@ -22,8 +22,8 @@ class ProbeError(StageFailed):
 
 
 @frozen(kw_only=True)
-class Answer:
-    """What a server answered; ``body`` holds the first bytes only when it ``is_truncated``."""
+class HttpResponse:
+    """The response of a server. When ``is_truncated``, ``body`` contains only the first bytes."""
 
     status: int
     content_type: str
@@ -34,5 +34,5 @@ class Answer:
 
     @property
     def text(self) -> str:
-        """The body as text, with U+FFFD for what is not UTF-8."""
+        """The body as text, with U+FFFD for invalid UTF-8."""
         return self.body.decode("utf-8", "replace")

@@ -1,0 +1,57 @@
+"""A rollback in one call, and what a test reads after it: recorded state, audit events, safety snapshot."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from attrs import evolve
+
+from release_tasks.core.events import Emit, ignore
+from release_tasks.core.records import RollbackOutcome, RollbackState
+from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from tests.support.project import Project
+
+__all__ = ["audit_events", "roll_back", "rollback_state", "safety_folder", "safety_id"]
+
+
+def roll_back(
+    project: Project,
+    snapshot_id: str | None = None,
+    *,
+    health_url: str | None = None,
+    restart_command: str | None = None,
+    force: bool = False,
+    wait: float = 0.0,
+    emit: Emit = ignore,
+) -> RollbackOutcome:
+    """Run ``release.rollback`` on the project, with the flags a person could type."""
+    release = project.settings.release
+    health = evolve(release.health, url=health_url or release.health.url)
+    restart = evolve(release.restart, command=restart_command or release.restart.command)
+    settings = evolve(project.settings, release=evolve(release, health=health, restart=restart))
+    return rollback(settings, RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait), emit)
+
+
+def rollback_state(project: Project) -> RollbackState:
+    """Return the recorded state of the last rollback, which must exist."""
+    state = project.pipeline.read_state()
+    assert state is not None
+    return state
+
+
+def safety_id(outcome: RollbackOutcome) -> str:
+    """Return the id of the safety snapshot, which the rollback must have taken."""
+    assert outcome.safety_snapshot_id is not None, outcome
+    return outcome.safety_snapshot_id
+
+
+def safety_folder(project: Project, outcome: RollbackOutcome) -> Path:
+    """Return the folder of the safety snapshot that the rollback took."""
+    return project.pipeline.catalogue.path(safety_id(outcome))
+
+
+def audit_events(project: Project) -> list[tuple[str, str]]:
+    """Return (event, status) of each audit event; fail when the chain does not match the anchors."""
+    verdict = project.pipeline.audit.verify(project.pipeline.anchors())
+    assert verdict.intact, verdict.problems
+    return [(event["event"], event["status"]) for event in verdict.events]
