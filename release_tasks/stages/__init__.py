@@ -1,1 +1,1 @@
-"""The stages of the runbook as functions: what the tasks call, and what any other program may call."""
+"""The stages of the runbook as functions, for the tasks and for other programs."""

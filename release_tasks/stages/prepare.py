@@ -1,4 +1,4 @@
-"""Stage 2: a manifest of what was checked, and a verified snapshot of the state before the release."""
+"""Stage 2, prepare: write the manifest of a release, and take a verified snapshot of the state before it."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ from release_tasks.stages.stage import stage
 __all__ = ["begin_release", "prepare_release", "require_new_release_id"]
 
 _STAGE = "release.prepare"
-_ID_LENGTH = 96  # leaves room for what a snapshot id adds to it
+_ID_LENGTH = 96  # below the limit for ids, because the snapshot id extends it
 
 
 def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
-    """Raise UsageError unless a release of this id can be prepared: a valid id that no ready release has."""
+    """Raise UsageError unless ``release_id`` is valid and no ready release has it."""
     path = pipeline.manifest_path(require_id(release_id, "release id", _ID_LENGTH))
     taken = next((file for file in pipeline.read_manifests() if file.release_id == release_id), None)
     if taken is None:
@@ -60,14 +60,14 @@ def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
 def begin_release(
     settings: Settings, release_id: str | None = None, *, emit: Emit = ignore, notices: Notifications | None = None
 ) -> str:
-    """Return the id of a release that can be prepared now, made of version and time when none is given.
+    """Return the id for a new release: ``release_id``, or one made of version and time.
 
-    Finishes first what an interrupted run left. Raises UsageError for an id that is taken or a signing key that cannot
-    be used, LockHeld while another run is at work, StageFailed when the state cannot be made whole.
+    First completes an interrupted rollback. Raises UsageError for an id that is taken or a signing key that cannot be
+    used, LockHeld while another command runs, StageFailed when the rollback cannot be completed.
     """
     pipeline = Pipeline(settings.release.root)
     with stage(settings, pipeline, _STAGE, notices, release_id=release_id):
-        return _begin(settings, pipeline, release_id, emit)
+        return _new_release_id(settings, pipeline, release_id, emit)
 
 
 def prepare_release(
@@ -81,75 +81,75 @@ def prepare_release(
     """Publish the manifest of a release, with a verified snapshot of the state when nothing blocks it.
 
     Without ``preflight`` the gates are run first; ``status`` of the manifest is ``ready`` or ``blocked``. A failed
-    capture blocks the release; it does not raise. Raises UsageError for an id that is taken or a signing key that
-    cannot be used, LockHeld while another run is at work, StageFailed when the state cannot be made whole or the
-    pipeline folder not be read or written.
+    capture blocks the release and does not raise. Raises UsageError for an id that is taken or a signing key that
+    cannot be used, LockHeld while another command runs, StageFailed when an interrupted rollback cannot be completed
+    or the pipeline folder cannot be read or written.
     """
     pipeline, emit = Pipeline(settings.release.root), shielded(emit)
-    with stage(settings, pipeline, _STAGE, notices, release_id=release_id) as sending:
+    with stage(settings, pipeline, _STAGE, notices, release_id=release_id) as notifications:
         if preflight is None:
-            begun = _begin(settings, pipeline, release_id, emit)
-            preflight = run_preflight(settings, release_id=begun, emit=emit)
-        report, chosen = preflight.report, release_id or preflight.release_id
+            new_id = _new_release_id(settings, pipeline, release_id, emit)
+            preflight = run_preflight(settings, release_id=new_id, emit=emit)
+        report, new_id = preflight.report, release_id or preflight.release_id
         attester = Attester.of(settings)
         baseline = measure_baseline(settings.release) if report.passed else None
-        with _locked(pipeline, chosen) as written:
-            draft = _draft(settings, pipeline, report, chosen, baseline)
+        with _locked(pipeline, new_id) as written:
+            draft = _draft(settings, pipeline, report, new_id, baseline)
             blockers = _blockers(settings, report)
             if not blockers:
                 try:
                     with (
                         _captured(settings, pipeline, draft, emit) as (ready, snapshot),
                         uninterrupted(),
-                        _taken_back_on_error(pipeline, ready),
+                        _withdrawn_on_error(pipeline, ready),
                     ):
                         manifest = _write(pipeline, attester, ready, snapshot)
                         pipeline.catalogue.store.publish(snapshot.snapshot_id)
                     written.append(manifest)
-                    # What cannot be removed now goes another time; it is no reason to call a release blocked.
+                    # A failed removal does not block the release: the next retention repeats it.
                     with contextlib.suppress(OSError):
-                        kept = {*pipeline.protected_snapshots(), snapshot.snapshot_id}
-                        pipeline.catalogue.retain(settings.release.retention, kept)
+                        protected = {*pipeline.protected_snapshots(), snapshot.snapshot_id}
+                        pipeline.catalogue.retain(settings.release.retention, protected)
                 except (StageFailed, OSError) as error:
                     blockers.append(f"snapshot: {describe_error(error)}")
             if blockers:
                 written.append(_write_blocked(pipeline, attester, draft, blockers))
         manifest = written[-1]
-        sending.announce(lambda: about_manifest(settings, manifest))
+        notifications.announce(lambda: about_manifest(settings, manifest))
     return manifest
 
 
-def _begin(settings: Settings, pipeline: Pipeline, release_id: str | None, emit: Emit) -> str:
+def _new_release_id(settings: Settings, pipeline: Pipeline, release_id: str | None, emit: Emit) -> str:
     holder = current_holder(pipeline.root)
-    if holder is not None:  # known before the gates have run for ten minutes, not after
-        raise LockHeld(f"Another run is at work: {holder}. When it is done, again: inv release.prepare")
-    # Gates must not judge a state that is half old, half new.
+    if holder is not None:  # checked here, before the gates run for minutes
+        raise LockHeld(f"Another command is running: {holder}. When it is done, type: inv release.prepare")
+    # Gates must not check a mixed state.
     complete_interrupted(settings, pipeline, _STAGE, emit)
-    chosen = release_id or _free_release_id(pipeline, default_release_id(describe_application(settings)))
-    require_new_release_id(pipeline, chosen)
+    new_id = release_id or _free_release_id(pipeline, default_release_id(describe_application(settings)))
+    require_new_release_id(pipeline, new_id)
     signer_of(settings)
-    return chosen
+    return new_id
 
 
-def _free_release_id(pipeline: Pipeline, made: str) -> str:
-    """Return an id that was made of the time, with a number behind it when one of this second is taken."""
+def _free_release_id(pipeline: Pipeline, default: str) -> str:
+    """Return ``default``, with a number as suffix when it is taken (two releases in the same second)."""
     taken = {file.release_id for file in pipeline.read_manifests()}
-    numbered = (made if number == 1 else f"{made}-{number}" for number in itertools.count(1))
+    numbered = (default if number == 1 else f"{default}-{number}" for number in itertools.count(1))
     return next(release_id for release_id in numbered if release_id not in taken)
 
 
 @contextlib.contextmanager
 def _locked(pipeline: Pipeline, release_id: str) -> Iterator[list[Manifest]]:
-    """Hold the lock for a block that prepares a release and lists the manifest that it has written.
+    """Hold the lock for a block that prepares a release; the block appends the written manifest to the yielded list.
 
-    Removes first what an interrupted prepare left. OSError becomes StageFailed, unless the manifest is written and only
-    the lock could not be given back.
+    First removes the leftovers of an interrupted prepare. An OSError becomes StageFailed; after the manifest is written
+    it is dropped, because only the release of the lock failed.
     """
     written: list[Manifest] = []
     try:
         with with_path(pipeline.root / "lock"), run_lock(pipeline.root, _STAGE):
             if pipeline.has_journal():
-                raise StageFailed("An interrupted rollback waits to be finished. Run `inv release.recover` first.")
+                raise StageFailed("A rollback was interrupted and is not finished. Run `inv release.recover` first.")
             require_new_release_id(pipeline, release_id)
             pipeline.clean_up()
             yield written
@@ -162,10 +162,10 @@ def _locked(pipeline: Pipeline, release_id: str) -> Iterator[list[Manifest]]:
 def _captured(
     settings: Settings, pipeline: Pipeline, draft: Manifest, emit: Emit
 ) -> Iterator[tuple[Manifest, SnapshotMetadata]]:
-    """Capture the state, and give the block the manifest that names the snapshot, which has no final name yet.
+    """Capture the state, and yield the ready manifest and its snapshot, which is not published yet.
 
-    The manifest is what makes a release: a crash after it is written leaves a complete snapshot that the next run gives
-    its name.
+    A release exists once its manifest is written: after a crash between the manifest and the publication, the next
+    command publishes the complete snapshot.
     """
     capture = CaptureRequest(
         snapshot_id=f"{draft.release_id}_snapshot_{compact()}",
@@ -174,13 +174,13 @@ def _captured(
         retention_limit=settings.release.retention,
         audit=pipeline.audit.anchor(),
     )
-    began = timestamp()
+    started_at = timestamp()
     emit(StepBegan("capture", capture.snapshot_id))
     with unpublished_snapshot(pipeline.catalogue, settings.release.assets, capture, emit) as snapshot:
-        captured = Phase(name="capture", started_at=began, completed_at=timestamp())
+        captured = Phase(name="capture", started_at=started_at, completed_at=timestamp())
         for record in snapshot.assets:
             if not record.exists and settings.release.assets[record.key].required:
-                raise StageFailed(f"{record.key} vanished while the state was captured, and it is required.")
+                raise StageFailed(f"{record.key} is required, but it was removed during the capture.")
         reference = SnapshotReference(
             snapshot_id=snapshot.snapshot_id, metadata_path=snapshot.metadata_path, digest=snapshot.digest
         )
@@ -194,8 +194,8 @@ def _captured(
 
 
 @contextlib.contextmanager
-def _taken_back_on_error(pipeline: Pipeline, ready: Manifest) -> Iterator[None]:
-    """Take manifest, latest.json and snapshot back when one of them cannot be written: none may name what is gone."""
+def _withdrawn_on_error(pipeline: Pipeline, ready: Manifest) -> Iterator[None]:
+    """Withdraw manifest, latest.json and snapshot when one of them cannot be written, so that no reference dangles."""
     latest = pipeline.manifests / "latest.json"
     before = latest.read_bytes() if latest.is_file() else None
     try:
@@ -207,12 +207,12 @@ def _taken_back_on_error(pipeline: Pipeline, ready: Manifest) -> Iterator[None]:
 
 
 def _withdraw(pipeline: Pipeline, ready: Manifest, before: bytes | None) -> None:
-    """Undo the steps of a release; its manifest first, which is what makes it one."""
+    """Undo the publication of a release; the manifest first, because a release exists while its manifest does."""
     assert ready.snapshot is not None
     if any(file.manifest and file.manifest.snapshot == ready.snapshot for file in pipeline.read_manifests()):
         remove_durably(pipeline.manifest_path(ready.release_id))
-    newest = pipeline.latest_ready()
-    if newest is not None and newest.snapshot == ready.snapshot:
+    latest_ready = pipeline.latest_ready()
+    if latest_ready is not None and latest_ready.snapshot == ready.snapshot:
         latest = pipeline.manifests / "latest.json"
         try:
             if before is None:
@@ -220,7 +220,7 @@ def _withdraw(pipeline: Pipeline, ready: Manifest, before: bytes | None) -> None
             else:
                 write_atomic(latest, before)
         except OSError:
-            remove_durably(latest)  # no newest release is better than one whose snapshot is gone
+            remove_durably(latest)  # no latest release is better than one without its snapshot
     catalogue, snapshot_id = pipeline.catalogue, ready.snapshot.snapshot_id
     if catalogue.path(snapshot_id).exists():
         os.rename(catalogue.path(snapshot_id), catalogue.store.partial_path(snapshot_id))
@@ -228,31 +228,31 @@ def _withdraw(pipeline: Pipeline, ready: Manifest, before: bytes | None) -> None
 
 
 def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
-    """Everything that keeps the release from being ready, one sentence each."""
-    found = [f"{check.id}: {check.detail}" for check in report.checks if check.blocks and not check.is_left_out]
-    found += [
-        f"{check.id}: was left out, and a release is prepared on all its gates"
+    """Return the reasons why the release is not ready, one sentence each."""
+    blockers = [f"{check.id}: {check.detail}" for check in report.checks if check.blocks and not check.is_left_out]
+    blockers += [
+        f"{check.id}: was excluded, but a release requires all its gates"
         for check in report.checks
         if check.is_left_out and not check.advisory
     ]
-    if not report.passed and not found:
-        found.append("preflight: did not pass")
+    if not report.passed and not blockers:
+        blockers.append("preflight: did not pass")
     for key, asset in settings.release.assets.items():
-        found += asset.kind.capture_blockers(key, asset)
+        blockers += asset.kind.capture_blockers(key, asset)
         try:
             os.lstat(asset.path)
         except (FileNotFoundError, NotADirectoryError):
             if asset.required:
-                found.append(f"{key}: {asset.path} does not exist and is required (release.assets.{key})")
+                blockers.append(f"{key}: {asset.path} is required but does not exist (release.assets.{key})")
         except OSError as error:
-            found.append(f"{key}: {describe_error(error)}")
-    return found
+            blockers.append(f"{key}: {describe_error(error)}")
+    return blockers
 
 
 def _draft(
     settings: Settings, pipeline: Pipeline, report: PreflightReport, release_id: str, baseline: Baseline | None
 ) -> Manifest:
-    """Return the manifest as it is without a snapshot: blocked."""
+    """Return the manifest without a snapshot, as ``blocked``."""
     application = describe_application(settings)
     sequences = [file.manifest.sequence for file in pipeline.read_manifests() if file.manifest is not None]
     started = [check.started_at for check in report.checks if check.started_at]
@@ -283,11 +283,11 @@ def _draft(
 def _write(
     pipeline: Pipeline, attester: Attester, manifest: Manifest, snapshot: SnapshotMetadata | None = None
 ) -> Manifest:
-    """Write the audit event, then the manifest that says where the log stood after it; returns it as written.
+    """Write the audit event, then the manifest with the log's anchor; return the manifest as written.
 
-    The statement on the manifest is written before it, so that there is no release without one.
+    The attestation is written before the manifest, so that every release has one.
     """
-    began = timestamp()
+    started_at = timestamp()
     anchor = pipeline.audit.append(
         f"prepare.{manifest.status}",
         status=manifest.status,
@@ -297,7 +297,7 @@ def _write(
         digest=manifest.snapshot.digest if manifest.snapshot else None,
     )
     pipeline.set_aside(manifest.release_id)
-    phases = [*manifest.phases, Phase(name="publish", started_at=began, completed_at=timestamp())]
+    phases = [*manifest.phases, Phase(name="publish", started_at=started_at, completed_at=timestamp())]
     manifest = evolve(manifest, audit=anchor, phases=phases, attestation=attester.reference)
     folder = pipeline.catalogue.store.partial_path(snapshot.snapshot_id) if snapshot is not None else None
     pipeline.write_statement(manifest.release_id, attester.line(manifest, manifest_bytes(manifest), snapshot, folder))
@@ -316,5 +316,5 @@ def _write_blocked(pipeline: Pipeline, attester: Attester, draft: Manifest, bloc
     except OSError as error:
         raise StageFailed(
             f"Release {draft.release_id} is blocked ({blockers[0].rstrip('.')}), "
-            f"and its manifest could not be written: {describe_error(error)}"
+            f"and its manifest cannot be written: {describe_error(error)}"
         ) from error

@@ -1,4 +1,4 @@
-"""What every stage has around it: assets to act on, and notices of how it ends."""
+"""The context of every stage: a check for configured assets, and notifications of the result."""
 
 from __future__ import annotations
 
@@ -19,32 +19,33 @@ def stage(
     settings: Settings,
     pipeline: Pipeline,
     name: str,
-    given: Notifications | None = None,
+    notices: Notifications | None = None,
     *,
     release_id: str | None = None,
     needs_assets: bool = True,
 ) -> Iterator[Notifications]:
-    """Give the block ``given`` to announce with, or notices that are waited for at its end.
+    """Yield ``notices`` to the block, or new notifications that are awaited at its end.
 
-    StageFailed is announced as ``failed`` and re-raised. A usage error, the lock of another run and a signal are not
-    announced: the person who typed the command sees them. Raises UsageError for a stage that ``needs_assets`` where the
-    configuration names none.
+    StageFailed is notified as ``failed`` and re-raised. A usage error, a held lock and a signal are not notified: the
+    person who typed the command sees them. Raises UsageError if the stage ``needs_assets`` and none are configured.
     """
     if needs_assets:
         require_assets(settings)
-    with contextlib.nullcontext(given) if given is not None else Notifications(settings, pipeline=pipeline) as notices:
+    with (
+        contextlib.nullcontext(notices) if notices is not None else Notifications(settings, pipeline=pipeline)
+    ) as notifications:
         try:
-            yield notices
+            yield notifications
         except StageFailed as error:
-            sentence = error.message
-            notices.announce(lambda: about_failure(settings, name, sentence, release_id=release_id))
+            message = error.message
+            notifications.announce(lambda: about_failure(settings, name, message, release_id=release_id))
             raise
 
 
 def require_assets(settings: Settings) -> None:
-    """Raise UsageError where the configuration names no state at all."""
+    """Raise UsageError when no assets are configured."""
     if not settings.release.assets:
         raise UsageError(
-            f"release.assets names nothing to capture or restore (in {settings.project}). "
-            "Name the database, folders and files of the service."
+            f"release.assets is empty (in {settings.project}), so there is nothing to capture or restore. "
+            "Add the database, folders and files of the service to it."
         )

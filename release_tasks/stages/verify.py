@@ -1,4 +1,4 @@
-"""Every byte of the archive and every link of the audit log, read again; nothing is changed."""
+"""Verify all snapshots, attestations and the audit log; changes nothing."""
 
 from __future__ import annotations
 
@@ -16,31 +16,31 @@ __all__ = ["Verification", "verify_audit", "verify_snapshots"]
 
 @frozen(kw_only=True)
 class Verification:
-    """What a reading of every byte found: of the snapshots, and of what is attested of the releases."""
+    """The results for the snapshots, and for the attestations of the releases."""
 
     snapshots: list[SnapshotVerdict]
     attestations: list[AttestationVerdict]
 
     @property
     def is_good(self) -> bool:
-        """Whether every byte is as recorded."""
-        found = {each.status for each in self.snapshots} | {each.status for each in self.attestations}
-        return "damaged" not in found
+        """Whether nothing is damaged."""
+        statuses = {each.status for each in self.snapshots} | {each.status for each in self.attestations}
+        return "damaged" not in statuses
 
 
 def verify_snapshots(settings: Settings, snapshot_id: str | None = None, *, emit: Emit = ignore) -> Verification:
-    """Digest every snapshot again, or the one named, check its databases and what is attested of its release.
+    """Verify the digests, databases and attestations of every snapshot, or of the snapshot ``snapshot_id``.
 
     Raises UsageError for a snapshot that does not exist and for a public key that cannot be read.
     """
     pipeline = Pipeline(settings.release.root)
-    # First what is attested: a key that is missing is known at once.
+    # Attestations first: a missing key is reported immediately.
     attestations = verify_attestations(settings, pipeline, snapshot_id)
     snapshots = verify_all(pipeline.catalogue, snapshot_id, emit, assets=settings.release.assets)
     return Verification(snapshots=snapshots, attestations=attestations)
 
 
 def verify_audit(settings: Settings) -> AuditVerdict:
-    """Read the whole audit log and check its chain against every anchor; ``intact`` is the verdict."""
+    """Verify the chain of the audit log against every anchor; ``intact`` is the verdict."""
     pipeline = Pipeline(settings.release.root)
     return pipeline.audit.verify(pipeline.anchors())

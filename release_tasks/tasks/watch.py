@@ -58,17 +58,17 @@ def watch(
 
 def _show_dry(current: Session, settings: Settings) -> None:
     from release_tasks.core.units import show_duration
-    from release_tasks.stages.watch.response import ground_of
+    from release_tasks.stages.watch.response import watch_context
     from release_tasks.stages.watch.watching import require_watchable
 
     require_watchable(settings)
-    rules, ground = settings.release.watch, ground_of(current.pipeline)
-    release = ground.release_id
-    target = ground.snapshot_id if rules.rollback and not ground.hindrance else None
+    rules, context = settings.release.watch, watch_context(current.pipeline)
+    release = context.release_id
+    target = context.snapshot_id if rules.rollback and not context.blocker else None
     times = {"for": show_duration(rules.for_), "interval": show_duration(rules.interval)}
     current.answer({"status": "dry", "releaseId": release, **times, "rollbackTo": target})
     if not current.as_json:
         subject = f"release {release}" if release else "the service, which has no ready release"
         current.screen.line(f"Would watch {subject} every {times['interval']} for {times['for']}.")
         if rules.rollback:
-            current.screen.line(f"Would roll back to {target} if it is degraded." if target else ground.hindrance)
+            current.screen.line(f"Would roll back to {target} if it is degraded." if target else context.blocker)

@@ -31,7 +31,7 @@ def test_diagnose_names_the_next_command_until_the_service_is_healthy(scratch: I
     assert (unwell["verdict"], unwell["next"]) == ("unhealthy", ["inv release.rollback --plan", "inv release.rollback"])
     reported = scratch.run("release.diagnose", "--health-url", url)
     assert reported.returncode == 1
-    assert "type: inv release.rollback --plan" in reported.stdout and "Put the old code back" in reported.stdout
+    assert "type: inv release.rollback --plan" in reported.stdout and "Deploy the old code" in reported.stdout
     assert scratch.run("release.diagnose", "--health-url", "ftp://x").returncode == 2
     assert scratch.document("release.status")["current"]["releaseId"] == "v1"
 
@@ -61,7 +61,7 @@ def test_watch_and_recover_refuse_where_they_cannot_work(scratch: InvokeProject)
     assert "inv release.recover" in document["message"]
     del scratch.configuration["release"]["assets"]
     document = scratch.document("release.recover", code=2)
-    assert str(scratch.root) in document["message"] and "release.assets names nothing" in document["message"]
+    assert str(scratch.root) in document["message"] and "release.assets is empty" in document["message"]
 
 
 @pytest.mark.slow

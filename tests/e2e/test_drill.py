@@ -117,7 +117,7 @@ def test_useless_flags_are_refused(prepared: InvokeProject) -> None:
     done = prepared.run("release.drill", "--boot")
     assert (done.returncode, "release.drill.command" in done.stderr) == (2, True)
     done = prepared.run("release.drill", "--scratch", "nowhere")
-    assert (done.returncode, "is no folder" in done.stderr) == (2, True)
+    assert (done.returncode, "is not a directory" in done.stderr) == (2, True)
     prepared.configuration["release"]["drill"] = {"command": "true", "health": "http://127.0.0.1:3100/health"}
     done = prepared.run("release.drill", "--boot")
     assert (done.returncode, "release.drill" in done.stderr, "{port}" in done.stderr) == (2, True, True)

@@ -130,7 +130,7 @@ def test_degraded_without_a_snapshot_is_sent(project: InvokeProject, health: Hea
     assert project.document(*line, code=1)["status"] == "degraded"
     assert sorted(occasions(project)) == ["degraded", "failed"]
     (failure,) = [document for document in received(project) if document["occasion"] == "failed"]
-    assert "was to be rolled back, but was not" in failure["text"]
+    assert "the requested rollback did not happen" in failure["text"]
 
 
 def test_an_interrupted_rollback_that_cannot_be_finished_is_sent(project: InvokeProject) -> None:
@@ -200,7 +200,7 @@ def test_a_signal_while_a_notification_command_hangs(
         time.sleep(0.01)
     assert process.stderr is not None
     for line in process.stderr:
-        if "notices: pager" in line:
+        if "sending notifications: pager" in line:
             break
     process.send_signal(number)
     out, err = process.communicate(timeout=60)

@@ -159,7 +159,7 @@ def test_without_the_plugin_only_prepare_is_blocked(queued: Queued) -> None:
     queued.queue.write_text("ruin")
     restored = scratch.document("release.rollback")
     assert restored["status"] == "restored"
-    assert "is a plain one" in restored["diagnostics"][0]
+    assert "contains a plain copy" in restored["diagnostics"][0]
     assert queued.queue.read_bytes() == stored and complete_records(queued.queue) == count
     verdicts = scratch.document("release.verify")["snapshots"]
     assert [verdict["status"] for verdict in verdicts] == ["verified", "verified"]

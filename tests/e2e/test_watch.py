@@ -72,7 +72,7 @@ def test_flags_have_the_same_names_under_each_invoke(versioned: InvokeProject, h
     assert "--for=STRING" in versioned.run("--help", "release.watch").stdout
     done = versioned.run("release.watch", "--for", "2s", "--interval=100ms")
     assert (done.returncode, "HEALTHY  the service\n" in done.stdout) == (0, True), done
-    assert "nothing to compare" in done.stdout
+    assert "no baseline to compare with" in done.stdout
     versioned.configuration["release"]["watch"] = {"for": "2s", "interval": "100ms"}
     assert versioned.document("release.watch")["status"] == "healthy"
 
@@ -229,7 +229,7 @@ def test_a_stopped_process_does_not_count_that_time(deployed: InvokeProject) -> 
     process.send_signal(signal.SIGCONT)
     document = json.loads(process.communicate(timeout=20)[0])
     assert (process.returncode, document["status"]) == (1, "inconclusive")
-    assert document["reasons"][0].startswith("Nobody looked for ")
+    assert document["reasons"][0].startswith("No sample was taken for ")
     assert sum(sample["unseenMs"] for sample in document["samples"]) > 8000
 
 

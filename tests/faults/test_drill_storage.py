@@ -34,7 +34,7 @@ def test_drill_on_a_small_disk_fails_before_it_copies(large: Project, mounts: Mo
     seen: list[Event] = []
     outcome = run_drill(large.settings, scratch=small, emit=seen.append)
     assert outcome.status == "failed"
-    assert "it needs 23 MiB and" in outcome.diagnostics[0]
+    assert "it needs 23 MiB, and" in outcome.diagnostics[0]
     assert "has 20 MiB free" in outcome.diagnostics[0]
     assert [str(event) for event in seen if isinstance(event, StepBegan)] == ["verify v1_snapshot"]
     assert os.listdir(small) == []
@@ -46,7 +46,7 @@ def test_drill_on_a_disk_that_fills_up_leaves_nothing(
     large: Project, mounts: Mounts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, size: str
 ) -> None:
     """The check of free space passed: the copy or the restore fails with a message, and the scratch copy is removed."""
-    monkeypatch.setattr("release_tasks.stages.drill.engine.require_room", lambda *_: None)
+    monkeypatch.setattr("release_tasks.stages.drill.engine.require_space", lambda *_: None)
     small = tmp_path / "small"
     mounts.tmpfs(small, size)
     outcome = run_drill(large.settings, scratch=small)

@@ -332,7 +332,7 @@ class TestUnmountedVolume:
         volume.mount()
         message = " ".join(outcome.diagnostics)
         if outcome.status == "failed" and layout.state() == "mixed":
-            assert "part old, part new" in message, outcome
+            assert "may be mixed" in message, outcome
         recover(project.settings)
         assert layout.state() in ("old", "new"), outcome
         layout.assert_intact(journal_writes)

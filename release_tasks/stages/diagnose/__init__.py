@@ -1,1 +1,1 @@
-"""Stage 4: read every signal there is, say what it means, and which command comes next."""
+"""Stage 4, diagnose: read every signal, explain it, and name the next command."""

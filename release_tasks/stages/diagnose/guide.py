@@ -1,7 +1,7 @@
-"""The decision guide of the runbook: one table, which decides here and is printed in the documentation.
+"""The decision guide: one table, used by ``release.diagnose`` and printed in docs/runbook.md.
 
-Its order is that of urgency. Each row is one function, named as its key, which yields what it has seen and nothing when
-the row does not apply; above it stands what that means and what to type.
+Rows are ordered by urgency. Each row is a function, and its name is the key of the row. The function yields evidence
+when the row applies; its decorator has the symptom, the meaning and the commands to type.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from release_tasks.stages.preflight.gates.http import HttpOptions
 __all__ = ["GUIDE", "Diagnosis", "GuideFinding", "Row", "decide", "diagnose_service", "guide_table"]
 
 Severity = Literal["act", "note"]
-Seen = Callable[[Signals], Iterator["Evidence"]]
+Detector = Callable[[Signals], Iterator["Evidence"]]
 
 
 @frozen
 class Evidence:
-    """That a row applies: what was seen, and the words that its commands are filled with."""
+    """The reason why a row applies, and the values for the placeholders in its commands."""
 
     detail: str
-    words: dict[str, str] = field(factory=dict)
+    values: dict[str, str] = field(factory=dict)
 
 
 @frozen(kw_only=True)
 class Row:
-    """One line of the guide. ``commands`` may hold words in braces, which the evidence fills."""
+    """One row of the guide. ``commands`` may contain placeholders in braces; the evidence has their values."""
 
     key: str
     severity: Severity
     symptom: str
     meaning: str
     commands: tuple[str, ...]
-    seen: Seen
+    detect: Detector
 
 
 GUIDE: list[Row] = []
@@ -50,7 +50,7 @@ GUIDE: list[Row] = []
 
 @frozen(kw_only=True)
 class GuideFinding:
-    """A row that applies now, with what was seen and the commands ready to be typed."""
+    """A row that applies now, with its evidence and complete commands."""
 
     key: str
     severity: Severity
@@ -61,38 +61,38 @@ class GuideFinding:
 
 @frozen(kw_only=True)
 class Diagnosis:
-    """The verdict: ``healthy``, or ``act`` with the finding that comes first; notes never ask for an action."""
+    """The verdict. ``status`` is ``act`` when at least one finding needs an action; notes need none."""
 
     status: Literal["healthy", "act"]
     findings: list[GuideFinding]
 
     @property
     def first(self) -> GuideFinding | None:
-        """The most urgent thing to do."""
+        """The most urgent finding that needs an action."""
         return next((finding for finding in self.findings if finding.severity == "act"), None)
 
 
 def diagnose_service(settings: Settings) -> tuple[Signals, Diagnosis]:
-    """Read every signal and decide what to do; nothing is changed, and nothing raised of what cannot be read.
+    """Read every signal and decide what to do; changes nothing.
 
-    ``status`` of the diagnosis is ``healthy``, or ``act``, with the findings in their order and the commands to type.
+    Does not raise for a signal that cannot be read: the diagnosis has a finding for it.
     """
     signals = read_signals(settings, Pipeline(settings.release.root))
     return signals, decide(signals)
 
 
 def decide(signals: Signals) -> Diagnosis:
-    """Hold the signals against every row of the guide; the findings come in its order."""
+    """Check the signals against every row of the guide; the findings are in the order of the rows."""
     findings = [
         GuideFinding(
             key=row.key,
             severity=row.severity,
             meaning=row.meaning,
             detail=evidence.detail,
-            commands=[command.format(**evidence.words) for command in row.commands],
+            commands=[command.format(**evidence.values) for command in row.commands],
         )
         for row in GUIDE
-        for evidence in row.seen(signals)
+        for evidence in row.detect(signals)
     ]
     is_healthy = all(finding.severity == "note" for finding in findings)
     return Diagnosis(status="healthy" if is_healthy else "act", findings=findings)
@@ -100,21 +100,25 @@ def decide(signals: Signals) -> Diagnosis:
 
 def guide_table() -> str:
     """Return the guide as a Markdown table."""
-    lines = ["| what `inv release.diagnose` sees | what it means | what to type |", "| --- | --- | --- |"]
+    lines = ["| what `inv release.diagnose` finds | what it means | what to type |", "| --- | --- | --- |"]
     for row in GUIDE:
         commands = ", then ".join(f"`{command}`" for command in row.commands) or "nothing"
-        commands = re.sub(r"\{(\w+)\}", lambda word: word[1].upper(), commands)
+        commands = re.sub(r"\{(\w+)\}", lambda placeholder: placeholder[1].upper(), commands)
         lines.append(f"| {row.symptom} | {row.meaning} | {commands} |")
     return "\n".join(lines) + "\n"
 
 
-def _row(severity: Severity, symptom: str, meaning: str, commands: tuple[str, ...] = ()) -> Callable[[Seen], Seen]:
-    """Add a row to the guide: the function below is what it looks for, and its name is the key."""
+def _row(
+    severity: Severity, symptom: str, meaning: str, commands: tuple[str, ...] = ()
+) -> Callable[[Detector], Detector]:
+    """Return a decorator that adds a row to the guide; the name of the decorated function is the key of the row."""
 
-    def add(seen: Seen) -> Seen:
-        key = seen.__name__.strip("_").replace("_", "-")
-        GUIDE.append(Row(key=key, severity=severity, symptom=symptom, meaning=meaning, commands=commands, seen=seen))
-        return seen
+    def add(detect: Detector) -> Detector:
+        key = detect.__name__.strip("_").replace("_", "-")
+        GUIDE.append(
+            Row(key=key, severity=severity, symptom=symptom, meaning=meaning, commands=commands, detect=detect)
+        )
+        return detect
 
     return add
 
@@ -128,35 +132,35 @@ def _failed_health(signals: Signals) -> HealthReport | None:
 
 
 def _failed_gates(signals: Signals, kind: Literal["command", "health", "other"]) -> Iterator[Evidence]:
-    """Each failed gate of one kind that blocks the newest release."""
+    """Yield evidence for each failed gate of one kind that blocks the latest release."""
     for check in signals.blocking:
         options = getattr(signals.settings.release.gates.get(check.id), "options", None)
         if isinstance(options, HttpOptions) and options.asks_health:
-            found = "health"
+            kind_of_check = "health"
         else:
-            found = "command" if check.command is not None else "other"
-        if found == kind:
-            assert signals.newest is not None
-            yield Evidence(f"release {signals.newest.release_id}, gate {check.id}: {check.detail}", {"gate": check.id})
+            kind_of_check = "command" if check.command is not None else "other"
+        if kind_of_check == kind:
+            assert signals.latest is not None
+            yield Evidence(f"release {signals.latest.release_id}, gate {check.id}: {check.detail}", {"gate": check.id})
 
 
 @_act(
-    symptom="a rollback that began, and nobody at work",
-    meaning="A rollback was interrupted; until it is completed the state may be mixed. Do not start the service.",
+    symptom="a rollback started and did not finish, and no command is running",
+    meaning="A rollback was interrupted, and the state may be mixed. Do not start the service before recovery.",
     commands=("inv release.recover", "inv release.diagnose"),
 )
 def _interrupted(signals: Signals) -> Iterator[Evidence]:
     if signals.is_interrupted and signals.has_journal:
-        yield Evidence("a rollback journal is there and nobody is at work")
+        yield Evidence("a rollback journal exists, and no command is running")
     elif signals.is_interrupted and signals.state is not None:
-        where = "its snapshot is live" if signals.state.restored else "nothing live had been swapped"
-        yield Evidence(f"the rollback to {signals.state.snapshot_id} ended before it was done; {where}")
+        where = "its snapshot is live" if signals.state.restored else "no live asset was changed"
+        yield Evidence(f"the rollback to {signals.state.snapshot_id} was interrupted; {where}")
 
 
 @_act(
-    symptom="a snapshot is restored, and health fails all the same",
-    meaning="The state is as it should be and the service is not: another rollback would be a noop. "
-    "Restart it; if it stays unwell, call whoever knows the service.",
+    symptom="a snapshot is restored, and health still fails",
+    meaning="State restored, but the service is still unhealthy. Another rollback would change nothing. "
+    "Restart the service; if it stays unhealthy, call its developers.",
     commands=("inv release.rollback --snapshot {snapshot} --restart-command CMD",),
 )
 def _restored_unhealthy(signals: Signals) -> Iterator[Evidence]:
@@ -166,32 +170,31 @@ def _restored_unhealthy(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
-    symptom="the last rollback failed with its snapshot live",
-    meaning="The last rollback failed, and its snapshot is live. Repair what it names, then run it again.",
+    symptom="the last rollback failed, and its snapshot is live",
+    meaning="The last rollback failed after it restored its snapshot. Fix the error, then run the rollback again.",
     commands=("inv release.rollback --snapshot {snapshot}",),
 )
 def _rollback_failed(signals: Signals) -> Iterator[Evidence]:
     attempt = signals.attempt
-    if attempt is not None and attempt.status == "failed" and not attempt.is_given_up and not signals.is_interrupted:
+    if attempt is not None and attempt.status == "failed" and not attempt.had_no_effect and not signals.is_interrupted:
         snapshot = attempt.snapshot_id or (signals.snapshot.snapshot_id if signals.snapshot is not None else "ID")
         yield Evidence(attempt.detail, {"snapshot": snapshot})
 
 
 @_act(
-    symptom="the last rollback was given up before it changed anything, or was taken back",
-    meaning="The last rollback did not happen; the state is as it was before it. Repair what it names, or choose "
-    "another snapshot.",
+    symptom="the last rollback failed before it changed anything, or was undone",
+    meaning="The last rollback failed and left the state unchanged. Fix the error, or choose another snapshot.",
     commands=("inv release.verify", "inv release.rollback --plan"),
 )
 def _rollback_given_up(signals: Signals) -> Iterator[Evidence]:
     attempt = signals.attempt
-    if attempt is not None and attempt.status == "failed" and attempt.is_given_up and not signals.is_interrupted:
+    if attempt is not None and attempt.status == "failed" and attempt.had_no_effect and not signals.is_interrupted:
         yield Evidence(attempt.detail)
 
 
 @_act(
     symptom="health fails, and a release was prepared",
-    meaning="The service is down or unwell after its release. Put the old code back, then its state.",
+    meaning="The service is down or unhealthy after the release. Deploy the old code, then roll back the state.",
     commands=("inv release.rollback --plan", "inv release.rollback"),
 )
 def _unhealthy(signals: Signals) -> Iterator[Evidence]:
@@ -200,8 +203,8 @@ def _unhealthy(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
-    symptom="health fails, and no release is there to go back to",
-    meaning="The service is not ready. Start it, or find out why it is unwell, before any release.",
+    symptom="health fails, and there is no release to roll back to",
+    meaning="The service is down or unhealthy. Start it, or find the cause, before any release.",
     commands=("inv gate.api-health",),
 )
 def _unhealthy_unreleased(signals: Signals) -> Iterator[Evidence]:
@@ -211,7 +214,7 @@ def _unhealthy_unreleased(signals: Signals) -> Iterator[Evidence]:
 
 @_act(
     symptom="the audit chain is broken",
-    meaning="The audit log was altered or cut. Keep a copy and find out who; rollbacks work all the same.",
+    meaning="The audit log was altered or cut. Copy it, then find out who changed it. Rollbacks still work.",
     commands=("inv release.audit",),
 )
 def _chain_broken(signals: Signals) -> Iterator[Evidence]:
@@ -220,44 +223,44 @@ def _chain_broken(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
-    symptom="the newest release snapshot is damaged, or cannot be verified",
-    meaning="The newest snapshot cannot be trusted. Choose another to go back to, and prepare a new one.",
+    symptom="the latest release snapshot is damaged or cannot be verified",
+    meaning="The latest snapshot cannot be trusted. Prepare a new one; for a rollback, choose another snapshot.",
     commands=("inv release.verify", "inv release.prepare"),
 )
 def _snapshot_unrestorable(signals: Signals) -> Iterator[Evidence]:
     verdict = signals.verdict
     if verdict is not None and verdict.status != "verified":
-        what = str(verdict.findings[0]) if verdict.findings else "an older tool took it, and it has no digests"
-        yield Evidence(f"{verdict.snapshot_id}: {what}")
+        reason = str(verdict.findings[0]) if verdict.findings else "an older tool took it, and it has no digests"
+        yield Evidence(f"{verdict.snapshot_id}: {reason}")
 
 
 @_act(
-    symptom="the last drill of the newest release snapshot failed",
-    meaning="The newest snapshot was rehearsed, and it did not come back as it should. Find out why before you "
-    "need it.",
+    symptom="the last drill of the latest release snapshot failed",
+    meaning="The test restore of the latest snapshot failed. Find the cause before you need the snapshot.",
     commands=("inv release.drill --snapshot {snapshot}", "inv release.prepare"),
 )
 def _drill_failed(signals: Signals) -> Iterator[Evidence]:
-    if signals.proof is not None and signals.snapshot is not None and signals.proof.status == "failed":
+    drill = signals.restore_test
+    if drill is not None and signals.snapshot is not None and drill.status == "failed":
         snapshot = signals.snapshot.snapshot_id
-        yield Evidence(f"{snapshot}, {signals.proof.at}: {signals.proof.detail}", {"snapshot": snapshot})
+        yield Evidence(f"{snapshot}, {drill.at}: {drill.detail}", {"snapshot": snapshot})
 
 
 @_act(
-    symptom="a manifest, snapshot, the rollback state, a log or a disk cannot be read",
-    meaning="A record of the pipeline cannot be read, so what it would say is not known.",
+    symptom="a manifest, a snapshot, the rollback state, a log or a disk cannot be read",
+    meaning="A part of the pipeline cannot be read, so this diagnosis is incomplete.",
     commands=("inv release.verify",),
 )
 def _unreadable(signals: Signals) -> Iterator[Evidence]:
-    for name, sentence in signals.unread:
+    for name, reason in signals.unread:
         if name != "pairing":
-            yield Evidence(f"{name}: {sentence}")
+            yield Evidence(f"{name}: {reason}")
 
 
 @_act(
-    symptom="an MCP server in error, or its circuit open",
-    meaning="The service runs without one of its MCP servers. Mend that server; if a release changed its "
-    "configuration, see whether a rollback would bring it back.",
+    symptom="an MCP server is in error, or its circuit is open",
+    meaning="The service runs without one of its MCP servers. Fix that server. If the release changed its "
+    "configuration, check whether a rollback would restore it.",
     commands=("inv gate.run mcp-config", "inv release.rollback --plan"),
 )
 def _mcp_degraded(signals: Signals) -> Iterator[Evidence]:
@@ -268,8 +271,8 @@ def _mcp_degraded(signals: Signals) -> Iterator[Evidence]:
 
 @_act(
     symptom="health is degraded",
-    meaning="The service answers, and a part of it is not well. Mend that part; if a release changed it, see "
-    "whether a rollback would bring it back.",
+    meaning="The service answers, but one of its parts is degraded. Fix that part. If the release changed it, "
+    "check whether a rollback would restore it.",
     commands=("inv gate.api-health --strict", "inv release.rollback --plan"),
 )
 def _degraded(signals: Signals) -> Iterator[Evidence]:
@@ -279,8 +282,8 @@ def _degraded(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
-    symptom="a queue or callback count over its limit",
-    meaning="More waits, fails or is rejected than should. Find out what does not keep up before anything else.",
+    symptom="a queue or callback count is over its limit",
+    meaning="Too many messages or callbacks wait, fail or are rejected. Find the cause before any other step.",
     commands=("inv release.watch --for 5m",),
 )
 def _pressure(signals: Signals) -> Iterator[Evidence]:
@@ -290,7 +293,7 @@ def _pressure(signals: Signals) -> Iterator[Evidence]:
 
 @_act(
     symptom="the reliability endpoint gives no counts",
-    meaning="Whether messages pile up is not known. Check its URL and secret in release.reliability.",
+    meaning="The queue and callback counts are unknown. Check the URL and the secret in release.reliability.",
     commands=("inv release.diagnose",),
 )
 def _pressure_unknown(signals: Signals) -> Iterator[Evidence]:
@@ -301,8 +304,8 @@ def _pressure_unknown(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
-    symptom="a command gate of the newest release failed (build, tests)",
-    meaning="The release is blocked. Stop, and fix it; nothing live was changed.",
+    symptom="a command gate of the latest release failed (build, tests)",
+    meaning="The release is blocked, and nothing live was changed. Fix the failure; do not deploy.",
     commands=("inv gate.run {gate}", "inv release.prepare"),
 )
 def _build_or_tests_failed(signals: Signals) -> Iterator[Evidence]:
@@ -310,8 +313,8 @@ def _build_or_tests_failed(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
-    symptom="the health gate of the newest release failed",
-    meaning="The service was not healthy before the release. Find out why before you release anything.",
+    symptom="the health gate of the latest release failed",
+    meaning="The service was unhealthy before the release. Find the cause before any release.",
     commands=("inv gate.run {gate}", "inv release.prepare"),
 )
 def _not_ready(signals: Signals) -> Iterator[Evidence]:
@@ -319,8 +322,8 @@ def _not_ready(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
-    symptom="another gate of the newest release failed",
-    meaning="The release is blocked by a gate. Mend what it names.",
+    symptom="another gate of the latest release failed",
+    meaning="A gate blocks the release. Fix the failure.",
     commands=("inv gate.run {gate}", "inv release.prepare"),
 )
 def _gate_failed(signals: Signals) -> Iterator[Evidence]:
@@ -328,20 +331,20 @@ def _gate_failed(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
-    symptom="the newest release is blocked, and no gate failed",
-    meaning="The gates passed and the release is blocked all the same.",
+    symptom="the latest release is blocked, and no gate failed",
+    meaning="All gates passed, but the release is blocked for another reason. Fix the cause.",
     commands=("inv release.prepare",),
 )
 def _blocked(signals: Signals) -> Iterator[Evidence]:
-    newest = signals.newest
-    if newest is not None and newest.status == "blocked" and not signals.blocking:
-        reason = newest.diagnostics[0] if newest.diagnostics else "its manifest does not say why"
-        yield Evidence(f"release {newest.release_id}: {reason}")
+    latest = signals.latest
+    if latest is not None and latest.status == "blocked" and not signals.blocking:
+        reason = latest.diagnostics[0] if latest.diagnostics else "its manifest gives no reason"
+        yield Evidence(f"release {latest.release_id}: {reason}")
 
 
 @_act(
-    symptom="less room on a disk than a rollback may need",
-    meaning="A rollback may not find room for its copies. Make room now; it would be refused, not half done.",
+    symptom="a disk has less free space than a rollback may need",
+    meaning="A rollback may be refused for lack of disk space; the refusal changes nothing. Free space now.",
     commands=("inv release.status",),
 )
 def _low_disk(signals: Signals) -> Iterator[Evidence]:
@@ -353,19 +356,19 @@ def _low_disk(signals: Signals) -> Iterator[Evidence]:
 
 @_act(
     symptom="a pairing store cannot be read",
-    meaning="Nobody is admitted by a store that cannot be read. Mend it, or move it away to begin an empty one.",
+    meaning="A pairing store that cannot be read admits no sender. Fix it, or move it away to start an empty one.",
     commands=("inv pairing.list telegram", "inv pairing.list whatsapp"),
 )
 def _pairing_unusable(signals: Signals) -> Iterator[Evidence]:
-    for name, sentence in signals.unread:
+    for name, reason in signals.unread:
         if name == "pairing":
-            yield Evidence(sentence)
+            yield Evidence(reason)
 
 
 @_act(
     symptom="the chain of the pairing log is broken",
-    meaning="The log of who admitted whom was altered or cut. Keep a copy, find out who, and look through who is "
-    "approved.",
+    meaning="The log of approvals was altered or cut. Copy it, find out who changed it, and review the approved "
+    "senders.",
     commands=("inv pairing.audit", "inv pairing.list telegram --approved", "inv pairing.list whatsapp --approved"),
 )
 def _pairing_chain_broken(signals: Signals) -> Iterator[Evidence]:
@@ -374,8 +377,8 @@ def _pairing_chain_broken(signals: Signals) -> Iterator[Evidence]:
 
 
 @_note(
-    symptom="another run holds the lock",
-    meaning="Another run is at work; what is shown may change under it.",
+    symptom="another command holds the lock",
+    meaning="Another command is running and may change what is shown here.",
 )
 def _locked(signals: Signals) -> Iterator[Evidence]:
     if signals.holder is not None:
@@ -383,30 +386,30 @@ def _locked(signals: Signals) -> Iterator[Evidence]:
 
 
 @_note(
-    symptom="the newest release snapshot was never rehearsed",
-    meaning="Its bytes are as recorded; nobody has seen it come back yet.",
+    symptom="the latest release snapshot was never drilled",
+    meaning="This snapshot has never been test-restored.",
     commands=("inv release.drill --snapshot {snapshot}",),
 )
 def _unproved(signals: Signals) -> Iterator[Evidence]:
     is_sound = signals.verdict is not None and signals.verdict.status == "verified"
-    if signals.proof is None and signals.snapshot is not None and is_sound:
+    if signals.restore_test is None and signals.snapshot is not None and is_sound:
         snapshot = signals.snapshot.snapshot_id
         yield Evidence(snapshot, {"snapshot": snapshot})
 
 
 @_note(
     symptom="no release was prepared yet",
-    meaning="There is nothing to go back to yet.",
+    meaning="There is no release to roll back to yet.",
     commands=("inv release.prepare",),
 )
 def _no_release(signals: Signals) -> Iterator[Evidence]:
-    if signals.newest is None and not signals.unread:
+    if signals.latest is None and not signals.unread:
         yield Evidence(f"no manifest in {signals.settings.release.root}")
 
 
 @_note(
     symptom="no health endpoint is configured",
-    meaning="Nobody can say whether the service is well.",
+    meaning="The health of the service is unknown.",
 )
 def _nobody_asked(signals: Signals) -> Iterator[Evidence]:
     if signals.health is None:
@@ -414,23 +417,24 @@ def _nobody_asked(signals: Signals) -> Iterator[Evidence]:
 
 
 @_note(
-    symptom="the last notice for a receiver was not delivered",
-    meaning="Somebody who should have been told was not. Tell them, and mend what it names.",
+    symptom="the last notification to a receiver was not delivered",
+    meaning="A receiver did not get its last notification. Inform it yourself, then fix the error.",
     commands=("inv release.audit",),
 )
 def _notice_failed(signals: Signals) -> Iterator[Evidence]:
     if signals.audit is None or not signals.audit.intact:
         return
-    told = {str(e.get("notice")): e for e in signals.audit.events if e["event"] in ("notice.sent", "notice.failed")}
+    deliveries = [event for event in signals.audit.events if event["event"] in ("notice.sent", "notice.failed")]
+    last_by_receiver = {str(event.get("notice")): event for event in deliveries}
     for name in signals.settings.release.notices:
-        last = told.get(name)
+        last = last_by_receiver.get(name)
         if last is not None and last["event"] == "notice.failed":
             yield Evidence(f"{name}, at {last['time']}: {last.get('detail')}")
 
 
 @_note(
     symptom="senders wait for approval",
-    meaning="Somebody who wrote to the service waits for an operator.",
+    meaning="A sender waits until an operator approves or rejects it.",
     commands=("inv pairing.list {channel}",),
 )
 def _pairing_waiting(signals: Signals) -> Iterator[Evidence]:

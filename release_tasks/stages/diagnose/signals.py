@@ -1,4 +1,4 @@
-"""What can be seen of a service and of its pipeline now. A signal that cannot be read is one too."""
+"""The signals of a service and its pipeline: health, manifests, snapshots, logs, disks, and all that is unreadable."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 @frozen(kw_only=True)
 class Disk:
-    """A filesystem that a rollback writes to: what is free, and what a rollback needs at most, in bytes."""
+    """A filesystem that a rollback writes to: its free space and the most that a rollback needs, in bytes."""
 
     path: Path
     free: int
@@ -47,32 +47,32 @@ class Disk:
 
 @frozen(kw_only=True)
 class LastRollback:
-    """The last rollback that was tried, as the audit log has it, unless a release was prepared after it."""
+    """The last attempted rollback in the audit log, unless a release was prepared after it."""
 
     status: str
     snapshot_id: str | None
     detail: str
-    is_given_up: bool  # before anything live was changed, or all of it was put back
+    had_no_effect: bool  # failed before it changed anything live, or was undone
 
 
 @define(kw_only=True)
 class Signals:
-    """Everything that a decision rests on. None and empty: there is none, or ``unread`` says why it is not known.
+    """The input of the diagnosis. A field is None or empty when there is no such thing, or when it is in ``unread``.
 
-    ``ready`` is the newest release that may go on, ``newest`` the newest of all. ``snapshot`` is the newest release
-    snapshot, ``verdict`` what its bytes say, ``proof`` its newest drill. ``is_restored`` holds while that of the last
-    rollback is still in place and nothing was prepared since. ``unread`` has a name and a sentence for each signal that
-    could not be read.
+    ``ready`` is the latest ready release, ``latest`` the latest release of any status. ``snapshot`` is the latest
+    release snapshot, ``verdict`` the result of its verification, ``restore_test`` its latest drill. ``is_restored`` is
+    True while the snapshot of the last rollback is live and no release was prepared since. ``unread`` contains the name
+    of each signal that could not be read, and the reason.
     """
 
     settings: Settings
     health: HealthReport | None = None
     reliability: ReliabilityReport | None = None
-    newest: Manifest | None = None
+    latest: Manifest | None = None
     ready: Manifest | None = None
     snapshot: SnapshotMetadata | None = None
     verdict: SnapshotVerdict | None = None
-    proof: RestoreTest | None = None
+    restore_test: RestoreTest | None = None
     state: RollbackState | None = None
     attempt: LastRollback | None = None
     is_restored: bool = False
@@ -87,17 +87,17 @@ class Signals:
 
     @property
     def blocking(self) -> list[Check]:
-        """The checks that keep the newest release from going on; none when it is ready."""
-        if self.newest is None or self.newest.status == "ready":
+        """The checks that block the latest release; empty when it is ready."""
+        if self.latest is None or self.latest.status == "ready":
             return []
-        return [check for check in self.newest.preflight.checks if check.blocks and check.status == "failed"]
+        return [check for check in self.latest.preflight.checks if check.blocks and check.status == "failed"]
 
 
 def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
-    """Read every signal once; nothing is waited for longer than one request, and nothing is changed or raised."""
+    """Read every signal once; changes nothing, does not raise, and waits at most for one request to each endpoint."""
     signals, release = Signals(settings=settings), settings.release
 
-    def tried(name: str, read: Callable[[], T]) -> T | None:
+    def attempt(name: str, read: Callable[[], T]) -> T | None:
         try:
             return read()
         except (StageError, OSError) as error:
@@ -106,37 +106,37 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
 
     if release.health.url:
         signals.health = poll_health(release.health, passes=1, deadline=0.0)
-    signals.holder = tried("lock", lambda: current_holder(pipeline.root))
-    files = tried("manifests", pipeline.read_manifests) or []
+    signals.holder = attempt("lock", lambda: current_holder(pipeline.root))
+    files = attempt("manifests", pipeline.read_manifests) or []
     manifests = [file.manifest for file in files if file.manifest is not None]
     signals.unread += [("manifests", f"{file.release_id}: {file.reason}") for file in files if file.manifest is None]
-    signals.newest = manifests[-1] if manifests else None
+    signals.latest = manifests[-1] if manifests else None
     ready = [manifest for manifest in manifests if manifest.status == "ready"]
     signals.ready = pipeline.latest_ready() or (ready[-1] if ready else None)
     before = signals.ready.baseline.pressure if signals.ready is not None and signals.ready.baseline else None
     signals.reliability = fetch_reliability(release.reliability, before=before)
-    snapshots, unreadable = tried("snapshots", pipeline.catalogue.published) or ([], [])
-    signals.unread += [("snapshots", f"{bad.snapshot_id}: {bad.reason}") for bad in unreadable]
+    snapshots, unreadable = attempt("snapshots", pipeline.catalogue.published) or ([], [])
+    signals.unread += [("snapshots", f"{entry.snapshot_id}: {entry.reason}") for entry in unreadable]
     signals.snapshot = next((found for found in reversed(snapshots) if found.kind == "release"), None)
     if signals.snapshot is not None:
         name, assets = signals.snapshot.snapshot_id, release.assets
-        signals.verdict = tried("snapshots", lambda: verify_all(pipeline.catalogue, name, assets=assets)[0])
-        proved = tried("drills", lambda: read_restore_tests(pipeline)) or RestoreTests()
-        signals.proof = proved.by_snapshot.get(name)
-        signals.unread += [("drills", proved.problem)] if proved.problem else []
-    signals.state = tried("rollback", pipeline.read_state)
+        signals.verdict = attempt("snapshots", lambda: verify_all(pipeline.catalogue, name, assets=assets)[0])
+        drills = attempt("drills", lambda: read_restore_tests(pipeline)) or RestoreTests()
+        signals.restore_test = drills.by_snapshot.get(name)
+        signals.unread += [("drills", drills.problem)] if drills.problem else []
+    signals.state = attempt("rollback", pipeline.read_state)
     is_open = signals.state is not None and signals.state.status == "in_progress"
     signals.has_journal = pipeline.has_journal()
     signals.is_interrupted = signals.holder is None and (signals.has_journal or is_open)
-    signals.is_restored = tried("rollback", lambda: _is_restored(settings, pipeline, signals.state)) or False
-    signals.audit = tried("audit", lambda: pipeline.audit.verify(pipeline.anchors()))
+    signals.is_restored = attempt("rollback", lambda: _is_restored(settings, pipeline, signals.state)) or False
+    signals.audit = attempt("audit", lambda: pipeline.audit.verify(pipeline.anchors()))
     signals.attempt = _last_attempt(signals.audit.events if signals.audit is not None else [])
     pairing = Pairing(settings.pairing)
-    signals.pairing_audit = tried("pairing", pairing.audit.verify)
+    signals.pairing_audit = attempt("pairing", pairing.audit.verify)
     for channel in Channel:
-        waiting = tried("pairing", functools.partial(pairing.pending, channel)) or []
+        waiting = attempt("pairing", functools.partial(pairing.pending, channel)) or []
         signals.pending[channel.value] = len(waiting)
-    signals.disks = tried("disk", lambda: list(_disks(settings, signals.snapshot))) or []
+    signals.disks = attempt("disk", lambda: list(_disks(settings, signals.snapshot))) or []
     return signals
 
 
@@ -145,14 +145,14 @@ def _last_attempt(events: list[dict[str, Any]]) -> LastRollback | None:
         kind = str(event.get("event", ""))
         if kind == "prepare.ready":
             return None
-        # What was refused changed nothing, and makes nothing good that an attempt before it left.
+        # A refused attempt changed nothing, so the state is still the result of an attempt before it.
         if kind.startswith("rollback.") and event.get("status") not in ("in_progress", "refused"):
             snapshot = event.get("snapshotId") or event.get("requestedSnapshot")
             return LastRollback(
                 status=str(event.get("status", "")),
                 snapshot_id=str(snapshot) if snapshot else None,
                 detail=str(event.get("detail", "")),
-                is_given_up=kind == "rollback.refused",
+                had_no_effect=kind == "rollback.refused",
             )
     return None
 
@@ -165,17 +165,20 @@ def _is_restored(settings: Settings, pipeline: Pipeline, state: RollbackState | 
 
 
 def _disks(settings: Settings, snapshot: SnapshotMetadata | None) -> Iterator[Disk]:
-    """Yield each filesystem once: a rollback copies what is live into the pipeline and stages the snapshot beside."""
+    """Yield each filesystem once.
+
+    A rollback copies the live state into the pipeline folder, and stages the snapshot next to the live assets.
+    """
     if snapshot is None:
         return
     sizes = {asset.key: asset.size for asset in snapshot.assets}
-    places = [(settings.release.root, sum(sizes.values()))]
-    places += [(asset.path.parent, sizes.get(key, 0)) for key, asset in settings.release.assets.items()]
+    targets = [(settings.release.root, sum(sizes.values()))]
+    targets += [(asset.path.parent, sizes.get(key, 0)) for key, asset in settings.release.assets.items()]
     needed: dict[int, tuple[Path, int]] = {}
-    for place, size in places:
-        folder = next((parent for parent in (place, *place.parents) if parent.is_dir()), Path("/"))
-        first, before = needed.get(device := os.stat(folder).st_dev, (folder, 0))
-        needed[device] = first, before + size
+    for target, size in targets:
+        folder = next((parent for parent in (target, *target.parents) if parent.is_dir()), Path("/"))
+        first_folder, needed_so_far = needed.get(device := os.stat(folder).st_dev, (folder, 0))
+        needed[device] = first_folder, needed_so_far + size
     for path, size in needed.values():
         info = os.statvfs(path)
         yield Disk(path=path, free=info.f_bavail * info.f_frsize, needed=size)

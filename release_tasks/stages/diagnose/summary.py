@@ -1,4 +1,4 @@
-"""Each signal in one word and one line."""
+"""The summary of the signals: one state word and one line of detail for each."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["summary"]
 
 
 def summary(signals: Signals) -> list[tuple[str, str, str]]:
-    """Return name, state and detail of each signal, in the order in which they are read."""
+    """Return name, state and detail of each signal, in the order of reading."""
     unread = dict(reversed(signals.unread))
     rows = {
         "health": _answer(signals.health, "release.health.url"),
@@ -20,7 +20,7 @@ def summary(signals: Signals) -> list[tuple[str, str, str]]:
         "audit": _audit(signals),
         "pairing": _pairing(signals, unread),
         "disk": _disk(signals),
-        "lock": ("held", str(signals.holder)) if signals.holder is not None else ("free", "nobody is at work"),
+        "lock": ("held", str(signals.holder)) if signals.holder is not None else ("free", "no command is running"),
     }
     return [
         (name, "unreadable", unread[name]) if state == "none" and name in unread else (name, state, detail)
@@ -33,28 +33,28 @@ def _answer(report: HealthReport | ReliabilityReport | None, key: str) -> tuple[
 
 
 def _manifests(signals: Signals) -> tuple[str, str]:
-    newest = signals.newest
-    if newest is None:
+    latest = signals.latest
+    if latest is None:
         return "none", "no release was prepared yet"
-    version = newest.app_version or "unknown version"
-    return newest.status, f"{newest.release_id} ({newest.app_name} {version}), {newest.generated_at}"
+    version = latest.app_version or "unknown version"
+    return latest.status, f"{latest.release_id} ({latest.app_name} {version}), {latest.generated_at}"
 
 
 def _snapshots(signals: Signals) -> tuple[str, str]:
     if signals.snapshot is None or signals.verdict is None:
-        return "none", "no release snapshot to go back to"
-    snapshot, proof, found = signals.snapshot, signals.proof, signals.verdict.findings
-    how = "never drilled" if proof is None else f"drill {proof.status} {proof.at}"
-    told = f"{snapshot.snapshot_id}, taken {snapshot.created_at}, {how}"
-    return signals.verdict.status, f"{told}: {found[0]}" if found else told
+        return "none", "no release snapshot yet"
+    snapshot, drill, findings = signals.snapshot, signals.restore_test, signals.verdict.findings
+    drilled = "never drilled" if drill is None else f"drill {drill.status} {drill.at}"
+    detail = f"{snapshot.snapshot_id}, taken {snapshot.created_at}, {drilled}"
+    return signals.verdict.status, f"{detail}: {findings[0]}" if findings else detail
 
 
 def _rollback(signals: Signals) -> tuple[str, str]:
     state = signals.state
     if signals.is_interrupted:
-        return "interrupted", "it began, it is not done, and nobody is at work"
+        return "interrupted", "it started and did not finish, and no command is running"
     if state is None:
-        return "none", "no rollback so far"
+        return "none", "no rollback yet"
     return state.status, f"to {state.snapshot_id}, {state.updated_at}: {state.detail}"
 
 
@@ -70,12 +70,14 @@ def _pairing(signals: Signals, unread: dict[str, str]) -> tuple[str, str]:
     if "pairing" in unread:
         return "unreadable", unread["pairing"]
     waiting = [f"{count} on {channel}" for channel, count in signals.pending.items() if count]
-    return "waiting" if waiting else "ok", ", ".join(waiting) or "nobody waits"
+    return "waiting" if waiting else "ok", ", ".join(waiting) or "no sender waits"
 
 
 def _disk(signals: Signals) -> tuple[str, str]:
     if not signals.disks:
-        return "none", "what a rollback needs is known once a snapshot is there"
+        return "none", "unknown until the first snapshot"
     tightest = min(signals.disks, key=lambda disk: disk.free - disk.needed)
-    told = f"{tightest.path}: {tightest.free / 2**30:.1f} GiB free, a rollback needs {tightest.needed / 2**30:.1f} GiB"
-    return "ok" if tightest.free >= tightest.needed else "low", told
+    detail = (
+        f"{tightest.path}: {tightest.free / 2**30:.1f} GiB free, a rollback needs {tightest.needed / 2**30:.1f} GiB"
+    )
+    return "ok" if tightest.free >= tightest.needed else "low", detail

@@ -1,1 +1,1 @@
-"""A rehearsal of the rollback: a snapshot restored into a scratch folder, looked at, and taken away again."""
+"""Drill: rehearse a rollback by a test restore of a snapshot in a scratch folder, which is removed afterwards."""

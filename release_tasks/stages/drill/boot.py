@@ -1,4 +1,4 @@
-"""A service on restored state: started on a port of its own, watched until it is healthy, ended with all it started."""
+"""Test boot of the service on restored state, on a free port: wait until it is healthy, then end all its processes."""
 
 from __future__ import annotations
 
@@ -33,19 +33,19 @@ __all__ = ["Service", "boot"]
 _REQUEST_SECONDS = 5.0
 _INTERVAL_SECONDS = 0.1
 _GRACE_SECONDS = 10.0
-_HURRIED_SECONDS = 1.0  # when the drill itself was interrupted
-_MOST_OUTPUT = 64 << 20  # bytes
+_INTERRUPTED_GRACE_SECONDS = 1.0  # when a signal ends the drill
+_MAX_OUTPUT = 64 << 20  # bytes
 _PORTS = range(20_000, 32_000)
 _TAIL_LINES = 20
 
 
 @frozen(kw_only=True)
 class Service:
-    """How a service is started on restored state.
+    """The way to start the service on restored state.
 
-    ``arguments`` makes the command line from the scratch configuration and a free port; ``shown`` is what people read
-    of it. ``health`` holds ``{port}``; ``timeout`` is in seconds. ``environment`` is what the drill's own variables are
-    added to.
+    ``arguments`` makes the command line from the scratch configuration and a free port; ``shown`` is its text in
+    messages. ``health`` is a URL with ``{port}``; ``timeout`` is in seconds. The drill's variables are added to
+    ``environment``.
     """
 
     shown: str
@@ -56,10 +56,10 @@ class Service:
 
 
 def boot(service: Service, scratch: Scratch, settings: Settings, live: Collection[Path], emit: Emit) -> BootOutcome:
-    """Start the service on what was restored and ask health until it is well; nothing of it runs when this returns.
+    """Start the service on restored state and wait until it is healthy; all its processes are ended on return.
 
-    ``settings`` is the scratch configuration, ``live`` are the paths that the service must not open. Never raises for
-    what the service does.
+    ``settings`` is the scratch configuration; ``live`` are the paths that the service must not open. Does not raise
+    when the service fails: the outcome has the reason.
     """
     started = time.monotonic()
     health, url = None, service.health
@@ -68,29 +68,29 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
         url = service.health.replace("{port}", str(port))
         with _running(service, scratch, settings, port, live) as attempt:
 
-            def tell(event: Event) -> None:
-                attempt.look()  # once more after each request
+            def check_and_emit(event: Event) -> None:
+                attempt.check()
                 emit(event)
 
-            asked = HealthConfig(
+            config = HealthConfig(
                 url=url,
                 timeout=Duration(_REQUEST_SECONDS),
                 deadline=Duration(service.timeout),
                 interval=Duration(_INTERVAL_SECONDS),
             )
-            health = poll_health(asked, passes=1, cancelled=attempt.is_over, emit=tell)
-            trouble = attempt.look()
+            health = poll_health(config, passes=1, cancelled=attempt.has_failed, emit=check_and_emit)
+            problem = attempt.check()
     except OSError as error:
-        trouble = f"it could not be started: {error.strerror or error}"
+        problem = f"it cannot be started: {error.strerror or error}"
     duration = time.monotonic() - started
-    passed = not trouble and health is not None and health.passed
-    if health is not None and not trouble and not passed:
-        trouble = f"it did not get healthy: {health.detail}"
+    passed = not problem and health is not None and health.passed
+    if health is not None and not problem and not passed:
+        problem = f"it did not become healthy: {health.detail}"
     redactor = Redactor.from_environment(os.environ)
     tail = [] if passed else read_log_tail(scratch.boot_log)[-_TAIL_LINES:]
     return BootOutcome(
         passed=passed,
-        detail=trouble or f"healthy, started and ended within {show_duration(round(duration, 1))}",
+        detail=problem or f"healthy, started and ended within {show_duration(round(duration, 1))}",
         command=service.shown,
         url=url,
         health=health,
@@ -103,14 +103,14 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
 def _running(
     service: Service, scratch: Scratch, settings: Settings, port: int, live: Collection[Path]
 ) -> Iterator[_Attempt]:
-    """Start the service, and let nothing of it run on after the block."""
+    """Start the service for the block, and end all its processes afterwards."""
     attempt, grace_period = None, _GRACE_SECONDS
     try:
         environment = _environment(service, scratch, settings, port)
         attempt = _Attempt(service.arguments(settings, port), environment, scratch, live)
         yield attempt
     except Interrupted:
-        grace_period = _HURRIED_SECONDS
+        grace_period = _INTERRUPTED_GRACE_SECONDS
         raise
     finally:
         with uninterrupted():
@@ -119,15 +119,15 @@ def _running(
 
 
 class _Attempt:
-    """The processes of one boot, and what is wrong with them."""
+    """The processes of one boot and the first problem found."""
 
     def __init__(
         self, arguments: list[str], environment: dict[str, str], scratch: Scratch, live: Collection[Path]
     ) -> None:
         self.scratch = scratch
         self.live = live
-        self.is_over = threading.Event()
-        self._trouble = ""
+        self.has_failed = threading.Event()
+        self._problem = ""
         log = os.open(scratch.boot_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
             self.process = subprocess.Popen(
@@ -142,39 +142,39 @@ class _Attempt:
         finally:
             os.close(log)
         pid = self.process.pid
-        self._started = processes_of(scratch.project, pid, start_ticks(pid))
+        self._processes = processes_of(scratch.project, pid, start_ticks(pid))
 
-    def look(self) -> str:
-        """Return the first thing found that ends this attempt, or an empty text."""
-        if not self._trouble:
-            self._trouble = self._find_trouble()
-            if self._trouble:
-                self.is_over.set()
-        return self._trouble
+    def check(self) -> str:
+        """Return the first problem that ends this attempt, or an empty text."""
+        if not self._problem:
+            self._problem = self._find_problem()
+            if self._problem:
+                self.has_failed.set()
+        return self._problem
 
     def end(self, grace_period: float) -> None:
-        """Let nothing of it run on."""
-        # Before it is waited for: while it is a zombie, no other process gets its number.
-        self._started.terminate(grace_period)
+        """End all processes of the service."""
+        # Before wait(): the PID of a zombie cannot be given to another process.
+        self._processes.terminate(grace_period)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_GRACE_SECONDS)
 
-    def _find_trouble(self) -> str:
-        opened = find_open_path(self._started.search(), self.live)
+    def _find_problem(self) -> str:
+        opened = find_open_path(self._processes.search(), self.live)
         if opened is not None:
-            return f"it opened {opened}, which is live; it must take every path from the drill's variables"
+            return f"it opened the live path {opened}; it must take every path from the drill's variables"
         code = _exit_code(self.process.pid)
         if code:
             return f"it ended with {'signal' if code < 0 else 'exit code'} {abs(code)}"
-        if code == 0 and not self._started.running():
-            return "it ended with exit code 0 and left nothing running"
-        if self.scratch.boot_log.stat().st_size > _MOST_OUTPUT:
-            return f"it printed more than {show_size(_MOST_OUTPUT)}"
+        if code == 0 and not self._processes.running():
+            return "it ended with exit code 0 and left no process running"
+        if self.scratch.boot_log.stat().st_size > _MAX_OUTPUT:
+            return f"it printed more than {show_size(_MAX_OUTPUT)}"
         return ""
 
 
 def _exit_code(pid: int) -> int | None:
-    """Return how a child ended, negative for a signal, or None while it runs; it is not waited for."""
+    """Return the exit code of a child, negative for a signal, or None while it runs; the child stays a zombie."""
     try:
         found = os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     except ChildProcessError:
@@ -189,14 +189,14 @@ def _environment(service: Service, scratch: Scratch, settings: Settings, port: i
     for key, asset in settings.release.assets.items():
         name = "RELEASE_TASKS_DRILL_ASSET_" + re.sub(r"[^A-Za-z0-9]", "_", key).upper()
         if name in assets:
-            raise UsageError(f"Two assets would share the variable {name}: rename {key!r} in release.assets.")
+            raise UsageError(f"Two assets would have the same variable {name}: rename {key!r} in release.assets.")
         assets[name] = str(asset.path)
     own = {ROOT_VARIABLE: str(scratch.project), "RELEASE_TASKS_DRILL_PORT": str(port)}
     return {**service.environment, **assets, **own}
 
 
 def _free_port() -> int:
-    """Return a port that nobody listens on, below those that the system gives away by itself meanwhile."""
+    """Return an unused port below the ephemeral port range."""
     for port in (*random.SystemRandom().sample(_PORTS, 50), 0):
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))

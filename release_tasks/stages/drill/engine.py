@@ -1,4 +1,4 @@
-"""The drill itself: a snapshot is restored by the code of the rollback, into a scratch folder, and looked at there."""
+"""The drill: restore a snapshot into a scratch folder with the code of the rollback, and check the result."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from release_tasks.stages.drill.outcome import (
     BootOutcome,
     DatabaseCheck,
     DrillOutcome,
-    NotProved,
+    Inconclusive,
     check_assets,
     check_databases,
     check_plugins,
 )
 from release_tasks.stages.drill.scratch import (
     copy_snapshot,
-    is_short_of_room,
-    require_room,
+    is_short_of_space,
     require_safe_parent,
+    require_space,
     scratch_folder,
 )
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
@@ -46,7 +46,7 @@ from release_tasks.stages.stage import require_assets
 __all__ = ["run_drill", "service_of"]
 
 _GATEWAY = "the embedded gateway"
-_MOST_DETAIL = 2000  # characters of a sentence that go into the log
+_MAX_DETAIL = 2000  # characters of a message in the audit log
 
 
 def run_drill(
@@ -57,13 +57,13 @@ def run_drill(
     scratch: Path | None = None,
     emit: Emit = ignore,
 ) -> DrillOutcome:
-    """Rehearse a rollback, to the newest release snapshot unless one is named, with nothing live touched.
+    """Rehearse a rollback to ``snapshot_id``, or to the latest release snapshot; touches nothing live.
 
-    With ``boot`` the service is started on what was restored, as ``release.drill`` says. The scratch folder is made in
-    ``scratch`` instead of the pipeline folder. ``status`` of the outcome is ``passed`` or ``failed``. Takes no lock of
-    the pipeline, and writes to drill-audit.log alone. Raises UsageError for a snapshot that does not exist, a folder
-    that is part of the state, and a service that cannot be started, Interrupted after a signal; nothing is left then,
-    and no event is written.
+    With ``boot``, the service is started on the restored state as configured in ``release.drill``. ``scratch`` is the
+    parent of the scratch folder, instead of the pipeline folder. ``status`` of the outcome is ``passed`` or ``failed``.
+    Takes no lock of the pipeline, and writes only to drill-audit.log. Raises UsageError for an unknown snapshot, a
+    ``scratch`` inside the live state, and a missing start command; Interrupted after a signal. In these cases the
+    scratch folder is removed and no event is written.
     """
     started = time.monotonic()
     pipeline = Pipeline(settings.release.root)
@@ -74,26 +74,26 @@ def run_drill(
     is_conclusive = True
     try:
         rehearsal.snapshot = pipeline.catalogue.find(snapshot_id)
-        with _still_there(pipeline.catalogue, rehearsal.snapshot):
+        with _inconclusive_if_removed(pipeline.catalogue, rehearsal.snapshot):
             rehearsal.run(parent)
     except (StageFailed, OSError) as error:
         rehearsal.problems.append(describe_error(error))
-        is_conclusive = not isinstance(error, (NotProved, OSError))
+        is_conclusive = not isinstance(error, (Inconclusive, OSError))
     outcome = rehearsal.outcome(round((time.monotonic() - started) * 1000))
     try:
-        _write_down(pipeline, outcome, rehearsal.snapshot, is_conclusive)
+        _record(pipeline, outcome, rehearsal.snapshot, is_conclusive)
     except OSError as error:
-        told = f"{describe_error(error)} What the drill found could not be written down, so nothing is proved."
-        return evolve(outcome, status="failed", diagnostics=[told, *outcome.diagnostics])
+        message = f"{describe_error(error)} The result of the drill cannot be recorded, so it does not count."
+        return evolve(outcome, status="failed", diagnostics=[message, *outcome.diagnostics])
     return outcome
 
 
 @define
 class _Rehearsal:
-    """One drill at work: what it found so far. ``run`` reads like the rollback that it rehearses."""
+    """One drill and its findings so far. ``run`` has the steps of the drill in order."""
 
     settings: Settings
-    wanted_id: str | None
+    requested_id: str | None
     service: Service | None
     pipeline: Pipeline
     emit: Emit
@@ -105,19 +105,19 @@ class _Rehearsal:
     notes: list[str] = field(factory=list)
 
     def run(self, parent: Path) -> None:
-        """Verify, copy, restore, compare, restore again, boot. Raises StageFailed or OSError; nothing is left."""
+        """Verify, copy, restore, compare, restore again and boot in a temporary folder. Raises StageFailed, OSError."""
         assert self.snapshot is not None
         snapshot_id = self.snapshot.snapshot_id
         with scratch_folder(self.settings.project, parent) as scratch:
             self.emit(StepBegan("verify", snapshot_id))
-            self.require_whole(self.snapshot)
+            self.require_restorable(self.snapshot)
             source = self.pipeline.catalogue
-            require_room(scratch.folder, source.path(snapshot_id), self.snapshot)
+            require_space(scratch.folder, source.path(snapshot_id), self.snapshot)
             self.emit(StepBegan("copy"))
             settings = scratch.settings(self.settings)
             copy_snapshot(source, Pipeline(settings.release.root).catalogue, snapshot_id, self.emit)
             self.restore(settings, self.snapshot)
-            self.look(settings, self.snapshot)
+            self.examine(settings, self.snapshot)
             if not self.problems:
                 self.repeat(settings, snapshot_id)
             if self.service is not None and not self.problems:
@@ -125,37 +125,39 @@ class _Rehearsal:
                 live = [asset.path for asset in self.settings.release.assets.values()]
                 self.boot = boot(self.service, scratch, settings, live, self.emit)
                 if not self.boot.passed:
-                    self.problems.append(f"The service, started with {self.service.shown!r}: {self.boot.detail}.")
+                    self.problems.append(
+                        f"The service, started with {self.service.shown!r}, failed: {self.boot.detail}."
+                    )
 
-    def require_whole(self, snapshot: SnapshotMetadata) -> None:
-        """Refuse what a rollback would refuse, before anything is copied."""
+    def require_restorable(self, snapshot: SnapshotMetadata) -> None:
+        """Raise StageFailed for a snapshot that a rollback would refuse, before anything is copied."""
         if legacy.is_legacy(snapshot):
             raise StageFailed(
-                f"Snapshot {snapshot.snapshot_id} was taken by an older tool and has no digests, so nothing can be "
-                "proved of it."
+                f"Snapshot {snapshot.snapshot_id} was taken by an older tool and has no digests, so it cannot be "
+                "test-restored."
             )
         remains = [
             record.key for record in snapshot.assets if record.damaged and record.key in self.settings.release.assets
         ]
         if remains:
             raise StageFailed(
-                f"Snapshot {snapshot.snapshot_id} holds only remains of {', '.join(remains)}, which was damaged then."
+                f"Snapshot {snapshot.snapshot_id} contains only remains of {', '.join(remains)}, which was damaged."
             )
         require_intact(self.pipeline.catalogue, snapshot, self.emit)
         if not any(snapshot.asset(key) for key in self.settings.release.assets):
-            raise StageFailed(f"Snapshot {snapshot.snapshot_id} holds none of the assets in release.assets.")
+            raise StageFailed(f"Snapshot {snapshot.snapshot_id} contains no asset of release.assets.")
 
     def restore(self, settings: Settings, snapshot: SnapshotMetadata) -> None:
-        """Roll back, in the scratch folder, to where nothing is yet."""
+        """Roll back in the scratch folder, which has no assets yet."""
         request = RollbackRequest(snapshot_id=snapshot.snapshot_id)
         outcome = rollback(settings, request, within("rollback", self.emit))
         if outcome.status != "restored":
-            trouble = NotProved if is_short_of_room(settings.project, snapshot) else StageFailed
-            raise trouble(f"It could not be restored: {' '.join(outcome.diagnostics)}")
+            failure = Inconclusive if is_short_of_space(settings.project, snapshot) else StageFailed
+            raise failure(f"The test restore failed: {' '.join(outcome.diagnostics)}")
         self.notes += outcome.diagnostics
 
-    def look(self, settings: Settings, snapshot: SnapshotMetadata) -> None:
-        """Compare what was restored with the metadata, and examine every database."""
+    def examine(self, settings: Settings, snapshot: SnapshotMetadata) -> None:
+        """Compare the restored assets with the metadata, and check every database."""
         self.emit(StepBegan("compare"))
         self.assets = check_assets(snapshot, settings.release.assets)
         self.problems += [f"{check.key}: {check.detail}." for check in self.assets if check.status == "failed"]
@@ -168,19 +170,17 @@ class _Rehearsal:
                 self.notes.append(f"{key} was restored as recorded, and not checked further: {examined.unchecked}.")
 
     def repeat(self, settings: Settings, snapshot_id: str) -> None:
-        """Roll back once more: with all in place there must be nothing to do."""
+        """Roll back a second time, which must be a ``noop``."""
         outcome = rollback(settings, RollbackRequest(snapshot_id=snapshot_id))
         if outcome.status != "noop":
-            told = " ".join(outcome.diagnostics)
-            self.problems.append(
-                f"A second rollback should find nothing to do, and it was {outcome.status}. {told}".strip()
-            )
+            details = " ".join(outcome.diagnostics)
+            self.problems.append(f"A second rollback must be a noop, but it was {outcome.status}. {details}".strip())
 
     def outcome(self, duration_ms: int) -> DrillOutcome:
         """Return the verdict."""
         return DrillOutcome(
             status="failed" if self.problems else "passed",
-            snapshot_id=self.snapshot.snapshot_id if self.snapshot else self.wanted_id,
+            snapshot_id=self.snapshot.snapshot_id if self.snapshot else self.requested_id,
             digest=(self.snapshot.digest or None) if self.snapshot else None,
             assets=self.assets,
             databases=self.databases,
@@ -191,20 +191,20 @@ class _Rehearsal:
 
 
 @contextlib.contextmanager
-def _still_there(catalogue: Catalogue, snapshot: SnapshotMetadata) -> Iterator[None]:
-    """Let a block that worked with a snapshot fail when that was removed meanwhile, whatever came of it."""
-    gone = NotProved(
-        f"Snapshot {snapshot.snapshot_id} went away during the drill: retention or somebody removed it. "
-        "Nothing is proved; drill another one."
+def _inconclusive_if_removed(catalogue: Catalogue, snapshot: SnapshotMetadata) -> Iterator[None]:
+    """Raise Inconclusive if the snapshot was removed during the block, whether the block succeeded or failed."""
+    removed = Inconclusive(
+        f"Snapshot {snapshot.snapshot_id} was removed during the drill, for instance by retention. "
+        "The drill has no result; drill another snapshot."
     )
     try:
         yield
     except (StageFailed, OSError) as error:
         if _is_gone(catalogue, snapshot):
-            raise gone from error
+            raise removed from error
         raise
     if _is_gone(catalogue, snapshot):
-        raise gone
+        raise removed
 
 
 def _is_gone(catalogue: Catalogue, snapshot: SnapshotMetadata) -> bool:
@@ -212,18 +212,16 @@ def _is_gone(catalogue: Catalogue, snapshot: SnapshotMetadata) -> bool:
         return catalogue.get(snapshot.snapshot_id).checksum != snapshot.checksum
     except UsageError:
         return True
-    except StageFailed:  # it is there, and was altered
+    except StageFailed:  # it exists, but was altered
         return False
 
 
-def _write_down(
-    pipeline: Pipeline, outcome: DrillOutcome, snapshot: SnapshotMetadata | None, is_conclusive: bool
-) -> None:
-    """Leave one event in drill-audit.log; raises OSError."""
+def _record(pipeline: Pipeline, outcome: DrillOutcome, snapshot: SnapshotMetadata | None, is_conclusive: bool) -> None:
+    """Write one event to drill-audit.log; raises OSError."""
     pipeline.drill_audit.append(
         f"drill.{outcome.status}",
         status=outcome.status,
-        detail=excerpt(outcome.diagnostics[0], _MOST_DETAIL) if outcome.status == "failed" else "restorable",
+        detail=excerpt(outcome.diagnostics[0], _MAX_DETAIL) if outcome.status == "failed" else "restorable",
         release_id=snapshot.release_id if snapshot else None,
         snapshot_id=outcome.snapshot_id,
         digest=outcome.digest,
@@ -231,13 +229,13 @@ def _write_down(
         checks={check.key: check.status for check in outcome.assets},
         integrity={check.key: excerpt(check.integrity) for check in outcome.databases},
         booted=outcome.boot.passed if outcome.boot else None,
-        boot=excerpt(outcome.boot.detail, _MOST_DETAIL) if outcome.boot else None,
+        boot=excerpt(outcome.boot.detail, _MAX_DETAIL) if outcome.boot else None,
         durationMs=outcome.duration_ms,
     )
 
 
 def service_of(settings: Settings) -> Service:
-    """Return what ``--boot`` starts: the configured command, else the embedded gateway if its database is an asset."""
+    """Return the service that ``--boot`` starts: the configured command, or the embedded gateway if it is an asset."""
     config = settings.release.drill
     if config.command is not None:
         line = ["/bin/sh", "-c", config.command]
@@ -250,8 +248,8 @@ def service_of(settings: Settings) -> Service:
         )
     if not any(asset.path == settings.gateway.database for asset in settings.release.assets.values()):
         raise UsageError(
-            "--boot: nothing says how to start the service on restored state. Set release.drill.command (and "
-            "release.drill.health), or leave --boot out."
+            "--boot: no command is configured to start the service on restored state. Set release.drill.command (and "
+            "release.drill.health), or omit --boot."
         )
     if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
         raise UsageError("--boot: the embedded gateway needs the extra: pip install 'release-tasks[gateway]'")
@@ -266,5 +264,5 @@ def service_of(settings: Settings) -> Service:
 
 def _gateway_line(scratch: Settings, port: int) -> list[str]:
     line = [sys.executable, "-m", "release_tasks.gateway", "--root", str(scratch.gateway.root), "--port", str(port)]
-    # Messages that waited in the snapshot went out long ago, or will from the live queue.
+    # --rehearsal sends nothing: the live service has sent the queued messages of the snapshot, or will send them.
     return [*line, "--credentials", str(scratch.pairing.credentials), "--rehearsal"]

@@ -1,4 +1,4 @@
-"""What a drill found, as values that ``--json`` prints as they are, and the checks of what was restored."""
+"""The result of a drill, as ``--json`` prints it, and the checks of the restored assets."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ __all__ = [
     "BootOutcome",
     "DatabaseCheck",
     "DrillOutcome",
-    "NotProved",
+    "Inconclusive",
     "check_assets",
     "check_databases",
     "check_plugins",
 ]
 
 
-class NotProved(StageFailed):
-    """The drill could not be carried out, which says nothing about the snapshot."""
+class Inconclusive(StageFailed):
+    """The drill has no result: it could not be carried out, for a reason other than the snapshot."""
 
 
 @frozen(kw_only=True)
 class AssetCheck:
-    """One restored asset against the metadata; ``detail`` says what differs."""
+    """The comparison of one restored asset with the metadata; ``detail`` is the difference."""
 
     key: str
     kind: str
@@ -42,9 +42,9 @@ class AssetCheck:
 
 @frozen(kw_only=True)
 class DatabaseCheck:
-    """One restored database: what ``integrity_check`` said, ``ok`` or its findings, and how many rows each table has.
+    """One restored database: the answer of ``integrity_check`` (``ok`` or its findings) and the rows of each table.
 
-    ``tables`` is empty when the check failed. None stands for a table that SQLite alone cannot count.
+    ``tables`` is empty when the check failed. The value is None for a table that SQLite alone cannot count.
     """
 
     key: str
@@ -54,7 +54,7 @@ class DatabaseCheck:
 
 @frozen(kw_only=True)
 class BootOutcome:
-    """How the service did on the restored state. ``output_tail`` is the end of what it printed, when it failed."""
+    """The result of the test boot. ``output_tail`` is the end of the service's output, if it failed."""
 
     passed: bool
     detail: str
@@ -67,7 +67,7 @@ class BootOutcome:
 
 @frozen(kw_only=True)
 class DrillOutcome:
-    """The verdict on one snapshot; ``snapshot_id`` is None when not even that could be told."""
+    """The verdict on one snapshot; ``snapshot_id`` is None when no snapshot could be chosen."""
 
     status: Literal["passed", "failed"]
     snapshot_id: str | None
@@ -80,7 +80,7 @@ class DrillOutcome:
 
 
 def check_assets(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig]) -> list[AssetCheck]:
-    """Compare every restored asset with its record: presence, bytes, modes, links. Looks at no live path."""
+    """Compare every restored asset with its record: presence, bytes, modes, links. Reads no live path."""
     checks = []
     for key, asset in assets.items():
         if (record := snapshot.asset(key)) is None:
@@ -99,36 +99,36 @@ def check_databases(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig
     checks = []
     for key, asset in assets.items():
         record = snapshot.asset(key)
-        found = asset.kind.inspect(record, asset.path) if record is not None and record.exists else None
-        if found is not None:
-            checks.append(DatabaseCheck(key=key, integrity=found.problem or "ok", tables=found.rows))
+        inspection = asset.kind.inspect(record, asset.path) if record is not None and record.exists else None
+        if inspection is not None:
+            checks.append(DatabaseCheck(key=key, integrity=inspection.problem or "ok", tables=inspection.rows))
     return checks
 
 
 def check_plugins(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig]) -> dict[str, CopyCheck]:
-    """Let each plugin that took a copy check what was restored of it."""
-    found = {
+    """Let each plugin check the restored copy that it took."""
+    results = {
         key: kind_of(record).examine(record, asset, asset.path)
         for key, asset in assets.items()
         if (record := snapshot.asset(key)) is not None and record.exists
     }
-    return {key: examined for key, examined in found.items() if examined is not None}
+    return {key: examined for key, examined in results.items() if examined is not None}
 
 
 def _difference(asset: AssetConfig, record: AssetRecord) -> str:
-    """Say how an asset differs from its record; an empty text for one that does not."""
+    """Return the difference between an asset and its record; empty if they are equal."""
     if not os.path.lexists(asset.path):
         return "it was not restored" if record.exists else ""
     if not record.exists:
-        return "it is there, and did not exist at snapshot time"
+        return "it exists, but did not exist at snapshot time"
     mode = os.lstat(asset.path).st_mode
     is_tree = is_folder(record)
     if not (stat.S_ISDIR(mode) if is_tree else stat.S_ISREG(mode)):
-        return f"it should be a {'folder' if is_tree else 'file'} and is none"
+        return f"it is not a {'folder' if is_tree else 'file'}"
     if stat.S_IMODE(mode) != record.mode:
         return f"its mode is {stat.S_IMODE(mode):o} instead of {record.mode or 0:o}"
     digest, expected = asset.kind.digest(record, asset.path), record.content_digest or record.sha256
     if digest != expected:
         return f"its content differs (recorded {expected}, restored {digest})"
-    side_files = [path.name for path in asset.kind.side_files(asset.path) if os.path.lexists(path)]
-    return f"{side_files[0]} lies beside it, which belongs to no snapshot" if side_files else ""
+    extra = [path.name for path in asset.kind.side_files(asset.path) if os.path.lexists(path)]
+    return f"it has an extra side file {extra[0]}" if extra else ""

@@ -1,4 +1,4 @@
-"""The scratch folder of a drill: a project, a pipeline and a configuration of its own, gone when the drill is over."""
+"""The scratch folder of a drill: its own project, pipeline and configuration, removed when the drill ends."""
 
 from __future__ import annotations
 
@@ -24,55 +24,55 @@ from release_tasks.core.lock import FolderLock
 from release_tasks.core.process.find import MarkedProcesses
 from release_tasks.core.records import SnapshotMetadata
 from release_tasks.core.units import show_mebibytes
-from release_tasks.stages.drill.outcome import NotProved
+from release_tasks.stages.drill.outcome import Inconclusive
 
 __all__ = [
     "ROOT_VARIABLE",
     "Scratch",
     "copy_snapshot",
-    "is_short_of_room",
+    "is_short_of_space",
     "processes_of",
-    "require_room",
     "require_safe_parent",
+    "require_space",
     "scratch_folder",
 ]
 
-ROOT_VARIABLE = "RELEASE_TASKS_DRILL_ROOT"  # names the scratch project to every process of its drill
+ROOT_VARIABLE = "RELEASE_TASKS_DRILL_ROOT"  # the scratch project, set for every process of its drill
 _NAME = re.compile(r"release-drill-\d{14}-[0-9a-f]{6}")
 _HEADROOM = 16 << 20  # bytes, for logs, journals and what a booted service writes
-_RESERVE = 100  # one part in so many of the disk stays free for the service that lives on it
-_LEFTOVER_PATIENCE = 2.0  # seconds
+_RESERVE = 100  # one hundredth of the disk stays free for the live service
+_LEFTOVER_GRACE_SECONDS = 2.0
 _ATTEMPTS = 10
 
 
 @frozen(kw_only=True)
 class Scratch:
-    """Where the things of one drill lie. ``live`` is the project folder that it is a copy of."""
+    """The paths of one drill. ``live`` is the live project folder."""
 
     folder: Path
     live: Path
 
     @property
     def project(self) -> Path:
-        """What stands for the project folder."""
+        """The copy of the project folder."""
         return self.folder / "project"
 
     @property
     def boot_log(self) -> Path:
-        """What a booted service prints."""
+        """The output of the booted service."""
         return self.folder / "boot.log"
 
     def place(self, path: Path) -> Path:
-        """Return where a live path lies in here: what lies together live lies together here."""
+        """Return the scratch path for a live path; paths in the same live folder stay in one folder."""
         if path.is_relative_to(self.live):
             return self.project / path.relative_to(self.live)
         return self.folder / "outside" / path.relative_to(path.anchor)
 
     def settings(self, live: Settings) -> Settings:
-        """Return the configuration that leads nowhere but into the scratch folder: no health, no restart.
+        """Return a configuration with paths in the scratch folder only, and without health and restart.
 
-        Pairing stores are looked for where nobody restores any, so that a snapshot which holds some is restored as it
-        is, and the live log of pairing is not written to.
+        ``pairing.credentials`` is a folder without assets, so pairing stores in the snapshot are restored unchanged and
+        the live pairing log is not written.
         """
         assets = {key: asset.at(self.place(asset.path)) for key, asset in live.release.assets.items()}
         release = evolve(
@@ -94,21 +94,21 @@ class Scratch:
 
 
 def require_safe_parent(settings: Settings, parent: Path) -> Path:
-    """Return the folder that scratch folders are made in; raises UsageError for one that does not exist or is live."""
+    """Return ``parent``; raise UsageError if it does not exist or is inside the live state."""
     if not parent.is_dir():
-        raise UsageError(f"--scratch: {parent} is no folder. Make it first, or leave the flag out.")
+        raise UsageError(f"--scratch: {parent} is not a directory. Create it, or omit the flag.")
     real = Path(os.path.realpath(parent))
     live = {"release.root": settings.release.root}
     live |= {f"release.assets.{key}": asset.path for key, asset in settings.release.assets.items()}
     for name, path in live.items():
         if real.is_relative_to(os.path.realpath(path)):
-            raise UsageError(f"--scratch: {parent} lies in {name}, and a drill must not touch what is live.")
+            raise UsageError(f"--scratch: {parent} is inside {name}, and a drill must not touch the live state.")
     return parent
 
 
 @contextlib.contextmanager
 def scratch_folder(live: Path, parent: Path) -> Iterator[Scratch]:
-    """Make a private scratch folder below ``parent`` and remove it in the end, and what killed drills left there."""
+    """Make a private scratch folder below ``parent`` and remove it in the end; first remove those of killed drills."""
     make_private_directory(parent)
     _clear_leftovers(parent)
     folder, claim = None, None
@@ -119,10 +119,12 @@ def scratch_folder(live: Path, parent: Path) -> Iterator[Scratch]:
             claim = _claim(folder)
             if claim is not None:
                 break
-            with contextlib.suppress(OSError):  # another drill may be removing it, too
+            with contextlib.suppress(OSError):  # another drill may also remove it
                 remove_tree(folder)
         if claim is None or folder is None:
-            raise NotProved(f"No folder below {parent} can be locked. Name one on a local disk with --scratch DIR.")
+            raise Inconclusive(
+                f"No folder below {parent} can be locked. Choose a folder on a local disk: --scratch DIR."
+            )
         scratch = Scratch(folder=folder, live=live)
         os.mkdir(scratch.project, 0o700)
         yield scratch
@@ -135,26 +137,26 @@ def scratch_folder(live: Path, parent: Path) -> Iterator[Scratch]:
                 claim.release()
 
 
-def require_room(folder: Path, source: Path, snapshot: SnapshotMetadata) -> None:
-    """Raise NotProved when the copy of a snapshot and what is restored from it would not fit into ``folder``."""
+def require_space(folder: Path, source: Path, snapshot: SnapshotMetadata) -> None:
+    """Raise Inconclusive if the disk of ``folder`` lacks space for the copied snapshot and the restored assets."""
     size = sum(asset.size for asset in snapshot.assets)
     total, _, free = shutil.disk_usage(folder)
     copies = 0 if can_share_blocks(source / "metadata.json", folder) else 2 * size
     needed = copies + max(_HEADROOM, total // _RESERVE)
     if free < needed:
-        raise NotProved(
-            f"There is no room for a drill: it needs {show_mebibytes(needed)} and {folder.parent} has "
-            f"{show_mebibytes(free)} free. Make room there, or name a folder on another disk with --scratch DIR."
+        raise Inconclusive(
+            f"There is not enough disk space for a drill: it needs {show_mebibytes(needed)}, and {folder.parent} has "
+            f"{show_mebibytes(free)} free. Free some space, or choose a folder on another disk: --scratch DIR."
         )
 
 
-def is_short_of_room(folder: Path, snapshot: SnapshotMetadata) -> bool:
-    """Say whether a restore into ``folder`` that failed may have done so for want of room."""
+def is_short_of_space(folder: Path, snapshot: SnapshotMetadata) -> bool:
+    """Return whether a failed restore into ``folder`` may have failed for lack of disk space."""
     return shutil.disk_usage(folder).free < sum(asset.size for asset in snapshot.assets) + (_HEADROOM >> 2)
 
 
 def copy_snapshot(source: Catalogue, target: Catalogue, snapshot_id: str, emit: Emit = ignore) -> None:
-    """Copy a snapshot as it lies, blocks shared where the filesystem can. Raises OSError, StageFailed."""
+    """Copy a snapshot unchanged, with shared blocks if the filesystem supports them. Raises OSError, StageFailed."""
     make_private_directory(target.store.folder)
     stored = source.path(snapshot_id)
     meter = Meter(emit, "copy", snapshot_id, 0 if emit is ignore else tree_size(stored))
@@ -163,17 +165,17 @@ def copy_snapshot(source: Catalogue, target: Catalogue, snapshot_id: str, emit: 
 
 
 def processes_of(project: Path, group: int | None = None, since: int | None = None) -> MarkedProcesses:
-    """Return what finds every process of the drill in ``project``, wherever it went; see MarkedProcesses."""
+    """Return a finder for every process of the drill in ``project``; see MarkedProcesses."""
     return MarkedProcesses(ROOT_VARIABLE, str(project), group, since=since, searches=3)
 
 
 def _clear_leftovers(parent: Path) -> None:
-    """Remove what killed drills left below ``parent``, processes included; what cannot be removed stays."""
+    """Remove the folders and processes of killed drills below ``parent``; folders that cannot be removed stay."""
     for path in sorted(parent.iterdir()):
         if _NAME.fullmatch(path.name) is None or (claim := _claim(path)) is None:
             continue
         try:
-            processes_of(path / "project").terminate(_LEFTOVER_PATIENCE)
+            processes_of(path / "project").terminate(_LEFTOVER_GRACE_SECONDS)
             with contextlib.suppress(OSError):
                 remove_tree(path)
         finally:
@@ -183,8 +185,8 @@ def _clear_leftovers(parent: Path) -> None:
 def _claim(folder: Path) -> FolderLock | None:
     """Return a lock that marks a drill's folder as in use until it is released, also by a kill; else None.
 
-    None when a drill has it, when it is somebody else's, and when it is gone: it may have been taken for a leftover in
-    the instant before its drill had claimed it.
+    None if another drill holds the lock, if another user owns the folder, or if the folder is gone: another drill may
+    have removed it as a leftover before it was locked here.
     """
     lock = FolderLock(folder)
     with contextlib.suppress(OSError):

@@ -1,1 +1,1 @@
-"""Who is told how a stage ended: a command or a webhook, which can change nothing about it."""
+"""Notifications: report the result of a stage to commands and webhooks, which cannot change the result."""

@@ -1,4 +1,4 @@
-"""A notice for a command: the document on its standard input, its output in a log, its time kept."""
+"""Delivery of a notification to a command, which reads the document from its standard input."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from release_tasks.core.process.output import OutputLog
 from release_tasks.core.redact import Redactor
 from release_tasks.stages.notifications.notification import SendAttempt
 
-__all__ = ["tell_command"]
+__all__ = ["notify_command"]
 
-_PATIENCE = 2.0  # seconds for what it started in the background
+_GRACE_PERIOD = 2.0  # seconds for processes that the command left in the background
 
 
-def tell_command(
+def notify_command(
     command: str,
     body: bytes,
     *,
@@ -26,12 +26,13 @@ def tell_command(
     timeout: float,
     cancelled: threading.Event,
 ) -> SendAttempt:
-    """Run ``command`` once with ``body`` to read; it is delivered when that ends with 0 within ``timeout`` seconds.
+    """Run ``command`` once with ``body`` on its standard input and its output in the log at ``log_path``.
 
-    What it leaves in the background is ended two seconds after it.
+    The notification is delivered when the command exits with 0 within ``timeout`` seconds. Processes that it left in
+    the background are ended two seconds later.
     """
     try:
-        # A file and not a pipe: a command that reads none of it, or half, cannot break or block anything.
+        # A file instead of a pipe: a command that does not read all of its input cannot block or break the write.
         with tempfile.TemporaryFile() as stdin:
             stdin.write(body)
             stdin.seek(0)
@@ -39,7 +40,7 @@ def tell_command(
     except (OSError, ValueError) as error:
         return SendAttempt(is_delivered=False, detail=f"cannot be started: {getattr(error, 'strerror', None) or error}")
     log = OutputLog(log_path, redactor)
-    ended = supervise(process, log, timeout, cancelled, grace_period=_PATIENCE)
-    detail = ended.describe(command, timeout, log.tail())
-    is_final = ended.cannot_start or ended.is_status_lost
-    return SendAttempt(is_delivered=ended.succeeded, detail=redactor.redact_text(detail), is_final=is_final)
+    result = supervise(process, log, timeout, cancelled, grace_period=_GRACE_PERIOD)
+    detail = result.describe(command, timeout, log.tail())
+    is_final = result.cannot_start or result.is_status_lost
+    return SendAttempt(is_delivered=result.succeeded, detail=redactor.redact_text(detail), is_final=is_final)

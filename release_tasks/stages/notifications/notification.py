@@ -1,4 +1,4 @@
-"""What is said: one occasion as a versioned document, bounded in size and without secrets."""
+"""The notification: a versioned document about one event of a stage, limited in size and without secrets."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from release_tasks.core.redact import Redactor
 
 __all__ = [
     "NOTIFICATION_VERSION",
-    "Concerned",
+    "ApplicationReference",
     "Delivery",
     "Notification",
-    "Occasion",
+    "NotificationEvent",
     "SendAttempt",
     "new_notification",
     "notification_bytes",
@@ -30,15 +30,15 @@ __all__ = [
 ]
 
 NOTIFICATION_VERSION = 1
-Occasion = Literal["prepared", "blocked", "restored", "failed", "degraded"]
+NotificationEvent = Literal["prepared", "blocked", "restored", "failed", "degraded"]
 
-_LONGEST_TEXT = 1000  # characters; a health endpoint or a gate may have answered with far more
-_MOST_DIAGNOSTICS = 20
+_MAX_TEXT = 1000  # characters; the answer of a health endpoint or a gate may be much longer
+_MAX_DIAGNOSTICS = 20
 
 
 @frozen(kw_only=True)
-class Concerned:
-    """The application that a notice is about; ``version`` is that of the release, None where it is not known."""
+class ApplicationReference:
+    """The application of a notification; ``version`` is the released version, None when it is unknown."""
 
     name: str
     version: str | None = None
@@ -46,20 +46,20 @@ class Concerned:
 
 @frozen(kw_only=True)
 class Notification:
-    """One occasion. ``id`` is the same in every attempt and for every receiver; ``next`` is the command to type.
+    """A notification. ``id`` is the same in every attempt and for every receiver; ``next`` is the command to type.
 
-    ``text`` says all of it in a sentence, for receivers that show nothing else.
+    ``occasion`` is the event. ``text`` is a complete message of one sentence, for receivers that show only one text.
     """
 
     notice_version: int
     id: str
     time: str
-    occasion: Occasion
+    occasion: NotificationEvent
     stage: str
     status: str
     text: str
     detail: str
-    application: Concerned
+    application: ApplicationReference
     release_id: str | None
     snapshot_id: str | None
     next: str | None
@@ -71,7 +71,7 @@ class Notification:
 
 def new_notification(
     settings: Settings,
-    occasion: Occasion,
+    occasion: NotificationEvent,
     *,
     stage: str,
     status: str,
@@ -83,11 +83,11 @@ def new_notification(
     next: str | None = None,
     diagnostics: list[str] | None = None,
 ) -> Notification:
-    """Return what is to be said now, with whoever types it and where; ``text`` comes behind the application's name."""
+    """Return a notification with the current time, host and user; ``text`` gets the application's name as a prefix."""
     redactor = notification_redactor(settings)
 
     def safe(text: str) -> str:
-        return excerpt(printable(redactor.redact_text(text)), _LONGEST_TEXT)
+        return excerpt(printable(redactor.redact_text(text)), _MAX_TEXT)
 
     name = settings.release.app.name
     return Notification(
@@ -99,20 +99,20 @@ def new_notification(
         status=status,
         text=safe(f"{name}: {text}"),
         detail=safe(detail),
-        application=Concerned(name=safe(name), version=None if version is None else safe(version)),
+        application=ApplicationReference(name=safe(name), version=None if version is None else safe(version)),
         release_id=release_id,
         snapshot_id=snapshot_id,
         next=next,
         host=socket.gethostname(),
         actor=safe(actor()),
         project=safe(str(settings.project)),
-        diagnostics=[safe(sentence) for sentence in (diagnostics or [])[:_MOST_DIAGNOSTICS]],
+        diagnostics=[safe(message) for message in (diagnostics or [])[:_MAX_DIAGNOSTICS]],
     )
 
 
 @frozen(kw_only=True)
 class SendAttempt:
-    """How one attempt ended. ``is_final`` says that another one would end the same way."""
+    """The result of one attempt to deliver. ``is_final`` is True when another attempt would have the same result."""
 
     is_delivered: bool
     detail: str
@@ -121,7 +121,7 @@ class SendAttempt:
 
 @frozen(kw_only=True)
 class Delivery:
-    """What became of a notice for one of its receivers, as ``release.notices`` calls it."""
+    """The result of a notification for one receiver; ``name`` is its key in ``release.notices``."""
 
     name: str
     status: Literal["sent", "failed"]
@@ -129,11 +129,11 @@ class Delivery:
     detail: str
 
 
-def notification_bytes(notice: Notification) -> bytes:
-    """Return the document as it is sent, byte for byte."""
-    return canonical_bytes(encode(notice))
+def notification_bytes(notification: Notification) -> bytes:
+    """Return the exact bytes of the document that is sent."""
+    return canonical_bytes(encode(notification))
 
 
 def notification_redactor(settings: Settings) -> Redactor:
-    """Return what knows the secrets that a sentence or a command's output may hold."""
+    """Return the redactor for the secrets that a message or the output of a command may contain."""
     return Redactor.from_environment(os.environ, settings.release.secret_variables)

@@ -1,6 +1,6 @@
-"""Notices on their way, each in a thread of its own: they are begun at once and waited for when the stage is done.
+"""Delivery of notifications, each in its own thread: started immediately, and awaited at the end of the stage.
 
-Whatever happens to them, the stage's result stands: nothing here raises but the signal that asks a run to stop.
+A failed delivery does not change the result of the stage: only KeyboardInterrupt and Interrupted are raised here.
 """
 
 from __future__ import annotations
@@ -29,49 +29,49 @@ from release_tasks.stages.notifications.notification import (
 
 __all__ = ["LONGEST", "Notices", "Notifications"]
 
-LONGEST = 120.0  # seconds from the occasion until everything about it is given up, whatever is configured
+LONGEST = 120.0  # seconds from the event until every attempt is cancelled; no configuration extends it
 _FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 8.0  # seconds before another attempt, doubled each time
-_LONGEST_END = 5.0  # seconds that an attempt may take to end once its time is over
+_GRACE_PERIOD = 5.0  # seconds for an attempt to end after its timeout
 
 
 @define(kw_only=True, eq=False)
-class _Sending:
-    """A notice on its way to one receiver, given up at ``until`` (monotonic seconds).
+class _Pending:
+    """A notification for one receiver that is not finished yet; it is cancelled at ``deadline`` (monotonic seconds).
 
-    ``before`` is what the same receiver is told first: what happened first must not arrive last.
+    ``previous`` is the earlier notification for the same receiver: notifications arrive in the order of the events.
     """
 
-    notice: Notification
+    notification: Notification
     name: str
     config: NotificationConfig
-    until: float
-    before: _Sending | None
-    is_over: threading.Event = field(factory=threading.Event)
+    deadline: float
+    previous: _Pending | None
+    is_finished: threading.Event = field(factory=threading.Event)
 
     def failed(self, attempts: int, detail: str) -> Delivery:
         return Delivery(name=self.name, status="failed", attempts=attempts, detail=detail)
 
 
 class Notifications:
-    """The notices of one run of a stage. ``tell`` is given a sentence for whoever looks on.
+    """The notifications of one stage. ``tell`` receives messages for the terminal.
 
-    As a context it waits at its end, and gives up what is on its way when a signal ends it.
+    As a context manager it waits at the end for the deliveries, and cancels them when a signal ends the block.
     """
 
     def __init__(
         self,
         settings: Settings,
-        tell: Callable[[str], None] = lambda sentence: None,
+        tell: Callable[[str], None] = lambda message: None,
         *,
         pipeline: Pipeline | None = None,
     ) -> None:
         self._settings = settings
         self._pipeline = pipeline or Pipeline(settings.release.root)
-        self._tell = tell
+        self._report = tell
         self._cancelled = threading.Event()
-        self._under_way: list[_Sending] = []
-        self._done: list[tuple[_Sending, Delivery]] = []
-        self._results: queue.SimpleQueue[tuple[_Sending, Delivery]] = queue.SimpleQueue()
+        self._pending: list[_Pending] = []
+        self._completed: list[tuple[_Pending, Delivery]] = []
+        self._results: queue.SimpleQueue[tuple[_Pending, Delivery]] = queue.SimpleQueue()
 
     def __enter__(self) -> Notifications:
         return self
@@ -83,154 +83,159 @@ class Notifications:
             self.finish()
 
     def announce(self, make: Callable[[], Notification | None]) -> None:
-        """Begin to send what ``make`` returns to everybody who wants to know. Returns at once and raises nothing."""
+        """Start to send the notification that ``make`` returns; returns immediately and does not raise."""
         if not self._settings.release.notices:
             return
         try:
-            notice = make()
-        except Exception as error:  # of a defect here the stage must not learn either
-            self._say(f"notices: {type(error).__name__}: {error}")
+            notification = make()
+        except Exception as error:  # a defect in a notification must not fail the stage
+            self._show(f"notifications: {type(error).__name__}: {error}")
             return
         for name, config in self._settings.release.notices.items():
-            if notice is not None and notice.occasion in config.when:
-                until = time.monotonic() + LONGEST
-                before = next((earlier for earlier in reversed(self._under_way) if earlier.name == name), None)
-                self._start(_Sending(notice=notice, name=name, config=config, until=until, before=before))
+            if notification is not None and notification.occasion in config.when:
+                deadline = time.monotonic() + LONGEST
+                previous = next((earlier for earlier in reversed(self._pending) if earlier.name == name), None)
+                self._start(
+                    _Pending(notification=notification, name=name, config=config, deadline=deadline, previous=previous)
+                )
 
     def finish(self) -> list[Delivery]:
-        """Wait for what is on its way, write down what became of it and return that.
+        """Wait for the deliveries, write them to the audit log and return them.
 
-        Takes no longer than LONGEST after the last occasion, and some seconds. KeyboardInterrupt and Interrupted end
-        it at once, and go on their way when all is written down.
+        Takes at most LONGEST plus a few seconds after the last event. KeyboardInterrupt and Interrupted cancel the
+        deliveries immediately and are re-raised after the audit log is written.
         """
         try:
-            if self._under_way:
-                self._say(f"notices: {', '.join(sending.name for sending in self._under_way)}")
-            while self._under_way:
-                self._look()
+            if self._pending:
+                self._show(f"sending notifications: {', '.join(pending.name for pending in self._pending)}")
+            while self._pending:
+                self._collect()
         except (KeyboardInterrupt, Interrupted):
             self.give_up()
             raise
-        return self._settle()
+        return self._record()
 
     def give_up(self) -> list[Delivery]:
-        """End what is on its way, within seconds, write that down and return it."""
+        """Cancel the deliveries within seconds, write them to the audit log and return them."""
         with uninterrupted():
             self._cancelled.set()
-            for sending in self._under_way:
-                sending.until = min(sending.until, time.monotonic())
-            while self._under_way:
-                self._look()
-            return self._settle()
+            for pending in self._pending:
+                pending.deadline = min(pending.deadline, time.monotonic())
+            while self._pending:
+                self._collect()
+            return self._record()
 
-    def _start(self, sending: _Sending) -> None:
-        self._under_way.append(sending)
+    def _start(self, pending: _Pending) -> None:
+        self._pending.append(pending)
         try:
-            threading.Thread(target=self._work, args=(sending,), name=f"notice {sending.name}", daemon=True).start()
+            thread = threading.Thread(
+                target=self._run, args=(pending,), name=f"notification {pending.name}", daemon=True
+            )
+            thread.start()
         except RuntimeError as error:  # no more threads
-            sending.is_over.set()
-            self._end(sending, sending.failed(0, str(error)))
+            pending.is_finished.set()
+            self._complete(pending, pending.failed(0, str(error)))
 
-    def _work(self, sending: _Sending) -> None:
+    def _run(self, pending: _Pending) -> None:
         try:
-            if sending.before is not None:
-                sending.before.is_over.wait(max(sending.until - time.monotonic(), 0.0))
-            delivery = self._deliver(sending)
-        except BaseException as error:  # also SystemExit: nobody would be told that this thread is gone
-            delivery = sending.failed(0, f"broke: {type(error).__name__}")
-        sending.is_over.set()
-        self._results.put((sending, delivery))
+            if pending.previous is not None:
+                pending.previous.is_finished.wait(max(pending.deadline - time.monotonic(), 0.0))
+            delivery = self._deliver(pending)
+        except BaseException as error:  # also SystemExit: without a result the stage would wait for this thread
+            delivery = pending.failed(0, f"failed with {type(error).__name__}")
+        pending.is_finished.set()
+        self._results.put((pending, delivery))
 
-    def _deliver(self, sending: _Sending) -> Delivery:
-        """Try until it is delivered, or another attempt would be in vain or too late."""
+    def _deliver(self, pending: _Pending) -> Delivery:
+        """Try until the notification is delivered, or until another attempt is useless or too late."""
         if self._cancelled.is_set():
-            return sending.failed(0, "stopped before it began")
-        body = notification_bytes(sending.notice)
+            return pending.failed(0, "cancelled before it started")
+        body = notification_bytes(pending.notification)
         attempts, pause = 0, _FIRST_PAUSE
         while True:
-            left = sending.until - time.monotonic()
-            attempt = self._attempt(sending, body, min(sending.config.timeout, max(left, 0.1)))
+            left = pending.deadline - time.monotonic()
+            attempt = self._attempt(pending, body, min(pending.config.timeout, max(left, 0.1)))
             attempts += 1
             if attempt.is_delivered:
-                return Delivery(name=sending.name, status="sent", attempts=attempts, detail=attempt.detail)
-            is_last = attempt.is_final or attempts > sending.config.retries or self._cancelled.is_set()
-            if is_last or time.monotonic() + pause >= sending.until or self._cancelled.wait(pause):
-                return sending.failed(attempts, attempt.detail)
+                return Delivery(name=pending.name, status="sent", attempts=attempts, detail=attempt.detail)
+            is_last = attempt.is_final or attempts > pending.config.retries or self._cancelled.is_set()
+            if is_last or time.monotonic() + pause >= pending.deadline or self._cancelled.wait(pause):
+                return pending.failed(attempts, attempt.detail)
             pause = min(pause * 2, _LONGEST_PAUSE)
 
-    def _attempt(self, sending: _Sending, body: bytes, timeout: float) -> SendAttempt:
-        config, notice = sending.config, sending.notice
+    def _attempt(self, pending: _Pending, body: bytes, timeout: float) -> SendAttempt:
+        config, notification = pending.config, pending.notification
         redactor = notification_redactor(self._settings)
-        # Imported where they are needed: the start gate of a service does not wait for a library that speaks HTTP.
+        # Imported here, because `release.recover` as a start gate must not load the HTTP client.
         if config.command is not None:
-            from release_tasks.stages.notifications.command import tell_command
+            from release_tasks.stages.notifications.command import notify_command
 
-            return tell_command(
+            return notify_command(
                 config.command,
                 body,
                 project=self._settings.project,
-                log_path=self._pipeline.logs / f"notice-{notice.id}" / f"{sending.name}.log",
+                log_path=self._pipeline.logs / f"notice-{notification.id}" / f"{pending.name}.log",
                 redactor=redactor,
                 timeout=timeout,
                 cancelled=self._cancelled,
             )
         unset = [name for name in (config.webhook_env, config.hmac_secret_env) if name and not os.environ.get(name)]
         if unset:
-            detail = f"not set in this environment: {', '.join(unset)}"
+            detail = f"missing environment variables: {', '.join(unset)}"
             return SendAttempt(is_delivered=False, detail=detail, is_final=True)
-        from release_tasks.stages.notifications.webhook import tell_webhook
+        from release_tasks.stages.notifications.webhook import notify_webhook
 
-        return tell_webhook(
+        return notify_webhook(
             config.webhook or os.environ[config.webhook_env or ""],
             body,
-            notice_id=notice.id,
-            time=notice.time,
+            notice_id=notification.id,
+            time=notification.time,
             secret=os.environ[config.hmac_secret_env] if config.hmac_secret_env else None,
             redactor=redactor,
             timeout=timeout,
             cancelled=self._cancelled,
         )
 
-    def _look(self) -> None:
-        """Wait a moment for the next one to end; what outlives its time is left to itself."""
-        if (ended := next_item(self._results, LONGEST_WAIT)) is not None:
-            self._end(*ended)
-        for sending in [late for late in self._under_way if time.monotonic() > late.until + _LONGEST_END]:
-            self._end(sending, sending.failed(1, "never ended, given up"))
+    def _collect(self) -> None:
+        """Wait briefly for the next result; abandon the threads that are past their deadline and grace period."""
+        if (result := next_item(self._results, LONGEST_WAIT)) is not None:
+            self._complete(*result)
+        for pending in [late for late in self._pending if time.monotonic() > late.deadline + _GRACE_PERIOD]:
+            self._complete(pending, pending.failed(1, "did not end within its time limit"))
 
-    def _end(self, sending: _Sending, delivery: Delivery) -> None:
-        if sending in self._under_way:  # what was given up may still have a result
-            self._done.append((sending, delivery))
-            self._under_way.remove(sending)
+    def _complete(self, pending: _Pending, delivery: Delivery) -> None:
+        if pending in self._pending:  # an abandoned thread may still report a result
+            self._completed.append((pending, delivery))
+            self._pending.remove(pending)
 
-    def _settle(self) -> list[Delivery]:
-        """Write each delivery into the audit log and tell of those that failed."""
+    def _record(self) -> list[Delivery]:
+        """Write each delivery to the audit log and report those that failed."""
         with uninterrupted():
-            settled, self._done = self._done, []
-            for sending, delivery in settled:
+            completed, self._completed = self._completed, []
+            for pending, delivery in completed:
                 if delivery.status == "failed":
-                    tried = "1 attempt" if delivery.attempts == 1 else f"{delivery.attempts} attempts"
-                    self._say(f"notice {delivery.name} was not delivered ({tried}): {delivery.detail}")
-                notice = sending.notice
+                    attempts = "1 attempt" if delivery.attempts == 1 else f"{delivery.attempts} attempts"
+                    self._show(f"notification to {delivery.name} was not delivered ({attempts}): {delivery.detail}")
+                notification = pending.notification
                 try:
                     self._pipeline.audit.append(
                         f"notice.{delivery.status}",
                         status=delivery.status,
                         detail=delivery.detail,
-                        release_id=notice.release_id,
-                        snapshot_id=notice.snapshot_id,
+                        release_id=notification.release_id,
+                        snapshot_id=notification.snapshot_id,
                         notice=delivery.name,
-                        noticeId=notice.id,
-                        occasion=notice.occasion,
+                        noticeId=notification.id,
+                        occasion=notification.occasion,
                         attempts=delivery.attempts,
                     )
                 except Exception as error:
-                    self._say(f"notice {delivery.name}: the audit log could not be written: {error}")
-        return [delivery for _, delivery in settled]
+                    self._show(f"notification to {delivery.name}: the audit log cannot be written: {error}")
+        return [delivery for _, delivery in completed]
 
-    def _say(self, sentence: str) -> None:
+    def _show(self, message: str) -> None:
         with contextlib.suppress(Exception):
-            self._tell(sentence)
+            self._report(message)
 
 
 Notices = Notifications  # the former name, for programs that import it

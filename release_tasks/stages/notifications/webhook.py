@@ -1,4 +1,4 @@
-"""A notice for a webhook: the document POSTed, signed over its exact bytes; of the answer only the status counts."""
+"""Delivery of a notification to a webhook: a POST of the document, signed over its exact bytes."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from release_tasks.service.http import fetch
 from release_tasks.service.response import ProbeError
 from release_tasks.stages.notifications.notification import SendAttempt
 
-__all__ = ["SIGNATURE", "shown_origin", "signature_of", "tell_webhook"]
+__all__ = ["SIGNATURE", "notify_webhook", "shown_origin", "signature_of"]
 
 SIGNATURE = "X-Signature"
 
-_MOST_ANSWER = 4096  # bytes; an answer is read so far that its connection can end, and not kept
-_TRY_AGAIN = {408, 425, 429}
+_MAX_ANSWER = 4096  # bytes; the body of an answer is read to finish the connection, and then dropped
+_RETRIABLE = {408, 425, 429}
 
 
-def tell_webhook(
+def notify_webhook(
     url: str,
     body: bytes,
     *,
@@ -33,9 +33,9 @@ def tell_webhook(
     timeout: float,
     cancelled: threading.Event,
 ) -> SendAttempt:
-    """POST ``body`` once; it is delivered when the answer is 2xx within ``timeout`` seconds.
+    """POST ``body`` once; delivered when the status of the answer is 2xx within ``timeout`` seconds.
 
-    ``notice_id`` and ``time`` stand in headers as they do in the body, which is what the signature covers.
+    ``notice_id`` and ``time`` are repeated in headers. The signature covers the body only.
     """
     headers = {
         "Content-Type": "application/json",
@@ -47,28 +47,28 @@ def tell_webhook(
         headers[SIGNATURE] = signature_of(body, secret)
     try:
         answer = fetch(
-            url, timeout=timeout, max_bytes=_MOST_ANSWER, headers=headers, method="POST", body=body, cancelled=cancelled
+            url, timeout=timeout, max_bytes=_MAX_ANSWER, headers=headers, method="POST", body=body, cancelled=cancelled
         )
     except ProbeError as error:
         final = {
-            "redirect": f"{shown_origin(url)} redirects elsewhere, which is not followed",
+            "redirect": f"{shown_origin(url)} redirects to another URL; redirects are not followed",
             "invalid": "the webhook's URL is not an http:// or https:// URL",
         }
         detail = final.get(error.kind) or error.message.replace(url, shown_origin(url)).rstrip(".")
         return SendAttempt(is_delivered=False, detail=redactor.redact_text(detail), is_final=error.kind in final)
     is_delivered = 200 <= answer.status < 300
-    is_final = not is_delivered and answer.status < 500 and answer.status not in _TRY_AGAIN
+    is_final = not is_delivered and answer.status < 500 and answer.status not in _RETRIABLE
     detail = f"{shown_origin(url)} answered HTTP {answer.status}"
     return SendAttempt(is_delivered=is_delivered, detail=detail, is_final=is_final)
 
 
 def signature_of(body: bytes, secret: str) -> str:
-    """Return what ``X-Signature`` holds for ``body``."""
+    """Return the value of the ``X-Signature`` header for ``body``."""
     return "sha256=" + hmac.new(os.fsencode(secret), body, hashlib.sha256).hexdigest()
 
 
 def shown_origin(url: str) -> str:
-    """Return as much of a URL as may be shown: the path of a chat's webhook is its password."""
+    """Return scheme, host and port of a URL. Its path must not be shown: in a chat's webhook the path is a secret."""
     try:
         parts = urlsplit(url)
         host = f"[{parts.hostname}]" if ":" in (parts.hostname or "") else parts.hostname

@@ -1,4 +1,4 @@
-"""What each occasion says: from what a stage returned to the notice about it, or to none."""
+"""The texts of the notifications: builds a notification from the result of a stage."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ __all__ = ["about_degraded", "about_failure", "about_manifest", "about_rollback"
 
 
 def about_manifest(settings: Settings, manifest: Manifest) -> Notification:
-    """Say that a release is prepared, or what blocks it."""
+    """Report that a release is ready, or why it is blocked."""
     is_ready = manifest.status == "ready"
-    why = manifest.diagnostics[0] if manifest.diagnostics else ""
+    reason = manifest.diagnostics[0] if manifest.diagnostics else ""
     failed = [check for check in manifest.preflight.checks if check.status == "failed" and check.blocks]
-    first = str(failed[0].diagnostics.get("next", "inv release.preflight")) if failed else "inv release.diagnose"
+    next_command = str(failed[0].diagnostics.get("next", "inv release.preflight")) if failed else "inv release.diagnose"
     return new_notification(
         settings,
         "prepared" if is_ready else "blocked",
         stage="release.prepare",
         status=manifest.status,
-        text=f"release {manifest.release_id} is {'ready' if is_ready else f'blocked: {why}'}",
-        detail="its snapshot is taken" if is_ready else why,
+        text=f"release {manifest.release_id} is {'ready' if is_ready else f'blocked: {reason}'}",
+        detail="its snapshot is taken" if is_ready else reason,
         version=manifest.app_version,
         release_id=manifest.release_id,
         snapshot_id=manifest.snapshot.snapshot_id if manifest.snapshot else None,
-        next="inv release.watch" if is_ready else first,
+        next="inv release.watch" if is_ready else next_command,
         diagnostics=manifest.diagnostics,
     )
 
@@ -37,22 +37,22 @@ def about_manifest(settings: Settings, manifest: Manifest) -> Notification:
 def about_rollback(
     settings: Settings, pipeline: Pipeline, outcome: RollbackOutcome, *, stage: str = "release.rollback"
 ) -> Notification | None:
-    """Say that a rollback restored its snapshot, or why it failed; nothing of one that found all in place."""
+    """Report that a rollback restored its snapshot, or why it failed; return None for a ``noop``."""
     if outcome.status == "noop":
         return None
     manifest = _release_of(pipeline, outcome.snapshot_id)
-    target = outcome.snapshot_id or "the newest snapshot"
+    target = outcome.snapshot_id or "the latest snapshot"
     is_restored = outcome.status == "restored"
     health = outcome.health_check
-    told = f"health: {health.status}" if health else "health was not asked"
-    why = outcome.diagnostics[0] if outcome.diagnostics else "no reason was given"
+    health_text = f"health: {health.status}" if health else "health was not checked"
+    reason = outcome.diagnostics[0] if outcome.diagnostics else "no reason was given"
     return new_notification(
         settings,
         "restored" if is_restored else "failed",
         stage=stage,
         status=outcome.status,
-        text=f"rolled back to {target}, {told}" if is_restored else f"the rollback to {target} failed: {why}",
-        detail=told if is_restored else why,
+        text=f"rolled back to {target}, {health_text}" if is_restored else f"the rollback to {target} failed: {reason}",
+        detail=health_text if is_restored else reason,
         version=manifest.app_version if manifest else None,
         release_id=manifest.release_id if manifest else None,
         snapshot_id=outcome.snapshot_id,
@@ -62,22 +62,22 @@ def about_rollback(
 
 
 def about_degraded(
-    settings: Settings, release: Manifest | None, reasons: list[str], snapshot_id: str | None, *, goes_back: bool
+    settings: Settings, release: Manifest | None, reasons: list[str], snapshot_id: str | None, *, is_rolled_back: bool
 ) -> Notification:
-    """Say that a watched release is degraded, and whether it is rolled back now; ``snapshot_id`` is where to."""
+    """Report that a watched release is degraded, and whether a rollback to ``snapshot_id`` starts now."""
     watched = f"release {release.release_id}" if release else "the service"
-    back = f"inv release.rollback --snapshot {snapshot_id}" if snapshot_id else "inv release.diagnose"
+    suggested = f"inv release.rollback --snapshot {snapshot_id}" if snapshot_id else "inv release.diagnose"
     return new_notification(
         settings,
         "degraded",
         stage="release.watch",
         status="degraded",
-        text=f"{watched} is degraded{', rolling back now' if goes_back else ''}: {reasons[0]}",
+        text=f"{watched} is degraded{', rolling back now' if is_rolled_back else ''}: {reasons[0]}",
         detail=reasons[0],
         version=release.app_version if release else None,
         release_id=release.release_id if release else None,
         snapshot_id=snapshot_id,
-        next="inv release.status" if goes_back else back,
+        next="inv release.status" if is_rolled_back else suggested,
         diagnostics=reasons,
     )
 
@@ -85,20 +85,20 @@ def about_degraded(
 def about_failure(
     settings: Settings,
     stage: str,
-    sentence: str,
+    message: str,
     *,
     release_id: str | None = None,
     snapshot_id: str | None = None,
     diagnostics: list[str] | None = None,
 ) -> Notification:
-    """Say that a stage could not be carried out."""
+    """Report that a stage failed."""
     return new_notification(
         settings,
         "failed",
         stage=stage,
         status="failed",
-        text=f"{stage} failed: {sentence}",
-        detail=sentence,
+        text=f"{stage} failed: {message}",
+        detail=message,
         release_id=release_id,
         snapshot_id=snapshot_id,
         next="inv release.diagnose",
@@ -107,7 +107,7 @@ def about_failure(
 
 
 def _release_of(pipeline: Pipeline, snapshot_id: str | None) -> Manifest | None:
-    """Return the release whose snapshot it is, as far as that can still be told."""
+    """Return the release of a snapshot, None when its records cannot be read."""
     with contextlib.suppress(StageError, OSError):
         release_id = pipeline.catalogue.get(snapshot_id).release_id if snapshot_id else None
         return next((file.manifest for file in pipeline.read_manifests() if file.release_id == release_id), None)

@@ -1,1 +1,1 @@
-"""Stage 1: the gates, each a named check, and the engine that runs them side by side."""
+"""Stage 1, preflight: the gates, each a named check, and the engine that runs them in parallel."""

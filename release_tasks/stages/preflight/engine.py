@@ -1,4 +1,4 @@
-"""Stage 1: every gate runs, every result is kept, and one verdict comes out."""
+"""Run the gates of a preflight and combine their results into one verdict."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["PreflightRun", "run_preflight"]
 
 @frozen(kw_only=True)
 class PreflightRun:
-    """One preflight: its report, and what it ran with; health endpoint and strictness as the settings had them."""
+    """One preflight: its report, and the flags and settings that it ran with."""
 
     release_id: str
     report: PreflightReport
@@ -41,23 +41,23 @@ def run_preflight(
     skip: Sequence[str] = (),
     emit: Emit = ignore,
 ) -> PreflightRun:
-    """Run the configured gates side by side and return their results in configured order.
+    """Run the configured gates in parallel and return their results in configured order.
 
-    ``report.passed`` is the verdict. ``only`` and ``skip`` name gates; those left out are reported as skipped and do
-    not count. Logs go by ``release_id``. That a gate begins or ends is told in the calling thread, what happens in
-    between in the gate's own. Raises UsageError; KeyboardInterrupt and Interrupted stop every gate within 2 s and are
-    re-raised.
+    ``report.passed`` is the verdict. ``only`` and ``skip`` are names of gates; excluded gates are reported as skipped
+    and do not count. The folder of the logs is named after ``release_id``. The start and the result of a gate are
+    emitted in the calling thread, its progress in the gate's thread. Raises UsageError. KeyboardInterrupt and
+    Interrupted stop every gate within 2 s and are re-raised.
     """
     gates = settings.release.gates
     release_id = require_id(release_id or f"preflight-{compact()}", "release id")
-    chosen = _chosen(gates, only, skip)
+    selected = _selected(gates, only, skip)
     emit = shielded(emit)
     log_directory = settings.release.root / "logs" / release_id
     contexts = {name: context_of(settings, name, log_directory, emit=emit) for name in gates}
-    results = run_gates({name: contexts[name] for name in chosen}, emit)
-    results |= {name: _left_out(contexts[name], name in skip) for name in gates if name not in chosen}
+    results = run_gates({name: contexts[name] for name in selected}, emit)
+    results |= {name: _excluded(contexts[name], name in skip) for name in gates if name not in selected}
     checks = [results[name] for name in gates]
-    # What was left out on purpose is no failure of preflight; prepare judges that for itself.
+    # An excluded gate does not fail the preflight; prepare has its own rule for it.
     failed = [check.id for check in checks if check.blocks and not check.is_left_out]
     return PreflightRun(
         release_id=release_id,
@@ -70,7 +70,7 @@ def run_preflight(
     )
 
 
-def _chosen(gates: Mapping[str, GateConfig], only: Sequence[str], skip: Sequence[str]) -> list[str]:
+def _selected(gates: Mapping[str, GateConfig], only: Sequence[str], skip: Sequence[str]) -> list[str]:
     """Return the gates to run; raises UsageError when a name is unknown or no gate remains."""
     if not gates:
         raise UsageError(
@@ -81,19 +81,19 @@ def _chosen(gates: Mapping[str, GateConfig], only: Sequence[str], skip: Sequence
         for name in names:
             if name not in gates:
                 hint = did_you_mean(name, gates)
-                raise UsageError(f"{flag}: no gate is called {name!r}{hint}; configured: {', '.join(gates)}")
-    chosen = [name for name in gates if name not in skip and (not only or name in only)]
-    if not chosen:
-        raise UsageError("--only and --skip leave no gate to run: name fewer gates in --skip")
-    return chosen
+                raise UsageError(f"{flag}: unknown gate {name!r}{hint}; configured: {', '.join(gates)}")
+    selected = [name for name in gates if name not in skip and (not only or name in only)]
+    if not selected:
+        raise UsageError("--only and --skip exclude every gate: remove a gate from --skip")
+    return selected
 
 
-def _left_out(context: GateContext, is_skipped: bool) -> Check:
+def _excluded(context: GateContext, is_skipped: bool) -> Check:
     return Check(
         id=context.name,
         subsystem=context.subsystem,
         status="skipped",
-        detail=f"left out by {'--skip' if is_skipped else '--only'}",
+        detail=f"excluded by {'--skip' if is_skipped else '--only'}",
         advisory=context.config.advisory,
         diagnostics={"leftOut": True},
     )

@@ -1,4 +1,4 @@
-"""Gates side by side: each in a thread of its own, as soon as what it needs has passed."""
+"""Run gates in parallel: each in its own thread, as soon as the gates that it needs have passed."""
 
 from __future__ import annotations
 
@@ -24,16 +24,15 @@ from release_tasks.stages.preflight.gates.base import GateContext, Verdict
 
 __all__ = ["run_gates"]
 
-# Seconds by whether a gate ends itself: a command that ignores SIGTERM takes 0.6, on a machine that is
-# starved of time longer, and must not outlive this process; a plugin may never notice.
-_LONGEST_STOP = {True: 5.0, False: 1.0}
+# Seconds to wait at a stop, by ``GateKind.ends_itself``: a command that ignores SIGTERM takes 0.6 s, longer on a busy
+# machine, and must not outlive this process; a plugin may never stop.
+_STOP_TIMEOUT = {True: 5.0, False: 1.0}
 
 
 def run_gates(contexts: Mapping[str, GateContext], emit: Emit) -> dict[str, Check]:
-    """Run every gate and return the results by name; beginnings and results are told in the calling thread.
+    """Run every gate and return the results by name; starts and results are emitted in the calling thread.
 
-    An exception in the calling thread (KeyboardInterrupt, Interrupted) stops all gates within 2 s
-    and goes on its way.
+    An exception in the calling thread (KeyboardInterrupt, Interrupted) stops all gates within 2 s and is re-raised.
     """
     checks: dict[str, Check] = {}
     needs = {name: [need for need in gate.config.needs if need in contexts] for name, gate in contexts.items()}
@@ -51,7 +50,7 @@ def run_gates(contexts: Mapping[str, GateContext], emit: Emit) -> dict[str, Chec
                     emit(GateBegan(name))
                     running.start(contexts[name])
                     continue
-                check = _held_back(contexts[name], unmet)
+                check = _blocked(contexts[name], unmet)
             checks[check.id] = check
             emit(GateEnded(check))
         return checks
@@ -60,100 +59,100 @@ def run_gates(contexts: Mapping[str, GateContext], emit: Emit) -> dict[str, Chec
 
 
 @frozen(kw_only=True)
-class _Gate:
-    """A gate that has begun."""
+class _StartedGate:
+    """A gate that was started."""
 
     context: GateContext
     started_at: str = field(factory=timestamp)
-    began: float = field(factory=time.monotonic)
+    started: float = field(factory=time.monotonic)
 
     @property
-    def until(self) -> float:
-        """The end of the wait for it, in monotonic seconds."""
-        return self.began + self.context.kind.limit(self.context)
+    def deadline(self) -> float:
+        """The time until which the engine waits for the result, in monotonic seconds."""
+        return self.started + self.context.kind.limit(self.context)
 
 
 class _Running:
-    """The gates that have begun and have no result yet, each in a thread of its own."""
+    """The gates that were started and have no result yet, each in its own thread."""
 
     def __init__(self) -> None:
-        self._gates: dict[str, _Gate] = {}
+        self._gates: dict[str, _StartedGate] = {}
         self._results: queue.SimpleQueue[Check] = queue.SimpleQueue()
 
     def start(self, context: GateContext) -> None:
-        gate = self._gates[context.name] = _Gate(context=context)
+        gate = self._gates[context.name] = _StartedGate(context=context)
         threading.Thread(target=lambda: self._results.put(_check(gate)), name=context.name, daemon=True).start()
 
     def next_result(self) -> Check:
-        """Wait for the next gate to end, by itself or because its time is up."""
+        """Wait until the next gate ends or exceeds its time limit."""
         while True:
-            due = min(self._gates.values(), key=lambda gate: gate.until)
-            check = next_item(self._results, due.until - time.monotonic())
+            due = min(self._gates.values(), key=lambda gate: gate.deadline)
+            check = next_item(self._results, due.deadline - time.monotonic())
             if check is None:
                 due.context.cancelled.set()
                 check = _overdue(due)
-            # A gate that was given up may still answer; its verdict stands.
+            # A late result of a gate that timed out is dropped.
             if self._gates.pop(check.id, None) is not None:
                 return check
 
     def stop(self) -> None:
-        """End what still runs. More signals cannot cut this short, and it is short."""
-        began = time.monotonic()
+        """Stop the gates that still run; further signals are ignored meanwhile."""
+        stopping_since = time.monotonic()
         while True:
-            with contextlib.suppress(KeyboardInterrupt, Interrupted), _deaf():
+            with contextlib.suppress(KeyboardInterrupt, Interrupted), _signals_ignored():
                 for gate in self._gates.values():
                     gate.context.cancelled.set()
                 while any(
-                    time.monotonic() - began < _LONGEST_STOP[gate.context.kind.ends_itself]
+                    time.monotonic() - stopping_since < _STOP_TIMEOUT[gate.context.kind.ends_itself]
                     for gate in self._gates.values()
                 ):
-                    # Results and not Thread.join: up to Python 3.12 a join that a signal cuts
-                    # short takes the thread for ended (bpo-45274).
+                    # Not Thread.join: up to Python 3.12 a join that a signal interrupts marks the thread as
+                    # ended (bpo-45274).
                     if (check := next_item(self._results, LONGEST_WAIT)) is not None:
                         self._gates.pop(check.id, None)
                 return
 
 
 @contextlib.contextmanager
-def _deaf() -> Iterator[None]:
-    """Let SIGINT and SIGTERM pass unheard; outside the main thread they are never heard."""
-    before = {}
+def _signals_ignored() -> Iterator[None]:
+    """Ignore SIGINT and SIGTERM; Python delivers signals to the main thread only."""
+    handlers = {}
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
             handler = signal.getsignal(number)
             if callable(handler):
-                before[number] = signal.signal(number, lambda *_: None)
+                handlers[number] = signal.signal(number, lambda *_: None)
     try:
         yield
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)
 
 
-def _check(gate: _Gate) -> Check:
-    """Run one gate; whatever happens in it becomes a result."""
+def _check(gate: _StartedGate) -> Check:
+    """Run one gate; an exception in it becomes a failed result."""
     context = gate.context
     try:
         if context.cancelled.is_set():
-            verdict = Verdict(passed=False, detail="stopped before it began")
+            verdict = Verdict(passed=False, detail="cancelled before it started")
         else:
             verdict = context.kind.check(context)
     except StageError as error:
         verdict = Verdict(passed=False, detail=error.message)
-    # A plugin that raises SystemExit must not leave the run waiting for its result.
+    # Also SystemExit: without a result the engine would wait for this gate.
     except BaseException as error:
-        verdict = Verdict(passed=False, detail=f"the gate broke: {type(error).__name__}: {error}")
+        verdict = Verdict(passed=False, detail=f"the gate raised {type(error).__name__}: {error}")
     return _as_check(gate, verdict)
 
 
-def _overdue(gate: _Gate) -> Check:
+def _overdue(gate: _StartedGate) -> Check:
     kind = gate.context.kind
-    who = f" of {kind.author(gate.context)}" if kind.author else ""
+    author = f" from {kind.author(gate.context)}" if kind.author else ""
     limit = show_duration(kind.limit(gate.context))
-    return _as_check(gate, Verdict(passed=False, detail=f"no result{who} after {limit} (timeout); it was given up"))
+    return _as_check(gate, Verdict(passed=False, detail=f"no result{author} after {limit} (timeout)"))
 
 
-def _as_check(gate: _Gate, verdict: Verdict) -> Check:
+def _as_check(gate: _StartedGate, verdict: Verdict) -> Check:
     context, redact = gate.context, gate.context.redactor.redact_text
     diagnostics = _plain(verdict.diagnostics, context.redactor)
     if not verdict.passed:
@@ -166,20 +165,20 @@ def _as_check(gate: _Gate, verdict: Verdict) -> Check:
         command=None if verdict.command is None else redact(str(verdict.command)),
         started_at=gate.started_at,
         completed_at=timestamp(),
-        duration_ms=round((time.monotonic() - gate.began) * 1000),
+        duration_ms=round((time.monotonic() - gate.started) * 1000),
         advisory=context.config.advisory,
         diagnostics=diagnostics,
     )
 
 
-def _held_back(context: GateContext, unmet: Sequence[Check]) -> Check:
-    said = {"failed": "failed", "skipped": "was skipped"}
+def _blocked(context: GateContext, unmet: Sequence[Check]) -> Check:
+    states = {"failed": "failed", "skipped": "was skipped"}
     now = timestamp()
     return Check(
         id=context.name,
         subsystem=context.subsystem,
         status="skipped",
-        detail=f"not run: it needs {' and '.join(f'{need.id}, which {said[need.status]}' for need in unmet)}",
+        detail=f"not run: it needs {' and '.join(f'{need.id}, which {states[need.status]}' for need in unmet)}",
         started_at=now,
         completed_at=now,
         advisory=context.config.advisory,
@@ -188,7 +187,7 @@ def _held_back(context: GateContext, unmet: Sequence[Check]) -> Check:
 
 
 def _plain(value: Any, redactor: Redactor) -> Any:
-    """Return ``value`` as JSON can hold it, every text in it redacted."""
+    """Return ``value`` as plain JSON values, with every text redacted."""
     if isinstance(value, dict):
         return {redactor.redact_text(str(k)): _plain(item, redactor) for k, item in value.items()}
     if isinstance(value, (list, tuple, set)):

@@ -1,1 +1,1 @@
-"""Stage 3: the state comes back whole, verified, or not at all."""
+"""Stage 3, rollback: restore all assets of a verified snapshot, or none of them."""

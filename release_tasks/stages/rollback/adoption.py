@@ -1,4 +1,4 @@
-"""A snapshot of the older tool, taken over into our form: from then on it has digests."""
+"""Adoption of a snapshot of the older tool: capture it into a new snapshot, which has digests."""
 
 from __future__ import annotations
 
@@ -23,28 +23,28 @@ __all__ = ["adopt_legacy"]
 def adopt_legacy(
     settings: Settings, pipeline: Pipeline, target: SnapshotMetadata, *, is_forced: bool, emit: Emit = ignore
 ) -> SnapshotMetadata:
-    """Capture an older tool's snapshot into one of ours and return that.
+    """Capture an older tool's snapshot into a new snapshot and return the new one.
 
-    Raises StageFailed unless ``is_forced``, and when a database in it fails its integrity check.
+    Raises StageFailed unless ``is_forced``, and when a database in the snapshot fails its integrity check.
     """
     if not is_forced:
         raise StageFailed(
             f"Snapshot {target.snapshot_id} was taken by an older tool and has no digests, so it cannot be verified. "
-            f"To restore it all the same: inv release.rollback --snapshot {target.snapshot_id} --force"
+            f"To restore it anyway: inv release.rollback --snapshot {target.snapshot_id} --force"
         )
     verdict = verify_snapshot(pipeline.catalogue, target)
     if verdict.findings:
         raise StageFailed(f"Snapshot {target.snapshot_id} is refused, nothing was changed: {verdict.findings[0]}.")
     folder = pipeline.catalogue.path(target.snapshot_id)
-    # By their place below the project, or by key: the older tool had keys of its own.
-    by_place = {settings.project / r.relative_path.removeprefix("assets/"): r for r in reversed(target.assets)}
+    # Match assets by their path below the project, or by key: the older tool used other keys.
+    by_path = {settings.project / r.relative_path.removeprefix("assets/"): r for r in reversed(target.assets)}
     stored = {
         key: _stored_asset(asset, record, folder)
         for key, asset in settings.release.assets.items()
-        if (record := by_place.get(asset.path) or target.asset(key)) is not None
+        if (record := by_path.get(asset.path) or target.asset(key)) is not None
     }
     if not stored:
-        raise StageFailed(f"Snapshot {target.snapshot_id} holds none of the assets in release.assets.")
+        raise StageFailed(f"Snapshot {target.snapshot_id} contains no asset of release.assets.")
     request = CaptureRequest(
         snapshot_id=f"adopted_{target.snapshot_id[:80]}_{compact()}-{secrets.token_hex(3)}",
         release_id=target.release_id,
@@ -61,5 +61,5 @@ def _stored_asset(asset: AssetConfig, record: AssetRecord, folder: Path) -> Asse
         stored = folder / "assets" / ".absent" / asset.path.name
     if asset.plugin is None:
         return asset.at(stored)
-    # What lies in the snapshot is no live state, and no rollback needs a plugin.
+    # The stored copy is not live state, and a rollback does not need the plugin.
     return (DIRECTORY if stored.is_dir() else FILE).asset(stored, required=asset.required)

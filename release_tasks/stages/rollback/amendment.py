@@ -1,7 +1,7 @@
-"""A snapshot that holds pairing stores, amended before it is restored: nobody who was revoked since is admitted again.
+"""Amendment of a snapshot with pairing stores, so that a rollback does not approve a revoked sender again.
 
-What goes live is a snapshot like any other, made from the target, in which the lists of approvals lack the revoked and
-the pairing log is the live one. So all that holds for a rollback holds for this one.
+The rollback restores a new snapshot that is derived from the target: its lists of approvals lack the revoked senders,
+and its pairing log is the live log. The new snapshot is restored like any other.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ from release_tasks.pairing.restoring import (
 from release_tasks.pairing.store import Store, StoreUnusable
 from release_tasks.stages.rollback.stores import RestoredTree, covered_channels
 
-__all__ = ["Amendment", "amend_target", "covers_pairing", "find_amended", "foresee"]
+__all__ = ["Amendment", "amend_target", "covers_pairing", "find_amended", "plan_amendment"]
 
-_MOST_NAMED = 5
+_MAX_LISTED = 5
 
 
 def covers_pairing(settings: Settings) -> bool:
-    """Say whether an asset holds a pairing store or the pairing log, so that a rollback exchanges it."""
+    """Return whether an asset contains a pairing store or the pairing log, so that a rollback replaces it."""
     return bool(covered_channels(settings))
 
 
 @frozen(kw_only=True)
 class Amendment:
-    """What has to be amended in a snapshot, and what becomes of each channel's approvals; nothing is done yet."""
+    """The planned changes of a snapshot, and the resulting approvals of each channel."""
 
     target: SnapshotMetadata
     replacements: dict[StoredFile, Replacement] = field(factory=dict)
@@ -59,23 +59,23 @@ class Amendment:
     diagnostics: list[str] = field(factory=list)
 
     @property
-    def is_on_record(self) -> bool:
-        """Whether nobody gains or loses an approval by this rollback, so that there is no event to write."""
+    def has_no_events(self) -> bool:
+        """Whether the rollback changes no approval, so that no event has to be written."""
         return not any(s.withdrawn or s.returned or s.is_emptied for s in self.stores.values())
 
     def amended(self) -> SnapshotMetadata:
-        """Return what is to be restored, as a snapshot that need not have been made: equal content, equal id."""
+        """Return the metadata of the amended snapshot, which may not exist yet; its id is derived from its content."""
         if not self.replacements:
             return self.target
         records = with_replacements(self.target, self.replacements)
         digest = snapshot_digest(records)
-        mark = sha256_bytes(canonical_bytes([self.target.snapshot_id, digest]))[:12]
-        snapshot_id = f"amended_{self.target.snapshot_id[:80]}_{mark}"
+        suffix = sha256_bytes(canonical_bytes([self.target.snapshot_id, digest]))[:12]
+        snapshot_id = f"amended_{self.target.snapshot_id[:80]}_{suffix}"
         return evolve(self.target, snapshot_id=snapshot_id, digest=digest, assets=records)
 
 
-def foresee(settings: Settings, pipeline: Pipeline, target: SnapshotMetadata) -> Amendment:
-    """Work out how ``target`` has to be amended by what the live stores and their log say now.
+def plan_amendment(settings: Settings, pipeline: Pipeline, target: SnapshotMetadata) -> Amendment:
+    """Return the amendment of ``target`` that the live stores and their log require now.
 
     Raises OSError when the live log, which is never rolled back, cannot be read.
     """
@@ -98,15 +98,15 @@ def foresee(settings: Settings, pipeline: Pipeline, target: SnapshotMetadata) ->
         if restored.data != stored:
             replacements[place] = Replacement(data=restored.data)
         stores[channel] = restored
-        diagnostics += _told(channel, restored, history, folder / _relative(target, place))
+        diagnostics += _diagnostics(channel, restored, history, folder / _relative(target, place))
     if log_place is not None:
-        diagnostics.append(f"The pairing log is kept as it is: {store.audit.path}.")
+        diagnostics.append(f"The pairing log is not rolled back: {store.audit.path}.")
     amendment = Amendment(target=target, replacements=replacements, stores=stores, diagnostics=diagnostics)
     return _with_live_log(amendment, store, log_place, folder)
 
 
 def _with_live_log(amendment: Amendment, store: Store, place: StoredFile | None, folder: Path) -> Amendment:
-    """Let the log in the snapshot be the live one, as it is at this moment."""
+    """Replace the log in the snapshot by the current live log."""
     if place is None:
         return amendment
     live = _live_log(store.audit.path)
@@ -116,38 +116,38 @@ def _with_live_log(amendment: Amendment, store: Store, place: StoredFile | None,
 
 
 def find_amended(pipeline: Pipeline, amendment: Amendment) -> SnapshotMetadata | None:
-    """Return the snapshot that restores what ``amendment`` asks for, None when it has not been made yet.
+    """Return the amended snapshot, or None if it does not exist yet.
 
-    None, too, when events have to be written first, which are part of it where the log is.
+    Also None if events have to be written first: the amended snapshot contains the log.
     """
-    if not amendment.is_on_record:
+    if not amendment.has_no_events:
         return None
-    wanted = amendment.amended()
-    return wanted if wanted is amendment.target else _made(pipeline, wanted)
+    amended = amendment.amended()
+    return amended if amended is amendment.target else _existing(pipeline, amended)
 
 
 def amend_target(
     settings: Settings, pipeline: Pipeline, target: SnapshotMetadata, rollback_id: str
 ) -> tuple[SnapshotMetadata, list[str]]:
-    """Return the snapshot to restore in place of ``target``, and what an operator should know of it.
+    """Return the snapshot to restore instead of ``target``, and notes for the operator.
 
-    Writes into the pairing log who gains or loses an approval by rollback ``rollback_id``. Call it with the stores
-    held. Raises StageFailed or OSError; nothing live but the log was touched then.
+    Writes the changed approvals of rollback ``rollback_id`` to the pairing log. The caller must hold the stores. Raises
+    StageFailed or OSError; then only the log may have changed.
     """
-    amendment = foresee(settings, pipeline, target)
-    if not amendment.is_on_record:
+    amendment = plan_amendment(settings, pipeline, target)
+    if not amendment.has_no_events:
         store = Store(settings.pairing.credentials)
         _write_events(store.audit, amendment, rollback_id)
-        # Only the log is looked at again: that it is there now must not make it a witness.
+        # Only the log is read again. The approvals stay as planned: a log that was just created is no history.
         log_place = RestoredTree(settings.release.assets, target).place(store.audit.path)
         amendment = _with_live_log(amendment, store, log_place, pipeline.catalogue.path(target.snapshot_id))
-    wanted = amendment.amended()
-    if wanted is target:
+    amended = amendment.amended()
+    if amended is target:
         return target, amendment.diagnostics
-    made = _made(pipeline, wanted)
-    if made is not None and verify_snapshot(pipeline.catalogue, made).status == "verified":
-        return made, amendment.diagnostics
-    snapshot_id = wanted.snapshot_id
+    existing = _existing(pipeline, amended)
+    if existing is not None and verify_snapshot(pipeline.catalogue, existing).status == "verified":
+        return existing, amendment.diagnostics
+    snapshot_id = amended.snapshot_id
     if os.path.lexists(pipeline.catalogue.path(snapshot_id)):
         snapshot_id += f"-{secrets.token_hex(3)}"
     request = CaptureRequest(
@@ -160,10 +160,10 @@ def amend_target(
     return derive_snapshot(pipeline.catalogue, target, amendment.replacements, request), amendment.diagnostics
 
 
-def _made(pipeline: Pipeline, wanted: SnapshotMetadata) -> SnapshotMetadata | None:
+def _existing(pipeline: Pipeline, amended: SnapshotMetadata) -> SnapshotMetadata | None:
     with contextlib.suppress(StageError):
-        found = pipeline.catalogue.get(wanted.snapshot_id)
-        return found if found.digest == wanted.digest else None
+        found = pipeline.catalogue.get(amended.snapshot_id)
+        return found if found.digest == amended.digest else None
     return None
 
 
@@ -177,17 +177,17 @@ def _history(pipeline: Pipeline, store: Store, target: SnapshotMetadata, log_pla
 
 
 def _rollbacks_in_effect(pipeline: Pipeline) -> set[str]:
-    """Return the rollbacks whose snapshot went live and stayed; none that a broken log speaks of."""
+    """Return the ids of the rollbacks whose snapshot went live and was not undone; empty if the log is broken."""
     verdict = pipeline.audit.verify()
     if not verdict.intact:
         return set()
-    found = set()
+    rollback_ids = set()
     for event in verdict.events:
         name, status = event.get("event"), event.get("status")
-        # A refusal names its rollback only when its snapshot was live already.
+        # A refusal has a rollbackId only when its snapshot was live already.
         if name in ("rollback.finished", "rollback.refused") or (name, status) == ("rollback.recovered", "restored"):
-            found.add(str(event.get("rollbackId")))
-    return found
+            rollback_ids.add(str(event.get("rollbackId")))
+    return rollback_ids
 
 
 def _live_entries(store: Store, channel: Channel) -> list[str] | None:
@@ -216,45 +216,47 @@ def _relative(target: SnapshotMetadata, place: StoredFile) -> str:
 def _write_events(log: AuditLog, amendment: Amendment, rollback_id: str) -> None:
     for channel, restored in amendment.stores.items():
         changes = [
-            (restored.withdrawn, WITHDRAWN, "withdrawn", "a rollback took it back: the snapshot does not hold it"),
-            (restored.returned, RETURNED, "granted", "a rollback gave it back: the snapshot holds it"),
+            (restored.withdrawn, WITHDRAWN, "withdrawn", "removed by a rollback: the snapshot does not contain it"),
+            (restored.returned, RETURNED, "granted", "added by a rollback: the snapshot contains it"),
         ]
-        named = {"channel": channel.value, "rollbackId": rollback_id}
+        fields = {"channel": channel.value, "rollbackId": rollback_id}
         for senders, event, status, detail in changes:
             for sender in senders:
-                more = {**named, "senderId": excerpt(sender)}
-                log.append(event, status=status, detail=detail, snapshot_id=amendment.target.snapshot_id, **more)
+                sender_fields = {**fields, "senderId": excerpt(sender)}
+                log.append(
+                    event, status=status, detail=detail, snapshot_id=amendment.target.snapshot_id, **sender_fields
+                )
         if restored.is_emptied:
-            detail = "a rollback took the list away: the snapshot holds none that can be used"
-            log.append(EMPTIED, status="withdrawn", detail=detail, snapshot_id=amendment.target.snapshot_id, **named)
+            detail = "removed by a rollback: the snapshot contains no usable list of approvals"
+            log.append(EMPTIED, status="withdrawn", detail=detail, snapshot_id=amendment.target.snapshot_id, **fields)
 
 
-def _told(channel: Channel, restored: RestoredStore, history: History, stored: Path) -> list[str]:
-    """Say what becomes of the approvals of a channel, in words that fit before and after."""
-    name, told = channel.value, []
+def _diagnostics(channel: Channel, restored: RestoredStore, history: History, stored: Path) -> list[str]:
+    """Return notes on the changed approvals of a channel, worded for a plan and for an outcome."""
+    name, notes = channel.value, []
     if restored.has_unknown_revocations:
-        told.append(
-            f"{name}: neither the live approvals nor the pairing log can be read, so nothing tells who was revoked "
-            f"since the snapshot, and nobody is admitted. Its approvals lie in {stored}; "
-            f"`inv pairing.approve {name} CODE` admits whom you know."
+        notes.append(
+            f"{name}: neither the live approvals nor the pairing log can be read, so the revocations since the "
+            f"snapshot are unknown, and no sender is approved. The approvals of the snapshot are in {stored}; "
+            f"`inv pairing.approve {name} CODE` approves a sender."
         )
     elif restored.excluded:
-        why = (
+        reason = (
             "not approved now, and the pairing log is broken"
             if history.status == "broken"
             else "revoked or removed since"
         )
-        told.append(f"{name}: left out of the snapshot's approvals, {why}: {_named(restored.excluded)}.")
+        notes.append(f"{name}: removed from the snapshot's approvals, {reason}: {_listed(restored.excluded)}.")
     if restored.shared_ids:
-        told.append(f"{name}: left out because they stand for more than one person: {_named(restored.shared_ids)}.")
+        notes.append(f"{name}: not approved, because several people share the id: {_listed(restored.shared_ids)}.")
     if restored.withdrawn:
-        told.append(f"{name}: approved since the snapshot, taken back with it: {_named(restored.withdrawn)}.")
-    return told
+        notes.append(f"{name}: approved since the snapshot, removed by the rollback: {_listed(restored.withdrawn)}.")
+    return notes
 
 
-def _named(senders: Iterable[str]) -> str:
-    """Return how many they are, and the first few."""
+def _listed(senders: Iterable[str]) -> str:
+    """Return the number of senders, and the first few."""
     listed = list(senders)
-    first = ", ".join(excerpt(sender, 60) for sender in listed[:_MOST_NAMED])
-    more = ", ..." if len(listed) > _MOST_NAMED else ""
+    first = ", ".join(excerpt(sender, 60) for sender in listed[:_MAX_LISTED])
+    more = ", ..." if len(listed) > _MAX_LISTED else ""
     return f"{len(listed)} ({first}{more})"

@@ -1,4 +1,4 @@
-"""One attempt at a rollback: the lock around it, what is recovered before it, and the record of how it ended early."""
+"""The context of a rollback: the lock, the recovery before it, and the audit record of an early end."""
 
 from __future__ import annotations
 
@@ -28,27 +28,27 @@ from release_tasks.stages.rollback.recorder import Recorder, record_refusal
 from release_tasks.stages.rollback.recovery import recover_locked
 
 __all__ = [
-    "GO_ON",
-    "Overtaken",
+    "NOT_RESTARTED",
     "Precondition",
     "RollbackAttempt",
     "RollbackEnded",
     "RollbackRequest",
+    "Superseded",
     "apply_retention",
     "attempt",
     "precondition_now",
 ]
 
-GO_ON = "Restart and health were not reached: restart the service and see that it is well."
+NOT_RESTARTED = "Restart and health were not reached: restart the service and check its health."
 
 
-class Overtaken(StageError):
-    """Something was prepared or restored since a rollback was decided on (exit 1); nothing live was touched."""
+class Superseded(StageError):
+    """A release was prepared, or a rollback ran, since the decision to roll back (exit 1); nothing live was changed."""
 
 
 @frozen(kw_only=True)
 class Precondition:
-    """The newest ready release, the sequences of releases and the rollback state, when a rollback was decided on."""
+    """The latest ready release, the lineage and the rollback state at the decision to roll back."""
 
     release_id: str | None
     lineage: str
@@ -56,7 +56,7 @@ class Precondition:
 
 
 def precondition_now(pipeline: Pipeline) -> Precondition:
-    """Return what holds now, for a rollback that may be decided on before it has the lock."""
+    """Return the current precondition, for a rollback that is decided on before it holds the lock."""
     latest = pipeline.latest_ready()
     return Precondition(
         release_id=latest.release_id if latest else None, lineage=pipeline.lineage(), state=pipeline.known_state()
@@ -65,9 +65,9 @@ def precondition_now(pipeline: Pipeline) -> Precondition:
 
 @frozen(kw_only=True)
 class RollbackRequest:
-    """What was typed. ``wait`` is how many seconds to wait for another run's lock.
+    """The arguments of a rollback. ``wait`` is the time in seconds to wait for the lock.
 
-    ``only_while`` makes the request void once anything was prepared or restored since.
+    ``only_while`` refuses the request when a release was prepared or a rollback ran since that precondition.
     """
 
     snapshot_id: str | None = None
@@ -77,7 +77,7 @@ class RollbackRequest:
 
 
 class RollbackEnded(Exception):
-    """The attempt ended before its last step, and that is on record; ``outcome`` says how."""
+    """The attempt ended before its last step, and the audit log has it; ``outcome`` is the result."""
 
     def __init__(self, outcome: RollbackOutcome) -> None:
         super().__init__(outcome.status)
@@ -86,7 +86,7 @@ class RollbackEnded(Exception):
 
 @frozen(kw_only=True)
 class RollbackAttempt:
-    """What every step of a rollback works with. ``lineage`` is how far releases had come when it began."""
+    """The data that every step of a rollback uses. ``lineage`` identifies the latest release at its start."""
 
     settings: Settings
     request: RollbackRequest
@@ -103,19 +103,19 @@ class RollbackAttempt:
 
     @property
     def recorder(self) -> Recorder:
-        """What writes the audit events and the state of this attempt."""
+        """The recorder for the audit events and the state of this attempt."""
         return Recorder(pipeline=self.pipeline, rollback_id=self.rollback_id, lineage=self.lineage)
 
 
 @contextlib.contextmanager
 def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, emit: Emit) -> Iterator[RollbackAttempt]:
-    """Hold the lock, finish what an interrupted run left, and let the block restore; every attempt is recorded.
+    """Hold the lock and recover an interrupted rollback for a block that restores; every attempt is recorded.
 
-    Raises RollbackEnded for one that failed, with its outcome. UsageError, LockHeld, Overtaken and Interrupted are
+    Raises RollbackEnded with the outcome of a failed attempt. UsageError, LockHeld, Superseded and Interrupted are
     recorded as refusals and re-raised.
     """
     started_at, emit = timestamp(), shielded(emit)
-    has_lock = is_over = False
+    has_lock = is_finished = False
     try:
         with with_path(pipeline.root / "lock"), run_lock(pipeline.root, "release.rollback", request.wait):
             has_lock = True
@@ -131,18 +131,18 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
                     started_at=started_at,
                     lineage=pipeline.lineage(),
                 )
-                is_over = True
+                is_finished = True
             except (StageFailed, OSError) as error:
                 outcome = _failed(pipeline, request, started_at, error)
                 record_refusal(pipeline, request.snapshot_id, "failed", describe_error(error))
                 apply_retention(settings, pipeline)
                 raise RollbackEnded(outcome) from error
-            except (UsageError, LockHeld, Overtaken, Interrupted) as error:
+            except (UsageError, LockHeld, Superseded, Interrupted) as error:
                 record_refusal(pipeline, request.snapshot_id, "refused", str(error))
                 raise
     except OSError as error:
-        # The lock itself: it cannot be taken, or not be given back once all is done.
-        if not is_over:
+        # The lock could not be acquired, or not be released after the rollback.
+        if not is_finished:
             outcome = _failed(pipeline, request, started_at, error)
             _record_without_lock(pipeline, request, "failed", describe_error(error))
             raise RollbackEnded(outcome) from error
@@ -153,19 +153,19 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
 
 
 def _require_unchanged(pipeline: Pipeline, before: Precondition | None) -> None:
-    """Raise Overtaken where something was prepared or restored since ``before``."""
+    """Raise Superseded if a release was prepared or a rollback ran since ``before``."""
     if before is None:
         return
     now = precondition_now(pipeline)
     if now.release_id != before.release_id or pipeline.was_prepared_since(before.lineage):
-        raise Overtaken(f"Release {now.release_id} was prepared meanwhile, so this rollback was given up.")
+        raise Superseded(f"Release {now.release_id} was prepared meanwhile, so this rollback was cancelled.")
     if now.state != before.state:
         last = f" ({now.state.status}, snapshot {now.state.snapshot_id})" if now.state else ""
-        raise Overtaken(f"Another rollback was at work meanwhile{last}, so this one was given up.")
+        raise Superseded(f"Another rollback ran meanwhile{last}, so this rollback was cancelled.")
 
 
 def _record_without_lock(pipeline: Pipeline, request: RollbackRequest, status: str, detail: str) -> None:
-    """Write into the audit log alone: the state is the other run's to write."""
+    """Write to the audit log only: without the lock, the state belongs to the other command."""
     with contextlib.suppress(OSError):
         pipeline.audit.append("rollback.refused", status=status, detail=detail, requestedSnapshot=request.snapshot_id)
 
@@ -173,20 +173,20 @@ def _record_without_lock(pipeline: Pipeline, request: RollbackRequest, status: s
 def _failed(
     pipeline: Pipeline, request: RollbackRequest, started_at: str, error: StageFailed | OSError
 ) -> RollbackOutcome:
-    sentences = [describe_error(error)]
+    diagnostics = [describe_error(error)]
     state = pipeline.known_state()
     if state is not None and state.status == "in_progress" and state.restored:
-        sentences.append(f"Snapshot {state.snapshot_id} is live. {GO_ON}")
+        diagnostics.append(f"Snapshot {state.snapshot_id} is live. {NOT_RESTARTED}")
     return RollbackOutcome(
         status="failed",
         snapshot_id=request.snapshot_id,
         started_at=started_at,
         completed_at=timestamp(),
-        diagnostics=sentences,
+        diagnostics=diagnostics,
     )
 
 
 def apply_retention(settings: Settings, pipeline: Pipeline) -> None:
-    """Remove the snapshots that are not kept; what cannot be removed now is removed another time."""
+    """Apply retention to the snapshots; a snapshot that cannot be removed now is removed later."""
     with contextlib.suppress(OSError):
         pipeline.catalogue.retain(settings.release.retention, pipeline.protected_snapshots())

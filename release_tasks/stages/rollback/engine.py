@@ -1,4 +1,4 @@
-"""The rollback itself, in the order of the runbook."""
+"""The rollback: its steps in the order of the runbook."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ from release_tasks.service.wait import poll_health
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_rollback
 from release_tasks.stages.rollback.adoption import adopt_legacy
-from release_tasks.stages.rollback.amendment import amend_target, find_amended, foresee
+from release_tasks.stages.rollback.amendment import amend_target, find_amended, plan_amendment
 from release_tasks.stages.rollback.attempt import (
-    GO_ON,
+    NOT_RESTARTED,
     RollbackAttempt,
     RollbackEnded,
     RollbackRequest,
@@ -33,7 +33,7 @@ from release_tasks.stages.rollback.attempt import (
     attempt,
 )
 from release_tasks.stages.rollback.journal import JOURNAL_VERSION, clear_journal, write_journal
-from release_tasks.stages.rollback.plan import InPlace, RollbackPlan, find_in_place, plan_changes, remarks_on_safety
+from release_tasks.stages.rollback.plan import InPlace, RollbackPlan, find_in_place, notes_on_safety, plan_changes
 from release_tasks.stages.rollback.restart import Restart, start_detached
 from release_tasks.stages.rollback.stores import HeldStores, hold_stores
 from release_tasks.stages.rollback.swap import Swap, locked
@@ -51,28 +51,28 @@ def roll_back(
     emit: Emit = ignore,
     notices: Notifications | None = None,
 ) -> RollbackOutcome:
-    """Restore a snapshot whole, the newest of a release unless one is named, restart the service and judge its health.
+    """Restore a snapshot, by default the latest of a release, restart the service and check its health.
 
-    ``status`` of the outcome is ``restored``, ``noop`` or ``failed``. ``force`` restores once more what is live
-    already, and what has no digests; ``wait`` is how many seconds to wait for another run's lock. Raises UsageError for
-    a snapshot that does not exist, LockHeld while another run is at work; the live state is whole in each case.
+    ``status`` of the outcome is ``restored``, ``noop`` or ``failed``. ``force`` restores a snapshot that is live
+    already, or has no digests; ``wait`` is the time in seconds to wait for the lock. Raises UsageError for an unknown
+    snapshot, LockHeld while another command runs; the live state is consistent in each case.
     """
     pipeline = Pipeline(settings.release.root)
-    with stage(settings, pipeline, "release.rollback", notices) as sending:
+    with stage(settings, pipeline, "release.rollback", notices) as notifications:
         request = RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait)
         outcome = rollback(settings, request, emit, pipeline)
-        sending.announce(lambda: about_rollback(settings, pipeline, outcome))
+        notifications.announce(lambda: about_rollback(settings, pipeline, outcome))
     return outcome
 
 
 def rollback(
     settings: Settings, request: RollbackRequest, emit: Emit = ignore, pipeline: Pipeline | None = None
 ) -> RollbackOutcome:
-    """Restore a snapshot whole, restart the service and judge its health.
+    """Restore a snapshot, restart the service and check its health.
 
-    Returns the outcome, also a failed one. Raises UsageError for a snapshot that does not exist, LockHeld when another
-    run is at work, Overtaken when the request is void, Interrupted after a signal; the live state is whole in each
-    case, and every attempt is audited.
+    Returns the outcome, also a failed one. Raises UsageError for an unknown snapshot, LockHeld while another command
+    runs, Superseded when the precondition of the request has changed, Interrupted after a signal. The live state is
+    consistent in each case, and every attempt is audited.
     """
     try:
         with attempt(settings, pipeline or Pipeline(settings.release.root), request, emit) as run:
@@ -80,7 +80,7 @@ def rollback(
             if found := in_place(run, target):
                 return confirm(run, found)
             with hold_stores(settings) as stores:
-                target, remarks = amend_target(settings, run.pipeline, target, run.rollback_id)
+                target, notes = amend_target(settings, run.pipeline, target, run.rollback_id)
                 run.recorder.begin(target, request.force)
                 with safety_copy(run) as safety:
                     plan = plan_changes(target, run.assets, {record.key: record for record in safety.assets})
@@ -88,7 +88,7 @@ def rollback(
                         safety = publish_safety_snapshot(run.pipeline.catalogue, safety, run.assets)
                         swap = commit(run, target, safety, steps)
                         swap_in(run, swap)
-            plan = evolve(plan, diagnostics=plan.diagnostics + remarks + remarks_on_safety(safety))
+            plan = evolve(plan, diagnostics=plan.diagnostics + notes + notes_on_safety(safety))
             restart = restart_service(run)
             health = await_health(run, restart)
             return record(run, target, safety, plan, restart, health)
@@ -97,7 +97,7 @@ def rollback(
 
 
 def resolve_and_verify(run: RollbackAttempt) -> SnapshotMetadata:
-    """Find the snapshot and verify every byte of it, before anything live is touched."""
+    """Find the snapshot and verify all its digests, before anything live is changed."""
     target = run.pipeline.catalogue.find(run.request.snapshot_id)
     run.emit(StepBegan("verify", target.snapshot_id))
     if legacy.is_legacy(target):
@@ -107,17 +107,17 @@ def resolve_and_verify(run: RollbackAttempt) -> SnapshotMetadata:
 
 
 def in_place(run: RollbackAttempt, target: SnapshotMetadata) -> InPlace | None:
-    """Return what is live already of the target, None when a restore is needed or was typed."""
-    wanted = find_amended(run.pipeline, foresee(run.settings, run.pipeline, target))
-    if wanted is None or run.request.force:
+    """Return the target as in place when it is live already; None when a restore is needed or forced."""
+    amended = find_amended(run.pipeline, plan_amendment(run.settings, run.pipeline, target))
+    if amended is None or run.request.force:
         return None
-    return find_in_place(run.settings, run.pipeline, wanted)
+    return find_in_place(run.settings, run.pipeline, amended)
 
 
 def confirm(run: RollbackAttempt, found: InPlace) -> RollbackOutcome:
-    """Leave the state alone: nothing when the service is healthy, else the restart hook and another request.
+    """Leave the state unchanged; restart the service if it is unhealthy, and check its health again.
 
-    What the service wrote since the restore is its own; only --force takes it back.
+    The service may have written data since the restore; only --force removes that data.
     """
     target, restart = found.target, None
     health = await_health(run, None, is_first=True)
@@ -128,8 +128,8 @@ def confirm(run: RollbackAttempt, found: InPlace) -> RollbackOutcome:
     if problems:
         again = f"inv release.rollback --snapshot {target.snapshot_id}"
         problems.append(
-            f"Snapshot {target.snapshot_id} is in place already, so its data was left alone. To restart the "
-            f"service: {again} --restart-command CMD. To restore once more, data included: {again} --force"
+            f"Snapshot {target.snapshot_id} is live already, so its data was not changed. To restart the "
+            f"service: {again} --restart-command CMD. To restore again, including the data: {again} --force"
         )
     status: Literal["restored", "noop"] = "noop" if restart is None else "restored"
     state = run.pipeline.known_state()
@@ -142,14 +142,14 @@ def confirm(run: RollbackAttempt, found: InPlace) -> RollbackOutcome:
         safety_snapshot_id=state.safety_snapshot_id if state else None,
         health_check=health,
         restart_command=restart.command if restart else None,
-        diagnostics=problems + found.doubts,
+        diagnostics=problems + found.warnings,
     )
     return _finish(run, outcome, target)
 
 
 @contextlib.contextmanager
 def safety_copy(run: RollbackAttempt) -> Iterator[SnapshotMetadata]:
-    """Keep the live state as it is now, so that the rollback can itself be rolled back; the block publishes it."""
+    """Capture the live state, so that the rollback can itself be rolled back; the block publishes the snapshot."""
     run.emit(StepBegan("safety snapshot"))
     request = CaptureRequest(
         snapshot_id=f"safety_snapshot_{run.rollback_id}",
@@ -167,7 +167,7 @@ def safety_copy(run: RollbackAttempt) -> Iterator[SnapshotMetadata]:
 def staged(
     run: RollbackAttempt, target: SnapshotMetadata, plan: RollbackPlan, stores: HeldStores
 ) -> Iterator[list[JournalStep]]:
-    """Lay the new state of every asset that changes beside it, and remove it again once no journal needs it."""
+    """Stage the new state next to each changing asset; remove the staged copies when no journal needs them."""
     run.emit(StepBegan("stage"))
     folder = run.pipeline.catalogue.path(target.snapshot_id)
     try:
@@ -181,7 +181,7 @@ def staged(
                     asset.kind.stage(asset, captured, stored, run.rollback_id, is_usable=is_usable, emit=run.emit)
                 )
         stores.hold_staged(target, run.rollback_id)
-        # Databases first: only they can still fail for want of space or a lock, and then nothing has moved yet.
+        # Databases first: only they can still fail for lack of space or a lock, and then no file has been exchanged.
         yield sorted(steps, key=lambda step: step.action != "database")
     finally:
         if not run.pipeline.has_journal():
@@ -190,7 +190,7 @@ def staged(
 
 
 def commit(run: RollbackAttempt, target: SnapshotMetadata, safety: SnapshotMetadata, steps: list[JournalStep]) -> Swap:
-    """Write the journal: from here on a crash is finished, and not discarded."""
+    """Write the journal, the commit point: after a crash from here on, recovery completes the rollback."""
     run.emit(StepBegan("swap"))
     journal = RollbackJournal(
         journal_version=JOURNAL_VERSION,
@@ -207,18 +207,20 @@ def commit(run: RollbackAttempt, target: SnapshotMetadata, safety: SnapshotMetad
     try:
         write_journal(run.pipeline, journal)
     except OSError as error:
-        left = "Nothing live was changed."
+        result = "Nothing live was changed."
         try:
-            # It may have its name already, and the next command would finish what was called failed.
+            # The rename may have succeeded, and then the next command would complete a rollback reported as failed.
             clear_journal(run.pipeline)
         except OSError:
-            left = "The next command may finish this rollback: run `inv release.recover` before the service is started."
-        raise StageFailed(f"{describe_error(error)} {left}") from error
+            result = (
+                "The next command may complete this rollback: run `inv release.recover` before you start the service."
+            )
+        raise StageFailed(f"{describe_error(error)} {result}") from error
     return swap
 
 
 def swap_in(run: RollbackAttempt, swap: Swap) -> None:
-    """Put the new state in place and record that it is live; undo everything when a step fails."""
+    """Swap in the new state and record that it is live; undo all steps when one fails."""
     try:
         swap.forward()
     except (StageError, OSError) as error:
@@ -227,13 +229,13 @@ def swap_in(run: RollbackAttempt, swap: Swap) -> None:
     try:
         run.recorder.mark_restored(swap.target, swap.safety)
     except OSError as error:
-        live = f"Snapshot {swap.target.snapshot_id} is live, which could not be written down."
-        raise StageFailed(f"{describe_error(error)} {live} {GO_ON}") from error
+        live = f"Snapshot {swap.target.snapshot_id} is live, but this could not be recorded."
+        raise StageFailed(f"{describe_error(error)} {live} {NOT_RESTARTED}") from error
     clear_journal(run.pipeline)
 
 
 def restart_service(run: RollbackAttempt) -> Restart | None:
-    """Start the restart hook, detached; None when there is none."""
+    """Start the restart hook, detached; return None when no hook is configured."""
     hook = run.settings.release.restart
     if hook.command is None:
         return None
@@ -243,12 +245,12 @@ def restart_service(run: RollbackAttempt) -> Restart | None:
 
 
 def await_health(run: RollbackAttempt, restart: Restart | None, *, is_first: bool = False) -> HealthReport | None:
-    """Ask until the service is healthy or the deadline is over; None when no endpoint is known."""
+    """Check health until it passes or the deadline is over; return None when no endpoint is configured."""
     health = run.settings.release.health
     if health.url is None:
         return None
     run.emit(StepBegan("health"))
-    # A service whose restart failed, or that was not restarted yet, is asked once.
+    # One request is enough if the restart failed, or before any restart.
     once = is_first or (restart is not None and restart.failed)
     passes, deadline = (1, 0.0) if once else (health.passes_after_restore, None)
     return poll_health(health, passes=passes, deadline=deadline, emit=run.emit)
@@ -262,10 +264,10 @@ def record(
     restart: Restart | None,
     health: HealthReport | None,
 ) -> RollbackOutcome:
-    """Judge, write state and audit event, and apply retention."""
+    """Decide the outcome, write state and audit event, and apply retention."""
     problems = _problems(restart, health)
     if problems:
-        problems.append(f"The restored state was kept. {_way_back(run, safety)}")
+        problems.append(f"The restored state stays live. {_undo_option(run, safety)}")
     outcome = RollbackOutcome(
         status="failed" if problems else "restored",
         snapshot_id=target.snapshot_id,
@@ -286,42 +288,42 @@ def record(
 
 
 def _finish(run: RollbackAttempt, outcome: RollbackOutcome, target: SnapshotMetadata) -> RollbackOutcome:
-    """Record the outcome; one that cannot be written down is failed, whatever is live."""
+    """Record the outcome; an outcome that cannot be recorded is ``failed``, although the snapshot is live."""
     try:
         run.recorder.finish(outcome, target)
         return outcome
     except OSError as error:
-        problem = f"{describe_error(error)} Snapshot {target.snapshot_id} is live, which could not be written down."
+        problem = f"{describe_error(error)} Snapshot {target.snapshot_id} is live, but this could not be recorded."
         outcome = evolve(outcome, status="failed", diagnostics=[problem, *outcome.diagnostics])
-        with contextlib.suppress(OSError):  # the disk may have failed once only
+        with contextlib.suppress(OSError):  # the error may have been temporary
             run.recorder.finish(outcome, target)
         return outcome
 
 
 def _undo(run: RollbackAttempt, swap: Swap) -> str:
-    """Take back what the swap had done, and say whether that succeeded; recovery goes on with the journal."""
+    """Undo the completed steps of the swap and return a message; if the undo fails, recovery continues it."""
     try:
         swap.back()
         clear_journal(run.pipeline)
     except (StageError, OSError) as error:
         return (
-            f"Undoing it failed too, and the live state may be part old, part new: {describe_error(error)} "
-            "Mend that and run `inv release.recover` before the service is started."
+            f"The undo also failed, and the live state may be mixed: {describe_error(error)} "
+            "Fix it, then run `inv release.recover` before you start the service."
         )
-    return "Everything is back as it was before the rollback."
+    return "The rollback was undone; the live state is unchanged."
 
 
-def _way_back(run: RollbackAttempt, safety: SnapshotMetadata) -> str:
-    """Say how the state before this rollback comes back."""
+def _undo_option(run: RollbackAttempt, safety: SnapshotMetadata) -> str:
+    """Return the command that undoes this rollback, or the path of the remains of the damaged state."""
     remains = [captured for captured in safety.assets if captured.damaged]
     if remains:
         folder = run.pipeline.catalogue.path(safety.snapshot_id) / remains[0].relative_path
-        return f"The state before it was damaged ({remains[0].key}); its remains lie in {folder}."
-    return f"To go back to the state before this rollback: inv release.rollback --snapshot {safety.snapshot_id}"
+        return f"The state before the rollback was damaged ({remains[0].key}); its remains are in {folder}."
+    return f"To undo this rollback: inv release.rollback --snapshot {safety.snapshot_id}"
 
 
 def _problems(restart: Restart | None, health: HealthReport | None) -> list[str]:
-    found = [restart.explain()] if restart is not None and restart.failed else []
+    problems = [restart.explain()] if restart is not None and restart.failed else []
     if health is not None and not health.passed:
-        found.append(f"Health at {health.url}: {health.detail}")
-    return found
+        problems.append(f"Health at {health.url}: {health.detail}")
+    return problems

@@ -1,4 +1,4 @@
-"""The journal: its rename into place is the moment from which a rollback is finished, not discarded."""
+"""The journal of a rollback. Its rename is the commit point: from then on recovery completes the rollback."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ def write_journal(pipeline: Pipeline, journal: RollbackJournal) -> RollbackJourn
 
 
 def read_journal(pipeline: Pipeline) -> RollbackJournal | None:
-    """Return the journal of an interrupted rollback, or None; raises StageFailed when it cannot be trusted."""
+    """Return the journal of an interrupted rollback, or None; raise StageFailed when it is damaged or unreadable."""
     name = pipeline.journal_path.name
     try:
         document = read_document(pipeline.journal_path)
         if document.get("journalVersion") != JOURNAL_VERSION:
             raise InvalidDocument(f"{name} has an unknown journalVersion")
-        # Whether a step is done and which file is the new one stands nowhere else: a wrong bit would make a mix.
+        # Only the journal records which steps are done and which file is new: a wrong bit would mix old and new state.
         if not is_sealed(document):
             raise InvalidDocument(f"{name} was altered: its checksum does not match")
         journal = decode(RollbackJournal, document, name)
@@ -40,19 +40,19 @@ def read_journal(pipeline: Pipeline) -> RollbackJournal | None:
     except InvalidDocument as error:
         if isinstance(error.__cause__, OSError):
             raise StageFailed(
-                f"Whether a rollback was interrupted cannot be told: {error}. "
-                f"Run this as the user whom {pipeline.root} belongs to."
+                f"It is unknown whether a rollback was interrupted: {error}. "
+                f"Run this command as the owner of {pipeline.root}."
             ) from error
         raise StageFailed(
-            f"A rollback was interrupted and its journal is damaged: {error}. Nothing was changed. Look at the newest "
-            f"safety snapshot (`inv release.status`), move {pipeline.journal_path} away and run "
+            f"A rollback was interrupted and its journal is damaged: {error}. Nothing was changed. Find the latest "
+            f"safety snapshot (`inv release.status`), move {pipeline.journal_path} away, then run "
             "`inv release.rollback --snapshot ID --force`."
         ) from error
 
 
 def _require_consistent(journal: RollbackJournal, name: str) -> None:
-    """Raise InvalidDocument for what no rollback writes; a checksum can be made by anybody who knows how."""
-    # The first becomes part of file names beside the live assets.
+    """Raise InvalidDocument for a journal that no rollback writes; a matching checksum is no proof against forgery."""
+    # The rollback id becomes part of file names next to the live assets.
     for key, text in (("rollbackId", journal.rollback_id), ("snapshotId", journal.snapshot_id)):
         if not is_valid_id(text):
             raise InvalidDocument(f"{name} has the invalid {key} {excerpt(text)!r}")
@@ -61,13 +61,13 @@ def _require_consistent(journal: RollbackJournal, name: str) -> None:
             f"{name} has the safetySnapshotId {excerpt(journal.safety_snapshot_id)!r} of another rollback"
         )
     if len({step.key for step in journal.steps}) != len(journal.steps):
-        raise InvalidDocument(f"{name} names an asset twice")
+        raise InvalidDocument(f"{name} has two steps for one asset")
     for step in journal.steps:
         is_placed = any(inode is not None for inode in (step.new, step.old, step.folder)) or step.mirrored
         if is_placed if step.action == "database" else step.begun:
-            raise InvalidDocument(f"{name} has a step for {excerpt(step.key)!r} that contradicts itself")
+            raise InvalidDocument(f"{name} has an inconsistent step for {excerpt(step.key)!r}")
 
 
 def clear_journal(pipeline: Pipeline) -> None:
-    """Remove the journal durably: from here on there is nothing to finish."""
+    """Remove the journal durably: from then on there is nothing to recover."""
     remove_durably(pipeline.journal_path)

@@ -1,4 +1,4 @@
-"""What a rollback leaves on record: audit events and the rollback state, for every way it can end."""
+"""The recorder of a rollback: it writes the audit events and the rollback state."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Recorder", "record_refusal"]
 
 @frozen(kw_only=True)
 class Recorder:
-    """Writes for one rollback. ``lineage`` is how far releases had come when it began."""
+    """Writes the records of one rollback. ``lineage`` identifies the latest release at its start."""
 
     pipeline: Pipeline
     rollback_id: str
     lineage: str | None
 
     def begin(self, target: SnapshotMetadata, is_forced: bool) -> None:
-        """Record that a rollback to ``target`` is under way; what went live before it still is."""
+        """Record that a rollback to ``target`` started; the snapshot restored before it is still live."""
         anchor = self.pipeline.audit.append(
             "rollback.started",
             status="in_progress",
@@ -34,18 +34,18 @@ class Recorder:
             digest=target.digest,
             forced=is_forced,
         )
-        state = self.state(target.snapshot_id, "in_progress", "under way", anchor, is_live=False)
+        state = self.state(target.snapshot_id, "in_progress", "in progress", anchor, is_live=False)
         self.pipeline.write_state(state)
 
     def mark_restored(self, target: SnapshotMetadata, safety: SnapshotMetadata) -> None:
-        """Record that the snapshot is live, before anything is asked of the service."""
-        detail = "the snapshot is live; restart and health come next"
+        """Record that the snapshot is live, before restart and health check."""
+        detail = "the snapshot is live; restart and health check are next"
         anchor = self.pipeline.audit.anchor()
         state = self.state(target.snapshot_id, "in_progress", detail, anchor, is_live=True, safety=safety.snapshot_id)
         self.pipeline.write_state(state)
 
     def finish(self, outcome: RollbackOutcome, target: SnapshotMetadata) -> None:
-        """Record how it ended, with the snapshot in place."""
+        """Record the outcome of a rollback whose snapshot is live."""
         detail = outcome.diagnostics[0] if outcome.status == "failed" else outcome.status
         anchor = self.pipeline.audit.append(
             "rollback.finished",
@@ -73,7 +73,7 @@ class Recorder:
         is_live: bool,
         safety: str | None = None,
     ) -> RollbackState:
-        """Return the rollback state as it is now; unless the snapshot is live, what went live before it stays in it."""
+        """Return the new rollback state; unless the snapshot is live, the state retains the last restored snapshot."""
         before = None if is_live else self.pipeline.known_state()
         live: tuple[str | None, str | None] = (snapshot_id, self.lineage) if is_live else (None, None)
         if before is not None:
@@ -93,18 +93,18 @@ class Recorder:
 
 
 def record_refusal(pipeline: Pipeline, requested: str | None, status: str, detail: str) -> None:
-    """Record an attempt that ended early, and close the state if it had been opened.
+    """Record an attempt that ended early, and close its rollback state.
 
-    A journal that is still there keeps its state open: recovery will close it. A disk too full to write this on does
-    not hide why the attempt ended.
+    While a journal exists, the state stays open: recovery closes it. An OSError here is dropped, so that it does not
+    hide the reason of the early end.
     """
     with contextlib.suppress(OSError):
         state = pipeline.known_state()
         is_open = state is not None and state.status == "in_progress" and not pipeline.has_journal()
-        # Named only when its snapshot is live: by that it is told from an attempt that changed nothing.
-        named = {"rollbackId": state.rollback_id} if state is not None and is_open and state.restored else {}
+        # The id is recorded only when its snapshot is live; without it the attempt changed nothing.
+        rollback_id = {"rollbackId": state.rollback_id} if state is not None and is_open and state.restored else {}
         anchor = pipeline.audit.append(
-            "rollback.refused", status=status, detail=detail, requestedSnapshot=requested, **named
+            "rollback.refused", status=status, detail=detail, requestedSnapshot=requested, **rollback_id
         )
         if state is not None and is_open:
             if state.restored:

@@ -1,7 +1,7 @@
-"""Finish or undo what an interrupted run left; quick and harmless when there is nothing to do.
+"""Recovery: finish or undo an interrupted rollback, and remove leftovers; quick when there is nothing to do.
 
-This is the service's start gate: between a crash in mid-swap and the next command the live state is mixed, so nothing
-should open it before ``recover`` has run.
+It is meant as the service's start gate: after a crash during the swap the live state is mixed, so no process should
+open it before ``recover`` has run.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ _LOCK_SECONDS = 60.0
 
 @frozen(kw_only=True)
 class RecoveryReport:
-    """What was found and done. ``finished`` and ``undone`` concern a rollback that had begun to swap.
+    """The result of a recovery. ``finished`` and ``undone`` are about a rollback that was interrupted during its swap.
 
-    ``pending`` is what a look without acting says when there is something to do.
+    ``pending`` means that there is something to do, in a check that changes nothing.
     """
 
     status: Literal["clean", "finished", "undone", "discarded", "pending"]
@@ -49,10 +49,10 @@ class RecoveryReport:
 def recover(
     settings: Settings, *, look_only: bool = False, emit: Emit = ignore, notices: Notifications | None = None
 ) -> RecoveryReport:
-    """Finish or undo what an interrupted run left; quick and harmless when there is nothing to do.
+    """Finish or undo an interrupted rollback, and remove leftovers; quick when there is nothing to do.
 
-    With ``look_only`` it is said and left alone. Raises StageFailed when neither direction can be completed, LockHeld
-    when a rollback that swaps right now takes longer than a minute.
+    With ``look_only`` it reports what it would do and changes nothing. Raises StageFailed when the rollback can be
+    neither finished nor undone, LockHeld when a running swap takes longer than a minute.
     """
     pipeline = Pipeline(settings.release.root)
     if look_only:
@@ -63,51 +63,51 @@ def recover(
 
 
 def complete_interrupted(settings: Settings, pipeline: Pipeline, command: str, emit: Emit = ignore) -> RecoveryReport:
-    """Bring the live state back to exactly old or exactly new after an interrupted run.
+    """Bring the live state to exactly old or exactly new after an interrupted rollback.
 
-    Waits up to a minute for a rollback that is swapping right now; whatever else another run is doing is left to it.
-    Raises LockHeld when that minute was too short, StageFailed when neither direction can be completed.
+    Waits up to a minute for a running swap, and does not wait for other commands. Raises LockHeld when the swap takes
+    longer, StageFailed when the rollback can be neither finished nor undone.
     """
     is_swapping = read_journal(pipeline) is not None
     report: RecoveryReport | None = None
     try:
-        if not is_swapping and not _is_anything_left(settings, pipeline):
+        if not is_swapping and not _has_leftovers(settings, pipeline):
             return RecoveryReport(status="clean", detail="Nothing to recover.")
         wait = _LOCK_SECONDS if is_swapping else 0.0
         with with_path(pipeline.root / "lock"), run_lock(pipeline.root, command, wait):
             report = recover_locked(settings, pipeline, shielded(emit))
             return report
     except OSError as error:
-        if report is not None:  # only the lock could not be given back
+        if report is not None:  # only the release of the lock failed
             return report
         if is_swapping:
-            raise StageFailed(f"{describe_error(error)} Mend that and run `inv release.recover` again.") from error
-        # What is left over harms nobody, and a service must not stay down for it.
-        detail = f"No live state waits to be recovered. What an earlier run left stays for now: {describe_error(error)}"
+            raise StageFailed(f"{describe_error(error)} Fix it, then run `inv release.recover` again.") from error
+        # Leftovers are harmless, so they must not keep the service from its start.
+        detail = f"No live state needs recovery. Leftovers of an earlier command remain: {describe_error(error)}"
         return RecoveryReport(status="clean", detail=detail)
     except LockHeld:
         if pipeline.has_journal():
             if is_swapping:
                 raise
-            # It has begun to swap since the first look: now it is waited for.
+            # The other command has started its swap since the first check: wait for it.
             return complete_interrupted(settings, pipeline, command, emit)
-        # Another run is at work and has not begun to swap, or is done with it: what lies here is its own.
-        return RecoveryReport(status="clean", detail="Another run is at work; nothing of it needs recovery.")
+        # The other command has not started its swap, or has finished it: the files here belong to it.
+        return RecoveryReport(status="clean", detail="Another command is running; it needs no recovery.")
 
 
 def pending(settings: Settings, pipeline: Pipeline) -> RecoveryReport:
-    """Say what ``recover`` would find, and change nothing."""
+    """Report what ``recover`` would find; changes nothing."""
     journal = read_journal(pipeline)
     if journal is not None:
-        sentence = f"A rollback to {journal.snapshot_id} was interrupted; `inv release.recover` completes it."
-        return RecoveryReport(status="pending", detail=sentence, snapshot_id=journal.snapshot_id)
-    if _is_anything_left(settings, pipeline):
-        return RecoveryReport(status="pending", detail="An interrupted or running command has files here.")
+        detail = f"A rollback to {journal.snapshot_id} was interrupted; `inv release.recover` completes it."
+        return RecoveryReport(status="pending", detail=detail, snapshot_id=journal.snapshot_id)
+    if _has_leftovers(settings, pipeline):
+        return RecoveryReport(status="pending", detail="There are files of an interrupted or running command.")
     return RecoveryReport(status="clean", detail="Nothing to recover.")
 
 
 def recover_locked(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) -> RecoveryReport:
-    """Do the same with the lock already held; every rollback and prepare begins with it."""
+    """Recover with the lock already held; every rollback starts with it."""
     journal = read_journal(pipeline)
     if journal is not None:
         _require_same_assets(settings, journal.steps)
@@ -117,19 +117,18 @@ def recover_locked(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) 
         except (StageError, OSError) as error:
             raise StageFailed(
                 f"The interrupted rollback to {journal.snapshot_id} could not be completed, and the live state may be "
-                f"part old, part new: {describe_error(error)} "
-                "Mend that and run `inv release.recover`; start nothing before."
+                f"mixed: {describe_error(error)} Fix it, then run `inv release.recover` before you start the service."
             ) from error
         _discard_staged(settings)
-        with contextlib.suppress(OSError):  # the live state is whole; the next run clears the rest
+        with contextlib.suppress(OSError):  # the live state is consistent; the next command removes the rest
             pipeline.clean_up()
         return report
     removed = [str(path) for path in _discard_staged(settings)] + pipeline.clean_up()
     state = pipeline.known_state()
     if state is not None and state.status == "in_progress":
-        detail = "it left no journal, so nothing live had been swapped"
+        detail = "it left no journal, so no live asset was changed"
         if state.restored:
-            detail = "its snapshot is live, and health was not asked"
+            detail = "its snapshot is live, and health was not checked"
         anchor = pipeline.audit.append(
             "rollback.recovered",
             status="restored" if state.restored else "failed",
@@ -138,16 +137,16 @@ def recover_locked(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) 
             rollbackId=state.rollback_id,
         )
         pipeline.write_state(evolve(state, status="failed", updated_at=timestamp(), detail=detail, audit=anchor))
-        sentence = f"A rollback to {state.snapshot_id} had ended before it was done; {detail}."
-        return RecoveryReport(status="discarded", detail=sentence, snapshot_id=state.snapshot_id, removed=removed)
+        message = f"The rollback to {state.snapshot_id} was interrupted; {detail}."
+        return RecoveryReport(status="discarded", detail=message, snapshot_id=state.snapshot_id, removed=removed)
     if removed:
-        detail = "Removed what an interrupted run had left; no live state had been touched."
+        detail = "Removed the leftovers of an interrupted command; the live state was not changed."
         return RecoveryReport(status="discarded", detail=detail, removed=removed)
     return RecoveryReport(status="clean", detail="Nothing to recover.")
 
 
 def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, emit: Emit) -> RecoveryReport:
-    """Roll a journal forward, or back when it says so or when forward turns out to be impossible."""
+    """Roll a journal forward; roll it back if that is its direction or if forward fails."""
     failure = ""
     is_forward = journal.direction == "forward"
     journal = evolve(journal, steps=[with_current_devices(step) for step in journal.steps])
@@ -174,15 +173,15 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, 
     )
     recorder = Recorder(pipeline=pipeline, rollback_id=journal.rollback_id, lineage=journal.lineage)
     status: Literal["success", "failed"] = "success" if is_forward else "failed"
-    detail = f"{detail}; health was not asked"
+    detail = f"{detail}; health was not checked"
     safety = journal.safety_snapshot_id
     pipeline.write_state(recorder.state(journal.snapshot_id, status, detail, anchor, is_live=is_forward, safety=safety))
     clear_journal(pipeline)
     if is_forward:
-        sentence = f"Finished the interrupted rollback to {journal.snapshot_id}. Health was not asked."
-        return RecoveryReport(status="finished", detail=sentence, snapshot_id=journal.snapshot_id)
-    sentence = f"Undid the interrupted rollback to {journal.snapshot_id}; the state before it is back."
-    return RecoveryReport(status="undone", detail=sentence, snapshot_id=journal.snapshot_id)
+        message = f"Finished the interrupted rollback to {journal.snapshot_id}. Health was not checked."
+        return RecoveryReport(status="finished", detail=message, snapshot_id=journal.snapshot_id)
+    message = f"Undid the interrupted rollback to {journal.snapshot_id}; the state before it is live again."
+    return RecoveryReport(status="undone", detail=message, snapshot_id=journal.snapshot_id)
 
 
 def _intact(pipeline: Pipeline, snapshot_id: str, emit: Emit) -> SnapshotMetadata:
@@ -196,7 +195,7 @@ def _discard_staged(settings: Settings) -> list[Path]:
     return [path for asset in settings.release.assets.values() for path in asset.kind.finish(asset)]
 
 
-def _is_anything_left(settings: Settings, pipeline: Pipeline) -> bool:
+def _has_leftovers(settings: Settings, pipeline: Pipeline) -> bool:
     if any(leftovers(asset.path) for asset in settings.release.assets.values()) or pipeline.has_leftovers():
         return True
     state = pipeline.known_state()
@@ -205,9 +204,9 @@ def _is_anything_left(settings: Settings, pipeline: Pipeline) -> bool:
 
 def _require_same_assets(settings: Settings, steps: list[JournalStep]) -> None:
     assets = settings.release.assets
-    moved = [f"{s.key} at {s.path}" for s in steps if s.key not in assets or str(assets[s.key].path) != s.path]
-    if moved:
+    missing = [f"{s.key} at {s.path}" for s in steps if s.key not in assets or str(assets[s.key].path) != s.path]
+    if missing:
         raise StageFailed(
-            f"An interrupted rollback concerns {', '.join(moved)}, which release.assets does not name any more. "
-            "Put it back into the configuration and run `inv release.recover`."
+            f"An interrupted rollback has steps for {', '.join(missing)}, which is no longer in release.assets. "
+            "Add it to the configuration again, then run `inv release.recover`."
         )

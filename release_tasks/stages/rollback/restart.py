@@ -1,4 +1,4 @@
-"""The restart hook: as likely ``npm run start``, which never returns, as ``systemctl restart``."""
+"""The restart hook: a command that may return, such as ``systemctl restart``, or not, such as ``npm run start``."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TAIL_BYTES = 2048
 
 @frozen(kw_only=True)
 class Restart:
-    """A restart command that was started. ``exit_code`` is None while it runs."""
+    """A started restart command. ``exit_code`` is None while it runs."""
 
     command: str
     exit_code: int | None
@@ -27,15 +27,15 @@ class Restart:
 
     @property
     def failed(self) -> bool:
-        """Whether it ended early and not with 0."""
+        """Whether the command ended early with an exit code other than 0."""
         return self.exit_code not in (None, 0)
 
     def explain(self) -> str:
-        """Say how it failed, with the end of its output."""
-        reason = "was not found" if self.exit_code == 127 else f"ended at once with exit code {self.exit_code}"
+        """Return a message with the reason of the failure and the end of the output."""
+        reason = "was not found" if self.exit_code == 127 else f"ended immediately with exit code {self.exit_code}"
         tail = self._tail()
-        shown = f": {tail}" if tail else ""
-        return f"The restart command {self.command!r} {reason}{shown}. Its output is in {self.log}."
+        output = f": {tail}" if tail else ""
+        return f"The restart command {self.command!r} {reason}{output}. Its output is in {self.log}."
 
     def _tail(self) -> str:
         try:
@@ -46,9 +46,9 @@ class Restart:
 
 
 def start_detached(command: str, *, project: Path, log: Path, settle: float) -> Restart:
-    """Start a shell command in a session of its own, output to ``log``, and watch it for ``settle`` seconds.
+    """Start a shell command in its own session, with its output in ``log``, and observe it for ``settle`` seconds.
 
-    Returns when it has ended or the time is over; a command that goes on running is left to itself.
+    Returns when the command has ended or the time is over; a command that still runs is left running.
     """
     make_private_directory(log.parent)
     output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
@@ -67,6 +67,6 @@ def start_detached(command: str, *, project: Path, log: Path, settle: float) -> 
     deadline = time.monotonic() + settle
     while process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.02)
-    # It outlives this run on purpose; without this Python warns about a child nobody waits for.
+    # The command may outlive this process. A return code prevents the ResourceWarning of Popen about a running child.
     exit_code, process.returncode = process.returncode, process.returncode or 0
     return Restart(command=command, exit_code=exit_code, log=log)

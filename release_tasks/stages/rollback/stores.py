@@ -1,4 +1,4 @@
-"""The pairing stores where somebody made them an asset: which asset holds them, and nobody changes them meanwhile."""
+"""Pairing stores that are part of an asset: find the asset, and lock the stores during a rollback."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from release_tasks.pairing.store import Store
 
 __all__ = ["HeldStores", "RestoredTree", "covered_channels", "hold_stores"]
 
-_MOST_LINKS = 40  # as many as Linux follows
+_MAX_LINKS = 40  # the limit of Linux
 
 
 def covered_channels(settings: Settings) -> list[Channel]:
-    """Return the channels whose approvals an asset holds; all of them when one holds their common log."""
+    """Return the channels whose approvals are in an asset; all channels when an asset contains their common log."""
     store = Store(settings.pairing.credentials)
     roots = _roots(settings.release.assets)
     steps = _steps(store.folder, _live_link)
@@ -41,13 +41,13 @@ def covered_channels(settings: Settings) -> list[Channel]:
 
 @frozen
 class RestoredTree:
-    """The names of this system as they are once ``target`` is restored: inside the assets its own, else the live."""
+    """The file tree after the restore of ``target``: paths of the snapshot inside the assets, else the live paths."""
 
     assets: Mapping[str, AssetConfig]
     target: SnapshotMetadata
 
     def place(self, path: Path) -> StoredFile | None:
-        """Return the place that ``path`` leads to, None outside the assets that are restored, or below a file."""
+        """Return the place of ``path`` in the snapshot, None for a path outside the restored assets or below a file."""
         steps = _steps(path.parent, self._link)
         found = self._inside(steps[-1] / path.name) if steps else None
         if found is None:
@@ -60,7 +60,7 @@ class RestoredTree:
     def _inside(self, path: Path) -> tuple[AssetRecord, str] | None:
         for root, key in _roots(self.assets).items():
             record = self.target.asset(key)
-            # One of another kind, or of which there are only remains, is refused later on.
+            # A record of another kind, or with remains only, is refused later.
             if record is None or not self.assets[key].takes(record) or record.damaged:
                 continue
             if path == root and not is_folder(record):
@@ -79,7 +79,7 @@ class RestoredTree:
 
 
 class HeldStores:
-    """The locks that keep every other change of the covered stores out until the swap is over."""
+    """The locks that prevent other changes of the covered stores until the swap is over."""
 
     def __init__(self, settings: Settings, channels: list[Channel], locks: contextlib.ExitStack) -> None:
         self._settings = settings
@@ -88,7 +88,7 @@ class HeldStores:
         self._locks = locks
 
     def hold_staged(self, target: SnapshotMetadata, rollback_id: str) -> None:
-        """Hold the lock files in the staged copies, too: from the exchange on, those are what others wait for."""
+        """Lock the lock files in the staged copies, too: after the exchange, other processes wait for these files."""
         tree = RestoredTree(self._settings.release.assets, target)
         for channel in self._channels:
             live = self._store.lock_path(channel)
@@ -102,9 +102,9 @@ class HeldStores:
 
 @contextlib.contextmanager
 def hold_stores(settings: Settings) -> Iterator[HeldStores]:
-    """Keep every other change of the covered stores out while the block runs. Raises LockHeld, OSError.
+    """Prevent other changes of the covered stores while the block runs. Raises LockHeld, OSError.
 
-    Where the folder does not exist nobody is approved, and none is made for the sake of a lock.
+    If the folder of the stores does not exist, there are no approvals, and the folder is not created for a lock.
     """
     channels = covered_channels(settings)
     store = Store(settings.pairing.credentials)
@@ -116,10 +116,10 @@ def hold_stores(settings: Settings) -> Iterator[HeldStores]:
 
 @contextlib.contextmanager
 def _hold_staged(path: Path, live: Path) -> Iterator[None]:
-    """Hold a lock file that takes the name ``live`` in the swap; one that the snapshot has not is removed again."""
+    """Hold a lock file that gets the name ``live`` in the swap; remove it afterwards if it is not in the snapshot."""
     is_new = not os.path.lexists(path)
     lock = FileLock(path)
-    with contextlib.suppress(OSError):  # where none can be made, nobody else can make one either
+    with contextlib.suppress(OSError):  # if it cannot be created here, other processes cannot create it either
         lock.acquire()
     try:
         yield
@@ -131,7 +131,7 @@ def _hold_staged(path: Path, live: Path) -> Iterator[None]:
 
 
 def _roots(assets: Mapping[str, AssetConfig]) -> dict[Path, str]:
-    """Return where each asset lies, links on the way to it followed, with its key."""
+    """Return the real path of each asset, with symbolic links in its parents resolved, and its key."""
     return {Path(os.path.realpath(asset.path.parent)) / asset.path.name: key for key, asset in assets.items()}
 
 
@@ -143,28 +143,28 @@ def _live_link(path: Path) -> str | None:
 
 
 def _steps(folder: Path, link_of: Callable[[Path], str | None]) -> list[Path]:
-    """Return every folder that ``folder`` leads through, links followed; the last one is where it ends.
+    """Return every folder on the way to ``folder``, with symbolic links resolved; the last one is its real path.
 
-    Empty for links that lead round in a circle.
+    Empty for a loop of symbolic links.
     """
-    found = [Path("/")]
+    steps = [Path("/")]
     pending = list(folder.parts[1:])
     links = 0
     while pending:
         name = pending.pop(0)
         if name == "..":
-            found.append(found[-1].parent)
+            steps.append(steps[-1].parent)
             continue
-        step = found[-1] / name
+        step = steps[-1] / name
         link = link_of(step)
         if link is None:
-            found.append(step)
+            steps.append(step)
             continue
         links += 1
-        if links > _MOST_LINKS:
+        if links > _MAX_LINKS:
             return []
         pending[:0] = Path(link).parts
         if Path(link).is_absolute():
             del pending[0]
-            found.append(Path("/"))
-    return found
+            steps.append(Path("/"))
+    return steps

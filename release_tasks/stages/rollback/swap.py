@@ -1,4 +1,4 @@
-"""The steps of a journal, forward and back; each may be repeated, so any run that finds a journal can finish it."""
+"""The swap: it carries out the steps of a journal, forward or back. Steps are repeatable, so recovery can resume."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["Swap", "locked"]
 
 @contextlib.contextmanager
 def locked(assets: Mapping[str, AssetConfig], steps: list[JournalStep]) -> Iterator[None]:
-    """Hold the locks of all assets that change, in the order of the steps, while the block runs."""
+    """Hold the locks of all changing assets, in the order of the steps, while the block runs."""
     with contextlib.ExitStack() as locks:
         for step in steps:
             locks.enter_context(assets[step.key].kind.lock(assets[step.key]))
@@ -30,10 +30,10 @@ def locked(assets: Mapping[str, AssetConfig], steps: list[JournalStep]) -> Itera
 
 @define(kw_only=True)
 class Swap:
-    """Carries out a journal over the configured assets.
+    """Carries out a journal on the configured assets.
 
-    ``target`` is the snapshot that goes live, ``safety`` the one that was taken before. ``journal`` is kept as it is
-    on disk, and knows besides what only this process can know: that SQLite has rolled a failed restore back.
+    ``target`` is the snapshot to restore, ``safety`` the snapshot of the state before. ``journal`` equals the one on
+    disk, except for one fact that only this process knows: that SQLite has rolled back a failed restore.
     """
 
     pipeline: Pipeline
@@ -42,12 +42,12 @@ class Swap:
     safety: SnapshotMetadata | None
     journal: RollbackJournal
     emit: Emit = ignore
-    folders: dict[Path, Inode | None] = field(factory=dict)  # in which the assets lay when the swap began
+    folders: dict[Path, Inode | None] = field(factory=dict)  # the parent folders of the assets at the start
 
     def forward(self) -> None:
-        """Bring every asset to the new state. Raises StageFailed or OSError; ``back`` undoes what was done."""
+        """Bring every asset to the new state. Raises StageFailed or OSError; ``back`` undoes the completed steps."""
         if self.target is None:
-            raise StageFailed(f"Snapshot {self.journal.snapshot_id} is gone.")
+            raise StageFailed(f"Snapshot {self.journal.snapshot_id} does not exist any more.")
         self.require_targets()
         for step in self.journal.steps:
             kind = self.assets[step.key].kind
@@ -55,9 +55,9 @@ class Swap:
                 self._carry_out(step, kind.commit, self.target)
 
     def back(self) -> None:
-        """Bring every asset to the state before, whatever ``forward`` had reached. Raises as ``forward`` does."""
+        """Bring every asset to the old state, wherever ``forward`` stopped. Raises StageFailed or OSError."""
         if self.safety is None:
-            raise StageFailed(f"Snapshot {self.journal.safety_snapshot_id} is gone.")
+            raise StageFailed(f"Snapshot {self.journal.safety_snapshot_id} does not exist any more.")
         self.require_targets()
         if self.journal.direction == "forward":
             self.journal = write_journal(self.pipeline, evolve(self.journal, direction="back"))
@@ -67,22 +67,22 @@ class Swap:
                 self._carry_out(step, kind.abort, self.safety)
 
     def require_targets(self) -> None:
-        """Raise StageFailed where a volume is not mounted: what is staged on it is not there then, under any name.
+        """Raise StageFailed when a volume is not mounted: neither the asset nor its staged copy exists then.
 
-        Without this the content would be written anew into the empty folder below, and be hidden by the volume later.
+        Otherwise the content would be written into the empty mount point, and the volume would hide it later.
         """
         for step in self.journal.steps:
             staged = staged_path(Path(step.path), self.journal.rollback_id)
             names = [Path(step.path), staged, displaced_path(staged)]
             is_staged = step.new is not None and not step.mirrored
             if is_staged and not any(inode_of(name) for name in names):
-                raise StageFailed(f"Neither {step.path} nor a copy staged for it is there. Is its volume mounted?")
+                raise StageFailed(f"Neither {step.path} nor its staged copy exists. Is the volume mounted?")
             folder = Path(step.path).parent
             self.folders[folder] = inode_of(folder)
 
     def _require_same_folder(self, live: Path) -> None:
         if inode_of(live.parent) != self.folders[live.parent]:
-            raise StageFailed(f"{live.parent} went away while {live.name} was being restored. Is its volume mounted?")
+            raise StageFailed(f"{live.parent} disappeared during the restore of {live.name}. Is the volume mounted?")
 
     def _carry_out(self, step: JournalStep, act: Callable[[Move], None], source: SnapshotMetadata) -> None:
         asset = self.assets[step.key]
@@ -106,7 +106,7 @@ class Swap:
         self._note(evolve(step, done=is_forward, begun=is_forward and step.begun))
 
     def _note(self, step: JournalStep) -> JournalStep:
-        """Replace the step of the same asset, on disk."""
+        """Replace the step of the same asset in the journal on disk."""
         self._amend(step)
         write_journal(self.pipeline, self.journal)
         return step

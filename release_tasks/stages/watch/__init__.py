@@ -1,1 +1,1 @@
-"""The watch after a deploy: looks at the service, a verdict on them, and at most one rollback."""
+"""Watch a release after its deploy: take samples of the service, judge them, and roll back at most once."""

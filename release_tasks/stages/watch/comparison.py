@@ -1,6 +1,6 @@
-"""One look at the service against how it was at prepare time. No clock, no requests.
+"""Comparison of one sample with the baseline that was measured when the release was prepared; does no I/O.
 
-What cannot be compared is neither good nor bad: nothing tells whether the release did it.
+A value without a baseline is ``unknown``: it cannot show whether the release changed it.
 """
 
 from __future__ import annotations
@@ -22,40 +22,40 @@ _COUNTS = ("queued", "failed", "dead_letters", "rejected_callbacks")
 
 @frozen
 class Part:
-    """What one side of a look says, and why; ``finding`` is None where it says nothing and does not have to."""
+    """The finding of one part of a sample, and the reason; ``finding`` is None for a part that is not measured."""
 
     finding: Finding | None
     why: str = ""
 
 
 def combine(parts: list[Part]) -> Finding:
-    """Return what the parts of a look say together: one bad part is enough, and one that is not known casts doubt."""
+    """Return the finding of the whole sample: ``bad`` if any part is bad, ``ok`` if all measured parts are ok."""
     found = {part.finding for part in parts}
     return "bad" if "bad" in found else "ok" if found - {None} == {"ok"} else "unknown"
 
 
 def compare_health(health: HealthReport | None, baseline: Baseline | None) -> Part:
-    """Judge a health answer: silence and failure are bad, ``degraded`` only if the service was well before."""
+    """Judge health: no answer and failure are bad; ``degraded`` is bad only if the baseline is ``ok``."""
     if health is None:
         return Part(None)
     before = baseline.health if baseline else None
     code = f", HTTP {health.http_status}" if health.http_status is not None and health.status == "failed" else ""
-    told = f"health {health.status}{code}"
+    answer = f"health {health.status}{code}"
     if health.status == "ok":
         return Part("ok")
     if health.status == "degraded":
         if before is None:
-            return Part("unknown", f"{told}, and how it was before the release is not known")
+            return Part("unknown", f"{answer}, and its status before the release is unknown")
         if before == "degraded":
-            return Part("ok", f"{told} as before the release")
-        return Part("bad" if before == "ok" else "ok", f"{told}, it was {before} before the release")
+            return Part("ok", f"{answer} as before the release")
+        return Part("bad" if before == "ok" else "ok", f"{answer}, it was {before} before the release")
     if health.status == "unknown" and before in (None, "unknown"):
-        return Part("unknown", told)
-    return Part("bad", told)
+        return Part("unknown", answer)
+    return Part("bad", answer)
 
 
 def compare_latency(latency_ms: int | None, baseline: Baseline | None, rules: WatchConfig) -> Part:
-    """Judge how long a health answer took, in milliseconds, by the median of prepare time."""
+    """Judge the latency of a health answer, in milliseconds, by the median of the baseline."""
     before = baseline.latency_ms if baseline else None
     if latency_ms is None or before is None:
         return Part(None)
@@ -66,26 +66,26 @@ def compare_latency(latency_ms: int | None, baseline: Baseline | None, rules: Wa
 
 
 def compare_pressure(report: ReliabilityReport | None, baseline: Baseline | None, limits: LimitsConfig) -> Part:
-    """Judge queues and callbacks: over its limit counts only what is more than at prepare time."""
+    """Judge queues and callbacks: a count is bad when it is over its limit and higher than in the baseline."""
     if report is None:
         return Part(None)
     before = baseline.pressure if baseline else None
     if report.pressure is None:
         code = f", HTTP {report.http_status}" if report.http_status is not None else ""
-        told = f"reliability {report.status}{code}"
+        answer = f"reliability {report.status}{code}"
         if baseline is not None and before is None:
-            return Part(None, f"{told}, not to be had before the release either")
-        return Part("unknown", told)
+            return Part(None, f"{answer}, also unavailable before the release")
+        return Part("unknown", answer)
     known = before or Pressure()
     grown = over_limits(_only(report.pressure, lambda name: _has_grown(report.pressure, known, name)), limits, before)
     if grown:
         return Part("bad", "; ".join(grown))
     new = over_limits(_only(report.pressure, lambda name: getattr(known, name) is None), limits)
     if new:
-        return Part("unknown", f"{'; '.join(new)}, and how many there were before the release is not known")
+        return Part("unknown", f"{'; '.join(new)}, and the count before the release is unknown")
     lost = [name for name in _COUNTS if getattr(known, name) is not None and getattr(report.pressure, name) is None]
     if lost:
-        return Part("unknown", "reliability does not count any more what it counted before the release")
+        return Part("unknown", "reliability no longer reports a count that it reported before the release")
     return Part("ok")
 
 
@@ -93,9 +93,9 @@ def _has_grown(now: Pressure | None, before: Pressure, name: str) -> bool:
     earlier, later = getattr(before, name), getattr(now, name)
     if earlier is None or later is None:
         return False
-    # Rejected callbacks are counted since prepare time by over_limits, which knows of counts that began anew.
+    # over_limits itself subtracts the rejected callbacks of the baseline, and handles a counter that was reset.
     return name == "rejected_callbacks" or later > earlier
 
 
-def _only(pressure: Pressure, is_wanted: Callable[[str], bool]) -> Pressure:
-    return evolve(pressure, **{name: None for name in _COUNTS if not is_wanted(name)})
+def _only(pressure: Pressure, is_selected: Callable[[str], bool]) -> Pressure:
+    return evolve(pressure, **{name: None for name in _COUNTS if not is_selected(name)})

@@ -1,4 +1,4 @@
-"""From looks to a verdict, as canary analysis does it: healthy, degraded or inconclusive. No clock, no requests."""
+"""The verdict on the samples of a watch, as in canary analysis: healthy, degraded or inconclusive; does no I/O."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ VerdictStatus = Literal["healthy", "degraded", "inconclusive"]
 
 @frozen(kw_only=True)
 class Counts:
-    """How many looks there were, and how many of them said what."""
+    """The number of samples (``looks``), in total and by finding."""
 
     looks: int
     ok: int
@@ -28,84 +28,86 @@ class Counts:
 
 @frozen(kw_only=True)
 class WatchVerdict:
-    """What the looks amount to, and why, a sentence each in our own words and numbers."""
+    """The verdict on a watch, and its reasons: one sentence each, without text from the service."""
 
     status: VerdictStatus
     reasons: list[str]
 
 
 def count(samples: Sequence[Sample]) -> Counts:
-    """Count looks by their finding."""
-    found = [sample.finding for sample in samples]
-    return Counts(looks=len(found), ok=found.count("ok"), bad=found.count("bad"), unknown=found.count("unknown"))
+    """Count samples by their finding."""
+    findings = [sample.finding for sample in samples]
+    return Counts(
+        looks=len(findings), ok=findings.count("ok"), bad=findings.count("bad"), unknown=findings.count("unknown")
+    )
 
 
 def degradation(samples: Sequence[Sample], rules: WatchConfig) -> list[str]:
-    """Return why the newest looks are `degraded`, one sentence each; nothing when they are not.
+    """Return the reasons why the latest samples are `degraded`, one sentence each; empty when they are not.
 
-    Looks from before a time in which nobody looked are not added to those after it. Asked after each look, and it reads
-    only as many as the rules need.
+    Samples before a gap (see ``Sample.unseen_ms``) do not count. Called after each sample, so it reads only as many
+    samples as the rules need.
     """
-    newest = samples[-max(rules.window, rules.failures) :]
-    newest = newest[max((index for index, sample in enumerate(newest) if sample.unseen_ms), default=0) :]
+    latest = samples[-max(rules.window, rules.failures) :]
+    latest = latest[max((index for index, sample in enumerate(latest) if sample.unseen_ms), default=0) :]
     reasons = []
-    last = newest[-rules.failures :]
+    last = latest[-rules.failures :]
     if len(last) == rules.failures and all(sample.finding == "bad" for sample in last):
-        row = "The last look was bad" if len(last) == 1 else f"{len(last)} looks in a row were bad"
+        row = "The last sample was bad" if len(last) == 1 else f"{len(last)} samples in a row were bad"
         reasons.append(f"{row}: {_why(last[-1])}.")
-    seen = count(newest[-rules.window :])
-    usable = seen.ok + seen.bad
-    # One bad look of few is a high rate as well, and never enough.
-    is_enough = usable >= rules.min_samples and seen.bad >= rules.failures
-    if is_enough and seen.bad > rules.error_rate * usable:
-        bad = next(sample for sample in reversed(newest) if sample.finding == "bad")
+    counts = count(latest[-rules.window :])
+    usable = counts.ok + counts.bad
+    # One bad sample of a few is a high error rate, too, but is never enough for `degraded`.
+    is_enough = usable >= rules.min_samples and counts.bad >= rules.failures
+    if is_enough and counts.bad > rules.error_rate * usable:
+        bad = next(sample for sample in reversed(latest) if sample.finding == "bad")
         limit = f"more than {show_share(rules.error_rate)}"
-        reasons.append(f"{seen.bad} of the last {usable} looks were bad, {limit}; the newest of them: {_why(bad)}.")
+        reasons.append(f"{counts.bad} of the last {usable} samples were bad, {limit}; the latest of them: {_why(bad)}.")
     return reasons
 
 
 def judge(
     samples: Sequence[Sample], rules: WatchConfig, *, watched: float, unseen: float = 0.0, is_cut_short: bool = False
 ) -> WatchVerdict:
-    """Judge a watch that has ended after ``watched`` seconds, in ``unseen`` of which nobody looked.
+    """Judge a finished watch of ``watched`` seconds, of which ``unseen`` seconds passed without samples.
 
-    ``is_cut_short`` says that a signal ended it.
+    ``is_cut_short`` is True when a signal ended the watch.
     """
     reasons = degradation(samples, rules)
     if reasons:
         return WatchVerdict(status="degraded", reasons=reasons)
-    doubts = _doubts(samples, rules)
+    issues = _issues(samples, rules)
     if unseen > watched / 2:
-        away = f"{show_duration(round(unseen))} of {show_duration(round(watched))}"
-        doubts.insert(0, f"Nobody looked for {away}: the machine slept, or the watch was held up.")
+        gap = f"{show_duration(round(unseen))} of {show_duration(round(watched))}"
+        issues.insert(0, f"No sample was taken for {gap}: the machine slept, or the watch was delayed.")
     if is_cut_short:
-        doubts.insert(0, f"A signal ended it after {show_duration(round(watched))}.")
-    if doubts:
-        return WatchVerdict(status="inconclusive", reasons=doubts)
-    seen = count(samples)
-    told = f"{seen.ok} of {seen.looks} looks were ok, the last one too"
-    return WatchVerdict(
-        status="healthy", reasons=[f"{told}; the others were too few to count." if seen.ok < seen.looks else f"{told}."]
-    )
+        issues.insert(0, f"A signal ended the watch after {show_duration(round(watched))}.")
+    if issues:
+        return WatchVerdict(status="inconclusive", reasons=issues)
+    counts = count(samples)
+    reason = f"{counts.ok} of {counts.looks} samples were ok, including the last one"
+    if counts.ok < counts.looks:
+        reason += "; the others are within the error rate"
+    return WatchVerdict(status="healthy", reasons=[f"{reason}."])
 
 
-def _doubts(samples: Sequence[Sample], rules: WatchConfig) -> list[str]:
-    """Return what keeps looks that are not degraded from being healthy."""
-    seen = count(samples)
-    doubts = []
-    if seen.ok + seen.bad < rules.min_samples:
-        doubts.append(f"{seen.ok + seen.bad} looks said something, and {rules.min_samples} are needed.")
+def _issues(samples: Sequence[Sample], rules: WatchConfig) -> list[str]:
+    """Return the reasons why samples that are not degraded are not healthy either."""
+    counts = count(samples)
+    issues = []
+    if counts.ok + counts.bad < rules.min_samples:
+        issues.append(f"{counts.ok + counts.bad} samples are ok or bad, and {rules.min_samples} are required.")
     if not samples:
-        return doubts
-    if seen.bad + seen.unknown > rules.error_rate * seen.looks:
+        return issues
+    if counts.bad + counts.unknown > rules.error_rate * counts.looks:
         limit = show_share(rules.error_rate)
-        newest = next(sample for sample in reversed(samples) if sample.finding != "ok")
-        told = f"{seen.bad} bad and {seen.unknown} that said nothing of {seen.looks} looks are more than {limit}"
-        doubts.append(f"{told}; the newest of them: {_why(newest)}.")
+        latest = next(sample for sample in reversed(samples) if sample.finding != "ok")
+        share = f"{counts.bad} bad and {counts.unknown} unknown of {counts.looks} samples are more than {limit}"
+        issues.append(f"{share}; the latest of them: {_why(latest)}.")
     if samples[-1].finding != "ok":
-        doubts.append(f"It ended on a look that was not ok: {_why(samples[-1])}.")
-    return doubts
+        issues.append(f"The last sample was not ok: {_why(samples[-1])}.")
+    return issues
 
 
 def _why(sample: Sample) -> str:
-    return "; ".join(sample.why) or "nothing was said"
+    return "; ".join(sample.why) or "no reason was given"

@@ -1,8 +1,8 @@
-"""What follows from a verdict: the events that account for it, and the one rollback.
+"""The response to a verdict: audit events, and at most one rollback.
 
-The snapshot of a release was taken before it was deployed, so it holds the state of the release before: that is where
-a rollback goes. It goes there only while things stand as they did when the watch began, which is looked at again under
-the lock; so of two watches, or of a watch and a person, one rolls back.
+The snapshot of a release was taken before its deploy, so it contains the state of the previous release; the rollback
+restores this snapshot. It does so only if the preconditions are unchanged since the start of the watch. They are
+checked again under the lock, so that two watches, or a watch and a person, cannot both roll back.
 """
 
 from __future__ import annotations
@@ -25,19 +25,19 @@ from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.watch.judgement import WatchVerdict, count
 from release_tasks.stages.watch.samples import Sample
 
-__all__ = ["Ground", "Response", "ground_of", "record_finished", "respond"]
+__all__ = ["Response", "WatchContext", "record_finished", "respond", "watch_context"]
 
 _SAMPLES_IN_EVIDENCE = 10
-_NO_ROLLBACK = "It was not rolled back:"
-_SEE = "See what is live: inv release.status"
+_NO_ROLLBACK = "watch did not roll back:"
+_CHECK = "Check what is live: inv release.status"
 
 
 @frozen(kw_only=True)
-class Ground:
-    """What a watch stands on: the newest ready release and how things stood when it began."""
+class WatchContext:
+    """The start of a watch: the latest ready release, and the preconditions of a rollback at that time."""
 
     release: Manifest | None
-    standing: Precondition
+    precondition: Precondition
     is_rolled_back: bool
 
     @property
@@ -47,7 +47,7 @@ class Ground:
 
     @property
     def baseline(self) -> Baseline | None:
-        """How the service was when the release was prepared."""
+        """The baseline of the watched release."""
         return self.release.baseline if self.release else None
 
     @property
@@ -56,126 +56,134 @@ class Ground:
         return self.release.snapshot.snapshot_id if self.release and self.release.snapshot else None
 
     @property
-    def hindrance(self) -> str:
-        """Why this release could not be rolled back by a watch, known before it begins; empty when it could be."""
+    def blocker(self) -> str:
+        """The reason why watch cannot roll back this release; empty when it can."""
         if self.snapshot_id is None:
-            return "There is no ready release here, so there is no snapshot to go back to."
+            return "There is no ready release, so there is no snapshot to roll back to."
         if self.is_rolled_back:
-            return f"{self.snapshot_id} was restored already, and a watch never goes back twice."
+            return f"{self.snapshot_id} was restored already, and watch rolls back at most once."
         return ""
 
 
 @frozen(kw_only=True)
 class Response:
-    """What followed from a verdict. ``exit_code`` is that of the whole watch."""
+    """The response to a verdict. ``exit_code`` is the exit code of the whole watch."""
 
     outcome: RollbackOutcome | None = None
     exit_code: ExitCode = ExitCode.NEGATIVE
     diagnostics: list[str] = field(factory=list)
 
 
-def ground_of(pipeline: Pipeline) -> Ground:
-    """Return what a watch that begins now stands on."""
+def watch_context(pipeline: Pipeline) -> WatchContext:
+    """Return the context of a watch that starts now."""
     release = pipeline.latest_ready()
-    standing = precondition_now(pipeline)
-    return Ground(release=release, standing=standing, is_rolled_back=_is_rolled_back(pipeline, release, standing))
+    precondition = precondition_now(pipeline)
+    is_rolled_back = _is_rolled_back(pipeline, release, precondition)
+    return WatchContext(release=release, precondition=precondition, is_rolled_back=is_rolled_back)
 
 
 def respond(
     settings: Settings,
     pipeline: Pipeline,
-    ground: Ground,
+    context: WatchContext,
     verdict: WatchVerdict,
     samples: list[Sample],
     stop: Interrupted | None,
     emit: Emit,
-    sending: Notifications,
+    notifications: Notifications,
 ) -> Response:
-    """Answer a verdict: for ``degraded`` write the evidence down, announce it, and roll back if that is wanted.
+    """Respond to a verdict: for ``degraded`` write the evidence, announce it, and roll back if configured.
 
-    Without the evidence there is no rollback. A watch that a signal ``stop`` has ended does nothing more. Nothing is
-    raised.
+    Does not roll back when the evidence cannot be written, and does nothing when the signal ``stop`` ended the watch.
+    Does not raise.
     """
     if stop is not None:
         return Response(exit_code=stop.exit_code)
     if verdict.status != "degraded":
         return Response(exit_code=ExitCode.DONE if verdict.status == "healthy" else ExitCode.NEGATIVE)
-    is_wanted = settings.release.watch.rollback
-    is_acted_on = is_wanted and not ground.hindrance
+    is_requested = settings.release.watch.rollback
+    is_possible = is_requested and not context.blocker
     try:
         pipeline.audit.append(
             "watch.degraded",
             status="degraded",
             detail=verdict.reasons[0],
-            release_id=ground.release_id,
-            snapshot_id=ground.snapshot_id if is_acted_on else None,
+            release_id=context.release_id,
+            snapshot_id=context.snapshot_id if is_possible else None,
             reasons=verdict.reasons,
             counts=encode(count(samples)),
-            baseline=encode(ground.baseline) if ground.baseline else None,
+            baseline=encode(context.baseline) if context.baseline else None,
             samples=[sample.evidence() for sample in samples[-_SAMPLES_IN_EVIDENCE:]],
-            rollback=is_acted_on,
+            rollback=is_possible,
         )
         problem = None
     except OSError as error:
-        problem = f"The evidence could not be written down: {describe_error(error)}"
-    # Sending begins before the rollback, so that people do not learn of it only minutes later.
-    goes_back = is_acted_on and problem is None
-    sending.announce(
-        lambda: about_degraded(settings, ground.release, verdict.reasons, ground.snapshot_id, goes_back=goes_back)
+        problem = f"The evidence could not be written to the audit log: {describe_error(error)}"
+    # Announced before the rollback, which may take minutes.
+    is_rolled_back = is_possible and problem is None
+    notifications.announce(
+        lambda: about_degraded(
+            settings, context.release, verdict.reasons, context.snapshot_id, is_rolled_back=is_rolled_back
+        )
     )
     if problem is not None:
-        return Response(diagnostics=[f"{problem} Therefore it was not rolled back." if is_wanted else problem])
-    if is_wanted:
-        return _roll_back(settings, pipeline, ground, emit)
-    back = f"To go back: inv release.rollback --snapshot {ground.snapshot_id}"
-    return Response(diagnostics=[back] if ground.snapshot_id else [])
+        return Response(diagnostics=[f"{problem} Therefore watch did not roll back." if is_requested else problem])
+    if is_requested:
+        return _roll_back(settings, pipeline, context, emit)
+    suggestion = f"To roll back: inv release.rollback --snapshot {context.snapshot_id}"
+    return Response(diagnostics=[suggestion] if context.snapshot_id else [])
 
 
-def _roll_back(settings: Settings, pipeline: Pipeline, ground: Ground, emit: Emit) -> Response:
-    """Restore the state before the watched release, once, unless anything speaks against it. Nothing is raised."""
-    if ground.hindrance:
-        return Response(diagnostics=[f"{_NO_ROLLBACK} {ground.hindrance}"])
-    request = RollbackRequest(snapshot_id=ground.snapshot_id, only_while=ground.standing)
-    by_hand = f"By hand: inv release.rollback --snapshot {ground.snapshot_id}"
+def _roll_back(settings: Settings, pipeline: Pipeline, context: WatchContext, emit: Emit) -> Response:
+    """Restore the state before the watched release, once, unless a blocker exists. Does not raise."""
+    if context.blocker:
+        return Response(diagnostics=[f"{_NO_ROLLBACK} {context.blocker}"])
+    request = RollbackRequest(snapshot_id=context.snapshot_id, only_while=context.precondition)
+    manually = f"To roll back manually: inv release.rollback --snapshot {context.snapshot_id}"
     try:
         outcome = rollback(settings, request, emit, pipeline)
     except LockHeld as error:
-        return Response(exit_code=ExitCode.LOCKED, diagnostics=[f"{_NO_ROLLBACK} {error.message}", by_hand])
+        return Response(exit_code=ExitCode.LOCKED, diagnostics=[f"{_NO_ROLLBACK} {error.message}", manually])
     except Interrupted as stop:
         return Response(
-            exit_code=stop.exit_code, diagnostics=[f"A signal ended the rollback; the live state is whole. {_SEE}"]
+            exit_code=stop.exit_code,
+            diagnostics=[f"A signal ended the rollback; the live state is consistent. {_CHECK}"],
         )
     except StageError as error:
-        return Response(diagnostics=[f"{_NO_ROLLBACK} {error.message}", _SEE])
+        return Response(diagnostics=[f"{_NO_ROLLBACK} {error.message}", _CHECK])
     if outcome.status == "failed":
-        return Response(outcome=outcome, diagnostics=[_SEE])
-    told = "State was restored, not code: put the code of the release before back, if that is not done."
-    restarted = [told] if settings.release.restart.command is None else []
-    return Response(outcome=outcome, diagnostics=[*restarted, "See that it is well: inv gate.api-health"])
+        return Response(outcome=outcome, diagnostics=[_CHECK])
+    code = "The state was restored, but not the code. If the old code is not deployed yet, deploy it."
+    notes = [code] if settings.release.restart.command is None else []
+    return Response(outcome=outcome, diagnostics=[*notes, "Check the health: inv gate.api-health"])
 
 
 def record_finished(
-    pipeline: Pipeline, ground: Ground, verdict: WatchVerdict, samples: list[Sample], outcome: RollbackOutcome | None
+    pipeline: Pipeline,
+    context: WatchContext,
+    verdict: WatchVerdict,
+    samples: list[Sample],
+    outcome: RollbackOutcome | None,
 ) -> list[str]:
-    """Write down how a watch ended; returns a sentence if that is not possible: the verdict stands all the same."""
+    """Write the result of a watch to the audit log; return a message if that fails: the verdict stays the same."""
     try:
         with uninterrupted():
             pipeline.audit.append(
                 "watch.finished",
                 status=verdict.status,
                 detail=verdict.reasons[0],
-                release_id=ground.release_id,
+                release_id=context.release_id,
                 counts=encode(count(samples)),
                 rollback=outcome.status if outcome else None,
             )
     except OSError as error:
-        return [f"The end of this watch could not be written down: {describe_error(error)}"]
+        return [f"The result of this watch could not be written to the audit log: {describe_error(error)}"]
     return []
 
 
-def _is_rolled_back(pipeline: Pipeline, release: Manifest | None, standing: Precondition) -> bool:
-    """Say whether the snapshot of ``release``, or one made from it, was the last to go live."""
-    restored = standing.state.restored_snapshot_id if standing.state else None
+def _is_rolled_back(pipeline: Pipeline, release: Manifest | None, precondition: Precondition) -> bool:
+    """Return whether the last restored snapshot is the snapshot of ``release``, or one made from it."""
+    restored = precondition.state.restored_snapshot_id if precondition.state else None
     if release is None or release.snapshot is None or restored is None:
         return False
     if restored == release.snapshot.snapshot_id:

@@ -1,4 +1,4 @@
-"""One look at the service: health, latency and reliability pressure, each asked once and in bounded time."""
+"""One sample of the service: health, latency and reliability, each requested once with a timeout."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ __all__ = ["Sample", "take_sample"]
 
 @frozen(kw_only=True)
 class Sample:
-    """One look. ``why`` is in our own words and numbers; ``detail`` is what the service said, secrets redacted.
+    """One sample. ``why`` has no text of the service; ``detail`` quotes the service, with secrets redacted.
 
-    ``unseen_ms`` is for how long nobody looked before this one or in the middle of it, because the machine slept.
+    ``unseen_ms`` is the gap before or within this sample: time without samples, because the machine slept.
     """
 
     time: str
@@ -44,29 +44,29 @@ class Sample:
     unseen_ms: int = 0
 
     def evidence(self) -> dict[str, Any]:
-        """Return numbers and status words alone: what a service wrote may be anything, also a person's message."""
+        """Return numbers and status words only: text of a service may contain anything, also personal messages."""
         return {key: value for key, value in encode(self).items() if key not in ("why", "detail") and value is not None}
 
     def event(self) -> SampleTaken:
-        """Return the event that tells of this look."""
+        """Return the event that reports this sample."""
         return SampleTaken(**{each.name: getattr(self, each.name) for each in fields(SampleTaken)})
 
 
 def take_sample(config: ReleaseConfig, baseline: Baseline | None) -> Sample:
-    """Ask health and reliability side by side, and compare with ``baseline``. Nothing is raised.
+    """Request health and reliability in parallel, and compare the answers with ``baseline``. Does not raise.
 
-    Ends within ``health.timeout`` or ``reliability.timeout``, whichever is longer.
+    Takes at most the longer of ``health.timeout`` and ``reliability.timeout``.
     """
     taken_at = timestamp()
     before = baseline.pressure if baseline else None
-    reliability_of = _begin(lambda: fetch_reliability(config.reliability, before=before))
+    reliability_result = _start(lambda: fetch_reliability(config.reliability, before=before))
     answers: list[HttpResponse] = []
     health = None
     if config.health.url is not None:
         health = poll_health(config.health, passes=1, deadline=0.0, on_response=answers.append)
     latency_ms = answers[0].elapsed_ms if answers else None
-    reliability = reliability_of()
-    # What was said by those that are not well, or by what asked them.
+    reliability = reliability_result()
+    # Details of an unhealthy answer, or of a failed request.
     details = [health.detail] if health is not None and health.status != "ok" else []
     details += [reliability.detail] if reliability is not None and reliability.pressure is None else []
     parts = [
@@ -86,12 +86,12 @@ def take_sample(config: ReleaseConfig, baseline: Baseline | None) -> Sample:
     )
 
 
-def _begin(work: Callable[[], ReliabilityReport | None]) -> Callable[[], ReliabilityReport | None]:
-    """Start ``work`` in a thread that no exit waits for, and return what waits for its result."""
+def _start(work: Callable[[], ReliabilityReport | None]) -> Callable[[], ReliabilityReport | None]:
+    """Start ``work`` in a daemon thread, and return a function that waits for the result."""
     results: list[ReliabilityReport | None] = []
 
     def run() -> None:
-        # Signals are the main thread's business.
+        # Blocked here, so that the main thread receives them.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
         results.append(work())
 
@@ -104,8 +104,8 @@ def _begin(work: Callable[[], ReliabilityReport | None]) -> Callable[[], Reliabi
 
     def result() -> ReliabilityReport | None:
         wait_for(has_ended)
-        if not results:  # a defect, which has been printed where it happened
-            raise StageFailed("Reliability could not be asked.")
+        if not results:  # a defect; the thread has printed its traceback
+            raise StageFailed("The request to the reliability endpoint failed.")
         return results[0]
 
     return result

@@ -1,4 +1,4 @@
-"""The watch itself: look, judge, wait, until the time is over or the verdict stands; then answer it, once."""
+"""The loop of a watch: sample, judge and wait, until the time is over or the verdict is final; then respond once."""
 
 from __future__ import annotations
 
@@ -21,34 +21,34 @@ from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_failure, about_rollback
 from release_tasks.stages.stage import stage
 from release_tasks.stages.watch.judgement import Counts, VerdictStatus, count, degradation, judge
-from release_tasks.stages.watch.response import Ground, ground_of, record_finished, respond
+from release_tasks.stages.watch.response import WatchContext, record_finished, respond, watch_context
 from release_tasks.stages.watch.samples import Sample, take_sample
 
 __all__ = ["Clock", "WatchReport", "require_watchable", "watch_release"]
 
 _STAGE = "release.watch"
-_SAMPLES_TOLD = 50
-_WILL_NOT = "It will not be rolled back:"
-_GRACE = 5.0  # seconds that a busy machine may be late without having slept
-# Goes on while the machine sleeps: CLOCK_BOOTTIME on Linux; where there is none, on macOS, CLOCK_MONOTONIC does.
+_MAX_SAMPLES = 50  # in the report
+_WILL_NOT = "watch will not roll back:"
+_GRACE_PERIOD = 5.0  # seconds of delay on a busy machine that do not count as sleep
+# A clock that includes the time asleep: CLOCK_BOOTTIME on Linux; macOS has no such clock, but its CLOCK_MONOTONIC does.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Clock:
-    """The time of a watch, in seconds; it cannot be set, and it goes on while the machine sleeps."""
+    """The clock of a watch, in seconds: monotonic, and it includes the time in which the machine sleeps."""
 
     def now(self) -> float:
-        """Return the time since some fixed moment."""
+        """Return the seconds since a fixed point in time."""
         return time.clock_gettime(_CLOCK)
 
     def wait(self, seconds: float) -> None:
-        """Return once that much time has passed, asleep or awake."""
+        """Wait for ``seconds``, including the time in which the machine sleeps."""
         wait_for(time.sleep, seconds, self.now)
 
 
 @frozen(kw_only=True)
 class WatchReport:
-    """What a watch found and did, as ``--json`` prints it. ``samples`` are the newest ones."""
+    """The result of a watch, as ``--json`` prints it. ``samples`` has the latest ones."""
 
     status: VerdictStatus
     exit_code: int
@@ -64,8 +64,11 @@ class WatchReport:
 
 
 @frozen(kw_only=True)
-class _Seen:
-    """All looks of a watch. ``unseen`` and ``watched`` are in seconds; ``stop`` is the signal that ended it."""
+class _Series:
+    """All samples of a watch. ``watched`` is its length and ``unseen`` the time without samples, in seconds.
+
+    ``stop`` is the signal that ended the watch.
+    """
 
     samples: list[Sample]
     watched: float
@@ -80,130 +83,131 @@ def watch_release(
     emit: Emit = ignore,
     notices: Notifications | None = None,
 ) -> WatchReport:
-    """Watch a release after its deploy, as ``release.watch`` says, and judge it; roll back once if that is wanted.
+    """Watch a release after its deploy and judge it; roll back once if ``release.watch.rollback`` is set.
 
-    ``status`` of the report is ``healthy``, ``degraded`` or ``inconclusive``. Returns it also after Interrupted. Raises
-    UsageError when there is nothing to ask or the watch is too short, StageFailed while an interrupted rollback waits
-    to be finished: its state is no release to judge.
+    ``status`` of the report is ``healthy``, ``degraded`` or ``inconclusive``. Returns a report after Interrupted, too.
+    Raises UsageError when no endpoint is configured or the watch is too short, and StageFailed when an interrupted
+    rollback is not finished: the state may be mixed then.
     """
     config, pipeline, emit = settings.release, Pipeline(settings.release.root), shielded(emit)
-    with stage(settings, pipeline, _STAGE, notices, needs_assets=False) as sending:
+    with stage(settings, pipeline, _STAGE, notices, needs_assets=False) as notifications:
         started_at = timestamp()
         require_watchable(settings)
         if pipeline.has_journal() and current_holder(pipeline.root) is None:
-            raise StageFailed("A rollback was interrupted and waits to be finished. Run `inv release.recover` first.")
-        ground = ground_of(pipeline)
-        remarks = _remarks(config, ground)
-        for sentence in remarks:
-            emit(Noted(sentence))
-        seen = _look_on(config, ground.baseline, clock or Clock(), emit)
+            raise StageFailed("A rollback was interrupted and is not finished. Run `inv release.recover` first.")
+        context = watch_context(pipeline)
+        notes = _notes(config, context)
+        for note in notes:
+            emit(Noted(note))
+        series = _sample_until_done(config, context.baseline, clock or Clock(), emit)
         verdict = judge(
-            seen.samples, config.watch, watched=seen.watched, unseen=seen.unseen, is_cut_short=seen.stop is not None
+            series.samples,
+            config.watch,
+            watched=series.watched,
+            unseen=series.unseen,
+            is_cut_short=series.stop is not None,
         )
-        response = respond(settings, pipeline, ground, verdict, seen.samples, seen.stop, emit, sending)
-        if verdict.status == "degraded" and seen.stop is None:  # what was foretold is part of the response now
-            remarks = [sentence for sentence in remarks if not sentence.startswith(_WILL_NOT)]
-        problems = record_finished(pipeline, ground, verdict, seen.samples, response.outcome)
+        response = respond(settings, pipeline, context, verdict, series.samples, series.stop, emit, notifications)
+        if verdict.status == "degraded" and series.stop is None:  # the response repeats this note
+            notes = [note for note in notes if not note.startswith(_WILL_NOT)]
+        problems = record_finished(pipeline, context, verdict, series.samples, response.outcome)
         report = WatchReport(
             status=verdict.status,
             exit_code=int(response.exit_code),
-            release_id=ground.release_id,
+            release_id=context.release_id,
             started_at=started_at,
             ended_at=timestamp(),
-            samples=seen.samples[-_SAMPLES_TOLD:],
-            counts=count(seen.samples),
+            samples=series.samples[-_MAX_SAMPLES:],
+            counts=count(series.samples),
             reasons=verdict.reasons,
-            baseline=ground.baseline,
+            baseline=context.baseline,
             rollback=response.outcome,
-            diagnostics=remarks + response.diagnostics + problems,
+            diagnostics=notes + response.diagnostics + problems,
         )
-        sending.announce(lambda: _about_response(settings, pipeline, report))
+        notifications.announce(lambda: _about_response(settings, pipeline, report))
     return report
 
 
 def require_watchable(settings: Settings) -> None:
-    """Raise UsageError when there is no endpoint to ask, nothing to roll back, or a watch too short for a verdict."""
+    """Raise UsageError when there is no endpoint, no asset to roll back, or too little time for a verdict."""
     config, rules = settings.release, settings.release.watch
     if config.health.url is None and config.reliability.url is None:
         raise UsageError(
             "There is nothing to watch: set release.health.url or release.reliability.url, or type --health-url."
         )
     if rules.rollback and not config.assets:
-        raise UsageError("--rollback has nothing to restore: release.assets names no state of the service.")
-    looks = math.ceil(rules.for_ / rules.interval)
-    if looks < rules.min_samples:
+        raise UsageError("--rollback has nothing to restore: release.assets is empty.")
+    expected = math.ceil(rules.for_ / rules.interval)
+    if expected < rules.min_samples:
         raise UsageError(
-            f"A watch of {show_duration(rules.for_)} with a look every {show_duration(rules.interval)} looks {looks} "
-            f"times, and release.watch.min_samples asks for {rules.min_samples}. Type a longer --for or a shorter "
-            "--interval."
+            f"A watch of {show_duration(rules.for_)} with a sample every {show_duration(rules.interval)} takes "
+            f"{expected} samples, but release.watch.min_samples requires {rules.min_samples}. Type a longer --for or a "
+            "shorter --interval."
         )
 
 
-def _look_on(config: ReleaseConfig, baseline: Baseline | None, clock: Clock, emit: Emit) -> _Seen:
-    """Look every interval until the time is over, the looks are degraded, or a signal comes."""
+def _sample_until_done(config: ReleaseConfig, baseline: Baseline | None, clock: Clock, emit: Emit) -> _Series:
+    """Take a sample every interval until the time is over, the samples are degraded, or a signal arrives."""
     rules = config.watch
     samples: list[Sample] = []
     unseen, stop = 0.0, None
-    began = planned = clock.now()
-    end = began + rules.for_
-    longest = max(asked.timeout for asked in (config.health, config.reliability) if asked.url is not None)
+    started = planned = clock.now()
+    end = started + rules.for_
+    longest = max(endpoint.timeout for endpoint in (config.health, config.reliability) if endpoint.url is not None)
     try:
         while True:
-            late = _unseen(clock.now() - planned, rules.interval)
-            begun = clock.now()
+            gap_before = _unseen(clock.now() - planned, rules.interval)
+            sampling_started = clock.now()
             sample = take_sample(config, baseline)
-            looked = clock.now()
-            held_up = _unseen(looked - begun, longest)
-            unseen += late + held_up
-            if held_up:
-                slept = show_duration(round(held_up))
-                why = [f"the machine slept or was held up for {slept} in the middle of this look"]
+            sampled = clock.now()
+            gap_within = _unseen(sampled - sampling_started, longest)
+            unseen += gap_before + gap_within
+            if gap_within:
+                why = [f"the machine slept or was delayed for {show_duration(round(gap_within))} during this sample"]
                 sample = evolve(sample, finding="unknown", why=why)
-            elif late:
-                sample = evolve(sample, why=[*sample.why, f"nobody looked for {show_duration(round(late))} before"])
-            sample = evolve(sample, unseen_ms=round((late + held_up) * 1000))
+            elif gap_before:
+                gap = show_duration(round(gap_before))
+                sample = evolve(sample, why=[*sample.why, f"no sample was taken for {gap} before this one"])
+            sample = evolve(sample, unseen_ms=round((gap_before + gap_within) * 1000))
             samples.append(sample)
             emit(sample.event())
-            planned = max(begun + rules.interval, looked)
+            planned = max(sampling_started + rules.interval, sampled)
             if degradation(samples, rules):
                 break
             clock.wait(min(planned, end) - clock.now())
             if planned > end:
-                unseen += _unseen(clock.now() - max(looked, end), rules.interval)
+                unseen += _unseen(clock.now() - max(sampled, end), rules.interval)
                 break
     except Interrupted as signal:
         stop = signal
-    return _Seen(samples=samples, watched=clock.now() - began, unseen=unseen, stop=stop)
+    return _Series(samples=samples, watched=clock.now() - started, unseen=unseen, stop=stop)
 
 
 def _unseen(took: float, allowed: float) -> float:
-    """Return for how long nobody looked when ``took`` seconds are far more than ``allowed``, else 0."""
-    return took if took > allowed + _GRACE else 0.0
+    """Return ``took`` if it exceeds ``allowed`` by more than the grace period, else 0; all in seconds."""
+    return took if took > allowed + _GRACE_PERIOD else 0.0
 
 
-def _remarks(config: ReleaseConfig, ground: Ground) -> list[str]:
-    """Return what an operator should know before a watch begins."""
-    told = []
-    if ground.release is None:
-        told.append("There is no ready release here, so there is nothing to compare the service with.")
-    elif ground.release.baseline is None:
-        told.append(
-            f"Release {ground.release.release_id} was prepared without a look at the service, so there is nothing to "
-            "compare it with."
-        )
-    if config.watch.rollback and ground.hindrance:
-        told.append(f"{_WILL_NOT} {ground.hindrance}")
-    return told
+def _notes(config: ReleaseConfig, context: WatchContext) -> list[str]:
+    """Return the notes to show before a watch starts."""
+    notes = []
+    if context.release is None:
+        notes.append("There is no ready release, so there is no baseline to compare with.")
+    elif context.release.baseline is None:
+        notes.append(f"Release {context.release.release_id} was prepared without a baseline to compare with.")
+    if config.watch.rollback and context.blocker:
+        notes.append(f"{_WILL_NOT} {context.blocker}")
+    return notes
 
 
 def _about_response(settings: Settings, pipeline: Pipeline, report: WatchReport) -> Notification | None:
-    """Say how the rollback ended, or that there was none though one was wanted."""
+    """Report the result of the rollback, or that a requested rollback did not happen."""
     if report.rollback is not None:
         return about_rollback(settings, pipeline, report.rollback, stage=_STAGE)
-    is_wanted = report.status == "degraded" and settings.release.watch.rollback
-    if not is_wanted or report.exit_code not in (ExitCode.NEGATIVE, ExitCode.LOCKED):
+    is_requested = report.status == "degraded" and settings.release.watch.rollback
+    if not is_requested or report.exit_code not in (ExitCode.NEGATIVE, ExitCode.LOCKED):
         return None
-    sentence = "the release is degraded and was to be rolled back, but was not"
+    message = "the release is degraded, but the requested rollback did not happen"
     return about_failure(
-        settings, _STAGE, sentence, release_id=report.release_id, diagnostics=report.reasons + report.diagnostics
+        settings, _STAGE, message, release_id=report.release_id, diagnostics=report.reasons + report.diagnostics
     )

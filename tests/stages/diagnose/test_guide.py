@@ -127,7 +127,7 @@ def damage_the_pairing_store(service: ReleasedService) -> None:
 
 OPEN = [{"id": "files", "state": "connected", "health": {"circuit": "open", "failureCount": 5}}]
 CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
-    "interrupted": (interrupt_rollback, "nobody is at work"),
+    "interrupted": (interrupt_rollback, "no command is running"),
     "rollback-failed": (lambda service: restore_without_health(service), "Health at"),
     "rollback-given-up": (fail_a_rollback, "asset mcp"),
     "restored-unhealthy": (restore_an_unhealthy_service, "the response has ok: false"),

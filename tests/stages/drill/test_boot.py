@@ -134,10 +134,10 @@ def test_a_daemonized_service_is_judged_and_ended(booted: Booted) -> None:
 @pytest.mark.parametrize(
     ("mode", "message"),
     [
-        ("ill", "it did not get healthy: not healthy within 1s"),
+        ("ill", "it did not become healthy: not healthy within 1s"),
         ("dies", "it ended with exit code 3"),
-        ("leaves", "it ended with exit code 0 and left nothing running"),
-        ("trespasser", "which is live"),
+        ("leaves", "it ended with exit code 0 and left no process running"),
+        ("trespasser", "it opened the live path"),
     ],
 )
 def test_a_service_that_does_not_start_fails_the_drill(booted: Booted, mode: str, message: str) -> None:
@@ -164,7 +164,7 @@ def test_processes_that_ignore_sigterm_are_killed(booted: Booted, monkeypatch: p
 
 def test_endless_output_ends_the_boot(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Endless output would fill the disk of the live service."""
-    monkeypatch.setattr(booting, "_MOST_OUTPUT", 50_000)
+    monkeypatch.setattr(booting, "_MAX_OUTPUT", 50_000)
     monkeypatch.setattr(booting, "poll_health", _with_three_passes(wait.poll_health))
     assert "it printed more than" in result_of(booted.run("floods")).detail
     booted.reported()
@@ -177,7 +177,7 @@ def _with_three_passes(ask: Callable[..., HealthReport]) -> Callable[..., Health
 def test_a_command_that_is_not_there_is_a_failed_boot(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
     """The result is a message, not an exception."""
     monkeypatch.setattr(sys, "executable", "/nowhere/python")
-    assert "it could not be started: No such file or directory" in result_of(booted.run("well")).detail
+    assert "it cannot be started: No such file or directory" in result_of(booted.run("well")).detail
 
 
 def test_nothing_is_started_after_a_failed_restore(booted: Booted) -> None:

@@ -191,7 +191,7 @@ def test_a_safety_snapshot_of_a_damaged_database_fails(project: Project) -> None
     )
     capture_snapshot(project.pipeline.catalogue, project.settings.release.assets, request)
     outcome = rehearse(project, "safety_1")
-    assert (outcome.status, "holds only remains of database" in outcome.diagnostics[0]) == ("failed", True)
+    assert (outcome.status, "contains only remains of database" in outcome.diagnostics[0]) == ("failed", True)
 
 
 def test_a_database_whose_index_lost_rows_fails(project: Project) -> None:
@@ -229,7 +229,7 @@ def test_a_snapshot_removed_during_the_drill_is_not_restore_tested(project: Proj
     project.capture("v2")
     outcome = rehearse(project, "v1_snapshot", progress=retain)
     assert outcome.status == "failed"
-    assert "went away during the drill" in outcome.diagnostics[0]
+    assert "was removed during the drill" in outcome.diagnostics[0]
     assert left(project) == []
     assert events(project)[-1]["conclusive"] is False
     assert list(read_restore_tests(project.pipeline).by_snapshot) == ["v0_snapshot"]
@@ -359,7 +359,7 @@ def test_a_scratch_folder_within_live_state_is_refused(project: Project) -> None
     for folder in (project.identity, project.identity / "keys", project.pipeline.root, project.folder / "link"):
         with pytest.raises(UsageError, match="live"):
             rehearse(project, scratch=folder)
-    with pytest.raises(UsageError, match="is no folder"):
+    with pytest.raises(UsageError, match="is not a directory"):
         rehearse(project, scratch=project.folder / "nowhere")
     assert not project.pipeline.drill_audit.path.exists()
 
@@ -434,7 +434,7 @@ def test_assets_known_to_one_side_only_are_reported(project: Project) -> None:
     project.overrides["assets"] = {"other": {"file": "state/other.json"}}
     del project.overrides["assets.late"]
     outcome = rehearse(project)
-    assert (outcome.status, "holds none of the assets" in outcome.diagnostics[0]) == ("failed", True)
+    assert (outcome.status, "contains no asset of release.assets" in outcome.diagnostics[0]) == ("failed", True)
 
 
 def lose_rows(path: Path) -> None:
@@ -446,14 +446,14 @@ MUTANTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "content": ("mcp: its content differs", lambda state: (state / "mcp.json").write_text("[]")),
     "mode": ("mcp: its mode is 777", lambda state: (state / "mcp.json").chmod(0o777)),
     "missing": ("mcp: it was not restored", lambda state: (state / "mcp.json").unlink()),
-    "too much": ("extra: it is there", lambda state: (state / "extra.json").touch()),
+    "too much": ("extra: it exists", lambda state: (state / "extra.json").touch()),
     "entry": ("identity: its content differs", lambda state: (state / "identity" / "more").touch()),
-    "kind": ("mcp: it should be a file", lambda state: replace_by_folder(state / "mcp.json")),
+    "kind": ("mcp: it is not a file", lambda state: replace_by_folder(state / "mcp.json")),
     "rows": (
         "database: its content differs",
         lambda state: lose_rows(state / "app.db"),
     ),
-    "stray": ("database: app.db-journal lies beside it", lambda state: (state / "app.db-journal").touch()),
+    "stray": ("database: it has an extra side file app.db-journal", lambda state: (state / "app.db-journal").touch()),
 }
 
 

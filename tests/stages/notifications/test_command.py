@@ -77,7 +77,7 @@ def test_a_missing_command_is_reported_once(settings_with: SettingsWith, failed:
     (delivery,) = send(settings_with(pager={"command": "./page-nobody --now"}), failed, messages)
     assert (delivery.status, delivery.attempts) == ("failed", 1)
     assert "command not found: ./page-nobody" in delivery.detail
-    assert messages[-1] == f"notice pager was not delivered (1 attempt): {delivery.detail}"
+    assert messages[-1] == f"notification to pager was not delivered (1 attempt): {delivery.detail}"
 
 
 @pytest.mark.parametrize("command", ["sleep 100", "trap '' TERM; sleep 100 & wait; sleep 100"])
@@ -189,7 +189,7 @@ def test_an_unwritable_audit_log_changes_nothing(settings_with: SettingsWith, fa
     messages: list[str] = []
     (delivery,) = send(settings, failed, messages)
     assert delivery.status == "sent"
-    assert messages[-1].startswith("notice pager: the audit log could not be written: ")
+    assert messages[-1].startswith("notification to pager: the audit log cannot be written: ")
 
 
 def test_a_defect_is_reported_and_not_raised(settings_with: SettingsWith) -> None:
@@ -203,7 +203,7 @@ def test_a_defect_is_reported_and_not_raised(settings_with: SettingsWith) -> Non
     notifications = Notifications(settings, messages.append)
     notifications.announce(broken)
     assert notifications.finish() == []
-    assert messages == ["notices: ZeroDivisionError: no such thing"]
+    assert messages == ["notifications: ZeroDivisionError: no such thing"]
 
 
 def test_a_failing_listener_changes_nothing(settings_with: SettingsWith, failed: Make) -> None:

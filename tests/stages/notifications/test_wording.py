@@ -103,7 +103,7 @@ def test_degraded(
     settings: Settings, snapshot_id: str | None, goes_back: bool, printed: str, next_command: str
 ) -> None:
     """The text says whether a rollback runs, or what to type."""
-    notice = about_degraded(settings, manifest(), ["3 bad"], snapshot_id, goes_back=goes_back)
+    notice = about_degraded(settings, manifest(), ["3 bad"], snapshot_id, is_rolled_back=goes_back)
     assert notice.text == f"demo: release v2 {printed}" and notice.next == next_command
 
 

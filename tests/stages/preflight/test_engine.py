@@ -104,12 +104,12 @@ def test_skipped_gates_are_recorded_and_block_no_other(run: Run) -> None:
     }
     skipped = run(gates, skip=["build", "gui"])
     assert statuses(skipped) == {"build": "skipped", "tests": "passed", "gui": "skipped"}
-    assert skipped.report.checks[0].detail == "left out by --skip"
+    assert skipped.report.checks[0].detail == "excluded by --skip"
     assert skipped.report.checks[0].diagnostics == {"leftOut": True}
     assert skipped.report.passed
     assert skipped.report.failed_checks == []
     only = run(gates, only=["tests"], strict=True, health_url="http://127.0.0.1:1/")
-    assert only.report.checks[2].detail == "left out by --only"
+    assert only.report.checks[2].detail == "excluded by --only"
     assert (only.only, only.skip, only.strict) == (("tests",), (), True)
     assert only.health_url == "http://127.0.0.1:1/"
 
@@ -117,9 +117,9 @@ def test_skipped_gates_are_recorded_and_block_no_other(run: Run) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"only": ["biuld"]}, "--only: no gate is called 'biuld' (did you mean 'build'?)"),
-        ({"skip": ["zzz"]}, "--skip: no gate is called 'zzz'; configured: build, tests"),
-        ({"skip": ["build", "tests"]}, "leave no gate to run"),
+        ({"only": ["biuld"]}, "--only: unknown gate 'biuld' (did you mean 'build'?)"),
+        ({"skip": ["zzz"]}, "--skip: unknown gate 'zzz'; configured: build, tests"),
+        ({"skip": ["build", "tests"]}, "exclude every gate"),
         ({"health_url": "localhost"}, "--health-url: expected an http:// or https:// URL"),
         ({"release_id": "../x"}, "release id '../x' is not a valid id"),
     ],

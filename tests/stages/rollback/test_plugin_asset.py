@@ -114,7 +114,7 @@ def test_restore_works_with_a_broken_plugin(
     assert (safety.kind, safety.plugin) == ("file", None)
     assert safety.plugin_problem is not None and expected in safety.plugin_problem
     (message,) = outcome.diagnostics
-    assert message.startswith(f"mcp: the copy in {outcome.safety_snapshot_id} is a plain one.") and expected in message
+    assert message.startswith(f"mcp: {outcome.safety_snapshot_id} contains a plain copy.") and expected in message
     again = roll_back(plugin_project, snapshot_id=outcome.safety_snapshot_id)
     assert again.status == "restored"
     assert any("may end in the middle of a record" in message for message in again.diagnostics)
@@ -246,7 +246,10 @@ def test_copy_is_restored_to_another_plugin_or_kind_of_the_same_form(
     plugin_project.overrides["assets.mcp"] = {"python": "other", "path": "state/mcp.json"}
     outcome = roll_back(plugin_project)
     assert outcome.status == "restored"
-    assert "mcp: custom took this copy, other is configured now; it is restored as it is." in outcome.diagnostics
+    assert (
+        "mcp: plugin custom took this copy, but other is configured now; the copy is restored unchanged."
+        in outcome.diagnostics
+    )
     plugin_project.mcp.write_text("again")
     plugin_project.overrides["assets.mcp"] = {"file": "state/mcp.json"}
     assert roll_back(plugin_project).status == "restored"
@@ -254,7 +257,7 @@ def test_copy_is_restored_to_another_plugin_or_kind_of_the_same_form(
     plugin_project.overrides["assets.mcp"] = {"directory": "state/mcp.json"}
     plugin_project.mcp.write_text("again")
     outcome = roll_back(plugin_project)
-    assert "Asset mcp is configured as directory, but snapshot v1_snapshot holds a file." in outcome.diagnostics[0]
+    assert "Asset mcp is configured as directory, but snapshot v1_snapshot contains a file." in outcome.diagnostics[0]
 
 
 def test_snapshot_taken_before_the_plugin_is_restored(project: Project, install_kind: InstallKind) -> None:
@@ -287,7 +290,8 @@ def test_plan_reports_that_the_safety_copy_would_be_plain(plugin_project: Projec
     expected = break_plugin(install_kind, plugin_project, "missing")
     messages = plan_rollback(plugin_project.settings).diagnostics
     assert any(
-        message.startswith("mcp: the way back would be a plain copy.") and expected in message for message in messages
+        message.startswith("mcp: the safety snapshot would contain a plain copy.") and expected in message
+        for message in messages
     )
     assert plugin_project.leftovers() == []
 

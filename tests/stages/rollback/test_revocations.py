@@ -155,7 +155,7 @@ def test_sender_approved_again_stays_approved(paired: PairedProject) -> None:
     paired.approve(BERT)
     outcome = roll_back(paired.project)
     assert paired.approved == [ANNA, BERT]
-    assert not any("left out" in message for message in outcome.diagnostics)
+    assert not any("removed from the snapshot" in message for message in outcome.diagnostics)
 
 
 def test_later_approval_is_withdrawn_and_returns_with_the_safety_snapshot(paired: PairedProject) -> None:
@@ -164,7 +164,7 @@ def test_later_approval_is_withdrawn_and_returns_with_the_safety_snapshot(paired
     paired.approve(CARL)
     outcome = roll_back(paired.project)
     assert paired.approved == [ANNA, BERT]
-    assert any("taken back" in message and CARL in message for message in outcome.diagnostics)
+    assert any("removed by the rollback" in message and CARL in message for message in outcome.diagnostics)
     assert paired.events[-1] == ("pairing.withdrawn", CARL)
     assert roll_back(paired.project, outcome.safety_snapshot_id).status == "restored"
     assert paired.approved == [ANNA, BERT, CARL]
@@ -282,7 +282,7 @@ def test_pairing_log_decides_without_a_live_list(
     assert outcome.status == "restored", outcome.diagnostics
     assert paired.approved == ([ANNA] if is_usable else [])
     if not is_usable:
-        (message,) = [message for message in outcome.diagnostics if "nobody is admitted" in message]
+        (message,) = [message for message in outcome.diagnostics if "no sender is approved" in message]
         assert "inv pairing.approve telegram" in message
         stored = next(word.rstrip(";.") for word in message.split() if "/snapshots/" in word)
         assert ANNA in Path(stored).read_text()
@@ -312,7 +312,7 @@ def test_restarted_log_does_not_count(as_folder: PairedProject) -> None:
     as_folder.allowed.unlink()
     outcome = roll_back(as_folder.project)
     assert as_folder.approved == []
-    assert any("nobody is admitted" in message for message in outcome.diagnostics)
+    assert any("no sender is approved" in message for message in outcome.diagnostics)
 
 
 def test_log_started_by_this_rollback_does_not_count(as_file: PairedProject) -> None:
@@ -335,7 +335,7 @@ def test_shared_ids_in_a_snapshot_are_left_out(paired: PairedProject) -> None:
     paired.project.capture()
     outcome = roll_back(paired.project)
     assert json.loads(paired.allowed.read_text())["senderIds"] == [ANNA, BERT]
-    assert any("more than one person" in message and "-100200" in message for message in outcome.diagnostics)
+    assert any("several people share the id" in message and "-100200" in message for message in outcome.diagnostics)
 
 
 def test_unusable_list_in_a_snapshot_is_restored_unchanged(paired: PairedProject) -> None:
@@ -361,7 +361,7 @@ def test_pairing_log_is_never_rolled_back(project: Project, asset: str) -> None:
     before = paired.log.read_bytes()
     outcome = roll_back(project)
     assert paired.log.read_bytes().startswith(before)
-    assert any("log is kept" in message for message in outcome.diagnostics)
+    assert any("log is not rolled back" in message for message in outcome.diagnostics)
     events = paired.events
     roll_back(project, outcome.safety_snapshot_id)
     assert paired.events[: len(events)] == events
@@ -404,7 +404,7 @@ def test_missing_folder_is_restored_without_approvals(project: Project) -> None:
     outcome = roll_back(project)
     assert outcome.status == "restored"
     assert paired.approved == [] and paired.allowed.exists()
-    assert any("nobody is admitted" in message for message in outcome.diagnostics)
+    assert any("no sender is approved" in message for message in outcome.diagnostics)
 
 
 def test_second_rollback_is_a_noop(paired: PairedProject) -> None:
@@ -695,8 +695,8 @@ def test_plan_lists_the_approvals_that_would_be_withdrawn(paired: PairedProject)
     plan = plan_rollback(project.settings)
     messages = " ".join(plan.diagnostics)
     assert f"revoked or removed since: 1 ({BERT})" in messages
-    assert f"taken back with it: 1 ({CARL})" in messages
-    assert ("The pairing log is kept" in messages) == (paired.asset != "file")
+    assert f"removed by the rollback: 1 ({CARL})" in messages
+    assert ("The pairing log is not rolled back" in messages) == (paired.asset != "file")
     assert plan.snapshot_id == "v1_snapshot"
     assert plan.keys("restore") == list(ASSETS[paired.asset])
     assert file_tree(project.folder / "memory") == before
@@ -725,7 +725,7 @@ def test_adopted_snapshot_of_the_older_tool_is_amended(project: Project, asset: 
     write_older_metadata(folder, {"key": key, "relativePath": path, "kind": kind, "exists": True})
     paired.revoke(BERT)
     plan = plan_rollback(project.settings, "v0_snapshot", force=True)
-    assert "revoked since would be left out" in " ".join(plan.diagnostics)
+    assert "revoked since would be removed" in " ".join(plan.diagnostics)
     outcome = roll_back(project, "v0_snapshot", force=True)
     assert outcome.status == "restored", outcome.diagnostics
     assert paired.approved == [ANNA]

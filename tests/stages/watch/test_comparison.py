@@ -89,8 +89,8 @@ def reliability(**counts: int) -> ReliabilityReport:
         ({"rejected_callbacks": 103}, {"rejected_callbacks": 100}, "ok", ""),
         ({"rejected_callbacks": 104}, {"rejected_callbacks": 100}, "bad", "4 rejected callbacks since"),
         ({"rejected_callbacks": 4}, {"rejected_callbacks": 100}, "bad", "4 rejected callbacks"),
-        ({"dead_letters": 5}, {"failed": 0}, "unknown", "is not known"),
-        ({"dead_letters": 0}, {"failed": 0}, "unknown", "does not count any more"),
+        ({"dead_letters": 5}, {"failed": 0}, "unknown", "is unknown"),
+        ({"dead_letters": 0}, {"failed": 0}, "unknown", "no longer reports a count"),
         ({"failed": 11, "dead_letters": 5}, {"failed": 0}, "bad", "11 failed messages"),
     ],
 )

@@ -48,27 +48,27 @@ def verdict_on(samples: Iterable[Sample], rules: WatchConfig = RULES, **end: Any
 @pytest.mark.parametrize(
     ("letters", "status", "reason"),
     [
-        ("oooooo", "healthy", "6 of 6 looks were ok"),
-        ("oooboooo", "healthy", "7 of 8 looks were ok"),
-        ("booooo", "healthy", "too few to count"),
-        ("oouooo", "healthy", "too few to count"),
-        ("bbb", "degraded", "3 looks in a row were bad: because b"),
-        ("ooooooobbb", "degraded", "3 looks in a row"),
-        ("bbobbooooo", "degraded", "4 of the last 5 looks were bad, more than 30%"),
-        ("bobobobo", "degraded", "3 of the last 5 looks"),
+        ("oooooo", "healthy", "6 of 6 samples were ok"),
+        ("oooboooo", "healthy", "7 of 8 samples were ok"),
+        ("booooo", "healthy", "within the error rate"),
+        ("oouooo", "healthy", "within the error rate"),
+        ("bbb", "degraded", "3 samples in a row were bad: because b"),
+        ("ooooooobbb", "degraded", "3 samples in a row"),
+        ("bbobbooooo", "degraded", "4 of the last 5 samples were bad, more than 30%"),
+        ("bobobobo", "degraded", "3 of the last 5 samples"),
         ("oboboboboboo", "degraded", "were bad"),
-        ("bboo", "inconclusive", "4 looks said something, and 5 are needed"),
-        ("obob", "inconclusive", "5 are needed"),
-        ("", "inconclusive", "0 looks said something"),
-        ("oooooob", "inconclusive", "It ended on a look that was not ok: because b"),
-        ("oooooobb", "inconclusive", "It ended on a look"),
+        ("bboo", "inconclusive", "4 samples are ok or bad, and 5 are required"),
+        ("obob", "inconclusive", "5 are required"),
+        ("", "inconclusive", "0 samples are ok or bad"),
+        ("oooooob", "inconclusive", "The last sample was not ok: because b"),
+        ("oooooobb", "inconclusive", "The last sample was not ok"),
         ("ooooooou", "inconclusive", "because u"),
-        ("uuuuuuuuuu", "inconclusive", "0 looks said something, and 5 are needed"),
-        ("uuuuuuooooo", "inconclusive", "0 bad and 6 that said nothing of 11 looks are more than 30%"),
-        ("oooooooobub", "inconclusive", "ended on a look"),
-        ("oooobb|boooooooo", "healthy", "12 of 15 looks were ok"),
-        ("oooobb|bbb", "degraded", "3 looks in a row"),
-        ("bb|bb|bb|bb", "inconclusive", "8 bad and 0 that said nothing of 8 looks"),
+        ("uuuuuuuuuu", "inconclusive", "0 samples are ok or bad, and 5 are required"),
+        ("uuuuuuooooo", "inconclusive", "0 bad and 6 unknown of 11 samples are more than 30%"),
+        ("oooooooobub", "inconclusive", "The last sample was not ok"),
+        ("oooobb|boooooooo", "healthy", "12 of 15 samples were ok"),
+        ("oooobb|bbb", "degraded", "3 samples in a row"),
+        ("bb|bb|bb|bb", "inconclusive", "8 bad and 0 unknown of 8 samples"),
     ],
 )
 def test_each_rule(letters: str, status: str, reason: str) -> None:
@@ -96,7 +96,7 @@ def test_most_of_the_time_must_be_observed(unseen: float, status: str) -> None:
     verdict = verdict_on(samples_of("oooooo|oooooo"), unseen=unseen)
     assert verdict.status == status
     if unseen > 300:
-        assert verdict.reasons[0].startswith("Nobody looked for 301s of 10m")
+        assert verdict.reasons[0].startswith("No sample was taken for 301s of 10m")
 
 
 def test_an_interrupted_watch_is_never_healthy() -> None:

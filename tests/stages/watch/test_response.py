@@ -78,7 +78,7 @@ def test_it_rolls_back_once_to_the_state_before_the_release(
     assert len(evidence["samples"]) == 3
     assert (last["status"], last["rollback"]) == ("degraded", "restored")
     assert "inv gate.api-health" in report.diagnostics[-1]
-    assert "not code" in report.diagnostics[0]
+    assert "but not the code" in report.diagnostics[0]
 
 
 def test_a_restored_but_unhealthy_service_is_failed(before: dict[str, Any], failing: Project, clock: SetClock) -> None:
@@ -87,7 +87,7 @@ def test_a_restored_but_unhealthy_service_is_failed(before: dict[str, Any], fail
     assert report.rollback is not None
     assert (report.rollback.status, report.exit_code) == ("failed", 1)
     assert failing.content() == before
-    assert report.diagnostics == ["See what is live: inv release.status"]
+    assert report.diagnostics == ["Check what is live: inv release.status"]
 
 
 def test_only_degraded_rolls_back(
@@ -106,7 +106,7 @@ def test_a_release_is_rolled_back_at_most_once(failing: Project, clock: SetClock
     failing.mcp.write_text("fixed manually")
     report = watch_release(failing.settings, clock=clock)
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 1, None)
-    assert "was restored already, and a watch never goes back twice" in report.diagnostics[0]
+    assert "was restored already, and watch rolls back at most once" in report.diagnostics[0]
     assert failing.mcp.read_text() == "fixed manually"
     assert names(events, failing).count("rollback.started") == 1
 
@@ -119,7 +119,7 @@ def test_a_manual_rollback_during_the_watch_is_the_only_one(
         failing.settings, clock=clock, emit=after_sample(2, lambda: rollback(failing.settings, RollbackRequest()))
     )
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 1, None)
-    assert "It was not rolled back: Another rollback was at work meanwhile" in report.diagnostics[0]
+    assert "watch did not roll back: Another rollback ran meanwhile" in report.diagnostics[0]
     assert names(events, failing).count("rollback.started") == 1
     refused = next(event for event in events(failing) if event["event"] == "rollback.refused")
     assert (refused["status"], "meanwhile" in refused["detail"]) == ("refused", True)
@@ -163,7 +163,7 @@ def test_a_missing_snapshot_is_reported(failing: Project, clock: SetClock, event
     live = failing.content()
     report = watch_release(failing.settings, clock=clock)
     assert (report.exit_code, report.rollback) == (1, None)
-    assert "It was not rolled back:" in report.diagnostics[0]
+    assert "watch did not roll back:" in report.diagnostics[0]
     assert failing.content() == live
 
 
@@ -174,7 +174,7 @@ def test_a_held_lock_ends_with_75(failing: Project, clock: SetClock, events: Rea
         report = watch_release(failing.settings, clock=clock)
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 75, None)
     assert "is locked by 'release.prepare' (pid " in report.diagnostics[0]
-    assert report.diagnostics[1].startswith("By hand: inv release.rollback --snapshot v1_snapshot_")
+    assert report.diagnostics[1].startswith("To roll back manually: inv release.rollback --snapshot v1_snapshot_")
     assert failing.content() == live
     assert names(events, failing)[-3:] == ["watch.degraded", "rollback.refused", "watch.finished"]
 

@@ -78,8 +78,8 @@ def test_three_consecutive_bad_samples_end_the_watch(
     service.script = ["ok", "ok", 503]
     report = watch_release(watched.settings, clock=clock)
     assert (report.status, findings(report), clock.time) == ("degraded", "oobbb", 1040.0)
-    assert report.reasons[0] == "3 looks in a row were bad: health failed, HTTP 503."
-    assert report.diagnostics == [f"To go back: inv release.rollback --snapshot {snapshot.snapshot_id}"]
+    assert report.reasons[0] == "3 samples in a row were bad: health failed, HTTP 503."
+    assert report.diagnostics == [f"To roll back: inv release.rollback --snapshot {snapshot.snapshot_id}"]
     degraded, finished = [event for event in events(watched) if event["event"].startswith("watch.")]
     assert (degraded["event"], degraded["reasons"]) == ("watch.degraded", report.reasons)
     assert degraded["counts"] == {"looks": 5, "ok": 2, "bad": 3, "unknown": 0}
@@ -175,7 +175,7 @@ def test_samples_before_and_after_suspend_are_not_consecutive(
     report = watch_release(watched.settings, clock=clock)
     assert findings(report)[:8] == "ooobbbbo"
     assert report.samples[5].unseen_ms == 60_000
-    assert "nobody looked for 1m before" in report.samples[5].why
+    assert "no sample was taken for 1m before this one" in report.samples[5].why
     assert (report.status, report.counts.bad) == ("inconclusive", 4)
     assert "4 bad" in report.reasons[0]
 
@@ -210,7 +210,7 @@ def test_a_suspend_while_the_last_sample_is_displayed_counts_as_unobserved(
 
     report = watch_release(watched.settings, clock=clock, emit=at_samples(show))
     assert (report.status, report.exit_code) == ("inconclusive", 1)
-    assert report.reasons[0].startswith("Nobody looked for ")
+    assert report.reasons[0].startswith("No sample was taken for ")
 
 
 def test_a_request_that_hangs_beyond_the_end_is_not_a_suspend(
@@ -238,7 +238,7 @@ def test_a_machine_suspended_for_most_of_the_watch_has_no_verdict(
     clock.suspends = {7: 3600.0}
     report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.exit_code, findings(report)) == ("inconclusive", 1, "o" * 8)
-    assert report.reasons[0].startswith("Nobody looked for 1h of ")
+    assert report.reasons[0].startswith("No sample was taken for 1h of ")
 
 
 def test_a_suspend_during_a_request_makes_the_sample_unknown(
@@ -256,7 +256,7 @@ def test_a_suspend_during_a_request_makes_the_sample_unknown(
     report = watch_release(watched.settings, clock=clock)
     assert findings(report)[4:7] == "ouo"
     assert report.samples[5].unseen_ms == 90_000
-    assert "in the middle of this look" in report.samples[5].why[0]
+    assert "during this sample" in report.samples[5].why[0]
 
 
 def test_a_suspend_after_the_last_sample_counts_as_unobserved(
@@ -306,13 +306,14 @@ def test_without_a_release_the_watch_judges_without_a_baseline(
         watched.settings, clock=clock, emit=lambda event: notes.append(str(event)) if isinstance(event, Noted) else None
     )
     assert (report.status, report.release_id, report.baseline) == ("healthy", None, None)
-    assert "nothing to compare" in report.diagnostics[0] and "no snapshot to go back to" in report.diagnostics[1]
+    assert "no baseline to compare with" in report.diagnostics[0]
+    assert "no snapshot to roll back to" in report.diagnostics[1]
     assert notes == report.diagnostics
     service.script = [503]
     report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.exit_code, report.rollback) == ("degraded", 1, None)
-    assert "It was not rolled back: There is no ready release here" in report.diagnostics[-1]
-    assert sum("no snapshot to go back to" in line for line in report.diagnostics) == 1
+    assert "watch did not roll back: There is no ready release" in report.diagnostics[-1]
+    assert sum("no snapshot to roll back to" in line for line in report.diagnostics) == 1
     assert [event["event"] for event in events(watched)] == ["watch.finished", "watch.degraded", "watch.finished"]
 
 
@@ -325,7 +326,7 @@ def test_a_release_without_a_baseline_is_watched_by_health_alone(
     watched.overrides["health.url"] = url
     report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.baseline) == ("healthy", None)
-    assert report.diagnostics[0].startswith("Release v1 was prepared without a look at the service")
+    assert report.diagnostics[0].startswith("Release v1 was prepared without a baseline")
     service.script = ["degraded"]
     report = watch_release(watched.settings, clock=clock)
     assert report.status == "inconclusive"
@@ -335,8 +336,8 @@ def test_a_release_without_a_baseline_is_watched_by_health_alone(
     ("overrides", "message"),
     [
         ({"health.url": None}, "set release.health.url"),
-        ({"watch": {"for": "30s", "interval": "10s"}}, "looks 3 times, and release.watch.min_samples asks for 5"),
-        ({"watch": {"rollback": True}, "assets": {}}, "release.assets names no state"),
+        ({"watch": {"for": "30s", "interval": "10s"}}, "takes 3 samples, but release.watch.min_samples requires 5"),
+        ({"watch": {"rollback": True}, "assets": {}}, "release.assets is empty"),
     ],
 )
 def test_a_configuration_that_cannot_be_watched_is_refused(
@@ -376,7 +377,7 @@ def test_a_signal_ends_it_without_a_verdict(
         report = watch_release(watched.settings)
     assert time.monotonic() - started < 10
     assert (report.status, report.exit_code, findings(report)) == ("inconclusive", code, "ooobb")
-    assert report.reasons[0].startswith("A signal ended it after")
+    assert report.reasons[0].startswith("A signal ended the watch after")
     assert report.rollback is None
     assert [event["event"] for event in events(watched)][-1] == "watch.finished"
 
@@ -405,9 +406,9 @@ def test_an_unwritable_log_does_not_change_the_verdict(
     log = watched.pipeline.audit.path
     log.rename(log.with_suffix(".old"))
     log.mkdir()
-    assert "could not be written down" in watch_release(watched.settings, clock=clock).diagnostics[0]
+    assert "could not be written to the audit log" in watch_release(watched.settings, clock=clock).diagnostics[0]
     service.script = [503]
     report = watch_release(watched.settings, clock=clock)
     assert (report.status, report.rollback) == ("degraded", None)
-    assert "Therefore it was not rolled back." in report.diagnostics[0]
+    assert "Therefore watch did not roll back." in report.diagnostics[0]
     assert watched.content() == before

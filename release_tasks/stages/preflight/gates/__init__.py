@@ -1,1 +1,1 @@
-"""The kinds of gate, one file each."""
+"""The kinds of gate, one module each."""

@@ -1,4 +1,4 @@
-"""What a kind of gate is given and what it gives back; a gate of one's own needs nothing else."""
+"""The interface of gates: the context that a gate receives and the verdict that it returns."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ __all__ = ["Gate", "GateContext", "GateKind", "Verdict", "context_of", "shown_pa
 
 @frozen(kw_only=True)
 class Verdict:
-    """What a gate found; the engine redacts every text in it.
+    """The result of a gate; the engine redacts every text in it.
 
-    ``command`` is what was run or asked. ``next`` in ``diagnostics`` is what to type after a
+    ``command`` is the command or the request of the check. ``next`` in ``diagnostics`` is the command to type after a
     failure.
     """
 
@@ -33,12 +33,11 @@ class Verdict:
 
 @frozen(kw_only=True)
 class GateContext:
-    """One gate in one run.
+    """The context of one gate in one preflight.
 
-    ``cancelled`` is set when the run is stopped: a gate ends within half a second of that.
-    ``log_path`` is the gate's own file for long output; its folder may still have to be made.
-    ``redactor`` knows the secrets of the environment and of the gate's own ``env``. ``emit`` tells who looks what
-    happens on the way.
+    ``cancelled`` is set to stop the gate, which must end within half a second. ``log_path`` is the gate's file for long
+    output; its folder may not exist yet. ``redactor`` removes the secrets of the environment and of the gate's ``env``.
+    ``emit`` reports progress.
     """
 
     settings: Settings
@@ -51,12 +50,12 @@ class GateContext:
 
     @property
     def subsystem(self) -> str:
-        """What the gate speaks for."""
+        """The part of the service that the gate checks."""
         return self.config.subsystem or self.name
 
     @property
     def health_url(self) -> str | None:
-        """The health endpoint of this run: typed with ``--health-url``, else the configured one."""
+        """The health endpoint: ``--health-url``, or the configured URL."""
         return self.settings.release.health.url
 
     @property
@@ -66,18 +65,18 @@ class GateContext:
 
     @property
     def project(self) -> Path:
-        """The folder that relative paths start from."""
+        """The project folder; relative paths start there."""
         return self.settings.project
 
     @property
     def options(self) -> Mapping[str, Any]:
-        """What invoke.yaml says under ``with`` for a gate of another package."""
+        """The options under ``with`` in invoke.yaml, for a gate of another package."""
         options: Mapping[str, Any] = getattr(self.config.options, "with_", {})
         return options
 
     @property
     def kind(self) -> GateKind:
-        """The kind of this gate, which knows how it is checked."""
+        """The kind of this gate, which implements the check."""
         return cast(GateKind, self.config.kind)
 
 
@@ -89,8 +88,8 @@ class GateKind:
     """A kind of gate.
 
     ``name`` is its key in invoke.yaml, and ``options`` the attrs class of its keys there. A kind that ``ends_itself``
-    keeps the time limit and cleans up after it; a gate of another kind is given up at its limit. ``author`` names the
-    package that gave no result then.
+    enforces the time limit and cleans up; the engine abandons a gate of another kind at its limit. ``author`` returns
+    the name of the plugin, for the message about a missing result.
     """
 
     name: str
@@ -100,7 +99,7 @@ class GateKind:
     author: Callable[[GateContext], str] | None = None
 
     def limit(self, context: GateContext) -> float:
-        """Return the seconds after which the engine gives the gate up."""
+        """Return the seconds after which the engine abandons the gate."""
         if self.ends_itself:
             return float("inf")
         timeout = context.config.timeout
@@ -108,7 +107,7 @@ class GateKind:
 
 
 def context_of(settings: Settings, name: str, log_directory: Path, *, emit: Emit = ignore) -> GateContext:
-    """Return what the configured gate of this name is given in a run that logs into ``log_directory``."""
+    """Return the context of the configured gate ``name``, with its log in ``log_directory``."""
     config = settings.release.gates[name]
     return GateContext(
         settings=settings,
@@ -122,6 +121,6 @@ def context_of(settings: Settings, name: str, log_directory: Path, *, emit: Emit
 
 
 def shown_path(path: Path, settings: Settings) -> str:
-    """Return ``path`` as people write it: relative to the project where it lies inside it."""
+    """Return ``path`` for messages: relative to the project folder if it is inside, else absolute."""
     is_inside = settings.project in path.parents
     return str(path.relative_to(settings.project)) if is_inside else str(path)

@@ -1,4 +1,4 @@
-"""Gates that run a command: it must end with exit code 0, in time, and leave nothing running."""
+"""Command gates: the command must exit with 0 within its timeout and leave no process running."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ class CommandOptions:
     """The keys of a command gate."""
 
     command: str = option("a shell command that must exit with 0", NOTHING)
-    cwd: Path | None = option("its working folder; the project root when left out")
+    cwd: Path | None = option("working folder of the command; default: the project root")
 
 
 def _check(context: GateContext) -> Verdict:
-    """Run the gate's command with ``/bin/sh -c``; its output goes to the gate's log."""
+    """Run the command with ``/bin/sh -c`` and write its output to the gate's log."""
     options: CommandOptions = context.config.options
     command, cwd = options.command, options.cwd or context.project
     timeout = _TIMEOUT if context.config.timeout is None else context.config.timeout
-    again = {"next": f"inv gate.run {context.name}"}
+    next_step = {"next": f"inv gate.run {context.name}"}
     environment = {**os.environ, **context.config.env}
     environment["PATH"] = search_path(environment)
     try:
@@ -40,33 +40,33 @@ def _check(context: GateContext) -> Verdict:
     except (OSError, ValueError) as error:
         if not cwd.is_dir():
             detail = f"the working folder {cwd} is missing"
-            again = {"next": f"ls -ld {shlex.quote(str(cwd))}"}
+            next_step = {"next": f"ls -ld {shlex.quote(str(cwd))}"}
         else:
             detail = f"cannot be started: {getattr(error, 'strerror', None) or error}"
-        return Verdict(passed=False, detail=detail, command=command, diagnostics=dict(again))
+        return Verdict(passed=False, detail=detail, command=command, diagnostics=dict(next_step))
     log = OutputLog(context.log_path, context.redactor)
-    run = supervise(process, log, timeout, context.cancelled)
-    diagnostics = _diagnostics(run, log, context)
-    if not run.succeeded:
-        where = "" if log.problem else f"  # full output: {shlex.quote(str(context.log_path))}"
-        diagnostics["next"] = again["next"] + where
-    detail = run.describe(command, timeout, log.tail())
-    return Verdict(passed=run.succeeded, detail=detail, command=command, diagnostics=diagnostics)
+    result = supervise(process, log, timeout, context.cancelled)
+    diagnostics = _diagnostics(result, log, context)
+    if not result.succeeded:
+        log_hint = "" if log.problem else f"  # full output: {shlex.quote(str(context.log_path))}"
+        diagnostics["next"] = next_step["next"] + log_hint
+    detail = result.describe(command, timeout, log.tail())
+    return Verdict(passed=result.succeeded, detail=detail, command=command, diagnostics=diagnostics)
 
 
-def _diagnostics(run: CommandResult, log: OutputLog, context: GateContext) -> dict[str, Any]:
+def _diagnostics(result: CommandResult, log: OutputLog, context: GateContext) -> dict[str, Any]:
     diagnostics: dict[str, Any] = {}
-    if not run.is_status_lost:
-        is_signal = run.code < 0
-        diagnostics["signal" if is_signal else "exitCode"] = signal_name(-run.code) if is_signal else run.code
+    if not result.is_status_lost:
+        is_signal = result.code < 0
+        diagnostics["signal" if is_signal else "exitCode"] = signal_name(-result.code) if is_signal else result.code
     diagnostics["outputTail"] = log.tail()
     diagnostics["outputBytes"] = log.received
     if log.problem:
         diagnostics["logProblem"] = log.problem
     else:
         diagnostics["logPath"] = str(context.log_path)
-    if run.left_behind:
-        diagnostics["leftBehind"] = run.left_behind
+    if result.left_behind:
+        diagnostics["leftBehind"] = result.left_behind
     return diagnostics
 
 

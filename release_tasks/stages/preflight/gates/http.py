@@ -1,4 +1,4 @@
-"""Gates that ask over HTTP: the health endpoint, or a URL that must answer as expected."""
+"""HTTP gates: a request to the health endpoint, or to a URL with an expected answer."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ __all__ = ["KIND", "ExpectConfig", "HttpOptions", "unmet_expectation"]
 
 _BODY_TAIL = 1024
 _MISSING = object()
-_EXPECT_ELSEWHERE = "goes with an http URL of the gate's own, and nothing would check it here"
+_EXPECT_ELSEWHERE = "is only for an http gate with a URL, and has no effect here"
 
 
 @frozen(kw_only=True)
 class ExpectConfig:
-    """What an http gate's own URL must answer; everything given must hold."""
+    """The expected answer of an http gate's URL; every configured expectation must be met."""
 
-    status: int | None = option("the HTTP status; 200 to 299 when left out")
-    text: str | None = option("text that must stand in the body")
-    json: str | None = option("a field of the JSON body, dots go deeper")
-    equals: Any = option("the value that field must have; left out: it must be there")
+    status: int | None = option("the expected HTTP status; default: 200 to 299")
+    text: str | None = option("text that the body must contain")
+    json: str | None = option("a field of the JSON body; dots separate nested fields")
+    equals: Any = option("the expected value of that field; without it, the field must exist")
 
 
 @frozen(kw_only=True)
 class HttpOptions:
     """The keys of an HTTP gate."""
 
-    http: str = option("`health` (the endpoint above) or a URL that must answer as in `expect`", NOTHING)
+    http: str = option("`health` (the endpoint above), or a URL whose answer must match `expect`", NOTHING)
     expect: ExpectConfig | None = option(
-        "what a URL of its own must answer; see `release.gates.NAME.expect`", elsewhere=_EXPECT_ELSEWHERE
+        "the expected answer of the URL; see `release.gates.NAME.expect`", elsewhere=_EXPECT_ELSEWHERE
     )
 
     def __attrs_post_init__(self) -> None:
@@ -53,12 +53,12 @@ class HttpOptions:
 
     @property
     def asks_health(self) -> bool:
-        """Whether the health endpoint is asked, and not a URL of the gate's own."""
+        """Whether the gate requests the health endpoint instead of a URL of its own."""
         return self.http == "health"
 
 
 def _check(context: GateContext) -> Verdict:
-    """Ask the health endpoint until it passes, or the gate's own URL once it can be reached."""
+    """Request the health endpoint until it passes, or the gate's URL until it can be reached."""
     options: HttpOptions = context.config.options
     if not options.asks_health:
         return _check_url(context, options)
@@ -94,23 +94,23 @@ def _check(context: GateContext) -> Verdict:
 
 
 def _check_url(context: GateContext, options: HttpOptions) -> Verdict:
-    """A refused connection is asked again until the gate's timeout; every answer decides."""
+    """Request the gate's URL; retry a refused connection until the timeout, and judge the first answer."""
     url, health = options.http, context.settings.release.health
     timeout = health.timeout if context.config.timeout is None else context.config.timeout
     diagnostics: dict[str, Any] = {"url": url, "httpStatus": None, "attempts": 0}
     answers: list[HttpResponse] = []
-    until = time.monotonic() + timeout
+    deadline = time.monotonic() + timeout
     while True:
         diagnostics["attempts"] += 1
         try:
-            left = max(until - time.monotonic(), 0.1)
+            left = max(deadline - time.monotonic(), 0.1)
             answers.append(fetch(url, timeout=left, cancelled=context.cancelled))
             problem = unmet_expectation(answers[0], options.expect or ExpectConfig())
             diagnostics["httpStatus"] = answers[0].status
             break
         except ProbeError as error:
             problem = error.message
-            left = until - time.monotonic()
+            left = deadline - time.monotonic()
             is_last = error.kind != "refused" or left <= 0
             if is_last or context.cancelled.wait(min(max(health.interval, 0.01), left)):
                 break
@@ -124,7 +124,7 @@ def _check_url(context: GateContext, options: HttpOptions) -> Verdict:
 
 
 def unmet_expectation(answer: HttpResponse, expect: ExpectConfig) -> str | None:
-    """Return what is not as ``expect`` says, in a sentence, or None when all of it holds."""
+    """Return a message about the first expectation that is not met, or None."""
     is_success = 200 <= answer.status < 300
     if expect.status is None and not is_success:
         return f"HTTP {answer.status}, expected 200 to 299"
@@ -135,21 +135,21 @@ def unmet_expectation(answer: HttpResponse, expect: ExpectConfig) -> str | None:
     if expect.json is None:
         return None
     try:
-        value = _at(json.loads(answer.body), expect.json)
+        value = _field(json.loads(answer.body), expect.json)
     except (ValueError, RecursionError):
-        cut = " (it was cut off, being too large)" if answer.is_truncated else ""
+        cut = " (it is too large and was cut off)" if answer.is_truncated else ""
         return f"HTTP {answer.status}, but the body is not JSON{cut}"
     if value is _MISSING:
         return f"HTTP {answer.status}, but the body has no field {expect.json!r}"
     # In Python True == 1; in JSON they are different answers.
     is_same = isinstance(value, bool) == isinstance(expect.equals, bool) and value == expect.equals
     if expect.equals is not None and not is_same:
-        got = _short(value)
-        return f"HTTP {answer.status}, but {expect.json} is {got}, expected {_short(expect.equals)}"
+        found = _short(value)
+        return f"HTTP {answer.status}, but {expect.json} is {found}, expected {_short(expect.equals)}"
     return None
 
 
-def _at(value: Any, dotted: str) -> Any:
+def _field(value: Any, dotted: str) -> Any:
     for step in dotted.split("."):
         if isinstance(value, dict) and step in value:
             value = value[step]

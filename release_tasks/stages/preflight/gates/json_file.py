@@ -1,4 +1,4 @@
-"""Gates that ask for valid JSON, and the reader they share with the MCP gates."""
+"""JSON gates: a file must contain valid JSON. The MCP gates use the same reader."""
 
 from __future__ import annotations
 
@@ -25,24 +25,24 @@ _MAX_BYTES = 16 << 20
 class JsonOptions:
     """The key of a JSON gate."""
 
-    json: Path = option("a file that must hold valid JSON", NOTHING)
+    json: Path = option("a file that must contain valid JSON", NOTHING)
 
 
 @frozen(kw_only=True)
 class Document:
-    """A parsed JSON file; ``duplicates`` are keys that stand twice in one object."""
+    """A parsed JSON file; ``duplicates`` are keys that occur twice in one object."""
 
     value: Any
     duplicates: list[str] = field(factory=list)
 
 
 def _check(context: GateContext) -> Verdict:
-    """Look whether the gate's file is valid JSON without a key that stands twice."""
+    """Check that the gate's file is valid JSON without duplicate keys."""
     path: Path = context.config.options.json
     name = shown_path(path, context.settings)
     try:
         document = read_json(path, name)
-        problems = [f"{name}: the key {key!r} stands twice" for key in document.duplicates]
+        problems = [f"{name}: duplicate key {key!r}" for key in document.duplicates]
     except InvalidDocument as error:
         problems = [str(error)]
     diagnostics: dict[str, Any] = {"path": str(path)}
@@ -54,12 +54,12 @@ def _check(context: GateContext) -> Verdict:
 
 
 def read_json(path: Path, name: str) -> Document:
-    """Read any JSON value from ``path``, called ``name`` in messages; links are followed.
+    """Read a JSON value from ``path``, called ``name`` in messages; symbolic links are followed.
 
-    Raises InvalidDocument when it is missing, unreadable, over 16 MiB, not UTF-8 or not JSON.
+    Raises InvalidDocument when the file is missing, unreadable, over 16 MiB, not UTF-8 or not JSON.
     """
     try:
-        # O_NONBLOCK, because opening a FIFO waits for a writer.
+        # O_NONBLOCK, because open() of a FIFO would wait for a writer.
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
                 raise InvalidDocument(f"{name} is not a file")
@@ -74,7 +74,7 @@ def read_json(path: Path, name: str) -> Document:
         raise InvalidDocument(f"{name} is larger than {show_size(_MAX_BYTES)}")
     duplicates: list[str] = []
 
-    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    def checked_object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         value: dict[str, Any] = {}
         for key, item in pairs:
             if key in value:
@@ -87,7 +87,7 @@ def read_json(path: Path, name: str) -> Document:
 
     try:
         text = data.decode("utf-8")
-        value = json.loads(text, object_pairs_hook=unique, parse_constant=refuse)
+        value = json.loads(text, object_pairs_hook=checked_object, parse_constant=refuse)
     except UnicodeDecodeError as error:
         raise InvalidDocument(f"{name} is not UTF-8 text (byte {error.start})") from error
     except RecursionError as error:

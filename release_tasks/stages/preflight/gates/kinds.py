@@ -1,4 +1,4 @@
-"""The list of the kinds of gate; one more is a file beside this one and a line here."""
+"""The list of all kinds of gate. A new kind is a new module in this package and an entry in this list."""
 
 from __future__ import annotations
 

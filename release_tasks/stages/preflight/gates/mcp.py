@@ -1,4 +1,4 @@
-"""Gates that ask for an MCP configuration whose servers could be started."""
+"""MCP gates: every server of an MCP configuration must be startable."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ __all__ = ["KIND", "McpOptions"]
 class McpOptions:
     """The key of an MCP gate."""
 
-    mcp: Path = option("an MCP configuration whose servers must be startable", NOTHING)
+    mcp: Path = option("an MCP configuration; each server in it must be startable", NOTHING)
 
 
 def _check(context: GateContext) -> Verdict:
-    """Look whether every enabled server of the gate's file has what it takes to be started."""
+    """Check that every enabled server of the gate's file could be started."""
     path: Path = context.config.options.mcp
     name = shown_path(path, context.settings)
     diagnostics: dict[str, Any] = {"path": str(path)}
@@ -38,11 +38,15 @@ def _check(context: GateContext) -> Verdict:
     except InvalidDocument as error:
         diagnostics |= {"problems": [str(error)], "next": f"python3 -m json.tool {shlex.quote(str(path))}"}
         return Verdict(passed=False, detail=str(error), diagnostics=diagnostics)
-    problems = [f"{name}: {key!r} stands twice" for key in document.duplicates] + problems
+    problems = [f"{name}: duplicate key {key!r}" for key in document.duplicates] + problems
     enabled = [server for server in servers if not server.is_disabled]
     for server in enabled:
-        found = [*server.url_problems, *server.command_problems, *_start_problems(server, context.project, path.parent)]
-        problems += [f"{name}: server {server.id!r} {problem}" for problem in found]
+        server_problems = [
+            *server.url_problems,
+            *server.command_problems,
+            *_start_problems(server, context.project, path.parent),
+        ]
+        problems += [f"{name}: server {server.id!r} {problem}" for problem in server_problems]
     diagnostics["servers"] = [server.id for server in enabled]
     if problems:
         diagnostics |= {"problems": problems, "next": f"inv gate.run {context.name}"}
@@ -56,18 +60,20 @@ def _check(context: GateContext) -> Verdict:
     return Verdict(passed=True, detail=detail, diagnostics=diagnostics)
 
 
-def _start_problems(server: McpServer, project: Path, beside: Path) -> list[str]:
-    """Return what keeps the server's program from being started in ``project`` or ``beside`` its configuration."""
+def _start_problems(server: McpServer, project: Path, config_folder: Path) -> list[str]:
+    """Return the reasons why the server's program cannot be started in ``project`` or in ``config_folder``."""
     if server.command is None:
         return []
     environment = {**os.environ, **server.env}
     program = os.path.expanduser(expand_variables(server.command, environment))
-    if "${" in program:  # a variable that only the service itself knows
+    if "${" in program:  # a variable that is set only in the environment of the service
         return []
     if "/" not in program:
-        is_there = shutil.which(program, path=search_path(environment)) is not None
-        return [] if is_there else [f"has a command that is not on PATH: {program!r}"]
-    folders = [project, beside] if server.cwd is None else [project / server.cwd, project, beside]
+        is_found = shutil.which(program, path=search_path(environment)) is not None
+        return [] if is_found else [f"has a command that is not on PATH: {program!r}"]
+    folders = [project, config_folder]
+    if server.cwd is not None:
+        folders.insert(0, project / server.cwd)
     found = [folder / program for folder in folders if (folder / program).is_file()]
     if not found:
         return [f"has a command that does not exist: {program!r}"]

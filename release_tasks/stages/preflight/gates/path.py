@@ -1,4 +1,4 @@
-"""Gates that ask for a file or folder: it must be there, readable and not empty."""
+"""Path gates: a file or folder must exist, be readable and not be empty."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ __all__ = ["KIND", "PathOptions"]
 class PathOptions:
     """The key of a path gate."""
 
-    path: Path = option("a file or folder that must be there", NOTHING)
+    path: Path = option("a file or folder that must exist and not be empty", NOTHING)
 
 
 def _check(context: GateContext) -> Verdict:
-    """Look whether the gate's path is there with something in it."""
+    """Check that the gate's path exists and is not empty."""
     path: Path = context.config.options.path
     name = shown_path(path, context.settings)
     try:
-        passed, what = _examine(path)
+        passed, finding = _examine(path)
     except OSError as error:
-        passed, what = False, f"cannot be read: {error.strerror}"
+        passed, finding = False, f"cannot be read: {error.strerror}"
     diagnostics = {"path": str(path)}
     if not passed:
         diagnostics["next"] = f"ls -la {shlex.quote(str(path))}"
-    return Verdict(passed=passed, detail=f"{name} {what}", diagnostics=diagnostics)
+    return Verdict(passed=passed, detail=f"{name} {finding}", diagnostics=diagnostics)
 
 
 def _examine(path: Path) -> tuple[bool, str]:
@@ -48,7 +48,7 @@ def _examine(path: Path) -> tuple[bool, str]:
             is_empty = next(entries, None) is None
         return (False, "is an empty folder") if is_empty else (True, "is a folder")
     if not stat.S_ISREG(status.st_mode):
-        return True, "is there (neither a file nor a folder)"
+        return True, "exists (neither a file nor a folder)"
     if status.st_size == 0:
         return False, "is an empty file"
     if not os.access(path, os.R_OK):

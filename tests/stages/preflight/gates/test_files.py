@@ -65,7 +65,7 @@ def test_valid_json_passes(check: Checker, tmp_path: Path, text: str) -> None:
         (b'{\n  "a" 1}', "a.json is not valid JSON: line 2, column 7: Expecting ':' delimiter"),
         (b"", "a.json is not valid JSON: line 1, column 1"),
         (b"\xff", "a.json is not UTF-8 text (byte 0)"),
-        (b'{"a": 1, "a": 2}', "a.json: the key 'a' stands twice"),
+        (b'{"a": 1, "a": 2}', "a.json: duplicate key 'a'"),
         (b"[NaN]", "a.json is not valid JSON: NaN is not JSON"),
         (b"[" * 100_000, "a.json is nested too deeply"),
         (b"9" * 10_000, "a.json is not valid JSON: "),
@@ -217,7 +217,7 @@ def test_duplicates_and_all_other_problems_are_listed(
     ]
     assert result.detail == "mcp.json: two servers have the id 'a' (and 3 more)"
     (tmp_path / "mcp.json").write_text('{"mcpServers": {"a": {"command": "sh"}, "a": {"command": "sh"}}}')
-    assert check({"mcp": "mcp.json"}).detail == "mcp.json: 'a' stands twice"
+    assert check({"mcp": "mcp.json"}).detail == "mcp.json: duplicate key 'a'"
 
 
 def test_malformed_mcp_json_has_line_and_column(check: Checker, tmp_path: Path) -> None:
