@@ -25,10 +25,10 @@ from release_tasks.gateway.network import base_url, bind, check_host
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.pidfile import PidFile
 
-__all__ = ["GatewayStatus", "start", "status", "stop"]
+__all__ = ["REQUEST_SECONDS", "GatewayStatus", "start", "status", "stop"]
 
 _POLL_SECONDS = 0.02
-_REQUEST_SECONDS = 3.0
+REQUEST_SECONDS = 3.0  # of a status request; tests shorten it
 _LEFTOVER_SECONDS = 1.5
 _TAIL_LINES = 10
 _MAX_LOG_BYTES = 8 * 1024 * 1024
@@ -211,7 +211,7 @@ def _wait_until_live(paths: GatewayPaths, child: subprocess.Popen[bytes], log_of
 def _get_json(url: str) -> dict[str, Any]:
     parts = urlsplit(url)
     # Not requests: its import takes longer than the start of the gateway.
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=_REQUEST_SECONDS)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=REQUEST_SECONDS)
     with contextlib.closing(connection):
         connection.request("GET", parts.path)
         response = json.loads(connection.getresponse().read(_MAX_RESPONSE_BYTES))

@@ -14,13 +14,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from release_tasks.config.mcp_servers import McpServer
-from release_tasks.core.process.find import is_running
 from release_tasks.gateway import mcp_clock
 from release_tasks.gateway.errors import McpError, SettingsError
 from release_tasks.gateway.mcp import CircuitBreaker, McpMonitor, read_servers, usable_servers
 from release_tasks.gateway.mcp_session import McpSession
 from tests.support.gateway import RunningGateway
-from tests.support.processes import await_true
+from tests.support.processes import await_file, await_true, is_running, processes_with
 
 # Real servers that hang, flood and crash take their time.
 pytestmark = pytest.mark.slow
@@ -145,22 +144,20 @@ def test_a_bad_server_is_an_error_and_is_ended(tmp_path: Path, code: str, messag
 
 def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
     """It ignores the end of its input and SIGTERM; its child is killed too."""
-    code = """
-    import os, signal, time
+    note = tmp_path / "child"
+    code = f"""
+    import os, pathlib, signal, time
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     child = os.fork()
     if child:
-        print(child, flush=True)
+        pathlib.Path({str(note)!r}).write_text(f"{{child}}\\n")
     time.sleep(600)
     """
     session = McpSession(_server(tmp_path, code))
-    child = int(session._output.readline())
+    child = int(await_file(note))
     session.close()
     assert not is_running(session.pid)
-    deadline = time.monotonic() + 5
-    while is_running(child) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not is_running(child)
+    await_true(lambda: not is_running(child), seconds=5)
 
 
 def test_server_with_a_url_is_listed_as_not_supported(tmp_path: Path) -> None:
@@ -211,12 +208,11 @@ def test_the_monitor_ends_its_processes(tmp_path: Path) -> None:
     monitor.start()
     await_true(lambda: {"clock": "connected"}.items() <= _states(monitor).items())
     assert _states(monitor)["slow"] == "connecting"
-    session = monitor._links["slow"]._session
-    assert isinstance(session, McpSession)
+    (slow_pid,) = processes_with(slow.args[0])
     started = time.monotonic()
     monitor.stop()
     assert time.monotonic() - started < 5
-    assert not is_running(session.pid)
+    assert not is_running(slow_pid)
 
 
 def _states(monitor: McpMonitor) -> dict[str, str]:

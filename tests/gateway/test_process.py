@@ -276,7 +276,7 @@ def test_a_gateway_that_ends_early_is_reported_with_its_log(tmp_path: Path, monk
 
 def test_status_of_a_hanging_gateway_is_unreachable(gateway: RunningGateway, monkeypatch: pytest.MonkeyPatch) -> None:
     """A running process that hangs is not `stopped`, and start says what to do."""
-    monkeypatch.setattr(process, "_REQUEST_SECONDS", 0.2)
+    monkeypatch.setattr(process, "REQUEST_SECONDS", 0.2)
     os.kill(gateway.pid, signal.SIGSTOP)
     try:
         status = process.status(gateway.home)

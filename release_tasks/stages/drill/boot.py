@@ -28,13 +28,13 @@ from release_tasks.service.wait import poll_health
 from release_tasks.stages.drill.outcome import BootOutcome
 from release_tasks.stages.drill.scratch import ROOT_VARIABLE, Scratch, processes_of
 
-__all__ = ["Service", "boot"]
+__all__ = ["GRACE_SECONDS", "MAX_OUTPUT_BYTES", "Service", "boot"]
 
 _REQUEST_SECONDS = 5.0
 _INTERVAL_SECONDS = 0.1
-_GRACE_SECONDS = 10.0
+GRACE_SECONDS = 10.0  # from SIGTERM to SIGKILL
 _INTERRUPTED_GRACE_SECONDS = 1.0  # when a signal ends the drill
-_MAX_OUTPUT = 64 << 20  # bytes
+MAX_OUTPUT_BYTES = 64 << 20
 _PORTS = range(20_000, 32_000)
 _TAIL_LINES = 20
 
@@ -104,7 +104,7 @@ def _running(
     service: Service, scratch: Scratch, settings: Settings, port: int, live: Collection[Path]
 ) -> Iterator[_Attempt]:
     """Start the service for the block, and end all its processes afterwards."""
-    attempt, grace_period = None, _GRACE_SECONDS
+    attempt, grace_period = None, GRACE_SECONDS
     try:
         environment = _environment(service, scratch, settings, port)
         attempt = _Attempt(service.arguments(settings, port), environment, scratch, live)
@@ -157,7 +157,7 @@ class _Attempt:
         # Before wait(): the PID of a zombie cannot be given to another process.
         self._processes.terminate(grace_period)
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(_GRACE_SECONDS)
+            self.process.wait(GRACE_SECONDS)
 
     def _find_problem(self) -> str:
         opened = find_open_path(self._processes.search(), self.live)
@@ -168,8 +168,8 @@ class _Attempt:
             return f"it ended with {'signal' if code < 0 else 'exit code'} {abs(code)}"
         if code == 0 and not self._processes.running():
             return "it ended with exit code 0 and left no process running"
-        if self.scratch.boot_log.stat().st_size > _MAX_OUTPUT:
-            return f"it printed more than {show_size(_MAX_OUTPUT)}"
+        if self.scratch.boot_log.stat().st_size > MAX_OUTPUT_BYTES:
+            return f"it printed more than {show_size(MAX_OUTPUT_BYTES)}"
         return ""
 
 

@@ -27,10 +27,10 @@ from release_tasks.stages.notifications.notification import (
     notification_redactor,
 )
 
-__all__ = ["LONGEST", "Notices", "Notifications"]
+__all__ = ["FIRST_PAUSE_SECONDS", "LONGEST", "Notices", "Notifications"]
 
 LONGEST = 120.0  # seconds from the event until every attempt is cancelled; no configuration extends it
-_FIRST_PAUSE, _LONGEST_PAUSE = 1.0, 8.0  # seconds before another attempt, doubled each time
+FIRST_PAUSE_SECONDS, _LONGEST_PAUSE_SECONDS = 1.0, 8.0  # seconds before another attempt, doubled each time
 _GRACE_PERIOD = 5.0  # seconds for an attempt to end after its timeout
 
 
@@ -151,7 +151,7 @@ class Notifications:
         if self._cancelled.is_set():
             return pending.failed(0, "cancelled before it started")
         body = notification_bytes(pending.notification)
-        attempts, pause = 0, _FIRST_PAUSE
+        attempts, pause = 0, FIRST_PAUSE_SECONDS
         while True:
             left = pending.deadline - time.monotonic()
             attempt = self._attempt(pending, body, min(pending.config.timeout, max(left, 0.1)))
@@ -161,7 +161,7 @@ class Notifications:
             is_last = attempt.is_final or attempts > pending.config.retries or self._cancelled.is_set()
             if is_last or time.monotonic() + pause >= pending.deadline or self._cancelled.wait(pause):
                 return pending.failed(attempts, attempt.detail)
-            pause = min(pause * 2, _LONGEST_PAUSE)
+            pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
     def _attempt(self, pending: _Pending, body: bytes, timeout: float) -> SendAttempt:
         config, notification = pending.config, pending.notification

@@ -156,7 +156,7 @@ def test_a_service_that_does_not_start_fails_the_drill(booted: Booted, mode: str
 
 def test_processes_that_ignore_sigterm_are_killed(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
     """SIGTERM is ignored, one child is in the group, another in its own session: all end."""
-    monkeypatch.setattr(booting, "_GRACE_SECONDS", 0.2)
+    monkeypatch.setattr(booting, "GRACE_SECONDS", 0.2)
     outcome = booted.run("stubborn")
     assert outcome.status == "passed", outcome
     assert len(booted.reported()["children"]) == 2
@@ -164,7 +164,7 @@ def test_processes_that_ignore_sigterm_are_killed(booted: Booted, monkeypatch: p
 
 def test_endless_output_ends_the_boot(booted: Booted, monkeypatch: pytest.MonkeyPatch) -> None:
     """Endless output would fill the disk of the live service."""
-    monkeypatch.setattr(booting, "_MAX_OUTPUT", 50_000)
+    monkeypatch.setattr(booting, "MAX_OUTPUT_BYTES", 50_000)
     monkeypatch.setattr(booting, "poll_health", _with_three_passes(wait.poll_health))
     assert "it printed more than" in result_of(booted.run("floods")).detail
     booted.reported()

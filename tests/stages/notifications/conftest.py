@@ -69,4 +69,4 @@ def failed() -> Callable[[Settings], Notification]:
 @pytest.fixture
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """Retry without a pause."""
-    monkeypatch.setattr(sending, "_FIRST_PAUSE", 0.01)
+    monkeypatch.setattr(sending, "FIRST_PAUSE_SECONDS", 0.01)

@@ -97,7 +97,7 @@ def test_retries_wait_longer_each_time(
     """The pauses grow; the last attempt has no pause after it."""
     from release_tasks.stages.notifications import sending
 
-    monkeypatch.setattr(sending, "_FIRST_PAUSE", 0.03)
+    monkeypatch.setattr(sending, "FIRST_PAUSE_SECONDS", 0.03)
     arrived: list[float] = []
     answer = receiver.answer
 

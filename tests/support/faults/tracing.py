@@ -87,8 +87,8 @@ class Driver:
 
     def run(self, job: dict[str, Any]) -> Run:
         """Run a stage to its end."""
-        self._start(job)
-        return self._finish()
+        self.start(job)
+        return self.finish()
 
     def record(self, job: dict[str, Any], folders: list[Path]) -> list[Point]:
         """Run a stage and return its calls that change or flush something below ``folders``, in order.
@@ -136,11 +136,13 @@ class Driver:
     def _traced(self, job: dict[str, Any], options: list[str]) -> _Traced:
         return _Traced(self, job, options)
 
-    def _start(self, job: dict[str, Any]) -> int:
+    def start(self, job: dict[str, Any]) -> int:
+        """Start a stage that waits for ``finish``; return the process id."""
         self._send(json.dumps(job))
         return int(self._line())
 
-    def _finish(self) -> Run:
+    def finish(self) -> Run:
+        """Let the started stage run to its end."""
         self._send("go")
         ended = json.loads(self._line())
         return Run(ended["code"], ended.get("result"), ended.get("traceback", ""), ended.get("flushes", []))
@@ -161,13 +163,13 @@ class _Traced:
 
     def __enter__(self) -> Run:
         assert STRACE
-        child = self.driver._start(self.job)
+        child = self.driver.start(self.job)
         command = [STRACE, "-f", *self.options, "-p", str(child)]
         self.tracer = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         assert self.tracer.stderr is not None
         first = self.tracer.stderr.readline()
         assert "attached" in first, first
-        return self.driver._finish()
+        return self.driver.finish()
 
     def __exit__(self, *_: object) -> None:
         self.tracer.communicate(timeout=30)
