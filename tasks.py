@@ -117,7 +117,7 @@ def coverage(ctx: Context) -> None:
 @task(auto_shortflags=False, help={"version": "The new version, for example 0.2.0."})
 def release(ctx: Context, version: str) -> None:
     """Release this package: preflight, build, check, commit and tag; uploads nothing. Needs the extra `dev`."""
-    from dev.release import ReleaseFailed, ReleaseRefused, make_release, plan_release
+    from dev.release import ReleaseFailed, ReleaseRefused, UndoFailed, make_release, plan_release
 
     def run(command: str) -> None:
         done = ctx.run(command, in_stream=False, echo=True, warn=True)
@@ -135,6 +135,9 @@ def release(ctx: Context, version: str) -> None:
             distributions = make_release(planned, run, write)
         except ReleaseRefused as error:
             raise Exit(f"{error}\nNothing was changed.", code=2) from None
+        except UndoFailed as error:
+            state = "The checkout may be changed. See: git status; git log -1; git tag --points-at HEAD"
+            raise Exit(f"The release failed, and the undo failed too: {error}\n{state}", code=1) from None
         except ReleaseFailed as error:
             raise Exit(f"The command failed: {error}\nThe checkout is unchanged.", code=1) from None
     if ctx.config.run.dry:

@@ -21,7 +21,7 @@ from pathlib import Path
 from attrs import frozen
 from packaging.version import Version
 
-__all__ = ["Release", "ReleaseFailed", "ReleaseRefused", "make_release", "plan_release"]
+__all__ = ["Release", "ReleaseFailed", "ReleaseRefused", "UndoFailed", "make_release", "plan_release"]
 
 VERSION_FILE = "release_tasks/core/version.py"
 CHANGELOG = "CHANGELOG.md"
@@ -37,10 +37,14 @@ Write = Callable[[Path, str], None]
 
 
 class ReleaseRefused(Exception):
-    """A precondition does not hold; the message lists each one, with the command that fixes it."""
+    """A precondition does not hold, or a git command failed; the message has one line for each problem."""
 
     def __init__(self, problems: list[str]) -> None:
         super().__init__("\n".join(problems))
+
+
+class UndoFailed(Exception):
+    """The release failed, and its undo failed too; the checkout may be changed."""
 
 
 class ReleaseFailed(Exception):
@@ -136,7 +140,7 @@ def _problems_of_changelog(changelog: str) -> list[str]:
 
 def _missing_tools() -> list[str]:
     missing = [name for name in ("build", "twine") if importlib.util.find_spec(name) is None]
-    return [f"{' and '.join(missing)} not installed. Run: pip install -e '.[dev]'"] if missing else []
+    return [f"Not installed: {', '.join(missing)}. Run: pip install -e '.[dev]'"] if missing else []
 
 
 def _copy_head(release: Release, source: Path, run: Run, write: Write) -> None:
@@ -155,7 +159,9 @@ def _build_and_check(source: Path, built: Path, run: Run) -> None:
 
 def _refuse_changes_since(release: Release) -> None:
     if _git(release.checkout, "rev-parse", "HEAD") != release.head or _problems_of_checkout(release.checkout):
-        raise ReleaseRefused(["The checkout changed while the gates ran. Commit the changes, then release again."])
+        raise ReleaseRefused(
+            ["The checkout changed while the gates ran. See: git status; git log -1. Then run inv dev.release again."]
+        )
 
 
 @contextmanager
@@ -165,12 +171,15 @@ def _undone_on_failure(release: Release) -> Iterator[None]:
         yield
     except BaseException:
         checkout = release.checkout
-        is_committed = _git(checkout, "rev-parse", "HEAD") != release.head
-        if is_committed and _git(checkout, "tag", "--points-at", "HEAD", "--list", release.tag):
-            _git(checkout, "tag", "--delete", release.tag)
-        # Only the two files are restored: `reset --hard` would discard what was edited meanwhile.
-        _git(checkout, "reset", "--quiet", "--soft", release.head)
-        _git(checkout, "checkout", "--quiet", release.head, "--", *release.texts)
+        try:
+            is_committed = _git(checkout, "rev-parse", "HEAD") != release.head
+            if is_committed and _git(checkout, "tag", "--points-at", "HEAD", "--list", release.tag):
+                _git(checkout, "tag", "--delete", release.tag)
+            # Only the two files are restored: `reset --hard` would discard what was edited meanwhile.
+            _git(checkout, "reset", "--quiet", "--soft", release.head)
+            _git(checkout, "checkout", "--quiet", release.head, "--", *release.texts)
+        except ReleaseRefused as error:
+            raise UndoFailed(str(error)) from error
         for path in _distributions(checkout / "dist", release.version):
             path.unlink()
         raise

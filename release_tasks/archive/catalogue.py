@@ -1,6 +1,6 @@
 """List snapshots in order, find one, and apply retention.
 
-The order is that of the sequence in each snapshot's metadata, never that of names or file times.
+Snapshots are ordered by the sequence in their metadata, never by name or file time.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ class Catalogue:
         return max((snapshot.sequence for snapshot in snapshots), default=0) + 1
 
     def retain(self, limit: int, protected: set[str]) -> list[str]:
-        """Remove all but the latest ``limit`` of each kind and the ``protected`` ones; return the removed ids."""
+        """Remove old snapshots and return their ids; the latest ``limit`` of each kind and ``protected`` stay."""
         snapshots, _ = self.published()
         removed: list[str] = []
         for kind in ("release", "safety"):
@@ -146,4 +146,4 @@ class Catalogue:
         if not snapshots:
             return "No snapshot exists yet. To create one: inv release.prepare"
         latest = ", ".join(snapshot.snapshot_id for snapshot in reversed(snapshots[-5:]))
-        return f"The latest snapshots are {latest}. To list all: inv release.status"
+        return f"The latest snapshots are {latest}. To list more: inv release.status --limit 100"

@@ -90,7 +90,7 @@ def _manifest(pipeline: Pipeline, release_id: str) -> Manifest:
     if found is None:
         latest = ", ".join(file.release_id for file in files[-5:])
         known = f"The latest releases are {latest}." if latest else "No release exists yet."
-        raise UsageError(f"There is no release {release_id!r}. {known} To list all: inv release.status")
+        raise UsageError(f"There is no release {release_id!r}. {known} To list more: inv release.status --limit 100")
     if found.manifest is None:
         raise StageFailed(
             f"The manifest of {release_id} cannot be read: {found.reason}. To list the releases: inv release.status"

@@ -43,7 +43,9 @@ def read_metadata(document: dict[str, Any], name: str) -> SnapshotMetadata:
             metadata_path=_text(document, "metadataPath"),
         )
     except (KeyError, TypeError, ValueError) as error:
-        raise InvalidDocument(f"{name} is no metadata of this tool or of the older tool ({error})") from error
+        raise InvalidDocument(
+            f"{name} has neither the format of this tool nor the format of the older tool ({error})"
+        ) from error
 
 
 def readable_manifest(document: dict[str, Any]) -> dict[str, Any]:

@@ -188,7 +188,7 @@ class Pipeline:
         return bool(self.catalogue.store.leftovers() or self._temporary_files() or self._unmatched_statements())
 
     def _unmatched_statements(self) -> list[Path]:
-        """Return the statements without a manifest: it was never written, or ``set_aside`` has not renamed it yet."""
+        """Return the statements without a manifest: it was never written, or is not renamed yet (``set_aside``)."""
         names = self._manifest_names()
         found = (name for name in names if name.endswith(_STATEMENT) and name.removesuffix(_STATEMENT) not in names)
         return sorted(self.manifests / name for name in found)

@@ -18,7 +18,7 @@ __all__ = ["is_sealed", "sealed", "sealed_document", "snapshot_digest"]
 def snapshot_digest(assets: list[AssetRecord]) -> str:
     """Return the digest of captured state: equal state gives an equal digest, on any machine and at any time.
 
-    The digest covers key, kind, presence, bytes and modes of every asset. It does not cover paths, owners, times and
+    The digest covers key, kind, presence, bytes and modes of every asset. It excludes paths, owners, times and
     journal modes.
     """
     return sha256_bytes(canonical_bytes([_content(asset) for asset in sorted(assets, key=lambda a: a.key)]))

@@ -22,8 +22,8 @@ class ReleaseStatus:
     """The status of a pipeline folder. ``manifests`` and ``snapshots`` are oldest first.
 
     ``current`` is the latest ready release. ``rollback`` is the last rollback, or None with ``rollback_problem`` when
-    its state cannot be read. ``is_interrupted``: a rollback was interrupted and is not finished. ``holder`` is the
-    process that holds the lock.
+    its state cannot be read. ``is_interrupted``: a journal exists and no process holds the lock, so `release.recover`
+    must finish the rollback. ``holder`` is the process that holds the lock.
     """
 
     root: Path

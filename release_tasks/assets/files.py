@@ -260,7 +260,9 @@ def _copy_stable(
             time.sleep(_CLOCK_TICK_NS / 1e9)
         if count is not None:
             count(-size)
-    raise StageFailed(f"{path} changed during each of {_ATTEMPTS} reads. Stop the program that writes it, and retry.")
+    raise StageFailed(
+        f"{path} was not stable during any of {_ATTEMPTS} reads. Stop the program that writes it, and retry."
+    )
 
 
 def _copy_once(source: int, path: Path, copy: Path | None, count: Count | None) -> tuple[int, str]:

@@ -1,4 +1,4 @@
-"""The asset kinds of this package, in the order of messages. Add a new kind here."""
+"""The asset kinds of this package, in the order in which messages list them. Add a new kind here."""
 
 from __future__ import annotations
 

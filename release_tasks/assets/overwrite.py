@@ -22,7 +22,10 @@ _MARK = ".release-tasks-mirror"
 
 
 def remove_live(live: Path) -> None:
-    """Remove state that must not exist; a mount point stays as an empty folder. Raises StageFailed when this fails."""
+    """Remove state that must not exist; a mount point stays as an empty folder.
+
+    Raises StageFailed when ``live`` cannot be removed.
+    """
     if not os.path.lexists(live):
         return
     if live.is_dir() and not live.is_symlink():
@@ -49,7 +52,10 @@ def restore_raw_copy(stored: Path, live: Path) -> None:
 
 
 def overwrite_file(stored: Path, live: Path) -> None:
-    """Write the bytes of a stored file to ``live`` without changing its inode; first remove what is not a file."""
+    """Write the bytes of a stored file to ``live`` and keep its inode.
+
+    If ``live`` is not a regular file, it is removed first.
+    """
     if os.path.lexists(live) and not stat.S_ISREG(os.lstat(live).st_mode):
         remove_tree(live)
     with with_path(live), stored.open("rb") as source, live.open("r+b" if live.exists() else "xb") as target:
@@ -58,7 +64,10 @@ def overwrite_file(stored: Path, live: Path) -> None:
 
 
 def overwrite_tree(record: AssetRecord, stored: Path, live: Path) -> None:
-    """Make ``live`` equal to a stored folder, entry by entry, and flush it; first remove what is not a folder."""
+    """Make ``live`` equal to a stored folder, entry by entry, and flush it.
+
+    If ``live`` is not a folder, it is removed first.
+    """
     if not os.path.lexists(live) or not stat.S_ISDIR(os.lstat(live).st_mode):
         remove_tree(live)
         os.mkdir(live, 0o700)

@@ -52,7 +52,7 @@ def inode_of(path: Path) -> Inode | None:
 def with_current_devices(step: JournalStep) -> JournalStep:
     """Return the step with the current device numbers: a reboot can change device numbers, but not inode numbers.
 
-    The number of a file on another device than its folder (a mount point, a layer of an overlay) stays the same.
+    An inode on another device than ``folder`` (a mount point, a layer of an overlay) stays the same.
     """
     before, now = step.folder, inode_of(Path(step.path).parent)
     if before is None or now is None or now.number != before.number:
@@ -81,7 +81,7 @@ def rename_into_place(live: Path, staged: Path, target: Inode | None) -> bool:
         else:
             source = next((path for path in (staged, displaced) if inode_of(path) == target), None)
             if source is None:
-                return False  # the staged file was replaced after a crash: its content must be written again
+                return False  # neither path has the target inode (replaced after a crash)
             if inode_of(live) is None:
                 os.rename(source, live)
             else:

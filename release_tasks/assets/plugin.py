@@ -43,7 +43,9 @@ class PluginAssetOptions:
     )
     with_: dict[str, Any] = option("options of the plugin", Factory(dict), validator=valid_options)
     timeout: Duration | None = option("timeout of the plugin's capture, and of its check; default 1m")
-    restore: bool = option("let the plugin restore the state; when it fails, its copy is restored", False)
+    restore: bool = option(
+        "let the plugin restore the state; when the plugin fails, release-tasks restores the state from the copy", False
+    )
 
 
 class PluginKind(AssetKind):

@@ -109,7 +109,7 @@ def _contradictions(converter: cattrs.Converter, release: Any) -> list[tuple[str
             if need not in gates:
                 problems.append((f"release.gates.{name}.needs", f"there is no gate {need!r}"))
             elif _depends_on(gates, need, name):
-                problems.append((f"release.gates.{name}.needs", f"circular: {need!r} also needs {name!r}"))
+                problems.append((f"release.gates.{name}.needs", f"circular: {need!r} depends on {name!r}"))
     paths = [(f"release.assets.{key}", asset.path) for key, asset in assets.items()]
     paths += [("release.root", root)] if root else []
     for index, (label, path) in enumerate(paths):

@@ -122,10 +122,11 @@ class ReliabilityConfig:
 
     url: str | None = option("the endpoint; without a URL, reliability is not checked", validator=_valid_url)
     hmac_secret_env: str | None = option(
-        "the environment variable with the secret that signs requests; requests are not signed while it is unset"
+        "the environment variable with the secret that signs requests; while the variable is not set, requests are not "
+        "signed"
     )
     bearer_token_env: str | None = option(
-        "the environment variable with the bearer token; requests carry no token while it is unset"
+        "the environment variable with the bearer token; while the variable is not set, requests carry no token"
     )
     timeout: Duration = option("limit for one request", 5.0)
     limits: LimitsConfig = option("see `release.reliability.limits`", Factory(LimitsConfig))
@@ -138,7 +139,10 @@ class GateConfig:
     kind: Kind
     options: Any  # an instance of ``kind.options``
     subsystem: str | None = option("the subsystem that the gate checks; default: the name of the gate")
-    timeout: Duration | None = option("default: 10m for a command, otherwise the health timeout")
+    timeout: Duration | None = option(
+        "the time limit of the gate; default: 10m for a command, `release.health.deadline` for `http: health`, "
+        "otherwise `release.health.timeout`"
+    )
     needs: list[str] = option("gates that must pass before this gate starts", Factory(list))
     env: dict[str, str] = option("additional environment variables of a command", Factory(dict))
     advisory: bool = option("a failure is shown and recorded but does not block", False)
@@ -160,7 +164,9 @@ class WatchConfig:
     interval: Duration = option("the time between two samples", 10.0, validator=_positive_duration)
     failures: int = option("the number of bad samples in a row that makes the release `degraded`", 3, least=1)
     error_rate: Share = option(
-        "the release is `degraded` when a larger share of the samples in `window` is bad, but at least `failures`", 0.3
+        "the release is `degraded` when more than this share of the conclusive samples in `window` is bad, and at "
+        "least `failures` of them",
+        0.3,
     )
     window: int = option("the error rate is computed from this number of latest samples", 30, least=1)
     min_samples: int = option(
@@ -199,7 +205,8 @@ class NotificationConfig:
     webhook: str | None = option("a URL that gets the notification as JSON in a POST request", validator=_valid_url)
     webhook_env: str | None = option("the environment variable with the webhook URL, if the URL is secret")
     hmac_secret_env: str | None = option(
-        "the environment variable with the secret that signs the request; while it is unset, nothing is sent"
+        "the environment variable with the secret that signs the request. With this key and an unset variable, nothing "
+        "is sent; without this key, the request is not signed"
     )
     when: list[str] = option(
         "one or more of `prepared`, `blocked`, `restored`, `failed`, `degraded`; default: all",
@@ -220,8 +227,8 @@ class AttestationConfig:
     """The attestation statement next to each manifest."""
 
     key_env: str | None = option(
-        "the environment variable with a private Ed25519 key in PEM, or with the path of the key file; statements are "
-        "unsigned while it is unset"
+        "the environment variable with a private Ed25519 key in PEM, or with the path of the key file. Without this "
+        "key, statements are not signed. With this key and an unset variable, `release.prepare` ends with 2"
     )
     public_keys: list[Path] = option(
         "PEM files with additional public keys that `release.verify` accepts", Factory(list)
@@ -238,7 +245,7 @@ class ReleaseConfig:
     reliability: ReliabilityConfig = option("the reliability endpoint", Factory(ReliabilityConfig))
     gates: dict[str, GateConfig] = option("gates by name", Factory(dict), validator=_valid_keys)
     assets: dict[str, AssetConfig] = option("assets by name", Factory(dict), validator=_valid_keys)
-    retention: int = option("how many release snapshots are retained", 5, least=1)
+    retention: int = option("how many release snapshots are retained, and as many safety snapshots", 5, least=1)
     restart: RestartConfig = option("the restart after a restore", Factory(RestartConfig))
     drill: DrillConfig = option("the rehearsal of a rollback", Factory(DrillConfig))
     watch: WatchConfig = option("the watch after a release", Factory(WatchConfig))
@@ -260,7 +267,7 @@ class PairingConfig:
 
     credentials: Path = option("the folder of the pairing stores and the pairing audit log", "memory/credentials")
     ttl: Duration = option("the lifetime of a pairing request", 3600.0, validator=_positive_duration)
-    max_pending: int = option("the maximum of pending requests in a channel; 0 disables new requests", 3)
+    max_pending: int = option("the maximum number of pending requests in a channel; 0 disables new requests", 3)
 
 
 SECTIONS: dict[str, type[Any]] = {"release": ReleaseConfig, "pairing": PairingConfig, "gateway": GatewayConfig}

@@ -227,7 +227,10 @@ class _Verification:
     unexplained: int = 0  # the number of such lines that no record explained
 
     def read(self, data: bytes) -> None:
-        """Check every line. A last line without a newline counts as a record when only its newline is missing."""
+        """Check every line.
+
+        A last line without a newline is checked too when it starts with a whole JSON object; otherwise a crash left it.
+        """
         *lines, incomplete = data.split(b"\n")
         if incomplete and not _may_be_torn(incomplete):
             lines.append(incomplete)
@@ -264,7 +267,7 @@ class _Verification:
         self._explain_pending(record)
         seq, before = record["seq"], self.before
         follows = any(seq == a.seq + 1 and record["prev"] == a.hash for a in (before, self.in_place))
-        # A gap that altered lines explain is no second problem: each altered line is reported already.
+        # Do not report a gap that altered lines explain: each altered line is reported already.
         if follows or 0 < seq - before.seq - 1 <= self.unexplained:
             self.in_place = AuditAnchor(seq=seq, hash=record["hash"])
         elif seq == before.seq + 1:

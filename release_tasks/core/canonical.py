@@ -60,7 +60,7 @@ def pretty_bytes(value: Any) -> bytes:
     try:
         return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
     except UnicodeEncodeError:
-        # A file name that is not UTF-8 contains surrogates (PEP 383); JSON can only have them as escapes.
+        # A file name that is not UTF-8 contains surrogates (PEP 383); JSON can contain surrogates only as escapes.
         return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 

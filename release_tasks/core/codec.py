@@ -103,7 +103,9 @@ def _list_of(converter: cattrs.Converter, cls: Any) -> Any:
                 note = IterableValidationNote(f"Structuring {cls} @ index {index}", index, kind)
                 error.__notes__ = [*getattr(error, "__notes__", []), note]  # type: ignore[attr-defined]
                 errors.append(error)
-                if len(errors) > _MAX_SHOWN:  # a large file of wrong elements would fill gigabytes with errors
+                if (
+                    len(errors) > _MAX_SHOWN
+                ):  # without this limit, the errors of a large wrong file would need gigabytes of memory
                     break
         if errors:
             raise cattrs.IterableValidationError(f"While structuring {cls}", errors, cls)

@@ -112,7 +112,7 @@ def make_private_directory(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, is_durable: bool = True) -> None:
-    """Replace the content of ``path`` by ``data``. After a crash the file has all old bytes or all new bytes.
+    """Replace ``path`` by a new file that contains ``data``. After a crash ``path`` has all old bytes or all new bytes.
 
     Without ``is_durable`` this is true for a killed process, but not for a power cut: for files that have no meaning
     after a reboot.

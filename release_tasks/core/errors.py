@@ -93,7 +93,7 @@ class Interrupted(BaseException):
 
 @contextlib.contextmanager
 def with_path(path: Path) -> Iterator[None]:
-    """Make an OSError of the block name ``path`` when it names no file, a descriptor or a relative name."""
+    """Set ``path`` as the file of an OSError from the block, unless the error has an absolute path already."""
     try:
         yield
     except OSError as error:

@@ -27,9 +27,9 @@ class FileLock:
     """A lock by ``flock`` on the file that has the name ``path``; not re-entrant.
 
     The lock excludes other processes and other FileLocks of this process. The kernel releases it when the holder's last
-    descriptor closes, so a killed process blocks no other process. Child processes get no descriptor (O_CLOEXEC).
-    A missing file is created (0600), and its folder too. The file is never removed: a process that waits for the lock
-    would then lock a file without a name.
+    descriptor closes, so a killed process blocks no other process. Child processes get no descriptor (O_CLOEXEC). A
+    missing file is created (0600), and its folder too. The file is never removed. Otherwise a process that waits for
+    the lock would lock a file without a name.
     """
 
     def __init__(self, path: Path) -> None:

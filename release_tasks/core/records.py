@@ -105,7 +105,8 @@ class Artifact:
 class Pressure:
     """The load of a service: counts of messages and callbacks. A count that the service does not report is None.
 
-    ``queued`` counts messages that wait or are being sent. ``rejected_callbacks`` is a total that only grows.
+    ``queued`` counts messages that wait or are being sent. ``rejected_callbacks`` is the total since the service
+    started to count; a restore can lower it.
     """
 
     queued: int | None = None
@@ -243,8 +244,9 @@ class SnapshotMetadata:
 class RollbackState:
     """The last rollback. ``restored`` is True when its snapshot went live, even if the health check failed afterwards.
 
-    ``restored_snapshot_id`` is the snapshot that went live last, in this rollback or an earlier one. ``lineage`` is the
-    pair of the latest sequences at that time: when none has increased, no release was prepared since.
+    ``restored_snapshot_id`` is the snapshot that went live last, in this rollback or an earlier one. ``lineage`` has
+    the sequences of the latest release snapshot and of the latest ready manifest at that time. While both are
+    unchanged, no release was prepared since.
     """
 
     snapshot_id: str

@@ -35,7 +35,7 @@ _BOT_TOKEN = re.compile(rb"\d{6}:")
 
 
 def is_secret_name(name: str) -> bool:
-    """Return whether the name of a variable or key is that of a secret, such as ``API_KEY`` or ``botToken``."""
+    """Return whether ``name`` looks like the name of a secret, such as ``API_KEY`` or ``botToken``."""
     return _SECRET_NAME.search(_WORD_BREAK.sub("_", name)) is not None
 
 

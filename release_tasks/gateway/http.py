@@ -106,7 +106,8 @@ def check_signature(request: Request, body: bytes, secret: str | None, *, always
     """Check ``X-Signature: sha256=HMAC-SHA256(secret, body)``; raises HTTPException.
 
     With a secret, a request must be signed if ``always`` is set or if it comes from another machine: 401 without a
-    signature, 403 with an invalid signature. Without a secret, requests from other machines get 503.
+    signature. A signature is always checked, also if it is optional: 403 if it is invalid. Without a secret, requests
+    from other machines get 503.
     """
     is_local = request.client is not None and is_loopback(request.client.host)
     if not secret:

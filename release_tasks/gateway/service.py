@@ -116,7 +116,7 @@ def _shut_down(parts: Parts) -> None:
         # the WAL, a killed worker does not, and with two simultaneous closes neither is the last.
         parts.worker.stop()
         if not parts.store.close(timeout=0.5):
-            _LOG.warning("the database is still in use; the next start runs the checkpoint of its WAL")
+            _LOG.warning("the database is still in use; its WAL file stays and is used at the next start")
 
 
 class _Endpoints:

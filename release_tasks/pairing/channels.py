@@ -125,7 +125,7 @@ def _telegram(text: str) -> str:
     if _TELEGRAM_CHAT.fullmatch(name):
         raise SenderRefused(Channel.TELEGRAM, text, "a negative id is a group or a channel", is_shared_id=True)
     if name.startswith("@") or name[:1].isalpha():
-        reason = "a username can change its owner; use the numeric user id"
+        reason = "another person can get the same username later; use the numeric user id"
     else:
         reason = "expected a numeric user id without leading zeros"
     raise SenderRefused(Channel.TELEGRAM, text, reason)

@@ -1,6 +1,6 @@
 """Pairing codes: random, compared in constant time, and valid for a limited time.
 
-A change of the wall clock cannot extend the lifetime of a request.
+During one boot, a change of the wall clock cannot extend the lifetime of a request.
 """
 
 from __future__ import annotations
@@ -82,7 +82,7 @@ def read_clocks() -> ClockReading:
 
 
 def age(created: ClockReading, at: ClockReading) -> float:
-    """Return the seconds from ``created`` to ``at``; negative when the wall clock was set back."""
+    """Return the seconds from ``created`` to ``at``; negative only across boots, when the wall clock was set back."""
     if at.is_same_boot_as(created):
         return (at.uptime_ms - created.uptime_ms) / 1000
     return (at.wall - created.wall).total_seconds()
@@ -91,8 +91,8 @@ def age(created: ClockReading, at: ClockReading) -> float:
 def time_left(created: ClockReading, lifetime: float, at: ClockReading) -> float:
     """Return the remaining seconds of a ``lifetime`` that started at ``created``; 0 or less when it is over.
 
-    The clock with the shorter remaining time decides. A creation in the future counts as expired: the wall clock was
-    set back and the real age is unknown.
+    The clock with the shorter remaining time decides. When the boots differ, only the wall clock can be compared. A
+    creation in the future then counts as expired: the wall clock was set back, and the real age is unknown.
     """
     elapsed = age(created, at)
     if elapsed < 0:

@@ -166,7 +166,9 @@ class ApprovedDocument:
 def _require_known_version(value: dict[str, Any], dialect: Dialect, name: str) -> None:
     version = value.get("version", VERSION)
     if dialect.is_versioned and (type(version) is not int or version != VERSION):
-        raise InvalidDocument(f"{name} has version {version!r}; this release supports version {VERSION}")
+        raise InvalidDocument(
+            f"{name} has version {version!r}; this version of release-tasks supports version {VERSION}"
+        )
 
 
 def _request(dialect: Dialect, raw: dict[str, Any], path: str) -> Request:

@@ -52,11 +52,11 @@ class History:
 class RestoredStore:
     """The approvals of one channel after a rollback; the lists contain normalised senders, sorted.
 
-    ``data`` is the content of the file, None without a file. The rollback does not restore the senders in ``excluded``,
-    who are no longer approved, and the ids in ``shared_ids``, which belong to more than one person. The senders in
-    ``withdrawn`` lose their approval, because the snapshot does not contain it; the senders in ``returned`` get it
-    back. ``is_emptied``: the rollback removes the list of approvals. ``has_unknown_revocations``: the revocations since
-    the snapshot are unknown, so no approval is restored.
+    ``data`` is the content of the file, None without a file. The rollback removes two groups from the snapshot's list:
+    the senders in ``excluded``, who are no longer approved, and the ids in ``shared_ids``, which belong to more than
+    one person. The senders in ``withdrawn`` lose their approval, because the snapshot does not contain it; the senders
+    in ``returned`` get it back. ``is_emptied``: the rollback removes the list of approvals.
+    ``has_unknown_revocations``: the revocations since the snapshot are unknown, so no approval is restored.
     """
 
     data: bytes | None

@@ -64,7 +64,10 @@ class Change:
 
 @frozen
 class FileVersion:
-    """The version of a file: device, inode, size and times in nanoseconds. A change gives another version."""
+    """The version of a file: device, inode, size and times in nanoseconds.
+
+    Every later change gives another version, if ``is_stable``.
+    """
 
     device: int
     inode: int

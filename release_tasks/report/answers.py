@@ -190,7 +190,7 @@ def show_drill(screen: Screen, found: dict[str, Any]) -> None:
     snapshot = found["snapshotId"] or "the latest snapshot"
     duration = show_seconds(found["durationMs"] / 1000)
     if found["status"] == "passed":
-        booted = " and a service started on it is healthy" if boot else ""
+        booted = ", and a service started on it became healthy" if boot else ""
         screen.verdict(
             "passed", f"{snapshot} can be restored{booted}; the drill took {duration} and changed nothing live"
         )
@@ -218,7 +218,11 @@ def show_verdicts(
         screen.note(*map(str, attestation.findings))
     if any(verdict.status == "damaged" for verdict in verdicts):
         verified = [verdict.snapshot_id for verdict in verdicts if verdict.status == "verified"]
-        latest = f"The latest verified snapshot is {verified[-1]}" if verified else "No verified snapshot exists"
+        latest = (
+            f"The latest snapshot that was verified now is {verified[-1]}"
+            if verified
+            else "No verified snapshot was found"
+        )
         screen.note(
             f"A rollback refuses a damaged snapshot. {latest}. "
             "While the service is healthy, take a new snapshot: inv release.prepare"

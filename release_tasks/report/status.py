@@ -26,7 +26,7 @@ _ShowTime = Callable[[str | None], str]
 def overview(settings: Settings, limit: int, found: ReleaseStatus | None = None) -> dict[str, Any]:
     """Return the latest ``limit`` releases and snapshots, latest first, and the rest of the state, as JSON values.
 
-    ``found`` is the state where the caller has read it already.
+    Pass ``found`` if the caller has already read the state.
     """
     found = found or release_status(settings)
     shown = _snapshots(found)
@@ -56,7 +56,10 @@ def show_overview(screen: Screen, found: ReleaseStatus, document: dict[str, Any]
     show_time = _show_age if is_terminal else _show_time
     _show_current(screen, document["current"], show_time)
     if document["interrupted"]:
-        screen.verdict("failed", "A rollback was interrupted while it changed files. First run: inv release.recover")
+        screen.verdict(
+            "failed",
+            "A rollback was interrupted while it changed files. Before you start the service, run: inv release.recover",
+        )
     if document["proofProblem"]:
         screen.verdict("broken", document["proofProblem"])
     for plugin in document["plugins"]:

@@ -69,7 +69,10 @@ def _read_version(config: VersionConfig, project: Path) -> str:
         )
         lines = completed.stdout.strip().splitlines()
         if completed.returncode != 0 or not lines:
-            raise ValueError(f"{config.command!r} ended with exit code {completed.returncode} and {len(lines)} lines")
+            raise ValueError(
+                f"{config.command!r} exited with code {completed.returncode} and printed {len(lines)} lines; expected "
+                "exit code 0 and the version on the first line"
+            )
         return lines[0].strip()
     assert config.file is not None and config.key is not None
     value: object = read_document(config.file)

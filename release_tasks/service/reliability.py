@@ -64,7 +64,7 @@ def over_limits(pressure: Pressure, limits: LimitsConfig, before: Pressure | Non
     """Describe each count over its limit; rejected callbacks are counted since ``before``, if known."""
     rejected, since = pressure.rejected_callbacks, ""
     if rejected is not None and before is not None and before.rejected_callbacks is not None:
-        # Fewer than before: a restore reset the counter, so all of them are new.
+        # Fewer than before: a restore brought an older count back, so the whole count is compared with the limit.
         is_continued = rejected >= before.rejected_callbacks
         rejected = rejected - before.rejected_callbacks if is_continued else rejected
         since = " since the release was prepared" if is_continued else ""

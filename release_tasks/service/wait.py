@@ -44,9 +44,10 @@ def poll_health(
 ) -> HealthReport:
     """Send requests until ``passes`` consecutive responses are healthy or ``deadline`` seconds are over.
 
-    ``degraded`` is healthy unless ``strict``. With a deadline of 0, one request decides. With ``fail_fast``, an
-    unhealthy response ends the polling; a refused connection or a timeout does not. Always returns a report; raises
-    nothing. Emits HealthAnswered for each request; ``gate`` is the id of the calling gate.
+    ``degraded`` is healthy unless ``strict``. With a deadline of 0, one request decides. With ``fail_fast``, only a
+    refused connection or a timeout is retried; any other failure ends the polling. An invalid URL always ends the
+    polling. Always returns a report; raises nothing. Emits HealthAnswered for each request; ``gate`` is the id of the
+    calling gate.
     """
     url = health.url
     if not url:
@@ -89,7 +90,7 @@ def poll_health(
             detail = f"not healthy within {show_duration(limit)} ({requests}): {progress}{report.detail}"
             return evolve(report, detail=detail)
         if wait_for(cancelled.wait, max(min(health.interval, remaining), _MIN_INTERVAL)):
-            return evolve(report, detail=f"stopped while waiting; last response: {report.detail}")
+            return evolve(report, detail=f"stopped while waiting; last attempt: {report.detail}")
 
 
 def _request_once(

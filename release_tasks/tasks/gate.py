@@ -7,7 +7,7 @@ from invoke import Context
 from release_tasks.core.errors import UsageError
 from release_tasks.tasks.executor import StageTask, stage
 from release_tasks.tasks.flags import with_flags
-from release_tasks.tasks.listing import Configured, ListedCollection
+from release_tasks.tasks.listing import Configured, FilteredCollection
 from release_tasks.tasks.release import answer_preflight, run_gates
 from release_tasks.tasks.session import session
 
@@ -74,7 +74,7 @@ def _is_listed(name: str, configured: Configured) -> bool:
     return set(needed) <= configured.gates
 
 
-collection = ListedCollection("gate", _is_listed)
+collection = FilteredCollection("gate", _is_listed)
 for _task in (
     _gate_task("build", "Run the gate build alone."),
     _gate_task("tests", "Run the gate tests alone."),

@@ -13,7 +13,7 @@ from invoke import Context
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.tasks.executor import stage
 from release_tasks.tasks.flags import number_flag
-from release_tasks.tasks.listing import ListedCollection
+from release_tasks.tasks.listing import FilteredCollection
 from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def start(ctx: Context, port: str | None = None, root: str | None = None, json: 
     """Start the embedded gateway in the background, unless it is already running."""
     with session(ctx, json) as current:
         number = None if port is None else number_flag("port", port, 0)
-        if _is_dry(current, f"start the gateway in {_root(current, root)}"):
+        if _answer_if_dry(current, f"start the gateway in {_root(current, root)}"):
             return
         _show(current, _start(current, number, root))
 
@@ -42,7 +42,7 @@ def start(ctx: Context, port: str | None = None, root: str | None = None, json: 
 def stop(ctx: Context, root: str | None = None, json: bool = False) -> None:
     """Stop the embedded gateway and all processes that it started."""
     with session(ctx, json) as current:
-        if _is_dry(current, f"stop the gateway in {_root(current, root)}"):
+        if _answer_if_dry(current, f"stop the gateway in {_root(current, root)}"):
             return
         _show(current, _stop(current, root))
 
@@ -52,7 +52,7 @@ def restart(ctx: Context, port: str | None = None, root: str | None = None, json
     """Stop the embedded gateway and start it again, on the same port unless another is given."""
     with session(ctx, json) as current:
         number = None if port is None else number_flag("port", port, 0)
-        if _is_dry(current, f"restart the gateway in {_root(current, root)}"):
+        if _answer_if_dry(current, f"restart the gateway in {_root(current, root)}"):
             return
         before = _status(current, root)
         _stop(current, root)
@@ -83,7 +83,7 @@ def break_(ctx: Context, what: str, root: str | None = None, json: bool = False)
 
         if what not in FAULTS:
             raise UsageError(f"{what!r} is not a fault: use one of {', '.join(FAULTS)}.")
-        if _is_dry(current, f"break {what} of the gateway in {_root(current, root)}"):
+        if _answer_if_dry(current, f"break {what} of the gateway in {_root(current, root)}"):
             return
         with _gateway_errors():
             fault = break_gateway(GatewayPaths(_root(current, root)), what)
@@ -153,7 +153,7 @@ def _root(current: Session, given: str | None) -> Path:
     return Path(given).absolute() if given else current.settings.gateway.root
 
 
-def _is_dry(current: Session, what: str) -> bool:
+def _answer_if_dry(current: Session, what: str) -> bool:
     if current.is_dry:
         current.answer({"status": "dry", "would": what}, lambda screen: screen.line(f"Would {what}."))
     return current.is_dry
@@ -170,6 +170,6 @@ def _show(current: Session, found: GatewayStatus) -> None:
             current.screen.note("Start it: inv gateway.start")
 
 
-collection = ListedCollection("gateway", lambda _, configured: "gateway" in configured.sections)
+collection = FilteredCollection("gateway", lambda _, configured: "gateway" in configured.sections)
 for _task in (start, stop, restart, status, break_):
     collection.add_task(_task)

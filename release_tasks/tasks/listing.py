@@ -11,7 +11,7 @@ from typing import Any
 from invoke import Collection, Program
 from invoke.util import Lexicon
 
-__all__ = ["Configured", "ListedCollection"]
+__all__ = ["Configured", "FilteredCollection"]
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Configured:
     gates: set[str]
 
 
-class ListedCollection(Collection):
+class FilteredCollection(Collection):
     """A collection whose listing contains only the tasks for which ``is_listed`` is true; every task still runs.
 
     ``is_listed`` takes the name of a task and what is configured.
@@ -52,14 +52,21 @@ class ListedCollection(Collection):
 def _configured_for_listing() -> Configured | None:
     """Return what is configured for the Invoke program that lists its tasks at the moment.
 
+    Invoke gives a collection neither the program nor its configuration, so the program is taken from the call stack: it
+    is ``self`` in the frame of ``Program.list_tasks``. If Invoke changes that, everything is listed.
+
     None where everything is to be listed: for ``--list COLLECTION``, for a depth (which lists counts), for a
     configuration that cannot be used, and with a runtime file, which Invoke reads only after it has listed the tasks.
+    INVOKE_* variables do not count, because Invoke reads them later.
     """
+    listing = getattr(getattr(Program, "list_tasks", None), "__code__", None)
     frame = inspect.currentframe()
-    while frame is not None and frame.f_code.co_name != "list_tasks":
+    while frame is not None and frame.f_code is not listing:
         frame = frame.f_back
-    program = frame.f_locals.get("self") if frame is not None else None
-    if not isinstance(program, Program) or program.scoped_collection is not program.collection or program.list_depth:
+    if frame is None:
+        return None
+    program: Program = frame.f_locals["self"]
+    if program.scoped_collection is not program.collection or program.list_depth:
         return None
     if program.args.config.value or os.environ.get("INVOKE_RUNTIME_CONFIG"):
         return None

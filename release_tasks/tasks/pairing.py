@@ -9,7 +9,7 @@ from invoke import Context
 
 from release_tasks.core.errors import StageFailed
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.listing import ListedCollection
+from release_tasks.tasks.listing import FilteredCollection
 from release_tasks.tasks.release import answer_audit
 from release_tasks.tasks.session import Session, session
 
@@ -109,7 +109,8 @@ def _may_decide(current: Session, channel: Channel, action: str, lookup: Callabl
         return False
     if covers_pairing(current.settings) and current.pipeline.has_journal():
         raise StageFailed(
-            "A rollback that restores the pairing stores was interrupted. First run: `inv release.recover`."
+            "A rollback that restores the pairing stores was interrupted. Run `inv release.recover`, then repeat this "
+            "command."
         )
     return True
 
@@ -154,6 +155,6 @@ def _show_decision(current: Session, channel: Channel, status: str, sender: str,
 
 
 # A gateway always has pairing, with or without a section of its own.
-collection = ListedCollection("pairing", lambda _, configured: bool({"pairing", "gateway"} & configured.sections))
+collection = FilteredCollection("pairing", lambda _, configured: bool({"pairing", "gateway"} & configured.sections))
 for _task in (list_, approve, reject, revoke, audit):
     collection.add_task(_task)

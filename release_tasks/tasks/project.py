@@ -91,7 +91,8 @@ def _plain(value: Any) -> Any:
 def _apply_environment(raw: dict[str, Any], known: dict[str, Any]) -> set[str]:
     """Copy variables such as ``INVOKE_RELEASE_RETENTION`` into ``raw`` as text; returns the dotted paths that it set.
 
-    Invoke would cast a value to the type of the default: ``false`` would become True and ``soon`` a traceback.
+    Invoke would cast a value to the type of the value that it replaces: ``false`` would become True and ``soon`` a
+    traceback.
     """
     overridden: set[str] = set()
     for path in {*_leaves(known), *_leaves(raw)}:

@@ -140,7 +140,7 @@ def rollback(
     wait: str | None = None,
     json: bool = False,
 ) -> None:
-    """Restore the latest or a given snapshot completely, restart, check health, and record it."""
+    """Restore the latest or a given snapshot completely, restart, check health, and record the result."""
     with session(ctx, json) as current:
         from release_tasks.report.answers import show_outcome
         from release_tasks.stages.rollback.engine import roll_back
@@ -158,7 +158,7 @@ def rollback(
 
 @stage()
 def recover(ctx: Context, json: bool = False) -> None:
-    """Finish or undo an interrupted rollback; fast, and without effect when there is none."""
+    """Finish or undo an interrupted rollback, remove leftovers; fast, no effect when there is nothing to recover."""
     with session(ctx, json) as current:
         from release_tasks.stages.rollback.recovery import recover
 

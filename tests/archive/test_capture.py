@@ -331,7 +331,7 @@ def test_file_that_keeps_changing_is_refused_by_name(tmp_path: Path, monkeypatch
         return data
 
     monkeypatch.setattr(os, "read", read_and_be_overtaken)
-    with pytest.raises(StageFailed, match="source changed during each of 5 reads"):
+    with pytest.raises(StageFailed, match="source was not stable during any of 5 reads"):
         capture_file(source, tmp_path / "copy")
 
 

@@ -73,7 +73,7 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     (notice(webhook="hooks.example"), "release.notices.pager: webhook: expected an http:// or https:// URL, got 'hooks.example'"),
     (notice(command="x", hmac_secret_env="A"), "release.notices.pager: hmac_secret_env: allowed only with webhook or webhook_env"),
     (gates(command="x", needs=["tests"]), "release.gates.build.needs: there is no gate 'tests'"),
-    (gates(command="x", needs=["build"]), "release.gates.build.needs: circular: 'build' also needs 'build'"),
+    (gates(command="x", needs=["build"]), "release.gates.build.needs: circular: 'build' depends on 'build'"),
     (release(gates=["build"]), "release.gates: expected a mapping, got ['build']"),
     (release(gates={"build": "npm run build"}), "release.gates.build: expected a mapping, got 'npm run build'"),
     (release(assets={"db": {}}), f"release.assets.db: {ONE_ASSET} none"),

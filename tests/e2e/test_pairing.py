@@ -87,7 +87,7 @@ MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "a dash for a code": (["pairing.approve", "telegram", "-"], 2, "pairing.approve CHANNEL CODE"),
     "a question for help": (["pairing.approve", "telegram", "--help"], 2, "CHANNEL CODE"),
     "a channel with a dash in front": (["pairing.list", "-x"], 2, "CHANNEL"),
-    "a username": (["pairing.revoke", "telegram", "@mallory"], 2, "a username can change its owner"),
+    "a username": (["pairing.revoke", "telegram", "@mallory"], 2, "another person can get the same username later"),
     "a wildcard": (["pairing.revoke", "whatsapp", "*"], 2, "a wildcard cannot be approved"),
     "a group": (["pairing.revoke", "whatsapp", "12036304@g.us"], 2, "it is a group"),
     "a sender without approval": (["pairing.revoke", "telegram", "99"], 1, "99 is not approved on telegram"),

@@ -124,7 +124,7 @@ def test_a_degraded_release_is_reported_with_the_next_command(deployed: InvokePr
     started = time.monotonic()
     done = deployed.run("release.watch", "--for", "10m", "--interval", "50ms")
     assert (done.returncode, state(deployed), time.monotonic() - started < 30) == (1, "two", True)
-    assert "DEGRADED  release v1: 3 samples, 3 bad" in done.stdout
+    assert "DEGRADED  release v1: 3 samples, 3 bad\n" in done.stdout
     assert "inv release.rollback --snapshot v1_snapshot_" in done.stdout
     assert "\x1b" not in done.stdout + done.stderr
 

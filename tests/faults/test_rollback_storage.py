@@ -128,7 +128,7 @@ def test_read_only_state_folder_fails_and_changes_nothing(make_project: MakeProj
     outcome = project.roll_back()
     mounts.clear()
     assert outcome.status == "failed"
-    assert "ead-only" in outcome.diagnostics[0] or "writable" in outcome.diagnostics[0]
+    assert "ead-only" in outcome.diagnostics[0] and str(project.state) in outcome.diagnostics[0], outcome.diagnostics
     assert project.content() == before
     assert project.leftovers() == []
     assert project.roll_back().status == "restored"

@@ -254,7 +254,7 @@ class TestMounts:
             manifest = prepare(project.settings, passed_preflight(), "v1")
             assert manifest.status == expected, manifest.diagnostics
             mounts.clear()
-            assert expected == "ready" or "writable" in manifest.diagnostics[0]
+            assert expected == "ready" or "read-only" in manifest.diagnostics[0]
             assert project.leftovers() == []
 
 

@@ -284,7 +284,7 @@ def test_a_request_of_a_username_cannot_be_approved(pairing: Pairing, put: Calla
     """A request that another program stored for it is refused with the reason, and can be rejected."""
     entry = {"senderId": "@alice", "code": "ABCD2345", "requestedAt": "2026-03-01T11:50:00Z"}
     put("telegram-pairing.json", {"requests": [{**entry, "expiresAt": "2026-03-01T12:50:00Z"}]})
-    with pytest.raises(StageFailed, match="a username can change its owner"):
+    with pytest.raises(StageFailed, match="another person can get the same username later"):
         pairing.approve(TELEGRAM, "ABCD2345")
     assert pairing.approved(TELEGRAM) == []
     assert pairing.reject(TELEGRAM, "ABCD2345") == "@alice"

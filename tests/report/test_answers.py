@@ -126,7 +126,7 @@ def test_damage_names_the_latest_intact_snapshot() -> None:
             snapshot_id="v3_snapshot", status="damaged", findings=[AssetFinding(key="a", what="is missing")]
         ),
     ]
-    assert "The latest verified snapshot is v2_snapshot" in shown(show_verdicts, verdicts)[-1]
+    assert "The latest snapshot that was verified now is v2_snapshot" in shown(show_verdicts, verdicts)[-1]
     assert shown(show_verdicts, verdicts[:2])[-1] == "VERIFIED  v2_snapshot"
 
 

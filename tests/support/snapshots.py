@@ -27,7 +27,10 @@ def flip_bit(path: Path) -> None:
 
 
 def write_older_metadata(folder: Path, *assets: dict[str, Any], **changes: Any) -> None:
-    """Write the metadata.json of a snapshot as the older tool did: without digests and without a format version."""
+    """Write the metadata.json of a snapshot as the older tool did: without digests and without a format version.
+
+    ``changes`` replaces values; None removes the key.
+    """
     document = {
         "snapshotId": folder.name,
         "releaseId": "v0",
@@ -36,4 +39,5 @@ def write_older_metadata(folder: Path, *assets: dict[str, Any], **changes: Any) 
         "assets": list(assets),
         "metadataPath": f"/srv/app/{folder.name}/metadata.json",
     }
-    (folder / "metadata.json").write_text(json.dumps({**document, **changes}))
+    changed = {name: value for name, value in {**document, **changes}.items() if value is not None}
+    (folder / "metadata.json").write_text(json.dumps(changed))

@@ -45,7 +45,10 @@ class Signer:
 
 
 def pre_authentication(payload_type: str, payload: bytes) -> bytes:
-    """Return the bytes to sign: type and payload, each after its length, so that the border between them is signed."""
+    """Return the bytes to sign: type and payload, each after its length.
+
+    With the lengths, no other split into type and payload gives the same bytes.
+    """
     kind = payload_type.encode()
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
@@ -79,14 +82,14 @@ def trusted_keys(settings: Settings) -> dict[str, Ed25519PublicKey]:
     keys: dict[str, Ed25519PublicKey] = {}
     for path in config.public_keys:
         with _key_errors(f"release.attestation.public_keys: {path}"):
-            key = _public_key(_read(path, "release.attestation.public_keys"))
+            key = _public_key(_read(path, f"release.attestation.public_keys ({path})"))
             keys[_key_id(key)] = key
     if config.key_env and (os.environ.get(config.key_env) or not keys):
         if not os.environ.get(config.key_env):
             raise UsageError(
                 f"Signatures cannot be checked: release.attestation.public_keys names no key, and {config.key_env} is "
-                "not set. Add the public key to release.attestation.public_keys. To make one from the private key: "
-                "openssl pkey -in release.key -pubout"
+                "not set. Set that variable, or add the public key to release.attestation.public_keys. To make the "
+                "public key: openssl pkey -in release.key -pubout -out release.pub"
             )
         signer = signer_of(settings)
         assert signer is not None
@@ -97,13 +100,13 @@ def trusted_keys(settings: Settings) -> dict[str, Ed25519PublicKey]:
 def open_envelope(envelope: Mapping[str, Any], keys: Mapping[str, Ed25519PublicKey]) -> tuple[bytes, str | None]:
     """Return the payload of an envelope and the id of the key that signed it; without ``keys`` nothing is checked.
 
-    Raises InvalidDocument when this is no envelope, or when none of ``keys`` signed it.
+    Raises InvalidDocument when ``envelope`` is not a DSSE envelope, or has no valid signature of a key in ``keys``.
     """
     payload_type, payload, signatures = (envelope.get(name) for name in ("payloadType", "payload", "signatures"))
     if payload_type != PAYLOAD_TYPE:
         raise InvalidDocument(f"its payloadType is {excerpt(str(payload_type))!r}, expected {PAYLOAD_TYPE}")
     if not isinstance(payload, str) or not isinstance(signatures, list):
-        raise InvalidDocument("it is no DSSE envelope")
+        raise InvalidDocument("it is not a DSSE envelope")
     data = _base64(payload)
     if not keys:
         return data, None

@@ -115,7 +115,7 @@ def _attested(statement: Mapping[str, Any]) -> dict[str, str]:
     kinds = statement.get("_type"), statement.get("predicateType")
     subjects = statement.get("subject")
     if kinds != (STATEMENT_TYPE, PREDICATE_TYPE) or not isinstance(statement.get("predicate"), dict):
-        raise InvalidDocument("it is no in-toto Statement with test results")
+        raise InvalidDocument("it is not an in-toto Statement with test results")
     attested: dict[str, str] = {}
     for subject in subjects if isinstance(subjects, list) else []:
         name = subject.get("name") if isinstance(subject, dict) else None
@@ -130,7 +130,7 @@ def _attested(statement: Mapping[str, Any]) -> dict[str, str]:
 def _differences(
     pipeline: Pipeline, file: ManifestFile, statement: Mapping[str, Any], attested: dict[str, str]
 ) -> list[AttestationFinding]:
-    """Compare the statement with the files as they are now. A snapshot that retention has removed is no difference."""
+    """Compare the statement with the files as they are now. Ignore a snapshot that retention has removed."""
     name = f"manifests/{file.release_id}.json"
     path = pipeline.manifest_path(file.release_id)
     try:
@@ -152,7 +152,7 @@ def _differences(
     for name in [*expected, *(name for name in attested if name not in expected)]:
         is_gone = snapshot is None and name.startswith("snapshots/")
         if not is_gone and attested.get(name) != expected.get(name):
-            problem, found = "differs from its statement", expected.get(name)
+            problem, found = "differs from the statement of the release", expected.get(name)
             findings.append(AttestationFinding(file=name, what=problem, attested=attested.get(name), found=found))
     for key, value in verdict_of(file.manifest).items():
         stated = statement["predicate"].get(key)

@@ -139,7 +139,7 @@ def _answer(process: CommandProcess, call: KindCall, action: str, report: Report
         if time.monotonic() >= deadline:
             raise KindFailed(
                 f"the asset kind {call.plugin!r} had no result in {action} after {show_duration(call.timeout)} and was "
-                f"stopped (release.assets.{call.key}.timeout)"
+                f"stopped. To allow more time, raise release.assets.{call.key}.timeout"
             )
 
 

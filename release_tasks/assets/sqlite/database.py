@@ -1,6 +1,6 @@
 """Capture and restore live SQLite databases through SQLite.
 
-``apsw`` includes a current SQLite: releases up to 3.51.2 can corrupt a WAL database when a checkpoint and a writer race
+``apsw`` includes a current SQLite: SQLite up to 3.51.2 can corrupt a WAL database when a checkpoint and a writer race
 (https://sqlite.org/wal.html, "The WAL-Reset Bug"). This process never reads the file of a live database while it has a
 connection to it: closing any descriptor of the file releases this process's POSIX locks on it.
 """
@@ -138,7 +138,7 @@ def check_database(path: Path, thorough: bool = False, reported_as: Path | None 
 
     Raises DamagedDatabase. The message names ``reported_as`` (the original of the copy ``path``) or else ``path``.
     """
-    # A stored copy without an original counts as damaged when it cannot be read, whatever the reason is.
+    # Without ``reported_as``, ``path`` is a stored copy: every read error counts as damage.
     error_class = DamagedDatabase if reported_as is None else StageFailed
     with _translated_errors(reported_as or path, error_class), _immutable(path) as database:
         found = _findings(database, "integrity_check(5)" if thorough else "quick_check(5)")
@@ -354,7 +354,9 @@ def _translated_errors(path: Path, error_class: type[StageFailed] = StageFailed)
         raise DamagedDatabase(f"{path} cannot be read as a SQLite database: {error}.") from error
     except apsw.CantOpenError as error:
         is_writable = os.access(path.parent, os.W_OK)
-        hint = "Check owners, modes and the limit of open files" if is_writable else f"Make {path.parent} writable"
+        hint = "Check owners, modes and the limit of open files"
+        if not is_writable:
+            hint = f"{path.parent} is read-only: make it writable"
         raise error_class(f"{path} or a side file of it cannot be opened. {hint}, and try again.") from error
     except apsw.Error as error:
         extended = getattr(error, "extendedresult", 0)

@@ -139,7 +139,10 @@ class SqliteKind(AssetKind):
         os.chmod(target, record.mode)
 
     def state_of(self, step: JournalStep) -> State:
-        """Return ``old`` before the restore has started. After that, the state is ``partial`` until it is ``done``."""
+        """Return ``old`` for a ``database`` step that has not started.
+
+        Otherwise return ``new`` when the step is done, else ``partial``.
+        """
         if step.action == "database" and not step.done and not step.begun:
             return "old"
         return super().state_of(step)

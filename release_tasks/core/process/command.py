@@ -26,8 +26,8 @@ __all__ = ["CommandProcess", "CommandResult", "search_path", "signal_name", "sup
 
 _MARK = "RELEASE_TASKS_COMMAND"
 _PIPE_BYTES = 256 << 10
-_GRACE = 1.0  # seconds between SIGTERM and SIGKILL
-_GRACE_CANCELLED = 0.5
+_KILL_DELAY = 1.0  # seconds between SIGTERM and SIGKILL
+_KILL_DELAY_CANCELLED = 0.5
 _GRACE_PERIOD = 0.5  # seconds for processes that still run when the command has exited
 _STEP = 0.05
 _READS_TO_DRAIN = 8  # enough to empty a pipe that has no writer any more
@@ -129,7 +129,7 @@ class CommandProcess:
 class CommandResult:
     """The result of a command. ``code`` is negative for a signal.
 
-    ``left_behind`` is the number of processes that still ran when the command had exited.
+    ``left_behind`` is the number of processes that still ran after the grace period and were killed.
     """
 
     code: int
@@ -190,7 +190,7 @@ def supervise(
                 is_timed_out = not is_cancelled and now >= deadline
                 if is_cancelled or is_timed_out:
                     process.signal(signal.SIGTERM)
-                    kill_at = now + (_GRACE_CANCELLED if is_cancelled else _GRACE)
+                    kill_at = now + (_KILL_DELAY_CANCELLED if is_cancelled else _KILL_DELAY)
             elif now >= kill_at:
                 break
         is_stopped = is_timed_out or is_cancelled

@@ -111,7 +111,9 @@ class MarkedProcesses:
 
 
 def is_running(process: Process | int) -> bool:
-    """Return whether ``process``, or the current process with that number, is running.
+    """Return whether ``process`` is running.
+
+    For a number: whether a process with that number exists now and is running.
 
     A zombie is not running, unless other threads of it still have its port and its locks.
     """

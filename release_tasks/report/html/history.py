@@ -73,7 +73,7 @@ def _started(event: dict[str, Any]) -> Rollback:
 
 def _abandoned(event: dict[str, Any], known: dict[str, Rollback]) -> Rollback | None:
     # The end of a rollback that changed nothing live has no rollback id. A run that was refused because another run
-    # held the lock is the end of no rollback.
+    # held the lock does not end a rollback.
     is_end = event.get("status") == "failed" or text(event.get("detail")).startswith("Interrupted")
     started = [rollback for rollback in known.values() if rollback.status == "in_progress"]
     return started[-1] if started and is_end else None

@@ -1,6 +1,6 @@
 """The content of the page of a release, read from the pipeline folder, which stays unchanged.
 
-This module does not know HTML. Any text in the content may be hostile.
+This module contains no HTML. The content may contain hostile text, which the templates escape.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ class Snapshot:
         if not record.exists:
             return "quiet", "absent; a restore removes it"
         if record.plugin_problem is not None:
-            return "warn", f"restored as a plain copy: {text(record.plugin_problem, 300)}"
+            return "warn", f"stored as a plain copy: {text(record.plugin_problem, 300)}"
         return ("good", "matches the record") if self.is_verified else ("quiet", "not verified")
 
 

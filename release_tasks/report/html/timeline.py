@@ -17,7 +17,7 @@ __all__ = ["Timeline", "timeline_of"]
 
 _ROLLBACKS = {
     "restored": "Rolled back to the state before it",
-    "live": "Rolled back, but the service is unhealthy",
+    "live": "Rolled back, but the service did not become healthy",
     "noop": "Rollback found the state already live",
     "in_progress": "Rollback started, and its end is not recorded",
 }

@@ -50,7 +50,7 @@ def verdict_of(
     manifest = file.manifest
     word = word_of(manifest, rollbacks, is_degraded=is_degraded)
     if manifest is None:
-        message = "Its manifest cannot be read, so its gates and its snapshot are unknown."
+        message = "Its manifest cannot be read, so the results of its gates are unknown."
         return ReleaseVerdict(word, message, [text(file.reason)])
     reasons = texts(manifest.diagnostics, _MOST_REASONS)
     if word == "blocked":
@@ -77,9 +77,9 @@ def _rolled_back(rollbacks: Sequence[Rollback]) -> str:
     if last.status == "in_progress":
         return f"{last.actor} started a rollback, and its end is not recorded: inv release.recover"
     if last.status == "restored":
-        health = ", and the service is healthy on it" if isinstance(last.health, dict) else ""
+        health = ", and the service became healthy on it" if isinstance(last.health, dict) else ""
         return f"{last.actor} rolled it back: the state before it is live{health}."
-    return f"{last.actor} rolled it back, but the service is unhealthy on the state before it."
+    return f"{last.actor} rolled it back, but the service did not become healthy on the state before it."
 
 
 def warnings_of(pipeline: Pipeline, files: Sequence[ManifestFile], this: ManifestFile) -> list[str]:

@@ -159,8 +159,8 @@ def _interrupted(signals: Signals) -> Iterator[Evidence]:
 
 @_act(
     symptom="a snapshot is restored, and health still fails",
-    meaning="State restored, but the service is still unhealthy. Another rollback would change nothing. "
-    "Restart the service; if it stays unhealthy, call its developers.",
+    meaning="State restored, but the service is still unhealthy. Another rollback does not change the state; the "
+    "command below only restarts the service. If it stays unhealthy, call its developers.",
     commands=("inv release.rollback --snapshot {snapshot} --restart-command CMD",),
 )
 def _restored_unhealthy(signals: Signals) -> Iterator[Evidence]:
@@ -418,7 +418,7 @@ def _nobody_asked(signals: Signals) -> Iterator[Evidence]:
 
 @_note(
     symptom="the last notification to a receiver was not delivered",
-    meaning="A receiver did not get its last notification. Inform it yourself, then fix the error.",
+    meaning="A receiver did not get its last notification. Inform the people behind it yourself, then fix the error.",
     commands=("inv release.audit",),
 )
 def _notice_failed(signals: Signals) -> Iterator[Evidence]:

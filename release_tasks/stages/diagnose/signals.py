@@ -86,6 +86,16 @@ class Signals:
     unread: list[tuple[str, str]] = field(factory=list)
 
     @property
+    def newest(self) -> Manifest | None:
+        """The former name of ``latest``."""
+        return self.latest
+
+    @property
+    def proof(self) -> RestoreTest | None:
+        """The former name of ``restore_test``."""
+        return self.restore_test
+
+    @property
     def blocking(self) -> list[Check]:
         """The checks that block the latest release; empty when it is ready."""
         if self.latest is None or self.latest.status == "ready":
@@ -152,7 +162,8 @@ def _last_attempt(events: list[dict[str, Any]]) -> LastRollback | None:
                 status=str(event.get("status", "")),
                 snapshot_id=str(snapshot) if snapshot else None,
                 detail=str(event.get("detail", "")),
-                had_no_effect=kind == "rollback.refused",
+                had_no_effect=kind == "rollback.recovered"
+                or (kind == "rollback.refused" and "rollbackId" not in event),
             )
     return None
 

@@ -62,8 +62,8 @@ def run_drill(
     With ``boot``, the service is started on the restored state as configured in ``release.drill``. ``scratch`` is the
     parent of the scratch folder, instead of the pipeline folder. ``status`` of the outcome is ``passed`` or ``failed``.
     Takes no lock of the pipeline, and writes only to drill-audit.log. Raises UsageError for an unknown snapshot, a
-    ``scratch`` inside the live state, and a missing start command; Interrupted after a signal. In these cases the
-    scratch folder is removed and no event is written.
+    ``scratch`` that does not exist or is inside the live state, and a service that cannot be started; Interrupted after
+    a signal. In these cases the scratch folder is removed and no event is written.
     """
     started = time.monotonic()
     pipeline = Pipeline(settings.release.root)
@@ -195,7 +195,7 @@ def _inconclusive_if_removed(catalogue: Catalogue, snapshot: SnapshotMetadata) -
     """Raise Inconclusive if the snapshot was removed during the block, whether the block succeeded or failed."""
     removed = Inconclusive(
         f"Snapshot {snapshot.snapshot_id} was removed during the drill, for instance by retention. "
-        "The drill has no result; drill another snapshot."
+        "The drill has no result. Drill another snapshot: inv release.drill --snapshot ID"
     )
     try:
         yield
@@ -235,7 +235,7 @@ def _record(pipeline: Pipeline, outcome: DrillOutcome, snapshot: SnapshotMetadat
 
 
 def service_of(settings: Settings) -> Service:
-    """Return the service that ``--boot`` starts: the configured command, or the embedded gateway if it is an asset."""
+    """Return the service that ``--boot`` starts: the configured command, or the gateway if its database is an asset."""
     config = settings.release.drill
     if config.command is not None:
         line = ["/bin/sh", "-c", config.command]

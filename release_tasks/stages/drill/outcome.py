@@ -106,7 +106,7 @@ def check_databases(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig
 
 
 def check_plugins(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig]) -> dict[str, CopyCheck]:
-    """Let each plugin check the restored copy that it took."""
+    """Let each plugin check the restored files of the copy that it took."""
     results = {
         key: kind_of(record).examine(record, asset, asset.path)
         for key, asset in assets.items()

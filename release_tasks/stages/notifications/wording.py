@@ -62,7 +62,7 @@ def about_rollback(
 
 
 def about_degraded(
-    settings: Settings, release: Manifest | None, reasons: list[str], snapshot_id: str | None, *, is_rolled_back: bool
+    settings: Settings, release: Manifest | None, reasons: list[str], snapshot_id: str | None, *, will_roll_back: bool
 ) -> Notification:
     """Report that a watched release is degraded, and whether a rollback to ``snapshot_id`` starts now."""
     watched = f"release {release.release_id}" if release else "the service"
@@ -72,12 +72,12 @@ def about_degraded(
         "degraded",
         stage="release.watch",
         status="degraded",
-        text=f"{watched} is degraded{', rolling back now' if is_rolled_back else ''}: {reasons[0]}",
+        text=f"{watched} is degraded{', rolling back now' if will_roll_back else ''}: {reasons[0]}",
         detail=reasons[0],
         version=release.app_version if release else None,
         release_id=release.release_id if release else None,
         snapshot_id=snapshot_id,
-        next="inv release.status" if is_rolled_back else suggested,
+        next="inv release.status" if will_roll_back else suggested,
         diagnostics=reasons,
     )
 
@@ -107,7 +107,7 @@ def about_failure(
 
 
 def _release_of(pipeline: Pipeline, snapshot_id: str | None) -> Manifest | None:
-    """Return the release of a snapshot, None when its records cannot be read."""
+    """Return the release of a snapshot, None when it is unknown (no release, or unreadable records)."""
     with contextlib.suppress(StageError, OSError):
         release_id = pipeline.catalogue.get(snapshot_id).release_id if snapshot_id else None
         return next((file.manifest for file in pipeline.read_manifests() if file.release_id == release_id), None)

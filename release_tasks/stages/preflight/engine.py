@@ -46,7 +46,7 @@ def run_preflight(
     ``report.passed`` is the verdict. ``only`` and ``skip`` are names of gates; excluded gates are reported as skipped
     and do not count. The folder of the logs is named after ``release_id``. The start and the result of a gate are
     emitted in the calling thread, its progress in the gate's thread. Raises UsageError. KeyboardInterrupt and
-    Interrupted stop every gate within 2 s and are re-raised.
+    Interrupted stop every gate within 5 s and are re-raised.
     """
     gates = settings.release.gates
     release_id = require_id(release_id or f"preflight-{compact()}", "release id")

@@ -32,7 +32,7 @@ _STOP_TIMEOUT = {True: 5.0, False: 1.0}
 def run_gates(contexts: Mapping[str, GateContext], emit: Emit) -> dict[str, Check]:
     """Run every gate and return the results by name; starts and results are emitted in the calling thread.
 
-    An exception in the calling thread (KeyboardInterrupt, Interrupted) stops all gates within 2 s and is re-raised.
+    An exception in the calling thread (KeyboardInterrupt, Interrupted) stops all gates within 5 s and is re-raised.
     """
     checks: dict[str, Check] = {}
     needs = {name: [need for need in gate.config.needs if need in contexts] for name, gate in contexts.items()}

@@ -59,9 +59,9 @@ class Amendment:
     diagnostics: list[str] = field(factory=list)
 
     @property
-    def has_no_events(self) -> bool:
-        """Whether the rollback changes no approval, so that no event has to be written."""
-        return not any(s.withdrawn or s.returned or s.is_emptied for s in self.stores.values())
+    def needs_events(self) -> bool:
+        """Whether the rollback changes approvals, so that events have to be written."""
+        return any(s.withdrawn or s.returned or s.is_emptied for s in self.stores.values())
 
     def amended(self) -> SnapshotMetadata:
         """Return the metadata of the amended snapshot, which may not exist yet; its id is derived from its content."""
@@ -120,7 +120,7 @@ def find_amended(pipeline: Pipeline, amendment: Amendment) -> SnapshotMetadata |
 
     Also None if events have to be written first: the amended snapshot contains the log.
     """
-    if not amendment.has_no_events:
+    if amendment.needs_events:
         return None
     amended = amendment.amended()
     return amended if amended is amendment.target else _existing(pipeline, amended)
@@ -135,7 +135,7 @@ def amend_target(
     StageFailed or OSError; then only the log may have changed.
     """
     amendment = plan_amendment(settings, pipeline, target)
-    if not amendment.has_no_events:
+    if amendment.needs_events:
         store = Store(settings.pairing.credentials)
         _write_events(store.audit, amendment, rollback_id)
         # Only the log is read again. The approvals stay as planned: a log that was just created is no history.

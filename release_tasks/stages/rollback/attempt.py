@@ -77,7 +77,10 @@ class RollbackRequest:
 
 
 class RollbackEnded(Exception):
-    """The attempt ended before its last step, and the audit log has it; ``outcome`` is the result."""
+    """The attempt ended before its last step; ``outcome`` is the result.
+
+    The attempt was recorded, unless the audit log could not be written.
+    """
 
     def __init__(self, outcome: RollbackOutcome) -> None:
         super().__init__(outcome.status)

@@ -24,7 +24,7 @@ class Recorder:
     lineage: str | None
 
     def begin(self, target: SnapshotMetadata, is_forced: bool) -> None:
-        """Record that a rollback to ``target`` started; the snapshot restored before it is still live."""
+        """Record that a rollback to ``target`` started; the live state is still the state before it."""
         anchor = self.pipeline.audit.append(
             "rollback.started",
             status="in_progress",

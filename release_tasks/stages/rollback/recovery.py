@@ -82,7 +82,7 @@ def complete_interrupted(settings: Settings, pipeline: Pipeline, command: str, e
             return report
         if is_swapping:
             raise StageFailed(f"{describe_error(error)} Fix it, then run `inv release.recover` again.") from error
-        # Leftovers are harmless, so they must not keep the service from its start.
+        # Leftovers are harmless, so an error here must not prevent the start of the service.
         detail = f"No live state needs recovery. Leftovers of an earlier command remain: {describe_error(error)}"
         return RecoveryReport(status="clean", detail=detail)
     except LockHeld:
@@ -102,7 +102,11 @@ def pending(settings: Settings, pipeline: Pipeline) -> RecoveryReport:
         detail = f"A rollback to {journal.snapshot_id} was interrupted; `inv release.recover` completes it."
         return RecoveryReport(status="pending", detail=detail, snapshot_id=journal.snapshot_id)
     if _has_leftovers(settings, pipeline):
-        return RecoveryReport(status="pending", detail="There are files of an interrupted or running command.")
+        return RecoveryReport(
+            status="pending",
+            detail="Files of an interrupted or running command exist. If no command is running, `inv release.recover` "
+            "removes them.",
+        )
     return RecoveryReport(status="clean", detail="Nothing to recover.")
 
 

@@ -102,28 +102,28 @@ def respond(
     if verdict.status != "degraded":
         return Response(exit_code=ExitCode.DONE if verdict.status == "healthy" else ExitCode.NEGATIVE)
     is_requested = settings.release.watch.rollback
-    is_possible = is_requested and not context.blocker
+    will_try = is_requested and not context.blocker
     try:
         pipeline.audit.append(
             "watch.degraded",
             status="degraded",
             detail=verdict.reasons[0],
             release_id=context.release_id,
-            snapshot_id=context.snapshot_id if is_possible else None,
+            snapshot_id=context.snapshot_id if will_try else None,
             reasons=verdict.reasons,
             counts=encode(count(samples)),
             baseline=encode(context.baseline) if context.baseline else None,
             samples=[sample.evidence() for sample in samples[-_SAMPLES_IN_EVIDENCE:]],
-            rollback=is_possible,
+            rollback=will_try,
         )
         problem = None
     except OSError as error:
         problem = f"The evidence could not be written to the audit log: {describe_error(error)}"
     # Announced before the rollback, which may take minutes.
-    is_rolled_back = is_possible and problem is None
+    will_roll_back = will_try and problem is None
     notifications.announce(
         lambda: about_degraded(
-            settings, context.release, verdict.reasons, context.snapshot_id, is_rolled_back=is_rolled_back
+            settings, context.release, verdict.reasons, context.snapshot_id, will_roll_back=will_roll_back
         )
     )
     if problem is not None:
@@ -153,7 +153,9 @@ def _roll_back(settings: Settings, pipeline: Pipeline, context: WatchContext, em
         return Response(diagnostics=[f"{_NO_ROLLBACK} {error.message}", _CHECK])
     if outcome.status == "failed":
         return Response(outcome=outcome, diagnostics=[_CHECK])
-    code = "The state was restored, but not the code. If the old code is not deployed yet, deploy it."
+    code = (
+        "The state was restored, but not the code. Deploy the code of the previous release if it is not deployed yet."
+    )
     notes = [code] if settings.release.restart.command is None else []
     return Response(outcome=outcome, diagnostics=[*notes, "Check the health: inv gate.api-health"])
 

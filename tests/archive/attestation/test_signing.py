@@ -175,7 +175,7 @@ ALTERATIONS: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "signature no base64": (lambda d: d["signatures"][0].update(sig="?"), "invalid base64"),
     "no signatures": (lambda d: d.update(signatures=[]), "signature (key none)"),
     "signatures of no form": (lambda d: d.update(signatures=[1, {}, {"sig": 7}]), "is not valid for any trusted key"),
-    "payload of no form": (lambda d: d.update(payload=7), "it is no DSSE envelope"),
+    "payload of no form": (lambda d: d.update(payload=7), "it is not a DSSE envelope"),
     "payload no base64": (lambda d: d.update(payload="%%%"), "invalid base64"),
 }
 

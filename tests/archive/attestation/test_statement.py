@@ -187,7 +187,7 @@ ALTERATIONS: dict[str, tuple[Callable[[Project], object], str, str]] = {
     "subject added": (
         lambda p: rewrite_statement(p, lambda d: d["subject"].append({"name": "x", "digest": {"sha256": "0" * 64}})),
         "x",
-        "differs from its statement",
+        "differs from the statement of the release",
     ),
     "subject taken away": (
         lambda p: rewrite_statement(p, lambda d: d["subject"].pop()),
@@ -203,7 +203,7 @@ ALTERATIONS: dict[str, tuple[Callable[[Project], object], str, str]] = {
     "another document": (
         lambda p: p.pipeline.statement_path("v1").write_text('{"_type": "https://in-toto.io/Statement/v0.1"}'),
         "manifests/v1.json.intoto.jsonl",
-        "it is no in-toto Statement",
+        "it is not an in-toto Statement",
     ),
     "two subjects of one name": (
         lambda p: rewrite_statement(p, lambda d: d["subject"].append(d["subject"][0])),

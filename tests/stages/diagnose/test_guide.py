@@ -248,6 +248,15 @@ def test_a_rollback_that_ended_during_its_health_check_is_not_healthy(service: R
     assert service.first_finding().key == {"killed": "interrupted", "recovered": "restored-unhealthy"}[how]
 
 
+def test_an_undone_rollback_had_no_effect(service: ReleasedService, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After recover has undone the rollback, the guide does not say that its snapshot was restored."""
+    interrupt_rollback(service)
+    snapshot = service.project.pipeline.catalogue.path(service.snapshot().snapshot_id)
+    (snapshot / "assets/mcp/mcp.json").write_bytes(b"{}")  # recovery cannot finish the rollback
+    assert recover(service.settings).status == "undone"
+    assert service.first_finding().key == "rollback-given-up"
+
+
 def test_a_refused_attempt_does_not_hide_a_failed_rollback(service: ReleasedService) -> None:
     """A mistyped id after a failed rollback is not the last change of the state."""
     fail_a_rollback(service)

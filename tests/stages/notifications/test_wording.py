@@ -92,7 +92,7 @@ def test_rollback(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize(
-    ("snapshot_id", "goes_back", "printed", "next_command"),
+    ("snapshot_id", "will_roll_back", "printed", "next_command"),
     [
         ("v2_snapshot", True, "is degraded, rolling back now: 3 bad", "inv release.status"),
         ("v2_snapshot", False, "is degraded: 3 bad", "inv release.rollback --snapshot v2_snapshot"),
@@ -100,10 +100,10 @@ def test_rollback(settings: Settings) -> None:
     ],
 )
 def test_degraded(
-    settings: Settings, snapshot_id: str | None, goes_back: bool, printed: str, next_command: str
+    settings: Settings, snapshot_id: str | None, will_roll_back: bool, printed: str, next_command: str
 ) -> None:
     """The text says whether a rollback runs, or what to type."""
-    notice = about_degraded(settings, manifest(), ["3 bad"], snapshot_id, is_rolled_back=goes_back)
+    notice = about_degraded(settings, manifest(), ["3 bad"], snapshot_id, will_roll_back=will_roll_back)
     assert notice.text == f"demo: release v2 {printed}" and notice.next == next_command
 
 

@@ -279,7 +279,7 @@ def test_snapshot_of_the_older_tool_is_adopted_without_the_plugin(project: Proje
     (folder / "assets" / "state").mkdir(parents=True)
     (folder / "assets" / "state" / "mcp.json").write_text("of the older tool")
     asset = {"key": "mcp-servers", "relativePath": "state/mcp.json", "kind": "file", "exists": True}
-    write_older_metadata(folder, asset)
+    write_older_metadata(folder, asset, retentionLimit=None, createdAt="2024-01-01T00:00:00Z")
     outcome = roll_back(project, snapshot_id=snapshot_id, force=True)
     assert outcome.status == "restored", outcome.diagnostics
     assert project.mcp.read_text() == "of the older tool"

@@ -116,7 +116,7 @@ def test_command_killed_by_a_signal_fails_the_rollback(project: Project) -> None
     assert roll_back(project, restart_command="kill -9 $$").status == "failed"
 
 
-def test_output_of_64_mib_uses_no_memory_of_the_rollback(project: Project, health: Health, pids: Path) -> None:
+def test_output_of_64_mib_uses_less_than_40_mib_of_memory(project: Project, health: Health, pids: Path) -> None:
     """The command writes its output directly to a file."""
     import resource
 
