@@ -133,8 +133,8 @@ BLOCKERS: dict[str, tuple[Callable[[Project], object], tuple[Check, ...], str]] 
     "skipped gate": (lambda p: None, (evolve(FAILED, status="skipped", detail="needs build"),), "tests: needs build"),
     "gate not selected": (lambda p: None, (PASSED, NOT_SELECTED), "tests: was excluded"),
     "missing file": (lambda p: p.mcp.unlink(), (PASSED,), "mcp: {mcp} is required but does not exist"),
-    "missing folder": (lambda p: shutil.rmtree(p.identity), (PASSED,), "identity: {identity} is required but does not exist"),
-    "missing database": (lambda p: p.database.unlink(), (PASSED,), "database: {database} is required but does not exist"),
+    "missing folder": (lambda p: shutil.rmtree(p.identity), (PASSED,), "identity: {identity} is required but does not exist"),  # noqa: E501
+    "missing database": (lambda p: p.database.unlink(), (PASSED,), "database: {database} is required but does not exist"),  # noqa: E501
     "dangling link": (replace_by_dangling_link, (PASSED,), "snapshot: {mcp} is a symbolic link"),
     "damaged database": (damage_database, (PASSED,), "snapshot: "),
     "text for a database": (lambda p: p.database.write_text("x" * 500), (PASSED,), "snapshot: {database} cannot be read"),  # noqa: E501
