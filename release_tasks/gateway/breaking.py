@@ -37,7 +37,9 @@ def break_gateway(paths: GatewayPaths, name: str) -> Fault:
     """Inject the fault ``name``, a key of FAULTS, in a running or stopped gateway; raises GatewayError on failure."""
     fault = FAULTS[name]
     if paths.is_new:
-        raise GatewayError(f"There is no gateway in {paths.root}. To create one, run `inv gateway.start`.")
+        raise GatewayError(
+            f"There is no gateway in {paths.root}. To create one, run `inv gateway.start --root {paths.root}`."
+        )
     try:
         fault.inject(paths)
     except (OSError, sqlite3.Error) as error:

@@ -56,7 +56,7 @@ def read_update(update: dict[str, Any]) -> DirectMessage | None:
     chat, sender = message.get("chat"), message.get("from")
     if not isinstance(chat, dict) or not isinstance(sender, dict):
         return None
-    # In a private chat, the id of the chat is the id of the person; a different sender id is not from this person.
+    # In a private chat, the id of the chat is the id of the person; another sender id is not this person.
     if chat.get("type") != "private" or not _is_number(sender.get("id")) or sender["id"] != chat.get("id"):
         return None
     if sender.get("is_bot") is not False or "sender_chat" in message:

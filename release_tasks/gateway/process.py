@@ -181,7 +181,8 @@ def _wait_until_certain(paths: GatewayPaths, timeout: float) -> GatewayStatus:
             return current
         if time.monotonic() > deadline:
             raise GatewayError(
-                f"A gateway runs as process {current.pid} but does not respond. To stop it, run `inv gateway.stop`."
+                f"A gateway runs as process {current.pid} but does not respond. To stop it, run "
+                f"`inv gateway.stop --root {paths.root}`."
             )
         time.sleep(_POLL_SECONDS)
 

@@ -152,7 +152,7 @@ def show_outcome(screen: Screen, outcome: RollbackOutcome) -> None:
         screen.note(
             f"Damaged before the rollback, replaced by new files: {', '.join(outcome.damaged_assets)}. "
             "Restart every process that still has the old files open.",
-            f"The remains of the damaged files are in {safety}; they cannot be restored.",
+            f"The remains of the damaged files are in {safety}; a rollback cannot restore them.",
         )
     elif safety and did_restore:
         screen.note(f"To undo this rollback: inv release.rollback --snapshot {safety}")

@@ -15,7 +15,7 @@ __all__ = ["Line", "aligned_lines", "fitting_lines", "shortened", "wrapped"]
 _GAP = "  "
 _INDENT = "  "
 _LEAST_PROSE = 24  # cells: a sentence in a narrower column cannot be read
-# A command stays on one line, for it is copied as one: the first half of a rollback to a snapshot is a rollback too.
+# A command stays on one line, because people copy it: `inv release.rollback` without `--snapshot ID` is complete too.
 _COMMAND = re.compile(
     r"`[^`]+`"
     r"|\binv [\w-]+\.[\w-]+"

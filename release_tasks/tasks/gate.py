@@ -63,7 +63,7 @@ def _run(ctx: Context, names: list[str], as_json: bool, health_url: str | None =
         for name in names:
             if name not in current.settings.release.gates:
                 known = ", ".join(current.settings.release.gates) or "none"
-                raise UsageError(f"no gate is called {name!r}; release.gates has: {known}")
+                raise UsageError(f"unknown gate {name!r}; release.gates has: {known}")
         run = run_gates(current, f"gate-{compact()}", names)
         ran = [check for check in run.report.checks if not check.is_left_out]
         answer_preflight(current, evolve(run, report=evolve(run.report, checks=ran)))

@@ -1,4 +1,4 @@
-"""The configuration of a project: merged like ``inv`` does, and checked."""
+"""The configuration of a project: merged as ``inv`` merges it, then checked."""
 
 from __future__ import annotations
 

@@ -40,7 +40,7 @@ _EXECUTOR_LINE = "tasks: {executor_class: release_tasks.executor.StageExecutor}"
     help={
         "health_url": _HEALTH_HELP,
         "only": "Run only these gates; repeat the flag or separate names with commas.",
-        "skip": "Leave these gates out; no release can be prepared with them left out.",
+        "skip": "Exclude these gates; a release cannot be prepared without them.",
         "junit": _JUNIT_HELP,
         "strict": _STRICT_HELP,
     },

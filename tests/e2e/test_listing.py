@@ -74,7 +74,7 @@ def test_json_and_a_subfolder_list_the_same(scratch: InvokeProject) -> None:
 def test_a_task_that_is_not_listed_runs_when_typed(versioned: InvokeProject) -> None:
     """It says what is missing, as it does where it is listed; its collection lists it by name."""
     done = versioned.run("gate.build")
-    assert (done.returncode, done.stderr.strip()) == (2, "no gate is called 'build'; release.gates has: count")
+    assert (done.returncode, done.stderr.strip()) == (2, "unknown gate 'build'; release.gates has: count")
     assert versioned.run("gateway.status").returncode == 1
     assert versioned.run("--help", "pairing.list").returncode == 0
     assert ".start" in versioned.run("--list", "gateway").stdout

@@ -105,7 +105,7 @@ def test_a_restore_over_damage_offers_no_rollback_of_it() -> None:
     assert "inv release.rollback --snapshot safety_1" in shown(show_outcome, outcome)[-1]
     lines = shown(show_outcome, evolve(outcome, damaged_assets=["database"]))
     assert lines[0] == "RESTORED  snapshot v1_snapshot is live"
-    assert "replaced by new files: database. Restart" in lines[-2] and "they cannot be restored" in lines[-1]
+    assert "replaced by new files: database. Restart" in lines[-2] and "a rollback cannot restore them" in lines[-1]
     assert not any("inv release.rollback" in line for line in lines)
 
 

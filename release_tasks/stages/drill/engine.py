@@ -83,7 +83,9 @@ def run_drill(
     try:
         _record(pipeline, outcome, rehearsal.snapshot, is_conclusive)
     except OSError as error:
-        message = f"{describe_error(error)} The result of the drill cannot be recorded, so it does not count."
+        message = (
+            f"{describe_error(error)} The result was not recorded, so the snapshot does not count as restore-tested."
+        )
         return evolve(outcome, status="failed", diagnostics=[message, *outcome.diagnostics])
     return outcome
 

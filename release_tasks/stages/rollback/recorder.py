@@ -17,7 +17,7 @@ __all__ = ["Recorder", "record_refusal"]
 
 @frozen(kw_only=True)
 class Recorder:
-    """Writes the records of one rollback. ``lineage`` identifies the latest release at its start."""
+    """Writes the records of one rollback. ``lineage`` identifies the latest release at the start of the rollback."""
 
     pipeline: Pipeline
     rollback_id: str
@@ -101,7 +101,7 @@ def record_refusal(pipeline: Pipeline, requested: str | None, status: str, detai
     with contextlib.suppress(OSError):
         state = pipeline.known_state()
         is_open = state is not None and state.status == "in_progress" and not pipeline.has_journal()
-        # The id is recorded only when its snapshot is live; without it the attempt changed nothing.
+        # The event has a rollbackId only if the snapshot of the rollback is live. An event without one changed nothing.
         rollback_id = {"rollbackId": state.rollback_id} if state is not None and is_open and state.restored else {}
         anchor = pipeline.audit.append(
             "rollback.refused", status=status, detail=detail, requestedSnapshot=requested, **rollback_id

@@ -1,4 +1,4 @@
-"""Recovery: finish or undo an interrupted rollback, and remove leftovers; quick when there is nothing to do.
+"""Recovery: finish or undo an interrupted rollback, and remove leftovers; quick and safe when there is nothing to do.
 
 It is meant as the service's start gate: after a crash during the swap the live state is mixed, so no process should
 open it before ``recover`` has run.
@@ -49,7 +49,7 @@ class RecoveryReport:
 def recover(
     settings: Settings, *, look_only: bool = False, emit: Emit = ignore, notices: Notifications | None = None
 ) -> RecoveryReport:
-    """Finish or undo an interrupted rollback, and remove leftovers; quick when there is nothing to do.
+    """Finish or undo an interrupted rollback, and remove leftovers; quick and safe when there is nothing to do.
 
     With ``look_only`` it reports what it would do and changes nothing. Raises StageFailed when the rollback can be
     neither finished nor undone, LockHeld when a running swap takes longer than a minute.
@@ -83,7 +83,7 @@ def complete_interrupted(settings: Settings, pipeline: Pipeline, command: str, e
         if is_swapping:
             raise StageFailed(f"{describe_error(error)} Fix it, then run `inv release.recover` again.") from error
         # Leftovers are harmless, so an error here must not prevent the start of the service.
-        detail = f"No live state needs recovery. Leftovers of an earlier command remain: {describe_error(error)}"
+        detail = f"No live state needs recovery. Leftovers of a command could not be removed: {describe_error(error)}"
         return RecoveryReport(status="clean", detail=detail)
     except LockHeld:
         if pipeline.has_journal():

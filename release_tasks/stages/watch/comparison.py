@@ -1,6 +1,7 @@
 """Comparison of one sample with the baseline that was measured when the release was prepared; does no I/O.
 
-A value without a baseline is ``unknown``: it cannot show whether the release changed it.
+A degraded health or a count over its limit is ``unknown`` without a baseline: whether the release caused it
+is not known.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ class Part:
 
 
 def combine(parts: list[Part]) -> Finding:
-    """Return the finding of the whole sample: ``bad`` if any part is bad, ``ok`` if all measured parts are ok."""
+    """Return the finding of the sample: ``bad`` if any part is bad, ``ok`` if all measured are ok, else ``unknown``."""
     found = {part.finding for part in parts}
     return "bad" if "bad" in found else "ok" if found - {None} == {"ok"} else "unknown"
 

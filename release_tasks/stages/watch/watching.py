@@ -30,7 +30,7 @@ _STAGE = "release.watch"
 _MAX_SAMPLES = 50  # in the report
 _WILL_NOT = "watch will not roll back:"
 _GRACE_PERIOD = 5.0  # seconds of delay on a busy machine that do not count as sleep
-# A clock that includes the time asleep: CLOCK_BOOTTIME on Linux; macOS has no such clock, but its CLOCK_MONOTONIC does.
+# A clock that includes the time asleep: CLOCK_BOOTTIME on Linux; on macOS, CLOCK_MONOTONIC includes that time.
 _CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
