@@ -146,7 +146,7 @@ def test_copy_of_an_absent_asset_is_detected(catalogue: Catalogue) -> None:
 
 @pytest.mark.parametrize(
     "added",
-    ["assets/database/app.db-journal", "assets/database/app.db-wal", "assets/mcp/other.json", "assets/stray", "stray"],
+    ["assets/database/app.db-journal", "assets/database/app.db-wal", "assets/mcp/other.json", "assets/extra", "extra"],
 )
 def test_file_added_next_to_the_assets_is_detected(catalogue: Catalogue, added: str) -> None:
     """A journal next to a stored database changes the rows that SQLite reads."""

@@ -239,14 +239,14 @@ def test_a_release_runs_its_own_gates(project: Project, folder: Path) -> None:
 def test_a_held_lock_is_its_own_error(project: Project, folder: Path) -> None:
     """The caller can wait and retry."""
     settings = load_project(folder)
-    with run_lock(settings.release.root, "somebody else"), pytest.raises(LockHeld, match="somebody else"):
+    with run_lock(settings.release.root, "another run"), pytest.raises(LockHeld, match="another run"):
         prepare_release(settings)
 
 
 @pytest.mark.slow
 def test_notifications_are_sent_from_a_program_too(project: Project, folder: Path) -> None:
     """Once, also for a stage that contains others; a stage that raises is notified as failed."""
-    reported = {"pager": {"command": "cat >> told; echo >> told"}}
+    reported = {"pager": {"command": "cat >> received; echo >> received"}}
     settings = load_project(folder, {"release": {"notices": reported}})
     prepare_release(settings, release_id="v1")
     (settings.release.root / "rollback-journal.json").write_text("{}")
@@ -254,7 +254,7 @@ def test_notifications_are_sent_from_a_program_too(project: Project, folder: Pat
         prepare_release(settings, release_id="v2")
     with pytest.raises(StageFailed):
         recover(settings)
-    printed = [json.loads(line) for line in (folder / "told").read_text().splitlines()]
+    printed = [json.loads(line) for line in (folder / "received").read_text().splitlines()]
     assert [(each["occasion"], each["stage"]) for each in printed] == [
         ("prepared", "release.prepare"),
         ("failed", "release.prepare"),

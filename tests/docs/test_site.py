@@ -19,14 +19,14 @@ CONFIGURATION = REPOSITORY / "mkdocs.yml"
 
 @pytest.mark.smoke
 def test_navigation_names_every_page_once() -> None:
-    """Whoever writes a page is told to put it into the nav, and nobody is led to one that is not there."""
+    """Every page is in the nav, and every entry of the nav has its page."""
     _, _, nav = CONFIGURATION.read_text().partition("\nnav:\n")
     named = re.findall(r"[\w/-]+\.md", nav)
     assert sorted(named) == sorted(str(path.relative_to(DOCS)) for path in DOCS.rglob("*.md"))
 
 
 class Resources(HTMLParser):
-    """Collects what a browser loads by itself; links that somebody has to follow are no resources."""
+    """Collects the addresses that a browser loads by itself; links are not among them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     pytest.importorskip("mkdocs", reason="the site needs the extra docs: pip install -e '.[docs]'")
     folder = tmp_path_factory.mktemp("site")
     line = [sys.executable, "-m", "mkdocs", "build", "--quiet", "--strict", "-d", str(folder)]
-    # A build that asked the network would be sent to a port that nobody listens on.
+    # A request of the build to the network would go to a port without a listener.
     barred = dict.fromkeys(("http_proxy", "https_proxy", "HTTP_PROXY", "HTTPS_PROXY"), "http://127.0.0.1:9")
     variables = {**os.environ, **barred, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(line, cwd=REPOSITORY, env=variables, capture_output=True, text=True)

@@ -95,4 +95,4 @@ def test_documents_have_the_documented_keys(example: ExampleProject) -> None:
         keys, reported = set(json.loads(answer.output)), documented_keys(name)
         if keys != reported:
             wrong[name] = (keys - reported, reported - keys)
-    assert not wrong, "beside the documented keys, and documented without being there"
+    assert not wrong, "keys without documentation, and documented keys that are missing"

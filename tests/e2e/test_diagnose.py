@@ -27,8 +27,11 @@ def test_diagnose_names_the_next_command_until_the_service_is_healthy(scratch: I
     shown = scratch.run("release.status").stdout
     assert snapshot["provedAt"] in shown and "inv release.drill" not in shown
     url = "http://127.0.0.1:9/health"
-    unwell = scratch.document("release.diagnose", "--health-url", url, code=1)
-    assert (unwell["verdict"], unwell["next"]) == ("unhealthy", ["inv release.rollback --plan", "inv release.rollback"])
+    unhealthy = scratch.document("release.diagnose", "--health-url", url, code=1)
+    assert (unhealthy["verdict"], unhealthy["next"]) == (
+        "unhealthy",
+        ["inv release.rollback --plan", "inv release.rollback"],
+    )
     reported = scratch.run("release.diagnose", "--health-url", url)
     assert reported.returncode == 1
     assert "type: inv release.rollback --plan" in reported.stdout and "Deploy the old code" in reported.stdout

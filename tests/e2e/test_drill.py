@@ -234,7 +234,7 @@ def gateway(scratch: InvokeProject, sink: Sink) -> GatewayPaths:
     home.settings.write_text(json.dumps({**settings, "delivery": {"url": sink.url}}))
     store = MessageStore(home.database)
     for number in range(3):
-        store.add_message("email", "somebody", f"message {number}")
+        store.add_message("email", "someone", f"message {number}")
     store.close()
     scratch.configuration["gateway"] = {"root": "gw"}
     scratch.configuration["release"]["assets"] = {

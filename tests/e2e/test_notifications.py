@@ -169,7 +169,7 @@ FAULTS = {
 
 
 def test_no_notification_changes_a_result(scratch: InvokeProject) -> None:
-    """Status, document and exit code are those without notifications, for good and bad results and every fault."""
+    """Status, document and exit code are those without notifications, with good and bad results and every fault."""
     plain = scratch.document("release.prepare", "--release-id", "v1")
     scratch.configuration["release"]["notices"] = FAULTS
     ready = scratch.document("release.prepare", "--release-id", "v2")

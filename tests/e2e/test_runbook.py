@@ -120,8 +120,8 @@ def test_rollback_when_the_service_is_down(gateway: Gateway) -> None:
     failed = run.document("release.rollback", code=1)
     assert failed["status"] == "failed"
     assert any("--restart-command" in message for message in failed["diagnostics"])
-    mended = run.document("release.rollback", "--snapshot", snapshot, "--restart-command", "inv gateway.start")
-    assert (mended["status"], mended["restoredAssets"]) == ("restored", [])
+    fixed = run.document("release.rollback", "--snapshot", snapshot, "--restart-command", "inv gateway.start")
+    assert (fixed["status"], fixed["restoredAssets"]) == ("restored", [])
     assert gateway.texts() == ["one", "two"]
 
 

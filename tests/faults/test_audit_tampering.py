@@ -35,7 +35,7 @@ from tests.support.faults.stages import passed_preflight, prepare
 
 ReportPoints = Callable[[int], None]
 
-OLDER_TOOL = b'{"event":"rollback","ok":true}\nrestored by hand on a Sunday\n{"event":"rollback","ok":false}\n'
+OLDER_TOOL = b'{"event":"rollback","ok":true}\nrestored on a Sunday\n{"event":"rollback","ok":false}\n'
 
 CONFIGURATION: dict[str, Any] = {
     "root": "pipeline",

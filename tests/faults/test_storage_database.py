@@ -96,7 +96,7 @@ def hold() -> Iterator[Hold]:
     end()
 
 
-# The results beside a transaction that never ends: (journal mode, kind) -> (prepare, rollback).
+# The results during a transaction that never ends: (journal mode, kind) -> (prepare, rollback).
 LOCKS = {
     ("wal", "DEFERRED"): ("ready", "restored"),
     ("wal", "IMMEDIATE"): ("ready", "failed"),

@@ -68,7 +68,7 @@ def test_each_channel_gets_its_own_request(
     for channel, to in (("telegram", "4711"), ("whatsapp", "15551234567"), ("whatsapp", "US.15551234567")):
         send(gateway, channel, to)
     send(gateway, "telegram", "403")
-    send(gateway, "elsewhere", "somebody")
+    send(gateway, "elsewhere", "someone")
     await_true(lambda: states(gateway) == ["sent", "sent", "sent", "dead", "sent"])
     text = {"messaging_product": "whatsapp", "type": "text", "text": {"body": "hello"}}
     assert [body for _, _, body in apis] == [
@@ -81,7 +81,7 @@ def test_each_channel_gets_its_own_request(
     assert apis[1][1]["Authorization"] == f"Bearer {TOKENS['WHATSAPP_ACCESS_TOKEN']}"
     assert "Authorization" not in apis[0][1]
     outbox = [json.loads(line)["to"] for line in gateway.home.outbox.read_text().splitlines()]
-    assert outbox == ["somebody"]
+    assert outbox == ["someone"]
     log = gateway.home.log_file.read_text()
     assert "the Telegram Bot API responded with HTTP 403" in log
     for path in gateway.home.root.rglob("*"):

@@ -73,7 +73,7 @@ def test_a_failing_target_ends_in_a_dead_letter(restored_settings: RunningGatewa
 
     httpserver.expect_request("/deliver", method="POST").respond_with_handler(refuse)
     _deliver_to(restored_settings, httpserver.url_for("/deliver"))
-    lost = _send(restored_settings, "nobody takes this")
+    lost = _send(restored_settings, "undeliverable")
     await_true(lambda: _states(restored_settings)[lost] == "dead")
     assert attempts == [1, 2, 3]
     queue = restored_settings.get("/reliability").json()["data"]["queue"]
@@ -94,7 +94,7 @@ def test_delivery_is_retried_until_it_succeeds(restored_settings: RunningGateway
 
     httpserver.expect_request("/deliver", method="POST").respond_with_handler(recover)
     _deliver_to(restored_settings, httpserver.url_for("/deliver"))
-    message = _send(restored_settings, "patience")
+    message = _send(restored_settings, "retried")
     await_true(lambda: _states(restored_settings)[message] == "sent")
     assert keys == [message, message]
 

@@ -18,7 +18,7 @@ from release_tasks.gateway import service
 from release_tasks.gateway.paths import GatewayPaths
 from tests.support.gateway import RunningGateway
 
-MESSAGE = {"channel": "telegram", "to": "4711", "text": "a text that nobody else may read"}
+MESSAGE = {"channel": "telegram", "to": "4711", "text": "a private text"}
 
 
 def _signed(secret: str, body: bytes) -> dict[str, str]:

@@ -280,7 +280,7 @@ def test_status_of_a_hanging_gateway_is_unreachable(gateway: RunningGateway, mon
     os.kill(gateway.pid, signal.SIGSTOP)
     try:
         status = process.status(gateway.home)
-        with pytest.raises(GatewayError, match=r"does not respond\. To stop it, run `inv gateway\.stop`"):
+        with pytest.raises(GatewayError, match=r"does not respond\. To stop it, run `inv gateway\.stop --root /"):
             process.start(gateway.home, port=0, timeout=0.1)
     finally:
         os.kill(gateway.pid, signal.SIGCONT)

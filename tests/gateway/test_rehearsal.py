@@ -23,7 +23,7 @@ def rehearsal(tmp_path: Path) -> Iterator[PidFile]:
     home = GatewayPaths(tmp_path / "gateway")
     home.initialise()
     store = MessageStore(home.database)
-    store.add_message("email", "somebody", "queued")
+    store.add_message("email", "someone", "queued")
     store.close()
     line = [sys.executable, "-m", "release_tasks.gateway", "--root", str(home.root), "--port", "0", "--rehearsal"]
     process = subprocess.Popen(line)

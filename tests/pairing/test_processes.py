@@ -207,12 +207,12 @@ def test_a_kill_at_any_moment_loses_no_decision(
         assert leftovers(credentials) == []
 
 
-def check_after_kill(pairing: Pairing, told: list[list[str]]) -> None:
+def check_after_kill(pairing: Pairing, printed: list[list[str]]) -> None:
     """Compare the output of the killed process with the store, then finish its last action."""
     codes: dict[str, str] = {}
     approved: set[str] = set()
     revoking = ""
-    for what, sender, *rest in told:
+    for what, sender, *rest in printed:
         if what == "code":
             codes[sender] = rest[0]
         elif what == "approved":
@@ -224,8 +224,8 @@ def check_after_kill(pairing: Pairing, told: list[list[str]]) -> None:
             revoking = ""
             assert not pairing.is_approved(TELEGRAM, sender)
     for sender in approved - {revoking}:
-        assert pairing.is_approved(TELEGRAM, sender), told
-    last = told[-1]
+        assert pairing.is_approved(TELEGRAM, sender), printed
+    last = printed[-1]
     if last[0] == "code":
         was_approved = pairing.is_approved(TELEGRAM, last[1])
         try:

@@ -118,7 +118,7 @@ def test_a_log_that_does_not_continue_the_snapshots_is_broken(log: AuditLog, tmp
 
 def test_a_log_after_unknown_content_proves_nothing_without_a_list(log: AuditLog) -> None:
     """The content before the chain may have had revocations."""
-    log.path.write_text("somebody's own notes\n")
+    log.path.write_text("notes of the operator\n")
     write(log, APPROVED, WITHDRAWN)
     history = history_of(log)
     assert history.status == "partial"
@@ -143,9 +143,9 @@ SPELLINGS = ["15551234567", "+1 555 123 4567", "15551234567@s.whatsapp.net", "15
 @pytest.mark.parametrize("live", SPELLINGS)
 def test_a_sender_is_the_same_in_every_spelling(stored: str, live: str) -> None:
     """A number and the same digits with @lid are two senders."""
-    nobody = History(status="intact")
+    empty = History(status="intact")
     restored = restore_store(
-        WHATSAPP, json.dumps({"senderIds": [stored, "15551234567@lid"]}).encode(), [live], nobody, "the store"
+        WHATSAPP, json.dumps({"senderIds": [stored, "15551234567@lid"]}).encode(), [live], empty, "the store"
     )
     assert json.loads(restored.data or b"")["senderIds"] == [stored]
     assert restored.excluded == ["15551234567@lid"] and restored.withdrawn == []

@@ -82,7 +82,7 @@ def test_text_is_broken_between_words_only(text: str, width: int) -> None:
         (f"To go back to the state before: inv release.rollback --snapshot {SNAPSHOT}", None),
         (f"To restore: inv release.rollback --snapshot {SNAPSHOT} --force and so on", "--force"),
         (f"Run `inv release.verify --snapshot {SNAPSHOT}` before the service is started.", "`"),
-        ("Somebody asked to be let in by this: inv pairing.approve telegram ABCD2345", None),
+        ("A sender requested an approval: inv pairing.approve telegram ABCD2345", None),
         ("It says what is wrong with it and how to look at it again: inv gate.run api-health", None),
         ("With the service's own restart: inv release.rollback --restart-command CMD", None),
     ],

@@ -105,7 +105,7 @@ def test_a_secret_of_any_bytes_signs(httpserver: HTTPServer) -> None:
 def test_a_refused_connection_is_unreachable(free_port: int) -> None:
     """Without a URL no request is sent; a password in the URL is not shown."""
     assert fetch_reliability(ReliabilityConfig()) is None
-    report = ask(f"http://somebody:a-password@127.0.0.1:{free_port}/reliability")
+    report = ask(f"http://user:a-password@127.0.0.1:{free_port}/reliability")
     assert report.status == "unreachable"
     assert "refused the connection" in report.detail and "a-password" not in str(report)
 

@@ -35,7 +35,7 @@ PASSED = Check(
     completed_at="2026-01-31T03:00:02.000Z",
     duration_ms=2000,
 )
-FAILED = evolve(PASSED, id="tests", status="failed", detail="exit code 1", diagnostics={"exitCode": 1, "next": "mend"})
+FAILED = evolve(PASSED, id="tests", status="failed", detail="exit code 1", diagnostics={"exitCode": 1, "next": "inv gate.tests"})
 
 
 def release(project: Project, release_id: str, *checks: Check) -> Any:
@@ -351,7 +351,7 @@ def test_the_page_is_written_with_any_damage(project: Project, damage: Damage, m
     assert page.history.total == 2
     if damage in (_remove_snapshot, _alter_snapshot, _alter_metadata):
         rollbacks = [line for _, line in page.rollback_options.commands if "release.rollback" in line]
-        assert not rollbacks, "a snapshot that would be refused is no way back"
+        assert not rollbacks, "a snapshot that would be refused is not offered"
     if damage in (_break_chain, _cut_log, _log_is_a_folder):
         assert (page.audit.intact, bool(page.history.problem)) == (False, True)
         assert "Chain broken" in html

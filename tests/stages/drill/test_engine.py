@@ -247,7 +247,7 @@ def test_a_drill_and_a_rollback_do_not_block_each_other(project: Project) -> Non
 
     assert rehearse(project, progress=roll_back).status == "passed"
     assert ended == ["restored"]
-    with run_lock(project.pipeline.root, "somebody"):
+    with run_lock(project.pipeline.root, "another run"):
         assert rehearse(project).status == "passed"
     assert project.pipeline.audit.verify().intact
 
@@ -453,7 +453,10 @@ MUTANTS: dict[str, tuple[str, Callable[[Path], Any]]] = {
         "database: its content differs",
         lambda state: lose_rows(state / "app.db"),
     ),
-    "stray": ("database: it has an extra side file app.db-journal", lambda state: (state / "app.db-journal").touch()),
+    "side file": (
+        "database: it has an extra side file app.db-journal",
+        lambda state: (state / "app.db-journal").touch(),
+    ),
 }
 
 

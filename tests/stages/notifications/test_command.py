@@ -74,9 +74,9 @@ def test_a_failed_command_is_retried(settings_with: SettingsWith, failed: Make) 
 def test_a_missing_command_is_reported_once(settings_with: SettingsWith, failed: Make) -> None:
     """The message names the command, and there is no retry."""
     messages: list[str] = []
-    (delivery,) = send(settings_with(pager={"command": "./page-nobody --now"}), failed, messages)
+    (delivery,) = send(settings_with(pager={"command": "./no-such-pager --now"}), failed, messages)
     assert (delivery.status, delivery.attempts) == ("failed", 1)
-    assert "command not found: ./page-nobody" in delivery.detail
+    assert "command not found: ./no-such-pager" in delivery.detail
     assert messages[-1] == f"notification to pager was not delivered (1 attempt): {delivery.detail}"
 
 

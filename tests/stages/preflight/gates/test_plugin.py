@@ -77,7 +77,7 @@ OF = "the gate 'custom' of custom-gate 1.0"
             f"{OF} returned a Verdict whose diagnostics is NoneType, not dict",
         ),
         (
-            "told = {}; told['again'] = told; return Verdict(passed=True, detail='', diagnostics=told)",
+            "nested = {}; nested['again'] = nested; return Verdict(passed=True, detail='', diagnostics=nested)",
             f"{OF} returned diagnostics that cannot be written as JSON: ValueError: Circular reference detected",
         ),
         (
