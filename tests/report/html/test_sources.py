@@ -35,7 +35,9 @@ PASSED = Check(
     completed_at="2026-01-31T03:00:02.000Z",
     duration_ms=2000,
 )
-FAILED = evolve(PASSED, id="tests", status="failed", detail="exit code 1", diagnostics={"exitCode": 1, "next": "inv gate.tests"})
+FAILED = evolve(
+    PASSED, id="tests", status="failed", detail="exit code 1", diagnostics={"exitCode": 1, "next": "inv gate.tests"}
+)
 
 
 def release(project: Project, release_id: str, *checks: Check) -> Any:
