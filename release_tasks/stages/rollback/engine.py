@@ -310,7 +310,7 @@ def _undo(run: RollbackAttempt, swap: Swap) -> str:
             f"The undo also failed, and the live state may be mixed: {describe_error(error)} "
             "Fix it, then run `inv release.recover` before you start the service."
         )
-    return "The rollback was undone; the state before it is live again."
+    return "The rollback was undone; the earlier state is back in place."
 
 
 def _undo_option(run: RollbackAttempt, safety: SnapshotMetadata) -> str:

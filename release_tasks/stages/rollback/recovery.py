@@ -184,7 +184,7 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, 
     if is_forward:
         message = f"Finished the interrupted rollback to {journal.snapshot_id}. Health was not checked."
         return RecoveryReport(status="finished", detail=message, snapshot_id=journal.snapshot_id)
-    message = f"Undid the interrupted rollback to {journal.snapshot_id}; the state before it is live again."
+    message = f"Undid the interrupted rollback to {journal.snapshot_id}; the earlier state is back in place."
     return RecoveryReport(status="undone", detail=message, snapshot_id=journal.snapshot_id)
 
 

@@ -50,7 +50,7 @@ def test_failed_file_step_undoes_the_steps_before_it(
     crash_at(monkeypatch, "rename_into_place", number, after=False, error=error)
     outcome = roll_back(project)
     assert outcome.status == "failed"
-    assert "the state before it is live again" in outcome.diagnostics[0]
+    assert "the earlier state is back in place" in outcome.diagnostics[0]
     assert project.content() == before
     assert not project.pipeline.journal_path.exists()
     assert project.leftovers() == []
