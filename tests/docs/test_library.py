@@ -118,7 +118,9 @@ def test_the_import_alone_is_light() -> None:
 
 
 @pytest.mark.slow
-def test_the_page_runs(folder: Path, health: Health, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_the_page_runs(
+    folder: Path, health: Health, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """The blocks run one after the other, in a project."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv("INVOKE_RELEASE_HEALTH_URL", health.url)

@@ -6,8 +6,8 @@ import os
 import subprocess
 import sys
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -109,7 +109,7 @@ def test_the_wheel_is_complete(scratch: InvokeProject, tmp_path: Path, free_port
 
 
 @pytest.mark.slow
-def test_the_demo_succeeds_and_leaves_nothing(tmp_path: Path, environment: Any) -> None:
+def test_the_demo_succeeds_and_leaves_nothing(tmp_path: Path, environment: Callable[..., dict[str, str]]) -> None:
     """``inv demo`` ends with 0, and leaves no file in the checkout or in the temporary folder."""
 
     def listing() -> set[str]:

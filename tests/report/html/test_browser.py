@@ -7,13 +7,16 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from release_tasks.report.html.page import find_release, gather
 from release_tasks.report.html.render import render
 from tests.support.example_history import example_history
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -30,7 +33,7 @@ def missing(what: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def chromium() -> Iterator[Any]:
+def chromium() -> Iterator[Browser]:
     """Return Debian's Chromium, driven by Playwright."""
     path = shutil.which("chromium")
     if path is None:
@@ -64,7 +67,7 @@ class Recorded:
 
 
 @pytest.fixture
-def opened(chromium: Any) -> Iterator[Open]:
+def opened(chromium: Browser) -> Iterator[Open]:
     """Open a file: ``opened(path, width=390, dark=True, scripts=False)`` returns the page; ``seen`` is its Recorded."""
     contexts = []
 
@@ -77,7 +80,7 @@ def opened(chromium: Any) -> Iterator[Open]:
         )
         contexts.append(context)
         page = context.new_page()
-        page.seen = Recorded(page)
+        vars(page)["seen"] = Recorded(page)
         page.goto(path.as_uri())
         return page
 
