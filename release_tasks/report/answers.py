@@ -78,7 +78,9 @@ def show_preflight(screen: Screen, report: PreflightReport) -> None:
     left_out = len(report.checks) - len(ran)
     if report.passed:
         screen.line()
-        screen.verdict("passed", f"every gate passed but {left_out} left out" if left_out else "every gate passed")
+        screen.verdict(
+            "passed", f"every gate that ran passed; {left_out} excluded" if left_out else "every gate passed"
+        )
     elif [check.status for check in ran] != ["failed"]:  # the failure of a single gate is the verdict
         screen.line()
         count = len(report.failed_checks)

@@ -20,7 +20,7 @@ import pytest
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.store import MessageStore
 from tests.support.invoke_project import InvokeProject
-from tests.support.processes import await_true, is_running
+from tests.support.processes import await_file, await_true, is_running
 
 pytestmark = pytest.mark.slow
 
@@ -71,7 +71,7 @@ def serving(prepared: InvokeProject, tmp_path: Path) -> Callable[[str], Path]:
 
 
 def note_of(path: Path) -> tuple[list[int], Path]:
-    await_true(lambda: path.exists() and path.read_text().endswith("\n"))
+    await_file(path)
     service, child, root = json.loads(path.read_text())
     return [service, child], Path(root)
 
@@ -287,6 +287,6 @@ def test_a_gateway_without_rehearsal_delivers(gateway: GatewayPaths, sink: Sink)
 
     process.start(gateway, port=0)
     try:
-        await_true(lambda: len(sink.bodies) == 3)
+        await_true(lambda: len(sink.bodies) == 3, seconds=30.0)
     finally:
         process.stop(gateway)

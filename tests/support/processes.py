@@ -13,7 +13,7 @@ __all__ = ["await_file", "await_true", "is_running", "processes_with"]
 T = TypeVar("T")
 
 
-def await_true(condition: Callable[[], T | Literal[False] | None], seconds: float = 30.0) -> T:
+def await_true(condition: Callable[[], T | Literal[False] | None], seconds: float = 10.0) -> T:
     """Poll ``condition`` until its result is true, and return the result; fail after ``seconds``."""
     deadline = time.monotonic() + seconds
     while True:
@@ -26,7 +26,7 @@ def await_true(condition: Callable[[], T | Literal[False] | None], seconds: floa
 
 def await_file(path: Path) -> str:
     """Wait until ``path`` has a complete last line, and return its text."""
-    return await_true(lambda: path.exists() and (text := path.read_text()).endswith("\n") and text)
+    return await_true(lambda: path.exists() and (text := path.read_text()).endswith("\n") and text, seconds=30.0)
 
 
 def is_running(pid: int) -> bool:

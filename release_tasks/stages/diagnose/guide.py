@@ -409,7 +409,7 @@ def _no_release(signals: Signals) -> Iterator[Evidence]:
 
 @_note(
     symptom="no health endpoint is configured",
-    meaning="The health of the service is unknown.",
+    meaning="The health of the service is unknown. Set release.health.url, or type --health-url URL.",
 )
 def _nobody_asked(signals: Signals) -> Iterator[Evidence]:
     if signals.health is None:
