@@ -1,13 +1,61 @@
-"""The clock for timestamps in records, and the id of the current boot."""
+"""The clocks: wall time for records, awake time for time limits, and the id of the current boot.
+
+The wall clock only labels records: it can be set back or ahead at any moment, so it decides nothing.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import threading
+import time
+from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
-__all__ = ["boot_id", "compact", "now", "seconds_since", "timestamp"]
+__all__ = ["LONGEST_GAP", "AwakeClock", "awake", "boot_id", "compact", "now", "seconds_since", "timestamp", "uptime"]
+
+LONGEST_GAP = 1.0  # seconds
+# A clock that includes the time asleep: CLOCK_BOOTTIME on Linux; on macOS, CLOCK_MONOTONIC includes that time.
+_UPTIME = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+
+
+def uptime() -> float:
+    """Return monotonic seconds since a fixed point in time, including the time in which the machine sleeps."""
+    return time.clock_gettime(_UPTIME)
+
+
+class AwakeClock:
+    """A monotonic clock that stands still while this process is suspended; for every time limit of a wait.
+
+    Between two readings, at most LONGEST_GAP seconds pass on it: a longer gap is a suspended process (SIGSTOP, a
+    debugger), a machine that sleeps or a paused virtual machine. The process did not look in that time, so the time
+    says nothing about the service it waits for. A wait therefore reads the clock at least once in LONGEST_GAP. All
+    threads share one clock, because they are suspended together.
+    """
+
+    def __init__(self, clock: Callable[[], float] = uptime) -> None:
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._last = clock()
+        self._skipped = 0.0
+
+    def now(self) -> float:
+        """Return the seconds that this process was awake, since a fixed point in time."""
+        return self._read()[0]
+
+    def skipped(self) -> float:
+        """Return the total of the seconds in gaps. A larger total than before means: suspended in between."""
+        return self._read()[1]
+
+    def _read(self) -> tuple[float, float]:
+        with self._lock:
+            last, self._last = self._last, self._clock()
+            self._skipped += max(self._last - last - LONGEST_GAP, 0.0)
+            return self._last - self._skipped, self._skipped
+
+
+awake = AwakeClock()
 
 
 def now() -> datetime:

@@ -6,11 +6,11 @@ import contextlib
 import queue
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TypeVar
 
+from release_tasks.core.clock import awake
 from release_tasks.core.errors import ExitCode, Interrupted
 
 __all__ = ["LONGEST_WAIT", "interruptible", "next_item", "uninterrupted", "wait_for"]
@@ -66,9 +66,7 @@ def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[No
                 signal.signal(number, former)
 
 
-def wait_for(
-    attempt: Callable[[float], T], seconds: float = float("inf"), now: Callable[[], float] = time.monotonic
-) -> T:
+def wait_for(attempt: Callable[[float], T], seconds: float = float("inf"), now: Callable[[], float] = awake.now) -> T:
     """Call ``attempt`` until it returns a true value or ``seconds`` are over, and return its last value.
 
     ``attempt(slice)`` waits for at most ``slice`` seconds, as ``Event.wait`` does. It is called once more when the time

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeVar
 
-__all__ = ["await_file", "await_true", "is_running", "processes_with"]
+__all__ = ["await_file", "await_true", "is_running", "processes_with", "suspend"]
 
 T = TypeVar("T")
 
@@ -32,7 +33,7 @@ def await_file(path: Path) -> str:
 def is_running(pid: int) -> bool:
     """Return whether a process exists and is not a zombie."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
+        return _state(pid) not in "ZX"
     except OSError:
         return False
 
@@ -47,3 +48,17 @@ def processes_with(word: str) -> list[int]:
         except OSError:
             continue
     return found
+
+
+def suspend(pid: int, seconds: float) -> None:
+    """Stop a process with SIGSTOP for ``seconds``, and let it continue."""
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        await_true(lambda: _state(pid) == "T")
+        time.sleep(seconds)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+
+
+def _state(pid: int) -> str:
+    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]

@@ -9,7 +9,7 @@ from attrs import evolve, field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import ReleaseConfig, Settings
-from release_tasks.core.clock import timestamp
+from release_tasks.core.clock import timestamp, uptime
 from release_tasks.core.errors import ExitCode, Interrupted, StageFailed, UsageError
 from release_tasks.core.events import Emit, Noted, ignore, shielded
 from release_tasks.core.interrupt import wait_for
@@ -30,8 +30,6 @@ _STAGE = "release.watch"
 _MAX_SAMPLES = 50  # in the report
 _WILL_NOT = "watch will not roll back:"
 _GRACE_PERIOD = 5.0  # seconds of delay on a busy machine that do not count as sleep
-# A clock that includes the time asleep: CLOCK_BOOTTIME on Linux; on macOS, CLOCK_MONOTONIC includes that time.
-_CLOCK = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 
 
 class Clock:
@@ -39,7 +37,7 @@ class Clock:
 
     def now(self) -> float:
         """Return the seconds since a fixed point in time."""
-        return time.clock_gettime(_CLOCK)
+        return uptime()
 
     def wait(self, seconds: float) -> None:
         """Wait for ``seconds``, including the time in which the machine sleeps."""
