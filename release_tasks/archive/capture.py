@@ -179,11 +179,18 @@ def _capture_concurrently(
 
 
 def capture_asset(
-    key: str, asset: AssetConfig, snapshot: Path, *, emit: Emit = ignore, allow_damaged: bool = False
+    key: str,
+    asset: AssetConfig,
+    snapshot: Path,
+    *,
+    emit: Emit = ignore,
+    allow_damaged: bool = False,
+    look_only: bool = False,
 ) -> AssetRecord:
     """Copy one asset below ``snapshot`` and return its record; an absent asset is recorded as absent.
 
-    With ``allow_damaged``, state that cannot be read as an asset of its kind is copied byte for byte.
+    With ``allow_damaged``, state that cannot be read as an asset of its kind is copied byte for byte. ``look_only`` is
+    for a comparison: it copies such state too, and changes nothing live.
     """
     kind = asset.kind
     relative = f"assets/{key}/{asset.path.name}"
@@ -195,9 +202,9 @@ def capture_asset(
     copy = snapshot / relative
     os.mkdir(copy.parent, 0o700)
     record = evolve(record, mode=stat.S_IMODE(info.st_mode))
-    if not allow_damaged:
+    if not (allow_damaged or look_only):
         return kind.capture(asset, record, copy, emit=emit)
     try:
-        return kind.scan(asset, record, copy, emit=emit)
+        return (kind.look if look_only else kind.scan)(asset, record, copy, emit=emit)
     except Damaged:
         return kind.capture_raw(asset, record, copy, emit)

@@ -226,6 +226,14 @@ class AssetKind:
         """
         raise TypeError(f"assets of kind {self.name} have no capture")
 
+    def look(self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore) -> AssetRecord:
+        """Copy the live state for a comparison, as ``capture`` does for a safety snapshot, and change nothing live.
+
+        Names, bytes, inodes and modification times of the live state and of its folder stay the same. ``copy`` is in a
+        scratch folder of the caller. Raises the errors of ``capture``.
+        """
+        return self.capture(asset, record, copy, emit=emit, allow_damaged=True)
+
     def raw_paths(self, asset: AssetConfig) -> list[Path]:
         """Return the paths that ``capture_raw`` copies."""
         return [asset.path]

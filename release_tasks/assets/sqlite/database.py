@@ -22,6 +22,7 @@ from urllib.parse import quote
 import apsw
 
 from release_tasks.assets.base import Damaged
+from release_tasks.assets.sqlite.private import private_copy
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed, with_path
@@ -35,7 +36,7 @@ __all__ = [
     "check_database",
     "content_digest",
     "count_rows",
-    "is_sound",
+    "examine_database",
     "read_schema",
     "restore_database",
     "set_journal_mode",
@@ -46,6 +47,7 @@ SIDE_FILES = ("-wal", "-shm", "-journal")
 
 _PAGES_A_STEP = 2048  # 8 MiB at the default page size: short enough to react to a signal
 _CACHE_KIB = 8192
+_EXAMINATIONS = 3
 BUSY_SECONDS = 30.0  # how long a lock of another process is waited for; tests shorten it
 _HEADER_BYTES = 100
 _MAGIC = b"SQLite format 3\0"
@@ -83,22 +85,46 @@ def capture_database(
     bytes), ``checked`` with the number of bytes of each read for the digest.
     """
     with _translated_errors(source), _reader(source) as live:
-        journal_mode = str(_value(live, "PRAGMA journal_mode"))
-        live.execute("BEGIN")
-        _value(live, "SELECT count(*) FROM sqlite_schema")
-        _require_whole_pages(live, source)
-        with _connection(destination, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE) as copy:
-            copy.execute("PRAGMA synchronous = OFF")
-            _value(copy, "PRAGMA journal_mode = OFF")
-            _run_backup(copy, live, progress)
-    os.chmod(destination, 0o600)
-    write_canonical_header(destination)
-    with ThreadPoolExecutor(2) as pool:
-        digest = pool.submit(sha256_file, destination, checked)
-        flushed = pool.submit(fsync_file, destination)
-        check_database(destination, reported_as=source)
-        flushed.result()
-        return journal_mode, digest.result()
+        journal_mode = _back_up(live, source, destination, progress)
+    return journal_mode, _completed(destination, source, checked)
+
+
+def examine_database(
+    source: Path, destination: Path, progress: Progress | None = None, checked: Callable[[int], None] | None = None
+) -> tuple[str, str]:
+    """Copy the committed content of a database as ``capture_database`` does, and change nothing next to ``source``.
+
+    SQLite reads a private copy of the file and its journals, in a folder next to ``destination`` that is removed. Only
+    when a writer never pauses, SQLite reads the live database, as an ordinary reader of the service does: then the
+    files change anyway, and there is no hot journal. Raises the errors of ``capture_database``, and StageFailed for a
+    database that keeps changing.
+    """
+    _require_database(source)
+    scratch = destination.with_name(f".{destination.name[:64]}.private")
+    copied = 0
+
+    def count(size: int) -> None:
+        nonlocal copied
+        copied += size
+        if progress is not None:
+            progress(copied, copied)
+
+    for _ in range(_EXAMINATIONS):
+        with private_copy(source, scratch, count) as private:
+            if private is not None:
+                journal_mode = _fold_journals(private, source)
+                os.rename(private, destination)
+                return journal_mode, _completed(destination, source, checked, is_durable=False)
+        try:
+            with _translated_errors(source), _connection(source, apsw.SQLITE_OPEN_READONLY, keeps_wal=True) as live:
+                journal_mode = _back_up(live, source, destination, progress)
+            return journal_mode, _completed(destination, source, checked, is_durable=False)
+        except StageFailed as error:
+            # The writer has ended meanwhile: a read-only connection plays no journal and creates no side file.
+            if not isinstance(error.__cause__, (apsw.ReadOnlyError, apsw.CantOpenError)):
+                raise
+            destination.unlink(missing_ok=True)
+    raise StageFailed(f"{source} kept changing, so it could not be compared. Try again when the service is less busy.")
 
 
 def restore_database(copy: Path, live: Path, progress: Progress | None = None) -> None:
@@ -172,16 +198,6 @@ def read_schema(path: Path) -> dict[str, str]:
     return {f"{kind} {name}": str(sql) for kind, name, sql in found}
 
 
-def is_sound(path: Path) -> bool:
-    """Return whether a database that other processes may have open can be read and passes ``quick_check``."""
-    try:
-        with _translated_errors(path), _reader(path) as live:
-            _require_whole_pages(live, path)
-            return _findings(live, "quick_check(1)") == ["ok"]
-    except DamagedDatabase:
-        return False
-
-
 def content_digest(path: Path) -> str:
     """Return the SHA-256 of a database file with canonical header fields; no process may use the file."""
     digest = hashlib.sha256()
@@ -238,6 +254,43 @@ def _findings(database: apsw.Connection, check: str) -> list[str]:
             if code & 0xFF in (apsw.SQLITE_IOERR, apsw.SQLITE_NOMEM) and code != apsw.SQLITE_IOERR_SHORT_READ:
                 raise apsw.IOError("; ".join(found))
         return found
+
+
+def _back_up(live: apsw.Connection, source: Path, destination: Path, progress: Progress | None) -> str:
+    """Copy the content of ``live``, in one read transaction; return its journal mode."""
+    journal_mode = str(_value(live, "PRAGMA journal_mode"))
+    live.execute("BEGIN")
+    _value(live, "SELECT count(*) FROM sqlite_schema")
+    _require_whole_pages(live, source)
+    with _connection(destination, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE) as copy:
+        copy.execute("PRAGMA synchronous = OFF")
+        _value(copy, "PRAGMA journal_mode = OFF")
+        _run_backup(copy, live, progress)
+    return journal_mode
+
+
+def _fold_journals(private: Path, source: Path) -> str:
+    """Let SQLite recover a private copy of ``source`` and fold its WAL into the file; return the journal mode."""
+    with _translated_errors(source), _connection(private, apsw.SQLITE_OPEN_READWRITE) as database:
+        journal_mode = str(_value(database, "PRAGMA journal_mode"))
+        _value(database, "SELECT count(*) FROM sqlite_schema")
+        _require_whole_pages(database, private, reported_as=source)
+        if journal_mode == "wal":
+            _value(database, "PRAGMA journal_mode = DELETE")
+    return journal_mode
+
+
+def _completed(copy: Path, source: Path, checked: Callable[[int], None] | None, *, is_durable: bool = True) -> str:
+    """Give a copy its final form, check it, flush it unless it is temporary, and return its digest."""
+    os.chmod(copy, 0o600)
+    write_canonical_header(copy)
+    with ThreadPoolExecutor(2) as pool:
+        digest = pool.submit(sha256_file, copy, checked)
+        flushed = pool.submit(fsync_file, copy) if is_durable else None
+        check_database(copy, reported_as=source)
+        if flushed is not None:
+            flushed.result()
+        return digest.result()
 
 
 def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Progress | None) -> None:
@@ -319,13 +372,13 @@ def _require_database(path: Path) -> None:
         raise DamagedDatabase(f"{path} cannot be read as a SQLite database: its header is missing.")
 
 
-def _require_whole_pages(live: apsw.Connection, path: Path) -> None:
+def _require_whole_pages(live: apsw.Connection, path: Path, reported_as: Path | None = None) -> None:
     """Raise DamagedDatabase for a file that ends inside a page: SQLite reads zeros there and reports no error."""
     page, size = int(_value(live, "PRAGMA page_size")), os.stat(path).st_size
     # With a WAL, a checkpoint may be writing the last page.
     if size % page and not _has_content(path, "-wal"):
         raise DamagedDatabase(
-            f"{path} was truncated: its size of {size} bytes is not a multiple of the page size {page}."
+            f"{reported_as or path} was truncated: its size of {size} bytes is not a multiple of the page size {page}."
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 from attrs import NOTHING, evolve, frozen
@@ -16,22 +17,26 @@ from release_tasks.assets.sqlite.database import (
     SIDE_FILES,
     DamagedDatabase,
     DiskError,
+    Progress,
     capture_database,
     check_database,
     content_digest,
     count_rows,
-    is_sound,
+    examine_database,
     read_schema,
     restore_database,
     set_journal_mode,
 )
-from release_tasks.core.durable import fsync_directory, fsync_file
+from release_tasks.core.durable import fsync_directory, fsync_file, remove_tree
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.options import option
 from release_tasks.core.records import AssetRecord, JournalStep
 
 __all__ = ["SQLITE", "SqliteKind", "SqliteOptions", "set_side_files_aside", "side_files"]
+
+
+CopyDatabase = Callable[[Path, Path, Progress, Callable[[int], None]], tuple[str, str]]
 
 
 @frozen(kw_only=True)
@@ -51,16 +56,25 @@ class SqliteKind(AssetKind):
     options = SqliteOptions
     restores = frozenset({"sqlite"})
     records_as = "sqlite"
-    state_check_cost = 1  # every page is read
+    state_check_cost = 1  # every page is copied and read
     allows_plugins = False
 
     def capture(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
     ) -> AssetRecord:
         """Copy the committed content of the database; raises Damaged when the database cannot be read."""
+        return self._copied(capture_database, asset, record, copy, emit)
+
+    def look(self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore) -> AssetRecord:
+        """Copy the committed content through a private copy: SQLite opens no live file, except under a busy writer."""
+        return self._copied(examine_database, asset, record, copy, emit)
+
+    def _copied(
+        self, copy_database: CopyDatabase, asset: AssetConfig, record: AssetRecord, copy: Path, emit: Emit
+    ) -> AssetRecord:
         copied = Meter(emit, "capture", record.key, 0)
         checked = Meter(emit, "check", record.key, 0)
-        journal_mode, digest = capture_database(
+        journal_mode, digest = copy_database(
             asset.path, copy, copied.reach, lambda size: checked.reach(checked.done + size, copied.total)
         )
         info = os.lstat(asset.path)
@@ -119,7 +133,16 @@ class SqliteKind(AssetKind):
 
     def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> StateCheck:
         """Return whether the live database can be read. The service may have changed its content since the restore."""
-        return StateCheck(is_sound=is_sound(asset.path) if record.exists else not asset.path.exists())
+        if not record.exists:
+            return StateCheck(is_sound=not os.path.lexists(asset.path))
+        os.makedirs(scratch, 0o700)
+        try:
+            self.look(asset, record, scratch / asset.path.name)
+        except DamagedDatabase:
+            return StateCheck(is_sound=False)
+        finally:
+            remove_tree(scratch)
+        return StateCheck(is_sound=True)
 
     def stage(
         self, asset: AssetConfig, record: AssetRecord, stored: Path, rollback_id: str, *, is_usable: bool, emit: Emit

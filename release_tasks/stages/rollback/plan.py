@@ -111,7 +111,7 @@ def plan_rollback(
         try:
             os.makedirs(scratch / "assets", 0o700)
             live = {
-                key: capture_asset(key, asset, scratch, emit=emit, allow_damaged=True)
+                key: capture_asset(key, asset, scratch, emit=emit, look_only=True)
                 for key, asset in settings.release.assets.items()
             }
         finally:

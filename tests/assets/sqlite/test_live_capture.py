@@ -22,7 +22,7 @@ from release_tasks.assets.sqlite.database import (
     capture_database,
     check_database,
     content_digest,
-    is_sound,
+    examine_database,
 )
 from release_tasks.core.errors import StageFailed
 from tests.support.project import MakeProject, Project
@@ -300,9 +300,7 @@ def test_damaged_database_is_refused(project: Project, how: str) -> None:
     assert str(copy) not in error.value.message
 
 
-@pytest.mark.parametrize(
-    "read", [capture_database, lambda database, _: is_sound(database)], ids=["capture", "is_sound"]
-)
+@pytest.mark.parametrize("read", [capture_database, examine_database], ids=["capture", "look"])
 @pytest.mark.parametrize(
     "damage",
     [

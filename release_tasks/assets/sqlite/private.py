@@ -1,0 +1,132 @@
+"""A private copy of a live database, for the tasks that must not change the live state.
+
+SQLite itself cannot read without writing: it plays a hot journal into the file and removes it, and it creates a missing
+``-shm`` next to a WAL. On a copy of the file, the WAL and the journal it does so without a trace in the live folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import stat
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from release_tasks.core.durable import remove_tree
+from release_tasks.core.errors import StageFailed, with_path
+
+__all__ = ["private_copy"]
+
+Count = Callable[[int], None]
+Stamp = tuple[int, int, int, int, int]
+
+_SUFFIXES = ("", "-wal", "-journal")  # SQLite rebuilds the ``-shm`` from the WAL
+_ATTEMPTS = 3
+# Older kernels count file times in ticks of up to 10 ms: a second write in one tick does not change the time.
+_TICK_SECONDS = 0.02
+_STEP_BYTES = 1 << 20
+_FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the filesystem can
+# A transaction over several databases ends each journal with: number of the lock page (4 bytes), name of the
+# super-journal, length of the name (4), checksum of the name (4), magic number (8). Source: pager.c, writeSuperJournal.
+_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
+_JOURNAL_TAIL = 16
+_MAX_NAME = 4096
+
+
+@contextlib.contextmanager
+def private_copy(live: Path, scratch: Path, count: Count) -> Iterator[Path | None]:
+    """Copy a live database and its journals to the new folder ``scratch``; remove the folder after the block.
+
+    Yields the path of the copy, which SQLite may recover and write: it has the content that SQLite would read at the
+    live path. Yields None when a writer changed the database during each of several attempts. ``count`` is called with
+    the number of bytes of each read. Reads the files directly, and closing a file drops the locks that this process has
+    on it: no connection of this process may have the database open. Raises StageFailed, OSError.
+    """
+    try:
+        attempts = (_copy_once(live, scratch, count) for _ in range(_ATTEMPTS))
+        yield scratch / live.name if any(attempts) else None
+    finally:
+        remove_tree(scratch)
+
+
+def _copy_once(live: Path, scratch: Path, count: Count) -> bool:
+    """Copy the files and return whether they were unchanged: then the copies are of one moment."""
+    before = _stamps(live)
+    time.sleep(_TICK_SECONDS)
+    remove_tree(scratch)
+    os.mkdir(scratch, 0o700)
+    for suffix in _SUFFIXES:
+        with contextlib.suppress(FileNotFoundError):
+            _copy_file(Path(f"{live}{suffix}"), scratch / f"{live.name}{suffix}", count)
+    _settle_super_journal(scratch / f"{live.name}-journal")
+    return _stamps(live) == before
+
+
+def _stamps(live: Path) -> list[Stamp | None]:
+    stamps: list[Stamp | None] = []
+    for suffix in _SUFFIXES:
+        try:
+            info = os.lstat(f"{live}{suffix}")
+        except FileNotFoundError:
+            stamps.append(None)
+        else:
+            stamps.append((info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns))
+    return stamps
+
+
+def _copy_file(source: Path, target: Path, count: Count) -> None:
+    """Copy a regular file up to its present size: a file that grows has no end."""
+    with contextlib.ExitStack() as files:
+        with with_path(source):
+            reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        files.callback(os.close, reading)
+        info = os.fstat(reading)
+        if not stat.S_ISREG(info.st_mode):
+            raise StageFailed(f"{source} is not a regular file.")
+        with with_path(target):
+            writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        files.callback(os.close, writing)
+        with contextlib.suppress(OSError):
+            fcntl.ioctl(writing, _FICLONE, reading)
+            count(info.st_size)
+            return
+        left = info.st_size
+        while left > 0:
+            with with_path(source):
+                chunk = os.read(reading, min(left, _STEP_BYTES))
+            if not chunk:
+                return
+            left -= len(chunk)
+            count(len(chunk))
+            view = memoryview(chunk)
+            with with_path(target):
+                while view:
+                    view = view[os.write(writing, view) :]
+
+
+def _settle_super_journal(journal: Path) -> None:
+    """Remove the name of a super-journal from the copy of a journal, or the copy when its transaction was committed.
+
+    The transaction is committed when the super-journal does not exist any more. SQLite would decide likewise, but it
+    may also delete the super-journal, which belongs to the live databases.
+    """
+    try:
+        size = os.stat(journal).st_size
+    except FileNotFoundError:
+        return
+    with journal.open("r+b", buffering=0) as file:
+        tail = os.pread(file.fileno(), _JOURNAL_TAIL, max(size - _JOURNAL_TAIL, 0))
+        length, checksum = int.from_bytes(tail[:4], "big"), int.from_bytes(tail[4:8], "big")
+        start = size - _JOURNAL_TAIL - length
+        if tail[8:] != _JOURNAL_MAGIC or not 0 < length <= min(_MAX_NAME, size - _JOURNAL_TAIL):
+            return
+        name = os.pread(file.fileno(), length, start)
+        # pager.c adds the bytes as signed characters.
+        if sum(byte - 256 if byte > 127 else byte for byte in name) & 0xFFFFFFFF != checksum:
+            return
+        if os.path.lexists(name):
+            file.truncate(max(start - 4, 0))
+            return
+    journal.unlink()
