@@ -25,6 +25,7 @@ from release_tasks.assets.files import (
     scan_file,
     scan_tree,
 )
+from release_tasks.assets.footprint import Footprint, footprint_of
 from release_tasks.assets.overwrite import remove_live, restore_raw_copy
 from release_tasks.assets.placing import discard_staged, inode_of, rename_into_place, staged_path
 from release_tasks.core.canonical import excerpt
@@ -195,6 +196,7 @@ class AssetKind:
     restores: ClassVar[frozenset[str]]
     records_as: ClassVar[Literal["sqlite", "file", "directory"]]
     state_check_cost: ClassVar[int] = 0  # ``is_sound`` of kinds with a lower cost is called first
+    shares_blocks: ClassVar[bool] = True  # whether its copies share blocks, where the filesystem can do that
     allows_plugins: ClassVar[bool] = True  # whether a plugin may have captured the copy of such a record
 
     @property
@@ -215,6 +217,10 @@ class AssetKind:
     def size(self, asset: AssetConfig) -> int:
         """Return an estimate of the bytes that a capture will read. Raises OSError."""
         return os.lstat(asset.path).st_size
+
+    def capture_footprint(self, asset: AssetConfig) -> Footprint:
+        """Return the space that a capture takes in the snapshot, at least."""
+        return footprint_of(asset.path)
 
     def capture(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
@@ -362,6 +368,10 @@ class AssetKind:
         return StateCheck(is_sound=has_type and self._is_equal(record, asset.path))
 
     # A rollback, in the order of its steps
+
+    def restore_footprint(self, asset: AssetConfig, stored: Path) -> Footprint:
+        """Return the space that a restore of a stored copy takes next to the live asset, at least."""
+        return footprint_of(stored)
 
     def scan(self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore) -> AssetRecord:
         """Capture the live state for the safety snapshot, before any lock is held."""

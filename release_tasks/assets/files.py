@@ -11,7 +11,6 @@ import errno
 import hashlib
 import os
 import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -179,9 +178,20 @@ def place_link(target: str, path: Path) -> None:
 
 
 def can_share_blocks(source: Path, folder: Path) -> bool:
-    """Return whether a copy of ``source`` below ``folder`` can share its blocks and so needs no disk space."""
-    with source.open("rb") as original, tempfile.TemporaryFile(dir=folder) as copy:
-        return _clone(original.fileno(), copy.fileno())
+    """Return whether a copy of ``source`` below ``folder`` can share its blocks and so needs no disk space.
+
+    The copy has no name, so that nothing in ``folder`` changes.
+    """
+    with contextlib.ExitStack() as opened:
+        original = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        opened.callback(os.close, original)
+        try:
+            # Without O_TMPFILE (macOS) the folder is opened for writing, which fails.
+            copy = os.open(folder, getattr(os, "O_TMPFILE", 0) | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+        except OSError:  # a filesystem without files that have no name, or a full or read-only one
+            return False
+        opened.callback(os.close, copy)
+        return _clone(original, copy)
 
 
 def entries_digest(entries: list[AssetEntry]) -> str:

@@ -57,6 +57,7 @@ class PluginKind(AssetKind):
     restores = frozenset({"file", "directory"})
     records_as = "file"
     state_check_cost = 2  # the plugin makes a copy
+    shares_blocks = False
 
     def capture_blockers(self, key: str, asset: AssetConfig) -> list[str]:
         """Return a message with the command to type when the plugin is missing or broken."""

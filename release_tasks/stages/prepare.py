@@ -11,6 +11,7 @@ from attrs import evolve
 
 from release_tasks.archive.attestation.signing import signer_of
 from release_tasks.archive.attestation.statement import Attester
+from release_tasks.archive.capacity import capture_needs, shortages
 from release_tasks.archive.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.archive.pipeline import MANIFEST_VERSION, Pipeline, manifest_bytes
 from release_tasks.config.schema import Settings
@@ -95,7 +96,7 @@ def prepare_release(
         baseline = measure_baseline(settings.release) if report.passed else None
         with _locked(pipeline, new_id) as written:
             draft = _draft(settings, pipeline, report, new_id, baseline)
-            blockers = _blockers(settings, report)
+            blockers = _blockers(settings, report) or _shortages(settings, pipeline)
             if not blockers:
                 try:
                     with (
@@ -247,6 +248,12 @@ def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
         except OSError as error:
             blockers.append(f"{key}: {describe_error(error)}")
     return blockers
+
+
+def _shortages(settings: Settings, pipeline: Pipeline) -> list[str]:
+    """Return the limits of the pipeline's disk that the snapshot would exceed, one sentence each."""
+    found = shortages(capture_needs(pipeline.catalogue.store.folder, settings.release.assets))
+    return [f"snapshot: {problem} Nothing was copied." for problem in found]
 
 
 def _draft(

@@ -209,9 +209,11 @@ def test_recovery_with_any_free_space_finishes_undoes_or_fails(
 
 @cases
 def test_prepare_with_any_free_space_makes_a_whole_release_or_none(
-    make_small_disk: MakeSmallDisk, report_points: Callable[[int], None], case: Case
+    make_small_disk: MakeSmallDisk, report_points: Callable[[int], None], case: Case, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is ready, or blocked with a message; the earlier releases exist and the live state is unchanged."""
+    # As on a disk that fills up after the check of its space, so that each write of the capture fails in turn.
+    monkeypatch.setattr("release_tasks.stages.prepare.shortages", lambda _: [])
     disk = make_small_disk(case)
     pipeline, settings = disk.project.pipeline, disk.project.settings
     ended: Counter[str] = Counter()

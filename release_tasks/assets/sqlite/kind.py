@@ -57,6 +57,7 @@ class SqliteKind(AssetKind):
     restores = frozenset({"sqlite"})
     records_as = "sqlite"
     state_check_cost = 1  # every page is copied and read
+    shares_blocks = False  # SQLite writes the pages
     allows_plugins = False
 
     def capture(

@@ -343,15 +343,14 @@ def _blocked(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
-    symptom="a disk has less free space than a rollback may need",
+    symptom="a disk has less free space, or fewer free inodes, than a rollback may need",
     meaning="A rollback may be refused for lack of disk space; the refusal changes nothing. Free space now.",
     commands=("inv release.status",),
 )
 def _low_disk(signals: Signals) -> Iterator[Evidence]:
     for disk in signals.disks:
-        if disk.free < disk.needed:
-            free, needed = (f"{size / 2**20:,.0f} MiB" for size in (disk.free, disk.needed))
-            yield Evidence(f"{disk.path}: {free} free, a rollback may need {needed}")
+        for problem in disk.problems:
+            yield Evidence(problem)
 
 
 @_act(

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import functools
-import os
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any, TypeVar
 
 from attrs import define, field, frozen
 
+from release_tasks.archive.capacity import Space, capture_needs, restore_needs, spaces
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.restore_tests import RestoreTest, RestoreTests, read_restore_tests
 from release_tasks.archive.verify import SnapshotVerdict, verify_all
@@ -31,18 +30,9 @@ from release_tasks.service.reliability import fetch_reliability
 from release_tasks.service.wait import poll_health
 from release_tasks.stages.rollback.plan import find_in_place
 
-__all__ = ["Disk", "Signals", "read_signals"]
+__all__ = ["Signals", "read_signals"]
 
 T = TypeVar("T")
-
-
-@frozen(kw_only=True)
-class Disk:
-    """A filesystem that a rollback writes to: its free space and the most that a rollback needs, in bytes."""
-
-    path: Path
-    free: int
-    needed: int
 
 
 @frozen(kw_only=True)
@@ -82,7 +72,7 @@ class Signals:
     audit: AuditVerdict | None = None
     pairing_audit: AuditVerdict | None = None
     pending: dict[str, int] = field(factory=dict)
-    disks: list[Disk] = field(factory=list)
+    disks: list[Space] = field(factory=list)
     unread: list[tuple[str, str]] = field(factory=list)
 
     @property
@@ -146,7 +136,7 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
     for channel in Channel:
         waiting = attempt("pairing", functools.partial(pairing.pending, channel)) or []
         signals.pending[channel.value] = len(waiting)
-    signals.disks = attempt("disk", lambda: list(_disks(settings, signals.snapshot))) or []
+    signals.disks = attempt("disk", lambda: _disks(settings, pipeline, signals.snapshot)) or []
     return signals
 
 
@@ -175,21 +165,10 @@ def _is_restored(settings: Settings, pipeline: Pipeline, state: RollbackState | 
     return find_in_place(settings, pipeline, target) is not None
 
 
-def _disks(settings: Settings, snapshot: SnapshotMetadata | None) -> Iterator[Disk]:
-    """Yield each filesystem once.
-
-    A rollback copies the live state into the pipeline folder, and stages the snapshot next to the live assets.
-    """
+def _disks(settings: Settings, pipeline: Pipeline, snapshot: SnapshotMetadata | None) -> list[Space]:
+    """Return each disk that a rollback to ``snapshot`` writes to, with what the rollback needs there."""
     if snapshot is None:
-        return
-    sizes = {asset.key: asset.size for asset in snapshot.assets}
-    targets = [(settings.release.root, sum(sizes.values()))]
-    targets += [(asset.path.parent, sizes.get(key, 0)) for key, asset in settings.release.assets.items()]
-    needed: dict[int, tuple[Path, int]] = {}
-    for target, size in targets:
-        folder = next((parent for parent in (target, *target.parents) if parent.is_dir()), Path("/"))
-        first_folder, needed_so_far = needed.get(device := os.stat(folder).st_dev, (folder, 0))
-        needed[device] = first_folder, needed_so_far + size
-    for path, size in needed.values():
-        info = os.statvfs(path)
-        yield Disk(path=path, free=info.f_bavail * info.f_frsize, needed=size)
+        return []
+    assets, folder = settings.release.assets, pipeline.catalogue.path(snapshot.snapshot_id)
+    safety = capture_needs(pipeline.catalogue.store.folder, assets, "the safety copy of a rollback")
+    return spaces([*safety, *restore_needs(snapshot, folder, assets)])

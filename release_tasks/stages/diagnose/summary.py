@@ -76,8 +76,12 @@ def _pairing(signals: Signals, unread: dict[str, str]) -> tuple[str, str]:
 def _disk(signals: Signals) -> tuple[str, str]:
     if not signals.disks:
         return "none", "unknown until the first snapshot"
-    tightest = min(signals.disks, key=lambda disk: disk.free - disk.needed)
-    detail = (
-        f"{tightest.path}: {tightest.free / 2**30:.1f} GiB free, a rollback needs {tightest.needed / 2**30:.1f} GiB"
-    )
-    return "ok" if tightest.free >= tightest.needed else "low", detail
+    short = [problem for disk in signals.disks for problem in disk.problems]
+    if short:
+        return "low", short[0]
+    limited = [(disk.free_size, disk) for disk in signals.disks if disk.free_size is not None]
+    if not limited:
+        return "ok", "no disk has a limit"
+    free, tightest = min(limited, key=lambda pair: pair[0] - pair[1].needed.size)
+    detail = f"{tightest.path}: {free / 2**30:.1f} GiB free, a rollback needs {tightest.needed.size / 2**30:.1f} GiB"
+    return "ok", detail

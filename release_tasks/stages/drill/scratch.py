@@ -12,8 +12,10 @@ from pathlib import Path
 
 from attrs import evolve, frozen
 
+from release_tasks.archive.capacity import Need, shortages
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.assets.files import can_share_blocks, capture_tree, tree_size
+from release_tasks.assets.footprint import Footprint, footprint_of
 from release_tasks.config.schema import HealthConfig, ReliabilityConfig, RestartConfig, Settings
 from release_tasks.core.clock import compact
 from release_tasks.core.durable import make_private_directory, remove_tree
@@ -43,6 +45,7 @@ _HEADROOM = 16 << 20  # bytes, for logs, journals and what a booted service writ
 _RESERVE = 100  # one hundredth of the disk stays free for the live service
 _LEFTOVER_GRACE_SECONDS = 2.0
 _ATTEMPTS = 10
+_CHOOSE = "Free some space, or choose a folder on another disk: --scratch DIR."
 
 
 @frozen(kw_only=True)
@@ -138,7 +141,10 @@ def scratch_folder(live: Path, parent: Path) -> Iterator[Scratch]:
 
 
 def require_space(folder: Path, source: Path, snapshot: SnapshotMetadata) -> None:
-    """Raise Inconclusive if the disk of ``folder`` lacks space for the copied snapshot and the restored assets."""
+    """Raise Inconclusive if the disk of ``folder`` lacks space for the copied snapshot and the restored assets.
+
+    Names count too: a filesystem can have free space and no free inode.
+    """
     size = sum(asset.size for asset in snapshot.assets)
     total, _, free = shutil.disk_usage(folder)
     copies = 0 if can_share_blocks(source / "metadata.json", folder) else 2 * size
@@ -146,8 +152,11 @@ def require_space(folder: Path, source: Path, snapshot: SnapshotMetadata) -> Non
     if free < needed:
         raise Inconclusive(
             f"There is not enough disk space for a drill: it needs {show_mebibytes(needed)}, and {folder.parent} has "
-            f"{show_mebibytes(free)} free. Free some space, or choose a folder on another disk: --scratch DIR."
+            f"{show_mebibytes(free)} free. {_CHOOSE}"
         )
+    names = Footprint(names=2 * footprint_of(source).names)  # the copy and the restored state
+    for problem in shortages([Need(purpose="a drill", folder=folder, footprint=names)]):
+        raise Inconclusive(f"{problem} {_CHOOSE}")
 
 
 def is_short_of_space(folder: Path, snapshot: SnapshotMetadata) -> bool:

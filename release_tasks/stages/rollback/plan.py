@@ -10,6 +10,7 @@ from typing import Literal
 from attrs import evolve, field, frozen
 
 from release_tasks.archive import legacy
+from release_tasks.archive.capacity import capture_needs, restore_needs, shortages
 from release_tasks.archive.capture import capture_asset
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
@@ -34,6 +35,9 @@ __all__ = [
     "plan_changes",
     "plan_rollback",
 ]
+
+
+_SAFETY = "the safety copy"
 
 
 @frozen(kw_only=True)
@@ -104,6 +108,7 @@ def plan_rollback(
         return RollbackPlan(snapshot_id=target.snapshot_id, changes=[], diagnostics=[*diagnostics, note])
     emit(StepBegan("verify", target.snapshot_id))
     require_intact(catalogue, target, emit)
+    _require_space(settings, pipeline, target.snapshot_id)
     scratch = catalogue.store.partial_path("preview")
     with run_lock(pipeline.root, "release.rollback --plan", wait):
         emit(StepBegan("compare"))
@@ -119,7 +124,7 @@ def plan_rollback(
     amendment = plan_amendment(settings, pipeline, target)
     restored = evolve(amendment.amended(), snapshot_id=target.snapshot_id)
     plan = plan_changes(restored, settings.release.assets, live)
-    diagnostics += amendment.diagnostics
+    diagnostics += amendment.diagnostics + _shortages(settings, pipeline, target, plan.keys("restore"))
     diagnostics += [
         f"{key}: the safety snapshot would contain a plain copy. {record.plugin_problem}"
         for key, record in live.items()
@@ -132,6 +137,24 @@ def plan_rollback(
             "rollback is a noop and does not change its data. --force restores anyway."
         )
     return evolve(plan, diagnostics=diagnostics + plan.diagnostics)
+
+
+def _shortages(settings: Settings, pipeline: Pipeline, target: SnapshotMetadata, restored: list[str]) -> list[str]:
+    """Return the limits that a restore of the assets ``restored`` would exceed, one sentence each."""
+    folder, assets = pipeline.catalogue.path(target.snapshot_id), settings.release.assets
+    safety = capture_needs(pipeline.catalogue.store.folder, assets, _SAFETY)
+    restore = restore_needs(target, folder, {key: assets[key] for key in restored})
+    return [f"{problem} The rollback would fail and change nothing." for problem in shortages([*safety, *restore])]
+
+
+def _require_space(settings: Settings, pipeline: Pipeline, snapshot_id: str) -> None:
+    """Raise StageFailed when a copy of the live state does not fit into the pipeline folder."""
+    problems = shortages(capture_needs(pipeline.catalogue.store.folder, settings.release.assets, _SAFETY))
+    if problems:
+        raise StageFailed(
+            f"{' '.join(problems)} Nothing was changed. Free some space, or restore without a safety copy: "
+            f"inv release.rollback --snapshot {snapshot_id} --without-safety"
+        )
 
 
 def find_in_place(settings: Settings, pipeline: Pipeline, target: SnapshotMetadata) -> InPlace | None:

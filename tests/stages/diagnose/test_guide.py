@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from release_tasks import ns
+from release_tasks.archive.capacity import Need, Space
+from release_tasks.assets.footprint import Footprint
 from release_tasks.core.errors import UsageError
 from release_tasks.core.records import Pressure
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 from release_tasks.stages.diagnose.guide import GUIDE, decide, diagnose_service, guide_table
-from release_tasks.stages.diagnose.signals import Disk
 from release_tasks.stages.diagnose.summary import summary
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_failure
@@ -67,7 +68,7 @@ def fail_a_notification(service: ReleasedService) -> None:
     service.project.overrides["notices"] = {"pager": {"command": "./no-such-pager"}}
     settings = service.settings
     with Notifications(settings) as notifications:
-        notifications.announce(lambda: about_failure(settings, "release.rollback", "no room"))
+        notifications.announce(lambda: about_failure(settings, "release.rollback", "no space"))
 
 
 def break_the_pairing_chain(service: ReleasedService) -> None:
@@ -146,7 +147,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "not-ready": (lambda service: block_on_health(service), "gate extra"),
     "gate-failed": (lambda service: block(service, {"path": "nowhere"}), "gate extra"),
     "blocked": (lambda service: block_on_an_asset(service), "mcp"),
-    "low-disk": (lambda service: None, "a rollback may need"),
+    "low-disk": (lambda service: None, "for a rollback: 5 MiB needed"),
     "pairing-unusable": (damage_the_pairing_store, "whatsapp-pairing.json"),
     "pairing-chain-broken": (break_the_pairing_chain, "line 1"),
     "locked": (lambda service: None, "sleeping"),
@@ -190,7 +191,8 @@ def test_each_situation_is_the_first_finding_and_says_what_to_type(
     cause(service)
     signals = service.signals()
     if key == "low-disk":  # a test cannot fill the disk in a moment
-        signals.disks = [Disk(path=service.project.folder, free=1, needed=5 << 20)]
+        need = Need(purpose="a rollback", folder=service.project.folder, footprint=Footprint(size=5 << 20, names=9))
+        signals.disks = [Space(path=service.project.folder, needs=[need], free_size=1, free_names=5)]
     if key == "locked":
         with lock_holder(service.settings.release.root, "sleeping"):
             signals = service.signals()
