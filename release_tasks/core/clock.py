@@ -28,14 +28,16 @@ def uptime() -> float:
 class AwakeClock:
     """A monotonic clock that stands still while this process is suspended; for every time limit of a wait.
 
-    Between two readings, at most LONGEST_GAP seconds pass on it: a longer gap is a suspended process (SIGSTOP, a
+    Between two readings, at most ``longest_gap`` seconds pass on it: a longer gap is a suspended process (SIGSTOP, a
     debugger), a machine that sleeps or a paused virtual machine. The process did not look in that time, so the time
-    says nothing about the service it waits for. A wait therefore reads the clock at least once in LONGEST_GAP. All
-    threads share one clock, because they are suspended together.
+    says nothing about the service it waits for. A wait therefore reads the clock at least that often. All
+    threads share one clock, because they are suspended together. ``longest_gap`` is for a wait that cannot read so
+    often, on a clock of its own.
     """
 
-    def __init__(self, clock: Callable[[], float] = uptime) -> None:
+    def __init__(self, clock: Callable[[], float] = uptime, *, longest_gap: float = LONGEST_GAP) -> None:
         self._clock = clock
+        self._longest_gap = longest_gap
         self._lock = threading.Lock()
         self._last = clock()
         self._skipped = 0.0
@@ -51,7 +53,7 @@ class AwakeClock:
     def _read(self) -> tuple[float, float]:
         with self._lock:
             last, self._last = self._last, self._clock()
-            self._skipped += max(self._last - last - LONGEST_GAP, 0.0)
+            self._skipped += max(self._last - last - self._longest_gap, 0.0)
             return self._last - self._skipped, self._skipped
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from release_tasks.core.canonical import InvalidDocument, pretty_bytes, read_document
-from release_tasks.core.clock import timestamp
+from release_tasks.core.clock import awake, timestamp
 from release_tasks.core.durable import make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, with_path
 
@@ -42,9 +42,9 @@ class FileLock:
         Tries every ``poll_interval`` seconds: a blocking flock is not interrupted by a signal that the kernel delivers
         to another thread.
         """
-        deadline = time.monotonic() + wait
+        deadline = awake.now() + wait
         while not self._try():
-            remaining = deadline - time.monotonic()
+            remaining = deadline - awake.now()
             if remaining <= 0:
                 return False
             time.sleep(min(poll_interval, remaining))

@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 from attrs import evolve, frozen
 
 from release_tasks.config.schema import PairingConfig
+from release_tasks.core.clock import LONGEST_GAP, AwakeClock
 from release_tasks.core.process.find import children_of, wait_or_kill
 from release_tasks.core.process.output import read_log_tail
 from release_tasks.gateway.errors import REFUSAL, GatewayError
@@ -30,6 +31,8 @@ __all__ = ["REQUEST_SECONDS", "GatewayStatus", "start", "status", "stop"]
 _POLL_SECONDS = 0.02
 REQUEST_SECONDS = 3.0  # of a status request; tests shorten it
 _LEFTOVER_SECONDS = 1.5
+# Its own, because a status request that gets no answer takes longer than the waits elsewhere may.
+_awake = AwakeClock(longest_gap=REQUEST_SECONDS + LONGEST_GAP)
 _TAIL_LINES = 10
 _MAX_LOG_BYTES = 8 * 1024 * 1024
 _MAX_RESPONSE_BYTES = 1024 * 1024
@@ -174,12 +177,12 @@ def _wait_until_certain(paths: GatewayPaths, timeout: float) -> GatewayStatus:
 
     A running gateway without a response may be starting or stopping.
     """
-    deadline = time.monotonic() + timeout
+    deadline = _awake.now() + timeout
     while True:
         current = status(paths)
         if not current.running or current.health != "unreachable":
             return current
-        if time.monotonic() > deadline:
+        if _awake.now() > deadline:
             raise GatewayError(
                 f"A gateway runs as process {current.pid} but does not respond. To stop it, run "
                 f"`inv gateway.stop --root {paths.root}`."
@@ -189,7 +192,7 @@ def _wait_until_certain(paths: GatewayPaths, timeout: float) -> GatewayStatus:
 
 def _wait_until_live(paths: GatewayPaths, child: subprocess.Popen[bytes], log_offset: int, timeout: float) -> None:
     """Wait until the child responds; raises GatewayError when it ends first or after ``timeout`` seconds."""
-    deadline = time.monotonic() + timeout
+    deadline = _awake.now() + timeout
     while True:
         code = child.poll()
         if code is not None:
@@ -203,7 +206,7 @@ def _wait_until_live(paths: GatewayPaths, child: subprocess.Popen[bytes], log_of
             with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
                 if _get_json(f"{base_url(record.host, record.port)}/health/live").get("ok") is True:
                     return
-        if time.monotonic() > deadline:
+        if _awake.now() > deadline:
             log_tail = _log_tail(paths.log_file, log_offset)
             raise GatewayError(f"The gateway did not respond within {timeout:g} s.{log_tail}")
         time.sleep(_POLL_SECONDS)
@@ -227,9 +230,9 @@ def _log_tail(log: Path, offset: int) -> str:
 
 
 def _wait_for_end(record: PidFile, timeout: float) -> bool:
-    deadline = time.monotonic() + timeout
+    deadline = _awake.now() + timeout
     while record.is_running():
-        if time.monotonic() > deadline:
+        if _awake.now() > deadline:
             return False
         time.sleep(_POLL_SECONDS)
     _reap()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import threading
-import time
 from collections.abc import Callable
 
 from attrs import evolve
 
 from release_tasks.config.schema import HealthConfig
 from release_tasks.core.canonical import excerpt
-from release_tasks.core.clock import timestamp
+from release_tasks.core.clock import awake, timestamp
 from release_tasks.core.events import Emit, HealthAnswered, ignore
 from release_tasks.core.interrupt import wait_for
 from release_tasks.core.records import HealthAttempt, HealthReport, HealthWord
@@ -56,19 +55,19 @@ def poll_health(
     limit = health.deadline if deadline is None else deadline
     required = passes if limit > 0 else 1
     cancelled = cancelled or threading.Event()
-    started = time.monotonic()
+    started = awake.now()
     streak = attempts = 0
     history: list[HealthAttempt] = []
     while True:
-        remaining = started + limit - time.monotonic()
+        remaining = started + limit - awake.now()
         timeout = health.timeout if limit <= 0 else min(health.timeout, max(remaining, _MIN_TIMEOUT))
-        at, request_started = timestamp(), time.monotonic()
+        at, request_started = timestamp(), awake.now()
         result, error_kind = _request_once(url, timeout, strict, cancelled, on_response)
         attempt = HealthAttempt(
             at=at,
             status=result.status,
             passed=result.passed,
-            latency_ms=round((time.monotonic() - request_started) * 1000),
+            latency_ms=round((awake.now() - request_started) * 1000),
             http_status=result.http_status,
             detail=excerpt(result.detail, _MAX_DETAIL),
         )
@@ -78,9 +77,9 @@ def poll_health(
         attempts += 1
         streak = streak + 1 if result.passed else 0
         is_final = error_kind == "invalid" or (fail_fast and not result.passed and error_kind not in _STARTING)
-        elapsed_ms = round((time.monotonic() - started) * 1000)
+        elapsed_ms = round((awake.now() - started) * 1000)
         report = evolve(result, passed=streak >= required, attempts=attempts, duration_ms=elapsed_ms, history=history)
-        remaining = max(started + limit - time.monotonic(), 0.0)
+        remaining = max(started + limit - awake.now(), 0.0)
         emit(HealthAnswered(report, streak, required, remaining, gate))
         if report.passed or is_final or limit <= 0:
             return report

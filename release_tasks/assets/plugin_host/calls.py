@@ -12,7 +12,6 @@ import os
 import shlex
 import signal
 import sys
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -21,6 +20,7 @@ from attrs import frozen
 
 from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.core.canonical import excerpt
+from release_tasks.core.clock import awake
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.printable import printable
 from release_tasks.core.process.command import CommandProcess
@@ -118,7 +118,7 @@ def _start() -> tuple[CommandProcess, Any]:
 
 def _answer(process: CommandProcess, call: KindCall, action: str, report: Report) -> dict[str, Any] | None:
     """Wait for the result; return None when the process exits without one. Raises KindFailed after the timeout."""
-    deadline = time.monotonic() + call.timeout
+    deadline = awake.now() + call.timeout
     rest = b""
     progress = (0, 0)
     while True:
@@ -136,7 +136,7 @@ def _answer(process: CommandProcess, call: KindCall, action: str, report: Report
             return answer
         if process.is_at_end or len(rest) > _MAX_ANSWER:
             return None
-        if time.monotonic() >= deadline:
+        if awake.now() >= deadline:
             raise KindFailed(
                 f"the asset kind {call.plugin!r} had no result in {action} after {show_duration(call.timeout)} and was "
                 f"stopped. To allow more time, raise release.assets.{call.key}.timeout"
@@ -160,8 +160,8 @@ def _stop(process: CommandProcess) -> int:
     """Stop the process and its children, and return its exit code, which is negative for a signal."""
     if not process.is_at_end:
         process.signal(signal.SIGTERM)
-    deadline = time.monotonic() + _GRACE
-    while not process.has_exited() and time.monotonic() < deadline:
+    deadline = awake.now() + _GRACE
+    while not process.has_exited() and awake.now() < deadline:
         process.read(_STEP / 5)
     process.kill_remaining(0.0)
     return process.reap()

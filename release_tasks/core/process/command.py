@@ -18,6 +18,7 @@ from typing import IO
 
 from attrs import frozen
 
+from release_tasks.core.clock import awake
 from release_tasks.core.process.find import MarkedProcesses, start_ticks
 from release_tasks.core.process.output import OutputLog
 from release_tasks.core.units import show_duration
@@ -169,18 +170,19 @@ def supervise(
 ) -> CommandResult:
     """Read the output until the command exits, ``timeout`` seconds are over or ``cancelled`` is set.
 
+    The time in which this process was suspended is no part of ``timeout``.
     After a timeout or a cancellation the process group gets SIGTERM, and SIGKILL a moment later. When the command exits
     by itself, its other processes have ``grace_period`` seconds before they are killed. Closes the log and reaps the
     command.
     """
     try:
         is_timed_out = is_cancelled = False
-        deadline = time.monotonic() + timeout
+        deadline = awake.now() + timeout
         grace_period_ends: float | None = None
         kill_at: float | None = None
         while True:
             log.write(process.read(_STEP if not process.is_at_end else _STEP / 5))
-            now = time.monotonic()
+            now = awake.now()
             if process.has_exited():
                 grace_period_ends = grace_period_ends or now + grace_period
                 if process.is_at_end or now >= grace_period_ends:
@@ -194,7 +196,7 @@ def supervise(
             elif now >= kill_at:
                 break
         is_stopped = is_timed_out or is_cancelled
-        remaining = 0.0 if is_stopped else max((grace_period_ends or 0.0) - time.monotonic(), 0.0)
+        remaining = 0.0 if is_stopped else max((grace_period_ends or 0.0) - awake.now(), 0.0)
         left_behind = process.kill_remaining(remaining)
         for _ in range(_READS_TO_DRAIN):
             log.write(process.read(0.0))

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING
 
 from attrs import define, field
 
+from release_tasks.core.clock import awake
+
 if TYPE_CHECKING:
     from psutil import Process
 
@@ -51,12 +53,12 @@ class MarkedProcesses:
 
     def running(self) -> set[Process]:
         """Return the running processes that have the mark. Searches again before it returns an empty set."""
-        deadline = time.monotonic() + _LONGEST_EXEC
+        deadline = awake.now() + _LONGEST_EXEC
         searches = 0
         while True:
             searches += 1
             found, is_uncertain = self._search()
-            if found or (searches >= self._searches and not (is_uncertain and time.monotonic() < deadline)):
+            if found or (searches >= self._searches and not (is_uncertain and awake.now() < deadline)):
                 return found
             time.sleep(_PAUSE_SECONDS)
 
@@ -74,13 +76,13 @@ class MarkedProcesses:
         if with_sigterm:
             self.signal(signal.SIGTERM)
             _send(self.search(), signal.SIGTERM)
-        deadline = time.monotonic() + grace_period
-        while (running := self.running()) and time.monotonic() < deadline:
+        deadline = awake.now() + grace_period
+        while (running := self.running()) and awake.now() < deadline:
             time.sleep(_POLL_SECONDS)
         killed = set(running)
         self.signal(signal.SIGKILL)
-        deadline = time.monotonic() + _LONGEST_KILL
-        while running and time.monotonic() < deadline:
+        deadline = awake.now() + _LONGEST_KILL
+        while running and awake.now() < deadline:
             _send(running, signal.SIGKILL)
             time.sleep(_POLL_SECONDS)
             running = self.running()
@@ -150,8 +152,8 @@ def wait_or_kill(processes: Iterable[Process], grace_period: float) -> None:
     for number, seconds in ((None, grace_period), (signal.SIGKILL, _LONGEST_KILL)):
         if number is not None:
             _send(running, number)
-        deadline = time.monotonic() + seconds
-        while (running := [process for process in running if is_running(process)]) and time.monotonic() < deadline:
+        deadline = awake.now() + seconds
+        while (running := [process for process in running if is_running(process)]) and awake.now() < deadline:
             time.sleep(_POLL_SECONDS)
 
 

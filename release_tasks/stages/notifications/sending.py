@@ -9,7 +9,6 @@ import contextlib
 import os
 import queue
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -17,8 +16,9 @@ from attrs import define, field
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import NotificationConfig, Settings
+from release_tasks.core.clock import awake
 from release_tasks.core.errors import Interrupted
-from release_tasks.core.interrupt import LONGEST_WAIT, next_item, uninterrupted
+from release_tasks.core.interrupt import LONGEST_WAIT, next_item, uninterrupted, wait_for
 from release_tasks.stages.notifications.notification import (
     Delivery,
     Notification,
@@ -36,7 +36,7 @@ _GRACE_PERIOD = 5.0  # seconds for an attempt to end after its timeout
 
 @define(kw_only=True, eq=False)
 class _Pending:
-    """A notification for one receiver that is not finished yet; it is cancelled at ``deadline`` (monotonic seconds).
+    """A notification for one receiver that is not finished yet; it is cancelled at ``deadline`` of the awake clock.
 
     ``previous`` is the earlier notification for the same receiver: notifications arrive in the order of the events.
     """
@@ -93,7 +93,7 @@ class Notifications:
             return
         for name, config in self._settings.release.notices.items():
             if notification is not None and notification.occasion in config.when:
-                deadline = time.monotonic() + LONGEST
+                deadline = awake.now() + LONGEST
                 previous = next((earlier for earlier in reversed(self._pending) if earlier.name == name), None)
                 self._start(
                     _Pending(notification=notification, name=name, config=config, deadline=deadline, previous=previous)
@@ -120,7 +120,7 @@ class Notifications:
         with uninterrupted():
             self._cancelled.set()
             for pending in self._pending:
-                pending.deadline = min(pending.deadline, time.monotonic())
+                pending.deadline = min(pending.deadline, awake.now())
             while self._pending:
                 self._collect()
             return self._record()
@@ -139,7 +139,7 @@ class Notifications:
     def _run(self, pending: _Pending) -> None:
         try:
             if pending.previous is not None:
-                pending.previous.is_finished.wait(max(pending.deadline - time.monotonic(), 0.0))
+                wait_for(pending.previous.is_finished.wait, pending.deadline - awake.now())
             delivery = self._deliver(pending)
         except BaseException as error:  # also SystemExit: without a result the stage would wait for this thread
             delivery = pending.failed(0, f"failed with {type(error).__name__}")
@@ -153,13 +153,13 @@ class Notifications:
         body = notification_bytes(pending.notification)
         attempts, pause = 0, FIRST_PAUSE_SECONDS
         while True:
-            left = pending.deadline - time.monotonic()
+            left = pending.deadline - awake.now()
             attempt = self._attempt(pending, body, min(pending.config.timeout, max(left, 0.1)))
             attempts += 1
             if attempt.is_delivered:
                 return Delivery(name=pending.name, status="sent", attempts=attempts, detail=attempt.detail)
             is_last = attempt.is_final or attempts > pending.config.retries or self._cancelled.is_set()
-            if is_last or time.monotonic() + pause >= pending.deadline or self._cancelled.wait(pause):
+            if is_last or awake.now() + pause >= pending.deadline or wait_for(self._cancelled.wait, pause):
                 return pending.failed(attempts, attempt.detail)
             pause = min(pause * 2, _LONGEST_PAUSE_SECONDS)
 
@@ -200,7 +200,7 @@ class Notifications:
         """Wait briefly for the next result; abandon the threads that are past their deadline and grace period."""
         if (result := next_item(self._results, LONGEST_WAIT)) is not None:
             self._complete(*result)
-        for pending in [late for late in self._pending if time.monotonic() > late.deadline + _GRACE_PERIOD]:
+        for pending in [late for late in self._pending if awake.now() > late.deadline + _GRACE_PERIOD]:
             self._complete(pending, pending.failed(1, "did not end within its time limit"))
 
     def _complete(self, pending: _Pending, delivery: Delivery) -> None:

@@ -7,13 +7,12 @@ import math
 import queue
 import signal
 import threading
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
 
-from release_tasks.core.clock import timestamp
+from release_tasks.core.clock import awake, timestamp
 from release_tasks.core.errors import Interrupted, StageError
 from release_tasks.core.events import Emit, GateBegan, GateEnded
 from release_tasks.core.interrupt import LONGEST_WAIT, next_item
@@ -64,11 +63,11 @@ class _StartedGate:
 
     context: GateContext
     started_at: str = field(factory=timestamp)
-    started: float = field(factory=time.monotonic)
+    started: float = field(factory=awake.now)
 
     @property
     def deadline(self) -> float:
-        """The time until which the engine waits for the result, in monotonic seconds."""
+        """The time until which the engine waits for the result, in seconds of the awake clock."""
         return self.started + self.context.kind.limit(self.context)
 
 
@@ -87,7 +86,7 @@ class _Running:
         """Wait until the next gate ends or exceeds its time limit."""
         while True:
             due = min(self._gates.values(), key=lambda gate: gate.deadline)
-            check = next_item(self._results, due.deadline - time.monotonic())
+            check = next_item(self._results, due.deadline - awake.now())
             if check is None:
                 due.context.cancelled.set()
                 check = _overdue(due)
@@ -97,13 +96,13 @@ class _Running:
 
     def stop(self) -> None:
         """Stop the gates that still run; further signals are ignored meanwhile."""
-        stopping_since = time.monotonic()
+        stopping_since = awake.now()
         while True:
             with contextlib.suppress(KeyboardInterrupt, Interrupted), _signals_ignored():
                 for gate in self._gates.values():
                     gate.context.cancelled.set()
                 while any(
-                    time.monotonic() - stopping_since < _STOP_TIMEOUT[gate.context.kind.ends_itself]
+                    awake.now() - stopping_since < _STOP_TIMEOUT[gate.context.kind.ends_itself]
                     for gate in self._gates.values()
                 ):
                     # Not Thread.join: up to Python 3.12 a join that a signal interrupts marks the thread as
@@ -165,7 +164,7 @@ def _as_check(gate: _StartedGate, verdict: Verdict) -> Check:
         command=None if verdict.command is None else redact(str(verdict.command)),
         started_at=gate.started_at,
         completed_at=timestamp(),
-        duration_ms=round((time.monotonic() - gate.started) * 1000),
+        duration_ms=round((awake.now() - gate.started) * 1000),
         advisory=context.config.advisory,
         diagnostics=diagnostics,
     )

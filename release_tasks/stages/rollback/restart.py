@@ -9,6 +9,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from release_tasks.core.clock import awake
 from release_tasks.core.durable import make_private_directory
 from release_tasks.core.process.command import tool_environment
 
@@ -64,8 +65,8 @@ def start_detached(command: str, *, project: Path, log: Path, settle: float) -> 
         )
     finally:
         os.close(output)
-    deadline = time.monotonic() + settle
-    while process.poll() is None and time.monotonic() < deadline:
+    deadline = awake.now() + settle
+    while process.poll() is None and awake.now() < deadline:
         time.sleep(0.02)
     # The command may outlive this process. A return code prevents the ResourceWarning of Popen about a running child.
     exit_code, process.returncode = process.returncode, process.returncode or 0

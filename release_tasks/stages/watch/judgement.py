@@ -66,20 +66,12 @@ def degradation(samples: Sequence[Sample], rules: WatchConfig) -> list[str]:
     return reasons
 
 
-def judge(
-    samples: Sequence[Sample], rules: WatchConfig, *, watched: float, unseen: float = 0.0, is_cut_short: bool = False
-) -> WatchVerdict:
-    """Judge a finished watch of ``watched`` seconds, of which ``unseen`` seconds passed without samples.
-
-    ``is_cut_short`` is True when a signal ended the watch.
-    """
+def judge(samples: Sequence[Sample], rules: WatchConfig, *, watched: float, is_cut_short: bool = False) -> WatchVerdict:
+    """Judge a finished watch of ``watched`` seconds; ``is_cut_short`` is True when a signal ended it."""
     reasons = degradation(samples, rules)
     if reasons:
         return WatchVerdict(status="degraded", reasons=reasons)
     issues = _issues(samples, rules)
-    if unseen > watched / 2:
-        gap = f"{show_duration(round(unseen))} of {show_duration(round(watched))}"
-        issues.insert(0, f"No sample was taken for {gap}: the machine slept, or the watch was delayed.")
     if is_cut_short:
         issues.insert(0, f"A signal ended the watch after {show_duration(round(watched))}.")
     if issues:

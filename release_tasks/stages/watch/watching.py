@@ -9,7 +9,7 @@ from attrs import evolve, field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import ReleaseConfig, Settings
-from release_tasks.core.clock import timestamp, uptime
+from release_tasks.core.clock import LONGEST_GAP, timestamp, uptime
 from release_tasks.core.errors import ExitCode, Interrupted, StageFailed, UsageError
 from release_tasks.core.events import Emit, Noted, ignore, shielded
 from release_tasks.core.interrupt import wait_for
@@ -63,14 +63,10 @@ class WatchReport:
 
 @frozen(kw_only=True)
 class _Series:
-    """All samples of a watch. ``watched`` is its length and ``unseen`` the time without samples, in seconds.
-
-    ``stop`` is the signal that ended the watch.
-    """
+    """All samples of a watch. ``watched`` is its length in seconds, and ``stop`` the signal that ended it."""
 
     samples: list[Sample]
     watched: float
-    unseen: float
     stop: Interrupted | None = None
 
 
@@ -98,13 +94,7 @@ def watch_release(
         for note in notes:
             emit(Noted(note))
         series = _sample_until_done(config, context.baseline, clock or Clock(), emit)
-        verdict = judge(
-            series.samples,
-            config.watch,
-            watched=series.watched,
-            unseen=series.unseen,
-            is_cut_short=series.stop is not None,
-        )
+        verdict = judge(series.samples, config.watch, watched=series.watched, is_cut_short=series.stop is not None)
         response = respond(settings, pipeline, context, verdict, series.samples, series.stop, emit, notifications)
         if verdict.status == "degraded" and series.stop is None:  # the response repeats this note
             notes = [note for note in notes if not note.startswith(_WILL_NOT)]
@@ -145,26 +135,30 @@ def require_watchable(settings: Settings) -> None:
 
 
 def _sample_until_done(config: ReleaseConfig, baseline: Baseline | None, clock: Clock, emit: Emit) -> _Series:
-    """Take a sample every interval until the time is over, the samples are degraded, or a signal arrives."""
+    """Take a sample every interval until the time is over, the samples are degraded, or a signal arrives.
+
+    A gap, in which the machine slept or this process was suspended, makes the watch end later by its length.
+    """
     rules = config.watch
     samples: list[Sample] = []
-    unseen, stop = 0.0, None
+    stop = None
     started = planned = clock.now()
     end = started + rules.for_
     longest = max(endpoint.timeout for endpoint in (config.health, config.reliability) if endpoint.url is not None)
     try:
         while True:
-            gap_before = _unseen(clock.now() - planned, rules.interval)
             sampling_started = clock.now()
+            gap_before = _unseen(sampling_started - planned, rules.interval)
+            end += max(sampling_started - planned - LONGEST_GAP, 0.0)
             sample = take_sample(config, baseline)
             sampled = clock.now()
             gap_within = _unseen(sampled - sampling_started, longest)
-            unseen += gap_before + gap_within
-            if gap_within:
+            end += gap_within
+            if gap_within and sample.finding != "ok":
                 why = [f"the machine slept or was delayed for {show_duration(round(gap_within))} during this sample"]
                 sample = evolve(sample, finding="unknown", why=why)
-            elif gap_before:
-                gap = show_duration(round(gap_before))
+            elif gap_before or gap_within:
+                gap = show_duration(round(gap_before or gap_within))
                 sample = evolve(sample, why=[*sample.why, f"no sample was taken for {gap} before this one"])
             sample = evolve(sample, unseen_ms=round((gap_before + gap_within) * 1000))
             samples.append(sample)
@@ -173,12 +167,11 @@ def _sample_until_done(config: ReleaseConfig, baseline: Baseline | None, clock: 
             if degradation(samples, rules):
                 break
             clock.wait(min(planned, end) - clock.now())
-            if planned > end:
-                unseen += _unseen(clock.now() - max(sampled, end), rules.interval)
+            if planned > end and clock.now() - max(sampled, end) <= LONGEST_GAP:
                 break
     except Interrupted as signal:
         stop = signal
-    return _Series(samples=samples, watched=clock.now() - started, unseen=unseen, stop=stop)
+    return _Series(samples=samples, watched=clock.now() - started, stop=stop)
 
 
 def _unseen(took: float, allowed: float) -> float:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import json
 import shlex
-import time
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
 from attrs import NOTHING, frozen
 
+from release_tasks.core.clock import awake
 from release_tasks.core.codec import encode
+from release_tasks.core.interrupt import wait_for
 from release_tasks.core.options import option
 from release_tasks.core.process.output import last_lines
 from release_tasks.service.http import fetch
@@ -99,20 +100,20 @@ def _check_url(context: GateContext, options: HttpOptions) -> Verdict:
     timeout = health.timeout if context.config.timeout is None else context.config.timeout
     diagnostics: dict[str, Any] = {"url": url, "httpStatus": None, "attempts": 0}
     answers: list[HttpResponse] = []
-    deadline = time.monotonic() + timeout
+    deadline = awake.now() + timeout
     while True:
         diagnostics["attempts"] += 1
         try:
-            left = max(deadline - time.monotonic(), 0.1)
+            left = max(deadline - awake.now(), 0.1)
             answers.append(fetch(url, timeout=left, cancelled=context.cancelled))
             problem = unmet_expectation(answers[0], options.expect or ExpectConfig())
             diagnostics["httpStatus"] = answers[0].status
             break
         except ProbeError as error:
             problem = error.message
-            left = deadline - time.monotonic()
+            left = deadline - awake.now()
             is_last = error.kind != "refused" or left <= 0
-            if is_last or context.cancelled.wait(min(max(health.interval, 0.01), left)):
+            if is_last or wait_for(context.cancelled.wait, min(max(health.interval, 0.01), left)):
                 break
     command = f"GET {url}"
     if problem is None:
