@@ -18,7 +18,7 @@ from urllib.parse import urlsplit
 from attrs import evolve, frozen
 
 from release_tasks.config.schema import PairingConfig
-from release_tasks.core.clock import LONGEST_GAP, AwakeClock
+from release_tasks.core.clock import LONGEST_GAP, AwakeClock, awake
 from release_tasks.core.process.find import children_of, wait_or_kill
 from release_tasks.core.process.output import read_log_tail
 from release_tasks.gateway.errors import REFUSAL, GatewayError
@@ -31,8 +31,6 @@ __all__ = ["REQUEST_SECONDS", "GatewayStatus", "start", "status", "stop"]
 _POLL_SECONDS = 0.02
 REQUEST_SECONDS = 3.0  # of a status request; tests shorten it
 _LEFTOVER_SECONDS = 1.5
-# Its own, because a status request that gets no answer takes longer than the waits elsewhere may.
-_awake = AwakeClock(longest_gap=REQUEST_SECONDS + LONGEST_GAP)
 _TAIL_LINES = 10
 _MAX_LOG_BYTES = 8 * 1024 * 1024
 _MAX_RESPONSE_BYTES = 1024 * 1024
@@ -159,7 +157,7 @@ def status(paths: GatewayPaths) -> GatewayStatus:
     if running.url is None:
         return running
     try:
-        response = _get_json(f"{running.url}/health")
+        response = _get_json(f"{running.url}/health", REQUEST_SECONDS)
     except (OSError, ValueError, http.client.HTTPException) as error:
         return evolve(running, detail=f"It runs but does not respond: {error}")
     data = response.get("data")
@@ -177,12 +175,13 @@ def _wait_until_certain(paths: GatewayPaths, timeout: float) -> GatewayStatus:
 
     A running gateway without a response may be starting or stopping.
     """
-    deadline = _awake.now() + timeout
+    clock = AwakeClock(longest_gap=REQUEST_SECONDS + LONGEST_GAP)  # a status request is longer than the usual look
+    deadline = clock.now() + timeout
     while True:
         current = status(paths)
         if not current.running or current.health != "unreachable":
             return current
-        if _awake.now() > deadline:
+        if clock.now() > deadline:
             raise GatewayError(
                 f"A gateway runs as process {current.pid} but does not respond. To stop it, run "
                 f"`inv gateway.stop --root {paths.root}`."
@@ -192,7 +191,7 @@ def _wait_until_certain(paths: GatewayPaths, timeout: float) -> GatewayStatus:
 
 def _wait_until_live(paths: GatewayPaths, child: subprocess.Popen[bytes], log_offset: int, timeout: float) -> None:
     """Wait until the child responds; raises GatewayError when it ends first or after ``timeout`` seconds."""
-    deadline = _awake.now() + timeout
+    deadline = awake.now() + timeout
     while True:
         code = child.poll()
         if code is not None:
@@ -204,18 +203,18 @@ def _wait_until_live(paths: GatewayPaths, child: subprocess.Popen[bytes], log_of
         record = PidFile.read(paths.pid_file)
         if record is not None and record.pid == child.pid and record.port is not None:
             with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
-                if _get_json(f"{base_url(record.host, record.port)}/health/live").get("ok") is True:
+                if _get_json(f"{base_url(record.host, record.port)}/health/live", LONGEST_GAP).get("ok") is True:
                     return
-        if _awake.now() > deadline:
+        if awake.now() > deadline:
             log_tail = _log_tail(paths.log_file, log_offset)
             raise GatewayError(f"The gateway did not respond within {timeout:g} s.{log_tail}")
         time.sleep(_POLL_SECONDS)
 
 
-def _get_json(url: str) -> dict[str, Any]:
+def _get_json(url: str, timeout: float) -> dict[str, Any]:
     parts = urlsplit(url)
     # Not requests: its import takes longer than the start of the gateway.
-    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=REQUEST_SECONDS)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
     with contextlib.closing(connection):
         connection.request("GET", parts.path)
         response = json.loads(connection.getresponse().read(_MAX_RESPONSE_BYTES))
@@ -230,9 +229,9 @@ def _log_tail(log: Path, offset: int) -> str:
 
 
 def _wait_for_end(record: PidFile, timeout: float) -> bool:
-    deadline = _awake.now() + timeout
+    deadline = awake.now() + timeout
     while record.is_running():
-        if _awake.now() > deadline:
+        if awake.now() > deadline:
             return False
         time.sleep(_POLL_SECONDS)
     _reap()

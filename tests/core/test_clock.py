@@ -10,7 +10,7 @@ import pytest
 
 from release_tasks.core.clock import LONGEST_GAP, AwakeClock
 from release_tasks.core.interrupt import wait_for
-from tests.support.processes import suspend
+from tests.support.lock_holder import stopped
 
 
 class Uptime:
@@ -73,7 +73,8 @@ def test_suspended_process_continues_its_wait() -> None:
     with subprocess.Popen([sys.executable, "-c", _WAIT], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "waiting\n"
-        suspend(process.pid, 3.0)
+        with stopped(process.pid):
+            time.sleep(3.0)
         resumed = time.monotonic()
         assert process.stdout.readline() == "over\n"
         assert time.monotonic() - resumed > 1.5

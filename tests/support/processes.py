@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, TypeVar
 
-__all__ = ["await_file", "await_true", "is_running", "processes_with", "suspend"]
+__all__ = ["await_file", "await_true", "is_running", "processes_with"]
 
 T = TypeVar("T")
 
@@ -48,16 +47,6 @@ def processes_with(word: str) -> list[int]:
         except OSError:
             continue
     return found
-
-
-def suspend(pid: int, seconds: float) -> None:
-    """Stop a process with SIGSTOP for ``seconds``, and let it continue."""
-    os.kill(pid, signal.SIGSTOP)
-    try:
-        await_true(lambda: _state(pid) == "T")
-        time.sleep(seconds)
-    finally:
-        os.kill(pid, signal.SIGCONT)
 
 
 def _state(pid: int) -> str:
