@@ -11,14 +11,15 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import evolve, frozen
 
 from release_tasks.core.canonical import InvalidDocument, pretty_bytes, read_document
 from release_tasks.core.clock import awake, timestamp
+from release_tasks.core.codec import decode, encode
 from release_tasks.core.durable import make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, with_path
 
-__all__ = ["FileLock", "FolderLock", "Holder", "current_holder", "run_lock"]
+__all__ = ["ExistingFileLock", "FileLock", "FolderLock", "Holder", "RunLock", "current_holder", "run_lock"]
 
 _GRACE = 0.25  # seconds
 
@@ -101,26 +102,59 @@ class FolderLock(FileLock):
         return os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
 
 
+class ExistingFileLock(FileLock):
+    """A lock by ``flock`` on a file that exists, also on a read-only disk. A missing file is not created."""
+
+    def _open(self) -> int:
+        return os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
 @frozen(kw_only=True)
 class Holder:
-    """The process that holds the lock, as it recorded itself."""
+    """The process that holds the lock, as it recorded itself. Only a rollback has a ``stage`` and a ``rollback_id``."""
 
-    pid: int = field(converter=int)
-    host: str = field(converter=str)
-    command: str = field(converter=str)
-    since: str = field(converter=str)
+    pid: int
+    host: str
+    command: str
+    since: str
+    stage: str | None = None
+    rollback_id: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.command!r} (pid {self.pid} on {self.host}, since {self.since})"
+        stage = f"; {self.stage}" if self.stage else ""
+        return f"{self.command!r} (pid {self.pid} on {self.host}, since {self.since}{stage})"
+
+
+class RunLock:
+    """The held lock of the pipeline folder ``root``: it writes the record of its holder, ``lock.json``."""
+
+    def __init__(self, root: Path, command: str) -> None:
+        self._file = root / "lock.json"
+        self._holder = Holder(pid=os.getpid(), host=socket.gethostname(), command=command, since=timestamp())
+
+    def record(self, *, stage: str | None = None, rollback_id: str | None = None) -> None:
+        """Record the holder and the stage of its rollback. On a full disk the lock works without a record."""
+        self._holder = evolve(self._holder, stage=stage, rollback_id=rollback_id)
+        with contextlib.suppress(OSError):
+            if stage is None:
+                self._file.unlink(missing_ok=True)  # the record of a killed run
+            write_atomic(self._file, pretty_bytes(encode(self._holder)), is_durable=False)
+            return
+        self.remove_record()  # no record is better than one with a former stage
+
+    def remove_record(self) -> None:
+        """Remove the record, if it exists and can be removed."""
+        with contextlib.suppress(OSError):
+            self._file.unlink()
 
 
 @contextlib.contextmanager
-def run_lock(root: Path, command: str, wait: float = 0.0) -> Iterator[None]:
-    """Hold the lock of the pipeline folder ``root`` while the block runs.
+def run_lock(root: Path, command: str, wait: float = 0.0) -> Iterator[RunLock]:
+    """Hold the lock of the pipeline folder ``root`` while the block runs; yields the lock.
 
     Waits up to ``wait`` seconds. Raises LockHeld, which names the holder, when the lock is still taken then.
     """
-    lock, holder_file = FileLock(root / "lock"), root / "lock.json"
+    lock = FileLock(root / "lock")
     # `current_holder` takes the lock for an instant, so wait at least a moment. A process that is taking or releasing
     # the lock has no holder file, so try once more when there is none.
     if not lock.acquire(max(wait, _GRACE)):
@@ -130,21 +164,12 @@ def run_lock(root: Path, command: str, wait: float = 0.0) -> Iterator[None]:
             by = f"by {holder}" if holder else "by another run"
             retry = "Try again when that run has finished (release.rollback can wait: --wait 10m)."
             raise LockHeld(f"{root} is locked {by}. {retry}")
+    held = RunLock(root, command or " ".join(sys.argv))
     try:
-        document = {
-            "pid": os.getpid(),
-            "host": socket.gethostname(),
-            "command": command or " ".join(sys.argv),
-            "since": timestamp(),
-        }
-        # Remove the file of a killed run first. On a full disk the lock works without a holder file.
-        with contextlib.suppress(OSError):
-            holder_file.unlink(missing_ok=True)
-            write_atomic(holder_file, pretty_bytes(document), is_durable=False)
-        yield
+        held.record()
+        yield held
     finally:
-        with contextlib.suppress(OSError):
-            holder_file.unlink()
+        held.remove_record()
         lock.release()
 
 
@@ -156,7 +181,6 @@ def current_holder(root: Path) -> Holder | None:
         if is_free:
             return None
     try:
-        document = read_document(root / "lock.json")
-        return Holder(**{name: document[name] for name in ("pid", "host", "command", "since")})
-    except (FileNotFoundError, InvalidDocument, KeyError, ValueError):
+        return decode(Holder, read_document(root / "lock.json"), "lock.json")
+    except (FileNotFoundError, InvalidDocument, ValueError):
         return None

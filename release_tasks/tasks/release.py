@@ -156,14 +156,21 @@ def rollback(
         current.fail_unless(outcome.status != "failed")
 
 
-@stage()
-def recover(ctx: Context, json: bool = False) -> None:
+@stage(help={"wait": "Wait this long for a rollback that has not finished its swap, e.g. 10m; default: 1m."})
+def recover(ctx: Context, wait: str | None = None, json: bool = False) -> None:
     """Finish or undo an interrupted rollback, remove leftovers; fast, no effect when there is nothing to recover."""
     with session(ctx, json) as current:
-        from release_tasks.stages.rollback.recovery import recover
+        from release_tasks.stages.rollback.recovery import GATE_SECONDS, recover
 
+        seconds = duration_flag("wait", wait)
         with current.progress() as emit:
-            report = recover(current.settings, look_only=current.is_dry, emit=emit, notices=current.notifications)
+            report = recover(
+                current.settings,
+                wait=GATE_SECONDS if seconds is None else seconds,
+                look_only=current.is_dry,
+                emit=emit,
+                notices=current.notifications,
+            )
         current.answer(report, lambda screen: screen.verdict(report.status, report.detail))
 
 

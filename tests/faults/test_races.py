@@ -709,11 +709,13 @@ def test_wait_that_times_out_ends_with_75_and_names_the_holder(
 def test_other_commands_name_the_holder_or_do_nothing(
     scenario: RaceScenario, runners: tuple[StageRunner, StageRunner]
 ) -> None:
-    """While a rollback is stopped before its swap, prepare ends with 75 before any gate; recover has nothing to do."""
+    """While a rollback is stopped before its swap, prepare ends with 75 before any gate; recover waits, then has no work."""
     inv = Inv(scenario)
     with stopped_rollback(scenario, runners[0]) as pid:
         assert_names_rollback(inv.run("release.prepare", "--release-id", "v4"), pid)
-        assert inv.run("release.recover").status == "clean"
+        assert_names_rollback(inv.run("release.recover", "--wait", "0s"), pid)
+        waiting = inv.start("release.recover")
+    assert inv.result("release.recover", waiting).status == "clean"
     scenario.check([Result(what="rollback", pid=pid, code=0, status="restored")])
 
 

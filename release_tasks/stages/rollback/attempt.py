@@ -6,7 +6,7 @@ import contextlib
 import secrets
 from collections.abc import Iterator, Mapping
 
-from attrs import field, frozen
+from attrs import frozen
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.base import AssetConfig
@@ -26,6 +26,7 @@ from release_tasks.core.lock import run_lock
 from release_tasks.core.records import RollbackOutcome, RollbackState
 from release_tasks.stages.rollback.recorder import Recorder, record_refusal
 from release_tasks.stages.rollback.recovery import recover_locked
+from release_tasks.stages.rollback.start_gate import StartGate, closed_gate
 
 __all__ = [
     "NOT_RESTARTED",
@@ -97,7 +98,8 @@ class RollbackAttempt:
     emit: Emit
     started_at: str
     lineage: str
-    rollback_id: str = field(factory=lambda: f"{compact()}-{secrets.token_hex(3)}")
+    rollback_id: str
+    gate: StartGate
 
     @property
     def assets(self) -> Mapping[str, AssetConfig]:
@@ -118,9 +120,15 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
     recorded as refusals and re-raised.
     """
     started_at, emit = timestamp(), shielded(emit)
+    rollback_id = f"{compact()}-{secrets.token_hex(3)}"
     has_lock = is_finished = False
+    root = pipeline.root
     try:
-        with with_path(pipeline.root / "lock"), run_lock(pipeline.root, "release.rollback", request.wait):
+        with (
+            with_path(root / "lock"),
+            run_lock(root, "release.rollback", request.wait) as lock,
+            closed_gate(root, lock, rollback_id) as gate,
+        ):
             has_lock = True
             try:
                 emit(StepBegan("recover"))
@@ -133,6 +141,8 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
                     emit=emit,
                     started_at=started_at,
                     lineage=pipeline.lineage(),
+                    rollback_id=rollback_id,
+                    gate=gate,
                 )
                 is_finished = True
             except (StageFailed, OSError) as error:

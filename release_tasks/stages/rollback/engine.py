@@ -120,6 +120,7 @@ def confirm(run: RollbackAttempt, found: InPlace) -> RollbackOutcome:
     The service may have written data since the restore; only --force removes that data.
     """
     target, restart = found.target, None
+    run.gate.open()  # nothing live will be changed
     health = await_health(run, None, is_first=True)
     if health is not None and not health.passed:
         restart = restart_service(run)
@@ -192,6 +193,7 @@ def staged(
 def commit(run: RollbackAttempt, target: SnapshotMetadata, safety: SnapshotMetadata, steps: list[JournalStep]) -> Swap:
     """Write the journal, the commit point: after a crash from here on, recovery completes the rollback."""
     run.emit(StepBegan("swap"))
+    run.gate.enter("swap")
     journal = RollbackJournal(
         journal_version=JOURNAL_VERSION,
         rollback_id=run.rollback_id,
@@ -235,7 +237,11 @@ def swap_in(run: RollbackAttempt, swap: Swap) -> None:
 
 
 def restart_service(run: RollbackAttempt) -> Restart | None:
-    """Start the restart hook, detached; return None when no hook is configured."""
+    """Open the start gate and start the restart hook, detached; return None when no hook is configured.
+
+    The hook itself may start the service through the gate.
+    """
+    run.gate.open()
     hook = run.settings.release.restart
     if hook.command is None:
         return None

@@ -7,6 +7,7 @@ open it before ``recover`` has run.
 from __future__ import annotations
 
 import contextlib
+import time
 from pathlib import Path
 from typing import Literal
 
@@ -20,17 +21,19 @@ from release_tasks.core.clock import timestamp
 from release_tasks.core.errors import LockHeld, StageError, StageFailed, describe_error, with_path
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.interrupt import uninterrupted
-from release_tasks.core.lock import run_lock
+from release_tasks.core.lock import current_holder, run_lock
 from release_tasks.core.records import JournalStep, RollbackJournal, SnapshotMetadata
+from release_tasks.core.units import show_duration
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.rollback.journal import clear_journal, read_journal
 from release_tasks.stages.rollback.recorder import Recorder
+from release_tasks.stages.rollback.start_gate import await_open
 from release_tasks.stages.rollback.swap import Swap
 from release_tasks.stages.stage import require_assets, stage
 
-__all__ = ["RecoveryReport", "complete_interrupted", "pending", "recover", "recover_locked"]
+__all__ = ["GATE_SECONDS", "RecoveryReport", "complete_interrupted", "pending", "recover", "recover_locked"]
 
-_LOCK_SECONDS = 60.0
+GATE_SECONDS = 60.0
 
 
 @frozen(kw_only=True)
@@ -47,34 +50,62 @@ class RecoveryReport:
 
 
 def recover(
-    settings: Settings, *, look_only: bool = False, emit: Emit = ignore, notices: Notifications | None = None
+    settings: Settings,
+    *,
+    wait: float = GATE_SECONDS,
+    look_only: bool = False,
+    emit: Emit = ignore,
+    notices: Notifications | None = None,
 ) -> RecoveryReport:
     """Finish or undo an interrupted rollback, and remove leftovers; quick and safe when there is nothing to do.
 
-    With ``look_only`` it reports what it would do and changes nothing. Raises StageFailed when the rollback can be
-    neither finished nor undone, LockHeld when a running swap takes longer than a minute.
+    It is the start gate of the service: while a rollback runs that has not finished its swap, it waits up to ``wait``
+    seconds. With ``look_only`` it reports what it would do, does not wait and changes nothing. Raises StageFailed when
+    the rollback can be neither finished nor undone, LockHeld when the time is over.
     """
     pipeline = Pipeline(settings.release.root)
     if look_only:
         require_assets(settings)
         return pending(settings, pipeline)
     with stage(settings, pipeline, "release.recover", notices):
-        return complete_interrupted(settings, pipeline, "release.recover", emit)
+        deadline = time.monotonic() + wait
+        _await_swap(pipeline, wait, emit)
+        remaining = max(deadline - time.monotonic(), 0.0)
+        return complete_interrupted(settings, pipeline, "release.recover", emit, wait=remaining)
 
 
-def complete_interrupted(settings: Settings, pipeline: Pipeline, command: str, emit: Emit = ignore) -> RecoveryReport:
+def _await_swap(pipeline: Pipeline, wait: float, emit: Emit) -> None:
+    """Wait up to ``wait`` seconds while a rollback runs that has not finished its swap. Raises LockHeld."""
+    try:
+        if await_open(pipeline.root, 0.0):
+            return
+        emit(StepBegan("wait", f"for a rollback that has not finished its swap, up to {show_duration(wait)}"))
+        if await_open(pipeline.root, wait):
+            return
+    except OSError as error:
+        raise StageFailed(f"It is unknown whether a rollback runs: {describe_error(error)}") from error
+    holder = current_holder(pipeline.root)
+    raise LockHeld(
+        f"A rollback has not finished its swap{f': {holder}' if holder else ''}. Do not start the service yet: try "
+        "again, or wait longer: inv release.recover --wait 10m"
+    )
+
+
+def complete_interrupted(
+    settings: Settings, pipeline: Pipeline, command: str, emit: Emit = ignore, *, wait: float = GATE_SECONDS
+) -> RecoveryReport:
     """Bring the live state to exactly old or exactly new after an interrupted rollback.
 
-    Waits up to a minute for a running swap, and does not wait for other commands. Raises LockHeld when the swap takes
-    longer, StageFailed when the rollback can be neither finished nor undone.
+    Waits up to ``wait`` seconds for a running swap, and does not wait for other commands. Raises LockHeld when the swap
+    takes longer, StageFailed when the rollback can be neither finished nor undone.
     """
     is_swapping = read_journal(pipeline) is not None
     report: RecoveryReport | None = None
     try:
         if not is_swapping and not _has_leftovers(settings, pipeline):
             return RecoveryReport(status="clean", detail="Nothing to recover.")
-        wait = _LOCK_SECONDS if is_swapping else 0.0
-        with with_path(pipeline.root / "lock"), run_lock(pipeline.root, command, wait):
+        lock_wait = wait if is_swapping else 0.0
+        with with_path(pipeline.root / "lock"), run_lock(pipeline.root, command, lock_wait):
             report = recover_locked(settings, pipeline, shielded(emit))
             return report
     except OSError as error:
@@ -90,7 +121,7 @@ def complete_interrupted(settings: Settings, pipeline: Pipeline, command: str, e
             if is_swapping:
                 raise
             # The other command has started its swap since the first check: wait for it.
-            return complete_interrupted(settings, pipeline, command, emit)
+            return complete_interrupted(settings, pipeline, command, emit, wait=wait)
         # The other command has not started its swap, or has finished it: the files here belong to it.
         return RecoveryReport(status="clean", detail="Another command is running; it needs no recovery.")
 
