@@ -121,8 +121,7 @@ class Holder:
     rollback_id: str | None = None
 
     def __str__(self) -> str:
-        stage = f"; {self.stage}" if self.stage else ""
-        return f"{self.command!r} (pid {self.pid} on {self.host}, since {self.since}{stage})"
+        return f"{self.command!r} (pid {self.pid} on {self.host}, since {self.since})"
 
 
 class RunLock:

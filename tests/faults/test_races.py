@@ -48,6 +48,7 @@ from pathlib import Path
 from release_tasks.tasks.project import load_settings
 from release_tasks.core.errors import StageError
 from release_tasks.core.events import BytesMoved
+from release_tasks.core.lock import RunLock
 from release_tasks.stages.preflight.engine import PreflightRun
 from release_tasks.stages.prepare import prepare_release
 from release_tasks.core.records import PreflightReport
@@ -112,7 +113,7 @@ def act(job):
 @contextlib.contextmanager
 def no_lock(root, *_, **__):
     try:
-        yield
+        yield RunLock(root, "without the lock")
     finally:
         root.joinpath("lock.json").unlink(missing_ok=True)  # a killed run may leave the file, as with the lock
 

@@ -300,7 +300,7 @@ def test_status_and_refusals_name_the_stage_of_the_holder(damaged: Project) -> N
         "restart": "after swap",
     }
     assert {f"safety_snapshot_{lock['rollbackId']}" for lock in seen.values()} == {outcome.safety_snapshot_id}
-    assert "before swap" in refusals["stage"] and f"pid {os.getpid()}" in refusals["stage"]
+    assert "has not finished its swap" in refusals["stage"] and f"pid {os.getpid()}" in refusals["stage"]
     assert "inv release.recover --wait" in refusals["stage"]
     assert overview(damaged.settings, 10, release_status(damaged.settings))["lock"] is None
 
