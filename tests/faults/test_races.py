@@ -710,7 +710,7 @@ def test_wait_that_times_out_ends_with_75_and_names_the_holder(
 def test_other_commands_name_the_holder_or_do_nothing(
     scenario: RaceScenario, runners: tuple[StageRunner, StageRunner]
 ) -> None:
-    """While a rollback is stopped before its swap, prepare ends with 75 before any gate; recover waits, then has no work."""
+    """While a rollback is stopped before its swap, prepare ends with 75 before any gate, and recover waits."""
     inv = Inv(scenario)
     with stopped_rollback(scenario, runners[0]) as pid:
         assert_names_rollback(inv.run("release.prepare", "--release-id", "v4"), pid)

@@ -7,7 +7,6 @@ open it before ``recover`` has run.
 from __future__ import annotations
 
 import contextlib
-import time
 from pathlib import Path
 from typing import Literal
 
@@ -17,7 +16,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
 from release_tasks.assets.placing import leftovers, with_current_devices
 from release_tasks.config.schema import Settings
-from release_tasks.core.clock import timestamp
+from release_tasks.core.clock import awake, timestamp
 from release_tasks.core.errors import LockHeld, StageError, StageFailed, describe_error, with_path
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.interrupt import uninterrupted
@@ -68,9 +67,9 @@ def recover(
         require_assets(settings)
         return pending(settings, pipeline)
     with stage(settings, pipeline, "release.recover", notices):
-        deadline = time.monotonic() + wait
+        deadline = awake.now() + wait
         _await_swap(pipeline, wait, emit)
-        remaining = max(deadline - time.monotonic(), 0.0)
+        remaining = max(deadline - awake.now(), 0.0)
         return complete_interrupted(settings, pipeline, "release.recover", emit, wait=remaining)
 
 
