@@ -108,6 +108,7 @@ def _with_plugins(
     notes: list[str] = []
     folder = catalogue.path(metadata.snapshot_id)
     for asset in metadata.assets:
+        notes += kind_of(asset).capture_notes(asset)
         copy = stored_path(folder, asset)
         result = kind_of(asset).examine(asset, assets.get(asset.key), copy) if asset.exists else None
         if result is None:

@@ -324,6 +324,10 @@ class AssetKind:
         """Let the plugin that captured a copy check it, with the options of ``asset``; None when no plugin did."""
         return None
 
+    def capture_notes(self, record: AssetRecord) -> list[str]:
+        """Return sentences for the operator about a captured asset, such as what could not be checked in it."""
+        return []
+
     def inspect(self, record: AssetRecord, copy: Path) -> Inspection | None:
         """Read the whole content of a copy; None for a kind without a structure that could be checked."""
         return None

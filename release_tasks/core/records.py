@@ -198,7 +198,8 @@ class AssetRecord:
     ``relative_path`` is the path of the copy below the snapshot's folder. ``sha256`` of a directory is the digest of
     its canonical entries. ``damaged`` marks a raw copy: the live state could not be read as an asset of its kind.
     ``left_out`` names what a safety snapshot could not contain: at most 50 names; ``left_out_count`` is the number of
-    all. ``unstable`` names files that changed while they were read, and were copied as they were. ``plugin`` is the
+    all. ``unstable`` names files that changed while they were read, and were copied as they were. ``unchecked`` names
+    the parts of a database that SQLite cannot check without the functions and modules of its service. ``plugin`` is the
     plugin's asset kind that captured and checked the copy. ``plugin_problem`` is the reason why the plugin failed; the
     safety snapshot then contains an ordinary copy.
     """
@@ -217,6 +218,7 @@ class AssetRecord:
     left_out: list[str] | None = None
     left_out_count: int | None = None
     unstable: list[str] | None = None
+    unchecked: list[str] | None = None
     plugin: str | None = None
     plugin_problem: str | None = None
 

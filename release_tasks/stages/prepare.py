@@ -14,6 +14,7 @@ from release_tasks.archive.attestation.statement import Attester
 from release_tasks.archive.capacity import capture_needs, shortages
 from release_tasks.archive.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.archive.pipeline import MANIFEST_VERSION, Pipeline, manifest_bytes
+from release_tasks.assets.kinds import kind_of
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import compact, timestamp
 from release_tasks.core.durable import remove_durably, write_atomic
@@ -191,7 +192,18 @@ def _captured(
             if (each := snapshot.asset(key)) is not None
         ]
         phases = [*draft.phases, captured]
-        yield evolve(draft, status="ready", snapshot=reference, artifacts=artifacts, phases=phases), snapshot
+        notes = [note for record in snapshot.assets for note in kind_of(record).capture_notes(record)]
+        yield (
+            evolve(
+                draft,
+                status="ready",
+                snapshot=reference,
+                artifacts=artifacts,
+                phases=phases,
+                diagnostics=draft.diagnostics + notes,
+            ),
+            snapshot,
+        )
 
 
 @contextlib.contextmanager

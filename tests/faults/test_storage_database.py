@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import apsw
 import pytest
 
-from release_tasks.assets.sqlite import database as store
+from release_tasks.assets.sqlite import connection as store
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import AssetRecord, Manifest
 from release_tasks.stages.rollback.recovery import recover

@@ -185,7 +185,7 @@ def test_failed_report_without_a_failed_check_blocks(project: Project) -> None:
 
 def test_locked_database_blocks_with_a_message(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     """The message has the time waited and what to do."""
-    monkeypatch.setattr("release_tasks.assets.sqlite.database.BUSY_SECONDS", 0.2)
+    monkeypatch.setattr("release_tasks.assets.sqlite.connection.BUSY_SECONDS", 0.2)
     with locked_database(project.database, "PRAGMA locking_mode = EXCLUSIVE"):
         manifest = release(project)
     assert manifest.status == "blocked"

@@ -13,17 +13,14 @@ from attrs import NOTHING, evolve, frozen
 from release_tasks.assets.base import AssetConfig, AssetFinding, AssetKind, Inspection, Listing, Move, State, StateCheck
 from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.assets.placing import inode_of
+from release_tasks.assets.sqlite.checks import check_database, count_rows, read_schema
+from release_tasks.assets.sqlite.connection import SIDE_FILES, DamagedDatabase, DiskError
 from release_tasks.assets.sqlite.database import (
-    SIDE_FILES,
-    DamagedDatabase,
-    DiskError,
+    Copied,
     Progress,
     capture_database,
-    check_database,
     content_digest,
-    count_rows,
     examine_database,
-    read_schema,
     restore_database,
     set_journal_mode,
 )
@@ -36,7 +33,7 @@ from release_tasks.core.records import AssetRecord, JournalStep
 __all__ = ["SQLITE", "SqliteKind", "SqliteOptions", "set_side_files_aside", "side_files"]
 
 
-CopyDatabase = Callable[[Path, Path, Progress, Callable[[int], None]], tuple[str, str]]
+CopyDatabase = Callable[[Path, Path, Progress, Callable[[int], None]], Copied]
 
 
 @frozen(kw_only=True)
@@ -75,7 +72,7 @@ class SqliteKind(AssetKind):
     ) -> AssetRecord:
         copied = Meter(emit, "capture", record.key, 0)
         checked = Meter(emit, "check", record.key, 0)
-        journal_mode, digest = copy_database(
+        found = copy_database(
             asset.path, copy, copied.reach, lambda size: checked.reach(checked.done + size, copied.total)
         )
         info = os.lstat(asset.path)
@@ -83,7 +80,15 @@ class SqliteKind(AssetKind):
             with contextlib.suppress(OSError):  # only root may change the owner of a file
                 os.chown(copy, info.st_uid, info.st_gid)
         size = copy.stat().st_size
-        return evolve(record, exists=True, size=size, sha256=digest, content_digest=digest, journal_mode=journal_mode)
+        return evolve(
+            record,
+            exists=True,
+            size=size,
+            sha256=found.sha256,
+            content_digest=found.sha256,
+            journal_mode=found.journal_mode,
+            unchecked=found.unchecked or None,
+        )
 
     def raw_paths(self, asset: AssetConfig) -> list[Path]:
         """Return the database and its side files: their bytes may help to recover rows that SQLite cannot read."""
@@ -110,6 +115,15 @@ class SqliteKind(AssetKind):
         except DamagedDatabase as error:
             return [AssetFinding(key=record.key, what=error.message)]
         return []
+
+    def capture_notes(self, record: AssetRecord) -> list[str]:
+        """Return a sentence about what SQLite cannot check without the functions and modules of the service."""
+        if not record.unchecked:
+            return []
+        return [
+            f"{record.key}: SQLite cannot check {', '.join(record.unchecked)}: only the service has the functions, "
+            "collations or modules that these need. They are captured and restored with all other content."
+        ]
 
     def inspect(self, record: AssetRecord, copy: Path) -> Inspection | None:
         """Run ``integrity_check`` and count the rows of every table."""

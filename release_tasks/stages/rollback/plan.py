@@ -205,7 +205,7 @@ def plan_changes(
                 "choose another snapshot, or repair the remains manually."
             )
         changes.append(_change(key, record, live[key]))
-        diagnostics += _notes(record, asset)
+        diagnostics += _notes(record, asset) + kind_of(record).capture_notes(record)
     for record in target.assets:
         if record.key not in assets:
             diagnostics.append(f"{record.key}: in the snapshot, but no longer in release.assets; not restored.")

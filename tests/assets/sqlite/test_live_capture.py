@@ -16,14 +16,10 @@ from typing import Any
 
 import pytest
 
-from release_tasks.assets.sqlite import database as sqlite
-from release_tasks.assets.sqlite.database import (
-    DamagedDatabase,
-    capture_database,
-    check_database,
-    content_digest,
-    examine_database,
-)
+from release_tasks.assets.sqlite import connection as sqlite
+from release_tasks.assets.sqlite.checks import check_database
+from release_tasks.assets.sqlite.connection import DamagedDatabase
+from release_tasks.assets.sqlite.database import capture_database, content_digest, examine_database
 from release_tasks.core.errors import StageFailed
 from tests.support.project import MakeProject, Project
 from tests.support.scripts import locked_database
@@ -191,10 +187,10 @@ def test_interrupted_transaction_is_not_in_the_copy(project: Project) -> None:
 def test_copy_is_a_rollback_journal_database(project: Project) -> None:
     """Header bytes 18 and 19 are 1; the record has the journal mode of the live database."""
     copy = project.folder / "copy.db"
-    journal_mode, digest = capture_database(project.database, copy)
-    assert journal_mode == "wal"
+    captured = capture_database(project.database, copy)
+    assert captured.journal_mode == "wal"
     assert copy.read_bytes()[18:20] == b"\x01\x01"
-    assert content_digest(copy) == digest
+    assert content_digest(copy) == captured.sha256
     connection = sqlite3.connect(project.database)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()

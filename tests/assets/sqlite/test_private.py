@@ -145,8 +145,8 @@ def test_a_look_changes_nothing_and_sees_the_committed_rows(make_project: MakePr
     assert picture(project.state) == before
     assert os.listdir(scratch / "assets" / "database") == ["app.db"]
     # SQLite recovers the database now.
-    mode, digest = capture_database(project.database, project.folder / "captured.db")
-    assert (seen.journal_mode, seen.sha256) == (mode, digest)
+    captured = capture_database(project.database, project.folder / "captured.db")
+    assert (seen.journal_mode, seen.sha256) == (captured.journal_mode, captured.sha256)
     assert stored(scratch, project.database) == project.rows()[0]
 
 
@@ -180,7 +180,7 @@ def test_a_look_needs_no_write_permission(make_project: MakeProject, tmp_path: P
     with as_user(1000):
         seen = look(project.database, tmp_path / "of-the-user" / "scratch")
     assert picture(project.state) == before
-    assert seen.sha256 == capture_database(project.database, project.folder / "captured.db")[1]
+    assert seen.sha256 == capture_database(project.database, project.folder / "captured.db").sha256
 
 
 @pytest.mark.parametrize("is_committed", [False, True], ids=["super-journal", "no super-journal"])

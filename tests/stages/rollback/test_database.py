@@ -15,7 +15,7 @@ from typing import Any
 import apsw
 import pytest
 
-from release_tasks.assets.sqlite import database as store
+from release_tasks.assets.sqlite import connection as store
 from tests.support.files import file_tree
 from tests.support.health import Health
 from tests.support.project import MakeProject, Project

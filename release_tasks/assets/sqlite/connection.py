@@ -1,0 +1,167 @@
+"""Connections to a database, and what SQLite's errors mean.
+
+``apsw`` includes a current SQLite: SQLite up to 3.51.2 can corrupt a WAL database when a checkpoint and a writer race
+(https://sqlite.org/wal.html, "The WAL-Reset Bug"). This process never reads the file of a live database while it has a
+connection to it: closing any descriptor of the file releases this process's POSIX locks on it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import apsw
+
+from release_tasks.assets.base import Damaged
+from release_tasks.core.errors import StageFailed, with_path
+
+__all__ = [
+    "BUSY_SECONDS",
+    "SIDE_FILES",
+    "DamagedDatabase",
+    "DiskError",
+    "connection",
+    "extended_code",
+    "has_content",
+    "immutable",
+    "is_damage",
+    "require_database",
+    "translated_errors",
+    "value",
+]
+
+SIDE_FILES = ("-wal", "-shm", "-journal")
+BUSY_SECONDS = 30.0  # how long a lock of another process is waited for; tests shorten it
+
+_CACHE_KIB = 8192
+_MAGIC = b"SQLite format 3\0"
+# Results that only damaged content can cause (https://sqlite.org/rescode.html). A missing function, module or collation
+# (SQLITE_ERROR), an I/O error, a denied permission or too many open files do not mean damage: a restore would replace
+# the file of a "damaged" database while the service has it open.
+_DAMAGED = (apsw.NotADBError, apsw.CorruptError, apsw.FormatError)
+
+
+class DamagedDatabase(Damaged):
+    """The file cannot be read as a database, or SQLite's check found errors."""
+
+
+class DiskError(StageFailed):
+    """SQLite got an error from the disk. When the error happened in a commit, the commit may or may not be done."""
+
+
+@contextlib.contextmanager
+def connection(path: Path, flags: int, *, keeps_wal: bool = False) -> Iterator[apsw.Connection]:
+    """Open a database, and close it after the block."""
+    database = apsw.Connection(str(path), flags=flags)
+    try:
+        # Set this before the first statement reads the file: close() would checkpoint the WAL even after a failure.
+        database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
+        database.set_busy_timeout(int(BUSY_SECONDS * 1000))
+        database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
+        yield database
+    finally:
+        database.close(True)
+
+
+@contextlib.contextmanager
+def immutable(path: Path) -> Iterator[apsw.Connection]:
+    """Open a copy that no process writes, without locks and side files."""
+    uri = f"file:{quote(str(path))}?immutable=1"
+    with connection(Path(uri), apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI) as database:
+        yield database
+
+
+def value(database: apsw.Connection, statement: str) -> Any:
+    """Return the first value of the first row of a statement, None without a row."""
+    row = database.execute(statement).fetchone()
+    return row[0] if row else None
+
+
+def extended_code(error: apsw.Error) -> int:
+    """Return the extended result code of an error; 0 for an error that Python code raised."""
+    return int(getattr(error, "extendedresult", 0))
+
+
+def is_damage(error: apsw.Error) -> bool:
+    """Return whether an error of SQLite means that the content of the file is damaged."""
+    if isinstance(error, _DAMAGED) or extended_code(error) == apsw.SQLITE_IOERR_SHORT_READ:
+        return True
+    # The header has an unknown number of the schema format; the result code is the general one.
+    return isinstance(error, apsw.SQLError) and "unsupported file format" in str(error)
+
+
+def require_database(path: Path) -> None:
+    """Raise DamagedDatabase unless the file starts with the header of a database.
+
+    SQLite would delete the WAL of a file without this header, and with it the last good copy of some rows.
+    """
+    try:
+        mode = os.lstat(path).st_mode
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise DamagedDatabase(f"{path} cannot be read: {error.strerror}.") from error
+    if not stat.S_ISREG(mode):
+        raise DamagedDatabase(f"{path} should be a SQLite database, but is not a regular file.")
+    for suffix in SIDE_FILES:
+        with contextlib.suppress(FileNotFoundError):
+            if not stat.S_ISREG(os.lstat(f"{path}{suffix}").st_mode):
+                raise DamagedDatabase(
+                    f"{path} cannot be opened: its side file {path.name}{suffix} is not a regular file."
+                )
+    with with_path(path), path.open("rb", buffering=0) as file:
+        start = file.read(len(_MAGIC))
+    if not start and not any(has_content(path, suffix) for suffix in ("-wal", "-journal")):
+        return  # an empty file is a database without tables
+    if start != _MAGIC:
+        raise DamagedDatabase(f"{path} cannot be read as a SQLite database: its header is missing.")
+
+
+def has_content(path: Path, suffix: str) -> bool:
+    """Return whether the side file exists and is not empty."""
+    try:
+        return os.lstat(f"{path}{suffix}").st_size > 0
+    except FileNotFoundError:
+        return False
+
+
+@contextlib.contextmanager
+def translated_errors(path: Path, error_class: type[StageFailed] = StageFailed) -> Iterator[None]:
+    """Turn SQLite's errors about ``path`` into messages.
+
+    Raises DamagedDatabase for damage, ``error_class`` for an error that a disk, a permission or a limit may cause, else
+    StageFailed.
+    """
+    try:
+        yield
+    except apsw.Error as error:
+        raise _translated(error, path, error_class) from error
+
+
+def _translated(error: apsw.Error, path: Path, error_class: type[StageFailed]) -> StageFailed:
+    if is_damage(error):
+        return DamagedDatabase(f"{path} cannot be read as a SQLite database: {error}.")
+    if isinstance(error, (apsw.BusyError, apsw.LockedError, apsw.ProtocolError)):
+        return StageFailed(
+            f"{path} stayed locked by another process for {BUSY_SECONDS:g} s. "
+            "End the transaction that holds the lock, or stop the service, and try again."
+        )
+    if isinstance(error, apsw.FullError):
+        return error_class(f"The disk is full: {path} could not be copied or written.")
+    if isinstance(error, apsw.ReadOnlyError):
+        return error_class(f"{path} cannot be written: its file or folder is read-only.")
+    if isinstance(error, apsw.CantOpenError):
+        hint = "Check owners, modes and the limit of open files"
+        if not os.access(path.parent, os.W_OK):
+            hint = f"{path.parent} is read-only: make it writable"
+        return error_class(f"{path} or a side file of it cannot be opened. {hint}, and try again.")
+    if isinstance(error, apsw.SQLError):
+        return StageFailed(f"SQLite cannot read {path}: {error}.")
+    code = apsw.mapping_extended_result_codes.get(extended_code(error)) or type(error).__name__
+    return (DiskError if error_class is StageFailed else error_class)(
+        f"SQLite could not read or write {path} or its copy ({code}). "
+        "Check whether a disk or a quota is full, or a disk is failing, and try again."
+    )
