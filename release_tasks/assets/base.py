@@ -30,7 +30,7 @@ from release_tasks.assets.overwrite import remove_live, restore_raw_copy
 from release_tasks.assets.placing import discard_staged, inode_of, rename_into_place, staged_path
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.durable import fsync_directory, fsync_tree, make_private_directory, remove_tree
-from release_tasks.core.errors import StageFailed
+from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.options import option
@@ -42,12 +42,14 @@ __all__ = [
     "AssetKind",
     "CopyCheck",
     "Damaged",
+    "Drift",
     "Inspection",
     "Listing",
     "Move",
+    "RowCounts",
     "State",
-    "StateCheck",
     "is_folder",
+    "owner_difference",
     "stored_path",
 ]
 
@@ -104,12 +106,33 @@ class AssetFinding:
         return f"{text} (recorded {excerpt(self.expected)}, found {excerpt(self.found or 'nothing')})"
 
 
-@frozen(kw_only=True)
-class StateCheck:
-    """Whether restored state is still in place. ``issue`` names a check that could not run."""
+@frozen
+class RowCounts:
+    """The rows of one table in a captured database and in the live one; None where they cannot be counted."""
 
-    is_sound: bool
-    issue: str | None = None
+    captured: int | None
+    live: int | None
+
+
+@frozen(kw_only=True)
+class Drift:
+    """How the live state of an asset differs from a captured state.
+
+    ``form`` has the differences in what a service does not write as data: files, modes, owners, presence; ``schema``
+    those of a database's schema. State with either is not the captured state. ``rows`` has the tables whose numbers of
+    rows differ or are unknown, ``has_other_data`` is True for any other content. ``notes`` are for the operator.
+    """
+
+    form: list[str] = field(factory=list)
+    schema: list[str] = field(factory=list)
+    rows: dict[str, RowCounts] = field(factory=dict)
+    has_other_data: bool = False
+    notes: list[str] = field(factory=list)
+
+    @property
+    def is_in_place(self) -> bool:
+        """Whether only data differs, which a service writes while it runs."""
+        return not (self.form or self.schema)
 
 
 @frozen(kw_only=True)
@@ -195,7 +218,7 @@ class AssetKind:
     options: ClassVar[type]
     restores: ClassVar[frozenset[str]]
     records_as: ClassVar[Literal["sqlite", "file", "directory"]]
-    state_check_cost: ClassVar[int] = 0  # ``is_sound`` of kinds with a lower cost is called first
+    state_check_cost: ClassVar[int] = 0  # 0: ``find_drift`` makes no copy; lower costs are called first
     shares_blocks: ClassVar[bool] = True  # whether its copies share blocks, where the filesystem can do that
     allows_plugins: ClassVar[bool] = True  # whether a plugin may have captured the copy of such a record
 
@@ -357,19 +380,47 @@ class AssetKind:
         """Return the text that describes a captured asset to the operator."""
         return record.kind if record.plugin is None else f"{record.kind}, captured by {record.plugin}"
 
-    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> StateCheck:
-        """Return whether a restored asset is still in place, so that a repeated rollback can skip it.
+    def find_drift(
+        self, asset: AssetConfig, record: AssetRecord, stored: Path, scratch: Path | None, emit: Emit = ignore
+    ) -> Drift:
+        """Compare the live asset with its restored ``record`` and the copy at ``stored``; changes nothing.
 
-        Files and folders must equal their record, byte for byte. ``scratch`` is a path that may be created.
+        Files and folders must equal the record, byte for byte. ``scratch`` is the path of a folder that may be created
+        and that the caller removes; None for a kind without ``state_check_cost``. Raises StageFailed or OSError when a
+        kind needs a copy and cannot make it.
         """
-        if record.kind not in self.restores:
-            return StateCheck(is_sound=False)
+        missing = self.find_misplaced(asset, record)
+        if missing is not None:
+            return missing
+        try:
+            difference = self.compare(record, self.read_live(asset, record))
+            difference = difference or owner_difference(record, stored, asset.path)
+        except (StageFailed, OSError) as error:  # for instance a socket, or a file without the right to read it
+            difference = describe_error(error).rstrip(".")
+        return Drift(form=[difference] if difference else [])
+
+    def find_misplaced(self, asset: AssetConfig, record: AssetRecord) -> Drift | None:
+        """Return the drift of an asset whose presence or type differs, or that is absent as recorded; else None."""
+        if not asset.takes(record):
+            return Drift(form=[f"configured as {self.name}, and the snapshot contains a {record.kind}"])
         try:
             mode = os.lstat(asset.path).st_mode
-        except FileNotFoundError:
-            return StateCheck(is_sound=not record.exists)
-        has_type = record.exists and stat.S_ISDIR(mode) == is_folder(record)
-        return StateCheck(is_sound=has_type and self._is_equal(record, asset.path))
+        except (FileNotFoundError, NotADirectoryError):
+            return Drift(form=["missing"] if record.exists else [])
+        if not record.exists:
+            return Drift(form=["it did not exist at snapshot time"])
+        is_right_type = stat.S_ISDIR(mode) if is_folder(record) else stat.S_ISREG(mode)
+        return None if is_right_type else Drift(form=[f"not a {'folder' if is_folder(record) else 'regular file'}"])
+
+    def read_live(self, asset: AssetConfig, record: AssetRecord) -> AssetRecord:
+        """Return the record of the live state without a copy. Raises StageFailed, OSError."""
+        entry = scan_file(asset.path)
+        return evolve(record, size=entry.size, sha256=entry.sha256, mode=entry.mode)
+
+    def compare_copies(self, record: AssetRecord, stored: Path, live: AssetRecord, copy: Path) -> Drift:
+        """Compare a captured state with a capture of the live state, of which ``copy`` is the copy."""
+        difference = self.compare(record, live)
+        return Drift(form=[difference] if difference else [])
 
     # A rollback, in the order of its steps
 
@@ -483,6 +534,21 @@ class AssetKind:
 def is_folder(record: AssetRecord) -> bool:
     """Return whether the stored copy of an asset is a folder; the raw copy of a damaged asset is a folder too."""
     return record.kind == "directory" or record.damaged
+
+
+def owner_difference(record: AssetRecord, stored: Path, live: Path) -> str:
+    """Describe the first file or folder whose owner is not that of the stored copy; empty if all are equal.
+
+    Only root gives the stored owners to what it restores, so the owners are compared only for root.
+    """
+    if os.geteuid() != 0:
+        return ""
+    for path in ("", *(entry.path for entry in record.entries or [])):
+        expected, found = os.lstat(stored / path), os.lstat(live / path)
+        if (found.st_uid, found.st_gid) != (expected.st_uid, expected.st_gid):
+            owners = f"owner {found.st_uid}:{found.st_gid} instead of {expected.st_uid}:{expected.st_gid}"
+            return f"{excerpt(path)}: {owners}" if path else owners
+    return ""
 
 
 def stored_path(folder: Path, record: AssetRecord) -> Path:

@@ -58,6 +58,11 @@ class DirectoryKind(AssetKind):
         values = {excerpt(e.path): f"{e.kind} {e.mode:o} {e.sha256 or e.target}" for e in entries}
         return [Listing("", values)]
 
+    def read_live(self, asset: AssetConfig, record: AssetRecord) -> AssetRecord:
+        """Return the record of the live folder without a copy; a socket, a pipe or a device raises StageFailed."""
+        mode = stat.S_IMODE(os.lstat(asset.path).st_mode)
+        return evolve(with_entries(record, scan_tree(asset.path)), mode=mode)
+
     def digest(self, record: AssetRecord, path: Path) -> str | None:
         """Return the digest over the folder's entries."""
         return entries_digest(scan_tree(path))

@@ -5,7 +5,6 @@ Afterwards the copy is an ordinary file or folder, and a restore does not need t
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from pathlib import Path
@@ -13,14 +12,14 @@ from typing import Any
 
 from attrs import NOTHING, Factory, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig, AssetKind, CopyCheck, Listing, Move, StateCheck, is_folder
+from release_tasks.assets.base import AssetConfig, AssetKind, CopyCheck, Drift, Listing, Move
 from release_tasks.assets.directory import DIRECTORY, with_entries
 from release_tasks.assets.file import FILE
 from release_tasks.assets.files import capture_file, capture_tree, keep_owner_and_time, scan_file, scan_tree, tree_size
 from release_tasks.assets.plugin_host.calls import KindCall, KindFailed, capture_copy, check_copy, restore_copy
 from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.core.durable import remove_tree
-from release_tasks.core.errors import StageFailed
+from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, Noted, ignore
 from release_tasks.core.options import Duration, option, valid_options
 from release_tasks.core.records import AssetRecord
@@ -112,31 +111,30 @@ class PluginKind(AssetKind):
             problems = [error.message] if error.is_state_bad else []
             return CopyCheck(problems=problems, unchecked=error.message)
 
-    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> StateCheck:
-        """Return whether the asset exists and the plugin finds no problem in a new copy of it.
+    def find_drift(
+        self, asset: AssetConfig, record: AssetRecord, stored: Path, scratch: Path | None, emit: Emit = ignore
+    ) -> Drift:
+        """Let the plugin make and check a new copy; the service may have written data that it finds no problem in.
 
-        When the plugin is missing or broken, the asset counts as sound: a restore would remove data that the service
-        wrote.
+        When the plugin is missing or broken, only a note says so: a restore would remove data that the service wrote.
         """
-        try:
-            info = os.lstat(asset.path)
-        except (FileNotFoundError, NotADirectoryError):
-            return StateCheck(is_sound=not record.exists)
-        has_type = stat.S_ISDIR(info.st_mode) if is_folder(record) else stat.S_ISREG(info.st_mode)
-        if not record.exists or not asset.takes(record) or not has_type:
-            return StateCheck(is_sound=False)
+        missing = self.find_misplaced(asset, record)
+        if missing is not None:
+            return missing
+        assert scratch is not None
+        copy = scratch / asset.path.name
         try:
             os.makedirs(scratch, 0o700)
-            capture_through_plugin(record, asset, scratch / asset.path.name, Meter(ignore, "capture", record.key, 0))
+            live = capture_through_plugin(record, asset, copy, Meter(ignore, "capture", record.key, 0))
         except (StageFailed, OSError) as error:
             if isinstance(error, KindFailed) and error.is_state_bad:
-                return StateCheck(is_sound=False)
-            issue = f"{record.key} could not be checked and was not restored: {error} To restore it too, add --force."
-            return StateCheck(is_sound=True, issue=issue)
-        finally:
-            with contextlib.suppress(OSError):  # the next run removes it
-                remove_tree(scratch)
-        return StateCheck(is_sound=True)
+                return Drift(form=[error.message.rstrip(".")])
+            return Drift(notes=[f"could not be checked: {describe_error(error).rstrip('.')}"])
+        return self.compare_copies(record, stored, live, copy)
+
+    def compare_copies(self, record: AssetRecord, stored: Path, live: AssetRecord, copy: Path) -> Drift:
+        """Compare two copies of data that the service writes."""
+        return Drift(has_other_data=bool(self.compare(record, live)))
 
     def outline(self, record: AssetRecord, copy: Path) -> list[Listing]:
         """Return the entries of a folder."""

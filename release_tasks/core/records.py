@@ -347,7 +347,10 @@ class RollbackJournal:
 
 @frozen(kw_only=True)
 class RollbackOutcome:
-    """The result of a rollback, as ``--json`` prints it."""
+    """The result of a rollback, as ``--json`` prints it.
+
+    ``removed_rows`` has the number of rows of databases that were removed, by asset and table.
+    """
 
     status: Literal["restored", "noop", "failed"]
     snapshot_id: str | None
@@ -356,6 +359,7 @@ class RollbackOutcome:
     restored_assets: list[str] = field(factory=list)
     skipped_assets: list[str] = field(factory=list)
     removed_assets: list[str] = field(factory=list)
+    removed_rows: dict[str, dict[str, int]] = field(factory=dict)
     damaged_assets: list[str] = field(factory=list)  # before the rollback; the safety snapshot has raw copies of them
     safety_snapshot_id: str | None = None
     health_check: HealthReport | None = None

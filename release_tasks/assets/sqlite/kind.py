@@ -10,10 +10,22 @@ from pathlib import Path
 
 from attrs import NOTHING, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig, AssetFinding, AssetKind, Inspection, Listing, Move, State, StateCheck
+from release_tasks.assets.base import (
+    AssetConfig,
+    AssetFinding,
+    AssetKind,
+    Damaged,
+    Drift,
+    Inspection,
+    Listing,
+    Move,
+    State,
+    owner_difference,
+)
 from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.assets.placing import inode_of
 from release_tasks.assets.sqlite.checks import check_database, count_rows, read_schema
+from release_tasks.assets.sqlite.comparison import compare_databases
 from release_tasks.assets.sqlite.connection import SIDE_FILES, DamagedDatabase, DiskError
 from release_tasks.assets.sqlite.database import (
     Copied,
@@ -24,7 +36,7 @@ from release_tasks.assets.sqlite.database import (
     restore_database,
     set_journal_mode,
 )
-from release_tasks.core.durable import fsync_directory, fsync_file, remove_tree
+from release_tasks.core.durable import fsync_directory, fsync_file
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.options import option
@@ -146,18 +158,29 @@ class SqliteKind(AssetKind):
         """Return the side files: SQLite would apply the WAL or journal of another database to this one."""
         return side_files(path)
 
-    def is_sound(self, asset: AssetConfig, record: AssetRecord, scratch: Path) -> StateCheck:
-        """Return whether the live database can be read. The service may have changed its content since the restore."""
-        if not record.exists:
-            return StateCheck(is_sound=not os.path.lexists(asset.path))
+    def find_drift(
+        self, asset: AssetConfig, record: AssetRecord, stored: Path, scratch: Path | None, emit: Emit = ignore
+    ) -> Drift:
+        """Compare a private copy of the live database with the restored one; the service may have written rows."""
+        missing = self.find_misplaced(asset, record)
+        if missing is not None:
+            return missing
+        assert scratch is not None
         os.makedirs(scratch, 0o700)
+        copy = scratch / asset.path.name
         try:
-            self.look(asset, record, scratch / asset.path.name)
-        except DamagedDatabase:
-            return StateCheck(is_sound=False)
-        finally:
-            remove_tree(scratch)
-        return StateCheck(is_sound=True)
+            live = self.look(asset, evolve(record, mode=stat.S_IMODE(os.lstat(asset.path).st_mode)), copy, emit=emit)
+        except Damaged as error:
+            return Drift(form=[f"damaged: {error.message.rstrip('.')}"])
+        drift = self.compare_copies(record, stored, live, copy)
+        # A difference in the mode or the owner is no reason to remove rows.
+        rights = f"mode {live.mode:o} instead of {record.mode:o}" if live.mode != record.mode else ""
+        rights = rights or owner_difference(record, stored, asset.path)
+        return evolve(drift, notes=[*drift.notes, rights] if rights else drift.notes)
+
+    def compare_copies(self, record: AssetRecord, stored: Path, live: AssetRecord, copy: Path) -> Drift:
+        """Compare the schemas, and the numbers of rows of each table when the content differs."""
+        return Drift() if live.content_digest == record.content_digest else compare_databases(stored, copy)
 
     def stage(
         self, asset: AssetConfig, record: AssetRecord, stored: Path, rollback_id: str, *, is_usable: bool, emit: Emit

@@ -170,6 +170,20 @@ def _restored_unhealthy(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
+    symptom="a snapshot is restored, and the schema of a database was changed since",
+    meaning="A release changed the database after the rollback, and no release was prepared. If the change is wrong, "
+    "roll back again: the rows that are removed are in its safety snapshot.",
+    commands=("inv release.rollback --snapshot {snapshot} --plan", "inv release.rollback --snapshot {snapshot}"),
+)
+def _schema_changed(signals: Signals) -> Iterator[Evidence]:
+    if (last := signals.last_restore) is None:
+        return
+    for key, drift in last.drifts.items():
+        if drift.schema:
+            yield Evidence(f"{key}: {'; '.join(drift.schema)}", {"snapshot": last.target.snapshot_id})
+
+
+@_act(
     symptom="the last rollback failed, and its snapshot is live",
     meaning="The last rollback failed after it restored its snapshot. Fix the error, then run the rollback again.",
     commands=("inv release.rollback --snapshot {snapshot}",),
@@ -382,6 +396,31 @@ def _pairing_chain_broken(signals: Signals) -> Iterator[Evidence]:
 def _locked(signals: Signals) -> Iterator[Evidence]:
     if signals.holder is not None:
         yield Evidence(f"{signals.holder}")
+
+
+@_note(
+    symptom="a snapshot is restored, and files or folders were changed since",
+    meaning="The state is not that of the snapshot any more. A rollback would restore these files again.",
+    commands=("inv release.rollback --snapshot {snapshot} --plan",),
+)
+def _files_changed(signals: Signals) -> Iterator[Evidence]:
+    if (last := signals.last_restore) is None:
+        return
+    for key, drift in last.drifts.items():
+        if drift.form:
+            yield Evidence(f"{key}: {'; '.join(drift.form)}", {"snapshot": last.target.snapshot_id})
+
+
+@_note(
+    symptom="a snapshot is restored, and rows of it are missing since",
+    meaning="The service or a release removed rows that the rollback had brought back. Services remove rows, for "
+    "instance of sent messages; check whether these should exist.",
+    commands=("inv release.rollback --snapshot {snapshot} --plan",),
+)
+def _rows_missing(signals: Signals) -> Iterator[Evidence]:
+    if (last := signals.last_restore) is not None and last.is_in_place:
+        for loss in last.losses:
+            yield Evidence(loss, {"snapshot": last.target.snapshot_id})
 
 
 @_note(

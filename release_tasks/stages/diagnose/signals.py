@@ -28,7 +28,7 @@ from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 from release_tasks.service.reliability import fetch_reliability
 from release_tasks.service.wait import poll_health
-from release_tasks.stages.rollback.plan import find_in_place
+from release_tasks.stages.rollback.in_place import LastRestore, find_last_restore
 
 __all__ = ["Signals", "read_signals"]
 
@@ -50,9 +50,9 @@ class Signals:
     """The input of the diagnosis. A field is None or empty when there is no such thing, or when it is in ``unread``.
 
     ``ready`` is the latest ready release, ``latest`` the latest release of any status. ``snapshot`` is the latest
-    release snapshot, ``verdict`` the result of its verification, ``restore_test`` its latest drill. ``is_restored`` is
-    True while the snapshot of the last rollback is live and no release was prepared since. ``unread`` contains the name
-    of each signal that could not be read, and the reason.
+    release snapshot, ``verdict`` the result of its verification, ``restore_test`` its latest drill. ``last_restore`` is
+    the comparison with the snapshot of the last rollback, unless a release was prepared since. ``unread`` contains the
+    name of each signal that could not be read, and the reason.
     """
 
     settings: Settings
@@ -65,7 +65,7 @@ class Signals:
     restore_test: RestoreTest | None = None
     state: RollbackState | None = None
     attempt: LastRollback | None = None
-    is_restored: bool = False
+    last_restore: LastRestore | None = None
     has_journal: bool = False
     is_interrupted: bool = False
     holder: Holder | None = None
@@ -84,6 +84,11 @@ class Signals:
     def proof(self) -> RestoreTest | None:
         """The former name of ``restore_test``."""
         return self.restore_test
+
+    @property
+    def is_restored(self) -> bool:
+        """Whether the snapshot of the last rollback is still live, and no release was prepared since."""
+        return self.last_restore is not None and self.last_restore.is_in_place
 
     @property
     def blocking(self) -> list[Check]:
@@ -128,7 +133,7 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
     is_open = signals.state is not None and signals.state.status == "in_progress"
     signals.has_journal = pipeline.has_journal()
     signals.is_interrupted = signals.holder is None and (signals.has_journal or is_open)
-    signals.is_restored = attempt("rollback", lambda: _is_restored(settings, pipeline, signals.state)) or False
+    signals.last_restore = attempt("rollback", lambda: _last_restore(settings, pipeline, signals.state))
     signals.audit = attempt("audit", lambda: pipeline.audit.verify(pipeline.anchors()))
     signals.attempt = _last_attempt(signals.audit.events if signals.audit is not None else [])
     pairing = Pairing(settings.pairing)
@@ -158,11 +163,11 @@ def _last_attempt(events: list[dict[str, Any]]) -> LastRollback | None:
     return None
 
 
-def _is_restored(settings: Settings, pipeline: Pipeline, state: RollbackState | None) -> bool:
+def _last_restore(settings: Settings, pipeline: Pipeline, state: RollbackState | None) -> LastRestore | None:
     if state is None or state.restored_snapshot_id is None:
-        return False
+        return None
     target = pipeline.catalogue.get(state.restored_snapshot_id)
-    return find_in_place(settings, pipeline, target) is not None
+    return find_last_restore(settings, pipeline, target)
 
 
 def _disks(settings: Settings, pipeline: Pipeline, snapshot: SnapshotMetadata | None) -> list[Space]:

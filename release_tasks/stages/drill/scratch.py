@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import re
-import secrets
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,14 +15,12 @@ from release_tasks.archive.catalogue import Catalogue
 from release_tasks.assets.files import can_share_blocks, capture_tree, tree_size
 from release_tasks.assets.footprint import Footprint, footprint_of
 from release_tasks.config.schema import HealthConfig, ReliabilityConfig, RestartConfig, Settings
-from release_tasks.core.clock import compact
 from release_tasks.core.durable import make_private_directory, remove_tree
 from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Emit, Meter, ignore
-from release_tasks.core.interrupt import uninterrupted
-from release_tasks.core.lock import FolderLock
 from release_tasks.core.process.find import MarkedProcesses
 from release_tasks.core.records import SnapshotMetadata
+from release_tasks.core.scratch import claimed_folder
 from release_tasks.core.units import show_mebibytes
 from release_tasks.stages.drill.outcome import Inconclusive
 
@@ -40,11 +36,9 @@ __all__ = [
 ]
 
 ROOT_VARIABLE = "RELEASE_TASKS_DRILL_ROOT"  # the scratch project, set for every process of its drill
-_NAME = re.compile(r"release-drill-\d{14}-[0-9a-f]{6}")
 _HEADROOM = 16 << 20  # bytes, for logs, journals and what a booted service writes
 _RESERVE = 100  # one hundredth of the disk stays free for the live service
 _LEFTOVER_GRACE_SECONDS = 2.0
-_ATTEMPTS = 10
 _CHOOSE = "Free some space, or choose a folder on another disk: --scratch DIR."
 
 
@@ -113,31 +107,10 @@ def require_safe_parent(settings: Settings, parent: Path) -> Path:
 def scratch_folder(live: Path, parent: Path) -> Iterator[Scratch]:
     """Make a private scratch folder below ``parent`` and remove it in the end; first remove those of killed drills."""
     make_private_directory(parent)
-    _clear_leftovers(parent)
-    folder, claim = None, None
-    try:
-        for _ in range(_ATTEMPTS):
-            folder = parent / f"release-drill-{compact()}-{secrets.token_hex(3)}"
-            os.mkdir(folder, 0o700)
-            claim = _claim(folder)
-            if claim is not None:
-                break
-            with contextlib.suppress(OSError):  # another drill may also remove it
-                remove_tree(folder)
-        if claim is None or folder is None:
-            raise Inconclusive(
-                f"No folder below {parent} can be locked. Choose a folder on a local disk: --scratch DIR."
-            )
+    with claimed_folder(parent, "release-drill", clear=_clear) as folder:
         scratch = Scratch(folder=folder, live=live)
         os.mkdir(scratch.project, 0o700)
         yield scratch
-    finally:
-        with uninterrupted():
-            if folder is not None:
-                with contextlib.suppress(OSError):  # the next drill tries again
-                    remove_tree(folder)
-            if claim is not None:
-                claim.release()
 
 
 def require_space(folder: Path, source: Path, snapshot: SnapshotMetadata) -> None:
@@ -178,28 +151,7 @@ def processes_of(project: Path, group: int | None = None, since: int | None = No
     return MarkedProcesses(ROOT_VARIABLE, str(project), group, since=since, searches=3)
 
 
-def _clear_leftovers(parent: Path) -> None:
-    """Remove the folders and processes of killed drills below ``parent``; folders that cannot be removed stay."""
-    for path in sorted(parent.iterdir()):
-        if _NAME.fullmatch(path.name) is None or (claim := _claim(path)) is None:
-            continue
-        try:
-            processes_of(path / "project").terminate(_LEFTOVER_GRACE_SECONDS)
-            with contextlib.suppress(OSError):
-                remove_tree(path)
-        finally:
-            claim.release()
-
-
-def _claim(folder: Path) -> FolderLock | None:
-    """Return a lock that marks a drill's folder as in use until it is released, also by a kill; else None.
-
-    None if another drill holds the lock, if another user owns the folder, or if the folder is gone: another drill may
-    have removed it as a leftover before it was locked here.
-    """
-    lock = FolderLock(folder)
-    with contextlib.suppress(OSError):
-        if lock.acquire() and os.lstat(folder).st_uid == os.geteuid():
-            return lock
-    lock.release()
-    return None
+def _clear(folder: Path) -> None:
+    """End the processes of a killed drill and remove its folder."""
+    processes_of(folder / "project").terminate(_LEFTOVER_GRACE_SECONDS)
+    remove_tree(folder)

@@ -32,8 +32,15 @@ from release_tasks.stages.rollback.attempt import (
     apply_retention,
     attempt,
 )
+from release_tasks.stages.rollback.in_place import (
+    LastRestore,
+    describe_changes,
+    find_changes,
+    find_last_restore,
+    removed_rows,
+)
 from release_tasks.stages.rollback.journal import JOURNAL_VERSION, clear_journal, write_journal
-from release_tasks.stages.rollback.plan import InPlace, RollbackPlan, find_in_place, notes_on_safety, plan_changes
+from release_tasks.stages.rollback.plan import RollbackPlan, notes_on_safety, plan_changes
 from release_tasks.stages.rollback.restart import Restart, start_detached
 from release_tasks.stages.rollback.stores import HeldStores, hold_stores
 from release_tasks.stages.rollback.swap import Swap, locked
@@ -106,15 +113,16 @@ def resolve_and_verify(run: RollbackAttempt) -> SnapshotMetadata:
     return target
 
 
-def in_place(run: RollbackAttempt, target: SnapshotMetadata) -> InPlace | None:
-    """Return the target as in place when it is live already; None when a restore is needed or forced."""
+def in_place(run: RollbackAttempt, target: SnapshotMetadata) -> LastRestore | None:
+    """Return the last restore when the target is still live since; None when a restore is needed or forced."""
     amended = find_amended(run.pipeline, plan_amendment(run.settings, run.pipeline, target))
     if amended is None or run.request.force:
         return None
-    return find_in_place(run.settings, run.pipeline, amended)
+    last = find_last_restore(run.settings, run.pipeline, amended, run.emit)
+    return last if last is not None and last.is_in_place else None
 
 
-def confirm(run: RollbackAttempt, found: InPlace) -> RollbackOutcome:
+def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome:
     """Leave the state unchanged; restart the service if it is unhealthy, and check its health again.
 
     The service may have written data since the restore; only --force removes that data.
@@ -143,7 +151,7 @@ def confirm(run: RollbackAttempt, found: InPlace) -> RollbackOutcome:
         safety_snapshot_id=state.safety_snapshot_id if state else None,
         health_check=health,
         restart_command=restart.command if restart else None,
-        diagnostics=problems + found.warnings,
+        diagnostics=problems + found.notes,
     )
     return _finish(run, outcome, target)
 
@@ -272,6 +280,8 @@ def record(
 ) -> RollbackOutcome:
     """Decide the outcome, write state and audit event, and apply retention."""
     problems = _problems(restart, health)
+    folder = run.pipeline.catalogue.path(safety.snapshot_id)
+    changes = find_changes(run.pipeline, target, folder, safety.assets, plan.keys("restore"))
     if problems:
         problems.append(f"The restored state stays live. {_undo_option(run, safety)}")
     outcome = RollbackOutcome(
@@ -282,11 +292,12 @@ def record(
         restored_assets=plan.keys("restore"),
         skipped_assets=plan.keys("keep"),
         removed_assets=plan.keys("remove"),
+        removed_rows=removed_rows(changes),
         damaged_assets=[captured.key for captured in safety.assets if captured.damaged],
         safety_snapshot_id=safety.snapshot_id,
         health_check=health,
         restart_command=restart.command if restart else None,
-        diagnostics=problems + plan.diagnostics,
+        diagnostics=problems + describe_changes(changes, safety.snapshot_id) + plan.diagnostics,
     )
     outcome = _finish(run, outcome, target)
     apply_retention(run.settings, run.pipeline)

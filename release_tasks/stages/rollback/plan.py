@@ -1,9 +1,8 @@
-"""The plan of a rollback: the change of each asset, and whether the snapshot is live already."""
+"""The plan of a rollback: the change of each asset."""
 
 from __future__ import annotations
 
 import os
-import secrets
 from collections.abc import Mapping
 from typing import Literal
 
@@ -12,25 +11,24 @@ from attrs import evolve, field, frozen
 from release_tasks.archive import legacy
 from release_tasks.archive.capacity import capture_needs, restore_needs, shortages
 from release_tasks.archive.capture import capture_asset
+from release_tasks.archive.looking import look_folder
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
 from release_tasks.assets.base import AssetConfig
 from release_tasks.assets.kinds import kind_of
 from release_tasks.config.schema import Settings
-from release_tasks.core.durable import remove_tree
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
-from release_tasks.core.lock import run_lock
+from release_tasks.core.lock import current_holder
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 from release_tasks.stages.rollback.amendment import covers_pairing, find_amended, plan_amendment
+from release_tasks.stages.rollback.in_place import describe_changes, find_changes, find_last_restore, removed_rows
 from release_tasks.stages.rollback.journal import read_journal
 from release_tasks.stages.stage import require_assets
 
 __all__ = [
     "AssetChange",
-    "InPlace",
     "RollbackPlan",
-    "find_in_place",
     "notes_on_safety",
     "plan_changes",
     "plan_rollback",
@@ -53,26 +51,19 @@ class AssetChange:
 
 @frozen(kw_only=True)
 class RollbackPlan:
-    """The changes of all assets, and notes for the operator."""
+    """The changes of all assets, and notes for the operator.
+
+    ``removed_rows`` has the number of rows that a restore removes, by asset and table.
+    """
 
     snapshot_id: str
     changes: list[AssetChange]
     diagnostics: list[str] = field(factory=list)
+    removed_rows: dict[str, dict[str, int]] = field(factory=dict)
 
     def keys(self, action: str) -> list[str]:
         """Return the keys of the assets with ``action``, in configured order."""
         return [change.key for change in self.changes if change.action == action]
-
-
-@frozen(kw_only=True)
-class InPlace:
-    """The target is live since the last restore, so a rollback does not change the data written since.
-
-    ``warnings`` name the assets that could not be examined.
-    """
-
-    target: SnapshotMetadata
-    warnings: list[str] = field(factory=list)
 
 
 def plan_rollback(
@@ -85,7 +76,8 @@ def plan_rollback(
 ) -> RollbackPlan:
     """Return what ``roll_back`` would do with the same arguments; changes nothing, and raises the same errors.
 
-    Verifies the snapshot and compares it with the live state. Temporary copies are removed.
+    Verifies the snapshot and compares it with the live state. Takes no lock, so ``wait`` has no effect. Copies are
+    made outside the live state, and removed.
     """
     require_assets(settings)
     emit = shielded(emit)
@@ -108,22 +100,19 @@ def plan_rollback(
         return RollbackPlan(snapshot_id=target.snapshot_id, changes=[], diagnostics=[*diagnostics, note])
     emit(StepBegan("verify", target.snapshot_id))
     require_intact(catalogue, target, emit)
-    _require_space(settings, pipeline, target.snapshot_id)
-    scratch = catalogue.store.partial_path("preview")
-    with run_lock(pipeline.root, "release.rollback --plan", wait):
-        emit(StepBegan("compare"))
-        remove_tree(scratch)
-        try:
-            os.makedirs(scratch / "assets", 0o700)
-            live = {
-                key: capture_asset(key, asset, scratch, emit=emit, look_only=True)
-                for key, asset in settings.release.assets.items()
-            }
-        finally:
-            remove_tree(scratch)
+    if (holder := current_holder(pipeline.root)) is not None:
+        diagnostics.append(f"The state may change while this plan is read: another command is running, {holder}.")
     amendment = plan_amendment(settings, pipeline, target)
     restored = evolve(amendment.amended(), snapshot_id=target.snapshot_id)
-    plan = plan_changes(restored, settings.release.assets, live)
+    emit(StepBegan("compare"))
+    with look_folder(settings, settings.release.assets.values()) as scratch:
+        os.mkdir(scratch / "assets", 0o700)
+        live = {
+            key: capture_asset(key, asset, scratch, emit=emit, look_only=True)
+            for key, asset in settings.release.assets.items()
+        }
+        plan = plan_changes(restored, settings.release.assets, live)
+        drifts = find_changes(pipeline, target, scratch, live.values(), plan.keys("restore"))
     diagnostics += amendment.diagnostics + _shortages(settings, pipeline, target, plan.keys("restore"))
     diagnostics += [
         f"{key}: the safety snapshot would contain a plain copy. {record.plugin_problem}"
@@ -131,12 +120,16 @@ def plan_rollback(
         if record.plugin_problem is not None
     ]
     in_place = find_amended(pipeline, amendment)
-    if in_place and not force and find_in_place(settings, pipeline, in_place):
+    last = find_last_restore(settings, pipeline, in_place, emit) if in_place and not force else None
+    if last is not None and last.is_in_place:
         diagnostics.append(
             "This snapshot was restored last, and no release was prepared since: while the service is healthy, a "
             "rollback is a noop and does not change its data. --force restores anyway."
         )
-    return evolve(plan, diagnostics=diagnostics + plan.diagnostics)
+        diagnostics += last.notes
+    else:
+        diagnostics += describe_changes(drifts)
+    return evolve(plan, diagnostics=diagnostics + plan.diagnostics, removed_rows=removed_rows(drifts))
 
 
 def _shortages(settings: Settings, pipeline: Pipeline, target: SnapshotMetadata, restored: list[str]) -> list[str]:
@@ -144,39 +137,11 @@ def _shortages(settings: Settings, pipeline: Pipeline, target: SnapshotMetadata,
     folder, assets = pipeline.catalogue.path(target.snapshot_id), settings.release.assets
     safety = capture_needs(pipeline.catalogue.store.folder, assets, _SAFETY)
     restore = restore_needs(target, folder, {key: assets[key] for key in restored})
-    return [f"{problem} The rollback would fail and change nothing." for problem in shortages([*safety, *restore])]
-
-
-def _require_space(settings: Settings, pipeline: Pipeline, snapshot_id: str) -> None:
-    """Raise StageFailed when a copy of the live state does not fit into the pipeline folder."""
-    problems = shortages(capture_needs(pipeline.catalogue.store.folder, settings.release.assets, _SAFETY))
-    if problems:
-        raise StageFailed(
-            f"{' '.join(problems)} Nothing was changed. Free some space, or restore without a safety copy: "
-            f"inv release.rollback --snapshot {snapshot_id} --without-safety"
-        )
-
-
-def find_in_place(settings: Settings, pipeline: Pipeline, target: SnapshotMetadata) -> InPlace | None:
-    """Return ``target`` as in place if it was restored last and is still live; else None.
-
-    Files and folders must equal the snapshot. Databases and assets of plugins only have to be sound, because the
-    service writes to them.
-    """
-    state = pipeline.known_state()
-    if state is None or state.restored_snapshot_id != target.snapshot_id or pipeline.was_prepared_since(state.lineage):
-        return None
-    warnings: list[str] = []
-    # Cheap kinds first: usually a file differs, and then the databases need not be read.
-    for key, asset in sorted(settings.release.assets.items(), key=lambda item: item[1].kind.state_check_cost):
-        if (record := target.asset(key)) is None:
-            continue
-        scratch = pipeline.catalogue.store.partial_path(f"examined_{secrets.token_hex(6)}")
-        soundness = asset.kind.is_sound(asset, record, scratch)
-        if not soundness.is_sound:
-            return None
-        warnings += [soundness.issue] if soundness.issue else []
-    return InPlace(target=target, warnings=warnings)
+    lines = [f"{problem} The rollback would fail and change nothing." for problem in shortages([*safety, *restore])]
+    if lines and not shortages(restore):
+        command = f"inv release.rollback --snapshot {target.snapshot_id} --without-safety"
+        lines.append(f"Free some space, or restore without a safety copy: {command}")
+    return lines
 
 
 def plan_changes(

@@ -1,0 +1,110 @@
+"""Compare two copies of a database: the schema, the numbers in the header, and the rows of each table.
+
+No other process may use the copies.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from pathlib import Path
+from urllib.parse import quote
+
+import apsw
+
+from release_tasks.assets.base import Drift, RowCounts
+from release_tasks.assets.sqlite.checks import count_rows, read_schema
+from release_tasks.core.canonical import excerpt
+
+__all__ = ["compare_databases", "normalised_sql"]
+
+_MAX_SHOWN = 5
+# Numbers that only a program sets, with their offsets in the header (https://sqlite.org/fileformat.html). The page size
+# and auto_vacuum are not among them: they say how rows are stored, and VACUUM may change them.
+_HEADER_NUMBERS = {"user_version": 60, "application_id": 68, "encoding": 56}
+_ENCODINGS = {1: "UTF-8", 2: "UTF-16le", 3: "UTF-16be"}
+# SQLite stores the text that a person typed, and rewrites parts of it in ALTER TABLE. Two texts are equal when their
+# tokens are: without comments and white space, with names in one case and without quotes.
+_TOKEN = re.compile(
+    r"""(?P<space>\s+|--[^\n]*|/\*.*?(?:\*/|\Z))
+      | (?P<text>'(?:[^']|'')*')
+      | (?P<name>"(?:[^"]|"")*" | `(?:[^`]|``)*` | \[[^\]]*\])
+      | (?P<word>[\w$]+)
+      | (?P<other>.)""",
+    re.VERBOSE | re.DOTALL,
+)
+
+
+def compare_databases(captured: Path, live: Path) -> Drift:
+    """Compare a captured database with a copy of the live one. Raises DamagedDatabase, StageFailed."""
+    rows = _different_counts(count_rows(captured), count_rows(live))
+    return Drift(schema=_schema_differences(captured, live), rows=rows, has_other_data=not rows)
+
+
+def normalised_sql(sql: str) -> list[str]:
+    """Return the tokens of a statement of a schema; equal schemas have equal tokens."""
+    tokens: list[str] = []
+    for match in _TOKEN.finditer(sql):
+        text = match[0]
+        if match.lastgroup == "space":
+            continue
+        # In DEFAULT "abc" the quotes make a text, although they should make a name.
+        if match.lastgroup == "name" and not (tokens and tokens[-1] == "default"):
+            text = text[1:-1].replace(text[-1] * 2, text[-1])
+        tokens.append(text if match.lastgroup == "text" or text.startswith('"') else text.lower())
+    return tokens
+
+
+def _schema_differences(captured: Path, live: Path) -> list[str]:
+    """Describe every difference of the two schemas; the statistics and other tables of SQLite itself do not count."""
+    before, now = _schema(captured), _schema(live)
+    differences = [f"{excerpt(name)} is missing" for name in sorted(before.keys() - now.keys())]
+    differences += [f"{excerpt(name)} was added" for name in sorted(now.keys() - before.keys())]
+    for name in sorted(before.keys() & now.keys()):
+        if normalised_sql(before[name]) != normalised_sql(now[name]):
+            differences.append(_changed(name, captured, live))
+    if len(differences) > _MAX_SHOWN:
+        differences[_MAX_SHOWN:] = [f"{len(differences) - _MAX_SHOWN} more differences"]
+    numbers = _header_numbers(captured), _header_numbers(live)
+    for name, expected in numbers[0].items():
+        if (found := numbers[1][name]) != expected:
+            differences.append(f"{name} {found} instead of {expected}")
+    return differences
+
+
+def _schema(path: Path) -> dict[str, str]:
+    return {name: sql for name, sql in read_schema(path).items() if not name.partition(" ")[2].startswith("sqlite_")}
+
+
+def _changed(name: str, captured: Path, live: Path) -> str:
+    """Describe a changed object; for a table, name the columns that were added and removed."""
+    kind, _, table = name.partition(" ")
+    before, now = (_columns(path, table) if kind == "table" else [] for path in (captured, live))
+    parts = [f"column {column} is missing" for column in before if column not in now]
+    parts += [f"column {column} was added" for column in now if column not in before]
+    return f"{excerpt(name)}: {', '.join(parts[:_MAX_SHOWN])}" if parts else f"{excerpt(name)} was changed"
+
+
+def _columns(path: Path, table: str) -> list[str]:
+    """Return the columns of a table; empty where SQLite needs something of the service to read them."""
+    database = apsw.Connection(
+        f"file:{quote(str(path))}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
+    )
+    with contextlib.closing(database), contextlib.suppress(apsw.Error):
+        found = database.execute("SELECT name FROM pragma_table_xinfo(?)", (table,)).fetchall()
+        return [excerpt(str(row[0])) for row in found]
+    return []
+
+
+def _header_numbers(path: Path) -> dict[str, str]:
+    with path.open("rb") as file:
+        header = file.read(100).ljust(100, b"\0")
+    numbers = {name: int.from_bytes(header[at : at + 4], "big", signed=True) for name, at in _HEADER_NUMBERS.items()}
+    encoding = _ENCODINGS.get(numbers["encoding"], "UTF-8")  # 0 in a database without tables
+    return {name: encoding if name == "encoding" else str(number) for name, number in numbers.items()}
+
+
+def _different_counts(captured: dict[str, int | None], live: dict[str, int | None]) -> dict[str, RowCounts]:
+    """Return the tables whose numbers of rows differ or are unknown; a table that does not exist has no rows."""
+    counts = {name: RowCounts(captured.get(name, 0), live.get(name, 0)) for name in {**captured, **live}}
+    return {name: each for name, each in counts.items() if each.captured != each.live or each.captured is None}
