@@ -50,6 +50,7 @@ __all__ = [
     "State",
     "is_folder",
     "owner_difference",
+    "recorded_owner",
     "stored_path",
 ]
 
@@ -536,12 +537,17 @@ def is_folder(record: AssetRecord) -> bool:
     return record.kind == "directory" or record.damaged
 
 
-def owner_difference(record: AssetRecord, stored: Path, live: Path) -> str:
-    """Describe the first file or folder whose owner is not that of the stored copy; empty if all are equal.
+def recorded_owner(stored: Path) -> tuple[int, int] | None:
+    """Return user and group of a stored copy, or None if they mean nothing: only root records and restores owners."""
+    if os.geteuid() != 0 or os.lstat(stored.parent).st_uid != 0:
+        return None
+    info = os.lstat(stored)
+    return info.st_uid, info.st_gid
 
-    Only root gives the stored owners to what it restores, so the owners are compared only for root.
-    """
-    if os.geteuid() != 0:
+
+def owner_difference(record: AssetRecord, stored: Path, live: Path) -> str:
+    """Describe the first file or folder that has another owner than its stored copy; empty if all owners are equal."""
+    if recorded_owner(stored) is None:
         return ""
     for path in ("", *(entry.path for entry in record.entries or [])):
         expected, found = os.lstat(stored / path), os.lstat(live / path)

@@ -8,12 +8,12 @@ from __future__ import annotations
 import contextlib
 import re
 from pathlib import Path
-from urllib.parse import quote
 
 import apsw
 
 from release_tasks.assets.base import Drift, RowCounts
 from release_tasks.assets.sqlite.checks import count_rows, read_schema
+from release_tasks.assets.sqlite.connection import immutable
 from release_tasks.core.canonical import excerpt
 
 __all__ = ["compare_databases", "normalised_sql"]
@@ -87,10 +87,7 @@ def _changed(name: str, captured: Path, live: Path) -> str:
 
 def _columns(path: Path, table: str) -> list[str]:
     """Return the columns of a table; empty where SQLite needs something of the service to read them."""
-    database = apsw.Connection(
-        f"file:{quote(str(path))}?immutable=1", flags=apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI
-    )
-    with contextlib.closing(database), contextlib.suppress(apsw.Error):
+    with immutable(path) as database, contextlib.suppress(apsw.Error):
         found = database.execute("SELECT name FROM pragma_table_xinfo(?)", (table,)).fetchall()
         return [excerpt(str(row[0])) for row in found]
     return []

@@ -21,6 +21,7 @@ from release_tasks.assets.base import (
     Move,
     State,
     owner_difference,
+    recorded_owner,
 )
 from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.assets.placing import inode_of
@@ -223,9 +224,7 @@ class SqliteKind(AssetKind):
                 # SQLite has rolled the transaction back, so there is nothing to undo. A crash loses this information.
                 move.amend(evolve(move.step, begun=False))
             raise
-        mode = move.record.mode
-        if mode is not None and mode != stat.S_IMODE(os.lstat(move.live).st_mode):
-            os.chmod(move.live, mode)
+        if _restore_rights(move):
             fsync_file(move.live)
 
     def exchange(self, move: Move) -> bool:
@@ -254,6 +253,22 @@ class SqliteKind(AssetKind):
         os.chmod(live, record.mode)
         set_journal_mode(live, record.journal_mode)
         fsync_file(live)
+
+
+def _restore_rights(move: Move) -> bool:
+    """Give a database and its side files the recorded mode and owner; return whether one of them had others."""
+    mode, owner, is_changed = move.record.mode, recorded_owner(move.stored), False
+    # SQLite makes a new side file with the rights of the database, and does not change those of an old one.
+    for path in (move.live, *side_files(move.live)):
+        with contextlib.suppress(FileNotFoundError):
+            info = os.lstat(path)
+            if owner is not None and owner != (info.st_uid, info.st_gid):
+                os.chown(path, *owner)
+                info, is_changed = os.lstat(path), True
+            if mode is not None and mode != stat.S_IMODE(info.st_mode):
+                os.chmod(path, mode)
+                is_changed = True
+    return is_changed
 
 
 def side_files(database: Path) -> list[Path]:

@@ -90,7 +90,8 @@ def rollback(
                 target, notes = amend_target(settings, run.pipeline, target, run.rollback_id)
                 run.recorder.begin(target, request.force)
                 with safety_copy(run) as safety:
-                    plan = plan_changes(target, run.assets, {record.key: record for record in safety.assets})
+                    live = {record.key: record for record in safety.assets}
+                    plan = plan_changes(target, run.pipeline.catalogue.path(target.snapshot_id), run.assets, live)
                     with staged(run, target, plan, stores) as steps, uninterrupted(), locked(run.assets, steps):
                         safety = publish_safety_snapshot(run.pipeline.catalogue, safety, run.assets)
                         swap = commit(run, target, safety, steps)

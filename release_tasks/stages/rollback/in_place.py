@@ -55,7 +55,7 @@ class LastRestore:
     def losses(self) -> list[str]:
         """The databases with fewer rows than the snapshot, one line for each."""
         return [
-            f"{key}: {counts} of the snapshot are missing."
+            f"{key}: missing since the restore: {counts}."
             for key, drift in self.drifts.items()
             if (counts := _listed(_missing_rows(drift)))
         ]
@@ -66,7 +66,7 @@ class LastRestore:
         notes = list(self.losses)
         for key, drift in self.drifts.items():
             if added := _listed(_added_rows(drift)):
-                notes.append(f"{key}: {added} were added since the restore.")
+                notes.append(f"{key}: added since the restore: {added}.")
             elif drift.has_other_data:
                 notes.append(f"{key}: its content was changed since the restore.")
             if uncounted := _uncounted(drift):

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Literal
 
 from attrs import evolve, field, frozen
@@ -14,7 +16,7 @@ from release_tasks.archive.capture import capture_asset
 from release_tasks.archive.looking import look_folder
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
-from release_tasks.assets.base import AssetConfig
+from release_tasks.assets.base import AssetConfig, owner_difference, stored_path
 from release_tasks.assets.kinds import kind_of
 from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageFailed
@@ -111,7 +113,7 @@ def plan_rollback(
             key: capture_asset(key, asset, scratch, emit=emit, look_only=True)
             for key, asset in settings.release.assets.items()
         }
-        plan = plan_changes(restored, settings.release.assets, live)
+        plan = plan_changes(restored, catalogue.path(target.snapshot_id), settings.release.assets, live)
         drifts = find_changes(pipeline, target, scratch, live.values(), plan.keys("restore"))
     diagnostics += amendment.diagnostics + _shortages(settings, pipeline, target, plan.keys("restore"))
     diagnostics += [
@@ -145,9 +147,9 @@ def _shortages(settings: Settings, pipeline: Pipeline, target: SnapshotMetadata,
 
 
 def plan_changes(
-    target: SnapshotMetadata, assets: Mapping[str, AssetConfig], live: Mapping[str, AssetRecord]
+    target: SnapshotMetadata, folder: Path, assets: Mapping[str, AssetConfig], live: Mapping[str, AssetRecord]
 ) -> RollbackPlan:
-    """Compare the live records with the records of the snapshot.
+    """Compare the live records, and the owners of the live state, with the snapshot, whose folder is ``folder``.
 
     Raises StageFailed when the kind of an asset has changed, or when the snapshot contains only its remains.
     """
@@ -169,7 +171,7 @@ def plan_changes(
                 f"Snapshot {target.snapshot_id} contains only remains of asset {key}, which was damaged; "
                 "choose another snapshot, or repair the remains manually."
             )
-        changes.append(_change(key, record, live[key]))
+        changes.append(_change(key, record, live[key], asset, folder))
         diagnostics += _notes(record, asset) + kind_of(record).capture_notes(record)
     for record in target.assets:
         if record.key not in assets:
@@ -198,7 +200,7 @@ def _notes(record: AssetRecord, asset: AssetConfig) -> list[str]:
     return []
 
 
-def _change(key: str, record: AssetRecord, live: AssetRecord) -> AssetChange:
+def _change(key: str, record: AssetRecord, live: AssetRecord, asset: AssetConfig, folder: Path) -> AssetChange:
     if not record.exists:
         if not live.exists:
             return AssetChange(key=key, action="keep", detail="absent, as in the snapshot", exists_live=False)
@@ -212,6 +214,9 @@ def _change(key: str, record: AssetRecord, live: AssetRecord) -> AssetChange:
             key=key, action="restore", detail=f"contains entries that cannot be captured: {', '.join(live.left_out)}"
         )
     difference = kind_of(record).compare(record, live)
+    if not difference:
+        with contextlib.suppress(OSError):  # the live state, or a file that an amendment added, has gone
+            difference = owner_difference(record, stored_path(folder, record), asset.path)
     if not difference:
         return AssetChange(key=key, action="keep", detail="equal to the snapshot")
     return AssetChange(key=key, action="restore", detail=difference)

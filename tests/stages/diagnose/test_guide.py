@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import sqlite3
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,19 @@ def restore_without_health(service: ReleasedService) -> None:
     service.health.body = DOWN
     assert service.roll_back().status == "failed"
     service.reset()
+
+
+def change_after_a_restore(service: ReleasedService, statement: str) -> None:
+    """Roll back, then change the database as a second bad release does."""
+    assert service.roll_back().status == "restored"
+    database = sqlite3.connect(service.project.database, isolation_level=None)
+    database.execute(statement)
+    database.close()
+
+
+def change_a_file_after_a_restore(service: ReleasedService) -> None:
+    assert service.roll_back().status == "restored"
+    service.project.mcp.write_text("edited")
 
 
 def fail_a_notification(service: ReleasedService) -> None:
@@ -132,6 +146,9 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "rollback-failed": (lambda service: restore_without_health(service), "Health at"),
     "rollback-given-up": (fail_a_rollback, "asset mcp"),
     "restored-unhealthy": (restore_an_unhealthy_service, "the response has ok: false"),
+    "schema-changed": (lambda service: change_after_a_restore(service, "DROP TABLE ledger"), "table ledger is missing"),
+    "files-changed": (lambda service: change_a_file_after_a_restore(service), "mcp: content differs"),
+    "rows-missing": (lambda service: change_after_a_restore(service, "DELETE FROM accounts"), "rows of accounts"),
     "unhealthy": (lambda service: setattr(service.health, "body", DOWN), "release v1: the response has ok: false"),
     "unhealthy-unreleased": (start_unreleased, "the response has ok: false"),
     "chain-broken": (break_the_chain, "line 1"),
