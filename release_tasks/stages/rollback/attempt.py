@@ -76,6 +76,11 @@ class RollbackRequest:
     wait: float = 0.0
     only_while: Precondition | None = None
 
+    @property
+    def is_automatic(self) -> bool:
+        """Whether a watch requests the rollback, after it decided on it without the lock."""
+        return self.only_while is not None
+
 
 class RollbackEnded(Exception):
     """The attempt ended before its last step; ``outcome`` is the result.

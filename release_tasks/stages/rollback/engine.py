@@ -88,7 +88,7 @@ def rollback(
                 return confirm(run, found)
             with hold_stores(settings) as stores:
                 target, notes = amend_target(settings, run.pipeline, target, run.rollback_id)
-                run.recorder.begin(target, request.force)
+                run.recorder.begin(target, is_forced=request.force, is_automatic=request.is_automatic)
                 with safety_copy(run) as safety:
                     live = {record.key: record for record in safety.assets}
                     plan = plan_changes(target, run.pipeline.catalogue.path(target.snapshot_id), run.assets, live)

@@ -23,8 +23,11 @@ class Recorder:
     rollback_id: str
     lineage: str | None
 
-    def begin(self, target: SnapshotMetadata, is_forced: bool) -> None:
-        """Record that a rollback to ``target`` started; the live state is still the state before it."""
+    def begin(self, target: SnapshotMetadata, *, is_forced: bool, is_automatic: bool) -> None:
+        """Record that a rollback to ``target`` started; the live state is still the state before it.
+
+        ``is_automatic``: a watch started it, and no person.
+        """
         anchor = self.pipeline.audit.append(
             "rollback.started",
             status="in_progress",
@@ -33,6 +36,7 @@ class Recorder:
             rollbackId=self.rollback_id,
             digest=target.digest,
             forced=is_forced,
+            automatic=is_automatic,
         )
         state = self.state(target.snapshot_id, "in_progress", "in progress", anchor, is_live=False)
         self.pipeline.write_state(state)

@@ -7,8 +7,6 @@ checked again under the lock, so that two watches, or a watch and a person, cann
 
 from __future__ import annotations
 
-import contextlib
-
 from attrs import field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
@@ -22,6 +20,7 @@ from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_degraded
 from release_tasks.stages.rollback.attempt import Precondition, precondition_now
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.watch.earlier import find_earlier_rollback
 from release_tasks.stages.watch.judgement import WatchVerdict, count
 from release_tasks.stages.watch.samples import Sample
 
@@ -34,11 +33,14 @@ _CHECK = "Check what is live: inv release.status"
 
 @frozen(kw_only=True)
 class WatchContext:
-    """The start of a watch: the latest ready release, and the preconditions of a rollback at that time."""
+    """The start of a watch: the latest ready release, and the preconditions of a rollback at that time.
+
+    ``earlier_rollback`` is the reason why the release counts as rolled back already, or empty.
+    """
 
     release: Manifest | None
     precondition: Precondition
-    is_rolled_back: bool
+    earlier_rollback: str
 
     @property
     def release_id(self) -> str | None:
@@ -60,8 +62,8 @@ class WatchContext:
         """The reason why watch cannot roll back this release; empty when it can."""
         if self.snapshot_id is None:
             return "There is no ready release, so there is no snapshot to roll back to."
-        if self.is_rolled_back:
-            return f"{self.snapshot_id} was restored already, and watch rolls back at most once."
+        if self.earlier_rollback:
+            return f"{self.earlier_rollback}, and watch rolls back at most once."
         return ""
 
 
@@ -78,8 +80,8 @@ def watch_context(pipeline: Pipeline) -> WatchContext:
     """Return the context of a watch that starts now."""
     release = pipeline.latest_ready()
     precondition = precondition_now(pipeline)
-    is_rolled_back = _is_rolled_back(pipeline, release, precondition)
-    return WatchContext(release=release, precondition=precondition, is_rolled_back=is_rolled_back)
+    earlier = find_earlier_rollback(pipeline, release, precondition.state) if release is not None else ""
+    return WatchContext(release=release, precondition=precondition, earlier_rollback=earlier)
 
 
 def respond(
@@ -136,10 +138,12 @@ def respond(
 
 def _roll_back(settings: Settings, pipeline: Pipeline, context: WatchContext, emit: Emit) -> Response:
     """Restore the state before the watched release, once, unless a blocker exists. Does not raise."""
-    if context.blocker:
-        return Response(diagnostics=[f"{_NO_ROLLBACK} {context.blocker}"])
-    request = RollbackRequest(snapshot_id=context.snapshot_id, only_while=context.precondition)
     manually = f"To roll back manually: inv release.rollback --snapshot {context.snapshot_id}"
+    if context.blocker:
+        return Response(
+            diagnostics=[f"{_NO_ROLLBACK} {context.blocker}", *([manually] if context.earlier_rollback else [])]
+        )
+    request = RollbackRequest(snapshot_id=context.snapshot_id, only_while=context.precondition)
     try:
         outcome = rollback(settings, request, emit, pipeline)
     except LockHeld as error:
@@ -181,15 +185,3 @@ def record_finished(
     except OSError as error:
         return [f"The result of this watch could not be written to the audit log: {describe_error(error)}"]
     return []
-
-
-def _is_rolled_back(pipeline: Pipeline, release: Manifest | None, precondition: Precondition) -> bool:
-    """Return whether the last restored snapshot is the snapshot of ``release``, or one made from it."""
-    restored = precondition.state.restored_snapshot_id if precondition.state else None
-    if release is None or release.snapshot is None or restored is None:
-        return False
-    if restored == release.snapshot.snapshot_id:
-        return True
-    with contextlib.suppress(StageError, OSError):
-        return pipeline.catalogue.get(restored).release_id == release.release_id
-    return False
