@@ -1,4 +1,4 @@
-"""A watch rolls a release back at most once, whoever rolled back before it and however that ended."""
+"""A watch rolls a release back at most once, after any earlier rollback and however that ended."""
 
 from __future__ import annotations
 
