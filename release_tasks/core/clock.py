@@ -13,7 +13,18 @@ from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
 
-__all__ = ["LONGEST_GAP", "AwakeClock", "awake", "boot_id", "compact", "now", "seconds_since", "timestamp", "uptime"]
+__all__ = [
+    "LONGEST_GAP",
+    "AwakeClock",
+    "awake",
+    "boot_id",
+    "compact",
+    "milliseconds_since",
+    "now",
+    "seconds_since",
+    "timestamp",
+    "uptime",
+]
 
 LONGEST_GAP = 1.0  # seconds
 # A clock that includes the time asleep: CLOCK_BOOTTIME on Linux; on macOS, CLOCK_MONOTONIC includes that time.
@@ -76,8 +87,16 @@ def compact(moment: datetime | None = None) -> str:
     return (moment or now()).strftime("%Y%m%d%H%M%S")
 
 
+def milliseconds_since(start: float) -> int:
+    """Return the milliseconds since ``start``, a reading of ``awake``, as records have them."""
+    return round((awake.now() - start) * 1000)
+
+
 def seconds_since(text: str) -> float | None:
-    """Return the seconds from an RFC 3339 time in UTC until now, or None when ``text`` is not such a time."""
+    """Return the seconds from an RFC 3339 time in UTC until now, or None when ``text`` is not such a time.
+
+    Negative when the clock was set back since then.
+    """
     try:
         moment = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S.%fZ")
     except ValueError:

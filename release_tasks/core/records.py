@@ -48,7 +48,7 @@ class AuditAnchor:
 
 @frozen(kw_only=True)
 class Check:
-    """The result of one gate. ``duration_ms`` is wall time in milliseconds."""
+    """The result of one gate. ``duration_ms`` is measured with a monotonic clock."""
 
     id: str
     subsystem: str
@@ -79,6 +79,7 @@ class PreflightReport:
     passed: bool
     checks: list[Check]
     failed_checks: list[str]
+    duration_ms: int | None = None  # None in manifests of earlier versions
 
 
 @frozen(kw_only=True)
@@ -138,11 +139,15 @@ class Baseline:
 
 @frozen(kw_only=True)
 class Phase:
-    """A phase of release.prepare (``preflight``, ``capture``, ``publish``) with its start and end."""
+    """A phase of release.prepare (``preflight``, ``capture``, ``publish``) with its start and end.
+
+    ``duration_ms`` is measured, because the clock may be set between start and end; None in older manifests.
+    """
 
     name: str
     started_at: str
     completed_at: str
+    duration_ms: int | None = None
 
 
 @frozen(kw_only=True)

@@ -30,13 +30,12 @@ from release_tasks.gateway.channels import Call, channel_call
 from release_tasks.gateway.errors import GatewayError, SettingsError, StoreError
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.settings import GatewaySettings, read_settings
-from release_tasks.gateway.store import ClaimedMessage, MessageStore
+from release_tasks.gateway.store import MAX_PAUSE_SECONDS, ClaimedMessage, MessageStore
 
 __all__ = ["DeliveryError", "Dispatcher", "Worker", "deliver", "main"]
 
 _LOG = logging.getLogger("gateway.dispatcher")
 _HEARTBEAT_SECONDS = 1.0
-_MAX_BACKOFF_SECONDS = 300.0
 # Grace period for the current delivery after the service ended.
 _LAST_DELIVERY_SECONDS = 1.0
 # Longer than one heartbeat, one delivery (10 s) and one wait for the database (10 s).
@@ -161,7 +160,7 @@ class Dispatcher:
                 "%s: attempt %d of %d failed: %s", delivery.id, delivery.attempt, settings.max_attempts, error.message
             )
             state = "dead" if delivery.attempt >= settings.max_attempts else "failed"
-            pause = min(settings.backoff * 2 ** min(delivery.attempt - 1, 16), _MAX_BACKOFF_SECONDS)
+            pause = min(settings.backoff * 2 ** min(delivery.attempt - 1, 16), MAX_PAUSE_SECONDS)
             self._store.record_result(delivery, self._worker, state, error=error.message, pause=pause)
         else:
             self._store.record_result(delivery, self._worker, "sent")

@@ -20,7 +20,14 @@ from release_tasks.core.clock import timestamp
 from release_tasks.gateway.connection import Connection, open_existing
 from release_tasks.gateway.errors import StoreError
 
-__all__ = ["CALLBACK_OUTCOMES", "DELIVERY_STATES", "ClaimedMessage", "MessageStore", "create_database"]
+__all__ = [
+    "CALLBACK_OUTCOMES",
+    "DELIVERY_STATES",
+    "MAX_PAUSE_SECONDS",
+    "ClaimedMessage",
+    "MessageStore",
+    "create_database",
+]
 
 SCHEMA_VERSION = 1
 DELIVERY_STATES = ("queued", "dispatching", "sent", "failed", "dead")
@@ -64,6 +71,7 @@ _PROBES = (
     "SELECT key, digest, payload, received_at FROM callbacks LIMIT 1",
 )
 _PROBE_BUSY_MILLISECONDS = 2_000
+MAX_PAUSE_SECONDS = 300.0  # between two attempts to deliver a message
 # Up to this size a full check takes about 20 ms. On a larger database, a health request runs only the queries.
 _CHECK_MAX_BYTES = 8 * 1024 * 1024
 
@@ -233,11 +241,13 @@ class MessageStore:
         return self._writer.close(timeout) and reader
 
 
-# Uses one index range per state; a dispatching row is due immediately, see MessageStore.claim.
+# Uses one index range per state; a dispatching row is due immediately, see MessageStore.claim. So is a row that would
+# wait longer than the longest pause: the clock was set back after its last attempt.
 _DUE = (
     "SELECT d.seq FROM deliveries d JOIN messages m USING (seq)"
     " WHERE d.state IN ('queued', 'failed', 'dispatching')"
-    " AND (d.state = 'dispatching' OR d.next_attempt_at <= ?) ORDER BY d.seq LIMIT 1"
+    f" AND (d.state = 'dispatching' OR d.next_attempt_at <= ?1 OR d.next_attempt_at > ?1 + {MAX_PAUSE_SECONDS})"
+    " ORDER BY d.seq LIMIT 1"
 )
 
 

@@ -17,6 +17,7 @@ from release_tasks.core.codec import encode
 from release_tasks.core.records import Manifest, SnapshotMetadata
 from release_tasks.core.units import rough_span, show_count, show_size
 from release_tasks.report.screen import Screen
+from release_tasks.report.values import CLOCK_SKEW, IN_THE_FUTURE
 
 __all__ = ["overview", "show_overview"]
 
@@ -133,9 +134,17 @@ def _measures(snapshot: dict[str, Any] | None, show_time: _ShowTime) -> tuple[st
     return size, f"{failed}{show_time(last['at'])}{' (booted)' if last['booted'] else ''}"
 
 
+def _age(time: str) -> float | None:
+    """Return the age in seconds, or None for a time in the future: the clock was changed, so the age is unknown."""
+    seconds = seconds_since(time)
+    return None if seconds is None or seconds < -CLOCK_SKEW else max(seconds, 0.0)
+
+
 def _show_age(time: str | None) -> str:
     seconds = None if time is None else seconds_since(time)
-    return _show_time(time) if seconds is None else f"{rough_span(seconds)} ago"
+    if seconds is None:
+        return _show_time(time)
+    return f"{rough_span(seconds)} ago" if seconds > -CLOCK_SKEW else IN_THE_FUTURE
 
 
 def _show_time(time: str | None) -> str:
@@ -175,7 +184,7 @@ def _current(manifest: Manifest | None, snapshots: list[dict[str, Any]]) -> dict
         "appVersion": manifest.app_version,
         "gitCommit": manifest.git_commit,
         "generatedAt": manifest.generated_at,
-        "ageSeconds": seconds_since(manifest.generated_at),
+        "ageSeconds": _age(manifest.generated_at),
         "gates": ", ".join(f"{count} {status}" for status, count in counts.items()) or "none",
         "snapshotId": name,
         "snapshot": next((snapshot for snapshot in snapshots if snapshot["snapshotId"] == name), None),

@@ -8,7 +8,22 @@ from typing import Any
 
 from release_tasks.core.canonical import excerpt
 
-__all__ = ["actor_of", "checks_of", "list_of", "moment", "number", "seconds_between", "tail_of", "text", "texts"]
+__all__ = [
+    "CLOCK_SKEW",
+    "IN_THE_FUTURE",
+    "actor_of",
+    "checks_of",
+    "list_of",
+    "moment",
+    "number",
+    "seconds_between",
+    "tail_of",
+    "text",
+    "texts",
+]
+
+CLOCK_SKEW = 5.0  # seconds that a time may be in the future: the clocks of two machines differ by less
+IN_THE_FUTURE = "in the future (was the clock changed?)"
 
 
 def text(value: Any, limit: int = 2000) -> str:

@@ -16,7 +16,7 @@ from release_tasks.archive.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.archive.pipeline import MANIFEST_VERSION, Pipeline, manifest_bytes
 from release_tasks.assets.kinds import kind_of
 from release_tasks.config.schema import Settings
-from release_tasks.core.clock import compact, timestamp
+from release_tasks.core.clock import awake, compact, milliseconds_since, timestamp
 from release_tasks.core.durable import remove_durably, write_atomic
 from release_tasks.core.errors import LockHeld, StageFailed, UsageError, describe_error, with_path
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
@@ -176,10 +176,10 @@ def _captured(
         retention_limit=settings.release.retention,
         audit=pipeline.audit.anchor(),
     )
-    started_at = timestamp()
+    started_at, started = timestamp(), awake.now()
     emit(StepBegan("capture", capture.snapshot_id))
     with unpublished_snapshot(pipeline.catalogue, settings.release.assets, capture, emit) as snapshot:
-        captured = Phase(name="capture", started_at=started_at, completed_at=timestamp())
+        captured = _phase("capture", started_at, started)
         for record in snapshot.assets:
             if not record.exists and settings.release.assets[record.key].required:
                 raise StageFailed(f"{record.key} is required, but it was removed during the capture.")
@@ -278,7 +278,14 @@ def _draft(
     completed = [check.completed_at for check in report.checks if check.completed_at]
     phases = []
     if started and completed:
-        phases = [Phase(name="preflight", started_at=min(started), completed_at=max(completed))]
+        phases = [
+            Phase(
+                name="preflight",
+                started_at=min(started),
+                completed_at=max(completed),
+                duration_ms=report.duration_ms,
+            )
+        ]
     return Manifest(
         manifest_version=MANIFEST_VERSION,
         release_id=release_id,
@@ -299,6 +306,12 @@ def _draft(
     )
 
 
+def _phase(name: str, started_at: str, started: float) -> Phase:
+    """Return a phase that ends now; ``started`` is a reading of the awake clock."""
+    duration_ms = milliseconds_since(started)
+    return Phase(name=name, started_at=started_at, completed_at=timestamp(), duration_ms=duration_ms)
+
+
 def _write(
     pipeline: Pipeline, attester: Attester, manifest: Manifest, snapshot: SnapshotMetadata | None = None
 ) -> Manifest:
@@ -306,7 +319,7 @@ def _write(
 
     The attestation is written before the manifest, so that every release has one.
     """
-    started_at = timestamp()
+    started_at, started = timestamp(), awake.now()
     anchor = pipeline.audit.append(
         f"prepare.{manifest.status}",
         status=manifest.status,
@@ -316,7 +329,7 @@ def _write(
         digest=manifest.snapshot.digest if manifest.snapshot else None,
     )
     pipeline.set_aside(manifest.release_id)
-    phases = [*manifest.phases, Phase(name="publish", started_at=started_at, completed_at=timestamp())]
+    phases = [*manifest.phases, _phase("publish", started_at, started)]
     manifest = evolve(manifest, audit=anchor, phases=phases, attestation=attester.reference)
     folder = pipeline.catalogue.store.partial_path(snapshot.snapshot_id) if snapshot is not None else None
     pipeline.write_statement(manifest.release_id, attester.line(manifest, manifest_bytes(manifest), snapshot, folder))

@@ -201,6 +201,19 @@ def store(tmp_path: Path) -> Any:
     assert store.close()
 
 
+@pytest.mark.parametrize("set_back", [3600.0, 31_536_000.0])
+def test_a_clock_set_back_delays_no_delivery(store: MessageStore, set_back: float) -> None:
+    """The next attempt is due when its time is further away than the longest pause."""
+    store.add_message("telegram", "1", "hello")
+    claimed = store.claim("worker")
+    assert claimed is not None
+    assert store.record_result(claimed, "worker", "failed", error="busy", pause=set_back)
+    again = store.claim("worker")
+    assert again is not None and again.attempt == 2
+    assert store.record_result(again, "worker", "failed", error="busy", pause=200.0)
+    assert store.claim("worker") is None
+
+
 def test_a_row_is_claimed_once(store: MessageStore) -> None:
     """A claim moves the row and counts the attempt; a finished row is not claimed again."""
     store.add_message("telegram", "1", "hello")

@@ -4,9 +4,27 @@ from __future__ import annotations
 
 from datetime import datetime, timedelta, timezone
 
+import pytest
+
+from release_tasks.core import clock
 from release_tasks.pairing.codes import ClockReading
 
-__all__ = ["Clocks"]
+__all__ = ["HOUR", "YEAR", "Clocks", "WallClock"]
+
+HOUR, YEAR = 3600.0, 365 * 86400.0
+
+
+class WallClock:
+    """The wall clock of this process: right, plus the seconds that the test last set."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.seconds = 0.0
+        real = clock.now
+        patch.setattr(clock, "now", lambda: real() + timedelta(seconds=self.seconds))
+
+    def set(self, seconds: float) -> None:
+        """Set the clock ahead of the right time by ``seconds``, or back when they are negative."""
+        self.seconds = seconds
 
 
 class Clocks:

@@ -30,7 +30,7 @@ from release_tasks.tasks.project import load_settings
 
 __all__ = ["LIMIT", "WAITS"]
 
-LIMIT = 4.0
+LIMIT = 6.0
 
 
 def until_resumed(then: str = "true") -> str:

@@ -10,15 +10,19 @@ from attrs import evolve, frozen
 
 from release_tasks.archive.pipeline import ManifestFile
 from release_tasks.core.records import Manifest
-from release_tasks.report.values import actor_of, seconds_between, text
+from release_tasks.report.values import actor_of, number, seconds_between, text
 
 __all__ = ["ReleaseHistory", "Rollback", "degraded_releases", "history_of", "read_rollbacks", "rollbacks_of", "word_of"]
 
 
 @frozen(kw_only=True)
 class Rollback:
-    """One rollback; ``seconds`` is the time to restore, None until it has finished."""
+    """One rollback; ``seconds`` is the time to restore, None until it has finished.
 
+    ``seq`` is the number of its first event in the audit log.
+    """
+
+    seq: int = 0
     rollback_id: str
     release_id: str
     snapshot_id: str
@@ -62,6 +66,7 @@ def rollbacks_of(rollbacks: Sequence[Rollback], release_id: str, snapshot_id: st
 
 def _started(event: dict[str, Any]) -> Rollback:
     return Rollback(
+        seq=number(event.get("seq")) or 0,
         rollback_id=text(event.get("rollbackId")),
         release_id=text(event.get("releaseId")),
         snapshot_id=text(event.get("snapshotId")),
@@ -81,6 +86,7 @@ def _abandoned(event: dict[str, Any], known: dict[str, Rollback]) -> Rollback | 
 
 def _finished(rollback: Rollback, event: dict[str, Any]) -> Rollback:
     status, kind = text(event.get("status")), event.get("event")
+    took = number(event.get("durationMs"))  # not in the logs of earlier versions, nor after a recovery
     is_named_end = kind == "rollback.finished" or (kind == "rollback.refused" and "rollbackId" in event)
     if status in ("failed", "refused") and is_named_end:
         status = "live"  # the snapshot went live, but the service is unhealthy on it
@@ -88,7 +94,7 @@ def _finished(rollback: Rollback, event: dict[str, Any]) -> Rollback:
         rollback,
         status=status,
         finished_at=text(event.get("time")),
-        seconds=seconds_between(rollback.started_at, text(event.get("time"))),
+        seconds=seconds_between(rollback.started_at, text(event.get("time"))) if took is None else took / 1000,
         detail=text(event.get("detail")),
         safety_snapshot_id=text(event.get("safetySnapshotId")) or None,
         health=event.get("health"),

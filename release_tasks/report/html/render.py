@@ -17,7 +17,7 @@ from release_tasks.core.printable import printable
 from release_tasks.core.units import rough_span, show_count, show_size, show_span
 from release_tasks.report.html.gates import tone_of_check
 from release_tasks.report.html.page import ReleasePage
-from release_tasks.report.values import actor_of, moment, number, seconds_between, text
+from release_tasks.report.values import CLOCK_SKEW, IN_THE_FUTURE, actor_of, moment, number, seconds_between, text
 from release_tasks.report.words import Meaning, meaning_of
 
 __all__ = ["render"]
@@ -76,7 +76,9 @@ def _ago(value: str | None, generated: str) -> str:
     if found is None or made is None:
         return ""
     seconds = (made - found).total_seconds()
-    return "just now" if -5 < seconds < 5 else f"{rough_span(seconds)} ago" if seconds > 0 else "in the future"
+    if abs(seconds) < CLOCK_SKEW:
+        return "just now"
+    return f"{rough_span(seconds)} ago" if seconds > 0 else IN_THE_FUTURE
 
 
 def _offset(value: str | None, since: str | None) -> str:

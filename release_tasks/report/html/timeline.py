@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections.abc import Sequence
 from typing import Any
 
 from attrs import frozen
 
-from release_tasks.core.records import Manifest
+from release_tasks.core.records import Check, Manifest, Phase
 from release_tasks.report.html.gates import tone_of_check
 from release_tasks.report.html.history import Rollback
 from release_tasks.report.values import moment, number, seconds_between, text
@@ -61,56 +63,86 @@ def timeline_of(
     drills: Sequence[dict[str, Any]],
     rollbacks: Sequence[Rollback],
 ) -> Timeline:
-    """Return the phases of the prepare, then the drills, watches and rollbacks of the release by time."""
-    steps = []
+    """Return the phases of the prepare, then the drills, watches and rollbacks of the release.
+
+    Steps of one log are in its order, whatever their times: the clock may have been set back. Only the drills, which
+    have a log of their own, are placed by time.
+    """
+    steps: list[tuple[int, Step]] = []
+    drilled = []
     for event in events:
         # A watch that found a release degraded has two events, before and after its rollback. The first one is shown.
         is_end = event.get("event") == "watch.finished" and event.get("status") != "degraded"
         if is_end or event.get("event") == "watch.degraded":
-            steps.append(_step(event, "Watched: "))
+            steps.append((number(event.get("seq")) or 0, _step(event, "Watched: ")))
     for event in drills:
         booted = ", and a service started on it was healthy" if event.get("booted") is True else ""
         duration = number(event.get("durationMs"))
-        steps.append(_step(event, "Drill ", booted, duration / 1000 if duration is not None else None))
+        drilled.append(_step(event, "Drill ", booted, duration / 1000 if duration is not None else None))
     for rollback in rollbacks:
         detail = "" if rollback.detail in ("", rollback.status) else f": {rollback.detail}"
         at = rollback.started_at or rollback.finished_at or ""
         what = _ROLLBACKS.get(rollback.status, f"Rollback {rollback.status}")
         tone: Meaning = "warn" if rollback.status == "restored" else meaning_of(rollback.status)
-        steps.append(Step(at, what, tone, f"by {rollback.actor}{detail}", rollback.seconds))
+        steps.append((rollback.seq, Step(at, what, tone, f"by {rollback.actor}{detail}", rollback.seconds)))
+    recorded = [step for _, step in sorted(steps, key=lambda step: step[0])]
     bars, seconds = _bars(manifest)
-    return Timeline(bars=bars, steps=sorted(steps, key=lambda step: step.at)[-40:], seconds=seconds)
+    return Timeline(
+        bars=bars, steps=list(heapq.merge(recorded, drilled, key=lambda step: step.at))[-40:], seconds=seconds
+    )
 
 
 def _bars(manifest: Manifest | None) -> tuple[list[Bar], float]:
-    """Return phases and gates with their times, the gates after their preflight, and the total time."""
+    """Return the phases one after the other, the gates within their preflight, and the total time.
+
+    Measured durations count, because the clock may have been set during the prepare.
+    """
     if manifest is None:
         return [], 0.0
-    phases = [(text(p.name, 64), None, p.started_at, p.completed_at) for p in manifest.phases]
-    gates = [(text(c.id, 128), c, c.started_at, c.completed_at) for c in manifest.preflight.checks]
-    before = [phase for phase in phases if phase[0] == "preflight"]
-    after = [phase for phase in phases if phase[0] != "preflight"]
-    spans = [
-        (name, check, start, end, seconds)
-        for name, check, start, end in (*before, *gates, *after)
-        if start and end and (seconds := seconds_between(start, end)) is not None
-    ]
-    if not spans:
-        return [], 0.0
-    first = min(span[2] for span in spans)
-    total = seconds_between(first, max(span[3] for span in spans)) or 0.0
+    spans: list[tuple[str, Check | None, float, float]] = []  # name, gate, begin and length in seconds
+    total = 0.0
+    for phase in manifest.phases:
+        if (seconds := _seconds(phase)) is not None:
+            spans.append((text(phase.name, 64), None, total, seconds))
+            if phase.name == "preflight":
+                spans += _gates(manifest.preflight.checks, phase.started_at, total, seconds)
+            total += seconds
+    if not any(check for _, check, _, _ in spans):
+        starts = [check.started_at for check in manifest.preflight.checks if check.started_at]
+        gates = _gates(manifest.preflight.checks, min(starts, default=""), 0.0, math.inf)
+        spans = [*gates, *spans]
+        total = max([total, *(begin + seconds for _, _, begin, seconds in gates)])
     bars = [
         Bar(
             name=name,
             tone="quiet" if check is None else tone_of_check(check),
             seconds=seconds,
-            begin=(seconds_between(first, start) or 0.0) / total if total else 0.0,
+            begin=begin / total if total else 0.0,
             length=seconds / total if total else 1.0,
             is_gate=check is not None,
         )
-        for name, check, start, _, seconds in spans
+        for name, check, begin, seconds in spans
     ]
     return bars, total
+
+
+def _gates(
+    checks: Sequence[Check], preflight: str, begin: float, longest: float
+) -> list[tuple[str, Check | None, float, float]]:
+    """Return the gates of a preflight that started at the time ``preflight`` and took ``longest`` seconds."""
+    gates: list[tuple[str, Check | None, float, float]] = []
+    for check in checks:
+        if (seconds := _seconds(check)) is not None:
+            offset = seconds_between(preflight, check.started_at) or 0.0
+            gates.append((text(check.id, 128), check, begin + max(min(offset, longest - seconds), 0.0), seconds))
+    return gates
+
+
+def _seconds(part: Check | Phase) -> float | None:
+    """Return the measured duration; from start and end in records of earlier versions; None when it is unknown."""
+    if not part.started_at:
+        return None
+    return seconds_between(part.started_at, part.completed_at) if part.duration_ms is None else part.duration_ms / 1000
 
 
 def _step(event: dict[str, Any], what: str, more: str = "", seconds: float | None = None) -> Step:

@@ -8,7 +8,7 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.config.schema import GateConfig, Settings
-from release_tasks.core.clock import compact
+from release_tasks.core.clock import awake, compact, milliseconds_since
 from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Emit, ignore, shielded
 from release_tasks.core.ids import require_id
@@ -54,6 +54,7 @@ def run_preflight(
     emit = shielded(emit)
     log_directory = settings.release.root / "logs" / release_id
     contexts = {name: context_of(settings, name, log_directory, emit=emit) for name in gates}
+    started = awake.now()
     results = run_gates({name: contexts[name] for name in selected}, emit)
     results |= {name: _excluded(contexts[name], name in skip) for name in gates if name not in selected}
     checks = [results[name] for name in gates]
@@ -61,7 +62,9 @@ def run_preflight(
     failed = [check.id for check in checks if check.blocks and not check.is_left_out]
     return PreflightRun(
         release_id=release_id,
-        report=PreflightReport(passed=not failed, checks=checks, failed_checks=failed),
+        report=PreflightReport(
+            passed=not failed, checks=checks, failed_checks=failed, duration_ms=milliseconds_since(started)
+        ),
         health_url=settings.release.health.url,
         only=tuple(only),
         skip=tuple(skip),

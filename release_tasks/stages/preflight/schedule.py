@@ -12,7 +12,7 @@ from typing import Any
 
 from attrs import field, frozen
 
-from release_tasks.core.clock import awake, timestamp
+from release_tasks.core.clock import awake, milliseconds_since, timestamp
 from release_tasks.core.errors import Interrupted, StageError
 from release_tasks.core.events import Emit, GateBegan, GateEnded
 from release_tasks.core.interrupt import LONGEST_WAIT, next_item
@@ -164,7 +164,7 @@ def _as_check(gate: _StartedGate, verdict: Verdict) -> Check:
         command=None if verdict.command is None else redact(str(verdict.command)),
         started_at=gate.started_at,
         completed_at=timestamp(),
-        duration_ms=round((awake.now() - gate.started) * 1000),
+        duration_ms=milliseconds_since(gate.started),
         advisory=context.config.advisory,
         diagnostics=diagnostics,
     )

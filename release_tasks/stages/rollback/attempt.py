@@ -6,12 +6,12 @@ import contextlib
 import secrets
 from collections.abc import Iterator, Mapping
 
-from attrs import frozen
+from attrs import field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.base import AssetConfig
 from release_tasks.config.schema import Settings
-from release_tasks.core.clock import compact, timestamp
+from release_tasks.core.clock import awake, compact, timestamp
 from release_tasks.core.errors import (
     Interrupted,
     LockHeld,
@@ -95,7 +95,10 @@ class RollbackEnded(Exception):
 
 @frozen(kw_only=True)
 class RollbackAttempt:
-    """The data that every step of a rollback uses. ``lineage`` identifies the latest release at its start."""
+    """The data that every step of a rollback uses. ``lineage`` identifies the latest release at its start.
+
+    ``started`` is the start in seconds of the awake clock.
+    """
 
     settings: Settings
     request: RollbackRequest
@@ -105,6 +108,7 @@ class RollbackAttempt:
     lineage: str
     rollback_id: str
     gate: StartGate
+    started: float = field(factory=awake.now)
 
     @property
     def assets(self) -> Mapping[str, AssetConfig]:
@@ -114,7 +118,9 @@ class RollbackAttempt:
     @property
     def recorder(self) -> Recorder:
         """The recorder for the audit events and the state of this attempt."""
-        return Recorder(pipeline=self.pipeline, rollback_id=self.rollback_id, lineage=self.lineage)
+        return Recorder(
+            pipeline=self.pipeline, rollback_id=self.rollback_id, lineage=self.lineage, started=self.started
+        )
 
 
 @contextlib.contextmanager

@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 from typing import Literal
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.core.clock import timestamp
+from release_tasks.core.clock import awake, milliseconds_since, timestamp
 from release_tasks.core.codec import encode
 from release_tasks.core.records import AuditAnchor, RollbackOutcome, RollbackState, SnapshotMetadata
 
@@ -17,11 +17,15 @@ __all__ = ["Recorder", "record_refusal"]
 
 @frozen(kw_only=True)
 class Recorder:
-    """Writes the records of one rollback. ``lineage`` identifies the latest release at the start of the rollback."""
+    """Writes the records of one rollback. ``lineage`` identifies the latest release at the start of the rollback.
+
+    ``started`` is the start in seconds of the awake clock.
+    """
 
     pipeline: Pipeline
     rollback_id: str
     lineage: str | None
+    started: float = field(factory=awake.now)
 
     def begin(self, target: SnapshotMetadata, *, is_forced: bool, is_automatic: bool) -> None:
         """Record that a rollback to ``target`` started; the live state is still the state before it.
@@ -58,6 +62,7 @@ class Recorder:
             release_id=target.release_id,
             snapshot_id=target.snapshot_id,
             rollbackId=self.rollback_id,
+            durationMs=milliseconds_since(self.started),
             safetySnapshotId=outcome.safety_snapshot_id,
             restoredAssets=outcome.restored_assets,
             removedAssets=outcome.removed_assets,

@@ -9,7 +9,7 @@ from attrs import evolve, field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import ReleaseConfig, Settings
-from release_tasks.core.clock import LONGEST_GAP, timestamp, uptime
+from release_tasks.core.clock import LONGEST_GAP, awake, timestamp, uptime
 from release_tasks.core.errors import ExitCode, Interrupted, StageFailed, UsageError
 from release_tasks.core.events import Emit, Noted, ignore, shielded
 from release_tasks.core.interrupt import wait_for
@@ -150,10 +150,11 @@ def _sample_until_done(config: ReleaseConfig, baseline: Baseline | None, clock: 
             sampling_started = clock.now()
             gap_before = _unseen(sampling_started - planned, rules.interval)
             end += max(sampling_started - planned - LONGEST_GAP, 0.0)
+            skipped = awake.skipped()
             sample = take_sample(config, baseline)
             sampled = clock.now()
             gap_within = _unseen(sampled - sampling_started, longest)
-            end += gap_within
+            end += max(gap_within, awake.skipped() - skipped)
             if gap_within and sample.finding != "ok":
                 why = [f"the machine slept or was delayed for {show_duration(round(gap_within))} during this sample"]
                 sample = evolve(sample, finding="unknown", why=why)
