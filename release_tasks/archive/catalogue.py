@@ -1,4 +1,4 @@
-"""List snapshots in order, find one, and apply retention.
+"""List snapshots in order, and find one by its id.
 
 Snapshots are ordered by the sequence in their metadata, never by name or file time.
 """
@@ -12,8 +12,10 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.archive import legacy
+from release_tasks.archive.aliases import AliasFile, follow
 from release_tasks.archive.seal import is_sealed
 from release_tasks.archive.stores.local import LocalStore
+from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt
 from release_tasks.core.codec import decode
 from release_tasks.core.errors import StageFailed, UsageError
@@ -33,8 +35,10 @@ class Unreadable:
 class Catalogue:
     """The snapshots of one store. Every call reads the store again."""
 
-    def __init__(self, store: LocalStore) -> None:
+    def __init__(self, store: LocalStore, audit: AuditLog | None = None) -> None:
         self.store = store
+        self.aliases = AliasFile(store.folder / "aliases.json")
+        self._audit = audit  # knows when retention removed a snapshot
 
     def path(self, snapshot_id: str) -> Path:
         """Return the folder of a snapshot; raises UsageError for an id that could leave the store."""
@@ -61,10 +65,16 @@ class Catalogue:
         return False
 
     def get(self, snapshot_id: str) -> SnapshotMetadata:
-        """Return one snapshot. Raises UsageError when there is none with that id, StageFailed when it is unreadable."""
-        path = self.path(snapshot_id)
-        if path.is_symlink() or not path.is_dir():
-            raise UsageError(f"There is no snapshot {snapshot_id!r}. {self._known_snapshots()}")
+        """Return one snapshot, or the equal one that retention kept in its place.
+
+        Raises UsageError when there is none with that id, StageFailed when it is unreadable.
+        """
+        if self._is_missing(snapshot_id):
+            requested, snapshot_id = snapshot_id, self.resolve(snapshot_id)
+            if self._is_missing(snapshot_id):
+                raise UsageError(
+                    f"There is no snapshot {requested!r}{self._removal(requested)}. {self._known_snapshots()}"
+                )
         try:
             return self._read(snapshot_id)
         except FileNotFoundError:
@@ -75,6 +85,32 @@ class Catalogue:
             raise StageFailed(
                 f"Snapshot {snapshot_id} is refused: {error}. To list the intact snapshots: inv release.verify"
             ) from error
+
+    def resolve(self, snapshot_id: str) -> str:
+        """Return the id of the snapshot that has the state of ``snapshot_id``: itself, or the target of its alias."""
+        if not self._is_missing(snapshot_id):
+            return snapshot_id
+        with contextlib.suppress(InvalidDocument):
+            return follow(self.aliases.read(), snapshot_id)
+        return snapshot_id
+
+    def note_on(self, requested: str | None, found: SnapshotMetadata) -> list[str]:
+        """Return a note when ``found`` is restored in place of the equal snapshot that an operator typed."""
+        if requested in (None, found.snapshot_id) or self.resolve(str(requested)) != found.snapshot_id:
+            return []
+        return [f"Snapshot {requested} was equal to {found.snapshot_id}, and retention kept only this one."]
+
+    def _is_missing(self, snapshot_id: str) -> bool:
+        path = self.path(snapshot_id)
+        return path.is_symlink() or not path.is_dir()
+
+    def _removal(self, snapshot_id: str) -> str:
+        """Return when retention removed a snapshot, as a part of a sentence; empty when the audit log does not know."""
+        with contextlib.suppress(OSError):
+            for event in reversed(self._audit.verify().events if self._audit is not None else []):
+                if event.get("event") == "retention.applied" and snapshot_id in event.get("removedSnapshots", []):
+                    return f": retention removed it on {event.get('time')}"
+        return ""
 
     def find(self, snapshot_id: str | None) -> SnapshotMetadata:
         """Return the snapshot ``snapshot_id``, or ``latest()`` when it is None. Raises as ``get`` and ``latest`` do."""
@@ -98,26 +134,11 @@ class Catalogue:
         return releases[-1]
 
     def next_sequence(self) -> int:
-        """Return the sequence for a new snapshot: one more than the highest existing sequence."""
-        snapshots, _ = self.published()
-        return max((snapshot.sequence for snapshot in snapshots), default=0) + 1
-
-    def retain(self, limit: int, protected: set[str]) -> list[str]:
-        """Remove old snapshots and return their ids; the latest ``limit`` of each kind and ``protected`` stay."""
-        snapshots, _ = self.published()
-        removed: list[str] = []
-        for kind in ("release", "safety"):
-            candidates = [snapshot for snapshot in snapshots if snapshot.kind == kind and snapshot.sequence > 0]
-            retained: list[str] = []
-            for snapshot in reversed(candidates):
-                # Retain one of several equal safety snapshots: repeated rollbacks must not push out an earlier state.
-                is_repeated = kind == "safety" and snapshot.digest in retained
-                if len(retained) < max(limit, 1) and not is_repeated:
-                    retained.append(snapshot.digest)
-                elif snapshot.snapshot_id not in protected:
-                    self.store.delete(snapshot.snapshot_id)
-                    removed.append(snapshot.snapshot_id)
-        return removed
+        """Return the sequence for a new snapshot: one more than the highest sequence that a known id has."""
+        used = [snapshot.sequence for snapshot in self.published()[0]]
+        with contextlib.suppress(InvalidDocument):
+            used += [alias.sequence for alias in self.aliases.read().values()]
+        return max(used, default=0) + 1
 
     def _read(self, snapshot_id: str) -> SnapshotMetadata:
         name = f"{snapshot_id}/metadata.json"

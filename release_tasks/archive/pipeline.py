@@ -13,6 +13,7 @@ from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.legacy import readable_manifest
 from release_tasks.archive.seal import is_sealed, sealed_document
 from release_tasks.archive.stores.local import LocalStore
+from release_tasks.archive.verdicts import Verdicts, read_verdicts
 from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
 from release_tasks.core.codec import decode, encode
@@ -41,8 +42,8 @@ class Pipeline:
 
     def __init__(self, root: Path) -> None:
         self.root = root
-        self.catalogue = Catalogue(LocalStore(root / "snapshots"))
         self.audit = AuditLog(root / "rollback-audit.log")
+        self.catalogue = Catalogue(LocalStore(root / "snapshots"), self.audit)
         self.drill_audit = AuditLog(root / "drill-audit.log")
         self.drills = root / "drills"
         self.state_path = root / "rollback-state.json"
@@ -149,22 +150,29 @@ class Pipeline:
     def protected_snapshots(self) -> set[str]:
         """Return the ids of the snapshots that retention must not remove.
 
-        They are the snapshot of the current deployment and the snapshots of the last rollback. When latest.json cannot
-        be read, the latest ready manifest is the current deployment. When the rollback state cannot be read, every
-        snapshot is protected.
+        They are the snapshot of the current deployment, the snapshots of the last rollback and the snapshot of the last
+        known good state. When latest.json cannot be read, the latest ready manifest is the current deployment. When the
+        rollback state or the audit log cannot be read, every snapshot is protected.
         """
         protected: set[str] = set()
+        snapshots = self.catalogue.published()[0]
         latest = self.latest_ready() or next(reversed(self._ready_manifests()), None)
         if latest is not None and latest.snapshot is not None:
             protected.add(latest.snapshot.snapshot_id)
         try:
-            state = self.read_state()
-        except StageFailed:
-            return protected | {snapshot.snapshot_id for snapshot in self.catalogue.published()[0]}
+            state, verdicts = self.read_state(), read_verdicts(self.audit.verify().events, snapshots)
+        except (StageFailed, OSError):
+            return protected | {snapshot.snapshot_id for snapshot in snapshots}
+        if verdicts.good is not None:
+            protected.add(verdicts.good.snapshot_id)
         if state is not None:
             names = (state.snapshot_id, state.safety_snapshot_id, state.restored_snapshot_id)
             protected |= {name for name in names if name}
         return protected
+
+    def verdicts(self) -> Verdicts:
+        """Return the verdicts on the releases, as the audit log records them. Raises OSError."""
+        return read_verdicts(self.audit.verify().events, self.catalogue.published()[0])
 
     def clean_up(self) -> list[str]:
         """Finish or remove the leftovers of an interrupted prepare and temporary files; return the removed names.
@@ -222,7 +230,11 @@ class Pipeline:
         return removed
 
     def _temporary_files(self) -> list[Path]:
-        return [path for folder in (self.root, self.manifests) for path in folder.glob(".*.tmp")]
+        return [
+            path
+            for folder in (self.root, self.manifests, self.catalogue.store.folder)
+            for path in folder.glob(".*.tmp")
+        ]
 
     def anchors(self) -> list[tuple[str, AuditAnchor]]:
         """Return every recorded audit anchor, with the name of the document that contains it."""

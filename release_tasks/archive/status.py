@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 
-from attrs import frozen
+from attrs import field, frozen
 
+from release_tasks.archive.aliases import Alias
 from release_tasks.archive.catalogue import Unreadable
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.archive.restore_tests import RestoreTests, read_restore_tests
 from release_tasks.config.schema import Settings
+from release_tasks.core.canonical import InvalidDocument
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.lock import Holder, current_holder
 from release_tasks.core.records import Manifest, RollbackState, SnapshotMetadata
@@ -23,7 +26,8 @@ class ReleaseStatus:
 
     ``current`` is the latest ready release. ``rollback`` is the last rollback, or None with ``rollback_problem`` when
     its state cannot be read. ``is_interrupted``: a journal exists and no process holds the lock, so `release.recover`
-    must finish the rollback. ``holder`` is the process that holds the lock.
+    must finish the rollback. ``holder`` is the process that holds the lock. ``aliases`` has the ids of removed
+    snapshots whose state is in an equal snapshot.
     """
 
     root: Path
@@ -36,6 +40,7 @@ class ReleaseStatus:
     rollback_problem: str
     is_interrupted: bool
     holder: Holder | None
+    aliases: dict[str, Alias] = field(factory=dict)
 
     @property
     def proofs(self) -> RestoreTests:
@@ -53,6 +58,9 @@ def release_status(settings: Settings) -> ReleaseStatus:
         state = pipeline.read_state()
     except StageFailed as error:
         problem = error.message
+    aliases: dict[str, Alias] = {}
+    with contextlib.suppress(InvalidDocument):
+        aliases = pipeline.catalogue.aliases.read()
     return ReleaseStatus(
         root=pipeline.root,
         current=pipeline.latest_ready(),
@@ -64,4 +72,5 @@ def release_status(settings: Settings) -> ReleaseStatus:
         rollback_problem=problem,
         is_interrupted=pipeline.has_journal() and holder is None,
         holder=holder,
+        aliases=aliases,
     )

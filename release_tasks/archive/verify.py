@@ -13,6 +13,7 @@ from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.seal import snapshot_digest
 from release_tasks.assets.base import AssetConfig, AssetFinding, stored_path
 from release_tasks.assets.kinds import kind_of
+from release_tasks.core.canonical import InvalidDocument
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Meter, StepBegan, ignore, shielded
 from release_tasks.core.ids import is_valid_id
@@ -80,10 +81,14 @@ def verify_all(
     """
     emit = shielded(emit)
     snapshots, unreadable = catalogue.published()
+    problems = [] if snapshot_id is not None else _alias_problems(catalogue)
+    notes: list[str] = []
     if snapshot_id is not None:
+        requested, snapshot_id = snapshot_id, catalogue.resolve(snapshot_id)
         unreadable = [folder for folder in unreadable if folder.snapshot_id == snapshot_id]
-        snapshots = [] if unreadable else [catalogue.get(snapshot_id)]
-    verdicts = [
+        snapshots = [] if unreadable else [catalogue.get(requested)]
+        notes = [note for snapshot in snapshots for note in catalogue.note_on(requested, snapshot)]
+    verdicts = problems + [
         SnapshotVerdict(
             snapshot_id=folder.snapshot_id,
             status="damaged",
@@ -94,8 +99,20 @@ def verify_all(
     for snapshot in snapshots:
         emit(StepBegan("verify", snapshot.snapshot_id))
         verdict = verify_snapshot(catalogue, snapshot, databases=True, emit=emit)
-        verdicts.append(_with_plugins(catalogue, snapshot, verdict, assets or {}))
+        verdict = _with_plugins(catalogue, snapshot, verdict, assets or {})
+        verdicts.append(evolve(verdict, notes=notes + verdict.notes))
     return verdicts
+
+
+def _alias_problems(catalogue: Catalogue) -> list[SnapshotVerdict]:
+    """Return the verdict on the ids of removed snapshots when they cannot be read."""
+    try:
+        catalogue.aliases.read()
+    except InvalidDocument as error:
+        name = catalogue.aliases.path.name
+        finding = AssetFinding(key=name, what=f"{error}. Retention keeps equal snapshots until you move this file away")
+        return [SnapshotVerdict(snapshot_id=name, status="damaged", findings=[finding])]
+    return []
 
 
 def _with_plugins(

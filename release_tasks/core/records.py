@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from attrs import field, frozen
+from attrs import field, fields, frozen
 
 __all__ = [
     "FORMAT_VERSION",
@@ -25,6 +25,7 @@ __all__ = [
     "Manifest",
     "Phase",
     "PreflightReport",
+    "PreparedRelease",
     "RollbackJournal",
     "RollbackOutcome",
     "RollbackState",
@@ -182,6 +183,20 @@ class Manifest:
     baseline: Baseline | None = None
     phases: list[Phase] = field(factory=list)
     attestation: AttestationReference | None = None
+
+
+@frozen(kw_only=True)
+class PreparedRelease(Manifest):
+    """The answer of a prepare: the manifest, and the snapshots that retention removed after it was written."""
+
+    removed_snapshots: list[str] = field(factory=list)
+
+    @classmethod
+    def of(cls, manifest: Manifest, removed_snapshots: list[str], notes: list[str]) -> PreparedRelease:
+        """Return ``manifest`` with the ids of the removed snapshots, and ``notes`` after its diagnostics."""
+        values = {each.name: getattr(manifest, each.name) for each in fields(Manifest)}
+        values["diagnostics"] = manifest.diagnostics + notes
+        return cls(**values, removed_snapshots=removed_snapshots)
 
 
 @frozen(kw_only=True)
@@ -370,3 +385,4 @@ class RollbackOutcome:
     health_check: HealthReport | None = None
     restart_command: str | None = None
     diagnostics: list[str] = field(factory=list)
+    removed_snapshots: list[str] = field(factory=list)  # by retention, after the rollback

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from release_tasks.archive import legacy
+from release_tasks.archive.aliases import follow
 from release_tasks.archive.pipeline import ManifestFile
 from release_tasks.archive.restore_tests import RestoreTest
 from release_tasks.archive.status import ReleaseStatus, release_status
@@ -168,8 +169,13 @@ def _show_totals(screen: Screen, found: ReleaseStatus, document: dict[str, Any])
 
 
 def _snapshots(found: ReleaseStatus) -> list[dict[str, Any]]:
+    aliases: dict[str, list[str]] = {}
+    for name in found.aliases:
+        aliases.setdefault(follow(found.aliases, name), []).append(name)
+    tests = found.restore_tests.by_snapshot
     return [
-        _snapshot(snapshot, found.restore_tests.by_snapshot.get(snapshot.snapshot_id)) for snapshot in found.snapshots
+        _snapshot(snapshot, tests.get(snapshot.snapshot_id), aliases.get(snapshot.snapshot_id, []))
+        for snapshot in found.snapshots
     ]
 
 
@@ -206,11 +212,12 @@ def _release(file: ManifestFile) -> dict[str, Any]:
     }
 
 
-def _snapshot(snapshot: SnapshotMetadata, proof: RestoreTest | None) -> dict[str, Any]:
+def _snapshot(snapshot: SnapshotMetadata, proof: RestoreTest | None, aliases: list[str]) -> dict[str, Any]:
     return {
         "snapshotId": snapshot.snapshot_id,
         "releaseId": snapshot.release_id,
         "kind": snapshot.kind,
+        "aliases": aliases,
         "createdAt": snapshot.created_at,
         "sequence": snapshot.sequence,
         "size": sum(asset.size for asset in snapshot.assets),

@@ -14,6 +14,7 @@ from release_tasks.archive.attestation.statement import Attester
 from release_tasks.archive.capacity import capture_needs, shortages
 from release_tasks.archive.capture import CaptureRequest, unpublished_snapshot
 from release_tasks.archive.pipeline import MANIFEST_VERSION, Pipeline, manifest_bytes
+from release_tasks.archive.retention import Retention, apply_retention
 from release_tasks.assets.kinds import kind_of
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import awake, compact, milliseconds_since, timestamp
@@ -29,6 +30,7 @@ from release_tasks.core.records import (
     Manifest,
     Phase,
     PreflightReport,
+    PreparedRelease,
     SnapshotMetadata,
     SnapshotReference,
 )
@@ -79,7 +81,7 @@ def prepare_release(
     release_id: str | None = None,
     emit: Emit = ignore,
     notices: Notifications | None = None,
-) -> Manifest:
+) -> PreparedRelease:
     """Publish the manifest of a release, with a verified snapshot of the state when nothing blocks it.
 
     Without ``preflight`` the gates are run first; ``status`` of the manifest is ``ready`` or ``blocked``. A failed
@@ -98,6 +100,7 @@ def prepare_release(
         with _locked(pipeline, new_id) as written:
             draft = _draft(settings, pipeline, report, new_id, baseline)
             blockers = _blockers(settings, report) or _shortages(settings, pipeline)
+            retention = Retention()
             if not blockers:
                 try:
                     with (
@@ -108,15 +111,12 @@ def prepare_release(
                         manifest = _write(pipeline, attester, ready, snapshot)
                         pipeline.catalogue.store.publish(snapshot.snapshot_id)
                     written.append(manifest)
-                    # A failed removal does not block the release: the next retention repeats it.
-                    with contextlib.suppress(OSError):
-                        protected = {*pipeline.protected_snapshots(), snapshot.snapshot_id}
-                        pipeline.catalogue.retain(settings.release.retention, protected)
+                    retention = apply_retention(pipeline, settings.release.retention, [snapshot.snapshot_id])
                 except (StageFailed, OSError) as error:
                     blockers.append(f"snapshot: {describe_error(error)}")
             if blockers:
                 written.append(_write_blocked(pipeline, attester, draft, blockers))
-        manifest = written[-1]
+        manifest = PreparedRelease.of(written[-1], retention.removed, retention.notes)
         notifications.announce(lambda: about_manifest(settings, manifest))
     return manifest
 
@@ -191,19 +191,9 @@ def _captured(
             for key, asset in settings.release.assets.items()
             if (each := snapshot.asset(key)) is not None
         ]
-        phases = [*draft.phases, captured]
+        ready = evolve(draft, status="ready", snapshot=reference, artifacts=artifacts, phases=[*draft.phases, captured])
         notes = [note for record in snapshot.assets for note in kind_of(record).capture_notes(record)]
-        yield (
-            evolve(
-                draft,
-                status="ready",
-                snapshot=reference,
-                artifacts=artifacts,
-                phases=phases,
-                diagnostics=draft.diagnostics + notes,
-            ),
-            snapshot,
-        )
+        yield evolve(ready, diagnostics=ready.diagnostics + notes + _warnings(pipeline)), snapshot
 
 
 @contextlib.contextmanager
@@ -310,6 +300,14 @@ def _phase(name: str, started_at: str, started: float) -> Phase:
     """Return a phase that ends now; ``started`` is a reading of the awake clock."""
     duration_ms = milliseconds_since(started)
     return Phase(name=name, started_at=started_at, completed_at=timestamp(), duration_ms=duration_ms)
+
+
+def _warnings(pipeline: Pipeline) -> list[str]:
+    """Return what an operator should know of a ready release, one sentence each."""
+    with contextlib.suppress(OSError):
+        if before := pipeline.verdicts().unjudged_release:
+            return [f"Release {before} was never judged, so its state may be bad. After a deploy: inv release.watch"]
+    return []
 
 
 def _write(

@@ -9,6 +9,7 @@ import pytest
 
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.archive.catalogue import Catalogue
+from release_tasks.archive.retention import retain
 from release_tasks.core.errors import ExitCode, StageFailed, UsageError
 from tests.support.project import Project
 
@@ -32,7 +33,7 @@ def test_v10_is_newer_than_v9(project: Project) -> None:
     catalogue = project.pipeline.catalogue
     assert ids(catalogue) == ["v9", "v10"]
     assert catalogue.latest().snapshot_id == "v10"
-    assert catalogue.retain(1, set()) == ["v9"]
+    assert retain(catalogue, 1, set()) == ["v9"]
     assert ids(catalogue) == ["v10"]
 
 
@@ -44,7 +45,7 @@ def test_order_does_not_depend_on_file_times_or_names(project: Project) -> None:
         os.utime(catalogue.path(name), (number, number))
         os.utime(catalogue.path(name) / "metadata.json", (number, number))
     assert ids(catalogue) == ["zz", "a", "m", "B"]
-    assert sorted(catalogue.retain(2, set())) == ["a", "zz"]
+    assert sorted(retain(catalogue, 2, set())) == ["a", "zz"]
 
 
 def test_clock_set_back_does_not_change_the_order(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,7 +60,7 @@ def test_sequence_increases_after_retention_removed_snapshots(project: Project) 
     """No two existing snapshots have the same number."""
     take(project, "a", "b", "c")
     catalogue = project.pipeline.catalogue
-    catalogue.retain(1, set())
+    retain(catalogue, 1, set())
     take(project, "d")
     assert [snapshot.sequence for snapshot in catalogue.published()[0]] == [3, 4]
 
@@ -68,7 +69,7 @@ def test_protected_snapshots_stay(project: Project) -> None:
     """Retention keeps them in addition to the newest, whatever their age."""
     take(project, "a", "b", "c", "d")
     catalogue = project.pipeline.catalogue
-    assert sorted(catalogue.retain(1, {"b"})) == ["a", "c"]
+    assert sorted(retain(catalogue, 1, {"b"})) == ["a", "c"]
     assert ids(catalogue) == ["b", "d"]
 
 
@@ -76,7 +77,7 @@ def test_protected_snapshots_stay(project: Project) -> None:
 def test_newest_snapshot_is_never_removed(project: Project, limit: int) -> None:
     """Retention keeps it with any limit."""
     take(project, "a", "b")
-    project.pipeline.catalogue.retain(limit, set())
+    retain(project.pipeline.catalogue, limit, set())
     assert ids(project.pipeline.catalogue) == ["b"]
 
 
@@ -87,7 +88,7 @@ def test_safety_snapshots_are_counted_separately(project: Project) -> None:
         project.mcp.write_text(snapshot_id)
         take(project, snapshot_id, kind="safety")
     catalogue = project.pipeline.catalogue
-    assert catalogue.retain(2, set()) == ["s1"]
+    assert retain(catalogue, 2, set()) == ["s1"]
     assert catalogue.latest().snapshot_id == "r2"
 
 
@@ -96,8 +97,10 @@ def test_equal_safety_snapshots_do_not_remove_different_ones(project: Project) -
     take(project, "before", kind="safety")
     project.mcp.write_text("{}")
     take(project, "again1", "again2", "again3", kind="safety")
-    assert sorted(project.pipeline.catalogue.retain(2, set())) == ["again1", "again2"]
-    assert ids(project.pipeline.catalogue) == ["before", "again3"]
+    catalogue = project.pipeline.catalogue
+    assert sorted(retain(catalogue, 2, set())) == ["again2", "again3"]
+    assert ids(catalogue) == ["before", "again1"]
+    assert {catalogue.get(name).snapshot_id for name in ("again1", "again2", "again3")} == {"again1"}
 
 
 def test_interrupted_removal_leaves_no_partial_snapshot(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +113,7 @@ def test_interrupted_removal_leaves_no_partial_snapshot(project: Project, monkey
 
     monkeypatch.setattr("release_tasks.archive.stores.local.remove_tree", crash)
     with pytest.raises(KeyboardInterrupt):
-        catalogue.retain(1, set())
+        retain(catalogue, 1, set())
     monkeypatch.undo()
     assert ids(catalogue) == ["b"]
     assert catalogue.store.leftovers()

@@ -16,6 +16,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.retention import retain
 from release_tasks.archive.verify import verify_all
 from release_tasks.assets import base
 from release_tasks.assets.placing import rename_into_place
@@ -578,7 +579,7 @@ def test_retention_keeps_snapshots_that_an_unreadable_record_may_name(
         assert latest.snapshot.snapshot_id in protected
     elif case != "removed":
         assert {state.snapshot_id, state.safety_snapshot_id} <= protected
-    released.pipeline.catalogue.retain(1, protected)
+    retain(released.pipeline.catalogue, 1, protected)
     left = set(os.listdir(released.pipeline.catalogue.store.folder))
     assert protected <= left
     assert "x2_snapshot" in left

@@ -27,7 +27,7 @@ from release_tasks.tasks.flags import with_flags
 from tests.support.faults.stages import prepare
 from tests.support.health import Health
 from tests.support.project import Project
-from tests.support.releases import PASSED, preflight_report, release
+from tests.support.releases import PASSED, good_release, preflight_report, release
 from tests.support.scripts import locked_database
 
 FAILED = Check(id="tests", subsystem="tests", status="failed", detail="exit 1", command="false")
@@ -251,7 +251,7 @@ def test_blocked_release_is_prepared_again_and_its_manifests_are_kept(project: P
 def test_retention_follows_the_sequence(project: Project) -> None:
     """After v9 and v10, keeping one keeps v10."""
     for release_id in ("zz", "v9", "v10"):
-        release(project, release_id, retention=1)
+        good_release(project, release_id, retention=1)
     assert snapshots(project) == ["v10"]
     assert {file.release_id for file in project.pipeline.read_manifests()} == {"zz", "v9", "v10"}
 
@@ -260,7 +260,7 @@ def test_retention_does_not_count_blocked_releases(project: Project) -> None:
     """A blocked release removes no snapshot."""
     project.overrides["retention"] = 2
     for release_id in ("a", "b"):
-        release(project, release_id)
+        good_release(project, release_id)
     for release_id in ("c", "d", "e"):
         release(project, release_id, FAILED)
     assert snapshots(project) == ["a", "b"]
@@ -332,8 +332,8 @@ def test_run_killed_before_its_manifest_leaves_no_release_snapshot(project: Proj
 
 def test_retention_does_not_count_killed_runs(project: Project) -> None:
     """A killed run removes no release."""
-    release(project, "a", retention=2)
-    release(project, "b", retention=2)
+    good_release(project, "a", retention=2)
+    good_release(project, "b", retention=2)
     prepare_and_kill(project, "before the manifest")
     release(project, "c", retention=2)
     assert [release_id for release_id in snapshots(project) if release_id != "v1"] == ["b", "c"]

@@ -158,6 +158,17 @@ def _interrupted(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
+    symptom="a snapshot of a state without a verdict is restored, and health still fails",
+    meaning="The restored state may be bad: it was taken after a release that was never judged. An earlier state is "
+    "known. Look at what a rollback to it would change, then decide.",
+    commands=("inv release.rollback --plan --snapshot {snapshot}", "inv release.rollback --snapshot {snapshot}"),
+)
+def _restored_unjudged(signals: Signals) -> Iterator[Evidence]:
+    if (health := _failed_health(signals)) and signals.is_restored and (better := signals.better):
+        yield Evidence(f"{health.detail}; {signals.verdicts.sentence}", {"snapshot": better.snapshot_id})
+
+
+@_act(
     symptom="a snapshot is restored, and health still fails",
     meaning="State restored, but the service is still unhealthy. Another rollback does not change the state; the "
     "command below only restarts the service. If it stays unhealthy, call its developers.",
@@ -165,7 +176,7 @@ def _interrupted(signals: Signals) -> Iterator[Evidence]:
 )
 def _restored_unhealthy(signals: Signals) -> Iterator[Evidence]:
     state = signals.state
-    if (health := _failed_health(signals)) and signals.is_restored and state is not None:
+    if (health := _failed_health(signals)) and signals.is_restored and state is not None and signals.better is None:
         yield Evidence(health.detail, {"snapshot": str(state.restored_snapshot_id)})
 
 
@@ -443,6 +454,17 @@ def _unproved(signals: Signals) -> Iterator[Evidence]:
 def _no_release(signals: Signals) -> Iterator[Evidence]:
     if signals.latest is None and not signals.unread:
         yield Evidence(f"no manifest in {signals.settings.release.root}")
+
+
+@_note(
+    symptom="the latest release snapshot was taken after a release without a verdict",
+    meaning="The state in the latest snapshot may be bad already. If a rollback to it does not help, go further back. "
+    "Run release.watch after each deploy, so that the good state is known.",
+    commands=("inv release.rollback --plan --snapshot {snapshot}",),
+)
+def _unjudged(signals: Signals) -> Iterator[Evidence]:
+    if better := signals.better:
+        yield Evidence(signals.verdicts.sentence, {"snapshot": better.snapshot_id})
 
 
 @_note(

@@ -11,6 +11,7 @@ from attrs import define, field, frozen
 from release_tasks.archive.capacity import Space, capture_needs, restore_needs, spaces
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.restore_tests import RestoreTest, RestoreTests, read_restore_tests
+from release_tasks.archive.verdicts import Verdicts, read_verdicts
 from release_tasks.archive.verify import SnapshotVerdict, verify_all
 from release_tasks.config.schema import Settings
 from release_tasks.core.audit import AuditVerdict
@@ -69,6 +70,7 @@ class Signals:
     has_journal: bool = False
     is_interrupted: bool = False
     holder: Holder | None = None
+    verdicts: Verdicts = field(factory=Verdicts)
     audit: AuditVerdict | None = None
     pairing_audit: AuditVerdict | None = None
     pending: dict[str, int] = field(factory=dict)
@@ -89,6 +91,15 @@ class Signals:
     def is_restored(self) -> bool:
         """Whether the snapshot of the last rollback is still live, and no release was prepared since."""
         return self.last_restore is not None and self.last_restore.is_in_place
+
+    @property
+    def better(self) -> SnapshotMetadata | None:
+        """The snapshot of the last known good state, when the state in the latest one was never judged."""
+        restored = self.state.restored_snapshot_id if self.state is not None else None
+        good, latest = self.verdicts.good, self.snapshot
+        if good is None or latest is None or not self.verdicts.is_unjudged(latest.snapshot_id):
+            return None
+        return None if self.is_restored and restored == good.snapshot_id else good
 
     @property
     def blocking(self) -> list[Check]:
@@ -135,6 +146,7 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
     signals.is_interrupted = signals.holder is None and (signals.has_journal or is_open)
     signals.last_restore = attempt("rollback", lambda: _last_restore(settings, pipeline, signals.state))
     signals.audit = attempt("audit", lambda: pipeline.audit.verify(pipeline.anchors()))
+    signals.verdicts = read_verdicts(signals.audit.events if signals.audit is not None else [], snapshots)
     signals.attempt = _last_attempt(signals.audit.events if signals.audit is not None else [])
     pairing = Pairing(settings.pairing)
     signals.pairing_audit = attempt("pairing", pairing.audit.verify)

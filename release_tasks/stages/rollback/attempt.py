@@ -6,9 +6,10 @@ import contextlib
 import secrets
 from collections.abc import Iterator, Mapping
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.retention import apply_retention
 from release_tasks.assets.base import AssetConfig
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import awake, compact, timestamp
@@ -23,7 +24,8 @@ from release_tasks.core.errors import (
 )
 from release_tasks.core.events import Emit, StepBegan, shielded
 from release_tasks.core.lock import run_lock
-from release_tasks.core.records import RollbackOutcome, RollbackState
+from release_tasks.core.records import RollbackOutcome, RollbackState, SnapshotMetadata
+from release_tasks.stages.rollback.plan import notes_on_verdict
 from release_tasks.stages.rollback.recorder import Recorder, record_refusal
 from release_tasks.stages.rollback.recovery import recover_locked
 from release_tasks.stages.rollback.start_gate import StartGate, closed_gate
@@ -35,7 +37,7 @@ __all__ = [
     "RollbackEnded",
     "RollbackRequest",
     "Superseded",
-    "apply_retention",
+    "after_retention",
     "attempt",
     "precondition_now",
 ]
@@ -115,6 +117,11 @@ class RollbackAttempt:
         """The configured assets."""
         return self.settings.release.assets
 
+    def notes_on(self, target: SnapshotMetadata, *, has_changes: bool) -> list[str]:
+        """Return notes on the choice of ``target``: an equal one was typed, or an earlier state is known to be good."""
+        notes = self.pipeline.catalogue.note_on(self.request.snapshot_id, target)
+        return notes if has_changes else notes + notes_on_verdict(self.pipeline, target)
+
     @property
     def recorder(self) -> Recorder:
         """The recorder for the audit events and the state of this attempt."""
@@ -159,8 +166,7 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
             except (StageFailed, OSError) as error:
                 outcome = _failed(pipeline, request, started_at, error)
                 record_refusal(pipeline, request.snapshot_id, "failed", describe_error(error))
-                apply_retention(settings, pipeline)
-                raise RollbackEnded(outcome) from error
+                raise RollbackEnded(after_retention(settings, pipeline, outcome)) from error
             except (UsageError, LockHeld, Superseded, Interrupted) as error:
                 record_refusal(pipeline, request.snapshot_id, "refused", str(error))
                 raise
@@ -174,6 +180,12 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
         if not has_lock:
             _record_without_lock(pipeline, request, "refused", str(error))
         raise
+
+
+def after_retention(settings: Settings, pipeline: Pipeline, outcome: RollbackOutcome) -> RollbackOutcome:
+    """Apply retention, and return the outcome with what it removed."""
+    found = apply_retention(pipeline, settings.release.retention)
+    return evolve(outcome, removed_snapshots=found.removed, diagnostics=outcome.diagnostics + found.notes)
 
 
 def _require_unchanged(pipeline: Pipeline, before: Precondition | None) -> None:
@@ -208,9 +220,3 @@ def _failed(
         completed_at=timestamp(),
         diagnostics=diagnostics,
     )
-
-
-def apply_retention(settings: Settings, pipeline: Pipeline) -> None:
-    """Apply retention to the snapshots; a snapshot that cannot be removed now is removed later."""
-    with contextlib.suppress(OSError):
-        pipeline.catalogue.retain(settings.release.retention, pipeline.protected_snapshots())

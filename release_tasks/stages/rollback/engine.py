@@ -29,7 +29,7 @@ from release_tasks.stages.rollback.attempt import (
     RollbackAttempt,
     RollbackEnded,
     RollbackRequest,
-    apply_retention,
+    after_retention,
     attempt,
 )
 from release_tasks.stages.rollback.in_place import (
@@ -152,7 +152,7 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome:
         safety_snapshot_id=state.safety_snapshot_id if state else None,
         health_check=health,
         restart_command=restart.command if restart else None,
-        diagnostics=problems + found.notes,
+        diagnostics=problems + run.notes_on(target, has_changes=False) + found.notes,
     )
     return _finish(run, outcome, target)
 
@@ -298,11 +298,15 @@ def record(
         safety_snapshot_id=safety.snapshot_id,
         health_check=health,
         restart_command=restart.command if restart else None,
-        diagnostics=problems + describe_changes(changes, safety.snapshot_id) + plan.diagnostics,
+        diagnostics=(
+            problems
+            + run.notes_on(target, has_changes=plan.has_changes)
+            + describe_changes(changes, safety.snapshot_id)
+            + plan.diagnostics
+        ),
     )
     outcome = _finish(run, outcome, target)
-    apply_retention(run.settings, run.pipeline)
-    return outcome
+    return after_retention(run.settings, run.pipeline, outcome)
 
 
 def _finish(run: RollbackAttempt, outcome: RollbackOutcome, target: SnapshotMetadata) -> RollbackOutcome:

@@ -32,6 +32,7 @@ __all__ = [
     "AssetChange",
     "RollbackPlan",
     "notes_on_safety",
+    "notes_on_verdict",
     "plan_changes",
     "plan_rollback",
 ]
@@ -63,6 +64,11 @@ class RollbackPlan:
     diagnostics: list[str] = field(factory=list)
     removed_rows: dict[str, dict[str, int]] = field(factory=dict)
 
+    @property
+    def has_changes(self) -> bool:
+        """Whether any asset is restored or removed."""
+        return any(change.action != "keep" for change in self.changes)
+
     def keys(self, action: str) -> list[str]:
         """Return the keys of the assets with ``action``, in configured order."""
         return [change.key for change in self.changes if change.action == action]
@@ -86,7 +92,7 @@ def plan_rollback(
     pipeline = Pipeline(settings.release.root)
     catalogue = pipeline.catalogue
     target = catalogue.find(snapshot_id)
-    diagnostics = []
+    diagnostics = catalogue.note_on(snapshot_id, target)
     if read_journal(pipeline) is not None:
         diagnostics.append("An interrupted rollback would be completed first (`inv release.recover`).")
     command, url = settings.release.restart.command, settings.release.health.url
@@ -121,6 +127,8 @@ def plan_rollback(
         for key, record in live.items()
         if record.plugin_problem is not None
     ]
+    if not plan.has_changes:
+        diagnostics += notes_on_verdict(pipeline, target)
     in_place = find_amended(pipeline, amendment)
     last = find_last_restore(settings, pipeline, in_place, emit) if in_place and not force else None
     if last is not None and last.is_in_place:
@@ -177,6 +185,18 @@ def plan_changes(
         if record.key not in assets:
             diagnostics.append(f"{record.key}: in the snapshot, but no longer in release.assets; not restored.")
     return RollbackPlan(snapshot_id=target.snapshot_id, changes=changes, diagnostics=diagnostics)
+
+
+def notes_on_verdict(pipeline: Pipeline, target: SnapshotMetadata) -> list[str]:
+    """Return a note for a rollback that changes nothing, when ``target`` may be bad and an earlier state is known."""
+    with contextlib.suppress(OSError):
+        verdicts = pipeline.verdicts()
+        if verdicts.is_unjudged(target.snapshot_id):
+            equal = (
+                f"{target.snapshot_id} equals the live state, and it was taken after a release that was never judged"
+            )
+            return [f"{equal}, so it may be bad. {verdicts.sentence}"]
+    return []
 
 
 def notes_on_safety(safety: SnapshotMetadata) -> list[str]:

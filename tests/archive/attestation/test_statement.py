@@ -23,7 +23,7 @@ from release_tasks.core.records import Check, Manifest
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.project import load_settings
 from tests.support.project import Project
-from tests.support.releases import PASSED, release
+from tests.support.releases import PASSED, good_release, release
 
 FAILED = Check(id="tests", subsystem="tests", status="failed", detail="exit 1")
 ADVISORY = evolve(FAILED, id="lint", advisory=True)
@@ -255,7 +255,7 @@ def test_snapshot_removed_by_retention_is_no_finding(project: Project) -> None:
     """The digest of the manifest is still verified."""
     project.overrides["retention"] = 1
     for release_id in ("v1", "v2"):
-        release(project, release_id)
+        good_release(project, release_id)
     assert len(project.pipeline.catalogue.published()[0]) == 1
     assert [each.status for each in verify_attestations(project.settings, project.pipeline)] == ["unsigned", "unsigned"]
 

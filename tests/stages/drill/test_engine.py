@@ -19,6 +19,7 @@ import pytest
 
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.archive.restore_tests import read_restore_tests
+from release_tasks.archive.retention import retain
 from release_tasks.archive.seal import sealed_document
 from release_tasks.core.errors import ExitCode, Interrupted, UsageError
 from release_tasks.core.lock import run_lock
@@ -221,13 +222,13 @@ def test_a_snapshot_removed_during_the_drill_is_not_restore_tested(project: Proj
     project.capture("v1")
     assert rehearse(project, "v0_snapshot").status == "passed"
 
-    def retain(at: str) -> None:
+    def retain_at(at: str) -> None:
         if at == step:
-            assert project.pipeline.catalogue.retain(1, {"v0_snapshot"}) == ["v1_snapshot"]
+            assert retain(project.pipeline.catalogue, 1, {"v0_snapshot"}) == ["v1_snapshot"]
 
-    project.pipeline.catalogue.retain(5, set())
+    retain(project.pipeline.catalogue, 5, set())
     project.capture("v2")
-    outcome = rehearse(project, "v1_snapshot", progress=retain)
+    outcome = rehearse(project, "v1_snapshot", progress=retain_at)
     assert outcome.status == "failed"
     assert "was removed during the drill" in outcome.diagnostics[0]
     assert left(project) == []

@@ -12,7 +12,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.sqlite import database as sqlite
 from release_tasks.config.schema import PairingConfig, Settings
 from release_tasks.core.events import Emit, ignore
-from release_tasks.core.records import Check, Manifest, PreflightReport
+from release_tasks.core.records import Check, PreflightReport, PreparedRelease
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 from release_tasks.stages.preflight.engine import PreflightRun
@@ -44,7 +44,7 @@ def passed_preflight() -> PreflightReport:
     return PreflightReport(passed=True, checks=[check], failed_checks=[])
 
 
-def prepare(settings: Settings, report: PreflightReport, release_id: str, emit: Emit = ignore) -> Manifest:
+def prepare(settings: Settings, report: PreflightReport, release_id: str, emit: Emit = ignore) -> PreparedRelease:
     """Prepare a release on the report of gates that ran before."""
     run = PreflightRun(
         release_id=release_id,
