@@ -245,7 +245,11 @@ class ReleaseConfig:
     reliability: ReliabilityConfig = option("the reliability endpoint", Factory(ReliabilityConfig))
     gates: dict[str, GateConfig] = option("gates by name", Factory(dict), validator=_valid_keys)
     assets: dict[str, AssetConfig] = option("assets by name", Factory(dict), validator=_valid_keys)
-    retention: int = option("how many release snapshots are retained, and as many safety snapshots", 5, least=1)
+    retention: int = option(
+        "how many release snapshots are retained, and as many safety snapshots that differ; the last known good one stays",
+        5,
+        least=1,
+    )
     restart: RestartConfig = option("the restart after a restore", Factory(RestartConfig))
     drill: DrillConfig = option("the rehearsal of a rollback", Factory(DrillConfig))
     watch: WatchConfig = option("the watch after a release", Factory(WatchConfig))

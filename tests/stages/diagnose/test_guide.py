@@ -56,6 +56,11 @@ def restore_an_unhealthy_service(service: ReleasedService) -> None:
     service.health.body = DOWN
 
 
+def release_again_without_a_verdict(service: ReleasedService) -> None:
+    service.release("v2")
+    record_drill(service, "passed")
+
+
 def restore_an_unjudged_state(service: ReleasedService) -> None:
     """Restore the state that a release without a verdict left behind."""
     service.project.damage_rows()
@@ -154,7 +159,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "rollback-failed": (lambda service: restore_without_health(service), "Health at"),
     "rollback-given-up": (fail_a_rollback, "asset mcp"),
     "restored-unjudged": (restore_an_unjudged_state, "No verdict exists; the oldest state is in v1_snapshot_"),
-    "unjudged": (lambda service: service.release("v2"), "No verdict exists; the oldest state is in v1_snapshot_"),
+    "unjudged": (release_again_without_a_verdict, "No verdict exists; the oldest state is in v1_snapshot_"),
     "restored-unhealthy": (restore_an_unhealthy_service, "the response has ok: false"),
     "schema-changed": (lambda service: change_after_a_restore(service, "DROP TABLE ledger"), "table ledger is missing"),
     "files-changed": (lambda service: change_a_file_after_a_restore(service), "mcp: content differs"),
