@@ -246,7 +246,7 @@ class ReleaseConfig:
     gates: dict[str, GateConfig] = option("gates by name", Factory(dict), validator=_valid_keys)
     assets: dict[str, AssetConfig] = option("assets by name", Factory(dict), validator=_valid_keys)
     retention: int = option(
-        "how many release snapshots are retained, and as many safety snapshots that differ; the last known good one stays",
+        "how many release snapshots are retained, and as many different safety snapshots",
         5,
         least=1,
     )
