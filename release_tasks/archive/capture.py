@@ -17,6 +17,7 @@ from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.seal import sealed, snapshot_digest
 from release_tasks.archive.verify import unexpected_files
 from release_tasks.assets.base import AssetConfig, Damaged
+from release_tasks.assets.files import Unreadable
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.clock import timestamp
 from release_tasks.core.codec import encode
@@ -36,6 +37,7 @@ __all__ = [
 ]
 
 _CAPTURE_THREADS = 2
+_ATTEMPTS = 5  # to capture an asset that vanishes meanwhile
 
 
 @frozen(kw_only=True)
@@ -189,22 +191,37 @@ def capture_asset(
 ) -> AssetRecord:
     """Copy one asset below ``snapshot`` and return its record; an absent asset is recorded as absent.
 
-    With ``allow_damaged``, state that cannot be read as an asset of its kind is copied byte for byte. ``look_only`` is
-    for a comparison: it copies such state too, and changes nothing live.
+    With ``allow_damaged``, state that cannot be read as an asset of its kind is copied byte for byte, and a change
+    meanwhile is no error. ``look_only`` is for a comparison: it copies such state too, and changes nothing live.
     """
-    kind = asset.kind
     relative = f"assets/{key}/{asset.path.name}"
-    record = AssetRecord(key=key, relative_path=relative, kind=kind.records_as, exists=False)
-    try:
-        info = os.lstat(asset.path)
-    except FileNotFoundError:
-        return record
+    absent = AssetRecord(key=key, relative_path=relative, kind=asset.kind.records_as, exists=False)
     copy = snapshot / relative
-    os.mkdir(copy.parent, 0o700)
-    record = evolve(record, mode=stat.S_IMODE(info.st_mode))
-    if not (allow_damaged or look_only):
-        return kind.capture(asset, record, copy, emit=emit)
+    for _ in range(_ATTEMPTS):
+        try:
+            info = os.lstat(asset.path)
+        except (FileNotFoundError, NotADirectoryError):
+            return absent
+        os.mkdir(copy.parent, 0o700)
+        record = evolve(absent, mode=stat.S_IMODE(info.st_mode))
+        if not (allow_damaged or look_only):
+            return asset.kind.capture(asset, record, copy, emit=emit)
+        try:
+            return _capture_anything(asset, record, copy, emit, look_only=look_only)
+        except (FileNotFoundError, NotADirectoryError):  # it has vanished since, and may come back at any moment
+            remove_tree(copy.parent)
+    return evolve(absent, left_out=[asset.path.name], left_out_count=1)
+
+
+def _capture_anything(
+    asset: AssetConfig, record: AssetRecord, copy: Path, emit: Emit, *, look_only: bool
+) -> AssetRecord:
+    capture = asset.kind.look if look_only else asset.kind.scan
     try:
-        return (kind.look if look_only else kind.scan)(asset, record, copy, emit=emit)
+        return capture(asset, record, copy, emit=emit)
     except Damaged:
-        return kind.capture_raw(asset, record, copy, emit)
+        return asset.kind.capture_raw(asset, record, copy, emit)
+    except Unreadable as unreadable:
+        if isinstance(unreadable.error, FileNotFoundError):
+            raise unreadable.error from None
+        return asset.kind.capture_raw(asset, record, copy, emit)

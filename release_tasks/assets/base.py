@@ -16,6 +16,8 @@ from typing import Any, ClassVar, Literal
 from attrs import evolve, field, frozen
 
 from release_tasks.assets.files import (
+    Gaps,
+    Unreadable,
     capture_file,
     capture_tree,
     entries_digest,
@@ -271,23 +273,20 @@ class AssetKind:
     def capture_raw(self, asset: AssetConfig, record: AssetRecord, copy: Path, emit: Emit = ignore) -> AssetRecord:
         """Copy live state that cannot be read as an asset of this kind, byte for byte."""
         meter = Meter(emit, "capture", record.key, 0)
+        gaps = Gaps()
         remove_tree(copy)
         os.mkdir(copy, 0o700)
         for path in self.raw_paths(asset):
             try:
-                mode = os.lstat(path).st_mode
-            except FileNotFoundError:
-                continue
-            if stat.S_ISLNK(mode):
-                place_link(os.readlink(path), copy / path.name)
-            elif stat.S_ISDIR(mode):
-                capture_tree(path, copy / path.name, left_out=[], count=meter.add)
-            elif stat.S_ISREG(mode):  # a socket or a device has no bytes to copy
-                capture_file(path, copy / path.name, meter.add)
+                _copy_raw(path, copy / path.name, meter, gaps)
+            except Unreadable as unreadable:
+                if not isinstance(unreadable.error, FileNotFoundError):
+                    gaps.leave_out(path.name)
         meter.finish()
         entries = scan_tree(copy)
         size = sum(entry.size for entry in entries)
-        return evolve(record, exists=True, damaged=True, size=size, sha256=entries_digest(entries), entries=entries)
+        record = evolve(record, exists=True, damaged=True, size=size, sha256=entries_digest(entries), entries=entries)
+        return gaps.on(record)
 
     # Verification and comparison
 
@@ -530,6 +529,25 @@ class AssetKind:
     def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
         """Replace any content of ``live`` by stored content. Raises StageFailed, OSError."""
         raise TypeError(f"assets of kind {self.name} cannot be written in place")
+
+
+def _copy_raw(path: Path, copy: Path, meter: Meter, gaps: Gaps) -> None:
+    """Copy what is at ``path``, whatever it is; raises Unreadable when it cannot be read or has no bytes to copy."""
+    try:
+        mode = os.lstat(path).st_mode
+        target = os.readlink(path) if stat.S_ISLNK(mode) else None
+    except OSError as error:
+        raise Unreadable(error) from error
+    if target is not None:
+        place_link(target, copy)
+    elif stat.S_ISDIR(mode):
+        try:
+            capture_tree(path, copy, gaps, meter.add)
+        except Unreadable:
+            remove_tree(copy)
+            raise
+    else:
+        capture_file(path, copy, meter.add, gaps)
 
 
 def is_folder(record: AssetRecord) -> bool:

@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import NOTHING, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetKind, Damaged, Listing
-from release_tasks.assets.files import capture_tree, entries_digest, scan_tree, tree_size
+from release_tasks.assets.files import Gaps, capture_tree, entries_digest, scan_tree, tree_size
 from release_tasks.assets.overwrite import overwrite_tree
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.events import Emit, Meter, ignore
@@ -46,11 +46,11 @@ class DirectoryKind(AssetKind):
         """Copy the folder; raises Damaged when the path is not a folder."""
         if not stat.S_ISDIR(os.lstat(asset.path).st_mode):
             raise Damaged(f"{asset.path} (asset {record.key}) is not a folder.")
-        left_out: list[str] = []
+        gaps = Gaps() if allow_damaged else None
         meter = Meter(emit, "capture", record.key, 0 if emit is ignore else tree_size(asset.path))
-        entries = capture_tree(asset.path, copy, left_out if allow_damaged else None, meter.add)
+        record = with_entries(record, capture_tree(asset.path, copy, gaps, meter.add))
         meter.finish()
-        return evolve(with_entries(record, entries), left_out=left_out or None)
+        return record if gaps is None else gaps.on(record)
 
     def outline(self, record: AssetRecord, copy: Path) -> list[Listing]:
         """Return the entries by path."""

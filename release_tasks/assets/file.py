@@ -9,7 +9,7 @@ from pathlib import Path
 from attrs import NOTHING, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetKind, Damaged
-from release_tasks.assets.files import capture_file, scan_file
+from release_tasks.assets.files import Gaps, capture_file, keep_attributes, scan_file
 from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed
@@ -43,15 +43,18 @@ class FileKind(AssetKind):
         if allow_damaged and not stat.S_ISREG(info.st_mode):
             raise Damaged(f"{asset.path} is not a regular file.")
         meter = Meter(emit, "capture", record.key, info.st_size)
-        entry = capture_file(asset.path, copy, meter.add)
+        gaps = Gaps() if allow_damaged else None
+        entry = capture_file(asset.path, copy, meter.add, gaps)
         meter.finish()
-        return evolve(record, exists=True, size=entry.size, sha256=entry.sha256)
+        record = evolve(record, exists=True, size=entry.size, sha256=entry.sha256)
+        return record if gaps is None else gaps.on(record)
 
     def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
         """Write the stored bytes to the file, and verify them."""
         assert record.mode is not None
         overwrite_file(stored, live)
-        os.chmod(live, record.mode)
+        with live.open("rb") as file:
+            keep_attributes(file.fileno(), os.lstat(stored), record.mode)
         if scan_file(live).sha256 != record.sha256:
             raise StageFailed(f"{live} does not contain the bytes that were written to it.")
         fsync_file(live)

@@ -1,4 +1,4 @@
-"""Copy files and folders to a snapshot and back: bytes, modes, links as links, empty folders.
+"""Copy files and folders to a snapshot and back: bytes, modes, links as links, empty folders, holes.
 
 The copies have the owner and the modification time of the originals where the system permits; no digest covers them.
 Hard links, extended attributes and ACLs are not preserved.
@@ -15,18 +15,26 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from attrs import define, evolve, field
+
 from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.codec import encode
 from release_tasks.core.digests import sha256_bytes
-from release_tasks.core.errors import StageFailed, with_path
-from release_tasks.core.records import AssetEntry
+from release_tasks.core.errors import StageFailed, describe_error, with_path
+from release_tasks.core.holes import data_ranges
+from release_tasks.core.records import AssetEntry, AssetRecord
+from release_tasks.core.tree import Entry, Tree, walk
 
 __all__ = [
+    "Gaps",
+    "Unreadable",
     "can_share_blocks",
     "capture_file",
     "capture_tree",
+    "dfs_order",
     "entries_digest",
-    "keep_owner_and_time",
+    "keep_attributes",
+    "place_entry",
     "place_file",
     "place_link",
     "place_tree",
@@ -40,42 +48,116 @@ Count = Callable[[int], None]
 
 _STEP_BYTES = 1 << 20
 _ATTEMPTS = 5
-_CLOCK_TICK_NS = 10_000_000
+_TOLERANT_ATTEMPTS = 2
+_CLOCK_TICK = 0.01  # seconds: kernels before 6.13 count file times in ticks, of 10 ms at most
+_LEASE_SECONDS = 5.0  # how long a file lease of another process is waited for (fcntl(2), F_SETLEASE)
+_MAX_NAMES = 50
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the filesystem can
+_PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
+# Errors of this process or this machine: they say nothing about the entry that was to be read.
+_NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+# Names that the disk of the copy cannot have, although the disk of the original has them.
+_NO_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 
 
-def capture_file(
-    source: Path, destination: Path, count: Count | None = None, *, must_be_stable: bool = True
-) -> AssetEntry:
+@define
+class Gaps:
+    """What a safety capture could not copy (``left_out``), and what it copied while it changed (``unstable``).
+
+    At most 50 names of each are kept; ``left_out_count`` is the number of all that were left out.
+    """
+
+    left_out: list[str] = field(factory=list)
+    left_out_count: int = 0
+    unstable: list[str] = field(factory=list)
+
+    def leave_out(self, path: str) -> None:
+        """Record an entry that is not in the copy."""
+        self.left_out_count += 1
+        if len(self.left_out) < _MAX_NAMES:
+            self.left_out.append(path)
+
+    def note_unstable(self, path: str) -> None:
+        """Record a file that was copied while it changed."""
+        if len(self.unstable) < _MAX_NAMES:
+            self.unstable.append(path)
+
+    def on(self, record: AssetRecord) -> AssetRecord:
+        """Return the record of the asset with these gaps."""
+        count = self.left_out_count or None
+        return evolve(record, left_out=self.left_out or None, left_out_count=count, unstable=self.unstable or None)
+
+
+class Unreadable(StageFailed):
+    """The original cannot be read, for the reason ``error``. Only a capture with ``gaps`` raises it."""
+
+    def __init__(self, error: OSError | StageFailed) -> None:
+        super().__init__(describe_error(error))
+        self.error = error
+
+    def to_raise(self, gaps: Gaps | None) -> OSError | StageFailed:
+        """Return the exception to raise: a lack of resources says nothing about the original."""
+        has_no_resources = isinstance(self.error, OSError) and self.error.errno in _NO_RESOURCES
+        return self.error if gaps is None or has_no_resources else self
+
+
+@define
+class _Source:
+    """A file to read: ``name`` in the folder ``dir_fd`` (None: a path), ``shown`` in messages.
+
+    ``info`` is an earlier reading of its metadata, at the monotonic time ``seen``.
+    """
+
+    name: str
+    shown: str
+    relative: str
+    dir_fd: int | None = None
+    info: os.stat_result | None = None
+    seen: float = 0.0
+
+
+@define
+class _Target:
+    """A file to write: ``name`` in the folder ``dir_fd`` (None: a path); ``mode`` None means private."""
+
+    name: str
+    shown: str
+    dir_fd: int | None = None
+    mode: int = _PRIVATE_FILE
+
+
+def capture_file(source: Path, destination: Path, count: Count | None = None, gaps: Gaps | None = None) -> AssetEntry:
     """Copy one regular file to ``destination`` (0600) and return its entry; a link is refused.
 
-    Raises StageFailed when the file changes during each of several reads, unless ``must_be_stable`` is False.
+    Raises StageFailed when the file changes during each of several reads. With ``gaps``, the bytes that it had at the
+    start of a read are copied then, and the file is noted as unstable; raises Unreadable when it cannot be read.
     """
-    entry = _copy_stable(source.name, source, destination, count=count, must_be_stable=must_be_stable)
-    keep_owner_and_time(os.lstat(source), destination)
-    return entry
+    try:
+        return _copy(_alone(source), _Target(str(destination), str(destination)), count, gaps)
+    except Unreadable as unreadable:
+        raise unreadable.to_raise(gaps) from None
 
 
 def capture_tree(
-    source: Path,
-    destination: Path,
-    left_out: list[str] | None = None,
-    count: Count | None = None,
-    *,
-    must_be_stable: bool = True,
+    source: Path, destination: Path, gaps: Gaps | None = None, count: Count | None = None
 ) -> list[AssetEntry]:
     """Copy the folder ``source`` to ``destination`` (0700/0600 inside) and return its entries, sorted by path.
 
-    Links are copied as links and never followed. Raises StageFailed as ``capture_file`` does, and for sockets, pipes
-    and devices, unless there is a list ``left_out``, which then gets their paths.
+    Links are copied as links and never followed. Files and folders that vanish meanwhile are not in the copy. Raises
+    StageFailed as ``capture_file`` does, and for sockets, pipes and devices. With ``gaps``, the copy contains what can
+    be copied, and ``gaps`` names the rest; raises Unreadable when ``source`` itself cannot be opened.
     """
-    os.mkdir(destination, 0o700)
-    return _read_tree(source, destination, left_out, count, must_be_stable=must_be_stable)
+    os.mkdir(destination, _PRIVATE_FOLDER)
+    with Tree(destination) as copy:
+        return _read_tree(source, copy, gaps, count)
 
 
 def scan_file(path: Path, count: Count | None = None) -> AssetEntry:
     """Return the entry of one regular file without copying it."""
-    return _copy_stable(path.name, path, None, count=count)
+    try:
+        return _copy(_alone(path), None, count, None)
+    except Unreadable as unreadable:
+        raise unreadable.error from None
 
 
 def scan_tree(root: Path, count: Count | None = None) -> list[AssetEntry]:
@@ -83,65 +165,90 @@ def scan_tree(root: Path, count: Count | None = None) -> list[AssetEntry]:
     return _read_tree(root, None, None, count)
 
 
-def _read_tree(
-    source: Path,
-    destination: Path | None,
-    left_out: list[str] | None,
-    count: Count | None,
-    *,
-    must_be_stable: bool = True,
-) -> list[AssetEntry]:
-    """Return the entries of ``source``, sorted by path; they are copied unless ``destination`` is None."""
+def _read_tree(source: Path, copy: Tree | None, gaps: Gaps | None, count: Count | None) -> list[AssetEntry]:
+    """Return the entries of ``source``, sorted by path; they are copied unless ``copy`` is None."""
     entries: list[AssetEntry] = []
-    folders = [(os.lstat(source), destination)]
-    for relative, info, fd in _walk(source, left_out):
-        path = source / relative
-        copy = None if destination is None else destination / relative
-        if stat.S_ISDIR(info.st_mode):
-            entries.append(AssetEntry(path=relative, kind="directory", mode=stat.S_IMODE(info.st_mode)))
-            folders.append((info, copy))
+
+    def missed(path: str, error: OSError) -> None:
+        if isinstance(error, FileNotFoundError):
+            return  # removed after its folder was listed
+        if gaps is None or error.errno in _NO_RESOURCES:
+            raise error
+        gaps.leave_out(path)
+
+    walked = walk(source, missed)
+    try:
+        with _reading(str(source)):
+            next(walked)
+    except Unreadable as unreadable:
+        raise unreadable.to_raise(gaps) from None
+    for entry in walked:
+        if entry.is_end:
             if copy is not None:
-                os.mkdir(copy, 0o700)
-        elif stat.S_ISLNK(info.st_mode):
-            with with_path(path):
-                target = os.readlink(path.name, dir_fd=fd)
-            # A link's own mode means nothing on Linux and differs between systems.
-            entries.append(AssetEntry(path=relative, kind="symlink", mode=0o777, target=target))
-            if copy is not None:
-                place_link(target, copy)
-        else:
-            try:
-                entry = _copy_stable(relative, path, copy, dir_fd=fd, count=count, must_be_stable=must_be_stable)
-            except FileNotFoundError:
-                if copy is None:
-                    raise
-                continue  # removed after its folder was listed
-            entries.append(entry)
-            if copy is not None:
-                keep_owner_and_time(info, copy)
-    for info, copy in reversed(folders):
-        if copy is not None:
-            keep_owner_and_time(info, copy)
+                keep_attributes(copy.fd, entry.info, _PRIVATE_FOLDER)
+                if entry.path:
+                    copy.leave()
+            continue
+        try:
+            entries.append(_read_entry(source, entry, copy, gaps, count))
+        except Unreadable as unreadable:
+            if isinstance(unreadable.error, FileNotFoundError) and copy is not None:
+                continue
+            error = unreadable.to_raise(gaps)
+            if gaps is None or error is unreadable.error:
+                raise error from None
+            gaps.leave_out(entry.path)
+            entry.is_skipped = True
     return sorted(entries, key=lambda entry: entry.path)
+
+
+def _read_entry(source: Path, entry: Entry, copy: Tree | None, gaps: Gaps | None, count: Count | None) -> AssetEntry:
+    """Copy one entry; raises Unreadable when it cannot be read, or when no copy can have its name."""
+    info, shown = entry.info, f"{source}/{entry.path}"
+    try:
+        if stat.S_ISREG(info.st_mode):
+            source_file = _Source(entry.name, shown, entry.path, entry.folder, info, entry.seen)
+            target_file = None if copy is None else _Target(entry.name, copy.shown(entry.name), copy.fd)
+            return _copy(source_file, target_file, count, gaps)
+        if stat.S_ISDIR(info.st_mode):
+            if copy is not None:
+                os.mkdir(entry.name, _PRIVATE_FOLDER, dir_fd=copy.fd)
+                copy.enter(entry.name)
+            return AssetEntry(path=entry.path, kind="directory", mode=stat.S_IMODE(info.st_mode))
+        if stat.S_ISLNK(info.st_mode):
+            with _reading(shown):
+                target = os.readlink(entry.name, dir_fd=entry.folder)
+            if copy is not None:
+                place_link(target, entry.name, copy.fd)
+                _keep_owner_and_time_of_link(info, entry.name, copy.fd)
+            # A link's own mode means nothing on Linux and differs between systems.
+            return AssetEntry(path=entry.path, kind="symlink", mode=0o777, target=target)
+    except OSError as error:
+        if copy is not None:
+            error.filename = copy.shown(entry.name)
+        if error.errno in _NO_NAME:
+            raise Unreadable(error) from error
+        raise
+    kind = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "named pipe"}.get(stat.S_IFMT(info.st_mode), "device")
+    raise Unreadable(StageFailed(f"{shown} is a {kind}: only files, folders and links can be captured."))
 
 
 def tree_size(root: Path) -> int:
     """Return the size of the files below ``root``; files that cannot be read count as 0."""
     size = 0
     with contextlib.suppress(OSError):
-        for _, _, files, fd in os.fwalk(root, follow_symlinks=False):
-            for name in files:
-                with contextlib.suppress(OSError):
-                    info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                    size += info.st_size if stat.S_ISREG(info.st_mode) else 0
+        for entry in walk(root, missed=lambda path, error: None):
+            if stat.S_ISREG(entry.info.st_mode):
+                size += entry.info.st_size
     return size
 
 
 def place_file(stored: Path, destination: Path, mode: int, count: Count | None = None) -> str:
     """Copy a stored file to ``destination`` with ``mode`` and the stored owner and time; return its SHA-256."""
-    entry = _copy_stable(stored.name, stored, destination, count=count)
-    keep_owner_and_time(os.lstat(stored), destination)
-    os.chmod(destination, mode)
+    try:
+        entry = _copy(_alone(stored), _Target(str(destination), str(destination), mode=mode), count, None)
+    except Unreadable as unreadable:
+        raise unreadable.error from None
     assert entry.sha256 is not None
     return entry.sha256
 
@@ -150,28 +257,57 @@ def place_tree(
     stored: Path, destination: Path, entries: list[AssetEntry], mode: int, count: Count | None = None
 ) -> None:
     """Copy a stored folder to ``destination`` as recorded in ``entries``; raises StageFailed when bytes differ."""
-    os.mkdir(destination, 0o700)
-    folders = [(stored, destination, mode)]
-    for entry in sorted(entries, key=lambda entry: entry.path):
-        source, copy = stored / entry.path, destination / entry.path
-        if entry.kind == "directory":
-            os.mkdir(copy, 0o700)
-            folders.append((source, copy, entry.mode))
-        elif entry.kind == "symlink":
-            assert entry.target is not None
-            place_link(entry.target, copy)
-            keep_owner_and_time(os.lstat(source), copy)
-        elif place_file(source, copy, entry.mode, count) != entry.sha256:
-            raise StageFailed(f"{source} changed while it was restored.")
-    for source, copy, folder_mode in reversed(folders):
-        keep_owner_and_time(os.lstat(source), copy)
-        os.chmod(copy, folder_mode)
+    os.mkdir(destination, _PRIVATE_FOLDER)
+    folders = [("", mode)]
+    with Tree(stored) as source, Tree(destination) as copy:
+        for entry in sorted(entries, key=dfs_order):
+            folder, _, name = entry.path.rpartition("/")
+            source.go(folder)
+            copy.go(folder)
+            if entry.kind == "directory":
+                with with_path(f"{destination}/{entry.path}"):
+                    os.mkdir(name, _PRIVATE_FOLDER, dir_fd=copy.fd)
+                folders.append((entry.path, entry.mode))
+            else:
+                place_entry(entry, name, source, copy, count)
+        for path, folder_mode in reversed(folders):
+            source.go(path)
+            copy.go(path)
+            keep_attributes(copy.fd, os.fstat(source.fd), folder_mode)
 
 
-def place_link(target: str, path: Path) -> None:
+def dfs_order(entry: AssetEntry) -> str:
+    """Return the sort key in which a folder is followed by its content: by path, "a-b" is between "a" and "a/b"."""
+    return entry.path.replace("/", "\0")
+
+
+def place_entry(entry: AssetEntry, name: str, source: Tree, copy: Tree, count: Count | None = None) -> None:
+    """Copy the file or link ``entry`` from the folder ``source`` to ``name`` in the folder ``copy``.
+
+    Raises StageFailed when the stored bytes are not as recorded.
+    """
+    stored = entry.path.rpartition("/")[2]
+    if entry.kind == "symlink":
+        assert entry.target is not None
+        with with_path(source.shown(stored)):
+            info = os.stat(stored, dir_fd=source.fd, follow_symlinks=False)
+        with with_path(copy.shown(name)):
+            place_link(entry.target, name, copy.fd)
+            _keep_owner_and_time_of_link(info, name, copy.fd)
+        return
+    file = _Source(stored, source.shown(stored), entry.path, source.fd)
+    try:
+        placed = _copy(file, _Target(name, copy.shown(name), copy.fd, entry.mode), count, None)
+    except Unreadable as unreadable:
+        raise unreadable.error from None
+    if placed.sha256 != entry.sha256:
+        raise StageFailed(f"{file.shown} changed while it was restored.")
+
+
+def place_link(target: str, path: Path | str, dir_fd: int | None = None) -> None:
     """Create the symbolic link ``path`` to ``target``; an OSError names the link instead of the target."""
     try:
-        os.symlink(target, path)
+        os.symlink(target, path, dir_fd=dir_fd)
     except OSError as error:
         error.filename, error.filename2 = str(path), None
         raise
@@ -199,113 +335,204 @@ def entries_digest(entries: list[AssetEntry]) -> str:
     return sha256_bytes(canonical_bytes([encode(entry) for entry in entries]))
 
 
-def _walk(root: Path, left_out: list[str] | None = None) -> Iterator[tuple[str, os.stat_result, int]]:
-    """Yield (path relative to root, lstat, descriptor of its folder), parents first, names in order.
+def _alone(path: Path) -> _Source:
+    return _Source(str(path), str(path), path.name)
 
-    Uses descriptors instead of paths, so that a folder that is replaced by a link during the walk is not followed.
+
+@contextlib.contextmanager
+def _reading(shown: str) -> Iterator[None]:
+    """Raise Unreadable for an OSError of the block, which reads the original."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = shown
+        raise Unreadable(error) from error
+
+
+def _copy(source: _Source, target: _Target | None, count: Count | None, gaps: Gaps | None) -> AssetEntry:
+    """Read a regular file, again if it changed during the read, and copy it unless ``target`` is None.
+
+    Raises Unreadable when the original cannot be read, OSError when the copy cannot be written.
     """
+    with _reading(source.shown):
+        fd = _open(source)
+    try:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise Unreadable(StageFailed(f"{source.shown} is not a regular file."))
+        if target is None:
+            with _reading(source.shown):
+                return _copy_stable(source, fd, None, count, gaps)[0]
+        return _copy_to(source, fd, target, count, gaps)
+    finally:
+        os.close(fd)
 
-    def raise_error(error: OSError) -> None:
-        raise error
 
-    with with_path(root):
-        for folder, subfolders, files, fd in os.fwalk(root, onerror=raise_error, follow_symlinks=False):
-            subfolders.sort()
-            inside = os.path.relpath(folder, root)
-            for name in sorted(subfolders + files):
-                relative = name if inside == "." else f"{inside}/{name}"
-                try:
-                    with with_path(root / relative):
-                        info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-                except FileNotFoundError:
-                    continue
-                form = stat.S_IFMT(info.st_mode)
-                if form in (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK):
-                    yield relative, info, fd
-                elif left_out is not None:
-                    left_out.append(relative)
-                else:
-                    kind = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "named pipe"}.get(form, "device")
-                    raise StageFailed(f"{root / relative} is a {kind}: only files, folders and links can be captured.")
+def _copy_to(source: _Source, fd: int, target: _Target, count: Count | None, gaps: Gaps | None) -> AssetEntry:
+    writer: _Writer | None = None
+    try:
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        writer = _Writer(os.open(target.name, flags, _PRIVATE_FILE, dir_fd=target.dir_fd))
+        with _reading(source.shown):
+            entry, info = _copy_stable(source, fd, writer, count, gaps)
+        keep_attributes(writer.fd, info, target.mode)
+        return entry
+    except Unreadable:
+        os.unlink(target.name, dir_fd=target.dir_fd)
+        raise
+    except _NotWritten as failed:
+        failed.error.filename = target.shown
+        raise failed.error from None
+    except OSError as error:
+        error.filename = target.shown
+        raise
+    finally:
+        if writer is not None:
+            os.close(writer.fd)
+
+
+def _open(source: _Source) -> int:
+    deadline = time.monotonic() + _LEASE_SECONDS
+    while True:
+        try:
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+            return os.open(source.name, flags, dir_fd=source.dir_fd)
+        except BlockingIOError:  # the holder of a lease was notified, and should release it
+            if time.monotonic() >= deadline:
+                message = f"{source.shown} cannot be read: another process holds a lease on it."
+                raise Unreadable(StageFailed(message)) from None
+            time.sleep(_CLOCK_TICK)
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            message = f"{source.shown} is a symbolic link. Configure the path of its target instead."
+            raise Unreadable(StageFailed(message)) from error
 
 
 def _copy_stable(
-    relative: str,
-    path: Path,
-    copy: Path | None,
-    *,
-    dir_fd: int | None = None,
-    count: Count | None = None,
-    must_be_stable: bool = True,
-) -> AssetEntry:
-    """Read a regular file, again if it changed during the read, and copy it unless ``copy`` is None.
+    source: _Source, fd: int, copy: _Writer | None, count: Count | None, gaps: Gaps | None
+) -> tuple[AssetEntry, os.stat_result]:
+    """Copy until the metadata shows that no write happened during a read; return the entry and that metadata.
 
-    ``dir_fd`` is the descriptor of the file's folder; with it, only the file's name is looked up.
+    A second write in the tick of the first one does not change the time of a file. So a read counts only if it starts
+    a tick after its time was seen, or after its time itself. The monotonic clock decides in the first case: the wall
+    clock may have been put back, and a file server has a clock of its own.
     """
-    name = path if dir_fd is None else path.name
-    for attempt in reversed(range(_ATTEMPTS)):
-        try:
-            with with_path(path):
-                source = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd)
-        except OSError as error:
-            if error.errno == errno.ELOOP:
-                raise StageFailed(f"{path} is a symbolic link. Configure the path of its target instead.") from error
-            raise
-        try:
-            before = os.fstat(source)
-            if not stat.S_ISREG(before.st_mode):
-                raise StageFailed(f"{path} is not a regular file.")
-            size, digest = _copy_once(source, path, copy, count)
-            after = os.fstat(source)
-        finally:
-            os.close(source)
-        stamps = before.st_size, before.st_mtime_ns, before.st_ctime_ns
-        is_unchanged = stamps == (size, after.st_mtime_ns, after.st_ctime_ns)
-        # Older kernels count file times in clock ticks: a second write in the same tick does not change the time.
-        is_certain = is_unchanged and time.time_ns() - after.st_ctime_ns >= _CLOCK_TICK_NS
-        if is_certain or (attempt == 0 and not must_be_stable):
+    attempts = _ATTEMPTS if gaps is None else _TOLERANT_ATTEMPTS
+    seen, seen_at = source.info, source.seen
+    for attempt in reversed(range(attempts)):
+        before = os.fstat(fd)
+        if seen is None or _stamps(seen) != _stamps(before):
+            seen, seen_at = before, time.monotonic()
+        is_old = time.time_ns() - before.st_ctime_ns >= _CLOCK_TICK * 1e9
+        if not is_old:
+            time.sleep(max(seen_at + _CLOCK_TICK - time.monotonic(), 0.0))
+        # A copy that shares blocks could differ from the bytes that were read, if the file changes meanwhile.
+        may_share = attempt > 0 or gaps is None
+        size, digest = _copy_once(fd, before, copy, count, may_share=may_share)
+        after = os.fstat(fd)
+        is_still = size == before.st_size and _stamps(seen) == _stamps(before) == _stamps(after)
+        if is_still or (attempt == 0 and gaps is not None):
+            if not is_still and gaps is not None:
+                gaps.note_unstable(source.relative)
             mode = stat.S_IMODE(before.st_mode)
-            return AssetEntry(path=relative, kind="file", mode=mode, size=size, sha256=digest)
-        if is_unchanged:
-            time.sleep(_CLOCK_TICK_NS / 1e9)
+            size = min(size, before.st_size)
+            return AssetEntry(path=source.relative, kind="file", mode=mode, size=size, sha256=digest), before
         if count is not None:
             count(-size)
-    raise StageFailed(
-        f"{path} was not stable during any of {_ATTEMPTS} reads. Stop the program that writes it, and retry."
-    )
+    message = f"{source.shown} was not stable during any of {attempts} reads. "
+    raise Unreadable(StageFailed(f"{message}Stop the program that writes it, and retry."))
 
 
-def _copy_once(source: int, path: Path, copy: Path | None, count: Count | None) -> tuple[int, str]:
+def _stamps(info: os.stat_result) -> tuple[int, int, int]:
+    return info.st_size, info.st_mtime_ns, info.st_ctime_ns
+
+
+def _copy_once(
+    fd: int, info: os.stat_result, copy: _Writer | None, count: Count | None, *, may_share: bool
+) -> tuple[int, str]:
+    """Copy at most the size that the file has at the start; return the size that was found, and the digest."""
     digest = hashlib.sha256()
-    size = 0
-    target = -1
+    done = 0
     if copy is not None:
-        target = os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    try:
-        is_cloned = target >= 0 and _clone(source, target)
-        while chunk := _read(source, path):
-            digest.update(chunk)
-            size += len(chunk)
-            if copy is not None and not is_cloned:
-                _write(target, chunk, copy)
-            if count is not None:
-                count(len(chunk))
-    finally:
-        if target >= 0:
-            os.close(target)
-    return size, digest.hexdigest()
+        copy.restart()
+        if may_share and copy.share(fd, info.st_size):
+            copy = None
+
+    def add(chunk: bytes) -> None:
+        nonlocal done
+        digest.update(chunk)
+        done += len(chunk)
+        if count is not None:
+            count(len(chunk))
+
+    def add_hole(end: int) -> None:
+        while done < end:
+            add(bytes(min(_STEP_BYTES, end - done)))
+
+    for start, end in data_ranges(fd, info):
+        add_hole(start)
+        os.lseek(fd, start, os.SEEK_SET)
+        while done < end:
+            chunk = os.read(fd, min(_STEP_BYTES, end - done))
+            if not chunk:
+                return done, digest.hexdigest()  # the file was cut meanwhile
+            if copy is not None:
+                copy.write(chunk, done)
+            add(chunk)
+    add_hole(info.st_size)
+    if copy is not None:
+        copy.end_at(done)
+    os.lseek(fd, done, os.SEEK_SET)
+    return done + len(os.read(fd, 1)), digest.hexdigest()
 
 
-def _read(fd: int, path: Path) -> bytes:
-    with with_path(path):
-        return os.read(fd, _STEP_BYTES)
+class _NotWritten(Exception):
+    def __init__(self, error: OSError) -> None:
+        super().__init__(str(error))
+        self.error = error
 
 
-def _write(fd: int, chunk: bytes, path: Path) -> None:
-    view = memoryview(chunk)
-    with with_path(path):
+class _Writer:
+    """A new file that is written from its start, with holes. Raises _NotWritten for an OSError."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.size = 0  # bytes up to the end of the last write
+
+    def restart(self) -> None:
+        """Remove what was written. A file that was not written is not cut: ext4 would flush it when it is closed."""
+        if self.size:
+            self._try(lambda: os.ftruncate(self.fd, 0))
+        self.size = 0
+
+    def share(self, source: int, size: int) -> bool:
+        """Share the blocks of another file of ``size`` bytes, where the filesystem can."""
+        if not _clone(source, self.fd):
+            return False
+        self.size = size
+        return True
+
+    def write(self, chunk: bytes, offset: int) -> None:
+        """Write at a position."""
+        view = memoryview(chunk)
         while view:
-            view = view[os.write(fd, view) :]
+            try:
+                written = os.pwrite(self.fd, view, offset)
+            except OSError as error:
+                raise _NotWritten(error) from error
+            view, offset = view[written:], offset + written
+        self.size = offset
+
+    def end_at(self, size: int) -> None:
+        """Give the file its size, when it ends with a hole."""
+        if self.size < size:
+            self._try(lambda: os.ftruncate(self.fd, size))
+
+    def _try(self, call: Callable[[], None]) -> None:
+        try:
+            call()
+        except OSError as error:
+            raise _NotWritten(error) from error
 
 
 def _clone(source: int, target: int) -> bool:
@@ -318,10 +545,37 @@ def _clone(source: int, target: int) -> bool:
     return True
 
 
-def keep_owner_and_time(info: os.stat_result, copy: Path) -> None:
-    """Give a copy the owner (where permitted) and the times of its original, whose stat result is ``info``."""
-    if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
-        with contextlib.suppress(OSError):  # only root may change the owner of a file
-            os.chown(copy, info.st_uid, info.st_gid, follow_symlinks=False)
+def keep_attributes(copy: int, info: os.stat_result, mode: int) -> None:
+    """Give the file or folder ``copy`` the mode, and the owner (where permitted) and times of its original.
+
+    The copy's own owner decides whether there is anything to change: in a folder with the setgid bit, a new file has
+    the group of the folder, not that of the process.
+    """
+    own = os.fstat(copy)
+    _give_owner(own, info, lambda uid, gid: os.fchown(copy, uid, gid))
+    if stat.S_IMODE(own.st_mode) != mode or _owner(own) != _owner(info):  # a new owner clears setuid and setgid bits
+        os.fchmod(copy, mode)
     with contextlib.suppress(OSError):
-        os.utime(copy, ns=(info.st_atime_ns, info.st_mtime_ns), follow_symlinks=False)
+        os.utime(copy, ns=(info.st_atime_ns, info.st_mtime_ns))
+
+
+def _keep_owner_and_time_of_link(info: os.stat_result, name: str, folder: int) -> None:
+    own = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    _give_owner(own, info, lambda uid, gid: os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False))
+    with contextlib.suppress(OSError):
+        os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=folder, follow_symlinks=False)
+
+
+def _give_owner(own: os.stat_result, info: os.stat_result, change: Callable[[int, int], None]) -> None:
+    """Change the owner; without the right to do that, the group alone."""
+    if _owner(own) == _owner(info):
+        return
+    try:
+        change(info.st_uid, info.st_gid)
+    except OSError:
+        with contextlib.suppress(OSError):
+            change(-1, info.st_gid)
+
+
+def _owner(info: os.stat_result) -> tuple[int, int]:
+    return info.st_uid, info.st_gid

@@ -7,18 +7,22 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import stat
 from pathlib import Path
+from typing import BinaryIO
 
-from release_tasks.assets.files import place_file, place_link, scan_file
-from release_tasks.core.durable import fsync_directory, fsync_file, remove_tree
+from release_tasks.assets.files import dfs_order, keep_attributes, place_entry, scan_file
+from release_tasks.core.digests import sha256_bytes
+from release_tasks.core.durable import fsync_file, remove_tree
 from release_tasks.core.errors import StageFailed, with_path
+from release_tasks.core.holes import data_ranges, punch
 from release_tasks.core.records import AssetEntry, AssetRecord
+from release_tasks.core.tree import Tree, walk
 
 __all__ = ["overwrite_file", "overwrite_tree", "remove_live", "restore_raw_copy"]
 
-_MARK = ".release-tasks-mirror"
+_MARK = ".release-tasks-mirror-"
+_STEP_BYTES = 1 << 20
 
 
 def remove_live(live: Path) -> None:
@@ -52,15 +56,31 @@ def restore_raw_copy(stored: Path, live: Path) -> None:
 
 
 def overwrite_file(stored: Path, live: Path) -> None:
-    """Write the bytes of a stored file to ``live`` and keep its inode.
+    """Write the bytes of a stored file to ``live`` and keep its inode; holes stay holes where the disk can have them.
 
     If ``live`` is not a regular file, it is removed first.
     """
     if os.path.lexists(live) and not stat.S_ISREG(os.lstat(live).st_mode):
         remove_tree(live)
     with with_path(live), stored.open("rb") as source, live.open("r+b" if live.exists() else "xb") as target:
-        shutil.copyfileobj(source, target)
+        size = end = 0
+        for start, end in data_ranges(source.fileno(), os.fstat(source.fileno())):
+            _write_zeros(target, size, start)
+            source.seek(start)
+            while (size := source.tell()) < end:
+                target.write(source.read(min(_STEP_BYTES, end - size)))
+            size = end
+        _write_zeros(target, size, os.fstat(source.fileno()).st_size)
         target.truncate()
+
+
+def _write_zeros(target: BinaryIO, start: int, end: int) -> None:
+    """Fill a range with zeros, and leave the position at its end."""
+    target.flush()
+    if start < end and not punch(target.fileno(), start, end - start):
+        for offset in range(start, end, _STEP_BYTES):
+            target.write(bytes(min(_STEP_BYTES, end - offset)))
+    target.seek(end)
 
 
 def overwrite_tree(record: AssetRecord, stored: Path, live: Path) -> None:
@@ -68,44 +88,60 @@ def overwrite_tree(record: AssetRecord, stored: Path, live: Path) -> None:
 
     If ``live`` is not a folder, it is removed first.
     """
+    assert record.mode is not None
     if not os.path.lexists(live) or not stat.S_ISDIR(os.lstat(live).st_mode):
         remove_tree(live)
         os.mkdir(live, 0o700)
-    entries = {entry.path: entry for entry in record.entries or []}
-
-    def raise_error(error: OSError) -> None:
-        raise error  # by default, os.walk ignores a folder that it cannot list
-
-    for folder, subfolders, files in os.walk(live, topdown=False, onerror=raise_error):
-        for name in subfolders + files:
-            if os.path.relpath(os.path.join(folder, name), live) not in entries:
-                remove_tree(Path(folder, name))
-    folders = [(live, record.mode)]
-    for path, entry in sorted(entries.items()):
-        target = live / path
-        if entry.kind == "directory":
-            if not target.is_dir() or target.is_symlink():
-                remove_tree(target)
-                os.mkdir(target, 0o700)
-            folders.append((target, entry.mode))
-        else:
-            _replace_entry(entry, stored / path, target)
-    for target, mode in reversed(folders):
-        assert mode is not None
-        os.chmod(target, mode)
-        fsync_directory(target)
+    entries = sorted(record.entries or [], key=dfs_order)
+    _remove_others(live, {entry.path for entry in entries})
+    folders = [("", record.mode)]
+    with Tree(stored) as source, Tree(live, force=True) as target:
+        for entry in entries:
+            folder, _, name = entry.path.rpartition("/")
+            source.go(folder)
+            target.go(folder, force=True)
+            if entry.kind == "directory":
+                _make_folder(name, target)
+                folders.append((entry.path, entry.mode))
+            else:
+                _replace_entry(entry, name, source, target)
+        for path, mode in reversed(folders):
+            source.go(path)
+            target.go(path, force=True)
+            keep_attributes(target.fd, os.fstat(source.fd), mode)
+            with with_path(f"{live}/{path}"):
+                os.fsync(target.fd)
 
 
-def _replace_entry(entry: AssetEntry, stored: Path, target: Path) -> None:
-    temporary = target.with_name(f".{target.name}{_MARK}")
-    remove_tree(temporary)
-    if entry.kind == "symlink":
-        assert entry.target is not None
-        place_link(entry.target, temporary)
-    else:
-        if place_file(stored, temporary, entry.mode) != entry.sha256:
-            raise StageFailed(f"{stored} changed while it was restored.")
-        fsync_file(temporary)
-    if os.path.lexists(target) and stat.S_ISDIR(os.lstat(target).st_mode):
-        remove_tree(target)
-    os.rename(temporary, target)
+def _remove_others(live: Path, paths: set[str]) -> None:
+    for entry in walk(live, force=True):
+        if entry.path and entry.path not in paths and not entry.is_end:
+            with with_path(f"{live}/{entry.path}"):
+                remove_tree(Path(entry.name), entry.folder)
+            entry.is_skipped = True
+
+
+def _make_folder(name: str, target: Tree) -> None:
+    with with_path(target.shown(name)):
+        if not stat.S_ISDIR(_mode(name, target)):
+            remove_tree(Path(name), target.fd)
+            os.mkdir(name, 0o700, dir_fd=target.fd)
+
+
+def _replace_entry(entry: AssetEntry, name: str, source: Tree, target: Tree) -> None:
+    temporary = f"{_MARK}{sha256_bytes(os.fsencode(name))[:16]}"
+    remove_tree(Path(temporary), target.fd)
+    place_entry(entry, temporary, source, target)
+    with with_path(target.shown(name)):
+        if entry.kind == "file":
+            fsync_file(Path(temporary), target.fd)
+        if stat.S_ISDIR(_mode(name, target)):
+            remove_tree(Path(name), target.fd)
+        os.rename(temporary, name, src_dir_fd=target.fd, dst_dir_fd=target.fd)
+
+
+def _mode(name: str, target: Tree) -> int:
+    try:
+        return os.stat(name, dir_fd=target.fd, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return 0

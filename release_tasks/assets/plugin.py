@@ -15,7 +15,15 @@ from attrs import NOTHING, Factory, evolve, frozen
 from release_tasks.assets.base import AssetConfig, AssetKind, CopyCheck, Drift, Listing, Move
 from release_tasks.assets.directory import DIRECTORY, with_entries
 from release_tasks.assets.file import FILE
-from release_tasks.assets.files import capture_file, capture_tree, keep_owner_and_time, scan_file, scan_tree, tree_size
+from release_tasks.assets.files import (
+    Gaps,
+    capture_file,
+    capture_tree,
+    keep_attributes,
+    scan_file,
+    scan_tree,
+    tree_size,
+)
 from release_tasks.assets.plugin_host.calls import KindCall, KindFailed, capture_copy, check_copy, restore_copy
 from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.core.durable import remove_tree
@@ -23,6 +31,7 @@ from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, Noted, ignore
 from release_tasks.core.options import Duration, option, valid_options
 from release_tasks.core.records import AssetRecord
+from release_tasks.core.tree import walk
 
 __all__ = ["PLUGIN", "PluginAssetOptions", "PluginKind", "capture_through_plugin"]
 
@@ -87,17 +96,16 @@ class PluginKind(AssetKind):
         record = evolve(record, plugin_problem=problem)
         # Copy the state even while it changes: when the plugin fails, this is better than no copy.
         mode = os.lstat(asset.path).st_mode
+        gaps = Gaps()
         if stat.S_ISDIR(mode):
-            left_out: list[str] = []
-            entries = capture_tree(asset.path, copy, left_out, meter.add, must_be_stable=False)
-            record = with_entries(evolve(record, left_out=left_out or None), entries)
+            record = with_entries(record, capture_tree(asset.path, copy, gaps, meter.add))
         elif stat.S_ISREG(mode):
-            entry = capture_file(asset.path, copy, meter.add, must_be_stable=False)
+            entry = capture_file(asset.path, copy, meter.add, gaps)
             record = evolve(record, kind="file", exists=True, size=entry.size, sha256=entry.sha256)
         else:
             return self.capture_raw(asset, record, copy, emit)
         meter.finish()
-        return evolve(record, mode=stat.S_IMODE(mode))
+        return gaps.on(evolve(record, mode=stat.S_IMODE(mode)))
 
     def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> CopyCheck | None:
         """Let the plugin that captured a copy check it; use the options of ``asset`` when its plugin is the same."""
@@ -229,7 +237,11 @@ def _accept_copy(record: AssetRecord, asset: AssetConfig, copy: Path, live: os.s
     except StageFailed as error:
         raise KindFailed(f"{plugin} wrote an invalid copy: {error.message}") from error
     _make_private(copy)
-    keep_owner_and_time(live, copy)
+    fd = os.open(copy, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        keep_attributes(fd, live, stat.S_IMODE(os.fstat(fd).st_mode))
+    finally:
+        os.close(fd)
     return evolve(captured, exists=True, mode=stat.S_IMODE(live.st_mode))
 
 
@@ -255,29 +267,35 @@ def _extra_files(copy: Path) -> list[str]:
 
 def _require_independent_files(copy: Path) -> None:
     """Raise StageFailed for links out of the copy and for hard links: their content can change outside the copy."""
+    if not copy.is_dir():
+        _require_one_name(copy.name, os.lstat(copy))
+        return
     top = os.path.normpath(copy)
-    for folder, subfolders, files in os.walk(copy) if copy.is_dir() else [(str(copy.parent), [], [copy.name])]:
-        for name in subfolders + files:
-            path = os.path.join(folder, name)
-            shown = os.path.relpath(path, copy.parent)
-            info = os.lstat(path)
-            if stat.S_ISLNK(info.st_mode):
-                target = os.readlink(path)
-                resolved = os.path.normpath(os.path.join(folder, target))
-                if os.path.isabs(target) or os.path.commonpath([resolved, top]) != top:
-                    raise StageFailed(f"{shown} is a link to a path outside the copy ({target})")
-            elif stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
-                raise StageFailed(f"{shown} is a hard link to another file")
+    for entry in walk(copy):
+        shown = os.path.join(copy.name, entry.path)
+        if stat.S_ISLNK(entry.info.st_mode):
+            target = os.readlink(entry.name, dir_fd=entry.folder)
+            resolved = os.path.normpath(os.path.join(copy, os.path.dirname(entry.path), target))
+            if os.path.isabs(target) or os.path.commonpath([resolved, top]) != top:
+                raise StageFailed(f"{shown} is a link to a path outside the copy ({target})")
+        elif not entry.is_end:
+            _require_one_name(shown, entry.info)
+
+
+def _require_one_name(shown: str, info: os.stat_result) -> None:
+    if stat.S_ISREG(info.st_mode) and info.st_nlink > 1:
+        raise StageFailed(f"{shown} is a hard link to another file")
 
 
 def _make_private(copy: Path) -> None:
     if not copy.is_dir():
         os.chmod(copy, 0o600)
         return
-    os.chmod(copy, 0o700)
-    for entry in os.scandir(copy):
-        if not entry.is_symlink():
-            _make_private(Path(entry.path))
+    for entry in walk(copy, force=True):
+        if stat.S_ISDIR(entry.info.st_mode):
+            os.fchmod(entry.fd, 0o700)
+        elif stat.S_ISREG(entry.info.st_mode):
+            os.chmod(entry.name, 0o600, dir_fd=entry.folder)
 
 
 PLUGIN = PluginKind()

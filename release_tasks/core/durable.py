@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
+import itertools
 import os
 import stat
 import tempfile
@@ -16,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from release_tasks.core.errors import with_path
+from release_tasks.core.tree import Entry, walk
 
 __all__ = [
     "SYNCFS_THRESHOLD",
@@ -33,23 +35,24 @@ __all__ = [
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
 SYNCFS_THRESHOLD = 200  # files and folders
+_REMOVALS = 5  # attempts, while a process adds entries to a folder that is being removed
 
 
-def fsync_directory(path: Path) -> None:
+def fsync_directory(path: Path, dir_fd: int | None = None) -> None:
     """Flush a folder's entries, so that a rename or an unlink in it survives a power cut."""
-    with _opened(path, os.O_DIRECTORY) as fd:
+    with _opened(path, os.O_DIRECTORY, dir_fd) as fd:
         os.fsync(fd)
 
 
-def fsync_file(path: Path) -> None:
-    """Flush one regular file's bytes and metadata."""
-    with _opened(path, os.O_NOFOLLOW) as fd:
+def fsync_file(path: Path, dir_fd: int | None = None) -> None:
+    """Flush one regular file's bytes and metadata. With ``dir_fd``, ``path`` is a name in that folder."""
+    with _opened(path, os.O_NOFOLLOW, dir_fd) as fd:
         os.fsync(fd)
 
 
 @contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags)
+def _opened(path: Path, flags: int, dir_fd: int | None = None) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=dir_fd)
     try:
         with with_path(path):
             yield fd
@@ -65,20 +68,19 @@ def fsync_tree(root: Path) -> None:
         return
     if not stat.S_ISDIR(mode):
         return
-    files: list[Path] = []
-    folders: list[Path] = []
-    for folder, _, names in os.walk(root):
-        folders.append(Path(folder))
-        for name in names:
-            path = Path(folder, name)
-            if stat.S_ISREG(os.lstat(path).st_mode):
-                files.append(path)
-    if len(files) + len(folders) > SYNCFS_THRESHOLD and flush_filesystem(root):
+    if _is_large(root) and flush_filesystem(root):
         return
-    for path in files:
-        fsync_file(path)
-    for directory in reversed(folders):
-        fsync_directory(directory)
+    for entry in walk(root):
+        with with_path(f"{root}/{entry.path}"):
+            if entry.is_end:
+                fsync_directory(Path("."), entry.fd)
+            elif stat.S_ISREG(entry.info.st_mode):
+                fsync_file(Path(entry.name), entry.folder)
+
+
+def _is_large(root: Path) -> bool:
+    flushed = (entry for entry in walk(root) if entry.is_end or stat.S_ISREG(entry.info.st_mode))
+    return len(list(itertools.islice(flushed, SYNCFS_THRESHOLD + 1))) > SYNCFS_THRESHOLD
 
 
 def flush_filesystem(path: Path) -> bool:
@@ -147,19 +149,36 @@ def remove_durably(path: Path) -> None:
     fsync_directory(path.parent)
 
 
-def remove_tree(path: Path) -> None:
-    """Remove a file, a link, or a folder, even when its folders are read-only. A missing path is not an error."""
-    try:
-        mode = os.lstat(path).st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISDIR(mode):
-        path.unlink()
-        return
-    os.chmod(path, 0o700)
-    for entry in list(os.scandir(path)):
-        remove_tree(Path(entry.path))
-    path.rmdir()
+def remove_tree(path: Path, dir_fd: int | None = None) -> None:
+    """Remove a file, a link, or a folder, even when its folders are read-only. A missing path is not an error.
+
+    With ``dir_fd``, ``path`` is a name in that folder.
+    """
+    for attempt in reversed(range(_REMOVALS)):
+        try:
+            if not stat.S_ISDIR(os.stat(path, dir_fd=dir_fd, follow_symlinks=False).st_mode):
+                os.unlink(path, dir_fd=dir_fd)
+                return
+            for entry in walk(path, dir_fd=dir_fd, force=True):
+                _remove(entry)
+            os.rmdir(path, dir_fd=dir_fd)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.ENOTEMPTY or attempt == 0:
+                raise  # otherwise a process has added an entry meanwhile
+
+
+def _remove(entry: Entry) -> None:
+    if entry.is_end and entry.path:
+        os.rmdir(entry.name, dir_fd=entry.folder)
+    elif not entry.is_end and stat.S_ISDIR(entry.info.st_mode):
+        if entry.info.st_mode & stat.S_IRWXU != stat.S_IRWXU:
+            os.fchmod(entry.fd, stat.S_IRWXU)
+    elif not entry.is_end:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(entry.name, dir_fd=entry.folder)
 
 
 def exchange(first: Path, second: Path) -> None:

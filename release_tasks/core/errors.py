@@ -92,7 +92,7 @@ class Interrupted(BaseException):
 
 
 @contextlib.contextmanager
-def with_path(path: Path) -> Iterator[None]:
+def with_path(path: Path | str) -> Iterator[None]:
     """Set ``path`` as the file of an OSError from the block, unless the error has an absolute path already."""
     try:
         yield

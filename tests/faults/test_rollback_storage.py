@@ -12,7 +12,7 @@ import pytest
 from attrs import frozen
 
 from release_tasks.assets import base, overwrite
-from release_tasks.assets.files import place_file
+from release_tasks.assets.files import place_entry
 from release_tasks.assets.placing import rename_into_place
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import Inode
@@ -399,7 +399,7 @@ def test_interrupted_overwrite_of_a_folder_is_finished_by_recover(
     bad = project.content()
     overlay.mount()
     with monkeypatch.context() as patch:
-        patch.setattr(overwrite, "place_file", fail_at(1, place_file, PowerCut()))
+        patch.setattr(overwrite, "place_entry", fail_at(1, place_entry, PowerCut()))
         with pytest.raises(PowerCut):
             project.roll_back()
     assert project.content() not in (good, bad)
@@ -416,7 +416,7 @@ def test_failed_overwrite_of_a_folder_is_undone(overlay: Overlay, monkeypatch: p
     before = project.content()
     overlay.mount()
     with monkeypatch.context() as patch:
-        patch.setattr(overwrite, "place_file", fail_at(1, place_file, StageFailed("it cannot be done.")))
+        patch.setattr(overwrite, "place_entry", fail_at(1, place_entry, StageFailed("it cannot be done.")))
         assert project.roll_back().status == "failed"
     assert project.content() == before
     assert project.leftovers() == []

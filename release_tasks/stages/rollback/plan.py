@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -19,6 +19,7 @@ from release_tasks.archive.verify import require_intact
 from release_tasks.assets.base import AssetConfig, owner_difference, stored_path
 from release_tasks.assets.kinds import kind_of
 from release_tasks.config.schema import Settings
+from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.lock import current_holder
@@ -36,6 +37,9 @@ __all__ = [
     "plan_changes",
     "plan_rollback",
 ]
+
+_MAX_NAMES = 5
+_MAX_NAME = 100
 
 
 _SAFETY = "the safety copy"
@@ -121,6 +125,7 @@ def plan_rollback(
         }
         plan = plan_changes(restored, catalogue.path(target.snapshot_id), settings.release.assets, live)
         drifts = find_changes(pipeline, target, scratch, live.values(), plan.keys("restore"))
+    diagnostics += notes_on_gaps(live.values(), "the safety snapshot")
     diagnostics += amendment.diagnostics + _shortages(settings, pipeline, target, plan.keys("restore"))
     diagnostics += [
         f"{key}: the safety snapshot would contain a plain copy. {record.plugin_problem}"
@@ -200,12 +205,32 @@ def notes_on_verdict(pipeline: Pipeline, target: SnapshotMetadata) -> list[str]:
 
 
 def notes_on_safety(safety: SnapshotMetadata) -> list[str]:
-    """Return notes on the safety snapshot: the assets that their plugin could not capture."""
-    return [
+    """Return notes on the safety snapshot: what it lacks, and the assets that their plugin could not capture."""
+    notes = [
         f"{record.key}: {safety.snapshot_id} contains a plain copy. {record.plugin_problem}"
         for record in safety.assets
         if record.plugin_problem is not None
     ]
+    return notes + notes_on_gaps(safety.assets, safety.snapshot_id)
+
+
+def notes_on_gaps(records: Iterable[AssetRecord], holder: str) -> list[str]:
+    """Return notes on the entries that a capture of live state could not copy, or copied while they changed."""
+    notes = []
+    for record in records:
+        if record.left_out:
+            count = record.left_out_count or len(record.left_out)
+            names = f"{count} entries that cannot be copied" if count > 1 else "an entry that cannot be copied"
+            notes.append(f"{record.key}: {holder} lacks {names}: {_listed(record.left_out, count)}.")
+        if record.unstable:
+            changed = _listed(record.unstable, len(record.unstable))
+            notes.append(f"{record.key}: {holder} contains files as they were while they changed: {changed}.")
+    return notes
+
+
+def _listed(names: list[str], count: int) -> str:
+    shown = ", ".join(excerpt(name, _MAX_NAME) for name in names[:_MAX_NAMES])
+    return f"{shown}{', ...' if count > _MAX_NAMES else ''}"
 
 
 def _notes(record: AssetRecord, asset: AssetConfig) -> list[str]:
@@ -230,9 +255,11 @@ def _change(key: str, record: AssetRecord, live: AssetRecord, asset: AssetConfig
     if live.damaged:
         return AssetChange(key=key, action="restore", detail="damaged, replaced completely", is_live_damaged=True)
     if live.left_out:
-        return AssetChange(
-            key=key, action="restore", detail=f"contains entries that cannot be captured: {', '.join(live.left_out)}"
-        )
+        listed = _listed(live.left_out, live.left_out_count or len(live.left_out))
+        return AssetChange(key=key, action="restore", detail=f"contains entries that cannot be captured: {listed}")
+    if live.unstable:
+        listed = _listed(live.unstable, len(live.unstable))
+        return AssetChange(key=key, action="restore", detail=f"contains files that keep changing: {listed}")
     difference = kind_of(record).compare(record, live)
     if not difference:
         with contextlib.suppress(OSError):  # the live state, or a file that an amendment added, has gone

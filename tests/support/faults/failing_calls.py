@@ -47,6 +47,7 @@ __all__ = ["CHANGING", "OPENING", "READING", "Ended", "FailingCalls", "why_not"]
 CHANGING = (
     *("write", "pwrite64", "ftruncate", "fallocate", "fsync", "fdatasync", "syncfs", "rename", "renameat2", "unlink"),
     *("rmdir", "mkdir", "symlink", "chmod", "fchmod", "utimensat", "fchown", "lchown"),
+    *("renameat", "unlinkat", "mkdirat", "symlinkat", "fchownat"),
 )
 OPENING = ("openat",)
 READING = (
@@ -58,7 +59,8 @@ _NUMBERS = {  # of Linux on x86-64
     "read": 0, "write": 1, "stat": 4, "fstat": 5, "lstat": 6, "lseek": 8, "pread64": 17, "pwrite64": 18,
     "fcntl": 72, "flock": 73, "fsync": 74, "fdatasync": 75, "ftruncate": 77, "rename": 82, "mkdir": 83, "rmdir": 84,
     "unlink": 87, "symlink": 88, "chmod": 90, "fchmod": 91, "fchown": 93, "lchown": 94, "statfs": 137,
-    "getdents64": 217, "openat": 257, "newfstatat": 262, "readlinkat": 267, "utimensat": 280, "fallocate": 285,
+    "getdents64": 217, "openat": 257, "mkdirat": 258, "fchownat": 260, "newfstatat": 262, "unlinkat": 263,
+    "renameat": 264, "symlinkat": 266, "readlinkat": 267, "utimensat": 280, "fallocate": 285,
     "syncfs": 306, "renameat2": 316,
 }
 # fmt: on
