@@ -6,7 +6,7 @@ import contextlib
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Literal
@@ -14,14 +14,13 @@ from typing import Literal
 from attrs import evolve, frozen
 
 from release_tasks.archive.catalogue import Catalogue
-from release_tasks.archive.seal import sealed, snapshot_digest
+from release_tasks.archive.seal import metadata_bytes, sealed, snapshot_digest
 from release_tasks.archive.verify import unexpected_files
 from release_tasks.assets.base import AssetConfig, Damaged
 from release_tasks.assets.files import Unreadable
-from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.clock import timestamp
-from release_tasks.core.codec import encode
 from release_tasks.core.durable import fsync_directory, fsync_tree, make_private_directory, remove_tree, write_atomic
+from release_tasks.core.entries import write_entries
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Event, ignore
 from release_tasks.core.interrupt import wait_for
@@ -96,10 +95,12 @@ def publish_safety_snapshot(
         assets[record.key].kind.seal_safety(assets[record.key], record, partial / record.relative_path)
         for record in metadata.assets
     ]
-    if records != metadata.assets:
+    changed = [record for record, before in zip(records, metadata.assets, strict=True) if record != before]
+    if changed:
+        _write_entries(partial, changed)
         metadata = sealed(evolve(metadata, assets=records, digest=snapshot_digest(records)))
         fsync_tree(partial)
-        write_atomic(partial / "metadata.json", pretty_bytes(encode(metadata)))
+        write_atomic(partial / "metadata.json", metadata_bytes(metadata))
     catalogue.store.publish(metadata.snapshot_id)
     return metadata
 
@@ -119,6 +120,7 @@ def new_snapshot(
         os.mkdir(partial, 0o700)
         os.mkdir(partial / "assets", 0o700)
         records = fill(partial)
+        _write_entries(partial, records)
         metadata = sealed(
             SnapshotMetadata(
                 format_version=FORMAT_VERSION,
@@ -135,13 +137,19 @@ def new_snapshot(
             )
         )
         fsync_tree(partial)
-        write_atomic(partial / "metadata.json", pretty_bytes(encode(metadata)))
+        write_atomic(partial / "metadata.json", metadata_bytes(metadata))
         fsync_directory(catalogue.store.folder)
         yield metadata
     except BaseException:
         with contextlib.suppress(OSError):
             remove_tree(partial)
         raise
+
+
+def _write_entries(partial: Path, records: Iterable[AssetRecord]) -> None:
+    for record in records:
+        if record.entries is not None:
+            write_entries(partial, record.key, record.entries)
 
 
 def _capture_concurrently(

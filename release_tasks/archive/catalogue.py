@@ -9,17 +9,20 @@ import contextlib
 import os
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from release_tasks.archive import legacy
 from release_tasks.archive.aliases import AliasFile, follow
 from release_tasks.archive.seal import is_sealed
 from release_tasks.archive.stores.local import LocalStore
+from release_tasks.assets.base import is_folder
 from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt
 from release_tasks.core.codec import decode
+from release_tasks.core.entries import StoredEntries
 from release_tasks.core.errors import StageFailed, UsageError
-from release_tasks.core.records import FORMAT_VERSION, SnapshotMetadata
+from release_tasks.core.ids import is_valid_id
+from release_tasks.core.records import FORMAT_VERSION, AssetRecord, SnapshotMetadata
 
 __all__ = ["Catalogue", "Unreadable"]
 
@@ -156,6 +159,8 @@ class Catalogue:
             raise InvalidDocument(f"{name} was altered: its checksum does not match")
         else:
             metadata = decode(SnapshotMetadata, document, name)
+            if version > 1:
+                metadata = _with_stored_entries(metadata, self.store.fetch(snapshot_id))
             if metadata.sequence < 1:  # 0 marks a snapshot of the older tool, which retention never removes
                 raise InvalidDocument(f"{name} has no valid sequence")
         if metadata.snapshot_id != snapshot_id:
@@ -168,3 +173,13 @@ class Catalogue:
             return "No snapshot exists yet. To create one: inv release.prepare"
         latest = ", ".join(snapshot.snapshot_id for snapshot in reversed(snapshots[-5:]))
         return f"The latest snapshots are {latest}. To list more: inv release.status --limit 100"
+
+
+def _with_stored_entries(metadata: SnapshotMetadata, folder: Path) -> SnapshotMetadata:
+    """Return metadata of format 2 whose folders read their entries from their files, when they are used."""
+
+    def entries(record: AssetRecord) -> StoredEntries | None:
+        has_entries = record.exists and is_folder(record) and is_valid_id(record.key)  # any other key is refused later
+        return StoredEntries(folder, record.key) if has_entries else None
+
+    return evolve(metadata, assets=[evolve(record, entries=entries(record)) for record in metadata.assets])

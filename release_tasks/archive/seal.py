@@ -12,7 +12,7 @@ from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 
-__all__ = ["is_sealed", "sealed", "sealed_document", "snapshot_digest"]
+__all__ = ["is_sealed", "metadata_bytes", "sealed", "sealed_document", "snapshot_digest"]
 
 
 def snapshot_digest(assets: list[AssetRecord]) -> str:
@@ -29,15 +29,28 @@ def sealed(metadata: SnapshotMetadata) -> SnapshotMetadata:
 
     Raises StageFailed when the document is larger than the limits of a reader.
     """
-    result = evolve(metadata, checksum=_checksum(encode(metadata)))
+    result = evolve(metadata, checksum=_checksum(_metadata_document(metadata)))
     try:
-        parse_object(pretty_bytes(encode(result)), "the metadata of the snapshot")
+        parse_object(metadata_bytes(result), "the metadata of the snapshot")
     except InvalidDocument as error:
         raise StageFailed(
-            f"The folders in release.assets contain too many files for one snapshot: {error}. Configure only the "
-            "subfolders that a rollback must restore, each as an asset of its own."
+            f"release.assets contains too many assets for one snapshot: {error}. Combine files of one folder into one "
+            "directory asset."
         ) from error
     return result
+
+
+def metadata_bytes(metadata: SnapshotMetadata) -> bytes:
+    """Return the content of metadata.json."""
+    return pretty_bytes(_metadata_document(metadata))
+
+
+def _metadata_document(metadata: SnapshotMetadata) -> dict[str, Any]:
+    """Return metadata as it is written: without the entries, which are in files of their own."""
+    document = encode(evolve(metadata, assets=[evolve(asset, entries=None) for asset in metadata.assets]))
+    for asset in document["assets"]:
+        del asset["entries"]
+    return document
 
 
 def sealed_document(document: dict[str, Any]) -> dict[str, Any]:

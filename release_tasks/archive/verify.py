@@ -14,6 +14,7 @@ from release_tasks.archive.seal import snapshot_digest
 from release_tasks.assets.base import AssetConfig, AssetFinding, stored_path
 from release_tasks.assets.kinds import kind_of
 from release_tasks.core.canonical import InvalidDocument
+from release_tasks.core.entries import ENTRIES, StoredEntries
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Meter, StepBegan, ignore, shielded
 from release_tasks.core.ids import is_valid_id
@@ -193,6 +194,9 @@ def unexpected_files(folder: Path, assets: Iterable[AssetRecord]) -> list[str]:
         if asset.exists and is_valid_id(asset.key):  # an invalid key could point outside the snapshot
             expected |= {f"assets/{asset.key}", asset.relative_path}
             listed.append(folder / "assets" / asset.key)
+            if isinstance(asset.entries, StoredEntries):
+                expected |= {ENTRIES, asset.entries.name}
+                listed.append(folder / ENTRIES)
     # A link or a file in place of a folder is reported as an asset that cannot be read.
     folders = [path for path in dict.fromkeys(listed) if path.is_dir() and not path.is_symlink()]
     found = [os.path.relpath(path / name, folder) for path in folders for name in sorted(os.listdir(path))]

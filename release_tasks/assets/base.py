@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -20,7 +20,6 @@ from release_tasks.assets.files import (
     Unreadable,
     capture_file,
     capture_tree,
-    entries_digest,
     place_file,
     place_link,
     place_tree,
@@ -32,11 +31,12 @@ from release_tasks.assets.overwrite import remove_live, restore_raw_copy
 from release_tasks.assets.placing import discard_staged, inode_of, rename_into_place, staged_path
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.durable import fsync_directory, fsync_tree, make_private_directory, remove_tree
+from release_tasks.core.entries import StoredEntries, entries_digest
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.options import option
-from release_tasks.core.records import AssetRecord, Inode, JournalStep, SnapshotMetadata
+from release_tasks.core.records import AssetEntry, AssetRecord, Inode, JournalStep, SnapshotMetadata
 
 __all__ = [
     "AssetConfig",
@@ -321,18 +321,13 @@ class AssetKind:
 
         The checksum of a record can be forged, and a restore calls ``chmod`` with the modes of a record.
         """
-        entries = record.entries or []
-        if not all(mode is not None and 0 <= mode <= _ALL_BITS for mode in (record.mode, *(e.mode for e in entries))):
+        if not _is_mode(record.mode):
             return "an invalid mode"
         if record.content_digest is not None and not self.may_have_content_digest(record):
             return "a content digest that differs from the digest of its bytes"
-        if is_folder(record) and record.size != sum(entry.size for entry in entries):
-            return "a size that is not the sum of its entries"
         cannot_have_plugin = record.damaged or record.plugin_problem is not None or not self.allows_plugins
         if record.plugin is not None and cannot_have_plugin:
             return "a plugin that cannot have captured it"
-        if len({entry.path for entry in entries}) != len(entries):
-            return "a duplicate entry"
         return None
 
     def may_have_content_digest(self, record: AssetRecord) -> bool:
@@ -596,26 +591,73 @@ def _is_file_name(name: str) -> bool:
     return name not in ("", ".", "..") and "\x00" not in name
 
 
+def _is_mode(mode: int | None) -> bool:
+    return mode is not None and 0 <= mode <= _ALL_BITS
+
+
 def _verify_tree(record: AssetRecord, stored: Path, meter: Meter) -> list[AssetFinding]:
-    recorded = {entry.path: entry for entry in record.entries or []}
-    listed = entries_digest(list(record.entries or []))
+    """Compare a stored folder with its entries, which are read once, in the order of their paths."""
+    entries = record.entries if record.entries is not None else []
+    listed = entries_digest(entries)
     if listed != record.sha256:
-        what = "its list of entries was altered"
+        place = f" ({entries.name})" if isinstance(entries, StoredEntries) else ""
+        what = f"its list of entries was altered{place}"
         return [AssetFinding(key=record.key, what=what, expected=record.sha256, found=listed)]
-    present = {entry.path: entry for entry in scan_tree(stored, meter.add)}
+    if not isinstance(entries, StoredEntries):  # format 1: in any order
+        entries = sorted(entries, key=lambda entry: entry.path)
+    present = scan_tree(stored, meter.add)
     meter.finish()
-    findings = []
-    for path in sorted(recorded.keys() | present.keys()):
-        before, now = recorded.get(path), present.get(path)
-        if before is None:
-            what, expected, found = "was added", "nothing", path
-        elif now is None:
-            what, expected, found = "is missing", before.sha256 or before.kind, None
-        # Stored copies have the modes 0600 and 0700. The digest of the entries covers the recorded modes.
-        elif (before.kind, before.sha256, before.size, before.target) != (now.kind, now.sha256, now.size, now.target):
-            what, expected = "was altered", before.sha256 or before.target or before.kind
-            found = now.sha256 or now.target or now.kind
-        else:
-            continue
-        findings.append(AssetFinding(key=record.key, what=f"{excerpt(path)} {what}", expected=expected, found=found))
+    findings: list[AssetFinding] = []
+    invalid, size, before = "", 0, None
+    for entry, found in _matched(entries, present):
+        if entry is not None:
+            size += entry.size
+            invalid = invalid or ("" if _is_mode(entry.mode) else "an invalid mode")
+            if entry.path == before:
+                invalid = "a duplicate entry"
+                continue
+            before = entry.path
+        difference = _difference(record.key, entry, found)
+        findings += [difference] if difference is not None else []
+    if size != record.size:
+        invalid = invalid or "a size that is not the sum of its entries"
+    if invalid and not findings:
+        findings.append(AssetFinding(key=record.key, what=f"its record was altered: it has {invalid}"))
     return findings
+
+
+def _matched(
+    entries: Iterable[AssetEntry], present: Iterable[AssetEntry]
+) -> Iterator[tuple[AssetEntry | None, AssetEntry | None]]:
+    """Yield the pairs with the same path of two sorted lists; None where a list has no such path."""
+    here, there = iter(entries), iter(present)
+    entry, found = next(here, None), next(there, None)
+    while entry is not None or found is not None:
+        if found is None or (entry is not None and entry.path < found.path):
+            yield entry, None
+            entry = next(here, None)
+        elif entry is None or found.path < entry.path:
+            yield None, found
+            found = next(there, None)
+        else:
+            yield entry, found
+            entry, found = next(here, None), next(there, None)
+
+
+def _difference(key: str, entry: AssetEntry | None, found: AssetEntry | None) -> AssetFinding | None:
+    """Return the difference between an entry and the stored copy of it, or None when they are equal."""
+    if entry is None:
+        assert found is not None
+        return AssetFinding(key=key, what=f"{excerpt(found.path)} was added", expected="nothing", found=found.path)
+    if found is None:
+        expected = entry.sha256 or entry.kind
+        return AssetFinding(key=key, what=f"{excerpt(entry.path)} is missing", expected=expected)
+    # Stored copies have the modes 0600 and 0700. The digest of the entries covers the recorded modes.
+    if (entry.kind, entry.sha256, entry.size, entry.target) == (found.kind, found.sha256, found.size, found.target):
+        return None
+    return AssetFinding(
+        key=key,
+        what=f"{excerpt(entry.path)} was altered",
+        expected=entry.sha256 or entry.target or entry.kind,
+        found=found.sha256 or found.target or found.kind,
+    )

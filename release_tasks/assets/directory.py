@@ -9,9 +9,10 @@ from pathlib import Path
 from attrs import NOTHING, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetKind, Damaged, Listing
-from release_tasks.assets.files import Gaps, capture_tree, entries_digest, scan_tree, tree_size
+from release_tasks.assets.files import Gaps, capture_tree, scan_tree, tree_size
 from release_tasks.assets.overwrite import overwrite_tree
 from release_tasks.core.canonical import excerpt
+from release_tasks.core.entries import entries_digest
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.options import option
 from release_tasks.core.records import AssetEntry, AssetRecord

@@ -12,14 +12,11 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from attrs import define, evolve, field
 
-from release_tasks.core.canonical import canonical_bytes
-from release_tasks.core.codec import encode
-from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.errors import StageFailed, describe_error, with_path
 from release_tasks.core.holes import data_ranges
 from release_tasks.core.records import AssetEntry, AssetRecord
@@ -32,7 +29,6 @@ __all__ = [
     "capture_file",
     "capture_tree",
     "dfs_order",
-    "entries_digest",
     "keep_attributes",
     "place_entry",
     "place_file",
@@ -254,7 +250,7 @@ def place_file(stored: Path, destination: Path, mode: int, count: Count | None =
 
 
 def place_tree(
-    stored: Path, destination: Path, entries: list[AssetEntry], mode: int, count: Count | None = None
+    stored: Path, destination: Path, entries: Iterable[AssetEntry], mode: int, count: Count | None = None
 ) -> None:
     """Copy a stored folder to ``destination`` as recorded in ``entries``; raises StageFailed when bytes differ."""
     os.mkdir(destination, _PRIVATE_FOLDER)
@@ -328,11 +324,6 @@ def can_share_blocks(source: Path, folder: Path) -> bool:
             return False
         opened.callback(os.close, copy)
         return _clone(original, copy)
-
-
-def entries_digest(entries: list[AssetEntry]) -> str:
-    """Return the SHA-256 over the canonical form of a folder's entries."""
-    return sha256_bytes(canonical_bytes([encode(entry) for entry in entries]))
 
 
 def _alone(path: Path) -> _Source:

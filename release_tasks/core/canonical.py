@@ -16,6 +16,7 @@ __all__ = [
     "InvalidDocument",
     "canonical_bytes",
     "excerpt",
+    "open_document",
     "parse_object",
     "pretty_bytes",
     "read_document",
@@ -51,8 +52,7 @@ def excerpt(text: str, limit: int = 200) -> str:
 
 def canonical_bytes(value: Any) -> bytes:
     """Return ``value`` as JSON with sorted keys, no spaces, ASCII only: equal values give equal bytes."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
-    return text.encode("ascii")
+    return _CANONICAL.encode(value).encode("ascii")
 
 
 def pretty_bytes(value: Any) -> bytes:
@@ -64,6 +64,28 @@ def pretty_bytes(value: Any) -> bytes:
         return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
 
 
+def open_document(path: Path) -> int:
+    """Return a descriptor of the regular file ``path``, for reading.
+
+    Raises InvalidDocument when ``path`` is a link, folder, pipe or device, or cannot be opened, and FileNotFoundError
+    when ``path`` does not exist.
+    """
+    try:
+        # Check before opening, because opening a device can have effects: a tape rewinds, a watchdog starts to count.
+        _require_regular(path, os.lstat(path))
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            _require_regular(path, os.fstat(descriptor))
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise InvalidDocument(f"{path} cannot be read: {error.strerror}") from error
+
+
 def read_document(path: Path) -> dict[str, Any]:
     """Read one JSON object from ``path``.
 
@@ -71,20 +93,11 @@ def read_document(path: Path) -> dict[str, Any]:
     nesting over 64 levels, NaN or Infinity, a number of over 300 digits. Also raises InvalidDocument when ``path`` is a
     link, folder, pipe or device, and FileNotFoundError when ``path`` does not exist.
     """
-    try:
-        # Check before opening, because opening a device can have effects: a tape rewinds, a watchdog starts to count.
-        _require_regular(path, os.lstat(path))
-        fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    with os.fdopen(open_document(path), "rb") as file:
         try:
-            _require_regular(path, os.fstat(fd))
-            with os.fdopen(fd, "rb", closefd=False) as file:
-                data = file.read(MAX_BYTES + 1)
-        finally:
-            os.close(fd)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise InvalidDocument(f"{path} cannot be read: {error.strerror}") from error
+            data = file.read(MAX_BYTES + 1)
+        except OSError as error:
+            raise InvalidDocument(f"{path} cannot be read: {error.strerror}") from error
     return parse_object(data, str(path))
 
 
@@ -96,13 +109,7 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
     if data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
         raise InvalidDocument(f"{name} contains more than {_MAX_VALUES} values")
     try:
-        value = json.loads(
-            data.decode("utf-8"),
-            object_pairs_hook=_unique_keys,
-            parse_constant=_refuse_constant,
-            parse_float=_finite,
-            parse_int=_bounded,
-        )
+        value = _DECODER.decode(data.decode("utf-8"))
     except UnicodeDecodeError as error:
         raise InvalidDocument(f"{name} is not UTF-8 (byte {error.start})") from error
     except RecursionError as error:
@@ -157,3 +164,10 @@ def _depth_exceeds(value: dict[str, Any] | list[Any], limit: int) -> bool:
         if not level:
             return False
     return True
+
+
+# One of each for the process: a folder may have a million entries, each a document.
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
+_DECODER = json.JSONDecoder(
+    object_pairs_hook=_unique_keys, parse_constant=_refuse_constant, parse_float=_finite, parse_int=_bounded
+)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import functools
 import re
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import attrs
@@ -138,6 +139,6 @@ def _converter() -> cattrs.Converter:
         attrs.has, lambda cls: make_dict_unstructure_fn(cls, converter, **names(cls))
     )
     converter.register_structure_hook_factory(
-        lambda cls: getattr(cls, "__origin__", None) is list, functools.partial(_list_of, converter)
+        lambda cls: getattr(cls, "__origin__", None) in (list, Sequence), functools.partial(_list_of, converter)
     )
     return converter

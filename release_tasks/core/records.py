@@ -5,6 +5,7 @@ Keys are camelCase on disk. A reader ignores unknown keys and refuses a version 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from attrs import field, fields, frozen
@@ -23,6 +24,7 @@ __all__ = [
     "Inode",
     "JournalStep",
     "Manifest",
+    "ParentFolder",
     "Phase",
     "PreflightReport",
     "PreparedRelease",
@@ -33,7 +35,7 @@ __all__ = [
     "SnapshotReference",
 ]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 AssetKind = Literal["sqlite", "file", "directory"]
 EntryKind = Literal["file", "directory", "symlink"]
@@ -216,7 +218,8 @@ class AssetRecord:
     """One captured asset.
 
     ``relative_path`` is the path of the copy below the snapshot's folder. ``sha256`` of a directory is the digest of
-    its canonical entries. ``damaged`` marks a raw copy: the live state could not be read as an asset of its kind.
+    its canonical ``entries``, sorted by path: a list in format 1 and during the capture, else
+    core.entries.StoredEntries. ``damaged`` marks a raw copy: the live state could not be read as an asset of its kind.
     ``left_out`` names what a safety snapshot could not contain: at most 50 names; ``left_out_count`` is the number of
     all. ``unstable`` names files that changed while they were read, and were copied as they were. ``unchecked`` names
     the parts of a database that SQLite cannot check without the functions and modules of its service. ``plugin`` is the
@@ -233,7 +236,7 @@ class AssetRecord:
     content_digest: str | None = None
     mode: int | None = None
     journal_mode: str | None = None
-    entries: list[AssetEntry] | None = None
+    entries: Sequence[AssetEntry] | None = None
     damaged: bool = False
     left_out: list[str] | None = None
     left_out_count: int | None = None
@@ -244,8 +247,21 @@ class AssetRecord:
 
 
 @frozen(kw_only=True)
+class ParentFolder:
+    """A folder above an asset. ``path`` is relative to the project; outside the project it is absolute."""
+
+    path: str
+    mode: int
+    uid: int
+    gid: int
+
+
+@frozen(kw_only=True)
 class SnapshotMetadata:
-    """The metadata.json of a snapshot. ``checksum`` covers every other key of this document."""
+    """The metadata.json of a snapshot. ``checksum`` covers every other key of this document.
+
+    ``parents`` are the folders above the assets, outermost first; None in format 1.
+    """
 
     format_version: int
     snapshot_id: str
@@ -257,6 +273,7 @@ class SnapshotMetadata:
     digest: str
     assets: list[AssetRecord]
     metadata_path: str
+    parents: list[ParentFolder] | None = None
     audit: AuditAnchor | None = None
     checksum: str | None = None
 

@@ -38,6 +38,11 @@ def metadata(project: Project, release_id: str = "v1") -> dict[str, Any]:
     return document
 
 
+def identity_entries(project: Project) -> list[dict[str, Any]]:
+    lines = (snapshot_folder(project) / "entries" / "identity.jsonl").read_bytes().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 @pytest.mark.smoke
 def test_metadata_has_every_key_of_the_format(project: Project) -> None:
     """Tools of operators read these names."""
@@ -48,9 +53,11 @@ def test_metadata_has_every_key_of_the_format(project: Project) -> None:
     assert list(assets) == ["database", "identity", "mcp", "extra"]
     assert all(asset.keys() >= ASSET_KEYS for asset in assets.values())
     assert assets["database"]["contentDigest"]
-    assert {entry["path"] for entry in assets["identity"]["entries"]} == {
+    assert not any("entries" in asset for asset in assets.values())
+    assert os.listdir(snapshot_folder(project) / "entries") == ["identity.jsonl"]
+    assert [entry["path"] for entry in identity_entries(project)] == [
         "current", "identity.json", "keys", "keys/empty", "keys/private.pem",
-    }  # fmt: skip
+    ]  # fmt: skip
     assert (document["kind"], document["releaseId"], document["snapshotId"]) == ("release", "v1", "v1_snapshot")
     assert document["metadataPath"] == str(snapshot_folder(project) / "metadata.json")
 
@@ -59,10 +66,10 @@ def test_sha256sum_agrees_with_every_recorded_digest(project: Project) -> None:
     """sha256sum confirms the database, the file and each file of a folder."""
     project.capture()
     recorded: dict[str, str] = {}
+    for entry in identity_entries(project):
+        if entry["kind"] == "file":
+            recorded[f"assets/identity/identity/{entry['path']}"] = entry["sha256"]
     for asset in metadata(project)["assets"]:
-        for entry in asset["entries"] or []:
-            if entry["kind"] == "file":
-                recorded[f"{asset['relativePath']}/{entry['path']}"] = entry["sha256"]
         if asset["exists"] and asset["kind"] != "directory":
             recorded[asset["relativePath"]] = asset["sha256"]
     assert len(recorded) == 4
@@ -279,8 +286,7 @@ def test_file_names_with_special_characters_are_captured(project: Project, name:
     """A folder may contain any name that the system allows."""
     (project.identity / name).write_text("x")
     project.capture()
-    entries = next(asset for asset in metadata(project)["assets"] if asset["key"] == "identity")["entries"]
-    assert name in [entry["path"] for entry in entries]
+    assert name in [entry["path"] for entry in identity_entries(project)]
 
 
 @pytest.mark.parametrize("what", ["name", "target"])

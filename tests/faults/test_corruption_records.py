@@ -35,7 +35,6 @@ from tests.support.faults.damage import (
     edited,
     edits,
     paths_in,
-    reseal,
     scratch_folder,
     value_at,
 )
@@ -43,6 +42,7 @@ from tests.support.faults.marks import NEEDS_ROOT
 from tests.support.faults.stages import passed_preflight, prepare
 from tests.support.files import listing
 from tests.support.project import Project
+from tests.support.stored_snapshots import reseal
 
 pytestmark = pytest.mark.slow
 

@@ -17,12 +17,13 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from release_tasks.archive.verify import verify_all
+from release_tasks.archive.verify import verify_all, verify_snapshot
 from release_tasks.core.canonical import InvalidDocument, parse_object
 from release_tasks.core.errors import ExitCode, StageFailed, UsageError
 from release_tasks.stages.rollback.plan import plan_rollback
 from tests.support.faults.damage import DEVICES, IN_PLACE, DamagedProject
 from tests.support.faults.marks import NEEDS_ROOT
+from tests.support.stored_snapshots import forge
 
 FILES = {
     "assets/database/app.db": "database",
@@ -38,8 +39,11 @@ FOLDERS = {
     "assets/mcp": "mcp",
     "assets/database": "database",
     "assets": "mcp",
+    "entries": "identity",
 }
+ENTRIES = {"entries/identity.jsonl": "identity"}
 LINKS = {"assets/identity/identity/current": "identity"}
+NO_FOLDERS = {**FILES, **LINKS, **ENTRIES}
 
 
 def assert_found(damaged: DamagedProject, key: str, case: str) -> str:
@@ -57,6 +61,12 @@ def assert_found(damaged: DamagedProject, key: str, case: str) -> str:
     }, case
     assert key in [finding.key for finding in verdicts["v1_snapshot"].findings], case
     return message
+
+
+def list_digest(damaged: DamagedProject) -> str:
+    """Return the recorded digest of the entries of identity."""
+    document = json.loads(damaged.metadata.read_bytes())
+    return next(str(asset["sha256"]) for asset in document["assets"] if asset["key"] == "identity")
 
 
 def overwrite(path: Path, data: bytes) -> bytes:
@@ -107,6 +117,60 @@ def test_altered_bytes_are_refused_with_both_digests(
     report_points(len(BYTES))
 
 
+def test_every_altered_byte_of_the_entries_is_refused(
+    damaged: DamagedProject, report_points: Callable[[int], None]
+) -> None:
+    """Each bit pattern that changes a name, a digest or a line; the message has the file and the recorded digest."""
+    path = damaged.snapshot / "entries/identity.jsonl"
+    original, recorded = path.read_bytes(), list_digest(damaged)
+    metadata = damaged.pipeline.catalogue.get("v1_snapshot")
+    for position in range(len(original)):
+        for bit in range(8) if position % 16 == 0 else (position % 8,):
+            data = bytearray(original)
+            data[position] ^= 1 << bit
+            path.write_bytes(data)
+            verdict = verify_snapshot(damaged.pipeline.catalogue, metadata)
+            (finding,) = verdict.findings
+            assert (verdict.status, finding.key, finding.expected) == ("damaged", "identity", recorded), position
+            assert "entries/identity.jsonl" in finding.what and finding.found != recorded, position
+    lines: dict[str, Callable[[bytes], bytes]] = {
+        "a line left out": lambda data: data[data.index(b"\n") + 1 :],
+        "an empty line": lambda data: data + b"\n",
+    }
+    cases = {**BYTES, **lines}
+    for case, change in cases.items():
+        path.write_bytes(change(original))
+        message = assert_found(damaged, "identity", case)
+        assert f"(recorded {recorded}, found " in message and "entries/identity.jsonl" in message, (case, message)
+        assert "An intact copy of identity is in: v0_snapshot." in message, (case, message)
+        damaged.repair_snapshots()
+    report_points(len(original) + len(cases))
+
+
+def test_entries_of_another_snapshot_are_refused(damaged: DamagedProject) -> None:
+    """Both files are intact lists; the message has both digests."""
+    (damaged.project.identity / "other").write_text("other")
+    damaged.project.capture("v2")
+    other = damaged.pipeline.catalogue.path("v2_snapshot")
+    recorded = list_digest(damaged)
+    shutil.copy(other / "entries/identity.jsonl", damaged.snapshot / "entries/identity.jsonl")
+    found = json.loads((other / "metadata.json").read_bytes())["assets"][1]["sha256"]
+    shutil.rmtree(other)
+    message = assert_found(damaged, "identity", "another snapshot")
+    assert f"its list of entries was altered (entries/identity.jsonl) (recorded {recorded}, found {found})" in message
+
+
+def test_entries_without_end_are_refused_in_bounded_memory(damaged: DamagedProject) -> None:
+    """A line of 64 MiB with a correct digest is not parsed."""
+    path = damaged.snapshot / "entries/identity.jsonl"
+    path.write_bytes(b'{"kind":"file","mode":384,"path":"' + b"x" * (64 << 20) + b'"}\n')
+    document = json.loads(damaged.metadata.read_bytes())
+    digest = hashlib.sha256(b"[" + path.read_bytes()[:-1] + b"]").hexdigest()
+    document["assets"][1]["sha256"] = digest
+    damaged.metadata.write_text(json.dumps(forge(document)))
+    assert "entries/identity.jsonl, line 1, is too long" in assert_found(damaged, "identity", "a long line")
+
+
 @pytest.mark.parametrize(
     "kind", [*IN_PLACE, *(pytest.param(kind, marks=[pytest.mark.root, NEEDS_ROOT]) for kind in DEVICES)]
 )
@@ -115,7 +179,7 @@ def test_special_file_in_place_of_a_file_or_folder_is_refused(
     damaged: DamagedProject, report_points: Callable[[int], None], kind: str
 ) -> None:
     """No command waits for a pipe or reads a device; a link is refused even when it leads to the same bytes."""
-    everywhere = {**FILES, **FOLDERS, **LINKS}
+    everywhere = {**FILES, **FOLDERS, **LINKS, **ENTRIES}
     for name, key in everywhere.items():
         {**IN_PLACE, **DEVICES}[kind](damaged.snapshot / name)
         assert_found(damaged, key, name)
@@ -146,16 +210,16 @@ def pointed_elsewhere(path: Path) -> None:
 
 
 NAMES: dict[str, tuple[dict[str, str], Callable[[Path], Any]]] = {
-    "a file removed": (FILES, Path.unlink),
+    "a file removed": ({**FILES, **ENTRIES}, Path.unlink),
     "a link removed": (LINKS, Path.unlink),
     "a folder removed": (FOLDERS, shutil.rmtree),
-    "a folder for a file": (FILES, as_folder),
+    "a folder for a file": ({**FILES, **ENTRIES}, as_folder),
     "a folder for a link": (LINKS, as_folder),
     "a file for a folder": (FOLDERS, as_file),
     "a file for a link": (LINKS, as_bytes_of_its_target),
     "a link that leads elsewhere": (LINKS, pointed_elsewhere),
-    "a file renamed": ({**FILES, **LINKS}, lambda path: path.rename(path.with_name("renamed"))),
-    "a name in another case": ({**FILES, **LINKS}, lambda path: path.rename(path.with_name(path.name.upper()))),
+    "a file renamed": (NO_FOLDERS, lambda path: path.rename(path.with_name("renamed"))),
+    "a name in another case": (NO_FOLDERS, lambda path: path.rename(path.with_name(path.name.upper()))),
 }
 
 
@@ -168,6 +232,7 @@ def test_missing_or_replaced_name_is_refused(
     for name, key in names.items():
         path = damaged.snapshot / name
         recorded = hashlib.sha256(path.read_bytes()).hexdigest() if name in FILES else ""
+        recorded = list_digest(damaged) if name in ENTRIES else recorded
         change(path)
         assert recorded in assert_found(damaged, key, name), name
         damaged.repair_snapshots()
@@ -177,14 +242,16 @@ def test_missing_or_replaced_name_is_refused(
 @pytest.mark.parametrize(
     "name",
     ["assets/database/app.db-wal", "assets/database/app.db-journal", "assets/database/app.db-shm", "assets/mcp/more",
-     "assets/identity/more", "assets/identity/identity/more", "assets/identity/identity/keys/empty/more"],
+     "assets/identity/more", "assets/identity/identity/more", "assets/identity/identity/keys/empty/more",
+     "entries/more.jsonl", "entries/mcp.jsonl"],
 )  # fmt: skip
 def test_extra_file_is_refused(damaged: DamagedProject, report_points: Callable[[int], None], name: str) -> None:
     """An unrecorded file, folder, link or pipe, next to an asset or inside it."""
     kinds: list[Callable[[Path], object]] = [Path.touch, Path.mkdir, os.mkfifo, lambda path: path.symlink_to("/etc")]
     for index, make in enumerate(kinds):
         make(damaged.snapshot / name)
-        assert_found(damaged, name.split("/")[1], f"{name} {index}")
+        key = "*" if name.startswith("entries") else name.split("/")[1]
+        assert_found(damaged, key, f"{name} {index}")
         damaged.repair_snapshots()
     report_points(len(kinds))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 
 from attrs import evolve, field, frozen
@@ -60,6 +61,13 @@ class Snapshot:
     def size(self) -> int:
         """The size of all assets, in bytes."""
         return sum(asset.size for asset in self.metadata.assets) if self.metadata is not None else 0
+
+    def entry_count(self, record: AssetRecord) -> int | None:
+        """Return the number of names in a folder; None for another asset, and where the list of names is damaged."""
+        with contextlib.suppress(StageFailed, OSError):
+            if record.entries is not None and record.key not in self.damaged:
+                return len(record.entries)
+        return None
 
     def found(self, record: AssetRecord) -> tuple[Meaning, str]:
         """Return the current state of an asset and its meaning."""

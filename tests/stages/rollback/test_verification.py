@@ -16,6 +16,7 @@ from tests.support.files import file_tree
 from tests.support.project import Project
 from tests.support.rollback import audit_events, roll_back, safety_folder
 from tests.support.snapshots import flip_bit
+from tests.support.stored_snapshots import forge, read_snapshot, write_snapshot
 
 STORED = {
     "database": "database/app.db",
@@ -176,15 +177,9 @@ def test_altered_metadata_is_refused(project: Project, change: Callable[[Any], N
 
 def reseal(path: Path, change: Callable[[Any], None]) -> None:
     """Change the metadata and compute digest and checksum again, as an attacker who knows the format can."""
-    from release_tasks.archive.seal import sealed, snapshot_digest
-    from release_tasks.core.codec import decode, encode
-    from release_tasks.core.records import SnapshotMetadata
-
-    document = json.loads(path.read_text())
+    document = read_snapshot(path.parent)
     change(document)
-    metadata = decode(SnapshotMetadata, document, "metadata.json")
-    document["digest"] = snapshot_digest(metadata.assets)
-    path.write_text(json.dumps(encode(sealed(decode(SnapshotMetadata, document, "metadata.json")))))
+    write_snapshot(path.parent, forge(document))
 
 
 @pytest.mark.parametrize(
@@ -204,20 +199,12 @@ def test_forged_path_outside_the_asset_is_refused(project: Project, relative: st
 @pytest.mark.parametrize("entry", ["../../../outside", "/tmp/outside", "keys/../../../outside"])
 def test_forged_entry_outside_the_folder_is_refused(project: Project, entry: str) -> None:
     """An entry of a folder cannot name a path outside that folder either."""
-    from release_tasks.assets.files import entries_digest
-    from release_tasks.core.codec import decode
-    from release_tasks.core.records import AssetEntry
-
     project.capture()
     project.damage()
-    path = project.pipeline.catalogue.path("v1_snapshot") / "metadata.json"
-
-    def change(document: Any) -> None:
-        asset = document["assets"][1]
-        asset["entries"][0]["path"] = entry
-        asset["sha256"] = entries_digest([decode(AssetEntry, e, "entry") for e in asset["entries"]])
-
-    reseal(path, change)
+    folder = project.pipeline.catalogue.path("v1_snapshot")
+    document = read_snapshot(folder)
+    document["assets"][1]["entries"][0]["path"] = entry
+    write_snapshot(folder, forge(document))
     before = file_tree(project.state)
     assert roll_back(project, "v1_snapshot").status == "failed"
     assert file_tree(project.state) == before

@@ -1,13 +1,9 @@
-"""A project with damaged stored files, the kinds of damage, and the checks of what a refusal must not change.
-
-The digests of a forged document are computed here from docs/formats.md, not with the code under test.
-"""
+"""A project with damaged stored files, the kinds of damage, and the checks of what a refusal must not change."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
 import json
 import os
 import shutil
@@ -26,6 +22,7 @@ from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from tests.support.commands import run_inv, write_project_files
 from tests.support.files import listing, make_socket
 from tests.support.project import Project
+from tests.support.stored_snapshots import read_snapshot, write_snapshot
 
 __all__ = [
     "DEVICES",
@@ -34,9 +31,7 @@ __all__ = [
     "DamagedProject",
     "edited",
     "edits",
-    "forge",
     "paths_in",
-    "reseal",
     "scratch_folder",
     "value_at",
 ]
@@ -75,6 +70,14 @@ class DamagedProject:
     def metadata(self) -> Path:
         """Its metadata.json."""
         return self.snapshot / "metadata.json"
+
+    def document(self) -> dict[str, Any]:
+        """Return its metadata, with the entries of its folders."""
+        return read_snapshot(self.snapshot)
+
+    def write(self, document: dict[str, Any]) -> None:
+        """Write its metadata, with the entries of its folders."""
+        write_snapshot(self.snapshot, document)
 
     def save_template(self) -> None:
         """Save the present content of the folder as the template of ``reset``."""
@@ -233,33 +236,6 @@ WRONG_DOCUMENTS: dict[str, Damage] = {
     "a folder": _replace_with(os.mkdir),
     **IN_PLACE,
 }
-
-
-def reseal(document: dict[str, Any]) -> dict[str, Any]:
-    """Return the document with the checksum of its present content."""
-    unsealed = {key: value for key, value in document.items() if key != "checksum"}
-    return {**unsealed, "checksum": _sha256(unsealed)}
-
-
-def forge(document: dict[str, Any]) -> dict[str, Any]:
-    """Return metadata with every digest of its present content, as an attacker who knows the formats computes them."""
-    document = copy.deepcopy(document)
-    assets = document.get("assets")
-    if isinstance(assets, list) and all(isinstance(asset, dict) for asset in assets):
-        for asset in assets:
-            if asset.get("kind") == "directory" and isinstance(asset.get("entries"), list):
-                asset["sha256"] = _sha256(asset["entries"])
-        names = ("key", "kind", "exists", "size", "mode", "damaged")
-        records = [
-            {**{name: asset.get(name) for name in names}, "digest": asset.get("contentDigest") or asset.get("sha256")}
-            for asset in sorted(assets, key=lambda asset: str(asset.get("key")))
-        ]
-        document["digest"] = _sha256(records)
-    return reseal(document)
-
-
-def _sha256(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def paths_in(value: Any, parents: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
