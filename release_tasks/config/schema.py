@@ -153,7 +153,11 @@ class RestartConfig:
     """The restart of the service after a restore."""
 
     command: str | None = option("a shell command; it may keep running")
-    settle: Duration = option("how long to wait for an early exit of the command", 2.0)
+    settle: Duration = option(
+        "how long to wait for an early exit of the command; after its end with exit code 0, healthy answers count from "
+        "this time on",
+        2.0,
+    )
 
 
 @frozen(kw_only=True)

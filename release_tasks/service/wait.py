@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from collections.abc import Callable
+from typing import Protocol
 
-from attrs import evolve
+from attrs import define, evolve
 
 from release_tasks.config.schema import HealthConfig
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.clock import awake, timestamp
-from release_tasks.core.events import Emit, HealthAnswered, ignore
+from release_tasks.core.events import Emit, HealthAnswered, Noted, ignore
 from release_tasks.core.interrupt import wait_for
 from release_tasks.core.records import HealthAttempt, HealthReport, HealthWord
 from release_tasks.core.redact import Redactor
@@ -20,13 +22,57 @@ from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
 from release_tasks.service.response import HttpResponse, ProbeError, ProbeErrorKind
 
-__all__ = ["poll_health"]
+__all__ = ["ServiceStart", "poll_health"]
 
 _MIN_TIMEOUT = 1.0  # for a request that starts just before the deadline
 _MIN_INTERVAL = 0.01
 _STARTING = ("refused", "timeout")  # errors of a service that is still starting
 _FIRST_STORED, _MAX_STORED = 5, 50  # the first and the latest attempts are the most useful
 _MAX_DETAIL = 120
+_DOUBT = (
+    "Health passes, but the command that starts the service still runs, so the process before it may answer. Health is "
+    "checked until the command ends"
+)
+
+
+class ServiceStart(Protocol):
+    """The start of the service whose health is asked: it may fail meanwhile, and another process may answer first."""
+
+    def failure(self) -> str:
+        """Return the reason why the start has failed, or an empty text."""
+        ...
+
+    def counts_from(self) -> float:
+        """Return the awake time from which an answer counts; infinity while the answering process is unknown."""
+        ...
+
+
+@define
+class _Streak:
+    """The consecutive healthy answers; they are counted anew when the start tells from when on they count."""
+
+    required: int
+    start: ServiceStart | None
+    length: int = 0
+    counts_from: float = -math.inf
+
+    def note(self) -> None:
+        """Note from when on answers count, before a request and after its answer."""
+        counts_from = self.start.counts_from() if self.start is not None else -math.inf
+        if counts_from != self.counts_from:
+            self.length, self.counts_from = 0, counts_from
+
+    def add(self, passed: bool, requested_at: float) -> str:
+        """Count an answer, and return the reason why the start has failed, or an empty text."""
+        self.note()
+        # While it is unknown which process answers, the deadline decides.
+        counts = self.counts_from == math.inf or requested_at >= self.counts_from
+        self.length = self.length + 1 if passed and counts else 0
+        return self.start.failure() if self.start is not None else ""
+
+    def is_complete(self, *, at_deadline: bool) -> bool:
+        """Return whether there are enough answers."""
+        return self.length >= self.required and (at_deadline or self.counts_from != math.inf)
 
 
 def poll_health(
@@ -40,13 +86,15 @@ def poll_health(
     emit: Emit = ignore,
     gate: str | None = None,
     on_response: Callable[[HttpResponse], None] | None = None,
+    start: ServiceStart | None = None,
 ) -> HealthReport:
     """Send requests until ``passes`` consecutive responses are healthy or ``deadline`` seconds are over.
 
     ``degraded`` is healthy unless ``strict``. With a deadline of 0, one request decides. With ``fail_fast``, only a
     refused connection or a timeout is retried; any other failure ends the polling. An invalid URL always ends the
     polling. Always returns a report; raises nothing. Emits HealthAnswered for each request; ``gate`` is the id of the
-    calling gate.
+    calling gate. ``start`` is observed at each request: its failure ends the polling, and an answer from before it
+    counts is not counted. While it is unknown which process answers, requests are sent until the deadline.
     """
     url = health.url
     if not url:
@@ -56,11 +104,13 @@ def poll_health(
     required = passes if limit > 0 else 1
     cancelled = cancelled or threading.Event()
     started = awake.now()
-    streak = attempts = 0
+    streak = _Streak(required, start)
+    attempts = 0
     history: list[HealthAttempt] = []
     while True:
         remaining = started + limit - awake.now()
         timeout = health.timeout if limit <= 0 else min(health.timeout, max(remaining, _MIN_TIMEOUT))
+        streak.note()
         at, request_started = timestamp(), awake.now()
         result, error_kind = _request_once(url, timeout, strict, cancelled, on_response)
         attempt = HealthAttempt(
@@ -75,17 +125,22 @@ def poll_health(
         if len(history) > _MAX_STORED:
             del history[_FIRST_STORED]
         attempts += 1
-        streak = streak + 1 if result.passed else 0
+        failure = streak.add(result.passed, request_started)
         is_final = error_kind == "invalid" or (fail_fast and not result.passed and error_kind not in _STARTING)
         elapsed_ms = round((awake.now() - started) * 1000)
-        report = evolve(result, passed=streak >= required, attempts=attempts, duration_ms=elapsed_ms, history=history)
         remaining = max(started + limit - awake.now(), 0.0)
-        emit(HealthAnswered(report, streak, required, remaining, gate))
+        passed = not failure and streak.is_complete(at_deadline=remaining <= 0)
+        report = evolve(result, passed=passed, attempts=attempts, duration_ms=elapsed_ms, history=history)
+        emit(HealthAnswered(report, streak.length, required, remaining, gate))
+        if failure:
+            return evolve(report, detail=f"{failure}; last answer: {report.detail}")
+        if streak.length == required and not passed:
+            emit(Noted(f"{_DOUBT}, or for {show_duration(remaining)}."))
         if report.passed or is_final or limit <= 0:
             return report
         if remaining <= 0:
             requests = f"{attempts} request{'' if attempts == 1 else 's'}"
-            progress = f"{streak} of {required} consecutive healthy responses; " if streak else ""
+            progress = f"{streak.length} of {required} consecutive healthy responses; " if streak.length else ""
             detail = f"not healthy within {show_duration(limit)} ({requests}): {progress}{report.detail}"
             return evolve(report, detail=detail)
         if wait_for(cancelled.wait, max(min(health.interval, remaining), _MIN_INTERVAL)):

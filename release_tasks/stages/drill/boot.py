@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import random
 import re
 import socket
 import subprocess
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ from attrs import field, frozen
 
 from release_tasks.config.schema import HealthConfig, Settings
 from release_tasks.core.errors import Interrupted, UsageError
-from release_tasks.core.events import Emit, Event
+from release_tasks.core.events import Emit
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.options import Duration
 from release_tasks.core.process.find import find_open_path, start_ticks
@@ -67,19 +67,14 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
         port = _free_port()
         url = service.health.replace("{port}", str(port))
         with _running(service, scratch, settings, port, live) as attempt:
-
-            def check_and_emit(event: Event) -> None:
-                attempt.check()
-                emit(event)
-
             config = HealthConfig(
                 url=url,
                 timeout=Duration(_REQUEST_SECONDS),
                 deadline=Duration(service.timeout),
                 interval=Duration(_INTERVAL_SECONDS),
             )
-            health = poll_health(config, passes=1, cancelled=attempt.has_failed, emit=check_and_emit)
-            problem = attempt.check()
+            health = poll_health(config, passes=1, start=attempt, emit=emit)
+            problem = attempt.failure()
     except OSError as error:
         problem = f"it cannot be started: {error.strerror or error}"
     duration = time.monotonic() - started
@@ -126,7 +121,6 @@ class _Attempt:
     ) -> None:
         self.scratch = scratch
         self.live = live
-        self.has_failed = threading.Event()
         self._problem = ""
         log = os.open(scratch.boot_log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
         try:
@@ -144,13 +138,14 @@ class _Attempt:
         pid = self.process.pid
         self._processes = processes_of(scratch.project, pid, start_ticks(pid))
 
-    def check(self) -> str:
+    def failure(self) -> str:
         """Return the first problem that ends this attempt, or an empty text."""
-        if not self._problem:
-            self._problem = self._find_problem()
-            if self._problem:
-                self.has_failed.set()
+        self._problem = self._problem or self._find_problem()
         return self._problem
+
+    def counts_from(self) -> float:
+        """Return the awake time from which an answer counts: no process was at this port before."""
+        return -math.inf
 
     def end(self, grace_period: float) -> None:
         """End all processes of the service."""

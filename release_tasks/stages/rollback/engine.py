@@ -152,7 +152,7 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome:
         safety_snapshot_id=state.safety_snapshot_id if state else None,
         health_check=health,
         restart_command=restart.command if restart else None,
-        diagnostics=problems + run.notes_on(target, has_changes=False) + found.notes,
+        diagnostics=problems + _doubts(restart, health) + run.notes_on(target, has_changes=False) + found.notes,
     )
     return _finish(run, outcome, target)
 
@@ -256,19 +256,24 @@ def restart_service(run: RollbackAttempt) -> Restart | None:
         return None
     run.emit(StepBegan("restart"))
     log = run.pipeline.logs / run.rollback_id / "restart.log"
-    return start_detached(hook.command, project=run.settings.project, log=log, settle=hook.settle)
+    url = run.settings.release.health.url
+    return start_detached(hook.command, project=run.settings.project, log=log, settle=hook.settle, url=url)
 
 
 def await_health(run: RollbackAttempt, restart: Restart | None, *, is_first: bool = False) -> HealthReport | None:
-    """Check health until it passes or the deadline is over; return None when no endpoint is configured."""
+    """Check health until it passes or the deadline is over; return None when no endpoint is configured.
+
+    The end of the restart command is watched meanwhile: until then the process before it may answer.
+    """
     health = run.settings.release.health
     if health.url is None:
         return None
     run.emit(StepBegan("health"))
     # One request is enough if the restart failed, or before any restart.
-    once = is_first or (restart is not None and restart.failed)
-    passes, deadline = (1, 0.0) if once else (health.passes_after_restore, None)
-    return poll_health(health, passes=passes, deadline=deadline, emit=run.emit)
+    if is_first or (restart is not None and restart.failed):
+        return poll_health(health, passes=1, deadline=0.0, emit=run.emit)
+    deadline = health.deadline + (restart.unsettled() if restart is not None else 0.0)
+    return poll_health(health, passes=health.passes_after_restore, deadline=deadline, emit=run.emit, start=restart)
 
 
 def record(
@@ -300,6 +305,7 @@ def record(
         restart_command=restart.command if restart else None,
         diagnostics=(
             problems
+            + _doubts(restart, health)
             + run.notes_on(target, has_changes=plan.has_changes)
             + describe_changes(changes, safety.snapshot_id)
             + plan.diagnostics
@@ -342,6 +348,12 @@ def _undo_option(run: RollbackAttempt, safety: SnapshotMetadata) -> str:
         folder = run.pipeline.catalogue.path(safety.snapshot_id) / remains[0].relative_path
         return f"The state before the rollback was damaged ({remains[0].key}); its remains are in {folder}."
     return f"To undo this rollback: inv release.rollback --snapshot {safety.snapshot_id}"
+
+
+def _doubts(restart: Restart | None, health: HealthReport | None) -> list[str]:
+    """Return a message when the healthy answers may not be of the process that was started."""
+    doubt = restart.doubt() if restart is not None and health is not None and health.passed else ""
+    return [doubt] if doubt else []
 
 
 def _problems(restart: Restart | None, health: HealthReport | None) -> list[str]:
