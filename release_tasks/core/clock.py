@@ -49,7 +49,7 @@ class AwakeClock:
     def __init__(self, clock: Callable[[], float] = uptime, *, longest_gap: float = LONGEST_GAP) -> None:
         self._clock = clock
         self._longest_gap = longest_gap
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # a signal handler may interrupt a reading, and read too
         self._last = clock()
         self._skipped = 0.0
 

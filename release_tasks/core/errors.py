@@ -29,8 +29,15 @@ class ExitCode(enum.IntEnum):
     NEGATIVE = 1
     USAGE = 2
     LOCKED = 75  # EX_TEMPFAIL of sysexits.h: a temporary failure, try again later
+    SIGHUP = 129
     SIGINT = 130
+    SIGQUIT = 131
     SIGTERM = 143
+
+    @classmethod
+    def of_signal(cls, number: int) -> ExitCode:
+        """Return the exit code after a signal: 128 plus its number, as in a shell."""
+        return cls(128 + number)
 
 
 class StageError(Exception):

@@ -1,4 +1,4 @@
-"""Turn SIGINT and SIGTERM into one exception, and delay them during work that must not be interrupted."""
+"""Turn the signals that stop a program into one exception, and delay them during work that must not be interrupted."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import contextlib
 import queue
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from types import FrameType
 from typing import TypeVar
@@ -13,57 +14,125 @@ from typing import TypeVar
 from release_tasks.core.clock import awake
 from release_tasks.core.errors import ExitCode, Interrupted
 
-__all__ = ["LONGEST_WAIT", "interruptible", "next_item", "uninterrupted", "wait_for"]
+__all__ = [
+    "LONGEST_WAIT",
+    "STOP_SIGNALS",
+    "SignalHandler",
+    "interruptible",
+    "next_item",
+    "signals_handled_by",
+    "uninterrupted",
+    "wait_for",
+]
 
 T = TypeVar("T")
+SignalHandler = Callable[[int, "FrameType | None"], object]
+
+# SIGHUP: the terminal closed. SIGINT: Ctrl-C. SIGQUIT: Ctrl-\. SIGTERM: kill, a supervisor, a CI runner.
+STOP_SIGNALS = (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT, signal.SIGTERM)
 
 # The kernel may deliver a signal to any thread, and Python handles it when the main thread runs next. A main thread
 # that waits in one system call would not handle it until that call returns, so a wait is split into slices of this
 # many seconds.
 LONGEST_WAIT = 0.05
 
-_EXIT_CODES = {signal.SIGINT: ExitCode.SIGINT, signal.SIGTERM: ExitCode.SIGTERM}
+# Seconds after a signal in which further signals are dropped, so that they cannot break the clean-up. Not for ever:
+# Python drops an exception that is raised in a destructor.
+_CLEAN_UP_SECONDS = 10.0
+
+_active: SignalHandler | None = None  # the handler of the innermost block; only the main thread uses it
 
 
-def _raise_interrupted(number: int, _: FrameType | None) -> None:
-    raise Interrupted(_EXIT_CODES[signal.Signals(number)])
+class _Raising:
+    """Raises Interrupted for the first signal; signals during the clean-up after it are dropped."""
+
+    def __init__(self) -> None:
+        self._raised_at = float("-inf")
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        now = time.monotonic()
+        if now - self._raised_at >= _CLEAN_UP_SECONDS:
+            self._raised_at = now
+            raise Interrupted(ExitCode.of_signal(number))
+
+
+class _Delaying:
+    """Collects signals."""
+
+    def __init__(self) -> None:
+        self.arrived: list[int] = []
+
+    def __call__(self, number: int, _: FrameType | None) -> None:
+        self.arrived.append(number)
+
+
+class _Switch:
+    """Passes a signal to ``handler``, which can be replaced for all signals at once."""
+
+    def __init__(self, handler: SignalHandler) -> None:
+        self.handler = handler
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        self.handler(number, frame)
 
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Raise Interrupted for SIGINT and SIGTERM while the block runs; has no effect outside the main thread."""
-    with _handled_by(_raise_interrupted):
+    """Raise Interrupted for the first of STOP_SIGNALS that arrives while the block runs.
+
+    A second signal does not interrupt the clean-up after the first. Has no effect inside another ``interruptible`` or
+    ``uninterrupted`` block, outside the main thread, and for a signal that is ignored, as SIGHUP is under nohup.
+    """
+    if isinstance(_active, (_Raising, _Delaying)):
+        yield
+        return
+    with signals_handled_by(_Raising()):
         yield
 
 
 @contextlib.contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Delay SIGINT and SIGTERM until the block has finished.
+    """Delay STOP_SIGNALS until the block has finished.
 
     Uses handlers and no signal mask: another thread could still get a signal that this thread masks. Outside the main
     thread nothing is needed, because Python runs handlers in the main thread only.
     """
-    arrived: list[int] = []
+    handler = _Delaying()
     try:
-        with _handled_by(lambda number, _: arrived.append(number)):
+        with signals_handled_by(handler):
             yield
     finally:
-        if arrived:
-            signal.raise_signal(arrived[0])
+        for number in dict.fromkeys(handler.arrived):
+            signal.raise_signal(number)
 
 
 @contextlib.contextmanager
-def _handled_by(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+def signals_handled_by(handler: SignalHandler) -> Iterator[None]:
+    """Handle STOP_SIGNALS with ``handler`` while the block runs; has no effect outside the main thread.
+
+    A signal that is ignored stays ignored, and one that C code handles is left to it: Python could not give it back.
+    The former handlers are restored.
+    """
+    global _active
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, handler) for number in _EXIT_CODES}
+    former = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+    replaced = {number: before for number, before in former.items() if before not in (signal.SIG_IGN, None)}
+    outer, _active = _active, handler
+    late = _Delaying()
+    switch = _Switch(handler)
     try:
+        for number in replaced:
+            signal.signal(number, switch)
         yield
     finally:
-        for number, former in before.items():
-            if former is not None:  # None: the handler was set by C code, and Python cannot restore it
-                signal.signal(number, former)
+        switch.handler = late  # a handler that raises now would leave the others in place
+        for number, before in replaced.items():
+            signal.signal(number, before)
+        _active = outer
+        for arrived in late.arrived:
+            signal.raise_signal(arrived)
 
 
 def wait_for(attempt: Callable[[float], T], seconds: float = float("inf"), now: Callable[[], float] = awake.now) -> T:

@@ -47,7 +47,7 @@ class GroupedLines(PlainLines):
 def report_to_github(document: Mapping[str, Any], exit_code: int, stream: IO[str], environ: Mapping[str, str]) -> None:
     """Annotate the step on ``stream``, and append to the files for its summary and its outputs.
 
-    Raises BrokenPipeError when the reader of the stream has exited; nothing else.
+    Raises nothing when the stream drops what its reader refuses.
     """
     _write(stream, annotation_lines(document, exit_code))
     if summary := step_summary(document, exit_code):
@@ -87,6 +87,8 @@ def outputs(document: Mapping[str, Any], exit_code: int) -> dict[str, str]:
     values = {
         "status": document.get("status"),
         "exit_code": exit_code,
+        "chain": document.get("chain"),
+        "failed_task": document.get("failedTask"),
         "release_id": document.get("releaseId"),
         "version": document.get("appVersion"),
         "snapshot_id": document.get("snapshotId") or snapshot.get("snapshotId"),

@@ -40,6 +40,7 @@ def title_of(document: Mapping[str, Any]) -> str:
 def _stage_of(document: Mapping[str, Any]) -> str | None:
     """Return the stage that wrote a document, identified by a key that only its documents have."""
     stages = {
+        "chain": f"command line of {document.get('failedTask')}",
         "preflight": f"release {document.get('releaseId')}",
         "checks": "preflight",
         "restoredAssets": "rollback",

@@ -59,7 +59,7 @@ class Screen:
 
     def __init__(self, stream: IO[str]) -> None:
         self.terminal = terminal_of(stream, os.environ)
-        self._out = _console(stream, self.terminal)
+        self._out = _console(error_tolerant(stream), self.terminal)
         self.progress_terminal = terminal_of(sys.stderr, os.environ)
         self._err = _console(error_tolerant(sys.stderr), self.progress_terminal)
 

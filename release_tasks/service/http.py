@@ -8,7 +8,7 @@ import threading
 from collections.abc import Mapping
 
 from release_tasks.core.clock import awake
-from release_tasks.core.interrupt import wait_for
+from release_tasks.core.interrupt import STOP_SIGNALS, wait_for
 from release_tasks.service.response import HttpResponse, ProbeError
 
 __all__ = ["fetch"]
@@ -77,7 +77,7 @@ def _exchange(
 
     def work() -> None:
         # The main thread handles these signals, and may defer them.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             outcome.append(
                 connection.send(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from invoke import Collection, Context, call
 
 from release_tasks.core.errors import UsageError
+from release_tasks.tasks.achieved import record_release, record_rollback
 from release_tasks.tasks.diagnose import diagnose
 from release_tasks.tasks.drill import drill
 from release_tasks.tasks.executor import recall, record, runs_under_stage_executor, stage
@@ -116,6 +117,7 @@ def prepare(
             manifest = prepare_release(
                 current.settings, preflight=run, release_id=release_id, emit=emit, notices=current.notifications
             )
+        record_release(ctx, manifest)
         current.answer(manifest, lambda screen: show_manifest(screen, manifest))
         current.fail_unless(manifest.status == "ready")
 
@@ -152,6 +154,7 @@ def rollback(
             return
         with current.progress() as emit:
             outcome = roll_back(current.settings, **given, emit=emit, notices=current.notifications)
+        record_rollback(ctx, outcome)
         current.answer(outcome, lambda screen: show_outcome(screen, outcome))
         current.fail_unless(outcome.status != "failed")
 

@@ -10,12 +10,12 @@ import traceback
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from invoke import Context, Exit
+from invoke import Context
 
 from release_tasks.core.errors import ExitCode, Interrupted, StageError, describe_error
-from release_tasks.core.interrupt import interruptible
+from release_tasks.core.interrupt import interruptible, uninterrupted
 from release_tasks.core.runner import escape_commands_in_json, is_github_actions
-from release_tasks.tasks.executor import UsageExit
+from release_tasks.tasks.executor import StageExit, UsageExit
 
 if TYPE_CHECKING:
     from release_tasks.archive.pipeline import Pipeline
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Session", "session"]
 
+Failure = StageError | OSError | Interrupted | KeyboardInterrupt
+
 
 class Session:
     """One running task: its settings, its screen, and its one answer."""
@@ -35,6 +37,7 @@ class Session:
         self.as_json = as_json
         self.is_dry = bool(ctx.config.run.dry)  # Invoke's own --dry only affects ``ctx.run``
         self.exit_code = ExitCode.DONE
+        self._is_concluded = False
         self._answer: dict[str, Any] | None = None
 
     @functools.cached_property
@@ -84,26 +87,72 @@ class Session:
         if show is not None and not self.as_json:
             show(self.screen)
 
-    def print_document(self) -> None:
-        """Print the document; stdout must not be redirected any more."""
+    def conclude(self, failure: Failure | None) -> None:
+        """Print the document and report to the runner; a ``failure`` of the stage becomes the answer.
+
+        stdout must not be redirected any more. A reader or a terminal that is gone changes no result.
+        """
+        self._is_concluded = True
+        if failure is not None:
+            self._fail(failure)
+        self._print_document()
+        self._report_to_runner()
+
+    def await_notifications(self) -> None:
+        """Wait until the notifications of the stage are delivered; raises Interrupted."""
+        if "notifications" in vars(self):
+            self.notifications.finish()
+
+    def interrupt(self, error: Interrupted | KeyboardInterrupt) -> None:
+        """End a task that a signal interrupted outside of its stage: the result is final if there is one."""
+        if not self._is_concluded:
+            self.conclude(error)
+        elif self.exit_code is ExitCode.DONE:
+            self.exit_code = _code_of(error)
+            self._say(f"Interrupted by {self.exit_code.name}; the result above is final.")
+        if "notifications" in vars(self):
+            self.notifications.give_up()
+
+    def _fail(self, failure: Failure) -> None:
+        if os.environ.get("INVOKE_DEBUG"):
+            traceback.print_exception(failure)
+        if isinstance(failure, (Interrupted, KeyboardInterrupt)):
+            self.exit_code = _code_of(failure)
+            message = f"Interrupted by {self.exit_code.name}; nothing is left half-done."
+            if "notifications" in vars(self):
+                self.notifications.give_up()
+        else:
+            self.exit_code = failure.exit_code if isinstance(failure, StageError) else ExitCode.NEGATIVE
+            message = describe_error(failure)
+        self.answer({"status": "error", "exitCode": int(self.exit_code), "message": message})
+        self._say(message)
+
+    def _say(self, message: str) -> None:
+        """Write a message to stderr; not by Invoke, which fails when the terminal is gone."""
+        from release_tasks.report.screen import error_tolerant, wrapped_for_stderr
+
+        print(wrapped_for_stderr(message, os.environ), file=error_tolerant(sys.stderr), flush=True)
+
+    def _print_document(self) -> None:
         if self.as_json and self._answer is not None:
             from release_tasks.core.canonical import canonical_bytes, pretty_bytes
+            from release_tasks.report.screen import error_tolerant
 
             text = pretty_bytes(self._answer).decode()
             try:
                 text.encode(getattr(sys.stdout, "encoding", None) or "utf-8")
             except UnicodeEncodeError:  # JSON can escape every character in ASCII
                 text = canonical_bytes(self._answer).decode() + "\n"
-            sys.stdout.write(escape_commands_in_json(text))
-            sys.stdout.flush()
+            stdout = error_tolerant(sys.stdout)
+            stdout.write(escape_commands_in_json(text))
+            stdout.flush()
 
-    def report_to_runner(self) -> None:
-        """Report the answer to the runner of GitHub Actions, if there is one."""
+    def _report_to_runner(self) -> None:
         if is_github_actions() and self._answer is not None and not self.is_dry:
             from release_tasks.report.github import report_to_github
             from release_tasks.report.screen import error_tolerant
 
-            stream = error_tolerant(sys.stderr) if self.as_json else sys.stdout
+            stream = error_tolerant(sys.stderr if self.as_json else sys.stdout)
             report_to_github(self._answer, int(self.exit_code), stream, os.environ)
 
     def fail_unless(self, is_good: bool) -> None:
@@ -116,46 +165,48 @@ class Session:
 def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
     """Run one task: turn errors into one message, one document and the documented exit code.
 
-    Raises invoke.Exit with a nonzero code for every error that an operator or a service can cause; its traceback is
+    Raises StageExit with a nonzero code for every error that an operator or a service can cause; its traceback is
     shown only when INVOKE_DEBUG is set. Exceptions from defects of this package are not caught.
     """
+    _open_standard_streams()
     current = Session(ctx, as_json)
-    exit_: Exit | None = None
+    failure: Failure | None = None
     try:
-        with interruptible(), _stdout_reserved() if as_json else contextlib.nullcontext():
-            yield current
-        current.print_document()
-        current.report_to_runner()
-    except UsageExit:
-        raise
-    except StageError as error:
-        exit_ = _error_exit(current, error.exit_code, error.message)
+        with interruptible():
+            try:
+                with _stdout_reserved() if as_json else contextlib.nullcontext():
+                    yield current
+            except UsageExit:
+                raise
+            except (StageError, OSError, Interrupted, KeyboardInterrupt) as error:
+                failure = error
+            with uninterrupted():
+                current.conclude(failure)
+            current.await_notifications()
     except (Interrupted, KeyboardInterrupt) as error:
-        if "notifications" in vars(current):
-            current.notifications.give_up()
-        exit_ = _error_exit(current, _code_of(error), "Interrupted; nothing is left half-done.")
-    except BrokenPipeError:
-        # The reader of stdout has exited. Redirect stdout, or Python would report an error at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        exit_ = Exit(code=int(current.exit_code))
-    except OSError as error:
-        exit_ = _error_exit(current, ExitCode.NEGATIVE, describe_error(error))
-    if exit_ is None and current.exit_code is not ExitCode.DONE:
-        exit_ = Exit(code=int(current.exit_code))
-    try:
-        if "notifications" in vars(current):
-            with interruptible():
-                current.notifications.finish()
-    except (Interrupted, KeyboardInterrupt) as error:
-        # The result is final, but nothing may follow an interrupted run, such as a deploy after a prepare.
-        message = "Interrupted while notifications were sent; the result above is final."
-        exit_ = exit_ or Exit(message=message, code=int(_code_of(error)))
-    if exit_ is not None:
-        raise exit_
+        # Nothing may follow an interrupted run, such as a deploy after a prepare.
+        with uninterrupted():
+            current.interrupt(error)
+    if current.exit_code is not ExitCode.DONE:
+        raise StageExit(code=int(current.exit_code))
 
 
 def _code_of(error: Interrupted | KeyboardInterrupt) -> ExitCode:
     return error.exit_code if isinstance(error, Interrupted) else ExitCode.SIGINT
+
+
+def _open_standard_streams() -> None:
+    """Open /dev/null for each standard stream that is closed.
+
+    Otherwise the next file that is opened, for instance a database, gets its number, and output of other code goes
+    into that file.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 @contextlib.contextmanager
@@ -174,16 +225,3 @@ def _stdout_reserved() -> Iterator[None]:
             os.dup2(stderr, stdout)
         undo.enter_context(contextlib.redirect_stdout(sys.stderr))
         yield
-
-
-def _error_exit(current: Session, code: ExitCode, message: str) -> Exit:
-    if os.environ.get("INVOKE_DEBUG"):
-        traceback.print_exc()
-    current.exit_code = code
-    current.answer({"status": "error", "exitCode": int(code), "message": message})
-    current.print_document()
-    with contextlib.suppress(BrokenPipeError):
-        current.report_to_runner()
-    from release_tasks.report.screen import wrapped_for_stderr
-
-    return Exit(message=wrapped_for_stderr(message, os.environ), code=int(code))

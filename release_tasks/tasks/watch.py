@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from release_tasks.core.errors import ExitCode
+from release_tasks.tasks.achieved import record_rollback
 from release_tasks.tasks.executor import stage
 from release_tasks.tasks.flags import duration_flag, with_flags
 from release_tasks.tasks.session import Session, session
@@ -51,6 +52,8 @@ def watch(
             return
         with current.progress() as emit:
             report = watch_release(settings, emit=emit, notices=current.notifications)
+        if report.rollback is not None:
+            record_rollback(ctx, report.rollback)
         document = encode(report)
         current.answer(document, lambda screen: show_watch(screen, document, report.rollback))
         current.exit_code = ExitCode(report.exit_code)

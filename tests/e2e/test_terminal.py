@@ -235,7 +235,7 @@ def test_ctrl_c_restores_the_cursor(project: InvokeProject, on_terminal: Callabl
     os.killpg(shown.process.pid, signal.SIGINT)
     assert shown.end() == 130
     assert shown.data.rindex(b"\x1b[?25h") > shown.data.rindex(b"\x1b[?25l")
-    assert shown.lines()[-1] == "Interrupted; nothing is left half-done."
+    assert shown.lines()[-1] == "Interrupted by SIGINT; nothing is left half-done."
 
 
 RESTORED = "release.rollback --force"

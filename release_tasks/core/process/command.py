@@ -23,9 +23,17 @@ from release_tasks.core.process.find import MarkedProcesses, start_ticks
 from release_tasks.core.process.output import OutputLog
 from release_tasks.core.units import show_duration
 
-__all__ = ["CommandProcess", "CommandResult", "search_path", "signal_name", "supervise", "tool_environment"]
+__all__ = [
+    "COMMAND_MARK",
+    "CommandProcess",
+    "CommandResult",
+    "search_path",
+    "signal_name",
+    "supervise",
+    "tool_environment",
+]
 
-_MARK = "RELEASE_TASKS_COMMAND"
+COMMAND_MARK = "RELEASE_TASKS_COMMAND"
 _PIPE_BYTES = 256 << 10
 _KILL_DELAY = 1.0  # seconds between SIGTERM and SIGKILL
 _KILL_DELAY_CANCELLED = 0.5
@@ -47,19 +55,19 @@ class CommandProcess:
     ) -> None:
         mark = uuid.uuid4().hex
         # A command inside a command also has the outer mark, so that each run finds its processes.
-        marks = ":".join(filter(None, [environment.get(_MARK), mark]))
+        marks = ":".join(filter(None, [environment.get(COMMAND_MARK), mark]))
         self._process = subprocess.Popen(
             ["/bin/sh", "-c", command],
             stdin=subprocess.DEVNULL if stdin is None else stdin,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             cwd=cwd,
-            env={**environment, _MARK: marks},
+            env={**environment, COMMAND_MARK: marks},
             bufsize=0,
             start_new_session=True,
         )
         pid = self._process.pid
-        self._started = MarkedProcesses(_MARK, mark, pid, since=start_ticks(pid))
+        self._started = MarkedProcesses(COMMAND_MARK, mark, pid, since=start_ticks(pid))
         assert self._process.stdout is not None
         self._output = self._process.stdout
         self.is_at_end = False

@@ -10,7 +10,7 @@ from release_tasks.core.errors import StageError
 from release_tasks.core.records import Manifest, RollbackOutcome
 from release_tasks.stages.notifications.notification import Notification, new_notification
 
-__all__ = ["about_degraded", "about_failure", "about_manifest", "about_rollback"]
+__all__ = ["about_broken_chain", "about_degraded", "about_failure", "about_manifest", "about_rollback"]
 
 
 def about_manifest(settings: Settings, manifest: Manifest) -> Notification:
@@ -103,6 +103,33 @@ def about_failure(
         snapshot_id=snapshot_id,
         next="inv release.diagnose",
         diagnostics=diagnostics,
+    )
+
+
+def about_broken_chain(
+    settings: Settings,
+    *,
+    task: str,
+    reason: str,
+    achieved: str,
+    go_back: str,
+    release_id: str | None,
+    snapshot_id: str | None,
+) -> Notification:
+    """Report that a task of the project failed after a stage of the same command line had changed something.
+
+    ``reason`` and ``achieved`` are sentences; ``go_back`` is the command that undoes what was achieved.
+    """
+    return new_notification(
+        settings,
+        "failed",
+        stage=task,
+        status="failed",
+        text=f"{reason} {achieved}",
+        detail=reason,
+        release_id=release_id,
+        snapshot_id=snapshot_id,
+        next=go_back,
     )
 
 

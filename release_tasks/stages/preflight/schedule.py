@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import queue
-import signal
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
 
 from release_tasks.core.clock import awake, milliseconds_since, timestamp
-from release_tasks.core.errors import Interrupted, StageError
+from release_tasks.core.errors import StageError
 from release_tasks.core.events import Emit, GateBegan, GateEnded
-from release_tasks.core.interrupt import LONGEST_WAIT, next_item
+from release_tasks.core.interrupt import LONGEST_WAIT, next_item, uninterrupted
 from release_tasks.core.records import Check
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
@@ -95,37 +93,19 @@ class _Running:
                 return check
 
     def stop(self) -> None:
-        """Stop the gates that still run; further signals are ignored meanwhile."""
+        """Stop the gates that still run, within seconds; signals are delayed meanwhile."""
         stopping_since = awake.now()
-        while True:
-            with contextlib.suppress(KeyboardInterrupt, Interrupted), _signals_ignored():
-                for gate in self._gates.values():
-                    gate.context.cancelled.set()
-                while any(
-                    awake.now() - stopping_since < _STOP_TIMEOUT[gate.context.kind.ends_itself]
-                    for gate in self._gates.values()
-                ):
-                    # Not Thread.join: up to Python 3.12 a join that a signal interrupts marks the thread as
-                    # ended (bpo-45274).
-                    if (check := next_item(self._results, LONGEST_WAIT)) is not None:
-                        self._gates.pop(check.id, None)
-                return
-
-
-@contextlib.contextmanager
-def _signals_ignored() -> Iterator[None]:
-    """Ignore SIGINT and SIGTERM; Python delivers signals to the main thread only."""
-    handlers = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM):
-            handler = signal.getsignal(number)
-            if callable(handler):
-                handlers[number] = signal.signal(number, lambda *_: None)
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
+        with uninterrupted():
+            for gate in self._gates.values():
+                gate.context.cancelled.set()
+            while any(
+                awake.now() - stopping_since < _STOP_TIMEOUT[gate.context.kind.ends_itself]
+                for gate in self._gates.values()
+            ):
+                # Not Thread.join: up to Python 3.12 a join that a signal interrupts marks the thread as
+                # ended (bpo-45274).
+                if (check := next_item(self._results, LONGEST_WAIT)) is not None:
+                    self._gates.pop(check.id, None)
 
 
 def _check(gate: _StartedGate) -> Check:

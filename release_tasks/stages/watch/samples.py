@@ -15,7 +15,7 @@ from release_tasks.core.clock import timestamp
 from release_tasks.core.codec import encode
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import SampleTaken
-from release_tasks.core.interrupt import wait_for
+from release_tasks.core.interrupt import STOP_SIGNALS, wait_for
 from release_tasks.core.records import Baseline, Pressure, ReliabilityReport
 from release_tasks.core.redact import Redactor
 from release_tasks.service.reliability import fetch_reliability
@@ -92,7 +92,7 @@ def _start(work: Callable[[], ReliabilityReport | None]) -> Callable[[], Reliabi
 
     def run() -> None:
         # Blocked here, so that the main thread receives them.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         results.append(work())
 
     thread = threading.Thread(target=run, name="reliability", daemon=True)

@@ -6,18 +6,22 @@ the standard library, so that ``inv --list`` stays fast.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 from invoke import AmbiguousEnvVar, Call, Executor, Exit, Task, UncastableEnvVar
 from invoke.parser import ParserContext
 
-from release_tasks.core.errors import ExitCode, Interrupted, UsageError
-from release_tasks.tasks.executor.ledger import ledger_of_run, recall, record, runs_under_stage_executor
+from release_tasks.core.errors import ExitCode, UsageError
+from release_tasks.tasks.executor.chain import Chain
+from release_tasks.tasks.executor.ledger import Achieved, ledger_of_run, recall, record, runs_under_stage_executor
 from release_tasks.tasks.executor.plan import Plan, StageCall
-from release_tasks.tasks.executor.task import StageTask, UsageExit, refuse, stage
+from release_tasks.tasks.executor.task import StageExit, StageTask, UsageExit, refuse, stage
 
 __all__ = [
+    "Achieved",
     "StageExecutor",
+    "StageExit",
     "StageTask",
     "UsageExit",
     "recall",
@@ -31,7 +35,7 @@ __all__ = [
 class StageExecutor(Executor):
     """Runs each stage once per command line, with the flags given to the stages that share them.
 
-    Other tasks follow Invoke's own rules.
+    Other tasks follow Invoke's own rules, except how they end a command line that has a stage (see ``Chain``).
     """
 
     has_json = False
@@ -41,18 +45,18 @@ class StageExecutor(Executor):
 
         Raises:
             UsageExit: given values are invalid or contradict each other; nothing ran.
-            Exit: a signal ended the run; the code is 130 or 143.
+            Exit: a signal ended the run (128 plus its number), or a task of the project failed after or before a
+                stage (1).
         """
         with ledger_of_run(self.config):
             try:
                 self._check_environment()
-                return super().execute(*tasks)
+                with contextlib.ExitStack() as self._frame:
+                    return super().execute(*tasks)
             except (AmbiguousEnvVar, UncastableEnvVar) as error:
                 refuse(f"environment: {error}", as_json=self.has_json)
             except KeyboardInterrupt:  # Program.run would turn it into exit code 1
-                raise Exit(code=int(ExitCode.SIGINT)) from None
-            except Interrupted as stop:
-                raise Exit(code=int(stop.exit_code)) from None
+                raise Exit("Interrupted by SIGINT.", code=int(ExitCode.SIGINT)) from None
 
     def _check_environment(self) -> None:
         # Invoke casts INVOKE_* variables to the type of the value that they replace, without catching ValueError.
@@ -91,14 +95,18 @@ class StageExecutor(Executor):
             plan.resolve()
         except UsageError as error:
             refuse(error.message, as_json=self.has_json)
-        return plan.in_order()
+        if not plan.stages:
+            return plan.in_order()
+        chain = Chain(self.config, plan.in_order(), self.label, has_json=plan.has_json)
+        self._frame.enter_context(chain.frame())
+        return chain.calls
 
-    def label(self, stage: StageTask) -> str:
-        """Return the dotted name of a stage, even if only a pre or post list mentions it."""
+    def label(self, task: Task[Any]) -> str:
+        """Return the dotted name of a task, even if only a pre or post list mentions it."""
         for name in self.collection.task_names:
-            if self.collection[name] == stage:
+            if self.collection[name] == task:
                 return name
-        return stage.name
+        return str(task.name)
 
 
 def _non_text_key(tree: Any, above: str = "") -> str | None:

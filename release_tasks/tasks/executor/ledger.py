@@ -8,7 +8,22 @@ from dataclasses import dataclass, field
 
 from invoke import Config, Context
 
-__all__ = ["ledger_of_run", "recall", "record", "runs_under_stage_executor"]
+__all__ = ["Achieved", "achieved_in", "ledger_of_run", "recall", "record", "runs_under_stage_executor"]
+
+_ACHIEVED = "achieved"
+
+
+@dataclass(frozen=True)
+class Achieved:
+    """What a stage changed, as a sentence, and the command that goes back from there.
+
+    A stage records it as ``achieved``; a command line that fails afterwards shows it.
+    """
+
+    sentence: str
+    go_back: str
+    release_id: str | None
+    snapshot_id: str | None
 
 
 @dataclass
@@ -45,6 +60,13 @@ def recall(ctx: Context, name: str) -> object | None:
     """Return the result that an earlier stage of this command line recorded under this name, or None."""
     ledger = vars(ctx.config).get(_LEDGER)
     return None if ledger is None else ledger.results.get(name)
+
+
+def achieved_in(config: Config) -> Achieved | None:
+    """Return what the stages of the command line have changed last, or None."""
+    ledger = vars(config).get(_LEDGER)
+    found = None if ledger is None else ledger.results.get(_ACHIEVED)
+    return found if isinstance(found, Achieved) else None
 
 
 def runs_under_stage_executor(ctx: Context) -> bool:

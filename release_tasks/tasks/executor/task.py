@@ -13,7 +13,11 @@ from release_tasks.core.errors import ExitCode, UsageError
 from release_tasks.core.printable import printable
 from release_tasks.core.runner import escape_commands, escape_commands_in_json
 
-__all__ = ["StageTask", "UsageExit", "refuse", "stage"]
+__all__ = ["StageExit", "StageTask", "UsageExit", "refuse", "stage"]
+
+
+class StageExit(Exit):
+    """The end of a stage with a documented exit code; Invoke's Program prints the message and exits with the code."""
 
 
 class UsageExit(UsageError, Exit):
