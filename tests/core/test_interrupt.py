@@ -2,15 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import queue
 import signal
+import subprocess
+import sys
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
 from release_tasks.core.errors import ExitCode, Interrupted
-from release_tasks.core.interrupt import LONGEST_WAIT, interruptible, next_item, wait_for
+from release_tasks.core.interrupt import LONGEST_WAIT, STOP_SIGNALS, interruptible, next_item, uninterrupted, wait_for
+
+
+@pytest.fixture(autouse=True)
+def own_handlers() -> Iterator[list[int]]:
+    """Give each signal a handler of the host program, which collects what it gets; it must be in place at the end."""
+    arrived: list[int] = []
+
+    def collect(number: int, _: object) -> None:
+        arrived.append(number)
+
+    before = {number: signal.signal(number, collect) for number in STOP_SIGNALS}
+    yield arrived
+    left = {number: signal.signal(number, former) for number, former in before.items()}
+    assert set(left.values()) == {collect}
 
 
 def test_signal_delivered_to_another_thread_ends_a_wait(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,3 +82,150 @@ def test_wait_lasts_its_time_in_short_slices() -> None:
 
     wait_for(sleep_on, 60.0, lambda: now[0])
     assert len(pauses) == 2 and pauses[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGHUP, 129), (signal.SIGINT, 130), (signal.SIGQUIT, 131), (signal.SIGTERM, 143)],
+)
+def test_each_signal_ends_a_block_with_its_code(own_handlers: list[int], number: signal.Signals, code: int) -> None:
+    """128 plus the number; the handler of the host program gets nothing."""
+    with pytest.raises(Interrupted) as caught, interruptible():
+        signal.raise_signal(number)
+    assert caught.value.exit_code == code
+    assert own_handlers == []
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_an_uninterrupted_block_delays_each_signal(own_handlers: list[int], number: signal.Signals) -> None:
+    """It arrives once, after the block, also when it came twice."""
+    with uninterrupted():
+        signal.raise_signal(number)
+        signal.raise_signal(number)
+        assert own_handlers == []
+    assert own_handlers == [number]
+
+
+def test_every_signal_of_an_uninterrupted_block_arrives(own_handlers: list[int]) -> None:
+    """A host program with handlers of its own loses none of them."""
+    with uninterrupted():
+        for number in reversed(STOP_SIGNALS):
+            signal.raise_signal(number)
+    assert own_handlers == list(reversed(STOP_SIGNALS))
+
+
+def test_a_second_signal_does_not_break_the_clean_up() -> None:
+    """Also when the clean-up itself is a nested block, or waits."""
+    cleaned = []
+    with pytest.raises(Interrupted) as caught, interruptible():
+        try:
+            signal.raise_signal(signal.SIGTERM)
+        finally:
+            for number in STOP_SIGNALS:
+                signal.raise_signal(number)
+            with interruptible():
+                signal.raise_signal(signal.SIGHUP)
+            with uninterrupted():
+                signal.raise_signal(signal.SIGINT)
+            cleaned.append(True)
+    assert caught.value.exit_code is ExitCode.SIGTERM
+    assert cleaned == [True]
+
+
+def test_a_signal_that_was_lost_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Python drops an exception in a destructor; a later signal ends the block."""
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    with pytest.raises(Interrupted), interruptible():
+        with pytest.raises(Interrupted):
+            signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGTERM)  # within the clean-up
+        now[0] = 11.0
+        signal.raise_signal(signal.SIGTERM)
+        pytest.fail("the block continued")
+
+
+def test_nothing_interrupts_a_block_inside_an_uninterrupted_one(own_handlers: list[int]) -> None:
+    """The swap calls code that is interruptible elsewhere."""
+    done = []
+    with uninterrupted(), interruptible():
+        signal.raise_signal(signal.SIGHUP)
+        done.append(True)
+    assert (done, own_handlers) == ([True], [signal.SIGHUP])
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_an_ignored_signal_is_still_ignored(number: signal.Signals) -> None:
+    """As under nohup, or in a job that a shell started in the background."""
+    handler = signal.signal(number, signal.SIG_IGN)
+    try:
+        with interruptible():
+            signal.raise_signal(number)
+            with uninterrupted():
+                signal.raise_signal(number)
+        assert signal.getsignal(number) is signal.SIG_IGN
+    finally:
+        signal.signal(number, handler)
+
+
+def test_outside_the_main_thread_nothing_changes(own_handlers: list[int]) -> None:
+    """Python runs handlers in the main thread, and lets no other thread set them."""
+    found: list[object] = []
+
+    def work() -> None:
+        with interruptible(), uninterrupted():
+            found.extend(signal.getsignal(number) for number in STOP_SIGNALS)
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    signal.raise_signal(signal.SIGTERM)
+    assert own_handlers == [signal.SIGTERM]
+    assert len(set(found)) == 1
+
+
+STORM = r"""
+import os, signal, sys, threading, time
+from release_tasks.core.interrupt import STOP_SIGNALS, interruptible, uninterrupted
+from release_tasks.core.errors import Interrupted
+
+steps, whole, ended = [], 0, 0
+arrived = []
+for number in STOP_SIGNALS:
+    signal.signal(number, lambda number, _: arrived.append(number))
+threading.Thread(target=lambda: [print(flush=True), sys.stdin.read(), os._exit(9)], daemon=True).start()
+until = time.monotonic() + 1.0
+while time.monotonic() < until:
+    try:
+        with interruptible():
+            with uninterrupted():
+                steps.append(1)
+                time.sleep(0.001)
+                steps.append(2)
+            time.sleep(0.001)
+    except Interrupted:
+        ended += 1
+assert steps == [1, 2] * (len(steps) // 2), "half a step"
+assert ended > 3, ended
+assert all(signal.getsignal(number).__name__ == "<lambda>" for number in STOP_SIGNALS), "handlers were lost"
+os.write(1, b"whole\n")
+os._exit(0)
+"""
+
+
+@pytest.mark.slow
+def test_a_storm_of_signals_never_halves_a_step() -> None:
+    """All four signals, many times a second, at any instruction: each step is whole, and the handlers are restored."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", STORM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    count = 0
+    while process.poll() is None:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process.pid, STOP_SIGNALS[count % len(STOP_SIGNALS)])
+        count += 1
+        time.sleep(0.0003)
+    out, err = process.communicate(timeout=10)
+    assert (out, err, process.returncode) == ("whole\n", "", 0)

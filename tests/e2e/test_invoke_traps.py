@@ -302,7 +302,7 @@ def either_program(request: pytest.FixtureRequest, staged: Project, binary: Proj
 
 
 def test_ctrl_c_ends_with_130(either_program: Project) -> None:
-    """A signal to the process gives its exit code, without a traceback."""
+    """A signal to the process gives its exit code and a sentence, without a traceback."""
     project = either_program
     with subprocess.Popen(
         [*project.inv, "wait"],
@@ -316,7 +316,7 @@ def test_ctrl_c_ends_with_130(either_program: Project) -> None:
             assert process.stdout is not None
             assert process.stdout.readline() == "waiting\n"
             process.send_signal(signal.SIGINT)
-            assert process.communicate(timeout=10) == ("", "")
+            assert process.communicate(timeout=10) == ("", "wait was stopped by SIGINT.\n")
         finally:
             process.kill()
     assert process.returncode == 130

@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import FrameType
@@ -25,6 +26,9 @@ __all__ = ["Chain"]
 
 # Seconds from a signal until the processes of a task are killed. GitHub Actions kills a cancelled step after 10.
 _GRACE_PERIOD = 8.0
+# Seconds after Interrupted was raised in which further signals are dropped: it passes through code of the project. A
+# later signal raises it again, because the runner of Invoke waits for a daemon that has kept its output open.
+_UNWINDING_SECONDS = 1.0
 
 
 @dataclass(frozen=True)
@@ -60,6 +64,8 @@ class Chain:
         self._processes: StartedProcesses | None = None  # of the current task, if it is a task of the project
         self._achieved_before: Achieved | None = None  # by the tasks before the current one
         self._signal: signal.Signals | None = None
+        self._raised_at = float("-inf")
+        self._is_over = False
         self._is_ending_processes = False
 
     @contextlib.contextmanager
@@ -70,6 +76,7 @@ class Chain:
                 yield
                 self._raise_if_stopped()
             except BaseException as error:
+                self._is_over = True
                 ending = self._ending(error)
                 if ending is None:
                     raise
@@ -112,6 +119,8 @@ class Chain:
 
         They end before the exception is raised: the runner of Invoke handles it, and waits for their output.
         """
+        if self._is_over or time.monotonic() - self._raised_at < _UNWINDING_SECONDS:
+            return
         if self._is_ending_processes:
             if self._processes is not None:
                 self._processes.pass_on(signal.Signals(number))
@@ -124,6 +133,7 @@ class Chain:
                 self._end_processes(self._processes, signal.Signals(number), grace_period)
             finally:
                 self._is_ending_processes = False
+        self._raised_at = time.monotonic()
         self._raise_if_stopped()
 
     def _end_processes(self, processes: StartedProcesses, number: signal.Signals, grace_period: float) -> None:
