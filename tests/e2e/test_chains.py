@@ -123,7 +123,7 @@ STOPS = [(how, number) for how in HOWS for number in STOP_SIGNALS]
 
 
 @pytest.mark.parametrize(("how", "number"), STOPS if EVERY else random.Random(SEED).sample(STOPS, 6))
-def test_a_signal_during_a_deploy_ends_it_and_says_how_to_go_back(
+def test_a_signal_during_a_deploy_ends_it_and_says_how_to_roll_back(
     chained: InvokeProject, how: str, number: signal.Signals
 ) -> None:
     """No process is left, the code is 128 plus the signal, and stdout stays one document."""
@@ -138,7 +138,7 @@ def test_a_signal_during_a_deploy_ends_it_and_says_how_to_go_back(
     assert err.splitlines()[-3:] == [
         f"deploy was stopped by {number.name}.",
         "Not run: release.watch.",
-        f"Release r1 is prepared. To go back: inv release.rollback --snapshot {snapshot}",
+        f"Release r1 is prepared. To roll back: inv release.rollback --snapshot {snapshot}",
     ]
     await_true(lambda: not any(map(is_running, pids)))
     event = events(chained)[-1]
@@ -177,7 +177,7 @@ def test_two_signals_at_once_are_one(scratch: InvokeProject) -> None:
         process.send_signal(number)
     _, err = process.communicate(timeout=30)
     assert process.returncode in (129, 143) and "Traceback" not in err, err
-    assert "To go back: inv release.rollback" in err
+    assert "To roll back: inv release.rollback" in err
     await_true(lambda: not any(map(is_running, pids)))
 
 
@@ -231,7 +231,7 @@ def test_a_failed_deploy_ends_with_1_and_is_named(scratch: InvokeProject, how: s
     snapshot = prepared(scratch)["snapshot"]["snapshotId"]
     lines = done.stderr.splitlines()
     assert f"deploy ended with {said}." in lines
-    assert any(line.endswith(f"To go back: inv release.rollback --snapshot {snapshot}") for line in lines)
+    assert any(line.endswith(f"To roll back: inv release.rollback --snapshot {snapshot}") for line in lines)
     assert json.loads(done.stdout)["status"] == "ready"
     assert ("Traceback" in done.stderr) == (how == "error")
     shown = {"hidden": "the reason", "exit": "own words", "text": "own words", "error": "ValueError: own words"}
@@ -240,7 +240,7 @@ def test_a_failed_deploy_ends_with_1_and_is_named(scratch: InvokeProject, how: s
     assert (event["event"], event["detail"]) == ("chain.failed", f"deploy ended with {said}.")
 
 
-def test_a_deploy_before_a_stage_has_nothing_to_go_back_to(chained: InvokeProject) -> None:
+def test_a_deploy_before_a_stage_has_nothing_to_roll_back(chained: InvokeProject) -> None:
     """It is 1 all the same, and the stage does not run."""
     done = chained.run("deploy", "--how", "code", "--code", "75", "release.prepare")
     assert done.returncode == 1
@@ -272,7 +272,7 @@ def test_a_stage_inside_a_deploy_keeps_its_code(scratch: InvokeProject) -> None:
 
 
 def test_a_broken_chain_is_the_last_word_under_github_actions(scratch: InvokeProject) -> None:
-    """Annotation, summary and outputs name the task, the release and the command that goes back."""
+    """Annotation, summary and outputs name the task, the release and the command that rolls back."""
     (scratch.root / "tasks.py").write_text(TASKS)
     files = {name: scratch.root / name.lower() for name in ("GITHUB_OUTPUT", "GITHUB_STEP_SUMMARY")}
     for path in files.values():
@@ -282,10 +282,10 @@ def test_a_broken_chain_is_the_last_word_under_github_actions(scratch: InvokePro
     assert done.returncode == 1
     outputs = dict(line.split("=", 1) for line in files["GITHUB_OUTPUT"].read_text().splitlines())
     snapshot = prepared(scratch)["snapshot"]["snapshotId"]
-    go_back = f"inv release.rollback --snapshot {snapshot}"
+    rollback_command = f"inv release.rollback --snapshot {snapshot}"
     assert (
         f"::error title=command line of deploy%3A failed::deploy ended with exit code 7. Release r1 is prepared. "
-        f"To go back: {go_back}" in done.stdout.splitlines()
+        f"To roll back: {rollback_command}" in done.stdout.splitlines()
     )
     assert {name: outputs[name] for name in ("status", "chain", "failed_task", "exit_code", "release_id")} == {
         "status": "failed",
@@ -299,7 +299,7 @@ def test_a_broken_chain_is_the_last_word_under_github_actions(scratch: InvokePro
 
 
 def test_a_broken_chain_is_notified(scratch: InvokeProject) -> None:
-    """The notification has the task, the reason and the command that goes back."""
+    """The notification has the task, the reason and the command that rolls back."""
     (scratch.root / "tasks.py").write_text(TASKS)
     scratch.configuration["release"]["notices"] = {"log": {"command": "cat > notice.json", "when": ["failed"]}}
     assert scratch.run("release.prepare", "--release-id", "r1", "deploy", "--how", "code").returncode == 1

@@ -112,13 +112,13 @@ def about_broken_chain(
     task: str,
     reason: str,
     achieved: str,
-    go_back: str,
+    rollback_command: str,
     release_id: str | None,
     snapshot_id: str | None,
 ) -> Notification:
     """Report that a task of the project failed after a stage of the same command line had changed something.
 
-    ``reason`` and ``achieved`` are sentences; ``go_back`` is the command that undoes what was achieved.
+    ``reason`` and ``achieved`` are sentences; ``rollback_command`` is the command that undoes what was achieved.
     """
     return new_notification(
         settings,
@@ -129,7 +129,7 @@ def about_broken_chain(
         detail=reason,
         release_id=release_id,
         snapshot_id=snapshot_id,
-        next=go_back,
+        next=rollback_command,
     )
 
 

@@ -49,7 +49,7 @@ class BrokenChain:
             "failedTask": self.task,
             "releaseId": achieved.release_id,
             "snapshotId": achieved.snapshot_id,
-            "message": f"{self.reason} {achieved.sentence} To go back: {achieved.go_back}",
+            "message": f"{self.reason} {achieved.sentence} To roll back: {achieved.rollback_command}",
         }
 
 
@@ -98,7 +98,7 @@ def _notify(settings: Settings, pipeline: Pipeline, screen: Screen, broken: Brok
                     task=broken.task,
                     reason=broken.reason,
                     achieved=achieved.sentence,
-                    go_back=achieved.go_back,
+                    rollback_command=achieved.rollback_command,
                     release_id=achieved.release_id,
                     snapshot_id=achieved.snapshot_id,
                 )

@@ -181,7 +181,7 @@ class Chain:
         if achieved is None:
             _show(lines)
             return
-        _show([*lines, f"{achieved.sentence} To go back: {achieved.go_back}"])
+        _show([*lines, f"{achieved.sentence} To roll back: {achieved.rollback_command}"])
         from release_tasks.tasks.executor.broken import BrokenChain, record_broken_chain
 
         broken = BrokenChain(

@@ -15,13 +15,13 @@ _ACHIEVED = "achieved"
 
 @dataclass(frozen=True)
 class Achieved:
-    """What a stage changed, as a sentence, and the command that goes back from there.
+    """What a stage changed, as a sentence, and the command that undoes it.
 
     A stage records it as ``achieved``; a command line that fails afterwards shows it.
     """
 
     sentence: str
-    go_back: str
+    rollback_command: str
     release_id: str | None
     snapshot_id: str | None
 
