@@ -123,13 +123,15 @@ class Drift:
 
     ``form`` has the differences in what a service does not write as data: files, modes, owners, presence; ``schema``
     those of a database's schema. State with either is not the captured state. ``rows`` has the tables whose numbers of
-    rows differ or are unknown, ``has_other_data`` is True for any other content. ``notes`` are for the operator.
+    rows differ or are unknown, ``has_other_data`` is True for any other content. ``is_lost``: the state is missing or
+    cannot be read. ``notes`` are for the operator.
     """
 
     form: list[str] = field(factory=list)
     schema: list[str] = field(factory=list)
     rows: dict[str, RowCounts] = field(factory=dict)
     has_other_data: bool = False
+    is_lost: bool = False
     notes: list[str] = field(factory=list)
 
     @property
@@ -401,7 +403,7 @@ class AssetKind:
         try:
             mode = os.lstat(asset.path).st_mode
         except (FileNotFoundError, NotADirectoryError):
-            return Drift(form=["missing"] if record.exists else [])
+            return Drift(form=["missing"], is_lost=True) if record.exists else Drift()
         if not record.exists:
             return Drift(form=["it did not exist at snapshot time"])
         is_right_type = stat.S_ISDIR(mode) if is_folder(record) else stat.S_ISREG(mode)

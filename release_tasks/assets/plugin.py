@@ -136,7 +136,7 @@ class PluginKind(AssetKind):
             live = capture_through_plugin(record, asset, copy, Meter(ignore, "capture", record.key, 0))
         except (StageFailed, OSError) as error:
             if isinstance(error, KindFailed) and error.is_state_bad:
-                return Drift(form=[error.message.rstrip(".")])
+                return Drift(form=[error.message.rstrip(".")], is_lost=True)
             return Drift(notes=[f"could not be checked: {describe_error(error).rstrip('.')}"])
         return self.compare_copies(record, stored, live, copy)
 

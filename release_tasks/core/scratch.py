@@ -23,6 +23,7 @@ __all__ = ["claimed_folder", "scratch_folder"]
 _ATTEMPTS = 10
 _PREFIX = "release-tasks"
 _HEADROOM = 16 << 20  # bytes
+_SYSTEM = ("/tmp", "/var/tmp")
 
 
 @contextlib.contextmanager
@@ -69,8 +70,8 @@ def scratch_folder(needed: int, outside: Iterable[Path], fallback: Path) -> Iter
 
 def _parent(needed: int, outside: list[Path], fallback: Path) -> Path:
     tried: list[str] = []
-    temporary = dict.fromkeys(filter(None, (os.environ.get("TMPDIR"), "/tmp", "/var/tmp")))
-    for folder in [*map(Path, temporary), fallback]:
+    given = os.environ.get("TMPDIR")
+    for folder in [*([Path(given)] if given else []), *map(Path, _SYSTEM), fallback]:
         real = Path(os.path.realpath(folder))
         is_inside = folder != fallback and any(real.is_relative_to(path) for path in outside)
         if is_inside or not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():

@@ -195,6 +195,19 @@ def _schema_changed(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
+    symptom="a snapshot is restored, and an asset is missing or damaged since",
+    meaning="State that the rollback restored was removed or damaged. Roll back again.",
+    commands=("inv release.rollback --snapshot {snapshot} --plan", "inv release.rollback --snapshot {snapshot}"),
+)
+def _state_lost(signals: Signals) -> Iterator[Evidence]:
+    if (last := signals.last_restore) is None:
+        return
+    for key, drift in last.drifts.items():
+        if drift.is_lost:
+            yield Evidence(f"{key}: {'; '.join(drift.form)}", {"snapshot": last.target.snapshot_id})
+
+
+@_act(
     symptom="the last rollback failed, and its snapshot is live",
     meaning="The last rollback failed after it restored its snapshot. Fix the error, then run the rollback again.",
     commands=("inv release.rollback --snapshot {snapshot}",),
@@ -418,7 +431,7 @@ def _files_changed(signals: Signals) -> Iterator[Evidence]:
     if (last := signals.last_restore) is None:
         return
     for key, drift in last.drifts.items():
-        if drift.form:
+        if drift.form and not drift.is_lost:
             yield Evidence(f"{key}: {'; '.join(drift.form)}", {"snapshot": last.target.snapshot_id})
 
 

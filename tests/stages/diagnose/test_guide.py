@@ -85,6 +85,11 @@ def change_after_a_restore(service: ReleasedService, statement: str) -> None:
     database.close()
 
 
+def lose_a_file_after_a_restore(service: ReleasedService) -> None:
+    assert service.roll_back().status == "restored"
+    service.project.mcp.unlink()
+
+
 def change_a_file_after_a_restore(service: ReleasedService) -> None:
     assert service.roll_back().status == "restored"
     service.project.mcp.write_text("edited")
@@ -162,6 +167,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "unjudged": (release_again_without_a_verdict, "No verdict exists; the oldest state is in v1_snapshot_"),
     "restored-unhealthy": (restore_an_unhealthy_service, "the response has ok: false"),
     "schema-changed": (lambda service: change_after_a_restore(service, "DROP TABLE ledger"), "table ledger is missing"),
+    "state-lost": (lambda service: lose_a_file_after_a_restore(service), "mcp: missing"),
     "files-changed": (lambda service: change_a_file_after_a_restore(service), "mcp: content differs"),
     "rows-missing": (lambda service: change_after_a_restore(service, "DELETE FROM accounts"), "rows of accounts"),
     "unhealthy": (lambda service: setattr(service.health, "body", DOWN), "release v1: the response has ok: false"),
