@@ -245,6 +245,7 @@ class ReleaseConfig:
 
     root: Path = option("the folder of manifests, snapshots, logs and the audit log", "memory/release-pipeline")
     app: AppConfig = option("the application", Factory(AppConfig))
+    version_timeout: Duration = option("limit for the command that prints the version, and for each call of git", 10.0)
     health: HealthConfig = option("the health endpoint", Factory(HealthConfig))
     reliability: ReliabilityConfig = option("the reliability endpoint", Factory(ReliabilityConfig))
     gates: dict[str, GateConfig] = option("gates by name", Factory(dict), validator=_valid_keys)

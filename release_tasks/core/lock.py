@@ -18,10 +18,13 @@ from release_tasks.core.clock import awake, timestamp
 from release_tasks.core.codec import decode, encode
 from release_tasks.core.durable import make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, with_path
+from release_tasks.core.events import Emit, Noted, ignore
+from release_tasks.core.units import show_duration
 
 __all__ = ["ExistingFileLock", "FileLock", "FolderLock", "Holder", "RunLock", "current_holder", "run_lock"]
 
 _GRACE = 0.25  # seconds
+_NEXT_NOTE = 10.0  # seconds between two messages about one wait
 
 
 class FileLock:
@@ -148,21 +151,20 @@ class RunLock:
 
 
 @contextlib.contextmanager
-def run_lock(root: Path, command: str, wait: float = 0.0) -> Iterator[RunLock]:
+def run_lock(root: Path, command: str, wait: float = 0.0, emit: Emit = ignore) -> Iterator[RunLock]:
     """Hold the lock of the pipeline folder ``root`` while the block runs; yields the lock.
 
-    Waits up to ``wait`` seconds. Raises LockHeld, which names the holder, when the lock is still taken then.
+    Waits up to ``wait`` seconds, and emits who holds the lock. Raises LockHeld, which names the holder, when the lock
+    is still taken then.
     """
     lock = FileLock(root / "lock")
     # `current_holder` takes the lock for an instant, so wait at least a moment. A process that is taking or releasing
     # the lock has no holder file, so try once more when there is none.
-    if not lock.acquire(max(wait, _GRACE)):
-        holder = current_holder(root)
-        if holder is not None or not lock.acquire(_GRACE):
-            holder = holder or current_holder(root)
-            by = f"by {holder}" if holder else "by another run"
+    if not _wait_for(lock, root, wait, emit):
+        is_named = current_holder(root) is not None
+        if is_named or not lock.acquire(_GRACE):
             retry = "Try again when that run has finished (release.rollback can wait: --wait 10m)."
-            raise LockHeld(f"{root} is locked {by}. {retry}")
+            raise LockHeld(f"{_locked_by(root)} {retry}")
     held = RunLock(root, command or " ".join(sys.argv))
     try:
         held.record()
@@ -170,6 +172,22 @@ def run_lock(root: Path, command: str, wait: float = 0.0) -> Iterator[RunLock]:
     finally:
         held.remove_record()
         lock.release()
+
+
+def _wait_for(lock: FileLock, root: Path, wait: float, emit: Emit) -> bool:
+    started, passed, pause = awake.now(), 0.0, _GRACE
+    while not lock.acquire(max(min(pause, wait - passed), _GRACE)):
+        passed = awake.now() - started
+        if passed >= wait:
+            return False
+        emit(Noted(f"{_locked_by(root)} Waiting for at most {show_duration(max(round(wait - passed), 1))} more."))
+        pause = _NEXT_NOTE
+    return True
+
+
+def _locked_by(root: Path) -> str:
+    holder = current_holder(root)
+    return f"{root} is locked by {holder or 'another run'}."
 
 
 def current_holder(root: Path) -> Holder | None:

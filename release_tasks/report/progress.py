@@ -41,6 +41,7 @@ __all__ = ["LiveDisplay", "PlainLines", "Transfers"]
 _WINDOW = 5.0  # seconds over which a rate is measured: steady enough to read, short enough to show a stall
 _SAMPLING = 0.2  # seconds between two samples of a rate: each small file of a folder would be a sample otherwise
 _QUIET = 10.0  # seconds between two lines in a log about one long action
+_UNREMARKABLE = 2.0  # seconds that a service may be unhealthy before a log has a line about it
 _TICK = 0.1  # seconds between two frames
 _GRACE = 2.0  # seconds to wait at the end for a terminal that accepts no output
 _MOST_GATES = 12
@@ -122,20 +123,27 @@ def sample_cells(sample: SampleTaken) -> tuple[str, str, str, str]:
 
 
 class PlainLines:
-    """Writes a line for each start and end of an action, and one every ten seconds for a long action."""
+    """Writes a line for each start and end of an action, and one every ten seconds for a long action.
+
+    A wait for an unhealthy service is reported after two seconds for the first time.
+    """
 
     def __init__(self, screen: Screen, clock: Callable[[], float] = time.monotonic) -> None:
         self._screen = screen
         self._clock = clock
         self._lock = threading.Lock()
-        self._transfers, self._last = Transfers(get_time=clock), clock()
+        self._begin()
+
+    def _begin(self) -> None:
+        self._transfers, self._last = Transfers(get_time=self._clock), self._clock()
+        self._next_wait: dict[str, float] = {}  # by the gate that waits: the time of its next line
 
     def __call__(self, event: Event) -> None:
         """Write the line of one event, if it has one."""
         with self._lock:
             match event:
                 case StepBegan():
-                    self._transfers, self._last = Transfers(get_time=self._clock), self._clock()
+                    self._begin()
                     self._screen.step(str(event))
                 case Noted():
                     self._screen.step(str(event))
@@ -149,7 +157,13 @@ class PlainLines:
                     task = self._transfers.take(event)
                     self._write_rarely(lambda: f"{event.action}: {numbers_of(task)}")
                 case HealthAnswered():
-                    self._write_rarely(lambda: f"{event.gate or 'health'}: {health_line(event)}")
+                    self._wait(event)
+
+    def _wait(self, event: HealthAnswered) -> None:
+        now, gate = self._clock(), event.gate or "health"
+        if now >= self._next_wait.setdefault(gate, now + _UNREMARKABLE):
+            self._next_wait[gate] = now + _QUIET
+            self._screen.step(f"{gate}: {health_line(event)}")
 
     def _write_rarely(self, line: Callable[[], str]) -> None:
         now = self._clock()

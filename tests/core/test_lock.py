@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from release_tasks.core import lock
 from release_tasks.core.durable import exchange
 from release_tasks.core.errors import ExitCode, Interrupted, LockHeld
 from release_tasks.core.interrupt import interruptible
@@ -129,6 +130,21 @@ def test_waiting_run_gets_the_lock_when_it_is_free(root: Path, start_holder: Cal
     holder.release()
     thread.join(timeout=10)
     assert events == ["first ends", "second runs"]
+
+
+def test_wait_says_who_holds_the_lock_and_how_long_it_lasts(
+    root: Path, start_holder: Callable[[], LockHolder], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At the start of the wait, and again after a while."""
+    monkeypatch.setattr(lock, "_NEXT_NOTE", 0.5)
+    holder = start_holder()
+    notes: list[str] = []
+    with pytest.raises(LockHeld), run_lock(root, "waiting", wait=1.6, emit=lambda event: notes.append(str(event))):
+        pytest.fail("the lock is held")
+    assert len(notes) >= 2
+    by = f"{root} is locked by 'release.rollback --snapshot v1' (pid {holder.process.pid} on "
+    assert all(note.startswith(by) for note in notes)
+    assert notes[0].endswith("Waiting for at most 1s more.")
 
 
 def test_wait_ends_at_its_deadline(root: Path, start_holder: Callable[[], LockHolder]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from typing import Any
 
 import pytest
 from attrs import evolve
 
 from release_tasks.core.ids import is_valid_id
+from release_tasks.core.process import command
 from release_tasks.service.application import default_release_id, describe_application
+from tests.support.processes import await_true, processes_with
 from tests.support.project import Project
 
 VERSIONS: list[Any] = [
@@ -36,6 +39,47 @@ def test_the_version_is_read_or_its_absence_explained(project: Project, config: 
     if expected not in (None, "any"):
         assert application.version == expected
     assert (application.problem is None) == (expected is not None)
+
+
+@pytest.mark.parametrize(
+    "words", ["sleep 60.7654", "sleep 60.7654 | cat", "trap '' TERM; while :; do sleep 0.2; done # 60.7654"]
+)
+def test_a_version_command_has_a_limit(project: Project, words: str) -> None:
+    """It is stopped with its processes, and the reason names the key that allows more time."""
+    project.overrides["app.version"] = {"command": words}
+    project.overrides["version_timeout"] = "300ms"
+    application = describe_application(project.settings)
+    assert application.version is None
+    assert application.problem is not None
+    assert application.problem.endswith(
+        "had no result after 300ms and was stopped. To allow more time, raise release.version_timeout"
+    )
+    await_true(lambda: not processes_with("60.7654"))
+
+
+def test_a_slow_version_command_has_the_time_that_is_configured(project: Project) -> None:
+    """A background process of the command does not delay the answer."""
+    project.overrides["app.version"] = {"command": "sleep 0.5; sleep 30 & echo 3.1"}
+    project.overrides["version_timeout"] = "20s"
+    started = time.monotonic()
+    assert describe_application(project.settings).version == "3.1"
+    assert time.monotonic() - started < 15
+
+
+def test_a_git_that_hangs_leaves_a_reason(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The commit is unknown, and the diagnostics say why."""
+    tools = project.folder / "tools"
+    tools.mkdir()
+    (tools / "git").write_text("#!/bin/sh\nexec sleep 60\n")
+    (tools / "git").chmod(0o755)
+    monkeypatch.setattr(command, "search_path", lambda environment: f"{tools}:{environment['PATH']}")
+    project.overrides["version_timeout"] = "300ms"
+    application = describe_application(project.settings)
+    assert (application.git_commit, application.git_dirty) == (None, None)
+    assert application.problem is not None
+    assert application.problem.startswith(
+        "the git commit cannot be read: 'git rev-parse HEAD' had no result after 300ms"
+    )
 
 
 def test_commit_and_dirty_flag_are_recorded(project: Project) -> None:

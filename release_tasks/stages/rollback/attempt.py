@@ -144,7 +144,7 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
     try:
         with (
             with_path(root / "lock"),
-            run_lock(root, "release.rollback", request.wait) as lock,
+            run_lock(root, "release.rollback", request.wait, emit) as lock,
             closed_gate(root, lock, rollback_id) as gate,
         ):
             has_lock = True

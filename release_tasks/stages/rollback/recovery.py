@@ -104,7 +104,7 @@ def complete_interrupted(
         if not is_swapping and not _has_leftovers(settings, pipeline):
             return RecoveryReport(status="clean", detail="Nothing to recover.")
         lock_wait = wait if is_swapping else 0.0
-        with with_path(pipeline.root / "lock"), run_lock(pipeline.root, command, lock_wait):
+        with with_path(pipeline.root / "lock"), run_lock(pipeline.root, command, lock_wait, shielded(emit)):
             report = recover_locked(settings, pipeline, shielded(emit))
             return report
     except OSError as error:

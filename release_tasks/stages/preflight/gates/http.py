@@ -12,9 +12,11 @@ from attrs import NOTHING, frozen
 
 from release_tasks.core.clock import awake
 from release_tasks.core.codec import encode
+from release_tasks.core.events import HealthAnswered
 from release_tasks.core.interrupt import wait_for
 from release_tasks.core.options import option
 from release_tasks.core.process.output import last_lines
+from release_tasks.core.records import HealthReport
 from release_tasks.service.http import fetch
 from release_tasks.service.response import HttpResponse, ProbeError
 from release_tasks.service.wait import poll_health
@@ -113,6 +115,10 @@ def _check_url(context: GateContext, options: HttpOptions) -> Verdict:
             problem = error.message
             left = deadline - awake.now()
             is_last = error.kind != "refused" or left <= 0
+            report = HealthReport(
+                passed=False, status="unreachable", url=url, detail=problem, attempts=diagnostics["attempts"]
+            )
+            context.emit(HealthAnswered(report, 0, 1, max(left, 0.0), context.name))
             if is_last or wait_for(context.cancelled.wait, min(max(health.interval, 0.01), left)):
                 break
     command = f"GET {url}"
