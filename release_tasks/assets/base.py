@@ -11,7 +11,7 @@ import os
 import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Protocol
 
 from attrs import evolve, field, frozen
 
@@ -42,9 +42,11 @@ __all__ = [
     "AssetConfig",
     "AssetFinding",
     "AssetKind",
+    "Busy",
     "CopyCheck",
     "Damaged",
     "Drift",
+    "Hold",
     "Inspection",
     "Listing",
     "Move",
@@ -65,6 +67,31 @@ class Damaged(StageFailed):
     """The live state of an asset cannot be read as an asset of its kind."""
 
 
+class Busy(StageFailed):
+    """Other processes hold a lock on the live state at ``path``; ``holders`` names them where the system reports it."""
+
+    def __init__(self, path: Path, holders: str, seconds: float, advice: str = "") -> None:
+        super().__init__(
+            f"{path} stayed locked by {holders} for {seconds:g} s. End the transaction that holds the lock, or stop "
+            f"the service, and try again. {advice}".rstrip()
+        )
+        self.path = path
+        self.holders = holders
+
+
+class Hold(Protocol):
+    """A lock on a live asset, under which its new state is written before any asset is changed."""
+
+    def write(self, progress: Callable[[int, int], None] | None = None) -> None:
+        """Write the new state so that only the commit is left; other processes do not see it yet.
+
+        ``progress`` gets (written bytes, total bytes). Raises StageFailed, OSError; ``release`` then undoes it.
+        """
+
+    def release(self) -> None:
+        """Undo what is not committed, and release the lock; may be repeated."""
+
+
 @frozen(kw_only=True)
 class AssetConfig:
     """A piece of state that is captured and restored; it has exactly one kind."""
@@ -72,6 +99,7 @@ class AssetConfig:
     kind: AssetKind
     options: Any  # of the class ``kind.options``
     required: bool = option("when missing, the release is blocked", True)
+    lock_wait: float = 30.0  # of ``release.lock_wait``: seconds to wait for a lock of another process
 
     @property
     def path(self) -> Path:
@@ -170,7 +198,8 @@ class Move:
     """The execution of one journal step: forward to the target snapshot, or back to the safety snapshot.
 
     ``source`` is that snapshot and ``folder`` its folder. ``note`` writes a changed step to the journal durably and
-    returns it; ``amend`` changes the step in this process only.
+    returns it; ``amend`` changes the step in this process only. ``hold`` is the lock on the asset, for a step that was
+    written under it.
     """
 
     asset: AssetConfig
@@ -181,6 +210,7 @@ class Move:
     folder: Path
     note: Callable[[JournalStep], JournalStep]
     amend: Callable[[JournalStep], None]
+    hold: Hold | None = None
     emit: Emit = ignore
 
     @property
@@ -466,9 +496,13 @@ class AssetKind:
             raise StageFailed(f"{stored} changed while it was staged; the live state was not changed.")
 
     @contextlib.contextmanager
-    def lock(self, asset: AssetConfig) -> Iterator[None]:
-        """Lock the asset against changes by the service while the block runs. Files and folders cannot be locked."""
-        yield
+    def lock(self, asset: AssetConfig, step: JournalStep, stored: Path, seconds: float) -> Iterator[Hold | None]:
+        """Lock the asset against changes by the service while the block runs; files and folders cannot be locked.
+
+        ``stored`` is the copy that ``step`` will restore. Raises Busy when another process holds the lock for
+        ``seconds``, StageFailed, OSError.
+        """
+        yield None
 
     def seal_safety(self, asset: AssetConfig, record: AssetRecord, copy: Path) -> AssetRecord:
         """Add the changes since ``scan`` to a copy, now that the lock is held, and return its final record."""

@@ -24,8 +24,8 @@ def has_kinds(cls: Any) -> bool:
 
 
 def common_fields(cls: Any) -> Iterator[attrs.Attribute[Any]]:
-    """Return the fields of ``cls`` that all of its kinds have."""
-    return (a for a in attrs.fields(attrs.resolve_types(cls)) if a.name not in ("kind", "options"))
+    """Return the fields of ``cls`` that are keys of all of its kinds."""
+    return (a for a in attrs.fields(attrs.resolve_types(cls)) if "doc" in a.metadata)
 
 
 @functools.cache

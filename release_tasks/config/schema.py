@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from attrs import Attribute, Factory, frozen
+from attrs import Attribute, Factory, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig
 from release_tasks.config.gateway import GatewayConfig
@@ -255,11 +255,20 @@ class ReleaseConfig:
         5,
         least=1,
     )
+    lock_wait: Duration = option(
+        "how long a capture or a restore waits for the lock of another process on a database; a restore waits before "
+        "it changes anything",
+        30.0,
+    )
     restart: RestartConfig = option("the restart after a restore", Factory(RestartConfig))
     drill: DrillConfig = option("the rehearsal of a rollback", Factory(DrillConfig))
     watch: WatchConfig = option("the watch after a release", Factory(WatchConfig))
     attestation: AttestationConfig = option("the signature of statements", Factory(AttestationConfig))
     notices: dict[str, NotificationConfig] = option("notifications by name", Factory(dict), validator=_valid_keys)
+
+    def __attrs_post_init__(self) -> None:
+        assets = {key: evolve(asset, lock_wait=self.lock_wait) for key, asset in self.assets.items()}
+        object.__setattr__(self, "assets", assets)  # as attrs does it in a frozen class
 
     @property
     def secret_variables(self) -> list[str]:

@@ -24,14 +24,16 @@ def with_flags(
     reliability_url: str | None = None,
     restart_command: str | None = None,
     retention: int | None = None,
+    lock_wait: float | None = None,
     length: float | None = None,
     interval: float | None = None,
     rollback: bool | None = None,
 ) -> Settings:
     """Return ``settings`` with the values of flags in place; None means that a flag was not given.
 
-    ``length`` and ``interval`` belong to the watch, in seconds; ``rollback`` allows it to roll back. ``strict`` makes
-    the health gate fail for a degraded service. Raises UsageError, which names the flag.
+    Durations are in seconds. ``lock_wait`` is for the locks of databases. ``length`` and ``interval`` belong to the
+    watch, and ``rollback`` allows it to roll back. ``strict`` makes the health gate fail for a degraded service. Raises
+    UsageError, which names the flag.
     """
     from attrs import evolve
 
@@ -40,6 +42,7 @@ def with_flags(
             raise UsageError(f"--{name}: expected a duration above 0.")
     if retention is not None and retention < 1:
         raise UsageError(f"--retention: expected a whole number, 1 or more, got {retention}.")
+    changed: dict[str, Any]
     overrides: dict[str, dict[str, Any]] = {
         "health": {"url": url_flag("health-url", health_url), "strict": strict},
         "reliability": {"url": url_flag("reliability-url", reliability_url)},
@@ -47,7 +50,7 @@ def with_flags(
         "watch": {"for_": length, "interval": interval, "rollback": rollback},
     }
     release = settings.release
-    changed: dict[str, Any] = {} if retention is None else {"retention": retention}
+    changed = {key: value for key, value in (("retention", retention), ("lock_wait", lock_wait)) if value is not None}
     for section, options in overrides.items():
         given = {key: value for key, value in options.items() if value is not None}
         changed[section] = evolve(getattr(release, section), **given)

@@ -130,6 +130,7 @@ def prepare(
         "plan": "Show exactly what would change, and change nothing.",
         "force": "Restore even if the snapshot is already live, or cannot be verified because an older tool took it.",
         "wait": "Wait this long for the lock of another run, e.g. 10m.",
+        "lock_wait": "Wait this long for locks of the service on databases, instead of release.lock_wait.",
     },
 )
 def rollback(
@@ -140,6 +141,7 @@ def rollback(
     plan: bool = False,
     force: bool = False,
     wait: str | None = None,
+    lock_wait: str | None = None,
     json: bool = False,
 ) -> None:
     """Restore the latest or a given snapshot completely, restart, check health, and record the result."""
@@ -147,7 +149,12 @@ def rollback(
         from release_tasks.report.answers import show_outcome
         from release_tasks.stages.rollback.engine import roll_back
 
-        current.settings = with_flags(current.settings, health_url=health_url, restart_command=restart_command)
+        current.settings = with_flags(
+            current.settings,
+            health_url=health_url,
+            restart_command=restart_command,
+            lock_wait=duration_flag("lock-wait", lock_wait),
+        )
         given: dict[str, Any] = {"snapshot_id": snapshot, "force": force, "wait": duration_flag("wait", wait) or 0.0}
         if plan or current.is_dry:
             _show_plan(current, given)

@@ -20,7 +20,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from release_tasks.assets.sqlite.database import capture_database, restore_database
+from release_tasks.assets.sqlite.database import capture_database
+from release_tasks.assets.sqlite.restore import restore_database
 
 WRITER = """
 import json, signal, sqlite3, sys, time

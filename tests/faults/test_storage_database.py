@@ -15,7 +15,6 @@ from typing import Any, Protocol
 import apsw
 import pytest
 
-from release_tasks.assets.sqlite import connection as store
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import AssetRecord, Manifest
 from release_tasks.stages.rollback.recovery import recover
@@ -112,9 +111,9 @@ def test_endless_transaction_blocks_only_what_it_must(
     make: Make, hold: Hold, monkeypatch: pytest.MonkeyPatch, mode: str, kind: str
 ) -> None:
     """A blocked command names the database and changes nothing; in WAL mode a capture is never blocked."""
-    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     release, restore = LOCKS[mode, kind]
     project = make(mode)
+    project.overrides["lock_wait"] = "300ms"
     new = project.content()
     project.capture()
     project.damage()
@@ -142,8 +141,8 @@ def test_recovery_is_unfinished_until_a_blocking_transaction_ends(
     make: Make, hold: Hold, monkeypatch: pytest.MonkeyPatch, mode: str, journal_writes: int
 ) -> None:
     """A crash while the database is restored, or after it: recover never reports an unfinished restore as finished."""
-    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     project = make(mode)
+    project.overrides["lock_wait"] = "300ms"
     new = project.content()
     project.capture()
     project.damage()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import stat
@@ -183,13 +184,13 @@ def test_failed_report_without_a_failed_check_blocks(project: Project) -> None:
     assert manifest.status == "blocked"
 
 
-def test_locked_database_blocks_with_a_message(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The message has the time waited and what to do."""
-    monkeypatch.setattr("release_tasks.assets.sqlite.connection.BUSY_SECONDS", 0.2)
+def test_locked_database_blocks_with_a_message(project: Project) -> None:
+    """The message has the process that holds the lock, the time waited and what to do."""
+    project.overrides["lock_wait"] = "200ms"
     with locked_database(project.database, "PRAGMA locking_mode = EXCLUSIVE"):
         manifest = release(project)
     assert manifest.status == "blocked"
-    assert "stayed locked by another process for 0.2 s" in manifest.diagnostics[0]
+    assert re.search(r"stayed locked by process \d+ \(.*\) for 0\.2 s", manifest.diagnostics[0])
 
 
 def test_unknown_collation_causes_no_traceback(project: Project) -> None:

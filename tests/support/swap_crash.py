@@ -7,8 +7,8 @@ from typing import Literal, TypeAlias
 import pytest
 
 from release_tasks.assets import base, placing
-from release_tasks.assets.sqlite import database
 from release_tasks.assets.sqlite import kind as sqlite
+from release_tasks.assets.sqlite import restore
 from release_tasks.core import durable
 from release_tasks.stages.rollback import journal, swap
 from tests.support.crash import PowerCut, fail_at
@@ -28,7 +28,7 @@ def crash_at(
     if name == "write_journal":
         patch.setattr(swap, name, fail_at(number, journal.write_journal, error, after=after))
     elif name == "restore_database":
-        patch.setattr(sqlite, name, fail_at(number, database.restore_database, error, after=after))
+        patch.setattr(sqlite, name, fail_at(number, restore.restore_database, error, after=after))
     elif name == "rename_into_place":
         patch.setattr(base, name, fail_at(number, placing.rename_into_place, error, after=after))
     else:

@@ -8,6 +8,7 @@ connection to it: closing any descriptor of the file releases this process's POS
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import stat
 from collections.abc import Iterator
@@ -17,15 +18,16 @@ from urllib.parse import quote
 
 import apsw
 
-from release_tasks.assets.base import Damaged
+from release_tasks.assets.base import Busy, Damaged
+from release_tasks.assets.waiting import LockWait, holders_of
 from release_tasks.core.errors import StageFailed, with_path
 
 __all__ = [
-    "BUSY_SECONDS",
     "SIDE_FILES",
     "DamagedDatabase",
     "DiskError",
     "connection",
+    "describe_holders",
     "extended_code",
     "has_content",
     "immutable",
@@ -36,9 +38,12 @@ __all__ = [
 ]
 
 SIDE_FILES = ("-wal", "-shm", "-journal")
-BUSY_SECONDS = 30.0  # how long a lock of another process is waited for; tests shorten it
 
 _CACHE_KIB = 8192
+# The bytes that SQLite locks: from 1 GiB on in the file (os.h, PENDING_BYTE), 120 to 127 in the -shm: the writer, the
+# checkpoint, recovery and the readers (https://sqlite.org/walformat.html, "WAL Locks"). Readers block no writer.
+_LOCK_BYTES = 0x40000000
+_WAL_LOCKS = (120, 122)
 _MAGIC = b"SQLite format 3\0"
 # Results that only damaged content can cause (https://sqlite.org/rescode.html). A missing function, module or collation
 # (SQLITE_ERROR), an I/O error, a denied permission or too many open files do not mean damage: a restore would replace
@@ -55,17 +60,36 @@ class DiskError(StageFailed):
 
 
 @contextlib.contextmanager
-def connection(path: Path, flags: int, *, keeps_wal: bool = False) -> Iterator[apsw.Connection]:
-    """Open a database, and close it after the block."""
+def connection(
+    path: Path, flags: int, wait: LockWait | None = None, *, keeps_wal: bool = False
+) -> Iterator[apsw.Connection]:
+    """Open a database, and close it after the block; ``wait`` is for locks of other processes on a live database."""
     database = apsw.Connection(str(path), flags=flags)
     try:
         # Set this before the first statement reads the file: close() would checkpoint the WAL even after a failure.
         database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
-        database.set_busy_timeout(int(BUSY_SECONDS * 1000))
+        if wait is not None:
+            database.set_busy_handler(functools.partial(_go_on, wait, path))
         database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         yield database
     finally:
         database.close(True)
+
+
+def _go_on(wait: LockWait, path: Path, attempts: int) -> bool:
+    if attempts == 0:
+        wait.begin()
+    return wait.go_on(lambda: f"{path} is locked by {describe_holders(path)}.")
+
+
+def describe_holders(path: Path) -> str:
+    """Return who holds a lock that blocks a reader or writer of a live database."""
+    shm = Path(f"{path}-shm")
+    # In WAL mode every open connection has a shared lock on the file, which blocks no transaction.
+    is_wal = shm.exists()
+    found = holders_of(path, lambda lock: lock.start >= _LOCK_BYTES and (lock.is_exclusive or not is_wal))
+    found += holders_of(shm, lambda lock: lock.is_exclusive and lock.start in _WAL_LOCKS)
+    return ", ".join(dict.fromkeys(found)) or "another process"
 
 
 @contextlib.contextmanager
@@ -129,26 +153,26 @@ def has_content(path: Path, suffix: str) -> bool:
 
 
 @contextlib.contextmanager
-def translated_errors(path: Path, error_class: type[StageFailed] = StageFailed) -> Iterator[None]:
+def translated_errors(
+    path: Path, error_class: type[StageFailed] = StageFailed, wait: LockWait | None = None
+) -> Iterator[None]:
     """Turn SQLite's errors about ``path`` into messages.
 
-    Raises DamagedDatabase for damage, ``error_class`` for an error that a disk, a permission or a limit may cause, else
-    StageFailed.
+    Raises DamagedDatabase for damage, Busy for a lock that another process still holds after ``wait``, ``error_class``
+    for an error that a disk, a permission or a limit may cause, else StageFailed.
     """
     try:
         yield
     except apsw.Error as error:
-        raise _translated(error, path, error_class) from error
+        raise _translated(error, path, error_class, wait) from error
 
 
-def _translated(error: apsw.Error, path: Path, error_class: type[StageFailed]) -> StageFailed:
+def _translated(error: apsw.Error, path: Path, error_class: type[StageFailed], wait: LockWait | None) -> StageFailed:
     if is_damage(error):
         return DamagedDatabase(f"{path} cannot be read as a SQLite database: {error}.")
     if isinstance(error, (apsw.BusyError, apsw.LockedError, apsw.ProtocolError)):
-        return StageFailed(
-            f"{path} stayed locked by another process for {BUSY_SECONDS:g} s. "
-            "End the transaction that holds the lock, or stop the service, and try again."
-        )
+        seconds = wait.seconds if wait is not None else 0.0
+        return Busy(path, describe_holders(path), seconds)
     if isinstance(error, apsw.FullError):
         return error_class(f"The disk is full: {path} could not be copied or written.")
     if isinstance(error, apsw.ReadOnlyError):

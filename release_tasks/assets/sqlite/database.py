@@ -1,11 +1,10 @@
-"""Capture and restore live SQLite databases through SQLite."""
+"""Copy live SQLite databases through SQLite, and compare files of databases by their content."""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -14,33 +13,33 @@ from typing import Any
 import apsw
 from attrs import frozen
 
-from release_tasks.assets.sqlite import connection as connections
 from release_tasks.assets.sqlite.checks import check_database
 from release_tasks.assets.sqlite.connection import (
     DamagedDatabase,
     connection,
     has_content,
-    immutable,
     require_database,
     translated_errors,
     value,
 )
 from release_tasks.assets.sqlite.private import private_copy
+from release_tasks.assets.waiting import LockWait
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed, with_path
 
 __all__ = [
+    "PAGES_A_STEP",
     "Copied",
+    "Progress",
     "capture_database",
     "content_digest",
     "examine_database",
-    "restore_database",
     "set_journal_mode",
     "write_canonical_header",
 ]
 
-_PAGES_A_STEP = 2048  # 8 MiB at the default page size: short enough to react to a signal
+PAGES_A_STEP = 2048  # 8 MiB at the default page size: short enough to react to a signal
 _EXAMINATIONS = 3
 _HEADER_BYTES = 100
 # Header fields that can change when the content does not (https://sqlite.org/fileformat.html#the_database_header):
@@ -61,24 +60,32 @@ class Copied:
 
 
 def capture_database(
-    source: Path, destination: Path, progress: Progress | None = None, checked: Callable[[int], None] | None = None
+    source: Path,
+    destination: Path,
+    progress: Progress | None = None,
+    checked: Callable[[int], None] | None = None,
+    wait: LockWait | None = None,
 ) -> Copied:
     """Copy the committed content of a database in use.
 
     One read transaction covers the whole copy. So the copy finishes also while other processes write, and it contains
     exactly the rows that were committed before the transaction started. The copy is a rollback-journal database without
     a WAL, has passed ``quick_check`` and is flushed. Its header is canonical, so the digest of its bytes is the digest
-    of its content. Raises DamagedDatabase when the source is damaged, StageFailed or OSError when it stays locked for
-    30 s or when a disk, a permission or a limit prevents the copy. ``progress`` is called with (copied bytes, total
-    bytes), ``checked`` with the number of bytes of each read for the digest.
+    of its content. Raises DamagedDatabase when the source is damaged, Busy when it stays locked during ``wait``,
+    StageFailed or OSError when a disk, a permission or a limit prevents the copy. ``progress`` is called with (copied
+    bytes, total bytes), ``checked`` with the number of bytes of each read for the digest.
     """
-    with translated_errors(source), _reader(source) as live:
+    with translated_errors(source, wait=wait), _reader(source, wait) as live:
         journal_mode = _back_up(live, source, destination, progress)
     return _completed(destination, source, journal_mode, checked)
 
 
 def examine_database(
-    source: Path, destination: Path, progress: Progress | None = None, checked: Callable[[int], None] | None = None
+    source: Path,
+    destination: Path,
+    progress: Progress | None = None,
+    checked: Callable[[int], None] | None = None,
+    wait: LockWait | None = None,
 ) -> Copied:
     """Copy the committed content of a database as ``capture_database`` does, and change nothing next to ``source``.
 
@@ -104,7 +111,10 @@ def examine_database(
                 os.rename(private, destination)
                 return _completed(destination, source, journal_mode, checked, is_durable=False)
         try:
-            with translated_errors(source), connection(source, apsw.SQLITE_OPEN_READONLY, keeps_wal=True) as live:
+            with (
+                translated_errors(source, wait=wait),
+                connection(source, apsw.SQLITE_OPEN_READONLY, wait, keeps_wal=True) as live,
+            ):
                 journal_mode = _back_up(live, source, destination, progress)
             return _completed(destination, source, journal_mode, checked, is_durable=False)
         except StageFailed as error:
@@ -113,38 +123,6 @@ def examine_database(
                 raise
             destination.unlink(missing_ok=True)
     raise StageFailed(f"{source} kept changing, so it could not be compared. Try again when the service is less busy.")
-
-
-def restore_database(copy: Path, live: Path, progress: Progress | None = None) -> None:
-    """Replace the content of the database ``live`` by the content of ``copy`` in one write transaction.
-
-    All other connections see the old content until the commit and the new content afterwards. Raises DamagedDatabase
-    when ``live`` is no usable database, StageFailed or OSError when it stays locked for 30 s or its disk is full or
-    read-only; its content is unchanged then. After a DiskError the content is all old or all new. ``progress`` gets
-    (copied bytes, total bytes).
-    """
-    require_database(live)
-    with translated_errors(live), connection(live, apsw.SQLITE_OPEN_READWRITE) as target, immutable(copy) as source:
-        # EXTRA: with FULL the removal of a rollback journal, which is the commit, may not survive a power cut.
-        target.execute("PRAGMA synchronous = EXTRA")
-        mode = str(value(target, "PRAGMA journal_mode"))
-        resized = mode == "wal" and value(target, "PRAGMA page_size") != value(source, "PRAGMA page_size")
-        if resized:
-            # The page size cannot change in WAL mode, and leaving WAL mode needs exclusive access to the database.
-            value(target, "PRAGMA journal_mode = DELETE")
-        try:
-            _run_backup(target, source, progress)
-        finally:
-            # The content is committed or rolled back here. A lock of another process is therefore no error: try again.
-            for _ in range(3 if resized else 0):
-                with contextlib.suppress(apsw.Error):
-                    value(target, "PRAGMA journal_mode = WAL")
-                    break
-        if mode == "wal":
-            # Free the disk space of the WAL. A process that is reading may prevent this, which is harmless.
-            target.set_busy_timeout(200)
-            with contextlib.suppress(apsw.Error):
-                value(target, "PRAGMA wal_checkpoint(TRUNCATE)")
 
 
 def content_digest(path: Path) -> str:
@@ -221,29 +199,22 @@ def _completed(
 
 
 def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Progress | None) -> None:
-    deadline = time.monotonic() + connections.BUSY_SECONDS
     page = int(value(source, "PRAGMA page_size")) if progress is not None else 0
     with target.backup("main", source, "main") as backup:
         while not backup.done:
-            try:
-                backup.step(_PAGES_A_STEP)
-            except (apsw.BusyError, apsw.LockedError):
-                if time.monotonic() >= deadline:
-                    raise
-                time.sleep(0.01)
-                continue
+            backup.step(PAGES_A_STEP)
             if progress is not None:
                 progress((backup.page_count - backup.remaining) * page, backup.page_count * page)
 
 
 @contextlib.contextmanager
-def _reader(path: Path) -> Iterator[apsw.Connection]:
+def _reader(path: Path, wait: LockWait | None) -> Iterator[apsw.Connection]:
     """Open a live database for reading, and leave the file and its WAL unchanged."""
     require_database(path)
     # Closing the last connection checkpoints and removes the WAL. Keep an existing WAL; let a new one be removed.
     had_wal = has_content(path, "-wal")
     # Not read-only: a WAL database without side files, or a database with a hot journal, could not be opened then.
-    with connection(path, apsw.SQLITE_OPEN_READWRITE, keeps_wal=had_wal) as live:
+    with connection(path, apsw.SQLITE_OPEN_READWRITE, wait, keeps_wal=had_wal) as live:
         live.execute("PRAGMA query_only = 1")
         yield live
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 from attrs import NOTHING, evolve, frozen
 
@@ -16,6 +17,7 @@ from release_tasks.assets.base import (
     AssetKind,
     Damaged,
     Drift,
+    Hold,
     Inspection,
     Listing,
     Move,
@@ -34,9 +36,10 @@ from release_tasks.assets.sqlite.database import (
     capture_database,
     content_digest,
     examine_database,
-    restore_database,
     set_journal_mode,
 )
+from release_tasks.assets.sqlite.restore import LockedDatabase, locked_database, restore_database
+from release_tasks.assets.waiting import LockWait
 from release_tasks.core.durable import fsync_directory, fsync_file
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, ignore
@@ -46,7 +49,7 @@ from release_tasks.core.records import AssetRecord, JournalStep
 __all__ = ["SQLITE", "SqliteKind", "SqliteOptions", "set_side_files_aside", "side_files"]
 
 
-CopyDatabase = Callable[[Path, Path, Progress, Callable[[int], None]], Copied]
+CopyDatabase = Callable[[Path, Path, Progress, Callable[[int], None], LockWait], Copied]
 
 
 @frozen(kw_only=True)
@@ -86,7 +89,11 @@ class SqliteKind(AssetKind):
         copied = Meter(emit, "capture", record.key, 0)
         checked = Meter(emit, "check", record.key, 0)
         found = copy_database(
-            asset.path, copy, copied.reach, lambda size: checked.reach(checked.done + size, copied.total)
+            asset.path,
+            copy,
+            copied.reach,
+            lambda size: checked.reach(checked.done + size, copied.total),
+            LockWait(asset.lock_wait, emit),
         )
         info = os.lstat(asset.path)
         if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
@@ -200,6 +207,15 @@ class SqliteKind(AssetKind):
         set_journal_mode(target, record.journal_mode)
         os.chmod(target, record.mode)
 
+    @contextlib.contextmanager
+    def lock(self, asset: AssetConfig, step: JournalStep, stored: Path, seconds: float) -> Iterator[Hold | None]:
+        """Lock a database whose content is replaced through SQLite; see ``locked_database``."""
+        if step.action != "database":
+            yield None
+            return
+        with locked_database(asset.path, stored, LockWait(seconds)) as database:
+            yield database
+
     def state_of(self, step: JournalStep) -> State:
         """Return ``old`` for a ``database`` step that has not started.
 
@@ -214,11 +230,13 @@ class SqliteKind(AssetKind):
             super()._apply(move)
             return
         was_begun = move.step.begun
-        if not was_begun:
-            move.note(evolve(move.step, begun=True))
+        held = cast("LockedDatabase | None", move.hold)  # of ``lock`` above
+        wait = LockWait(move.asset.lock_wait, move.emit)
         try:
-            restore_database(move.stored, move.live, Meter(move.emit, "restore", move.step.key, 0).reach)
-        except StageFailed as error:
+            if not was_begun:
+                move.note(evolve(move.step, begun=True))
+            restore_database(move.stored, move.live, Meter(move.emit, "restore", move.step.key, 0).reach, wait, held)
+        except (StageFailed, OSError) as error:
             # A disk error may happen after the commit, when SQLite flushes the removal of its journal.
             if move.is_forward and not was_begun and not isinstance(error, DiskError):
                 # SQLite has rolled the transaction back, so there is nothing to undo. A crash loses this information.

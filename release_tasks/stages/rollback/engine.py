@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Literal
 
 from attrs import evolve
@@ -12,11 +12,12 @@ from release_tasks.archive import legacy
 from release_tasks.archive.capture import CaptureRequest, publish_safety_snapshot, unpublished_snapshot
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
-from release_tasks.assets.base import stored_path
+from release_tasks.assets.base import Hold, stored_path
+from release_tasks.assets.waiting import LockWait
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import timestamp
 from release_tasks.core.errors import StageError, StageFailed, describe_error
-from release_tasks.core.events import Emit, StepBegan, ignore
+from release_tasks.core.events import Emit, Meter, StepBegan, ignore
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.records import HealthReport, JournalStep, RollbackJournal, RollbackOutcome, SnapshotMetadata
 from release_tasks.service.wait import poll_health
@@ -92,9 +93,14 @@ def rollback(
                 with safety_copy(run) as safety:
                     live = {record.key: record for record in safety.assets}
                     plan = plan_changes(target, run.pipeline.catalogue.path(target.snapshot_id), run.assets, live)
-                    with staged(run, target, plan, stores) as steps, uninterrupted(), locked(run.assets, steps):
+                    with (
+                        staged(run, target, plan, stores) as steps,
+                        lock_all(run, target, steps) as holds,
+                        uninterrupted(),
+                    ):
                         safety = publish_safety_snapshot(run.pipeline.catalogue, safety, run.assets)
-                        swap = commit(run, target, safety, steps)
+                        write_all(run, holds)
+                        swap = commit(run, target, safety, steps, holds)
                         swap_in(run, swap)
             plan = evolve(plan, diagnostics=plan.diagnostics + notes + notes_on_safety(safety))
             restart = restart_service(run)
@@ -199,7 +205,30 @@ def staged(
                 asset.kind.finish(asset)
 
 
-def commit(run: RollbackAttempt, target: SnapshotMetadata, safety: SnapshotMetadata, steps: list[JournalStep]) -> Swap:
+def lock_all(
+    run: RollbackAttempt, target: SnapshotMetadata, steps: list[JournalStep]
+) -> contextlib.AbstractContextManager[Mapping[str, Hold]]:
+    """Hold the locks of all databases that change, or of none; a signal ends the wait for them."""
+    chosen = f" --snapshot {run.request.snapshot_id}" if run.request.snapshot_id is not None else ""
+    advice = f"Nothing live was changed. To wait longer: inv release.rollback{chosen} --lock-wait 2m"
+    folder = run.pipeline.catalogue.path(target.snapshot_id)
+    stored = {captured.key: stored_path(folder, captured) for captured in target.assets}
+    return locked(run.assets, steps, stored, LockWait(run.settings.release.lock_wait, run.emit), advice)
+
+
+def write_all(run: RollbackAttempt, holds: Mapping[str, Hold]) -> None:
+    """Write the new content of all databases, without a commit: a full disk shows before anything is changed."""
+    for key, hold in holds.items():
+        hold.write(Meter(run.emit, "restore", key, 0).reach)
+
+
+def commit(
+    run: RollbackAttempt,
+    target: SnapshotMetadata,
+    safety: SnapshotMetadata,
+    steps: list[JournalStep],
+    holds: Mapping[str, Hold],
+) -> Swap:
     """Write the journal, the commit point: after a crash from here on, recovery completes the rollback."""
     run.emit(StepBegan("swap"))
     run.gate.enter("swap")
@@ -213,7 +242,15 @@ def commit(run: RollbackAttempt, target: SnapshotMetadata, safety: SnapshotMetad
         lineage=run.lineage,
         steps=steps,
     )
-    swap = Swap(pipeline=run.pipeline, assets=run.assets, target=target, safety=safety, journal=journal, emit=run.emit)
+    swap = Swap(
+        pipeline=run.pipeline,
+        assets=run.assets,
+        target=target,
+        safety=safety,
+        journal=journal,
+        holds=holds,
+        emit=run.emit,
+    )
     swap.require_targets()
     try:
         write_journal(run.pipeline, journal)

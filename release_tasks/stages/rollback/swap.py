@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from attrs import define, evolve, field
 
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.assets.base import AssetConfig, Move
+from release_tasks.assets.base import AssetConfig, Busy, Hold, Move
 from release_tasks.assets.placing import displaced_path, inode_of, staged_path
+from release_tasks.assets.waiting import LockWait
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Emit, ignore
 from release_tasks.core.records import Inode, JournalStep, RollbackJournal, SnapshotMetadata
@@ -18,20 +20,70 @@ from release_tasks.stages.rollback.journal import write_journal
 
 __all__ = ["Swap", "locked"]
 
+# Seconds for one lock. Each try is longer than the one before: a longer wait lets more readers end theirs, and SQLite
+# admits no new reader in this time.
+_SHORTEST_TRY = 0.05
+_LONGEST_TRY = 0.4
+
 
 @contextlib.contextmanager
-def locked(assets: Mapping[str, AssetConfig], steps: list[JournalStep]) -> Iterator[None]:
-    """Hold the locks of all changing assets, in the order of the steps, while the block runs."""
-    with contextlib.ExitStack() as locks:
-        for step in steps:
-            locks.enter_context(assets[step.key].kind.lock(assets[step.key]))
-        yield
+def locked(
+    assets: Mapping[str, AssetConfig],
+    steps: list[JournalStep],
+    stored: Mapping[str, Path],
+    wait: LockWait,
+    advice: str = "",
+) -> Iterator[Mapping[str, Hold]]:
+    """Hold the locks of all changing assets while the block runs: of all, or of none.
+
+    ``stored`` has the copies that the steps restore. While one lock is held by another process, no lock is kept, so
+    that the service can end its transactions. Raises Busy, with ``advice``, when a lock is held during all of ``wait``;
+    StageFailed, OSError.
+    """
+    ordered = _in_lock_order(steps)
+    seconds = _SHORTEST_TRY
+    wait.begin()
+    while True:
+        with contextlib.ExitStack() as locks:
+            holds: dict[str, Hold] = {}
+            try:
+                for step in ordered:
+                    asset = assets[step.key]
+                    hold = locks.enter_context(asset.kind.lock(asset, step, stored[step.key], seconds))
+                    if hold is not None:
+                        holds[step.key] = hold
+            except Busy as error:
+                busy = error
+            else:
+                yield holds
+                return
+        if not wait.go_on(functools.partial("{} is locked by {}.".format, busy.path, busy.holders)):
+            raise Busy(busy.path, busy.holders, wait.seconds, advice) from busy
+        seconds = min(2 * seconds, _LONGEST_TRY)
+
+
+def _in_lock_order(steps: list[JournalStep]) -> list[JournalStep]:
+    """Return the steps in the order of their inodes: two programs that lock in one order cannot block each other.
+
+    Raises StageFailed when two assets are one database: the second lock would wait for the first.
+    """
+    databases = {step.key: inode_of(Path(step.path)) for step in steps if step.action == "database"}
+    for key, inode in databases.items():
+        same = [other for other, found in databases.items() if found == inode and other != key]
+        if same:
+            raise StageFailed(f"The assets {key} and {same[0]} are the same database. Remove one from release.assets.")
+    return sorted(steps, key=lambda step: _position(inode_of(Path(step.path))))
+
+
+def _position(inode: Inode | None) -> tuple[int, int]:
+    return (inode.device, inode.number) if inode is not None else (-1, -1)
 
 
 @define(kw_only=True)
 class Swap:
     """Carries out a journal on the configured assets.
 
+    ``holds`` has the locks under which the new state of some assets is written already. Recovery has none.
     ``target`` is the snapshot to restore, ``safety`` the snapshot of the state before. ``journal`` equals the one on
     disk, except for one fact that only this process knows: that SQLite has rolled back a failed restore.
     """
@@ -41,6 +93,7 @@ class Swap:
     target: SnapshotMetadata | None
     safety: SnapshotMetadata | None
     journal: RollbackJournal
+    holds: Mapping[str, Hold] = field(factory=dict)
     emit: Emit = ignore
     folders: dict[Path, Inode | None] = field(factory=dict)  # the parent folders of the assets at the start
 
@@ -56,6 +109,8 @@ class Swap:
 
     def back(self) -> None:
         """Bring every asset to the old state, wherever ``forward`` stopped. Raises StageFailed or OSError."""
+        for hold in self.holds.values():
+            hold.release()
         if self.safety is None:
             raise StageFailed(f"Snapshot {self.journal.safety_snapshot_id} does not exist any more.")
         self.require_targets()
@@ -98,6 +153,7 @@ class Swap:
                 folder=self.pipeline.catalogue.path(source.snapshot_id),
                 note=self._note,
                 amend=self._amend,
+                hold=self.holds.get(step.key) if is_forward else None,
                 emit=self.emit,
             )
         )

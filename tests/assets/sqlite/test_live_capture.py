@@ -16,7 +16,6 @@ from typing import Any
 
 import pytest
 
-from release_tasks.assets.sqlite import connection as sqlite
 from release_tasks.assets.sqlite.checks import check_database
 from release_tasks.assets.sqlite.connection import DamagedDatabase
 from release_tasks.assets.sqlite.database import capture_database, content_digest, examine_database
@@ -331,11 +330,11 @@ def test_emptied_database_with_a_wal_is_damaged(project: Project, start_writer: 
         capture_database(project.database, project.folder / "copy.db")
 
 
-def test_locked_database_ends_with_a_message(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_locked_database_ends_with_a_message(project: Project) -> None:
     """The capture does not wait for ever, and the message says what to do."""
-    monkeypatch.setattr(sqlite, "BUSY_SECONDS", 0.2)
+    project.overrides["lock_wait"] = "200ms"
     with locked_database(project.database, "PRAGMA journal_mode = DELETE"):
-        with pytest.raises(StageFailed, match=r"app\.db stayed locked by another process for 0\.2 s") as error:
+        with pytest.raises(StageFailed, match=r"app\.db stayed locked by process \d+ \(.*\) for 0\.2 s") as error:
             project.capture()
         assert not isinstance(error.value, DamagedDatabase)
     assert project.pipeline.catalogue.published() == ([], [])

@@ -15,7 +15,6 @@ from typing import Any
 import apsw
 import pytest
 
-from release_tasks.assets.sqlite import connection as store
 from tests.support.files import file_tree
 from tests.support.health import Health
 from tests.support.project import MakeProject, Project
@@ -375,8 +374,8 @@ def test_page_size_change_under_an_open_service_in_wal_mode_is_all_or_nothing(
     make_project: MakeProject, start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite cannot do this online: the rollback fails with a message and leaves all unchanged, or it restores."""
-    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     project = make_project("p", "wal")
+    project.overrides["lock_wait"] = "300ms"
     project.capture()
     change_page_size(project, "wal")
     service = start_service(project.database)
@@ -400,8 +399,8 @@ def test_locked_database_fails_after_the_busy_time_and_changes_nothing(
     monkeypatch: pytest.MonkeyPatch, mode: str
 ) -> None:  # fmt: skip
     """BEGIN EXCLUSIVE in the service: a message, the live state unchanged, and the next rollback restores."""
-    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     project = make_project("p", mode)
+    project.overrides["lock_wait"] = "300ms"
     project.capture()
     project.damage()
     service = start_service(project.database)
@@ -425,7 +424,7 @@ def test_open_read_transaction_allows_a_restore_in_wal_mode(
     project: Project, start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The reader keeps its old view until its transaction ends; then it sees the snapshot."""
-    monkeypatch.setattr(store, "BUSY_SECONDS", 0.5)
+    project.overrides["lock_wait"] = "500ms"
     project.capture()
     service = start_service(project.database)
     service.ask("INSERT INTO ledger(a, b, amount) VALUES (1, 2, 3)")
@@ -442,8 +441,8 @@ def test_open_read_transaction_fails_a_restore_in_rollback_mode(
     make_project: MakeProject, start_service: StartService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """SQLite cannot commit while the reader exists: the rollback fails and leaves all unchanged."""
-    monkeypatch.setattr(store, "BUSY_SECONDS", 0.3)
     project = make_project("p", "delete")
+    project.overrides["lock_wait"] = "300ms"
     project.capture()
     project.damage()
     service = start_service(project.database)

@@ -17,8 +17,8 @@ import pytest
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.status import release_status
 from release_tasks.assets import base, placing
-from release_tasks.assets.sqlite import database
 from release_tasks.assets.sqlite import kind as sqlite
+from release_tasks.assets.sqlite import restore
 from release_tasks.core.errors import ExitCode, LockHeld
 from release_tasks.core.events import BytesMoved, Event, HealthAnswered, StepBegan
 from release_tasks.core.lock import current_holder
@@ -141,7 +141,7 @@ def answers_at_every_event(project: Project, **options: Any) -> list[tuple[str, 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(swap, "write_journal", asked(journal.write_journal))
-        patch.setattr(sqlite, "restore_database", asked(database.restore_database))
+        patch.setattr(sqlite, "restore_database", asked(restore.restore_database))
         patch.setattr(base, "rename_into_place", asked(placing.rename_into_place))
         assert roll_back(project, emit=emit, **options).status == "restored"
     return answers

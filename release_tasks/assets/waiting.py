@@ -1,0 +1,123 @@
+"""Wait for locks that other processes hold, and describe the processes."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import random
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from attrs import define, frozen
+
+from release_tasks.core.canonical import excerpt
+from release_tasks.core.clock import awake
+from release_tasks.core.events import Emit, Noted, ignore
+from release_tasks.core.redact import Redactor
+from release_tasks.core.units import show_duration
+
+__all__ = ["FileLock", "LockWait", "holders_of"]
+
+_FIRST_REPORT = 1.0  # seconds
+_NEXT_REPORT = 10.0
+_MOST_NAMED = 3
+_MOST_WORDS = 100  # characters of a command line
+
+
+@frozen
+class FileLock:
+    """A POSIX lock of a process on a file: ``is_exclusive``, and its first byte."""
+
+    pid: int
+    is_exclusive: bool
+    start: int
+
+
+@define
+class LockWait:
+    """A wait for a lock, of at most ``seconds`` in which this process is awake. It reports who holds the lock."""
+
+    seconds: float
+    emit: Emit = ignore
+    _started: float = 0.0
+    _next_report: float = 0.0
+
+    def begin(self) -> None:
+        """Start the wait anew."""
+        self._started = awake.now()
+        self._next_report = _FIRST_REPORT
+
+    def go_on(self, describe: Callable[[], str]) -> bool:
+        """Sleep for a moment and return True; return False when the wait is over.
+
+        ``describe`` returns a sentence that names the lock and its holder, such as "app.db is locked by ...".
+        """
+        passed = awake.now() - self._started
+        if passed >= self.seconds:
+            return False
+        if passed >= self._next_report:
+            self._next_report = passed + _NEXT_REPORT
+            left = show_duration(max(round(self.seconds - passed), 1))
+            self.emit(Noted(f"{describe()} Waiting for at most {left} more (release.lock_wait)."))
+        # Two waiting programs must not try at the same moments.
+        time.sleep(min(random.uniform(0.01, 0.05), self.seconds - passed))
+        return True
+
+
+def holders_of(path: Path, is_blocking: Callable[[FileLock], bool]) -> list[str]:
+    """Describe the other processes with a POSIX lock on ``path`` for which ``is_blocking`` is true.
+
+    Reads /proc (proc_locks(5)). Empty where the system reports nothing: another system, or a process in another
+    container.
+    """
+    try:
+        info = os.stat(path)
+    except OSError:
+        return []
+    pids = {lock.pid: None for lock in _locks(info.st_ino) if lock.pid != os.getpid() and is_blocking(lock)}
+    pids = {pid: None for pid in pids if _has_open(pid, info)}
+    shown = [f"process {pid}{_command(pid)}" for pid in list(pids)[:_MOST_NAMED]]
+    return shown + ([f"{len(pids) - _MOST_NAMED} more"] if len(pids) > _MOST_NAMED else [])
+
+
+def _locks(inode: int) -> Iterator[FileLock]:
+    """Return the locks on files with this inode number, on any device: some filesystems report another device."""
+    try:
+        lines = Path("/proc/locks").read_text().splitlines()
+    except OSError:
+        return
+    for line in lines:
+        # 1: POSIX  ADVISORY  WRITE 3568 fd:00:2531452 0 EOF
+        words = line.replace("->", "").split()
+        if len(words) < 8 or words[1] != "POSIX":
+            continue
+        with contextlib.suppress(ValueError):
+            if int(words[5].rpartition(":")[2]) == inode:
+                yield FileLock(pid=int(words[4]), is_exclusive=words[3] == "WRITE", start=int(words[6]))
+
+
+def _has_open(pid: int, info: os.stat_result) -> bool:
+    """Return whether a process has the file open; True also when its files may not be listed."""
+    folder = f"/proc/{pid}/fd"
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return False
+    except OSError:
+        return True
+    for name in names:
+        with contextlib.suppress(OSError):
+            if os.path.samestat(os.stat(f"{folder}/{name}"), info):
+                return True
+    return False
+
+
+def _command(pid: int) -> str:
+    """Return the command line of a process in parentheses, without secrets."""
+    with contextlib.suppress(OSError):
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
+        text = Redactor.from_environment(os.environ).redact_text(" ".join(" ".join(words).split()))
+        if text:
+            return f" ({excerpt(text, _MOST_WORDS)})"
+    return ""
