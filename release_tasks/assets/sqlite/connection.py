@@ -89,6 +89,8 @@ def describe_holders(path: Path) -> str:
     is_wal = shm.exists()
     found = holders_of(path, lambda lock: lock.start >= _LOCK_BYTES and (lock.is_exclusive or not is_wal))
     found += holders_of(shm, lambda lock: lock.is_exclusive and lock.start in _WAL_LOCKS)
+    if not found:  # a change of the page size needs a database that no other process has open
+        found = holders_of(path, lambda lock: lock.start >= _LOCK_BYTES)
     return ", ".join(dict.fromkeys(found)) or "another process"
 
 

@@ -17,7 +17,7 @@ import apsw
 from release_tasks.assets import base
 from release_tasks.assets.base import Move
 from release_tasks.assets.sqlite import kind
-from release_tasks.assets.sqlite.database import write_canonical_header
+from release_tasks.assets.sqlite.database import Copied, write_canonical_header
 from release_tasks.core import durable
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.records import Inode, JournalStep, RollbackJournal
@@ -135,10 +135,10 @@ def _without_flushes_of_sqlite() -> None:
 
 
 def _without_wal_in_the_copy() -> None:
-    def copy_the_file_alone(source: Path, destination: Path, *_: object) -> tuple[str, str]:
+    def copy_the_file_alone(source: Path, destination: Path, *_: object) -> Copied:
         destination.write_bytes(source.read_bytes())
         write_canonical_header(destination)
-        return "wal", sha256_file(destination)
+        return Copied(journal_mode="wal", sha256=sha256_file(destination), unchecked=[])
 
     replace(kind, "capture_database", copy_the_file_alone)
 
