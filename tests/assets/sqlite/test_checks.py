@@ -10,6 +10,7 @@ import apsw
 import pytest
 
 from release_tasks.archive.verify import verify_all
+from release_tasks.assets.base import Busy
 from release_tasks.assets.sqlite.checks import check_database, count_rows, read_schema
 from release_tasks.assets.sqlite.connection import DamagedDatabase, DiskError, translated_errors
 from release_tasks.assets.sqlite.database import capture_database
@@ -202,8 +203,8 @@ def test_any_changed_page_ends_in_a_verdict(tmp_path: Path) -> None:
     assert found > 30
 
 
-# Each result code of SQLite (https://sqlite.org/rescode.html): whether it means damage, an error of the disk, or
-# something that a person can change.
+# Each result code of SQLite (https://sqlite.org/rescode.html): whether it means damage, a lock, an error of the
+# disk, or something else that a person can change.
 VERDICTS: dict[type[StageFailed], list[str]] = {
     DamagedDatabase: [
         "SQLITE_CORRUPT",
@@ -214,11 +215,17 @@ VERDICTS: dict[type[StageFailed], list[str]] = {
         "SQLITE_IOERR_SHORT_READ",
         "SQLITE_NOTADB",
     ],
-    StageFailed: [
+    Busy: [
         "SQLITE_BUSY",
         "SQLITE_BUSY_RECOVERY",
         "SQLITE_BUSY_SNAPSHOT",
         "SQLITE_BUSY_TIMEOUT",
+        "SQLITE_LOCKED",
+        "SQLITE_LOCKED_SHAREDCACHE",
+        "SQLITE_LOCKED_VTAB",
+        "SQLITE_PROTOCOL",
+    ],
+    StageFailed: [
         "SQLITE_CANTOPEN",
         "SQLITE_CANTOPEN_CONVPATH",
         "SQLITE_CANTOPEN_DIRTYWAL",
@@ -234,10 +241,6 @@ VERDICTS: dict[type[StageFailed], list[str]] = {
         "SQLITE_ERROR_SNAPSHOT",
         "SQLITE_ERROR_UNABLE",
         "SQLITE_FULL",
-        "SQLITE_LOCKED",
-        "SQLITE_LOCKED_SHAREDCACHE",
-        "SQLITE_LOCKED_VTAB",
-        "SQLITE_PROTOCOL",
         "SQLITE_READONLY",
         "SQLITE_READONLY_CANTINIT",
         "SQLITE_READONLY_CANTLOCK",
