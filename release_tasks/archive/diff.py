@@ -61,7 +61,7 @@ def compare(pipeline: Pipeline, before: str, after: str) -> Comparison:
 
     Raises UsageError when a release does not exist, StageFailed when its manifest cannot be read.
     """
-    first, second = _manifest(pipeline, before), _manifest(pipeline, after)
+    first, second = pipeline.get_manifest(before), pipeline.get_manifest(after)
     comparison = Comparison(before=before, after=after)
     for name, *values in (
         ("version", first.app_version, second.app_version),
@@ -81,21 +81,6 @@ def compare(pipeline: Pipeline, before: str, after: str) -> Comparison:
         except (StageFailed, OSError) as error:
             comparison.notes.append(f"{key} cannot be compared: {error}")
     return comparison
-
-
-def _manifest(pipeline: Pipeline, release_id: str) -> Manifest:
-    pipeline.manifest_path(release_id)
-    files = pipeline.read_manifests()
-    found = next((file for file in files if file.release_id == release_id), None)
-    if found is None:
-        latest = ", ".join(file.release_id for file in files[-5:])
-        known = f"The latest releases are {latest}." if latest else "No release exists yet."
-        raise UsageError(f"There is no release {release_id!r}. {known} To list more: inv release.status --limit 100")
-    if found.manifest is None:
-        raise StageFailed(
-            f"The manifest of {release_id} cannot be read: {found.reason}. To list the releases: inv release.status"
-        )
-    return found.manifest
 
 
 def _snapshot(pipeline: Pipeline, manifest: Manifest, notes: list[str]) -> SnapshotMetadata | None:

@@ -104,6 +104,33 @@ class Pipeline:
             return None
         return manifest if manifest.status == "ready" else None  # the older tool wrote blocked releases to it too
 
+    def find_manifest(self, release_id: str) -> ManifestFile:
+        """Return the manifest of a release, readable or not; raises UsageError, which names the known releases."""
+        self.manifest_path(release_id)
+        files = self.read_manifests()
+        found = next((file for file in files if file.release_id == release_id), None)
+        if found is None:
+            latest = ", ".join(file.release_id for file in files[-5:])
+            known = f"The latest releases are {latest}." if latest else "No release exists yet."
+            raise UsageError(
+                f"There is no release {release_id!r}. {known} To list more: inv release.status --limit 100"
+            )
+        return found
+
+    def get_manifest(self, release_id: str) -> Manifest:
+        """Return the manifest of a release; raises UsageError when there is none, StageFailed when it is unreadable."""
+        found = self.find_manifest(release_id)
+        if found.manifest is None:
+            raise StageFailed(
+                f"The manifest of {release_id} cannot be read: {found.reason}. To list the releases: inv release.status"
+            )
+        return found.manifest
+
+    def newer_than(self, release_id: str | None) -> str:
+        """Return the id of the latest ready release unless it is ``release_id``; empty when there is no other."""
+        latest = self.latest_ready()
+        return latest.release_id if latest is not None and latest.release_id != release_id else ""
+
     def write_statement(self, release_id: str, line: bytes) -> None:
         """Write the statement about a release.
 

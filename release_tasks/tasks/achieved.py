@@ -1,17 +1,17 @@
-"""What the stages of a command line have changed, for a later task of the same line that fails."""
+"""What the stages of a command line have changed, for the later tasks of the same line."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from invoke import Context
 
-from release_tasks.tasks.executor import Achieved, record
+from release_tasks.tasks.executor import Achieved, recall, record
 
 if TYPE_CHECKING:
     from release_tasks.core.records import Manifest, RollbackOutcome
 
-__all__ = ["record_release", "record_rollback"]
+__all__ = ["prepared_release", "record_release", "record_rollback"]
 
 
 def record_release(ctx: Context, manifest: Manifest) -> None:
@@ -25,6 +25,15 @@ def record_release(ctx: Context, manifest: Manifest) -> None:
             snapshot_id=snapshot_id,
         )
         record(ctx, "achieved", achieved)
+        record(ctx, "release", manifest.release_id)
+
+
+def prepared_release(ctx: Context) -> str | None:
+    """Return the release that was prepared earlier in this command line, or None.
+
+    The stages after it are about this release, whatever another command line prepares meanwhile.
+    """
+    return cast("str | None", recall(ctx, "release"))
 
 
 def record_rollback(ctx: Context, outcome: RollbackOutcome) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from invoke import Collection, Context, call
 
 from release_tasks.core.errors import UsageError
-from release_tasks.tasks.achieved import record_release, record_rollback
+from release_tasks.tasks.achieved import prepared_release, record_release, record_rollback
 from release_tasks.tasks.diagnose import diagnose
 from release_tasks.tasks.drill import drill
 from release_tasks.tasks.executor import recall, record, runs_under_stage_executor, stage
@@ -156,6 +156,8 @@ def rollback(
             lock_wait=duration_flag("lock-wait", lock_wait),
         )
         given: dict[str, Any] = {"snapshot_id": snapshot, "force": force, "wait": duration_flag("wait", wait) or 0.0}
+        if snapshot is None:
+            given["release_id"] = prepared_release(ctx)
         if plan or current.is_dry:
             _show_plan(current, given)
             return

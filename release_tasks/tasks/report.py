@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from release_tasks.core.errors import UsageError
+from release_tasks.tasks.achieved import prepared_release
 from release_tasks.tasks.executor import stage
 from release_tasks.tasks.flags import path_flag, text_flag
 from release_tasks.tasks.session import session
@@ -35,7 +36,7 @@ def report(ctx: Context, release_id: str | None = None, output: str | None = Non
         from release_tasks.report.html.render import render
 
         pipeline = current.pipeline
-        file = find_release(pipeline, text_flag("release-id", release_id))
+        file = find_release(pipeline, text_flag("release-id", release_id) or prepared_release(ctx))
         target = _target(pipeline, text_flag("output", output), file.release_id)
         if current.is_dry:
             current.answer({"status": "dry", "releaseId": file.release_id, "output": str(target)})

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from release_tasks.core.errors import ExitCode
-from release_tasks.tasks.achieved import record_rollback
+from release_tasks.tasks.achieved import prepared_release, record_rollback
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.flags import duration_flag, with_flags
+from release_tasks.tasks.flags import duration_flag, text_flag, with_flags
 from release_tasks.tasks.session import Session, session
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ __all__ = ["watch"]
 
 @stage(
     help={
+        "release_id": "Watch this release instead of the one of this command line, else of the latest ready one.",
         "for_": "Watch this long instead of release.watch.for, e.g. 10m.",
         "interval": "Take a sample this often instead of release.watch.interval, e.g. 10s.",
         "rollback": "Roll back once to the state before the release if it is degraded.",
@@ -28,6 +29,7 @@ __all__ = ["watch"]
 )
 def watch(
     ctx: Context,
+    release_id: str | None = None,
     for_: str | None = None,
     interval: str | None = None,
     rollback: bool = False,
@@ -47,11 +49,12 @@ def watch(
             rollback=rollback or None,
             health_url=health_url,
         )
+        watched = text_flag("release-id", release_id) or prepared_release(ctx)
         if current.is_dry:
-            _show_dry(current, settings)
+            _show_dry(current, settings, watched)
             return
         with current.progress() as emit:
-            report = watch_release(settings, emit=emit, notices=current.notifications)
+            report = watch_release(settings, release_id=watched, emit=emit, notices=current.notifications)
         if report.rollback is not None:
             record_rollback(ctx, report.rollback)
         document = encode(report)
@@ -59,13 +62,13 @@ def watch(
         current.exit_code = ExitCode(report.exit_code)
 
 
-def _show_dry(current: Session, settings: Settings) -> None:
+def _show_dry(current: Session, settings: Settings, release_id: str | None) -> None:
     from release_tasks.core.units import show_duration
     from release_tasks.stages.watch.response import watch_context
     from release_tasks.stages.watch.watching import require_watchable
 
     require_watchable(settings)
-    rules, context = settings.release.watch, watch_context(current.pipeline)
+    rules, context = settings.release.watch, watch_context(current.pipeline, release_id)
     release = context.release_id
     target = context.snapshot_id if rules.rollback and not context.blocker else None
     times = {"for": show_duration(rules.for_), "interval": show_duration(rules.interval)}

@@ -36,7 +36,7 @@ def test_a_report_without_a_release_says_what_to_type(scratch: InvokeProject) ->
     scratch.document("release.prepare", "--release-id", "v1")
     before = scratch.tree()
     for words, reported in (
-        (("--release-id", "v9"), "There is no release 'v9'. The latest are: v1."),
+        (("--release-id", "v9"), "There is no release 'v9'. The latest releases are v1."),
         (("--release-id", "../v1"), "../v1"),
         (("--output", "."), "is a directory. Name a file in it, such as v1.html."),
         (("--output", "new/"), "is a directory."),

@@ -107,7 +107,7 @@ class SetClock(Clock):
     def now(self) -> float:
         return self.time
 
-    def wait(self, seconds: float) -> None:
+    def wait(self, seconds: float, is_over: Callable[[], object] = bool) -> None:
         self.waits += 1
         self.time += max(seconds, 0.0) + self.suspends.get(self.waits, 0.0)
 

@@ -88,15 +88,7 @@ def find_release(pipeline: Pipeline, release_id: str | None) -> ManifestFile:
         raise UsageError("There is no release to report on yet. Prepare one: `inv release.prepare`.")
     if release_id is None:
         return files[-1]
-    pipeline.manifest_path(release_id)
-    found = next((file for file in files if file.release_id == release_id), None)
-    if found is None:
-        known = ", ".join(file.release_id for file in files[-5:])
-        raise UsageError(
-            f"There is no release {release_id!r}. The latest are: {known}. "
-            "Type one of them, or leave --release-id out; `inv release.status` shows more."
-        )
-    return found
+    return pipeline.find_manifest(release_id)
 
 
 def gather(settings: Settings, file: ManifestFile) -> ReleasePage:

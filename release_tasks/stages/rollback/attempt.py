@@ -70,13 +70,15 @@ def precondition_now(pipeline: Pipeline) -> Precondition:
 class RollbackRequest:
     """The arguments of a rollback. ``wait`` is the time in seconds to wait for the lock.
 
-    ``only_while`` refuses the request when a release was prepared or a rollback ran since that precondition.
+    ``only_while`` refuses the request when a release was prepared or a rollback ran since that precondition;
+    ``release_id`` refuses it when another release than this one is the latest.
     """
 
     snapshot_id: str | None = None
     force: bool = False
     wait: float = 0.0
     only_while: Precondition | None = None
+    release_id: str | None = None
 
     @property
     def is_automatic(self) -> bool:
@@ -152,6 +154,7 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
                 emit(StepBegan("recover"))
                 recover_locked(settings, pipeline, emit)
                 _require_unchanged(pipeline, request.only_while)
+                _require_latest(pipeline, request)
                 yield RollbackAttempt(
                     settings=settings,
                     request=request,
@@ -198,6 +201,15 @@ def _require_unchanged(pipeline: Pipeline, before: Precondition | None) -> None:
     if now.state != before.state:
         last = f" ({now.state.status}, snapshot {now.state.snapshot_id})" if now.state else ""
         raise Superseded(f"Another rollback ran meanwhile{last}, so this rollback was cancelled.")
+
+
+def _require_latest(pipeline: Pipeline, request: RollbackRequest) -> None:
+    """Raise Superseded if another release than that of the request is the latest: the rollback would undo it, too."""
+    if request.release_id is not None and (newer := pipeline.newer_than(request.release_id)):
+        raise Superseded(
+            f"Release {newer} was prepared meanwhile, so the rollback of {request.release_id} was cancelled. "
+            f"To undo both: inv release.rollback --snapshot {request.snapshot_id}"
+        )
 
 
 def _record_without_lock(pipeline: Pipeline, request: RollbackRequest, status: str, detail: str) -> None:

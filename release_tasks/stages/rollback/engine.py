@@ -41,7 +41,7 @@ from release_tasks.stages.rollback.in_place import (
     removed_rows,
 )
 from release_tasks.stages.rollback.journal import JOURNAL_VERSION, clear_journal, write_journal
-from release_tasks.stages.rollback.plan import RollbackPlan, notes_on_safety, plan_changes
+from release_tasks.stages.rollback.plan import RollbackPlan, notes_on_safety, plan_changes, snapshot_before
 from release_tasks.stages.rollback.restart import Restart, start_detached
 from release_tasks.stages.rollback.stores import HeldStores, hold_stores
 from release_tasks.stages.rollback.swap import Swap, locked
@@ -54,6 +54,7 @@ def roll_back(
     settings: Settings,
     snapshot_id: str | None = None,
     *,
+    release_id: str | None = None,
     force: bool = False,
     wait: float = 0.0,
     emit: Emit = ignore,
@@ -61,13 +62,15 @@ def roll_back(
 ) -> RollbackOutcome:
     """Restore a snapshot, by default the latest of a release, restart the service and check its health.
 
-    ``status`` of the outcome is ``restored``, ``noop`` or ``failed``. ``force`` restores a snapshot that is live
-    already, or has no digests; ``wait`` is the time in seconds to wait for the lock. Raises UsageError for an unknown
-    snapshot, LockHeld while another command runs; the live state is consistent in each case.
+    With ``release_id`` it restores the state before that release. ``status`` of the outcome is ``restored``, ``noop``
+    or ``failed``. ``force`` restores a snapshot that is live already, or has no digests; ``wait`` is the time in
+    seconds to wait for the lock. Raises UsageError for an unknown snapshot or release, Superseded when another release
+    was prepared after ``release_id``, LockHeld while another command runs; the live state is consistent in each case.
     """
     pipeline = Pipeline(settings.release.root)
     with stage(settings, pipeline, "release.rollback", notices) as notifications:
-        request = RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait)
+        snapshot_id = snapshot_id or snapshot_before(pipeline, release_id)
+        request = RollbackRequest(snapshot_id=snapshot_id, release_id=release_id, force=force, wait=wait)
         outcome = rollback(settings, request, emit, pipeline)
         notifications.announce(lambda: about_rollback(settings, pipeline, outcome))
     return outcome

@@ -20,7 +20,7 @@ from release_tasks.assets.base import AssetConfig, owner_difference, stored_path
 from release_tasks.assets.kinds import kind_of
 from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import excerpt
-from release_tasks.core.errors import StageFailed
+from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.lock import current_holder
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
@@ -36,6 +36,7 @@ __all__ = [
     "notes_on_verdict",
     "plan_changes",
     "plan_rollback",
+    "snapshot_before",
 ]
 
 _MAX_NAMES = 5
@@ -82,6 +83,7 @@ def plan_rollback(
     settings: Settings,
     snapshot_id: str | None = None,
     *,
+    release_id: str | None = None,
     force: bool = False,
     wait: float = 0.0,
     emit: Emit = ignore,
@@ -95,8 +97,10 @@ def plan_rollback(
     emit = shielded(emit)
     pipeline = Pipeline(settings.release.root)
     catalogue = pipeline.catalogue
-    target = catalogue.find(snapshot_id)
+    target = catalogue.find(snapshot_id or snapshot_before(pipeline, release_id))
     diagnostics = catalogue.note_on(snapshot_id, target)
+    if release_id is not None and (newer := pipeline.newer_than(release_id)):
+        diagnostics.append(f"Release {newer} was prepared after {release_id}, so this rollback would be refused.")
     if read_journal(pipeline) is not None:
         diagnostics.append("An interrupted rollback would be completed first (`inv release.recover`).")
     command, url = settings.release.restart.command, settings.release.health.url
@@ -190,6 +194,16 @@ def plan_changes(
         if record.key not in assets:
             diagnostics.append(f"{record.key}: in the snapshot, but no longer in release.assets; not restored.")
     return RollbackPlan(snapshot_id=target.snapshot_id, changes=changes, diagnostics=diagnostics)
+
+
+def snapshot_before(pipeline: Pipeline, release_id: str | None) -> str | None:
+    """Return the snapshot of the state before a release; None without a release. Raises UsageError, StageFailed."""
+    if release_id is None:
+        return None
+    manifest = pipeline.get_manifest(release_id)
+    if manifest.snapshot is None:
+        raise UsageError(f"Release {release_id} is {manifest.status} and has no snapshot. Choose one with --snapshot.")
+    return manifest.snapshot.snapshot_id
 
 
 def notes_on_verdict(pipeline: Pipeline, target: SnapshotMetadata) -> list[str]:

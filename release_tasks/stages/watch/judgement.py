@@ -11,7 +11,7 @@ from release_tasks.config.schema import WatchConfig
 from release_tasks.core.units import show_duration, show_share
 from release_tasks.stages.watch.samples import Sample
 
-__all__ = ["Counts", "VerdictStatus", "WatchVerdict", "count", "degradation", "judge"]
+__all__ = ["Counts", "VerdictStatus", "WatchVerdict", "count", "degradation", "judge", "superseded"]
 
 VerdictStatus = Literal["healthy", "degraded", "inconclusive"]
 
@@ -81,6 +81,13 @@ def judge(samples: Sequence[Sample], rules: WatchConfig, *, watched: float, is_c
     if counts.ok < counts.looks:
         reason += "; the others are within the error rate"
     return WatchVerdict(status="healthy", reasons=[f"{reason}."])
+
+
+def superseded(release_id: str | None, newer: str) -> WatchVerdict:
+    """Return the verdict on a watch that ended because the release ``newer`` was prepared meanwhile."""
+    watched = f"of release {release_id} " if release_id else ""
+    reason = f"Release {newer} was prepared meanwhile, so this watch {watched}ended without a verdict or a rollback."
+    return WatchVerdict(status="inconclusive", reasons=[reason])
 
 
 def _issues(samples: Sequence[Sample], rules: WatchConfig) -> list[str]:

@@ -7,12 +7,12 @@ checked again under the lock, so that two watches, or a watch and a person, cann
 
 from __future__ import annotations
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.codec import encode
-from release_tasks.core.errors import ExitCode, Interrupted, LockHeld, StageError, describe_error
+from release_tasks.core.errors import ExitCode, Interrupted, LockHeld, StageError, UsageError, describe_error
 from release_tasks.core.events import Emit
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.records import Baseline, Manifest, RollbackOutcome
@@ -33,7 +33,7 @@ _CHECK = "Check what is live: inv release.status"
 
 @frozen(kw_only=True)
 class WatchContext:
-    """The start of a watch: the latest ready release, and the preconditions of a rollback at that time.
+    """The start of a watch: the watched release, and the preconditions of a rollback at that time.
 
     ``earlier_rollback`` is the reason why the release counts as rolled back already, or empty.
     """
@@ -76,10 +76,16 @@ class Response:
     diagnostics: list[str] = field(factory=list)
 
 
-def watch_context(pipeline: Pipeline) -> WatchContext:
-    """Return the context of a watch that starts now."""
-    release = pipeline.latest_ready()
-    precondition = precondition_now(pipeline)
+def watch_context(pipeline: Pipeline, release_id: str | None = None) -> WatchContext:
+    """Return the context of a watch that starts now, of the latest ready release or of ``release_id``.
+
+    Raises UsageError for a release that does not exist or was blocked, StageFailed when its manifest is unreadable.
+    """
+    release = pipeline.latest_ready() if release_id is None else pipeline.get_manifest(release_id)
+    if release is not None and release.status != "ready":
+        raise UsageError(f"Release {release.release_id} is {release.status}, so it has no deploy to watch.")
+    # A release that was prepared before the watch started counts, too.
+    precondition = evolve(precondition_now(pipeline), release_id=release.release_id if release is not None else None)
     earlier = find_earlier_rollback(pipeline, release, precondition.state) if release is not None else ""
     return WatchContext(release=release, precondition=precondition, earlier_rollback=earlier)
 

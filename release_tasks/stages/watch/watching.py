@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 
 from attrs import evolve, field, frozen
 
@@ -20,7 +21,7 @@ from release_tasks.stages.notifications.notification import Notification
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_failure, about_rollback
 from release_tasks.stages.stage import stage
-from release_tasks.stages.watch.judgement import Counts, VerdictStatus, count, degradation, judge
+from release_tasks.stages.watch.judgement import Counts, VerdictStatus, count, degradation, judge, superseded
 from release_tasks.stages.watch.response import WatchContext, record_finished, respond, watch_context
 from release_tasks.stages.watch.samples import Sample, take_sample
 
@@ -39,9 +40,14 @@ class Clock:
         """Return the seconds since a fixed point in time."""
         return uptime()
 
-    def wait(self, seconds: float) -> None:
-        """Wait for ``seconds``, including the time in which the machine sleeps."""
-        wait_for(time.sleep, seconds, self.now)
+    def wait(self, seconds: float, is_over: Callable[[], object] = bool) -> None:
+        """Wait for ``seconds``, including the time in which the machine sleeps, or until ``is_over`` returns true."""
+
+        def attempt(slice_: float) -> object:
+            time.sleep(slice_)
+            return is_over()
+
+        wait_for(attempt, seconds, self.now)
 
 
 @frozen(kw_only=True)
@@ -63,16 +69,21 @@ class WatchReport:
 
 @frozen(kw_only=True)
 class _Series:
-    """All samples of a watch. ``watched`` is its length in seconds, and ``stop`` the signal that ended it."""
+    """All samples of a watch. ``watched`` is its length in seconds.
+
+    ``stop`` is the signal that ended it, ``newer`` the release whose prepare ended it.
+    """
 
     samples: list[Sample]
     watched: float
     stop: Interrupted | None = None
+    newer: str = ""
 
 
 def watch_release(
     settings: Settings,
     *,
+    release_id: str | None = None,
     clock: Clock | None = None,
     emit: Emit = ignore,
     notices: Notifications | None = None,
@@ -89,12 +100,16 @@ def watch_release(
         require_watchable(settings)
         if pipeline.has_journal() and current_holder(pipeline.root) is None:
             raise StageFailed("A rollback was interrupted and is not finished. Run `inv release.recover` first.")
-        context = watch_context(pipeline)
+        context = watch_context(pipeline, release_id)
         notes = _notes(config, context)
         for note in notes:
             emit(Noted(note))
-        series = _sample_until_done(config, context.baseline, clock or Clock(), emit)
+        series = _sample_until_done(
+            config, context.baseline, clock or Clock(), emit, lambda: pipeline.newer_than(context.release_id)
+        )
         verdict = judge(series.samples, config.watch, watched=series.watched, is_cut_short=series.stop is not None)
+        if series.newer:
+            verdict = superseded(context.release_id, series.newer)
         response = respond(settings, pipeline, context, verdict, series.samples, series.stop, emit, notifications)
         if verdict.status == "degraded" and series.stop is None:  # the response repeats this note
             notes = [note for note in notes if not note.startswith(_WILL_NOT)]
@@ -134,8 +149,13 @@ def require_watchable(settings: Settings) -> None:
         )
 
 
-def _sample_until_done(config: ReleaseConfig, baseline: Baseline | None, clock: Clock, emit: Emit) -> _Series:
+def _sample_until_done(
+    config: ReleaseConfig, baseline: Baseline | None, clock: Clock, emit: Emit, newer: Callable[[], str]
+) -> _Series:
     """Take a sample every interval until the time is over, the samples are degraded, or a signal arrives.
+
+    Ends at once when ``newer`` returns the id of a release that was prepared meanwhile: its deploy may follow, and the
+    samples would be about that one.
 
     A gap, in which the machine slept or this process was suspended, makes the watch end later by its length.
     """
@@ -146,7 +166,7 @@ def _sample_until_done(config: ReleaseConfig, baseline: Baseline | None, clock: 
     end = started + rules.for_
     longest = max(endpoint.timeout for endpoint in (config.health, config.reliability) if endpoint.url is not None)
     try:
-        while True:
+        while not newer():
             sampling_started = clock.now()
             gap_before = _unseen(sampling_started - planned, rules.interval)
             end += max(sampling_started - planned - LONGEST_GAP, 0.0)
@@ -167,12 +187,12 @@ def _sample_until_done(config: ReleaseConfig, baseline: Baseline | None, clock: 
             planned = max(sampling_started + rules.interval, sampled)
             if degradation(samples, rules):
                 break
-            clock.wait(min(planned, end) - clock.now())
+            clock.wait(min(planned, end) - clock.now(), newer)
             if planned > end and clock.now() - max(sampled, end) <= LONGEST_GAP:
                 break
     except Interrupted as signal:
         stop = signal
-    return _Series(samples=samples, watched=clock.now() - started, stop=stop)
+    return _Series(samples=samples, watched=clock.now() - started, stop=stop, newer="" if stop else newer())
 
 
 def _unseen(took: float, allowed: float) -> float:

@@ -136,9 +136,9 @@ def test_a_release_prepared_during_the_watch_is_not_rolled_back(
     failing.mcp.write_text("{}")
     live = failing.content()
     report = watch_release(failing.settings, clock=clock, emit=after_sample(2, lambda: release(failing, "v2")))
-    assert (report.release_id, report.status, report.rollback) == ("v1", "degraded", None)
-    assert "Release v2 was prepared meanwhile" in report.diagnostics[0]
-    assert failing.content() == live
+    assert (report.release_id, report.status, report.rollback) == ("v1", "inconclusive", None)
+    assert "Release v2 was prepared meanwhile" in report.reasons[0]
+    assert (report.exit_code, failing.content()) == (1, live)
     assert "rollback.started" not in names(events, failing)
 
 
