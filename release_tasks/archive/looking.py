@@ -19,7 +19,7 @@ def look_folder(settings: Settings, assets: Iterable[AssetConfig]) -> Iterator[P
     """Make a private folder with space for copies of ``assets``, and remove it after the block.
 
     It is outside the live state, and outside the pipeline folder where another folder has the space. Raises
-    StageFailed when no folder has it, OSError.
+    NoScratchSpace, OSError.
     """
     release = settings.release
     outside = [release.root, *(asset.path for asset in release.assets.values())]

@@ -18,12 +18,16 @@ from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.lock import FolderLock
 from release_tasks.core.units import show_mebibytes
 
-__all__ = ["claimed_folder", "scratch_folder"]
+__all__ = ["NoScratchSpace", "claimed_folder", "scratch_folder"]
 
 _ATTEMPTS = 10
 _PREFIX = "release-tasks"
 _HEADROOM = 16 << 20  # bytes
 _SYSTEM = ("/tmp", "/var/tmp")
+
+
+class NoScratchSpace(StageFailed):
+    """No folder has the space for temporary copies; nothing was copied."""
 
 
 @contextlib.contextmanager
@@ -61,7 +65,7 @@ def scratch_folder(needed: int, outside: Iterable[Path], fallback: Path) -> Iter
     """Make a private folder for ``needed`` bytes of copies while nothing else may be changed.
 
     It is in a temporary folder of the system (TMPDIR, /tmp, /var/tmp), unless that is below a path of ``outside`` or
-    has too little space, and else in ``fallback``. Raises StageFailed, with all sizes, when no folder has the space.
+    has too little space, and else in ``fallback``. Raises NoScratchSpace, with all sizes, OSError.
     """
     parent = _parent(needed, [Path(os.path.realpath(path)) for path in outside], fallback)
     with claimed_folder(parent, _PREFIX) as folder:
@@ -81,7 +85,7 @@ def _parent(needed: int, outside: list[Path], fallback: Path) -> Path:
         if needed + _HEADROOM <= (free if folder == fallback else free // 2):
             return folder
         tried.append(f"{folder} has {show_mebibytes(free)} free")
-    raise StageFailed(
+    raise NoScratchSpace(
         f"There is no space for a copy of {show_mebibytes(needed)} of the live state, which a comparison needs: "
         f"{', '.join(tried) or 'no temporary folder can be written'}. Set TMPDIR to a folder with more space."
     )

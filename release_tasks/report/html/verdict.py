@@ -78,7 +78,7 @@ def _rolled_back(rollbacks: Sequence[Rollback]) -> str:
         return f"{last.actor} started a rollback, and its end is not recorded: inv release.recover"
     if last.status == "restored":
         health = ", and the service became healthy on it" if isinstance(last.health, dict) else ""
-        return f"{last.actor} rolled it back: the state before it is live{health}."
+        return f"{last.actor} rolled it back: the state before it was restored{health}."
     return f"{last.actor} rolled it back, but the service did not become healthy on the state before it."
 
 

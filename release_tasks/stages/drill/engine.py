@@ -121,7 +121,7 @@ class _Rehearsal:
             self.restore(settings, self.snapshot)
             self.examine(settings, self.snapshot)
             if not self.problems:
-                self.repeat(settings, snapshot_id)
+                self.repeat(settings, self.snapshot)
             if self.service is not None and not self.problems:
                 self.emit(StepBegan("boot", self.service.shown))
                 live = [asset.path for asset in self.settings.release.assets.values()]
@@ -171,9 +171,11 @@ class _Rehearsal:
             if examined.unchecked is not None and not examined.problems:
                 self.notes.append(f"{key} was restored as recorded, and not checked further: {examined.unchecked}.")
 
-    def repeat(self, settings: Settings, snapshot_id: str) -> None:
-        """Roll back a second time, which must be a ``noop``."""
-        outcome = rollback(settings, RollbackRequest(snapshot_id=snapshot_id))
+    def repeat(self, settings: Settings, snapshot: SnapshotMetadata) -> None:
+        """Roll back a second time, which must be a ``noop``; it compares copies of the databases."""
+        outcome = rollback(settings, RollbackRequest(snapshot_id=snapshot.snapshot_id))
+        if outcome.status == "failed" and is_short_of_space(settings.project, snapshot):
+            raise Inconclusive(f"The second rollback failed: {' '.join(outcome.diagnostics)}")
         if outcome.status != "noop":
             details = " ".join(outcome.diagnostics)
             self.problems.append(f"A second rollback must be a noop, but it was {outcome.status}. {details}".strip())

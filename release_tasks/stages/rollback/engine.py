@@ -20,6 +20,7 @@ from release_tasks.core.errors import StageError, StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, StepBegan, ignore
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.records import HealthReport, JournalStep, RollbackJournal, RollbackOutcome, SnapshotMetadata
+from release_tasks.core.scratch import NoScratchSpace
 from release_tasks.service.wait import poll_health
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_rollback
@@ -128,7 +129,11 @@ def in_place(run: RollbackAttempt, target: SnapshotMetadata) -> LastRestore | No
     amended = find_amended(run.pipeline, plan_amendment(run.settings, run.pipeline, target))
     if amended is None or run.request.force:
         return None
-    last = find_last_restore(run.settings, run.pipeline, amended, run.emit)
+    try:
+        last = find_last_restore(run.settings, run.pipeline, amended, run.emit)
+    except NoScratchSpace as error:
+        again = f"inv release.rollback --snapshot {target.snapshot_id} --force"
+        raise StageFailed(f"{error.message} To restore without the comparison: {again}") from error
     return last if last is not None and last.is_in_place else None
 
 
