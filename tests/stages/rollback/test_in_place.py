@@ -17,9 +17,11 @@ from release_tasks.stages.diagnose.guide import diagnose_service
 from release_tasks.stages.rollback.plan import plan_rollback
 from tests.support.files import make_socket
 from tests.support.health import Health
-from tests.support.project import Project
+from tests.support.processes import await_true
+from tests.support.project import MakeProject, Project
 from tests.support.rollback import audit_events, roll_back, safety_folder, safety_id
 from tests.support.scripts import StartService
+from tests.support.writer import StartWriter
 
 
 def run_sql(project: Project, *statements: str) -> None:
@@ -203,6 +205,23 @@ def test_changed_rows_are_named(restored: Project) -> None:
     outcome = roll_back(restored)
     assert outcome.status == "noop"
     assert outcome.diagnostics[0] == "database: its content was changed since the restore."
+
+
+@pytest.mark.parametrize("journal_mode", ["wal", "delete"])
+def test_a_busy_service_keeps_its_rows(make_project: MakeProject, start_writer: StartWriter, journal_mode: str) -> None:
+    """While a service writes without a pause, the rollback is a noop, and no committed row is lost."""
+    project = make_project("busy", journal_mode)
+    project.capture()
+    project.damage()
+    assert roll_back(project).status == "restored"
+    writer = start_writer(project.database, journal_mode)
+    await_true(lambda: len(project.rows()[1]) > 5)
+    before = len(project.rows()[1])
+    outcome = roll_back(project)
+    assert outcome.status == "noop", outcome.diagnostics
+    assert "of ledger." in outcome.diagnostics[0]
+    assert writer.poll() is None
+    assert len(project.rows()[1]) >= before
 
 
 def test_an_unchanged_state_is_in_place_without_any_note(restored: Project) -> None:
