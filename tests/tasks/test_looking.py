@@ -62,6 +62,16 @@ _USER = 12345  # of no account
 NEGATIVE = {"gateway.status": 1, "--dry pairing.approve telegram ABCD2345": 1}
 
 
+# What must write says which file it cannot write, and changes nothing.
+REFUSED = {
+    "release.drill": "Read-only file system",
+    "release.drill --scratch /tmp": "The result was not recorded",
+    "release.report": "Read-only file system",
+    "release.rollback": "Read-only file system",
+    "release.prepare": "Read-only file system",
+}
+
+
 @pytest.fixture
 def released(project: Project, health: Health, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Project:
     """Return a project with two releases, the latest of which was rolled back; the service wrote a row since."""
@@ -190,6 +200,10 @@ def test_looking_works_on_a_read_only_disk(released: Project, mounts: Mounts, na
         shutil.copytree(copy, released.folder, symlinks=True, dirs_exist_ok=True)
     subprocess.run(["mount", "-o", "remount,ro", str(released.folder)], check=True)
     require_unchanged(released, {}, here(released))
+    for line, reason in REFUSED.items():
+        before, answer = listing(released.folder), here(released)(line)
+        assert (answer.code, listing(released.folder)) == (1, before), (line, answer.text)
+        assert reason in " ".join(answer.text.split()) and "Traceback" not in answer.text, answer.text
 
 
 @pytest.mark.root
