@@ -11,7 +11,7 @@ from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from pathlib import Path
 from typing import Literal
 
-from attrs import evolve, frozen
+from attrs import evolve, field, frozen
 
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.seal import metadata_bytes, sealed, snapshot_digest
@@ -24,7 +24,7 @@ from release_tasks.core.entries import write_entries
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Event, ignore
 from release_tasks.core.interrupt import wait_for
-from release_tasks.core.records import FORMAT_VERSION, AssetRecord, AuditAnchor, SnapshotMetadata
+from release_tasks.core.records import FORMAT_VERSION, AssetRecord, AuditAnchor, ParentFolder, SnapshotMetadata
 
 __all__ = [
     "CaptureRequest",
@@ -48,6 +48,7 @@ class CaptureRequest:
     kind: Literal["release", "safety"]
     retention_limit: int
     audit: AuditAnchor | None = None
+    parents: list[ParentFolder] = field(factory=list)
     allow_damaged: bool = False  # a safety snapshot has a raw copy of an asset that cannot be read
 
 
@@ -132,6 +133,7 @@ def new_snapshot(
                 retention_limit=request.retention_limit,
                 digest=snapshot_digest(records),
                 assets=records,
+                parents=request.parents,
                 metadata_path=str(catalogue.path(request.snapshot_id) / "metadata.json"),
                 audit=request.audit,
             )

@@ -10,10 +10,11 @@ from attrs import evolve, field, frozen
 
 from release_tasks.archive import legacy
 from release_tasks.archive.catalogue import Catalogue
+from release_tasks.archive.parents import invalid_parent
 from release_tasks.archive.seal import snapshot_digest
 from release_tasks.assets.base import AssetConfig, AssetFinding, stored_path
 from release_tasks.assets.kinds import kind_of
-from release_tasks.core.canonical import InvalidDocument
+from release_tasks.core.canonical import InvalidDocument, excerpt
 from release_tasks.core.entries import ENTRIES, StoredEntries
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Meter, StepBegan, ignore, shielded
@@ -55,6 +56,9 @@ def verify_snapshot(
                 found=snapshot_digest(metadata.assets),
             )
         )
+    if (path := invalid_parent(metadata)) is not None:
+        what = f"the record of the folder {excerpt(path)} was altered: it has an invalid mode or owner"
+        findings.append(AssetFinding(key="*", what=what))
     for asset in metadata.assets:
         emit(BytesMoved("verify", asset.key, 0, max(asset.size, 0)))
     for asset in metadata.assets:

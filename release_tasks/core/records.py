@@ -370,7 +370,10 @@ class JournalStep:
 
 @frozen(kw_only=True)
 class RollbackJournal:
-    """The journal of a running swap. It exists only during the swap; the next command finishes a swap that it finds."""
+    """The journal of a running swap. It exists only during the swap; the next command finishes a swap that it finds.
+
+    ``created_parents`` are the paths of the folders above assets that the rollback created; an undo removes them.
+    """
 
     journal_version: int
     rollback_id: str
@@ -380,6 +383,7 @@ class RollbackJournal:
     started_at: str
     lineage: str | None
     steps: list[JournalStep]
+    created_parents: list[str] = field(factory=list)
 
 
 @frozen(kw_only=True)

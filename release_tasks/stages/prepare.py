@@ -13,6 +13,7 @@ from release_tasks.archive.attestation.signing import signer_of
 from release_tasks.archive.attestation.statement import Attester
 from release_tasks.archive.capacity import capture_needs, shortages
 from release_tasks.archive.capture import CaptureRequest, unpublished_snapshot
+from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import MANIFEST_VERSION, Pipeline, manifest_bytes
 from release_tasks.archive.retention import Retention, apply_retention
 from release_tasks.assets.kinds import kind_of
@@ -175,6 +176,7 @@ def _captured(
         kind="release",
         retention_limit=settings.release.retention,
         audit=pipeline.audit.anchor(),
+        parents=Parents(settings.project, settings.release.assets).record(),
     )
     started_at, started = timestamp(), awake.now()
     emit(StepBegan("capture", capture.snapshot_id))

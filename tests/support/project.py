@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
+from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.records import RollbackOutcome, SnapshotMetadata
@@ -97,7 +98,11 @@ class Project:
         """Publish a release snapshot of the live state, without gates or manifest."""
         settings = self.settings
         request = CaptureRequest(
-            snapshot_id=f"{release_id}_snapshot", release_id=release_id, kind="release", retention_limit=5
+            snapshot_id=f"{release_id}_snapshot",
+            release_id=release_id,
+            kind="release",
+            retention_limit=5,
+            parents=Parents(settings.project, settings.release.assets).record(),
         )
         return capture_snapshot(self.pipeline.catalogue, settings.release.assets, request)
 

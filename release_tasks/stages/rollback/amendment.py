@@ -156,6 +156,7 @@ def amend_target(
         kind="safety",
         retention_limit=settings.release.retention,
         audit=pipeline.audit.anchor(),
+        parents=target.parents or [],
     )
     return derive_snapshot(pipeline.catalogue, target, amendment.replacements, request), amendment.diagnostics
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import contextlib
 import secrets
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 
 from attrs import evolve, field, frozen
 
+from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.retention import apply_retention
 from release_tasks.assets.base import AssetConfig
@@ -101,7 +103,8 @@ class RollbackEnded(Exception):
 class RollbackAttempt:
     """The data that every step of a rollback uses. ``lineage`` identifies the latest release at its start.
 
-    ``started`` is the start in seconds of the awake clock.
+    ``started`` is the start in seconds of the awake clock. ``closed_parents`` are the folders above assets that their
+    owner could not use, with their modes; ``created_parents`` are those that this attempt created.
     """
 
     settings: Settings
@@ -112,12 +115,19 @@ class RollbackAttempt:
     lineage: str
     rollback_id: str
     gate: StartGate
+    closed_parents: dict[Path, int]
+    created_parents: list[Path] = field(factory=list)
     started: float = field(factory=awake.now)
 
     @property
     def assets(self) -> Mapping[str, AssetConfig]:
         """The configured assets."""
         return self.settings.release.assets
+
+    @property
+    def parents(self) -> Parents:
+        """The folders above the assets."""
+        return Parents(self.settings.project, self.assets)
 
     def notes_on(self, target: SnapshotMetadata, *, has_changes: bool) -> list[str]:
         """Return notes on the choice of ``target``: an equal one was typed, or an earlier state is known to be good."""
@@ -155,16 +165,18 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
                 recover_locked(settings, pipeline, emit)
                 _require_unchanged(pipeline, request.only_while)
                 _require_latest(pipeline, request)
-                yield RollbackAttempt(
-                    settings=settings,
-                    request=request,
-                    pipeline=pipeline,
-                    emit=emit,
-                    started_at=started_at,
-                    lineage=pipeline.lineage(),
-                    rollback_id=rollback_id,
-                    gate=gate,
-                )
+                with Parents(settings.project, settings.release.assets).made_accessible() as closed_parents:
+                    yield RollbackAttempt(
+                        settings=settings,
+                        request=request,
+                        pipeline=pipeline,
+                        emit=emit,
+                        started_at=started_at,
+                        lineage=pipeline.lineage(),
+                        rollback_id=rollback_id,
+                        gate=gate,
+                        closed_parents=closed_parents,
+                    )
                 is_finished = True
             except (StageFailed, OSError) as error:
                 outcome = _failed(pipeline, request, started_at, error)

@@ -10,6 +10,7 @@ from attrs import evolve
 
 from release_tasks.archive import legacy
 from release_tasks.archive.capture import CaptureRequest, publish_safety_snapshot, unpublished_snapshot
+from release_tasks.archive.parents import remove_empty
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
 from release_tasks.assets.base import Hold, stored_path
@@ -106,7 +107,7 @@ def rollback(
                         write_all(run, holds)
                         swap = commit(run, target, safety, steps, holds)
                         swap_in(run, swap)
-            plan = evolve(plan, diagnostics=plan.diagnostics + notes + notes_on_safety(safety))
+            plan = evolve(plan, diagnostics=plan.diagnostics + notes + notes_on_safety(safety) + swap.notes)
             restart = restart_service(run)
             health = await_health(run, restart)
             return record(run, target, safety, plan, restart, health)
@@ -181,6 +182,7 @@ def safety_copy(run: RollbackAttempt) -> Iterator[SnapshotMetadata]:
         kind="safety",
         retention_limit=run.settings.release.retention,
         audit=run.pipeline.audit.anchor(),
+        parents=run.parents.record(run.closed_parents),
         allow_damaged=True,
     )
     with unpublished_snapshot(run.pipeline.catalogue, run.assets, request, run.emit) as metadata:
@@ -201,6 +203,8 @@ def staged(
             if change.action != "keep" and captured is not None:
                 is_usable = change.exists_live and not change.is_live_damaged
                 stored = stored_path(folder, captured)
+                if captured.exists:
+                    run.created_parents.extend(run.parents.create(change.key, target))
                 steps.append(
                     asset.kind.stage(asset, captured, stored, run.rollback_id, is_usable=is_usable, emit=run.emit)
                 )
@@ -211,6 +215,7 @@ def staged(
         if not run.pipeline.has_journal():
             for asset in run.assets.values():
                 asset.kind.finish(asset)
+            remove_empty(run.created_parents)
 
 
 def lock_all(
@@ -249,10 +254,11 @@ def commit(
         started_at=run.started_at,
         lineage=run.lineage,
         steps=steps,
+        created_parents=[str(folder) for folder in run.created_parents],
     )
     swap = Swap(
         pipeline=run.pipeline,
-        assets=run.assets,
+        parents=run.parents,
         target=target,
         safety=safety,
         journal=journal,
@@ -282,6 +288,7 @@ def swap_in(run: RollbackAttempt, swap: Swap) -> None:
     except (StageError, OSError) as error:
         raise StageFailed(f"{describe_error(error)} {_undo(run, swap)}") from error
     assert swap.target is not None and swap.safety is not None
+    run.closed_parents.clear()
     try:
         run.recorder.mark_restored(swap.target, swap.safety)
     except OSError as error:

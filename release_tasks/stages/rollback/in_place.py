@@ -12,6 +12,7 @@ from pathlib import Path
 from attrs import field, frozen
 
 from release_tasks.archive.looking import look_folder
+from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.base import AssetConfig, Drift, stored_path
 from release_tasks.assets.kinds import kind_of
@@ -91,6 +92,8 @@ def find_last_restore(
         return None
     assets = sorted(settings.release.assets.items(), key=lambda item: item[1].kind.state_check_cost)
     last = LastRestore(target=target)
+    for folder, difference in Parents(settings.project, settings.release.assets).differences(target).items():
+        last.drifts[folder] = Drift(form=[difference])
     _compare(last, pipeline, [item for item in assets if not item[1].kind.state_check_cost], None, emit)
     # Usually a file differs, and then the databases need not be read.
     costly = [item for item in assets if item[1].kind.state_check_cost and target.asset(item[0])]

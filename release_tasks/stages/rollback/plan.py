@@ -14,6 +14,7 @@ from release_tasks.archive import legacy
 from release_tasks.archive.capacity import capture_needs, restore_needs, shortages
 from release_tasks.archive.capture import capture_asset
 from release_tasks.archive.looking import look_folder
+from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
 from release_tasks.assets.base import AssetConfig, owner_difference, stored_path
@@ -138,6 +139,8 @@ def plan_rollback(
     ]
     if not plan.has_changes:
         diagnostics += notes_on_verdict(pipeline, target)
+    parents = Parents(settings.project, settings.release.assets).differences(target)
+    diagnostics += [f"{folder}: {found}; a rollback restores it." for folder, found in parents.items()]
     in_place = find_amended(pipeline, amendment)
     last = find_last_restore(settings, pipeline, in_place, emit) if in_place and not force else None
     if last is not None and last.is_in_place:

@@ -12,6 +12,7 @@ from typing import Literal
 
 from attrs import evolve, field, frozen
 
+from release_tasks.archive.parents import Parents, remove_empty
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
 from release_tasks.assets.placing import leftovers, with_current_devices
@@ -154,6 +155,8 @@ def recover_locked(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) 
                 f"mixed: {describe_error(error)} Fix it, then run `inv release.recover` before you start the service."
             ) from error
         _discard_staged(settings)
+        if report.status == "undone":
+            remove_empty(Path(path) for path in journal.created_parents)
         with contextlib.suppress(OSError):  # the live state is consistent; the next command removes the rest
             pipeline.clean_up()
         return report
@@ -184,7 +187,8 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, 
     failure = ""
     is_forward = journal.direction == "forward"
     journal = evolve(journal, steps=[with_current_devices(step) for step in journal.steps])
-    swap = Swap(pipeline=pipeline, assets=settings.release.assets, target=None, safety=None, journal=journal, emit=emit)
+    parents = Parents(settings.project, settings.release.assets)
+    swap = Swap(pipeline=pipeline, parents=parents, target=None, safety=None, journal=journal, emit=emit)
     if is_forward:
         try:
             swap.target = _intact(pipeline, journal.snapshot_id, emit)

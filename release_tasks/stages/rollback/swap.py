@@ -9,6 +9,7 @@ from pathlib import Path
 
 from attrs import define, evolve, field
 
+from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.base import AssetConfig, Busy, Hold, Move
 from release_tasks.assets.placing import displaced_path, inode_of, staged_path
@@ -85,17 +86,24 @@ class Swap:
 
     ``holds`` has the locks under which the new state of some assets is written already. Recovery has none.
     ``target`` is the snapshot to restore, ``safety`` the snapshot of the state before. ``journal`` equals the one on
-    disk, except for one fact that only this process knows: that SQLite has rolled back a failed restore.
+    disk, except for one fact that only this process knows: that SQLite has rolled back a failed restore. ``notes`` name
+    the folders above assets whose mode or owner could not be restored.
     """
 
     pipeline: Pipeline
-    assets: Mapping[str, AssetConfig]
+    parents: Parents
     target: SnapshotMetadata | None
     safety: SnapshotMetadata | None
     journal: RollbackJournal
     holds: Mapping[str, Hold] = field(factory=dict)
     emit: Emit = ignore
+    notes: list[str] = field(factory=list)
     folders: dict[Path, Inode | None] = field(factory=dict)  # the parent folders of the assets at the start
+
+    @property
+    def assets(self) -> Mapping[str, AssetConfig]:
+        """The configured assets."""
+        return self.parents.assets
 
     def forward(self) -> None:
         """Bring every asset to the new state. Raises StageFailed or OSError; ``back`` undoes the completed steps."""
@@ -106,6 +114,7 @@ class Swap:
             kind = self.assets[step.key].kind
             if kind.state_of(step) != "new":
                 self._carry_out(step, kind.commit, self.target)
+        self.notes += self.parents.restore(self.target)
 
     def back(self) -> None:
         """Bring every asset to the old state, wherever ``forward`` stopped. Raises StageFailed or OSError."""
@@ -120,6 +129,7 @@ class Swap:
             kind = self.assets[step.key].kind
             if kind.state_of(step) != "old":
                 self._carry_out(step, kind.abort, self.safety)
+        self.notes += self.parents.restore(self.safety)
 
     def require_targets(self) -> None:
         """Raise StageFailed when a volume is not mounted: neither the asset nor its staged copy exists then.

@@ -1,0 +1,223 @@
+"""The folders above the assets: a snapshot records their modes and owners, and a restore brings them back.
+
+Only folders above a configured asset are ever created or changed; a path in a snapshot alone has no effect. A folder
+above an asset outside the project is created, but an existing one is not changed: other programs use it, too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+from attrs import frozen
+
+from release_tasks.assets.base import AssetConfig
+from release_tasks.core.durable import fsync_directory
+from release_tasks.core.errors import StageFailed, describe_error
+from release_tasks.core.records import ParentFolder, SnapshotMetadata
+
+__all__ = ["Parents", "invalid_parent", "remove_empty"]
+
+_ALL_BITS = 0o7777
+_MAX_ID = 2**32 - 2  # 2**32 - 1 means "no change" for chown(2)
+
+
+@frozen
+class Parents:
+    """The folders above the configured ``assets`` of ``project``."""
+
+    project: Path
+    assets: Mapping[str, AssetConfig]
+
+    def record(self, opened: Mapping[Path, int] | None = None) -> list[ParentFolder]:
+        """Return the records of the folders above all assets, outermost first.
+
+        ``opened`` has the modes of folders before ``made_accessible``. A link is not recorded.
+        """
+        found = []
+        for folder in self._above(self.assets):
+            with contextlib.suppress(OSError):
+                info = os.lstat(folder)
+                if stat.S_ISDIR(info.st_mode):
+                    mode = (opened or {}).get(folder, stat.S_IMODE(info.st_mode))
+                    found.append(ParentFolder(path=self._name(folder), mode=mode, uid=info.st_uid, gid=info.st_gid))
+        return found
+
+    def create(self, key: str, target: SnapshotMetadata) -> list[Path]:
+        """Create the missing folders above the asset ``key`` as ``target`` recorded them, and return them.
+
+        A folder without a record gets mode 0700. Raises StageFailed when a file or a link is in the place of a folder,
+        OSError.
+        """
+        recorded = self._recorded(target)
+        missing: list[Path] = []
+        for folder in [*self.assets[key].path.parents][:-1]:
+            if not os.path.lexists(folder):
+                missing.append(folder)
+                continue
+            if not folder.is_dir():
+                raise StageFailed(f"{folder} is not a folder. Move it away, and retry.")
+            if missing and folder in recorded and folder.is_symlink():
+                raise StageFailed(
+                    f"{folder} is a symbolic link, and was a folder at the time of the snapshot. Nothing is created "
+                    "where it leads to. Remove the link, and retry."
+                )
+        for folder in reversed(missing):
+            _create(folder, recorded.get(folder))
+        return missing[::-1]
+
+    def differences(self, target: SnapshotMetadata) -> dict[str, str]:
+        """Return how each existing folder differs from its record, as far as this process may change that."""
+        found = {}
+        for folder, record in self._restored(target):
+            with contextlib.suppress(OSError):
+                difference = _difference(os.lstat(folder), record)
+                if difference:
+                    found[self._name(folder)] = difference
+        return found
+
+    def restore(self, target: SnapshotMetadata) -> list[str]:
+        """Give every folder inside the project the mode and owner that ``target`` recorded; repeatable.
+
+        Returns one sentence for each folder where this is not possible, and does not raise: the state in it is
+        restored in any case.
+        """
+        problems = []
+        for folder, record in self._restored(target):
+            try:
+                if _difference(os.lstat(folder), record):
+                    _change(folder, record)
+            except OSError as error:
+                problems.append(f"{folder} did not get its mode {record.mode:04o} back: {describe_error(error)}")
+        return problems
+
+    @contextlib.contextmanager
+    def made_accessible(self) -> Iterator[dict[Path, int]]:
+        """Give the owner, if this process is the owner and not root, access to the folders while the block runs.
+
+        Yields the former modes. They are set again at the end, unless the block removes them from the mapping.
+        """
+        former: dict[Path, int] = {}
+        try:
+            for folder in self._above(self.assets) if os.geteuid() else ():
+                with contextlib.suppress(OSError):
+                    info = os.lstat(folder)
+                    mode = stat.S_IMODE(info.st_mode)
+                    is_ours = stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and self._is_inside(folder)
+                    if is_ours and mode & stat.S_IRWXU != stat.S_IRWXU:
+                        _chmod(folder, mode | stat.S_IRWXU)
+                        former[folder] = mode
+            yield former
+        finally:
+            for folder, mode in reversed(former.items()):
+                with contextlib.suppress(OSError):
+                    _chmod(folder, mode)
+
+    def _above(self, keys: Iterable[str]) -> list[Path]:
+        """Return the folders above assets: inside the project those below its folder, else all but the root."""
+        found: dict[Path, None] = {}
+        for key in keys:
+            parents = [*self.assets[key].path.parents][:-1]
+            inside = [folder for folder in parents if self._is_inside(folder)]
+            found |= dict.fromkeys(inside or ([] if self.project in parents else parents))
+        return sorted(found, key=lambda folder: len(folder.parts))
+
+    def _restored(self, target: SnapshotMetadata) -> list[tuple[Path, ParentFolder]]:
+        """Return the folders inside the project above the assets of ``target``, with their records, outermost first.
+
+        Folders below a link are left out.
+        """
+        recorded = self._recorded(target)
+        keys = [record.key for record in target.assets if record.key in self.assets and record.exists]
+        folders = [folder for folder in self._above(keys) if folder in recorded and self._is_inside(folder)]
+        links = {folder for folder in self._above(keys) if folder.is_symlink()}
+        return [(folder, recorded[folder]) for folder in folders if not links & {folder, *folder.parents}]
+
+    def _recorded(self, target: SnapshotMetadata) -> dict[Path, ParentFolder]:
+        names = {self._name(folder): folder for folder in self._above(self.assets)}
+        return {names[record.path]: record for record in target.parents or [] if record.path in names}
+
+    def _is_inside(self, folder: Path) -> bool:
+        return self.project in folder.parents
+
+    def _name(self, folder: Path) -> str:
+        return str(folder.relative_to(self.project) if self._is_inside(folder) else folder)
+
+
+def invalid_parent(metadata: SnapshotMetadata) -> str | None:
+    """Return the path of a recorded folder with a value that no capture writes, or None."""
+    for record in metadata.parents or []:
+        ids = (record.uid, record.gid)
+        if not 0 <= record.mode <= _ALL_BITS or not all(0 <= number <= _MAX_ID for number in ids):
+            return record.path
+    return None
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove created folders, innermost first, when a rollback was undone. A folder with content stays."""
+    for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
+            fsync_directory(folder.parent)
+
+
+def _create(folder: Path, record: ParentFolder | None) -> None:
+    """Create a folder durably; it is never open to more users than recorded, whatever the umask is."""
+    parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.mkdir(folder.name, 0o700, dir_fd=parent)
+        created = os.open(folder.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            if record is not None:
+                with contextlib.suppress(OSError):  # only root may change the owner
+                    os.fchown(created, record.uid, record.gid)
+                # The new state is written into the folder first; ``restore`` takes away what its owner had not.
+                os.fchmod(created, record.mode | (stat.S_IRWXU if os.geteuid() else 0))
+            else:
+                os.fchmod(created, 0o700)  # without the group bit of a folder above
+            os.fsync(created)
+        finally:
+            os.close(created)
+        os.fsync(parent)
+    finally:
+        os.close(parent)
+
+
+def _difference(info: os.stat_result, record: ParentFolder) -> str:
+    """Describe how a folder differs from its record; an empty text when it is no folder any more."""
+    if not stat.S_ISDIR(info.st_mode):
+        return ""
+    found = []
+    mode, is_root = stat.S_IMODE(info.st_mode), os.geteuid() == 0
+    if mode != record.mode and (is_root or info.st_uid == os.geteuid()):
+        found.append(f"mode {mode:04o} instead of {record.mode:04o}")
+    if is_root and (info.st_uid, info.st_gid) != (record.uid, record.gid):
+        found.append(f"owner {info.st_uid}:{info.st_gid} instead of {record.uid}:{record.gid}")
+    return ", ".join(found)
+
+
+def _change(folder: Path, record: ParentFolder) -> None:
+    parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        if os.geteuid() == 0:
+            os.chown(folder.name, record.uid, record.gid, dir_fd=parent, follow_symlinks=False)
+    finally:
+        os.close(parent)
+    _chmod(folder, record.mode)
+    fsync_directory(folder.parent)
+
+
+def _chmod(folder: Path, mode: int) -> None:
+    """Set the mode of a folder, also of one that cannot be read; never of the target of a link."""
+    path = getattr(os, "O_PATH", None)
+    if path is None:  # macOS has a chmod that does not follow links
+        os.chmod(folder, mode, follow_symlinks=False)
+        return
+    descriptor = os.open(folder, path | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        os.chmod(f"/proc/self/fd/{descriptor}", mode)  # fchmod(2) refuses such a descriptor, open(2)
+    finally:
+        os.close(descriptor)
