@@ -21,6 +21,7 @@ from release_tasks.config import schema
 from release_tasks.config.kinds import flat_class, has_kinds, split
 from release_tasks.core.codec import findings
 from release_tasks.core.errors import ConfigError
+from release_tasks.core.location import is_within, overlap, without_links
 from release_tasks.core.options import Duration, Share, did_you_mean
 from release_tasks.core.units import parse_boolean, parse_duration, parse_integer, parse_share
 
@@ -53,7 +54,7 @@ def load_settings(
                 sections[name] = converter.structure(merged[name], cls)
             except Exception as error:
                 problems += [(_as_written(path), problem) for path, problem in findings(error, name)]
-        problems += _contradictions(converter, merged["release"])
+        problems += _contradictions(converter, merged)
     finally:
         _project.reset(token)
     if problems:
@@ -88,21 +89,20 @@ def _merged(base: Any, overlay: Any) -> Any:
     return {**base, **{name: _merged(base.get(name), value) for name, value in overlay.items()}}
 
 
-def _contradictions(converter: cattrs.Converter, release: Any) -> list[tuple[str, str]]:
-    """Find mistakes between values: unknown or circular needs, nested asset paths.
+def _contradictions(converter: cattrs.Converter, merged: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Find mistakes between values: unknown or circular needs, nested paths.
 
     Every valid section is checked, even if another section has a mistake.
     """
 
-    def part(name: str, kind: Any) -> Any:
+    def part(name: str, kind: Any, section: str = "release") -> Any:
         try:
-            return converter.structure(release[name], kind)
+            return converter.structure(merged[section][name], kind)
         except Exception:
             return None  # reported already
 
     gates = part("gates", dict[str, schema.GateConfig]) or {}
     assets = part("assets", dict[str, AssetConfig]) or {}
-    root = part("root", Path)
     problems: list[tuple[str, str]] = []
     for name, gate in gates.items():
         for need in gate.needs:
@@ -110,12 +110,34 @@ def _contradictions(converter: cattrs.Converter, release: Any) -> list[tuple[str
                 problems.append((f"release.gates.{name}.needs", f"there is no gate {need!r}"))
             elif _depends_on(gates, need, name):
                 problems.append((f"release.gates.{name}.needs", f"circular: {need!r} depends on {name!r}"))
-    paths = [(f"release.assets.{key}", asset.path) for key, asset in assets.items()]
-    paths += [("release.root", root)] if root else []
-    for index, (label, path) in enumerate(paths):
-        for other_label, other in paths[:index]:
-            if path == other or path in other.parents or other in path.parents:
-                problems.append((label, f"{path} overlaps with {other_label}"))
+    root = part("root", Path)
+    others = {
+        "pairing.credentials": part("credentials", Path, "pairing"),
+        "gateway.root": part("root", Path, "gateway"),
+    }
+    return problems + _overlaps({key: asset.path for key, asset in assets.items()}, root, others)
+
+
+def _overlaps(
+    assets: Mapping[str, Path], root: Path | None, others: Mapping[str, Path | None]
+) -> list[tuple[str, str]]:
+    """Find assets that contain one another or ``root``, and ``others`` in ``root``, by real path, device and inode.
+
+    The last name of an asset is not followed: a capture refuses a link there, and a restore replaces it. The same holds
+    for hard links, so a release that makes one does not prevent its own rollback.
+    """
+    problems: list[tuple[str, str]] = []
+    places = [(f"release.assets.{key}", path, without_links(path, follows_last=False)) for key, path in assets.items()]
+    if root is not None:
+        places.append(("release.root", root, without_links(root)))
+        inside = {name: path for name, path in others.items() if path is not None and is_within(path, root)}
+        problems += [(name, f"{path} is inside release.root") for name, path in inside.items()]
+    for index, (label, path, place) in enumerate(places):
+        for other_label, other, other_place in places[:index]:
+            if overlap(place, other_place):
+                is_plain = path == other or path in other.parents or other in path.parents
+                links = "" if is_plain else f" through a link or a mount: they are {place} and {other_place}"
+                problems.append((label, f"{path} overlaps with {other_label}{links}"))
     return problems
 
 

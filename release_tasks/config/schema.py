@@ -243,7 +243,10 @@ class AttestationConfig:
 class ReleaseConfig:
     """The release pipeline."""
 
-    root: Path = option("the folder of manifests, snapshots, logs and the audit log", "memory/release-pipeline")
+    root: Path = option(
+        "the folder of manifests, snapshots, logs and the audit log; an asset must not contain it, also not by a link",
+        "memory/release-pipeline",
+    )
     app: AppConfig = option("the application", Factory(AppConfig))
     version_timeout: Duration = option("limit for the command that prints the version, and for each call of git", 10.0)
     health: HealthConfig = option("the health endpoint", Factory(HealthConfig))

@@ -242,6 +242,7 @@ def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
     ]
     if not report.passed and not blockers:
         blockers.append("preflight: did not pass")
+    blockers += _shared_files(settings)
     for key, asset in settings.release.assets.items():
         blockers += asset.kind.capture_blockers(key, asset)
         try:
@@ -252,6 +253,22 @@ def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
         except OSError as error:
             blockers.append(f"{key}: {describe_error(error)}")
     return blockers
+
+
+def _shared_files(settings: Settings) -> list[str]:
+    """Return the assets that are the same file under two names, one sentence each: after a restore they are two."""
+    seen: dict[tuple[int, int], str] = {}
+    found = []
+    for key, asset in settings.release.assets.items():
+        with contextlib.suppress(OSError):
+            info = os.stat(asset.path)
+            other = seen.setdefault((info.st_dev, info.st_ino), key)
+            if other != key:
+                found.append(
+                    f"{key}: {asset.path} is the same file as release.assets.{other}, by a link. "
+                    f"Give release.assets.{key} a file of its own, or remove it."
+                )
+    return found
 
 
 def _shortages(settings: Settings, pipeline: Pipeline) -> list[str]:

@@ -7,13 +7,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from release_tasks.core.errors import UsageError
+from release_tasks.core.location import is_within
 
 if TYPE_CHECKING:
     from release_tasks.config.schema import Settings
 
 T = TypeVar("T")
 
-__all__ = ["duration_flag", "number_flag", "path_flag", "text_flag", "url_flag", "with_flags", "words_flag"]
+__all__ = [
+    "duration_flag",
+    "number_flag",
+    "output_flag",
+    "path_flag",
+    "text_flag",
+    "url_flag",
+    "with_flags",
+    "words_flag",
+]
 
 
 def with_flags(
@@ -91,6 +101,18 @@ def path_flag(name: str, value: str, what: str) -> Path:
         return Path(value).expanduser().absolute()
     except RuntimeError as error:
         raise UsageError(f"--{name}: {value!r} is not a {what}: {error}") from None
+
+
+def output_flag(settings: Settings, name: str, value: str) -> Path:
+    """Return the absolute path of a file to write; raises UsageError for a path in the state or among the records."""
+    path = path_flag(name, value, "file")
+    reserved = {f"release.assets.{key}": asset.path for key, asset in settings.release.assets.items()}
+    root = settings.release.root
+    reserved |= {} if is_within(path, root / "reports") else {"release.root": root}
+    for key, place in reserved.items():
+        if is_within(path, place):
+            raise UsageError(f"--{name}: {value!r} is inside {key} ({place}). Name a file elsewhere.")
+    return path
 
 
 def url_flag(name: str, value: str | None) -> str | None:

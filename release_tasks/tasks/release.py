@@ -13,7 +13,7 @@ from release_tasks.tasks.achieved import prepared_release, record_release, recor
 from release_tasks.tasks.diagnose import diagnose
 from release_tasks.tasks.drill import drill
 from release_tasks.tasks.executor import recall, record, runs_under_stage_executor, stage
-from release_tasks.tasks.flags import duration_flag, number_flag, with_flags, words_flag
+from release_tasks.tasks.flags import duration_flag, number_flag, output_flag, with_flags, words_flag
 from release_tasks.tasks.report import report
 from release_tasks.tasks.session import Session, session
 from release_tasks.tasks.watch import watch
@@ -63,6 +63,7 @@ def preflight(
     # refused before any gate runs.
     with session(ctx, json) as current:
         _apply_flags(current, health_url, strict, retention)
+        junit_file = output_flag(current.settings, "junit", junit) if junit else None
         if current.is_dry:
             if not deferred:
                 _show_dry_gates(current, words_flag(only), words_flag(skip))
@@ -75,8 +76,8 @@ def preflight(
                 chosen = begin_release(current.settings, release_id, emit=emit, notices=current.notifications)
         run = run_gates(current, chosen, words_flag(only), words_flag(skip))
         record(ctx, "preflight", (run, (health_url, strict)))
-        if junit:
-            _write_junit(run, Path(junit))
+        if junit_file:
+            _write_junit(run, junit_file)
         if not deferred:
             answer_preflight(current, run)
 
@@ -104,12 +105,13 @@ def prepare(
     """Write the manifest of a release and take a verified snapshot; exit 1 when a gate blocks it."""
     with session(ctx, json) as current:
         _apply_flags(current, health_url, strict, retention)
+        junit_file = output_flag(current.settings, "junit", junit) if junit else None
         if current.is_dry:
             _show_dry_prepare(current)
             return
         run = _preflight_of(ctx, (health_url, strict))
-        if junit:
-            _write_junit(run, Path(junit))
+        if junit_file:
+            _write_junit(run, junit_file)
         from release_tasks.report.answers import show_manifest
         from release_tasks.stages.prepare import prepare_release
 
@@ -307,7 +309,7 @@ def _write_junit(run: PreflightRun, path: Path) -> None:
     from release_tasks.core.durable import write_atomic
     from release_tasks.report.junit import junit_xml
 
-    write_atomic(path.absolute(), junit_xml(run.report, "release.preflight"), mode=0o644)
+    write_atomic(path, junit_xml(run.report, "release.preflight"), mode=0o644)
 
 
 def _show_dry_gates(current: Session, only: list[str], skip: list[str]) -> None:

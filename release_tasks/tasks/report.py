@@ -11,11 +11,11 @@ from invoke import Context
 from release_tasks.core.errors import UsageError
 from release_tasks.tasks.achieved import prepared_release
 from release_tasks.tasks.executor import stage
-from release_tasks.tasks.flags import path_flag, text_flag
+from release_tasks.tasks.flags import output_flag, text_flag
 from release_tasks.tasks.session import session
 
 if TYPE_CHECKING:
-    from release_tasks.archive.pipeline import Pipeline
+    from release_tasks.config.schema import Settings
 
 __all__ = ["report"]
 
@@ -37,7 +37,7 @@ def report(ctx: Context, release_id: str | None = None, output: str | None = Non
 
         pipeline = current.pipeline
         file = find_release(pipeline, text_flag("release-id", release_id) or prepared_release(ctx))
-        target = _target(pipeline, text_flag("output", output), file.release_id)
+        target = _target(current.settings, text_flag("output", output), file.release_id)
         if current.is_dry:
             current.answer({"status": "dry", "releaseId": file.release_id, "output": str(target)})
             current.screen.line(f"Would write the page of {file.release_id} to {target}")
@@ -52,11 +52,11 @@ def report(ctx: Context, release_id: str | None = None, output: str | None = Non
         )
 
 
-def _target(pipeline: Pipeline, given: str | None, release_id: str) -> Path:
-    """Return the path of the page; raises UsageError for a path that cannot be written."""
+def _target(settings: Settings, given: str | None, release_id: str) -> Path:
+    """Return the path of the page; raises UsageError for a path that cannot or must not be written."""
     if given is None:
-        return pipeline.root / "reports" / f"{release_id}.html"
-    target = path_flag("output", given, "file")
+        return settings.release.root / "reports" / f"{release_id}.html"
+    target = output_flag(settings, "output", given)
     if target.is_dir() or given.endswith("/"):
         raise UsageError(f"--output: {given!r} is a directory. Name a file in it, such as {release_id}.html.")
     if not target.parent.is_dir():

@@ -88,6 +88,20 @@ def test_manifest_records_the_phases_with_their_times(project: Project) -> None:
     assert [phase.name for phase in release(project, "v3").phases] == ["capture", "publish"]
 
 
+@pytest.mark.parametrize("make_link", [os.link, os.symlink])
+def test_two_assets_that_are_one_file_block_the_release(
+    project: Project, make_link: Callable[[Path, Path], None]
+) -> None:
+    """The sentence has both keys: after a restore they would be two files."""
+    make_link(project.mcp, project.extra)
+    manifest = release(project, "v1")
+    assert manifest.status == "blocked"
+    assert manifest.diagnostics[0] == (
+        f"extra: {project.extra} is the same file as release.assets.mcp, by a link. Give release.assets.extra a file "
+        "of its own, or remove it."
+    )
+
+
 @pytest.mark.smoke
 def test_ready_release_has_a_manifest_and_a_snapshot(project: Project) -> None:
     """Every key of the format exists, and manifest and snapshot refer to each other."""

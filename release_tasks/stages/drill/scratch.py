@@ -18,6 +18,7 @@ from release_tasks.config.schema import HealthConfig, ReliabilityConfig, Restart
 from release_tasks.core.durable import make_private_directory, remove_tree
 from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Emit, Meter, ignore
+from release_tasks.core.location import is_within
 from release_tasks.core.process.find import MarkedProcesses
 from release_tasks.core.records import SnapshotMetadata
 from release_tasks.core.scratch import claimed_folder
@@ -94,11 +95,10 @@ def require_safe_parent(settings: Settings, parent: Path) -> Path:
     """Return ``parent``; raise UsageError if it does not exist or is inside the live state."""
     if not parent.is_dir():
         raise UsageError(f"--scratch: {parent} is not a directory. Create it, or omit the flag.")
-    real = Path(os.path.realpath(parent))
     live = {"release.root": settings.release.root}
     live |= {f"release.assets.{key}": asset.path for key, asset in settings.release.assets.items()}
     for name, path in live.items():
-        if real.is_relative_to(os.path.realpath(path)):
+        if is_within(parent, path):
             raise UsageError(f"--scratch: {parent} is inside {name}, and a drill must not touch the live state.")
     return parent
 
