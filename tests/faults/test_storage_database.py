@@ -19,6 +19,8 @@ from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import AssetRecord, Manifest
 from release_tasks.stages.rollback.recovery import recover
 from tests.support.crash import crash_after_journal_writes
+from tests.support.faults.marks import MOUNTS
+from tests.support.faults.mounts import Mounts
 from tests.support.faults.stages import passed_preflight, prepare
 from tests.support.files import contents, make_socket
 from tests.support.project import MakeProject, Project
@@ -164,6 +166,47 @@ def test_recovery_is_unfinished_until_a_blocking_transaction_ends(
     assert project.roll_back().status in ("restored", "noop")
     assert project.content() == new
     assert project.leftovers() == []
+
+
+@pytest.mark.parametrize("mode", [pytest.param(mode, marks=MOUNTS) for mode in MODES])
+def test_a_disk_full_in_the_second_database_leaves_the_first_unchanged(make: Make, mounts: Mounts, mode: str) -> None:
+    """Three databases, and space for the pages of one: no database is committed, and no safety copy is restored."""
+    project = make(mode)
+    folder = project.folder / "databases"
+    mounts.tmpfs(folder, "12m")
+    paths = [folder / f"d{number}.db" for number in range(3)]
+    for path in paths:
+        project.overrides[f"assets.{path.stem}"] = {"sqlite": f"databases/{path.name}"}
+        execute(path, f"PRAGMA journal_mode = {mode}", "CREATE TABLE t(x)")
+        execute(path, *["INSERT INTO t VALUES (randomblob(20000))"] * 100)
+    project.capture()
+    for path in paths:
+        execute(path, "DELETE FROM t", "VACUUM", "INSERT INTO t VALUES ('bad')")
+    free = os.statvfs(folder)
+    (folder / "filler").write_bytes(bytes(free.f_bavail * free.f_frsize - (3 << 20)))
+    before = [path.read_bytes() for path in paths]
+    outcome = project.roll_back()
+    assert outcome.status == "failed"
+    assert "The disk is full" in outcome.diagnostics[0]
+    assert "Nothing live was changed" in outcome.diagnostics[0]
+    for path in paths:
+        assert execute(path, "SELECT x FROM t") == [("bad",)]
+    if mode == "delete":
+        assert [path.read_bytes() for path in paths] == before
+    assert not project.pipeline.journal_path.exists()
+    (folder / "filler").unlink()
+    assert project.roll_back().status == "restored"
+    assert [execute(path, "SELECT count(*) FROM t") for path in paths] == [[(100,)]] * 3
+
+
+def execute(path: Path, *statements: str) -> list[Any]:
+    """Run statements and return the rows of the last one."""
+    database = sqlite3.connect(path, isolation_level=None, timeout=30)
+    rows: list[Any] = []
+    for statement in statements:
+        rows = database.execute(statement).fetchall()
+    database.close()
+    return rows
 
 
 def zeroed(database: Path) -> None:

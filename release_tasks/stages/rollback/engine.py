@@ -231,8 +231,11 @@ def lock_all(
 
 def write_all(run: RollbackAttempt, holds: Mapping[str, Hold]) -> None:
     """Write the new content of all databases, without a commit: a full disk shows before anything is changed."""
-    for key, hold in holds.items():
-        hold.write(Meter(run.emit, "restore", key, 0).reach)
+    try:
+        for key, hold in holds.items():
+            hold.write(Meter(run.emit, "restore", key, 0).reach)
+    except (StageFailed, OSError) as error:
+        raise StageFailed(f"{describe_error(error)} Nothing live was changed.") from error
 
 
 def commit(
@@ -382,6 +385,8 @@ def _finish(run: RollbackAttempt, outcome: RollbackOutcome, target: SnapshotMeta
 
 def _undo(run: RollbackAttempt, swap: Swap) -> str:
     """Undo the completed steps of the swap and return a message; if the undo fails, recovery continues it."""
+    # These come back from the safety copy, which was taken before the locks were held.
+    committed = [step.key for step in swap.journal.steps if step.action == "database" and (step.begun or step.done)]
     try:
         swap.back()
         clear_journal(run.pipeline)
@@ -390,7 +395,11 @@ def _undo(run: RollbackAttempt, swap: Swap) -> str:
             f"The undo also failed, and the live state may be mixed: {describe_error(error)} "
             "Fix it, then run `inv release.recover` before you start the service."
         )
-    return "The rollback was undone; the earlier state is back in place."
+    undone = "The rollback was undone; the earlier state is back in place."
+    if committed:
+        missing = "rows that were committed between the safety snapshot and the swap are missing"
+        undone += f" In {', '.join(committed)}, {missing}."
+    return undone
 
 
 def _undo_option(run: RollbackAttempt, safety: SnapshotMetadata) -> str:

@@ -385,6 +385,7 @@ def test_page_size_change_under_an_open_service_in_wal_mode_is_all_or_nothing(
     outcome = roll_back(project)
     if outcome.status == "failed":
         assert "stop the service" in outcome.diagnostics[0]
+        assert f"locked by process {service.process.pid} (" in outcome.diagnostics[0]
         assert project.content() == before
         assert service.ask("SELECT sum(balance) FROM accounts") == [[50]]
         assert journal_mode(project.database) == "wal"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 from pathlib import Path
@@ -63,7 +64,9 @@ def test_failed_database_step_leaves_all_assets_unchanged(project: Project, monk
     project.damage()
     before = project.content()
     crash_at(monkeypatch, "restore_database", 1, after=False, error=StageFailed("locked."))
-    assert roll_back(project).status == "failed"
+    outcome = roll_back(project)
+    assert outcome.status == "failed"
+    assert "are missing" not in outcome.diagnostics[0]
     assert project.content() == before
     assert not project.pipeline.journal_path.exists()
     assert audit_events(project) == [("rollback.started", "in_progress"), ("rollback.refused", "failed")]
@@ -72,7 +75,7 @@ def test_failed_database_step_leaves_all_assets_unchanged(project: Project, monk
 
 
 def test_failure_of_the_second_database_undoes_the_first(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A restored database is undone as files are."""
+    """A restored database is undone as files are, and the message says what the safety snapshot cannot have."""
     shutil.copy(project.database, project.state / "second.db")
     project.overrides["assets.second"] = {"sqlite": "state/second.db"}
     project.capture()
@@ -80,7 +83,10 @@ def test_failure_of_the_second_database_undoes_the_first(project: Project, monke
     shutil.copy(project.database, project.state / "second.db")
     before = project.content()
     crash_at(monkeypatch, "restore_database", 2, after=False, error=StageFailed("locked."))
-    assert roll_back(project).status == "failed"
+    outcome = roll_back(project)
+    assert outcome.status == "failed"
+    missing = "rows that were committed between the safety snapshot and the swap are missing"
+    assert re.search(rf"back in place\. In (database|second), {missing}", outcome.diagnostics[0])
     assert project.content() == before
 
 
