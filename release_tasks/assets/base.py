@@ -29,6 +29,7 @@ from release_tasks.assets.files import (
 from release_tasks.assets.footprint import Footprint, footprint_of
 from release_tasks.assets.overwrite import remove_live, restore_raw_copy
 from release_tasks.assets.placing import discard_staged, inode_of, rename_into_place, staged_path
+from release_tasks.assets.protection import restore_blockers
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.durable import fsync_directory, fsync_tree, make_private_directory, remove_tree
 from release_tasks.core.entries import StoredEntries, entries_digest
@@ -267,8 +268,8 @@ class AssetKind:
         return AssetConfig(kind=self, options=self.options(**{self.path_option: path}), **common)
 
     def capture_blockers(self, key: str, asset: AssetConfig) -> list[str]:
-        """Return the reasons why a capture would fail, apart from missing files; one message each."""
-        return []
+        """Return the reasons why a capture, or a rollback to it, would fail, apart from missing files."""
+        return [f"{key}: {reason} (release.assets.{key}.{self.path_option})" for reason in restore_blockers(asset.path)]
 
     # Capture
 

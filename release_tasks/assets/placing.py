@@ -10,20 +10,25 @@ from pathlib import Path
 
 from attrs import evolve
 
+from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import exchange, fsync_directory, remove_tree
 from release_tasks.core.records import Inode, JournalStep
 
 __all__ = [
+    "beside",
     "discard_staged",
     "displaced_path",
     "inode_of",
     "leftovers",
+    "name_limit",
     "rename_into_place",
     "staged_path",
     "with_current_devices",
 ]
 
 _MARK = ".release-tasks-"
+_NAME_MAX = 255  # bytes, on most filesystems
+_DIGEST_DIGITS = 16
 # Errors of renameat2. No exchange possible: the system or the filesystem does not support it.
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 # No rename possible: an overlay's lower folder, another filesystem, or a mount point.
@@ -31,13 +36,46 @@ _NO_RENAME = (errno.EXDEV, errno.EBUSY)
 
 
 def staged_path(target: Path, rollback_id: str) -> Path:
-    """Return the path of the staged copy for ``target``: in the same folder, and so on the same filesystem."""
-    return target.with_name(f".{target.name}{_MARK}{rollback_id}")
+    """Return the path of the staged copy for ``target``: in the same folder, and so on the same filesystem.
+
+    Where the disk has no such long names, a digest stands for the name of the target.
+    """
+    long = target.with_name(f".{target.name}{_MARK}{rollback_id}")
+    return long if _fits(long) else target.with_name(f"{_MARK}{_short(target.name)}-{rollback_id}")
 
 
 def displaced_path(staged: Path) -> Path:
     """Return the path for the old state when an exchange is not possible and the old state must be renamed first."""
-    return staged.with_name(staged.name + ".before")
+    return beside(staged, ".before")
+
+
+def beside(path: Path, suffix: str) -> Path:
+    """Return the path with ``suffix`` added to its name, or to a digest of its name where the disk has no long names.
+
+    For files of this package only: other programs do not know the digest.
+    """
+    long = path.with_name(path.name + suffix)
+    if _fits(long):
+        return long
+    # The digest follows the name's mark, so that ``leftovers`` finds this file, too.
+    mark, _, _ = path.name.partition(_MARK)
+    prefix = f"{_MARK}{_short(mark.removeprefix('.'))}-" if mark else path.name
+    return path.with_name(f"{prefix}{_short(path.name)}{suffix}")
+
+
+def _fits(path: Path) -> bool:
+    return len(os.fsencode(path.name)) <= name_limit(path.parent)
+
+
+def name_limit(folder: Path) -> int:
+    """Return the bytes that a name in ``folder`` may have, at most 255; 255 for a folder that does not exist."""
+    with contextlib.suppress(OSError):
+        return min(os.pathconf(folder, "PC_NAME_MAX"), _NAME_MAX)
+    return _NAME_MAX
+
+
+def _short(name: str) -> str:
+    return sha256_bytes(os.fsencode(name))[:_DIGEST_DIGITS]
 
 
 def inode_of(path: Path) -> Inode | None:
@@ -107,13 +145,13 @@ def _swap_names(live: Path, source: Path) -> None:
 
 def leftovers(target: Path) -> list[Path]:
     """Return the files and folders that interrupted rollbacks left next to ``target``. Raises OSError."""
-    prefix = f".{target.name}{_MARK}"
+    prefixes = (f".{target.name}{_MARK}", f"{_MARK}{_short(target.name)}-")
     try:
         is_folder = stat.S_ISDIR(os.stat(target.parent).st_mode)
     except OSError:
         return []
     names = os.listdir(target.parent) if is_folder else []
-    return [target.parent / name for name in sorted(names) if name.startswith(prefix)]
+    return [target.parent / name for name in sorted(names) if name.startswith(prefixes)]
 
 
 def discard_staged(target: Path) -> list[Path]:

@@ -68,12 +68,13 @@ class PluginKind(AssetKind):
     shares_blocks = False
 
     def capture_blockers(self, key: str, asset: AssetConfig) -> list[str]:
-        """Return a message with the command to type when the plugin is missing or broken."""
+        """Also return a message with the command to type when the plugin is missing or broken."""
+        blockers = super().capture_blockers(key, asset)
         try:
             find_plugin(ASSETS, asset.options.python)
         except PluginUnusable as error:
-            return [f"{key}: {error.message}. Type: {error.next} (release.assets.{key}.python)"]
-        return []
+            blockers.append(f"{key}: {error.message}. Type: {error.next} (release.assets.{key}.python)")
+        return blockers
 
     def size(self, asset: AssetConfig) -> int:
         """Return the size of the file, or of all files in the folder."""

@@ -26,7 +26,7 @@ from release_tasks.assets.base import (
     recorded_owner,
 )
 from release_tasks.assets.overwrite import overwrite_file
-from release_tasks.assets.placing import inode_of
+from release_tasks.assets.placing import beside, inode_of, name_limit
 from release_tasks.assets.sqlite.checks import check_database, count_rows, read_schema
 from release_tasks.assets.sqlite.comparison import compare_databases
 from release_tasks.assets.sqlite.connection import SIDE_FILES, DamagedDatabase, DiskError
@@ -109,6 +109,17 @@ class SqliteKind(AssetKind):
             journal_mode=found.journal_mode,
             unchecked=found.unchecked or None,
         )
+
+    def capture_blockers(self, key: str, asset: AssetConfig) -> list[str]:
+        """Also refuse a name that leaves no space for the names of SQLite's side files."""
+        blockers = super().capture_blockers(key, asset)
+        if len(side_files(asset.path)) < len(SIDE_FILES):
+            size = len(os.fsencode(asset.path.name))
+            blockers.append(
+                f"{key}: its name has {size} bytes, so SQLite cannot make its side files: it adds up to 8 bytes. "
+                f"Give the database a shorter name. (release.assets.{key}.sqlite)"
+            )
+        return blockers
 
     def raw_paths(self, asset: AssetConfig) -> list[Path]:
         """Return the database and its side files: their bytes may help to recover rows that SQLite cannot read."""
@@ -255,9 +266,9 @@ class SqliteKind(AssetKind):
         if not super().exchange(move):
             return False
         if not move.is_forward:
-            for target, path in zip(side_files(live), side_files(staged), strict=True):
+            for suffix in SIDE_FILES:
                 with contextlib.suppress(FileNotFoundError):
-                    os.rename(path, target)
+                    os.rename(beside(staged, suffix), f"{live}{suffix}")
             fsync_directory(live.parent)
         return True
 
@@ -290,14 +301,16 @@ def _restore_rights(move: Move) -> bool:
 
 
 def side_files(database: Path) -> list[Path]:
-    """Return the paths of the WAL, the shared memory and the rollback journal of a database."""
-    return [database.with_name(database.name + suffix) for suffix in SIDE_FILES]
+    """Return the paths of the WAL, the shared memory and the rollback journal that a database can have."""
+    limit = name_limit(database.parent)
+    paths = [database.with_name(database.name + suffix) for suffix in SIDE_FILES]
+    return [path for path in paths if len(os.fsencode(path.name)) <= limit]
 
 
 def set_side_files_aside(live: Path, staged: Path | None) -> None:
     """Rename the side files of ``live`` to the side files of ``staged``; remove them when ``staged`` is None."""
-    for index, path in enumerate(side_files(live)):
-        target = side_files(staged)[index] if staged is not None else None
+    for path in side_files(live):
+        target = beside(staged, path.name.removeprefix(live.name)) if staged is not None else None
         with contextlib.suppress(FileNotFoundError):
             if target is None or os.path.lexists(target):
                 path.unlink()
