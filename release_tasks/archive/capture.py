@@ -32,6 +32,7 @@ __all__ = [
     "capture_snapshot",
     "new_snapshot",
     "publish_safety_snapshot",
+    "survey_asset",
     "unpublished_snapshot",
 ]
 
@@ -221,6 +222,21 @@ def capture_asset(
         except (FileNotFoundError, NotADirectoryError):  # it has vanished since, and may come back at any moment
             remove_tree(copy.parent)
     return evolve(absent, left_out=[asset.path.name], left_out_count=1)
+
+
+def survey_asset(key: str, asset: AssetConfig, *, look_only: bool = False) -> AssetRecord:
+    """Return whether the live asset exists and can be read, without a copy of it and without its digest.
+
+    With ``look_only`` nothing live is opened.
+    """
+    relative = f"assets/{key}/{asset.path.name}"
+    record = AssetRecord(key=key, relative_path=relative, kind=asset.kind.records_as, exists=False)
+    try:
+        mode = os.lstat(asset.path).st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return record
+    is_damaged = not look_only and not asset.kind.can_replace_content(asset)
+    return evolve(record, exists=True, mode=stat.S_IMODE(mode), damaged=is_damaged)
 
 
 def _capture_anything(

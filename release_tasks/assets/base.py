@@ -198,17 +198,17 @@ class Listing:
 class Move:
     """The execution of one journal step: forward to the target snapshot, or back to the safety snapshot.
 
-    ``source`` is that snapshot and ``folder`` its folder. ``note`` writes a changed step to the journal durably and
-    returns it; ``amend`` changes the step in this process only. ``hold`` is the lock on the asset, for a step that was
-    written under it.
+    ``source`` is that snapshot and ``folder`` its folder; both are None when no safety snapshot was taken. ``note``
+    writes a changed step to the journal durably and returns it; ``amend`` changes the step in this process only.
+    ``hold`` is the lock on the asset, for a step that was written under it.
     """
 
     asset: AssetConfig
     step: JournalStep
     rollback_id: str
     is_forward: bool
-    source: SnapshotMetadata
-    folder: Path
+    source: SnapshotMetadata | None
+    folder: Path | None
     note: Callable[[JournalStep], JournalStep]
     amend: Callable[[JournalStep], None]
     hold: Hold | None = None
@@ -232,6 +232,8 @@ class Move:
     @property
     def record(self) -> AssetRecord:
         """The record of the asset in ``source``; raises StageFailed when ``source`` has no such asset."""
+        if self.source is None:
+            raise StageFailed(f"{self.live} cannot be written back: no safety snapshot was taken.")
         record = self.source.asset(self.step.key)
         if record is None:
             raise StageFailed(f"Snapshot {self.source.snapshot_id} has no asset {self.step.key!r}.")
@@ -240,7 +242,9 @@ class Move:
     @property
     def stored(self) -> Path:
         """The path of the asset's copy in ``source``."""
-        return stored_path(self.folder, self.record)
+        record = self.record
+        assert self.folder is not None
+        return stored_path(self.folder, record)
 
 
 class AssetKind:
@@ -298,6 +302,10 @@ class AssetKind:
         scratch folder of the caller. Raises the errors of ``capture``.
         """
         return self.capture(asset, record, copy, emit=emit, allow_damaged=True)
+
+    def can_replace_content(self, asset: AssetConfig) -> bool:
+        """Return whether the live state can be read as an asset of this kind, without a copy. Raises StageFailed."""
+        return True
 
     def raw_paths(self, asset: AssetConfig) -> list[Path]:
         """Return the paths that ``capture_raw`` copies."""
@@ -527,6 +535,12 @@ class AssetKind:
 
     def _apply(self, move: Move) -> None:
         if move.step.mirrored or not self.exchange(move):
+            if move.step.exchange_only and move.is_forward:
+                raise StageFailed(
+                    f"{move.live} cannot be exchanged with its new state: it is a mount point, or a lower layer of an "
+                    "overlay has it. To overwrite it could lose what the safety copy lacks. Stop the service, remove "
+                    "what cannot be copied, then run the rollback again."
+                )
             # Write this to the journal first: after an overwrite, the inode does not show whether the state is new.
             move.note(evolve(move.step, mirrored=True))
             self.overwrite(move.record, move.stored, move.live)

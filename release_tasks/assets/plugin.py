@@ -165,7 +165,8 @@ class PluginKind(AssetKind):
         from the snapshot.
         """
         plugin_restores = move.asset.options.restore and move.asset.plugin == move.record.plugin
-        if plugin_restores and move.is_forward and not move.step.mirrored and move.step.new and move.step.old:
+        can_overwrite = not (move.step.mirrored or move.step.exchange_only)
+        if plugin_restores and move.is_forward and can_overwrite and move.step.new and move.step.old:
             move = evolve(move, step=move.note(evolve(move.step, mirrored=True)))
             try:
                 restore_copy(_call(move.step.key, move.asset), move.staged, move.live)

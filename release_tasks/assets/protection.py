@@ -11,18 +11,32 @@ from release_tasks.assets.placing import beside, staged_path
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.flags import protecting_flag
 
-__all__ = ["is_mount_point", "require_replaceable", "restore_blockers"]
+__all__ = ["is_mount_point", "replace_blockers", "require_replaceable", "restore_blockers"]
 
 _PATH_MAX = 4096  # bytes with the final zero (linux/limits.h)
 _ROLLBACK_ID = "20260101000000-000000"
 _WORDS = {"i": "immutable", "a": "append-only"}
 
 
-def require_replaceable(path: Path) -> None:
-    """Raise StageFailed when a file flag forbids to replace or write the asset at ``path``."""
-    for place in (path, path.parent):
-        if (flag := protecting_flag(place)) is not None:
-            raise StageFailed(f"{_sentence(place, flag)} Nothing live was changed.")
+def require_replaceable(path: Path, *, must_exchange: bool) -> None:
+    """Raise StageFailed when the asset at ``path`` cannot be replaced; see ``replace_blockers``."""
+    for reason in replace_blockers(path, must_exchange=must_exchange):
+        raise StageFailed(f"Nothing live was changed: {reason}")
+
+
+def replace_blockers(path: Path, *, must_exchange: bool) -> list[str]:
+    """Return the reasons why the asset at ``path`` cannot be replaced now, one sentence each.
+
+    ``must_exchange``: its name must be exchanged with that of its new state, so it must be no mount point either.
+    """
+    places = (path, path.parent)
+    reasons = [_sentence(place, flag) for place in places if (flag := protecting_flag(place)) is not None]
+    if must_exchange and is_mount_point(path):
+        reasons.append(
+            f"{path} is a mount point, so a rollback can only overwrite its content, and no safety copy has all of it. "
+            f"Stop the service and remove what cannot be copied, or type: umount {shlex.quote(str(path))}"
+        )
+    return reasons
 
 
 def restore_blockers(path: Path) -> list[str]:

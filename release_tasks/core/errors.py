@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import errno
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 __all__ = [
     "ConfigError",
+    "DiskFull",
     "ExitCode",
     "Interrupted",
     "LockHeld",
@@ -52,6 +54,12 @@ class StageError(Exception):
 
 class StageFailed(StageError):
     """The stage ran and its verdict is negative (exit 1)."""
+
+
+class DiskFull(StageFailed):
+    """A disk or a quota is full. ``errnos`` are the errors of the system that mean the same."""
+
+    errnos = (errno.ENOSPC, errno.EDQUOT)
 
 
 class PluginError(StageFailed):

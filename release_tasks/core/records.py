@@ -354,7 +354,8 @@ class JournalStep:
     Action ``database``: SQLite replaces the content. Action ``place``: the staged inode gets the asset's name, or the
     name is removed when nothing is staged; ``folder`` is the folder of both names. ``mirrored``: the names could not be
     exchanged, and the content was overwritten in place. ``begun``: the content of the database may have been replaced.
-    ``done``: the step is finished in the journal's direction.
+    ``done``: the step is finished in the journal's direction. ``exchange_only``: the safety copy of the asset is
+    incomplete or missing, so its old state must stay whole until the end, and is not overwritten in place.
     """
 
     key: str
@@ -366,19 +367,21 @@ class JournalStep:
     begun: bool = False
     mirrored: bool = False
     done: bool = False
+    exchange_only: bool = False
 
 
 @frozen(kw_only=True)
 class RollbackJournal:
     """The journal of a running swap. It exists only during the swap; the next command finishes a swap that it finds.
 
-    ``created_parents`` are the paths of the folders above assets that the rollback created; an undo removes them.
+    ``safety_snapshot_id`` is None for a rollback without a safety snapshot. ``created_parents`` are the paths of the
+    folders above assets that the rollback created; an undo removes them.
     """
 
     journal_version: int
     rollback_id: str
     snapshot_id: str
-    safety_snapshot_id: str
+    safety_snapshot_id: str | None
     direction: Literal["forward", "back"]
     started_at: str
     lineage: str | None

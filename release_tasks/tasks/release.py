@@ -130,6 +130,7 @@ def prepare(
         "health_url": _HEALTH_HELP,
         "restart_command": "Start the service with this instead of release.restart.command.",
         "plan": "Show exactly what would change, and change nothing.",
+        "without_safety": "Take no safety snapshot, for a disk without space: this rollback cannot be undone.",
         "force": "Restore even if the snapshot is already live, or cannot be verified because an older tool took it.",
         "wait": "Wait this long for the lock of another run, e.g. 10m.",
         "lock_wait": "Wait this long for locks of the service on databases, instead of release.lock_wait.",
@@ -144,6 +145,7 @@ def rollback(
     force: bool = False,
     wait: str | None = None,
     lock_wait: str | None = None,
+    without_safety: bool = False,
     json: bool = False,
 ) -> None:
     """Restore the latest or a given snapshot completely, restart, check health, and record the result."""
@@ -157,7 +159,12 @@ def rollback(
             restart_command=restart_command,
             lock_wait=duration_flag("lock-wait", lock_wait),
         )
-        given: dict[str, Any] = {"snapshot_id": snapshot, "force": force, "wait": duration_flag("wait", wait) or 0.0}
+        given: dict[str, Any] = {
+            "snapshot_id": snapshot,
+            "force": force,
+            "wait": duration_flag("wait", wait) or 0.0,
+            "without_safety": without_safety,
+        }
         if snapshot is None:
             given["release_id"] = prepared_release(ctx)
         if plan or current.is_dry:

@@ -81,7 +81,13 @@ threading.Thread(target=replace, daemon=True).start()
 print("ready", flush=True)
 sys.stdin.read()
 """
-_WORKING_FOLDER = "import os, sys; os.chdir(sys.argv[1] + '/identity'); print('ready', flush=True); sys.stdin.read()"
+_WORKING_FOLDER = """
+import os, sys
+os.chdir(sys.argv[1] + "/identity")
+open("intruder", "w").close()
+print("ready", flush=True)
+sys.stdin.read()
+"""
 _LEASE = """
 import fcntl, os, signal, sys
 signal.signal(signal.SIGIO, signal.SIG_IGN)
@@ -136,7 +142,7 @@ class Scene:
             for name in folders + files:
                 path = os.path.join(folder, name)
                 info = os.lstat(path)
-                if not name.endswith("-shm"):
+                if not name.endswith("-shm") and not (name.endswith("-wal") and info.st_size == 0):
                     found[path] = (info.st_mode, info.st_ino, info.st_uid, info.st_size if name in files else 0)
         return found
 
@@ -201,9 +207,10 @@ def journal_of_another_database(scene: Scene) -> None:
     database.commit()
     database.execute("PRAGMA cache_size = 1")
     database.execute("UPDATE t SET x = zeroblob(60000)")
-    Path(f"{scene.database}-journal").write_bytes(Path(f"{other}-journal").read_bytes())
+    journal = Path(f"{other}-journal").read_bytes()
     database.close()
     scene.project.damage_rows()
+    Path(f"{scene.database}-journal").write_bytes(journal)
 
 
 def names(scene: Scene) -> None:
@@ -369,7 +376,7 @@ ACTS: dict[str, tuple[Act, Literal["restored", "failed"]]] = {
     "parent removed": (parent_removed, "restored"),
     "parent becomes a file": (parent_is_a_file, "failed"),
     "parent becomes a link": (parent_is_a_link, "restored"),
-    "folder is a working folder": (lambda scene: (scene.project.damage(), scene.start(_WORKING_FOLDER)), "restored"),
+    "folder is a working folder": (lambda scene: scene.start(_WORKING_FOLDER), "restored"),
     "file is leased": (lambda scene: scene.start(_LEASE), "restored"),
     "folder churns": (lambda scene: scene.start(_CHURN), "restored"),
     "file grows without end": (lambda scene: scene.start(_APPEND), "restored"),
@@ -409,7 +416,7 @@ def end(scene: Scene, act: Act, expected: Literal["restored", "failed"]) -> Roll
     """Act, roll back, and fail unless the rollback ends as expected, with the state that belongs to that end."""
     good = scene.project.content()
     act(scene)
-    before = None if scene.processes else scene.live()
+    before = scene.live() if expected == "failed" else None
     outcome = rollback(scene.project.settings, RollbackRequest())
     scene.stop()
     assert outcome.status == expected, outcome
@@ -417,7 +424,7 @@ def end(scene: Scene, act: Act, expected: Literal["restored", "failed"]) -> Roll
     if expected == "restored":
         assert scene.project.content() == good
     else:
-        assert before is None or scene.live() == before
+        assert scene.live() == before
         assert outcome.safety_snapshot_id is None
         assert len(outcome.diagnostics[0]) > 40, outcome.diagnostics
     return outcome

@@ -20,7 +20,7 @@ import apsw
 
 from release_tasks.assets.base import Busy, Damaged
 from release_tasks.assets.waiting import LockWait, holders_of
-from release_tasks.core.errors import StageFailed, with_path
+from release_tasks.core.errors import DiskFull, StageFailed, with_path
 
 __all__ = [
     "SIDE_FILES",
@@ -176,7 +176,8 @@ def _translated(error: apsw.Error, path: Path, error_class: type[StageFailed], w
         seconds = wait.seconds if wait is not None else 0.0
         return Busy(path, describe_holders(path), seconds)
     if isinstance(error, apsw.FullError):
-        return error_class(f"The disk is full: {path} could not be copied or written.")
+        full = DiskFull if error_class is StageFailed else error_class
+        return full(f"The disk is full: {path} could not be copied or written.")
     if isinstance(error, apsw.ReadOnlyError):
         return error_class(f"{path} cannot be written: its file or folder is read-only.")
     if isinstance(error, apsw.CantOpenError):

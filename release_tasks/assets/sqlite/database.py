@@ -35,6 +35,7 @@ __all__ = [
     "capture_database",
     "content_digest",
     "examine_database",
+    "is_usable",
     "set_journal_mode",
     "write_canonical_header",
 ]
@@ -123,6 +124,17 @@ def examine_database(
                 raise
             destination.unlink(missing_ok=True)
     raise StageFailed(f"{source} kept changing, so it could not be compared. Try again when the service is less busy.")
+
+
+def is_usable(path: Path, wait: LockWait) -> bool:
+    """Return whether a live database can be opened and its schema be read; its other pages are not checked."""
+    try:
+        with translated_errors(path), _reader(path, wait) as live:
+            value(live, "SELECT count(*) FROM sqlite_schema")
+            _require_whole_pages(live, path)
+            return True
+    except DamagedDatabase:
+        return False
 
 
 def content_digest(path: Path) -> str:

@@ -36,6 +36,7 @@ from release_tasks.assets.sqlite.database import (
     capture_database,
     content_digest,
     examine_database,
+    is_usable,
     set_journal_mode,
 )
 from release_tasks.assets.sqlite.restore import LockedDatabase, locked_database, restore_database
@@ -120,6 +121,10 @@ class SqliteKind(AssetKind):
                 f"Give the database a shorter name. (release.assets.{key}.sqlite)"
             )
         return blockers
+
+    def can_replace_content(self, asset: AssetConfig) -> bool:
+        """Return whether SQLite can open the database and read its schema."""
+        return is_usable(asset.path, LockWait(asset.lock_wait))
 
     def raw_paths(self, asset: AssetConfig) -> list[Path]:
         """Return the database and its side files: their bytes may help to recover rows that SQLite cannot read."""

@@ -79,6 +79,7 @@ class RollbackRequest:
     snapshot_id: str | None = None
     force: bool = False
     wait: float = 0.0
+    without_safety: bool = False
     only_while: Precondition | None = None
     release_id: str | None = None
 

@@ -9,18 +9,32 @@ from typing import Literal
 from attrs import evolve
 
 from release_tasks.archive import legacy
-from release_tasks.archive.capture import CaptureRequest, publish_safety_snapshot, unpublished_snapshot
+from release_tasks.archive.capacity import capture_needs, shortages
+from release_tasks.archive.capture import (
+    CaptureRequest,
+    publish_safety_snapshot,
+    survey_asset,
+    unpublished_snapshot,
+)
 from release_tasks.archive.parents import remove_empty
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
-from release_tasks.assets.base import Hold, stored_path
+from release_tasks.assets.base import Drift, Hold, stored_path
+from release_tasks.assets.protection import require_replaceable
 from release_tasks.assets.waiting import LockWait
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import timestamp
-from release_tasks.core.errors import StageError, StageFailed, describe_error
+from release_tasks.core.errors import DiskFull, StageError, StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, StepBegan, ignore
 from release_tasks.core.interrupt import uninterrupted
-from release_tasks.core.records import HealthReport, JournalStep, RollbackJournal, RollbackOutcome, SnapshotMetadata
+from release_tasks.core.records import (
+    AssetRecord,
+    HealthReport,
+    JournalStep,
+    RollbackJournal,
+    RollbackOutcome,
+    SnapshotMetadata,
+)
 from release_tasks.core.scratch import NoScratchSpace
 from release_tasks.service.wait import poll_health
 from release_tasks.stages.notifications.sending import Notifications
@@ -43,7 +57,14 @@ from release_tasks.stages.rollback.in_place import (
     removed_rows,
 )
 from release_tasks.stages.rollback.journal import JOURNAL_VERSION, clear_journal, write_journal
-from release_tasks.stages.rollback.plan import RollbackPlan, notes_on_safety, plan_changes, snapshot_before
+from release_tasks.stages.rollback.plan import (
+    WITHOUT_SAFETY,
+    RollbackPlan,
+    advise_without_safety,
+    notes_on_safety,
+    plan_changes,
+    snapshot_before,
+)
 from release_tasks.stages.rollback.restart import Restart, start_detached
 from release_tasks.stages.rollback.stores import HeldStores, hold_stores
 from release_tasks.stages.rollback.swap import Swap, locked
@@ -59,6 +80,7 @@ def roll_back(
     release_id: str | None = None,
     force: bool = False,
     wait: float = 0.0,
+    without_safety: bool = False,
     emit: Emit = ignore,
     notices: Notifications | None = None,
 ) -> RollbackOutcome:
@@ -66,13 +88,16 @@ def roll_back(
 
     With ``release_id`` it restores the state before that release. ``status`` of the outcome is ``restored``, ``noop``
     or ``failed``. ``force`` restores a snapshot that is live already, or has no digests; ``wait`` is the time in
-    seconds to wait for the lock. Raises UsageError for an unknown snapshot or release, Superseded when another release
-    was prepared after ``release_id``, LockHeld while another command runs; the live state is consistent in each case.
+    seconds to wait for the lock. ``without_safety`` takes no safety snapshot, for a disk without space: the rollback
+    cannot be undone. Raises UsageError for an unknown snapshot or release, Superseded when another release was prepared
+    after ``release_id``, LockHeld while another command runs; the live state is consistent in each case.
     """
     pipeline = Pipeline(settings.release.root)
     with stage(settings, pipeline, "release.rollback", notices) as notifications:
         snapshot_id = snapshot_id or snapshot_before(pipeline, release_id)
-        request = RollbackRequest(snapshot_id=snapshot_id, release_id=release_id, force=force, wait=wait)
+        request = RollbackRequest(
+            snapshot_id=snapshot_id, release_id=release_id, force=force, wait=wait, without_safety=without_safety
+        )
         outcome = rollback(settings, request, emit, pipeline)
         notifications.announce(lambda: about_rollback(settings, pipeline, outcome))
     return outcome
@@ -95,19 +120,19 @@ def rollback(
             with hold_stores(settings) as stores:
                 target, notes = amend_target(settings, run.pipeline, target, run.rollback_id)
                 run.recorder.begin(target, is_forced=request.force, is_automatic=request.is_automatic)
-                with safety_copy(run) as safety:
-                    live = {record.key: record for record in safety.assets}
-                    plan = plan_changes(target, run.pipeline.catalogue.path(target.snapshot_id), run.assets, live)
+                with safety_copy(run, target) as safety:
+                    folder = run.pipeline.catalogue.path(target.snapshot_id)
+                    plan = plan_changes(target, folder, run.assets, live_records(run, safety))
                     with (
                         staged(run, target, plan, stores) as steps,
                         lock_all(run, target, steps) as holds,
                         uninterrupted(),
                     ):
-                        safety = publish_safety_snapshot(run.pipeline.catalogue, safety, run.assets)
+                        safety = publish(run, safety)
                         write_all(run, holds)
                         swap = commit(run, target, safety, steps, holds)
                         swap_in(run, swap)
-            plan = evolve(plan, diagnostics=plan.diagnostics + notes + notes_on_safety(safety) + swap.notes)
+            plan = evolve(plan, diagnostics=plan.diagnostics + notes + _notes_on_safety(safety) + swap.notes)
             restart = restart_service(run)
             health = await_health(run, restart)
             return record(run, target, safety, plan, restart, health)
@@ -173,8 +198,15 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome:
 
 
 @contextlib.contextmanager
-def safety_copy(run: RollbackAttempt) -> Iterator[SnapshotMetadata]:
-    """Capture the live state, so that the rollback can itself be rolled back; the block publishes the snapshot."""
+def safety_copy(run: RollbackAttempt, target: SnapshotMetadata) -> Iterator[SnapshotMetadata | None]:
+    """Capture the live state, so that the rollback can itself be rolled back; the block publishes the snapshot.
+
+    Yields None for a rollback without a safety snapshot. Raises StageFailed with the numbers and the command to type
+    when the disk has no space for it.
+    """
+    if run.request.without_safety:
+        yield None
+        return
     run.emit(StepBegan("safety snapshot"))
     request = CaptureRequest(
         snapshot_id=f"safety_snapshot_{run.rollback_id}",
@@ -185,8 +217,31 @@ def safety_copy(run: RollbackAttempt) -> Iterator[SnapshotMetadata]:
         parents=run.parents.record(run.closed_parents),
         allow_damaged=True,
     )
-    with unpublished_snapshot(run.pipeline.catalogue, run.assets, request, run.emit) as metadata:
+    advice = f"Nothing live was changed. {advise_without_safety(target)}"
+    needs = capture_needs(run.pipeline.catalogue.store.folder, run.assets, "the safety copy")
+    if problems := shortages(needs):
+        raise StageFailed(f"{' '.join(problems)} {advice}")
+    with contextlib.ExitStack() as captured:
+        try:
+            capture = unpublished_snapshot(run.pipeline.catalogue, run.assets, request, run.emit)
+            metadata = captured.enter_context(capture)
+        except (StageFailed, OSError) as error:
+            if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in DiskFull.errnos):
+                raise StageFailed(f"{describe_error(error)} {advice}") from error
+            raise
         yield metadata
+
+
+def live_records(run: RollbackAttempt, safety: SnapshotMetadata | None) -> dict[str, AssetRecord]:
+    """Return the live state of each asset by key: from its safety copy, else whether it exists and can be read."""
+    if safety is not None:
+        return {captured.key: captured for captured in safety.assets}
+    return {key: survey_asset(key, asset) for key, asset in run.assets.items()}
+
+
+def publish(run: RollbackAttempt, safety: SnapshotMetadata | None) -> SnapshotMetadata | None:
+    """Publish the safety snapshot, and return its final metadata."""
+    return publish_safety_snapshot(run.pipeline.catalogue, safety, run.assets) if safety is not None else None
 
 
 @contextlib.contextmanager
@@ -201,16 +256,17 @@ def staged(
         for change in plan.changes:
             asset, captured = run.assets[change.key], target.asset(change.key)
             if change.action != "keep" and captured is not None:
+                require_replaceable(asset.path, must_exchange=change.has_gaps)
                 is_usable = change.exists_live and not change.is_live_damaged
                 stored = stored_path(folder, captured)
                 if captured.exists:
                     run.created_parents.extend(run.parents.create(change.key, target))
-                steps.append(
-                    asset.kind.stage(asset, captured, stored, run.rollback_id, is_usable=is_usable, emit=run.emit)
-                )
+                step = asset.kind.stage(asset, captured, stored, run.rollback_id, is_usable=is_usable, emit=run.emit)
+                steps.append(evolve(step, exchange_only=change.has_gaps and step.action == "place"))
         stores.hold_staged(target, run.rollback_id)
         # Databases first: only they can still fail for lack of space or a lock, and then no file has been exchanged.
-        yield sorted(steps, key=lambda step: step.action != "database")
+        # Without a safety snapshot they are last: an exchange of files can be undone, a commit of a database cannot.
+        yield sorted(steps, key=lambda step: (step.action == "database") == run.request.without_safety)
     finally:
         if not run.pipeline.has_journal():
             for asset in run.assets.values():
@@ -241,7 +297,7 @@ def write_all(run: RollbackAttempt, holds: Mapping[str, Hold]) -> None:
 def commit(
     run: RollbackAttempt,
     target: SnapshotMetadata,
-    safety: SnapshotMetadata,
+    safety: SnapshotMetadata | None,
     steps: list[JournalStep],
     holds: Mapping[str, Hold],
 ) -> Swap:
@@ -252,7 +308,7 @@ def commit(
         journal_version=JOURNAL_VERSION,
         rollback_id=run.rollback_id,
         snapshot_id=target.snapshot_id,
-        safety_snapshot_id=safety.snapshot_id,
+        safety_snapshot_id=safety.snapshot_id if safety is not None else None,
         direction="forward",
         started_at=run.started_at,
         lineage=run.lineage,
@@ -290,7 +346,7 @@ def swap_in(run: RollbackAttempt, swap: Swap) -> None:
         swap.forward()
     except (StageError, OSError) as error:
         raise StageFailed(f"{describe_error(error)} {_undo(run, swap)}") from error
-    assert swap.target is not None and swap.safety is not None
+    assert swap.target is not None
     run.closed_parents.clear()
     try:
         run.recorder.mark_restored(swap.target, swap.safety)
@@ -334,15 +390,17 @@ def await_health(run: RollbackAttempt, restart: Restart | None, *, is_first: boo
 def record(
     run: RollbackAttempt,
     target: SnapshotMetadata,
-    safety: SnapshotMetadata,
+    safety: SnapshotMetadata | None,
     plan: RollbackPlan,
     restart: Restart | None,
     health: HealthReport | None,
 ) -> RollbackOutcome:
     """Decide the outcome, write state and audit event, and apply retention."""
     problems = _problems(restart, health)
-    folder = run.pipeline.catalogue.path(safety.snapshot_id)
-    changes = find_changes(run.pipeline, target, folder, safety.assets, plan.keys("restore"))
+    changes: Mapping[str, Drift] = {}
+    if safety is not None:
+        folder = run.pipeline.catalogue.path(safety.snapshot_id)
+        changes = find_changes(run.pipeline, target, folder, safety.assets, plan.keys("restore"))
     if problems:
         problems.append(f"The restored state stays live. {_undo_option(run, safety)}")
     outcome = RollbackOutcome(
@@ -354,15 +412,15 @@ def record(
         skipped_assets=plan.keys("keep"),
         removed_assets=plan.keys("remove"),
         removed_rows=removed_rows(changes),
-        damaged_assets=[captured.key for captured in safety.assets if captured.damaged],
-        safety_snapshot_id=safety.snapshot_id,
+        damaged_assets=[captured.key for captured in safety.assets if captured.damaged] if safety else [],
+        safety_snapshot_id=safety.snapshot_id if safety else None,
         health_check=health,
         restart_command=restart.command if restart else None,
         diagnostics=(
             problems
             + _doubts(restart, health)
             + run.notes_on(target, has_changes=plan.has_changes)
-            + describe_changes(changes, safety.snapshot_id)
+            + (describe_changes(changes, safety.snapshot_id) if safety else [])
             + plan.diagnostics
         ),
     )
@@ -402,8 +460,14 @@ def _undo(run: RollbackAttempt, swap: Swap) -> str:
     return undone
 
 
-def _undo_option(run: RollbackAttempt, safety: SnapshotMetadata) -> str:
+def _notes_on_safety(safety: SnapshotMetadata | None) -> list[str]:
+    return notes_on_safety(safety) if safety is not None else [WITHOUT_SAFETY]
+
+
+def _undo_option(run: RollbackAttempt, safety: SnapshotMetadata | None) -> str:
     """Return the command that undoes this rollback, or the path of the remains of the damaged state."""
+    if safety is None:
+        return WITHOUT_SAFETY
     remains = [captured for captured in safety.assets if captured.damaged]
     if remains:
         folder = run.pipeline.catalogue.path(safety.snapshot_id) / remains[0].relative_path

@@ -56,15 +56,15 @@ def _require_consistent(journal: RollbackJournal, name: str) -> None:
     for key, text in (("rollbackId", journal.rollback_id), ("snapshotId", journal.snapshot_id)):
         if not is_valid_id(text):
             raise InvalidDocument(f"{name} has the invalid {key} {excerpt(text)!r}")
-    if journal.safety_snapshot_id != f"safety_snapshot_{journal.rollback_id}":
+    if journal.safety_snapshot_id not in (None, f"safety_snapshot_{journal.rollback_id}"):
         raise InvalidDocument(
-            f"{name} has the safetySnapshotId {excerpt(journal.safety_snapshot_id)!r} of another rollback"
+            f"{name} has the safetySnapshotId {excerpt(str(journal.safety_snapshot_id))!r} of another rollback"
         )
     if len({step.key for step in journal.steps}) != len(journal.steps):
         raise InvalidDocument(f"{name} has two steps for one asset")
     for step in journal.steps:
         is_placed = any(inode is not None for inode in (step.new, step.old, step.folder)) or step.mirrored
-        if is_placed if step.action == "database" else step.begun:
+        if is_placed or step.exchange_only if step.action == "database" else step.begun:
             raise InvalidDocument(f"{name} has an inconsistent step for {excerpt(step.key)!r}")
 
 

@@ -12,13 +12,14 @@ from attrs import evolve, field, frozen
 
 from release_tasks.archive import legacy
 from release_tasks.archive.capacity import capture_needs, restore_needs, shortages
-from release_tasks.archive.capture import capture_asset
+from release_tasks.archive.capture import capture_asset, survey_asset
 from release_tasks.archive.looking import look_folder
 from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
-from release_tasks.assets.base import AssetConfig, owner_difference, stored_path
+from release_tasks.assets.base import AssetConfig, Drift, owner_difference, stored_path
 from release_tasks.assets.kinds import kind_of
+from release_tasks.assets.protection import replace_blockers
 from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed, UsageError
@@ -31,8 +32,10 @@ from release_tasks.stages.rollback.journal import read_journal
 from release_tasks.stages.stage import require_assets
 
 __all__ = [
+    "WITHOUT_SAFETY",
     "AssetChange",
     "RollbackPlan",
+    "advise_without_safety",
     "notes_on_safety",
     "notes_on_verdict",
     "plan_changes",
@@ -45,17 +48,22 @@ _MAX_NAME = 100
 
 
 _SAFETY = "the safety copy"
+WITHOUT_SAFETY = "No safety snapshot is taken, so this rollback cannot be undone (--without-safety)."
 
 
 @frozen(kw_only=True)
 class AssetChange:
-    """The change of one asset. ``is_live_damaged`` means that the live asset is unreadable and replaced completely."""
+    """The change of one asset. ``is_live_damaged`` means that the live asset is unreadable and replaced completely.
+
+    ``has_gaps``: the safety copy lacks a part of the live asset.
+    """
 
     key: str
     action: Literal["restore", "remove", "keep"]
     detail: str
     is_live_damaged: bool = False
     exists_live: bool = True
+    has_gaps: bool = False
 
 
 @frozen(kw_only=True)
@@ -87,6 +95,7 @@ def plan_rollback(
     release_id: str | None = None,
     force: bool = False,
     wait: float = 0.0,
+    without_safety: bool = False,
     emit: Emit = ignore,
 ) -> RollbackPlan:
     """Return what ``roll_back`` would do with the same arguments; changes nothing, and raises the same errors.
@@ -122,16 +131,27 @@ def plan_rollback(
     amendment = plan_amendment(settings, pipeline, target)
     restored = evolve(amendment.amended(), snapshot_id=target.snapshot_id)
     emit(StepBegan("compare"))
-    with look_folder(settings, settings.release.assets.values()) as scratch:
-        os.mkdir(scratch / "assets", 0o700)
-        live = {
-            key: capture_asset(key, asset, scratch, emit=emit, look_only=True)
-            for key, asset in settings.release.assets.items()
-        }
-        plan = plan_changes(restored, catalogue.path(target.snapshot_id), settings.release.assets, live)
-        drifts = find_changes(pipeline, target, scratch, live.values(), plan.keys("restore"))
+    folder, assets = catalogue.path(target.snapshot_id), settings.release.assets
+    drifts: Mapping[str, Drift] = {}
+    if without_safety:
+        diagnostics.append(WITHOUT_SAFETY)
+        live = {key: survey_asset(key, asset, look_only=True) for key, asset in assets.items()}
+        plan = plan_changes(restored, folder, assets, live)
+    else:
+        with look_folder(settings, assets.values()) as scratch:
+            os.mkdir(scratch / "assets", 0o700)
+            live = {key: capture_asset(key, asset, scratch, emit=emit, look_only=True) for key, asset in assets.items()}
+            plan = plan_changes(restored, folder, assets, live)
+            drifts = find_changes(pipeline, target, scratch, live.values(), plan.keys("restore"))
     diagnostics += notes_on_gaps(live.values(), "the safety snapshot")
-    diagnostics += amendment.diagnostics + _shortages(settings, pipeline, target, plan.keys("restore"))
+    diagnostics += amendment.diagnostics
+    diagnostics += [
+        f"{change.key}: the rollback would fail and change nothing. {reason}"
+        for change in plan.changes
+        if change.action != "keep"
+        for reason in replace_blockers(assets[change.key].path, must_exchange=change.has_gaps)
+    ]
+    diagnostics += find_shortages(settings, pipeline, target, plan.keys("restore"), without_safety=without_safety)
     diagnostics += [
         f"{key}: the safety snapshot would contain a plain copy. {record.plugin_problem}"
         for key, record in live.items()
@@ -154,16 +174,28 @@ def plan_rollback(
     return evolve(plan, diagnostics=diagnostics + plan.diagnostics, removed_rows=removed_rows(drifts))
 
 
-def _shortages(settings: Settings, pipeline: Pipeline, target: SnapshotMetadata, restored: list[str]) -> list[str]:
-    """Return the limits that a restore of the assets ``restored`` would exceed, one sentence each."""
+def find_shortages(
+    settings: Settings,
+    pipeline: Pipeline,
+    target: SnapshotMetadata,
+    restored: list[str],
+    *,
+    without_safety: bool = False,
+) -> list[str]:
+    """Return the limits that a rollback of the assets ``restored`` would exceed, one sentence each."""
     folder, assets = pipeline.catalogue.path(target.snapshot_id), settings.release.assets
-    safety = capture_needs(pipeline.catalogue.store.folder, assets, _SAFETY)
+    safety = [] if without_safety else capture_needs(pipeline.catalogue.store.folder, assets, _SAFETY)
     restore = restore_needs(target, folder, {key: assets[key] for key in restored})
     lines = [f"{problem} The rollback would fail and change nothing." for problem in shortages([*safety, *restore])]
     if lines and not shortages(restore):
-        command = f"inv release.rollback --snapshot {target.snapshot_id} --without-safety"
-        lines.append(f"Free some space, or restore without a safety copy: {command}")
+        lines.append(advise_without_safety(target))
     return lines
+
+
+def advise_without_safety(target: SnapshotMetadata) -> str:
+    """Return the sentence for a rollback that has no space for its safety snapshot."""
+    command = f"inv release.rollback --snapshot {target.snapshot_id} --without-safety"
+    return f"Free some space, or restore without a safety copy: {command}"
 
 
 def plan_changes(
@@ -266,17 +298,24 @@ def _change(key: str, record: AssetRecord, live: AssetRecord, asset: AssetConfig
     if not record.exists:
         if not live.exists:
             return AssetChange(key=key, action="keep", detail="absent, as in the snapshot", exists_live=False)
-        return AssetChange(key=key, action="remove", detail="did not exist at snapshot time")
+        has_gaps = bool(live.left_out or live.unstable or live.sha256 is None)
+        detail = "did not exist at snapshot time"
+        return AssetChange(key=key, action="remove", detail=detail, has_gaps=has_gaps)
     if not live.exists:
         return AssetChange(key=key, action="restore", detail="missing", exists_live=False)
     if live.damaged:
-        return AssetChange(key=key, action="restore", detail="damaged, replaced completely", is_live_damaged=True)
+        detail = "damaged, replaced completely"
+        return AssetChange(key=key, action="restore", detail=detail, is_live_damaged=True, has_gaps=bool(live.left_out))
     if live.left_out:
         listed = _listed(live.left_out, live.left_out_count or len(live.left_out))
-        return AssetChange(key=key, action="restore", detail=f"contains entries that cannot be captured: {listed}")
+        detail = f"contains entries that cannot be captured: {listed}"
+        return AssetChange(key=key, action="restore", detail=detail, has_gaps=True)
     if live.unstable:
-        listed = _listed(live.unstable, len(live.unstable))
-        return AssetChange(key=key, action="restore", detail=f"contains files that keep changing: {listed}")
+        detail = f"contains files that keep changing: {_listed(live.unstable, len(live.unstable))}"
+        return AssetChange(key=key, action="restore", detail=detail, has_gaps=True)
+    if live.sha256 is None:
+        detail = "restored without a comparison and without a safety copy"
+        return AssetChange(key=key, action="restore", detail=detail, has_gaps=True)
     difference = kind_of(record).compare(record, live)
     if not difference:
         with contextlib.suppress(OSError):  # the live state, or a file that an amendment added, has gone

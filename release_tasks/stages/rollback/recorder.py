@@ -45,11 +45,12 @@ class Recorder:
         state = self.state(target.snapshot_id, "in_progress", "in progress", anchor, is_live=False)
         self.pipeline.write_state(state)
 
-    def mark_restored(self, target: SnapshotMetadata, safety: SnapshotMetadata) -> None:
+    def mark_restored(self, target: SnapshotMetadata, safety: SnapshotMetadata | None) -> None:
         """Record that the snapshot is live, before restart and health check."""
         detail = "the snapshot is live; restart and health check are next"
         anchor = self.pipeline.audit.anchor()
-        state = self.state(target.snapshot_id, "in_progress", detail, anchor, is_live=True, safety=safety.snapshot_id)
+        safety_id = safety.snapshot_id if safety is not None else None
+        state = self.state(target.snapshot_id, "in_progress", detail, anchor, is_live=True, safety=safety_id)
         self.pipeline.write_state(state)
 
     def finish(self, outcome: RollbackOutcome, target: SnapshotMetadata) -> None:

@@ -197,9 +197,13 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, 
         except (StageError, OSError) as error:
             is_forward, failure = False, describe_error(error)
     if not is_forward:
-        swap.safety = _intact(pipeline, journal.safety_snapshot_id, emit)
+        if journal.safety_snapshot_id is not None:
+            swap.safety = _intact(pipeline, journal.safety_snapshot_id, emit)
         emit(StepBegan("undo", f"the rollback to {journal.snapshot_id}"))
-        swap.back()
+        try:
+            swap.back()
+        except StageFailed as error:
+            raise StageFailed(f"{failure} {error.message}".strip()) from error
     detail = f"rolled {'forward' if is_forward else 'back'} by recovery{': ' + failure if failure else ''}"
     anchor = pipeline.audit.append(
         "rollback.recovered",

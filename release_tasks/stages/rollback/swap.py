@@ -120,8 +120,9 @@ class Swap:
         """Bring every asset to the old state, wherever ``forward`` stopped. Raises StageFailed or OSError."""
         for hold in self.holds.values():
             hold.release()
-        if self.safety is None:
+        if self.safety is None and self.journal.safety_snapshot_id is not None:
             raise StageFailed(f"Snapshot {self.journal.safety_snapshot_id} does not exist any more.")
+        self._require_old_databases()
         self.require_targets()
         if self.journal.direction == "forward":
             self.journal = write_journal(self.pipeline, evolve(self.journal, direction="back"))
@@ -129,7 +130,18 @@ class Swap:
             kind = self.assets[step.key].kind
             if kind.state_of(step) != "old":
                 self._carry_out(step, kind.abort, self.safety)
-        self.notes += self.parents.restore(self.safety)
+        if self.safety is not None:
+            self.notes += self.parents.restore(self.safety)
+
+    def _require_old_databases(self) -> None:
+        """Raise StageFailed when a database may have its new content, and no safety snapshot has the old content."""
+        for step in self.journal.steps:
+            is_old = step.action != "database" or self.assets[step.key].kind.state_of(step) == "old"
+            if self.safety is None and not is_old:
+                raise StageFailed(
+                    f"{step.path} may have its new content already, and no safety snapshot was taken: this rollback "
+                    "can only be completed."
+                )
 
     def require_targets(self) -> None:
         """Raise StageFailed when a volume is not mounted: neither the asset nor its staged copy exists then.
@@ -149,7 +161,7 @@ class Swap:
         if inode_of(live.parent) != self.folders[live.parent]:
             raise StageFailed(f"{live.parent} disappeared during the restore of {live.name}. Is the volume mounted?")
 
-    def _carry_out(self, step: JournalStep, act: Callable[[Move], None], source: SnapshotMetadata) -> None:
+    def _carry_out(self, step: JournalStep, act: Callable[[Move], None], source: SnapshotMetadata | None) -> None:
         asset = self.assets[step.key]
         is_forward = self.journal.direction == "forward"
         self._require_same_folder(asset.path)
@@ -160,7 +172,7 @@ class Swap:
                 rollback_id=self.journal.rollback_id,
                 is_forward=is_forward,
                 source=source,
-                folder=self.pipeline.catalogue.path(source.snapshot_id),
+                folder=self.pipeline.catalogue.path(source.snapshot_id) if source is not None else None,
                 note=self._note,
                 amend=self._amend,
                 hold=self.holds.get(step.key) if is_forward else None,
