@@ -15,7 +15,6 @@ from release_tasks.core.durable import exchange, fsync_directory, remove_tree
 from release_tasks.core.records import Inode, JournalStep
 
 __all__ = [
-    "beside",
     "discard_staged",
     "displaced_path",
     "inode_of",
@@ -23,6 +22,7 @@ __all__ = [
     "name_limit",
     "rename_into_place",
     "staged_path",
+    "suffixed",
     "with_current_devices",
 ]
 
@@ -46,10 +46,10 @@ def staged_path(target: Path, rollback_id: str) -> Path:
 
 def displaced_path(staged: Path) -> Path:
     """Return the path for the old state when an exchange is not possible and the old state must be renamed first."""
-    return beside(staged, ".before")
+    return suffixed(staged, ".before")
 
 
-def beside(path: Path, suffix: str) -> Path:
+def suffixed(path: Path, suffix: str) -> Path:
     """Return the path with ``suffix`` added to its name, or to a digest of its name where the disk has no long names.
 
     For files of this package only: other programs do not know the digest.

@@ -7,7 +7,7 @@ import shlex
 import stat
 from pathlib import Path
 
-from release_tasks.assets.placing import beside, staged_path
+from release_tasks.assets.placing import staged_path, suffixed
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.flags import protecting_flag
 
@@ -41,7 +41,7 @@ def replace_blockers(path: Path, *, must_exchange: bool) -> list[str]:
 
 def restore_blockers(path: Path) -> list[str]:
     """Return the reasons why a rollback could not replace the asset at ``path``, one sentence each."""
-    staged = beside(staged_path(path, _ROLLBACK_ID), "-journal")
+    staged = suffixed(staged_path(path, _ROLLBACK_ID), "-journal")
     if len(os.fsencode(staged)) >= _PATH_MAX:
         size = len(os.fsencode(path))
         return [f"its path has {size} bytes, too many to place a copy next to it. Move it to a shorter path."]

@@ -26,7 +26,7 @@ from release_tasks.assets.base import (
     recorded_owner,
 )
 from release_tasks.assets.overwrite import overwrite_file
-from release_tasks.assets.placing import beside, inode_of, name_limit
+from release_tasks.assets.placing import inode_of, name_limit, suffixed
 from release_tasks.assets.sqlite.checks import check_database, count_rows, read_schema
 from release_tasks.assets.sqlite.comparison import compare_databases
 from release_tasks.assets.sqlite.connection import SIDE_FILES, DamagedDatabase, DiskError
@@ -273,7 +273,7 @@ class SqliteKind(AssetKind):
         if not move.is_forward:
             for suffix in SIDE_FILES:
                 with contextlib.suppress(FileNotFoundError):
-                    os.rename(beside(staged, suffix), f"{live}{suffix}")
+                    os.rename(suffixed(staged, suffix), f"{live}{suffix}")
             fsync_directory(live.parent)
         return True
 
@@ -315,7 +315,7 @@ def side_files(database: Path) -> list[Path]:
 def set_side_files_aside(live: Path, staged: Path | None) -> None:
     """Rename the side files of ``live`` to the side files of ``staged``; remove them when ``staged`` is None."""
     for path in side_files(live):
-        target = beside(staged, path.name.removeprefix(live.name)) if staged is not None else None
+        target = suffixed(staged, path.name.removeprefix(live.name)) if staged is not None else None
         with contextlib.suppress(FileNotFoundError):
             if target is None or os.path.lexists(target):
                 path.unlink()
