@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from release_tasks.archive.capture import unpublished_snapshot
+from release_tasks.assets.sqlite.connection import DiskError
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import RollbackOutcome
 from release_tasks.stages.rollback import engine
@@ -88,7 +89,7 @@ def test_committed_database_without_a_safety_snapshot_is_only_completed(project:
     project.capture()
     project.damage()
     with pytest.MonkeyPatch.context() as patch:
-        crash_at(patch, "restore_database", 1, after=True, error=OSError(5, "Input/output error", "a disk"))
+        crash_at(patch, "restore_database", 1, after=True, error=DiskError("The disk fails."))
         outcome = roll_back(project)
     assert outcome.status == "failed"
     assert "inv release.recover" in outcome.diagnostics[0], outcome
