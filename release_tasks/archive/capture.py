@@ -32,6 +32,7 @@ __all__ = [
     "capture_snapshot",
     "new_snapshot",
     "publish_safety_snapshot",
+    "require_few_assets",
     "survey_asset",
     "unpublished_snapshot",
 ]
@@ -63,6 +64,37 @@ def capture_snapshot(
     with unpublished_snapshot(catalogue, assets, request, emit) as metadata:
         catalogue.store.publish(metadata.snapshot_id)
     return metadata
+
+
+def require_few_assets(assets: Mapping[str, AssetConfig]) -> None:
+    """Raise StageFailed when the metadata of so many assets would be larger than the limits of a reader."""
+    digest = "0" * 64
+    records = [
+        AssetRecord(
+            key=key,
+            relative_path=f"assets/{key}/{asset.path.name}",
+            kind=asset.kind.records_as,
+            exists=True,
+            sha256=digest,
+            content_digest=digest,
+            mode=0,
+        )
+        for key, asset in assets.items()
+    ]
+    sealed(
+        SnapshotMetadata(
+            format_version=FORMAT_VERSION,
+            snapshot_id="",
+            release_id=None,
+            kind="release",
+            created_at="",
+            sequence=1,
+            retention_limit=1,
+            digest=digest,
+            assets=records,
+            metadata_path="",
+        )
+    )
 
 
 @contextlib.contextmanager

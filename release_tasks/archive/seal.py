@@ -27,12 +27,15 @@ def snapshot_digest(assets: list[AssetRecord]) -> str:
 def sealed(metadata: SnapshotMetadata) -> SnapshotMetadata:
     """Return ``metadata`` with its checksum over every other key.
 
-    Raises StageFailed when the document is larger than the limits of a reader.
+    Raises StageFailed when the document is larger than the limits of a reader. A safety snapshot then first loses the
+    names that only inform the operator: it must not fail because of them.
     """
     result = evolve(metadata, checksum=_checksum(_metadata_document(metadata)))
     try:
         parse_object(metadata_bytes(result), "the metadata of the snapshot")
     except InvalidDocument as error:
+        if any(asset.left_out or asset.unstable for asset in metadata.assets):
+            return sealed(evolve(metadata, assets=[evolve(a, left_out=None, unstable=None) for a in metadata.assets]))
         raise StageFailed(
             f"release.assets contains too many assets for one snapshot: {error}. Combine files of one folder into one "
             "directory asset."

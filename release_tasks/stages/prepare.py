@@ -12,7 +12,7 @@ from attrs import evolve
 from release_tasks.archive.attestation.signing import signer_of
 from release_tasks.archive.attestation.statement import Attester
 from release_tasks.archive.capacity import capture_needs, shortages
-from release_tasks.archive.capture import CaptureRequest, unpublished_snapshot
+from release_tasks.archive.capture import CaptureRequest, require_few_assets, unpublished_snapshot
 from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import MANIFEST_VERSION, Pipeline, manifest_bytes
 from release_tasks.archive.retention import Retention, apply_retention
@@ -272,7 +272,11 @@ def _shared_files(settings: Settings) -> list[str]:
 
 
 def _shortages(settings: Settings, pipeline: Pipeline) -> list[str]:
-    """Return the limits of the pipeline's disk that the snapshot would exceed, one sentence each."""
+    """Return the limits of the pipeline's disk, or of the metadata, that the snapshot would exceed."""
+    try:
+        require_few_assets(settings.release.assets)
+    except StageFailed as error:
+        return [f"snapshot: {error.message}"]
     found = shortages(capture_needs(pipeline.catalogue.store.folder, settings.release.assets))
     return [f"snapshot: {problem} Nothing was copied." for problem in found]
 

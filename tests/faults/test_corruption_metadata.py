@@ -12,9 +12,11 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from attrs import evolve
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from release_tasks.archive.seal import sealed
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.errors import ExitCode, StageFailed, UsageError
@@ -29,6 +31,7 @@ from tests.support.faults.damage import (
     edits,
 )
 from tests.support.faults.marks import NEEDS_ROOT
+from tests.support.faults.stages import passed_preflight, prepare
 from tests.support.stored_snapshots import forge, parts_of, read_snapshot, reseal
 
 Document = dict[str, Any]
@@ -471,6 +474,7 @@ from pathlib import Path
 from release_tasks.tasks.project import load_settings
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.archive.seal import sealed
 from release_tasks.archive.verify import verify_all
 folder = Path(sys.argv[1])
 settings = load_settings({"release": json.loads((folder / "invoke.yaml").read_text())["release"]}, folder)
@@ -544,6 +548,25 @@ def test_snapshot_with_too_large_metadata_is_never_published(
     with pytest.raises(StageFailed, match="too many assets for one snapshot"):
         damaged.project.capture("v3")
     assert not damaged.pipeline.catalogue.path("v3_snapshot").exists()
+    damaged.project.mcp.write_text("{}")
+    monkeypatch.setattr("release_tasks.stages.prepare.unpublished_snapshot", None)  # nothing is copied
+    manifest = prepare(damaged.project.settings, passed_preflight(), "v4")
+    assert manifest.status == "blocked"
+    assert "too many assets for one snapshot" in manifest.diagnostics[0]
+
+
+def test_names_for_the_operator_never_prevent_a_safety_snapshot(
+    damaged: DamagedProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are left out when the metadata would be too large, and their number stays."""
+    snapshot = damaged.project.capture("v2")
+    names = [f"{number}-" + "n" * 200 for number in range(50)]
+    record = evolve(snapshot.assets[IDENTITY], left_out=names, left_out_count=70, unstable=names)
+    long = evolve(snapshot, kind="safety", assets=[record])
+    assert sealed(long).assets[0].left_out == names
+    monkeypatch.setattr("release_tasks.core.canonical.MAX_BYTES", 5000)
+    (short,) = sealed(long).assets
+    assert (short.left_out, short.unstable, short.left_out_count) == (None, None, 70)
 
 
 # The messages about entries where they are a part of metadata.json; each other case has the same message.
