@@ -6,6 +6,7 @@ Snapshots are ordered by the sequence in their metadata, never by name or file t
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from pathlib import Path
 
@@ -135,6 +136,14 @@ class Catalogue:
         if not releases:
             raise StageFailed("There is no release snapshot yet. To create one: inv release.prepare")
         return releases[-1]
+
+    def free_id(self, default: str) -> str:
+        """Return ``default``, with a number as suffix when it is the id of a snapshot, or of one that was removed."""
+        with contextlib.suppress(InvalidDocument):
+            taken = {*self.store.list(), *self.aliases.read()}
+            numbered = (default if number == 1 else f"{default}-{number}" for number in itertools.count(1))
+            return next(name for name in numbered if name not in taken)
+        return default
 
     def next_sequence(self) -> int:
         """Return the sequence for a new snapshot: one more than the highest sequence that a known id has."""

@@ -13,7 +13,7 @@ import itertools
 import os
 import stat
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from release_tasks.core.errors import with_path
@@ -26,6 +26,7 @@ __all__ = [
     "fsync_directory",
     "fsync_file",
     "fsync_tree",
+    "make_new_directory",
     "make_private_directory",
     "remove_durably",
     "remove_tree",
@@ -34,6 +35,7 @@ __all__ = [
 
 _AT_FDCWD = -100
 _RENAME_EXCHANGE = 2  # linux/fs.h
+_MOST_NAMES = 100_000  # of one default
 SYNCFS_THRESHOLD = 200  # files and folders
 _REMOVALS = 5  # attempts, while a process adds entries to a folder that is being removed
 
@@ -111,6 +113,20 @@ def make_private_directory(path: Path) -> None:
         fsync_directory(folder.parent)
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def make_new_directory(parent: Path, name: str, taken: Collection[str] = ()) -> Path:
+    """Create a folder that no other process has, and return it: ``name``, or ``name-2`` and so on when that exists.
+
+    A name in ``taken`` is not used. The mode is 0700; ``parent`` is created when it is missing.
+    """
+    make_private_directory(parent)
+    for candidate in (name, *(f"{name}-{number}" for number in range(2, _MOST_NAMES))):
+        if candidate not in taken:
+            with contextlib.suppress(FileExistsError):
+                os.mkdir(parent / candidate, 0o700)
+                return parent / candidate
+    raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(parent / name))
 
 
 def write_atomic(path: Path, data: bytes, mode: int = 0o600, *, is_durable: bool = True) -> None:

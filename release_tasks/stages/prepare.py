@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 from collections.abc import Iterator
 
@@ -19,7 +18,7 @@ from release_tasks.archive.retention import Retention, apply_retention
 from release_tasks.assets.kinds import kind_of
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import awake, compact, milliseconds_since, timestamp
-from release_tasks.core.durable import remove_durably, write_atomic
+from release_tasks.core.durable import make_new_directory, remove_durably, write_atomic
 from release_tasks.core.errors import LockHeld, StageFailed, UsageError, describe_error, with_path
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.ids import require_id
@@ -94,7 +93,8 @@ def prepare_release(
     with stage(settings, pipeline, _STAGE, notices, release_id=release_id) as notifications:
         if preflight is None:
             new_id = _new_release_id(settings, pipeline, release_id, emit)
-            preflight = run_preflight(settings, release_id=new_id, emit=emit)
+            logs = pipeline.logs / new_id if release_id is None else None
+            preflight = run_preflight(settings, release_id=new_id, log_directory=logs, emit=emit)
         report, new_id = preflight.report, release_id or preflight.release_id
         attester = Attester.of(settings)
         baseline = measure_baseline(settings.release) if report.passed else None
@@ -135,10 +135,12 @@ def _new_release_id(settings: Settings, pipeline: Pipeline, release_id: str | No
 
 
 def _free_release_id(pipeline: Pipeline, default: str) -> str:
-    """Return ``default``, with a number as suffix when it is taken (two releases in the same second)."""
+    """Return ``default``, with a number as suffix when it is taken, and claim it by the folder of its logs.
+
+    Several runs may choose at the same time, in the same second, or after the clock was put back.
+    """
     taken = {file.release_id for file in pipeline.read_manifests()}
-    numbered = (default if number == 1 else f"{default}-{number}" for number in itertools.count(1))
-    return next(release_id for release_id in numbered if release_id not in taken)
+    return make_new_directory(pipeline.logs, default, taken).name
 
 
 @contextlib.contextmanager
@@ -171,7 +173,7 @@ def _captured(
     command publishes the complete snapshot.
     """
     capture = CaptureRequest(
-        snapshot_id=f"{draft.release_id}_snapshot_{compact()}",
+        snapshot_id=pipeline.catalogue.free_id(f"{draft.release_id}_snapshot_{compact()}"),
         release_id=draft.release_id,
         kind="release",
         retention_limit=settings.release.retention,

@@ -68,13 +68,15 @@ def preflight(
             if not deferred:
                 _show_dry_gates(current, words_flag(only), words_flag(skip))
             return
-        chosen = None
+        chosen, logs = None, None
         if deferred:
             from release_tasks.stages.prepare import begin_release
 
             with current.progress() as emit:
                 chosen = begin_release(current.settings, release_id, emit=emit, notices=current.notifications)
-        run = run_gates(current, chosen, words_flag(only), words_flag(skip))
+            # An id that was not typed has claimed the folder of its logs.
+            logs = current.pipeline.logs / chosen if release_id is None else None
+        run = run_gates(current, chosen, words_flag(only), words_flag(skip), logs)
         record(ctx, "preflight", (run, (health_url, strict)))
         if junit_file:
             _write_junit(run, junit_file)
@@ -268,13 +270,19 @@ def answer_audit(current: Session, limit: str, verify: Callable[[], AuditVerdict
 
 
 def run_gates(
-    current: Session, release_id: str | None, only: list[str] | None = None, skip: list[str] | None = None
+    current: Session,
+    release_id: str | None,
+    only: list[str] | None = None,
+    skip: list[str] | None = None,
+    logs: Path | None = None,
 ) -> PreflightRun:
     """Run gates with progress on stderr, for ``gate.*`` and ``release.preflight``."""
     from release_tasks.stages.preflight.engine import run_preflight
 
     with current.progress() as emit:
-        return run_preflight(current.settings, release_id=release_id, only=only or [], skip=skip or [], emit=emit)
+        return run_preflight(
+            current.settings, release_id=release_id, log_directory=logs, only=only or [], skip=skip or [], emit=emit
+        )
 
 
 def answer_preflight(current: Session, run: PreflightRun) -> None:

@@ -74,3 +74,15 @@ def test_release_id_in_a_step_of_its_own(chain: InvokeProject) -> None:
     assert (late["status"], late["rollback"]) == ("inconclusive", None)
     dry = chain.run("--dry", *WATCH, "--release-id", "A")
     assert "Would watch release A" in dry.stdout
+
+
+def test_prepares_at_once_never_end_with_usage(scratch: InvokeProject) -> None:
+    """Each of six is ready with an id of its own, or reports the lock."""
+    processes = [scratch.start("release.prepare", "--json") for _ in range(6)]
+    ids = []
+    for process in processes:
+        out, err = process.communicate(timeout=90)
+        assert process.returncode in (0, 75), err
+        ids += [json.loads(out)["releaseId"]] if process.returncode == 0 else []
+    assert ids
+    assert len(set(ids)) == len(ids)

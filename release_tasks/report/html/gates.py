@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path
@@ -71,14 +72,22 @@ class Gate:
 
 
 def gates_of(checks: Sequence[Check], logs: Path) -> list[Gate]:
-    """Return the first gates of a release, in configured order; ``logs`` is the folder that contains their logs."""
+    """Return the first gates of a release, in configured order; ``logs`` is the folder of its first attempt's logs."""
     left = _ALL_LOGS_BYTES
     gates = []
     for check in checks[:_MOST_GATES]:
-        log = _log(logs / f"{check.id}.log", min(_LOG_BYTES, left)) if is_valid_id(check.id) else None
+        log = (
+            _log(_folder_of(check, logs) / f"{check.id}.log", min(_LOG_BYTES, left)) if is_valid_id(check.id) else None
+        )
         left -= log.shown if log else 0
         gates.append(Gate(check, log))
     return gates
+
+
+def _folder_of(check: Check, logs: Path) -> Path:
+    """Return the folder of the run that the check is from: each attempt to prepare one release has its own."""
+    recorded = Path(str(check.diagnostics.get("logPath", ""))).parent.name
+    return logs.with_name(recorded) if re.fullmatch(rf"{re.escape(logs.name)}-\d+", recorded) else logs
 
 
 def tone_of_check(check: Check) -> Meaning:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from attrs import frozen
 
 from release_tasks.config.schema import GateConfig, Settings
 from release_tasks.core.clock import awake, compact, milliseconds_since
+from release_tasks.core.durable import make_new_directory
 from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Emit, ignore, shielded
 from release_tasks.core.ids import require_id
@@ -37,6 +39,7 @@ def run_preflight(
     settings: Settings,
     *,
     release_id: str | None = None,
+    log_directory: Path | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
     emit: Emit = ignore,
@@ -44,15 +47,18 @@ def run_preflight(
     """Run the configured gates in parallel and return their results in configured order.
 
     ``report.passed`` is the verdict. ``only`` and ``skip`` are names of gates; excluded gates are reported as skipped
-    and do not count. The folder of the logs is named after ``release_id``. The start and the result of a gate are
-    emitted in the calling thread, its progress in the gate's thread. Raises UsageError. KeyboardInterrupt and
-    Interrupted stop every gate within 5 s and are re-raised.
+    and do not count. The logs are in ``log_directory``, by default in a new folder that is named after ``release_id``.
+    The start and the result of a gate are emitted in the calling thread, its progress in the gate's thread. Raises
+    UsageError. KeyboardInterrupt and Interrupted stop every gate within 5 s and are re-raised.
     """
     gates = settings.release.gates
     release_id = require_id(release_id or f"preflight-{compact()}", "release id")
     selected = _selected(gates, only, skip)
     emit = shielded(emit)
-    log_directory = settings.release.root / "logs" / release_id
+    if log_directory is None:
+        log_directory = settings.release.root / "logs" / release_id
+        with contextlib.suppress(OSError):  # each gate reports that it has no log
+            log_directory = make_new_directory(log_directory.parent, release_id)
     contexts = {name: context_of(settings, name, log_directory, emit=emit) for name in gates}
     started = awake.now()
     results = run_gates({name: contexts[name] for name in selected}, emit)

@@ -224,7 +224,7 @@ def test_the_latest_release_is_the_default(project: Project) -> None:
     release(project, "v1")
     release(project, "v2", FAILED)
     assert find_release(project.pipeline, None).release_id == "v2"
-    with pytest.raises(UsageError, match=r"no release 'v3'. The latest are: v1, v2"):
+    with pytest.raises(UsageError, match=r"no release 'v3'. The latest releases are v1, v2"):
         find_release(project.pipeline, "v3")
     with pytest.raises(UsageError):
         find_release(project.pipeline, "../v1")

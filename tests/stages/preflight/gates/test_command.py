@@ -271,7 +271,8 @@ def test_a_link_instead_of_the_log_is_not_followed(check: Checker, tmp_path: Pat
     logs.mkdir(parents=True)
     (tmp_path / "precious").write_text("precious")
     (logs / "gate.log").symlink_to(tmp_path / "precious")
-    assert "logProblem" in check({"command": "echo overwritten"}).diagnostics
+    assert "logProblem" in check({"command": "echo overwritten"}, log_directory=logs).diagnostics
+    assert "logProblem" not in check({"command": "echo a folder of its own"}).diagnostics
     assert (tmp_path / "precious").read_text() == "precious"
 
 
