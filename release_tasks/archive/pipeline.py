@@ -18,9 +18,9 @@ from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
 from release_tasks.core.codec import decode, encode
 from release_tasks.core.durable import fsync_directory, write_atomic
-from release_tasks.core.errors import StageFailed, UsageError
+from release_tasks.core.errors import StageError, StageFailed, UsageError
 from release_tasks.core.ids import is_valid_id, require_id
-from release_tasks.core.records import AuditAnchor, Manifest, RollbackState
+from release_tasks.core.records import AuditAnchor, Baseline, Manifest, RollbackState, SnapshotMetadata
 
 __all__ = ["MANIFEST_VERSION", "ManifestFile", "Pipeline", "manifest_bytes"]
 
@@ -125,6 +125,14 @@ class Pipeline:
                 f"The manifest of {release_id} cannot be read: {found.reason}. To list the releases: inv release.status"
             )
         return found.manifest
+
+    def baseline_of(self, snapshot: SnapshotMetadata | None) -> Baseline | None:
+        """Return the baseline of the release that took ``snapshot``, else of the latest ready one; None without one."""
+        manifest = self.latest_ready()
+        if snapshot is not None and snapshot.release_id is not None:
+            with contextlib.suppress(StageError):
+                manifest = self.get_manifest(snapshot.release_id)
+        return manifest.baseline if manifest is not None else None
 
     def newer_than(self, release_id: str | None) -> str:
         """Return the id of the latest ready release unless it is ``release_id``; empty when there is no other."""

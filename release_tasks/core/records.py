@@ -20,6 +20,7 @@ __all__ = [
     "AuditAnchor",
     "Check",
     "HealthAttempt",
+    "HealthForm",
     "HealthReport",
     "Inode",
     "JournalStep",
@@ -132,12 +133,30 @@ class ReliabilityReport:
 
 
 @frozen(kw_only=True)
+class HealthForm:
+    """The form of a health answer whose meaning is unknown.
+
+    ``body`` is the kind of its body, ``names`` the keys of a JSON object, ``words`` the values that may be a status.
+    """
+
+    http_status: int
+    media_type: str
+    body: str
+    names: list[str] = field(factory=list)
+    words: list[str] = field(factory=list)
+
+
+@frozen(kw_only=True)
 class Baseline:
-    """Measurements of the service when a release was prepared. A value that could not be measured is None."""
+    """Measurements of the service when a release was prepared. A value that could not be measured is None.
+
+    ``form`` is the form of the health answer when ``health`` is ``unknown``.
+    """
 
     health: str | None = None
     latency_ms: int | None = None
     pressure: Pressure | None = None
+    form: HealthForm | None = None
 
 
 @frozen(kw_only=True)

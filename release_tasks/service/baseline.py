@@ -5,7 +5,8 @@ from __future__ import annotations
 import statistics
 
 from release_tasks.config.schema import ReleaseConfig
-from release_tasks.core.records import Baseline
+from release_tasks.core.records import Baseline, HealthForm
+from release_tasks.service.form import form_of
 from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
 from release_tasks.service.reliability import fetch_reliability
@@ -21,12 +22,14 @@ def measure_baseline(config: ReleaseConfig) -> Baseline | None:
     if config.health.url is None and config.reliability.url is None:
         return None
     health: str | None = None
+    forms: list[HealthForm] = []
     elapsed: list[int] = []
     if config.health.url is not None:
         try:
             for _ in range(_PROBES):
                 response = fetch(config.health.url, timeout=config.health.timeout)
                 health, _, _ = read_health(response)
+                forms += [form_of(response)] if health == "unknown" else []
                 elapsed.append(response.elapsed_ms)
         except ProbeError:
             health, elapsed = "unreachable", []
@@ -35,4 +38,5 @@ def measure_baseline(config: ReleaseConfig) -> Baseline | None:
         health=health,
         latency_ms=round(statistics.median(elapsed)) if elapsed else None,
         pressure=reliability.pressure if reliability is not None else None,
+        form=forms[-1] if len(forms) == _PROBES and forms.count(forms[-1]) == _PROBES else None,
     )

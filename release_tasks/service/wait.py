@@ -15,9 +15,10 @@ from release_tasks.core.canonical import excerpt
 from release_tasks.core.clock import awake, timestamp
 from release_tasks.core.events import Emit, HealthAnswered, Noted, ignore
 from release_tasks.core.interrupt import wait_for
-from release_tasks.core.records import HealthAttempt, HealthReport, HealthWord
+from release_tasks.core.records import Baseline, HealthAttempt, HealthForm, HealthReport, HealthWord
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
+from release_tasks.service.form import form_of
 from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
 from release_tasks.service.response import HttpResponse, ProbeError, ProbeErrorKind
@@ -29,6 +30,7 @@ _MIN_INTERVAL = 0.01
 _STARTING = ("refused", "timeout")  # errors of a service that is still starting
 _FIRST_STORED, _MAX_STORED = 5, 50  # the first and the latest attempts are the most useful
 _MAX_DETAIL = 120
+_UNREADABLE_ANSWERS = 3
 _DOUBT = (
     "Health passes, but the command that starts the service still runs, so the process before it may answer. Health is "
     "checked until the command ends"
@@ -75,6 +77,33 @@ class _Streak:
         return self.length >= self.required and (at_deadline or self.counts_from != math.inf)
 
 
+@define
+class _Unreadable:
+    """The consecutive answers of one form that cannot be read, compared with the baseline of the release."""
+
+    before: Baseline | None
+    most: int
+    form: HealthForm | None = None
+    length: int = 0
+
+    def add(self, form: HealthForm | None) -> None:
+        """Count an answer; ``form`` is None for one that was read, and for none at all."""
+        self.length = self.length + 1 if form is not None and form == self.form else 1
+        self.form = form
+
+    @property
+    def is_as_before(self) -> bool:
+        """Whether the last answer has the same form as at prepare."""
+        return self.form is not None and self.before is not None and self.form == self.before.form
+
+    @property
+    def is_final(self) -> bool:
+        """Whether a readable answer cannot be expected any more."""
+        was_readable = self.before is not None and self.before.health not in (None, "unknown")
+        may_change = self.form is None or bool(self.form.words) or was_readable or self.is_as_before
+        return not may_change and self.length >= self.most
+
+
 def poll_health(
     health: HealthConfig,
     *,
@@ -87,6 +116,7 @@ def poll_health(
     gate: str | None = None,
     on_response: Callable[[HttpResponse], None] | None = None,
     start: ServiceStart | None = None,
+    before: Baseline | None = None,
 ) -> HealthReport:
     """Send requests until ``passes`` consecutive responses are healthy or ``deadline`` seconds are over.
 
@@ -95,6 +125,10 @@ def poll_health(
     polling. Always returns a report; raises nothing. Emits HealthAnswered for each request; ``gate`` is the id of the
     calling gate. ``start`` is observed at each request: its failure ends the polling, and an answer from before it
     counts is not counted. While it is unknown which process answers, requests are sent until the deadline.
+
+    An answer that cannot be read passes, as ``unknown``, when it has the same form as in the baseline ``before``.
+    Otherwise some such answers in a row end the polling, because waiting does not make a form readable; they are
+    waited for only when the service had a readable answer before, or when the answer has a word that may change.
     """
     url = health.url
     if not url:
@@ -105,6 +139,7 @@ def poll_health(
     cancelled = cancelled or threading.Event()
     started = awake.now()
     streak = _Streak(required, start)
+    unreadable = _Unreadable(before, max(required, _UNREADABLE_ANSWERS))
     attempts = 0
     history: list[HealthAttempt] = []
     while True:
@@ -112,7 +147,7 @@ def poll_health(
         timeout = health.timeout if limit <= 0 else min(health.timeout, max(remaining, _MIN_TIMEOUT))
         streak.note()
         at, request_started = timestamp(), awake.now()
-        result, error_kind = _request_once(url, timeout, strict, cancelled, on_response)
+        result, error_kind = _request_once(url, timeout, strict, cancelled, on_response, unreadable)
         attempt = HealthAttempt(
             at=at,
             status=result.status,
@@ -138,6 +173,8 @@ def poll_health(
             emit(Noted(f"{_DOUBT}, or for {show_duration(remaining)}."))
         if report.passed or is_final or limit <= 0:
             return report
+        if unreadable.is_final:
+            return evolve(report, detail=f"{report.detail}; this form cannot be read, so waiting does not help")
         if remaining <= 0:
             requests = f"{attempts} request{'' if attempts == 1 else 's'}"
             progress = f"{streak.length} of {required} consecutive healthy responses; " if streak.length else ""
@@ -153,12 +190,14 @@ def _request_once(
     strict: bool,
     cancelled: threading.Event,
     on_response: Callable[[HttpResponse], None] | None,
+    unreadable: _Unreadable,
 ) -> tuple[HealthReport, ProbeErrorKind | None]:
     """Return the redacted report of one request, and the kind of its error, if any."""
     redact = Redactor.from_environment(os.environ).redact_text
     try:
         response = fetch(url, timeout=timeout, cancelled=cancelled)
     except ProbeError as error:
+        unreadable.add(None)
         status: HealthWord = "failed" if error.kind == "redirect" else "unreachable"
         return HealthReport(passed=False, status=status, url=redact(url), detail=redact(error.message)), error.kind
     if on_response is not None:
@@ -166,8 +205,11 @@ def _request_once(
     status, detail, degraded = read_health(response)
     if status == "degraded" and strict:
         detail = f"{detail}; degraded fails with --strict"
+    unreadable.add(form_of(response) if status == "unknown" else None)
+    if unreadable.is_as_before:
+        detail = "health cannot be read; the answer has the same form as at prepare"
     report = HealthReport(
-        passed=status == "ok" or (status == "degraded" and not strict),
+        passed=status == "ok" or (status == "degraded" and not strict) or unreadable.is_as_before,
         status=status,
         url=redact(url),
         detail=redact(detail),

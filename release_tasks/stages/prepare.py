@@ -34,8 +34,10 @@ from release_tasks.core.records import (
     SnapshotMetadata,
     SnapshotReference,
 )
+from release_tasks.core.redact import Redactor
 from release_tasks.service.application import default_release_id, describe_application
 from release_tasks.service.baseline import measure_baseline
+from release_tasks.service.form import describe_form
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_manifest
 from release_tasks.stages.preflight.engine import PreflightRun, run_preflight
@@ -197,7 +199,8 @@ def _captured(
         ]
         ready = evolve(draft, status="ready", snapshot=reference, artifacts=artifacts, phases=[*draft.phases, captured])
         notes = [note for record in snapshot.assets for note in kind_of(record).capture_notes(record)]
-        yield evolve(ready, diagnostics=ready.diagnostics + notes + _warnings(pipeline)), snapshot
+        notes += _warnings(settings, pipeline, draft.baseline)
+        yield evolve(ready, diagnostics=ready.diagnostics + notes), snapshot
 
 
 @contextlib.contextmanager
@@ -327,8 +330,27 @@ def _phase(name: str, started_at: str, started: float) -> Phase:
     return Phase(name=name, started_at=started_at, completed_at=timestamp(), duration_ms=duration_ms)
 
 
-def _warnings(pipeline: Pipeline) -> list[str]:
+def _warnings(settings: Settings, pipeline: Pipeline, baseline: Baseline | None) -> list[str]:
     """Return what an operator should know of a ready release, one sentence each."""
+    return _health_warnings(settings, baseline) + _verdict_warnings(pipeline)
+
+
+def _health_warnings(settings: Settings, baseline: Baseline | None) -> list[str]:
+    """Return a note when the health of the service cannot be read, so that a rollback cannot tell whether it is up."""
+    if baseline is None or baseline.health != "unknown":
+        return []
+    url = Redactor.from_environment(os.environ).redact_text(str(settings.release.health.url))
+    form = describe_form(baseline.form) if baseline.form is not None else "something else each time"
+    result = "can only compare this form" if baseline.form is not None else "will end failed"
+    return [
+        f"Health at {url} answers {form}, which release-tasks cannot read: a rollback {result}, and a watch has no "
+        'verdict. Let it answer the text ok or JSON such as {"status": "ok"}, or set release.health.url to a URL that '
+        "does."
+    ]
+
+
+def _verdict_warnings(pipeline: Pipeline) -> list[str]:
+    """Return a note when the release before this one has no verdict."""
     with contextlib.suppress(OSError):
         if before := pipeline.verdicts().unjudged_release:
             return [f"Release {before} was never judged, so its state may be bad. After a deploy: inv release.watch"]

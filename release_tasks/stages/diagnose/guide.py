@@ -481,6 +481,16 @@ def _unjudged(signals: Signals) -> Iterator[Evidence]:
 
 
 @_note(
+    symptom="health cannot be read, and has the same form as when the release was prepared",
+    meaning="The health of the service is unknown: its answer has no known form. Set release.health.url to a URL that "
+    "answers the text ok, or JSON with a status.",
+)
+def _unreadable_health(signals: Signals) -> Iterator[Evidence]:
+    if signals.health is not None and signals.health.passed and signals.health.status == "unknown":
+        yield Evidence(f"{signals.health.url}: {signals.health.detail}")
+
+
+@_note(
     symptom="no health endpoint is configured",
     meaning="The health of the service is unknown. Set release.health.url, or type --health-url URL.",
 )

@@ -120,8 +120,6 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
             signals.unread.append((name, describe_error(error)))
             return None
 
-    if release.health.url:
-        signals.health = poll_health(release.health, passes=1, deadline=0.0)
     signals.holder = attempt("lock", lambda: current_holder(pipeline.root))
     files = attempt("manifests", pipeline.read_manifests) or []
     manifests = [file.manifest for file in files if file.manifest is not None]
@@ -129,8 +127,10 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
     signals.latest = manifests[-1] if manifests else None
     ready = [manifest for manifest in manifests if manifest.status == "ready"]
     signals.ready = pipeline.latest_ready() or (ready[-1] if ready else None)
-    before = signals.ready.baseline.pressure if signals.ready is not None and signals.ready.baseline else None
-    signals.reliability = fetch_reliability(release.reliability, before=before)
+    baseline = signals.ready.baseline if signals.ready is not None else None
+    if release.health.url:
+        signals.health = poll_health(release.health, passes=1, deadline=0.0, before=baseline)
+    signals.reliability = fetch_reliability(release.reliability, before=baseline.pressure if baseline else None)
     snapshots, unreadable = attempt("snapshots", pipeline.catalogue.published) or ([], [])
     signals.unread += [("snapshots", f"{entry.snapshot_id}: {entry.reason}") for entry in unreadable]
     signals.snapshot = next((found for found in reversed(snapshots) if found.kind == "release"), None)

@@ -22,6 +22,7 @@ from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.options import Duration
 from release_tasks.core.process.find import find_open_path, start_ticks
 from release_tasks.core.process.output import read_log_tail
+from release_tasks.core.records import Baseline
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration, show_size
 from release_tasks.service.wait import poll_health
@@ -55,11 +56,18 @@ class Service:
     environment: Mapping[str, str] = field(repr=False)
 
 
-def boot(service: Service, scratch: Scratch, settings: Settings, live: Collection[Path], emit: Emit) -> BootOutcome:
+def boot(
+    service: Service,
+    scratch: Scratch,
+    settings: Settings,
+    live: Collection[Path],
+    emit: Emit,
+    before: Baseline | None = None,
+) -> BootOutcome:
     """Start the service on restored state and wait until it is healthy; all its processes are ended on return.
 
-    ``settings`` is the scratch configuration; ``live`` are the paths that the service must not open. Does not raise
-    when the service fails: the outcome has the reason.
+    ``settings`` is the scratch configuration; ``live`` are the paths that the service must not open. ``before``
+    is the baseline of the release. Does not raise when the service fails: the outcome has the reason.
     """
     started = time.monotonic()
     health, url = None, service.health
@@ -73,7 +81,7 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
                 deadline=Duration(service.timeout),
                 interval=Duration(_INTERVAL_SECONDS),
             )
-            health = poll_health(config, passes=1, start=attempt, emit=emit)
+            health = poll_health(config, passes=1, start=attempt, emit=emit, before=before)
             problem = attempt.failure()
     except OSError as error:
         problem = f"it cannot be started: {error.strerror or error}"
@@ -81,11 +89,12 @@ def boot(service: Service, scratch: Scratch, settings: Settings, live: Collectio
     passed = not problem and health is not None and health.passed
     if health is not None and not problem and not passed:
         problem = f"it did not become healthy: {health.detail}"
+    word = "healthy" if health is None or health.status != "unknown" else health.detail
     redactor = Redactor.from_environment(os.environ)
     tail = [] if passed else read_log_tail(scratch.boot_log)[-_TAIL_LINES:]
     return BootOutcome(
         passed=passed,
-        detail=problem or f"healthy, started and ended within {show_duration(round(duration, 1))}",
+        detail=problem or f"{word}, started and ended within {show_duration(round(duration, 1))}",
         command=service.shown,
         url=url,
         health=health,

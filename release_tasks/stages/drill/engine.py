@@ -125,7 +125,9 @@ class _Rehearsal:
             if self.service is not None and not self.problems:
                 self.emit(StepBegan("boot", self.service.shown))
                 live = [asset.path for asset in self.settings.release.assets.values()]
-                self.boot = boot(self.service, scratch, settings, live, self.emit)
+                self.boot = boot(
+                    self.service, scratch, settings, live, self.emit, self.pipeline.baseline_of(self.snapshot)
+                )
                 if not self.boot.passed:
                     self.problems.append(
                         f"The service, started with {self.service.shown!r}, failed: {self.boot.detail}."

@@ -134,7 +134,7 @@ def rollback(
                         swap_in(run, swap)
             plan = evolve(plan, diagnostics=plan.diagnostics + notes + _notes_on_safety(safety) + swap.notes)
             restart = restart_service(run)
-            health = await_health(run, restart)
+            health = await_health(run, target, restart)
             return record(run, target, safety, plan, restart, health)
     except RollbackEnded as ended:
         return ended.outcome
@@ -170,10 +170,10 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome:
     """
     target, restart = found.target, None
     run.gate.open()  # nothing live will be changed
-    health = await_health(run, None, is_first=True)
+    health = await_health(run, target, None, is_first=True)
     if health is not None and not health.passed:
         restart = restart_service(run)
-        health = await_health(run, restart) if restart is not None else health
+        health = await_health(run, target, restart) if restart is not None else health
     problems = _problems(restart, health)
     if problems:
         again = f"inv release.rollback --snapshot {target.snapshot_id}"
@@ -371,7 +371,9 @@ def restart_service(run: RollbackAttempt) -> Restart | None:
     return start_detached(hook.command, project=run.settings.project, log=log, settle=hook.settle, url=url)
 
 
-def await_health(run: RollbackAttempt, restart: Restart | None, *, is_first: bool = False) -> HealthReport | None:
+def await_health(
+    run: RollbackAttempt, target: SnapshotMetadata, restart: Restart | None, *, is_first: bool = False
+) -> HealthReport | None:
     """Check health until it passes or the deadline is over; return None when no endpoint is configured.
 
     The end of the restart command is watched meanwhile: until then the process before it may answer.
@@ -380,11 +382,14 @@ def await_health(run: RollbackAttempt, restart: Restart | None, *, is_first: boo
     if health.url is None:
         return None
     run.emit(StepBegan("health"))
+    before = run.pipeline.baseline_of(target)
     # One request is enough if the restart failed, or before any restart.
     if is_first or (restart is not None and restart.failed):
-        return poll_health(health, passes=1, deadline=0.0, emit=run.emit)
+        return poll_health(health, passes=1, deadline=0.0, emit=run.emit, before=before)
     deadline = health.deadline + (restart.unsettled() if restart is not None else 0.0)
-    return poll_health(health, passes=health.passes_after_restore, deadline=deadline, emit=run.emit, start=restart)
+    return poll_health(
+        health, passes=health.passes_after_restore, deadline=deadline, emit=run.emit, start=restart, before=before
+    )
 
 
 def record(
@@ -476,9 +481,14 @@ def _undo_option(run: RollbackAttempt, safety: SnapshotMetadata | None) -> str:
 
 
 def _doubts(restart: Restart | None, health: HealthReport | None) -> list[str]:
-    """Return a message when the healthy answers may not be of the process that was started."""
-    doubt = restart.doubt() if restart is not None and health is not None and health.passed else ""
-    return [doubt] if doubt else []
+    """Return a message when the answers may not be of the process that was started, and when they cannot be read."""
+    if health is None or not health.passed:
+        return []
+    doubt = restart.doubt() if restart is not None else ""
+    unread = (
+        f"Warning: {health.detail}. Check the service at {health.url} yourself." if health.status == "unknown" else ""
+    )
+    return [message for message in (doubt, unread) if message]
 
 
 def _problems(restart: Restart | None, health: HealthReport | None) -> list[str]:

@@ -56,6 +56,13 @@ def restore_an_unhealthy_service(service: ReleasedService) -> None:
     service.health.body = DOWN
 
 
+def release_with_unreadable_health(service: ReleasedService) -> None:
+    service.health.body = b""
+    service.release("v2")
+    service.project.pipeline.audit.append("watch.finished", status="healthy", release_id="v2")
+    record_drill(service, "passed")
+
+
 def release_again_without_a_verdict(service: ReleasedService) -> None:
     service.release("v2")
     record_drill(service, "passed")
@@ -163,6 +170,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "interrupted": (interrupt_rollback, "no command is running"),
     "rollback-failed": (lambda service: restore_without_health(service), "Health at"),
     "rollback-given-up": (fail_a_rollback, "asset mcp"),
+    "unreadable-health": (release_with_unreadable_health, "the same form as at prepare"),
     "restored-unjudged": (restore_an_unjudged_state, "No verdict exists; the oldest state is in v1_snapshot_"),
     "unjudged": (release_again_without_a_verdict, "No verdict exists; the oldest state is in v1_snapshot_"),
     "restored-unhealthy": (restore_an_unhealthy_service, "the response has ok: false"),
