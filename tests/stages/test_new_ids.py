@@ -47,7 +47,7 @@ def test_a_clock_that_was_put_back_gives_another_id(project: Project) -> None:
 
 @pytest.mark.usefixtures("stopped_clock")
 def test_a_snapshot_without_a_manifest_keeps_its_id(project: Project) -> None:
-    """The manifest was removed by hand, and the second comes again."""
+    """The manifest was removed manually, and the second comes again."""
     first = prepare_release(project.settings, release_id="v1")
     project.pipeline.manifest_path("v1").unlink()
     second = prepare_release(project.settings, release_id="v1")
