@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import pytest
 from release_tasks.assets.sqlite.database import capture_database
 from release_tasks.assets.waiting import FileLock, LockWait, holders_of
 from release_tasks.core.events import Event, Noted
+from tests.support.lock_holder import stopped
 from tests.support.processes import await_true
 from tests.support.project import Project
 from tests.support.scripts import locked_database
@@ -81,6 +83,23 @@ def test_a_capture_says_whom_it_waits_for_and_goes_on(project: Project) -> None:
     assert isinstance(events[0], Noted)
     assert f"{project.database} is locked by process " in events[0].sentence
     assert "more (release.lock_wait)" in events[0].sentence
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(60)
+def test_time_in_which_the_process_was_stopped_does_not_count() -> None:
+    """A wait of two seconds lasts two seconds after a stop of three, except for the last second that it may count."""
+    code = (
+        "import time; from release_tasks.assets.waiting import LockWait; wait = LockWait(2.0); wait.begin()\n"
+        "start = time.monotonic(); print('waiting', flush=True)\n"
+        "while wait.go_on(lambda: ''): pass\n"
+        "print(time.monotonic() - start, flush=True)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "waiting\n"
+        with stopped(process.pid):
+            time.sleep(3)  # the length of the stop is what is tested
+        assert float(process.stdout.readline()) >= 3.9
 
 
 def test_a_wait_of_no_time_tries_once() -> None:

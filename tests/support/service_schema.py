@@ -22,6 +22,16 @@ SCHEMAS: dict[str, tuple[list[str], list[str]]] = {
         ['CREATE VIRTUAL TABLE "ü ""x" USING fts5(body, tokenize=\'words\')', 'INSERT INTO "ü ""x" VALUES (\'a b\')'],
         ['ü "x'],
     ),
+    "FTS4 tokenizer": (
+        [
+            "CREATE VIRTUAL TABLE old_idx USING fts4(body, tokenize=simple)",
+            "INSERT INTO old_idx VALUES ('a b c')",
+            # Only C code can register a tokenizer of FTS4.
+            "PRAGMA writable_schema = 1; UPDATE sqlite_schema SET sql = replace(sql, 'simple', 'theirs')"
+            " WHERE name = 'old_idx'; PRAGMA writable_schema = 0",
+        ],
+        ["old_idx"],
+    ),
     "module": (["CREATE VIRTUAL TABLE v USING theirs(1)"], ["v"]),
     "function in a CHECK": (["CREATE TABLE c(x CHECK(size(x) > 2))", "INSERT INTO c VALUES ('abc')"], []),
     "stored generated column": (

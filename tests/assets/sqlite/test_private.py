@@ -8,6 +8,7 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -163,24 +164,40 @@ def as_user(uid: int) -> Iterator[None]:
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="needs root to become another user")
 @pytest.mark.parametrize("state", ["hot journal", "WAL without -shm"])
-def test_a_look_needs_no_write_permission(make_project: MakeProject, tmp_path: Path, state: str) -> None:
+def test_a_look_needs_no_write_permission(state: str) -> None:
     """A user who may only read the files sees the committed rows."""
     journal_mode, prepare = STATES[state]
-    project = make_project("p", journal_mode)
-    prepare(project.database)
-    for path in [*project.folder.parents, project.folder]:
-        if path.stat().st_mode & 0o005 != 0o005 and path.is_relative_to("/tmp"):
-            path.chmod(path.stat().st_mode | 0o005)
-    for path in project.state.iterdir():
-        path.chmod(0o555 if path.is_dir() else 0o444)
-    project.state.chmod(0o555)
-    before = picture(project.state)
-    (tmp_path / "of-the-user").mkdir()
-    os.chown(tmp_path / "of-the-user", 1000, 1000)
-    with as_user(1000):
-        seen = look(project.database, tmp_path / "of-the-user" / "scratch")
-    assert picture(project.state) == before
-    assert seen.sha256 == capture_database(project.database, project.folder / "captured.db").sha256
+    with tempfile.TemporaryDirectory() as top:  # a folder of pytest can only be entered by its owner
+        os.chmod(top, 0o755)
+        (Path(top) / "project").mkdir()
+        project = Project(Path(top) / "project", journal_mode)
+        prepare(project.database)
+        for path in project.state.iterdir():
+            path.chmod(0o555 if path.is_dir() else 0o444)
+        project.state.chmod(0o555)
+        before = picture(project.state)
+        of_the_user = Path(top) / "of-the-user"
+        of_the_user.mkdir()
+        os.chown(of_the_user, 1000, 1000)
+        with as_user(1000):
+            seen = look(project.database, of_the_user / "scratch")
+        assert picture(project.state) == before
+        assert seen.sha256 == capture_database(project.database, project.folder / "captured.db").sha256
+
+
+def test_a_look_sees_through_an_open_transaction(make_project: MakeProject) -> None:
+    """A writer in mid-transaction, with changed pages in the file, locks out every reader, and no look."""
+    project = make_project("p", "delete")
+    code = _CRASH.replace("os._exit(0)", 'print("held", flush=True); sys.stdin.read()')
+    command = [sys.executable, "-c", code, "delete", str(project.database)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
+        assert writer.stdout is not None and writer.stdout.readline() == "held\n"
+        before = picture(project.state)
+        scratch = project.folder / "scratch"
+        look(project.database, scratch)
+        assert picture(project.state) == before
+        writer.communicate(timeout=30)
+    assert {balance for _, balance in stored(scratch, project.database)} == {100}
 
 
 @pytest.mark.parametrize("is_committed", [False, True], ids=["super-journal", "no super-journal"])
