@@ -84,6 +84,13 @@ class RollbackRequest:
     release_id: str | None = None
 
     @property
+    def command(self) -> str:
+        """The command that repeats the request."""
+        flags = [("--force", self.force), ("--without-safety", self.without_safety)]
+        words = [f"--snapshot {self.snapshot_id}"] if self.snapshot_id is not None else []
+        return " ".join(["inv release.rollback", *words, *(flag for flag, is_given in flags if is_given)])
+
+    @property
     def is_automatic(self) -> bool:
         """Whether a watch requests the rollback, after it decided on it without the lock."""
         return self.only_while is not None

@@ -19,7 +19,7 @@ from release_tasks.archive.capture import (
 from release_tasks.archive.parents import remove_empty
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
-from release_tasks.assets.base import Drift, Hold, stored_path
+from release_tasks.assets.base import Busy, Drift, Hold, stored_path
 from release_tasks.assets.protection import require_replaceable
 from release_tasks.assets.waiting import LockWait
 from release_tasks.config.schema import Settings
@@ -225,6 +225,8 @@ def safety_copy(run: RollbackAttempt, target: SnapshotMetadata) -> Iterator[Snap
         try:
             capture = unpublished_snapshot(run.pipeline.catalogue, run.assets, request, run.emit)
             metadata = captured.enter_context(capture)
+        except Busy as error:
+            raise StageFailed(f"{error.message} {_wait_longer(run)}") from error
         except (StageFailed, OSError) as error:
             if isinstance(error, DiskFull) or (isinstance(error, OSError) and error.errno in DiskFull.errnos):
                 raise StageFailed(f"{describe_error(error)} {advice}") from error
@@ -278,11 +280,13 @@ def lock_all(
     run: RollbackAttempt, target: SnapshotMetadata, steps: list[JournalStep]
 ) -> contextlib.AbstractContextManager[Mapping[str, Hold]]:
     """Hold the locks of all databases that change, or of none; a signal ends the wait for them."""
-    chosen = f" --snapshot {run.request.snapshot_id}" if run.request.snapshot_id is not None else ""
-    advice = f"Nothing live was changed. To wait longer: inv release.rollback{chosen} --lock-wait 2m"
     folder = run.pipeline.catalogue.path(target.snapshot_id)
     stored = {captured.key: stored_path(folder, captured) for captured in target.assets}
-    return locked(run.assets, steps, stored, LockWait(run.settings.release.lock_wait, run.emit), advice)
+    return locked(run.assets, steps, stored, LockWait(run.settings.release.lock_wait, run.emit), _wait_longer(run))
+
+
+def _wait_longer(run: RollbackAttempt) -> str:
+    return f"Nothing live was changed. To wait longer: {run.request.command} --lock-wait 2m"
 
 
 def write_all(run: RollbackAttempt, holds: Mapping[str, Hold]) -> None:

@@ -14,7 +14,7 @@ from release_tasks.assets.base import Busy
 from release_tasks.assets.sqlite.checks import check_database, count_rows, read_schema
 from release_tasks.assets.sqlite.connection import DamagedDatabase, DiskError, translated_errors
 from release_tasks.assets.sqlite.database import capture_database
-from release_tasks.core.errors import StageFailed
+from release_tasks.core.errors import DiskFull, StageFailed
 from release_tasks.stages.drill.engine import run_drill
 from tests.support.faults.stages import passed_preflight, prepare
 from tests.support.project import Project
@@ -226,6 +226,7 @@ VERDICTS: dict[type[StageFailed], list[str]] = {
         "SQLITE_LOCKED_VTAB",
         "SQLITE_PROTOCOL",
     ],
+    DiskFull: ["SQLITE_FULL"],
     StageFailed: [
         "SQLITE_CANTOPEN",
         "SQLITE_CANTOPEN_CONVPATH",
@@ -241,7 +242,6 @@ VERDICTS: dict[type[StageFailed], list[str]] = {
         "SQLITE_ERROR_RETRY",
         "SQLITE_ERROR_SNAPSHOT",
         "SQLITE_ERROR_UNABLE",
-        "SQLITE_FULL",
         "SQLITE_READONLY",
         "SQLITE_READONLY_CANTINIT",
         "SQLITE_READONLY_CANTLOCK",

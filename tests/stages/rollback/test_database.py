@@ -412,7 +412,8 @@ def test_locked_database_fails_after_the_busy_time_and_changes_nothing(
     outcome = roll_back(project)
     assert time.monotonic() - start < 5
     assert outcome.status == "failed"
-    assert "locked" in outcome.diagnostics[0]
+    assert "stayed locked by process" in outcome.diagnostics[0]
+    assert "Nothing live was changed. To wait longer: inv release.rollback --lock-wait 2m" in outcome.diagnostics[0]
     assert {k: v for k, v in file_tree(project.state).items() if not k.startswith("app.db-")} == before
     assert not project.pipeline.journal_path.exists()
     assert project.leftovers() == []

@@ -157,7 +157,7 @@ def test_one_busy_database_leaves_all_unchanged_and_loses_no_row(fleet: Fleet) -
     message = outcome.diagnostics[0]
     assert f"{fleet.paths[2]} stayed locked by process {process.pid} ({sys.executable}" in message
     assert "for 3 s" in message and "Nothing live was changed" in message
-    assert "inv release.rollback --lock-wait 2m" in message
+    assert "To wait longer: inv release.rollback --lock-wait 2m" in message
     waits = [event.sentence for event in events if isinstance(event, Noted)]
     assert waits
     assert f"process {process.pid}" in waits[0] and "release.lock_wait" in waits[0]
