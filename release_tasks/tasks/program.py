@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,8 @@ from pathlib import Path
 from invoke import Collection, Exit, ParseError, Program
 from invoke.util import debug
 
-from release_tasks.core.errors import ExitCode
+from release_tasks.core.errors import ExitCode, Interrupted
+from release_tasks.core.interrupt import interruptible
 from release_tasks.core.version import __version__
 from release_tasks.tasks.executor import StageExecutor, UsageExit, refuse
 from release_tasks.tasks.suite import suite
@@ -119,9 +121,12 @@ def _message_of(error: Exception) -> str:
 def main() -> None:
     """Run the tasks of the command line, and exit."""
     try:
-        ReleaseProgram(suite(), __version__).run()
-    except KeyboardInterrupt:
-        sys.exit(int(ExitCode.SIGINT))
+        with interruptible():
+            ReleaseProgram(suite(), __version__).run()
+    except Interrupted as stop:
+        with contextlib.suppress(OSError):  # the terminal is gone
+            os.write(2, f"{stop} No task was running.\n".encode())
+        sys.exit(int(stop.exit_code))
 
 
 if __name__ == "__main__":
