@@ -24,12 +24,15 @@ SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "release_tasks
 @task
 def demo(ctx: Context) -> None:
     """Show the runbook on a scratch gateway: release, damage, roll back."""
+    from release_tasks.core.errors import Interrupted
     from release_tasks.gateway.demo import DemoFailed, run_demo
 
     try:
         run_demo(HERE, print)
     except DemoFailed as error:
         raise Exit(f"The demo failed: {error}", code=1) from None
+    except Interrupted as stop:
+        raise Exit(f"{stop} The gateway is stopped.", code=int(stop.exit_code)) from None
 
 
 @task(auto_shortflags=False, help={"output": "The folder for the wheel."})

@@ -18,6 +18,7 @@ from typing import NoReturn
 from attrs import evolve
 
 from release_tasks.config.schema import PairingConfig
+from release_tasks.core.interrupt import STOP_SIGNALS
 from release_tasks.core.lock import FileLock
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.network import base_url, bind, check_host, is_loopback
@@ -28,10 +29,11 @@ __all__ = ["main", "serve"]
 
 _LOG = logging.getLogger("gateway")
 _GATE_KILL_SECONDS = 1.0
+_SIGNALS_OF_UVICORN = (signal.SIGTERM, signal.SIGINT)  # it has handlers of its own for these while it serves
 
 
 class _Terminated(BaseException):
-    """SIGTERM or SIGINT arrived. A BaseException, so that no ``except Exception`` catches it."""
+    """A signal that stops the gateway arrived. A BaseException, so that no ``except Exception`` catches it."""
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -58,8 +60,9 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     os.umask(0o077)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, _stop)
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:  # SIGHUP is ignored under nohup
+            signal.signal(number, _stop if number in _SIGNALS_OF_UVICORN else _stop_as_by_sigterm)
     try:
         serve(options)
     except _Terminated:
@@ -154,6 +157,11 @@ def _serve_http(paths: GatewayPaths, options: argparse.Namespace, listener: sock
 
 def _stop(number: int, frame: FrameType | None) -> NoReturn:
     raise _Terminated
+
+
+def _stop_as_by_sigterm(number: int, frame: FrameType | None) -> None:
+    """End the gateway in order for SIGHUP, as when its terminal closes, and for SIGQUIT."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 if __name__ == "__main__":

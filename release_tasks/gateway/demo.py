@@ -18,6 +18,7 @@ from typing import Any
 import psutil
 import requests
 
+from release_tasks.core.interrupt import interruptible, uninterrupted
 from release_tasks.gateway.paths import GatewayPaths
 
 __all__ = ["DemoFailed", "run_demo"]
@@ -33,16 +34,19 @@ class DemoFailed(Exception):
 def run_demo(project: Path, show: Callable[[str], None]) -> None:
     """Release, damage, roll back, and check each step; ``project`` contains tasks.py and invoke.yaml.
 
-    Uses a free port and a scratch folder, and leaves no process and no file. ``show`` prints a line. Raises DemoFailed.
+    Uses a free port and a scratch folder, and leaves no process and no file, also after a signal. ``show`` prints a
+    line. Raises DemoFailed, and Interrupted after a signal.
     """
-    scratch = Path(tempfile.mkdtemp(prefix="release-tasks-demo-"))
-    demo = _Demo(project, scratch, show)
-    try:
-        demo.run()
-    finally:
-        demo.inv("gateway.stop")
-        leftover = demo.gateway_processes()
-        shutil.rmtree(scratch)
+    with interruptible():
+        scratch = Path(tempfile.mkdtemp(prefix="release-tasks-demo-"))
+        demo = _Demo(project, scratch, show)
+        try:
+            demo.run()
+        finally:
+            with uninterrupted():
+                demo.inv("gateway.stop")
+                leftover = demo.gateway_processes()
+                shutil.rmtree(scratch)
     if leftover:
         raise DemoFailed(f"processes are still running: {leftover}")
     show("Stopped the gateway; no process and no file is left.")

@@ -263,8 +263,9 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m release_tasks.gateway.dispatcher")
     parser.add_argument("--root", type=Path, required=True, help="root folder of the gateway")
     paths = GatewayPaths(parser.parse_args(argv).root.absolute())
-    # Ctrl-C reaches the whole process group; the service decides when the worker ends.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # A terminal sends these to the whole process group; the service decides when the worker ends.
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.umask(0o077)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)

@@ -60,7 +60,8 @@ def _error(request_id: Any, code: int, message: str) -> dict[str, Any]:
 
 def main() -> int:
     """Serve until the end of the input."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):  # the gateway ends it
+        signal.signal(number, signal.SIG_IGN)
     try:
         for line in sys.stdin.buffer:
             response = respond(line)

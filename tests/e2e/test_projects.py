@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import zipfile
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.invoke_project import InvokeProject
+from tests.support.processes import processes_with
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -139,3 +141,26 @@ def test_the_demo_succeeds_and_leaves_nothing(tmp_path: Path, environment: Calla
         assert shown in done.stdout
     assert listing() == before
     assert list(temporary.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_terminal_that_closes_ends_the_demo(tmp_path: Path, environment: Callable[..., dict[str, str]]) -> None:
+    """SIGHUP: 129 and a sentence, and neither the gateway nor a file is left."""
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    process = subprocess.Popen(
+        [sys.executable, "-u", "-m", "invoke", "demo"],
+        cwd=REPOSITORY,
+        env={**environment(tmp_path), "TMPDIR": str(temporary)},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().startswith("Started the gateway")
+    process.send_signal(signal.SIGHUP)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (129, "Interrupted by SIGHUP. The gateway is stopped.\n")
+    assert list(temporary.iterdir()) == []
+    assert processes_with(str(temporary)) == []

@@ -19,6 +19,7 @@ import pytest
 from attrs import evolve
 from psutil import Process
 
+from release_tasks.core.interrupt import STOP_SIGNALS
 from release_tasks.core.process.find import children_of, is_running, start_ticks
 from release_tasks.gateway import process
 from release_tasks.gateway.errors import GatewayError
@@ -102,6 +103,21 @@ def test_two_gateways_cannot_share_a_folder(gateway: RunningGateway) -> None:
         process.start(gateway.home, port=0)
     os.kill(gateway.pid, signal.SIGTERM)
     await_true(lambda: not is_running(gateway.pid))
+
+
+@linux_only
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+@pytest.mark.slow
+def test_each_signal_to_the_process_group_ends_the_gateway_in_order(
+    start_gateway: Callable[..., Any], number: signal.Signals
+) -> None:
+    """A terminal that closes sends SIGHUP to the gateway and its worker: both end, and the WAL is folded in."""
+    gateway = start_gateway()
+    below = _below(gateway.pid, 2)
+    os.killpg(gateway.pid, number)
+    await_true(lambda: not any(map(is_running, [gateway.pid, *below])))
+    assert not gateway.home.pid_file.exists()
+    assert not gateway.home.database.with_name("gateway.db-wal").exists()
 
 
 @linux_only
