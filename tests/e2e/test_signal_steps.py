@@ -186,8 +186,8 @@ def assert_whole(prepared: Prepared, stage: str, mark: str) -> None:
     assert processes_of(mark) == [], mark
     with FileLock(root / "pipeline" / "lock").held() as is_free:
         assert is_free, mark
-    assert not (root / "pipeline" / "lock.json").exists(), mark
     assert prepared.inv.run(root, "release.recover").code == 0, mark
+    assert not (root / "pipeline" / "lock.json").exists(), mark
     words = ("three", "one") if stage in ("rollback", "recover", "chain") else ("three",)
     assert prepared.state() in [(word, [(word,)], word) for word in words], mark
     assert {path.name for path in (root / "state").rglob("*")} == {"app.db", "file.txt", "folder", "key.txt"}, mark
