@@ -443,6 +443,8 @@ class AssetKind:
             mode = os.lstat(asset.path).st_mode
         except (FileNotFoundError, NotADirectoryError):
             return Drift(form=["missing"], is_lost=True) if record.exists else Drift()
+        except OSError as error:  # for instance a folder above it without the right to search
+            return Drift(form=[describe_error(error).rstrip(".")], is_lost=True)
         if not record.exists:
             return Drift(form=["it did not exist at snapshot time"])
         is_right_type = stat.S_ISDIR(mode) if is_folder(record) else stat.S_ISREG(mode)

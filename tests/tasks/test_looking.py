@@ -5,7 +5,6 @@ Names, bytes, modes, owners, inodes and modification times of files and folders 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -34,6 +33,7 @@ from tests.support.looking import LOOKS, Answer, look
 from tests.support.project import Project
 from tests.support.rollback import roll_back
 from tests.support.swap_crash import crash_in_mid_swap
+from tests.support.users import as_user
 
 # A service that is killed in a transaction whose pages SQLite has written to the file: the journal is hot.
 CRASH = """
@@ -57,7 +57,6 @@ with scratch_folder(10, [], Path("/nowhere")) as folder:
     (folder / "copy").write_text("x")
     os.kill(os.getpid(), signal.SIGKILL)
 """
-_USER = 12345  # of no account
 # Negative answers that are right in every state: no gateway runs, and no such code exists.
 NEGATIVE = {"gateway.status": 1, "--dry pairing.approve telegram ABCD2345": 1}
 
@@ -72,9 +71,8 @@ REFUSED = {
 }
 
 
-@pytest.fixture
-def released(project: Project, health: Health, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Project:
-    """Return a project with two releases, the latest of which was rolled back; the service wrote a row since."""
+def release_twice(project: Project, health: Health) -> Project:
+    """Make two releases, the latest of which was rolled back; the service wrote a row since."""
     project.overrides["health.url"] = health.url
     write_configuration(project)
     for release_id in ("v1", "v2"):
@@ -83,6 +81,22 @@ def released(project: Project, health: Health, monkeypatch: pytest.MonkeyPatch, 
     assert roll_back(project).status == "restored"
     project.damage_rows()
     return project
+
+
+@pytest.fixture
+def released(project: Project, health: Health) -> Project:
+    """Return a project with two releases."""
+    return release_twice(project, health)
+
+
+@pytest.fixture
+def reachable(health: Health, monkeypatch: pytest.MonkeyPatch) -> Iterator[Project]:
+    """Return such a project in a folder that another user can reach: pytest makes its own folders private."""
+    with tempfile.TemporaryDirectory() as folder:
+        monkeypatch.setenv("HOME", folder)
+        project = release_twice(Project(Path(folder)), health)
+        look(project.folder)  # imports all modules, which another user may not be able to read
+        yield project
 
 
 @pytest.fixture
@@ -209,57 +223,25 @@ def test_looking_works_on_a_read_only_disk(released: Project, mounts: Mounts, na
 @pytest.mark.root
 @NEEDS_ROOT
 @pytest.mark.parametrize("name", ["hot journal", "WAL without -shm"])
-def test_looking_works_in_folders_without_the_right_to_write(released: Project, name: str) -> None:
+def test_looking_works_in_folders_without_the_right_to_write(reachable: Project, name: str) -> None:
     """Every folder of state and pipeline is read-only by its mode, for a user who is not root."""
-    STATES[name][0](released)
-    look(released.folder)  # imports all modules, which another user may not be able to read
-    with as_user(released.folder, 0o500):
-        require_unchanged(released, {}, here(released))
+    STATES[name][0](reachable)
+    with as_user(reachable.folder, 0o500):
+        require_unchanged(reachable, {}, here(reachable))
 
 
 @pytest.mark.root
 @NEEDS_ROOT
-def test_a_pipeline_of_another_user_is_one_sentence(released: Project) -> None:
+def test_a_pipeline_of_another_user_is_one_sentence(reachable: Project) -> None:
     """Another user may read neither manifests nor lock: each task says which path, and changes nothing."""
-    look(released.folder)
-    before = listing(released.folder)
-    with as_user(released.state, 0o700):
-        answers = look(released.folder)
-    assert listing(released.folder) == before
+    os.chmod(reachable.folder, 0o711)
+    before = listing(reachable.folder)
+    with as_user(reachable.state):
+        answers = look(reachable.folder)
+    assert listing(reachable.folder) == before
     assert all(answer.code in (0, 1, 2) and "Traceback" not in answer.text for answer in answers)
     refused = {answer.line for answer in answers if "Permission denied" in answer.text}
     assert {"release.status", "release.diagnose", "release.rollback --plan", "release.audit"} <= refused
-
-
-@contextlib.contextmanager
-def as_user(owned: Path, mode: int) -> Iterator[None]:
-    """Act as another user in the block, who owns everything below ``owned``; ``mode`` is that of its folders."""
-    parents = [parent for parent in owned.parents if parent.stat().st_uid == 0 and not parent.stat().st_mode & 0o001]
-    paths = [owned, *owned.rglob("*")]
-    modes = {path: path.lstat().st_mode for path in paths if not path.is_symlink()}
-    for parent in parents:
-        os.chmod(parent, 0o711)
-    for path in paths:
-        os.lchown(path, _USER, _USER)
-    for path in modes:
-        if path.is_dir():
-            os.chmod(path, mode)
-    groups = os.getgroups()
-    os.setgroups([])
-    os.setegid(_USER)
-    os.seteuid(_USER)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
-        os.setegid(0)
-        os.setgroups(groups)
-        for path in paths:
-            os.lchown(path, 0, 0)
-        for path, former in modes.items():
-            os.chmod(path, former & 0o7777)
-        for parent in parents:
-            os.chmod(parent, 0o700)
 
 
 def test_a_look_that_is_interrupted_or_killed_leaves_nothing(released: Project, tmp_path: Path) -> None:

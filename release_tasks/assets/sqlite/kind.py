@@ -196,6 +196,8 @@ class SqliteKind(AssetKind):
             live = self.look(asset, evolve(record, mode=stat.S_IMODE(os.lstat(asset.path).st_mode)), copy, emit=emit)
         except Damaged as error:
             return Drift(form=[f"damaged: {error.message.rstrip('.')}"], is_lost=True)
+        except PermissionError as error:
+            return Drift(form=[describe_error(error).rstrip(".")], is_lost=True)
         drift = self.compare_copies(record, stored, live, copy)
         # A difference in the mode or the owner is no reason to remove rows.
         rights = f"mode {live.mode:o} instead of {record.mode:o}" if live.mode != record.mode else ""

@@ -25,7 +25,7 @@ from release_tasks.assets.waiting import LockWait
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import timestamp
 from release_tasks.core.errors import DiskFull, StageError, StageFailed, describe_error
-from release_tasks.core.events import Emit, Meter, StepBegan, ignore
+from release_tasks.core.events import Emit, Meter, Noted, StepBegan, ignore
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.records import (
     AssetRecord,
@@ -160,7 +160,11 @@ def in_place(run: RollbackAttempt, target: SnapshotMetadata) -> LastRestore | No
     except NoScratchSpace as error:
         again = f"inv release.rollback --snapshot {target.snapshot_id} --force"
         raise StageFailed(f"{error.message} To restore without the comparison: {again}") from error
-    return last if last is not None and last.is_in_place else None
+    if last is None or last.is_in_place:
+        return last
+    changed = " ".join(last.differences)
+    run.emit(Noted(f"{amended.snapshot_id} was restored last, and the state was changed since. {changed}"))
+    return None
 
 
 def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,15 +13,19 @@ import pytest
 
 from release_tasks.assets.base import RowCounts
 from release_tasks.assets.sqlite.comparison import compare_databases
+from release_tasks.core.events import Event, Noted
 from release_tasks.core.records import RollbackOutcome
 from release_tasks.stages.diagnose.guide import diagnose_service
+from release_tasks.stages.rollback.in_place import find_last_restore
 from release_tasks.stages.rollback.plan import plan_rollback
+from tests.support.faults.marks import NEEDS_ROOT
 from tests.support.files import make_socket
 from tests.support.health import Health
 from tests.support.processes import await_true
 from tests.support.project import MakeProject, Project
 from tests.support.rollback import audit_events, roll_back, safety_folder, safety_id
 from tests.support.scripts import StartService
+from tests.support.users import as_user
 from tests.support.writer import StartWriter
 
 
@@ -270,10 +275,13 @@ def test_any_change_of_files_and_folders_is_restored(restored: Project, name: st
     if name == "owner of a link":
         assert "files-changed" in guide_rows(restored)
     assert "is a noop" not in " ".join(plan_rollback(restored.settings).diagnostics)
-    outcome = roll_back(restored)
+    events: list[Event] = []
+    outcome = roll_back(restored, emit=events.append)
     assert outcome.status == "restored", outcome.diagnostics
     assert restored.content() == before
     assert owners_of(restored) == owners
+    [said] = [event.sentence for event in events if isinstance(event, Noted)]
+    assert said.startswith("v1_snapshot was restored last, and the state was changed since. ")
 
 
 @pytest.mark.parametrize("name", ["mode", "owner"])
@@ -308,6 +316,23 @@ def test_a_changed_owner_alone_is_restored(project: Project, start_service: Star
     assert outcome.status == "restored"
     assert sorted(outcome.restored_assets) == ["database", "identity", "mcp"]
     assert set(owners_of(project).values()) == set(owners.values())
+
+
+@pytest.mark.root
+@NEEDS_ROOT
+@pytest.mark.parametrize("name", ["database", "folder above"])
+def test_state_that_may_not_be_read_is_not_in_place(name: str) -> None:
+    """A bad release removed the rights of the service itself: the comparison says so, and does not fail."""
+    with tempfile.TemporaryDirectory() as folder:
+        project = Project(Path(folder))
+        project.capture()
+        assert roll_back(project).status == "restored"
+        settings, target = project.settings, project.pipeline.catalogue.get("v1_snapshot")
+        with as_user(project.folder):
+            os.chmod(project.database if name == "database" else project.state, 0)
+            last = find_last_restore(settings, project.pipeline, target)
+    assert last is not None and not last.is_in_place
+    assert ("Permission denied" if name == "database" else "state: mode 0000") in last.differences[0]
 
 
 def test_a_table_of_a_module_of_the_service_is_named_as_not_counted(project: Project) -> None:
