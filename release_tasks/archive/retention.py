@@ -66,14 +66,14 @@ def apply_retention(pipeline: Pipeline, limit: int, keep: Iterable[str] = ()) ->
             pipeline.audit.append(
                 "retention.applied", status="removed", removedSnapshots=found.removed, aliases=aliases
             )
-        _apply(pipeline.catalogue, found, removed)
+        _remove(pipeline.catalogue, found, removed)
     return evolve(found, removed=removed)
 
 
 def retain(catalogue: Catalogue, limit: int, protected: set[str]) -> list[str]:
     """Remove old snapshots and return their ids; the latest ``limit`` of each kind and ``protected`` stay."""
     removed: list[str] = []
-    _apply(catalogue, plan_retention(catalogue, limit, protected), removed)
+    _remove(catalogue, plan_retention(catalogue, limit, protected), removed)
     return removed
 
 
@@ -105,7 +105,7 @@ def plan_retention(catalogue: Catalogue, limit: int, protected: set[str]) -> Ret
     return Retention(removed=in_order, aliases=_aliases_after(snapshots, removed, aliases or {}))
 
 
-def _apply(catalogue: Catalogue, found: Retention, removed: list[str]) -> None:
+def _remove(catalogue: Catalogue, found: Retention, removed: list[str]) -> None:
     """Write the aliases, then remove the snapshots and add each id to ``removed``.
 
     In this order a crash loses no id, and no alias names a snapshot that is gone.

@@ -58,7 +58,8 @@ TESTED: dict[tuple[str, str], str] = {
     ("prepare", "write_atomic < write_statement < _write"): RELEASES,
     ("prepare", "write_atomic < write_manifest < _write"): RELEASES,
     ("prepare", "fsync_directory < publish < prepare_release"): FIRST,
-    ("prepare", "fsync_directory < delete < retain"): RELEASES,
+    ("prepare", "append < apply_retention"): RELEASES,
+    ("prepare", "fsync_directory < delete < _remove"): RELEASES,
 }
 
 _ORDER = (
