@@ -150,8 +150,15 @@ class GateConfig:
 
 @frozen(kw_only=True)
 class RestartConfig:
-    """The restart of the service after a restore."""
+    """The stop of the service before a restore, and its restart afterwards."""
 
+    stop: str | None = option(
+        "a shell command that ends the service before the safety copy and the swap, for a service that holds state in "
+        "memory and writes it at its exit or later; its failure is said and does not end the rollback"
+    )
+    stop_timeout: Duration = option(
+        "limit for the stop command; then its processes are ended", 30.0, validator=_positive_duration
+    )
     command: str | None = option("a shell command; it may keep running")
     settle: Duration = option(
         "how long to wait for an early exit of the command; after its end with exit code 0, healthy answers count from "

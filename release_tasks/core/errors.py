@@ -96,14 +96,15 @@ def describe_error(error: StageError | OSError) -> str:
 
 
 class Interrupted(BaseException):
-    """A signal requested this run to stop.
+    """A signal requested this run to stop. ``detail`` is what the operator must know besides, as whole sentences.
 
     Derives from BaseException, so that no ``except Exception`` handles it as a failure.
     """
 
-    def __init__(self, exit_code: ExitCode) -> None:
-        super().__init__(f"Interrupted by {exit_code.name}.")
+    def __init__(self, exit_code: ExitCode, detail: str = "") -> None:
+        super().__init__(f"Interrupted by {exit_code.name}. {detail}".rstrip())
         self.exit_code = exit_code
+        self.detail = detail
 
 
 @contextlib.contextmanager

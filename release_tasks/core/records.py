@@ -426,6 +426,7 @@ class RollbackOutcome:
     damaged_assets: list[str] = field(factory=list)  # before the rollback; the safety snapshot has raw copies of them
     safety_snapshot_id: str | None = None
     health_check: HealthReport | None = None
+    stop_command: str | None = None
     restart_command: str | None = None
     diagnostics: list[str] = field(factory=list)
     removed_snapshots: list[str] = field(factory=list)  # by retention, after the rollback

@@ -140,6 +140,8 @@ def show_outcome(screen: Screen, outcome: RollbackOutcome) -> None:
         for word, keys in zip(("restored", "removed", "unchanged"), changes, strict=True):
             if keys:
                 screen.note(f"{word}: {', '.join(keys)}")
+    if outcome.stop_command:
+        screen.note(f"stopped with: {outcome.stop_command}")
     if outcome.restart_command:
         screen.note(f"restarted with: {outcome.restart_command}")
     health = outcome.health_check

@@ -118,7 +118,8 @@ class Session:
             traceback.print_exception(failure)
         if isinstance(failure, (Interrupted, KeyboardInterrupt)):
             self.exit_code = _code_of(failure)
-            message = f"Interrupted by {self.exit_code.name}; nothing is left half-done."
+            detail = failure.detail if isinstance(failure, Interrupted) else ""
+            message = f"Interrupted by {self.exit_code.name}; nothing is left half-done. {detail}".rstrip()
             if "notifications" in vars(self):
                 self.notifications.give_up()
         else:

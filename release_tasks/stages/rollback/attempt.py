@@ -27,6 +27,7 @@ from release_tasks.core.errors import (
 from release_tasks.core.events import Emit, StepBegan, shielded
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import RollbackOutcome, RollbackState, SnapshotMetadata
+from release_tasks.stages.rollback.hooks import ServiceHooks
 from release_tasks.stages.rollback.plan import notes_on_verdict
 from release_tasks.stages.rollback.recorder import Recorder, record_refusal
 from release_tasks.stages.rollback.recovery import recover_locked
@@ -123,6 +124,7 @@ class RollbackAttempt:
     lineage: str
     rollback_id: str
     gate: StartGate
+    hooks: ServiceHooks
     closed_parents: dict[Path, int]
     created_parents: list[Path] = field(factory=list)
     started: float = field(factory=awake.now)
@@ -183,6 +185,7 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
                         lineage=pipeline.lineage(),
                         rollback_id=rollback_id,
                         gate=gate,
+                        hooks=ServiceHooks(settings, pipeline.logs / rollback_id, emit),
                         closed_parents=closed_parents,
                     )
                 is_finished = True

@@ -24,7 +24,7 @@ from release_tasks.assets.protection import require_replaceable
 from release_tasks.assets.waiting import LockWait
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import timestamp
-from release_tasks.core.errors import DiskFull, StageError, StageFailed, describe_error
+from release_tasks.core.errors import DiskFull, Interrupted, StageError, StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, Noted, StepBegan, ignore
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.records import (
@@ -65,9 +65,14 @@ from release_tasks.stages.rollback.plan import (
     plan_changes,
     snapshot_before,
 )
-from release_tasks.stages.rollback.restart import Restart, start_detached
+from release_tasks.stages.rollback.restart import Restart
 from release_tasks.stages.rollback.stores import HeldStores, hold_stores
 from release_tasks.stages.rollback.swap import Swap, locked
+from release_tasks.stages.rollback.written_back import (
+    describe_written_back,
+    find_written_back,
+    find_written_back_since,
+)
 from release_tasks.stages.stage import stage
 
 __all__ = ["RollbackRequest", "roll_back", "rollback"]
@@ -113,10 +118,11 @@ def rollback(
     consistent in each case, and every attempt is audited.
     """
     try:
-        with attempt(settings, pipeline or Pipeline(settings.release.root), request, emit) as run:
+        with attempt(settings, pipeline or Pipeline(settings.release.root), request, emit) as run, service_kept(run):
             target = resolve_and_verify(run)
-            if found := in_place(run, target):
-                return confirm(run, found)
+            if (found := in_place(run, target)) and (outcome := confirm(run, found)):
+                return outcome
+            stop_service(run)
             with hold_stores(settings) as stores:
                 target, notes = amend_target(settings, run.pipeline, target, run.rollback_id)
                 run.recorder.begin(target, is_forced=request.force, is_automatic=request.is_automatic)
@@ -135,7 +141,8 @@ def rollback(
             plan = evolve(plan, diagnostics=plan.diagnostics + notes + _notes_on_safety(safety) + swap.notes)
             restart = restart_service(run)
             health = await_health(run, target, restart)
-            return record(run, target, safety, plan, restart, health)
+            written_back = find_written_back(run.assets, target, safety)
+            return record(run, target, safety, plan, restart, health, written_back)
     except RollbackEnded as ended:
         return ended.outcome
 
@@ -167,19 +174,26 @@ def in_place(run: RollbackAttempt, target: SnapshotMetadata) -> LastRestore | No
     return None
 
 
-def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome:
+def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome | None:
     """Leave the state unchanged; restart the service if it is unhealthy, and check its health again.
 
-    The service may have written data since the restore; only --force removes that data.
+    The service may have written data since the restore; only --force removes that data. Returns None when the service
+    has changed the state while it was stopped, so that a restore is needed.
     """
     target, restart = found.target, None
+    written_back: list[str] = []
     run.gate.open()  # nothing live will be changed
     health = await_health(run, target, None, is_first=True)
-    if health is not None and not health.passed:
+    if health is not None and not health.passed and run.settings.release.restart.command is not None:
+        if stop_service(run) and not in_place(run, target):
+            run.gate.close()
+            return None
         restart = restart_service(run)
-        health = await_health(run, target, restart) if restart is not None else health
-    problems = _problems(restart, health)
-    if problems:
+        health = await_health(run, target, restart)
+        written_back = find_written_back_since(run.assets, target, run.pipeline)
+    problems = describe_written_back(written_back, target.snapshot_id, run.hooks.stop_command)
+    problems += _problems(restart, health)
+    if problems and not written_back:
         again = f"inv release.rollback --snapshot {target.snapshot_id}"
         problems.append(
             f"Snapshot {target.snapshot_id} is live already, so its data was not changed. To restart the "
@@ -195,10 +209,50 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome:
         skipped_assets=[key for key in run.assets if target.asset(key) is not None],
         safety_snapshot_id=state.safety_snapshot_id if state else None,
         health_check=health,
+        stop_command=run.hooks.stop_command,
         restart_command=restart.command if restart else None,
-        diagnostics=problems + _doubts(restart, health) + run.notes_on(target, has_changes=False) + found.notes,
+        diagnostics=problems + _doubts(run, restart, health) + run.notes_on(target, has_changes=False) + found.notes,
     )
     return _finish(run, outcome, target)
+
+
+@contextlib.contextmanager
+def service_kept(run: RollbackAttempt) -> Iterator[None]:
+    """Start the service again when the block ends early after it was stopped, and say so; not on a mixed state."""
+    try:
+        yield
+    except (StageError, OSError, Interrupted) as error:
+        if not run.hooks.is_stopped:
+            raise
+        notes = [run.hooks.problem] if run.hooks.problem else []
+        if run.pipeline.has_journal():
+            notes.append("The service is stopped (release.restart.stop).")
+        else:
+            run.gate.open()
+            with uninterrupted():
+                notes.append(run.hooks.start_again())
+        if isinstance(error, Interrupted):
+            raise Interrupted(error.exit_code, " ".join(notes)) from error
+        kind = StageFailed if isinstance(error, StageFailed | OSError) else type(error)
+        raise kind(" ".join([describe_error(error), *notes])) from error
+
+
+def stop_service(run: RollbackAttempt) -> bool:
+    """Stop the service before the safety copy, if a stop command is configured, and return whether it ran now.
+
+    What the service holds in memory is then in its files, and no process can write it over the restored state.
+    """
+    if not run.hooks.stop():
+        return False
+    with contextlib.suppress(OSError):  # a full disk must not close the way to the earlier state
+        run.pipeline.audit.append(
+            "service.stopped",
+            status="failed" if run.hooks.problem else "stopped",
+            detail=run.hooks.problem or "the service was stopped before the rollback",
+            rollbackId=run.rollback_id,
+            command=run.hooks.stop_command,
+        )
+    return True
 
 
 @contextlib.contextmanager
@@ -370,13 +424,7 @@ def restart_service(run: RollbackAttempt) -> Restart | None:
     The hook itself may start the service through the gate.
     """
     run.gate.open()
-    hook = run.settings.release.restart
-    if hook.command is None:
-        return None
-    run.emit(StepBegan("restart"))
-    log = run.pipeline.logs / run.rollback_id / "restart.log"
-    url = run.settings.release.health.url
-    return start_detached(hook.command, project=run.settings.project, log=log, settle=hook.settle, url=url)
+    return run.hooks.start()
 
 
 def await_health(
@@ -391,8 +439,8 @@ def await_health(
         return None
     run.emit(StepBegan("health"))
     before = run.pipeline.baseline_of(target)
-    # One request is enough if the restart failed, or before any restart.
-    if is_first or (restart is not None and restart.failed):
+    # One request is enough if the restart failed, before any restart, and while the service is stopped.
+    if is_first or run.hooks.is_stopped or (restart is not None and restart.failed):
         return poll_health(health, passes=1, deadline=0.0, emit=run.emit, before=before)
     deadline = health.deadline + (restart.unsettled() if restart is not None else 0.0)
     return poll_health(
@@ -407,15 +455,18 @@ def record(
     plan: RollbackPlan,
     restart: Restart | None,
     health: HealthReport | None,
+    written_back: list[str],
 ) -> RollbackOutcome:
     """Decide the outcome, write state and audit event, and apply retention."""
-    problems = _problems(restart, health)
+    problems = describe_written_back(written_back, target.snapshot_id, run.hooks.stop_command)
+    problems += _problems(restart, health)
     changes: Mapping[str, Drift] = {}
     if safety is not None:
         folder = run.pipeline.catalogue.path(safety.snapshot_id)
         changes = find_changes(run.pipeline, target, folder, safety.assets, plan.keys("restore"))
     if problems:
-        problems.append(f"The restored state stays live. {_undo_option(run, safety)}")
+        live = "The rest of the restored state" if written_back else "The restored state"
+        problems.append(f"{live} stays live. {_undo_option(run, safety)}")
     outcome = RollbackOutcome(
         status="failed" if problems else "restored",
         snapshot_id=target.snapshot_id,
@@ -428,10 +479,11 @@ def record(
         damaged_assets=[captured.key for captured in safety.assets if captured.damaged] if safety else [],
         safety_snapshot_id=safety.snapshot_id if safety else None,
         health_check=health,
+        stop_command=run.hooks.stop_command,
         restart_command=restart.command if restart else None,
         diagnostics=(
             problems
-            + _doubts(restart, health)
+            + _doubts(run, restart, health)
             + run.notes_on(target, has_changes=plan.has_changes)
             + (describe_changes(changes, safety.snapshot_id) if safety else [])
             + plan.diagnostics
@@ -488,15 +540,16 @@ def _undo_option(run: RollbackAttempt, safety: SnapshotMetadata | None) -> str:
     return f"To undo this rollback: inv release.rollback --snapshot {safety.snapshot_id}"
 
 
-def _doubts(restart: Restart | None, health: HealthReport | None) -> list[str]:
-    """Return a message when the answers may not be of the process that was started, and when they cannot be read."""
-    if health is None or not health.passed:
-        return []
-    doubt = restart.doubt() if restart is not None else ""
-    unread = (
-        f"Warning: {health.detail}. Check the service at {health.url} yourself." if health.status == "unknown" else ""
-    )
-    return [message for message in (doubt, unread) if message]
+def _doubts(run: RollbackAttempt, restart: Restart | None, health: HealthReport | None) -> list[str]:
+    """Return what the operator must know about the service although no check failed."""
+    doubts = [run.hooks.problem]
+    if health is not None and health.passed:
+        doubts.append(restart.doubt() if restart is not None else "")
+        if health.status == "unknown":
+            doubts.append(f"Warning: {health.detail}. Check the service at {health.url} yourself.")
+    if run.hooks.is_stopped:
+        doubts.append("The service is stopped (release.restart.stop), and no restart command is set. Start it.")
+    return [doubt for doubt in doubts if doubt]
 
 
 def _problems(restart: Restart | None, health: HealthReport | None) -> list[str]:

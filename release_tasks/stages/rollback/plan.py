@@ -26,6 +26,7 @@ from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.lock import current_holder
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
+from release_tasks.core.units import show_duration
 from release_tasks.stages.rollback.amendment import covers_pairing, find_amended, plan_amendment
 from release_tasks.stages.rollback.in_place import describe_changes, find_changes, find_last_restore, removed_rows
 from release_tasks.stages.rollback.journal import read_journal
@@ -113,7 +114,11 @@ def plan_rollback(
         diagnostics.append(f"Release {newer} was prepared after {release_id}, so this rollback would be refused.")
     if read_journal(pipeline) is not None:
         diagnostics.append("An interrupted rollback would be completed first (`inv release.recover`).")
-    command, url = settings.release.restart.command, settings.release.health.url
+    hook, url = settings.release.restart, settings.release.health.url
+    command = hook.command
+    if hook.stop is not None:
+        limit = show_duration(hook.stop_timeout)
+        diagnostics.append(f"First it would stop the service with: {hook.stop} (for at most {limit})")
     diagnostics.append(
         f"Then it would restart the service with: {command}" if command else "No restart command is set."
     )

@@ -1,0 +1,96 @@
+"""The hooks of a rollback: the command that stops the service before the safety copy, and the one that starts it."""
+
+from __future__ import annotations
+
+import os
+import threading
+from pathlib import Path
+
+from release_tasks.config.schema import Settings
+from release_tasks.core.events import Emit, Noted, StepBegan
+from release_tasks.core.interrupt import uninterrupted
+from release_tasks.core.process.command import CommandProcess, CommandResult, supervise, tool_environment
+from release_tasks.core.process.output import OutputLog
+from release_tasks.core.redact import Redactor
+from release_tasks.stages.rollback.restart import Restart, start_detached
+
+__all__ = ["ServiceHooks"]
+
+
+class ServiceHooks:
+    """The stop and the restart command of one rollback; their output goes to the folder ``logs``.
+
+    ``is_stopped`` is True from the start of the stop command until the restart command is started. ``problem`` is the
+    reason why the stop command failed, as whole sentences, or an empty text.
+    """
+
+    def __init__(self, settings: Settings, logs: Path, emit: Emit) -> None:
+        self._settings = settings
+        self._config = settings.release.restart
+        self._logs = logs
+        self._emit = emit
+        self.stop_command: str | None = None
+        self.is_stopped = False
+        self.problem = ""
+
+    def stop(self) -> bool:
+        """Run the stop command once, if one is configured, and return whether it ran now.
+
+        Its failure is a ``problem`` and never an error: the release that is rolled back may have broken it.
+        """
+        command, timeout = self._config.stop, self._config.stop_timeout
+        if command is None or self.stop_command is not None:
+            return False
+        self._emit(StepBegan("stop", command))
+        self.stop_command, self.is_stopped = command, True
+        path = self._logs / "stop.log"
+        log = OutputLog(path, Redactor.from_environment(os.environ, self._settings.release.secret_variables))
+        try:
+            result = self._run(command, timeout, log)
+            reason = "" if result.succeeded else result.describe(command, timeout, log.tail())
+        except (OSError, ValueError) as error:
+            log.close()
+            reason = f"cannot be started: {getattr(error, 'strerror', None) or error}"
+        if reason:
+            output = "".join(f" | {line.strip()}" for line in log.tail()[-3:])
+            self.problem = (
+                f"The stop command {command!r} failed: {reason}{output}. The service may still run, and a process that "
+                "holds its state in memory may write it back over the restored state. "
+                f"{log.problem or f'Its output is in {path}'}."
+            )
+            self._emit(Noted(self.problem))
+        return True
+
+    def _run(self, command: str, timeout: float, log: OutputLog) -> CommandResult:
+        process: CommandProcess | None = None
+        try:
+            with uninterrupted():  # a signal right after the start must not leave the command running
+                process = CommandProcess(command, cwd=self._settings.project, environment=tool_environment())
+            return supervise(process, log, timeout, threading.Event())
+        finally:
+            if process is not None:
+                process.kill_remaining(0.0)
+                process.reap()
+
+    def start(self) -> Restart | None:
+        """Start the restart command, detached; return None when there is none. Raises OSError."""
+        command = self._config.command
+        if command is None:
+            return None
+        self._emit(StepBegan("restart"))
+        self.is_stopped = False
+        log = self._logs / "restart.log"
+        url = self._settings.release.health.url
+        return start_detached(command, project=self._settings.project, log=log, settle=self._config.settle, url=url)
+
+    def start_again(self) -> str:
+        """Start the service after a rollback that changed nothing or was undone, and return a message about it."""
+        try:
+            restart = self.start()
+        except OSError as error:
+            return f"The service is stopped and could not be started again: {error.strerror or error}. Start it."
+        if restart is None:
+            return "The service is stopped (release.restart.stop), and no restart command is set. Start it."
+        if restart.failed:
+            return f"The service was stopped and could not be started again. {restart.explain()} Start it."
+        return f"The service was stopped and is started again with {restart.command!r}. Check it: inv release.diagnose"
