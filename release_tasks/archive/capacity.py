@@ -37,7 +37,7 @@ class Need:
 
 @frozen(kw_only=True)
 class Space:
-    """A disk: what the ``needs`` take together, and what this process may use. ``path`` is its mount point.
+    """A disk: what the ``needs`` take together, and what this process may use. ``path`` is a folder on it.
 
     None of a free value means that the disk has no such limit.
     """
@@ -61,12 +61,12 @@ class Space:
         found = []
         if self.free_size is not None and needed.size > self.free_size:
             found.append(
-                f"There is not enough space on {self.path} for {purposes}: "
+                f"There is not enough space on the disk of {self.path} for {purposes}: "
                 f"{show_size(needed.size)} needed, {show_size(self.free_size)} free."
             )
         if self.free_names is not None and needed.names > self.free_names:
             found.append(
-                f"There are not enough inodes on {self.path} for {purposes}: "
+                f"There are not enough inodes on the disk of {self.path} for {purposes}: "
                 f"{needed.names} needed, {self.free_names} free."
             )
         if self.name_limit is not None and needed.longest_name > self.name_limit:
@@ -152,15 +152,8 @@ def _space_of(folder: Path) -> Space:
     is_root = os.geteuid() == 0  # may use the reserve of the filesystem
     blocks, names = (info.f_bfree, info.f_ffree) if is_root else (info.f_bavail, info.f_favail)
     return Space(
-        path=_mount_point(folder),
+        path=folder,
         free_size=blocks * info.f_frsize if info.f_blocks else None,
         free_names=names if info.f_files else None,  # btrfs creates inodes as needed
         name_limit=info.f_namemax or None,
     )
-
-
-def _mount_point(folder: Path) -> Path:
-    path = Path(os.path.realpath(folder))
-    while path != path.parent and os.stat(path.parent).st_dev == os.stat(path).st_dev:
-        path = path.parent
-    return path

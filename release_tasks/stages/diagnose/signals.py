@@ -187,5 +187,5 @@ def _disks(settings: Settings, pipeline: Pipeline, snapshot: SnapshotMetadata | 
     if snapshot is None:
         return []
     assets, folder = settings.release.assets, pipeline.catalogue.path(snapshot.snapshot_id)
-    safety = capture_needs(pipeline.catalogue.store.folder, assets, "the safety copy of a rollback")
+    safety = capture_needs(pipeline.root, assets, "the safety copy of a rollback")
     return spaces([*safety, *restore_needs(snapshot, folder, assets)])
