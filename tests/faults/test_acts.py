@@ -7,6 +7,8 @@ import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal
@@ -307,6 +309,20 @@ def parent_is_a_link(scene: Scene) -> None:
     scene.project.damage()
 
 
+def closed(name: str) -> Act:
+    def act(scene: Scene) -> None:
+        (scene.identity / "identity.json").write_text("bad")
+        scene.mcp.write_text("bad")
+        os.chmod(scene.state / name, 0)
+
+    return act
+
+
+def read_only_parent(scene: Scene) -> None:
+    scene.project.damage()
+    os.chmod(scene.state, 0o500)
+
+
 def bind_mount(scene: Scene) -> None:
     other = scene.project.folder / "other"
     shutil.copytree(scene.identity, other, symlinks=True)
@@ -403,6 +419,20 @@ ROOT_ACTS: dict[str, tuple[Act, Literal["restored", "failed"]]] = {
 }
 
 
+# Acts with the rights of a service that is not root: modes mean something to it.
+USER_ACTS: dict[str, tuple[Act, Literal["restored", "failed"]]] = {
+    "mode 000 in the folder": (closed("identity/keys"), "restored"),
+    "mode 000 of a file in the folder": (closed("identity/keys/private.pem"), "restored"),
+    "mode 000 of the folder": (closed("identity"), "restored"),
+    "mode 000 of the file": (closed("mcp.json"), "restored"),
+    "mode 000 of the database": (closed("app.db"), "failed"),
+    "mode 000 of the parent": (closed("."), "restored"),
+    "folder that cannot be listed": (lambda scene: os.chmod(scene.identity / "keys", 0o300), "restored"),
+    "read-only folder": (lambda scene: os.chmod(scene.identity, 0o500), "restored"),
+    "read-only parent": (read_only_parent, "restored"),
+}
+
+
 @pytest.fixture
 def scene(project: Project, mounts: Mounts) -> Iterator[Scene]:
     """The project, its snapshot taken."""
@@ -452,3 +482,41 @@ def test_after_a_large_act_of_a_bad_release(scene: Scene, name: str) -> None:
 def test_after_an_act_with_the_rights_of_root(scene: Scene, name: str) -> None:
     """The same with mounts, devices, owners and file flags."""
     end(scene, *ROOT_ACTS[name])
+
+
+@pytest.mark.timeout(120)
+@pytest.mark.parametrize("name", USER_ACTS)
+def test_after_an_act_on_modes(name: str) -> None:
+    """The same as a user who is not root, to whom modes mean something."""
+    folder = Path(tempfile.mkdtemp(prefix="release-tasks-"))
+    try:
+        os.chown(folder, _USER, _USER) if os.geteuid() == 0 else None
+        as_user(lambda: end_in(folder, *USER_ACTS[name]))
+    finally:
+        remove_tree(folder)
+
+
+def end_in(folder: Path, act: Act, expected: Literal["restored", "failed"]) -> None:
+    project = Project(folder)
+    project.capture()
+    end(Scene(project, Mounts(folder)), act, expected)
+
+
+def as_user(work: Callable[[], None]) -> None:
+    """Run ``work`` in a child with the rights of a user; its failure fails the test."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            if os.geteuid() == 0:
+                os.setgroups([])
+                os.setgid(_USER)
+                os.setuid(_USER)
+            work()
+            code = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            sys.stderr.flush()
+            os._exit(code)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

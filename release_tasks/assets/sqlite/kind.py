@@ -25,6 +25,7 @@ from release_tasks.assets.base import (
     owner_difference,
     recorded_owner,
 )
+from release_tasks.assets.files import keep_attributes
 from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.assets.placing import inode_of, name_limit, suffixed
 from release_tasks.assets.sqlite.checks import check_database, count_rows, read_schema
@@ -96,10 +97,8 @@ class SqliteKind(AssetKind):
             lambda size: checked.reach(checked.done + size, copied.total),
             LockWait(asset.lock_wait, emit),
         )
-        info = os.lstat(asset.path)
-        if (info.st_uid, info.st_gid) != (os.geteuid(), os.getegid()):
-            with contextlib.suppress(OSError):  # only root may change the owner of a file
-                os.chown(copy, info.st_uid, info.st_gid)
+        with copy.open("rb") as file:
+            keep_attributes(file.fileno(), os.lstat(asset.path), 0o600)
         size = copy.stat().st_size
         return evolve(
             record,
