@@ -54,7 +54,7 @@ class FileKind(AssetKind):
         assert record.mode is not None
         overwrite_file(stored, live)
         with live.open("rb") as file:
-            keep_attributes(file.fileno(), os.lstat(stored), record.mode)
+            keep_attributes(file.fileno(), os.lstat(stored), record.mode, str(live))
         if scan_file(live).sha256 != record.sha256:
             raise StageFailed(f"{live} does not contain the bytes that were written to it.")
         fsync_file(live)

@@ -181,7 +181,7 @@ def _read_tree(source: Path, copy: Tree | None, gaps: Gaps | None, count: Count 
     for entry in walked:
         if entry.is_end:
             if copy is not None:
-                keep_attributes(copy.fd, entry.info, _PRIVATE_FOLDER)
+                keep_attributes(copy.fd, entry.info, _PRIVATE_FOLDER, copy.location)
                 if entry.path:
                     copy.leave()
             continue
@@ -269,7 +269,7 @@ def place_tree(
         for path, folder_mode in reversed(folders):
             source.go(path)
             copy.go(path)
-            keep_attributes(copy.fd, os.fstat(source.fd), folder_mode)
+            keep_attributes(copy.fd, os.fstat(source.fd), folder_mode, copy.location)
 
 
 def dfs_order(entry: AssetEntry) -> str:
@@ -365,7 +365,7 @@ def _copy_to(source: _Source, fd: int, target: _Target, count: Count | None, gap
         writer = _Writer(os.open(target.name, flags, _PRIVATE_FILE, dir_fd=target.dir_fd))
         with _reading(source.shown):
             entry, info = _copy_stable(source, fd, writer, count, gaps)
-        keep_attributes(writer.fd, info, target.mode)
+        keep_attributes(writer.fd, info, target.mode, target.shown)
         return entry
     except Unreadable:
         os.unlink(target.name, dir_fd=target.dir_fd)
@@ -536,8 +536,10 @@ def _clone(source: int, target: int) -> bool:
     return True
 
 
-def keep_attributes(copy: int, info: os.stat_result, mode: int) -> None:
+def keep_attributes(copy: int, info: os.stat_result, mode: int, shown: str) -> None:
     """Give the file or folder ``copy`` the mode, and the owner (where permitted) and times of its original.
+
+    An OSError names the path ``shown``.
 
     The copy's own owner decides whether there is anything to change: in a folder with the setgid bit, a new file has
     the group of the folder, not that of the process.
@@ -545,7 +547,8 @@ def keep_attributes(copy: int, info: os.stat_result, mode: int) -> None:
     own = os.fstat(copy)
     _give_owner(own, info, lambda uid, gid: os.fchown(copy, uid, gid))
     if stat.S_IMODE(own.st_mode) != mode or _owner(own) != _owner(info):  # a new owner clears setuid and setgid bits
-        os.fchmod(copy, mode)
+        with with_path(shown):
+            os.fchmod(copy, mode)
     with contextlib.suppress(OSError):
         os.utime(copy, ns=(info.st_atime_ns, info.st_mtime_ns))
 

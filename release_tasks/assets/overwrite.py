@@ -108,7 +108,7 @@ def overwrite_tree(record: AssetRecord, stored: Path, live: Path) -> None:
         for path, mode in reversed(folders):
             source.go(path)
             target.go(path, force=True)
-            keep_attributes(target.fd, os.fstat(source.fd), mode)
+            keep_attributes(target.fd, os.fstat(source.fd), mode, target.location)
             with with_path(f"{live}/{path}"):
                 os.fsync(target.fd)
 

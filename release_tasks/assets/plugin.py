@@ -241,7 +241,7 @@ def _accept_copy(record: AssetRecord, asset: AssetConfig, copy: Path, live: os.s
     _make_private(copy)
     fd = os.open(copy, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        keep_attributes(fd, live, stat.S_IMODE(os.fstat(fd).st_mode))
+        keep_attributes(fd, live, stat.S_IMODE(os.fstat(fd).st_mode), str(copy))
     finally:
         os.close(fd)
     return evolve(captured, exists=True, mode=stat.S_IMODE(live.st_mode))

@@ -83,7 +83,12 @@ class Tree:
 
     def shown(self, name: str) -> str:
         """Return the full path of a name in the current folder, for messages."""
-        return f"{self.root}/{self.below(name)}"
+        return f"{self.location}/{name}"
+
+    @property
+    def location(self) -> str:
+        """The full path of the current folder, for messages."""
+        return f"{self.root}/{self.path}" if self.path else str(self.root)
 
     def enter(self, name: str, *, force: bool = False) -> None:
         """Go to a folder in the current folder; with ``force``, first give its owner the right to use it."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import sqlite3
@@ -238,7 +239,7 @@ def nested(depth: int, name: str) -> Act:
 
 def many_names(scene: Scene) -> None:
     folder = os.open(scene.identity / "keys", os.O_RDONLY)
-    for number in range(200_000):
+    for number in range(200_000 if "EVERY_CALL" in os.environ else 20_000):
         os.close(os.open(f"name-{number}", os.O_WRONLY | os.O_CREAT, dir_fd=folder))
     os.close(folder)
 
@@ -286,7 +287,7 @@ def moved_into_itself(scene: Scene) -> None:
 
 def sparse(scene: Scene) -> None:
     with scene.mcp.open("wb") as file:
-        file.truncate(4 << 30)
+        file.truncate((4 if "EVERY_CALL" in os.environ else 1) << 30)
 
 
 def truncated(scene: Scene) -> None:
@@ -340,6 +341,38 @@ def read_only_mount(scene: Scene) -> None:
     scene.project.damage()
     scene.mounts.run(["mount", "--bind", state, state], ["umount", "-l", state])
     scene.mounts.run(["mount", "-o", "remount,bind,ro", state], ["true"])
+
+
+def mount_vanished(scene: Scene) -> None:
+    """The state was on a volume of its own: what is left is the empty mount point."""
+    good = scene.project.folder / "volume"
+    shutil.copytree(scene.state, good, symlinks=True)
+    remove_tree(scene.state)
+    scene.state.mkdir()
+
+
+def full_disk(scene: Scene) -> None:
+    small_state(scene, 4 << 20)
+    with contextlib.suppress(OSError), (scene.state / "filler").open("wb", buffering=0) as file:
+        while True:
+            file.write(bytes(4096))
+
+
+def full_inode_table(scene: Scene) -> None:
+    small_state(scene, 1 << 20)
+    (scene.state / "fillers").mkdir()
+    with contextlib.suppress(OSError):
+        for number in range(100_000):
+            (scene.state / "fillers" / str(number)).touch()
+
+
+def small_state(scene: Scene, size: int) -> None:
+    """Move the state to a small disk, with every file changed."""
+    scene.project.damage()
+    saved = scene.project.folder / "saved"
+    shutil.copytree(scene.state, saved, symlinks=True)
+    scene.mounts.ext4(scene.state, size)
+    shutil.copytree(saved, scene.state, symlinks=True, dirs_exist_ok=True)
 
 
 def flagged(name: Literal["state", "identity", "mcp"], flag: str) -> Act:
@@ -399,8 +432,8 @@ ACTS: dict[str, tuple[Act, Literal["restored", "failed"]]] = {
 }
 SLOW_ACTS: dict[str, tuple[Act, Literal["restored", "failed"]]] = {
     "3,000 levels": (nested(3000, "level"), "restored"),
-    "200,000 names": (many_names, "restored"),
-    "sparse file of 4 GiB": (sparse, "restored"),
+    "many names": (many_names, "restored"),
+    "sparse file": (sparse, "restored"),
 }
 ROOT_ACTS: dict[str, tuple[Act, Literal["restored", "failed"]]] = {
     "folder becomes a device": (replaced("identity", lambda p: os.mknod(p, 0o20600, os.makedev(1, 5))), "restored"),
@@ -409,7 +442,10 @@ ROOT_ACTS: dict[str, tuple[Act, Literal["restored", "failed"]]] = {
     "folder owned by another user": (lambda scene: os.chown(scene.identity, 12345, 54321), "restored"),
     "mount over the folder": (bind_mount, "restored"),
     "mount with a socket over the folder": (bind_mount_with_socket, "failed"),
+    "volume vanished": (mount_vanished, "restored"),
     "state becomes read-only": (read_only_mount, "failed"),
+    "disk full": (full_disk, "failed"),
+    "inode table full": (full_inode_table, "failed"),
     "folder is immutable": (flagged("identity", "i"), "failed"),
     "file is immutable": (flagged("mcp", "i"), "failed"),
     "parent is immutable": (flagged("state", "i"), "failed"),
@@ -440,6 +476,9 @@ def scene(project: Project, mounts: Mounts) -> Iterator[Scene]:
     made = Scene(project, mounts)
     yield made
     made.stop()
+    mounts.clear()
+    remove_tree(project.folder / "pipeline")  # pytest cannot remove trees of 3,000 levels
+    remove_tree(project.state)
 
 
 def end(scene: Scene, act: Act, expected: Literal["restored", "failed"]) -> RollbackOutcome:

@@ -98,7 +98,7 @@ class SqliteKind(AssetKind):
             LockWait(asset.lock_wait, emit),
         )
         with copy.open("rb") as file:
-            keep_attributes(file.fileno(), os.lstat(asset.path), 0o600)
+            keep_attributes(file.fileno(), os.lstat(asset.path), 0o600, str(copy))
         size = copy.stat().st_size
         return evolve(
             record,
