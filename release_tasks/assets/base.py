@@ -20,6 +20,7 @@ from release_tasks.assets.files import (
     Unreadable,
     capture_file,
     capture_tree,
+    dfs_order,
     place_file,
     place_link,
     place_tree,
@@ -38,6 +39,7 @@ from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.options import option
 from release_tasks.core.records import AssetEntry, AssetRecord, Inode, JournalStep, SnapshotMetadata
+from release_tasks.core.tree import Tree
 
 __all__ = [
     "AssetConfig",
@@ -615,12 +617,24 @@ def owner_difference(record: AssetRecord, stored: Path, live: Path) -> str:
     """Describe the first file or folder that has another owner than its stored copy; empty if all owners are equal."""
     if recorded_owner(stored) is None:
         return ""
-    for path in ("", *(entry.path for entry in record.entries or [])):
-        expected, found = os.lstat(stored / path), os.lstat(live / path)
-        if (found.st_uid, found.st_gid) != (expected.st_uid, expected.st_gid):
-            owners = f"owner {found.st_uid}:{found.st_gid} instead of {expected.st_uid}:{expected.st_gid}"
-            return f"{excerpt(path)}: {owners}" if path else owners
+    difference = _owners(os.lstat(stored), os.lstat(live))
+    if difference or not record.entries:
+        return difference
+    with Tree(stored) as source, Tree(live) as target:
+        for entry in sorted(record.entries, key=dfs_order):
+            folder, _, name = entry.path.rpartition("/")
+            source.go(folder)
+            target.go(folder)
+            expected, found = (os.stat(name, dir_fd=tree.fd, follow_symlinks=False) for tree in (source, target))
+            if difference := _owners(expected, found):
+                return f"{excerpt(entry.path)}: {difference}"
     return ""
+
+
+def _owners(expected: os.stat_result, found: os.stat_result) -> str:
+    if (found.st_uid, found.st_gid) == (expected.st_uid, expected.st_gid):
+        return ""
+    return f"owner {found.st_uid}:{found.st_gid} instead of {expected.st_uid}:{expected.st_gid}"
 
 
 def stored_path(folder: Path, record: AssetRecord) -> Path:
