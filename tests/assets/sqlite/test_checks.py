@@ -68,6 +68,17 @@ def test_parts_of_the_service_are_unchecked_and_not_damage(project: Project, cas
     service.close()
 
 
+def test_a_row_that_violates_a_check_is_no_damage(project: Project) -> None:
+    """The function ``upper`` of the service keeps its text: the CHECK holds there, and fails with SQLite's function."""
+    service = open_as_service(project.database)
+    service.create_scalar_function("upper", lambda *values: values[0], 1, deterministic=True)
+    service.execute("CREATE TABLE words(x CHECK (x = upper(x))); INSERT INTO words VALUES ('small')")
+    service.close()
+    assert prepare(project.settings, passed_preflight(), "v1").status == "ready"
+    assert verify_all(project.pipeline.catalogue)[0].status == "verified"
+    assert run_drill(project.settings).status == "passed"
+
+
 @pytest.mark.parametrize("case", SCHEMAS)
 def test_rows_and_schema_are_read_without_the_service(tmp_path: Path, case: str) -> None:
     """Every plain table has a count; a virtual table of the service's module has none."""
