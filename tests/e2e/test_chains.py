@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import pty
@@ -75,8 +76,24 @@ def clean(ctx):
     ctx.run("exit 75")
 
 
+@task
+def before(ctx):
+    ctx.run(TREE)
+
+
+@task(pre=[before], post=[ns.collections["release"]["status"]])
+def pipeline(ctx):
+    raise AssertionError
+
+
+@task(pre=[ns.collections["release"]["status"]], post=[before])
+def cleanup(ctx):
+    pass
+
+
 ns.add_task(deploy)
-ns.add_task(clean)
+for each in (clean, pipeline, cleanup):
+    ns.add_task(each)
 """
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
@@ -341,3 +358,63 @@ def test_ctrl_c_at_a_terminal_reaches_each_process_once(scratch: InvokeProject) 
         os.close(terminal)
     assert (scratch.root / "signals").read_text() == "INT\n"
     assert b"deploy was stopped by SIGINT." in shown and b"Traceback" not in shown
+
+
+@pytest.mark.parametrize("task", ["pipeline", "cleanup"])
+@pytest.mark.parametrize("stdin", [subprocess.DEVNULL, subprocess.PIPE])
+def test_ctrl_c_in_a_pre_or_post_task_is_130_and_a_sentence(scratch: InvokeProject, task: str, stdin: int) -> None:
+    """Whatever stdin is: Invoke would write to the closed input of the command, and end with a traceback."""
+    (scratch.root / "tasks.py").write_text(TASKS)
+    scratch.write()
+    with subprocess.Popen(
+        [*scratch.command, task],
+        cwd=scratch.root,
+        env=scratch.variables,
+        stdin=stdin,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        pids = [int(pid) for pid in await_file(scratch.root / "pids").split()]
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        err = process.stderr.read()
+    assert process.returncode == 130
+    assert "before was stopped by SIGINT." in err.splitlines() and "Traceback" not in err
+    await_true(lambda: not any(map(is_running, pids)))
+
+
+def test_a_terminal_that_closes_stops_a_deploy_and_is_recorded(scratch: InvokeProject) -> None:
+    """The kernel sends SIGHUP, and every write to the terminal fails; the event is in the audit log all the same."""
+    (scratch.root / "tasks.py").write_text(TASKS)
+    scratch.write()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(scratch.root)
+        os.execve(sys.executable, [*scratch.command, "release.prepare", "deploy"], scratch.variables)
+    pids = [int(each) for each in await_file(scratch.root / "pids").split()]
+    os.close(terminal)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 129
+    await_true(lambda: not any(map(is_running, pids)))
+    assert prepared(scratch)["status"] == "ready"
+    assert [event["detail"] for event in events(scratch) if event["event"] == "chain.failed"] == [
+        "deploy was stopped by SIGHUP."
+    ]
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_while_release_tasks_starts_has_no_traceback(scratch: InvokeProject, number: signal.Signals) -> None:
+    """At any moment: before and after the handlers are in place the process ends by the signal, as any program does."""
+    scratch.command = [sys.executable, "-m", "release_tasks"]
+    delays = random.Random(f"{SEED} {number}")
+    for _ in range(20 if EVERY else 2):
+        process = scratch.start("release.status", "--json")
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(0.15 + delays.random() * 0.4)
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+        assert process.returncode in (0, 128 + number, -number), err
+        # Python itself loads its own modules before the first line of this package.
+        assert "Traceback" not in err or "release_tasks/tasks" not in err, err
+        if process.returncode == 0:
+            json.loads(out)
