@@ -172,6 +172,7 @@ def _read_tree(source: Path, copy: Tree | None, gaps: Gaps | None, count: Count 
             raise error
         gaps.leave_out(path)
 
+    around = set() if copy is None else _folders_around(copy.root)
     walked = walk(source, missed)
     try:
         with _reading(str(source)):
@@ -179,6 +180,11 @@ def _read_tree(source: Path, copy: Tree | None, gaps: Gaps | None, count: Count 
     except Unreadable as unreadable:
         raise unreadable.to_raise(gaps) from None
     for entry in walked:
+        if (entry.info.st_dev, entry.info.st_ino) in around:
+            raise StageFailed(
+                f"{source}/{entry.path} is the folder of the snapshots or contains it, by a mount or because it was "
+                "moved: it cannot be copied into itself. Take it out of the asset."
+            )
         if entry.is_end:
             if copy is not None:
                 keep_attributes(copy.fd, entry.info, _PRIVATE_FOLDER, copy.location)
@@ -196,6 +202,12 @@ def _read_tree(source: Path, copy: Tree | None, gaps: Gaps | None, count: Count 
             gaps.leave_out(entry.path)
             entry.is_skipped = True
     return sorted(entries, key=lambda entry: entry.path)
+
+
+def _folders_around(copy: Path) -> set[tuple[int, int]]:
+    """Return device and inode of every folder that contains ``copy``."""
+    infos = [os.stat(folder) for folder in Path(os.path.realpath(copy)).parents]
+    return {(info.st_dev, info.st_ino) for info in infos}
 
 
 def _read_entry(source: Path, entry: Entry, copy: Tree | None, gaps: Gaps | None, count: Count | None) -> AssetEntry:

@@ -1,4 +1,4 @@
-"""What forbids to replace the live state although it can be read: file flags, and paths that are too long."""
+"""What forbids to replace the live state although it can be read: file flags, mounts, and paths that are too long."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def replace_blockers(path: Path, *, must_exchange: bool) -> list[str]:
             f"{path} is a mount point, so a rollback can only overwrite its content, and no safety copy has all of it. "
             f"Stop the service and remove what cannot be copied, or type: umount {shlex.quote(str(path))}"
         )
-    return reasons
+    return reasons + _mount_blockers(path)
 
 
 def restore_blockers(path: Path) -> list[str]:
@@ -45,10 +45,22 @@ def restore_blockers(path: Path) -> list[str]:
     if len(os.fsencode(staged)) >= _PATH_MAX:
         size = len(os.fsencode(path))
         return [f"its path has {size} bytes, too many to place a copy next to it. Move it to a shorter path."]
-    return [
+    reasons = [
         _sentence(place, flag)
         for place in (path, path.parent)
         if (flag := protecting_flag(place)) is not None and not _cannot_change(path, place, flag)
+    ]
+    return reasons + _mount_blockers(path)
+
+
+def _mount_blockers(path: Path) -> list[str]:
+    """Refuse mounts inside a folder that is exchanged: they would go with the old folder, whose content is removed."""
+    below = _mounts_below(path)
+    if not below or is_mount_point(path):  # the content of a mount point is overwritten, not exchanged
+        return []
+    return [
+        f"{below[0]} is mounted inside {path}, so a rollback would remove what is mounted there. "
+        f"Type: umount {shlex.quote(below[0])}"
     ]
 
 
@@ -64,10 +76,35 @@ def _sentence(place: Path, flag: str) -> str:
 def is_mount_point(path: Path) -> bool:
     """Return whether something is mounted at ``path``; its name can then not be exchanged with another one."""
     try:
-        lines = Path("/proc/self/mountinfo").read_bytes().splitlines()
+        return _escaped(path) in _mount_points()
     except OSError:
         return os.path.ismount(path)
-    # proc(5): the fifth field, with octal escapes for space, tab, newline and backslash
+
+
+def _mounts_below(path: Path) -> list[str]:
+    inside = _escaped(path) + b"/"
+    try:
+        return [os.fsdecode(_unescaped(point)) for point in _mount_points() if point.startswith(inside)]
+    except OSError:  # a system without /proc
+        return []
+
+
+def _mount_points() -> list[bytes]:
+    """Return the mount points with octal escapes for space, tab, newline and backslash: the fifth field of proc(5)."""
+    return [line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
+
+
+_ESCAPES = {b"\\": rb"\134", b" ": rb"\040", b"\t": rb"\011", b"\n": rb"\012"}  # the backslash first
+
+
+def _escaped(path: Path) -> bytes:
     real = os.fsencode(os.path.realpath(path.parent) + "/" + path.name)
-    escaped = real.replace(b"\\", rb"\134").replace(b" ", rb"\040").replace(b"\t", rb"\011").replace(b"\n", rb"\012")
-    return any(line.split(b" ")[4] == escaped for line in lines)
+    for plain, escape in _ESCAPES.items():
+        real = real.replace(plain, escape)
+    return real
+
+
+def _unescaped(point: bytes) -> bytes:
+    for plain, escape in reversed(_ESCAPES.items()):
+        point = point.replace(escape, plain)
+    return point
