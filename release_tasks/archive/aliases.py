@@ -18,6 +18,7 @@ from release_tasks.core.durable import write_atomic
 __all__ = ["Alias", "AliasFile", "follow"]
 
 _VERSION = 1
+_MOST = 10_000  # the latest ones; a supervisor may repeat a rollback for months, and a reader accepts 16 MiB
 
 
 @frozen(kw_only=True)
@@ -62,7 +63,7 @@ class AliasFile:
 
         Raises InvalidDocument for a file that cannot be trusted: it stays as evidence.
         """
-        wanted = sorted(aliases, key=lambda alias: (alias.sequence, alias.snapshot_id))
+        wanted = sorted(aliases, key=lambda alias: (alias.sequence, alias.snapshot_id))[-_MOST:]
         if list(self.read().values()) == wanted:
             return
         document = encode(_Document(format_version=_VERSION, aliases=wanted))

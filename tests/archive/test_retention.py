@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import pytest
 
+from release_tasks.archive.aliases import Alias
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.retention import apply_retention, plan_retention, retain
@@ -153,6 +154,17 @@ def test_states_that_differ_only_in_a_journal_mode_are_not_equal(project: Projec
     first, second = (project.pipeline.catalogue.get(name) for name in ("s0", "s1"))
     assert first.digest == second.digest
     assert retain(project.pipeline.catalogue, 5, set()) == []
+
+
+def test_aliases_have_a_limit(project: Project) -> None:
+    """The file stays readable after any number of rollbacks; the latest ids stay."""
+    file = project.pipeline.catalogue.aliases
+    file.write(
+        Alias(snapshot_id=f"safety_snapshot_{number:014}-abcdef", target="a", sequence=number, removed_at="t" * 24)
+        for number in range(10_100)
+    )
+    sequences = [alias.sequence for alias in file.read().values()]
+    assert sequences == list(range(100, 10_100))
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"[]", b'{"formatVersion": 1, "aliases": []}'])
