@@ -78,10 +78,14 @@ class ServiceHooks:
         if command is None:
             return None
         self._emit(StepBegan("restart"))
-        self.is_stopped = False
         log = self._logs / "restart.log"
         url = self._settings.release.health.url
-        return start_detached(command, project=self._settings.project, log=log, settle=self._config.settle, url=url)
+        was_stopped, self.is_stopped = self.is_stopped, False  # a signal while it is observed must not start it twice
+        try:
+            return start_detached(command, project=self._settings.project, log=log, settle=self._config.settle, url=url)
+        except OSError:
+            self.is_stopped = was_stopped
+            raise
 
     def start_again(self) -> str:
         """Start the service after a rollback that changed nothing or was undone, and return a message about it."""

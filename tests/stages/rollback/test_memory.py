@@ -312,6 +312,15 @@ def test_service_is_started_again_after_a_signal(project: Project, at: str) -> N
     assert "is started again" in project.pipeline.audit.verify().events[-1]["detail"]
 
 
+def test_signal_after_the_start_does_not_start_the_service_twice(project: Project) -> None:
+    """The restart command runs and is observed when the signal arrives."""
+    stopping(project, command=False)
+    project.overrides["restart.command"] = f"echo x >> starts; kill -TERM {os.getpid()}; sleep 3"
+    with pytest.raises(Interrupted), interruptible():
+        roll_back(project)
+    assert (project.folder / "starts").read_text() == "x\n"
+
+
 def test_recovery_and_plan_neither_stop_nor_start_the_service(project: Project) -> None:
     """A killed rollback leaves the service stopped, and its supervisor starts it after the gate."""
     stopping(project)
