@@ -33,6 +33,9 @@ _DIGEST_DIGITS = 16
 _NO_EXCHANGE = (errno.ENOSYS, errno.EINVAL, errno.ENOTSUP)
 # No rename possible: an overlay's lower folder, another filesystem, or a mount point.
 _NO_RENAME = (errno.EXDEV, errno.EBUSY)
+# The service has removed or made the live name between the look at it and the rename.
+_CHANGED = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENOTDIR)
+_ATTEMPTS = 20
 
 
 def staged_path(target: Path, rollback_id: str) -> Path:
@@ -108,27 +111,36 @@ def rename_into_place(live: Path, staged: Path, target: Inode | None) -> bool:
     Returns False when no rename can do that. Compares inodes first, because two exchanges would undo each other. The
     old state stays at ``staged`` or at its ``displaced_path`` until the journal is removed.
     """
-    displaced = displaced_path(staged)
     if inode_of(live) == target:
         if live.parent.is_dir():
             fsync_directory(live.parent)  # a crash may have happened between the rename and its flush
         return True
-    try:
-        if target is None:
-            os.rename(live, staged if inode_of(staged) is None else displaced)
-        else:
-            source = next((path for path in (staged, displaced) if inode_of(path) == target), None)
-            if source is None:
-                return False  # neither path has the target inode (replaced after a crash)
-            if inode_of(live) is None:
-                os.rename(source, live)
-            else:
-                _swap_names(live, source)
-    except OSError as error:
-        if error.errno in _NO_RENAME:
-            return False
-        raise
+    for attempt in reversed(range(_ATTEMPTS)):
+        try:
+            if not _rename(live, staged, target):
+                return False
+            break
+        except OSError as error:
+            if error.errno in _NO_RENAME:
+                return False
+            if error.errno not in _CHANGED or attempt == 0:
+                raise
     fsync_directory(live.parent)
+    return True
+
+
+def _rename(live: Path, staged: Path, target: Inode | None) -> bool:
+    displaced = displaced_path(staged)
+    if target is None:
+        os.rename(live, staged if inode_of(staged) is None else displaced)
+        return True
+    source = next((path for path in (staged, displaced) if inode_of(path) == target), None)
+    if source is None:
+        return False  # neither path has the target inode (replaced after a crash)
+    if inode_of(live) is None:
+        os.rename(source, live)
+    else:
+        _swap_names(live, source)
     return True
 
 

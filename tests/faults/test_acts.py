@@ -506,6 +506,22 @@ def test_after_an_act_of_a_bad_release(scene: Scene, name: str) -> None:
     end(scene, *ACTS[name])
 
 
+@pytest.mark.timeout(120)
+def test_file_that_comes_and_goes_all_the_time_does_not_prevent_a_rollback(scene: Scene) -> None:
+    """A process makes, replaces and removes the file by its name, also during the swap.
+
+    The swap is completed. Its outcome is ``failed`` when the process has changed the restored file since.
+    """
+    good = scene.project.content()
+    scene.start(_REPLACE)
+    (scene.identity / "identity.json").write_text("bad")
+    outcome = rollback(scene.project.settings, RollbackRequest())
+    assert outcome.safety_snapshot_id is not None and "undone" not in outcome.diagnostics[0], outcome
+    scene.stop()
+    assert rollback(scene.project.settings, RollbackRequest(force=True)).status in ("restored", "noop")
+    assert scene.project.content() == good
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize("name", SLOW_ACTS)
