@@ -44,6 +44,22 @@ def test_pages_name_only_tasks_that_exist(page: str) -> None:
     assert named <= set(ns.task_names) | own, named - set(ns.task_names) - own
 
 
+def test_each_promise_has_a_number_of_its_own_and_existing_tests() -> None:
+    """The rows of docs/guarantees.md are G1, G2 and so on; the test files and headings that they name exist."""
+    text = (REPOSITORY / "docs" / "guarantees.md").read_text()
+    rows = re.findall(r"^\| (G\d+) \|.*\| (.*) \|$", text, re.MULTILINE)
+    assert [number for number, _ in rows] == [f"G{position}" for position in range(1, len(rows) + 1)]
+    names = {path.name for path in (REPOSITORY / "tests").rglob("test_*.py")}
+    headings = {title.lower().replace(" ", "-") for title in re.findall(r"^## (.+)$", text, re.MULTILINE)}
+    for number, proof in rows:
+        tests = re.findall(r"`([^`]+)`", proof)
+        targets = re.findall(r"\(#([^)]+)\)", proof)
+        assert tests or targets, number
+        assert {Path(test).name for test in tests if test.endswith(".py")} <= names, number
+        assert all((REPOSITORY / test).is_dir() for test in tests if test.endswith("/")), number
+        assert set(targets) <= headings, number
+
+
 def test_the_architecture_page_draws_the_layers_of_the_import_contract() -> None:
     """The packages of each layer are the same, from the top."""
     array = re.search(r"^layers = (\[.*?^\])", (REPOSITORY / "pyproject.toml").read_text(), re.MULTILINE | re.DOTALL)
