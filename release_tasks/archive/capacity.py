@@ -12,9 +12,10 @@ from pathlib import Path
 
 from attrs import evolve, field, frozen
 
-from release_tasks.assets.base import AssetConfig, stored_path
+from release_tasks.assets.base import AssetConfig
 from release_tasks.assets.files import can_share_blocks
 from release_tasks.assets.footprint import Footprint
+from release_tasks.assets.stored import stored_path
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 from release_tasks.core.units import show_size

@@ -16,8 +16,9 @@ from attrs import evolve, field, frozen
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.seal import metadata_bytes, sealed, snapshot_digest
 from release_tasks.archive.verify import unexpected_files
-from release_tasks.assets.base import AssetConfig, Damaged
+from release_tasks.assets.base import AssetConfig
 from release_tasks.assets.files import Unreadable
+from release_tasks.assets.findings import Damaged
 from release_tasks.core.clock import timestamp
 from release_tasks.core.durable import fsync_directory, fsync_tree, make_private_directory, remove_tree, write_atomic
 from release_tasks.core.entries import write_entries

@@ -16,7 +16,7 @@ from release_tasks.archive import legacy
 from release_tasks.archive.aliases import AliasFile, follow
 from release_tasks.archive.seal import is_sealed
 from release_tasks.archive.stores.local import LocalStore
-from release_tasks.assets.base import is_folder
+from release_tasks.assets.stored import is_folder
 from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt
 from release_tasks.core.codec import decode

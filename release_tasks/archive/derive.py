@@ -11,8 +11,9 @@ from attrs import evolve, frozen
 
 from release_tasks.archive.capture import CaptureRequest, new_snapshot
 from release_tasks.archive.catalogue import Catalogue
-from release_tasks.assets.base import is_folder, stored_path
-from release_tasks.assets.files import capture_file, capture_tree
+from release_tasks.assets.files import capture_file
+from release_tasks.assets.stored import is_folder, stored_path
+from release_tasks.assets.trees import capture_tree
 from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import remove_tree
 from release_tasks.core.entries import entries_digest

@@ -12,8 +12,8 @@ from typing import Any, Literal
 from attrs import field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.assets.base import stored_path
 from release_tasks.assets.kinds import kind_of
+from release_tasks.assets.stored import stored_path
 from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed, UsageError

@@ -12,8 +12,10 @@ from release_tasks.archive import legacy
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.parents import invalid_parent
 from release_tasks.archive.seal import snapshot_digest
-from release_tasks.assets.base import AssetConfig, AssetFinding, stored_path
+from release_tasks.assets.base import AssetConfig
+from release_tasks.assets.findings import AssetFinding
 from release_tasks.assets.kinds import kind_of
+from release_tasks.assets.stored import stored_path
 from release_tasks.core.canonical import InvalidDocument, excerpt
 from release_tasks.core.entries import ENTRIES, StoredEntries
 from release_tasks.core.errors import StageFailed

@@ -9,77 +9,30 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
-from attrs import evolve, field, frozen
+from attrs import evolve, frozen
 
-from release_tasks.assets.files import (
-    Gaps,
-    Unreadable,
-    capture_file,
-    capture_tree,
-    dfs_order,
-    place_file,
-    place_link,
-    place_tree,
-    scan_file,
-    scan_tree,
-)
+from release_tasks.assets.files import Gaps, Unreadable, capture_file, place_file, place_link, scan_file
+from release_tasks.assets.findings import AssetFinding, CopyCheck, Drift, Inspection, Listing
 from release_tasks.assets.footprint import Footprint, footprint_of
 from release_tasks.assets.overwrite import remove_live, restore_raw_copy
 from release_tasks.assets.placing import discard_staged, inode_of, rename_into_place, staged_path
 from release_tasks.assets.protection import restore_blockers
-from release_tasks.core.canonical import excerpt
+from release_tasks.assets.stored import is_folder, is_mode, owner_difference, stored_path, verify_tree
+from release_tasks.assets.trees import capture_tree, place_tree, scan_tree
 from release_tasks.core.durable import fsync_directory, fsync_tree, make_private_directory, remove_tree
-from release_tasks.core.entries import StoredEntries, entries_digest
+from release_tasks.core.entries import entries_digest
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, ignore
-from release_tasks.core.ids import is_valid_id
 from release_tasks.core.options import option
-from release_tasks.core.records import AssetEntry, AssetRecord, Inode, JournalStep, SnapshotMetadata
-from release_tasks.core.tree import Tree
+from release_tasks.core.records import AssetRecord, Inode, JournalStep, SnapshotMetadata
 
-__all__ = [
-    "AssetConfig",
-    "AssetFinding",
-    "AssetKind",
-    "Busy",
-    "CopyCheck",
-    "Damaged",
-    "Drift",
-    "Hold",
-    "Inspection",
-    "Listing",
-    "Move",
-    "RowCounts",
-    "State",
-    "is_folder",
-    "owner_difference",
-    "recorded_owner",
-    "stored_path",
-]
+__all__ = ["AssetConfig", "AssetKind", "Hold", "Move", "State"]
 
 State = Literal["old", "new", "partial"]
-
-_ALL_BITS = 0o7777
-
-
-class Damaged(StageFailed):
-    """The live state of an asset cannot be read as an asset of its kind."""
-
-
-class Busy(StageFailed):
-    """Other processes hold a lock on the live state at ``path``; ``holders`` names them where the system reports it."""
-
-    def __init__(self, path: Path, holders: str, seconds: float, advice: str = "") -> None:
-        super().__init__(
-            f"{path} stayed locked by {holders} for {seconds:g} s. End the transaction that holds the lock, or stop "
-            f"the service, and try again. {advice}".rstrip()
-        )
-        self.path = path
-        self.holders = holders
 
 
 class Hold(Protocol):
@@ -122,78 +75,6 @@ class AssetConfig:
     def takes(self, record: AssetRecord) -> bool:
         """Return whether a captured asset can be restored to this one."""
         return record.kind in self.kind.restores
-
-
-@frozen(kw_only=True)
-class AssetFinding:
-    """One difference between an asset and its record. ``found`` is None when the asset is missing."""
-
-    key: str
-    what: str
-    expected: str | None = None
-    found: str | None = None
-
-    def __str__(self) -> str:
-        text = f"asset {excerpt(self.key)}: {excerpt(self.what, 1000)}"
-        if self.expected is None:
-            return text
-        return f"{text} (recorded {excerpt(self.expected)}, found {excerpt(self.found or 'nothing')})"
-
-
-@frozen
-class RowCounts:
-    """The rows of one table in a captured database and in the live one; None where they cannot be counted."""
-
-    captured: int | None
-    live: int | None
-
-
-@frozen(kw_only=True)
-class Drift:
-    """How the live state of an asset differs from a captured state.
-
-    ``form`` has the differences in what a service does not write as data: files, modes, owners, presence; ``schema``
-    those of a database's schema. State with either is not the captured state. ``rows`` has the tables whose numbers of
-    rows differ or are unknown, ``has_other_data`` is True for any other content. ``is_lost``: the state is missing or
-    cannot be read. ``notes`` are for the operator.
-    """
-
-    form: list[str] = field(factory=list)
-    schema: list[str] = field(factory=list)
-    rows: dict[str, RowCounts] = field(factory=dict)
-    has_other_data: bool = False
-    is_lost: bool = False
-    notes: list[str] = field(factory=list)
-
-    @property
-    def is_in_place(self) -> bool:
-        """Whether only data differs, which a service writes while it runs."""
-        return not (self.form or self.schema)
-
-
-@frozen(kw_only=True)
-class CopyCheck:
-    """The result of a plugin's check of a copy. ``unchecked`` is the reason why the check could not run, or None."""
-
-    problems: list[str]
-    unchecked: str | None = None
-
-
-@frozen(kw_only=True)
-class Inspection:
-    """The result of reading the content of a copy. ``problem`` is empty for an intact copy; ``rows`` has row counts."""
-
-    problem: str = ""
-    rows: dict[str, int | None] = field(factory=dict)
-
-
-@frozen
-class Listing:
-    """The parts of a copy by name, to be compared with another copy. ``is_shown``: the values may be printed."""
-
-    name: str
-    values: dict[str, str]
-    is_shown: bool = False
 
 
 @frozen(kw_only=True)
@@ -343,7 +224,7 @@ class AssetKind:
         if is_tree != stat.S_ISDIR(mode) or not (is_tree or stat.S_ISREG(mode)):
             raise StageFailed(f"is not a {'folder' if is_tree else 'regular file'}")
         if is_tree:
-            findings = _verify_tree(record, stored, meter)
+            findings = verify_tree(record, stored, meter)
         else:
             entry = scan_file(stored, meter.add)
             meter.finish()
@@ -364,7 +245,7 @@ class AssetKind:
 
         The checksum of a record can be forged, and a restore calls ``chmod`` with the modes of a record.
         """
-        if not _is_mode(record.mode):
+        if not is_mode(record.mode):
             return "an invalid mode"
         if record.content_digest is not None and not self.may_have_content_digest(record):
             return "a content digest that differs from the digest of its bytes"
@@ -598,133 +479,3 @@ def _copy_raw(path: Path, copy: Path, meter: Meter, gaps: Gaps) -> None:
             raise
     else:
         capture_file(path, copy, meter.add, gaps)
-
-
-def is_folder(record: AssetRecord) -> bool:
-    """Return whether the stored copy of an asset is a folder; the raw copy of a damaged asset is a folder too."""
-    return record.kind == "directory" or record.damaged
-
-
-def recorded_owner(stored: Path) -> tuple[int, int] | None:
-    """Return user and group of a stored copy, or None if they mean nothing: only root records and restores owners."""
-    if os.geteuid() != 0 or os.lstat(stored.parent).st_uid != 0:
-        return None
-    info = os.lstat(stored)
-    return info.st_uid, info.st_gid
-
-
-def owner_difference(record: AssetRecord, stored: Path, live: Path) -> str:
-    """Describe the first file or folder that has another owner than its stored copy; empty if all owners are equal."""
-    if recorded_owner(stored) is None:
-        return ""
-    difference = _owners(os.lstat(stored), os.lstat(live))
-    if difference or not record.entries:
-        return difference
-    with Tree(stored) as source, Tree(live) as target:
-        for entry in sorted(record.entries, key=dfs_order):
-            folder, _, name = entry.path.rpartition("/")
-            source.go(folder)
-            target.go(folder)
-            expected, found = (os.stat(name, dir_fd=tree.fd, follow_symlinks=False) for tree in (source, target))
-            if difference := _owners(expected, found):
-                return f"{excerpt(entry.path)}: {difference}"
-    return ""
-
-
-def _owners(expected: os.stat_result, found: os.stat_result) -> str:
-    if (found.st_uid, found.st_gid) == (expected.st_uid, expected.st_gid):
-        return ""
-    return f"owner {found.st_uid}:{found.st_gid} instead of {expected.st_uid}:{expected.st_gid}"
-
-
-def stored_path(folder: Path, record: AssetRecord) -> Path:
-    """Return the path of an asset in the snapshot ``folder``; raises StageFailed for a record with another path."""
-    parts = record.relative_path.split("/")
-    expected = len(parts) == 3 and parts[0] == "assets" and parts[1] == record.key and is_valid_id(record.key)
-    if not expected or not _is_file_name(parts[2]):
-        key, path = excerpt(record.key), excerpt(record.relative_path)
-        raise StageFailed(f"asset {key!r} has the path {path!r}, which is not a path of this asset.")
-    for parent in (folder / "assets", folder / "assets" / record.key):
-        if parent.is_symlink():
-            raise StageFailed(f"{parent} is a symbolic link.")
-    return folder / record.relative_path
-
-
-def _is_file_name(name: str) -> bool:
-    try:
-        os.fsencode(name)
-    except UnicodeEncodeError:  # JSON can contain surrogates that represent no byte
-        return False
-    return name not in ("", ".", "..") and "\x00" not in name
-
-
-def _is_mode(mode: int | None) -> bool:
-    return mode is not None and 0 <= mode <= _ALL_BITS
-
-
-def _verify_tree(record: AssetRecord, stored: Path, meter: Meter) -> list[AssetFinding]:
-    """Compare a stored folder with its entries, which are read once, in the order of their paths."""
-    entries = record.entries if record.entries is not None else []
-    listed = entries_digest(entries)
-    if listed != record.sha256:
-        place = f" ({entries.name})" if isinstance(entries, StoredEntries) else ""
-        what = f"its list of entries was altered{place}"
-        return [AssetFinding(key=record.key, what=what, expected=record.sha256, found=listed)]
-    if not isinstance(entries, StoredEntries):  # format 1: in any order
-        entries = sorted(entries, key=lambda entry: entry.path)
-    present = scan_tree(stored, meter.add)
-    meter.finish()
-    findings: list[AssetFinding] = []
-    invalid, size, before = "", 0, None
-    for entry, found in _matched(entries, present):
-        if entry is not None:
-            size += entry.size
-            invalid = invalid or ("" if _is_mode(entry.mode) else "an invalid mode")
-            if entry.path == before:
-                invalid = "a duplicate entry"
-                continue
-            before = entry.path
-        difference = _difference(record.key, entry, found)
-        findings += [difference] if difference is not None else []
-    if size != record.size:
-        invalid = invalid or "a size that is not the sum of its entries"
-    if invalid and not findings:
-        findings.append(AssetFinding(key=record.key, what=f"its record was altered: it has {invalid}"))
-    return findings
-
-
-def _matched(
-    entries: Iterable[AssetEntry], present: Iterable[AssetEntry]
-) -> Iterator[tuple[AssetEntry | None, AssetEntry | None]]:
-    """Yield the pairs with the same path of two sorted lists; None where a list has no such path."""
-    here, there = iter(entries), iter(present)
-    entry, found = next(here, None), next(there, None)
-    while entry is not None or found is not None:
-        if found is None or (entry is not None and entry.path < found.path):
-            yield entry, None
-            entry = next(here, None)
-        elif entry is None or found.path < entry.path:
-            yield None, found
-            found = next(there, None)
-        else:
-            yield entry, found
-            entry, found = next(here, None), next(there, None)
-
-
-def _difference(key: str, entry: AssetEntry | None, found: AssetEntry | None) -> AssetFinding | None:
-    """Return the difference between an entry and the stored copy of it, or None when they are equal."""
-    if entry is None:
-        assert found is not None
-        return AssetFinding(key=key, what=f"{excerpt(found.path)} was added", expected="nothing", found=found.path)
-    if found is None:
-        expected = entry.sha256 or entry.kind
-        return AssetFinding(key=key, what=f"{excerpt(entry.path)} is missing", expected=expected)
-    # Stored copies have the modes 0600 and 0700. The digest of the entries covers the recorded modes.
-    if (entry.kind, entry.sha256, entry.size, entry.target) == (found.kind, found.sha256, found.size, found.target):
-        return None
-    return AssetFinding(
-        key=key,
-        what=f"{excerpt(entry.path)} was altered",
-        expected=entry.sha256 or entry.target or entry.kind,
-        found=found.sha256 or found.target or found.kind,
-    )

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from attrs import NOTHING, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig, AssetKind, Damaged, Listing
-from release_tasks.assets.files import Gaps, capture_tree, scan_tree, tree_size
+from release_tasks.assets.base import AssetConfig, AssetKind
+from release_tasks.assets.files import Gaps
+from release_tasks.assets.findings import Damaged, Listing
 from release_tasks.assets.overwrite import overwrite_tree
+from release_tasks.assets.trees import capture_tree, scan_tree, tree_size
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.entries import entries_digest
 from release_tasks.core.events import Emit, Meter, ignore

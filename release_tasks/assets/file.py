@@ -8,8 +8,9 @@ from pathlib import Path
 
 from attrs import NOTHING, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig, AssetKind, Damaged
+from release_tasks.assets.base import AssetConfig, AssetKind
 from release_tasks.assets.files import Gaps, capture_file, keep_attributes, scan_file
+from release_tasks.assets.findings import Damaged
 from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed

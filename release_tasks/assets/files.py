@@ -1,4 +1,4 @@
-"""Copy files and folders to a snapshot and back: bytes, modes, links as links, empty folders, holes.
+"""Copy regular files to a snapshot and back: bytes, modes, holes. ``trees`` does the same for folders.
 
 The copies have the owner and the modification time of the originals where the system permits; no digest covers them.
 Hard links, extended attributes and ACLs are not preserved.
@@ -12,7 +12,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from attrs import define, evolve, field
@@ -20,23 +20,24 @@ from attrs import define, evolve, field
 from release_tasks.core.errors import StageFailed, describe_error, with_path
 from release_tasks.core.holes import data_ranges
 from release_tasks.core.records import AssetEntry, AssetRecord
-from release_tasks.core.tree import Entry, Tree, walk
 
 __all__ = [
+    "NO_RESOURCES",
+    "PRIVATE_FOLDER",
+    "Count",
+    "FileSource",
+    "FileTarget",
     "Gaps",
     "Unreadable",
     "can_share_blocks",
     "capture_file",
-    "capture_tree",
-    "dfs_order",
+    "copy_file",
     "keep_attributes",
-    "place_entry",
+    "keep_link_attributes",
     "place_file",
     "place_link",
-    "place_tree",
+    "reading",
     "scan_file",
-    "scan_tree",
-    "tree_size",
 ]
 
 # Called with the number of bytes of each read; the number is negative when a file is read again from its start.
@@ -49,11 +50,9 @@ _CLOCK_TICK = 0.01  # seconds: kernels before 6.13 count file times in ticks, of
 _LEASE_SECONDS = 2.0  # how long a file lease of another process is waited for (fcntl(2), F_SETLEASE)
 _MAX_NAMES = 50
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the filesystem can
-_PRIVATE_FILE, _PRIVATE_FOLDER = 0o600, 0o700
+_PRIVATE_FILE, PRIVATE_FOLDER = 0o600, 0o700
 # Errors of this process or this machine: they say nothing about the entry that was to be read.
-_NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-# Names that the disk of the copy cannot have, although the disk of the original has them.
-_NO_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 
 
 @define
@@ -93,12 +92,12 @@ class Unreadable(StageFailed):
 
     def to_raise(self, gaps: Gaps | None) -> OSError | StageFailed:
         """Return the exception to raise: a lack of resources says nothing about the original."""
-        has_no_resources = isinstance(self.error, OSError) and self.error.errno in _NO_RESOURCES
+        has_no_resources = isinstance(self.error, OSError) and self.error.errno in NO_RESOURCES
         return self.error if gaps is None or has_no_resources else self
 
 
 @define
-class _Source:
+class FileSource:
     """A file to read: ``name`` in the folder ``dir_fd`` (None: a path), ``shown`` in messages.
 
     ``info`` is an earlier reading of its metadata, at the monotonic time ``seen``.
@@ -113,7 +112,7 @@ class _Source:
 
 
 @define
-class _Target:
+class FileTarget:
     """A file to write: ``name`` in the folder ``dir_fd`` (None: a path); ``mode`` None means private."""
 
     name: str
@@ -129,187 +128,27 @@ def capture_file(source: Path, destination: Path, count: Count | None = None, ga
     start of a read are copied then, and the file is noted as unstable; raises Unreadable when it cannot be read.
     """
     try:
-        return _copy(_alone(source), _Target(str(destination), str(destination)), count, gaps)
+        return copy_file(_alone(source), FileTarget(str(destination), str(destination)), count, gaps)
     except Unreadable as unreadable:
         raise unreadable.to_raise(gaps) from None
-
-
-def capture_tree(
-    source: Path, destination: Path, gaps: Gaps | None = None, count: Count | None = None
-) -> list[AssetEntry]:
-    """Copy the folder ``source`` to ``destination`` (0700/0600 inside) and return its entries, sorted by path.
-
-    Links are copied as links and never followed. Files and folders that vanish meanwhile are not in the copy. Raises
-    StageFailed as ``capture_file`` does, and for sockets, pipes and devices. With ``gaps``, the copy contains what can
-    be copied, and ``gaps`` names the rest; raises Unreadable when ``source`` itself cannot be opened.
-    """
-    os.mkdir(destination, _PRIVATE_FOLDER)
-    with Tree(destination) as copy:
-        return _read_tree(source, copy, gaps, count)
 
 
 def scan_file(path: Path, count: Count | None = None) -> AssetEntry:
     """Return the entry of one regular file without copying it."""
     try:
-        return _copy(_alone(path), None, count, None)
+        return copy_file(_alone(path), None, count, None)
     except Unreadable as unreadable:
         raise unreadable.error from None
-
-
-def scan_tree(root: Path, count: Count | None = None) -> list[AssetEntry]:
-    """Return the entries of the folder ``root`` without copying it; ``capture_tree`` returns the same entries."""
-    return _read_tree(root, None, None, count)
-
-
-def _read_tree(source: Path, copy: Tree | None, gaps: Gaps | None, count: Count | None) -> list[AssetEntry]:
-    """Return the entries of ``source``, sorted by path; they are copied unless ``copy`` is None."""
-    entries: list[AssetEntry] = []
-
-    def missed(path: str, error: OSError) -> None:
-        if isinstance(error, FileNotFoundError):
-            return  # removed after its folder was listed
-        if gaps is None or error.errno in _NO_RESOURCES:
-            raise error
-        gaps.leave_out(path)
-
-    around = set() if copy is None else _folders_around(copy.root)
-    walked = walk(source, missed)
-    try:
-        with _reading(str(source)):
-            next(walked)
-    except Unreadable as unreadable:
-        raise unreadable.to_raise(gaps) from None
-    for entry in walked:
-        if (entry.info.st_dev, entry.info.st_ino) in around:
-            raise StageFailed(
-                f"{source}/{entry.path} is the folder of the snapshots or contains it, by a mount or because it was "
-                "moved: it cannot be copied into itself. Take it out of the asset."
-            )
-        if entry.is_end:
-            if copy is not None:
-                keep_attributes(copy.fd, entry.info, _PRIVATE_FOLDER, copy.location)
-                if entry.path:
-                    copy.leave()
-            continue
-        try:
-            entries.append(_read_entry(source, entry, copy, gaps, count))
-        except Unreadable as unreadable:
-            if isinstance(unreadable.error, FileNotFoundError) and copy is not None:
-                continue
-            error = unreadable.to_raise(gaps)
-            if gaps is None or error is unreadable.error:
-                raise error from None
-            gaps.leave_out(entry.path)
-            entry.is_skipped = True
-    return sorted(entries, key=lambda entry: entry.path)
-
-
-def _folders_around(copy: Path) -> set[tuple[int, int]]:
-    """Return device and inode of every folder that contains ``copy``."""
-    infos = [os.stat(folder) for folder in Path(os.path.realpath(copy)).parents]
-    return {(info.st_dev, info.st_ino) for info in infos}
-
-
-def _read_entry(source: Path, entry: Entry, copy: Tree | None, gaps: Gaps | None, count: Count | None) -> AssetEntry:
-    """Copy one entry; raises Unreadable when it cannot be read, or when no copy can have its name."""
-    info, shown = entry.info, f"{source}/{entry.path}"
-    try:
-        if stat.S_ISREG(info.st_mode):
-            source_file = _Source(entry.name, shown, entry.path, entry.folder, info, entry.seen)
-            target_file = None if copy is None else _Target(entry.name, copy.shown(entry.name), copy.fd)
-            return _copy(source_file, target_file, count, gaps)
-        if stat.S_ISDIR(info.st_mode):
-            if copy is not None:
-                os.mkdir(entry.name, _PRIVATE_FOLDER, dir_fd=copy.fd)
-                copy.enter(entry.name)
-            return AssetEntry(path=entry.path, kind="directory", mode=stat.S_IMODE(info.st_mode))
-        if stat.S_ISLNK(info.st_mode):
-            with _reading(shown):
-                target = os.readlink(entry.name, dir_fd=entry.folder)
-            if copy is not None:
-                place_link(target, entry.name, copy.fd)
-                _keep_owner_and_time_of_link(info, entry.name, copy.fd)
-            # A link's own mode means nothing on Linux and differs between systems.
-            return AssetEntry(path=entry.path, kind="symlink", mode=0o777, target=target)
-    except OSError as error:
-        if copy is not None:
-            error.filename = copy.shown(entry.name)
-        if error.errno in _NO_NAME:
-            raise Unreadable(error) from error
-        raise
-    kind = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "named pipe"}.get(stat.S_IFMT(info.st_mode), "device")
-    raise Unreadable(StageFailed(f"{shown} is a {kind}: only files, folders and links can be captured."))
-
-
-def tree_size(root: Path) -> int:
-    """Return the size of the files below ``root``; files that cannot be read count as 0."""
-    size = 0
-    with contextlib.suppress(OSError):
-        for entry in walk(root, missed=lambda path, error: None):
-            if stat.S_ISREG(entry.info.st_mode):
-                size += entry.info.st_size
-    return size
 
 
 def place_file(stored: Path, destination: Path, mode: int, count: Count | None = None) -> str:
     """Copy a stored file to ``destination`` with ``mode`` and the stored owner and time; return its SHA-256."""
     try:
-        entry = _copy(_alone(stored), _Target(str(destination), str(destination), mode=mode), count, None)
+        entry = copy_file(_alone(stored), FileTarget(str(destination), str(destination), mode=mode), count, None)
     except Unreadable as unreadable:
         raise unreadable.error from None
     assert entry.sha256 is not None
     return entry.sha256
-
-
-def place_tree(
-    stored: Path, destination: Path, entries: Iterable[AssetEntry], mode: int, count: Count | None = None
-) -> None:
-    """Copy a stored folder to ``destination`` as recorded in ``entries``; raises StageFailed when bytes differ."""
-    os.mkdir(destination, _PRIVATE_FOLDER)
-    folders = [("", mode)]
-    with Tree(stored) as source, Tree(destination) as copy:
-        for entry in sorted(entries, key=dfs_order):
-            folder, _, name = entry.path.rpartition("/")
-            source.go(folder)
-            copy.go(folder)
-            if entry.kind == "directory":
-                with with_path(f"{destination}/{entry.path}"):
-                    os.mkdir(name, _PRIVATE_FOLDER, dir_fd=copy.fd)
-                folders.append((entry.path, entry.mode))
-            else:
-                place_entry(entry, name, source, copy, count)
-        for path, folder_mode in reversed(folders):
-            source.go(path)
-            copy.go(path)
-            keep_attributes(copy.fd, os.fstat(source.fd), folder_mode, copy.location)
-
-
-def dfs_order(entry: AssetEntry) -> str:
-    """Return the sort key in which a folder is followed by its content: by path, "a-b" is between "a" and "a/b"."""
-    return entry.path.replace("/", "\0")
-
-
-def place_entry(entry: AssetEntry, name: str, source: Tree, copy: Tree, count: Count | None = None) -> None:
-    """Copy the file or link ``entry`` from the folder ``source`` to ``name`` in the folder ``copy``.
-
-    Raises StageFailed when the stored bytes are not as recorded.
-    """
-    stored = entry.path.rpartition("/")[2]
-    if entry.kind == "symlink":
-        assert entry.target is not None
-        with with_path(source.shown(stored)):
-            info = os.stat(stored, dir_fd=source.fd, follow_symlinks=False)
-        with with_path(copy.shown(name)):
-            place_link(entry.target, name, copy.fd)
-            _keep_owner_and_time_of_link(info, name, copy.fd)
-        return
-    file = _Source(stored, source.shown(stored), entry.path, source.fd)
-    try:
-        placed = _copy(file, _Target(name, copy.shown(name), copy.fd, entry.mode), count, None)
-    except Unreadable as unreadable:
-        raise unreadable.error from None
-    if placed.sha256 != entry.sha256:
-        raise StageFailed(f"{file.shown} changed while it was restored.")
 
 
 def place_link(target: str, path: Path | str, dir_fd: int | None = None) -> None:
@@ -338,12 +177,12 @@ def can_share_blocks(source: Path, folder: Path) -> bool:
         return _clone(original, copy)
 
 
-def _alone(path: Path) -> _Source:
-    return _Source(str(path), str(path), path.name)
+def _alone(path: Path) -> FileSource:
+    return FileSource(str(path), str(path), path.name)
 
 
 @contextlib.contextmanager
-def _reading(shown: str) -> Iterator[None]:
+def reading(shown: str) -> Iterator[None]:
     """Raise Unreadable for an OSError of the block, which reads the original."""
     try:
         yield
@@ -352,30 +191,30 @@ def _reading(shown: str) -> Iterator[None]:
         raise Unreadable(error) from error
 
 
-def _copy(source: _Source, target: _Target | None, count: Count | None, gaps: Gaps | None) -> AssetEntry:
+def copy_file(source: FileSource, target: FileTarget | None, count: Count | None, gaps: Gaps | None) -> AssetEntry:
     """Read a regular file, again if it changed during the read, and copy it unless ``target`` is None.
 
     Raises Unreadable when the original cannot be read, OSError when the copy cannot be written.
     """
-    with _reading(source.shown):
+    with reading(source.shown):
         fd = _open(source)
     try:
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise Unreadable(StageFailed(f"{source.shown} is not a regular file."))
         if target is None:
-            with _reading(source.shown):
+            with reading(source.shown):
                 return _copy_stable(source, fd, None, count, gaps)[0]
         return _copy_to(source, fd, target, count, gaps)
     finally:
         os.close(fd)
 
 
-def _copy_to(source: _Source, fd: int, target: _Target, count: Count | None, gaps: Gaps | None) -> AssetEntry:
+def _copy_to(source: FileSource, fd: int, target: FileTarget, count: Count | None, gaps: Gaps | None) -> AssetEntry:
     writer: _Writer | None = None
     try:
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         writer = _Writer(os.open(target.name, flags, _PRIVATE_FILE, dir_fd=target.dir_fd))
-        with _reading(source.shown):
+        with reading(source.shown):
             entry, info = _copy_stable(source, fd, writer, count, gaps)
         keep_attributes(writer.fd, info, target.mode, target.shown)
         return entry
@@ -393,7 +232,7 @@ def _copy_to(source: _Source, fd: int, target: _Target, count: Count | None, gap
             os.close(writer.fd)
 
 
-def _open(source: _Source) -> int:
+def _open(source: FileSource) -> int:
     deadline = time.monotonic() + _LEASE_SECONDS
     while True:
         try:
@@ -412,7 +251,7 @@ def _open(source: _Source) -> int:
 
 
 def _copy_stable(
-    source: _Source, fd: int, copy: _Writer | None, count: Count | None, gaps: Gaps | None
+    source: FileSource, fd: int, copy: _Writer | None, count: Count | None, gaps: Gaps | None
 ) -> tuple[AssetEntry, os.stat_result]:
     """Copy until the metadata shows that no write happened during a read; return the entry and that metadata.
 
@@ -551,10 +390,8 @@ def _clone(source: int, target: int) -> bool:
 def keep_attributes(copy: int, info: os.stat_result, mode: int, shown: str) -> None:
     """Give the file or folder ``copy`` the mode, and the owner (where permitted) and times of its original.
 
-    An OSError names the path ``shown``.
-
     The copy's own owner decides whether there is anything to change: in a folder with the setgid bit, a new file has
-    the group of the folder, not that of the process.
+    the group of the folder, not that of the process. An OSError names the path ``shown``.
     """
     own = os.fstat(copy)
     _give_owner(own, info, lambda uid, gid: os.fchown(copy, uid, gid))
@@ -565,7 +402,8 @@ def keep_attributes(copy: int, info: os.stat_result, mode: int, shown: str) -> N
         os.utime(copy, ns=(info.st_atime_ns, info.st_mtime_ns))
 
 
-def _keep_owner_and_time_of_link(info: os.stat_result, name: str, folder: int) -> None:
+def keep_link_attributes(info: os.stat_result, name: str, folder: int) -> None:
+    """Give the link ``name`` in ``folder`` the owner, where permitted, and the times of its original."""
     own = os.stat(name, dir_fd=folder, follow_symlinks=False)
     _give_owner(own, info, lambda uid, gid: os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False))
     with contextlib.suppress(OSError):

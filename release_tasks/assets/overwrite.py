@@ -11,7 +11,8 @@ import stat
 from pathlib import Path
 from typing import BinaryIO
 
-from release_tasks.assets.files import dfs_order, keep_attributes, place_entry, scan_file
+from release_tasks.assets.files import keep_attributes, scan_file
+from release_tasks.assets.trees import dfs_order, place_entry
 from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import fsync_file, remove_tree
 from release_tasks.core.errors import StageFailed, with_path

@@ -12,20 +12,14 @@ from typing import Any
 
 from attrs import NOTHING, Factory, evolve, frozen
 
-from release_tasks.assets.base import AssetConfig, AssetKind, CopyCheck, Drift, Listing, Move
+from release_tasks.assets.base import AssetConfig, AssetKind, Move
 from release_tasks.assets.directory import DIRECTORY, with_entries
 from release_tasks.assets.file import FILE
-from release_tasks.assets.files import (
-    Gaps,
-    capture_file,
-    capture_tree,
-    keep_attributes,
-    scan_file,
-    scan_tree,
-    tree_size,
-)
+from release_tasks.assets.files import Gaps, capture_file, keep_attributes, scan_file
+from release_tasks.assets.findings import CopyCheck, Drift, Listing
 from release_tasks.assets.plugin_host.calls import KindCall, KindFailed, capture_copy, check_copy, restore_copy
 from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
+from release_tasks.assets.trees import capture_tree, scan_tree, tree_size
 from release_tasks.core.durable import remove_tree
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, Noted, ignore

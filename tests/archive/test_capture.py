@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
-from release_tasks.assets.files import capture_file, capture_tree, place_tree, scan_tree
+from release_tasks.assets.files import capture_file
+from release_tasks.assets.trees import capture_tree, place_tree, scan_tree
 from release_tasks.core.errors import StageFailed, UsageError
 from tests.support.project import MakeProject, Project
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from release_tasks.assets.files import Gaps, Unreadable, capture_file, capture_tree, place_file, place_tree, scan_tree
+from release_tasks.assets.files import Gaps, Unreadable, capture_file, place_file
 from release_tasks.assets.overwrite import overwrite_file, overwrite_tree
+from release_tasks.assets.trees import capture_tree, place_tree, scan_tree
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import AssetRecord

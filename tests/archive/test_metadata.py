@@ -14,7 +14,7 @@ import pytest
 
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.verify import require_intact, verify_all
-from release_tasks.assets.base import stored_path
+from release_tasks.assets.stored import stored_path
 from release_tasks.core.canonical import canonical_bytes
 from release_tasks.core.errors import StageFailed
 from tests.support.project import Project

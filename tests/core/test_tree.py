@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from release_tasks.assets.files import capture_tree, place_tree, scan_tree, tree_size
 from release_tasks.assets.overwrite import overwrite_tree
+from release_tasks.assets.trees import capture_tree, place_tree, scan_tree, tree_size
 from release_tasks.core.durable import fsync_tree, remove_tree
 from release_tasks.core.records import AssetRecord
 from release_tasks.core.tree import Missed, Tree, refuse, walk
@@ -59,7 +59,7 @@ def test_deep_tree_needs_few_descriptors(tmp_path: Path) -> None:
     make_deep(tmp_path / "live", 500)
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from release_tasks.assets.files import capture_tree, place_tree\n"
+        "from release_tasks.assets.trees import capture_tree, place_tree\n"
         "from release_tasks.core.durable import fsync_tree, remove_tree\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))\n"
         "root = Path(sys.argv[1])\n"

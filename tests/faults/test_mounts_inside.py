@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from release_tasks.assets.files import capture_tree
+from release_tasks.assets.trees import capture_tree
 from release_tasks.core.errors import StageFailed
 from tests.support.faults.marks import NEEDS_MOUNTS
 from tests.support.faults.mounts import Mounts

@@ -12,8 +12,8 @@ import pytest
 from attrs import frozen
 
 from release_tasks.assets import base, overwrite
-from release_tasks.assets.files import place_entry
 from release_tasks.assets.placing import rename_into_place
+from release_tasks.assets.trees import place_entry
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import Inode
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback

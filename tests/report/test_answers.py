@@ -9,7 +9,7 @@ import pytest
 from attrs import evolve
 
 from release_tasks.archive.verify import SnapshotVerdict
-from release_tasks.assets.base import AssetFinding
+from release_tasks.assets.findings import AssetFinding
 from release_tasks.core.audit import AuditFinding, AuditVerdict
 from release_tasks.core.records import Check, HealthReport, Manifest, PreflightReport, RollbackOutcome
 from release_tasks.report.answers import (

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import apsw
 
-from release_tasks.assets.base import Drift, RowCounts
+from release_tasks.assets.findings import Drift, RowCounts
 from release_tasks.assets.sqlite.checks import count_rows, read_schema
 from release_tasks.assets.sqlite.connection import immutable
 from release_tasks.core.canonical import excerpt

@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import apsw
 
-from release_tasks.assets.base import Busy, Damaged
+from release_tasks.assets.findings import Busy, Damaged
 from release_tasks.assets.waiting import LockWait, holders_of
 from release_tasks.core.errors import DiskFull, StageFailed, with_path
 

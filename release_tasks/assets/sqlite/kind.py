@@ -11,21 +11,9 @@ from typing import cast
 
 from attrs import NOTHING, evolve, frozen
 
-from release_tasks.assets.base import (
-    AssetConfig,
-    AssetFinding,
-    AssetKind,
-    Damaged,
-    Drift,
-    Hold,
-    Inspection,
-    Listing,
-    Move,
-    State,
-    owner_difference,
-    recorded_owner,
-)
+from release_tasks.assets.base import AssetConfig, AssetKind, Hold, Move, State
 from release_tasks.assets.files import keep_attributes
+from release_tasks.assets.findings import AssetFinding, Damaged, Drift, Inspection, Listing
 from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.assets.placing import inode_of, name_limit, suffixed
 from release_tasks.assets.sqlite.checks import check_database, count_rows, read_schema
@@ -41,6 +29,7 @@ from release_tasks.assets.sqlite.database import (
     set_journal_mode,
 )
 from release_tasks.assets.sqlite.restore import LockedDatabase, locked_database, restore_database
+from release_tasks.assets.stored import owner_difference, recorded_owner
 from release_tasks.assets.waiting import LockWait
 from release_tasks.core.durable import fsync_directory, fsync_file
 from release_tasks.core.errors import StageFailed, describe_error

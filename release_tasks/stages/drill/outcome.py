@@ -9,8 +9,10 @@ from typing import Literal
 
 from attrs import field, frozen
 
-from release_tasks.assets.base import AssetConfig, CopyCheck, is_folder
+from release_tasks.assets.base import AssetConfig
+from release_tasks.assets.findings import CopyCheck
 from release_tasks.assets.kinds import kind_of
+from release_tasks.assets.stored import is_folder
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.records import AssetRecord, HealthReport, SnapshotMetadata
 

@@ -12,8 +12,9 @@ from attrs import evolve, frozen
 
 from release_tasks.archive.capacity import Need, shortages
 from release_tasks.archive.catalogue import Catalogue
-from release_tasks.assets.files import can_share_blocks, capture_tree, tree_size
+from release_tasks.assets.files import can_share_blocks
 from release_tasks.assets.footprint import Footprint, footprint_of
+from release_tasks.assets.trees import capture_tree, tree_size
 from release_tasks.config.schema import HealthConfig, ReliabilityConfig, RestartConfig, Settings
 from release_tasks.core.durable import make_private_directory, remove_tree
 from release_tasks.core.errors import UsageError

@@ -19,8 +19,10 @@ from release_tasks.archive.capture import (
 from release_tasks.archive.parents import remove_empty
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
-from release_tasks.assets.base import Busy, Drift, Hold, stored_path
+from release_tasks.assets.base import Hold
+from release_tasks.assets.findings import Busy, Drift
 from release_tasks.assets.protection import require_replaceable
+from release_tasks.assets.stored import stored_path
 from release_tasks.assets.waiting import LockWait
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import timestamp

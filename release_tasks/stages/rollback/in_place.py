@@ -14,8 +14,10 @@ from attrs import field, frozen
 from release_tasks.archive.looking import look_folder
 from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.assets.base import AssetConfig, Drift, stored_path
+from release_tasks.assets.base import AssetConfig
+from release_tasks.assets.findings import Drift
 from release_tasks.assets.kinds import kind_of
+from release_tasks.assets.stored import stored_path
 from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed

@@ -17,9 +17,11 @@ from release_tasks.archive.looking import look_folder
 from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
-from release_tasks.assets.base import AssetConfig, Drift, owner_difference, stored_path
+from release_tasks.assets.base import AssetConfig
+from release_tasks.assets.findings import Drift
 from release_tasks.assets.kinds import kind_of
 from release_tasks.assets.protection import replace_blockers
+from release_tasks.assets.stored import owner_difference, stored_path
 from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed, UsageError

@@ -10,8 +10,9 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.archive.derive import StoredFile
-from release_tasks.assets.base import AssetConfig, is_folder
+from release_tasks.assets.base import AssetConfig
 from release_tasks.assets.placing import staged_path
+from release_tasks.assets.stored import is_folder
 from release_tasks.config.schema import Settings
 from release_tasks.core.lock import FileLock
 from release_tasks.core.records import AssetRecord, SnapshotMetadata

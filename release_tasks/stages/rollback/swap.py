@@ -11,7 +11,8 @@ from attrs import define, evolve, field
 
 from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
-from release_tasks.assets.base import AssetConfig, Busy, Hold, Move
+from release_tasks.assets.base import AssetConfig, Hold, Move
+from release_tasks.assets.findings import Busy
 from release_tasks.assets.placing import displaced_path, inode_of, staged_path
 from release_tasks.assets.waiting import LockWait
 from release_tasks.core.errors import StageFailed

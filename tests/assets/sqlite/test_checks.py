@@ -10,7 +10,7 @@ import apsw
 import pytest
 
 from release_tasks.archive.verify import verify_all
-from release_tasks.assets.base import Busy
+from release_tasks.assets.findings import Busy
 from release_tasks.assets.sqlite.checks import check_database, count_rows, read_schema
 from release_tasks.assets.sqlite.connection import DamagedDatabase, DiskError, translated_errors
 from release_tasks.assets.sqlite.database import capture_database

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from release_tasks.assets.base import RowCounts
+from release_tasks.assets.findings import RowCounts
 from release_tasks.assets.sqlite.comparison import compare_databases
 from release_tasks.core.events import Event, Noted
 from release_tasks.core.records import RollbackOutcome
