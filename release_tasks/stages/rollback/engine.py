@@ -59,15 +59,10 @@ from release_tasks.stages.rollback.in_place import (
     removed_rows,
 )
 from release_tasks.stages.rollback.journal import JOURNAL_VERSION, clear_journal, write_journal
-from release_tasks.stages.rollback.plan import (
-    WITHOUT_SAFETY,
-    RollbackPlan,
-    advise_without_safety,
-    notes_on_safety,
-    plan_changes,
-    snapshot_before,
-)
+from release_tasks.stages.rollback.outcome import find_doubts, find_problems
+from release_tasks.stages.rollback.plan import RollbackPlan, plan_changes, snapshot_before
 from release_tasks.stages.rollback.restart import Restart
+from release_tasks.stages.rollback.safety import advise_without_safety, notes_on_safety, undo_option
 from release_tasks.stages.rollback.stores import HeldStores, hold_stores
 from release_tasks.stages.rollback.swap import Swap, locked
 from release_tasks.stages.rollback.written_back import (
@@ -140,7 +135,7 @@ def rollback(
                         write_all(run, holds)
                         swap = commit(run, target, safety, steps, holds)
                         swap_in(run, swap)
-            plan = evolve(plan, diagnostics=plan.diagnostics + notes + _notes_on_safety(safety) + swap.notes)
+            plan = evolve(plan, diagnostics=plan.diagnostics + notes + notes_on_safety(safety) + swap.notes)
             restart = restart_service(run)
             health = await_health(run, target, restart)
             written_back = find_written_back(run.assets, target, safety)
@@ -194,7 +189,7 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome | None:
         health = await_health(run, target, restart)
         written_back = find_written_back_since(run.assets, target, run.pipeline)
     problems = describe_written_back(written_back, target.snapshot_id, run.hooks.stop_command)
-    problems += _problems(restart, health)
+    problems += find_problems(restart, health)
     if problems and not written_back:
         again = f"inv release.rollback --snapshot {target.snapshot_id}"
         problems.append(
@@ -213,7 +208,9 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome | None:
         health_check=health,
         stop_command=run.hooks.stop_command,
         restart_command=restart.command if restart else None,
-        diagnostics=problems + _doubts(run, restart, health) + run.notes_on(target, has_changes=False) + found.notes,
+        diagnostics=(
+            problems + find_doubts(run.hooks, restart, health) + run.notes_on(target, has_changes=False) + found.notes
+        ),
     )
     return _finish(run, outcome, target)
 
@@ -461,14 +458,14 @@ def record(
 ) -> RollbackOutcome:
     """Decide the outcome, write state and audit event, and apply retention."""
     problems = describe_written_back(written_back, target.snapshot_id, run.hooks.stop_command)
-    problems += _problems(restart, health)
+    problems += find_problems(restart, health)
     changes: Mapping[str, Drift] = {}
     if safety is not None:
         folder = run.pipeline.catalogue.path(safety.snapshot_id)
         changes = find_changes(run.pipeline, target, folder, safety.assets, plan.keys("restore"))
     if problems:
         live = "The rest of the restored state" if written_back else "The restored state"
-        problems.append(f"{live} stays live. {_undo_option(run, safety)}")
+        problems.append(f"{live} stays live. {undo_option(safety, run.pipeline.catalogue)}")
     outcome = RollbackOutcome(
         status="failed" if problems else "restored",
         snapshot_id=target.snapshot_id,
@@ -485,7 +482,7 @@ def record(
         restart_command=restart.command if restart else None,
         diagnostics=(
             problems
-            + _doubts(run, restart, health)
+            + find_doubts(run.hooks, restart, health)
             + run.notes_on(target, has_changes=plan.has_changes)
             + (describe_changes(changes, safety.snapshot_id) if safety else [])
             + plan.diagnostics
@@ -525,37 +522,3 @@ def _undo(run: RollbackAttempt, swap: Swap) -> str:
         missing = "rows that were committed between the safety snapshot and the swap are missing"
         undone += f" In {', '.join(committed)}, {missing}."
     return undone
-
-
-def _notes_on_safety(safety: SnapshotMetadata | None) -> list[str]:
-    return notes_on_safety(safety) if safety is not None else [WITHOUT_SAFETY]
-
-
-def _undo_option(run: RollbackAttempt, safety: SnapshotMetadata | None) -> str:
-    """Return the command that undoes this rollback, or the path of the remains of the damaged state."""
-    if safety is None:
-        return WITHOUT_SAFETY
-    remains = [captured for captured in safety.assets if captured.damaged]
-    if remains:
-        folder = run.pipeline.catalogue.path(safety.snapshot_id) / remains[0].relative_path
-        return f"The state before the rollback was damaged ({remains[0].key}); its remains are in {folder}."
-    return f"To undo this rollback: inv release.rollback --snapshot {safety.snapshot_id}"
-
-
-def _doubts(run: RollbackAttempt, restart: Restart | None, health: HealthReport | None) -> list[str]:
-    """Return what the operator must know about the service although no check failed."""
-    doubts = [run.hooks.problem]
-    if health is not None and health.passed:
-        doubts.append(restart.doubt() if restart is not None else "")
-        if health.status == "unknown":
-            doubts.append(f"Warning: {health.detail}. Check the service at {health.url} yourself.")
-    if run.hooks.is_stopped:
-        doubts.append("The service is stopped (release.restart.stop), and no restart command is set. Start it.")
-    return [doubt for doubt in doubts if doubt]
-
-
-def _problems(restart: Restart | None, health: HealthReport | None) -> list[str]:
-    problems = [restart.explain()] if restart is not None and restart.failed else []
-    if health is not None and not health.passed:
-        problems.append(f"Health at {health.url}: {health.detail}")
-    return problems

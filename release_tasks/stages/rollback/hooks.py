@@ -14,7 +14,9 @@ from release_tasks.core.process.output import OutputLog
 from release_tasks.core.redact import Redactor
 from release_tasks.stages.rollback.restart import Restart, start_detached
 
-__all__ = ["ServiceHooks"]
+__all__ = ["NO_RESTART", "ServiceHooks"]
+
+NO_RESTART = "The service is stopped (release.restart.stop), and no restart command is set. Start it."
 
 
 class ServiceHooks:
@@ -94,7 +96,7 @@ class ServiceHooks:
         except OSError as error:
             return f"The service is stopped and could not be started again: {error.strerror or error}. Start it."
         if restart is None:
-            return "The service is stopped (release.restart.stop), and no restart command is set. Start it."
+            return NO_RESTART
         if restart.failed:
             return f"The service was stopped and could not be started again. {restart.explain()} Start it."
         return f"The service was stopped and is started again with {restart.command!r}. Check it: inv release.diagnose"

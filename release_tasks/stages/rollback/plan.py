@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
 from attrs import evolve, field, frozen
 
 from release_tasks.archive import legacy
-from release_tasks.archive.capacity import capture_needs, restore_needs, shortages
 from release_tasks.archive.capture import capture_asset, survey_asset
 from release_tasks.archive.looking import look_folder
 from release_tasks.archive.parents import Parents
@@ -23,7 +22,6 @@ from release_tasks.assets.kinds import kind_of
 from release_tasks.assets.protection import replace_blockers
 from release_tasks.assets.stored import owner_difference, stored_path
 from release_tasks.config.schema import Settings
-from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.lock import current_holder
@@ -32,26 +30,10 @@ from release_tasks.core.units import show_duration
 from release_tasks.stages.rollback.amendment import covers_pairing, find_amended, plan_amendment
 from release_tasks.stages.rollback.in_place import describe_changes, find_changes, find_last_restore, removed_rows
 from release_tasks.stages.rollback.journal import read_journal
+from release_tasks.stages.rollback.safety import WITHOUT_SAFETY, find_shortages, list_names, notes_on_gaps
 from release_tasks.stages.stage import require_assets
 
-__all__ = [
-    "WITHOUT_SAFETY",
-    "AssetChange",
-    "RollbackPlan",
-    "advise_without_safety",
-    "notes_on_safety",
-    "notes_on_verdict",
-    "plan_changes",
-    "plan_rollback",
-    "snapshot_before",
-]
-
-_MAX_NAMES = 5
-_MAX_NAME = 100
-
-
-_SAFETY = "the safety copy"
-WITHOUT_SAFETY = "No safety snapshot is taken, so this rollback cannot be undone (--without-safety)."
+__all__ = ["AssetChange", "RollbackPlan", "notes_on_verdict", "plan_changes", "plan_rollback", "snapshot_before"]
 
 
 @frozen(kw_only=True)
@@ -116,21 +98,10 @@ def plan_rollback(
         diagnostics.append(f"Release {newer} was prepared after {release_id}, so this rollback would be refused.")
     if read_journal(pipeline) is not None:
         diagnostics.append("An interrupted rollback would be completed first (`inv release.recover`).")
-    hook, url = settings.release.restart, settings.release.health.url
-    command = hook.command
-    if hook.stop is not None:
-        limit = show_duration(hook.stop_timeout)
-        diagnostics.append(f"First it would stop the service with: {hook.stop} (for at most {limit})")
-    diagnostics.append(
-        f"Then it would restart the service with: {command}" if command else "No restart command is set."
-    )
-    diagnostics.append(f"Then it would check health at {url}." if url else "No health URL is set.")
+    diagnostics += _notes_on_service(settings)
     if legacy.is_legacy(target):
-        note = f"{target.snapshot_id} was taken by an older tool and has no digests: "
-        note += "its content would first be copied into a new snapshot." if force else "it needs --force."
-        if covers_pairing(settings):
-            note += " Pairing approvals that were revoked since would be removed."
-        return RollbackPlan(snapshot_id=target.snapshot_id, changes=[], diagnostics=[*diagnostics, note])
+        diagnostics.append(_note_on_legacy(settings, target, is_forced=force))
+        return RollbackPlan(snapshot_id=target.snapshot_id, changes=[], diagnostics=diagnostics)
     emit(StepBegan("verify", target.snapshot_id))
     require_intact(catalogue, target, emit)
     if (holder := current_holder(pipeline.root)) is not None:
@@ -179,30 +150,6 @@ def plan_rollback(
     else:
         diagnostics += describe_changes(drifts)
     return evolve(plan, diagnostics=diagnostics + plan.diagnostics, removed_rows=removed_rows(drifts))
-
-
-def find_shortages(
-    settings: Settings,
-    pipeline: Pipeline,
-    target: SnapshotMetadata,
-    restored: list[str],
-    *,
-    without_safety: bool = False,
-) -> list[str]:
-    """Return the limits that a rollback of the assets ``restored`` would exceed, one sentence each."""
-    folder, assets = pipeline.catalogue.path(target.snapshot_id), settings.release.assets
-    safety = [] if without_safety else capture_needs(pipeline.catalogue.store.folder, assets, _SAFETY)
-    restore = restore_needs(target, folder, {key: assets[key] for key in restored})
-    lines = [f"{problem} The rollback would fail and change nothing." for problem in shortages([*safety, *restore])]
-    if lines and not shortages(restore):
-        lines.append(advise_without_safety(target))
-    return lines
-
-
-def advise_without_safety(target: SnapshotMetadata) -> str:
-    """Return the sentence for a rollback that has no space for its safety snapshot."""
-    command = f"inv release.rollback --snapshot {target.snapshot_id} --without-safety"
-    return f"Free some space, or restore without a safety copy: {command}"
 
 
 def plan_changes(
@@ -260,33 +207,26 @@ def notes_on_verdict(pipeline: Pipeline, target: SnapshotMetadata) -> list[str]:
     return []
 
 
-def notes_on_safety(safety: SnapshotMetadata) -> list[str]:
-    """Return notes on the safety snapshot: what it lacks, and the assets that their plugin could not capture."""
-    notes = [
-        f"{record.key}: {safety.snapshot_id} contains a plain copy. {record.plugin_problem}"
-        for record in safety.assets
-        if record.plugin_problem is not None
-    ]
-    return notes + notes_on_gaps(safety.assets, safety.snapshot_id)
-
-
-def notes_on_gaps(records: Iterable[AssetRecord], holder: str) -> list[str]:
-    """Return notes on the entries that a capture of live state could not copy, or copied while they changed."""
+def _notes_on_service(settings: Settings) -> list[str]:
+    """Return what the rollback would do with the service, one sentence a step."""
+    hook, url = settings.release.restart, settings.release.health.url
     notes = []
-    for record in records:
-        if record.left_out:
-            count = record.left_out_count or len(record.left_out)
-            names = f"{count} entries that cannot be copied" if count > 1 else "an entry that cannot be copied"
-            notes.append(f"{record.key}: {holder} lacks {names}: {_listed(record.left_out, count)}.")
-        if record.unstable:
-            changed = _listed(record.unstable, len(record.unstable))
-            notes.append(f"{record.key}: {holder} contains files as they were while they changed: {changed}.")
+    if hook.stop is not None:
+        limit = show_duration(hook.stop_timeout)
+        notes.append(f"First it would stop the service with: {hook.stop} (for at most {limit})")
+    notes.append(
+        f"Then it would restart the service with: {hook.command}" if hook.command else "No restart command is set."
+    )
+    notes.append(f"Then it would check health at {url}." if url else "No health URL is set.")
     return notes
 
 
-def _listed(names: list[str], count: int) -> str:
-    shown = ", ".join(excerpt(name, _MAX_NAME) for name in names[:_MAX_NAMES])
-    return f"{shown}{', ...' if count > _MAX_NAMES else ''}"
+def _note_on_legacy(settings: Settings, target: SnapshotMetadata, *, is_forced: bool) -> str:
+    note = f"{target.snapshot_id} was taken by an older tool and has no digests: "
+    note += "its content would first be copied into a new snapshot." if is_forced else "it needs --force."
+    if covers_pairing(settings):
+        note += " Pairing approvals that were revoked since would be removed."
+    return note
 
 
 def _notes(record: AssetRecord, asset: AssetConfig) -> list[str]:
@@ -314,11 +254,11 @@ def _change(key: str, record: AssetRecord, live: AssetRecord, asset: AssetConfig
         detail = "damaged, replaced completely"
         return AssetChange(key=key, action="restore", detail=detail, is_live_damaged=True, has_gaps=bool(live.left_out))
     if live.left_out:
-        listed = _listed(live.left_out, live.left_out_count or len(live.left_out))
+        listed = list_names(live.left_out, live.left_out_count or len(live.left_out))
         detail = f"contains entries that cannot be captured: {listed}"
         return AssetChange(key=key, action="restore", detail=detail, has_gaps=True)
     if live.unstable:
-        detail = f"contains files that keep changing: {_listed(live.unstable, len(live.unstable))}"
+        detail = f"contains files that keep changing: {list_names(live.unstable, len(live.unstable))}"
         return AssetChange(key=key, action="restore", detail=detail, has_gaps=True)
     if live.sha256 is None:
         detail = "restored without a comparison and without a safety copy"

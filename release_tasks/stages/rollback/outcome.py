@@ -1,0 +1,29 @@
+"""What the outcome of a rollback says about the service: why it failed, and what no check could see."""
+
+from __future__ import annotations
+
+from release_tasks.core.records import HealthReport
+from release_tasks.stages.rollback.hooks import NO_RESTART, ServiceHooks
+from release_tasks.stages.rollback.restart import Restart
+
+__all__ = ["find_doubts", "find_problems"]
+
+
+def find_problems(restart: Restart | None, health: HealthReport | None) -> list[str]:
+    """Return the reasons why a rollback failed although its snapshot is live, one sentence each."""
+    problems = [restart.explain()] if restart is not None and restart.failed else []
+    if health is not None and not health.passed:
+        problems.append(f"Health at {health.url}: {health.detail}")
+    return problems
+
+
+def find_doubts(hooks: ServiceHooks, restart: Restart | None, health: HealthReport | None) -> list[str]:
+    """Return what the operator must know about the service although no check failed."""
+    doubts = [hooks.problem]
+    if health is not None and health.passed:
+        doubts.append(restart.doubt() if restart is not None else "")
+        if health.status == "unknown":
+            doubts.append(f"Warning: {health.detail}. Check the service at {health.url} yourself.")
+    if hooks.is_stopped:
+        doubts.append(NO_RESTART)
+    return [doubt for doubt in doubts if doubt]
