@@ -147,8 +147,12 @@ class Swap:
     def require_targets(self) -> None:
         """Raise StageFailed when a volume is not mounted: neither the asset nor its staged copy exists then.
 
-        Otherwise the content would be written into the empty mount point, and the volume would hide it later.
+        Otherwise the content would be written into the empty mount point, and the volume would hide it later. The
+        volume of the snapshots also has the journal, and an undo needs it, although every lock is held already.
         """
+        for snapshot in (self.target, self.safety):
+            if snapshot is not None and not self.pipeline.catalogue.path(snapshot.snapshot_id).is_dir():
+                raise StageFailed(f"{self.pipeline.root} disappeared during the rollback. Is the volume mounted?")
         for step in self.journal.steps:
             staged = staged_path(Path(step.path), self.journal.rollback_id)
             names = [Path(step.path), staged, displaced_path(staged)]
