@@ -190,12 +190,12 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome | None:
         written_back = find_written_back_since(run.assets, target, run.pipeline)
     problems = describe_written_back(written_back, target.snapshot_id, run.hooks.stop_command)
     problems += find_problems(restart, health)
+    advice = []
     if problems and not written_back:
         again = f"inv release.rollback --snapshot {target.snapshot_id}"
-        problems.append(
-            f"Snapshot {target.snapshot_id} is live already, so its data was not changed. To restart the "
-            f"service: {again} --restart-command CMD. To restore again, including the data: {again} --force"
-        )
+        exactly = "" if found.notes else f" To restore again, including the data: {again} --force"
+        live = f"Snapshot {target.snapshot_id} is live already, so its data was not changed."
+        advice = [f"{live}{exactly} To restart the service: {again} --restart-command CMD"]
     status: Literal["restored", "noop"] = "noop" if restart is None else "restored"
     state = run.pipeline.known_state()
     outcome = RollbackOutcome(
@@ -209,7 +209,11 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome | None:
         stop_command=run.hooks.stop_command,
         restart_command=restart.command if restart else None,
         diagnostics=(
-            problems + find_doubts(run.hooks, restart, health) + run.notes_on(target, has_changes=False) + found.notes
+            problems
+            + find_doubts(run.hooks, restart, health)
+            + run.notes_on(target, has_changes=False)
+            + found.notes
+            + advice
         ),
     )
     return _finish(run, outcome, target)
@@ -463,9 +467,8 @@ def record(
     if safety is not None:
         folder = run.pipeline.catalogue.path(safety.snapshot_id)
         changes = find_changes(run.pipeline, target, folder, safety.assets, plan.keys("restore"))
-    if problems:
-        live = "The rest of the restored state" if written_back else "The restored state"
-        problems.append(f"{live} stays live. {undo_option(safety, run.pipeline.catalogue)}")
+    live = "The rest of the restored state" if written_back else "The restored state"
+    advice = [f"{live} stays live. {undo_option(safety, run.pipeline.catalogue)}"] if problems else []
     outcome = RollbackOutcome(
         status="failed" if problems else "restored",
         snapshot_id=target.snapshot_id,
@@ -486,6 +489,7 @@ def record(
             + run.notes_on(target, has_changes=plan.has_changes)
             + (describe_changes(changes, safety.snapshot_id) if safety else [])
             + plan.diagnostics
+            + advice
         ),
     )
     outcome = _finish(run, outcome, target)

@@ -145,8 +145,8 @@ def describe_changes(drifts: Mapping[str, Drift], safety_id: str | None = None) 
         if drift.schema:
             lines.append(f"{key}: its schema was another than that of the snapshot: {'; '.join(drift.schema)}.")
         if counts := _listed(_added_rows(drift)):
-            kept = f" They are in {safety_id}: inv release.rollback --snapshot {safety_id}" if safety_id else ""
-            lines.append(f"{key}: the rollback {removed} {counts}, which the snapshot does not contain.{kept}")
+            stored = f" The state before it is in {safety_id}." if safety_id else ""
+            lines.append(f"{key}: the rollback {removed} {counts}, which the snapshot does not contain.{stored}")
         if counts := _listed(_missing_rows(drift)):
             lines.append(f"{key}: the rollback {restored} {counts}.")
     return lines

@@ -13,7 +13,7 @@ def find_problems(restart: Restart | None, health: HealthReport | None) -> list[
     """Return the reasons why a rollback failed although its snapshot is live, one sentence each."""
     problems = [restart.explain()] if restart is not None and restart.failed else []
     if health is not None and not health.passed:
-        problems.append(f"Health at {health.url}: {health.detail}")
+        problems.append(f"Health at {health.url}: {health.detail.replace(f'{health.url} ', '')}")
     return problems
 
 

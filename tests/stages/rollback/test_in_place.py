@@ -166,7 +166,7 @@ def test_rows_that_a_restore_over_another_schema_removed_are_counted_and_come_ba
     text = " ".join(outcome.diagnostics)
     assert outcome.removed_rows == {"database": {"Notes": 2, "sessions": 3}}
     assert "database: the rollback removed 3 rows of sessions and 2 of Notes" in text
-    assert f"They are in {outcome.safety_snapshot_id}: inv release.rollback --snapshot {safety_id(outcome)}" in text
+    assert f"which the snapshot does not contain. The state before it is in {safety_id(outcome)}." in text
     assert "database: the rollback brought back 5 rows of accounts." in text
     assert roll_back(restored, safety_id(outcome)).status == "restored"
     assert restored.content() == bad

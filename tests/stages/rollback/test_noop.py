@@ -213,6 +213,24 @@ def test_unhealthy_service_without_a_command_fails_and_names_both_options(projec
     assert project.rows()[1][-1][-1] == 4242
 
 
+def test_a_failed_answer_names_each_command_once_and_ends_with_one(project: Project, free_port: int) -> None:
+    """After a restore the last sentence undoes it; in place it restarts the service. The URL is not repeated."""
+    url = f"http://127.0.0.1:{free_port}/health"
+    project.overrides |= {"health.url": url, "health.deadline": "200ms"}
+    project.capture()
+    project.damage()
+    restored = roll_back(project)
+    insert_row(project, 4242)
+    in_place = roll_back(project)
+    assert restored.diagnostics[-1].endswith(f"inv release.rollback --snapshot {restored.safety_snapshot_id}")
+    assert in_place.diagnostics[-1].endswith("inv release.rollback --snapshot v1_snapshot --restart-command CMD")
+    for outcome in (restored, in_place):
+        text = " ".join(outcome.diagnostics)
+        assert (outcome.status, text.count(url)) == ("failed", 1), text
+        assert text.count("--force") == (outcome is in_place), text
+        assert text.count("inv release.rollback --snapshot safety_") == (outcome is restored), text
+
+
 def test_restart_command_of_the_decision_guide_keeps_the_rows(project: Project, health: Health) -> None:
     """An unhealthy noop, repeated with the snapshot and a restart command, runs the command and restores no asset."""
     project.overrides["health.url"] = health.url
