@@ -14,6 +14,7 @@ from typing import Literal
 from attrs import field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.assets.findings import Drift
 from release_tasks.config.schema import Settings
 from release_tasks.core.records import HealthReport
 from release_tasks.stages.diagnose.signals import Signals, read_signals
@@ -144,6 +145,14 @@ def _failed_gates(signals: Signals, kind: Literal["command", "health", "other"])
             yield Evidence(f"release {signals.latest.release_id}, gate {check.id}: {check.detail}", {"gate": check.id})
 
 
+def _drifts(signals: Signals, choose: Callable[[Drift], list[str]]) -> Iterator[Evidence]:
+    """Yield evidence for each asset with chosen differences from the snapshot that was restored last."""
+    if (last := signals.last_restore) is not None:
+        for key, drift in last.drifts.items():
+            if found := choose(drift):
+                yield Evidence(f"{key}: {'; '.join(found)}", {"snapshot": last.target.snapshot_id})
+
+
 @_act(
     symptom="a rollback started and did not finish, and no command is running",
     meaning="A rollback was interrupted, and the state may be mixed. Do not start the service before recovery.",
@@ -187,11 +196,7 @@ def _restored_unhealthy(signals: Signals) -> Iterator[Evidence]:
     commands=("inv release.rollback --snapshot {snapshot} --plan", "inv release.rollback --snapshot {snapshot}"),
 )
 def _schema_changed(signals: Signals) -> Iterator[Evidence]:
-    if (last := signals.last_restore) is None:
-        return
-    for key, drift in last.drifts.items():
-        if drift.schema:
-            yield Evidence(f"{key}: {'; '.join(drift.schema)}", {"snapshot": last.target.snapshot_id})
+    return _drifts(signals, lambda drift: drift.schema)
 
 
 @_act(
@@ -200,11 +205,7 @@ def _schema_changed(signals: Signals) -> Iterator[Evidence]:
     commands=("inv release.rollback --snapshot {snapshot} --plan", "inv release.rollback --snapshot {snapshot}"),
 )
 def _state_lost(signals: Signals) -> Iterator[Evidence]:
-    if (last := signals.last_restore) is None:
-        return
-    for key, drift in last.drifts.items():
-        if drift.is_lost:
-            yield Evidence(f"{key}: {'; '.join(drift.form)}", {"snapshot": last.target.snapshot_id})
+    return _drifts(signals, lambda drift: drift.form if drift.is_lost else [])
 
 
 @_act(
@@ -428,11 +429,7 @@ def _locked(signals: Signals) -> Iterator[Evidence]:
     commands=("inv release.rollback --snapshot {snapshot} --plan",),
 )
 def _files_changed(signals: Signals) -> Iterator[Evidence]:
-    if (last := signals.last_restore) is None:
-        return
-    for key, drift in last.drifts.items():
-        if drift.form and not drift.is_lost:
-            yield Evidence(f"{key}: {'; '.join(drift.form)}", {"snapshot": last.target.snapshot_id})
+    return _drifts(signals, lambda drift: [] if drift.is_lost else drift.form)
 
 
 @_note(

@@ -54,10 +54,11 @@ class ServiceHooks:
             log.close()
             reason = f"cannot be started: {getattr(error, 'strerror', None) or error}"
         if reason:
-            output = "".join(f" | {line.strip()}" for line in log.tail()[-3:])
+            if output := " | ".join(line.strip() for line in log.tail()[-3:]):
+                reason += f": {output}"
             self.problem = (
-                f"The stop command {command!r} failed: {reason}{output}. The service may still run, and a process that "
-                "holds its state in memory may write it back over the restored state. "
+                f"The stop command {command!r} failed: {reason}. The service may still run, "
+                "and a process that holds its state in memory may write it back over the restored state. "
                 f"{log.problem or f'Its output is in {path}'}."
             )
             self._emit(Noted(self.problem))

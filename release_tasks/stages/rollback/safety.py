@@ -21,7 +21,7 @@ __all__ = [
     "undo_option",
 ]
 
-WITHOUT_SAFETY = "No safety snapshot is taken, so this rollback cannot be undone (--without-safety)."
+WITHOUT_SAFETY = "Without a safety snapshot (--without-safety) this rollback cannot be undone."
 
 _SAFETY = "the safety copy"
 _MAX_NAMES = 5

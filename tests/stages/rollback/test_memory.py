@@ -184,7 +184,7 @@ def test_every_way_back_to_the_state_before_is_found(project: Project, command: 
 
 
 STOPS: dict[str, tuple[str, str]] = {
-    "fails": ("echo no pid file >&2; exit 3", "exit code 3 | no pid file"),
+    "fails": ("echo no pid file >&2; exit 3", "exit code 3: no pid file"),
     "is not found": ("no-such-command-here", "command not found"),
     "never ends": ("trap '' TERM; echo $$ > stopping; while :; do sleep 0.1; done", "no result after 300ms"),
     "is killed": ("kill -9 $$", "SIGKILL"),
