@@ -60,11 +60,12 @@ def _schema_differences(captured: Path, live: Path) -> list[str]:
     before, now = _schema(captured), _schema(live)
     differences = [f"{excerpt(name)} is missing" for name in sorted(before.keys() - now.keys())]
     differences += [f"{excerpt(name)} was added" for name in sorted(now.keys() - before.keys())]
-    for name in sorted(before.keys() & now.keys()):
-        if normalised_sql(before[name]) != normalised_sql(now[name]):
-            differences.append(_changed(name, captured, live))
-    if len(differences) > _MAX_SHOWN:
-        differences[_MAX_SHOWN:] = [f"{len(differences) - _MAX_SHOWN} more differences"]
+    changed = [name for name in sorted(before.keys() & now.keys()) if before[name] != now[name]]
+    changed = [name for name in changed if normalised_sql(before[name]) != normalised_sql(now[name])]
+    more = max(len(differences) + len(changed) - _MAX_SHOWN, 0)
+    differences = differences[:_MAX_SHOWN]
+    differences += [_changed(name, captured, live) for name in changed[: _MAX_SHOWN - len(differences)]]
+    differences += [f"{more} more differences"] if more else []
     numbers = _header_numbers(captured), _header_numbers(live)
     for name, expected in numbers[0].items():
         if (found := numbers[1][name]) != expected:

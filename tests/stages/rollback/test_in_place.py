@@ -106,6 +106,20 @@ def test_every_change_of_the_schema_is_found_and_named(project: Project, name: s
     assert difference in "; ".join(drift.schema)
 
 
+@pytest.mark.timeout(20)
+def test_many_changed_tables_are_compared_in_a_moment(project: Project) -> None:
+    """A release that adds a column to each of 2,000 tables: some are described, the others are counted."""
+    run_sql(project, "BEGIN", *(f"CREATE TABLE t{number:04}(a)" for number in range(2000)), "COMMIT")
+    before = shutil.copy(project.database, project.folder / "before.db")
+    changed = "UPDATE sqlite_schema SET sql = replace(sql, '(a)', '(a, b)')"
+    run_sql(project, "PRAGMA journal_mode = DELETE", "PRAGMA writable_schema = 1", changed)
+    drift = compare_databases(Path(before), project.database)
+    assert drift.schema == [
+        *(f"table t{number:04}: column b was added" for number in range(5)),
+        "1995 more differences",
+    ]
+
+
 @pytest.mark.parametrize("name", ["a table dropped", "a default changed in white space", "user_version"])
 def test_another_schema_is_restored_although_the_snapshot_was_restored_last(
     restored: Project, health: Health, name: str
