@@ -30,6 +30,7 @@ __all__ = [
     "describe_holders",
     "extended_code",
     "has_content",
+    "has_writer",
     "immutable",
     "is_damage",
     "require_database",
@@ -68,6 +69,8 @@ def connection(
     try:
         # Set this before the first statement reads the file: close() would checkpoint the WAL even after a failure.
         database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
+        # Skip a view or an index that only the service can parse; ``check_database`` decides whether it is damaged.
+        database.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
         if wait is not None:
             database.set_busy_handler(functools.partial(_go_on, wait, path))
         database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
@@ -92,6 +95,11 @@ def describe_holders(path: Path) -> str:
     if not found:  # a change of the page size needs a database that no other process has open
         found = holders_of(path, lambda lock: lock.start >= _LOCK_BYTES)
     return ", ".join(dict.fromkeys(found)) or "another process"
+
+
+def has_writer(path: Path) -> bool:
+    """Return whether another process has a lock to write the file of a database."""
+    return bool(holders_of(path, lambda lock: lock.is_exclusive and lock.start >= _LOCK_BYTES))
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ from release_tasks.assets.sqlite.connection import (
     DamagedDatabase,
     connection,
     has_content,
+    has_writer,
     require_database,
     translated_errors,
     value,
@@ -91,9 +92,9 @@ def examine_database(
     """Copy the committed content of a database as ``capture_database`` does, and change nothing next to ``source``.
 
     SQLite reads a private copy of the file and its journals, in a folder next to ``destination`` that is removed. Only
-    when a writer never pauses, SQLite reads the live database, as an ordinary reader of the service does: then the
-    files change anyway, and there is no hot journal. Raises the errors of ``capture_database``, and StageFailed for a
-    database that keeps changing.
+    when a writer never pauses, or has written a part of a transaction into the file, SQLite reads the live database, as
+    an ordinary reader of the service does: then the files change anyway, and there is no hot journal. Raises the errors
+    of ``capture_database``, and StageFailed for a database that keeps changing.
     """
     require_database(source)
     scratch = destination.with_name(f".{destination.name[:64]}.private")
@@ -108,9 +109,15 @@ def examine_database(
     for _ in range(_EXAMINATIONS):
         with private_copy(source, scratch, count) as private:
             if private is not None:
-                journal_mode = _fold_journals(private, source)
-                os.rename(private, destination)
-                return _completed(destination, source, journal_mode, checked, is_durable=False)
+                try:
+                    journal_mode = _fold_journals(private, source)
+                    os.rename(private, destination)
+                    return _completed(destination, source, journal_mode, checked, is_durable=False)
+                except DamagedDatabase:
+                    # With journal_mode MEMORY or OFF, the file can contain a part of an open transaction.
+                    if not has_writer(source):
+                        raise
+                    destination.unlink(missing_ok=True)
         try:
             with (
                 translated_errors(source, wait=wait),

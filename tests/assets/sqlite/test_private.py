@@ -16,8 +16,10 @@ from typing import Any
 import pytest
 
 from release_tasks.archive.capture import capture_asset
-from release_tasks.assets.sqlite.database import capture_database
+from release_tasks.assets.findings import Busy
+from release_tasks.assets.sqlite.database import capture_database, examine_database
 from release_tasks.assets.sqlite.kind import SQLITE
+from release_tasks.assets.waiting import LockWait
 from release_tasks.core.records import AssetRecord
 from tests.support.project import MakeProject, Project
 from tests.support.writer import StartWriter
@@ -242,3 +244,38 @@ def test_a_look_at_a_broken_file_changes_nothing(project: Project) -> None:
     before = picture(project.state)
     assert look(project.database, project.folder / "scratch").damaged
     assert picture(project.state) == before
+
+
+# Has a part of a transaction in the file, and its journal in memory.
+_OPEN_TRANSACTION = """
+import random, sqlite3, sys
+database = sqlite3.connect(sys.argv[1], isolation_level=None)
+database.execute("PRAGMA journal_mode = memory")
+database.execute("PRAGMA cache_size = 5")
+database.execute("CREATE TABLE t(id INTEGER PRIMARY KEY, x, y)")
+database.execute("CREATE INDEX i ON t(x)")
+for first in (0, 1):
+    database.execute("BEGIN IMMEDIATE")
+    rows = [(first + 2 * number, random.random(), "z" * 300) for number in range(2000)]
+    database.executemany("INSERT INTO t VALUES (?, ?, ?)", rows)
+    if not first:
+        database.execute("COMMIT")
+print("open", flush=True)
+sys.stdin.read()
+database.execute("COMMIT")
+"""
+
+
+def test_a_part_of_an_open_transaction_is_no_damage(tmp_path: Path) -> None:
+    """A service with its journal in memory wrote pages before its commit: the look waits, names it, and then reads."""
+    live, copy = tmp_path / "app.db", tmp_path / "copy.db"
+    command = [sys.executable, "-c", _OPEN_TRANSACTION, str(live)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as service:
+        assert service.stdout is not None and service.stdin is not None
+        assert service.stdout.readline() == "open\n"
+        with pytest.raises(Busy, match=f"locked by process {service.pid}"):
+            examine_database(live, copy, wait=LockWait(0.2))
+        assert [path.name for path in tmp_path.iterdir()] == [live.name]
+        service.stdin.close()
+        examine_database(live, copy, wait=LockWait(60))
+        assert sqlite3.connect(copy).execute("SELECT count(*) FROM t").fetchone() == (4000,)
