@@ -69,6 +69,26 @@ SCHEMAS: dict[str, tuple[list[str], list[str]]] = {
         ],
         ["e"],
     ),
+    "function with the name of an aggregate of SQLite": (
+        ["CREATE TABLE e(x)", "CREATE INDEX ei ON e(median(x))", "INSERT INTO e VALUES ('a'), ('abc')"],
+        ["index ei"],
+    ),
+    "function of SQLite with another number of arguments": (
+        ["CREATE TABLE e(x)", "CREATE INDEX ei ON e(lower(x, 'tr'))", "INSERT INTO e VALUES ('a'), ('abc')"],
+        ["index ei"],
+    ),
+    "generated column with an error": (
+        [
+            "CREATE TABLE e(x)",
+            "INSERT INTO e VALUES ('{}'), ('no JSON')",
+            "ALTER TABLE e ADD COLUMN y TEXT AS (json_extract(x, '$.y'))",
+        ],
+        ["e"],
+    ),
+    "FTS5 tokenizer with the name of another": (
+        ["CREATE VIRTUAL TABLE idx USING fts5(body, tokenize='porter')", "INSERT INTO idx VALUES ('running a b')"],
+        ["idx"],
+    ),
     "function in a trigger": (
         ["CREATE TABLE e(x)", "CREATE TRIGGER t AFTER INSERT ON e BEGIN SELECT size(new.x); END"],
         [],
@@ -110,12 +130,15 @@ class _Module:
 def open_as_service(path: Path) -> apsw.Connection:
     """Open a database as its service does, with all that its schema needs."""
     database = apsw.Connection(str(path))
-    database.execute("PRAGMA synchronous = OFF")
     database.create_scalar_function("size", _size, 1, deterministic=True)
+    database.create_scalar_function("median", _size, 1, deterministic=True)
+    database.create_scalar_function("lower", _size, 2, deterministic=True)
     for name in ("backwards", "Rück wärts"):
         database.create_collation(name, lambda a, b: (a[::-1] > b[::-1]) - (a[::-1] < b[::-1]))
-    database.register_fts5_tokenizer("words", _words)  # type: ignore[arg-type]
+    for name in ("words", "porter"):
+        database.register_fts5_tokenizer(name, _words)  # type: ignore[arg-type]
     database.create_module("theirs", _Module())  # type: ignore[arg-type]
+    database.execute("PRAGMA synchronous = OFF")
     return database
 
 

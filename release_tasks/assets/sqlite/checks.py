@@ -1,12 +1,14 @@
 """Read and check databases that no other process uses.
 
-A schema can need parts that only the service has: functions, collations, tokenizers, modules of virtual tables. What
-SQLite cannot check without them is ``unchecked``, which is not damage. With a stand-in for such a part, SQLite can
-report errors that do not exist, so an error counts only if no stand-in can be its cause.
+A schema can need parts that only the service has: functions, collations, tokenizers, modules of virtual tables, names
+of attached databases. What SQLite cannot check without them is ``unchecked``, which is not damage. With a stand-in for
+such a part, also with SQLite's own part of the same name, SQLite can report errors that do not exist, so an error
+counts only if no stand-in can be its cause.
 """
 
 from __future__ import annotations
 
+import contextlib
 import re
 from pathlib import Path
 
@@ -33,8 +35,20 @@ _MISSING_FUNCTION = re.compile(r"(?:no such|unknown) function: (?P<name>.+?)(?:\
 # The check of the pages writes one row with this start; every other row is about the content of a table.
 _ABOUT_PAGES = "*** in database "
 _ABOUT_ORDER = "row not in PRIMARY KEY order"  # depends on collations
-# A virtual table whose module could not compare its content: "unable to validate the inverted index for FTS5 table".
-_NOT_VALIDATED = "unable to validate "
+# A page that belongs to no table or index, in the check of the pages: "Page 3: never used", "Page 3 is never used".
+_UNUSED = re.compile(r"Page \d+(?: is|:) never used")
+# A full-text index that is not what SQLite's tokenizer makes of the content. The service may have another tokenizer of
+# that name; with content=, the index may be older than the content.
+_ABOUT_TOKENS = re.compile(
+    r"(?:unable to validate the|malformed) inverted index for FTS\d table main\.(?P<name>.+?)(?:: .*)?$"
+    r'|fts5: checksum mismatch for table "(?P<fts5_name>.+)"$'
+)
+# Why SQLite cannot parse the definition of an object that the service can: the service attaches the file under another
+# name, or replaced a function of SQLite by one with other properties.
+_OF_SERVICE = re.compile(
+    r"cannot reference objects in database|wrong number of arguments to function"
+    r"|misuse of (?:aggregate|window) function|non-deterministic|unsafe use of"
+)
 
 
 def check_database(path: Path, thorough: bool = False, reported_as: Path | None = None) -> list[str]:
@@ -96,12 +110,16 @@ def _checked(path: Path, check: str) -> _Result:
         database.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # a trigger is no part of any check
         # A row that violates a CHECK is no damage: the service may have a function of the same name and another result.
         database.execute("PRAGMA ignore_check_constraints = 1")
-        tables = _tables(database)
-        unchecked = {name: reason for name, sql in tables if (reason := _missing(database, name, sql))}
+        unparsed = _unparsed(database)
+        with_pages = [name for name in unparsed if name.startswith(("table ", "index "))]
+        tables = [(name, sql) for name, sql in _tables(database) if f"table {name}" not in unparsed]
+        unchecked = {f"table {name}": reason for name, sql in tables if (reason := _missing(database, name, sql))}
+        unchecked |= unparsed
         try:
             rows = _rows(database, f"{check}({_MOST_FINDINGS})")
-            findings = [row for row in rows if not row.startswith(_NOT_VALIDATED)]
-            return _Result(findings, _phrases(unchecked, [row for row in rows if row not in findings]))
+            if not with_pages:
+                return _Result(_without_tokens(rows, unchecked), _phrases(unchecked))
+            failure = unparsed[with_pages[0]]
         except apsw.SQLError as error:
             if is_damage(error):
                 raise
@@ -109,11 +127,52 @@ def _checked(path: Path, check: str) -> _Result:
         findings = []
         for name, sql in tables:
             try:
-                findings += _check_table(database, name, check)
+                findings += _without_tokens(_check_table(database, name, check), unchecked)
             except apsw.SQLError as error:
-                unchecked.setdefault(name, _reason(sql, error))
-    findings = _check_with_stand_ins(path) + [row for row in findings if not row.startswith(_ABOUT_PAGES)]
-    return _Result(findings, _phrases(unchecked, []) or [f"parts of the content ({excerpt(failure)})"])
+                unchecked.setdefault(f"table {name}", _reason(sql, error))
+    pages = _check_with_stand_ins(path, has_unparsed=bool(with_pages))
+    findings = pages + [row for row in findings if not row.startswith(_ABOUT_PAGES)]
+    return _Result(findings, _phrases(unchecked) or [f"parts of the content ({excerpt(failure)})"])
+
+
+def _unparsed(database: apsw.Connection) -> dict[str, str]:
+    """Return each object whose definition only the service can parse, with the reason.
+
+    Raises CorruptError for any other definition that SQLite cannot parse.
+    """
+    database.execute("PRAGMA writable_schema = RESET")  # parses the schema again, and now reports errors
+    try:
+        value(database, "SELECT count(*) FROM sqlite_schema")
+        return {}
+    except apsw.CorruptError as malformed:
+        found: dict[str, str] = {}
+        database.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
+        statement = (
+            "SELECT type || ' ' || name, sql FROM sqlite_schema WHERE sql LIKE 'cr%' AND name NOT GLOB 'sqlite_*'"
+        )
+        for name, sql in database.execute(statement).fetchall():
+            try:
+                # Compiled and not run: also a second statement in the text is not.
+                database.execute(str(sql), explain=1)
+            except apsw.SQLError as error:
+                if _OF_SERVICE.search(str(error)):
+                    found[str(name)] = str(error)
+                elif "already exists" not in str(error):  # SQLite's answer for each object that was parsed
+                    raise malformed from error
+        if not found:
+            raise
+        return found
+
+
+def _without_tokens(rows: list[str], unchecked: dict[str, str]) -> list[str]:
+    """Return the findings without those that depend on a tokenizer; add their tables to ``unchecked``."""
+    findings = []
+    for row in rows:
+        if match := _ABOUT_TOKENS.match(row):
+            unchecked.setdefault(f"table {match['name'] or match['fts5_name']}", row)
+        else:
+            findings.append(row)
+    return findings
 
 
 def _check_table(database: apsw.Connection, table: str, check: str) -> list[str]:
@@ -124,8 +183,12 @@ def _check_table(database: apsw.Connection, table: str, check: str) -> list[str]
         return _rows(database, f"quick_check({_quoted(table)})")
 
 
-def _check_with_stand_ins(path: Path) -> list[str]:
-    """Check all pages, and return the findings that no stand-in can have caused."""
+def _check_with_stand_ins(path: Path, *, has_unparsed: bool) -> list[str]:
+    """Check all pages, and return the findings that no stand-in can have caused.
+
+    With ``has_unparsed``, the pages of a table or an index that SQLite cannot parse seem to be unused.
+    """
+    check = f"quick_check({_MANY_FINDINGS})"
     with immutable(path) as database:
         database.drop_modules([])  # without its module, the tables of a virtual table are checked as plain tables
         database.collation_needed(_stand_in_collation)
@@ -133,7 +196,7 @@ def _check_with_stand_ins(path: Path) -> list[str]:
         functions: set[str] = set()
         while True:
             try:
-                rows = _rows(database, f"quick_check({_MANY_FINDINGS})")
+                database.execute(f"EXPLAIN PRAGMA {check}").fetchall()
                 break
             except apsw.SQLError as error:
                 missing = _MISSING_FUNCTION.search(str(error))
@@ -141,12 +204,29 @@ def _check_with_stand_ins(path: Path) -> list[str]:
                     raise
                 functions.add(missing["name"])
                 database.create_scalar_function(missing["name"], lambda *_: 1, -1, deterministic=True)
+        rows = _rows(database, check, is_partial=True)
+    if has_unparsed:
+        rows = [row for row in map(_without_unused, rows) if row]
     return [row for row in rows if row.startswith(_ABOUT_PAGES) or not (functions or row.startswith(_ABOUT_ORDER))]
 
 
-def _rows(database: apsw.Connection, check: str) -> list[str]:
-    """Return the findings of a check. Raises apsw.IOError for a finding about the disk or about memory."""
-    found = [str(row[0]) for row in database.execute(f"PRAGMA {check}")]
+def _without_unused(row: str) -> str:
+    """Return a finding about pages without the pages that belong to nothing; empty when no other page is left."""
+    if not row.startswith(_ABOUT_PAGES):
+        return row
+    first, *others = row.splitlines()
+    others = [line for line in others if not _UNUSED.fullmatch(line)]
+    return "\n".join([first, *others]) if others else ""
+
+
+def _rows(database: apsw.Connection, check: str, *, is_partial: bool = False) -> list[str]:
+    """Return the findings of a check. Raises apsw.IOError for a finding about the disk or about memory.
+
+    With ``is_partial``, those before an error in an expression of the schema: the pages are checked before all tables.
+    """
+    found: list[str] = []
+    with contextlib.suppress(*([apsw.SQLError] if is_partial else [])):
+        found += (str(row[0]) for row in database.execute(f"PRAGMA {check}"))
     for code in (int(code) for finding in found for code in _CODE.findall(finding)):
         if code & 0xFF in (apsw.SQLITE_IOERR, apsw.SQLITE_NOMEM) and code != apsw.SQLITE_IOERR_SHORT_READ:
             raise apsw.IOError("; ".join(found))
@@ -186,8 +266,8 @@ def _reason(sql: str, error: apsw.Error) -> str:
     return f"{module[1]}: {error}" if module else str(error)
 
 
-def _phrases(unchecked: dict[str, str], others: list[str]) -> list[str]:
-    return [f"table {excerpt(name)} ({excerpt(reason)})" for name, reason in unchecked.items()] + others
+def _phrases(unchecked: dict[str, str]) -> list[str]:
+    return [f"{excerpt(name)} ({excerpt(reason)})" for name, reason in unchecked.items()]
 
 
 def _quoted(name: str) -> str:

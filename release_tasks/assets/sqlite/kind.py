@@ -146,7 +146,7 @@ class SqliteKind(AssetKind):
             return []
         return [
             f"{record.key}: SQLite cannot check {', '.join(record.unchecked)}: only the service has the functions, "
-            "collations or modules that these need. They are captured and restored with all other content."
+            "collations, modules or database names that these need. They are captured and restored with all else."
         ]
 
     def inspect(self, record: AssetRecord, copy: Path) -> Inspection | None:
