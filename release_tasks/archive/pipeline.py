@@ -186,8 +186,8 @@ class Pipeline:
         """Return the ids of the snapshots that retention must not remove.
 
         They are the snapshot of the current deployment, the snapshots of the last rollback and the snapshot of the last
-        known good state. When latest.json cannot be read, the latest ready manifest is the current deployment. When the
-        rollback state or the audit log cannot be read, every snapshot is protected.
+        known good state, with the earlier one. When latest.json cannot be read, the latest ready manifest is the
+        current deployment. When the rollback state or the audit log cannot be read, every snapshot is protected.
         """
         protected: set[str] = set()
         snapshots = self.catalogue.published()[0]
@@ -198,8 +198,7 @@ class Pipeline:
             state, verdicts = self.read_state(), read_verdicts(self.audit.verify().events, snapshots)
         except (StageFailed, OSError):
             return protected | {snapshot.snapshot_id for snapshot in snapshots}
-        if verdicts.good is not None:
-            protected.add(verdicts.good.snapshot_id)
+        protected |= {each.snapshot_id for each in (verdicts.good, verdicts.earlier) if each is not None}
         if state is not None:
             names = (state.snapshot_id, state.safety_snapshot_id, state.restored_snapshot_id)
             protected |= {name for name in names if name}

@@ -2,7 +2,8 @@
 
 A verdict is positive when a watch ended healthy, or when a rollback changed the live state and health passed after it.
 The first release snapshot after a positive verdict contains the state that the verdict was about. Every later one
-contains the state that a release without a verdict left behind.
+contains the state that a release without a verdict left behind. When a rollback restores one of those, passed health
+says little about its data, so the earlier good state stays known, too.
 """
 
 from __future__ import annotations
@@ -25,9 +26,11 @@ class Verdicts:
 
     ``has_verdict`` is False when the log has no positive verdict that a release followed; the first snapshot is then
     the oldest one that exists. ``is_live_good``: the latest verdict is positive, and no release was prepared since.
+    ``earlier``: the good snapshot before the last verdict, when that verdict was about a restore of another one.
     """
 
     snapshots: list[SnapshotMetadata] = field(factory=list)
+    earlier: SnapshotMetadata | None = None
     has_verdict: bool = False
     is_live_good: bool = False
     unjudged_release: str | None = None
@@ -47,8 +50,13 @@ class Verdicts:
         if self.good is None:
             return ""
         which = "The last known good state" if self.has_verdict else "No verdict exists; the oldest state"
-        name = self.good.snapshot_id
-        return f"{which} is in {name}, taken {self.good.created_at}: inv release.rollback --plan --snapshot {name}"
+        sentence = f"{which} is in {_named(self.good)}"
+        return sentence if self.earlier is None else f"{sentence}. An earlier one is in {_named(self.earlier)}"
+
+
+def _named(snapshot: SnapshotMetadata) -> str:
+    name = snapshot.snapshot_id
+    return f"{name}, taken {snapshot.created_at}: inv release.rollback --plan --snapshot {name}"
 
 
 def read_verdicts(events: Iterable[Mapping[str, Any]], snapshots: Iterable[SnapshotMetadata]) -> Verdicts:
@@ -63,6 +71,7 @@ def read_verdicts(events: Iterable[Mapping[str, Any]], snapshots: Iterable[Snaps
     names = history.series if history.has_verdict else older + history.series
     return Verdicts(
         snapshots=[by_id[name] for name in names if name in by_id],
+        earlier=by_id.get(history.earlier),
         has_verdict=history.has_verdict,
         is_live_good=history.is_live_good,
         unjudged_release=history.unjudged_release,
@@ -79,8 +88,10 @@ class _History:
     unjudged_release: str | None = None
     # A verdict starts a new series with the next snapshot only: until then, no snapshot has the state that was judged.
     is_live_good: bool = False
+    earlier: str = ""
     _release: object = None
-    _has_restored: bool = False
+    _restored: str | None = None  # the snapshot that was restored since the last prepare
+    _was_watched: bool = False
 
     def read(self, event: Mapping[str, Any]) -> None:
         """Take one event into account."""
@@ -91,27 +102,36 @@ class _History:
             # A watch of an earlier release says nothing about the state that the latest release left behind.
             if status in ("healthy", "degraded"):
                 self.unjudged_release = None
-            self.is_live_good = self.is_live_good or status == "healthy"
+            self._was_watched = self._was_watched or status == "healthy"
+            self.is_live_good = self.is_live_good or self._was_watched
         elif kind == "rollback.recovered" and status == "restored":
-            self._restore()
-        elif kind == "rollback.finished" and status in ("restored", "noop"):
+            self._restore(event)
+        elif kind == "rollback.refused" and "rollbackId" in event:  # only the restart was not reached
+            self._restore({"snapshotId": event.get("requestedSnapshot")})
+        elif kind == "rollback.finished":
             if event.get("restoredAssets") or event.get("removedAssets"):
-                self._restore()
+                self._restore(event)
             health = event.get("health")
             is_healthy = isinstance(health, dict) and health.get("passed") is True and health.get("status") in _HEALTHY
             # A rollback that changed nothing says nothing: the bad state may be in its snapshot.
-            self.is_live_good = self.is_live_good or (is_healthy and self._has_restored)
+            is_good = status in ("restored", "noop") and is_healthy and self._restored is not None
+            self.is_live_good = self.is_live_good or is_good
 
     def _prepare(self, event: Mapping[str, Any]) -> None:
         name = str(event.get("snapshotId"))
         if self.is_live_good:
+            good = self.series[0] if self.series else ""
+            is_certain = self._was_watched or self._restored in (good, self.earlier)
+            self.earlier = "" if is_certain else self.earlier or good
             self.series, self.has_verdict = [], True
         self.series.append(name)
         self.prepared.add(name)
         self._release = event.get("releaseId")
         self.unjudged_release = str(self._release)
-        self.is_live_good = self._has_restored = False
+        self.is_live_good = self._was_watched = False
+        self._restored = None
 
-    def _restore(self) -> None:
-        self._has_restored = True
+    def _restore(self, event: Mapping[str, Any]) -> None:
+        self._restored = str(event.get("snapshotId"))
+        self._was_watched = self.is_live_good = False
         self.unjudged_release = None

@@ -297,6 +297,47 @@ def test_a_rollback_that_changes_nothing_is_no_verdict(project: Project, health:
     assert good.release_id == "r5"
 
 
+@pytest.mark.parametrize("verdict", [True, False])
+def test_a_restored_bad_state_does_not_release_the_good_one(project: Project, health: Health, verdict: bool) -> None:
+    """The latest snapshot has the bad state, and the service wrote a row since: the rollback restores it, and the
+    shallow health passes. The good state stays, and every answer names it."""
+    project.overrides |= {"health.url": health.url, "retention": 1}
+    if verdict:
+        good_release(project, "r0")
+    good, before = project.content(), snapshot_of(release(project, "r1"))
+    for number in (2, 3):
+        project.damage_rows()
+        release(project, f"r{number}")
+    for number in (4, 6):
+        project.mcp.write_text(f'{{"written": {number}}}')
+        assert f"--snapshot {before}" in " ".join(plan_rollback(project.settings).diagnostics)
+        outcome = roll_back(project)
+        assert (outcome.status, outcome.restored_assets) == ("restored", ["mcp"])
+        note = next(note for note in outcome.diagnostics if "may be bad" in note)
+        assert f"inv release.rollback --plan --snapshot {before}" in note
+        release(project, f"r{number}")
+        release(project, f"r{number + 1}")
+    assert roll_back(project, before).status == "restored"
+    assert project.content() == good
+    release(project, "r8")
+    assert project.pipeline.verdicts().earlier is None
+
+
+def test_a_restore_counts_once_health_passes(project: Project, health: Health) -> None:
+    """Health fails after the restore, an operator starts the service, and the rollback is repeated: a verdict."""
+    project.overrides |= {"health.url": health.url, "health.deadline": "100ms"}
+    before = snapshot_of(release(project, "r0"))
+    project.damage()
+    health.body = b'{"status": "down"}'
+    assert roll_back(project, before).status == "failed"
+    health.body = b'{"status": "ok"}'
+    assert roll_back(project, before).status == "noop"
+    after = release(project, "r1")
+    good = project.pipeline.verdicts().good
+    assert good is not None
+    assert good.snapshot_id == snapshot_of(after)
+
+
 def test_the_verdict_on_an_earlier_release_does_not_count(project: Project) -> None:
     """A watch of r1 that ends after r2 was prepared says nothing about the state after r2."""
     before = snapshot_of(release(project, "r1", retention=1))

@@ -142,7 +142,7 @@ class RollbackAttempt:
     def notes_on(self, target: SnapshotMetadata, *, has_changes: bool) -> list[str]:
         """Return notes on the choice of ``target``: an equal one was typed, or an earlier state is known to be good."""
         notes = self.pipeline.catalogue.note_on(self.request.snapshot_id, target)
-        return notes if has_changes else notes + notes_on_verdict(self.pipeline, target)
+        return notes + notes_on_verdict(self.pipeline, target, has_changes=has_changes)
 
     @property
     def recorder(self) -> Recorder:

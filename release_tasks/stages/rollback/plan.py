@@ -135,8 +135,7 @@ def plan_rollback(
         for key, record in live.items()
         if record.plugin_problem is not None
     ]
-    if not plan.has_changes:
-        diagnostics += notes_on_verdict(pipeline, target)
+    diagnostics += notes_on_verdict(pipeline, target, has_changes=plan.has_changes)
     parents = Parents(settings.project, settings.release.assets).differences(target)
     diagnostics += [f"{folder}: {found}; a rollback restores it." for folder, found in parents.items()]
     in_place = find_amended(pipeline, amendment)
@@ -195,15 +194,14 @@ def snapshot_before(pipeline: Pipeline, release_id: str | None) -> str | None:
     return manifest.snapshot.snapshot_id
 
 
-def notes_on_verdict(pipeline: Pipeline, target: SnapshotMetadata) -> list[str]:
-    """Return a note for a rollback that changes nothing, when ``target`` may be bad and an earlier state is known."""
+def notes_on_verdict(pipeline: Pipeline, target: SnapshotMetadata, *, has_changes: bool) -> list[str]:
+    """Return a note for a rollback when ``target`` may be bad and an earlier state is known."""
     with contextlib.suppress(OSError):
         verdicts = pipeline.verdicts()
         if verdicts.is_unjudged(target.snapshot_id):
-            equal = (
-                f"{target.snapshot_id} equals the live state, and it was taken after a release that was never judged"
-            )
-            return [f"{equal}, so it may be bad. {verdicts.sentence}"]
+            equal = "" if has_changes else " equals the live state, and it"
+            taken = f"{target.snapshot_id}{equal} was taken after a release that was never judged"
+            return [f"{taken}, so it may be bad. {verdicts.sentence}"]
     return []
 
 
