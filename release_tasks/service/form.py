@@ -60,16 +60,20 @@ def _body(response: HttpResponse) -> tuple[str, list[str], list[str]]:
         return _JSON[dict], list(value), words
     if isinstance(value, bool):
         return f"JSON {str(value).lower()}", [], []
-    return _JSON.get(type(value), "a JSON number"), [], [value] if isinstance(value, str) and _is_word(value) else []
+    is_status = value in (0, 1) if isinstance(value, int | float) else isinstance(value, str) and _is_word(value)
+    return _JSON.get(type(value), "a JSON number"), [], [str(value)] if is_status else []
 
 
 def _words(fields: dict[str, Any], prefix: str) -> list[str]:
-    words = [f"{prefix}{key}: {str(value).lower()}" for key, value in fields.items() if isinstance(value, bool)]
-    return words + [
-        f"{prefix}{key}: {value}"
+    return [
+        f"{prefix}{key}: {str(value).lower() if isinstance(value, bool) else value}"
         for key, value in fields.items()
-        if key.lower() in _STATUS_KEYS and isinstance(value, str) and _is_word(value)
+        if isinstance(value, bool) or (key.lower() in _STATUS_KEYS and _is_status(value))
     ]
+
+
+def _is_status(value: Any) -> bool:
+    return isinstance(value, str | int | float) and _is_word(str(value))
 
 
 def _is_word(text: str) -> bool:

@@ -37,6 +37,9 @@ DIFFERENT: dict[str, tuple[Any, Any]] = {
     "text": (b"fine", b"broken"),
     "bare": (b"true", b"false"),
     "keys": ({"uptime": 1}, {"error": "x"}),
+    "status number": ({"status": 200}, {"status": 500}),
+    "inner status number": ({"data": {"state": 1}}, {"data": {"state": 0}}),
+    "one, zero": (b"1", b"0"),
 }
 
 
