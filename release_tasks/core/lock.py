@@ -36,6 +36,8 @@ class FileLock:
     the lock would lock a file without a name.
     """
 
+    _operation = fcntl.LOCK_EX
+
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor: int | None = None
@@ -83,7 +85,7 @@ class FileLock:
         is_locked = False
         try:
             with with_path(self.path), contextlib.suppress(BlockingIOError, FileNotFoundError):
-                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(descriptor, self._operation | fcntl.LOCK_NB)
                 # Another file may have the name now, and a process that locks that file does not see this lock.
                 is_locked = os.path.samestat(os.fstat(descriptor), os.lstat(self.path))
         finally:
@@ -106,7 +108,12 @@ class FolderLock(FileLock):
 
 
 class ExistingFileLock(FileLock):
-    """A lock by ``flock`` on a file that exists, also on a read-only disk. A missing file is not created."""
+    """A shared lock by ``flock`` on a file that exists, also on a read-only disk. A missing file is not created.
+
+    It is shared, because two readers exclude no one, and NFS gives no other lock for a read-only descriptor.
+    """
+
+    _operation = fcntl.LOCK_SH
 
     def _open(self) -> int:
         return os.open(self.path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)

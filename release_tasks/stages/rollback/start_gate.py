@@ -29,23 +29,25 @@ class StartGate:
         self._lock = lock
         self._rollback_id = rollback_id
         self._is_closed = False
+        self._is_held = False
 
     def close(self) -> None:
         """Close the gate: from now on a service waits. Raises OSError."""
         if not self._is_closed:
-            # Another process that has the lock keeps the gate closed as well, so the rollback does not depend on it.
-            self._file.acquire(_GRACE)
             self._is_closed = True
             self.enter("before swap")
 
     def enter(self, stage: Literal["before swap", "swap", "after swap"]) -> None:
         """Record the stage of the rollback, for `release.status`."""
+        if self._is_closed and not self._is_held:
+            # Another process that has the lock keeps the gate closed as well, so the rollback does not depend on it.
+            self._is_held = self._file.acquire(_GRACE)
         self._lock.record(stage=stage, rollback_id=self._rollback_id)
 
     def open(self) -> None:
         """Open the gate: this rollback does not change the live state any more, and the service may start."""
         if self._is_closed:
-            self._is_closed = False
+            self._is_closed = self._is_held = False
             self._file.release()
             self.enter("after swap")
 

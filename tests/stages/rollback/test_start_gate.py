@@ -21,12 +21,12 @@ from release_tasks.assets.sqlite import kind as sqlite
 from release_tasks.assets.sqlite import restore
 from release_tasks.core.errors import ExitCode, LockHeld
 from release_tasks.core.events import BytesMoved, Event, HealthAnswered, StepBegan
-from release_tasks.core.lock import current_holder
+from release_tasks.core.lock import ExistingFileLock, FileLock, current_holder
 from release_tasks.core.records import RollbackJournal
 from release_tasks.report.status import overview
 from release_tasks.stages.rollback import journal, swap
 from release_tasks.stages.rollback.recovery import recover
-from tests.support.crash import crash_after_journal_writes
+from tests.support.crash import call_at, crash_after_journal_writes
 from tests.support.faults.listeners import on_steps
 from tests.support.files import file_tree
 from tests.support.health import Health
@@ -183,6 +183,42 @@ def test_gate_passes_after_a_rollback_that_failed_before_its_swap(damaged: Proje
     assert set(answers.values()) == {"held"}
     assert gate(damaged) == "clean"
     assert damaged.content() == before
+
+
+def test_gate_is_closed_for_the_swap_although_another_process_held_it_at_first(
+    damaged: Project, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process that was suspended while it passed the gate goes on later, and leaves the gate closed."""
+    passing, answers = FileLock(damaged.pipeline.root / "start-gate"), dict[str, str]()
+    assert passing.acquire()
+
+    def ask(step: str) -> None:
+        if step == "stage":
+            passing.release()
+        answers[step.split()[0]] = gate(damaged)
+
+    monkeypatch.setattr(swap, "write_journal", call_at(1, journal.write_journal, lambda: ask("exchange")))
+    assert roll_back(damaged, emit=on_steps(ask)).status == "restored"
+    assert answers["verify"] == answers["exchange"] == "held"
+
+
+def test_services_pass_the_gate_together(damaged: Project) -> None:
+    """A process that passes the gate does not hold another one, which would say that a rollback runs."""
+    assert roll_back(damaged).status == "restored"
+    with ExistingFileLock(damaged.pipeline.root / "start-gate").held() as is_held:
+        assert is_held
+        assert gate(damaged) == "clean"
+
+
+def test_gate_holds_while_a_rollback_that_restarts_stops_the_service(damaged: Project, health: Health) -> None:
+    """The state is in place and health fails. What the service saves at its end may need another restore."""
+    assert roll_back(damaged).status == "restored"
+    health.status = 500
+    damaged.overrides |= {"restart.stop": "true", "restart.command": "true", "health.deadline": "200ms"}
+    answers: dict[str, str] = {}
+    ask = on_steps(lambda step: answers.update({step.split()[0]: gate(damaged)}))
+    roll_back(damaged, health_url=health.url, emit=ask)
+    assert (answers["stop"], answers["restart"]) == ("held", "clean")
 
 
 @contextlib.contextmanager
