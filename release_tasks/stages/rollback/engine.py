@@ -182,8 +182,8 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome | None:
     run.gate.open()  # nothing live will be changed
     health = await_health(run, target, None, is_first=True)
     if health is not None and not health.passed and run.settings.release.restart.command is not None:
+        run.gate.close()  # the service must not start before it is known whether its files must be replaced
         if stop_service(run) and not in_place(run, target):
-            run.gate.close()
             return None
         restart = restart_service(run)
         health = await_health(run, target, restart)
@@ -210,7 +210,7 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome | None:
         restart_command=restart.command if restart else None,
         diagnostics=(
             problems
-            + find_doubts(run.hooks, restart, health)
+            + find_doubts(run.hooks, target, restart, health)
             + run.notes_on(target, has_changes=False)
             + found.notes
             + advice
@@ -485,7 +485,7 @@ def record(
         restart_command=restart.command if restart else None,
         diagnostics=(
             problems
-            + find_doubts(run.hooks, restart, health)
+            + find_doubts(run.hooks, target, restart, health)
             + run.notes_on(target, has_changes=plan.has_changes)
             + (describe_changes(changes, safety.snapshot_id) if safety else [])
             + plan.diagnostics

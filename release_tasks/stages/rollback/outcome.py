@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from release_tasks.core.records import HealthReport
+from release_tasks.core.records import HealthReport, SnapshotMetadata
 from release_tasks.stages.rollback.hooks import NO_RESTART, ServiceHooks
 from release_tasks.stages.rollback.restart import Restart
 
@@ -17,9 +17,17 @@ def find_problems(restart: Restart | None, health: HealthReport | None) -> list[
     return problems
 
 
-def find_doubts(hooks: ServiceHooks, restart: Restart | None, health: HealthReport | None) -> list[str]:
+def find_doubts(
+    hooks: ServiceHooks, target: SnapshotMetadata, restart: Restart | None, health: HealthReport | None
+) -> list[str]:
     """Return what the operator must know about the service although no check failed."""
     doubts = [hooks.problem]
+    if health is None and restart is not None and (unfinished := restart.unfinished()):
+        doubts.append(
+            f"{unfinished} No health URL is set, so the service was not checked. If that command ends a process that "
+            "saves its state, compare the state afterwards: "
+            f"inv release.rollback --plan --snapshot {target.snapshot_id}"
+        )
     if health is not None and health.passed:
         doubts.append(restart.doubt() if restart is not None else "")
         if health.status == "unknown":

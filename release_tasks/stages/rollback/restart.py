@@ -71,6 +71,12 @@ class Restart:
         """Return the seconds until an answer can count, when that is known."""
         return max(self._counts_from - awake.now(), 0.0) if self._counts_from != math.inf else 0.0
 
+    def unfinished(self) -> str:
+        """Return a message when the command still runs, else an empty text."""
+        if self.observe() is not None:
+            return ""
+        return f"The restart command still runs (pid {self._process.pid}). Its output is in {self.log}."
+
     def doubt(self) -> str:
         """Return a message when the answers may not be of the process that the command started, else an empty text."""
         old = self._old_listeners()

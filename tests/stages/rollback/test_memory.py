@@ -102,6 +102,30 @@ def store(project: Project, free_port: int) -> Iterator[Store]:
             os.kill(int(pid_file.read_text()), signal.SIGKILL)
 
 
+def test_without_health_a_command_that_still_runs_is_said(project: Project) -> None:
+    """The process that it ends may save its state later: nothing waits for that end, and the answer says so."""
+    project.capture()
+    project.mcp.write_text(BAD)
+    saved = project.folder / "saved"
+    save = f"printf %s {shlex.quote(BAD)} > {shlex.quote(str(project.mcp))}; touch {shlex.quote(str(saved))}"
+    project.overrides["restart.settle"] = "50ms"
+    outcome = roll_back(project, restart_command=f"read line < {fifo(project)}; {save}")
+    assert outcome.status == "restored"
+    (note,) = [note for note in outcome.diagnostics if "still runs (pid " in note]
+    assert note.endswith(f"inv release.rollback --plan --snapshot {outcome.snapshot_id}")
+    fifo(project).write_text("\n")
+    await_true(saved.exists, seconds=30)
+    assert plan_rollback(project.settings, outcome.snapshot_id).keys("restore") == ["mcp"]
+
+
+def fifo(project: Project) -> Path:
+    """Return a pipe on which a restart command waits for the test."""
+    path = project.folder / "fifo"
+    if not path.exists():
+        os.mkfifo(path)
+    return path
+
+
 def test_state_that_a_process_wrote_back_is_found(project: Project, store: Store) -> None:
     """The restart ends the old process after the restore, and it saves: the answer names the asset and the key."""
     outcome = roll_back(project, restart_command=f"{store.stop}; {store.start}")
