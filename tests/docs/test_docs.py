@@ -11,6 +11,7 @@ import pytest
 from release_tasks import ns
 from release_tasks.config.reference import configuration_page
 from release_tasks.tasks.project import KINDS
+from tests.faults.test_mutants import TESTED, UNTESTED
 from tests.support.documented.pages import all_pages
 
 REPOSITORY = Path(__file__).parents[2]
@@ -58,6 +59,13 @@ def test_each_promise_has_a_number_of_its_own_and_existing_tests() -> None:
         assert {Path(test).name for test in tests if test.endswith(".py")} <= names, number
         assert all((REPOSITORY / test).is_dir() for test in tests if test.endswith("/")), number
         assert set(targets) <= headings, number
+
+
+def test_the_guarantees_page_has_the_numbers_of_the_mutants() -> None:
+    """It says how many flushes a fault test finds missing, and how many none can."""
+    text = (REPOSITORY / "docs" / "guarantees.md").read_text()
+    assert f"| one of {len(TESTED)} flushes |" in text
+    assert f"the absence of the other {len(UNTESTED)} flushes" in text
 
 
 def test_the_architecture_page_draws_the_layers_of_the_import_contract() -> None:
