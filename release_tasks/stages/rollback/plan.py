@@ -130,11 +130,6 @@ def plan_rollback(
         for reason in replace_blockers(assets[change.key].path, must_exchange=change.has_gaps)
     ]
     diagnostics += find_shortages(settings, pipeline, target, plan.keys("restore"), without_safety=without_safety)
-    diagnostics += [
-        f"{key}: the safety snapshot would contain a plain copy. {record.plugin_problem}"
-        for key, record in live.items()
-        if record.plugin_problem is not None
-    ]
     diagnostics += notes_on_verdict(pipeline, target, has_changes=plan.has_changes)
     parents = Parents(settings.project, settings.release.assets).differences(target)
     diagnostics += [f"{folder}: {found}; a rollback restores it." for folder, found in parents.items()]

@@ -56,18 +56,15 @@ def notes_on_safety(safety: SnapshotMetadata | None) -> list[str]:
     """Return notes on the safety snapshot: that there is none, what it lacks, what a plugin could not capture."""
     if safety is None:
         return [WITHOUT_SAFETY]
-    notes = [
-        f"{record.key}: {safety.snapshot_id} contains a plain copy. {record.plugin_problem}"
-        for record in safety.assets
-        if record.plugin_problem is not None
-    ]
-    return notes + notes_on_gaps(safety.assets, safety.snapshot_id)
+    return notes_on_gaps(safety.assets, safety.snapshot_id)
 
 
 def notes_on_gaps(records: Iterable[AssetRecord], holder: str) -> list[str]:
-    """Return notes on the entries that a capture of live state could not copy, or copied while they changed."""
+    """Return notes on what a capture could not copy, copied while it changed, or took without a plugin."""
     notes = []
     for record in records:
+        if record.plugin_problem is not None:
+            notes.append(f"{record.key}: {holder} contains a plain copy. {record.plugin_problem}")
         if record.left_out:
             count = record.left_out_count or len(record.left_out)
             names = f"{count} entries that cannot be copied" if count > 1 else "an entry that cannot be copied"

@@ -290,7 +290,7 @@ def test_plan_reports_that_the_safety_copy_would_be_plain(plugin_project: Projec
     expected = break_plugin(install_kind, plugin_project, "missing")
     messages = plan_rollback(plugin_project.settings).diagnostics
     assert any(
-        message.startswith("mcp: the safety snapshot would contain a plain copy.") and expected in message
+        message.startswith("mcp: the safety snapshot contains a plain copy.") and expected in message
         for message in messages
     )
     assert plugin_project.leftovers() == []
