@@ -82,7 +82,7 @@ class DirectoryKind(AssetKind):
             "added": sorted(now.keys() - before.keys()),
         }
         lists = [
-            f"{word}: {', '.join(paths[:_MAX_NAMES])}{' ...' if len(paths) > _MAX_NAMES else ''}"
+            f"{word}: {', '.join(map(excerpt, paths[:_MAX_NAMES]))}{' ...' if len(paths) > _MAX_NAMES else ''}"
             for word, paths in parts.items()
             if paths
         ]

@@ -7,36 +7,43 @@ import shlex
 import stat
 from pathlib import Path
 
+from release_tasks.assets.footprint import footprint_of
+from release_tasks.assets.mounts import is_mount_point, mounts_below
 from release_tasks.assets.placing import staged_path, suffixed
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.flags import protecting_flag
+from release_tasks.core.records import AssetRecord
+from release_tasks.core.tree import walk
+from release_tasks.core.units import show_size
 
-__all__ = ["is_mount_point", "replace_blockers", "require_replaceable", "restore_blockers"]
+__all__ = ["replace_blockers", "require_replaceable", "restore_blockers"]
 
 _PATH_MAX = 4096  # bytes with the final zero (linux/limits.h)
 _ROLLBACK_ID = "20260101000000-000000"
 _WORDS = {"i": "immutable", "a": "append-only"}
 
 
-def require_replaceable(path: Path, *, must_exchange: bool) -> None:
+def require_replaceable(path: Path, record: AssetRecord, stored: Path, *, must_exchange: bool) -> None:
     """Raise StageFailed when the asset at ``path`` cannot be replaced; see ``replace_blockers``."""
-    for reason in replace_blockers(path, must_exchange=must_exchange):
+    for reason in replace_blockers(path, record, stored, must_exchange=must_exchange):
         raise StageFailed(f"Nothing live was changed: {reason}")
 
 
-def replace_blockers(path: Path, *, must_exchange: bool) -> list[str]:
-    """Return the reasons why the asset at ``path`` cannot be replaced now, one sentence each.
+def replace_blockers(path: Path, record: AssetRecord, stored: Path, *, must_exchange: bool) -> list[str]:
+    """Return the reasons why the asset at ``path`` cannot be replaced by ``stored`` now, one sentence each.
 
     ``must_exchange``: its name must be exchanged with that of its new state, so it must be no mount point either.
     """
-    places = (path, path.parent)
-    reasons = [_sentence(place, flag) for place in places if (flag := protecting_flag(place)) is not None]
-    if must_exchange and is_mount_point(path):
-        reasons.append(
+    reasons = _flag_blockers(path)
+    if not is_mount_point(path):
+        return reasons + _mount_blockers(path)
+    if must_exchange:
+        return [
+            *reasons,
             f"{path} is a mount point, so a rollback can only overwrite its content, and no safety copy has all of it. "
-            f"Stop the service and remove what cannot be copied, or type: umount {shlex.quote(str(path))}"
-        )
-    return reasons + _mount_blockers(path)
+            f"Stop the service and remove what cannot be copied, or type: umount {shlex.quote(str(path))}",
+        ]
+    return reasons + _overwrite_blockers(path, record, stored)
 
 
 def restore_blockers(path: Path) -> list[str]:
@@ -50,18 +57,64 @@ def restore_blockers(path: Path) -> list[str]:
         for place in (path, path.parent)
         if (flag := protecting_flag(place)) is not None and not _cannot_change(path, place, flag)
     ]
-    return reasons + _mount_blockers(path)
+    return reasons + (_inner_flag_blockers(path) if is_mount_point(path) else _mount_blockers(path))
 
 
 def _mount_blockers(path: Path) -> list[str]:
     """Refuse mounts inside a folder that is exchanged: they would go with the old folder, whose content is removed."""
-    below = _mounts_below(path)
-    if not below or is_mount_point(path):  # the content of a mount point is overwritten, not exchanged
+    return [
+        f"{below} is mounted inside {path}, so a rollback would remove what is mounted there. {_unmount(below)}"
+        for below in mounts_below(path)[:1]
+    ]
+
+
+def _overwrite_blockers(path: Path, record: AssetRecord, stored: Path) -> list[str]:
+    """Return why the content of the mount point ``path`` cannot be overwritten: the swap would fail in its middle."""
+    was_folder = record.kind == "directory"
+    if (path.is_dir() != was_folder) if record.exists else not path.is_dir():
+        was = f"a {'folder' if was_folder else 'file'}" if record.exists else "absent"
+        return [f"{path} is a mount point, and was {was} at the time of the snapshot. {_unmount(path)}"]
+    folders = {entry.path for entry in record.entries or [] if entry.kind == "directory"} if record.exists else set()
+    inner = {mount: os.path.relpath(mount, os.path.realpath(path)) for mount in mounts_below(path)}
+    for mount, relative in inner.items():
+        if relative not in folders or not os.path.isdir(mount):
+            return [f"{mount} is mounted inside {path}, and the snapshot has no such folder. {_unmount(mount)}"]
+    for mount in (str(path), *inner):
+        if os.statvfs(mount).f_flag & os.ST_RDONLY:
+            return [f"{mount} is mounted read-only, so a rollback cannot overwrite it. {_unmount(mount)}"]
+    return _inner_flag_blockers(path) or ([] if inner or not record.exists else _space_blockers(path, stored))
+
+
+def _inner_flag_blockers(path: Path) -> list[str]:
+    """Name the first entry in the mount point ``path`` that has a flag: an exchange of names would not touch it."""
+    if path.is_dir():
+        for entry in walk(path, lambda path, error: None):
+            if entry.path and not entry.is_end:
+                flag = protecting_flag(Path(entry.name), entry.folder)
+                if flag is not None:
+                    return [_sentence(path / entry.path, flag)]
+    return []
+
+
+def _space_blockers(path: Path, stored: Path) -> list[str]:
+    """Compare what the disk mounted at ``path`` has, with all of the asset's content removed, with what is needed."""
+    info, live, needed = os.statvfs(path), footprint_of(path), footprint_of(stored)
+    is_full = info.f_blocks and needed.size > live.size + info.f_bfree * info.f_frsize
+    if not is_full and not (info.f_files and needed.names > live.names + info.f_ffree):
         return []
     return [
-        f"{below[0]} is mounted inside {path}, so a rollback would remove what is mounted there. "
-        f"Type: umount {shlex.quote(below[0])}"
+        f"The disk mounted at {path} is too small for the restored state: {show_size(needed.size)} and {needed.names} "
+        f"inodes needed. {_unmount(path)}"
     ]
+
+
+def _flag_blockers(path: Path) -> list[str]:
+    places = (path, path.parent)
+    return [_sentence(place, flag) for place in places if (flag := protecting_flag(place)) is not None]
+
+
+def _unmount(place: Path | str) -> str:
+    return f"Type: umount {shlex.quote(str(place))}"
 
 
 def _cannot_change(path: Path, place: Path, flag: str) -> bool:
@@ -71,40 +124,3 @@ def _cannot_change(path: Path, place: Path, flag: str) -> bool:
 
 def _sentence(place: Path, flag: str) -> str:
     return f"{place} is {_WORDS[flag]}, so a rollback cannot replace it. Type: chattr -{flag} {shlex.quote(str(place))}"
-
-
-def is_mount_point(path: Path) -> bool:
-    """Return whether something is mounted at ``path``; its name can then not be exchanged with another one."""
-    try:
-        return _escaped(path) in _mount_points()
-    except OSError:
-        return os.path.ismount(path)
-
-
-def _mounts_below(path: Path) -> list[str]:
-    inside = _escaped(path) + b"/"
-    try:
-        return [os.fsdecode(_unescaped(point)) for point in _mount_points() if point.startswith(inside)]
-    except OSError:  # a system without /proc
-        return []
-
-
-def _mount_points() -> list[bytes]:
-    """Return the mount points with octal escapes for space, tab, newline and backslash: the fifth field of proc(5)."""
-    return [line.split(b" ")[4] for line in Path("/proc/self/mountinfo").read_bytes().splitlines()]
-
-
-_ESCAPES = {b"\\": rb"\134", b" ": rb"\040", b"\t": rb"\011", b"\n": rb"\012"}  # the backslash first
-
-
-def _escaped(path: Path) -> bytes:
-    real = os.fsencode(os.path.realpath(path.parent) + "/" + path.name)
-    for plain, escape in _ESCAPES.items():
-        real = real.replace(plain, escape)
-    return real
-
-
-def _unescaped(point: bytes) -> bytes:
-    for plain, escape in reversed(_ESCAPES.items()):
-        point = point.replace(escape, plain)
-    return point

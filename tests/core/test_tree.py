@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,14 @@ from release_tasks.core.tree import Missed, Tree, refuse, walk
 
 DEPTH = 3000
 NAME = "folder-name"  # with 3,000 of them a path has 36,000 bytes; PATH_MAX is 4096
+
+
+@pytest.fixture(autouse=True)
+def remove_trees(tmp_path: Path) -> Iterator[None]:
+    """Remove the trees of a test that failed: pytest cannot."""
+    yield
+    for path in tmp_path.iterdir():
+        remove_tree(path)
 
 
 def make_deep(root: Path, depth: int = DEPTH, name: str = NAME) -> None:

@@ -336,6 +336,59 @@ def bind_mount_with_socket(scene: Scene) -> None:
     make_socket(scene.identity / "socket")
 
 
+def mounted(name: Literal["identity", "mcp", "database"]) -> Act:
+    """Return an act that mounts a volume with data in it at the name of an asset."""
+
+    def act(scene: Scene) -> None:
+        path: Path = getattr(scene.project, name)
+        scene.project.damage()
+        remove_tree(path)
+        scene.mounts.tmpfs(path, "1m")
+        (path / "data").write_text("precious")
+
+    return act
+
+
+def read_only_at(name: Literal["identity", "mcp"]) -> Act:
+    def act(scene: Scene) -> None:
+        scene.project.damage()
+        scene.mcp.write_text("bad")
+        scene.mounts.read_only(getattr(scene.project, name))
+
+    return act
+
+
+def flagged_in_mount(flag: str) -> Act:
+    def act(scene: Scene) -> None:
+        bind_mount(scene)
+        scene.mcp.write_text("bad")
+        path = str(scene.identity / "keys" / "private.pem")
+        scene.mounts.run(["chattr", f"+{flag}", path], ["chattr", f"-{flag}", path])
+
+    return act
+
+
+def mount_in_mount(scene: Scene) -> None:
+    bind_mount(scene)
+    scene.mcp.write_text("bad")
+    scene.mounts.tmpfs(scene.identity / "inner", "1m")
+
+
+def mount_in_mount_at_known_folder(scene: Scene) -> None:
+    bind_mount(scene)
+    scene.mounts.tmpfs(scene.identity / "keys", "1m")
+
+
+def small_mount(option: str) -> Act:
+    def act(scene: Scene) -> None:
+        scene.mcp.write_text("bad")
+        command = ["mount", "-t", "tmpfs", "-o", option, "none", str(scene.identity)]
+        scene.mounts.run(command, ["umount", "-l", str(scene.identity)])
+        (scene.identity / "bad").write_text("bad")
+
+    return act
+
+
 def read_only_mount(scene: Scene) -> None:
     state = str(scene.state)
     scene.project.damage()
@@ -442,6 +495,17 @@ ROOT_ACTS: dict[str, tuple[Act, Literal["restored", "failed"]]] = {
     "folder owned by another user": (lambda scene: os.chown(scene.identity, 12345, 54321), "restored"),
     "mount over the folder": (bind_mount, "restored"),
     "mount with a socket over the folder": (bind_mount_with_socket, "failed"),
+    "mount in a mounted folder": (mount_in_mount, "failed"),
+    "mount at a known folder in a mounted folder": (mount_in_mount_at_known_folder, "restored"),
+    "immutable file in a mounted folder": (flagged_in_mount("i"), "failed"),
+    "append-only file in a mounted folder": (flagged_in_mount("a"), "failed"),
+    "read-only mount over the folder": (read_only_at("identity"), "failed"),
+    "read-only mount over the file": (read_only_at("mcp"), "failed"),
+    "mount with little space over the folder": (small_mount("size=4k"), "failed"),
+    "mount with few inodes over the folder": (small_mount("nr_inodes=3"), "failed"),
+    "volume over the folder": (mounted("identity"), "restored"),
+    "volume at the name of the file": (mounted("mcp"), "failed"),
+    "volume at the name of the database": (mounted("database"), "failed"),
     "volume vanished": (mount_vanished, "restored"),
     "state becomes read-only": (read_only_mount, "failed"),
     "disk full": (full_disk, "failed"),
@@ -474,11 +538,11 @@ def scene(project: Project, mounts: Mounts) -> Iterator[Scene]:
     """The project, its snapshot taken."""
     project.capture()
     made = Scene(project, mounts)
-    yield made
-    made.stop()
-    mounts.clear()
-    remove_tree(project.folder / "pipeline")  # pytest cannot remove trees of 3,000 levels
-    remove_tree(project.state)
+    with contextlib.ExitStack() as undo:
+        undo.callback(remove_tree, project.folder)  # pytest cannot remove trees of 3,000 levels
+        undo.callback(mounts.clear)
+        undo.callback(made.stop)
+        yield made
 
 
 def end(scene: Scene, act: Act, expected: Literal["restored", "failed"]) -> RollbackOutcome:

@@ -55,6 +55,23 @@ def test_mount_inside_an_asset_blocks_a_release(project: Project, mounts: Mounts
     assert any("is mounted inside" in reason and "release.assets.identity" in reason for reason in manifest.diagnostics)
 
 
+@pytest.mark.root
+@NEEDS_MOUNTS
+def test_flag_inside_a_mounted_asset_blocks_a_release(project: Project, mounts: Mounts) -> None:
+    """Its content is overwritten, not exchanged; so a file with a flag in it would end a rollback."""
+    volume = project.folder / "volume"
+    project.identity.rename(volume)
+    project.identity.mkdir()
+    mounts.bind(volume, project.identity)
+    assert prepare(project.settings, passed_preflight(), "v1").status == "ready"
+    (project.identity / "keys" / "log").touch()
+    path = str(project.identity / "keys" / "log")
+    mounts.run(["chattr", "+a", path], ["chattr", "-a", path])
+    manifest = prepare(project.settings, passed_preflight(), "v2")
+    assert manifest.status == "blocked"
+    assert f"{path} is append-only, so a rollback cannot replace it. Type: chattr -a {path}" in manifest.diagnostics[0]
+
+
 def test_folder_is_not_copied_into_itself(tmp_path: Path) -> None:
     """However the folder of the copy got into the original: by a mount, a link, or a move."""
     source = tmp_path / "source"

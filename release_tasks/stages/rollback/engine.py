@@ -319,9 +319,9 @@ def staged(
         for change in plan.changes:
             asset, captured = run.assets[change.key], target.asset(change.key)
             if change.action != "keep" and captured is not None:
-                require_replaceable(asset.path, must_exchange=change.has_gaps)
-                is_usable = change.exists_live and not change.is_live_damaged
                 stored = stored_path(folder, captured)
+                require_replaceable(asset.path, captured, stored, must_exchange=change.has_gaps)
+                is_usable = change.exists_live and not change.is_live_damaged
                 if captured.exists:
                     run.created_parents.extend(run.parents.create(change.key, target))
                 step = asset.kind.stage(asset, captured, stored, run.rollback_id, is_usable=is_usable, emit=run.emit)

@@ -126,8 +126,10 @@ def plan_rollback(
     diagnostics += [
         f"{change.key}: the rollback would fail and change nothing. {reason}"
         for change in plan.changes
-        if change.action != "keep"
-        for reason in replace_blockers(assets[change.key].path, must_exchange=change.has_gaps)
+        if change.action != "keep" and (record := restored.asset(change.key)) is not None
+        for reason in replace_blockers(
+            assets[change.key].path, record, stored_path(folder, record), must_exchange=change.has_gaps
+        )
     ]
     diagnostics += find_shortages(settings, pipeline, target, plan.keys("restore"), without_safety=without_safety)
     diagnostics += notes_on_verdict(pipeline, target, has_changes=plan.has_changes)
