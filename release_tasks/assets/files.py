@@ -59,12 +59,14 @@ NO_RESOURCES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 class Gaps:
     """What a safety capture could not copy (``left_out``), and what it copied while it changed (``unstable``).
 
-    At most 50 names of each are kept; ``left_out_count`` is the number of all that were left out.
+    At most 50 names of each are kept; ``left_out_count`` is the number of all that were left out. ``long_paths`` is the
+    memory that the captured paths beyond PATH_MAX take, in bytes.
     """
 
     left_out: list[str] = field(factory=list)
     left_out_count: int = 0
     unstable: list[str] = field(factory=list)
+    long_paths: int = 0
 
     def leave_out(self, path: str) -> None:
         """Record an entry that is not in the copy."""

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import os
 import stat
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from release_tasks.assets.files import (
     place_link,
     reading,
 )
+from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.records import AssetEntry
 from release_tasks.core.tree import Entry, Tree, walk
@@ -31,6 +33,8 @@ __all__ = ["capture_tree", "dfs_order", "place_entry", "place_tree", "scan_tree"
 
 # Names that the disk of the copy cannot have, although the disk of the original has them.
 _NO_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
+_PATH_MAX = 4096  # bytes (linux/limits.h); only walks by descriptors make longer paths
+_MAX_LONG_PATHS = 64 << 20  # bytes of memory: each entry of a deep tree has the names of all folders above it
 
 
 def capture_tree(
@@ -39,8 +43,9 @@ def capture_tree(
     """Copy the folder ``source`` to ``destination`` (0700/0600 inside) and return its entries, sorted by path.
 
     Links are copied as links and never followed. Files and folders that vanish meanwhile are not in the copy. Raises
-    StageFailed as ``capture_file`` does, and for sockets, pipes and devices. With ``gaps``, the copy contains what can
-    be copied, and ``gaps`` names the rest; raises Unreadable when ``source`` itself cannot be opened.
+    StageFailed as ``capture_file`` does, for sockets, pipes and devices, and for a tree so deep that its paths would
+    fill the memory. With ``gaps``, the copy contains what can be copied, and ``gaps`` names the rest; raises Unreadable
+    when ``source`` itself cannot be opened.
     """
     os.mkdir(destination, PRIVATE_FOLDER)
     with Tree(destination) as copy:
@@ -124,6 +129,8 @@ def _read_tree(source: Path, copy: Tree | None, gaps: Gaps | None, count: Count 
             raise error
         gaps.leave_out(path)
 
+    # A scan may have a folder more in each path than the capture that it is compared with.
+    counted, limit = gaps or Gaps(), _MAX_LONG_PATHS * (2 if copy is None else 1)
     around = set() if copy is None else _folders_around(copy.root)
     walked = walk(source, missed)
     try:
@@ -144,6 +151,8 @@ def _read_tree(source: Path, copy: Tree | None, gaps: Gaps | None, count: Count 
                     copy.leave()
             continue
         try:
+            if len(entry.path) > _PATH_MAX:
+                _count_long_path(source, entry, counted, limit)
             entries.append(_read_entry(source, entry, copy, gaps, count))
         except Unreadable as unreadable:
             if isinstance(unreadable.error, FileNotFoundError) and copy is not None:
@@ -185,6 +194,14 @@ def _read_entry(source: Path, entry: Entry, copy: Tree | None, gaps: Gaps | None
         raise
     kind = {stat.S_IFSOCK: "socket", stat.S_IFIFO: "named pipe"}.get(stat.S_IFMT(info.st_mode), "device")
     raise Unreadable(StageFailed(f"{shown} is a {kind}: only files, folders and links can be captured."))
+
+
+def _count_long_path(source: Path, entry: Entry, counted: Gaps, limit: int) -> None:
+    counted.long_paths += (size := sys.getsizeof(entry.path))
+    if counted.long_paths > limit:
+        counted.long_paths -= size
+        message = f"{source} has too many folders inside each other: the paths in it would fill the memory."
+        raise Unreadable(StageFailed(f"{message} They begin with {excerpt(entry.path)}"))
 
 
 def _folders_around(copy: Path) -> set[tuple[int, int]]:

@@ -22,7 +22,7 @@ __all__ = ["ENTRIES", "StoredEntries", "entries_digest", "write_entries"]
 
 ENTRIES = "entries"  # the folder of a snapshot that contains these files
 _BLOCK_BYTES = 1 << 20
-_MAX_LINE = 16 << 20  # bytes; a path of 3,000 folders with names of 255 bytes has less than 1 MiB
+_MAX_LINE = 16 << 20  # bytes; the longest path that a capture takes has less than 3 MiB
 
 
 class StoredEntries(Sequence[AssetEntry]):

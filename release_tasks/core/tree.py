@@ -40,6 +40,7 @@ class Entry:
     """One name in a tree: ``path`` is relative to the root (empty for the root), ``folder`` the descriptor it is in.
 
     A folder comes twice: before its content and, with ``is_end``, after it; ``fd`` is its own descriptor, else -1.
+    ``path`` is set while the entry is the current one: a walk must not keep the paths of all folders above it.
     ``seen`` is the monotonic time in seconds before ``info`` was read. Set ``is_skipped`` to pass over its content.
     """
 
@@ -189,6 +190,7 @@ def walk(root: Path, missed: Missed = refuse, dir_fd: int | None = None, *, forc
                     continue
                 entry.fd, entry.info = tree.fd, os.fstat(tree.fd)
                 yield entry
+                entry.path = ""
                 if entry.is_skipped:
                     tree.leave()
                 else:
@@ -197,7 +199,7 @@ def walk(root: Path, missed: Missed = refuse, dir_fd: int | None = None, *, forc
 
 
 def _end(tree: Tree, entry: Entry, missed: Missed) -> Entry:
-    entry.is_end, entry.fd, entry.folder = True, tree.fd, -1
+    entry.path, entry.is_end, entry.fd, entry.folder = tree.path, True, tree.fd, -1
     if entry.path:
         try:
             entry.folder = tree.parent()
@@ -218,10 +220,11 @@ def _names(tree: Tree, missed: Missed) -> Iterator[Entry]:
         seen, batch = time.monotonic(), []
         for name in names[start : start + _BATCH]:
             try:
-                batch.append(Entry(tree.below(name), name, _lstat(name, tree), -1, -1, seen))
+                batch.append(Entry("", name, _lstat(name, tree), -1, -1, seen))
             except OSError as error:
                 missed(tree.below(name), error)
         for entry in batch:
+            entry.path = tree.below(entry.name)
             entry.folder = tree.fd  # another descriptor when the folder was closed meanwhile
             yield entry
 

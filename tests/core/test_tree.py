@@ -81,6 +81,35 @@ def test_deep_tree_needs_few_descriptors(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(120)
+def test_depth_of_a_tree_does_not_fill_the_memory(tmp_path: Path) -> None:
+    """Together the paths of 2,000 levels have 500 MB: a safety capture leaves out the deepest, a release is refused."""
+    make_deep(tmp_path / "live", 2000, "n" * 255)
+    script = (
+        "import resource, sys; from pathlib import Path\n"
+        "from release_tasks.assets.files import Gaps, capture_tree, scan_tree\n"
+        "from release_tasks.core.durable import fsync_tree, remove_tree\n"
+        "from release_tasks.core.errors import StageFailed\n"
+        "limit = 300 << 20\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "live, copy, gaps = Path(sys.argv[1]), Path(sys.argv[2]), Gaps()\n"
+        "entries = capture_tree(live, copy, gaps)\n"
+        "assert len(entries) > 700 and gaps.left_out_count == 1, (len(entries), gaps)\n"
+        "assert [each.path for each in scan_tree(copy)] == [each.path for each in entries]\n"
+        "remove_tree(copy)\n"
+        "try:\n"
+        "    capture_tree(live, copy)\n"
+        "except StageFailed as error:\n"
+        "    assert 'too many folders inside each other' in str(error), error\n"
+        "else:\n"
+        "    raise AssertionError('captured')\n"
+        "fsync_tree(live)\n"
+        "remove_tree(live)\n"
+    )
+    subprocess.run([sys.executable, "-c", script, str(tmp_path / "live"), str(tmp_path / "copy")], check=True)
+
+
 def test_names_of_255_bytes_and_of_any_bytes_are_walked(tmp_path: Path) -> None:
     """Long, multibyte, non-UTF-8 and odd names."""
     names = ["a" * 255, "\u00e9" * 127, "new\nline", "a-b", "a", os.fsdecode(b"\xff\xfe"), "-", " "]

@@ -560,6 +560,7 @@ def end(scene: Scene, act: Act, expected: Literal["restored", "failed"]) -> Roll
         assert scene.live() == before
         assert outcome.safety_snapshot_id is None
         assert len(outcome.diagnostics[0]) > 40, outcome.diagnostics
+        assert "undone" not in outcome.diagnostics[0], outcome.diagnostics
     return outcome
 
 
