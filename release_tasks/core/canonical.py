@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import re
 import stat
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ _MAX_DEPTH = 64
 _MAX_VALUES = 1_000_000  # 16 MiB of empty lists are 5.6 million values, 500 MiB of memory and ten seconds
 _MAX_MESSAGE = 2000
 _MAX_DIGITS = 300
+_LINE_ENDS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # as str.splitlines
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFLNK: "a symbolic link",
@@ -46,8 +48,8 @@ class InvalidDocument(ValueError):
 
 
 def excerpt(text: str, limit: int = 200) -> str:
-    """Return ``text``, cut to ``limit`` characters, for messages that quote text of unknown length."""
-    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+    """Return ``text``, cut to ``limit`` characters and on one line, for messages that quote text of unknown form."""
+    return _LINE_ENDS.sub("\N{REPLACEMENT CHARACTER}", text if len(text) <= limit else f"{text[: limit - 3]}...")
 
 
 def canonical_bytes(value: Any) -> bytes:
