@@ -65,7 +65,7 @@ def scratch_folder(needed: int, outside: Iterable[Path], fallback: Path) -> Iter
     """Make a private folder for ``needed`` bytes of copies while nothing else may be changed.
 
     It is in a temporary folder of the system (TMPDIR, /tmp, /var/tmp), unless that is below a path of ``outside`` or
-    has too little space, and else in ``fallback``. Raises NoScratchSpace, with all sizes, OSError.
+    its parent, or has too little space, and else in ``fallback``. Raises NoScratchSpace, with all sizes, OSError.
     """
     parent = _parent(needed, [Path(os.path.realpath(path)) for path in outside], fallback)
     with claimed_folder(parent, _PREFIX) as folder:
@@ -77,8 +77,9 @@ def _parent(needed: int, outside: list[Path], fallback: Path) -> Path:
     given = os.environ.get("TMPDIR")
     for folder in [*([Path(given)] if given else []), *map(Path, _SYSTEM), fallback]:
         real = Path(os.path.realpath(folder))
-        is_inside = folder != fallback and any(real.is_relative_to(path) for path in outside)
-        if is_inside or not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
+        # A new name in the folder of a live file changes the times of that folder.
+        is_inside = any(real == path.parent or real.is_relative_to(path) for path in outside)
+        if (is_inside and folder != fallback) or not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
             continue
         free = shutil.disk_usage(folder).free
         # A temporary folder may be in memory, and other programs need it: use at most a half of it.

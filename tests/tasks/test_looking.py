@@ -230,6 +230,15 @@ def test_looking_works_in_folders_without_the_right_to_write(reachable: Project,
         require_unchanged(reachable, {}, here(reachable))
 
 
+def test_a_look_makes_no_copy_in_the_folder_of_the_state(released: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service with TMPDIR in its own data folder: the times of that folder stay."""
+    released.damage_rows()
+    monkeypatch.setenv("TMPDIR", str(released.state))
+    before = os.stat(released.state)
+    plan_rollback(released.settings)
+    assert os.stat(released.state).st_mtime_ns == before.st_mtime_ns
+
+
 @pytest.mark.root
 @NEEDS_ROOT
 def test_a_pipeline_of_another_user_is_one_sentence(reachable: Project) -> None:
