@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import queue
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
 from types import FrameType
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from release_tasks.core.clock import awake
 from release_tasks.core.errors import ExitCode, Interrupted
@@ -41,6 +42,7 @@ LONGEST_WAIT = 0.05
 _CLEAN_UP_SECONDS = 10.0
 
 _active: SignalHandler | None = None  # the handler of the innermost block; only the main thread uses it
+_outside: dict[signal.Signals, Any] = {}  # the handlers from before the outermost block
 
 
 class _Raising:
@@ -120,6 +122,8 @@ def signals_handled_by(handler: SignalHandler) -> Iterator[None]:
     former = {number: signal.getsignal(number) for number in STOP_SIGNALS}
     replaced = {number: before for number, before in former.items() if before not in (signal.SIG_IGN, None)}
     outer, _active = _active, handler
+    if outer is None:
+        _outside.update(replaced)
     late = _Delaying()
     switch = _Switch(handler)
     try:
@@ -131,8 +135,26 @@ def signals_handled_by(handler: SignalHandler) -> Iterator[None]:
         for number, before in replaced.items():
             signal.signal(number, before)
         _active = outer
+        if outer is None:
+            _outside.clear()
         for arrived in late.arrived:
             signal.raise_signal(arrived)
+
+
+def _leave_all_blocks() -> None:
+    """Give the signals the effect that they had before all blocks.
+
+    In a process that was forked without exec, as multiprocessing does: the work and the processes of the parent are
+    not the child's, and ``terminate`` must end it.
+    """
+    global _active
+    _active = None
+    for number, before in _outside.items():
+        signal.signal(number, before)
+    _outside.clear()
+
+
+os.register_at_fork(after_in_child=_leave_all_blocks)
 
 
 def wait_for(attempt: Callable[[float], T], seconds: float = float("inf"), now: Callable[[], float] = awake.now) -> T:

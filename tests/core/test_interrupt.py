@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import multiprocessing
 import os
 import queue
 import signal
@@ -10,7 +11,8 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 
 import pytest
 
@@ -182,6 +184,31 @@ def test_outside_the_main_thread_nothing_changes(own_handlers: list[int]) -> Non
     signal.raise_signal(signal.SIGTERM)
     assert own_handlers == [signal.SIGTERM]
     assert len(set(found)) == 1
+
+
+@pytest.mark.parametrize("block", [interruptible, uninterrupted])
+def test_a_forked_process_has_the_signals_of_before(block: Callable[[], AbstractContextManager[None]]) -> None:
+    """As multiprocessing starts one in a deploy or a plugin: ``terminate`` ends it, and nothing of this process."""
+    collecting = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    try:
+        with block(), block():
+            context = multiprocessing.get_context("fork")
+            running = context.Event()
+
+            def work() -> None:
+                running.set()
+                time.sleep(60)
+
+            child = context.Process(target=work, daemon=True)
+            child.start()
+            assert running.wait(30)  # Python drops what arrives right after the fork
+            child.terminate()
+            child.join(30)
+            code = child.exitcode
+            child.kill()
+    finally:
+        signal.signal(signal.SIGTERM, collecting)
+    assert code == -signal.SIGTERM
 
 
 STORM = r"""
