@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 __all__ = ["StartedProcesses", "started_processes"]
 
+_LONGEST_END = 0.2  # seconds in which a process ends at a signal
+
 
 @contextlib.contextmanager
 def started_processes() -> Iterator[StartedProcesses]:
@@ -51,14 +53,24 @@ class StartedProcesses(MarkedProcesses):
         commands with SIGINT and SIGQUIT ignored.
         """
         found = self.search()
-        group = os.getpgrp() if _comes_from_terminal(number) else None
+        group = os.getpgrp() if self._has_reached_group(number) else None
         for process in found:
             with contextlib.suppress(OSError):
-                if _is_ignored(process.pid, number):
+                if _is_in_mask("SigIgn", process.pid, number):
                     os.kill(process.pid, signal.SIGTERM)
                 elif os.getpgid(process.pid) != group:
                     os.kill(process.pid, number)
         return len(found)
+
+    def _has_reached_group(self, number: int) -> bool:
+        """Return whether the terminal sent the signal to the whole group, and not ``kill`` to this process alone.
+
+        A process of the group that would have ended at the signal, and has not, did not get it.
+        """
+        if not _may_come_from_terminal(number):
+            return False
+        time.sleep(_LONGEST_END)
+        return not any(_has_default_action(process.pid, number) for process in self.search())
 
     def _search(self) -> tuple[set[Process], bool]:
         session, since = os.getsid(0), self._since or 0
@@ -92,8 +104,8 @@ def _has_terminal(process: Process) -> bool:
     return False
 
 
-def _comes_from_terminal(number: int) -> bool:
-    """Return whether the terminal sends this signal, and sends it to this process group."""
+def _may_come_from_terminal(number: int) -> bool:
+    """Return whether the terminal sends this signal, and would send it to this process group."""
     if number not in (signal.SIGINT, signal.SIGQUIT):
         return False
     try:
@@ -108,9 +120,18 @@ def _comes_from_terminal(number: int) -> bool:
         os.close(terminal)
 
 
-def _is_ignored(pid: int, number: int) -> bool:
+def _has_default_action(pid: int, number: int) -> bool:
+    """Return whether the process ``pid``, in the group of this process, would end at the signal immediately."""
+    with contextlib.suppress(OSError):
+        is_member = sys.platform == "linux" and os.getpgid(pid) == os.getpgrp()
+        return is_member and not any(_is_in_mask(mask, pid, number) for mask in ("SigIgn", "SigCgt", "SigBlk"))
+    return False
+
+
+def _is_in_mask(mask: str, pid: int, number: int) -> bool:
+    """Return whether the signal is in a mask of ``/proc/PID/status``; False without that file."""
     with contextlib.suppress(OSError, ValueError):
         for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("SigIgn:"):
+            if line.startswith(f"{mask}:"):
                 return bool(int(line.split()[1], 16) >> (number - 1) & 1)
     return False
