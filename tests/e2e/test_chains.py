@@ -21,6 +21,7 @@ from tests.support.processes import await_file, await_true, is_running
 
 # Each way in which a deploy may run something; the file ``pids`` gets the processes, and has a last line when all run.
 TASKS = """
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -48,6 +49,15 @@ def deploy(ctx, how="run", code=7):
             ctx.run(LEAF)
         except BaseException:
             pass
+    elif how == "worker":
+        promise = ctx.run("echo > pids; sleep 2; exit 7", asynchronous=True, warn=True)
+        worker = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+        worker.start()
+        while not Path("pids").exists():
+            time.sleep(0.02)
+        worker.terminate()
+        worker.join()
+        sys.exit(promise.join().exited)
     elif how == "python":
         Path("pids").write_text("\\n")
         time.sleep(600)
@@ -237,6 +247,7 @@ def test_a_daemon_of_the_deploy_lives_on(scratch: InvokeProject) -> None:
         ("sys.exit", "143", "exit code 143"),
         ("text", "0", "exit code 1"),
         ("error", "0", "ValueError"),
+        ("worker", "0", "exit code 7"),
     ],
 )
 def test_a_failed_deploy_ends_with_1_and_is_named(scratch: InvokeProject, how: str, code: str, said: str) -> None:
@@ -277,7 +288,7 @@ def test_a_deploy_that_ends_the_line_with_0_is_no_failure(scratch: InvokeProject
     """Exit(code=0) is the task's own decision."""
     (scratch.root / "tasks.py").write_text(TASKS)
     done = scratch.run("release.prepare", "deploy", "--how", "zero", "clean")
-    assert done.returncode == 0
+    assert (done.returncode, done.stderr.splitlines()[-1]) == (0, "Not run: clean.")
     assert events(scratch)[-1]["event"] != "chain.failed"
 
 
@@ -285,6 +296,22 @@ def test_a_stage_inside_a_deploy_keeps_its_code(scratch: InvokeProject) -> None:
     """The usage error of the stage is 2, as on the command line."""
     (scratch.root / "tasks.py").write_text(TASKS)
     assert scratch.run("release.recover", "deploy", "--how", "nested").returncode == 2
+
+
+def test_a_stage_that_fails_inside_a_deploy_breaks_the_chain(scratch: InvokeProject) -> None:
+    """The line says how to roll back, and the audit log has the task."""
+    (scratch.root / "tasks.py").write_text(TASKS)
+    done = scratch.run("release.prepare", "--release-id", "r1", "deploy", "--how", "nested", "clean")
+    snapshot = prepared(scratch)["snapshot"]["snapshotId"]
+    said = "deploy ended with exit code 2 of a stage in it."
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-3:] == [
+        said,
+        "Not run: clean.",
+        f"Release r1 is prepared. To roll back: inv release.rollback --snapshot {snapshot}",
+    ]
+    event = events(scratch)[-1]
+    assert (event["event"], event["detail"], event["taskExitCode"], event["exitCode"]) == ("chain.failed", said, 2, 2)
 
 
 def test_a_broken_chain_is_the_last_word_under_github_actions(scratch: InvokeProject) -> None:
@@ -326,6 +353,19 @@ def test_a_broken_chain_is_notified(scratch: InvokeProject) -> None:
     assert notice["next"] == f"inv release.rollback --snapshot {snapshot}"
 
 
+def shown_until_end(terminal: int) -> bytes:
+    """Read what a terminal shows until its last process has closed it."""
+    shown = b""
+    while True:
+        try:
+            data = os.read(terminal, 65536)
+        except OSError:
+            data = b""
+        shown += data
+        if not data:
+            return shown
+
+
 def test_ctrl_c_at_a_terminal_reaches_each_process_once(scratch: InvokeProject) -> None:
     """The terminal sends SIGINT to the whole group, and a second one would make some tools give up their work."""
     counter = (
@@ -345,19 +385,32 @@ def test_ctrl_c_at_a_terminal_reaches_each_process_once(scratch: InvokeProject) 
     try:
         await_file(scratch.root / "pids")
         os.write(terminal, b"\x03")
-        shown = b""
-        with_end = True
-        while with_end:
-            try:
-                data = os.read(terminal, 65536)
-            except OSError:
-                data = b""
-            shown, with_end = shown + data, bool(data)
+        shown = shown_until_end(terminal)
         assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 130, shown
     finally:
         os.close(terminal)
     assert (scratch.root / "signals").read_text() == "INT\n"
     assert b"deploy was stopped by SIGINT." in shown and b"Traceback" not in shown
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+def test_a_signal_to_inv_alone_at_a_terminal_is_passed_on(scratch: InvokeProject, number: signal.Signals) -> None:
+    """The terminal would have sent it to the processes of the deploy, too; `kill -INT` did not."""
+    leaf = "trap 'echo cleaned up; exit 1' INT QUIT; echo $$ > pids; sleep 600"
+    (scratch.root / "tasks.py").write_text(TASKS.replace("ctx.run(TREE)", f"ctx.run({leaf!r})"))
+    scratch.write()
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.chdir(scratch.root)
+        os.execve(sys.executable, [*scratch.command, "release.prepare", "deploy"], scratch.variables)
+    try:
+        await_file(scratch.root / "pids")
+        os.kill(pid, number)
+        shown = shown_until_end(terminal)
+        assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 128 + number, shown
+    finally:
+        os.close(terminal)
+    assert b"cleaned up" in shown and b"Traceback" not in shown
 
 
 @pytest.mark.parametrize("task", ["pipeline", "cleanup"])

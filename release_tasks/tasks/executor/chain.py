@@ -79,6 +79,8 @@ class Chain:
                 self._is_over = True
                 ending = self._ending(error)
                 if ending is None:
+                    if self._is_foreign:
+                        _show(self._not_run())
                     raise
                 self._conclude(error, ending)
                 if ending.keeps_error:
@@ -158,25 +160,30 @@ class Chain:
     def _name_of(self, call: Call) -> str:
         return call.called_as or self._label(call.task)
 
+    def _not_run(self) -> list[str]:
+        return [f"Not run: {', '.join(map(self._name_of, self._waiting))}."] if self._waiting else []
+
     def _ending(self, error: BaseException) -> _Ending | None:
         """Return how ``error`` ends the line, or None when it stays as it is."""
         if isinstance(error, (Interrupted, KeyboardInterrupt)):
             code = error.exit_code if isinstance(error, Interrupted) else ExitCode.SIGINT
             return _Ending(f"{self._name} was stopped by {code.name}.", code)
-        if isinstance(error, StageExit):
-            if error.code < ExitCode.of_signal(signal.SIGHUP):
-                return None
+        if isinstance(error, StageExit) and error.code >= ExitCode.of_signal(signal.SIGHUP):
             reason = f"{self._name} was stopped by {ExitCode(error.code).name}."
             return _Ending(reason, error.code, keeps_error=True)
-        if isinstance(error, UsageExit) or not self._is_foreign:
+        if not self._is_foreign:
             return None
+        if isinstance(error, (StageExit, UsageExit)):  # of a stage that the task called
+            reason = f"{self._name} ended with exit code {error.code} of a stage in it."
+            return _Ending(reason, error.code, error.code, keeps_error=True)
         return _ending_of_foreign(self._name, error)
 
     def _conclude(self, error: BaseException, ending: _Ending) -> None:
         """Show how the line ended, and record it when a stage had changed something before."""
-        lines = [] if isinstance(error, StageExit) else [*_output_of(error), ending.reason]  # a stage has explained it
-        if self._waiting:
-            lines.append(f"Not run: {', '.join(map(self._name_of, self._waiting))}.")
+        lines = [] if ending.keeps_error else _output_of(error)
+        if self._is_foreign or not isinstance(error, StageExit):  # a stage of the line has explained it
+            lines.append(ending.reason)
+        lines += self._not_run()
         achieved = achieved_in(self._config) if self._waiting or self._is_foreign else self._achieved_before
         if achieved is None:
             _show(lines)
@@ -208,7 +215,7 @@ def _ending_of_foreign(name: str, error: BaseException) -> _Ending | None:
             return None
     else:
         return _Ending(f"{name} ended with {type(error).__name__}.", ExitCode.NEGATIVE, keeps_error=True)
-    number = code if isinstance(code, int) else 1  # sys.exit("text") prints the text and exits with 1
+    number = int(code) if isinstance(code, int) else 1  # sys.exit("text") prints the text and exits with 1
     what = f"exit code {number}" if number >= 0 else _signal_name(-number)
     return _Ending(f"{name} ended with {what}.", ExitCode.NEGATIVE, number)
 
