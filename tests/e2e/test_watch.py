@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -221,16 +222,20 @@ def test_a_kill_during_the_swap_is_finished_by_recover(deployed: InvokeProject, 
 
 
 def test_a_stopped_process_does_not_count_that_time(deployed: InvokeProject) -> None:
-    """Stopped for longer than the watch: inconclusive, and the gap is reported."""
+    """Stopped for longer than the watch: it ends later by as much, with all its samples, and the gap is reported."""
     process = deployed.start("release.watch", "--for", "4s", "--interval", "200ms", "--json")
     await_samples(process, "ok", 6)
     process.send_signal(signal.SIGSTOP)
-    time.sleep(9)  # more than a request's timeout and five seconds, wherever the signal arrived
+    continued_after = 9  # more than a request's timeout and five seconds, wherever the signal arrived
+    time.sleep(continued_after)
     process.send_signal(signal.SIGCONT)
     document = json.loads(process.communicate(timeout=20)[0])
-    assert (process.returncode, document["status"]) == (1, "inconclusive")
-    assert document["reasons"][0].startswith("No sample was taken for ")
+    assert (process.returncode, document["status"]) == (0, "healthy"), document["reasons"]
     assert sum(sample["unseenMs"] for sample in document["samples"]) > 8000
+    started, ended = (datetime.fromisoformat(document[key].rstrip("Z")) for key in ("startedAt", "endedAt"))
+    assert (ended - started).total_seconds() > continued_after + 2  # one second of a gap counts as watched
+    gap = next(number for number, sample in enumerate(document["samples"]) if sample["unseenMs"])
+    assert len(document["samples"]) - gap > 5
 
 
 def test_a_short_restart_of_the_service_is_healthy(scratch: InvokeProject, free_port: int, tmp_path: Path) -> None:
