@@ -17,6 +17,7 @@ from pathlib import Path
 
 from attrs import define, evolve, field
 
+from release_tasks.core.clock import awake
 from release_tasks.core.errors import StageFailed, describe_error, with_path
 from release_tasks.core.holes import data_ranges
 from release_tasks.core.records import AssetEntry, AssetRecord
@@ -235,13 +236,13 @@ def _copy_to(source: FileSource, fd: int, target: FileTarget, count: Count | Non
 
 
 def _open(source: FileSource) -> int:
-    deadline = time.monotonic() + _LEASE_SECONDS
+    deadline = awake.now() + _LEASE_SECONDS
     while True:
         try:
             flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
             return os.open(source.name, flags, dir_fd=source.dir_fd)
         except BlockingIOError:  # the holder of a lease was notified, and should release it
-            if time.monotonic() >= deadline:
+            if awake.now() >= deadline:
                 message = f"{source.shown} cannot be read: another process holds a lease on it."
                 raise Unreadable(StageFailed(message)) from None
             time.sleep(_CLOCK_TICK)

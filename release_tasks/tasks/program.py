@@ -14,6 +14,7 @@ from invoke.util import debug
 
 from release_tasks.core.errors import ExitCode, Interrupted
 from release_tasks.core.interrupt import interruptible
+from release_tasks.core.streams import open_standard_streams
 from release_tasks.core.version import __version__
 from release_tasks.tasks.executor import StageExecutor, UsageExit, refuse
 from release_tasks.tasks.suite import suite
@@ -120,6 +121,7 @@ def _message_of(error: Exception) -> str:
 
 def main() -> None:
     """Run the tasks of the command line, and exit."""
+    open_standard_streams()
     try:
         with interruptible():
             ReleaseProgram(suite(), __version__).run()

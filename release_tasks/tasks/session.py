@@ -15,6 +15,7 @@ from invoke import Context
 from release_tasks.core.errors import ExitCode, Interrupted, StageError, describe_error
 from release_tasks.core.interrupt import interruptible, uninterrupted
 from release_tasks.core.runner import escape_commands_in_json, is_github_actions
+from release_tasks.core.streams import open_standard_streams
 from release_tasks.tasks.executor import StageExit, UsageExit
 
 if TYPE_CHECKING:
@@ -169,7 +170,7 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
     Raises StageExit with a nonzero code for every error that an operator or a service can cause; its traceback is
     shown only when INVOKE_DEBUG is set. Exceptions from defects of this package are not caught.
     """
-    _open_standard_streams()
+    open_standard_streams()
     current = Session(ctx, as_json)
     failure: Failure | None = None
     try:
@@ -194,20 +195,6 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
 
 def _code_of(error: Interrupted | KeyboardInterrupt) -> ExitCode:
     return error.exit_code if isinstance(error, Interrupted) else ExitCode.SIGINT
-
-
-def _open_standard_streams() -> None:
-    """Open /dev/null for each standard stream that is closed.
-
-    Otherwise the next file that is opened, for instance a database, gets its number, and output of other code goes
-    into that file.
-    """
-    while (descriptor := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) <= 2:
-        os.set_inheritable(descriptor, True)
-    os.close(descriptor)
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:
-            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
 
 
 @contextlib.contextmanager

@@ -221,6 +221,17 @@ def test_an_ignored_signal_stays_ignored(scratch: InvokeProject) -> None:
     assert process.returncode == 143
 
 
+def test_a_signal_without_stderr_has_its_code(scratch: InvokeProject) -> None:
+    """A supervisor may close it; a file of the deploy gets the number then, and no message of the line."""
+    (scratch.root / "tasks.py").write_text(TASKS)
+    scratch.command = ["/bin/sh", "-c", 'exec 2>&-; exec "$@"', "sh", *scratch.command]
+    process = scratch.start("deploy", "--how", "run", "release.status")
+    await_file(scratch.root / "pids")
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=30)
+    assert process.returncode == 143
+
+
 def test_a_daemon_of_the_deploy_lives_on(scratch: InvokeProject) -> None:
     """A process in a session of its own was detached on purpose, as a service is."""
     tasks = TASKS.replace("sleep 600 & echo $!", "setsid sleep 600 > /dev/null 2>&1 < /dev/null & echo $!")

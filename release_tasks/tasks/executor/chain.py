@@ -16,6 +16,7 @@ from invoke import Call, Config, Exit, Task, UnexpectedExit
 
 from release_tasks.core.errors import ExitCode, Interrupted
 from release_tasks.core.interrupt import signals_handled_by
+from release_tasks.core.streams import open_standard_streams
 from release_tasks.tasks.executor.ledger import Achieved, achieved_in
 from release_tasks.tasks.executor.task import StageExit, StageTask, UsageExit
 
@@ -71,6 +72,7 @@ class Chain:
     @contextlib.contextmanager
     def frame(self) -> Iterator[None]:
         """Handle signals while the block runs the calls, and raise Exit for a call that fails or is stopped."""
+        open_standard_streams()
         with signals_handled_by(self._stop), self._while_current:
             try:
                 yield
