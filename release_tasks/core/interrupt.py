@@ -43,6 +43,7 @@ _CLEAN_UP_SECONDS = 10.0
 
 _active: SignalHandler | None = None  # the handler of the innermost block; only the main thread uses it
 _outside: dict[signal.Signals, Any] = {}  # the handlers from before the outermost block
+_forking = threading.local()
 
 
 class _Raising:
@@ -141,20 +142,30 @@ def signals_handled_by(handler: SignalHandler) -> Iterator[None]:
             signal.raise_signal(arrived)
 
 
-def _leave_all_blocks() -> None:
+def _before_fork() -> None:
+    _forking.mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+
+
+def _after_fork() -> None:
+    signal.pthread_sigmask(signal.SIG_SETMASK, _forking.mask)
+
+
+def _after_fork_in_child() -> None:
     """Give the signals the effect that they had before all blocks.
 
     In a process that was forked without exec, as multiprocessing does: the work and the processes of the parent are
-    not the child's, and ``terminate`` must end it.
+    not the child's, and ``terminate`` must end it. The signals are blocked until then, because Python drops those that
+    arrive right after a fork.
     """
     global _active
     _active = None
     for number, before in _outside.items():
         signal.signal(number, before)
     _outside.clear()
+    _after_fork()
 
 
-os.register_at_fork(after_in_child=_leave_all_blocks)
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork_in_child)
 
 
 def wait_for(attempt: Callable[[float], T], seconds: float = float("inf"), now: Callable[[], float] = awake.now) -> T:
