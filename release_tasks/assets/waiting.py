@@ -17,7 +17,7 @@ from release_tasks.core.events import Emit, Noted, ignore
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
 
-__all__ = ["FileLock", "LockWait", "holders_of"]
+__all__ = ["LockWait", "PosixLock", "holders_of"]
 
 _FIRST_REPORT = 1.0  # seconds
 _NEXT_REPORT = 10.0
@@ -26,8 +26,8 @@ _MOST_WORDS = 100  # characters of a command line
 
 
 @frozen
-class FileLock:
-    """A POSIX lock of a process on a file: ``is_exclusive``, and its first byte."""
+class PosixLock:
+    """A POSIX lock of another process on a file. ``start`` is its first byte."""
 
     pid: int
     is_exclusive: bool
@@ -65,7 +65,7 @@ class LockWait:
         return True
 
 
-def holders_of(path: Path, is_blocking: Callable[[FileLock], bool]) -> list[str]:
+def holders_of(path: Path, is_blocking: Callable[[PosixLock], bool]) -> list[str]:
     """Describe the other processes with a POSIX lock on ``path`` for which ``is_blocking`` is true.
 
     Reads /proc (proc_locks(5)). Empty where the system reports nothing: another system, or a process in another
@@ -81,7 +81,7 @@ def holders_of(path: Path, is_blocking: Callable[[FileLock], bool]) -> list[str]
     return shown + ([f"{len(pids) - _MOST_NAMED} more"] if len(pids) > _MOST_NAMED else [])
 
 
-def _locks(inode: int) -> Iterator[FileLock]:
+def _locks(inode: int) -> Iterator[PosixLock]:
     """Return the locks on files with this inode number, on any device: some filesystems report another device."""
     try:
         lines = Path("/proc/locks").read_text().splitlines()
@@ -94,7 +94,7 @@ def _locks(inode: int) -> Iterator[FileLock]:
             continue
         with contextlib.suppress(ValueError):
             if int(words[5].rpartition(":")[2]) == inode:
-                yield FileLock(pid=int(words[4]), is_exclusive=words[3] == "WRITE", start=int(words[6]))
+                yield PosixLock(pid=int(words[4]), is_exclusive=words[3] == "WRITE", start=int(words[6]))
 
 
 def _has_open(pid: int, info: os.stat_result) -> bool:

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from release_tasks.assets.sqlite.database import capture_database
-from release_tasks.assets.waiting import FileLock, LockWait, holders_of
+from release_tasks.assets.waiting import LockWait, PosixLock, holders_of
 from release_tasks.core.events import Event, Noted
 from tests.support.lock_holder import stopped
 from tests.support.processes import await_true
@@ -45,7 +45,7 @@ def locked(tmp_path: Path) -> Iterator[tuple[Path, int]]:
 def test_the_holder_is_named_without_secrets(locked: tuple[Path, int]) -> None:
     """One line with the process id and the start of its command."""
     path, pid = locked
-    found = holders_of(path, lambda lock: lock == FileLock(pid=pid, is_exclusive=True, start=100))
+    found = holders_of(path, lambda lock: lock == PosixLock(pid=pid, is_exclusive=True, start=100))
     assert len(found) == 1
     assert found[0].startswith(f"process {pid} ({sys.executable} -c import fcntl")
     assert "hunter22222" not in found[0] and "\n" not in found[0]
