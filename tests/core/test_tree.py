@@ -88,7 +88,8 @@ def test_depth_of_a_tree_does_not_fill_the_memory(tmp_path: Path) -> None:
     make_deep(tmp_path / "live", 2000, "n" * 255)
     script = (
         "import resource, sys; from pathlib import Path\n"
-        "from release_tasks.assets.files import Gaps, capture_tree, scan_tree\n"
+        "from release_tasks.assets.files import Gaps\n"
+        "from release_tasks.assets.trees import capture_tree, scan_tree\n"
         "from release_tasks.core.durable import fsync_tree, remove_tree\n"
         "from release_tasks.core.errors import StageFailed\n"
         "limit = 300 << 20\n"
