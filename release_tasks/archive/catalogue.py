@@ -18,7 +18,7 @@ from release_tasks.archive.seal import is_sealed
 from release_tasks.archive.stores.local import LocalStore
 from release_tasks.assets.stored import is_folder
 from release_tasks.core.audit import AuditLog
-from release_tasks.core.canonical import InvalidDocument, excerpt
+from release_tasks.core.canonical import InvalidDocument, excerpt_line
 from release_tasks.core.codec import decode
 from release_tasks.core.entries import StoredEntries
 from release_tasks.core.errors import StageFailed, UsageError
@@ -173,7 +173,7 @@ class Catalogue:
             if metadata.sequence < 1:  # 0 marks a snapshot of the older tool, which retention never removes
                 raise InvalidDocument(f"{name} has no valid sequence")
         if metadata.snapshot_id != snapshot_id:
-            raise InvalidDocument(f"{name} belongs to snapshot {excerpt(metadata.snapshot_id)!r}")
+            raise InvalidDocument(f"{name} belongs to snapshot {excerpt_line(metadata.snapshot_id)!r}")
         return metadata
 
     def _known_snapshots(self) -> str:

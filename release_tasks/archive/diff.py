@@ -15,7 +15,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.kinds import kind_of
 from release_tasks.assets.stored import stored_path
 from release_tasks.config.schema import Settings
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.records import AssetRecord, Manifest, SnapshotMetadata
 from release_tasks.core.redact import REDACTED, Redactor, is_secret_name
@@ -151,7 +151,7 @@ def _file_differences(key: str, old: Path, new: Path) -> Iterator[Difference]:
     for path in sorted({*before, *after}):
         values = before.get(path), after.get(path)
         if values[0] != values[1]:  # compared with their secrets, shown without
-            yield _difference(key, excerpt(".".join(path)), *(_shown(path, value) for value in values))
+            yield _difference(key, excerpt_line(".".join(path)), *(_shown(path, value) for value in values))
 
 
 def _configuration(path: Path) -> dict[tuple[str, ...], str] | None:
@@ -180,7 +180,7 @@ def _shown(path: tuple[str, ...], value: str | None) -> str | None:
     is_private = any(section in names for section in _PRIVATE_SECTIONS) or any(name in names for name in _PRIVATE_NAMES)
     if is_private or any(is_secret_name(name) for name in path):
         return REDACTED
-    return excerpt(_QUERY.sub(rf"\1?{REDACTED}", Redactor.from_environment(os.environ).redact_text(value)))
+    return excerpt_line(_QUERY.sub(rf"\1?{REDACTED}", Redactor.from_environment(os.environ).redact_text(value)))
 
 
 def _name_differences(where: str, old: dict[str, str], new: dict[str, str], *, is_shown: bool) -> Iterator[Difference]:

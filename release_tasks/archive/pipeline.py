@@ -15,7 +15,7 @@ from release_tasks.archive.seal import is_sealed, sealed_document
 from release_tasks.archive.stores.local import LocalStore
 from release_tasks.archive.verdicts import Verdicts, read_verdicts
 from release_tasks.core.audit import AuditLog
-from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
+from release_tasks.core.canonical import InvalidDocument, excerpt_line, pretty_bytes, read_document
 from release_tasks.core.codec import decode, encode
 from release_tasks.core.durable import fsync_directory, write_atomic
 from release_tasks.core.errors import StageError, StageFailed, UsageError
@@ -291,7 +291,7 @@ class Pipeline:
         try:
             manifest = _decode_manifest(self.manifests / f"{release_id}.json")
             if manifest.release_id != release_id:
-                raise InvalidDocument(f"{release_id}.json belongs to release {excerpt(manifest.release_id)!r}")
+                raise InvalidDocument(f"{release_id}.json belongs to release {excerpt_line(manifest.release_id)!r}")
             return ManifestFile(release_id, manifest)
         except (FileNotFoundError, InvalidDocument) as error:
             return ManifestFile(release_id, None, str(error))

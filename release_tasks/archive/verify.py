@@ -16,7 +16,7 @@ from release_tasks.assets.base import AssetConfig
 from release_tasks.assets.findings import AssetFinding
 from release_tasks.assets.kinds import kind_of
 from release_tasks.assets.stored import stored_path
-from release_tasks.core.canonical import InvalidDocument, excerpt
+from release_tasks.core.canonical import InvalidDocument, excerpt_line
 from release_tasks.core.entries import ENTRIES, StoredEntries
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Meter, StepBegan, ignore, shielded
@@ -59,7 +59,7 @@ def verify_snapshot(
             )
         )
     if (path := invalid_parent(metadata)) is not None:
-        what = f"the record of the folder {excerpt(path)} was altered: it has an invalid mode or owner"
+        what = f"the record of the folder {excerpt_line(path)} was altered: it has an invalid mode or owner"
         findings.append(AssetFinding(key="*", what=what))
     for asset in metadata.assets:
         emit(BytesMoved("verify", asset.key, 0, max(asset.size, 0)))

@@ -13,7 +13,7 @@ from release_tasks.assets.files import Gaps
 from release_tasks.assets.findings import Damaged, Listing
 from release_tasks.assets.overwrite import overwrite_tree
 from release_tasks.assets.trees import capture_tree, scan_tree, tree_size
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.entries import entries_digest
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.options import option
@@ -58,7 +58,7 @@ class DirectoryKind(AssetKind):
     def outline(self, record: AssetRecord, copy: Path) -> list[Listing]:
         """Return the entries by path."""
         entries = record.entries or []
-        values = {excerpt(e.path): f"{e.kind} {e.mode:o} {e.sha256 or e.target}" for e in entries}
+        values = {excerpt_line(e.path): f"{e.kind} {e.mode:o} {e.sha256 or e.target}" for e in entries}
         return [Listing("", values)]
 
     def read_live(self, asset: AssetConfig, record: AssetRecord) -> AssetRecord:
@@ -82,7 +82,7 @@ class DirectoryKind(AssetKind):
             "added": sorted(now.keys() - before.keys()),
         }
         lists = [
-            f"{word}: {', '.join(map(excerpt, paths[:_MAX_NAMES]))}{' ...' if len(paths) > _MAX_NAMES else ''}"
+            f"{word}: {', '.join(map(excerpt_line, paths[:_MAX_NAMES]))}{' ...' if len(paths) > _MAX_NAMES else ''}"
             for word, paths in parts.items()
             if paths
         ]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed
 
 __all__ = ["AssetFinding", "Busy", "CopyCheck", "Damaged", "Drift", "Inspection", "Listing", "RowCounts"]
@@ -38,10 +38,10 @@ class AssetFinding:
     found: str | None = None
 
     def __str__(self) -> str:
-        text = f"asset {excerpt(self.key)}: {excerpt(self.what, 1000)}"
+        text = f"asset {excerpt_line(self.key)}: {excerpt_line(self.what, 1000)}"
         if self.expected is None:
             return text
-        return f"{text} (recorded {excerpt(self.expected)}, found {excerpt(self.found or 'nothing')})"
+        return f"{text} (recorded {excerpt_line(self.expected)}, found {excerpt_line(self.found or 'nothing')})"
 
 
 @frozen

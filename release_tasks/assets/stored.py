@@ -8,7 +8,7 @@ from pathlib import Path
 
 from release_tasks.assets.findings import AssetFinding
 from release_tasks.assets.trees import dfs_order, scan_tree
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.entries import StoredEntries, entries_digest
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Meter
@@ -31,7 +31,7 @@ def stored_path(folder: Path, record: AssetRecord) -> Path:
     parts = record.relative_path.split("/")
     expected = len(parts) == 3 and parts[0] == "assets" and parts[1] == record.key and is_valid_id(record.key)
     if not expected or not _is_file_name(parts[2]):
-        key, path = excerpt(record.key), excerpt(record.relative_path)
+        key, path = excerpt_line(record.key), excerpt_line(record.relative_path)
         raise StageFailed(f"asset {key!r} has the path {path!r}, which is not a path of this asset.")
     for parent in (folder / "assets", folder / "assets" / record.key):
         if parent.is_symlink():
@@ -61,7 +61,7 @@ def owner_difference(record: AssetRecord, stored: Path, live: Path) -> str:
             target.go(folder)
             expected, found = (os.stat(name, dir_fd=tree.fd, follow_symlinks=False) for tree in (source, target))
             if difference := _owners(expected, found):
-                return f"{excerpt(entry.path)}: {difference}"
+                return f"{excerpt_line(entry.path)}: {difference}"
     return ""
 
 
@@ -137,16 +137,16 @@ def _difference(key: str, entry: AssetEntry | None, found: AssetEntry | None) ->
     """Return the difference between an entry and the stored copy of it, or None when they are equal."""
     if entry is None:
         assert found is not None
-        return AssetFinding(key=key, what=f"{excerpt(found.path)} was added", expected="nothing", found=found.path)
+        return AssetFinding(key=key, what=f"{excerpt_line(found.path)} was added", expected="nothing", found=found.path)
     if found is None:
         expected = entry.sha256 or entry.kind
-        return AssetFinding(key=key, what=f"{excerpt(entry.path)} is missing", expected=expected)
+        return AssetFinding(key=key, what=f"{excerpt_line(entry.path)} is missing", expected=expected)
     # Stored copies have the modes 0600 and 0700. The digest of the entries covers the recorded modes.
     if (entry.kind, entry.sha256, entry.size, entry.target) == (found.kind, found.sha256, found.size, found.target):
         return None
     return AssetFinding(
         key=key,
-        what=f"{excerpt(entry.path)} was altered",
+        what=f"{excerpt_line(entry.path)} was altered",
         expected=entry.sha256 or entry.target or entry.kind,
         found=found.sha256 or found.target or found.kind,
     )

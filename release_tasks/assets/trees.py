@@ -24,7 +24,7 @@ from release_tasks.assets.files import (
     place_link,
     reading,
 )
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.records import AssetEntry
 from release_tasks.core.tree import Entry, Tree, walk
@@ -201,7 +201,7 @@ def _count_long_path(source: Path, entry: Entry, counted: Gaps, limit: int) -> N
     if counted.long_paths > limit:
         counted.long_paths -= size
         message = f"{source} has too many folders inside each other: the paths in it would fill the memory."
-        raise Unreadable(StageFailed(f"{message} They begin with {excerpt(entry.path)}"))
+        raise Unreadable(StageFailed(f"{message} They begin with {excerpt_line(entry.path)}"))
 
 
 def _folders_around(copy: Path) -> set[tuple[int, int]]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from attrs import define, frozen
 
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.clock import awake
 from release_tasks.core.events import Emit, Noted, ignore
 from release_tasks.core.redact import Redactor
@@ -119,5 +119,5 @@ def _command(pid: int) -> str:
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
         text = Redactor.from_environment(os.environ).redact_text(" ".join(" ".join(words).split()))
         if text:
-            return f" ({excerpt(text, _MOST_WORDS)})"
+            return f" ({excerpt_line(text, _MOST_WORDS)})"
     return ""

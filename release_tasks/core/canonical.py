@@ -17,6 +17,7 @@ __all__ = [
     "InvalidDocument",
     "canonical_bytes",
     "excerpt",
+    "excerpt_line",
     "open_document",
     "parse_object",
     "pretty_bytes",
@@ -48,8 +49,13 @@ class InvalidDocument(ValueError):
 
 
 def excerpt(text: str, limit: int = 200) -> str:
-    """Return ``text``, cut to ``limit`` characters and on one line, for messages that quote text of unknown form."""
-    return _LINE_ENDS.sub("\N{REPLACEMENT CHARACTER}", text if len(text) <= limit else f"{text[: limit - 3]}...")
+    """Return ``text``, cut to ``limit`` characters, for messages that quote text of unknown length."""
+    return text if len(text) <= limit else f"{text[: limit - 3]}..."
+
+
+def excerpt_line(text: str, limit: int = 200) -> str:
+    """Return ``text``, cut as by ``excerpt`` and on one line: the name of a file cannot forge a line of a message."""
+    return _LINE_ENDS.sub("\N{REPLACEMENT CHARACTER}", excerpt(text, limit))
 
 
 def canonical_bytes(value: Any) -> bytes:

@@ -45,6 +45,8 @@ def make_deep(root: Path, depth: int = DEPTH, name: str = NAME) -> None:
     os.close(folder)
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(300)
 def test_deep_tree_is_captured_placed_overwritten_and_removed(tmp_path: Path) -> None:
     """All entries come back from 3,000 levels, which no path can name."""
     live, copy, placed = tmp_path / "live", tmp_path / "copy", tmp_path / "placed"

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from attrs import frozen
 
 from release_tasks.config.schema import Settings
-from release_tasks.core.canonical import InvalidDocument, excerpt
+from release_tasks.core.canonical import InvalidDocument, excerpt_line
 from release_tasks.core.errors import UsageError
 
 if TYPE_CHECKING:
@@ -104,7 +104,7 @@ def open_envelope(envelope: Mapping[str, Any], keys: Mapping[str, Ed25519PublicK
     """
     payload_type, payload, signatures = (envelope.get(name) for name in ("payloadType", "payload", "signatures"))
     if payload_type != PAYLOAD_TYPE:
-        raise InvalidDocument(f"its payloadType is {excerpt(str(payload_type))!r}, expected {PAYLOAD_TYPE}")
+        raise InvalidDocument(f"its payloadType is {excerpt_line(str(payload_type))!r}, expected {PAYLOAD_TYPE}")
     if not isinstance(payload, str) or not isinstance(signatures, list):
         raise InvalidDocument("it is not a DSSE envelope")
     data = _base64(payload)
@@ -123,7 +123,7 @@ def open_envelope(envelope: Mapping[str, Any], keys: Mapping[str, Ed25519PublicK
                 return data, key_id
     claimed = [str(signature.get("keyid")) for signature in signatures if isinstance(signature, dict)]
     raise InvalidDocument(
-        f"its signature (key {excerpt(', '.join(claimed), 150) or 'none'}) is not valid for any trusted key "
+        f"its signature (key {excerpt_line(', '.join(claimed), 150) or 'none'}) is not valid for any trusted key "
         f"({', '.join(keys)})"
     )
 

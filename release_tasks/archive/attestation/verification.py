@@ -14,7 +14,7 @@ from release_tasks.archive.attestation.signing import open_envelope, trusted_key
 from release_tasks.archive.attestation.statement import PREDICATE_TYPE, STATEMENT_TYPE, subjects_of, verdict_of
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.config.schema import Settings
-from release_tasks.core.canonical import InvalidDocument, excerpt, parse_object, read_document
+from release_tasks.core.canonical import InvalidDocument, excerpt_line, parse_object, read_document
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.errors import StageError
 from release_tasks.core.records import Manifest, SnapshotMetadata
@@ -35,10 +35,11 @@ class AttestationFinding:
     found: str | None = None
 
     def __str__(self) -> str:
-        message = f"{excerpt(self.file)}: {excerpt(self.what, 1000)}"
+        message = f"{excerpt_line(self.file)}: {excerpt_line(self.what, 1000)}"
         if self.attested is None and self.found is None:
             return message
-        return f"{message} (attested {excerpt(self.attested or 'nothing')}, found {excerpt(self.found or 'nothing')})"
+        attested, found = (excerpt_line(value or "nothing") for value in (self.attested, self.found))
+        return f"{message} (attested {attested}, found {found})"
 
 
 @frozen(kw_only=True)

@@ -19,7 +19,7 @@ from typing import Any
 from attrs import frozen
 
 from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.clock import awake
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.printable import printable
@@ -153,7 +153,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 def _shown(text: str) -> str:
     shown = Redactor.from_environment(os.environ).redact_text(printable(text))
-    return excerpt(" ".join(shown.split()), _MAX_MESSAGE).rstrip(".")
+    return excerpt_line(" ".join(shown.split()), _MAX_MESSAGE).rstrip(".")
 
 
 def _stop(process: CommandProcess) -> int:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from attrs import frozen
 
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed
 
 if TYPE_CHECKING:
@@ -81,7 +81,7 @@ def find_plugin(group: str, name: str) -> Plugin:
 def describe_exception(error: BaseException) -> str:
     """Return the class of an exception and the first line of its message."""
     lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {excerpt(lines[0], _MAX_MESSAGE)}" if lines else type(error).__name__
+    return f"{type(error).__name__}: {excerpt_line(lines[0], _MAX_MESSAGE)}" if lines else type(error).__name__
 
 
 def _package_of(point: EntryPoint) -> str:

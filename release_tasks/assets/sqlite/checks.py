@@ -23,7 +23,7 @@ from release_tasks.assets.sqlite.connection import (
     translated_errors,
     value,
 )
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed
 
 __all__ = ["check_database", "count_rows", "read_schema"]
@@ -132,7 +132,7 @@ def _checked(path: Path, check: str) -> _Result:
                 unchecked.setdefault(f"table {name}", _reason(sql, error))
     pages = _check_with_stand_ins(path, has_unparsed=bool(with_pages))
     findings = pages + [row for row in findings if not row.startswith(_ABOUT_PAGES)]
-    return _Result(findings, _phrases(unchecked) or [f"parts of the content ({excerpt(failure)})"])
+    return _Result(findings, _phrases(unchecked) or [f"parts of the content ({excerpt_line(failure)})"])
 
 
 def _unparsed(database: apsw.Connection) -> dict[str, str]:
@@ -267,7 +267,7 @@ def _reason(sql: str, error: apsw.Error) -> str:
 
 
 def _phrases(unchecked: dict[str, str]) -> list[str]:
-    return [f"{excerpt(name)} ({excerpt(reason)})" for name, reason in unchecked.items()]
+    return [f"{excerpt_line(name)} ({excerpt_line(reason)})" for name, reason in unchecked.items()]
 
 
 def _quoted(name: str) -> str:

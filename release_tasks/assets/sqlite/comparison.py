@@ -14,7 +14,7 @@ import apsw
 from release_tasks.assets.findings import Drift, RowCounts
 from release_tasks.assets.sqlite.checks import count_rows, read_schema
 from release_tasks.assets.sqlite.connection import immutable
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 
 __all__ = ["compare_databases", "normalised_sql"]
 
@@ -58,8 +58,8 @@ def normalised_sql(sql: str) -> list[str]:
 def _schema_differences(captured: Path, live: Path) -> list[str]:
     """Describe every difference of the two schemas; the statistics and other tables of SQLite itself do not count."""
     before, now = _schema(captured), _schema(live)
-    differences = [f"{excerpt(name)} is missing" for name in sorted(before.keys() - now.keys())]
-    differences += [f"{excerpt(name)} was added" for name in sorted(now.keys() - before.keys())]
+    differences = [f"{excerpt_line(name)} is missing" for name in sorted(before.keys() - now.keys())]
+    differences += [f"{excerpt_line(name)} was added" for name in sorted(now.keys() - before.keys())]
     changed = [name for name in sorted(before.keys() & now.keys()) if before[name] != now[name]]
     changed = [name for name in changed if normalised_sql(before[name]) != normalised_sql(now[name])]
     more = max(len(differences) + len(changed) - _MAX_SHOWN, 0)
@@ -83,14 +83,14 @@ def _changed(name: str, captured: Path, live: Path) -> str:
     before, now = (_columns(path, table) if kind == "table" else [] for path in (captured, live))
     parts = [f"column {column} is missing" for column in before if column not in now]
     parts += [f"column {column} was added" for column in now if column not in before]
-    return f"{excerpt(name)}: {', '.join(parts[:_MAX_SHOWN])}" if parts else f"{excerpt(name)} was changed"
+    return f"{excerpt_line(name)}: {', '.join(parts[:_MAX_SHOWN])}" if parts else f"{excerpt_line(name)} was changed"
 
 
 def _columns(path: Path, table: str) -> list[str]:
     """Return the columns of a table; empty where SQLite needs something of the service to read them."""
     with immutable(path) as database, contextlib.suppress(apsw.Error):
         found = database.execute("SELECT name FROM pragma_table_xinfo(?)", (table,)).fetchall()
-        return [excerpt(str(row[0])) for row in found]
+        return [excerpt_line(str(row[0])) for row in found]
     return []
 
 
