@@ -25,6 +25,7 @@ from release_tasks.core.entries import write_entries
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Event, ignore
 from release_tasks.core.interrupt import wait_for
+from release_tasks.core.location import lstat_or_none
 from release_tasks.core.records import FORMAT_VERSION, AssetRecord, AuditAnchor, ParentFolder, SnapshotMetadata
 
 __all__ = [
@@ -242,9 +243,8 @@ def capture_asset(
     absent = AssetRecord(key=key, relative_path=relative, kind=asset.kind.records_as, exists=False)
     copy = snapshot / relative
     for _ in range(_ATTEMPTS):
-        try:
-            info = os.lstat(asset.path)
-        except (FileNotFoundError, NotADirectoryError):
+        info = lstat_or_none(asset.path)
+        if info is None:
             return absent
         os.mkdir(copy.parent, 0o700)
         record = evolve(absent, mode=stat.S_IMODE(info.st_mode))
@@ -264,12 +264,11 @@ def survey_asset(key: str, asset: AssetConfig, *, look_only: bool = False) -> As
     """
     relative = f"assets/{key}/{asset.path.name}"
     record = AssetRecord(key=key, relative_path=relative, kind=asset.kind.records_as, exists=False)
-    try:
-        mode = os.lstat(asset.path).st_mode
-    except (FileNotFoundError, NotADirectoryError):
+    info = lstat_or_none(asset.path)
+    if info is None:
         return record
     is_damaged = not look_only and not asset.kind.can_replace_content(asset)
-    return evolve(record, exists=True, mode=stat.S_IMODE(mode), damaged=is_damaged)
+    return evolve(record, exists=True, mode=stat.S_IMODE(info.st_mode), damaged=is_damaged)
 
 
 def _capture_anything(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -53,20 +54,37 @@ class Parents:
         OSError.
         """
         recorded = self._recorded(target)
+        missing = self._missing(key, recorded)
+        for folder in missing:
+            _create(folder, recorded.get(folder))
+        return missing
+
+    def blockers(self, target: SnapshotMetadata) -> list[str]:
+        """Return the reasons why ``create`` would fail for the assets of ``target``, one message for each folder."""
+        recorded = self._recorded(target)
+        found: dict[str, None] = {}
+        for key in (record.key for record in target.assets if record.exists and record.key in self.assets):
+            try:
+                self._missing(key, recorded)
+            except StageFailed as error:
+                found[error.message] = None
+        return list(found)
+
+    def _missing(self, key: str, recorded: Mapping[Path, ParentFolder]) -> list[Path]:
+        """Return the missing folders above an asset, outermost first. Raises StageFailed as ``create`` does."""
         missing: list[Path] = []
         for folder in [*self.assets[key].path.parents][:-1]:
             if not os.path.lexists(folder):
                 missing.append(folder)
                 continue
             if not folder.is_dir():
-                raise StageFailed(f"{folder} is not a folder. Move it away, and retry.")
+                name = shlex.quote(str(folder))
+                raise StageFailed(f"{folder} is not a folder. Move it away, and retry: mv {name} {name}.before")
             if missing and folder in recorded and folder.is_symlink():
                 raise StageFailed(
                     f"{folder} is a symbolic link, and was a folder at the time of the snapshot. Nothing is created "
                     "where it leads to. Remove the link, and retry."
                 )
-        for folder in reversed(missing):
-            _create(folder, recorded.get(folder))
         return missing[::-1]
 
     def differences(self, target: SnapshotMetadata) -> dict[str, str]:

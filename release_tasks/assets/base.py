@@ -27,6 +27,7 @@ from release_tasks.core.durable import fsync_directory, fsync_tree, make_private
 from release_tasks.core.entries import entries_digest
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, ignore
+from release_tasks.core.location import lstat_or_none
 from release_tasks.core.options import option
 from release_tasks.core.records import AssetRecord, Inode, JournalStep, SnapshotMetadata
 
@@ -323,14 +324,14 @@ class AssetKind:
         if not asset.takes(record):
             return Drift(form=[f"configured as {self.name}, and the snapshot contains a {record.kind}"])
         try:
-            mode = os.lstat(asset.path).st_mode
-        except (FileNotFoundError, NotADirectoryError):
-            return Drift(form=["missing"], is_lost=True) if record.exists else Drift()
+            info = lstat_or_none(asset.path)
         except OSError as error:  # for instance a folder above it without the right to search
             return Drift(form=[describe_error(error).rstrip(".")], is_lost=True)
+        if info is None:
+            return Drift(form=["missing"], is_lost=True) if record.exists else Drift()
         if not record.exists:
             return Drift(form=["it did not exist at snapshot time"])
-        is_right_type = stat.S_ISDIR(mode) if is_folder(record) else stat.S_ISREG(mode)
+        is_right_type = stat.S_ISDIR(info.st_mode) if is_folder(record) else stat.S_ISREG(info.st_mode)
         return None if is_right_type else Drift(form=[f"not a {'folder' if is_folder(record) else 'regular file'}"])
 
     def read_live(self, asset: AssetConfig, record: AssetRecord) -> AssetRecord:

@@ -12,6 +12,7 @@ from attrs import evolve
 
 from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import exchange, fsync_directory, remove_tree
+from release_tasks.core.location import lstat_or_none
 from release_tasks.core.records import Inode, JournalStep
 
 __all__ = [
@@ -83,11 +84,8 @@ def _short(name: str) -> str:
 
 def inode_of(path: Path) -> Inode | None:
     """Return the inode at ``path`` without following links, or None when ``path`` does not exist."""
-    try:
-        info = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    return Inode(device=info.st_dev, number=info.st_ino)
+    info = lstat_or_none(path)
+    return None if info is None else Inode(device=info.st_dev, number=info.st_ino)
 
 
 def with_current_devices(step: JournalStep) -> JournalStep:

@@ -2,16 +2,31 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-__all__ = ["is_within", "overlap", "without_links"]
+__all__ = ["is_within", "lstat_or_none", "overlap", "without_links"]
 
 # The deepest folder that exists, by device and inode, and the names below it. The inode of a folder is the same under
 # every name: through a link, a bind mount, or in other letters on a disk that ignores case.
 _Location = tuple[tuple[int, int], tuple[str, ...]]
+
+
+# Errors of a path that names nothing: it, or a folder above it, is missing, is a file, or is a loop of links.
+_NAMES_NOTHING = (errno.ENOENT, errno.ENOTDIR, errno.ELOOP)
+
+
+def lstat_or_none(path: Path) -> os.stat_result | None:
+    """Return the result of lstat, or None when ``path`` names nothing. Raises OSError, for instance for EACCES."""
+    try:
+        return os.lstat(path)
+    except OSError as error:
+        if error.errno in _NAMES_NOTHING:
+            return None
+        raise
 
 
 def is_within(path: Path, folder: Path) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import sqlite3
 import subprocess
@@ -20,6 +21,7 @@ from attrs import define, field
 from release_tasks.core.durable import remove_tree
 from release_tasks.core.records import RollbackOutcome
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.plan import plan_rollback
 from tests.support.faults.mounts import Mounts
 from tests.support.files import make_socket
 from tests.support.project import Project
@@ -310,6 +312,14 @@ def parent_is_a_link(scene: Scene) -> None:
     scene.project.damage()
 
 
+def parent_becomes_a_link_to(target: str) -> Act:
+    def act(scene: Scene) -> None:
+        remove_tree(scene.state)
+        scene.state.symlink_to(target)
+
+    return act
+
+
 def closed(name: str) -> Act:
     def act(scene: Scene) -> None:
         (scene.identity / "identity.json").write_text("bad")
@@ -478,6 +488,8 @@ ACTS: dict[str, tuple[Act, Literal["restored", "failed"]]] = {
     "parent removed": (parent_removed, "restored"),
     "parent becomes a file": (parent_is_a_file, "failed"),
     "parent becomes a link": (parent_is_a_link, "restored"),
+    "parent becomes a link to nothing": (parent_becomes_a_link_to("nothing"), "failed"),
+    "parent becomes a loop of links": (parent_becomes_a_link_to("state"), "failed"),
     "folder is a working folder": (lambda scene: scene.start(_WORKING_FOLDER), "restored"),
     "file is leased": (lambda scene: scene.start(_LEASE), "restored"),
     "folder churns": (lambda scene: scene.start(_CHURN), "restored"),
@@ -569,6 +581,20 @@ def end(scene: Scene, act: Act, expected: Literal["restored", "failed"]) -> Roll
 def test_after_an_act_of_a_bad_release(scene: Scene, name: str) -> None:
     """A rollback ends restored, or failed with the live state untouched."""
     end(scene, *ACTS[name])
+
+
+@pytest.mark.parametrize(
+    "name", ["parent becomes a file", "parent becomes a link to nothing", "parent becomes a loop of links"]
+)
+def test_plan_foresees_a_parent_that_is_not_a_folder(scene: Scene, name: str) -> None:
+    """With the command that moves it away; then the rollback succeeds."""
+    good = scene.project.content()
+    ACTS[name][0](scene)
+    move = f"mv {scene.state} {scene.state}.before"
+    assert any(move in line for line in plan_rollback(scene.project.settings).diagnostics)
+    subprocess.run(shlex.split(move), check=True)
+    assert rollback(scene.project.settings, RollbackRequest()).status == "restored"
+    assert scene.project.content() == good
 
 
 @pytest.mark.timeout(120)

@@ -133,8 +133,10 @@ def plan_rollback(
     ]
     diagnostics += find_shortages(settings, pipeline, target, plan.keys("restore"), without_safety=without_safety)
     diagnostics += notes_on_verdict(pipeline, target, has_changes=plan.has_changes)
-    parents = Parents(settings.project, settings.release.assets).differences(target)
-    diagnostics += [f"{folder}: {found}; a rollback restores it." for folder, found in parents.items()]
+    parents = Parents(settings.project, assets)
+    diagnostics += [f"The rollback would fail and change nothing. {reason}" for reason in parents.blockers(target)]
+    differences = parents.differences(target).items()
+    diagnostics += [f"{folder}: {found}; a rollback restores it." for folder, found in differences]
     in_place = find_amended(pipeline, amendment)
     last = find_last_restore(settings, pipeline, in_place, emit) if in_place and not force else None
     if last is not None and last.is_in_place:
