@@ -621,6 +621,7 @@ def test_after_a_large_act_of_a_bad_release(scene: Scene, name: str) -> None:
     end(scene, *SLOW_ACTS[name])
 
 
+@pytest.mark.slow
 @pytest.mark.root
 @pytest.mark.timeout(120)
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: mounts, devices and file flags: they need root")

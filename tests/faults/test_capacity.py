@@ -80,6 +80,7 @@ def test_plan_foresees_restored_state_without_space_of(project: Project, mounts:
     assert str(project.state) in found[0] and "for the restored state" in found[0]
 
 
+@pytest.mark.slow
 def test_drill_foresees_too_few_inodes(project: Project, mounts: Mounts, tmp_path: Path) -> None:
     """It fails before it copies, with the number of inodes, and names the flag for another disk."""
     for number in range(4100):

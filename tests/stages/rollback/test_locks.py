@@ -143,6 +143,7 @@ def writer(paths: list[Path]) -> Iterator[list[int]]:
             reader.join()
 
 
+@pytest.mark.slow
 def test_one_busy_database_leaves_all_unchanged_and_loses_no_row(fleet: Fleet) -> None:
     """The holder is named, with the command to type next; a writer at work on the other databases keeps every row."""
     with (
@@ -212,6 +213,7 @@ def test_short_readers_in_a_row_do_not_starve_the_restore(make_project: MakeProj
     assert fleet.notes() == [[]] * 4
 
 
+@pytest.mark.slow
 def test_a_signal_ends_the_wait_with_nothing_changed(fleet: Fleet) -> None:
     """SIGTERM during the wait is not delayed until the locks are free."""
     noted = threading.Event()

@@ -157,6 +157,7 @@ STARTS: dict[str, Callable[[OldService], str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", STARTS.values(), ids=STARTS.keys())
 def test_answers_of_the_new_process_count(
     project: Project, old: OldService, command: Callable[[OldService], str]

@@ -97,6 +97,7 @@ EARLIER: dict[str, Callable[[Project], object]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EARLIER)
 def test_a_release_that_was_rolled_back_is_not_rolled_back_by_a_watch(failing: Project, name: str) -> None:
     """A second bad migration follows. The watch ends with 1, changes nothing and says what a person can type."""
