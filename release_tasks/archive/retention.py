@@ -131,6 +131,8 @@ def _state_of(snapshot: SnapshotMetadata) -> bytes:
     More than its digest, which excludes owners and journal modes: a rollback restores these too. Two copies of one
     database may differ in bytes, so a digest of content replaces the digest of bytes.
     """
+    # The digest of a folder covers its entries, which are in a file of their own: do not read it.
+    snapshot = evolve(snapshot, assets=[evolve(asset, entries=None) for asset in snapshot.assets])
     document: dict[str, Any] = {key: value for key, value in encode(snapshot).items() if key not in _IDENTITY}
     for asset in document["assets"]:
         if asset["contentDigest"] is not None:

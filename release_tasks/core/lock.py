@@ -168,10 +168,10 @@ def run_lock(root: Path, command: str, wait: float = 0.0, emit: Emit = ignore) -
     # `current_holder` takes the lock for an instant, so wait at least a moment. A process that is taking or releasing
     # the lock has no holder file, so try once more when there is none.
     if not _wait_for(lock, root, wait, emit):
-        is_named = current_holder(root) is not None
-        if is_named or not lock.acquire(_GRACE):
+        holder = current_holder(root)
+        if holder is not None or not lock.acquire(_GRACE):
             retry = "Try again when that run has finished (release.rollback can wait: --wait 10m)."
-            raise LockHeld(f"{_locked_by(root)} {retry}")
+            raise LockHeld(f"{_locked_by(root, holder or current_holder(root))} {retry}")
     held = RunLock(root, command or " ".join(sys.argv))
     try:
         held.record()
@@ -187,13 +187,13 @@ def _wait_for(lock: FileLock, root: Path, wait: float, emit: Emit) -> bool:
         passed = awake.now() - started
         if passed >= wait:
             return False
-        emit(Noted(f"{_locked_by(root)} Waiting for at most {show_duration(max(round(wait - passed), 1))} more."))
+        remaining = show_duration(max(round(wait - passed), 1))
+        emit(Noted(f"{_locked_by(root, current_holder(root))} Waiting for at most {remaining} more."))
         pause = _NEXT_NOTE
     return True
 
 
-def _locked_by(root: Path) -> str:
-    holder = current_holder(root)
+def _locked_by(root: Path, holder: Holder | None) -> str:
     return f"{root} is locked by {holder or 'another run'}."
 
 

@@ -218,7 +218,7 @@ FORGED: dict[str, tuple[Change, str]] = {
     "a snapshot of 100,000 characters": (lambda d: d.update(snapshotId="x" * 100_000), "invalid snapshotId"),
     "a safety snapshot of another": (lambda d: d.update(safetySnapshotId="v0_snapshot"), "of another rollback"),
     "a safety snapshot that leads out": (lambda d: d.update(safetySnapshotId="../v0_snapshot"), "of another rollback"),
-    "no safety snapshot": (lambda d: d.update(safetySnapshotId=None), "safetySnapshotId: expected str"),
+    "a number for the safety snapshot": (lambda d: d.update(safetySnapshotId=7), "safetySnapshotId: expected"),
     "another direction": (lambda d: d.update(direction="sideways"), "direction"),
     "a step twice": (lambda d: d["steps"].append(d["steps"][MCP]), "has two steps for one asset"),
     "a step twice, once done": (

@@ -256,9 +256,13 @@ class OverlayScenario(Scenario):
 
 
 class BlockedScenario(Scenario):
-    """A file that must be removed is a mount point and cannot be removed: every rollback fails and is undone."""
+    """A file that must be removed becomes a mount point after the check: every rollback fails and is undone."""
 
     outcomes = ("failed",)
+
+    def job(self, stage: str, *, mutant: str | None = None, **options: Any) -> dict[str, Any]:
+        """Return a job without the check for mount points, which runs before the mount appears."""
+        return {**super().job(stage, mutant=mutant, **options), "is_unforeseen": True}
 
     def restore_files(self) -> None:
         self.close()
