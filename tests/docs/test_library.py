@@ -148,7 +148,7 @@ roll_back(settings, wait="soon")
     output = checked(tmp_path, "import release_tasks\n" + "\n".join(BLOCKS) + revealed)
     types = re.findall(r'Revealed type is "([\w.]+)"', output)
     assert types == [
-        "release_tasks.core.records.Manifest",
+        "release_tasks.core.records.PreparedRelease",
         "release_tasks.core.records.RollbackOutcome",
         "release_tasks.stages.rollback.recovery.RecoveryReport",
         "release_tasks.core.audit.AuditVerdict",

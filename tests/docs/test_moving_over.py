@@ -118,12 +118,12 @@ def test_an_older_id_is_in_use_and_its_manifest_is_never_rewritten(example: Exam
 
 
 def test_retention_ignores_older_snapshots(example: ExampleProject) -> None:
-    """With a limit of one, both older snapshots stay next to our latest."""
-    for release in ("v12", "v13"):
+    """With a limit of one, both older snapshots stay next to our latest, and our first that was never judged."""
+    for release in ("v12", "v13", "v14"):
         example.inv("release.prepare", "--release-id", release, "--retention", "1")
     stored = sorted(path.name.partition("_")[0] for path in (example.pipeline / "snapshots").iterdir())
-    assert stored == ["v10", "v13", "v9"]
-    assert example.inv("release.drill")["snapshotId"].startswith("v13_")
+    assert stored == ["v10", "v12", "v14", "v9"]
+    assert example.inv("release.drill")["snapshotId"].startswith("v14_")
     assert example.inv("release.rollback")["status"] == "restored"
 
 

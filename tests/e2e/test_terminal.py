@@ -161,7 +161,7 @@ def on_terminal() -> Iterator[Callable[..., Shown]]:
 
 def too_wide(line: str, columns: int) -> bool:
     """Return whether a line that could have been broken was not; a command and a word are never broken."""
-    text = re.sub(r"inv [\w.]+( --[\w-]+( [\w.-]+)?)*", lambda found: found[0].replace(" ", "_"), line.strip())
+    text = re.sub(r"inv [\w.]+( --[\w-]+( \w[\w.-]*)?)*", lambda found: found[0].replace(" ", "_"), line.strip())
     return cell_len(line) > columns and " " in text.rstrip(".:")
 
 

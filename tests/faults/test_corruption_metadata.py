@@ -20,7 +20,6 @@ from release_tasks.archive.seal import sealed
 from release_tasks.archive.verify import verify_all
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.errors import ExitCode, StageFailed, UsageError
-from release_tasks.core.records import RollbackOutcome
 from release_tasks.report.status import overview
 from release_tasks.stages.rollback.plan import plan_rollback
 from tests.support.faults.damage import (
@@ -33,18 +32,13 @@ from tests.support.faults.damage import (
 )
 from tests.support.faults.marks import NEEDS_ROOT
 from tests.support.faults.stages import passed_preflight, prepare
+from tests.support.rollback import other_notes
 from tests.support.stored_snapshots import forge, parts_of, read_snapshot, reseal
 
 Document = dict[str, Any]
 Change = Callable[[Document], Any]
 
 DATABASE, IDENTITY, MCP, EXTRA = range(4)  # the indexes of Project's assets in the list
-
-
-def unexpected_notes(outcome: RollbackOutcome) -> list[str]:
-    """Return the notes of a rollback, without those on the removed row and on the release without a verdict."""
-    expected = ("the rollback removed 1 row of ledger", "was taken after a release that was never judged")
-    return [note for note in outcome.diagnostics if not any(text in note for text in expected)]
 
 
 def assert_snapshot_refused(damaged: DamagedProject, case: str) -> str:
@@ -328,7 +322,7 @@ def test_forged_value_without_effect_restores_the_snapshot(damaged: DamagedProje
     assert {verdict.status for verdict in verify_all(damaged.pipeline.catalogue)} == {"verified"}
     outcome = damaged.roll_back()
     assert outcome.status == "restored"
-    assert unexpected_notes(outcome) == []
+    assert other_notes(outcome) == []
     assert damaged.state() == "new"
     assert {path: info for path, info in damaged.live().items() if path.startswith("neighbour")} == outside
     assert damaged.leftovers() == []
@@ -615,7 +609,7 @@ def test_snapshot_of_format_1_is_restored(damaged: DamagedProject, case: str) ->
     damaged.write(forge(document))
     outcome = damaged.roll_back()
     assert outcome.status == "restored"
-    assert unexpected_notes(outcome) == []
+    assert other_notes(outcome) == []
     assert damaged.state() == "new"
 
 

@@ -11,7 +11,7 @@ from release_tasks.core.records import RollbackOutcome, RollbackState
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from tests.support.project import Project
 
-__all__ = ["audit_events", "roll_back", "rollback_state", "safety_folder", "safety_id"]
+__all__ = ["audit_events", "other_notes", "roll_back", "rollback_state", "safety_folder", "safety_id"]
 
 
 def roll_back(
@@ -30,6 +30,12 @@ def roll_back(
     restart = evolve(release.restart, command=restart_command or release.restart.command)
     settings = evolve(project.settings, release=evolve(release, health=health, restart=restart))
     return rollback(settings, RollbackRequest(snapshot_id=snapshot_id, force=force, wait=wait), emit)
+
+
+def other_notes(outcome: RollbackOutcome) -> list[str]:
+    """Return the notes of a rollback, without those on the removed row and on the release without a verdict."""
+    expected = ("the rollback removed 1 row of ledger", "was taken after a release that was never judged")
+    return [note for note in outcome.diagnostics if not any(text in note for text in expected)]
 
 
 def rollback_state(project: Project) -> RollbackState:

@@ -20,7 +20,7 @@ from release_tasks.stages.rollback.plan import plan_rollback
 from release_tasks.stages.rollback.recovery import recover
 from tests.support.asset_kind import InstallKind
 from tests.support.project import Project
-from tests.support.rollback import roll_back, safety_id
+from tests.support.rollback import other_notes, roll_back, safety_id
 from tests.support.snapshots import write_older_metadata
 
 pytestmark = pytest.mark.slow
@@ -91,7 +91,7 @@ def test_asset_of_a_plugin_is_restored_and_captured_in_the_safety_snapshot(
     """The plugin takes the safety copy too, and that snapshot restores the state before."""
     damaged = plugin_project.content()
     outcome = roll_back(plugin_project)
-    assert (outcome.status, outcome.diagnostics) == ("restored", [])
+    assert (outcome.status, other_notes(outcome)) == ("restored", [])
     assert plugin_project.content() == original
     safety = safety_record(plugin_project, outcome)
     assert (safety.plugin, safety.plugin_problem) == ("custom", None)
@@ -113,7 +113,7 @@ def test_restore_works_with_a_broken_plugin(
     safety = safety_record(plugin_project, outcome)
     assert (safety.kind, safety.plugin) == ("file", None)
     assert safety.plugin_problem is not None and expected in safety.plugin_problem
-    (message,) = outcome.diagnostics
+    (message,) = other_notes(outcome)
     assert message.startswith(f"mcp: {outcome.safety_snapshot_id} contains a plain copy.") and expected in message
     again = roll_back(plugin_project, snapshot_id=outcome.safety_snapshot_id)
     assert again.status == "restored"
@@ -188,7 +188,10 @@ def test_rollback_is_a_noop_after_the_service_wrote_to_the_asset(
     assert roll_back(plugin_project).status == "restored"
     plugin_project.mcp.write_text('{"written": "since"}')
     outcome = roll_back(plugin_project)
-    assert (outcome.status, outcome.diagnostics) == ("noop", [])
+    assert outcome.status == "noop"
+    changed, advice = outcome.diagnostics
+    assert changed == "mcp: its content was changed since the restore."
+    assert advice.endswith("inv release.rollback --snapshot v1_snapshot --force")
     assert plugin_project.mcp.read_text() == '{"written": "since"}'
     assert any("is a noop" in message for message in plan_rollback(plugin_project.settings).diagnostics)
     assert roll_back(plugin_project, force=True).status == "restored"
@@ -220,8 +223,9 @@ def test_broken_plugin_keeps_the_rollback_a_noop(plugin_project: Project, instal
     outcome = roll_back(plugin_project)
     assert outcome.status == "noop"
     assert plugin_project.mcp.read_text() == '{"written": "since"}'
-    (message,) = outcome.diagnostics
-    assert expected in message and message.endswith("To restore it too, add --force.")
+    message, advice = outcome.diagnostics
+    assert message.startswith("mcp: could not be checked: ") and expected in message
+    assert advice.endswith("inv release.rollback --snapshot v1_snapshot --force")
     assert plugin_project.leftovers() == []
 
 
