@@ -18,6 +18,7 @@ from cattrs.gen import make_dict_structure_fn, override
 
 from release_tasks.assets.base import AssetConfig
 from release_tasks.config import schema
+from release_tasks.config.endpoint import KeyPath, Statuses, parse_key_path, parse_statuses
 from release_tasks.config.kinds import flat_class, has_kinds, split
 from release_tasks.core.codec import findings
 from release_tasks.core.errors import ConfigError
@@ -176,6 +177,8 @@ def _converter(kinds: schema.Kinds) -> cattrs.Converter:
     value_hook(bool, parse_boolean)
     value_hook(Duration, parse_duration)
     value_hook(Share, parse_share)
+    value_hook(Statuses, parse_statuses)
+    value_hook(KeyPath, parse_key_path)
     value_hook(Path, _absolute)
     container_hook(list, list_structure_factory, "a list such as [build]")
     container_hook(dict, mapping_structure_factory, "a mapping")

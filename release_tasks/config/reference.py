@@ -10,6 +10,7 @@ from typing import Any
 import attrs
 
 from release_tasks.config import schema
+from release_tasks.config.endpoint import UNSET, KeyPath, Statuses
 from release_tasks.config.kinds import common_fields, has_kinds
 from release_tasks.config.load import written_name
 from release_tasks.core.options import Duration, Share
@@ -41,6 +42,7 @@ when the page is out of date.
 
 _TYPE_NAMES: dict[Any, str] = {
     Duration: "duration", Share: "share", Path: "path", str: "text", int: "number", bool: "true or false",
+    Statuses: "status or list", KeyPath: "text or list",
 }  # fmt: skip
 
 
@@ -102,7 +104,7 @@ def _shown_type(kind: Any) -> str:
 
 def _shown_default(attribute: attrs.Attribute[Any]) -> str:
     default: Any = attribute.default
-    if default in (None, attrs.NOTHING) or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
+    if default in (None, attrs.NOTHING, UNSET) or isinstance(default, attrs.Factory):  # type: ignore[arg-type]
         return ""
     if isinstance(default, bool):
         return f"`{str(default).lower()}`"

@@ -11,6 +11,7 @@ from typing import Any
 from attrs import Attribute, Factory, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig
+from release_tasks.config.endpoint import ExpectConfig, RequestConfig, valid_url, variables_in
 from release_tasks.config.gateway import GatewayConfig
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.options import Duration, Kind, Share, did_you_mean, exactly_one, option
@@ -44,15 +45,11 @@ def _valid_keys(_: Any, attribute: Attribute[Any], value: dict[str, Any]) -> Non
             raise ValueError(f"{name!r} is not a valid name in {attribute.name}")
 
 
-def _valid_url(_: Any, attribute: Attribute[Any], value: str | None) -> None:
-    if value is not None and not value.startswith(("http://", "https://")):
-        raise ValueError(f"{attribute.name}: expected an http:// or https:// URL, got {value!r}")
-
-
 def _valid_port_url(_: Any, attribute: Attribute[Any], value: str) -> None:
     # Without the placeholder, the drill would send its requests to the live service.
-    if not value.startswith(("http://", "https://")) or "{port}" not in value:
+    if "{port}" not in value:
         raise ValueError(f"{attribute.name}: expected an http:// URL that contains {{port}}, got {value!r}")
+    valid_url(_, attribute, value.replace("{port}", "1"))
 
 
 def _positive_duration(_: Any, attribute: Attribute[Any], value: float) -> None:
@@ -94,10 +91,17 @@ class AppConfig:
 
 
 @frozen(kw_only=True)
-class HealthConfig:
+class HealthConfig(RequestConfig):
     """The health endpoint, checked before a release and after a restore."""
 
-    url: str | None = option("the endpoint; without a URL, health is not checked", validator=_valid_url)
+    url: str | None = option(
+        "the endpoint, also `http+unix://%2Frun%2Fapp.sock/health`; without a URL, health is not checked",
+        validator=valid_url,
+    )
+    expect: ExpectConfig | None = option(
+        "the expected answer; every other answer is `failed`. Without it, the known forms of health answers are read; "
+        "see `release.health.expect`"
+    )
     timeout: Duration = option("limit for one request", 5.0)
     deadline: Duration = option("the service must be healthy within this time", 60.0)
     interval: Duration = option("pause between two requests", 1.0)
@@ -117,10 +121,10 @@ class LimitsConfig:
 
 
 @frozen(kw_only=True)
-class ReliabilityConfig:
+class ReliabilityConfig(RequestConfig):
     """The endpoint that reports queues and callbacks."""
 
-    url: str | None = option("the endpoint; without a URL, reliability is not checked", validator=_valid_url)
+    url: str | None = option("the endpoint; without a URL, reliability is not checked", validator=valid_url)
     hmac_secret_env: str | None = option(
         "the environment variable with the secret that signs requests; while the variable is not set, requests are not "
         "signed"
@@ -213,7 +217,7 @@ class NotificationConfig:
     """A notification about the result of a stage; exactly one of command, webhook, webhook_env."""
 
     command: str | None = option("a shell command that gets the notification as JSON on standard input")
-    webhook: str | None = option("a URL that gets the notification as JSON in a POST request", validator=_valid_url)
+    webhook: str | None = option("a URL that gets the notification as JSON in a POST request", validator=valid_url)
     webhook_env: str | None = option("the environment variable with the webhook URL, if the URL is secret")
     hmac_secret_env: str | None = option(
         "the environment variable with the secret that signs the request. With this key and an unset variable, nothing "
@@ -284,6 +288,9 @@ class ReleaseConfig:
     def secret_variables(self) -> list[str]:
         """The configured environment variables that contain secrets."""
         names = [self.reliability.hmac_secret_env, self.reliability.bearer_token_env, self.attestation.key_env]
+        requests = [self.health, self.reliability, *(gate.options for gate in self.gates.values())]
+        for request in requests:
+            names += variables_in(request.headers) if isinstance(request, RequestConfig) else []
         for notification in self.notices.values():
             names += [notification.hmac_secret_env, notification.webhook_env]
         return [name for name in names if name]

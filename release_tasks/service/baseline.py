@@ -6,10 +6,11 @@ import statistics
 
 from release_tasks.config.schema import ReleaseConfig
 from release_tasks.core.records import Baseline, HealthForm
+from release_tasks.service.expectation import judge_health
 from release_tasks.service.form import form_of
-from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
 from release_tasks.service.reliability import fetch_reliability
+from release_tasks.service.request import request_for
 from release_tasks.service.response import ProbeError
 
 __all__ = ["measure_baseline"]
@@ -26,13 +27,14 @@ def measure_baseline(config: ReleaseConfig) -> Baseline | None:
     elapsed: list[int] = []
     if config.health.url is not None:
         try:
+            request = request_for(config.health.url, config.health, config.health.timeout, expect=config.health.expect)
             for _ in range(_PROBES):
-                response = fetch(config.health.url, timeout=config.health.timeout)
-                health, _, _ = read_health(response)
+                response = fetch(request)
+                health, _, _ = judge_health(response, config.health.expect)
                 forms += [form_of(response)] if health == "unknown" else []
                 elapsed.append(response.elapsed_ms)
-        except ProbeError:
-            health, elapsed = "unreachable", []
+        except ProbeError as error:
+            health, elapsed = None if error.kind == "invalid" else "unreachable", []
     reliability = fetch_reliability(config.reliability)
     return Baseline(
         health=health,

@@ -6,9 +6,11 @@ import contextlib
 import os
 import re
 import socket
+import ssl
+import stat
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urljoin, urlsplit
 
@@ -19,12 +21,17 @@ from urllib3.connection import HTTPConnection, HTTPSConnection
 from urllib3.connectionpool import HTTPConnectionPool, HTTPSConnectionPool
 
 from release_tasks.core.units import show_duration
+from release_tasks.core.url import origin_of, shown_url, socket_of
+from release_tasks.service.request import Request
 from release_tasks.service.response import HttpResponse, ProbeError
 
-__all__ = ["AbortableConnection", "origin", "probe_error", "send", "timeout_error"]
+__all__ = ["AbortableConnection", "probe_error", "require_sendable", "send", "timeout_error"]
 
 _MAX_REDIRECTS = 5
 _REDIRECTS = {301, 302, 303, 307, 308}
+_TLS_HINTS = {"WRONG_VERSION_NUMBER": ": the server does not answer with TLS. Write http:// if it has none"}
+# The beginnings of OpenSSL's messages X509_V_ERR_... about a certificate whose issuer is not trusted.
+_UNKNOWN_CA = ("self-signed certificate", "self signed certificate", "unable to get")
 
 
 class AbortableConnection:
@@ -61,23 +68,27 @@ class AbortableConnection:
 
 
 class _Adapter(HTTPAdapter):
-    """An adapter that attaches every new socket to an AbortableConnection."""
+    """An adapter that attaches every new socket to an AbortableConnection, and may connect to a Unix socket."""
 
-    def __init__(self, abortable: AbortableConnection) -> None:
+    def __init__(self, abortable: AbortableConnection, socket_path: str | None) -> None:
         self._abortable = abortable
+        self._socket_path = socket_path
         super().__init__()
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         super().init_poolmanager(*args, **options)
-        abortable = self._abortable
+        abortable, path = self._abortable, self._socket_path
 
         def pool(pool_class: type, connection_class: type) -> type:
             def connect(self: Any) -> None:
                 connection_class.connect(self)  # type: ignore[attr-defined]
                 abortable.attach(self.sock)
 
-            connection = type("Connection", (connection_class,), {"connect": connect})
-            return type("Pool", (pool_class,), {"ConnectionCls": connection})
+            def new_connection(self: Any) -> socket.socket:
+                return _connect_to_socket(path, self.timeout) if path else connection_class._new_conn(self)  # type: ignore[attr-defined]
+
+            members = {"connect": connect, "_new_conn": new_connection}
+            return type("Pool", (pool_class,), {"ConnectionCls": type("Connection", (connection_class,), members)})
 
         self.poolmanager.pool_classes_by_scheme = {
             "http": pool(HTTPConnectionPool, HTTPConnection),
@@ -85,42 +96,59 @@ class _Adapter(HTTPAdapter):
         }
 
 
+def _connect_to_socket(path: str, timeout: float) -> socket.socket:
+    connected = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connected.settimeout(timeout)
+        connected.connect(path)
+    except BaseException:
+        connected.close()
+        raise
+    return connected
+
+
 class _Session(requests.Session):
     """A session without settings of the environment. It follows no redirects, because requests reads their bodies."""
 
-    def __init__(self, abortable: AbortableConnection) -> None:
+    def __init__(self, abortable: AbortableConnection, request: Request) -> None:
         super().__init__()
         self.trust_env = False
-        self.verify = os.environ.get("REQUESTS_CA_BUNDLE") or True
+        self.verify = str(request.ca_file or os.environ.get("REQUESTS_CA_BUNDLE") or "") or True
         for scheme in ("http://", "https://"):
-            self.mount(scheme, _Adapter(abortable))
+            self.mount(scheme, _Adapter(abortable, socket_of(request.url)))
 
     def get_redirect_target(self, resp: requests.Response) -> None:
         return None
 
 
-def send(
-    abortable: AbortableConnection,
-    method: str,
-    url: str,
-    *,
-    headers: Mapping[str, str],
-    body: bytes | None,
-    timeout: float,
-    max_bytes: int,
-) -> HttpResponse:
+def require_sendable(request: Request) -> None:
+    """Raise ProbeError of the kind ``invalid`` for a URL without a host, or a file of certificates that has none."""
+    try:
+        origin_of(request.url)
+    except ValueError:
+        raise ProbeError("invalid", f"{request.shown!r} is not an http:// or https:// URL.") from None
+    if request.ca_file is not None:
+        try:
+            ssl.create_default_context(cafile=request.ca_file)
+        except OSError as error:  # SSLError is one, for a file without a certificate
+            reason = "it has no certificate in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+            raise ProbeError("invalid", f"ca_file: {request.ca_file} cannot be used: {reason}.") from None
+
+
+def send(abortable: AbortableConnection, request: Request) -> HttpResponse:
     """Send one request, follow its redirects on the same host, and return the response.
 
-    Attaches each socket to ``abortable``. ``timeout``, in seconds, limits a wait between two bytes; the caller limits
-    the whole request and aborts the connection. Raises ProbeError, or an error that ``probe_error`` translates.
+    Attaches each socket to ``abortable``. The request's timeout limits a wait between two bytes; the caller limits the
+    whole request and aborts the connection. Raises ProbeError, or an error that ``probe_error`` translates.
     """
     started = time.monotonic()
     # Without this header a server may compress, and 1 MiB of compressed data can expand to 1 GiB.
-    headers = {"Accept-Encoding": "identity", "Connection": "close", **headers}
-    with _Session(abortable) as session:
-        current = url
+    headers = {"Accept-Encoding": "identity", "Connection": "close", **request.headers}
+    method, body, limit = request.method, request.body, request.max_bytes
+    with _Session(abortable, request) as session:
+        current = start = _sent_url(request.url)
         for _ in range(_MAX_REDIRECTS + 1):
-            remaining = max(started + timeout - time.monotonic(), 0.001)
+            remaining = max(started + request.timeout - time.monotonic(), 0.001)
             with session.request(
                 method,
                 current,
@@ -131,22 +159,27 @@ def send(
                 timeout=remaining,
             ) as response:
                 target = response.headers.get("Location")
-                if response.status_code in _REDIRECTS and target:
-                    current = _same_host(current, target)
+                if request.follows_redirects and response.status_code in _REDIRECTS and target:
+                    current = _same_host(current, target, request)
                     if response.status_code == 303:
                         method, body = "GET", None
                     session.close()  # some servers ignore "Connection: close"
                     continue
-                data = _read(response, max_bytes)
+                data = _read(response, limit)
                 return HttpResponse(
                     status=response.status_code,
                     content_type=response.headers.get("Content-Type", ""),
-                    body=bytes(data[:max_bytes]),
-                    is_truncated=len(data) > max_bytes,
+                    body=bytes(data[:limit]),
+                    is_truncated=len(data) > limit,
                     elapsed_ms=round((time.monotonic() - started) * 1000),
-                    url=current,
+                    url=request.url if current == start else current,
                 )
-    raise ProbeError("redirect", f"{url} redirects more than {_MAX_REDIRECTS} times.")
+    raise ProbeError("redirect", f"{request.shown} redirects more than {_MAX_REDIRECTS} times.")
+
+
+def _sent_url(url: str) -> str:
+    """Return ``url``; for a Unix socket, the URL that its server sees."""
+    return url if socket_of(url) is None else "http://localhost" + re.sub(r"^[^:]+://[^/?]*", "", url)
 
 
 def _read(response: requests.Response, max_bytes: int) -> bytearray:
@@ -159,62 +192,74 @@ def _read(response: requests.Response, max_bytes: int) -> bytearray:
     return data
 
 
-def origin(url: str) -> tuple[str, str, int]:
-    """Return scheme, host and port; raises ProbeError unless ``url`` is an http(s) URL."""
-    try:
-        parts = urlsplit(url)
-        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
-    except ValueError:
-        parts, port = urlsplit(""), 0
-    is_http = parts.scheme in ("http", "https")
-    if not is_http or not parts.hostname or re.search(r"[\s\x00-\x1f]", url):
-        raise ProbeError("invalid", f"{url!r} is not an http:// or https:// URL.")
-    return parts.scheme, parts.hostname.lower(), port
-
-
-def _same_host(url: str, location: str) -> str:
+def _same_host(url: str, location: str, request: Request) -> str:
     target = re.sub(r"[\x00-\x1f\x7f]", "", location).strip()
     try:
         target = urljoin(url, target)
-        is_same = origin(target) == origin(url)
-    except (ProbeError, ValueError):
+        is_same = origin_of(target) == origin_of(url)
+    except ValueError:
         is_same = False
     if not is_same:
-        raise ProbeError("redirect", f"{url} redirects to another host: {target[:300]}. The redirect is not followed.")
+        shown = shown_url(target)[:300]
+        raise ProbeError(
+            "redirect", f"{request.shown} redirects to another host: {shown}. The redirect is not followed."
+        )
     return target
 
 
-def timeout_error(url: str, timeout: float) -> ProbeError:
-    """Return the error for a request without a complete response in ``timeout`` seconds."""
-    return ProbeError("timeout", f"{url} gave no complete response within {show_duration(timeout)}.")
+def timeout_error(request: Request) -> ProbeError:
+    """Return the error for a request without a complete response in its time."""
+    return ProbeError("timeout", f"{request.shown} gave no complete response within {show_duration(request.timeout)}.")
 
 
-def probe_error(error: BaseException, url: str, timeout: float) -> ProbeError:
+def probe_error(error: BaseException, request: Request) -> ProbeError:
     """Translate an error of requests, urllib3 or the socket module, which may wrap one another."""
     if isinstance(error, ProbeError):
         return error
     causes = list(_causes(error))
+    shown, path = request.shown, socket_of(request.url)
 
     def has(*types: type[BaseException]) -> bool:
         return any(isinstance(cause, types) for cause in causes)
 
     if has(requests.exceptions.SSLError, urllib3.exceptions.SSLError):
-        reason = next((c.verify_message for c in causes if hasattr(c, "verify_message")), "")
-        return ProbeError("tls", f"{url}: the TLS connection failed{reason and f' ({reason})'}.")
+        return ProbeError("tls", f"{shown}: the TLS connection failed{_tls_reason(causes)}.")
+    if path is not None and has(ConnectionRefusedError, FileNotFoundError):
+        return _socket_error(path, shown)
     if has(ConnectionRefusedError):
-        return ProbeError("refused", f"{url} refused the connection: no process listens on this port.")
+        return ProbeError("refused", f"{shown} refused the connection: no process listens on this port.")
     if has(socket.gaierror):
-        return ProbeError("other", f"{url}: the host name {urlsplit(url).hostname} cannot be resolved.")
+        return ProbeError("other", f"{shown}: the host name {urlsplit(request.url).hostname} cannot be resolved.")
     if has(requests.exceptions.Timeout, TimeoutError):
-        return timeout_error(url, timeout)
+        return timeout_error(request)
     if has(requests.exceptions.InvalidURL, requests.exceptions.InvalidSchema, UnicodeError):
-        return ProbeError("invalid", f"{url!r} is not an http:// or https:// URL.")
+        return ProbeError("invalid", f"{shown!r} is not an http:// or https:// URL.")
     if has(ConnectionError, urllib3.exceptions.IncompleteRead):
         # A port forwarded to a service that is still starting behaves like this.
-        return ProbeError("refused", f"{url} closed the connection before its response was complete.")
+        return ProbeError("refused", f"{shown} closed the connection before its response was complete.")
     numbered = (c.strerror for c in causes if isinstance(c, OSError) and c.strerror and c.errno)
     reason = next(numbered, "the response is not valid HTTP")
-    return ProbeError("other", f"The request to {url} failed: {reason}.")
+    return ProbeError("other", f"The request to {shown} failed: {reason}.")
+
+
+def _socket_error(path: str, shown: str) -> ProbeError:
+    try:
+        is_socket = stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return ProbeError("refused", f"{shown} refused the connection: the socket {path} does not exist.")
+    if not is_socket:
+        return ProbeError("other", f"{shown} cannot be asked: {path} is not a socket.")
+    return ProbeError("refused", f"{shown} refused the connection: no process listens on the socket {path}.")
+
+
+def _tls_reason(causes: list[BaseException]) -> str:
+    """Return the reason in brackets, and what to do about it, as far as OpenSSL names one."""
+    found = next((cause for cause in causes if getattr(cause, "reason", None) in _TLS_HINTS), None)
+    hint = _TLS_HINTS[found.reason] if found is not None else ""  # type: ignore[attr-defined]
+    message = str(next((cause.verify_message for cause in causes if hasattr(cause, "verify_message")), ""))
+    if message.startswith(_UNKNOWN_CA):
+        hint = ". If its certificate is from a certification authority of your own, set ca_file"
+    return f"{message and f' ({message})'}{hint}"
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

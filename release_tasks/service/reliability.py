@@ -12,10 +12,13 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
+from attrs import evolve
+
 from release_tasks.config.schema import LimitsConfig, ReliabilityConfig
 from release_tasks.core.records import Pressure, ReliabilityReport
-from release_tasks.core.redact import Redactor
+from release_tasks.core.url import shown_url
 from release_tasks.service.http import fetch
+from release_tasks.service.request import Request, redactor_of, request_for
 from release_tasks.service.response import HttpResponse, ProbeError
 
 __all__ = ["fetch_reliability", "over_limits"]
@@ -38,12 +41,12 @@ def fetch_reliability(
     url = config.url
     if url is None:
         return None
-    shown = Redactor.from_environment(environ).redact_text(url)
-    headers = _headers(config, environ)
+    shown = redactor_of(config, environ).redact_text(shown_url(url))
     try:
-        response = fetch(url, timeout=config.timeout, headers=headers, body=_BODY if _SIGNATURE in headers else None)
+        response = fetch(_request(url, config, environ))
     except ProbeError as error:
-        return ReliabilityReport(status="unreachable", url=shown, detail=error.message.replace(url, shown))
+        is_asked = error.kind != "invalid"
+        return ReliabilityReport(status="unreachable" if is_asked else "unknown", url=shown, detail=error.message)
     pressure, problem = _read(response)
     if pressure is None:
         unset = [name for name in (config.hmac_secret_env, config.bearer_token_env) if name and not environ.get(name)]
@@ -77,17 +80,19 @@ def over_limits(pressure: Pressure, limits: LimitsConfig, before: Pressure | Non
     return [f"{count} {label} (limit {limit})" for count, limit, label in counts if count is not None and count > limit]
 
 
-def _headers(config: ReliabilityConfig, environ: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers with signature and token; each is omitted when its environment variable is not set."""
-    headers = {"Accept": "application/json"}
+def _request(url: str, config: ReliabilityConfig, environ: Mapping[str, str]) -> Request:
+    """Return the request with signature and token; each is omitted when its environment variable is not set."""
+    request = request_for(url, config, config.timeout, environ=environ)
+    headers, body = {"Accept": "application/json"}, request.body
     secret = environ.get(config.hmac_secret_env or "")
     if secret:
+        body = _BODY if body is None else body
         headers["Content-Type"] = "application/json"
-        headers[_SIGNATURE] = "sha256=" + hmac.new(os.fsencode(secret), _BODY, hashlib.sha256).hexdigest()
+        headers[_SIGNATURE] = "sha256=" + hmac.new(os.fsencode(secret), body, hashlib.sha256).hexdigest()
     token = environ.get(config.bearer_token_env or "")
     if token:
         headers["Authorization"] = f"Bearer {token}"
-    return headers
+    return evolve(request, headers={**headers, **request.headers}, body=body)
 
 
 def _read(response: HttpResponse) -> tuple[Pressure | None, str]:

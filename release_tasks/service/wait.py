@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import threading
 from collections.abc import Callable
 from typing import Protocol
@@ -16,11 +15,12 @@ from release_tasks.core.clock import awake, timestamp
 from release_tasks.core.events import Emit, HealthAnswered, Noted, ignore
 from release_tasks.core.interrupt import wait_for
 from release_tasks.core.records import Baseline, HealthAttempt, HealthForm, HealthReport, HealthWord
-from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
+from release_tasks.core.url import shown_url
+from release_tasks.service.expectation import judge_health
 from release_tasks.service.form import form_of
-from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
+from release_tasks.service.request import redactor_of, request_for
 from release_tasks.service.response import HttpResponse, ProbeError, ProbeErrorKind
 
 __all__ = ["ServiceStart", "poll_health"]
@@ -28,6 +28,7 @@ __all__ = ["ServiceStart", "poll_health"]
 _MIN_TIMEOUT = 1.0  # for a request that starts just before the deadline
 _MIN_INTERVAL = 0.01
 _STARTING = ("refused", "timeout")  # errors of a service that is still starting
+_NO_ANSWER: dict[ProbeErrorKind, HealthWord] = {"redirect": "failed", "invalid": "unknown"}  # else "unreachable"
 _FIRST_STORED, _MAX_STORED = 5, 50  # the first and the latest attempts are the most useful
 _MAX_DETAIL = 120
 _UNREADABLE_ANSWERS = 3
@@ -130,8 +131,7 @@ def poll_health(
     Otherwise some such answers in a row end the polling, because waiting does not make a form readable; they are
     waited for only when the service had a readable answer before, or when the answer has a word that may change.
     """
-    url = health.url
-    if not url:
+    if not health.url:
         detail = "no health URL is configured: set release.health.url or type --health-url"
         return HealthReport(passed=False, status="unknown", url="", detail=detail)
     limit = health.deadline if deadline is None else deadline
@@ -147,7 +147,7 @@ def poll_health(
         timeout = health.timeout if limit <= 0 else min(health.timeout, max(remaining, _MIN_TIMEOUT))
         streak.note()
         at, request_started = timestamp(), awake.now()
-        result, error_kind = _request_once(url, timeout, strict, cancelled, on_response, unreadable)
+        result, error_kind = _request_once(health, timeout, strict, cancelled, on_response, unreadable)
         attempt = HealthAttempt(
             at=at,
             status=result.status,
@@ -185,7 +185,7 @@ def poll_health(
 
 
 def _request_once(
-    url: str,
+    health: HealthConfig,
     timeout: float,
     strict: bool,
     cancelled: threading.Event,
@@ -193,16 +193,17 @@ def _request_once(
     unreadable: _Unreadable,
 ) -> tuple[HealthReport, ProbeErrorKind | None]:
     """Return the redacted report of one request, and the kind of its error, if any."""
-    redact = Redactor.from_environment(os.environ).redact_text
+    redact, shown = redactor_of(health).redact_text, shown_url(health.url or "")
     try:
-        response = fetch(url, timeout=timeout, cancelled=cancelled)
+        request = request_for(health.url or "", health, timeout, expect=health.expect)
+        response = fetch(request, cancelled=cancelled)
     except ProbeError as error:
         unreadable.add(None)
-        status: HealthWord = "failed" if error.kind == "redirect" else "unreachable"
-        return HealthReport(passed=False, status=status, url=redact(url), detail=redact(error.message)), error.kind
+        status = _NO_ANSWER.get(error.kind, "unreachable")
+        return HealthReport(passed=False, status=status, url=redact(shown), detail=redact(error.message)), error.kind
     if on_response is not None:
         on_response(response)
-    status, detail, degraded = read_health(response)
+    status, detail, degraded = judge_health(response, health.expect)
     if status == "degraded" and strict:
         detail = f"{detail}; degraded fails with --strict"
     unreadable.add(form_of(response) if status == "unknown" else None)
@@ -211,7 +212,7 @@ def _request_once(
     report = HealthReport(
         passed=status == "ok" or (status == "degraded" and not strict) or unreadable.is_as_before,
         status=status,
-        url=redact(url),
+        url=redact(shown),
         detail=redact(detail),
         http_status=response.status,
         degraded=[redact(part) for part in degraded],

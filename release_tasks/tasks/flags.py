@@ -117,9 +117,13 @@ def output_flag(settings: Settings, name: str, value: str) -> Path:
 
 def url_flag(name: str, value: str | None) -> str | None:
     """Return a URL, or None when the flag was not given; raises UsageError for any other text."""
-    if value is not None and not value.startswith(("http://", "https://")):
-        raise UsageError(f"--{name}: expected an http:// or https:// URL, got {value!r}.")
-    return value
+    from release_tasks.core.url import check_url
+
+    def checked(url: str) -> str:
+        check_url(url)
+        return url
+
+    return None if value is None else _parsed(name, value, checked)
 
 
 def words_flag(values: list[str] | None) -> list[str]:

@@ -103,7 +103,7 @@ def test_a_real_hook_sees_the_commit_of_the_project(project: Path, tmp_path: Pat
 
 
 def test_the_index_is_not_written(project: Path) -> None:
-    """A touched file makes `git status` refresh the index, unless git is told not to."""
+    """A touched file makes `git status` refresh the index, unless git gets the option against it."""
     os.utime(project / "tracked", (1, 1))
     index = project / ".git/index"
     before = (index.read_bytes(), index.stat().st_mtime_ns)

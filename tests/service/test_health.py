@@ -23,6 +23,7 @@ from release_tasks.core.options import Duration
 from release_tasks.core.records import HealthReport
 from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
+from release_tasks.service.request import Request
 from release_tasks.service.response import HttpResponse, ProbeError
 from release_tasks.service.wait import poll_health
 
@@ -133,7 +134,7 @@ def unused_url() -> str:
 def test_an_answer_has_status_type_and_body(serve: Serve) -> None:
     """The values are those that were sent."""
     sent = response(b'{"a":1}', "201 Created", "Content-Type: application/json")
-    got = fetch(serve(send_all(sent)), timeout=5)
+    got = fetch(Request(url=serve(send_all(sent)), timeout=5))
     assert (got.status, got.content_type, got.body) == (201, "application/json", b'{"a":1}')
     assert not got.is_truncated
 
@@ -146,7 +147,7 @@ def test_method_body_and_headers_are_sent(serve: Serve) -> None:
         seen.append(read_request(connection))
         connection.sendall(response(b"ok"))
 
-    fetch(serve(talk), timeout=5, method="POST", body=b"{}", headers={"X-Signature": "sha256=1"})
+    fetch(Request(url=serve(talk), timeout=5, method="POST", body=b"{}", headers={"X-Signature": "sha256=1"}))
     assert seen[0].startswith(b"POST /health ")
     assert b"X-Signature: sha256=1\r\n" in seen[0]
     assert b"Connection: close\r\n" in seen[0]
@@ -155,7 +156,7 @@ def test_method_body_and_headers_are_sent(serve: Serve) -> None:
 def test_a_refused_connection_is_a_message(unused_url: str) -> None:
     """It has its own kind, and no repr of a library in its message."""
     with pytest.raises(ProbeError) as caught:
-        fetch(unused_url, timeout=5)
+        fetch(Request(url=unused_url, timeout=5))
     assert caught.value.kind == "refused"
     assert caught.value.message == f"{unused_url} refused the connection: no process listens on this port."
 
@@ -165,7 +166,7 @@ def test_a_silent_server_ends_at_the_timeout(serve: Serve) -> None:
     url = serve(lambda connection: connection.recv(1 << 20) and connection.recv(1))
     started = time.monotonic()
     with pytest.raises(ProbeError) as caught:
-        fetch(url, timeout=0.3)
+        fetch(Request(url=url, timeout=0.3))
     assert caught.value.kind == "timeout"
     assert time.monotonic() - started < 8
     assert caught.value.message == f"{url} gave no complete response within 300ms."
@@ -188,7 +189,7 @@ def test_a_slow_server_ends_at_the_timeout(serve: Serve, head: bytes) -> None:
 
     started = time.monotonic()
     with pytest.raises(ProbeError) as caught:
-        fetch(serve(talk), timeout=0.4)
+        fetch(Request(url=serve(talk), timeout=0.4))
     assert caught.value.kind == "timeout"
     assert time.monotonic() - started < 8
     assert hung_up.wait(5), "the connection was left open"
@@ -209,7 +210,7 @@ def test_a_huge_body_is_read_up_to_the_limit(serve: Serve) -> None:
         except OSError:
             hung_up.set()
 
-    got = fetch(serve(talk), timeout=5)
+    got = fetch(Request(url=serve(talk), timeout=5))
     assert got.is_truncated
     assert len(got.body) == 1 << 20
     assert hung_up.wait(5)
@@ -220,14 +221,14 @@ def test_a_truncated_body_is_an_error(serve: Serve) -> None:
     """Half a body is not parsed."""
     half = response(b'{"status":"ok"}' * 100)[:-50]
     with pytest.raises(ProbeError, match="closed the connection") as caught:
-        fetch(serve(send_all(half)), timeout=5)
+        fetch(Request(url=serve(send_all(half)), timeout=5))
     assert caught.value.kind == "refused"
 
 
 def test_a_response_that_is_not_http_is_an_error(serve: Serve) -> None:
     """The message names the port; no exception of a library is raised."""
     with pytest.raises(ProbeError, match="not valid HTTP") as caught:
-        fetch(serve(send_all(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")), timeout=5)
+        fetch(Request(url=serve(send_all(b"SSH-2.0-OpenSSH_9.6\r\n\r\n")), timeout=5))
     assert caught.value.kind == "other"
 
 
@@ -236,7 +237,7 @@ def test_a_tls_failure_has_its_own_kind(serve: Serve) -> None:
     url = serve(lambda connection: connection.sendall(response(b"ok")))
     url = url.replace("http://", "https://")
     with pytest.raises(ProbeError) as caught:
-        fetch(url, timeout=5)
+        fetch(Request(url=url, timeout=5))
     assert caught.value.kind == "tls"
 
 
@@ -244,7 +245,7 @@ def test_a_redirect_on_the_same_host_is_followed(serve: Serve) -> None:
     """A relative redirect is followed to its end."""
     moved = response(b"", "302 Found", "Location: /other")
     url = serve(send_all(moved, response(b"ok")))
-    got = fetch(url, timeout=5)
+    got = fetch(Request(url=url, timeout=5))
     assert (got.status, got.body) == (200, b"ok")
     assert got.url == url.replace("/health", "/other")
 
@@ -256,7 +257,7 @@ def test_a_redirect_to_another_host_is_refused(serve: Serve) -> None:
     for target in (elsewhere, "//localhost/health", "file:///etc/passwd", "http://[bad"):
         url = serve(send_all(response(b"", "302 Found", f"Location: {target}")))
         with pytest.raises(ProbeError) as caught:
-            fetch(url, timeout=5)
+            fetch(Request(url=url, timeout=5))
         assert caught.value.kind == "redirect"
         assert url in caught.value.message
         assert target in caught.value.message
@@ -275,14 +276,14 @@ def test_the_body_of_a_redirect_is_not_read(serve: Serve) -> None:
         while True:
             connection.sendall(b"x" * 65536)
 
-    assert fetch(serve(talk), timeout=5).body == b"ok"
+    assert fetch(Request(url=serve(talk), timeout=5)).body == b"ok"
 
 
 def test_a_redirect_loop_ends(serve: Serve) -> None:
     """The limit is five redirects."""
     url = serve(send_all(response(b"", "301 Moved", "Location: /health")))
     with pytest.raises(ProbeError, match="more than 5 times"):
-        fetch(url, timeout=5)
+        fetch(Request(url=url, timeout=5))
 
 
 def test_proxies_of_the_environment_are_not_used(
@@ -292,7 +293,7 @@ def test_proxies_of_the_environment_are_not_used(
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
         monkeypatch.setenv(name, unused_url)
     monkeypatch.delenv("no_proxy", raising=False)
-    assert fetch(serve(send_all(response(b"ok"))), timeout=5).body == b"ok"
+    assert fetch(Request(url=serve(send_all(response(b"ok"))), timeout=5)).body == b"ok"
 
 
 @pytest.mark.parametrize(
@@ -302,14 +303,14 @@ def test_proxies_of_the_environment_are_not_used(
 def test_a_malformed_url_is_a_message(url: str) -> None:
     """No exception of a library is raised."""
     with pytest.raises(ProbeError, match="is not an http") as caught:
-        fetch(url, timeout=1)
+        fetch(Request(url=url, timeout=1))
     assert caught.value.kind == "invalid"
 
 
 def test_an_unknown_host_is_named() -> None:
     """The message has the host name."""
     with pytest.raises(ProbeError, match=r"nowhere\.invalid") as caught:
-        fetch("http://nowhere.invalid/", timeout=5)
+        fetch(Request(url="http://nowhere.invalid/", timeout=5))
     assert caught.value.kind in ("other", "timeout")
 
 
@@ -318,7 +319,7 @@ def test_no_thread_stays_after_a_timeout(serve: Serve) -> None:
     url = serve(lambda connection: connection.recv(1 << 20) and connection.recv(1))
     for _ in range(3):
         with pytest.raises(ProbeError):
-            fetch(url, timeout=0.05)
+            fetch(Request(url=url, timeout=0.05))
     for thread in threading.enumerate():
         if thread.name == "probe":
             thread.join(2)
@@ -611,8 +612,8 @@ def test_degraded_passes_unless_strict(serve: Serve) -> None:
 
 def test_a_malformed_url_is_not_retried() -> None:
     """It ends immediately, without an exception."""
-    report = poll_health(config("http://"), passes=1)
-    assert (report.passed, report.status, report.attempts) == (False, "unreachable", 1)
+    report = poll_health(config("http://.example/"), passes=1)
+    assert (report.passed, report.status, report.attempts) == (False, "unknown", 1)
 
 
 @pytest.mark.parametrize("is_silent", [True, False])

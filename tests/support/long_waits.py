@@ -19,6 +19,7 @@ from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.process import start, stop
 from release_tasks.service.http import fetch
+from release_tasks.service.request import Request
 from release_tasks.service.response import ProbeError
 from release_tasks.service.wait import poll_health
 from release_tasks.stages.notifications.notification import new_notification
@@ -56,7 +57,7 @@ def wait_for_health(folder: Path, url: str) -> str:
 
 def wait_for_an_answer(folder: Path, url: str) -> str:
     try:
-        return f"status {fetch(url.replace('/health', '/slow'), timeout=LIMIT).text}"
+        return f"status {fetch(Request(url=url.replace('/health', '/slow'), timeout=LIMIT)).text}"
     except ProbeError as error:
         return error.message
 

@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
 from release_tasks.config.schema import HealthConfig, Settings
 from release_tasks.core.errors import Interrupted, UsageError
@@ -45,13 +45,15 @@ class Service:
     """The way to start the service on restored state.
 
     ``arguments`` makes the command line from the scratch configuration and a free port; ``shown`` is its text in
-    messages. ``health`` is a URL with ``{port}``; ``timeout`` is in seconds. The drill's variables are added to
+    messages. ``url`` is its health endpoint, with ``{port}``; ``health`` has the other keys of the request and the
+    expected answer. ``timeout`` is in seconds. The drill's variables are added to
     ``environment``.
     """
 
     shown: str
     arguments: Callable[[Settings, int], list[str]]
-    health: str
+    url: str
+    health: HealthConfig
     timeout: float
     environment: Mapping[str, str] = field(repr=False)
 
@@ -70,12 +72,13 @@ def boot(
     is the baseline of the release. Does not raise when the service fails: the outcome has the reason.
     """
     started = time.monotonic()
-    health, url = None, service.health
+    health, url = None, service.url
     try:
         port = _free_port()
-        url = service.health.replace("{port}", str(port))
+        url = url.replace("{port}", str(port))
         with _running(service, scratch, settings, port, live) as attempt:
-            config = HealthConfig(
+            config = evolve(
+                service.health,
                 url=url,
                 timeout=Duration(_REQUEST_SECONDS),
                 deadline=Duration(service.timeout),

@@ -16,7 +16,7 @@ from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
 from release_tasks.config.gateway import child_environment
-from release_tasks.config.schema import Settings
+from release_tasks.config.schema import HealthConfig, Settings
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed, UsageError, describe_error
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded, within
@@ -248,7 +248,8 @@ def service_of(settings: Settings) -> Service:
         return Service(
             shown=config.command,
             arguments=lambda _, port: line,
-            health=config.health,
+            url=config.health,
+            health=settings.release.health,
             timeout=config.timeout,
             environment=tool_environment(),
         )
@@ -262,7 +263,8 @@ def service_of(settings: Settings) -> Service:
     return Service(
         shown=_GATEWAY,
         arguments=_gateway_line,
-        health="http://127.0.0.1:{port}/health",
+        url="http://127.0.0.1:{port}/health",
+        health=HealthConfig(),
         timeout=config.timeout,
         environment=child_environment(),
     )

@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 from release_tasks.core.redact import Redactor
 from release_tasks.core.version import __version__
 from release_tasks.service.http import fetch
+from release_tasks.service.request import Request
 from release_tasks.service.response import ProbeError
 from release_tasks.stages.notifications.notification import SendAttempt
 
@@ -46,15 +47,22 @@ def notify_webhook(
     if secret is not None:
         headers[SIGNATURE] = signature_of(body, secret)
     try:
-        answer = fetch(
-            url, timeout=timeout, max_bytes=_MAX_ANSWER, headers=headers, method="POST", body=body, cancelled=cancelled
+        request = Request(
+            url=url,
+            shown=shown_origin(url),
+            timeout=timeout,
+            method="POST",
+            headers=headers,
+            body=body,
+            max_bytes=_MAX_ANSWER,
         )
+        answer = fetch(request, cancelled=cancelled)
     except ProbeError as error:
         final = {
             "redirect": f"{shown_origin(url)} redirects to another URL; redirects are not followed",
             "invalid": "the webhook's URL is not an http:// or https:// URL",
         }
-        detail = final.get(error.kind) or error.message.replace(url, shown_origin(url)).rstrip(".")
+        detail = final.get(error.kind) or error.message.rstrip(".")
         return SendAttempt(is_delivered=False, detail=redactor.redact_text(detail), is_final=error.kind in final)
     is_delivered = 200 <= answer.status < 300
     is_final = not is_delivered and answer.status < 500 and answer.status not in _RETRIABLE

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from release_tasks.config.schema import HealthConfig
 from release_tasks.core.records import HealthReport
 from release_tasks.service import wait
 from release_tasks.stages.drill import boot as booting
@@ -80,7 +81,8 @@ class Booted:
         service = Service(
             shown=mode,
             arguments=lambda settings, port: words,
-            health="http://127.0.0.1:{port}/health",
+            url="http://127.0.0.1:{port}/health",
+            health=HealthConfig(),
             timeout=timeout,
             environment=os.environ,
         )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import shlex
 from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
-from attrs import NOTHING, frozen
+from attrs import NOTHING, asdict, frozen
 
+from release_tasks.config.endpoint import ExpectConfig, RequestConfig
 from release_tasks.core.clock import awake
 from release_tasks.core.codec import encode
 from release_tasks.core.events import HealthAnswered
@@ -17,42 +16,40 @@ from release_tasks.core.interrupt import wait_for
 from release_tasks.core.options import option
 from release_tasks.core.process.output import last_lines
 from release_tasks.core.records import HealthReport
+from release_tasks.core.url import check_url, shown_url
+from release_tasks.service.expectation import unmet_expectation
 from release_tasks.service.http import fetch
+from release_tasks.service.request import curl, request_for
 from release_tasks.service.response import HttpResponse, ProbeError
 from release_tasks.service.wait import poll_health
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
 
-__all__ = ["KIND", "ExpectConfig", "HttpOptions", "unmet_expectation"]
+__all__ = ["KIND", "HttpOptions"]
 
 _BODY_TAIL = 1024
-_MISSING = object()
-_EXPECT_ELSEWHERE = "is only for an http gate with a URL, and has no effect here"
 
 
 @frozen(kw_only=True)
-class ExpectConfig:
-    """The expected answer of an http gate's URL; every configured expectation must be met."""
-
-    status: int | None = option("the expected HTTP status; default: 200 to 299")
-    text: str | None = option("text that the body must contain")
-    json: str | None = option("a field of the JSON body; dots separate nested fields")
-    equals: Any = option("the expected value of that field; without it, the field must exist")
-
-
-@frozen(kw_only=True)
-class HttpOptions:
+class HttpOptions(RequestConfig):
     """The keys of an HTTP gate."""
 
     http: str = option("`health` (the endpoint above), or a URL whose answer must match `expect`", NOTHING)
-    expect: ExpectConfig | None = option(
-        "the expected answer of the URL; see `release.gates.NAME.expect`", elsewhere=_EXPECT_ELSEWHERE
-    )
+    expect: ExpectConfig | None = option("the expected answer of the URL; see `release.gates.NAME.expect`")
 
     def __attrs_post_init__(self) -> None:
-        if self.asks_health and self.expect is not None:
-            raise ValueError(f"expect: {_EXPECT_ELSEWHERE}")
-        if not self.asks_health and not self.http.startswith(("http://", "https://")):
-            raise ValueError(f"http: expected 'health' or an http:// or https:// URL, got {self.http!r}")
+        if self.asks_health:
+            self._refuse_own_keys()
+            return
+        try:
+            check_url(self.http)
+        except ValueError as error:
+            raise ValueError(f"http: {error}".replace("expected ", "expected 'health' or ", 1)) from None
+
+    def _refuse_own_keys(self) -> None:
+        unset = {**asdict(RequestConfig(), recurse=False), "expect": None}
+        for name, default in unset.items():
+            if getattr(self, name) != default:
+                raise ValueError(f"{name}: the gate asks the health endpoint; set release.health.{name}")
 
     @property
     def asks_health(self) -> bool:
@@ -88,17 +85,17 @@ def _check(context: GateContext) -> Verdict:
     }
     if not report.passed:
         diagnostics["bodyTail"] = _body_tail(context, answers)
-        diagnostics["next"] = _curl(report.url, health.timeout) if report.url else "inv --help"
+        diagnostics["next"] = curl(health.url, health, health.timeout) if health.url else "inv --help"
     detail = report.detail
     if report.http_status is not None and not detail.startswith("HTTP "):
         detail = f"HTTP {report.http_status}, {detail}"
-    command = f"GET {report.url}" if report.url else None
+    command = f"{health.method} {report.url}" if report.url else None
     return Verdict(passed=report.passed, detail=detail, command=command, diagnostics=diagnostics)
 
 
 def _check_url(context: GateContext, options: HttpOptions) -> Verdict:
     """Request the gate's URL; retry a refused connection until the timeout, and judge the first answer."""
-    url, health = options.http, context.settings.release.health
+    url, health = shown_url(options.http), context.settings.release.health
     timeout = health.timeout if context.config.timeout is None else context.config.timeout
     diagnostics: dict[str, Any] = {"url": url, "httpStatus": None, "attempts": 0}
     answers: list[HttpResponse] = []
@@ -107,7 +104,8 @@ def _check_url(context: GateContext, options: HttpOptions) -> Verdict:
         diagnostics["attempts"] += 1
         try:
             left = max(deadline - awake.now(), 0.1)
-            answers.append(fetch(url, timeout=left, cancelled=context.cancelled))
+            request = request_for(options.http, options, left, expect=options.expect)
+            answers.append(fetch(request, cancelled=context.cancelled))
             problem = unmet_expectation(answers[0], options.expect or ExpectConfig())
             diagnostics["httpStatus"] = answers[0].status
             break
@@ -121,64 +119,18 @@ def _check_url(context: GateContext, options: HttpOptions) -> Verdict:
             context.emit(HealthAnswered(report, 0, 1, max(left, 0.0), context.name))
             if is_last or wait_for(context.cancelled.wait, min(max(health.interval, 0.01), left)):
                 break
-    command = f"GET {url}"
+    command = f"{options.method} {url}"
     if problem is None:
         detail = f"HTTP {answers[0].status}, as expected"
         return Verdict(passed=True, detail=detail, command=command, diagnostics=diagnostics)
     diagnostics["bodyTail"] = _body_tail(context, answers)
-    diagnostics["next"] = _curl(url, timeout)
+    diagnostics["next"] = curl(options.http, options, timeout)
     return Verdict(passed=False, detail=problem, command=command, diagnostics=diagnostics)
-
-
-def unmet_expectation(answer: HttpResponse, expect: ExpectConfig) -> str | None:
-    """Return a message about the first expectation that is not met, or None."""
-    is_success = 200 <= answer.status < 300
-    if expect.status is None and not is_success:
-        return f"HTTP {answer.status}, expected 200 to 299"
-    if expect.status is not None and answer.status != expect.status:
-        return f"HTTP {answer.status}, expected {expect.status}"
-    if expect.text is not None and expect.text not in answer.text:
-        return f"HTTP {answer.status}, but the body does not contain {expect.text!r}"
-    if expect.json is None:
-        return None
-    try:
-        value = _field(json.loads(answer.body), expect.json)
-    except (ValueError, RecursionError):
-        cut = " (it is too large and was cut off)" if answer.is_truncated else ""
-        return f"HTTP {answer.status}, but the body is not JSON{cut}"
-    if value is _MISSING:
-        return f"HTTP {answer.status}, but the body has no field {expect.json!r}"
-    # In Python True == 1; in JSON they are different answers.
-    is_same = isinstance(value, bool) == isinstance(expect.equals, bool) and value == expect.equals
-    if expect.equals is not None and not is_same:
-        found = _short(value)
-        return f"HTTP {answer.status}, but {expect.json} is {found}, expected {_short(expect.equals)}"
-    return None
-
-
-def _field(value: Any, dotted: str) -> Any:
-    for step in dotted.split("."):
-        if isinstance(value, dict) and step in value:
-            value = value[step]
-        elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
-            value = value[int(step)]
-        else:
-            return _MISSING
-    return value
-
-
-def _short(value: Any) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _body_tail(context: GateContext, answers: Sequence[HttpResponse]) -> list[str]:
     body = context.redactor.redact(answers[-1].body) if answers else b""
     return last_lines(body[-_BODY_TAIL:])
-
-
-def _curl(url: str, timeout: float) -> str:
-    return f"curl -sS -i --max-time {timeout:g} {shlex.quote(url)}"
 
 
 KIND = GateKind(name="http", options=HttpOptions, check=_check, ends_itself=True)

@@ -13,9 +13,10 @@ import pytest
 from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
+from release_tasks.config.endpoint import ExpectConfig
 from release_tasks.core.records import Check
+from release_tasks.service.expectation import unmet_expectation
 from release_tasks.service.response import HttpResponse
-from release_tasks.stages.preflight.gates.http import ExpectConfig, unmet_expectation
 
 Checker = Callable[..., Check]
 

@@ -1,0 +1,114 @@
+"""One HTTP request, made from the keys of an endpoint and the environment variables that they name."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+
+from attrs import field, frozen
+
+from release_tasks.config.endpoint import ExpectConfig, RequestConfig, variables_in
+from release_tasks.core.redact import Redactor
+from release_tasks.core.url import shown_url, socket_of
+from release_tasks.service.response import ProbeError
+
+__all__ = ["Request", "curl", "redactor_of", "request_for"]
+
+_MAX_BYTES = 1 << 20
+
+
+@frozen(kw_only=True)
+class Request:
+    """One HTTP request. ``timeout``, in seconds, limits the whole exchange; ``max_bytes`` limits the answer's body.
+
+    ``shown`` stands for the URL in messages.
+    """
+
+    url: str = field(repr=False)
+    timeout: float
+    method: str = "GET"
+    headers: Mapping[str, str] = field(factory=dict, repr=False)
+    body: bytes | None = field(default=None, repr=False)
+    ca_file: Path | None = None
+    follows_redirects: bool = True
+    max_bytes: int = _MAX_BYTES
+    shown: str = field()
+
+    @shown.default
+    def _shown(self) -> str:
+        return shown_url(self.url)
+
+
+def redactor_of(config: RequestConfig, environ: Mapping[str, str] = os.environ) -> Redactor:
+    """Return a redactor of the environment's secrets and of the values that the headers of ``config`` contain."""
+    return Redactor.from_environment(environ, variables_in(config.headers))
+
+
+def request_for(
+    url: str,
+    config: RequestConfig,
+    timeout: float,
+    *,
+    expect: ExpectConfig | None = None,
+    environ: Mapping[str, str] = os.environ,
+) -> Request:
+    """Return the request to ``url`` with the keys of ``config``.
+
+    Raises ProbeError of the kind ``invalid`` when it cannot be sent: a header needs a variable that is not set.
+    """
+    statuses = expect.status if expect is not None and expect.status is not None else ()
+    return Request(
+        url=url,
+        timeout=timeout,
+        method=config.method,
+        headers={name: _expanded(name, text, environ) for name, text in config.headers.items()},
+        body=config.body.encode() if config.body is not None else None,
+        ca_file=config.ca_file,
+        follows_redirects=not any(low < 400 and high >= 300 for low, high in statuses),
+        shown=redactor_of(config, environ).redact_text(shown_url(url)),
+    )
+
+
+def _expanded(name: str, text: str, environ: Mapping[str, str]) -> str:
+    for variable in variables_in({name: text}):
+        value = environ.get(variable, "")
+        if not value.strip():
+            raise ProbeError(
+                "invalid", f"the header {name} needs the environment variable {variable}, which is not set"
+            )
+        if not value.isascii() or not value.isprintable():
+            raise ProbeError(
+                "invalid",
+                f"the header {name} needs the environment variable {variable} in one line of printable ASCII text, and "
+                "it has a line break or another character",
+            )
+        text = text.replace(f"${{{variable}}}", value)
+    return text
+
+
+def curl(url: str, config: RequestConfig, timeout: float) -> str:
+    """Return the command that sends the request manually; the shell puts the values of its variables in."""
+    words = ["curl -sS -i --max-time", f"{timeout:g}"]
+    words += {"HEAD": ["--head"], "POST": ["-X POST"] if config.body is None else []}.get(config.method, [])
+    words += [f"-H {_in_quotes(f'{name}: {text}')}" for name, text in config.headers.items()]
+    if config.body is not None:
+        words.append(
+            f"--data-raw {shlex.quote(config.body)}" + ("" if config.method == "POST" else f" -X {config.method}")
+        )
+    words += ["--cacert", shlex.quote(str(config.ca_file))] if config.ca_file is not None else []
+    socket = socket_of(url)
+    if socket is not None:
+        words += ["--unix-socket", shlex.quote(socket)]
+        url = "http://localhost" + re.sub(r"^[^:]+://[^/?]*", "", url)
+    return " ".join([*words, shlex.quote(shown_url(url))])
+
+
+def _in_quotes(text: str) -> str:
+    """Return ``text`` as a word of the shell in which ``${NAME}`` alone has a meaning."""
+    if not list(variables_in({"": text})):
+        return shlex.quote(text)
+    escaped = re.sub(r'["\\`]|\$(?!\{)', lambda found: "\\" + found[0], text)
+    return f'"{escaped}"'
