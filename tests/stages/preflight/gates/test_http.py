@@ -14,6 +14,7 @@ from pytest_httpserver import HTTPServer
 from werkzeug import Request, Response
 
 from release_tasks.config.endpoint import ExpectConfig
+from release_tasks.core.events import Event, HealthAnswered
 from release_tasks.core.records import Check
 from release_tasks.service.expectation import unmet_expectation
 from release_tasks.service.response import HttpResponse
@@ -160,12 +161,15 @@ def test_the_own_url_of_a_gate_is_awaited(check: Checker, unused_url: str) -> No
     port = int(unused_url.split(":")[2].split("/")[0])
     server = HTTPServer(port=port)
     server.expect_request("/health").respond_with_data("welcome")
-    starter = threading.Timer(0.3, server.start)
-    starter.start()
+
+    def start_after_the_first_attempt(event: Event) -> None:
+        if isinstance(event, HealthAnswered) and not server.is_running():
+            server.start()
+
+    gate = {"http": unused_url, "timeout": "30s", "expect": {"text": "welcome"}}
     try:
-        result = check({"http": unused_url, "timeout": "30s", "expect": {"text": "welcome"}})
+        result = check(gate, emit=start_after_the_first_attempt)
     finally:
-        starter.join()
         server.stop()
     assert (result.status, result.detail) == ("passed", "HTTP 200, as expected")
     assert result.diagnostics["attempts"] > 1
