@@ -24,6 +24,7 @@ from release_tasks.core.entries import StoredEntries
 from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.records import FORMAT_VERSION, AssetRecord, SnapshotMetadata
+from release_tasks.core.typed import typed
 
 __all__ = ["Catalogue", "Unreadable"]
 
@@ -87,7 +88,7 @@ class Catalogue:
             ) from None
         except InvalidDocument as error:
             raise StageFailed(
-                f"Snapshot {snapshot_id} is refused: {error}. To list the intact snapshots: inv release.verify"
+                f"Snapshot {snapshot_id} is refused: {error}. To list the intact snapshots: {typed('release.verify')}"
             ) from error
 
     def resolve(self, snapshot_id: str) -> str:
@@ -134,7 +135,7 @@ class Catalogue:
             )
         releases = [snapshot for snapshot in snapshots if snapshot.kind == "release"]
         if not releases:
-            raise StageFailed("There is no release snapshot yet. To create one: inv release.prepare")
+            raise StageFailed(f"There is no release snapshot yet. To create one: {typed('release.prepare')}")
         return releases[-1]
 
     def free_id(self, default: str) -> str:
@@ -179,9 +180,9 @@ class Catalogue:
     def _known_snapshots(self) -> str:
         snapshots, _ = self.published()
         if not snapshots:
-            return "No snapshot exists yet. To create one: inv release.prepare"
+            return f"No snapshot exists yet. To create one: {typed('release.prepare')}"
         latest = ", ".join(snapshot.snapshot_id for snapshot in reversed(snapshots[-5:]))
-        return f"The latest snapshots are {latest}. To list more: inv release.status --limit 100"
+        return f"The latest snapshots are {latest}. To list more: {typed('release.status', '--limit', '100')}"
 
 
 def _with_stored_entries(metadata: SnapshotMetadata, folder: Path) -> SnapshotMetadata:

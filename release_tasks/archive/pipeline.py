@@ -21,6 +21,7 @@ from release_tasks.core.durable import fsync_directory, write_atomic
 from release_tasks.core.errors import StageError, StageFailed, UsageError
 from release_tasks.core.ids import is_valid_id, require_id
 from release_tasks.core.records import AuditAnchor, Baseline, Manifest, RollbackState, SnapshotMetadata
+from release_tasks.core.typed import typed
 
 __all__ = ["MANIFEST_VERSION", "ManifestFile", "Pipeline", "manifest_bytes"]
 
@@ -113,7 +114,7 @@ class Pipeline:
             latest = ", ".join(file.release_id for file in files[-5:])
             known = f"The latest releases are {latest}." if latest else "No release exists yet."
             raise UsageError(
-                f"There is no release {release_id!r}. {known} To list more: inv release.status --limit 100"
+                f"There is no release {release_id!r}. {known} To list more: {typed('release.status', '--limit', '100')}"
             )
         return found
 
@@ -122,7 +123,8 @@ class Pipeline:
         found = self.find_manifest(release_id)
         if found.manifest is None:
             raise StageFailed(
-                f"The manifest of {release_id} cannot be read: {found.reason}. To list the releases: inv release.status"
+                f"The manifest of {release_id} cannot be read: {found.reason}. "
+                f"To list the releases: {typed('release.status')}"
             )
         return found.manifest
 

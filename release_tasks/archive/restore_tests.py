@@ -5,6 +5,7 @@ from __future__ import annotations
 from attrs import field, frozen
 
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.core.typed import typed
 
 __all__ = ["RestoreTest", "RestoreTests", "read_restore_tests"]
 
@@ -36,7 +37,7 @@ def read_restore_tests(pipeline: Pipeline) -> RestoreTests:
     verdict = pipeline.drill_audit.verify()
     if not verdict.intact:
         broken = f"{pipeline.drill_audit.path.name} is broken ({verdict.problems[0]}), so no drill in it counts."
-        return RestoreTests(problem=f"{broken} Move the log away and run the drills again: inv release.drill")
+        return RestoreTests(problem=f"{broken} Move the log away and run the drills again: {typed('release.drill')}")
     latest = {
         str(event.get("snapshotId")): event
         for event in verdict.events

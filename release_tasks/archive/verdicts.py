@@ -14,6 +14,7 @@ from typing import Any
 from attrs import define, field, frozen
 
 from release_tasks.core.records import SnapshotMetadata
+from release_tasks.core.typed import typed
 
 __all__ = ["Verdicts", "read_verdicts"]
 
@@ -56,7 +57,7 @@ class Verdicts:
 
 def _named(snapshot: SnapshotMetadata) -> str:
     name = snapshot.snapshot_id
-    return f"{name}, taken {snapshot.created_at}: inv release.rollback --plan --snapshot {name}"
+    return f"{name}, taken {snapshot.created_at}: {typed('release.rollback', '--plan', '--snapshot', name)}"
 
 
 def read_verdicts(events: Iterable[Mapping[str, Any]], snapshots: Iterable[SnapshotMetadata]) -> Verdicts:

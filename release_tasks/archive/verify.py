@@ -22,6 +22,7 @@ from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Meter, StepBegan, ignore, shielded
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
+from release_tasks.core.typed import typed
 
 __all__ = ["SnapshotVerdict", "require_intact", "unexpected_files", "verify_all", "verify_snapshot"]
 
@@ -165,7 +166,7 @@ def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata, emit: Emit 
         intact = _other_intact_copies(catalogue, metadata, others, key)
         if intact:
             messages.append(f"An intact copy of {key} is in: {', '.join(intact)}.")
-    messages.append("To list the intact snapshots: inv release.verify")
+    messages.append(f"To list the intact snapshots: {typed('release.verify')}")
     raise StageFailed(" ".join(messages))
 
 

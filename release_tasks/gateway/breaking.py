@@ -12,6 +12,7 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.core.durable import write_atomic
+from release_tasks.core.typed import typed
 from release_tasks.gateway.connection import open_existing
 from release_tasks.gateway.errors import GatewayError
 from release_tasks.gateway.paths import GatewayPaths
@@ -38,7 +39,7 @@ def break_gateway(paths: GatewayPaths, name: str) -> Fault:
     fault = FAULTS[name]
     if paths.is_new:
         raise GatewayError(
-            f"There is no gateway in {paths.root}. To create one, run `inv gateway.start --root {paths.root}`."
+            f"There is no gateway in {paths.root}. To create one, run `{typed('gateway.start', '--root', paths.root)}`."
         )
     try:
         fault.inject(paths)

@@ -21,6 +21,7 @@ from release_tasks.config.schema import PairingConfig
 from release_tasks.core.clock import LONGEST_GAP, AwakeClock, awake
 from release_tasks.core.process.find import children_of, wait_or_kill
 from release_tasks.core.process.output import read_log_tail
+from release_tasks.core.typed import typed
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.network import base_url, bind, check_host
 from release_tasks.gateway.paths import GatewayPaths
@@ -184,7 +185,7 @@ def _wait_until_certain(paths: GatewayPaths, timeout: float) -> GatewayStatus:
         if clock.now() > deadline:
             raise GatewayError(
                 f"A gateway runs as process {current.pid} but does not respond. To stop it, run "
-                f"`inv gateway.stop --root {paths.root}`."
+                f"`{typed('gateway.stop', '--root', paths.root)}`."
             )
         time.sleep(_POLL_SECONDS)
 

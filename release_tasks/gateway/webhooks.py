@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from release_tasks.config import gateway as secrets
 from release_tasks.core.errors import StageError
+from release_tasks.core.typed import typed
 from release_tasks.gateway.channels import DirectMessage, read_notification, read_update
 from release_tasks.gateway.health import Parts
 from release_tasks.gateway.http import body_signature, json_object, read_body, require_credential, success
@@ -120,5 +121,5 @@ def _answer(message: DirectMessage, request: PendingRequest) -> str:
     return (
         f"You are not approved for this service, and your message was not read. Your pairing code is {request.code}. "
         f"It is valid for {minutes} min. The operator of the service can approve you with this command:\n\n"
-        f"inv pairing.approve {message.channel.value} {request.code}\n\nThen write again."
+        f"{typed('pairing.approve', message.channel.value, request.code)}\n\nThen write again."
     )

@@ -17,6 +17,7 @@ from release_tasks.config.schema import PairingConfig
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.interrupt import uninterrupted
+from release_tasks.core.typed import typed
 from release_tasks.pairing.channels import (
     Channel,
     SenderRefused,
@@ -187,7 +188,7 @@ class Pairing:
         with self._decision(channel, code, "reject") as (change, request):
             sender = sender_of(channel, request.sender)
             if sender in change.approved or sender in senders_of(channel, change.approved):
-                command = f"inv pairing.revoke {channel.value} {sender}"
+                command = typed("pairing.revoke", channel.value, sender)
                 message = f"{sender} is already approved on {channel.value}. To revoke the approval, run `{command}`."
                 self._refuse(channel, "reject", message, sender)
             change.requests.remove(request)
@@ -265,7 +266,7 @@ class Pairing:
 
 
 def _unknown_code(channel: Channel) -> str:
-    command = f"`inv pairing.list {channel.value}`"
+    command = f"`{typed('pairing.list', channel.value)}`"
     return f"No {channel.value} request has this code: mistyped or already used. {command} shows the pending requests."
 
 

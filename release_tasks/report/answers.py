@@ -10,6 +10,7 @@ from release_tasks.archive.attestation.verification import AttestationVerdict
 from release_tasks.archive.verify import SnapshotVerdict
 from release_tasks.core.audit import AuditVerdict
 from release_tasks.core.records import Check, Manifest, PreflightReport, RollbackOutcome
+from release_tasks.core.typed import command_pattern, typed
 from release_tasks.core.units import show_count, show_seconds
 from release_tasks.report.screen import Screen
 from release_tasks.report.values import list_of, tail_of
@@ -93,7 +94,7 @@ def after_preflight(report: PreflightReport) -> str:
     """Return the command to type after a failed preflight; empty after one that passed."""
     if report.passed:
         return ""
-    alone = f"inv gate.run {report.failed_checks[0]}" if len(report.failed_checks) == 1 else "inv release.preflight"
+    alone = typed("gate.run", report.failed_checks[0]) if len(report.failed_checks) == 1 else typed("release.preflight")
     return f"Fix it, then run: {alone}"
 
 
@@ -109,7 +110,7 @@ def show_manifest(screen: Screen, manifest: Manifest) -> None:
     if snapshot is None:
         screen.note(
             f"manifest {manifest.manifest_path}",
-            f"Nothing was captured. Fix it, then run: inv release.prepare --release-id {manifest.release_id}",
+            f"Nothing was captured. Fix it, then run: {typed('release.prepare', '--release-id', manifest.release_id)}",
         )
         return
     for artifact in manifest.artifacts:
@@ -118,7 +119,7 @@ def show_manifest(screen: Screen, manifest: Manifest) -> None:
     screen.note(
         f"digest   {snapshot.digest}",
         f"manifest {manifest.manifest_path}",
-        f"To restore this snapshot: inv release.rollback --snapshot {snapshot.snapshot_id}",
+        f"To restore this snapshot: {typed('release.rollback', '--snapshot', snapshot.snapshot_id)}",
     )
 
 
@@ -159,9 +160,9 @@ def show_outcome(screen: Screen, outcome: RollbackOutcome) -> None:
             f"The remains of the damaged files are in {safety}; a rollback cannot restore them.",
         )
     elif safety and did_restore:
-        screen.note(f"To undo this rollback: inv release.rollback --snapshot {safety}")
+        screen.note(f"To undo this rollback: {typed('release.rollback', '--snapshot', safety)}")
     if outcome.status == "failed" and not _names_command(outcome.diagnostics):
-        screen.note("See what is live and what can be restored: inv release.status")
+        screen.note(f"See what is live and what can be restored: {typed('release.status')}")
 
 
 def show_watch(screen: Screen, report: dict[str, Any], outcome: RollbackOutcome | None) -> None:
@@ -177,7 +178,7 @@ def show_watch(screen: Screen, report: dict[str, Any], outcome: RollbackOutcome 
         show_outcome(screen, outcome)
     screen.note(*report["diagnostics"])
     if report["status"] != "healthy" and not _names_command(report["diagnostics"]):
-        screen.note("See what is wrong and what to do: inv release.diagnose")
+        screen.note(f"See what is wrong and what to do: {typed('release.diagnose')}")
 
 
 def show_drill(screen: Screen, found: dict[str, Any]) -> None:
@@ -203,8 +204,8 @@ def show_drill(screen: Screen, found: dict[str, Any]) -> None:
     screen.note(*found["diagnostics"])
     if found["status"] != "passed" and not _names_command(found["diagnostics"]):
         screen.note(
-            "See which snapshots are undamaged: inv release.verify. "
-            "While the service is healthy, take a snapshot: inv release.prepare"
+            f"See which snapshots are undamaged: {typed('release.verify')}. "
+            f"While the service is healthy, take a snapshot: {typed('release.prepare')}"
         )
 
 
@@ -229,7 +230,7 @@ def show_verdicts(
         )
         screen.note(
             f"A rollback refuses a damaged snapshot. {latest}. "
-            "While the service is healthy, take a new snapshot: inv release.prepare"
+            f"While the service is healthy, take a new snapshot: {typed('release.prepare')}"
         )
 
 
@@ -260,9 +261,9 @@ def show_audit(screen: Screen, verdict: AuditVerdict, limit: int) -> None:
         screen.note(
             "The log was altered or damaged. Keep a copy of the pipeline folder and find out who can write to it. "
             "Rollbacks still work. "
-            f"See all remaining events: inv release.audit --limit {max(len(verdict.events), 1)}"
+            f"See all remaining events: {typed('release.audit', '--limit', max(len(verdict.events), 1))}"
         )
 
 
 def _names_command(messages: Iterable[str]) -> bool:
-    return any("inv " in message for message in messages)
+    return any(re.search(command_pattern(), message) for message in messages)

@@ -17,6 +17,7 @@ from release_tasks.core.events import Event, GateEnded
 from release_tasks.core.printable import output_lines, printable
 from release_tasks.core.records import Check
 from release_tasks.core.runner import command, escape_commands
+from release_tasks.core.typed import typed
 from release_tasks.core.units import show_seconds
 from release_tasks.report.markdown import step_summary, title_of
 from release_tasks.report.progress import PlainLines
@@ -157,7 +158,7 @@ def _reason_of(document: Mapping[str, Any]) -> str:
         return f"not passed: {', '.join(map(str, failed))}"
     for part in (*list_of(document, "snapshots"), *list_of(document, "attestations")):
         if isinstance(part, Mapping) and part.get("status") == "damaged":
-            return f"{part.get('snapshotId') or part.get('releaseId')} is damaged: inv release.verify"
+            return f"{part.get('snapshotId') or part.get('releaseId')} is damaged: {typed('release.verify')}"
     return str(document.get("status") or document.get("detail") or "negative result")
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.printable import printable
+from release_tasks.core.typed import typed
 from release_tasks.core.units import show_seconds
 from release_tasks.report.values import checks_of, list_of, tail_of
 
@@ -73,7 +74,8 @@ def _lines(document: Mapping[str, Any], exit_code: int) -> Iterator[str]:
         yield from (f"| {label} | {_text(value)} |" for label, value in facts if value)
         yield ""
     if document.get("status") == "ready" and (snapshot_id := values.get("snapshotId")) is not None:
-        yield f"To restore this snapshot: <code>{_text(f'inv release.rollback --snapshot {snapshot_id}')}</code>"
+        command = typed("release.rollback", "--snapshot", snapshot_id)
+        yield f"To restore this snapshot: <code>{_text(command)}</code>"
 
 
 def _gates(checks: list[Mapping[str, Any]]) -> Iterator[str]:

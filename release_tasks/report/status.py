@@ -16,6 +16,7 @@ from release_tasks.config.schema import Settings
 from release_tasks.core.clock import seconds_since
 from release_tasks.core.codec import encode
 from release_tasks.core.records import Manifest, SnapshotMetadata
+from release_tasks.core.typed import typed
 from release_tasks.core.units import rough_span, show_count, show_size
 from release_tasks.report.screen import Screen
 from release_tasks.report.values import CLOCK_SKEW, IN_THE_FUTURE
@@ -60,7 +61,8 @@ def show_overview(screen: Screen, found: ReleaseStatus, document: dict[str, Any]
     if document["interrupted"]:
         screen.verdict(
             "failed",
-            "A rollback was interrupted while it changed files. Before you start the service, run: inv release.recover",
+            "A rollback was interrupted while it changed files. "
+            f"Before you start the service, run: {typed('release.recover')}",
         )
     if document["proofProblem"]:
         screen.verdict("broken", document["proofProblem"])
@@ -69,7 +71,8 @@ def show_overview(screen: Screen, found: ReleaseStatus, document: dict[str, Any]
             screen.verdict("missing", f"{plugin['asset']}: {plugin['problem']}. Until then no release can be prepared.")
     for bad in document["unreadable"]:
         screen.verdict("unreadable", f"{bad['snapshotId']}: {bad['reason']}")
-        screen.note(f"A rollback refuses this snapshot. See why: inv release.verify --snapshot {bad['snapshotId']}")
+        command = typed("release.verify", "--snapshot", bad["snapshotId"])
+        screen.note(f"A rollback refuses this snapshot. See why: {command}")
     _show_last_rollback(screen, document["rollback"], show_time)
     if lock := document["lock"]:
         screen.line(f"Running now: {lock['command']} (pid {lock['pid']} on {lock['host']}, since {lock['since']})")
@@ -82,7 +85,7 @@ def show_overview(screen: Screen, found: ReleaseStatus, document: dict[str, Any]
 
 def _show_current(screen: Screen, current: dict[str, Any] | None, show_time: _ShowTime) -> None:
     if current is None:
-        screen.line("No release is ready. Prepare one: inv release.prepare")
+        screen.line(f"No release is ready. Prepare one: {typed('release.prepare')}")
         return
     version = current["appVersion"] or "unknown version"
     time = show_time(current["generatedAt"])
@@ -98,7 +101,7 @@ def _show_last_rollback(screen: Screen, last: dict[str, Any] | None, show_time: 
     if detail != "restored":  # the detail of every rollback that succeeded
         screen.note(detail)
     if last["status"] in ("failed", "unreadable"):
-        screen.note("See what to do: inv release.diagnose")
+        screen.note(f"See what to do: {typed('release.diagnose')}")
 
 
 def _rows(found: ReleaseStatus, document: dict[str, Any], show_time: _ShowTime) -> list[tuple[str, ...]]:
@@ -165,7 +168,8 @@ def _show_totals(screen: Screen, found: ReleaseStatus, document: dict[str, Any])
     current = document["current"]
     snapshot = current["snapshot"] if current is not None else None
     if snapshot is not None and not snapshot["provedAt"]:
-        screen.line(f"Test the rollback to the current release: inv release.drill --snapshot {snapshot['snapshotId']}")
+        command = typed("release.drill", "--snapshot", snapshot["snapshotId"])
+        screen.line(f"Test the rollback to the current release: {command}")
 
 
 def _snapshots(found: ReleaseStatus) -> list[dict[str, Any]]:

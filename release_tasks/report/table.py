@@ -8,6 +8,7 @@ from itertools import accumulate
 
 from rich.cells import cell_len
 
+from release_tasks.core.typed import command_pattern
 from release_tasks.report.words import style_of
 
 __all__ = ["Line", "aligned_lines", "fitting_lines", "shortened", "wrapped"]
@@ -16,10 +17,9 @@ _GAP = "  "
 _INDENT = "  "
 _LEAST_PROSE = 24  # cells: a sentence in a narrower column cannot be read
 # A command stays on one line, because people copy it: `inv release.rollback` without `--snapshot ID` is complete too.
-_COMMAND = re.compile(
-    r"`[^`]+`"
-    r"|\binv [\w-]+\.[\w-]+"
-    r"(?: --[\w-]+(?:[ =](?!-)[\w./:@%+{}-]+)?| [A-Z][A-Z0-9]+\b| (?:telegram|whatsapp)\b|(?<=gate\.run) [\w.-]+)*"
+_COMMAND = (
+    r"`[^`]+`|{start}"
+    r"(?: --[\w-]+(?:[ =](?!-)[\w./:@%+{{}}-]+)?| [A-Z][A-Z0-9]+\b| (?:telegram|whatsapp)\b|(?<=gate\.run) [\w.-]+)*"
 )
 _GLUE = "\x00"
 
@@ -44,7 +44,8 @@ def wrapped(text: str, width: int, indent: str = "") -> list[str]:
     if cell_len(text) <= width:
         return [text]
     lead = text[: len(text) - len(text.lstrip(" "))]
-    glued = _COMMAND.sub(lambda found: found[0].replace(" ", _GLUE), text[len(lead) :])
+    command = _COMMAND.format(start=command_pattern())
+    glued = re.sub(command, lambda found: found[0].replace(" ", _GLUE), text[len(lead) :])
     lines, line = [], lead
     for word in re.split(r"(?<=\S) ", glued):
         word = word.replace(_GLUE, " ")

@@ -35,6 +35,7 @@ from release_tasks.core.records import (
     SnapshotReference,
 )
 from release_tasks.core.redact import Redactor
+from release_tasks.core.typed import typed
 from release_tasks.service.application import default_release_id, describe_application
 from release_tasks.service.baseline import measure_baseline
 from release_tasks.service.form import describe_form
@@ -127,7 +128,7 @@ def prepare_release(
 def _new_release_id(settings: Settings, pipeline: Pipeline, release_id: str | None, emit: Emit) -> str:
     holder = current_holder(pipeline.root)
     if holder is not None:  # checked here, before the gates run for minutes
-        raise LockHeld(f"Another command is running: {holder}. When it is done, type: inv release.prepare")
+        raise LockHeld(f"Another command is running: {holder}. When it is done, type: {typed('release.prepare')}")
     # Gates must not check a mixed state.
     complete_interrupted(settings, pipeline, _STAGE, emit)
     new_id = release_id or _free_release_id(pipeline, default_release_id(describe_application(settings)))
@@ -156,7 +157,9 @@ def _locked(pipeline: Pipeline, release_id: str) -> Iterator[list[Manifest]]:
     try:
         with with_path(pipeline.root / "lock"), run_lock(pipeline.root, _STAGE):
             if pipeline.has_journal():
-                raise StageFailed("A rollback was interrupted and is not finished. Run `inv release.recover` first.")
+                raise StageFailed(
+                    f"A rollback was interrupted and is not finished. Run `{typed('release.recover')}` first."
+                )
             require_new_release_id(pipeline, release_id)
             pipeline.clean_up()
             yield written
@@ -353,7 +356,9 @@ def _verdict_warnings(pipeline: Pipeline) -> list[str]:
     """Return a note when the release before this one has no verdict."""
     with contextlib.suppress(OSError):
         if before := pipeline.verdicts().unjudged_release:
-            return [f"Release {before} was never judged, so its state may be bad. After a deploy: inv release.watch"]
+            return [
+                f"Release {before} was never judged, so its state may be bad. After a deploy: {typed('release.watch')}"
+            ]
     return []
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, cast
 
 from invoke import Context
 
+from release_tasks.core.typed import typed
 from release_tasks.tasks.executor import Achieved, recall, record
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ def record_release(ctx: Context, manifest: Manifest) -> None:
         snapshot_id = manifest.snapshot.snapshot_id
         achieved = Achieved(
             sentence=f"Release {manifest.release_id} is prepared.",
-            rollback_command=f"inv release.rollback --snapshot {snapshot_id}",
+            rollback_command=typed("release.rollback", "--snapshot", snapshot_id),
             release_id=manifest.release_id,
             snapshot_id=snapshot_id,
         )
@@ -42,7 +43,7 @@ def record_rollback(ctx: Context, outcome: RollbackOutcome) -> None:
     if is_changed and outcome.safety_snapshot_id is not None:
         achieved = Achieved(
             sentence=f"Snapshot {outcome.snapshot_id} was restored.",
-            rollback_command=f"inv release.rollback --snapshot {outcome.safety_snapshot_id}",
+            rollback_command=typed("release.rollback", "--snapshot", outcome.safety_snapshot_id),
             release_id=None,
             snapshot_id=outcome.snapshot_id,
         )

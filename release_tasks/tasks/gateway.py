@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from invoke import Context
 
 from release_tasks.core.errors import StageFailed, UsageError
+from release_tasks.core.typed import typed
 from release_tasks.tasks.executor import stage
 from release_tasks.tasks.flags import number_flag
 from release_tasks.tasks.listing import FilteredCollection
@@ -167,7 +168,7 @@ def _show(current: Session, found: GatewayStatus) -> None:
         where = f"{found.url} (pid {found.pid}{health})  " if found.running else ""
         current.screen.verdict(word, f"{where}{found.detail}")
         if not found.running:
-            current.screen.note("Start it: inv gateway.start")
+            current.screen.note(f"Start it: {typed('gateway.start')}")
 
 
 collection = FilteredCollection("gateway", lambda _, configured: "gateway" in configured.sections)

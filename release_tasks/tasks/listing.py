@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +9,8 @@ from typing import Any
 
 from invoke import Collection, Program
 from invoke.util import Lexicon
+
+from release_tasks.tasks.executor.running import caller_of
 
 __all__ = ["Configured", "FilteredCollection"]
 
@@ -52,20 +53,13 @@ class FilteredCollection(Collection):
 def _configured_for_listing() -> Configured | None:
     """Return what is configured for the Invoke program that lists its tasks at the moment.
 
-    Invoke gives a collection neither the program nor its configuration, so the program is taken from the call stack: it
-    is ``self`` in the frame of ``Program.list_tasks``. If Invoke changes that, everything is listed.
-
     None where everything is to be listed: for ``--list COLLECTION``, for a depth (which lists counts), for a
     configuration that cannot be used, and with a runtime file, which Invoke reads only after it has listed the tasks.
     INVOKE_* variables do not count, because Invoke reads them later.
     """
-    listing = getattr(getattr(Program, "list_tasks", None), "__code__", None)
-    frame = inspect.currentframe()
-    while frame is not None and frame.f_code is not listing:
-        frame = frame.f_back
-    if frame is None:
+    program: Program | None = caller_of(Program.list_tasks)
+    if program is None:
         return None
-    program: Program = frame.f_locals["self"]
     if program.scoped_collection is not program.collection or program.list_depth:
         return None
     if program.args.config.value or os.environ.get("INVOKE_RUNTIME_CONFIG"):

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from invoke import Context
 
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.typed import typed
 from release_tasks.tasks.executor import stage
 from release_tasks.tasks.listing import FilteredCollection
 from release_tasks.tasks.release import answer_audit
@@ -109,8 +110,8 @@ def _may_decide(current: Session, channel: Channel, action: str, lookup: Callabl
         return False
     if covers_pairing(current.settings) and current.pipeline.has_journal():
         raise StageFailed(
-            "A rollback that restores the pairing stores was interrupted. Run `inv release.recover`, then repeat this "
-            "command."
+            "A rollback that restores the pairing stores was interrupted. "
+            f"Run `{typed('release.recover')}`, then repeat this command."
         )
     return True
 
@@ -136,7 +137,7 @@ def _show_pending(current: Session, channel: Channel, requests: list[PendingRequ
     rows = [(r.code, r.sender, rough_span(r.age), rough_span(r.time_left)) for r in requests]
     current.screen.table(("CODE", "SENDER", "AGE", "TIME LEFT"), rows)
     if rows:
-        current.screen.line(f"Approve one: inv pairing.approve {channel.value} CODE")
+        current.screen.line(f"Approve one: {typed('pairing.approve', channel.value, 'CODE')}")
     else:
         current.screen.line(f"There are no pending requests on {channel.value}.")
 

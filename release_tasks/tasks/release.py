@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 from invoke import Collection, Context, call
 
 from release_tasks.core.errors import UsageError
+from release_tasks.core.typed import typed
 from release_tasks.tasks.achieved import prepared_release, record_release, record_rollback
 from release_tasks.tasks.diagnose import diagnose
 from release_tasks.tasks.drill import drill
@@ -246,7 +247,7 @@ def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> Non
         if not current.as_json:
             show_verdicts(current.screen, found.snapshots, found.attestations)
             if not found.snapshots:
-                current.screen.line("There are no snapshots yet. Take one: inv release.prepare")
+                current.screen.line(f"There are no snapshots yet. Take one: {typed('release.prepare')}")
         current.fail_unless(found.is_good)
 
 

@@ -16,7 +16,9 @@ from release_tasks.core.errors import ExitCode, Interrupted, StageError, describ
 from release_tasks.core.interrupt import interruptible, uninterrupted
 from release_tasks.core.runner import escape_commands_in_json, is_github_actions
 from release_tasks.core.streams import open_standard_streams
+from release_tasks.core.typed import typed_as
 from release_tasks.tasks.executor import StageExit, UsageExit
+from release_tasks.tasks.executor.form import form_of_run
 
 if TYPE_CHECKING:
     from release_tasks.archive.pipeline import Pipeline
@@ -171,12 +173,17 @@ def session(ctx: Context, as_json: bool = False) -> Iterator[Session]:
     shown only when INVOKE_DEBUG is set. Exceptions from defects of this package are not caught.
     """
     open_standard_streams()
-    current = Session(ctx, as_json)
+    with typed_as(form_of_run()), _concluded(Session(ctx, as_json)) as current:
+        yield current
+
+
+@contextlib.contextmanager
+def _concluded(current: Session) -> Iterator[Session]:
     failure: Failure | None = None
     try:
         with interruptible():
             try:
-                with _stdout_reserved() if as_json else contextlib.nullcontext():
+                with _stdout_reserved() if current.as_json else contextlib.nullcontext():
                     yield current
             except UsageExit:
                 raise

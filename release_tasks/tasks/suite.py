@@ -20,4 +20,6 @@ def suite() -> Collection:
     namespace = Collection("release_tasks")
     for collection in (release, gate, pairing, gateway):
         namespace.add_collection(collection)
+    for name in namespace.task_names:
+        namespace[name].suite_name = name
     return namespace

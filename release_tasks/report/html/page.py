@@ -19,6 +19,7 @@ from release_tasks.core.clock import timestamp
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.errors import StageError, UsageError, describe_error
 from release_tasks.core.records import Manifest
+from release_tasks.core.typed import typed
 from release_tasks.core.version import __version__
 from release_tasks.report.html.gates import Gate, gates_of
 from release_tasks.report.html.health import HealthStrip, strips_of
@@ -85,7 +86,7 @@ def find_release(pipeline: Pipeline, release_id: str | None) -> ManifestFile:
     """
     files = pipeline.read_manifests()
     if not files:
-        raise UsageError("There is no release to report on yet. Prepare one: `inv release.prepare`.")
+        raise UsageError(f"There is no release to report on yet. Prepare one: `{typed('release.prepare')}`.")
     if release_id is None:
         return files[-1]
     return pipeline.find_manifest(release_id)

@@ -14,6 +14,7 @@ from markupsafe import Markup
 
 from release_tasks.assets.kinds import kind_of
 from release_tasks.core.printable import printable
+from release_tasks.core.typed import typed
 from release_tasks.core.units import rough_span, show_count, show_size, show_span
 from release_tasks.report.html.gates import tone_of_check
 from release_tasks.report.html.page import ReleasePage
@@ -52,9 +53,12 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         finalize=_shown,
     )
+    environment.globals.update(typed=typed)
     environment.filters.update(text=text, number=number, actor=actor_of, meaning=meaning_of, tone=tone_of_check)
     environment.filters["described"] = lambda record: kind_of(record).describe(record)
+    environment.globals.update(typed=typed)
     environment.filters.update(count=show_count, size=show_size, span=show_span)
+    environment.globals.update(typed=typed)
     environment.filters.update(ago=_ago, clock=_clock, offset=_offset)
     return environment
 

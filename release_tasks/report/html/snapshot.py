@@ -13,6 +13,7 @@ from release_tasks.archive.restore_tests import read_restore_tests
 from release_tasks.archive.verify import verify_snapshot
 from release_tasks.core.errors import StageError, StageFailed, UsageError, describe_error
 from release_tasks.core.records import AssetRecord, Manifest, SnapshotMetadata, SnapshotReference
+from release_tasks.core.typed import typed
 from release_tasks.report.html.history import Rollback
 from release_tasks.report.values import text
 from release_tasks.report.words import Meaning, meaning_of
@@ -20,7 +21,6 @@ from release_tasks.report.words import Meaning, meaning_of
 __all__ = ["RollbackOptions", "Snapshot", "reference_of", "rollback_options_of", "snapshot_of"]
 
 _MOST_ASSETS = 100
-_OTHERS = [("See the other snapshots", "inv release.status")]
 _VERIFIED = {
     "verified": "Every byte was digested again for this page and matches the record.",
     "damaged": "It was digested again for this page and does not match the record. A rollback to it is refused.",
@@ -172,27 +172,28 @@ def rollback_options_of(
     rollbacks: Sequence[Rollback],
 ) -> RollbackOptions:
     """Return the rollback options; ``before`` is the release whose code belongs to the restored state."""
+    others = [("See the other snapshots", typed("release.status"))]
     if snapshot is None and manifest is None:
         message = "The snapshot of this release is unknown, because its manifest cannot be read."
-        return RollbackOptions("warn", message, _OTHERS)
+        return RollbackOptions("warn", message, others)
     if snapshot is None:
         assert manifest is not None
         message = "Nothing was captured and nothing live was changed, so there is nothing to restore."
-        again = ("Fix it, then prepare again", f"inv release.prepare --release-id {manifest.release_id}")
+        again = ("Fix it, then prepare again", typed("release.prepare", "--release-id", manifest.release_id))
         return RollbackOptions("quiet", message, [again])
     if not snapshot.exists:
-        return RollbackOptions("warn", f"Its snapshot {snapshot.snapshot_id} was deleted.", _OTHERS)
+        return RollbackOptions("warn", f"Its snapshot {snapshot.snapshot_id} was deleted.", others)
     if not snapshot.is_restorable:
-        verify = ("See the damage", f"inv release.verify --snapshot {snapshot.snapshot_id}")
+        verify = ("See the damage", typed("release.verify", "--snapshot", snapshot.snapshot_id))
         message = "A rollback to its snapshot is refused before anything is changed."
-        return RollbackOptions("bad", message, [verify, *_OTHERS])
-    command = f"inv release.rollback --snapshot {snapshot.snapshot_id}"
+        return RollbackOptions("bad", message, [verify, *others])
+    command = typed("release.rollback", "--snapshot", snapshot.snapshot_id)
     commands = [
         ("Restore the state before this release", command + (" --force" if snapshot.needs_force else "")),
         ("See the changes first", f"{command} --plan"),
         (
             "Rehearse the rollback in a scratch copy",
-            f"inv release.drill --snapshot {snapshot.snapshot_id}",
+            typed("release.drill", "--snapshot", snapshot.snapshot_id),
         ),
     ]
     newer = "The snapshot does not contain later writes; a rollback first stores them in a safety snapshot."
@@ -209,5 +210,5 @@ def rollback_options_of(
         return RollbackOptions("good", f"Restores {names}, all or nothing.", commands, notes)
     safety = effective[-1].safety_snapshot_id
     if safety and pipeline.catalogue.store.folder.joinpath(safety, "metadata.json").is_file():
-        commands.insert(0, ("Undo the rollback", f"inv release.rollback --snapshot {safety}"))
+        commands.insert(0, ("Undo the rollback", typed("release.rollback", "--snapshot", safety)))
     return RollbackOptions("warn", "This release was rolled back already.", commands, notes)

@@ -12,6 +12,7 @@ from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.core.audit import AuditVerdict
 from release_tasks.core.lock import current_holder
 from release_tasks.core.records import Check, Manifest
+from release_tasks.core.typed import typed
 from release_tasks.core.units import show_count, show_size
 from release_tasks.report.html.history import Rollback, word_of
 from release_tasks.report.html.snapshot import Snapshot
@@ -75,7 +76,7 @@ def verdict_of(
 def _rolled_back(rollbacks: Sequence[Rollback]) -> str:
     last = next(r for r in reversed(rollbacks) if r.took_effect or r.status == "in_progress")
     if last.status == "in_progress":
-        return f"{last.actor} started a rollback, and its end is not recorded: inv release.recover"
+        return f"{last.actor} started a rollback, and its end is not recorded: {typed('release.recover')}"
     if last.status == "restored":
         health = ", and the service became healthy on it" if isinstance(last.health, dict) else ""
         return f"{last.actor} rolled it back: the state before it was restored{health}."
@@ -90,7 +91,8 @@ def warnings_of(pipeline: Pipeline, files: Sequence[ManifestFile], this: Manifes
         warnings.append(f"Another command was running when this page was made: {text(str(holder), 300)}.")
     elif pipeline.has_journal():
         warnings.append(
-            "A rollback was interrupted while it changed files. Before the service starts, run: inv release.recover"
+            "A rollback was interrupted while it changed files. "
+            f"Before the service starts, run: {typed('release.recover')}"
         )
     ready = [f.manifest for f in files if f.manifest is not None and f.manifest.status == "ready"]
     latest = ready[-1] if ready and ready[-1].release_id != this.release_id else None

@@ -6,6 +6,7 @@ when the row applies; its decorator has the symptom, the meaning and the command
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 from collections.abc import Callable, Iterator
@@ -17,8 +18,9 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.findings import Drift
 from release_tasks.config.schema import Settings
 from release_tasks.core.records import HealthReport
+from release_tasks.core.typed import typed
 from release_tasks.stages.diagnose.signals import Signals, read_signals
-from release_tasks.stages.preflight.gates.http import HttpOptions
+from release_tasks.stages.preflight.gates.http import HttpOptions, health_gate
 
 __all__ = ["GUIDE", "Diagnosis", "GuideFinding", "Row", "decide", "diagnose_service", "guide_table"]
 
@@ -36,7 +38,11 @@ class Evidence:
 
 @frozen(kw_only=True)
 class Row:
-    """One row of the guide. ``commands`` may contain placeholders in braces; the evidence has their values."""
+    """One row of the guide. ``commands`` are tasks of the suite with their flags.
+
+    They may contain placeholders in braces; the evidence has their values. A command whose value is missing is left
+    out: ``{health}`` and ``{mcp}`` are gates, which a project may not have.
+    """
 
     key: str
     severity: Severity
@@ -90,7 +96,7 @@ def decide(signals: Signals) -> Diagnosis:
             severity=row.severity,
             meaning=row.meaning,
             detail=evidence.detail,
-            commands=[command.format(**evidence.values) for command in row.commands],
+            commands=list(_typed_commands(row, evidence.values)),
         )
         for row in GUIDE
         for evidence in row.detect(signals)
@@ -99,11 +105,17 @@ def decide(signals: Signals) -> Diagnosis:
     return Diagnosis(status="healthy" if is_healthy else "act", findings=findings)
 
 
+def _typed_commands(row: Row, values: dict[str, str]) -> Iterator[str]:
+    for command in row.commands:
+        with contextlib.suppress(KeyError):
+            yield typed(*(word.format(**values) for word in command.split()))
+
+
 def guide_table() -> str:
     """Return the guide as a Markdown table."""
-    lines = ["| what `inv release.diagnose` finds | what it means | what to type |", "| --- | --- | --- |"]
+    lines = ["| what `release.diagnose` finds | what it means | what to type |", "| --- | --- | --- |"]
     for row in GUIDE:
-        commands = ", then ".join(f"`{command}`" for command in row.commands) or "nothing"
+        commands = ", then ".join(f"`inv {command}`" for command in row.commands) or "nothing"
         commands = re.sub(r"\{(\w+)\}", lambda placeholder: placeholder[1].upper(), commands)
         lines.append(f"| {row.symptom} | {row.meaning} | {commands} |")
     return "\n".join(lines) + "\n"
@@ -145,6 +157,14 @@ def _failed_gates(signals: Signals, kind: Literal["command", "health", "other"])
             yield Evidence(f"release {signals.latest.release_id}, gate {check.id}: {check.detail}", {"gate": check.id})
 
 
+def _gate_values(signals: Signals) -> dict[str, str]:
+    """Return the names of the gates that check the health and the MCP servers, where the project has such gates."""
+    gates = signals.settings.release.gates
+    mcp = next((name for name, gate in gates.items() if gate.kind.name == "mcp"), None)
+    found = {"health": health_gate(signals.settings), "mcp": mcp}
+    return {key: name for key, name in found.items() if name is not None}
+
+
 def _drifts(signals: Signals, choose: Callable[[Drift], list[str]]) -> Iterator[Evidence]:
     """Yield evidence for each asset with chosen differences from the snapshot that was restored last."""
     if (last := signals.last_restore) is not None:
@@ -156,7 +176,7 @@ def _drifts(signals: Signals, choose: Callable[[Drift], list[str]]) -> Iterator[
 @_act(
     symptom="a rollback started and did not finish, and no command is running",
     meaning="A rollback was interrupted, and the state may be mixed. Do not start the service before recovery.",
-    commands=("inv release.recover", "inv release.diagnose"),
+    commands=("release.recover", "release.diagnose"),
 )
 def _interrupted(signals: Signals) -> Iterator[Evidence]:
     if signals.is_interrupted and signals.has_journal:
@@ -170,7 +190,7 @@ def _interrupted(signals: Signals) -> Iterator[Evidence]:
     symptom="a snapshot of a state without a verdict is restored, and health still fails",
     meaning="The restored state may be bad: it was taken after a release that was never judged. An earlier state is "
     "known. Look at what a rollback to it would change, then decide.",
-    commands=("inv release.rollback --plan --snapshot {snapshot}", "inv release.rollback --snapshot {snapshot}"),
+    commands=("release.rollback --plan --snapshot {snapshot}", "release.rollback --snapshot {snapshot}"),
 )
 def _restored_unjudged(signals: Signals) -> Iterator[Evidence]:
     if (health := _failed_health(signals)) and signals.is_restored and (better := signals.better):
@@ -181,7 +201,7 @@ def _restored_unjudged(signals: Signals) -> Iterator[Evidence]:
     symptom="a snapshot is restored, and health still fails",
     meaning="State restored, but the service is still unhealthy. Another rollback does not change the state; the "
     "command below only restarts the service. If it stays unhealthy, call its developers.",
-    commands=("inv release.rollback --snapshot {snapshot} --restart-command CMD",),
+    commands=("release.rollback --snapshot {snapshot} --restart-command CMD",),
 )
 def _restored_unhealthy(signals: Signals) -> Iterator[Evidence]:
     state = signals.state
@@ -193,7 +213,7 @@ def _restored_unhealthy(signals: Signals) -> Iterator[Evidence]:
     symptom="a snapshot is restored, and the schema of a database was changed since",
     meaning="A release changed the database after the rollback, and no release was prepared. If the change is wrong, "
     "roll back again: the rows that are removed are in its safety snapshot.",
-    commands=("inv release.rollback --snapshot {snapshot} --plan", "inv release.rollback --snapshot {snapshot}"),
+    commands=("release.rollback --snapshot {snapshot} --plan", "release.rollback --snapshot {snapshot}"),
 )
 def _schema_changed(signals: Signals) -> Iterator[Evidence]:
     return _drifts(signals, lambda drift: drift.schema)
@@ -202,7 +222,7 @@ def _schema_changed(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="a snapshot is restored, and an asset is missing or damaged since",
     meaning="State that the rollback restored was removed or damaged. Roll back again.",
-    commands=("inv release.rollback --snapshot {snapshot} --plan", "inv release.rollback --snapshot {snapshot}"),
+    commands=("release.rollback --snapshot {snapshot} --plan", "release.rollback --snapshot {snapshot}"),
 )
 def _state_lost(signals: Signals) -> Iterator[Evidence]:
     return _drifts(signals, lambda drift: drift.form if drift.is_lost else [])
@@ -211,7 +231,7 @@ def _state_lost(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="the last rollback failed, and its snapshot is live",
     meaning="The last rollback failed after it restored its snapshot. Fix the error, then run the rollback again.",
-    commands=("inv release.rollback --snapshot {snapshot}",),
+    commands=("release.rollback --snapshot {snapshot}",),
 )
 def _rollback_failed(signals: Signals) -> Iterator[Evidence]:
     attempt = signals.attempt
@@ -223,7 +243,7 @@ def _rollback_failed(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="the last rollback failed before it changed anything, or was undone",
     meaning="The last rollback failed and left the state unchanged. Fix the error, or choose another snapshot.",
-    commands=("inv release.verify", "inv release.rollback --plan"),
+    commands=("release.verify", "release.rollback --plan"),
 )
 def _rollback_given_up(signals: Signals) -> Iterator[Evidence]:
     attempt = signals.attempt
@@ -234,7 +254,7 @@ def _rollback_given_up(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="health fails, and a release was prepared",
     meaning="The service is down or unhealthy after the release. Deploy the old code, then roll back the state.",
-    commands=("inv release.rollback --plan", "inv release.rollback"),
+    commands=("release.rollback --plan", "release.rollback"),
 )
 def _unhealthy(signals: Signals) -> Iterator[Evidence]:
     if (health := _failed_health(signals)) and signals.ready is not None and not signals.is_restored:
@@ -244,17 +264,17 @@ def _unhealthy(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="health fails, and there is no release to roll back to",
     meaning="The service is down or unhealthy. Start it, or find the cause, before any release.",
-    commands=("inv gate.api-health",),
+    commands=("gate.run {health}", "release.diagnose"),
 )
 def _unhealthy_unreleased(signals: Signals) -> Iterator[Evidence]:
     if (health := _failed_health(signals)) and signals.ready is None:
-        yield Evidence(health.detail)
+        yield Evidence(health.detail, _gate_values(signals))
 
 
 @_act(
     symptom="the audit chain is broken",
     meaning="The audit log was altered or cut. Copy it, then find out who changed it. Rollbacks still work.",
-    commands=("inv release.audit",),
+    commands=("release.audit",),
 )
 def _chain_broken(signals: Signals) -> Iterator[Evidence]:
     if signals.audit is not None and not signals.audit.intact:
@@ -264,7 +284,7 @@ def _chain_broken(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="the latest release snapshot is damaged or cannot be verified",
     meaning="The latest snapshot cannot be trusted. Prepare a new one; for a rollback, choose another snapshot.",
-    commands=("inv release.verify", "inv release.prepare"),
+    commands=("release.verify", "release.prepare"),
 )
 def _snapshot_unrestorable(signals: Signals) -> Iterator[Evidence]:
     verdict = signals.verdict
@@ -276,7 +296,7 @@ def _snapshot_unrestorable(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="the last drill of the latest release snapshot failed",
     meaning="The test restore of the latest snapshot failed. Find the cause before you need the snapshot.",
-    commands=("inv release.drill --snapshot {snapshot}", "inv release.prepare"),
+    commands=("release.drill --snapshot {snapshot}", "release.prepare"),
 )
 def _drill_failed(signals: Signals) -> Iterator[Evidence]:
     drill = signals.restore_test
@@ -288,7 +308,7 @@ def _drill_failed(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="a manifest, a snapshot, the rollback state, a log or a disk cannot be read",
     meaning="A part of the pipeline cannot be read, so this diagnosis is incomplete.",
-    commands=("inv release.verify",),
+    commands=("release.verify",),
 )
 def _unreadable(signals: Signals) -> Iterator[Evidence]:
     for name, reason in signals.unread:
@@ -300,30 +320,30 @@ def _unreadable(signals: Signals) -> Iterator[Evidence]:
     symptom="an MCP server is in error, or its circuit is open",
     meaning="The service runs without one of its MCP servers. Fix that server. If the release changed its "
     "configuration, check whether a rollback would restore it.",
-    commands=("inv gate.run mcp-config", "inv release.rollback --plan"),
+    commands=("gate.run {mcp}", "release.rollback --plan"),
 )
 def _mcp_degraded(signals: Signals) -> Iterator[Evidence]:
     for part in signals.health.degraded if signals.health is not None else ():
         if part.startswith("mcpServers."):
-            yield Evidence(part.removeprefix("mcpServers."))
+            yield Evidence(part.removeprefix("mcpServers."), _gate_values(signals))
 
 
 @_act(
     symptom="health is degraded",
     meaning="The service answers, but one of its parts is degraded. Fix that part. If the release changed it, "
     "check whether a rollback would restore it.",
-    commands=("inv gate.api-health --strict", "inv release.rollback --plan"),
+    commands=("release.preflight --only {health} --strict", "release.rollback --plan"),
 )
 def _degraded(signals: Signals) -> Iterator[Evidence]:
     for part in signals.health.degraded if signals.health is not None and signals.health.passed else ():
         if not part.startswith("mcpServers."):
-            yield Evidence(part)
+            yield Evidence(part, _gate_values(signals))
 
 
 @_act(
     symptom="a queue or callback count is over its limit",
     meaning="Too many messages or callbacks wait, fail or are rejected. Find the cause before any other step.",
-    commands=("inv release.watch --for 5m",),
+    commands=("release.watch --for 5m",),
 )
 def _pressure(signals: Signals) -> Iterator[Evidence]:
     for count in signals.reliability.over if signals.reliability is not None else ():
@@ -333,7 +353,7 @@ def _pressure(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="the reliability endpoint gives no counts",
     meaning="The queue and callback counts are unknown. Check the URL and the secret in release.reliability.",
-    commands=("inv release.diagnose",),
+    commands=("release.diagnose",),
 )
 def _pressure_unknown(signals: Signals) -> Iterator[Evidence]:
     report = signals.reliability
@@ -345,7 +365,7 @@ def _pressure_unknown(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="a command gate of the latest release failed (build, tests)",
     meaning="The release is blocked, and nothing live was changed. Fix the failure; do not deploy.",
-    commands=("inv gate.run {gate}", "inv release.prepare"),
+    commands=("gate.run {gate}", "release.prepare"),
 )
 def _build_or_tests_failed(signals: Signals) -> Iterator[Evidence]:
     return _failed_gates(signals, "command")
@@ -354,7 +374,7 @@ def _build_or_tests_failed(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="the health gate of the latest release failed",
     meaning="The service was unhealthy before the release. Find the cause before any release.",
-    commands=("inv gate.run {gate}", "inv release.prepare"),
+    commands=("gate.run {gate}", "release.prepare"),
 )
 def _not_ready(signals: Signals) -> Iterator[Evidence]:
     return _failed_gates(signals, "health")
@@ -363,7 +383,7 @@ def _not_ready(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="another gate of the latest release failed",
     meaning="A gate blocks the release. Fix the failure.",
-    commands=("inv gate.run {gate}", "inv release.prepare"),
+    commands=("gate.run {gate}", "release.prepare"),
 )
 def _gate_failed(signals: Signals) -> Iterator[Evidence]:
     return _failed_gates(signals, "other")
@@ -372,7 +392,7 @@ def _gate_failed(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="the latest release is blocked, and no gate failed",
     meaning="All gates passed, but the release is blocked for another reason. Fix the cause.",
-    commands=("inv release.prepare",),
+    commands=("release.prepare",),
 )
 def _blocked(signals: Signals) -> Iterator[Evidence]:
     latest = signals.latest
@@ -384,7 +404,7 @@ def _blocked(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="a disk has less free space, or fewer free inodes, than a rollback may need",
     meaning="A rollback may be refused for lack of disk space; the refusal changes nothing. Free space now.",
-    commands=("inv release.status",),
+    commands=("release.status",),
 )
 def _low_disk(signals: Signals) -> Iterator[Evidence]:
     for disk in signals.disks:
@@ -395,7 +415,7 @@ def _low_disk(signals: Signals) -> Iterator[Evidence]:
 @_act(
     symptom="a pairing store cannot be read",
     meaning="A pairing store that cannot be read admits no sender. Fix it, or move it away to start an empty one.",
-    commands=("inv pairing.list telegram", "inv pairing.list whatsapp"),
+    commands=("pairing.list telegram", "pairing.list whatsapp"),
 )
 def _pairing_unusable(signals: Signals) -> Iterator[Evidence]:
     for name, reason in signals.unread:
@@ -407,7 +427,7 @@ def _pairing_unusable(signals: Signals) -> Iterator[Evidence]:
     symptom="the chain of the pairing log is broken",
     meaning="The log of approvals was altered or cut. Copy it, find out who changed it, and review the approved "
     "senders.",
-    commands=("inv pairing.audit", "inv pairing.list telegram --approved", "inv pairing.list whatsapp --approved"),
+    commands=("pairing.audit", "pairing.list telegram --approved", "pairing.list whatsapp --approved"),
 )
 def _pairing_chain_broken(signals: Signals) -> Iterator[Evidence]:
     if signals.pairing_audit is not None and not signals.pairing_audit.intact:
@@ -426,7 +446,7 @@ def _locked(signals: Signals) -> Iterator[Evidence]:
 @_note(
     symptom="a snapshot is restored, and files or folders were changed since",
     meaning="The state is not that of the snapshot any more. A rollback would restore these files again.",
-    commands=("inv release.rollback --snapshot {snapshot} --plan",),
+    commands=("release.rollback --snapshot {snapshot} --plan",),
 )
 def _files_changed(signals: Signals) -> Iterator[Evidence]:
     return _drifts(signals, lambda drift: [] if drift.is_lost else drift.form)
@@ -436,7 +456,7 @@ def _files_changed(signals: Signals) -> Iterator[Evidence]:
     symptom="a snapshot is restored, and rows of it are missing since",
     meaning="The service or a release removed rows that the rollback had brought back. Services remove rows, for "
     "instance of sent messages; check whether these should exist.",
-    commands=("inv release.rollback --snapshot {snapshot} --plan",),
+    commands=("release.rollback --snapshot {snapshot} --plan",),
 )
 def _rows_missing(signals: Signals) -> Iterator[Evidence]:
     if (last := signals.last_restore) is not None and last.is_in_place:
@@ -447,7 +467,7 @@ def _rows_missing(signals: Signals) -> Iterator[Evidence]:
 @_note(
     symptom="the latest release snapshot was never drilled",
     meaning="This snapshot has never been test-restored.",
-    commands=("inv release.drill --snapshot {snapshot}",),
+    commands=("release.drill --snapshot {snapshot}",),
 )
 def _unproved(signals: Signals) -> Iterator[Evidence]:
     is_sound = signals.verdict is not None and signals.verdict.status == "verified"
@@ -459,7 +479,7 @@ def _unproved(signals: Signals) -> Iterator[Evidence]:
 @_note(
     symptom="no release was prepared yet",
     meaning="There is no release to roll back to yet.",
-    commands=("inv release.prepare",),
+    commands=("release.prepare",),
 )
 def _no_release(signals: Signals) -> Iterator[Evidence]:
     if signals.latest is None and not signals.unread:
@@ -470,7 +490,7 @@ def _no_release(signals: Signals) -> Iterator[Evidence]:
     symptom="the latest release snapshot was taken after a release without a verdict",
     meaning="The state in the latest snapshot may be bad already. If a rollback to it does not help, go further back. "
     "Run release.watch after each deploy, so that the good state is known.",
-    commands=("inv release.rollback --plan --snapshot {snapshot}",),
+    commands=("release.rollback --plan --snapshot {snapshot}",),
 )
 def _unjudged(signals: Signals) -> Iterator[Evidence]:
     if better := signals.better:
@@ -499,7 +519,7 @@ def _nobody_asked(signals: Signals) -> Iterator[Evidence]:
 @_note(
     symptom="the last notification to a receiver was not delivered",
     meaning="A receiver did not get its last notification. Inform the people behind it yourself, then fix the error.",
-    commands=("inv release.audit",),
+    commands=("release.audit",),
 )
 def _notice_failed(signals: Signals) -> Iterator[Evidence]:
     if signals.audit is None or not signals.audit.intact:
@@ -515,7 +535,7 @@ def _notice_failed(signals: Signals) -> Iterator[Evidence]:
 @_note(
     symptom="senders wait for approval",
     meaning="A sender waits until an operator approves or rejects it.",
-    commands=("inv pairing.list {channel}",),
+    commands=("pairing.list {channel}",),
 )
 def _pairing_waiting(signals: Signals) -> Iterator[Evidence]:
     for channel, count in signals.pending.items():

@@ -22,6 +22,7 @@ from release_tasks.core.errors import StageFailed, UsageError, describe_error
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded, within
 from release_tasks.core.process.command import tool_environment
 from release_tasks.core.records import SnapshotMetadata
+from release_tasks.core.typed import typed
 from release_tasks.stages.drill.boot import Service, boot
 from release_tasks.stages.drill.outcome import (
     AssetCheck,
@@ -201,7 +202,7 @@ def _inconclusive_if_removed(catalogue: Catalogue, snapshot: SnapshotMetadata) -
     """Raise Inconclusive if the snapshot was removed during the block, whether the block succeeded or failed."""
     removed = Inconclusive(
         f"Snapshot {snapshot.snapshot_id} was removed during the drill, for instance by retention. "
-        "The drill has no result. Drill another snapshot: inv release.drill --snapshot ID"
+        f"The drill has no result. Drill another snapshot: {typed('release.drill', '--snapshot', 'ID')}"
     )
     try:
         yield

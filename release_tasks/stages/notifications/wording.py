@@ -8,6 +8,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.errors import StageError
 from release_tasks.core.records import Manifest, RollbackOutcome
+from release_tasks.core.typed import typed
 from release_tasks.stages.notifications.notification import Notification, new_notification
 
 __all__ = ["about_broken_chain", "about_degraded", "about_failure", "about_manifest", "about_rollback"]
@@ -18,7 +19,9 @@ def about_manifest(settings: Settings, manifest: Manifest) -> Notification:
     is_ready = manifest.status == "ready"
     reason = manifest.diagnostics[0] if manifest.diagnostics else ""
     failed = [check for check in manifest.preflight.checks if check.status == "failed" and check.blocks]
-    next_command = str(failed[0].diagnostics.get("next", "inv release.preflight")) if failed else "inv release.diagnose"
+    next_command = (
+        str(failed[0].diagnostics.get("next", typed("release.preflight"))) if failed else typed("release.diagnose")
+    )
     return new_notification(
         settings,
         "prepared" if is_ready else "blocked",
@@ -29,7 +32,7 @@ def about_manifest(settings: Settings, manifest: Manifest) -> Notification:
         version=manifest.app_version,
         release_id=manifest.release_id,
         snapshot_id=manifest.snapshot.snapshot_id if manifest.snapshot else None,
-        next="inv release.watch" if is_ready else next_command,
+        next=typed("release.watch") if is_ready else next_command,
         diagnostics=manifest.diagnostics,
     )
 
@@ -56,7 +59,7 @@ def about_rollback(
         version=manifest.app_version if manifest else None,
         release_id=manifest.release_id if manifest else None,
         snapshot_id=outcome.snapshot_id,
-        next="inv release.status" if is_restored else "inv release.diagnose",
+        next=typed("release.status") if is_restored else typed("release.diagnose"),
         diagnostics=outcome.diagnostics,
     )
 
@@ -66,7 +69,7 @@ def about_degraded(
 ) -> Notification:
     """Report that a watched release is degraded, and whether a rollback to ``snapshot_id`` starts now."""
     watched = f"release {release.release_id}" if release else "the service"
-    suggested = f"inv release.rollback --snapshot {snapshot_id}" if snapshot_id else "inv release.diagnose"
+    suggested = typed("release.rollback", "--snapshot", snapshot_id) if snapshot_id else typed("release.diagnose")
     return new_notification(
         settings,
         "degraded",
@@ -77,7 +80,7 @@ def about_degraded(
         version=release.app_version if release else None,
         release_id=release.release_id if release else None,
         snapshot_id=snapshot_id,
-        next="inv release.status" if will_roll_back else suggested,
+        next=typed("release.status") if will_roll_back else suggested,
         diagnostics=reasons,
     )
 
@@ -101,7 +104,7 @@ def about_failure(
         detail=message,
         release_id=release_id,
         snapshot_id=snapshot_id,
-        next="inv release.diagnose",
+        next=typed("release.diagnose"),
         diagnostics=diagnostics,
     )
 

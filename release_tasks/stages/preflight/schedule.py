@@ -16,6 +16,7 @@ from release_tasks.core.events import Emit, GateBegan, GateEnded
 from release_tasks.core.interrupt import LONGEST_WAIT, next_item, uninterrupted
 from release_tasks.core.records import Check
 from release_tasks.core.redact import Redactor
+from release_tasks.core.typed import typed
 from release_tasks.core.units import show_duration
 from release_tasks.stages.preflight.gates.base import GateContext, Verdict
 
@@ -135,7 +136,7 @@ def _as_check(gate: _StartedGate, verdict: Verdict) -> Check:
     context, redact = gate.context, gate.context.redactor.redact_text
     diagnostics = _plain(verdict.diagnostics, context.redactor)
     if not verdict.passed:
-        diagnostics.setdefault("next", f"inv gate.run {context.name}")
+        diagnostics.setdefault("next", typed("gate.run", context.name))
     return Check(
         id=context.name,
         subsystem=context.subsystem,
@@ -161,7 +162,7 @@ def _blocked(context: GateContext, unmet: Sequence[Check]) -> Check:
         started_at=now,
         completed_at=now,
         advisory=context.config.advisory,
-        diagnostics={"needs": [need.id for need in unmet], "next": f"inv gate.run {unmet[0].id}"},
+        diagnostics={"needs": [need.id for need in unmet], "next": typed("gate.run", unmet[0].id)},
     )
 
 

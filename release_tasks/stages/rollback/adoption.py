@@ -16,6 +16,7 @@ from release_tasks.core.clock import compact
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Emit, ignore
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
+from release_tasks.core.typed import typed
 
 __all__ = ["adopt_legacy"]
 
@@ -30,7 +31,7 @@ def adopt_legacy(
     if not is_forced:
         raise StageFailed(
             f"Snapshot {target.snapshot_id} was taken by an older tool and has no digests, so it cannot be verified. "
-            f"To restore it anyway: inv release.rollback --snapshot {target.snapshot_id} --force"
+            f"To restore it anyway: {typed('release.rollback', '--snapshot', target.snapshot_id, '--force')}"
         )
     verdict = verify_snapshot(pipeline.catalogue, target)
     if verdict.findings:

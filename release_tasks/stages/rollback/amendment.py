@@ -26,6 +26,7 @@ from release_tasks.core.canonical import canonical_bytes, excerpt
 from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.errors import StageError, with_path
 from release_tasks.core.records import AuditAnchor, SnapshotMetadata
+from release_tasks.core.typed import typed
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.restoring import (
     EMPTIED,
@@ -239,7 +240,7 @@ def _diagnostics(channel: Channel, restored: RestoredStore, history: History, st
         notes.append(
             f"{name}: neither the live approvals nor the pairing log can be read, so the revocations since the "
             f"snapshot are unknown, and no sender is approved. The approvals of the snapshot are in {stored}; "
-            f"`inv pairing.approve {name} CODE` approves a sender."
+            f"`{typed('pairing.approve', name, 'CODE')}` approves a sender."
         )
     elif restored.excluded:
         reason = (

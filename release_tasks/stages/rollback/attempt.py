@@ -27,6 +27,7 @@ from release_tasks.core.errors import (
 from release_tasks.core.events import Emit, StepBegan, shielded
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import RollbackOutcome, RollbackState, SnapshotMetadata
+from release_tasks.core.typed import typed
 from release_tasks.stages.rollback.hooks import ServiceHooks
 from release_tasks.stages.rollback.plan import notes_on_verdict
 from release_tasks.stages.rollback.recorder import Recorder, record_refusal
@@ -88,8 +89,8 @@ class RollbackRequest:
     def command(self) -> str:
         """The command that repeats the request."""
         flags = [("--force", self.force), ("--without-safety", self.without_safety)]
-        words = [f"--snapshot {self.snapshot_id}"] if self.snapshot_id is not None else []
-        return " ".join(["inv release.rollback", *words, *(flag for flag, is_given in flags if is_given)])
+        words = ["--snapshot", self.snapshot_id] if self.snapshot_id is not None else []
+        return typed("release.rollback", *words, *(flag for flag, is_given in flags if is_given))
 
     @property
     def is_automatic(self) -> bool:
@@ -231,7 +232,7 @@ def _require_latest(pipeline: Pipeline, request: RollbackRequest) -> None:
     if request.release_id is not None and (newer := pipeline.newer_than(request.release_id)):
         raise Superseded(
             f"Release {newer} was prepared meanwhile, so the rollback of {request.release_id} was cancelled. "
-            f"To undo both: inv release.rollback --snapshot {request.snapshot_id}"
+            f"To undo both: {typed('release.rollback', '--snapshot', request.snapshot_id)}"
         )
 
 

@@ -38,6 +38,7 @@ from release_tasks.core.records import (
     SnapshotMetadata,
 )
 from release_tasks.core.scratch import NoScratchSpace
+from release_tasks.core.typed import typed
 from release_tasks.service.wait import poll_health
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_rollback
@@ -162,7 +163,7 @@ def in_place(run: RollbackAttempt, target: SnapshotMetadata) -> LastRestore | No
     try:
         last = find_last_restore(run.settings, run.pipeline, amended, run.emit)
     except NoScratchSpace as error:
-        again = f"inv release.rollback --snapshot {target.snapshot_id} --force"
+        again = typed("release.rollback", "--snapshot", target.snapshot_id, "--force")
         raise StageFailed(f"{error.message} To restore without the comparison: {again}") from error
     if last is None or last.is_in_place:
         return last
@@ -192,7 +193,7 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome | None:
     problems += find_problems(restart, health)
     advice = []
     if problems and not written_back:
-        again = f"inv release.rollback --snapshot {target.snapshot_id}"
+        again = typed("release.rollback", "--snapshot", target.snapshot_id)
         exactly = "" if found.notes else f" To restore again, including the data: {again} --force"
         live = f"Snapshot {target.snapshot_id} is live already, so its data was not changed."
         advice = [f"{live}{exactly} To restart the service: {again} --restart-command CMD"]
@@ -399,7 +400,8 @@ def commit(
             clear_journal(run.pipeline)
         except OSError:
             result = (
-                "The next command may complete this rollback: run `inv release.recover` before you start the service."
+                f"The next command may complete this rollback: run `{typed('release.recover')}` before you start the "
+                "service."
             )
         raise StageFailed(f"{describe_error(error)} {result}") from error
     return swap
@@ -519,7 +521,7 @@ def _undo(run: RollbackAttempt, swap: Swap) -> str:
     except (StageError, OSError) as error:
         return (
             f"The undo also failed, and the live state may be mixed: {describe_error(error)} "
-            "Fix it, then run `inv release.recover` before you start the service."
+            f"Fix it, then run `{typed('release.recover')}` before you start the service."
         )
     undone = "The rollback was undone; the earlier state is back in place."
     if committed:

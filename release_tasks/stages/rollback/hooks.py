@@ -12,6 +12,7 @@ from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.process.command import CommandProcess, CommandResult, supervise, tool_environment
 from release_tasks.core.process.output import OutputLog
 from release_tasks.core.redact import Redactor
+from release_tasks.core.typed import typed
 from release_tasks.stages.rollback.restart import Restart, start_detached
 
 __all__ = ["NO_RESTART", "ServiceHooks"]
@@ -100,4 +101,5 @@ class ServiceHooks:
             return NO_RESTART
         if restart.failed:
             return f"The service was stopped and could not be started again. {restart.explain()} Start it."
-        return f"The service was stopped and is started again with {restart.command!r}. Check it: inv release.diagnose"
+        check = typed("release.diagnose")
+        return f"The service was stopped and is started again with {restart.command!r}. Check it: {check}"

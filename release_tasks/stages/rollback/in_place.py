@@ -23,6 +23,7 @@ from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Emit, ignore
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
+from release_tasks.core.typed import typed
 from release_tasks.core.units import show_count
 
 __all__ = ["LastRestore", "describe_changes", "find_changes", "find_last_restore", "removed_rows"]
@@ -76,7 +77,7 @@ class LastRestore:
                 notes.append(f"{key}: the rows of {uncounted} cannot be counted without the service.")
             notes += [f"{key}: {note}." for note in drift.notes]
         if notes:
-            again = f"inv release.rollback --snapshot {self.target.snapshot_id} --force"
+            again = typed("release.rollback", "--snapshot", self.target.snapshot_id, "--force")
             notes.append(f"This data was not changed. To restore the snapshot exactly: {again}")
         return notes
 

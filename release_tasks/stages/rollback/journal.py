@@ -10,6 +10,7 @@ from release_tasks.core.durable import remove_durably, write_atomic
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.records import RollbackJournal
+from release_tasks.core.typed import typed
 
 __all__ = ["JOURNAL_VERSION", "clear_journal", "read_journal", "write_journal"]
 
@@ -45,8 +46,8 @@ def read_journal(pipeline: Pipeline) -> RollbackJournal | None:
             ) from error
         raise StageFailed(
             f"A rollback was interrupted and its journal is damaged: {error}. Nothing was changed. Find the latest "
-            f"safety snapshot (`inv release.status`), move {pipeline.journal_path} away, then run "
-            "`inv release.rollback --snapshot ID --force`."
+            f"safety snapshot (`{typed('release.status')}`), move {pipeline.journal_path} away, then run "
+            f"`{typed('release.rollback', '--snapshot', 'ID', '--force')}`."
         ) from error
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from release_tasks.core.records import HealthReport, SnapshotMetadata
+from release_tasks.core.typed import typed
 from release_tasks.stages.rollback.hooks import NO_RESTART, ServiceHooks
 from release_tasks.stages.rollback.restart import Restart
 
@@ -26,7 +27,7 @@ def find_doubts(
         doubts.append(
             f"{unfinished} No health URL is set, so the service was not checked. If that command ends a process that "
             "saves its state, compare the state afterwards: "
-            f"inv release.rollback --plan --snapshot {target.snapshot_id}"
+            f"{typed('release.rollback', '--plan', '--snapshot', target.snapshot_id)}"
         )
     if health is not None and health.passed:
         doubts.append(restart.doubt() if restart is not None else "")

@@ -26,6 +26,7 @@ from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.lock import current_holder
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
+from release_tasks.core.typed import typed
 from release_tasks.core.units import show_duration
 from release_tasks.stages.rollback.amendment import covers_pairing, find_amended, plan_amendment
 from release_tasks.stages.rollback.in_place import describe_changes, find_changes, find_last_restore, removed_rows
@@ -97,7 +98,7 @@ def plan_rollback(
     if release_id is not None and (newer := pipeline.newer_than(release_id)):
         diagnostics.append(f"Release {newer} was prepared after {release_id}, so this rollback would be refused.")
     if read_journal(pipeline) is not None:
-        diagnostics.append("An interrupted rollback would be completed first (`inv release.recover`).")
+        diagnostics.append(f"An interrupted rollback would be completed first (`{typed('release.recover')}`).")
     diagnostics += _notes_on_service(settings)
     if legacy.is_legacy(target):
         diagnostics.append(_note_on_legacy(settings, target, is_forced=force))

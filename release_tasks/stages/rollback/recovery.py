@@ -23,6 +23,7 @@ from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.lock import current_holder, run_lock
 from release_tasks.core.records import JournalStep, RollbackJournal, SnapshotMetadata
+from release_tasks.core.typed import typed
 from release_tasks.core.units import show_duration
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.rollback.journal import clear_journal, read_journal
@@ -87,7 +88,7 @@ def _await_swap(pipeline: Pipeline, wait: float, emit: Emit) -> None:
     holder = current_holder(pipeline.root)
     raise LockHeld(
         f"A rollback has not finished its swap{f': {holder}' if holder else ''}. Do not start the service yet: try "
-        "again, or wait longer: inv release.recover --wait 10m"
+        f"again, or wait longer: {typed('release.recover', '--wait', '10m')}"
     )
 
 
@@ -112,7 +113,9 @@ def complete_interrupted(
         if report is not None:  # only the release of the lock failed
             return report
         if is_swapping:
-            raise StageFailed(f"{describe_error(error)} Fix it, then run `inv release.recover` again.") from error
+            raise StageFailed(
+                f"{describe_error(error)} Fix it, then run `{typed('release.recover')}` again."
+            ) from error
         # Leftovers are harmless, so an error here must not prevent the start of the service.
         detail = f"No live state needs recovery. Leftovers of a command could not be removed: {describe_error(error)}"
         return RecoveryReport(status="clean", detail=detail)
@@ -130,13 +133,13 @@ def pending(settings: Settings, pipeline: Pipeline) -> RecoveryReport:
     """Report what ``recover`` would find; changes nothing."""
     journal = read_journal(pipeline)
     if journal is not None:
-        detail = f"A rollback to {journal.snapshot_id} was interrupted; `inv release.recover` completes it."
+        detail = f"A rollback to {journal.snapshot_id} was interrupted; `{typed('release.recover')}` completes it."
         return RecoveryReport(status="pending", detail=detail, snapshot_id=journal.snapshot_id)
     if _has_leftovers(settings, pipeline):
         return RecoveryReport(
             status="pending",
-            detail="Files of an interrupted or running command exist. If no command is running, `inv release.recover` "
-            "removes them.",
+            detail="Files of an interrupted or running command exist. If no command is running, "
+            f"`{typed('release.recover')}` removes them.",
         )
     return RecoveryReport(status="clean", detail="Nothing to recover.")
 
@@ -152,7 +155,8 @@ def recover_locked(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) 
         except (StageError, OSError) as error:
             raise StageFailed(
                 f"The interrupted rollback to {journal.snapshot_id} could not be completed, and the live state may be "
-                f"mixed: {describe_error(error)} Fix it, then run `inv release.recover` before you start the service."
+                f"mixed: {describe_error(error)} Fix it, then run `{typed('release.recover')}` before you start the "
+                "service."
             ) from error
         _discard_staged(settings)
         if report.status == "undone":
@@ -250,5 +254,5 @@ def _require_same_assets(settings: Settings, steps: list[JournalStep]) -> None:
     if missing:
         raise StageFailed(
             f"An interrupted rollback has steps for {', '.join(missing)}, which is no longer in release.assets. "
-            "Add it to the configuration again, then run `inv release.recover`."
+            f"Add it to the configuration again, then run `{typed('release.recover')}`."
         )

@@ -10,6 +10,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
+from release_tasks.core.typed import typed
 
 __all__ = [
     "WITHOUT_SAFETY",
@@ -48,7 +49,7 @@ def find_shortages(
 
 def advise_without_safety(target: SnapshotMetadata) -> str:
     """Return the sentence for a rollback that has no space for its safety snapshot."""
-    command = f"inv release.rollback --snapshot {target.snapshot_id} --without-safety"
+    command = typed("release.rollback", "--snapshot", target.snapshot_id, "--without-safety")
     return f"Free some space, or restore without a safety copy: {command}"
 
 
@@ -83,7 +84,7 @@ def undo_option(safety: SnapshotMetadata | None, catalogue: Catalogue) -> str:
     if remains:
         folder = catalogue.path(safety.snapshot_id) / remains[0].relative_path
         return f"The state before the rollback was damaged ({remains[0].key}); its remains are in {folder}."
-    return f"To undo this rollback: inv release.rollback --snapshot {safety.snapshot_id}"
+    return f"To undo this rollback: {typed('release.rollback', '--snapshot', safety.snapshot_id)}"
 
 
 def list_names(names: list[str], count: int) -> str:

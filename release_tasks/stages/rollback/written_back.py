@@ -10,6 +10,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.base import AssetConfig
 from release_tasks.core.errors import StageError, StageFailed
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
+from release_tasks.core.typed import typed
 
 __all__ = ["describe_written_back", "find_written_back", "find_written_back_since"]
 
@@ -45,7 +46,7 @@ def describe_written_back(keys: list[str], snapshot_id: str, stop_command: str |
         fix = f"The stop command {stop_command!r} did not end that process. End it"
     return [
         f"{', '.join(keys)}: the content is that of before the rollback again. A process held it in memory and wrote "
-        f"it over the restored state. {fix}, then: inv release.rollback --snapshot {snapshot_id}"
+        f"it over the restored state. {fix}, then: {typed('release.rollback', '--snapshot', snapshot_id)}"
     ]
 
 

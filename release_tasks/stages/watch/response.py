@@ -16,8 +16,10 @@ from release_tasks.core.errors import ExitCode, Interrupted, LockHeld, StageErro
 from release_tasks.core.events import Emit
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.records import Baseline, Manifest, RollbackOutcome
+from release_tasks.core.typed import typed
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_degraded
+from release_tasks.stages.preflight.gates.http import health_command
 from release_tasks.stages.rollback.attempt import Precondition, precondition_now
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.watch.earlier import find_earlier_rollback
@@ -28,7 +30,6 @@ __all__ = ["Response", "WatchContext", "record_finished", "respond", "watch_cont
 
 _SAMPLES_IN_EVIDENCE = 10
 _NO_ROLLBACK = "watch did not roll back:"
-_CHECK = "Check what is live: inv release.status"
 
 
 @frozen(kw_only=True)
@@ -138,13 +139,13 @@ def respond(
         return Response(diagnostics=[f"{problem} Therefore watch did not roll back." if is_requested else problem])
     if is_requested:
         return _roll_back(settings, pipeline, context, emit)
-    suggestion = f"To roll back: inv release.rollback --snapshot {context.snapshot_id}"
+    suggestion = f"To roll back: {typed('release.rollback', '--snapshot', context.snapshot_id)}"
     return Response(diagnostics=[suggestion] if context.snapshot_id else [])
 
 
 def _roll_back(settings: Settings, pipeline: Pipeline, context: WatchContext, emit: Emit) -> Response:
     """Restore the state before the watched release, once, unless a blocker exists. Does not raise."""
-    manually = f"To roll back manually: inv release.rollback --snapshot {context.snapshot_id}"
+    manually = f"To roll back manually: {typed('release.rollback', '--snapshot', context.snapshot_id)}"
     if context.blocker:
         return Response(
             diagnostics=[f"{_NO_ROLLBACK} {context.blocker}", *([manually] if context.earlier_rollback else [])]
@@ -157,17 +158,21 @@ def _roll_back(settings: Settings, pipeline: Pipeline, context: WatchContext, em
     except Interrupted as stop:
         return Response(
             exit_code=stop.exit_code,
-            diagnostics=[f"A signal ended the rollback; the live state is consistent. {_CHECK}"],
+            diagnostics=[f"A signal ended the rollback; the live state is consistent. {_check_live()}"],
         )
     except StageError as error:
-        return Response(diagnostics=[f"{_NO_ROLLBACK} {error.message}", _CHECK])
+        return Response(diagnostics=[f"{_NO_ROLLBACK} {error.message}", _check_live()])
     if outcome.status == "failed":
-        return Response(outcome=outcome, diagnostics=[_CHECK])
+        return Response(outcome=outcome, diagnostics=[_check_live()])
     code = (
         "The state was restored, but not the code. Deploy the code of the previous release if it is not deployed yet."
     )
     notes = [code] if settings.release.restart.command is None else []
-    return Response(outcome=outcome, diagnostics=[*notes, "Check the health: inv gate.api-health"])
+    return Response(outcome=outcome, diagnostics=[*notes, f"Check the health: {health_command(settings)}"])
+
+
+def _check_live() -> str:
+    return f"Check what is live: {typed('release.status')}"
 
 
 def record_finished(

@@ -16,6 +16,7 @@ from release_tasks.core.events import Emit, Noted, ignore, shielded
 from release_tasks.core.interrupt import wait_for
 from release_tasks.core.lock import current_holder
 from release_tasks.core.records import Baseline, RollbackOutcome
+from release_tasks.core.typed import typed
 from release_tasks.core.units import show_duration
 from release_tasks.stages.notifications.notification import Notification
 from release_tasks.stages.notifications.sending import Notifications
@@ -99,7 +100,9 @@ def watch_release(
         started_at = timestamp()
         require_watchable(settings)
         if pipeline.has_journal() and current_holder(pipeline.root) is None:
-            raise StageFailed("A rollback was interrupted and is not finished. Run `inv release.recover` first.")
+            raise StageFailed(
+                f"A rollback was interrupted and is not finished. Run `{typed('release.recover')}` first."
+            )
         context = watch_context(pipeline, release_id)
         notes = _notes(config, context)
         for note in notes:

@@ -93,6 +93,8 @@ class StageTask(Task[Any]):
         shares: parameters whose given values a stage shares with its pre- and post-tasks that share them too.
         internal: parameters that are not flags; ``invoke.call`` in a pre or post list sets them.
 
+    ``suite_name`` is its dotted name in the suite, None for a task of a project: a project may rename collections.
+
     Raises:
         ValueError: ``shares`` or ``internal`` names an unknown parameter, or an internal parameter has no default.
     """
@@ -110,6 +112,7 @@ class StageTask(Task[Any]):
         self.shares = frozenset(shares)
         self.internal = frozenset(internal)
         self.parameters = self.argspec(body).parameters
+        self.suite_name: str | None = None
         unknown = (self.shares | self.internal) - set(self.parameters)
         if unknown:
             raise ValueError(f"{self.name}: no such parameter: {', '.join(sorted(unknown))}")

@@ -270,7 +270,7 @@ def test_a_healthy_service_has_no_findings(service: ReleasedService) -> None:
 
 def test_commands_name_tasks_that_exist() -> None:
     """Every command of the guide can be typed."""
-    named = {re.match(r"inv (\S+)", command)[1] for row in GUIDE for command in row.commands}  # type: ignore[index]
+    named = {command.split()[0] for row in GUIDE for command in row.commands}
     assert named <= set(ns.task_names)
 
 

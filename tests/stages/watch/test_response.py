@@ -77,7 +77,7 @@ def test_it_rolls_back_once_to_the_state_before_the_release(
     assert evidence["baseline"]["health"] == "ok"
     assert len(evidence["samples"]) == 3
     assert (last["status"], last["rollback"]) == ("degraded", "restored")
-    assert "inv gate.api-health" in report.diagnostics[-1]
+    assert "inv release.diagnose" in report.diagnostics[-1]  # the project has no health gate
     assert "but not the code" in report.diagnostics[0]
 
 

@@ -12,6 +12,7 @@ from attrs import NOTHING, frozen
 from release_tasks.core.options import option
 from release_tasks.core.process.command import CommandProcess, CommandResult, search_path, signal_name, supervise
 from release_tasks.core.process.output import OutputLog
+from release_tasks.core.typed import typed
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
 
 __all__ = ["KIND", "CommandOptions"]
@@ -32,7 +33,7 @@ def _check(context: GateContext) -> Verdict:
     options: CommandOptions = context.config.options
     command, cwd = options.command, options.cwd or context.project
     timeout = _TIMEOUT if context.config.timeout is None else context.config.timeout
-    next_step = {"next": f"inv gate.run {context.name}"}
+    next_step = {"next": typed("gate.run", context.name)}
     environment = {**os.environ, **context.config.env}
     environment["PATH"] = search_path(environment)
     try:

@@ -9,6 +9,7 @@ from typing import Any
 from attrs import NOTHING, asdict, frozen
 
 from release_tasks.config.endpoint import ExpectConfig, RequestConfig
+from release_tasks.config.schema import Settings
 from release_tasks.core.clock import awake
 from release_tasks.core.codec import encode
 from release_tasks.core.events import HealthAnswered
@@ -16,6 +17,7 @@ from release_tasks.core.interrupt import wait_for
 from release_tasks.core.options import option
 from release_tasks.core.process.output import last_lines
 from release_tasks.core.records import HealthReport
+from release_tasks.core.typed import typed
 from release_tasks.core.url import check_url, shown_url
 from release_tasks.service.expectation import unmet_expectation
 from release_tasks.service.http import fetch
@@ -24,7 +26,7 @@ from release_tasks.service.response import HttpResponse, ProbeError
 from release_tasks.service.wait import poll_health
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
 
-__all__ = ["KIND", "HttpOptions"]
+__all__ = ["KIND", "HttpOptions", "health_command", "health_gate"]
 
 _BODY_TAIL = 1024
 
@@ -57,6 +59,20 @@ class HttpOptions(RequestConfig):
         return self.http == "health"
 
 
+def health_gate(settings: Settings) -> str | None:
+    """Return the name of the gate that requests the health endpoint, or None."""
+    for name, gate in settings.release.gates.items():
+        if isinstance(gate.options, HttpOptions) and gate.options.asks_health:
+            return name
+    return None
+
+
+def health_command(settings: Settings) -> str:
+    """Return the command that shows the health of the service now."""
+    name = health_gate(settings)
+    return typed("release.diagnose") if name is None else typed("gate.run", name)
+
+
 def _check(context: GateContext) -> Verdict:
     """Request the health endpoint until it passes, or the gate's URL until it can be reached."""
     options: HttpOptions = context.config.options
@@ -85,7 +101,8 @@ def _check(context: GateContext) -> Verdict:
     }
     if not report.passed:
         diagnostics["bodyTail"] = _body_tail(context, answers)
-        diagnostics["next"] = curl(health.url, health, health.timeout) if health.url else "inv --help"
+        with_url = typed("release.preflight", "--health-url", "URL")
+        diagnostics["next"] = curl(health.url, health, health.timeout) if health.url else with_url
     detail = report.detail
     if report.http_status is not None and not detail.startswith("HTTP "):
         detail = f"HTTP {report.http_status}, {detail}"

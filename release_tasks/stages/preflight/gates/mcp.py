@@ -14,6 +14,7 @@ from release_tasks.config.mcp_servers import McpServer, expand_variables, parse_
 from release_tasks.core.canonical import InvalidDocument
 from release_tasks.core.options import option
 from release_tasks.core.process.command import search_path
+from release_tasks.core.typed import typed
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict, shown_path
 from release_tasks.stages.preflight.gates.json_file import read_json
 
@@ -49,7 +50,7 @@ def _check(context: GateContext) -> Verdict:
         problems += [f"{name}: server {server.id!r} {problem}" for problem in server_problems]
     diagnostics["servers"] = [server.id for server in enabled]
     if problems:
-        diagnostics |= {"problems": problems, "next": f"inv gate.run {context.name}"}
+        diagnostics |= {"problems": problems, "next": typed("gate.run", context.name)}
         more = f" (and {len(problems) - 1} more)" if len(problems) > 1 else ""
         return Verdict(passed=False, detail=problems[0] + more, diagnostics=diagnostics)
     if not servers:

@@ -1,0 +1,61 @@
+"""The commands that messages name, in the form that works for the person who reads them.
+
+The form belongs to the command line that runs: its program (``inv``, ``release-tasks``), the options by which it found
+the project, and the names that the project's tasks.py gave the tasks of the suite.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+__all__ = ["Form", "command_pattern", "typed", "typed_as"]
+
+
+@dataclass(frozen=True)
+class Form:
+    """How a command is typed. ``program`` includes its options.
+
+    ``names`` maps a task of the suite to its name in the project; None for the names of the suite. A task that the
+    project does not have is typed with ``fallback``, the program that has every task.
+    """
+
+    program: tuple[str, ...] = ("inv",)
+    names: Mapping[str, str] | None = None
+    fallback: tuple[str, ...] = ("release-tasks",)
+
+    def command(self, task: str, *words: str) -> str:
+        """Return the line to type for ``task``, such as ``release.rollback``; words are quoted for a shell."""
+        name = task if self.names is None else self.names.get(task)
+        parts = (*self.fallback, task) if name is None else (*self.program, name)
+        return shlex.join((*parts, *words))
+
+
+# Not a context variable: gates and notifications write commands in threads of their own.
+_form = Form()
+
+
+def typed(task: str, *words: object) -> str:
+    """Return the command that runs ``task`` of the suite with these flags and values."""
+    return _form.command(task, *map(str, words))
+
+
+@contextmanager
+def typed_as(form: Form) -> Iterator[None]:
+    """Let messages name commands in this form while the block runs."""
+    global _form
+    outer, _form = _form, form
+    try:
+        yield
+    finally:
+        _form = outer
+
+
+def command_pattern() -> str:
+    """Return a regular expression for the program and the task of a command in a text."""
+    used = {shlex.join(program) for program in (_form.program, _form.fallback)}
+    programs = map(re.escape, sorted({"inv", "release-tasks", *used}, key=len, reverse=True))
+    return rf"(?<![\w/.-])(?:{'|'.join(programs)}) [\w-]+(?:\.[\w-]+)*"
