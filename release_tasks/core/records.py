@@ -341,6 +341,8 @@ class HealthAttempt:
 class HealthReport:
     """The final answer of a health endpoint. ``degraded`` names the unhealthy parts.
 
+    ``stated`` is what the answer says of the whole service; ``status`` counts its parts too. It is None when only the
+    parts have a status, and without an answer.
     ``history`` contains the attempts, oldest first. When there are many, it contains only the first and last ones.
     """
 
@@ -351,6 +353,7 @@ class HealthReport:
     http_status: int | None = None
     attempts: int = 0
     degraded: list[str] = field(factory=list)
+    stated: HealthWord | None = None
     duration_ms: int = 0
     history: list[HealthAttempt] = field(factory=list)
 

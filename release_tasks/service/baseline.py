@@ -30,7 +30,7 @@ def measure_baseline(config: ReleaseConfig) -> Baseline | None:
             request = request_for(config.health.url, config.health, config.health.timeout, expect=config.health.expect)
             for _ in range(_PROBES):
                 response = fetch(request)
-                health, _, _ = judge_health(response, config.health.expect)
+                health = judge_health(response, config.health.expect).status
                 forms += [form_of(response)] if health == "unknown" else []
                 elapsed.append(response.elapsed_ms)
         except ProbeError as error:

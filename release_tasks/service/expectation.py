@@ -6,8 +6,7 @@ import json
 from typing import Any
 
 from release_tasks.config.endpoint import UNSET, ExpectConfig, KeyPath, Statuses
-from release_tasks.core.records import HealthWord
-from release_tasks.service.health import read_health
+from release_tasks.service.health import HealthReading, read_health
 from release_tasks.service.response import HttpResponse
 
 __all__ = ["judge_health", "unmet_expectation"]
@@ -16,15 +15,17 @@ _MISSING = object()
 _SUCCESS = Statuses(((200, 299),))
 
 
-def judge_health(response: HttpResponse, expect: ExpectConfig | None) -> tuple[HealthWord, str, list[str]]:
-    """Return the status of an answer, a description and the unhealthy parts.
+def judge_health(response: HttpResponse, expect: ExpectConfig | None) -> HealthReading:
+    """Return what an answer says of the health of the service.
 
     With ``expect``, an answer is ``ok`` or ``failed``, whatever else is in it.
     """
     if expect is None:
         return read_health(response)
     problem = unmet_expectation(response, expect)
-    return ("ok", f"HTTP {response.status}, as expected", []) if problem is None else ("failed", problem, [])
+    if problem is not None:
+        return HealthReading(status="failed", detail=problem, stated="failed")
+    return HealthReading(status="ok", detail=f"HTTP {response.status}, as expected", stated="ok")
 
 
 def unmet_expectation(answer: HttpResponse, expect: ExpectConfig) -> str | None:

@@ -1,60 +1,73 @@
-"""Parser of health responses: ok, degraded, failed or unknown."""
+"""Reader of health answers: ok, degraded, failed or unknown."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import Any, cast
+from typing import Any
+
+from attrs import field, frozen
 
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.records import HealthWord
+from release_tasks.service.form import describe_form, form_of
 from release_tasks.service.response import HttpResponse
+from release_tasks.service.statements import Statement, own_statements, part_statements, reason_of, worst
+from release_tasks.service.words import read_value
 
-__all__ = ["read_health"]
+__all__ = ["HealthReading", "read_health"]
 
 _MAX_PARTS = 50
-
-# health+json (draft-inadarei-api-health-check) allows these spellings, in any case.
-_STATUS: dict[str, HealthWord] = {
-    "ok": "ok",
-    "pass": "ok",
-    "up": "ok",
-    "degraded": "degraded",
-    "warn": "degraded",
-    "fail": "failed",
-    "failed": "failed",
-    "failing": "failed",
-    "error": "failed",
-    "down": "failed",
-    "out_of_service": "failed",
-}
+_NO_CONTENT = 204
+_KNOWN = (
+    'known are HTTP 204, a word such as ok, healthy, up or true, and JSON such as {"status": "ok"} or {"healthy": '
+    "true}. To say which answer is healthy, set release.health.expect"
+)
 
 
-def read_health(response: HttpResponse) -> tuple[HealthWord, str, list[str]]:
-    """Return the status of a response, a description of it and the unhealthy parts.
+@frozen(kw_only=True)
+class HealthReading:
+    """What a health answer says. ``parts`` names the parts that are not well, one line each.
 
-    The known formats are the envelope ``{"ok": true, "data": {"status": ...}}``, a top-level ``status`` as in
-    health+json or UP/DOWN, and the text ``ok``. Every other response is ``unknown``.
+    ``stated`` is what the answer says of the whole service; None when only its parts have a status. ``status`` counts
+    the parts too, so an answer that says ok is ``degraded`` when one of them is not.
+    """
+
+    status: HealthWord
+    detail: str
+    parts: list[str] = field(factory=list)
+    stated: HealthWord | None = None
+
+
+class _RepeatedKey(ValueError):
+    """A JSON object has a key twice, so parsers differ in what it says."""
+
+
+def read_health(response: HttpResponse) -> HealthReading:
+    """Return what a response says: every known word is read, and the worst one decides.
+
+    An HTTP status other than 2xx is ``failed`` whatever the body is, and 204 is ``ok``. A text or a JSON value is read
+    by its words, see ``service/words.py`` and ``service/statements.py``. Every other response is ``unknown``.
     """
     payload, problem = _payload(response)
     fields = payload if isinstance(payload, dict) else {}
-    data = fields.get("data") if isinstance(fields.get("data"), dict) else fields
-    parts = _unhealthy_parts(cast("dict[str, Any]", data))
+    own = _own(payload)
+    inner = [part for part in part_statements(payload) if part.word] if isinstance(payload, dict | list) else []
+    parts = _lines(fields, inner)
     if not 200 <= response.status < 300:
-        return "failed", f"HTTP {response.status}{_reason(fields)}", parts
-    if fields.get("ok") is False:
-        return "failed", f"the response has ok: false{_reason(fields)}", parts
+        return HealthReading(status="failed", detail=f"HTTP {response.status}{reason_of(fields)}", parts=parts)
+    if response.status == _NO_CONTENT:
+        return HealthReading(status="ok", detail=f"HTTP {response.status}", stated="ok")
     if problem:
-        return "unknown", problem, parts
-    word = payload if isinstance(payload, str) else cast("dict[str, Any]", data).get("status")
-    is_envelope = fields.get("ok", True) is True
-    status = _STATUS.get(word.strip().lower()) if isinstance(word, str) and is_envelope else None
-    if status is None or (isinstance(payload, str) and status != "ok"):
-        return "unknown", f"unknown health response: {_clean(response.text[:1000], 80)!r}", parts
-    if status == "ok" and parts:
-        status = "degraded"
-    cause = f": {'; '.join(parts)}" if parts else _reason(fields) if status != "ok" else ""
-    return status, f"status {_clean(str(word))}{cause}", parts
+        return HealthReading(status="unknown", detail=f"{problem}; {_KNOWN}", parts=parts)
+    stated = _stated(own)
+    status = stated or worst(inner) or "unknown"
+    if status == "unknown":
+        form = describe_form(form_of(response))
+        detail = _clean(f"{form} does not say whether the service is healthy; {_KNOWN}", 600)
+    else:
+        status = "degraded" if status == "ok" and parts else status
+        detail = _detail(fields, own, parts)
+    return HealthReading(status=status, detail=detail, parts=parts, stated=stated)
 
 
 def _payload(response: HttpResponse) -> tuple[Any, str | None]:
@@ -67,64 +80,56 @@ def _payload(response: HttpResponse) -> tuple[Any, str | None]:
     if not text:
         return None, "the response is empty"
     try:
-        return json.loads(text), None
+        return json.loads(text, object_pairs_hook=_unique_keys), None
+    except _RepeatedKey as error:
+        return None, f"the key {_clean(str(error))!r} is there twice, so the response cannot be read"
     except (ValueError, RecursionError):
         return text, None
 
 
-def _unhealthy_parts(data: dict[str, Any]) -> list[str]:
-    parts: dict[str, str] = {}
-    for name in ("heartbeat", "dispatcher"):
-        if isinstance(data.get(name), dict) and data[name].get("running") is False:
-            parts[name] = "not running"
-    for name in ("identity", "mcpConfig", "settings", "database"):
-        _note_status(parts, name, data.get(name))
-    for name, server in _named(data.get("mcpServers")):
-        health = server.get("health")
-        circuit = health.get("circuit") if isinstance(health, dict) else None
-        if circuit in ("open", "half-open"):
-            parts[f"mcpServers.{name}"] = f"circuit {circuit}"
-        if server.get("state") == "error":
-            parts[f"mcpServers.{name}"] = "state error"
-    for group in ("checks", "components"):
-        for name, check in _named(data.get(group)):
-            _note_status(parts, f"{group}.{name}", check)
-    for problem in data["problems"] if isinstance(data.get("problems"), list) else []:
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedKey(next(name for name in names if names.count(name) > 1))
+    return fields
+
+
+def _own(payload: Any) -> list[Statement]:
+    """Return what a response says of the whole service."""
+    if isinstance(payload, dict):
+        return own_statements(payload)
+    word = read_value(payload) if isinstance(payload, str | bool) else None
+    return [Statement("", "status", payload, word)] if word else []
+
+
+def _stated(own: list[Statement]) -> HealthWord | None:
+    """Return what a response says of the whole service; None when it says nothing."""
+    word = worst(own)
+    return "unknown" if word == "ok" and any(each.word is None for each in own) else word or None
+
+
+def _detail(fields: dict[str, Any], own: list[Statement], parts: list[str]) -> str:
+    """Return the statement that decides, with the parts that are not well or the reason of the service."""
+    decisive = max(own, key=Statement.rank, default=None)
+    cause = "; ".join(parts) or (reason_of(fields) if decisive is None or decisive.word != "ok" else "")
+    if decisive is None:
+        return cause or "every part is ok"
+    return f"{_clean(decisive.whole)}{': ' if parts else ''}{cause}"
+
+
+def _lines(fields: dict[str, Any], inner: list[Statement]) -> list[str]:
+    """Return a line for each part that is not well."""
+    parts = {part.path: f"{part.shown}{part.reason}" for part in inner if part.word != "ok"}
+    data = fields.get("data") if isinstance(fields.get("data"), dict) else fields
+    problems = data.get("problems") if isinstance(data, dict) else None
+    for problem in problems if isinstance(problems, list) else []:
         if isinstance(problem, str) and problem.strip():
             # The service's description of a problem is more precise than the part's state.
             part, _, text = problem.partition(": ")
             parts[part] = text
     lines = [f"{part}: {text}" if text else part for part, text in parts.items()]
     return [_clean(line) for line in lines[:_MAX_PARTS]]
-
-
-def _named(value: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yield (name, entry) for a map of entries, a map of lists of entries, or a list of entries."""
-    if isinstance(value, dict):
-        for name, entry in value.items():
-            for item in entry if isinstance(entry, list) else [entry]:
-                if isinstance(item, dict):
-                    yield name, item
-    elif isinstance(value, list):
-        for index, item in enumerate(value):
-            if isinstance(item, dict):
-                yield str(item.get("id") or item.get("name") or index), item
-
-
-def _note_status(parts: dict[str, str], name: str, value: Any) -> None:
-    status = value.get("status") if isinstance(value, dict) else None
-    if isinstance(status, str) and _STATUS.get(status.lower()) != "ok":
-        parts[name] = status
-
-
-def _reason(fields: dict[str, Any]) -> str:
-    for key in ("error", "reason", "message", "detail", "output"):
-        value = fields.get(key)
-        if isinstance(value, dict):
-            value = value.get("message")
-        if isinstance(value, str) and value.strip():
-            return f" ({_clean(value)})"
-    return ""
 
 
 def _clean(text: str, limit: int = 200) -> str:

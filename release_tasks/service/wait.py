@@ -203,7 +203,8 @@ def _request_once(
         return HealthReport(passed=False, status=status, url=redact(shown), detail=redact(error.message)), error.kind
     if on_response is not None:
         on_response(response)
-    status, detail, degraded = judge_health(response, health.expect)
+    reading = judge_health(response, health.expect)
+    status, detail = reading.status, reading.detail
     if status == "degraded" and strict:
         detail = f"{detail}; degraded fails with --strict"
     unreadable.add(form_of(response) if status == "unknown" else None)
@@ -215,6 +216,7 @@ def _request_once(
         url=redact(shown),
         detail=redact(detail),
         http_status=response.status,
-        degraded=[redact(part) for part in degraded],
+        degraded=[redact(part) for part in reading.parts],
+        stated=reading.stated,
     )
     return report, None

@@ -346,9 +346,8 @@ def _health_warnings(settings: Settings, baseline: Baseline | None) -> list[str]
     form = describe_form(baseline.form) if baseline.form is not None else "something else each time"
     result = "can only compare this form" if baseline.form is not None else "will end failed"
     return [
-        f"Health at {url} answers {form}, which release-tasks cannot read: a rollback {result}, and a watch has no "
-        'verdict. Let it answer the text ok or JSON such as {"status": "ok"}, or set release.health.url to a URL that '
-        "does."
+        f"Health at {url} answers {form}, which does not say whether the service is healthy: a rollback {result}, and "
+        "a watch has no verdict. Set release.health.expect to what a healthy answer has."
     ]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import socket
 import subprocess
 import sys
@@ -12,34 +11,18 @@ import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-import attrs
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from release_tasks.config.schema import HealthConfig
 from release_tasks.core.events import Event, HealthAnswered
 from release_tasks.core.options import Duration
 from release_tasks.core.records import HealthReport
-from release_tasks.service.health import read_health
 from release_tasks.service.http import fetch
 from release_tasks.service.request import Request
-from release_tasks.service.response import HttpResponse, ProbeError
+from release_tasks.service.response import ProbeError
 from release_tasks.service.wait import poll_health
 
 Serve = Callable[[Callable[[socket.socket], object]], str]
-
-
-def answer(body: bytes, status: int = 200, content_type: str = "application/json") -> HttpResponse:
-    """Return an answer as fetch returns it."""
-    return HttpResponse(
-        status=status,
-        content_type=content_type,
-        body=body,
-        is_truncated=False,
-        elapsed_ms=1,
-        url="http://127.0.0.1/health",
-    )
 
 
 def config(url: str | None = None, timeout: float = 1.0, deadline: float = 2.0, interval: float = 0.05) -> HealthConfig:
@@ -324,144 +307,6 @@ def test_no_thread_stays_after_a_timeout(serve: Serve) -> None:
         if thread.name == "probe":
             thread.join(2)
             assert not thread.is_alive()
-
-
-# Reading an answer
-
-
-@pytest.mark.parametrize(
-    ("body", "status"),
-    [
-        (b'{"ok":true,"data":{"status":"ok"}}', "ok"),
-        (b'{"ok":true,"data":{"status":"degraded"}}', "degraded"),
-        (b'{"status":"pass"}', "ok"),
-        (b'{"status":"PASS"}', "ok"),
-        (b'{"status":"warn"}', "degraded"),
-        (b'{"status":"fail"}', "failed"),
-        (b'{"status":"UP"}', "ok"),
-        (b'{"status":"DOWN"}', "failed"),
-        (b"ok", "ok"),
-        (b"OK\n", "ok"),
-        (b'"ok"', "ok"),
-        (b'{"ok":false,"data":{"status":"ok"}}', "failed"),
-        (b'{"ok":false}', "failed"),
-        (b'{"ok":"true","status":"ok"}', "unknown"),
-        (b'{"ok":1,"data":{"status":"ok"}}', "unknown"),
-        (b'{"ok":true}', "unknown"),
-        (b'{"ok":true,"data":{}}', "unknown"),
-        (b'{"ok":true,"data":{"status":"splendid"}}', "unknown"),
-        (b'{"ok":true,"data":[{"status":"ok"}]}', "unknown"),
-        (b'{"status":["ok"]}', "unknown"),
-        (b'{"status":true}', "unknown"),
-        (b"[]", "unknown"),
-        (b"true", "unknown"),
-        (b"{", "unknown"),
-        (b"", "unknown"),
-        (b"degraded", "unknown"),
-        (b"not ok", "unknown"),
-        (b"\xff\xfe", "unknown"),
-        (b"<!doctype html><title>Sign in</title>", "unknown"),
-        (b"[" * 100_000, "unknown"),
-        (b'{"status":' + b"9" * 10_000 + b"}", "unknown"),
-    ],
-)
-def test_only_known_forms_have_a_status(body: bytes, status: str) -> None:
-    """Every other form is unknown."""
-    assert read_health(answer(body))[0] == status
-
-
-@pytest.mark.parametrize("code", [199, 304, 400, 401, 404, 500, 503])
-@pytest.mark.parametrize("body", [b"ok", b'{"ok":true,"data":{"status":"ok"}}', b'{"status":"UP"}'])
-def test_the_http_status_wins_over_the_body(code: int, body: bytes) -> None:
-    """An error status is a failure with any body."""
-    status, detail, _ = read_health(answer(body, status=code))
-    assert status == "failed"
-    assert f"HTTP {code}" in detail
-
-
-def test_a_truncated_answer_is_unknown() -> None:
-    """An answer over the size limit is not parsed."""
-    status, detail, _ = read_health(attrs.evolve(answer(b"ok" * 1024), is_truncated=True))
-    assert status == "unknown"
-    assert "larger than 2 KiB" in detail
-
-
-def test_unhealthy_parts_are_named() -> None:
-    """A status of ok with unhealthy parts is degraded, and each part is named."""
-    data = {
-        "status": "ok",
-        "heartbeat": {"running": False},
-        "dispatcher": {"running": True},
-        "identity": {"status": "missing"},
-        "mcpConfig": {"status": "ok"},
-        "mcpServers": [
-            {"id": "a", "state": "connected", "health": {"circuit": "closed"}},
-            {"id": "b", "state": "error", "health": {"circuit": "open"}},
-            {"id": "c", "state": "connected", "health": {"circuit": "half-open"}},
-            {"name": "d", "state": "error"},
-        ],
-        "problems": ["identity: soul.md is missing", "the disk is nearly full"],
-    }
-    status, detail, parts = read_health(answer(json.dumps({"ok": True, "data": data}).encode()))
-    assert status == "degraded"
-    assert parts == [
-        "heartbeat: not running",
-        "identity: soul.md is missing",
-        "mcpServers.b: state error",
-        "mcpServers.c: circuit half-open",
-        "mcpServers.d: state error",
-        "the disk is nearly full",
-    ]
-    assert all(part in detail for part in parts)
-
-
-def test_unhealthy_components_are_named() -> None:
-    """This holds for the parts of health+json and of UP/DOWN endpoints too."""
-    checks = {"db:time": [{"status": "warn"}, {"status": "pass"}]}
-    assert read_health(answer(json.dumps({"status": "pass", "checks": checks}).encode())) == (
-        "degraded",
-        "status pass: checks.db:time: warn",
-        ["checks.db:time: warn"],
-    )
-    body = {"status": "UP", "components": {"db": {"status": "DOWN"}, "disk": {"status": "UP"}}}
-    assert read_health(answer(json.dumps(body).encode()))[2] == ["components.db: DOWN"]
-
-
-def test_terminal_controls_in_an_answer_are_removed() -> None:
-    """An answer cannot write control sequences to the terminal."""
-    body = json.dumps({"ok": False, "error": {"message": "\x1b[2Jgone\n\u2028!"}}).encode()
-    assert read_health(answer(body))[1] == "the response has ok: false ([2Jgone  !)"
-    assert "\x1b" not in read_health(answer(b"\x1b[2J<html>"))[1]
-
-
-_KEYS = ["ok", "data", "status", "mcpServers", "health", "circuit", "heartbeat", "running"]
-_KEYS += ["problems", "checks", "components", "error", "message", "identity", "id", "state"]
-_JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.text() | st.floats(),
-    lambda inner: (
-        st.lists(inner, max_size=3)
-        | st.dictionaries(
-            st.sampled_from(_KEYS) | st.text(max_size=3),
-            inner,
-            max_size=4,
-        )
-    ),
-    max_leaves=20,
-)
-
-
-@given(_JSON)
-def test_any_json_has_a_status(value: object) -> None:
-    """Lists instead of maps, and any other form, have a status."""
-    status, detail, parts = read_health(answer(json.dumps(value).encode()))
-    assert status in ("ok", "degraded", "failed", "unknown")
-    assert all(isinstance(text, str) and text.isprintable() for text in [detail, *parts])
-
-
-@given(st.binary(max_size=200), st.integers(100, 599))
-def test_any_bytes_have_a_status(body: bytes, status: int) -> None:
-    """Any bytes with any HTTP status have a status."""
-    assert read_health(answer(body, status=status))[0] in ("ok", "degraded", "failed", "unknown")
 
 
 # Waiting until the service is healthy

@@ -141,7 +141,9 @@ _note = functools.partial(_row, "note")
 
 
 def _failed_health(signals: Signals) -> HealthReport | None:
-    return signals.health if signals.health is not None and not signals.health.passed else None
+    """Return the health of a service that is down or says that it is not well; an unknown one is neither."""
+    health = signals.health
+    return health if health is not None and not health.passed and health.status != "unknown" else None
 
 
 def _failed_gates(signals: Signals, kind: Literal["command", "health", "other"]) -> Iterator[Evidence]:
@@ -269,6 +271,17 @@ def _unhealthy(signals: Signals) -> Iterator[Evidence]:
 def _unhealthy_unreleased(signals: Signals) -> Iterator[Evidence]:
     if (health := _failed_health(signals)) and signals.ready is None:
         yield Evidence(health.detail, _gate_values(signals))
+
+
+@_act(
+    symptom="health cannot be read, or its form changed since the release was prepared",
+    meaning="Whether the service is healthy is unknown. Look at its answer. If it is healthy, set "
+    "release.health.expect to what a healthy answer has.",
+    commands=("gate.run {health}",),
+)
+def _health_unknown(signals: Signals) -> Iterator[Evidence]:
+    if signals.health is not None and not signals.health.passed and signals.health.status == "unknown":
+        yield Evidence(signals.health.detail, _gate_values(signals))
 
 
 @_act(
@@ -499,8 +512,8 @@ def _unjudged(signals: Signals) -> Iterator[Evidence]:
 
 @_note(
     symptom="health cannot be read, and has the same form as when the release was prepared",
-    meaning="The health of the service is unknown: its answer has no known form. Set release.health.url to a URL that "
-    "answers the text ok, or JSON with a status.",
+    meaning="The health of the service is unknown: its answer has no known form. Set release.health.expect to what a "
+    "healthy answer has.",
 )
 def _unreadable_health(signals: Signals) -> Iterator[Evidence]:
     if signals.health is not None and signals.health.passed and signals.health.status == "unknown":

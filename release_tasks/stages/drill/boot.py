@@ -91,7 +91,8 @@ def boot(
     duration = time.monotonic() - started
     passed = not problem and health is not None and health.passed
     if health is not None and not problem and not passed:
-        problem = f"it did not become healthy: {health.detail}"
+        did = "its health is unknown" if health.status == "unknown" else "it did not become healthy"
+        problem = f"{did}: {health.detail}"
     word = "healthy" if health is None or health.status != "unknown" else health.detail
     redactor = Redactor.from_environment(os.environ)
     tail = [] if passed else read_log_tail(scratch.boot_log)[-_TAIL_LINES:]

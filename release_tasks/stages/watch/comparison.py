@@ -1,7 +1,8 @@
 """Comparison of one sample with the baseline that was measured when the release was prepared; does no I/O.
 
 A degraded health or a count over its limit is ``unknown`` without a baseline: whether the release caused it
-is not known.
+is not known. An answer that cannot be read, or that says ok although a part of it does not, is never ``bad``: a watch
+rolls back only a service that says that it is not well, or does not answer.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def combine(parts: list[Part]) -> Finding:
 
 
 def compare_health(health: HealthReport | None, baseline: Baseline | None) -> Part:
-    """Judge health: no answer and failure are bad; ``degraded`` is bad only if the baseline is ``ok``."""
+    """Judge health: no answer and failure are bad; ``degraded`` is bad only if the service says so and was ``ok``."""
     if health is None:
         return Part(None)
     before = baseline.health if baseline else None
@@ -49,9 +50,11 @@ def compare_health(health: HealthReport | None, baseline: Baseline | None) -> Pa
             return Part("unknown", f"{answer}, and its status before the release is unknown")
         if before == "degraded":
             return Part("ok", f"{answer} as before the release")
+        if health.stated == "ok" and before == "ok":
+            return Part("unknown", "health says ok, but not every part is, as it was before the release")
         return Part("bad" if before == "ok" else "ok", f"{answer}, it was {before} before the release")
-    if health.status == "unknown" and before in (None, "unknown"):
-        return Part("unknown", answer)
+    if health.status == "unknown":
+        return Part("unknown", f"{answer}, it was {before} before the release" if before == "ok" else answer)
     return Part("bad", answer)
 
 

@@ -34,7 +34,7 @@ LIMITS = LimitsConfig()
         ("failed", None, "bad"),
         ("unreachable", "unreachable", "bad"),
         ("unreachable", None, "bad"),
-        ("unknown", "ok", "bad"),
+        ("unknown", "ok", "unknown"),
         ("unknown", "unknown", "unknown"),
         ("unknown", None, "unknown"),
     ],
@@ -47,6 +47,15 @@ def test_health_is_compared_with_the_baseline(now: HealthWord, before: HealthWor
     assert "wrote" not in part.why
     if before is None:
         assert compare_health(report, None).finding == finding
+
+
+@pytest.mark.parametrize(("stated", "finding"), [("ok", "unknown"), ("degraded", "bad"), (None, "bad")])
+def test_an_answer_that_says_ok_is_never_bad(stated: HealthWord | None, finding: str) -> None:
+    """A part that is not well is a reason to look, and no reason to roll back a service that says ok."""
+    report = HealthReport(passed=True, status="degraded", url="u", detail="status ok: db: DOWN", stated=stated)
+    part = compare_health(report, Baseline(health="ok"))
+    assert part.finding == finding
+    assert "DOWN" not in part.why
 
 
 @pytest.mark.parametrize(

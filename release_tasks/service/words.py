@@ -1,0 +1,100 @@
+"""The words of health answers: those that say ok, degraded or failed. Every other word says nothing."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from release_tasks.core.records import HealthWord
+
+__all__ = ["is_plain_fault", "read_value", "tokens_of", "words"]
+
+
+def words(text: str) -> frozenset[str]:
+    """Return the words of a text as a set."""
+    return frozenset(text.split())
+
+
+_OK_WORDS = words(
+    "ok okay pass passed passing up healthy success successful succeeded alive live ready running green serving online "
+    "available operational active good fine normal connected reachable pong imok true yes"
+)
+_DEGRADED_WORDS = words("degraded warn warning yellow amber impaired")
+_FAILED_WORDS = words(
+    "fail failed failing failure error errored down unhealthy critical crit fatal red unready dead offline unavailable "
+    "unreachable disconnected crashed broken faulty invalid missing unusable bad outage ko nok false no"
+)
+_PHRASES: dict[str, HealthWord] = {
+    "i'm alive": "ok",
+    "i am alive": "ok",
+    "all systems operational": "ok",
+    "partially degraded": "degraded",
+    "degraded performance": "degraded",
+    "partial outage": "degraded",
+    "circuit open": "degraded",
+    "circuit half open": "degraded",
+    "out of service": "failed",
+    "major outage": "failed",
+    "service unavailable": "failed",
+    "internal server error": "failed",
+}
+_WORDS: dict[str, HealthWord] = {
+    **dict.fromkeys(_OK_WORDS, "ok"),
+    **dict.fromkeys(_DEGRADED_WORDS, "degraded"),
+    **dict.fromkeys(_FAILED_WORDS, "failed"),
+    **{f"not {word}": "failed" for word in _OK_WORDS},
+    **_PHRASES,
+}
+# Beside a status, a value such as `tls: no` or `slot: red` is a fact, and no fault.
+_FACTS = words("no false bad red yellow amber warn warning invalid missing")
+_NEGATIONS = words("not no nothing nobody none never neither nor without non cannot can't isn't")
+_SENTENCE = re.compile(r"((?:[\w.:/()'-]+ ){1,5})(?:is|check) ([\w ]+)", re.ASCII)
+_MAX_SENTENCE = 80  # characters; a longer text is a page
+_HTTP_STATUS = re.compile(r"([1-5]\d\d) [a-z' -]+")
+_TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
+
+
+def _read_word(text: str) -> HealthWord | None:
+    """Return what a word says, in any case and with any separator: ``Out_Of_Service``; None for an unknown word."""
+    if len(text) > _MAX_SENTENCE:
+        return None
+    word = " ".join(re.split(r"[\s_-]+", text.strip().rstrip(".!").lower()))
+    if status := _HTTP_STATUS.fullmatch(word):
+        return _read_number(int(status[1]))
+    return _WORDS.get(word)
+
+
+def _read_sentence(text: str) -> HealthWord | None:
+    """Return what a word says, or a line such as ``NAME is healthy`` and ``NAME check passed``; None for all else."""
+    if (word := _read_word(text)) is not None or len(text) > _MAX_SENTENCE:
+        return word
+    sentence = _SENTENCE.fullmatch(text.strip().rstrip(".!"))
+    if sentence is None or _NEGATIONS & set(sentence[1].lower().split()):
+        return None
+    return _read_word(sentence[2])
+
+
+def read_value(value: Any) -> HealthWord | None:
+    """Return what the value of a status says: a word, a boolean, or a number that is an HTTP status."""
+    if isinstance(value, bool):
+        return "ok" if value else "failed"
+    if isinstance(value, str):
+        return _read_sentence(value)
+    return _read_number(value) if isinstance(value, int) else None
+
+
+def is_plain_fault(value: Any) -> bool:
+    """Return whether a text is a bad word that cannot be a mere fact, whatever its key is."""
+    return (
+        isinstance(value, str) and _read_word(value) in ("degraded", "failed") and value.strip().lower() not in _FACTS
+    )
+
+
+def tokens_of(name: str) -> list[str]:
+    """Return the words of a key in lower case: ``databaseStatus`` and ``database_status`` have the same two."""
+    return [token.lower() for token in _TOKEN.findall(name[:100])]
+
+
+def _read_number(number: int) -> HealthWord | None:
+    """Return what an HTTP status says. Other numbers are ambiguous: 0 is success here, and false there."""
+    return "ok" if 200 <= number < 300 else "failed" if 400 <= number < 600 else None
