@@ -11,7 +11,7 @@ Meaning = Literal["good", "bad", "warn", "quiet"]
 _WORDS: dict[Meaning, str] = {
     "good": "passed ready restored noop verified ok success running done intact clean finished healthy granted "
     "approved signed restarted",
-    "bad": "failed blocked damaged broken unhealthy unreadable unreachable bad live",
+    "bad": "failed blocked damaged broken unhealthy unreadable unreachable bad live flapping",
     "warn": "skipped degraded unverifiable in_progress advisory undone discarded stopped rejected unchecked revoked "
     "inconclusive unknown refused",
 }

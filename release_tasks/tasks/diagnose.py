@@ -33,7 +33,8 @@ def diagnose(
         from release_tasks.stages.diagnose.summary import summary
 
         settings = with_flags(current.settings, health_url=health_url, reliability_url=reliability_url)
-        signals, diagnosis = diagnose_service(settings)
+        with current.progress() as emit:
+            signals, diagnosis = diagnose_service(settings, emit)
         rows = summary(signals)
         current.answer(_document(signals, diagnosis, rows), lambda screen: _show(screen, diagnosis, rows))
         current.fail_unless(diagnosis.status == "healthy")
@@ -51,7 +52,15 @@ def _document(signals: Signals, diagnosis: Diagnosis, rows: list[tuple[str, str,
         "signals": {name: {"state": state, "detail": detail} for name, state, detail in rows},
         "reliability": encode(signals.reliability) if signals.reliability else None,
         "health": encode(signals.health) if signals.health else None,
+        "healthRate": _rate(signals),
     }
+
+
+def _rate(signals: Signals) -> dict[str, Any] | None:
+    from release_tasks.core.codec import encode
+
+    rate, baseline = signals.health_rate, signals.baseline
+    return {**encode(rate), "baselineLatencyMs": baseline.latency_ms if baseline else None} if rate else None
 
 
 def _show(screen: Screen, diagnosis: Diagnosis, rows: list[tuple[str, str, str]]) -> None:

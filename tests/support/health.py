@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import threading
+import time
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Protocol
 
@@ -16,6 +18,8 @@ class Health:
     def __init__(self) -> None:
         self.status = 200
         self.body: Any = {"ok": True, "data": {"status": "ok"}}  # JSON, or bytes that are sent unchanged
+        self.answers: Iterator[int] = iter(())  # the HTTP status of each next request; afterwards ``status``
+        self.delay = 0.0  # seconds before each answer
         self.requests = 0
         outer = self
 
@@ -23,7 +27,8 @@ class Health:
             def do_GET(self) -> None:
                 outer.requests += 1
                 body = outer.body if isinstance(outer.body, bytes) else json.dumps(outer.body).encode()
-                self.send_response(outer.status)
+                time.sleep(outer.delay)
+                self.send_response(next(outer.answers, outer.status))
                 self.send_header("Content-Type", "application/json")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()

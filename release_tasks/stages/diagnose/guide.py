@@ -17,10 +17,12 @@ from attrs import field, frozen
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.findings import Drift
 from release_tasks.config.schema import Settings
+from release_tasks.core.events import Emit, ignore, shielded
 from release_tasks.core.records import HealthReport
 from release_tasks.core.typed import typed
 from release_tasks.stages.diagnose.signals import Signals, read_signals
 from release_tasks.stages.preflight.gates.http import HttpOptions, health_gate
+from release_tasks.stages.watch.comparison import compare_latency
 
 __all__ = ["GUIDE", "Diagnosis", "GuideFinding", "Row", "decide", "diagnose_service", "guide_table"]
 
@@ -79,12 +81,13 @@ class Diagnosis:
         return next((finding for finding in self.findings if finding.severity == "act"), None)
 
 
-def diagnose_service(settings: Settings) -> tuple[Signals, Diagnosis]:
-    """Read every signal and decide what to do; changes nothing.
+def diagnose_service(settings: Settings, emit: Emit = ignore) -> tuple[Signals, Diagnosis]:
+    """Read every signal and decide what to do; changes nothing. Emits its two longer steps: health and the
+    check of the snapshot.
 
     Does not raise for a signal that cannot be read: the diagnosis has a finding for it.
     """
-    signals = read_signals(settings, Pipeline(settings.release.root))
+    signals = read_signals(settings, Pipeline(settings.release.root), shielded(emit))
     return signals, decide(signals)
 
 
@@ -141,9 +144,10 @@ _note = functools.partial(_row, "note")
 
 
 def _failed_health(signals: Signals) -> HealthReport | None:
-    """Return the health of a service that is down or says that it is not well; an unknown one is neither."""
-    health = signals.health
-    return health if health is not None and not health.passed and health.status != "unknown" else None
+    """Return the health when every sample of it failed; an unknown health is not a failed one."""
+    health, rate = signals.health, signals.health_rate
+    is_failed = rate is not None and rate.passed == 0
+    return health if is_failed and health is not None and health.status != "unknown" else None
 
 
 def _failed_gates(signals: Signals, kind: Literal["command", "health", "other"]) -> Iterator[Evidence]:
@@ -280,8 +284,34 @@ def _unhealthy_unreleased(signals: Signals) -> Iterator[Evidence]:
     commands=("gate.run {health}",),
 )
 def _health_unknown(signals: Signals) -> Iterator[Evidence]:
-    if signals.health is not None and not signals.health.passed and signals.health.status == "unknown":
-        yield Evidence(signals.health.detail, _gate_values(signals))
+    health, rate = signals.health, signals.health_rate
+    if health is not None and rate is not None and rate.passed == 0 and health.status == "unknown":
+        yield Evidence(health.detail, _gate_values(signals))
+
+
+@_act(
+    symptom="some samples of the health pass and others fail",
+    meaning="The service is flapping: it restarts again and again, or one of several processes at the URL is "
+    "unhealthy. A watch takes enough samples to judge the release.",
+    commands=("release.watch --for 5m",),
+)
+def _flapping(signals: Signals) -> Iterator[Evidence]:
+    rate, health = signals.health_rate, signals.health
+    if rate is not None and health is not None and rate.is_flapping:
+        yield Evidence(f"{rate}; one that failed: {health.detail}")
+
+
+@_act(
+    symptom="health answers much more slowly than when the release was prepared",
+    meaning="The service answers, and it is slow: it may be overloaded, or wait for something. A watch takes enough "
+    "samples to judge the release.",
+    commands=("release.watch --for 5m",),
+)
+def _slow(signals: Signals) -> Iterator[Evidence]:
+    if rate := signals.health_rate:
+        latency = compare_latency(rate.latency_ms, signals.baseline, signals.settings.release.watch)
+        if latency.finding == "bad":
+            yield Evidence(f"{rate.samples} samples: {latency.why}")
 
 
 @_act(

@@ -16,8 +16,10 @@ from release_tasks.archive.verify import SnapshotVerdict, verify_all
 from release_tasks.config.schema import Settings
 from release_tasks.core.audit import AuditVerdict
 from release_tasks.core.errors import StageError, describe_error
+from release_tasks.core.events import Emit, StepBegan, ignore
 from release_tasks.core.lock import Holder, current_holder
 from release_tasks.core.records import (
+    Baseline,
     Check,
     HealthReport,
     Manifest,
@@ -28,7 +30,7 @@ from release_tasks.core.records import (
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 from release_tasks.service.reliability import fetch_reliability
-from release_tasks.service.wait import poll_health
+from release_tasks.service.sampling import HealthRate, rate_of, sample_health
 from release_tasks.stages.rollback.in_place import LastRestore, find_last_restore
 
 __all__ = ["Signals", "read_signals"]
@@ -88,6 +90,16 @@ class Signals:
         return self.restore_test
 
     @property
+    def baseline(self) -> Baseline | None:
+        """What was measured when the latest ready release was prepared."""
+        return self.ready.baseline if self.ready is not None else None
+
+    @property
+    def health_rate(self) -> HealthRate | None:
+        """How many samples of the health passed; None when health was not asked."""
+        return rate_of(self.health) if self.health is not None else None
+
+    @property
     def is_restored(self) -> bool:
         """Whether the snapshot of the last rollback is still live, and no release was prepared since."""
         return self.last_restore is not None and self.last_restore.is_in_place
@@ -109,8 +121,8 @@ class Signals:
         return [check for check in self.latest.preflight.checks if check.blocks and check.status == "failed"]
 
 
-def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
-    """Read every signal once; changes nothing, does not raise, and waits at most for one request to each endpoint."""
+def read_signals(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) -> Signals:
+    """Read every signal; changes nothing and does not raise. Health is sampled a few times, see ``sample_health``."""
     signals, release = Signals(settings=settings), settings.release
 
     def attempt(name: str, read: Callable[[], T]) -> T | None:
@@ -127,16 +139,20 @@ def read_signals(settings: Settings, pipeline: Pipeline) -> Signals:
     signals.latest = manifests[-1] if manifests else None
     ready = [manifest for manifest in manifests if manifest.status == "ready"]
     signals.ready = pipeline.latest_ready() or (ready[-1] if ready else None)
-    baseline = signals.ready.baseline if signals.ready is not None else None
+    baseline = signals.baseline
     if release.health.url:
-        signals.health = poll_health(release.health, passes=1, deadline=0.0, before=baseline)
+        emit(StepBegan("health"))
+        signals.health = sample_health(release.health, before=baseline, emit=emit)
     signals.reliability = fetch_reliability(release.reliability, before=baseline.pressure if baseline else None)
     snapshots, unreadable = attempt("snapshots", pipeline.catalogue.published) or ([], [])
     signals.unread += [("snapshots", f"{entry.snapshot_id}: {entry.reason}") for entry in unreadable]
     signals.snapshot = next((found for found in reversed(snapshots) if found.kind == "release"), None)
     if signals.snapshot is not None:
         name, assets = signals.snapshot.snapshot_id, release.assets
-        signals.verdict = attempt("snapshots", lambda: verify_all(pipeline.catalogue, name, assets=assets)[0])
+        emit(StepBegan("verify", name))
+        signals.verdict = attempt(
+            "snapshots", lambda: verify_all(pipeline.catalogue, name, assets=assets, emit=emit)[0]
+        )
         drills = attempt("drills", lambda: read_restore_tests(pipeline)) or RestoreTests()
         signals.restore_test = drills.by_snapshot.get(name)
         signals.unread += [("drills", drills.problem)] if drills.problem else []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from release_tasks.core.records import HealthReport, ReliabilityReport
+from release_tasks.core.records import ReliabilityReport
 from release_tasks.stages.diagnose.signals import Signals
 
 __all__ = ["summary"]
@@ -12,8 +12,8 @@ def summary(signals: Signals) -> list[tuple[str, str, str]]:
     """Return name, state and detail of each signal, in the order of reading."""
     unread = dict(reversed(signals.unread))
     rows = {
-        "health": _answer(signals.health, "release.health.url"),
-        "reliability": _answer(signals.reliability, "release.reliability.url"),
+        "health": _health(signals),
+        "reliability": _reliability(signals.reliability),
         "manifests": _manifests(signals),
         "snapshots": _snapshots(signals),
         "rollback": _rollback(signals),
@@ -28,8 +28,17 @@ def summary(signals: Signals) -> list[tuple[str, str, str]]:
     ]
 
 
-def _answer(report: HealthReport | ReliabilityReport | None, key: str) -> tuple[str, str]:
-    return ("none", f"{key} is not set") if report is None else (report.status, report.detail)
+def _health(signals: Signals) -> tuple[str, str]:
+    report, rate = signals.health, signals.health_rate
+    if report is None or rate is None:
+        return "none", "release.health.url is not set"
+    before = signals.baseline.latency_ms if signals.baseline is not None else None
+    compared = f" ({before} ms at prepare)" if before is not None and rate.latency_ms is not None else ""
+    return "flapping" if rate.is_flapping else report.status, f"{report.detail}; {rate}{compared}"
+
+
+def _reliability(report: ReliabilityReport | None) -> tuple[str, str]:
+    return ("none", "release.reliability.url is not set") if report is None else (report.status, report.detail)
 
 
 def _manifests(signals: Signals) -> tuple[str, str]:

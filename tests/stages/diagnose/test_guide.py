@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 import sqlite3
@@ -165,6 +166,16 @@ def damage_the_pairing_store(service: ReleasedService) -> None:
     (service.settings.pairing.credentials / "whatsapp-pairing.json").write_text("{")
 
 
+def answer_every_second_request(service: ReleasedService) -> None:
+    """Let the service fail and pass in turn, as one of two processes behind a URL does."""
+    service.health.answers = itertools.cycle([503, 200])
+
+
+def answer_slowly(service: ReleasedService) -> None:
+    service.project.overrides["watch.latency_floor"] = "100ms"
+    service.health.delay = 0.25
+
+
 OPEN = [{"id": "files", "state": "connected", "health": {"circuit": "open", "failureCount": 5}}]
 CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "interrupted": (interrupt_rollback, "no command is running"),
@@ -184,6 +195,8 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda service: setattr(service.health, "body", b"<html>Sign in</html>"),
         "HTTP 200 with a text",
     ),
+    "flapping": (answer_every_second_request, "of 5 samples passed"),
+    "slow": (answer_slowly, "(limit 100 ms"),
     "chain-broken": (break_the_chain, "line 1"),
     "snapshot-unrestorable": (damage_the_snapshot, "asset mcp"),
     "drill-failed": (lambda service: record_drill(service, "failed"), "it would not boot"),
@@ -358,6 +371,40 @@ def test_every_unreachable_signal_is_a_finding(service: ReleasedService, free_po
     diagnosis = diagnose_service(with_flags(service.settings, health_url=url, reliability_url=url))[1]
     assert [finding.key for finding in diagnosis.findings] == ["unhealthy", "unproved"]
     assert "refused the connection" in diagnosis.findings[0].detail
+
+
+def test_a_flapping_service_gets_the_same_decision_each_time(service: ReleasedService) -> None:
+    """Every second answer fails: the decision depends neither on the first answer nor on the last."""
+    answer_every_second_request(service)
+    decided = []
+    for _ in range(4):
+        signals, diagnosis = diagnose_service(service.settings)
+        decided.append(
+            (diagnosis.first and diagnosis.first.key, {name: state for name, state, _ in summary(signals)}["health"])
+        )
+        assert signals.health is not None and not signals.health.passed and signals.health.attempts == 5
+        assert signals.health.http_status == 503 and len(signals.health.history) == 5
+    assert set(decided) == {("flapping", "flapping")}
+
+
+@pytest.mark.parametrize(("passing", "key"), [(0, "unhealthy"), (1, "flapping"), (4, "flapping"), (5, None)])
+def test_only_a_service_that_never_passes_is_down(
+    service: ReleasedService, passing: int, key: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One sample that passes and one that fails make it flapping."""
+    service.health.answers = iter([200] * passing + [503] * (5 - passing))
+    first = service.diagnose().first
+    assert (first.key if first else None) == key
+
+
+@pytest.mark.slow
+def test_a_service_that_never_answers_is_reported_within_seconds(service: ReleasedService) -> None:
+    """The samples of a service that hangs are few."""
+    service.project.overrides["health.timeout"] = "1s"
+    service.health.delay = 3.0
+    signals, diagnosis = diagnose_service(service.settings)
+    assert diagnosis.first is not None and diagnosis.first.key == "unhealthy"
+    assert signals.health is not None and signals.health.attempts == 3
 
 
 def test_rejected_callbacks_count_since_the_release(service: ReleasedService) -> None:
