@@ -136,6 +136,13 @@ class Pipeline:
                 manifest = self.get_manifest(snapshot.release_id)
         return manifest.baseline if manifest is not None else None
 
+    def is_before_first(self, snapshot: SnapshotMetadata) -> bool:
+        """Return whether ``snapshot`` is the state before the first deployment, when there was no service."""
+        if snapshot.release_id is not None:
+            with contextlib.suppress(StageError):
+                return self.get_manifest(snapshot.release_id).first_deployment
+        return False
+
     def newer_than(self, release_id: str | None) -> str:
         """Return the id of the latest ready release unless it is ``release_id``; empty when there is no other."""
         latest = self.latest_ready()

@@ -71,9 +71,14 @@ class Check:
         return bool(self.diagnostics.get("leftOut"))
 
     @property
+    def is_excused(self) -> bool:
+        """Whether this gate did not run because it asks a service that is not deployed yet."""
+        return bool(self.diagnostics.get("firstDeployment"))
+
+    @property
     def blocks(self) -> bool:
         """Whether this result blocks the release."""
-        return self.status != "passed" and not self.advisory
+        return self.status != "passed" and not self.advisory and not self.is_excused
 
 
 @frozen(kw_only=True)
@@ -183,7 +188,8 @@ class AttestationReference:
 class Manifest:
     """A release: its checks, its captured assets and whether it is ready or blocked.
 
-    Fields with a default may be missing in manifests of the older tool.
+    Fields with a default may be missing in manifests of the older tool. ``first_deployment``: there was no service and
+    no earlier release, and required assets may be absent.
     """
 
     manifest_version: int
@@ -204,6 +210,7 @@ class Manifest:
     baseline: Baseline | None = None
     phases: list[Phase] = field(factory=list)
     attestation: AttestationReference | None = None
+    first_deployment: bool = False
 
 
 @frozen(kw_only=True)

@@ -39,6 +39,12 @@ from release_tasks.core.typed import typed
 from release_tasks.service.application import default_release_id, describe_application
 from release_tasks.service.baseline import measure_baseline
 from release_tasks.service.form import describe_form
+from release_tasks.stages.first_deployment import (
+    notes_on_first_release,
+    require_first,
+    require_no_release,
+    suggest_first,
+)
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_manifest
 from release_tasks.stages.preflight.engine import PreflightRun, run_preflight
@@ -65,16 +71,22 @@ def require_new_release_id(pipeline: Pipeline, release_id: str) -> None:
 
 
 def begin_release(
-    settings: Settings, release_id: str | None = None, *, emit: Emit = ignore, notices: Notifications | None = None
+    settings: Settings,
+    release_id: str | None = None,
+    *,
+    first: bool = False,
+    emit: Emit = ignore,
+    notices: Notifications | None = None,
 ) -> str:
     """Return the id for a new release: ``release_id``, or one made of version and time.
 
-    First completes an interrupted rollback. Raises UsageError for an id that is taken or a signing key that cannot be
-    used, LockHeld while another command runs, StageFailed when the rollback cannot be completed.
+    First completes an interrupted rollback. Raises UsageError for an id that is taken, a signing key that cannot be
+    used, or a ``first`` deployment that is not the first, LockHeld while another command runs, StageFailed when the
+    rollback cannot be completed.
     """
     pipeline = Pipeline(settings.release.root)
     with stage(settings, pipeline, _STAGE, notices, release_id=release_id):
-        return _new_release_id(settings, pipeline, release_id, emit)
+        return _new_release_id(settings, pipeline, release_id, first, emit)
 
 
 def prepare_release(
@@ -82,28 +94,33 @@ def prepare_release(
     *,
     preflight: PreflightRun | None = None,
     release_id: str | None = None,
+    first: bool = False,
     emit: Emit = ignore,
     notices: Notifications | None = None,
 ) -> PreparedRelease:
     """Publish the manifest of a release, with a verified snapshot of the state when nothing blocks it.
 
     Without ``preflight`` the gates are run first; ``status`` of the manifest is ``ready`` or ``blocked``. A failed
-    capture blocks the release and does not raise. Raises UsageError for an id that is taken or a signing key that
-    cannot be used, LockHeld while another command runs, StageFailed when an interrupted rollback cannot be completed
-    or the pipeline folder cannot be read or written.
+    capture blocks the release and does not raise. For the ``first`` deployment, gates that ask the service do not
+    run, and required assets may be absent. Raises UsageError for an id that is taken, a signing key that cannot be
+    used, or a deployment that is not the first, LockHeld while another command runs, StageFailed when an
+    interrupted rollback cannot be completed or the pipeline folder cannot be read or written.
     """
     pipeline, emit = Pipeline(settings.release.root), shielded(emit)
     with stage(settings, pipeline, _STAGE, notices, release_id=release_id) as notifications:
         if preflight is None:
-            new_id = _new_release_id(settings, pipeline, release_id, emit)
+            new_id = _new_release_id(settings, pipeline, release_id, first, emit)
             logs = pipeline.logs / new_id if release_id is None else None
-            preflight = run_preflight(settings, release_id=new_id, log_directory=logs, emit=emit)
+            preflight = run_preflight(settings, release_id=new_id, log_directory=logs, first=first, emit=emit)
         report, new_id = preflight.report, release_id or preflight.release_id
         attester = Attester.of(settings)
-        baseline = measure_baseline(settings.release) if report.passed else None
+        first = preflight.first
+        baseline = measure_baseline(settings.release) if report.passed and not first else None
         with _locked(pipeline, new_id) as written:
-            draft = _draft(settings, pipeline, report, new_id, baseline)
-            blockers = _blockers(settings, report) or _shortages(settings, pipeline)
+            if first:
+                require_no_release(pipeline)
+            draft = evolve(_draft(settings, pipeline, report, new_id, baseline), first_deployment=first)
+            blockers = _blockers(settings, report, may_lack_assets=first) or _shortages(settings, pipeline)
             retention = Retention()
             if not blockers:
                 try:
@@ -119,18 +136,21 @@ def prepare_release(
                 except (StageFailed, OSError) as error:
                     blockers.append(f"snapshot: {describe_error(error)}")
             if blockers:
+                blockers += suggest_first(settings, pipeline, report) if not first else []
                 written.append(_write_blocked(pipeline, attester, draft, blockers))
         manifest = PreparedRelease.of(written[-1], retention.removed, retention.notes)
         notifications.announce(lambda: about_manifest(settings, manifest))
     return manifest
 
 
-def _new_release_id(settings: Settings, pipeline: Pipeline, release_id: str | None, emit: Emit) -> str:
+def _new_release_id(settings: Settings, pipeline: Pipeline, release_id: str | None, first: bool, emit: Emit) -> str:
     holder = current_holder(pipeline.root)
     if holder is not None:  # checked here, before the gates run for minutes
         raise LockHeld(f"Another command is running: {holder}. When it is done, type: {typed('release.prepare')}")
     # Gates must not check a mixed state.
     complete_interrupted(settings, pipeline, _STAGE, emit)
+    if first:
+        require_first(settings, pipeline)
     new_id = release_id or _free_release_id(pipeline, default_release_id(describe_application(settings)))
     require_new_release_id(pipeline, new_id)
     signer_of(settings)
@@ -190,7 +210,7 @@ def _captured(
     with unpublished_snapshot(pipeline.catalogue, settings.release.assets, capture, emit) as snapshot:
         captured = _phase("capture", started_at, started)
         for record in snapshot.assets:
-            if not record.exists and settings.release.assets[record.key].required:
+            if not record.exists and settings.release.assets[record.key].required and not draft.first_deployment:
                 raise StageFailed(f"{record.key} is required, but it was removed during the capture.")
         reference = SnapshotReference(
             snapshot_id=snapshot.snapshot_id, metadata_path=snapshot.metadata_path, digest=snapshot.digest
@@ -203,6 +223,9 @@ def _captured(
         ready = evolve(draft, status="ready", snapshot=reference, artifacts=artifacts, phases=[*draft.phases, captured])
         notes = [note for record in snapshot.assets for note in kind_of(record).capture_notes(record)]
         notes += _warnings(settings, pipeline, draft.baseline)
+        if draft.first_deployment:
+            absent = [record.key for record in snapshot.assets if not record.exists]
+            notes += notes_on_first_release(draft.preflight, absent)
         yield evolve(ready, diagnostics=ready.diagnostics + notes), snapshot
 
 
@@ -240,13 +263,13 @@ def _withdraw(pipeline: Pipeline, ready: Manifest, before: bytes | None) -> None
     remove_durably(pipeline.statement_path(ready.release_id))
 
 
-def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
+def _blockers(settings: Settings, report: PreflightReport, *, may_lack_assets: bool) -> list[str]:
     """Return the reasons why the release is not ready, one sentence each."""
     blockers = [f"{check.id}: {check.detail}" for check in report.checks if check.blocks and not check.is_left_out]
     blockers += [
         f"{check.id}: was excluded, but a release requires all its gates"
         for check in report.checks
-        if check.is_left_out and not check.advisory
+        if check.is_left_out and check.blocks
     ]
     if not report.passed and not blockers:
         blockers.append("preflight: did not pass")
@@ -256,7 +279,7 @@ def _blockers(settings: Settings, report: PreflightReport) -> list[str]:
         try:
             os.lstat(asset.path)
         except (FileNotFoundError, NotADirectoryError):
-            if asset.required:
+            if asset.required and not may_lack_assets:
                 blockers.append(f"{key}: {asset.path} is required but does not exist (release.assets.{key})")
         except OSError as error:
             blockers.append(f"{key}: {describe_error(error)}")
@@ -376,6 +399,7 @@ def _write(
         release_id=manifest.release_id,
         snapshot_id=manifest.snapshot.snapshot_id if manifest.snapshot else None,
         digest=manifest.snapshot.digest if manifest.snapshot else None,
+        **({"firstDeployment": True} if manifest.first_deployment else {}),
     )
     pipeline.set_aside(manifest.release_id)
     phases = [*manifest.phases, _phase("publish", started_at, started)]

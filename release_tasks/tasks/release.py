@@ -31,13 +31,13 @@ _HEALTH_HELP = "Use this URL instead of release.health.url."
 _STRICT_HELP = "Fail the health gate for a degraded service."
 _JUNIT_HELP = "Write the results of the gates to this file, as JUnit XML."
 # Flags of prepare reach the preflight before it, so that a mistake is refused before any gate runs.
-_SHARED = ("health_url", "strict", "json", "release_id", "retention")
+_SHARED = ("health_url", "strict", "json", "release_id", "retention", "first")
 _EXECUTOR_LINE = "tasks: {executor_class: release_tasks.executor.StageExecutor}"
 
 
 @stage(
     shares=_SHARED,
-    internal=("deferred", "release_id", "retention"),
+    internal=("deferred", "release_id", "retention", "first"),
     iterable=["only", "skip"],
     help={
         "health_url": _HEALTH_HELP,
@@ -58,6 +58,7 @@ def preflight(
     deferred: bool = False,
     release_id: str | None = None,
     retention: str | None = None,
+    first: bool = False,
 ) -> None:
     """Run every gate: build, tests, health, interfaces; exit 1 when one fails."""
     # Deferred means that a prepare follows, which shows the gates and their verdict. An id that already exists is
@@ -74,11 +75,13 @@ def preflight(
             from release_tasks.stages.prepare import begin_release
 
             with current.progress() as emit:
-                chosen = begin_release(current.settings, release_id, emit=emit, notices=current.notifications)
+                chosen = begin_release(
+                    current.settings, release_id, first=first, emit=emit, notices=current.notifications
+                )
             # An id that was not typed has claimed the folder of its logs.
             logs = current.pipeline.logs / chosen if release_id is None else None
-        run = run_gates(current, chosen, words_flag(only), words_flag(skip), logs)
-        record(ctx, "preflight", (run, (health_url, strict)))
+        run = run_gates(current, chosen, words_flag(only), words_flag(skip), logs, first=first)
+        record(ctx, "preflight", (run, (health_url, strict, first)))
         if junit_file:
             _write_junit(run, junit_file)
         if not deferred:
@@ -94,6 +97,7 @@ def preflight(
         "retention": "Retain this many release snapshots instead of release.retention.",
         "junit": _JUNIT_HELP,
         "strict": _STRICT_HELP,
+        "first": "The first deployment: the service is not asked, and required assets may be absent.",
     },
 )
 def prepare(
@@ -103,6 +107,7 @@ def prepare(
     retention: str | None = None,
     junit: str | None = None,
     strict: bool = False,
+    first: bool = False,
     json: bool = False,
 ) -> None:
     """Write the manifest of a release and take a verified snapshot; exit 1 when a gate blocks it."""
@@ -112,7 +117,7 @@ def prepare(
         if current.is_dry:
             _show_dry_prepare(current)
             return
-        run = _preflight_of(ctx, (health_url, strict))
+        run = _preflight_of(ctx, (health_url, strict, first))
         if junit_file:
             _write_junit(run, junit_file)
         from release_tasks.report.answers import show_manifest
@@ -276,13 +281,21 @@ def run_gates(
     only: list[str] | None = None,
     skip: list[str] | None = None,
     logs: Path | None = None,
+    *,
+    first: bool = False,
 ) -> PreflightRun:
     """Run gates with progress on stderr, for ``gate.*`` and ``release.preflight``."""
     from release_tasks.stages.preflight.engine import run_preflight
 
     with current.progress() as emit:
         return run_preflight(
-            current.settings, release_id=release_id, log_directory=logs, only=only or [], skip=skip or [], emit=emit
+            current.settings,
+            release_id=release_id,
+            log_directory=logs,
+            only=only or [],
+            skip=skip or [],
+            first=first,
+            emit=emit,
         )
 
 
@@ -306,17 +319,18 @@ def _apply_flags(current: Session, health_url: str | None, strict: bool, retenti
     )
 
 
-def _preflight_of(ctx: Context, given: tuple[str | None, bool]) -> PreflightRun:
-    """Return the preflight that ran before; raises UsageError if it ran with another --health-url or --strict."""
-    recorded = cast("tuple[PreflightRun, tuple[str | None, bool]] | None", recall(ctx, "preflight"))
+def _preflight_of(ctx: Context, given: tuple[str | None, bool, bool]) -> PreflightRun:
+    """Return the preflight that ran before; raises UsageError if it ran with other flags than ``given``."""
+    recorded = cast("tuple[PreflightRun, tuple[str | None, bool, bool]] | None", recall(ctx, "preflight"))
     if recorded is None:
         raise UsageError("release.preflight must run before release.prepare, as its pre-task.")
     run, used = recorded
     if used != given:
         hint = "" if runs_under_stage_executor(ctx) else f" Add this to invoke.yaml: {_EXECUTOR_LINE}"
         raise UsageError(
-            f"release.prepare was given --health-url {given[0]} and --strict {given[1]}, but its gates ran with "
-            f"{used[0]} and {used[1]}, because Invoke's own executor does not pass flags on.{hint}"
+            f"release.prepare was given --health-url {given[0]}, --strict {given[1]} and --first {given[2]}, but its "
+            f"gates ran with {used[0]}, {used[1]} and {used[2]}, because Invoke's own executor does not pass flags "
+            f"on.{hint}"
         )
     return run
 

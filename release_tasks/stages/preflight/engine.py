@@ -33,6 +33,7 @@ class PreflightRun:
     skip: tuple[str, ...]
     strict: bool
     log_directory: Path
+    first: bool = False
 
 
 def run_preflight(
@@ -42,14 +43,16 @@ def run_preflight(
     log_directory: Path | None = None,
     only: Sequence[str] = (),
     skip: Sequence[str] = (),
+    first: bool = False,
     emit: Emit = ignore,
 ) -> PreflightRun:
     """Run the configured gates in parallel and return their results in configured order.
 
-    ``report.passed`` is the verdict. ``only`` and ``skip`` are names of gates; excluded gates are reported as skipped
-    and do not count. The logs are in ``log_directory``, by default in a new folder that is named after ``release_id``.
-    The start and the result of a gate are emitted in the calling thread, its progress in the gate's thread. Raises
-    UsageError. KeyboardInterrupt and Interrupted stop every gate within 5 s and are re-raised.
+    ``report.passed`` is the verdict. ``only`` and ``skip`` are names of gates; excluded gates are reported as
+    skipped and do not count. For the ``first`` deployment, gates that ask the service are skipped. The logs are in
+    ``log_directory``, by default in a new folder that is named after ``release_id``. The start and the result of a
+    gate are emitted in the calling thread, its progress in the gate's thread. Raises UsageError. KeyboardInterrupt
+    and Interrupted stop every gate within 5 s and are re-raised.
     """
     gates = settings.release.gates
     release_id = require_id(release_id or f"preflight-{compact()}", "release id")
@@ -61,8 +64,14 @@ def run_preflight(
             log_directory = make_new_directory(log_directory.parent, release_id)
     contexts = {name: context_of(settings, name, log_directory, emit=emit) for name in gates}
     started = awake.now()
+    excused = {name for name in selected if first and contexts[name].kind.asks_service}
+    selected = [name for name in selected if name not in excused]
     results = run_gates({name: contexts[name] for name in selected}, emit)
-    results |= {name: _excluded(contexts[name], name in skip) for name in gates if name not in selected}
+    results |= {
+        name: _excused(contexts[name]) if name in excused else _excluded(contexts[name], name in skip)
+        for name in gates
+        if name not in selected
+    }
     checks = [results[name] for name in gates]
     # An excluded gate does not fail the preflight; prepare has its own rule for it.
     failed = [check.id for check in checks if check.blocks and not check.is_left_out]
@@ -76,6 +85,7 @@ def run_preflight(
         skip=tuple(skip),
         strict=settings.release.health.strict,
         log_directory=log_directory,
+        first=first,
     )
 
 
@@ -105,4 +115,15 @@ def _excluded(context: GateContext, is_skipped: bool) -> Check:
         detail=f"excluded by {'--skip' if is_skipped else '--only'}",
         advisory=context.config.advisory,
         diagnostics={"leftOut": True},
+    )
+
+
+def _excused(context: GateContext) -> Check:
+    return Check(
+        id=context.name,
+        subsystem=context.subsystem,
+        status="skipped",
+        detail="not asked: the service is not deployed yet (--first)",
+        advisory=context.config.advisory,
+        diagnostics={"leftOut": True, "firstDeployment": True},
     )

@@ -28,6 +28,7 @@ from release_tasks.core.events import Emit, StepBegan, shielded
 from release_tasks.core.lock import run_lock
 from release_tasks.core.records import RollbackOutcome, RollbackState, SnapshotMetadata
 from release_tasks.core.typed import typed
+from release_tasks.stages.first_deployment import notes_on_rollback_to_first
 from release_tasks.stages.rollback.hooks import ServiceHooks
 from release_tasks.stages.rollback.plan import notes_on_verdict
 from release_tasks.stages.rollback.recorder import Recorder, record_refusal
@@ -141,8 +142,9 @@ class RollbackAttempt:
         return Parents(self.settings.project, self.assets)
 
     def notes_on(self, target: SnapshotMetadata, *, has_changes: bool) -> list[str]:
-        """Return notes on the choice of ``target``: an equal one was typed, or an earlier state is known to be good."""
+        """Return notes on ``target``: an equal one was typed, it is before the first deployment, an earlier is good."""
         notes = self.pipeline.catalogue.note_on(self.request.snapshot_id, target)
+        notes += notes_on_rollback_to_first(self.settings, self.pipeline, target)
         return notes + notes_on_verdict(self.pipeline, target, has_changes=has_changes)
 
     @property

@@ -137,7 +137,7 @@ def rollback(
                         swap = commit(run, target, safety, steps, holds)
                         swap_in(run, swap)
             plan = evolve(plan, diagnostics=plan.diagnostics + notes + notes_on_safety(safety) + swap.notes)
-            restart = restart_service(run)
+            restart = restart_service(run, target)
             health = await_health(run, target, restart)
             written_back = find_written_back(run.assets, target, safety)
             return record(run, target, safety, plan, restart, health, written_back)
@@ -186,7 +186,7 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome | None:
         run.gate.close()  # the service must not start before it is known whether its files must be replaced
         if stop_service(run) and not in_place(run, target):
             return None
-        restart = restart_service(run)
+        restart = restart_service(run, target)
         health = await_health(run, target, restart)
         written_back = find_written_back_since(run.assets, target, run.pipeline)
     problems = describe_written_back(written_back, target.snapshot_id, run.hooks.stop_command)
@@ -211,7 +211,7 @@ def confirm(run: RollbackAttempt, found: LastRestore) -> RollbackOutcome | None:
         restart_command=restart.command if restart else None,
         diagnostics=(
             problems
-            + find_doubts(run.hooks, target, restart, health)
+            + doubts(run, target, restart, health)
             + run.notes_on(target, has_changes=False)
             + found.notes
             + advice
@@ -423,24 +423,25 @@ def swap_in(run: RollbackAttempt, swap: Swap) -> None:
     clear_journal(run.pipeline)
 
 
-def restart_service(run: RollbackAttempt) -> Restart | None:
+def restart_service(run: RollbackAttempt, target: SnapshotMetadata) -> Restart | None:
     """Open the start gate and start the restart hook, detached; return None when no hook is configured.
 
-    The hook itself may start the service through the gate.
+    The hook itself may start the service through the gate. Before the first deployment there was no service to start.
     """
     run.gate.open()
-    return run.hooks.start()
+    return None if run.pipeline.is_before_first(target) else run.hooks.start()
 
 
 def await_health(
     run: RollbackAttempt, target: SnapshotMetadata, restart: Restart | None, *, is_first: bool = False
 ) -> HealthReport | None:
-    """Check health until it passes or the deadline is over; return None when no endpoint is configured.
+    """Check health until it passes or the deadline is over; return None when there is none to check.
 
-    The end of the restart command is watched meanwhile: until then the process before it may answer.
+    No endpoint may be configured, and before the first deployment there was no service. The end of the restart
+    command is watched meanwhile: until then the process before it may answer.
     """
     health = run.settings.release.health
-    if health.url is None:
+    if health.url is None or run.pipeline.is_before_first(target):
         return None
     run.emit(StepBegan("health"))
     before = run.pipeline.baseline_of(target)
@@ -451,6 +452,14 @@ def await_health(
     return poll_health(
         health, passes=health.passes_after_restore, deadline=deadline, emit=run.emit, start=restart, before=before
     )
+
+
+def doubts(
+    run: RollbackAttempt, target: SnapshotMetadata, restart: Restart | None, health: HealthReport | None
+) -> list[str]:
+    """Return what the operator must know about the service although no check failed."""
+    is_before_first = run.pipeline.is_before_first(target)
+    return find_doubts(run.hooks, target, restart, health, is_before_first=is_before_first)
 
 
 def record(
@@ -487,7 +496,7 @@ def record(
         restart_command=restart.command if restart else None,
         diagnostics=(
             problems
-            + find_doubts(run.hooks, target, restart, health)
+            + doubts(run, target, restart, health)
             + run.notes_on(target, has_changes=plan.has_changes)
             + (describe_changes(changes, safety.snapshot_id) if safety else [])
             + plan.diagnostics

@@ -19,7 +19,12 @@ def find_problems(restart: Restart | None, health: HealthReport | None) -> list[
 
 
 def find_doubts(
-    hooks: ServiceHooks, target: SnapshotMetadata, restart: Restart | None, health: HealthReport | None
+    hooks: ServiceHooks,
+    target: SnapshotMetadata,
+    restart: Restart | None,
+    health: HealthReport | None,
+    *,
+    is_before_first: bool = False,
 ) -> list[str]:
     """Return what the operator must know about the service although no check failed."""
     doubts = [hooks.problem]
@@ -33,6 +38,6 @@ def find_doubts(
         doubts.append(restart.doubt() if restart is not None else "")
         if health.status == "unknown":
             doubts.append(f"Warning: {health.detail}. Check the service at {health.url} yourself.")
-    if hooks.is_stopped:
+    if hooks.is_stopped and not is_before_first:
         doubts.append(NO_RESTART)
     return [doubt for doubt in doubts if doubt]

@@ -28,6 +28,7 @@ from release_tasks.core.lock import current_holder
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 from release_tasks.core.typed import typed
 from release_tasks.core.units import show_duration
+from release_tasks.stages.first_deployment import notes_on_rollback_to_first
 from release_tasks.stages.rollback.amendment import covers_pairing, find_amended, plan_amendment
 from release_tasks.stages.rollback.in_place import describe_changes, find_changes, find_last_restore, removed_rows
 from release_tasks.stages.rollback.journal import read_journal
@@ -100,6 +101,8 @@ def plan_rollback(
     if read_journal(pipeline) is not None:
         diagnostics.append(f"An interrupted rollback would be completed first (`{typed('release.recover')}`).")
     diagnostics += _notes_on_service(settings)
+        diagnostics.append("An interrupted rollback would be completed first (`inv release.recover`).")
+    diagnostics += notes_on_rollback_to_first(settings, pipeline, target, is_plan=True) or _notes_on_service(settings)
     if legacy.is_legacy(target):
         diagnostics.append(_note_on_legacy(settings, target, is_forced=force))
         return RollbackPlan(snapshot_id=target.snapshot_id, changes=[], diagnostics=diagnostics)

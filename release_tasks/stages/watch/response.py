@@ -65,6 +65,11 @@ class WatchContext:
             return "There is no ready release, so there is no snapshot to roll back to."
         if self.earlier_rollback:
             return f"{self.earlier_rollback}, and watch rolls back at most once."
+        if self.release is not None and self.release.first_deployment:
+            return (
+                f"Release {self.release_id} was the first deployment, so a rollback would remove the state that it "
+                "created, and no service would run. A person must decide that."
+            )
         return ""
 
 
@@ -147,9 +152,7 @@ def _roll_back(settings: Settings, pipeline: Pipeline, context: WatchContext, em
     """Restore the state before the watched release, once, unless a blocker exists. Does not raise."""
     manually = f"To roll back manually: {typed('release.rollback', '--snapshot', context.snapshot_id)}"
     if context.blocker:
-        return Response(
-            diagnostics=[f"{_NO_ROLLBACK} {context.blocker}", *([manually] if context.earlier_rollback else [])]
-        )
+        return Response(diagnostics=[f"{_NO_ROLLBACK} {context.blocker}", *([manually] if context.snapshot_id else [])])
     request = RollbackRequest(snapshot_id=context.snapshot_id, only_while=context.precondition)
     try:
         outcome = rollback(settings, request, emit, pipeline)

@@ -88,14 +88,16 @@ class GateKind:
     """A kind of gate.
 
     ``name`` is its key in invoke.yaml, and ``options`` the attrs class of its keys there. A kind that ``ends_itself``
-    enforces the time limit and cleans up; the engine abandons a gate of another kind at its limit. ``author`` returns
-    the name of the plugin, for the message about a missing result.
+    enforces the time limit and cleans up; the engine abandons a gate of another kind at its limit. A kind that
+    ``asks_service`` cannot pass before the first deployment. ``author`` returns the name of the plugin, for the message
+    about a missing result.
     """
 
     name: str
     options: type[Any]
     check: Gate
     ends_itself: bool = False
+    asks_service: bool = False
     author: Callable[[GateContext], str] | None = None
 
     def limit(self, context: GateContext) -> float:

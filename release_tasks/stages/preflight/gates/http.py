@@ -150,4 +150,4 @@ def _body_tail(context: GateContext, answers: Sequence[HttpResponse]) -> list[st
     return last_lines(body[-_BODY_TAIL:])
 
 
-KIND = GateKind(name="http", options=HttpOptions, check=_check, ends_itself=True)
+KIND = GateKind(name="http", options=HttpOptions, check=_check, ends_itself=True, asks_service=True)
