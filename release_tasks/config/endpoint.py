@@ -20,6 +20,7 @@ __all__ = [
     "UNSET",
     "ExpectConfig",
     "KeyPath",
+    "Question",
     "RequestConfig",
     "Statuses",
     "parse_key_path",
@@ -175,3 +176,16 @@ class RequestConfig:
     ca_file: Path | None = option(
         "a PEM file with the certificates of the certification authorities to trust in place of the system's"
     )
+
+
+@frozen(kw_only=True)
+class Question:
+    """A request about the health of the service, and the expected answer; without ``expect`` the known forms are read.
+
+    ``gate`` is the http gate with that URL, or None for the health endpoint.
+    """
+
+    url: str
+    request: RequestConfig
+    expect: ExpectConfig | None
+    gate: str | None = None

@@ -111,12 +111,24 @@ def _contradictions(converter: cattrs.Converter, merged: Mapping[str, Any]) -> l
                 problems.append((f"release.gates.{name}.needs", f"there is no gate {need!r}"))
             elif _depends_on(gates, need, name):
                 problems.append((f"release.gates.{name}.needs", f"circular: {need!r} depends on {name!r}"))
+    problems += _not_asked(part("health", schema.HealthConfig), gates)
     root = part("root", Path)
     others = {
         "pairing.credentials": part("credentials", Path, "pairing"),
         "gateway.root": part("root", Path, "gateway"),
     }
     return problems + _overlaps({key: asset.path for key, asset in assets.items()}, root, others)
+
+
+def _not_asked(health: schema.HealthConfig | None, gates: Mapping[str, schema.GateConfig]) -> list[tuple[str, str]]:
+    """Find names in ``release.health.also`` of which no gate can be asked about the health of the service."""
+    problems = []
+    for name in health.also if health is not None else ():
+        if name not in gates:
+            problems.append(f"there is no gate {name!r}{did_you_mean(name, gates)}")
+        elif gates[name].question(name) is None:
+            problems.append(f"{name!r} is not an http gate with a URL of its own")
+    return [("release.health.also", problem) for problem in problems]
 
 
 def _overlaps(

@@ -5,13 +5,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from attrs import Attribute, Factory, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig
-from release_tasks.config.endpoint import ExpectConfig, RequestConfig, valid_url, variables_in
+from release_tasks.config.endpoint import ExpectConfig, Question, RequestConfig, valid_url, variables_in
 from release_tasks.config.gateway import GatewayConfig
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.options import Duration, Kind, Share, did_you_mean, exactly_one, option
@@ -108,6 +109,17 @@ class HealthConfig(RequestConfig):
     passes: int = option("required consecutive healthy responses in preflight", 1, least=1)
     passes_after_restore: int = option("required consecutive healthy responses after a restore", 3, least=1)
     strict: bool = option("a degraded service fails the health gate", False)
+    also: list[str] = option(
+        "http gates with a URL that are asked together with `url` by a watch, a diagnosis, a rollback and a drill: the "
+        "service is healthy only if they pass too. Without `url`, they are asked alone; without both, every http gate "
+        "with a URL is asked",
+        Factory(list),
+    )
+
+    @property
+    def question(self) -> Question | None:
+        """What is asked at ``url``; None without a URL."""
+        return Question(url=self.url, request=self, expect=self.expect) if self.url else None
 
 
 @frozen(kw_only=True)
@@ -150,6 +162,11 @@ class GateConfig:
     needs: list[str] = option("gates that must pass before this gate starts", Factory(list))
     env: dict[str, str] = option("additional environment variables of a command", Factory(dict))
     advisory: bool = option("a failure is shown and recorded but does not block", False)
+
+    def question(self, name: str) -> Question | None:
+        """Return what this gate, called ``name``, asks the service; None for a gate without a URL of its own."""
+        ask: Callable[[str], Question | None] | None = getattr(self.options, "question", None)
+        return ask(name) if ask is not None else None
 
 
 @frozen(kw_only=True)
@@ -283,6 +300,19 @@ class ReleaseConfig:
     def __attrs_post_init__(self) -> None:
         assets = {key: evolve(asset, lock_wait=self.lock_wait) for key, asset in self.assets.items()}
         object.__setattr__(self, "assets", assets)  # as attrs does it in a frozen class
+
+    @property
+    def questions(self) -> list[Question]:
+        """What is asked for the health of the service, the most important first; empty when nothing can be asked.
+
+        The health endpoint and the gates of ``health.also``; without them, every http gate with a URL that blocks.
+        """
+        asked = [self.health.question] if self.health.question is not None else []
+        names = self.health.also
+        if not asked and not names:
+            names = [name for name, gate in self.gates.items() if not gate.advisory]
+        found = (self.gates[name].question(name) for name in dict.fromkeys(names) if name in self.gates)
+        return asked + [question for question in found if question is not None]
 
     @property
     def secret_variables(self) -> list[str]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterable
 
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.config.endpoint import Question
 from release_tasks.config.schema import Settings
 from release_tasks.core.errors import UsageError
 from release_tasks.core.records import Check, Manifest, PreflightReport, SnapshotMetadata
-from release_tasks.core.redact import Redactor
+from release_tasks.core.typed import typed
+from release_tasks.core.url import shown_url
 from release_tasks.service.http import fetch
+from release_tasks.service.request import redactor_of, request_for
 from release_tasks.service.response import ProbeError
 
 __all__ = [
@@ -32,7 +36,7 @@ def require_first(settings: Settings, pipeline: Pipeline) -> None:
     require_no_release(pipeline)
     if answer := find_running_service(settings):
         raise UsageError(
-            f"--first: {answer}, so this is not the first deployment. Type: inv release.prepare (if another service "
+            f"--first: {answer}, so this is not the first deployment. Type: {typed('release.prepare')} (if another service "
             "answers there, set release.health.url to the URL of this one)"
         )
 
@@ -44,7 +48,7 @@ def require_no_release(pipeline: Pipeline) -> None:
         if file.manifest is None:
             raise UsageError(
                 f"--first: the manifest of {file.release_id} cannot be read ({file.reason}), so it is unknown whether "
-                "this is the first deployment. Type: inv release.verify"
+                f"this is the first deployment. Type: {typed('release.verify')}"
             )
         if file.manifest.status == "ready":
             if not file.manifest.first_deployment:
@@ -56,18 +60,18 @@ def require_no_release(pipeline: Pipeline) -> None:
             raise _not_first(snapshot.release_id or snapshot.snapshot_id, snapshot.created_at)
     if firsts and not _is_rolled_back(pipeline, firsts[-1]):
         last = firsts[-1]
-        again = f" --snapshot {last.snapshot.snapshot_id}" if last.snapshot is not None else ""
+        words = ["--snapshot", last.snapshot.snapshot_id] if last.snapshot is not None else []
         raise UsageError(
             f"--first: release {last.release_id} was prepared with it already, on {last.generated_at}, and its "
             "snapshot has the state before the first deployment. If that deploy failed, deploy again; or go back with "
-            f"inv release.rollback{again}, and --first is allowed again."
+            f"{typed('release.rollback', *words)}, and --first is allowed again."
         )
 
 
 def _not_first(release_id: str, when: str) -> UsageError:
     return UsageError(
         f"--first: release {release_id} was prepared already, on {when}, so this is not the first deployment. "
-        "Type: inv release.prepare"
+        f"Type: {typed('release.prepare')}"
     )
 
 
@@ -85,18 +89,22 @@ def _is_rolled_back(pipeline: Pipeline, release: Manifest) -> bool:
 def find_running_service(settings: Settings) -> str:
     """Return the start of a sentence that names where the service answers; empty when it does not answer anywhere.
 
-    Sends one request to the health endpoint. An answer that a proxy gives for a service that it cannot reach is none.
+    Sends one request for each question about its health. An answer that a proxy gives for a service that it cannot
+    reach is none.
     """
-    health = settings.release.health
-    if health.url is None:
-        return ""
-    url = Redactor.from_environment(os.environ, settings.release.secret_variables).redact_text(health.url)
+    return next(filter(None, map(functools.partial(_find_answer, settings), settings.release.questions)), "")
+
+
+def _find_answer(settings: Settings, question: Question) -> str:
+    shown = redactor_of(question.request).redact_text(shown_url(question.url))
+    by = f" (gate {question.gate})" if question.gate is not None else ""
+    timeout = settings.release.health.timeout
     try:
-        answer = fetch(health.url, timeout=health.timeout)
+        answer = fetch(request_for(question.url, question.request, timeout, expect=question.expect))
     except ProbeError as error:
-        return f"something answers at {url}" if error.kind in _ANSWERED else ""
+        return f"something answers at {shown}{by}" if error.kind in _ANSWERED else ""
     is_proxy = answer.status in _FROM_PROXY and "json" not in answer.content_type
-    return "" if is_proxy else f"the service answers at {url} with HTTP {answer.status}"
+    return "" if is_proxy else f"the service answers at {shown}{by} with HTTP {answer.status}"
 
 
 def notes_on_first_release(report: PreflightReport, absent: Iterable[str]) -> list[str]:
@@ -123,7 +131,8 @@ def suggest_first(settings: Settings, pipeline: Pipeline, report: PreflightRepor
         return []
     if any(snapshot.kind == "release" for snapshot in pipeline.catalogue.published()[0]):
         return []
-    return ["If this is the first deployment, so that service or state do not exist yet: inv release.prepare --first"]
+    command = typed("release.prepare", "--first")
+    return [f"If this is the first deployment, so that service or state do not exist yet: {command}"]
 
 
 def _has_no_answer(check: Check) -> bool:

@@ -18,6 +18,7 @@ class Health:
     def __init__(self) -> None:
         self.status = 200
         self.body: Any = {"ok": True, "data": {"status": "ok"}}  # JSON, or bytes that are sent unchanged
+        self.content_type = "application/json"
         self.answers: Iterator[int] = iter(())  # the HTTP status of each next request; afterwards ``status``
         self.delay = 0.0  # seconds before each answer
         self.requests = 0
@@ -29,7 +30,7 @@ class Health:
                 body = outer.body if isinstance(outer.body, bytes) else json.dumps(outer.body).encode()
                 time.sleep(outer.delay)
                 self.send_response(next(outer.answers, outer.status))
-                self.send_header("Content-Type", "application/json")
+                self.send_header("Content-Type", outer.content_type)
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
                 self.wfile.write(body)

@@ -146,7 +146,7 @@ _note = functools.partial(_row, "note")
 def _failed_health(signals: Signals) -> HealthReport | None:
     """Return the health when every sample of it failed; an unknown health is not a failed one."""
     health, rate = signals.health, signals.health_rate
-    is_failed = rate is not None and rate.passed == 0
+    is_failed = rate is not None and rate.passed == 0 and not signals.is_before_first
     return health if is_failed and health is not None and health.status != "unknown" else None
 
 
@@ -190,6 +190,16 @@ def _interrupted(signals: Signals) -> Iterator[Evidence]:
     elif signals.is_interrupted and signals.state is not None:
         where = "its snapshot is live" if signals.state.restored else "no live asset was changed"
         yield Evidence(f"the rollback to {signals.state.snapshot_id} was interrupted; {where}")
+
+
+@_note(
+    symptom="the state before the first deployment is restored",
+    meaning="The first deployment was rolled back: there is no service and no state of it. Prepare the next attempt.",
+    commands=("release.prepare --first",),
+)
+def _not_deployed(signals: Signals) -> Iterator[Evidence]:
+    if signals.is_before_first and signals.state is not None:
+        yield Evidence(f"{signals.state.restored_snapshot_id} is live")
 
 
 @_act(
@@ -258,18 +268,32 @@ def _rollback_given_up(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
+    symptom="health fails, and the latest release is the first deployment",
+    meaning="The service is not deployed yet, or its first deployment is unhealthy. Deploy it. A rollback removes the "
+    "state that it created, and its safety snapshot contains that.",
+    commands=("release.rollback --plan", "release.rollback"),
+)
+def _first_unhealthy(signals: Signals) -> Iterator[Evidence]:
+    health, ready = _failed_health(signals), signals.ready
+    if health is not None and ready is not None and ready.first_deployment:
+        yield Evidence(f"release {ready.release_id}: {health.detail}")
+
+
+@_act(
     symptom="health fails, and a release was prepared",
     meaning="The service is down or unhealthy after the release. Deploy the old code, then roll back the state.",
     commands=("release.rollback --plan", "release.rollback"),
 )
 def _unhealthy(signals: Signals) -> Iterator[Evidence]:
-    if (health := _failed_health(signals)) and signals.ready is not None and not signals.is_restored:
+    is_later = signals.ready is not None and not signals.ready.first_deployment
+    if (health := _failed_health(signals)) and signals.ready is not None and is_later and not signals.is_restored:
         yield Evidence(f"release {signals.ready.release_id}: {health.detail}")
 
 
 @_act(
     symptom="health fails, and there is no release to roll back to",
-    meaning="The service is down or unhealthy. Start it, or find the cause, before any release.",
+    meaning="The service is down or unhealthy. Start it, or find the cause, before any release. If it was never "
+    "deployed here, prepare its first release with the flag `--first`.",
     commands=("gate.run {health}", "release.diagnose"),
 )
 def _unhealthy_unreleased(signals: Signals) -> Iterator[Evidence]:

@@ -100,6 +100,12 @@ class Signals:
         return rate_of(self.health) if self.health is not None else None
 
     @property
+    def is_before_first(self) -> bool:
+        """Whether the state before the first deployment is restored: then there is no service."""
+        last = self.last_restore
+        return self.is_restored and last is not None and last.is_before_first
+
+    @property
     def is_restored(self) -> bool:
         """Whether the snapshot of the last rollback is still live, and no release was prepared since."""
         return self.last_restore is not None and self.last_restore.is_in_place

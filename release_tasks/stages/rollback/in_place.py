@@ -35,11 +35,13 @@ _MAX_TABLES = 5
 class LastRestore:
     """The snapshot that was restored last, and how each asset differs from it now.
 
-    ``drifts`` ends with the first asset that is not in place.
+    ``drifts`` ends with the first asset that is not in place. ``is_before_first``: the snapshot is the state before the
+    first deployment.
     """
 
     target: SnapshotMetadata
     drifts: dict[str, Drift] = field(factory=dict)
+    is_before_first: bool = False
 
     @property
     def is_in_place(self) -> bool:
@@ -94,7 +96,7 @@ def find_last_restore(
     if state is None or state.restored_snapshot_id != target.snapshot_id or pipeline.was_prepared_since(state.lineage):
         return None
     assets = sorted(settings.release.assets.items(), key=lambda item: item[1].kind.state_check_cost)
-    last = LastRestore(target=target)
+    last = LastRestore(target=target, is_before_first=pipeline.is_before_first(target))
     for folder, difference in Parents(settings.project, settings.release.assets).differences(target).items():
         last.drifts[folder] = Drift(form=[difference])
     _compare(last, pipeline, [item for item in assets if not item[1].kind.state_check_cost], None, emit)

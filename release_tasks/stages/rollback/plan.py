@@ -100,8 +100,6 @@ def plan_rollback(
         diagnostics.append(f"Release {newer} was prepared after {release_id}, so this rollback would be refused.")
     if read_journal(pipeline) is not None:
         diagnostics.append(f"An interrupted rollback would be completed first (`{typed('release.recover')}`).")
-    diagnostics += _notes_on_service(settings)
-        diagnostics.append("An interrupted rollback would be completed first (`inv release.recover`).")
     diagnostics += notes_on_rollback_to_first(settings, pipeline, target, is_plan=True) or _notes_on_service(settings)
     if legacy.is_legacy(target):
         diagnostics.append(_note_on_legacy(settings, target, is_forced=force))

@@ -23,6 +23,7 @@ from release_tasks.stages.diagnose.guide import GUIDE, decide, diagnose_service,
 from release_tasks.stages.diagnose.summary import summary
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_failure
+from release_tasks.stages.prepare import prepare_release
 from release_tasks.stages.rollback import engine
 from release_tasks.stages.rollback.journal import write_journal
 from release_tasks.stages.rollback.recovery import recover
@@ -171,6 +172,18 @@ def answer_every_second_request(service: ReleasedService) -> None:
     service.health.answers = itertools.cycle([503, 200])
 
 
+def release_first(service: ReleasedService) -> None:
+    """Prepare a first deployment behind a proxy that does not know the service yet."""
+    service.project.overrides["root"] = "elsewhere"
+    service.health.status, service.health.content_type = 404, "text/html"
+    assert prepare_release(service.settings, release_id="v9", first=True).status == "ready"
+
+
+def go_back_to_the_first(service: ReleasedService) -> None:
+    release_first(service)
+    assert service.roll_back().status == "restored"
+
+
 def answer_slowly(service: ReleasedService) -> None:
     service.project.overrides["watch.latency_floor"] = "100ms"
     service.health.delay = 0.25
@@ -195,6 +208,8 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda service: setattr(service.health, "body", b"<html>Sign in</html>"),
         "HTTP 200 with a text",
     ),
+    "not-deployed": (go_back_to_the_first, "v9_snapshot_"),
+    "first-unhealthy": (release_first, "release v9: HTTP 404"),
     "flapping": (answer_every_second_request, "of 5 samples passed"),
     "slow": (answer_slowly, "(limit 100 ms"),
     "chain-broken": (break_the_chain, "line 1"),

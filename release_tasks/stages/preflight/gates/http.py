@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import NOTHING, asdict, frozen
 
-from release_tasks.config.endpoint import ExpectConfig, RequestConfig
+from release_tasks.config.endpoint import ExpectConfig, Question, RequestConfig
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import awake
 from release_tasks.core.codec import encode
@@ -52,6 +52,11 @@ class HttpOptions(RequestConfig):
         for name, default in unset.items():
             if getattr(self, name) != default:
                 raise ValueError(f"{name}: the gate asks the health endpoint; set release.health.{name}")
+
+    def question(self, gate: str) -> Question | None:
+        """Return what a gate of this name asks; None for one that asks the health endpoint."""
+        expect = self.expect or ExpectConfig()
+        return None if self.asks_health else Question(url=self.http, request=self, expect=expect, gate=gate)
 
     @property
     def asks_health(self) -> bool:
