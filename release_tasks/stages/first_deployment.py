@@ -36,8 +36,8 @@ def require_first(settings: Settings, pipeline: Pipeline) -> None:
     require_no_release(pipeline)
     if answer := find_running_service(settings):
         raise UsageError(
-            f"--first: {answer}, so this is not the first deployment. Type: {typed('release.prepare')} (if another service "
-            "answers there, set release.health.url to the URL of this one)"
+            f"--first: {answer}, so this is not the first deployment. Type: {typed('release.prepare')} (if another "
+            "service answers there, set release.health.url to the URL of this one)"
         )
 
 

@@ -185,8 +185,8 @@ def go_back_to_the_first(service: ReleasedService) -> None:
 
 
 def answer_slowly(service: ReleasedService) -> None:
-    service.project.overrides["watch.latency_floor"] = "100ms"
-    service.health.delay = 0.25
+    service.project.overrides["watch"] = {"latency_floor": "100ms", "latency_factor": 1}
+    service.health.delay = 0.5
 
 
 OPEN = [{"id": "files", "state": "connected", "health": {"circuit": "open", "failureCount": 5}}]
@@ -211,7 +211,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "not-deployed": (go_back_to_the_first, "v9_snapshot_"),
     "first-unhealthy": (release_first, "release v9: HTTP 404"),
     "flapping": (answer_every_second_request, "of 5 samples passed"),
-    "slow": (answer_slowly, "(limit 100 ms"),
+    "slow": (answer_slowly, "before the release)"),
     "chain-broken": (break_the_chain, "line 1"),
     "snapshot-unrestorable": (damage_the_snapshot, "asset mcp"),
     "drill-failed": (lambda service: record_drill(service, "failed"), "it would not boot"),
