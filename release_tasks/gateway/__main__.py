@@ -21,6 +21,7 @@ from release_tasks.config.schema import PairingConfig
 from release_tasks.core.interrupt import STOP_SIGNALS
 from release_tasks.core.lock import FileLock
 from release_tasks.gateway.errors import REFUSAL, GatewayError
+from release_tasks.gateway.logs import RateLimit
 from release_tasks.gateway.network import base_url, bind, check_host, is_loopback
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.pidfile import PidFile
@@ -60,6 +61,7 @@ def main(argv: list[str] | None = None) -> int:
     options = parser.parse_args(argv)
     os.umask(0o077)
     logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
+    logging.getLogger().handlers[0].addFilter(RateLimit())
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # SIGHUP is ignored under nohup
             signal.signal(number, _stop if number in _SIGNALS_OF_UVICORN else _stop_as_by_sigterm)
@@ -123,8 +125,7 @@ def _pass_start_gate(command: list[str]) -> None:
 
 def _serve_http(paths: GatewayPaths, options: argparse.Namespace, listener: socket.socket) -> None:
     try:
-        import uvicorn
-
+        from release_tasks.gateway.server import GatewayServer, Limits
         from release_tasks.gateway.service import create_app
     except ModuleNotFoundError as error:
         raise GatewayError("The embedded gateway needs the extra: pip install 'release-tasks[gateway]'") from error
@@ -139,17 +140,7 @@ def _serve_http(paths: GatewayPaths, options: argparse.Namespace, listener: sock
         only_loopback=is_loopback(options.host),
         is_rehearsal=options.rehearsal,
     )
-    config = uvicorn.Config(
-        app,
-        log_config=None,
-        access_log=False,
-        proxy_headers=False,  # a header must not make a remote client look like loopback
-        server_header=False,
-        ws="none",
-        lifespan="on",
-        timeout_graceful_shutdown=1,
-    )
-    server = uvicorn.Server(config)
+    server = GatewayServer(app, Limits.of_this_process())
     server.run(sockets=[listener])
     if not server.started:
         raise GatewayError("The gateway did not start; the reason is in its log.")

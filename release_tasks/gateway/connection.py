@@ -55,6 +55,7 @@ class Connection:
         self._lock = threading.Lock()
         self._connection: sqlite3.Connection | None = None
         self._opened: tuple[int, int] | None = None  # device and inode
+        self.write_failure: str | None = None  # of the last transaction; None after a transaction that was committed
 
     @contextlib.contextmanager
     def use(self) -> Iterator[sqlite3.Connection]:
@@ -74,16 +75,36 @@ class Connection:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """Yield the connection in a write transaction, which is committed, or rolled back after an exception."""
-        with self.use() as connection:
-            # IMMEDIATE: a deferred transaction that starts to write later cannot wait for another writer.
-            connection.execute("BEGIN IMMEDIATE")
-            try:
-                yield connection
-                connection.execute("COMMIT")
-            except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
-                raise
+        try:
+            with self.use() as connection:
+                # IMMEDIATE: a deferred transaction that starts to write later cannot wait for another writer.
+                connection.execute("BEGIN IMMEDIATE")
+                try:
+                    yield connection
+                    connection.execute("COMMIT")
+                except BaseException:
+                    if connection.in_transaction:
+                        connection.execute("ROLLBACK")
+                    raise
+            self.write_failure = None
+        except StoreError as error:
+            self.write_failure = error.message
+            raise
+
+    def check_writes(self) -> None:
+        """Raise StoreError if the last transaction failed and a write that changes nothing fails now.
+
+        Does not wait for another writer: while it works, the last failure is the best answer.
+        """
+        if self.write_failure is None:
+            return
+        try:
+            with contextlib.closing(open_existing(self._path, busy_ms=0, read_only=False)) as probe:
+                version = int(probe.execute("PRAGMA user_version").fetchone()[0])
+                probe.execute(f"PRAGMA user_version = {version}")  # writes a page, also with the same value
+        except sqlite3.Error:
+            raise StoreError(f"the last write failed: {self.write_failure}") from None
+        self.write_failure = None
 
     def close(self, timeout: float) -> bool:
         """Close the connection and return True, or return False if it is still in use after ``timeout`` seconds."""

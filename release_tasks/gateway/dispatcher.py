@@ -40,6 +40,7 @@ _HEARTBEAT_SECONDS = 1.0
 _LAST_DELIVERY_SECONDS = 1.0
 # Longer than one heartbeat, one delivery (10 s) and one wait for the database (10 s).
 _HEARTBEAT_TIMEOUT_SECONDS = 25.0
+_PAUSE_SECONDS = 5.0  # a shorter pause, as during a restore, is not a problem
 _KILL_SECONDS = 0.5
 
 
@@ -185,6 +186,7 @@ class Worker:
         self._started = 0.0
         self._last_heartbeat: float | None = None
         self._problem: str | None = None
+        self._paused_since: float | None = None
 
     def start(self) -> None:
         """Start the process; its log output goes to the log of the service."""
@@ -205,7 +207,10 @@ class Worker:
                 os.write(process.stdin.fileno(), b"\n")
 
     def state(self) -> dict[str, Any]:
-        """Return the state for the health response; ``lastBeatSec`` is the age of the last heartbeat."""
+        """Return the state for the health response; ``lastBeatSec`` is the age of the last heartbeat.
+
+        ``paused`` means that the worker has delivered nothing for some time because of the problem in ``detail``.
+        """
         process = self._process
         now = time.monotonic()
         is_running, detail = False, self._problem
@@ -221,6 +226,7 @@ class Worker:
             "running": is_running,
             "pid": None if process is None else process.pid,
             "lastBeatSec": None if self._last_heartbeat is None else round(now - self._last_heartbeat, 3),
+            "paused": is_running and self._paused_since is not None and now - self._paused_since > _PAUSE_SECONDS,
             "detail": detail,
         }
 
@@ -244,7 +250,9 @@ class Worker:
             for line in lines:
                 with contextlib.suppress(ValueError):
                     report: dict[str, Any] = json.loads(line)
-                    self._last_heartbeat, self._problem = time.monotonic(), report.get("problem")
+                    now, self._problem = time.monotonic(), report.get("problem")
+                    self._last_heartbeat = now
+                    self._paused_since = None if self._problem is None else self._paused_since or now
         if process.wait() != 0:
             _LOG.error("the dispatcher ended with %s", process.returncode)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -12,6 +13,7 @@ from attrs import define, field
 
 from release_tasks.config.mcp_servers import McpServer
 from release_tasks.core.errors import StageFailed, describe_error
+from release_tasks.gateway.disk import check_folders
 from release_tasks.gateway.dispatcher import Worker
 from release_tasks.gateway.errors import SettingsError, StoreError
 from release_tasks.gateway.mcp import McpMonitor, read_servers
@@ -22,7 +24,13 @@ from release_tasks.pairing.policy import Pairing
 
 __all__ = ["Parts", "examine"]
 
-_NO_DISPATCHER: dict[str, Any] = {"running": None, "pid": None, "lastBeatSec": None, "detail": "not in a rehearsal"}
+_NO_DISPATCHER: dict[str, Any] = {
+    "running": None,
+    "pid": None,
+    "lastBeatSec": None,
+    "paused": False,
+    "detail": "not in a rehearsal",
+}
 
 
 @define
@@ -34,6 +42,7 @@ class Parts:
     worker: Worker
     mcp: McpMonitor
     pairing: Pairing
+    credentials: Path  # the folder of the pairing stores
     secrets: Secrets
     is_rehearsal: bool = False
     started: float = field(factory=time.monotonic)
@@ -42,7 +51,8 @@ class Parts:
 def examine(parts: Parts) -> dict[str, Any]:
     """Check every part and return the ``data`` of the health response.
 
-    The ``status`` is ``ok``, ``degraded`` or ``failing``; ``failing`` means that the database does not work.
+    The ``status`` is ``ok``, ``degraded`` or ``failing``; ``failing`` means that the database cannot be read. A gateway
+    that cannot write is ``degraded``.
     """
     problems: list[str] = []
     servers: list[McpServer] | None = None
@@ -69,9 +79,15 @@ def examine(parts: Parts) -> dict[str, Any]:
         servers = read_servers(parts.paths.mcp_servers)
         return {"detail": f"{len(servers)} configured"}
 
+    def check_storage() -> None:
+        folders = (parts.paths.database.resolve().parent, parts.paths.root, parts.credentials)
+        check_folders(folders)
+        parts.store.check_writes()
+
     settings = part("settings", check_settings)
     identity = part("identity", lambda: read_identity(parts.paths.identity))
     database = part("database", parts.store.check)
+    storage = part("storage", check_storage)
     mcp_config = part("mcpConfig", check_mcp_config)
     mcp_servers = parts.mcp.states(servers)
     for server in mcp_servers:
@@ -80,6 +96,8 @@ def examine(parts: Parts) -> dict[str, Any]:
     dispatcher = _NO_DISPATCHER if parts.is_rehearsal else parts.worker.state()
     if dispatcher["running"] is False:
         problems.append(f"dispatcher: {dispatcher['detail']}")
+    elif dispatcher["paused"] and not any(problem.endswith(dispatcher["detail"]) for problem in problems):
+        problems.append(f"dispatcher: delivery is paused: {dispatcher['detail']}")
     pairing = part("pairing", parts.pairing.check)
     return {
         "status": "failing" if database["status"] != "ok" else "degraded" if problems else "ok",
@@ -93,6 +111,7 @@ def examine(parts: Parts) -> dict[str, Any]:
         "pairing": {**pairing, "webhooks": parts.secrets.webhooks()},
         "queue": database.pop("queue", None),
         "database": database,
+        "storage": storage,
         "mcpConfig": mcp_config,
         "mcpServers": mcp_servers,
         "problems": problems,

@@ -6,21 +6,34 @@ import contextlib
 import errno
 import ipaddress
 import os
+import re
 import socket
 
 from release_tasks.gateway.errors import GatewayError
 
-__all__ = ["base_url", "bind", "check_host", "is_loopback"]
+__all__ = ["base_url", "bind", "check_host", "is_loopback", "names_loopback"]
+
+# ``uri-host [ ":" port ]`` of RFC 9110, 7.2. A user name or a path is no part of it.
+_HOST_HEADER = re.compile(r"(?P<name>\[[0-9A-Fa-f:.]+\]|[^\[\]:/?#@\s]+)(:[0-9]{0,5})?\Z", re.ASCII)
 
 
 def is_loopback(host: str) -> bool:
     """Return whether ``host`` is a loopback address or the name ``localhost``."""
-    if host.lower() == "localhost":
+    if host.lower() in ("localhost", "localhost."):  # with the dot, no search domain is appended
         return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
+    # A client of 127.0.0.1 has the address ::ffff:127.0.0.1 on a socket that is bound to ``::``.
+    mapped = address.ipv4_mapped if address.version == 6 else None
+    return (mapped or address).is_loopback
+
+
+def names_loopback(host_header: str) -> bool:
+    """Return whether a ``Host`` header names this machine by a loopback address or ``localhost``, with any port."""
+    found = _HOST_HEADER.match(host_header)
+    return found is not None and is_loopback(found["name"])
 
 
 def check_host(host: str, *, allow_remote: bool) -> None:

@@ -23,10 +23,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from release_tasks.config.schema import PairingConfig
+from release_tasks.gateway.bodies import Bodies
 from release_tasks.gateway.dispatcher import Worker
 from release_tasks.gateway.errors import SettingsError, StoreError
+from release_tasks.gateway.guard import RequestGuard
 from release_tasks.gateway.health import Parts, examine
-from release_tasks.gateway.http import RequestGuard, check_signature, failure, json_object, read_body, success
+from release_tasks.gateway.http import failure, json_object, read_signed, success
 from release_tasks.gateway.mcp import McpMonitor
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.settings import Secrets, last_release, read_settings
@@ -65,18 +67,20 @@ def create_app(
     ``release_root``. All secrets come from the environment. In a rehearsal the gateway has no external effects: it
     delivers no messages and starts no MCP servers.
     """
-    policy = Pairing(pairing or PairingConfig(credentials=paths.credentials))
+    pairing = pairing or PairingConfig(credentials=paths.credentials)
     parts = Parts(
         paths,
         MessageStore(paths.database),
         Worker(paths),
         McpMonitor(paths.mcp_servers),
-        policy,
+        Pairing(pairing),
+        pairing.credentials,
         Secrets(),
         is_rehearsal,
     )
-    endpoints = _Endpoints(parts, release_root)
-    webhooks = Webhooks(parts, endpoints.write)
+    bodies = Bodies()
+    endpoints = _Endpoints(parts, release_root, bodies)
+    webhooks = Webhooks(parts, endpoints.write, bodies)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -100,12 +104,14 @@ def create_app(
         Route("/callback", endpoints.callback, methods=["POST"]),
         Route("/release/last", endpoints.release),
     ]
-    return Starlette(
+    app = Starlette(
         routes=[*routes, *webhooks.routes()],
         middleware=[Middleware(RequestGuard, only_loopback=only_loopback, public_prefix=WEBHOOKS)],
         exception_handlers={HTTPException: _http_error, StoreError: _store_error, Exception: _unexpected_error},
         lifespan=lifespan,
     )
+    app.router.redirect_slashes = False  # a redirect would repeat the Host header of the request
+    return app
 
 
 def _shut_down(parts: Parts) -> None:
@@ -122,9 +128,10 @@ def _shut_down(parts: Parts) -> None:
 class _Endpoints:
     """One method per route."""
 
-    def __init__(self, parts: Parts, release_root: Path | None) -> None:
+    def __init__(self, parts: Parts, release_root: Path | None, bodies: Bodies) -> None:
         self._parts = parts
         self._release_root = release_root
+        self._bodies = bodies
         self._secret = parts.secrets.api
         self._writers: anyio.CapacityLimiter | None = None
         self._health_requests = 0
@@ -171,7 +178,7 @@ class _Endpoints:
         return success(request, {"status": "ready"})
 
     async def reliability(self, request: Request) -> Response:
-        check_signature(request, await read_body(request), self._secret, always=True)
+        await read_signed(request, self._bodies, self._secret)
         store = self._parts.store
         queue = await run_in_threadpool(store.delivery_totals)
         callbacks = await run_in_threadpool(store.callback_totals)
@@ -192,7 +199,7 @@ class _Endpoints:
         return success(request, totals)
 
     async def messages(self, request: Request) -> Response:
-        check_signature(request, await read_body(request), self._secret, always=False)
+        await read_signed(request, self._bodies, self._secret)
         limit = request.query_params.get("limit", "50")
         if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= _MAX_LIMIT):
             raise HTTPException(400, f"limit must be a number from 1 to {_MAX_LIMIT}")
@@ -200,9 +207,7 @@ class _Endpoints:
         return success(request, {"messages": messages})
 
     async def enqueue(self, request: Request) -> Response:
-        body = await read_body(request)
-        check_signature(request, body, self._secret, always=False)
-        message = json_object(body)
+        message = json_object(await read_signed(request, self._bodies, self._secret))
         channel = _text(message, "channel", 64)
         if not _CHANNEL.match(channel):
             raise HTTPException(400, "channel must consist of letters, digits, '.', '_' or '-'")
@@ -214,10 +219,9 @@ class _Endpoints:
         return success(request, {"id": message_id, "state": "queued"}, 202)
 
     async def callback(self, request: Request) -> Response:
-        body = await read_body(request)
         store = self._parts.store
         try:
-            check_signature(request, body, self._secret, always=False)
+            body = await read_signed(request, self._bodies, self._secret)
             callback, header = json_object(body), request.headers.get("idempotency-key")
             if header is not None and "key" in callback and callback["key"] != header:
                 raise HTTPException(400, "the Idempotency-Key header and the body's key differ")

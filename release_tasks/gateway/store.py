@@ -127,6 +127,10 @@ class MessageStore:
             connection.execute(_PROBES[0]).fetchone()
         return result
 
+    def check_writes(self) -> None:
+        """Raise StoreError if the last write failed and writing is still impossible; reads are not affected."""
+        self._writer.check_writes()
+
     def add_message(self, channel: str, to: str, text: str) -> str:
         """Queue one message for delivery and return its id; the message is durable when this returns."""
         with self._writer.transaction() as connection:

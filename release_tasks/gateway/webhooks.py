@@ -17,9 +17,16 @@ from starlette.routing import Route
 from release_tasks.config import gateway as secrets
 from release_tasks.core.errors import StageError
 from release_tasks.core.typed import typed
+from release_tasks.gateway.bodies import Bodies
 from release_tasks.gateway.channels import DirectMessage, read_notification, read_update
 from release_tasks.gateway.health import Parts
-from release_tasks.gateway.http import body_signature, json_object, read_body, require_credential, success
+from release_tasks.gateway.http import (
+    body_signature,
+    json_object,
+    require_credential,
+    require_signature,
+    success,
+)
 from release_tasks.gateway.store import MessageStore
 from release_tasks.pairing.policy import Pairing, PendingRequest
 
@@ -39,8 +46,9 @@ _LOG = logging.getLogger("gateway.webhooks")
 class Webhooks:
     """The webhook endpoints of a gateway; ``write`` runs a function in a thread."""
 
-    def __init__(self, parts: Parts, write: Callable[..., Awaitable[Any]]) -> None:
+    def __init__(self, parts: Parts, write: Callable[..., Awaitable[Any]], bodies: Bodies) -> None:
         self._parts = parts
+        self._bodies = bodies
         self._secrets = parts.secrets
         self._write = write
 
@@ -56,7 +64,7 @@ class Webhooks:
         """Receive one update."""
         header = "X-Telegram-Bot-Api-Secret-Token"
         require_credential(header, request.headers.get(header), self._secrets.telegram, secrets.TELEGRAM_SECRET)
-        message = read_update(json_object(await read_body(request, MAX_BODY_BYTES)))
+        message = read_update(json_object(await self._bodies.read(request, MAX_BODY_BYTES)))
         return await self._receive(request, [message] if message is not None else [])
 
     async def verify_whatsapp(self, request: Request) -> Response:
@@ -72,10 +80,10 @@ class Webhooks:
     async def whatsapp(self, request: Request) -> Response:
         """Receive one notification, which may contain several messages."""
         header = "X-Hub-Signature-256"
-        body = await read_body(request, MAX_BODY_BYTES)
-        secret = self._secrets.whatsapp
-        expected = None if secret is None else body_signature(body, secret)
-        require_credential(header, request.headers.get(header), expected, secrets.WHATSAPP_SECRET)
+        received = request.headers.get(header)
+        secret = require_signature(header, received, self._secrets.whatsapp, secrets.WHATSAPP_SECRET)
+        body = await self._bodies.read(request, MAX_BODY_BYTES)
+        require_credential(header, received, body_signature(body, secret), secrets.WHATSAPP_SECRET)
         return await self._receive(request, read_notification(json_object(body)))
 
     async def _receive(self, request: Request, messages: list[DirectMessage]) -> Response:
