@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 from typing import Any
 
-from release_tasks.config.mcp_servers import McpServer, parse_servers
+from release_tasks.config.gateway import child_environment
+from release_tasks.config.mcp_launch import McpHost, McpLaunch, launch_of
+from release_tasks.config.mcp_servers import McpServer, read_mcp_file
 from release_tasks.core.canonical import InvalidDocument
 from release_tasks.gateway.errors import McpError, SettingsError
 from release_tasks.gateway.mcp_session import McpSession
-from release_tasks.gateway.settings import read_json_object
 
-__all__ = ["CircuitBreaker", "McpMonitor", "ServerLink", "read_servers", "usable_servers"]
+__all__ = ["CircuitBreaker", "McpMonitor", "ServerLink", "read_servers"]
 
 _LOG = logging.getLogger("gateway.mcp")
 _HANDSHAKE_SECONDS = 10.0
@@ -28,30 +29,35 @@ _FAILURES_TO_OPEN = 3
 _COOLDOWN_SECONDS = 30.0
 _RETRY_SECONDS = 1.0
 _STOP_SECONDS = 1.2
-_UNSUPPORTED = "a server with a url is not supported: this gateway supports only MCP servers over stdio"
+_NOT_STARTED = "has no command: this gateway starts only MCP servers over stdio"
 
 
 def read_servers(path: Path) -> list[McpServer]:
-    """Return the servers in the configuration file ``path``; raises SettingsError."""
-    return usable_servers(read_json_object(path), path.name)
+    """Return the servers in the configuration file ``path``; raises SettingsError.
 
-
-def usable_servers(document: dict[str, Any], source: str) -> list[McpServer]:
-    """Return the servers of a configuration; ``source`` is its name in messages.
-
-    Raises SettingsError for an invalid list or an enabled server with an invalid command. A server with only a url is
-    returned; its state is an error, because it is not supported.
+    An enabled server with an entry that no host accepts is refused. Whether a server can be started is its own state.
     """
     try:
-        servers, problems = parse_servers(document, source)
+        file = read_mcp_file(path, path.name, _project())
     except InvalidDocument as error:
-        raise SettingsError(str(error)) from error
-    for server in servers:
-        if not server.is_disabled and (server.command is not None or server.url is None):
-            problems += [f"{source}: server {server.id!r} {problem}" for problem in server.command_problems]
+        raise SettingsError(str(error), is_missing=not path.exists()) from error
+    problems = file.problems + [
+        f"{path.name}: server {server.id!r} {problem}"
+        for server in file.servers
+        for problem in server.problems
+        if not server.is_disabled
+    ]
     if problems:
         raise SettingsError(problems[0])
-    return servers
+    return file.servers
+
+
+def _project() -> Path:
+    """Return the folder in which this gateway runs, which is the project's."""
+    try:
+        return Path.cwd()
+    except FileNotFoundError:  # it was deleted
+        return Path("/")
 
 
 class CircuitBreaker:
@@ -94,21 +100,29 @@ class CircuitBreaker:
 class ServerLink:
     """The thread of one server: connects, stays connected, and reconnects after a failure."""
 
-    def __init__(self, server: McpServer) -> None:
+    def __init__(self, server: McpServer, config_folder: Path) -> None:
         self.server = server
+        self._config_folder = config_folder
         self._circuit = CircuitBreaker(_FAILURES_TO_OPEN, _COOLDOWN_SECONDS)
         self._stopping = threading.Event()
         self._lock = threading.Lock()
         self._session: McpSession | None = None
-        self._state = "disconnected" if server.is_disabled else "connecting"
         self._tools = 0
-        self._detail: str | None = None
-        if self._state == "connecting" and server.command is None:
-            self._state, self._detail = "error", _UNSUPPORTED
+        self._state, self._detail = self._first_state()
         self._thread = threading.Thread(target=self._run, name=f"mcp-{server.id}", daemon=True)
 
+    def _first_state(self) -> tuple[str, str | None]:
+        """Return the state and detail before the first attempt; a server without a command stays in it."""
+        if self.server.is_disabled:
+            return "disconnected", None
+        if self.server.command is not None:
+            return "connecting", None
+        # A right entry of a server that runs elsewhere passes its gate too, so it must not degrade health.
+        problems = launch_of(self.server, self._host()).problems
+        return ("error", problems[0]) if problems else ("disconnected", _NOT_STARTED)
+
     def start(self) -> None:
-        """Connect in the background, unless the server is disabled or not supported."""
+        """Connect in the background, unless the server is disabled or has no command."""
         if self._state == "connecting":
             self._thread.start()
 
@@ -154,7 +168,7 @@ class ServerLink:
         """Connect and stay connected; raises McpError when the server does not respond."""
         if self._state != "error":
             self._state = "connecting"
-        session = McpSession(self.server)
+        session = McpSession(self._launch())
         with self._lock:
             self._session = session
         try:
@@ -168,6 +182,19 @@ class ServerLink:
             with self._lock:
                 self._session = None
             session.close()
+
+    def _host(self) -> McpHost:
+        """Return the surroundings of this gateway, without its secrets."""
+        return McpHost(environment=child_environment(), project=_project(), config_folder=self._config_folder)
+
+    def _launch(self) -> McpLaunch:
+        """Return how to start the server; raises McpError."""
+        launch = launch_of(self.server, self._host())
+        if launch.problems:
+            raise McpError(launch.problems[0])
+        if launch.program is None:
+            raise McpError(f"needs variables that are not set: {', '.join(launch.unset)}")
+        return launch
 
     def _record_success(self, tools: int) -> None:
         self._circuit.succeeded()
@@ -211,7 +238,7 @@ class McpMonitor:
             link = links.get(server.id)
             if link is None or link.server != server:
                 self._wake.set()  # the file has just changed
-                link = ServerLink(server)
+                link = self._link(server)
             states.append(link.state())
         return states
 
@@ -233,12 +260,15 @@ class McpMonitor:
             self._wake.wait(_CONFIG_SECONDS)
             self._wake.clear()
 
+    def _link(self, server: McpServer) -> ServerLink:
+        return ServerLink(server, self._config.parent)
+
     def _reconcile(self, servers: list[McpServer]) -> None:
         configured = {server.id: server for server in servers}
         with self._lock:
             removed = [link for key, link in self._links.items() if configured.get(key) != link.server]
             unchanged = {key: link for key, link in self._links.items() if configured.get(key) == link.server}
-            new = {key: ServerLink(server) for key, server in configured.items() if key not in unchanged}
+            new = {key: self._link(server) for key, server in configured.items() if key not in unchanged}
             self._links = {key: unchanged.get(key) or new[key] for key in configured}
             for link in new.values():
                 link.start()

@@ -6,14 +6,12 @@ import contextlib
 import json
 import os
 import selectors
-import shutil
 import signal
 import subprocess
 import time
 from typing import IO, Any
 
-from release_tasks.config.gateway import child_environment
-from release_tasks.config.mcp_servers import McpServer
+from release_tasks.config.mcp_launch import McpLaunch
 from release_tasks.gateway.errors import McpError
 
 __all__ = ["McpSession"]
@@ -29,25 +27,20 @@ class McpSession:
     The constructor and every method that communicates raise McpError. A ``deadline`` is on the monotonic clock.
     """
 
-    def __init__(self, server: McpServer) -> None:
-        assert server.command is not None
-        # Without the secrets of the gateway.
-        environment = {**child_environment(), **server.env}
-        program = shutil.which(server.command, path=environment.get("PATH"))
-        if program is None:
-            raise McpError(f"the command '{server.command}' was not found")
+    def __init__(self, launch: McpLaunch) -> None:
+        assert launch.program is not None
         try:
             self._process = subprocess.Popen(
-                [program, *server.args],
+                [launch.program, *launch.args],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
-                cwd=server.cwd,
-                env=environment,
+                cwd=launch.cwd,
+                env=launch.environment,
                 start_new_session=True,
             )
         except (OSError, ValueError) as error:
-            raise McpError(f"the command '{server.command}' could not be started: {error}") from error
+            raise McpError(f"the command '{launch.program}' could not be started: {error}") from error
         assert self._process.stdin is not None and self._process.stdout is not None
         self._input, self._output = self._process.stdin, self._process.stdout
         self._last_id = 0

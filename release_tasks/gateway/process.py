@@ -68,13 +68,15 @@ def start(
     pairing: PairingConfig | None = None,
     start_gate: list[str] | None = None,
     allow_remote: bool = False,
+    project: Path | None = None,
     timeout: float = 15.0,
 ) -> GatewayStatus:
     """Start the gateway in its own session and return when it responds; port 0 selects a free port.
 
-    If a gateway already runs in the root folder, returns its status. ``start_gate`` is a command that must succeed
-    before the gateway opens any file or port. Raises GatewayError, with the end of the log, when the gateway does not
-    respond within ``timeout`` seconds; then no process is left.
+    Relative commands of MCP servers start in ``project``, by default the current folder. If a gateway already runs in
+    the root folder, returns its status. ``start_gate`` is a command that must succeed before the gateway opens any file
+    or port. Raises GatewayError, with the end of the log, when the gateway does not respond within ``timeout`` seconds;
+    then no process is left.
     """
     check_host(host, allow_remote=allow_remote)
     if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
@@ -99,7 +101,9 @@ def start(
         log_flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC
         with os.fdopen(os.open(paths.log_file, log_flags, 0o600), "ab") as log:
             log_offset = os.fstat(log.fileno()).st_size
-            child = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True)
+            child = subprocess.Popen(
+                command, cwd=project, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
+            )
     except OSError as error:
         raise GatewayError(f"The gateway cannot start: {error}.") from error
     try:

@@ -118,6 +118,7 @@ def _start(current: Session, port: int | None, root: str | None) -> GatewayStatu
             pairing=settings.pairing,
             start_gate=_start_gate(current) if settings.release.assets else None,
             allow_remote=settings.gateway.allow_remote,
+            project=settings.project,
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import textwrap
 import time
@@ -13,10 +14,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from release_tasks.config.mcp_servers import McpServer
+from release_tasks.config.mcp_launch import McpHost, launch_of
+from release_tasks.config.mcp_servers import McpServer, parse_servers
+from release_tasks.core.canonical import InvalidDocument
 from release_tasks.gateway import mcp_clock
 from release_tasks.gateway.errors import McpError, SettingsError
-from release_tasks.gateway.mcp import CircuitBreaker, McpMonitor, read_servers, usable_servers
+from release_tasks.gateway.mcp import CircuitBreaker, McpMonitor, read_servers
 from release_tasks.gateway.mcp_session import McpSession
 from tests.support.gateway import RunningGateway
 from tests.support.processes import await_file, await_true, is_running, processes_with
@@ -24,6 +27,7 @@ from tests.support.processes import await_file, await_true, is_running, processe
 # Real servers that hang, flood and crash take their time.
 pytestmark = pytest.mark.slow
 
+_HOST = McpHost(environment=os.environ, project=Path("/"), config_folder=Path("/"))
 ENTRY = {"command": "run", "args": ["-x"]}
 CLOCK = {"command": sys.executable, "args": ["-m", "release_tasks.gateway.mcp_clock"]}
 
@@ -38,9 +42,9 @@ CLOCK = {"command": sys.executable, "args": ["-m", "release_tasks.gateway.mcp_cl
         {"servers": {"a": {"command": ["run", "-x"]}}},
     ],
 )
-def test_every_known_form_is_read(config: dict[str, Any]) -> None:
+def test_every_known_form_is_read(tmp_path: Path, config: dict[str, Any]) -> None:
     """Each form gives the same server."""
-    (server,) = usable_servers(config, "mcp.json")
+    (server,) = _servers(tmp_path, config)
     assert (server.id, server.name, server.command, server.args) == ("a", "a", "run", ("-x",))
 
 
@@ -53,16 +57,21 @@ def test_every_known_form_is_read(config: dict[str, Any]) -> None:
         ({"servers": {"a": 7}}, "mcp.json: server 'a' is not a JSON object"),
         ({"servers": {"a": {"command": ""}}}, "mcp.json: server 'a' has an empty command"),
         ({"servers": {"a": {"command": "x", "args": "y"}}}, "server 'a' has args that are not a list of strings"),
-        ({"servers": {"a": {"command": "x", "env": {"A": 1}}}}, "server 'a' has an env that is not a map of strings"),
+        ({"servers": {"a": {"command": "x", "env": ["A"]}}}, "server 'a' has an env that is not a map of strings"),
         ({"servers": [{"id": "a", **ENTRY}] * 2}, "mcp.json: two servers have the id 'a'"),
         ({"servers": [ENTRY]}, "mcp.json: entry 1 of 'servers' has neither an id nor a name"),
     ],
 )
-def test_wrong_config_is_refused_with_its_path(config: dict[str, Any], message: str) -> None:
+def test_wrong_config_is_refused_with_its_path(tmp_path: Path, config: dict[str, Any], message: str) -> None:
     """The message says which entry is wrong and why."""
     with pytest.raises(SettingsError) as caught:
-        usable_servers(config, "mcp.json")
+        _servers(tmp_path, config)
     assert message in caught.value.message
+
+
+def _servers(folder: Path, config: dict[str, Any]) -> list[McpServer]:
+    (folder / "mcp.json").write_text(json.dumps(config))
+    return read_servers(folder / "mcp.json")
 
 
 _JSON = st.recursive(
@@ -80,19 +89,21 @@ _JSON = st.recursive(
 
 
 @settings(deadline=None)
-@given(st.dictionaries(st.sampled_from(["mcpServers", "servers"]), _JSON))
+@given(st.dictionaries(st.sampled_from(["mcpServers", "servers", "mcp"]), _JSON))
 def test_any_json_is_read_or_refused(config: dict[str, Any]) -> None:
-    """Each configuration gives servers or a SettingsError."""
+    """Each configuration gives servers or a reason, and each server can be started or has a reason."""
     try:
-        servers = usable_servers(config, "mcp.json")
-    except SettingsError:
+        servers = parse_servers(config, "mcp.json", Path("/")).servers
+    except InvalidDocument:
         return
-    assert all(server.command or server.url or server.is_disabled for server in servers)
+    for server in servers:
+        launch = launch_of(server, _HOST)
+        assert server.problems or launch.url or launch.program or launch.problems or "enabled" in str(config)
 
 
 def test_clock_speaks_the_protocol() -> None:
     """A real session with the bundled server lists its tool, calls it, and ends."""
-    session = McpSession(McpServer(id="clock", name="clock", command=sys.executable, args=tuple(CLOCK["args"])))
+    session = _session(McpServer(id="clock", name="clock", command=sys.executable, args=tuple(CLOCK["args"])))
     try:
         assert session.handshake(10) == 1
         deadline = time.monotonic() + 10
@@ -110,6 +121,10 @@ def test_the_clock_server_answers_malformed_requests(line: bytes) -> None:
     """A malformed request gets an error response."""
     response = mcp_clock.respond(line)
     assert response is not None and response["error"]["code"] in (-32600, -32700)
+
+
+def _session(server: McpServer) -> McpSession:
+    return McpSession(launch_of(server, _HOST))
 
 
 def _server(tmp_path: Path, code: str) -> McpServer:
@@ -132,7 +147,7 @@ def _server(tmp_path: Path, code: str) -> McpServer:
 def test_a_bad_server_is_an_error_and_is_ended(tmp_path: Path, code: str, message: str, timeout: float) -> None:
     """Each failure is reported within the timeout, and no process stays."""
     started = time.monotonic()
-    session = McpSession(_server(tmp_path, code))
+    session = _session(_server(tmp_path, code))
     try:
         with pytest.raises(McpError, match=message):
             session.handshake(timeout)
@@ -153,32 +168,34 @@ def test_a_server_that_ignores_sigterm_is_killed(tmp_path: Path) -> None:
         pathlib.Path({str(note)!r}).write_text(f"{{child}}\\n")
     time.sleep(600)
     """
-    session = McpSession(_server(tmp_path, code))
+    session = _session(_server(tmp_path, code))
     child = int(await_file(note))
     session.close()
     assert not is_running(session.pid)
     await_true(lambda: not is_running(child), seconds=5)
 
 
-def test_server_with_a_url_is_listed_as_not_supported(tmp_path: Path) -> None:
-    """Its state says so; the other servers are used, and a command wins over a URL in the same entry."""
+def test_a_server_with_a_url_is_listed_and_not_started(tmp_path: Path) -> None:
+    """Its state says so; the other servers are used. A command wins over a URL, unless the type says otherwise."""
     config = tmp_path / "mcp.json"
     servers = {
         "url": {"url": "https://mcp.example.com/sse", "headers": {"Authorization": "t0ken"}},
         "variable": {"type": "http", "serverUrl": "${HOST}/mcp"},
         "off": {"url": "https://mcp.example.com/", "disabled": True},
-        "both": {**CLOCK, "type": "http", "url": "https://mcp.example.com/"},
+        "both": {**CLOCK, "url": "https://mcp.example.com/"},
+        "type": {**CLOCK, "type": "http", "url": "https://mcp.example.com/"},
     }
     config.write_text(json.dumps({"mcpServers": servers}))
     monitor = McpMonitor(config)
     states = {state["id"]: state for state in monitor.states(read_servers(config))}
     assert {key: state["state"] for key, state in states.items()} == {
-        "url": "error",
-        "variable": "error",
+        "url": "disconnected",
+        "variable": "disconnected",
         "off": "disconnected",
         "both": "connecting",
+        "type": "disconnected",
     }
-    expected = "a server with a url is not supported: this gateway supports only MCP servers over stdio"
+    expected = "has no command: this gateway starts only MCP servers over stdio"
     assert states["url"]["detail"] == states["variable"]["detail"] == expected
     assert states["url"]["health"] == {"circuit": "closed", "failureCount": 0, "remainingCooldownMs": 0}
 
@@ -238,11 +255,56 @@ def test_a_changed_configuration_is_reloaded(gateway: RunningGateway) -> None:
     data = answer.json()["data"]
     states = {server["id"]: server["state"] for server in data["mcpServers"]}
     assert data["status"] == "degraded" and states["off"] == "disconnected"
-    assert data["problems"] == [
-        "mcpServers.gone: the command 'no-such-mcp-server' was not found",
-        "mcpServers.web: a server with a url is not supported: this gateway supports only MCP servers over stdio",
-    ]
+    assert states["web"] == "disconnected"
+    assert data["problems"] == ["mcpServers.gone: has a command that is not on PATH: 'no-such-mcp-server'"]
     assert "t0ken" not in answer.text
     await_true(lambda: gateway.health()["mcpServers"][0]["state"] == "connected")
     gateway.home.mcp_servers.write_text(json.dumps({"mcpServers": {"clock": CLOCK}}))
     await_true(lambda: gateway.health()["status"] == "ok")
+
+
+def test_gate_and_gateway_agree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that the gate passes connects, and the gateway gives the reason of the gate for another one."""
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("PART", "tools")
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[2]))  # the cwd of a server is another one
+    monkeypatch.chdir(tmp_path)
+    clock = tmp_path / "tools/clock"
+    for folder in (clock.parent, tmp_path / "home"):
+        folder.mkdir()
+        (folder / "clock").write_text(f"#!/bin/sh\nexec {sys.executable} -m release_tasks.gateway.mcp_clock\n")
+        (folder / "clock").chmod(0o755)
+    (tmp_path / "tools/plain").write_text("x")
+    entries: dict[str, dict[str, Any]] = {
+        "list": {"command": [sys.executable, "-m"], "args": ["release_tasks.gateway.mcp_clock"]},
+        "home": {"command": "~/clock"},
+        "cwd": {"command": "./clock", "cwd": "tools"},
+        "project": {"command": "tools/clock", "args": None},
+        "path": {"command": "clock", "env": {"PATH": f"{clock.parent}:{os.environ['PATH']}", "PORT": 8080}},
+        "variable": {"command": "${NOWHERE:-.}/${env:PART}/clock", "cwd": "${workspaceFolder}"},
+        "remote": {"url": "https://mcp.example.com/", "headers": {"X-Retries": 3}},
+        "gone": {"command": "./clock"},
+        "folder": {"command": "sh", "cwd": "nosuch"},
+        "plain": {"command": "./plain", "cwd": "tools"},
+        "port": {"url": "https://mcp.example.com:99999/"},
+    }
+    config = tmp_path / "config/mcp.json"
+    config.parent.mkdir()
+    config.write_text(json.dumps({"mcpServers": entries}) + " // JSON with comments")
+    host = McpHost(environment=os.environ, project=tmp_path, config_folder=config.parent)
+    problems = {server.id: launch_of(server, host).problems for server in read_servers(config)}
+    assert [name for name, found in problems.items() if found] == ["gone", "folder", "plain", "port"]
+    monitor = McpMonitor(config)
+    monitor.start()
+    try:
+        await_true(
+            lambda: set(entries) == {name for name, state in _states(monitor).items() if state != "connecting"}, 60
+        )
+        states = {state["id"]: (state["state"], state["detail"]) for state in monitor.states(None)}
+    finally:
+        monitor.stop()
+    for name, found in problems.items():
+        if found:
+            assert states[name] == ("error", found[0])
+        elif name != "remote":
+            assert states[name] == ("connected", None)
