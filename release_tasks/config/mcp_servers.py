@@ -213,7 +213,7 @@ class _Problem(Exception):
 
 
 def _flattened(entry: dict[str, Any]) -> dict[str, Any]:
-    """Return the entry with the keys of a nested ``transport`` or ``command`` beside the others."""
+    """Return the entry with the keys of a nested ``transport`` or ``command`` moved out of it."""
     for key, inner in (("transport", "type"), ("command", "path")):
         nested = entry.get(key)
         if isinstance(nested, dict):
