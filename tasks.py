@@ -16,6 +16,7 @@ from release_tasks import ns as suite
 __all__ = ["ns"]
 
 HERE = Path(__file__).parent
+SERVICES_BEGIN, SERVICES_END = "<!-- the services, from the tests: inv dev.docs -->\n", "<!-- end of the services -->\n"
 GUIDE_BEGINS, GUIDE_ENDS = "<!-- the guide, from the code: inv dev.docs -->\n", "<!-- end of the guide -->\n"
 SHOWN_FILE = re.compile(r"^`([\w./]+)`\n\n```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SOURCES = ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "release_tasks")
@@ -60,12 +61,16 @@ def docs(ctx: Context) -> None:
     from release_tasks.stages.diagnose.guide import guide_table
     from release_tasks.tasks.project import KINDS
     from release_tasks.tasks.reference import refreshed
+    from tests.service.services import services_table
 
     if not ctx.config.run.dry:
         (HERE / "docs" / "configuration.md").write_text(configuration_page(KINDS))
         runbook = HERE / "docs" / "runbook.md"
         before, _, rest = runbook.read_text().partition(GUIDE_BEGINS)
         runbook.write_text(before + GUIDE_BEGINS + guide_table() + GUIDE_ENDS + rest.partition(GUIDE_ENDS)[2])
+        health = HERE / "docs" / "health.md"
+        before, _, rest = health.read_text().partition(SERVICES_BEGIN)
+        health.write_text(before + SERVICES_BEGIN + services_table() + SERVICES_END + rest.partition(SERVICES_END)[2])
         plugins = HERE / "docs" / "plugins.md"
         plugins.write_text(SHOWN_FILE.sub(_shown_file, plugins.read_text()))
         for page in (HERE / "docs" / "tasks").glob("*.md"):

@@ -227,8 +227,9 @@ def _is_dependency(name: str) -> bool:
 
 
 def _key(name: str) -> str:
-    tokens = tokens_of(name)
-    return "".join(tokens[1:] if tokens[:1] == ["is"] and len(tokens) > 1 else tokens)
+    key = "".join(tokens_of(name))
+    bare = key.removeprefix("is")
+    return bare if bare in _FLAGS | _FAULT_FLAGS.keys() | _BUSY_FLAGS else key
 
 
 def _printable(text: str) -> str:

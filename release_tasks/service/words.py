@@ -29,6 +29,7 @@ _PHRASES: dict[str, HealthWord] = {
     "i am alive": "ok",
     "all systems operational": "ok",
     "partially degraded": "degraded",
+    "partially up": "degraded",
     "degraded performance": "degraded",
     "partial outage": "degraded",
     "circuit open": "degraded",
@@ -47,9 +48,14 @@ _WORDS: dict[str, HealthWord] = {
 }
 # Beside a status, a value such as `tls: no` or `slot: red` is a fact, and no fault.
 _FACTS = words("no false bad red yellow amber warn warning invalid missing")
-_NEGATIONS = words("not no nothing nobody none never neither nor without non cannot can't isn't")
-_SENTENCE = re.compile(r"((?:[\w.:/()'-]+ ){1,5})(?:is|check) ([\w ]+)", re.ASCII)
+_NOTHING = words("none no nothing null nil false ok")
+_QUALIFIERS = words(
+    "not no nothing nobody none never neither nor without except but if unless until whether can't isn't"
+)
 _MAX_SENTENCE = 80  # characters; a longer text is a page
+_SENTENCE = re.compile(r"(?P<subject>(?:[\w.:/()'-]+ ){1,5})(?:is|check) (?P<word>[\w ]+)", re.ASCII)
+_ALL = re.compile(r"(?P<subject>all [\w ]+) are (?P<word>\w+)", re.ASCII | re.IGNORECASE)
+_LABELLED = re.compile(r"(?P<word>[A-Z]+): (?P<first>[A-Za-z]+)\b.*")
 _HTTP_STATUS = re.compile(r"([1-5]\d\d) [a-z' -]+")
 _TOKEN = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 
@@ -65,13 +71,18 @@ def _read_word(text: str) -> HealthWord | None:
 
 
 def _read_sentence(text: str) -> HealthWord | None:
-    """Return what a word says, or a line such as ``NAME is healthy`` and ``NAME check passed``; None for all else."""
-    if (word := _read_word(text)) is not None or len(text) > _MAX_SENTENCE:
+    """Return what a line says: ``healthy``, ``NAME is healthy``, ``NAME check passed``, ``WARN: a reason``."""
+    line = text.strip().rstrip(".!")
+    if (word := _read_word(line)) is not None or len(line) > _MAX_SENTENCE:
         return word
-    sentence = _SENTENCE.fullmatch(text.strip().rstrip(".!"))
-    if sentence is None or _NEGATIONS & set(sentence[1].lower().split()):
+    if labelled := _LABELLED.fullmatch(line):
+        # `ERROR: none` is good news, and after `OK:` anything may follow.
+        word = None if labelled["first"].lower() in _NOTHING else _read_word(labelled["word"])
+        return word if word != "ok" else None
+    sentence = _SENTENCE.fullmatch(line) or _ALL.fullmatch(line)
+    if sentence is None or _QUALIFIERS & set(sentence["subject"].lower().split()):
         return None
-    return _read_word(sentence[2])
+    return _read_word(sentence["word"])
 
 
 def read_value(value: Any) -> HealthWord | None:
