@@ -124,7 +124,7 @@ def own_statements(fields: dict[str, Any], depth: int = 0) -> list[Statement]:
         if word is not None and (key in _TEXTS or len(fields) == 1):
             texts.append(Statement("", name, value, word))
     if any(each.word == "ok" and not each.is_envelope and not each.is_wrapped for each in found):
-        # `healthy: true` beside `state: leader`: an unknown word is no status when another value says ok.
+        # `healthy: true` next to `state: leader`: an unknown word is no status when another value says ok.
         found = [each for each in found if each.word is not None or each.is_wrapped]
     # A message may be about anything, so it counts only where no other value says how the service is.
     return found or texts
@@ -221,7 +221,7 @@ def _is_bag_of_checks(key: str, value: Any) -> bool:
 
 
 def _is_dependency(name: str) -> bool:
-    """Return whether a key beside the status names a part: ``redis``, ``db_connected``, ``databaseStatus``."""
+    """Return whether a key next to the status names a part: ``redis``, ``db_connected``, ``databaseStatus``."""
     first, *rest = tokens_of(name) or [""]
     return first in _DEPENDENCIES and (not rest or rest[-1] in _STATUS | _FLAGS | _BUSY_FLAGS | {"ok", "state"})
 

@@ -46,11 +46,12 @@ _WORDS: dict[str, HealthWord] = {
     **{f"not {word}": "failed" for word in _OK_WORDS},
     **_PHRASES,
 }
-# Beside a status, a value such as `tls: no` or `slot: red` is a fact, and no fault.
+# Next to a status, a value such as `tls: no` or `slot: red` is a fact, and no fault.
 _FACTS = words("no false bad red yellow amber warn warning invalid missing")
 _NOTHING = words("none no nothing null nil false ok")
-_QUALIFIERS = words(
-    "not no nothing nobody none never neither nor without except but if unless until whether can't isn't"
+_QUALIFIED = re.compile(
+    r"\b(no(t|ne|thing|body|r|n)?|never|neither|without|except|but|if|unless|until|whether|can't|isn't)\b",
+    re.IGNORECASE,
 )
 _MAX_SENTENCE = 80  # characters; a longer text is a page
 _SENTENCE = re.compile(r"(?P<subject>(?:[\w.:/()'-]+ ){1,5})(?:is|check) (?P<word>[\w ]+)", re.ASCII)
@@ -80,7 +81,7 @@ def _read_sentence(text: str) -> HealthWord | None:
         word = None if labelled["first"].lower() in _NOTHING else _read_word(labelled["word"])
         return word if word != "ok" else None
     sentence = _SENTENCE.fullmatch(line) or _ALL.fullmatch(line)
-    if sentence is None or _QUALIFIERS & set(sentence["subject"].lower().split()):
+    if sentence is None or _QUALIFIED.search(sentence["subject"]):
         return None
     return _read_word(sentence["word"])
 

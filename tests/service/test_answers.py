@@ -193,7 +193,7 @@ UNKNOWN: list[Any] = [
     b"OK: but slow",
     b"error: see the log",
     b"no check passed",
-    b"Nobody is alive",
+    b"None of them is alive",
     b"ok: false",
     b"ok but slow",
     b"maintenance",
@@ -238,7 +238,7 @@ UNKNOWN: list[Any] = [
     b'{"status":"ok","status":"error"}',
     b'{"status":"ok","checks":{"db":"down","db":"ok"}}',
 ]
-# Answers that say ok, with values beside it that are no illness.
+# Answers that say ok, with values next to it that are no illness.
 STILL_OK: list[Any] = [
     {"ok": True, "data": {"status": "ok", "heartbeat": {"running": False}}},
     {"ok": True, "data": {"status": "ok", "dispatcher": {"running": False, "pid": None}}},

@@ -24,7 +24,8 @@ class WatchedService:
     """A real service with /health and /reliability.
 
     ``script`` has an answer for each of the next health requests; the last one repeats. An answer is a status word of
-    the envelope, an HTTP status, ``refused`` (it hangs up), ``silent`` (it never answers) or ``dribble``.
+    the envelope, a whole body as a dict, an HTTP status, ``refused`` (it hangs up), ``silent`` (it never answers) or
+    ``dribble``.
     """
 
     def __init__(self) -> None:
@@ -66,6 +67,8 @@ class WatchedService:
                 request.wfile.write(b"x")
         elif isinstance(answer, int):
             send(request, {"ok": False, "error": {"message": "a private message"}}, answer)
+        elif isinstance(answer, dict):
+            send(request, answer)
         else:
             send(request, {"ok": True, "data": {"status": answer}})
 

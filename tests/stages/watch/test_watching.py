@@ -54,6 +54,41 @@ def test_a_short_outage_passes(
     assert (report.status, findings(report)) == ("healthy", "oooob" + "oooo" + "bb" + "oooooooo")
 
 
+NEVER_ROLLED_BACK: dict[str, tuple[dict[str, Any], str, str]] = {
+    "a worker rests": ({"ok": True, "data": {"status": "ok", "heartbeat": {"running": False}}}, "healthy", "ok"),
+    "an unknown word of a part": ({"status": "ok", "checks": {"mail": "sleeping"}}, "healthy", "ok"),
+    "a part is down": ({"status": "ok", "checks": {"mail": "down"}}, "inconclusive", "degraded"),
+    "no known form": ({"uptime": 1}, "inconclusive", "unknown"),
+    "an unknown word": ({"status": "starting"}, "inconclusive", "unknown"),
+}
+
+
+@pytest.mark.parametrize("case", NEVER_ROLLED_BACK)
+def test_an_answer_that_says_ok_or_nothing_is_no_reason_to_roll_back(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease, case: str
+) -> None:
+    """The answers were ok at prepare; each sample is as documented, for the whole watch."""
+    body, status, health = NEVER_ROLLED_BACK[case]
+    release(watched)
+    watched.overrides["watch"].update(rollback=True)
+    service.script = [body]
+    report = watch_release(watched.settings, clock=clock)
+    assert (report.status, report.rollback, report.counts.bad) == (status, None, 0)
+    assert {sample.health for sample in report.samples} == {health}
+
+
+def test_a_service_that_says_degraded_is_rolled_back(
+    watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
+) -> None:
+    """It said ok at prepare."""
+    release(watched)
+    watched.overrides["watch"].update(rollback=True)
+    service.script = [{"status": "degraded", "checks": {"mail": "down"}}]
+    report = watch_release(watched.settings, clock=clock)
+    assert (report.status, findings(report)) == ("degraded", "bbb")
+    assert report.rollback is not None
+
+
 def test_a_flapping_service_is_degraded(
     watched: Project, service: WatchedService, clock: SetClock, release: MakeRelease
 ) -> None:
