@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from enum import Enum
 from pathlib import Path
 from typing import Any, Final, NewType
 
 from attrs import Attribute, Factory, frozen
-from attrs.converters import optional
 
 from release_tasks.core.options import option
 from release_tasks.core.redact import is_secret_name
@@ -23,8 +22,10 @@ __all__ = [
     "Question",
     "RequestConfig",
     "Statuses",
+    "expand",
     "parse_key_path",
     "parse_statuses",
+    "require_readable",
     "valid_url",
     "variables_in",
 ]
@@ -80,6 +81,14 @@ def parse_key_path(value: Any) -> KeyPath:
     return KeyPath(tuple(str(key) for key in keys))
 
 
+def _statuses(value: Any) -> Statuses | None:
+    return None if value is None else parse_statuses(value)
+
+
+def _key_path(value: Any) -> KeyPath | None:
+    return None if value is None else parse_key_path(value)
+
+
 def valid_url(_: Any, attribute: Attribute[Any], value: str | None) -> None:
     """Raise ValueError unless ``value`` is None or a URL to which a request can be sent."""
     if value is None:
@@ -124,6 +133,11 @@ def variables_in(headers: Mapping[str, str]) -> Iterator[str]:
         yield from _VARIABLE.findall(text)
 
 
+def expand(text: str, value_of: Callable[[str], str]) -> str:
+    """Return ``text`` with the value of each variable in place of ``${NAME}``; a value is not expanded again."""
+    return _VARIABLE.sub(lambda found: value_of(found[1]), text)
+
+
 @frozen(kw_only=True)
 class ExpectConfig:
     """The expected answer of a URL; every configured expectation must be met."""
@@ -131,13 +145,13 @@ class ExpectConfig:
     status: Statuses | None = option(
         "the expected HTTP status: one, a range such as `200-299` or `2xx`, or a list of them; default: 200 to 299. A "
         "redirect is not followed when a status from 300 to 399 is expected",
-        converter=optional(parse_statuses),
+        converter=_statuses,
     )
     text: str | None = option("text that the body must contain")
     json: KeyPath | None = option(
         "a field of the JSON body: keys separated by dots, or a list of keys if a key contains a dot; default with "
         "`equals`: the whole body",
-        converter=optional(parse_key_path),
+        converter=_key_path,
     )
     equals: Any = option(
         "the expected value of that field, `null` included, or a list of allowed values; without it, the field must "
@@ -157,6 +171,12 @@ class ExpectConfig:
     def reads_body(self) -> bool:
         """Whether an expectation is about the body."""
         return self.text is not None or self.json is not None or self.equals is not UNSET
+
+
+def require_readable(method: str, expect: ExpectConfig | None, *, is_body_read: bool = False) -> None:
+    """Raise ValueError for HEAD where the answer's body is read, as without ``expect`` when ``is_body_read``."""
+    if method == "HEAD" and (expect.reads_body if expect is not None else is_body_read):
+        raise ValueError("method: the answer to HEAD has no body; write GET, or expect a status only")
 
 
 @frozen(kw_only=True)

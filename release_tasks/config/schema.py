@@ -12,7 +12,14 @@ from typing import Any
 from attrs import Attribute, Factory, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig
-from release_tasks.config.endpoint import ExpectConfig, Question, RequestConfig, valid_url, variables_in
+from release_tasks.config.endpoint import (
+    ExpectConfig,
+    Question,
+    RequestConfig,
+    require_readable,
+    valid_url,
+    variables_in,
+)
 from release_tasks.config.gateway import GatewayConfig
 from release_tasks.core.ids import is_valid_id
 from release_tasks.core.options import Duration, Kind, Share, did_you_mean, exactly_one, option
@@ -116,6 +123,9 @@ class HealthConfig(RequestConfig):
         Factory(list),
     )
 
+    def __attrs_post_init__(self) -> None:
+        require_readable(self.method, self.expect, is_body_read=True)
+
     @property
     def question(self) -> Question | None:
         """What is asked at ``url``; None without a URL."""
@@ -146,6 +156,9 @@ class ReliabilityConfig(RequestConfig):
     )
     timeout: Duration = option("limit for one request", 5.0)
     limits: LimitsConfig = option("see `release.reliability.limits`", Factory(LimitsConfig))
+
+    def __attrs_post_init__(self) -> None:
+        require_readable(self.method, None, is_body_read=True)
 
 
 @frozen(kw_only=True)

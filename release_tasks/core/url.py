@@ -11,7 +11,7 @@ from release_tasks.core.redact import REDACTED
 __all__ = ["check_url", "origin_of", "shown_url", "socket_of"]
 
 _UNIX = "http+unix"
-_PORTS = {"http": 80, "https": 443, _UNIX: 0}
+_PORTS = {"http": 80, "https": 443}
 _USER = re.compile(r"(?<=://)([^/?#]*)@")
 _EXAMPLE = "http+unix://%2Frun%2Fapp.sock/health"
 _LONGEST_SOCKET = 107  # bytes; unix(7): sun_path has 108, with the NUL at the end
@@ -33,10 +33,10 @@ def origin_of(url: str) -> tuple[str, str, int]:
     Raises ValueError unless ``url`` is an http://, https:// or http+unix:// URL.
     """
     parts = _parts(url)
+    if parts is not None and parts.scheme in (_UNIX, "unix"):
+        return parts.scheme, _socket(parts, url), 0
     if parts is None or parts.scheme not in _PORTS or not parts.netloc:
         raise ValueError(f"expected an http:// or https:// URL, got {shown_url(url)!r}")
-    if parts.scheme == _UNIX:
-        return parts.scheme, _socket(parts, url), 0
     try:
         port = parts.port
     except ValueError:
@@ -67,7 +67,7 @@ def _parts(url: str) -> SplitResult | None:
 
 def _socket(parts: SplitResult, url: str) -> str:
     path = unquote(parts.netloc)
-    if not os.path.isabs(path) or "\x00" in path:
+    if parts.scheme != _UNIX or not os.path.isabs(path) or "\x00" in path:
         raise ValueError(
             f"expected the absolute path of a socket with %2F for each slash, as in {_EXAMPLE}, got {url!r}"
         )

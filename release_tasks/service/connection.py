@@ -6,7 +6,6 @@ import contextlib
 import os
 import re
 import socket
-import ssl
 import stat
 import threading
 import time
@@ -122,17 +121,11 @@ class _Session(requests.Session):
 
 
 def require_sendable(request: Request) -> None:
-    """Raise ProbeError of the kind ``invalid`` for a URL without a host, or a file of certificates that has none."""
+    """Raise ProbeError of the kind ``invalid`` unless the request's URL is one."""
     try:
         origin_of(request.url)
     except ValueError:
         raise ProbeError("invalid", f"{request.shown!r} is not an http:// or https:// URL.") from None
-    if request.ca_file is not None:
-        try:
-            ssl.create_default_context(cafile=request.ca_file)
-        except OSError as error:  # SSLError is one, for a file without a certificate
-            reason = "it has no certificate in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
-            raise ProbeError("invalid", f"ca_file: {request.ca_file} cannot be used: {reason}.") from None
 
 
 def send(abortable: AbortableConnection, request: Request) -> HttpResponse:
@@ -223,7 +216,7 @@ def probe_error(error: BaseException, request: Request) -> ProbeError:
         return any(isinstance(cause, types) for cause in causes)
 
     if has(requests.exceptions.SSLError, urllib3.exceptions.SSLError):
-        return ProbeError("tls", f"{shown}: the TLS connection failed{_tls_reason(causes)}.")
+        return ProbeError("tls", f"{shown}: the TLS connection failed{_tls_reason(causes, request)}.")
     if path is not None and has(ConnectionRefusedError, FileNotFoundError):
         return _socket_error(path, shown)
     if has(ConnectionRefusedError):
@@ -252,13 +245,16 @@ def _socket_error(path: str, shown: str) -> ProbeError:
     return ProbeError("refused", f"{shown} refused the connection: no process listens on the socket {path}.")
 
 
-def _tls_reason(causes: list[BaseException]) -> str:
+def _tls_reason(causes: list[BaseException], request: Request) -> str:
     """Return the reason in brackets, and what to do about it, as far as OpenSSL names one."""
     found = next((cause for cause in causes if getattr(cause, "reason", None) in _TLS_HINTS), None)
     hint = _TLS_HINTS[found.reason] if found is not None else ""  # type: ignore[attr-defined]
     message = str(next((cause.verify_message for cause in causes if hasattr(cause, "verify_message")), ""))
+    message = message.rstrip(".")
     if message.startswith(_UNKNOWN_CA):
         hint = ". If its certificate is from a certification authority of your own, set ca_file"
+        if request.ca_file is not None:
+            hint = f". {request.ca_file} does not contain the certification authority of the server"
     return f"{message and f' ({message})'}{hint}"
 
 

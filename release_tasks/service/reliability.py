@@ -16,9 +16,8 @@ from attrs import evolve
 
 from release_tasks.config.schema import LimitsConfig, ReliabilityConfig
 from release_tasks.core.records import Pressure, ReliabilityReport
-from release_tasks.core.url import shown_url
 from release_tasks.service.http import fetch
-from release_tasks.service.request import Request, redactor_of, request_for
+from release_tasks.service.request import Request, request_for, shown_endpoint
 from release_tasks.service.response import HttpResponse, ProbeError
 
 __all__ = ["fetch_reliability", "over_limits"]
@@ -41,7 +40,7 @@ def fetch_reliability(
     url = config.url
     if url is None:
         return None
-    shown = redactor_of(config, environ).redact_text(shown_url(url))
+    shown = shown_endpoint(url, config, environ)
     try:
         response = fetch(_request(url, config, environ))
     except ProbeError as error:

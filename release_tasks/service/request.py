@@ -10,12 +10,14 @@ from pathlib import Path
 
 from attrs import field, frozen
 
-from release_tasks.config.endpoint import ExpectConfig, RequestConfig, variables_in
+from release_tasks.config.endpoint import ExpectConfig, RequestConfig, expand, variables_in
+from release_tasks.config.schema import ReleaseConfig
+from release_tasks.core.errors import UsageError
 from release_tasks.core.redact import Redactor
 from release_tasks.core.url import shown_url, socket_of
 from release_tasks.service.response import ProbeError
 
-__all__ = ["Request", "curl", "redactor_of", "request_for"]
+__all__ = ["Request", "curl", "redactor_of", "request_for", "require_request", "require_requests", "shown_endpoint"]
 
 _MAX_BYTES = 1 << 20
 
@@ -47,6 +49,28 @@ def redactor_of(config: RequestConfig, environ: Mapping[str, str] = os.environ) 
     return Redactor.from_environment(environ, variables_in(config.headers))
 
 
+def shown_endpoint(url: str, config: RequestConfig, environ: Mapping[str, str] = os.environ) -> str:
+    """Return ``url`` for messages and records, without its password and other secrets."""
+    return redactor_of(config, environ).redact_text(shown_url(url))
+
+
+def require_requests(release: ReleaseConfig) -> None:
+    """Raise UsageError when a request to health or reliability could not be sent from this environment."""
+    for question in release.questions:
+        section = "health" if question.gate is None else f"gates.{question.gate}"
+        require_request(f"release.{section}", question.request)
+    if release.reliability.url is not None:
+        require_request("release.reliability", release.reliability)
+
+
+def require_request(name: str, config: RequestConfig) -> None:
+    """Raise UsageError, which begins with ``name``, when a request with these keys could not be sent."""
+    try:
+        request_for("", config, 0.0)
+    except ProbeError as error:
+        raise UsageError(f"{name}: {error.message}") from None
+
+
 def request_for(
     url: str,
     config: RequestConfig,
@@ -57,8 +81,11 @@ def request_for(
 ) -> Request:
     """Return the request to ``url`` with the keys of ``config``.
 
-    Raises ProbeError of the kind ``invalid`` when it cannot be sent: a header needs a variable that is not set.
+    Raises ProbeError of the kind ``invalid`` when it cannot be sent: a header needs a variable that is not set, or the
+    file of certificates has none.
     """
+    if config.ca_file is not None:
+        _require_certificates(config.ca_file)
     statuses = expect.status if expect is not None and expect.status is not None else ()
     return Request(
         url=url,
@@ -68,25 +95,33 @@ def request_for(
         body=config.body.encode() if config.body is not None else None,
         ca_file=config.ca_file,
         follows_redirects=not any(low < 400 and high >= 300 for low, high in statuses),
-        shown=redactor_of(config, environ).redact_text(shown_url(url)),
+        shown=shown_endpoint(url, config, environ),
     )
 
 
+def _require_certificates(file: Path) -> None:
+    import ssl
+
+    try:
+        ssl.create_default_context(cafile=file)
+    except OSError as error:  # SSLError is one, for a file without a certificate
+        reason = "it has no certificate in PEM form" if isinstance(error, ssl.SSLError) else error.strerror
+        raise ProbeError("invalid", f"ca_file {file} cannot be used: {reason}.") from None
+
+
 def _expanded(name: str, text: str, environ: Mapping[str, str]) -> str:
-    for variable in variables_in({name: text}):
+    def value_of(variable: str) -> str:
         value = environ.get(variable, "")
+        problem = ""
         if not value.strip():
-            raise ProbeError(
-                "invalid", f"the header {name} needs the environment variable {variable}, which is not set"
-            )
-        if not value.isascii() or not value.isprintable():
-            raise ProbeError(
-                "invalid",
-                f"the header {name} needs the environment variable {variable} in one line of printable ASCII text, and "
-                "it has a line break or another character",
-            )
-        text = text.replace(f"${{{variable}}}", value)
-    return text
+            problem = "is not set"
+        elif not value.isascii() or not value.isprintable():
+            problem = "has a line break or a character outside ASCII"
+        if problem:
+            raise ProbeError("invalid", f"the header {name} needs the variable {variable}, which {problem}.")
+        return value
+
+    return expand(text, value_of)
 
 
 def curl(url: str, config: RequestConfig, timeout: float) -> str:

@@ -16,11 +16,10 @@ from release_tasks.core.events import Emit, HealthAnswered, Noted, ignore
 from release_tasks.core.interrupt import wait_for
 from release_tasks.core.records import Baseline, HealthAttempt, HealthForm, HealthReport, HealthWord
 from release_tasks.core.units import show_duration
-from release_tasks.core.url import shown_url
 from release_tasks.service.expectation import judge_health
 from release_tasks.service.form import form_of
 from release_tasks.service.http import fetch
-from release_tasks.service.request import redactor_of, request_for
+from release_tasks.service.request import redactor_of, request_for, shown_endpoint
 from release_tasks.service.response import HttpResponse, ProbeError, ProbeErrorKind
 
 __all__ = ["ServiceStart", "poll_health"]
@@ -193,14 +192,14 @@ def _request_once(
     unreadable: _Unreadable,
 ) -> tuple[HealthReport, ProbeErrorKind | None]:
     """Return the redacted report of one request, and the kind of its error, if any."""
-    redact, shown = redactor_of(health).redact_text, shown_url(health.url or "")
+    redact, shown = redactor_of(health).redact_text, shown_endpoint(health.url or "", health)
     try:
         request = request_for(health.url or "", health, timeout, expect=health.expect)
         response = fetch(request, cancelled=cancelled)
     except ProbeError as error:
         unreadable.add(None)
         status = _NO_ANSWER.get(error.kind, "unreachable")
-        return HealthReport(passed=False, status=status, url=redact(shown), detail=redact(error.message)), error.kind
+        return HealthReport(passed=False, status=status, url=shown, detail=redact(error.message)), error.kind
     if on_response is not None:
         on_response(response)
     reading = judge_health(response, health.expect)
@@ -213,7 +212,7 @@ def _request_once(
     report = HealthReport(
         passed=status == "ok" or (status == "degraded" and not strict) or unreadable.is_as_before,
         status=status,
-        url=redact(shown),
+        url=shown,
         detail=redact(detail),
         http_status=response.status,
         degraded=[redact(part) for part in reading.parts],

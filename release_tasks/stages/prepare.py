@@ -34,11 +34,11 @@ from release_tasks.core.records import (
     SnapshotMetadata,
     SnapshotReference,
 )
-from release_tasks.core.redact import Redactor
 from release_tasks.core.typed import typed
 from release_tasks.service.application import default_release_id, describe_application
 from release_tasks.service.baseline import measure_baseline
 from release_tasks.service.form import describe_form
+from release_tasks.service.request import require_requests, shown_endpoint
 from release_tasks.stages.first_deployment import (
     notes_on_first_release,
     require_first,
@@ -154,6 +154,7 @@ def _new_release_id(settings: Settings, pipeline: Pipeline, release_id: str | No
     new_id = release_id or _free_release_id(pipeline, default_release_id(describe_application(settings)))
     require_new_release_id(pipeline, new_id)
     signer_of(settings)
+    require_requests(settings.release)
     return new_id
 
 
@@ -365,7 +366,7 @@ def _health_warnings(settings: Settings, baseline: Baseline | None) -> list[str]
     """Return a note when the health of the service cannot be read, so that a rollback cannot tell whether it is up."""
     if baseline is None or baseline.health != "unknown":
         return []
-    url = Redactor.from_environment(os.environ).redact_text(str(settings.release.health.url))
+    url = shown_endpoint(str(settings.release.health.url), settings.release.health)
     form = describe_form(baseline.form) if baseline.form is not None else "something else each time"
     result = "can only compare this form" if baseline.form is not None else "will end failed"
     return [

@@ -10,7 +10,7 @@ from release_tasks.core.errors import UsageError
 from release_tasks.core.location import is_within
 
 if TYPE_CHECKING:
-    from release_tasks.config.schema import Settings
+    from release_tasks.config.schema import HealthConfig, ReliabilityConfig, Settings
 
 T = TypeVar("T")
 
@@ -60,11 +60,29 @@ def with_flags(
         "watch": {"for_": length, "interval": interval, "rollback": rollback},
     }
     release = settings.release
+    _require_same_origin("health", health_url, release.health)
+    _require_same_origin("reliability", reliability_url, release.reliability, release.reliability.bearer_token_env)
     changed = {key: value for key, value in (("retention", retention), ("lock_wait", lock_wait)) if value is not None}
     for section, options in overrides.items():
         given = {key: value for key, value in options.items() if value is not None}
         changed[section] = evolve(getattr(release, section), **given)
     return evolve(settings, release=evolve(release, **changed))
+
+
+def _require_same_origin(
+    name: str, url: str | None, config: HealthConfig | ReliabilityConfig, *secrets: str | None
+) -> None:
+    """Raise UsageError for a typed URL of another server when the request carries secrets for the configured one."""
+    from release_tasks.config.endpoint import variables_in
+    from release_tasks.core.url import origin_of, shown_url
+
+    if url is None or config.url is None or not any((*variables_in(config.headers), *secrets)):
+        return
+    if origin_of(url) != origin_of(config.url):
+        raise UsageError(
+            f"--{name}-url: the headers of release.{name} contain secrets, which are sent only to the server of "
+            f"{shown_url(config.url)}. To send them to {shown_url(url)}, set INVOKE_RELEASE_{name.upper()}_URL to it."
+        )
 
 
 def duration_flag(name: str, value: str | None) -> float | None:

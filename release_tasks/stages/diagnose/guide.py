@@ -379,8 +379,20 @@ def _drill_failed(signals: Signals) -> Iterator[Evidence]:
 )
 def _unreadable(signals: Signals) -> Iterator[Evidence]:
     for name, reason in signals.unread:
-        if name != "pairing":
+        if name not in ("pairing", "health"):
             yield Evidence(f"{name}: {reason}")
+
+
+@_act(
+    symptom="the request to the health endpoint cannot be sent",
+    meaning="The health of the service is unknown, because this environment lacks what the request needs. Set it, then "
+    "run this command again.",
+    commands=("release.diagnose",),
+)
+def _unsendable(signals: Signals) -> Iterator[Evidence]:
+    for name, reason in signals.unread:
+        if name == "health":
+            yield Evidence(reason)
 
 
 @_act(
@@ -579,7 +591,7 @@ def _unreadable_health(signals: Signals) -> Iterator[Evidence]:
     meaning="The health of the service is unknown. Set release.health.url, or type --health-url URL.",
 )
 def _nobody_asked(signals: Signals) -> Iterator[Evidence]:
-    if signals.health is None:
+    if signals.settings.release.health.url is None:
         yield Evidence("release.health.url is not set")
 
 

@@ -25,6 +25,7 @@ from release_tasks.core.process.output import read_log_tail
 from release_tasks.core.records import Baseline
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration, show_size
+from release_tasks.service.request import shown_endpoint
 from release_tasks.service.wait import poll_health
 from release_tasks.stages.drill.outcome import BootOutcome
 from release_tasks.stages.drill.scratch import ROOT_VARIABLE, Scratch, processes_of
@@ -94,13 +95,13 @@ def boot(
         did = "its health is unknown" if health.status == "unknown" else "it did not become healthy"
         problem = f"{did}: {health.detail}"
     word = "healthy" if health is None or health.status != "unknown" else health.detail
-    redactor = Redactor.from_environment(os.environ)
+    redactor = Redactor.from_environment(os.environ, settings.release.secret_variables)
     tail = [] if passed else read_log_tail(scratch.boot_log)[-_TAIL_LINES:]
     return BootOutcome(
         passed=passed,
         detail=problem or f"{word}, started and ended within {show_duration(round(duration, 1))}",
         command=service.shown,
-        url=url,
+        url=shown_endpoint(url, service.health),
         health=health,
         duration_ms=round(duration * 1000),
         output_tail=[redactor.redact_text(line) for line in tail],

@@ -23,6 +23,7 @@ from release_tasks.core.events import Emit, StepBegan, ignore, shielded, within
 from release_tasks.core.process.command import tool_environment
 from release_tasks.core.records import SnapshotMetadata
 from release_tasks.core.typed import typed
+from release_tasks.service.request import require_request
 from release_tasks.stages.drill.boot import Service, boot
 from release_tasks.stages.drill.outcome import (
     AssetCheck,
@@ -244,6 +245,7 @@ def _record(pipeline: Pipeline, outcome: DrillOutcome, snapshot: SnapshotMetadat
 def service_of(settings: Settings) -> Service:
     """Return the service that ``--boot`` starts: the configured command, or the gateway if its database is an asset."""
     config = settings.release.drill
+    require_request("release.health", settings.release.health)
     if config.command is not None:
         line = ["/bin/sh", "-c", config.command]
         return Service(

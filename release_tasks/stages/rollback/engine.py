@@ -39,6 +39,7 @@ from release_tasks.core.records import (
 )
 from release_tasks.core.scratch import NoScratchSpace
 from release_tasks.core.typed import typed
+from release_tasks.service.request import require_requests
 from release_tasks.service.wait import poll_health
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_rollback
@@ -146,7 +147,12 @@ def rollback(
 
 
 def resolve_and_verify(run: RollbackAttempt) -> SnapshotMetadata:
-    """Find the snapshot and verify all its digests, before anything live is changed."""
+    """Find the snapshot and verify all its digests, before anything live is changed.
+
+    A typed rollback is refused when health could not be asked afterwards, unless it is forced.
+    """
+    if not run.request.force and not run.request.is_automatic:
+        require_requests(run.settings.release)
     target = run.pipeline.catalogue.find(run.request.snapshot_id)
     run.emit(StepBegan("verify", target.snapshot_id))
     if legacy.is_legacy(target):

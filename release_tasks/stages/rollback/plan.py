@@ -28,6 +28,7 @@ from release_tasks.core.lock import current_holder
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 from release_tasks.core.typed import typed
 from release_tasks.core.units import show_duration
+from release_tasks.service.request import shown_endpoint
 from release_tasks.stages.first_deployment import notes_on_rollback_to_first
 from release_tasks.stages.rollback.amendment import covers_pairing, find_amended, plan_amendment
 from release_tasks.stages.rollback.in_place import describe_changes, find_changes, find_last_restore, removed_rows
@@ -208,7 +209,7 @@ def notes_on_verdict(pipeline: Pipeline, target: SnapshotMetadata, *, has_change
 
 def _notes_on_service(settings: Settings) -> list[str]:
     """Return what the rollback would do with the service, one sentence a step."""
-    hook, url = settings.release.restart, settings.release.health.url
+    hook, health = settings.release.restart, settings.release.health
     notes = []
     if hook.stop is not None:
         limit = show_duration(hook.stop_timeout)
@@ -216,6 +217,7 @@ def _notes_on_service(settings: Settings) -> list[str]:
     notes.append(
         f"Then it would restart the service with: {hook.command}" if hook.command else "No restart command is set."
     )
+    url = shown_endpoint(health.url, health) if health.url is not None else None
     notes.append(f"Then it would check health at {url}." if url else "No health URL is set.")
     return notes
 

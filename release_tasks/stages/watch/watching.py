@@ -18,6 +18,7 @@ from release_tasks.core.lock import current_holder
 from release_tasks.core.records import Baseline, RollbackOutcome
 from release_tasks.core.typed import typed
 from release_tasks.core.units import show_duration
+from release_tasks.service.request import require_requests
 from release_tasks.stages.notifications.notification import Notification
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_failure, about_rollback
@@ -141,6 +142,7 @@ def require_watchable(settings: Settings) -> None:
         raise UsageError(
             "There is nothing to watch: set release.health.url or release.reliability.url, or type --health-url."
         )
+    require_requests(config)
     if rules.rollback and not config.assets:
         raise UsageError("--rollback has nothing to restore: release.assets is empty.")
     expected = math.ceil(rules.for_ / rules.interval)

@@ -235,6 +235,10 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda service: service.project.overrides.update({"health.url": None}),
         "release.health.url is not set",
     ),
+    "unsendable": (
+        lambda service: service.project.overrides.update({"health.headers": {"X-Key": "${A_VARIABLE_NOT_SET}"}}),
+        "the header X-Key needs the variable A_VARIABLE_NOT_SET, which is not set",
+    ),
     "pairing-waiting": (request_pairing, "1 on whatsapp"),
 }
 

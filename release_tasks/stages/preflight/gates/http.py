@@ -8,7 +8,7 @@ from typing import Any
 
 from attrs import NOTHING, asdict, frozen
 
-from release_tasks.config.endpoint import ExpectConfig, Question, RequestConfig
+from release_tasks.config.endpoint import ExpectConfig, Question, RequestConfig, require_readable
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import awake
 from release_tasks.core.codec import encode
@@ -18,10 +18,10 @@ from release_tasks.core.options import option
 from release_tasks.core.process.output import last_lines
 from release_tasks.core.records import HealthReport
 from release_tasks.core.typed import typed
-from release_tasks.core.url import check_url, shown_url
+from release_tasks.core.url import check_url
 from release_tasks.service.expectation import unmet_expectation
 from release_tasks.service.http import fetch
-from release_tasks.service.request import curl, request_for
+from release_tasks.service.request import curl, request_for, shown_endpoint
 from release_tasks.service.response import HttpResponse, ProbeError
 from release_tasks.service.wait import poll_health
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
@@ -42,6 +42,7 @@ class HttpOptions(RequestConfig):
         if self.asks_health:
             self._refuse_own_keys()
             return
+        require_readable(self.method, self.expect)
         try:
             check_url(self.http)
         except ValueError as error:
@@ -117,7 +118,7 @@ def _check(context: GateContext) -> Verdict:
 
 def _check_url(context: GateContext, options: HttpOptions) -> Verdict:
     """Request the gate's URL; retry a refused connection until the timeout, and judge the first answer."""
-    url, health = shown_url(options.http), context.settings.release.health
+    url, health = shown_endpoint(options.http, options), context.settings.release.health
     timeout = health.timeout if context.config.timeout is None else context.config.timeout
     diagnostics: dict[str, Any] = {"url": url, "httpStatus": None, "attempts": 0}
     answers: list[HttpResponse] = []
