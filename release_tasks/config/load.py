@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import difflib
 import functools
 import os
+import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,23 @@ from cattrs.gen import make_dict_structure_fn, override
 from release_tasks.assets.base import AssetConfig
 from release_tasks.config import schema
 from release_tasks.config.endpoint import KeyPath, Statuses, parse_key_path, parse_statuses
+from release_tasks.config.keys import sections_with_key, written_name
 from release_tasks.config.kinds import flat_class, has_kinds, split
+from release_tasks.config.written import AsWritten, exact_number, meaning_of, plain, shown
 from release_tasks.core.codec import findings
 from release_tasks.core.errors import ConfigError
 from release_tasks.core.location import is_within, overlap, without_links
 from release_tasks.core.options import Duration, Share, did_you_mean
+from release_tasks.core.redact import Redactor
 from release_tasks.core.units import parse_boolean, parse_duration, parse_integer, parse_share
 
-__all__ = ["defaults", "load_settings", "written_name"]
+__all__ = ["defaults", "load_settings", "misplaced_sections"]
 
 _PYTHON_KEYWORDS = {"for_": "for", "with_": "with"}
+_MOST_SECTIONS = 3
+_LONGEST_WORD = 16  # characters of a name without an underscore
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SHELL_VARIABLE = re.compile(r"\$\w+|\$\{\w+\}", re.ASCII)
 _project: ContextVar[Path] = ContextVar("project")  # base of relative paths during a load
 
 
@@ -38,11 +47,13 @@ def load_settings(
     source_of: Callable[[str], str] = lambda path: "invoke.yaml",
     *,
     kinds: schema.Kinds,
+    found: Sequence[tuple[str, str]] = (),
 ) -> schema.Settings:
     """Check the sections ``release``, ``pairing`` and ``gateway`` of ``raw`` and return them as Settings.
 
     ``source_of`` returns the name of the file or variable that set a dotted path. ``kinds`` are the available kinds of
-    assets and gates. Raises ConfigError with one line for each mistake.
+    assets and gates. ``found`` are mistakes that are known already: dotted path and complete message. Raises
+    ConfigError with one line for each mistake.
     """
     converter = _converter(kinds)
     sections: dict[str, Any] = {}
@@ -58,8 +69,13 @@ def load_settings(
         problems += _contradictions(converter, merged)
     finally:
         _project.reset(token)
-    if problems:
-        raise ConfigError([f"{source_of(path)}: {path}: {problem}" for path, problem in problems])
+    known = {path for path, _ in found}
+    lines = [message for _, message in found]
+    lines += [
+        f"{source_of(_place(path, problem))}: {path}: {problem}" for path, problem in problems if path not in known
+    ]
+    if lines:
+        raise ConfigError(lines)
     return schema.Settings(project=project, kinds=kinds, **sections)
 
 
@@ -71,9 +87,25 @@ def defaults() -> dict[str, Any]:
     return {name: _plain(cls()) for name, cls in schema.SECTIONS.items()}
 
 
-def written_name(attribute: attrs.Attribute[Any]) -> str:
-    """Return the key in invoke.yaml: ``for`` is a Python keyword, so the attrs field is called ``for_``."""
-    return attribute.name.rstrip("_")
+def misplaced_sections(tree: Mapping[str, Any], kinds: schema.Kinds) -> Iterator[tuple[str, str]]:
+    """Yield path and problem of each section at the top of ``tree`` whose name or whose place is wrong.
+
+    Other packages have sections too. A section is misplaced only when its keys are those of this package, and the
+    section that it stands for is missing.
+    """
+    known = {name: {written_name(a) for a in attrs.fields(cls)} for name, cls in schema.SECTIONS.items()}
+    known["tasks"] = {"executor_class"}
+    for name, value in tree.items():
+        if name in known or not isinstance(value, Mapping) or not value:
+            continue
+        meant = _similar_key(name, known, likeness=0.7)
+        is_empty = not tree.get(meant or "") or (meant == "tasks" and not tree["tasks"].get("executor_class"))
+        if meant is not None and is_empty and known[meant] & set(value):
+            yield name, f"unknown section (did you mean {meant!r}?)"
+        for section, of_kind in (("gates", kinds.gates), ("assets", kinds.assets)):
+            names = {kind.name for kind in of_kind}
+            if name == section and all(isinstance(each, Mapping) and names & set(each) for each in value.values()):
+                yield name, f"unknown section: indent it below release, as release.{name}"
 
 
 def _plain(instance: Any) -> dict[str, Any]:
@@ -85,6 +117,8 @@ def _plain(instance: Any) -> dict[str, Any]:
 
 
 def _merged(base: Any, overlay: Any) -> Any:
+    if isinstance(base, Mapping) and overlay is None:
+        return base  # a section whose keys are commented out
     if not isinstance(base, Mapping) or not isinstance(overlay, Mapping):
         return overlay
     return {**base, **{name: _merged(base.get(name), value) for name, value in overlay.items()}}
@@ -108,7 +142,8 @@ def _contradictions(converter: cattrs.Converter, merged: Mapping[str, Any]) -> l
     for name, gate in gates.items():
         for need in gate.needs:
             if need not in gates:
-                problems.append((f"release.gates.{name}.needs", f"there is no gate {need!r}"))
+                hint = did_you_mean(need, gates)
+                problems.append((f"release.gates.{name}.needs", f"there is no gate {need!r}{hint}"))
             elif _depends_on(gates, need, name):
                 problems.append((f"release.gates.{name}.needs", f"circular: {need!r} depends on {name!r}"))
     problems += _not_asked(part("health", schema.HealthConfig), gates)
@@ -158,6 +193,12 @@ def _as_written(path: str) -> str:
     return ".".join(_PYTHON_KEYWORDS.get(part, part) for part in path.split("."))
 
 
+def _place(path: str, problem: str) -> str:
+    """Return the path of the key that ``problem`` is about: a validator of a section begins with its key."""
+    key = re.match(r"(\w+): ", problem)
+    return path if key is None else f"{path}.{key[1]}"
+
+
 def _depends_on(gates: Mapping[str, schema.GateConfig], start: str, goal: str) -> bool:
     seen: set[str] = set()
     pending = [start]
@@ -185,13 +226,14 @@ def _converter(kinds: schema.Kinds) -> cattrs.Converter:
         )
 
     value_hook(str, _text)
-    value_hook(int, parse_integer)
-    value_hook(bool, parse_boolean)
-    value_hook(Duration, parse_duration)
-    value_hook(Share, parse_share)
-    value_hook(Statuses, parse_statuses)
-    value_hook(KeyPath, parse_key_path)
+    value_hook(int, lambda value: parse_integer(exact_number(value)))
+    value_hook(bool, lambda value: parse_boolean(plain(value)))
+    value_hook(Duration, lambda value: parse_duration(exact_number(value)))
+    value_hook(Share, lambda value: parse_share(exact_number(value)))
+    value_hook(Statuses, lambda value: parse_statuses(exact_number(value)))
+    value_hook(KeyPath, lambda value: parse_key_path(exact_number(value)))
     value_hook(Path, _absolute)
+    converter.register_structure_hook_func(lambda cls: cls is Any, lambda value, _: plain(value))
     container_hook(list, list_structure_factory, "a list such as [build]")
     container_hook(dict, mapping_structure_factory, "a mapping")
     converter.register_structure_hook_factory(attrs.has, functools.partial(_section_hook, converter, kinds))
@@ -200,8 +242,12 @@ def _converter(kinds: schema.Kinds) -> cattrs.Converter:
 
 def _container_hook(inner: Any, container: type, expected: str) -> Any:
     def structure(value: Any, kind: Any) -> Any:
+        if isinstance(value, list) and container is dict:
+            raise ValueError(
+                f"expected names with their settings, got the list {shown(value)}: write NAME: without `-`"
+            )
         if not isinstance(value, container):
-            raise ValueError(f"expected {expected}, got {value!r}")
+            raise ValueError(f"expected {expected}, got {shown(value)}")
         return inner(value, kind)
 
     return structure
@@ -211,22 +257,30 @@ def _section_hook(converter: cattrs.Converter, kinds: schema.Kinds, cls: Any) ->
     flat = flat_class(cls, kinds.of(cls)) if has_kinds(cls) else cls
     known = [written_name(a) for a in attrs.fields(flat)]
     renames: dict[str, Any] = {
-        a.name: override(rename=written_name(a), struct_hook=_number_hook(a)) for a in attrs.fields(flat)
+        a.name: override(rename=written_name(a), struct_hook=_attribute_hook(a)) for a in attrs.fields(flat)
     }
     inner = make_dict_structure_fn(flat, converter, **renames)
+    names = [kind.name for kind in kinds.of(cls)] if has_kinds(cls) else []
+    expected = f"one of {', '.join(names)}" if names else "keys"
 
     def structure(value: Any, _: Any) -> Any:
-        if cls is schema.VersionConfig and isinstance(value, (str, int, float)) and not isinstance(value, bool):
-            value = {"text": str(value)}  # YAML reads 1.0 as a number
+        if cls is schema.VersionConfig and not (value is None or isinstance(value, (Mapping, list))):
+            value = {"text": _text(value)}
         if not isinstance(value, Mapping):
-            raise ValueError(f"expected a mapping, got {value!r}")
+            raise ValueError(f"expected a mapping with {expected}, got {shown(value)}")
         # cattrs can forbid extra keys too, but then it does not build the object, whose validators find more mistakes.
-        errors: list[Exception] = [_unknown_key(str(name), known, cls) for name in value if name not in known]
+        errors: list[Exception] = [
+            ForbiddenExtraKeysError(f"unknown key{_hint_on(str(name), value[name], known, kinds)}", cls, {str(name)})
+            for name in value
+            if name not in known
+        ]
         try:
             result = inner({k: v for k, v in value.items() if k in known}, flat)
+            if any(name not in known and _similar_key(name, names) for name in value):
+                raise cattrs.ClassValidationError("a misspelt kind", errors, cls)  # not also a missing one
             result = result if flat is cls else split(result, cls, kinds.of(cls))
         except cattrs.ClassValidationError as error:
-            errors += error.exceptions
+            errors += [each for each in error.exceptions if each not in errors]
         except ValueError as error:
             errors.append(error)
         if errors:
@@ -236,25 +290,73 @@ def _section_hook(converter: cattrs.Converter, kinds: schema.Kinds, cls: Any) ->
     return structure
 
 
-def _number_hook(attribute: attrs.Attribute[Any]) -> Any:
+def _attribute_hook(attribute: attrs.Attribute[Any]) -> Any:
     minimum = attribute.metadata["least"]
-    return (lambda value, _: parse_integer(value, minimum)) if minimum else None
+    if minimum:
+        return lambda value, _: parse_integer(exact_number(value), minimum)
+    if attribute.name.endswith("_env"):
+        return lambda value, _: None if value is None else _variable_name(value)
+    return None
 
 
-def _unknown_key(name: str, known: list[str], cls: type) -> Exception:
-    hint = did_you_mean(name, known) or f" (known: {', '.join(known)})"
-    return ForbiddenExtraKeysError(f"unknown key{hint}", cls, {name})
+def _hint_on(name: str, value: Any, known: list[str], kinds: schema.Kinds) -> str:
+    """Return what the author of an unknown key may have meant, in brackets."""
+    if similar := _similar_key(name, known):
+        return f" (did you mean {similar!r}?)"
+    if isinstance(value, Mapping):
+        for section, of_kind in (("gates", kinds.gates), ("assets", kinds.assets)):
+            if any(kind.name in value for kind in of_kind) and section in known:
+                return f" (indent it below {section}, if it is one of the {section})"
+    if sections := sections_with_key(name, kinds):
+        return f" (it is a key of {' and of '.join(sections[:_MOST_SECTIONS])}: check the indentation)"
+    return f" (known: {', '.join(known)})"
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-        raise ValueError(f"expected text, got {value!r}")
-    if "\x00" in str(value):
-        raise ValueError("expected text without a NUL character")
-    return str(value)
+def _similar_key(name: str, known: Iterable[str], likeness: float = 0.6) -> str | None:
+    """Return the key that ``name`` stands for: in another spelling such as ``hmacSecretEnv``, or with an error."""
+    spelling = re.sub(r"(?<=[a-z0-9])(?=[A-Z])|[- ]", "_", name.strip()).lower()
+    matches = difflib.get_close_matches(spelling, known, n=1, cutoff=likeness)
+    return matches[0] if matches else None
+
+
+def _text(value: Any, expected: str = "text") -> str:
+    if isinstance(value, AsWritten):
+        meaning = meaning_of(value.value)
+        raise ValueError(f'expected {expected}; unquoted, {value.text} is {meaning}: put it in quotes: "{value.text}"')
+    if isinstance(value, (bool, int, float)):
+        raise ValueError(f"expected {expected}, got {meaning_of(value)}: put it in quotes")
+    if not isinstance(value, str):
+        raise ValueError(f"expected {expected}, got {shown(value)}")
+    if "\x00" in value:
+        raise ValueError(f"expected {expected} without a NUL character")
+    return value
+
+
+def _variable_name(value: Any) -> str:
+    name = _text(value, "the name of an environment variable")
+    if name.startswith("$"):
+        raise ValueError(f"expected the name of an environment variable, got {name!r}: write it without $ and braces")
+    if not _VARIABLE.fullmatch(name) or _looks_secret(name):
+        raise ValueError(
+            "expected the name of an environment variable such as API_SECRET, got a text that may be the secret "
+            "itself: set the variable to it, and write its name here"
+        )
+    return name
+
+
+def _looks_secret(text: str) -> bool:
+    is_random = len(text) >= _LONGEST_WORD and "_" not in text and not text.isupper() and re.search(r"\d", text)
+    return bool(is_random) or Redactor().redact_text(text) != text
 
 
 def _absolute(value: Any) -> Path:
-    if not isinstance(value, (str, os.PathLike)) or not str(value).strip() or "\x00" in str(value):
-        raise ValueError(f"expected a path, got {value!r}")
-    return Path(os.path.normpath(_project.get() / Path(value).expanduser()))
+    text = os.fspath(value) if isinstance(value, os.PathLike) else _text(value, "a path")
+    if not text.strip():
+        raise ValueError(f"expected a path, got {text!r}")
+    try:
+        path = Path(os.path.normpath(_project.get() / Path(text).expanduser()))
+    except RuntimeError:
+        raise ValueError(f"expected a path, got {text!r}: there is no such user") from None
+    if (variable := _SHELL_VARIABLE.search(text)) and not os.path.lexists(path):
+        raise ValueError(f"expected a path, got {text!r}: variables such as {variable[0]} are not replaced in a path")
+    return path

@@ -11,8 +11,8 @@ import attrs
 
 from release_tasks.config import schema
 from release_tasks.config.endpoint import UNSET, KeyPath, Statuses
+from release_tasks.config.keys import nested_class, written_name
 from release_tasks.config.kinds import common_fields, has_kinds
-from release_tasks.config.load import written_name
 from release_tasks.core.options import Duration, Share
 from release_tasks.core.units import show_duration, show_share
 
@@ -73,7 +73,7 @@ def _section(kinds: schema.Kinds, path: str, cls: Any) -> Iterator[str]:
     yield from map(_row, keys)
     yield ""
     for a in attributes:
-        nested = _nested(a.type)
+        nested = nested_class(a.type)
         if nested is not None:
             name = f"{path}.{written_name(a)}"
             yield from _section(kinds, f"{name}.NAME" if typing.get_origin(a.type) is dict else name, nested)
@@ -83,16 +83,9 @@ def _row(a: attrs.Attribute[Any]) -> str:
     return f"| `{written_name(a)}` | {_shown_type(a.type)} | {_shown_default(a)} | {a.metadata['doc']} |"
 
 
-def _nested(kind: Any) -> Any:
-    for candidate in (kind, *typing.get_args(kind)):
-        if isinstance(candidate, type) and attrs.has(candidate):
-            return candidate
-    return None
-
-
 def _shown_type(kind: Any) -> str:
     """Return the name of a type for the page; ``T | None`` has the name of ``T``."""
-    nested = _nested(kind)
+    nested = nested_class(kind)
     if typing.get_origin(kind) is dict:
         return "names and values" if nested is None else "names and sections"
     if typing.get_origin(kind) is list:

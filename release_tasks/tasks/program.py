@@ -18,6 +18,7 @@ from release_tasks.core.streams import open_standard_streams
 from release_tasks.core.version import __version__
 from release_tasks.tasks.executor import StageExecutor, UsageExit, refuse
 from release_tasks.tasks.suite import suite
+from release_tasks.tasks.uncaught import describe_load_error, message_of
 
 __all__ = ["ReleaseProgram", "main"]
 
@@ -95,7 +96,7 @@ class ReleaseProgram(Program):
             yield
         except (ParseError, ValueError) as error:  # a ValueError comes from Invoke's own --list-depth
             hint = "see release-tasks --list and release-tasks --help TASK"
-            refuse(f"{_message_of(error)} ({hint})", as_json=self._has_json)
+            refuse(f"{message_of(error)} ({hint})", as_json=self._has_json)
         except Exit as error:
             if error.message and not isinstance(error, UsageExit):
                 refuse(error.message, as_json=self._has_json)
@@ -108,15 +109,12 @@ class ReleaseProgram(Program):
         # A configuration file may be a Python program, which may raise any exception.
         except Exception as error:
             debug("cannot load %s", source, exc_info=True)
-            refuse(f"{source}: cannot be used: {_message_of(error)}", as_json=self._has_json)
+            problem = describe_load_error(error) or f"{source}: cannot be used: {message_of(error)}"
+            refuse(problem, as_json=self._has_json)
 
     @property
     def _has_json(self) -> bool:
         return "--json" in (self.argv or sys.argv)
-
-
-def _message_of(error: Exception) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
 
 
 def main() -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,16 @@ from invoke import Config, Context
 
 from release_tasks.assets.kinds import ASSET_KINDS
 from release_tasks.config import load
+from release_tasks.config.environment import Overrides
 from release_tasks.config.schema import SECTIONS, Kinds, Settings
 from release_tasks.core.errors import ConfigError, UsageError
 from release_tasks.stages.preflight.gates.kinds import GATE_KINDS
+from release_tasks.tasks.sources import Sources
+from release_tasks.tasks.uncaught import describe_load_error, message_of
 
 __all__ = ["KINDS", "load_project", "load_settings", "runtime_file", "settings_of"]
 
 KINDS = Kinds(assets=ASSET_KINDS, gates=GATE_KINDS)
-# Invoke's configuration levels with values from users, highest priority first; "_runtime_path" etc. name the files.
-_LEVELS = ("_overrides", "_runtime", "_project", "_user", "_system")
 
 
 def load_project(folder: str | os.PathLike[str] = ".", overrides: Mapping[str, Any] | None = None) -> Settings:
@@ -37,8 +38,8 @@ def load_project(folder: str | os.PathLike[str] = ".", overrides: Mapping[str, A
         config.load_project()
     # A configuration file may be a Python program, which may raise any exception.
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise ConfigError([f"{project}: its configuration cannot be used: {reason}"]) from error
+        problem = describe_load_error(error) or f"{project}: its configuration cannot be used: {message_of(error)}"
+        raise ConfigError([problem]) from error
     return _settings_from(config, project)
 
 
@@ -60,16 +61,26 @@ def runtime_file(ctx: Context) -> Path | None:
 
 def _settings_from(config: Config, project: Path) -> Settings:
     _refuse_live_project_in_drill(project)
-    raw = {name: _plain(config.get(name)) for name in SECTIONS}
-    overridden = _apply_environment(raw, load.defaults())
-    return load_settings(raw, project, lambda path: _source_of(config, path, overridden))
+    sources = Sources(config)
+    raw = {name: sources.as_written(config.get(name), (name,)) for name in SECTIONS}
+    overrides = Overrides(os.environ, KINDS, foreign=[name for name in config if name not in SECTIONS])
+    overrides.apply(raw)
+    misplaced = [
+        (path, f"{sources.name_of(path)}: {path}: {problem}")
+        for path, problem in load.misplaced_sections(_plain(config), KINDS)
+    ]
+    found = [*sources.problems(), *misplaced, *overrides.problems]
+    return load_settings(raw, project, lambda path: overrides.name_of(path) or sources.name_of(path), found)
 
 
 def load_settings(
-    raw: Mapping[str, Any], project: Path, source_of: Callable[[str], str] = lambda path: "invoke.yaml"
+    raw: Mapping[str, Any],
+    project: Path,
+    source_of: Callable[[str], str] = lambda path: "invoke.yaml",
+    found: Sequence[tuple[str, str]] = (),
 ) -> Settings:
     """Check the sections of ``raw`` with the kinds of this package, like ``config.load.load_settings``."""
-    return load.load_settings(raw, project, source_of, kinds=KINDS)
+    return load.load_settings(raw, project, source_of, kinds=KINDS, found=found)
 
 
 def _refuse_live_project_in_drill(project: Path) -> None:
@@ -86,46 +97,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, Mapping) or (hasattr(value, "items") and hasattr(value, "keys")):
         return {str(key): _plain(inner) for key, inner in value.items()}
     return value
-
-
-def _apply_environment(raw: dict[str, Any], known: dict[str, Any]) -> set[str]:
-    """Copy variables such as ``INVOKE_RELEASE_RETENTION`` into ``raw`` as text; returns the dotted paths that it set.
-
-    Invoke would cast a value to the type of the value that it replaces: ``false`` would become True and ``soon`` a
-    traceback.
-    """
-    overridden: set[str] = set()
-    for path in {*_leaves(known), *_leaves(raw)}:
-        value = os.environ.get("INVOKE_" + "_".join(path).upper())
-        if value is not None:
-            place = raw
-            for part in path[:-1]:
-                if not isinstance(place.get(part), dict):
-                    place[part] = {}
-                place = place[part]
-            place[path[-1]] = value
-            overridden.add(".".join(path))
-    return overridden
-
-
-def _leaves(tree: Mapping[str, Any], above: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
-    for key, value in tree.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, (*above, key))
-        elif not isinstance(value, (list, tuple)):
-            yield (*above, key)
-
-
-def _source_of(config: Config, path: str, overridden: set[str]) -> str:
-    if path in overridden:
-        return "environment variable INVOKE_" + path.replace(".", "_").upper()
-    best, name = 0, "configuration"
-    for level in _LEVELS:
-        depth, tree = 0, getattr(config, level, None)  # the length of the path that this level defines
-        for part in path.split("."):
-            if not isinstance(tree, Mapping) or part not in tree:
-                break
-            depth, tree = depth + 1, tree[part]
-        if depth > best:
-            best, name = depth, os.path.basename(str(getattr(config, f"{level}_path", None) or level.strip("_")))
-    return name

@@ -12,6 +12,9 @@ __all__ = ["suite"]
 @functools.cache
 def suite() -> Collection:
     """Return the namespace with every task, without the libraries that only a running task needs."""
+    from release_tasks.tasks.uncaught import describe_load_errors
+
+    describe_load_errors()
     from release_tasks.tasks.gate import collection as gate
     from release_tasks.tasks.gateway import collection as gateway
     from release_tasks.tasks.pairing import collection as pairing

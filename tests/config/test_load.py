@@ -62,8 +62,8 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     (gates(command=["npm", "run"]), "release.gates.build.command: expected text, got ['npm', 'run']"),
     (gates(command="a\x00b"), "release.gates.build.command: expected text without a NUL character"),
     (gates(path=""), "release.gates.build.path: expected a path, got ''"),
-    (gates(path=7), "release.gates.build.path: expected a path, got 7"),
-    (gates(command="x", env=["A=1"]), "release.gates.build.env: expected a mapping, got ['A=1']"),
+    (gates(path=7), "release.gates.build.path: expected a path, got the number 7: put it in quotes"),
+    (gates(command="x", env=["A=1"]), "release.gates.build.env: expected names with their settings, got the list ['A=1']: write NAME: without `-`"),
     (notice(), f"release.notices.pager: {ONE_NOTICE} none"),
     (notice(command="x", webhook="http://h"), f"release.notices.pager: {ONE_NOTICE} command and webhook"),
     (notice(command="x", when=["faild"]), f"release.notices.pager: when: {EVENTS} 'faild' (did you mean 'failed'?)"),
@@ -74,8 +74,8 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     (notice(command="x", hmac_secret_env="A"), "release.notices.pager: hmac_secret_env: allowed only with webhook or webhook_env"),
     (gates(command="x", needs=["tests"]), "release.gates.build.needs: there is no gate 'tests'"),
     (gates(command="x", needs=["build"]), "release.gates.build.needs: circular: 'build' depends on 'build'"),
-    (release(gates=["build"]), "release.gates: expected a mapping, got ['build']"),
-    (release(gates={"build": "npm run build"}), "release.gates.build: expected a mapping, got 'npm run build'"),
+    (release(gates=["build"]), "release.gates: expected names with their settings, got the list ['build']: write NAME: without `-`"),
+    (release(gates={"build": "npm run build"}), "release.gates.build: expected a mapping with one of command, http, path, json, mcp, python, got 'npm run build'"),
     (release(assets={"db": {}}), f"release.assets.db: {ONE_ASSET} none"),
     (release(assets={"db": {"sqlite": "a", "file": "b"}}), f"release.assets.db: {ONE_ASSET} sqlite and file"),
     (release(assets={"a": {"file": "x"}, "b": {"file": "x"}}), "release.assets.b: /srv/app/x overlaps with release.assets.a"),
@@ -84,7 +84,7 @@ SENTENCES: list[tuple[dict[str, Any], str]] = [
     (release(assets={"a": {"directory": "."}}), "release.root: /srv/app/memory/release-pipeline overlaps with release.assets.a"),
     (release(app={"version": {"file": "package.json"}}), "release.app.version: expected file and key together"),
     (release(app={"version": {"file": "a", "key": "b", "command": "c"}}), "release.app.version: expected exactly one of file, command, distribution, text; got file and command"),
-    ({"release": "x"}, "release: expected a mapping, got 'x'"),
+    ({"release": "x"}, "release: expected a mapping with keys, got 'x'"),
     ({"gateway": {"port": "http"}}, "gateway.port: expected a whole number, 0 or more, got 'http'"),
     ({"gateway": {"portt": 1}}, "gateway.portt: unknown key (did you mean 'port'?)"),
     ({"pairing": {"ttl": "x"}}, "pairing.ttl: expected a duration such as 30s or 10m, got 'x'"),
@@ -170,12 +170,11 @@ def test_names_that_could_leave_a_folder_are_refused(kind: str, name: str) -> No
     assert f"{name!r} is not a valid name in {kind}" in problem
 
 
-@pytest.mark.parametrize("version", [1.0, 2])
-def test_a_version_without_quotes_is_a_version(version: Any) -> None:
-    """YAML reads `version: 1.0` as a number; every text key accepts numbers."""
-    settings = load_settings(release(app={"version": version}), PROJECT)
-    assert settings.release.app.version is not None
-    assert settings.release.app.version.text == str(version)
+@pytest.mark.parametrize("version", [1.0, 2, True])
+def test_a_version_without_quotes_is_a_mistake(version: Any) -> None:
+    """YAML reads `version: 1.10` as the number 1.1, so no number is a text."""
+    (problem,) = problems_of(release(app={"version": version}))
+    assert problem.endswith(": put it in quotes")
 
 
 @pytest.mark.parametrize("url", ["127.0.0.1:3100/health", "ftp://host/x", "health"])

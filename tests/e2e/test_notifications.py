@@ -242,7 +242,7 @@ def test_mistakes_are_reported_before_any_stage(project: InvokeProject) -> None:
 
 
 def test_a_bare_on_key_is_reported(versioned: InvokeProject, monkeypatch: pytest.MonkeyPatch) -> None:
-    """YAML reads `on` as true, and Invoke would end with a traceback: the key is named, under each Invoke."""
+    """YAML reads `on` as true, and Invoke would end with a traceback: the written key is named, by each Invoke."""
     versioned.write()
     text = (
         "tasks: {executor_class: release_tasks.executor.StageExecutor}\n"
@@ -251,4 +251,7 @@ def test_a_bare_on_key_is_reported(versioned: InvokeProject, monkeypatch: pytest
     monkeypatch.setattr(versioned, "write", lambda: (versioned.root / "invoke.yaml").write_text(text))
     done = versioned.run("release.status")
     assert done.returncode == 2
-    assert "release.notices.pager.True: a key that is not text" in done.stderr and "Traceback" not in done.stderr
+    problem = (
+        'invoke.yaml:2: release.notices.pager.on: expected a text as key; unquoted, on is true: put it in quotes: "on"'
+    )
+    assert done.stderr.splitlines()[0] == problem and "Traceback" not in done.stderr

@@ -441,14 +441,14 @@ def test_a_signal_that_ends_a_stage_is_the_exit_code(raised: BaseException, code
 
 
 def test_an_environment_value_that_cannot_be_cast_is_one_message(monkeypatch: pytest.MonkeyPatch) -> None:
-    """INVOKE_... for a list-valued setting ends with 2."""
+    """INVOKE_... for a list-valued setting of Invoke ends with 2."""
     monkeypatch.setenv("INVOKE_RUN_WATCHERS", "x")
 
     @stage()
     def show(ctx: Context) -> None:
         raise AssertionError("executed")
 
-    with pytest.raises(UsageError, match="environment: "):
+    with pytest.raises(UsageError, match=r"environment variable INVOKE_RUN_WATCHERS: run\.watchers is a list"):
         run(Collection(show), "show")
 
 

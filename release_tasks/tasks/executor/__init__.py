@@ -9,11 +9,12 @@ from __future__ import annotations
 import contextlib
 from typing import Any
 
-from invoke import AmbiguousEnvVar, Call, Executor, Exit, Task, UncastableEnvVar
+from invoke import Call, Executor, Exit, Task
 from invoke.parser import ParserContext
 
 from release_tasks.core.errors import ExitCode, UsageError
 from release_tasks.tasks.executor.chain import Chain
+from release_tasks.tasks.executor.environment import ENVIRONMENT_ERRORS, StageConfig, describe_environment_error
 from release_tasks.tasks.executor.ledger import Achieved, ledger_of_run, recall, record, runs_under_stage_executor
 from release_tasks.tasks.executor.plan import Plan, StageCall
 from release_tasks.tasks.executor.task import StageExit, StageTask, UsageExit, refuse, stage
@@ -48,29 +49,25 @@ class StageExecutor(Executor):
             Exit: a signal ended the run (128 plus its number), or a task of the project failed after or before a
                 stage (1).
         """
-        with ledger_of_run(self.config):
+        self.has_json = any(isinstance(each, ParserContext) and _given(each).get("json") for each in tasks)
+        self.config = config = self.config.clone(into=StageConfig)
+        with ledger_of_run(config):
             try:
-                self._check_environment()
+                self._check_environment(config)
                 with contextlib.ExitStack() as self._frame:
                     return super().execute(*tasks)
-            except (AmbiguousEnvVar, UncastableEnvVar) as error:
-                refuse(f"environment: {error}", as_json=self.has_json)
             except KeyboardInterrupt:  # Program.run would turn it into exit code 1
                 raise Exit("Interrupted by SIGINT.", code=int(ExitCode.SIGINT)) from None
 
-    def _check_environment(self) -> None:
-        # Invoke casts INVOKE_* variables to the type of the value that they replace, without catching ValueError.
+    def _check_environment(self, config: StageConfig) -> None:
+        # Invoke reads the variables once more before each task, where their errors could come from the task itself.
         try:
-            self.config.load_shell_env()
-        except ValueError as error:
-            refuse(f"environment: an INVOKE_* variable does not fit its key: {error}", as_json=self.has_json)
-        except TypeError:
-            # Invoke makes a variable name of every key, and YAML reads on, yes or digits as other types than text.
-            path = _non_text_key(self.config)
-            if path is None:
+            config.load_shell_env()
+        except ENVIRONMENT_ERRORS as error:
+            problem = describe_environment_error(config.foreign, error)
+            if problem is None:
                 raise
-            why = "YAML reads a bare on, off, yes or no as true or false, and digits as a number"
-            refuse(f"configuration: {path}: a key that is not text; {why}", as_json=self.has_json)
+            refuse(problem, as_json=self.has_json)
 
     def normalize(self, tasks: tuple[str | tuple[str, dict[str, Any]] | ParserContext, ...]) -> list[Call]:
         """Return the calls of the command line, with the arguments that were given explicitly."""
@@ -107,17 +104,6 @@ class StageExecutor(Executor):
             if self.collection[name] == task:
                 return name
         return str(task.name)
-
-
-def _non_text_key(tree: Any, above: str = "") -> str | None:
-    """Return the dotted path of the first key that is not text, or None."""
-    for key, value in tree.items():
-        if not isinstance(key, str):
-            return f"{above}{key}"
-        found = _non_text_key(value, f"{above}{key}.") if hasattr(value, "items") else None
-        if found is not None:
-            return found
-    return None
 
 
 def _given(request: str | tuple[str, dict[str, Any]] | ParserContext) -> dict[str, Any]:
