@@ -24,9 +24,22 @@ _INTRODUCTION = """\
 Write these keys in `invoke.yaml` next to your `tasks.py`. You can also use any other configuration source of Invoke;
 the file given with `inv -f` overrides `invoke.yaml`. A relative path starts at the folder of `tasks.py`, not at the
 current folder. Durations are written `500ms`, `30s`, `10m`, `1h`. An unknown key is an error. All mistakes are
-reported together.
+reported together, each with its line:
 
-An environment variable overrides a single value: `INVOKE_RELEASE_HEALTH_URL` overrides `release.health.url`.
+    invoke.yaml:4: release.app.version: expected text; unquoted, 1.10 is the number 1.1: put it in quotes: "1.10"
+
+YAML turns some texts into other values: `1.10` into 1.1, `yes`, `no`, `on` and `off` into true or false, `010` into 8,
+`1:30` into 90, `2024-01-01` into a date. Put a text in quotes when it is a number, one of these words or a date. A key
+that is written twice is an error, because YAML silently drops one of both.
+
+An environment variable sets a single value, also one that the file does not have: `INVOKE_RELEASE_HEALTH_URL` sets
+`release.health.url`, and `INVOKE_RELEASE_GATES_API_HEALTH_TIMEOUT` sets `release.gates.api-health.timeout`. Every
+character of a name that is not a letter or a digit becomes `_`. A list cannot be set. A variable that begins with
+`INVOKE_RELEASE_`, `INVOKE_PAIRING_` or `INVOKE_GATEWAY_` and matches no key, or two keys, is an error.
+
+`inv` reads `/etc/invoke.*` and `~/.invoke.*` before this package is loaded: a file there that is not valid YAML ends
+with a traceback of Invoke.
+
 Never write a secret in the file: a key that ends in `_env` names the environment variable with the secret.
 
 The file must also contain these lines. Without them, flags such as `--health-url` do not reach the gates of a release:

@@ -17,8 +17,8 @@ from release_tasks.core.interrupt import interruptible
 from release_tasks.core.streams import open_standard_streams
 from release_tasks.core.version import __version__
 from release_tasks.tasks.executor import StageExecutor, UsageExit, refuse
+from release_tasks.tasks.sources.loading import check_aliases, describe_load_error, message_of
 from release_tasks.tasks.suite import suite
-from release_tasks.tasks.uncaught import describe_load_error, message_of
 
 __all__ = ["ReleaseProgram", "main"]
 
@@ -56,6 +56,7 @@ class ReleaseProgram(Program):
         here = Path.cwd()
         names = (f"invoke.{suffix}" for suffix in ("yaml", "yml", "json", "py"))
         with self._loading(next((name for name in names if (here / name).exists()), "invoke.*")):
+            check_aliases(here)
             self.config.set_project_location(here)
             self.config.load_project()
         super().parse_collection()

@@ -15,8 +15,8 @@ from release_tasks.config.environment import Overrides
 from release_tasks.config.schema import SECTIONS, Kinds, Settings
 from release_tasks.core.errors import ConfigError, UsageError
 from release_tasks.stages.preflight.gates.kinds import GATE_KINDS
-from release_tasks.tasks.sources import Sources
-from release_tasks.tasks.uncaught import describe_load_error, message_of
+from release_tasks.tasks.sources.levels import Sources
+from release_tasks.tasks.sources.loading import check_aliases, describe_load_error, message_of
 
 __all__ = ["KINDS", "load_project", "load_settings", "runtime_file", "settings_of"]
 
@@ -34,6 +34,7 @@ def load_project(folder: str | os.PathLike[str] = ".", overrides: Mapping[str, A
     if not project.is_dir():
         raise UsageError(f"{project} is not a directory.")
     try:
+        check_aliases(project)
         config = Config(project_location=project, overrides=_plain(overrides or {}))
         config.load_project()
     # A configuration file may be a Python program, which may raise any exception.
@@ -63,7 +64,7 @@ def _settings_from(config: Config, project: Path) -> Settings:
     _refuse_live_project_in_drill(project)
     sources = Sources(config)
     raw = {name: sources.as_written(config.get(name), (name,)) for name in SECTIONS}
-    overrides = Overrides(os.environ, KINDS, foreign=[name for name in config if name not in SECTIONS])
+    overrides = Overrides(os.environ, KINDS, foreign=[name for name in dict(config.items()) if name not in SECTIONS])
     overrides.apply(raw)
     misplaced = [
         (path, f"{sources.name_of(path)}: {path}: {problem}")

@@ -9,18 +9,11 @@ from __future__ import annotations
 
 import os
 import sys
-import traceback
-from collections.abc import Iterator
-from pathlib import Path
-from types import FrameType, TracebackType
-from typing import Any
+from types import TracebackType
 
-from invoke import Config
-from invoke.config import AmbiguousMergeError
+from release_tasks.tasks.sources.loading import describe_load_error
 
-__all__ = ["describe_load_error", "describe_load_errors", "message_of"]
-
-_EXECUTOR = "release_tasks.executor.StageExecutor"
+__all__ = ["describe_load_errors"]
 
 
 def describe_load_errors() -> None:
@@ -44,94 +37,3 @@ def describe_load_errors() -> None:
                 raise SystemExit(end.code) from None
 
     sys.excepthook = hook
-
-
-def describe_load_error(error: BaseException) -> str | None:
-    """Return a sentence about the file, the key or the variable that Invoke cannot use; None for another error."""
-    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-    for frame in reversed(frames):
-        module, function = frame.f_globals.get("__name__"), frame.f_code.co_name
-        if module == "invoke.tasks":  # the error of a running task
-            return None
-        if module == "invoke.program" and function == "execute":
-            return _about_executor(frame, error)
-        if module == "invoke.config" and function == "load_shell_env":
-            return _about_environment(frame.f_locals["self"], error)
-        if module == "invoke.config" and function in ("_load_file", "merge"):
-            return _about_files(frame, error)
-    return None
-
-
-def _about_files(frame: FrameType, error: BaseException) -> str:
-    """Return the problem of the file that ``frame`` loads, or of those that it merges."""
-    from release_tasks.core.errors import ConfigError
-
-    found = list(_files(frame))
-    for source in found:
-        try:
-            source.checked()
-        except ConfigError as problem:
-            return problem.problems[0]
-        except OSError as problem:
-            return f"{source.name}: cannot be read: {problem.strerror}"
-    if isinstance(error, AmbiguousMergeError) and (problem := _about_sections(frame.f_locals["self"])):
-        return problem
-    path = str(frame.f_locals.get("filepath", ""))
-    name = os.path.basename(path) or " or ".join(source.name for source in found) or "configuration"
-    line = next((line for each, line in _lines(error) if each == path), None)  # of a Python file
-    return f"{name}{f':{line}' if line else ''}: cannot be used: {message_of(error)}"
-
-
-def _about_sections(config: Config) -> str | None:
-    """Return the problem of the first section of Invoke that has a value in place of keys."""
-    from release_tasks.config.written import shown
-    from release_tasks.tasks.sources import Sources
-
-    for level in ("_system", "_user", "_project", "_runtime"):
-        for name, value in (getattr(config, level) or {}).items():
-            if isinstance(Config.global_defaults().get(name), dict) and not isinstance(value, dict):
-                return f"{Sources(config).name_of(name)}: {name}: expected keys and values below it, got {shown(value)}"
-    return None
-
-
-def _files(frame: FrameType) -> Iterator[Any]:
-    from release_tasks.tasks.sources import SourceFile, files_of
-
-    path = str(frame.f_locals.get("filepath", ""))
-    if path:
-        if path.endswith((".yaml", ".yml", ".json")):
-            yield SourceFile(Path(path), os.path.basename(path))
-    else:
-        yield from (source for _, source in files_of(frame.f_locals["self"]))
-
-
-def _about_environment(config: Config, error: BaseException) -> str | None:
-    from release_tasks.tasks.executor.environment import ENVIRONMENT_ERRORS, describe_environment_error
-
-    return describe_environment_error(dict(config.items()), error) if isinstance(error, ENVIRONMENT_ERRORS) else None
-
-
-def _about_executor(frame: FrameType, error: BaseException) -> str | None:
-    """Return the problem of ``tasks.executor_class``; None when ``frame`` runs the tasks already."""
-    if "executor" in frame.f_locals or "config_path" not in frame.f_locals:
-        return None
-    from release_tasks.tasks.sources import Sources
-
-    name = Sources(frame.f_locals["self"].config).name_of("tasks.executor_class")
-    path = frame.f_locals["config_path"]
-    reason = message_of(error) if isinstance(path, str) and "." in path.strip(".") else "a dotted name is expected"
-    return (
-        f"{name}: tasks.executor_class: {path!r} cannot be loaded: {reason}. "
-        f"The executor of this package is {_EXECUTOR}"
-    )
-
-
-def message_of(error: BaseException) -> str:
-    """Return the message of ``error`` on one line, or its type."""
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _lines(error: BaseException) -> Iterator[tuple[str, int]]:
-    if isinstance(error, SyntaxError):
-        yield str(error.filename), error.lineno or 1
-    yield from ((each.filename, each.lineno or 1) for each in reversed(traceback.extract_tb(error.__traceback__)))

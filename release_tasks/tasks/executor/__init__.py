@@ -7,17 +7,17 @@ the standard library, so that ``inv --list`` stays fast.
 from __future__ import annotations
 
 import contextlib
-from typing import Any
+from typing import Any, cast
 
 from invoke import Call, Executor, Exit, Task
 from invoke.parser import ParserContext
 
 from release_tasks.core.errors import ExitCode, UsageError
 from release_tasks.tasks.executor.chain import Chain
-from release_tasks.tasks.executor.environment import ENVIRONMENT_ERRORS, StageConfig, describe_environment_error
 from release_tasks.tasks.executor.ledger import Achieved, ledger_of_run, recall, record, runs_under_stage_executor
 from release_tasks.tasks.executor.plan import Plan, StageCall
 from release_tasks.tasks.executor.task import StageExit, StageTask, UsageExit, refuse, stage
+from release_tasks.tasks.sources.environment import ENVIRONMENT_ERRORS, StageConfig, describe_environment_error
 
 __all__ = [
     "Achieved",
@@ -50,7 +50,7 @@ class StageExecutor(Executor):
                 stage (1).
         """
         self.has_json = any(isinstance(each, ParserContext) and _given(each).get("json") for each in tasks)
-        self.config = config = self.config.clone(into=StageConfig)
+        self.config = config = cast(StageConfig, self.config.clone(into=StageConfig))
         with ledger_of_run(config):
             try:
                 self._check_environment(config)

@@ -9,15 +9,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-# Invoke reads configuration files with the YAML library that it contains, which is PyYAML. Another library or version
-# would read some texts as other values than Invoke does.
-from invoke.util import yaml
+import invoke.util
 
 from release_tasks.config.written import meaning_of
 from release_tasks.core.errors import ConfigError
 from release_tasks.tasks.sources.wording import describe_yaml_error
 
 __all__ = ["SourceFile"]
+
+# Invoke reads configuration files with the YAML library that it contains, which is PyYAML. Another library or version
+# would read some texts as other values than Invoke does.
+yaml: Any = invoke.util.yaml
 
 _MERGE = "tag:yaml.org,2002:merge"
 _MOST_VALUES = 100_000  # with aliases, a file of 1 KiB can stand for 10**9 values

@@ -113,10 +113,7 @@ def _readable(source: SourceFile) -> SourceFile | None:
 
 
 def _name_of(config: Config, level: str) -> str:
-    path = getattr(config, f"_{level}_path", None)
-    if not path:
-        return level
-    if level == "project":
-        return os.path.basename(path)
-    home = os.path.expanduser("~")
-    return f"~{path[len(home) :]}" if str(path).startswith(home + os.sep) and level == "user" else str(path)
+    path = os.fspath(getattr(config, f"_{level}_path", None) or "")
+    if level == "user" and path:
+        return f"~/{os.path.basename(path)}"
+    return (os.path.basename(path) if level == "project" else path) or level
