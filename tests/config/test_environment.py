@@ -91,7 +91,7 @@ def test_two_gates_with_one_variable_are_a_mistake(tmp_path: Path, monkeypatch: 
 def test_two_variables_for_one_key_are_a_mistake(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable may contain the dash of a gate's name, where a shell did not set it."""
     monkeypatch.setenv("INVOKE_RELEASE_GATES_API-HEALTH_TIMEOUT", "1s")
-    assert load_project(project).release.gates["api-health"].timeout == 1
+    assert load_project(project).release.gates["api-health"].timeout == pytest.approx(1)
     monkeypatch.setenv("INVOKE_RELEASE_GATES_API_HEALTH_TIMEOUT", "2s")
     (problem,) = problems_of(project)
     assert "is also set by INVOKE_RELEASE_GATES_API" in problem
