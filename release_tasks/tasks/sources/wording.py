@@ -15,7 +15,7 @@ _SENTENCES = (
     (r"could not find expected ':'", True, "expected `key: value`"),
     (r"block sequence entries are not allowed", False, "a `-` cannot stand here: begin a new line for a list"),
     (r"block mapping", False,
-     "the indentation differs from the keys above, or a `-` stands beside keys: use the same number of spaces"),
+     "the indentation differs from the keys above, or a `-` stands next to keys: use the same number of spaces"),
     (r"block collection|block end", False, "the indentation differs from the lines above"),
     (r"flow mapping", True, "a `{` that begins here is not closed, or a comma is missing in it"),
     (r"flow sequence", True, "a `[` that begins here is not closed, or a comma is missing in it"),
