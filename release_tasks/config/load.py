@@ -243,9 +243,7 @@ def _converter(kinds: schema.Kinds) -> cattrs.Converter:
 def _container_hook(inner: Any, container: type, expected: str) -> Any:
     def structure(value: Any, kind: Any) -> Any:
         if isinstance(value, list) and container is dict:
-            raise ValueError(
-                f"expected names with their settings, got the list {shown(value)}: write NAME: without `-`"
-            )
+            raise ValueError(f"expected a mapping, got {shown(value)}: write NAME: without `-`")
         if not isinstance(value, container):
             raise ValueError(f"expected {expected}, got {shown(value)}")
         return inner(value, kind)
