@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -116,6 +117,8 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
     # Count before parsing, because parsed values need more memory than bytes. Characters inside strings count too.
     if data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
         raise InvalidDocument(f"{name} contains more than {_MAX_VALUES} values")
+    if data.startswith(codecs.BOM_UTF8):
+        raise InvalidDocument(f"{name} starts with a byte order mark; save it as UTF-8 without one")
     try:
         value = _DECODER.decode(data.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -8,7 +8,8 @@ import unicodedata
 __all__ = ["output_lines", "printable"]
 
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
-_UNPRINTABLE = ("Cc", "Cf", "Cs")  # controls; formats, such as marks of the writing direction; surrogates
+# Controls; formats, such as marks of the writing direction; surrogates; separators of lines and paragraphs.
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
 _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 

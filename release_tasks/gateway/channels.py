@@ -1,8 +1,10 @@
-"""The formats of the channels: Telegram updates, WhatsApp notifications, and the API call that sends a message."""
+"""A direct message of a channel, and the API call that sends a message to a channel."""
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterable
 from typing import Any
 
 from attrs import field, frozen
@@ -11,26 +13,23 @@ from release_tasks.config.gateway import TELEGRAM_TOKEN, WHATSAPP_TOKEN
 from release_tasks.gateway.settings import GatewaySettings
 from release_tasks.pairing.channels import Channel, SenderRefused, normalise_sender
 
-__all__ = ["Call", "DirectMessage", "channel_call", "read_notification", "read_update"]
+__all__ = ["Call", "DirectMessage", "channel_call", "direct_message", "is_number", "note_event"]
 
 _MAX_KEY = 500
-# Contents of a Telegram message without text. Without a caption, the name of the content is queued as the text.
-_TELEGRAM_CONTENTS = (
-    "photo", "voice", "video", "audio", "document", "sticker", "location", "venue", "contact", "animation",
-    "video_note", "poll", "dice",
-)  # fmt: skip
-# Contents of a WhatsApp message from a person; a changed number, a reaction, an edit or a deletion is ignored.
-_WHATSAPP_CONTENTS = (
-    "image", "audio", "video", "document", "sticker", "location", "contacts", "interactive", "button", "order",
-)  # fmt: skip
+_MAX_NOTED = 200
+_LOG = logging.getLogger("gateway.channels")
+_noted: set[tuple[Channel, str]] = set()
 
 
 @frozen(kw_only=True)
 class DirectMessage:
-    """A message from one person to the service; ``key`` is the channel's message id, the same at each retry."""
+    """A message from one person to the service; ``key`` is the channel's message id, the same at each retry.
+
+    ``senders`` are the ids of the person that the message contains, at least one.
+    """
 
     channel: Channel
-    sender: str
+    senders: tuple[str, ...]
     key: str
     text: str
 
@@ -45,42 +44,33 @@ class Call:
     headers: dict[str, str] = field(repr=False)
 
 
-def read_update(update: dict[str, Any]) -> DirectMessage | None:
-    """Return the direct message of a Telegram update (``Update``, ``Message`` and ``Chat`` of the Bot API).
-
-    Returns None for every other update: groups, channels, bots, edits, joins and service messages.
-    """
-    number, message = update.get("update_id"), update.get("message")
-    if not _is_number(number) or not isinstance(message, dict):
+def direct_message(channel: Channel, senders: Iterable[str], key: str, text: str) -> DirectMessage | None:
+    """Return the message with normalised senders, or None without a valid id, or with an id of several people."""
+    ids: dict[str, None] = {}
+    for sender in senders:
+        try:
+            ids[normalise_sender(channel, sender)] = None
+        except SenderRefused as refusal:
+            if refusal.is_shared_id:
+                return None
+    if not ids or not key or len(key) > _MAX_KEY:
         return None
-    chat, sender = message.get("chat"), message.get("from")
-    if not isinstance(chat, dict) or not isinstance(sender, dict):
-        return None
-    # In a private chat, the id of the chat is the id of the person; another sender id is not this person.
-    if chat.get("type") != "private" or not _is_number(sender.get("id")) or sender["id"] != chat.get("id"):
-        return None
-    if sender.get("is_bot") is not False or "sender_chat" in message:
-        return None
-    texts = (message.get(key) for key in ("text", "caption"))
-    contents = (f"[{kind}]" for kind in _TELEGRAM_CONTENTS if kind in message)
-    text = next((text for text in texts if isinstance(text, str) and text), None) or next(contents, None)
-    return None if text is None else _direct_message(Channel.TELEGRAM, str(sender["id"]), str(number), text)
+    # An unpaired surrogate is valid JSON, but a database or a socket cannot encode it.
+    key, text = (value.encode("utf-8", "replace").decode() for value in (key, text))
+    return DirectMessage(channel=channel, senders=tuple(ids), key=key, text=text)
 
 
-def read_notification(notification: dict[str, Any]) -> list[DirectMessage]:
-    """Return the direct messages of a notification of Meta's WhatsApp Cloud API (``messages``), in order.
+def note_event(channel: Channel, kind: str) -> None:
+    """Log, once for each kind, that notifications of this kind are no messages and are ignored."""
+    noted = channel, kind[:64]
+    if noted not in _noted and len(_noted) < _MAX_NOTED:
+        _noted.add(noted)
+        _LOG.info("%s: not a message, so not queued: %r (logged once)", channel.value, noted[1])
 
-    Statuses, group messages and all other objects are ignored.
-    """
-    if notification.get("object") != "whatsapp_business_account":
-        return []
-    messages: list[DirectMessage | None] = []
-    for entry in _objects(notification.get("entry")):
-        for change in _objects(entry.get("changes")):
-            value = change.get("value")
-            if change.get("field") == "messages" and isinstance(value, dict):
-                messages += map(_whatsapp_message, _objects(value.get("messages")))
-    return [message for message in messages if message is not None]
+
+def is_number(value: Any) -> bool:
+    """Return whether a JSON value is an integer."""
+    return isinstance(value, int) and not isinstance(value, bool)
 
 
 def channel_call(channel: str, to: str, text: str, settings: GatewaySettings) -> Call | None:
@@ -96,40 +86,3 @@ def channel_call(channel: str, to: str, text: str, settings: GatewaySettings) ->
         headers = {"Authorization": f"Bearer {os.environ[WHATSAPP_TOKEN]}"}
         return Call("the WhatsApp Cloud API", f"{settings.whatsapp_api}/{number}/messages", body, headers)
     return None
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool)
-
-
-def _objects(value: Any) -> list[dict[str, Any]]:
-    return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
-
-
-def _whatsapp_message(message: dict[str, Any]) -> DirectMessage | None:
-    # The messages of a person with a username contain a business-scoped user id instead of a phone number.
-    sender, key = message.get("from") or message.get("from_user_id"), message.get("id")
-    if "group_id" in message or not isinstance(sender, str) or not isinstance(key, str):
-        return None
-    kind = message.get("type")
-    content = message.get(kind) if isinstance(kind, str) else None
-    value = content.get("body" if kind == "text" else "caption") if isinstance(content, dict) else None
-    text = value if isinstance(value, str) else None
-    if kind in _WHATSAPP_CONTENTS:
-        text = text or f"[{kind}]"
-    elif kind != "text":
-        text = None
-    return None if text is None else _direct_message(Channel.WHATSAPP, sender, key, text)
-
-
-def _direct_message(channel: Channel, sender: str, key: str, text: str) -> DirectMessage | None:
-    """Return the message with a normalised sender, or None for an invalid or shared id."""
-    try:
-        sender = normalise_sender(channel, sender)
-    except SenderRefused:
-        return None
-    if not key or len(key) > _MAX_KEY:
-        return None
-    # An unpaired surrogate is valid JSON, but a database or a socket cannot encode it.
-    key, text = (value.encode("utf-8", "replace").decode() for value in (key, text))
-    return DirectMessage(channel=channel, sender=sender, key=key, text=text)

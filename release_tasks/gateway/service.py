@@ -33,7 +33,7 @@ from release_tasks.gateway.mcp import McpMonitor
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.settings import Secrets, last_release, read_settings
 from release_tasks.gateway.store import MessageStore
-from release_tasks.gateway.webhooks import INBOUND, REPLIED, WEBHOOKS, Webhooks
+from release_tasks.gateway.webhooks import INBOUND, LOCK_SECONDS, REPLIED, WEBHOOKS, Webhooks
 from release_tasks.pairing.policy import Pairing
 
 __all__ = ["create_app"]
@@ -73,7 +73,7 @@ def create_app(
         MessageStore(paths.database),
         Worker(paths),
         McpMonitor(paths.mcp_servers),
-        Pairing(pairing),
+        Pairing(pairing, lock_wait=LOCK_SECONDS),
         pairing.credentials,
         Secrets(),
         is_rehearsal,

@@ -46,6 +46,11 @@ class Channel(enum.Enum):
     TELEGRAM = "telegram"
     WHATSAPP = "whatsapp"
 
+    @property
+    def has_several_ids(self) -> bool:
+        """Whether a message can contain several ids of its sender."""
+        return self is Channel.WHATSAPP
+
 
 def parse_channel(text: str) -> Channel:
     """Return the channel with the name ``text``, in upper or lower case; raises UsageError for an unknown name."""

@@ -6,19 +6,21 @@ Unknown keys of the file and of each request are written back unchanged.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 from typing import Any
 
-from attrs import define, frozen
+from attrs import define, evolve, field, frozen
 
 from release_tasks.core.canonical import InvalidDocument
 from release_tasks.core.clock import timestamp
 from release_tasks.core.codec import decode
 from release_tasks.pairing.codes import ClockReading, plain_code
 
-__all__ = ["ApprovedDocument", "Dialect", "Request", "RequestsDocument"]
+__all__ = ["NO_PERSONS", "PLAIN", "ApprovedDocument", "Dialect", "Persons", "Request", "RequestsDocument", "joined"]
 
 VERSION = 1
+_REVOKED, _GROUPS = "revokedIds", "sameSender"
 
 _TIME = re.compile(r"(\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d)(\.\d+)?([Zz]|[+-]\d\d:\d\d)")
 
@@ -43,13 +45,22 @@ VERSIONED = Dialect(is_versioned=True, sender="id", requested="createdAt", appro
 
 @frozen(kw_only=True)
 class Request:
-    """One request; ``raw`` is its JSON object. ``lifetime`` is in seconds, None if the format stores no expiry."""
+    """One request; ``raw`` is its JSON object. ``lifetime`` is in seconds, None if the format stores no expiry.
+
+    ``other_ids`` are further ids of the sender that the message contained.
+    """
 
     sender: str
     code: str
     created: ClockReading
     lifetime: float | None
     raw: dict[str, Any]
+    other_ids: tuple[str, ...] = ()
+
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """All ids of the request, ``sender`` first."""
+        return self.sender, *self.other_ids
 
 
 @frozen(kw_only=True)
@@ -60,6 +71,7 @@ class _PlainRequest:
     expires_at: str
     boot_id: str = ""
     uptime_ms: int = 0
+    other_ids: list[str] = field(factory=list)
 
 
 @frozen(kw_only=True)
@@ -69,6 +81,7 @@ class _VersionedRequest:
     created_at: str
     boot_id: str = ""
     uptime_ms: int = 0
+    other_ids: list[str] = field(factory=list)
 
 
 @frozen(kw_only=True)
@@ -82,13 +95,55 @@ class _VersionedRequests:
 
 
 @frozen(kw_only=True)
-class _PlainApproved:
+class _PersonsKeys:
+    revoked_ids: list[str] = field(factory=list)
+    same_sender: list[list[str]] = field(factory=list)
+
+
+@frozen(kw_only=True)
+class _PlainApproved(_PersonsKeys):
     sender_ids: list[str]
 
 
 @frozen(kw_only=True)
-class _VersionedApproved:
+class _VersionedApproved(_PersonsKeys):
     allow_from: list[str]
+
+
+@frozen
+class Persons:
+    """What is known about the ids of a person, on a channel where a person can have several.
+
+    ``revoked`` are the ids whose last decision is a revocation. Each of ``groups`` are ids of one person, which were
+    seen in one message.
+    """
+
+    revoked: tuple[str, ...] = ()
+    groups: tuple[tuple[str, ...], ...] = ()
+
+    def merged(self, other: Persons) -> Persons:
+        """Return the content of both."""
+        if {*other.revoked} <= {*self.revoked} and {*other.groups} <= {*self.groups}:
+            return self
+        return Persons(tuple(sorted({*self.revoked, *other.revoked})), tuple(sorted({*self.groups, *other.groups})))
+
+    def with_group(self, ids: Iterable[str]) -> Persons:
+        """Return the content with one more group, joined with the groups that have an id in common with it."""
+        return evolve(self, groups=tuple(sorted(tuple(sorted(group)) for group in joined([*self.groups, ids]))))
+
+
+NO_PERSONS = Persons()
+
+
+def joined(groups: Iterable[Iterable[str]]) -> list[frozenset[str]]:
+    """Return the groups, where groups with a common id become one; without groups of one id."""
+    found: list[set[str]] = []
+    for group in map(set, groups):
+        for other in [other for other in found if not other.isdisjoint(group)]:
+            found.remove(other)
+            group |= other
+        found.append(group)
+    return [frozenset(group) for group in found if len(group) > 1]
 
 
 @define
@@ -119,8 +174,9 @@ class RequestsDocument:
             codes.add(code)
         return cls(dialect, parsed, value)
 
-    def new_request(self, sender: str, code: str, now: ClockReading, lifetime: float) -> Request:
+    def new_request(self, ids: Sequence[str], code: str, now: ClockReading, lifetime: float) -> Request:
         """Return a request in the format of this file, created ``now`` and valid for ``lifetime`` seconds."""
+        sender, *other_ids = ids
         requested_at = timestamp(now.wall)
         raw: dict[str, Any] = {self.dialect.sender: sender, "code": code, self.dialect.requested: requested_at}
         if self.dialect.is_versioned:
@@ -130,7 +186,9 @@ class RequestsDocument:
         if now.boot_id:
             # Additional keys: with the wall clock alone, setting it back would extend the lifetime of a request.
             raw |= {"bootId": now.boot_id, "uptimeMs": now.uptime_ms}
-        return Request(sender=sender, code=code, created=now, lifetime=lifetime, raw=raw)
+        if other_ids:
+            raw["otherIds"] = other_ids
+        return Request(sender=sender, code=code, created=now, lifetime=lifetime, raw=raw, other_ids=tuple(other_ids))
 
     def value(self) -> dict[str, Any]:
         """Return the JSON value of the file."""
@@ -144,6 +202,7 @@ class ApprovedDocument:
     dialect: Dialect
     entries: list[str]
     _document: dict[str, Any]
+    persons: Persons = NO_PERSONS
 
     @classmethod
     def parse(cls, value: dict[str, Any], name: str) -> ApprovedDocument:
@@ -154,13 +213,19 @@ class ApprovedDocument:
         dialect = dialects[0] if dialects else PLAIN
         _require_known_version(value, dialect, name)
         entries = value.get(dialect.approved)
-        if not isinstance(entries, list) or not all(isinstance(entry, str) for entry in entries):
-            decode(_VersionedApproved if dialect.is_versioned else _PlainApproved, value, name)  # raises the details
-        return cls(dialect, value[dialect.approved], value)
+        is_plain_list = isinstance(entries, list) and all(isinstance(entry, str) for entry in entries)
+        if not is_plain_list or _REVOKED in value or _GROUPS in value:
+            decode(_VersionedApproved if dialect.is_versioned else _PlainApproved, value, name)
+        persons = Persons(tuple(value.get(_REVOKED, ())), tuple(map(tuple, value.get(_GROUPS, ()))))
+        return cls(dialect, value[dialect.approved], value, persons)
 
     def value(self) -> dict[str, Any]:
         """Return the JSON value of the file, with sorted entries."""
-        return {**self._document, self.dialect.approved: sorted(self.entries)}
+        value = {**self._document, self.dialect.approved: sorted(self.entries)}
+        for key, ids in ((_REVOKED, list(self.persons.revoked)), (_GROUPS, list(map(list, self.persons.groups)))):
+            if ids or key in value:
+                value[key] = ids
+        return value
 
 
 def _require_known_version(value: dict[str, Any], dialect: Dialect, name: str) -> None:
@@ -179,7 +244,14 @@ def _request(dialect: Dialect, raw: dict[str, Any], path: str) -> Request:
     if not dialect.is_versioned:
         lifetime = (_parse_time(raw["expiresAt"], f"{path}.expiresAt") - wall).total_seconds()
     created = ClockReading(wall=wall, boot_id=raw.get("bootId", ""), uptime_ms=raw.get("uptimeMs", 0))
-    return Request(sender=raw[dialect.sender], code=raw["code"], created=created, lifetime=lifetime, raw=raw)
+    return Request(
+        sender=raw[dialect.sender],
+        code=raw["code"],
+        created=created,
+        lifetime=lifetime,
+        raw=raw,
+        other_ids=tuple(raw.get("otherIds", ())),
+    )
 
 
 def _parse_time(text: str, path: str) -> datetime:

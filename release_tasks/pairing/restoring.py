@@ -17,7 +17,7 @@ from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt, parse_object, pretty_bytes
 from release_tasks.core.records import AuditAnchor
 from release_tasks.pairing.channels import Channel, is_shared_id, sender_of
-from release_tasks.pairing.dialects import ApprovedDocument
+from release_tasks.pairing.dialects import NO_PERSONS, PLAIN, ApprovedDocument, Persons
 
 __all__ = ["EMPTIED", "RETURNED", "WITHDRAWN", "History", "RestoredStore", "read_history", "restore_store"]
 
@@ -126,12 +126,18 @@ def _decision_of(event: Mapping[str, Any]) -> _Decision | None:
 
 
 def restore_store(
-    channel: Channel, stored: bytes | None, live: list[str] | None, history: History, name: str
+    channel: Channel,
+    stored: bytes | None,
+    live: list[str] | None,
+    history: History,
+    name: str,
+    live_persons: Persons = NO_PERSONS,
 ) -> RestoredStore:
     """Return the approvals of ``channel`` that a rollback may restore.
 
     ``stored`` is the file in the snapshot, None without a file; ``name`` is its name in messages. ``live`` are the live
-    entries, None if they cannot be read. A file that is not a valid store is restored unchanged: it approves no sender.
+    entries, None if they cannot be read, and ``live_persons`` the live revocations and groups of ids, which are never
+    rolled back. A file that is not a valid store is restored unchanged: it approves no sender.
     """
     had_list = live is not None
     if live is None and channel.value in history.emptied:
@@ -142,14 +148,15 @@ def restore_store(
         with contextlib.suppress(InvalidDocument):
             document = ApprovedDocument.parse(parse_object(stored, name), name)
     if document is None:
-        return RestoredStore(data=stored, withdrawn=sorted(approved), is_emptied=had_list)
+        data = stored if stored is not None else _without_entries(live_persons)
+        return RestoredStore(data=data, withdrawn=sorted(approved), is_emptied=had_list)
     shared_ids = [entry for entry in document.entries if is_shared_id(channel, entry)]
     senders = {entry: sender_of(channel, entry) for entry in document.entries if entry not in shared_ids}
     restored = {sender for sender in senders.values() if _may_restore(channel, sender, live, approved, history)}
     entries = [entry for entry in document.entries if senders.get(entry) in restored]
-    is_changed = len(entries) < len(document.entries)
-    if is_changed:
-        document.entries = entries
+    persons = document.persons.merged(live_persons).merged(_revoked_in(channel, history))
+    is_changed = (entries, persons) != (document.entries, document.persons)
+    document.entries, document.persons = entries, persons
     return RestoredStore(
         data=pretty_bytes(document.value()) if is_changed else stored,
         excluded=sorted(set(senders.values()) - restored),
@@ -158,6 +165,25 @@ def restore_store(
         returned=sorted(restored - approved),
         has_unknown_revocations=live is None and history.status != "intact" and bool(senders),
     )
+
+
+def _without_entries(persons: Persons) -> bytes | None:
+    """Return a file that approves no sender and keeps the revocations, or None without any."""
+    if not persons.revoked:
+        return None
+    return pretty_bytes(ApprovedDocument(PLAIN, [], PLAIN.header(), persons).value())
+
+
+def _revoked_in(channel: Channel, history: History) -> Persons:
+    """Return the revocations in the log, which another program may have removed from the live file."""
+    if not channel.has_several_ids:
+        return NO_PERSONS
+    revoked = [sender for (name, sender), decision in history.decisions.items() if _is_revoked(name, channel, decision)]
+    return Persons(revoked=tuple(revoked)) if revoked else NO_PERSONS
+
+
+def _is_revoked(name: str, channel: Channel, decision: _Decision | None) -> bool:
+    return name == channel.value and decision is _Decision.REVOKED
 
 
 def _may_restore(channel: Channel, sender: str, live: list[str] | None, approved: set[str], history: History) -> bool:

@@ -20,8 +20,9 @@ from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes,
 from release_tasks.core.durable import make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, StageFailed
 from release_tasks.core.lock import FileLock
-from release_tasks.pairing.channels import Channel, is_shared_id, senders_of
-from release_tasks.pairing.dialects import PLAIN, ApprovedDocument, Request, RequestsDocument
+from release_tasks.pairing.approvals import NO_APPROVALS, Approvals, approvals_of
+from release_tasks.pairing.channels import Channel, is_shared_id
+from release_tasks.pairing.dialects import PLAIN, ApprovedDocument, Persons, Request, RequestsDocument
 
 __all__ = ["WAIT_SECONDS", "Change", "FileVersion", "Store", "StoreUnusable", "file_version"]
 
@@ -40,23 +41,27 @@ class StoreUnusable(StageFailed):
 
 @define(kw_only=True)
 class Change:
-    """A channel's store under its lock: set ``requests`` and ``approved``, then commit.
+    """A channel's store under its lock: set ``requests``, ``approved`` and ``persons``, then commit.
 
     ``excluded`` names the shared ids in the files: they belong to more than one person and are not written again.
+    ``approvals`` is the content of the file of approvals before the change.
     """
 
     requests: list[Request]
     approved: list[str]
+    persons: Persons
     excluded: list[str]
+    approvals: Approvals
     requests_document: RequestsDocument
     approved_document: ApprovedDocument
     write: Callable[[str, dict[str, Any]], None]
 
     def commit(self) -> None:
         """Write the changed files durably, approvals first. Raises OSError, also between the two files."""
-        if self.approved != self.approved_document.entries:
-            self.approved_document.entries = self.approved
-            self.write("allowFrom", self.approved_document.value())
+        document = self.approved_document
+        if (self.approved, self.persons) != (document.entries, document.persons):
+            document.entries, document.persons = self.approved, self.persons
+            self.write("allowFrom", document.value())
         if self.requests != self.requests_document.requests:
             self.requests_document.requests = self.requests
             self.write("pairing", self.requests_document.value())
@@ -98,25 +103,25 @@ def file_version(path: Path) -> FileVersion | None:
 class Store:
     """The pairing stores in one credentials folder; several threads may use it.
 
-    Every call reads the files, except ``approved_senders``, which caches its result while the version of the file is
-    the same.
+    Every call reads the files, except ``approvals``, which caches its result while the version of the file is the same.
+    ``wait`` is the time in seconds that a change waits for the lock, WAIT_SECONDS by default.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, wait: float | None = None) -> None:
         self.folder = folder
         self.audit = AuditLog(folder / "pairing-audit.log")
-        self._cache: dict[Channel, tuple[FileVersion, frozenset[str]]] = {}  # an entry is replaced, never changed
+        self._wait = wait
+        self._cache: dict[Channel, tuple[FileVersion, Approvals]] = {}  # an entry is replaced, never changed
 
-    def approved_entries(self, channel: Channel) -> list[str] | None:
-        """Return the unmodified entries of the file, including shared ids, or None without a file.
+    def approved_document(self, channel: Channel) -> ApprovedDocument | None:
+        """Return the content of the file of approvals, including shared ids, or None without a file.
 
         Raises StoreUnusable.
         """
-        document = self._read_approved(channel)
-        return document.entries if document else None
+        return _read(self.approved_path(channel), ApprovedDocument.parse, "no sender is approved")
 
-    def approved_senders(self, channel: Channel) -> frozenset[str]:
-        """Return the normalised approved senders; raises StoreUnusable.
+    def approvals(self, channel: Channel) -> Approvals:
+        """Return the approvals, without a lock; raises StoreUnusable.
 
         Each call checks the version of the file, so a change applies to the next message.
         """
@@ -125,10 +130,11 @@ class Store:
         if cached is not None and cached[0] == version:
             return cached[1]
         is_stable = version is not None and version.is_stable()  # before the file is read
-        approved = frozenset(senders_of(channel, self.approved_entries(channel) or []))
+        document = self.approved_document(channel)
+        approvals = NO_APPROVALS if document is None else approvals_of(channel, document)
         if version is not None and is_stable and file_version(path) == version:
-            self._cache[channel] = version, approved
-        return approved
+            self._cache[channel] = version, approvals
+        return approvals
 
     def requests(self, channel: Channel) -> list[Request]:
         """Return the requests, including expired ones, without shared ids; raises StoreUnusable."""
@@ -137,15 +143,15 @@ class Store:
         return [request for request in requests if not is_shared_id(channel, request.sender)]
 
     @contextlib.contextmanager
-    def change(self, channel: Channel) -> Iterator[Change]:
+    def change(self, channel: Channel, wait: float | None = None) -> Iterator[Change]:
         """Hold the channel's lock while the block runs, and yield the content of both files.
 
-        Creates the folder and removes access of other users to it and to the files. Raises LockHeld, StoreUnusable,
-        OSError.
+        Creates the folder and removes access of other users to it and to the files. ``wait`` is the time in seconds for
+        the lock, by default that of the store. Raises LockHeld, StoreUnusable, OSError.
         """
         make_private_directory(self.folder)
         _make_private(self.folder.resolve())
-        with self.locked([channel]):
+        with self.locked([channel], wait):
             # The folder again: another process may have replaced it during the wait for the lock.
             paths = self.lock_path(channel), self._path(channel, "pairing"), self.approved_path(channel)
             files = (*paths, self.audit.path)
@@ -160,13 +166,14 @@ class Store:
                     _match_owner(self.folder, file)
 
     @contextlib.contextmanager
-    def locked(self, channels: Iterable[Channel]) -> Iterator[None]:
+    def locked(self, channels: Iterable[Channel], wait: float | None = None) -> Iterator[None]:
         """Hold the locks of these channels while the block runs, which prevents changes. Raises LockHeld, OSError."""
+        longest = next((seconds for seconds in (wait, self._wait) if seconds is not None), WAIT_SECONDS)
         with contextlib.ExitStack() as locks:
             for channel in sorted(channels, key=lambda channel: channel.value):
                 path = self.lock_path(channel)
-                if not locks.enter_context(FileLock(path).held(WAIT_SECONDS, _POLL_SECONDS)):
-                    waited = f"{WAIT_SECONDS:.0f} s"
+                if not locks.enter_context(FileLock(path).held(longest, _POLL_SECONDS)):
+                    waited = f"{longest:g} s"
                     raise LockHeld(f"{path} has been locked by another process for {waited}. Try again.")
             yield
 
@@ -179,7 +186,7 @@ class Store:
         return self._path(channel, "allowFrom")
 
     def _read_change(self, channel: Channel) -> Change:
-        approved, requests = self._read_approved(channel), self._read_requests(channel)
+        approved, requests = self.approved_document(channel), self._read_requests(channel)
         dialect = next((document.dialect for document in (requests, approved) if document is not None), PLAIN)
         approved = approved or ApprovedDocument(dialect, [], dialect.header())
         requests = requests or RequestsDocument(dialect, [], dialect.header())
@@ -188,14 +195,13 @@ class Store:
         return Change(
             requests=[request for request in requests.requests if request.sender not in shared_ids],
             approved=[entry for entry in approved.entries if entry not in shared_ids],
+            persons=approved.persons,
+            approvals=approvals_of(channel, approved),
             excluded=sorted({excerpt(entry) for entry in shared_ids}),
             requests_document=requests,
             approved_document=approved,
             write=lambda kind, value: write_atomic(self._path(channel, kind), pretty_bytes(value)),
         )
-
-    def _read_approved(self, channel: Channel) -> ApprovedDocument | None:
-        return _read(self.approved_path(channel), ApprovedDocument.parse, "no sender is approved")
 
     def _read_requests(self, channel: Channel) -> RequestsDocument | None:
         return _read(self._path(channel, "pairing"), RequestsDocument.parse, "no new sender can be approved")

@@ -20,6 +20,7 @@ from release_tasks.report.words import style_of
 
 __all__ = ["Screen", "Terminal", "error_tolerant", "terminal_of", "wrapped_for_stderr"]
 
+_LINE_ENDS = re.compile(r"[\n\r]+")
 # RFC 3339 in UTC. A terminal shows seconds, without fractions; programs get the complete time.
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 
@@ -94,7 +95,8 @@ class Screen:
             return
         cells = [[printable(str(cell)) for cell in row] for row in rows]
         if self.terminal.width is None:
-            for line in aligned_lines(columns, cells):
+            # A cell may quote a file, and must not forge another row.
+            for line in aligned_lines(columns, [[_LINE_ENDS.sub(" ", cell) for cell in row] for row in cells]):
                 self._out.print(Text(line))
             return
         shown = [[_TIME.sub(r"\1 \2", " ".join(cell.split())) for cell in row] for row in cells]

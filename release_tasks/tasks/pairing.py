@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["collection"]
 
+_MAX_IGNORED = 20
 _CHANNEL_HELP = "The channel: telegram or whatsapp."
 _CODE_HELP = "The code that the sender received; in any case, with or without spaces and dashes."
 
@@ -33,7 +34,7 @@ def list_(ctx: Context, channel: str, approved: bool = False, json: bool = False
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
         if approved:
-            _show_approved(current, chosen, pairing.approved(chosen))
+            _show_approved(current, chosen, pairing)
         else:
             _show_pending(current, chosen, pairing.pending(chosen))
 
@@ -47,8 +48,10 @@ def approve(ctx: Context, channel: str, code: str, json: bool = False) -> None:
             return
         found = pairing.approve(chosen, code)
         before = " already" if found.was_approved else ""
-        message = f"{found.sender} was{before} approved on {chosen.value}."
-        _show_decision(current, chosen, "approved", found.sender, message, wasAdmitted=found.was_approved)
+        verb = "were" if found.other_ids else "was"
+        message = f"{_shown(found.sender, *found.other_ids)} {verb}{before} approved on {chosen.value}."
+        more = {"otherIds": list(found.other_ids)} if found.other_ids else {}
+        _show_decision(current, chosen, "approved", found.sender, message, wasAdmitted=found.was_approved, **more)
 
 
 @stage(help={"channel": _CHANNEL_HELP, "code": _CODE_HELP})
@@ -59,7 +62,8 @@ def reject(ctx: Context, channel: str, code: str, json: bool = False) -> None:
         if not _may_decide(current, chosen, "reject", lambda: pairing.lookup(chosen, code)):
             return
         sender = pairing.reject(chosen, code)
-        _show_decision(current, chosen, "rejected", sender, f"The request of {sender} on {chosen.value} was removed.")
+        message = f"The request of {_shown(sender)} on {chosen.value} was removed."
+        _show_decision(current, chosen, "rejected", sender, message)
 
 
 @stage(
@@ -69,13 +73,16 @@ def reject(ctx: Context, channel: str, code: str, json: bool = False) -> None:
     }
 )
 def revoke(ctx: Context, channel: str, sender: str, json: bool = False) -> None:
-    """Revoke an approval; a running service blocks the sender from the next message on."""
+    """Revoke an approval; a running service blocks the sender, with all known ids, from the next message on."""
     with session(ctx, json) as current:
         chosen, pairing = _opened(current, channel)
         if not _may_decide(current, chosen, "revoke", lambda: pairing.lookup_approved(chosen, sender)):
             return
         revoked = pairing.revoke(chosen, sender)
-        _show_decision(current, chosen, "revoked", revoked, f"{revoked} is now blocked on {chosen.value}.")
+        message, others = f"{revoked} is now blocked on {chosen.value}.", pairing.same_person(chosen).get(revoked, [])
+        if others:
+            message += f" The other ids of the same sender are blocked, too: {_shown(*others)}."
+        _show_decision(current, chosen, "revoked", revoked, message, **({"otherIds": others} if others else {}))
 
 
 @stage(help={"limit": "Show this many of the latest events."})
@@ -105,7 +112,7 @@ def _may_decide(current: Session, channel: Channel, action: str, lookup: Callabl
         sender = lookup()
         current.answer(
             {"status": "dry", "channel": channel.value, "action": action, "sender": sender},
-            lambda screen: screen.line(f"Would {action} {sender} on {channel.value}."),
+            lambda screen: screen.line(f"Would {action} {_shown(sender)} on {channel.value}."),
         )
         return False
     if covers_pairing(current.settings) and current.pipeline.has_journal():
@@ -124,6 +131,7 @@ def _show_pending(current: Session, channel: Channel, requests: list[PendingRequ
         {
             "code": request.code,
             "sender": request.sender,
+            "otherIds": list(request.other_ids),
             "requestedAt": timestamp(request.requested_at),
             "expiresAt": timestamp(request.expires_at),
             "ageSeconds": int(request.age),
@@ -134,7 +142,7 @@ def _show_pending(current: Session, channel: Channel, requests: list[PendingRequ
     current.answer({"status": "done", "channel": channel.value, "requests": shown})
     if current.as_json:
         return
-    rows = [(r.code, r.sender, rough_span(r.age), rough_span(r.time_left)) for r in requests]
+    rows = [(_shown(r.code), _shown(*r.ids), rough_span(r.age), rough_span(r.time_left)) for r in requests]
     current.screen.table(("CODE", "SENDER", "AGE", "TIME LEFT"), rows)
     if rows:
         current.screen.line(f"Approve one: {typed('pairing.approve', channel.value, 'CODE')}")
@@ -142,12 +150,37 @@ def _show_pending(current: Session, channel: Channel, requests: list[PendingRequ
         current.screen.line(f"There are no pending requests on {channel.value}.")
 
 
-def _show_approved(current: Session, channel: Channel, senders: list[str]) -> None:
-    current.answer({"status": "done", "channel": channel.value, "approved": senders})
-    if not current.as_json:
-        current.screen.table(("SENDER",), [(sender,) for sender in senders])
-        if not senders:
-            current.screen.line(f"There are no approved senders on {channel.value}.")
+def _show_approved(current: Session, channel: Channel, pairing: Pairing) -> None:
+    senders, persons, ignored = pairing.approved(channel), pairing.same_person(channel), pairing.ignored(channel)
+    document = {
+        "status": "done",
+        "channel": channel.value,
+        "approved": senders,
+        "otherIds": {sender: persons[sender] for sender in senders if sender in persons},
+        "ignored": [{"entry": entry.entry, "reason": entry.reason} for entry in ignored],
+    }
+    current.answer(document)
+    if current.as_json:
+        return
+    columns = ("SENDER", "OTHER IDS OF THE SENDER") if document["otherIds"] else ("SENDER",)
+    rows = [(sender, _shown(*persons.get(sender, ())))[: len(columns)] for sender in senders]
+    current.screen.table(columns, rows)
+    if not senders:
+        current.screen.line(f"There are no approved senders on {channel.value}.")
+    if ignored:
+        entries = "1 entry" if len(ignored) == 1 else f"{len(ignored)} entries"
+        current.screen.line(f"{entries} of {pairing.approved_path(channel)} approve no sender:")
+        for entry in ignored[:_MAX_IGNORED]:
+            current.screen.note(f"{_shown(entry.entry)!r}: {entry.reason}")
+        if len(ignored) > _MAX_IGNORED:
+            current.screen.note(f"... and {len(ignored) - _MAX_IGNORED} more; `--json` lists all.")
+
+
+def _shown(*ids: str) -> str:
+    """Return ids of a store for a person, on one line: another program may have written control characters."""
+    from release_tasks.core.canonical import excerpt_line
+
+    return ", ".join(map(excerpt_line, ids))
 
 
 def _show_decision(current: Session, channel: Channel, status: str, sender: str, message: str, **more: Any) -> None:

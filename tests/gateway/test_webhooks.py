@@ -314,7 +314,6 @@ NO_WHATSAPP_MESSAGES: dict[str, Callable[[Service], dict[str, Any]]] = {
     "a wildcard": lambda s: s.message("*"),
     "a changed number": lambda s: s.message("15557000001", type="system", system={"type": "user_changed_number"}),
     "a reaction": lambda s: s.message("15557000001", type="reaction", reaction={"emoji": "x"}),
-    "an unsupported kind": lambda s: s.message("15557000001", type="unsupported", errors=[{"code": 131051}]),
     "an edit": lambda s: s.message("15557000001", type="edit"),
     "a type that is a list": lambda s: s.message("15557000001", type=["text"]),
     "a text that is a list": lambda s: s.message("15557000001", text=["x"]),

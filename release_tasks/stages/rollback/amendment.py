@@ -22,12 +22,13 @@ from release_tasks.archive.seal import snapshot_digest
 from release_tasks.archive.verify import verify_snapshot
 from release_tasks.config.schema import Settings
 from release_tasks.core.audit import AuditLog
-from release_tasks.core.canonical import canonical_bytes, excerpt
+from release_tasks.core.canonical import canonical_bytes, excerpt, excerpt_line
 from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.errors import StageError, with_path
 from release_tasks.core.records import AuditAnchor, SnapshotMetadata
 from release_tasks.core.typed import typed
 from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.dialects import NO_PERSONS, ApprovedDocument
 from release_tasks.pairing.restoring import (
     EMPTIED,
     RETURNED,
@@ -94,10 +95,11 @@ def plan_amendment(settings: Settings, pipeline: Pipeline, target: SnapshotMetad
         place = tree.place(store.approved_path(channel))
         if place is None:
             continue
-        stored, live = stored_bytes(folder, target, place), _live_entries(store, channel)
-        restored = restore_store(channel, stored, live, history, store.approved_path(channel).name)
+        path, stored, live = store.approved_path(channel), stored_bytes(folder, target, place), _live(store, channel)
+        entries, persons = (live.entries, live.persons) if live is not None else (None, NO_PERSONS)
+        restored = restore_store(channel, stored, entries, history, path.name, persons)
         if restored.data != stored:
-            replacements[place] = Replacement(data=restored.data)
+            replacements[place] = Replacement(data=restored.data, owner=_owner(path))
         stores[channel] = restored
         diagnostics += _diagnostics(channel, restored, history, folder / _relative(target, place))
     if log_place is not None:
@@ -192,9 +194,16 @@ def _rollbacks_in_effect(pipeline: Pipeline) -> set[str]:
     return rollback_ids
 
 
-def _live_entries(store: Store, channel: Channel) -> list[str] | None:
+def _owner(path: Path) -> tuple[int, int] | None:
+    with contextlib.suppress(OSError):
+        info = os.lstat(path)
+        return info.st_uid, info.st_gid
+    return None
+
+
+def _live(store: Store, channel: Channel) -> ApprovedDocument | None:
     try:
-        return store.approved_entries(channel)
+        return store.approved_document(channel)
     except StoreUnusable:
         return None
 
@@ -259,6 +268,6 @@ def _diagnostics(channel: Channel, restored: RestoredStore, history: History, st
 def _listed(senders: Iterable[str]) -> str:
     """Return the number of senders, and the first few."""
     listed = list(senders)
-    first = ", ".join(excerpt(sender, 60) for sender in listed[:_MAX_LISTED])
+    first = ", ".join(excerpt_line(sender, 60) for sender in listed[:_MAX_LISTED])
     more = ", ..." if len(listed) > _MAX_LISTED else ""
     return f"{len(listed)} ({first}{more})"
