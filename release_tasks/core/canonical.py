@@ -118,7 +118,7 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
     if data.count(b",") + data.count(b"[") + data.count(b"{") > _MAX_VALUES:
         raise InvalidDocument(f"{name} contains more than {_MAX_VALUES} values")
     if data.startswith(codecs.BOM_UTF8):
-        raise InvalidDocument(f"{name} starts with a byte order mark; save it as UTF-8 without one")
+        raise InvalidDocument(f"{name} is not valid JSON: it starts with a byte order mark; save it without one")
     try:
         value = _DECODER.decode(data.decode("utf-8"))
     except UnicodeDecodeError as error:

@@ -98,7 +98,7 @@ def test_reading_a_file_raises_only_invalid_document(tmp_path: Path, data: bytes
         (b"[]", "should contain a JSON object, not list"),
         (b"null", "should contain a JSON object"),
         (b"\xff{}", "not UTF-8"),
-        (b"\xef\xbb\xbf{}", "not valid JSON"),
+        (b"\xef\xbb\xbf{}", "not valid JSON: it starts with a byte order mark"),
         (b'{"a": 1, "a": 2}', "duplicate key 'a'"),
         (b'{"x": {"a": 1, "a": 2}}', "duplicate key 'a'"),
         (b'{"a": NaN}', "NaN is not JSON"),

@@ -159,3 +159,57 @@ def test_a_change_is_refused_during_an_interrupted_rollback(scratch: InvokeProje
     assert len(scratch.document("pairing.list", "telegram")["requests"]) == 1
     (scratch.root / "pipeline" / "rollback-journal.json").unlink()
     assert scratch.document("pairing.approve", "telegram", code)["status"] == "approved"
+
+
+def test_all_ids_of_a_sender_are_shown(scratch: InvokeProject, credentials: Path) -> None:
+    """A request and an approval with two ids, and a revocation by one of them, as text and as documents."""
+    phone, scoped = "15557000001", "US.13491208655302741918"
+    request = Pairing(PairingConfig(credentials=credentials)).request(Channel.WHATSAPP, phone, scoped).request
+    assert request is not None
+    assert re.search(rf"{request.code}\s+{phone}, {scoped}\s", scratch.run("pairing.list", "whatsapp").stdout)
+    (listed,) = scratch.document("pairing.list", "whatsapp")["requests"]
+    assert (listed["sender"], listed["otherIds"]) == (phone, [scoped])
+    approved = scratch.run("pairing.approve", "whatsapp", request.code)
+    assert approved.stdout == f"APPROVED  {phone}, {scoped} were approved on whatsapp.\n"
+    document = scratch.document("pairing.list", "whatsapp", "--approved")
+    assert (document["approved"], document["otherIds"]) == ([phone, scoped], {phone: [scoped], scoped: [phone]})
+    assert re.search(rf"{phone}\s+{re.escape(scoped)}\n", scratch.run("pairing.list", "whatsapp", "--approved").stdout)
+    revoked = scratch.run("pairing.revoke", "whatsapp", scoped)
+    assert f"The other ids of the same sender are blocked, too: {phone}." in revoked.stdout
+    assert scratch.document("pairing.list", "whatsapp", "--approved")["approved"] == []
+
+
+def test_ignored_entries_are_named_with_the_reason(scratch: InvokeProject, credentials: Path) -> None:
+    """An operator who edits the file learns why the entry approves no sender."""
+    credentials.mkdir(parents=True)
+    path = credentials / "telegram-allowFrom.json"
+    path.write_text(json.dumps({"senderIds": ["@alice", "-100123", "47\n11"]}))
+    shown = scratch.run("pairing.list", "telegram", "--approved")
+    assert shown.returncode == 0
+    first, second, *notes = shown.stdout.splitlines()
+    assert first == "There are no approved senders on telegram."
+    assert second == f"3 entries of {path} approve no sender:"
+    assert len(notes) == 3 and "'@alice': another person can get the same username later" in notes[0]
+    document = scratch.document("pairing.list", "telegram", "--approved")
+    assert [entry["entry"] for entry in document["ignored"]] == ["@alice", "-100123", "47\n11"]
+
+
+FORGED = "4711\nAAAA2222  4712\x1b[2K\u2028x"
+
+
+def test_a_stored_sender_cannot_forge_a_row(scratch: InvokeProject, credentials: Path, ask: Callable[..., str]) -> None:
+    """A line end or a control character in a store is replaced on the screen, and kept in documents."""
+    code = ask("4711")
+    path = credentials / "telegram-pairing.json"
+    document = json.loads(path.read_text())
+    document["requests"][0]["senderId"] = FORGED
+    path.write_text(json.dumps(document))
+    for words in (["pairing.list", "telegram"], ["--dry", "pairing.approve", "telegram", code]):
+        shown = scratch.run(*words).stdout
+        assert "\x1b" not in shown and not re.search("^AAAA2222", shown, re.MULTILINE), shown
+        assert "4711\N{REPLACEMENT CHARACTER}AAAA2222" in shown
+    assert scratch.document("pairing.list", "telegram")["requests"][0]["sender"] == FORGED
+    refused = scratch.run("pairing.approve", "telegram", code)
+    assert refused.returncode == 1 and len(refused.stderr.strip().splitlines()) == 1, refused.stderr
+    audit = scratch.run("pairing.audit").stdout
+    assert "\x1b" not in audit and not re.search("^AAAA2222", audit, re.MULTILINE)

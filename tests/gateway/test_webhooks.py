@@ -267,10 +267,15 @@ def test_a_body_of_almost_a_megabyte_is_accepted(admitted: Service) -> None:
     [
         ({"text": None, "photo": [{"file_id": "1"}], "caption": "look"}, "look"),
         ({"text": None, "voice": {"file_id": "1"}}, "[voice]"),
+        (
+            {"text": None, "checklist": {"title": "Shopping", "tasks": [{"id": 1, "text": "milk"}]}},
+            "[checklist] Shopping; milk",
+        ),
+        ({"text": None, "hologram": {"title": "My cat"}}, "[hologram] My cat"),
         ({"text": "half \ud800 a character"}, "half ? a character"),
         ({"text": "\x00 \u202e <b>"}, "\x00 \u202e <b>"),
     ],
-    ids=["a caption", "a voice message", "a lone surrogate", "control characters"],
+    ids=["a caption", "a voice message", "a checklist", "a newer kind", "a lone surrogate", "control characters"],
 )
 def test_content_of_an_approved_sender_is_queued(admitted: Service, changes: dict[str, Any], text: str) -> None:
     """Content without text is queued with the name of its type."""
@@ -293,6 +298,45 @@ def test_whatsapp_messages_need_an_approval_too(service: Service) -> None:
     assert service.whatsapp(first, second).json()["data"] == {"queued": 0}
     assert [text for _, _, text in service.inbound()[before:]] == ["one", "two"]
     assert service.whatsapp(stranger).json()["data"] == {"queued": 1}  # it was not queued before: Meta sends it again
+
+
+PHONE, SCOPED = "15557000021", "US.13491208655302741918"
+
+
+def test_either_approved_id_admits(service: Service) -> None:
+    """A person with a username was approved by the business-scoped id; later messages have a phone number, too."""
+    before = len(service.inbound())
+    both = {"from": PHONE, "from_user_id": SCOPED}
+    service.whatsapp({**service.message(""), "from": None, "from_user_id": SCOPED})
+    service.pairing.approve(Channel.WHATSAPP, service.pairing.pending(Channel.WHATSAPP)[0].code)
+    assert service.whatsapp({**service.message("", "one"), **both}).json()["data"] == {"queued": 1}
+    contacts = [{"profile": {"name": "Ada", "username": "ada"}, "wa_id": PHONE, "user_id": SCOPED}]
+    assert service.whatsapp(service.message(PHONE, "two"), contacts=contacts).json()["data"] == {"queued": 1}
+    # A reply to the sender in the queue reaches the approved id.
+    assert service.inbound()[before:] == [("inbound.whatsapp", SCOPED, "one"), ("inbound.whatsapp", SCOPED, "two")]
+    assert service.whatsapp(service.message(PHONE, "no id")).json()["data"] == {"queued": 0}
+    service.pairing.revoke(Channel.WHATSAPP, SCOPED)
+    assert service.whatsapp({**service.message("", "three"), **both}).json()["data"] == {"queued": 0}
+    assert [request.ids for request in service.pairing.pending(Channel.WHATSAPP)] == [(PHONE,), (PHONE, SCOPED)]
+
+
+def test_messages_to_another_number_are_ignored(admitted: Service) -> None:
+    """Other numbers of the account belong to other services. While the settings are invalid, nothing is lost."""
+    settings, other = admitted.gateway.home.settings, {"phone_number_id": "107", "display_phone_number": "1"}
+    stored = settings.read_text()
+    try:
+        for number, expected in ((None, 1), ("107", 1), ("106", 0)):
+            value = json.loads(stored)
+            value["delivery"] = {"whatsapp": {"phoneNumberId": number} if number else {}}
+            settings.write_text(json.dumps(value))
+            answer = admitted.whatsapp(admitted.message("15557000001"), metadata=other)
+            assert answer.json()["data"] == {"queued": expected}, number
+        settings.write_text("{")
+        message = admitted.message("15557000001", "later")
+        assert admitted.whatsapp(message).status_code == 503
+    finally:
+        settings.write_text(stored)
+    assert admitted.whatsapp(message).json()["data"] == {"queued": 1}
 
 
 def test_a_sender_without_a_phone_number_is_another_sender(service: Service) -> None:

@@ -13,6 +13,7 @@ from hypothesis import given
 from release_tasks.core.audit import AuditLog
 from release_tasks.core.records import AuditAnchor
 from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.dialects import NO_PERSONS, Persons
 from release_tasks.pairing.restoring import History, read_history, restore_store
 
 TELEGRAM, WHATSAPP = Channel.TELEGRAM, Channel.WHATSAPP
@@ -189,3 +190,56 @@ def test_a_revoked_sender_is_never_admitted_again(
     for sender in left:
         assert sender in (live or []) or (live is None and last.get(sender, "approved") == "approved")
         assert live is not None or (status == "intact" and events)
+
+
+PHONE, SCOPED = "15557000001", "US.13491208655302741918"
+
+
+def restored_document(
+    stored: dict[str, Any] | None, live: list[str] | None, history: History, persons: Persons = NO_PERSONS
+) -> dict[str, Any]:
+    data = None if stored is None else json.dumps(stored).encode()
+    restored = restore_store(WHATSAPP, data, live, history, "the store", persons)
+    assert restored.data is not None
+    document: dict[str, Any] = json.loads(restored.data)
+    return document
+
+
+def test_revocations_of_the_live_file_are_never_rolled_back() -> None:
+    """The other id was approved at the time of the snapshot and still is: the revoked one must outweigh it."""
+    live = Persons(revoked=(PHONE,), groups=((PHONE, SCOPED),))
+    stored = {"senderIds": [SCOPED], "revokedIds": ["US.9"], "other": 1}
+    assert restored_document(stored, [SCOPED], History(status="intact"), live) == {
+        **stored,
+        "revokedIds": [PHONE, "US.9"],
+        "sameSender": [[PHONE, SCOPED]],
+    }
+
+
+@pytest.mark.parametrize("live", [None, [SCOPED]])
+def test_revocations_of_the_log_count_without_those_of_the_file(log: AuditLog, live: list[str] | None) -> None:
+    """Another program has rewritten the file without them, or it cannot be read."""
+    write(
+        log, *((event, {"channel": "whatsapp", "senderId": PHONE}) for event in ("pairing.approved", "pairing.revoked"))
+    )
+    assert restored_document({"senderIds": [SCOPED]}, live, history_of(log)) == {
+        "senderIds": [SCOPED],
+        "revokedIds": [PHONE],
+    }
+
+
+def test_revocations_survive_a_snapshot_without_a_file() -> None:
+    """The file of the rollback approves no sender; without revocations there is no file."""
+    live = Persons(revoked=(PHONE, SCOPED))
+    restored = restore_store(WHATSAPP, None, [], History(status="intact"), "the store", live)
+    assert json.loads(restored.data or b"") == {"senderIds": [], "revokedIds": [PHONE, SCOPED]}
+    assert restored.is_emptied
+    groups = Persons(groups=((PHONE, SCOPED),))
+    assert restore_store(WHATSAPP, None, [], History(status="intact"), "the store", groups).data is None
+
+
+def test_a_store_with_all_revocations_keeps_its_bytes() -> None:
+    """Also when the snapshot has more of them than the live file."""
+    stored = b'{"senderIds":["US.1"], "revokedIds":["15557000002","15557000001"]}'
+    live = Persons(revoked=(PHONE,))
+    assert restore_store(WHATSAPP, stored, ["US.1"], History(status="intact"), "the store", live).data == stored

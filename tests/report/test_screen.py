@@ -26,3 +26,11 @@ def test_hostile_text_stays_text(write: str, capsys: pytest.CaptureFixture[str])
     assert all(letter in shown for letter in "abcdef")
     assert not any(character in shown for character in "\x1b\x07\u202e\u200b\x9b\r\x00")
     assert shown.encode()
+
+
+def test_a_cell_cannot_forge_a_row() -> None:
+    """A pipe gets one line for each row, also when a cell quotes a file with line ends."""
+    out = io.StringIO()
+    Screen(out).table(("A", "B"), [("one\ntwo  three", "x"), ("four\r\n", "y\u2028z")])
+    first, second = out.getvalue().splitlines()[1:]
+    assert first.split() == ["one", "two", "three", "x"] and second.split()[0] == "four"

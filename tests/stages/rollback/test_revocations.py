@@ -189,6 +189,60 @@ def test_no_snapshot_brings_a_revoked_sender_back(paired: PairedProject) -> None
         assert paired.approved == expected
 
 
+PHONE, SCOPED = "15557000001", "US.13491208655302741918"
+
+
+@pytest.mark.parametrize("revoked", [PHONE, SCOPED])
+def test_no_snapshot_brings_a_person_back_by_another_id(project: Project, revoked: str) -> None:
+    """Both ids were approved with one code; later with codes of their own, and the live list is lost."""
+    paired = PairedProject(project, "folder")
+    pairing = paired.pairing
+
+    def approve(*ids: str) -> None:
+        request = pairing.request(WHATSAPP, *ids).request
+        assert request is not None
+        pairing.approve(WHATSAPP, request.code)
+
+    def admitted() -> list[str | None]:
+        return [pairing.admitted(WHATSAPP, ids) for ids in ([PHONE, SCOPED], [PHONE], [SCOPED])]
+
+    before = project.capture()
+    approve(PHONE, SCOPED)
+    both = project.capture("v2")
+    pairing.revoke(WHATSAPP, revoked)
+    assert roll_back(project, both.snapshot_id).status == "restored"
+    assert admitted() == [None, None, None]
+    # Without a file in the snapshot: an approval of the other id alone is not enough afterwards.
+    assert roll_back(project, before.snapshot_id).status == "restored"
+    assert admitted() == [None, None, None]
+    other = SCOPED if revoked == PHONE else PHONE
+    approve(other)
+    after = project.capture("v3")
+    assert pairing.approved(WHATSAPP) == [other]
+    pairing.revoke(WHATSAPP, other)
+    (paired.credentials / "whatsapp-allowFrom.json").unlink()
+    assert roll_back(project, after.snapshot_id).status == "restored"
+    assert admitted() == [None, None, None]
+    assert pairing.audit.verify().intact
+
+
+@pytest.mark.parametrize("first", [PHONE, SCOPED])
+def test_withdrawn_person_stays_revoked_by_either_id(project: Project, first: str) -> None:
+    """A rollback withdrew both approvals; the operator then revokes one id, which is refused, and restores again."""
+    paired = PairedProject(project, "folder")
+    before = project.capture()
+    request = paired.pairing.request(WHATSAPP, PHONE, SCOPED).request
+    assert request is not None
+    paired.pairing.approve(WHATSAPP, request.code)
+    outcome = roll_back(project, before.snapshot_id)
+    assert paired.pairing.approved(WHATSAPP) == []
+    with pytest.raises(StageFailed):
+        paired.pairing.revoke(WHATSAPP, first)
+    roll_back(project, outcome.safety_snapshot_id)
+    for ids in ([PHONE, SCOPED], [PHONE], [SCOPED]):
+        assert paired.pairing.admitted(WHATSAPP, ids) is None, ids
+
+
 @pytest.mark.parametrize("how", ["revoke", "reject"])
 def test_refusal_after_the_rollback_counts(paired: PairedProject, how: str) -> None:
     """A rollback withdrew the approval; the safety snapshot does not overrule a later refusal by an operator."""
