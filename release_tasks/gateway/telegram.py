@@ -70,7 +70,7 @@ _EVENTS = frozenset(
         "community_chat_joined",
     }
 )  # fmt: skip
-# Fields beside the content. A field that is in none of these three tables is the content of a newer Bot API.
+# Fields next to the content. A field that is in none of these three tables is the content of a newer Bot API.
 _ENVELOPE = frozenset(
     {
         "message_id", "message_thread_id", "direct_messages_topic", "from", "sender_chat", "sender_boost_count",

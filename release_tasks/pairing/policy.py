@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.canonical import excerpt, excerpt_line
-from release_tasks.core.errors import LockHeld, StageFailed
+from release_tasks.core.errors import StageError, StageFailed
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.typed import typed
 from release_tasks.pairing.approvals import Approvals
@@ -120,13 +120,13 @@ class Pairing:
     def admitted(self, channel: Channel, senders: Sequence[str]) -> str | None:
         """Return the approved id of a message with these ids; None if it must not be processed.
 
-        One approved id is enough, unless an id of the same person is revoked. Takes no lock: an id that must be
-        recorded as another id of the same person is recorded with a later message when the lock is held now.
+        One approved id is enough, unless an id of the same person is revoked. Never waits for the lock: when it is
+        held, or the store cannot be written, a later message records that the ids belong to one person.
         """
         ids = _valid_ids(channel, senders)
         approvals = self._store.approvals(channel)
         if approvals.is_unlinked(ids):
-            with contextlib.suppress(LockHeld, OSError):
+            with contextlib.suppress(StageError, OSError):
                 self._link(channel, ids)
         return approvals.admitted(ids)
 
@@ -182,6 +182,8 @@ class Pairing:
         SenderRefused for an invalid or shared id; then nothing is stored.
         """
         ids = _valid_ids(channel, [normalise_sender(channel, sender), *other_ids])
+        if not ids:
+            raise SenderRefused(channel, sender, "another id of the message is not the id of one person", True)
         # First checked without the lock: a sender who writes many messages must not block an operator's command.
         outcome = self._existing_outcome(
             channel, ids, self._store.requests(channel), self._clock(), self._store.approvals(channel)

@@ -14,7 +14,7 @@ CONTROLS = "\x00\x07\x1b\x7f\x9b\u061c\u200b\u200e\u202e\u2066\u2028\u2029\ufeff
 
 
 def test_control_characters_are_replaced_and_letters_stay() -> None:
-    """Controls, direction marks, line separators and single surrogates become U+FFFD, one for one; letters of any script stay."""
+    """Controls, direction marks, line ends and single surrogates become U+FFFD, one for one; letters stay."""
     assert printable(CONTROLS) == "\ufffd" * len(CONTROLS)
     assert printable("tab\tand\nline, \u05e9\u05dc\u05d5\u05dd, caf\u00e9, \u2713") == (
         "tab\tand\nline, \u05e9\u05dc\u05d5\u05dd, caf\u00e9, \u2713"

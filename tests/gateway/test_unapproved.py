@@ -91,7 +91,7 @@ def test_a_held_lock_delays_no_approved_message(running: RunningGateway, strange
     first = 1_000_000 * strangers
     with ThreadPoolExecutor(strangers) as crowd:
         waiting = [crowd.submit(send, running, first + n, first + n) for n in range(strangers)]
-        times = []
+        times: list[float] = []
         while not all(each.done() for each in waiting) or len(times) < 20:
             status, seconds = send(running, APPROVED, first * 10 + len(times))
             assert status == 200

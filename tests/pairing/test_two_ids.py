@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.lock import FileLock
-from release_tasks.pairing.channels import Channel
+from release_tasks.pairing.channels import Channel, SenderRefused
 from release_tasks.pairing.policy import Pairing
 from release_tasks.pairing.store import StoreUnusable
 from tests.support.clocks import Clocks
@@ -137,6 +137,22 @@ def test_a_held_lock_delays_no_message(pairing: Pairing, credentials: Path) -> N
     lock.release()
     assert pairing.admitted(WHATSAPP, [PHONE, SCOPED]) == PHONE
     assert pairing.same_person(WHATSAPP) == {PHONE: [SCOPED], SCOPED: [PHONE]}
+
+
+def test_a_damaged_list_of_requests_delays_no_message(pairing: Pairing, put: Callable[[str, Any], Path]) -> None:
+    """The link cannot be recorded, and both ids are approved."""
+    put("whatsapp-allowFrom.json", {"senderIds": [PHONE, SCOPED]})
+    put("whatsapp-pairing.json", b"{")
+    assert pairing.admitted(WHATSAPP, [PHONE, SCOPED]) == PHONE
+
+
+def test_a_group_among_the_ids_is_refused(pairing: Pairing, credentials: Path) -> None:
+    """Nothing is stored; an id that is merely invalid is left out."""
+    with pytest.raises(SenderRefused):
+        pairing.request(WHATSAPP, PHONE, "120363@g.us")
+    assert not credentials.exists()
+    outcome = pairing.request(WHATSAPP, PHONE, "nonsense")
+    assert outcome.request is not None and outcome.request.ids == (PHONE,)
 
 
 def test_an_approval_ends_the_revocation_of_the_person(pairing: Pairing) -> None:
