@@ -20,7 +20,7 @@ _SHORTEST_SECRET = 6  # redacting shorter values would remove ordinary words
 # No prefix before the word: a prefix that can match everywhere needs quadratic time on a long line.
 _ASSIGNMENT = re.compile(
     rb"(?i)((?:secret|token|password|passwd|api[_-]?key|access[_-]?key|private[_-]?key)"
-    rb"[\"']?\s*[=:]\s*[\"']?)([^\s\"',;&]{4,})"
+    rb"[\"']?\s*[=:]\s*[\"']?)(?!\$\{\w+\}(?:[\s\"',;&]|$))([^\s\"',;&]{4,})"  # ${NAME} is no value
 )
 _BEARER = re.compile(rb"(?i)(\b(?:bearer|basic)\s+)([A-Za-z0-9._~+/=-]{8,})")
 _URL_PASSWORD = re.compile(rb"(://[^/\s:@]{1,256}:)([^/\s@]{1,256})(@)")

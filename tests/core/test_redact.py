@@ -183,3 +183,17 @@ def test_secret_that_is_not_utf8_is_redacted() -> None:
 def test_any_text_can_be_redacted(text: str) -> None:
     """Text of a JSON answer may contain characters that no encoding can represent."""
     assert isinstance(Redactor(["hunter2hunter2"]).redact_text(text), str)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ('-H "X-Api-Key: ${APP_KEY}"', '-H "X-Api-Key: ${APP_KEY}"'),
+        ("token=${TOKEN}", "token=${TOKEN}"),
+        ("token=${TOKEN}and-more", "token=[REDACTED]"),
+        ("token=$ecret-value", "token=[REDACTED]"),
+    ],
+)
+def test_the_name_of_a_variable_is_no_secret(text: str, shown: str) -> None:
+    """A command to type stays complete."""
+    assert Redactor().redact_text(text) == shown

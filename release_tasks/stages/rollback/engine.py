@@ -26,7 +26,7 @@ from release_tasks.assets.stored import stored_path
 from release_tasks.assets.waiting import LockWait
 from release_tasks.config.schema import Settings
 from release_tasks.core.clock import timestamp
-from release_tasks.core.errors import DiskFull, Interrupted, StageError, StageFailed, describe_error
+from release_tasks.core.errors import DiskFull, Interrupted, StageError, StageFailed, UsageError, describe_error
 from release_tasks.core.events import Emit, Meter, Noted, StepBegan, ignore
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.records import (
@@ -118,6 +118,7 @@ def rollback(
     """
     try:
         with attempt(settings, pipeline or Pipeline(settings.release.root), request, emit) as run, service_kept(run):
+            require_sendable(run)
             target = resolve_and_verify(run)
             if (found := in_place(run, target)) and (outcome := confirm(run, found)):
                 return outcome
@@ -146,13 +147,19 @@ def rollback(
         return ended.outcome
 
 
-def resolve_and_verify(run: RollbackAttempt) -> SnapshotMetadata:
-    """Find the snapshot and verify all its digests, before anything live is changed.
-
-    A typed rollback is refused when health could not be asked afterwards, unless it is forced.
-    """
-    if not run.request.force and not run.request.is_automatic:
+def require_sendable(run: RollbackAttempt) -> None:
+    """Refuse a typed rollback whose health check could not be sent afterwards, unless it is forced."""
+    if run.request.force or run.request.is_automatic:
+        return
+    try:
         require_requests(run.settings.release)
+    except UsageError as error:
+        without = f"To roll back without asking health: {evolve(run.request, force=True).command}"
+        raise UsageError(f"{error.message} Nothing was changed. {without}") from None
+
+
+def resolve_and_verify(run: RollbackAttempt) -> SnapshotMetadata:
+    """Find the snapshot and verify all its digests, before anything live is changed."""
     target = run.pipeline.catalogue.find(run.request.snapshot_id)
     run.emit(StepBegan("verify", target.snapshot_id))
     if legacy.is_legacy(target):
