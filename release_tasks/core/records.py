@@ -351,6 +351,7 @@ class HealthReport:
     ``stated`` is what the answer says of the whole service; ``status`` counts its parts too. It is None when only the
     parts have a status, and without an answer.
     ``history`` contains the attempts, oldest first. When there are many, it contains only the first and last ones.
+    When gates are asked too, the report is about the worst answer; ``gate`` is the gate that got it.
     """
 
     passed: bool
@@ -361,6 +362,7 @@ class HealthReport:
     attempts: int = 0
     degraded: list[str] = field(factory=list)
     stated: HealthWord | None = None
+    gate: str | None = None
     duration_ms: int = 0
     history: list[HealthAttempt] = field(factory=list)
 

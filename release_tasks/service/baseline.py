@@ -5,13 +5,9 @@ from __future__ import annotations
 import statistics
 
 from release_tasks.config.schema import ReleaseConfig
-from release_tasks.core.records import Baseline, HealthForm
-from release_tasks.service.expectation import judge_health
-from release_tasks.service.form import form_of
-from release_tasks.service.http import fetch
+from release_tasks.core.records import Baseline
+from release_tasks.service.asking import Answer, ask, worst_of
 from release_tasks.service.reliability import fetch_reliability
-from release_tasks.service.request import request_for
-from release_tasks.service.response import ProbeError
 
 __all__ = ["measure_baseline"]
 
@@ -19,26 +15,30 @@ _PROBES = 3
 
 
 def measure_baseline(config: ReleaseConfig) -> Baseline | None:
-    """Request health a few times and reliability once. Returns None when neither is configured. Raises nothing."""
-    if config.health.url is None and config.reliability.url is None:
+    """Ask for the health a few times and for reliability once. Returns None when nothing can be asked. Raises nothing.
+
+    The latency is that of the first question, the status that of the worst answer.
+    """
+    if not config.questions and config.reliability.url is None:
         return None
-    health: str | None = None
-    forms: list[HealthForm] = []
-    elapsed: list[int] = []
-    if config.health.url is not None:
-        try:
-            request = request_for(config.health.url, config.health, config.health.timeout, expect=config.health.expect)
-            for _ in range(_PROBES):
-                response = fetch(request)
-                health = judge_health(response, config.health.expect).status
-                forms += [form_of(response)] if health == "unknown" else []
-                elapsed.append(response.elapsed_ms)
-        except ProbeError as error:
-            health, elapsed = None if error.kind == "invalid" else "unreachable", []
+    rounds = [ask(config.questions, config.health.timeout) for _ in range(_PROBES)] if config.questions else []
+    firsts = [answers[0] for answers in rounds]
+    elapsed = [answer.response.elapsed_ms for answer in firsts if answer.response is not None]
+    forms = [answer.form for answer in firsts]
     reliability = fetch_reliability(config.reliability)
     return Baseline(
-        health=health,
-        latency_ms=round(statistics.median(elapsed)) if elapsed else None,
+        health=_status(rounds),
+        latency_ms=round(statistics.median(elapsed)) if elapsed and len(elapsed) == len(firsts) else None,
         pressure=reliability.pressure if reliability is not None else None,
-        form=forms[-1] if len(forms) == _PROBES and forms.count(forms[-1]) == _PROBES else None,
+        form=forms[-1] if forms and forms.count(forms[-1]) == _PROBES else None,
     )
+
+
+def _status(rounds: list[list[Answer]]) -> str | None:
+    """Return the worst status of the last round, or ``unreachable`` when a request of any round got no answer."""
+    answers = [answer for answers in rounds for answer in answers]
+    if not answers or any(answer.error == "invalid" for answer in answers):
+        return None
+    if any(answer.response is None for answer in answers):
+        return "unreachable"
+    return worst_of([answer.report for answer in rounds[-1]]).status

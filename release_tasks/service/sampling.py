@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import statistics
 import threading
+from collections.abc import Sequence
 
 from attrs import evolve, frozen
 
+from release_tasks.config.endpoint import Question
 from release_tasks.config.schema import HealthConfig
 from release_tasks.core.clock import awake
 from release_tasks.core.events import Emit, ignore
 from release_tasks.core.interrupt import wait_for
 from release_tasks.core.records import Baseline, HealthReport
+from release_tasks.service.asking import worst_of
 from release_tasks.service.wait import poll_health
 
 __all__ = ["HealthRate", "rate_of", "sample_health"]
@@ -20,7 +23,6 @@ _MOST, _LEAST = 5, 3
 _PAUSE = 0.2  # seconds between two samples
 _ENOUGH = 3.0  # seconds after which the least number of samples is enough
 _LONGEST = 12.0  # seconds after which no further sample starts, so that a service that never answers is soon reported
-_FROM_BEST = ("ok", "degraded", "unknown", "failed", "unreachable")
 
 
 @frozen(kw_only=True)
@@ -41,7 +43,9 @@ class HealthRate:
         return f"{self.passed} of {self.samples} samples passed{latency}"
 
 
-def sample_health(health: HealthConfig, *, before: Baseline | None = None, emit: Emit = ignore) -> HealthReport:
+def sample_health(
+    health: HealthConfig, questions: Sequence[Question], *, before: Baseline | None = None, emit: Emit = ignore
+) -> HealthReport:
     """Take three to five samples with a short pause, and return the worst of them with all samples in its history.
 
     ``passed`` of the report is True only when every sample passed. While the service answers quickly this takes less
@@ -51,16 +55,15 @@ def sample_health(health: HealthConfig, *, before: Baseline | None = None, emit:
     started = awake.now()
     reports: list[HealthReport] = []
     while True:
-        report = poll_health(health, passes=1, deadline=0.0, before=before, emit=emit)
+        report = poll_health(health, passes=1, questions=questions, deadline=0.0, before=before, emit=emit)
         reports.append(report)
         elapsed = awake.now() - started
         is_enough = len(reports) >= _LEAST and elapsed >= _ENOUGH
         if len(reports) >= _MOST or is_enough or elapsed >= _LONGEST:
             break
         wait_for(threading.Event().wait, min(_PAUSE, health.interval))
-    worst = max(reports, key=lambda each: (not each.passed, _FROM_BEST.index(each.status)))
     return evolve(
-        worst,
+        worst_of(reports),
         attempts=len(reports),
         duration_ms=round((awake.now() - started) * 1000),
         history=[attempt for each in reports for attempt in each.history],

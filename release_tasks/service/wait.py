@@ -4,30 +4,27 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from attrs import define, evolve
 
+from release_tasks.config.endpoint import Question
 from release_tasks.config.schema import HealthConfig
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.clock import awake, timestamp
 from release_tasks.core.events import Emit, HealthAnswered, Noted, ignore
 from release_tasks.core.interrupt import wait_for
-from release_tasks.core.records import Baseline, HealthAttempt, HealthForm, HealthReport, HealthWord
+from release_tasks.core.records import Baseline, HealthAttempt, HealthForm, HealthReport
 from release_tasks.core.units import show_duration
-from release_tasks.service.expectation import judge_health
-from release_tasks.service.form import form_of
-from release_tasks.service.http import fetch
-from release_tasks.service.request import redactor_of, request_for, shown_endpoint
-from release_tasks.service.response import HttpResponse, ProbeError, ProbeErrorKind
+from release_tasks.service.asking import Answer, ask, combined
+from release_tasks.service.response import HttpResponse
 
 __all__ = ["ServiceStart", "poll_health"]
 
 _MIN_TIMEOUT = 1.0  # for a request that starts just before the deadline
 _MIN_INTERVAL = 0.01
 _STARTING = ("refused", "timeout")  # errors of a service that is still starting
-_NO_ANSWER: dict[ProbeErrorKind, HealthWord] = {"redirect": "failed", "invalid": "unknown"}  # else "unreachable"
 _FIRST_STORED, _MAX_STORED = 5, 50  # the first and the latest attempts are the most useful
 _MAX_DETAIL = 120
 _UNREADABLE_ANSWERS = 3
@@ -108,6 +105,7 @@ def poll_health(
     health: HealthConfig,
     *,
     passes: int,
+    questions: Sequence[Question] | None = None,
     strict: bool = False,
     deadline: float | None = None,
     fail_fast: bool = False,
@@ -122,15 +120,18 @@ def poll_health(
 
     ``degraded`` is healthy unless ``strict``. With a deadline of 0, one request decides. With ``fail_fast``, only a
     refused connection or a timeout is retried; any other failure ends the polling. An invalid URL always ends the
-    polling. Always returns a report; raises nothing. Emits HealthAnswered for each request; ``gate`` is the id of the
-    calling gate. ``start`` is observed at each request: its failure ends the polling, and an answer from before it
-    counts is not counted. While it is unknown which process answers, requests are sent until the deadline.
+    polling. Always returns a report; raises nothing. Emits HealthAnswered for each request; ``gate`` is the id of
+    the calling gate. With ``questions``, these are asked at once in place of the health endpoint, and all must
+    pass; the first answer is the one that ``on_response`` gets. ``start`` is observed at each request: its failure
+    ends the polling, and an answer from before it counts is not counted. While it is unknown which process answers,
+    requests are sent until the deadline.
 
     An answer that cannot be read passes, as ``unknown``, when it has the same form as in the baseline ``before``.
     Otherwise some such answers in a row end the polling, because waiting does not make a form readable; they are
     waited for only when the service had a readable answer before, or when the answer has a word that may change.
     """
-    if not health.url:
+    asked = [health.question] if questions is None and health.question is not None else questions
+    if not asked:
         detail = "no health URL is configured: set release.health.url or type --health-url"
         return HealthReport(passed=False, status="unknown", url="", detail=detail)
     limit = health.deadline if deadline is None else deadline
@@ -146,7 +147,10 @@ def poll_health(
         timeout = health.timeout if limit <= 0 else min(health.timeout, max(remaining, _MIN_TIMEOUT))
         streak.note()
         at, request_started = timestamp(), awake.now()
-        result, error_kind = _request_once(health, timeout, strict, cancelled, on_response, unreadable)
+        answers = _ask(asked, timeout, strict, cancelled, unreadable)
+        result = combined(answers)
+        if on_response is not None and (response := answers[0].response) is not None:
+            on_response(response)
         attempt = HealthAttempt(
             at=at,
             status=result.status,
@@ -160,7 +164,8 @@ def poll_health(
             del history[_FIRST_STORED]
         attempts += 1
         failure = streak.add(result.passed, request_started)
-        is_final = error_kind == "invalid" or (fail_fast and not result.passed and error_kind not in _STARTING)
+        errors = [answer.error for answer in answers if not answer.report.passed]
+        is_final = "invalid" in errors or (fail_fast and any(error not in _STARTING for error in errors))
         elapsed_ms = round((awake.now() - started) * 1000)
         remaining = max(started + limit - awake.now(), 0.0)
         passed = not failure and streak.is_complete(at_deadline=remaining <= 0)
@@ -183,39 +188,13 @@ def poll_health(
             return evolve(report, detail=f"stopped while waiting; last attempt: {report.detail}")
 
 
-def _request_once(
-    health: HealthConfig,
-    timeout: float,
-    strict: bool,
-    cancelled: threading.Event,
-    on_response: Callable[[HttpResponse], None] | None,
-    unreadable: _Unreadable,
-) -> tuple[HealthReport, ProbeErrorKind | None]:
-    """Return the redacted report of one request, and the kind of its error, if any."""
-    redact, shown = redactor_of(health).redact_text, shown_endpoint(health.url or "", health)
-    try:
-        request = request_for(health.url or "", health, timeout, expect=health.expect)
-        response = fetch(request, cancelled=cancelled)
-    except ProbeError as error:
-        unreadable.add(None)
-        status = _NO_ANSWER.get(error.kind, "unreachable")
-        return HealthReport(passed=False, status=status, url=shown, detail=redact(error.message)), error.kind
-    if on_response is not None:
-        on_response(response)
-    reading = judge_health(response, health.expect)
-    status, detail = reading.status, reading.detail
-    if status == "degraded" and strict:
-        detail = f"{detail}; degraded fails with --strict"
-    unreadable.add(form_of(response) if status == "unknown" else None)
+def _ask(
+    questions: Sequence[Question], timeout: float, strict: bool, cancelled: threading.Event, unreadable: _Unreadable
+) -> list[Answer]:
+    """Ask all questions once; a first answer that cannot be read passes when its form is as before."""
+    first, *others = ask(questions, timeout, strict=strict, cancelled=cancelled)
+    unreadable.add(first.form)
     if unreadable.is_as_before:
         detail = "health cannot be read; the answer has the same form as at prepare"
-    report = HealthReport(
-        passed=status == "ok" or (status == "degraded" and not strict) or unreadable.is_as_before,
-        status=status,
-        url=shown,
-        detail=redact(detail),
-        http_status=response.status,
-        degraded=[redact(part) for part in reading.parts],
-        stated=reading.stated,
-    )
-    return report, None
+        first = evolve(first, report=evolve(first.report, passed=True, detail=detail))
+    return [first, *others]

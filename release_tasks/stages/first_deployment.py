@@ -12,9 +12,8 @@ from release_tasks.config.schema import Settings
 from release_tasks.core.errors import UsageError
 from release_tasks.core.records import Check, Manifest, PreflightReport, SnapshotMetadata
 from release_tasks.core.typed import typed
-from release_tasks.core.url import shown_url
 from release_tasks.service.http import fetch
-from release_tasks.service.request import redactor_of, request_for
+from release_tasks.service.request import request_for, shown_endpoint
 from release_tasks.service.response import ProbeError
 
 __all__ = [
@@ -96,7 +95,7 @@ def find_running_service(settings: Settings) -> str:
 
 
 def _find_answer(settings: Settings, question: Question) -> str:
-    shown = redactor_of(question.request).redact_text(shown_url(question.url))
+    shown = shown_endpoint(question.url, question.request)
     by = f" (gate {question.gate})" if question.gate is not None else ""
     timeout = settings.release.health.timeout
     try:

@@ -591,8 +591,8 @@ def _unreadable_health(signals: Signals) -> Iterator[Evidence]:
     meaning="The health of the service is unknown. Set release.health.url, or type --health-url URL.",
 )
 def _nobody_asked(signals: Signals) -> Iterator[Evidence]:
-    if signals.settings.release.health.url is None:
-        yield Evidence("release.health.url is not set")
+    if not signals.settings.release.questions:
+        yield Evidence("neither release.health.url nor an http gate with a URL is set")
 
 
 @_note(

@@ -13,7 +13,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.restore_tests import RestoreTest, RestoreTests, read_restore_tests
 from release_tasks.archive.verdicts import Verdicts, read_verdicts
 from release_tasks.archive.verify import SnapshotVerdict, verify_all
-from release_tasks.config.schema import HealthConfig, Settings
+from release_tasks.config.schema import ReleaseConfig, Settings
 from release_tasks.core.audit import AuditVerdict
 from release_tasks.core.errors import StageError, describe_error
 from release_tasks.core.events import Emit, StepBegan, ignore
@@ -30,7 +30,7 @@ from release_tasks.core.records import (
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 from release_tasks.service.reliability import fetch_reliability
-from release_tasks.service.request import require_request
+from release_tasks.service.request import require_requests
 from release_tasks.service.sampling import HealthRate, rate_of, sample_health
 from release_tasks.stages.rollback.in_place import LastRestore, find_last_restore
 
@@ -147,9 +147,9 @@ def read_signals(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) ->
     ready = [manifest for manifest in manifests if manifest.status == "ready"]
     signals.ready = pipeline.latest_ready() or (ready[-1] if ready else None)
     baseline = signals.baseline
-    if release.health.url:
+    if release.questions:
         emit(StepBegan("health"))
-        signals.health = attempt("health", lambda: _ask(release.health, baseline, emit))
+        signals.health = attempt("health", lambda: _ask(release, baseline, emit))
     signals.reliability = fetch_reliability(release.reliability, before=baseline.pressure if baseline else None)
     snapshots, unreadable = attempt("snapshots", pipeline.catalogue.published) or ([], [])
     signals.unread += [("snapshots", f"{entry.snapshot_id}: {entry.reason}") for entry in unreadable]
@@ -180,9 +180,9 @@ def read_signals(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) ->
     return signals
 
 
-def _ask(health: HealthConfig, before: Baseline | None, emit: Emit) -> HealthReport:
-    require_request("release.health", health)
-    return sample_health(health, before=before, emit=emit)
+def _ask(release: ReleaseConfig, before: Baseline | None, emit: Emit) -> HealthReport:
+    require_requests(release, health_only=True)
+    return sample_health(release.health, release.questions, before=before, emit=emit)
 
 
 def _last_attempt(events: list[dict[str, Any]]) -> LastRollback | None:

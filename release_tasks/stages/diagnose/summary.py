@@ -31,7 +31,7 @@ def summary(signals: Signals) -> list[tuple[str, str, str]]:
 def _health(signals: Signals) -> tuple[str, str]:
     report, rate = signals.health, signals.health_rate
     if report is None or rate is None:
-        return "none", "release.health.url is not set"
+        return "none", "neither release.health.url nor an http gate with a URL is set"
     before = signals.baseline.latency_ms if signals.baseline is not None else None
     compared = f" ({before} ms at prepare)" if before is not None and rate.latency_ms is not None else ""
     return "flapping" if rate.is_flapping else report.status, f"{report.detail}; {rate}{compared}"

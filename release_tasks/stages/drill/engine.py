@@ -43,6 +43,7 @@ from release_tasks.stages.drill.scratch import (
     scratch_folder,
 )
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.outcome import NOT_ASKED
 from release_tasks.stages.stage import require_assets
 
 __all__ = ["run_drill", "service_of"]
@@ -160,7 +161,7 @@ class _Rehearsal:
         if outcome.status != "restored":
             failure = Inconclusive if is_short_of_space(settings.project, snapshot) else StageFailed
             raise failure(f"The test restore failed: {' '.join(outcome.diagnostics)}")
-        self.notes += outcome.diagnostics
+        self.notes += [line for line in outcome.diagnostics if line != NOT_ASKED]  # the boot asks
 
     def examine(self, settings: Settings, snapshot: SnapshotMetadata) -> None:
         """Compare the restored assets with the metadata, and check every database."""

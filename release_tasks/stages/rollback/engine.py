@@ -40,6 +40,7 @@ from release_tasks.core.records import (
 from release_tasks.core.scratch import NoScratchSpace
 from release_tasks.core.typed import typed
 from release_tasks.service.request import require_requests
+from release_tasks.service.sampling import sample_health
 from release_tasks.service.wait import poll_health
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_rollback
@@ -454,16 +455,25 @@ def await_health(
     command is watched meanwhile: until then the process before it may answer.
     """
     health = run.settings.release.health
-    if health.url is None or run.pipeline.is_before_first(target):
+    questions = run.settings.release.questions
+    if not questions or run.pipeline.is_before_first(target):
         return None
     run.emit(StepBegan("health"))
     before = run.pipeline.baseline_of(target)
-    # One request is enough if the restart failed, before any restart, and while the service is stopped.
-    if is_first or run.hooks.is_stopped or (restart is not None and restart.failed):
-        return poll_health(health, passes=1, deadline=0.0, emit=run.emit, before=before)
+    if is_first:  # a noop depends on it, and one answer of a service that flaps says nothing
+        return sample_health(health, questions, before=before, emit=run.emit)
+    # One request is enough if the restart failed, and while the service is stopped.
+    if run.hooks.is_stopped or (restart is not None and restart.failed):
+        return poll_health(health, passes=1, questions=questions, deadline=0.0, emit=run.emit, before=before)
     deadline = health.deadline + (restart.unsettled() if restart is not None else 0.0)
     return poll_health(
-        health, passes=health.passes_after_restore, deadline=deadline, emit=run.emit, start=restart, before=before
+        health,
+        passes=health.passes_after_restore,
+        questions=questions,
+        deadline=deadline,
+        emit=run.emit,
+        start=restart,
+        before=before,
     )
 
 

@@ -83,7 +83,7 @@ class ServiceHooks:
             return None
         self._emit(StepBegan("restart"))
         log = self._logs / "restart.log"
-        url = self._settings.release.health.url
+        url = next((question.url for question in self._settings.release.questions), None)
         was_stopped, self.is_stopped = self.is_stopped, False  # a signal while it is observed must not start it twice
         try:
             return start_detached(command, project=self._settings.project, log=log, settle=self._config.settle, url=url)

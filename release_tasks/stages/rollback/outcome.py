@@ -7,7 +7,11 @@ from release_tasks.core.typed import typed
 from release_tasks.stages.rollback.hooks import NO_RESTART, ServiceHooks
 from release_tasks.stages.rollback.restart import Restart
 
-__all__ = ["find_doubts", "find_problems"]
+__all__ = ["NOT_ASKED", "find_doubts", "find_problems"]
+
+NOT_ASKED = (
+    "Whether the service is healthy is unknown: it was not asked. Set release.health.url, or a gate with its URL."
+)
 
 
 def find_problems(restart: Restart | None, health: HealthReport | None) -> list[str]:
@@ -28,9 +32,11 @@ def find_doubts(
 ) -> list[str]:
     """Return what the operator must know about the service although no check failed."""
     doubts = [hooks.problem]
+    if health is None and not is_before_first:
+        doubts.append(NOT_ASKED)
     if health is None and restart is not None and (unfinished := restart.unfinished()):
         doubts.append(
-            f"{unfinished} No health URL is set, so the service was not checked. If that command ends a process that "
+            f"{unfinished} If that command ends a process that "
             "saves its state, compare the state afterwards: "
             f"{typed('release.rollback', '--plan', '--snapshot', target.snapshot_id)}"
         )

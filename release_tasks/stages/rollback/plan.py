@@ -144,8 +144,9 @@ def plan_rollback(
     last = find_last_restore(settings, pipeline, in_place, emit) if in_place and not force else None
     if last is not None and last.is_in_place:
         diagnostics.append(
-            "This snapshot was restored last, and no release was prepared since: while the service is healthy, a "
-            "rollback is a noop and does not change its data. --force restores anyway."
+            "This snapshot was restored last, and no release was prepared since: "
+            f"{'while the service is healthy, ' if settings.release.questions else ''}a rollback is a noop and does "
+            "not change its data. --force restores anyway."
         )
         diagnostics += last.notes
     else:
@@ -209,7 +210,11 @@ def notes_on_verdict(pipeline: Pipeline, target: SnapshotMetadata, *, has_change
 
 def _notes_on_service(settings: Settings) -> list[str]:
     """Return what the rollback would do with the service, one sentence a step."""
-    hook, health = settings.release.restart, settings.release.health
+    hook = settings.release.restart
+    asked = [
+        f"{shown_endpoint(each.url, each.request)}{f' (gate {each.gate})' if each.gate is not None else ''}"
+        for each in settings.release.questions
+    ]
     notes = []
     if hook.stop is not None:
         limit = show_duration(hook.stop_timeout)
@@ -217,8 +222,11 @@ def _notes_on_service(settings: Settings) -> list[str]:
     notes.append(
         f"Then it would restart the service with: {hook.command}" if hook.command else "No restart command is set."
     )
-    url = shown_endpoint(health.url, health) if health.url is not None else None
-    notes.append(f"Then it would check health at {url}." if url else "No health URL is set.")
+    notes.append(
+        f"Then it would check health at {', '.join(asked)}."
+        if asked
+        else "No health URL is set, and no gate with a URL."
+    )
     return notes
 
 

@@ -42,7 +42,7 @@ def compare_health(health: HealthReport | None, baseline: Baseline | None) -> Pa
         return Part(None)
     before = baseline.health if baseline else None
     code = f", HTTP {health.http_status}" if health.http_status is not None and health.status == "failed" else ""
-    answer = f"health {health.status}{code}"
+    answer = f"{f'gate {health.gate}' if health.gate is not None else 'health'} {health.status}{code}"
     if health.status == "ok":
         return Part("ok")
     if health.status == "degraded":

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
-import threading
-from collections.abc import Callable
 from typing import Any
 
 from attrs import field, fields, frozen
@@ -13,13 +10,12 @@ from attrs import field, fields, frozen
 from release_tasks.config.schema import ReleaseConfig
 from release_tasks.core.clock import timestamp
 from release_tasks.core.codec import encode
-from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import SampleTaken
-from release_tasks.core.interrupt import STOP_SIGNALS, wait_for
-from release_tasks.core.records import Baseline, Pressure, ReliabilityReport
+from release_tasks.core.records import Baseline, Pressure
 from release_tasks.core.redact import Redactor
 from release_tasks.service.reliability import fetch_reliability
 from release_tasks.service.response import HttpResponse
+from release_tasks.service.together import begin
 from release_tasks.service.wait import poll_health
 from release_tasks.stages.watch.comparison import Finding, combine, compare_health, compare_latency, compare_pressure
 
@@ -53,17 +49,17 @@ class Sample:
 
 
 def take_sample(config: ReleaseConfig, baseline: Baseline | None) -> Sample:
-    """Request health and reliability in parallel, and compare the answers with ``baseline``. Does not raise.
+    """Ask for health and reliability in parallel, and compare the answers with ``baseline``. Does not raise.
 
     Takes at most the longer of ``health.timeout`` and ``reliability.timeout``.
     """
     taken_at = timestamp()
     before = baseline.pressure if baseline else None
-    reliability_result = _start(lambda: fetch_reliability(config.reliability, before=before))
+    reliability_result = begin(lambda: fetch_reliability(config.reliability, before=before))
     answers: list[HttpResponse] = []
     health = None
-    if config.health.url is not None:
-        health = poll_health(config.health, passes=1, deadline=0.0, on_response=answers.append)
+    if questions := config.questions:
+        health = poll_health(config.health, passes=1, questions=questions, deadline=0.0, on_response=answers.append)
     latency_ms = answers[0].elapsed_ms if answers else None
     reliability = reliability_result()
     # Details of an unhealthy answer, or of a failed request.
@@ -84,28 +80,3 @@ def take_sample(config: ReleaseConfig, baseline: Baseline | None) -> Sample:
         why=[part.why for part in parts if part.why],
         detail=Redactor.from_environment(os.environ).redact_text("; ".join(details)),
     )
-
-
-def _start(work: Callable[[], ReliabilityReport | None]) -> Callable[[], ReliabilityReport | None]:
-    """Start ``work`` in a daemon thread, and return a function that waits for the result."""
-    results: list[ReliabilityReport | None] = []
-
-    def run() -> None:
-        # Blocked here, so that the main thread receives them.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
-        results.append(work())
-
-    thread = threading.Thread(target=run, name="reliability", daemon=True)
-    thread.start()
-
-    def has_ended(seconds: float) -> bool:
-        thread.join(seconds)
-        return not thread.is_alive()
-
-    def result() -> ReliabilityReport | None:
-        wait_for(has_ended)
-        if not results:  # a defect; the thread has printed its traceback
-            raise StageFailed("The request to the reliability endpoint failed.")
-        return results[0]
-
-    return result

@@ -138,7 +138,7 @@ def watch_release(
 def require_watchable(settings: Settings) -> None:
     """Raise UsageError when there is no endpoint, no asset to roll back, or too little time for a verdict."""
     config, rules = settings.release, settings.release.watch
-    if config.health.url is None and config.reliability.url is None:
+    if not config.questions and config.reliability.url is None:
         raise UsageError(
             "There is nothing to watch: set release.health.url or release.reliability.url, or type --health-url."
         )
@@ -169,7 +169,8 @@ def _sample_until_done(
     stop = None
     started = planned = clock.now()
     end = started + rules.for_
-    longest = max(endpoint.timeout for endpoint in (config.health, config.reliability) if endpoint.url is not None)
+    asked = [(config.health.timeout, config.questions), (config.reliability.timeout, config.reliability.url)]
+    longest = max(timeout for timeout, endpoint in asked if endpoint)
     try:
         while not newer():
             sampling_started = clock.now()
