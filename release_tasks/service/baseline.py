@@ -21,7 +21,9 @@ def measure_baseline(config: ReleaseConfig) -> Baseline | None:
     """
     if not config.questions and config.reliability.url is None:
         return None
-    rounds = [ask(config.questions, config.health.timeout) for _ in range(_PROBES)] if config.questions else []
+    rounds: list[list[Answer]] = []
+    while config.questions and len(rounds) < _PROBES and not (rounds and _has_gaps(rounds[-1])):
+        rounds.append(ask(config.questions, config.health.timeout))
     firsts = [answers[0] for answers in rounds]
     elapsed = [answer.response.elapsed_ms for answer in firsts if answer.response is not None]
     forms = [answer.form for answer in firsts]
@@ -34,11 +36,16 @@ def measure_baseline(config: ReleaseConfig) -> Baseline | None:
     )
 
 
+def _has_gaps(answers: list[Answer]) -> bool:
+    """Return whether a question got no answer: asking again would only take the time limit once more."""
+    return any(answer.response is None for answer in answers)
+
+
 def _status(rounds: list[list[Answer]]) -> str | None:
     """Return the worst status of the last round, or ``unreachable`` when a request of any round got no answer."""
     answers = [answer for answers in rounds for answer in answers]
     if not answers or any(answer.error == "invalid" for answer in answers):
         return None
-    if any(answer.response is None for answer in answers):
+    if _has_gaps(answers):
         return "unreachable"
     return worst_of([answer.report for answer in rounds[-1]]).status

@@ -587,8 +587,8 @@ def _unreadable_health(signals: Signals) -> Iterator[Evidence]:
 
 
 @_note(
-    symptom="no health endpoint is configured",
-    meaning="The health of the service is unknown. Set release.health.url, or type --health-url URL.",
+    symptom="nothing asks whether the service is healthy",
+    meaning="Whether the service runs is unknown: it was not asked. Set release.health.url, or a gate with its URL.",
 )
 def _nobody_asked(signals: Signals) -> Iterator[Evidence]:
     if not signals.settings.release.questions:

@@ -10,11 +10,12 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from attrs import evolve, field, frozen
 
+from release_tasks.config.endpoint import Question
 from release_tasks.config.schema import HealthConfig, Settings
 from release_tasks.core.errors import Interrupted, UsageError
 from release_tasks.core.events import Emit
@@ -46,17 +47,16 @@ class Service:
     """The way to start the service on restored state.
 
     ``arguments`` makes the command line from the scratch configuration and a free port; ``shown`` is its text in
-    messages. ``url`` is its health endpoint, with ``{port}``; ``health`` has the other keys of the request and the
-    expected answer. ``timeout`` is in seconds. The drill's variables are added to
-    ``environment``.
+    messages. ``questions`` are about its health, with ``{port}`` in their URLs; ``notes`` name what cannot be asked.
+    ``timeout`` is in seconds. The drill's variables are added to ``environment``.
     """
 
     shown: str
     arguments: Callable[[Settings, int], list[str]]
-    url: str
-    health: HealthConfig
+    questions: Sequence[Question]
     timeout: float
     environment: Mapping[str, str] = field(repr=False)
+    notes: Sequence[str] = ()
 
 
 def boot(
@@ -73,19 +73,17 @@ def boot(
     is the baseline of the release. Does not raise when the service fails: the outcome has the reason.
     """
     started = time.monotonic()
-    health, url = None, service.url
+    health, questions = None, list(service.questions)
     try:
         port = _free_port()
-        url = url.replace("{port}", str(port))
+        questions = [evolve(each, url=each.url.replace("{port}", str(port))) for each in questions]
         with _running(service, scratch, settings, port, live) as attempt:
-            config = evolve(
-                service.health,
-                url=url,
+            config = HealthConfig(
                 timeout=Duration(_REQUEST_SECONDS),
                 deadline=Duration(service.timeout),
                 interval=Duration(_INTERVAL_SECONDS),
             )
-            health = poll_health(config, passes=1, start=attempt, emit=emit, before=before)
+            health = poll_health(config, passes=1, questions=questions, start=attempt, emit=emit, before=before)
             problem = attempt.failure()
     except OSError as error:
         problem = f"it cannot be started: {error.strerror or error}"
@@ -101,7 +99,7 @@ def boot(
         passed=passed,
         detail=problem or f"{word}, started and ended within {show_duration(round(duration, 1))}",
         command=service.shown,
-        url=shown_endpoint(url, service.health),
+        url=shown_endpoint(questions[0].url, questions[0].request),
         health=health,
         duration_ms=round(duration * 1000),
         output_tail=[redactor.redact_text(line) for line in tail],

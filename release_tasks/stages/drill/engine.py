@@ -15,8 +15,9 @@ from release_tasks.archive import legacy
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import require_intact
+from release_tasks.config.endpoint import Question, RequestConfig
 from release_tasks.config.gateway import child_environment
-from release_tasks.config.schema import HealthConfig, Settings
+from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import excerpt
 from release_tasks.core.errors import StageFailed, UsageError, describe_error
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded, within
@@ -35,6 +36,7 @@ from release_tasks.stages.drill.outcome import (
     check_databases,
     check_plugins,
 )
+from release_tasks.stages.drill.questions import boot_questions
 from release_tasks.stages.drill.scratch import (
     copy_snapshot,
     is_short_of_space,
@@ -127,6 +129,7 @@ class _Rehearsal:
                 self.repeat(settings, self.snapshot)
             if self.service is not None and not self.problems:
                 self.emit(StepBegan("boot", self.service.shown))
+                self.notes += self.service.notes
                 live = [asset.path for asset in self.settings.release.assets.values()]
                 self.boot = boot(
                     self.service, scratch, settings, live, self.emit, self.pipeline.baseline_of(self.snapshot)
@@ -249,11 +252,12 @@ def service_of(settings: Settings) -> Service:
     require_request("release.health", settings.release.health)
     if config.command is not None:
         line = ["/bin/sh", "-c", config.command]
+        questions, notes = boot_questions(settings.release)
         return Service(
             shown=config.command,
             arguments=lambda _, port: line,
-            url=config.health,
-            health=settings.release.health,
+            questions=questions,
+            notes=notes,
             timeout=config.timeout,
             environment=tool_environment(),
         )
@@ -267,8 +271,7 @@ def service_of(settings: Settings) -> Service:
     return Service(
         shown=_GATEWAY,
         arguments=_gateway_line,
-        url="http://127.0.0.1:{port}/health",
-        health=HealthConfig(),
+        questions=[Question(url="http://127.0.0.1:{port}/health", request=RequestConfig(), expect=None)],
         timeout=config.timeout,
         environment=child_environment(),
     )

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from release_tasks.config.schema import HealthConfig
+from release_tasks.config.endpoint import Question, RequestConfig
 from release_tasks.core.records import HealthReport
 from release_tasks.service import wait
 from release_tasks.stages.drill import boot as booting
@@ -81,8 +81,7 @@ class Booted:
         service = Service(
             shown=mode,
             arguments=lambda settings, port: words,
-            url="http://127.0.0.1:{port}/health",
-            health=HealthConfig(),
+            questions=[Question(url="http://127.0.0.1:{port}/health", request=RequestConfig(), expect=None)],
             timeout=timeout,
             environment=os.environ,
         )
@@ -124,6 +123,26 @@ def test_a_service_becomes_healthy_on_the_restored_state(booted: Booted, live_tr
     assert note["RELEASE_TASKS_DRILL_ASSET_EXTRA"] == f"{root}/state/extra.json"
     assert boot.url == f"http://127.0.0.1:{note['RELEASE_TASKS_DRILL_PORT']}/health"
     assert live_tree(booted.project) == before
+
+
+@pytest.mark.parametrize("has_endpoint", [True, False])
+def test_the_gates_are_asked_of_the_started_service(booted: Booted, has_endpoint: bool) -> None:
+    """A gate of the service is asked at the port of the drill, and one of another service is named."""
+    live = "http://127.0.0.1:9"
+    booted.project.overrides["health"] = {"url": f"{live}/health", "also": ["api", "other"]} if has_endpoint else {}
+    booted.project.overrides["drill.command"] = f"exec {sys.executable} {booted.script} well {booted.notes}"
+    booted.project.overrides["gates.api"] = {"http": f"{live}/api?x=1", "expect": {"json": "status", "equals": "up"}}
+    booted.project.overrides["gates.other"] = {"http": "http://127.0.0.1:10/"}
+    booted.project.overrides["drill.timeout"] = "2s"
+    outcome = run_drill(booted.project.settings, boot=True)
+    port = booted.reported()["RELEASE_TASKS_DRILL_PORT"]
+    boot = result_of(outcome)
+    assert not boot.passed and 'gate api: HTTP 200, but status is "ok", expected "up"' in boot.detail
+    assert boot.url == f"http://127.0.0.1:{port}/{'health' if has_endpoint else 'api?x=1'}"
+    assert any(line.startswith("Gate other was not asked of the started service") for line in outcome.diagnostics)
+    booted.project.overrides["gates.api"]["expect"]["equals"] = "ok"
+    booted.notes.unlink()
+    assert result_of(run_drill(booted.project.settings, boot=True)).passed
 
 
 def test_a_daemonized_service_is_judged_and_ended(booted: Booted) -> None:
