@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 
 from release_tasks.core.events import Emit
 from release_tasks.core.runner import is_github_actions
 from release_tasks.report.github import GroupedLines
+from release_tasks.report.heartbeat import Heartbeat
 from release_tasks.report.progress import LiveDisplay, PlainLines
 from release_tasks.report.screen import Screen
 
@@ -19,8 +20,8 @@ def display_for(screen: Screen, *, answers_here: bool = False) -> AbstractContex
     With ``answers_here`` the answer follows on ``screen``, with the result of each gate.
     """
     if is_github_actions():
-        return nullcontext(GroupedLines(screen))
+        return Heartbeat(GroupedLines(screen))
     if (console := screen.live()) is not None:
         is_repeated = answers_here and screen.terminal.width is not None
         return LiveDisplay(console, screen.progress_terminal, keeps_gates=not is_repeated)
-    return nullcontext(PlainLines(screen))
+    return Heartbeat(PlainLines(screen))

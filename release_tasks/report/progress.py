@@ -159,6 +159,11 @@ class PlainLines:
                 case HealthAnswered():
                     self._wait(event)
 
+    def say(self, text: str) -> None:
+        """Write a line about no event."""
+        with self._lock:
+            self._screen.step(text)
+
     def _wait(self, event: HealthAnswered) -> None:
         now, gate = self._clock(), event.gate or "health"
         if now >= self._next_wait.setdefault(gate, now + _UNREMARKABLE):
