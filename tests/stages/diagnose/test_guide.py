@@ -233,7 +233,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "notice-failed": (fail_a_notification, "pager, at 20"),
     "nobody-asked": (
         lambda service: service.project.overrides.update({"health.url": None}),
-        "release.health.url is not set",
+        "neither release.health.url nor an http gate",
     ),
     "unsendable": (
         lambda service: service.project.overrides.update({"health.headers": {"X-Key": "${A_VARIABLE_NOT_SET}"}}),
