@@ -99,8 +99,7 @@ def create_app(
         Route("/health/live", endpoints.live),
         Route("/health/ready", endpoints.ready),
         Route("/reliability", endpoints.reliability),
-        Route("/messages", endpoints.messages, methods=["GET"]),
-        Route("/messages", endpoints.enqueue, methods=["POST"]),
+        Route("/messages", endpoints.messages, methods=["GET", "POST"]),
         Route("/callback", endpoints.callback, methods=["POST"]),
         Route("/release/last", endpoints.release),
     ]
@@ -199,6 +198,10 @@ class _Endpoints:
         return success(request, totals)
 
     async def messages(self, request: Request) -> Response:
+        # One route for both methods: with two, a 405 would name the methods of the first one only.
+        return await (self._enqueue if request.method == "POST" else self._list)(request)
+
+    async def _list(self, request: Request) -> Response:
         await read_signed(request, self._bodies, self._secret)
         limit = request.query_params.get("limit", "50")
         if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= _MAX_LIMIT):
@@ -206,7 +209,7 @@ class _Endpoints:
         messages = await run_in_threadpool(self._parts.store.messages, int(limit))
         return success(request, {"messages": messages})
 
-    async def enqueue(self, request: Request) -> Response:
+    async def _enqueue(self, request: Request) -> Response:
         message = json_object(await read_signed(request, self._bodies, self._secret))
         channel = _text(message, "channel", 64)
         if not _CHANNEL.match(channel):

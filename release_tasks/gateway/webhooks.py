@@ -72,8 +72,7 @@ class Webhooks:
         """Return the routes of all channels."""
         return [
             Route(f"{WEBHOOKS}telegram", self.telegram, methods=["POST"]),
-            Route(f"{WEBHOOKS}whatsapp", self.verify_whatsapp, methods=["GET"]),
-            Route(f"{WEBHOOKS}whatsapp", self.whatsapp, methods=["POST"]),
+            Route(f"{WEBHOOKS}whatsapp", self.whatsapp, methods=["GET", "POST"]),
         ]
 
     async def telegram(self, request: Request) -> Response:
@@ -83,8 +82,11 @@ class Webhooks:
         message = read_update(json_object(await self._bodies.read(request, MAX_BODY_BYTES)))
         return await self._receive(request, [message] if message is not None else [])
 
-    async def verify_whatsapp(self, request: Request) -> Response:
-        """Respond to Meta's verification request for the webhook URL."""
+    async def whatsapp(self, request: Request) -> Response:
+        """Receive one notification, which may contain several messages, or Meta's verification of the webhook URL."""
+        return await (self._notification if request.method == "POST" else self._verification)(request)
+
+    async def _verification(self, request: Request) -> Response:
         query = request.query_params
         received, expected = query.get("hub.verify_token"), self._secrets.whatsapp_verify
         require_credential("hub.verify_token", received, expected, secrets.WHATSAPP_VERIFY_TOKEN)
@@ -93,8 +95,7 @@ class Webhooks:
             raise HTTPException(400, "expected hub.mode=subscribe and a hub.challenge")
         return PlainTextResponse(challenge, headers={"X-Content-Type-Options": "nosniff"})
 
-    async def whatsapp(self, request: Request) -> Response:
-        """Receive one notification, which may contain several messages."""
+    async def _notification(self, request: Request) -> Response:
         header = "X-Hub-Signature-256"
         received = request.headers.get(header)
         secret = require_signature(header, received, self._secrets.whatsapp, secrets.WHATSAPP_SECRET)

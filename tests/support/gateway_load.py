@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 import time
@@ -41,11 +43,30 @@ class Load:
     port: int
     pid: int
 
+    def get_precedence(self) -> bool:
+        """Let the gateway and this process run before all others, so that a busy machine has no part in the times.
+
+        Only root can. Children started later inherit it.
+        """
+        precedence = os.sched_param(1)
+        with contextlib.suppress(PermissionError):
+            for thread in psutil.Process(self.pid).threads():
+                os.sched_setscheduler(thread.id, os.SCHED_RR, precedence)
+            os.sched_setscheduler(0, os.SCHED_RR, precedence)
+            return True
+        return False
+
+    def give_back_precedence(self) -> None:
+        """End the precedence of this process."""
+        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
+
     def send(self, seconds: float, senders: int = 4) -> dict[str, Any]:
         """Let approved senders write for ``seconds``; return their times."""
         arguments = [str(self.port), str(seconds), str(senders)]
         command = [sys.executable, "-m", "tests.support.approved_senders", *arguments]
-        result = subprocess.run(command, stdout=subprocess.PIPE, check=True, timeout=seconds + 60)
+        result = subprocess.run(
+            command, env={**os.environ, **SECRETS}, stdout=subprocess.PIPE, check=True, timeout=seconds + 60
+        )
         measured: dict[str, Any] = json.loads(result.stdout)
         return measured
 
