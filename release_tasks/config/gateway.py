@@ -38,7 +38,9 @@ class GatewayConfig:
     host: str = option("the address that the gateway listens on", "127.0.0.1")
     port: int = option("the port that the gateway listens on", 3100, validator=_valid_port)
     root: Path = option("the gateway's root folder: database, identity, configuration", "memory/gateway")
-    allow_remote: bool = option("allow a `host` that other machines can reach", False)
+    allow_remote: bool = option(
+        "allow a `host` that other machines can reach; they need `API_SECRET`, see the page of the gateway", False
+    )
 
     @property
     def database(self) -> Path:

@@ -58,12 +58,13 @@ class Limits:
         if soft < _OPEN_FILES:
             soft = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(hard, _OPEN_FILES)
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-        files = max(soft - _FILES_OF_THE_GATEWAY, 12)
+        files = max(soft - _FILES_OF_THE_GATEWAY, 15)
         full = cls()
         return evolve(
             full,
-            connections=min(full.connections, files * 3 // 4),
-            accepted_at_once=min(full.accepted_at_once, files // 4),
+            connections=min(full.connections, files * 2 // 3),
+            # The event loop accepts a few times before the first of these connections is counted.
+            accepted_at_once=min(full.accepted_at_once, files // 15),
         )
 
 
