@@ -17,11 +17,11 @@ from release_tasks.core.events import Event, GateEnded
 from release_tasks.core.printable import output_lines, printable
 from release_tasks.core.records import Check
 from release_tasks.core.runner import command, escape_commands
+from release_tasks.core.streams import error_tolerant
 from release_tasks.core.typed import typed
 from release_tasks.core.units import show_seconds
 from release_tasks.report.markdown import step_summary, title_of
 from release_tasks.report.progress import PlainLines
-from release_tasks.report.screen import error_tolerant
 from release_tasks.report.values import checks_of, list_of, tail_of
 
 __all__ = ["GroupedLines", "annotation_lines", "outputs", "report_to_github"]

@@ -6,8 +6,8 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from typing import IO, Any, cast
+from collections.abc import Mapping, Sequence
+from typing import IO, cast
 
 from attrs import frozen
 from rich.console import Console
@@ -15,10 +15,11 @@ from rich.text import Text
 
 from release_tasks.core.printable import printable
 from release_tasks.core.runner import escape_commands
+from release_tasks.core.streams import Wrapper, error_tolerant
 from release_tasks.report.table import aligned_lines, fitting_lines, wrapped
 from release_tasks.report.words import style_of
 
-__all__ = ["Screen", "Terminal", "error_tolerant", "terminal_of", "wrapped_for_stderr"]
+__all__ = ["Screen", "Terminal", "terminal_of", "wrapped_for_stderr"]
 
 _LINE_ENDS = re.compile(r"[\n\r]+")
 # RFC 3339 in UTC. A terminal shows seconds, without fractions; programs get the complete time.
@@ -112,11 +113,6 @@ def wrapped_for_stderr(message: str, environ: Mapping[str, str]) -> str:
     )
 
 
-def error_tolerant(stream: IO[str]) -> IO[str]:
-    """Return a wrapper of ``stream`` that raises nothing after the terminal or the reader has closed."""
-    return cast("IO[str]", _ErrorTolerant(stream))
-
-
 def _print(console: Console, terminal: Terminal, text: str, indent: str = "") -> None:
     for line in _wrapped_lines(terminal, text, indent):
         console.print(Text(line))
@@ -152,17 +148,7 @@ def _width(stream: IO[str], environ: Mapping[str, str]) -> int:
     return max(width or 80, 20)
 
 
-class _Wrapper:
-    """A stream that passes everything to another stream."""
-
-    def __init__(self, stream: IO[str]) -> None:
-        self._stream = stream
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._stream, name)
-
-
-class _Encodable(_Wrapper):
+class _Encodable(Wrapper):
     """Replaces characters that the encoding of the stream does not have, where Python would raise.
 
     Every printed line passes here whole, so this class also removes commands to the runner of a CI system.
@@ -172,29 +158,3 @@ class _Encodable(_Wrapper):
         text = escape_commands(text)
         encoding = getattr(self._stream, "encoding", None) or "utf-8"
         return self._stream.write(text.encode(encoding, "replace").decode(encoding))
-
-
-class _ErrorTolerant(_Wrapper):
-    """Drops output that a closed terminal or pipe refuses, so that the stage continues."""
-
-    def write(self, text: str) -> int:
-        with self._ignored():
-            self._stream.write(text)
-        return len(text)
-
-    def flush(self) -> None:
-        with self._ignored():
-            self._stream.flush()
-
-    @contextlib.contextmanager
-    def _ignored(self) -> Iterator[None]:
-        try:
-            yield
-        except ValueError:  # the stream is closed
-            pass
-        except OSError:
-            # The unwritten output stays in a buffer; flushing it at exit would end the program with 120.
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
-                os.dup2(nowhere, self._stream.fileno())
-                os.close(nowhere)

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from invoke import Collection, Exit, ParseError, Program
+from invoke import Argument, Collection, Exit, ParseError, Program
 from invoke.util import debug
 
 from release_tasks.core.errors import ExitCode, Interrupted
@@ -22,13 +22,16 @@ from release_tasks.tasks.suite import suite
 
 __all__ = ["ReleaseProgram", "main"]
 
+_NAMES = tuple(f"invoke.{suffix}" for suffix in ("yaml", "yml", "json", "py"))
+_CHOOSE_PROJECT = "Change to the folder of the project, or name it: release-tasks --project FOLDER TASK"
 _LIST_FORMATS = ("flat", "nested", "json")
 
 
 class ReleaseProgram(Program):
-    """Invoke's Program with the working folder as the project, and with the exit codes of this package.
+    """Invoke's Program with the folder of an invoke.yaml as the project, and with the exit codes of this package.
 
-    An error in the command line or in a configuration file ends with 2 and one message, Ctrl-C ends with 130.
+    Like ``inv``, it searches from the working folder upwards. An error in the command line or in a configuration file
+    ends with 2 and one message, Ctrl-C ends with 130.
     """
 
     def __init__(self, namespace: Collection, version: str) -> None:
@@ -41,6 +44,11 @@ class ReleaseProgram(Program):
             executor_class=StageExecutor,
         )
 
+    def core_args(self) -> list[Argument]:
+        """Return the options before the first task: those of Invoke, and ``--project``."""
+        chosen = Argument(names=("project",), help="Use the project in this folder; default: search from here upwards.")
+        return [*super().core_args(), chosen]
+
     def create_config(self) -> None:
         """Load the configuration files of the system and of the user."""
         with self._loading("/etc/invoke.* or ~/.invoke.*"):
@@ -52,12 +60,11 @@ class ReleaseProgram(Program):
             super().parse_core(argv)
 
     def parse_collection(self) -> None:
-        """Load ./invoke.yaml, .yml, .json or .py; Invoke itself loads it only next to a tasks.py."""
-        here = Path.cwd()
-        names = (f"invoke.{suffix}" for suffix in ("yaml", "yml", "json", "py"))
-        with self._loading(next((name for name in names if (here / name).exists()), "invoke.*")):
-            check_aliases(here)
-            self.config.set_project_location(here)
+        """Load the invoke.yaml, .yml, .json or .py of the project; Invoke itself loads it only next to a tasks.py."""
+        self._project = self._find_project()
+        with self._loading(next(_files_in(self._project), "invoke.*") if self._project else "invoke.*"):
+            check_aliases(Path(self._project or "."))
+            self.config.set_project_location(self._project or ".")
             self.config.load_project()
         super().parse_collection()
 
@@ -75,6 +82,37 @@ class ReleaseProgram(Program):
                 raise ParseError(f"--list-format: expected one of {expected}, got {chosen!r}")
             super().parse_cleanup()
 
+    def _find_project(self) -> str | None:
+        """Return the folder of ``--project``, else the nearest one with an invoke.yaml from here upwards, or None."""
+        named = self.args.project.value
+        if named is not None:
+            folder = os.path.expanduser(named)
+            if next(_files_in(folder), None) is None:
+                refuse(f"--project: no {_NAMES[0]} in {named!r}", as_json=self._has_json)
+            return os.path.abspath(folder) if os.path.isabs(folder) else str(_working_folder() / folder)
+        with contextlib.suppress(FileNotFoundError):
+            here = _working_folder()
+            return next((str(folder) for folder in (here, *here.parents) if any(_files_in(str(folder)))), None)
+        return None
+
+    def _require_project(self) -> None:
+        """Refuse to run tasks without a project: an answer about an empty folder would look like a good one.
+
+        The section of a project may also come from the file of ``--config``, and from those of user and system.
+        """
+        from release_tasks.config.schema import SECTIONS
+
+        here: Path | None = None
+        with contextlib.suppress(FileNotFoundError):
+            here = _working_folder()
+        if self._project is None:
+            if here is None:
+                refuse(f"The working folder was deleted. {_CHOOSE_PROJECT}", as_json=self._has_json)
+            if not any(self.config.get(section) for section in SECTIONS):
+                refuse(f"no {_NAMES[0]} in {here} or above. {_CHOOSE_PROJECT}", as_json=self._has_json)
+        elif self.args.project.value is None and self._project != str(here):
+            print(f"Project: {self._project}", file=sys.stderr)  # noqa: T201
+
     def update_config(self, merge: bool = True) -> None:
         """Load the file of ``--config``, and the options that override settings."""
         named = self.args.config.value or os.environ.get("INVOKE_RUNTIME_CONFIG")
@@ -86,6 +124,7 @@ class ReleaseProgram(Program):
 
     def execute(self) -> None:
         """Run the tasks; Ctrl-C ends with 130 under every executor."""
+        self._require_project()
         try:
             super().execute()
         except KeyboardInterrupt:
@@ -116,6 +155,17 @@ class ReleaseProgram(Program):
     @property
     def _has_json(self) -> bool:
         return "--json" in (self.argv or sys.argv)
+
+
+def _files_in(folder: str) -> Iterator[str]:
+    """Yield the configuration files of a project in ``folder``; Invoke reads the first."""
+    paths = (os.path.join(folder, name) for name in _NAMES)
+    return (path for path in paths if os.path.isfile(path))
+
+
+def _working_folder() -> Path:
+    """Return the absolute working folder; raises FileNotFoundError when it was deleted."""
+    return Path(os.getcwd())
 
 
 def main() -> None:

@@ -51,7 +51,15 @@ def settings_of(ctx: Context) -> Settings:
     """
     # Invoke 2.2 and 3.0 store the folder here and offer no public name for it.
     prefix = getattr(ctx.config, "_project_prefix", None)
+    _require_runtime_file(ctx.config)
     return _settings_from(ctx.config, Path(os.path.abspath(prefix or ".")))
+
+
+def _require_runtime_file(config: Config) -> None:
+    """Raise ConfigError for a file of ``inv -f`` that does not exist: Invoke ignores it and uses other settings."""
+    path = getattr(config, "_runtime_path", None)
+    if path and not Path(path).expanduser().is_file():
+        raise ConfigError([f"{path}: no such file; -f and INVOKE_RUNTIME_CONFIG take the path of a file"])
 
 
 def runtime_file(ctx: Context) -> Path | None:
@@ -71,6 +79,13 @@ def _settings_from(config: Config, project: Path) -> Settings:
         for path, problem in load.misplaced_sections(_plain(config), KINDS)
     ]
     found = [*sources.problems(), *misplaced, *overrides.problems]
+    if not any(raw.values()) and not found:
+        raise ConfigError(
+            [
+                f"{project}: nothing is configured for release-tasks in this project. Add a section `release:` to "
+                "invoke.yaml in that folder; docs/quick-start.md shows a first one."
+            ]
+        )
     return load_settings(raw, project, lambda path: overrides.name_of(path) or sources.name_of(path), found)
 
 

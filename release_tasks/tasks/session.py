@@ -15,7 +15,7 @@ from invoke import Context
 from release_tasks.core.errors import ExitCode, Interrupted, StageError, describe_error
 from release_tasks.core.interrupt import interruptible, uninterrupted
 from release_tasks.core.runner import escape_commands_in_json, is_github_actions
-from release_tasks.core.streams import open_standard_streams
+from release_tasks.core.streams import error_tolerant, open_standard_streams
 from release_tasks.core.typed import typed_as
 from release_tasks.tasks.executor import StageExit, UsageExit
 from release_tasks.tasks.executor.form import form_of_run
@@ -133,14 +133,13 @@ class Session:
 
     def _say(self, message: str) -> None:
         """Write a message to stderr; not by Invoke, which fails when the terminal is gone."""
-        from release_tasks.report.screen import error_tolerant, wrapped_for_stderr
+        from release_tasks.report.screen import wrapped_for_stderr
 
         print(wrapped_for_stderr(message, os.environ), file=error_tolerant(sys.stderr), flush=True)
 
     def _print_document(self) -> None:
         if self.as_json and self._answer is not None:
             from release_tasks.core.canonical import canonical_bytes, pretty_bytes
-            from release_tasks.report.screen import error_tolerant
 
             text = pretty_bytes(self._answer).decode()
             try:
@@ -154,7 +153,6 @@ class Session:
     def _report_to_runner(self) -> None:
         if is_github_actions() and self._answer is not None and not self.is_dry:
             from release_tasks.report.github import report_to_github
-            from release_tasks.report.screen import error_tolerant
 
             stream = error_tolerant(sys.stderr if self.as_json else sys.stdout)
             report_to_github(self._answer, int(self.exit_code), stream, os.environ)

@@ -75,7 +75,8 @@ def test_a_skipped_gate_blocks_the_release(scratch: InvokeProject) -> None:
 
 
 REFUSED = [
-    ("gate.run --help", "expected a value, got --help"),
+    ("release.prepare --release-id=", "--release-id: the value is empty"),
+    ("-f missing.yaml release.status", "missing.yaml: no such file"),
     ("gate.run nonesuch", "nonesuch"),
     ("release.preflight --only nonesuch", "nonesuch"),
     ("release.rollback --snapshot nonesuch", "nonesuch"),

@@ -68,7 +68,7 @@ def test_tasks_work_from_a_folder_below_the_project(scratch: InvokeProject) -> N
 
 
 def test_the_binary_needs_no_tasks_file(scratch: InvokeProject) -> None:
-    """``release-tasks`` reads invoke.yaml in the working folder and offers the same tasks."""
+    """``release-tasks`` reads invoke.yaml and offers the same tasks."""
     (scratch.root / "tasks.py").unlink()
     scratch.command = [sys.executable, "-m", "release_tasks.tasks.program"]
     assert scratch.document("release.prepare", "--release-id", "v1")["status"] == "ready"

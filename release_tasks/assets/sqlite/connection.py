@@ -62,10 +62,12 @@ class DiskError(StageFailed):
 
 @contextlib.contextmanager
 def connection(
-    path: Path, flags: int, wait: LockWait | None = None, *, keeps_wal: bool = False
+    path: Path, flags: int, wait: LockWait | None = None, *, keeps_wal: bool = False, is_immutable: bool = False
 ) -> Iterator[apsw.Connection]:
     """Open a database, and close it after the block; ``wait`` is for locks of other processes on a live database."""
-    database = apsw.Connection(str(path), flags=flags)
+    # A URI can contain every byte of a path; as text, SQLite takes only UTF-8 (https://sqlite.org/uri.html).
+    uri = f"file://{quote(os.fsencode(path.absolute()))}{'?immutable=1' if is_immutable else ''}"
+    database = apsw.Connection(uri, flags=flags | apsw.SQLITE_OPEN_URI)
     try:
         # Set this before the first statement reads the file: close() would checkpoint the WAL even after a failure.
         database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
@@ -105,8 +107,7 @@ def has_writer(path: Path) -> bool:
 @contextlib.contextmanager
 def immutable(path: Path) -> Iterator[apsw.Connection]:
     """Open a copy that no process writes, without locks and side files."""
-    uri = f"file:{quote(str(path))}?immutable=1"
-    with connection(Path(uri), apsw.SQLITE_OPEN_READONLY | apsw.SQLITE_OPEN_URI) as database:
+    with connection(path, apsw.SQLITE_OPEN_READONLY, is_immutable=True) as database:
         yield database
 
 

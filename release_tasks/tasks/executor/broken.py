@@ -14,8 +14,9 @@ from release_tasks.config.schema import Settings
 from release_tasks.core.errors import ExitCode, Interrupted, StageError, describe_error
 from release_tasks.core.interrupt import interruptible
 from release_tasks.core.runner import is_github_actions
+from release_tasks.core.streams import error_tolerant
 from release_tasks.report.github import report_to_github
-from release_tasks.report.screen import Screen, error_tolerant
+from release_tasks.report.screen import Screen
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_broken_chain
 from release_tasks.tasks.executor.ledger import Achieved

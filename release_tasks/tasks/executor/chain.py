@@ -16,7 +16,7 @@ from invoke import Call, Config, Exit, Task, UnexpectedExit
 
 from release_tasks.core.errors import ExitCode, Interrupted
 from release_tasks.core.interrupt import signals_handled_by
-from release_tasks.core.streams import open_standard_streams
+from release_tasks.core.streams import error_tolerant, open_standard_streams
 from release_tasks.tasks.executor.ledger import Achieved, achieved_in
 from release_tasks.tasks.executor.task import StageExit, StageTask, UsageExit
 
@@ -239,7 +239,7 @@ def _signal_name(number: int) -> str:
 
 def _show(lines: list[str]) -> None:
     """Write lines to stderr; a terminal that is gone changes no exit code."""
-    from release_tasks.report.screen import error_tolerant, wrapped_for_stderr
+    from release_tasks.report.screen import wrapped_for_stderr
 
     stream = error_tolerant(sys.stderr)
     for line in lines:

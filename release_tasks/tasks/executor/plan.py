@@ -100,7 +100,8 @@ class Plan:
         """Set the given values on every stage, including values given to stages that share them.
 
         Raises:
-            UsageError: two given values differ, a value looks like a flag, or two stages would write a JSON document.
+            UsageError: two given values differ, a value looks like a flag or is empty, or two stages would write a
+                JSON document.
         """
         resolved: dict[tuple[_Node, str], tuple[_Node, Any]] = {}
         for node in self.stages.values():
@@ -122,7 +123,7 @@ class Plan:
         writers = []
         for node in self.stages.values():
             name, values = self.label(node.stage), node.call.kwargs
-            problem = node.stage.flaglike_value(values, name)
+            problem = node.stage.bad_value(values, name)
             if problem:
                 raise UsageError(problem)
             is_deferred = "deferred" in node.stage.internal and values.get("deferred")

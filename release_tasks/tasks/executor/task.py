@@ -7,11 +7,13 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
-from invoke import Argument, Exit, Task
+from invoke import Argument, Exit, Program, Task
 
 from release_tasks.core.errors import ExitCode, UsageError
 from release_tasks.core.printable import printable
 from release_tasks.core.runner import escape_commands, escape_commands_in_json
+from release_tasks.core.streams import open_standard_streams
+from release_tasks.tasks.executor.running import caller_of
 
 __all__ = ["StageExit", "StageTask", "UsageExit", "refuse", "stage"]
 
@@ -40,6 +42,7 @@ def refuse(message: str, *, as_json: bool = False) -> NoReturn:
     Raises:
         UsageExit: always.
     """
+    open_standard_streams()  # Invoke prints the message
     if as_json:
         document = {"status": "error", "exitCode": int(ExitCode.USAGE), "message": message}
         print(escape_commands_in_json(json.dumps(document, indent=2)), flush=True)  # noqa: T201
@@ -60,8 +63,7 @@ class _StageArgument(Argument):
 
     def __init__(self, task: StageTask, **options: Any) -> None:
         super().__init__(**options)
-        self.usage = task.usage()
-        self.task_name = task.name
+        self.task = task
 
     @property
     def name(self) -> str | None:
@@ -70,20 +72,31 @@ class _StageArgument(Argument):
         if plain is None or not self.positional:
             return plain
         name = _PositionalName(plain)
-        name.usage = self.usage
+        name.usage = self.task.usage()
         return name
 
     def set_value(self, value: Any, cast: bool = True) -> None:
         # Only these two are refused here, because shell completion parses incomplete flags. Other values that start
         # with "-" are refused before the stage runs, when --json is known.
         if self.positional and value in ("--help", "-h"):
-            raise UsageExit(f"{self.task_name}: expected a value, got {value}; usage: {self.usage}")
+            self._show_help()
+            raise UsageExit(f"{self.task.name}: expected a value, got {value}; usage: {self.task.usage()}")
         try:
             super().set_value(value, cast)
         except ValueError:  # Invoke does not catch int("soon")
             raise UsageExit(
-                f"{self.task_name}: --{self.names[0]}: expected a number, got {value!r}; usage: {self.usage}"
+                f"{self.task.name}: --{self.names[0]}: expected a number, got {value!r}; usage: {self.task.usage()}"
             ) from None
+
+    def _show_help(self) -> None:
+        """Show the help of the task, as Invoke does for tasks without positional values; raises Exit."""
+        program: Program | None = caller_of(Program.parse_tasks)
+        if program is None:
+            return
+        for name in program.parser.contexts:
+            if program.collection[name] == self.task:
+                program.print_task_help(name)
+                raise Exit
 
 
 class StageTask(Task[Any]):
@@ -134,13 +147,13 @@ class StageTask(Task[Any]):
         return self
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        """Run the body, unless a value looks like a flag.
+        """Run the body, unless a value looks like a flag or is empty.
 
         Raises:
-            UsageExit: a string value starts with ``-``.
+            UsageExit: a string value starts with ``-`` or is empty.
         """
         values = self.by_name(args[1:], kwargs)
-        problem = self.flaglike_value(values)
+        problem = self.bad_value(values)
         if problem:
             refuse(problem, as_json=bool(values.get("json")))
         return super().__call__(*args, **kwargs)
@@ -179,18 +192,19 @@ class StageTask(Task[Any]):
                 words.append(f"[{self.flag_name(name)}{' VALUE' if takes_value else ''}]")
         return " ".join(words)
 
-    def flaglike_value(self, values: Mapping[str, Any], called_as: str | None = None) -> str | None:
-        """Return the message that refuses the first value which starts with ``-``, or None.
+    def bad_value(self, values: Mapping[str, Any], called_as: str | None = None) -> str | None:
+        """Return the message that refuses the first value which starts with ``-`` or is empty, or None.
 
-        Invoke takes any word after a task as its positional value, even ``--help``.
+        Invoke takes any word after a task as its positional value, even ``--force``. An empty value comes from a
+        variable that is not set (``--snapshot "$ID"``), and must not stand for the default.
         """
         for name, value in values.items():
             for item in value if isinstance(value, (list, tuple)) else (value,):
-                if isinstance(item, str) and item.startswith("-"):
-                    return (
-                        f"{called_as or self.name}: {self.flag_name(name)}: a value may not start "
-                        f"with '-', got {item!r}; usage: {self.usage(called_as)}"
-                    )
+                if not isinstance(item, str) or (item.strip() and not item.startswith("-")):
+                    continue
+                problem = f"a value may not start with '-', got {item!r}" if item.strip() else "the value is empty"
+                where = f"{called_as or self.name}: {self.flag_name(name)}"
+                return f"{where}: {problem}; usage: {self.usage(called_as)}"
         return None
 
 
