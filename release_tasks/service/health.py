@@ -7,20 +7,19 @@ from typing import Any
 
 from attrs import field, frozen
 
-from release_tasks.core.canonical import excerpt
 from release_tasks.core.records import HealthWord
 from release_tasks.service.form import describe_form, form_of
 from release_tasks.service.response import HttpResponse
 from release_tasks.service.statements import Statement, own_statements, part_statements, reason_of, worst
-from release_tasks.service.words import read_value
+from release_tasks.service.words import one_line, read_value
 
 __all__ = ["HealthReading", "read_health"]
 
 _MAX_PARTS = 50
 _NO_CONTENT = 204
 _KNOWN = (
-    'known are HTTP 204, a word such as ok, healthy, up or true, and JSON such as {"status": "ok"} or {"healthy": '
-    "true}. To say which answer is healthy, set release.health.expect"
+    '(known: HTTP 204, ok, up, true, {"status": "ok"}, {"healthy": true}). Set release.health.expect to what a healthy '
+    "answer has"
 )
 
 
@@ -58,12 +57,12 @@ def read_health(response: HttpResponse) -> HealthReading:
     if response.status == _NO_CONTENT:
         return HealthReading(status="ok", detail=f"HTTP {response.status}", stated="ok")
     if problem:
-        return HealthReading(status="unknown", detail=f"{problem}; {_KNOWN}", parts=parts)
+        return HealthReading(status="unknown", detail=f"{problem} {_KNOWN}", parts=parts)
     stated = _stated(own)
     status = stated or worst(inner) or "unknown"
     if status == "unknown":
         form = describe_form(form_of(response))
-        detail = _clean(f"{form} does not say whether the service is healthy; {_KNOWN}", 600)
+        detail = one_line(f"{form} does not say whether the service is healthy {_KNOWN}", 600)
     else:
         status = "degraded" if status == "ok" and parts else status
         detail = _detail(fields, own, parts)
@@ -82,16 +81,17 @@ def _payload(response: HttpResponse) -> tuple[Any, str | None]:
     try:
         return json.loads(text, object_pairs_hook=_unique_keys), None
     except _RepeatedKey as error:
-        return None, f"the key {_clean(str(error))!r} is there twice, so the response cannot be read"
+        return None, f"the key {one_line(str(error))!r} is there twice, so the response cannot be read"
     except (ValueError, RecursionError):
         return text, None
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields = dict(pairs)
-    if len(fields) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _RepeatedKey(next(name for name in names if names.count(name) > 1))
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise _RepeatedKey(name)
+        fields[name] = value
     return fields
 
 
@@ -104,9 +104,9 @@ def _own(payload: Any) -> list[Statement]:
 
 
 def _stated(own: list[Statement]) -> HealthWord | None:
-    """Return what a response says of the whole service; None when it says nothing."""
+    """Return what a response says of the whole service: ``unknown`` for an unknown word, None when it says nothing."""
     word = worst(own)
-    return "unknown" if word == "ok" and any(each.word is None for each in own) else word or None
+    return "unknown" if word in ("ok", None) and any(each.word is None for each in own) else word
 
 
 def _detail(fields: dict[str, Any], own: list[Statement], parts: list[str]) -> str:
@@ -115,7 +115,7 @@ def _detail(fields: dict[str, Any], own: list[Statement], parts: list[str]) -> s
     cause = "; ".join(parts) or (reason_of(fields) if decisive is None or decisive.word != "ok" else "")
     if decisive is None:
         return cause or "every part is ok"
-    return f"{_clean(decisive.whole)}{': ' if parts else ''}{cause}"
+    return f"{one_line(decisive.whole)}{': ' if parts else ''}{cause}"
 
 
 def _lines(fields: dict[str, Any], inner: list[Statement]) -> list[str]:
@@ -129,10 +129,4 @@ def _lines(fields: dict[str, Any], inner: list[Statement]) -> list[str]:
             part, _, text = problem.partition(": ")
             parts[part] = text
     lines = [f"{part}: {text}" if text else part for part, text in parts.items()]
-    return [_clean(line) for line in lines[:_MAX_PARTS]]
-
-
-def _clean(text: str, limit: int = 200) -> str:
-    # Control characters and text direction marks must not reach a terminal.
-    shown = (letter if letter.isprintable() else " " for letter in text[: 4 * limit])
-    return excerpt("".join(shown).strip(), limit)
+    return [one_line(line) for line in lines[:_MAX_PARTS]]

@@ -7,9 +7,8 @@ from typing import Any
 
 from attrs import evolve, frozen
 
-from release_tasks.core.canonical import excerpt
 from release_tasks.core.records import HealthWord
-from release_tasks.service.words import is_plain_fault, read_value, tokens_of, words
+from release_tasks.service.words import is_plain_fault, is_resting, one_line, read_value, tokens_of, words
 
 __all__ = ["Statement", "own_statements", "part_statements", "reason_of", "worst"]
 
@@ -18,20 +17,22 @@ _RANK: dict[HealthWord | None, int] = {None: 0, "ok": 1, "degraded": 2, "failed"
 
 # The keys of an object that say how it is, as the words of their names joined.
 _STATUS = words(
-    "status health healthstatus healthstate overall overallstatus overallhealth aggregatedstatus servingstatus"
+    "status health healthcheck healthstatus healthstate overall overallstatus overallhealth aggregatedstatus "
+    "servingstatus apistatus appstatus applicationstatus clusterstatus globalstatus serverstatus servicestatus "
+    "systemstatus"
 )
 _SECONDARY = words("state result outcome")
 _CODES = words("code statuscode httpstatus httpcode")
 _FLAGS = words("healthy ready alive live up available serving operational reachable")
 _ENVELOPE_FLAGS = words("ok success")
-# False is no illness: a worker rests between two jobs, a client connects when it is used.
+# False is no fault: a worker rests between two jobs, a client connects when it is used.
 _BUSY_FLAGS = words("running online active connected")
 _FAULT_FLAGS: dict[str, HealthWord] = {
     **dict.fromkeys(("error", "failed", "unhealthy", "down"), "failed"),
     "degraded": "degraded",
 }
 _CIRCUITS = words("circuit circuitstate circuitbreaker circuitbreakerstate")
-_TEXTS = words("message msg level res response reply ping answer")
+_TEXTS = words("message msg errmsg level res response reply ping answer data payload body content")
 _OWN = _STATUS | _SECONDARY | _CODES | _FLAGS | _ENVELOPE_FLAGS | _BUSY_FLAGS | _FAULT_FLAGS.keys() | _CIRCUITS | _TEXTS
 
 # The keys of the objects that wrap an answer, and of the parts of a service.
@@ -73,6 +74,7 @@ class Statement:
     reason: str = ""
     is_envelope: bool = False  # `ok` and `success` may say only that the request was answered
     is_wrapped: bool = False
+    is_secondary: bool = False  # a `state` is another thing than health in some services
 
     def rank(self) -> tuple[int, bool]:
         """Return the order of the statement: higher is worse; of two equal ones, the more precise one is higher."""
@@ -105,7 +107,7 @@ def reason_of(fields: dict[str, Any]) -> str:
             if isinstance(value, dict):
                 value = value.get("message")
             if isinstance(value, str) and value.strip():
-                return f" ({_printable(value)})"
+                return f" ({one_line(value)})"
     return ""
 
 
@@ -123,9 +125,15 @@ def own_statements(fields: dict[str, Any], depth: int = 0) -> list[Statement]:
         word = read_value(value) if isinstance(value, str) else None
         if word is not None and (key in _TEXTS or len(fields) == 1):
             texts.append(Statement("", name, value, word))
-    if any(each.word == "ok" and not each.is_envelope and not each.is_wrapped for each in found):
+    clear = [each for each in found if each.word == "ok" and not each.is_envelope]
+    if clear:
         # `healthy: true` next to `state: leader`: an unknown word is no status when another value says ok.
-        found = [each for each in found if each.word is not None or each.is_wrapped]
+        is_outer = any(not each.is_wrapped for each in clear)
+        found = [
+            each
+            for each in found
+            if each.word is not None or not (each.is_secondary or (is_outer and not each.is_wrapped))
+        ]
     # A message may be about anything, so it counts only where no other value says how the service is.
     return found or texts
 
@@ -156,12 +164,12 @@ def _read_own(name: str, key: str, value: Any) -> Iterator[Statement]:
     word = read_value(value)
     if key in _STATUS:
         if value is not None and not isinstance(value, list):
-            yield Statement("", name, value, word)
+            yield Statement("", name, value, word, is_envelope=str(value).lower() == "success")
     elif key in _SECONDARY and isinstance(value, str):
         # A client that connects when it is used is disconnected until then.
-        if word is not None and value.lower() != "disconnected":
-            yield Statement("", name, value, word)
-    elif key in _CODES and isinstance(value, int) and not isinstance(value, bool):
+        if value.lower() != "disconnected" and (word is not None or key == "state"):
+            yield Statement("", name, value, word, is_secondary=True)
+    elif key in _CODES and isinstance(value, int | str) and not isinstance(value, bool):
         if word is not None:
             yield Statement("", name, value, word, is_envelope=True)
     elif key in _CIRCUITS and isinstance(value, str):
@@ -183,9 +191,10 @@ def _entries(value: Any, path: str, depth: int, *, is_check: bool) -> Iterator[S
             yield from _entry(f"{path}.{name}", name, entry, depth, is_check=is_check)
     elif isinstance(value, list):
         for index, item in enumerate(value):
-            if isinstance(item, dict):
-                name = next((str(item[key]) for key in _NAMES if item.get(key)), str(index))
-                yield from _entry(f"{path}.{name}" if path else name, "", item, depth, is_check=is_check)
+            name = next((str(item[key]) for key in _NAMES if item.get(key)), "") if isinstance(item, dict) else ""
+            where = f"{path}.{name or index}" if path else name or str(index)
+            if isinstance(item, dict) or (is_check and path):
+                yield from _entry(where, "", item, depth, is_check=is_check)
 
 
 def _entry(path: str, name: str, entry: Any, depth: int, *, is_check: bool) -> Iterator[Statement]:
@@ -194,7 +203,9 @@ def _entry(path: str, name: str, entry: Any, depth: int, *, is_check: bool) -> I
     if _UNRELATED & tokens:
         return
     if isinstance(entry, dict):
-        own = own_statements(entry)
+        own = [each for each in own_statements(entry) if not is_resting(each.value)]
+        if entry.get("connected") is False and _is_dependency(name):
+            own.append(Statement("", "connected", False, "failed"))
         if own:
             yield evolve(max(own, key=Statement.rank), path=path, reason=reason_of(entry))
         yield from part_statements(entry, path, depth + 1)
@@ -202,6 +213,8 @@ def _entry(path: str, name: str, entry: Any, depth: int, *, is_check: bool) -> I
         for item in entry:
             if isinstance(item, dict):
                 yield from _entry(path, "", item, depth + 1, is_check=is_check)
+    elif is_resting(entry):
+        return
     elif (is_dependency := _is_dependency(name)) or is_check:
         word = read_value(entry) if isinstance(entry, str | bool) else None
         if word is not None and (is_dependency or entry is not False or not _NEUTRAL & tokens):
@@ -222,7 +235,7 @@ def _is_bag_of_checks(key: str, value: Any) -> bool:
 
 def _is_dependency(name: str) -> bool:
     """Return whether a key next to the status names a part: ``redis``, ``db_connected``, ``databaseStatus``."""
-    first, *rest = tokens_of(name) or [""]
+    first, *rest = tokens_of(name) or ("",)
     return first in _DEPENDENCIES and (not rest or rest[-1] in _STATUS | _FLAGS | _BUSY_FLAGS | {"ok", "state"})
 
 
@@ -230,8 +243,3 @@ def _key(name: str) -> str:
     key = "".join(tokens_of(name))
     bare = key.removeprefix("is")
     return bare if bare in _FLAGS | _FAULT_FLAGS.keys() | _BUSY_FLAGS else key
-
-
-def _printable(text: str) -> str:
-    # Control characters and text direction marks must not reach a terminal.
-    return excerpt("".join(letter if letter.isprintable() else " " for letter in text[:800]).strip(), 200)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import Any
 
+from release_tasks.core.canonical import excerpt
 from release_tasks.core.records import HealthWord
 
-__all__ = ["is_plain_fault", "read_value", "tokens_of", "words"]
+__all__ = ["is_plain_fault", "is_resting", "one_line", "read_value", "tokens_of", "words"]
 
 
 def words(text: str) -> frozenset[str]:
@@ -17,12 +19,13 @@ def words(text: str) -> frozenset[str]:
 
 _OK_WORDS = words(
     "ok okay pass passed passing up healthy success successful succeeded alive live ready running green serving online "
-    "available operational active good fine normal connected reachable pong imok true yes"
+    "available operational active good fine normal nominal started connected reachable pong imok true yes"
 )
-_DEGRADED_WORDS = words("degraded warn warning yellow amber impaired")
+_DEGRADED_WORDS = words("degraded warn warning yellow amber impaired unstable")
 _FAILED_WORDS = words(
-    "fail failed failing failure error errored down unhealthy critical crit fatal red unready dead offline unavailable "
-    "unreachable disconnected crashed broken faulty invalid missing unusable bad outage ko nok false no"
+    "fail failed failing failure err error errored down unhealthy critical crit fatal red unready dead offline "
+    "unavailable unreachable disconnected timeout refused crashed broken faulty invalid missing unusable bad outage ko "
+    "nok false no"
 )
 _PHRASES: dict[str, HealthWord] = {
     "i'm alive": "ok",
@@ -34,9 +37,10 @@ _PHRASES: dict[str, HealthWord] = {
     "partial outage": "degraded",
     "circuit open": "degraded",
     "circuit half open": "degraded",
+    "connection refused": "failed",
+    "timed out": "failed",
     "out of service": "failed",
     "major outage": "failed",
-    "service unavailable": "failed",
     "internal server error": "failed",
 }
 _WORDS: dict[str, HealthWord] = {
@@ -46,6 +50,11 @@ _WORDS: dict[str, HealthWord] = {
     **{f"not {word}": "failed" for word in _OK_WORDS},
     **_PHRASES,
 }
+# A word may follow one of these: `Server available`, `HEALTH_WARN`, `all good`.
+_WHOLE = re.compile(r"(?:all|api|app|application|everything|health|server|service|status|system) (.+)")
+_RESTING = words(
+    "not_running not_active not_connected not_online"
+)  # a worker between two jobs, a client before its use
 # Next to a status, a value such as `tls: no` or `slot: red` is a fact, and no fault.
 _FACTS = words("no false bad red yellow amber warn warning invalid missing")
 _NOTHING = words("none no nothing null nil false ok")
@@ -68,7 +77,8 @@ def _read_word(text: str) -> HealthWord | None:
     word = " ".join(re.split(r"[\s_-]+", text.strip().rstrip(".!").lower()))
     if status := _HTTP_STATUS.fullmatch(word):
         return _read_number(int(status[1]))
-    return _WORDS.get(word)
+    whole = _WHOLE.fullmatch(word)
+    return _WORDS.get(word) or (_WORDS.get(whole[1]) if whole else None)
 
 
 def _read_sentence(text: str) -> HealthWord | None:
@@ -102,9 +112,22 @@ def is_plain_fault(value: Any) -> bool:
     )
 
 
-def tokens_of(name: str) -> list[str]:
+def is_resting(value: Any) -> bool:
+    """Return whether a text says that a part has nothing to do, which is no fault of it."""
+    return isinstance(value, str) and value.strip().lower().replace(" ", "_").replace("-", "_") in _RESTING
+
+
+def one_line(text: str, limit: int = 200) -> str:
+    """Return the beginning of a text of a service as one line of at most ``limit`` characters."""
+    # Control characters and text direction marks must not reach a terminal.
+    shown = (letter if letter.isprintable() else " " for letter in text[: 4 * limit])
+    return excerpt("".join(shown).strip(), limit)
+
+
+@functools.lru_cache(maxsize=4096)
+def tokens_of(name: str) -> tuple[str, ...]:
     """Return the words of a key in lower case: ``databaseStatus`` and ``database_status`` have the same two."""
-    return [token.lower() for token in _TOKEN.findall(name[:100])]
+    return tuple(token.lower() for token in _TOKEN.findall(name[:100]))
 
 
 def _read_number(number: int) -> HealthWord | None:
