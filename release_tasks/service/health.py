@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
 from attrs import field, frozen
 
 from release_tasks.core.records import HealthWord
 from release_tasks.service.form import describe_form, form_of
-from release_tasks.service.response import HttpResponse
+from release_tasks.service.response import HttpResponse, RepeatedKey, parse_json
 from release_tasks.service.statements import Statement, own_statements, part_statements, reason_of, worst
 from release_tasks.service.words import one_line, read_value
 
@@ -35,10 +34,6 @@ class HealthReading:
     detail: str
     parts: list[str] = field(factory=list)
     stated: HealthWord | None = None
-
-
-class _RepeatedKey(ValueError):
-    """A JSON object has a key twice, so parsers differ in what it says."""
 
 
 def read_health(response: HttpResponse) -> HealthReading:
@@ -79,20 +74,11 @@ def _payload(response: HttpResponse) -> tuple[Any, str | None]:
     if not text:
         return None, "the response is empty"
     try:
-        return json.loads(text, object_pairs_hook=_unique_keys), None
-    except _RepeatedKey as error:
+        return parse_json(text), None
+    except RepeatedKey as error:
         return None, f"the key {one_line(str(error))!r} is there twice, so the response cannot be read"
     except (ValueError, RecursionError):
         return text, None
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name, value in pairs:
-        if name in fields:
-            raise _RepeatedKey(name)
-        fields[name] = value
-    return fields
 
 
 def _own(payload: Any) -> list[Statement]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import os
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +17,8 @@ from release_tasks.config.schema import LimitsConfig, ReliabilityConfig
 from release_tasks.core.records import Pressure, ReliabilityReport
 from release_tasks.service.http import fetch
 from release_tasks.service.request import Request, request_for, shown_endpoint
-from release_tasks.service.response import HttpResponse, ProbeError
+from release_tasks.service.response import HttpResponse, ProbeError, RepeatedKey, parse_json
+from release_tasks.service.words import one_line
 
 __all__ = ["fetch_reliability", "over_limits"]
 
@@ -100,7 +100,9 @@ def _read(response: HttpResponse) -> tuple[Pressure | None, str]:
     if response.status != 200:
         return None, f"HTTP {response.status}"
     try:
-        document = json.loads(response.body.decode("utf-8-sig"))
+        document = parse_json(response.body.decode("utf-8-sig"))
+    except RepeatedKey as error:
+        return None, f"the response has the key {one_line(str(error))!r} twice, so it cannot be read"
     except (ValueError, RecursionError):
         return None, "the response is not JSON"
     data = document.get("data") if isinstance(document, dict) else None

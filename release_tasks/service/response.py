@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import json
+from typing import Any, Literal
 
 from attrs import frozen
 
 from release_tasks.core.errors import StageFailed
 
-__all__ = ["HttpResponse", "ProbeError", "ProbeErrorKind"]
+__all__ = ["HttpResponse", "ProbeError", "ProbeErrorKind", "RepeatedKey", "parse_json"]
 
 ProbeErrorKind = Literal["refused", "timeout", "redirect", "tls", "invalid", "other"]
 
@@ -19,6 +20,24 @@ class ProbeError(StageFailed):
     def __init__(self, kind: ProbeErrorKind, message: str) -> None:
         super().__init__(message)
         self.kind: ProbeErrorKind = kind
+
+
+class RepeatedKey(ValueError):
+    """A JSON object has a key twice, so parsers differ in what it says; ``args`` has the key."""
+
+
+def parse_json(body: str | bytes) -> Any:
+    """Return the value of a JSON body; raises RepeatedKey, ValueError and RecursionError."""
+    return json.loads(body, object_pairs_hook=_unique_keys)
+
+
+def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in fields:
+            raise RepeatedKey(name)
+        fields[name] = value
+    return fields
 
 
 @frozen(kw_only=True)

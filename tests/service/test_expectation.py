@@ -37,6 +37,7 @@ SPRING = {"json": ["components", "db.main", "status"], "equals": "UP"}
         (PREFECT, 200, False, "the body is false, expected true"),
         (PREFECT, 200, 1, "the body is 1, expected true"),
         (PREFECT, 200, b"true!", "the body is not JSON"),
+        ({"json": "status", "equals": "ok"}, 200, b'{"status":"error","status":"ok"}', "the key 'status' twice"),
         (VAULT, 200, {"sealed": False}, None),
         (VAULT, 429, {"sealed": False, "standby": True}, None),
         (VAULT, 473, {"sealed": False}, None),

@@ -45,6 +45,7 @@ def test_counts_are_read_and_texts_are_not(httpserver: HTTPServer) -> None:
     [
         (b"<html>PRIVATE</html>", 200, "not JSON"),
         (b"\xff", 200, "not JSON"),
+        (b'{"ok":true,"data":{"queue":{"totalFailed":0,"totalFailed":99}}}', 200, "the key 'totalFailed' twice"),
         (b"[" * 100_000, 200, "not JSON"),
         ([], 200, "unknown response format"),
         ({"ok": False, "data": {"queue": QUEUE}, "error": "PRIVATE"}, 200, "unknown response format"),
