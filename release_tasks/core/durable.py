@@ -26,6 +26,7 @@ __all__ = [
     "fsync_directory",
     "fsync_file",
     "fsync_tree",
+    "keep_out_of_git",
     "make_new_directory",
     "make_private_directory",
     "remove_durably",
@@ -113,6 +114,17 @@ def make_private_directory(path: Path) -> None:
         fsync_directory(folder.parent)
     if not path.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR), str(path))
+
+
+def keep_out_of_git(folder: Path) -> None:
+    """Write a ``.gitignore`` that excludes everything in ``folder``, which holds secrets, unless it has one already.
+
+    Creates the folder when it is missing. Without the right to write, nothing is changed: git is only one way out.
+    """
+    ignore = folder / ".gitignore"
+    with contextlib.suppress(OSError):
+        if not os.path.lexists(ignore):  # the file of a user stays, also an empty one
+            write_atomic(ignore, b"*\n", is_durable=False)
 
 
 def make_new_directory(parent: Path, name: str, taken: Collection[str] = ()) -> Path:

@@ -16,7 +16,7 @@ from attrs import evolve, frozen
 from release_tasks.core.canonical import InvalidDocument, pretty_bytes, read_document
 from release_tasks.core.clock import awake, timestamp
 from release_tasks.core.codec import decode, encode
-from release_tasks.core.durable import make_private_directory, write_atomic
+from release_tasks.core.durable import keep_out_of_git, make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, with_path
 from release_tasks.core.events import Emit, Noted, ignore
 from release_tasks.core.units import show_duration
@@ -174,6 +174,7 @@ def run_lock(root: Path, command: str, wait: float = 0.0, emit: Emit = ignore) -
             raise LockHeld(f"{_locked_by(root, holder or current_holder(root))} {retry}")
     held = RunLock(root, command or " ".join(sys.argv))
     try:
+        keep_out_of_git(root)
         held.record()
         yield held
     finally:

@@ -11,7 +11,7 @@ from pathlib import Path
 from release_tasks.config.gateway import DATABASE
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.clock import timestamp
-from release_tasks.core.durable import write_atomic
+from release_tasks.core.durable import keep_out_of_git, write_atomic
 from release_tasks.gateway.store import create_database
 
 __all__ = ["GatewayPaths"]
@@ -67,6 +67,7 @@ class GatewayPaths:
         if not self.is_new:
             return False
         write_atomic(self._incomplete, b"")
+        keep_out_of_git(self.root)
         self.identity.mkdir(mode=0o700, exist_ok=True)
         self.gui.parent.mkdir(mode=0o700, exist_ok=True)
         identity = {"id": f"gw_{secrets.token_hex(8)}", "name": "gateway", "createdAt": timestamp()}

@@ -17,7 +17,7 @@ from attrs import define, frozen
 
 from release_tasks.core.audit import AuditLog
 from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes, read_document
-from release_tasks.core.durable import make_private_directory, write_atomic
+from release_tasks.core.durable import keep_out_of_git, make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, StageFailed
 from release_tasks.core.lock import FileLock
 from release_tasks.pairing.approvals import NO_APPROVALS, Approvals, approvals_of
@@ -149,6 +149,8 @@ class Store:
         Creates the folder and removes access of other users to it and to the files. ``wait`` is the time in seconds for
         the lock, by default that of the store. Raises LockHeld, StoreUnusable, OSError.
         """
+        if not self.folder.exists():
+            keep_out_of_git(self.folder)
         make_private_directory(self.folder)
         _make_private(self.folder.resolve())
         with self.locked([channel], wait):

@@ -285,7 +285,7 @@ class RaceScenario:
         live = self.follow(has_writer, [result for result in results if result.code is not None and result.code < 0])
         assert self.state_of(self.project.content(), has_writer) == live
         self.check_folder(keeps)
-        assert not [path for path in self.project.folder.rglob("*") if path.name.startswith(".")]
+        assert self.project.leftovers() == []
         assert not self.pipeline.journal_path.exists()
         assert not (self.pipeline.root / "lock.json").exists()
         assert recover(self.settings).detail == "Nothing to recover."

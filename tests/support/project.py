@@ -163,7 +163,8 @@ class Project:
         found = [str(p) for p in self.state.rglob("*") if ".release-tasks" in p.name or p.name.endswith(".tmp")]
         root = self.settings.release.root
         if root.exists():
-            found += [str(p) for p in root.rglob("*") if p.name.startswith(".") or p.name.endswith(".tmp")]
+            hidden = (p for p in root.rglob("*") if p.name.startswith(".") and p != root / ".gitignore")
+            found += map(str, {*hidden, *root.rglob("*.tmp")})
             statements = (root / "manifests").glob("*.intoto.jsonl")
             found += [str(p) for p in statements if not p.with_name(p.name.removesuffix(".intoto.jsonl")).exists()]
         return found

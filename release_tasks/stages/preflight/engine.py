@@ -10,7 +10,7 @@ from attrs import frozen
 
 from release_tasks.config.schema import GateConfig, Settings
 from release_tasks.core.clock import awake, compact, milliseconds_since
-from release_tasks.core.durable import make_new_directory
+from release_tasks.core.durable import keep_out_of_git, make_new_directory
 from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Emit, ignore, shielded
 from release_tasks.core.ids import require_id
@@ -62,6 +62,7 @@ def run_preflight(
         log_directory = settings.release.root / "logs" / release_id
         with contextlib.suppress(OSError):  # each gate reports that it has no log
             log_directory = make_new_directory(log_directory.parent, release_id)
+            keep_out_of_git(settings.release.root)
     contexts = {name: context_of(settings, name, log_directory, emit=emit) for name in gates}
     started = awake.now()
     excused = {name for name in selected if first and contexts[name].kind.asks_service}

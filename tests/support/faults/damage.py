@@ -126,7 +126,11 @@ class DamagedProject:
     def leftovers(self) -> list[str]:
         """Return the temporary files of interrupted runs."""
         found = [path.relative_to(self.folder) for path in self.folder.rglob("*")]
-        return [str(path) for path in found if path.name.startswith(".") or path.name.endswith(".tmp")]
+        return [
+            str(path)
+            for path in found
+            if path.name.startswith(".") and path.name != ".gitignore" or path.name.endswith(".tmp")
+        ]
 
     def last_event(self) -> tuple[str, str, str]:
         """Return event, status and detail of the latest audit event; fails when the log is not intact."""
