@@ -125,12 +125,9 @@ class DamagedProject:
 
     def leftovers(self) -> list[str]:
         """Return the temporary files of interrupted runs."""
-        found = [path.relative_to(self.folder) for path in self.folder.rglob("*")]
-        return [
-            str(path)
-            for path in found
-            if path.name.startswith(".") and path.name != ".gitignore" or path.name.endswith(".tmp")
-        ]
+        names = ((path.name, path.relative_to(self.folder)) for path in self.folder.rglob("*"))
+        hidden = [str(path) for name, path in names if name.startswith(".") and name != ".gitignore"]
+        return hidden + [str(path.relative_to(self.folder)) for path in self.folder.rglob("[!.]*.tmp")]
 
     def last_event(self) -> tuple[str, str, str]:
         """Return event, status and detail of the latest audit event; fails when the log is not intact."""
