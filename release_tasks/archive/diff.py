@@ -9,8 +9,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from attrs import field, frozen
+from attrs import evolve, field, frozen
 
+from release_tasks.archive.legacy import is_legacy, measure, without_modes
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.kinds import kind_of
 from release_tasks.assets.stored import stored_path
@@ -53,12 +54,14 @@ class Comparison:
 
 def compare_releases(settings: Settings, before: str, after: str) -> Comparison:
     """Compare two releases of the configured pipeline folder; raises as ``compare`` does."""
-    return compare(Pipeline(settings.release.root), before, after)
+    paths = {os.path.relpath(asset.path, settings.project): key for key, asset in settings.release.assets.items()}
+    return compare(Pipeline(settings.release.root), before, after, paths)
 
 
-def compare(pipeline: Pipeline, before: str, after: str) -> Comparison:
+def compare(pipeline: Pipeline, before: str, after: str, paths: Mapping[str, str] | None = None) -> Comparison:
     """Compare two prepared releases by their ids.
 
+    ``paths`` has the keys of the configured assets by their paths below the project: an older tool used other keys.
     Raises UsageError when a release does not exist, StageFailed when its manifest cannot be read.
     """
     first, second = pipeline.get_manifest(before), pipeline.get_manifest(after)
@@ -74,9 +77,13 @@ def compare(pipeline: Pipeline, before: str, after: str) -> Comparison:
     old, new = (_snapshot(pipeline, manifest, comparison.notes) for manifest in (first, second))
     if old is None or new is None:
         return comparison
+    if is_legacy(old) != is_legacy(new):  # two of the older tool have the same keys
+        old, new = (_with_configured_keys(snapshot, paths or {}) for snapshot in (old, new))
     for key in dict.fromkeys(asset.key for asset in [*old.assets, *new.assets]):
-        sides = [_stored(pipeline, snapshot, key) for snapshot in (old, new)]
         try:
+            sides = [_stored(pipeline, snapshot, key) for snapshot in (old, new)]
+            if is_legacy(old) or is_legacy(new):
+                sides = [side and (without_modes(side[0]), side[1]) for side in sides]
             comparison.differences.extend(_asset_differences(key, *sides))
         except (StageFailed, OSError) as error:
             comparison.notes.append(f"{key} cannot be compared: {error}")
@@ -96,6 +103,14 @@ def _snapshot(pipeline: Pipeline, manifest: Manifest, notes: list[str]) -> Snaps
         return None
 
 
+def _with_configured_keys(snapshot: SnapshotMetadata, paths: Mapping[str, str]) -> SnapshotMetadata:
+    """Return a snapshot of the older tool with the keys that its assets have in the configuration."""
+    if not is_legacy(snapshot):
+        return snapshot
+    assets = [evolve(a, key=paths.get(a.relative_path.removeprefix("assets/"), a.key)) for a in snapshot.assets]
+    return evolve(snapshot, assets=assets)
+
+
 def _commit(manifest: Manifest) -> str | None:
     return f"{manifest.git_commit} with changes" if manifest.git_commit and manifest.git_dirty else manifest.git_commit
 
@@ -109,7 +124,8 @@ def _stored(pipeline: Pipeline, snapshot: SnapshotMetadata, key: str) -> _Stored
     record = snapshot.asset(key)
     if record is None or not record.exists or record.damaged:
         return None
-    return record, stored_path(pipeline.catalogue.path(snapshot.snapshot_id), record)
+    folder = pipeline.catalogue.path(snapshot.snapshot_id)
+    return measure(record, folder) if is_legacy(snapshot) else (record, stored_path(folder, record))
 
 
 def _asset_differences(key: str, old: _Stored | None, new: _Stored | None) -> Iterator[Difference]:

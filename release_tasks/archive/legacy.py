@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+from attrs import evolve
+
+from release_tasks.assets.directory import with_entries
+from release_tasks.assets.files import scan_file
+from release_tasks.assets.sqlite.database import content_digest
+from release_tasks.assets.trees import scan_tree
 from release_tasks.core.canonical import InvalidDocument
+from release_tasks.core.errors import StageFailed
 from release_tasks.core.records import AssetKind, AssetRecord, SnapshotMetadata
 
-__all__ = ["has_older_form", "is_legacy", "read_metadata", "readable_manifest"]
+__all__ = ["has_older_form", "is_legacy", "measure", "read_metadata", "readable_manifest", "without_modes"]
 
 
 def is_legacy(metadata: SnapshotMetadata) -> bool:
@@ -46,6 +54,29 @@ def read_metadata(document: dict[str, Any], name: str) -> SnapshotMetadata:
         raise InvalidDocument(
             f"{name} has neither the format of this tool nor the format of the older tool ({error})"
         ) from error
+
+
+def measure(record: AssetRecord, folder: Path) -> tuple[AssetRecord, Path]:
+    """Return the record of an asset with what its copy in the snapshot ``folder`` shows, and the path of the copy.
+
+    Modes are left out: the older tool did not keep them. Raises OSError, StageFailed for a link and a damaged database.
+    """
+    path = folder
+    for name in record.relative_path.split("/"):
+        path /= name
+        if path.is_symlink():
+            raise StageFailed(f"{path} is a symbolic link")
+    if record.kind == "directory":
+        return without_modes(with_entries(record, scan_tree(path))), path
+    entry = scan_file(path)
+    digest = content_digest(path) if record.kind == "sqlite" else None
+    return evolve(record, size=entry.size, sha256=entry.sha256, content_digest=digest), path
+
+
+def without_modes(record: AssetRecord) -> AssetRecord:
+    """Return a record that says nothing of modes, for a comparison with a copy of the older tool."""
+    record = evolve(record, mode=0)
+    return record if record.entries is None else with_entries(record, [evolve(e, mode=0) for e in record.entries])
 
 
 def readable_manifest(document: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from typing import Any
 from attrs import frozen
 
 from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
-from release_tasks.archive.diff import Comparison, compare
+from release_tasks.archive.diff import Comparison, compare_releases
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.audit import AuditFinding, AuditVerdict
@@ -144,7 +144,7 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
         gates=gates_of(checks, pipeline.logs / release_id),
         health=strips_of(checks, events, own),
         snapshot=snapshot,
-        differences=_differences(pipeline, before, manifest),
+        differences=_differences(settings, before, manifest),
         rollback_options=rollback_options_of(pipeline, manifest, before, snapshot, own),
         history=history_of(files, rollbacks, published, degraded, problem),
         audit=audit,
@@ -175,11 +175,11 @@ def _release_before(files: list[ManifestFile], manifest: Manifest | None) -> Man
     return next((other for other in reversed(ready) if (other.sequence, other.generated_at) < age), None)
 
 
-def _differences(pipeline: Pipeline, before: Manifest | None, manifest: Manifest | None) -> Comparison | None:
+def _differences(settings: Settings, before: Manifest | None, manifest: Manifest | None) -> Comparison | None:
     if before is None or manifest is None:
         return None
     try:
-        return compare(pipeline, before.release_id, manifest.release_id)
+        return compare_releases(settings, before.release_id, manifest.release_id)
     except (StageError, OSError) as error:
         return Comparison(before=before.release_id, after=manifest.release_id, notes=[describe_error(error)])
 
