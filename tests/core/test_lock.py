@@ -208,7 +208,7 @@ def test_lock_files_are_private(root: Path) -> None:
             modes = {path.name: oct(stat.S_IMODE(path.stat().st_mode)) for path in [root, *root.iterdir()]}
     finally:
         os.umask(before)
-    assert modes == {"pipeline": "0o700", "lock": "0o600", "lock.json": "0o600"}
+    assert modes == {"pipeline": "0o700", ".gitignore": "0o600", "lock": "0o600", "lock.json": "0o600"}
 
 
 @pytest.mark.parametrize("what", ["exchanged", "removed"])

@@ -108,7 +108,7 @@ def start(credentials: Path) -> Iterator[Callable[..., subprocess.Popen[str]]]:
 
 def leftovers(credentials: Path) -> list[str]:
     known = {"telegram-pairing.json", "telegram-allowFrom.json", "telegram-pairing.lock", "pairing-audit.log"}
-    return sorted({path.name for path in credentials.iterdir()} - known)
+    return sorted({path.name for path in credentials.iterdir()} - known - {".gitignore"})
 
 
 @pytest.mark.slow
