@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 import json
 import subprocess
 import sys
@@ -19,8 +21,9 @@ from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
 from tests.support.gateway import RunningGateway
 
-SECRET = "a-telegram-secret_123"
+SECRET, APP_SECRET = "a-telegram-secret_123", "an app secret"
 APPROVED = 4711001
+PHONE = "15557000001"
 HOLD_LOCK = """
 import sys
 from pathlib import Path
@@ -45,19 +48,21 @@ def credentials(pairing: Pairing) -> Path:
 @pytest.fixture(scope="module")
 def running(start_shared: Callable[..., Any], pairing: Pairing, credentials: Path) -> RunningGateway:
     """Return a gateway with one approved sender, and with a place for every request."""
-    request = pairing.request(Channel.TELEGRAM, str(APPROVED)).request
-    assert request is not None
-    pairing.approve(Channel.TELEGRAM, request.code)
+    for channel, sender in ((Channel.TELEGRAM, str(APPROVED)), (Channel.WHATSAPP, PHONE)):
+        request = pairing.request(channel, sender).request
+        assert request is not None
+        pairing.approve(channel, request.code)
     config = PairingConfig(credentials=credentials, max_pending=100_000)
-    gateway = start_shared({"TELEGRAM_WEBHOOK_SECRET": SECRET}, pairing=config)
+    secrets = {"TELEGRAM_WEBHOOK_SECRET": SECRET, "WHATSAPP_APP_SECRET": APP_SECRET}
+    gateway = start_shared(secrets, pairing=config)
     assert isinstance(gateway, RunningGateway)
     return gateway
 
 
-@pytest.fixture
-def held_lock(running: RunningGateway, credentials: Path) -> Iterator[None]:
-    """Let another process hold the lock of the store."""
-    path = credentials / "telegram-pairing.lock"
+@pytest.fixture(params=["telegram"])
+def held_lock(running: RunningGateway, credentials: Path, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Let another process hold the lock of a store."""
+    path = credentials / f"{request.param}-pairing.lock"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLD_LOCK, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
@@ -101,6 +106,24 @@ def test_a_held_lock_delays_no_approved_message(running: RunningGateway, strange
     assert sorted(times)[int(len(times) * 0.99) - 1] < 5.0 and sorted(times)[len(times) // 2] < 1.0, times
     assert {status for status, _ in answers} == {503}
     assert max(seconds for _, seconds in answers) < 30.0
+
+
+@pytest.mark.parametrize("held_lock", ["whatsapp"], indirect=True)
+@pytest.mark.usefixtures("held_lock")
+def test_an_approved_message_of_a_mixed_notification_is_queued(running: RunningGateway) -> None:
+    """The unapproved senders in it come later, and the channel sends the notification again."""
+    messages = [
+        {"from": sender, "id": f"wamid.mixed.{sender}", "type": "text", "text": {"body": f"from {sender}"}}
+        for sender in ("15557000002", "15557000003", PHONE)
+    ]
+    change = {"field": "messages", "value": {"messages": messages}}
+    body = json.dumps({"object": "whatsapp_business_account", "entry": [{"changes": [change]}]}).encode()
+    digest = hmac.new(APP_SECRET.encode(), body, hashlib.sha256).hexdigest()
+    for _ in range(2):
+        answer = running.post("/webhooks/whatsapp", data=body, headers={"X-Hub-Signature-256": f"sha256={digest}"})
+        assert answer.status_code == 503
+    queued = [message["text"] for message in running.get("/messages?limit=500").json()["data"]["messages"]]
+    assert [text for text in queued if text.startswith("from ")] == [f"from {PHONE}"]
 
 
 def test_strangers_without_a_held_lock_get_their_codes(running: RunningGateway, pairing: Pairing) -> None:
