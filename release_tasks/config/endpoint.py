@@ -202,10 +202,12 @@ class RequestConfig:
 class Question:
     """A request about the health of the service, and the expected answer; without ``expect`` the known forms are read.
 
-    ``gate`` is the http gate with that URL, or None for the health endpoint.
+    ``gate`` is the http gate with that URL, or None for the health endpoint. ``timeout``, in seconds, is the gate's own
+    limit for one request, or None for that of the health endpoint.
     """
 
     url: str
     request: RequestConfig
     expect: ExpectConfig | None
     gate: str | None = None
+    timeout: float | None = None

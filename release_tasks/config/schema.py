@@ -179,7 +179,8 @@ class GateConfig:
     def question(self, name: str) -> Question | None:
         """Return what this gate, called ``name``, asks the service; None for a gate without a URL of its own."""
         ask: Callable[[str], Question | None] | None = getattr(self.options, "question", None)
-        return ask(name) if ask is not None else None
+        question = ask(name) if ask is not None else None
+        return question and evolve(question, timeout=self.timeout)
 
 
 @frozen(kw_only=True)

@@ -334,7 +334,7 @@ HealthWord = Literal["ok", "degraded", "failed", "unknown", "unreachable"]
 
 @frozen(kw_only=True)
 class HealthAttempt:
-    """One request to a health endpoint. ``latency_ms`` is the time until the answer or until the request failed."""
+    """One request about health. ``latency_ms`` is the time until the first answer, or until all requests failed."""
 
     at: str
     status: HealthWord

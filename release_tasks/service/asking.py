@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 import threading
 from collections.abc import Sequence
 
@@ -39,10 +40,24 @@ class Answer:
 
 
 def ask(
-    questions: Sequence[Question], timeout: float, *, strict: bool = False, cancelled: threading.Event | None = None
+    questions: Sequence[Question],
+    timeout: float,
+    *,
+    longest: float = math.inf,
+    strict: bool = False,
+    cancelled: threading.Event | None = None,
 ) -> list[Answer]:
-    """Send one request for each question, at the same time; ``timeout`` is for each, in seconds. Raises nothing."""
-    return together([functools.partial(_ask_one, question, timeout, strict, cancelled) for question in questions])
+    """Send one request for each question, at the same time. Raises nothing.
+
+    ``timeout``, in seconds, limits each request of a question without a limit of its own; ``longest`` limits all.
+    """
+    limits = [min(timeout if each.timeout is None else each.timeout, longest) for each in questions]
+    return together(
+        [
+            functools.partial(_ask_one, each, limit, strict, cancelled)
+            for each, limit in zip(questions, limits, strict=True)
+        ]
+    )
 
 
 def _ask_one(question: Question, timeout: float, strict: bool, cancelled: threading.Event | None) -> Answer:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import threading
 from collections.abc import Callable, Sequence
@@ -144,10 +145,11 @@ def poll_health(
     history: list[HealthAttempt] = []
     while True:
         remaining = started + limit - awake.now()
-        timeout = health.timeout if limit <= 0 else min(health.timeout, max(remaining, _MIN_TIMEOUT))
+        longest = math.inf if limit <= 0 else max(remaining, _MIN_TIMEOUT)
         streak.note()
         at, request_started = timestamp(), awake.now()
-        answers = _ask(asked, timeout, strict, cancelled, unreadable)
+        asking = functools.partial(ask, asked, health.timeout, longest=longest, strict=strict, cancelled=cancelled)
+        answers = _with_known_form(asking(), unreadable)
         result = combined(answers)
         if on_response is not None and (response := answers[0].response) is not None:
             on_response(response)
@@ -155,7 +157,7 @@ def poll_health(
             at=at,
             status=result.status,
             passed=result.passed,
-            latency_ms=round((awake.now() - request_started) * 1000),
+            latency_ms=_latency_ms(answers, awake.now() - request_started),
             http_status=result.http_status,
             detail=excerpt(result.detail, _MAX_DETAIL),
         )
@@ -188,13 +190,17 @@ def poll_health(
             return evolve(report, detail=f"stopped while waiting; last attempt: {report.detail}")
 
 
-def _ask(
-    questions: Sequence[Question], timeout: float, strict: bool, cancelled: threading.Event, unreadable: _Unreadable
-) -> list[Answer]:
-    """Ask all questions once; a first answer that cannot be read passes when its form is as before."""
-    first, *others = ask(questions, timeout, strict=strict, cancelled=cancelled)
+def _with_known_form(answers: list[Answer], unreadable: _Unreadable) -> list[Answer]:
+    """Let a first answer that cannot be read pass when its form is as before."""
+    first, *others = answers
     unreadable.add(first.form)
     if unreadable.is_as_before:
         detail = "health cannot be read; the answer has the same form as at prepare"
         first = evolve(first, report=evolve(first.report, passed=True, detail=detail))
     return [first, *others]
+
+
+def _latency_ms(answers: list[Answer], elapsed: float) -> int:
+    """Return the latency of the first answer, as in the baseline; without an answer, the ``elapsed`` seconds."""
+    response = answers[0].response
+    return round(elapsed * 1000) if response is None else response.elapsed_ms

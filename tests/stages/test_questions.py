@@ -163,3 +163,23 @@ def test_the_baseline_is_about_all_of_them(tracked: Project, api: Health) -> Non
     assert manifest.baseline is not None and manifest.baseline.health == "ok"
     assert manifest.baseline.latency_ms is not None
     assert api.requests == 4  # the gate, and three for the baseline
+
+
+def test_a_gate_that_takes_long_makes_no_service_slow(tracked: Project, api: Health) -> None:
+    """The latency is that of the health endpoint, at prepare and in every sample; a login may take a second."""
+    tracked.overrides["health.timeout"] = "10s"
+    tracked.overrides["watch.latency_floor"] = "100ms"
+    prepare(tracked)
+    api.delay = 0.3
+    signals, diagnosis = diagnose_service(tracked.settings)
+    assert not {"slow", "unhealthy"} & {finding.key for finding in diagnosis.findings}
+    assert signals.health is not None and min(attempt.latency_ms for attempt in signals.health.history) < 300
+
+
+def test_a_gate_is_asked_with_its_own_time_limit(tracked: Project, api: Health) -> None:
+    """Its limit is longer than that of the health endpoint, so its slow answer counts."""
+    tracked.overrides["health.timeout"] = "200ms"
+    tracked.overrides["gates.api"] = {**tracked.overrides["gates.api"], "timeout": "20s"}
+    api.delay = 0.5
+    prepare(tracked)
+    assert "unhealthy" not in [finding.key for finding in diagnose_service(tracked.settings)[1].findings]
