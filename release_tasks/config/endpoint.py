@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Final, NewType
 
-from attrs import Attribute, Factory, frozen
+from attrs import Attribute, Factory, fields, frozen
 
 from release_tasks.core.options import option
 from release_tasks.core.redact import is_secret_name
@@ -159,7 +159,22 @@ class ExpectConfig:
         UNSET,
     )
 
+    @classmethod
+    def check_written(cls, section: Mapping[str, Any]) -> None:
+        """Raise ValueError for a section in which nothing is expected; the loader calls this.
+
+        An instance cannot tell a key without a value from a missing key, and would accept every answer.
+        """
+        keys = [each.name for each in fields(cls)]
+        if not any(key in section for key in keys):
+            raise ValueError(f"expected one or more of {', '.join(keys)}; for every answer with 2xx write status: 2xx")
+        for key in keys:
+            if key != "equals" and key in section and section[key] is None:
+                raise ValueError(f"{key}: expected a value, got nothing: the key has no value")
+
     def __attrs_post_init__(self) -> None:
+        if self.text == "":
+            raise ValueError("text: expected a text, got an empty one, which every body contains")
         if self.equals is not UNSET:
             found = next(non_json_values(self.equals), None)
             if found is not None:

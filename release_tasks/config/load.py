@@ -272,7 +272,10 @@ def _section_hook(converter: cattrs.Converter, kinds: schema.Kinds, cls: Any) ->
             for name in value
             if name not in known
         ]
+        check = getattr(cls, "check_written", None)
         try:
+            if check is not None:
+                check(value)
             result = inner({k: v for k, v in value.items() if k in known}, flat)
             if any(name not in known and _similar_key(name, names) for name in value):
                 raise cattrs.ClassValidationError("a misspelt kind", errors, cls)  # not also a missing one

@@ -156,3 +156,19 @@ def test_a_typed_url_of_another_server_gets_no_secret(typed: str, is_refused: bo
             with_flags(settings, **flags)  # type: ignore[arg-type]
     for other in ({"url": URL, "headers": {"X-A": "b"}}, {**secret, "url": None}):
         with_flags(load_settings({"release": {"health": other}}, Path("/project")), health_url=typed)
+
+
+@pytest.mark.parametrize(
+    ("expect", "problem"),
+    [
+        ({}, "expected one or more of status, text, json, equals; for every answer with 2xx write status: 2xx"),
+        ({"status": None}, "status: expected a value, got nothing: the key has no value"),
+        ({"json": None}, "json: expected a value, got nothing: the key has no value"),
+        ({"json": "a", "text": None}, "text: expected a value, got nothing: the key has no value"),
+        ({"text": ""}, "text: expected a text, got an empty one, which every body contains"),
+    ],
+)
+def test_an_expectation_that_every_answer_meets_is_refused(expect: dict[str, Any], problem: str) -> None:
+    """A forgotten value must not turn a check off."""
+    assert problems({"health": {"expect": expect}}) == [f"release.health.expect: {problem}"]
+    assert problems({"gates": {"api": {"http": URL, "expect": expect}}}) == [f"release.gates.api.expect: {problem}"]
