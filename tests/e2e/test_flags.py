@@ -109,7 +109,7 @@ def test_useless_input_ends_with_2_and_one_message(scratch: InvokeProject, line:
 @pytest.mark.parametrize(
     ("key", "value", "message"),
     [
-        ("retention", "many", "invoke.yaml: release.retention: expected a whole number"),
+        ("retention", "many", "invoke.yaml:1: release.retention: expected a whole number"),
         ("retentoin", 3, "did you mean 'retention'"),
         ("gates", {"build": {"command": "x", "path": "y"}}, "expected exactly one of"),
         ("assets", {"a": {"file": "x"}, "b": {"file": "x"}}, "overlaps with"),

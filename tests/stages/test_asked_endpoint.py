@@ -45,7 +45,7 @@ def service(project: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     endpoint.required = {"Authorization": f"Bearer {SECRET}"}
     endpoint.body = True
     monkeypatch.setenv("HEALTH_AUTH", SECRET)
-    health = {"url": endpoint.url, "deadline": "300ms", "interval": "20ms", **REQUEST}
+    health = {"url": endpoint.url, "deadline": "20s", "interval": "20ms", **REQUEST}
     project.overrides |= {f"health.{key}": value for key, value in health.items()}
     project.overrides["gates"] = {"api": {"http": "health"}}
     yield endpoint
@@ -85,6 +85,7 @@ def test_every_stage_sees_an_answer_that_is_not_expected(project: Project, servi
     """HTTP 200 with another value is a failure, with its reason; the next command has no secret."""
     prepare_release(project.settings, release_id="v1")
     service.body = False
+    project.overrides["health.deadline"] = "300ms"
     project.damage()
     reason = "HTTP 200, but the body is false, expected true"
     (check,) = run_preflight(project.settings).report.checks
