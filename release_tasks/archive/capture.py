@@ -7,7 +7,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, wait
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +27,7 @@ from release_tasks.core.events import BytesMoved, Emit, Event, ignore
 from release_tasks.core.interrupt import wait_for
 from release_tasks.core.location import lstat_or_none
 from release_tasks.core.records import FORMAT_VERSION, AssetRecord, AuditAnchor, ParentFolder, SnapshotMetadata
+from release_tasks.core.threads import pool as thread_pool
 
 __all__ = [
     "CaptureRequest",
@@ -206,7 +207,7 @@ def _capture_concurrently(
             with contextlib.suppress(OSError):
                 size = asset.kind.size(asset)
             emit(BytesMoved("capture", key, 0, size))
-    with ThreadPoolExecutor(_CAPTURE_THREADS) as pool:
+    with thread_pool(_CAPTURE_THREADS) as pool:
         captures = [
             pool.submit(capture_asset, key, asset, partial, emit=emit_unless_cancelled, allow_damaged=allow_damaged)
             for key, asset in assets.items()

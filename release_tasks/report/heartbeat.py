@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 
 from release_tasks.core.events import Event, GateBegan, GateEnded, SampleTaken, StepBegan
+from release_tasks.core.threads import start_if_possible
 from release_tasks.report.progress import PlainLines
 
 __all__ = ["Heartbeat"]
@@ -31,7 +32,7 @@ class Heartbeat:
         self._since = self._last = clock()
 
     def __enter__(self) -> Heartbeat:
-        self._thread.start()
+        start_if_possible(self._thread)
         return self
 
     def __exit__(self, *_: object) -> None:

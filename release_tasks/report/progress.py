@@ -31,6 +31,7 @@ from release_tasks.core.events import (
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.printable import printable
 from release_tasks.core.records import Check
+from release_tasks.core.threads import start_if_possible
 from release_tasks.core.units import rough_span, show_counter, show_seconds
 from release_tasks.report.screen import Screen, Terminal
 from release_tasks.report.table import fitting_lines, shortened, wrapped
@@ -235,7 +236,7 @@ class LiveDisplay:
         self._bytes = self._new_transfers()
 
     def __enter__(self) -> LiveDisplay:
-        self._thread.start()
+        start_if_possible(self._thread)
         return self
 
     def __exit__(self, kind: object, *_: object) -> None:
@@ -243,7 +244,8 @@ class LiveDisplay:
             self._keeps_gates = True
         with uninterrupted():  # the cursor must be restored
             self._is_done.set()
-            self._thread.join(_GRACE)
+            if self._thread.is_alive():
+                self._thread.join(_GRACE)
 
     def __call__(self, event: Event) -> None:
         """Show one event at the next frame."""

@@ -6,7 +6,9 @@ import signal
 import threading
 
 from release_tasks.core.clock import awake
+from release_tasks.core.errors import Interrupted
 from release_tasks.core.interrupt import STOP_SIGNALS, wait_for
+from release_tasks.core.threads import run_aside
 from release_tasks.service.request import Request
 from release_tasks.service.response import HttpResponse, ProbeError
 
@@ -45,8 +47,9 @@ def _exchange(request: Request, cancelled: threading.Event) -> HttpResponse | Pr
     finished = threading.Event()
 
     def work() -> None:
-        # The main thread handles these signals, and may defer them.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        if threading.current_thread() is not threading.main_thread():
+            # The main thread handles these signals, and may defer them.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             outcome.append(connection.send(abortable, request))
         except BaseException as error:
@@ -56,7 +59,7 @@ def _exchange(request: Request, cancelled: threading.Event) -> HttpResponse | Pr
             finished.set()
 
     # A thread, because a socket timeout restarts with every byte and a name lookup has no timeout.
-    threading.Thread(target=work, name="probe", daemon=True).start()
+    run_aside(work, "probe")
     try:
         wait_for(lambda seconds: finished.wait(seconds) or cancelled.is_set(), request.timeout)
         if not finished.is_set():
@@ -66,4 +69,6 @@ def _exchange(request: Request, cancelled: threading.Event) -> HttpResponse | Pr
     finally:
         abortable.abort()
     (result,) = outcome
+    if isinstance(result, (Interrupted, KeyboardInterrupt)):  # the work ran in the main thread
+        raise result
     return result if isinstance(result, HttpResponse) else connection.probe_error(result, request)

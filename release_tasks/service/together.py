@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from typing import TypeVar
 
 from release_tasks.core.interrupt import STOP_SIGNALS, wait_for
+from release_tasks.core.threads import start_if_possible
 
 __all__ = ["begin", "together"]
 
@@ -20,18 +21,21 @@ def begin(work: Callable[[], T]) -> Callable[[], T]:
     errors: list[BaseException] = []
 
     def run() -> None:
-        # Blocked here, so that the main thread receives them.
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
+        if threading.current_thread() is not threading.main_thread():
+            # Blocked here, so that the main thread receives them.
+            signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
         try:
             results.append(work())
         except BaseException as error:
             errors.append(error)
 
     thread = threading.Thread(target=run, name="request", daemon=True)
-    thread.start()
+    if not start_if_possible(thread):
+        run()
 
     def has_ended(seconds: float) -> bool:
-        thread.join(seconds)
+        if thread.is_alive():
+            thread.join(seconds)
         return not thread.is_alive()
 
     def result() -> T:

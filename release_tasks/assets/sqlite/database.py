@@ -6,7 +6,6 @@ import contextlib
 import hashlib
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +27,7 @@ from release_tasks.assets.waiting import LockWait
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed, with_path
+from release_tasks.core.threads import pool as thread_pool
 
 __all__ = [
     "PAGES_A_STEP",
@@ -208,7 +208,7 @@ def _completed(
     """Give a copy its final form, check it, and flush it unless it is temporary."""
     os.chmod(copy, 0o600)
     write_canonical_header(copy)
-    with ThreadPoolExecutor(2) as pool:
+    with thread_pool(2) as pool:
         digest = pool.submit(sha256_file, copy, checked)
         flushed = pool.submit(fsync_file, copy) if is_durable else None
         unchecked = check_database(copy, reported_as=source)

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import math
 import queue
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from attrs import field, frozen
 
 from release_tasks.core.clock import awake, milliseconds_since, timestamp
-from release_tasks.core.errors import StageError
+from release_tasks.core.errors import Interrupted, StageError
 from release_tasks.core.events import Emit, GateBegan, GateEnded
 from release_tasks.core.interrupt import LONGEST_WAIT, next_item, uninterrupted
 from release_tasks.core.records import Check
 from release_tasks.core.redact import Redactor
+from release_tasks.core.threads import run_aside
 from release_tasks.core.typed import typed
 from release_tasks.core.units import show_duration
 from release_tasks.stages.preflight.gates.base import GateContext, Verdict
@@ -79,7 +79,7 @@ class _Running:
 
     def start(self, context: GateContext) -> None:
         gate = self._gates[context.name] = _StartedGate(context=context)
-        threading.Thread(target=lambda: self._results.put(_check(gate)), name=context.name, daemon=True).start()
+        run_aside(lambda: self._results.put(_check(gate)), context.name)
 
     def next_result(self) -> Check:
         """Wait until the next gate ends or exceeds its time limit."""
@@ -119,6 +119,8 @@ def _check(gate: _StartedGate) -> Check:
             verdict = context.kind.check(context)
     except StageError as error:
         verdict = Verdict(passed=False, detail=error.message)
+    except (Interrupted, KeyboardInterrupt):  # without threads, the gate runs in the main thread
+        raise
     # Also SystemExit: without a result the engine would wait for this gate.
     except BaseException as error:
         verdict = Verdict(passed=False, detail=f"the gate raised {type(error).__name__}: {error}")
