@@ -9,6 +9,7 @@ from attrs import evolve
 from release_tasks.core.events import Emit, ignore
 from release_tasks.core.records import RollbackOutcome, RollbackState
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
+from release_tasks.stages.rollback.outcome import NOT_ASKED
 from tests.support.project import Project
 
 __all__ = ["audit_events", "other_notes", "roll_back", "rollback_state", "safety_folder", "safety_id"]
@@ -33,8 +34,8 @@ def roll_back(
 
 
 def other_notes(outcome: RollbackOutcome) -> list[str]:
-    """Return the notes of a rollback, without those on the removed row and on the release without a verdict."""
-    expected = ("the rollback removed 1 row of ledger", "was taken after a release that was never judged")
+    """Return the notes of a rollback, without those on the removed row, a missing verdict and a missing health URL."""
+    expected = ("the rollback removed 1 row of ledger", "was taken after a release that was never judged", NOT_ASKED)
     return [note for note in outcome.diagnostics if not any(text in note for text in expected)]
 
 

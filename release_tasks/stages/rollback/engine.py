@@ -62,7 +62,7 @@ from release_tasks.stages.rollback.in_place import (
     removed_rows,
 )
 from release_tasks.stages.rollback.journal import JOURNAL_VERSION, clear_journal, write_journal
-from release_tasks.stages.rollback.outcome import find_doubts, find_problems
+from release_tasks.stages.rollback.outcome import NOT_ASKED, find_doubts, find_problems
 from release_tasks.stages.rollback.plan import RollbackPlan, plan_changes, snapshot_before
 from release_tasks.stages.rollback.restart import Restart
 from release_tasks.stages.rollback.safety import advise_without_safety, notes_on_safety, undo_option
@@ -532,6 +532,8 @@ def record(
 
 def _finish(run: RollbackAttempt, outcome: RollbackOutcome, target: SnapshotMetadata) -> RollbackOutcome:
     """Record the outcome; an outcome that cannot be recorded is ``failed``, although the snapshot is live."""
+    if outcome.status != "failed" and outcome.health_check is None and not run.pipeline.is_before_first(target):
+        outcome = evolve(outcome, diagnostics=[*outcome.diagnostics, NOT_ASKED])
     try:
         run.recorder.finish(outcome, target)
         return outcome

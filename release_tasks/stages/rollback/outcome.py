@@ -32,8 +32,6 @@ def find_doubts(
 ) -> list[str]:
     """Return what the operator must know about the service although no check failed."""
     doubts = [hooks.problem]
-    if health is None and not is_before_first:
-        doubts.append(NOT_ASKED)
     if health is None and restart is not None and (unfinished := restart.unfinished()):
         doubts.append(
             f"{unfinished} If that command ends a process that "

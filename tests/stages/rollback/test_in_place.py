@@ -17,6 +17,7 @@ from release_tasks.core.events import Event, Noted
 from release_tasks.core.records import RollbackOutcome
 from release_tasks.stages.diagnose.guide import diagnose_service
 from release_tasks.stages.rollback.in_place import find_last_restore
+from release_tasks.stages.rollback.outcome import NOT_ASKED
 from release_tasks.stages.rollback.plan import plan_rollback
 from tests.support.faults.marks import NEEDS_ROOT
 from tests.support.files import make_socket
@@ -203,8 +204,9 @@ def test_a_noop_names_the_rows_of_the_service_and_force(restored: Project) -> No
     outcome = roll_back(restored)
     assert outcome.status == "noop"
     assert outcome.diagnostics[0] == "database: added since the restore: 2 rows of Notes and 1 of ledger."
-    assert "inv release.rollback --snapshot v1_snapshot --force" in outcome.diagnostics[-1]
-    assert outcome.diagnostics == plan_rollback(restored.settings).diagnostics[-len(outcome.diagnostics) :]
+    *notes, not_asked = outcome.diagnostics
+    assert "inv release.rollback --snapshot v1_snapshot --force" in notes[-1] and not_asked == NOT_ASKED
+    assert notes == plan_rollback(restored.settings).diagnostics[-len(notes) :]
 
 
 def test_lost_rows_are_named_first(restored: Project) -> None:
@@ -213,7 +215,7 @@ def test_lost_rows_are_named_first(restored: Project) -> None:
     outcome = roll_back(restored)
     assert outcome.status == "noop"
     assert outcome.diagnostics[0] == "database: missing since the restore: 3 rows of Notes."
-    assert "--force" in outcome.diagnostics[-1]
+    assert "--force" in outcome.diagnostics[-2]
     assert "rows-missing" in guide_rows(restored)
     assert roll_back(restored, force=True).status == "restored"
 
@@ -244,7 +246,7 @@ def test_a_busy_service_keeps_its_rows(make_project: MakeProject, start_writer: 
 
 
 def test_an_unchanged_state_is_in_place_without_any_note(restored: Project) -> None:
-    assert roll_back(restored).diagnostics == []
+    assert roll_back(restored).diagnostics == [NOT_ASKED]
 
 
 def _exchange(path: Path, make: Callable[[Path], object]) -> None:
@@ -311,7 +313,7 @@ def test_rights_of_a_database_are_named_and_its_rows_stay(restored: Project, nam
     outcome = roll_back(restored)
     assert outcome.status == "noop"
     difference = "mode 600 instead of 644" if name == "mode" else "owner 12345:12345 instead of"
-    assert difference in " ".join(outcome.diagnostics) and "--force" in outcome.diagnostics[-1]
+    assert difference in " ".join(outcome.diagnostics) and "--force" in outcome.diagnostics[-2]
     assert roll_back(restored, force=True).status == "restored"
     info = restored.database.stat()
     assert (info.st_mode & 0o777, info.st_uid) == (0o644, os.geteuid())
