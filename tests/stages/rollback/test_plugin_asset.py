@@ -189,7 +189,7 @@ def test_rollback_is_a_noop_after_the_service_wrote_to_the_asset(
     plugin_project.mcp.write_text('{"written": "since"}')
     outcome = roll_back(plugin_project)
     assert outcome.status == "noop"
-    changed, advice = outcome.diagnostics
+    changed, advice = other_notes(outcome)
     assert changed == "mcp: its content was changed since the restore."
     assert advice.endswith("inv release.rollback --snapshot v1_snapshot --force")
     assert plugin_project.mcp.read_text() == '{"written": "since"}'
@@ -223,7 +223,7 @@ def test_broken_plugin_keeps_the_rollback_a_noop(plugin_project: Project, instal
     outcome = roll_back(plugin_project)
     assert outcome.status == "noop"
     assert plugin_project.mcp.read_text() == '{"written": "since"}'
-    message, advice = outcome.diagnostics
+    message, advice = other_notes(outcome)
     assert message.startswith("mcp: could not be checked: ") and expected in message
     assert advice.endswith("inv release.rollback --snapshot v1_snapshot --force")
     assert plugin_project.leftovers() == []
