@@ -132,16 +132,16 @@ class _Texts:
         """Return an argument: a variable without a value stays, and ``$NAME`` may belong to a script."""
         return self._replaced(text, self.environment, bare=False)
 
-    def filled_with(self, text: str, stand_in: str) -> str:
-        """Return ``text`` with ``stand_in`` for each variable that has no value, or an empty text if it begins so."""
+    def filled_with(self, text: str, stand_in: str) -> str | None:
+        """Return ``text`` with ``stand_in`` for each variable that has no value, or None if it begins so."""
         marker = "\0"
         filled = self._replaced(text, self.environment, bare=True, stand_in=marker)
-        return "" if filled.startswith(marker) else filled.replace(marker, stand_in)
+        return None if filled.startswith(marker) else filled.replace(marker, stand_in)
 
     def _replaced(self, text: str, environment: Mapping[str, str], *, bare: bool, stand_in: str | None = None) -> str:
         def value(match: re.Match[str]) -> str:
             inner = match[1] if match[1] is not None else match[2]
-            found = self._value(inner, environment, is_opencode=match[1] is None)
+            found = self._value(inner, environment)
             if found is not None:
                 return found
             self.unset.append(inner.partition(":")[2] if inner.startswith("env:") else inner)
@@ -152,11 +152,11 @@ class _Texts:
             filled = _BARE.sub(lambda match: environment.get(match[1], match[0]), filled)
         return filled
 
-    def _value(self, inner: str, environment: Mapping[str, str], *, is_opencode: bool) -> str | None:
+    def _value(self, inner: str, environment: Mapping[str, str]) -> str | None:
         if inner in self._values:
             return self._values[inner]
         if inner.startswith("env:"):
-            return environment.get(inner[4:], "" if is_opencode else None)
+            return environment.get(inner[4:])
         name, has_default, default = inner.partition(":-")
         if has_default and _NAME.fullmatch(name):
             return environment.get(name, default)
@@ -179,6 +179,8 @@ def _env_file_problems(server: McpServer, texts: _Texts, host: McpHost) -> list[
 
 def _find(program: str, environment: Mapping[str, str], folders: list[Path]) -> tuple[str | None, str | None]:
     """Return the path of a program, or the reason why it cannot be started; neither when its folder is unknown."""
+    if not program.strip():  # from a variable that is empty
+        return None, "has an empty command"
     if os.sep not in program:
         found = _which(program, environment)
         if found is None:
@@ -223,10 +225,12 @@ def _interpreter_problem(path: str, environment: Mapping[str, str]) -> str | Non
     return None
 
 
-def _url_problems(url: str, configured: str) -> list[str]:
-    """Return what is wrong with a URL; nothing for an empty text, whose beginning is not known."""
-    if not url:
+def _url_problems(url: str | None, configured: str) -> list[str]:
+    """Return what is wrong with a URL; nothing when its beginning is not known."""
+    if url is None:
         return []
+    if not url.strip():  # from a variable that is empty
+        return ["has an empty url"]
     # A password or a token in it must not get into a message, and so its variables are not filled in.
     shown = repr(re.sub(r"//[^/@]*@", "//", configured.partition("?")[0])[:200])
     try:

@@ -314,6 +314,9 @@ def test_an_unset_variable_stays_unknown_and_a_default_is_used(tmp_path: Path) -
     assert _launch(tmp_path, command="${NOWHERE:-sh}").program.endswith("/sh")
     assert _launch(tmp_path, url="http://${HOST}:${PORT}/").problems == ()
     assert _launch(tmp_path, url="ftp://${HOST}/").problems != ()
+    assert _launch(tmp_path, command="${EMPTY:-}").problems == ("has an empty command",)
+    assert _launch(tmp_path, url="${EMPTY:-} ").problems == ("has an empty url",)
+    assert _launch(tmp_path, command="{env:NOWHERE}/server").unset == ("NOWHERE",)
 
 
 def test_a_message_contains_no_secret_of_a_url(tmp_path: Path) -> None:
