@@ -119,7 +119,7 @@ class _Connection(H11Protocol, asyncio.BufferedProtocol):
             self.transport.abort()
 
     @property
-    def patience(self) -> float | None:
+    def step_limit(self) -> float | None:
         """The limit of the present step, in seconds; None while the gateway works and the client waits."""
         if self.transport.is_closing() or self.transport.get_write_buffer_size():
             return self.limits.reading
@@ -131,8 +131,8 @@ class _Connection(H11Protocol, asyncio.BufferedProtocol):
 
     def end_if_overdue(self, now: float) -> None:
         """End the connection if its client exceeds the limit of its present step."""
-        patience = self.patience
-        if patience is None or now - self.since < patience:
+        step_limit = self.step_limit
+        if step_limit is None or now - self.since < step_limit:
             return
         has_begun_a_request = self.conn.their_state is h11.IDLE and bool(self.conn.trailing_data[0])
         if has_begun_a_request and not self.transport.is_closing() and not self.transport.get_write_buffer_size():
@@ -153,7 +153,7 @@ def _make_room(state: ServerState, *, connections: int = 0, unread: int = 0) -> 
 
     Closes as many as ``connections``, and more until ``unread`` bytes of responses are dropped.
     """
-    waiting = [each for each in cast("set[_Connection]", state.connections) if each.patience is not None]
+    waiting = [each for each in cast("set[_Connection]", state.connections) if each.step_limit is not None]
     for each in sorted(waiting, key=lambda each: each.since):
         size = each.transport.get_write_buffer_size()
         if connections <= 0 and (unread <= 0 or not size):

@@ -1,4 +1,4 @@
-"""Approved senders beside slow clients: the times of their messages and of health, memory and files of the gateway.
+"""Approved senders and slow clients: the times of their messages and of health, memory and files of the gateway.
 
     python -m tests.bench.bench_gateway [--clients 2000] [--seconds 60]
 
@@ -53,8 +53,8 @@ def measure(load: Load, clients: int, seconds: float) -> bool:
     end = time.monotonic() + 10
     while load.open_files() > files + 5 and time.monotonic() < end:
         time.sleep(0.1)
-    beside = {key: [each for part in parts for each in part[key]] for key in ("messages", "health", "wrong")}
-    for name, found in (("alone", alone), (f"beside {clients} slow clients", beside)):
+    loaded = {key: [each for part in parts for each in part[key]] for key in ("messages", "health", "wrong")}
+    for name, found in (("alone", alone), (f"with {clients} slow clients", loaded)):
         times, health = found["messages"], found["health"]
         print(
             f"{name}: {len(times)} messages, median {quantile(times, 0.5) * 1000:.0f} ms,"
@@ -64,9 +64,9 @@ def measure(load: Load, clients: int, seconds: float) -> bool:
         )
     print(f"slow clients: {seen}")
     print(f"memory in MiB: {', '.join(f'{each:.1f}' for each in memory)}")
-    print(f"open files: {files}, {held} beside the clients, {load.open_files()} after them")
+    print(f"open files: {files}, {held} with the clients, {load.open_files()} after them")
     is_flat = memory[-1] < memory[0] * 1.1 + 5 and load.open_files() <= files + 5
-    return not beside["wrong"] and quantile(beside["messages"], 0.99) < 1.0 and is_flat
+    return not loaded["wrong"] and quantile(loaded["messages"], 0.99) < 1.0 and is_flat
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Approved senders beside 2,000 slow clients."""
+"""Approved senders while 2,000 slow clients are connected."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Measures a gateway: approved senders alone, then beside slow clients."""
+"""Measures a gateway: approved senders alone, then with slow clients."""
 
 from __future__ import annotations
 
