@@ -28,6 +28,7 @@ __all__ = ["GatewayServer", "Limits"]
 
 _LOG = logging.getLogger("gateway.server")
 _RECEIVE_BYTES = 32 * 1024
+_LARGE_RESPONSE = 256 * 1024
 _QUEUED_BY_THE_KERNEL = 4096
 _OPEN_FILES = 8192
 _FILES_OF_THE_GATEWAY = 64  # the database, pipes to the worker and to MCP servers, the log
@@ -105,6 +106,8 @@ class _Connection(H11Protocol, asyncio.BufferedProtocol):
     def on_response_complete(self) -> None:
         self.since = self.loop.time()
         self._discarded = 0
+        if self.transport.get_write_buffer_size() > _LARGE_RESPONSE:
+            _limit_unread(self.server_state, self.limits)
         super().on_response_complete()
 
     def send_400_response(self, msg: str) -> None:
@@ -164,6 +167,13 @@ def _make_room(state: ServerState, *, connections: int = 0, unread: int = 0) -> 
     _LOG.warning("too many connections or unread responses: those that waited longest for their clients were closed")
 
 
+def _limit_unread(state: ServerState, limits: Limits) -> None:
+    connections = cast("set[_Connection]", state.connections)
+    excess = sum(each.transport.get_write_buffer_size() for each in connections) - limits.unread
+    if excess > 0:
+        _make_room(state, unread=excess)
+
+
 class GatewayServer(uvicorn.Server):
     """Serves one app with limits."""
 
@@ -200,9 +210,7 @@ class GatewayServer(uvicorn.Server):
             connections = cast("set[_Connection]", self.server_state.connections)
             for connection in list(connections):
                 connection.end_if_overdue(now)
-            unread = sum(each.transport.get_write_buffer_size() for each in connections)
-            if unread > self._limits.unread:
-                _make_room(self.server_state, unread=unread - self._limits.unread)
+            _limit_unread(self.server_state, self._limits)
         return await super().on_tick(counter)
 
     def _on_error(self, loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

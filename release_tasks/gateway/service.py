@@ -43,6 +43,7 @@ _LOG = logging.getLogger("gateway.service")
 _CHANNEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}\Z")
 _MAX_TO, _MAX_TEXT, _MAX_KEY, _MAX_LIMIT = 256, 16_384, 200, 500
 _MAX_WRITERS = 8  # writes to the database are serialised anyway
+_MAX_LISTS = 2  # a list may have several MiB, and health uses the same connection to the database
 _PAGE_HEADERS = {
     "Cache-Control": "no-store",
     "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline';"
@@ -132,14 +133,17 @@ class _Endpoints:
         self._release_root = release_root
         self._bodies = bodies
         self._secret = parts.secrets.api
-        self._writers: anyio.CapacityLimiter | None = None
+        self._limiters: dict[str, anyio.CapacityLimiter] = {}  # they belong to the event loop, which runs later
         self._health_requests = 0
 
     async def write(self, function: Callable[..., _T], *arguments: Any) -> _T:
         """Run a function that may wait for the write lock, in threads that health does not use."""
-        if self._writers is None:  # the limiter belongs to the event loop, which runs now
-            self._writers = anyio.CapacityLimiter(_MAX_WRITERS)
-        return await anyio.to_thread.run_sync(function, *arguments, limiter=self._writers)
+        return await self._run("write", _MAX_WRITERS, function, *arguments)
+
+    async def _run(self, work: str, at_once: int, function: Callable[..., _T], *arguments: Any) -> _T:
+        """Run a function in a thread; at most ``at_once`` functions of this kind of work run at the same time."""
+        limiter = self._limiters.get(work) or self._limiters.setdefault(work, anyio.CapacityLimiter(at_once))
+        return await anyio.to_thread.run_sync(function, *arguments, limiter=limiter)
 
     async def page(self, request: Request) -> Response:
         path = self._parts.paths.gui
@@ -206,7 +210,7 @@ class _Endpoints:
         limit = request.query_params.get("limit", "50")
         if not (limit.isascii() and limit.isdigit() and 1 <= int(limit[:9]) <= _MAX_LIMIT):
             raise HTTPException(400, f"limit must be a number from 1 to {_MAX_LIMIT}")
-        messages = await run_in_threadpool(self._parts.store.messages, int(limit))
+        messages = await self._run("list", _MAX_LISTS, self._parts.store.messages, int(limit))
         return success(request, {"messages": messages})
 
     async def _enqueue(self, request: Request) -> Response:

@@ -274,7 +274,7 @@ def test_a_hanging_start_gate_ends_with_the_start_timeout(tmp_path: Path) -> Non
     home, mark = GatewayPaths(tmp_path / "gateway"), tmp_path / "gate.pid"
     code = "import os,sys,time; open(sys.argv[1],'w').write(str(os.getpid())); time.sleep(600)"
     with pytest.raises(GatewayError, match="did not respond within"):
-        process.start(home, port=0, start_gate=[sys.executable, "-c", code, str(mark)], timeout=1.0)
+        process.start(home, port=0, start_gate=[sys.executable, "-c", code, str(mark)], timeout=3.0)
     assert not is_running(int(mark.read_text()))
     assert not process.status(home).running
 

@@ -225,6 +225,25 @@ def test_a_lack_of_files_ends_with_the_clients_that_cause_it(gateway: RunningGat
     assert "Traceback" not in log and len(log) < 20_000, log
 
 
+@pytest.mark.slow
+def test_lists_that_are_not_read_do_not_fill_the_memory(gateway: RunningGateway) -> None:
+    """A list of 200 long messages has 3 MB; 100 clients ask for it and read nothing, and health answers."""
+    port = int(gateway.url.rpartition(":")[2])
+    for _ in range(200):
+        gateway.post("/messages", json={"channel": "c", "to": "1", "text": "x" * 16_000})
+    before = gateway.process.memory_info().rss
+    request = b"GET /messages?limit=500 HTTP/1.1\r\n" + HEAD + b"\r\n"
+    with contextlib.ExitStack() as clients:
+        for _ in range(100):
+            client = clients.enter_context(socket.socket())
+            client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+            client.connect(("127.0.0.1", port))
+            client.sendall(request)
+        for _ in range(5):
+            assert gateway.health()["status"] == "ok"
+        assert gateway.process.memory_info().rss - before < 150 * 2**20
+
+
 @pytest.fixture(scope="module")
 def with_webhook(start_shared: Callable[..., RunningGateway]) -> RunningGateway:
     """Return a gateway with an open webhook."""
