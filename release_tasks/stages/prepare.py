@@ -275,12 +275,14 @@ def _blockers(settings: Settings, report: PreflightReport, *, may_lack_assets: b
     if not report.passed and not blockers:
         blockers.append("preflight: did not pass")
     blockers += _shared_files(settings)
+    said = {key for check in report.checks for key in check.diagnostics.get("missing", [])}
     for key, asset in settings.release.assets.items():
         blockers += asset.kind.capture_blockers(key, asset)
         try:
             os.lstat(asset.path)
         except (FileNotFoundError, NotADirectoryError):
-            if asset.required and not may_lack_assets:
+            is_said = f"release.assets.{key}.{asset.kind.path_option}" in said
+            if asset.required and not may_lack_assets and not is_said:
                 blockers.append(f"{key}: {asset.path} is required but does not exist (release.assets.{key})")
         except OSError as error:
             blockers.append(f"{key}: {describe_error(error)}")

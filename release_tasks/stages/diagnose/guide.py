@@ -442,6 +442,17 @@ def _pressure_unknown(signals: Signals) -> Iterator[Evidence]:
 
 
 @_act(
+    symptom="a required asset, or the program of a command, does not exist",
+    meaning="The configuration names something that does not exist. Correct the path, or bring it back: a rollback "
+    "restores an asset that was lost.",
+    commands=("release.preflight",),
+)
+def _missing(signals: Signals) -> Iterator[Evidence]:
+    for missing in signals.missing:
+        yield Evidence(str(missing))
+
+
+@_act(
     symptom="a command gate of the latest release failed (build, tests)",
     meaning="The release is blocked, and nothing live was changed. Fix the failure; do not deploy.",
     commands=("gate.run {gate}", "release.prepare"),

@@ -32,6 +32,7 @@ from release_tasks.pairing.policy import Pairing
 from release_tasks.service.reliability import fetch_reliability
 from release_tasks.service.request import require_requests
 from release_tasks.service.sampling import HealthRate, rate_of, sample_health
+from release_tasks.stages.preflight.missing import Missing, find_missing, is_configuration
 from release_tasks.stages.rollback.in_place import LastRestore, find_last_restore
 
 __all__ = ["Signals", "read_signals"]
@@ -78,6 +79,7 @@ class Signals:
     pairing_audit: AuditVerdict | None = None
     pending: dict[str, int] = field(factory=dict)
     disks: list[Space] = field(factory=list)
+    missing: list[Missing] = field(factory=list)
     unread: list[tuple[str, str]] = field(factory=list)
 
     @property
@@ -122,10 +124,11 @@ class Signals:
 
     @property
     def blocking(self) -> list[Check]:
-        """The checks that block the latest release; empty when it is ready."""
+        """The gates that block the latest release; empty when it is ready."""
         if self.latest is None or self.latest.status == "ready":
             return []
-        return [check for check in self.latest.preflight.checks if check.blocks and check.status == "failed"]
+        checks = self.latest.preflight.checks
+        return [each for each in checks if each.blocks and each.status == "failed" and not is_configuration(each)]
 
 
 def read_signals(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) -> Signals:
@@ -139,6 +142,7 @@ def read_signals(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) ->
             signals.unread.append((name, describe_error(error)))
             return None
 
+    signals.missing = find_missing(settings)
     signals.holder = attempt("lock", lambda: current_holder(pipeline.root))
     files = attempt("manifests", pipeline.read_manifests) or []
     manifests = [file.manifest for file in files if file.manifest is not None]

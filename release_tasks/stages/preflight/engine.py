@@ -9,14 +9,16 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.config.schema import GateConfig, Settings
-from release_tasks.core.clock import awake, compact, milliseconds_since
+from release_tasks.core.clock import awake, compact, milliseconds_since, timestamp
 from release_tasks.core.durable import keep_out_of_git, make_new_directory
 from release_tasks.core.errors import UsageError
-from release_tasks.core.events import Emit, ignore, shielded
+from release_tasks.core.events import Emit, GateEnded, Noted, ignore, shielded
 from release_tasks.core.ids import require_id
 from release_tasks.core.options import did_you_mean
 from release_tasks.core.records import Check, PreflightReport
+from release_tasks.core.typed import typed
 from release_tasks.stages.preflight.gates.base import GateContext, context_of
+from release_tasks.stages.preflight.missing import CONFIGURATION, Missing, find_missing
 from release_tasks.stages.preflight.schedule import run_gates
 
 __all__ = ["PreflightRun", "run_preflight"]
@@ -48,11 +50,12 @@ def run_preflight(
 ) -> PreflightRun:
     """Run the configured gates in parallel and return their results in configured order.
 
-    ``report.passed`` is the verdict. ``only`` and ``skip`` are names of gates; excluded gates are reported as
-    skipped and do not count. For the ``first`` deployment, gates that ask the service are skipped. The logs are in
-    ``log_directory``, by default in a new folder that is named after ``release_id``. The start and the result of a
-    gate are emitted in the calling thread, its progress in the gate's thread. Raises UsageError. KeyboardInterrupt
-    and Interrupted stop every gate within 5 s and are re-raised.
+    ``report.passed`` is the verdict. When state or a program that the configuration names does not exist, no gate
+    runs, and the check ``configuration`` comes first and says what is missing. ``only`` and ``skip`` are names of
+    gates; excluded gates are reported as skipped and do not count. For the ``first`` deployment, gates that ask the
+    service are skipped. The logs are in ``log_directory``, by default in a new folder that is named after
+    ``release_id``. The start and the result of a gate are emitted in the calling thread, its progress in the gate's
+    thread. Raises UsageError. KeyboardInterrupt and Interrupted stop every gate within 5 s and are re-raised.
     """
     gates = settings.release.gates
     release_id = require_id(release_id or f"preflight-{compact()}", "release id")
@@ -67,13 +70,21 @@ def run_preflight(
     started = awake.now()
     excused = {name for name in selected if first and contexts[name].kind.asks_service}
     selected = [name for name in selected if name not in excused]
-    results = run_gates({name: contexts[name] for name in selected}, emit)
+    missing = [] if only else find_missing(settings, may_lack_assets=first)
+    configuration = _check_configuration(settings, [each for each in missing if not each.may_be_built], emit)
+    if configuration is None:
+        results = run_gates({name: contexts[name] for name in selected}, emit)
+        if any(each.may_be_built for each in missing):
+            configuration = _check_configuration(settings, find_missing(settings, may_lack_assets=first), emit)
+    else:
+        results = {name: _not_run(contexts[name], configuration) for name in selected}
     results |= {
         name: _excused(contexts[name]) if name in excused else _excluded(contexts[name], name in skip)
         for name in gates
         if name not in selected
     }
-    checks = [results[name] for name in gates]
+    checks = [configuration] if configuration is not None else []
+    checks += [results[name] for name in gates]
     # An excluded gate does not fail the preflight; prepare has its own rule for it.
     failed = [check.id for check in checks if check.blocks and not check.is_left_out]
     return PreflightRun(
@@ -106,6 +117,39 @@ def _selected(gates: Mapping[str, GateConfig], only: Sequence[str], skip: Sequen
     if not selected:
         raise UsageError("--only and --skip exclude every gate: remove a gate from --skip")
     return selected
+
+
+def _check_configuration(settings: Settings, missing: Sequence[Missing], emit: Emit) -> Check | None:
+    """Return the failed check of what the release needs and does not exist, None without such; note the rest."""
+    for each in missing:
+        if not each.needs:
+            emit(Noted(f"{each}. The gates run all the same."))
+    needed = [each for each in missing if each.needs]
+    if not needed:
+        return None
+    now = timestamp()
+    check = Check(
+        id=CONFIGURATION if CONFIGURATION not in settings.release.gates else f"release-{CONFIGURATION}",
+        subsystem=CONFIGURATION,
+        status="failed",
+        detail="; ".join(map(str, needed)),
+        started_at=now,
+        completed_at=now,
+        diagnostics={"missing": [each.key for each in needed], "next": typed("release.preflight")},
+    )
+    emit(GateEnded(check))
+    return check
+
+
+def _not_run(context: GateContext, configuration: Check) -> Check:
+    return Check(
+        id=context.name,
+        subsystem=context.subsystem,
+        status="skipped",
+        detail=f"not run: {configuration.id} failed",
+        advisory=context.config.advisory,
+        diagnostics={"next": configuration.diagnostics["next"]},
+    )
 
 
 def _excluded(context: GateContext, is_skipped: bool) -> Check:

@@ -44,6 +44,7 @@ from release_tasks.service.sampling import sample_health
 from release_tasks.service.wait import poll_health
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_rollback
+from release_tasks.stages.preflight.missing import missing_restart
 from release_tasks.stages.rollback.adoption import adopt_legacy
 from release_tasks.stages.rollback.amendment import amend_target, find_amended, plan_amendment
 from release_tasks.stages.rollback.attempt import (
@@ -123,6 +124,7 @@ def rollback(
             target = resolve_and_verify(run)
             if (found := in_place(run, target)) and (outcome := confirm(run, found)):
                 return outcome
+            require_restart(run, target)
             stop_service(run)
             with hold_stores(settings) as stores:
                 target, notes = amend_target(settings, run.pipeline, target, run.rollback_id)
@@ -253,6 +255,14 @@ def service_kept(run: RollbackAttempt) -> Iterator[None]:
             raise Interrupted(error.exit_code, " ".join(notes)) from error
         kind = StageFailed if isinstance(error, StageFailed | OSError) else type(error)
         raise kind(" ".join([describe_error(error), *notes])) from error
+
+
+def require_restart(run: RollbackAttempt, target: SnapshotMetadata) -> None:
+    """Raise StageFailed when the restart command certainly cannot be started, before anything is stopped or changed."""
+    missing = None if run.pipeline.is_before_first(target) else missing_restart(run.settings)
+    if missing is not None:
+        command = f"{run.request.command} --restart-command CMD"
+        raise StageFailed(f"{missing}. Nothing live was changed. To restart with another command: {command}")
 
 
 def stop_service(run: RollbackAttempt) -> bool:

@@ -30,6 +30,7 @@ from release_tasks.core.typed import typed
 from release_tasks.core.units import show_duration
 from release_tasks.service.request import shown_endpoint
 from release_tasks.stages.first_deployment import notes_on_rollback_to_first
+from release_tasks.stages.preflight.missing import missing_restart
 from release_tasks.stages.rollback.amendment import covers_pairing, find_amended, plan_amendment
 from release_tasks.stages.rollback.in_place import describe_changes, find_changes, find_last_restore, removed_rows
 from release_tasks.stages.rollback.journal import read_journal
@@ -222,6 +223,8 @@ def _notes_on_service(settings: Settings) -> list[str]:
     notes.append(
         f"Then it would restart the service with: {hook.command}" if hook.command else "No restart command is set."
     )
+    if (missing := missing_restart(settings)) is not None:
+        notes.append(f"The rollback would fail and change nothing. {missing}.")
     notes.append(
         f"Then it would check health at {', '.join(asked)}."
         if asked
