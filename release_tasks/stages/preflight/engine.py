@@ -70,12 +70,14 @@ def run_preflight(
     started = awake.now()
     excused = {name for name in selected if first and contexts[name].kind.asks_service}
     selected = [name for name in selected if name not in excused]
-    missing = [] if only else find_missing(settings, may_lack_assets=first)
+    missing = [] if only else find_missing(settings, selected, may_lack_assets=first)
     configuration = _check_configuration(settings, [each for each in missing if not each.may_be_built], emit)
     if configuration is None:
         results = run_gates({name: contexts[name] for name in selected}, emit)
         if any(each.may_be_built for each in missing):
-            configuration = _check_configuration(settings, find_missing(settings, may_lack_assets=first), emit)
+            configuration = _check_configuration(
+                settings, find_missing(settings, selected, may_lack_assets=first), emit
+            )
     else:
         results = {name: _not_run(contexts[name], configuration) for name in selected}
     results |= {

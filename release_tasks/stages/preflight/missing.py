@@ -6,7 +6,7 @@ It is looked at before anything takes long, because a misspelt path is found in 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from attrs import frozen
@@ -41,10 +41,18 @@ class Missing:
         return f"{self.key}: {self.problem}"
 
 
-def find_missing(settings: Settings, *, may_lack_assets: bool = False) -> list[Missing]:
-    """Return every required asset, and every first program of a command, that certainly does not exist."""
+def find_missing(
+    settings: Settings, gates: Collection[str] | None = None, *, may_lack_assets: bool = False
+) -> list[Missing]:
+    """Return every required asset, and every first program of a command, that certainly does not exist.
+
+    ``gates`` are the names of the gates that will run, by default all of them.
+    """
+    names = settings.release.gates if gates is None else gates
     found = [] if may_lack_assets else list(_missing_assets(settings))
-    return [*found, *_missing_gates(settings), *_missing_commands(settings)]
+    # A single gate says it itself, in the same time.
+    found += _missing_gates(settings, names) if len(names) > 1 or gates is None else []
+    return [*found, *_missing_commands(settings)]
 
 
 def is_configuration(check: Check) -> bool:
@@ -68,10 +76,10 @@ def _missing_assets(settings: Settings) -> Iterator[Missing]:
             yield Missing(key=f"release.assets.{key}.{asset.kind.path_option}", problem=problem)
 
 
-def _missing_gates(settings: Settings) -> Iterator[Missing]:
+def _missing_gates(settings: Settings, names: Collection[str]) -> Iterator[Missing]:
     for name, gate in settings.release.gates.items():
         # A gate that it needs may build the program, and an advisory gate blocks nothing.
-        if isinstance(gate.options, CommandOptions) and not gate.needs and not gate.advisory:
+        if name in names and isinstance(gate.options, CommandOptions) and not (gate.needs or gate.advisory):
             environment = {**os.environ, **gate.env}
             environment["PATH"] = search_path(environment)
             folder = gate.options.cwd or settings.project

@@ -221,6 +221,10 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "degraded": (lambda service: set_health(service, checks={"disk": "full", "mail": "down"}), "checks.mail: down"),
     "pressure": (lambda service: service.counts(queued=25), "26 queued messages (limit 25)"),
     "pressure-unknown": (lambda service: setattr(service.reliability, "status", 500), "HTTP 500"),
+    "missing": (
+        lambda service: service.project.overrides.update({"restart.command": "./strat.sh"}),
+        "release.restart.command: ./strat.sh does not exist",
+    ),
     "build-or-tests-failed": (lambda service: block(service, {"command": "exit 3"}), "gate extra: exit code 3"),
     "not-ready": (lambda service: block_on_health(service), "gate extra"),
     "gate-failed": (lambda service: block(service, {"path": "nowhere"}), "gate extra"),

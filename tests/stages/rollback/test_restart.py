@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from release_tasks.stages.rollback.plan import plan_rollback
 from tests.support.health import Health
 from tests.support.project import Project
 from tests.support.rollback import audit_events, roll_back, rollback_state
@@ -105,9 +106,41 @@ def test_failed_command_fails_the_rollback_and_names_the_safety_snapshot(project
 def test_command_that_is_not_found_fails_with_a_message(project: Project) -> None:
     """Exit code 127 is explained."""
     captured_and_damaged(project)
-    outcome = roll_back(project, restart_command="no-such-command-here --start")
+    outcome = roll_back(project, restart_command="true && no-such-command-here --start")
     assert outcome.status == "failed"
     assert "not found" in outcome.diagnostics[0]
+
+
+@pytest.mark.parametrize("command", ["no-such-command-here --start", "./strat.sh", "cd nowhere && ./start.sh"])
+def test_command_that_cannot_exist_is_refused_before_the_swap(project: Project, command: str) -> None:
+    """Nothing is stopped or changed, the plan foresees it, and the message has the command to type."""
+    captured_and_damaged(project)
+    damaged = project.content()
+    project.overrides["restart.command"] = command
+    outcome = roll_back(project)
+    assert outcome.status == "failed" and outcome.safety_snapshot_id is None
+    assert outcome.diagnostics[0].startswith("release.restart.command: ")
+    assert "Nothing live was changed." in outcome.diagnostics[0] and "--restart-command CMD" in outcome.diagnostics[0]
+    assert project.content() == damaged
+    plan = plan_rollback(project.settings)
+    assert any("would fail and change nothing. release.restart.command: " in note for note in plan.diagnostics)
+
+
+def test_command_that_the_rollback_brings_back_is_not_refused(project: Project, health: Health) -> None:
+    """The start script is in an asset that the bad release removed."""
+    script = project.identity / "start.sh"
+    script.write_text("#!/bin/sh\n")
+    script.chmod(0o755)
+    captured_and_damaged(project, health)
+    script.unlink(missing_ok=True)
+    assert roll_back(project, restart_command=os.fspath(script)).status == "restored"
+
+
+def test_a_noop_does_not_need_the_restart_command(project: Project, health: Health) -> None:
+    """The state is in place and the service healthy: nothing is restarted."""
+    captured_and_damaged(project, health)
+    assert roll_back(project).status == "restored"
+    assert roll_back(project, restart_command="./strat.sh").status == "noop"
 
 
 def test_command_killed_by_a_signal_fails_the_rollback(project: Project) -> None:
