@@ -448,8 +448,7 @@ def _pressure_unknown(signals: Signals) -> Iterator[Evidence]:
     commands=("release.preflight",),
 )
 def _missing(signals: Signals) -> Iterator[Evidence]:
-    for missing in signals.missing:
-        yield Evidence(str(missing))
+    yield from (Evidence(str(missing)) for missing in signals.missing if missing.needs)
 
 
 @_act(
@@ -631,3 +630,13 @@ def _pairing_waiting(signals: Signals) -> Iterator[Evidence]:
     for channel, count in signals.pending.items():
         if count:
             yield Evidence(f"{count} on {channel}", {"channel": channel})
+
+
+@_note(
+    symptom="the program of a notification, a drill or the version does not exist",
+    meaning="The configuration names a program that does not exist. A release and a rollback do without it. Correct "
+    "the command.",
+    commands=("release.preflight",),
+)
+def _missing_optional(signals: Signals) -> Iterator[Evidence]:
+    yield from (Evidence(str(missing)) for missing in signals.missing if not missing.needs)

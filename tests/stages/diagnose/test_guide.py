@@ -225,6 +225,10 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda service: service.project.overrides.update({"restart.command": "./strat.sh"}),
         "release.restart.command: ./strat.sh does not exist",
     ),
+    "missing-optional": (
+        lambda service: service.project.overrides.update({"drill.command": "no-such-program"}),
+        "release.drill.command: the program no-such-program is not in PATH",
+    ),
     "build-or-tests-failed": (lambda service: block(service, {"command": "exit 3"}), "gate extra: exit code 3"),
     "not-ready": (lambda service: block_on_health(service), "gate extra"),
     "gate-failed": (lambda service: block(service, {"path": "nowhere"}), "gate extra"),
