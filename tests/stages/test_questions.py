@@ -165,15 +165,16 @@ def test_the_baseline_is_about_all_of_them(tracked: Project, api: Health) -> Non
     assert api.requests == 4  # the gate, and three for the baseline
 
 
+@pytest.mark.slow
 def test_a_gate_that_takes_long_makes_no_service_slow(tracked: Project, api: Health) -> None:
     """The latency is that of the health endpoint, at prepare and in every sample; a login may take a second."""
     tracked.overrides["health.timeout"] = "10s"
-    tracked.overrides["watch.latency_floor"] = "100ms"
+    tracked.overrides["watch.latency_floor"] = "800ms"
     prepare(tracked)
-    api.delay = 0.3
+    api.delay = 1.0
     signals, diagnosis = diagnose_service(tracked.settings)
     assert not {"slow", "unhealthy"} & {finding.key for finding in diagnosis.findings}
-    assert signals.health is not None and min(attempt.latency_ms for attempt in signals.health.history) < 300
+    assert signals.health is not None and min(attempt.latency_ms for attempt in signals.health.history) < 800
 
 
 def test_a_gate_is_asked_with_its_own_time_limit(tracked: Project, api: Health) -> None:
