@@ -130,6 +130,8 @@ def suggest_first(settings: Settings, pipeline: Pipeline, report: PreflightRepor
         return []
     if any(snapshot.kind == "release" for snapshot in pipeline.catalogue.published()[0]):
         return []
+    if not asked and find_running_service(settings):  # no gate ran, because state does not exist
+        return []
     command = typed("release.prepare", "--first")
     return [f"If this is the first deployment, so that service or state do not exist yet: {command}"]
 
