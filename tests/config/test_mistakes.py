@@ -118,14 +118,12 @@ def test_each_mistake_has_one_line(tmp_path: Path, text: str, line: str) -> None
 @pytest.mark.parametrize(
     "text",
     [
-        "",
-        "# only a comment\n",
         "release:\n  health:\n  gates:\n  assets:\n",  # the keys are commented out
         "release:\n  app: {name: \"1.0\", version: 'yes'}\n",
         "release:\n  app: {name: x, version: ~}\n  watch: {rollback: yes, for: 90}\n",
         "release:\n  gates:\n    build: &it {command: make}\n    again: {<<: *it, timeout: 5s}\n",
         "release:\n  gates:\n    \"1.10\": {command: make}\n    'on': {command: make}\n",
-        "mine: {1: a, on: b, 1.10: c}\nrelease_notes: {title: x}\nreleases: [a]\n",  # of other packages
+        "mine: {1: a, on: b, 1.10: c}\nrelease_notes: {title: x}\nreleases: [a]\nrelease: {retention: 2}\n",
         'release:\n  health: {url: "http://127.0.0.1:1/", expect: {status: [200, 204], json: a.b, equals: 1.10}}\n',
     ],
 )

@@ -182,10 +182,10 @@ def test_a_project_may_use_json_or_python(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "text", "message"),
     [
-        ("invoke.yaml", "release: {retention: none}", "invoke.yaml: release.retention: expected a whole number"),
-        ("invoke.yaml", "release: [", "its configuration cannot be used: "),
-        ("invoke.json", "{", "its configuration cannot be used: "),
-        ("invoke.py", "raise SystemError('x')", "its configuration cannot be used: x"),
+        ("invoke.yaml", "release: {retention: none}", "invoke.yaml:1: release.retention: expected a whole number"),
+        ("invoke.yaml", "release: [", "invoke.yaml:1: "),
+        ("invoke.json", "{", "invoke.json:1: not valid JSON: "),
+        ("invoke.py", "raise SystemError('x')", "invoke.py:1: cannot be used: x"),
         ("invoke.yaml", "release: {notices: {p: {command: x, on: [failed]}}}", "True: unknown key"),
     ],
 )

@@ -86,12 +86,12 @@ def test_every_stage_sees_an_answer_that_is_not_expected(project: Project, servi
     prepare_release(project.settings, release_id="v1")
     service.body = False
     project.overrides["health.deadline"] = "300ms"
-    project.damage()
     reason = "HTTP 200, but the body is false, expected true"
     (check,) = run_preflight(project.settings).report.checks
     assert (check.status, check.detail, check.diagnostics["status"]) == ("failed", reason, "failed")
     assert '-H "Authorization: Bearer ${HEALTH_AUTH}"' in check.diagnostics["next"]
     assert f"--unix-socket {project.folder / 'app.sock'}" in check.diagnostics["next"]
+    project.damage()
     outcome = roll_back(project)
     assert outcome.status == "failed"
     assert any(reason in text for text in outcome.diagnostics), outcome.diagnostics
@@ -109,9 +109,11 @@ def test_nothing_begins_while_the_request_cannot_be_sent(
     """An unset variable says nothing about the service."""
     settings = project.settings
     prepare_release(settings, release_id="v1")
+    monkeypatch.delenv("HEALTH_AUTH")
+    (check,) = run_preflight(settings).report.checks
+    assert (check.status, check.detail) == ("failed", UNSET)
     project.damage()
     before = project.content()
-    monkeypatch.delenv("HEALTH_AUTH")
     asked = len(service.received)
     stages: list[Callable[[], object]] = [
         lambda: prepare_release(settings, release_id="v2"),
@@ -123,8 +125,6 @@ def test_nothing_begins_while_the_request_cannot_be_sent(
         with pytest.raises(UsageError, match=f"release.health: {UNSET}"):
             stage()
     assert project.content() == before
-    (check,) = run_preflight(settings).report.checks
-    assert (check.status, check.detail) == ("failed", UNSET)
     signals, diagnosis = diagnose_service(settings)
     assert (signals.health, diagnosis.status) == (None, "act")
     assert any(f"release.health: {UNSET}" in str(finding) for finding in diagnosis.findings)

@@ -112,5 +112,5 @@ class _InlineExecutor:
 
 def make_serial() -> None:
     """Run captures in the calling thread, because strace counts the calls of each thread separately."""
-    replace(capture, "ThreadPoolExecutor", _InlineExecutor)
-    replace(sqlite, "ThreadPoolExecutor", _InlineExecutor)
+    replace(capture, "thread_pool", _InlineExecutor)
+    replace(sqlite, "thread_pool", _InlineExecutor)
