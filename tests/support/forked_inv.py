@@ -1,4 +1,4 @@
-"""Command lines of ``inv`` in children of one warm interpreter, each with a signal at a chosen step.
+"""Command lines of the suite in children of one warm interpreter, each with a signal at a chosen step.
 
 Starting Python and loading the suite takes longer than most stages; a child of a process that has loaded it starts in
 milliseconds, with the same handlers and descriptors as a new one. A step is one event of a stage in the main thread,
@@ -63,6 +63,7 @@ class ForkedInv:
         signals: tuple[int, ...] = (),
         mark: str = "",
         dies_in_swap: bool = False,
+        program: str = "inv",
     ) -> Ended:
         """Run one command line in ``project``; before step ``at`` it gets all of ``signals`` at once.
 
@@ -77,6 +78,7 @@ class ForkedInv:
             "signals": signals,
             "mark": mark,
             "dies": dies_in_swap,
+            "program": program,
         }
         self._process.stdin.write(json.dumps(request) + "\n")
         self._process.stdin.flush()
@@ -141,7 +143,9 @@ def _watch(steps: _Steps) -> None:
 
 def _run(request: dict[str, Any]) -> int:
     """Run one command line in this process, with its output in files of the project."""
-    from invoke.main import program
+    from invoke.main import program as inv
+
+    from release_tasks.tasks.program import main as run_release_tasks
 
     project = Path(request["project"])
     os.chdir(project)
@@ -157,8 +161,9 @@ def _run(request: dict[str, Any]) -> int:
 
         recorder: Any = Recorder
         recorder.mark_restored = lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL)
+    sys.argv = [request["program"], *request["words"]]
     try:
-        program.run(["inv", *request["words"]])
+        {"inv": inv.run, "release-tasks": run_release_tasks}[request["program"]]()
     except SystemExit as stop:
         sys.stdout.flush()
         sys.stderr.flush()
@@ -179,6 +184,7 @@ def main() -> None:
     import release_tasks.report.status
     import release_tasks.service.connection
     import release_tasks.tasks.executor.broken
+    import release_tasks.tasks.program
     import release_tasks.tasks.suite
 
     release_tasks.tasks.suite.suite()
