@@ -187,6 +187,8 @@ def test_a_project_may_use_json_or_python(tmp_path: Path) -> None:
         ("invoke.json", "{", "invoke.json:1: not valid JSON: "),
         ("invoke.py", "raise SystemError('x')", "invoke.py:1: cannot be used: x"),
         ("invoke.yaml", "release: {notices: {p: {command: x, on: [failed]}}}", "True: unknown key"),
+        ("invoke.yaml", "", "nothing is configured for release-tasks in this project"),
+        ("invoke.yaml", "mine: {1: a}\nreleases: [a]\n", "nothing is configured for release-tasks in this project"),
     ],
 )
 def test_a_project_that_cannot_be_loaded(tmp_path: Path, name: str, text: str, message: str) -> None:
