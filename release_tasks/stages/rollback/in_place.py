@@ -156,7 +156,7 @@ def describe_changes(drifts: Mapping[str, Drift], safety_id: str | None = None) 
 
 
 def removed_rows(drifts: Mapping[str, Drift]) -> dict[str, dict[str, int]]:
-    """Return the number of rows that a rollback removed, by asset and table."""
+    """Return the least number of rows that a rollback removed, by asset and table."""
     counts = {key: _added_rows(drift) for key, drift in drifts.items()}
     return {key: tables for key, tables in counts.items() if tables}
 
@@ -183,13 +183,16 @@ def _uncounted(drift: Drift) -> str:
 
 
 def _listed(tables: Mapping[str, int]) -> str:
-    """Return the numbers of rows as ``40 rows of ledger and 3 of accounts``; empty for no table."""
+    """Return the numbers of rows as ``at least 40 rows of ledger and 3 of accounts``; empty for no table.
+
+    At least, because only numbers are compared: rows that were removed and others that were added cancel out.
+    """
     ordered = sorted(tables.items(), key=lambda item: -item[1])
     parts = [f"{count:,} of {excerpt(table, 60)}" for table, count in ordered[:_MAX_TABLES]]
     if not parts:
         return ""
     table, count = ordered[0]
-    parts[0] = f"{show_count(count, 'row')} of {excerpt(table, 60)}"
+    parts[0] = f"at least {show_count(count, 'row')} of {excerpt(table, 60)}"
     if len(ordered) > _MAX_TABLES:
         parts.append(show_count(len(ordered) - _MAX_TABLES, "other table"))
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

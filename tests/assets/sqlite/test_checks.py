@@ -103,7 +103,7 @@ def test_a_view_that_names_an_attached_database_is_no_damage(project: Project) -
     service.execute("DELETE FROM jobs.accounts")
     result = roll_back(project)
     assert (result.status, result.damaged_assets, result.removed_rows) == ("restored", [], {}), result.diagnostics
-    assert "the rollback brought back 50 rows of accounts" in " ".join(result.diagnostics)
+    assert "the rollback brought back at least 50 rows of accounts" in " ".join(result.diagnostics)
     assert project.database.stat().st_ino == inode
     assert service.execute("SELECT count(*) FROM jobs.rich").fetchall() == [(50,)]
     service.execute("DROP VIEW jobs.rich")
