@@ -329,6 +329,11 @@ class ReleaseConfig:
         return asked + [question for question in found if question is not None]
 
     @property
+    def is_watchable(self) -> bool:
+        """Whether a watch has an endpoint to ask."""
+        return bool(self.questions) or self.reliability.url is not None
+
+    @property
     def secret_variables(self) -> list[str]:
         """The configured environment variables that contain secrets."""
         names = [self.reliability.hmac_secret_env, self.reliability.bearer_token_env, self.attestation.key_env]

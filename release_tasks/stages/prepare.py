@@ -50,6 +50,7 @@ from release_tasks.stages.notifications.wording import about_manifest
 from release_tasks.stages.preflight.engine import PreflightRun, run_preflight
 from release_tasks.stages.rollback.recovery import complete_interrupted
 from release_tasks.stages.stage import stage
+from release_tasks.stages.watch_command import watch_command
 
 __all__ = ["begin_release", "prepare_release", "require_new_release_id"]
 
@@ -361,7 +362,7 @@ def _phase(name: str, started_at: str, started: float) -> Phase:
 
 def _warnings(settings: Settings, pipeline: Pipeline, baseline: Baseline | None) -> list[str]:
     """Return what an operator should know of a ready release, one sentence each."""
-    return _health_warnings(settings, baseline) + _verdict_warnings(pipeline)
+    return _health_warnings(settings, baseline) + _verdict_warnings(settings, pipeline)
 
 
 def _health_warnings(settings: Settings, baseline: Baseline | None) -> list[str]:
@@ -377,13 +378,12 @@ def _health_warnings(settings: Settings, baseline: Baseline | None) -> list[str]
     ]
 
 
-def _verdict_warnings(pipeline: Pipeline) -> list[str]:
+def _verdict_warnings(settings: Settings, pipeline: Pipeline) -> list[str]:
     """Return a note when the release before this one has no verdict."""
     with contextlib.suppress(OSError):
         if before := pipeline.verdicts().unjudged_release:
-            return [
-                f"Release {before} was never judged, so its state may be bad. After a deploy: {typed('release.watch')}"
-            ]
+            command = watch_command(settings)
+            return [f"Release {before} was never judged, so its state may be bad. After a deploy: {command}"]
     return []
 
 

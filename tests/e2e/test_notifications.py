@@ -49,7 +49,7 @@ def test_prepared_and_restored(project: InvokeProject) -> None:
     first, second = received(project)
     assert (first["occasion"], first["stage"], first["status"]) == ("prepared", "release.prepare", "ready")
     assert first["application"] == {"name": "theirs", "version": "2.1"}
-    assert (first["releaseId"], first["next"]) == ("v1", "inv release.watch")
+    assert (first["releaseId"], first["next"]) == ("v1", "inv release.watch --health-url URL")
     assert (second["occasion"], second["stage"], second["snapshotId"]) == (
         "restored",
         "release.rollback",

@@ -85,7 +85,7 @@ class Scene:
     @property
     def namespace(self) -> Collection:
         """All names of tasks that may be printed."""
-        names: Collection = suite()
+        names = Collection(*suite().collections.values())
         if self.form == "renamed":
             names.add_collection(suite().collections["release"], name="ops")
         return names
@@ -198,7 +198,7 @@ def nothing_prepared(scene: Scene) -> None:
     scene.settings()
 
 
-@state("release.diagnose", "release.rollback --json", "release.drill", shows="release.prepare")
+@state("release.diagnose", "release.rollback --json", "release.drill", "release.diff v1 v2", shows="release.prepare")
 def no_release(scene: Scene) -> None:
     scene.settings()
 
@@ -329,6 +329,11 @@ def damaged_pairing_store(scene: Scene) -> None:
 def damaged_journal(scene: Scene) -> None:
     scene.prepare_and_change()
     (scene.root / "pipeline" / "rollback-journal.json").write_text("{}")
+
+
+@state("release.prepare", shows="release.watch --health-url")
+def never_judged_without_a_health_url(scene: Scene) -> None:
+    scene.prepare_and_change()
 
 
 @state("release.prepare", "release.diagnose", "release.watch", shows="release.watch")

@@ -121,7 +121,9 @@ def test_the_options_that_choose_the_project_are_typed_again(
     """``-c``, ``-r`` and ``-f`` of Invoke: without them the command would find another project, or none."""
     (tmp_path / "ops").mkdir()
     (tmp_path / "ops" / "deploy.py").write_text(
-        "from tests.tasks.test_typed import show\nfrom release_tasks import ns\nns.add_task(show)\n"
+        "from invoke import Collection\nfrom release_tasks import ns as suite\n"
+        "from tests.tasks.test_typed import show\n"
+        "ns = Collection(show, *suite.collections.values())\n"
     )
     (tmp_path / "other.yaml").write_text("{}")
     monkeypatch.chdir(tmp_path)

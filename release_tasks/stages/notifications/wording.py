@@ -10,6 +10,7 @@ from release_tasks.core.errors import StageError
 from release_tasks.core.records import Manifest, RollbackOutcome
 from release_tasks.core.typed import typed
 from release_tasks.stages.notifications.notification import Notification, new_notification
+from release_tasks.stages.watch_command import watch_command
 
 __all__ = ["about_broken_chain", "about_degraded", "about_failure", "about_manifest", "about_rollback"]
 
@@ -32,7 +33,7 @@ def about_manifest(settings: Settings, manifest: Manifest) -> Notification:
         version=manifest.app_version,
         release_id=manifest.release_id,
         snapshot_id=manifest.snapshot.snapshot_id if manifest.snapshot else None,
-        next=typed("release.watch") if is_ready else next_command,
+        next=watch_command(settings) if is_ready else next_command,
         diagnostics=manifest.diagnostics,
     )
 

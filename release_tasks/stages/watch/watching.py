@@ -138,7 +138,7 @@ def watch_release(
 def require_watchable(settings: Settings) -> None:
     """Raise UsageError when there is no endpoint, no asset to roll back, or too little time for a verdict."""
     config, rules = settings.release, settings.release.watch
-    if not config.questions and config.reliability.url is None:
+    if not config.is_watchable:
         raise UsageError(
             "There is nothing to watch: set release.health.url or release.reliability.url, or type --health-url."
         )

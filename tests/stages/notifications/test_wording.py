@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from attrs import evolve
 
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
@@ -61,7 +62,10 @@ def outcome(status: Any, *diagnostics: str, health: HealthReport | None = None) 
 
 
 def test_prepared(settings: Settings) -> None:
-    """The text has the version and the snapshot; the next command is the watch."""
+    """The text has the version and the snapshot; the next command is the watch, complete without a configured URL."""
+    assert about_manifest(settings, manifest()).next == "inv release.watch --health-url URL"
+    health = evolve(settings.release.health, url="http://127.0.0.1:9/health")
+    settings = evolve(settings, release=evolve(settings.release, health=health))
     notice = about_manifest(settings, manifest())
     assert (notice.occasion, notice.status, notice.text) == ("prepared", "ready", "demo: release v2 is ready")
     assert (notice.application.version, notice.snapshot_id, notice.next) == ("2.0", "v2_snapshot", "inv release.watch")
