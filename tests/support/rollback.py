@@ -35,7 +35,11 @@ def roll_back(
 
 def other_notes(outcome: RollbackOutcome) -> list[str]:
     """Return the notes of a rollback, without those on the removed row, a missing verdict and a missing health URL."""
-    expected = ("the rollback removed at least 1 row of ledger", "was taken after a release that was never judged", NOT_ASKED)
+    expected = (
+        "the rollback removed at least 1 row of ledger",
+        "was taken after a release that was never judged",
+        NOT_ASKED,
+    )
     return [note for note in outcome.diagnostics if not any(text in note for text in expected)]
 
 

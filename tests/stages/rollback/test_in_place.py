@@ -193,7 +193,8 @@ def test_a_plan_counts_the_rows_that_a_rollback_would_remove(restored: Project) 
     plan = plan_rollback(restored.settings)
     assert plan.removed_rows == {"database": {"Notes": 1}}
     assert (
-        "database: the rollback would remove at least 1 row of Notes, which the snapshot does not contain." in plan.diagnostics
+        "database: the rollback would remove at least 1 row of Notes, which the snapshot does not contain."
+        in plan.diagnostics
     )
     assert roll_back(restored).removed_rows == plan.removed_rows
 
