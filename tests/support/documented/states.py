@@ -26,6 +26,7 @@ __all__ = [
     "empty_folder",
     "held",
     "interrupted",
+    "not_deployed",
     "notebook_again",
     "older_project",
     "older_snapshot",
@@ -45,6 +46,11 @@ def running(example: ExampleProject) -> None:
 
 def stopped(example: ExampleProject) -> None:
     """The service is down; all else is unchanged."""
+
+
+def not_deployed(example: ExampleProject) -> None:
+    """No release was prepared, and no service runs."""
+    shutil.rmtree(example.pipeline)
 
 
 def prepared(example: ExampleProject) -> None:

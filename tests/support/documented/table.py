@@ -73,6 +73,7 @@ _NOT_OUTPUT: tuple[tuple[str, str, str], ...] = (
     ("docs/formats.md", "<channel>-pairing.json", "a list of files"),
     ("docs/pairing.md", "stranger          gateway", "a picture"),
     ("docs/pairing.md", "bot.example.org {", "another program's configuration"),
+    ("docs/runbook.md", "configuration  failed", "one line of a table"),
     (
         "docs/runbook.md",
         "> recover  0.0 s",
@@ -106,6 +107,10 @@ def filled(example: ExampleProject, command: str) -> str:
         (r"\bSENDER\b", lambda: example.sender(channel)),
         (r"\bCHANNEL\b", lambda: channel.value),
         (r"(?<=gate\.run )(?:GATE|NAME)\b", lambda: "gui"),
+        (r"(?<=gate\.run )MCP\b", lambda: "mcp-config"),
+        (r"(?<=gate\.run )HEALTH\b", lambda: "api-health"),
+        (r"(?<=--only )HEALTH\b", lambda: "api-health"),
+        (r"(?<=--project )FOLDER\b", lambda: "."),
         (r"\bURL\b", lambda: f"http://127.0.0.1:{example.port}/health"),
         (r"(?<=[ =])/tmp(?=/)", lambda: str(example.folder)),
         (r"\bTASK\b", lambda: "release.status"),
@@ -143,6 +148,7 @@ _RUNBOOK = "docs/runbook.md"
 
 # Pages that describe another project than a prepared one with a running service.
 _PROJECTS: dict[str, State] = {
+    "docs/first-deployment.md": states.not_deployed,
     "docs/moving-over.md": states.older_project,
     "docs/quick-start.md": states.empty_folder,
     "docs/report.md": states.prepared,
@@ -167,7 +173,7 @@ _STATES: dict[tuple[str, str], State] = {
 # Outputs that do not follow their command: first words, state, command and exit code.
 _OUTPUTS: tuple[tuple[str, str, State, str, int], ...] = (
     (_RUNBOOK, "GATE        RESULT   SUBSYSTEM", states.build_fails, "inv release.preflight", 1),
-    (_RUNBOOK, "BLOCKED  r3", states.blocked, "inv release.prepare --release-id r3", 1),
+    (_RUNBOOK, "GATE           RESULT   SUBSYSTEM", states.blocked, "inv release.prepare --release-id r3", 1),
     (_RUNBOOK, "DEGRADED  release 1.4.0", states.degraded_release, "inv release.watch --for 10m --rollback", 1),
     (_RUNBOOK, "FAILED  rollback to r2", states.down_and_changed, "inv release.rollback", 1),
     (_RUNBOOK, "FAILED  rollback to r2", states.down_after_rollback, "inv release.rollback", 1),
@@ -201,7 +207,13 @@ def before(command: Command) -> State | None:
 
 
 # Commands with another exit code than 0, by page, heading ("" for all) and first words.
-_CODES: tuple[tuple[str, str, str, int], ...] = (("docs/quick-start.md", "Roll back", "inv gate.api-health", 1),)
+_CODES: tuple[tuple[str, str, str, int], ...] = (
+    ("docs/quick-start.md", "Roll back", "inv gate.api-health", 1),
+    ("docs/first-deployment.md", "", "inv release.prepare --first", 0),
+    ("docs/first-deployment.md", "", "inv release.prepare", 1),  # nothing is deployed
+    ("docs/first-deployment.md", "", "inv release.watch", 1),
+    (_RUNBOOK, "", "inv release.prepare --first", 2),  # a release was prepared there
+)
 
 
 def project_of(page: str) -> State:
