@@ -376,7 +376,7 @@ def test_verify_detects_a_check_that_changed_the_stored_copy(
         ({"file": "x", "with": {"a": 1}}, "release.assets.a: with: allowed only with python"),
         ({"file": "x", "timeout": "1s"}, "release.assets.a: timeout: allowed only with python"),
         ({"python": "custom", "path": "x", "file": "y"}, "got file and python"),
-        ({"python": "custom", "path": 7}, "release.assets.a.path: expected a path, got 7"),
+        ({"python": "custom", "path": 7}, "release.assets.a.path: expected a path, got the number 7"),
         ({"python": "custom", "path": "pipeline/x"}, "overlaps with release.assets.a"),
     ],
 )  # fmt: skip

@@ -169,7 +169,7 @@ class Soak:
             if each.status != "verified":
                 found.append(f"snapshot {each.snapshot_id} is {each.status}: {[str(one) for one in each.findings]}")
         leftovers = [str(p) for p in self.database.parent.rglob("*") if ".release-tasks" in p.name]
-        leftovers += [str(p) for p in self.pipeline.root.rglob(".*")]
+        leftovers += [str(p) for p in self.pipeline.root.rglob(".*") if p.name != ".gitignore"]
         if leftovers or self.pipeline.journal_path.exists():
             found.append(f"leftovers: {leftovers}")
         if recover(self.settings).status != "clean":

@@ -82,10 +82,9 @@ def test_a_rejected_sender_may_request_again(
 MISTAKES: dict[str, tuple[list[str], int, str]] = {
     "an unknown channel": (["pairing.list", "signal"], 2, "There is no channel 'signal': use telegram or whatsapp."),
     "an unknown code": (["pairing.approve", "telegram", "AAAABBBB"], 1, "inv pairing.list telegram"),
-    "an empty code": (["pairing.approve", "telegram", ""], 1, "inv pairing.list telegram"),
+    "an empty code": (["pairing.approve", "telegram", ""], 2, "CODE: the value is empty"),
     "a code with a dash in front": (["pairing.approve", "telegram", "-AAAABBBB"], 1, "'-A'"),
     "a dash for a code": (["pairing.approve", "telegram", "-"], 2, "pairing.approve CHANNEL CODE"),
-    "a question for help": (["pairing.approve", "telegram", "--help"], 2, "CHANNEL CODE"),
     "a channel with a dash in front": (["pairing.list", "-x"], 2, "CHANNEL"),
     "a username": (["pairing.revoke", "telegram", "@mallory"], 2, "another person can get the same username later"),
     "a wildcard": (["pairing.revoke", "whatsapp", "*"], 2, "a wildcard cannot be approved"),

@@ -41,7 +41,7 @@ def test_a_report_without_a_release_says_what_to_type(scratch: InvokeProject) ->
         (("--output", "."), "is a directory. Name a file in it, such as v1.html."),
         (("--output", "new/"), "is a directory."),
         (("--output", "none/page.html"), f"{scratch.root / 'none'} does not exist."),
-        (("--output", ""), "--output: expected a value"),
+        (("--output", ""), "--output: the value is empty"),
     ):
         assert reported in scratch.document("release.report", *words, code=2)["message"]
     assert scratch.tree() == before

@@ -448,7 +448,12 @@ def _pressure_unknown(signals: Signals) -> Iterator[Evidence]:
     commands=("release.preflight",),
 )
 def _missing(signals: Signals) -> Iterator[Evidence]:
-    yield from (Evidence(str(missing)) for missing in signals.missing if missing.needs)
+    may_lack_assets = signals.is_before_first
+    yield from (
+        Evidence(str(missing))
+        for missing in signals.missing
+        if missing.needs and not (missing.is_asset and may_lack_assets)
+    )
 
 
 @_act(

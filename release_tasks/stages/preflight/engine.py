@@ -70,13 +70,15 @@ def run_preflight(
     started = awake.now()
     excused = {name for name in selected if first and contexts[name].kind.asks_service}
     selected = [name for name in selected if name not in excused]
-    missing = [] if only else find_missing(settings, selected, may_lack_assets=first)
+    # A preflight that leaves gates out prepares no release: it may run where there is no state, as for a pull request.
+    may_lack_assets = first or bool(skip)
+    missing = [] if only else find_missing(settings, selected, may_lack_assets=may_lack_assets)
     configuration = _check_configuration(settings, [each for each in missing if not each.may_be_built], emit)
     if configuration is None:
         results = run_gates({name: contexts[name] for name in selected}, emit)
         if any(each.may_be_built for each in missing):
             configuration = _check_configuration(
-                settings, find_missing(settings, selected, may_lack_assets=first), emit
+                settings, find_missing(settings, selected, may_lack_assets=may_lack_assets), emit
             )
     else:
         results = {name: _not_run(contexts[name], configuration) for name in selected}

@@ -37,6 +37,11 @@ class Missing:
     needs: bool = True
     may_be_built: bool = False
 
+    @property
+    def is_asset(self) -> bool:
+        """Whether it is state, and no program."""
+        return self.key.startswith("release.assets.")
+
     def __str__(self) -> str:
         return f"{self.key}: {self.problem}"
 
