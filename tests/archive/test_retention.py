@@ -47,6 +47,7 @@ def snapshot_of(manifest: Manifest) -> str:
     return manifest.snapshot.snapshot_id
 
 
+@pytest.mark.slow
 @pytest.mark.smoke
 def test_every_printed_undo_option_works(project: Project) -> None:
     """Undo a rollback, undo the undo, and so on: the state of each printed id comes back, with two or ten undos."""
@@ -229,6 +230,7 @@ def killed(project: Project, call: str, point: int) -> bool:
 RETRIES = [7, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(300)])]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("retries", RETRIES)
 @pytest.mark.parametrize("verdict", [True, False])
 def test_retried_deploys_do_not_push_out_the_good_state(project: Project, retries: int, verdict: bool) -> None:
@@ -297,6 +299,7 @@ def test_a_rollback_that_changes_nothing_is_no_verdict(project: Project, health:
     assert good.release_id == "r5"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("verdict", [True, False])
 def test_a_restored_bad_state_does_not_release_the_good_one(project: Project, health: Health, verdict: bool) -> None:
     """The latest snapshot has the bad state, and the service wrote a row since: the rollback restores it, and the

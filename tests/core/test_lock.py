@@ -132,6 +132,7 @@ def test_waiting_run_gets_the_lock_when_it_is_free(root: Path, start_holder: Cal
     assert events == ["first ends", "second runs"]
 
 
+@pytest.mark.slow
 def test_wait_says_who_holds_the_lock_and_how_long_it_lasts(
     root: Path, start_holder: Callable[[], LockHolder], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -105,6 +105,7 @@ def test_dry_changes_nothing(scratch: InvokeProject) -> None:
         assert scratch.tree() == before, line
 
 
+@pytest.mark.slow
 def test_plan_lists_the_changes_and_makes_none(scratch: InvokeProject) -> None:
     """--plan is exact and leaves no trace, not even in the audit log."""
     assert scratch.run("release.prepare", "--release-id", "v1").returncode == 0

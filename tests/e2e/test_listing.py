@@ -71,6 +71,7 @@ def test_json_and_a_subfolder_list_the_same(scratch: InvokeProject) -> None:
     assert "gate.build" in done.stdout and "gate.tests" not in done.stdout, done
 
 
+@pytest.mark.slow
 def test_a_task_that_is_not_listed_runs_when_typed(versioned: InvokeProject) -> None:
     """It says what is missing, as it does where it is listed; its collection lists it by name."""
     done = versioned.run("gate.build")

@@ -67,6 +67,7 @@ def test_tasks_work_from_a_folder_below_the_project(scratch: InvokeProject) -> N
     assert list(below.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_the_binary_needs_no_tasks_file(scratch: InvokeProject) -> None:
     """``release-tasks`` reads invoke.yaml and offers the same tasks."""
     (scratch.root / "tasks.py").unlink()

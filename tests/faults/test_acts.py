@@ -576,6 +576,7 @@ def end(scene: Scene, act: Act, expected: Literal["restored", "failed"]) -> Roll
     return outcome
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ACTS)
 @pytest.mark.timeout(120)
 def test_after_an_act_of_a_bad_release(scene: Scene, name: str) -> None:

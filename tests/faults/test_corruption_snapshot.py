@@ -117,6 +117,7 @@ def test_altered_bytes_are_refused_with_both_digests(
     report_points(len(BYTES))
 
 
+@pytest.mark.slow
 def test_every_altered_byte_of_the_entries_is_refused(
     damaged: DamagedProject, report_points: Callable[[int], None]
 ) -> None:
@@ -160,6 +161,7 @@ def test_entries_of_another_snapshot_are_refused(damaged: DamagedProject) -> Non
     assert f"its list of entries was altered (entries/identity.jsonl) (recorded {recorded}, found {found})" in message
 
 
+@pytest.mark.slow
 def test_entries_without_end_are_refused_in_bounded_memory(damaged: DamagedProject) -> None:
     """A line of 64 MiB with a correct digest is not parsed."""
     path = damaged.snapshot / "entries/identity.jsonl"

@@ -172,6 +172,7 @@ def test_rollback_with_any_free_space_leaves_all_old_or_all_new(
     assert ended["failed"] > 1, ended
 
 
+@pytest.mark.slow
 @cases
 def test_recovery_with_any_free_space_finishes_undoes_or_fails(
     make_small_disk: MakeSmallDisk, report_points: Callable[[int], None], case: Case

@@ -58,6 +58,7 @@ def test_restore_without_a_safety_snapshot_is_complete_and_says_so(project: Proj
     assert project.leftovers() == []
 
 
+@pytest.mark.slow
 def test_command_without_a_safety_snapshot_prints_no_way_to_undo(damaged_project: Project) -> None:
     """The flag of the real command, its plan, and no command that could not work."""
     write_project_files(damaged_project.folder, damaged_project.raw)

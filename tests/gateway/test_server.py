@@ -208,6 +208,7 @@ def test_no_request_causes_a_traceback_or_a_long_log(gateway: RunningGateway) ->
     assert "Traceback" not in log and len(log) < 20_000, log
 
 
+@pytest.mark.slow
 def test_a_lack_of_files_ends_with_the_clients_that_cause_it(gateway: RunningGateway) -> None:
     """Connections are closed, so the gateway answers again, and the log stays short."""
     port = int(gateway.url.rpartition(":")[2])

@@ -362,6 +362,7 @@ def test_a_refused_connection_counts_as_starting(unused_url: str) -> None:
     assert streaks == [0, 0, 1, 2]
 
 
+@pytest.mark.slow
 def test_a_refused_connection_fails_at_the_deadline(unused_url: str) -> None:
     """The message has the number of attempts."""
     started = time.monotonic()

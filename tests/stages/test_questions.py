@@ -177,6 +177,7 @@ def test_a_gate_that_takes_long_makes_no_service_slow(tracked: Project, api: Hea
     assert signals.health is not None and min(attempt.latency_ms for attempt in signals.health.history) < 800
 
 
+@pytest.mark.slow
 def test_a_gate_is_asked_with_its_own_time_limit(tracked: Project, api: Health) -> None:
     """Its limit is longer than that of the health endpoint, so its slow answer counts."""
     tracked.overrides["health.timeout"] = "200ms"

@@ -71,6 +71,9 @@ REFUSED = {
 }
 
 
+pytestmark = pytest.mark.slow  # each case types every task that only reads
+
+
 def release_twice(project: Project, health: Health) -> Project:
     """Make two releases, the latest of which was rolled back; the service wrote a row since."""
     project.overrides["health.url"] = health.url

@@ -61,6 +61,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("journal_mode", ["wal", "delete"])
 def test_capture_under_a_writer_is_consistent(
     make_project: MakeProject, start_writer: StartWriter, journal_mode: str

@@ -270,6 +270,7 @@ def test_every_row_of_the_guide_has_a_case() -> None:
     assert set(CASES) == {row.key for row in GUIDE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", CASES)
 def test_each_situation_is_the_first_finding_and_says_what_to_type(
     service: ReleasedService, key: str, monkeypatch: pytest.MonkeyPatch
@@ -298,6 +299,7 @@ def test_each_situation_is_the_first_finding_and_says_what_to_type(
     assert json.dumps(summary(signals)).find("PRIVATE") == -1
 
 
+@pytest.mark.slow
 def test_a_healthy_service_has_no_findings(service: ReleasedService) -> None:
     """This also holds after a successful rollback, and after a failed one that a new release has superseded."""
     record_drill(service, "passed")

@@ -125,6 +125,7 @@ def test_a_service_becomes_healthy_on_the_restored_state(booted: Booted, live_tr
     assert live_tree(booted.project) == before
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("has_endpoint", [True, False])
 def test_the_gates_are_asked_of_the_started_service(booted: Booted, has_endpoint: bool) -> None:
     """A gate of the service is asked at the port of the drill, and one of another service is named."""
@@ -152,6 +153,7 @@ def test_a_daemonized_service_is_judged_and_ended(booted: Booted) -> None:
     booted.reported()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("mode", "message"),
     [

@@ -179,6 +179,7 @@ def test_a_lock_that_ends_in_time_is_waited_for(fleet: Fleet, how: str) -> None:
     assert fleet.notes() == [[]] * 4
 
 
+@pytest.mark.slow
 def test_a_reader_blocks_in_rollback_mode_only(fleet: Fleet) -> None:
     """In WAL mode a reader blocks no restore. In rollback mode no database is committed while one has a reader."""
     is_wal = Path(f"{fleet.paths[0]}-wal").exists() or fleet.paths[0].read_bytes()[18] == 2

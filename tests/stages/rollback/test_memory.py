@@ -159,6 +159,7 @@ def test_stop_command_ends_the_service_before_the_safety_copy(project: Project, 
     assert [event for event, _ in audit_events(project)] == ["service.stopped", "rollback.started", "rollback.finished"]
 
 
+@pytest.mark.slow
 def test_bad_memory_behind_a_state_in_place(project: Project, store: Store) -> None:
     """The file is restored and the process still holds the bad state: its restart writes that back; a stop is safe."""
     assert roll_back(project).status == "restored"
@@ -216,6 +217,7 @@ STOPS: dict[str, tuple[str, str]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("command", "reason"), STOPS.values(), ids=STOPS.keys())
 def test_stop_command_that_fails_does_not_end_the_rollback(project: Project, command: str, reason: str) -> None:
     """The answer and the audit log say it, its processes are ended, and the state is restored."""

@@ -171,6 +171,7 @@ def test_answers_of_the_new_process_count(
     assert old.requests("new") >= 3 and not is_running(old.pid)
 
 
+@pytest.mark.slow
 def test_old_process_that_stays_is_named(project: Project, old: OldService) -> None:
     """The command ended, or still runs, and the old process answers: perhaps a reload or a proxy, so it is named."""
     project.overrides["health.deadline"] = "1s"

@@ -51,6 +51,7 @@ def captured_and_damaged(project: Project, health: Health | None = None) -> Proj
     return project
 
 
+@pytest.mark.slow
 def test_command_that_never_returns_keeps_running_in_its_own_session(
     project: Project, health: Health, pids: Path
 ) -> None:
@@ -149,6 +150,7 @@ def test_command_killed_by_a_signal_fails_the_rollback(project: Project) -> None
     assert roll_back(project, restart_command="kill -9 $$").status == "failed"
 
 
+@pytest.mark.slow
 def test_output_of_64_mib_uses_less_than_40_mib_of_memory(project: Project, health: Health, pids: Path) -> None:
     """The command writes its output directly to a file."""
     import resource
@@ -226,6 +228,7 @@ def test_health_attempts_are_recorded_in_the_audit_event(project: Project, healt
     assert [a["at"] for a in health_event["history"]] == [a.at for a in outcome.health_check.history]
 
 
+@pytest.mark.slow
 def test_rollback_waits_for_a_service_that_starts_slowly(project: Project, pids: Path, free_port: int) -> None:
     """Refused connections count as starting until the deadline; then several healthy answers in a row are required."""
     captured_and_damaged(project)

@@ -147,6 +147,7 @@ def answers_at_every_event(project: Project, **options: Any) -> list[tuple[str, 
     return answers
 
 
+@pytest.mark.slow
 def test_gate_holds_at_every_moment_until_the_end_of_the_swap_and_then_passes(damaged: Project, health: Health) -> None:
     """At every event, and before and after every change of the swap; the restart command starts the service."""
     answers = answers_at_every_event(damaged, health_url=health.url, restart_command="true")
@@ -185,6 +186,7 @@ def test_gate_passes_after_a_rollback_that_failed_before_its_swap(damaged: Proje
     assert damaged.content() == before
 
 
+@pytest.mark.slow
 def test_gate_is_closed_for_the_swap_although_another_process_held_it_at_first(
     damaged: Project, monkeypatch: pytest.MonkeyPatch
 ) -> None:

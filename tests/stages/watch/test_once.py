@@ -147,6 +147,7 @@ def _refuse(project: Project) -> None:
     assert roll_back(project, snapshot_of(project, "v0")).status == "failed"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ALLOWED)
 def test_the_first_rollback_of_a_release_is_made(failing: Project, release: MakeRelease, name: str) -> None:
     """What left the state of this release as it was does not use up the one rollback."""

@@ -124,6 +124,7 @@ def test_a_timeout_ends_the_whole_group(check: Checker, tag: str, nothing_left: 
     nothing_left()
 
 
+@pytest.mark.slow
 def test_a_command_that_ignores_sigterm_is_killed(check: Checker, tag: str, nothing_left: Callable[[], None]) -> None:
     """SIGKILL follows a second after SIGTERM."""
     started = time.monotonic()
@@ -292,6 +293,7 @@ print(check.status, "/", check.detail)
     assert done.stdout.startswith("failed / its exit code was lost"), done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_a_gate_inside_a_gate_leaves_no_process(
     check: Checker, tmp_path: Path, tag: str, nothing_left: Callable[[], None]
 ) -> None:
