@@ -11,7 +11,7 @@ from attrs import field, frozen
 
 from release_tasks.config.gateway import TELEGRAM_TOKEN, WHATSAPP_TOKEN
 from release_tasks.gateway.settings import GatewaySettings
-from release_tasks.pairing.channels import Channel, SenderRefused, normalise_sender
+from release_tasks.pairing.channels import Channel, valid_ids
 
 __all__ = ["Call", "DirectMessage", "channel_call", "direct_message", "is_number", "note_event"]
 
@@ -46,13 +46,7 @@ class Call:
 
 def direct_message(channel: Channel, senders: Iterable[str], key: str, text: str) -> DirectMessage | None:
     """Return the message with normalised senders, or None without a valid id, or with an id of several people."""
-    ids: dict[str, None] = {}
-    for sender in senders:
-        try:
-            ids[normalise_sender(channel, sender)] = None
-        except SenderRefused as refusal:
-            if refusal.is_shared_id:
-                return None
+    ids = valid_ids(channel, senders)
     if not ids or not key or len(key) > _MAX_KEY:
         return None
     # An unpaired surrogate is valid JSON, but a database or a socket cannot encode it.

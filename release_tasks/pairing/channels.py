@@ -24,6 +24,7 @@ __all__ = [
     "parse_channel",
     "sender_of",
     "senders_of",
+    "valid_ids",
 ]
 
 _TELEGRAM_ID = re.compile(r"[1-9][0-9]{0,15}")  # at most 52 bits (Bot API, User.id)
@@ -169,3 +170,15 @@ def _without_device(text: str, user: str) -> str:
     if colon and not _DEVICE.fullmatch(device):
         raise SenderRefused(Channel.WHATSAPP, text, "expected a device number after ':'")
     return user
+
+
+def valid_ids(channel: Channel, senders: Iterable[str]) -> list[str]:
+    """Return the normalised ids in order, without invalid ones; none when one belongs to several people."""
+    ids: dict[str, None] = {}
+    for sender in senders:
+        try:
+            ids[normalise_sender(channel, sender)] = None
+        except SenderRefused as refusal:
+            if refusal.is_shared_id:
+                return []
+    return list(ids)

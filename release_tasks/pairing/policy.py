@@ -26,6 +26,7 @@ from release_tasks.pairing.channels import (
     is_spelling_of,
     normalise_sender,
     sender_of,
+    valid_ids,
 )
 from release_tasks.pairing.codes import (
     Clock,
@@ -123,7 +124,7 @@ class Pairing:
         One approved id is enough, unless an id of the same person is revoked. Never waits for the lock: when it is
         held, or the store cannot be written, a later message records that the ids belong to one person.
         """
-        ids = _valid_ids(channel, senders)
+        ids = valid_ids(channel, senders)
         approvals = self._store.approvals(channel)
         if approvals.is_unlinked(ids):
             with contextlib.suppress(StageError, OSError):
@@ -181,7 +182,7 @@ class Pairing:
         ``other_ids`` are further ids of the sender, from the same message; invalid ones are left out. Raises
         SenderRefused for an invalid or shared id; then nothing is stored.
         """
-        ids = _valid_ids(channel, [normalise_sender(channel, sender), *other_ids])
+        ids = valid_ids(channel, [normalise_sender(channel, sender), *other_ids])
         if not ids:
             raise SenderRefused(channel, sender, "another id of the message is not the id of one person", True)
         # First checked without the lock: a sender who writes many messages must not block an operator's command.
@@ -227,7 +228,7 @@ class Pairing:
                 sender = normalise_sender(channel, request.sender)
             except SenderRefused as refusal:
                 self._refuse(channel, "approve", str(refusal), [request.sender])
-            ids = _valid_ids(channel, [sender, *request.other_ids])
+            ids = valid_ids(channel, [sender, *request.other_ids])
             approvals = change.approvals
             was_approved = approvals.admitted([sender]) is not None and approvals.approved.issuperset(ids)
             change.approved += [each for each in ids if each not in approvals.approved]
@@ -355,18 +356,6 @@ def _fields(channel: Channel, ids: Sequence[str]) -> list[dict[str, Any]]:
         {"channel": channel.value, "senderId": sender, **(more if len(shown) > 1 else {})}
         for sender, more in zip(shown, others, strict=True)
     ]
-
-
-def _valid_ids(channel: Channel, senders: Iterable[str]) -> list[str]:
-    """Return the normalised ids in order, without invalid ones; none when one belongs to several people."""
-    ids: dict[str, None] = {}
-    for sender in senders:
-        try:
-            ids[normalise_sender(channel, sender)] = None
-        except SenderRefused as refusal:
-            if refusal.is_shared_id:
-                return []
-    return list(ids)
 
 
 def _undecided(requests: list[PendingRequest], approvals: Approvals) -> list[PendingRequest]:

@@ -103,7 +103,9 @@ def test_variables_of_other_sections_are_ignored(project: Path, monkeypatch: pyt
         file.write("release_notes: {title: x}\n")
     monkeypatch.setenv("INVOKE_RELEASE_NOTES_TITLE", "y")
     monkeypatch.setenv("INVOKE_RUN_ECHO", "1")
-    load_project(project)
+    before = load_project(project)
+    monkeypatch.delenv("INVOKE_RELEASE_NOTES_TITLE")
+    assert load_project(project) == before
 
 
 def test_a_variable_is_written_into_a_section_of_any_form() -> None:

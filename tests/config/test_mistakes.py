@@ -130,7 +130,7 @@ def test_each_mistake_has_one_line(tmp_path: Path, text: str, line: str) -> None
 def test_a_correct_file_has_no_mistake(tmp_path: Path, text: str) -> None:
     """Quotes, anchors, merge keys, sections without keys, and the sections of other packages."""
     (tmp_path / "invoke.yaml").write_text(text)
-    load_project(tmp_path)
+    assert load_project(tmp_path).project == tmp_path
 
 
 def test_all_mistakes_of_a_file_are_reported_with_their_lines(tmp_path: Path) -> None:

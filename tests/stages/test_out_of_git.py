@@ -73,6 +73,7 @@ def test_no_right_to_write_is_no_error(tmp_path: Path) -> None:
     """A run goes on without the file, for instance in a folder on a full disk."""
     (tmp_path / "file").write_text("x")
     keep_out_of_git(tmp_path / "file")
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def test_new_stores_and_a_new_gateway_add_nothing_to_git(tmp_path: Path) -> None:
