@@ -22,6 +22,7 @@ from release_tasks.assets.sqlite.connection import (
     translated_errors,
     value,
 )
+from release_tasks.assets.sqlite.journal import require_no_super_journal
 from release_tasks.assets.sqlite.private import private_copy
 from release_tasks.assets.waiting import LockWait
 from release_tasks.core.digests import sha256_file
@@ -107,18 +108,20 @@ def examine_database(
             progress(copied, copied)
 
     for _ in range(_EXAMINATIONS):
-        with private_copy(source, scratch, count) as private:
-            if private is not None:
-                try:
+        try:
+            with private_copy(source, scratch, count) as private:
+                if private is not None:
                     journal_mode = _fold_journals(private, source)
                     os.rename(private, destination)
                     return _completed(destination, source, journal_mode, checked, is_durable=False)
-                except DamagedDatabase:
-                    # With journal_mode MEMORY or OFF, the file can contain a part of an open transaction.
-                    if not has_writer(source):
-                        raise
-                    destination.unlink(missing_ok=True)
+        except DamagedDatabase:
+            # With journal_mode MEMORY or OFF, the file can contain a part of an open transaction; a transaction over
+            # several databases names its super-journal until the commit is done.
+            if not has_writer(source):
+                raise
+            destination.unlink(missing_ok=True)
         try:
+            require_no_super_journal(source, wait)
             with (
                 translated_errors(source, wait=wait),
                 connection(source, apsw.SQLITE_OPEN_READONLY, wait, keeps_wal=True) as live,
@@ -230,6 +233,7 @@ def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Prog
 def _reader(path: Path, wait: LockWait | None) -> Iterator[apsw.Connection]:
     """Open a live database for reading, and leave the file and its WAL unchanged."""
     require_database(path)
+    require_no_super_journal(path, wait)
     # Closing the last connection checkpoints and removes the WAL. Keep an existing WAL; let a new one be removed.
     had_wal = has_content(path, "-wal")
     # Not read-only: a WAL database without side files, or a database with a hot journal, could not be opened then.

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from release_tasks.assets.sqlite.journal import settle_super_journal
 from release_tasks.core.durable import remove_tree
 from release_tasks.core.errors import StageFailed, with_path
 
@@ -28,11 +29,6 @@ _ATTEMPTS = 3
 _TICK_SECONDS = 0.02
 _STEP_BYTES = 1 << 20
 _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the filesystem can
-# A transaction over several databases ends each journal with: number of the lock page (4 bytes), name of the
-# super-journal, length of the name (4), checksum of the name (4), magic number (8). Source: pager.c, writeSuperJournal.
-_JOURNAL_MAGIC = bytes.fromhex("d9d505f920a163d7")
-_JOURNAL_TAIL = 16
-_MAX_NAME = 4096
 
 
 @contextlib.contextmanager
@@ -60,7 +56,7 @@ def _copy_once(live: Path, scratch: Path, count: Count) -> bool:
     for suffix in _SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
             _copy_file(Path(f"{live}{suffix}"), scratch / f"{live.name}{suffix}", count)
-    _settle_super_journal(scratch / f"{live.name}-journal")
+    settle_super_journal(live, scratch / f"{live.name}-journal")
     return _stamps(live) == before
 
 
@@ -104,29 +100,3 @@ def _copy_file(source: Path, target: Path, count: Count) -> None:
             with with_path(target):
                 while view:
                     view = view[os.write(writing, view) :]
-
-
-def _settle_super_journal(journal: Path) -> None:
-    """Remove the name of a super-journal from the copy of a journal, or the copy when its transaction was committed.
-
-    The transaction is committed when the super-journal does not exist any more. SQLite would decide likewise, but it
-    may also delete the super-journal, which belongs to the live databases.
-    """
-    try:
-        size = os.stat(journal).st_size
-    except FileNotFoundError:
-        return
-    with journal.open("r+b", buffering=0) as file:
-        tail = os.pread(file.fileno(), _JOURNAL_TAIL, max(size - _JOURNAL_TAIL, 0))
-        length, checksum = int.from_bytes(tail[:4], "big"), int.from_bytes(tail[4:8], "big")
-        start = size - _JOURNAL_TAIL - length
-        if tail[8:] != _JOURNAL_MAGIC or not 0 < length <= min(_MAX_NAME, size - _JOURNAL_TAIL):
-            return
-        name = os.pread(file.fileno(), length, start)
-        # pager.c adds the bytes as signed characters.
-        if sum(byte - 256 if byte > 127 else byte for byte in name) & 0xFFFFFFFF != checksum:
-            return
-        if os.path.lexists(name):
-            file.truncate(max(start - 4, 0))
-            return
-    journal.unlink()

@@ -16,6 +16,7 @@ from release_tasks.assets.sqlite.connection import (
     value,
 )
 from release_tasks.assets.sqlite.database import PAGES_A_STEP, Progress
+from release_tasks.assets.sqlite.journal import require_no_super_journal
 from release_tasks.assets.waiting import LockWait
 
 __all__ = ["LockedDatabase", "locked_database", "restore_database"]
@@ -55,6 +56,7 @@ def locked_database(live: Path, copy: Path, wait: LockWait | None) -> Iterator[L
     open the file in another way. Raises the errors of ``restore_database``.
     """
     require_database(live)
+    require_no_super_journal(live, wait)
     with contextlib.ExitStack() as resources:
         with translated_errors(live, wait=wait):
             database = LockedDatabase(live, copy, wait, resources)

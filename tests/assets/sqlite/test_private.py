@@ -21,36 +21,15 @@ from release_tasks.assets.sqlite.database import capture_database, examine_datab
 from release_tasks.assets.sqlite.kind import SQLITE
 from release_tasks.assets.waiting import LockWait
 from release_tasks.core.records import AssetRecord
+from tests.support.hostile import CRASH, crash_in_a_transaction, name_super_journal
 from tests.support.project import MakeProject, Project
 from tests.support.writer import StartWriter
-
-# Ends without a commit after its cache was written to the file: the journal is hot. The cache of 10 pages is too small
-# for the transaction.
-_CRASH = """
-import os, sqlite3, sys
-paths = sys.argv[2:]
-database = sqlite3.connect(paths[0], isolation_level=None)
-database.execute(f"PRAGMA journal_mode = {sys.argv[1]}")
-database.execute("PRAGMA cache_size = 10")
-for number, path in enumerate(paths[1:]):
-    database.execute(f"ATTACH '{path}' AS other{number}")
-database.execute("BEGIN IMMEDIATE")
-database.execute("UPDATE accounts SET balance = 0")
-database.execute("CREATE TABLE filler(x)")
-database.executemany("INSERT INTO filler VALUES (randomblob(3000))", [()] * 400)
-os._exit(0)
-"""
 
 Prepare = Callable[[Path], None]
 
 
 def run(code: str, *words: str) -> None:
     subprocess.run([sys.executable, "-c", code, *words], check=True, timeout=60)
-
-
-def crash_in_a_transaction(database: Path, mode: str = "delete") -> None:
-    run(_CRASH, mode, str(database))
-    assert Path(f"{database}-journal").stat().st_size > 512
 
 
 def crash_with_wal(database: Path) -> None:
@@ -190,7 +169,7 @@ def test_a_look_needs_no_write_permission(state: str) -> None:
 def test_a_look_sees_through_an_open_transaction(make_project: MakeProject) -> None:
     """A writer in mid-transaction, with changed pages in the file, locks out every reader, and no look."""
     project = make_project("p", "delete")
-    code = _CRASH.replace("os._exit(0)", 'print("held", flush=True); sys.stdin.read()')
+    code = CRASH.replace("os._exit(0)", 'print("held", flush=True); sys.stdin.read()')
     command = [sys.executable, "-c", code, "delete", str(project.database)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None and writer.stdout.readline() == "held\n"
@@ -209,11 +188,7 @@ def test_a_look_leaves_a_super_journal_alone(make_project: MakeProject, is_commi
     crash_in_a_transaction(project.database)
     journal = Path(f"{project.database}-journal")
     super_journal = project.state / "app.db-mj0123456789"
-    name = os.fsencode(super_journal)
-    with journal.open("ab") as file:
-        # As SQLite writes it: page number of the lock page, name, length, checksum, magic number.
-        file.write((0x40000000 // 4096 + 1).to_bytes(4, "big") + name + len(name).to_bytes(4, "big"))
-        file.write((sum(name) & 0xFFFFFFFF).to_bytes(4, "big") + bytes.fromhex("d9d505f920a163d7"))
+    name_super_journal(project.database, super_journal)
     if not is_committed:
         super_journal.write_bytes(os.fsencode(journal) + b"\0")
     before = picture(project.state)
