@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shlex
 import stat
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from release_tasks.assets.base import AssetConfig
 from release_tasks.core.durable import fsync_directory
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.records import ParentFolder, SnapshotMetadata
+from release_tasks.core.typed import quoted
 
 __all__ = ["Parents", "invalid_parent", "remove_empty"]
 
@@ -78,7 +78,7 @@ class Parents:
                 missing.append(folder)
                 continue
             if not folder.is_dir():
-                name = shlex.quote(str(folder))
+                name = quoted(str(folder))
                 raise StageFailed(f"{folder} is not a folder. Move it away, and retry: mv {name} {name}.before")
             if missing and folder in recorded and folder.is_symlink():
                 raise StageFailed(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from release_tasks.core.errors import StageFailed
 from release_tasks.core.flags import protecting_flag
 from release_tasks.core.records import AssetRecord
 from release_tasks.core.tree import walk
+from release_tasks.core.typed import quoted
 from release_tasks.core.units import show_size
 
 __all__ = ["replace_blockers", "require_replaceable", "restore_blockers"]
@@ -41,7 +41,7 @@ def replace_blockers(path: Path, record: AssetRecord, stored: Path, *, must_exch
         return [
             *reasons,
             f"{path} is a mount point, so a rollback can only overwrite its content, and no safety copy has all of it. "
-            f"Stop the service and remove what cannot be copied, or type: umount {shlex.quote(str(path))}",
+            f"Stop the service and remove what cannot be copied, or type: umount {quoted(str(path))}",
         ]
     return reasons + _overwrite_blockers(path, record, stored)
 
@@ -114,7 +114,7 @@ def _flag_blockers(path: Path) -> list[str]:
 
 
 def _unmount(place: Path | str) -> str:
-    return f"Type: umount {shlex.quote(str(place))}"
+    return f"Type: umount {quoted(str(place))}"
 
 
 def _cannot_change(path: Path, place: Path, flag: str) -> bool:
@@ -123,4 +123,4 @@ def _cannot_change(path: Path, place: Path, flag: str) -> bool:
 
 
 def _sentence(place: Path, flag: str) -> str:
-    return f"{place} is {_WORDS[flag]}, so a rollback cannot replace it. Type: chattr -{flag} {shlex.quote(str(place))}"
+    return f"{place} is {_WORDS[flag]}, so a rollback cannot replace it. Type: chattr -{flag} {quoted(str(place))}"

@@ -6,11 +6,11 @@ import codecs
 import json
 import math
 import os
-import re
 import stat
 from pathlib import Path
 from typing import Any
 
+from release_tasks.core.printable import json_escaped, one_line
 from release_tasks.core.units import show_size
 
 __all__ = [
@@ -30,7 +30,6 @@ _MAX_DEPTH = 64
 _MAX_VALUES = 1_000_000  # 16 MiB of empty lists are 5.6 million values, 500 MiB of memory and ten seconds
 _MAX_MESSAGE = 2000
 _MAX_DIGITS = 300
-_LINE_ENDS = re.compile(r"[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]")  # as str.splitlines
 _KINDS = {
     stat.S_IFDIR: "a folder",
     stat.S_IFLNK: "a symbolic link",
@@ -55,8 +54,8 @@ def excerpt(text: str, limit: int = 200) -> str:
 
 
 def excerpt_line(text: str, limit: int = 200) -> str:
-    """Return ``text``, cut as by ``excerpt`` and on one line: the name of a file cannot forge a line of a message."""
-    return _LINE_ENDS.sub("\N{REPLACEMENT CHARACTER}", excerpt(text, limit))
+    """Return ``text``, cut as by ``excerpt`` and on one printable line: the name of a file cannot forge a message."""
+    return one_line(text, limit)
 
 
 def canonical_bytes(value: Any) -> bytes:
@@ -65,12 +64,11 @@ def canonical_bytes(value: Any) -> bytes:
 
 
 def pretty_bytes(value: Any) -> bytes:
-    """Return ``value`` as indented JSON with a newline at its end, for files that people read."""
-    try:
-        return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
-    except UnicodeEncodeError:
-        # A file name that is not UTF-8 contains surrogates (PEP 383); JSON can contain surrogates only as escapes.
-        return (json.dumps(value, indent=2, allow_nan=False) + "\n").encode()
+    """Return ``value`` as indented JSON with a newline at its end, for files and documents that people read.
+
+    A character that controls a terminal, or that UTF-8 does not have (a surrogate in a file name, PEP 383), is escaped.
+    """
+    return (json_escaped(json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False)) + "\n").encode()
 
 
 def open_document(path: Path) -> int:

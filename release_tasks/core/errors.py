@@ -6,8 +6,10 @@ import contextlib
 import enum
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+
+from release_tasks.core.printable import one_line
 
 __all__ = [
     "ConfigError",
@@ -43,13 +45,16 @@ class ExitCode(enum.IntEnum):
 
 
 class StageError(Exception):
-    """A stage cannot continue. ``message`` is a whole sentence that an operator can act on."""
+    """A stage cannot continue. ``message`` is a whole sentence that an operator can act on, on one printable line.
+
+    It may quote a file, a service or another program. ``output`` are lines of another program, indented below it.
+    """
 
     exit_code = ExitCode.NEGATIVE
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+    def __init__(self, message: str, output: Iterable[str] = ()) -> None:
+        self.message = "\n".join([one_line(message), *(f"    | {one_line(line)}" for line in output)])
+        super().__init__(self.message)
 
 
 class StageFailed(StageError):
@@ -63,7 +68,7 @@ class DiskFull(StageFailed):
 
 
 class PluginError(StageFailed):
-    """An error that a plugin raises. ``message`` is a whole sentence; it is shown unchanged, without a traceback."""
+    """An error that a plugin raises. ``message`` is a whole sentence; it is shown on one line, without a traceback."""
 
 
 class UsageError(StageError):
@@ -78,8 +83,10 @@ class ConfigError(StageError):
     exit_code = ExitCode.USAGE
 
     def __init__(self, problems: list[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = problems
+        super().__init__("")
+        self.problems = list(map(one_line, problems))
+        self.message = "\n".join(self.problems)
+        self.args = (self.message,)
 
 
 class LockHeld(StageError):
@@ -92,7 +99,7 @@ def describe_error(error: StageError | OSError) -> str:
     """Return the error as one sentence. The sentence for an OSError names the file."""
     if isinstance(error, StageError):
         return error.message
-    return f"{error.filename or 'The system'}: {error.strerror or error}."
+    return one_line(f"{error.filename or 'The system'}: {error.strerror or error}.")
 
 
 class Interrupted(BaseException):
@@ -104,7 +111,7 @@ class Interrupted(BaseException):
     def __init__(self, exit_code: ExitCode, detail: str = "") -> None:
         super().__init__(f"Interrupted by {exit_code.name}. {detail}".rstrip())
         self.exit_code = exit_code
-        self.detail = detail
+        self.detail = one_line(detail)
 
 
 @contextlib.contextmanager

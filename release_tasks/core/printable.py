@@ -1,26 +1,55 @@
-"""Make text of a service, a file name or a command safe to print on a terminal or a page."""
+"""Make text of others, such as a service, a file name or a command, safe to print on a terminal or a page."""
 
 from __future__ import annotations
 
+import functools
 import re
 import unicodedata
 
-__all__ = ["output_lines", "printable"]
+__all__ = ["json_escaped", "one_line", "output_lines", "printable"]
 
-_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)?|[@-_])")
-# Controls; formats, such as marks of the writing direction; surrogates; separators of lines and paragraphs.
-_UNPRINTABLE = ("Cc", "Cf", "Cs", "Zl", "Zp")
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+# A title or a link (OSC) ends at its line: without an end it would hide all lines that follow.
+_ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[@-_])")
+# Controls; formats, such as marks of the writing direction; surrogates; code points without a character; separators of
+# lines and paragraphs.
+_UNPRINTABLE = ("Cc", "Cf", "Cs", "Cn", "Zl", "Zp")
+# Letters and marks that have no shape, although Unicode does not count them as formats: fillers of Hangul, the blank of
+# Braille, the grapheme joiner.
+_INVISIBLE = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\uffa0")
+_MOST_MARKS = 4  # on one letter; more of them cover the lines above and below
+_LONGEST = 10_000  # characters of a line
+_NAMES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def printable(text: str) -> str:
-    """Return ``text`` with U+FFFD for every character that controls a terminal or a page.
+    r"""Return ``text`` with an escape such as ``\x1b`` for every character that controls a terminal or a page.
 
-    Tabs and newlines stay. A file name that is not UTF-8 contains surrogates (PEP 383), and no stream can encode those.
+    Characters that cannot be seen are escaped too, and so is the fifth accent on one letter. Tabs and newlines stay. A
+    byte that is not UTF-8, a surrogate in a file name (PEP 383), becomes ``\xff``; no stream can encode a surrogate.
     """
-    if text.isprintable():
+    if text.isascii() and text.isprintable():
         return text
-    return "".join(c if c in "\t\n" or unicodedata.category(c) not in _UNPRINTABLE else _REPLACEMENT for c in text)
+    parts, marks = [], 0
+    for character in text:
+        shown = character if character in "\t\n" else _shown(character)
+        marks = marks + 1 if _is_mark(character) else 0
+        parts.append(shown if marks <= _MOST_MARKS or shown != character else _escaped(character))
+    return "".join(parts)
+
+
+def one_line(text: str, limit: int = _LONGEST) -> str:
+    r"""Return ``text`` on one printable line of at most ``limit`` characters: a line end is shown as ``\n``."""
+    if len(text) > limit:
+        text = f"{text[: limit - 3]}..."
+    line = printable(text).replace("\n", "\\n").replace("\t", "\\t")
+    return line if len(line) <= limit else f"{line[: limit - 3]}..."
+
+
+def json_escaped(document: str) -> str:
+    r"""Return the same JSON document, with ``\u001b`` for each character in its strings that ``printable`` escapes."""
+    if document.isascii():  # a JSON writer escapes the controls of ASCII itself; DEL is the exception
+        return document.replace("\x7f", "\\u007f")
+    return "".join(c if c == "\n" or _shown(c) == c else _json_escape(c) for c in document)
 
 
 def output_lines(data: bytes) -> list[str]:
@@ -31,3 +60,28 @@ def output_lines(data: bytes) -> list[str]:
     while lines and not lines[-1]:
         lines.pop()
     return lines
+
+
+@functools.lru_cache(maxsize=4096)
+def _shown(character: str) -> str:
+    is_hidden = character in _INVISIBLE or unicodedata.category(character) in _UNPRINTABLE
+    return _escaped(character) if is_hidden else character
+
+
+@functools.lru_cache(maxsize=4096)
+def _is_mark(character: str) -> bool:
+    return unicodedata.category(character) in ("Mn", "Me")
+
+
+def _json_escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass")
+    return "".join(f"\\u{units[at]:02x}{units[at + 1]:02x}" for at in range(0, len(units), 2))
+
+
+def _escaped(character: str) -> str:
+    code = ord(character)
+    if character in _NAMES:
+        return _NAMES[character]
+    if 0xDC80 <= code <= 0xDCFF:
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\x{code:02x}" if code < 0x80 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"

@@ -1,8 +1,9 @@
-"""Write commands for the GitHub Actions runner, and keep the runner from reading other output as commands.
+"""Write commands for the GitHub Actions runner, and keep every runner from reading other output as commands.
 
-The runner reads every line that a step prints to stdout or stderr. A line that starts with ``::name``, after optional
-white space, is a command when a second ``::`` follows. In the older form, ``##[name]`` anywhere in a line is a command
-(github.com/actions/runner, ActionCommand.cs).
+A runner reads every line that a step prints to stdout or stderr. For GitHub, a line that starts with ``::name``, after
+optional white space, is a command when a second ``::`` follows. In the older form, ``##[name]`` anywhere in a line is a
+command (github.com/actions/runner, ActionCommand.cs). Azure Pipelines reads ``##vso[name]`` and ``##[name]``, TeamCity
+``##teamcity[name]``. GitLab's sections and Travis's folds need control characters, which are never printed.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import re
 __all__ = ["command", "escape_commands", "escape_commands_in_json", "is_github_actions"]
 
 _COMMAND = re.compile(r"(?m)^([^\S\n]*:)(?=:)")
-_OLDER_COMMAND = "##["
+_MARKED_COMMAND = re.compile(r"##(?=(?:vso|teamcity)?\[)", re.IGNORECASE)
 
 
 def is_github_actions() -> bool:
@@ -22,18 +23,18 @@ def is_github_actions() -> bool:
 
 
 def escape_commands(text: str) -> str:
-    """Return ``text``; when a runner reads it, with a space inserted wherever the runner would find a command."""
-    if not is_github_actions():
-        return text
-    return _COMMAND.sub(r"\1 ", text.replace("\r", "\n")).replace(_OLDER_COMMAND, "## [")
+    """Return ``text`` with a space inserted wherever a runner would find a command."""
+    if is_github_actions():
+        text = _COMMAND.sub(r"\1 ", text.replace("\r", "\n"))
+    return _MARKED_COMMAND.sub("## ", text)
 
 
 def escape_commands_in_json(document: str) -> str:
     """Return the same JSON document, escaped so that no line of it is a command.
 
-    No line of a JSON document starts with a colon, and the older form can only appear inside a string.
+    No line of a JSON document starts with a colon, and the other forms can only appear inside a string.
     """
-    return document.replace(_OLDER_COMMAND, "##\\u005b") if is_github_actions() else document
+    return _MARKED_COMMAND.sub(r"#\\u0023", document)
 
 
 def command(name: str, data: str = "", **properties: str) -> str:

@@ -12,7 +12,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-__all__ = ["Form", "command_pattern", "typed", "typed_as"]
+from release_tasks.core.printable import printable
+
+__all__ = ["Form", "command_pattern", "quoted", "typed", "typed_as"]
 
 
 @dataclass(frozen=True)
@@ -31,7 +33,26 @@ class Form:
         """Return the line to type for ``task``, such as ``release.rollback``; words are quoted for a shell."""
         name = task if self.names is None else self.names.get(task)
         parts = (*self.fallback, task) if name is None else (*self.program, name)
-        return shlex.join((*parts, *words))
+        return " ".join(map(quoted, (*parts, *words)))
+
+
+def quoted(word: str) -> str:
+    r"""Return ``word`` quoted for a shell, and printable: a terminal acts on control characters that are pasted.
+
+    A word with such characters, or with bytes that are not UTF-8, is written as ``$'a\x1bb'`` (bash, ksh, zsh, and
+    POSIX since 2024).
+    """
+    if printable(word) == word and not set("\t\n") & set(word):
+        return shlex.quote(word)
+    written = "".join(
+        f"\\{character}"
+        if character in "\\'"
+        else character
+        if printable(character) == character and character not in "\t\n"
+        else "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+        for character in word
+    )
+    return f"$'{written}'"
 
 
 # Not a context variable: gates and notifications write commands in threads of their own.
@@ -56,6 +77,6 @@ def typed_as(form: Form) -> Iterator[None]:
 
 def command_pattern() -> str:
     """Return a regular expression for the program and the task of a command in a text."""
-    used = {shlex.join(program) for program in (_form.program, _form.fallback)}
+    used = {" ".join(map(quoted, program)) for program in (_form.program, _form.fallback)}
     programs = map(re.escape, sorted({"inv", "release-tasks", *used}, key=len, reverse=True))
     return rf"(?<![\w/.-])(?:{'|'.join(programs)}) [\w-]+(?:\.[\w-]+)*"

@@ -6,7 +6,6 @@ import argparse
 import contextlib
 import logging
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -20,8 +19,9 @@ from attrs import evolve
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.interrupt import STOP_SIGNALS
 from release_tasks.core.lock import FileLock
+from release_tasks.core.typed import quoted
 from release_tasks.gateway.errors import REFUSAL, GatewayError
-from release_tasks.gateway.logs import RateLimit
+from release_tasks.gateway.logs import RateLimit, begin_log
 from release_tasks.gateway.network import base_url, bind, check_host, is_loopback
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.pidfile import PidFile
@@ -60,8 +60,7 @@ def main(argv: list[str] | None = None) -> int:
     )
     options = parser.parse_args(argv)
     os.umask(0o077)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO, stream=sys.stderr)
-    logging.getLogger().handlers[0].addFilter(RateLimit())
+    begin_log(RateLimit())
     for number in STOP_SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:  # SIGHUP is ignored under nohup
             signal.signal(number, _stop if number in _SIGNALS_OF_UVICORN else _stop_as_by_sigterm)
@@ -104,7 +103,8 @@ def serve(options: argparse.Namespace) -> None:
 
 def _pass_start_gate(command: list[str]) -> None:
     """Run the start gate; raises GatewayError when it fails."""
-    reason = f"The gateway does not start: its start gate `{shlex.join(command)}`"
+    typed_gate = " ".join(map(quoted, command))
+    reason = f"The gateway does not start: its start gate `{typed_gate}`"
     try:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     except OSError as error:

@@ -28,6 +28,7 @@ from release_tasks.config.gateway import DELIVERY_TOKENS, child_environment
 from release_tasks.core.clock import timestamp
 from release_tasks.gateway.channels import Call, channel_call
 from release_tasks.gateway.errors import GatewayError, SettingsError, StoreError
+from release_tasks.gateway.logs import begin_log
 from release_tasks.gateway.paths import GatewayPaths
 from release_tasks.gateway.settings import GatewaySettings, read_settings
 from release_tasks.gateway.store import MAX_PAUSE_SECONDS, ClaimedMessage, MessageStore
@@ -276,7 +277,7 @@ def main(argv: list[str] | None = None) -> int:
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     os.umask(0o077)
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(name)s: %(message)s", level=logging.INFO)
+    begin_log()
     dispatcher = Dispatcher(paths)
     threading.Thread(target=_follow_service, args=(dispatcher,), daemon=True).start()
     try:

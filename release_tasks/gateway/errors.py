@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+from release_tasks.core.printable import one_line
+
 __all__ = ["REFUSAL", "GatewayError", "McpError", "SettingsError", "StoreError"]
 
 # Prefix of the log line with the reason why a gateway did not start.
@@ -9,11 +13,15 @@ REFUSAL = "gateway: refused: "
 
 
 class GatewayError(Exception):
-    """The gateway cannot start, stop or respond; ``message`` is for the operator."""
+    """The gateway cannot start, stop or respond; ``message`` is for the operator, on one printable line.
 
-    def __init__(self, message: str) -> None:
-        super().__init__(message)
-        self.message = message
+    ``output`` are the last lines of its log.
+    """
+
+    def __init__(self, message: str, output: Sequence[str] = ()) -> None:
+        self.message = one_line(message)
+        self.output = output
+        super().__init__(self.message)
 
 
 class StoreError(GatewayError):

@@ -1,4 +1,4 @@
-"""A limit for the log: what clients cause, again and again, is written a few times a minute."""
+"""The log: one printable line for each event, and a limit for what clients cause again and again."""
 
 from __future__ import annotations
 
@@ -9,9 +9,35 @@ from collections.abc import Callable
 
 from attrs import define
 
-__all__ = ["RateLimit"]
+from release_tasks.core.printable import one_line
+
+__all__ = ["RateLimit", "begin_log"]
 
 _MAX_KINDS = 256
+
+
+def begin_log(*filters: logging.Filter) -> None:
+    """Write the records of this process to stderr, those that pass all ``filters``."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_LineFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    for each in filters:
+        handler.addFilter(each)
+    logging.basicConfig(handlers=[handler], level=logging.INFO)
+
+
+class _LineFormatter(logging.Formatter):
+    """Writes each record on one printable line, and a traceback on lines that are indented.
+
+    A record quotes what clients send, so a line end in it would be a forged record.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record."""
+        record.message, record.asctime = record.getMessage(), self.formatTime(record)
+        lines = [one_line(self.formatMessage(record))]
+        if record.exc_info:
+            lines += (f"    {one_line(line)}" for line in self.formatException(record.exc_info).splitlines())
+        return "\n".join(lines)
 
 
 @define

@@ -203,16 +203,16 @@ def _wait_until_live(paths: GatewayPaths, child: subprocess.Popen[bytes], log_of
             lines = reversed(read_log_tail(paths.log_file, log_offset))
             refusal = next((line[len(REFUSAL) :] for line in lines if line.startswith(REFUSAL)), None)
             reason = f"signal {-code}" if code < 0 else f"exit code {code}"
-            log_tail = _log_tail(paths.log_file, log_offset)
-            raise GatewayError(refusal or f"The gateway ended with {reason} before it responded.{log_tail}")
+            if refusal is not None:
+                raise GatewayError(refusal)
+            raise _ended(f"The gateway ended with {reason} before it responded.", paths.log_file, log_offset)
         record = PidFile.read(paths.pid_file)
         if record is not None and record.pid == child.pid and record.port is not None:
             with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
                 if _get_json(f"{base_url(record.host, record.port)}/health/live", LONGEST_GAP).get("ok") is True:
                     return
         if awake.now() > deadline:
-            log_tail = _log_tail(paths.log_file, log_offset)
-            raise GatewayError(f"The gateway did not respond within {timeout:g} s.{log_tail}")
+            raise _ended(f"The gateway did not respond within {timeout:g} s.", paths.log_file, log_offset)
         time.sleep(_POLL_SECONDS)
 
 
@@ -228,9 +228,8 @@ def _get_json(url: str, timeout: float) -> dict[str, Any]:
     return response
 
 
-def _log_tail(log: Path, offset: int) -> str:
-    lines = read_log_tail(log, offset)[-_TAIL_LINES:]
-    return f" The log is {log}." + "".join(f"\n    {line}" for line in lines)
+def _ended(message: str, log: Path, offset: int) -> GatewayError:
+    return GatewayError(f"{message} The log is {log}.", read_log_tail(log, offset)[-_TAIL_LINES:])
 
 
 def _wait_for_end(record: PidFile, timeout: float) -> bool:

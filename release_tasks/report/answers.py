@@ -51,7 +51,7 @@ def show_checks(screen: Screen, report: PreflightReport, advice: str = "") -> No
 def _evidence(check: Check, advice: str) -> Iterator[str]:
     """Yield what the table does not show of a failed gate."""
     found = check.diagnostics
-    yield from check.detail.splitlines()[1:]
+    yield from (f"| {line}" for line in check.detail.splitlines()[1:])
     url = found.get("url")
     if url:
         yield f"url: {url}"

@@ -6,15 +6,14 @@ The source is the task's JSON document. A file that cannot be written is reporte
 from __future__ import annotations
 
 import os
-import secrets
 import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.events import Event, GateEnded
-from release_tasks.core.printable import output_lines, printable
+from release_tasks.core.printable import one_line, output_lines
 from release_tasks.core.records import Check
 from release_tasks.core.runner import command, escape_commands
 from release_tasks.core.streams import error_tolerant
@@ -40,9 +39,9 @@ class GroupedLines(PlainLines):
         if isinstance(event, GateEnded) and (lines := _output_of(event.check)):
             check = event.check
             title = f"gate {check.id}: {check.status} in {show_seconds(check.duration_ms / 1000)}"
-            shown = [escape_commands(printable(line)) for line in lines]
+            shown = [escape_commands(f"| {line}") for line in lines]
             with self._lock:
-                _write(error_tolerant(sys.stderr), [command("group", printable(title)), *shown, command("endgroup")])
+                _write(error_tolerant(sys.stderr), [command("group", one_line(title)), *shown, command("endgroup")])
 
 
 def report_to_github(document: Mapping[str, Any], exit_code: int, stream: IO[str], environ: Mapping[str, str]) -> None:
@@ -53,13 +52,8 @@ def report_to_github(document: Mapping[str, Any], exit_code: int, stream: IO[str
     _write(stream, annotation_lines(document, exit_code))
     if summary := step_summary(document, exit_code):
         _append("GITHUB_STEP_SUMMARY", summary, environ, limit=_SUMMARY_BYTES)
-    assignments = []
-    for name, value in outputs(document, exit_code).items():
-        # The end marker is random, so a hostile value cannot contain it.
-        end = f"end-{secrets.token_hex(16)}"
-        is_line = "\n" not in value and "\r" not in value
-        assignments.append(f"{name}={value}\n" if is_line else f"{name}<<{end}\n{value}\n{end}\n")
-    _append("GITHUB_OUTPUT", "".join(assignments), environ)
+    assignments = "".join(f"{name}={value}\n" for name, value in outputs(document, exit_code).items())
+    _append("GITHUB_OUTPUT", assignments, environ)
 
 
 def annotation_lines(document: Mapping[str, Any], exit_code: int) -> list[str]:
@@ -69,11 +63,9 @@ def annotation_lines(document: Mapping[str, Any], exit_code: int) -> list[str]:
     checks = checks_of(document)
     for check in checks:
         if check.get("status") == "failed":
-            message = str(check.get("detail"))
-            if next_command := (check.get("diagnostics") or {}).get("next"):
-                message += f"\nnext: {next_command}"
+            next_command = (check.get("diagnostics") or {}).get("next")
             kind, found = ("warning", warnings) if check.get("advisory") else ("error", errors)
-            found.append(_annotation(kind, f"gate {check.get('id')}", message))
+            found.append(_annotation(kind, f"gate {check.get('id')}", str(check.get("detail")), next_command))
     if document.get("status") == "blocked":
         gates = tuple(f"{check.get('id')}: " for check in checks)
         others = [text for text in map(str, list_of(document, "diagnostics")) if not text.startswith(gates)]
@@ -82,7 +74,7 @@ def annotation_lines(document: Mapping[str, Any], exit_code: int) -> list[str]:
 
 
 def outputs(document: Mapping[str, Any], exit_code: int) -> dict[str, str]:
-    """Return the outputs of the step by name; only those that the document contains."""
+    """Return the outputs of the step by name, each on one printable line; only those that the document contains."""
     snapshot = document.get("snapshot")
     snapshot = snapshot if isinstance(snapshot, Mapping) else {}
     values = {
@@ -97,7 +89,7 @@ def outputs(document: Mapping[str, Any], exit_code: int) -> dict[str, str]:
         "manifest": document.get("manifestPath"),
         "safety_snapshot_id": document.get("safetySnapshotId"),
     }
-    return {name: str(value) for name, value in values.items() if value is not None}
+    return {name: one_line(str(value)) for name, value in values.items() if value is not None}
 
 
 def _append(variable: str, text: str, environ: Mapping[str, str], limit: int | None = None) -> None:
@@ -124,7 +116,7 @@ def _append(variable: str, text: str, environ: Mapping[str, str], limit: int | N
 
 
 def _note(message: str) -> None:
-    _write(error_tolerant(sys.stderr), [escape_commands(printable(message))])
+    _write(error_tolerant(sys.stderr), [escape_commands(one_line(message))])
 
 
 def _write(stream: IO[str], lines: list[str]) -> None:
@@ -142,8 +134,9 @@ def _write(stream: IO[str], lines: list[str]) -> None:
         return
 
 
-def _annotation(kind: str, title: str, message: str) -> str:
-    return command(kind, excerpt(printable(message), 1000), title=excerpt(printable(title)).replace("\n", " "))
+def _annotation(kind: str, title: str, message: str, next_command: object = None) -> str:
+    lines = [message, *([f"next: {next_command}"] if next_command else [])]
+    return command(kind, "\n".join(excerpt_line(line, 1000) for line in lines), title=excerpt_line(title))
 
 
 def _reason_of(document: Mapping[str, Any]) -> str:
@@ -174,4 +167,4 @@ def _output_of(check: Check) -> list[str]:
                 return lines if size <= _OUTPUT_BYTES else [f"[the end of {size} bytes]", *lines[1:]]
         except OSError:
             pass
-    return tail_of(check.diagnostics)
+    return list(map(one_line, tail_of(check.diagnostics)))

@@ -2,28 +2,27 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from xml.etree import ElementTree
 
+from release_tasks.core.printable import one_line
 from release_tasks.core.records import Check, PreflightReport
 from release_tasks.report.values import list_of, tail_of
 
 __all__ = ["junit_xml"]
 
-# Characters that XML 1.0 does not allow, not even escaped.
-_FORBIDDEN = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
-
 
 def junit_xml(report: PreflightReport, name: str) -> bytes:
     """Return the checks of ``report`` as one JUnit test suite called ``name``, in UTF-8.
+
+    Each text is on printable lines: XML 1.0 does not allow most controls, not even escaped.
 
     An advisory failure is a skipped test: it is shown and does not fail the run.
     """
     failures = sum(_is_failure(check) for check in report.checks)
     skipped = sum(check.status != "passed" for check in report.checks) - failures
     counts = {
-        "name": _clean(name),
+        "name": one_line(name),
         "tests": str(len(report.checks)),
         "failures": str(failures),
         "errors": "0",
@@ -37,16 +36,20 @@ def junit_xml(report: PreflightReport, name: str) -> bytes:
     if started:
         suite.set("timestamp", min(started))
     for check in report.checks:
-        names = {"classname": _clean(check.subsystem), "name": _clean(check.id), "time": _seconds(check.duration_ms)}
+        names = {
+            "classname": one_line(check.subsystem),
+            "name": one_line(check.id),
+            "time": _seconds(check.duration_ms),
+        }
         case = ElementTree.SubElement(suite, "testcase", names)
-        detail = _clean(check.detail)
+        detail = one_line(check.detail)
         if _is_failure(check):
             failure = ElementTree.SubElement(case, "failure", {"message": detail, "type": "gate"})
-            failure.text = _clean("\n".join(_evidence(check)))
+            failure.text = "\n".join(map(one_line, _evidence(check)))
         elif check.status != "passed":
             advisory = "advisory: " if check.status == "failed" else ""
             ElementTree.SubElement(case, "skipped", {"message": f"{advisory}{detail}"})
-        if output := _clean("\n".join(tail_of(check.diagnostics))):
+        if output := "\n".join(one_line(line.expandtabs()) for line in tail_of(check.diagnostics)):
             ElementTree.SubElement(case, "system-out").text = output
     ElementTree.indent(root)
     document: bytes = ElementTree.tostring(root, encoding="utf-8", xml_declaration=True)
@@ -69,7 +72,3 @@ def _evidence(check: Check) -> Iterator[str]:
 
 def _seconds(milliseconds: int) -> str:
     return f"{milliseconds / 1000:.3f}"
-
-
-def _clean(text: str) -> str:
-    return _FORBIDDEN.sub("\N{REPLACEMENT CHARACTER}", text)

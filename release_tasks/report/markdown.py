@@ -7,8 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from release_tasks.core.canonical import excerpt
-from release_tasks.core.printable import printable
+from release_tasks.core.canonical import excerpt_line
+from release_tasks.core.printable import one_line
 from release_tasks.core.typed import typed
 from release_tasks.core.units import show_seconds
 from release_tasks.report.values import checks_of, list_of, tail_of
@@ -96,7 +96,7 @@ def _gates(checks: list[Mapping[str, Any]]) -> Iterator[str]:
         if tail := tail_of(check.get("diagnostics")):
             yield f"<details><summary>{_text(check.get('id'))}</summary>"
             yield ""  # without this line an empty line in the output would end the block
-            text = printable("\n".join(tail))
+            text = "\n".join(one_line(line.expandtabs()) for line in tail)
             yield f"<pre>{html.escape(text[-2000:])}</pre>"
             yield ""
             yield "</details>"
@@ -104,6 +104,10 @@ def _gates(checks: list[Mapping[str, Any]]) -> Iterator[str]:
 
 
 def _text(value: Any) -> str:
-    """Return untrusted text on one line, with every character escaped that has a meaning in Markdown or HTML."""
-    line = " ".join(excerpt(printable(str(value)), 300).split())
-    return re.sub(r"[!-/:-@\[-`{-~]", lambda found: f"&#{ord(found[0])};", line)
+    """Return untrusted text on one line, with every character escaped that has a meaning in Markdown or HTML.
+
+    Sites look for names to notify (``@name``) in the finished page, where an escape is gone, but never inside code.
+    """
+    line = " ".join(excerpt_line(str(value), 300).split())
+    escaped = re.sub(r"[!-/:-@\[-`{-~]", lambda found: f"&#{ord(found[0])};", line)
+    return escaped.replace("&#64;", "<code>&#64;</code>")

@@ -29,7 +29,7 @@ from release_tasks.core.events import (
     StepBegan,
 )
 from release_tasks.core.interrupt import uninterrupted
-from release_tasks.core.printable import printable
+from release_tasks.core.printable import one_line
 from release_tasks.core.records import Check
 from release_tasks.core.threads import start_if_possible
 from release_tasks.core.units import rough_span, show_counter, show_seconds
@@ -120,7 +120,7 @@ def sample_cells(sample: SampleTaken) -> tuple[str, str, str, str]:
     if sample.detail and sample.detail not in reason:
         reason = f"{reason} ({sample.detail})" if reason else sample.detail
     latency = f"{sample.latency_ms} ms" if sample.latency_ms is not None else ""
-    return sample.finding, sample.health or "", latency, printable(" ".join(reason.split()))
+    return sample.finding, one_line(sample.health or ""), latency, one_line(" ".join(reason.split()))
 
 
 class PlainLines:
@@ -230,7 +230,7 @@ class LiveDisplay:
         duration = _Column(lambda task: self._cut(f" {task.elapsed:.0f} s"), shrinks=False)
         step = _Column(lambda task: self._cut(task.description))
         self._step = Progress(spinner, step, duration, auto_refresh=False, get_time=lambda: self._now)
-        gate = _Column(lambda task: self._cut(printable(f"gate {task.description}")))
+        gate = _Column(lambda task: self._cut(f"gate {task.description}"))
         health = _Column(lambda task: self._health(task.description, " "))
         self._gates = Progress(spinner, gate, duration, health, auto_refresh=False, get_time=lambda: self._now)
         self._bytes = self._new_transfers()
@@ -297,10 +297,10 @@ class LiveDisplay:
         match event:
             case StepBegan():
                 self._finish_step()
-                self._step.add_task(printable(str(event)), total=None)
+                self._step.add_task(str(event), total=None)
             case Noted(message):
                 self._finish_samples()
-                self._add_message(printable(message))
+                self._add_message(message)
             case GateBegan(gate):
                 self._gates.add_task(gate, total=None)
             case GateEnded(check):
@@ -333,14 +333,14 @@ class LiveDisplay:
                 self._gates.remove_task(task.id)
         result = f"gate {check.id}: {check.status}{duration}"
         if check.status != "passed":
-            result += f"  {' '.join(printable(check.detail).split())}"
+            result += f"  {' '.join(check.detail.split())}"
         sign = SIGNS[meaning_of(check.status)][0 if self._is_unicode else 1]
         line = self._shortened(f"{sign} {result}", self._width)
         lines = self._lines if self._keeps_gates else self._finished_gates
         lines.append(Text.assemble((sign, style_of(check.status)), line.removeprefix(sign)))
 
     def _add_message(self, text: str, style: str = "") -> None:
-        self._lines += [Text(line, style=style) for line in wrapped(f"> {text}", self._width + 1, "  ")]
+        self._lines += [Text(line, style=style) for line in wrapped(one_line(f"> {text}"), self._width + 1, "  ")]
 
     def _finish_samples(self) -> None:
         self._lines += self._sample_lines()
@@ -364,16 +364,17 @@ class LiveDisplay:
         return drawn
 
     def _cut(self, text: str) -> _Cell:
+        text = one_line(text)
         return _Cell(lambda width: self._shortened(text, width), cell_len(text))
 
     def _shortened(self, text: str, width: int) -> str:
-        return shortened(text, width, "\u2026" if self._is_unicode else "...")
+        return shortened(one_line(text), width, "\u2026" if self._is_unicode else "...")
 
     def _health(self, gate: str | None, indent: str) -> _Cell:
         if gate not in self._answers:
             return self._cut("")
         at, event = self._answers[gate]
-        return self._cut(indent + printable(health_line(event, self._now - at)))
+        return self._cut(indent + health_line(event, self._now - at))
 
     def _bar(self, task: Task) -> _Cell:
         # Not a BarColumn: its two parts are the same character in different colours, and it draws non-ASCII

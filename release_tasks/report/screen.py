@@ -1,4 +1,8 @@
-"""The output to a terminal, a log or a pipe, and what each of them can show."""
+"""The output to a terminal, a log or a pipe, and what each of them can show.
+
+A text may quote a service, a file or a person. It is shown on one printable line; only the method ``verdict`` writes a
+line that begins with a word such as RESTORED.
+"""
 
 from __future__ import annotations
 
@@ -6,22 +10,24 @@ import contextlib
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import IO, cast
 
 from attrs import frozen
 from rich.console import Console
 from rich.text import Text
 
-from release_tasks.core.printable import printable
+from release_tasks.core.printable import one_line
 from release_tasks.core.runner import escape_commands
 from release_tasks.core.streams import Wrapper, error_tolerant
 from release_tasks.report.table import aligned_lines, fitting_lines, wrapped
-from release_tasks.report.words import style_of
+from release_tasks.report.words import is_like_verdict, style_of
 
 __all__ = ["Screen", "Terminal", "terminal_of", "wrapped_for_stderr"]
 
-_LINE_ENDS = re.compile(r"[\n\r]+")
+_CONTINUED = "  "  # begins each line after the first of a text
+_QUOTED = "| "  # begins a line of others that begins as a verdict does
+_LONGEST_WORD = 40
 # RFC 3339 in UTC. A terminal shows seconds, without fractions; programs get the complete time.
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
 
@@ -67,24 +73,23 @@ class Screen:
 
     def line(self, text: str = "") -> None:
         """Write one line, wrapped to the width of the terminal."""
-        _print(self._out, self.terminal, text)
+        _print(self._out, _body(self.terminal, text))
 
     def verdict(self, status: str, message: str) -> None:
         """Write the result of a stage: its status word, then a message."""
-        word = status.upper()
-        first, *others = _wrapped_lines(self.terminal, f"{word}  {message}", "  ")
+        word = one_line(status.upper(), _LONGEST_WORD)
+        first, *others = _wrapped_lines(self.terminal, f"{word}  {message}", _CONTINUED)
         self._out.print(Text.assemble((word, style_of(status) or "bold"), first[len(word) :]))
-        for line in others:
-            self._out.print(Text(line))
+        _print(self._out, map(_unlike_verdict, others))
 
     def note(self, *texts: str) -> None:
-        """Write each text on its own lines, indented below the line that it belongs to."""
-        for line in (line for text in texts for line in text.splitlines() or [""]):
-            _print(self._out, self.terminal, f"  {line}", "  ")
+        """Write each text on a line of its own, indented below the line that it belongs to."""
+        for text in texts:
+            _print(self._out, _body(self.terminal, f"  {text}"))
 
     def step(self, text: str) -> None:
         """Write the current step on stderr."""
-        _print(self._err, self.progress_terminal, f"> {text}", "  ")
+        _print(self._err, _body(self.progress_terminal, f"> {text}"))
 
     def live(self) -> Console | None:
         """Return the console of stderr for a live display, or None where stderr takes only lines."""
@@ -94,33 +99,40 @@ class Screen:
         """Write rows under their headings; a pipe gets one line for each row, with aligned columns."""
         if not rows:
             return
-        cells = [[printable(str(cell)) for cell in row] for row in rows]
+        cells = [[one_line(str(cell)) for cell in row] for row in rows]
         if self.terminal.width is None:
-            # A cell may quote a file, and must not forge another row.
-            for line in aligned_lines(columns, [[_LINE_ENDS.sub(" ", cell) for cell in row] for row in cells]):
-                self._out.print(Text(line))
+            _print(self._out, map(_unlike_verdict, aligned_lines(columns, cells)))
             return
         shown = [[_TIME.sub(r"\1 \2", " ".join(cell.split())) for cell in row] for row in cells]
         for parts in fitting_lines(columns, shown, self.terminal.width):
-            self._out.print(Text.assemble(*parts))
+            mark = [_QUOTED] if is_like_verdict("".join(text for text, _ in parts)) else []
+            self._out.print(Text.assemble(*mark, *parts))
 
 
 def wrapped_for_stderr(message: str, environ: Mapping[str, str]) -> str:
-    """Return a message wrapped for stderr, for a caller that writes there itself."""
+    """Return a message wrapped for stderr, for a caller that writes there itself; it may have several lines."""
     terminal = terminal_of(sys.stderr, environ)
-    return escape_commands(
-        "\n".join(part for line in printable(message).splitlines() for part in _wrapped_lines(terminal, line))
-    )
+    return escape_commands("\n".join(part for line in message.split("\n") for part in _body(terminal, line)))
 
 
-def _print(console: Console, terminal: Terminal, text: str, indent: str = "") -> None:
-    for line in _wrapped_lines(terminal, text, indent):
+def _print(console: Console, lines: Iterable[str]) -> None:
+    for line in lines:
         console.print(Text(line))
 
 
-def _wrapped_lines(terminal: Terminal, text: str, indent: str = "") -> list[str]:
-    text = printable(text)
-    return [text] if terminal.width is None else wrapped(text.expandtabs(), terminal.width, indent)
+def _body(terminal: Terminal, text: str) -> list[str]:
+    """Return the lines of a text that is no verdict."""
+    indent = text[: len(text) - len(text.lstrip(" "))]
+    return [_unlike_verdict(line) for line in _wrapped_lines(terminal, text, indent or _CONTINUED)]
+
+
+def _wrapped_lines(terminal: Terminal, text: str, indent: str) -> list[str]:
+    text = one_line(text.expandtabs())
+    return [text] if terminal.width is None else wrapped(text, terminal.width, indent)
+
+
+def _unlike_verdict(line: str) -> str:
+    return f"{_QUOTED}{line}" if is_like_verdict(line) else line
 
 
 def _console(stream: IO[str], terminal: Terminal) -> Console:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import Literal
 
-__all__ = ["SIGNS", "Meaning", "meaning_of", "style_of"]
+__all__ = ["SIGNS", "Meaning", "is_like_verdict", "meaning_of", "style_of"]
 
 Meaning = Literal["good", "bad", "warn", "quiet"]
 
@@ -22,8 +23,18 @@ _MEANINGS: dict[str, Meaning] = {
     "rollback unfinished": "bad",
 }
 _STYLES: dict[Meaning, str] = {"good": "green", "bad": "bold red", "warn": "yellow", "quiet": ""}
+# Words that begin the answer of a task and have no meaning of their own.
+_OTHER_VERDICTS = "act planned written missing pending none note unsigned"
+_VERDICT = re.compile(
+    rf"\s*(?:{'|'.join([*' '.join(_WORDS.values()).split(), *_OTHER_VERDICTS.split()]).upper()})(?![\w-]|\.\w)"
+)
 # The sign before a result: in Unicode, and in ASCII.
 SIGNS: dict[Meaning, tuple[str, str]] = {"good": ("\u2713", "+"), "bad": ("\u2717", "x"), "warn": ("-", "-")}
+
+
+def is_like_verdict(line: str) -> bool:
+    """Return whether a line begins with a word as the line of a verdict does, such as ``RESTORED``."""
+    return _VERDICT.match(line) is not None
 
 
 def meaning_of(word: str) -> Meaning:

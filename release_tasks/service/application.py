@@ -6,53 +6,80 @@ import re
 from importlib import metadata
 from pathlib import Path
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from release_tasks.config.schema import Settings, VersionConfig
 from release_tasks.core.canonical import read_document
 from release_tasks.core.clock import compact
+from release_tasks.core.errors import StageFailed
+from release_tasks.core.printable import one_line
 from release_tasks.core.process.answer import ask
 from release_tasks.service.git import checkout_of, git_environment
 
-__all__ = ["Application", "default_release_id", "describe_application"]
+__all__ = ["Application", "default_release_id", "describe_application", "require_printable"]
+
+_LONGEST = 200  # characters of a name or a version
 
 
 @frozen(kw_only=True)
 class Application:
-    """The application in the project folder; ``problem`` is the reason why version or commit are unknown."""
+    """The application in the project folder; ``problem`` is the reason why version or commit are unknown.
+
+    Name and version are one printable line. ``refusal`` is the reason why a release cannot have the configured ones.
+    """
 
     name: str
     version: str | None
-    git_commit: str | None
-    git_dirty: bool | None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
     problem: str | None = None
+    refusal: str | None = None
 
 
 def describe_application(settings: Settings) -> Application:
     """Read version and commit; a value is None if it cannot be read. Raises nothing."""
-    config, timeout = settings.release.app, settings.release.version_timeout
-    version, problems = None, []
-    if config.version is not None:
-        try:
-            version = _read_version(config.version, settings.project, timeout)
-        except (OSError, ImportError, LookupError, ValueError) as error:
-            problems.append(f"the version of {config.name} cannot be read: {error}")
-    checkout = checkout_of(settings.project, timeout)
-    if checkout.problem is not None:
-        problems.append(checkout.problem)
-    return Application(
-        name=config.name,
-        version=version,
+    application = _named(settings)
+    checkout = checkout_of(settings.project, settings.release.version_timeout)
+    return evolve(
+        application,
         git_commit=checkout.commit,
         git_dirty=checkout.is_dirty,
-        problem="; ".join(problems) or None,
+        problem="; ".join(filter(None, (application.problem, checkout.problem))) or None,
     )
+
+
+def require_printable(settings: Settings) -> None:
+    """Raise StageFailed when name or version of the application is not one printable line."""
+    if (refusal := _named(settings).refusal) is not None:
+        raise StageFailed(refusal)
 
 
 def default_release_id(application: Application) -> str:
     """Return the default release id: version (or name) and the time in UTC."""
     stem = re.sub(r"[^A-Za-z0-9._-]+", "-", application.version or application.name).strip("-._")[:64]
     return f"{stem or 'release'}-{compact()}"
+
+
+def _named(settings: Settings) -> Application:
+    """Return the application with its name and version only."""
+    config = settings.release.app
+    name, version, problem = one_line(config.name, _LONGEST), None, None
+    if config.version is not None:
+        try:
+            version = _read_version(config.version, settings.project, settings.release.version_timeout)
+        except (OSError, ImportError, LookupError, ValueError) as error:
+            problem = one_line(f"the version of {name} cannot be read: {error}")
+    shown = one_line(version or "", _LONGEST)
+    wrong = "name" if name != config.name else "version" if shown != (version or "") else None
+    refusal = (
+        f"release.app.{wrong} is not one printable line of at most {_LONGEST} characters: "
+        f"{name if wrong == 'name' else shown}. Correct it, and retry."
+        if wrong is not None
+        else None
+    )
+    # A version with a line end could forge the line of a verdict in every message that names it.
+    is_usable = version is not None and shown == version
+    return Application(name=name, version=version if is_usable else None, problem=problem, refusal=refusal)
 
 
 def _read_version(config: VersionConfig, project: Path, timeout: float) -> str:

@@ -6,9 +6,9 @@ import json
 from typing import Any
 
 from release_tasks.config.endpoint import UNSET, ExpectConfig, KeyPath, Statuses
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.service.health import HealthReading, read_health
 from release_tasks.service.response import HttpResponse, RepeatedKey, parse_json
-from release_tasks.service.words import one_line
 
 __all__ = ["judge_health", "unmet_expectation"]
 
@@ -43,7 +43,7 @@ def unmet_expectation(answer: HttpResponse, expect: ExpectConfig) -> str | None:
     try:
         document = parse_json(answer.body)
     except RepeatedKey as error:
-        return f"{code}, but the body has the key {one_line(str(error))!r} twice, so it cannot be read"
+        return f"{code}, but the body has the key {excerpt_line(str(error))!r} twice, so it cannot be read"
     except (ValueError, RecursionError):
         return f"{code}, but the body is not JSON{cut}"
     problem = _unmet_field(document, expect.json or KeyPath(()), expect.equals)

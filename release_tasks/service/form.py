@@ -6,7 +6,7 @@ import json
 import os
 from typing import Any
 
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.records import HealthForm
 from release_tasks.core.redact import Redactor
 from release_tasks.service.response import HttpResponse
@@ -26,9 +26,9 @@ def form_of(response: HttpResponse) -> HealthForm:
     redact = Redactor.from_environment(os.environ).redact_text
     return HealthForm(
         http_status=response.status,
-        media_type=excerpt(response.content_type.partition(";")[0].strip().lower(), 100),
+        media_type=excerpt_line(response.content_type.partition(";")[0].strip().lower(), 100),
         body=body,
-        names=[excerpt(redact(name), 100) for name in sorted(names)[:_MAX_NAMES]],
+        names=[excerpt_line(redact(name), 100) for name in sorted(names)[:_MAX_NAMES]],
         words=[redact(word) for word in sorted(words)[:_MAX_NAMES]],
     )
 

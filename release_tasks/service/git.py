@@ -7,6 +7,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from release_tasks.core.printable import one_line
 from release_tasks.core.process.answer import Answer, TimedOut, ask
 from release_tasks.core.process.command import tool_environment
 
@@ -36,6 +37,7 @@ _LOCATION_VARIABLES = frozenset(
 # The configuration of the repository may name programs for these two, and `git status` would run them.
 _OPTIONS = ("-c", "core.fsmonitor=false", "-c", "core.hooksPath=/dev/null")
 _TIMEOUT_KEY = "release.version_timeout"
+_LONGEST = 1000  # characters of an answer in a message
 
 
 @frozen(kw_only=True)
@@ -98,8 +100,8 @@ def _is_without_repository(answer: Answer) -> bool:
 
 
 def _text(answer: Answer, *, may_fail: bool = False) -> str:
-    """Return the output of git; raises _Refused with its errors on one line when it failed with a reason."""
-    reason = " ".join(os.fsdecode(answer.errors).split())
+    """Return the output of git on one line; raises _Refused with its errors when it failed with a reason."""
+    reason = one_line(" ".join(os.fsdecode(answer.errors).split()), _LONGEST)
     if answer.code != 0 and (reason or not may_fail):
         raise _Refused(reason or f"git ended with code {answer.code}")
-    return os.fsdecode(answer.output).strip()
+    return one_line(os.fsdecode(answer.output).strip(), _LONGEST)

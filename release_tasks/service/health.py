@@ -6,11 +6,12 @@ from typing import Any
 
 from attrs import field, frozen
 
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.records import HealthWord
 from release_tasks.service.form import describe_form, form_of
 from release_tasks.service.response import HttpResponse, RepeatedKey, parse_json
 from release_tasks.service.statements import Statement, own_statements, part_statements, reason_of, worst
-from release_tasks.service.words import one_line, read_value
+from release_tasks.service.words import read_value
 
 __all__ = ["HealthReading", "read_health"]
 
@@ -57,7 +58,7 @@ def read_health(response: HttpResponse) -> HealthReading:
     status = stated or worst(inner) or "unknown"
     if status == "unknown":
         form = describe_form(form_of(response))
-        detail = one_line(f"{form} does not say whether the service is healthy {_KNOWN}", 600)
+        detail = excerpt_line(f"{form} does not say whether the service is healthy {_KNOWN}", 600)
     else:
         status = "degraded" if status == "ok" and parts else status
         detail = _detail(fields, own, parts)
@@ -76,7 +77,7 @@ def _payload(response: HttpResponse) -> tuple[Any, str | None]:
     try:
         return parse_json(text), None
     except RepeatedKey as error:
-        return None, f"the key {one_line(str(error))!r} is there twice, so the response cannot be read"
+        return None, f"the key {excerpt_line(str(error))!r} is there twice, so the response cannot be read"
     except (ValueError, RecursionError):
         return text, None
 
@@ -101,7 +102,7 @@ def _detail(fields: dict[str, Any], own: list[Statement], parts: list[str]) -> s
     cause = "; ".join(parts) or (reason_of(fields) if decisive is None or decisive.word != "ok" else "")
     if decisive is None:
         return cause or "every part is ok"
-    return f"{one_line(decisive.whole)}{': ' if parts else ''}{cause}"
+    return f"{excerpt_line(decisive.whole)}{': ' if parts else ''}{cause}"
 
 
 def _lines(fields: dict[str, Any], inner: list[Statement]) -> list[str]:
@@ -115,4 +116,4 @@ def _lines(fields: dict[str, Any], inner: list[Statement]) -> list[str]:
             part, _, text = problem.partition(": ")
             parts[part] = text
     lines = [f"{part}: {text}" if text else part for part, text in parts.items()]
-    return [one_line(line) for line in lines[:_MAX_PARTS]]
+    return [excerpt_line(line) for line in lines[:_MAX_PARTS]]

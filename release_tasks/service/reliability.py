@@ -14,11 +14,11 @@ from typing import Any
 from attrs import evolve
 
 from release_tasks.config.schema import LimitsConfig, ReliabilityConfig
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.records import Pressure, ReliabilityReport
 from release_tasks.service.http import fetch
 from release_tasks.service.request import Request, request_for, shown_endpoint
 from release_tasks.service.response import HttpResponse, ProbeError, RepeatedKey, parse_json
-from release_tasks.service.words import one_line
 
 __all__ = ["fetch_reliability", "over_limits"]
 
@@ -102,7 +102,7 @@ def _read(response: HttpResponse) -> tuple[Pressure | None, str]:
     try:
         document = parse_json(response.body.decode("utf-8-sig"))
     except RepeatedKey as error:
-        return None, f"the response has the key {one_line(str(error))!r} twice, so it cannot be read"
+        return None, f"the response has the key {excerpt_line(str(error))!r} twice, so it cannot be read"
     except (ValueError, RecursionError):
         return None, "the response is not JSON"
     data = document.get("data") if isinstance(document, dict) else None

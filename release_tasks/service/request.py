@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from release_tasks.config.endpoint import ExpectConfig, RequestConfig, expand, v
 from release_tasks.config.schema import ReleaseConfig
 from release_tasks.core.errors import UsageError
 from release_tasks.core.redact import Redactor
+from release_tasks.core.typed import quoted
 from release_tasks.core.url import shown_url, socket_of
 from release_tasks.service.response import ProbeError
 
@@ -130,20 +130,18 @@ def curl(url: str, config: RequestConfig, timeout: float) -> str:
     words += {"HEAD": ["--head"], "POST": ["-X POST"] if config.body is None else []}.get(config.method, [])
     words += [f"-H {_in_quotes(f'{name}: {text}')}" for name, text in config.headers.items()]
     if config.body is not None:
-        words.append(
-            f"--data-raw {shlex.quote(config.body)}" + ("" if config.method == "POST" else f" -X {config.method}")
-        )
-    words += ["--cacert", shlex.quote(str(config.ca_file))] if config.ca_file is not None else []
+        words.append(f"--data-raw {quoted(config.body)}" + ("" if config.method == "POST" else f" -X {config.method}"))
+    words += ["--cacert", quoted(str(config.ca_file))] if config.ca_file is not None else []
     socket = socket_of(url)
     if socket is not None:
-        words += ["--unix-socket", shlex.quote(socket)]
+        words += ["--unix-socket", quoted(socket)]
         url = "http://localhost" + re.sub(r"^[^:]+://[^/?]*", "", url)
-    return " ".join([*words, shlex.quote(shown_url(url))])
+    return " ".join([*words, quoted(shown_url(url))])
 
 
 def _in_quotes(text: str) -> str:
     """Return ``text`` as a word of the shell in which ``${NAME}`` alone has a meaning."""
     if not list(variables_in({"": text})):
-        return shlex.quote(text)
+        return quoted(text)
     escaped = re.sub(r'["\\`]|\$(?!\{)', lambda found: "\\" + found[0], text)
     return f'"{escaped}"'

@@ -7,8 +7,9 @@ from typing import Any
 
 from attrs import evolve, frozen
 
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.records import HealthWord
-from release_tasks.service.words import is_plain_fault, is_resting, one_line, read_value, tokens_of, words
+from release_tasks.service.words import is_plain_fault, is_resting, read_value, tokens_of, words
 
 __all__ = ["Statement", "own_statements", "part_statements", "reason_of", "worst"]
 
@@ -107,7 +108,7 @@ def reason_of(fields: dict[str, Any]) -> str:
             if isinstance(value, dict):
                 value = value.get("message")
             if isinstance(value, str) and value.strip():
-                return f" ({one_line(value)})"
+                return f" ({excerpt_line(value)})"
     return ""
 
 

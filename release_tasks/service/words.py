@@ -6,10 +6,9 @@ import functools
 import re
 from typing import Any
 
-from release_tasks.core.canonical import excerpt
 from release_tasks.core.records import HealthWord
 
-__all__ = ["is_plain_fault", "is_resting", "one_line", "read_value", "tokens_of", "words"]
+__all__ = ["is_plain_fault", "is_resting", "read_value", "tokens_of", "words"]
 
 
 def words(text: str) -> frozenset[str]:
@@ -115,13 +114,6 @@ def is_plain_fault(value: Any) -> bool:
 def is_resting(value: Any) -> bool:
     """Return whether a text says that a part has nothing to do, which is no fault of it."""
     return isinstance(value, str) and value.strip().lower().replace(" ", "_").replace("-", "_") in _RESTING
-
-
-def one_line(text: str, limit: int = 200) -> str:
-    """Return the beginning of a text of a service as one line of at most ``limit`` characters."""
-    # Control characters and text direction marks must not reach a terminal.
-    shown = (letter if letter.isprintable() else " " for letter in text[: 4 * limit])
-    return excerpt("".join(shown).strip(), limit)
 
 
 @functools.lru_cache(maxsize=4096)

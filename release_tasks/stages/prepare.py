@@ -35,7 +35,7 @@ from release_tasks.core.records import (
     SnapshotReference,
 )
 from release_tasks.core.typed import typed
-from release_tasks.service.application import default_release_id, describe_application
+from release_tasks.service.application import Application, default_release_id, describe_application, require_printable
 from release_tasks.service.baseline import measure_baseline
 from release_tasks.service.form import describe_form
 from release_tasks.service.request import require_requests, shown_endpoint
@@ -83,7 +83,7 @@ def begin_release(
 
     First completes an interrupted rollback. Raises UsageError for an id that is taken, a signing key that cannot be
     used, or a ``first`` deployment that is not the first, LockHeld while another command runs, StageFailed when the
-    rollback cannot be completed.
+    rollback cannot be completed, or when name or version of the application are not one printable line.
     """
     pipeline = Pipeline(settings.release.root)
     with stage(settings, pipeline, _STAGE, notices, release_id=release_id):
@@ -120,8 +120,11 @@ def prepare_release(
         with _locked(pipeline, new_id) as written:
             if first:
                 require_no_release(pipeline)
-            draft = evolve(_draft(settings, pipeline, report, new_id, baseline), first_deployment=first)
+            application = describe_application(settings)
+            draft = _draft(pipeline, report, new_id, baseline, application)
+            draft = evolve(draft, first_deployment=first)
             blockers = _blockers(settings, report, may_lack_assets=first) or _shortages(settings, pipeline)
+            blockers += [application.refusal] if application.refusal else []  # a gate may have written the version
             retention = Retention()
             if not blockers:
                 try:
@@ -152,6 +155,7 @@ def _new_release_id(settings: Settings, pipeline: Pipeline, release_id: str | No
     complete_interrupted(settings, pipeline, _STAGE, emit)
     if first:
         require_first(settings, pipeline)
+    require_printable(settings)
     new_id = release_id or _free_release_id(pipeline, default_release_id(describe_application(settings)))
     require_new_release_id(pipeline, new_id)
     signer_of(settings)
@@ -317,10 +321,9 @@ def _shortages(settings: Settings, pipeline: Pipeline) -> list[str]:
 
 
 def _draft(
-    settings: Settings, pipeline: Pipeline, report: PreflightReport, release_id: str, baseline: Baseline | None
+    pipeline: Pipeline, report: PreflightReport, release_id: str, baseline: Baseline | None, application: Application
 ) -> Manifest:
     """Return the manifest without a snapshot, as ``blocked``."""
-    application = describe_application(settings)
     sequences = [file.manifest.sequence for file in pipeline.read_manifests() if file.manifest is not None]
     started = [check.started_at for check in report.checks if check.started_at]
     completed = [check.completed_at for check in report.checks if check.completed_at]

@@ -101,7 +101,7 @@ def _gateway_errors() -> Iterator[None]:
     try:
         yield
     except GatewayError as error:
-        raise StageFailed(error.message) from None
+        raise StageFailed(error.message, error.output) from None
 
 
 def _start(current: Session, port: int | None, root: str | None) -> GatewayStatus:

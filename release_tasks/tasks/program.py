@@ -14,6 +14,7 @@ from invoke.util import debug
 
 from release_tasks.core.errors import ExitCode, Interrupted
 from release_tasks.core.interrupt import interruptible
+from release_tasks.core.printable import one_line
 from release_tasks.core.streams import open_standard_streams
 from release_tasks.core.version import __version__
 from release_tasks.tasks.executor import StageExecutor, UsageExit, refuse
@@ -111,7 +112,7 @@ class ReleaseProgram(Program):
             if not any(self.config.get(section) for section in SECTIONS):
                 refuse(f"no {_NAMES[0]} in {here} or above. {_CHOOSE_PROJECT}", as_json=self._has_json)
         elif self.args.project.value is None and self._project != str(here):
-            print(f"Project: {self._project}", file=sys.stderr)  # noqa: T201
+            print(f"Project: {one_line(self._project)}", file=sys.stderr)  # noqa: T201
 
     def update_config(self, merge: bool = True) -> None:
         """Load the file of ``--config``, and the options that override settings."""

@@ -80,6 +80,10 @@ def preflight(
                 )
             # An id that was not typed has claimed the folder of its logs.
             logs = current.pipeline.logs / chosen if release_id is None else None
+        else:
+            from release_tasks.service.application import require_printable
+
+            require_printable(current.settings)  # as the prepare does that follows the other preflight
         run = run_gates(current, chosen, words_flag(only), words_flag(skip), logs, first=first)
         record(ctx, "preflight", (run, (health_url, strict, first)))
         if junit_file:

@@ -13,4 +13,4 @@ def test_file_name_cannot_forge_a_line_of_a_plan(project: Project) -> None:
         (project.identity / f"x{end}RESTORED: all good").touch()
     (change,) = [each for each in plan_rollback(project.settings).changes if each.key == "identity"]
     assert len(change.detail.splitlines()) == 1
-    assert change.detail.startswith("added: x\N{REPLACEMENT CHARACTER}RESTORED")
+    assert change.detail.startswith(r"added: x\nRESTORED")

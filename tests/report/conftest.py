@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from release_tasks import stages
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.core.records import Check, PreflightReport
 from release_tasks.report.html.page import find_release, gather
 from release_tasks.report.html.render import render
+from release_tasks.service.application import Application
 from tests.support.faults.stages import prepare
 from tests.support.project import Project
 
@@ -24,7 +26,9 @@ HOSTILE = (
 def hostile_page(project: Project, monkeypatch: pytest.MonkeyPatch) -> bytes:
     """Return the page of a release whose gates, logs, health, files, actors and watches are all hostile."""
     monkeypatch.setenv("SUDO_USER", HOSTILE.replace("\x00", ""))
-    project.overrides["app.name"] = project.overrides["app.version"] = HOSTILE.replace("\x00", "")
+    # As prepared before such names and versions were refused.
+    application = Application(name=HOSTILE, version=HOSTILE)
+    monkeypatch.setattr(stages.prepare, "describe_application", lambda settings: application)
     prepare(project.settings, _report(), "v1")
     name = HOSTILE.replace("/", "|").replace("\x00", "")[:120]
     Path(project.identity, name).write_text("key material")

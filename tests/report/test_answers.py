@@ -167,7 +167,7 @@ def test_evidence_that_the_reason_does_not_name_is_shown() -> None:
         "gui    skipped  web        0.0s  unhealthy",
         "",
         "FAILED  build",
-        "  for a minute",
+        "  | for a minute",
         "  url: http://x",
         "  HTTP status: 503",
         "  | no database",

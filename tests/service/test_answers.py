@@ -390,9 +390,11 @@ def test_parts_have_their_path_and_reason() -> None:
     assert read({"status": "Unhealthy", "entries": {"sql": sql}}).parts == ["entries.sql: Unhealthy (no such table)"]
 
 
-def test_terminal_controls_in_an_answer_are_removed() -> None:
+def test_terminal_controls_in_an_answer_are_escaped() -> None:
     """An answer cannot write control sequences to the terminal."""
-    assert read({"ok": False, "error": {"message": "\x1b[2Jgone\n\u2028!"}}).detail == "ok: false ([2Jgone  !)"
+    assert read({"ok": False, "error": {"message": "\x1b[2Jgone\n\u2028!"}}).detail == (
+        r"ok: false (\x1b[2Jgone\n\u2028!)"
+    )
     assert "\x1b" not in read(b"\x1b[2J<html>").detail
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import sys
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ from attrs import frozen
 
 from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.typed import quoted
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -89,4 +89,4 @@ def _package_of(point: EntryPoint) -> str:
 
 
 def _pip(*words: str) -> str:
-    return shlex.join([sys.executable, "-m", "pip", *words])
+    return " ".join(map(quoted, [sys.executable, "-m", "pip", *words]))

@@ -140,10 +140,10 @@ def last_lines(data: bytes) -> list[str]:
 
 
 def read_log_tail(path: Path, start: int = 0) -> list[str]:
-    """Return the lines in the last 8 KiB of a log, from byte ``start`` on; no lines when the log cannot be read."""
+    """Return the printable lines in the last 8 KiB of a log, from byte ``start`` on; none if it cannot be read."""
     try:
         with path.open("rb") as file:
             file.seek(max(start, os.fstat(file.fileno()).st_size - _FILE_TAIL_BYTES))
-            return file.read(_FILE_TAIL_BYTES).decode("utf-8", "replace").splitlines()
+            return output_lines(file.read(_FILE_TAIL_BYTES))
     except OSError:
         return []

@@ -18,7 +18,7 @@ from release_tasks.archive.verify import require_intact
 from release_tasks.config.endpoint import Question, RequestConfig
 from release_tasks.config.gateway import child_environment
 from release_tasks.config.schema import Settings
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed, UsageError, describe_error
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded, within
 from release_tasks.core.process.command import tool_environment
@@ -233,15 +233,15 @@ def _record(pipeline: Pipeline, outcome: DrillOutcome, snapshot: SnapshotMetadat
     pipeline.drill_audit.append(
         f"drill.{outcome.status}",
         status=outcome.status,
-        detail=excerpt(outcome.diagnostics[0], _MAX_DETAIL) if outcome.status == "failed" else "restorable",
+        detail=excerpt_line(outcome.diagnostics[0], _MAX_DETAIL) if outcome.status == "failed" else "restorable",
         release_id=snapshot.release_id if snapshot else None,
         snapshot_id=outcome.snapshot_id,
         digest=outcome.digest,
         conclusive=is_conclusive,
         checks={check.key: check.status for check in outcome.assets},
-        integrity={check.key: excerpt(check.integrity) for check in outcome.databases},
+        integrity={check.key: excerpt_line(check.integrity) for check in outcome.databases},
         booted=outcome.boot.passed if outcome.boot else None,
-        boot=excerpt(outcome.boot.detail, _MAX_DETAIL) if outcome.boot else None,
+        boot=excerpt_line(outcome.boot.detail, _MAX_DETAIL) if outcome.boot else None,
         durationMs=outcome.duration_ms,
     )
 

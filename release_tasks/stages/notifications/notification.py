@@ -11,10 +11,9 @@ from attrs import field, frozen
 
 from release_tasks.config.schema import Settings
 from release_tasks.core.audit import actor
-from release_tasks.core.canonical import canonical_bytes, excerpt
+from release_tasks.core.canonical import canonical_bytes, excerpt_line
 from release_tasks.core.clock import compact, timestamp
 from release_tasks.core.codec import encode
-from release_tasks.core.printable import printable
 from release_tasks.core.redact import Redactor
 
 __all__ = [
@@ -87,7 +86,7 @@ def new_notification(
     redactor = notification_redactor(settings)
 
     def safe(text: str) -> str:
-        return excerpt(printable(redactor.redact_text(text)), _MAX_TEXT)
+        return excerpt_line(redactor.redact_text(text), _MAX_TEXT)
 
     name = settings.release.app.name
     return Notification(
@@ -102,8 +101,8 @@ def new_notification(
         application=ApplicationReference(name=safe(name), version=None if version is None else safe(version)),
         release_id=release_id,
         snapshot_id=snapshot_id,
-        next=next,
-        host=socket.gethostname(),
+        next=None if next is None else safe(next),
+        host=safe(socket.gethostname()),
         actor=safe(actor()),
         project=safe(str(settings.project)),
         diagnostics=[safe(message) for message in (diagnostics or [])[:_MAX_DIAGNOSTICS]],

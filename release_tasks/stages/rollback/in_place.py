@@ -19,7 +19,7 @@ from release_tasks.assets.findings import Drift
 from release_tasks.assets.kinds import kind_of
 from release_tasks.assets.stored import stored_path
 from release_tasks.config.schema import Settings
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Emit, ignore
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
@@ -178,7 +178,7 @@ def _positive(drift: Drift, difference: Callable[[int, int], int]) -> dict[str, 
 
 
 def _uncounted(drift: Drift) -> str:
-    names = [excerpt(table, 60) for table, each in drift.rows.items() if None in (each.captured, each.live)]
+    names = [excerpt_line(table, 60) for table, each in drift.rows.items() if None in (each.captured, each.live)]
     return ", ".join([*names[:_MAX_TABLES], *(["..."] if len(names) > _MAX_TABLES else [])])
 
 
@@ -188,11 +188,11 @@ def _listed(tables: Mapping[str, int]) -> str:
     At least, because only numbers are compared: rows that were removed and others that were added cancel out.
     """
     ordered = sorted(tables.items(), key=lambda item: -item[1])
-    parts = [f"{count:,} of {excerpt(table, 60)}" for table, count in ordered[:_MAX_TABLES]]
+    parts = [f"{count:,} of {excerpt_line(table, 60)}" for table, count in ordered[:_MAX_TABLES]]
     if not parts:
         return ""
     table, count = ordered[0]
-    parts[0] = f"at least {show_count(count, 'row')} of {excerpt(table, 60)}"
+    parts[0] = f"at least {show_count(count, 'row')} of {excerpt_line(table, 60)}"
     if len(ordered) > _MAX_TABLES:
         parts.append(show_count(len(ordered) - _MAX_TABLES, "other table"))
     return " and ".join([", ".join(parts[:-1]), parts[-1]] if len(parts) > 1 else parts)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from release_tasks.core.clock import awake
 from release_tasks.core.durable import make_private_directory
+from release_tasks.core.printable import output_lines
 from release_tasks.core.process.command import signal_name, tool_environment
 from release_tasks.core.process.find import start_ticks
 from release_tasks.service.listeners import local_listeners
@@ -116,10 +117,10 @@ class Restart:
 
     def _tail(self) -> str:
         try:
-            text = self.log.read_bytes()[-_TAIL_BYTES:].decode("utf-8", "replace")
+            lines = output_lines(self.log.read_bytes()[-_TAIL_BYTES:])
         except OSError:
             return ""
-        return " | ".join(line.strip() for line in text.splitlines()[-5:] if line.strip())
+        return " | ".join(line.strip() for line in lines[-5:] if line.strip())
 
 
 def start_detached(command: str, *, project: Path, log: Path, settle: float, url: str | None = None) -> Restart:

@@ -8,7 +8,7 @@ from release_tasks.archive.capacity import capture_needs, restore_needs, shortag
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
-from release_tasks.core.canonical import excerpt
+from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 from release_tasks.core.typed import typed
 
@@ -89,5 +89,5 @@ def undo_option(safety: SnapshotMetadata | None, catalogue: Catalogue) -> str:
 
 def list_names(names: list[str], count: int) -> str:
     """Return the first of ``count`` names, shortened for a message."""
-    shown = ", ".join(excerpt(name, _MAX_NAME) for name in names[:_MAX_NAMES])
+    shown = ", ".join(excerpt_line(name, _MAX_NAME) for name in names[:_MAX_NAMES])
     return f"{shown}{', ...' if count > _MAX_NAMES else ''}"

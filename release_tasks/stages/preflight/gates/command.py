@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ from attrs import NOTHING, frozen
 from release_tasks.core.options import option
 from release_tasks.core.process.command import CommandProcess, CommandResult, search_path, signal_name, supervise
 from release_tasks.core.process.output import OutputLog
-from release_tasks.core.typed import typed
+from release_tasks.core.typed import quoted, typed
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict
 
 __all__ = ["KIND", "CommandOptions"]
@@ -41,7 +40,7 @@ def _check(context: GateContext) -> Verdict:
     except (OSError, ValueError) as error:
         if not cwd.is_dir():
             detail = f"the working folder {cwd} is missing"
-            next_step = {"next": f"ls -ld {shlex.quote(str(cwd))}"}
+            next_step = {"next": f"ls -ld {quoted(str(cwd))}"}
         else:
             detail = f"cannot be started: {getattr(error, 'strerror', None) or error}"
         return Verdict(passed=False, detail=detail, command=command, diagnostics=dict(next_step))
@@ -49,7 +48,7 @@ def _check(context: GateContext) -> Verdict:
     result = supervise(process, log, timeout, context.cancelled)
     diagnostics = _diagnostics(result, log, context)
     if not result.succeeded:
-        log_hint = "" if log.problem else f"  # full output: {shlex.quote(str(context.log_path))}"
+        log_hint = "" if log.problem else f"  # full output: {quoted(str(context.log_path))}"
         diagnostics["next"] = next_step["next"] + log_hint
     detail = result.describe(command, timeout, log.tail())
     return Verdict(passed=result.succeeded, detail=detail, command=command, diagnostics=diagnostics)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +10,7 @@ from attrs import NOTHING, frozen
 from release_tasks.core.canonical import InvalidDocument
 from release_tasks.core.json_file import read_json
 from release_tasks.core.options import option
+from release_tasks.core.typed import quoted
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict, shown_path
 
 __all__ = ["KIND", "JsonOptions"]
@@ -36,7 +36,7 @@ def _check(context: GateContext) -> Verdict:
     if not problems:
         return Verdict(passed=True, detail=f"{name} is valid JSON", diagnostics=diagnostics)
     diagnostics["problems"] = problems
-    diagnostics["next"] = f"python3 -m json.tool {shlex.quote(str(path))}"
+    diagnostics["next"] = f"python3 -m json.tool {quoted(str(path))}"
     return Verdict(passed=False, detail=problems[0], diagnostics=diagnostics)
 
 

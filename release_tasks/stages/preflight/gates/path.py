@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-import shlex
 import stat
 from pathlib import Path
 
 from attrs import NOTHING, frozen
 
 from release_tasks.core.options import option
+from release_tasks.core.typed import quoted
 from release_tasks.stages.preflight.gates.base import GateContext, GateKind, Verdict, shown_path
 
 __all__ = ["KIND", "PathOptions"]
@@ -32,7 +32,7 @@ def _check(context: GateContext) -> Verdict:
         passed, finding = False, f"cannot be read: {error.strerror}"
     diagnostics = {"path": str(path)}
     if not passed:
-        diagnostics["next"] = f"ls -la {shlex.quote(str(path))}"
+        diagnostics["next"] = f"ls -la {quoted(str(path))}"
     return Verdict(passed=passed, detail=f"{name} {finding}", diagnostics=diagnostics)
 
 
