@@ -24,9 +24,7 @@ def is_github_actions() -> bool:
 
 def escape_commands(text: str) -> str:
     """Return ``text`` with a space inserted wherever a runner would find a command."""
-    if is_github_actions():
-        text = _COMMAND.sub(r"\1 ", text.replace("\r", "\n"))
-    return _MARKED_COMMAND.sub("## ", text)
+    return _MARKED_COMMAND.sub("## ", _COMMAND.sub(r"\1 ", text))
 
 
 def escape_commands_in_json(document: str) -> str:

@@ -49,10 +49,15 @@ def quoted(word: str) -> str:
         if character in "\\'"
         else character
         if printable(character) == character and character not in "\t\n"
-        else "".join(f"\\x{byte:02x}" for byte in character.encode("utf-8", "surrogateescape"))
+        else "".join(f"\\x{byte:02x}" for byte in _bytes_of(character))
         for character in word
     )
     return f"$'{written}'"
+
+
+def _bytes_of(character: str) -> bytes:
+    is_byte = "\udc80" <= character <= "\udcff"  # of a file name that is not UTF-8 (PEP 383)
+    return character.encode("utf-8", "surrogateescape" if is_byte else "surrogatepass")
 
 
 # Not a context variable: gates and notifications write commands in threads of their own.

@@ -34,7 +34,7 @@ def junit_xml(report: PreflightReport, name: str) -> bytes:
     suite = ElementTree.SubElement(root, "testsuite", counts)
     started = [check.started_at for check in report.checks if check.started_at]
     if started:
-        suite.set("timestamp", min(started))
+        suite.set("timestamp", one_line(min(started)))
     for check in report.checks:
         names = {
             "classname": one_line(check.subsystem),

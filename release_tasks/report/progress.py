@@ -35,7 +35,7 @@ from release_tasks.core.threads import start_if_possible
 from release_tasks.core.units import rough_span, show_counter, show_seconds
 from release_tasks.report.screen import Screen, Terminal
 from release_tasks.report.table import fitting_lines, shortened, wrapped
-from release_tasks.report.words import SIGNS, meaning_of, style_of
+from release_tasks.report.words import SIGNS, meaning_of, quoted_if_like_verdict, style_of
 
 __all__ = ["LiveDisplay", "PlainLines", "Transfers"]
 
@@ -340,7 +340,8 @@ class LiveDisplay:
         lines.append(Text.assemble((sign, style_of(check.status)), line.removeprefix(sign)))
 
     def _add_message(self, text: str, style: str = "") -> None:
-        self._lines += [Text(line, style=style) for line in wrapped(one_line(f"> {text}"), self._width + 1, "  ")]
+        lines = wrapped(one_line(f"> {text}"), self._width + 1, "  ")
+        self._lines += [Text(quoted_if_like_verdict(line), style=style) for line in lines]
 
     def _finish_samples(self) -> None:
         self._lines += self._sample_lines()
@@ -390,7 +391,7 @@ class LiveDisplay:
     def _sample_lines(self) -> list[Text]:
         if not self._samples:
             return []
-        rows = [(sample.time[11:19], *sample_cells(sample)) for sample in self._samples]
+        rows = [(one_line(sample.time[11:19]), *sample_cells(sample)) for sample in self._samples]
         # One line for each sample: its reason is cut to the width that the other columns leave.
         others = sum(max(map(len, column)) + 2 for column in list(zip(_COLUMNS, *rows, strict=True))[:-1])
         left = max(self._width - others, 8)

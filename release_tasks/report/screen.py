@@ -21,12 +21,11 @@ from release_tasks.core.printable import one_line
 from release_tasks.core.runner import escape_commands
 from release_tasks.core.streams import Wrapper, error_tolerant
 from release_tasks.report.table import aligned_lines, fitting_lines, wrapped
-from release_tasks.report.words import is_like_verdict, style_of
+from release_tasks.report.words import quoted_if_like_verdict, style_of
 
 __all__ = ["Screen", "Terminal", "terminal_of", "wrapped_for_stderr"]
 
 _CONTINUED = "  "  # begins each line after the first of a text
-_QUOTED = "| "  # begins a line of others that begins as a verdict does
 _LONGEST_WORD = 40
 # RFC 3339 in UTC. A terminal shows seconds, without fractions; programs get the complete time.
 _TIME = re.compile(r"\b(\d{4}-\d\d-\d\d)T(\d\d:\d\d:\d\d)(?:\.\d+)?Z")
@@ -80,7 +79,7 @@ class Screen:
         word = one_line(status.upper(), _LONGEST_WORD)
         first, *others = _wrapped_lines(self.terminal, f"{word}  {message}", _CONTINUED)
         self._out.print(Text.assemble((word, style_of(status) or "bold"), first[len(word) :]))
-        _print(self._out, map(_unlike_verdict, others))
+        _print(self._out, map(quoted_if_like_verdict, others))
 
     def note(self, *texts: str) -> None:
         """Write each text on a line of its own, indented below the line that it belongs to."""
@@ -101,12 +100,13 @@ class Screen:
             return
         cells = [[one_line(str(cell)) for cell in row] for row in rows]
         if self.terminal.width is None:
-            _print(self._out, map(_unlike_verdict, aligned_lines(columns, cells)))
+            _print(self._out, map(quoted_if_like_verdict, aligned_lines(columns, cells)))
             return
         shown = [[_TIME.sub(r"\1 \2", " ".join(cell.split())) for cell in row] for row in cells]
         for parts in fitting_lines(columns, shown, self.terminal.width):
-            mark = [_QUOTED] if is_like_verdict("".join(text for text, _ in parts)) else []
-            self._out.print(Text.assemble(*mark, *parts))
+            line = "".join(text for text, _ in parts)
+            sign = quoted_if_like_verdict(line).removesuffix(line)
+            self._out.print(Text.assemble(sign, *parts))
 
 
 def wrapped_for_stderr(message: str, environ: Mapping[str, str]) -> str:
@@ -123,16 +123,12 @@ def _print(console: Console, lines: Iterable[str]) -> None:
 def _body(terminal: Terminal, text: str) -> list[str]:
     """Return the lines of a text that is no verdict."""
     indent = text[: len(text) - len(text.lstrip(" "))]
-    return [_unlike_verdict(line) for line in _wrapped_lines(terminal, text, indent or _CONTINUED)]
+    return [quoted_if_like_verdict(line) for line in _wrapped_lines(terminal, text, indent or _CONTINUED)]
 
 
 def _wrapped_lines(terminal: Terminal, text: str, indent: str) -> list[str]:
     text = one_line(text.expandtabs())
     return [text] if terminal.width is None else wrapped(text, terminal.width, indent)
-
-
-def _unlike_verdict(line: str) -> str:
-    return f"{_QUOTED}{line}" if is_like_verdict(line) else line
 
 
 def _console(stream: IO[str], terminal: Terminal) -> Console:

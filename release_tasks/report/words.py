@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal
 
-__all__ = ["SIGNS", "Meaning", "is_like_verdict", "meaning_of", "style_of"]
+__all__ = ["SIGNS", "Meaning", "meaning_of", "quoted_if_like_verdict", "style_of"]
 
 Meaning = Literal["good", "bad", "warn", "quiet"]
 
@@ -32,9 +32,9 @@ _VERDICT = re.compile(
 SIGNS: dict[Meaning, tuple[str, str]] = {"good": ("\u2713", "+"), "bad": ("\u2717", "x"), "warn": ("-", "-")}
 
 
-def is_like_verdict(line: str) -> bool:
-    """Return whether a line begins with a word as the line of a verdict does, such as ``RESTORED``."""
-    return _VERDICT.match(line) is not None
+def quoted_if_like_verdict(line: str) -> str:
+    """Return a line that is no verdict; with a sign before it where it begins as one does, with ``RESTORED``."""
+    return f"| {line}" if _VERDICT.match(line) else line
 
 
 def meaning_of(word: str) -> Meaning:
