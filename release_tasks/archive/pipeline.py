@@ -20,6 +20,7 @@ from release_tasks.core.codec import decode, encode
 from release_tasks.core.durable import fsync_directory, write_atomic
 from release_tasks.core.errors import StageError, StageFailed, UsageError
 from release_tasks.core.ids import is_valid_id, require_id
+from release_tasks.core.owned import require_own
 from release_tasks.core.records import AuditAnchor, Baseline, Manifest, RollbackState, SnapshotMetadata
 from release_tasks.core.typed import typed
 
@@ -39,9 +40,13 @@ class ManifestFile:
 
 
 class Pipeline:
-    """The folder ``release.root``. Files and folders are created by the first write."""
+    """The folder ``release.root``. Files and folders are created by the first write.
+
+    Raises ForeignFolder in a run as root when another user can change the folder.
+    """
 
     def __init__(self, root: Path) -> None:
+        require_own(root, "release.root")
         self.root = root
         self.audit = AuditLog(root / "rollback-audit.log")
         self.catalogue = Catalogue(LocalStore(root / "snapshots"), self.audit)

@@ -16,6 +16,7 @@ from release_tasks.core.durable import remove_tree
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.interrupt import uninterrupted
 from release_tasks.core.lock import FolderLock
+from release_tasks.core.owned import exposure_of
 from release_tasks.core.units import show_mebibytes
 
 __all__ = ["NoScratchSpace", "claimed_folder", "scratch_folder"]
@@ -65,7 +66,8 @@ def scratch_folder(needed: int, outside: Iterable[Path], fallback: Path) -> Iter
     """Make a private folder for ``needed`` bytes of copies while nothing else may be changed.
 
     It is in a temporary folder of the system (TMPDIR, /tmp, /var/tmp), unless that is below a path of ``outside`` or
-    its parent, or has too little space, and else in ``fallback``. Raises NoScratchSpace, with all sizes, OSError.
+    its parent, has too little space, or can be changed by another user in a run as root, and else in ``fallback``.
+    Raises NoScratchSpace, with all sizes, OSError.
     """
     parent = _parent(needed, [Path(os.path.realpath(path)) for path in outside], fallback)
     with claimed_folder(parent, _PREFIX) as folder:
@@ -80,6 +82,9 @@ def _parent(needed: int, outside: list[Path], fallback: Path) -> Path:
         # A new name in the folder of a live file changes the times of that folder.
         is_inside = any(real == path.parent or real.is_relative_to(path) for path in outside)
         if (is_inside and folder != fallback) or not os.access(folder, os.W_OK | os.X_OK) or not folder.is_dir():
+            continue
+        if (exposure := exposure_of(folder)) is not None:
+            tried.append(f"root does not use {folder}: {exposure}")
             continue
         free = shutil.disk_usage(folder).free
         # A temporary folder may be in memory, and other programs need it: use at most a half of it.

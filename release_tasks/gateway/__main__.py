@@ -19,6 +19,7 @@ from attrs import evolve
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core.interrupt import STOP_SIGNALS
 from release_tasks.core.lock import FileLock
+from release_tasks.core.owned import ForeignFolder
 from release_tasks.core.typed import quoted
 from release_tasks.gateway.errors import REFUSAL, GatewayError
 from release_tasks.gateway.logs import RateLimit, begin_log
@@ -68,7 +69,7 @@ def main(argv: list[str] | None = None) -> int:
         serve(options)
     except _Terminated:
         _LOG.info("stopped by a signal")
-    except GatewayError as error:
+    except (GatewayError, ForeignFolder) as error:
         sys.stderr.write(f"{REFUSAL}{error.message}\n")
         return 1
     return 0

@@ -12,6 +12,7 @@ from release_tasks.config.gateway import DATABASE
 from release_tasks.core.canonical import pretty_bytes
 from release_tasks.core.clock import timestamp
 from release_tasks.core.durable import keep_out_of_git, write_atomic
+from release_tasks.core.owned import require_own
 from release_tasks.gateway.store import create_database
 
 __all__ = ["GatewayPaths"]
@@ -31,9 +32,14 @@ _DEFAULT_SETTINGS = {
 
 
 class GatewayPaths:
-    """The paths of one gateway below its folder ``root``."""
+    """The paths of one gateway below its folder ``root``.
+
+    Raises ForeignFolder in a run as root when another user can change the folder: its files name programs to start and
+    a process to stop.
+    """
 
     def __init__(self, root: Path) -> None:
+        require_own(root, "gateway.root")
         self.root = root
         self.database = root / DATABASE  # messages, the delivery queue and callbacks
         self.identity = root / "identity"  # identity of this gateway: identity.json and soul.md

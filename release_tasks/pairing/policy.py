@@ -98,7 +98,8 @@ class Pairing:
     ``lock_wait`` is the time in seconds that a change waits for the lock of a store, 10 s by default.
 
     Every method raises StoreUnusable when a file of the channel is damaged. A method that changes the store also raises
-    LockHeld when another process holds the lock, and OSError when the file cannot be written.
+    LockHeld when another process holds the lock, and OSError when the file cannot be written. Raises ForeignFolder in a
+    run as root when another user can change the folder of the stores.
     """
 
     def __init__(self, config: PairingConfig, clock: Clock = read_clocks, *, lock_wait: float | None = None) -> None:
@@ -106,6 +107,7 @@ class Pairing:
         self._max_pending = config.max_pending
         self._clock = clock
         self._store = Store(config.credentials, lock_wait)
+        self._store.require_own()
         self.audit = self._store.audit
 
     def check(self) -> None:

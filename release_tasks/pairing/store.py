@@ -20,6 +20,7 @@ from release_tasks.core.canonical import InvalidDocument, excerpt, pretty_bytes,
 from release_tasks.core.durable import keep_out_of_git, make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, StageFailed
 from release_tasks.core.lock import FileLock
+from release_tasks.core.owned import require_own
 from release_tasks.pairing.approvals import NO_APPROVALS, Approvals, approvals_of
 from release_tasks.pairing.channels import Channel, is_shared_id
 from release_tasks.pairing.dialects import PLAIN, ApprovedDocument, Persons, Request, RequestsDocument
@@ -113,6 +114,10 @@ class Store:
         self._wait = wait
         self._cache: dict[Channel, tuple[FileVersion, Approvals]] = {}  # an entry is replaced, never changed
 
+    def require_own(self) -> None:
+        """Raise ForeignFolder in a run as root when another user can change the folder."""
+        require_own(self.folder, "pairing.credentials", is_made_private=True)
+
     def approved_document(self, channel: Channel) -> ApprovedDocument | None:
         """Return the content of the file of approvals, including shared ids, or None without a file.
 
@@ -147,12 +152,13 @@ class Store:
         """Hold the channel's lock while the block runs, and yield the content of both files.
 
         Creates the folder and removes access of other users to it and to the files. ``wait`` is the time in seconds for
-        the lock, by default that of the store. Raises LockHeld, StoreUnusable, OSError.
+        the lock, by default that of the store. Raises LockHeld, StoreUnusable, ForeignFolder, OSError.
         """
         if not self.folder.exists():
             keep_out_of_git(self.folder)
         make_private_directory(self.folder)
         _make_private(self.folder.resolve())
+        self.require_own()  # from now on, other users can add nothing
         with self.locked([channel], wait):
             # The folder again: another process may have replaced it during the wait for the lock.
             paths = self.lock_path(channel), self._path(channel, "pairing"), self.approved_path(channel)
@@ -161,11 +167,7 @@ class Store:
                 _make_private(file)
             for leftover in self.folder.glob(f".{channel.value}-*.json.*.tmp"):  # of a killed write
                 leftover.unlink(missing_ok=True)
-            try:
-                yield self._read_change(channel)
-            finally:
-                for file in files:
-                    _match_owner(self.folder, file)
+            yield self._read_change(channel)
 
     @contextlib.contextmanager
     def locked(self, channels: Iterable[Channel], wait: float | None = None) -> Iterator[None]:
@@ -222,14 +224,6 @@ def _read(path: Path, parse: Callable[[dict[str, Any], str], T], effect: str) ->
             f"The pairing store is unusable, so {effect}: {error}. "
             "Fix the file, or move it away to start with an empty store."
         ) from error
-
-
-def _match_owner(folder: Path, path: Path) -> None:
-    """Give a file that root wrote to the owner of the folder, whose service could not read it otherwise."""
-    with contextlib.suppress(FileNotFoundError):
-        owner, current = os.stat(folder), os.lstat(path)
-        if os.geteuid() == 0 and stat.S_ISREG(current.st_mode) and current.st_uid != owner.st_uid:
-            os.chown(path, owner.st_uid, owner.st_gid, follow_symlinks=False)
 
 
 def _make_private(path: Path) -> None:

@@ -49,6 +49,7 @@ from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_manifest
 from release_tasks.stages.preflight.engine import PreflightRun, run_preflight
 from release_tasks.stages.rollback.recovery import complete_interrupted
+from release_tasks.stages.rollback.stores import require_own_stores
 from release_tasks.stages.stage import stage
 from release_tasks.stages.watch_command import watch_command
 
@@ -86,6 +87,7 @@ def begin_release(
     rollback cannot be completed, or when name or version of the application are not one printable line.
     """
     pipeline = Pipeline(settings.release.root)
+    require_own_stores(settings)
     with stage(settings, pipeline, _STAGE, notices, release_id=release_id):
         return _new_release_id(settings, pipeline, release_id, first, emit)
 
@@ -108,6 +110,7 @@ def prepare_release(
     interrupted rollback cannot be completed or the pipeline folder cannot be read or written.
     """
     pipeline, emit = Pipeline(settings.release.root), shielded(emit)
+    require_own_stores(settings)
     with stage(settings, pipeline, _STAGE, notices, release_id=release_id) as notifications:
         if preflight is None:
             new_id = _new_release_id(settings, pipeline, release_id, first, emit)

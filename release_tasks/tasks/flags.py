@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from release_tasks.core.errors import UsageError
 from release_tasks.core.location import is_within
+from release_tasks.core.owned import require_own_parent
 
 if TYPE_CHECKING:
     from release_tasks.config.schema import HealthConfig, ReliabilityConfig, Settings
@@ -122,7 +123,10 @@ def path_flag(name: str, value: str, what: str) -> Path:
 
 
 def output_flag(settings: Settings, name: str, value: str) -> Path:
-    """Return the absolute path of a file to write; raises UsageError for a path in the state or among the records."""
+    """Return the absolute path of a file to write; raises UsageError for a path in the state or among the records.
+
+    Raises ForeignFolder in a run as root for a folder that another user can change.
+    """
     path = path_flag(name, value, "file")
     reserved = {f"release.assets.{key}": asset.path for key, asset in settings.release.assets.items()}
     root = settings.release.root
@@ -130,6 +134,7 @@ def output_flag(settings: Settings, name: str, value: str) -> Path:
     for key, place in reserved.items():
         if is_within(path, place):
             raise UsageError(f"--{name}: {value!r} is inside {key} ({place}). Name a file elsewhere.")
+    require_own_parent(path, f"--{name}")
     return path
 
 

@@ -107,11 +107,13 @@ def _gateway_errors() -> Iterator[None]:
 def _start(current: Session, port: int | None, root: str | None) -> GatewayStatus:
     from release_tasks.gateway.paths import GatewayPaths
     from release_tasks.gateway.process import start as start_gateway
+    from release_tasks.pairing.store import Store
 
-    settings = current.settings
+    settings, paths = current.settings, GatewayPaths(_root(current, root))
+    Store(settings.pairing.credentials).require_own()
     with _gateway_errors():
         return start_gateway(
-            GatewayPaths(_root(current, root)),
+            paths,
             host=settings.gateway.host,
             port=settings.gateway.port if port is None else port,
             release_root=settings.release.root,

@@ -32,7 +32,7 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     """Mount a filesystem of 8 MiB for the gateway's folder."""
     folder = tmp_path / "disk"
     folder.mkdir()
-    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m", "gateway-test", str(folder)], check=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=8m,mode=0755", "gateway-test", str(folder)], check=True)
     yield folder
     subprocess.run(["umount", "-l", str(folder)], check=True)
 

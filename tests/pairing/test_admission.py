@@ -13,6 +13,7 @@ import pytest
 from release_tasks.config.schema import PairingConfig
 from release_tasks.core import canonical
 from release_tasks.core.lock import FileLock
+from release_tasks.core.owned import ForeignFolder
 from release_tasks.pairing import store as pairing_store
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.policy import Pairing
@@ -151,17 +152,17 @@ def test_a_lookup_changes_nothing(make_pairing: Callable[..., Pairing], credenti
 
 @pytest.mark.root
 @pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: only root can act for another user")
-def test_files_written_by_root_belong_to_the_service(credentials: Path, make_pairing: Callable[..., Pairing]) -> None:
-    """After an approval typed as root, the owner of the folder can read every file."""
+def test_root_decides_nothing_in_a_folder_of_the_service(
+    credentials: Path, make_pairing: Callable[..., Pairing]
+) -> None:
+    """Root would write and change modes where the service has put links. The message names the owner."""
     pairing = make_pairing()
     pairing.request(TELEGRAM, "1")
+    waiting = pairing.pending(TELEGRAM)[0]
     for path in (credentials, *credentials.iterdir()):
         os.chown(path, 4711, 4712)
-    waiting = pairing.pending(TELEGRAM)[0]
-    pairing.approve(TELEGRAM, waiting.code)
-    found = {
-        path.name: (path.stat().st_uid, path.stat().st_gid, path.stat().st_mode & 0o777)
-        for path in credentials.iterdir()
-    }
-    assert set(found.values()) == {(4711, 4712, 0o600)}
-    assert "telegram-allowFrom.json" in found
+    before = {path.name: path.read_bytes() for path in credentials.iterdir()}
+    for attempt in (lambda: pairing.approve(TELEGRAM, waiting.code), make_pairing):
+        with pytest.raises(ForeignFolder, match=r"credentials belongs to uid 4711\..*sudo -u '#4711' inv"):
+            attempt()
+    assert {path.name: path.read_bytes() for path in credentials.iterdir()} == before

@@ -452,8 +452,18 @@ def _missing(signals: Signals) -> Iterator[Evidence]:
     yield from (
         Evidence(str(missing))
         for missing in signals.missing
-        if missing.needs and not (missing.is_asset and may_lack_assets)
+        if missing.needs and not missing.is_exposed and not (missing.is_asset and may_lack_assets)
     )
+
+
+@_act(
+    symptom="root runs a file of the project that another user can change",
+    meaning="A user who can change tasks.py or invoke.yaml decides what root runs. Run inv as the user of the "
+    "service, or give the project to root.",
+    commands=("release.preflight",),
+)
+def _exposed(signals: Signals) -> Iterator[Evidence]:
+    yield from (Evidence(str(missing)) for missing in signals.missing if missing.is_exposed)
 
 
 @_act(

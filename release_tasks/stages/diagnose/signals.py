@@ -175,11 +175,11 @@ def read_signals(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) ->
     signals.audit = attempt("audit", lambda: pipeline.audit.verify(pipeline.anchors()))
     signals.verdicts = read_verdicts(signals.audit.events if signals.audit is not None else [], snapshots)
     signals.attempt = _last_attempt(signals.audit.events if signals.audit is not None else [])
-    pairing = Pairing(settings.pairing)
-    signals.pairing_audit = attempt("pairing", pairing.audit.verify)
-    for channel in Channel:
-        waiting = attempt("pairing", functools.partial(pairing.pending, channel)) or []
-        signals.pending[channel.value] = len(waiting)
+    if (pairing := attempt("pairing", lambda: Pairing(settings.pairing))) is not None:
+        signals.pairing_audit = attempt("pairing", pairing.audit.verify)
+        for channel in Channel:
+            waiting = attempt("pairing", functools.partial(pairing.pending, channel)) or []
+            signals.pending[channel.value] = len(waiting)
     signals.disks = attempt("disk", lambda: _disks(settings, pipeline, signals.snapshot)) or []
     return signals
 

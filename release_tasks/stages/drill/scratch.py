@@ -20,6 +20,7 @@ from release_tasks.core.durable import make_private_directory, remove_tree
 from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.location import is_within
+from release_tasks.core.owned import require_own_parent
 from release_tasks.core.process.find import MarkedProcesses
 from release_tasks.core.records import SnapshotMetadata
 from release_tasks.core.scratch import claimed_folder
@@ -93,9 +94,10 @@ class Scratch:
 
 
 def require_safe_parent(settings: Settings, parent: Path) -> Path:
-    """Return ``parent``; raise UsageError if it does not exist or is inside the live state."""
+    """Return ``parent``; raise UsageError if it does not exist or is inside the live state, ForeignFolder."""
     if not parent.is_dir():
         raise UsageError(f"--scratch: {parent} is not a directory. Create it, or omit the flag.")
+    require_own_parent(parent / "release-drill", "--scratch")
     live = {"release.root": settings.release.root}
     live |= {f"release.assets.{key}": asset.path for key, asset in settings.release.assets.items()}
     for name, path in live.items():

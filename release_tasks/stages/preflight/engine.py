@@ -8,6 +8,7 @@ from pathlib import Path
 
 from attrs import frozen
 
+from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import GateConfig, Settings
 from release_tasks.core.clock import awake, compact, milliseconds_since, timestamp
 from release_tasks.core.durable import keep_out_of_git, make_new_directory
@@ -60,12 +61,12 @@ def run_preflight(
     gates = settings.release.gates
     release_id = require_id(release_id or f"preflight-{compact()}", "release id")
     selected = _selected(gates, only, skip)
-    emit = shielded(emit)
+    emit, pipeline = shielded(emit), Pipeline(settings.release.root)
     if log_directory is None:
-        log_directory = settings.release.root / "logs" / release_id
+        log_directory = pipeline.logs / release_id
         with contextlib.suppress(OSError):  # each gate reports that it has no log
             log_directory = make_new_directory(log_directory.parent, release_id)
-            keep_out_of_git(settings.release.root)
+            keep_out_of_git(pipeline.root)
     contexts = {name: context_of(settings, name, log_directory, emit=emit) for name in gates}
     started = awake.now()
     excused = {name for name in selected if first and contexts[name].kind.asks_service}

@@ -1,6 +1,7 @@
 """What the configuration names and what does not exist: state, and the programs of commands.
 
-It is looked at before anything takes long, because a misspelt path is found in milliseconds.
+It is looked at before anything takes long, because a misspelt path is found in milliseconds. The same holds for a file
+that root runs and another user can change.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from attrs import frozen
 
 from release_tasks.config.schema import Settings
 from release_tasks.core.location import is_within
+from release_tasks.core.owned import exposure_of
 from release_tasks.core.process.command import search_path, tool_environment
 from release_tasks.core.process.program import MissingProgram, find_missing_program
 from release_tasks.core.records import Check
@@ -21,6 +23,7 @@ from release_tasks.stages.preflight.gates.command import CommandOptions
 
 __all__ = ["CONFIGURATION", "Missing", "find_missing", "is_configuration", "missing_restart"]
 
+_RUN_BY_INVOKE = ("tasks.py", "tasks", *(f"invoke.{suffix}" for suffix in ("yaml", "yml", "json", "py")))
 CONFIGURATION = "configuration"  # the subsystem of the check before all gates, which is reported only when it failed
 
 
@@ -29,13 +32,15 @@ class Missing:
     """A configured thing that does not exist. ``key`` is its dotted path in the configuration.
 
     A release ``needs`` it, unless it is only for notifications, drills, or the name of a version. ``may_be_built``: a
-    gate may create it, so that it is missing only when it does not exist after the gates.
+    gate may create it, so that it is missing only when it does not exist after the gates. ``is_exposed``: the file
+    ``key`` exists, root runs it, and another user can change it.
     """
 
     key: str
     problem: str
     needs: bool = True
     may_be_built: bool = False
+    is_exposed: bool = False
 
     @property
     def is_asset(self) -> bool:
@@ -51,13 +56,15 @@ def find_missing(
 ) -> list[Missing]:
     """Return every required asset, and every first program of a command, that certainly does not exist.
 
+    For a run as root, also the files of the project that another user can change, with reason.
+
     ``gates`` are the names of the gates that will run, by default all of them.
     """
     names = settings.release.gates if gates is None else gates
     found = [] if may_lack_assets else list(_missing_assets(settings))
     # A single gate says it itself, in the same time.
     found += _missing_gates(settings, names) if len(names) > 1 or gates is None else []
-    return [*found, *_missing_commands(settings)]
+    return [*_exposed_files(settings.project), *found, *_missing_commands(settings)]
 
 
 def is_configuration(check: Check) -> bool:
@@ -72,6 +79,14 @@ def missing_restart(settings: Settings) -> Missing | None:
     if missing is None or _is_state(settings, missing.path):
         return None
     return Missing(key="release.restart.command", problem=missing.problem)
+
+
+def _exposed_files(project: Path) -> Iterator[Missing]:
+    for name in _RUN_BY_INVOKE:
+        path = project / name
+        if os.path.lexists(path) and (exposure := exposure_of(path)) is not None:
+            problem = f"root runs what is in it, and {exposure}. {exposure.ways_out()}"
+            yield Missing(key=name, problem=problem, is_exposed=True)
 
 
 def _missing_assets(settings: Settings) -> Iterator[Missing]:

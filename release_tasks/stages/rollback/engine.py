@@ -67,7 +67,7 @@ from release_tasks.stages.rollback.outcome import NOT_ASKED, find_doubts, find_p
 from release_tasks.stages.rollback.plan import RollbackPlan, plan_changes, snapshot_before
 from release_tasks.stages.rollback.restart import Restart
 from release_tasks.stages.rollback.safety import advise_without_safety, notes_on_safety, undo_option
-from release_tasks.stages.rollback.stores import HeldStores, hold_stores
+from release_tasks.stages.rollback.stores import HeldStores, hold_stores, require_own_stores
 from release_tasks.stages.rollback.swap import Swap, locked
 from release_tasks.stages.rollback.written_back import (
     describe_written_back,
@@ -118,6 +118,7 @@ def rollback(
     runs, Superseded when the precondition of the request has changed, Interrupted after a signal. The live state is
     consistent in each case, and every attempt is audited.
     """
+    require_own_stores(settings)
     try:
         with attempt(settings, pipeline or Pipeline(settings.release.root), request, emit) as run, service_kept(run):
             require_sendable(run)

@@ -35,6 +35,7 @@ from release_tasks.stages.rollback.amendment import covers_pairing, find_amended
 from release_tasks.stages.rollback.in_place import describe_changes, find_changes, find_last_restore, removed_rows
 from release_tasks.stages.rollback.journal import read_journal
 from release_tasks.stages.rollback.safety import WITHOUT_SAFETY, find_shortages, list_names, notes_on_gaps
+from release_tasks.stages.rollback.stores import require_own_stores
 from release_tasks.stages.stage import require_assets
 
 __all__ = ["AssetChange", "RollbackPlan", "notes_on_verdict", "plan_changes", "plan_rollback", "snapshot_before"]
@@ -95,6 +96,7 @@ def plan_rollback(
     require_assets(settings)
     emit = shielded(emit)
     pipeline = Pipeline(settings.release.root)
+    require_own_stores(settings)
     catalogue = pipeline.catalogue
     target = catalogue.find(snapshot_id or snapshot_before(pipeline, release_id))
     diagnostics = catalogue.note_on(snapshot_id, target)

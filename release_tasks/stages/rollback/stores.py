@@ -19,7 +19,7 @@ from release_tasks.core.records import AssetRecord, SnapshotMetadata
 from release_tasks.pairing.channels import Channel
 from release_tasks.pairing.store import Store
 
-__all__ = ["HeldStores", "RestoredTree", "covered_channels", "hold_stores"]
+__all__ = ["HeldStores", "RestoredTree", "covered_channels", "hold_stores", "require_own_stores"]
 
 _MAX_LINKS = 40  # the limit of Linux
 
@@ -38,6 +38,15 @@ def covered_channels(settings: Settings) -> list[Channel]:
     if is_covered(store.audit.path):
         return list(Channel)
     return [channel for channel in Channel if is_covered(store.approved_path(channel))]
+
+
+def require_own_stores(settings: Settings) -> None:
+    """Raise ForeignFolder in a run as root when a rollback amends pairing stores that another user can change.
+
+    A release checks it too, so that the first rollback is not the first to say it.
+    """
+    if covered_channels(settings):
+        Store(settings.pairing.credentials).require_own()
 
 
 @frozen

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import sqlite3
 from collections.abc import Callable
@@ -118,6 +119,14 @@ def break_the_pairing_chain(service: ReleasedService) -> None:
     path.write_bytes(path.read_bytes().replace(b"15551234567", b"15551234568"))
 
 
+def expose_tasks(service: ReleasedService) -> None:
+    if os.geteuid() != 0:
+        pytest.skip("NOT TESTED: only root may change owners")
+    tasks = service.project.folder / "tasks.py"
+    tasks.touch()
+    os.chown(tasks, 4711, 4711)
+
+
 def block(service: ReleasedService, gate: dict[str, Any]) -> None:
     service.project.overrides["gates.extra"] = gate
     assert service.release("v2").status == "blocked"
@@ -225,6 +234,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
         lambda service: service.project.overrides.update({"restart.command": "./strat.sh"}),
         "release.restart.command: ./strat.sh does not exist",
     ),
+    "exposed": (expose_tasks, "tasks.py belongs to uid 4711"),
     "missing-optional": (
         lambda service: service.project.overrides.update({"drill.command": "no-such-program"}),
         "release.drill.command: the program no-such-program is not in PATH",

@@ -298,7 +298,8 @@ def test_user_of_the_service_restores_what_it_closed_to_itself(mode: int) -> Non
 def test_failed_rollback_leaves_a_closed_parent_closed() -> None:
     """Its mode is as it was when the snapshot is refused."""
     with owned_project() as project:
-        (project.pipeline.catalogue.path("v1_snapshot") / "assets" / "mcp" / "mcp.json").write_text("altered")
+        snapshots = project.folder / "pipeline" / "snapshots"
+        (snapshots / "v1_snapshot" / "assets" / "mcp" / "mcp.json").write_text("altered")
         os.chmod(project.state, 0o050)
 
         def roll_back() -> None:

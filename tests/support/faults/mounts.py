@@ -31,7 +31,7 @@ class Mounts:
     def tmpfs(self, folder: Path, size: str) -> None:
         """Mount a small filesystem in memory, empty."""
         folder.mkdir(exist_ok=True)
-        self._mount(folder, "-t", "tmpfs", "-o", f"size={size}", "none")
+        self._mount(folder, "-t", "tmpfs", "-o", f"size={size},mode=0755", "none")
 
     def ext4(self, folder: Path, size: int) -> None:
         """Mount a small ext4 on an image, empty, without reserved blocks."""
