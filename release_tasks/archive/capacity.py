@@ -6,6 +6,7 @@ command runs, so every command must survive a full disk, too.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -17,6 +18,7 @@ from release_tasks.assets.files import can_share_blocks
 from release_tasks.assets.footprint import Footprint
 from release_tasks.assets.stored import stored_path
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.place import found
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 from release_tasks.core.units import show_size
 
@@ -84,12 +86,12 @@ def capture_needs(
     """Return the needs of a capture of the live ``assets`` below ``folder``."""
     needs = [Need(purpose=purpose, folder=folder, footprint=_OVERHEAD)]
     for asset in assets.values():
-        found = asset.kind.capture_footprint(asset)
+        live = asset.kind.capture_footprint(asset)
         if asset.kind.shares_blocks:
-            found = _with_shared_blocks(found, folder)
-        entries = Footprint(size=found.names * _ENTRY_BYTES if found.names > 1 else 0)
-        if found.names:
-            needs.append(Need(purpose=purpose, folder=folder, footprint=found + entries + _FOLDER))
+            live = _with_shared_blocks(live, folder)
+        entries = Footprint(size=live.names * _ENTRY_BYTES if live.names > 1 else 0)
+        if live.names:
+            needs.append(Need(purpose=purpose, folder=folder, footprint=live + entries + _FOLDER))
     return needs
 
 
@@ -130,18 +132,19 @@ def shortages(needs: Iterable[Need]) -> list[str]:
 
 def _restore_footprint(asset: AssetConfig, record: AssetRecord, folder: Path) -> Footprint:
     try:
-        found = asset.kind.restore_footprint(asset, stored_path(folder, record))
+        stored = asset.kind.restore_footprint(asset, stored_path(folder, record))
     except StageFailed:  # a forged path, which the verification reports
         return Footprint()
-    return _with_shared_blocks(found, asset.path.parent) if asset.kind.shares_blocks else found
+    return _with_shared_blocks(stored, asset.path.parent) if asset.kind.shares_blocks else stored
 
 
 def _with_shared_blocks(footprint: Footprint, folder: Path) -> Footprint:
-    try:
-        is_shared = footprint.sample is not None and can_share_blocks(footprint.sample, _existing(folder))
-    except OSError:
+    if footprint.sample is None:
         return footprint
-    return evolve(footprint, size=0) if is_shared else footprint
+    with contextlib.suppress(StageFailed, OSError), found(footprint.sample) as sample:
+        if can_share_blocks(sample, _existing(folder)):
+            return evolve(footprint, size=0)
+    return footprint
 
 
 def _existing(folder: Path) -> Path:

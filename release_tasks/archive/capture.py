@@ -25,7 +25,6 @@ from release_tasks.core.entries import write_entries
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import BytesMoved, Emit, Event, ignore
 from release_tasks.core.interrupt import wait_for
-from release_tasks.core.location import lstat_or_none
 from release_tasks.core.records import FORMAT_VERSION, AssetRecord, AuditAnchor, ParentFolder, SnapshotMetadata
 from release_tasks.core.threads import pool as thread_pool
 
@@ -244,7 +243,7 @@ def capture_asset(
     absent = AssetRecord(key=key, relative_path=relative, kind=asset.kind.records_as, exists=False)
     copy = snapshot / relative
     for _ in range(_ATTEMPTS):
-        info = lstat_or_none(asset.path)
+        info = asset.kind.live_info(asset)
         if info is None:
             return absent
         os.mkdir(copy.parent, 0o700)
@@ -265,7 +264,7 @@ def survey_asset(key: str, asset: AssetConfig, *, look_only: bool = False) -> As
     """
     relative = f"assets/{key}/{asset.path.name}"
     record = AssetRecord(key=key, relative_path=relative, kind=asset.kind.records_as, exists=False)
-    info = lstat_or_none(asset.path)
+    info = asset.kind.live_info(asset)
     if info is None:
         return record
     is_damaged = not look_only and not asset.kind.can_replace_content(asset)

@@ -18,6 +18,7 @@ from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import remove_tree
 from release_tasks.core.entries import entries_digest
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.place import trusted
 from release_tasks.core.records import AssetEntry, AssetRecord, SnapshotMetadata
 
 __all__ = ["Replacement", "StoredFile", "derive_snapshot", "stored_bytes", "with_replacements"]
@@ -127,10 +128,10 @@ def derive_snapshot(
 
 def _copy_stored(stored: Path, record: AssetRecord, target: Path) -> None:
     if is_folder(record):
-        found = [_content(entry) for entry in capture_tree(stored, target)]
+        found = [_content(entry) for entry in capture_tree(trusted(stored), trusted(target)).entries]
         is_as_recorded = found == [_content(entry) for entry in record.entries or []]
     else:
-        is_as_recorded = capture_file(stored, target).sha256 == record.sha256
+        is_as_recorded = capture_file(trusted(stored), trusted(target)).sha256 == record.sha256
     if not is_as_recorded:
         raise StageFailed(f"{stored} changed during the copy; the live state was not changed.")
 

@@ -13,6 +13,7 @@ from release_tasks.assets.sqlite.database import content_digest
 from release_tasks.assets.trees import scan_tree
 from release_tasks.core.canonical import InvalidDocument
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.place import trusted
 from release_tasks.core.records import AssetKind, AssetRecord, SnapshotMetadata
 
 __all__ = ["has_older_form", "is_legacy", "measure", "read_metadata", "readable_manifest", "without_modes"]
@@ -67,9 +68,9 @@ def measure(record: AssetRecord, folder: Path) -> tuple[AssetRecord, Path]:
         if path.is_symlink():
             raise StageFailed(f"{path} is a symbolic link")
     if record.kind == "directory":
-        return without_modes(with_entries(record, scan_tree(path))), path
-    entry = scan_file(path)
-    digest = content_digest(path) if record.kind == "sqlite" else None
+        return without_modes(with_entries(record, scan_tree(trusted(path)).entries)), path
+    entry = scan_file(trusted(path))
+    digest = content_digest(trusted(path)) if record.kind == "sqlite" else None
     return evolve(record, size=entry.size, sha256=entry.sha256, content_digest=digest), path
 
 

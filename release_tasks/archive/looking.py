@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from release_tasks.assets.base import AssetConfig
 from release_tasks.config.schema import Settings
+from release_tasks.core.errors import StageFailed
 from release_tasks.core.scratch import scratch_folder
 
 __all__ = ["look_folder"]
@@ -29,9 +29,8 @@ def look_folder(settings: Settings, assets: Iterable[AssetConfig]) -> Iterator[P
 
 def _size(asset: AssetConfig) -> int:
     size = 0
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(StageFailed, OSError):
         size = asset.kind.size(asset)
-    for path in asset.kind.side_files(asset.path):
-        with contextlib.suppress(OSError):
-            size += os.lstat(path).st_size
+        with asset.found() as live:
+            size += sum(info.st_size for place in asset.kind.side_files(live) if (info := place.look()) is not None)
     return size

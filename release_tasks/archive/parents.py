@@ -15,8 +15,9 @@ from pathlib import Path
 from attrs import frozen
 
 from release_tasks.assets.base import AssetConfig
-from release_tasks.core.durable import fsync_directory
+from release_tasks.assets.files import set_rights
 from release_tasks.core.errors import StageFailed, describe_error
+from release_tasks.core.place import Place, find, found
 from release_tasks.core.records import ParentFolder, SnapshotMetadata
 from release_tasks.core.typed import quoted
 
@@ -38,14 +39,14 @@ class Parents:
 
         ``opened`` has the modes of folders before ``made_accessible``. A link is not recorded.
         """
-        found = []
+        records = []
         for folder in self._above(self.assets):
-            with contextlib.suppress(OSError):
-                info = os.lstat(folder)
+            with contextlib.suppress(OSError), found(folder) as place:
+                info = place.info()
                 if stat.S_ISDIR(info.st_mode):
                     mode = (opened or {}).get(folder, stat.S_IMODE(info.st_mode))
-                    found.append(ParentFolder(path=self._name(folder), mode=mode, uid=info.st_uid, gid=info.st_gid))
-        return found
+                    records.append(ParentFolder(path=self._name(folder), mode=mode, uid=info.st_uid, gid=info.st_gid))
+        return records
 
     def create(self, key: str, target: SnapshotMetadata) -> list[Path]:
         """Create the missing folders above the asset ``key`` as ``target`` recorded them, and return them.
@@ -62,25 +63,28 @@ class Parents:
     def blockers(self, target: SnapshotMetadata) -> list[str]:
         """Return the reasons why ``create`` would fail for the assets of ``target``, one message for each folder."""
         recorded = self._recorded(target)
-        found: dict[str, None] = {}
+        problems: dict[str, None] = {}
         for key in (record.key for record in target.assets if record.exists and record.key in self.assets):
             try:
                 self._missing(key, recorded)
             except StageFailed as error:
-                found[error.message] = None
-        return list(found)
+                problems[error.message] = None
+        return list(problems)
 
     def _missing(self, key: str, recorded: Mapping[Path, ParentFolder]) -> list[Path]:
         """Return the missing folders above an asset, outermost first. Raises StageFailed as ``create`` does."""
         missing: list[Path] = []
         for folder in [*self.assets[key].path.parents][:-1]:
-            if not os.path.lexists(folder):
+            with find(folder) as place:
+                info = None if place is None else place.look()
+            if info is None:
                 missing.append(folder)
                 continue
-            if not folder.is_dir():
-                name = quoted(str(folder))
-                raise StageFailed(f"{folder} is not a folder. Move it away, and retry: mv {name} {name}.before")
-            if missing and folder in recorded and folder.is_symlink():
+            with find(folder / "any") as inside:  # follows a link as far as root may follow it
+                if inside is None:
+                    name = quoted(str(folder))
+                    raise StageFailed(f"{folder} is not a folder. Move it away, and retry: mv {name} {name}.before")
+            if missing and folder in recorded and stat.S_ISLNK(info.st_mode):
                 raise StageFailed(
                     f"{folder} is a symbolic link, and was a folder at the time of the snapshot. Nothing is created "
                     "where it leads to. Remove the link, and retry."
@@ -89,13 +93,13 @@ class Parents:
 
     def differences(self, target: SnapshotMetadata) -> dict[str, str]:
         """Return how each existing folder differs from its record, as far as this process may change that."""
-        found = {}
+        differences = {}
         for folder, record in self._restored(target):
-            with contextlib.suppress(OSError):
-                difference = _difference(os.lstat(folder), record)
+            with contextlib.suppress(StageFailed, OSError), found(folder) as place:
+                difference = _difference(place.info(), record)
                 if difference:
-                    found[self._name(folder)] = difference
-        return found
+                    differences[self._name(folder)] = difference
+        return differences
 
     def restore(self, target: SnapshotMetadata) -> list[str]:
         """Give every folder inside the project the mode and owner that ``target`` recorded; repeatable.
@@ -106,9 +110,10 @@ class Parents:
         problems = []
         for folder, record in self._restored(target):
             try:
-                if _difference(os.lstat(folder), record):
-                    _change(folder, record)
-            except OSError as error:
+                with found(folder) as place:
+                    if _difference(place.info(), record):
+                        _change(place, record)
+            except (StageFailed, OSError) as error:
                 problems.append(f"{folder} did not get its mode {record.mode:04o} back: {describe_error(error)}")
         return problems
 
@@ -121,27 +126,27 @@ class Parents:
         former: dict[Path, int] = {}
         try:
             for folder in self._above(self.assets) if os.geteuid() else ():
-                with contextlib.suppress(OSError):
-                    info = os.lstat(folder)
+                with contextlib.suppress(OSError), found(folder) as place:
+                    info = place.info()
                     mode = stat.S_IMODE(info.st_mode)
                     is_ours = stat.S_ISDIR(info.st_mode) and info.st_uid == os.geteuid() and self._is_inside(folder)
                     if is_ours and mode & stat.S_IRWXU != stat.S_IRWXU:
-                        _chmod(folder, mode | stat.S_IRWXU)
+                        _set_rights(place, mode | stat.S_IRWXU)
                         former[folder] = mode
             yield former
         finally:
             for folder, mode in reversed(former.items()):
-                with contextlib.suppress(OSError):
-                    _chmod(folder, mode)
+                with contextlib.suppress(OSError), found(folder) as place:
+                    _set_rights(place, mode)
 
     def _above(self, keys: Iterable[str]) -> list[Path]:
         """Return the folders above assets: inside the project those below its folder, else all but the root."""
-        found: dict[Path, None] = {}
+        folders: dict[Path, None] = {}
         for key in keys:
             parents = [*self.assets[key].path.parents][:-1]
             inside = [folder for folder in parents if self._is_inside(folder)]
-            found |= dict.fromkeys(inside or ([] if self.project in parents else parents))
-        return sorted(found, key=lambda folder: len(folder.parts))
+            folders |= dict.fromkeys(inside or ([] if self.project in parents else parents))
+        return sorted(folders, key=lambda folder: len(folder.parts))
 
     def _restored(self, target: SnapshotMetadata) -> list[tuple[Path, ParentFolder]]:
         """Return the folders inside the project above the assets of ``target``, with their records, outermost first.
@@ -177,31 +182,24 @@ def invalid_parent(metadata: SnapshotMetadata) -> str | None:
 def remove_empty(folders: Iterable[Path]) -> None:
     """Remove created folders, innermost first, when a rollback was undone. A folder with content stays."""
     for folder in sorted(folders, key=lambda folder: -len(folder.parts)):
-        with contextlib.suppress(OSError):
-            os.rmdir(folder)
-            fsync_directory(folder.parent)
+        with contextlib.suppress(StageFailed, OSError), found(folder) as place:
+            os.rmdir(place.at, dir_fd=place.folder)
+            place.flush_folder()
 
 
 def _create(folder: Path, record: ParentFolder | None) -> None:
     """Create a folder durably; it is never open to more users than recorded, whatever the umask is."""
-    parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.mkdir(folder.name, 0o700, dir_fd=parent)
-        created = os.open(folder.name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        try:
+    with found(folder) as place:
+        with place.new_tree() as created:
             if record is not None:
-                with contextlib.suppress(OSError):  # only root may change the owner
-                    os.fchown(created, record.uid, record.gid)
                 # The new state is written into the folder first; ``restore`` takes away what its owner had not.
-                os.fchmod(created, record.mode | (stat.S_IRWXU if os.geteuid() else 0))
+                mode = record.mode | (stat.S_IRWXU if os.geteuid() else 0)
+                with contextlib.suppress(OSError):
+                    set_rights(created.fd, os.fstat(created.fd), (record.uid, record.gid), mode)
             else:
-                os.fchmod(created, 0o700)  # without the group bit of a folder above
-            os.fsync(created)
-        finally:
-            os.close(created)
-        os.fsync(parent)
-    finally:
-        os.close(parent)
+                os.fchmod(created.fd, 0o700)  # without the group bit of a folder above
+            os.fsync(created.fd)
+        place.flush_folder()
 
 
 def _difference(info: os.stat_result, record: ParentFolder) -> str:
@@ -217,25 +215,22 @@ def _difference(info: os.stat_result, record: ParentFolder) -> str:
     return ", ".join(found)
 
 
-def _change(folder: Path, record: ParentFolder) -> None:
-    parent = os.open(folder.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        if os.geteuid() == 0:
-            os.chown(folder.name, record.uid, record.gid, dir_fd=parent, follow_symlinks=False)
-    finally:
-        os.close(parent)
-    _chmod(folder, record.mode)
-    fsync_directory(folder.parent)
+def _change(place: Place, record: ParentFolder) -> None:
+    _set_rights(place, record.mode, (record.uid, record.gid) if os.geteuid() == 0 else None)
+    place.flush_folder()
 
 
-def _chmod(folder: Path, mode: int) -> None:
-    """Set the mode of a folder, also of one that cannot be read; never of the target of a link."""
-    path = getattr(os, "O_PATH", None)
-    if path is None:  # macOS has a chmod that does not follow links
-        os.chmod(folder, mode, follow_symlinks=False)
+def _set_rights(place: Place, mode: int, owner: tuple[int, int] | None = None) -> None:
+    """Set the mode and owner of a folder, also of one that cannot be read; never of the target of a link."""
+    look = getattr(os, "O_PATH", None)
+    if look is None:  # macOS has a chmod that does not follow links
+        os.chmod(place.at, mode, dir_fd=place.folder, follow_symlinks=False)
         return
-    descriptor = os.open(folder, path | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(place.at, look | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place.folder)
     try:
-        os.chmod(f"/proc/self/fd/{descriptor}", mode)  # fchmod(2) refuses such a descriptor, open(2)
+        itself = f"/proc/self/fd/{fd}"  # fchmod(2) and fchown(2) refuse such a descriptor, open(2)
+        if owner is not None:
+            os.chown(itself, *owner)
+        os.chmod(itself, mode)
     finally:
-        os.close(descriptor)
+        os.close(fd)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import stat
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -19,16 +19,16 @@ from release_tasks.assets.files import Gaps, Unreadable, capture_file, place_fil
 from release_tasks.assets.findings import AssetFinding, CopyCheck, Drift, Inspection, Listing
 from release_tasks.assets.footprint import Footprint, footprint_of
 from release_tasks.assets.overwrite import remove_live, restore_raw_copy
-from release_tasks.assets.placing import discard_staged, inode_of, rename_into_place, staged_path
+from release_tasks.assets.placing import discard_staged, inode_of, rename_into_place, staged
 from release_tasks.assets.protection import restore_blockers
 from release_tasks.assets.stored import is_folder, is_mode, owner_difference, stored_path, verify_tree
 from release_tasks.assets.trees import capture_tree, place_tree, scan_tree
-from release_tasks.core.durable import fsync_directory, fsync_tree, make_private_directory, remove_tree
+from release_tasks.core.durable import remove_tree
 from release_tasks.core.entries import entries_digest
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, ignore
-from release_tasks.core.location import lstat_or_none
 from release_tasks.core.options import option
+from release_tasks.core.place import Place, find, found, trusted
 from release_tasks.core.records import AssetRecord, Inode, JournalStep, SnapshotMetadata
 
 __all__ = ["AssetConfig", "AssetKind", "Hold", "Move", "State"]
@@ -69,6 +69,10 @@ class AssetConfig:
         """The name of the plugin's asset kind that captures the asset, or None."""
         return getattr(self.options, "python", None)
 
+    def found(self) -> contextlib.AbstractContextManager[Place]:
+        """Look up the live asset; see ``core.place.found``."""
+        return found(self.path)
+
     def at(self, path: Path) -> AssetConfig:
         """Return the same asset at another path."""
         return evolve(self, options=evolve(self.options, **{self.kind.path_option: path}))
@@ -99,16 +103,6 @@ class Move:
     emit: Emit = ignore
 
     @property
-    def live(self) -> Path:
-        """The path of the live asset."""
-        return self.asset.path
-
-    @property
-    def staged(self) -> Path:
-        """The path of the staged copy; after the exchange, the path of the old state."""
-        return staged_path(self.live, self.rollback_id)
-
-    @property
     def target_inode(self) -> Inode | None:
         """The file or folder that the step puts at ``live``; None when the step removes ``live``."""
         return self.step.new if self.is_forward else self.step.old
@@ -117,7 +111,7 @@ class Move:
     def record(self) -> AssetRecord:
         """The record of the asset in ``source``; raises StageFailed when ``source`` has no such asset."""
         if self.source is None:
-            raise StageFailed(f"{self.live} cannot be written back: no safety snapshot was taken.")
+            raise StageFailed(f"{self.asset.path} cannot be written back: no safety snapshot was taken.")
         record = self.source.asset(self.step.key)
         if record is None:
             raise StageFailed(f"Snapshot {self.source.snapshot_id} has no asset {self.step.key!r}.")
@@ -157,17 +151,24 @@ class AssetKind:
 
     def capture_blockers(self, key: str, asset: AssetConfig) -> list[str]:
         """Return the reasons why a capture, or a rollback to it, would fail, apart from missing files."""
-        return [f"{key}: {reason} (release.assets.{key}.{self.path_option})" for reason in restore_blockers(asset.path)]
+        try:
+            reasons = restore_blockers(asset.path)
+        except (StageFailed, OSError) as error:
+            reasons = [describe_error(error)]
+        return [f"{key}: {reason} (release.assets.{key}.{self.path_option})" for reason in reasons]
 
     # Capture
 
     def size(self, asset: AssetConfig) -> int:
         """Return an estimate of the bytes that a capture will read. Raises OSError."""
-        return os.lstat(asset.path).st_size
+        with asset.found() as live:
+            return live.info().st_size
 
     def capture_footprint(self, asset: AssetConfig) -> Footprint:
-        """Return the space that a capture takes in the snapshot, at least."""
-        return footprint_of(asset.path)
+        """Return the space that a capture takes in the snapshot, at least; nothing for what cannot be reached."""
+        with contextlib.suppress(StageFailed, OSError), asset.found() as live:
+            return footprint_of(live)
+        return Footprint()
 
     def capture(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
@@ -191,9 +192,9 @@ class AssetKind:
         """Return whether the live state can be read as an asset of this kind, without a copy. Raises StageFailed."""
         return True
 
-    def raw_paths(self, asset: AssetConfig) -> list[Path]:
-        """Return the paths that ``capture_raw`` copies."""
-        return [asset.path]
+    def raw_places(self, live: Place) -> list[Place]:
+        """Return the places that ``capture_raw`` copies."""
+        return [live]
 
     def capture_raw(self, asset: AssetConfig, record: AssetRecord, copy: Path, emit: Emit = ignore) -> AssetRecord:
         """Copy live state that cannot be read as an asset of this kind, byte for byte."""
@@ -201,14 +202,15 @@ class AssetKind:
         gaps = Gaps()
         remove_tree(copy)
         os.mkdir(copy, 0o700)
-        for path in self.raw_paths(asset):
-            try:
-                _copy_raw(path, copy / path.name, meter, gaps)
-            except Unreadable as unreadable:
-                if not isinstance(unreadable.error, FileNotFoundError):
-                    gaps.leave_out(path.name)
+        with asset.found() as live:
+            for place in self.raw_places(live):
+                try:
+                    _copy_raw(place, trusted(copy / place.name), meter, gaps)
+                except Unreadable as unreadable:
+                    if not isinstance(unreadable.error, FileNotFoundError):
+                        gaps.leave_out(place.name)
         meter.finish()
-        entries = scan_tree(copy)
+        entries = scan_tree(trusted(copy)).entries
         size = sum(entry.size for entry in entries)
         record = evolve(record, exists=True, damaged=True, size=size, sha256=entries_digest(entries), entries=entries)
         return gaps.on(record)
@@ -227,7 +229,7 @@ class AssetKind:
         if is_tree:
             findings = verify_tree(record, stored, meter)
         else:
-            entry = scan_file(stored, meter.add)
+            entry = scan_file(trusted(stored), meter.add)
             meter.finish()
             findings = []
             if entry.sha256 != record.sha256:
@@ -279,12 +281,12 @@ class AssetKind:
         """Return the named parts of a copy, for a comparison with another copy; empty for a kind without such parts."""
         return []
 
-    def digest(self, record: AssetRecord, path: Path) -> str | None:
-        """Return the digest of the state at ``path``, which no process uses, for a comparison with ``record``."""
-        return scan_file(path).sha256
+    def digest(self, record: AssetRecord, place: Place) -> str | None:
+        """Return the digest of the state at ``place``, which no process uses, for a comparison with ``record``."""
+        return scan_file(place).sha256
 
-    def side_files(self, path: Path) -> list[Path]:
-        """Return the paths next to ``path`` that belong to the live state and that a restore must remove."""
+    def side_files(self, live: Place) -> list[Place]:
+        """Return the places next to ``live`` that belong to the live state and that a restore must remove."""
         return []
 
     def compare(self, record: AssetRecord, live: AssetRecord) -> str:
@@ -314,7 +316,8 @@ class AssetKind:
             return missing
         try:
             difference = self.compare(record, self.read_live(asset, record))
-            difference = difference or owner_difference(record, stored, asset.path)
+            with asset.found() as live:
+                difference = difference or owner_difference(record, stored, live)
         except (StageFailed, OSError) as error:  # for instance a socket, or a file without the right to read it
             difference = describe_error(error).rstrip(".")
         return Drift(form=[difference] if difference else [])
@@ -324,8 +327,8 @@ class AssetKind:
         if not asset.takes(record):
             return Drift(form=[f"configured as {self.name}, and the snapshot contains a {record.kind}"])
         try:
-            info = lstat_or_none(asset.path)
-        except OSError as error:  # for instance a folder above it without the right to search
+            info = self.live_info(asset)
+        except (StageFailed, OSError) as error:  # for instance a folder above it without the right to search
             return Drift(form=[describe_error(error).rstrip(".")], is_lost=True)
         if info is None:
             return Drift(form=["missing"], is_lost=True) if record.exists else Drift()
@@ -334,9 +337,15 @@ class AssetKind:
         is_right_type = stat.S_ISDIR(info.st_mode) if is_folder(record) else stat.S_ISREG(info.st_mode)
         return None if is_right_type else Drift(form=[f"not a {'folder' if is_folder(record) else 'regular file'}"])
 
+    def live_info(self, asset: AssetConfig) -> os.stat_result | None:
+        """Return the result of lstat of the live asset, None when it is missing. Raises StageFailed, OSError."""
+        with find(asset.path) as live:
+            return None if live is None else live.look()
+
     def read_live(self, asset: AssetConfig, record: AssetRecord) -> AssetRecord:
         """Return the record of the live state without a copy. Raises StageFailed, OSError."""
-        entry = scan_file(asset.path)
+        with asset.found() as live:
+            entry = scan_file(live)
         return evolve(record, size=entry.size, sha256=entry.sha256, mode=entry.mode)
 
     def compare_copies(self, record: AssetRecord, stored: Path, live: AssetRecord, copy: Path) -> Drift:
@@ -348,7 +357,7 @@ class AssetKind:
 
     def restore_footprint(self, asset: AssetConfig, stored: Path) -> Footprint:
         """Return the space that a restore of a stored copy takes next to the live asset, at least."""
-        return footprint_of(stored)
+        return footprint_of(trusted(stored))
 
     def scan(self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore) -> AssetRecord:
         """Capture the live state for the safety snapshot, before any lock is held."""
@@ -362,33 +371,33 @@ class AssetKind:
         ``is_usable``: the live asset exists and can be read. The live state stays unchanged. Raises StageFailed and
         OSError.
         """
-        new = None
-        if record.exists:
-            staged = staged_path(asset.path, rollback_id)
-            make_private_directory(asset.path.parent)
-            remove_tree(staged)
-            meter = Meter(emit, "stage", record.key, record.size)
-            self.place(record, stored, staged, meter)
-            meter.finish()
-            fsync_tree(staged)
-            fsync_directory(staged.parent)
-            new = inode_of(staged)
-        return JournalStep(
-            key=record.key,
-            path=str(asset.path),
-            action="place",
-            new=new,
-            old=inode_of(asset.path),
-            folder=inode_of(asset.path.parent),
-        )
+        step = JournalStep(key=record.key, path=str(asset.path), action="place")
+        with asset.found() if record.exists else find(asset.path) as live:
+            if live is None:
+                return step
+            if record.exists:
+                copy = staged(live, rollback_id)
+                copy.remove()
+                meter = Meter(emit, "stage", record.key, record.size)
+                step = evolve(step, new=self.place(record, stored, copy, meter))
+                meter.finish()
+                copy.flush()
+                copy.flush_folder()
+            folder = live.folder_info()
+            return evolve(step, old=inode_of(live), folder=Inode(device=folder.st_dev, number=folder.st_ino))
 
-    def place(self, record: AssetRecord, stored: Path, target: Path, meter: Meter) -> None:
-        """Copy stored state to ``target`` and verify its bytes. Raises StageFailed when they differ, OSError."""
+    def place(self, record: AssetRecord, stored: Path, target: Place, meter: Meter) -> Inode:
+        """Copy stored state to ``target``, verify its bytes, and return the inode of the copy.
+
+        Raises StageFailed when they differ, OSError.
+        """
         assert record.mode is not None
         if is_folder(record):
-            place_tree(stored, target, record.entries or [], record.mode, meter.add)
-        elif place_file(stored, target, record.mode, meter.add) != record.sha256:
+            return place_tree(stored, target, record.entries or [], record.mode, meter.add)
+        digest, inode = place_file(trusted(stored), target, record.mode, meter.add)
+        if digest != record.sha256:
             raise StageFailed(f"{stored} changed while it was staged; the live state was not changed.")
+        return inode
 
     @contextlib.contextmanager
     def lock(self, asset: AssetConfig, step: JournalStep, stored: Path, seconds: float) -> Iterator[Hold | None]:
@@ -409,74 +418,82 @@ class AssetKind:
 
     def commit(self, move: Move) -> None:
         """Put the new state in place; may be repeated. Raises StageFailed, OSError; ``abort`` undoes it."""
-        self._apply(move)
+        self._put(move)
 
     def abort(self, move: Move) -> None:
         """Put the old state back in place after any part of ``commit``; may be repeated."""
-        self._apply(move)
+        self._put(move)
 
-    def finish(self, asset: AssetConfig) -> list[Path]:
-        """Remove the staged files next to the asset, when no journal needs them any more; return the removed paths."""
-        return discard_staged(asset.path)
+    def finish(self, asset: AssetConfig, rollback_ids: Collection[str]) -> list[Path]:
+        """Remove the staged files of these rollbacks, when no journal needs them any more; return their paths."""
+        return discard_staged(asset.path, rollback_ids)
 
-    def _apply(self, move: Move) -> None:
-        if move.step.mirrored or not self.exchange(move):
+    def _put(self, move: Move) -> None:
+        with contextlib.ExitStack() as held:
+            if move.step.action == "place" and move.target_inode is None:
+                live = held.enter_context(find(move.asset.path))
+            else:
+                live = held.enter_context(move.asset.found())
+            if live is not None:  # otherwise the state is absent, as it should be, and so is its folder
+                self._apply(move, live)
+
+    def _apply(self, move: Move, live: Place) -> None:
+        if move.step.mirrored or not self.exchange(move, live):
             if move.step.exchange_only and move.is_forward:
                 raise StageFailed(
-                    f"{move.live} cannot be exchanged with its new state: it is a mount point, or a lower layer of an "
+                    f"{live.path} cannot be exchanged with its new state: it is a mount point, or a lower layer of an "
                     "overlay has it. To overwrite it could lose what the safety copy lacks. Stop the service, remove "
                     "what cannot be copied, then run the rollback again."
                 )
             # Write this to the journal first: after an overwrite, the inode does not show whether the state is new.
             move.note(evolve(move.step, mirrored=True))
-            self.overwrite(move.record, move.stored, move.live)
+            self.overwrite(move.record, move.stored, live)
 
-    def exchange(self, move: Move) -> bool:
-        """Rename the target file or folder to the live path; return False when no rename can do that."""
-        return rename_into_place(move.live, move.staged, move.target_inode)
+    def exchange(self, move: Move, live: Place) -> bool:
+        """Rename the target file or folder to ``live``; return False when no rename can do that."""
+        return rename_into_place(live, move.rollback_id, move.target_inode)
 
-    def overwrite(self, record: AssetRecord, stored: Path, live: Path) -> None:
+    def overwrite(self, record: AssetRecord, stored: Path, live: Place) -> None:
         """Make ``live`` equal to stored state without a rename, and flush it.
 
         An equal ``live`` is not written: its disk may be read-only while a failure of another asset is undone. Raises
         StageFailed when ``live`` must not exist but cannot be removed, OSError when ``live`` cannot be written.
         """
         if record.exists and not record.damaged and self._is_equal(record, live):
-            fsync_tree(live)
+            live.flush()
         elif not record.exists:
             remove_live(live)
         elif record.damaged:
             restore_raw_copy(stored, live)
         else:
             self.overwrite_content(record, stored, live)
-        if live.parent.is_dir():
-            fsync_directory(live.parent)
+        live.flush_folder()
 
-    def _is_equal(self, record: AssetRecord, live: Path) -> bool:
+    def _is_equal(self, record: AssetRecord, live: Place) -> bool:
         try:
-            return stat.S_IMODE(os.lstat(live).st_mode) == record.mode and self.digest(record, live) == record.sha256
+            return stat.S_IMODE(live.info().st_mode) == record.mode and self.digest(record, live) == record.sha256
         except (OSError, StageFailed):
             return False
 
-    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Place) -> None:
         """Replace any content of ``live`` by stored content. Raises StageFailed, OSError."""
         raise TypeError(f"assets of kind {self.name} cannot be written in place")
 
 
-def _copy_raw(path: Path, copy: Path, meter: Meter, gaps: Gaps) -> None:
-    """Copy what is at ``path``, whatever it is; raises Unreadable when it cannot be read or has no bytes to copy."""
+def _copy_raw(place: Place, copy: Place, meter: Meter, gaps: Gaps) -> None:
+    """Copy what is at ``place``, whatever it is; raises Unreadable when it cannot be read or has no bytes to copy."""
     try:
-        mode = os.lstat(path).st_mode
-        target = os.readlink(path) if stat.S_ISLNK(mode) else None
+        mode = place.info().st_mode
+        target = place.read_link() if stat.S_ISLNK(mode) else None
     except OSError as error:
         raise Unreadable(error) from error
     if target is not None:
-        place_link(target, copy)
+        place_link(target, copy.path)
     elif stat.S_ISDIR(mode):
         try:
-            capture_tree(path, copy, gaps, meter.add)
+            capture_tree(place, copy, gaps, meter.add)
         except Unreadable:
-            remove_tree(copy)
+            copy.remove()
             raise
     else:
-        capture_file(path, copy, meter.add, gaps)
+        capture_file(place, copy, meter.add, gaps)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -17,6 +16,7 @@ from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.entries import entries_digest
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.options import option
+from release_tasks.core.place import Place, trusted
 from release_tasks.core.records import AssetEntry, AssetRecord
 
 __all__ = ["DIRECTORY", "DirectoryKind", "DirectoryOptions", "with_entries"]
@@ -41,18 +41,21 @@ class DirectoryKind(AssetKind):
 
     def size(self, asset: AssetConfig) -> int:
         """Return the size of all files in the folder."""
-        return tree_size(asset.path)
+        with asset.found() as live:
+            return tree_size(live)
 
     def capture(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
     ) -> AssetRecord:
         """Copy the folder; raises Damaged when the path is not a folder."""
-        if not stat.S_ISDIR(os.lstat(asset.path).st_mode):
-            raise Damaged(f"{asset.path} (asset {record.key}) is not a folder.")
-        gaps = Gaps() if allow_damaged else None
-        meter = Meter(emit, "capture", record.key, 0 if emit is ignore else tree_size(asset.path))
-        record = with_entries(record, capture_tree(asset.path, copy, gaps, meter.add))
+        with asset.found() as live:
+            if not stat.S_ISDIR(live.info().st_mode):
+                raise Damaged(f"{asset.path} (asset {record.key}) is not a folder.")
+            gaps = Gaps() if allow_damaged else None
+            meter = Meter(emit, "capture", record.key, 0 if emit is ignore else tree_size(live))
+            content = capture_tree(live, trusted(copy), gaps, meter.add)
         meter.finish()
+        record = evolve(with_entries(record, content.entries), mode=content.mode)
         return record if gaps is None else gaps.on(record)
 
     def outline(self, record: AssetRecord, copy: Path) -> list[Listing]:
@@ -63,12 +66,13 @@ class DirectoryKind(AssetKind):
 
     def read_live(self, asset: AssetConfig, record: AssetRecord) -> AssetRecord:
         """Return the record of the live folder without a copy; a socket, a pipe or a device raises StageFailed."""
-        mode = stat.S_IMODE(os.lstat(asset.path).st_mode)
-        return evolve(with_entries(record, scan_tree(asset.path)), mode=mode)
+        with asset.found() as live:
+            content = scan_tree(live)
+        return evolve(with_entries(record, content.entries), mode=content.mode)
 
-    def digest(self, record: AssetRecord, path: Path) -> str | None:
+    def digest(self, record: AssetRecord, place: Place) -> str | None:
         """Return the digest over the folder's entries."""
-        return entries_digest(scan_tree(path))
+        return entries_digest(scan_tree(place).entries)
 
     def compare(self, record: AssetRecord, live: AssetRecord) -> str:
         """Name the changed, the missing and the added entries."""
@@ -88,7 +92,7 @@ class DirectoryKind(AssetKind):
         ]
         return "; ".join(lists) or f"mode {live.mode:o} instead of {record.mode:o}"
 
-    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Place) -> None:
         """Make the folder equal to the stored one, entry by entry."""
         overwrite_tree(record, stored, live)
 

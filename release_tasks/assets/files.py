@@ -20,7 +20,8 @@ from attrs import define, evolve, field
 from release_tasks.core.clock import awake
 from release_tasks.core.errors import StageFailed, describe_error, with_path
 from release_tasks.core.holes import data_ranges
-from release_tasks.core.records import AssetEntry, AssetRecord
+from release_tasks.core.place import Place
+from release_tasks.core.records import AssetEntry, AssetRecord, Inode
 
 __all__ = [
     "NO_RESOURCES",
@@ -39,6 +40,7 @@ __all__ = [
     "place_link",
     "reading",
     "scan_file",
+    "set_rights",
 ]
 
 # Called with the number of bytes of each read; the number is negative when a file is read again from its start.
@@ -124,34 +126,37 @@ class FileTarget:
     mode: int = _PRIVATE_FILE
 
 
-def capture_file(source: Path, destination: Path, count: Count | None = None, gaps: Gaps | None = None) -> AssetEntry:
-    """Copy one regular file to ``destination`` (0600) and return its entry; a link is refused.
+def capture_file(source: Place, destination: Place, count: Count | None = None, gaps: Gaps | None = None) -> AssetEntry:
+    """Copy one regular file to ``destination`` (0600), which must not exist, and return its entry; a link is refused.
 
     Raises StageFailed when the file changes during each of several reads. With ``gaps``, the bytes that it had at the
     start of a read are copied then, and the file is noted as unstable; raises Unreadable when it cannot be read.
     """
     try:
-        return copy_file(_alone(source), FileTarget(str(destination), str(destination)), count, gaps)
+        return copy_file(_source(source), _target(destination), count, gaps)[0]
     except Unreadable as unreadable:
         raise unreadable.to_raise(gaps) from None
 
 
-def scan_file(path: Path, count: Count | None = None) -> AssetEntry:
+def scan_file(place: Place, count: Count | None = None) -> AssetEntry:
     """Return the entry of one regular file without copying it."""
     try:
-        return copy_file(_alone(path), None, count, None)
+        return copy_file(_source(place), None, count, None)[0]
     except Unreadable as unreadable:
         raise unreadable.error from None
 
 
-def place_file(stored: Path, destination: Path, mode: int, count: Count | None = None) -> str:
-    """Copy a stored file to ``destination`` with ``mode`` and the stored owner and time; return its SHA-256."""
+def place_file(stored: Place, destination: Place, mode: int, count: Count | None = None) -> tuple[str, Inode]:
+    """Copy a stored file to ``destination``, which must not exist, with ``mode`` and the stored owner and time.
+
+    Returns its SHA-256 and its inode.
+    """
     try:
-        entry = copy_file(_alone(stored), FileTarget(str(destination), str(destination), mode=mode), count, None)
+        entry, inode = copy_file(_source(stored), _target(destination, mode), count, None)
     except Unreadable as unreadable:
         raise unreadable.error from None
-    assert entry.sha256 is not None
-    return entry.sha256
+    assert entry.sha256 is not None and inode is not None
+    return entry.sha256, inode
 
 
 def place_link(target: str, path: Path | str, dir_fd: int | None = None) -> None:
@@ -163,14 +168,13 @@ def place_link(target: str, path: Path | str, dir_fd: int | None = None) -> None
         raise
 
 
-def can_share_blocks(source: Path, folder: Path) -> bool:
+def can_share_blocks(source: Place, folder: Path) -> bool:
     """Return whether a copy of ``source`` below ``folder`` can share its blocks and so needs no disk space.
 
-    The copy has no name, so that nothing in ``folder`` changes.
+    The copy has no name, so that nothing in ``folder`` changes. Raises StageFailed, OSError.
     """
     with contextlib.ExitStack() as opened:
-        original = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        opened.callback(os.close, original)
+        original = opened.enter_context(source.opened())
         try:
             # Without O_TMPFILE (macOS) the folder is opened for writing, which fails.
             copy = os.open(folder, getattr(os, "O_TMPFILE", 0) | os.O_WRONLY | os.O_CLOEXEC, 0o600)
@@ -180,8 +184,12 @@ def can_share_blocks(source: Path, folder: Path) -> bool:
         return _clone(original, copy)
 
 
-def _alone(path: Path) -> FileSource:
-    return FileSource(str(path), str(path), path.name)
+def _source(place: Place) -> FileSource:
+    return FileSource(place.at, str(place.path), place.path.name, place.folder)
+
+
+def _target(place: Place, mode: int = _PRIVATE_FILE) -> FileTarget:
+    return FileTarget(place.at, str(place.path), place.folder, mode)
 
 
 @contextlib.contextmanager
@@ -194,10 +202,13 @@ def reading(shown: str) -> Iterator[None]:
         raise Unreadable(error) from error
 
 
-def copy_file(source: FileSource, target: FileTarget | None, count: Count | None, gaps: Gaps | None) -> AssetEntry:
+def copy_file(
+    source: FileSource, target: FileTarget | None, count: Count | None, gaps: Gaps | None
+) -> tuple[AssetEntry, Inode | None]:
     """Read a regular file, again if it changed during the read, and copy it unless ``target`` is None.
 
-    Raises Unreadable when the original cannot be read, OSError when the copy cannot be written.
+    Returns the entry and the inode of the copy, a new file. Raises Unreadable when the original cannot be read, OSError
+    when the copy cannot be written.
     """
     with reading(source.shown):
         fd = _open(source)
@@ -206,21 +217,23 @@ def copy_file(source: FileSource, target: FileTarget | None, count: Count | None
             raise Unreadable(StageFailed(f"{source.shown} is not a regular file."))
         if target is None:
             with reading(source.shown):
-                return _copy_stable(source, fd, None, count, gaps)[0]
+                return _copy_stable(source, fd, None, count, gaps)[0], None
         return _copy_to(source, fd, target, count, gaps)
     finally:
         os.close(fd)
 
 
-def _copy_to(source: FileSource, fd: int, target: FileTarget, count: Count | None, gaps: Gaps | None) -> AssetEntry:
+def _copy_to(
+    source: FileSource, fd: int, target: FileTarget, count: Count | None, gaps: Gaps | None
+) -> tuple[AssetEntry, Inode]:
     writer: _Writer | None = None
     try:
-        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         writer = _Writer(os.open(target.name, flags, _PRIVATE_FILE, dir_fd=target.dir_fd))
         with reading(source.shown):
             entry, info = _copy_stable(source, fd, writer, count, gaps)
-        keep_attributes(writer.fd, info, target.mode, target.shown)
-        return entry
+        own = keep_attributes(writer.fd, info, target.mode, target.shown)
+        return entry, Inode(device=own.st_dev, number=own.st_ino)
     except Unreadable:
         os.unlink(target.name, dir_fd=target.dir_fd)
         raise
@@ -390,38 +403,54 @@ def _clone(source: int, target: int) -> bool:
     return True
 
 
-def keep_attributes(copy: int, info: os.stat_result, mode: int, shown: str) -> None:
+def keep_attributes(copy: int, info: os.stat_result, mode: int, shown: str) -> os.stat_result:
     """Give the file or folder ``copy`` the mode, and the owner (where permitted) and times of its original.
 
-    The copy's own owner decides whether there is anything to change: in a folder with the setgid bit, a new file has
-    the group of the folder, not that of the process. An OSError names the path ``shown``.
+    Returns the earlier result of fstat. An OSError names the path ``shown``.
     """
     own = os.fstat(copy)
-    _give_owner(own, info, lambda uid, gid: os.fchown(copy, uid, gid))
-    if stat.S_IMODE(own.st_mode) != mode or _owner(own) != _owner(info):  # a new owner clears setuid and setgid bits
-        with with_path(shown):
-            os.fchmod(copy, mode)
+    with with_path(shown):
+        set_rights(copy, own, (info.st_uid, info.st_gid), mode)
     with contextlib.suppress(OSError):
         os.utime(copy, ns=(info.st_atime_ns, info.st_mtime_ns))
+    return own
+
+
+def set_rights(fd: int, own: os.stat_result, owner: tuple[int, int], mode: int) -> bool:
+    """Give an open file user and group, where permitted, and the mode; return whether it had others. Raises OSError.
+
+    ``own`` is its result of fstat; it decides whether there is anything to change: in a folder with the setgid bit, a
+    new file has the group of the folder, not that of the process. The setuid bit is set only with the user ``owner``,
+    and the setgid bit only with its group.
+    """
+    has_owner = _owner(own) == owner
+    if has_owner and stat.S_IMODE(own.st_mode) == mode:
+        return False
+    if not has_owner:
+        _give_owner(owner, lambda uid, gid: os.fchown(fd, uid, gid))
+        given = os.fstat(fd)
+        mode &= ~(stat.S_ISUID if given.st_uid != owner[0] else 0)
+        mode &= ~(stat.S_ISGID if given.st_gid != owner[1] else 0)
+    os.fchmod(fd, mode)  # also after a change of the owner, which clears setuid and setgid bits
+    return True
 
 
 def keep_link_attributes(info: os.stat_result, name: str, folder: int) -> None:
     """Give the link ``name`` in ``folder`` the owner, where permitted, and the times of its original."""
     own = os.stat(name, dir_fd=folder, follow_symlinks=False)
-    _give_owner(own, info, lambda uid, gid: os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False))
+    if _owner(own) != _owner(info):
+        _give_owner(_owner(info), lambda uid, gid: os.chown(name, uid, gid, dir_fd=folder, follow_symlinks=False))
     with contextlib.suppress(OSError):
         os.utime(name, ns=(info.st_atime_ns, info.st_mtime_ns), dir_fd=folder, follow_symlinks=False)
 
 
-def _give_owner(own: os.stat_result, info: os.stat_result, change: Callable[[int, int], None]) -> None:
+def _give_owner(owner: tuple[int, int], change: Callable[[int, int], None]) -> None:
     """Change the owner; without the right to do that, the group alone."""
-    if _owner(own) == _owner(info):
-        return
     try:
-        change(info.st_uid, info.st_gid)
+        change(*owner)
     except OSError:
         with contextlib.suppress(OSError):
-            change(-1, info.st_gid)
+            change(-1, owner[1])
 
 
 def _owner(info: os.stat_result) -> tuple[int, int]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import stat
 from pathlib import Path
 
 from attrs import frozen
+
+from release_tasks.core.place import Place
 
 __all__ = ["Footprint", "footprint_of"]
 
@@ -37,28 +38,32 @@ class Footprint:
         )
 
 
-def footprint_of(path: Path) -> Footprint:
-    """Return the space that a copy of ``path`` takes. What is missing or cannot be read counts as nothing.
+def footprint_of(place: Place) -> Footprint:
+    """Return the space that a copy of what is at ``place`` takes. What is missing or cannot be read counts as nothing.
 
     It is a lower limit, so that a copy that would succeed is never refused: holes take no space.
     """
-    size, names, longest, sample = 0, 0, 0, None
-    pending = [os.fspath(path)]
-    while pending:
-        found = pending.pop()
-        try:
-            info = os.lstat(found)
-        except OSError:
-            continue
-        names += 1
-        size += _allocated(info)
-        longest = max(longest, len(os.fsencode(os.path.basename(found))))
-        if stat.S_ISDIR(info.st_mode):
-            with contextlib.suppress(OSError):
-                pending += [os.path.join(found, name) for name in os.listdir(found)]
-        elif sample is None and stat.S_ISREG(info.st_mode) and info.st_size:
-            sample = Path(found)
-    return Footprint(size=size, names=names, longest_name=longest, sample=sample)
+    try:
+        info = place.info()
+        if not stat.S_ISDIR(info.st_mode):
+            sample = place.path if stat.S_ISREG(info.st_mode) and info.st_size else None
+            return Footprint(size=_allocated(info), names=1, longest_name=_length(place.path.name), sample=sample)
+        walked = place.walk(lambda path, error: None)
+        size, names, longest, inner = _allocated(next(walked).info), 1, _length(place.path.name), None
+    except OSError:
+        return Footprint()
+    for entry in walked:
+        if not entry.is_end:
+            names += 1
+            size += _allocated(entry.info)
+            longest = max(longest, _length(entry.name))
+            if inner is None and stat.S_ISREG(entry.info.st_mode) and entry.info.st_size:
+                inner = entry.path
+    return Footprint(size=size, names=names, longest_name=longest, sample=place.path / inner if inner else None)
+
+
+def _length(name: str) -> int:
+    return len(os.fsencode(name))
 
 
 def _allocated(info: os.stat_result) -> int:

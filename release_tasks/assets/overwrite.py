@@ -17,8 +17,9 @@ from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import fsync_file, remove_tree
 from release_tasks.core.errors import StageFailed, with_path
 from release_tasks.core.holes import data_ranges, punch
+from release_tasks.core.place import Place, trusted
 from release_tasks.core.records import AssetEntry, AssetRecord
-from release_tasks.core.tree import Tree, walk
+from release_tasks.core.tree import Tree
 
 __all__ = ["overwrite_file", "overwrite_tree", "remove_live", "restore_raw_copy"]
 
@@ -26,44 +27,53 @@ _MARK = ".release-tasks-mirror-"
 _STEP_BYTES = 1 << 20
 
 
-def remove_live(live: Path) -> None:
+def remove_live(live: Place) -> None:
     """Remove state that must not exist; a mount point stays as an empty folder.
 
     Raises StageFailed when ``live`` cannot be removed.
     """
-    if not os.path.lexists(live):
+    if not live.exists():
         return
-    if live.is_dir() and not live.is_symlink():
-        for name in os.listdir(live):
-            remove_tree(live / name)
+    if live.is_folder():
+        with live.tree(force=True) as tree:
+            for name in os.listdir(tree.fd):
+                with with_path(tree.shown(name)):
+                    remove_tree(Path(name), tree.fd)
         with contextlib.suppress(OSError):
-            live.rmdir()
+            live.remove()
         return
     try:
         live.unlink()
     except OSError as error:
-        raise StageFailed(f"{live} should not exist and cannot be removed: {error.strerror}.") from error
+        raise StageFailed(f"{live.path} should not exist and cannot be removed: {error.strerror}.") from error
 
 
-def restore_raw_copy(stored: Path, live: Path) -> None:
+def restore_raw_copy(stored: Path, live: Place) -> None:
     """Overwrite a database and its side files with the raw copy of a damaged database."""
-    for copy in sorted(stored.iterdir()):
-        target = live.with_name(copy.name)
-        if not copy.is_file() or target.is_dir():
-            raise StageFailed(f"{copy} cannot be restored to {target}.")
-        if not os.path.lexists(target) or scan_file(target).sha256 != scan_file(copy).sha256:
-            overwrite_file(copy, target)
-        fsync_file(target)
+    for path in sorted(stored.iterdir()):
+        copy, target = trusted(path), live.beside(path.name)
+        if not stat.S_ISREG(copy.info().st_mode) or target.is_folder():
+            raise StageFailed(f"{path} cannot be restored to {target.path}.")
+        if not target.exists() or scan_file(target).sha256 != scan_file(copy).sha256:
+            overwrite_file(path, target)
+        target.flush_file()
 
 
-def overwrite_file(stored: Path, live: Path) -> None:
+def overwrite_file(stored: Path, live: Place) -> None:
     """Write the bytes of a stored file to ``live`` and keep its inode; holes stay holes where the disk can have them.
 
-    If ``live`` is not a regular file, it is removed first.
+    If ``live`` is not a regular file, it is removed first. Raises StageFailed when the file may be that of another
+    user, OSError.
     """
-    if os.path.lexists(live) and not stat.S_ISREG(os.lstat(live).st_mode):
-        remove_tree(live)
-    with with_path(live), stored.open("rb") as source, live.open("r+b" if live.exists() else "xb") as target:
+    info = live.look()
+    if info is not None and not stat.S_ISREG(info.st_mode):
+        live.remove()
+        info = None
+    fd = live.open(os.O_RDWR | (os.O_CREAT | os.O_EXCL if info is None else 0))
+    with with_path(live.path), stored.open("rb") as source, os.fdopen(fd, "r+b") as target:
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            raise StageFailed(f"{live.path} is not a regular file.")
+        live.require_writable(fd)
         size = end = 0
         for start, end in data_ranges(source.fileno(), os.fstat(source.fileno())):
             _write_zeros(target, size, start)
@@ -84,19 +94,19 @@ def _write_zeros(target: BinaryIO, start: int, end: int) -> None:
     target.seek(end)
 
 
-def overwrite_tree(record: AssetRecord, stored: Path, live: Path) -> None:
+def overwrite_tree(record: AssetRecord, stored: Path, live: Place) -> None:
     """Make ``live`` equal to a stored folder, entry by entry, and flush it.
 
     If ``live`` is not a folder, it is removed first.
     """
     assert record.mode is not None
-    if not os.path.lexists(live) or not stat.S_ISDIR(os.lstat(live).st_mode):
-        remove_tree(live)
-        os.mkdir(live, 0o700)
+    if not live.is_folder():
+        live.remove()
+        live.make_folder()
     entries = sorted(record.entries or [], key=dfs_order)
     _remove_others(live, {entry.path for entry in entries})
     folders = [("", record.mode)]
-    with Tree(stored) as source, Tree(live, force=True) as target:
+    with Tree(stored) as source, live.tree(force=True) as target:
         for entry in entries:
             folder, _, name = entry.path.rpartition("/")
             source.go(folder)
@@ -110,14 +120,14 @@ def overwrite_tree(record: AssetRecord, stored: Path, live: Path) -> None:
             source.go(path)
             target.go(path, force=True)
             keep_attributes(target.fd, os.fstat(source.fd), mode, target.location)
-            with with_path(f"{live}/{path}"):
+            with with_path(target.location):
                 os.fsync(target.fd)
 
 
-def _remove_others(live: Path, paths: set[str]) -> None:
-    for entry in walk(live, force=True):
+def _remove_others(live: Place, paths: set[str]) -> None:
+    for entry in live.walk(force=True):
         if entry.path and entry.path not in paths and not entry.is_end:
-            with with_path(f"{live}/{entry.path}"):
+            with with_path(f"{live.path}/{entry.path}"):
                 remove_tree(Path(entry.name), entry.folder)
             entry.is_skipped = True
 

@@ -5,24 +5,25 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import stat
+from collections.abc import Collection
 from pathlib import Path
 
 from attrs import evolve
 
 from release_tasks.core.digests import sha256_bytes
-from release_tasks.core.durable import exchange, fsync_directory, remove_tree
-from release_tasks.core.location import lstat_or_none
+from release_tasks.core.errors import StageFailed
+from release_tasks.core.place import Place, find
 from release_tasks.core.records import Inode, JournalStep
 
 __all__ = [
     "discard_staged",
-    "displaced_path",
+    "displaced",
+    "fits",
+    "inode_at",
     "inode_of",
     "leftovers",
-    "name_limit",
     "rename_into_place",
-    "staged_path",
+    "staged",
     "suffixed",
     "with_current_devices",
 ]
@@ -39,53 +40,55 @@ _CHANGED = (errno.ENOENT, errno.EEXIST, errno.ENOTEMPTY, errno.EISDIR, errno.ENO
 _ATTEMPTS = 20
 
 
-def staged_path(target: Path, rollback_id: str) -> Path:
-    """Return the path of the staged copy for ``target``: in the same folder, and so on the same filesystem.
+def staged(live: Place, rollback_id: str) -> Place:
+    """Return the place of the staged copy for ``live``: in the same folder, and so on the same filesystem.
 
-    Where the disk has no such long names, a digest stands for the name of the target.
+    Where the disk has no such long names, a digest stands for the name of the live state.
     """
-    long = target.with_name(f".{target.name}{_MARK}{rollback_id}")
-    return long if _fits(long) else target.with_name(f"{_MARK}{_short(target.name)}-{rollback_id}")
+    name = f".{live.name}{_MARK}{rollback_id}"
+    return live.beside(name if fits(name, live) else f"{_MARK}{_short(live.name)}-{rollback_id}")
 
 
-def displaced_path(staged: Path) -> Path:
-    """Return the path for the old state when an exchange is not possible and the old state must be renamed first."""
-    return suffixed(staged, ".before")
+def displaced(copy: Place) -> Place:
+    """Return the place for the old state when an exchange is not possible and the old state must be renamed first."""
+    return suffixed(copy, ".before")
 
 
-def suffixed(path: Path, suffix: str) -> Path:
-    """Return the path with ``suffix`` added to its name, or to a digest of its name where the disk has no long names.
+def suffixed(place: Place, suffix: str) -> Place:
+    """Return the place with ``suffix`` added to its name, or to a digest of its name where the disk has no long names.
 
     For files of this package only: other programs do not know the digest.
     """
-    long = path.with_name(path.name + suffix)
-    if _fits(long):
-        return long
+    if fits(place.name + suffix, place):
+        return place.beside(place.name + suffix)
     # The digest follows the name's mark, so that ``leftovers`` finds this file, too.
-    mark, _, _ = path.name.partition(_MARK)
-    prefix = f"{_MARK}{_short(mark.removeprefix('.'))}-" if mark else path.name
-    return path.with_name(f"{prefix}{_short(path.name)}{suffix}")
+    mark, _, _ = place.name.partition(_MARK)
+    prefix = f"{_MARK}{_short(mark.removeprefix('.'))}-" if mark else place.name
+    return place.beside(f"{prefix}{_short(place.name)}{suffix}")
 
 
-def _fits(path: Path) -> bool:
-    return len(os.fsencode(path.name)) <= name_limit(path.parent)
-
-
-def name_limit(folder: Path) -> int:
-    """Return the bytes that a name in ``folder`` may have, at most 255; 255 for a folder that does not exist."""
+def fits(name: str, place: Place) -> bool:
+    """Return whether the folder of ``place`` can have a file of this name."""
+    limit = _NAME_MAX
     with contextlib.suppress(OSError):
-        return min(os.pathconf(folder, "PC_NAME_MAX"), _NAME_MAX)
-    return _NAME_MAX
+        limit = min(place.name_limit(), _NAME_MAX)
+    return len(os.fsencode(name)) <= limit
 
 
 def _short(name: str) -> str:
     return sha256_bytes(os.fsencode(name))[:_DIGEST_DIGITS]
 
 
-def inode_of(path: Path) -> Inode | None:
-    """Return the inode at ``path`` without following links, or None when ``path`` does not exist."""
-    info = lstat_or_none(path)
+def inode_of(place: Place) -> Inode | None:
+    """Return the inode at ``place`` without following a link, or None when there is nothing."""
+    info = place.look()
     return None if info is None else Inode(device=info.st_dev, number=info.st_ino)
+
+
+def inode_at(path: Path) -> Inode | None:
+    """Return the same for a path that is looked up now. Raises StageFailed, OSError."""
+    with find(path) as place:
+        return None if place is None else inode_of(place)
 
 
 def with_current_devices(step: JournalStep) -> JournalStep:
@@ -93,7 +96,7 @@ def with_current_devices(step: JournalStep) -> JournalStep:
 
     An inode on another device than ``folder`` (a mount point, a layer of an overlay) stays the same.
     """
-    before, now = step.folder, inode_of(Path(step.path).parent)
+    before, now = step.folder, inode_at(Path(step.path).parent)
     if before is None or now is None or now.number != before.number:
         return step
 
@@ -103,19 +106,18 @@ def with_current_devices(step: JournalStep) -> JournalStep:
     return evolve(step, new=current(step.new), old=current(step.old), folder=now)
 
 
-def rename_into_place(live: Path, staged: Path, target: Inode | None) -> bool:
+def rename_into_place(live: Place, rollback_id: str, target: Inode | None) -> bool:
     """Rename the file or folder with the inode ``target`` to ``live``; for None, rename ``live`` to another name.
 
     Returns False when no rename can do that. Compares inodes first, because two exchanges would undo each other. The
-    old state stays at ``staged`` or at its ``displaced_path`` until the journal is removed.
+    old state stays at the ``staged`` or at the ``displaced`` place until the journal is removed.
     """
     if inode_of(live) == target:
-        if live.parent.is_dir():
-            fsync_directory(live.parent)  # a crash may have happened between the rename and its flush
+        live.flush_folder()  # a crash may have happened between the rename and its flush
         return True
     for attempt in reversed(range(_ATTEMPTS)):
         try:
-            if not _rename(live, staged, target):
+            if not _rename(live, staged(live, rollback_id), target):
                 return False
             break
         except OSError as error:
@@ -123,60 +125,69 @@ def rename_into_place(live: Path, staged: Path, target: Inode | None) -> bool:
                 return False
             if error.errno not in _CHANGED or attempt == 0:
                 raise
-    fsync_directory(live.parent)
+    live.flush_folder()
     return True
 
 
-def _rename(live: Path, staged: Path, target: Inode | None) -> bool:
-    displaced = displaced_path(staged)
+def _rename(live: Place, copy: Place, target: Inode | None) -> bool:
+    before = displaced(copy)
     if target is None:
-        os.rename(live, staged if inode_of(staged) is None else displaced)
+        live.rename(copy if inode_of(copy) is None else before)
         return True
-    source = next((path for path in (staged, displaced) if inode_of(path) == target), None)
+    source = next((place for place in (copy, before) if inode_of(place) == target), None)
     if source is None:
-        return False  # neither path has the target inode (replaced after a crash)
+        return False  # neither place has the target inode (replaced after a crash)
     if inode_of(live) is None:
-        os.rename(source, live)
+        source.rename(live)
     else:
-        _swap_names(live, source)
+        _swap(live, source)
     return True
 
 
-def _swap_names(live: Path, source: Path) -> None:
+def _swap(live: Place, source: Place) -> None:
     try:
-        exchange(live, source)
+        live.exchange(source)
     except OSError as error:
         if error.errno not in _NO_EXCHANGE:
             raise
         # Two renames: the live name is missing between them. After a crash, recovery compares the inode numbers.
-        os.rename(live, displaced_path(source))
-        os.rename(source, live)
+        live.rename(displaced(source))
+        source.rename(live)
 
 
-def leftovers(target: Path) -> list[Path]:
-    """Return the files and folders that interrupted rollbacks left next to ``target``. Raises OSError."""
-    prefixes = (f".{target.name}{_MARK}", f"{_MARK}{_short(target.name)}-")
-    try:
-        is_folder = stat.S_ISDIR(os.stat(target.parent).st_mode)
-    except OSError:
-        return []
-    names = os.listdir(target.parent) if is_folder else []
-    return [target.parent / name for name in sorted(names) if name.startswith(prefixes)]
+def leftovers(target: Path, rollback_ids: Collection[str]) -> list[Path]:
+    """Return the files and folders that these rollbacks left next to ``target``. Raises StageFailed, OSError.
+
+    Files with other ids are not ours: who may write the folder can make any name.
+    """
+    with find(target) as live:
+        return [] if live is None else [place.path for place in _left(live, rollback_ids)]
 
 
-def discard_staged(target: Path) -> list[Path]:
-    """Remove every staged copy of ``target`` and return the removed paths.
+def _left(live: Place, rollback_ids: Collection[str]) -> list[Place]:
+    starts = tuple(start for rollback_id in rollback_ids for start in _starts(live.name, rollback_id))
+    return [live.beside(name) for name in (live.names() if starts else []) if name.startswith(starts)]
+
+
+def _starts(name: str, rollback_id: str) -> tuple[str, ...]:
+    """Return how the names begin of a staged copy and of what ``suffixed`` makes of it."""
+    long = f".{name}{_MARK}{rollback_id}"
+    digest = f"{_MARK}{_short(name)}-"
+    return long, f"{digest}{rollback_id}", f"{digest}{_short(long)}"
+
+
+def discard_staged(target: Path, rollback_ids: Collection[str]) -> list[Path]:
+    """Remove every staged copy of ``target`` by these rollbacks and return the removed paths.
 
     The caller must hold the lock, and no journal may exist. A copy that cannot be found or removed (missing folder,
     immutable file, read-only disk) stays for a later call; it does no harm.
     """
     removed: list[Path] = []
-    with contextlib.suppress(OSError):
-        for path in leftovers(target):
+    with contextlib.suppress(OSError, StageFailed), find(target) as live:
+        for place in [] if live is None else _left(live, rollback_ids):
             with contextlib.suppress(OSError):
-                remove_tree(path)
-                removed.append(path)
-    if removed:
-        with contextlib.suppress(OSError):
-            fsync_directory(target.parent)
+                place.remove()
+                removed.append(place.path)
+        if removed and live is not None:
+            live.flush_folder()
     return removed

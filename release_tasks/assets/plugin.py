@@ -17,6 +17,7 @@ from release_tasks.assets.directory import DIRECTORY, with_entries
 from release_tasks.assets.file import FILE
 from release_tasks.assets.files import Gaps, capture_file, keep_attributes, scan_file
 from release_tasks.assets.findings import CopyCheck, Drift, Listing
+from release_tasks.assets.placing import staged
 from release_tasks.assets.plugin_host.calls import KindCall, KindFailed, capture_copy, check_copy, restore_copy
 from release_tasks.assets.plugin_host.lookup import ASSETS, PluginUnusable, find_plugin
 from release_tasks.assets.trees import capture_tree, scan_tree, tree_size
@@ -24,6 +25,7 @@ from release_tasks.core.durable import remove_tree
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, Noted, ignore
 from release_tasks.core.options import Duration, option, valid_options
+from release_tasks.core.place import Place, trusted, user_name
 from release_tasks.core.records import AssetRecord
 from release_tasks.core.tree import walk
 
@@ -72,13 +74,15 @@ class PluginKind(AssetKind):
 
     def size(self, asset: AssetConfig) -> int:
         """Return the size of the file, or of all files in the folder."""
-        return tree_size(asset.path) if asset.path.is_dir() else super().size(asset)
+        with asset.found() as live:
+            return tree_size(live) if live.is_folder() else live.info().st_size
 
     def capture(
         self, asset: AssetConfig, record: AssetRecord, copy: Path, *, emit: Emit = ignore, allow_damaged: bool = False
     ) -> AssetRecord:
         """Let the plugin make a copy. A safety snapshot gets an ordinary copy when the plugin fails."""
-        meter = Meter(emit, "capture", record.key, os.lstat(asset.path).st_size)
+        with asset.found() as live:
+            meter = Meter(emit, "capture", record.key, live.info().st_size)
         try:
             return capture_through_plugin(record, asset, copy, meter)
         except KindFailed as error:
@@ -90,17 +94,19 @@ class PluginKind(AssetKind):
         meter.reach(0, meter.total)
         record = evolve(record, plugin_problem=problem)
         # Copy the state even while it changes: when the plugin fails, this is better than no copy.
-        mode = os.lstat(asset.path).st_mode
         gaps = Gaps()
-        if stat.S_ISDIR(mode):
-            record = with_entries(record, capture_tree(asset.path, copy, gaps, meter.add))
-        elif stat.S_ISREG(mode):
-            entry = capture_file(asset.path, copy, meter.add, gaps)
-            record = evolve(record, kind="file", exists=True, size=entry.size, sha256=entry.sha256)
-        else:
-            return self.capture_raw(asset, record, copy, emit)
+        with asset.found() as live:
+            mode = live.info().st_mode
+            if stat.S_ISDIR(mode):
+                content = capture_tree(live, trusted(copy), gaps, meter.add)
+                record = evolve(with_entries(record, content.entries), mode=content.mode)
+            elif stat.S_ISREG(mode):
+                entry = capture_file(live, trusted(copy), meter.add, gaps)
+                record = evolve(record, kind="file", exists=True, size=entry.size, sha256=entry.sha256, mode=entry.mode)
+            else:
+                return self.capture_raw(asset, record, copy, emit)
         meter.finish()
-        return gaps.on(evolve(record, mode=stat.S_IMODE(mode)))
+        return gaps.on(record)
 
     def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> CopyCheck | None:
         """Let the plugin that captured a copy check it; use the options of ``asset`` when its plugin is the same."""
@@ -143,9 +149,9 @@ class PluginKind(AssetKind):
         """Return the entries of a folder."""
         return _form(record).outline(record, copy)
 
-    def digest(self, record: AssetRecord, path: Path) -> str | None:
+    def digest(self, record: AssetRecord, place: Place) -> str | None:
         """Return the digest of a file or of a folder, depending on the plugin's copy."""
-        return _form(record).digest(record, path)
+        return _form(record).digest(record, place)
 
     def compare(self, record: AssetRecord, live: AssetRecord) -> str:
         """Compare as a file or as a folder, depending on the plugin's copy."""
@@ -163,12 +169,15 @@ class PluginKind(AssetKind):
         if plugin_restores and move.is_forward and can_overwrite and move.step.new and move.step.old:
             move = evolve(move, step=move.note(evolve(move.step, mirrored=True)))
             try:
-                restore_copy(_call(move.step.key, move.asset), move.staged, move.live)
+                with move.asset.found() as live:
+                    _require_safe(live)
+                    copy = staged(live, move.rollback_id).path
+                restore_copy(_call(move.step.key, move.asset), copy, move.asset.path)
             except KindFailed as error:
-                move.emit(Noted(f"{move.live} is restored from its copy, without the plugin: {error.message}"))
+                move.emit(Noted(f"{move.asset.path} is restored from its copy, without the plugin: {error.message}"))
         super().commit(move)
 
-    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Place) -> None:
         """Overwrite the live state with the copy."""
         _form(record).overwrite_content(record, stored, live)
 
@@ -184,11 +193,14 @@ def capture_through_plugin(record: AssetRecord, asset: AssetConfig, copy: Path, 
     of ``meter`` cancels the capture and is raised.
     """
     call = _call(record.key, asset)
-    before = os.lstat(asset.path)
     try:
+        with asset.found() as live:
+            before = live.info()
+            _require_safe(live)
         capture_copy(call, asset.path, copy, meter.reach)
         try:
-            after = os.lstat(asset.path)
+            with asset.found() as live:
+                after = live.info()
         except FileNotFoundError:
             raise KindFailed("it was missing after its capture") from None
         # The content is not compared: the service may have changed it.
@@ -208,6 +220,19 @@ def capture_through_plugin(record: AssetRecord, asset: AssetConfig, copy: Path, 
         raise KindFailed(f"{message.rstrip('.')}.", is_state_bad=error.is_state_bad) from error
     meter.finish()
     return captured
+
+
+def _require_safe(live: Place) -> None:
+    """Raise KindFailed for root when another user can change what a path leads to: a plugin opens files by path."""
+    info = live.info()
+    stranger = live.stranger
+    if os.geteuid() == 0 and stranger is None and stat.S_ISDIR(info.st_mode):
+        stranger = user_name(info.st_uid) if info.st_uid else None
+    if stranger is not None:
+        raise KindFailed(
+            f"{stranger} can exchange files in it, and a plugin opens files by their paths: as root this is not safe. "
+            f"Run the command as {stranger}"
+        )
 
 
 def _call(key: str, asset: AssetConfig) -> KindCall:
@@ -244,8 +269,8 @@ def _accept_copy(record: AssetRecord, asset: AssetConfig, copy: Path, live: os.s
 def _with_content(record: AssetRecord, copy: Path) -> AssetRecord:
     """Return the record with the size, digest and entries of ``copy``."""
     if copy.is_dir():
-        return with_entries(record, scan_tree(copy))
-    entry = scan_file(copy)
+        return with_entries(record, scan_tree(trusted(copy)).entries)
+    entry = scan_file(trusted(copy))
     return evolve(record, kind="file", size=entry.size, sha256=entry.sha256)
 
 

@@ -13,6 +13,7 @@ from release_tasks.core.entries import StoredEntries, entries_digest
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Meter
 from release_tasks.core.ids import is_valid_id
+from release_tasks.core.place import Place, trusted
 from release_tasks.core.records import AssetEntry, AssetRecord
 from release_tasks.core.tree import Tree
 
@@ -47,14 +48,14 @@ def recorded_owner(stored: Path) -> tuple[int, int] | None:
     return info.st_uid, info.st_gid
 
 
-def owner_difference(record: AssetRecord, stored: Path, live: Path) -> str:
+def owner_difference(record: AssetRecord, stored: Path, live: Place) -> str:
     """Describe the first file or folder that has another owner than its stored copy; empty if all owners are equal."""
     if recorded_owner(stored) is None:
         return ""
-    difference = _owners(os.lstat(stored), os.lstat(live))
+    difference = _owners(os.lstat(stored), live.info())
     if difference or not record.entries:
         return difference
-    with Tree(stored) as source, Tree(live) as target:
+    with Tree(stored) as source, live.tree() as target:
         for entry in sorted(record.entries, key=dfs_order):
             folder, _, name = entry.path.rpartition("/")
             source.go(folder)
@@ -75,7 +76,7 @@ def verify_tree(record: AssetRecord, stored: Path, meter: Meter) -> list[AssetFi
         return [AssetFinding(key=record.key, what=what, expected=record.sha256, found=listed)]
     if not isinstance(entries, StoredEntries):  # format 1: in any order
         entries = sorted(entries, key=lambda entry: entry.path)
-    present = scan_tree(stored, meter.add)
+    present = scan_tree(trusted(stored), meter.add).entries
     meter.finish()
     findings: list[AssetFinding] = []
     invalid, size, before = "", 0, None

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from attrs import frozen
+
 from release_tasks.assets.files import (
     NO_RESOURCES,
     PRIVATE_FOLDER,
@@ -26,10 +28,11 @@ from release_tasks.assets.files import (
 )
 from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed, with_path
-from release_tasks.core.records import AssetEntry
-from release_tasks.core.tree import Entry, Tree, walk
+from release_tasks.core.place import Place
+from release_tasks.core.records import AssetEntry, Inode
+from release_tasks.core.tree import Entry, Tree
 
-__all__ = ["capture_tree", "dfs_order", "place_entry", "place_tree", "scan_tree", "tree_size"]
+__all__ = ["TreeContent", "capture_tree", "dfs_order", "place_entry", "place_tree", "scan_tree", "tree_size"]
 
 # Names that the disk of the copy cannot have, although the disk of the original has them.
 _NO_NAME = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
@@ -37,49 +40,58 @@ _PATH_MAX = 4096  # bytes (linux/limits.h); only walks by descriptors make longe
 _MAX_LONG_PATHS = 64 << 20  # bytes of memory: each entry of a deep tree has the names of all folders above it
 
 
+@frozen
+class TreeContent:
+    """The mode of a folder and its entries, sorted by path."""
+
+    mode: int
+    entries: list[AssetEntry]
+
+
 def capture_tree(
-    source: Path, destination: Path, gaps: Gaps | None = None, count: Count | None = None
-) -> list[AssetEntry]:
-    """Copy the folder ``source`` to ``destination`` (0700/0600 inside) and return its entries, sorted by path.
+    source: Place, destination: Place, gaps: Gaps | None = None, count: Count | None = None
+) -> TreeContent:
+    """Copy the folder ``source`` to ``destination`` (0700/0600 inside), which must not exist, and return its content.
 
     Links are copied as links and never followed. Files and folders that vanish meanwhile are not in the copy. Raises
     StageFailed as ``capture_file`` does, for sockets, pipes and devices, and for a tree so deep that its paths would
     fill the memory. With ``gaps``, the copy contains what can be copied, and ``gaps`` names the rest; raises Unreadable
     when ``source`` itself cannot be opened.
     """
-    os.mkdir(destination, PRIVATE_FOLDER)
-    with Tree(destination) as copy:
+    with destination.new_tree() as copy:
         return _read_tree(source, copy, gaps, count)
 
 
-def scan_tree(root: Path, count: Count | None = None) -> list[AssetEntry]:
-    """Return the entries of the folder ``root`` without copying it; ``capture_tree`` returns the same entries."""
+def scan_tree(root: Place, count: Count | None = None) -> TreeContent:
+    """Return the content of the folder ``root`` without copying it; ``capture_tree`` returns the same."""
     return _read_tree(root, None, None, count)
 
 
-def tree_size(root: Path) -> int:
+def tree_size(root: Place) -> int:
     """Return the size of the files below ``root``; files that cannot be read count as 0."""
     size = 0
     with contextlib.suppress(OSError):
-        for entry in walk(root, missed=lambda path, error: None):
+        for entry in root.walk(lambda path, error: None):
             if stat.S_ISREG(entry.info.st_mode):
                 size += entry.info.st_size
     return size
 
 
 def place_tree(
-    stored: Path, destination: Path, entries: Iterable[AssetEntry], mode: int, count: Count | None = None
-) -> None:
-    """Copy a stored folder to ``destination`` as recorded in ``entries``; raises StageFailed when bytes differ."""
-    os.mkdir(destination, PRIVATE_FOLDER)
+    stored: Path, destination: Place, entries: Iterable[AssetEntry], mode: int, count: Count | None = None
+) -> Inode:
+    """Copy a stored folder to ``destination``, which must not exist, as recorded in ``entries``; return its inode.
+
+    Only the user of this process can use the new folder until it is complete. Raises StageFailed when bytes differ.
+    """
     folders = [("", mode)]
-    with Tree(stored) as source, Tree(destination) as copy:
+    with Tree(stored) as source, destination.new_tree() as copy:
         for entry in sorted(entries, key=dfs_order):
             folder, _, name = entry.path.rpartition("/")
             source.go(folder)
             copy.go(folder)
             if entry.kind == "directory":
-                with with_path(f"{destination}/{entry.path}"):
+                with with_path(copy.shown(name)):
                     os.mkdir(name, PRIVATE_FOLDER, dir_fd=copy.fd)
                 folders.append((entry.path, entry.mode))
             else:
@@ -87,7 +99,8 @@ def place_tree(
         for path, folder_mode in reversed(folders):
             source.go(path)
             copy.go(path)
-            keep_attributes(copy.fd, os.fstat(source.fd), folder_mode, copy.location)
+            own = keep_attributes(copy.fd, os.fstat(source.fd), folder_mode, copy.location)
+        return Inode(device=own.st_dev, number=own.st_ino)  # the folder itself comes last
 
 
 def place_entry(entry: AssetEntry, name: str, source: Tree, copy: Tree, count: Count | None = None) -> None:
@@ -106,7 +119,7 @@ def place_entry(entry: AssetEntry, name: str, source: Tree, copy: Tree, count: C
         return
     file = FileSource(stored, source.shown(stored), entry.path, source.fd)
     try:
-        placed = copy_file(file, FileTarget(name, copy.shown(name), copy.fd, entry.mode), count, None)
+        placed, _ = copy_file(file, FileTarget(name, copy.shown(name), copy.fd, entry.mode), count, None)
     except Unreadable as unreadable:
         raise unreadable.error from None
     if placed.sha256 != entry.sha256:
@@ -118,8 +131,8 @@ def dfs_order(entry: AssetEntry) -> str:
     return entry.path.replace("/", "\0")
 
 
-def _read_tree(source: Path, copy: Tree | None, gaps: Gaps | None, count: Count | None) -> list[AssetEntry]:
-    """Return the entries of ``source``, sorted by path; they are copied unless ``copy`` is None."""
+def _read_tree(source: Place, copy: Tree | None, gaps: Gaps | None, count: Count | None) -> TreeContent:
+    """Return the content of ``source``; it is copied unless ``copy`` is None."""
     entries: list[AssetEntry] = []
 
     def missed(path: str, error: OSError) -> None:
@@ -132,16 +145,16 @@ def _read_tree(source: Path, copy: Tree | None, gaps: Gaps | None, count: Count 
     # A scan may have a folder more in each path than the capture that it is compared with.
     counted, limit = gaps or Gaps(), _MAX_LONG_PATHS * (2 if copy is None else 1)
     around = set() if copy is None else _folders_around(copy.root)
-    walked = walk(source, missed)
+    walked, shown = source.walk(missed), source.path
     try:
-        with reading(str(source)):
-            next(walked)
+        with reading(str(shown)):
+            top = next(walked).info
     except Unreadable as unreadable:
         raise unreadable.to_raise(gaps) from None
     for entry in walked:
         if (entry.info.st_dev, entry.info.st_ino) in around:
             raise StageFailed(
-                f"{source}/{entry.path} is the folder of the snapshots or contains it, by a mount or because it was "
+                f"{shown}/{entry.path} is the folder of the snapshots or contains it, by a mount or because it was "
                 "moved: it cannot be copied into itself. Take it out of the asset."
             )
         if entry.is_end:
@@ -152,8 +165,8 @@ def _read_tree(source: Path, copy: Tree | None, gaps: Gaps | None, count: Count 
             continue
         try:
             if len(entry.path) > _PATH_MAX:
-                _count_long_path(source, entry, counted, limit)
-            entries.append(_read_entry(source, entry, copy, gaps, count))
+                _count_long_path(shown, entry, counted, limit)
+            entries.append(_read_entry(shown, entry, copy, gaps, count))
         except Unreadable as unreadable:
             if isinstance(unreadable.error, FileNotFoundError) and copy is not None:
                 continue
@@ -162,7 +175,7 @@ def _read_tree(source: Path, copy: Tree | None, gaps: Gaps | None, count: Count 
                 raise error from None
             gaps.leave_out(entry.path)
             entry.is_skipped = True
-    return sorted(entries, key=lambda entry: entry.path)
+    return TreeContent(stat.S_IMODE(top.st_mode), sorted(entries, key=lambda entry: entry.path))
 
 
 def _read_entry(source: Path, entry: Entry, copy: Tree | None, gaps: Gaps | None, count: Count | None) -> AssetEntry:
@@ -172,7 +185,7 @@ def _read_entry(source: Path, entry: Entry, copy: Tree | None, gaps: Gaps | None
         if stat.S_ISREG(info.st_mode):
             source_file = FileSource(entry.name, shown, entry.path, entry.folder, info, entry.seen)
             target_file = None if copy is None else FileTarget(entry.name, copy.shown(entry.name), copy.fd)
-            return copy_file(source_file, target_file, count, gaps)
+            return copy_file(source_file, target_file, count, gaps)[0]
         if stat.S_ISDIR(info.st_mode):
             if copy is not None:
                 os.mkdir(entry.name, PRIVATE_FOLDER, dir_fd=copy.fd)

@@ -14,6 +14,7 @@ from attrs import define, frozen
 from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.clock import awake
 from release_tasks.core.events import Emit, Noted, ignore
+from release_tasks.core.place import Place
 from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
 
@@ -65,14 +66,14 @@ class LockWait:
         return True
 
 
-def holders_of(path: Path, is_blocking: Callable[[PosixLock], bool]) -> list[str]:
-    """Describe the other processes with a POSIX lock on ``path`` for which ``is_blocking`` is true.
+def holders_of(place: Place, is_blocking: Callable[[PosixLock], bool]) -> list[str]:
+    """Describe the other processes with a POSIX lock on the file for which ``is_blocking`` is true.
 
     Reads /proc (proc_locks(5)). Empty where the system reports nothing: another system, or a process in another
     container.
     """
     try:
-        info = os.stat(path)
+        info = place.info()
     except OSError:
         return []
     pids = {lock.pid: None for lock in _locks(info.st_ino) if lock.pid != os.getpid() and is_blocking(lock)}

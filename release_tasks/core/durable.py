@@ -55,7 +55,7 @@ def fsync_file(path: Path, dir_fd: int | None = None) -> None:
 
 @contextlib.contextmanager
 def _opened(path: Path, flags: int, dir_fd: int | None = None) -> Iterator[int]:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | flags, dir_fd=dir_fd)
+    fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC | flags, dir_fd=dir_fd)
     try:
         with with_path(path):
             yield fd
@@ -63,17 +63,20 @@ def _opened(path: Path, flags: int, dir_fd: int | None = None) -> Iterator[int]:
         os.close(fd)
 
 
-def fsync_tree(root: Path) -> None:
-    """Flush every file and folder at and below ``root``; symlinks are flushed with their folder."""
-    mode = os.lstat(root).st_mode
+def fsync_tree(root: Path, dir_fd: int | None = None) -> None:
+    """Flush every file and folder at and below ``root``; symlinks are flushed with their folder.
+
+    With ``dir_fd``, ``root`` is a name in that folder.
+    """
+    mode = os.stat(root, dir_fd=dir_fd, follow_symlinks=False).st_mode
     if stat.S_ISREG(mode):
-        fsync_file(root)
+        fsync_file(root, dir_fd)
         return
     if not stat.S_ISDIR(mode):
         return
-    if _is_large(root) and flush_filesystem(root):
+    if _is_large(root, dir_fd) and flush_filesystem(root, dir_fd):
         return
-    for entry in walk(root):
+    for entry in walk(root, dir_fd=dir_fd):
         with with_path(f"{root}/{entry.path}"):
             if entry.is_end:
                 fsync_directory(Path("."), entry.fd)
@@ -81,12 +84,12 @@ def fsync_tree(root: Path) -> None:
                 fsync_file(Path(entry.name), entry.folder)
 
 
-def _is_large(root: Path) -> bool:
-    flushed = (entry for entry in walk(root) if entry.is_end or stat.S_ISREG(entry.info.st_mode))
+def _is_large(root: Path, dir_fd: int | None) -> bool:
+    flushed = (entry for entry in walk(root, dir_fd=dir_fd) if entry.is_end or stat.S_ISREG(entry.info.st_mode))
     return len(list(itertools.islice(flushed, SYNCFS_THRESHOLD + 1))) > SYNCFS_THRESHOLD
 
 
-def flush_filesystem(path: Path) -> bool:
+def flush_filesystem(path: Path, dir_fd: int | None = None) -> bool:
     """Flush the whole filesystem of ``path``: ten times as fast as thousands of single flushes.
 
     Reports errors as fsync does since Linux 5.8 (syncfs(2)). Returns False on a system without syncfs.
@@ -94,7 +97,7 @@ def flush_filesystem(path: Path) -> bool:
     syncfs = getattr(_libc(), "syncfs", None)
     if syncfs is None:
         return False
-    with _opened(path, os.O_DIRECTORY) as fd:
+    with _opened(path, os.O_DIRECTORY | os.O_NOFOLLOW, dir_fd) as fd:
         if syncfs(fd) != 0:
             code = ctypes.get_errno()
             raise OSError(code, os.strerror(code))
@@ -209,8 +212,10 @@ def _remove(entry: Entry) -> None:
             os.unlink(entry.name, dir_fd=entry.folder)
 
 
-def exchange(first: Path, second: Path) -> None:
+def exchange(first: Path, second: Path, first_fd: int | None = None, second_fd: int | None = None) -> None:
     """Swap two names in one step, so that both names always exist (``renameat2(RENAME_EXCHANGE)``).
+
+    With a descriptor, the path is a name in that folder.
 
     Raises OSError: ENOSYS when the system has no such call (macOS, old kernels), EINVAL when the filesystem does not
     support it, EXDEV on an overlay's lower folder, EBUSY on a mount point.
@@ -218,7 +223,10 @@ def exchange(first: Path, second: Path) -> None:
     renameat2 = getattr(_libc(), "renameat2", None)
     if renameat2 is None:
         raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS), str(first), None, str(second))
-    result = renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), ctypes.c_uint(_RENAME_EXCHANGE))
+    folders = (_AT_FDCWD if fd is None else fd for fd in (first_fd, second_fd))
+    names = map(os.fsencode, (first, second))
+    arguments = [argument for pair in zip(folders, names, strict=True) for argument in pair]
+    result = renameat2(*arguments, ctypes.c_uint(_RENAME_EXCHANGE))
     if result != 0:
         code = ctypes.get_errno()
         raise OSError(code, os.strerror(code), str(first), None, str(second))

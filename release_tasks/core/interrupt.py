@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import FrameType
+from types import CodeType, FrameType
 from typing import Any, TypeVar
 
 from release_tasks.core.clock import awake
@@ -19,6 +19,7 @@ __all__ = [
     "LONGEST_WAIT",
     "STOP_SIGNALS",
     "SignalHandler",
+    "deferring_signals",
     "interruptible",
     "next_item",
     "signals_handled_by",
@@ -27,6 +28,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+F = TypeVar("F", bound=Callable[..., Any])
 SignalHandler = Callable[[int, "FrameType | None"], object]
 
 # SIGHUP: the terminal closed. SIGINT: Ctrl-C. SIGQUIT: Ctrl-\. SIGTERM: kill, a supervisor, a CI runner.
@@ -44,6 +46,7 @@ _CLEAN_UP_SECONDS = 10.0
 _active: SignalHandler | None = None  # the handler of the innermost block; only the main thread uses it
 _outside: dict[signal.Signals, Any] = {}  # the handlers from before the outermost block
 _forking = threading.local()
+_deferring: set[CodeType] = set()
 
 
 class _Raising:
@@ -76,7 +79,10 @@ class _Switch:
         self.handler = handler
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
-        self.handler(number, frame)
+        if _is_deferring(frame):
+            threading.Timer(LONGEST_WAIT, signal.raise_signal, (number,)).start()
+        else:
+            self.handler(number, frame)
 
 
 @contextlib.contextmanager
@@ -107,6 +113,21 @@ def uninterrupted() -> Iterator[None]:
     finally:
         for number in dict.fromkeys(handler.arrived):
             signal.raise_signal(number)
+
+
+def deferring_signals(function: F) -> F:
+    """Handle STOP_SIGNALS that arrive while ``function`` runs after it has returned.
+
+    For a function that C code calls, and through which no exception can pass. It must not wait for anything.
+    """
+    _deferring.add(function.__code__)
+    return function
+
+
+def _is_deferring(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code not in _deferring:
+        frame = frame.f_back
+    return frame is not None
 
 
 @contextlib.contextmanager

@@ -57,18 +57,24 @@ class Entry:
 class Tree:
     """A position in a tree. ``fd`` is the descriptor of the current folder, and ``path`` its path below the root.
 
-    With ``dir_fd``, ``root`` is a name in that folder. Every OSError names the full path.
+    With ``dir_fd``, ``root`` is a name in that folder, and ``shown`` its path. Every OSError names the full path.
     """
 
-    def __init__(self, root: Path, dir_fd: int | None = None, *, force: bool = False) -> None:
-        self.root = root
+    def __init__(
+        self, root: Path, dir_fd: int | None = None, *, shown: Path | None = None, force: bool = False
+    ) -> None:
+        self.root = shown or root
         self.path = ""
-        self._levels = [_open("", root, dir_fd, str(root), force=force)]
+        self._levels = [_open("", root, dir_fd, str(self.root), force=force)]
 
     def __enter__(self) -> Tree:
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every descriptor."""
         for level in self._levels:
             if level.fd >= 0:
                 os.close(level.fd)
@@ -162,13 +168,20 @@ def refuse(path: str, error: OSError) -> None:
         raise error
 
 
-def walk(root: Path, missed: Missed = refuse, dir_fd: int | None = None, *, force: bool = False) -> Iterator[Entry]:
+def walk(
+    root: Path,
+    missed: Missed = refuse,
+    dir_fd: int | None = None,
+    *,
+    shown: Path | None = None,
+    force: bool = False,
+) -> Iterator[Entry]:
     """Yield every entry at and below the folder ``root``: parents first, the names of a folder in order.
 
     ``missed`` decides about entries that cannot be reached; an error at the root is raised. ``force`` is as in
-    ``Tree.enter``. The tree may change during the walk.
+    ``Tree.enter``, the rest as in ``Tree``. The tree may change during the walk.
     """
-    with Tree(root, dir_fd, force=force) as tree:
+    with Tree(root, dir_fd, shown=shown, force=force) as tree:
         opened = [Entry("", "", os.fstat(tree.fd), -1, tree.fd, time.monotonic())]
         yield opened[0]
         pending = [_names(tree, missed)]

@@ -9,6 +9,7 @@ import pytest
 
 from release_tasks.archive.capacity import Need, Space, capture_needs, restore_needs, shortages, spaces
 from release_tasks.assets.footprint import Footprint, footprint_of
+from release_tasks.core.place import trusted
 from tests.support.project import Project
 
 MEBIBYTE = 1 << 20
@@ -59,11 +60,11 @@ def test_footprint_is_never_more_than_a_copy_takes(tmp_path: Path) -> None:
         file.write(b"x")
     (state / "inner" / ("n" * 255)).symlink_to("nowhere")
     os.mkfifo(state / "pipe")
-    found = footprint_of(state)
+    found = footprint_of(trusted(state))
     assert found.names == 6
     assert found.longest_name == 255
     assert 10_000 < found.size < MEBIBYTE
-    assert footprint_of(tmp_path / "missing") == Footprint()
+    assert footprint_of(trusted(tmp_path / "missing")) == Footprint()
 
 
 def test_needs_on_one_disk_are_added_and_other_disks_are_separate(project: Project) -> None:
@@ -75,7 +76,7 @@ def test_needs_on_one_disk_are_added_and_other_disks_are_separate(project: Proje
     (space,) = spaces([*capture, *restore])
     assert space.needed.names == sum(need.footprint.names for need in [*capture, *restore])
     assert project.folder in (space.path, *space.path.parents)
-    assert space.needed.names > footprint_of(project.identity).names * 2
+    assert space.needed.names > footprint_of(trusted(project.identity)).names * 2
     proc = Need(purpose="a copy", folder=Path("/proc/self"), footprint=Footprint(size=1))
     assert len(spaces([*capture, proc])) == 2
     assert shortages([*capture, *restore]) == []

@@ -21,6 +21,7 @@ from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.assets.files import capture_file
 from release_tasks.assets.trees import capture_tree, place_tree, scan_tree
 from release_tasks.core.errors import StageFailed, UsageError
+from release_tasks.core.place import trusted
 from tests.support.project import MakeProject, Project
 
 METADATA_KEYS = {
@@ -318,7 +319,7 @@ def test_file_that_changes_during_the_capture_is_read_again(tmp_path: Path, monk
         return data
 
     monkeypatch.setattr(os, "read", read_and_be_overtaken)
-    entry = capture_file(source, copy)
+    entry = capture_file(trusted(source), trusted(copy))
     monkeypatch.undo()
     assert copy.read_bytes() == b"b" * 3_000_000
     assert entry.sha256 == hashlib.sha256(copy.read_bytes()).hexdigest()
@@ -339,17 +340,17 @@ def test_file_that_keeps_changing_is_refused_by_name(tmp_path: Path, monkeypatch
 
     monkeypatch.setattr(os, "read", read_and_be_overtaken)
     with pytest.raises(StageFailed, match="source was not stable during any of 5 reads"):
-        capture_file(source, tmp_path / "copy")
+        capture_file(trusted(source), trusted(tmp_path / "copy"))
 
 
 def test_captured_folder_is_placed_with_the_same_entries(project: Project) -> None:
     """Capture, place and scan return the same entries, modes included."""
     os.chmod(project.identity / "keys", 0o550)
     copy, again = project.folder / "copy", project.folder / "again"
-    entries = capture_tree(project.identity, copy)
+    entries = capture_tree(trusted(project.identity), trusted(copy)).entries
     assert entries == sorted(entries, key=lambda entry: entry.path)
-    place_tree(copy, again, entries, 0o750)
-    assert scan_tree(again) == entries == scan_tree(project.identity)
+    place_tree(copy, trusted(again), entries, 0o750)
+    assert scan_tree(trusted(again)).entries == entries == scan_tree(trusted(project.identity)).entries
     assert stat.S_IMODE(again.stat().st_mode) == 0o750
 
 

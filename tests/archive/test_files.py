@@ -16,6 +16,7 @@ from release_tasks.assets.overwrite import overwrite_file, overwrite_tree
 from release_tasks.assets.trees import capture_tree, place_tree, scan_tree
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.place import trusted
 from release_tasks.core.records import AssetRecord
 
 as_root = pytest.mark.skipif(os.geteuid() != 0, reason="NOT TESTED: owners: only root may change them")
@@ -73,12 +74,12 @@ def test_owners_and_modes_come_back_below_any_folder_and_umask(tmp_path: Path, m
         os.chown(place, 0, 33)
         os.chmod(place, folder_mode)
     with umask(mask):
-        entries = capture_tree(live, places[0] / "copy")
-        place_tree(places[0] / "copy", places[1] / "placed", entries, stat.S_IMODE(live.stat().st_mode))
+        entries = capture_tree(trusted(live), trusted(places[0] / "copy")).entries
+        place_tree(places[0] / "copy", trusted(places[1] / "placed"), entries, stat.S_IMODE(live.stat().st_mode))
         (places[1] / "overwritten").mkdir()
         mode = stat.S_IMODE(live.stat().st_mode)
         record = AssetRecord(key="k", relative_path="r", kind="directory", exists=True, mode=mode, entries=entries)
-        overwrite_tree(record, places[0] / "copy", places[1] / "overwritten")
+        overwrite_tree(record, places[0] / "copy", trusted(places[1] / "overwritten"))
     assert owners_and_modes(places[1] / "placed") == expected
     assert owners_and_modes(places[1] / "overwritten") == expected
     stored = {path: mode & 0o7777 for path, (_, _, mode) in owners_and_modes(places[0] / "copy").items()}
@@ -91,12 +92,12 @@ def test_holes_stay_holes_in_every_copy(tmp_path: Path, size: int) -> None:
     """In the snapshot, after a restore and after an overwrite in place; the digest is that of all bytes."""
     live, copy, placed, over = (tmp_path / name for name in ("live", "copy", "placed", "over"))
     sparse_file(live, size)
-    entry = capture_file(live, copy)
+    entry = capture_file(trusted(live), trusted(copy))
     assert entry.sha256 == sha256_file(live) == sha256_file(copy)
     assert entry.size == size
-    assert place_file(copy, placed, 0o644) == entry.sha256
+    assert place_file(trusted(copy), trusted(placed), 0o644)[0] == entry.sha256
     over.write_bytes(os.urandom(min(size, MIB)))
-    overwrite_file(copy, over)
+    overwrite_file(copy, trusted(over))
     assert sha256_file(placed) == sha256_file(over) == entry.sha256
     for path in (copy, placed, over):
         assert allocated(path) <= max(allocated(live), 128 * 1024), path
@@ -108,7 +109,7 @@ def test_file_that_is_one_hole_and_empty_file_are_copied(tmp_path: Path) -> None
         live, copy = tmp_path / f"live-{size}", tmp_path / f"copy-{size}"
         with live.open("wb") as file:
             file.truncate(size)
-        assert capture_file(live, copy).size == size
+        assert capture_file(trusted(live), trusted(copy)).size == size
         assert sha256_file(copy) == sha256_file(live)
         assert copy.stat().st_size == size
 
@@ -125,10 +126,10 @@ def test_files_at_rest_are_captured_under_any_wall_clock(
     real = time.time_ns
     monkeypatch.setattr(time, "time_ns", lambda: real() + hours * 3600 * 10**9)
     started = time.monotonic()
-    entries = capture_tree(live, tmp_path / "copy")
+    entries = capture_tree(trusted(live), trusted(tmp_path / "copy")).entries
     assert len(entries) == 300
     assert time.monotonic() - started < 5.0
-    assert scan_tree(live) == entries
+    assert scan_tree(trusted(live)).entries == entries
 
 
 @pytest.mark.parametrize("hours", [0, -2, 2])
@@ -150,9 +151,9 @@ def test_write_during_a_read_is_found_under_any_wall_clock(
     monkeypatch.setattr(time, "time_ns", lambda: real() + hours * 3600 * 10**9)
     monkeypatch.setattr(os, "read", read_and_be_overtaken)
     with pytest.raises(StageFailed, match="was not stable"):
-        capture_file(live, tmp_path / "copy")
+        capture_file(trusted(live), trusted(tmp_path / "copy"))
     gaps = Gaps()
-    capture_file(live, tmp_path / "unstable", gaps=gaps)
+    capture_file(trusted(live), trusted(tmp_path / "unstable"), gaps=gaps)
     assert gaps.unstable == ["live"]
     assert (tmp_path / "unstable").stat().st_size == MIB
 
@@ -165,13 +166,13 @@ def test_safety_copy_names_what_it_lacks(tmp_path: Path) -> None:
     for number in range(60):
         os.mkfifo(live / f"pipe-{number:02}")
     gaps = Gaps()
-    entries = capture_tree(live, tmp_path / "copy", gaps)
+    entries = capture_tree(trusted(live), trusted(tmp_path / "copy"), gaps).entries
     assert [entry.path for entry in entries] == ["inner", "inner/file"]
     assert (len(gaps.left_out), gaps.left_out_count) == (50, 60)
     record = gaps.on(AssetRecord(key="k", relative_path="r", kind="directory", exists=True))
     assert (record.left_out_count, record.unstable) == (60, None)
     with pytest.raises(StageFailed, match="named pipe"):
-        capture_tree(live, tmp_path / "strict")
+        capture_tree(trusted(live), trusted(tmp_path / "strict"))
 
 
 def test_safety_copy_of_what_is_no_folder_is_unreadable(tmp_path: Path) -> None:
@@ -179,7 +180,7 @@ def test_safety_copy_of_what_is_no_folder_is_unreadable(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     for name in ("file", "missing"):
         with pytest.raises(Unreadable):
-            capture_tree(tmp_path / name, tmp_path / f"copy-{name}", Gaps())
+            capture_tree(trusted(tmp_path / name), trusted(tmp_path / f"copy-{name}"), Gaps())
 
 
 def test_release_tolerates_folders_that_vanish(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +198,6 @@ def test_release_tolerates_folders_that_vanish(tmp_path: Path, monkeypatch: pyte
         return real(path, flags, mode, dir_fd=dir_fd)
 
     monkeypatch.setattr(os, "open", open_later)
-    entries = capture_tree(live, tmp_path / "copy")
+    entries = capture_tree(trusted(live), trusted(tmp_path / "copy")).entries
     assert [entry.path for entry in entries] == ["kept", "kept/file"]
     assert sorted(os.listdir(tmp_path / "copy")) == ["kept"]

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from release_tasks.assets.placing import displaced_path, leftovers, staged_path, suffixed
+from release_tasks.assets.placing import displaced, leftovers, staged, suffixed
+from release_tasks.core.place import trusted
 from release_tasks.stages.rollback import swap
 from release_tasks.stages.rollback.journal import read_journal
 from release_tasks.stages.rollback.recovery import recover
@@ -19,6 +20,7 @@ from tests.support.rollback import roll_back, safety_id
 from tests.support.swap_crash import crash_at
 
 ROLLBACK = "20260101000000-abcdef"
+OTHER = "20260101000000-fedcba"
 NAMES = {
     "short": "mcp.json",
     "235 bytes": "n" * 235,
@@ -33,24 +35,27 @@ NAMES = {
 def test_every_name_next_to_an_asset_fits_and_is_found_again(tmp_path: Path, name: str) -> None:
     """The staged copy, the displaced state, and the side files of a staged database."""
     target = tmp_path / NAMES[name]
-    staged = staged_path(target, ROLLBACK)
-    paths = [staged, displaced_path(staged), *(suffixed(staged, suffix) for suffix in ("-wal", "-shm", "-journal"))]
+    copy = staged(trusted(target), ROLLBACK)
+    places = [copy, displaced(copy), *(suffixed(copy, suffix) for suffix in ("-wal", "-shm", "-journal"))]
+    paths = [place.path for place in places]
     assert len(set(paths)) == 5
     for path in paths:
         assert len(os.fsencode(path.name)) <= 255
         path.touch()
-    assert leftovers(target) == sorted(paths)
-    assert leftovers(tmp_path / "another") == []
+    assert leftovers(target, [ROLLBACK]) == sorted(paths)
+    assert leftovers(tmp_path / "another", [ROLLBACK]) == []
+    assert leftovers(target, [OTHER]) == leftovers(target, []) == []
 
 
 def test_names_of_different_assets_and_rollbacks_differ(tmp_path: Path) -> None:
     """Two names that are equal in their first 250 bytes."""
     targets = [tmp_path / ("n" * 250 + end) for end in ("a", "b")]
-    staged = {staged_path(target, rollback) for target in targets for rollback in (ROLLBACK, "20260101000000-fedcba")}
-    assert len(staged) == 4
-    for path in staged:
+    paths = {staged(trusted(target), rollback).path for target in targets for rollback in (ROLLBACK, OTHER)}
+    assert len(paths) == 4
+    for path in paths:
         path.touch()
-    assert [len(leftovers(target)) for target in targets] == [2, 2]
+    assert [len(leftovers(target, [ROLLBACK, OTHER])) for target in targets] == [2, 2]
+    assert [len(leftovers(target, [OTHER])) for target in targets] == [1, 1]
 
 
 def long_names(project: Project, length: int) -> dict[str, Path]:
@@ -89,11 +94,10 @@ def test_ready_means_restorable_for_long_names(project: Project, length: int) ->
 
 def test_journal_with_long_staged_names_is_recovered(project: Project) -> None:
     """A name that just fits is staged as by earlier versions, so that their journals are found to be complete."""
-    staged = staged_path(project.mcp, ROLLBACK)
-    assert staged.name == f".mcp.json.release-tasks-{ROLLBACK}"
+    assert staged(trusted(project.mcp), ROLLBACK).name == f".mcp.json.release-tasks-{ROLLBACK}"
     long = project.state / ("n" * (255 - len(f"..release-tasks-{ROLLBACK}")))
-    assert len(staged_path(long, ROLLBACK).name) == 255
-    assert displaced_path(staged_path(long, ROLLBACK)).name.endswith(".before")
+    assert len(staged(trusted(long), ROLLBACK).name) == 255
+    assert displaced(staged(trusted(long), ROLLBACK)).name.endswith(".before")
 
 
 @pytest.mark.parametrize("length", [235, 247])

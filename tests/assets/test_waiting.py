@@ -16,6 +16,7 @@ import pytest
 from release_tasks.assets.sqlite.database import capture_database
 from release_tasks.assets.waiting import LockWait, PosixLock, holders_of
 from release_tasks.core.events import Event, Noted
+from release_tasks.core.place import trusted
 from tests.support.lock_holder import stopped
 from tests.support.processes import await_true
 from tests.support.project import Project
@@ -45,7 +46,7 @@ def locked(tmp_path: Path) -> Iterator[tuple[Path, int]]:
 def test_the_holder_is_named_without_secrets(locked: tuple[Path, int]) -> None:
     """One line with the process id and the start of its command."""
     path, pid = locked
-    found = holders_of(path, lambda lock: lock == PosixLock(pid=pid, is_exclusive=True, start=100))
+    found = holders_of(trusted(path), lambda lock: lock == PosixLock(pid=pid, is_exclusive=True, start=100))
     assert len(found) == 1
     assert found[0].startswith(f"process {pid} ({sys.executable} -c import fcntl")
     assert "hunter22222" not in found[0] and "\n" not in found[0]
@@ -54,12 +55,12 @@ def test_the_holder_is_named_without_secrets(locked: tuple[Path, int]) -> None:
 def test_other_locks_are_not_named(locked: tuple[Path, int], tmp_path: Path) -> None:
     """Locks of this process, locks that do not block, a file without locks, and no file."""
     path, pid = locked
-    assert holders_of(path, lambda lock: lock.start == 99 or not lock.is_exclusive) == []
+    assert holders_of(trusted(path), lambda lock: lock.start == 99 or not lock.is_exclusive) == []
     other = tmp_path / "other"
     with other.open("wb") as file:
         fcntl.lockf(file, fcntl.LOCK_EX)
-        assert holders_of(other, lambda lock: True) == []
-    assert holders_of(tmp_path / "missing", lambda lock: True) == []
+        assert holders_of(trusted(other), lambda lock: True) == []
+    assert holders_of(trusted(tmp_path / "missing"), lambda lock: True) == []
     assert pid != os.getpid()
 
 
@@ -70,7 +71,7 @@ def test_a_capture_says_whom_it_waits_for_and_goes_on(project: Project) -> None:
 
     def capture() -> None:
         wait = LockWait(60, events.append)
-        capture_database(project.database, project.folder / "copy.db", wait=wait)
+        capture_database(trusted(project.database), project.folder / "copy.db", wait=wait)
         released.set()
 
     capturing = threading.Thread(target=capture)

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from release_tasks.assets.sqlite.database import capture_database
 from release_tasks.assets.sqlite.restore import restore_database
+from release_tasks.core.place import trusted
 
 WRITER = """
 import json, signal, sqlite3, sys, time
@@ -77,13 +78,13 @@ def main() -> None:
 
         def capture() -> None:
             copy.unlink(missing_ok=True)
-            capture_database(live, copy)
+            capture_database(trusted(live), copy)
 
         print("| while | commits | median | p99 | worst |\n| --- | --- | --- | --- | --- |")
         for name, work in (
             ("nothing else happens", lambda: time.sleep(8)),
             ("it is captured", capture),
-            ("it is restored", lambda: restore_database(copy, live)),
+            ("it is restored", lambda: restore_database(copy, trusted(live))),
         ):
             samples = sorted(commits_during(live, arguments.rate, work))
             p99 = samples[int(len(samples) * 0.99)]

@@ -14,6 +14,7 @@ import pytest
 from release_tasks.assets.overwrite import overwrite_tree
 from release_tasks.assets.trees import capture_tree, place_tree, scan_tree, tree_size
 from release_tasks.core.durable import fsync_tree, remove_tree
+from release_tasks.core.place import trusted
 from release_tasks.core.records import AssetRecord
 from release_tasks.core.tree import Missed, Tree, refuse, walk
 
@@ -51,14 +52,14 @@ def test_deep_tree_is_captured_placed_overwritten_and_removed(tmp_path: Path) ->
     """All entries come back from 3,000 levels, which no path can name."""
     live, copy, placed = tmp_path / "live", tmp_path / "copy", tmp_path / "placed"
     make_deep(live)
-    entries = capture_tree(live, copy)
+    entries = capture_tree(trusted(live), trusted(copy)).entries
     assert len(entries) == DEPTH + DEPTH // 100
-    place_tree(copy, placed, entries, 0o755)
-    assert scan_tree(placed) == entries == scan_tree(live)
-    assert tree_size(placed) == sum(entry.size for entry in entries)
+    place_tree(copy, trusted(placed), entries, 0o755)
+    assert scan_tree(trusted(placed)).entries == entries == scan_tree(trusted(live)).entries
+    assert tree_size(trusted(placed)) == sum(entry.size for entry in entries)
     record = AssetRecord(key="k", relative_path="r", kind="directory", exists=True, mode=0o755, entries=entries)
-    overwrite_tree(record, copy, placed)
-    assert scan_tree(placed) == entries
+    overwrite_tree(record, copy, trusted(placed))
+    assert scan_tree(trusted(placed)).entries == entries
     fsync_tree(placed)
     for root in (live, copy, placed):
         remove_tree(root)
@@ -72,10 +73,11 @@ def test_deep_tree_needs_few_descriptors(tmp_path: Path) -> None:
         "import resource, sys; from pathlib import Path\n"
         "from release_tasks.assets.trees import capture_tree, place_tree\n"
         "from release_tasks.core.durable import fsync_tree, remove_tree\n"
+        "from release_tasks.core.place import trusted\n"
         "resource.setrlimit(resource.RLIMIT_NOFILE, (96, 96))\n"
         "root = Path(sys.argv[1])\n"
-        "entries = capture_tree(root / 'live', root / 'copy')\n"
-        "place_tree(root / 'copy', root / 'placed', entries, 0o755)\n"
+        "entries = capture_tree(trusted(root / 'live'), trusted(root / 'copy')).entries\n"
+        "place_tree(root / 'copy', trusted(root / 'placed'), entries, 0o755)\n"
         "fsync_tree(root / 'placed')\n"
         "[remove_tree(root / name) for name in ('live', 'copy', 'placed')]\n"
     )
@@ -93,16 +95,17 @@ def test_depth_of_a_tree_does_not_fill_the_memory(tmp_path: Path) -> None:
         "from release_tasks.assets.files import Gaps\n"
         "from release_tasks.assets.trees import capture_tree, scan_tree\n"
         "from release_tasks.core.durable import fsync_tree, remove_tree\n"
+        "from release_tasks.core.place import trusted\n"
         "from release_tasks.core.errors import StageFailed\n"
         "limit = 300 << 20\n"
         "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
         "live, copy, gaps = Path(sys.argv[1]), Path(sys.argv[2]), Gaps()\n"
-        "entries = capture_tree(live, copy, gaps)\n"
+        "entries = capture_tree(trusted(live), trusted(copy), gaps).entries\n"
         "assert len(entries) > 700 and gaps.left_out_count == 1, (len(entries), gaps)\n"
-        "assert [each.path for each in scan_tree(copy)] == [each.path for each in entries]\n"
+        "assert [each.path for each in scan_tree(trusted(copy)).entries] == [each.path for each in entries]\n"
         "remove_tree(copy)\n"
         "try:\n"
-        "    capture_tree(live, copy)\n"
+        "    capture_tree(trusted(live), trusted(copy))\n"
         "except StageFailed as error:\n"
         "    assert 'too many folders inside each other' in str(error), error\n"
         "else:\n"

@@ -8,6 +8,7 @@ import pytest
 
 from release_tasks.assets.trees import capture_tree
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.place import trusted
 from tests.support.faults.marks import NEEDS_MOUNTS
 from tests.support.faults.mounts import Mounts
 from tests.support.faults.stages import passed_preflight, prepare
@@ -78,5 +79,5 @@ def test_folder_is_not_copied_into_itself(tmp_path: Path) -> None:
     (source / "pipeline" / "snapshots").mkdir(parents=True)
     (source / "a").write_text("x")
     with pytest.raises(StageFailed, match=r"source/pipeline is the folder of the snapshots or contains it"):
-        capture_tree(source, source / "pipeline" / "snapshots" / "copy")
+        capture_tree(trusted(source), trusted(source / "pipeline" / "snapshots" / "copy"))
     assert not (source / "pipeline" / "snapshots" / "copy" / "pipeline").exists()

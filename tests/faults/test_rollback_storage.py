@@ -15,6 +15,7 @@ from release_tasks.assets import base, overwrite
 from release_tasks.assets.placing import rename_into_place
 from release_tasks.assets.trees import place_entry
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.place import Place
 from release_tasks.core.records import Inode
 from release_tasks.stages.rollback.engine import RollbackRequest, rollback
 from release_tasks.stages.rollback.recovery import recover
@@ -239,10 +240,10 @@ def test_bind_mounted_file_is_undone_when_a_later_step_fails(
     (project.identity / "identity.json").write_text('{"id": "other"}')
     before = project.content()
 
-    def fail_for_identity(live: Path, staged: Path, inode: Inode | None) -> bool:
-        if live == project.identity:
-            raise OSError(5, "Input/output error", str(live))
-        return rename_into_place(live, staged, inode)
+    def fail_for_identity(live: Place, rollback_id: str, inode: Inode | None) -> bool:
+        if live.path == project.identity:
+            raise OSError(5, "Input/output error", str(live.path))
+        return rename_into_place(live, rollback_id, inode)
 
     with monkeypatch.context() as patch:
         patch.setattr(base, "rename_into_place", fail_for_identity)
@@ -320,10 +321,10 @@ def test_damaged_bind_mounted_database_is_undone_when_a_later_step_fails(
         file.write(bytes(4096))
     remains = project.database.read_bytes()
 
-    def fail_for_mcp(live: Path, staged: Path, inode: Inode | None) -> bool:
-        if live == project.mcp:
-            raise OSError(5, "Input/output error", str(live))
-        return rename_into_place(live, staged, inode)
+    def fail_for_mcp(live: Place, rollback_id: str, inode: Inode | None) -> bool:
+        if live.path == project.mcp:
+            raise OSError(5, "Input/output error", str(live.path))
+        return rename_into_place(live, rollback_id, inode)
 
     with monkeypatch.context() as patch:
         patch.setattr(base, "rename_into_place", fail_for_mcp)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
 from typing import Literal, TypeAlias
 
 import pytest
@@ -9,7 +11,7 @@ import pytest
 from release_tasks.assets import base, placing
 from release_tasks.assets.sqlite import kind as sqlite
 from release_tasks.assets.sqlite import restore
-from release_tasks.core import durable
+from release_tasks.core.place import Place
 from release_tasks.stages.rollback import journal, swap
 from tests.support.crash import PowerCut, fail_at
 from tests.support.project import Project
@@ -32,7 +34,18 @@ def crash_at(
     elif name == "rename_into_place":
         patch.setattr(base, name, fail_at(number, placing.rename_into_place, error, after=after))
     else:
-        patch.setattr(placing, name, fail_at(number, durable.fsync_directory, error, after=after))
+        patch.setattr(Place, "flush_folder", _in_swap(fail_at(number, Place.flush_folder, error, after=after)))
+
+
+def _in_swap(failing: Callable[[Place], None]) -> Callable[[Place], None]:
+    """Count the calls of ``rename_into_place`` alone."""
+    real = Place.flush_folder
+
+    def flush_folder(place: Place) -> None:
+        is_of_swap = sys._getframe(1).f_code is placing.rename_into_place.__code__
+        (failing if is_of_swap else real)(place)
+
+    return flush_folder
 
 
 def crash_in_mid_swap(project: Project, name: SwapCall, number: int, *, after: bool) -> None:

@@ -25,6 +25,7 @@ from release_tasks.assets.sqlite.connection import (
 )
 from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.place import trusted
 
 __all__ = ["check_database", "count_rows", "read_schema"]
 
@@ -58,7 +59,7 @@ def check_database(path: Path, thorough: bool = False, reported_as: Path | None 
     """
     # Without ``reported_as``, ``path`` is a stored copy: every read error counts as damage.
     error_class = DamagedDatabase if reported_as is None else StageFailed
-    with translated_errors(reported_as or path, error_class):
+    with translated_errors(trusted(reported_as or path), error_class):
         result = _checked(path, "integrity_check" if thorough else "quick_check")
     if result.findings:
         shown = "; ".join(result.findings[:_MOST_FINDINGS])
@@ -72,7 +73,7 @@ def count_rows(path: Path) -> dict[str, int | None]:
     Raises DamagedDatabase, StageFailed.
     """
     rows: dict[str, int | None] = {}
-    with translated_errors(path), immutable(path) as database:
+    with translated_errors(trusted(path)), immutable(path) as database:
         database.collation_needed(_stand_in_collation)  # a count does not depend on the order
         for name, _ in _tables(database):
             if name.startswith("sqlite_"):
@@ -94,7 +95,7 @@ def read_schema(path: Path) -> dict[str, str]:
 
     Raises DamagedDatabase, StageFailed.
     """
-    with translated_errors(path), immutable(path) as database:
+    with translated_errors(trusted(path)), immutable(path) as database:
         found = database.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
     return {f"{kind} {name}": str(sql) for kind, name, sql in found}
 

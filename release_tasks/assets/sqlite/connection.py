@@ -19,8 +19,10 @@ from urllib.parse import quote
 import apsw
 
 from release_tasks.assets.findings import Busy, Damaged
+from release_tasks.assets.sqlite.system_calls import SIDE_FILES, guarded, known, replace_system_calls
 from release_tasks.assets.waiting import LockWait, holders_of
 from release_tasks.core.errors import DiskFull, StageFailed, with_path
+from release_tasks.core.place import Place, trusted
 
 __all__ = [
     "SIDE_FILES",
@@ -33,12 +35,11 @@ __all__ = [
     "has_writer",
     "immutable",
     "is_damage",
+    "live_connection",
     "require_database",
     "translated_errors",
     "value",
 ]
-
-SIDE_FILES = ("-wal", "-shm", "-journal")
 
 _CACHE_KIB = 8192
 # The bytes that SQLite locks: from 1 GiB on in the file (os.h, PENDING_BYTE), 120 to 127 in the -shm: the writer, the
@@ -52,6 +53,9 @@ _MAGIC = b"SQLite format 3\0"
 _DAMAGED = (apsw.NotADBError, apsw.CorruptError, apsw.FormatError)
 
 
+replace_system_calls()
+
+
 class DamagedDatabase(Damaged):
     """The file cannot be read as a database, or SQLite's check found errors."""
 
@@ -61,47 +65,72 @@ class DiskError(StageFailed):
 
 
 @contextlib.contextmanager
+def live_connection(
+    live: Place, flags: int, wait: LockWait | None = None, *, keeps_wal: bool = False
+) -> Iterator[tuple[apsw.Connection, os.stat_result]]:
+    """Open a live database by the descriptor of its folder, and close it after the block.
+
+    Also yields the result of fstat of the opened file. ``wait`` is for locks of other processes. Raises StageFailed
+    when a file of the database was exchanged or is that of another user; see ``guarded``.
+    """
+    with guarded(live) as guard:
+        try:
+            with connection(Path(live.reference), flags, wait, reported_as=live, keeps_wal=keeps_wal) as database:
+                yield database, guard.info
+        except apsw.Error as error:
+            if guard.problem is not None:
+                raise guard.problem from error
+            raise
+
+
+@contextlib.contextmanager
 def connection(
-    path: Path, flags: int, wait: LockWait | None = None, *, keeps_wal: bool = False, is_immutable: bool = False
+    path: Path,
+    flags: int,
+    wait: LockWait | None = None,
+    *,
+    reported_as: Place | None = None,
+    keeps_wal: bool = False,
+    is_immutable: bool = False,
 ) -> Iterator[apsw.Connection]:
-    """Open a database, and close it after the block; ``wait`` is for locks of other processes on a live database."""
+    """Open a database that only this user can change, and close it after the block."""
     # A URI can contain every byte of a path; as text, SQLite takes only UTF-8 (https://sqlite.org/uri.html).
     uri = f"file://{quote(os.fsencode(path.absolute()))}{'?immutable=1' if is_immutable else ''}"
-    database = apsw.Connection(uri, flags=flags | apsw.SQLITE_OPEN_URI)
-    try:
+    with contextlib.ExitStack() as resources:
+        resources.enter_context(known(str(path.absolute())))
+        database = apsw.Connection(uri, flags=flags | apsw.SQLITE_OPEN_URI)
+        resources.callback(database.close, True)
         # Set this before the first statement reads the file: close() would checkpoint the WAL even after a failure.
         database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
         # Skip a view or an index that only the service can parse; ``check_database`` decides whether it is damaged.
         database.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
         if wait is not None:
-            database.set_busy_handler(functools.partial(_go_on, wait, path))
+            database.set_busy_handler(functools.partial(_go_on, wait, reported_as or trusted(path)))
         database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         yield database
-    finally:
-        database.close(True)
 
 
-def _go_on(wait: LockWait, path: Path, attempts: int) -> bool:
+def _go_on(wait: LockWait, live: Place, attempts: int) -> bool:
     if attempts == 0:
         wait.begin()
-    return wait.go_on(lambda: f"{path} is locked by {describe_holders(path)}.")
+    return wait.go_on(lambda: f"{live.path} is locked by {describe_holders(live)}.")
 
 
-def describe_holders(path: Path) -> str:
+def describe_holders(live: Place) -> str:
     """Return who holds a lock that blocks a reader or writer of a live database."""
-    shm = Path(f"{path}-shm")
+    shm = live.beside(f"{live.name}-shm")
     # In WAL mode every open connection has a shared lock on the file, which blocks no transaction.
     is_wal = shm.exists()
-    found = holders_of(path, lambda lock: lock.start >= _LOCK_BYTES and (lock.is_exclusive or not is_wal))
+    found = holders_of(live, lambda lock: lock.start >= _LOCK_BYTES and (lock.is_exclusive or not is_wal))
     found += holders_of(shm, lambda lock: lock.is_exclusive and lock.start in _WAL_LOCKS)
     if not found:  # a change of the page size needs a database that no other process has open
-        found = holders_of(path, lambda lock: lock.start >= _LOCK_BYTES)
+        found = holders_of(live, lambda lock: lock.start >= _LOCK_BYTES)
     return ", ".join(dict.fromkeys(found)) or "another process"
 
 
-def has_writer(path: Path) -> bool:
+def has_writer(live: Place) -> bool:
     """Return whether another process has a lock to write the file of a database."""
-    return bool(holders_of(path, lambda lock: lock.is_exclusive and lock.start >= _LOCK_BYTES))
+    return bool(holders_of(live, lambda lock: lock.is_exclusive and lock.start >= _LOCK_BYTES))
 
 
 @contextlib.contextmanager
@@ -130,44 +159,43 @@ def is_damage(error: apsw.Error) -> bool:
     return isinstance(error, apsw.SQLError) and "unsupported file format" in str(error)
 
 
-def require_database(path: Path) -> None:
+def require_database(live: Place) -> None:
     """Raise DamagedDatabase unless the file starts with the header of a database.
 
     SQLite would delete the WAL of a file without this header, and with it the last good copy of some rows.
     """
+    path = live.path
     try:
-        mode = os.lstat(path).st_mode
+        mode = live.info().st_mode
     except (FileNotFoundError, NotADirectoryError) as error:
         raise DamagedDatabase(f"{path} cannot be read: {error.strerror}.") from error
     if not stat.S_ISREG(mode):
         raise DamagedDatabase(f"{path} should be a SQLite database, but is not a regular file.")
     for suffix in SIDE_FILES:
         with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(os.lstat(f"{path}{suffix}").st_mode):
+            if not stat.S_ISREG(live.beside(live.name + suffix).info().st_mode):
                 raise DamagedDatabase(
                     f"{path} cannot be opened: its side file {path.name}{suffix} is not a regular file."
                 )
-    with with_path(path), path.open("rb", buffering=0) as file:
-        start = file.read(len(_MAGIC))
-    if not start and not any(has_content(path, suffix) for suffix in ("-wal", "-journal")):
+    with live.opened() as fd, with_path(path):
+        start = os.read(fd, len(_MAGIC))
+    if not start and not any(has_content(live, suffix) for suffix in ("-wal", "-journal")):
         return  # an empty file is a database without tables
     if start != _MAGIC:
         raise DamagedDatabase(f"{path} cannot be read as a SQLite database: its header is missing.")
 
 
-def has_content(path: Path, suffix: str) -> bool:
+def has_content(live: Place, suffix: str) -> bool:
     """Return whether the side file exists and is not empty."""
-    try:
-        return os.lstat(f"{path}{suffix}").st_size > 0
-    except FileNotFoundError:
-        return False
+    info = live.beside(live.name + suffix).look()
+    return info is not None and info.st_size > 0
 
 
 @contextlib.contextmanager
 def translated_errors(
-    path: Path, error_class: type[StageFailed] = StageFailed, wait: LockWait | None = None
+    live: Place, error_class: type[StageFailed] = StageFailed, wait: LockWait | None = None
 ) -> Iterator[None]:
-    """Turn SQLite's errors about ``path`` into messages.
+    """Turn SQLite's errors about ``live`` into messages.
 
     Raises DamagedDatabase for damage, Busy for a lock that another process still holds after ``wait``, ``error_class``
     for an error that a disk, a permission or a limit may cause, else StageFailed.
@@ -175,15 +203,16 @@ def translated_errors(
     try:
         yield
     except apsw.Error as error:
-        raise _translated(error, path, error_class, wait) from error
+        raise _translated(error, live, error_class, wait) from error
 
 
-def _translated(error: apsw.Error, path: Path, error_class: type[StageFailed], wait: LockWait | None) -> StageFailed:
+def _translated(error: apsw.Error, live: Place, error_class: type[StageFailed], wait: LockWait | None) -> StageFailed:
+    path = live.path
     if is_damage(error):
         return DamagedDatabase(f"{path} cannot be read as a SQLite database: {error}.")
     if isinstance(error, (apsw.BusyError, apsw.LockedError, apsw.ProtocolError)):
         seconds = wait.seconds if wait is not None else 0.0
-        return Busy(path, describe_holders(path), seconds)
+        return Busy(path, describe_holders(live), seconds)
     if isinstance(error, apsw.FullError):
         full = DiskFull if error_class is StageFailed else error_class
         return full(f"The disk is full: {path} could not be copied or written.")

@@ -5,9 +5,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
 import apsw
 from attrs import frozen
@@ -18,6 +17,7 @@ from release_tasks.assets.sqlite.connection import (
     connection,
     has_content,
     has_writer,
+    live_connection,
     require_database,
     translated_errors,
     value,
@@ -28,6 +28,7 @@ from release_tasks.assets.waiting import LockWait
 from release_tasks.core.digests import sha256_file
 from release_tasks.core.durable import fsync_file
 from release_tasks.core.errors import StageFailed, with_path
+from release_tasks.core.place import Place, trusted
 from release_tasks.core.threads import pool as thread_pool
 
 __all__ = [
@@ -55,15 +56,19 @@ Progress = Callable[[int, int], None]
 
 @frozen(kw_only=True)
 class Copied:
-    """A copy of a database: the journal mode of its source, its SHA-256, and what SQLite could not check in it."""
+    """A copy of a database: the journal mode of its source, its SHA-256, and what SQLite could not check in it.
 
+    ``info`` is the result of fstat of the file that was copied.
+    """
+
+    info: os.stat_result
     journal_mode: str
     sha256: str
     unchecked: list[str]
 
 
 def capture_database(
-    source: Path,
+    source: Place,
     destination: Path,
     progress: Progress | None = None,
     checked: Callable[[int], None] | None = None,
@@ -78,13 +83,13 @@ def capture_database(
     StageFailed or OSError when a disk, a permission or a limit prevents the copy. ``progress`` is called with (copied
     bytes, total bytes), ``checked`` with the number of bytes of each read for the digest.
     """
-    with translated_errors(source, wait=wait), _reader(source, wait) as live:
+    with translated_errors(source, wait=wait), _reader(source, wait) as (live, info):
         journal_mode = _back_up(live, source, destination, progress)
-    return _completed(destination, source, journal_mode, checked)
+    return _completed(destination, source, info, journal_mode, checked)
 
 
 def examine_database(
-    source: Path,
+    source: Place,
     destination: Path,
     progress: Progress | None = None,
     checked: Callable[[int], None] | None = None,
@@ -108,12 +113,13 @@ def examine_database(
             progress(copied, copied)
 
     for _ in range(_EXAMINATIONS):
+        info = source.info()
         try:
             with private_copy(source, scratch, count) as private:
                 if private is not None:
                     journal_mode = _fold_journals(private, source)
                     os.rename(private, destination)
-                    return _completed(destination, source, journal_mode, checked, is_durable=False)
+                    return _completed(destination, source, info, journal_mode, checked, is_durable=False)
         except DamagedDatabase:
             # With journal_mode MEMORY or OFF, the file can contain a part of an open transaction; a transaction over
             # several databases names its super-journal until the commit is done.
@@ -124,35 +130,37 @@ def examine_database(
             require_no_super_journal(source, wait)
             with (
                 translated_errors(source, wait=wait),
-                connection(source, apsw.SQLITE_OPEN_READONLY, wait, keeps_wal=True) as live,
+                live_connection(source, apsw.SQLITE_OPEN_READONLY, wait, keeps_wal=True) as (live, info),
             ):
                 journal_mode = _back_up(live, source, destination, progress)
-            return _completed(destination, source, journal_mode, checked, is_durable=False)
+            return _completed(destination, source, info, journal_mode, checked, is_durable=False)
         except StageFailed as error:
             # The writer has ended meanwhile: a read-only connection plays no journal and creates no side file.
             if not isinstance(error.__cause__, (apsw.ReadOnlyError, apsw.CantOpenError)):
                 raise
             destination.unlink(missing_ok=True)
-    raise StageFailed(f"{source} kept changing, so it could not be compared. Try again when the service is less busy.")
+    raise StageFailed(
+        f"{source.path} kept changing, so it could not be compared. Try again when the service is less busy."
+    )
 
 
-def is_usable(path: Path, wait: LockWait) -> bool:
+def is_usable(source: Place, wait: LockWait) -> bool:
     """Return whether a live database can be opened and its schema be read; its other pages are not checked."""
     try:
-        with translated_errors(path), _reader(path, wait) as live:
+        with translated_errors(source), _reader(source, wait) as (live, _):
             value(live, "SELECT count(*) FROM sqlite_schema")
-            _require_whole_pages(live, path)
+            _require_whole_pages(live, source)
             return True
     except DamagedDatabase:
         return False
 
 
-def content_digest(path: Path) -> str:
+def content_digest(place: Place) -> str:
     """Return the SHA-256 of a database file with canonical header fields; no process may use the file."""
     digest = hashlib.sha256()
     buffer = bytearray(1 << 20)
     view = memoryview(buffer)
-    with path.open("rb", buffering=0) as file:
+    with place.opened() as fd, os.fdopen(fd, "rb", 0, closefd=False) as file:
         count = file.readinto(buffer)
         if count and count >= _HEADER_BYTES:
             for offset, value in _CANONICAL_FIELDS:
@@ -163,25 +171,25 @@ def content_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def set_journal_mode(path: Path, journal_mode: str | None) -> None:
+def set_journal_mode(fd: int, journal_mode: str | None) -> None:
     """Set the journal mode in the header of a database file that no process uses: WAL or rollback journal."""
     version = 2 if journal_mode == "wal" else 1
-    _patch(path, [(18, bytes((version, version)))])
+    _patch(fd, [(18, bytes((version, version)))])
 
 
 def write_canonical_header(path: Path) -> None:
     """Overwrite the header fields that change although the content does not."""
-    if path.stat().st_size >= _HEADER_BYTES:
-        _patch(path, _CANONICAL_FIELDS)
-
-
-def _patch(path: Path, fields: Any) -> None:
     with with_path(path), path.open("r+b", buffering=0) as file:
-        for offset, value in fields:
-            os.pwrite(file.fileno(), value, offset)
+        if os.fstat(file.fileno()).st_size >= _HEADER_BYTES:
+            _patch(file.fileno(), _CANONICAL_FIELDS)
 
 
-def _back_up(live: apsw.Connection, source: Path, destination: Path, progress: Progress | None) -> str:
+def _patch(fd: int, fields: Iterable[tuple[int, bytes]]) -> None:
+    for offset, content in fields:
+        os.pwrite(fd, content, offset)
+
+
+def _back_up(live: apsw.Connection, source: Place, destination: Path, progress: Progress | None) -> str:
     """Copy the content of ``live``, in one read transaction; return its journal mode."""
     journal_mode = str(value(live, "PRAGMA journal_mode"))
     live.execute("BEGIN")
@@ -194,19 +202,25 @@ def _back_up(live: apsw.Connection, source: Path, destination: Path, progress: P
     return journal_mode
 
 
-def _fold_journals(private: Path, source: Path) -> str:
+def _fold_journals(private: Path, source: Place) -> str:
     """Let SQLite recover a private copy of ``source`` and fold its WAL into the file; return the journal mode."""
     with translated_errors(source), connection(private, apsw.SQLITE_OPEN_READWRITE) as database:
         journal_mode = str(value(database, "PRAGMA journal_mode"))
         value(database, "SELECT count(*) FROM sqlite_schema")
-        _require_whole_pages(database, private, reported_as=source)
+        _require_whole_pages(database, trusted(private), reported_as=source)
         if journal_mode == "wal":
             value(database, "PRAGMA journal_mode = DELETE")
     return journal_mode
 
 
 def _completed(
-    copy: Path, source: Path, journal_mode: str, checked: Callable[[int], None] | None, *, is_durable: bool = True
+    copy: Path,
+    source: Place,
+    info: os.stat_result,
+    journal_mode: str,
+    checked: Callable[[int], None] | None,
+    *,
+    is_durable: bool = True,
 ) -> Copied:
     """Give a copy its final form, check it, and flush it unless it is temporary."""
     os.chmod(copy, 0o600)
@@ -214,10 +228,10 @@ def _completed(
     with thread_pool(2) as pool:
         digest = pool.submit(sha256_file, copy, checked)
         flushed = pool.submit(fsync_file, copy) if is_durable else None
-        unchecked = check_database(copy, reported_as=source)
+        unchecked = check_database(copy, reported_as=source.path)
         if flushed is not None:
             flushed.result()
-        return Copied(journal_mode=journal_mode, sha256=digest.result(), unchecked=unchecked)
+        return Copied(info=info, journal_mode=journal_mode, sha256=digest.result(), unchecked=unchecked)
 
 
 def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Progress | None) -> None:
@@ -230,23 +244,24 @@ def _run_backup(target: apsw.Connection, source: apsw.Connection, progress: Prog
 
 
 @contextlib.contextmanager
-def _reader(path: Path, wait: LockWait | None) -> Iterator[apsw.Connection]:
+def _reader(source: Place, wait: LockWait | None) -> Iterator[tuple[apsw.Connection, os.stat_result]]:
     """Open a live database for reading, and leave the file and its WAL unchanged."""
-    require_database(path)
-    require_no_super_journal(path, wait)
+    require_database(source)
+    require_no_super_journal(source, wait)
     # Closing the last connection checkpoints and removes the WAL. Keep an existing WAL; let a new one be removed.
-    had_wal = has_content(path, "-wal")
+    had_wal = has_content(source, "-wal")
     # Not read-only: a WAL database without side files, or a database with a hot journal, could not be opened then.
-    with connection(path, apsw.SQLITE_OPEN_READWRITE, wait, keeps_wal=had_wal) as live:
+    with live_connection(source, apsw.SQLITE_OPEN_READWRITE, wait, keeps_wal=had_wal) as (live, info):
         live.execute("PRAGMA query_only = 1")
-        yield live
+        yield live, info
 
 
-def _require_whole_pages(live: apsw.Connection, path: Path, reported_as: Path | None = None) -> None:
+def _require_whole_pages(live: apsw.Connection, source: Place, reported_as: Place | None = None) -> None:
     """Raise DamagedDatabase for a file that ends inside a page: SQLite reads zeros there and reports no error."""
-    page, size = int(value(live, "PRAGMA page_size")), os.stat(path).st_size
+    page, size = int(value(live, "PRAGMA page_size")), source.info().st_size
     # With a WAL, a checkpoint may be writing the last page.
-    if size % page and not has_content(path, "-wal"):
+    if size % page and not has_content(source, "-wal"):
         raise DamagedDatabase(
-            f"{reported_as or path} was truncated: its size of {size} bytes is not a multiple of the page size {page}."
+            f"{(reported_as or source).path} was truncated: its size of {size} bytes is not a multiple of the page "
+            f"size {page}."
         )

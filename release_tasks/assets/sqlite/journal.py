@@ -19,6 +19,7 @@ from release_tasks.assets.sqlite.connection import DamagedDatabase, describe_hol
 from release_tasks.assets.waiting import LockWait
 from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.clock import awake
+from release_tasks.core.place import Place, trusted
 from release_tasks.core.printable import printable
 
 __all__ = ["NamedFile", "require_no_super_journal", "settle_super_journal", "super_journal"]
@@ -40,13 +41,13 @@ class NamedFile:
     journal_size: int
 
 
-def super_journal(journal: Path) -> NamedFile | None:
+def super_journal(journal: Place) -> NamedFile | None:
     """Return the super-journal that a rollback journal names; None without a journal or a name. Raises OSError.
 
     The checksum does not matter: a name that SQLite would not use is no name that a service writes.
     """
     try:
-        descriptor = os.open(journal, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        descriptor = journal.open()
     except FileNotFoundError:
         return None
     try:
@@ -63,21 +64,21 @@ def super_journal(journal: Path) -> NamedFile | None:
         os.close(descriptor)
 
 
-def require_no_super_journal(database: Path, wait: LockWait | None = None) -> None:
+def require_no_super_journal(live: Place, wait: LockWait | None = None) -> None:
     """Raise DamagedDatabase while the journal of a live database names a super-journal.
 
     Waits while another process commits a transaction over several databases: its journal has such a name then.
     Raises Busy when that takes longer than ``wait``.
     """
-    journal = Path(f"{database}-journal")
+    journal = live.beside(f"{live.name}-journal")
     started = awake.now()
     while (found := super_journal(journal)) is not None:
         passed = awake.now() - started
-        is_written = has_writer(database)
+        is_written = has_writer(live)
         if is_written and wait is not None and passed >= max(wait.seconds, _COMMIT_SECONDS):
-            raise Busy(database, describe_holders(database), wait.seconds)
+            raise Busy(live.path, describe_holders(live), wait.seconds)
         if passed >= _COMMIT_SECONDS and not (is_written and wait is not None):
-            raise DamagedDatabase(refusal(database, found.name))
+            raise DamagedDatabase(refusal(live.path, found.name))
         time.sleep(_STEP)
 
 
@@ -91,20 +92,20 @@ def refusal(database: Path, name: bytes) -> str:
     )
 
 
-def settle_super_journal(live: Path, journal: Path) -> None:
+def settle_super_journal(live: Place, journal: Path) -> None:
     """Remove the name from ``journal``, the copy of the journal of ``live``, or remove the copy of a committed one.
 
     The transaction is committed when the super-journal does not exist any more. A super-journal outside the folder of
     the database is not looked up, because a lookup of an unknown path can hang and tells whether the path exists:
     raises DamagedDatabase.
     """
-    found = super_journal(journal)
+    found = super_journal(trusted(journal))
     if found is None:
         return
     folder, _, name = os.fsdecode(found.name).rpartition("/")
-    if not name or folder not in (str(live.parent), os.path.realpath(live.parent)):
-        raise DamagedDatabase(refusal(live, found.name))
-    if os.path.lexists(live.parent / name):
+    if not name or folder not in (str(live.path.parent), os.path.realpath(live.path.parent)):
+        raise DamagedDatabase(refusal(live.path, found.name))
+    if live.beside(name).exists():
         os.truncate(journal, found.journal_size)
     else:
         journal.unlink()

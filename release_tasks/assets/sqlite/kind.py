@@ -12,10 +12,10 @@ from typing import cast
 from attrs import NOTHING, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetKind, Hold, Move, State
-from release_tasks.assets.files import keep_attributes
+from release_tasks.assets.files import keep_attributes, set_rights
 from release_tasks.assets.findings import AssetFinding, Damaged, Drift, Inspection, Listing
 from release_tasks.assets.overwrite import overwrite_file
-from release_tasks.assets.placing import inode_of, name_limit, suffixed
+from release_tasks.assets.placing import fits, inode_of, staged, suffixed
 from release_tasks.assets.sqlite.checks import check_database, count_rows, read_schema
 from release_tasks.assets.sqlite.comparison import compare_databases
 from release_tasks.assets.sqlite.connection import SIDE_FILES, DamagedDatabase, DiskError
@@ -29,18 +29,18 @@ from release_tasks.assets.sqlite.database import (
     set_journal_mode,
 )
 from release_tasks.assets.sqlite.restore import LockedDatabase, locked_database, restore_database
-from release_tasks.assets.stored import owner_difference, recorded_owner
+from release_tasks.assets.stored import is_folder, owner_difference, recorded_owner
 from release_tasks.assets.waiting import LockWait
-from release_tasks.core.durable import fsync_directory, fsync_file
 from release_tasks.core.errors import StageFailed, describe_error
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.options import option
-from release_tasks.core.records import AssetRecord, JournalStep
+from release_tasks.core.place import Place, trusted
+from release_tasks.core.records import AssetRecord, Inode, JournalStep
 
 __all__ = ["SQLITE", "SqliteKind", "SqliteOptions", "set_side_files_aside", "side_files"]
 
 
-CopyDatabase = Callable[[Path, Path, Progress, Callable[[int], None], LockWait], Copied]
+CopyDatabase = Callable[[Place, Path, Progress, Callable[[int], None], LockWait], Copied]
 
 
 @frozen(kw_only=True)
@@ -79,20 +79,22 @@ class SqliteKind(AssetKind):
     ) -> AssetRecord:
         copied = Meter(emit, "capture", record.key, 0)
         checked = Meter(emit, "check", record.key, 0)
-        found = copy_database(
-            asset.path,
-            copy,
-            copied.reach,
-            lambda size: checked.reach(checked.done + size, copied.total),
-            LockWait(asset.lock_wait, emit),
-        )
+        with asset.found() as live:
+            found = copy_database(
+                live,
+                copy,
+                copied.reach,
+                lambda size: checked.reach(checked.done + size, copied.total),
+                LockWait(asset.lock_wait, emit),
+            )
         with copy.open("rb") as file:
-            keep_attributes(file.fileno(), os.lstat(asset.path), 0o600, str(copy))
+            keep_attributes(file.fileno(), found.info, 0o600, str(copy))
         size = copy.stat().st_size
         return evolve(
             record,
             exists=True,
             size=size,
+            mode=stat.S_IMODE(found.info.st_mode),
             sha256=found.sha256,
             content_digest=found.sha256,
             journal_mode=found.journal_mode,
@@ -102,7 +104,7 @@ class SqliteKind(AssetKind):
     def capture_blockers(self, key: str, asset: AssetConfig) -> list[str]:
         """Also refuse a name that leaves no space for the names of SQLite's side files."""
         blockers = super().capture_blockers(key, asset)
-        if len(side_files(asset.path)) < len(SIDE_FILES):
+        if not all(fits(asset.path.name + suffix, trusted(asset.path)) for suffix in SIDE_FILES):
             size = len(os.fsencode(asset.path.name))
             blockers.append(
                 f"{key}: its name has {size} bytes, so SQLite cannot make its side files: it adds up to 8 bytes. "
@@ -112,11 +114,12 @@ class SqliteKind(AssetKind):
 
     def can_replace_content(self, asset: AssetConfig) -> bool:
         """Return whether SQLite can open the database and read its schema."""
-        return is_usable(asset.path, LockWait(asset.lock_wait))
+        with asset.found() as live:
+            return is_usable(live, LockWait(asset.lock_wait))
 
-    def raw_paths(self, asset: AssetConfig) -> list[Path]:
+    def raw_places(self, live: Place) -> list[Place]:
         """Return the database and its side files: their bytes may help to recover rows that SQLite cannot read."""
-        return [asset.path, *side_files(asset.path)]
+        return [live, *side_files(live)]
 
     def verify(self, record: AssetRecord, stored: Path, meter: Meter, *, thorough: bool = False) -> list[AssetFinding]:
         """Compare the bytes with the record; with ``thorough`` also run ``integrity_check``."""
@@ -162,13 +165,13 @@ class SqliteKind(AssetKind):
         rows = {name: str(count) for name, count in count_rows(copy).items()}
         return [Listing("schema", read_schema(copy)), Listing("rows", rows, is_shown=True)]
 
-    def digest(self, record: AssetRecord, path: Path) -> str | None:
+    def digest(self, record: AssetRecord, place: Place) -> str | None:
         """Return the digest of the content, without the header fields that change when the content does not."""
-        return content_digest(path)
+        return content_digest(place)
 
-    def side_files(self, path: Path) -> list[Path]:
+    def side_files(self, live: Place) -> list[Place]:
         """Return the side files: SQLite would apply the WAL or journal of another database to this one."""
-        return side_files(path)
+        return side_files(live)
 
     def find_drift(
         self, asset: AssetConfig, record: AssetRecord, stored: Path, scratch: Path | None, emit: Emit = ignore
@@ -181,7 +184,7 @@ class SqliteKind(AssetKind):
         os.makedirs(scratch, 0o700)
         copy = scratch / asset.path.name
         try:
-            live = self.look(asset, evolve(record, mode=stat.S_IMODE(os.lstat(asset.path).st_mode)), copy, emit=emit)
+            live = self.look(asset, record, copy, emit=emit)
         except Damaged as error:
             return Drift(form=[f"damaged: {error.message.rstrip('.')}"], is_lost=True)
         except PermissionError as error:
@@ -189,7 +192,8 @@ class SqliteKind(AssetKind):
         drift = self.compare_copies(record, stored, live, copy)
         # A difference in the mode or the owner is no reason to remove rows.
         rights = f"mode {live.mode:o} instead of {record.mode:o}" if live.mode != record.mode else ""
-        rights = rights or owner_difference(record, stored, asset.path)
+        with asset.found() as place:
+            rights = rights or owner_difference(record, stored, place)
         return evolve(drift, notes=[*drift.notes, rights] if rights else drift.notes)
 
     def compare_copies(self, record: AssetRecord, stored: Path, live: AssetRecord, copy: Path) -> Drift:
@@ -205,13 +209,19 @@ class SqliteKind(AssetKind):
             return JournalStep(key=record.key, path=str(asset.path), action="database")
         return super().stage(asset, record, stored, rollback_id, is_usable=is_usable, emit=emit)
 
-    def place(self, record: AssetRecord, stored: Path, target: Path, meter: Meter) -> None:
+    def place(self, record: AssetRecord, stored: Path, target: Place, meter: Meter) -> Inode:
         """Copy the stored file and set the journal mode that the database had."""
-        super().place(record, stored, target, meter)
+        if is_folder(record):
+            return super().place(record, stored, target, meter)
+        inode = super().place(evolve(record, mode=0o600), stored, target, meter)
         assert record.mode is not None
-        os.chmod(target, 0o600)
-        set_journal_mode(target, record.journal_mode)
-        os.chmod(target, record.mode)
+        with target.opened(os.O_RDWR) as fd:
+            own = os.fstat(fd)
+            if (own.st_dev, own.st_ino) != (inode.device, inode.number):
+                raise StageFailed(f"{target.path} was exchanged by another process while it was written.")
+            set_journal_mode(fd, record.journal_mode)
+            set_rights(fd, own, (own.st_uid, own.st_gid), record.mode)
+        return inode
 
     @contextlib.contextmanager
     def lock(self, asset: AssetConfig, step: JournalStep, stored: Path, seconds: float) -> Iterator[Hold | None]:
@@ -219,7 +229,7 @@ class SqliteKind(AssetKind):
         if step.action != "database":
             yield None
             return
-        with locked_database(asset.path, stored, LockWait(seconds)) as database:
+        with asset.found() as live, locked_database(live, stored, LockWait(seconds)) as database:
             yield database
 
     def state_of(self, step: JournalStep) -> State:
@@ -231,9 +241,9 @@ class SqliteKind(AssetKind):
             return "old"
         return super().state_of(step)
 
-    def _apply(self, move: Move) -> None:
+    def _apply(self, move: Move, live: Place) -> None:
         if move.step.action != "database":
-            super()._apply(move)
+            super()._apply(move, live)
             return
         was_begun = move.step.begun
         held = cast("LockedDatabase | None", move.hold)  # of ``lock`` above
@@ -241,78 +251,75 @@ class SqliteKind(AssetKind):
         try:
             if not was_begun:
                 move.note(evolve(move.step, begun=True))
-            restore_database(move.stored, move.live, Meter(move.emit, "restore", move.step.key, 0).reach, wait, held)
+            restore_database(move.stored, live, Meter(move.emit, "restore", move.step.key, 0).reach, wait, held)
         except (StageFailed, OSError) as error:
             # A disk error may happen after the commit, when SQLite flushes the removal of its journal.
             if move.is_forward and not was_begun and not isinstance(error, DiskError):
                 # SQLite has rolled the transaction back, so there is nothing to undo. A crash loses this information.
                 move.amend(evolve(move.step, begun=False))
             raise
-        if _restore_rights(move):
-            fsync_file(move.live)
+        if _restore_rights(move, live):
+            live.flush_file()
 
-    def exchange(self, move: Move) -> bool:
+    def exchange(self, move: Move, live: Place) -> bool:
         """Exchange the files; before that, move the side files of the old database away."""
-        live, staged = move.live, move.staged
+        copy = staged(live, move.rollback_id)
         # The live database never has the WAL of another database next to it. When the target file is already in place,
         # the side files belong to it.
         if inode_of(live) != move.target_inode:
-            set_side_files_aside(live, staged if move.is_forward else None)
-        if not super().exchange(move):
+            set_side_files_aside(live, copy if move.is_forward else None)
+        if not super().exchange(move, live):
             return False
         if not move.is_forward:
             for suffix in SIDE_FILES:
                 with contextlib.suppress(FileNotFoundError):
-                    os.rename(suffixed(staged, suffix), f"{live}{suffix}")
-            fsync_directory(live.parent)
+                    suffixed(copy, suffix).rename(live.beside(live.name + suffix))
+            live.flush_folder()
         return True
 
-    def _is_equal(self, record: AssetRecord, live: Path) -> bool:
+    def _is_equal(self, record: AssetRecord, live: Place) -> bool:
         return False  # do not read the file: another process may have the database open
 
-    def overwrite_content(self, record: AssetRecord, stored: Path, live: Path) -> None:
+    def overwrite_content(self, record: AssetRecord, stored: Path, live: Place) -> None:
         """Overwrite the file with the stored file, and set its journal mode."""
         assert record.mode is not None
         overwrite_file(stored, live)
-        os.chmod(live, record.mode)
-        set_journal_mode(live, record.journal_mode)
-        fsync_file(live)
+        with live.opened(os.O_RDWR) as fd:
+            live.require_writable(fd)
+            set_journal_mode(fd, record.journal_mode)
+            own = os.fstat(fd)
+            set_rights(fd, own, (own.st_uid, own.st_gid), record.mode)
+        live.flush_file()
 
 
-def _restore_rights(move: Move) -> bool:
+def _restore_rights(move: Move, live: Place) -> bool:
     """Give a database and its side files the recorded mode and owner; return whether one of them had others."""
     mode, owner, is_changed = move.record.mode, recorded_owner(move.stored), False
     # SQLite makes a new side file with the rights of the database, and does not change those of an old one.
-    for path in (move.live, *side_files(move.live)):
-        with contextlib.suppress(FileNotFoundError):
-            info = os.lstat(path)
-            if owner is not None and owner != (info.st_uid, info.st_gid):
-                os.chown(path, *owner)
-                info, is_changed = os.lstat(path), True
-            if mode is not None and mode != stat.S_IMODE(info.st_mode):
-                os.chmod(path, mode)
-                is_changed = True
+    for place in (live, *side_files(live)):
+        with contextlib.suppress(FileNotFoundError), place.opened() as fd:
+            place.require_writable(fd)
+            own = os.fstat(fd)
+            mode = stat.S_IMODE(own.st_mode) if mode is None else mode
+            is_changed |= set_rights(fd, own, owner or (own.st_uid, own.st_gid), mode)
     return is_changed
 
 
-def side_files(database: Path) -> list[Path]:
-    """Return the paths of the WAL, the shared memory and the rollback journal that a database can have."""
-    limit = name_limit(database.parent)
-    paths = [database.with_name(database.name + suffix) for suffix in SIDE_FILES]
-    return [path for path in paths if len(os.fsencode(path.name)) <= limit]
+def side_files(live: Place) -> list[Place]:
+    """Return the places of the WAL, the shared memory and the rollback journal that a database can have."""
+    return [live.beside(live.name + suffix) for suffix in SIDE_FILES if fits(live.name + suffix, live)]
 
 
-def set_side_files_aside(live: Path, staged: Path | None) -> None:
-    """Rename the side files of ``live`` to the side files of ``staged``; remove them when ``staged`` is None."""
-    for path in side_files(live):
-        target = suffixed(staged, path.name.removeprefix(live.name)) if staged is not None else None
+def set_side_files_aside(live: Place, copy: Place | None) -> None:
+    """Rename the side files of ``live`` to the side files of ``copy``; remove them when ``copy`` is None."""
+    for place in side_files(live):
+        target = suffixed(copy, place.name.removeprefix(live.name)) if copy is not None else None
         with contextlib.suppress(FileNotFoundError):
-            if target is None or os.path.lexists(target):
-                path.unlink()
+            if target is None or target.exists():
+                place.unlink()
             else:
-                os.rename(path, target)
-    with contextlib.suppress(FileNotFoundError):
-        fsync_directory(live.parent)
+                place.rename(target)
+    live.flush_folder()
 
 
 SQLITE = SqliteKind()

@@ -9,14 +9,14 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import stat
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from release_tasks.assets.sqlite.journal import settle_super_journal
 from release_tasks.core.durable import remove_tree
-from release_tasks.core.errors import StageFailed, with_path
+from release_tasks.core.errors import with_path
+from release_tasks.core.place import Place
 
 __all__ = ["private_copy"]
 
@@ -32,7 +32,7 @@ _FICLONE = 0x40049409  # linux/fs.h: share the blocks of another file, where the
 
 
 @contextlib.contextmanager
-def private_copy(live: Path, scratch: Path, count: Count) -> Iterator[Path | None]:
+def private_copy(live: Place, scratch: Path, count: Count) -> Iterator[Path | None]:
     """Copy a live database and its journals to the new folder ``scratch``; remove the folder after the block.
 
     Yields the path of the copy, which SQLite may recover and write: it has the content that SQLite would read at the
@@ -47,7 +47,7 @@ def private_copy(live: Path, scratch: Path, count: Count) -> Iterator[Path | Non
         remove_tree(scratch)
 
 
-def _copy_once(live: Path, scratch: Path, count: Count) -> bool:
+def _copy_once(live: Place, scratch: Path, count: Count) -> bool:
     """Copy the files and return whether they were unchanged: then the copies are of one moment."""
     before = _stamps(live)
     time.sleep(_TICK_SECONDS)
@@ -55,32 +55,21 @@ def _copy_once(live: Path, scratch: Path, count: Count) -> bool:
     os.mkdir(scratch, 0o700)
     for suffix in _SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
-            _copy_file(Path(f"{live}{suffix}"), scratch / f"{live.name}{suffix}", count)
+            _copy_file(live.beside(live.name + suffix), scratch / f"{live.name}{suffix}", count)
     settle_super_journal(live, scratch / f"{live.name}-journal")
     return _stamps(live) == before
 
 
-def _stamps(live: Path) -> list[Stamp | None]:
-    stamps: list[Stamp | None] = []
-    for suffix in _SUFFIXES:
-        try:
-            info = os.lstat(f"{live}{suffix}")
-        except FileNotFoundError:
-            stamps.append(None)
-        else:
-            stamps.append((info.st_dev, info.st_ino, info.st_size, info.st_mtime_ns, info.st_ctime_ns))
-    return stamps
+def _stamps(live: Place) -> list[Stamp | None]:
+    infos = (live.beside(live.name + suffix).look() for suffix in _SUFFIXES)
+    return [i and (i.st_dev, i.st_ino, i.st_size, i.st_mtime_ns, i.st_ctime_ns) for i in infos]
 
 
-def _copy_file(source: Path, target: Path, count: Count) -> None:
+def _copy_file(source: Place, target: Path, count: Count) -> None:
     """Copy a regular file up to its present size: a file that grows has no end."""
     with contextlib.ExitStack() as files:
-        with with_path(source):
-            reading = os.open(source, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-        files.callback(os.close, reading)
+        reading = files.enter_context(source.opened())
         info = os.fstat(reading)
-        if not stat.S_ISREG(info.st_mode):
-            raise StageFailed(f"{source} is not a regular file.")
         with with_path(target):
             writing = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         files.callback(os.close, writing)
@@ -90,7 +79,7 @@ def _copy_file(source: Path, target: Path, count: Count) -> None:
             return
         left = info.st_size
         while left > 0:
-            with with_path(source):
+            with with_path(source.path):
                 chunk = os.read(reading, min(left, _STEP_BYTES))
             if not chunk:
                 return

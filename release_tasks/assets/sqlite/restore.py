@@ -9,8 +9,8 @@ from pathlib import Path
 import apsw
 
 from release_tasks.assets.sqlite.connection import (
-    connection,
     immutable,
+    live_connection,
     require_database,
     translated_errors,
     value,
@@ -18,6 +18,7 @@ from release_tasks.assets.sqlite.connection import (
 from release_tasks.assets.sqlite.database import PAGES_A_STEP, Progress
 from release_tasks.assets.sqlite.journal import require_no_super_journal
 from release_tasks.assets.waiting import LockWait
+from release_tasks.core.place import Place
 
 __all__ = ["LockedDatabase", "locked_database", "restore_database"]
 
@@ -26,7 +27,7 @@ _CHECKPOINT_MS = 200
 
 def restore_database(
     copy: Path,
-    live: Path,
+    live: Place,
     progress: Progress | None = None,
     wait: LockWait | None = None,
     held: LockedDatabase | None = None,
@@ -48,7 +49,7 @@ def restore_database(
 
 
 @contextlib.contextmanager
-def locked_database(live: Path, copy: Path, wait: LockWait | None) -> Iterator[LockedDatabase]:
+def locked_database(live: Place, copy: Path, wait: LockWait | None) -> Iterator[LockedDatabase]:
     """Hold the write lock on ``live`` while the block runs, for a restore from ``copy``.
 
     In rollback-journal mode the lock excludes readers too: a reader could else make the commit fail. In WAL mode it
@@ -66,10 +67,10 @@ def locked_database(live: Path, copy: Path, wait: LockWait | None) -> Iterator[L
 class LockedDatabase:
     """A live database with a write transaction of this process, into which ``write`` copies the new content."""
 
-    def __init__(self, live: Path, copy: Path, wait: LockWait | None, resources: contextlib.ExitStack) -> None:
+    def __init__(self, live: Place, copy: Path, wait: LockWait | None, resources: contextlib.ExitStack) -> None:
         self._live = live
         self._resources = resources
-        target = self._target = resources.enter_context(connection(live, apsw.SQLITE_OPEN_READWRITE, wait))
+        target = self._target = resources.enter_context(live_connection(live, apsw.SQLITE_OPEN_READWRITE, wait))[0]
         source = resources.enter_context(immutable(copy))
         if not value(source, "PRAGMA page_count"):
             source = resources.enter_context(_without_tables())

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from collections.abc import Mapping
 from typing import Literal
 
 from attrs import field, frozen
 
-from release_tasks.assets.base import AssetConfig
+from release_tasks.assets.base import AssetConfig, AssetKind
 from release_tasks.assets.findings import CopyCheck
 from release_tasks.assets.kinds import kind_of
 from release_tasks.assets.stored import is_folder
 from release_tasks.core.errors import StageFailed, describe_error
+from release_tasks.core.place import Place, find
 from release_tasks.core.records import AssetRecord, HealthReport, SnapshotMetadata
 
 __all__ = [
@@ -119,18 +119,27 @@ def check_plugins(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig])
 
 def _difference(asset: AssetConfig, record: AssetRecord) -> str:
     """Return the difference between an asset and its record; empty if they are equal."""
-    if not os.path.lexists(asset.path):
-        return "it was not restored" if record.exists else ""
-    if not record.exists:
-        return "it exists, but did not exist at snapshot time"
-    mode = os.lstat(asset.path).st_mode
+    with find(asset.path) as live:
+        info = None if live is None else live.look()
+        if live is None or info is None:
+            return "it was not restored" if record.exists else ""
+        if not record.exists:
+            return "it exists, but did not exist at snapshot time"
+        return _form_difference(record, info.st_mode) or _content_difference(asset.kind, record, live)
+
+
+def _form_difference(record: AssetRecord, mode: int) -> str:
     is_tree = is_folder(record)
     if not (stat.S_ISDIR(mode) if is_tree else stat.S_ISREG(mode)):
         return f"it is not a {'folder' if is_tree else 'file'}"
     if stat.S_IMODE(mode) != record.mode:
         return f"its mode is {stat.S_IMODE(mode):o} instead of {record.mode or 0:o}"
-    digest, expected = asset.kind.digest(record, asset.path), record.content_digest or record.sha256
+    return ""
+
+
+def _content_difference(kind: AssetKind, record: AssetRecord, live: Place) -> str:
+    digest, expected = kind.digest(record, live), record.content_digest or record.sha256
     if digest != expected:
         return f"its content differs (recorded {expected}, restored {digest})"
-    extra = [path.name for path in asset.kind.side_files(asset.path) if os.path.lexists(path)]
+    extra = [place.name for place in kind.side_files(live) if place.exists()]
     return f"it has an extra side file {extra[0]}" if extra else ""

@@ -21,6 +21,7 @@ from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Emit, Meter, ignore
 from release_tasks.core.location import is_within
 from release_tasks.core.owned import require_own_parent
+from release_tasks.core.place import trusted
 from release_tasks.core.process.find import MarkedProcesses
 from release_tasks.core.records import SnapshotMetadata
 from release_tasks.core.scratch import claimed_folder
@@ -123,14 +124,14 @@ def require_space(folder: Path, source: Path, snapshot: SnapshotMetadata) -> Non
     """
     size = sum(asset.size for asset in snapshot.assets)
     total, _, free = shutil.disk_usage(folder)
-    copies = 0 if can_share_blocks(source / "metadata.json", folder) else 2 * size
+    copies = 0 if can_share_blocks(trusted(source / "metadata.json"), folder) else 2 * size
     needed = copies + max(_HEADROOM, total // _RESERVE)
     if free < needed:
         raise Inconclusive(
             f"There is not enough disk space for a drill: it needs {show_mebibytes(needed)}, and {folder.parent} has "
             f"{show_mebibytes(free)} free. {_CHOOSE}"
         )
-    names = Footprint(names=2 * footprint_of(source).names)  # the copy and the restored state
+    names = Footprint(names=2 * footprint_of(trusted(source)).names)  # the copy and the restored state
     for problem in shortages([Need(purpose="a drill", folder=folder, footprint=names)]):
         raise Inconclusive(f"{problem} {_CHOOSE}")
 
@@ -144,8 +145,8 @@ def copy_snapshot(source: Catalogue, target: Catalogue, snapshot_id: str, emit: 
     """Copy a snapshot unchanged, with shared blocks if the filesystem supports them. Raises OSError, StageFailed."""
     make_private_directory(target.store.folder)
     stored = source.path(snapshot_id)
-    meter = Meter(emit, "copy", snapshot_id, 0 if emit is ignore else tree_size(stored))
-    capture_tree(stored, target.path(snapshot_id), count=meter.add)
+    meter = Meter(emit, "copy", snapshot_id, 0 if emit is ignore else tree_size(trusted(stored)))
+    capture_tree(trusted(stored), trusted(target.path(snapshot_id)), count=meter.add)
     meter.finish()
 
 

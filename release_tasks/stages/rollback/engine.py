@@ -359,7 +359,7 @@ def staged(
     finally:
         if not run.pipeline.has_journal():
             for asset in run.assets.values():
-                asset.kind.finish(asset)
+                asset.kind.finish(asset, [run.rollback_id])
             remove_empty(run.created_parents)
 
 

@@ -279,8 +279,9 @@ def _change(key: str, record: AssetRecord, live: AssetRecord, asset: AssetConfig
         return AssetChange(key=key, action="restore", detail=detail, has_gaps=True)
     difference = kind_of(record).compare(record, live)
     if not difference:
-        with contextlib.suppress(OSError):  # the live state, or a file that an amendment added, has gone
-            difference = owner_difference(record, stored_path(folder, record), asset.path)
+        # The live state, or a file that an amendment added, may have gone.
+        with contextlib.suppress(OSError), asset.found() as place:
+            difference = owner_difference(record, stored_path(folder, record), place)
     if not difference:
         return AssetChange(key=key, action="keep", detail="equal to the snapshot")
     return AssetChange(key=key, action="restore", detail=difference)

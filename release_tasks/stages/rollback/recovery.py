@@ -158,14 +158,15 @@ def recover_locked(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) 
                 f"mixed: {describe_error(error)} Fix it, then run `{typed('release.recover')}` before you start the "
                 "service."
             ) from error
-        _discard_staged(settings)
+        _discard_staged(settings, [journal.rollback_id])
         if report.status == "undone":
             remove_empty(Path(path) for path in journal.created_parents)
         with contextlib.suppress(OSError):  # the live state is consistent; the next command removes the rest
             pipeline.clean_up()
         return report
-    removed = [str(path) for path in _discard_staged(settings)] + pipeline.clean_up()
     state = pipeline.known_state()
+    ids = [state.rollback_id] if state is not None and state.rollback_id is not None else []
+    removed = [str(path) for path in _discard_staged(settings, ids)] + pipeline.clean_up()
     if state is not None and state.status == "in_progress":
         detail = "it left no journal, so no live asset was changed"
         if state.restored:
@@ -237,14 +238,15 @@ def _intact(pipeline: Pipeline, snapshot_id: str, emit: Emit) -> SnapshotMetadat
     return snapshot
 
 
-def _discard_staged(settings: Settings) -> list[Path]:
-    return [path for asset in settings.release.assets.values() for path in asset.kind.finish(asset)]
+def _discard_staged(settings: Settings, rollback_ids: list[str]) -> list[Path]:
+    return [path for asset in settings.release.assets.values() for path in asset.kind.finish(asset, rollback_ids)]
 
 
 def _has_leftovers(settings: Settings, pipeline: Pipeline) -> bool:
-    if any(leftovers(asset.path) for asset in settings.release.assets.values()) or pipeline.has_leftovers():
-        return True
     state = pipeline.known_state()
+    ids = [state.rollback_id] if state is not None and state.rollback_id is not None else []
+    if any(leftovers(asset.path, ids) for asset in settings.release.assets.values()) or pipeline.has_leftovers():
+        return True
     return state is not None and state.status == "in_progress"
 
 

@@ -11,7 +11,7 @@ from attrs import frozen
 
 from release_tasks.archive.derive import StoredFile
 from release_tasks.assets.base import AssetConfig
-from release_tasks.assets.placing import staged_path
+from release_tasks.assets.placing import staged
 from release_tasks.assets.stored import is_folder
 from release_tasks.config.schema import Settings
 from release_tasks.core.lock import FileLock
@@ -105,7 +105,8 @@ class HeldStores:
             place = tree.place(live)
             if place is None or not place.inside:
                 continue
-            path = staged_path(self._settings.release.assets[place.key].path, rollback_id) / place.inside
+            with self._settings.release.assets[place.key].found() as asset:
+                path = staged(asset, rollback_id).path / place.inside
             if path.parent.is_dir():
                 self._locks.enter_context(_hold_staged(path, live))
 

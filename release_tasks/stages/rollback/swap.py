@@ -13,10 +13,11 @@ from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.assets.base import AssetConfig, Hold, Move
 from release_tasks.assets.findings import Busy
-from release_tasks.assets.placing import displaced_path, inode_of, staged_path
+from release_tasks.assets.placing import displaced, inode_at, inode_of, staged
 from release_tasks.assets.waiting import LockWait
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Emit, ignore
+from release_tasks.core.place import find
 from release_tasks.core.records import Inode, JournalStep, RollbackJournal, SnapshotMetadata
 from release_tasks.stages.rollback.journal import write_journal
 
@@ -69,12 +70,12 @@ def _in_lock_order(steps: list[JournalStep]) -> list[JournalStep]:
 
     Raises StageFailed when two assets are one database: the second lock would wait for the first.
     """
-    databases = {step.key: inode_of(Path(step.path)) for step in steps if step.action == "database"}
+    databases = {step.key: inode_at(Path(step.path)) for step in steps if step.action == "database"}
     for key, inode in databases.items():
         same = [other for other, found in databases.items() if found == inode and other != key]
         if same:
             raise StageFailed(f"The assets {key} and {same[0]} are the same database. Remove one from release.assets.")
-    return sorted(steps, key=lambda step: _position(inode_of(Path(step.path))))
+    return sorted(steps, key=lambda step: _position(inode_at(Path(step.path))))
 
 
 def _position(inode: Inode | None) -> tuple[int, int]:
@@ -154,16 +155,21 @@ class Swap:
             if snapshot is not None and not self.pipeline.catalogue.path(snapshot.snapshot_id).is_dir():
                 raise StageFailed(f"{self.pipeline.root} disappeared during the rollback. Is the volume mounted?")
         for step in self.journal.steps:
-            staged = staged_path(Path(step.path), self.journal.rollback_id)
-            names = [Path(step.path), staged, displaced_path(staged)]
-            is_staged = step.new is not None and not step.mirrored
-            if is_staged and not any(inode_of(name) for name in names):
+            if step.new is not None and not step.mirrored and not self._is_there(Path(step.path)):
                 raise StageFailed(f"Neither {step.path} nor its staged copy exists. Is the volume mounted?")
             folder = Path(step.path).parent
-            self.folders[folder] = inode_of(folder)
+            self.folders[folder] = inode_at(folder)
+
+    def _is_there(self, path: Path) -> bool:
+        """Return whether the asset at ``path`` or its staged copy exists."""
+        with find(path) as live:
+            if live is None:
+                return False
+            copy = staged(live, self.journal.rollback_id)
+            return any(inode_of(place) for place in (live, copy, displaced(copy)))
 
     def _require_same_folder(self, live: Path) -> None:
-        if inode_of(live.parent) != self.folders[live.parent]:
+        if inode_at(live.parent) != self.folders[live.parent]:
             raise StageFailed(f"{live.parent} disappeared during the restore of {live.name}. Is the volume mounted?")
 
     def _carry_out(self, step: JournalStep, act: Callable[[Move], None], source: SnapshotMetadata | None) -> None:

@@ -15,6 +15,7 @@ from release_tasks.assets.sqlite.checks import check_database, count_rows, read_
 from release_tasks.assets.sqlite.connection import DamagedDatabase, DiskError, translated_errors
 from release_tasks.assets.sqlite.database import capture_database
 from release_tasks.core.errors import DiskFull, StageFailed
+from release_tasks.core.place import trusted
 from release_tasks.stages.drill.engine import run_drill
 from tests.support.faults.stages import passed_preflight, prepare
 from tests.support.project import Project
@@ -291,7 +292,7 @@ def test_any_changed_page_ends_in_a_verdict(tmp_path: Path) -> None:
         copy = tmp_path / "copy.db"
         copy.write_bytes(damaged)
         try:
-            capture_database(copy, tmp_path / f"captured{number}.db")
+            capture_database(trusted(copy), tmp_path / f"captured{number}.db")
         except DamagedDatabase:
             found += 1
         (tmp_path / f"captured{number}.db").unlink(missing_ok=True)
@@ -359,7 +360,7 @@ def test_each_result_code_has_a_verdict(tmp_path: Path, name: str) -> None:
     """Only errors of the content are damage; a code that is not listed is reported as an error of the disk."""
     expected = next((verdict for verdict, names in VERDICTS.items() if name in names), DiskError)
     error = apsw.exception_for(getattr(apsw, name))
-    with pytest.raises(StageFailed) as raised, translated_errors(tmp_path / "app.db"):
+    with pytest.raises(StageFailed) as raised, translated_errors(trusted(tmp_path / "app.db")):
         raise error
     assert type(raised.value) is expected
     assert str(tmp_path / "app.db") in raised.value.message

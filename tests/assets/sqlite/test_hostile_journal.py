@@ -15,6 +15,7 @@ from release_tasks.assets.sqlite.database import capture_database, examine_datab
 from release_tasks.assets.sqlite.journal import require_no_super_journal, super_journal
 from release_tasks.assets.sqlite.restore import locked_database
 from release_tasks.assets.waiting import LockWait
+from release_tasks.core.place import trusted
 from tests.support.faults.stages import passed_preflight, prepare
 from tests.support.hostile import crash_in_a_transaction, name_super_journal
 from tests.support.project import Project
@@ -42,7 +43,7 @@ def hostile(project: Project, victim: Path) -> Path:
 def test_the_name_is_read(hostile: Path, victim: Path) -> None:
     """The parser returns the name and the size of the journal without it."""
     journal = Path(f"{hostile}-journal")
-    found = super_journal(journal)
+    found = super_journal(trusted(journal))
     assert found is not None and found.name == os.fsencode(victim)
     assert found.journal_size == journal.stat().st_size - len(found.name) - 20
 
@@ -52,24 +53,24 @@ def test_other_journals_name_nothing(tmp_path: Path, tail: bytes) -> None:
     """A journal without the magic number, or with a length that does not fit, names no file; nor does a pipe."""
     journal = tmp_path / "app.db-journal"
     journal.write_bytes(b"j" * 100 + tail)
-    assert super_journal(journal) is None
+    assert super_journal(trusted(journal)) is None
     journal.unlink()
-    assert super_journal(journal) is None
+    assert super_journal(trusted(journal)) is None
     os.mkfifo(journal)
-    assert super_journal(journal) is None
+    assert super_journal(trusted(journal)) is None
 
 
 def test_nothing_opens_the_database(hostile: Path, victim: Path, tmp_path: Path) -> None:
     """Capture, look, check before a rollback, and lock of a rollback refuse it, and the file and the journal stay."""
     before = hostile.read_bytes(), Path(f"{hostile}-journal").read_bytes()
     with pytest.raises(DamagedDatabase, match="start it once") as refused:
-        capture_database(hostile, tmp_path / "copy.db")
+        capture_database(trusted(hostile), tmp_path / "copy.db")
     assert str(victim) in refused.value.message and f"{hostile}-journal" in refused.value.message
     with pytest.raises(DamagedDatabase, match="was not opened"):
-        examine_database(hostile, tmp_path / "look.db")
-    with pytest.raises(DamagedDatabase), locked_database(hostile, tmp_path / "copy.db", LockWait(0)):
+        examine_database(trusted(hostile), tmp_path / "look.db")
+    with pytest.raises(DamagedDatabase), locked_database(trusted(hostile), tmp_path / "copy.db", LockWait(0)):
         raise AssertionError("SQLite opened it")
-    assert not is_usable(hostile, LockWait(0))
+    assert not is_usable(trusted(hostile), LockWait(0))
     assert victim.read_text() == "precious"
     assert (hostile.read_bytes(), Path(f"{hostile}-journal").read_bytes()) == before
 
@@ -83,7 +84,7 @@ def test_a_look_does_not_ask_for_a_path_outside_the_folder(project: Project, tmp
         Path(f"{project.database}-journal").write_bytes(journal)
         name_super_journal(project.database, path)
         with pytest.raises(DamagedDatabase) as refused:
-            examine_database(project.database, tmp_path / "look.db")
+            examine_database(trusted(project.database), tmp_path / "look.db")
         sentences.add(refused.value.message.replace(str(path), "PATH"))
     assert len(sentences) == 1
 
@@ -110,8 +111,8 @@ def test_a_commit_over_several_databases_is_awaited(project: Project) -> None:
         journal.write_bytes(bytes(512))
         name_super_journal(project.database, project.folder / "app.db-mj0")
         with pytest.raises(Busy):
-            require_no_super_journal(project.database, LockWait(0.6))
+            require_no_super_journal(trusted(project.database), LockWait(0.6))
         threading.Timer(0.7, journal.unlink).start()
         began = time.monotonic()
-        require_no_super_journal(project.database, LockWait(30))
+        require_no_super_journal(trusted(project.database), LockWait(30))
     assert 0.6 < time.monotonic() - began < 20

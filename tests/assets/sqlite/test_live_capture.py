@@ -20,6 +20,7 @@ from release_tasks.assets.sqlite.checks import check_database
 from release_tasks.assets.sqlite.connection import DamagedDatabase
 from release_tasks.assets.sqlite.database import capture_database, content_digest, examine_database
 from release_tasks.core.errors import StageFailed
+from release_tasks.core.place import Place, trusted
 from tests.support.project import MakeProject, Project
 from tests.support.scripts import locked_database
 from tests.support.writer import StartWriter
@@ -103,7 +104,7 @@ def test_writers_commit_during_the_capture(project: Project, start_writer: Start
         commits.append(wait_until(lambda: wal.stat().st_mtime_ns != before))
 
     copy = project.folder / "copy.db"
-    capture_database(project.database, copy, progress)
+    capture_database(trusted(project.database), copy, progress)
     assert len(steps) > 1 and steps[-1][0] == steps[-1][1]
     assert all(commits)
     captured, is_balanced, integrity = read_copy(copy)
@@ -134,7 +135,7 @@ def test_capture_of_a_killed_service_includes_its_wal_and_leaves_it_unchanged(
     before = [path.read_bytes() for path in paths]
     assert len(before[1]) > 0
     copy = project.folder / "copy.db"
-    capture_database(project.database, copy)
+    capture_database(trusted(project.database), copy)
     assert [path.read_bytes() for path in paths] == before
     assert sorted(os.listdir(project.state)) == names
     captured, is_balanced, _ = read_copy(copy)
@@ -161,7 +162,7 @@ def test_wal_without_a_shm_is_left_unchanged(project: Project) -> None:
         shutil.copy(project.state / name, moved / name)
     connection.close()
     shutil.copy(moved / "app.db-wal", project.folder / "wal-before")
-    capture_database(moved / "app.db", project.folder / "copy.db")
+    capture_database(trusted(moved / "app.db"), project.folder / "copy.db")
     # SQLite builds a -shm to read the WAL by; removing it could break another process that opened the database since.
     assert set(os.listdir(moved)) - {"app.db-shm"} == {"app.db", "app.db-wal"}
     assert (moved / "app.db-wal").read_bytes() == (project.folder / "wal-before").read_bytes()
@@ -180,17 +181,17 @@ def test_interrupted_transaction_is_not_in_the_copy(project: Project) -> None:
     subprocess.run([sys.executable, "-c", crash, str(project.database)], check=True)
     assert Path(f"{project.database}-journal").exists()
     copy = project.folder / "copy.db"
-    capture_database(project.database, copy)
+    capture_database(trusted(project.database), copy)
     assert read_copy(copy) == (0, True, [("ok",)])
 
 
 def test_copy_is_a_rollback_journal_database(project: Project) -> None:
     """Header bytes 18 and 19 are 1; the record has the journal mode of the live database."""
     copy = project.folder / "copy.db"
-    captured = capture_database(project.database, copy)
+    captured = capture_database(trusted(project.database), copy)
     assert captured.journal_mode == "wal"
     assert copy.read_bytes()[18:20] == b"\x01\x01"
-    assert content_digest(copy) == captured.sha256
+    assert content_digest(trusted(copy)) == captured.sha256
     connection = sqlite3.connect(project.database)
     assert connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
     connection.close()
@@ -209,7 +210,7 @@ def test_uncommon_databases_are_captured(project: Project, statement: str) -> No
     connection.execute("PRAGMA user_version = 7")
     connection.commit()
     connection.close()
-    capture_database(source, copy)
+    capture_database(trusted(source), copy)
     connection = sqlite3.connect(f"file:{copy}?immutable=1", uri=True)
     assert connection.execute("SELECT x FROM t").fetchone() == ("text \u00e4",)
     assert connection.execute("PRAGMA user_version").fetchone() == (7,)
@@ -220,7 +221,7 @@ def test_empty_file_is_an_empty_database(project: Project) -> None:
     """SQLite opens a file of no bytes as a database without tables."""
     (project.state / "empty.db").touch()
     copy = project.folder / "copy.db"
-    capture_database(project.state / "empty.db", copy)
+    capture_database(trusted(project.state / "empty.db"), copy)
     check_database(copy, thorough=True)
 
 
@@ -291,7 +292,7 @@ def test_damaged_database_is_refused(project: Project, how: str) -> None:
             database.symlink_to("real.db")
     copy = project.folder / "copy.db"
     with pytest.raises(DamagedDatabase) as error:
-        capture_database(database, copy)
+        capture_database(trusted(database), copy)
     assert str(database) in error.value.message
     assert str(copy) not in error.value.message
 
@@ -307,7 +308,7 @@ def test_damaged_database_is_refused(project: Project, how: str) -> None:
     ],
 )
 def test_reading_a_damaged_database_changes_no_byte(
-    project: Project, start_writer: StartWriter, damage: Callable[[bytes], bytes], read: Callable[[Path, Path], object]
+    project: Project, start_writer: StartWriter, damage: Callable[[bytes], bytes], read: Callable[[Place, Path], object]
 ) -> None:
     """The rows in its WAL are the last good copy, so the WAL stays the same byte for byte."""
     writer = start_writer(project.database)
@@ -317,7 +318,7 @@ def test_reading_a_damaged_database_changes_no_byte(
     paths = [project.database, Path(f"{project.database}-wal")]
     before = [path.read_bytes() for path in paths]
     with contextlib.suppress(DamagedDatabase):
-        read(project.database, project.folder / "copy.db")
+        read(trusted(project.database), project.folder / "copy.db")
     assert [path.read_bytes() if path.exists() else None for path in paths] == before
 
 
@@ -328,7 +329,7 @@ def test_emptied_database_with_a_wal_is_damaged(project: Project, start_writer: 
     writer.wait(timeout=10)
     os.truncate(project.database, 0)
     with pytest.raises(DamagedDatabase):
-        capture_database(project.database, project.folder / "copy.db")
+        capture_database(trusted(project.database), project.folder / "copy.db")
 
 
 def test_locked_database_ends_with_a_message(project: Project) -> None:
@@ -352,8 +353,9 @@ def test_memory_does_not_grow_with_the_database(project: Project) -> None:
     script = (
         "import resource, sys; from pathlib import Path\n"
         "from release_tasks.assets.sqlite.database import capture_database\n"
+        "from release_tasks.core.place import trusted\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "capture_database(Path(sys.argv[1]), Path(sys.argv[2]))\n"
+        "capture_database(trusted(Path(sys.argv[1])), Path(sys.argv[2]))\n"
         "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     command = [sys.executable, "-c", script, str(project.database), str(project.folder / "copy.db")]

@@ -20,6 +20,7 @@ from release_tasks.assets.findings import Busy
 from release_tasks.assets.sqlite.database import capture_database, examine_database
 from release_tasks.assets.sqlite.kind import SQLITE
 from release_tasks.assets.waiting import LockWait
+from release_tasks.core.place import trusted
 from release_tasks.core.records import AssetRecord
 from tests.support.hostile import CRASH, crash_in_a_transaction, name_super_journal
 from tests.support.project import MakeProject, Project
@@ -127,7 +128,7 @@ def test_a_look_changes_nothing_and_sees_the_committed_rows(make_project: MakePr
     assert picture(project.state) == before
     assert os.listdir(scratch / "assets" / "database") == ["app.db"]
     # SQLite recovers the database now.
-    captured = capture_database(project.database, project.folder / "captured.db")
+    captured = capture_database(trusted(project.database), project.folder / "captured.db")
     assert (seen.journal_mode, seen.sha256) == (captured.journal_mode, captured.sha256)
     assert stored(scratch, project.database) == project.rows()[0]
 
@@ -163,7 +164,7 @@ def test_a_look_needs_no_write_permission(state: str) -> None:
         with as_user(1000):
             seen = look(project.database, of_the_user / "scratch")
         assert picture(project.state) == before
-        assert seen.sha256 == capture_database(project.database, project.folder / "captured.db").sha256
+        assert seen.sha256 == capture_database(trusted(project.database), project.folder / "captured.db").sha256
 
 
 def test_a_look_sees_through_an_open_transaction(make_project: MakeProject) -> None:
@@ -249,8 +250,8 @@ def test_a_part_of_an_open_transaction_is_no_damage(tmp_path: Path) -> None:
         assert service.stdout is not None and service.stdin is not None
         assert service.stdout.readline() == "open\n"
         with pytest.raises(Busy, match=f"locked by process {service.pid}"):
-            examine_database(live, copy, wait=LockWait(0.2))
+            examine_database(trusted(live), copy, wait=LockWait(0.2))
         assert [path.name for path in tmp_path.iterdir()] == [live.name]
         service.stdin.close()
-        examine_database(live, copy, wait=LockWait(60))
+        examine_database(trusted(live), copy, wait=LockWait(60))
         assert sqlite3.connect(copy).execute("SELECT count(*) FROM t").fetchone() == (4000,)

@@ -624,8 +624,8 @@ def test_new_store_is_locked_until_the_swap_is_over(
     held: list[bool] = []
     real = base.AssetKind.exchange
 
-    def place(self: Any, move: Any) -> bool:
-        placed = real(self, move)
+    def place(self: Any, move: Any, live: Any) -> bool:
+        placed = real(self, move, live)
         held.append(lock.exists() and not FileLock(lock).acquire())
         return placed
 

@@ -16,10 +16,12 @@ import apsw
 
 from release_tasks.assets import base
 from release_tasks.assets.base import Move
+from release_tasks.assets.placing import staged
 from release_tasks.assets.sqlite import kind
 from release_tasks.assets.sqlite.database import Copied, write_canonical_header
-from release_tasks.core import durable
+from release_tasks.core import durable, place
 from release_tasks.core.digests import sha256_file
+from release_tasks.core.place import Place
 from release_tasks.core.records import Inode, JournalStep, RollbackJournal
 from release_tasks.stages.rollback import engine, swap
 from tests.support.faults import stages
@@ -49,9 +51,9 @@ class Flushes:
         if not self._is_skipped():
             self._fsync(descriptor)
 
-    def flush_filesystem(self, path: Path) -> bool:
+    def flush_filesystem(self, path: Path, dir_fd: int | None = None) -> bool:
         """Flush a whole filesystem, unless this call site is skipped."""
-        return self._is_skipped() or self._syncfs(path)
+        return self._is_skipped() or self._syncfs(path, dir_fd)
 
     def _is_skipped(self) -> bool:
         site = _call_site(sys._getframe(2))
@@ -72,12 +74,15 @@ def apply_mutant(name: str | None) -> Flushes:
 
 
 def _call_site(frame: FrameType | None) -> str:
-    """Return the functions of the package that led here, up to the second one outside ``core.durable``."""
+    """Return the functions of the package that led here, up to the second one outside ``core.durable``.
+
+    ``core.place`` only passes the calls on.
+    """
     names: list[str] = []
     outside = 0
     while frame is not None and outside < 2:
         module = str(frame.f_globals.get("__name__", ""))
-        if module.startswith("release_tasks."):
+        if module.startswith("release_tasks.") and module != place.__name__:
             names.append(frame.f_code.co_name)
             outside += module != durable.__name__
         elif names and module == stages.__name__:
@@ -95,14 +100,15 @@ def _without_journal() -> None:
 
 
 def _without_inode_check() -> None:
-    def exchange_blindly(live: Path, staged: Path, inode: Inode | None) -> bool:
+    def exchange_blindly(live: Place, rollback_id: str, inode: Inode | None) -> bool:
+        copy = staged(live, rollback_id)
         if inode is None:
-            os.rename(live, staged)
-        elif not os.path.lexists(live):
-            os.rename(staged, live)
+            live.rename(copy)
+        elif not live.exists():
+            copy.rename(live)
         else:
-            durable.exchange(live, staged)
-        durable.fsync_directory(live.parent)
+            live.exchange(copy)
+        live.flush_folder()
         return True
 
     replace(base, "rename_into_place", exchange_blindly)
@@ -135,10 +141,10 @@ def _without_flushes_of_sqlite() -> None:
 
 
 def _without_wal_in_the_copy() -> None:
-    def copy_the_file_alone(source: Path, destination: Path, *_: object) -> Copied:
-        destination.write_bytes(source.read_bytes())
+    def copy_the_file_alone(source: Place, destination: Path, *_: object) -> Copied:
+        destination.write_bytes(source.path.read_bytes())
         write_canonical_header(destination)
-        return Copied(journal_mode="wal", sha256=sha256_file(destination), unchecked=[])
+        return Copied(info=source.info(), journal_mode="wal", sha256=sha256_file(destination), unchecked=[])
 
     replace(kind, "capture_database", copy_the_file_alone)
 

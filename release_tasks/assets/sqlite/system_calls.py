@@ -1,0 +1,176 @@
+"""SQLite's own calls of ``open``, ``lstat`` and ``unlink``, replaced: it opens what was looked up by descriptors.
+
+SQLite knows a database by its path: it resolves the links in the path itself, then opens the file and its side files by
+the result, one after the other. Where another user may write a folder of the path, each of these is a new look-up. Here
+SQLite gets a path through the descriptor of the folder (``Place.reference``), keeps it as it is, and so reaches each
+file of the database by that descriptor and one name. Every opened file is examined before SQLite gets it: it is a
+regular file, as root none of another user, and for the database itself the file that the caller has seen. SQLite
+deletes only side files of the databases that are open: a journal can name any other file (``sqlite.journal``).
+
+The replacement is SQLite's own interface for this (xSetSystemCall, https://sqlite.org/c3ref/vfs.html). It is in force
+for all connections of ``apsw`` in this process. Links above a database are still followed, by the kernel.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import errno
+import os
+import stat
+import threading
+from collections import Counter
+from collections.abc import Iterator
+
+import apsw
+from attrs import define
+
+from release_tasks.core.errors import StageError, StageFailed
+from release_tasks.core.interrupt import deferring_signals
+from release_tasks.core.place import Place
+
+__all__ = ["SIDE_FILES", "Guard", "guarded", "known", "replace_system_calls"]
+
+SIDE_FILES = ("-wal", "-shm", "-journal")
+
+_TEMPORARY = "etilqs_"  # SQLITE_TEMP_FILE_PREFIX of os.h
+
+_OPEN = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_int, use_errno=True)
+_LSTAT = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, use_errno=True)
+_UNLINK = ctypes.CFUNCTYPE(ctypes.c_int, ctypes.c_char_p, use_errno=True)
+_WRITES = os.O_WRONLY | os.O_RDWR
+
+
+@define
+class Guard:
+    """The examination of the files that SQLite opens for the live database at ``place``.
+
+    ``info`` is the result of fstat of the database that the caller expects. ``problem`` is the reason why a file was
+    refused; SQLite itself reports only that it cannot open a file.
+    """
+
+    place: Place
+    info: os.stat_result
+    problem: StageError | None = None
+
+
+_guards: dict[str, Guard] = {}  # by the path of the folder, through its descriptor
+
+
+class _Known(threading.local):
+    """The paths of the databases that this thread has open, with the number of its connections to each."""
+
+    def __init__(self) -> None:
+        self.paths: Counter[str] = Counter()
+
+
+_known = _Known()
+
+
+@contextlib.contextmanager
+def guarded(place: Place) -> Iterator[Guard]:
+    """Examine what SQLite opens at ``place.reference`` and next to it while the block runs.
+
+    Raises StageFailed when the database is no regular file, and for root where a descriptor cannot be part of a path;
+    OSError.
+    """
+    info = place.info()
+    if not stat.S_ISREG(info.st_mode):
+        raise StageFailed(f"{place.path} is not a regular file.")
+    guard, folder = Guard(place, info), os.path.dirname(place.reference)
+    if place.stranger is not None and place.reference == str(place.path):
+        raise StageFailed(
+            f"{place.path} is in a folder that {place.stranger} may exchange, and this system has no /proc: root does "
+            "not open it. Run the command as the user of the service."
+        )
+    _guards[folder] = guard
+    try:
+        yield guard
+    finally:
+        del _guards[folder]
+
+
+@contextlib.contextmanager
+def known(path: str) -> Iterator[None]:
+    """Let SQLite delete, in this thread, only the side files of ``path`` and of other known databases."""
+    _known.paths[path] += 1
+    try:
+        yield
+    finally:
+        _known.paths[path] -= 1
+        if not _known.paths[path]:
+            del _known.paths[path]
+
+
+def replace_system_calls() -> None:
+    """Replace the calls, for good. Has no effect where SQLite has no such calls."""
+    vfs = apsw.VFS("release-tasks", base="unix")
+    for name, call in _CALLS.items():
+        address = ctypes.cast(call, ctypes.c_void_p).value
+        assert address is not None
+        vfs.xSetSystemCall(name, address)
+
+
+@deferring_signals
+def _open(path: bytes, flags: int, mode: int) -> int:
+    """Open a file as open(2) does. An exception cannot pass through SQLite."""
+    try:
+        fd = os.open(path, flags | os.O_NONBLOCK, mode)
+    except OSError as error:
+        ctypes.set_errno(error.errno or errno.EIO)
+        return -1
+    if flags & os.O_NOFOLLOW:  # set for a database and its side files (os_unix.c, unixOpen)
+        folder, name = os.path.split(os.fsdecode(path))
+        guard = _guards.get(folder)
+        try:
+            _examine(fd, name, guard, is_written=bool(flags & _WRITES))
+        except (OSError, StageError) as error:
+            if guard is not None and isinstance(error, StageError):
+                guard.problem = error
+            os.close(fd)
+            ctypes.set_errno(errno.EPERM)
+            return -1
+    return fd
+
+
+def _examine(fd: int, name: str, guard: Guard | None, *, is_written: bool) -> None:
+    info = os.fstat(fd)
+    if not stat.S_ISREG(info.st_mode):
+        raise StageFailed(f"{guard.place.path.with_name(name) if guard else name} is not a regular file.")
+    if guard is None:
+        return
+    place, is_side_file = guard.place.beside(name), name != guard.place.name
+    if not is_side_file and not os.path.samestat(info, guard.info):
+        raise StageFailed(f"{place.path} was exchanged by another process while it was opened. Try again.")
+    if is_written or is_side_file:  # SQLite as root gives a side file the owner of the database, however it is opened
+        place.require_writable(fd)
+
+
+@deferring_signals
+def _lstat(path: bytes, result: int) -> int:
+    """Answer that nothing is there: SQLite then takes the name as it is, and resolves no link in it."""
+    ctypes.set_errno(errno.ENOENT)
+    return -1
+
+
+@deferring_signals
+def _unlink(path: bytes) -> int:
+    """Delete a side file of a known database, or a temporary file of SQLite; a thread without any is not restricted."""
+    name = os.fsdecode(path)
+    is_side_file = any(name == known_path + suffix for known_path in _known.paths for suffix in SIDE_FILES)
+    if _known.paths and not is_side_file and not os.path.basename(name).startswith(_TEMPORARY):
+        ctypes.set_errno(errno.EPERM)
+        return -1
+    try:
+        os.unlink(path)
+    except OSError as error:
+        ctypes.set_errno(error.errno or errno.EIO)
+        return -1
+    return 0
+
+
+_CALLS = {
+    "open": _OPEN(_open),
+    "lstat": _LSTAT(_lstat),
+    "unlink": _UNLINK(_unlink),
+}  # kept for as long as SQLite may call them
