@@ -40,10 +40,8 @@ class SnapshotVerdict:
     notes: list[str] = field(factory=list)  # checks that could not run; not damage
 
 
-def verify_snapshot(
-    catalogue: Catalogue, metadata: SnapshotMetadata, *, databases: bool = False, emit: Emit = ignore
-) -> SnapshotVerdict:
-    """Compare the digest of every asset with its record; with ``databases`` also run SQLite's integrity check."""
+def verify_snapshot(catalogue: Catalogue, metadata: SnapshotMetadata, *, emit: Emit = ignore) -> SnapshotVerdict:
+    """Compare the digest of every asset with its record."""
     folder = catalogue.path(metadata.snapshot_id)
     if legacy.is_legacy(metadata):
         findings = [f for asset in metadata.assets if asset.exists for f in _verify_legacy(folder, asset)]
@@ -65,7 +63,7 @@ def verify_snapshot(
     for asset in metadata.assets:
         emit(BytesMoved("verify", asset.key, 0, max(asset.size, 0)))
     for asset in metadata.assets:
-        findings += _verify_asset(folder, asset, databases, emit)
+        findings += _verify_asset(folder, asset, emit)
     for path in unexpected_files(folder, metadata.assets):
         if path == "metadata.json":
             continue
@@ -106,8 +104,8 @@ def verify_all(
     ]
     for snapshot in snapshots:
         emit(StepBegan("verify", snapshot.snapshot_id))
-        verdict = verify_snapshot(catalogue, snapshot, databases=True, emit=emit)
-        verdict = _with_plugins(catalogue, snapshot, verdict, assets or {})
+        verdict = verify_snapshot(catalogue, snapshot, emit=emit)
+        verdict = _with_content(catalogue, snapshot, verdict, assets or {})
         verdicts.append(evolve(verdict, notes=notes + verdict.notes))
     return verdicts
 
@@ -123,10 +121,10 @@ def _alias_problems(catalogue: Catalogue) -> list[SnapshotVerdict]:
     return []
 
 
-def _with_plugins(
+def _with_content(
     catalogue: Catalogue, metadata: SnapshotMetadata, verdict: SnapshotVerdict, assets: Mapping[str, AssetConfig]
 ) -> SnapshotVerdict:
-    """Let plugins check the copies that they captured, when every byte of the snapshot is as recorded."""
+    """Check the content of the copies, when every byte of the snapshot is as recorded."""
     if verdict.status != "verified":
         return verdict
     findings: list[AssetFinding] = []
@@ -140,10 +138,9 @@ def _with_plugins(
             continue
         findings += [AssetFinding(key=asset.key, what=problem) for problem in result.problems]
         if result.unchecked is not None and not result.problems:
-            notes.append(
-                f"{asset.key}: every byte is as recorded, but its plugin could not check it: {result.unchecked}."
-            )
-        findings += _verify_asset(folder, asset, False)  # the check of a plugin must not change the copy
+            problem = "its plugin could not check it" if asset.plugin is not None else "not all of it was checked"
+            notes.append(f"{asset.key}: every byte is as recorded, but {problem}: {result.unchecked}.")
+        findings += _verify_asset(folder, asset)  # the check of a plugin must not change the copy
     status = "damaged" if findings else "verified"
     return evolve(verdict, status=status, findings=findings, notes=notes)
 
@@ -170,13 +167,13 @@ def require_intact(catalogue: Catalogue, metadata: SnapshotMetadata, emit: Emit 
     raise StageFailed(" ".join(messages))
 
 
-def _verify_asset(folder: Path, asset: AssetRecord, databases: bool, emit: Emit = ignore) -> list[AssetFinding]:
+def _verify_asset(folder: Path, asset: AssetRecord, emit: Emit = ignore) -> list[AssetFinding]:
     try:
         stored = stored_path(folder, asset)
         if not asset.exists:
             what = "is recorded as absent, but the snapshot has a copy of it"
             return [AssetFinding(key=asset.key, what=what)] if os.path.lexists(stored) else []
-        return kind_of(asset).verify(asset, stored, Meter(emit, "verify", asset.key, asset.size), thorough=databases)
+        return kind_of(asset).verify(asset, stored, Meter(emit, "verify", asset.key, asset.size))
     except StageFailed as error:
         return [AssetFinding(key=asset.key, what=error.message.rstrip("."), expected=asset.sha256, found="unreadable")]
     except FileNotFoundError:
@@ -222,6 +219,6 @@ def _other_intact_copies(
         if expected is None or asset is None or other.snapshot_id == metadata.snapshot_id or legacy.is_legacy(other):
             continue
         is_same = (asset.content_digest or asset.sha256) == expected
-        if is_same and not _verify_asset(catalogue.path(other.snapshot_id), asset, False):
+        if is_same and not _verify_asset(catalogue.path(other.snapshot_id), asset):
             intact.append(other.snapshot_id)
     return intact

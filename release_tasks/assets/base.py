@@ -217,8 +217,8 @@ class AssetKind:
 
     # Verification and comparison
 
-    def verify(self, record: AssetRecord, stored: Path, meter: Meter, *, thorough: bool = False) -> list[AssetFinding]:
-        """Compare the digest of a stored copy with its record; with ``thorough`` also check its content.
+    def verify(self, record: AssetRecord, stored: Path, meter: Meter) -> list[AssetFinding]:
+        """Compare the digest of a stored copy with its record.
 
         Raises StageFailed or OSError when the copy cannot be read.
         """
@@ -266,7 +266,10 @@ class AssetKind:
         return []
 
     def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> CopyCheck | None:
-        """Let the plugin that captured a copy check it, with the options of ``asset``; None when no plugin did."""
+        """Check the content of a copy, through the plugin that captured it where one did; None without such a check.
+
+        A plugin gets the options of ``asset``.
+        """
         return None
 
     def capture_notes(self, record: AssetRecord) -> list[str]:

@@ -77,7 +77,7 @@ class Drift:
 
 @frozen(kw_only=True)
 class CopyCheck:
-    """The result of a plugin's check of a copy. ``unchecked`` is the reason why the check could not run, or None."""
+    """The result of a check of the content of a copy. ``unchecked`` is what was not checked and why, or None."""
 
     problems: list[str]
     unchecked: str | None = None
@@ -85,9 +85,13 @@ class CopyCheck:
 
 @frozen(kw_only=True)
 class Inspection:
-    """The result of reading the content of a copy. ``problem`` is empty for an intact copy; ``rows`` has row counts."""
+    """The result of reading the content of a copy. ``problem`` is empty for an intact copy; ``rows`` has row counts.
+
+    ``unchecked`` is the reason why the content was not read; it is no problem.
+    """
 
     problem: str = ""
+    unchecked: str = ""
     rows: dict[str, int | None] = field(factory=dict)
 
 

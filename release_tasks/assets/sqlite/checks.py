@@ -1,279 +1,82 @@
-"""Read and check databases that no other process uses.
-
-A schema can need parts that only the service has: functions, collations, tokenizers, modules of virtual tables, names
-of attached databases. What SQLite cannot check without them is ``unchecked``, which is not damage. With a stand-in for
-such a part, also with SQLite's own part of the same name, SQLite can report errors that do not exist, so an error
-counts only if no stand-in can be its cause.
-"""
+"""Check a database that no other process uses, count its rows and read its schema, through ``reader``."""
 
 from __future__ import annotations
 
-import contextlib
-import re
 from pathlib import Path
 
-import apsw
-from attrs import frozen
-
-from release_tasks.assets.sqlite.connection import (
-    DamagedDatabase,
-    extended_code,
-    immutable,
-    is_damage,
-    translated_errors,
-    value,
-)
+from release_tasks.assets.sqlite.connection import DamagedDatabase
+from release_tasks.assets.sqlite.reader import ContentReader, ContentUnread
 from release_tasks.core.canonical import excerpt_line
 from release_tasks.core.errors import StageFailed
-from release_tasks.core.place import trusted
 
-__all__ = ["check_database", "count_rows", "read_schema"]
+__all__ = ["check_database", "count_rows", "describe_unchecked", "is_whole", "read_schema", "unread_phrase"]
 
 _MOST_FINDINGS = 5
-_MANY_FINDINGS = 100  # the findings of a stand-in must not hide the findings that count
-_CODE = re.compile(r"error code[= ]+(\d+)")  # "unable to get the page. error code=10"
-_MISSING_FUNCTION = re.compile(r"(?:no such|unknown) function: (?P<name>.+?)(?:\(\))?$")
-# The check of the pages writes one row with this start; every other row is about the content of a table.
-_ABOUT_PAGES = "*** in database "
-_ABOUT_ORDER = "row not in PRIMARY KEY order"  # depends on collations
-# A page that belongs to no table or index, in the check of the pages: "Page 3: never used", "Page 3 is never used".
-_UNUSED = re.compile(r"Page \d+(?: is|:) never used")
-# A full-text index that is not what SQLite's tokenizer makes of the content. The service may have another tokenizer of
-# that name; with content=, the index may be older than the content.
-_ABOUT_TOKENS = re.compile(
-    r"(?:unable to validate the|malformed) inverted index for FTS\d table main\.(?P<name>.+?)(?:: .*)?$"
-    r'|fts5: checksum mismatch for table "(?P<fts5_name>.+)"$'
-)
-# Why SQLite cannot parse the definition of an object that the service can: the service attaches the file under another
-# name, or replaced a function of SQLite by one with other properties.
-_OF_SERVICE = re.compile(
-    r"cannot reference objects in database|wrong number of arguments to function"
-    r"|misuse of (?:aggregate|window) function|non-deterministic|unsafe use of"
-)
+_CONTENT = "the content"
 
 
 def check_database(path: Path, thorough: bool = False, reported_as: Path | None = None) -> list[str]:
-    """Run ``quick_check``, or with ``thorough`` ``integrity_check``; return what SQLite cannot check, as phrases.
+    """Run ``quick_check``, or with ``thorough`` ``integrity_check``; return what was not checked, as phrases.
 
     Raises DamagedDatabase. The message names ``reported_as`` (the original of the copy ``path``) or else ``path``.
     """
     # Without ``reported_as``, ``path`` is a stored copy: every read error counts as damage.
     error_class = DamagedDatabase if reported_as is None else StageFailed
-    with translated_errors(trusted(reported_as or path), error_class):
-        result = _checked(path, "integrity_check" if thorough else "quick_check")
-    if result.findings:
-        shown = "; ".join(result.findings[:_MOST_FINDINGS])
+    try:
+        with ContentReader() as reader:
+            findings, unchecked = reader.ask(
+                "check", path, reported_as=reported_as, error_class=error_class, thorough=thorough
+            )
+    except ContentUnread as error:
+        return [unread_phrase(error)]
+    if findings:
+        shown = "; ".join(findings[:_MOST_FINDINGS])
         raise DamagedDatabase(f"{reported_as or path} fails SQLite's integrity check: {shown}.")
-    return result.unchecked
+    return [f"{excerpt_line(name)} ({excerpt_line(reason)})" for name, reason in unchecked]
+
+
+def unread_phrase(error: ContentUnread) -> str:
+    """Return the phrase for a database whose whole content is unchecked."""
+    return f"{_CONTENT} (the check {error.reason})"
+
+
+def is_whole(phrase: str) -> bool:
+    """Return whether a phrase of ``check_database`` is about the whole content."""
+    return phrase.startswith(f"{_CONTENT} (")
+
+
+def describe_unchecked(key: str, unchecked: list[str]) -> list[str]:
+    """Return sentences for the operator about the phrases of ``check_database``."""
+    whole = [phrase for phrase in unchecked if is_whole(phrase)]
+    parts = [phrase for phrase in unchecked if phrase not in whole]
+    notes = [
+        f"{key}: {phrase} is unchecked. It is captured and restored with all else. If that is unexpected, look for "
+        "what the service wrote into the database: a check of a sound one ends."
+        for phrase in whole
+    ]
+    if parts:
+        notes.append(
+            f"{key}: SQLite cannot check {', '.join(parts)}: only the service has the functions, collations, modules "
+            "or database names that these need. They are captured and restored with all else."
+        )
+    return notes
 
 
 def count_rows(path: Path) -> dict[str, int | None]:
     """Return the row count of each table; None for a virtual table that only the service can read.
 
-    Raises DamagedDatabase, StageFailed.
+    Raises DamagedDatabase, ContentUnread, StageFailed.
     """
-    rows: dict[str, int | None] = {}
-    with translated_errors(trusted(path)), immutable(path) as database:
-        database.collation_needed(_stand_in_collation)  # a count does not depend on the order
-        for name, _ in _tables(database):
-            if name.startswith("sqlite_"):
-                continue
-            rows[name] = None
-            try:
-                rows[name] = int(value(database, f"SELECT count(*) FROM {_quoted(name)}"))
-            except apsw.SQLError as error:
-                if is_damage(error):
-                    raise
-            except apsw.CorruptError as error:
-                if extended_code(error) != apsw.SQLITE_CORRUPT_VTAB:
-                    raise
-    return rows
+    with ContentReader() as reader:
+        counts: dict[str, int | None] = reader.ask("count", path)
+    return counts
 
 
 def read_schema(path: Path) -> dict[str, str]:
     """Return the SQL of each table, index, view and trigger by kind and name.
 
-    Raises DamagedDatabase, StageFailed.
+    Raises DamagedDatabase, ContentUnread, StageFailed.
     """
-    with translated_errors(trusted(path)), immutable(path) as database:
-        found = database.execute("SELECT type, name, sql FROM sqlite_schema WHERE sql IS NOT NULL").fetchall()
-    return {f"{kind} {name}": str(sql) for kind, name, sql in found}
-
-
-@frozen
-class _Result:
-    findings: list[str]
-    unchecked: list[str]
-
-
-def _checked(path: Path, check: str) -> _Result:
-    with immutable(path) as database:
-        database.config(apsw.SQLITE_DBCONFIG_ENABLE_TRIGGER, 0)  # a trigger is no part of any check
-        # A row that violates a CHECK is no damage: the service may have a function of the same name and another result.
-        database.execute("PRAGMA ignore_check_constraints = 1")
-        unparsed = _unparsed(database)
-        with_pages = [name for name in unparsed if name.startswith(("table ", "index "))]
-        tables = [(name, sql) for name, sql in _tables(database) if f"table {name}" not in unparsed]
-        unchecked = {f"table {name}": reason for name, sql in tables if (reason := _missing(database, name, sql))}
-        unchecked |= unparsed
-        try:
-            rows = _rows(database, f"{check}({_MOST_FINDINGS})")
-            if not with_pages:
-                return _Result(_without_tokens(rows, unchecked), _phrases(unchecked))
-            failure = unparsed[with_pages[0]]
-        except apsw.SQLError as error:
-            if is_damage(error):
-                raise
-            failure = str(error)
-        findings = []
-        for name, sql in tables:
-            try:
-                findings += _without_tokens(_check_table(database, name, check), unchecked)
-            except apsw.SQLError as error:
-                unchecked.setdefault(f"table {name}", _reason(sql, error))
-    pages = _check_with_stand_ins(path, has_unparsed=bool(with_pages))
-    findings = pages + [row for row in findings if not row.startswith(_ABOUT_PAGES)]
-    return _Result(findings, _phrases(unchecked) or [f"parts of the content ({excerpt_line(failure)})"])
-
-
-def _unparsed(database: apsw.Connection) -> dict[str, str]:
-    """Return each object whose definition only the service can parse, with the reason.
-
-    Raises CorruptError for any other definition that SQLite cannot parse.
-    """
-    database.execute("PRAGMA writable_schema = RESET")  # parses the schema again, and now reports errors
-    try:
-        value(database, "SELECT count(*) FROM sqlite_schema")
-        return {}
-    except apsw.CorruptError as malformed:
-        found: dict[str, str] = {}
-        database.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
-        statement = (
-            "SELECT type || ' ' || name, sql FROM sqlite_schema WHERE sql LIKE 'cr%' AND name NOT GLOB 'sqlite_*'"
-        )
-        for name, sql in database.execute(statement).fetchall():
-            try:
-                # Compiled and not run: also a second statement in the text is not.
-                database.execute(str(sql), explain=1)
-            except apsw.SQLError as error:
-                if _OF_SERVICE.search(str(error)):
-                    found[str(name)] = str(error)
-                elif "already exists" not in str(error):  # SQLite's answer for each object that was parsed
-                    raise malformed from error
-        if not found:
-            raise
-        return found
-
-
-def _without_tokens(rows: list[str], unchecked: dict[str, str]) -> list[str]:
-    """Return the findings without those that depend on a tokenizer; add their tables to ``unchecked``."""
-    findings = []
-    for row in rows:
-        if match := _ABOUT_TOKENS.match(row):
-            unchecked.setdefault(f"table {match['name'] or match['fts5_name']}", row)
-        else:
-            findings.append(row)
-    return findings
-
-
-def _check_table(database: apsw.Connection, table: str, check: str) -> list[str]:
-    """Check one table; when its indices need a function of the service, without them. Raises SQLError."""
-    try:
-        return _rows(database, f"{check}({_quoted(table)})")
-    except apsw.SQLError:
-        return _rows(database, f"quick_check({_quoted(table)})")
-
-
-def _check_with_stand_ins(path: Path, *, has_unparsed: bool) -> list[str]:
-    """Check all pages, and return the findings that no stand-in can have caused.
-
-    With ``has_unparsed``, the pages of a table or an index that SQLite cannot parse seem to be unused.
-    """
-    check = f"quick_check({_MANY_FINDINGS})"
-    with immutable(path) as database:
-        database.drop_modules([])  # without its module, the tables of a virtual table are checked as plain tables
-        database.collation_needed(_stand_in_collation)
-        database.execute("PRAGMA ignore_check_constraints = 1")
-        functions: set[str] = set()
-        while True:
-            try:
-                database.execute(f"EXPLAIN PRAGMA {check}").fetchall()
-                break
-            except apsw.SQLError as error:
-                missing = _MISSING_FUNCTION.search(str(error))
-                if missing is None or missing["name"] in functions:
-                    raise
-                functions.add(missing["name"])
-                database.create_scalar_function(missing["name"], lambda *_: 1, -1, deterministic=True)
-        rows = _rows(database, check, is_partial=True)
-    if has_unparsed:
-        rows = [row for row in map(_without_unused, rows) if row]
-    return [row for row in rows if row.startswith(_ABOUT_PAGES) or not (functions or row.startswith(_ABOUT_ORDER))]
-
-
-def _without_unused(row: str) -> str:
-    """Return a finding about pages without the pages that belong to nothing; empty when no other page is left."""
-    if not row.startswith(_ABOUT_PAGES):
-        return row
-    first, *others = row.splitlines()
-    others = [line for line in others if not _UNUSED.fullmatch(line)]
-    return "\n".join([first, *others]) if others else ""
-
-
-def _rows(database: apsw.Connection, check: str, *, is_partial: bool = False) -> list[str]:
-    """Return the findings of a check. Raises apsw.IOError for a finding about the disk or about memory.
-
-    With ``is_partial``, those before an error in an expression of the schema: the pages are checked before all tables.
-    """
-    found: list[str] = []
-    with contextlib.suppress(*([apsw.SQLError] if is_partial else [])):
-        found += (str(row[0]) for row in database.execute(f"PRAGMA {check}"))
-    for code in (int(code) for finding in found for code in _CODE.findall(finding)):
-        if code & 0xFF in (apsw.SQLITE_IOERR, apsw.SQLITE_NOMEM) and code != apsw.SQLITE_IOERR_SHORT_READ:
-            raise apsw.IOError("; ".join(found))
-    return [row for row in found if row != "ok"]
-
-
-def _tables(database: apsw.Connection) -> list[tuple[str, str]]:
-    """Return the name and the SQL of each table."""
-    found = database.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'table'").fetchall()
-    return [(str(name), str(sql)) for name, sql in found]
-
-
-def _missing(database: apsw.Connection, table: str, sql: str) -> str:
-    """Return what SQLite needs to check a table and does not have; an empty text when it has everything.
-
-    To prepare an INSERT, SQLite looks up each function and collation of the table and of its indices.
-    """
-    try:
-        found = database.execute("SELECT name FROM pragma_table_xinfo(?) WHERE hidden = 0", (table,)).fetchall()
-        columns = [_quoted(str(row[0])) for row in found]
-        if columns and not table.startswith("sqlite_"):
-            nulls = ", ".join(["NULL"] * len(columns))
-            database.execute(f"EXPLAIN INSERT INTO {_quoted(table)} ({', '.join(columns)}) VALUES ({nulls})").fetchall()
-    except (apsw.SQLError, apsw.CorruptError) as error:
-        return _reason(sql, error) if _is_missing(error) else ""
-    return ""
-
-
-def _is_missing(error: apsw.Error) -> bool:
-    return extended_code(error) == apsw.SQLITE_ERROR_MISSING_COLLSEQ or any(
-        words in str(error) for words in ("unknown function", "no such function", "no such module", "tokenizer")
-    )
-
-
-def _reason(sql: str, error: apsw.Error) -> str:
-    module = re.match(r"\s*CREATE\s+VIRTUAL\s+TABLE\b.*?\bUSING\s+(\w+)", sql, re.IGNORECASE | re.DOTALL)
-    return f"{module[1]}: {error}" if module else str(error)
-
-
-def _phrases(unchecked: dict[str, str]) -> list[str]:
-    return [f"{excerpt_line(name)} ({excerpt_line(reason)})" for name, reason in unchecked.items()]
-
-
-def _quoted(name: str) -> str:
-    return '"' + name.replace('"', '""') + '"'
-
-
-def _stand_in_collation(database: apsw.Connection, name: str) -> None:
-    database.create_collation(name, lambda a, b: (a > b) - (a < b))
+    with ContentReader() as reader:
+        found: dict[str, str] = reader.ask("schema", path)
+    return found

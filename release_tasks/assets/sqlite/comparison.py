@@ -5,15 +5,11 @@ No other process may use the copies.
 
 from __future__ import annotations
 
-import contextlib
 import re
 from pathlib import Path
 
-import apsw
-
 from release_tasks.assets.findings import Drift, RowCounts
-from release_tasks.assets.sqlite.checks import count_rows, read_schema
-from release_tasks.assets.sqlite.connection import immutable
+from release_tasks.assets.sqlite.reader import ContentReader, ContentUnread
 from release_tasks.core.canonical import excerpt_line
 
 __all__ = ["compare_databases", "normalised_sql"]
@@ -36,9 +32,17 @@ _TOKEN = re.compile(
 
 
 def compare_databases(captured: Path, live: Path) -> Drift:
-    """Compare a captured database with a copy of the live one. Raises DamagedDatabase, StageFailed."""
-    rows = _different_counts(count_rows(captured), count_rows(live))
-    return Drift(schema=_schema_differences(captured, live), rows=rows, has_other_data=not rows)
+    """Compare a captured database with a copy of the live one. Raises DamagedDatabase, StageFailed.
+
+    A copy that cannot be read within the limits of ``reader`` differs in its form.
+    """
+    try:
+        with ContentReader() as reader:
+            rows = _different_counts(reader.ask("count", captured), reader.ask("count", live))
+            schema = _schema_differences(reader, captured, live)
+    except ContentUnread as error:
+        return Drift(form=[f"its content differs, and could not be compared: the check {error.reason}"])
+    return Drift(schema=schema, rows=rows, has_other_data=not rows)
 
 
 def normalised_sql(sql: str) -> list[str]:
@@ -55,16 +59,16 @@ def normalised_sql(sql: str) -> list[str]:
     return tokens
 
 
-def _schema_differences(captured: Path, live: Path) -> list[str]:
+def _schema_differences(reader: ContentReader, captured: Path, live: Path) -> list[str]:
     """Describe every difference of the two schemas; the statistics and other tables of SQLite itself do not count."""
-    before, now = _schema(captured), _schema(live)
+    before, now = (_schema(reader.ask("schema", path)) for path in (captured, live))
     differences = [f"{excerpt_line(name)} is missing" for name in sorted(before.keys() - now.keys())]
     differences += [f"{excerpt_line(name)} was added" for name in sorted(now.keys() - before.keys())]
     changed = [name for name in sorted(before.keys() & now.keys()) if before[name] != now[name]]
     changed = [name for name in changed if normalised_sql(before[name]) != normalised_sql(now[name])]
     more = max(len(differences) + len(changed) - _MAX_SHOWN, 0)
     differences = differences[:_MAX_SHOWN]
-    differences += [_changed(name, captured, live) for name in changed[: _MAX_SHOWN - len(differences)]]
+    differences += [_changed(reader, name, captured, live) for name in changed[: _MAX_SHOWN - len(differences)]]
     differences += [f"{more} more differences"] if more else []
     numbers = _header_numbers(captured), _header_numbers(live)
     for name, expected in numbers[0].items():
@@ -73,25 +77,21 @@ def _schema_differences(captured: Path, live: Path) -> list[str]:
     return differences
 
 
-def _schema(path: Path) -> dict[str, str]:
-    return {name: sql for name, sql in read_schema(path).items() if not name.partition(" ")[2].startswith("sqlite_")}
+def _schema(found: dict[str, str]) -> dict[str, str]:
+    return {name: sql for name, sql in found.items() if not name.partition(" ")[2].startswith("sqlite_")}
 
 
-def _changed(name: str, captured: Path, live: Path) -> str:
+def _changed(reader: ContentReader, name: str, captured: Path, live: Path) -> str:
     """Describe a changed object; for a table, name the columns that were added and removed."""
     kind, _, table = name.partition(" ")
-    before, now = (_columns(path, table) if kind == "table" else [] for path in (captured, live))
+    before, now = (_columns(reader, path, table) if kind == "table" else [] for path in (captured, live))
     parts = [f"column {column} is missing" for column in before if column not in now]
     parts += [f"column {column} was added" for column in now if column not in before]
     return f"{excerpt_line(name)}: {', '.join(parts[:_MAX_SHOWN])}" if parts else f"{excerpt_line(name)} was changed"
 
 
-def _columns(path: Path, table: str) -> list[str]:
-    """Return the columns of a table; empty where SQLite needs something of the service to read them."""
-    with immutable(path) as database, contextlib.suppress(apsw.Error):
-        found = database.execute("SELECT name FROM pragma_table_xinfo(?)", (table,)).fetchall()
-        return [excerpt_line(str(row[0])) for row in found]
-    return []
+def _columns(reader: ContentReader, path: Path, table: str) -> list[str]:
+    return [excerpt_line(name) for name in reader.ask("columns", path, table=table)]
 
 
 def _header_numbers(path: Path) -> dict[str, str]:

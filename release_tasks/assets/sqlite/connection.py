@@ -3,6 +3,9 @@
 ``apsw`` includes a current SQLite: SQLite up to 3.51.2 can corrupt a WAL database when a checkpoint and a writer race
 (https://sqlite.org/wal.html, "The WAL-Reset Bug"). This process never reads the file of a live database while it has a
 connection to it: closing any descriptor of the file releases this process's POSIX locks on it.
+
+A connection of this process copies pages and never parses the schema: a service can write a schema whose parsing takes
+hours. ``content`` reads schemas and rows, in a process that can be stopped.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ from urllib.parse import quote
 import apsw
 
 from release_tasks.assets.findings import Busy, Damaged
+from release_tasks.assets.sqlite.results import extended_code, is_damage
 from release_tasks.assets.sqlite.system_calls import SIDE_FILES, guarded, known, replace_system_calls
 from release_tasks.assets.waiting import LockWait, holders_of
 from release_tasks.core.errors import DiskFull, StageFailed, with_path
@@ -30,27 +34,23 @@ __all__ = [
     "DiskError",
     "connection",
     "describe_holders",
-    "extended_code",
     "has_content",
     "has_writer",
     "immutable",
-    "is_damage",
     "live_connection",
     "require_database",
+    "skip_schema",
     "translated_errors",
     "value",
 ]
 
 _CACHE_KIB = 8192
+_MAX_STATEMENT = 1000  # bytes of a statement, also of one in the schema
 # The bytes that SQLite locks: from 1 GiB on in the file (os.h, PENDING_BYTE), 120 to 127 in the -shm: the writer, the
 # checkpoint, recovery and the readers (https://sqlite.org/walformat.html, "WAL Locks"). Readers block no writer.
 _LOCK_BYTES = 0x40000000
 _WAL_LOCKS = (120, 122)
 _MAGIC = b"SQLite format 3\0"
-# Results that only damaged content can cause (https://sqlite.org/rescode.html). A missing function, module or collation
-# (SQLITE_ERROR), an I/O error, a denied permission or too many open files do not mean damage: a restore would replace
-# the file of a "damaged" database while the service has it open.
-_DAMAGED = (apsw.NotADBError, apsw.CorruptError, apsw.FormatError)
 
 
 replace_system_calls()
@@ -102,12 +102,28 @@ def connection(
         resources.callback(database.close, True)
         # Set this before the first statement reads the file: close() would checkpoint the WAL even after a failure.
         database.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(keeps_wal))
-        # Skip a view or an index that only the service can parse; ``check_database`` decides whether it is damaged.
+        # Errors in the schema are ignored, also the one of ``skip_schema``.
         database.config(apsw.SQLITE_DBCONFIG_WRITABLE_SCHEMA, 1)
+        database.limit(apsw.SQLITE_LIMIT_SQL_LENGTH, _MAX_STATEMENT)
         if wait is not None:
             database.set_busy_handler(functools.partial(_go_on, wait, reported_as or trusted(path)))
+        skip_schema(database)
         database.execute(f"PRAGMA cache_size = -{_CACHE_KIB}")
         yield database
+
+
+def skip_schema(database: apsw.Connection) -> None:
+    """Let SQLite take the schema as read, without parsing it; tables have no names in this connection then.
+
+    A pragma parses the schema first. Interrupted in that, with errors of the schema ignored, SQLite keeps what it has
+    parsed (prepare.c, sqlite3InitOne): at most one short statement.
+    """
+    database.set_progress_handler(lambda: True, 1)
+    try:
+        with contextlib.suppress(apsw.InterruptError):
+            database.execute("PRAGMA cache_size")
+    finally:
+        database.set_progress_handler(None)
 
 
 def _go_on(wait: LockWait, live: Place, attempts: int) -> bool:
@@ -144,19 +160,6 @@ def value(database: apsw.Connection, statement: str) -> Any:
     """Return the first value of the first row of a statement, None without a row."""
     row = database.execute(statement).fetchone()
     return row[0] if row else None
-
-
-def extended_code(error: apsw.Error) -> int:
-    """Return the extended result code of an error; 0 for an error that Python code raised."""
-    return int(getattr(error, "extendedresult", 0))
-
-
-def is_damage(error: apsw.Error) -> bool:
-    """Return whether an error of SQLite means that the content of the file is damaged."""
-    if isinstance(error, _DAMAGED) or extended_code(error) == apsw.SQLITE_IOERR_SHORT_READ:
-        return True
-    # The header has an unknown number of the schema format; the result code is the general one.
-    return isinstance(error, apsw.SQLError) and "unsupported file format" in str(error)
 
 
 def require_database(live: Place) -> None:

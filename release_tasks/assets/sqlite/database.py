@@ -145,10 +145,10 @@ def examine_database(
 
 
 def is_usable(source: Place, wait: LockWait) -> bool:
-    """Return whether a live database can be opened and its schema be read; its other pages are not checked."""
+    """Return whether a live database can be opened; its content is not checked, also not its schema."""
     try:
         with translated_errors(source), _reader(source, wait) as (live, _):
-            value(live, "SELECT count(*) FROM sqlite_schema")
+            value(live, "PRAGMA schema_version")
             _require_whole_pages(live, source)
             return True
     except DamagedDatabase:
@@ -193,7 +193,7 @@ def _back_up(live: apsw.Connection, source: Place, destination: Path, progress: 
     """Copy the content of ``live``, in one read transaction; return its journal mode."""
     journal_mode = str(value(live, "PRAGMA journal_mode"))
     live.execute("BEGIN")
-    value(live, "SELECT count(*) FROM sqlite_schema")
+    value(live, "PRAGMA schema_version")  # starts the read transaction
     _require_whole_pages(live, source)
     with connection(destination, apsw.SQLITE_OPEN_READWRITE | apsw.SQLITE_OPEN_CREATE) as copy:
         copy.execute("PRAGMA synchronous = OFF")
@@ -206,7 +206,7 @@ def _fold_journals(private: Path, source: Place) -> str:
     """Let SQLite recover a private copy of ``source`` and fold its WAL into the file; return the journal mode."""
     with translated_errors(source), connection(private, apsw.SQLITE_OPEN_READWRITE) as database:
         journal_mode = str(value(database, "PRAGMA journal_mode"))
-        value(database, "SELECT count(*) FROM sqlite_schema")
+        value(database, "PRAGMA schema_version")  # recovers the file
         _require_whole_pages(database, trusted(private), reported_as=source)
         if journal_mode == "wal":
             value(database, "PRAGMA journal_mode = DELETE")

@@ -13,10 +13,17 @@ from attrs import NOTHING, evolve, frozen
 
 from release_tasks.assets.base import AssetConfig, AssetKind, Hold, Move, State
 from release_tasks.assets.files import keep_attributes, set_rights
-from release_tasks.assets.findings import AssetFinding, Damaged, Drift, Inspection, Listing
+from release_tasks.assets.findings import AssetFinding, CopyCheck, Damaged, Drift, Inspection, Listing
 from release_tasks.assets.overwrite import overwrite_file
 from release_tasks.assets.placing import fits, inode_of, staged, suffixed
-from release_tasks.assets.sqlite.checks import check_database, count_rows, read_schema
+from release_tasks.assets.sqlite.checks import (
+    check_database,
+    count_rows,
+    describe_unchecked,
+    is_whole,
+    read_schema,
+    unread_phrase,
+)
 from release_tasks.assets.sqlite.comparison import compare_databases
 from release_tasks.assets.sqlite.connection import SIDE_FILES, DamagedDatabase, DiskError
 from release_tasks.assets.sqlite.database import (
@@ -28,6 +35,7 @@ from release_tasks.assets.sqlite.database import (
     is_usable,
     set_journal_mode,
 )
+from release_tasks.assets.sqlite.reader import ContentUnread
 from release_tasks.assets.sqlite.restore import LockedDatabase, locked_database, restore_database
 from release_tasks.assets.stored import is_folder, owner_difference, recorded_owner
 from release_tasks.assets.waiting import LockWait
@@ -121,10 +129,15 @@ class SqliteKind(AssetKind):
         """Return the database and its side files: their bytes may help to recover rows that SQLite cannot read."""
         return [live, *side_files(live)]
 
-    def verify(self, record: AssetRecord, stored: Path, meter: Meter, *, thorough: bool = False) -> list[AssetFinding]:
-        """Compare the bytes with the record; with ``thorough`` also run ``integrity_check``."""
-        findings = super().verify(record, stored, meter)
-        return self._integrity(record, stored) if thorough and not findings and not record.damaged else findings
+    def examine(self, record: AssetRecord, asset: AssetConfig | None, copy: Path) -> CopyCheck | None:
+        """Run ``integrity_check``; None for a raw copy of a database that could not be read."""
+        if record.damaged:
+            return None
+        try:
+            whole = [phrase for phrase in check_database(copy, thorough=True) if is_whole(phrase)]
+        except DamagedDatabase as error:
+            return CopyCheck(problems=[error.message.rstrip(".")])
+        return CopyCheck(problems=[], unchecked="; ".join(whole) or None)
 
     def may_have_content_digest(self, record: AssetRecord) -> bool:
         """Return whether both digests are equal: a copy has the canonical header, so they are of the same bytes."""
@@ -134,9 +147,6 @@ class SqliteKind(AssetKind):
         """Run ``integrity_check``, the only possible check of a copy without digests."""
         if not stat.S_ISREG(os.lstat(stored).st_mode):  # SQLite would wait for the writer of a pipe
             return [AssetFinding(key=record.key, what="is not a regular file")]
-        return self._integrity(record, stored)
-
-    def _integrity(self, record: AssetRecord, stored: Path) -> list[AssetFinding]:
         try:
             check_database(stored, thorough=True)
         except DamagedDatabase as error:
@@ -144,19 +154,16 @@ class SqliteKind(AssetKind):
         return []
 
     def capture_notes(self, record: AssetRecord) -> list[str]:
-        """Return a sentence about what SQLite cannot check without the functions and modules of the service."""
-        if not record.unchecked:
-            return []
-        return [
-            f"{record.key}: SQLite cannot check {', '.join(record.unchecked)}: only the service has the functions, "
-            "collations, modules or database names that these need. They are captured and restored with all else."
-        ]
+        """Return sentences about what was not checked in the database."""
+        return describe_unchecked(record.key, record.unchecked or [])
 
     def inspect(self, record: AssetRecord, copy: Path) -> Inspection | None:
         """Run ``integrity_check`` and count the rows of every table."""
         try:
-            check_database(copy, thorough=True)
-            return Inspection(rows=count_rows(copy))
+            whole = [phrase for phrase in check_database(copy, thorough=True) if is_whole(phrase)]
+            return Inspection(unchecked=whole[0]) if whole else Inspection(rows=count_rows(copy))
+        except ContentUnread as error:
+            return Inspection(unchecked=unread_phrase(error))
         except (StageFailed, OSError) as error:
             return Inspection(problem=describe_error(error))
 

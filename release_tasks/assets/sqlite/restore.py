@@ -12,6 +12,7 @@ from release_tasks.assets.sqlite.connection import (
     immutable,
     live_connection,
     require_database,
+    skip_schema,
     translated_errors,
     value,
 )
@@ -106,7 +107,7 @@ class LockedDatabase:
                 # Free the disk space of the WAL. A process that is reading may prevent this, which is harmless.
                 self._target.set_busy_timeout(_CHECKPOINT_MS)
                 with contextlib.suppress(apsw.Error):
-                    value(self._target, "PRAGMA wal_checkpoint(TRUNCATE)")
+                    self._target.wal_checkpoint(mode=apsw.SQLITE_CHECKPOINT_TRUNCATE)
 
     def release(self) -> None:
         """Roll back what is not committed, and close the database."""
@@ -116,6 +117,7 @@ class LockedDatabase:
         # The content is committed or rolled back here. A lock of another process is therefore no error: try again.
         for _ in range(3):
             with contextlib.suppress(apsw.Error):
+                skip_schema(self._target)  # the end of a backup lets SQLite forget the schema
                 value(self._target, "PRAGMA journal_mode = WAL")
                 return
 

@@ -173,7 +173,8 @@ class _Rehearsal:
         self.problems += [f"{check.key}: {check.detail}." for check in self.assets if check.status == "failed"]
         self.emit(StepBegan("integrity_check"))
         self.databases = check_databases(snapshot, settings.release.assets)
-        self.problems += [f"{check.key}: {check.integrity}" for check in self.databases if check.integrity != "ok"]
+        self.problems += [f"{check.key}: {check.integrity}" for check in self.databases if check.has_failed]
+        self.notes += [f"{check.key}: {check.integrity}" for check in self.databases if check.is_unchecked]
         for key, examined in check_plugins(snapshot, settings.release.assets).items():
             self.problems += [f"{key}: {problem}." for problem in examined.problems]
             if examined.unchecked is not None and not examined.problems:

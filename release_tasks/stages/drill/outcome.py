@@ -44,14 +44,25 @@ class AssetCheck:
 
 @frozen(kw_only=True)
 class DatabaseCheck:
-    """One restored database: the answer of ``integrity_check`` (``ok`` or its findings) and the rows of each table.
+    """One restored database: the answer of ``integrity_check`` and the rows of each table.
 
-    ``tables`` is empty when the check failed. The value is None for a table that SQLite alone cannot count.
+    ``integrity`` is ``ok``, the findings, or ``unchecked: `` and the reason why the check did not end; that is no
+    failure. ``tables`` is empty unless it is ``ok``. The value is None for a table that SQLite alone cannot count.
     """
 
     key: str
     integrity: str
     tables: dict[str, int | None] = field(factory=dict)
+
+    @property
+    def is_unchecked(self) -> bool:
+        """Whether the check did not end."""
+        return self.integrity.startswith("unchecked: ")
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether the check found damage or could not read the database."""
+        return self.integrity != "ok" and not self.is_unchecked
 
 
 @frozen(kw_only=True)
@@ -103,7 +114,9 @@ def check_databases(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig
         record = snapshot.asset(key)
         inspection = asset.kind.inspect(record, asset.path) if record is not None and record.exists else None
         if inspection is not None:
-            checks.append(DatabaseCheck(key=key, integrity=inspection.problem or "ok", tables=inspection.rows))
+            unchecked = f"unchecked: {inspection.unchecked}" if inspection.unchecked else ""
+            integrity = inspection.problem or unchecked or "ok"
+            checks.append(DatabaseCheck(key=key, integrity=integrity, tables=inspection.rows))
     return checks
 
 
@@ -112,7 +125,7 @@ def check_plugins(snapshot: SnapshotMetadata, assets: Mapping[str, AssetConfig])
     results = {
         key: kind_of(record).examine(record, asset, asset.path)
         for key, asset in assets.items()
-        if (record := snapshot.asset(key)) is not None and record.exists
+        if (record := snapshot.asset(key)) is not None and record.exists and record.plugin is not None
     }
     return {key: examined for key, examined in results.items() if examined is not None}
 
