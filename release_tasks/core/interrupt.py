@@ -43,8 +43,13 @@ LONGEST_WAIT = 0.05
 # Python drops an exception that is raised in a destructor.
 _CLEAN_UP_SECONDS = 10.0
 
+# Seconds in which the main thread has to handle a signal.
+_STUCK_SECONDS = 5.0
+_SAME_SIGNAL_SECONDS = 1.0
+
 _active: SignalHandler | None = None  # the handler of the innermost block; only the main thread uses it
 _outside: dict[signal.Signals, Any] = {}  # the handlers from before the outermost block
+_is_watched = False
 _forking = threading.local()
 _deferring: set[CodeType] = set()
 
@@ -54,9 +59,10 @@ class _Raising:
 
     def __init__(self) -> None:
         self._raised_at = float("-inf")
+        self.called_at = float("-inf")
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        now = time.monotonic()
+        now = self.called_at = time.monotonic()
         if now - self._raised_at >= _CLEAN_UP_SECONDS:
             self._raised_at = now
             raise Interrupted(ExitCode.of_signal(number))
@@ -89,14 +95,53 @@ class _Switch:
 def interruptible() -> Iterator[None]:
     """Raise Interrupted for the first of STOP_SIGNALS that arrives while the block runs.
 
-    A second signal does not interrupt the clean-up after the first. Has no effect inside another ``interruptible`` or
-    ``uninterrupted`` block, outside the main thread, and for a signal that is ignored, as SIGHUP is under nohup.
+    A second signal does not interrupt the clean-up after the first. When the main thread is in a call that does not
+    end, such as a read from a disk that does not answer, the process ends as after SIGKILL, with the code of the
+    signal. Has no effect inside another ``interruptible`` or ``uninterrupted`` block, outside the main thread, and for
+    a signal that is ignored, as SIGHUP is under nohup.
     """
     if isinstance(_active, (_Raising, _Delaying)):
         yield
         return
+    if threading.current_thread() is threading.main_thread():
+        _watch_signals()
     with signals_handled_by(_Raising()):
         yield
+
+
+def _watch_signals() -> None:
+    """Let a thread see each signal, for the rest of the process, unless an event loop does so.
+
+    Python runs a handler between two instructions of the main thread, but C code writes the number of each signal to
+    the "wakeup" descriptor at once.
+    """
+    global _is_watched
+    if _is_watched:
+        return
+    _is_watched = True
+    reading, writing = os.pipe()
+    os.set_blocking(writing, False)
+    watch = threading.Thread(target=_end_if_stuck, args=(reading,), name="signals", daemon=True)
+    with contextlib.suppress(RuntimeError):  # no thread can be started
+        watch.start()
+        former = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        if former != -1:
+            signal.set_wakeup_fd(former)
+
+
+def _end_if_stuck(reading: int) -> None:
+    """End the process when a block ``interruptible`` gets a signal and the main thread does not handle it."""
+    while numbers := os.read(reading, 64):
+        arrived = time.monotonic()
+        for number in set(numbers).intersection(STOP_SIGNALS):
+            while isinstance(handler := _active, _Raising) and handler.called_at < arrived - _SAME_SIGNAL_SECONDS:
+                if time.monotonic() - arrived >= _STUCK_SECONDS:
+                    name = signal.Signals(number).name
+                    message = f"Interrupted by {name}: a call to the system did not end. The next command cleans up.\n"
+                    with contextlib.suppress(OSError):
+                        os.write(2, message.encode())
+                    os._exit(ExitCode.of_signal(number))
+                time.sleep(LONGEST_WAIT)
 
 
 @contextlib.contextmanager
@@ -178,11 +223,14 @@ def _after_fork_in_child() -> None:
     not the child's, and ``terminate`` must end it. The signals are blocked until then, because Python drops those that
     arrive right after a fork.
     """
-    global _active
+    global _active, _is_watched
     _active = None
+    _is_watched = False
     for number, before in _outside.items():
         signal.signal(number, before)
     _outside.clear()
+    with contextlib.suppress(ValueError):  # a thread has forked
+        signal.set_wakeup_fd(-1)  # the parent's
     _after_fork()
 
 

@@ -14,8 +14,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 
+import psutil
 import pytest
 
+from release_tasks.core import interrupt
 from release_tasks.core.errors import ExitCode, Interrupted
 from release_tasks.core.interrupt import LONGEST_WAIT, STOP_SIGNALS, interruptible, next_item, uninterrupted, wait_for
 
@@ -248,3 +250,42 @@ def test_a_storm_of_signals_never_halves_a_step() -> None:
         time.sleep(0.0003)
     out, err = process.communicate(timeout=10)
     assert (out, err, process.returncode) == ("whole\n", "", 0)
+
+
+# Runs in SQLite, and not in Python, for ever.
+_IN_A_CALL = """
+import sqlite3, sys
+from release_tasks.core import interrupt
+interrupt._STUCK_SECONDS = float(sys.argv[1])
+endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+with interrupt.interruptible():
+    print("ready", flush=True)
+    sqlite3.connect(":memory:").execute(endless).fetchall()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_process_in_a_call_without_an_end(number: signal.Signals) -> None:
+    """The handler of Python cannot run, so the process ends with the code of the signal, and says why."""
+    command = [sys.executable, "-c", _IN_A_CALL, "0.2"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        before = psutil.Process(process.pid).cpu_times().user
+        while psutil.Process(process.pid).cpu_times().user < before + 0.05:
+            time.sleep(0.01)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert errors.startswith(f"Interrupted by {number.name}: a call to the system did not end.")
+
+
+def test_an_uninterrupted_block_is_not_ended(own_handlers: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """A swap of state takes as long as it takes."""
+    monkeypatch.setattr(interrupt, "_STUCK_SECONDS", 0.1)
+    with pytest.raises(Interrupted), interruptible():
+        with uninterrupted():
+            os.kill(os.getpid(), signal.SIGTERM)
+            deadline = time.monotonic() + 0.3
+            while time.monotonic() < deadline:
+                pass
+        pytest.fail("the signal was lost")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 
@@ -53,3 +56,39 @@ def test_a_signal_during_work_in_the_calling_thread_is_raised(threadless: Callab
         assert isinstance(threads.submit(int, "x").exception(), ValueError)
         with pytest.raises(Interrupted):
             threads.submit(work)
+
+
+_STUCK_WORKER = """
+import sqlite3, sys
+from release_tasks.core.interrupt import interruptible, wait_for
+from release_tasks.core.threads import pool
+endless = "WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n) SELECT count(*) FROM n"
+try:
+    with interruptible(), pool(2) as threads:
+        stuck = threads.submit(lambda: sqlite3.connect(":memory:").execute(endless).fetchall())
+        print("ready", flush=True)
+        wait_for(lambda seconds: stuck.running() and not threads.submit(lambda: None).exception(1) and stuck.done())
+except BaseException as error:
+    print(type(error).__name__, flush=True)
+    sys.exit(3)
+"""
+
+
+def test_a_call_without_an_end_does_not_keep_the_process() -> None:
+    """A signal ends the block and then the process, while a thread is in a call of C code."""
+    command = [sys.executable, "-c", _STUCK_WORKER]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None and process.stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGTERM)
+        output, _ = process.communicate(timeout=30)
+    assert (process.returncode, output) == (3, "Interrupted\n")
+
+
+def test_a_pool_runs_every_call_before_its_block_ends() -> None:
+    """Results and exceptions are those of the calls, in more calls than threads."""
+    done: list[int] = []
+    with pool(2) as threads:
+        calls = [threads.submit(done.append, number) for number in range(20)]
+        failing = threads.submit(int, "x")
+    assert sorted(done) == list(range(20)) and all(call.done() for call in calls)
+    assert isinstance(failing.exception(), ValueError)

@@ -27,6 +27,7 @@ _ACTIONS: dict[str, Callable[..., Any]] = {
     "count": content.count,
     "schema": content.schema,
 }
+_PYTHON_BYTES = 1 << 30  # address space of Python itself, and of a result
 _MAX_TEXT = 2000  # characters of a message that quotes the schema
 
 
@@ -61,8 +62,8 @@ def _read_requests(requests: queue.SimpleQueue[bytes]) -> None:
 def _limit_use(cpu: int, memory: int) -> None:
     """Allow ``cpu`` more seconds of CPU time, and ``memory`` bytes."""
     _limit(resource.RLIMIT_CPU, int(time.process_time()) + 1 + cpu)
-    _limit(resource.RLIMIT_AS, 2 * memory)
-    apsw.hard_heap_limit(memory)  # SQLite reports an error before the limit of the process makes Python fail
+    apsw.hard_heap_limit(memory)
+    _limit(resource.RLIMIT_AS, memory + _PYTHON_BYTES)  # SQLite reaches its own limit first, which is an error
 
 
 def _limit(which: int, value: int) -> None:
