@@ -50,6 +50,7 @@ _SAME_SIGNAL_SECONDS = 1.0
 _active: SignalHandler | None = None  # the handler of the innermost block; only the main thread uses it
 _outside: dict[signal.Signals, Any] = {}  # the handlers from before the outermost block
 _is_watched = False
+_handled_at = float("-inf")
 _forking = threading.local()
 _deferring: set[CodeType] = set()
 
@@ -59,10 +60,9 @@ class _Raising:
 
     def __init__(self) -> None:
         self._raised_at = float("-inf")
-        self.called_at = float("-inf")
 
     def __call__(self, number: int, _: FrameType | None) -> None:
-        now = self.called_at = time.monotonic()
+        now = time.monotonic()
         if now - self._raised_at >= _CLEAN_UP_SECONDS:
             self._raised_at = now
             raise Interrupted(ExitCode.of_signal(number))
@@ -134,7 +134,7 @@ def _end_if_stuck(reading: int) -> None:
     while numbers := os.read(reading, 64):
         arrived = time.monotonic()
         for number in set(numbers).intersection(STOP_SIGNALS):
-            while isinstance(handler := _active, _Raising) and handler.called_at < arrived - _SAME_SIGNAL_SECONDS:
+            while isinstance(_active, _Raising) and _handled_at < arrived - _SAME_SIGNAL_SECONDS:
                 if time.monotonic() - arrived >= _STUCK_SECONDS:
                     name = signal.Signals(number).name
                     message = f"Interrupted by {name}: a call to the system did not end. The next command cleans up.\n"
