@@ -85,6 +85,8 @@ class _Switch:
         self.handler = handler
 
     def __call__(self, number: int, frame: FrameType | None) -> None:
+        global _handled_at
+        _handled_at = time.monotonic()
         if _is_deferring(frame):
             threading.Timer(LONGEST_WAIT, signal.raise_signal, (number,)).start()
         else:

@@ -23,6 +23,7 @@ from release_tasks.assets.sqlite.database import capture_database, is_usable
 from release_tasks.assets.sqlite.kind import SQLITE
 from release_tasks.assets.sqlite.reader import ContentReader, ContentUnread
 from release_tasks.assets.waiting import LockWait
+from release_tasks.core.place import trusted
 from release_tasks.core.records import AssetRecord
 from release_tasks.stages.drill.engine import run_drill
 from tests.support.faults.stages import passed_preflight, prepare
@@ -76,11 +77,11 @@ def test_what_does_not_end_is_unchecked(database: Path, tmp_path: Path, name: st
     """A capture copies every page; what is not read has a reason, and is no damage. The file itself opens at once."""
     make_endless(database, name)
     began = time.monotonic()
-    assert is_usable(database, LockWait(1))
+    assert is_usable(trusted(database), LockWait(1))
     with connection(database, 2) as live:
         live.execute("PRAGMA journal_mode")
     assert time.monotonic() - began < 5
-    copied = capture_database(database, tmp_path / "copy.db")
+    copied = capture_database(trusted(database), tmp_path / "copy.db")
     assert bool(copied.unchecked) == (
         name not in ("expression index", "view behind a full-text index", "CHECK constraint")
     )
