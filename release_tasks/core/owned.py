@@ -17,7 +17,6 @@ import contextlib
 import errno
 import os
 import pwd
-import shlex
 import stat
 import struct
 from collections.abc import Iterator
@@ -27,6 +26,8 @@ from attrs import frozen
 
 from release_tasks.core.errors import ConfigError
 from release_tasks.core.location import lstat_or_none
+from release_tasks.core.printable import one_line
+from release_tasks.core.typed import quoted
 
 __all__ = ["Exposure", "ForeignFolder", "exposure_of", "require_own", "require_own_parent"]
 
@@ -55,13 +56,13 @@ class Exposure:
     uid: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.path} {self.reason}"
+        return f"{one_line(str(self.path))} {self.reason}"  # another user chose the name
 
     def ways_out(self, *others: str) -> str:
         """Return what an operator can do, as one sentence."""
         ways = [*others, f"let root alone change it: {self.fix}"]
         if self.uid is not None:
-            ways.insert(0, f"run inv as that user: sudo -u {shlex.quote(_login(self.uid))} inv ...")
+            ways.insert(0, f"run inv as that user: sudo -u {quoted(_login(self.uid))} inv ...")
         return f"Choose one: {'; or '.join(ways)}"
 
 
@@ -146,7 +147,7 @@ def _exposure_by_modes(place: Path, info: os.stat_result, name: str | None, may_
         return None
     missing = place / name
     reason = f"does not exist, and other users may create it in {place}"
-    return Exposure(path=missing, reason=reason, fix=f"mkdir -m 700 {shlex.quote(str(missing))}")
+    return Exposure(path=missing, reason=reason, fix=f"mkdir -m 700 {quoted(str(missing))}")
 
 
 def _exposures_inside(folder: Path, depth: int, *, is_modes_checked: bool) -> Iterator[Exposure]:
@@ -173,7 +174,7 @@ def _exposures_inside(folder: Path, depth: int, *, is_modes_checked: bool) -> It
 
 
 def _foreign(path: Path, info: os.stat_result, *, is_inside: bool = False) -> Exposure:
-    user, name = _user(info.st_uid), shlex.quote(str(path))
+    user, name = _user(info.st_uid), quoted(str(path))
     if stat.S_ISLNK(info.st_mode):
         return Exposure(path=path, reason=f"is a link that {user} made", fix=f"rm {name}", uid=info.st_uid)
     all_of_it = " -R" if is_inside and stat.S_ISDIR(info.st_mode) else ""
@@ -183,7 +184,7 @@ def _foreign(path: Path, info: os.stat_result, *, is_inside: bool = False) -> Ex
 
 def _writable(path: Path, info: os.stat_result) -> Exposure | None:
     """Return whether the mode, or the access list, lets others than root write a file or folder of root."""
-    name = shlex.quote(str(path))
+    name = quoted(str(path))
     fix = f"chmod go-w {name}"
     if info.st_mode & stat.S_IWOTH:
         return Exposure(path=path, reason="may be written by every user", fix=fix)
