@@ -14,7 +14,6 @@ A run as another user has only the rights of that user, and is not checked.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import pwd
 import stat
@@ -122,7 +121,7 @@ def _exposure_above(path: Path, *, is_modes_checked: bool = True, may_be_shared:
         if stat.S_ISLNK(info.st_mode):
             links += 1
             if links > _MAX_LINKS:
-                raise OSError(errno.ELOOP, os.strerror(errno.ELOOP), str(path))
+                return None  # the path names nothing, and its user says so
             target = Path(os.readlink(below))
             place = Path("/") if target.is_absolute() else place
             pending[:0] = target.parts[target.is_absolute() :]

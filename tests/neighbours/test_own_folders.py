@@ -296,6 +296,23 @@ def test_root_prepares_nothing_where_a_neighbour_was(site: Site, name: str) -> N
         assert "run inv as that user: sudo -u '#4711' inv ..." in message
 
 
+def test_a_name_of_a_neighbour_forges_no_line(site: Site) -> None:
+    """Its line ends and escapes are shown as such, and the command to type has them quoted."""
+    make(site.memory, site.pipeline)
+    give_file(site.pipeline / "x\nRESTORED\x1b[2K; reboot")
+    ended = site.run("release.recover")
+    assert ended.code == 2 and len(ended.err.splitlines()) == 1, ended.err
+    assert "\x1b" not in ended.err and "x\\nRESTORED" in ended.err
+    assert "x\\x0aRESTORED\\x1b[2K; reboot'" in ended.err
+
+
+def test_a_loop_of_links_of_root_is_no_exposure(site: Site) -> None:
+    """It names nothing; what needs the folder says so."""
+    site.memory.symlink_to("memory")
+    assert exposure_of(site.pipeline) is None
+    assert site.run("release.prepare").code == 1
+
+
 @pytest.mark.slow
 def test_what_the_message_says_to_type_is_accepted(site: Site) -> None:
     """Each refusal names one place; when all commands were typed, root prepares."""
