@@ -25,6 +25,7 @@ from attrs import frozen
 
 from release_tasks.core.errors import ConfigError
 from release_tasks.core.location import lstat_or_none
+from release_tasks.core.place import user_name
 from release_tasks.core.printable import one_line
 from release_tasks.core.typed import quoted
 
@@ -173,7 +174,7 @@ def _exposures_inside(folder: Path, depth: int, *, is_modes_checked: bool) -> It
 
 
 def _foreign(path: Path, info: os.stat_result, *, is_inside: bool = False) -> Exposure:
-    user, name = _user(info.st_uid), quoted(str(path))
+    user, name = user_name(info.st_uid), quoted(str(path))
     if stat.S_ISLNK(info.st_mode):
         return Exposure(path=path, reason=f"is a link that {user} made", fix=f"rm {name}", uid=info.st_uid)
     all_of_it = " -R" if is_inside and stat.S_ISDIR(info.st_mode) else ""
@@ -213,18 +214,12 @@ def _writers_by_list(path: Path) -> list[tuple[int | None, str]] | None:
         if not permissions & mask & _ACL_WRITE:
             continue
         if tag == _ACL_USER and number != 0:
-            found.append((number, _user(number)))
+            found.append((number, user_name(number)))
         elif tag == _ACL_GROUP and number != 0:
             found.append((None, _group(number)))
         elif tag == _ACL_GROUP_OBJ and (group := os.lstat(path).st_gid) != 0:
             found.append((None, _group(group)))
     return found
-
-
-def _user(uid: int) -> str:
-    with contextlib.suppress(KeyError):
-        return f"{pwd.getpwuid(uid).pw_name} (uid {uid})"
-    return f"uid {uid}"
 
 
 def _login(uid: int) -> str:
