@@ -143,7 +143,15 @@ class Driver:
 
     def finish(self) -> Run:
         """Let the started stage run to its end."""
+        self.let_go()
+        return self.ended()
+
+    def let_go(self) -> None:
+        """Let the started stage run."""
         self._send("go")
+
+    def ended(self) -> Run:
+        """Wait for the end of the stage that runs."""
         ended = json.loads(self._line())
         return Run(ended["code"], ended.get("result"), ended.get("traceback", ""), ended.get("flushes", []))
 
