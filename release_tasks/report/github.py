@@ -5,14 +5,17 @@ The source is the task's JSON document. A file that cannot be written is reporte
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from release_tasks.core.canonical import excerpt_line
+from release_tasks.core.errors import StageFailed
 from release_tasks.core.events import Event, GateEnded
+from release_tasks.core.place import found
 from release_tasks.core.printable import one_line, output_lines
 from release_tasks.core.records import Check
 from release_tasks.core.runner import command, escape_commands
@@ -100,19 +103,35 @@ def _append(variable: str, text: str, environ: Mapping[str, str], limit: int | N
         return
     data = text.encode("utf-8", "replace")
     try:
-        # The runner creates the file. O_NONBLOCK: opening a FIFO in its place must not wait.
-        fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
-        try:
+        with _opened_to_append(path) as fd:
             if limit is not None and os.fstat(fd).st_size + len(data) > limit:
                 _note(f"{variable} is full ({limit} bytes), so nothing was added to it.")
                 return
             while data:
                 data = data[os.write(fd, data) :]
-        finally:
-            os.close(fd)
-    except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
+    except (OSError, ValueError, StageFailed) as error:
+        reason = error.strerror if isinstance(error, OSError) else str(error).rstrip(".")
         _note(f"{variable} names {path}, which cannot be written: {reason}.")
+
+
+@contextlib.contextmanager
+def _opened_to_append(path: str) -> Iterator[int]:
+    """Open the file, which the runner has created, and yield its descriptor. Raises OSError, ValueError, StageFailed.
+
+    As root, no link of another user is followed, and the file must not be one of a third user: in the container of a
+    job, the folder belongs to the user of the runner.
+    """
+    flags = os.O_WRONLY | os.O_APPEND
+    if os.geteuid() == 0:
+        with found(Path(path).absolute()) as place, place.opened(flags) as fd:
+            place.require_writable(fd)
+            yield fd
+        return
+    fd = os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a FIFO in its place must not wait
+    try:
+        yield fd
+    finally:
+        os.close(fd)
 
 
 def _note(message: str) -> None:

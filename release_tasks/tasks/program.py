@@ -14,6 +14,7 @@ from invoke.util import debug
 
 from release_tasks.core.errors import ExitCode, Interrupted
 from release_tasks.core.interrupt import interruptible
+from release_tasks.core.owned import exposure_of
 from release_tasks.core.printable import one_line
 from release_tasks.core.streams import open_standard_streams
 from release_tasks.core.version import __version__
@@ -63,6 +64,7 @@ class ReleaseProgram(Program):
     def parse_collection(self) -> None:
         """Load the invoke.yaml, .yml, .json or .py of the project; Invoke itself loads it only next to a tasks.py."""
         self._project = self._find_project()
+        self._require_own_files()
         with self._loading(next(_files_in(self._project), "invoke.*") if self._project else "invoke.*"):
             check_aliases(Path(self._project or "."))
             self.config.set_project_location(self._project or ".")
@@ -95,6 +97,16 @@ class ReleaseProgram(Program):
             here = _working_folder()
             return next((str(folder) for folder in (here, *here.parents) if any(_files_in(str(folder)))), None)
         return None
+
+    def _require_own_files(self) -> None:
+        """Refuse a configuration that another user can change, in a run as root: it names commands, and may be code.
+
+        The search upwards can find a file that the user of a folder above has put there.
+        """
+        for file in _files_in(self._project) if self._project is not None else ():
+            if (exposure := exposure_of(Path(file))) is not None:
+                problem = f"{one_line(file)}: root runs what is in it, and {exposure}. {exposure.ways_out()}"
+                refuse(problem, as_json=self._has_json)
 
     def _require_project(self) -> None:
         """Refuse to run tasks without a project: an answer about an empty folder would look like a good one.

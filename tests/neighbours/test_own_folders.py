@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -22,6 +23,7 @@ from release_tasks.archive.pipeline import Pipeline
 from release_tasks.core import scratch
 from release_tasks.core.owned import ForeignFolder, exposure_of
 from release_tasks.core.process.find import start_ticks
+from release_tasks.report.github import report_to_github
 from tests.support.forked_inv import Ended, ForkedInv
 
 pytestmark = [
@@ -521,6 +523,44 @@ def test_root_writes_a_typed_path_in_a_shared_folder(site: Site) -> None:
     assert (info.st_uid, stat.S_ISREG(info.st_mode)) == (0, True)
 
 
+def plant_a_link(inbox: Path, system: Path) -> None:
+    give(inbox / "summary", link=system / "v1.json")
+
+
+def plant_a_link_above(inbox: Path, system: Path) -> None:
+    (inbox / "summary").rename(inbox / "former")
+    inbox.rename(inbox.with_name("moved"))
+    give(inbox, link=system)
+    (system / "summary").write_text("of the system")
+
+
+def plant_a_hard_link(inbox: Path, system: Path) -> None:
+    (inbox / "summary").unlink()
+    (inbox / "summary").hardlink_to(system / "v1.json")
+
+
+@pytest.mark.parametrize("plant", [plant_a_link, plant_a_link_above, plant_a_hard_link])
+def test_the_summary_of_a_runner_reaches_no_file_of_root(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], plant: Callable[[Path, Path], None]
+) -> None:
+    """The user of the runner owns the folder; in the container of a job, root writes the summary there."""
+    inbox, system = tmp_path / "inbox", tmp_path / "system"
+    system.mkdir()
+    (system / "v1.json").write_text("of the system")
+    give(inbox)
+    give_file(inbox / "summary")
+    environ = {"GITHUB_STEP_SUMMARY": str(inbox / "summary"), "GITHUB_OUTPUT": str(inbox / "summary")}
+    report_to_github({"status": "ready"}, 0, io.StringIO(), environ)
+    assert "ready" in (inbox / "summary").read_text()
+    assert capsys.readouterr().err == ""
+    if plant is plant_a_link:
+        (inbox / "summary").unlink()
+    plant(inbox, system)
+    report_to_github({"status": "ready"}, 0, io.StringIO(), environ)
+    assert {path.read_text() for path in system.iterdir()} == {"of the system"}
+    assert "which cannot be written: " in capsys.readouterr().err
+
+
 def test_root_makes_no_copies_in_a_temporary_folder_of_a_neighbour(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """TMPDIR can stay from the user who became root."""
     give(site.home / "tmp")
@@ -561,6 +601,23 @@ def test_root_releases_nothing_with_files_that_a_neighbour_may_change(site: Site
     assert "belongs to uid 4711. Choose one: run inv as that user: sudo -u '#4711' inv ..." in failed["detail"]
     findings = json.loads(site.run("release.diagnose", "--json").out)["findings"]
     assert "exposed" in [finding["key"] for finding in findings]
+
+
+def test_root_runs_no_configuration_that_a_neighbour_put_in_a_folder_above(site: Site) -> None:
+    """release-tasks searches upwards, and the file that it finds can be a program."""
+    work = site.home / "work"
+    make(work)
+    for name in ("invoke.yaml", "tasks.py"):
+        (site.home / name).unlink()
+    mark = site.home.parent / "ran"
+    (site.home / "invoke.py").write_text(f"open({str(mark)!r}, 'w')\nrelease = {{}}\n")
+    give(site.home / "invoke.py")
+    for words in (["release.status"], ["release.recover"], ["--list"]):
+        refused(site.inv.run(work, *words, program="release-tasks"), "home/invoke.py", OWNS)
+    assert not mark.exists()
+    os.chown(site.home / "invoke.py", 0, 0)
+    assert site.inv.run(work, "--list", program="release-tasks").code == 0
+    assert mark.exists()
 
 
 @pytest.mark.slow
