@@ -16,6 +16,7 @@ from attrs import frozen
 
 from release_tasks.config.mcp_servers import McpServer
 from release_tasks.core.process.command import search_path
+from release_tasks.core.regular import read_regular
 
 __all__ = ["McpHost", "McpLaunch", "launch_of"]
 
@@ -213,8 +214,7 @@ def _not_on_path(program: str, environment: Mapping[str, str]) -> str:
 def _interpreter_problem(path: str, environment: Mapping[str, str]) -> str | None:
     """Return a problem when a script names an interpreter that does not exist, because then it cannot be executed."""
     try:
-        with open(path, "rb") as file:
-            line = file.readline(256)
+        line = read_regular(Path(path), 256).partition(b"\n")[0]
     except OSError:  # executable, but not readable
         return None
     interpreter, *rest = os.fsdecode(line[2:]).split() if line.startswith(b"#!") else [""]

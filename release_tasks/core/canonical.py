@@ -17,6 +17,7 @@ __all__ = [
     "MAX_BYTES",
     "InvalidDocument",
     "canonical_bytes",
+    "exceeds_depth",
     "excerpt",
     "excerpt_line",
     "open_document",
@@ -127,7 +128,7 @@ def parse_object(data: bytes, name: str) -> dict[str, Any]:
         raise InvalidDocument(f"{name} is not valid JSON: {error}") from error
     if not isinstance(value, dict):
         raise InvalidDocument(f"{name} should contain a JSON object, not {type(value).__name__}")
-    if _depth_exceeds(value, _MAX_DEPTH):
+    if exceeds_depth(value, _MAX_DEPTH):
         raise InvalidDocument(f"{name} is nested too deeply")
     return value
 
@@ -165,7 +166,8 @@ def _refuse_constant(name: str) -> Any:
     raise ValueError(f"{name} is not JSON")
 
 
-def _depth_exceeds(value: dict[str, Any] | list[Any], limit: int) -> bool:
+def exceeds_depth(value: dict[str, Any] | list[Any], limit: int) -> bool:
+    """Return whether objects and lists are nested more than ``limit`` levels deep."""
     level: list[Any] = [value]
     for _ in range(limit):
         children = [container.values() if isinstance(container, dict) else container for container in level]

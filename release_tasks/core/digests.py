@@ -27,7 +27,7 @@ def sha256_file(path: Path, count: Callable[[int], None] | None = None) -> str:
     digest = hashlib.sha256()
     buffer = bytearray(_STEP_BYTES)
     view = memoryview(buffer)
-    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    fd = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     with with_path(path), os.fdopen(fd, "rb", buffering=0) as file:
         while size := file.readinto(buffer):
             digest.update(view[:size])

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import json
-import os
 import re
-import stat
 from pathlib import Path
 from typing import Any
 
 from attrs import field, frozen
 
 from release_tasks.core.canonical import InvalidDocument
+from release_tasks.core.regular import read_regular
 from release_tasks.core.units import show_size
 
 __all__ = ["JsonFile", "read_json"]
@@ -45,16 +45,14 @@ def read_json(path: Path, name: str, *, with_comments: bool = False) -> JsonFile
 
 def _read(path: Path, name: str) -> bytes:
     try:
-        # O_NONBLOCK, because open() of a FIFO would wait for a writer.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
-            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-                raise InvalidDocument(f"{name} is not a file")
-            data = file.read(_MAX_BYTES + 1)
+        data = read_regular(path, _MAX_BYTES + 1)
     except FileNotFoundError as error:
         raise InvalidDocument(f"{name} is missing") from error
     except IsADirectoryError as error:
         raise InvalidDocument(f"{name} is not a file") from error
     except OSError as error:
+        if error.errno == errno.EINVAL:
+            raise InvalidDocument(f"{name} is not a file") from error
         raise InvalidDocument(f"{name} cannot be read: {error.strerror}") from error
     if len(data) > _MAX_BYTES:
         raise InvalidDocument(f"{name} is larger than {show_size(_MAX_BYTES)}")

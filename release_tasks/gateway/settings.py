@@ -10,6 +10,7 @@ from typing import Any
 from attrs import field, frozen
 
 from release_tasks.config.gateway import API_SECRET, TELEGRAM_SECRET, WHATSAPP_SECRET, WHATSAPP_VERIFY_TOKEN
+from release_tasks.core.regular import read_regular
 from release_tasks.gateway.errors import SettingsError
 
 __all__ = ["GatewaySettings", "Secrets", "last_release", "read_identity", "read_json_object", "read_settings"]
@@ -57,11 +58,10 @@ class Secrets:
 def read_json_object(path: Path) -> dict[str, Any]:
     """Return the JSON object in ``path``; raises SettingsError."""
     try:
-        if not path.is_file():  # opening a FIFO would block forever
-            raise SettingsError(f"{path.name} is missing", is_missing=not path.exists())
-        if path.stat().st_size > _MAX_BYTES:
+        data = read_regular(path, _MAX_BYTES + 1)
+        if len(data) > _MAX_BYTES:
             raise SettingsError(f"{path.name} is larger than 1 MiB")
-        value = json.loads(path.read_bytes())
+        value = json.loads(data)
     except FileNotFoundError as error:
         raise SettingsError(f"{path.name} is missing", is_missing=True) from error
     except OSError as error:

@@ -13,6 +13,7 @@ from release_tasks.config.endpoint import ExpectConfig, RequestConfig, expand, v
 from release_tasks.config.schema import ReleaseConfig
 from release_tasks.core.errors import UsageError
 from release_tasks.core.redact import Redactor
+from release_tasks.core.regular import read_regular
 from release_tasks.core.typed import quoted
 from release_tasks.core.url import shown_url, socket_of
 from release_tasks.service.response import ProbeError
@@ -103,6 +104,7 @@ def _require_certificates(file: Path) -> None:
     import ssl
 
     try:
+        read_regular(file, 1)  # OpenSSL would wait for the writer of a pipe
         ssl.create_default_context(cafile=file)
     except OSError as error:  # SSLError is one, for a file without a certificate
         reason = "it has no certificate in PEM form" if isinstance(error, ssl.SSLError) else error.strerror

@@ -7,9 +7,12 @@ from typing import Any, Literal
 
 from attrs import frozen
 
+from release_tasks.core.canonical import exceeds_depth
 from release_tasks.core.errors import StageFailed
 
 __all__ = ["HttpResponse", "ProbeError", "ProbeErrorKind", "RepeatedKey", "parse_json"]
+
+_MAX_DEPTH = 200
 
 ProbeErrorKind = Literal["refused", "timeout", "redirect", "tls", "invalid", "other"]
 
@@ -27,8 +30,14 @@ class RepeatedKey(ValueError):
 
 
 def parse_json(body: str | bytes) -> Any:
-    """Return the value of a JSON body; raises RepeatedKey, ValueError and RecursionError."""
-    return json.loads(body, object_pairs_hook=_unique_keys)
+    """Return the value of a JSON body; raises RepeatedKey, ValueError and RecursionError.
+
+    A value near the limit of Python's recursion could be read, and neither compared nor shown.
+    """
+    value = json.loads(body, object_pairs_hook=_unique_keys)
+    if isinstance(value, (dict, list)) and exceeds_depth(value, _MAX_DEPTH):
+        raise ValueError(f"nested more than {_MAX_DEPTH} levels deep")
+    return value
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

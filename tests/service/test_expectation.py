@@ -102,3 +102,11 @@ _WRONG: dict[str, list[Any]] = {
 def test_a_mistake_in_an_expectation_is_refused(key: str, value: Any) -> None:
     with pytest.raises(ValueError, match=r"expected"):
         ExpectConfig(**{key: value})
+
+
+@pytest.mark.parametrize("depth", [300, *range(960, 1000), 100_000])
+def test_a_deeply_nested_answer_is_no_error_of_this_program(depth: int) -> None:
+    """Python can read a value near the limit of its recursion, and cannot compare or print it."""
+    expect = ExpectConfig(equals="ok")
+    for body in (b"[" * depth + b"]" * depth, b'{"data":' * depth + b"1" + b"}" * depth):
+        assert unmet_expectation(response(body), expect) == "HTTP 200, but the body is not JSON"

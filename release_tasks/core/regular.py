@@ -1,0 +1,28 @@
+"""Read a file whose name other users may exchange for a pipe, a device or a file without an end."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from pathlib import Path
+
+from release_tasks.core.errors import with_path
+
+__all__ = ["read_regular"]
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """Return at most ``limit`` bytes of a regular file; symbolic links are followed.
+
+    Raises OSError, also for anything else than a regular file: ``open`` of a pipe would wait for its writer.
+    """
+    with with_path(path):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            mode = os.fstat(file.fileno()).st_mode
+            if stat.S_ISDIR(mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            if not stat.S_ISREG(mode):
+                raise OSError(errno.EINVAL, "It is not a regular file")
+            return file.read(limit)
