@@ -13,6 +13,8 @@ from typing import Literal
 
 from attrs import evolve, field, frozen
 
+from release_tasks.archive.attestation.captured import sign_snapshot
+from release_tasks.archive.attestation.signing import Signer
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.seal import metadata_bytes, sealed, snapshot_digest
 from release_tasks.archive.verify import unexpected_files
@@ -57,14 +59,19 @@ class CaptureRequest:
 
 
 def capture_snapshot(
-    catalogue: Catalogue, assets: Mapping[str, AssetConfig], request: CaptureRequest, emit: Emit = ignore
+    catalogue: Catalogue,
+    assets: Mapping[str, AssetConfig],
+    request: CaptureRequest,
+    emit: Emit = ignore,
+    signer: Signer | None = None,
 ) -> SnapshotMetadata:
-    """Capture every asset, publish the snapshot durably and return its metadata.
+    """Capture every asset, publish the snapshot durably, signed by ``signer``, and return its metadata.
 
     Raises StageFailed or OSError when an asset cannot be captured, and leaves no files then.
     """
     with unpublished_snapshot(catalogue, assets, request, emit) as metadata:
-        catalogue.store.publish(metadata.snapshot_id)
+        sign_snapshot(signer, catalogue.store.partial_path(metadata.snapshot_id), metadata)
+        catalogue.publish(metadata)
     return metadata
 
 
@@ -120,9 +127,14 @@ def unpublished_snapshot(
 
 
 def publish_safety_snapshot(
-    catalogue: Catalogue, metadata: SnapshotMetadata, assets: Mapping[str, AssetConfig]
+    catalogue: Catalogue,
+    metadata: SnapshotMetadata,
+    assets: Mapping[str, AssetConfig],
+    signer: Signer | None = None,
 ) -> SnapshotMetadata:
     """Complete a safety snapshot while the assets are locked, publish it and return its final metadata.
+
+    It is signed by ``signer``.
 
     Raises StageFailed or OSError when the snapshot cannot be completed, and does not publish it then.
     """
@@ -137,7 +149,8 @@ def publish_safety_snapshot(
         metadata = sealed(evolve(metadata, assets=records, digest=snapshot_digest(records)))
         fsync_tree(partial)
         write_atomic(partial / "metadata.json", metadata_bytes(metadata))
-    catalogue.store.publish(metadata.snapshot_id)
+    sign_snapshot(signer, partial, metadata)
+    catalogue.publish(metadata)
     return metadata
 
 

@@ -14,6 +14,7 @@ from attrs import evolve, frozen
 
 from release_tasks.archive import legacy
 from release_tasks.archive.aliases import AliasFile, follow
+from release_tasks.archive.recorded import TAKEN
 from release_tasks.archive.seal import is_sealed
 from release_tasks.archive.stores.local import LocalStore
 from release_tasks.assets.stored import is_folder
@@ -43,7 +44,7 @@ class Catalogue:
     def __init__(self, store: LocalStore, audit: AuditLog | None = None) -> None:
         self.store = store
         self.aliases = AliasFile(store.folder / "aliases.json")
-        self._audit = audit  # knows when retention removed a snapshot
+        self._audit = audit  # knows every snapshot, and when retention removed one
 
     def path(self, snapshot_id: str) -> Path:
         """Return the folder of a snapshot; raises UsageError for an id that could leave the store."""
@@ -137,6 +138,22 @@ class Catalogue:
         if not releases:
             raise StageFailed(f"There is no release snapshot yet. To create one: {typed('release.prepare')}")
         return releases[-1]
+
+    def publish(self, metadata: SnapshotMetadata) -> None:
+        """Record a complete snapshot in the audit log, then publish it.
+
+        After a crash between the two, the log has one snapshot more than the store, never one less. Raises OSError.
+        """
+        if self._audit is not None:
+            self._audit.append(
+                TAKEN,
+                status="taken",
+                release_id=metadata.release_id,
+                snapshot_id=metadata.snapshot_id,
+                digest=metadata.digest,
+                checksum=metadata.checksum,
+            )
+        self.store.publish(metadata.snapshot_id)
 
     def free_id(self, default: str) -> str:
         """Return ``default``, with a number as suffix when it is the id of a snapshot, or of one that was removed."""

@@ -9,6 +9,8 @@ from pathlib import Path, PurePosixPath
 
 from attrs import evolve, frozen
 
+from release_tasks.archive.attestation.captured import sign_snapshot
+from release_tasks.archive.attestation.signing import Signer
 from release_tasks.archive.capture import CaptureRequest, new_snapshot
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.assets.files import capture_file
@@ -100,12 +102,16 @@ def _tree_with(record: AssetRecord, inside: str, replacement: Replacement) -> As
 
 
 def derive_snapshot(
-    catalogue: Catalogue, source: SnapshotMetadata, replacements: Replacements, request: CaptureRequest
+    catalogue: Catalogue,
+    source: SnapshotMetadata,
+    replacements: Replacements,
+    request: CaptureRequest,
+    signer: Signer | None = None,
 ) -> SnapshotMetadata:
     """Publish a copy of ``source`` with some files replaced; recorded modes and journal modes stay the same.
 
-    Raises StageFailed when a copied byte differs from its record, OSError when the copy cannot be written; no files
-    stay behind then.
+    It is signed by ``signer``. Raises StageFailed when a copied byte differs from its record, OSError when the copy
+    cannot be written; no files stay behind then.
     """
     records = with_replacements(source, replacements)
 
@@ -122,7 +128,8 @@ def derive_snapshot(
         return records
 
     with new_snapshot(catalogue, copy, request) as metadata:
-        catalogue.store.publish(metadata.snapshot_id)
+        sign_snapshot(signer, catalogue.store.partial_path(metadata.snapshot_id), metadata)
+        catalogue.publish(metadata)
     return metadata
 
 

@@ -13,6 +13,7 @@ from attrs import evolve, field, frozen
 
 from release_tasks.archive.legacy import is_legacy, measure, without_modes
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.provenance import Provenance
 from release_tasks.assets.kinds import kind_of
 from release_tasks.assets.stored import stored_path
 from release_tasks.config.schema import Settings
@@ -55,7 +56,13 @@ class Comparison:
 def compare_releases(settings: Settings, before: str, after: str) -> Comparison:
     """Compare two releases of the configured pipeline folder; raises as ``compare`` does."""
     paths = {os.path.relpath(asset.path, settings.project): key for key, asset in settings.release.assets.items()}
-    return compare(Pipeline(settings.release.root), before, after, paths)
+    pipeline = Pipeline(settings.release.root)
+    found, provenance = compare(pipeline, before, after, paths), Provenance(settings, pipeline)
+    for release_id in (before, after):
+        snapshot = _snapshot(pipeline, pipeline.get_manifest(release_id), [])
+        if snapshot is not None and (refusal := provenance.refusal(snapshot)):
+            found.notes.append(f"the snapshot of {release_id} does not agree with its records: {refusal}")
+    return found
 
 
 def compare(pipeline: Pipeline, before: str, after: str, paths: Mapping[str, str] | None = None) -> Comparison:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +111,14 @@ class Pipeline:
             return None
         return manifest if manifest.status == "ready" else None  # the older tool wrote blocked releases to it too
 
+    def manifest_file(self, release_id: str) -> ManifestFile | None:
+        """Return the manifest of a release, readable or not; None when it does not exist or the id is invalid."""
+        try:
+            exists = os.path.lexists(self.manifest_path(release_id))
+        except UsageError:
+            return None
+        return self._read_manifest(release_id) if exists else None
+
     def find_manifest(self, release_id: str) -> ManifestFile:
         """Return the manifest of a release, readable or not; raises UsageError, which names the known releases."""
         self.manifest_path(release_id)
@@ -165,6 +174,16 @@ class Pipeline:
         write_atomic(self.manifest_path(manifest.release_id), data)
         if manifest.status == "ready":
             write_atomic(self.manifests / "latest.json", data)
+
+    def record_published(self, manifest: Manifest) -> None:
+        """Record that a release exists: from now on its manifest, its statement and its snapshot must exist."""
+        assert manifest.snapshot is not None
+        self.audit.append(
+            "prepare.published",
+            status="published",
+            release_id=manifest.release_id,
+            snapshot_id=manifest.snapshot.snapshot_id,
+        )
 
     def set_aside(self, release_id: str) -> None:
         """Rename manifest and statement of an earlier attempt, if there is one, to names that are no release ids."""
@@ -226,7 +245,8 @@ class Pipeline:
 
         The caller must hold the lock.
         """
-        committed = {m.snapshot.snapshot_id for m in self._ready_manifests() if m.snapshot is not None}
+        committed = {m.snapshot.snapshot_id: m for m in self._ready_manifests() if m.snapshot is not None}
+        self._record_interrupted(committed)
         removed = self.catalogue.store.clean_up(committed)
         with contextlib.suppress(OSError):  # the next prepare fails for the same reason and reports it
             # A prepare may have been killed between its manifest and latest.json.
@@ -237,6 +257,16 @@ class Pipeline:
             path.unlink(missing_ok=True)
             removed.append(path.name)
         return removed + self._resolve_statements()
+
+    def _record_interrupted(self, committed: Mapping[str, Manifest]) -> None:
+        """Record the releases whose snapshots are complete and not published yet, unless the log has them already."""
+        unpublished = [m for name, m in committed.items() if self.catalogue.store.partial_path(name).is_dir()]
+        if unpublished:
+            events = self.audit.verify().events
+            known = {event.get("releaseId") for event in events if event.get("event") == "prepare.published"}
+            for manifest in unpublished:
+                if manifest.release_id not in known:
+                    self.record_published(manifest)
 
     def has_leftovers(self) -> bool:
         """Return whether an interrupted run or a current run has unfinished files here."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from attrs import evolve, field, frozen
 
 from release_tasks.archive import legacy
+from release_tasks.archive.attestation.captured import SNAPSHOT_STATEMENT
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.parents import invalid_parent
 from release_tasks.archive.seal import snapshot_digest
@@ -65,7 +66,7 @@ def verify_snapshot(catalogue: Catalogue, metadata: SnapshotMetadata, *, emit: E
     for asset in metadata.assets:
         findings += _verify_asset(folder, asset, emit)
     for path in unexpected_files(folder, metadata.assets):
-        if path == "metadata.json":
+        if path == "metadata.json" or (path == SNAPSHOT_STATEMENT and not (folder / path).is_symlink()):
             continue
         key = path.split("/")[1] if path.count("/") > 1 else "*"
         findings.append(AssetFinding(key=key, what=f"{path} was added", expected="nothing", found=path))

@@ -137,6 +137,7 @@ def prepare_release(
                         _withdrawn_on_error(pipeline, ready),
                     ):
                         manifest = _write(pipeline, attester, ready, snapshot)
+                        pipeline.record_published(manifest)
                         pipeline.catalogue.store.publish(snapshot.snapshot_id)
                     written.append(manifest)
                     retention = apply_retention(pipeline, settings.release.retention, [snapshot.snapshot_id])
@@ -408,6 +409,7 @@ def _write(
         release_id=manifest.release_id,
         snapshot_id=manifest.snapshot.snapshot_id if manifest.snapshot else None,
         digest=manifest.snapshot.digest if manifest.snapshot else None,
+        checksum=snapshot.checksum if snapshot else None,
         **({"firstDeployment": True} if manifest.first_deployment else {}),
     )
     pipeline.set_aside(manifest.release_id)

@@ -5,8 +5,11 @@ from __future__ import annotations
 from attrs import frozen
 
 from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
+from release_tasks.archive.legacy import is_legacy
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.provenance import Provenance, with_records
 from release_tasks.archive.verify import SnapshotVerdict, verify_all
+from release_tasks.assets.findings import AssetFinding
 from release_tasks.config.schema import Settings
 from release_tasks.core.audit import AuditVerdict
 from release_tasks.core.events import Emit, ignore
@@ -29,7 +32,7 @@ class Verification:
 
 
 def verify_snapshots(settings: Settings, snapshot_id: str | None = None, *, emit: Emit = ignore) -> Verification:
-    """Verify the digests, databases and attestations of every snapshot, or of the snapshot ``snapshot_id``.
+    """Verify the digests, databases, records and attestations of every snapshot, or of the snapshot ``snapshot_id``.
 
     Raises UsageError for a snapshot that does not exist and for a public key that cannot be read.
     """
@@ -37,7 +40,22 @@ def verify_snapshots(settings: Settings, snapshot_id: str | None = None, *, emit
     # Attestations first: a missing key is reported immediately.
     attestations = verify_attestations(settings, pipeline, snapshot_id)
     snapshots = verify_all(pipeline.catalogue, snapshot_id, emit, assets=settings.release.assets)
-    return Verification(snapshots=snapshots, attestations=attestations)
+    provenance = Provenance(settings, pipeline)
+    published = {snapshot.snapshot_id: snapshot for snapshot in pipeline.catalogue.published()[0]}
+    verdicts = []
+    for verdict in snapshots:
+        found = published.get(verdict.snapshot_id)
+        records = [] if found is None else provenance.compare_with_log(found, snapshot_id)
+        if found is not None and (found.kind != "release" or is_legacy(found)):
+            records += provenance.compare_with_signature(found)  # a release has a verdict on its statement
+        verdicts.append(with_records(verdict, records))
+    if snapshot_id is None:
+        verdicts += [
+            SnapshotVerdict(snapshot_id=name, status="damaged", findings=[AssetFinding(key="*", what=finding.what)])
+            for name, finding in provenance.missing_snapshots()
+        ]
+        attestations += provenance.missing_releases()
+    return Verification(snapshots=verdicts, attestations=attestations)
 
 
 def verify_audit(settings: Settings) -> AuditVerdict:

@@ -144,6 +144,7 @@ def prepare(
         "plan": "Show exactly what would change, and change nothing.",
         "without_safety": "Take no safety snapshot, for a disk without space: this rollback cannot be undone.",
         "force": "Restore even if the snapshot is already live, or cannot be verified because an older tool took it.",
+        "unverified": "Restore even if an event of the audit log or a signature is missing; no digest may differ.",
         "wait": "Wait this long for the lock of another run, e.g. 10m.",
         "lock_wait": "Wait this long for locks of the service on databases, instead of release.lock_wait.",
     },
@@ -158,6 +159,7 @@ def rollback(
     wait: str | None = None,
     lock_wait: str | None = None,
     without_safety: bool = False,
+    unverified: bool = False,
     json: bool = False,
 ) -> None:
     """Restore the latest or a given snapshot completely, restart, check health, and record the result."""
@@ -176,6 +178,7 @@ def rollback(
             "force": force,
             "wait": duration_flag("wait", wait) or 0.0,
             "without_safety": without_safety,
+            "unverified": unverified,
         }
         if snapshot is None:
             given["release_id"] = prepared_release(ctx)
@@ -189,8 +192,13 @@ def rollback(
         current.fail_unless(outcome.status != "failed")
 
 
-@stage(help={"wait": "Wait this long for a rollback that has not finished its swap, e.g. 10m; default: 1m."})
-def recover(ctx: Context, wait: str | None = None, json: bool = False) -> None:
+@stage(
+    help={
+        "wait": "Wait this long for a rollback that has not finished its swap, e.g. 10m; default: 1m.",
+        "unverified": "Complete a rollback even if an event of the audit log or a signature is missing.",
+    }
+)
+def recover(ctx: Context, wait: str | None = None, unverified: bool = False, json: bool = False) -> None:
     """Finish or undo an interrupted rollback, remove leftovers; fast, no effect when there is nothing to recover."""
     with session(ctx, json) as current:
         from release_tasks.stages.rollback.recovery import GATE_SECONDS, recover
@@ -201,6 +209,7 @@ def recover(ctx: Context, wait: str | None = None, json: bool = False) -> None:
                 current.settings,
                 wait=GATE_SECONDS if seconds is None else seconds,
                 look_only=current.is_dry,
+                unverified=unverified,
                 emit=emit,
                 notices=current.notifications,
             )
@@ -245,7 +254,7 @@ def _show_differences(screen: Screen, found: Comparison) -> None:
 
 @stage(help={"snapshot": "Verify only this snapshot."})
 def verify(ctx: Context, snapshot: str | None = None, json: bool = False) -> None:
-    """Verify digests, databases and attestations of every snapshot; exit 1 when a byte does not match the record."""
+    """Verify every snapshot: digests, databases, audit events, statements; exit 1 when one differs or is missing."""
     with session(ctx, json) as current:
         from release_tasks.report.answers import show_verdicts
         from release_tasks.stages.verify import verify_snapshots

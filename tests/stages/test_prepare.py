@@ -176,6 +176,7 @@ def test_blocked_release_has_a_manifest_and_no_snapshot(project: Project, blocke
     events = project.pipeline.audit.verify().events
     assert [(event["event"], event["releaseId"]) for event in events] == [
         ("prepare.ready", "good"),
+        ("prepare.published", "good"),
         ("prepare.blocked", "bad"),
     ]
 
@@ -409,7 +410,7 @@ def test_audit_log_is_anchored_in_manifest_and_snapshot(project: Project) -> Non
     ]
     assert pipeline.audit.verify(pipeline.anchors()).intact
     lines = pipeline.audit.path.read_bytes().splitlines(keepends=True)
-    pipeline.audit.path.write_bytes(b"".join(lines[:-1]))
+    pipeline.audit.path.write_bytes(b"".join(lines[:-2]))
     assert "manifest v2" in str(pipeline.audit.verify(pipeline.anchors()).problems[0])
 
 

@@ -15,7 +15,18 @@ import stat
 from pathlib import Path
 from typing import Any
 
-__all__ = ["canonical", "forge", "parts_of", "read_snapshot", "reseal", "sha256_of", "write_format_1", "write_snapshot"]
+__all__ = [
+    "append_taken",
+    "canonical",
+    "forge",
+    "parts_of",
+    "read_snapshot",
+    "replace_snapshot",
+    "reseal",
+    "sha256_of",
+    "write_format_1",
+    "write_snapshot",
+]
 
 Document = dict[str, Any]
 
@@ -42,7 +53,28 @@ def read_snapshot(folder: Path) -> Document:
 
 
 def write_snapshot(folder: Path, document: Document) -> None:
-    """Write a document over the one in ``folder``; it may be wrong in every part."""
+    """Write a document over the one in ``folder``, and its event into the audit log; it may be wrong in every part."""
+    replace_snapshot(folder, document)
+    if isinstance(document.get("digest"), str):
+        append_taken(folder.parent.parent / "rollback-audit.log", folder.name, document)
+
+
+def append_taken(log: Path, snapshot_id: str, document: Document) -> None:
+    """Append the event of a snapshot to an audit log, which stays a valid chain."""
+    lines = log.read_bytes().splitlines() if log.exists() else []
+    last: Document = json.loads(lines[-1]) if lines else {"seq": 0, "hash": "0" * 64}
+    record = {
+        "event": "snapshot.taken", "status": "taken", "detail": "", "actor": "root", "host": "host",
+        "time": "2026-01-01T00:00:00.000Z", "snapshotId": snapshot_id, "digest": document.get("digest"),
+        "checksum": document.get("checksum"), "seq": last["seq"] + 1, "prev": last["hash"],
+    }  # fmt: skip
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with log.open("ab") as file:
+        file.write(canonical({**record, "hash": sha256_of(record)}) + b"\n")
+
+
+def replace_snapshot(folder: Path, document: Document) -> None:
+    """Write a document over the one in ``folder``, and nothing into the audit log."""
     metadata, files = parts_of(document)
     (folder / "metadata.json").write_text(json.dumps(metadata))
     shutil.rmtree(folder / "entries", ignore_errors=True)

@@ -20,7 +20,15 @@ from release_tasks.core.errors import UsageError
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = ["PAYLOAD_TYPE", "Signer", "open_envelope", "pre_authentication", "signer_of", "trusted_keys"]
+__all__ = [
+    "PAYLOAD_TYPE",
+    "Signer",
+    "available_signer",
+    "open_envelope",
+    "pre_authentication",
+    "signer_of",
+    "trusted_keys",
+]
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 _MAX_KEY_BYTES = 64 << 10
@@ -71,6 +79,13 @@ def signer_of(settings: Settings) -> Signer | None:
     data = value.encode("utf-8", "surrogateescape") if from_text else _read(settings.project / value, name)
     with _key_errors(f"the key in {name}" if from_text else f"the key in the file that {name} names"):
         return _signer(data)
+
+
+def available_signer(settings: Settings) -> Signer | None:
+    """Return the signer when its key is here and can be used. A rollback works without it."""
+    with contextlib.suppress(UsageError):
+        return signer_of(settings)
+    return None
 
 
 def trusted_keys(settings: Settings) -> dict[str, Ed25519PublicKey]:

@@ -6,6 +6,7 @@ github.com/in-toto/attestation specifies both below ``spec/``.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,19 @@ from attrs import asdict, frozen
 from release_tasks.archive.attestation.signing import Signer, signer_of
 from release_tasks.config.kinds import flatten
 from release_tasks.config.schema import Settings
-from release_tasks.core.canonical import canonical_bytes
+from release_tasks.core.canonical import InvalidDocument, canonical_bytes
 from release_tasks.core.digests import sha256_bytes, sha256_file
 from release_tasks.core.records import AttestationReference, Manifest, SnapshotMetadata
 
-__all__ = ["PREDICATE_TYPE", "STATEMENT_TYPE", "Attester", "gates_digest", "subjects_of", "verdict_of"]
+__all__ = [
+    "PREDICATE_TYPE",
+    "STATEMENT_TYPE",
+    "Attester",
+    "gates_digest",
+    "require_subjects",
+    "subjects_of",
+    "verdict_of",
+]
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://in-toto.io/attestation/test-result/v0.1"
@@ -83,6 +92,22 @@ def subjects_of(
     if manifest.git_commit is not None and manifest.git_dirty is False:
         subjects.append({"name": "git", "digest": {"gitCommit": manifest.git_commit}})
     return subjects
+
+
+def require_subjects(statement: Mapping[str, Any]) -> dict[str, str]:
+    """Return the digest of each subject by name, as ``sha256:...``; raises InvalidDocument for another document."""
+    subjects = statement.get("subject")
+    if statement.get("_type") != STATEMENT_TYPE:
+        raise InvalidDocument("it is not an in-toto Statement")
+    attested: dict[str, str] = {}
+    for subject in subjects if isinstance(subjects, list) else []:
+        name = subject.get("name") if isinstance(subject, dict) else None
+        digests = subject.get("digest") if isinstance(subject, dict) else None
+        if not isinstance(name, str) or not isinstance(digests, dict) or len(digests) != 1 or name in attested:
+            raise InvalidDocument("one of its subjects is invalid")
+        ((algorithm, digest),) = digests.items()
+        attested[name] = f"{algorithm}:{digest}"
+    return attested
 
 
 def verdict_of(manifest: Manifest) -> dict[str, Any]:

@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING, Any
 from attrs import evolve, field, frozen
 
 from release_tasks.archive.attestation.signing import open_envelope, trusted_keys
-from release_tasks.archive.attestation.statement import PREDICATE_TYPE, STATEMENT_TYPE, subjects_of, verdict_of
+from release_tasks.archive.attestation.statement import (
+    PREDICATE_TYPE,
+    require_subjects,
+    subjects_of,
+    verdict_of,
+)
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import InvalidDocument, excerpt_line, parse_object, read_document
@@ -22,7 +27,7 @@ from release_tasks.core.records import Manifest, SnapshotMetadata
 if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-__all__ = ["AttestationFinding", "AttestationVerdict", "verify_attestations"]
+__all__ = ["AttestationFinding", "AttestationVerdict", "verify_attestation", "verify_attestations"]
 
 
 @frozen(kw_only=True)
@@ -67,7 +72,7 @@ def verify_attestations(
     verdicts: list[AttestationVerdict] = []
     first_signed: str | None = None
     for file in pipeline.read_manifests():
-        verdict = _verified(pipeline, file, keys)
+        verdict = verify_attestation(pipeline, file, keys)
         if verdict.status == "signed":
             first_signed = first_signed or file.release_id
         elif verdict.status in ("unsigned", "none") and first_signed is not None:
@@ -81,7 +86,10 @@ def verify_attestations(
     return verdicts
 
 
-def _verified(pipeline: Pipeline, file: ManifestFile, keys: Mapping[str, Ed25519PublicKey]) -> AttestationVerdict:
+def verify_attestation(
+    pipeline: Pipeline, file: ManifestFile, keys: Mapping[str, Ed25519PublicKey]
+) -> AttestationVerdict:
+    """Verify the statement of one release, signed by one of ``keys``."""
     path = pipeline.statement_path(file.release_id)
     expected = file.manifest.attestation if file.manifest is not None else None
     try:
@@ -112,20 +120,10 @@ def _damaged(file: ManifestFile, *findings: AttestationFinding) -> AttestationVe
 
 
 def _attested(statement: Mapping[str, Any]) -> dict[str, str]:
-    """Return the digest of each subject by name; raises InvalidDocument when this is no statement of this package."""
-    kinds = statement.get("_type"), statement.get("predicateType")
-    subjects = statement.get("subject")
-    if kinds != (STATEMENT_TYPE, PREDICATE_TYPE) or not isinstance(statement.get("predicate"), dict):
+    """Return the digest of each subject by name; raises InvalidDocument when this is no statement on a release."""
+    if statement.get("predicateType") != PREDICATE_TYPE or not isinstance(statement.get("predicate"), dict):
         raise InvalidDocument("it is not an in-toto Statement with test results")
-    attested: dict[str, str] = {}
-    for subject in subjects if isinstance(subjects, list) else []:
-        name = subject.get("name") if isinstance(subject, dict) else None
-        digests = subject.get("digest") if isinstance(subject, dict) else None
-        if not isinstance(name, str) or not isinstance(digests, dict) or len(digests) != 1 or name in attested:
-            raise InvalidDocument("one of its subjects is invalid")
-        ((algorithm, digest),) = digests.items()
-        attested[name] = f"{algorithm}:{digest}"
-    return attested
+    return require_subjects(statement)
 
 
 def _differences(

@@ -13,6 +13,7 @@ from attrs import frozen
 from release_tasks.archive.attestation.verification import AttestationVerdict, verify_attestations
 from release_tasks.archive.diff import Comparison, compare_releases
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
+from release_tasks.archive.provenance import Provenance
 from release_tasks.config.schema import Settings
 from release_tasks.core.audit import AuditFinding, AuditVerdict
 from release_tasks.core.clock import timestamp
@@ -97,11 +98,12 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
     import apsw
 
     pipeline = Pipeline(settings.release.root)
+    provenance = Provenance(settings, pipeline)
     release_id, manifest, files = file.release_id, file.manifest, pipeline.read_manifests()
     checks = manifest.preflight.checks if manifest is not None else []
     reference = reference_of(pipeline, file)
     snapshot_id = reference.snapshot_id if reference is not None else None
-    snapshot = snapshot_of(pipeline, reference)
+    snapshot = snapshot_of(provenance, pipeline, reference)
     try:
         audit = pipeline.audit.verify(pipeline.anchors())
     except (StageError, OSError) as error:
@@ -145,7 +147,7 @@ def gather(settings: Settings, file: ManifestFile) -> ReleasePage:
         health=strips_of(checks, events, own),
         snapshot=snapshot,
         differences=_differences(settings, before, manifest),
-        rollback_options=rollback_options_of(pipeline, manifest, before, snapshot, own),
+        rollback_options=rollback_options_of(provenance, pipeline, manifest, before, snapshot, own),
         history=history_of(files, rollbacks, published, degraded, problem),
         audit=audit,
         events=events,

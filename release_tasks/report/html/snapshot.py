@@ -9,6 +9,7 @@ from attrs import evolve, field, frozen
 
 from release_tasks.archive import legacy
 from release_tasks.archive.pipeline import ManifestFile, Pipeline
+from release_tasks.archive.provenance import Provenance
 from release_tasks.archive.restore_tests import read_restore_tests
 from release_tasks.archive.verify import verify_snapshot
 from release_tasks.core.errors import StageError, StageFailed, UsageError, describe_error
@@ -96,8 +97,8 @@ def reference_of(pipeline: Pipeline, file: ManifestFile) -> SnapshotReference | 
     return None
 
 
-def snapshot_of(pipeline: Pipeline, reference: SnapshotReference | None) -> Snapshot | None:
-    """Return the referenced snapshot, verified byte by byte; None without a reference."""
+def snapshot_of(provenance: Provenance, pipeline: Pipeline, reference: SnapshotReference | None) -> Snapshot | None:
+    """Return the referenced snapshot, verified byte by byte and against its records; None without a reference."""
     if reference is None:
         return None
     unread = Snapshot(
@@ -119,6 +120,9 @@ def snapshot_of(pipeline: Pipeline, reference: SnapshotReference | None) -> Snap
     is_altered = bool(reference.digest) and reference.digest != metadata.digest
     if is_altered:
         tone, finding = "bad", "It is not the snapshot of the manifest: their digests differ."
+    refusal = "" if legacy.is_legacy(metadata) and not provenance.is_signed else provenance.refusal(metadata)
+    if refusal:
+        tone, finding = "bad", f"Its records do not agree with it: {text(refusal, 500)}."
     test_tone, test, tested_at = _restore_test(pipeline, metadata)
     return evolve(
         unread,
@@ -127,7 +131,7 @@ def snapshot_of(pipeline: Pipeline, reference: SnapshotReference | None) -> Snap
         finding=finding,
         metadata=metadata,
         is_verified=verdict.status == "verified",
-        is_restorable=verdict.status != "damaged" and not is_altered,
+        is_restorable=verdict.status != "damaged" and not is_altered and not refusal,
         needs_force=legacy.is_legacy(metadata),
         findings=[text(finding, 500) for finding in verdict.findings[:20]],
         damaged={finding.key: finding.what for finding in verdict.findings},
@@ -165,6 +169,7 @@ class RollbackOptions:
 
 
 def rollback_options_of(
+    provenance: Provenance,
     pipeline: Pipeline,
     manifest: Manifest | None,
     before: Manifest | None,
@@ -209,6 +214,16 @@ def rollback_options_of(
         names = ", ".join(text(asset.key, 128) for asset in snapshot.assets)
         return RollbackOptions("good", f"Restores {names}, all or nothing.", commands, notes)
     safety = effective[-1].safety_snapshot_id
-    if safety and pipeline.catalogue.store.folder.joinpath(safety, "metadata.json").is_file():
+    if safety and _is_offered(provenance, pipeline, safety):
         commands.insert(0, ("Undo the rollback", typed("release.rollback", "--snapshot", safety)))
     return RollbackOptions("warn", "This release was rolled back already.", commands, notes)
+
+
+def _is_offered(provenance: Provenance, pipeline: Pipeline, snapshot_id: str) -> bool:
+    """Return whether a snapshot exists under its own id, and agrees with its records."""
+    if not pipeline.catalogue.store.folder.joinpath(snapshot_id, "metadata.json").is_file():
+        return False
+    try:
+        return not provenance.refusal(pipeline.catalogue.get(snapshot_id))
+    except StageError:
+        return False

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Literal
 
 from attrs import field, frozen
@@ -99,7 +99,7 @@ def decide(signals: Signals) -> Diagnosis:
             severity=row.severity,
             meaning=row.meaning,
             detail=evidence.detail,
-            commands=list(_typed_commands(row, evidence.values)),
+            commands=list(_typed_commands(row, evidence.values, signals.refused)),
         )
         for row in GUIDE
         for evidence in row.detect(signals)
@@ -108,7 +108,10 @@ def decide(signals: Signals) -> Diagnosis:
     return Diagnosis(status="healthy" if is_healthy else "act", findings=findings)
 
 
-def _typed_commands(row: Row, values: dict[str, str]) -> Iterator[str]:
+def _typed_commands(row: Row, values: dict[str, str], refused: Container[str]) -> Iterator[str]:
+    if values.get("snapshot") in refused:  # a rollback would refuse it
+        yield typed("release.verify", "--snapshot", values["snapshot"])
+        return
     for command in row.commands:
         with contextlib.suppress(KeyError):
             yield typed(*(word.format(**values) for word in command.split()))
@@ -340,7 +343,8 @@ def _slow(signals: Signals) -> Iterator[Evidence]:
 
 @_act(
     symptom="the audit chain is broken",
-    meaning="The audit log was altered or cut. Copy it, then find out who changed it. Rollbacks still work.",
+    meaning="The audit log was altered or cut. Copy it, then find out who changed it. A rollback still works to each "
+    "snapshot whose event is unaltered.",
     commands=("release.audit",),
 )
 def _chain_broken(signals: Signals) -> Iterator[Evidence]:
@@ -358,6 +362,17 @@ def _snapshot_unrestorable(signals: Signals) -> Iterator[Evidence]:
     if verdict is not None and verdict.status != "verified":
         reason = str(verdict.findings[0]) if verdict.findings else "an older tool took it, and it has no digests"
         yield Evidence(f"{verdict.snapshot_id}: {reason}")
+
+
+@_act(
+    symptom="an older snapshot does not agree with the audit log, or with its signed statement",
+    meaning="A snapshot was replaced, or its records were removed. A rollback refuses it. Find out who changed it.",
+    commands=("release.verify",),
+)
+def _snapshot_refused(signals: Signals) -> Iterator[Evidence]:
+    for name, reason in signals.refused.items():
+        if signals.snapshot is None or name != signals.snapshot.snapshot_id:
+            yield Evidence(f"{name}: {reason}")
 
 
 @_act(

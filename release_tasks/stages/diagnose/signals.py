@@ -6,10 +6,11 @@ import functools
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from attrs import define, field, frozen
+from attrs import define, evolve, field, frozen
 
 from release_tasks.archive.capacity import Space, capture_needs, restore_needs, spaces
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.provenance import Provenance, with_records
 from release_tasks.archive.restore_tests import RestoreTest, RestoreTests, read_restore_tests
 from release_tasks.archive.verdicts import Verdicts, read_verdicts
 from release_tasks.archive.verify import SnapshotVerdict, verify_all
@@ -56,8 +57,9 @@ class Signals:
 
     ``ready`` is the latest ready release, ``latest`` the latest release of any status. ``snapshot`` is the latest
     release snapshot, ``verdict`` the result of its verification, ``restore_test`` its latest drill. ``last_restore`` is
-    the comparison with the snapshot of the last rollback, unless a release was prepared since. ``unread`` contains the
-    name of each signal that could not be read, and the reason.
+    the comparison with the snapshot of the last rollback, unless a release was prepared since. ``refused`` has the
+    snapshots whose records disagree, with the reason. ``unread`` contains the name of each signal that could not be
+    read, and the reason.
     """
 
     settings: Settings
@@ -78,6 +80,7 @@ class Signals:
     audit: AuditVerdict | None = None
     pairing_audit: AuditVerdict | None = None
     pending: dict[str, int] = field(factory=dict)
+    refused: dict[str, str] = field(factory=dict)
     disks: list[Space] = field(factory=list)
     missing: list[Missing] = field(factory=list)
     unread: list[tuple[str, str]] = field(factory=list)
@@ -159,14 +162,13 @@ def read_signals(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) ->
     signals.unread += [("snapshots", f"{entry.snapshot_id}: {entry.reason}") for entry in unreadable]
     signals.snapshot = next((found for found in reversed(snapshots) if found.kind == "release"), None)
     if signals.snapshot is not None:
-        name, assets = signals.snapshot.snapshot_id, release.assets
+        name = signals.snapshot.snapshot_id
         emit(StepBegan("verify", name))
-        signals.verdict = attempt(
-            "snapshots", lambda: verify_all(pipeline.catalogue, name, assets=assets, emit=emit)[0]
-        )
+        signals.verdict = attempt("snapshots", lambda: _verdict(settings, pipeline, name, emit))
         drills = attempt("drills", lambda: read_restore_tests(pipeline)) or RestoreTests()
         signals.restore_test = drills.by_snapshot.get(name)
         signals.unread += [("drills", drills.problem)] if drills.problem else []
+    signals.refused = attempt("snapshots", lambda: _refused(Provenance(settings, pipeline), snapshots)) or {}
     signals.state = attempt("rollback", pipeline.read_state)
     is_open = signals.state is not None and signals.state.status == "in_progress"
     signals.has_journal = pipeline.has_journal()
@@ -182,6 +184,23 @@ def read_signals(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) ->
             signals.pending[channel.value] = len(waiting)
     signals.disks = attempt("disk", lambda: _disks(settings, pipeline, signals.snapshot)) or []
     return signals
+
+
+def _verdict(settings: Settings, pipeline: Pipeline, snapshot_id: str, emit: Emit) -> SnapshotVerdict:
+    """Return the verdict on the bytes and the records of a snapshot; a rollback refuses a damaged one."""
+    verdict = verify_all(pipeline.catalogue, snapshot_id, assets=settings.release.assets, emit=emit)[0]
+    records = Provenance(settings, pipeline).find(pipeline.catalogue.get(snapshot_id))
+    return with_records(verdict, [evolve(each, kind="missing") for each in records])
+
+
+def _refused(provenance: Provenance, snapshots: list[SnapshotMetadata]) -> dict[str, str]:
+    """Return the snapshots whose records disagree, with the reason; a missing signature alone is none."""
+    reasons = {}
+    for snapshot in snapshots:
+        found = [str(each) for each in provenance.find(snapshot) if each.kind != "unsigned"]
+        if found:
+            reasons[snapshot.snapshot_id] = "; ".join(found)
+    return reasons
 
 
 def _ask(release: ReleaseConfig, before: Baseline | None, emit: Emit) -> HealthReport:

@@ -14,6 +14,7 @@ from attrs import define, evolve, field
 from release_tasks.archive import legacy
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.provenance import Provenance
 from release_tasks.archive.verify import require_intact
 from release_tasks.config.endpoint import Question, RequestConfig
 from release_tasks.config.gateway import child_environment
@@ -122,7 +123,7 @@ class _Rehearsal:
             require_space(scratch.folder, source.path(snapshot_id), self.snapshot)
             self.emit(StepBegan("copy"))
             settings = scratch.settings(self.settings)
-            copy_snapshot(source, Pipeline(settings.release.root).catalogue, snapshot_id, self.emit)
+            copy_snapshot(source, Pipeline(settings.release.root).catalogue, self.snapshot, self.emit)
             self.restore(settings, self.snapshot)
             self.examine(settings, self.snapshot)
             if not self.problems:
@@ -154,6 +155,11 @@ class _Rehearsal:
                 f"Snapshot {snapshot.snapshot_id} contains only remains of {', '.join(remains)}, which was damaged."
             )
         require_intact(self.pipeline.catalogue, snapshot, self.emit)
+        provenance = Provenance(self.settings, self.pipeline)
+        if self.requested_id is None:
+            provenance.require_latest(snapshot)
+        command = typed("release.rollback", "--snapshot", snapshot.snapshot_id, "--unverified")
+        provenance.require(snapshot, requested=self.requested_id, command=command)
         if not any(snapshot.asset(key) for key in self.settings.release.assets):
             raise StageFailed(f"Snapshot {snapshot.snapshot_id} contains no asset of release.assets.")
 

@@ -15,7 +15,7 @@ from release_tasks.archive.catalogue import Catalogue
 from release_tasks.assets.files import can_share_blocks
 from release_tasks.assets.footprint import Footprint, footprint_of
 from release_tasks.assets.trees import capture_tree, tree_size
-from release_tasks.config.schema import HealthConfig, ReliabilityConfig, RestartConfig, Settings
+from release_tasks.config.schema import AttestationConfig, HealthConfig, ReliabilityConfig, RestartConfig, Settings
 from release_tasks.core.durable import make_private_directory, remove_tree
 from release_tasks.core.errors import UsageError
 from release_tasks.core.events import Emit, Meter, ignore
@@ -84,6 +84,7 @@ class Scratch:
             health=HealthConfig(),
             reliability=ReliabilityConfig(),
             restart=RestartConfig(),
+            attestation=AttestationConfig(),
         )
         return evolve(
             live,
@@ -141,12 +142,13 @@ def is_short_of_space(folder: Path, snapshot: SnapshotMetadata) -> bool:
     return shutil.disk_usage(folder).free < sum(asset.size for asset in snapshot.assets) + (_HEADROOM >> 2)
 
 
-def copy_snapshot(source: Catalogue, target: Catalogue, snapshot_id: str, emit: Emit = ignore) -> None:
+def copy_snapshot(source: Catalogue, target: Catalogue, snapshot: SnapshotMetadata, emit: Emit = ignore) -> None:
     """Copy a snapshot unchanged, with shared blocks if the filesystem supports them. Raises OSError, StageFailed."""
     make_private_directory(target.store.folder)
-    stored = source.path(snapshot_id)
-    meter = Meter(emit, "copy", snapshot_id, 0 if emit is ignore else tree_size(trusted(stored)))
-    capture_tree(trusted(stored), trusted(target.path(snapshot_id)), count=meter.add)
+    stored = source.path(snapshot.snapshot_id)
+    meter = Meter(emit, "copy", snapshot.snapshot_id, 0 if emit is ignore else tree_size(trusted(stored)))
+    capture_tree(trusted(stored), trusted(target.store.partial_path(snapshot.snapshot_id)), count=meter.add)
+    target.publish(snapshot)
     meter.finish()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from pathlib import Path
 
+from release_tasks.archive.attestation.signing import available_signer
 from release_tasks.archive.capture import CaptureRequest, capture_snapshot
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.archive.verify import verify_snapshot
@@ -18,21 +19,25 @@ from release_tasks.core.events import Emit, ignore
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 from release_tasks.core.typed import typed
 
-__all__ = ["adopt_legacy"]
+__all__ = ["adopt_legacy", "require_forced"]
 
 
-def adopt_legacy(
-    settings: Settings, pipeline: Pipeline, target: SnapshotMetadata, *, is_forced: bool, emit: Emit = ignore
-) -> SnapshotMetadata:
-    """Capture an older tool's snapshot into a new snapshot and return the new one.
-
-    Raises StageFailed unless ``is_forced``, and when a database in the snapshot fails its integrity check.
-    """
+def require_forced(target: SnapshotMetadata, *, is_forced: bool) -> None:
+    """Raise StageFailed for an older tool's snapshot unless the rollback is forced."""
     if not is_forced:
         raise StageFailed(
             f"Snapshot {target.snapshot_id} was taken by an older tool and has no digests, so it cannot be verified. "
             f"To restore it anyway: {typed('release.rollback', '--snapshot', target.snapshot_id, '--force')}"
         )
+
+
+def adopt_legacy(
+    settings: Settings, pipeline: Pipeline, target: SnapshotMetadata, *, emit: Emit = ignore
+) -> SnapshotMetadata:
+    """Capture an older tool's snapshot into a new snapshot and return the new one.
+
+    Raises StageFailed when a database in the snapshot fails its integrity check.
+    """
     verdict = verify_snapshot(pipeline.catalogue, target)
     if verdict.findings:
         raise StageFailed(f"Snapshot {target.snapshot_id} is refused, nothing was changed: {verdict.findings[0]}.")
@@ -53,7 +58,7 @@ def adopt_legacy(
         retention_limit=settings.release.retention,
         audit=pipeline.audit.anchor(),
     )
-    return capture_snapshot(pipeline.catalogue, stored, request, emit)
+    return capture_snapshot(pipeline.catalogue, stored, request, emit, available_signer(settings))
 
 
 def _stored_asset(asset: AssetConfig, record: AssetRecord, folder: Path) -> AssetConfig:

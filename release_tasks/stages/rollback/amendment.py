@@ -15,6 +15,7 @@ from pathlib import Path
 
 from attrs import evolve, field, frozen
 
+from release_tasks.archive.attestation.signing import available_signer
 from release_tasks.archive.capture import CaptureRequest
 from release_tasks.archive.derive import Replacement, StoredFile, derive_snapshot, stored_bytes, with_replacements
 from release_tasks.archive.pipeline import Pipeline
@@ -161,7 +162,8 @@ def amend_target(
         audit=pipeline.audit.anchor(),
         parents=target.parents or [],
     )
-    return derive_snapshot(pipeline.catalogue, target, amendment.replacements, request), amendment.diagnostics
+    signer = available_signer(settings)
+    return derive_snapshot(pipeline.catalogue, target, amendment.replacements, request, signer), amendment.diagnostics
 
 
 def _existing(pipeline: Pipeline, amended: SnapshotMetadata) -> SnapshotMetadata | None:

@@ -76,20 +76,26 @@ class RollbackRequest:
     """The arguments of a rollback. ``wait`` is the time in seconds to wait for the lock.
 
     ``only_while`` refuses the request when a release was prepared or a rollback ran since that precondition;
-    ``release_id`` refuses it when another release than this one is the latest.
+    ``release_id`` refuses it when another release than this one is the latest. ``unverified`` restores a snapshot
+    whose records are incomplete.
     """
 
     snapshot_id: str | None = None
     force: bool = False
     wait: float = 0.0
     without_safety: bool = False
+    unverified: bool = False
     only_while: Precondition | None = None
     release_id: str | None = None
 
     @property
     def command(self) -> str:
         """The command that repeats the request."""
-        flags = [("--force", self.force), ("--without-safety", self.without_safety)]
+        flags = [
+            ("--force", self.force),
+            ("--without-safety", self.without_safety),
+            ("--unverified", self.unverified),
+        ]
         words = ["--snapshot", self.snapshot_id] if self.snapshot_id is not None else []
         return typed("release.rollback", *words, *(flag for flag, is_given in flags if is_given))
 
@@ -115,7 +121,8 @@ class RollbackAttempt:
     """The data that every step of a rollback uses. ``lineage`` identifies the latest release at its start.
 
     ``started`` is the start in seconds of the awake clock. ``closed_parents`` are the folders above assets that their
-    owner could not use, with their modes; ``created_parents`` are those that this attempt created.
+    owner could not use, with their modes; ``created_parents`` are those that this attempt created. ``record_notes`` say
+    which records of the snapshot are missing.
     """
 
     settings: Settings
@@ -129,6 +136,7 @@ class RollbackAttempt:
     hooks: ServiceHooks
     closed_parents: dict[Path, int]
     created_parents: list[Path] = field(factory=list)
+    record_notes: list[str] = field(factory=list)
     started: float = field(factory=awake.now)
 
     @property
@@ -143,7 +151,7 @@ class RollbackAttempt:
 
     def notes_on(self, target: SnapshotMetadata, *, has_changes: bool) -> list[str]:
         """Return notes on ``target``: an equal one was typed, it is before the first deployment, an earlier is good."""
-        notes = self.pipeline.catalogue.note_on(self.request.snapshot_id, target)
+        notes = self.record_notes + self.pipeline.catalogue.note_on(self.request.snapshot_id, target)
         notes += notes_on_rollback_to_first(self.settings, self.pipeline, target)
         return notes + notes_on_verdict(self.pipeline, target, has_changes=has_changes)
 
@@ -175,7 +183,7 @@ def attempt(settings: Settings, pipeline: Pipeline, request: RollbackRequest, em
             has_lock = True
             try:
                 emit(StepBegan("recover"))
-                recover_locked(settings, pipeline, emit)
+                recover_locked(settings, pipeline, emit, unverified=request.unverified)
                 _require_unchanged(pipeline, request.only_while)
                 _require_latest(pipeline, request)
                 with Parents(settings.project, settings.release.assets).made_accessible() as closed_parents:

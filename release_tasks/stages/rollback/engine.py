@@ -9,6 +9,7 @@ from typing import Literal
 from attrs import evolve
 
 from release_tasks.archive import legacy
+from release_tasks.archive.attestation.signing import available_signer
 from release_tasks.archive.capacity import capture_needs, shortages
 from release_tasks.archive.capture import (
     CaptureRequest,
@@ -18,6 +19,7 @@ from release_tasks.archive.capture import (
 )
 from release_tasks.archive.parents import remove_empty
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.provenance import Provenance
 from release_tasks.archive.verify import require_intact
 from release_tasks.assets.base import Hold
 from release_tasks.assets.findings import Busy, Drift
@@ -45,7 +47,7 @@ from release_tasks.service.wait import poll_health
 from release_tasks.stages.notifications.sending import Notifications
 from release_tasks.stages.notifications.wording import about_rollback
 from release_tasks.stages.preflight.missing import missing_restart
-from release_tasks.stages.rollback.adoption import adopt_legacy
+from release_tasks.stages.rollback.adoption import adopt_legacy, require_forced
 from release_tasks.stages.rollback.amendment import amend_target, find_amended, plan_amendment
 from release_tasks.stages.rollback.attempt import (
     NOT_RESTARTED,
@@ -87,6 +89,7 @@ def roll_back(
     force: bool = False,
     wait: float = 0.0,
     without_safety: bool = False,
+    unverified: bool = False,
     emit: Emit = ignore,
     notices: Notifications | None = None,
 ) -> RollbackOutcome:
@@ -95,14 +98,20 @@ def roll_back(
     With ``release_id`` it restores the state before that release. ``status`` of the outcome is ``restored``, ``noop``
     or ``failed``. ``force`` restores a snapshot that is live already, or has no digests; ``wait`` is the time in
     seconds to wait for the lock. ``without_safety`` takes no safety snapshot, for a disk without space: the rollback
-    cannot be undone. Raises UsageError for an unknown snapshot or release, Superseded when another release was prepared
-    after ``release_id``, LockHeld while another command runs; the live state is consistent in each case.
+    cannot be undone. ``unverified`` restores a snapshot without complete records. Raises UsageError for an unknown
+    snapshot or release, and when no key can check the signatures, Superseded when another release was prepared after
+    ``release_id``, LockHeld while another command runs; the live state is consistent in each case.
     """
     pipeline = Pipeline(settings.release.root)
     with stage(settings, pipeline, "release.rollback", notices) as notifications:
         snapshot_id = snapshot_id or snapshot_before(pipeline, release_id)
         request = RollbackRequest(
-            snapshot_id=snapshot_id, release_id=release_id, force=force, wait=wait, without_safety=without_safety
+            snapshot_id=snapshot_id,
+            release_id=release_id,
+            force=force,
+            wait=wait,
+            without_safety=without_safety,
+            unverified=unverified,
         )
         outcome = rollback(settings, request, emit, pipeline)
         notifications.announce(lambda: about_rollback(settings, pipeline, outcome))
@@ -163,13 +172,26 @@ def require_sendable(run: RollbackAttempt) -> None:
 
 
 def resolve_and_verify(run: RollbackAttempt) -> SnapshotMetadata:
-    """Find the snapshot and verify all its digests, before anything live is changed."""
+    """Find the snapshot, verify all its digests and compare it with its records, before anything live is changed."""
     target = run.pipeline.catalogue.find(run.request.snapshot_id)
     run.emit(StepBegan("verify", target.snapshot_id))
     if legacy.is_legacy(target):
-        return adopt_legacy(run.settings, run.pipeline, target, is_forced=run.request.force, emit=run.emit)
+        require_forced(target, is_forced=run.request.force)
+        require_records(run, target)
+        return adopt_legacy(run.settings, run.pipeline, target, emit=run.emit)
     require_intact(run.pipeline.catalogue, target, run.emit)
+    require_records(run, target)
     return target
+
+
+def require_records(run: RollbackAttempt, target: SnapshotMetadata) -> None:
+    """Raise StageFailed unless the audit log, and where keys are configured a statement, agrees with ``target``."""
+    provenance, request = Provenance(run.settings, run.pipeline), run.request
+    if request.snapshot_id is None and not request.unverified:
+        provenance.require_latest(target)
+    command = evolve(request, snapshot_id=target.snapshot_id, unverified=True).command
+    notes = provenance.require(target, requested=request.snapshot_id, command=command, unverified=request.unverified)
+    run.record_notes.extend(notes)
 
 
 def in_place(run: RollbackAttempt, target: SnapshotMetadata) -> LastRestore | None:
@@ -330,7 +352,9 @@ def live_records(run: RollbackAttempt, safety: SnapshotMetadata | None) -> dict[
 
 def publish(run: RollbackAttempt, safety: SnapshotMetadata | None) -> SnapshotMetadata | None:
     """Publish the safety snapshot, and return its final metadata."""
-    return publish_safety_snapshot(run.pipeline.catalogue, safety, run.assets) if safety is not None else None
+    if safety is None:
+        return None
+    return publish_safety_snapshot(run.pipeline.catalogue, safety, run.assets, available_signer(run.settings))
 
 
 @contextlib.contextmanager
@@ -513,7 +537,7 @@ def record(
         folder = run.pipeline.catalogue.path(safety.snapshot_id)
         changes = find_changes(run.pipeline, target, folder, safety.assets, plan.keys("restore"))
     live = "The rest of the restored state" if written_back else "The restored state"
-    advice = [f"{live} stays live. {undo_option(safety, run.pipeline.catalogue)}"] if problems else []
+    advice = [f"{live} stays live. {undo_option(safety, run.settings, run.pipeline)}"] if problems else []
     outcome = RollbackOutcome(
         status="failed" if problems else "restored",
         snapshot_id=target.snapshot_id,

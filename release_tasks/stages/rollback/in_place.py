@@ -14,6 +14,7 @@ from attrs import field, frozen
 from release_tasks.archive.looking import look_folder
 from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.provenance import Provenance
 from release_tasks.assets.base import AssetConfig
 from release_tasks.assets.findings import Drift
 from release_tasks.assets.kinds import kind_of
@@ -95,6 +96,8 @@ def find_last_restore(
     state = pipeline.known_state()
     if state is None or state.restored_snapshot_id != target.snapshot_id or pipeline.was_prepared_since(state.lineage):
         return None
+    if target.snapshot_id not in Provenance(settings, pipeline).recorded.rollbacks.values():
+        return None  # no rollback of the log restored it, so a rollback did not write this state
     assets = sorted(settings.release.assets.items(), key=lambda item: item[1].kind.state_check_cost)
     last = LastRestore(target=target, is_before_first=pipeline.is_before_first(target))
     for folder, difference in Parents(settings.project, settings.release.assets).differences(target).items():

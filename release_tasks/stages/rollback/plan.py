@@ -15,6 +15,7 @@ from release_tasks.archive.capture import capture_asset, survey_asset
 from release_tasks.archive.looking import look_folder
 from release_tasks.archive.parents import Parents
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.provenance import Provenance
 from release_tasks.archive.verify import require_intact
 from release_tasks.assets.base import AssetConfig
 from release_tasks.assets.findings import Drift
@@ -86,6 +87,7 @@ def plan_rollback(
     force: bool = False,
     wait: float = 0.0,
     without_safety: bool = False,
+    unverified: bool = False,
     emit: Emit = ignore,
 ) -> RollbackPlan:
     """Return what ``roll_back`` would do with the same arguments; changes nothing, and raises the same errors.
@@ -105,11 +107,19 @@ def plan_rollback(
     if read_journal(pipeline) is not None:
         diagnostics.append(f"An interrupted rollback would be completed first (`{typed('release.recover')}`).")
     diagnostics += notes_on_rollback_to_first(settings, pipeline, target, is_plan=True) or _notes_on_service(settings)
+    requested = snapshot_id or target.snapshot_id
+    provenance, words = Provenance(settings, pipeline), ["--plan", "--snapshot", requested, "--unverified"]
     if legacy.is_legacy(target):
+        command = typed("release.rollback", *words, "--force")
+        diagnostics += provenance.require(target, command=command, unverified=unverified)
         diagnostics.append(_note_on_legacy(settings, target, is_forced=force))
         return RollbackPlan(snapshot_id=target.snapshot_id, changes=[], diagnostics=diagnostics)
     emit(StepBegan("verify", target.snapshot_id))
     require_intact(catalogue, target, emit)
+    if snapshot_id is None and release_id is None and not unverified:
+        provenance.require_latest(target)
+    command = typed("release.rollback", *words)
+    diagnostics += provenance.require(target, requested=snapshot_id, command=command, unverified=unverified)
     if (holder := current_holder(pipeline.root)) is not None:
         diagnostics.append(f"The state may change while this plan is read: another command is running, {holder}.")
     amendment = plan_amendment(settings, pipeline, target)

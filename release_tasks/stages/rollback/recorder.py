@@ -39,6 +39,7 @@ class Recorder:
             snapshot_id=target.snapshot_id,
             rollbackId=self.rollback_id,
             digest=target.digest,
+            checksum=target.checksum,
             forced=is_forced,
             automatic=is_automatic,
         )

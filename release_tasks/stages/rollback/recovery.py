@@ -14,6 +14,7 @@ from attrs import evolve, field, frozen
 
 from release_tasks.archive.parents import Parents, remove_empty
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.provenance import Provenance
 from release_tasks.archive.verify import require_intact
 from release_tasks.assets.placing import leftovers, with_current_devices
 from release_tasks.config.schema import Settings
@@ -55,14 +56,16 @@ def recover(
     *,
     wait: float = GATE_SECONDS,
     look_only: bool = False,
+    unverified: bool = False,
     emit: Emit = ignore,
     notices: Notifications | None = None,
 ) -> RecoveryReport:
     """Finish or undo an interrupted rollback, and remove leftovers; quick and safe when there is nothing to do.
 
     It is the start gate of the service: while a rollback runs that has not finished its swap, it waits up to ``wait``
-    seconds. With ``look_only`` it reports what it would do, does not wait and changes nothing. Raises StageFailed when
-    the rollback can be neither finished nor undone, LockHeld when the time is over.
+    seconds. With ``look_only`` it reports what it would do, does not wait and changes nothing. With ``unverified`` it
+    also restores a snapshot without complete records. Raises StageFailed when the rollback can be neither finished nor
+    undone, LockHeld when the time is over.
     """
     pipeline = Pipeline(settings.release.root)
     if look_only:
@@ -72,7 +75,7 @@ def recover(
         deadline = awake.now() + wait
         _await_swap(pipeline, wait, emit)
         remaining = max(deadline - awake.now(), 0.0)
-        return complete_interrupted(settings, pipeline, "release.recover", emit, wait=remaining)
+        return complete_interrupted(settings, pipeline, "release.recover", emit, wait=remaining, unverified=unverified)
 
 
 def _await_swap(pipeline: Pipeline, wait: float, emit: Emit) -> None:
@@ -93,7 +96,13 @@ def _await_swap(pipeline: Pipeline, wait: float, emit: Emit) -> None:
 
 
 def complete_interrupted(
-    settings: Settings, pipeline: Pipeline, command: str, emit: Emit = ignore, *, wait: float = GATE_SECONDS
+    settings: Settings,
+    pipeline: Pipeline,
+    command: str,
+    emit: Emit = ignore,
+    *,
+    wait: float = GATE_SECONDS,
+    unverified: bool = False,
 ) -> RecoveryReport:
     """Bring the live state to exactly old or exactly new after an interrupted rollback.
 
@@ -107,7 +116,7 @@ def complete_interrupted(
             return RecoveryReport(status="clean", detail="Nothing to recover.")
         lock_wait = wait if is_swapping else 0.0
         with with_path(pipeline.root / "lock"), run_lock(pipeline.root, command, lock_wait, shielded(emit)):
-            report = recover_locked(settings, pipeline, shielded(emit))
+            report = recover_locked(settings, pipeline, shielded(emit), unverified=unverified)
             return report
     except OSError as error:
         if report is not None:  # only the release of the lock failed
@@ -124,7 +133,7 @@ def complete_interrupted(
             if is_swapping:
                 raise
             # The other command has started its swap since the first check: wait for it.
-            return complete_interrupted(settings, pipeline, command, emit, wait=wait)
+            return complete_interrupted(settings, pipeline, command, emit, wait=wait, unverified=unverified)
         # The other command has not started its swap, or has finished it: the files here belong to it.
         return RecoveryReport(status="clean", detail="Another command is running; it needs no recovery.")
 
@@ -144,14 +153,18 @@ def pending(settings: Settings, pipeline: Pipeline) -> RecoveryReport:
     return RecoveryReport(status="clean", detail="Nothing to recover.")
 
 
-def recover_locked(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) -> RecoveryReport:
+def recover_locked(
+    settings: Settings, pipeline: Pipeline, emit: Emit = ignore, *, unverified: bool = False
+) -> RecoveryReport:
     """Recover with the lock already held; every rollback starts with it."""
     journal = read_journal(pipeline)
     if journal is not None:
         _require_same_assets(settings, journal.steps)
+        records = Provenance(settings, pipeline)
+        records.require_journal(journal, unverified=unverified)
         try:
             with uninterrupted():
-                report = _complete(settings, pipeline, journal, emit)
+                report = _complete(_Sources(pipeline, records, unverified, emit), settings, journal)
         except (StageError, OSError) as error:
             raise StageFailed(
                 f"The interrupted rollback to {journal.snapshot_id} could not be completed, and the live state may be "
@@ -187,8 +200,28 @@ def recover_locked(settings: Settings, pipeline: Pipeline, emit: Emit = ignore) 
     return RecoveryReport(status="clean", detail="Nothing to recover.")
 
 
-def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, emit: Emit) -> RecoveryReport:
+@frozen
+class _Sources:
+    """The snapshots of an interrupted rollback, each of which must be intact and on record."""
+
+    pipeline: Pipeline
+    records: Provenance
+    unverified: bool
+    emit: Emit
+
+    def get(self, snapshot_id: str) -> SnapshotMetadata:
+        """Return a snapshot; raises StageError, OSError when it cannot be trusted."""
+        snapshot = self.pipeline.catalogue.get(snapshot_id)
+        self.emit(StepBegan("verify", snapshot_id))
+        require_intact(self.pipeline.catalogue, snapshot, self.emit)
+        command = typed("release.recover", "--unverified")
+        self.records.require(snapshot, command=command, unverified=self.unverified)
+        return snapshot
+
+
+def _complete(sources: _Sources, settings: Settings, journal: RollbackJournal) -> RecoveryReport:
     """Roll a journal forward; roll it back if that is its direction or if forward fails."""
+    pipeline, emit = sources.pipeline, sources.emit
     failure = ""
     is_forward = journal.direction == "forward"
     journal = evolve(journal, steps=[with_current_devices(step) for step in journal.steps])
@@ -196,14 +229,14 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, 
     swap = Swap(pipeline=pipeline, parents=parents, target=None, safety=None, journal=journal, emit=emit)
     if is_forward:
         try:
-            swap.target = _intact(pipeline, journal.snapshot_id, emit)
+            swap.target = sources.get(journal.snapshot_id)
             emit(StepBegan("finish", f"the rollback to {journal.snapshot_id}"))
             swap.forward()
         except (StageError, OSError) as error:
             is_forward, failure = False, describe_error(error)
     if not is_forward:
         if journal.safety_snapshot_id is not None:
-            swap.safety = _intact(pipeline, journal.safety_snapshot_id, emit)
+            swap.safety = sources.get(journal.safety_snapshot_id)
         emit(StepBegan("undo", f"the rollback to {journal.snapshot_id}"))
         try:
             swap.back()
@@ -229,13 +262,6 @@ def _complete(settings: Settings, pipeline: Pipeline, journal: RollbackJournal, 
         return RecoveryReport(status="finished", detail=message, snapshot_id=journal.snapshot_id)
     message = f"Undid the interrupted rollback to {journal.snapshot_id}; the earlier state is back in place."
     return RecoveryReport(status="undone", detail=message, snapshot_id=journal.snapshot_id)
-
-
-def _intact(pipeline: Pipeline, snapshot_id: str, emit: Emit) -> SnapshotMetadata:
-    snapshot = pipeline.catalogue.get(snapshot_id)
-    emit(StepBegan("verify", snapshot_id))
-    require_intact(pipeline.catalogue, snapshot, emit)
-    return snapshot
 
 
 def _discard_staged(settings: Settings, rollback_ids: list[str]) -> list[Path]:

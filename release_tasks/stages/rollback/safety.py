@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable
 
 from release_tasks.archive.capacity import capture_needs, restore_needs, shortages
-from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.provenance import Provenance
 from release_tasks.config.schema import Settings
 from release_tasks.core.canonical import excerpt_line
+from release_tasks.core.errors import StageError
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
 from release_tasks.core.typed import typed
 
@@ -76,15 +78,19 @@ def notes_on_gaps(records: Iterable[AssetRecord], holder: str) -> list[str]:
     return notes
 
 
-def undo_option(safety: SnapshotMetadata | None, catalogue: Catalogue) -> str:
+def undo_option(safety: SnapshotMetadata | None, settings: Settings, pipeline: Pipeline) -> str:
     """Return the command that undoes a rollback, or the path of the remains of the damaged state."""
     if safety is None:
         return WITHOUT_SAFETY
     remains = [captured for captured in safety.assets if captured.damaged]
     if remains:
-        folder = catalogue.path(safety.snapshot_id) / remains[0].relative_path
+        folder = pipeline.catalogue.path(safety.snapshot_id) / remains[0].relative_path
         return f"The state before the rollback was damaged ({remains[0].key}); its remains are in {folder}."
-    return f"To undo this rollback: {typed('release.rollback', '--snapshot', safety.snapshot_id)}"
+    unverified: list[str] = []
+    with contextlib.suppress(StageError, OSError):
+        # Where keys are configured and the private one is not here, the safety snapshot could not be signed.
+        unverified = ["--unverified"] if Provenance(settings, pipeline).compare_with_signature(safety) else []
+    return f"To undo this rollback: {typed('release.rollback', '--snapshot', safety.snapshot_id, *unverified)}"
 
 
 def list_names(names: list[str], count: int) -> str:

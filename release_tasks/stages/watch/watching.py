@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from attrs import evolve, field, frozen
 
+from release_tasks.archive.attestation.signing import trusted_keys
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import ReleaseConfig, Settings
 from release_tasks.core.clock import LONGEST_GAP, awake, timestamp, uptime
@@ -136,7 +137,7 @@ def watch_release(
 
 
 def require_watchable(settings: Settings) -> None:
-    """Raise UsageError when there is no endpoint, no asset to roll back, or too little time for a verdict."""
+    """Raise UsageError without an endpoint, an asset or a key that a rollback needs, or with too little time."""
     config, rules = settings.release, settings.release.watch
     if not config.is_watchable:
         raise UsageError(
@@ -145,6 +146,8 @@ def require_watchable(settings: Settings) -> None:
     require_requests(config)
     if rules.rollback and not config.assets:
         raise UsageError("--rollback has nothing to restore: release.assets is empty.")
+    if rules.rollback:
+        trusted_keys(settings)  # the rollback would be refused after the watch
     expected = math.ceil(rules.for_ / rules.interval)
     if expected < rules.min_samples:
         raise UsageError(

@@ -103,7 +103,7 @@ def test_recorded_state_names_the_restored_and_the_safety_snapshot(project: Proj
     assert state["snapshotId"] == "v1_snapshot"
     assert state["lineage"] == "1/0"  # the newest snapshot's sequence, and no manifest
     assert state["safetySnapshotId"] == outcome.safety_snapshot_id
-    assert state["audit"]["seq"] == 2
+    assert state["audit"]["seq"] == 4
     assert set(state) >= {"snapshotId", "status", "updatedAt", "detail", "lineage"}
     assert oct(project.pipeline.state_path.stat().st_mode & 0o777) == "0o600"
 
