@@ -99,7 +99,7 @@ def test_the_older_log_stays_and_the_chain_starts_after_it(example: ExampleProje
     assert log.read_text().startswith(AUDIT_LINES)
     verdict = example.inv("release.audit")
     assert verdict["status"] == "intact"
-    assert [event["event"] for event in verdict["events"]] == ["audit.adopted", "prepare.ready"]
+    assert [event["event"] for event in verdict["events"]] == ["audit.adopted", "prepare.ready", "prepare.published"]
     log.write_text(log.read_text().replace('"ok":false', '"ok":true '))
     assert example.inv("release.audit", code=1)["status"] == "broken"
 

@@ -138,8 +138,8 @@ def test_rollback_restores_the_state_before_the_release(deployed: InvokeProject,
     assert (document["status"], document["exitCode"], state(deployed)) == ("degraded", 1, "one")
     assert document["rollback"]["restoredAssets"] == ["state"]
     assert (deployed.root / "restarts").read_text() == "restarted\n"
-    watched = ["watch.degraded", "rollback.started", "rollback.finished", "watch.finished"]
-    assert events(deployed) == ["prepare.ready", *watched]
+    watched = ["watch.degraded", "rollback.started", "snapshot.taken", "rollback.finished", "watch.finished"]
+    assert events(deployed) == ["prepare.ready", "prepare.published", *watched]
     assert deployed.document("release.status")["rollback"]["restored"] is True
 
 
@@ -215,7 +215,7 @@ def test_a_kill_during_the_swap_is_finished_by_recover(deployed: InvokeProject, 
     assert (deployed.root / "pipeline" / "rollback-journal.json").exists()
     assert deployed.document("release.recover")["status"] == "finished"
     assert state(deployed) == "one"
-    assert events(deployed)[1:] == ["watch.degraded", "rollback.started", "rollback.recovered"]
+    assert events(deployed)[2:] == ["watch.degraded", "rollback.started", "snapshot.taken", "rollback.recovered"]
     # A watch that a supervisor starts again does not roll back again.
     again = deployed.document("release.watch", "--rollback", "--for", "1m", "--interval", "50ms", code=1)
     assert (again["rollback"], "was restored already" in again["diagnostics"][0]) == (None, True)

@@ -232,6 +232,8 @@ def test_original_log_is_intact_and_has_every_kind_of_event(original: OriginalLo
         ("audit.adopted", "noted"),
         ("audit.torn", "noted"),
         ("prepare.ready", "ready"),
+        ("prepare.published", "published"),
+        ("snapshot.taken", "taken"),
         ("prepare.blocked", "blocked"),
         ("rollback.started", "in_progress"),
         ("rollback.finished", "restored"),

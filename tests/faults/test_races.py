@@ -317,7 +317,7 @@ class RaceScenario:
         for event in verdict.events[self.prepared :]:
             name, rollback = event["event"], event.get("rollbackId", "")
             snapshot = event.get("snapshotId", "")
-            if name in ("rollback.refused", "retention.applied"):
+            if name in ("rollback.refused", "retention.applied", "snapshot.taken", "prepare.published"):
                 continue
             assert not running or rollback == running or killed, (event, running)
             if name == "prepare.ready":

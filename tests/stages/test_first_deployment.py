@@ -78,7 +78,7 @@ def test_a_first_release_records_what_does_not_exist(new: Project) -> None:
     assert not any(artifact.exists for artifact in manifest.artifacts)
     text = " ".join(manifest.diagnostics)
     assert "not deployed yet: api" in text and "recorded as absent: database, identity, mcp, extra" in text
-    event = new.pipeline.audit.verify().events[-1]
+    event = new.pipeline.audit.verify().events[-2]
     assert (event["event"], event["firstDeployment"]) == ("prepare.ready", True)
     assert new.pipeline.get_manifest("v1").first_deployment
 

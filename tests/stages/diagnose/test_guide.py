@@ -30,6 +30,7 @@ from release_tasks.stages.rollback.journal import write_journal
 from release_tasks.stages.rollback.recovery import recover
 from release_tasks.tasks.flags import with_flags
 from tests.support.crash import PowerCut, fail_at
+from tests.support.forger import Forger
 from tests.support.lock_holder import lock_holder
 from tests.support.released_service import ReleasedService
 
@@ -142,6 +143,12 @@ def break_the_chain(service: ReleasedService) -> None:
     path.write_bytes(path.read_bytes().replace(b"prepare.ready", b"prepare.reads"))
 
 
+def forge_an_older_snapshot(service: ReleasedService) -> None:
+    name = service.snapshot().snapshot_id
+    assert service.release("v2").status == "ready"
+    Forger(service.project.pipeline.root).replace_asset(name)
+
+
 def damage_the_snapshot(service: ReleasedService) -> None:
     snapshot = service.project.pipeline.catalogue.path(service.snapshot().snapshot_id)
     (snapshot / "assets/mcp/mcp.json").write_bytes(b"{}")
@@ -223,6 +230,7 @@ CASES: dict[str, tuple[Callable[[Any], Any], str]] = {
     "slow": (answer_slowly, "before the release)"),
     "chain-broken": (break_the_chain, "line 1"),
     "snapshot-unrestorable": (damage_the_snapshot, "asset mcp"),
+    "snapshot-refused": (forge_an_older_snapshot, "its digest differs from the one in the audit log"),
     "drill-failed": (lambda service: record_drill(service, "failed"), "it would not boot"),
     "unproved": (lambda service: None, "v1_snapshot_"),
     "unreadable": (damage_a_manifest, "v0.json is not valid JSON"),

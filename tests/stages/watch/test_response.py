@@ -67,12 +67,14 @@ def test_it_rolls_back_once_to_the_state_before_the_release(
     assert failing.content() == before
     assert names(events, failing) == [
         "prepare.ready",
+        "prepare.published",
         "watch.degraded",
         "rollback.started",
+        "snapshot.taken",
         "rollback.finished",
         "watch.finished",
     ]
-    evidence, last = events(failing)[1], events(failing)[-1]
+    evidence, last = events(failing)[2], events(failing)[-1]
     assert (evidence["snapshotId"], evidence["rollback"]) == (report.rollback.snapshot_id, True)
     assert evidence["baseline"]["health"] == "ok"
     assert len(evidence["samples"]) == 3
