@@ -336,7 +336,7 @@ def test_plausible_forged_journal_ends_in_a_whole_state(damaged: DamagedProject,
     change(document)
     path.write_text(json.dumps(reseal(document)))
     before = unchanged_files(damaged)
-    assert recover(damaged.settings).status == status
+    assert recover(damaged.settings, unverified=True).status == status  # the log has another snapshot
     assert state in damaged.state()
     assert unchanged_files(damaged) == before
     assert damaged.leftovers() == []
