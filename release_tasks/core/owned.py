@@ -33,6 +33,7 @@ __all__ = ["Exposure", "ForeignFolder", "exposure_of", "require_own", "require_o
 
 _MAX_LINKS = 40  # the limit of Linux (path_resolution(7))
 _DEPTH = 2  # levels below a folder of this package whose entries are checked: manifests/ID.json, snapshots/ID
+_OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 _ACL = "system.posix_acl_access"
 _ACL_HEADER, _ACL_ENTRY = struct.Struct("<I"), struct.Struct("<HHI")  # tag, permissions, id; see acl(5)
 _ACL_USER, _ACL_GROUP_OBJ, _ACL_GROUP, _ACL_MASK, _ACL_OTHER = 0x02, 0x04, 0x08, 0x10, 0x20
@@ -152,25 +153,27 @@ def _exposure_by_modes(place: Path, info: os.stat_result, name: str | None, may_
 
 def _exposures_inside(folder: Path, depth: int, *, is_modes_checked: bool) -> Iterator[Exposure]:
     """Yield what another user can change in a folder of root, for instance since a time when all could write there."""
-    try:
-        with os.scandir(folder) as entries:
-            names = sorted(entry.name for entry in entries)
-    except (FileNotFoundError, NotADirectoryError):
-        return
-    for name in names:
-        path = folder / name
-        info = lstat_or_none(path)
-        if info is None:
-            continue
+    # A pipeline can have thousands of names, and each command of root looks at them: so paths are made only if needed.
+    for name, info in _listed(folder):
         if info.st_uid != 0:
-            yield _foreign(path, info, is_inside=True)
+            yield _foreign(folder / name, info, is_inside=True)
         elif stat.S_ISLNK(info.st_mode):
-            if exposure := _exposure_above(path):
+            if exposure := _exposure_above(folder / name):
                 yield exposure
-        elif is_modes_checked and (exposure := _writable(path, info)):
+        elif is_modes_checked and info.st_mode & _OTHERS_WRITE and (exposure := _writable(folder / name, info)):
             yield exposure
         elif stat.S_ISDIR(info.st_mode) and depth > 1:
-            yield from _exposures_inside(path, depth - 1, is_modes_checked=is_modes_checked)
+            yield from _exposures_inside(folder / name, depth - 1, is_modes_checked=is_modes_checked)
+
+
+def _listed(folder: Path) -> list[tuple[str, os.stat_result]]:
+    """Return the sorted names in a folder, with the results of lstat; nothing for a folder that does not exist."""
+    found = []
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):  # another run removes files meanwhile
+                found.append((entry.name, entry.stat(follow_symlinks=False)))
+    return sorted(found, key=lambda each: each[0])
 
 
 def _foreign(path: Path, info: os.stat_result, *, is_inside: bool = False) -> Exposure:
