@@ -19,6 +19,7 @@ import psutil
 import requests
 
 from release_tasks.core.interrupt import interruptible, uninterrupted
+from release_tasks.core.owned import exposure_of
 from release_tasks.gateway.paths import GatewayPaths
 
 __all__ = ["DemoFailed", "run_demo"]
@@ -37,6 +38,8 @@ def run_demo(project: Path, show: Callable[[str], None]) -> None:
     Uses a free port and a scratch folder, and leaves no process and no file, also after a signal. ``show`` prints a
     line. Raises DemoFailed, and Interrupted after a signal.
     """
+    if (exposure := exposure_of(Path(tempfile.gettempdir()))) is not None:
+        raise DemoFailed(f"root makes no files there: {exposure}. Set TMPDIR to a folder of root, or to /tmp.")
     with interruptible():
         scratch = Path(tempfile.mkdtemp(prefix="release-tasks-demo-"))
         demo = _Demo(project, scratch, show)
