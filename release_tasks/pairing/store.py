@@ -114,9 +114,9 @@ class Store:
         self._wait = wait
         self._cache: dict[Channel, tuple[FileVersion, Approvals]] = {}  # an entry is replaced, never changed
 
-    def require_own(self) -> None:
-        """Raise ForeignFolder in a run as root when another user can change the folder."""
-        require_own(self.folder, "pairing.credentials", is_made_private=True)
+    def require_own(self, *, is_made_private: bool = False) -> None:
+        """Raise ForeignFolder in a run as root when another user can change the folder; see ``core.owned``."""
+        require_own(self.folder, "pairing.credentials", is_made_private=is_made_private)
 
     def approved_document(self, channel: Channel) -> ApprovedDocument | None:
         """Return the content of the file of approvals, including shared ids, or None without a file.
@@ -158,7 +158,7 @@ class Store:
             keep_out_of_git(self.folder)
         make_private_directory(self.folder)
         _make_private(self.folder.resolve())
-        self.require_own()  # from now on, other users can add nothing
+        self.require_own(is_made_private=True)  # from now on, other users can add nothing
         with self.locked([channel], wait):
             # The folder again: another process may have replaced it during the wait for the lock.
             paths = self.lock_path(channel), self._path(channel, "pairing"), self.approved_path(channel)

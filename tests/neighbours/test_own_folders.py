@@ -397,9 +397,14 @@ CREDENTIALS: dict[str, tuple[Plant, str, str]] = {
         LINKED,
     ),
     "every user": (lambda site: let_write(site.memory, 0o777), "home/memory", r"may be written by every user\."),
+    "every user in the folder": (
+        inside(plant=lambda site: let_write(site.credentials, 0o777)),
+        "memory/credentials",
+        r"may be written by every user\.",
+    ),
     "an access list": (
-        lambda site: grant(site.memory, (0x02, 7, NEIGHBOUR)),
-        "home/memory",
+        inside(plant=lambda site: grant(site.credentials, (0x02, 7, NEIGHBOUR))),
+        "memory/credentials",
         r"may be written by uid 4711\.",
     ),
 }
