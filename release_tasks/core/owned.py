@@ -23,7 +23,7 @@ from pathlib import Path
 
 from attrs import frozen
 
-from release_tasks.core.errors import ConfigError
+from release_tasks.core.errors import ConfigError, StageFailed, describe_error
 from release_tasks.core.location import lstat_or_none
 from release_tasks.core.place import user_name
 from release_tasks.core.printable import one_line
@@ -71,12 +71,16 @@ def require_own(path: Path, key: str, *, is_made_private: bool = False) -> None:
     """Raise ForeignFolder if this is a run as root, and another user can change ``path`` or what is in it.
 
     The folder and its first two levels are checked; it need not exist. ``key`` is the name of its option. With
-    ``is_made_private`` the caller removes the access of other users to the folder of root and to its files.
+    ``is_made_private`` the caller removes the access of other users to the folder of root and to its files. Raises
+    StageFailed when the folders cannot be read.
     """
     if os.geteuid() != 0:
         return
-    exposure = _exposure_above(path, is_modes_checked=not is_made_private)
-    exposure = exposure or next(_exposures_inside(path, _DEPTH, is_modes_checked=not is_made_private), None)
+    try:
+        exposure = _exposure_above(path, is_modes_checked=not is_made_private)
+        exposure = exposure or next(_exposures_inside(path, _DEPTH, is_modes_checked=not is_made_private), None)
+    except OSError as error:
+        raise StageFailed(f"It is unknown whether other users can change {path}: {describe_error(error)}") from error
     if exposure is not None:
         another = f"set {key} to a folder of root, such as /var/lib/release-tasks/NAME"
         raise ForeignFolder([f"{key}: root does not use {path}: {exposure}. {exposure.ways_out(another)}"])
