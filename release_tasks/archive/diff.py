@@ -203,7 +203,7 @@ def _shown(path: tuple[str, ...], value: str | None) -> str | None:
     is_private = any(section in names for section in _PRIVATE_SECTIONS) or any(name in names for name in _PRIVATE_NAMES)
     if is_private or any(is_secret_name(name) for name in path):
         return REDACTED
-    return excerpt_line(_QUERY.sub(rf"\1?{REDACTED}", Redactor.from_environment(os.environ).redact_text(value)))
+    return excerpt_line(_QUERY.sub(rf"\1?{REDACTED}", Redactor.of_process().redact_text(value)))
 
 
 def _name_differences(where: str, old: dict[str, str], new: dict[str, str], *, is_shown: bool) -> Iterator[Difference]:

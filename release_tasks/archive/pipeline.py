@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from attrs import frozen
+from attrs import evolve, frozen
 
 from release_tasks.archive.catalogue import Catalogue
 from release_tasks.archive.legacy import readable_manifest
@@ -23,6 +23,7 @@ from release_tasks.core.errors import StageError, StageFailed, UsageError
 from release_tasks.core.ids import is_valid_id, require_id
 from release_tasks.core.owned import require_own
 from release_tasks.core.records import AuditAnchor, Baseline, Manifest, RollbackState, SnapshotMetadata
+from release_tasks.core.redact import Redactor
 from release_tasks.core.typed import typed
 
 __all__ = ["MANIFEST_VERSION", "ManifestFile", "Pipeline", "manifest_bytes"]
@@ -81,6 +82,7 @@ class Pipeline:
 
     def write_state(self, state: RollbackState) -> None:
         """Replace the rollback state, durably."""
+        state = evolve(state, detail=Redactor.of_process().redact_text(state.detail))
         write_atomic(self.state_path, pretty_bytes(sealed_document(encode(state))))
 
     def manifest_path(self, release_id: str) -> Path:

@@ -118,7 +118,7 @@ def _command(pid: int) -> str:
     """Return the command line of a process in parentheses, without secrets."""
     with contextlib.suppress(OSError):
         words = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace").split("\0")
-        text = Redactor.from_environment(os.environ).redact_text(" ".join(" ".join(words).split()))
+        text = Redactor.of_process().redact_text(" ".join(" ".join(words).split()))
         if text:
             return f" ({excerpt_line(text, _MOST_WORDS)})"
     return ""

@@ -28,7 +28,7 @@ from release_tasks.core.codec import findings
 from release_tasks.core.errors import ConfigError
 from release_tasks.core.location import is_within, overlap, without_links
 from release_tasks.core.options import Duration, Share, did_you_mean
-from release_tasks.core.redact import Redactor
+from release_tasks.core.redact import Redactor, declare_secrets
 from release_tasks.core.units import parse_boolean, parse_duration, parse_integer, parse_share
 
 __all__ = ["defaults", "load_settings", "misplaced_sections"]
@@ -76,7 +76,9 @@ def load_settings(
     ]
     if lines:
         raise ConfigError(lines)
-    return schema.Settings(project=project, kinds=kinds, **sections)
+    settings = schema.Settings(project=project, kinds=kinds, **sections)
+    declare_secrets(settings.release.secret_variables)
+    return settings
 
 
 def defaults() -> dict[str, Any]:

@@ -24,6 +24,7 @@ from release_tasks.core.digests import sha256_bytes
 from release_tasks.core.durable import fsync_directory, make_private_directory
 from release_tasks.core.errors import with_path
 from release_tasks.core.records import AuditAnchor
+from release_tasks.core.redact import Redactor
 
 __all__ = ["GENESIS", "AuditFinding", "AuditLog", "AuditVerdict", "actor"]
 
@@ -148,7 +149,8 @@ class AuditLog:
 
 def _record(event: str, status: str, detail: str, **more: Any) -> dict[str, Any]:
     host = socket.gethostname()
-    return {"event": event, "actor": actor(), "host": host, "status": status, "detail": detail, **more}
+    redacted = Redactor.of_process().redact_values({"detail": detail, **more})
+    return {"event": event, "actor": actor(), "host": host, "status": status, **redacted}
 
 
 def _sealed(record: dict[str, Any], before: AuditAnchor) -> tuple[bytes, AuditAnchor]:

@@ -19,6 +19,7 @@ from release_tasks.core.codec import decode, encode
 from release_tasks.core.durable import keep_out_of_git, make_private_directory, write_atomic
 from release_tasks.core.errors import LockHeld, with_path
 from release_tasks.core.events import Emit, Noted, ignore
+from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
 
 __all__ = ["ExistingFileLock", "FileLock", "FolderLock", "Holder", "RunLock", "current_holder", "run_lock"]
@@ -172,7 +173,7 @@ def run_lock(root: Path, command: str, wait: float = 0.0, emit: Emit = ignore) -
         if holder is not None or not lock.acquire(_GRACE):
             retry = "Try again when that run has finished (release.rollback can wait: --wait 10m)."
             raise LockHeld(f"{_locked_by(root, holder or current_holder(root))} {retry}")
-    held = RunLock(root, command or " ".join(sys.argv))
+    held = RunLock(root, Redactor.of_process().redact_text(command or " ".join(sys.argv)))
     try:
         keep_out_of_git(root)
         held.record()

@@ -22,11 +22,22 @@ _NAMES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 
 def printable(text: str) -> str:
-    r"""Return ``text`` with an escape such as ``\x1b`` for every character that controls a terminal or a page.
+    r"""Return ``text`` without secrets, and with an escape such as ``\x1b`` for what controls a terminal or a page.
 
     Characters that cannot be seen are escaped too, and so is the fifth accent on one letter. Tabs and newlines stay. A
     byte that is not UTF-8, a surrogate in a file name (PEP 383), becomes ``\xff``; no stream can encode a surrogate.
     """
+    return _visible(_without_secrets(text))
+
+
+def _without_secrets(text: str) -> str:
+    """Return ``text`` without secrets. Call it before a text is cut or escaped: half of a secret is not found."""
+    from release_tasks.core.redact import Redactor  # here, because `inv --list` shows nothing of others
+
+    return Redactor.of_process().redact_text(text)
+
+
+def _visible(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     parts, marks = [], 0
@@ -39,9 +50,10 @@ def printable(text: str) -> str:
 
 def one_line(text: str, limit: int = _LONGEST) -> str:
     r"""Return ``text`` on one printable line of at most ``limit`` characters: a line end is shown as ``\n``."""
+    text = _without_secrets(text)
     if len(text) > limit:
         text = f"{text[: limit - 3]}..."
-    line = printable(text).replace("\n", "\\n").replace("\t", "\\t")
+    line = _visible(text).replace("\n", "\\n").replace("\t", "\\t")
     return line if len(line) <= limit else f"{line[: limit - 3]}..."
 
 
@@ -56,7 +68,7 @@ def output_lines(data: bytes) -> list[str]:
     """Return the output of a command as printable lines: no escape sequences, no empty lines at the end."""
     text = _ESCAPES.sub("", data.decode("utf-8", "replace"))
     # A progress bar writes its line many times, separated by \r; the last text is the one that stays visible.
-    lines = [printable(line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in text.split("\n")]
+    lines = [_visible(line.rstrip("\r").rpartition("\r")[2]).rstrip() for line in text.split("\n")]
     while lines and not lines[-1]:
         lines.pop()
     return lines

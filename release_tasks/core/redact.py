@@ -1,81 +1,212 @@
-"""Remove secrets from text before it is written to a log, a manifest or a terminal."""
+"""Remove secrets from text before it is written to a log, a manifest or a terminal.
+
+What is a secret is said in ``core.redaction``: values of the environment in every encoding, tokens by their format,
+values by the name or the words before them, passwords of URLs, private keys. Each is searched in several readings of
+the text, because an escape, an encoding or the end of a line may split it.
+"""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Mapping
+import functools
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
-__all__ = ["REDACTED", "Redactor", "is_secret_name"]
+from release_tasks.core.redaction.encoded import find_encoded
+from release_tasks.core.redaction.formats import find_tokens
+from release_tasks.core.redaction.keys import find_private_keys
+from release_tasks.core.redaction.names import find_named, is_secret_name
+from release_tasks.core.redaction.phrases import find_phrases
+from release_tasks.core.redaction.urls import find_in_urls
+from release_tasks.core.redaction.values import KnownValues, as_bytes, values_in_environment
+from release_tasks.core.redaction.views import Span, decoded, without_controls
+
+__all__ = ["REDACTED", "Redactor", "declare_secrets", "is_secret_name", "mask_file", "replaced"]
 
 REDACTED = "[REDACTED]"
 
-_SECRET_NAME = re.compile(
-    r"PASSWORD|PASSWD|PASSPHRASE|SECRET|CREDENTIAL|(?:^|_)(?:TOKENS?|PASS|APIKEY)(?:_|$)|_PWD(?:_|$)"
-    r"|(?:API|ACCESS|PRIVATE|SECRET|SIGNING|ENCRYPTION)_?KEY(?:_|$)",
-    re.IGNORECASE,
+_REPLACEMENT = REDACTED.encode()
+# Each name of ``names`` and each hint of ``phrases`` contains one of these.
+_SUSPICIOUS = (
+    b"secret",
+    b"token",
+    b"pass",
+    b"pwd",
+    b"cred",
+    b"key",
+    b"auth",
+    b"cookie",
+    b"dsn",
+    b"jwt",
+    b"sess",
+    b"sid",
+    b"sig",
+    b"bearer",
+    b"basic",
+    b"ssws",
+    b"splunk",
+    b"flyv1",
+    b" -u",
+    b"--",
+    b"mysql",
+    b"mariadb",
+    b"redis-cli",
+    b"login",
+    b" -w",
+    b" -p",
+    b" -k",
+    b'"-u',
+    b"'-u",
+    b"config",
+    b":5432:",
+    b":*:",
+    b":6432:",
+    b"identified",
+    b"assertion",
+    b"samlresponse",
+    b"verifier",
+    b"hmac",
+    b"code=",
+    b"private-lines:",
+    b'"kty"',
 )
-_WORD_BREAK = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|[-. ]")
-_SHORTEST_SECRET = 6  # redacting shorter values would remove ordinary words
-
-# No prefix before the word: a prefix that can match everywhere needs quadratic time on a long line.
-_ASSIGNMENT = re.compile(
-    rb"(?i)((?:secret|token|password|passwd|api[_-]?key|access[_-]?key|private[_-]?key)"
-    rb"[\"']?\s*[=:]\s*[\"']?)(?!\$\{\w+\}(?:[\s\"',;&]|$))([^\s\"',;&]{4,})"  # ${NAME} is no value
-)
-_BEARER = re.compile(rb"(?i)(\b(?:bearer|basic)\s+)([A-Za-z0-9._~+/=-]{8,})")
-_URL_PASSWORD = re.compile(rb"(://[^/\s:@]{1,256}:)([^/\s@]{1,256})(@)")
-_KNOWN_FORMATS = re.compile(
-    rb"\b(?:gh[pousr]_[A-Za-z0-9]{20,255}|github_pat_\w{20,255}|sk-[A-Za-z0-9_-]{16,255}|xox[abprs]-[\w-]{10,255}"
-    rb"|AKIA[0-9A-Z]{16}|AIza[\w-]{35}|\d{6,12}:[A-Za-z0-9_-]{30,64}|eyJ[\w-]{8,2048}\.[\w-]{8,2048}\.[\w-]{8,2048})"
-)
-# Most lines contain none of these, and a search for bytes is many times faster than a pattern.
-_HINTS = (b"secret", b"token", b"passw", b"key", b"bearer", b"basic", b"://", b"gh", b"sk-", b"xox", b"akia", b"aiza",
-          b"eyj")  # fmt: skip
-_BOT_TOKEN = re.compile(rb"\d{6}:")
+_MASKED_PART = 1 << 20
+_MASKED_OVERLAP = 64 << 10
+_MOST_MASKED = 64 << 20
+_LINES_AFTER = 3  # a value may be on one of the next lines
 
 
-def is_secret_name(name: str) -> bool:
-    """Return whether ``name`` looks like the name of a secret, such as ``API_KEY`` or ``botToken``."""
-    return _SECRET_NAME.search(_WORD_BREAK.sub("_", name)) is not None
+_declared: set[str] = set()
+
+
+def declare_secrets(variables: Iterable[str]) -> None:
+    """Count these environment variables as secrets in this process, whatever their names are."""
+    _declared.update(variables)
 
 
 class Redactor:
     """Replaces known secret values, and texts in the form of a secret, by ``[REDACTED]``."""
 
     def __init__(self, values: Iterable[str] = ()) -> None:
-        known = sorted({v for v in values if len(v) >= _SHORTEST_SECRET}, key=len, reverse=True)
-        self._values = re.compile(b"|".join(re.escape(_bytes(v)) for v in known)) if known else None
+        self._known = KnownValues(values)
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str], named: Iterable[str] = ()) -> Redactor:
-        """Return a redactor for the values of the variables in ``named`` and of those with the name of a secret.
+        """Return a redactor for the values of the variables in ``named`` and of those with the name of a secret."""
+        return cls(values_in_environment(environment, named))
 
-        Each line of a value counts as a secret too: output is redacted line by line, and a private key has many lines.
-        """
-        secret_names = set(named)
-        values = [v for k, v in environment.items() if k in secret_names or _SECRET_NAME.search(k)]
-        return cls([*values, *(line for value in values for line in value.splitlines())])
+    @classmethod
+    def of_process(cls) -> Redactor:
+        """Return a redactor for the environment of this process and for the variables that the configuration names."""
+        return _of_environment(frozenset(os.environ.items()), frozenset(_declared))
 
     def redact(self, data: bytes) -> bytes:
         """Return ``data`` with every secret replaced; ``data`` should be whole lines."""
-        replacement = REDACTED.encode()
-        if self._values is not None:
-            data = self._values.sub(replacement, data)
-        lower = data.lower()
-        if not any(hint in lower for hint in _HINTS) and _BOT_TOKEN.search(data) is None:
-            return data
-        data = _KNOWN_FORMATS.sub(replacement, data)
-        data = _BEARER.sub(rb"\1" + replacement, data)
-        data = _URL_PASSWORD.sub(rb"\1" + replacement + rb"\3", data)
-        return _ASSIGNMENT.sub(rb"\1" + replacement, data)
+        return replaced(data, self.spans(data))
 
     def redact_text(self, text: str) -> str:
         """Return ``text`` with every secret replaced."""
-        return self.redact(_bytes(text)).decode("utf-8", "replace")
+        data = as_bytes(text)
+        redacted = self.redact(data)
+        return text if redacted == data else redacted.decode("utf-8", "replace")
+
+    def redact_values(self, value: Any) -> Any:
+        """Return JSON values with every text in them redacted, also the keys of objects."""
+        if isinstance(value, str):
+            return self.redact_text(value)
+        if isinstance(value, dict):
+            return {self.redact_values(key): self.redact_values(item) for key, item in value.items()}
+        if isinstance(value, (list, tuple)):
+            return [self.redact_values(item) for item in value]
+        return value
+
+    def spans(self, data: bytes) -> list[Span]:
+        """Return the places of the secrets in ``data``, in order and apart from each other."""
+        return _merged(self._found(data))
+
+    def _found(self, data: bytes) -> Iterator[Span]:
+        yield from self._known.find(data)
+        yield from _by_form(data)
+        clean = without_controls(data)
+        if clean is not None:
+            yield from map(clean.origin, self._known.find(clean.data))
+            yield from map(clean.origin, _by_form(clean.data))
+        yield from find_encoded(data, _has_secret)
+        plain = decoded(data if clean is None else clean.data)
+        if plain is not None:
+            for span in (*self._known.find(plain.data, is_reading=True), *_by_form(plain.data)):
+                yield plain.origin(span) if clean is None else clean.origin(plain.origin(span))
 
 
-def _bytes(text: str) -> bytes:
+def replaced(data: bytes, spans: Iterable[Span]) -> bytes:
+    """Return ``data`` with ``[REDACTED]`` in each of these places."""
+    parts: list[bytes] = []
+    at = 0
+    for start, end in spans:
+        parts += [data[at:start], _REPLACEMENT]
+        at = end
+    return b"".join([*parts, data[at:]])
+
+
+@functools.lru_cache(maxsize=4)
+def _of_environment(environment: frozenset[tuple[str, str]], named: frozenset[str]) -> Redactor:
+    return Redactor.from_environment(dict(environment), named)
+
+
+def mask_file(path: Path, redactor: Redactor) -> None:
+    """Replace the secrets in a file in place, by as many bytes; a process may be appending to it.
+
+    The file keeps its inode and its length, so the process loses no output. Only the first 64 MiB are read.
+    """
+    descriptor = os.open(path, os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        return text.encode("utf-8", "surrogateescape")  # surrogates of the environment and of file names
-    except UnicodeEncodeError:
-        return text.encode("utf-8", "surrogatepass")  # surrogates of JSON escapes
+        at = 0
+        while at < _MOST_MASKED and (data := os.pread(descriptor, _MASKED_PART + _MASKED_OVERLAP, at)):
+            for start, end in redactor.spans(data):
+                os.pwrite(descriptor, _REPLACEMENT.ljust(end - start, b"*")[: end - start], at + start)
+            at += _MASKED_PART
+    finally:
+        os.close(descriptor)
+
+
+def _by_form(data: bytes) -> Iterator[Span]:
+    lower = data.lower()
+    yield from find_private_keys(data)
+    yield from find_tokens(data, lower)
+    yield from find_in_urls(data)
+    for start, end in _suspicious_lines(lower):
+        part, lower_part = data[start:end], lower[start:end]
+        for first, last in (*find_phrases(part, lower_part), *find_named(part, lower_part)):
+            yield start + first, start + last
+
+
+def _suspicious_lines(lower: bytes) -> list[Span]:
+    """Return the places of the lines with a word that every name and phrase contains, and of a few lines after each."""
+    found = []
+    for word in _SUSPICIOUS:
+        at = lower.find(word)
+        while at >= 0:
+            end = at
+            for _ in range(_LINES_AFTER):
+                end = lower.find(b"\n", end + 1)
+                if end < 0:
+                    end = len(lower)
+                    break
+            found.append((lower.rfind(b"\n", 0, at) + 1, end))
+            at = lower.find(word, end)
+    return _merged(found)
+
+
+def _has_secret(text: bytes) -> bool:
+    return next(_by_form(text), None) is not None
+
+
+def _merged(spans: Iterable[Span]) -> list[Span]:
+    merged: list[Span] = []
+    for start, end in sorted(spans):
+        if merged and start <= merged[-1][1]:
+            merged[-1] = merged[-1][0], max(end, merged[-1][1])
+        else:
+            merged.append((start, end))
+    return merged

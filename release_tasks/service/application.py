@@ -14,6 +14,7 @@ from release_tasks.core.clock import compact
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.printable import one_line
 from release_tasks.core.process.answer import ask
+from release_tasks.core.redact import Redactor
 from release_tasks.service.git import checkout_of, git_environment
 
 __all__ = ["Application", "default_release_id", "describe_application", "require_printable"]
@@ -63,14 +64,16 @@ def default_release_id(application: Application) -> str:
 def _named(settings: Settings) -> Application:
     """Return the application with its name and version only."""
     config = settings.release.app
-    name, version, problem = one_line(config.name, _LONGEST), None, None
+    redact = Redactor.of_process().redact_text
+    given = redact(config.name)
+    name, version, problem = one_line(given, _LONGEST), None, None
     if config.version is not None:
         try:
-            version = _read_version(config.version, settings.project, settings.release.version_timeout)
+            version = redact(_read_version(config.version, settings.project, settings.release.version_timeout))
         except (OSError, ImportError, LookupError, ValueError) as error:
             problem = one_line(f"the version of {name} cannot be read: {error}")
     shown = one_line(version or "", _LONGEST)
-    wrong = "name" if name != config.name else "version" if shown != (version or "") else None
+    wrong = "name" if name != given else "version" if shown != (version or "") else None
     refusal = (
         f"release.app.{wrong} is not one printable line of at most {_LONGEST} characters: "
         f"{name if wrong == 'name' else shown}. Correct it, and retry."

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 from release_tasks.core.canonical import excerpt_line
@@ -23,7 +22,7 @@ _JSON = {type(None): "null", str: "a JSON text", list: "a JSON list", dict: "a J
 def form_of(response: HttpResponse) -> HealthForm:
     """Return the form of a response: HTTP status, media type, kind of the body, keys and status words at its top."""
     body, names, words = _body(response)
-    redact = Redactor.from_environment(os.environ).redact_text
+    redact = Redactor.of_process().redact_text
     return HealthForm(
         http_status=response.status,
         media_type=excerpt_line(response.content_type.partition(";")[0].strip().lower(), 100),

@@ -34,6 +34,7 @@ from release_tasks.core.records import (
     SnapshotMetadata,
     SnapshotReference,
 )
+from release_tasks.core.redact import Redactor
 from release_tasks.core.typed import typed
 from release_tasks.service.application import Application, default_release_id, describe_application, require_printable
 from release_tasks.service.baseline import measure_baseline
@@ -402,6 +403,8 @@ def _write(
     The attestation is written before the manifest, so that every release has one.
     """
     started_at, started = timestamp(), awake.now()
+    redact = Redactor.of_process().redact_text
+    manifest = evolve(manifest, diagnostics=[redact(text) for text in manifest.diagnostics])
     anchor = pipeline.audit.append(
         f"prepare.{manifest.status}",
         status=manifest.status,

@@ -85,8 +85,10 @@ class Session:
         Without ``--json``, ``show`` writes the answer for people immediately.
         """
         from release_tasks.core.codec import encode
+        from release_tasks.core.redact import Redactor
 
-        self._answer = {**first, **(document if isinstance(document, dict) else encode(document))}
+        values = {**first, **(document if isinstance(document, dict) else encode(document))}
+        self._answer = Redactor.of_process().redact_values(values)
         if show is not None and not self.as_json:
             show(self.screen)
 

@@ -24,7 +24,6 @@ from release_tasks.core.clock import awake
 from release_tasks.core.errors import StageFailed
 from release_tasks.core.printable import printable
 from release_tasks.core.process.command import CommandProcess
-from release_tasks.core.redact import Redactor
 from release_tasks.core.units import show_duration
 
 __all__ = ["KindCall", "KindFailed", "capture_copy", "check_copy", "restore_copy"]
@@ -152,7 +151,7 @@ def _parsed(line: bytes) -> dict[str, Any]:
 
 
 def _shown(text: str) -> str:
-    shown = Redactor.from_environment(os.environ).redact_text(printable(text))
+    shown = printable(text)
     return excerpt_line(" ".join(shown.split()), _MAX_MESSAGE).rstrip(".")
 
 

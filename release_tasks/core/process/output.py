@@ -7,18 +7,20 @@ from pathlib import Path
 
 from release_tasks.core.durable import make_private_directory
 from release_tasks.core.printable import output_lines
-from release_tasks.core.redact import Redactor
+from release_tasks.core.redact import Redactor, replaced
+from release_tasks.core.redaction.keys import unfinished_key
+from release_tasks.core.redaction.views import Span
 
 __all__ = ["OutputLog", "last_lines", "read_log_tail"]
 
 _LOG_BYTES = 16 << 20
 _LONG_LINE = 64 << 10
-_OVERLAP = 16 << 10  # a secret is shorter than this
+_OVERLAP = 16 << 10  # a secret in one line is shorter than this
+_HELD_LINES = 3  # a secret may be wrapped over so many lines
 _END_BYTES = 128 << 10  # when the output is larger than the log, the log also has this much of its end
 _TAIL_BYTES = 16 << 10
 _TAIL_LINES = 20
 _TAIL_TEXT = 4 << 10
-_CUT_ATTEMPTS = 4
 _FILE_TAIL_BYTES = 8192
 
 
@@ -54,8 +56,13 @@ class OutputLog:
             self._buffer_end(data)
             return
         self._pending += data
-        while self._free_bytes > 0 and (cut := self._next_cut()):
-            self._store(self._redactor.redact(bytes(self._pending[:cut])))
+        while self._free_bytes > 0 and (most := self._most_to_cut()):
+            pending = bytes(self._pending)
+            spans = self._redactor.spans(pending)
+            cut = _cut_between(spans, most) or (most if len(pending) >= 2 * _LONG_LINE else 0)
+            if not cut:
+                break
+            self._store(_replaced(pending[:cut], spans))
             del self._pending[:cut]
         if self._free_bytes <= 0:
             self._buffer_end(bytes(self._pending))
@@ -80,31 +87,23 @@ class OutputLog:
         """Return the last lines without escape sequences: at most 20 lines and 4 KiB."""
         return last_lines(self._tail)
 
-    def _next_cut(self) -> int:
-        """Return how many pending bytes can be written: whole lines, or most of a long line."""
-        after_newline = self._pending.rfind(b"\n") + 1
-        if after_newline or len(self._pending) < _LONG_LINE:
-            return after_newline
-        for attempt in range(1, _CUT_ATTEMPTS):
-            cut = len(self._pending) - attempt * _OVERLAP
-            if self._is_clean_cut(self._pending, cut):
-                return cut
-        return len(self._pending) - _OVERLAP
-
-    def _is_clean_cut(self, data: bytearray, cut: int) -> bool:
-        """Return whether ``cut`` splits no secret: redacting both parts gives the same as redacting them together."""
-        before, after = bytes(data[max(cut - _OVERLAP, 0) : cut]), bytes(data[cut : cut + _OVERLAP])
-        redact = self._redactor.redact
-        return redact(before + after) == redact(before) + redact(after)
+    def _most_to_cut(self) -> int:
+        """Return how many pending bytes can be written, at most: all but the last lines, or most of a long line."""
+        cut = len(self._pending)
+        for _ in range(_HELD_LINES):
+            cut = self._pending.rfind(b"\n", 0, max(cut - 1, 0)) + 1
+        if not cut and len(self._pending) >= _LONG_LINE:
+            cut = len(self._pending) - _OVERLAP
+        key = unfinished_key(self._pending)
+        return cut if key < 0 else min(cut, key)
 
     def _first_whole_line(self, data: bytearray) -> int:
         """Return the start of the first whole line: the bytes before it may be the second half of a secret."""
         newline = data.find(b"\n")
         if 0 <= newline < len(data) - 1:
             return newline + 1
-        starts = [attempt * _OVERLAP for attempt in range(1, _CUT_ATTEMPTS)]
-        clean = (start for start in starts if self._is_clean_cut(data, start))
-        return min(next(clean, starts[-1]), len(data))
+        spans = self._redactor.spans(bytes(data))
+        return min(next((end for start, end in spans if start < _OVERLAP < end), _OVERLAP), len(data))
 
     def _buffer_end(self, data: bytes) -> None:
         self._end += data[-_END_BYTES:]
@@ -129,6 +128,15 @@ class OutputLog:
         if self._fd is not None:
             os.close(self._fd)
             self._fd = None
+
+
+def _cut_between(spans: list[Span], most: int) -> int:
+    """Return the last place up to ``most`` that splits no secret; 0 when there is none."""
+    return next((start for start, end in spans if start < most < end), most)
+
+
+def _replaced(data: bytes, spans: list[Span]) -> bytes:
+    return replaced(data, [(start, min(end, len(data))) for start, end in spans if start < len(data)])
 
 
 def last_lines(data: bytes) -> list[str]:

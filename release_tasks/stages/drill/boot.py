@@ -24,7 +24,7 @@ from release_tasks.core.options import Duration
 from release_tasks.core.process.find import find_open_path, start_ticks
 from release_tasks.core.process.output import read_log_tail
 from release_tasks.core.records import Baseline
-from release_tasks.core.redact import Redactor
+from release_tasks.core.redact import Redactor, mask_file
 from release_tasks.core.units import show_duration, show_size
 from release_tasks.service.request import shown_endpoint
 from release_tasks.service.wait import poll_health
@@ -93,7 +93,6 @@ def boot(
         did = "its health is unknown" if health.status == "unknown" else "it did not become healthy"
         problem = f"{did}: {health.detail}"
     word = "healthy" if health is None or health.status != "unknown" else health.detail
-    redactor = Redactor.from_environment(os.environ, settings.release.secret_variables)
     tail = [] if passed else read_log_tail(scratch.boot_log)[-_TAIL_LINES:]
     return BootOutcome(
         passed=passed,
@@ -102,7 +101,7 @@ def boot(
         url=shown_endpoint(questions[0].url, questions[0].request),
         health=health,
         duration_ms=round(duration * 1000),
-        output_tail=[redactor.redact_text(line) for line in tail],
+        output_tail=tail,
     )
 
 
@@ -165,6 +164,8 @@ class _Attempt:
         self._processes.terminate(grace_period)
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(GRACE_SECONDS)
+        with contextlib.suppress(OSError):
+            mask_file(self.scratch.boot_log, Redactor.of_process())
 
     def _find_problem(self) -> str:
         opened = find_open_path(self._processes.search(), self.live)

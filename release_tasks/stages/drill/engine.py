@@ -24,6 +24,7 @@ from release_tasks.core.errors import StageFailed, UsageError, describe_error
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded, within
 from release_tasks.core.process.command import tool_environment
 from release_tasks.core.records import SnapshotMetadata
+from release_tasks.core.redact import Redactor
 from release_tasks.core.typed import typed
 from release_tasks.service.request import require_request
 from release_tasks.stages.drill.boot import Service, boot
@@ -261,7 +262,7 @@ def service_of(settings: Settings) -> Service:
         line = ["/bin/sh", "-c", config.command]
         questions, notes = boot_questions(settings.release)
         return Service(
-            shown=config.command,
+            shown=Redactor.of_process().redact_text(config.command),
             arguments=lambda _, port: line,
             questions=questions,
             notes=notes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from pathlib import Path
 
@@ -44,10 +43,12 @@ class ServiceHooks:
         command, timeout = self._config.stop, self._config.stop_timeout
         if command is None or self.stop_command is not None:
             return False
-        self._emit(StepBegan("stop", command))
-        self.stop_command, self.is_stopped = command, True
+        redactor = Redactor.of_process()
+        shown = redactor.redact_text(command)
+        self._emit(StepBegan("stop", shown))
+        self.stop_command, self.is_stopped = shown, True
         path = self._logs / "stop.log"
-        log = OutputLog(path, Redactor.from_environment(os.environ, self._settings.release.secret_variables))
+        log = OutputLog(path, redactor)
         try:
             result = self._run(command, timeout, log)
             reason = "" if result.succeeded else result.describe(command, timeout, log.tail())
@@ -58,7 +59,7 @@ class ServiceHooks:
             if output := " | ".join(line.strip() for line in log.tail()[-3:]):
                 reason += f": {output}"
             self.problem = (
-                f"The stop command {command!r} failed: {reason}. The service may still run, "
+                f"The stop command {shown!r} failed: {reason}. The service may still run, "
                 "and a process that holds its state in memory may write it back over the restored state. "
                 f"{log.problem or f'Its output is in {path}'}."
             )

@@ -27,6 +27,7 @@ from release_tasks.core.errors import StageFailed, UsageError
 from release_tasks.core.events import Emit, StepBegan, ignore, shielded
 from release_tasks.core.lock import current_holder
 from release_tasks.core.records import AssetRecord, SnapshotMetadata
+from release_tasks.core.redact import Redactor
 from release_tasks.core.typed import typed
 from release_tasks.core.units import show_duration
 from release_tasks.service.request import shown_endpoint
@@ -223,7 +224,7 @@ def notes_on_verdict(pipeline: Pipeline, target: SnapshotMetadata, *, has_change
 
 def _notes_on_service(settings: Settings) -> list[str]:
     """Return what the rollback would do with the service, one sentence a step."""
-    hook = settings.release.restart
+    hook, redact = settings.release.restart, Redactor.of_process().redact_text
     asked = [
         f"{shown_endpoint(each.url, each.request)}{f' (gate {each.gate})' if each.gate is not None else ''}"
         for each in settings.release.questions
@@ -231,9 +232,11 @@ def _notes_on_service(settings: Settings) -> list[str]:
     notes = []
     if hook.stop is not None:
         limit = show_duration(hook.stop_timeout)
-        notes.append(f"First it would stop the service with: {hook.stop} (for at most {limit})")
+        notes.append(f"First it would stop the service with: {redact(hook.stop)} (for at most {limit})")
     notes.append(
-        f"Then it would restart the service with: {hook.command}" if hook.command else "No restart command is set."
+        f"Then it would restart the service with: {redact(hook.command)}"
+        if hook.command
+        else "No restart command is set."
     )
     if (missing := missing_restart(settings)) is not None:
         notes.append(f"The rollback would fail and change nothing. {missing}.")

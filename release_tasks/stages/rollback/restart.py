@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import subprocess
@@ -13,6 +14,7 @@ from release_tasks.core.durable import make_private_directory
 from release_tasks.core.printable import output_lines
 from release_tasks.core.process.command import signal_name, tool_environment
 from release_tasks.core.process.find import start_ticks
+from release_tasks.core.redact import Redactor, mask_file
 from release_tasks.service.listeners import local_listeners
 
 __all__ = ["Restart", "start_detached"]
@@ -36,7 +38,7 @@ class Restart:
     """
 
     def __init__(self, command: str, process: _Detached, *, log: Path, settle: float, url: str | None) -> None:
-        self.command = command
+        self.command = Redactor.of_process().redact_text(command)
         self.log = log
         self.exit_code: int | None = None
         self._process = process
@@ -44,6 +46,7 @@ class Restart:
         self._settle = settle
         self._url = url
         self._counts_from = math.inf
+        self._masked = 0
 
     @property
     def failed(self) -> bool:
@@ -51,7 +54,8 @@ class Restart:
         return self.exit_code not in (None, 0)
 
     def observe(self) -> int | None:
-        """Return the exit code, or None while the command runs."""
+        """Return the exit code, or None while the command runs. Masks the secrets in its output so far."""
+        self._mask()
         if self.exit_code is None and (code := self._process.poll()) is not None:
             self.exit_code = code
             self._counts_from = awake.now() + self._settle
@@ -115,7 +119,16 @@ class Restart:
         starts = {pid: start_ticks(pid) for pid in found}
         return [pid for pid, start in starts.items() if start is None or start < self._started]
 
+    def _mask(self) -> None:
+        """Mask the secrets in the log. The service writes to it directly, so that it can outlive this process."""
+        with contextlib.suppress(OSError):
+            size = self.log.stat().st_size
+            if size != self._masked:
+                mask_file(self.log, Redactor.of_process())
+                self._masked = size
+
     def _tail(self) -> str:
+        self._mask()
         try:
             lines = output_lines(self.log.read_bytes()[-_TAIL_BYTES:])
         except OSError:

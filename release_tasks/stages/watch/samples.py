@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Any
 
 from attrs import field, fields, frozen
@@ -78,5 +77,5 @@ def take_sample(config: ReleaseConfig, baseline: Baseline | None) -> Sample:
         latency_ms=latency_ms,
         pressure=reliability.pressure if reliability else None,
         why=[part.why for part in parts if part.why],
-        detail=Redactor.from_environment(os.environ).redact_text("; ".join(details)),
+        detail=Redactor.of_process().redact_text("; ".join(details)),
     )

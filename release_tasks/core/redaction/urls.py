@@ -1,0 +1,83 @@
+"""Passwords and tokens in the user part of a URL."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from release_tasks.core.redaction.views import Span
+
+__all__ = ["find_in_urls"]
+
+_LONGEST = 1024
+_TOKEN = re.compile(rb"[^\s\"'`<>\\]{1,1024}")
+_HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9%_](?:[\w.%-]*\w)?)(?::\d{1,5})?(?=[/?#,;)\]}&]|$)")
+_PORT = re.compile(rb"\d{1,5}(?:[/?#,;)\]}&.]|$)")
+# In these URLs a password with a slash or a blank is likelier than an @ in the path.
+_STORES = re.compile(
+    rb"(?:postgres(?:ql)?|mysql2?|mariadb|redis|rediss|valkey|mongodb|amqps?|mssql|sqlserver|oracle|cockroachdb|"
+    rb"clickhouse|snowflake|jdbc:\w+|kafka|nats|mqtts?|ldaps?|smtps?|imaps?|s?ftps?|cassandra|db2|sqlalchemy)"
+    rb"(?:\+[\w.]{1,30})?$",
+    re.IGNORECASE,
+)
+_WITH_BLANKS = re.compile(
+    rb"([^\n\"'`<>@:/]{0,64}):([^\n\"'`<>]{1,128})@(?=[A-Za-z0-9][\w.-]*(?::\d{1,5})?(?:[/?\s\"'`;,]|$))"
+)
+_RANDOM_USER = re.compile(rb"(?=[^\d]*\d)(?=[^A-Za-z]*[A-Za-z])[\w.~%=+-]{20,}$")
+
+
+def find_in_urls(data: bytes) -> Iterator[Span]:
+    """Yield the places of passwords, and of user names that are tokens."""
+    at = data.find(b"://")
+    while at >= 0:
+        start = at + 3
+        if data.find(b"@", start, start + _LONGEST) >= 0:
+            span = _in_url(data, at, start)
+            if span is not None:
+                yield span
+                start = span[1]
+        at = data.find(b"://", start)
+
+
+def _in_url(data: bytes, at: int, start: int) -> Span | None:
+    token = _TOKEN.match(data, start)
+    if token is None:
+        return None
+    text = token[0]
+    is_store = _STORES.search(data, max(at - 40, 0), at) is not None
+    next_url = text.find(b"://")
+    if next_url >= 0:
+        text = text[:next_url]
+    authority = re.split(rb"[/?#]", text, maxsplit=1)[0]
+    user, colon, rest = text.partition(b":")
+    if b"@" in authority:
+        name, _, _ = authority.rpartition(b"@")
+        last = len(name)
+        user, colon, _ = name.partition(b":")
+        if is_store:
+            last = max(last, _last_host(text) or 0)  # a password such as p@ss/w@rd
+        if colon and last > len(user) + 1:
+            return start + len(user) + 1, start + last
+        if not colon and _RANDOM_USER.match(user):
+            return start, start + last
+        return None
+    if colon and not re.search(rb"[/?#@]", user):
+        if not _PORT.match(rest) or (is_store and b"@" in text and not re.match(rb"\d{1,5}/", rest)):
+            last_host = _last_host(text)
+            if last_host is not None and last_host > len(user) + 1:
+                return start + len(user) + 1, start + last_host
+        if is_store and not _PORT.match(rest):
+            spaced = _WITH_BLANKS.match(data, start, start + 256)
+            if spaced is not None and spaced[2]:
+                return spaced.span(2)
+    return None
+
+
+def _last_host(text: bytes) -> int | None:
+    """Return the place of the last @ that a host follows."""
+    at = text.rfind(b"@")
+    while at >= 0:
+        if _HOST.match(text, at + 1):
+            return at
+        at = text.rfind(b"@", 0, at)
+    return None

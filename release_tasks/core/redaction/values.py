@@ -1,0 +1,171 @@
+"""Secrets that are known by their value, in every encoding that a program may write them in."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+from urllib.parse import unquote, urlsplit
+
+from release_tasks.core.redaction.names import is_secret_name
+from release_tasks.core.redaction.views import Span, joined
+
+__all__ = ["KnownValues", "values_in_environment"]
+
+_SHORTEST = 6  # redacting shorter values would remove ordinary words
+_SHORTEST_LINE = 12
+_PROBE = 10  # bytes at both ends of a value; one of them is whole when the value is wrapped
+_PLAIN_VALUES = frozenset(["false", "enabled", "disabled", "default", "required", "optional", "production", "session"])
+_PATH_NAME = re.compile(r"_(?:FILE|PATH|DIR|HOME|FOLDER)$", re.IGNORECASE)
+_MARKER = re.compile(r"-{4,}(?:BEGIN|END) ")
+# Names of many other things too: such a value is a secret when it looks like one.
+_WEAK_NAME = re.compile(r"(?:^|_)(?:KEYS?|PWD|AUTH|AUTHORIZATION|PAT|SAS|JWT)(?:_(?:B64|BASE64|HEX|PEM|JSON|CONFIG))?$")
+
+
+def values_in_environment(environment: Mapping[str, str], named: Iterable[str] = ()) -> Iterator[str]:
+    """Yield the secrets in the variables in ``named``, in those with the name of a secret, and in URLs.
+
+    Each long line of a value is a secret too: a private key has many lines, and a log may contain one.
+    """
+    chosen = set(named)
+    for name, value in environment.items():
+        if name in chosen or _is_secret(name, value):
+            yield from _parts(value)
+        if "://" in value and "@" in value:
+            yield from _of_url(value)
+
+
+def _is_secret(name: str, value: str) -> bool:
+    if value.lower() in _PLAIN_VALUES or (_PATH_NAME.search(name) and value.startswith(("/", "~", "."))):
+        return False
+    if not is_secret_name(name):
+        return _WEAK_NAME.search(name.upper()) is not None and _looks_random(value)
+    if "://" in value:  # the rule of URLs leaves the host legible
+        return re.search(r"dsn|url|uri", name, re.IGNORECASE) is None
+    return True
+
+
+def _looks_random(value: str) -> bool:
+    is_path = value.startswith(("/", "~", "."))
+    return len(value) >= _SHORTEST_LINE and re.search(r"\d", value) is not None and not is_path and "://" not in value
+
+
+def _parts(value: str) -> Iterator[str]:
+    if value.lstrip().startswith("{"):
+        try:
+            document = json.loads(value)
+        except (ValueError, RecursionError):
+            document = None
+        if isinstance(document, dict):
+            yield value
+            yield from _in_document(document)
+            return
+    yield value
+    yield value.strip()
+    lines = value.splitlines()
+    if len(lines) > 1:
+        yield from (line for line in map(str.strip, lines) if len(line) >= _SHORTEST and not _MARKER.search(line))
+    for pair in value.split(";"):  # cookies, connection strings
+        name, sign, rest = pair.partition("=")
+        if sign and len(rest.strip()) >= _SHORTEST_LINE and re.fullmatch(r"[\w.$ -]{1,64}", name):
+            yield rest.strip()
+
+
+def _in_document(document: Any, is_secret: bool = False) -> Iterator[str]:
+    if isinstance(document, dict):
+        for key, item in document.items():
+            yield from _in_document(item, is_secret_name(str(key)) and not str(key).endswith(("_id", "Id")))
+    elif isinstance(document, list):
+        for item in document:
+            yield from _in_document(item, is_secret)
+    elif isinstance(document, str) and is_secret:
+        yield from _parts(document)
+
+
+def _of_url(value: str) -> Iterator[str]:
+    try:
+        parts = urlsplit(value)
+        password, user = parts.password, parts.username
+    except ValueError:
+        return
+    for secret in (password, user if user and len(user) >= 20 else None):
+        if secret:
+            yield secret
+            yield unquote(secret)
+
+
+class KnownValues:
+    """A set of values, and the search for them. A value of fewer than 6 characters is not searched."""
+
+    def __init__(self, values: Iterable[str]) -> None:
+        known = frozenset(value for value in values if len(value) >= _SHORTEST)
+        self._needles, self._probes = _needles(known)
+
+    def find(self, data: bytes, *, is_reading: bool = False) -> Iterator[Span]:
+        """Yield the places of the values in ``data``; those of a ``reading`` are not encoded and not wrapped."""
+        for needle in self._needles:
+            at = data.find(needle)
+            while at >= 0:
+                yield at, at + len(needle)
+                at = data.find(needle, at + len(needle))
+        if not is_reading and b"\n" in data:
+            for value, probes in self._probes:
+                yield from _wrapped(data, value, probes)
+
+    def __bool__(self) -> bool:
+        return bool(self._needles)
+
+
+def _wrapped(data: bytes, value: bytes, probes: tuple[bytes, ...]) -> Iterator[Span]:
+    """Yield the places where ``value`` is split over lines."""
+    done = -1
+    for probe in probes:
+        at = data.find(probe)
+        while at >= 0:
+            start, end = max(at - 3 * len(value) - 64, 0), at + 3 * len(value) + 64
+            if at > done and not data.startswith(value, at) and b"\n" in data[start:end]:
+                view = joined(data[start:end])
+                found = view.data.find(value) if view is not None else -1
+                if view is not None and found >= 0:
+                    first, last = view.origin((found, found + len(value)))
+                    yield first + start, last + start
+                    done = last + start
+            at = data.find(probe, at + len(probe))
+
+
+@functools.lru_cache(maxsize=16)
+def _needles(values: frozenset[str]) -> tuple[list[bytes], list[tuple[bytes, tuple[bytes, ...]]]]:
+    needles: set[bytes] = set()
+    probes: list[tuple[bytes, tuple[bytes, ...]]] = []
+    for value in values:
+        raw = as_bytes(value)
+        needles |= {raw, raw.hex().encode(), raw.hex().upper().encode()}
+        if len(value) > _SHORTEST + 1:
+            needles |= {as_bytes(value.upper()), as_bytes(value.lower()), as_bytes(value[::-1])}
+        needles |= {raw.replace(b"'", b"'\"'\"'"), raw.replace(b"'", b"'\\''"), raw.replace(b"'", b"''")}
+        needles |= {raw.replace(b"\n", b"\\n"), raw.replace(b"\n", b" ")}
+        needles |= set(_base64(raw))
+        if len(raw) >= _SHORTEST_LINE and b"\n" not in raw:
+            size = min(_PROBE, len(raw) // 2)
+            probes.append((raw, (raw[:size], raw[-size:])))
+    return sorted((each for each in needles if len(each) >= _SHORTEST), key=len, reverse=True), probes
+
+
+def _base64(raw: bytes) -> Iterator[bytes]:
+    """Yield the characters of base64 that depend on ``raw`` alone, for each of the three places it can begin at."""
+    for before in range(3):
+        encoded = base64.b64encode(b"\x00" * before + raw).rstrip(b"=")
+        core = encoded[(8 * before + 5) // 6 : (8 * (before + len(raw))) // 6]
+        yield core
+        yield core.translate(bytes.maketrans(b"+/", b"-_"))
+
+
+def as_bytes(text: str) -> bytes:
+    """Return ``text`` in UTF-8, also with the surrogates of file names and of JSON."""
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "surrogatepass")
