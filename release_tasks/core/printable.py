@@ -6,7 +6,7 @@ import functools
 import re
 import unicodedata
 
-__all__ = ["json_escaped", "one_line", "output_lines", "printable"]
+__all__ = ["json_escaped", "one_line", "output_lines", "printable", "without_secrets"]
 
 # A title or a link (OSC) ends at its line: without an end it would hide all lines that follow.
 _ESCAPES = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b\n]*(?:\x07|\x1b\\)?|[@-_])")
@@ -27,10 +27,10 @@ def printable(text: str) -> str:
     Characters that cannot be seen are escaped too, and so is the fifth accent on one letter. Tabs and newlines stay. A
     byte that is not UTF-8, a surrogate in a file name (PEP 383), becomes ``\xff``; no stream can encode a surrogate.
     """
-    return _visible(_without_secrets(text))
+    return _visible(without_secrets(text))
 
 
-def _without_secrets(text: str) -> str:
+def without_secrets(text: str) -> str:
     """Return ``text`` without secrets. Call it before a text is cut or escaped: half of a secret is not found."""
     from release_tasks.core.redact import Redactor  # here, because `inv --list` shows nothing of others
 
@@ -50,7 +50,7 @@ def _visible(text: str) -> str:
 
 def one_line(text: str, limit: int = _LONGEST) -> str:
     r"""Return ``text`` on one printable line of at most ``limit`` characters: a line end is shown as ``\n``."""
-    text = _without_secrets(text)
+    text = without_secrets(text)
     if len(text) > limit:
         text = f"{text[: limit - 3]}..."
     line = _visible(text).replace("\n", "\\n").replace("\t", "\\t")

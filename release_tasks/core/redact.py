@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -68,9 +69,9 @@ _SUSPICIOUS = (
     b"verifier",
     b"hmac",
     b"code=",
-    b"private-lines:",
     b'"kty"',
 )
+_REPLACED = re.compile(re.escape(_REPLACEMENT))
 _MASKED_PART = 1 << 20
 _MASKED_OVERLAP = 64 << 10
 _MOST_MASKED = 64 << 20
@@ -123,7 +124,10 @@ class Redactor:
 
     def spans(self, data: bytes) -> list[Span]:
         """Return the places of the secrets in ``data``, in order and apart from each other."""
-        return _merged(self._found(data))
+        found = list(self._found(data))
+        if found and _REPLACEMENT in data:  # a value that is partly redacted is redacted once
+            found += (match.span() for match in _REPLACED.finditer(data))
+        return _merged(found)
 
     def _found(self, data: bytes) -> Iterator[Span]:
         yield from self._known.find(data)
@@ -187,14 +191,12 @@ def _suspicious_lines(lower: bytes) -> list[Span]:
     for word in _SUSPICIOUS:
         at = lower.find(word)
         while at >= 0:
-            end = at
+            # find returns -1 without another line: then the place is the end.
+            end = next_line = lower.find(b"\n", at) % (len(lower) + 1)
             for _ in range(_LINES_AFTER):
-                end = lower.find(b"\n", end + 1)
-                if end < 0:
-                    end = len(lower)
-                    break
+                end = lower.find(b"\n", end + 1) % (len(lower) + 1)
             found.append((lower.rfind(b"\n", 0, at) + 1, end))
-            at = lower.find(word, end)
+            at = lower.find(word, next_line)
     return _merged(found)
 
 

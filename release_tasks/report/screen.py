@@ -17,7 +17,7 @@ from attrs import frozen
 from rich.console import Console
 from rich.text import Text
 
-from release_tasks.core.printable import one_line
+from release_tasks.core.printable import one_line, without_secrets
 from release_tasks.core.runner import escape_commands
 from release_tasks.core.streams import Wrapper, error_tolerant
 from release_tasks.report.table import aligned_lines, fitting_lines, wrapped
@@ -112,7 +112,9 @@ class Screen:
 def wrapped_for_stderr(message: str, environ: Mapping[str, str]) -> str:
     """Return a message wrapped for stderr, for a caller that writes there itself; it may have several lines."""
     terminal = terminal_of(sys.stderr, environ)
-    return escape_commands("\n".join(part for line in message.split("\n") for part in _body(terminal, line)))
+    return escape_commands(
+        "\n".join(part for line in without_secrets(message).split("\n") for part in _body(terminal, line))
+    )
 
 
 def _print(console: Console, lines: Iterable[str]) -> None:

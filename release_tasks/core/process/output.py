@@ -16,7 +16,7 @@ __all__ = ["OutputLog", "last_lines", "read_log_tail"]
 _LOG_BYTES = 16 << 20
 _LONG_LINE = 64 << 10
 _OVERLAP = 16 << 10  # a secret in one line is shorter than this
-_HELD_LINES = 3  # a secret may be wrapped over so many lines
+_HELD_LINES = 4  # a secret may be wrapped over so many lines
 _END_BYTES = 128 << 10  # when the output is larger than the log, the log also has this much of its end
 _TAIL_BYTES = 16 << 10
 _TAIL_LINES = 20
@@ -63,7 +63,9 @@ class OutputLog:
             if not cut:
                 break
             self._store(_replaced(pending[:cut], spans))
-            del self._pending[:cut]
+            # A secret behind the cut may be known only by the words before it.
+            safe = pending.rfind(b"\n", 0, max(pending.rfind(b"\n"), 0)) + 1
+            self._pending[:] = replaced(pending[cut:], [(a - cut, b - cut) for a, b in spans if a >= cut and b <= safe])
         if self._free_bytes <= 0:
             self._buffer_end(bytes(self._pending))
             self._pending.clear()

@@ -19,6 +19,7 @@ __all__ = ["FORMATS", "Format", "find_tokens"]
 
 _LONG = 16  # bytes; every token is part of a word that is longer, or of one that the end of the line splits
 _START = 3  # bytes of a hint
+_NARROW = 8  # bytes of a line; no program wraps its output earlier
 _SHORT = 512  # bytes
 _FRAME = b" \t\r|\\\xe2\x94\x82"  # what a table or a shell writes at the end of a line
 _WORD = frozenset(b"0123456789abcdefghijklmnopqrstuvwxyz")
@@ -267,9 +268,9 @@ def _by_start() -> dict[bytes, list[tuple[Format, bytes]]]:
 
 def _words(lower: bytes) -> bytes:
     """Return the words that may be tokens. They are few, and searched much faster than the whole."""
-    long = [word for word in lower.split() if len(word) >= _LONG]
+    long = [word for word in lower.split() if len(word) >= _LONG and not word.isalpha()]
     if b"\n" in lower:
-        long += [line.rstrip(_FRAME).rpartition(b" ")[2] for line in lower.split(b"\n")[:-1]]
+        long += [line.rstrip(_FRAME).rpartition(b" ")[2] for line in lower.split(b"\n")[:-1] if len(line) >= _NARROW]
     return b"\n".join(long)
 
 

@@ -19,6 +19,8 @@ _BODY = re.compile(
 )
 
 
+_PUTTY = re.compile(rb"Private-Lines: \d{1,3}\r?\n((?:[A-Za-z0-9+/=]{1,80}(?:\r?\n|\Z)){1,300})")
+_LINES_OF_PUTTY = re.compile(rb"Private-Lines: (\d{1,3})\r?\n")
 _BODY_BEFORE = re.compile(rb"(?:(?<![^\n])[ \t]{0,20}[A-Za-z0-9+/=]{1,128}\r?\n){1,1000}[ \t]{0,20}\Z")
 
 
@@ -42,6 +44,7 @@ def find_private_keys(data: bytes) -> Iterator[Span]:
             span = begin.start(), body.end() if body is not None else begin.end()
         yield span
         at = data.find(b"BEGIN ", span[1])
+    yield from (match.span(1) for match in _PUTTY.finditer(data))
     if b"END " in data:
         yield from _find_ends(data)
 
@@ -60,6 +63,9 @@ def _find_ends(data: bytes) -> Iterator[Span]:
 
 def unfinished_key(data: bytes | bytearray) -> int:
     """Return where a private key begins whose end is missing, or -1; the end may be in the next part of a stream."""
+    lines = _LINES_OF_PUTTY.search(data, max(len(data) - LONGEST_KEY, 0))
+    if lines is not None and data.count(b"\n", lines.end()) <= int(lines[1]):
+        return lines.start()
     at = data.rfind(b"BEGIN ")
     begin = _BEGIN.search(data, max(at - 6, 0)) if at >= 0 else None
     if begin is None or _END.search(data, begin.end()) or len(data) - begin.start() > LONGEST_KEY:

@@ -66,7 +66,7 @@ _NEXT_PAIR = re.compile(rb"[;&,](?=[\"'(\[]|[A-Za-z_][\w .-]{0,40}[=:])|[)\]},;]
 # Names of variables, and expressions of a program in place of a value.
 _REFERENCE = re.compile(
     rb"\$\{[\w:.?-]+\}[;,&)]?$|\$[A-Z_][A-Z0-9_]*$|\$\(|\$\{\{|\{\{|%\(|%s|\*{3,}|\.{3}|x{4,}$|\[[A-Z_ ]+\]$"
-    rb"|[A-Za-z_]\w*(?:\.\w+)*[(\[]|(?:os|process|self|config|settings|env|secrets|vars?|request|args|option"
+    rb"|[A-Za-z_]\w*(?:\.\w+)*[(\[]|(?:await|new|yield|lambda|function)$|(?:os|process|self|config|settings|env|secrets|vars?|request|args|option"
     rb"s|params)\.\w"
 )
 _HARMLESS = frozenset(

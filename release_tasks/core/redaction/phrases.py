@@ -49,8 +49,8 @@ PHRASES = (
         rb"(?<!\w)(?:proxy-)?authori[sz]ation"
         + _NAME_END
         + rb"(?:(?:bearer|basic|token|api-?key|negotiate|ntlm|key|splunk|ssws|bot|oauth|genie\w{3}|sharedkey|flyv1|aws)"
-        rb"[ \t=:]{1,4}(?P<a>(?!\$\{)[^\s\"'`]{4,4096})|(?P<b>(?!\$\{)(?=[^\n\"'`]{0,64}(?:[0-9=_-]|[a-z]{8}"
-        rb"))[^\n\"'`]{4,4096}))",
+        rb"[ \t=:]{1,4}(?P<a>(?!\$\{)[^\s\"'`]{4,4096})|(?!(?:\w{1,20}[ ])?\$\{)"
+        rb"(?P<b>(?=[^\n\"'`]{0,64}(?:[0-9=_-]|[a-z]{8}))[^\n\"'`\s][^\n\"'`]{3,4096}))",
     ),
     Phrase(
         "Cookie",
@@ -119,8 +119,8 @@ PHRASES = (
     Phrase(
         "htpasswd -b",
         (b"htpasswd",),
-        rb"htpasswd\b[^\n|;]{0,80}[ ]-\w{0,6}b\w{0,6}[ ]{1,4}\S{1,128}[ ]{1,4}\S{1,64}[ ]{1,4}[\"']?(?P<v>[^"
-        rb"\s\"']{3,128})",
+        rb"htpasswd\b[^\n|;]{0,80}[ ]-\w{0,6}b\w{0,6}[ ]{1,4}(?:-\S{1,20}[ ]{1,4}){0,4}[^\s-]\S{0,127}[ ]{1,4}"
+        rb"\S{1,64}[ ]{1,4}[\"']?(?P<v>[^\s\"']{3,128})",
     ),
     Phrase("openssl pass:", (b"pass:",), rb"(?<!\w)pass:(?P<v>[^\s\"']{3,256})"),
     Phrase(
@@ -191,9 +191,6 @@ PHRASES = (
         (b"value=",),
         rb"(?:key|name)=\"[\w.:-]{0,60}(?:password|secret|token|api_?key|private_?key)\"[ \t]{1,4}value=\"(?"
         rb"P<v>[^\"\n]{4,1024})\"",
-    ),
-    Phrase(
-        "PuTTY key", (b"private-lines:",), rb"private-lines:[ ]\d{1,3}\r?\n(?P<v>(?:[A-Za-z0-9+/=]{1,80}\r?\n){1,200})"
     ),
     Phrase(
         "JSON Web Key",

@@ -1,0 +1,232 @@
+"""Secrets of the field in every form of writing, and harmless lines that stay as they are."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import shlex
+import time
+from pathlib import Path
+from urllib.parse import quote
+
+import pytest
+
+from release_tasks.core.process.output import OutputLog
+from release_tasks.core.redact import REDACTED, Redactor, mask_file
+from release_tasks.core.redaction import formats, phrases
+from tests.support.secrets import HARMLESS, LEAKS, PEM, Leak, pieces
+
+MEGABYTES = 10
+SLOWEST = 1.0  # MB a second; measured are more than 4, on a machine with nothing else to do
+
+
+def shown_pieces(shown: str, leak: Leak) -> list[str]:
+    return [piece for piece in pieces(leak.secret) if piece in shown]
+
+
+def test_corpus_is_large() -> None:
+    """Fewer strings would say nothing about the field."""
+    assert len(LEAKS) >= 150 and len(HARMLESS) >= 100
+    assert len({leak.secret for leak in LEAKS}) == len(LEAKS)
+
+
+@pytest.mark.parametrize("leak", LEAKS, ids=lambda leak: leak.name)
+def test_secret_of_the_field_is_redacted(leak: Leak) -> None:
+    """Nothing of it stays, and the words around it do."""
+    shown = Redactor().redact_text(f"before\nline 7: {leak.text}\nafter")
+    assert not shown_pieces(shown, leak), shown
+    assert REDACTED in shown and shown.startswith("before\nline 7: ") and shown.endswith("\nafter")
+
+
+@pytest.mark.parametrize("line", HARMLESS)
+def test_harmless_line_stays_whole(line: str) -> None:
+    """Redaction must not remove the evidence."""
+    assert Redactor().redact_text(line) == line
+
+
+def test_harmless_lines_stay_whole_together() -> None:
+    """A line is not read as the continuation of the one before it."""
+    assert Redactor().redact_text("\n".join(HARMLESS)) == "\n".join(HARMLESS)
+
+
+def test_twice_redacted_is_the_same() -> None:
+    """The same text may pass two places that redact."""
+    for leak in LEAKS:
+        once = Redactor().redact_text(leak.text)
+        assert Redactor().redact_text(once) == once
+
+
+def test_every_format_and_phrase_has_a_string_in_the_corpus() -> None:
+    """A rule that no string needs may be wrong without a failing test."""
+    texts = [(text := leak.text.encode(), text.lower()) for leak in LEAKS]
+    for form in formats.FORMATS:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(formats, "FORMATS", (form,))
+            formats._by_start.cache_clear()
+            assert any(list(formats.find_tokens(data, lower)) for data, lower in texts), form.name
+    formats._by_start.cache_clear()
+    for phrase in phrases.PHRASES:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(phrases, "PHRASES", (phrase,))
+            assert any(list(phrases.find_phrases(data, lower)) for data, lower in texts), phrase.name
+
+
+KNOWN = "Zq9/w@rd,&'x\"7 <y>+K"
+ENCODINGS = {
+    "as it is": KNOWN,
+    "upper case": KNOWN.upper(),
+    "lower case": KNOWN.lower(),
+    "hex": KNOWN.encode().hex(),
+    "upper hex": KNOWN.encode().hex().upper(),
+    "percent": quote(KNOWN, safe=""),
+    "percent, some": quote(KNOWN),
+    "percent, lower": quote(KNOWN, safe="").replace("%2F", "%2f").replace("%3C", "%3c"),
+    "percent, all": "".join(f"%{byte:02x}" for byte in KNOWN.encode()),
+    "json": json.dumps(KNOWN),
+    "json, slash": json.dumps(KNOWN).replace("/", "\\/"),
+    "json, unicode": "".join(f"\\u{ord(letter):04x}" for letter in KNOWN),
+    "python": repr(KNOWN),
+    "shell": shlex.quote(KNOWN),
+    "shell, backslashes": "".join(letter if letter.isalnum() else f"\\{letter}" for letter in KNOWN),
+    "html": html.escape(KNOWN),
+    "html, numbers": "".join(f"&#{ord(letter)};" for letter in KNOWN),
+    "colour": f"{KNOWN[:7]}\x1b[31m{KNOWN[7:]}\x1b[0m",
+    "link": f"\x1b]8;;http://x\x07{KNOWN[:9]}\x1b]8;;\x07{KNOWN[9:]}",
+    "carriage return": f"{KNOWN[:7]}\r{KNOWN[7:]}",
+    "backspace": f"{KNOWN[:7]}#\x08{KNOWN[7:]}",
+    "overstrike": "".join(f"{letter}\x08{letter}" for letter in KNOWN),
+    "no width": f"{KNOWN[:7]}\N{ZERO WIDTH SPACE}{KNOWN[7:]}",
+    "nul": "\x00".join(KNOWN),
+    "wrapped": f"{KNOWN[:11]}\n{KNOWN[11:]}",
+    "wrapped in a table": f"{KNOWN[:11]}  \u2502\n\u2502 {KNOWN[11:]}",
+    **{f"base64 after {size}": base64.b64encode(b"=" * size + KNOWN.encode() + b"z" * 3).decode() for size in range(4)},
+    **{f"url-safe base64 after {n}": base64.urlsafe_b64encode(b"?" * n + KNOWN.encode()).decode() for n in range(3)},
+}
+
+
+@pytest.mark.parametrize("encoded", ENCODINGS.values(), ids=ENCODINGS)
+def test_known_value_is_redacted_in_every_encoding(encoded: str) -> None:
+    """The environment has it; a program may print it in any form."""
+    shown = Redactor([KNOWN]).redact_text(f"got {encoded} here")
+    assert REDACTED in shown and shown.startswith("got ") and shown.endswith(" here")
+    assert not [piece for piece in pieces(KNOWN) if piece in shown], shown
+    assert len(shown) < 60, shown  # the words around it, and the escapes of a link
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "secrets"),
+    [
+        ("DATABASE_URL", "postgres://app:p%40ss%2Fw0rd@db/x", ["p%40ss%2Fw0rd", "p@ss/w0rd"]),
+        (
+            "SENTRY_DSN",
+            "https://0123456789abcdef01234567@o1.ingest.sentry.io/1",
+            ["0123456789abcdef01234567"],
+        ),
+        ("SESSION_COOKIE", "sid=Zq9w8e7r6t5y4u3i; Path=/", ["Zq9w8e7r6t5y4u3i"]),
+        ("STRIPE_KEY", "Zq9w8e7r6t5y4u3i", ["Zq9w8e7r6t5y4u3i"]),
+        ("GOOGLE_CREDENTIALS", '{"type": "service_account", "private_key": "Zq9w8e7r6t5y"}', ["Zq9w8e7r6t5y"]),
+        ("DBPASS", "Zq9w8e7r", ["Zq9w8e7r"]),
+    ],
+)
+def test_secrets_inside_of_variables_are_known(name: str, value: str, secrets: list[str]) -> None:
+    """A password in a URL, the value of a cookie and the key in a document are known alone too."""
+    redactor = Redactor.from_environment({name: value})
+    for secret in secrets:
+        assert redactor.redact_text(f"got {secret} here") == f"got {REDACTED} here"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DB_PASSWORD_FILE", "/run/secrets/db"),
+        ("KEYBOARD", "us-international"),
+        ("SSH_AUTH_SOCK", "/tmp/ssh-1234/agent.4321"),
+        ("CACHE_KEY", "profile-of-user"),
+        ("GOOGLE_CREDENTIALS", '{"type": "service_account"}'),
+        ("TOKENIZER", "sentencepiece"),
+    ],
+)
+def test_values_that_are_no_secrets_stay(name: str, value: str) -> None:
+    """A path to a secret is no secret, and neither are the words of a document."""
+    text = f"type service_account {value if name != 'GOOGLE_CREDENTIALS' else ''}"
+    assert Redactor.from_environment({name: value}).redact_text(text) == text
+
+
+@pytest.mark.parametrize("size", [1, 7, 64, 1000])
+def test_secret_in_two_reads_is_redacted(tmp_path: Path, size: int) -> None:
+    """For any size of the reads, also a key of many lines and a token that the end of a line splits."""
+    data = "\n".join(f"line {index}: {leak.text}" for index, leak in enumerate(LEAKS)).encode() + b"\n"
+    log = OutputLog(tmp_path / "log", Redactor())
+    for at in range(0, len(data), size):
+        log.write(data[at : at + size])
+    log.close()
+    shown = (tmp_path / "log").read_text()
+    assert shown == Redactor().redact(data).decode()
+    assert all(f"line {index}: " in shown for index in range(len(LEAKS)))
+
+
+def test_key_without_its_beginning_is_redacted(tmp_path: Path) -> None:
+    """The output before the last part of a log was left out, and with it the first line of the key."""
+    shown = Redactor().redact_text("\n".join(PEM.split("\n")[3:]) + "\nafter\n")
+    assert shown == f"{REDACTED}\nafter\n"
+
+
+def test_masked_file_keeps_its_length_and_its_lines(tmp_path: Path) -> None:
+    """A process may be appending to the file, at its end."""
+    path = tmp_path / "log"
+    with path.open("ab", buffering=0) as writer:
+        for leak in LEAKS:
+            writer.write(f"{leak.text}\n".encode())
+        size = path.stat().st_size
+        mask_file(path, Redactor())
+        writer.write(b"more\n")
+    shown = path.read_text()
+    assert path.stat().st_size == size + 5 and shown.endswith("\nmore\n")
+    assert [piece for leak in LEAKS for piece in pieces(leak.secret) if piece in shown] == []
+
+
+NEARLY = {
+    "a": b"a",
+    "key": b"key=",
+    "key without a value": b"api_key ",
+    "begin": b"-----BEGIN PRIVATE KEY-----\n",
+    "begin of a word": b"BEGIN ",
+    "URL": b"://",
+    "URL with a user": b"http://a:b@",
+    "at": b"@",
+    "option": b"--password ",
+    "sk": b"sk-",
+    "xoxb": b"xoxb-a ",
+    "JWT": b"eyJaaaaaaaa.",
+    "digits": b"1234567890:",
+    "dots": b"Maaaaaaaaaaaaaaaaaaaaaaaaaaaaa.",
+    "escape": b"\x1b[",
+    "string escape": b"\x1b]8;;",
+    "backslash": b"\\",
+    "percent": b"%4",
+    "entity": b"&amp",
+    "quotes": b"password='",
+    "blanks": b"token ",
+    "newlines": b"\n",
+    "base64": b"YWFhYWFhYWFhYWFhYWFhYWFhYWFh ",
+    "mysql": b"mysql ",
+    "login": b"docker login ",
+    "Authorization": b"Authorization: ",
+    "name": b"name: x ",
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("unit", NEARLY.values(), ids=NEARLY)
+def test_text_that_is_nearly_a_secret_takes_bounded_time(unit: bytes) -> None:
+    """The time grows with the length of the text, not with its square: twice the text takes no more than thrice."""
+    redactor = Redactor([KNOWN])
+
+    def seconds(size: int) -> float:
+        data = unit * (size // len(unit))
+        started = time.process_time()
+        redactor.spans(data)
+        return time.process_time() - started
+
+    assert seconds(200_000) < max(3 * seconds(100_000), 0.2)
