@@ -7,11 +7,8 @@ import re
 from typing import Any
 
 from release_tasks.core.records import HealthWord
-from release_tasks.core.redact import Redactor
 
 __all__ = ["is_plain_fault", "is_resting", "read_value", "tokens_of", "words"]
-
-_LONGEST_TEXT = 64 << 10
 
 
 def words(text: str) -> frozenset[str]:
@@ -119,18 +116,6 @@ def is_resting(value: Any) -> bool:
     return isinstance(value, str) and value.strip().lower().replace(" ", "_").replace("-", "_") in _RESTING
 
 
-<<<<<<< HEAD
-=======
-def one_line(text: str, limit: int = 200) -> str:
-    """Return the beginning of a text of a service as one line of at most ``limit`` characters, without secrets."""
-    # Before a control is replaced or the text is cut: half of a secret is not found.
-    text = Redactor.of_process().redact_text(text[:_LONGEST_TEXT])
-    # Control characters and text direction marks must not reach a terminal.
-    shown = (letter if letter.isprintable() else " " for letter in text[: 4 * limit])
-    return excerpt("".join(shown).strip(), limit)
-
-
->>>>>>> d495fc2 (redact: a corpus of 230 secrets and 120 harmless lines)
 @functools.lru_cache(maxsize=4096)
 def tokens_of(name: str) -> tuple[str, ...]:
     """Return the words of a key in lower case: ``databaseStatus`` and ``database_status`` have the same two."""
