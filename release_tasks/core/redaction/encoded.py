@@ -1,4 +1,4 @@
-"""Secrets inside of base64, whose value is not known: a token or an assignment that somebody encoded."""
+"""Secrets inside of base64, whose value is not known: a token, or an assignment."""
 
 from __future__ import annotations
 
