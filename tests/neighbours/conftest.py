@@ -12,7 +12,7 @@ import pytest
 
 from tests.support.faults.tracing import Driver
 from tests.support.neighbours.neighbour import Neighbour
-from tests.support.neighbours.siege import Siege, interrupt_rollback, plant_leftovers
+from tests.support.neighbours.siege import Siege, interrupt_rollback, lose_folder, plant_leftovers
 from tests.support.neighbours.street import Street
 
 
@@ -39,11 +39,13 @@ def siege(request: pytest.FixtureRequest, ground: Path, report_points: Callable[
     neighbour = Neighbour(street.state, street.vault)
     made = Siege(street, driver, neighbour)
     plant_leftovers(street)
+    lose_folder(street)
     interrupt_rollback(street, driver)
     yield made
     report_points(made.tries)
     neighbour.close()
     driver.close()
+    street.unmount()
 
 
 @pytest.fixture

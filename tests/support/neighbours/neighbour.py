@@ -78,6 +78,8 @@ def exchange(target, bait):
     if name is None and "*" in target:
         return None
     if os.path.basename(bait).startswith("mirror-"):
+        if name is None:
+            return None
         shutil.rmtree(bait, ignore_errors=True)
         inside = "/".join(plain(part) for part in name.split("/")[1:])
         mirror(name, bait, f"{sys.argv[2]}/{inside}" if bait.endswith("-links") else ".")

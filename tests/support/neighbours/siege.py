@@ -16,7 +16,7 @@ from tests.support.neighbours.moments import Ended, Moment, lookups, run_within,
 from tests.support.neighbours.neighbour import USER, Neighbour
 from tests.support.neighbours.street import Street
 
-__all__ = ["Attack", "Siege", "interrupt_rollback", "plant_leftovers"]
+__all__ = ["Attack", "Siege", "interrupt_rollback", "lose_folder", "plant_leftovers"]
 
 _STAGED = ".release-tasks-"
 _CHECKED = 5  # one in this many tries is followed by a recovery and a rollback
@@ -182,6 +182,13 @@ def plant_leftovers(street: Street) -> None:
         for path in (planted, *planted.rglob("*")):
             os.lchown(path, USER, USER)
     street.save("planted")
+
+
+def lose_folder(street: Street) -> None:
+    """Save a template in which the folder of all assets was moved away."""
+    street.reset()
+    street.data.rename(street.spare / "lost")
+    street.save("lost")
 
 
 def interrupt_rollback(street: Street, driver: Driver) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 from release_tasks.archive.pipeline import Pipeline
 from release_tasks.config.schema import Settings
 from release_tasks.tasks.project import load_settings
+from tests.support.faults.scenario import run_command
 from tests.support.faults.stages import passed_preflight, prepare
 from tests.support.neighbours.neighbour import USER
 
@@ -55,7 +56,10 @@ class Street:
         self._damage()
         self._lay_baits()
         self.old = self.content()
-        self.templates = {"damaged": self._save("damaged")}
+        self.templates: dict[str, Path] = {}
+        self._mounted: Path | None = None
+        self.save("damaged")
+        self.templates["mounted"] = self.templates["damaged"]
         self._vault, self._outside = self._vault_now(), self._outside_now()
 
     @property
@@ -88,15 +92,26 @@ class Street:
         self.templates[name] = self._save(name)
 
     def reset(self, template: str = "damaged") -> None:
-        """Bring everything back to a template."""
+        """Bring everything back to a template. In ``mounted``, the folder of an asset is a mount point."""
+        self.unmount()
         shutil.rmtree(self.world)
         _copy(self.templates[template], self.world)
+        if template == "mounted":
+            ident = self.data / "ident"
+            run_command(["mount", "--bind", str(ident), str(ident)])
+            self._mounted = ident
         self._vault, self._outside = self._vault_now(), self._outside_now()
+
+    def unmount(self) -> None:
+        """Unmount what ``reset`` has mounted."""
+        if self._mounted is not None:
+            run_command(["umount", "-l", str(self._mounted)])
+            self._mounted = None
 
     def content(self) -> dict[str, Any]:
         """Return rows, bytes, owners, modes and links of the assets."""
         found: dict[str, Any] = {}
-        for path in (self.data / "conf.json", self.data / "ident", *sorted((self.data / "ident").rglob("*"))):
+        for path in (self.data, self.data / "conf.json", self.data / "ident", *sorted((self.data / "ident").rglob("*"))):
             info = os.lstat(path)
             attributes = (info.st_uid, info.st_gid, oct(info.st_mode))
             found[str(path.relative_to(self.data))] = (attributes, _bytes_of(path, info))
@@ -167,6 +182,7 @@ class Street:
         (self.data / "conf.json").write_text('{"second": true}')
         _write_rows(self.data / "app.db", "second", self._journal_mode)
         self._give_away(_DAMAGED_MODES)
+        os.chmod(self.data, 0o750)
 
     def _build_vault(self) -> None:
         ident = self.vault / "ident"
@@ -189,6 +205,7 @@ class Street:
         (spare / "link-vault").symlink_to(vault)
         for name in ("app.db", "conf.json", "shadow"):
             os.link(vault / name, spare / f"hard-{name}")
+        (spare / "root-link").symlink_to(vault)  # as if root had made it for the service
         os.mkfifo(spare / "pipe", 0o666)
         (spare / "file").write_text("a file in place of a folder")
         (spare / "folder").mkdir()
@@ -196,7 +213,7 @@ class Street:
         _fill_with_links(spare / "links-ident", self.data / "ident", vault / "ident")
         _copy(self.data, spare / "twin")
         for path in (spare, *spare.rglob("*")):
-            if not path.name.startswith("hard-"):
+            if not path.name.startswith(("hard-", "root-")):
                 os.lchown(path, USER, USER)
         os.chmod(spare / "twin" / "ident" / "tool", 0o4755)
 
@@ -214,7 +231,7 @@ class Street:
             str(path): _seen(path) for path in (self.project, *self.world.iterdir()) if path != self.vault
         }
         found[str(self.project)] = sorted(os.listdir(self.project))
-        found[str(self.state)] = sorted(os.listdir(self.state))
+        found[str(self.state)] = sorted({*os.listdir(self.state), self.data.name})
         found[str(self.memory)] = sorted(os.listdir(self.memory))
         return found
 
