@@ -416,13 +416,16 @@ def keep_attributes(copy: int, info: os.stat_result, mode: int, shown: str) -> o
     return own
 
 
-def set_rights(fd: int, own: os.stat_result, owner: tuple[int, int], mode: int) -> bool:
+def set_rights(fd: int, own: os.stat_result, owner: tuple[int, int] | None, mode: int) -> bool:
     """Give an open file user and group, where permitted, and the mode; return whether it had others. Raises OSError.
 
     ``own`` is its result of fstat; it decides whether there is anything to change: in a folder with the setgid bit, a
     new file has the group of the folder, not that of the process. The setuid bit is set only with the user ``owner``,
-    and the setgid bit only with its group.
+    and the setgid bit only with its group. Without an ``owner``, the file keeps its own, and root sets neither bit.
     """
+    if owner is None:
+        owner = _owner(own)
+        mode &= ~(stat.S_ISUID | stat.S_ISGID if os.geteuid() == 0 else 0)
     has_owner = _owner(own) == owner
     if has_owner and stat.S_IMODE(own.st_mode) == mode:
         return False

@@ -227,7 +227,7 @@ class SqliteKind(AssetKind):
             if (own.st_dev, own.st_ino) != (inode.device, inode.number):
                 raise StageFailed(f"{target.path} was exchanged by another process while it was written.")
             set_journal_mode(fd, record.journal_mode)
-            set_rights(fd, own, (own.st_uid, own.st_gid), record.mode)
+            set_rights(fd, own, recorded_owner(stored), record.mode)
         return inode
 
     @contextlib.contextmanager
@@ -294,8 +294,7 @@ class SqliteKind(AssetKind):
         with live.opened(os.O_RDWR) as fd:
             live.require_writable(fd)
             set_journal_mode(fd, record.journal_mode)
-            own = os.fstat(fd)
-            set_rights(fd, own, (own.st_uid, own.st_gid), record.mode)
+            set_rights(fd, os.fstat(fd), recorded_owner(stored), record.mode)
         live.flush_file()
 
 
@@ -308,7 +307,7 @@ def _restore_rights(move: Move, live: Place) -> bool:
             place.require_writable(fd)
             own = os.fstat(fd)
             mode = stat.S_IMODE(own.st_mode) if mode is None else mode
-            is_changed |= set_rights(fd, own, owner or (own.st_uid, own.st_gid), mode)
+            is_changed |= set_rights(fd, own, owner, mode)
     return is_changed
 
 

@@ -111,7 +111,8 @@ class Street:
     def content(self) -> dict[str, Any]:
         """Return rows, bytes, owners, modes and links of the assets."""
         found: dict[str, Any] = {}
-        for path in (self.data, self.data / "conf.json", self.data / "ident", *sorted((self.data / "ident").rglob("*"))):
+        ident = self.data / "ident"
+        for path in (self.data, self.data / "conf.json", ident, *sorted(ident.rglob("*"))):
             info = os.lstat(path)
             attributes = (info.st_uid, info.st_gid, oct(info.st_mode))
             found[str(path.relative_to(self.data))] = (attributes, _bytes_of(path, info))
