@@ -51,7 +51,7 @@ def remove_live(live: Place) -> None:
 def restore_raw_copy(stored: Path, live: Place) -> None:
     """Overwrite a database and its side files with the raw copy of a damaged database."""
     for path in sorted(stored.iterdir()):
-        copy, target = trusted(path), live.beside(path.name)
+        copy, target = trusted(path), live.sibling(path.name)
         if not stat.S_ISREG(copy.info().st_mode) or target.is_folder():
             raise StageFailed(f"{path} cannot be restored to {target.path}.")
         if not target.exists() or scan_file(target).sha256 != scan_file(copy).sha256:

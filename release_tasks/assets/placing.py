@@ -46,7 +46,7 @@ def staged(live: Place, rollback_id: str) -> Place:
     Where the disk has no such long names, a digest stands for the name of the live state.
     """
     name = f".{live.name}{_MARK}{rollback_id}"
-    return live.beside(name if fits(name, live) else f"{_MARK}{_short(live.name)}-{rollback_id}")
+    return live.sibling(name if fits(name, live) else f"{_MARK}{_short(live.name)}-{rollback_id}")
 
 
 def displaced(copy: Place) -> Place:
@@ -60,11 +60,11 @@ def suffixed(place: Place, suffix: str) -> Place:
     For files of this package only: other programs do not know the digest.
     """
     if fits(place.name + suffix, place):
-        return place.beside(place.name + suffix)
+        return place.sibling(place.name + suffix)
     # The digest follows the name's mark, so that ``leftovers`` finds this file, too.
     mark, _, _ = place.name.partition(_MARK)
     prefix = f"{_MARK}{_short(mark.removeprefix('.'))}-" if mark else place.name
-    return place.beside(f"{prefix}{_short(place.name)}{suffix}")
+    return place.sibling(f"{prefix}{_short(place.name)}{suffix}")
 
 
 def fits(name: str, place: Place) -> bool:
@@ -166,7 +166,7 @@ def leftovers(target: Path, rollback_ids: Collection[str]) -> list[Path]:
 
 def _left(live: Place, rollback_ids: Collection[str]) -> list[Place]:
     starts = tuple(start for rollback_id in rollback_ids for start in _starts(live.name, rollback_id))
-    return [live.beside(name) for name in (live.names() if starts else []) if name.startswith(starts)]
+    return [live.sibling(name) for name in (live.names() if starts else []) if name.startswith(starts)]
 
 
 def _starts(name: str, rollback_id: str) -> tuple[str, ...]:

@@ -58,7 +58,7 @@ class Place:
         """The path for a system call with the descriptor ``folder``: one name."""
         return str(self.path) if self.folder is None else self.path.name
 
-    def beside(self, name: str) -> Place:
+    def sibling(self, name: str) -> Place:
         """Return the place of another name in the same folder."""
         return evolve(self, path=self.path.with_name(name))
 
@@ -149,9 +149,9 @@ class Place:
     # Changes
 
     def require_writable(self, fd: int) -> None:
-        """Raise StageFailed when a write to the open file ``fd`` could reach a file of somebody else.
+        """Raise StageFailed when a write to the open file ``fd`` could reach a file of another user.
 
-        Who owns the folder can give a name in it to a file of another user (link(2), without the kernel's
+        The owner of the folder can give a name in it to a file of another user (link(2), without the kernel's
         fs.protected_hardlinks). A file of the owner of the folder is no such file, and neither is one with one name.
         """
         if os.geteuid() != 0 or self.stranger is None:

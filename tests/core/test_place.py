@@ -53,12 +53,12 @@ def test_a_held_place_is_read_in_the_folder_that_was_found(folder: Path, name: s
 
 
 WRITES: dict[str, Callable[[Place], object]] = {
-    "new file": lambda place: os.close(place.beside("new").open(os.O_WRONLY | os.O_CREAT | os.O_EXCL)),
-    "folder": lambda place: place.beside("new").make_folder(),
-    "tree": lambda place: place.beside("new").new_tree().close(),
+    "new file": lambda place: os.close(place.sibling("new").open(os.O_WRONLY | os.O_CREAT | os.O_EXCL)),
+    "folder": lambda place: place.sibling("new").make_folder(),
+    "tree": lambda place: place.sibling("new").new_tree().close(),
     "remove": lambda place: place.remove(),
     "unlink": lambda place: place.unlink(),
-    "rename": lambda place: place.rename(place.beside("renamed")),
+    "rename": lambda place: place.rename(place.sibling("renamed")),
 }
 
 
@@ -78,7 +78,7 @@ def test_exchange_of_two_places_and_flushes(folder: Path) -> None:
     """Both names stay in the held folder."""
     (folder / "other").write_text("other")
     with found(folder / "app.db") as place:
-        place.exchange(place.beside("other"))
+        place.exchange(place.sibling("other"))
         place.flush()
         place.flush_file()
         place.flush_folder()
@@ -138,7 +138,7 @@ def test_a_folder_that_does_not_exist(tmp_path: Path, make: Callable[[Path], obj
 
 @as_root
 def test_the_stranger_who_may_exchange_a_place(tmp_path: Path) -> None:
-    """The owner of a folder, everyone or a group for a folder that is open; nobody else's for a sticky folder."""
+    """The owner of a folder, everyone or a group for a folder that is open; for a sticky folder the owner of the name."""
 
     def stranger(path: Path) -> str | None:
         with found(path) as place:
@@ -164,7 +164,7 @@ def test_the_stranger_who_may_exchange_a_place(tmp_path: Path) -> None:
     ("uid", "links", "is_refused"),
     [(USER, 1, False), (USER, 2, False), (0, 1, False), (0, 2, True), (54322, 2, True)],
 )
-def test_root_writes_to_no_file_that_can_be_of_somebody_else(
+def test_root_writes_to_no_file_that_can_be_of_another_user(
     folder: Path, uid: int, links: int, is_refused: bool
 ) -> None:
     """A file with a second name that is not of the owner of the folder."""

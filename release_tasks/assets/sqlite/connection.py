@@ -134,7 +134,7 @@ def _go_on(wait: LockWait, live: Place, attempts: int) -> bool:
 
 def describe_holders(live: Place) -> str:
     """Return who holds a lock that blocks a reader or writer of a live database."""
-    shm = live.beside(f"{live.name}-shm")
+    shm = live.sibling(f"{live.name}-shm")
     # In WAL mode every open connection has a shared lock on the file, which blocks no transaction.
     is_wal = shm.exists()
     found = holders_of(live, lambda lock: lock.start >= _LOCK_BYTES and (lock.is_exclusive or not is_wal))
@@ -176,7 +176,7 @@ def require_database(live: Place) -> None:
         raise DamagedDatabase(f"{path} should be a SQLite database, but is not a regular file.")
     for suffix in SIDE_FILES:
         with contextlib.suppress(FileNotFoundError):
-            if not stat.S_ISREG(live.beside(live.name + suffix).info().st_mode):
+            if not stat.S_ISREG(live.sibling(live.name + suffix).info().st_mode):
                 raise DamagedDatabase(
                     f"{path} cannot be opened: its side file {path.name}{suffix} is not a regular file."
                 )
@@ -190,7 +190,7 @@ def require_database(live: Place) -> None:
 
 def has_content(live: Place, suffix: str) -> bool:
     """Return whether the side file exists and is not empty."""
-    info = live.beside(live.name + suffix).look()
+    info = live.sibling(live.name + suffix).look()
     return info is not None and info.st_size > 0
 
 

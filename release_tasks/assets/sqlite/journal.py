@@ -70,7 +70,7 @@ def require_no_super_journal(live: Place, wait: LockWait | None = None) -> None:
     Waits while another process commits a transaction over several databases: its journal has such a name then.
     Raises Busy when that takes longer than ``wait``.
     """
-    journal = live.beside(f"{live.name}-journal")
+    journal = live.sibling(f"{live.name}-journal")
     started = awake.now()
     while (found := super_journal(journal)) is not None:
         passed = awake.now() - started
@@ -105,7 +105,7 @@ def settle_super_journal(live: Place, journal: Path) -> None:
     folder, _, name = os.fsdecode(found.name).rpartition("/")
     if not name or folder not in (str(live.path.parent), os.path.realpath(live.path.parent)):
         raise DamagedDatabase(refusal(live.path, found.name))
-    if live.beside(name).exists():
+    if live.sibling(name).exists():
         os.truncate(journal, found.journal_size)
     else:
         journal.unlink()

@@ -280,7 +280,7 @@ class SqliteKind(AssetKind):
         if not move.is_forward:
             for suffix in SIDE_FILES:
                 with contextlib.suppress(FileNotFoundError):
-                    suffixed(copy, suffix).rename(live.beside(live.name + suffix))
+                    suffixed(copy, suffix).rename(live.sibling(live.name + suffix))
             live.flush_folder()
         return True
 
@@ -313,7 +313,7 @@ def _restore_rights(move: Move, live: Place) -> bool:
 
 def side_files(live: Place) -> list[Place]:
     """Return the places of the WAL, the shared memory and the rollback journal that a database can have."""
-    return [live.beside(live.name + suffix) for suffix in SIDE_FILES if fits(live.name + suffix, live)]
+    return [live.sibling(live.name + suffix) for suffix in SIDE_FILES if fits(live.name + suffix, live)]
 
 
 def set_side_files_aside(live: Place, copy: Place | None) -> None:

@@ -55,13 +55,13 @@ def _copy_once(live: Place, scratch: Path, count: Count) -> bool:
     os.mkdir(scratch, 0o700)
     for suffix in _SUFFIXES:
         with contextlib.suppress(FileNotFoundError):
-            _copy_file(live.beside(live.name + suffix), scratch / f"{live.name}{suffix}", count)
+            _copy_file(live.sibling(live.name + suffix), scratch / f"{live.name}{suffix}", count)
     settle_super_journal(live, scratch / f"{live.name}-journal")
     return _stamps(live) == before
 
 
 def _stamps(live: Place) -> list[Stamp | None]:
-    infos = (live.beside(live.name + suffix).look() for suffix in _SUFFIXES)
+    infos = (live.sibling(live.name + suffix).look() for suffix in _SUFFIXES)
     return [i and (i.st_dev, i.st_ino, i.st_size, i.st_mtime_ns, i.st_ctime_ns) for i in infos]
 
 

@@ -139,7 +139,7 @@ def _examine(fd: int, name: str, guard: Guard | None, *, is_written: bool) -> No
         raise StageFailed(f"{guard.place.path.with_name(name) if guard else name} is not a regular file.")
     if guard is None:
         return
-    place, is_side_file = guard.place.beside(name), name != guard.place.name
+    place, is_side_file = guard.place.sibling(name), name != guard.place.name
     if not is_side_file and not os.path.samestat(info, guard.info):
         raise StageFailed(f"{place.path} was exchanged by another process while it was opened. Try again.")
     if is_written or is_side_file:  # SQLite as root gives a side file the owner of the database, however it is opened
