@@ -1,4 +1,4 @@
-"""Fixtures of the tests beside another user: the street, that user's process, the process that runs stages."""
+"""Fixtures of the tests next to another user: the street, that user's process, the process that runs stages."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ USER = 1000  # needs no account
 
 NEEDS_NEIGHBOUR = pytest.mark.skipif(
     os.geteuid() != 0 or sys.platform != "linux" or shutil.which("setpriv") is None,
-    reason="NOT TESTED: needs root on Linux and setpriv, to act beside a process of another user",
+    reason="NOT TESTED: needs root on Linux and setpriv, to act next to a process of another user",
 )
 
 # Reads one command a line: exchange a name with a prepared one, undo that, or do both in a loop until the next line.
