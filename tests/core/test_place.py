@@ -138,7 +138,7 @@ def test_a_folder_that_does_not_exist(tmp_path: Path, make: Callable[[Path], obj
 
 @as_root
 def test_the_stranger_who_may_exchange_a_place(tmp_path: Path) -> None:
-    """The owner of a folder, all users or a group for a folder that is open; for a sticky folder the owner of the name."""
+    """The owner of a folder; all users or a group for an open folder; in a sticky folder the owner of the name."""
 
     def stranger(path: Path) -> str | None:
         with found(path) as place:
