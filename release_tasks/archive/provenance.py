@@ -169,7 +169,8 @@ class Provenance:
             what = f"the checksum of its metadata differs from the one in {_LOG}"
             return [RecordFinding(kind="differs", what=what, recorded=recorded.checksum, found=snapshot.checksum)]
         findings = []
-        if (removed := self.recorded.removed.get(snapshot.snapshot_id)) is not None:
+        removed = self.recorded.removed.get(snapshot.snapshot_id)
+        if removed is not None and snapshot.snapshot_id in self._pipeline.catalogue.store.list():
             what = f"{_LOG} says that retention removed it on {removed}, and it is here again"
             findings.append(RecordFinding(kind="missing", what=what))
         if snapshot.kind == "release":
@@ -270,13 +271,21 @@ class Provenance:
 
     def missing_snapshots(self) -> list[tuple[str, RecordFinding]]:
         """Return the snapshots that the log has and the store lacks, although retention did not remove them."""
-        stored = set(self._pipeline.catalogue.store.list())
-        needed = dict.fromkeys([*self.recorded.releases.values(), *sorted(self.recorded.safety)])
         what = f"is missing: {_LOG} has its event, and no event of its removal"
+        if not self._lost(self.recorded):
+            return []
+        # Another command may have published or removed a snapshot since the log was read.
+        lost = self._lost(read_recorded(self._pipeline.audit.verify().events))
+        return [(snapshot_id, RecordFinding(kind="missing", what=what)) for snapshot_id in lost]
+
+    def _lost(self, recorded: RecordedSnapshots) -> list[str]:
+        store = self._pipeline.catalogue.store
+        stored = set(store.list())
+        needed = dict.fromkeys([*recorded.releases.values(), *sorted(recorded.safety)])
         return [
-            (snapshot_id, RecordFinding(kind="missing", what=what))
-            for snapshot_id in needed
-            if snapshot_id not in stored and snapshot_id not in self.recorded.removed
+            name
+            for name in needed
+            if name not in stored and name not in recorded.removed and not store.partial_path(name).exists()
         ]
 
     def missing_releases(self) -> list[AttestationVerdict]:

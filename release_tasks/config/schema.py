@@ -277,7 +277,7 @@ class AttestationConfig:
         "key, statements are not signed. With this key and an unset variable, `release.prepare` ends with 2"
     )
     public_keys: list[Path] = option(
-        "PEM files with additional public keys that `release.verify` accepts", Factory(list)
+        "PEM files with additional public keys that `release.verify` and a rollback accept", Factory(list)
     )
 
 

@@ -16,7 +16,15 @@ from typing import Any
 import pytest
 from attrs import evolve
 
-from release_tasks import UsageError, plan_rollback, recover, run_drill, verify_snapshots
+from release_tasks import (
+    UsageError,
+    plan_rollback,
+    recover,
+    run_drill,
+    verify_snapshots,
+    watch_release,
+    with_flags,
+)
 from release_tasks.archive.attestation.signing import signer_of
 from release_tasks.archive.diff import compare_releases
 from release_tasks.core.errors import StageError, StageFailed
@@ -543,6 +551,9 @@ def test_no_key_to_check_with(signed: Scene) -> None:
         with pytest.raises(UsageError, match=f"Nothing was changed.*--snapshot {name} --unverified"):
             signed.roll_back(name)
         assert signed.live() == before
+        settings = with_flags(signed.project.settings, rollback=True, health_url="http://127.0.0.1:9/health")
+        with pytest.raises(UsageError, match="Signatures cannot be checked"):
+            watch_release(settings)  # before it watches for minutes
         assert signed.roll_back(name, unverified=True).status == "restored"
     finally:
         signed.project.overrides["attestation"] = signed.attestation

@@ -19,6 +19,7 @@ from release_tasks.archive.attestation.signing import available_signer
 from release_tasks.archive.capture import CaptureRequest
 from release_tasks.archive.derive import Replacement, StoredFile, derive_snapshot, stored_bytes, with_replacements
 from release_tasks.archive.pipeline import Pipeline
+from release_tasks.archive.provenance import Provenance
 from release_tasks.archive.seal import snapshot_digest
 from release_tasks.archive.verify import verify_snapshot
 from release_tasks.config.schema import Settings
@@ -149,7 +150,8 @@ def amend_target(
     if amended is target:
         return target, amendment.diagnostics
     existing = _existing(pipeline, amended)
-    if existing is not None and verify_snapshot(pipeline.catalogue, existing).status == "verified":
+    is_on_record = existing is not None and not Provenance(settings, pipeline).compare_with_log(existing)
+    if existing is not None and is_on_record and verify_snapshot(pipeline.catalogue, existing).status == "verified":
         return existing, amendment.diagnostics
     snapshot_id = amended.snapshot_id
     if os.path.lexists(pipeline.catalogue.path(snapshot_id)):
